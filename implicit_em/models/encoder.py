@@ -1,0 +1,37 @@
+"""The derived model: one linear layer and an activation, no decoder."""
+
+from torch import Tensor, nn
+
+
+class Encoder(nn.Module):
+    """Linear layer and activation that give energies, ``E = activation(W x + b)``.
+
+    The layer keeps ``torch.nn.Linear``'s own initialisation. A layer's outputs read as distances to
+    prototypes: Oursland 2024; the mixture that they define: Oursland 2026 (arXiv 2601.06478).
+
+    Args:
+        in_features: width D of the input.
+        hidden: number of components K.
+        activation: elementwise; ReLU where none is given.
+
+    """
+
+    def __init__(
+        self, in_features: int, hidden: int = 64, activation: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_features, hidden)
+        self.activation = nn.ReLU() if activation is None else activation
+
+    @property
+    def weight(self) -> Tensor:
+        """The encoder matrix, shape ``(K, D)``; its rows are the features."""
+        return self.linear.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the energies ``(..., K)`` of inputs ``(..., D)``."""
+        return self.activation(self.linear(x))
+
+    def responsibilities(self, x: Tensor) -> Tensor:
+        """Return ``softmax(-E)``, shape ``(..., K)``: the posterior over components."""
+        return (-self(x)).softmax(-1)

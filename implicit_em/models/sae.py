@@ -1,0 +1,43 @@
+"""The baseline: a standard sparse autoencoder."""
+
+from torch import Tensor, nn
+
+from implicit_em.models.encoder import Encoder
+
+
+class SparseAutoencoder(nn.Module):
+    """Encoder and linear decoder, trained on reconstruction and a sparsity penalty.
+
+    The hidden activations stand where the derived model has its energies, so that every term and
+    metric of energies applies to both.
+
+    Args:
+        in_features: width D of the input.
+        hidden: number of hidden units K.
+        activation: elementwise; ReLU where none is given.
+
+    """
+
+    def __init__(
+        self, in_features: int, hidden: int = 64, activation: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.encoder = Encoder(in_features, hidden, activation)
+        self.decoder = nn.Linear(hidden, in_features)
+
+    @property
+    def weight(self) -> Tensor:
+        """The encoder matrix, shape ``(K, D)``; its rows are the features."""
+        return self.encoder.weight
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the hidden activations ``(..., K)`` of inputs ``(..., D)``."""
+        return self.encoder(x)
+
+    def decode(self, activations: Tensor) -> Tensor:
+        """Return the reconstructions ``(..., D)`` of activations ``(..., K)``."""
+        return self.decoder(activations)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the reconstructions of inputs, both ``(..., D)``."""
+        return self.decode(self.encode(x))
