@@ -1,0 +1,102 @@
+"""Batches from a data set that lies in memory as a whole."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+
+def as_unit_float(values: Tensor) -> Tensor:
+    """Return bytes as float32 in [0, 1], floating-point values as they are."""
+    return values if values.is_floating_point() else values.to(torch.float32).div_(255)
+
+
+class ResidentLoader:
+    """Sized, resumable iterable of batches ``(inputs_BD, labels_B)``.
+
+    The data stay where they are (on the training device, as uint8); a batch is one gather, scaled
+    to [0, 1] float32. Each epoch's order is a permutation drawn from ``(seed, epoch)`` alone, so
+    that it does not depend on what else uses random numbers. Iterating again goes on to the next
+    epoch, unless ``set_epoch`` names one. The last, smaller batch is kept, but for a batch of a
+    single sample, which has no variance.
+
+    Args:
+        inputs: shape ``(N, D)``, uint8 or floating point.
+        labels: shape ``(N,)``.
+        batch_size: samples in a batch.
+        seed: of the permutations; ``None`` keeps the order of ``indices``.
+        indices: the samples to take; all of them where none are given.
+
+    """
+
+    def __init__(
+        self,
+        inputs: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        seed: int | None = None,
+        indices: Tensor | None = None,
+    ) -> None:
+        self.inputs = inputs
+        self.labels = labels
+        self.batch_size = batch_size
+        self.seed = seed
+        self.indices = torch.arange(len(inputs)) if indices is None else indices
+        self.epoch = 0
+        self._batch = 0  # batches of this epoch that were handed out
+        self._resuming = False
+        if self._leaves_one_out:
+            log.info("The last batch would hold a single sample, which has no variance: left out.")
+
+    @property
+    def _leaves_one_out(self) -> bool:
+        return self.batch_size > 1 and len(self.indices) % self.batch_size == 1
+
+    @property
+    def sampler(self) -> "ResidentLoader":
+        """The loader itself: Lightning announces each epoch to ``loader.sampler``."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration gives, from its first batch on.
+
+        After ``load_state_dict`` the epoch that was interrupted goes on where it stopped.
+        """
+        if not (self._resuming and epoch == self.epoch):
+            self.epoch, self._batch, self._resuming = epoch, 0, False
+
+    def order(self) -> Tensor:
+        """Return this epoch's order of the samples, int64 of shape ``(N,)``."""
+        if self.seed is None:
+            return self.indices
+        permutation = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.indices))
+        return self.indices[torch.from_numpy(permutation)]
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size) - self._leaves_one_out
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        # The position is cleared here, not after the last batch: Lightning never asks for one more.
+        if self._resuming:
+            self._resuming = False
+        elif self._batch:
+            self.set_epoch(self.epoch + 1)
+        order = self.order().to(self.inputs.device)
+        for start in range(self._batch * self.batch_size, len(self) * self.batch_size, self.batch_size):
+            batch = order[start : start + self.batch_size]
+            self._batch += 1
+            yield as_unit_float(self.inputs[batch]), self.labels[batch]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position: the epoch and the batches of it that were handed out."""
+        return {"epoch": self.epoch, "batch": self._batch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a position that ``state_dict`` gave."""
+        self.epoch, self._batch = state["epoch"], state["batch"]
+        self._resuming = True

@@ -1,0 +1,18 @@
+"""Learning-rate schedules: the factor on the base rate as a function of training progress in [0, 1]."""
+
+import math
+
+
+def cosine(progress: float, warmup: float = 0.0, final: float = 0.0) -> float:
+    """Linear warm-up to 1, then half a cosine down to ``final`` (Loshchilov and Hutter 2017).
+
+    Args:
+        progress: share of the optimizer steps that is done.
+        warmup: share of the steps spent rising from 0.
+        final: factor at the end.
+
+    """
+    if progress < warmup:
+        return progress / warmup
+    remaining = (progress - warmup) / (1 - warmup) if warmup < 1 else 1.0
+    return final + (1 - final) * (1 + math.cos(math.pi * remaining)) / 2
