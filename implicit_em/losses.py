@@ -78,10 +78,8 @@ def batch_correlations(energies: Tensor) -> Tensor:
     centred = energies - mean
     squares = centred.square().sum(dim=-2, keepdim=True)
     # Centring leaves an error of about eps * |mean| in each of the B entries.
-    rounding = energies.shape[-2] * (torch.finfo(energies.dtype).eps * mean).square()
-    varies = squares > rounding
-    scale = torch.where(varies, squares, 1).rsqrt() * varies
-    standardised = centred * scale
+    rounding = energies.shape[-2] * (torch.finfo(energies.dtype).eps * mean.detach()).square()
+    standardised = centred * torch.where(squares > rounding, squares, torch.inf).rsqrt()
     return standardised.mT @ standardised
 
 

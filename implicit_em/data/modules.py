@@ -61,7 +61,9 @@ class ResidentDataModule(pl.LightningDataModule):
             self._splits[name] = samples.flatten(1), labels
         size = len(self._splits["train"][0])
         if self.val_size > size - 2:
-            raise ValueError(f"data.val_size={self.val_size}: must leave at least 2 of {size} images")
+            raise ValueError(
+                f"data.val_size={self.val_size}: must leave at least 2 of {size} images"
+            )
 
     def split(self, name: str) -> tuple[Tensor, Tensor]:
         """Return samples ``(N, D)`` and labels of ``train`` or ``test``, on the training device."""

@@ -57,6 +57,8 @@ class ResidentLoader:
     def _leaves_one_out(self) -> bool:
         return self.batch_size > 1 and len(self.indices) % self.batch_size == 1
 
+    batch_sampler = None  # Lightning reads it beside ``sampler``
+
     @property
     def sampler(self) -> "ResidentLoader":
         """The loader itself: Lightning announces each epoch to ``loader.sampler``."""
@@ -87,7 +89,9 @@ class ResidentLoader:
         elif self._batch:
             self.set_epoch(self.epoch + 1)
         order = self.order().to(self.inputs.device)
-        for start in range(self._batch * self.batch_size, len(self) * self.batch_size, self.batch_size):
+        for start in range(
+            self._batch * self.batch_size, len(self) * self.batch_size, self.batch_size
+        ):
             batch = order[start : start + self.batch_size]
             self._batch += 1
             yield as_unit_float(self.inputs[batch]), self.labels[batch]

@@ -1,0 +1,193 @@
+"""The composed configuration: its schema, its check before anything trains, and what it builds."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+)
+
+from implicit_em.errors import ConfigError, first_line
+from implicit_em.mistakes import nearest
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class _Built(_Section):
+    target: str = Field(alias="_target_")
+
+
+class _Model(_Built):
+    hidden: PositiveInt
+
+
+class _Term(_Built):
+    weight: Annotated[FiniteFloat, Field(ge=0)] = 1.0
+
+
+class _Rate(_Section):
+    value: Annotated[FiniteFloat, Field(gt=0)]
+    schedule: _Built | None
+
+
+class _Data(_Built):
+    batch_size: PositiveInt
+    val_size: NonNegativeInt
+
+
+class _Trainer(_Section):
+    max_epochs: PositiveInt
+    threads: PositiveInt | None
+    enable_progress_bar: bool
+
+
+class _Config(_Section):
+    """What every run is made of; each group may hold more keys than are checked here."""
+
+    seed: NonNegativeInt
+    probe: Literal["linear", "none"]
+    metrics_every: PositiveInt | None
+    data: _Data
+    model: _Model
+    loss: dict[str, _Term]
+    optimizer: _Built
+    lr: _Rate
+    trainer: _Trainer
+    callbacks: dict[str, _Built]
+    logger: dict[str, Any]
+
+
+def check(cfg: DictConfig, choices: Mapping[str, str] | None = None) -> None:
+    """Refuse a configuration that cannot be trained; nothing is loaded or written.
+
+    Model, objective and optimizer are built once for a narrow input, so that what their own
+    constructors refuse is refused here.
+
+    Args:
+        cfg: the composed configuration, without Hydra's own node.
+        choices: the option chosen in each config group, for the message.
+
+    Raises:
+        ConfigError: with the first thing found.
+
+    """
+    try:
+        plain = to_plain(cfg)
+        _Config.model_validate(plain)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key}: {first_line(error)}") from error
+    except ValidationError as error:
+        raise ConfigError(_describe(error)) from error
+    _check_trainer(plain["trainer"])
+    _check_monitors(plain["callbacks"])
+    _dry_build(plain, choices or {})
+
+
+def to_plain(cfg: DictConfig) -> dict[str, Any]:
+    """Return the configuration as plain containers, interpolations resolved."""
+    return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+
+
+def module_arguments(cfg: Mapping[str, Any], in_features: int) -> dict[str, Any]:
+    """Return the LightningModule's arguments for a plain configuration and an input width."""
+    return {
+        "model": {**cfg["model"], "in_features": in_features},
+        "loss": cfg["loss"],
+        "optimizer": cfg["optimizer"],
+        "schedule": cfg["lr"]["schedule"],
+    }
+
+
+def trainer_flags(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the flags of ``pl.Trainer``, without those that leave its own default."""
+    return {k: v for k, v in cfg["trainer"].items() if v is not None and k != "threads"}
+
+
+def _describe(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "missing":
+        return f"{key}: missing"
+    message = first["msg"]
+    message = message.removeprefix("Input ").partition(" or instance of ")[0]
+    return f"{key}={first['input']}: {message}"
+
+
+def _check_trainer(trainer: Mapping[str, Any]) -> None:
+    import inspect
+
+    import pytorch_lightning as pl
+
+    allowed = [*inspect.signature(pl.Trainer).parameters, "threads"]
+    for key, value in trainer.items():
+        if key not in allowed:
+            raise ConfigError(
+                f"trainer.{key}={value}: no flag of pl.Trainer; {nearest(key, allowed)}"
+            )
+
+
+def _check_monitors(callbacks: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, callback in callbacks.items():
+        monitor = str(callback.get("monitor", ""))
+        if monitor in ("final_loss", "train/loss"):
+            raise ConfigError(
+                f"callbacks.{name}.monitor={monitor}: the objective is unbounded below and selects "
+                "no model; allowed: monitor/redundancy, monitor/responsibility_entropy, "
+                "monitor/density, monitor/dead_units, train/<term>"
+            )
+
+
+def _dry_build(cfg: dict[str, Any], choices: Mapping[str, str]) -> None:
+    import torch
+    from hydra.utils import instantiate
+
+    from implicit_em.modules import build_objective, module_class
+
+    narrow = 64
+    loss, model = (_named(group, cfg, choices) for group in ("loss", "model"))
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with _refusing("loss"):
+            objective = build_objective(cfg["loss"])
+        with _refusing("model"):
+            cls = module_class(cfg["model"]["_target_"])
+            instantiate({**cfg["model"], "in_features": narrow})
+        with _refusing(f"{loss} does not fit {model}"):
+            module = cls(**module_arguments(cfg, narrow))
+        with _refusing("optimizer"):
+            instantiate(cfg["optimizer"], _partial_=True)(module.parameters())
+        if cfg["lr"]["schedule"]:
+            with _refusing("lr.schedule"):
+                instantiate({**cfg["lr"]["schedule"], "progress": 0.5})
+        if cfg["data"]["batch_size"] == 1:
+            _, parts = objective(module.outputs(torch.rand(1, narrow)))
+            if undefined := [name for name, value in parts.items() if not value.isfinite()]:
+                raise ConfigError(
+                    f"data.batch_size=1: must be at least 2 for the loss term {', '.join(undefined)}"
+                )
+
+
+def _named(group: str, cfg: Mapping[str, Any], choices: Mapping[str, str]) -> str:
+    return f"{group}={choices[group]}" if group in choices else group
+
+
+@contextmanager
+def _refusing(subject: str) -> Iterator[None]:
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{subject}: {first_line(error)}") from error

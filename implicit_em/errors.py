@@ -1,0 +1,31 @@
+"""Errors that a person can do something about; their message is one line."""
+
+
+class RunError(Exception):
+    """A run cannot start or go on, for the reason that the message gives."""
+
+
+class ConfigError(RunError, ValueError):
+    """A setting that cannot be: the message names the key, the value and what is allowed."""
+
+
+class NonFiniteLossError(RunError, RuntimeError):
+    """The loss became infinite or NaN: the message names the step and the terms."""
+
+
+class RefusedError(SystemExit):
+    """A configuration was refused before Hydra started its job.
+
+    Not an ``Exception``, as Hydra turns those that its callbacks raise into warnings.
+    """
+
+    def __init__(self, reason: str, error: Exception) -> None:
+        super().__init__(reason)
+        self.error = error
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, of its cause where another error wraps it."""
+    cause = error.__cause__ or error
+    lines = str(cause).strip().splitlines()
+    return lines[0].strip() if lines else type(cause).__name__

@@ -1,0 +1,56 @@
+"""The picture of a layer: its weight rows as a grid of images."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+MOST_SHOWN = 1024
+
+
+def feature_grid(weight_KD: np.ndarray, sample_shape: Sequence[int]) -> Figure:
+    """Return a grid of the rows as images: blue positive, red negative, white zero.
+
+    All rows share one symmetric scale. Beyond 1,024 rows the first 1,024 are shown; rows that are
+    no images of one channel are shown as they are, one below the other.
+
+    Args:
+        weight_KD: shape ``(K, D)``.
+        sample_shape: of one input, with product D.
+
+    """
+    shown = weight_KD[:MOST_SHOWN]
+    image_shape = [size for size in sample_shape if size != 1]
+    if len(image_shape) == 2:
+        mosaic, aspect = _mosaic(shown.reshape(-1, *image_shape)), "equal"
+    else:
+        mosaic, aspect = shown, "auto"
+    limit = float(np.nanmax(np.abs(mosaic))) or 1.0
+    figure = Figure(figsize=(6.4, 5.6), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    picture = axes.imshow(mosaic, cmap="RdBu", vmin=-limit, vmax=limit, aspect=aspect)
+    axes.set_axis_off()
+    more = (
+        f" (the first {len(shown):,} of {len(weight_KD):,})" if len(shown) < len(weight_KD) else ""
+    )
+    axes.set_title(f"Encoder weights of {len(shown):,} components{more}", fontsize=10)
+    figure.colorbar(picture, ax=axes, shrink=0.8, label="weight")
+    return figure
+
+
+def save_feature_grid(weight_KD: np.ndarray, sample_shape: Sequence[int], path: Path) -> None:
+    """Write the grid as a PNG."""
+    feature_grid(weight_KD, sample_shape).savefig(path, format="png")
+
+
+def _mosaic(images_KHW: np.ndarray) -> np.ndarray:
+    """Lay images out in a near-square grid with a gap of one white (NaN) pixel."""
+    count, height, width = images_KHW.shape
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    padded = np.full((rows * columns, height + 1, width + 1), np.nan, dtype=np.float32)
+    padded[:count, :height, :width] = images_KHW
+    grid = padded.reshape(rows, columns, height + 1, width + 1).transpose(0, 2, 1, 3)
+    return grid.reshape(rows * (height + 1), columns * (width + 1))[:-1, :-1]

@@ -1,0 +1,61 @@
+"""Which runs are the same run."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+RESULTS_SCHEMA = 1
+"""Version of what a run directory holds; part of the fingerprint."""
+
+_DECIDE = (
+    "model",
+    "loss",
+    "data",
+    "optimizer",
+    "lr",
+    "trainer",
+    "callbacks",
+    "seed",
+    "probe",
+    "metrics_every",
+)
+_DO_NOT_MATTER = {
+    "data": ("root",),
+    "trainer": ("enable_progress_bar", "enable_model_summary", "log_every_n_steps", "profiler"),
+}
+
+
+def config_fingerprint(cfg: DictConfig | Mapping[str, Any]) -> str:
+    """Return 16 hexadecimal digits over all settings that affect a run's results.
+
+    Two runs of one fingerprint are the same run. Paths, loggers, launchers and the display do not
+    count, nor does a loss term of weight 0; the order of the terms does, as their sum rounds by it.
+    """
+    config = OmegaConf.create({key: cfg[key] for key in _DECIDE if key in cfg})
+    if isinstance(cfg, DictConfig):
+        config = OmegaConf.masked_copy(cfg, [key for key in _DECIDE if key in cfg])
+        config._set_parent(cfg)
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    for group, keys in _DO_NOT_MATTER.items():
+        for key in keys:
+            settings.get(group, {}).pop(key, None)
+    settings["loss"] = [
+        [name, term] for name, term in settings.get("loss", {}).items() if term.get("weight") != 0
+    ]
+    settings["schema"] = RESULTS_SCHEMA
+    canonical = json.dumps(_same_numbers(settings), sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _same_numbers(value: Any) -> Any:
+    """Write 1 and 1.0 alike."""
+    if isinstance(value, Mapping):
+        return {str(key): _same_numbers(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_same_numbers(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value

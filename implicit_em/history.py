@@ -1,0 +1,67 @@
+"""The history of a run: one row an epoch, kept as a Lightning logger."""
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
+
+from implicit_em.files import whole
+
+
+class HistoryLogger(Logger):
+    """Writes ``history.csv``: everything that is logged in an epoch makes one row.
+
+    Epochs count from 1. What was not measured in an epoch, or cannot be computed, is empty. The file
+    is whole at any time.
+
+    Args:
+        path: of the file.
+
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.rows: dict[int, dict[str, float | None]] = {}
+
+    @property
+    def name(self) -> str:
+        """Empty, so that Lightning puts checkpoints directly into the run directory."""
+        return ""
+
+    @property
+    def version(self) -> str:
+        """Empty, like the name."""
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        """The run directory."""
+        return str(self.path.parent)
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Keep nothing: the configuration has a file of its own."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Add values to the row of their epoch."""
+        values = {k: None if math.isnan(v) else v for k, v in metrics.items() if k != "epoch"}
+        self.rows.setdefault(int(metrics["epoch"]) + 1, {}).update(values)
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write all rows."""
+        columns = dict.fromkeys(key for row in self.rows.values() for key in row)
+        with whole(self.path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["epoch", *columns], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({"epoch": epoch, **row} for epoch, row in sorted(self.rows.items()))
+
+    def column(self, key: str) -> list[float]:
+        """Return the values of a column, in the order of the epochs, where it has any."""
+        values = (row.get(key) for _, row in sorted(self.rows.items()))
+        return [value for value in values if value is not None]

@@ -1,0 +1,80 @@
+"""The trained model as files: weights without pickle, and what is needed to rebuild it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from implicit_em import models
+from implicit_em.files import whole, write_json
+from implicit_em.rundir import RunDirectory
+
+
+def save_model(
+    run: RunDirectory, model: nn.Module, spec: Mapping[str, Any], sample_shape: Sequence[int]
+) -> None:
+    """Write ``model.safetensors`` and ``model.json``.
+
+    Args:
+        run: the run directory.
+        model: the trained network.
+        spec: its class (``_target_``) and arguments, modules among them in the same notation.
+        sample_shape: of one input.
+
+    """
+    with whole(run.weights) as temporary:
+        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary)
+    write_json(run.model, {"schema": 1, "model": dict(spec), "sample_shape": list(sample_shape)})
+
+
+def load(run_dir: str | Path, classes: Sequence[type[nn.Module]] = ()) -> nn.Module:
+    """Rebuild the trained model of a run, in evaluation mode, on the CPU.
+
+    Nothing is unpickled, and nothing is built but this package's models, the modules of
+    ``torch.nn`` and the ``classes`` given.
+
+    Args:
+        run_dir: the run directory.
+        classes: your own model and activation classes, where the run used any.
+
+    Returns:
+        An ``Encoder``, whose call gives energies ``(..., K)`` of inputs ``(..., D)`` scaled as in
+        training, or a ``SparseAutoencoder``.
+
+    Raises:
+        FileNotFoundError: if the directory holds no trained model.
+        ValueError: if the model needs a class that is not trusted.
+
+    """
+    run = RunDirectory(run_dir)
+    if not run.model.exists():
+        raise FileNotFoundError(f"{run.path} holds no trained model: there is no {run.model.name}")
+    known = {f"{cls.__module__}.{cls.__qualname__}": cls for cls in classes}
+    model = _build(json.loads(run.model.read_text())["model"], known)
+    weights = load_file(run.weights)
+    model.to(next(iter(weights.values())).dtype).load_state_dict(weights)
+    return model.eval()
+
+
+def _build(spec: Mapping[str, Any], known: Mapping[str, type[nn.Module]]) -> nn.Module:
+    target = str(spec["_target_"])
+    package, _, name = target.rpartition(".")
+    if target in known:
+        cls: Any = known[target]
+    elif package.split(".")[:2] == ["torch", "nn"]:
+        cls = getattr(nn, name, None)
+    elif package.split(".")[:2] == ["implicit_em", "models"]:
+        cls = getattr(models, name, None)
+    else:
+        cls = None
+    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+        raise ValueError(f"the model needs {target}: pass the class, load(..., classes=[{name}])")
+    arguments = {
+        key: _build(value, known) if isinstance(value, Mapping) and "_target_" in value else value
+        for key, value in spec.items()
+        if key != "_target_"
+    }
+    return cls(**arguments)

@@ -1,0 +1,36 @@
+"""The linear probe: how well a linear classifier reads the labels from the features."""
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+
+
+def linear_probe(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    threads: int | None = None,
+) -> float:
+    """Return the test accuracy, in [0, 1], of a multinomial logistic regression.
+
+    Features are standardised by the training set's mean and deviation; L-BFGS runs until it
+    converges (Oursland 2026, arXiv 2601.06478).
+
+    Args:
+        train_features: shape ``(N, K)``.
+        train_labels: shape ``(N,)``.
+        test_features: shape ``(M, K)``.
+        test_labels: shape ``(M,)``.
+        threads: of the linear algebra; ``None`` leaves the library's own number.
+
+    Raises:
+        ValueError: if the features are not finite.
+
+    """
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=10_000))
+    with threadpool_limits(limits=threads):
+        classifier.fit(train_features, train_labels)
+        return float(classifier.score(test_features, test_labels))

@@ -1,0 +1,30 @@
+"""OmegaConf resolvers that ``conf/`` uses; registered when this module is imported."""
+
+import re
+import secrets
+from functools import cache
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+_SAFE_NAME = re.compile(r"[\w=,.+@-][\w=,.+@ \[\]-]{0,149}", re.ASCII)
+
+
+@cache
+def token() -> str:
+    """Return four hexadecimal digits that tell apart what starts in the same second."""
+    return secrets.token_hex(2)
+
+
+def job_directory(overrides: Any, *, _root_: DictConfig) -> str:
+    """Return a sweep job's directory: its overrides, or its fingerprint if they make no name."""
+    name = str(overrides)
+    if _SAFE_NAME.fullmatch(name) and name.strip("."):
+        return name
+    from implicit_em.fingerprint import config_fingerprint
+
+    return config_fingerprint(_root_)
+
+
+OmegaConf.register_new_resolver("token", token, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("job_directory", job_directory, replace=True)

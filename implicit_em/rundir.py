@@ -1,0 +1,114 @@
+"""The run directory: where a run keeps its config, its results and its model."""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from implicit_em.errors import ConfigError
+from implicit_em.files import whole, write_json
+from implicit_em.fingerprint import config_fingerprint
+
+log = logging.getLogger(__name__)
+
+
+class RunDirectory:
+    """Paths of a run's files, and the rule that no run is written over another.
+
+    Args:
+        path: the directory; made when the run claims it.
+
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / ".hydra" / "config.yaml"
+        self.overrides = self.path / ".hydra" / "overrides.yaml"
+        self.metrics = self.path / "metrics.json"
+        self.history = self.path / "history.csv"
+        self.features = self.path / "features.png"
+        self.weights = self.path / "model.safetensors"
+        self.model = self.path / "model.json"
+
+    def read_config(self) -> DictConfig:
+        """Return the composed configuration.
+
+        Raises:
+            FileNotFoundError: if this is not a run directory.
+
+        """
+        if not self.config.exists():
+            raise FileNotFoundError(
+                f"{self.path} is no run directory: it has no .hydra/config.yaml"
+            )
+        config = OmegaConf.load(self.config)
+        assert isinstance(config, DictConfig)
+        return config
+
+    def read_overrides(self) -> list[str]:
+        """Return the overrides that the run was started with."""
+        if not self.overrides.exists():
+            return []
+        return [str(override) for override in OmegaConf.load(self.overrides)]
+
+    def read_metrics(self) -> dict[str, Any] | None:
+        """Return the content of ``metrics.json``, or ``None`` where the run has not ended."""
+        return json.loads(self.metrics.read_text()) if self.metrics.exists() else None
+
+    def claim(self, cfg: DictConfig, hydra_cfg: DictConfig | None = None) -> dict[str, Any] | None:
+        """Take the directory for a run and save its configuration.
+
+        Returns:
+            The metrics of the same run (by fingerprint), if it is complete already. One that failed
+            or was interrupted is cleared for a new attempt.
+
+        Raises:
+            ConfigError: if the directory holds another run.
+
+        """
+        if self.config.exists():
+            there = self.read_config()
+            if config_fingerprint(there) != config_fingerprint(cfg):
+                raise ConfigError(
+                    f"{self.path}: holds a run of other settings{_difference(there, cfg)}; "
+                    "nothing is overwritten: choose another directory"
+                )
+            metrics = self.read_metrics()
+            if metrics and metrics["status"] == "completed":
+                return metrics
+            for result in (self.metrics, self.history, self.features, self.weights, self.model):
+                result.unlink(missing_ok=True)
+        overrides = hydra_cfg.overrides.task if hydra_cfg else []
+        for path, content in (
+            (self.overrides, OmegaConf.create(list(overrides))),
+            (self.path / ".hydra" / "hydra.yaml", OmegaConf.create({"hydra": hydra_cfg})),
+            (self.config, cfg),
+        ):
+            with whole(path) as temporary:
+                temporary.write_text(OmegaConf.to_yaml(content))
+        return None
+
+    def write_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Write ``metrics.json``, the last file of a run."""
+        write_json(self.metrics, metrics)
+
+
+def _difference(there: DictConfig, here: DictConfig) -> str:
+    old, new = (_flatten(OmegaConf.to_container(cfg, resolve=True)) for cfg in (there, here))
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key) and key != "data.root" and not key.startswith("logger"):
+            return f" ({key}={old.get(key)} there, {new.get(key)} here)"
+    return ""
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    return {
+        key: leaf
+        for name, item in value.items()
+        for key, leaf in _flatten(item, f"{prefix}.{name}" if prefix else str(name)).items()
+    }

@@ -1,0 +1,1 @@
+"""Sweeps: checked as a whole before their first job, summarised after their last."""

@@ -1,0 +1,24 @@
+"""``python -m implicit_em.sweeps DIR``: summarise a sweep again."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from implicit_em.sweeps.summary import summarise
+
+
+def main() -> int:
+    """Read the directory's jobs, write their summary and print it."""
+    parser = argparse.ArgumentParser(
+        prog="python -m implicit_em.sweeps", description="Summarise the jobs of a sweep directory."
+    )
+    parser.add_argument("directory", type=Path, help="the sweep directory")
+    directory = parser.parse_args().directory
+    if not directory.is_dir():
+        print(f"error: {directory}: no such directory", file=sys.stderr)
+        return 2
+    return 0 if summarise(directory) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""A sweep as a table: one row a job, and grouped over seeds."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from implicit_em.files import whole
+from implicit_em.fingerprint import config_fingerprint
+from implicit_em.rundir import RunDirectory
+from implicit_em.terminal import format_value, print_rows
+
+SHOWN = (
+    "dead_units",
+    "redundancy",
+    "responsibility_entropy",
+    "density",
+    "probe_accuracy",
+    "final_loss",
+    "convergence_epoch",
+)
+
+
+def summarise(directory: Path) -> bool:
+    """Write ``summary.csv`` and ``summary.md`` of a sweep directory, and print its tables.
+
+    Returns:
+        Whether every job is complete.
+
+    """
+    jobs = read_jobs(directory)
+    if jobs.empty:
+        print(f"{directory}: holds no job")
+        return False
+    with whole(directory / "summary.csv") as temporary:
+        jobs.to_csv(temporary, index=False)
+    grouped = group_over_seeds(jobs)
+    failed = jobs[jobs["status"] != "completed"]
+    with whole(directory / "summary.md") as temporary:
+        temporary.write_text(_markdown(grouped, failed))
+
+    names = _short_names(jobs["job"].tolist())
+    rows = jobs.assign(job=names)[["job", "status", *SHOWN]].astype(object)
+    print_rows(f"{len(jobs)} jobs", list(rows), rows.where(rows.notna(), None).values.tolist())
+    if len(grouped) < len(jobs):
+        print_rows("mean ± std over seeds", list(grouped), grouped.values.tolist())
+    for job, status, error in failed[["job", "status", "error"]].itertuples(index=False):
+        print(f"{job}: {status}{f': {error}' if isinstance(error, str) else ''}")
+    print(f"Written to {directory / 'summary.csv'} and {directory / 'summary.md'}")
+    return failed.empty
+
+
+def read_jobs(directory: Path) -> pd.DataFrame:
+    """Return one row a job: ``job``, ``directory``, ``status`` and every key of ``metrics.json``.
+
+    A job that has not ended, or was killed, has the status ``unfinished``; metrics that belong to
+    another configuration than the one beside them are left out, with the status ``mismatch``.
+    """
+    rows = []
+    for config in sorted(directory.glob("*/.hydra/config.yaml")):
+        run = RunDirectory(config.parents[1])
+        metrics: dict[str, Any] = run.read_metrics() or {"status": "unfinished"}
+        if metrics.get("config_fingerprint", "") not in ("", config_fingerprint(run.read_config())):
+            metrics = {"status": "mismatch", "error": "metrics.json is not of this config"}
+        metrics["versions"] = json.dumps(metrics.get("versions"))
+        job = ",".join(run.read_overrides()) or run.path.name
+        rows.append({"job": job, "directory": run.path.name, **metrics})
+    jobs = pd.DataFrame(rows)
+    return jobs.reindex(columns=list(dict.fromkeys([*jobs.columns, "error", *SHOWN])))
+
+
+def group_over_seeds(jobs: pd.DataFrame) -> pd.DataFrame:
+    """Return one row for all complete jobs that differ only in the seed, as text: mean ± std (n)."""
+    completed = jobs[jobs["status"] == "completed"]
+    names = completed["job"].map(lambda job: ",".join(_without_seed(job.split(","))))
+    rows = []
+    for name, group in completed.groupby(names, sort=False):
+        cells = {key: _mean_and_std(group[key]) for key in SHOWN}
+        rows.append({"job": name or "default", "n": str(len(group)), **cells})
+    grouped = pd.DataFrame(rows, columns=["job", "n", *SHOWN])
+    grouped["job"] = _short_names(grouped["job"].tolist())
+    return grouped
+
+
+def _without_seed(overrides: list[str]) -> list[str]:
+    return [override for override in overrides if not override.startswith("seed=")]
+
+
+def _mean_and_std(column: pd.Series) -> str:
+    values = pd.to_numeric(column, errors="coerce").dropna()
+    if values.empty:
+        return format_value(None)
+    mean = format_value(float(values.mean()))
+    count = f" ({len(values)} of {len(column)})" if len(values) < len(column) else ""
+    return (
+        f"{mean} ± {format_value(float(values.std()))}{count}" if len(values) > 1 else mean + count
+    )
+
+
+def _short_names(jobs: list[str]) -> list[str]:
+    """Leave out the overrides that all jobs share."""
+    split = [job.split(",") for job in jobs]
+    shared = set.intersection(*map(set, split)) if len(split) > 1 else set()
+    return [",".join(o for o in job if o not in shared) or ",".join(job) for job in split]
+
+
+def _markdown(grouped: pd.DataFrame, failed: pd.DataFrame) -> str:
+    lines = ["Mean ± std over seeds (n of them).", ""]
+    lines += _table(list(grouped), grouped.values.tolist())
+    if not failed.empty:
+        columns = ["job", "status", "error"]
+        lines += ["", "Not complete:", "", *_table(columns, failed[columns].values.tolist())]
+    return "\n".join(lines) + "\n"
+
+
+def _table(columns: list[str], rows: list[list[Any]]) -> list[str]:
+    body = [[str(cell) for cell in row] for row in rows]
+    return [f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *body)]

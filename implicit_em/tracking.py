@@ -1,0 +1,121 @@
+"""The experiment logger of a run: W&B that never asks and never mixes runs, or any other."""
+
+import logging
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from pytorch_lightning.loggers import Logger, WandbLogger
+
+from implicit_em.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+WANDB = "pytorch_lightning.loggers.WandbLogger"
+MODES = {
+    "online": "online",
+    "run": "online",
+    "offline": "offline",
+    "dryrun": "offline",
+    "disabled": "disabled",
+}
+
+
+def start_logger(
+    spec: Mapping[str, Any],
+    directory: Path,
+    config: Mapping[str, Any],
+    group: str | None,
+    tags: Sequence[str],
+) -> Logger | None:
+    """Start the logger that the config group ``logger`` describes; ``None`` where it is empty.
+
+    Args:
+        spec: ``_target_`` and arguments; for W&B those of ``wandb.init``.
+        directory: the run directory.
+        config: the composed configuration, as plain containers.
+        group: name of the sweep.
+        tags: beside those of ``spec``.
+
+    """
+    if not spec:
+        return None
+    if spec["_target_"] == WANDB:
+        return _start_wandb(dict(spec), directory, config, group, tags)
+    return instantiate(spec, save_dir=str(directory))
+
+
+def finish_logger(logger: Logger | None, metrics: Mapping[str, Any], features: Path) -> None:
+    """Send the final metrics and the feature grid, and end the run as it ended here."""
+    completed = metrics["status"] == "completed"
+    if isinstance(logger, WandbLogger):
+        if features.exists():
+            logger.log_image("features", [str(features)])
+        logger.experiment.summary.update(dict(metrics))
+        logger.experiment.finish(exit_code=0 if completed else 1)
+    elif logger is not None:
+        logger.finalize("success" if completed else "failed")
+
+
+def wandb_mode(requested: str | None = None) -> tuple[str, str]:
+    """Return the W&B mode and the reason for it, without ever asking for a login.
+
+    Args:
+        requested: ``online``, ``offline``, ``disabled`` or ``None``, which leaves the choice to
+            ``WANDB_MODE`` and then to whether somebody is logged in.
+
+    Raises:
+        ConfigError: for another mode.
+
+    """
+    import wandb
+
+    for source, value in (
+        ("logger.mode", requested),
+        ("WANDB_MODE", os.environ.get("WANDB_MODE")),
+    ):
+        if value:
+            if value not in MODES:
+                raise ConfigError(f"{source}={value}: allowed are online, offline and disabled")
+            return MODES[value], f"{source}={value}"
+    if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes"):
+        return "disabled", "WANDB_DISABLED"
+    try:
+        logged_in = wandb.login(prompt=False, verify=False)
+    except wandb.errors.AuthenticationError as error:
+        return "offline", str(error).splitlines()[0]
+    return ("online", "logged in") if logged_in else ("offline", "not logged in")
+
+
+def _start_wandb(
+    spec: dict[str, Any],
+    directory: Path,
+    config: Mapping[str, Any],
+    group: str | None,
+    tags: Sequence[str],
+) -> WandbLogger:
+    import wandb
+
+    del spec["_target_"]
+    mode, reason = wandb_mode(spec.pop("mode", None))
+    spec["name"] = spec.get("name") or os.environ.get("WANDB_NAME") or directory.name
+    spec["group"] = spec.get("group") or os.environ.get("WANDB_RUN_GROUP") or group
+    spec["tags"] = [*(spec.get("tags") or []), *tags]
+    run = wandb.init(
+        **spec,
+        id=secrets.token_hex(6),
+        dir=str(directory),
+        mode=mode,
+        config=dict(config),
+        reinit="create_new",  # one process may train several runs, each with one of its own
+        settings=wandb.Settings(silent=True, console="off"),
+    )
+    run.define_metric("*", step_metric="epoch")
+    if mode == "offline":
+        log.info("W&B offline (%s); to upload: wandb sync %s", reason, run.settings.sync_dir)
+    else:
+        log.info("W&B %s (%s)%s", mode, reason, f": {run.url}" if run.url else "")
+    return WandbLogger(experiment=run)

@@ -1,0 +1,273 @@
+"""One run: from a composed configuration to a finished run directory."""
+
+import logging
+import platform
+import time
+import warnings
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+
+from implicit_em.config import check, module_arguments, to_plain, trainer_flags
+from implicit_em.convergence import convergence_epoch
+from implicit_em.data import ResidentDataModule, as_unit_float
+from implicit_em.errors import ConfigError, first_line
+from implicit_em.features import save_feature_grid
+from implicit_em.files import whole
+from implicit_em.fingerprint import RESULTS_SCHEMA, config_fingerprint
+from implicit_em.history import HistoryLogger
+from implicit_em.loading import save_model
+from implicit_em.modules import EnergyModule, module_class
+from implicit_em.probe import linear_probe
+from implicit_em.rundir import RunDirectory
+from implicit_em.terminal import EpochProgress, print_result, working
+from implicit_em.tracking import finish_logger, start_logger
+
+log = logging.getLogger(__name__)
+
+MONITORING_SHARE = 0.05
+"""Most of the training time that the curves may cost by default."""
+MONITORING_COST = 0.6
+"""Cost of measuring an image against training on it; `make bench` prints it."""
+
+VERSIONS_OF = ("implicit-em", "torch", "pytorch-lightning", "hydra-core", "numpy", "scikit-learn")
+
+UNKNOWN = dict.fromkeys(
+    (
+        "parameters",
+        "epochs",
+        "final_loss",
+        "convergence_epoch",
+        "dead_units",
+        "silent_units",
+        "redundancy",
+        "responsibility_entropy",
+        "maximum_responsibility",
+        "density",
+        "probe_accuracy",
+        "reconstruction_mse",
+        "transpose_reconstruction_mse",
+        "train_seconds",
+        "probe_seconds",
+        "device",
+    )
+)
+"""What ``metrics.json`` holds of a run that did not come so far."""
+
+
+def train(cfg: DictConfig, directory: str | Path | None = None) -> dict[str, Any]:
+    """Train, evaluate and write the run directory.
+
+    Args:
+        cfg: the composed configuration.
+        directory: where to write; Hydra's own output directory inside ``@hydra.main``.
+
+    Returns:
+        The content of ``metrics.json``. A directory that holds the same run, complete, gives its
+        metrics without training.
+
+    Raises:
+        ConfigError: if the configuration cannot be trained, or the directory holds another run.
+        Exception: what made the run fail; ``metrics.json`` then says so.
+
+    """
+    hydra_cfg = HydraConfig.get() if HydraConfig.initialized() else None
+    if directory is None:
+        if hydra_cfg is None:
+            raise ConfigError("train(cfg) outside of @hydra.main needs a directory")
+        directory = hydra_cfg.runtime.output_dir
+    check(cfg, hydra_cfg.runtime.choices if hydra_cfg else None)
+    _quieten()
+    run = RunDirectory(directory)
+    if finished := run.claim(cfg, hydra_cfg):
+        log.info("%s is complete already: reused", run.path)
+        return finished
+    plain = to_plain(cfg)
+    metrics = {
+        "status": "interrupted",
+        "error": None,
+        "seed": cfg.seed,
+        "config_fingerprint": config_fingerprint(cfg),
+        **UNKNOWN,
+        "schema": RESULTS_SCHEMA,
+        "versions": {name: version(name) for name in VERSIONS_OF}
+        | {"python": platform.python_version()},
+    }
+    logger = None
+    try:
+        logger = start_logger(
+            plain["logger"],
+            run.path,
+            config=plain | {"config_fingerprint": metrics["config_fingerprint"]},
+            group=_sweep_name(hydra_cfg),
+            tags=[plain["model"]["_target_"].rpartition(".")[2]],
+        )
+        _fit_and_measure(plain, run, logger, metrics)
+        metrics["status"] = "completed"
+    except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the one into the other
+        raise KeyboardInterrupt from error
+    except Exception as error:
+        metrics |= {"status": "failed", "error": f"{type(error).__name__}: {first_line(error)}"}
+        log.error("failed: %s", metrics["error"])
+        raise
+    finally:
+        finish_logger(logger, metrics, run.features)
+        run.write_metrics(metrics)
+    print_result(metrics, str(run.path))
+    return metrics
+
+
+def _fit_and_measure(
+    cfg: dict[str, Any], run: RunDirectory, logger: Logger | None, metrics: dict[str, Any]
+) -> None:
+    """Train, evaluate and save; fills ``metrics`` on the way."""
+    if cfg["trainer"]["threads"]:
+        torch.set_num_threads(cfg["trainer"]["threads"])
+    data = load_data(cfg)
+    pl.seed_everything(cfg["seed"], verbose=False)
+    arguments = module_arguments(cfg, data.in_features)
+    module = module_class(cfg["model"]["_target_"])(**arguments)
+    metrics["parameters"] = sum(p.numel() for p in module.model.parameters())
+
+    history = HistoryLogger(run.history)
+    trainer = build_trainer(
+        cfg,
+        logger=[history, *([logger] if logger else [])],
+        callbacks=_callbacks(cfg),
+        default_root_dir=run.path,
+        check_val_every_n_epoch=cfg["metrics_every"] or _monitoring_interval(data),
+    )
+    metrics["device"] = _device_name(trainer.strategy.root_device)
+    started = time.monotonic()
+    try:
+        trainer.fit(module, datamodule=data)
+    finally:
+        metrics["train_seconds"] = round(time.monotonic() - started, 3)
+        metrics["epochs"] = len(history.column("train/loss"))
+    losses = history.column("train/loss")
+    metrics |= {"final_loss": losses[-1], "convergence_epoch": convergence_epoch(losses)}
+    metrics |= evaluate_module(module, data, trainer)
+    if cfg["probe"] == "linear":
+        started = time.monotonic()
+        metrics["probe_accuracy"] = probe_module(module, data, cfg["trainer"]["threads"])
+        metrics["probe_seconds"] = round(time.monotonic() - started, 3)
+    save_model(run, module.model, arguments["model"], data.sample_shape)
+    with whole(run.features) as temporary:
+        weight_KD = module.model.weight.detach().cpu().float().numpy()
+        save_feature_grid(weight_KD, data.sample_shape, temporary)
+
+
+def load_data(cfg: Mapping[str, Any]) -> ResidentDataModule:
+    """Build the data module of a plain configuration and read its data.
+
+    Raises:
+        ConfigError: if they cannot be had, or read.
+
+    """
+    try:
+        data: ResidentDataModule = instantiate(cfg["data"])
+        data.prepare_data()
+        data.setup()
+    except (OSError, RuntimeError, ValueError, TypeError, InstantiationException) as error:
+        raise ConfigError(f"data: {first_line(error)}") from error
+    return data
+
+
+def build_trainer(cfg: Mapping[str, Any], **arguments: Any) -> pl.Trainer:
+    """Build the Trainer of a plain configuration.
+
+    Raises:
+        ConfigError: if Lightning refuses a flag, or this machine has no such device.
+
+    """
+    try:
+        return pl.Trainer(**trainer_flags(cfg), **arguments)
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise ConfigError(f"trainer: {first_line(error)}") from error
+
+
+def evaluate_module(
+    module: EnergyModule, data: ResidentDataModule, trainer: pl.Trainer
+) -> dict[str, float | int | None]:
+    """Return the final metrics on the test set; what cannot be computed is ``None``."""
+    trainer.test(module, datamodule=data, verbose=False)
+    results = {key: float(trainer.callback_metrics[key]) for key in module.finals}
+    counts = ("dead_units", "silent_units")
+    return {
+        key: None if np.isnan(value) else int(value) if key in counts else value
+        for key, value in results.items()
+    }
+
+
+@torch.no_grad()
+def energies_of(module: EnergyModule, samples: Tensor, batch_size: int = 2_000) -> np.ndarray:
+    """Return the energies ``(N, K)`` of samples ``(N, D)``, batch by batch."""
+    device = module.device
+    batches = (as_unit_float(batch.to(device)) for batch in samples.split(batch_size))
+    return torch.cat([module(batch).cpu() for batch in batches]).numpy()
+
+
+def probe_module(module: EnergyModule, data: ResidentDataModule, threads: int | None) -> float:
+    """Return the linear probe's test accuracy on the energies, with a line of its own."""
+    train_samples, train_labels = data.split("train")
+    test_samples, test_labels = data.split("test")
+    indices = data.train_indices()
+    with working("linear probe on the training features"):
+        accuracy = linear_probe(
+            energies_of(module, train_samples[indices]),
+            train_labels[indices].cpu().numpy(),
+            energies_of(module, test_samples),
+            test_labels.cpu().numpy(),
+            threads,
+        )
+    log.info("linear probe: %.2f %% of the test images", 100 * accuracy)
+    return accuracy
+
+
+def _callbacks(cfg: Mapping[str, Any]) -> list[Callback]:
+    last = ModelCheckpoint(filename="last", save_top_k=1, enable_version_counter=False)
+    progress = [EpochProgress()] if cfg["trainer"]["enable_progress_bar"] else []
+    return [*progress, *(instantiate(spec) for spec in cfg["callbacks"].values()), last]
+
+
+def _monitoring_interval(data: ResidentDataModule) -> int:
+    """Epochs between measurements, by arithmetic, so that equal runs have equal histories."""
+    images = len(data.monitored_indices()) / len(data.train_indices())
+    return max(1, int(np.ceil(MONITORING_COST * images / MONITORING_SHARE)))
+
+
+def _sweep_name(hydra_cfg: DictConfig | None) -> str | None:
+    if hydra_cfg is None or hydra_cfg.mode != RunMode.MULTIRUN:
+        return None
+    return Path(hydra_cfg.sweep.dir).name
+
+
+def _device_name(device: torch.device) -> str:
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+
+
+def _quieten() -> None:
+    """Silence what the user of a run can do nothing about."""
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        r".*does not have many workers.*",
+        r".*Checkpoint directory .* exists and is not empty.*",
+        r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
+        r".*The `srun` command is available.*",
+    ):
+        warnings.filterwarnings("ignore", message)
