@@ -17,7 +17,7 @@ from pydantic import (
     ValidationError,
 )
 
-from implicit_em.errors import ConfigError, first_line
+from implicit_em.errors import ConfigError, one_line
 from implicit_em.mistakes import nearest
 
 
@@ -87,7 +87,7 @@ def check(cfg: DictConfig, choices: Mapping[str, str] | None = None) -> None:
         plain = to_plain(cfg)
         _Config.model_validate(plain)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key}: {first_line(error)}") from error
+        raise ConfigError(f"{error.full_key}: {one_line(error)}") from error
     except ValidationError as error:
         raise ConfigError(_describe(error)) from error
     _check_trainer(plain["trainer"])
@@ -175,7 +175,7 @@ def _dry_build(cfg: dict[str, Any], choices: Mapping[str, str]) -> None:
             _, parts = objective(module.outputs(torch.rand(1, narrow)))
             if undefined := [name for name, value in parts.items() if not value.isfinite()]:
                 raise ConfigError(
-                    f"data.batch_size=1: must be at least 2 for the loss term {', '.join(undefined)}"
+                    f"data.batch_size=1: must be at least 2 for loss term {', '.join(undefined)}"
                 )
 
 
@@ -190,4 +190,4 @@ def _refusing(subject: str) -> Iterator[None]:
     except ConfigError:
         raise
     except Exception as error:
-        raise ConfigError(f"{subject}: {first_line(error)}") from error
+        raise ConfigError(f"{subject}: {one_line(error)}") from error

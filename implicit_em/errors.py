@@ -1,5 +1,7 @@
 """Errors that a person can do something about; their message is one line."""
 
+import textwrap
+
 
 class RunError(Exception):
     """A run cannot start or go on, for the reason that the message gives."""
@@ -24,8 +26,8 @@ class RefusedError(SystemExit):
         self.error = error
 
 
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, of its cause where another error wraps it."""
-    cause = error.__cause__ or error
-    lines = str(cause).strip().splitlines()
-    return lines[0].strip() if lines else type(cause).__name__
+def one_line(error: BaseException) -> str:
+    """Return an error's message in one line, that of its cause where another error wraps it."""
+    cause = error if isinstance(error, RunError) else error.__cause__ or error
+    message = " ".join(str(cause).split())
+    return textwrap.shorten(message, 300, placeholder=" ...") or type(cause).__name__

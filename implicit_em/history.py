@@ -14,8 +14,8 @@ from implicit_em.files import whole
 class HistoryLogger(Logger):
     """Writes ``history.csv``: everything that is logged in an epoch makes one row.
 
-    Epochs count from 1. What was not measured in an epoch, or cannot be computed, is empty. The file
-    is whole at any time.
+    Epochs count from 1. What was not measured in an epoch, or cannot be computed, is empty. The
+    file is whole at any time.
 
     Args:
         path: of the file.

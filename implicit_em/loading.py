@@ -1,6 +1,5 @@
 """The trained model as files: weights without pickle, and what is needed to rebuild it."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,10 +49,8 @@ def load(run_dir: str | Path, classes: Sequence[type[nn.Module]] = ()) -> nn.Mod
 
     """
     run = RunDirectory(run_dir)
-    if not run.model.exists():
-        raise FileNotFoundError(f"{run.path} holds no trained model: there is no {run.model.name}")
     known = {f"{cls.__module__}.{cls.__qualname__}": cls for cls in classes}
-    model = _build(json.loads(run.model.read_text())["model"], known)
+    model = _build(run.read_model()["model"], known)
     weights = load_file(run.weights)
     model.to(next(iter(weights.values())).dtype).load_state_dict(weights)
     return model.eval()

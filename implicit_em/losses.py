@@ -20,7 +20,8 @@ def lse(energies: Tensor, reduction: Reduction = "sum") -> Tensor:
     """Log-sum-exp: the negative log-likelihood of a mixture, ``-log sum_j exp(-E_j)``.
 
     Its gradient with respect to ``E_j`` is exactly the responsibility ``r_j = softmax(-E)_j``, so
-    that a forward pass is an E-step and a backward pass an M-step (Oursland 2026, arXiv 2601.06478).
+    that a forward pass is an E-step and a backward pass an M-step (Oursland 2026, arXiv
+    2601.06478).
 
     Args:
         energies: shape ``(..., B, K)``.
@@ -84,9 +85,13 @@ def batch_correlations(energies: Tensor) -> Tensor:
 
 
 def orthogonality(weight: Tensor) -> Tensor:
-    """Weight orthogonality: ``||W W^T - I||_F^2`` for the rows of ``weight``, shape ``(..., K, D)``.
+    """Weight orthogonality: ``||W W^T - I||_F^2``, for K unit rows at right angles.
 
     A constraint on the parameters instead of on the activity; off in every published setting.
+
+    Args:
+        weight: the encoder matrix, shape ``(..., K, D)``.
+
     """
     gram = weight @ weight.mT
     identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)

@@ -58,6 +58,17 @@ class RunDirectory:
         """Return the content of ``metrics.json``, or ``None`` where the run has not ended."""
         return json.loads(self.metrics.read_text()) if self.metrics.exists() else None
 
+    def read_model(self) -> dict[str, Any]:
+        """Return the content of ``model.json``.
+
+        Raises:
+            FileNotFoundError: if the directory holds no trained model.
+
+        """
+        if not self.model.exists():
+            raise FileNotFoundError(f"{self.path} holds no trained model: no {self.model.name}")
+        return json.loads(self.model.read_text())
+
     def claim(self, cfg: DictConfig, hydra_cfg: DictConfig | None = None) -> dict[str, Any] | None:
         """Take the directory for a run and save its configuration.
 

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: the factor on the base rate as a function of training progress in [0, 1]."""
+"""Learning-rate schedules: the factor on the base rate as a function of progress in [0, 1]."""
 
 import math
 

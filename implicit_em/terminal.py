@@ -112,8 +112,8 @@ def format_value(value: Any) -> str:
     return f"{value:,.2f}" if abs(value) >= 100 else f"{value:.4g}"
 
 
-def print_result(metrics: Mapping[str, Any], directory: str) -> None:
-    """Print the table that ends a run."""
+def print_result(metrics: Mapping[str, Any], directory: str | None = None) -> None:
+    """Print the table that ends a run, and where everything was written."""
     table = Table(title=f"seed {metrics['seed']}, {metrics['status']}", title_justify="left")
     table.add_column("metric")
     table.add_column("value", justify="right")
@@ -122,7 +122,8 @@ def print_result(metrics: Mapping[str, Any], directory: str) -> None:
             table.add_row(key.replace("_", " "), format_value(metrics.get(key)))
     console = Console()
     console.print(table)
-    console.print(f"Written to {directory}", soft_wrap=True, highlight=False)
+    if directory is not None:
+        console.print(f"Written to {directory}", soft_wrap=True, highlight=False)
 
 
 def print_rows(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -25,7 +25,7 @@ from torch import Tensor
 from implicit_em.config import check, module_arguments, to_plain, trainer_flags
 from implicit_em.convergence import convergence_epoch
 from implicit_em.data import ResidentDataModule, as_unit_float
-from implicit_em.errors import ConfigError, first_line
+from implicit_em.errors import ConfigError, one_line
 from implicit_em.features import save_feature_grid
 from implicit_em.files import whole
 from implicit_em.fingerprint import RESULTS_SCHEMA, config_fingerprint
@@ -91,7 +91,7 @@ def train(cfg: DictConfig, directory: str | Path | None = None) -> dict[str, Any
             raise ConfigError("train(cfg) outside of @hydra.main needs a directory")
         directory = hydra_cfg.runtime.output_dir
     check(cfg, hydra_cfg.runtime.choices if hydra_cfg else None)
-    _quieten()
+    quieten()
     run = RunDirectory(directory)
     if finished := run.claim(cfg, hydra_cfg):
         log.info("%s is complete already: reused", run.path)
@@ -121,7 +121,7 @@ def train(cfg: DictConfig, directory: str | Path | None = None) -> dict[str, Any
     except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the one into the other
         raise KeyboardInterrupt from error
     except Exception as error:
-        metrics |= {"status": "failed", "error": f"{type(error).__name__}: {first_line(error)}"}
+        metrics |= {"status": "failed", "error": f"{type(error).__name__}: {one_line(error)}"}
         log.error("failed: %s", metrics["error"])
         raise
     finally:
@@ -183,7 +183,7 @@ def load_data(cfg: Mapping[str, Any]) -> ResidentDataModule:
         data.prepare_data()
         data.setup()
     except (OSError, RuntimeError, ValueError, TypeError, InstantiationException) as error:
-        raise ConfigError(f"data: {first_line(error)}") from error
+        raise ConfigError(f"data: {one_line(error)}") from error
     return data
 
 
@@ -197,7 +197,7 @@ def build_trainer(cfg: Mapping[str, Any], **arguments: Any) -> pl.Trainer:
     try:
         return pl.Trainer(**trainer_flags(cfg), **arguments)
     except (MisconfigurationException, ValueError, TypeError) as error:
-        raise ConfigError(f"trainer: {first_line(error)}") from error
+        raise ConfigError(f"trainer: {one_line(error)}") from error
 
 
 def evaluate_module(
@@ -260,7 +260,7 @@ def _device_name(device: torch.device) -> str:
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Silence what the user of a run can do nothing about."""
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)

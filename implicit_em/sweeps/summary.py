@@ -71,7 +71,7 @@ def read_jobs(directory: Path) -> pd.DataFrame:
 
 
 def group_over_seeds(jobs: pd.DataFrame) -> pd.DataFrame:
-    """Return one row for all complete jobs that differ only in the seed, as text: mean ± std (n)."""
+    """Return one row for complete jobs that differ only in the seed, as text: mean ± std."""
     completed = jobs[jobs["status"] == "completed"]
     names = completed["job"].map(lambda job: ",".join(_without_seed(job.split(","))))
     rows = []

@@ -1,0 +1,95 @@
+"""``python -m implicit_em.evaluate RUN_DIR [data=...]``: a finished run's metrics, once more."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from safetensors.torch import load_file
+
+from implicit_em.config import module_arguments, to_plain
+from implicit_em.errors import ConfigError, RunError, one_line
+from implicit_em.modules import module_class
+from implicit_em.rundir import RunDirectory
+from implicit_em.terminal import print_result
+from implicit_em.training import build_trainer, evaluate_module, load_data, probe_module, quieten
+
+
+def evaluate(run_dir: str | Path, data: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the metrics of a finished run, on its own data or on another set of its width.
+
+    Builds what the run's own configuration names: for a directory that you do not trust, use
+    ``implicit_em.load``.
+
+    Args:
+        run_dir: the run directory.
+        data: another ``data`` node, as plain containers.
+
+    Raises:
+        FileNotFoundError: if the directory holds no trained model.
+        ConfigError: if the data cannot be read or have another width.
+
+    """
+    run = RunDirectory(run_dir)
+    cfg = to_plain(run.read_config()) | ({"data": dict(data)} if data else {})
+    trained_width = run.read_model()["model"]["in_features"]
+    threads = cfg["trainer"]["threads"]
+    if threads:
+        torch.set_num_threads(threads)
+    samples = load_data(cfg)
+    if samples.in_features != trained_width:
+        raise ConfigError(
+            f"data={cfg['data']['_target_']}: width {samples.in_features}, "
+            f"but the model was trained on width {trained_width}"
+        )
+    module = module_class(cfg["model"]["_target_"])(**module_arguments(cfg, trained_width))
+    module.model.load_state_dict(load_file(run.weights))
+    cfg["trainer"]["enable_progress_bar"] = False
+    trainer = build_trainer(cfg, logger=False, enable_checkpointing=False)
+    metrics = {"seed": cfg["seed"], "status": "evaluated"}
+    metrics |= evaluate_module(module, samples, trainer)
+    if cfg["probe"] == "linear":
+        metrics["probe_accuracy"] = probe_module(module, samples, threads)
+    return metrics
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Evaluate the run named on the command line and print its table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m implicit_em.evaluate",
+        description="Compute the metrics of a finished run again, also on other data.",
+    )
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument(
+        "overrides", nargs="*", help="of the data group, e.g. data=kmnist data.root=elsewhere"
+    )
+    parser.add_argument("--conf", type=Path, default=Path("conf"), help="default: ./conf")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    quieten()
+    try:
+        data = _compose_data(options.conf, options.overrides) if options.overrides else None
+        metrics = evaluate(options.run_dir, data)
+    except (RunError, OSError, HydraException) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 2
+    print_result(metrics)
+    return 0
+
+
+def _compose_data(conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    if strangers := [o for o in overrides if not o.lstrip("+").startswith("data")]:
+        raise ConfigError(f"{strangers[0]}: only settings of data can differ from the run's own")
+    with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
+        composed = compose("train", overrides=list(overrides))
+    return OmegaConf.to_container(composed, resolve=True)["data"]  # type: ignore[index,call-overload,return-value]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
