@@ -23,14 +23,14 @@ def feature_grid(weight_KD: np.ndarray, sample_shape: Sequence[int]) -> Figure:
     """
     shown = weight_KD[:MOST_SHOWN]
     image_shape = [size for size in sample_shape if size != 1]
-    if len(image_shape) == 2:
-        mosaic, aspect = _mosaic(shown.reshape(-1, *image_shape)), "equal"
-    else:
-        mosaic, aspect = shown, "auto"
+    are_images = len(image_shape) == 2
+    mosaic = _mosaic(shown.reshape(-1, *image_shape)) if are_images else shown
     limit = float(np.nanmax(np.abs(mosaic))) or 1.0
     figure = Figure(figsize=(6.4, 5.6), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    picture = axes.imshow(mosaic, cmap="RdBu", vmin=-limit, vmax=limit, aspect=aspect)
+    picture = axes.imshow(
+        mosaic, cmap="RdBu", vmin=-limit, vmax=limit, aspect="equal" if are_images else "auto"
+    )
     axes.set_axis_off()
     more = (
         f" (the first {len(shown):,} of {len(weight_KD):,})" if len(shown) < len(weight_KD) else ""

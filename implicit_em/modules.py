@@ -73,6 +73,7 @@ class EnergyModule(pl.LightningModule):
     reconstruction_metric: ClassVar[str]
 
     model: Any
+    _diverged: Tensor
 
     def __init__(
         self,
@@ -82,15 +83,15 @@ class EnergyModule(pl.LightningModule):
         schedule: Spec | None = None,
     ) -> None:
         super().__init__()
+        target = f"{self.network.__module__}.{self.network.__qualname__}"
         specs = {
-            "model": dict(model),
+            "model": {"_target_": target, **model},
             "loss": dict(loss or self.default_loss),
             "optimizer": dict(optimizer or ADAM),
-            "schedule": dict(schedule) if schedule else None,
+            "schedule": dict(schedule or {}),
         }
         self.save_hyperparameters(specs, logger=False)
-        target = f"{self.network.__module__}.{self.network.__qualname__}"
-        self.model = instantiate({"_target_": target, **specs["model"]})
+        self.model = instantiate(specs["model"])
         self.objective = build_objective(specs["loss"])
         self._check_fit()
         components = self.model.weight.shape[-2]
@@ -141,10 +142,10 @@ class EnergyModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """Build the optimizer and, where there is one, the schedule over all steps."""
         optimizer = instantiate(self.hparams["optimizer"], _partial_=True)(self.model.parameters())
-        if self.hparams["schedule"] is None:
+        if not self.hparams["schedule"]:
             return optimizer
         factor = instantiate(self.hparams["schedule"], _partial_=True)
-        steps = self.trainer.estimated_stepping_batches
+        steps = int(self.trainer.estimated_stepping_batches)
         scheduler = LambdaLR(optimizer, partial(_factor_at, factor=factor, steps=steps))
         return {
             "optimizer": optimizer,

@@ -2,15 +2,18 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +112,7 @@ def format_value(value: Any) -> str:
         return str(value)
     if isinstance(value, int) or float(value).is_integer():
         return f"{int(value):,}"
-    return f"{value:,.2f}" if abs(value) >= 100 else f"{value:.4g}"
+    return f"{value:.2f}" if 100 <= abs(value) < 1e5 else f"{value:.4g}"
 
 
 def print_result(metrics: Mapping[str, Any], directory: str | None = None) -> None:
@@ -126,13 +129,14 @@ def print_result(metrics: Mapping[str, Any], directory: str | None = None) -> No
         console.print(f"Written to {directory}", soft_wrap=True, highlight=False)
 
 
-def print_rows(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a table of rows; cells that are no text are formatted."""
+def print_rows(title: str, frame: "pd.DataFrame") -> None:
+    """Print a table; cells that are no text are formatted."""
     console = Console()
     wide = console if console.is_terminal else Console(width=200)
     table = Table(title=title, title_justify="left")
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
-    for row in rows:
+    for number, column in enumerate(frame):
+        heading = str(column).replace("_", " ")
+        table.add_column(heading, justify="left" if number == 0 else "right", overflow="fold")
+    for row in frame.values.tolist():
         table.add_row(*(cell if isinstance(cell, str) else format_value(cell) for cell in row))
     wide.print(table)

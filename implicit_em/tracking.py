@@ -5,7 +5,7 @@ import os
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hydra.utils import instantiate
 from pytorch_lightning.loggers import Logger, WandbLogger
@@ -15,7 +15,8 @@ from implicit_em.errors import ConfigError
 log = logging.getLogger(__name__)
 
 WANDB = "pytorch_lightning.loggers.WandbLogger"
-MODES = {
+Mode = Literal["online", "offline", "disabled"]
+MODES: dict[str, Mode] = {
     "online": "online",
     "run": "online",
     "offline": "offline",
@@ -60,7 +61,7 @@ def finish_logger(logger: Logger | None, metrics: Mapping[str, Any], features: P
         logger.finalize("success" if completed else "failed")
 
 
-def wandb_mode(requested: str | None = None) -> tuple[str, str]:
+def wandb_mode(requested: str | None = None) -> tuple[Mode, str]:
     """Return the W&B mode and the reason for it, without ever asking for a login.
 
     Args:

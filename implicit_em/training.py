@@ -85,7 +85,7 @@ def train(cfg: DictConfig, directory: str | Path | None = None) -> dict[str, Any
         Exception: what made the run fail; ``metrics.json`` then says so.
 
     """
-    hydra_cfg = HydraConfig.get() if HydraConfig.initialized() else None
+    hydra_cfg: Any = HydraConfig.get() if HydraConfig.initialized() else None
     if directory is None:
         if hydra_cfg is None:
             raise ConfigError("train(cfg) outside of @hydra.main needs a directory")
@@ -205,7 +205,7 @@ def evaluate_module(
 ) -> dict[str, float | int | None]:
     """Return the final metrics on the test set; what cannot be computed is ``None``."""
     trainer.test(module, datamodule=data, verbose=False)
-    results = {key: float(trainer.callback_metrics[key]) for key in module.finals}
+    results = {key: float(trainer.callback_metrics[key]) for key in map(str, module.finals)}
     counts = ("dead_units", "silent_units")
     return {
         key: None if np.isnan(value) else int(value) if key in counts else value

@@ -44,7 +44,7 @@ class CheckCallback(Callback):
 def _check(config: DictConfig) -> None:
     from implicit_em.config import check  # imports torch, which --help does not need
 
-    task = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     try:
         check(task, config.hydra.runtime.choices)
     except ConfigError as error:

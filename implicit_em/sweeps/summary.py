@@ -42,9 +42,9 @@ def summarise(directory: Path) -> bool:
 
     names = _short_names(jobs["job"].tolist())
     rows = jobs.assign(job=names)[["job", "status", *SHOWN]].astype(object)
-    print_rows(f"{len(jobs)} jobs", list(rows), rows.where(rows.notna(), None).values.tolist())
+    print_rows(f"{len(jobs)} jobs", rows.where(rows.notna(), None))
     if len(grouped) < len(jobs):
-        print_rows("mean ± std over seeds", list(grouped), grouped.values.tolist())
+        print_rows("mean ± std over seeds", grouped)
     for job, status, error in failed[["job", "status", "error"]].itertuples(index=False):
         print(f"{job}: {status}{f': {error}' if isinstance(error, str) else ''}")
     print(f"Written to {directory / 'summary.csv'} and {directory / 'summary.md'}")
@@ -107,13 +107,12 @@ def _short_names(jobs: list[str]) -> list[str]:
 
 def _markdown(grouped: pd.DataFrame, failed: pd.DataFrame) -> str:
     lines = ["Mean ± std over seeds (n of them).", ""]
-    lines += _table(list(grouped), grouped.values.tolist())
+    lines += _table(grouped)
     if not failed.empty:
-        columns = ["job", "status", "error"]
-        lines += ["", "Not complete:", "", *_table(columns, failed[columns].values.tolist())]
+        lines += ["", "Not complete:", "", *_table(failed[["job", "status", "error"]])]
     return "\n".join(lines) + "\n"
 
 
-def _table(columns: list[str], rows: list[list[Any]]) -> list[str]:
-    body = [[str(cell) for cell in row] for row in rows]
-    return [f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *body)]
+def _table(frame: pd.DataFrame) -> list[str]:
+    rows: list[list[Any]] = [list(frame), ["---"] * frame.shape[1], *frame.values.tolist()]
+    return [f"| {' | '.join(str(cell) for cell in row)} |" for row in rows]

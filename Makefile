@@ -1,0 +1,57 @@
+# Every target sets itself up: a virtual environment in .venv, made again when pyproject.toml changes.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ARGS ?=
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Explain every target
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $@
+
+.PHONY: install
+install: $(STAMP) ## Create .venv and install the project with its development tools
+
+.PHONY: train
+train: $(STAMP) ## Train the derived encoder on MNIST and print its table (ARGS="trainer.max_epochs=5 ...")
+	$(BIN)/python train.py $(ARGS)
+
+.PHONY: test
+test: $(STAMP) ## Run the test suite (ARGS="-k lse")
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: test-slow
+test-slow: $(STAMP) ## Run the long checks: published figures, notebooks
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+.PHONY: lint
+lint: $(STAMP) ## Check format, style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+.PHONY: format
+format: $(STAMP) ## Format the code and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: bench
+bench: $(STAMP) ## Compare an epoch with the plain PyTorch loop, side by side
+	$(BIN)/python -m benchmarks.epoch $(ARGS)
+
+.PHONY: notebooks
+notebooks: $(STAMP) ## Execute the notebooks in place
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+
+.PHONY: clean
+clean: ## Remove .venv and caches; results stay
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
