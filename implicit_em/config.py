@@ -53,6 +53,10 @@ class _Trainer(_Section):
     enable_progress_bar: bool
 
 
+class _Logger(_Section):
+    mode: Literal["online", "offline", "disabled"] | None = None
+
+
 class _Config(_Section):
     """What every run is made of; each group may hold more keys than are checked here."""
 
@@ -66,18 +70,19 @@ class _Config(_Section):
     lr: _Rate
     trainer: _Trainer
     callbacks: dict[str, _Built]
-    logger: dict[str, Any]
+    logger: _Logger
 
 
-def check(cfg: DictConfig, choices: Mapping[str, str] | None = None) -> None:
+def check(cfg: DictConfig, choices: Mapping[str, str] | None = None, here: bool = True) -> None:
     """Refuse a configuration that cannot be trained; nothing is loaded or written.
 
-    Model, objective and optimizer are built once for a narrow input, so that what their own
-    constructors refuse is refused here.
+    Model, objective, optimizer and Trainer are built once, for a narrow input, and the objective is
+    computed on a few random samples, so that what they refuse themselves is refused here.
 
     Args:
         cfg: the composed configuration, without Hydra's own node.
         choices: the option chosen in each config group, for the message.
+        here: whether the run will train on this machine, which then needs the device asked for.
 
     Raises:
         ConfigError: with the first thing found.
@@ -90,9 +95,9 @@ def check(cfg: DictConfig, choices: Mapping[str, str] | None = None) -> None:
         raise ConfigError(f"{error.full_key}: {one_line(error)}") from error
     except ValidationError as error:
         raise ConfigError(_describe(error)) from error
-    _check_trainer(plain["trainer"])
+    _check_trainer(plain, here)
     _check_monitors(plain["callbacks"])
-    _dry_build(plain, choices or {})
+    _dry_run(plain, choices or {})
 
 
 def to_plain(cfg: DictConfig) -> dict[str, Any]:
@@ -125,17 +130,23 @@ def _describe(error: ValidationError) -> str:
     return f"{key}={first['input']}: {message}"
 
 
-def _check_trainer(trainer: Mapping[str, Any]) -> None:
+def _check_trainer(cfg: Mapping[str, Any], here: bool) -> None:
     import inspect
 
     import pytorch_lightning as pl
 
-    allowed = [*inspect.signature(pl.Trainer).parameters, "threads"]
-    for key, value in trainer.items():
+    from implicit_em.quiet import quieten
+
+    quieten()
+    allowed = list(inspect.signature(pl.Trainer).parameters)
+    flags = trainer_flags(cfg)
+    for key, value in flags.items():
         if key not in allowed:
-            raise ConfigError(
-                f"trainer.{key}={value}: no flag of pl.Trainer; {nearest(key, allowed)}"
-            )
+            raise ConfigError(f"trainer.{key}={value}: no such flag; {nearest(key, allowed)}")
+    if not here:
+        flags |= {"accelerator": "cpu", "strategy": "auto", "devices": 1, "num_nodes": 1}
+    with _refusing("trainer"):
+        pl.Trainer(**flags, logger=False, enable_checkpointing=False)
 
 
 def _check_monitors(callbacks: Mapping[str, Mapping[str, Any]]) -> None:
@@ -149,34 +160,36 @@ def _check_monitors(callbacks: Mapping[str, Mapping[str, Any]]) -> None:
             )
 
 
-def _dry_build(cfg: dict[str, Any], choices: Mapping[str, str]) -> None:
+def _dry_run(cfg: dict[str, Any], choices: Mapping[str, str]) -> None:
     import torch
     from hydra.utils import instantiate
 
     from implicit_em.modules import build_objective, module_class
 
-    narrow = 64
+    width, batch_size = 64, cfg["data"]["batch_size"]
     loss, model = (_named(group, cfg, choices) for group in ("loss", "model"))
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with torch.random.fork_rng(devices=[]):
         with _refusing("loss"):
             objective = build_objective(cfg["loss"])
-        with _refusing("model"):
+        with _refusing(model):
             cls = module_class(cfg["model"]["_target_"])
-            instantiate({**cfg["model"], "in_features": narrow})
+            instantiate({**cfg["model"], "in_features": width})
         with _refusing(f"{loss} does not fit {model}"):
-            module = cls(**module_arguments(cfg, narrow))
+            module = cls(**module_arguments(cfg, width))
         with _refusing("optimizer"):
             instantiate(cfg["optimizer"], _partial_=True)(module.parameters())
         if cfg["lr"]["schedule"]:
             with _refusing("lr.schedule"):
                 instantiate({**cfg["lr"]["schedule"], "progress": 0.5})
-        if cfg["data"]["batch_size"] == 1:
-            _, parts = objective(module.outputs(torch.rand(1, narrow)))
-            if undefined := [name for name, value in parts.items() if not value.isfinite()]:
-                raise ConfigError(
-                    f"data.batch_size=1: must be at least 2 for loss term {', '.join(undefined)}"
-                )
+        with _refusing(model):
+            outputs = module.outputs(torch.rand(min(batch_size, 8), width))
+        with _refusing(loss):
+            _, parts = objective(outputs)
+    undefined = [name for name, value in parts.items() if not value.isfinite()]
+    if batch_size == 1 and undefined:
+        raise ConfigError(
+            f"data.batch_size=1: must be at least 2 for loss term {', '.join(undefined)}"
+        )
 
 
 def _named(group: str, cfg: Mapping[str, Any], choices: Mapping[str, str]) -> str:
@@ -186,8 +199,8 @@ def _named(group: str, cfg: Mapping[str, Any], choices: Mapping[str, str]) -> st
 @contextmanager
 def _refusing(subject: str) -> Iterator[None]:
     try:
-        yield
-    except ConfigError:
-        raise
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     except Exception as error:
         raise ConfigError(f"{subject}: {one_line(error)}") from error

@@ -5,9 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 MOST_SHOWN = 1024
+RED_WHITE_BLUE = LinearSegmentedColormap.from_list(
+    "red_white_blue", ["#67001f", "#d6604d", "#ffffff", "#4393c3", "#053061"]
+).with_extremes(bad="#e6e6e6")  # the gaps between the images
 
 
 def feature_grid(weight_KD: np.ndarray, sample_shape: Sequence[int]) -> Figure:
@@ -29,7 +33,11 @@ def feature_grid(weight_KD: np.ndarray, sample_shape: Sequence[int]) -> Figure:
     figure = Figure(figsize=(6.4, 5.6), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     picture = axes.imshow(
-        mosaic, cmap="RdBu", vmin=-limit, vmax=limit, aspect="equal" if are_images else "auto"
+        mosaic,
+        cmap=RED_WHITE_BLUE,
+        vmin=-limit,
+        vmax=limit,
+        aspect="equal" if are_images else "auto",
     )
     axes.set_axis_off()
     more = (
@@ -46,7 +54,7 @@ def save_feature_grid(weight_KD: np.ndarray, sample_shape: Sequence[int], path: 
 
 
 def _mosaic(images_KHW: np.ndarray) -> np.ndarray:
-    """Lay images out in a near-square grid with a gap of one white (NaN) pixel."""
+    """Lay images out in a near-square grid with a gap of one pixel (NaN)."""
     count, height, width = images_KHW.shape
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)

@@ -11,6 +11,8 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+LISTED_BESIDE_A_HINT = 12
+
 
 def explain(error: Exception, overrides: Sequence[str], loader: ConfigLoader, config: str) -> str:
     """Return one line for an error that composing raised.
@@ -44,7 +46,10 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     parent = close[0].rpartition(".")[0] if close else name.rpartition(".")[0]
     beside = [key for key in allowed if key.rpartition(".")[0] == parent]
     listed = ", ".join(beside or sorted({key.partition(".")[0] for key in allowed}))
-    return f"did you mean {close[0]}? allowed: {listed}" if close else f"allowed: {listed}"
+    if not close:
+        return f"allowed: {listed}"
+    hint = f"did you mean {close[0]}?"
+    return hint if len(beside) > LISTED_BESIDE_A_HINT else f"{hint} allowed: {listed}"
 
 
 def _no_option(overrides: Sequence[str], loader: ConfigLoader, config: str) -> str | None:

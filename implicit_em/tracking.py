@@ -112,7 +112,7 @@ def _start_wandb(
         mode=mode,
         config=dict(config),
         reinit="create_new",  # one process may train several runs, each with one of its own
-        settings=wandb.Settings(silent=True, console="off"),
+        settings=wandb.Settings(silent=True),
     )
     run.define_metric("*", step_metric="epoch")
     if mode == "offline":

@@ -3,7 +3,6 @@
 import logging
 import platform
 import time
-import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +24,7 @@ from torch import Tensor
 from implicit_em.config import check, module_arguments, to_plain, trainer_flags
 from implicit_em.convergence import convergence_epoch
 from implicit_em.data import ResidentDataModule, as_unit_float
-from implicit_em.errors import ConfigError, one_line
+from implicit_em.errors import ConfigError, RunError, one_line
 from implicit_em.features import save_feature_grid
 from implicit_em.files import whole
 from implicit_em.fingerprint import RESULTS_SCHEMA, config_fingerprint
@@ -33,6 +32,7 @@ from implicit_em.history import HistoryLogger
 from implicit_em.loading import save_model
 from implicit_em.modules import EnergyModule, module_class
 from implicit_em.probe import linear_probe
+from implicit_em.quiet import quieten
 from implicit_em.rundir import RunDirectory
 from implicit_em.terminal import EpochProgress, print_result, working
 from implicit_em.tracking import finish_logger, start_logger
@@ -109,6 +109,7 @@ def train(cfg: DictConfig, directory: str | Path | None = None) -> dict[str, Any
     }
     logger = None
     try:
+        data = load_data(plain)
         logger = start_logger(
             plain["logger"],
             run.path,
@@ -116,12 +117,13 @@ def train(cfg: DictConfig, directory: str | Path | None = None) -> dict[str, Any
             group=_sweep_name(hydra_cfg),
             tags=[plain["model"]["_target_"].rpartition(".")[2]],
         )
-        _fit_and_measure(plain, run, logger, metrics)
+        _fit_and_measure(plain, run, data, logger, metrics)
         metrics["status"] = "completed"
     except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the one into the other
         raise KeyboardInterrupt from error
     except Exception as error:
-        metrics |= {"status": "failed", "error": f"{type(error).__name__}: {one_line(error)}"}
+        kind = "" if isinstance(error, RunError) else f"{type(error).__name__}: "
+        metrics |= {"status": "failed", "error": kind + one_line(error)}
         log.error("failed: %s", metrics["error"])
         raise
     finally:
@@ -132,12 +134,15 @@ def train(cfg: DictConfig, directory: str | Path | None = None) -> dict[str, Any
 
 
 def _fit_and_measure(
-    cfg: dict[str, Any], run: RunDirectory, logger: Logger | None, metrics: dict[str, Any]
+    cfg: dict[str, Any],
+    run: RunDirectory,
+    data: ResidentDataModule,
+    logger: Logger | None,
+    metrics: dict[str, Any],
 ) -> None:
     """Train, evaluate and save; fills ``metrics`` on the way."""
     if cfg["trainer"]["threads"]:
         torch.set_num_threads(cfg["trainer"]["threads"])
-    data = load_data(cfg)
     pl.seed_everything(cfg["seed"], verbose=False)
     arguments = module_arguments(cfg, data.in_features)
     module = module_class(cfg["model"]["_target_"])(**arguments)
@@ -239,7 +244,9 @@ def probe_module(module: EnergyModule, data: ResidentDataModule, threads: int | 
 
 
 def _callbacks(cfg: Mapping[str, Any]) -> list[Callback]:
-    last = ModelCheckpoint(filename="last", save_top_k=1, enable_version_counter=False)
+    last = ModelCheckpoint(
+        filename="last", enable_version_counter=False, save_on_train_epoch_end=True
+    )
     progress = [EpochProgress()] if cfg["trainer"]["enable_progress_bar"] else []
     return [*progress, *(instantiate(spec) for spec in cfg["callbacks"].values()), last]
 
@@ -258,16 +265,3 @@ def _sweep_name(hydra_cfg: DictConfig | None) -> str | None:
 
 def _device_name(device: torch.device) -> str:
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
-
-
-def quieten() -> None:
-    """Silence what the user of a run can do nothing about."""
-    for name in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        r".*does not have many workers.*",
-        r".*Checkpoint directory .* exists and is not empty.*",
-        r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
-        r".*The `srun` command is available.*",
-    ):
-        warnings.filterwarnings("ignore", message)

@@ -120,7 +120,8 @@ class TorchvisionDataModule(ResidentDataModule):
 
     def prepare_data(self) -> None:
         """Download, verify and unpack the archives, where that was not done before."""
-        self.dataset(root=self.root, train=True, download=True)
+        if not self._splits:
+            self.dataset(root=self.root, train=True, download=True)
 
     def read(self, train: bool) -> tuple[Tensor, Tensor]:
         """Return images ``(N, H, W)``, uint8, and labels ``(N,)``, int64."""

@@ -26,7 +26,7 @@ class CheckCallback(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the configuration of a single run."""
-        _check(config)
+        _check(config, here=True)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the configuration of each job; one that cannot be trained stops the sweep."""
@@ -37,16 +37,16 @@ class CheckCallback(Callback):
             except (HydraException, OmegaConfBaseException, ValueError) as error:
                 reason = explain(error, overrides, loader, config.hydra.job.config_name)
                 raise RefusedError(reason, error) from error
-            _check(job)
+            _check(job, here=config.hydra.launcher._target_.endswith(".BasicLauncher"))
         CheckCallback.sweep_directory = Path(config.hydra.sweep.dir)
 
 
-def _check(config: DictConfig) -> None:
+def _check(config: DictConfig, here: bool) -> None:
     from implicit_em.config import check  # imports torch, which --help does not need
 
     task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     try:
-        check(task, config.hydra.runtime.choices)
+        check(task, config.hydra.runtime.choices, here)
     except ConfigError as error:
         raise RefusedError(str(error), error) from error
 

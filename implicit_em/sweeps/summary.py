@@ -93,9 +93,8 @@ def _mean_and_std(column: pd.Series) -> str:
         return format_value(None)
     mean = format_value(float(values.mean()))
     count = f" ({len(values)} of {len(column)})" if len(values) < len(column) else ""
-    return (
-        f"{mean} ± {format_value(float(values.std()))}{count}" if len(values) > 1 else mean + count
-    )
+    spread = f" ± {values.std():.2g}" if len(values) > 1 else ""
+    return mean + spread + count
 
 
 def _short_names(jobs: list[str]) -> list[str]:

@@ -1,0 +1,21 @@
+"""Silence for what the user of a run can do nothing about."""
+
+import logging
+import warnings
+
+HOPELESS = (
+    r".*does not have many workers.*",
+    r".*Checkpoint directory .* exists and is not empty.*",
+    r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
+    r".*The `srun` command is available.*",
+)
+
+
+def quieten() -> None:
+    """Keep Lightning to its warnings, and those to what somebody can act on."""
+    import pytorch_lightning  # noqa: F401  (it sets its own level when imported)
+
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in HOPELESS:
+        warnings.filterwarnings("ignore", message)

@@ -1,0 +1,98 @@
+"""Fixtures: small data in MNIST's format, composed configurations, the command line."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+ROOT = Path(__file__).parents[1]
+SIDE = 8
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whoever runs the tests: no W&B login, no W&B settings."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb-config"))
+
+
+@pytest.fixture(scope="session")
+def small_mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root that holds 600 + 200 images of 8 x 8: ten noisy patterns, unpacked."""
+    root = tmp_path_factory.mktemp("data")
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    patterns = rng.integers(0, 2, (10, SIDE, SIDE)) * 200
+    for prefix, count in (("train", 600), ("t10k", 200)):
+        labels = np.arange(count, dtype=np.uint8) % 10
+        noise = rng.integers(0, 56, (count, SIDE, SIDE))
+        images = (patterns[labels] * rng.random((count, 1, 1)) + noise).astype(np.uint8)
+        header = np.array([0x803, count, SIDE, SIDE], dtype=">i4").tobytes()
+        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        header = np.array([0x801, count], dtype=">i4").tobytes()
+        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
+    return root
+
+
+@pytest.fixture
+def small(small_mnist: Path) -> list[str]:
+    """Overrides of a run that takes a moment."""
+    return [
+        f"data.root={small_mnist}",
+        "data.batch_size=64",
+        "model.hidden=5",
+        "trainer.max_epochs=2",
+        "logger=csv",
+    ]
+
+
+@pytest.fixture
+def composed() -> Callable[..., DictConfig]:
+    """Compose the configuration with overrides, without Hydra's own node."""
+
+    def composed(*overrides: str) -> DictConfig:
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return compose("train", overrides=list(overrides))
+
+    return composed
+
+
+@pytest.fixture
+def command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
+    """Run ``python train.py ARGS`` in this process, in an empty directory; gives the exit code."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.chdir(tmp_path)
+
+    def command_line(*arguments: str) -> int:
+        import train
+        from implicit_em import cli
+        from implicit_em.sweeps.callback import CheckCallback
+
+        # Hydra finds conf/ beside the file of a main module only.
+        monkeypatch.setattr(train.main.__wrapped__, "__module__", "__main__")
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+        monkeypatch.setattr(CheckCallback, "sweep_directory", None)
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "")
+        try:
+            return cli.run(train.main, ROOT / "conf", "train")
+        finally:
+            GlobalHydra.instance().clear()
+            HydraConfig.instance().cfg = None
+
+    return command_line
