@@ -78,7 +78,7 @@ class EpochProgress(ProgressBar):
     def _show(self, trainer: pl.Trainer) -> None:
         done, total = trainer.current_epoch, trainer.max_epochs or 0
         loss = trainer.callback_metrics.get("train/loss")
-        text = f"{float(loss):.2f}" if loss is not None else "..."
+        text = f"{float(loss):.5g}" if loss is not None else "..."
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=done, loss=text)
         elif done == total or done % max(1, total // LINES_WHEN_PIPED) == 0:
