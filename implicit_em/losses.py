@@ -78,8 +78,8 @@ def batch_correlations(energies: Tensor) -> Tensor:
     mean = energies.mean(dim=-2, keepdim=True)
     centred = energies - mean
     squares = centred.square().sum(dim=-2, keepdim=True)
-    # Centring leaves an error of about eps * |mean| in each of the B entries.
-    rounding = energies.shape[-2] * (torch.finfo(energies.dtype).eps * mean.detach()).square()
+    # Centring leaves an error of a few eps * |mean| in each of the B entries.
+    rounding = energies.shape[-2] * (8 * torch.finfo(energies.dtype).eps * mean.detach()).square()
     standardised = centred * torch.where(squares > rounding, squares, torch.inf).rsqrt()
     return standardised.mT @ standardised
 

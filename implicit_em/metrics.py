@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torchmetrics import MeanMetric, MeanSquaredError, Metric, MetricCollection
 
+ROUNDING = 8 * torch.finfo(torch.float32).eps
+"""Relative variation that float32 rounding alone can give a constant."""
 DEAD_VARIANCE = 0.01
 ACTIVE_ENERGY = 0.01
 SILENT_SHARE = 0.01
@@ -80,7 +82,7 @@ class Redundancy(EnergyMoments):
         """Return the sum of the squared correlations, float64."""
         covariance_KK = self.covariance_KK
         variance_K = covariance_KK.diagonal()
-        varies_K = variance_K > (torch.finfo(torch.float32).eps * self.mean_K).square()
+        varies_K = variance_K > (ROUNDING * self.mean_K).square()
         scale_K = torch.where(varies_K, variance_K, 1).rsqrt() * varies_K
         squares_KK = (covariance_KK * scale_K.outer(scale_K)).square()
         redundancy = squares_KK.sum() - squares_KK.diagonal().sum()
@@ -108,7 +110,7 @@ class SilentUnits(Metric):
         self.share = share
         zero = torch.zeros((), dtype=torch.float64)
         self.add_state("count", zero, dist_reduce_fx="sum")
-        self.add_state("total", zero, dist_reduce_fx="sum")
+        self.add_state("total", zero.clone(), dist_reduce_fx="sum")
         self.add_state("peaks_K", zero.new_zeros(components), dist_reduce_fx="max")
         self.set_dtype(torch.float64)
 

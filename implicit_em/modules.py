@@ -169,7 +169,7 @@ class EnergyModule(pl.LightningModule):
         """
         step = partial(super().optimizer_step, epoch, batch_idx, optimizer, optimizer_closure)
         if optimizer.param_groups[0].get("fused"):
-            optimizer.optimizer.found_inf = self._diverged
+            optimizer.optimizer.found_inf = self._diverged.float()
             step()
             return
         parameters = list(self.model.parameters())
@@ -197,7 +197,7 @@ class EnergyModule(pl.LightningModule):
         if bad_ST.any():
             first = int(bad_ST.any(1).nonzero()[0])
             culprits = [name for name, bad in zip(names[1:], bad_ST[first, 1:], strict=True) if bad]
-            step = self.global_step - len(losses_ST) + first + 1
+            step = self.trainer.fit_loop.total_batch_idx + 2 - len(losses_ST) + first
             raise NonFiniteLossError(
                 f"the loss was not finite at step {step} (epoch {self.current_epoch + 1}); "
                 f"terms: {', '.join(culprits) or 'their sum'}; the weights stayed as they were"

@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from torch.testing import assert_close
+
+from implicit_em.losses import batch_correlations, decorrelation
+
+
+def draw(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def gradient(energies):
+    leaf = energies.clone().requires_grad_()
+    decorrelation(leaf).sum().backward()
+    return leaf.grad
+
+
+def test_is_the_sum_of_the_squared_correlations_off_the_diagonal():
+    energies = draw(9, 5)
+    correlations = np.corrcoef(energies.numpy(), rowvar=False)
+    expected = sum(correlations[i, j] ** 2 for i in range(5) for j in range(5) if i != j)
+    assert decorrelation(energies).item() == pytest.approx(expected, rel=1e-13)
+    assert_close(batch_correlations(energies), torch.from_numpy(correlations))
+
+
+@pytest.mark.parametrize("shape", [(4, 9), (9, 4)])
+def test_equals_the_gram_matrix_of_the_samples(shape):
+    energies = draw(*shape).numpy()
+    standardised = (energies - energies.mean(0)) / (energies.std(0) * np.sqrt(len(energies)))
+    gram = standardised @ standardised.T
+    assert gram.shape == (shape[0], shape[0])
+    expected = np.square(gram).sum() - shape[1]
+    assert decorrelation(torch.from_numpy(energies)).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("copies", "pairs"), [(2, 1), (3, 3), (5, 10)])
+def test_identical_units_cost_two_a_pair(copies, pairs):
+    unit = draw(9, 1)
+    assert decorrelation(unit.expand(9, copies)).item() == pytest.approx(2 * pairs)
+
+
+def test_opposite_units_cost_as_much_as_identical_ones():
+    unit = draw(9, 1)
+    assert decorrelation(torch.cat([unit, -unit], 1)).item() == pytest.approx(2)
+
+
+def test_uncorrelated_units_cost_nothing():
+    energies = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    assert decorrelation(energies).item() == 0
+
+
+def test_a_dead_unit_adds_nothing_and_gets_no_gradient():
+    alive = draw(9, 4)
+    energies = torch.cat([alive, torch.zeros(9, 1, dtype=torch.float64)], 1)
+    assert_close(decorrelation(energies), decorrelation(alive))
+    found = gradient(energies)
+    assert_close(found[:, :4], gradient(alive))
+    assert (found[:, 4] == 0).all()
+    assert batch_correlations(energies)[4, 4] == 0
+
+
+def test_dead_layer_costs_nothing():
+    assert decorrelation(torch.zeros(9, 4)).item() == 0
+    assert (gradient(torch.zeros(9, 4)) == 0).all()
+
+
+@pytest.mark.parametrize("samples", [2, 3, 7, 96, 128, 2000])
+@pytest.mark.parametrize("value", [0.1, 1.7, 777.7, -1e-5, 3e6])
+def test_a_constant_unit_is_dead_in_float32(value, samples):
+    # The mean of a constant is rounded, so that its centred values are not all zero.
+    alive = draw(samples, 4, dtype=torch.float32)
+    constant = torch.full((samples, 1), value)
+    found = gradient(torch.cat([alive, constant], 1))
+    assert batch_correlations(torch.cat([alive, constant], 1))[4].tolist() == [0.0] * 5
+    assert (found[:, 4] == 0).all()
+    assert found.isfinite().all()
+
+
+def test_a_weak_unit_is_not_dead():
+    energies = draw(9, 4, dtype=torch.float32)
+    weak = energies * torch.tensor([1.0, 1.0, 1.0, 1e-12])
+    assert_close(decorrelation(weak), decorrelation(energies))
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    scale=arrays(np.float64, 5, elements=st.floats(1e-3, 1e3)),
+    sign=arrays(np.float64, 5, elements=st.sampled_from([-1.0, 1.0])),
+    shift=arrays(np.float64, 5, elements=st.floats(-100, 100)),
+    seed=st.integers(0, 99),
+)
+def test_scale_sign_and_shift_of_a_unit_do_not_matter(scale, sign, shift, seed):
+    energies = draw(9, 5, seed=seed)
+    moved = energies * torch.from_numpy(sign * scale) + torch.from_numpy(shift)
+    assert_close(decorrelation(moved), decorrelation(energies), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_batch_of_one_costs_nothing(dtype):
+    energies = draw(1, 4, dtype=dtype)
+    assert decorrelation(energies).item() == 0
+    assert (gradient(energies) == 0).all()
+
+
+def test_huge_energies_stay_finite():
+    energies = draw(9, 5, dtype=torch.float32)
+    assert_close(decorrelation(energies * 1e4), decorrelation(energies))
+
+
+def test_passes_gradcheck():
+    assert torch.autograd.gradcheck(decorrelation, draw(5, 3).requires_grad_())
+
+
+def test_a_stack_gives_each_replicas_own_value():
+    energies = draw(2, 3, 8, 5)
+    energies[1, 1, :, 2] = 0.1
+    stacked = decorrelation(energies)
+    assert stacked.shape == (2, 3)
+    singles = [decorrelation(replica) for replica in energies.flatten(0, 1)]
+    assert_close(stacked.flatten(), torch.stack(singles))

@@ -1,0 +1,116 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from torch.testing import assert_close
+
+from implicit_em.losses import lse
+
+BATCHES = arrays(
+    np.float64,
+    array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12),
+    elements=st.floats(-300, 300),
+)
+
+
+def draw(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def gradient(energies):
+    leaf = energies.clone().requires_grad_()
+    lse(leaf).sum().backward()
+    return leaf.grad
+
+
+def responsibilities(energies):
+    """softmax(-E) in float64, sample by sample."""
+    rows = []
+    for row in energies.double().numpy():
+        likelihoods = np.exp(row.min() - row)
+        rows.append(likelihoods / likelihoods.sum())
+    return torch.from_numpy(np.array(rows))
+
+
+def test_is_minus_the_log_of_the_summed_likelihoods():
+    energies = draw(7, 5)
+    expected = -sum(math.log(sum(math.exp(-e) for e in row)) for row in energies.tolist())
+    assert lse(energies).item() == pytest.approx(expected, rel=1e-14)
+
+
+def test_equal_energies_give_the_energy_minus_log_k():
+    assert lse(torch.full((1, 64), 2.5)).item() == pytest.approx(2.5 - math.log(64))
+
+
+@settings(max_examples=50, deadline=None)
+@given(BATCHES)
+def test_gradient_is_the_responsibility(batch):
+    energies = torch.from_numpy(batch)
+    assert_close(gradient(energies), responsibilities(energies), rtol=1e-10, atol=1e-14)
+
+
+@settings(max_examples=50, deadline=None)
+@given(BATCHES)
+def test_gradient_of_each_sample_sums_to_one(batch):
+    assert_close(gradient(torch.from_numpy(batch)).sum(-1), torch.ones(len(batch)).double())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_gradient_of_the_papers_draw_is_the_responsibility_in_float32(seed):
+    energies = draw(64, 128, seed=seed, dtype=torch.float32)
+    found, expected = gradient(energies), responsibilities(energies)
+    assert found.dtype == torch.float32
+    assert (found.double() - expected).abs().max() <= 1e-7
+    correlation = np.corrcoef(found.numpy().ravel(), expected.numpy().ravel())[0, 1]
+    assert round(correlation, 4) == 1.0
+
+
+def test_passes_gradcheck():
+    assert torch.autograd.gradcheck(lse, draw(4, 3).requires_grad_())
+
+
+@pytest.mark.parametrize("size", [1e4, -1e4, 1e30, -1e30])
+def test_huge_energies_keep_value_and_gradient_finite(size):
+    energies = torch.tensor([[size, size], [0.0, size]])
+    assert lse(energies).item() == pytest.approx(size + min(0.0, size), rel=1e-3)
+    found = gradient(energies)
+    assert found.isfinite().all()
+    assert found[1].tolist() == ([1.0, 0.0] if size > 0 else [0.0, 1.0])
+
+
+@pytest.mark.parametrize("shift", [1e4, -1e4])
+def test_a_large_shift_of_all_energies_leaves_the_gradient(shift):
+    energies = draw(7, 5)
+    assert_close(gradient(energies + shift), gradient(energies), rtol=1e-9, atol=0)
+    assert_close(lse(energies + shift), lse(energies) + 7 * shift)
+
+
+def test_mean_is_the_sum_over_the_batch_size():
+    energies = draw(8, 5)
+    assert_close(lse(energies, reduction="mean") * 8, lse(energies, reduction="sum"))
+    assert_close(lse(energies), lse(energies, reduction="sum"))
+
+
+def test_mean_does_not_depend_on_the_batch_size_and_the_sum_grows_with_it():
+    energies = draw(8, 5)
+    twice = energies.repeat(2, 1)
+    assert_close(lse(twice, reduction="mean"), lse(energies, reduction="mean"))
+    assert_close(lse(twice), 2 * lse(energies))
+
+
+def test_another_reduction_is_refused():
+    with pytest.raises(ValueError, match="reduction='median': allowed are 'sum' and 'mean'"):
+        lse(draw(4, 3), reduction="median")
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_a_stack_gives_each_replicas_own_value(reduction):
+    energies = draw(2, 3, 8, 5)
+    stacked = lse(energies, reduction)
+    assert stacked.shape == (2, 3)
+    singles = [lse(replica, reduction) for replica in energies.flatten(0, 1)]
+    assert_close(stacked.flatten(), torch.stack(singles))

@@ -1,0 +1,47 @@
+import pytest
+import torch
+from torch.testing import assert_close
+
+from implicit_em.losses import orthogonality
+
+
+def draw(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def test_is_the_squared_distance_of_the_row_products_from_the_identity():
+    rows = draw(4, 6).tolist()
+    expected = 0.0
+    for i, left in enumerate(rows):
+        for j, right in enumerate(rows):
+            product = sum(a * b for a, b in zip(left, right, strict=True))
+            expected += (product - (i == j)) ** 2
+    assert orthogonality(torch.tensor(rows, dtype=torch.float64)).item() == pytest.approx(
+        expected, rel=1e-12
+    )
+
+
+def test_unit_rows_at_right_angles_cost_nothing():
+    rotation, _ = torch.linalg.qr(draw(6, 6))
+    assert orthogonality(rotation[:4]).item() == pytest.approx(0, abs=1e-25)
+
+
+def test_the_length_of_a_row_counts_too():
+    assert orthogonality(2 * torch.eye(3)).item() == 3 * (4 - 1) ** 2
+
+
+def test_more_rows_than_columns_cannot_be_free():
+    # K unit rows in D dimensions: ||W W^T||_F^2 >= K^2 / D, the bound reached by a tight frame.
+    assert orthogonality(torch.eye(3).repeat(2, 1)).item() == 6**2 / 3 - 6
+
+
+def test_passes_gradcheck():
+    assert torch.autograd.gradcheck(orthogonality, draw(4, 6).requires_grad_())
+
+
+def test_a_stack_gives_each_replicas_own_value():
+    weight = draw(2, 3, 4, 6)
+    stacked = orthogonality(weight)
+    assert stacked.shape == (2, 3)
+    singles = [orthogonality(replica) for replica in weight.flatten(0, 1)]
+    assert_close(stacked.flatten(), torch.stack(singles))

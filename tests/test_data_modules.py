@@ -1,0 +1,161 @@
+import struct
+
+import pytest
+import torch
+from torchvision.datasets import KMNIST, MNIST, FashionMNIST
+
+from implicit_em.data import ResidentDataModule, TorchvisionDataModule
+
+TRAIN, TEST, SIDE = 50, 20, 8
+
+
+def write_idx(path, values):
+    """Write bytes in MNIST's format: magic number, one big-endian size a dimension, values."""
+    header = struct.pack(f">HBB{values.dim()}I", 0, 8, values.dim(), *values.shape)
+    path.write_bytes(header + values.to(torch.uint8).numpy().tobytes())
+
+
+@pytest.fixture(params=[MNIST, FashionMNIST, KMNIST])
+def archive(request, tmp_path):
+    """A small data set of torchvision's layout; the first pixel of an image tells its index."""
+    folder = tmp_path / request.param.__name__ / "raw"
+    folder.mkdir(parents=True)
+    for name, size in (("train", TRAIN), ("t10k", TEST)):
+        images = torch.randint(256, (size, SIDE, SIDE), dtype=torch.uint8)
+        images[:, 0, 0] = torch.arange(size)
+        write_idx(folder / f"{name}-images-idx3-ubyte", images)
+        write_idx(folder / f"{name}-labels-idx1-ubyte", torch.arange(size) % 10)
+    return request.param, tmp_path
+
+
+class Columns(ResidentDataModule):
+    """Floating-point samples of one column that tell their index."""
+
+    def __init__(self, size=50, **arguments):
+        super().__init__(**arguments)
+        self.size = size
+        self.reads = 0
+
+    def read(self, train):
+        self.reads += 1
+        indices = torch.arange(self.size if train else 20)
+        return indices[:, None] / 2, indices
+
+
+def ready(data):
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def labels(resident):
+    return [label for _, batch in resident for label in batch.tolist()]
+
+
+def test_reads_torchvisions_files(archive):
+    dataset, root = archive
+    data = ready(TorchvisionDataModule(dataset, root, batch_size=16))
+    for name, size in (("train", TRAIN), ("test", TEST)):
+        images, targets = data.split(name)
+        assert images.dtype == torch.uint8
+        assert images.shape == (size, SIDE * SIDE)
+        assert images[:, 0].tolist() == list(range(size))
+        assert targets.tolist() == [index % 10 for index in range(size)]
+
+
+def test_the_width_comes_from_the_data(archive):
+    data = ready(TorchvisionDataModule(*archive))
+    assert data.in_features == SIDE * SIDE
+    assert data.sample_shape == (SIDE, SIDE)
+
+
+def test_batches_hold_the_images_with_their_labels(archive):
+    data = ready(TorchvisionDataModule(*archive, batch_size=16))
+    seen = []
+    for x, targets in data.train_dataloader():
+        indices = (x[:, 0] * 255).round().long()
+        assert x.dtype == torch.float32
+        assert x.shape[1] == SIDE * SIDE
+        assert torch.equal(indices % 10, targets)
+        seen += indices.tolist()
+    assert sorted(seen) == list(range(TRAIN))
+    (x, targets), *rest = data.test_dataloader()
+    assert not rest
+    assert (x[:, 0] * 255).round().tolist() == list(range(TEST))
+    assert len(targets) == TEST
+
+
+def test_floating_point_samples_stay_as_they_are():
+    data = ready(Columns(batch_size=16))
+    assert data.in_features == 1
+    for x, targets in data.train_dataloader():
+        assert torch.equal(x, targets[:, None] / 2)
+
+
+def test_samples_of_any_shape_are_flattened():
+    class Volumes(ResidentDataModule):
+        def read(self, train):
+            return torch.rand(10, 3, 4, 5), torch.arange(10)
+
+    data = ready(Volumes())
+    assert data.sample_shape == (3, 4, 5)
+    assert data.in_features == 60
+    assert data.split("train")[0].shape == (10, 60)
+
+
+def test_setup_reads_both_splits_once():
+    data = Columns()
+    for stage in ("fit", "validate", "test", None):
+        data.setup(stage)
+    assert data.reads == 2
+
+
+def test_held_out_samples_are_never_trained_on():
+    data = ready(Columns(batch_size=16, val_size=11))
+    trained, held_out = labels(data.train_dataloader()), labels(data.val_dataloader())
+    assert len(held_out) == 11
+    assert sorted(trained + held_out) == list(range(50))
+    assert trained != sorted(trained)
+    assert sorted(labels(data.train_dataloader())) == sorted(trained)
+
+
+def test_the_split_is_fixed_whatever_seed_and_batch_size():
+    first = ready(Columns(val_size=11, seed=1, batch_size=16))
+    second = ready(Columns(val_size=11, seed=2, batch_size=5))
+    assert torch.equal(first.monitored_indices(), second.monitored_indices())
+    assert torch.equal(first.train_indices(), second.train_indices())
+    assert labels(first.train_dataloader()) != labels(second.train_dataloader())
+
+
+def test_the_held_out_samples_are_a_random_choice():
+    held_out = ready(Columns(val_size=11)).monitored_indices().tolist()
+    assert held_out not in (list(range(11)), list(range(39, 50)))
+
+
+def test_the_seed_decides_the_order_of_the_batches():
+    orders = [labels(ready(Columns(seed=seed)).train_dataloader()) for seed in (3, 3, 4)]
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_without_held_out_samples_10_000_training_samples_are_monitored():
+    data = ready(Columns(size=10_050))
+    monitored = data.monitored_indices()
+    assert len(monitored) == len(monitored.unique()) == 10_000
+    assert monitored.max() < 10_050
+    assert torch.equal(monitored, ready(Columns(size=10_050, seed=5)).monitored_indices())
+    assert len(data.train_indices()) == 10_050
+    assert labels(data.val_dataloader()) == monitored.tolist()
+
+
+def test_a_small_training_set_is_monitored_as_a_whole():
+    assert ready(Columns()).monitored_indices().tolist() == list(range(50))
+
+
+@pytest.mark.parametrize("val_size", [49, 50, 51])
+def test_holding_out_too_much_is_refused(val_size):
+    with pytest.raises(ValueError, match=rf"data\.val_size={val_size}: .*at least 2 of 50"):
+        Columns(val_size=val_size).setup()
+
+
+def test_two_training_samples_are_enough():
+    assert len(ready(Columns(val_size=48)).train_indices()) == 2
