@@ -51,8 +51,9 @@ def evaluate(run_dir: str | Path, data: Mapping[str, Any] | None = None) -> dict
         )
     module = module_class(cfg["model"]["_target_"])(**module_arguments(cfg, trained_width))
     module.model.load_state_dict(load_file(run.weights))
-    cfg["trainer"]["enable_progress_bar"] = False
-    trainer = build_trainer(cfg, logger=False, enable_checkpointing=False)
+    trainer = build_trainer(
+        cfg, logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
     metrics = {"seed": cfg["seed"], "status": "evaluated"}
     metrics |= evaluate_module(module, samples, trainer)
     if cfg["probe"] == "linear":

@@ -2,16 +2,23 @@
 
 ``energies`` has shape ``(..., B, K)``: any leading dimensions (a stack of replicas), then B samples
 and K components. Each function returns shape ``(...)``: one loss for each leading index. A low
-energy means that a component explains a sample well.
+energy means that a component explains a sample well. Energies of half precision are taken to
+float32 first.
+
+The three terms of the derived objective bring their gradients in closed form: that of LSE is the
+responsibilities, to the last bit and at any level of the energies, and a step saves the dozens of
+small operations that autograd would record.
 
 A term asks for what it needs by the names of its parameters: ``energies``, ``weight`` (the K x D
 encoder matrix), ``x`` (the input) or ``reconstruction``. Everything with a default is an option.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 Reduction = Literal["sum", "mean"]
 
@@ -32,7 +39,7 @@ def lse(energies: Tensor, reduction: Reduction = "sum") -> Tensor:
         ValueError: for another reduction.
 
     """
-    per_sample = -torch.logsumexp(-energies, dim=-1)
+    per_sample = _LogSumExp.apply(_full_precision(energies))
     if reduction == "sum":
         return per_sample.sum(-1)
     if reduction == "mean":
@@ -51,7 +58,7 @@ def variance(energies: Tensor, eps: float = 1e-6) -> Tensor:
         eps: keeps the logarithm finite for a component that never varies.
 
     """
-    return -(energies.var(dim=-2) + eps).log().sum(-1)
+    return _Variance.apply(_full_precision(energies), eps)
 
 
 def decorrelation(energies: Tensor) -> Tensor:
@@ -65,23 +72,79 @@ def decorrelation(energies: Tensor) -> Tensor:
         energies: shape ``(..., B, K)``.
 
     """
-    correlations = batch_correlations(energies)
-    diagonal = correlations.diagonal(dim1=-2, dim2=-1)
-    return correlations.square().sum((-2, -1)) - diagonal.square().sum(-1)
+    return _Decorrelation.apply(_full_precision(energies))
 
 
-def batch_correlations(energies: Tensor) -> Tensor:
-    """Correlations of the components over the batch, ``(..., B, K)`` to ``(..., K, K)``.
+class _LogSumExp(Function):
+    """``-log sum_j exp(-E_j)`` of each sample; gradient ``r = softmax(-E)``."""
 
-    Rows and columns of a component that does not vary beyond rounding are 0, also on the diagonal.
+    @staticmethod
+    def forward(ctx: Any, energies: Tensor) -> Tensor:
+        lowest = energies.amin(-1, keepdim=True)
+        likelihoods = (lowest - energies).exp_()
+        evidence = likelihoods.sum(-1, keepdim=True)
+        ctx.save_for_backward(likelihoods.div_(evidence))  # the responsibilities
+        return (lowest - evidence.log()).squeeze(-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (responsibilities,) = ctx.saved_tensors
+        return responsibilities * grad.unsqueeze(-1)
+
+
+class _Variance(Function):
+    """``-sum_j log(Var_j + eps)``; gradient ``-2 (E - mean) / ((B - 1) (Var + eps))``."""
+
+    @staticmethod
+    def forward(ctx: Any, energies: Tensor, eps: float) -> Tensor:
+        freedom = energies.shape[-2] - 1
+        centred = energies - energies.mean(-2, keepdim=True)
+        floored = (centred.square().sum(-2, keepdim=True) / freedom).add_(eps)
+        ctx.save_for_backward(centred, floored)
+        ctx.freedom = freedom
+        return -floored.log().sum((-2, -1))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        centred, floored = ctx.saved_tensors
+        return centred * (grad[..., None, None] * (-2 / ctx.freedom) / floored), None
+
+
+class _Decorrelation(Function):
+    """``||C - diag C||_F^2`` of ``C = Z^T Z``, Z the standardised energies.
+
+    Gradient ``s (G - Z sum_b(Z G))`` with ``G = 4 Z (C - diag C)`` and s the scale of Z.
     """
-    mean = energies.mean(dim=-2, keepdim=True)
-    centred = energies - mean
-    squares = centred.square().sum(dim=-2, keepdim=True)
-    # Centring leaves an error of a few eps * |mean| in each of the B entries.
-    rounding = energies.shape[-2] * (8 * torch.finfo(energies.dtype).eps * mean.detach()).square()
-    standardised = centred * torch.where(squares > rounding, squares, torch.inf).rsqrt()
-    return standardised.mT @ standardised
+
+    @staticmethod
+    def forward(ctx: Any, energies: Tensor) -> Tensor:
+        mean = energies.mean(-2, keepdim=True)
+        centred = energies - mean
+        squares = centred.square().sum(-2, keepdim=True)
+        # Centring leaves an error of a few eps * |mean| in each of the B entries: a component that
+        # varies no more does not vary.
+        rounding = energies.shape[-2] * (8 * torch.finfo(energies.dtype).eps * mean).square_()
+        scale = torch.where(squares > rounding, squares, torch.inf).rsqrt_()
+        standardised = centred.mul_(scale)
+        with torch.autocast(energies.device.type, enabled=False):
+            correlations = standardised.mT @ standardised
+        correlations.diagonal(dim1=-2, dim2=-1).zero_()
+        ctx.save_for_backward(standardised, scale, correlations)
+        return correlations.square().sum((-2, -1))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        standardised, scale, correlations = ctx.saved_tensors
+        pull = standardised @ correlations
+        radial = (standardised * pull).sum(-2, keepdim=True)
+        return (pull - standardised * radial).mul_(4 * grad[..., None, None] * scale)
+
+
+def _full_precision(energies: Tensor) -> Tensor:
+    return energies if energies.dtype in (torch.float32, torch.float64) else energies.float()
 
 
 def orthogonality(weight: Tensor) -> Tensor:

@@ -155,8 +155,9 @@ class EnergyModule(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the objective of a batch; its parts wait on the device for the epoch's end."""
         total, parts = self.objective(self.outputs(self._inputs(batch)))
-        self._losses += [total.detach(), *(part.detach() for part in parts.values())]
-        self._diverged.copy_(torch.maximum(self._diverged, (~total.detach().isfinite()).float()))
+        value = total.detach()
+        self._losses += [value, *(part.detach() for part in parts.values())]
+        self._diverged.logical_or_((value * 0).ne(0))  # 0 * infinity and 0 * NaN are NaN
         return total
 
     def optimizer_step(

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import pytorch_lightning as pl
-from pytorch_lightning.callbacks import ProgressBar
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -37,56 +37,61 @@ SHOWN = (
 )
 
 
-class EpochProgress(ProgressBar):
-    """A bar over the epochs on a terminal; elsewhere a line for every tenth of them."""
+class EpochProgress(Logger):
+    """A bar over the epochs on a terminal; elsewhere a line for every tenth of them.
 
-    def __init__(self) -> None:
+    A logger, as it has nothing to do within an epoch, where a callback costs every step.
+
+    Args:
+        epochs: of the whole run.
+
+    """
+
+    def __init__(self, epochs: int) -> None:
         super().__init__()
-        self._console = Console()
-        self._bar: Progress | None = None
-        self._start = 0.0
-
-    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Start the clock, and the bar on a terminal."""
+        self.epochs = epochs
         self._start = time.monotonic()
-        if self._console.is_terminal:
+        self._bar: Progress | None = None
+        console = Console()
+        if console.is_terminal:
             self._bar = Progress(
                 TextColumn("training"),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("epochs  loss {task.fields[loss]}"),
                 TimeRemainingColumn(),
-                console=self._console,
+                console=console,
             )
-            self._bar.add_task("", total=trainer.max_epochs, loss="...")
+            self._bar.add_task("", total=epochs, loss="...")
             self._bar.start()
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Show the epochs that are done and the loss of the last of them."""
-        if trainer.current_epoch:
-            self._show(trainer)
+    @property
+    def name(self) -> str:
+        """Empty: it keeps nothing."""
+        return ""
 
-    def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Show the last epoch, and close the bar."""
-        self._show(trainer)
-        self._close()
+    @property
+    def version(self) -> str:
+        """Empty: it keeps nothing."""
+        return ""
 
-    def on_exception(self, *_: Any) -> None:
-        """Close the bar, so that the error stands below it."""
-        self._close()
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Show nothing: the configuration is in the run directory."""
 
-    def _show(self, trainer: pl.Trainer) -> None:
-        done, total = trainer.current_epoch, trainer.max_epochs or 0
-        loss = trainer.callback_metrics.get("train/loss")
-        text = f"{float(loss):.5g}" if loss is not None else "..."
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Show the epoch that is done and its loss."""
+        if "train/loss" not in metrics:
+            return
+        done, loss = int(metrics["epoch"]) + 1, f"{metrics['train/loss']:.5g}"
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=done, loss=text)
-        elif done == total or done % max(1, total // LINES_WHEN_PIPED) == 0:
-            log.info(
-                "epoch %d/%d  loss %s  %.0f s", done, total, text, time.monotonic() - self._start
-            )
+            self._bar.update(self._bar.task_ids[0], completed=done, loss=loss)
+        elif done == self.epochs or done % max(1, self.epochs // LINES_WHEN_PIPED) == 0:
+            seconds = time.monotonic() - self._start
+            log.info("epoch %d/%d  loss %s  %.0f s", done, self.epochs, loss, seconds)
 
-    def _close(self) -> None:
+    def finalize(self, status: str) -> None:
+        """Close the bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

@@ -83,6 +83,10 @@ class ResidentDataModule(pl.LightningDataModule):
     def _shuffled(self) -> Tensor:
         return torch.from_numpy(np.random.default_rng(0).permutation(len(self._splits["train"][0])))
 
+    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
+        """Return the batch as it is: it was cut from data that lie on the device."""
+        return batch
+
     def train_dataloader(self) -> ResidentLoader:
         """Batches of the training samples, in a new order each epoch."""
         return ResidentLoader(

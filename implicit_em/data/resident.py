@@ -94,7 +94,7 @@ class ResidentLoader:
         ):
             batch = order[start : start + self.batch_size]
             self._batch += 1
-            yield as_unit_float(self.inputs[batch]), self.labels[batch]
+            yield as_unit_float(self.inputs.index_select(0, batch)), self.labels[batch]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position: the epoch and the batches of it that were handed out."""
