@@ -50,7 +50,7 @@ bench: $(STAMP) ## Compare an epoch with the plain PyTorch loop, side by side
 
 .PHONY: notebooks
 notebooks: $(STAMP) ## Execute the notebooks in place
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 .PHONY: clean
 clean: ## Remove .venv and caches; results stay

@@ -37,6 +37,7 @@ def evaluate(run_dir: str | Path, data: Mapping[str, Any] | None = None) -> dict
         ConfigError: if the data cannot be read or have another width.
 
     """
+    quieten()
     run = RunDirectory(run_dir)
     cfg = to_plain(run.read_config()) | ({"data": dict(data)} if data else {})
     trained_width = run.read_model()["model"]["in_features"]
@@ -74,7 +75,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--conf", type=Path, default=Path("conf"), help="default: ./conf")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    quieten()
     try:
         data = _compose_data(options.conf, options.overrides) if options.overrides else None
         metrics = evaluate(options.run_dir, data)

@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 MONITORING_SHARE = 0.05
 """Most of the training time that the curves may cost by default."""
-MONITORING_COST = 0.6
+MONITORING_COST = 0.4
 """Cost of measuring an image against training on it; `make bench` prints it."""
 
 VERSIONS_OF = ("implicit-em", "torch", "pytorch-lightning", "hydra-core", "numpy", "scikit-learn")
