@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 import implicit_em.resolvers  # noqa: F401  (conf/ uses them)
-from implicit_em.errors import RefusedError, RunError
+from implicit_em.errors import ConfigError, RefusedError, RunError
 from implicit_em.mistakes import explain
 from implicit_em.sweeps.callback import CheckCallback
 
@@ -43,12 +43,18 @@ def run(main: Callable[[], Any], conf: Path, config: str) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = INTERRUPTED
-    if CheckCallback.sweep_directory is not None:
-        from implicit_em.sweeps.summary import summarise
+    finally:
+        complete = _summarise()
+    return code or (0 if complete else FAILED)
 
-        complete = summarise(CheckCallback.sweep_directory)
-        code = code or (0 if complete else FAILED)
-    return code
+
+def _summarise() -> bool:
+    """Summarise the sweep of this process, if there is one; gives whether it is complete."""
+    if CheckCallback.sweep_directory is None:
+        return True
+    from implicit_em.sweeps.summary import summarise
+
+    return summarise(CheckCallback.sweep_directory)
 
 
 def _run(main: Callable[[], Any], conf: Path, config: str, full_error: bool) -> int:
@@ -59,10 +65,10 @@ def _run(main: Callable[[], Any], conf: Path, config: str, full_error: bool) -> 
             raise refused.error from None
         print(f"error: {refused}", file=sys.stderr)
         return REFUSED
-    except RunError:
+    except RunError as error:
         if full_error:
             raise
-        return FAILED  # the run itself has said why
+        return REFUSED if isinstance(error, ConfigError) else FAILED  # the run has said why
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         composing = not isinstance(error, ValueError) or GROUP_NEEDS_A_NAME in str(error)
         if full_error or not composing:

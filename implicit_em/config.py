@@ -20,6 +20,12 @@ from pydantic import (
 from implicit_em.errors import ConfigError, one_line
 from implicit_em.mistakes import nearest
 
+OWN_FLAGS = ("logger", "callbacks", "default_root_dir", "check_val_every_n_epoch")
+"""Flags of ``pl.Trainer`` that follow from other settings: logger, callbacks, metrics_every."""
+CURVES = tuple(
+    f"monitor/{name}" for name in ("dead_units", "redundancy", "responsibility_entropy", "density")
+)
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
@@ -60,7 +66,7 @@ class _Logger(_Section):
 class _Config(_Section):
     """What every run is made of; each group may hold more keys than are checked here."""
 
-    seed: NonNegativeInt
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
     probe: Literal["linear", "none"]
     metrics_every: PositiveInt | None
     data: _Data
@@ -96,7 +102,7 @@ def check(cfg: DictConfig, choices: Mapping[str, str] | None = None, here: bool 
     except ValidationError as error:
         raise ConfigError(_describe(error)) from error
     _check_trainer(plain, here)
-    _check_monitors(plain["callbacks"])
+    _check_callbacks(plain)
     _dry_run(plain, choices or {})
 
 
@@ -138,7 +144,7 @@ def _check_trainer(cfg: Mapping[str, Any], here: bool) -> None:
     from implicit_em.quiet import quieten
 
     quieten()
-    allowed = list(inspect.signature(pl.Trainer).parameters)
+    allowed = [flag for flag in inspect.signature(pl.Trainer).parameters if flag not in OWN_FLAGS]
     flags = trainer_flags(cfg)
     for key, value in flags.items():
         if key not in allowed:
@@ -149,15 +155,20 @@ def _check_trainer(cfg: Mapping[str, Any], here: bool) -> None:
         pl.Trainer(**flags, logger=False, enable_checkpointing=False)
 
 
-def _check_monitors(callbacks: Mapping[str, Mapping[str, Any]]) -> None:
-    for name, callback in callbacks.items():
-        monitor = str(callback.get("monitor", ""))
-        if monitor in ("final_loss", "train/loss"):
+def _check_callbacks(cfg: Mapping[str, Any]) -> None:
+    from hydra.utils import instantiate
+
+    terms = [f"train/{name}" for name, term in cfg["loss"].items() if term.get("weight", 1) != 0]
+    allowed = [*CURVES, *terms]
+    for name, callback in cfg["callbacks"].items():
+        monitor = callback.get("monitor")
+        if monitor is not None and monitor not in allowed:
             raise ConfigError(
-                f"callbacks.{name}.monitor={monitor}: the objective is unbounded below and selects "
-                "no model; allowed: monitor/redundancy, monitor/responsibility_entropy, "
-                "monitor/density, monitor/dead_units, train/<term>"
+                f"callbacks.{name}.monitor={monitor}: allowed are {', '.join(allowed)}; the loss "
+                "itself is not: unbounded below, it selects no model"
             )
+        with _refusing(f"callbacks.{name}"):
+            instantiate(callback)
 
 
 def _dry_run(cfg: dict[str, Any], choices: Mapping[str, str]) -> None:

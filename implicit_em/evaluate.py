@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
-        data = _compose_data(options.conf, options.overrides) if options.overrides else None
+        data = _other_data(options.run_dir, options.conf, options.overrides)
         metrics = evaluate(options.run_dir, data)
     except (RunError, OSError, HydraException) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
@@ -85,12 +85,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _compose_data(conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
+def _other_data(run_dir: Path, conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the run's own data node with overrides, or that of another option of the group."""
     if strangers := [o for o in overrides if not o.lstrip("+").startswith("data")]:
         raise ConfigError(f"{strangers[0]}: only settings of data can differ from the run's own")
-    with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
-        composed = compose("train", overrides=list(overrides))
-    return OmegaConf.to_container(composed, resolve=True)["data"]  # type: ignore[index,call-overload,return-value]
+    if any(override.startswith("data=") for override in overrides):
+        with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
+            return to_plain(compose("train", overrides=list(overrides)))["data"]
+    config = RunDirectory(run_dir).read_config()
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        OmegaConf.update(config, key, value, merge=True)
+    return to_plain(config)["data"]
 
 
 if __name__ == "__main__":

@@ -48,7 +48,9 @@ class HistoryLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Add values to the row of their epoch."""
+        """Add values to the row of their epoch; what some callback logs without one is not kept."""
+        if "epoch" not in metrics:
+            return
         values = {k: None if math.isnan(v) else v for k, v in metrics.items() if k != "epoch"}
         self.rows.setdefault(int(metrics["epoch"]) + 1, {}).update(values)
 

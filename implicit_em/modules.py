@@ -97,7 +97,8 @@ class EnergyModule(pl.LightningModule):
         components = self.model.weight.shape[-2]
         self.curves = energy_metrics(components)
         self.finals = final_metrics(components, self.reconstruction_metric)
-        self.register_buffer("_diverged", torch.zeros((), dtype=torch.float32), persistent=False)
+        # No buffer: Lightning would cast it to the run's precision, and optimizers read float32.
+        self._diverged = torch.zeros(())
         self._losses: list[Tensor] = []
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -170,7 +171,7 @@ class EnergyModule(pl.LightningModule):
         """
         step = partial(super().optimizer_step, epoch, batch_idx, optimizer, optimizer_closure)
         if optimizer.param_groups[0].get("fused"):
-            optimizer.optimizer.found_inf = self._diverged.float()
+            optimizer.optimizer.found_inf = self._diverged
             step()
             return
         parameters = list(self.model.parameters())
@@ -179,6 +180,10 @@ class EnergyModule(pl.LightningModule):
         with torch.no_grad():
             for parameter, old in zip(parameters, before, strict=True):
                 parameter.copy_(torch.where(self._diverged > 0, old, parameter))
+
+    def on_fit_start(self) -> None:
+        """Put the flag of a loss that was not finite on the device, lowered."""
+        self._diverged = torch.zeros((), device=self.device)
 
     def on_train_epoch_start(self) -> None:
         """Forget the losses of an epoch that was broken off."""

@@ -11,7 +11,13 @@ def cosine(progress: float, warmup: float = 0.0, final: float = 0.0) -> float:
         warmup: share of the steps spent rising from 0.
         final: factor at the end.
 
+    Raises:
+        ValueError: if one of them is not in [0, 1].
+
     """
+    for name, share in (("warmup", warmup), ("final", final)):
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name}={share}: must be in [0, 1]")
     if progress < warmup:
         return progress / warmup
     remaining = (progress - warmup) / (1 - warmup) if warmup < 1 else 1.0

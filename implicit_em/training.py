@@ -95,7 +95,12 @@ def train(cfg: DictConfig, directory: str | Path | None = None) -> dict[str, Any
     check(cfg, hydra_cfg.runtime.choices if hydra_cfg else None)
     quieten()
     run = RunDirectory(directory)
-    if finished := run.claim(cfg, hydra_cfg):
+    try:
+        finished = run.claim(cfg, hydra_cfg)
+    except ConfigError as error:
+        log.error("refused: %s", error)
+        raise
+    if finished:
         log.info("%s is complete already: reused", run.path)
         return finished
     plain = to_plain(cfg)
@@ -169,6 +174,8 @@ def _fit_and_measure(
         metrics["train_seconds"] = round(time.monotonic() - started, 3)
         metrics["epochs"] = len(history.column("train/loss"))
     losses = history.column("train/loss")
+    if not losses:
+        raise ConfigError("trainer: these flags end the run before its first epoch does")
     metrics |= {"final_loss": losses[-1], "convergence_epoch": convergence_epoch(losses)}
     metrics |= evaluate_module(module, data, trainer)
     if cfg["probe"] == "linear":

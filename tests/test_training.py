@@ -221,6 +221,20 @@ def test_callbacks_come_from_the_configuration(composed, small, tmp_path):
     assert (tmp_path / "checkpoints/best.ckpt").exists()
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "conf" / "callbacks").glob("*.yaml")))
+def test_every_callback_trains(composed, small, tmp_path, path):
+    overrides = [f"callbacks={path.stem}", "metrics_every=1", "probe=none"]
+    assert train(composed(*small, *overrides), tmp_path)["status"] == "completed"
+
+
+def test_a_directory_of_another_run_is_refused_in_one_line(command_line, small, tmp_path, capfd):
+    directory = f"hydra.run.dir={tmp_path / 'run'}"
+    assert command_line(*small, "probe=none", directory) == 0
+    capfd.readouterr()
+    assert command_line(*small, "probe=none", "seed=2", directory) == 2
+    assert "holds a run of other settings (data.seed=1 there, 2 here)" in capfd.readouterr().out
+
+
 def test_the_fingerprint_covers_what_affects_the_results(composed, small):
     base = config_fingerprint(composed())
     nothing = ["data.root=/x", "logger=csv", "trainer.enable_progress_bar=false"]
