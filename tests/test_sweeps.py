@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from implicit_em.resolvers import job_directory
-from implicit_em.sweeps.summary import group_over_seeds, read_jobs
+from implicit_em.sweeps.summary import SHOWN, group_over_seeds, read_jobs
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_grouping_over_seeds():
             "redundancy": [10.0, None, None, None],
         }
     ).reindex(columns=["job", "status", "dead_units", "redundancy"])
-    for column in set(read_jobs_columns()) - set(jobs):
+    for column in set(SHOWN) - set(jobs):
         jobs[column] = None
     grouped = group_over_seeds(jobs).set_index("job")
     assert grouped.loc["loss=a", "n"] == "2"
@@ -125,12 +125,6 @@ def test_grouping_over_seeds():
     assert grouped.loc["loss=a", "redundancy"] == "10 (1 of 2)"
     assert grouped.loc["loss=b", "dead_units"] == "5"
     assert grouped.loc["loss=b", "redundancy"] == "–"
-
-
-def read_jobs_columns():
-    from implicit_em.sweeps.summary import SHOWN
-
-    return SHOWN
 
 
 def test_names_that_make_no_directory_become_fingerprints(composed):
