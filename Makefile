@@ -25,6 +25,10 @@ install: $(STAMP) ## Create .venv and install the project with its development t
 train: $(STAMP) ## Train the derived encoder on MNIST and print its table (ARGS="trainer.max_epochs=5 ...")
 	$(BIN)/python train.py $(ARGS)
 
+.PHONY: reproduce
+reproduce: $(STAMP) ## Reproduce the paper into results/paper; goes on where it stopped (EPOCHS=2 for a trial)
+	$(BIN)/python -m implicit_em.experiments $(if $(EPOCHS),trainer.max_epochs=$(EPOCHS) --directory results/trial-$(EPOCHS)-epochs) $(ARGS)
+
 .PHONY: test
 test: $(STAMP) ## Run the test suite (ARGS="-k lse")
 	$(BIN)/python -m pytest $(ARGS)

@@ -56,6 +56,18 @@ class EnergyMoments(Metric):
         mean_K = self.mean_K
         return (self.products_KK - self.count * mean_K.outer(mean_K)) / (self.count - 1)
 
+    @property
+    def varies_K(self) -> Tensor:
+        """Whether each component varies beyond float32 rounding."""
+        return self.covariance_KK.diagonal() > (ROUNDING * self.mean_K).square()
+
+    @property
+    def correlation_KK(self) -> Tensor:
+        """Correlation of the components; rows and columns of those that do not vary are 0."""
+        covariance_KK, varies_K = self.covariance_KK, self.varies_K
+        scale_K = torch.where(varies_K, covariance_KK.diagonal(), 1).rsqrt() * varies_K
+        return covariance_KK * scale_K.outer(scale_K)
+
 
 class DeadUnits(EnergyMoments):
     """Number of components with ``Var(E_j) < threshold``: the paper's count.
@@ -80,13 +92,9 @@ class Redundancy(EnergyMoments):
 
     def compute(self) -> Tensor:
         """Return the sum of the squared correlations, float64."""
-        covariance_KK = self.covariance_KK
-        variance_K = covariance_KK.diagonal()
-        varies_K = variance_K > (ROUNDING * self.mean_K).square()
-        scale_K = torch.where(varies_K, variance_K, 1).rsqrt() * varies_K
-        squares_KK = (covariance_KK * scale_K.outer(scale_K)).square()
+        squares_KK = self.correlation_KK.square()
         redundancy = squares_KK.sum() - squares_KK.diagonal().sum()
-        return torch.where(varies_K.sum() < 2, torch.nan, redundancy)
+        return torch.where(self.varies_K.sum() < 2, torch.nan, redundancy)
 
 
 class SilentUnits(Metric):

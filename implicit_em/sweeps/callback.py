@@ -1,13 +1,9 @@
 """The Hydra callback that checks a run, or every job of a sweep, before anything trains."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -16,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 import implicit_em.resolvers  # noqa: F401  (a launcher's worker imports the callback, and needs them)
 from implicit_em.errors import ConfigError, RefusedError
 from implicit_em.mistakes import explain
+from implicit_em.sweeps.jobs import enumerate_jobs
 
 
 class CheckCallback(Callback):
@@ -31,7 +28,7 @@ class CheckCallback(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the configuration of each job; one that cannot be trained stops the sweep."""
         loader = GlobalHydra.instance().config_loader()
-        for overrides in _jobs(config, loader):
+        for overrides in enumerate_jobs(config, loader):
             try:
                 job = loader.load_sweep_config(config, overrides)
             except (HydraException, OmegaConfBaseException, ValueError) as error:
@@ -49,15 +46,3 @@ def _check(config: DictConfig, here: bool) -> None:
         check(task, config.hydra.runtime.choices, here)
     except ConfigError as error:
         raise RefusedError(str(error), error) from error
-
-
-def _jobs(config: DictConfig, loader: ConfigLoader) -> Iterator[list[str]]:
-    """Give the overrides of each job, where Hydra's own sweeper enumerates them."""
-    sweeper = config.hydra.sweeper
-    if not sweeper._target_.endswith(".BasicSweeper"):
-        return
-    typed = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
-    typed += config.hydra.overrides.task
-    overrides = OverridesParser.create(config_loader=loader).parse_overrides(typed)
-    for batch in BasicSweeper.split_arguments(overrides, max_batch_size=None):
-        yield from batch

@@ -1,0 +1,1 @@
+"""The paper's five experiments: runs, evidence, tables, figures, criteria and a report."""

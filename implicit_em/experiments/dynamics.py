@@ -1,0 +1,112 @@
+"""Experiment 4, dynamics: what the epoch of convergence means.
+
+The variance term is unbounded. Under SGD a unit's variance grows as t, so that the loss falls as
+``-K log t`` and changes by ``K / t`` in an epoch: the rule's threshold is passed near
+``t = K / threshold``, whatever the rate. Under Adam the variance grows as t², which doubles both.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from implicit_em.convergence import convergence_epoch
+from implicit_em.experiments import statistics
+
+POWER_OF_T = {"sgd": 1, "adam": 2}
+"""The exponent in t of the variances that the law assumes."""
+THRESHOLDS = (0.5, 1.0, 2.0)
+FITTED_FROM = 10
+"""First epoch of the fits in log t: before it the layer is still leaving its initialisation."""
+AFTER = 50
+"""Epochs over which the loss is followed past the paper's epoch of convergence."""
+
+
+def crossings(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the epoch of convergence at each threshold beside the one that the law predicts.
+
+    Args:
+        runs: one row a run: ``optimizer``, ``hidden`` and ``history``, its DataFrame.
+
+    Returns:
+        Rows with ``optimizer``, ``hidden``, ``threshold``, ``predicted``, ``measured`` (NaN where
+        the run was too short to cross) and ``epochs``, how long it was.
+
+    """
+    rows = []
+    run: Any
+    for run in runs.sort_values(["optimizer", "hidden"]).itertuples():
+        losses = run.history["train/loss"].tolist()
+        for threshold in THRESHOLDS:
+            predicted = POWER_OF_T[run.optimizer] * run.hidden / threshold
+            rows.append(
+                {
+                    "optimizer": run.optimizer,
+                    "hidden": run.hidden,
+                    "threshold": threshold,
+                    "predicted": predicted,
+                    "measured": convergence_epoch(losses, threshold),
+                    "epochs": len(losses),
+                }
+            )
+    return pd.DataFrame(rows).astype({"measured": float})
+
+
+def trends(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the exponent of the variances in t and the slope of the loss in log t of each run.
+
+    Least squares over all epochs from the tenth on; ``exponent`` is that of the median variance.
+    """
+    rows = []
+    run: Any
+    for run in runs.sort_values(["optimizer", "hidden"]).itertuples():
+        late = run.history[run.history["epoch"] >= FITTED_FROM]
+        power = POWER_OF_T[run.optimizer]
+        log_t = np.log(late["epoch"])
+        rows.append(
+            {
+                "optimizer": run.optimizer,
+                "hidden": run.hidden,
+                "exponent": statistics.slope(log_t, late["trajectory/log_variance"]).value,
+                "exponent_predicted": power,
+                "loss_slope": statistics.slope(log_t, late["train/loss"]).value,
+                "loss_slope_predicted": -power * run.hidden,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def settling(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return what goes on at the paper's epoch of convergence (threshold 1) and after it.
+
+    Returns:
+        Rows with ``optimizer``, ``hidden``, ``at`` (the epoch; the last one of a run that never
+        crosses), ``angle_at`` and ``angle_end`` (degrees that the rows turn in an epoch),
+        ``correlation_at`` and ``correlation_end`` (change of the correlations in an epoch),
+        ``probe_at`` (the last probe up to there), ``probe_end``, and ``loss_after``, by how much
+        the loss falls in the ``epochs_after`` it: as many as there are, at most 50.
+
+    """
+    rows = []
+    run: Any
+    for run in runs.sort_values(["optimizer", "hidden"]).itertuples():
+        history = run.history.set_index("epoch")
+        at = convergence_epoch(history["train/loss"].tolist()) or int(history.index[-1])
+        until = min(at + AFTER, int(history.index[-1]))
+        probes = history["trajectory/probe_accuracy"].dropna()
+        rows.append(
+            {
+                "optimizer": run.optimizer,
+                "hidden": run.hidden,
+                "at": at,
+                "angle_at": history.loc[at, "trajectory/row_angle"],
+                "angle_end": history["trajectory/row_angle"].iloc[-1],
+                "correlation_at": history.loc[at, "trajectory/correlation_change"],
+                "correlation_end": history["trajectory/correlation_change"].iloc[-1],
+                "probe_at": probes[:at].iloc[-1],
+                "probe_end": probes.iloc[-1],
+                "loss_after": history.loc[at, "train/loss"] - history.loc[until, "train/loss"],
+                "epochs_after": until - at,
+            }
+        )
+    return pd.DataFrame(rows)

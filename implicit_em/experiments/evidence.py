@@ -1,0 +1,121 @@
+"""What the study measured: its runs as tables, and what is computed from the trained models."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+import implicit_em
+from implicit_em.config import to_plain
+from implicit_em.data import as_unit_float
+from implicit_em.experiments import dynamics, prototypes, theorem
+from implicit_em.experiments.study import Run, table
+from implicit_em.training import load_data
+
+IDENTITY_IMAGES = 128
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything that criteria, tables and figures look at; empty where an experiment was left out.
+
+    Args:
+        draws: a row a draw of energies, from ``theorem.draws``.
+        encoder: the theorem at the energies and weights of a trained encoder, from
+            ``theorem.through_encoder``.
+        training: the history of the theorem's run: ``trajectory/identity_error`` and others.
+        ablation: a row a run: ``loss``, ``seed``, and the keys of ``metrics.json``.
+        benchmark: ``model`` (encoder, sae), ``seed``, those keys, and ``unexplained``, the
+            reconstruction error over the data's variance.
+        dynamics: ``optimizer`` (sgd, adam), ``lr``, ``seed``, those keys, and ``history``.
+        widths: ``optimizer``, ``hidden``, those keys, and ``history``.
+        crossings: from ``dynamics.crossings``.
+        trends: from ``dynamics.trends``.
+        settling: from ``dynamics.settling``.
+        features: a row for each ``model``, ``matrix`` (encoder, decoder) and ``seed``, from
+            ``prototypes.describe`` and ``prototypes.purities``.
+
+    """
+
+    draws: pd.DataFrame = field(default_factory=pd.DataFrame)
+    encoder: pd.DataFrame = field(default_factory=pd.DataFrame)
+    training: pd.DataFrame = field(default_factory=pd.DataFrame)
+    ablation: pd.DataFrame = field(default_factory=pd.DataFrame)
+    benchmark: pd.DataFrame = field(default_factory=pd.DataFrame)
+    dynamics: pd.DataFrame = field(default_factory=pd.DataFrame)
+    widths: pd.DataFrame = field(default_factory=pd.DataFrame)
+    crossings: pd.DataFrame = field(default_factory=pd.DataFrame)
+    trends: pd.DataFrame = field(default_factory=pd.DataFrame)
+    settling: pd.DataFrame = field(default_factory=pd.DataFrame)
+    features: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+
+def gather(runs: Sequence[Run], experiments: Sequence[str]) -> Evidence:
+    """Measure what the experiments ask for, from complete runs."""
+    images = _Images(runs[0])
+    parts: dict[str, pd.DataFrame] = {}
+    if "theorem" in experiments:
+        run: Any = table(runs, ["theorem"]).iloc[0]
+        parts["draws"] = theorem.draws()
+        encoder: Any = implicit_em.load(run["directory"])
+        parts["encoder"] = theorem.through_encoder(encoder, images.test[:IDENTITY_IMAGES])
+        parts["training"] = _history(run["directory"])
+    if "ablation" in experiments:
+        parts["ablation"] = table(runs, ["ablation"])
+    if "benchmark" in experiments:
+        parts["benchmark"] = table(runs, ["benchmark"])
+        error = parts["benchmark"][["reconstruction_mse", "transpose_reconstruction_mse"]]
+        parts["benchmark"]["unexplained"] = error.bfill(axis=1).iloc[:, 0] / images.variance
+    if "dynamics" in experiments:
+        parts["dynamics"] = _with_histories(table(runs, ["dynamics"]))
+        parts["widths"] = _with_histories(table(runs, ["width_sgd", "width_adam"]))
+        for name in ("crossings", "trends", "settling"):
+            parts[name] = getattr(dynamics, name)(parts["widths"])
+    if "features" in experiments:
+        parts["features"] = _features(table(runs, ["features"]), images)
+    return Evidence(**parts)
+
+
+class _Images:
+    """The images of a run's data, in [0, 1]."""
+
+    def __init__(self, run: Run) -> None:
+        data = load_data(to_plain(run.cfg))
+        self.shape = data.sample_shape
+        train, train_labels = data.split("train")
+        test, test_labels = data.split("test")
+        self.train, self.train_labels = as_unit_float(train), train_labels.numpy()
+        self.test, self.test_labels = as_unit_float(test), test_labels.numpy()
+
+    @property
+    def variance(self) -> float:
+        """Mean over the pixels of their variance over the test images."""
+        return float(self.test.double().var(0, unbiased=False).mean())
+
+
+def _history(directory: object) -> pd.DataFrame:
+    return pd.read_csv(f"{directory}/history.csv")
+
+
+def _with_histories(runs: pd.DataFrame) -> pd.DataFrame:
+    return runs.assign(history=runs["directory"].map(_history))
+
+
+@torch.no_grad()
+def _features(runs: pd.DataFrame, images: _Images) -> pd.DataFrame:
+    targets = prototypes.find_prototypes(images.train.numpy(), images.train_labels, images.shape)
+    rows = []
+    run: Any
+    for run in runs.itertuples():
+        model: Any = implicit_em.load(run.directory)
+        sae = run.model == "sae"
+        energies_NK = (model.encode(images.test) if sae else model(images.test)).double().numpy()
+        matrices = {"encoder": model.weight} | ({"decoder": model.decoder.weight.mT} if sae else {})
+        for matrix, rows_KD in matrices.items():
+            numbers = prototypes.describe(rows_KD.numpy().astype(np.float64), targets)
+            rows.append({"model": run.model, "matrix": matrix, "seed": run.seed, **numbers})
+            rows[-1] |= prototypes.purities(energies_NK, images.test_labels)
+    return pd.DataFrame(rows)

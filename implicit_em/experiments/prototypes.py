@@ -1,0 +1,141 @@
+"""Experiment 5, features: whether the weight rows are prototypes of the data, or noise.
+
+Numbers beside the pictures. Each is compared with the same number for the same rows with their
+pixels permuted, which keeps every row's values and takes its structure away. Only pixels that vary
+over the images take part: the others keep their initial weight for ever, in every model.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from sklearn.cluster import KMeans
+from sklearn.preprocessing import normalize
+from threadpoolctl import threadpool_limits
+
+CENTROIDS = 64
+PERMUTATIONS = 20
+TOP_IMAGES = 100
+PERCENTILE = 95
+
+
+@dataclass(frozen=True)
+class Prototypes:
+    """What rows are compared with, from a set of images.
+
+    Args:
+        class_means_CD: mean of each class minus that of all images.
+        centroids_CD: k-means centroids minus the mean of all images.
+        varies_D: whether a pixel takes more than one value.
+        sample_shape: of one image.
+
+    """
+
+    class_means_CD: np.ndarray
+    centroids_CD: np.ndarray
+    varies_D: np.ndarray
+    sample_shape: tuple[int, ...]
+
+
+def find_prototypes(
+    images_ND: np.ndarray, labels_N: np.ndarray, sample_shape: tuple[int, ...], seed: int = 0
+) -> Prototypes:
+    """Return the class means and k-means centroids (k = 64) of images.
+
+    The mean image is subtracted: a row's bias absorbs it, and all classes share it.
+    """
+    mean_D = images_ND.mean(0)
+    classes = np.unique(labels_N)
+    means_CD = np.stack([images_ND[labels_N == label].mean(0) for label in classes])
+    clusters = min(CENTROIDS, len(images_ND))
+    with threadpool_limits(limits=1):
+        kmeans = KMeans(clusters, n_init=1, random_state=seed).fit(images_ND)
+    return Prototypes(
+        means_CD - mean_D,
+        kmeans.cluster_centers_ - mean_D,
+        images_ND.min(0) < images_ND.max(0),
+        sample_shape,
+    )
+
+
+def best_cosine(rows_KD: np.ndarray, targets_CD: np.ndarray) -> np.ndarray:
+    """Return each row's largest |cosine| with a target, shape ``(K,)``.
+
+    Without the sign: a component that explains a prototype has a low energy there, so that its row
+    is the prototype's negative.
+    """
+    return np.abs(normalize(rows_KD) @ normalize(targets_CD).T).max(1)
+
+
+def smoothness(rows_KD: np.ndarray, sample_shape: tuple[int, ...]) -> np.ndarray:
+    """Return each row's correlation between neighbouring pixels, shape ``(K,)``.
+
+    Moran's I over the four-neighbourhood: about 0 for noise, near 1 for a smooth image; 0 for a
+    row that is constant.
+    """
+    images_KHW = rows_KD.reshape(len(rows_KD), *[size for size in sample_shape if size != 1])
+    centred_KHW = images_KHW - images_KHW.mean((1, 2), keepdims=True)
+    right_K = (centred_KHW[:, :, 1:] * centred_KHW[:, :, :-1]).mean((1, 2))
+    below_K = (centred_KHW[:, 1:] * centred_KHW[:, :-1]).mean((1, 2))
+    variance_K = np.square(centred_KHW).mean((1, 2))
+    together_K = (right_K + below_K) / 2
+    return np.divide(together_K, variance_K, out=np.zeros_like(variance_K), where=variance_K > 0)
+
+
+def describe(rows_KD: np.ndarray, prototypes: Prototypes, seed: int = 0) -> dict[str, float]:
+    """Return the numbers of a matrix of rows beside those of its permuted rows.
+
+    For each of ``class_mean``, ``centroid`` (best |cosine|) and ``smoothness``: the mean, that of
+    the control (``_control``), and the share of rows above the control's 95th percentile
+    (``_share``; 5 % for rows without structure).
+    """
+    varies_D = prototypes.varies_D
+    rng = np.random.default_rng(seed)
+    active_KD = rows_KD * varies_D
+    permuted_PKD = np.tile(active_KD, (PERMUTATIONS, 1, 1))
+    permuted_PKD[..., varies_D] = rng.permuted(
+        active_KD[:, varies_D][None].repeat(PERMUTATIONS, 0), axis=-1
+    )
+    control_KD = permuted_PKD.reshape(-1, rows_KD.shape[1])
+    measures = {
+        "class_mean": lambda rows: best_cosine(rows, prototypes.class_means_CD),
+        "centroid": lambda rows: best_cosine(rows, prototypes.centroids_CD),
+        "smoothness": lambda rows: smoothness(rows, prototypes.sample_shape),
+    }
+    result = {}
+    for name, measure in measures.items():
+        own_K, control = measure(active_KD), measure(control_KD)
+        result[name] = float(own_K.mean())
+        result[f"{name}_control"] = float(control.mean())
+        result[f"{name}_share"] = float((own_K > np.percentile(control, PERCENTILE)).mean())
+    return result
+
+
+def purity(scores_NK: np.ndarray, labels_N: np.ndarray, top: int = TOP_IMAGES) -> float:
+    """Return how far the top images of a component share a class, the mean over components.
+
+    Args:
+        scores_NK: what says that an image belongs to a component: responsibilities, or activations.
+        labels_N: class of each image, integers from 0.
+        top: images taken for each component. One whose scores do not vary is left out.
+
+    Returns:
+        The share of the commonest class in [0, 1]; NaN where no component varies.
+
+    """
+    varying_NK = scores_NK[:, np.ptp(scores_NK, axis=0) > 0]
+    best_TK = np.argsort(-varying_NK, axis=0, kind="stable")[:top]
+    counts = [np.bincount(labels).max() for labels in labels_N[best_TK].T]
+    return float(np.mean(counts) / len(best_TK)) if counts else float("nan")
+
+
+def purities(energies_NK: np.ndarray, labels_N: np.ndarray) -> pd.Series:
+    """Return ``purity`` by responsibility, ``softmax(-E)``, and by activation, E itself."""
+    shifted_NK = np.exp(energies_NK.min(1, keepdims=True) - energies_NK)
+    responsibilities_NK = shifted_NK / shifted_NK.sum(1, keepdims=True)
+    return pd.Series(
+        {
+            "purity_responsibility": purity(responsibilities_NK, labels_N),
+            "purity_activation": purity(energies_NK, labels_N),
+        }
+    )

@@ -1,0 +1,80 @@
+"""The whole study: runs, evidence, tables, figures, verdicts and report."""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from implicit_em.errors import ConfigError
+from implicit_em.experiments import provenance
+from implicit_em.experiments.evidence import gather
+from implicit_em.experiments.study import EXPERIMENTS, default_workers, execute, is_protocol, plan
+from implicit_em.experiments.verdicts import judge, write_verdicts
+from implicit_em.files import write_json
+from implicit_em.terminal import print_rows
+
+log = logging.getLogger(__name__)
+
+
+def reproduce(
+    directory: str | Path = "results/paper",
+    experiments: Sequence[str] = tuple(EXPERIMENTS),
+    overrides: Sequence[str] = (),
+    workers: int | None = None,
+    conf: str | Path = "conf",
+) -> Path:
+    """Run experiments of the paper and write what comes out; gives the report's path.
+
+    Runs that are complete are reused, so that a study that was stopped goes on. With settings other
+    than the paper's, everything is labelled as a trial, and no verdicts are given.
+
+    Args:
+        directory: where runs, tables, figures, verdicts and report go.
+        experiments: keys of ``EXPERIMENTS``.
+        overrides: settings in Hydra's notation, as ``trainer.max_epochs=2``.
+        workers: runs at a time; the number of cores if not given.
+        conf: the configuration files.
+
+    Raises:
+        ConfigError: if a setting cannot be, or the directory belongs to a study of other settings.
+        RunError: if runs failed.
+
+    """
+    directory, conf = Path(directory), Path(conf)
+    if unknown := [name for name in experiments if name not in EXPERIMENTS]:
+        raise ConfigError(f"{unknown[0]}: no such experiment; allowed: {', '.join(EXPERIMENTS)}")
+    if not (conf / "train.yaml").exists():
+        raise ConfigError(f"conf={conf}: no train.yaml there; run from the repository, or name it")
+    runs = plan(experiments, directory / "runs", conf, overrides)
+    trial = None if is_protocol(experiments, conf, runs) else f"TRIAL with {', '.join(overrides)}"
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(directory / ".lock", timeout=0):
+            _claim(directory, trial)
+            execute(runs, workers or default_workers())
+            return _report(directory, runs, experiments, trial)
+    except Timeout as error:
+        raise ConfigError(f"{directory}: another study is running there") from error
+
+
+def _claim(directory: Path, trial: str | None) -> None:
+    """Refuse a directory of another study; note what this one is."""
+    note = directory / "study.json"
+    there = json.loads(note.read_text())["trial"] if note.exists() else trial
+    if there != trial:
+        raise ConfigError(
+            f"{directory}: holds {there or 'a study of the protocol'}, not "
+            f"{trial or 'one of the protocol'}; name another directory"
+        )
+    write_json(note, {"trial": trial})
+
+
+def _report(directory, runs, experiments, trial):  # type: ignore[no-untyped-def]
+    evidence = gather(runs, experiments)
+    if trial is None:
+        verdicts = judge(evidence, experiments)
+        write_verdicts(verdicts, provenance.describe(), directory / "verdicts.json")
+        print_rows("Verdicts", verdicts[["statement", "paper", "measured", "verdict"]])
+    return directory

@@ -1,0 +1,108 @@
+"""Estimates over seeds, with the 95 % intervals and paired tests of scipy."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured quantity.
+
+    Args:
+        value: the point estimate.
+        low: lower end of its 95 % interval; ``None`` for a value that is exact, or a single run.
+        high: upper end.
+        n: number of runs behind it.
+        p_value: of a paired test against no difference, two-sided, where there is one.
+
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n: int = 1
+    p_value: float | None = None
+
+    def text(self, digits: int = 2, scale: float = 1.0, unit: str = "") -> str:
+        """Write the value and its interval: ``3.1 [2.5, 3.6] points``."""
+        unit = unit and f" {unit}"
+        value = f"{self.value * scale:,.{digits}f}"
+        if self.low is None or self.high is None:
+            return value + unit
+        low, high = (f"{end * scale:,.{digits}f}" for end in (self.low, self.high))
+        return f"{value} [{low}, {high}]{unit}"
+
+
+def mean(values: Sequence[float] | pd.Series) -> Estimate:
+    """Return the mean over seeds with Student's t interval."""
+    sample = np.asarray(values, dtype=np.float64)
+    centre = float(sample.mean())
+    if len(sample) < 2:
+        return Estimate(centre, n=len(sample))
+    error = stats.sem(sample)
+    if error == 0:
+        return Estimate(centre, centre, centre, len(sample))
+    low, high = stats.t.interval(CONFIDENCE, len(sample) - 1, centre, error)
+    return Estimate(centre, float(low), float(high), len(sample))
+
+
+def difference(first: pd.Series, second: pd.Series) -> Estimate:
+    """Return the mean of ``first - second``, paired by index, with a paired t test."""
+    pairs = _pairs(first, second)
+    estimate = mean(pairs[0] - pairs[1])
+    return Estimate(estimate.value, estimate.low, estimate.high, len(pairs), _paired_p(pairs))
+
+
+def ratio(first: pd.Series, second: pd.Series) -> Estimate:
+    """Return the geometric mean of ``first / second``, paired, with a t test on the logarithms.
+
+    Raises:
+        ValueError: if a value is not positive.
+
+    """
+    pairs = _pairs(first, second)
+    if (pairs <= 0).any(axis=None):
+        raise ValueError("a ratio needs positive values")
+    logs = pairs.map(np.log)
+    estimate = mean(logs[0] - logs[1])
+    low, high = (
+        None if end is None else float(np.exp(end)) for end in (estimate.low, estimate.high)
+    )
+    return Estimate(float(np.exp(estimate.value)), low, high, len(pairs), _paired_p(logs))
+
+
+def share(successes: int, n: int) -> Estimate:
+    """Return a proportion with the exact (Clopper-Pearson) interval."""
+    interval = stats.binomtest(successes, n).proportion_ci(CONFIDENCE, method="exact")
+    return Estimate(successes / n, float(interval.low), float(interval.high), n)
+
+
+def slope(x: Sequence[float] | pd.Series, y: Sequence[float] | pd.Series) -> Estimate:
+    """Return the slope of a straight line through the points, with its t interval and test.
+
+    The interval takes the residuals for independent; those of a curve over time are not.
+    """
+    fit = stats.linregress(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
+    n = len(x)
+    if n < 3:
+        return Estimate(float(fit.slope), n=n)
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 2) * fit.stderr)
+    return Estimate(
+        float(fit.slope), float(fit.slope) - half, float(fit.slope) + half, n, float(fit.pvalue)
+    )
+
+
+def _pairs(first: pd.Series, second: pd.Series) -> pd.DataFrame:
+    return pd.concat([first, second], axis=1, keys=[0, 1], join="inner").astype(np.float64)
+
+
+def _paired_p(pairs: pd.DataFrame) -> float | None:
+    if len(pairs) < 2 or (pairs[0] - pairs[1]).nunique() < 2:
+        return None  # no spread to test against
+    return float(stats.ttest_rel(pairs[0], pairs[1]).pvalue)

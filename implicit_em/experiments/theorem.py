@@ -1,0 +1,140 @@
+"""Experiment 1, the theorem: the gradient of log-sum-exp at each energy is its responsibility.
+
+The gradient is that of automatic differentiation through ``torch.logsumexp``, not the closed form
+of ``losses.lse``, which would only be compared with itself. The closed form is checked beside it.
+"""
+
+from collections.abc import Callable
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from implicit_em.losses import lse
+from implicit_em.models import Encoder
+
+PAPER_SHAPE = (64, 128)
+"""B x K of the paper's draw."""
+SHAPES = ((1, 1), (1, 64), (128, 2), PAPER_SHAPE, (128, 64), (128, 4096))
+SCALES = (1e-6, 1e-4, 1e-2, 1.0, 1e1, 1e2, 1e3, 1e4)
+DTYPES = (torch.float32, torch.float64)
+
+
+def definition(energies: Tensor) -> Tensor:
+    """Return ``-log sum_j exp(-E_j)``, summed over samples, written out for autograd."""
+    return -torch.logsumexp(-energies, -1).sum()
+
+
+GRADIENTS: dict[str, Callable[[Tensor], Tensor]] = {"autograd": definition, "closed form": lse}
+
+
+def agreement(
+    energies_BK: Tensor, objective: Callable[[Tensor], Tensor] = definition
+) -> dict[str, float]:
+    """Compare the gradient of an objective at energies with their responsibilities.
+
+    Returns:
+        ``correlation`` (NaN where the responsibilities do not vary), ``max_error`` and
+        ``mean_error`` against ``softmax(-E)`` in the energies' own precision, and
+        ``max_true_error`` against that of the same energies in float64.
+
+    """
+    with torch.enable_grad():
+        leaf = energies_BK.detach().clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(objective(leaf), leaf)
+    return _compare(gradient, (-energies_BK).softmax(-1), (-energies_BK.double()).softmax(-1))
+
+
+def error_bound(energies_BK: Tensor) -> float:
+    """Return how large rounding may make the error of autograd's gradient.
+
+    It is ``exp(-E_j - L)`` of a logarithm L that is rounded at the level of the energies, so the
+    error grows as ``eps * max|E|``; below a level of 1 it is that of the exponential itself.
+    """
+    return torch.finfo(energies_BK.dtype).eps * (1 + float(energies_BK.abs().max()))
+
+
+def draws(seed: int = 0) -> pd.DataFrame:
+    """Return one row a draw of normal energies: shapes, scales, precisions and both gradients.
+
+    Columns: ``gradient``, ``dtype``, ``batch``, ``components``, ``scale``, ``bound`` and those of
+    ``agreement``. Every draw begins at the same seed.
+    """
+    cases = [(shape, 1.0) for shape in SHAPES] + [(PAPER_SHAPE, s) for s in SCALES if s != 1.0]
+    rows = []
+    for shape, scale in cases:
+        generator = torch.Generator().manual_seed(seed)
+        standard_BK = torch.randn(shape, generator=generator, dtype=torch.float64)
+        for dtype in DTYPES:
+            energies_BK = (scale * standard_BK).to(dtype)
+            case = {
+                "dtype": str(dtype).removeprefix("torch."),
+                "batch": shape[0],
+                "components": shape[1],
+                "scale": scale,
+                "bound": error_bound(energies_BK),
+            }
+            for name, objective in GRADIENTS.items():
+                rows.append({"gradient": name, **case, **agreement(energies_BK, objective)})
+    return pd.DataFrame(rows)
+
+
+def through_encoder(encoder: Encoder, x_BD: Tensor) -> pd.DataFrame:
+    """Compare at the energies of an encoder, and carry the comparison on to its weights.
+
+    Where the gradient at the energies is the responsibility, that at the weights must be
+    ``sum_b r_bj f'(z_bj) x_b``: each component's rows move as its share of the data asks.
+
+    Returns:
+        Rows ``at`` energies and weights for each precision, with the columns of ``agreement`` and
+        ``scale``, the largest value of what is compared: errors at the weights are relative to it.
+
+    """
+    rows = []
+    for dtype in DTYPES:
+        weight_KD, bias_K, inputs_BD = (
+            t.detach().to(dtype) for t in (encoder.weight, encoder.linear.bias, x_BD)
+        )
+        with torch.enable_grad():
+            weight_KD.requires_grad_()
+            z_BK = inputs_BD @ weight_KD.mT + bias_K
+            energies_BK = encoder.activation(z_BK)
+            (slope_BK,) = torch.autograd.grad(energies_BK.sum(), z_BK, retain_graph=True)
+            at_energies_BK, at_weight_KD = torch.autograd.grad(
+                definition(energies_BK), (energies_BK, weight_KD)
+            )
+        own_BK = (-energies_BK).softmax(-1)
+        true_BK = (-energies_BK.double()).softmax(-1)
+        own_KD = (own_BK * slope_BK).mT @ inputs_BD
+        true_KD = (true_BK * slope_BK.double()).mT @ inputs_BD.double()
+        name = str(dtype).removeprefix("torch.")
+        largest = true_KD.detach().abs().max()
+        rows += [
+            {
+                "at": "energies",
+                "dtype": name,
+                "scale": float(energies_BK.detach().abs().max()),
+                "bound": error_bound(energies_BK.detach()),
+                **_compare(at_energies_BK, own_BK, true_BK),
+            },
+            {
+                "at": "weights",
+                "dtype": name,
+                "scale": float(largest),
+                **_compare(at_weight_KD / largest, own_KD / largest, true_KD / largest),
+            },
+        ]
+    return pd.DataFrame(rows)
+
+
+def _compare(gradient: Tensor, expected: Tensor, true: Tensor) -> dict[str, float]:
+    gradient, expected, true = (t.detach().double().flatten() for t in (gradient, expected, true))
+    error = (gradient - expected).abs()
+    return {
+        "correlation": float(torch.corrcoef(torch.stack([gradient, expected]))[0, 1])
+        if len(gradient) > 1
+        else float("nan"),
+        "max_error": float(error.max()),
+        "mean_error": float(error.mean()),
+        "max_true_error": float((gradient - true).abs().max()),
+    }
