@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
@@ -25,13 +26,23 @@ def feature_grid(weight_KD: np.ndarray, sample_shape: Sequence[int]) -> Figure:
         sample_shape: of one input, with product D.
 
     """
+    figure = Figure(figsize=(6.4, 5.6), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    shown = draw_grid(axes, weight_KD, sample_shape)
+    more = f" (the first {shown:,} of {len(weight_KD):,})" if shown < len(weight_KD) else ""
+    axes.set_title(f"Encoder weights of {shown:,} components{more}", fontsize=10)
+    return figure
+
+
+def draw_grid(
+    axes: Axes, weight_KD: np.ndarray, sample_shape: Sequence[int], bar: str = "right"
+) -> int:
+    """Draw the grid into axes, its colour bar to one side; gives how many rows are shown."""
     shown = weight_KD[:MOST_SHOWN]
     image_shape = [size for size in sample_shape if size != 1]
     are_images = len(image_shape) == 2
     mosaic = _mosaic(shown.reshape(-1, *image_shape)) if are_images else shown
     limit = float(np.nanmax(np.abs(mosaic))) or 1.0
-    figure = Figure(figsize=(6.4, 5.6), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
     picture = axes.imshow(
         mosaic,
         cmap=RED_WHITE_BLUE,
@@ -40,12 +51,8 @@ def feature_grid(weight_KD: np.ndarray, sample_shape: Sequence[int]) -> Figure:
         aspect="equal" if are_images else "auto",
     )
     axes.set_axis_off()
-    more = (
-        f" (the first {len(shown):,} of {len(weight_KD):,})" if len(shown) < len(weight_KD) else ""
-    )
-    axes.set_title(f"Encoder weights of {len(shown):,} components{more}", fontsize=10)
-    figure.colorbar(picture, ax=axes, shrink=0.8, label="weight")
-    return figure
+    axes.figure.colorbar(picture, ax=axes, location=bar, shrink=0.8, label="weight")
+    return len(shown)
 
 
 def save_feature_grid(weight_KD: np.ndarray, sample_shape: Sequence[int], path: Path) -> None:

@@ -12,10 +12,10 @@ HOPELESS = (
 
 
 def quieten() -> None:
-    """Keep Lightning to its warnings, and those to what somebody can act on."""
+    """Keep libraries to their warnings, and those to what somebody can act on."""
     import pytorch_lightning  # noqa: F401  (it sets its own level when imported)
 
-    for name in ("pytorch_lightning", "lightning_fabric"):
+    for name in ("pytorch_lightning", "lightning_fabric", "fontTools"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in HOPELESS:
         warnings.filterwarnings("ignore", message)

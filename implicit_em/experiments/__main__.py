@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from implicit_em.errors import ConfigError, RunError
-from implicit_em.experiments.reproduce import reproduce
+from implicit_em.experiments.reproduce import PAPER, reproduce
 from implicit_em.experiments.study import EXPERIMENTS
 
 
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help=f"experiments ({', '.join(EXPERIMENTS)}; all if none is named) and settings for all "
         "runs, e.g. trainer.max_epochs=2, which make it a trial",
     )
-    parser.add_argument("--directory", type=Path, default=Path("results/paper"))
+    parser.add_argument("--directory", type=Path, default=PAPER, help=f"default: {PAPER}")
     parser.add_argument("--workers", type=int, help="runs at a time; default: one a core")
     parser.add_argument("--conf", type=Path, default=Path("conf"), help="default: ./conf")
     options = parser.parse_args(arguments)

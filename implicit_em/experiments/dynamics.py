@@ -103,7 +103,7 @@ def settling(runs: pd.DataFrame) -> pd.DataFrame:
                 "angle_end": history["trajectory/row_angle"].iloc[-1],
                 "correlation_at": history.loc[at, "trajectory/correlation_change"],
                 "correlation_end": history["trajectory/correlation_change"].iloc[-1],
-                "probe_at": probes[:at].iloc[-1],
+                "probe_at": probes.loc[:at].iloc[-1],
                 "probe_end": probes.iloc[-1],
                 "loss_after": history.loc[at, "train/loss"] - history.loc[until, "train/loss"],
                 "epochs_after": until - at,

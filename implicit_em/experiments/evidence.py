@@ -7,15 +7,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 import implicit_em
 from implicit_em.config import to_plain
 from implicit_em.data import as_unit_float
 from implicit_em.experiments import dynamics, prototypes, theorem
 from implicit_em.experiments.study import Run, table
+from implicit_em.metrics import Redundancy
+from implicit_em.models import SparseAutoencoder
 from implicit_em.training import load_data
 
 IDENTITY_IMAGES = 128
+SHOWN_SEED = 1
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,9 @@ class Evidence:
             ``theorem.through_encoder``.
         training: the history of the theorem's run: ``trajectory/identity_error`` and others.
         ablation: a row a run: ``loss``, ``seed``, and the keys of ``metrics.json``.
-        benchmark: ``model`` (encoder, sae), ``seed``, those keys, and ``unexplained``, the
-            reconstruction error over the data's variance.
+        benchmark: ``model`` (encoder, sae), ``seed``, those keys, ``reconstruction``, the mean
+            squared error by the decoder or the transposed encoder, and ``unexplained``, the same
+            over the data's variance.
         dynamics: ``optimizer`` (sgd, adam), ``lr``, ``seed``, those keys, and ``history``.
         widths: ``optimizer``, ``hidden``, those keys, and ``history``.
         crossings: from ``dynamics.crossings``.
@@ -37,6 +42,11 @@ class Evidence:
         settling: from ``dynamics.settling``.
         features: a row for each ``model``, ``matrix`` (encoder, decoder) and ``seed``, from
             ``prototypes.describe`` and ``prototypes.purities``.
+        correlations: for each loss of the ablation the correlations of its components over the test
+            images, shape ``(K, K)``, seed 1.
+        weights: the rows of ``encoder``, ``sae encoder`` and ``sae decoder``, each of shape
+            ``(K, D)``, seed 1.
+        sample_shape: of an image.
 
     """
 
@@ -51,12 +61,15 @@ class Evidence:
     trends: pd.DataFrame = field(default_factory=pd.DataFrame)
     settling: pd.DataFrame = field(default_factory=pd.DataFrame)
     features: pd.DataFrame = field(default_factory=pd.DataFrame)
+    correlations: dict[str, np.ndarray] = field(default_factory=dict)
+    weights: dict[str, np.ndarray] = field(default_factory=dict)
+    sample_shape: tuple[int, ...] = ()
 
 
 def gather(runs: Sequence[Run], experiments: Sequence[str]) -> Evidence:
     """Measure what the experiments ask for, from complete runs."""
     images = _Images(runs[0])
-    parts: dict[str, pd.DataFrame] = {}
+    parts: dict[str, Any] = {"sample_shape": images.shape}
     if "theorem" in experiments:
         run: Any = table(runs, ["theorem"]).iloc[0]
         parts["draws"] = theorem.draws()
@@ -65,10 +78,12 @@ def gather(runs: Sequence[Run], experiments: Sequence[str]) -> Evidence:
         parts["training"] = _history(run["directory"])
     if "ablation" in experiments:
         parts["ablation"] = table(runs, ["ablation"])
+        parts["correlations"] = _correlations(parts["ablation"], images)
     if "benchmark" in experiments:
         parts["benchmark"] = table(runs, ["benchmark"])
         error = parts["benchmark"][["reconstruction_mse", "transpose_reconstruction_mse"]]
-        parts["benchmark"]["unexplained"] = error.bfill(axis=1).iloc[:, 0] / images.variance
+        parts["benchmark"]["reconstruction"] = error.bfill(axis=1).iloc[:, 0]
+        parts["benchmark"]["unexplained"] = parts["benchmark"]["reconstruction"] / images.variance
     if "dynamics" in experiments:
         parts["dynamics"] = _with_histories(table(runs, ["dynamics"]))
         parts["widths"] = _with_histories(table(runs, ["width_sgd", "width_adam"]))
@@ -76,6 +91,7 @@ def gather(runs: Sequence[Run], experiments: Sequence[str]) -> Evidence:
             parts[name] = getattr(dynamics, name)(parts["widths"])
     if "features" in experiments:
         parts["features"] = _features(table(runs, ["features"]), images)
+        parts["weights"] = _weights(table(runs, ["features"]))
     return Evidence(**parts)
 
 
@@ -105,17 +121,52 @@ def _with_histories(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 @torch.no_grad()
+def _correlations(runs: pd.DataFrame, images: _Images) -> dict[str, np.ndarray]:
+    matrices = {}
+    run: Any
+    for run in runs[runs["seed"] == SHOWN_SEED].itertuples():
+        energies_NK = _energies(implicit_em.load(run.directory), images.test)
+        moments = Redundancy(energies_NK.shape[1])
+        moments.update(energies_NK)
+        matrices[run.loss] = moments.correlation_KK.numpy()
+    return matrices
+
+
+@torch.no_grad()
 def _features(runs: pd.DataFrame, images: _Images) -> pd.DataFrame:
     targets = prototypes.find_prototypes(images.train.numpy(), images.train_labels, images.shape)
     rows = []
     run: Any
     for run in runs.itertuples():
-        model: Any = implicit_em.load(run.directory)
-        sae = run.model == "sae"
-        energies_NK = (model.encode(images.test) if sae else model(images.test)).double().numpy()
-        matrices = {"encoder": model.weight} | ({"decoder": model.decoder.weight.mT} if sae else {})
-        for matrix, rows_KD in matrices.items():
-            numbers = prototypes.describe(rows_KD.numpy().astype(np.float64), targets)
-            rows.append({"model": run.model, "matrix": matrix, "seed": run.seed, **numbers})
-            rows[-1] |= prototypes.purities(energies_NK, images.test_labels)
+        model = implicit_em.load(run.directory)
+        purities = prototypes.purities(
+            _energies(model, images.test).double().numpy(), images.test_labels
+        )
+        for matrix, rows_KD in _matrices(model).items():
+            numbers = prototypes.describe(rows_KD.astype(np.float64), targets)
+            rows.append(
+                {"model": run.model, "matrix": matrix, "seed": run.seed} | numbers | purities
+            )
     return pd.DataFrame(rows)
+
+
+def _weights(runs: pd.DataFrame) -> dict[str, np.ndarray]:
+    shown = runs[runs["seed"] == SHOWN_SEED].set_index("model")["directory"]
+    sae = _matrices(implicit_em.load(shown["sae"]))
+    return {
+        **_matrices(implicit_em.load(shown["encoder"])),
+        "sae encoder": sae["encoder"],
+        "sae decoder": sae["decoder"],
+    }
+
+
+def _energies(model: Any, images: Tensor) -> Tensor:
+    return model.encode(images) if isinstance(model, SparseAutoencoder) else model(images)
+
+
+def _matrices(model: Any) -> dict[str, np.ndarray]:
+    """Return the encoder's rows and, where there is a decoder, its columns."""
+    matrices = {"encoder": model.weight}
+    if isinstance(model, SparseAutoencoder):
+        matrices["decoder"] = model.decoder.weight.mT
+    return {name: weight.detach().numpy() for name, weight in matrices.items()}

@@ -8,7 +8,7 @@ over the images take part: the others keep their initial weight for ever, in eve
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
+from scipy.special import softmax
 from sklearn.cluster import KMeans
 from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
@@ -129,13 +129,9 @@ def purity(scores_NK: np.ndarray, labels_N: np.ndarray, top: int = TOP_IMAGES) -
     return float(np.mean(counts) / len(best_TK)) if counts else float("nan")
 
 
-def purities(energies_NK: np.ndarray, labels_N: np.ndarray) -> pd.Series:
+def purities(energies_NK: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:
     """Return ``purity`` by responsibility, ``softmax(-E)``, and by activation, E itself."""
-    shifted_NK = np.exp(energies_NK.min(1, keepdims=True) - energies_NK)
-    responsibilities_NK = shifted_NK / shifted_NK.sum(1, keepdims=True)
-    return pd.Series(
-        {
-            "purity_responsibility": purity(responsibilities_NK, labels_N),
-            "purity_activation": purity(energies_NK, labels_N),
-        }
-    )
+    return {
+        "purity_responsibility": purity(softmax(-energies_NK, axis=1), labels_N),
+        "purity_activation": purity(energies_NK, labels_N),
+    }

@@ -8,18 +8,31 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from implicit_em.errors import ConfigError
-from implicit_em.experiments import provenance
+from implicit_em.experiments import figures, provenance, tables
 from implicit_em.experiments.evidence import gather
-from implicit_em.experiments.study import EXPERIMENTS, default_workers, execute, is_protocol, plan
+from implicit_em.experiments.figures import PICTURES
+from implicit_em.experiments.paper import TABLES
+from implicit_em.experiments.report import write_report
+from implicit_em.experiments.study import (
+    EXPERIMENTS,
+    Run,
+    default_workers,
+    execute,
+    is_protocol,
+    plan,
+)
+from implicit_em.experiments.summary_run import log_summary
 from implicit_em.experiments.verdicts import judge, write_verdicts
 from implicit_em.files import write_json
-from implicit_em.terminal import print_rows
+from implicit_em.terminal import print_rows, working
 
 log = logging.getLogger(__name__)
 
+PAPER = Path("results/paper")
+
 
 def reproduce(
-    directory: str | Path = "results/paper",
+    directory: str | Path = PAPER,
     experiments: Sequence[str] = tuple(EXPERIMENTS),
     overrides: Sequence[str] = (),
     workers: int | None = None,
@@ -45,15 +58,22 @@ def reproduce(
     directory, conf = Path(directory), Path(conf)
     if unknown := [name for name in experiments if name not in EXPERIMENTS]:
         raise ConfigError(f"{unknown[0]}: no such experiment; allowed: {', '.join(EXPERIMENTS)}")
+    if workers is not None and workers < 1:
+        raise ConfigError(f"workers={workers}: must be at least 1")
     if not (conf / "train.yaml").exists():
         raise ConfigError(f"conf={conf}: no train.yaml there; run from the repository, or name it")
     runs = plan(experiments, directory / "runs", conf, overrides)
     trial = None if is_protocol(experiments, conf, runs) else f"TRIAL with {', '.join(overrides)}"
+    if trial and directory == PAPER:
+        raise ConfigError(
+            f"{PAPER} is for the paper's protocol: name another --directory for "
+            + ", ".join(overrides)
+        )
     directory.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(directory / ".lock", timeout=0):
             _claim(directory, trial)
-            execute(runs, workers or default_workers())
+            execute(runs, workers or default_workers(), ["trial"] if trial else [])
             return _report(directory, runs, experiments, trial)
     except Timeout as error:
         raise ConfigError(f"{directory}: another study is running there") from error
@@ -71,10 +91,33 @@ def _claim(directory: Path, trial: str | None) -> None:
     write_json(note, {"trial": trial})
 
 
-def _report(directory, runs, experiments, trial):  # type: ignore[no-untyped-def]
-    evidence = gather(runs, experiments)
-    if trial is None:
-        verdicts = judge(evidence, experiments)
-        write_verdicts(verdicts, provenance.describe(), directory / "verdicts.json")
+def _report(
+    directory: Path, runs: Sequence[Run], experiments: Sequence[str], trial: str | None
+) -> Path:
+    for old in ("report.md", "report.html", "verdicts.json"):
+        (directory / old).unlink(missing_ok=True)  # none stays beside figures of another time
+    with working("measuring the trained models"):
+        evidence = gather(runs, experiments)
+    origin = provenance.describe()
+    measured = {
+        name: tables.measure(name, evidence)
+        for name, published in TABLES.items()
+        if published.experiment in experiments
+    }
+    for name, cells in measured.items():
+        tables.write(name, cells, directory / "tables", trial)
+    for name, table in tables.BEYOND.items():
+        if table.experiment in experiments:
+            tables.write_beyond(name, getattr(evidence, name), directory / "tables", trial)
+    with working("drawing the figures"):
+        for name, picture in PICTURES.items():
+            if picture.experiment in experiments:
+                figures.save(name, evidence, directory / "figures", trial)
+    verdicts = None if trial else judge(evidence, experiments)
+    if verdicts is not None:
+        write_verdicts(verdicts, origin, directory / "verdicts.json")
         print_rows("Verdicts", verdicts[["statement", "paper", "measured", "verdict"]])
-    return directory
+    page = write_report(directory, experiments, evidence, measured, verdicts, origin, trial)
+    log_summary(runs[0].cfg, directory, measured, verdicts, origin, trial)
+    log.info("Written to %s", page)
+    return page

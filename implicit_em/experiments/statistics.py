@@ -88,8 +88,10 @@ def slope(x: Sequence[float] | pd.Series, y: Sequence[float] | pd.Series) -> Est
 
     The interval takes the residuals for independent; those of a curve over time are not.
     """
-    fit = stats.linregress(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
     n = len(x)
+    if n < 2:
+        return Estimate(float("nan"), n=n)
+    fit = stats.linregress(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
     if n < 3:
         return Estimate(float(fit.slope), n=n)
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 2) * fit.stderr)

@@ -113,8 +113,9 @@ def _complete(directory: Path) -> dict[str, Path]:
 
 def _compose(
     sweeps: Sequence[str], conf: Path, overrides: Sequence[str]
-) -> Iterator[tuple[str, DictConfig, dict[str, str]]]:
-    """Give each job of the sweeps: its sweep, its configuration and its values of the axes."""
+) -> list[tuple[str, DictConfig, dict[str, str]]]:
+    """Return each job of the sweeps: its sweep, its configuration and its values of the axes."""
+    jobs = []
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         for sweep in sweeps:
@@ -125,17 +126,19 @@ def _compose(
                 for job in enumerate_jobs(base, loader):
                     values = dict(override.split("=", 1) for override in job)
                     cfg = compose("train", overrides=job)
-                    yield sweep, cfg, {axis: values[axis] for axis in axes}
+                    jobs.append((sweep, cfg, {axis: values[axis] for axis in axes}))
             except HydraException as error:
                 raise ConfigError(explain(error, typed, loader, "train")) from error
+    return jobs
 
 
-def execute(runs: Sequence[Run], workers: int) -> None:
+def execute(runs: Sequence[Run], workers: int, tags: Sequence[str] = ()) -> None:
     """Train what is not complete, several at a time, with one progress over all of it.
 
     Args:
         runs: from ``plan``.
         workers: processes; each run has a single thread.
+        tags: of the W&B runs, beside the names of their experiments.
 
     Raises:
         RunError: at the end, if runs failed; those that did not are kept.
@@ -154,7 +157,7 @@ def execute(runs: Sequence[Run], workers: int) -> None:
     failed = []
     with _progress(waiting) as done:
         results = Parallel(n_jobs=workers, return_as="generator_unordered")(
-            delayed(_train)(number, run.cfg, run.directory, _logger_settings(run))
+            delayed(_train)(number, run.cfg, run.directory, _logger_settings(run, tags))
             for number, run in enumerate(waiting)
         )
         for number, error in results:
@@ -169,12 +172,12 @@ def execute(runs: Sequence[Run], workers: int) -> None:
         )
 
 
-def _logger_settings(run: Run) -> dict[str, Any]:
+def _logger_settings(run: Run, tags: Sequence[str]) -> dict[str, Any]:
     """Return the W&B group and tags: the first of the run's experiments, and all of them."""
     sweeps = [sweep for sweep, _ in run.places]
     experiments = [name for name, parts in EXPERIMENTS.items() if set(parts) & set(sweeps)]
     first = next(name for name, parts in EXPERIMENTS.items() if sweeps[0] in parts)
-    return {"group": first, "tags": experiments}
+    return {"group": first, "tags": [*experiments, *tags]}
 
 
 def _train(
@@ -250,7 +253,9 @@ def table(runs: Sequence[Run], sweeps: Sequence[str]) -> pd.DataFrame:
             if sweep in sweeps:
                 metrics = RunDirectory(run.directory).read_metrics() or {}
                 rows.append({**metrics, **_axis_values(axes), "directory": run.directory})
-    return pd.DataFrame(rows).convert_dtypes(convert_string=False).infer_objects()
+    frame = pd.DataFrame(rows)
+    nothing = frame.columns[frame.isna().all()]
+    return frame.astype(dict.fromkeys(nothing, float))
 
 
 def _axis_values(axes: dict[str, str]) -> dict[str, Any]:
@@ -271,7 +276,13 @@ def default_workers() -> int:
 
 
 def is_protocol(experiments: Sequence[str], conf: Path, runs: Sequence[Run]) -> bool:
-    """Return whether the runs are those of the paper's protocol, by their fingerprints."""
+    """Return whether the runs are those of the paper's protocol, on whatever device."""
     sweeps = [sweep for name in experiments for sweep in EXPERIMENTS[name]]
-    theirs = {config_fingerprint(cfg) for _, cfg, _ in _compose(sweeps, conf, ())}
-    return theirs == {run.fingerprint for run in runs}
+    theirs = {_protocol(cfg) for _, cfg, _ in _compose(sweeps, conf, ())}
+    return theirs == {_protocol(run.cfg) for run in runs}
+
+
+def _protocol(cfg: DictConfig) -> str:
+    cfg = cfg.copy()
+    OmegaConf.update(cfg, "trainer", {"accelerator": "cpu", "threads": 1}, merge=True)
+    return config_fingerprint(cfg)

@@ -6,6 +6,7 @@ of ``losses.lse``, which would only be compared with itself. The closed form is 
 
 from collections.abc import Callable
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -63,8 +64,7 @@ def draws(seed: int = 0) -> pd.DataFrame:
     cases = [(shape, 1.0) for shape in SHAPES] + [(PAPER_SHAPE, s) for s in SCALES if s != 1.0]
     rows = []
     for shape, scale in cases:
-        generator = torch.Generator().manual_seed(seed)
-        standard_BK = torch.randn(shape, generator=generator, dtype=torch.float64)
+        standard_BK = _standard_normal(shape, seed)
         for dtype in DTYPES:
             energies_BK = (scale * standard_BK).to(dtype)
             case = {
@@ -138,3 +138,16 @@ def _compare(gradient: Tensor, expected: Tensor, true: Tensor) -> dict[str, floa
         "mean_error": float(error.mean()),
         "max_true_error": float((gradient - true).abs().max()),
     }
+
+
+def pairs(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return gradient and responsibilities of the paper's draw, float32, flattened."""
+    energies_BK = _standard_normal(PAPER_SHAPE, seed).float().requires_grad_()
+    (gradient_BK,) = torch.autograd.grad(definition(energies_BK), energies_BK)
+    responsibilities_BK = (-energies_BK.detach()).softmax(-1)
+    return gradient_BK.flatten().numpy(), responsibilities_BK.flatten().numpy()
+
+
+def _standard_normal(shape: tuple[int, int], seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)

@@ -28,7 +28,7 @@ class Trajectory(Callback):
     - ``log_variance``: median over the components of ``log Var(E_j)``;
     - ``identity_correlation``, ``identity_error``: gradient against responsibilities, as
       ``theorem.agreement`` gives them, on the first 128 images;
-    - ``probe_accuracy``: of the linear probe, after epochs 1, 2, 3, 4, 6, 8, 11, ... and the last.
+    - ``probe_accuracy``: of the linear probe, after epochs 1, 2, 3, 4, 6, 8, 12, ... and the last.
 
     The first two are free of scale: multiplying all energies by a constant leaves them as they are.
 

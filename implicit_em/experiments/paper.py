@@ -1,0 +1,176 @@
+"""The paper's published tables, as they stand there, and why a measured figure differs.
+
+Oursland 2026, "Deriving Decoder-Free Sparse Autoencoders from First Principles", arXiv 2601.06478.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published figure, in the unit of its column.
+
+    Args:
+        value: as printed: its decimals are those of the paper. ``None`` for "never".
+        std: over the paper's seeds, where it is given.
+
+    """
+
+    value: float | int | None
+    std: float | int | None = None
+
+    @property
+    def text(self) -> str:
+        """The figure as printed."""
+        if self.value is None:
+            return "never"
+        return f"{self.value:,}" + (f" ± {self.std}" if self.std is not None else "")
+
+    @property
+    def rounding(self) -> float:
+        """Half a unit of the last digit printed."""
+        decimals = len(str(self.value).partition(".")[2])
+        return 0.5 * 10.0**-decimals
+
+
+@dataclass(frozen=True)
+class Column:
+    """A quantity of a table.
+
+    Args:
+        key: of ``metrics.json``.
+        heading: with its unit.
+        digits: decimals of the measured figures; ``None`` for three significant ones.
+        scale: from the metric to the unit.
+
+    """
+
+    key: str
+    heading: str
+    digits: int | None = 1
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class PublishedTable:
+    """A table of the paper.
+
+    Args:
+        title: what it shows.
+        experiment: that it belongs to.
+        by: the axes whose values name its rows.
+        columns: the paper's first; those without a published figure go beyond it.
+        rows: the published figures by the row's values and the column's key.
+
+    """
+
+    title: str
+    experiment: str
+    by: tuple[str, ...]
+    columns: tuple[Column, ...]
+    rows: Mapping[tuple[str | float, ...], Mapping[str, Published]]
+
+
+PROBE = Column("probe_accuracy", "probe (%)", 2, 100)
+DENSITY = Column("density", "density (%)", 1, 100)
+LOSS = Column("final_loss", "final loss", 1)
+DEAD = Column("dead_units", "dead units", 1)
+SILENT = Column("silent_units", "silent units", 1)
+
+
+def _dynamics(
+    converged: int | None, probe: float, loss: int, loss_std: int
+) -> dict[str, Published]:
+    return {
+        "convergence_epoch": Published(converged),
+        "probe_accuracy": Published(probe),
+        "final_loss": Published(loss, loss_std),
+        "dead_units": Published(0),
+    }
+
+
+TABLES = {
+    "table1": PublishedTable(
+        "Ablation: what each term of the objective does",
+        "ablation",
+        ("loss",),
+        (
+            DEAD,
+            Column("redundancy", "redundancy", 1),
+            Column("responsibility_entropy", "resp. entropy (nats)", 3),
+            LOSS,
+            SILENT,
+            DENSITY,
+            PROBE,
+        ),
+        {
+            ("lse",): {
+                "dead_units": Published(64),
+                "responsibility_entropy": Published(4.16),
+                "final_loss": Published(-532.05),
+            },
+            ("lse_var",): {
+                "dead_units": Published(0),
+                "redundancy": Published(1875),
+                "responsibility_entropy": Published(3.77),
+            },
+            ("lse_var_tc",): {
+                "dead_units": Published(0),
+                "redundancy": Published(29),
+                "responsibility_entropy": Published(3.85),
+                "final_loss": Published(-999, 1),
+            },
+            ("var_tc",): {
+                "dead_units": Published(0),
+                "redundancy": Published(28),
+                "responsibility_entropy": Published(1.99),
+            },
+        },
+    ),
+    "table2": PublishedTable(
+        "Benchmark: the derived encoder against the standard SAE",
+        "benchmark",
+        ("model",),
+        (
+            PROBE,
+            DENSITY,
+            Column("parameters", "parameters", 0),
+            DEAD,
+            SILENT,
+            Column("reconstruction", "reconstruction MSE", None),
+            Column("unexplained", "MSE / variance", None),
+        ),
+        {
+            ("encoder",): {
+                "probe_accuracy": Published(93.4, 0.4),
+                "density": Published(26.8),
+                "parameters": Published(50_240),
+            },
+            ("sae",): {
+                "probe_accuracy": Published(90.3, 0.3),
+                "density": Published(50.3),
+                "parameters": Published(101_200),
+            },
+        },
+    ),
+    "table3": PublishedTable(
+        "Dynamics: two optimizers, four rates",
+        "dynamics",
+        ("optimizer", "lr"),
+        (Column("convergence_epoch", "converged at", 1), PROBE, LOSS, DEAD, SILENT),
+        {
+            ("sgd", 1e-4): _dynamics(70, 92.2, -520, 1),
+            ("sgd", 1e-3): _dynamics(72, 92.6, -676, 0),
+            ("sgd", 1e-2): _dynamics(70, 93.6, -795, 29),
+            ("sgd", 1e-1): _dynamics(73, 93.5, -967, 18),
+            ("adam", 1e-4): _dynamics(None, 92.9, -745, 2),
+            ("adam", 1e-3): _dynamics(None, 93.5, -999, 1),
+            ("adam", 1e-2): _dynamics(None, 93.5, -1215, 21),
+            ("adam", 1e-1): _dynamics(None, 93.1, -1420, 13),
+        },
+    ),
+}
+
+REASONS: Mapping[tuple[str, str], str] = {}
+"""Why a figure of a table deviates, by table and column; written after the first full run."""

@@ -1,0 +1,213 @@
+"""The report, in Markdown and as one HTML file that needs nothing else."""
+
+import base64
+import html
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import markdown
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from implicit_em.experiments import tables
+from implicit_em.experiments.criteria import AMENDMENTS
+from implicit_em.experiments.evidence import Evidence
+from implicit_em.experiments.figures import PICTURES
+from implicit_em.experiments.paper import TABLES
+from implicit_em.files import whole
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff;
+       max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; margin: 1rem 0; font-size: 14px; display: block;
+        overflow-x: auto; }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: left;
+         vertical-align: top; }
+th { border-bottom: 2px solid #888; white-space: nowrap; }
+img { max-width: 100%; display: block; margin: 1.5rem auto .5rem; }
+code { background: #f3f3f3; padding: 0 .2rem; }
+blockquote { border-left: 4px solid #d55e00; background: #fdf1ea; margin: 1rem 0;
+             padding: .1rem 1rem; }
+h3 { margin-top: 2rem; }
+"""
+
+SECTIONS = {
+    "theorem": (
+        "Experiment 1: the theorem",
+        "The gradient is that of automatic differentiation through `torch.logsumexp`, compared "
+        "with `softmax(-E)` in the same precision; the true error is against the softmax in "
+        "float64 of the same energies. *Closed form* is the gradient that training uses. The "
+        "correlation is of all pairs of a draw; at a scale of 1e-6 all responsibilities are 1/K "
+        "to within 1e-8, so that it compares rounding with rounding in float32.",
+    ),
+    "ablation": (
+        "Experiment 2: ablation",
+        "Four losses, seeds 1 to 3, 100 epochs of Adam at 1e-3.",
+    ),
+    "benchmark": (
+        "Experiment 3: benchmark",
+        "Both models, seeds 1 to 5. The SAE reconstructs with its decoder. The derived model has "
+        "none: its figure is that of its transposed weights, `E W`, which were never asked to "
+        "reconstruct, at a scale of energies that grows for ever.",
+    ),
+    "dynamics": (
+        "Experiment 4: dynamics",
+        "Two optimizers, four rates, seeds 1 to 3; then four widths, one seed, long enough for "
+        "the loss to slow down (SGD at 1e-2 for 180 epochs, Adam at 1e-3 for 160). The law: "
+        "where a unit's variance grows as t^p, the loss falls as -pK log t and its change per "
+        "epoch passes a threshold near epoch pK/threshold, with p = 1 for SGD and 2 for Adam.",
+    ),
+    "features": (
+        "Experiment 5: features",
+        "Rows are compared over the pixels that vary, with the mean image taken off class means "
+        "and k-means centroids (k = 64). The control is 20 permutations of each row's own "
+        "pixels. Purity: the share of the commonest class among a component's top 100 test "
+        "images, by responsibility and by activation.",
+    ),
+}
+
+
+def write_report(
+    directory: Path,
+    experiments: Sequence[str],
+    evidence: Evidence,
+    measured: dict[str, pd.DataFrame],
+    verdicts: pd.DataFrame | None,
+    provenance: dict[str, str],
+    trial: str | None,
+) -> Path:
+    """Write ``report.md`` and ``report.html``; the figures are there already.
+
+    Args:
+        directory: of the study.
+        experiments: those that were run.
+        evidence: what they measured.
+        measured: the paper's tables, from ``tables.measure``.
+        verdicts: from ``verdicts.judge``; ``None`` for a trial.
+        provenance: lines by name.
+        trial: what makes this a trial, or ``None``.
+
+    Returns:
+        The path of the HTML file.
+
+    """
+    environment = Environment(
+        loader=PackageLoader("implicit_em.experiments", ""),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    text = environment.get_template("report.md.j2").render(
+        trial=trial,
+        experiments=experiments,
+        provenance=tables.markdown(pd.DataFrame(provenance.items(), columns=["", "this run"])),
+        verdicts=None if verdicts is None else verdict_table(verdicts),
+        tally=None if verdicts is None else _tally(verdicts),
+        claims=[] if verdicts is None else _claims(verdicts),
+        amendments=AMENDMENTS,
+        sections=[_section(name, evidence, measured) for name in SECTIONS if name in experiments],
+        deviations=None if trial or not measured else _deviations(measured),
+    )
+    text = re.sub(r"\n{3,}", "\n\n", text)
+    with whole(directory / "report.md") as temporary:
+        temporary.write_text(text)
+    page = directory / "report.html"
+    with whole(page) as temporary:
+        temporary.write_text(to_html(text, directory))
+    return page
+
+
+def verdict_table(verdicts: pd.DataFrame) -> str:
+    """Return the verdicts in Markdown: claim, paper, measured, verdict."""
+    shown = verdicts[["statement", "paper", "measured", "verdict"]].copy()
+    shown["verdict"] = shown["verdict"].map(lambda verdict: f"**{verdict}**")
+    shown.columns = pd.Index(["claim", "paper", "measured [95 % interval]", "verdict"])
+    return tables.markdown(shown.map(lambda cell: cell.replace("|", "&#124;")))
+
+
+def to_html(text: str, directory: Path) -> str:
+    """Return Markdown as a page with its style and images inside.
+
+    Args:
+        text: Markdown, whose images are PNG files below ``directory``.
+        directory: that their paths start from.
+
+    """
+    body = markdown.markdown(text, extensions=["tables", "md_in_html", "sane_lists"])
+
+    def embed(match: re.Match[str]) -> str:
+        content = (directory / html.unescape(match[1])).read_bytes()
+        return f'src="data:image/png;base64,{base64.b64encode(content).decode()}"'
+
+    title = text.partition("\n")[0].lstrip("# ")
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<link rel="icon" href="data:,">\n<title>{html.escape(title)}</title>\n'
+        f"<style>{STYLE}</style>\n</head>\n<body>\n"
+        + re.sub(r'src="([^":]+)"', embed, body)
+        + "\n</body>\n</html>\n"
+    )
+
+
+def _tally(verdicts: pd.DataFrame) -> str:
+    counts = verdicts["verdict"].value_counts()
+    outcomes = ("reproduced", "partly", "not reproduced")
+    return (
+        f"Of {len(verdicts)} claims: "
+        + ", ".join(f"{counts.get(outcome, 0)} {outcome}" for outcome in outcomes)
+        + "."
+    )
+
+
+def _claims(verdicts: pd.DataFrame) -> list[dict[str, Any]]:
+    rows = verdicts.to_dict("records")
+    return [
+        {str(key): value for key, value in row.items()}
+        | {"p": None if pd.isna(row["p_value"]) else f"{row['p_value']:.2g}"}
+        for row in rows
+    ]
+
+
+def _section(name: str, evidence: Evidence, measured: dict[str, pd.DataFrame]) -> dict[str, Any]:
+    title, text = SECTIONS[name]
+    shown = [
+        {
+            "caption": tables.caption(TABLES[key]),
+            "text": tables.markdown(tables.side_by_side(key, cells)),
+        }
+        for key, cells in measured.items()
+        if TABLES[key].experiment == name
+    ]
+    shown += [
+        {
+            "caption": table.caption,
+            "text": tables.markdown(tables.as_text(table.present(getattr(evidence, key)))),
+        }
+        for key, table in tables.BEYOND.items()
+        if table.experiment == name
+    ]
+    figures = [
+        {"name": key, "title": key.replace("figure", "Figure "), "caption": picture.caption}
+        for key, picture in PICTURES.items()
+        if picture.experiment == name
+    ]
+    return {"title": title, "text": text, "tables": shown, "figures": figures}
+
+
+def _deviations(measured: dict[str, pd.DataFrame]) -> list[dict[str, str]]:
+    rows = []
+    cell: Any
+    for name, cells in measured.items():
+        for cell in tables.deviations(cells).to_dict("records"):
+            where = ", ".join(str(cell[axis]) for axis in TABLES[name].by)
+            rows.append(
+                {
+                    "where": f"Table {name.removeprefix('table')}, {where}, {cell['heading']}",
+                    "paper": cell["paper_text"],
+                    "measured": cell["measured_text"],
+                    "reason": cell["reason"] or "No reason is known.",
+                }
+            )
+    return rows

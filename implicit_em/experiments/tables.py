@@ -1,0 +1,245 @@
+"""The paper's tables, its figures beside the measured mean and deviation; and those beyond it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from implicit_em.experiments.evidence import Evidence
+from implicit_em.experiments.paper import REASONS, TABLES, Column, Published, PublishedTable
+from implicit_em.files import whole
+
+NOTHING = "–"
+NEVER = "never"
+
+
+def measure(name: str, evidence: Evidence) -> pd.DataFrame:
+    """Return a table of the paper as one row a figure.
+
+    Columns: those that name the table's row, ``quantity``, ``heading``, ``paper``, ``paper_std``,
+    ``paper_text``, ``mean`` and ``std`` in the table's unit (over the ``n`` runs of ``runs`` that
+    have a value), ``measured_text``, ``deviates`` (null where nothing was published) and
+    ``reason``.
+
+    A figure deviates where the means differ by more than both standard deviations and the paper's
+    rounding together.
+    """
+    published = TABLES[name]
+    runs = getattr(evidence, published.experiment)
+    rows = []
+    for values, figures in published.rows.items():
+        group = runs
+        for axis, value in zip(published.by, values, strict=True):
+            group = group[group[axis] == value]
+        for column in published.columns:
+            cell = _cell(group, column, figures.get(column.key))
+            reason = REASONS.get((name, column.key)) if cell["deviates"] else None
+            rows.append(dict(zip(published.by, values, strict=True)) | cell | {"reason": reason})
+    return pd.DataFrame(rows)
+
+
+def _cell(runs: pd.DataFrame, column: Column, paper: Published | None) -> dict[str, Any]:
+    values = column.scale * pd.to_numeric(runs[column.key], errors="coerce").dropna()
+    mean = float(values.mean()) if len(values) else None
+    std = float(values.std()) if len(values) > 1 else None
+    return {
+        "quantity": column.key,
+        "heading": column.heading,
+        "paper": paper.value if paper else None,
+        "paper_std": paper.std if paper else None,
+        "paper_text": paper.text if paper else None,
+        "mean": mean,
+        "std": std,
+        "n": len(values),
+        "runs": len(runs),
+        "measured_text": _measured_text(mean, std, len(values), len(runs), column),
+        "deviates": _deviates(mean, std, len(values), paper) if paper else None,
+    }
+
+
+def _measured_text(mean: float | None, std: float | None, n: int, runs: int, column: Column) -> str:
+    if mean is None:
+        return NEVER if column.key == "convergence_epoch" else NOTHING
+    form = ",.3g" if column.digits is None else f",.{column.digits}f"
+    if column.key == "parameters":
+        std = None  # a count, the same in every run
+    spread = f" ± {std:{form}}" if std is not None else ""
+    return f"{mean:{form}}{spread}" + (f" ({n} of {runs})" if n < runs else "")
+
+
+def _deviates(mean: float | None, std: float | None, n: int, paper: Published) -> bool:
+    if mean is None or paper.value is None:
+        return (mean is None) != (paper.value is None)
+    allowed = (paper.std or 0) + (std or 0) + paper.rounding
+    return abs(mean - paper.value) > allowed
+
+
+def side_by_side(name: str, cells: pd.DataFrame) -> pd.DataFrame:
+    """Return a measured table as text, as it is printed, the paper's figure beside the measured.
+
+    A column that the paper does not have stands alone; a deviation has an asterisk.
+    """
+    published = TABLES[name]
+    compared = {key for figures in published.rows.values() for key in figures}
+    rows = []
+    for values in published.rows:
+        row = dict(zip(published.by, map(_row_name, values), strict=True))
+        own = cells[(cells[list(published.by)] == list(values)).all(axis=1)]
+        cell: Any
+        for cell in own.itertuples():
+            if cell.quantity in compared:
+                row[f"{cell.heading}, paper"] = (
+                    cell.paper_text if isinstance(cell.paper_text, str) else NOTHING
+                )
+            row[cell.heading] = cell.measured_text + (" *" if cell.deviates is True else "")
+        row["n"] = str(own["runs"].max())
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def deviations(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the figures that deviate from the paper's."""
+    return cells[cells["deviates"].fillna(False).astype(bool)]
+
+
+def write(name: str, cells: pd.DataFrame, directory: Path, trial: str | None) -> None:
+    """Write a measured table as CSV (numbers), Markdown and LaTeX (booktabs)."""
+    shown = side_by_side(name, cells)
+    title = f"[{trial}] " * bool(trial) + caption(TABLES[name])
+    with whole(directory / f"{name}.csv") as temporary:
+        numbers = cells.drop(columns=["heading", "paper_text", "measured_text"])
+        (numbers.assign(trial=trial) if trial else numbers).to_csv(temporary, index=False)
+    with whole(directory / f"{name}.md") as temporary:
+        temporary.write_text(f"**{title}**\n\n{markdown(shown)}\n")
+    with whole(directory / f"{name}.tex") as temporary:
+        temporary.write_text(_latex(shown, title, name))
+
+
+def caption(published: PublishedTable) -> str:
+    """Return a table's title with what its figures are."""
+    note = "mean ± standard deviation over n runs; * beyond the paper's spread"
+    return f"{published.title} ({note})"
+
+
+def write_beyond(name: str, frame: pd.DataFrame, directory: Path, trial: str | None) -> None:
+    """Write a table that the paper does not have as CSV."""
+    with whole(directory / f"{name}.csv") as temporary:
+        (frame.assign(trial=trial) if trial else frame).to_csv(temporary, index=False)
+
+
+def _errors_by_draw(draws: pd.DataFrame) -> pd.DataFrame:
+    """Put the precisions and gradients of a draw side by side."""
+    case = ["batch", "components", "scale"]
+    autograd = draws[draws["gradient"] == "autograd"]
+    parts: dict[str, pd.Series] = {}
+    for dtype, rows in autograd.groupby("dtype"):
+        rows = rows.set_index(case)
+        closed = draws[(draws["gradient"] == "closed form") & (draws["dtype"] == dtype)]
+        parts |= {
+            f"{dtype}: correlation": rows["correlation"].map("{:.4f}".format),
+            "max error " + str(dtype): rows["max_error"],
+            "mean error " + str(dtype): rows["mean_error"],
+            "bound " + str(dtype): rows["bound"],
+            "closed form " + str(dtype): closed.set_index(case)["max_error"],
+        }
+    return pd.DataFrame(parts).reset_index().replace("nan", NOTHING)
+
+
+def _extremes_along_training(history: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "epochs": [len(history)],
+            "smallest correlation": [f"{history['trajectory/identity_correlation'].min():.4f}"],
+            "largest error": history["trajectory/identity_error"].max(),
+        }
+    )
+
+
+def _matrices_side_by_side(features: pd.DataFrame) -> pd.DataFrame:
+    means = features.groupby(["model", "matrix"]).mean().drop(columns="seed").T
+    means.columns = means.columns.map(" ".join)
+    return means.reset_index(names="measure")
+
+
+@dataclass(frozen=True)
+class Beyond:
+    """A table that the paper does not have.
+
+    Args:
+        experiment: that it belongs to.
+        caption: what it shows.
+        present: makes of the evidence of the same name what is printed.
+
+    """
+
+    experiment: str
+    caption: str
+    present: Callable[[pd.DataFrame], pd.DataFrame] = pd.DataFrame
+
+
+BEYOND = {
+    "draws": Beyond(
+        "theorem",
+        "Draws of energies: correlation, largest and mean difference between gradient and "
+        "softmax(-E), the bound on it, and the largest difference of the closed form",
+        _errors_by_draw,
+    ),
+    "encoder": Beyond(
+        "theorem",
+        "Through the trained encoder; errors at the weights are relative to the largest one",
+    ),
+    "training": Beyond(
+        "theorem", "Along training, float32, after every epoch", _extremes_along_training
+    ),
+    "crossings": Beyond("dynamics", "Epoch of convergence: predicted by the law, and measured"),
+    "trends": Beyond(
+        "dynamics",
+        "Growth: exponent of the variances in t, slope of the loss in log t, from epoch 10 on",
+    ),
+    "settling": Beyond(
+        "dynamics",
+        "At the paper's epoch of convergence and at the run's end: turn of the rows (degrees an "
+        "epoch), change of the correlations (RMS an epoch), probe accuracy; and the fall of the "
+        "loss after it",
+    ),
+    "features": Beyond("features", "Weight rows, mean over the seeds", _matrices_side_by_side),
+}
+
+
+def as_text(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of numbers as text for print, three significant digits."""
+    names = {column: str(column).replace("_", " ") for column in frame}
+    return frame.rename(columns=names).map(_short).astype(str)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if pd.isna(value):
+        return NOTHING
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """Return a table of text in Markdown."""
+    return frame.to_markdown(index=False, disable_numparse=True)
+
+
+def _latex(frame: pd.DataFrame, title: str, name: str) -> str:
+    axes = len(TABLES[name].by)
+    text = frame.to_latex(
+        index=False,
+        escape=True,
+        caption=title.replace("%", r"\%").replace("_", r"\_"),
+        label=f"tab:{name}",
+        column_format="l" * axes + "r" * (frame.shape[1] - axes),
+    )
+    for symbol, command in (("±", r"$\pm$"), (" -", " $-$"), ("–", "--")):
+        text = text.replace(symbol, command)
+    return text
+
+
+def _row_name(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

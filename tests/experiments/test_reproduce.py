@@ -1,0 +1,189 @@
+"""The study from end to end on small data: runs, tables, figures, report; and how it goes on."""
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+from implicit_em.errors import ConfigError, RunError
+from implicit_em.experiments.__main__ import main
+from implicit_em.experiments.reproduce import reproduce
+from implicit_em.experiments.study import EXPERIMENTS, is_protocol, plan, table
+
+CONF = ROOT / "conf"
+
+
+@pytest.fixture(scope="module")
+def overrides(small_mnist):
+    return [
+        f"data.root={small_mnist}",
+        "data.batch_size=64",
+        "trainer.max_epochs=2",
+        "seed=1",
+        "logger=csv",
+    ]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, overrides):
+    """A directory with all five experiments."""
+    directory = tmp_path_factory.mktemp("study") / "trial"
+    reproduce(directory, overrides=overrides, workers=2, conf=CONF)
+    return directory
+
+
+class Page(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.images, self.addresses, self.text = [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        if tag == "img":
+            self.images.append(values["src"])
+        self.addresses += [values[key] for key in ("src", "href") if key in values]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_every_table_and_figure_is_written_and_none_half(study):
+    tables = {path.name for path in (study / "tables").iterdir()}
+    figures = {path.name for path in (study / "figures").iterdir()}
+    paper = {f"table{n}.{kind}" for n in (1, 2, 3) for kind in ("csv", "md", "tex")}
+    beyond = ("draws", "encoder", "training", "crossings", "trends", "settling", "features")
+    assert tables == paper | {f"{name}.csv" for name in beyond}
+    assert figures == {f"figure{n}.{kind}" for n in range(1, 10) for kind in ("png", "pdf")}
+    assert all(path.stat().st_size > 1000 for path in (study / "figures").iterdir())
+
+
+def test_the_report_needs_nothing_but_itself(study):
+    page = Page((study / "report.html").read_text())
+    assert len(page.images) == 9
+    assert all(src.startswith("data:image/png;base64,") for src in page.images)
+    assert all(address.startswith("data:") for address in page.addresses)
+    markdown = (study / "report.md").read_text()
+    assert all((study / path).exists() for path in re.findall(r"\]\((figures/.*?)\)", markdown))
+    assert "nan" not in re.findall(r"[\w-]+", markdown)
+
+
+def test_a_trial_says_so_everywhere_and_gives_no_verdicts(study, overrides):
+    label = f"TRIAL with {', '.join(overrides)}"
+    assert not (study / "verdicts.json").exists()
+    report = (study / "report.md").read_text()
+    assert label in report
+    assert "reproduced" not in report.lower().replace("reproduction", "")
+    assert label in Page((study / "report.html").read_text()).text
+    for path in (study / "tables").glob("*.csv"):
+        assert (pd.read_csv(path)["trial"] == label).all()
+    for path in [*(study / "tables").glob("*.md"), *(study / "tables").glob("*.tex")]:
+        assert path.read_text().replace("\\", "").count("TRIAL with") == 1
+    assert json.loads((study / "study.json").read_text())["trial"] == label
+
+
+def test_latex_tables_have_rules_of_booktabs(study):
+    for path in (study / "tables").glob("*.tex"):
+        text = path.read_text()
+        assert all(rule in text for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
+        assert "±" not in text
+        assert "–" not in text
+        assert not re.search(r"(?<!\\)%", text)
+
+
+def test_the_pdfs_keep_their_text(study):
+    fonts = (study / "figures" / "figure2.pdf").read_bytes()
+    assert b"/Type /Font" in fonts
+    assert b"/Subtype /Type3" not in fonts
+
+
+def test_a_study_goes_on_with_what_is_missing(study, overrides, tmp_path, caplog):
+    directory = tmp_path / "trial"
+    shutil.copytree(study, directory)
+    (lost,) = (directory / "runs" / "ablation").glob("*loss=lse,*")
+    (kept,) = (directory / "runs" / "ablation").glob("*loss=var_tc,*")
+    written = (kept / "metrics.json").stat().st_mtime_ns
+    (lost / "metrics.json").unlink()
+    with caplog.at_level("INFO"):
+        reproduce(directory, ["ablation"], overrides, workers=1, conf=CONF)
+    assert "1 of 4 runs to train" in caplog.text
+    assert f"ablation/{kept.name}: complete already, reused" in caplog.text
+    assert json.loads((lost / "metrics.json").read_text())["status"] == "completed"
+    assert (kept / "metrics.json").stat().st_mtime_ns == written
+
+
+def test_a_run_that_experiments_share_is_trained_once(study, overrides):
+    runs = plan(list(EXPERIMENTS), study / "runs", CONF, overrides)
+    shared = [run for run in runs if len(run.places) > 1]
+    assert all(run.completed for run in runs)
+    assert {"ablation", "benchmark", "dynamics", "features"} in [
+        {sweep for sweep, _ in run.places} for run in shared
+    ]
+    benchmark = table(runs, ["benchmark"])
+    assert benchmark["model"].tolist() == ["encoder", "sae"]
+    rates = table(runs, ["dynamics"]).groupby("optimizer")["lr"]
+    assert rates.agg(sorted).tolist() == [[1e-4, 1e-3, 1e-2, 1e-1]] * 2
+
+
+def test_a_run_of_the_experiment_alone_is_found_by_its_fingerprint(tmp_path, overrides):
+    reproduce(tmp_path, ["benchmark"], overrides, workers=1, conf=CONF)
+    runs = plan(["ablation"], tmp_path / "runs", CONF, overrides)
+    assert [run.label for run in runs if run.completed] == ["benchmark/model=encoder,seed=1"]
+
+
+def test_another_study_is_not_written_over(study, overrides):
+    with pytest.raises(ConfigError, match=r"holds TRIAL with .*; name another directory"):
+        reproduce(study, ["ablation"], [*overrides, "lr.value=1e-2"], conf=CONF)
+
+
+def test_a_failed_run_fails_the_study_and_keeps_the_others(tmp_path, overrides):
+    dangerous = [*overrides, "lr.value=1e38", "optimizer=sgd"]
+    with pytest.raises(RunError, match=r"\d of 4 runs failed, the first: ablation/.*kept"):
+        reproduce(tmp_path, ["ablation"], dangerous, workers=2, conf=CONF)
+    assert not (tmp_path / "report.html").exists()
+    assert "not finite" in (tmp_path / "runs/ablation/loss=lse_var,seed=1/train.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ablations"], "ablations: no such experiment; allowed: theorem, ablation, benchmark"),
+        (["lr.valu=1"], "lr.valu=1: no such key; did you mean lr.value?"),
+        (["ablation", "trainer.max_epochs=0"], "trainer.max_epochs=0: "),
+        (["--conf", "nowhere"], "conf=nowhere: no train.yaml there"),
+        (["--workers", "0"], "workers=0: must be at least 1"),
+        (["ablation", "trainer.max_epochs=2"], "results/paper is for the paper's protocol"),
+    ],
+)
+def test_a_mistake_gives_one_line_before_anything_is_written(
+    arguments, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    if "--conf" not in arguments:
+        arguments = [*arguments, "--conf", str(CONF)]
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {message}")
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_protocol_is_what_the_files_say(tmp_path):
+    assert is_protocol(
+        ["ablation"], CONF, plan(["ablation"], tmp_path, CONF, ["trainer.threads=2"])
+    )
+    assert not is_protocol(
+        ["ablation"], CONF, plan(["ablation"], tmp_path, CONF, ["lr.value=1e-2"])
+    )
+
+
+def test_make_passes_the_epochs_of_a_trial_on():
+    printed = subprocess.run(
+        ["make", "--dry-run", "reproduce", "EPOCHS=2"], cwd=ROOT, capture_output=True, text=True
+    ).stdout
+    assert "trainer.max_epochs=2 --directory results/trial-2-epochs" in printed
