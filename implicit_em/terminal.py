@@ -145,3 +145,8 @@ def print_rows(title: str, frame: "pd.DataFrame") -> None:
     for row in frame.values.tolist():
         table.add_row(*(cell if isinstance(cell, str) else format_value(cell) for cell in row))
     wide.print(table)
+
+
+def markdown_table(frame: "pd.DataFrame") -> str:
+    """Return a table in Markdown, its cells as they are."""
+    return frame.to_markdown(index=False, disable_numparse=True)

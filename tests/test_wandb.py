@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from omegaconf import OmegaConf
 
 from implicit_em.errors import ConfigError
+from implicit_em.experiments.reproduce import reproduce
 from implicit_em.tracking import wandb_mode
 
 WANDB = Path(sys.executable).parent / "wandb"
@@ -98,3 +100,18 @@ def test_the_mode_is_never_asked_for(monkeypatch):
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     assert wandb_mode() == ("online", "logged in")
+
+
+def test_a_study_groups_its_experiments_and_logs_a_summary(small_mnist, tmp_path):
+    overrides = [f"data.root={small_mnist}", "trainer.max_epochs=1", "seed=1"]
+    reproduce(tmp_path, ["ablation"], overrides, workers=2, conf=ROOT / "conf")
+
+    for directory in (tmp_path / "runs" / "ablation").iterdir():
+        (run,) = records(directory, "run")
+        assert group_of(run) == "ablation"
+        assert '"trial"' in json.dumps(run), "a tag"
+    read = json.loads(inspect(tmp_path, "--summary"))
+    assert read["exit_code"] == 0
+    assert read["config"]["trial"].startswith("TRIAL")
+    assert read["config"]["commit"]
+    assert {"tables/table1", "figures/figure2", "figures/figure6"} <= set(read["summary"])

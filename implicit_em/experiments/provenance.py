@@ -2,29 +2,38 @@
 
 import platform
 import subprocess
-from collections.abc import Sequence
-from importlib.metadata import version
+from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import torch
 from threadpoolctl import threadpool_info
 
 from implicit_em.experiments import criteria
 
-LIBRARIES = ("torch", "pytorch-lightning", "hydra-core", "numpy", "scipy", "scikit-learn")
 
+def describe(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return what a reader needs to repeat the study: lines by name.
 
-def describe() -> dict[str, str]:
-    """Return what a reader needs to repeat the study: lines by name."""
+    Args:
+        runs: the content of ``metrics.json`` of each.
+
+    """
     home = Path(criteria.__file__).parent
     blas = sorted(
         {info["internal_api"] for info in threadpool_info() if info["user_api"] == "blas"}
     )
     return {
+        "date": f"{date.today()}",
         "commit": _git(home, "describe", "--always", "--dirty", "--exclude", "*"),
         "criteria last changed": _git(home, "log", "-1", "--format=%h, %cs", "--", "criteria.py"),
-        "versions": ", ".join(f"{name} {version(name)}" for name in LIBRARIES),
-        "python": platform.python_version(),
+        "runs": f"{len(runs)}, {sum(run['epochs'] for run in runs):,} epochs, "
+        f"{sum(run['train_seconds'] for run in runs) / 3600:.1f} hours of training in all",
+        "device": ", ".join(sorted({run["device"] for run in runs})),
+        "versions": "; ".join(
+            sorted({", ".join(f"{n} {v}" for n, v in run["versions"].items()) for run in runs})
+        ),
         "processor": _processor(),
         "linear algebra": ", ".join(["torch " + torch.backends.cpu.get_cpu_capability(), *blas]),
         "system": platform.system(),

@@ -16,16 +16,18 @@ from implicit_em.experiments.criteria import AMENDMENTS
 from implicit_em.experiments.evidence import Evidence
 from implicit_em.experiments.figures import PICTURES
 from implicit_em.experiments.paper import TABLES
+from implicit_em.experiments.verdicts import as_markdown
 from implicit_em.files import whole
+from implicit_em.terminal import markdown_table
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff;
-       max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; margin: 1rem 0; font-size: 14px; display: block;
+       max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; margin: 1rem 0; font-size: 13.5px; display: block;
         overflow-x: auto; }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: left;
+th, td { padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: left;
          vertical-align: top; }
-th { border-bottom: 2px solid #888; white-space: nowrap; }
+th { border-bottom: 2px solid #888; }
 img { max-width: 100%; display: block; margin: 1.5rem auto .5rem; }
 code { background: #f3f3f3; padding: 0 .2rem; }
 blockquote { border-left: 4px solid #d55e00; background: #fdf1ea; margin: 1rem 0;
@@ -101,8 +103,8 @@ def write_report(
     text = environment.get_template("report.md.j2").render(
         trial=trial,
         experiments=experiments,
-        provenance=tables.markdown(pd.DataFrame(provenance.items(), columns=["", "this run"])),
-        verdicts=None if verdicts is None else verdict_table(verdicts),
+        provenance=markdown_table(pd.DataFrame(provenance.items(), columns=["", "this run"])),
+        verdicts=None if verdicts is None else as_markdown(verdicts),
         tally=None if verdicts is None else _tally(verdicts),
         claims=[] if verdicts is None else _claims(verdicts),
         amendments=AMENDMENTS,
@@ -116,14 +118,6 @@ def write_report(
     with whole(page) as temporary:
         temporary.write_text(to_html(text, directory))
     return page
-
-
-def verdict_table(verdicts: pd.DataFrame) -> str:
-    """Return the verdicts in Markdown: claim, paper, measured, verdict."""
-    shown = verdicts[["statement", "paper", "measured", "verdict"]].copy()
-    shown["verdict"] = shown["verdict"].map(lambda verdict: f"**{verdict}**")
-    shown.columns = pd.Index(["claim", "paper", "measured [95 % interval]", "verdict"])
-    return tables.markdown(shown.map(lambda cell: cell.replace("|", "&#124;")))
 
 
 def to_html(text: str, directory: Path) -> str:
@@ -175,7 +169,7 @@ def _section(name: str, evidence: Evidence, measured: dict[str, pd.DataFrame]) -
     shown = [
         {
             "caption": tables.caption(TABLES[key]),
-            "text": tables.markdown(tables.side_by_side(key, cells)),
+            "text": markdown_table(tables.side_by_side(key, cells)),
         }
         for key, cells in measured.items()
         if TABLES[key].experiment == name
@@ -183,7 +177,7 @@ def _section(name: str, evidence: Evidence, measured: dict[str, pd.DataFrame]) -
     shown += [
         {
             "caption": table.caption,
-            "text": tables.markdown(tables.as_text(table.present(getattr(evidence, key)))),
+            "text": markdown_table(tables.as_text(table.present(getattr(evidence, key)))),
         }
         for key, table in tables.BEYOND.items()
         if table.experiment == name

@@ -24,6 +24,7 @@ from implicit_em.experiments.study import (
 from implicit_em.experiments.summary_run import log_summary
 from implicit_em.experiments.verdicts import judge, write_verdicts
 from implicit_em.files import write_json
+from implicit_em.rundir import RunDirectory
 from implicit_em.terminal import print_rows, working
 
 log = logging.getLogger(__name__)
@@ -94,11 +95,11 @@ def _claim(directory: Path, trial: str | None) -> None:
 def _report(
     directory: Path, runs: Sequence[Run], experiments: Sequence[str], trial: str | None
 ) -> Path:
-    for old in ("report.md", "report.html", "verdicts.json"):
+    for old in ("report.md", "report.html", "verdicts.json", "verdicts.md"):
         (directory / old).unlink(missing_ok=True)  # none stays beside figures of another time
     with working("measuring the trained models"):
         evidence = gather(runs, experiments)
-    origin = provenance.describe()
+    origin = provenance.describe([RunDirectory(run.directory).read_metrics() or {} for run in runs])
     measured = {
         name: tables.measure(name, evidence)
         for name, published in TABLES.items()
@@ -115,7 +116,7 @@ def _report(
                 figures.save(name, evidence, directory / "figures", trial)
     verdicts = None if trial else judge(evidence, experiments)
     if verdicts is not None:
-        write_verdicts(verdicts, origin, directory / "verdicts.json")
+        write_verdicts(verdicts, origin, directory)
         print_rows("Verdicts", verdicts[["statement", "paper", "measured", "verdict"]])
     page = write_report(directory, experiments, evidence, measured, verdicts, origin, trial)
     log_summary(runs[0].cfg, directory, measured, verdicts, origin, trial)

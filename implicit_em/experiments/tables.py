@@ -10,6 +10,7 @@ import pandas as pd
 from implicit_em.experiments.evidence import Evidence
 from implicit_em.experiments.paper import REASONS, TABLES, Column, Published, PublishedTable
 from implicit_em.files import whole
+from implicit_em.terminal import markdown_table
 
 NOTHING = "–"
 NEVER = "never"
@@ -112,7 +113,7 @@ def write(name: str, cells: pd.DataFrame, directory: Path, trial: str | None) ->
         numbers = cells.drop(columns=["heading", "paper_text", "measured_text"])
         (numbers.assign(trial=trial) if trial else numbers).to_csv(temporary, index=False)
     with whole(directory / f"{name}.md") as temporary:
-        temporary.write_text(f"**{title}**\n\n{markdown(shown)}\n")
+        temporary.write_text(f"**{title}**\n\n{markdown_table(shown)}\n")
     with whole(directory / f"{name}.tex") as temporary:
         temporary.write_text(_latex(shown, title, name))
 
@@ -145,6 +146,22 @@ def _errors_by_draw(draws: pd.DataFrame) -> pd.DataFrame:
             "closed form " + str(dtype): closed.set_index(case)["max_error"],
         }
     return pd.DataFrame(parts).reset_index().replace("nan", NOTHING)
+
+
+def _thresholds_side_by_side(crossings: pd.DataFrame) -> pd.DataFrame:
+    beyond = "beyond " + crossings["epochs"].astype(str)
+    texts = crossings.assign(
+        measured=crossings["measured"]
+        .map("{:.0f}".format)
+        .mask(crossings["measured"].isna(), beyond),
+        predicted=crossings["predicted"].map("{:.0f}".format),
+    )
+    wide = texts.pivot(
+        index=["optimizer", "hidden"], columns="threshold", values=["predicted", "measured"]
+    )
+    wide = wide.sort_index(axis=1, level="threshold", sort_remaining=False)
+    wide.columns = wide.columns.map("{0[0]} at threshold {0[1]:g}".format)
+    return wide.reset_index()
 
 
 def _extremes_along_training(history: pd.DataFrame) -> pd.DataFrame:
@@ -193,7 +210,11 @@ BEYOND = {
     "training": Beyond(
         "theorem", "Along training, float32, after every epoch", _extremes_along_training
     ),
-    "crossings": Beyond("dynamics", "Epoch of convergence: predicted by the law, and measured"),
+    "crossings": Beyond(
+        "dynamics",
+        "Epoch of convergence: predicted by the law, and measured",
+        _thresholds_side_by_side,
+    ),
     "trends": Beyond(
         "dynamics",
         "Growth: exponent of the variances in t, slope of the loss in log t, from epoch 10 on",
@@ -220,11 +241,6 @@ def _short(value: Any) -> str:
     if pd.isna(value):
         return NOTHING
     return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
-
-
-def markdown(frame: pd.DataFrame) -> str:
-    """Return a table of text in Markdown."""
-    return frame.to_markdown(index=False, disable_numparse=True)
 
 
 def _latex(frame: pd.DataFrame, title: str, name: str) -> str:

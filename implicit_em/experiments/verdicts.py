@@ -1,13 +1,14 @@
 """The criteria applied to the evidence, as rows and as a file."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from implicit_em.experiments.criteria import AMENDMENTS, CLAIMS
 from implicit_em.experiments.evidence import Evidence
-from implicit_em.files import write_json
+from implicit_em.files import whole, write_json
+from implicit_em.terminal import markdown_table
 
 
 def judge(evidence: Evidence, experiments: Sequence[str]) -> pd.DataFrame:
@@ -44,8 +45,18 @@ def judge(evidence: Evidence, experiments: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def write_verdicts(verdicts: pd.DataFrame, provenance: dict[str, str], path: Path) -> None:
-    """Write ``verdicts.json``; what has no number is null."""
+def write_verdicts(verdicts: pd.DataFrame, provenance: Mapping[str, str], directory: Path) -> None:
+    """Write ``verdicts.json``, in which what has no number is null, and ``verdicts.md``."""
     cells = verdicts.astype(object)
     rows = cells.where(cells.notna(), None).to_dict("records")
-    write_json(path, {"provenance": provenance, "verdicts": rows})
+    write_json(directory / "verdicts.json", {"provenance": provenance, "verdicts": rows})
+    with whole(directory / "verdicts.md") as temporary:
+        temporary.write_text(as_markdown(verdicts) + "\n")
+
+
+def as_markdown(verdicts: pd.DataFrame) -> str:
+    """Return the verdicts as a table: claim, paper, measured, verdict."""
+    shown = verdicts[["statement", "paper", "measured", "verdict"]].copy()
+    shown["verdict"] = shown["verdict"].map("**{}**".format)
+    shown.columns = pd.Index(["claim", "paper", "measured [95 % interval]", "verdict"])
+    return markdown_table(shown.map(lambda cell: cell.replace("|", "&#124;")))

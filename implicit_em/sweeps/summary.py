@@ -9,7 +9,7 @@ import pandas as pd
 from implicit_em.files import whole
 from implicit_em.fingerprint import config_fingerprint
 from implicit_em.rundir import RunDirectory
-from implicit_em.terminal import format_value, print_rows
+from implicit_em.terminal import format_value, markdown_table, print_rows
 
 SHOWN = (
     "dead_units",
@@ -105,13 +105,7 @@ def _short_names(jobs: list[str]) -> list[str]:
 
 
 def _markdown(grouped: pd.DataFrame, failed: pd.DataFrame) -> str:
-    lines = ["Mean ± std over seeds (n of them).", ""]
-    lines += _table(grouped)
+    parts = ["Mean ± std over seeds (n of them).", markdown_table(grouped)]
     if not failed.empty:
-        lines += ["", "Not complete:", "", *_table(failed[["job", "status", "error"]])]
-    return "\n".join(lines) + "\n"
-
-
-def _table(frame: pd.DataFrame) -> list[str]:
-    rows: list[list[Any]] = [list(frame), ["---"] * frame.shape[1], *frame.values.tolist()]
-    return [f"| {' | '.join(str(cell) for cell in row)} |" for row in rows]
+        parts += ["Not complete:", markdown_table(failed[["job", "status", "error"]])]
+    return "\n\n".join(parts) + "\n"
