@@ -115,8 +115,8 @@ def identity(evidence: Evidence) -> Finding:
         Estimate(single["correlation"]),
         f"r = {single['correlation']:.4f}; error {single['max_error']:.1e} (float32), "
         f"{double['max_error']:.1e} (float64)",
-        "An algebraic identity: what is left is rounding, which grows with the level of the "
-        f"energies as eps · (1 + max|E|) and stays below {worst:.2f} of that over all draws.",
+        "Of an algebraic identity only rounding can be left: the bound eps · (1 + max|E|) is "
+        f"reached to {100 * worst:.0f} % at most over all draws.",
     )
 
 
@@ -168,7 +168,8 @@ def decorrelation_prevents_redundancy(evidence: Evidence) -> Finding:
         outcome(32.5 <= factor.value <= 130 and _above(factor, 10), _above(factor, 2)),
         factor,
         f"a factor of {factor.text(1)}",
-        f"Correlations off the diagonal fall by {factor.value:.0f} times in their sum of squares.",
+        "The sum of squared correlations off the diagonal is "
+        f"{factor.value:.0f} times smaller with the term than without.",
     )
 
 
@@ -211,13 +212,14 @@ def twice_as_sparse(evidence: Evidence) -> Finding:
     """
     derived, sae = _both_models(evidence, "density")
     factor = statistics.ratio(sae, derived)
-    silent = _of(evidence.benchmark, model="sae")["silent_units"].mean()
+    silent = _of(evidence.benchmark, model="sae")["silent_units"]
+    others = (sae * 64 / (64 - silent)).mean()
     return Finding(
         outcome(1.6 <= factor.value <= 2.4 and _above(factor, 1.5), _above(factor, 1)),
         factor,
         f"a factor of {factor.text(2)}",
-        f"{silent:.0f} of the SAE's 64 units never fire, so that its other units fire on nearly "
-        "every image; the derived model's sparsity is spread over all of its units.",
+        f"Of the SAE's 64 units {silent.mean():.0f} are silent, and the others fire on "
+        f"{100 * others:.0f} % of the images: its density says how many units are left.",
     )
 
 
@@ -286,8 +288,8 @@ def independent_of_rate(evidence: Evidence) -> Finding:
         outcome(complete and _within(slope, 5), complete and _within(slope, 10)),
         slope,
         slope.text(2, unit="epochs a decade"),
-        "As it must be: where the variances grow as t, the loss changes by K/t in an epoch, "
-        "whatever the rate.",
+        "Where the variances grow as t, the loss changes by K/t in an epoch, whatever the rate: "
+        "the rule's epoch then says nothing of the rate.",
     )
 
 
@@ -310,8 +312,8 @@ def rate_decides_quality(evidence: Evidence) -> Finding:
         outcome(better and lower, better or lower),
         probe,
         f"probe {probe.text(2, 100, 'points')}; loss {loss.text(0)}",
-        "The rate decides how far the energies have grown after 100 epochs, and the loss falls "
-        "with their logarithm: a lower loss is not by itself a better encoder.",
+        "A lower loss is not by itself a better encoder: the loss falls with the logarithm of how "
+        "far the energies have grown.",
     )
 
 

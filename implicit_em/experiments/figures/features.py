@@ -1,0 +1,67 @@
+"""Figures 3 and 9: the weight rows."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from implicit_em.experiments.evidence import Evidence
+from implicit_em.experiments.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, WIDTH, picture
+from implicit_em.features import draw_grid
+
+
+@picture(
+    "figure3",
+    "features",
+    "Features, seed 1, each matrix on a symmetric scale of its own: the derived encoder's rows, "
+    "the SAE's encoder rows and its decoder columns. Grey pixels at a grid's border are gaps; "
+    "speckle at an image's border is the initial weight of pixels that never vary.",
+)
+def features(evidence: Evidence) -> Figure:
+    """The weight rows of both models as images."""
+    figure = Figure(figsize=(WIDTH, 3.4))
+    titles = {
+        "encoder": "derived: encoder rows",
+        "sae encoder": "SAE: encoder rows",
+        "sae decoder": "SAE: decoder columns",
+    }
+    for axes, (name, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
+        draw_grid(axes, evidence.weights[name], evidence.sample_shape, bar="bottom")
+        axes.set_title(title)
+    return figure
+
+
+@picture(
+    "figure9",
+    "features",
+    "Prototypes or noise: share of weight rows above the 95th percentile of the same rows with "
+    "their pixels permuted, in best |cosine| with a class mean or a k-means centroid, and in "
+    "smoothness. Dashed: what noise would reach. Bars: mean over the seeds, dots: each of them.",
+)
+def prototypes(evidence: Evidence) -> Figure:
+    """Shares of rows that are more like the data than their permuted control."""
+    figure = Figure(figsize=(WIDTH, 2.6))
+    axes = figure.add_subplot()
+    measures = {
+        "class_mean": "class mean",
+        "centroid": "k-means centroid",
+        "smoothness": "smoothness",
+    }
+    matrices = {
+        ("encoder", "encoder"): ("derived: encoder rows", BLUE),
+        ("sae", "encoder"): ("SAE: encoder rows", ORANGE),
+        ("sae", "decoder"): ("SAE: decoder columns", GREEN),
+    }
+    frame = evidence.features
+    for number, ((model, matrix), (label, colour)) in enumerate(matrices.items()):
+        rows = frame[(frame["model"] == model) & (frame["matrix"] == matrix)]
+        for x, measure in enumerate(measures):
+            values = 100 * rows[f"{measure}_share"]
+            centre = x + 0.27 * (number - 1)
+            axes.bar(centre, values.mean(), 0.25, color=colour, label=label if x == 0 else None)
+            spread = centre + np.linspace(-0.06, 0.06, len(values))
+            axes.plot(spread, values, ".", color=BLACK, ms=4)
+    axes.axhline(5, color=GREY, ls="--", lw=1)
+    axes.set_xticks(range(len(measures)), list(measures.values()))
+    axes.set(ylabel="rows above the control (%)", ylim=(0, 108))
+    axes.grid(axis="x", visible=False)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return figure

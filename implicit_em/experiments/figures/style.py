@@ -1,0 +1,94 @@
+"""What all figures share: colours that the colour-blind can tell apart, vector text, two files."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from implicit_em.experiments.evidence import Evidence
+from implicit_em.files import whole
+
+# Okabe and Ito's palette.
+BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE, GREY = [
+    "#000000",
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+    "#999999",
+]
+STYLE: Any = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "legend.fontsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.5,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,  # TrueType: text stays text
+    "figure.constrained_layout.use": True,
+}
+WIDTH = 7.0
+"""Inches: a page's text."""
+RESOLUTION = 200
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of the report.
+
+    Args:
+        experiment: that it belongs to.
+        caption: what it shows.
+        draw: makes it of the evidence.
+
+    """
+
+    experiment: str
+    caption: str
+    draw: Callable[[Evidence], Figure]
+
+
+PICTURES: dict[str, Picture] = {}
+
+
+def picture(
+    name: str, experiment: str, caption: str
+) -> Callable[[Callable[[Evidence], Figure]], Callable[[Evidence], Figure]]:
+    """Make a picture of the report of a function that draws it."""
+
+    def register(draw: Callable[[Evidence], Figure]) -> Callable[[Evidence], Figure]:
+        PICTURES[name] = Picture(experiment, caption, draw)
+        return draw
+
+    return register
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw in the style of the report."""
+    with mpl.rc_context(STYLE):
+        yield
+
+
+def save(name: str, evidence: Evidence, directory: Path, trial: str | None) -> None:
+    """Draw a picture and write it as PNG and PDF; that of a trial says so."""
+    with style():
+        figure = PICTURES[name].draw(evidence)
+        if trial:
+            figure.suptitle(trial, color=VERMILION, fontsize=9)
+        for kind in ("png", "pdf"):
+            with whole(directory / f"{name}.{kind}") as temporary:
+                metadata = {"CreationDate": None} if kind == "pdf" else None
+                figure.savefig(temporary, format=kind, dpi=RESOLUTION, metadata=metadata)

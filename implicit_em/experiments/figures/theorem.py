@@ -1,0 +1,78 @@
+"""Figure 1: gradient against responsibility."""
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from implicit_em.experiments import theorem
+from implicit_em.experiments.evidence import Evidence
+from implicit_em.experiments.figures.style import (
+    BLUE,
+    GREY,
+    ORANGE,
+    SKY,
+    VERMILION,
+    WIDTH,
+    picture,
+)
+
+SMALLEST_SHOWN = 1e-20
+"""Of the errors: the closed form's vanish where one component takes all responsibility."""
+
+
+@picture(
+    "figure1",
+    "theorem",
+    "The gradient of LSE and the responsibility. Left: autograd's gradient against "
+    "softmax(-E) on the 64 × 128 standard-normal draw, float32. Right: the largest difference "
+    "on draws of another scale; dashed, the bound eps · (1 + max|E|) that rounding sets.",
+)
+def identity(evidence: Evidence) -> Figure:
+    """Gradient against responsibility, and the error's growth with the energies' scale."""
+    figure = Figure(figsize=(WIDTH, 2.9))
+    left, right = figure.subplots(1, 2)
+    gradient, responsibility = theorem.pairs()
+    _plot_identity(left, gradient, responsibility)
+    draws = evidence.draws
+    shaped = draws[(draws["batch"] == 64) & (draws["components"] == 128)].sort_values("scale")
+    looks = {
+        ("float32", "autograd"): (VERMILION, "o", "float32, autograd"),
+        ("float32", "closed form"): (ORANGE, "^", "float32, closed form"),
+        ("float64", "autograd"): (BLUE, "s", "float64, autograd"),
+        ("float64", "closed form"): (SKY, "v", "float64, closed form"),
+    }
+    for (dtype, way), (colour, marker, label) in looks.items():
+        rows = shaped[(shaped["dtype"] == dtype) & (shaped["gradient"] == way)]
+        seen = rows["max_error"].where(rows["max_error"] > SMALLEST_SHOWN)
+        right.plot(rows["scale"], seen, color=colour, marker=marker, ms=4, label=label)
+        if way == "autograd":
+            right.plot(rows["scale"], rows["bound"], color=colour, ls="--", lw=1)
+    right.set(xscale="log", yscale="log", xlabel="scale of the energies", ylabel="largest |error|")
+    right.set_ylim(SMALLEST_SHOWN, 1e4)
+    right.legend(ncols=2, loc="upper left", columnspacing=1, handlelength=1.5)
+    return figure
+
+
+def _plot_identity(axes: Axes, gradient: np.ndarray, responsibility: np.ndarray) -> None:
+    low, high = responsibility.min() / 1.5, responsibility.max() * 1.5
+    axes.plot([low, high], [low, high], color=GREY, lw=1, label="y = x")
+    axes.scatter(
+        responsibility,
+        gradient,
+        s=9,
+        color=BLUE,
+        lw=0,
+        zorder=3,
+        rasterized=True,
+        label="8,192 pairs",
+    )
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="responsibility  softmax(-E)",
+        ylabel="gradient  ∂LSE/∂E",
+        xlim=(low, high),
+        ylim=(low, high),
+        aspect="equal",
+    )
+    axes.legend(loc="upper left", markerscale=2)
