@@ -13,10 +13,11 @@ from threadpoolctl import threadpool_info
 from implicit_em.experiments import criteria
 
 
-def describe(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def describe(command: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return what a reader needs to repeat the study: lines by name.
 
     Args:
+        command: that makes it.
         runs: the content of ``metrics.json`` of each.
 
     """
@@ -25,6 +26,7 @@ def describe(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         {info["internal_api"] for info in threadpool_info() if info["user_api"] == "blas"}
     )
     return {
+        "command": command,
         "date": f"{date.today()}",
         "commit": _git(home, "describe", "--always", "--dirty", "--exclude", "*"),
         "criteria last changed": _git(home, "log", "-1", "--format=%h, %cs", "--", "criteria.py"),

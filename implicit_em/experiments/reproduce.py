@@ -41,8 +41,9 @@ def reproduce(
 ) -> Path:
     """Run experiments of the paper and write what comes out; gives the report's path.
 
-    Runs that are complete are reused, so that a study that was stopped goes on. With settings other
-    than the paper's, everything is labelled as a trial, and no verdicts are given.
+    Runs that are complete are reused, so that a study that was stopped goes on, and experiments
+    that the directory holds already stay in its report. With settings other than the paper's,
+    everything is labelled as a trial, and no verdicts are given.
 
     Args:
         directory: where runs, tables, figures, verdicts and report go.
@@ -63,43 +64,47 @@ def reproduce(
         raise ConfigError(f"workers={workers}: must be at least 1")
     if not (conf / "train.yaml").exists():
         raise ConfigError(f"conf={conf}: no train.yaml there; run from the repository, or name it")
-    runs = plan(experiments, directory / "runs", conf, overrides)
-    trial = None if is_protocol(experiments, conf, runs) else f"TRIAL with {', '.join(overrides)}"
+    note = directory / "study.json"
+    there = json.loads(note.read_text()) if note.exists() else {}
+    together = [n for n in EXPERIMENTS if n in experiments or n in there.get("experiments", ())]
+    runs = plan(together, directory / "runs", conf, overrides)
+    trial = None if is_protocol(together, conf, runs) else f"TRIAL with {', '.join(overrides)}"
     if trial and directory == PAPER:
         raise ConfigError(
             f"{PAPER} is for the paper's protocol: name another --directory for "
             + ", ".join(overrides)
         )
+    if there and there["trial"] != trial:
+        raise ConfigError(
+            f"{directory}: holds {there['trial'] or 'a study of the protocol'}, not "
+            f"{trial or 'one of the protocol'}; name another directory"
+        )
     directory.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(directory / ".lock", timeout=0):
-            _claim(directory, trial)
+            write_json(note, {"trial": trial, "experiments": there.get("experiments", [])})
             execute(runs, workers or default_workers(), ["trial"] if trial else [])
-            return _report(directory, runs, experiments, trial)
+            write_json(note, {"trial": trial, "experiments": together})
+            return _report(directory, runs, together, overrides, trial)
     except Timeout as error:
         raise ConfigError(f"{directory}: another study is running there") from error
 
 
-def _claim(directory: Path, trial: str | None) -> None:
-    """Refuse a directory of another study; note what this one is."""
-    note = directory / "study.json"
-    there = json.loads(note.read_text())["trial"] if note.exists() else trial
-    if there != trial:
-        raise ConfigError(
-            f"{directory}: holds {there or 'a study of the protocol'}, not "
-            f"{trial or 'one of the protocol'}; name another directory"
-        )
-    write_json(note, {"trial": trial})
-
-
 def _report(
-    directory: Path, runs: Sequence[Run], experiments: Sequence[str], trial: str | None
+    directory: Path,
+    runs: Sequence[Run],
+    experiments: Sequence[str],
+    overrides: Sequence[str],
+    trial: str | None,
 ) -> Path:
     for old in ("report.md", "report.html", "verdicts.json", "verdicts.md"):
         (directory / old).unlink(missing_ok=True)  # none stays beside figures of another time
     with working("measuring the trained models"):
         evidence = gather(runs, experiments)
-    origin = provenance.describe([RunDirectory(run.directory).read_metrics() or {} for run in runs])
+    origin = provenance.describe(
+        " ".join(["python -m implicit_em.experiments", *experiments, *overrides]),
+        [RunDirectory(run.directory).read_metrics() or {} for run in runs],
+    )
     measured = {
         name: tables.measure(name, evidence)
         for name, published in TABLES.items()
