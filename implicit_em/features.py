@@ -35,14 +35,27 @@ def feature_grid(weight_KD: np.ndarray, sample_shape: Sequence[int]) -> Figure:
 
 
 def draw_grid(
-    axes: Axes, weight_KD: np.ndarray, sample_shape: Sequence[int], bar: str = "right"
+    axes: Axes,
+    weight_KD: np.ndarray,
+    sample_shape: Sequence[int],
+    bar: str = "right",
+    saturating: float = 0.0,
 ) -> int:
-    """Draw the grid into axes, its colour bar to one side; gives how many rows are shown."""
+    """Draw the grid into axes; gives how many rows are shown.
+
+    Args:
+        axes: to draw into.
+        weight_KD: shape ``(K, D)``.
+        sample_shape: of one input, with product D.
+        bar: side of the colour bar.
+        saturating: share of the weights that may lie beyond the scale.
+
+    """
     shown = weight_KD[:MOST_SHOWN]
     image_shape = [size for size in sample_shape if size != 1]
     are_images = len(image_shape) == 2
     mosaic = _mosaic(shown.reshape(-1, *image_shape)) if are_images else shown
-    limit = float(np.nanmax(np.abs(mosaic))) or 1.0
+    limit = float(np.quantile(np.abs(shown), 1 - saturating)) or 1.0
     picture = axes.imshow(
         mosaic,
         cmap=RED_WHITE_BLUE,

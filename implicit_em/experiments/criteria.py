@@ -402,8 +402,11 @@ def features_are_prototypes(evidence: Evidence) -> Finding:
         f"{centroid.text(1, 100, '%')} of rows beat the control, |cosine| {cosine.text(2)}; "
         f"{smooth.text(1, 100, '%')} in smoothness",
         f"Best |cosine| {cosine.value:.2f} with a centroid against "
-        f"{rows['centroid_control'].mean():.2f} for permuted rows; the 100 images of a component "
-        f"share a class at {100 * rows['purity_responsibility'].mean():.0f} % (chance: near 10 %).",
+        f"{rows['centroid_control'].mean():.2f} for permuted rows, "
+        f"{100 * rows['centroid_positive'].mean():.0f} % of them positive, which is a high energy "
+        "on what the row shows; a component's top 100 images share a class at "
+        f"{100 * rows['purity_activation'].mean():.0f} % by energy and at "
+        f"{100 * rows['purity_responsibility'].mean():.0f} % by responsibility (chance: about 10).",
     )
 
 

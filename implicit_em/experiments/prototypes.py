@@ -59,12 +59,14 @@ def find_prototypes(
 
 
 def best_cosine(rows_KD: np.ndarray, targets_CD: np.ndarray) -> np.ndarray:
-    """Return each row's largest |cosine| with a target, shape ``(K,)``.
+    """Return each row's cosine with the target where it is largest in size, shape ``(K,)``.
 
-    Without the sign: a component that explains a prototype has a low energy there, so that its row
-    is the prototype's negative.
+    Negative where the row is like the target's negative: the component's energy is then low on what
+    the target shows, which it explains; a positive one detects it by a high energy.
     """
-    return np.abs(normalize(rows_KD) @ normalize(targets_CD).T).max(1)
+    cosines_KC = normalize(rows_KD) @ normalize(targets_CD).T
+    best_K1 = np.abs(cosines_KC).argmax(1, keepdims=True)
+    return np.take_along_axis(cosines_KC, best_K1, 1)[:, 0]
 
 
 def smoothness(rows_KD: np.ndarray, sample_shape: tuple[int, ...]) -> np.ndarray:
@@ -87,7 +89,8 @@ def describe(rows_KD: np.ndarray, prototypes: Prototypes, seed: int = 0) -> dict
 
     For each of ``class_mean``, ``centroid`` (best |cosine|) and ``smoothness``: the mean, that of
     the control (``_control``), and the share of rows above the control's 95th percentile
-    (``_share``; 5 % for rows without structure).
+    (``_share``; 5 % for rows without structure). ``centroid_positive``: the share of rows whose
+    best cosine with a centroid is positive.
     """
     varies_D = prototypes.varies_D
     rng = np.random.default_rng(seed)
@@ -98,11 +101,12 @@ def describe(rows_KD: np.ndarray, prototypes: Prototypes, seed: int = 0) -> dict
     )
     control_KD = permuted_PKD.reshape(-1, rows_KD.shape[1])
     measures = {
-        "class_mean": lambda rows: best_cosine(rows, prototypes.class_means_CD),
-        "centroid": lambda rows: best_cosine(rows, prototypes.centroids_CD),
+        "class_mean": lambda rows: np.abs(best_cosine(rows, prototypes.class_means_CD)),
+        "centroid": lambda rows: np.abs(best_cosine(rows, prototypes.centroids_CD)),
         "smoothness": lambda rows: smoothness(rows, prototypes.sample_shape),
     }
-    result = {}
+    signed_K = best_cosine(active_KD, prototypes.centroids_CD)
+    result = {"centroid_positive": float((signed_K > 0).mean())}
     for name, measure in measures.items():
         own_K, control = measure(active_KD), measure(control_KD)
         result[name] = float(own_K.mean())

@@ -29,7 +29,12 @@ def describe(command: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         "command": command,
         "date": f"{date.today()}",
         "commit": _git(home, "describe", "--always", "--dirty", "--exclude", "*"),
-        "criteria last changed": _git(home, "log", "-1", "--format=%h, %cs", "--", "criteria.py"),
+        "criteria": "first committed in {1}, last touched in {0}".format(
+            *(
+                _git(home, "log", "-1", *order, "--format=%h", "--", "criteria.py")
+                for order in ((), ("--diff-filter=A",))
+            )
+        ),
         "runs": f"{len(runs)}, {sum(run['epochs'] for run in runs):,} epochs, "
         f"{sum(run['train_seconds'] for run in runs) / 3600:.1f} hours of training in all",
         "device": ", ".join(sorted({run["device"] for run in runs})),

@@ -89,7 +89,9 @@ def as_published() -> Evidence:
         "smoothness_share": (0.99, 0.005),
         "centroid": (0.6, 0.01),
         "centroid_control": (0.1, 0.001),
-        "purity_responsibility": (0.7, 0.01),
+        "centroid_positive": (0.9, 0.01),
+        "purity_responsibility": (0.3, 0.01),
+        "purity_activation": (0.7, 0.01),
     }
     features = pd.concat(
         [

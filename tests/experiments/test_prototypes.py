@@ -28,6 +28,7 @@ def test_rows_that_are_class_means_beat_their_permuted_control(targets):
     numbers = prototypes.describe(-3 * targets.class_means_CD, targets)
     assert numbers["class_mean"] == pytest.approx(1)
     assert numbers["class_mean_control"] < 0.4
+    assert numbers["centroid_positive"] == 0
     for measure in ("class_mean", "centroid", "smoothness"):
         assert numbers[f"{measure}_share"] == 1
 
@@ -57,9 +58,10 @@ def test_smoothness_tells_a_gradient_from_noise_and_a_chessboard():
     assert constant == 0
 
 
-def test_the_best_cosine_does_not_mind_sign_and_scale():
+def test_the_best_cosine_is_the_largest_in_size_whatever_the_scale():
     targets = np.eye(3)
-    assert prototypes.best_cosine(np.array([[0.0, -5.0, 0.0]]), targets) == pytest.approx(1)
+    assert prototypes.best_cosine(np.array([[0.5, -5.0, 0.5]]), targets) < -0.9
+    assert prototypes.best_cosine(np.array([[0.0, 5.0, 0.0]]), targets) == pytest.approx(1)
     assert prototypes.best_cosine(np.array([[1.0, 1.0, 0.0]]), targets) == pytest.approx(0.5**0.5)
     assert prototypes.best_cosine(np.zeros((1, 3)), targets) == 0
 

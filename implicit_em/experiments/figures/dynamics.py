@@ -67,7 +67,7 @@ def dynamics(evidence: Evidence) -> Figure:
         _with_spread(panels[2], runs, "final_loss", 1, shift, colour, marker, label)
     panels[0].axhline(1.08 * longest, color=GREY, lw=0.8, zorder=0)
     panels[0].set_ylim(0, 1.2 * longest)
-    panels[0].text(9e-5, 1.105 * longest, "never", fontsize=8, color="#666666")
+    panels[0].text(1.8e-4, 1.105 * longest, "never", fontsize=8, color="#666666")
     for axes, title in zip(
         panels, ("converged at epoch", "probe accuracy (%)", "final loss"), strict=True
     ):

@@ -7,13 +7,16 @@ from implicit_em.experiments.evidence import Evidence
 from implicit_em.experiments.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, WIDTH, picture
 from implicit_em.features import draw_grid
 
+SATURATING = 0.005
+"""Of the weights: a few pixels at the border would set the scale of the SAE's encoder rows."""
+
 
 @picture(
     "figure3",
     "features",
-    "Features, seed 1, each matrix on a symmetric scale of its own: the derived encoder's rows, "
-    "the SAE's encoder rows and its decoder columns. Grey pixels at a grid's border are gaps; "
-    "speckle at an image's border is the initial weight of pixels that never vary.",
+    "Features, seed 1, each matrix on a symmetric scale of its own that 0.5 % of its weights "
+    "exceed: the derived encoder's rows, the SAE's encoder rows and its decoder columns. Speckle "
+    "at an image's border is the initial weight of pixels that never vary.",
 )
 def features(evidence: Evidence) -> Figure:
     """The weight rows of both models as images."""
@@ -24,7 +27,7 @@ def features(evidence: Evidence) -> Figure:
         "sae decoder": "SAE: decoder columns",
     }
     for axes, (name, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
-        draw_grid(axes, evidence.weights[name], evidence.sample_shape, bar="bottom")
+        draw_grid(axes, evidence.weights[name], evidence.sample_shape, "bottom", SATURATING)
         axes.set_title(title)
     return figure
 
