@@ -81,7 +81,7 @@ def _bars(axes: Axes, runs: pd.DataFrame, key: str) -> None:
             textcoords="offset points",
             ha="center",
             fontsize=8,
-            bbox={"facecolor": "white", "edgecolor": "undefined", "pad": 0.8},
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
         )
     axes.set_xlim(-0.6, len(LOSSES) - 0.4)
     axes.set_xticks(range(len(LOSSES)), list(LOSSES.values()), rotation=28, ha="right")
