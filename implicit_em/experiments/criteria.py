@@ -431,7 +431,8 @@ def sae_rows_are_noise(evidence: Evidence) -> Finding:
         f"{smooth.text(1, 100, '%')} in smoothness",
         f"Noise would beat it at 5 %; the decoder's columns do at "
         f"{100 * decoder['centroid_share'].mean():.0f} % and "
-        f"{100 * decoder['smoothness_share'].mean():.0f} %.",
+        f"{100 * decoder['smoothness_share'].mean():.0f} %. "
+        f"{100 * rows['silent_share'].mean():.0f} % of the units are silent.",
     )
 
 

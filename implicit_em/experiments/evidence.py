@@ -41,7 +41,7 @@ class Evidence:
         trends: from ``dynamics.trends``.
         settling: from ``dynamics.settling``.
         features: a row for each ``model``, ``matrix`` (encoder, decoder) and ``seed``, from
-            ``prototypes.describe`` and ``prototypes.purities``.
+            ``prototypes.describe`` and ``prototypes.purities``, and ``silent_share`` of the units.
         correlations: for each loss of the ablation the correlations of its components over the test
             images, shape ``(K, K)``, seed 1.
         weights: the rows of ``encoder``, ``sae encoder`` and ``sae decoder``, each of shape
@@ -144,6 +144,7 @@ def _features(runs: pd.DataFrame, images: _Images) -> pd.DataFrame:
         )
         for matrix, rows_KD in _matrices(model).items():
             numbers = prototypes.describe(rows_KD.astype(np.float64), targets)
+            numbers["silent_share"] = run.silent_units / len(rows_KD)
             rows.append(
                 {"model": run.model, "matrix": matrix, "seed": run.seed} | numbers | purities
             )

@@ -128,7 +128,8 @@ def to_html(text: str, directory: Path) -> str:
         directory: that their paths start from.
 
     """
-    body = markdown.markdown(text, extensions=["tables", "md_in_html", "sane_lists"])
+    unbroken = text.replace(" ± ", "\u00a0±\u00a0")
+    body = markdown.markdown(unbroken, extensions=["tables", "md_in_html", "sane_lists"])
 
     def embed(match: re.Match[str]) -> str:
         content = (directory / html.unescape(match[1])).read_bytes()

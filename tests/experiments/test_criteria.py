@@ -90,6 +90,7 @@ def as_published() -> Evidence:
         "centroid": (0.6, 0.01),
         "centroid_control": (0.1, 0.001),
         "centroid_positive": (0.9, 0.01),
+        "silent_share": (0.4, 0.01),
         "purity_responsibility": (0.3, 0.01),
         "purity_activation": (0.7, 0.01),
     }

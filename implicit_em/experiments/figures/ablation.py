@@ -65,6 +65,8 @@ def _bars(axes: Axes, runs: pd.DataFrame, key: str) -> None:
                 x,
                 0.03,
                 "undefined",
+                rotation=90,
+                fontsize=8,
                 ha="center",
                 color="#666666",
                 transform=axes.get_xaxis_transform(),

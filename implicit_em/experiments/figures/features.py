@@ -20,7 +20,7 @@ SATURATING = 0.005
 )
 def features(evidence: Evidence) -> Figure:
     """The weight rows of both models as images."""
-    figure = Figure(figsize=(WIDTH, 3.4))
+    figure = Figure(figsize=(WIDTH, 3.2))
     titles = {
         "encoder": "derived: encoder rows",
         "sae encoder": "SAE: encoder rows",
