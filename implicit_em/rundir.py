@@ -55,8 +55,22 @@ class RunDirectory:
         return [str(override) for override in OmegaConf.load(self.overrides)]
 
     def read_metrics(self) -> dict[str, Any] | None:
-        """Return the content of ``metrics.json``, or ``None`` where the run has not ended."""
-        return json.loads(self.metrics.read_text()) if self.metrics.exists() else None
+        """Return the content of ``metrics.json``, or ``None`` where there is none, or no run's."""
+        if not self.metrics.exists():
+            return None
+        try:
+            metrics = json.loads(self.metrics.read_text())
+        except ValueError:
+            return None
+        return metrics if isinstance(metrics, dict) and "status" in metrics else None
+
+    def completed_metrics(self) -> dict[str, Any] | None:
+        """Return the metrics of a run that is complete and whose other results are there."""
+        metrics = self.read_metrics()
+        results = (self.history, self.features, self.weights, self.model)
+        if metrics and metrics["status"] == "completed" and all(path.exists() for path in results):
+            return metrics
+        return None
 
     def read_model(self) -> dict[str, Any]:
         """Return the content of ``model.json``.
@@ -87,8 +101,7 @@ class RunDirectory:
                     f"{self.path}: holds a run of other settings{_difference(there, cfg)}; "
                     "nothing is overwritten: choose another directory"
                 )
-            metrics = self.read_metrics()
-            if metrics and metrics["status"] == "completed":
+            if metrics := self.completed_metrics():
                 return metrics
             for result in (self.metrics, self.history, self.features, self.weights, self.model):
                 result.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ are paired. Fractions such as accuracies are in [0, 1].
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import log
+from math import log, log10
 from typing import Any, Literal
 
 import pandas as pd
@@ -21,8 +21,19 @@ from implicit_em.experiments.statistics import Estimate
 
 Outcome = Literal["reproduced", "partly", "not reproduced"]
 
-AMENDMENTS: Mapping[str, str] = {}
-"""Claims whose criterion changed after the first full run, and why."""
+_OWN_CONTROL = (
+    "the control was one pool of all rows' permutations, against which noise of another mean or "
+    "scale does not stand at 5 %; each row now stands against its own permutations. "
+    "The verdict was the same before."
+)
+AMENDMENTS: Mapping[str, str] = {
+    "independent_of_rate": "one line was fitted through all runs, as if the four runs of a seed, "
+    "which share initialisation and batch order, were independent; now one a seed. The verdict was "
+    "the same before.",
+    "features_are_prototypes": _OWN_CONTROL,
+    "sae_rows_are_noise": _OWN_CONTROL,
+}
+"""Claims whose criterion changed after the first full run: what it was, and why."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +118,7 @@ def identity(evidence: Evidence) -> Finding:
     ].set_index("dtype")
     single: Any = paper.loc["float32"]
     double: Any = paper.loc["float64"]
-    correlated = min(single["correlation"], double["correlation"]) >= 0.99995
+    correlated = single["correlation"] >= 0.99995 and double["correlation"] >= 0.99995
     small = single["max_error"] <= 1e-7 and double["max_error"] <= 1e-15
     worst = (draws["max_error"] / draws["bound"]).max()
     return Finding(
@@ -211,9 +222,11 @@ def twice_as_sparse(evidence: Evidence) -> Finding:
     its interval lies above 1.5. Partly if the interval lies above 1.
     """
     derived, sae = _both_models(evidence, "density")
+    if not ((derived > 0).all() and (sae > 0).all()):
+        return Finding("not reproduced", Estimate(0.0), "a density of 0", "A model is dead.")
     factor = statistics.ratio(sae, derived)
     silent = _of(evidence.benchmark, model="sae")["silent_units"]
-    others = (sae * 64 / (64 - silent)).mean()
+    others = (sae / (1 - silent / 64)).mean()
     return Finding(
         outcome(1.6 <= factor.value <= 2.4 and _above(factor, 1.5), _above(factor, 1)),
         factor,
@@ -245,25 +258,26 @@ def sgd_converges(evidence: Evidence) -> Finding:
     fitted power of K over four widths being at most 0.5. Partly if only (1): the number comes back,
     but the rule dates something else.
     """
-    epochs = _of(evidence.dynamics, optimizer="sgd").set_index("lr")["convergence_epoch"]
-    by_rate = epochs.groupby(level="lr").mean()
+    runs = _of(evidence.dynamics, optimizer="sgd")
+    epochs = runs["convergence_epoch"]
+    by_rate = runs.groupby("lr")["convergence_epoch"].mean()
     near = bool(epochs.notna().all() and by_rate.between(60, 80).all())
     power = _power_of_width(evidence, "sgd")
-    estimate = statistics.mean(epochs.dropna()) if epochs.notna().any() else Estimate(float("nan"))
+    estimate = statistics.mean(runs.groupby("seed")["convergence_epoch"].mean())
     came_back = (
         f"The number {'came back' if near else 'did not come back'}: the rule is met at epochs "
         f"{', '.join(f'{e:.0f}' for e in by_rate)} at the four rates"
     )
     meaning = (
-        f"it {'is' if power.value <= 0.5 else 'is not'} convergence: the epoch grows as "
-        f"K^{power.value:.2f} (law: K/threshold gives {_side_by_side(evidence, 'sgd')}), "
+        f"it {'is' if power <= 0.5 else 'is not'} convergence: the epoch grows as "
+        f"K^{power:.2f} (law: K/threshold gives {_side_by_side(evidence, 'sgd')})"
         f"{_still_moving(evidence, 'sgd')}"
     )
     return Finding(
-        outcome(near and power.value <= 0.5, near),
+        outcome(near and power <= 0.5, near),
         estimate,
         f"epoch {estimate.text(1)}; {int(epochs.notna().sum())} of {len(epochs)} runs",
-        f"{came_back}. But {meaning}." if power.value > 0.5 else f"{came_back}. And {meaning}.",
+        f"{came_back}. {'And' if power <= 0.5 else 'But'} {meaning}.",
     )
 
 
@@ -273,19 +287,25 @@ def sgd_converges(evidence: Evidence) -> Finding:
     "70–73 over three decades",
 )
 def independent_of_rate(evidence: Evidence) -> Finding:
-    """Reproduced if all SGD runs converge by the paper's rule and the interval of the slope of the
-    epoch against log10 of the rate lies within ±5 epochs a decade. Partly if it lies within ±10.
+    """Reproduced if all SGD runs converge by the paper's rule and the slope of the epoch against
+    log10 of the rate, one a seed, has an interval within ±5 epochs a decade. Partly if it lies
+    within ±10.
     """
-    runs = _of(evidence.dynamics, optimizer="sgd").dropna(subset="convergence_epoch")
-    complete = len(runs) == len(_of(evidence.dynamics, optimizer="sgd"))
-    decades = runs["lr"].map(lambda rate: log(rate, 10))
-    slope = statistics.slope(decades, runs["convergence_epoch"]) if len(runs) > 2 else None
-    if slope is None:
+    runs = _of(evidence.dynamics, optimizer="sgd")
+    converged = runs["convergence_epoch"].notna()
+    if not converged.all():
+        measured = f"{int(converged.sum())} of {len(runs)} runs converge"
         return Finding(
-            "not reproduced", Estimate(float("nan")), "too few runs converge", "Nothing to compare."
+            "not reproduced", Estimate(float("nan")), measured, "Not all can be compared."
         )
+    decades = runs.assign(decade=runs["lr"].map(log10))
+    slopes = [
+        statistics.slope(rows["decade"], rows["convergence_epoch"])
+        for _, rows in decades.groupby("seed")
+    ]
+    slope = statistics.mean(slopes)
     return Finding(
-        outcome(complete and _within(slope, 5), complete and _within(slope, 10)),
+        outcome(_within(slope, 5), _within(slope, 10)),
         slope,
         slope.text(2, unit="epochs a decade"),
         "Where the variances grow as t, the loss changes by K/t in an epoch, whatever the rate: "
@@ -334,7 +354,8 @@ def adam_never_converges(evidence: Evidence) -> Finding:
     return Finding(
         outcome(never and not later, never),
         converged,
-        f"{converged.text(0, 100, '%')} of {len(epochs)} runs converge within 100 epochs",
+        f"{converged.text(0, 100, '%')} of {len(epochs)} runs (taken as independent) converge "
+        "within 100 epochs",
         f"The rule is about the loss's change in an epoch, which under Adam is 2K/t: a longer run "
         f"{beyond} (law: 2K/threshold gives {_side_by_side(evidence, 'adam')}).",
     )
@@ -376,7 +397,7 @@ def no_unit_dies(evidence: Evidence) -> Finding:
     return Finding(
         outcome((dead == 0).all(), (main == 0).all()),
         affected,
-        f"{affected.text(0, 100, '%')} of {len(dead)} runs have a dead unit",
+        f"{affected.text(0, 100, '%')} of {len(dead)} runs (taken as independent) have a dead unit",
         f"Units die at {worst}: no gradient passes a ReLU that never fires."
         if worst
         else "Every unit of every run varies.",
@@ -386,11 +407,11 @@ def no_unit_dies(evidence: Evidence) -> Finding:
 @claim("features", "The derived features are prototypes", "read off their picture")
 def features_are_prototypes(evidence: Evidence) -> Finding:
     """Reproduced if, over the benchmark's seeds, the shares of encoder rows above the 95th
-    percentile of pixel-permuted rows, both in best |cosine| with a k-means centroid and in
-    smoothness, have intervals above 80 %, and the best |cosine| is at least 0.5 in the mean.
+    percentile of their own pixel permutations, both in best |cosine| with a k-means centroid and
+    in smoothness, have intervals above 80 %, and the best |cosine| is at least 0.5 in the mean.
     Partly if the shares do.
     """
-    rows = _of(evidence.features, model="encoder", matrix="encoder")
+    rows = _of(evidence.features, model="encoder", matrix="encoder", units="all")
     centroid, smooth = (
         statistics.mean(rows[f"{name}_share"]) for name in ("centroid", "smoothness")
     )
@@ -406,21 +427,24 @@ def features_are_prototypes(evidence: Evidence) -> Finding:
         f"{100 * rows['centroid_positive'].mean():.0f} % of them positive, which is a high energy "
         "on what the row shows; a component's top 100 images share a class at "
         f"{100 * rows['purity_activation'].mean():.0f} % by energy and at "
-        f"{100 * rows['purity_responsibility'].mean():.0f} % by responsibility (chance: about 10).",
+        f"{100 * rows['purity_responsibility'].mean():.0f} % by responsibility (chance: "
+        f"{100 * rows['purity_chance'].mean():.0f} %).",
     )
 
 
 @claim("features", "The SAE's encoder rows are noise", "read off their picture")
 def sae_rows_are_noise(evidence: Evidence) -> Finding:
     """Reproduced if, over the benchmark's seeds, the shares of SAE encoder rows above the 95th
-    percentile of pixel-permuted rows, both in best |cosine| with a k-means centroid and in
-    smoothness, have intervals below 20 % (noise would give 5 %). Partly if they lie below 50 %.
+    percentile of their own pixel permutations, both in best |cosine| with a k-means centroid and
+    in smoothness, have intervals below 20 % (noise would give 5 %). Partly if they lie below 50 %.
     """
-    rows = _of(evidence.features, model="sae", matrix="encoder")
+    rows, live, silent = (
+        _of(evidence.features, model="sae", matrix="encoder", units=units)
+        for units in ("all", "live", "silent")
+    )
     centroid, smooth = (
         statistics.mean(rows[f"{name}_share"]) for name in ("centroid", "smoothness")
     )
-    decoder = _of(evidence.features, model="sae", matrix="decoder")
     return Finding(
         outcome(
             _below(centroid, 0.2) and _below(smooth, 0.2),
@@ -429,10 +453,10 @@ def sae_rows_are_noise(evidence: Evidence) -> Finding:
         centroid,
         f"{centroid.text(1, 100, '%')} of rows beat the control in |cosine|, "
         f"{smooth.text(1, 100, '%')} in smoothness",
-        f"Noise would beat it at 5 %; the decoder's columns do at "
-        f"{100 * decoder['centroid_share'].mean():.0f} % and "
-        f"{100 * decoder['smoothness_share'].mean():.0f} %. "
-        f"{100 * rows['silent_share'].mean():.0f} % of the units are silent.",
+        f"Two kinds of row: {live['rows'].mean():.0f} of live units, of which "
+        f"{100 * live['smoothness_share'].mean():.0f} % beat the control in smoothness, and "
+        f"{silent['rows'].mean():.0f} of silent ones, close to their initial noise, of which "
+        f"{100 * silent['smoothness_share'].mean():.0f} % do (noise: 5 %).",
     )
 
 
@@ -453,12 +477,10 @@ def _crossings(evidence: Evidence, optimizer: str) -> pd.DataFrame:
     return frame[(frame["optimizer"] == optimizer) & (frame["threshold"] == 1)]
 
 
-def _power_of_width(evidence: Evidence, optimizer: str) -> Estimate:
-    """Return the power of K with which the epoch of convergence grows."""
-    crossed = _crossings(evidence, optimizer).dropna(subset="measured")
-    if len(crossed) < 2:
-        return Estimate(float("nan"))
-    return statistics.slope(crossed["hidden"].map(log), crossed["measured"].map(log))
+def _power_of_width(evidence: Evidence, optimizer: str) -> float:
+    """Return the power of K with which the epoch of convergence grows; NaN if one never crosses."""
+    crossings = _crossings(evidence, optimizer)
+    return statistics.slope(crossings["hidden"].map(log), crossings["measured"].map(log))
 
 
 def _side_by_side(evidence: Evidence, optimizer: str) -> str:
@@ -473,8 +495,10 @@ def _side_by_side(evidence: Evidence, optimizer: str) -> str:
 def _still_moving(evidence: Evidence, optimizer: str) -> str:
     frame = evidence.settling
     row = frame[(frame["optimizer"] == optimizer) & (frame["hidden"] == 64)].iloc[0]
+    if pd.isna(row["angle_at"]):
+        return ""
     return (
-        f"and at K = 64 the rows still turn by {row['angle_at']:.2f}° an epoch there and the loss "
+        f", and at K = 64 the rows still turn by {row['angle_at']:.2f}° an epoch and the loss "
         f"falls by {row['loss_after']:.0f} more in the {row['epochs_after']:.0f} epochs after it"
     )
 

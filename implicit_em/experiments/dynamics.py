@@ -18,6 +18,10 @@ POWER_OF_T = {"sgd": 1, "adam": 2}
 THRESHOLDS = (0.5, 1.0, 2.0)
 FITTED_FROM = 10
 """First epoch of the fits in log t: before it the layer is still leaving its initialisation."""
+SETTLING = [
+    *("optimizer", "hidden", "at", "angle_at", "angle_end", "correlation_at", "correlation_end"),
+    *("probe_at", "probe_end", "loss_after", "epochs_after"),
+]
 AFTER = 50
 """Epochs over which the loss is followed past the paper's epoch of convergence."""
 
@@ -53,7 +57,7 @@ def crossings(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def trends(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the exponent of the variances in t and the slope of the loss in log t of each run.
+    """Return the exponent of the variances in t, the slope of the loss in log t, and dead units.
 
     Least squares over all epochs from the tenth on; ``exponent`` is that of the median variance.
     """
@@ -67,10 +71,11 @@ def trends(runs: pd.DataFrame) -> pd.DataFrame:
             {
                 "optimizer": run.optimizer,
                 "hidden": run.hidden,
-                "exponent": statistics.slope(log_t, late["trajectory/log_variance"]).value,
+                "exponent": statistics.slope(log_t, late["trajectory/log_variance"]),
                 "exponent_predicted": power,
-                "loss_slope": statistics.slope(log_t, late["train/loss"]).value,
+                "loss_slope": statistics.slope(log_t, late["train/loss"]),
                 "loss_slope_predicted": -power * run.hidden,
+                "dead_units": run.dead_units,
             }
         )
     return pd.DataFrame(rows)
@@ -80,9 +85,9 @@ def settling(runs: pd.DataFrame) -> pd.DataFrame:
     """Return what goes on at the paper's epoch of convergence (threshold 1) and after it.
 
     Returns:
-        Rows with ``optimizer``, ``hidden``, ``at`` (the epoch; the last one of a run that never
-        crosses), ``angle_at`` and ``angle_end`` (degrees that the rows turn in an epoch),
-        ``correlation_at`` and ``correlation_end`` (change of the correlations in an epoch),
+        Rows with ``optimizer``, ``hidden``, ``at`` (the epoch; NaN for a run that never crosses,
+        like all that is said of it), ``angle_at`` and ``angle_end`` (degrees that rows turn in an
+        epoch), ``correlation_at`` and ``correlation_end`` (change of the correlations in an epoch),
         ``probe_at`` (the last probe up to there), ``probe_end``, and ``loss_after``, by how much
         the loss falls in the ``epochs_after`` it: as many as there are, at most 50.
 
@@ -91,22 +96,24 @@ def settling(runs: pd.DataFrame) -> pd.DataFrame:
     run: Any
     for run in runs.sort_values(["optimizer", "hidden"]).itertuples():
         history = run.history.set_index("epoch")
-        at = convergence_epoch(history["train/loss"].tolist()) or int(history.index[-1])
-        until = min(at + AFTER, int(history.index[-1]))
         probes = history["trajectory/probe_accuracy"].dropna()
-        rows.append(
-            {
-                "optimizer": run.optimizer,
-                "hidden": run.hidden,
-                "at": at,
+        at = convergence_epoch(history["train/loss"].tolist())
+        row = {
+            "optimizer": run.optimizer,
+            "hidden": run.hidden,
+            "at": at,
+            "angle_end": history["trajectory/row_angle"].iloc[-1],
+            "correlation_end": history["trajectory/correlation_change"].iloc[-1],
+            "probe_end": probes.iloc[-1],
+        }
+        if at is not None:
+            until = min(at + AFTER, int(history.index[-1]))
+            row |= {
                 "angle_at": history.loc[at, "trajectory/row_angle"],
-                "angle_end": history["trajectory/row_angle"].iloc[-1],
                 "correlation_at": history.loc[at, "trajectory/correlation_change"],
-                "correlation_end": history["trajectory/correlation_change"].iloc[-1],
                 "probe_at": probes.loc[:at].iloc[-1],
-                "probe_end": probes.iloc[-1],
                 "loss_after": history.loc[at, "train/loss"] - history.loc[until, "train/loss"],
                 "epochs_after": until - at,
             }
-        )
-    return pd.DataFrame(rows)
+        rows.append(row)
+    return pd.DataFrame(rows, columns=SETTLING).astype({"at": float})

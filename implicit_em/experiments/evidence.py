@@ -14,12 +14,11 @@ from implicit_em.config import to_plain
 from implicit_em.data import as_unit_float
 from implicit_em.experiments import dynamics, prototypes, theorem
 from implicit_em.experiments.study import Run, table
-from implicit_em.metrics import Redundancy
+from implicit_em.metrics import SILENT_SHARE, Redundancy
 from implicit_em.models import SparseAutoencoder
 from implicit_em.training import load_data
 
 IDENTITY_IMAGES = 128
-SHOWN_SEED = 1
 
 
 @dataclass(frozen=True)
@@ -40,12 +39,13 @@ class Evidence:
         crossings: from ``dynamics.crossings``.
         trends: from ``dynamics.trends``.
         settling: from ``dynamics.settling``.
-        features: a row for each ``model``, ``matrix`` (encoder, decoder) and ``seed``, from
-            ``prototypes.describe`` and ``prototypes.purities``, and ``silent_share`` of the units.
+        features: a row for each ``model``, ``matrix`` (encoder, decoder), ``seed`` and kind of
+            ``units`` (all, live, silent), from ``prototypes.describe``; for all rows of an encoder
+            also from ``prototypes.purities``.
         correlations: for each loss of the ablation the correlations of its components over the test
-            images, shape ``(K, K)``, seed 1.
+            images, shape ``(K, K)``, first seed.
         weights: the rows of ``encoder``, ``sae encoder`` and ``sae decoder``, each of shape
-            ``(K, D)``, seed 1.
+            ``(K, D)``, first seed.
         sample_shape: of an image.
 
     """
@@ -124,7 +124,7 @@ def _with_histories(runs: pd.DataFrame) -> pd.DataFrame:
 def _correlations(runs: pd.DataFrame, images: _Images) -> dict[str, np.ndarray]:
     matrices = {}
     run: Any
-    for run in runs[runs["seed"] == SHOWN_SEED].itertuples():
+    for run in runs[runs["seed"] == runs["seed"].min()].itertuples():
         energies_NK = _energies(implicit_em.load(run.directory), images.test)
         moments = Redundancy(energies_NK.shape[1])
         moments.update(energies_NK)
@@ -139,20 +139,24 @@ def _features(runs: pd.DataFrame, images: _Images) -> pd.DataFrame:
     run: Any
     for run in runs.itertuples():
         model = implicit_em.load(run.directory)
-        purities = prototypes.purities(
-            _energies(model, images.test).double().numpy(), images.test_labels
-        )
+        energies_NK = _energies(model, images.test).double().numpy()
+        purities = prototypes.purities(energies_NK, images.test_labels)
+        peaks_K = np.abs(energies_NK).max(0)
+        silent_K = peaks_K <= SILENT_SHARE * np.abs(energies_NK).mean()
+        kinds = {"all": np.full_like(silent_K, True), "live": ~silent_K, "silent": silent_K}
         for matrix, rows_KD in _matrices(model).items():
-            numbers = prototypes.describe(rows_KD.astype(np.float64), targets)
-            numbers["silent_share"] = run.silent_units / len(rows_KD)
-            rows.append(
-                {"model": run.model, "matrix": matrix, "seed": run.seed} | numbers | purities
-            )
+            for units, chosen_K in kinds.items():
+                if not chosen_K.any():
+                    continue
+                case = {"model": run.model, "matrix": matrix, "units": units, "seed": run.seed}
+                numbers = prototypes.describe(rows_KD[chosen_K].astype(np.float64), targets)
+                own = purities if (matrix, units) == ("encoder", "all") else {}
+                rows.append(case | {"rows": int(chosen_K.sum())} | numbers | own)
     return pd.DataFrame(rows)
 
 
 def _weights(runs: pd.DataFrame) -> dict[str, np.ndarray]:
-    shown = runs[runs["seed"] == SHOWN_SEED].set_index("model")["directory"]
+    shown = runs[runs["seed"] == runs["seed"].min()].set_index("model")["directory"]
     sae = _matrices(implicit_em.load(shown["sae"]))
     return {
         **_matrices(implicit_em.load(shown["encoder"])),

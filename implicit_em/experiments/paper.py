@@ -185,8 +185,8 @@ _DEAD = (
     "units there; the paper reports none."
 )
 _LOSS = (
-    "Not settled. A dead unit costs a run its share of the variance term, about 26 at 1e-2 and "
-    "30 at 1e-1 (mean of log Var over the units, plus 13.8). None of these runs has one; the "
+    "Not settled. A dead unit would cost a run its share of the variance term, about 26 at 1e-2 "
+    "and 30 at 1e-1 (mean of log Var over the units, plus 13.8). None of these runs has one; the "
     "paper's mean, with its far wider spread, lies where runs with one or two would, although it "
     "reports none."
 )
@@ -199,3 +199,14 @@ REASONS: Mapping[tuple[str, tuple[str | float, ...], str], str] = {
     ("table3", ("adam", 1e-1), "final_loss"): _LOSS,
 }
 """Why a figure deviates, by table, row and column; written after the first full run."""
+
+PROTOCOL: Mapping[str, str] = {
+    "theorem": "6c48bb6c00a0ebd1",
+    "ablation": "544b005a37e3acab",
+    "benchmark": "e7ccb6946589cf45",
+    "dynamics": "b7bdf16157055ae8",
+    "width_sgd": "b9912506c078d50b",
+    "width_adam": "5031dd788d10a299",
+    "features": "e7ccb6946589cf45",
+}
+"""Digests of the runs of each sweep, from ``study.protocol``: a study of others is a trial."""

@@ -14,7 +14,7 @@ from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 
 CENTROIDS = 64
-PERMUTATIONS = 20
+PERMUTATIONS = 200
 TOP_IMAGES = 100
 PERCENTILE = 95
 
@@ -88,30 +88,31 @@ def describe(rows_KD: np.ndarray, prototypes: Prototypes, seed: int = 0) -> dict
     """Return the numbers of a matrix of rows beside those of its permuted rows.
 
     For each of ``class_mean``, ``centroid`` (best |cosine|) and ``smoothness``: the mean, that of
-    the control (``_control``), and the share of rows above the control's 95th percentile
-    (``_share``; 5 % for rows without structure). ``centroid_positive``: the share of rows whose
-    best cosine with a centroid is positive.
+    the control (``_control``), and the share of rows above the 95th percentile of their own 200
+    permutations (``_share``; 5 % for rows without structure). ``centroid_positive``: the share of
+    rows whose best cosine with a centroid is positive.
     """
     varies_D = prototypes.varies_D
     rng = np.random.default_rng(seed)
     active_KD = rows_KD * varies_D
-    permuted_PKD = np.tile(active_KD, (PERMUTATIONS, 1, 1))
-    permuted_PKD[..., varies_D] = rng.permuted(
-        active_KD[:, varies_D][None].repeat(PERMUTATIONS, 0), axis=-1
-    )
-    control_KD = permuted_PKD.reshape(-1, rows_KD.shape[1])
     measures = {
         "class_mean": lambda rows: np.abs(best_cosine(rows, prototypes.class_means_CD)),
         "centroid": lambda rows: np.abs(best_cosine(rows, prototypes.centroids_CD)),
         "smoothness": lambda rows: smoothness(rows, prototypes.sample_shape),
     }
+    controls: dict[str, list[np.ndarray]] = {name: [] for name in measures}
+    permuted_KD = active_KD.copy()
+    for _ in range(PERMUTATIONS):
+        permuted_KD[:, varies_D] = rng.permuted(active_KD[:, varies_D], axis=1)
+        for name, measure in measures.items():
+            controls[name].append(measure(permuted_KD))
     signed_K = best_cosine(active_KD, prototypes.centroids_CD)
     result = {"centroid_positive": float((signed_K > 0).mean())}
     for name, measure in measures.items():
-        own_K, control = measure(active_KD), measure(control_KD)
+        own_K, control_PK = measure(active_KD), np.stack(controls[name])
         result[name] = float(own_K.mean())
-        result[f"{name}_control"] = float(control.mean())
-        result[f"{name}_share"] = float((own_K > np.percentile(control, PERCENTILE)).mean())
+        result[f"{name}_control"] = float(control_PK.mean())
+        result[f"{name}_share"] = float((own_K > np.percentile(control_PK, PERCENTILE, 0)).mean())
     return result
 
 
@@ -134,8 +135,14 @@ def purity(scores_NK: np.ndarray, labels_N: np.ndarray, top: int = TOP_IMAGES) -
 
 
 def purities(energies_NK: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:
-    """Return ``purity`` by responsibility, ``softmax(-E)``, and by activation, E itself."""
+    """Return ``purity`` by responsibility, ``softmax(-E)``, by activation, E itself, and by chance.
+
+    Chance is the purity of random scores: the commonest of ten classes among 100 images has more
+    than a tenth of them.
+    """
+    chance_NK = np.random.default_rng(0).random((len(labels_N), 200))
     return {
+        "purity_chance": purity(chance_NK, labels_N),
         "purity_responsibility": purity(softmax(-energies_NK, axis=1), labels_N),
         "purity_activation": purity(energies_NK, labels_N),
     }

@@ -2,12 +2,14 @@
 
 import json
 import logging
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from implicit_em.errors import ConfigError
+from implicit_em.config import to_plain
+from implicit_em.errors import ConfigError, one_line
 from implicit_em.experiments import figures, provenance, tables
 from implicit_em.experiments.evidence import gather
 from implicit_em.experiments.figures import PICTURES
@@ -26,6 +28,7 @@ from implicit_em.experiments.verdicts import judge, write_verdicts
 from implicit_em.files import write_json
 from implicit_em.rundir import RunDirectory
 from implicit_em.terminal import print_rows, working
+from implicit_em.training import load_data
 
 log = logging.getLogger(__name__)
 
@@ -65,21 +68,27 @@ def reproduce(
     if not (conf / "train.yaml").exists():
         raise ConfigError(f"conf={conf}: no train.yaml there; run from the repository, or name it")
     note = directory / "study.json"
-    there = json.loads(note.read_text()) if note.exists() else {}
+    try:
+        there = json.loads(note.read_text()) if note.exists() else {}
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{note}: cannot be read: {one_line(error)}") from error
     together = [n for n in EXPERIMENTS if n in experiments or n in there.get("experiments", ())]
     runs = plan(together, directory / "runs", conf, overrides)
-    trial = None if is_protocol(together, conf, runs) else f"TRIAL with {', '.join(overrides)}"
+    trial = None if is_protocol(together, runs) else _trial(overrides)
     if trial and directory == PAPER:
         raise ConfigError(
-            f"{PAPER} is for the paper's protocol: name another --directory for "
-            + ", ".join(overrides)
+            f"{PAPER} is for the paper's protocol: name another --directory for a {trial}"
         )
     if there and there["trial"] != trial:
         raise ConfigError(
             f"{directory}: holds {there['trial'] or 'a study of the protocol'}, not "
             f"{trial or 'one of the protocol'}; name another directory"
         )
-    directory.mkdir(parents=True, exist_ok=True)
+    load_data(to_plain(runs[0].cfg))
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{directory}: cannot be made: {one_line(error)}") from error
     try:
         with FileLock(directory / ".lock", timeout=0):
             write_json(note, {"trial": trial, "experiments": there.get("experiments", [])})
@@ -88,6 +97,17 @@ def reproduce(
             return _report(directory, runs, together, overrides, trial)
     except Timeout as error:
         raise ConfigError(f"{directory}: another study is running there") from error
+
+
+def _trial(overrides: Sequence[str]) -> str:
+    """Return the label of a study of other settings: those that affect results."""
+    deciding = sorted(o for o in overrides if not o.lstrip("+").startswith(("logger", "data.root")))
+    return f"TRIAL with {', '.join(deciding) or 'changed configuration files'}"
+
+
+def _command(directory: Path, experiments: Sequence[str], overrides: Sequence[str]) -> str:
+    where = [] if directory == PAPER else ["--directory", str(directory)]
+    return shlex.join(["python", "-m", "implicit_em.experiments", *experiments, *overrides, *where])
 
 
 def _report(
@@ -102,7 +122,7 @@ def _report(
     with working("measuring the trained models"):
         evidence = gather(runs, experiments)
     origin = provenance.describe(
-        " ".join(["python -m implicit_em.experiments", *experiments, *overrides]),
+        _command(directory, experiments, overrides),
         [RunDirectory(run.directory).read_metrics() or {} for run in runs],
     )
     measured = {

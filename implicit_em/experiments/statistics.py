@@ -1,7 +1,7 @@
 """Estimates over seeds, with the 95 % intervals and paired tests of scipy."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,8 @@ class Estimate:
         low: lower end of its 95 % interval; ``None`` for a value that is exact, or a single run.
         high: upper end.
         n: number of runs behind it.
-        p_value: of a paired test against no difference, two-sided, where there is one.
+        p_value: of ``test``, two-sided, where there is one.
+        test: its name.
 
     """
 
@@ -28,6 +29,7 @@ class Estimate:
     high: float | None = None
     n: int = 1
     p_value: float | None = None
+    test: str | None = None
 
     def text(self, digits: int = 2, scale: float = 1.0, unit: str = "") -> str:
         """Write the value and its interval: ``3.1 [2.5, 3.6] points``."""
@@ -56,7 +58,7 @@ def difference(first: pd.Series, second: pd.Series) -> Estimate:
     """Return the mean of ``first - second``, paired by index, with a paired t test."""
     pairs = _pairs(first, second)
     estimate = mean(pairs[0] - pairs[1])
-    return Estimate(estimate.value, estimate.low, estimate.high, len(pairs), _paired_p(pairs))
+    return replace(estimate, p_value=_paired_p(pairs), test="paired t test")
 
 
 def ratio(first: pd.Series, second: pd.Series) -> Estimate:
@@ -74,7 +76,8 @@ def ratio(first: pd.Series, second: pd.Series) -> Estimate:
     low, high = (
         None if end is None else float(np.exp(end)) for end in (estimate.low, estimate.high)
     )
-    return Estimate(float(np.exp(estimate.value)), low, high, len(pairs), _paired_p(logs))
+    value = float(np.exp(estimate.value))
+    return Estimate(value, low, high, len(pairs), _paired_p(logs), "paired t test of logarithms")
 
 
 def share(successes: int, n: int) -> Estimate:
@@ -83,21 +86,12 @@ def share(successes: int, n: int) -> Estimate:
     return Estimate(successes / n, float(interval.low), float(interval.high), n)
 
 
-def slope(x: Sequence[float] | pd.Series, y: Sequence[float] | pd.Series) -> Estimate:
-    """Return the slope of a straight line through the points, with its t interval and test.
-
-    The interval takes the residuals for independent; those of a curve over time are not.
-    """
-    n = len(x)
-    if n < 2:
-        return Estimate(float("nan"), n=n)
+def slope(x: Sequence[float] | pd.Series, y: Sequence[float] | pd.Series) -> float:
+    """Return the least-squares slope of a straight line; NaN for fewer than two points."""
+    if len(x) < 2:
+        return float("nan")
     fit = stats.linregress(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
-    if n < 3:
-        return Estimate(float(fit.slope), n=n)
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 2) * fit.stderr)
-    return Estimate(
-        float(fit.slope), float(fit.slope) - half, float(fit.slope) + half, n, float(fit.pvalue)
-    )
+    return float(fit.slope)
 
 
 def _pairs(first: pd.Series, second: pd.Series) -> pd.DataFrame:

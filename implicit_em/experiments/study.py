@@ -1,6 +1,7 @@
 """The runs of the study: composed from the sweep axes in ``conf/experiment``, each trained once."""
 
 import contextlib
+import hashlib
 import logging
 import os
 import sys
@@ -16,12 +17,14 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from joblib import Parallel, delayed
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from implicit_em.config import check
 from implicit_em.errors import ConfigError, RunError, one_line
+from implicit_em.experiments.paper import PROTOCOL
 from implicit_em.fingerprint import config_fingerprint
 from implicit_em.mistakes import explain
 from implicit_em.rundir import RunDirectory
@@ -37,6 +40,8 @@ EXPERIMENTS = {
     "features": ("features",),
 }
 """The five experiments and the sweeps, files of ``conf/experiment``, that each is made of."""
+OWN_SETTINGS = ("experiment", "callbacks", "model", "loss")
+"""What overrides may not change in any experiment, beside its axes."""
 LOG_FILE = "train.log"
 
 
@@ -84,12 +89,12 @@ def plan(
         overrides: settings, in Hydra's notation, beside those of the experiments.
 
     Raises:
-        ConfigError: if one of them cannot be trained.
+        ConfigError: if one of them cannot be trained, or its directory holds another run.
 
     """
     runs: dict[str, Run] = {}
     complete = _complete(directory)
-    sweeps = [sweep for name in experiments for sweep in EXPERIMENTS[name]]
+    sweeps = _sweeps(experiments)
     for sweep, cfg, axes in _compose(sweeps, conf, overrides):
         fingerprint = config_fingerprint(cfg)
         if fingerprint not in runs:
@@ -98,17 +103,39 @@ def plan(
             there = complete.get(fingerprint)
             runs[fingerprint] = Run(cfg, fingerprint, there or directory / sweep / job, bool(there))
         runs[fingerprint].places.append((sweep, axes))
+    for run in runs.values():
+        _refuse_another_run(run)
     return list(runs.values())
+
+
+def _sweeps(experiments: Sequence[str]) -> list[str]:
+    return [sweep for name in experiments for sweep in EXPERIMENTS[name]]
 
 
 def _complete(directory: Path) -> dict[str, Path]:
     """Return the complete runs below a directory, by the fingerprint in their metrics."""
     found = {}
     for path in sorted(directory.glob("*/*/metrics.json")):
-        metrics = RunDirectory(path.parent).read_metrics() or {}
-        if metrics["status"] == "completed":
+        if metrics := RunDirectory(path.parent).completed_metrics():
             found[metrics["config_fingerprint"]] = path.parent
     return found
+
+
+def _refuse_another_run(run: Run) -> None:
+    directory = RunDirectory(run.directory)
+    if directory.config.exists() and config_fingerprint(directory.read_config()) != run.fingerprint:
+        raise ConfigError(
+            f"{run.directory}: holds a run of other settings; nothing is overwritten: name another "
+            "--directory"
+        )
+
+
+def _refuse_own_settings(axes: Sequence[str], overrides: Sequence[str]) -> None:
+    """Refuse overrides of what an experiment sets itself, but for the seeds."""
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        if key.startswith("hydra") or key in {*OWN_SETTINGS, *axes} - {"seed"}:
+            raise ConfigError(f"{override}: the experiments set {key} themselves")
 
 
 def _compose(
@@ -122,7 +149,8 @@ def _compose(
             typed = [f"experiment={sweep}", *overrides]
             try:
                 base = compose("train", overrides=typed, return_hydra_config=True)
-                axes = list(base.hydra.sweeper.params)
+                axes = list(base.hydra.sweeper.params or ())
+                _refuse_own_settings(axes, overrides)
                 for job in enumerate_jobs(base, loader):
                     values = dict(override.split("=", 1) for override in job)
                     cfg = compose("train", overrides=job)
@@ -160,11 +188,17 @@ def execute(runs: Sequence[Run], workers: int, tags: Sequence[str] = ()) -> None
             delayed(_train)(number, run.cfg, run.directory, _logger_settings(run, tags))
             for number, run in enumerate(waiting)
         )
-        for number, error in results:
-            done(waiting[number])
-            if error:
-                failed.append(waiting[number])
-                log.error("%s failed: %s", waiting[number].label, error)
+        try:
+            for number, error in results:
+                if error:
+                    failed.append(waiting[number])
+                    log.error("%s failed: %s", waiting[number].label, error)
+                done(waiting[number])
+        except TerminatedWorkerError as error:
+            raise RunError(
+                "a worker process was killed, perhaps for memory; what is complete is kept, and "
+                "the same command goes on"
+            ) from error
     if failed:
         raise RunError(
             f"{len(failed)} of {len(runs)} runs failed, the first: {failed[0].label}; the others "
@@ -236,7 +270,7 @@ def _progress(waiting: Sequence[Run]) -> Iterator[Any]:
             state = f"{len(finished)}/{len(waiting)} runs, {share:.0%}, about {left:.0f} min left"
             bar.update(task, completed=share * total, state=state)
             if not console.is_terminal:
-                log.info("%s: done (%s)", run.label, state)
+                log.info("%s: over (%s)", run.label, state)
 
         yield done
 
@@ -275,14 +309,21 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def is_protocol(experiments: Sequence[str], conf: Path, runs: Sequence[Run]) -> bool:
-    """Return whether the runs are those of the paper's protocol, on whatever device."""
-    sweeps = [sweep for name in experiments for sweep in EXPERIMENTS[name]]
-    theirs = {_protocol(cfg) for _, cfg, _ in _compose(sweeps, conf, ())}
-    return theirs == {_protocol(run.cfg) for run in runs}
+def protocol(experiments: Sequence[str], runs: Sequence[Run]) -> dict[str, str]:
+    """Return a digest of each sweep's runs, whatever the device and its threads."""
+    digests = {}
+    for sweep in _sweeps(experiments):
+        own = sorted(_on_any_device(r.cfg) for r in runs if sweep in {name for name, _ in r.places})
+        digests[sweep] = hashlib.sha256(",".join(own).encode()).hexdigest()[:16]
+    return digests
 
 
-def _protocol(cfg: DictConfig) -> str:
+def is_protocol(experiments: Sequence[str], runs: Sequence[Run]) -> bool:
+    """Return whether the runs are those of the paper's protocol, as ``paper.PROTOCOL`` pins it."""
+    return protocol(experiments, runs).items() <= PROTOCOL.items()
+
+
+def _on_any_device(cfg: DictConfig) -> str:
     cfg = cfg.copy()
     OmegaConf.update(cfg, "trainer", {"accelerator": "cpu", "threads": 1}, merge=True)
     return config_fingerprint(cfg)

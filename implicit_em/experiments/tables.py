@@ -14,6 +14,11 @@ from implicit_em.terminal import markdown_table
 
 NOTHING = "–"
 NEVER = "never"
+LATEX = str.maketrans(
+    {character: "\\" + character for character in "&%$#_{}"}
+    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+)
+"""What LaTeX would not print as it is."""
 
 
 def measure(name: str, evidence: Evidence) -> pd.DataFrame:
@@ -25,7 +30,7 @@ def measure(name: str, evidence: Evidence) -> pd.DataFrame:
     ``reason``.
 
     A figure deviates where the means differ by more than both standard deviations and the paper's
-    rounding together.
+    rounding together, or where some run has no value.
     """
     published = TABLES[name]
     runs = getattr(evidence, published.experiment)
@@ -56,7 +61,7 @@ def _cell(runs: pd.DataFrame, column: Column, paper: Published | None) -> dict[s
         "n": len(values),
         "runs": len(runs),
         "measured_text": _measured_text(mean, std, len(values), len(runs), column),
-        "deviates": _deviates(mean, std, len(values), paper) if paper else None,
+        "deviates": _deviates(mean, std, len(values) == len(runs), paper) if paper else None,
     }
 
 
@@ -70,9 +75,11 @@ def _measured_text(mean: float | None, std: float | None, n: int, runs: int, col
     return f"{mean:{form}}{spread}" + (f" ({n} of {runs})" if n < runs else "")
 
 
-def _deviates(mean: float | None, std: float | None, n: int, paper: Published) -> bool:
+def _deviates(mean: float | None, std: float | None, complete: bool, paper: Published) -> bool:
     if mean is None or paper.value is None:
         return (mean is None) != (paper.value is None)
+    if not complete:
+        return True  # some run has no value where the paper has one
     allowed = (paper.std or 0) + (std or 0) + paper.rounding
     return abs(mean - paper.value) > allowed
 
@@ -120,7 +127,7 @@ def write(name: str, cells: pd.DataFrame, directory: Path, trial: str | None) ->
 
 def caption(published: PublishedTable) -> str:
     """Return a table's title with what its figures are."""
-    note = "mean ± standard deviation over n runs; * beyond the paper's spread"
+    note = "mean ± standard deviation over n runs; * a deviation"
     return f"{published.title} ({note})"
 
 
@@ -160,7 +167,7 @@ def _thresholds_side_by_side(crossings: pd.DataFrame) -> pd.DataFrame:
         index=["optimizer", "hidden"], columns="threshold", values=["predicted", "measured"]
     )
     wide = wide.sort_index(axis=1, level="threshold", sort_remaining=False)
-    wide.columns = wide.columns.map("{0[0]} at threshold {0[1]:g}".format)
+    wide.columns = wide.columns.map("threshold {0[1]:g}, {0[0]}".format)
     return wide.reset_index()
 
 
@@ -175,9 +182,9 @@ def _extremes_along_training(history: pd.DataFrame) -> pd.DataFrame:
 
 
 def _matrices_side_by_side(features: pd.DataFrame) -> pd.DataFrame:
-    means = features.groupby(["model", "matrix"]).mean().drop(columns="seed").T
-    means.columns = means.columns.map(" ".join)
-    return means.reset_index(names="measure")
+    means = features.groupby(["model", "matrix", "units"]).mean().drop(columns="seed").T
+    means.columns = means.columns.map("{0[0]}, {0[1]} rows, {0[2]} units".format)
+    return means.reset_index(names="measure").replace({"measure": {"_": " "}}, regex=True)
 
 
 @dataclass(frozen=True)
@@ -217,7 +224,8 @@ BEYOND = {
     ),
     "trends": Beyond(
         "dynamics",
-        "Growth: exponent of the variances in t, slope of the loss in log t, from epoch 10 on",
+        "Growth: exponent of the variances in t, slope of the loss in log t, from epoch 10 on; "
+        "dead units at the end",
     ),
     "settling": Beyond(
         "dynamics",
@@ -248,7 +256,7 @@ def _latex(frame: pd.DataFrame, title: str, name: str) -> str:
     text = frame.to_latex(
         index=False,
         escape=True,
-        caption=title.replace("%", r"\%").replace("_", r"\_"),
+        caption=title.translate(LATEX),
         label=f"tab:{name}",
         column_format="l" * axes + "r" * (frame.shape[1] - axes),
     )

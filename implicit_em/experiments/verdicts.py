@@ -16,7 +16,7 @@ def judge(evidence: Evidence, experiments: Sequence[str]) -> pd.DataFrame:
 
     Columns: ``claim`` (its key), ``experiment``, ``statement``, ``criterion``, ``paper``,
     ``measured`` (text), ``value``, ``low``, ``high`` (the 95 % interval; null for what is exact),
-    ``n``, ``p_value``, ``verdict``, ``why`` and ``amended``.
+    ``n``, ``p_value``, ``test``, ``verdict``, ``why`` and ``amended``.
     """
     rows = []
     for key, claim in CLAIMS.items():
@@ -37,6 +37,7 @@ def judge(evidence: Evidence, experiments: Sequence[str]) -> pd.DataFrame:
                 "high": estimate.high,
                 "n": estimate.n,
                 "p_value": estimate.p_value,
+                "test": estimate.test,
                 "verdict": finding.outcome,
                 "why": finding.why,
                 "amended": AMENDMENTS.get(key),

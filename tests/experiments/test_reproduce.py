@@ -1,19 +1,23 @@
 """The study from end to end on small data: runs, tables, figures, report; and how it goes on."""
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
 from conftest import ROOT
+from filelock import FileLock
 
 from implicit_em.errors import ConfigError, RunError
 from implicit_em.experiments.__main__ import main
+from implicit_em.experiments.paper import PROTOCOL
 from implicit_em.experiments.reproduce import reproduce
-from implicit_em.experiments.study import EXPERIMENTS, is_protocol, plan, table
+from implicit_em.experiments.study import EXPERIMENTS, is_protocol, plan, protocol, table
 
 CONF = ROOT / "conf"
 
@@ -74,7 +78,7 @@ def test_the_report_needs_nothing_but_itself(study):
 
 
 def test_a_trial_says_so_everywhere_and_gives_no_verdicts(study, overrides):
-    label = f"TRIAL with {', '.join(overrides)}"
+    label = "TRIAL with data.batch_size=64, seed=1, trainer.max_epochs=2"
     assert not (study / "verdicts.json").exists()
     report = (study / "report.md").read_text()
     assert label in report
@@ -138,8 +142,51 @@ def test_a_run_of_the_experiment_alone_is_found_by_its_fingerprint(tmp_path, ove
 
 
 def test_another_study_is_not_written_over(study, overrides):
-    with pytest.raises(ConfigError, match=r"holds TRIAL with .*; name another directory"):
-        reproduce(study, ["ablation"], [*overrides, "lr.value=1e-2"], conf=CONF)
+    with pytest.raises(ConfigError, match="holds a run of other settings; nothing is overwritten"):
+        reproduce(study, ["ablation"], [*overrides, "trainer.min_epochs=2"], conf=CONF)
+
+
+def test_damaged_results_are_made_again(study, overrides, tmp_path):
+    directory = tmp_path / "trial"
+    shutil.copytree(study, directory)
+    jobs = sorted((directory / "runs" / "ablation").iterdir())
+    (jobs[0] / "metrics.json").write_text("{")
+    (jobs[1] / "metrics.json").write_text("{}")
+    (jobs[2] / "model.safetensors").unlink()
+    planned = plan(["ablation"], directory / "runs", CONF, overrides)
+    assert [run.completed for run in planned].count(True) == 1
+    reproduce(directory, ["ablation"], overrides, workers=2, conf=CONF)
+    assert all(run.completed for run in plan(["ablation"], directory / "runs", CONF, overrides))
+    (directory / "study.json").write_text("?")
+    with pytest.raises(ConfigError, match=r"study\.json: cannot be read"):
+        reproduce(directory, ["ablation"], overrides, conf=CONF)
+
+
+def test_a_seed_alone_other_than_the_first_is_shown(tmp_path, overrides):
+    seeds = [*(o for o in overrides if not o.startswith("seed")), "seed=2"]
+    reproduce(tmp_path, ["features"], seeds, workers=2, conf=CONF)
+    assert (tmp_path / "figures" / "figure3.png").exists()
+
+
+def test_a_trial_of_other_settings_is_another_study(tmp_path, overrides):
+    (tmp_path / "study.json").write_text('{"trial": "TRIAL with seed=7", "experiments": []}')
+    with pytest.raises(ConfigError, match="holds TRIAL with seed=7, not TRIAL with data"):
+        reproduce(tmp_path, ["theorem"], overrides, conf=CONF)
+
+
+def test_two_studies_at_once_in_a_directory_are_refused(tmp_path, overrides):
+    with FileLock(tmp_path / ".lock"), pytest.raises(ConfigError, match="another study"):
+        reproduce(tmp_path, ["theorem"], overrides, conf=CONF)
+
+
+def test_a_killed_worker_ends_the_study_in_one_line(tmp_path, overrides, monkeypatch):
+    monkeypatch.setattr("implicit_em.experiments.study._train", killed)
+    with pytest.raises(RunError, match="a worker process was killed"):
+        reproduce(tmp_path, ["theorem"], overrides, workers=2, conf=CONF)
+
+
+def killed(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_failed_run_fails_the_study_and_keeps_the_others(tmp_path, overrides):
@@ -158,6 +205,13 @@ def test_a_failed_run_fails_the_study_and_keeps_the_others(tmp_path, overrides):
         (["ablation", "trainer.max_epochs=0"], "trainer.max_epochs=0: "),
         (["--conf", "nowhere"], "conf=nowhere: no train.yaml there"),
         (["--workers", "0"], "workers=0: must be at least 1"),
+        (["ablation", "loss=lse"], "loss=lse: the experiments set loss themselves"),
+        (["dynamics", "model.hidden=32"], "model.hidden=32: the experiments set model.hidden"),
+        (["theorem", "callbacks=none"], "callbacks=none: the experiments set callbacks"),
+        (
+            ["theorem", "hydra.sweeper.params=null"],
+            "hydra.sweeper.params=null: the experiments set",
+        ),
         (["ablation", "trainer.max_epochs=2"], "results/paper is for the paper's protocol"),
     ],
 )
@@ -174,13 +228,23 @@ def test_a_mistake_gives_one_line_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
-def test_the_protocol_is_what_the_files_say(tmp_path):
-    assert is_protocol(
-        ["ablation"], CONF, plan(["ablation"], tmp_path, CONF, ["trainer.threads=2"])
-    )
-    assert not is_protocol(
-        ["ablation"], CONF, plan(["ablation"], tmp_path, CONF, ["lr.value=1e-2"])
-    )
+def test_the_files_hold_the_protocol_that_the_code_pins(tmp_path):
+    assert protocol(list(EXPERIMENTS), plan(list(EXPERIMENTS), tmp_path, CONF)) == PROTOCOL
+
+
+def test_another_setting_is_no_protocol_and_another_device_is(tmp_path):
+    assert is_protocol(["theorem"], plan(["theorem"], tmp_path, CONF, ["trainer.threads=2"]))
+    assert not is_protocol(["theorem"], plan(["theorem"], tmp_path, CONF, ["lr.value=1e-2"]))
+
+
+def test_changed_configuration_files_make_a_trial(tmp_path, small_mnist):
+    shutil.copytree(CONF, tmp_path / "conf")
+    file = tmp_path / "conf" / "trainer" / "default.yaml"
+    file.write_text(file.read_text().replace("max_epochs: 100", "max_epochs: 1"))
+    overrides = [f"data.root={small_mnist}", "logger=csv"]
+    directory = tmp_path / "study"
+    reproduce(directory, ["theorem"], overrides, workers=1, conf=tmp_path / "conf")
+    assert "TRIAL with changed configuration files" in (directory / "report.md").read_text()
 
 
 def test_make_passes_the_epochs_of_a_trial_on():

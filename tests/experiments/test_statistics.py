@@ -27,6 +27,7 @@ def test_a_difference_is_paired_by_index_and_tested_as_a_pair(sample):
     pairs = first - second.sort_index()
     assert estimate.value == pytest.approx(pairs.mean())
     assert estimate.p_value == pytest.approx(stats.ttest_1samp(pairs, 0).pvalue)
+    assert estimate.test == "paired t test"
     if abs(estimate.p_value - 0.05) > 1e-6:
         assert (estimate.p_value < 0.05) == (estimate.low > 0 or estimate.high < 0)
 
@@ -66,13 +67,10 @@ def test_a_share_has_the_exact_interval():
     assert none.high == pytest.approx(1 - 0.025 ** (1 / 12))
 
 
-def test_a_slope_has_the_interval_of_linear_regression():
+def test_a_slope_is_that_of_least_squares():
     x, y = np.arange(6), np.array([0.1, 0.9, 2.1, 2.9, 4.2, 4.8])
-    estimate = statistics.slope(x, y)
-    fit = stats.linregress(x, y)
-    assert estimate.value == pytest.approx(fit.slope)
-    assert estimate.high - estimate.value == pytest.approx(stats.t.ppf(0.975, 4) * fit.stderr)
-    assert statistics.slope([1, 2], [1, 3]) == statistics.Estimate(2.0, n=2)
+    assert statistics.slope(x, y) == pytest.approx(np.polyfit(x, y, 1)[0])
+    assert np.isnan(statistics.slope([1], [1]))
 
 
 def test_an_estimate_as_text():

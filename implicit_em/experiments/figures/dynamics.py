@@ -118,7 +118,7 @@ def losses(evidence: Evidence) -> Figure:
     panels = figure.subplots(2, 4, sharex=True, sharey="col")
     terms = {
         "loss": "loss",
-        "lse": "LSE (sum over a batch)",
+        "lse": "LSE",
         "var": "variance",
         "tc": "decorrelation",
     }
@@ -191,16 +191,17 @@ def crossings(evidence: Evidence) -> Figure:
 @picture(
     "figure8",
     "dynamics",
-    "Convergence on scales of their own, K = 64: how far the weight rows turn in an epoch, how far "
-    "the correlations change, and the probe. Vertical lines: where the paper's rule is met.",
+    "Convergence on scales of their own, K = 64, one seed: mean angle that the weight rows turn "
+    "in an epoch, root mean square change of the correlations in an epoch, and the probe. "
+    "Vertical lines: where the paper's rule is met.",
 )
 def settling(evidence: Evidence) -> Figure:
     """Angle of the rows, change of the correlations and probe along training."""
     figure = Figure(figsize=(WIDTH, 2.6))
     panels = figure.subplots(1, 3)
     keys = {
-        "row_angle": "mean turn of a row (degrees an epoch)",
-        "correlation_change": "change of correlations (RMS an epoch)",
+        "row_angle": "turn of a row (° an epoch)",
+        "correlation_change": "change of correlations",
         "probe_accuracy": "probe accuracy (%)",
     }
     for optimizer, (label, colour, marker) in OPTIMIZERS.items():

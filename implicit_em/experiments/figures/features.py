@@ -16,7 +16,8 @@ SATURATING = 0.005
     "features",
     "Features, seed 1, each matrix on a symmetric scale of its own that 0.5 % of its weights "
     "exceed: the derived encoder's rows, the SAE's encoder rows and its decoder columns. Speckle "
-    "at an image's border is the initial weight of pixels that never vary.",
+    "at an image's border is the initial weight of pixels that never vary; an image that is noise "
+    "throughout belongs to a silent unit.",
 )
 def features(evidence: Evidence) -> Figure:
     """The weight rows of both models as images."""
@@ -36,7 +37,7 @@ def features(evidence: Evidence) -> Figure:
     "figure9",
     "features",
     "Prototypes or noise: share of weight rows above the 95th percentile of the same rows with "
-    "their pixels permuted, in best |cosine| with a class mean or a k-means centroid, and in "
+    "their own pixels permuted, in best |cosine| with a class mean or a k-means centroid, and in "
     "smoothness. Dashed: what noise would reach. Bars: mean over the seeds, dots: each of them.",
 )
 def prototypes(evidence: Evidence) -> Figure:
@@ -48,19 +49,22 @@ def prototypes(evidence: Evidence) -> Figure:
         "centroid": "k-means centroid",
         "smoothness": "smoothness",
     }
-    matrices = {
-        ("encoder", "encoder"): ("derived: encoder rows", BLUE),
-        ("sae", "encoder"): ("SAE: encoder rows", ORANGE),
-        ("sae", "decoder"): ("SAE: decoder columns", GREEN),
+    kinds = {
+        ("encoder", "encoder", "live"): ("derived: encoder rows", BLUE),
+        ("sae", "encoder", "live"): ("SAE: encoder rows, live units", ORANGE),
+        ("sae", "encoder", "silent"): ("SAE: encoder rows, silent units", GREY),
+        ("sae", "decoder", "live"): ("SAE: decoder columns, live units", GREEN),
     }
-    frame = evidence.features
-    for number, ((model, matrix), (label, colour)) in enumerate(matrices.items()):
-        rows = frame[(frame["model"] == model) & (frame["matrix"] == matrix)]
+    by_kind = evidence.features.set_index(["model", "matrix", "units"]).sort_index()
+    for number, (kind, (label, colour)) in enumerate(kinds.items()):
+        if kind not in by_kind.index:
+            continue
+        rows = by_kind.loc[[kind]]
         for x, measure in enumerate(measures):
             values = 100 * rows[f"{measure}_share"]
-            centre = x + 0.27 * (number - 1)
-            axes.bar(centre, values.mean(), 0.25, color=colour, label=label if x == 0 else None)
-            spread = centre + np.linspace(-0.06, 0.06, len(values))
+            centre = x + 0.2 * (number - 1.5)
+            axes.bar(centre, values.mean(), 0.18, color=colour, label=label if x == 0 else None)
+            spread = centre + np.linspace(-0.05, 0.05, len(values))
             axes.plot(spread, values, ".", color=BLACK, ms=4)
     axes.axhline(5, color=GREY, ls="--", lw=1)
     axes.set_xticks(range(len(measures)), list(measures.values()))

@@ -1,0 +1,147 @@
+"""Tables, verdicts and report from made-up evidence that repeats the paper."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_up import as_published
+
+from implicit_em.experiments import tables
+from implicit_em.experiments.criteria import AMENDMENTS, CLAIMS
+from implicit_em.experiments.paper import TABLES, Published
+from implicit_em.experiments.report import write_report
+from implicit_em.experiments.verdicts import judge, write_verdicts
+
+EXPERIMENTS = ["ablation", "benchmark", "dynamics", "features", "theorem"]
+
+
+def figures(evidence, name, **where):
+    cells = tables.measure(name, evidence)
+    for column, value in where.items():
+        cells = cells[cells[column] == value]
+    return cells.set_index("quantity")
+
+
+@pytest.fixture
+def evidence():
+    """The paper's figures, with every column that the tables read."""
+    made = as_published()
+    silent = {"silent_units": 0, "density": 0.27, "probe_accuracy": 0.9}
+    ablation = made.ablation.assign(**silent)
+    four = ablation[ablation["loss"] == "lse_var_tc"].assign(
+        loss="var_tc", redundancy=28.0, responsibility_entropy=1.99
+    )
+    ablation = pd.concat([ablation, four])
+    entropies = {"lse": 4.16, "lse_var": 3.77, "lse_var_tc": 3.85, "var_tc": 1.99}
+    losses = {"lse": -532.05, "lse_var": -1170.0, "lse_var_tc": -999.0, "var_tc": -613.0}
+    ablation["responsibility_entropy"] = ablation["loss"].map(entropies)
+    ablation["final_loss"] = ablation["loss"].map(losses)
+    benchmark = made.benchmark.assign(reconstruction=0.016, unexplained=0.24, dead_units=0)
+    dynamics = made.dynamics.assign(silent_units=0)
+    return replace(made, ablation=ablation, benchmark=benchmark, dynamics=dynamics)
+
+
+def test_a_table_puts_mean_and_deviation_beside_the_papers_figure(evidence):
+    row = figures(evidence, "table1", loss="lse_var").loc["redundancy"]
+    values = [1875 - 40, 1875, 1875 + 40]
+    assert row["paper"] == 1875
+    assert row["mean"] == pytest.approx(np.mean(values))
+    assert row["std"] == pytest.approx(np.std(values, ddof=1))
+    assert (row["n"], row["measured_text"]) == (3, "1,875.0 ± 40.0")
+    probe = figures(evidence, "table2", model="encoder").loc["probe_accuracy"]
+    assert probe["paper_text"] == "93.4 ± 0.4"
+    assert probe["mean"] == pytest.approx(93.4)
+
+
+def test_the_published_figures_do_not_deviate_from_themselves(evidence):
+    for name in ("table1", "table2"):
+        assert tables.deviations(tables.measure(name, evidence)).empty
+    cells = tables.measure("table3", evidence)
+    epochs = cells[(cells["quantity"] == "convergence_epoch") & (cells["optimizer"] == "adam")]
+    assert epochs["measured_text"].tolist() == ["never"] * 4
+    assert not epochs["deviates"].any()
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "complete", "paper", "deviates"),
+    [
+        (93.84, None, True, Published(93.4, 0.4), False),
+        (93.86, None, True, Published(93.4, 0.4), True),
+        (93.86, 0.1, True, Published(93.4, 0.4), False),
+        (29.4, None, True, Published(29), False),
+        (29.6, None, True, Published(29), True),
+        (70.0, 0.0, False, Published(70), True),
+        (None, None, False, Published(None), False),
+        (99.0, 1.0, True, Published(None), True),
+        (None, None, False, Published(70), True),
+    ],
+)
+def test_what_deviates(mean, std, complete, paper, deviates):
+    assert tables._deviates(mean, std, complete, paper) is deviates
+
+
+def test_the_papers_figures_are_the_papers():
+    dynamics = TABLES["table3"].rows
+    assert [row["convergence_epoch"].value for row in dynamics.values()][:4] == [70, 72, 70, 73]
+    assert [row["probe_accuracy"].value for row in dynamics.values()] == [
+        *(92.2, 92.6, 93.6, 93.5),
+        *(92.9, 93.5, 93.5, 93.1),
+    ]
+    benchmark = TABLES["table2"].rows
+    assert benchmark["encoder",]["probe_accuracy"] == Published(93.4, 0.4)
+    assert benchmark["sae",]["probe_accuracy"] == Published(90.3, 0.3)
+
+
+def test_a_caption_is_latex(tmp_path, evidence):
+    cells = tables.measure("table2", evidence)
+    tables.write("table2", cells, tmp_path, "TRIAL with a_b=1 & #~{x}")
+    text = (tmp_path / "table2.tex").read_text()
+    assert r"a\_b=1 \& \#\textasciitilde{}\{x\}" in text
+    assert r"50.3 & 50.3 $\pm$" in text
+
+
+def test_verdicts_are_one_row_a_claim_of_the_experiments():
+    verdicts = judge(as_published(), EXPERIMENTS)
+    assert verdicts["claim"].tolist() == list(CLAIMS)
+    assert (verdicts["verdict"] == "reproduced").all()
+    some = judge(as_published(), ["ablation"])
+    assert set(some["experiment"]) == {"ablation"}
+
+
+def test_the_file_of_verdicts_holds_criterion_value_and_interval(tmp_path):
+    write_verdicts(judge(as_published(), EXPERIMENTS), {"commit": "abc"}, tmp_path)
+    content = json.loads((tmp_path / "verdicts.json").read_text())
+    assert content["provenance"] == {"commit": "abc"}
+    rows = {row["claim"]: row for row in content["verdicts"]}
+    gap = rows["better_than_sae"]
+    assert gap["low"] < gap["value"] < gap["high"]
+    assert gap["test"] == "paired t test"
+    assert gap["p_value"] < 0.01
+    count = rows["half_the_parameters"]
+    assert (count["low"], count["high"], count["p_value"]) == (None, None, None)
+    assert {key for key, row in rows.items() if row["amended"]} == set(AMENDMENTS)
+    table = (tmp_path / "verdicts.md").read_text()
+    assert table.count("**reproduced**") == len(CLAIMS)
+
+
+def test_a_report_with_verdicts(tmp_path, evidence):
+    (tmp_path / "figures").mkdir()
+    for number in (2, 6):
+        (tmp_path / "figures" / f"figure{number}.png").write_bytes(b"png")
+    measured = {"table1": tables.measure("table1", evidence)}
+    measured["table1"].loc[1, ["paper_text", "measured_text", "deviates"]] = ["1", "2", True]
+    verdicts = judge(evidence, ["ablation"])
+    page = write_report(
+        tmp_path, ["ablation"], evidence, measured, verdicts, {"commit": "abc"}, None
+    )
+    report = (tmp_path / "report.md").read_text()
+    assert "Of 3 claims: 3 reproduced, 0 partly, 0 not reproduced." in report
+    assert "### LSE alone collapses: reproduced" in report
+    assert "paper 1, measured 2. No reason is known." in report
+    assert "paired t test of logarithms: p = " in report
+    for amended in AMENDMENTS:
+        assert f"`{amended}`" in report
+    assert "TRIAL" not in report
+    assert "data:image/png;base64,cG5n" in page.read_text()
