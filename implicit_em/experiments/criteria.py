@@ -413,7 +413,7 @@ def features_are_prototypes(evidence: Evidence) -> Finding:
     """
     rows = _of(evidence.features, model="encoder", matrix="encoder", units="all")
     centroid, smooth = (
-        statistics.mean(rows[f"{name}_share"]) for name in ("centroid", "smoothness")
+        statistics.mean_share(rows[f"{name}_share"]) for name in ("centroid", "smoothness")
     )
     cosine = statistics.mean(rows["centroid"])
     structured = _above(centroid, 0.8) and _above(smooth, 0.8)
@@ -443,7 +443,7 @@ def sae_rows_are_noise(evidence: Evidence) -> Finding:
         for units in ("all", "live", "silent")
     )
     centroid, smooth = (
-        statistics.mean(rows[f"{name}_share"]) for name in ("centroid", "smoothness")
+        statistics.mean_share(rows[f"{name}_share"]) for name in ("centroid", "smoothness")
     )
     return Finding(
         outcome(

@@ -54,6 +54,14 @@ def mean(values: Sequence[float] | pd.Series) -> Estimate:
     return Estimate(centre, float(low), float(high), len(sample))
 
 
+def mean_share(values: Sequence[float] | pd.Series) -> Estimate:
+    """Return the mean of shares with Student's t interval, cut at 0 and 1."""
+    estimate = mean(values)
+    if estimate.low is None or estimate.high is None:
+        return estimate
+    return replace(estimate, low=max(0.0, estimate.low), high=min(1.0, estimate.high))
+
+
 def difference(first: pd.Series, second: pd.Series) -> Estimate:
     """Return the mean of ``first - second``, paired by index, with a paired t test."""
     pairs = _pairs(first, second)

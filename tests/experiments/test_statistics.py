@@ -57,6 +57,13 @@ def test_equal_values_have_an_interval_of_no_width_and_nothing_to_test():
     assert statistics.difference(same, same).p_value is None
 
 
+def test_the_interval_of_shares_stays_among_shares():
+    estimate = statistics.mean_share([1.0, 0.98, 1.0])
+    assert estimate.high == 1
+    assert estimate.low == statistics.mean([1.0, 0.98, 1.0]).low
+    assert statistics.mean_share([0.5]) == statistics.Estimate(0.5)
+
+
 def test_a_single_value_has_no_interval():
     assert statistics.mean([1.5]) == statistics.Estimate(1.5)
 
