@@ -31,7 +31,7 @@ reproduce: $(STAMP) ## Reproduce the paper into results/paper; goes on where it 
 
 .PHONY: test
 test: $(STAMP) ## Run the test suite (ARGS="-k lse")
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 .PHONY: test-slow
 test-slow: $(STAMP) ## Run the long checks: published figures, notebooks

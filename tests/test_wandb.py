@@ -103,7 +103,12 @@ def test_the_mode_is_never_asked_for(monkeypatch):
 
 
 def test_a_study_groups_its_experiments_and_logs_a_summary(small_mnist, tmp_path):
-    overrides = [f"data.root={small_mnist}", "trainer.max_epochs=1", "seed=1"]
+    overrides = [
+        f"data.root={small_mnist}",
+        "trainer.max_epochs=1",
+        "seed=1",
+        "logger.mode=offline",
+    ]
     reproduce(tmp_path, ["ablation"], overrides, workers=2, conf=ROOT / "conf")
 
     for directory in (tmp_path / "runs" / "ablation").iterdir():
