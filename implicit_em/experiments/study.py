@@ -183,7 +183,7 @@ def execute(runs: Sequence[Run], workers: int, tags: Sequence[str] = ()) -> None
         return
     log.info("%d of %d runs to train, %d at a time", len(waiting), len(runs), workers)
     failed = []
-    with _progress(waiting) as done:
+    with _progress(waiting, workers) as done:
         results = Parallel(n_jobs=workers, return_as="generator_unordered")(
             delayed(_train)(number, run.cfg, run.directory, _logger_settings(run, tags))
             for number, run in enumerate(waiting)
@@ -249,7 +249,7 @@ def _output_to(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _progress(waiting: Sequence[Run]) -> Iterator[Any]:
+def _progress(waiting: Sequence[Run], workers: int) -> Iterator[Any]:
     """Give a function that notes a run as done: a bar on a terminal, a line each elsewhere."""
     total, started = sum(run.cost for run in waiting), time.monotonic()
     finished: list[Run] = []
@@ -266,7 +266,10 @@ def _progress(waiting: Sequence[Run]) -> Iterator[Any]:
         def done(run: Run) -> None:
             finished.append(run)
             share = sum(run.cost for run in finished) / total
-            left = (time.monotonic() - started) * (1 - share) / share / 60
+            # The other workers are half-way through their runs, on average.
+            under_way = waiting[len(finished) :][: workers - 1]
+            worked = share + sum(run.cost for run in under_way) / 2 / total
+            left = (time.monotonic() - started) * (1 - worked) / worked / 60
             state = f"{len(finished)}/{len(waiting)} runs, {share:.0%}, about {left:.0f} min left"
             bar.update(task, completed=share * total, state=state)
             if not console.is_terminal:
