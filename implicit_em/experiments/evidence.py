@@ -1,5 +1,6 @@
 """What the study measured: its runs as tables, and what is computed from the trained models."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,9 +14,10 @@ import implicit_em
 from implicit_em.config import to_plain
 from implicit_em.data import as_unit_float
 from implicit_em.experiments import dynamics, prototypes, theorem
-from implicit_em.experiments.study import Run, table
+from implicit_em.experiments.study import Run
 from implicit_em.metrics import SILENT_SHARE, Redundancy
 from implicit_em.models import SparseAutoencoder
+from implicit_em.rundir import RunDirectory
 from implicit_em.training import load_data
 
 IDENTITY_IMAGES = 128
@@ -90,8 +92,9 @@ def gather(runs: Sequence[Run], experiments: Sequence[str]) -> Evidence:
         for name in ("crossings", "trends", "settling"):
             parts[name] = getattr(dynamics, name)(parts["widths"])
     if "features" in experiments:
-        parts["features"] = _features(table(runs, ["features"]), images)
-        parts["weights"] = _weights(table(runs, ["features"]))
+        shown = table(runs, ["features"])
+        parts["features"] = _features(shown, images)
+        parts["weights"] = _weights(shown)
     return Evidence(**parts)
 
 
@@ -110,6 +113,35 @@ class _Images:
     def variance(self) -> float:
         """Mean over the pixels of their variance over the test images."""
         return float(self.test.double().var(0, unbiased=False).mean())
+
+
+def table(runs: Sequence[Run], sweeps: Sequence[str]) -> pd.DataFrame:
+    """Return one row a run of the sweeps: the values of their axes, and the run's metrics.
+
+    Axes are called by the last part of their key, as ``lr`` for ``lr.value`` and ``hidden`` for
+    ``model.hidden``; ``directory`` is the run's.
+    """
+    rows = []
+    for run in runs:
+        for sweep, axes in run.places:
+            if sweep in sweeps:
+                metrics = RunDirectory(run.directory).read_metrics() or {}
+                rows.append({**metrics, **_axis_values(axes), "directory": run.directory})
+    frame = pd.DataFrame(rows)
+    nothing = frame.columns[frame.isna().all()]
+    return frame.astype(dict.fromkeys(nothing, float))
+
+
+def _axis_values(axes: dict[str, str]) -> dict[str, Any]:
+    names = {key: key.removesuffix(".value").rpartition(".")[2] for key in axes}
+    return {names[key]: _number(value) for key, value in axes.items()}
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def _history(directory: object) -> pd.DataFrame:

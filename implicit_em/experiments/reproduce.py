@@ -12,17 +12,11 @@ from implicit_em.config import to_plain
 from implicit_em.errors import ConfigError, one_line
 from implicit_em.experiments import figures, provenance, tables
 from implicit_em.experiments.evidence import gather
+from implicit_em.experiments.execution import default_workers, execute
 from implicit_em.experiments.figures import PICTURES
 from implicit_em.experiments.paper import TABLES
 from implicit_em.experiments.report import write_report
-from implicit_em.experiments.study import (
-    EXPERIMENTS,
-    Run,
-    default_workers,
-    execute,
-    is_protocol,
-    plan,
-)
+from implicit_em.experiments.study import EXPERIMENTS, Run, is_protocol, plan
 from implicit_em.experiments.summary_run import log_summary
 from implicit_em.experiments.verdicts import judge, write_verdicts
 from implicit_em.files import write_json

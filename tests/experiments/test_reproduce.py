@@ -15,9 +15,10 @@ from filelock import FileLock
 
 from implicit_em.errors import ConfigError, RunError
 from implicit_em.experiments.__main__ import main
+from implicit_em.experiments.evidence import table
 from implicit_em.experiments.paper import PROTOCOL
 from implicit_em.experiments.reproduce import reproduce
-from implicit_em.experiments.study import EXPERIMENTS, is_protocol, plan, protocol, table
+from implicit_em.experiments.study import EXPERIMENTS, is_protocol, plan, protocol
 
 CONF = ROOT / "conf"
 
@@ -180,7 +181,7 @@ def test_two_studies_at_once_in_a_directory_are_refused(tmp_path, overrides):
 
 
 def test_a_killed_worker_ends_the_study_in_one_line(tmp_path, overrides, monkeypatch):
-    monkeypatch.setattr("implicit_em.experiments.study._train", killed)
+    monkeypatch.setattr("implicit_em.experiments.execution._train", killed)
     with pytest.raises(RunError, match="a worker process was killed"):
         reproduce(tmp_path, ["theorem"], overrides, workers=2, conf=CONF)
 
