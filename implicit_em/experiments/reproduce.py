@@ -3,8 +3,9 @@
 import json
 import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -55,29 +56,13 @@ def reproduce(
 
     """
     directory, conf = Path(directory), Path(conf)
-    if unknown := [name for name in experiments if name not in EXPERIMENTS]:
-        raise ConfigError(f"{unknown[0]}: no such experiment; allowed: {', '.join(EXPERIMENTS)}")
-    if workers is not None and workers < 1:
-        raise ConfigError(f"workers={workers}: must be at least 1")
-    if not (conf / "train.yaml").exists():
-        raise ConfigError(f"conf={conf}: no train.yaml there; run from the repository, or name it")
+    _refuse_arguments(experiments, workers, conf)
     note = directory / "study.json"
-    try:
-        there = json.loads(note.read_text()) if note.exists() else {}
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"{note}: cannot be read: {one_line(error)}") from error
+    there = _read_note(note)
     together = [n for n in EXPERIMENTS if n in experiments or n in there.get("experiments", ())]
     runs = plan(together, directory / "runs", conf, overrides)
     trial = None if is_protocol(together, runs) else _trial(overrides)
-    if trial and directory == PAPER:
-        raise ConfigError(
-            f"{PAPER} is for the paper's protocol: name another --directory for a {trial}"
-        )
-    if there and there["trial"] != trial:
-        raise ConfigError(
-            f"{directory}: holds {there['trial'] or 'a study of the protocol'}, not "
-            f"{trial or 'one of the protocol'}; name another directory"
-        )
+    _refuse_directory(directory, there, trial)
     load_data(to_plain(runs[0].cfg))
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -91,6 +76,35 @@ def reproduce(
             return _report(directory, runs, together, overrides, trial)
     except Timeout as error:
         raise ConfigError(f"{directory}: another study is running there") from error
+
+
+def _refuse_arguments(experiments: Sequence[str], workers: int | None, conf: Path) -> None:
+    if unknown := [name for name in experiments if name not in EXPERIMENTS]:
+        raise ConfigError(f"{unknown[0]}: no such experiment; allowed: {', '.join(EXPERIMENTS)}")
+    if workers is not None and workers < 1:
+        raise ConfigError(f"workers={workers}: must be at least 1")
+    if not (conf / "train.yaml").exists():
+        raise ConfigError(f"conf={conf}: no train.yaml there; run from the repository, or name it")
+
+
+def _read_note(note: Path) -> dict[str, Any]:
+    """Return what a directory says of the study that it holds; empty where there is none."""
+    try:
+        return json.loads(note.read_text()) if note.exists() else {}
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{note}: cannot be read: {one_line(error)}") from error
+
+
+def _refuse_directory(directory: Path, there: Mapping[str, Any], trial: str | None) -> None:
+    if trial and directory == PAPER:
+        raise ConfigError(
+            f"{PAPER} is for the paper's protocol: name another --directory for a {trial}"
+        )
+    if there and there["trial"] != trial:
+        raise ConfigError(
+            f"{directory}: holds {there['trial'] or 'a study of the protocol'}, not "
+            f"{trial or 'one of the protocol'}; name another directory"
+        )
 
 
 def _trial(overrides: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ class Estimate:
         value: the point estimate.
         low: lower end of its 95 % interval; ``None`` for a value that is exact, or a single run.
         high: upper end.
-        n: number of runs behind it.
+        n: number of values behind it: runs, or seeds.
         p_value: of ``test``, two-sided, where there is one.
         test: its name.
 

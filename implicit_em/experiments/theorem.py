@@ -40,10 +40,8 @@ def agreement(
         ``max_true_error`` against that of the same energies in float64.
 
     """
-    with torch.enable_grad():
-        leaf = energies_BK.detach().clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(objective(leaf), leaf)
-    return _compare(gradient, (-energies_BK).softmax(-1), (-energies_BK.double()).softmax(-1))
+    gradient_BK = _gradient(energies_BK, objective)
+    return _compare(gradient_BK, (-energies_BK).softmax(-1), (-energies_BK.double()).softmax(-1))
 
 
 def error_bound(energies_BK: Tensor) -> float:
@@ -142,10 +140,16 @@ def _compare(gradient: Tensor, expected: Tensor, true: Tensor) -> dict[str, floa
 
 def pairs(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Return gradient and responsibilities of the paper's draw, float32, flattened."""
-    energies_BK = _standard_normal(PAPER_SHAPE, seed).float().requires_grad_()
-    (gradient_BK,) = torch.autograd.grad(definition(energies_BK), energies_BK)
-    responsibilities_BK = (-energies_BK.detach()).softmax(-1)
-    return gradient_BK.flatten().numpy(), responsibilities_BK.flatten().numpy()
+    energies_BK = _standard_normal(PAPER_SHAPE, seed).float()
+    gradient_BK = _gradient(energies_BK, definition)
+    return gradient_BK.flatten().numpy(), (-energies_BK).softmax(-1).flatten().numpy()
+
+
+@torch.enable_grad()
+def _gradient(energies_BK: Tensor, objective: Callable[[Tensor], Tensor]) -> Tensor:
+    leaf = energies_BK.detach().clone().requires_grad_()
+    (gradient_BK,) = torch.autograd.grad(objective(leaf), leaf)
+    return gradient_BK
 
 
 def _standard_normal(shape: tuple[int, int], seed: int) -> Tensor:

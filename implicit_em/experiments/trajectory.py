@@ -31,14 +31,9 @@ class Trajectory(Callback):
     - ``probe_accuracy``: of the linear probe, after epochs 1, 2, 3, 4, 6, 8, 12, ... and the last.
 
     The first two are free of scale: multiplying all energies by a constant leaves them as they are.
-
-    Args:
-        probe: whether to probe.
-
     """
 
-    def __init__(self, probe: bool = True) -> None:
-        self.probe = probe
+    def __init__(self) -> None:
         self._before: tuple[Tensor, Tensor] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -60,7 +55,7 @@ class Trajectory(Callback):
             "identity_error": identity["max_error"],
         }
         epoch = trainer.current_epoch + 1
-        if self.probe and (epoch in probe_epochs(epoch) or epoch == trainer.max_epochs):
+        if epoch in probe_epochs(epoch) or epoch == trainer.max_epochs:
             values["probe_accuracy"] = probe_module(
                 pl_module, _data(trainer), torch.get_num_threads()
             )

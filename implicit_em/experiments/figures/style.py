@@ -1,7 +1,6 @@
 """What all figures share: colours that the colour-blind can tell apart, vector text, two files."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,16 +74,9 @@ def picture(
     return register
 
 
-@contextmanager
-def style() -> Iterator[None]:
-    """Draw in the style of the report."""
-    with mpl.rc_context(STYLE):
-        yield
-
-
 def save(name: str, evidence: Evidence, directory: Path, trial: str | None) -> None:
     """Draw a picture and write it as PNG and PDF; that of a trial says so."""
-    with style():
+    with mpl.rc_context(STYLE):
         figure = PICTURES[name].draw(evidence)
         if trial:
             figure.suptitle(trial, color=VERMILION, fontsize=9)
