@@ -11,7 +11,25 @@ from pytorch_lightning.utilities import rank_zero_only
 from implicit_em.files import whole
 
 
-class HistoryLogger(Logger):
+class RunLogger(Logger):
+    """Base of a run's own loggers, whose settings have a file of their own."""
+
+    @property
+    def name(self) -> str:
+        """Empty, so that Lightning puts checkpoints directly into the run directory."""
+        return ""
+
+    @property
+    def version(self) -> str:
+        """Empty, like the name."""
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Keep nothing."""
+
+
+class HistoryLogger(RunLogger):
     """Writes ``history.csv``: everything that is logged in an epoch makes one row.
 
     Epochs count from 1. What was not measured in an epoch, or cannot be computed, is empty. The
@@ -28,23 +46,9 @@ class HistoryLogger(Logger):
         self.rows: dict[int, dict[str, float | None]] = {}
 
     @property
-    def name(self) -> str:
-        """Empty, so that Lightning puts checkpoints directly into the run directory."""
-        return ""
-
-    @property
-    def version(self) -> str:
-        """Empty, like the name."""
-        return ""
-
-    @property
     def save_dir(self) -> str:
         """The run directory."""
         return str(self.path.parent)
-
-    @rank_zero_only
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Keep nothing: the configuration has a file of its own."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from implicit_em.history import RunLogger
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +38,7 @@ SHOWN = (
 )
 
 
-class EpochProgress(Logger):
+class EpochProgress(RunLogger):
     """A bar over the epochs on a terminal; elsewhere a line for every tenth of them.
 
     A logger, as it has nothing to do within an epoch, where a callback costs every step.
@@ -64,19 +65,6 @@ class EpochProgress(Logger):
             )
             self._bar.add_task("", total=epochs, loss="...")
             self._bar.start()
-
-    @property
-    def name(self) -> str:
-        """Empty: it keeps nothing."""
-        return ""
-
-    @property
-    def version(self) -> str:
-        """Empty: it keeps nothing."""
-        return ""
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Show nothing: the configuration is in the run directory."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
