@@ -22,6 +22,8 @@ from implicit_em.mistakes import nearest
 
 OWN_FLAGS = ("logger", "callbacks", "default_root_dir", "check_val_every_n_epoch")
 """Flags of ``pl.Trainer`` that follow from other settings: logger, callbacks, metrics_every."""
+OUR_FLAGS = ("threads", "gradient_clip_val", "gradient_clip_algorithm")
+"""Keys of ``trainer`` that the training step sees to."""
 CURVES = tuple(
     f"monitor/{name}" for name in ("dead_units", "redundancy", "responsibility_entropy", "density")
 )
@@ -118,12 +120,23 @@ def module_arguments(cfg: Mapping[str, Any], in_features: int) -> dict[str, Any]
         "loss": cfg["loss"],
         "optimizer": cfg["optimizer"],
         "schedule": cfg["lr"]["schedule"],
+        "clip": _clip(cfg["trainer"]),
     }
+
+
+def _clip(trainer: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the function that clips gradients: a Trainer itself clips none of ours."""
+    value = trainer.get("gradient_clip_val")
+    if value is None:
+        return None
+    if trainer.get("gradient_clip_algorithm") == "value":
+        return {"_target_": "torch.nn.utils.clip_grad_value_", "clip_value": value}
+    return {"_target_": "torch.nn.utils.clip_grad_norm_", "max_norm": value}
 
 
 def trainer_flags(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """Return the flags of ``pl.Trainer``, without those that leave its own default."""
-    return {k: v for k, v in cfg["trainer"].items() if v is not None and k != "threads"}
+    return {k: v for k, v in cfg["trainer"].items() if v is not None and k not in OUR_FLAGS}
 
 
 def _describe(error: ValidationError) -> str:
@@ -146,6 +159,16 @@ def _check_trainer(cfg: Mapping[str, Any], here: bool) -> None:
     quieten()
     allowed = [flag for flag in inspect.signature(pl.Trainer).parameters if flag not in OWN_FLAGS]
     flags = trainer_flags(cfg)
+    if flags.pop("accumulate_grad_batches", 1) != 1:
+        raise ConfigError(
+            "trainer.accumulate_grad_batches: allowed is 1, as the statistics of the objective are "
+            "those of a batch; data.batch_size makes it larger"
+        )
+    if flags.get("precision") in ("16-mixed", "16"):
+        raise ConfigError(
+            f"trainer.precision={flags['precision']}: gradients are not scaled; allowed are "
+            "32-true, bf16-mixed, bf16-true and 64-true"
+        )
     for key, value in flags.items():
         if key not in allowed:
             raise ConfigError(f"trainer.{key}={value}: no such flag; {nearest(key, allowed)}")
@@ -188,12 +211,13 @@ def _dry_run(cfg: dict[str, Any], choices: Mapping[str, str]) -> None:
         with _refusing(f"{loss} does not fit {model}"):
             module = cls(**module_arguments(cfg, width))
         with _refusing("optimizer"):
-            instantiate(cfg["optimizer"], _partial_=True)(module.parameters())
+            instantiate(cfg["optimizer"], _partial_=True)(module.parameters()).step()
         if cfg["lr"]["schedule"]:
             with _refusing("lr.schedule"):
                 instantiate({**cfg["lr"]["schedule"], "progress": 0.5})
         with _refusing(model):
-            outputs = module.outputs(torch.rand(min(batch_size, 8), width))
+            x = torch.rand(min(batch_size, 8), width)
+            outputs = {"x": x, **module.outputs(module.model, x)}
         with _refusing(loss):
             _, parts = objective(outputs)
     undefined = [name for name, value in parts.items() if not value.isfinite()]

@@ -7,12 +7,14 @@ float32 first.
 
 The three terms of the derived objective bring their gradients in closed form: that of LSE is the
 responsibilities, to the last bit and at any level of the energies, and a step saves the dozens of
-small operations that autograd would record.
+small operations that autograd would record. ``evaluate`` computes several of them at once, with one
+set of batch statistics and one gradient.
 
 A term asks for what it needs by the names of its parameters: ``energies``, ``weight`` (the K x D
 encoder matrix), ``x`` (the input) or ``reconstruction``. Everything with a default is an option.
 """
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -21,6 +23,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 Reduction = Literal["sum", "mean"]
+Gradient = Callable[[Tensor], Iterable[tuple[Tensor, Tensor]]]
+"""From a factor ``(..., 1, 1)`` to pairs whose products add up to a term's gradient times it."""
 
 
 def lse(energies: Tensor, reduction: Reduction = "sum") -> Tensor:
@@ -39,12 +43,7 @@ def lse(energies: Tensor, reduction: Reduction = "sum") -> Tensor:
         ValueError: for another reduction.
 
     """
-    per_sample = _LogSumExp.apply(_full_precision(energies))
-    if reduction == "sum":
-        return per_sample.sum(-1)
-    if reduction == "mean":
-        return per_sample.mean(-1)
-    raise ValueError(f"reduction={reduction!r}: allowed are 'sum' and 'mean'")
+    return evaluate(energies, [(lse, {"reduction": reduction})])[0]
 
 
 def variance(energies: Tensor, eps: float = 1e-6) -> Tensor:
@@ -58,7 +57,7 @@ def variance(energies: Tensor, eps: float = 1e-6) -> Tensor:
         eps: keeps the logarithm finite for a component that never varies.
 
     """
-    return _Variance.apply(_full_precision(energies), eps)
+    return evaluate(energies, [(variance, {"eps": eps})])[0]
 
 
 def decorrelation(energies: Tensor) -> Tensor:
@@ -66,81 +65,143 @@ def decorrelation(energies: Tensor) -> Tensor:
 
     A proxy of total correlation (Oursland 2026, arXiv 2601.06478); nearest relative: the
     off-diagonal term of Barlow Twins (Zbontar 2021). The correlation is that of the batch, and a
-    component that does not vary contributes 0.
+    component that does not vary contributes 0. Takes O(min(B, K) B K) operations.
 
     Args:
         energies: shape ``(..., B, K)``.
 
     """
-    return _Decorrelation.apply(_full_precision(energies))
+    return evaluate(energies, [(decorrelation, {})])[0]
 
 
-class _LogSumExp(Function):
-    """``-log sum_j exp(-E_j)`` of each sample; gradient ``r = softmax(-E)``."""
+def evaluate(
+    energies: Tensor, terms: Sequence[tuple[Callable[..., Tensor], Mapping[str, Any]]]
+) -> tuple[Tensor, ...]:
+    """Return the value, shape ``(...)``, of each term that has a closed form.
+
+    Args:
+        energies: shape ``(..., B, K)``.
+        terms: keys of ``CLOSED_FORMS``, each with its options.
+
+    """
+    forms = [(CLOSED_FORMS[function], options) for function, options in terms]
+    return _ClosedForms.apply(_full_precision(energies), forms)
+
+
+class _Batch:
+    """A batch of energies and its statistics, computed when the first term asks for them."""
+
+    def __init__(self, energies: Tensor) -> None:
+        self.energies = energies
+        self.size = energies.shape[-2]
+        self._statistics: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def statistics(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the mean, the centred energies and the sum of their squares, over the batch."""
+        if self._statistics is None:
+            mean = self.energies.mean(-2, keepdim=True)
+            centred = self.energies - mean
+            self._statistics = mean, centred, centred.square().sum(-2, keepdim=True)
+        return self._statistics
+
+
+class _ClosedForms(Function):
+    """Several terms of one batch: the values, and the sum of their gradients."""
 
     @staticmethod
-    def forward(ctx: Any, energies: Tensor) -> Tensor:
-        lowest = energies.amin(-1, keepdim=True)
-        likelihoods = (lowest - energies).exp_()
-        evidence = likelihoods.sum(-1, keepdim=True)
-        ctx.save_for_backward(likelihoods.div_(evidence))  # the responsibilities
-        return (lowest - evidence.log()).squeeze(-1)
+    def forward(
+        ctx: Any,
+        energies: Tensor,
+        forms: Sequence[tuple[Callable[..., tuple[Tensor, Gradient]], Mapping[str, Any]]],
+    ) -> tuple[Tensor, ...]:
+        batch = _Batch(energies)
+        values, ctx.gradients = zip(
+            *(form(batch, **options) for form, options in forms), strict=True
+        )
+        ctx.set_materialize_grads(False)
+        return values
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (responsibilities,) = ctx.saved_tensors
-        return responsibilities * grad.unsqueeze(-1)
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None]:
+        total: Tensor | None = None
+        for gradient, grad in zip(ctx.gradients, grads, strict=True):
+            if grad is not None:
+                for tensor, factor in gradient(grad[..., None, None]):
+                    total = tensor * factor if total is None else total.addcmul_(tensor, factor)
+        return total, None
 
 
-class _Variance(Function):
+def _lse(batch: _Batch, reduction: Reduction = "sum") -> tuple[Tensor, Gradient]:
+    """``-log sum_j exp(-E_j)``; gradient ``r = softmax(-E)``."""
+    if reduction not in ("sum", "mean"):
+        raise ValueError(f"reduction={reduction!r}: allowed are 'sum' and 'mean'")
+    lowest = batch.energies.amin(-1, keepdim=True)
+    likelihoods = (lowest - batch.energies).exp_()
+    evidence = likelihoods.sum(-1, keepdim=True)
+    responsibilities = likelihoods.div_(evidence)
+    total = (lowest - evidence.log()).sum((-2, -1))
+
+    def gradient(factor: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+        yield responsibilities, factor if reduction == "sum" else factor / batch.size
+
+    return total if reduction == "sum" else total / batch.size, gradient
+
+
+def _variance(batch: _Batch, eps: float = 1e-6) -> tuple[Tensor, Gradient]:
     """``-sum_j log(Var_j + eps)``; gradient ``-2 (E - mean) / ((B - 1) (Var + eps))``."""
+    _, centred, squares = batch.statistics()
+    freedom = batch.size - 1
+    floored = (squares / freedom).add_(eps)
 
-    @staticmethod
-    def forward(ctx: Any, energies: Tensor, eps: float) -> Tensor:
-        freedom = energies.shape[-2] - 1
-        centred = energies - energies.mean(-2, keepdim=True)
-        floored = (centred.square().sum(-2, keepdim=True) / freedom).add_(eps)
-        ctx.save_for_backward(centred, floored)
-        ctx.freedom = freedom
-        return -floored.log().sum((-2, -1))
+    def gradient(factor: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+        yield centred, factor * (-2 / freedom) / floored
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        centred, floored = ctx.saved_tensors
-        return centred * (grad[..., None, None] * (-2 / ctx.freedom) / floored), None
+    return -floored.log().sum((-2, -1)), gradient
 
 
-class _Decorrelation(Function):
+def _decorrelation(batch: _Batch) -> tuple[Tensor, Gradient]:
     """``||C - diag C||_F^2`` of ``C = Z^T Z``, Z the standardised energies.
 
-    Gradient ``s (G - Z sum_b(Z G))`` with ``G = 4 Z (C - diag C)`` and s the scale of Z.
+    Gradient ``s (G - Z sum_b(Z G))`` with ``G = 4 Z (C - diag C)`` and s the scale of Z. Where there
+    are more components than samples, the B x B matrix ``Z Z^T`` takes the place of the K x K one,
+    with the same norm and ``(Z Z^T) Z = Z C``.
     """
+    mean, centred, squares = batch.statistics()
+    # Centring leaves an error of a few eps * |mean| in each of the B entries: a component that
+    # varies no more does not vary.
+    rounding = batch.size * (8 * torch.finfo(mean.dtype).eps * mean).square_()
+    scale = torch.where(squares > rounding, squares, torch.inf).rsqrt_()
+    standardised = centred * scale
+    wide = standardised.shape[-1] > batch.size
+    with torch.autocast(mean.device.type, enabled=False):
+        if wide:
+            gram = standardised @ standardised.mT
+            diagonal = standardised.square().sum(-2, keepdim=True)
+            value = gram.square().sum((-2, -1)) - diagonal.square().sum((-2, -1))
+        else:
+            gram = standardised.mT @ standardised
+            gram.diagonal(dim1=-2, dim2=-1).zero_()
+            value = gram.square().sum((-2, -1))
 
-    @staticmethod
-    def forward(ctx: Any, energies: Tensor) -> Tensor:
-        mean = energies.mean(-2, keepdim=True)
-        centred = energies - mean
-        squares = centred.square().sum(-2, keepdim=True)
-        # Centring leaves an error of a few eps * |mean| in each of the B entries: a component that
-        # varies no more does not vary.
-        rounding = energies.shape[-2] * (8 * torch.finfo(energies.dtype).eps * mean).square_()
-        scale = torch.where(squares > rounding, squares, torch.inf).rsqrt_()
-        standardised = centred.mul_(scale)
-        with torch.autocast(energies.device.type, enabled=False):
-            correlations = standardised.mT @ standardised
-        correlations.diagonal(dim1=-2, dim2=-1).zero_()
-        ctx.save_for_backward(standardised, scale, correlations)
-        return correlations.square().sum((-2, -1))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        standardised, scale, correlations = ctx.saved_tensors
-        pull = standardised @ correlations
+    def gradient(factor: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+        if wide:
+            pull = (gram @ standardised).sub_(standardised * diagonal)
+        else:
+            pull = standardised @ gram
         radial = (standardised * pull).sum(-2, keepdim=True)
-        return (pull - standardised * radial).mul_(4 * grad[..., None, None] * scale)
+        slope = 4 * factor * scale
+        yield pull, slope
+        yield standardised, -slope * radial
+
+    return value, gradient
+
+
+CLOSED_FORMS: Mapping[Callable[..., Tensor], Callable[..., tuple[Tensor, Gradient]]] = {
+    lse: _lse,
+    variance: _variance,
+    decorrelation: _decorrelation,
+}
 
 
 def _full_precision(energies: Tensor) -> Tensor:
@@ -169,3 +230,7 @@ def mse(reconstruction: Tensor, x: Tensor) -> Tensor:
 def l1(energies: Tensor) -> Tensor:
     """Mean absolute activation over all elements of ``(..., B, K)``; an SAE's sparsity penalty."""
     return energies.abs().mean((-2, -1))
+
+
+TAKE_STACKS = frozenset({lse, variance, decorrelation, orthogonality, mse, l1})
+"""The functions above: a stack of replicas gives each of them the bits that it gets alone."""

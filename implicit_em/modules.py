@@ -5,7 +5,7 @@ They fit under a bare ``pl.Trainer`` with any loader of images, and come back by
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -15,11 +15,14 @@ from hydra.utils import get_class, get_method, instantiate
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from implicit_em.data import as_unit_float
+from implicit_em.data import Block, BlockLoader, as_unit_float
 from implicit_em.errors import NonFiniteLossError
 from implicit_em.metrics import energy_metrics, final_metrics
 from implicit_em.models import Encoder, SparseAutoencoder
+from implicit_em.models.linear import SharedInput
 from implicit_em.objective import Objective, Term
+from implicit_em.rendezvous import current
+from implicit_em.stack import Stack
 
 Spec = Mapping[str, Any]
 
@@ -49,7 +52,8 @@ class EnergyModule(pl.LightningModule):
 
     Batches are images, or tuples that begin with them, of any shape ``(B, ...)``. Each epoch logs
     the plain mean over its steps of the total and of each term, as ``train/loss`` and
-    ``train/<term>``; a validation loader gives the curves ``monitor/<metric>``.
+    ``train/<term>``; a validation loader gives the curves ``monitor/<metric>``. A step is that of a
+    ``Stack``, of this module alone or of several.
 
     Args:
         model: arguments of the network, ``in_features`` among them; ``_target_`` names another
@@ -58,6 +62,8 @@ class EnergyModule(pl.LightningModule):
         optimizer: ``_target_`` and arguments of a ``torch.optim`` optimizer.
         schedule: ``_target_`` and arguments of a function of progress in [0, 1] that gives a factor
             on the learning rate; a constant rate where none is given.
+        clip: ``_target_`` and arguments of a function that clips the gradients of an iterable of
+            parameters, e.g. ``torch.nn.utils.clip_grad_norm_``.
 
     Raises:
         ValueError: if the objective and the model do not fit each other.
@@ -73,7 +79,6 @@ class EnergyModule(pl.LightningModule):
     reconstruction_metric: ClassVar[str]
 
     model: Any
-    _diverged: Tensor
 
     def __init__(
         self,
@@ -81,14 +86,17 @@ class EnergyModule(pl.LightningModule):
         loss: Spec | None = None,
         optimizer: Spec | None = None,
         schedule: Spec | None = None,
+        clip: Spec | None = None,
     ) -> None:
         super().__init__()
+        self.automatic_optimization = False
         target = f"{self.network.__module__}.{self.network.__qualname__}"
         specs = {
             "model": {"_target_": target, **model},
             "loss": dict(loss or self.default_loss),
             "optimizer": dict(optimizer or ADAM),
             "schedule": dict(schedule or {}),
+            "clip": dict(clip or {}),
         }
         self.save_hyperparameters(specs, logger=False)
         self.model = instantiate(specs["model"])
@@ -97,17 +105,9 @@ class EnergyModule(pl.LightningModule):
         components = self.model.weight.shape[-2]
         self.curves = energy_metrics(components)
         self.finals = final_metrics(components, self.reconstruction_metric)
-        # No buffer: Lightning would cast it to the run's precision, and optimizers read float32.
-        self._diverged = torch.zeros(())
+        self._clip = instantiate(specs["clip"], _partial_=True) if specs["clip"] else None
         self._losses: list[Tensor] = []
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning notes the running hook some forty times a step; nn.Module's look whether the
-        # value is a parameter costs a tenth of a millisecond for them.
-        if name == "_current_fx_name":
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
+        self._at_epoch_start: list[Tensor] = []
 
     def _check_fit(self) -> None:
         for name, term in self.objective.terms.items():
@@ -123,9 +123,10 @@ class EnergyModule(pl.LightningModule):
                 "would never be trained"
             )
 
+    @staticmethod
     @abstractmethod
-    def outputs(self, x: Tensor) -> dict[str, Tensor]:
-        """Return the tensors named in ``provides`` for inputs ``(B, D)``."""
+    def outputs(model: Any, x: Tensor | SharedInput) -> dict[str, Tensor]:
+        """Return the tensors named in ``provides``, but for ``x`` itself, for inputs ``(B, D)``."""
 
     @abstractmethod
     def reconstruct(self, energies: Tensor) -> Tensor:
@@ -133,7 +134,7 @@ class EnergyModule(pl.LightningModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the energies ``(B, K)`` of images ``(B, ...)``."""
-        return self.outputs(self._inputs(x))["energies"]
+        return self.outputs(self.model, self._inputs(x))["energies"]
 
     @staticmethod
     def _inputs(batch: Any) -> Tensor:
@@ -146,70 +147,95 @@ class EnergyModule(pl.LightningModule):
         if not self.hparams["schedule"]:
             return optimizer
         factor = instantiate(self.hparams["schedule"], _partial_=True)
-        steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = LambdaLR(optimizer, partial(_factor_at, factor=factor, steps=steps))
+        scheduler = LambdaLR(optimizer, partial(_factor_at, factor=factor, steps=self._steps()))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Return the objective of a batch; its parts wait on the device for the epoch's end."""
-        total, parts = self.objective(self.outputs(self._inputs(batch)))
-        value = total.detach()
-        self._losses += [value, *(part.detach() for part in parts.values())]
-        self._diverged.logical_or_((value * 0).ne(0))  # 0 * infinity and 0 * NaN are NaN
-        return total
+    def _steps(self) -> int:
+        batches = int(self.trainer.estimated_stepping_batches)
+        loader = self.trainer.train_dataloader
+        if isinstance(loader, BlockLoader):
+            return batches * len(loader.resident) // len(loader)
+        return batches
 
-    def optimizer_step(
-        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
-    ) -> None:
-        """Make a step, unless this loss or an earlier one was not finite.
+    def on_train_start(self) -> None:
+        """Join the runs that train together, or make a stack of this one alone.
 
-        The flag stays on the device, so that no step waits for it: fused optimizers skip the update
-        themselves, for others the weights are put back.
+        Raises:
+            ValueError: if the precision needs gradients that are scaled.
+
         """
-        step = partial(super().optimizer_step, epoch, batch_idx, optimizer, optimizer_closure)
-        if optimizer.param_groups[0].get("fused"):
-            optimizer.optimizer.found_inf = self._diverged
-            step()
-            return
-        parameters = list(self.model.parameters())
-        before = [parameter.detach().clone() for parameter in parameters]
-        step()
-        with torch.no_grad():
-            for parameter, old in zip(parameters, before, strict=True):
-                parameter.copy_(torch.where(self._diverged > 0, old, parameter))
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            raise ValueError(
+                f"trainer.precision={self.trainer.precision}: gradients are not scaled; "
+                "allowed are 32-true, bf16-mixed, bf16-true and 64-true"
+            )
+        self._optimizer = self.optimizers(use_pl_optimizer=False)
+        self._scheduler = self.lr_schedulers()
+        if (together := current()) is not None:
+            self._train = partial(together.train, self)
+        else:
+            stack = Stack([self])
+            self._train = lambda block: stack.train([block])
 
-    def on_fit_start(self) -> None:
-        """Put the flag of a loss that was not finite on the device, lowered."""
-        self._diverged = torch.zeros((), device=self.device)
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Train on a batch or a block of them; returns the last step's objective.
+
+        The losses wait on the device for the epoch's end.
+        """
+        block = batch if isinstance(batch, Block) else _block_of(self._inputs(batch))
+        losses_ST = self._train(block).squeeze(-1)
+        self._losses.append(losses_ST)
+        _count_steps(self.trainer, len(losses_ST))
+        return losses_ST[-1, 0]
+
+    def update(self) -> None:
+        """Make an optimizer step; the gradients lie on the model's parameters."""
+        if self._clip is not None:
+            self._clip(self.model.parameters())
+        self._optimizer.step()
+        if self._scheduler is not None:
+            self._scheduler.step()
 
     def on_train_epoch_start(self) -> None:
-        """Forget the losses of an epoch that was broken off."""
+        """Note the weights, and forget the losses of an epoch that was broken off."""
         self._losses.clear()
+        self._at_epoch_start = [p.detach().clone() for p in self.model.parameters()]
 
+    @torch.no_grad()
     def on_train_epoch_end(self) -> None:
         """Log the means over the steps of the epoch, each step counting once.
 
         Raises:
-            NonFiniteLossError: naming the first such step and its terms.
+            NonFiniteLossError: naming the first step whose loss was not finite, and its terms. The
+                weights are then those that the epoch began with.
 
         """
         names = ["loss", *self.objective.terms]
-        losses_ST = torch.stack(self._losses).double().cpu().view(-1, len(names))
+        losses_ST = torch.cat(self._losses).double().cpu()
         self._losses.clear()
         bad_ST = ~losses_ST.isfinite()
         if bad_ST.any():
+            for parameter, before in zip(
+                self.model.parameters(), self._at_epoch_start, strict=True
+            ):
+                parameter.copy_(before)
             first = int(bad_ST.any(1).nonzero()[0])
             culprits = [name for name, bad in zip(names[1:], bad_ST[first, 1:], strict=True) if bad]
-            step = self.trainer.fit_loop.total_batch_idx + 2 - len(losses_ST) + first
+            step = self.trainer.global_step - len(losses_ST) + 1 + first
             raise NonFiniteLossError(
                 f"the loss was not finite at step {step} (epoch {self.current_epoch + 1}); "
-                f"terms: {', '.join(culprits) or 'their sum'}; the weights stayed as they were"
+                f"terms: {', '.join(culprits) or 'their sum'}; the weights are those that this "
+                "epoch began with"
             )
         means_T = losses_ST.mean(0)
         self.log_dict({f"train/{n}": m for n, m in zip(names, means_T, strict=True)})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the weights alone, not the whole stack that they are a part of."""
+        checkpoint["state_dict"] = {k: v.clone() for k, v in checkpoint["state_dict"].items()}
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Add a batch to the curves."""
@@ -240,9 +266,10 @@ class EncoderModule(EnergyModule):
     provides = ("x", "energies", "weight")
     reconstruction_metric = "transpose_reconstruction_mse"
 
-    def outputs(self, x: Tensor) -> dict[str, Tensor]:
-        """Return input, energies and weight."""
-        return {"x": x, "energies": self.model(x), "weight": self.model.weight}
+    @staticmethod
+    def outputs(model: Any, x: Tensor | SharedInput) -> dict[str, Tensor]:
+        """Return energies and weight."""
+        return {"energies": model(x), "weight": model.weight}
 
     def reconstruct(self, energies: Tensor) -> Tensor:
         """Decode with the transposed encoder matrix, ``E W``."""
@@ -258,14 +285,14 @@ class SparseAutoencoderModule(EnergyModule):
     requires = ("reconstruction",)
     reconstruction_metric = "reconstruction_mse"
 
-    def outputs(self, x: Tensor) -> dict[str, Tensor]:
-        """Return input, activations (as energies), weight and reconstruction."""
-        energies = self.model.encode(x)
+    @staticmethod
+    def outputs(model: Any, x: Tensor | SharedInput) -> dict[str, Tensor]:
+        """Return activations (as energies), weight and reconstruction."""
+        energies = model.encode(x)
         return {
-            "x": x,
             "energies": energies,
-            "weight": self.model.weight,
-            "reconstruction": self.model.decode(energies),
+            "weight": model.weight,
+            "reconstruction": model.decode(energies),
         }
 
     def reconstruct(self, energies: Tensor) -> Tensor:
@@ -289,3 +316,17 @@ def module_class(model_target: str) -> type[EnergyModule]:
 
 def _factor_at(step: int, factor: Any, steps: int) -> float:
     return factor(progress=min(step / steps, 1.0))
+
+
+def _block_of(x: Tensor) -> Block:
+    return Block(x, [torch.arange(len(x), device=x.device)])
+
+
+def _count_steps(trainer: pl.Trainer, steps: int) -> None:
+    """Count the optimizer steps of a call of ``training_step``: Lightning expects one at most."""
+    loop = trainer.fit_loop.epoch_loop
+    progress = loop.manual_optimization.optim_step_progress
+    for counts in (progress.total, progress.current):
+        counts.ready += steps
+        counts.completed += steps
+    loop._batches_that_stepped += steps - 1

@@ -232,11 +232,28 @@ def test_a_warmup_raises_the_rate_from_zero():
     schedule = {"_target_": "implicit_em.schedules.cosine", "warmup": 1 / 3, "final": 0.1}
     optimizer = {"_target_": "torch.optim.SGD", "lr": 0.5, "momentum": 0.9}
     module = EncoderModule(MODEL, optimizer=optimizer, schedule=schedule)
-    fit = trainer(callbacks=[watch], gradient_clip_val=1.0)
+    fit = trainer(callbacks=[watch])
     fit.fit(module, plain_loader())
     assert watch.rates[:5] == pytest.approx([0, 0.125, 0.25, 0.375, 0.5])
     assert watch.rates[4:] == sorted(watch.rates[4:], reverse=True)
     assert fit.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.05)
+
+
+def test_gradients_are_clipped():
+    sgd = {"_target_": "torch.optim.SGD", "lr": 1.0}
+    clip = {"_target_": "torch.nn.utils.clip_grad_norm_", "max_norm": 1e-3}
+    module = EncoderModule(MODEL, optimizer=sgd, clip=clip)
+    before = [parameter.detach().clone() for parameter in module.model.parameters()]
+    trainer(max_steps=1).fit(module, plain_loader())
+    steps = [b - a.detach() for b, a in zip(before, module.model.parameters(), strict=True)]
+    assert torch.cat([step.flatten() for step in steps]).norm() == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_scaled_gradients_are_refused(monkeypatch):
+    module, fit = EncoderModule(MODEL), trainer()
+    monkeypatch.setattr(fit.precision_plugin, "scaler", object(), raising=False)
+    with pytest.raises(ValueError, match="allowed are 32-true, bf16-mixed"):
+        fit.fit(module, plain_loader())
 
 
 @pytest.mark.parametrize(
@@ -252,15 +269,15 @@ def test_a_warmup_raises_the_rate_from_zero():
 @pytest.mark.parametrize(
     ("value", "terms"), [(math.nan, "lse, var, tc"), (math.inf, "lse, var, tc"), (1e25, "var")]
 )
-def test_a_loss_that_is_not_finite_freezes_the_weights_and_names_step_and_terms(
+def test_a_loss_that_is_not_finite_takes_the_weights_back_and_names_step_and_terms(
     optimizer, value, terms
 ):
     module, watch = EncoderModule(MODEL, optimizer=optimizer), Watch()
     with pytest.raises(NonFiniteLossError, match=rf"at step 8 \(epoch 2\); terms: {terms};"):
         trainer(callbacks=[watch]).fit(module, Poisoned(value))
     assert len(watch.weights) == 10, "the epoch goes on to its end"
-    assert not torch.equal(watch.weights[7][0], watch.weights[6][0])
-    for before, after in zip(watch.weights[7], module.model.parameters(), strict=True):
+    assert not torch.equal(watch.weights[7][0], watch.weights[5][0])
+    for before, after in zip(watch.weights[5], module.model.parameters(), strict=True):
         assert torch.equal(after, before)
 
 
@@ -333,5 +350,5 @@ def test_an_epoch_broken_off_leaves_no_losses_behind():
         trainer(callbacks=[Stop()]).fit(module, plain_loader(100 * images()))
     fit = trainer(max_epochs=1)
     fit.fit(module, plain_loader(batch_size=SAMPLES))
-    expected = module.objective(module.outputs(images().flatten(1)))[0]
+    expected = module.objective(module.outputs(module.model, images().flatten(1)))[0]
     assert fit.callback_metrics["train/loss"].item() == pytest.approx(expected.item())

@@ -1,6 +1,6 @@
 """Data modules and the loader that serves batches from memory."""
 
 from implicit_em.data.modules import ResidentDataModule, TorchvisionDataModule
-from implicit_em.data.resident import ResidentLoader, as_unit_float
+from implicit_em.data.resident import Block, BlockLoader, ResidentLoader, as_unit_float
 
-__all__ = ["ResidentDataModule", "ResidentLoader", "TorchvisionDataModule", "as_unit_float"]
+__all__ = ["Block", "BlockLoader", "ResidentDataModule", "ResidentLoader", "TorchvisionDataModule", "as_unit_float"]

@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 
-from implicit_em.data.resident import ResidentLoader
+from implicit_em.data.resident import BlockLoader, ResidentLoader
 
+BLOCK = 32
+"""Batches that are trained on between two calls of Lightning's hooks."""
 MONITORED = 10_000
 EVALUATION_BATCH = 2_000
 
@@ -87,11 +91,17 @@ class ResidentDataModule(pl.LightningDataModule):
         """Return the batch as it is: it was cut from data that lie on the device."""
         return batch
 
-    def train_dataloader(self) -> ResidentLoader:
-        """Batches of the training samples, in a new order each epoch."""
-        return ResidentLoader(
+    def train_dataloader(self) -> ResidentLoader | BlockLoader:
+        """Batches of the training samples, in a new order each epoch.
+
+        A Trainer gets them in blocks, unless one of its flags or callbacks counts batches.
+        """
+        loader = ResidentLoader(
             *self.split("train"), self.batch_size, seed=self.seed, indices=self.train_indices()
         )
+        if self.trainer is None or _counts_batches(self.trainer):
+            return loader
+        return BlockLoader(loader, BLOCK)
 
     def val_dataloader(self) -> ResidentLoader:
         """Batches of the samples on which the curves over training are measured."""
@@ -102,6 +112,22 @@ class ResidentDataModule(pl.LightningDataModule):
     def test_dataloader(self) -> ResidentLoader:
         """Batches of the test samples, in their own order."""
         return ResidentLoader(*self.split("test"), EVALUATION_BATCH)
+
+
+def _counts_batches(trainer: pl.Trainer) -> bool:
+    flags = (
+        trainer.max_steps != -1,
+        trainer.min_steps is not None,
+        trainer.limit_train_batches != 1.0,
+        trainer.val_check_interval != 1.0,
+        trainer.overfit_batches != 0,
+    )
+    hooks = ("on_train_batch_start", "on_train_batch_end", "on_before_optimizer_step")
+    return any(flags) or any(
+        is_overridden(hook, callback, Callback)
+        for hook in hooks
+        for callback in trainer.callbacks  # type: ignore[attr-defined]
+    )
 
 
 class TorchvisionDataModule(ResidentDataModule):

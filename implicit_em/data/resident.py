@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,11 @@ class ResidentLoader:
         return -(-len(self.indices) // self.batch_size) - self._leaves_one_out
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in self.index_batches():
+            yield as_unit_float(self.inputs.index_select(0, batch)), self.labels[batch]
+
+    def index_batches(self) -> Iterator[Tensor]:
+        """Iterate over the indices of the samples of each batch, int64 of shape ``(B,)``."""
         # The position is cleared here, not after the last batch: Lightning never asks for one more.
         if self._resuming:
             self._resuming = False
@@ -92,9 +98,8 @@ class ResidentLoader:
         for start in range(
             self._batch * self.batch_size, len(self) * self.batch_size, self.batch_size
         ):
-            batch = order[start : start + self.batch_size]
             self._batch += 1
-            yield as_unit_float(self.inputs.index_select(0, batch)), self.labels[batch]
+            yield order[start : start + self.batch_size]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position: the epoch and the batches of it that were handed out."""
@@ -104,3 +109,69 @@ class ResidentLoader:
         """Go on from a position that ``state_dict`` gave."""
         self.epoch, self._batch = state["epoch"], state["batch"]
         self._resuming = True
+
+
+class Block:
+    """Consecutive batches that one call of ``training_step`` trains on.
+
+    Iterating gives inputs of shape ``(B, D)``. Blocks are equal when they hold the same samples in
+    the same batches.
+
+    Args:
+        inputs: shape ``(N, D)``.
+        batches: indices of the samples of each batch.
+
+    """
+
+    def __init__(self, inputs: Tensor, batches: list[Tensor]) -> None:
+        self.inputs = inputs
+        self.batches = batches
+        self.sizes = tuple(map(len, batches))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for batch in self.batches:
+            yield as_unit_float(self.inputs.index_select(0, batch))
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Block)
+            and self.inputs.data_ptr() == other.inputs.data_ptr()
+            and self.sizes == other.sizes
+            and all(map(torch.equal, self.batches, other.batches))
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class BlockLoader:
+    """Iterable of the batches of a ``ResidentLoader``, several of them in a ``Block``.
+
+    A block costs Lightning no more than a batch, which for a small model is more than to train on
+    it.
+
+    Args:
+        resident: whose batches these are; it keeps the position.
+        size: number of batches in a block; the last block of an epoch may have fewer.
+
+    """
+
+    batch_sampler = None
+
+    def __init__(self, resident: ResidentLoader, size: int) -> None:
+        self.resident = resident
+        self.size = size
+        self.state_dict = resident.state_dict
+        self.load_state_dict = resident.load_state_dict
+
+    @property
+    def sampler(self) -> ResidentLoader:
+        """The resident loader, to which Lightning announces each epoch."""
+        return self.resident
+
+    def __len__(self) -> int:
+        return -(-len(self.resident) // self.size)
+
+    def __iter__(self) -> Iterator[Block]:
+        batches = self.resident.index_batches()
+        while block := list(islice(batches, self.size)):
+            yield Block(self.resident.inputs, block)

@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from implicit_em.models.linear import Linear
+
 
 class Encoder(nn.Module):
     """Linear layer and activation that give energies, ``E = activation(W x + b)``.
@@ -20,7 +22,7 @@ class Encoder(nn.Module):
         self, in_features: int, hidden: int = 64, activation: nn.Module | None = None
     ) -> None:
         super().__init__()
-        self.linear = nn.Linear(in_features, hidden)
+        self.linear = Linear(in_features, hidden)
         self.activation = nn.ReLU() if activation is None else activation
 
     @property

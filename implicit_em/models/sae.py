@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from implicit_em.models.encoder import Encoder
+from implicit_em.models.linear import Linear
 
 
 class SparseAutoencoder(nn.Module):
@@ -23,7 +24,7 @@ class SparseAutoencoder(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = Encoder(in_features, hidden, activation)
-        self.decoder = nn.Linear(hidden, in_features)
+        self.decoder = Linear(hidden, in_features)
 
     @property
     def weight(self) -> Tensor:

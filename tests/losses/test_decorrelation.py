@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from implicit_em.losses import decorrelation
 
@@ -121,3 +122,52 @@ def test_a_stack_gives_each_replicas_own_value():
     assert stacked.shape == (2, 3)
     singles = [decorrelation(replica) for replica in energies.flatten(0, 1)]
     assert_close(stacked.flatten(), torch.stack(singles))
+
+
+def by_definition(energies):
+    """The K x K correlation matrix, under autograd, in float64."""
+    standardised = energies - energies.mean(-2, keepdim=True)
+    standardised = standardised / standardised.norm(dim=-2, keepdim=True)
+    correlations = standardised.mT @ standardised
+    off_diagonal = 1 - torch.eye(energies.shape[-1], dtype=energies.dtype)
+    return (correlations * off_diagonal).square().sum((-2, -1))
+
+
+@pytest.mark.parametrize("components", [1, 2, 7, 8, 9, 30])
+def test_value_and_gradient_are_the_same_on_both_sides_of_the_switch(components):
+    energies = draw(2, 8, components)
+    leaf = energies.clone().requires_grad_()
+    expected = by_definition(leaf)
+    (slope,) = torch.autograd.grad(expected.sum(), leaf)
+    assert_close(decorrelation(energies), expected.detach())
+    assert_close(gradient(energies), slope, rtol=1e-9, atol=1e-9)
+
+
+def test_a_dead_unit_of_a_wide_layer_adds_nothing_and_gets_no_gradient():
+    alive = draw(5, 20)
+    energies = torch.cat([alive, torch.ones(5, 1, dtype=torch.float64)], 1)
+    assert_close(decorrelation(energies), decorrelation(alive))
+    found = gradient(energies)
+    assert_close(found[:, :20], gradient(alive))
+    assert (found[:, 20] == 0).all()
+
+
+class Largest(TorchDispatchMode):
+    """Notes the number of elements of the largest tensor that any operation makes."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        result = function(*arguments, **(options or {}))
+        for tensor in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(tensor, torch.Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return result
+
+
+def test_no_matrix_of_all_pairs_of_components_where_there_are_more_than_samples():
+    samples, components = 16, 1000
+    energies = draw(samples, components, dtype=torch.float32).requires_grad_()
+    with Largest() as largest:
+        decorrelation(energies).backward()
+    assert largest.elements == samples * components

@@ -1,0 +1,181 @@
+"""Training of a stack: replicas of one model whose matrix products are one batched product.
+
+A run alone is a stack of one, so that a replica gets the same bits in any company (on a CPU, with
+one thread): each operation of a step either treats the replicas one by one or is batched over them
+in a way that does not change how one of them rounds.
+"""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from implicit_em.data import Block
+from implicit_em.models.linear import Linear, SharedInput
+from implicit_em.objective import Objective, StackedObjective
+
+
+LANES = 32
+"""Elements that a vectorised loop of torch takes at a time, at most (two AVX-512 vectors of float32).
+
+What is left over at a tensor's end is computed by other instructions, which round ``exp`` and
+``log`` differently; in a stack, the end of one replica is the middle of the tensor.
+"""
+
+
+class Replica(Protocol):
+    """One run: its model and objective, and how its weights move."""
+
+    model: nn.Module
+    objective: Objective
+
+    @staticmethod
+    def outputs(model: nn.Module, x: Tensor | SharedInput) -> dict[str, Tensor]:
+        """Return what the model makes of inputs, by the names that loss terms ask for."""
+
+    def update(self) -> None:
+        """Make an optimizer step; the gradients lie on the model's parameters."""
+
+
+class Stack:
+    """Replicas that take their steps together.
+
+    The parameters of all models lie in one tensor each, of which the models' own become views.
+
+    Args:
+        replicas: equal but for their parameters, the weights of their objectives and their
+            optimizers; several of them only of models that ``takes_stacks``.
+
+    """
+
+    def __init__(self, replicas: Sequence[Replica]) -> None:
+        first = replicas[0]
+        self.replicas = list(replicas)
+        self.outputs = first.outputs
+        self.own = [list(replica.model.parameters()) for replica in replicas]
+        weight = self.own[0][0]
+        self.dtype = weight.dtype
+        self.lifted = not takes_stacks(first)
+        if self.lifted and len(replicas) > 1:
+            raise ValueError(f"{type(first.model).__name__} does not take stacks")
+        models = [replica.model for replica in replicas]
+        self.model = first.model if self.lifted else stack_models(models)
+        self.parameters = list(self.model.parameters())
+        objectives = [replica.objective for replica in replicas]
+        self.objective = StackedObjective(objectives, weight.device)
+        self.each = [StackedObjective([objective], weight.device) for objective in objectives]
+        self.names = ("loss", *self.objective.terms)
+        self._ones = torch.ones(len(replicas), dtype=torch.float32, device=weight.device)
+
+    def train(self, blocks: Sequence[Block]) -> Tensor:
+        """Train each replica on its block, batch by batch.
+
+        Args:
+            blocks: one a replica, with batches of the same sizes. Neighbours with equal blocks
+                share the samples.
+
+        Returns:
+            The total and the unweighted terms at each step, shape ``(S, 1 + T, R)``.
+
+        """
+        runs = [(block, len(list(equal))) for block, equal in groupby(blocks)]
+        counts = [count for _, count in runs]
+        steps = zip(*(block for block, _ in runs), strict=True)
+        values = [value for batches in steps for value in self._step(batches, counts)]
+        return torch.stack(values).view(-1, len(self.names), len(self.replicas))
+
+    def _step(self, batches: Sequence[Tensor], counts: Sequence[int]) -> Iterable[Tensor]:
+        x = SharedInput([batch.to(self.dtype) for batch in batches], counts)
+        total, parts = self._losses(self._outputs(x))
+        for parameter in self.parameters:
+            parameter.grad = None
+        with torch.autocast(total.device.type, enabled=False):
+            torch.autograd.backward(total, self._ones.to(total.dtype))
+        if not self.lifted:
+            self._hand_out_gradients()
+        for replica in self.replicas:
+            replica.update()
+        return total.detach(), *(part.detach() for part in parts.values())
+
+    def _outputs(self, x: SharedInput) -> Mapping[str, Tensor]:
+        asked = self.objective.inputs
+        if self.lifted:
+            outputs = {"x": x.batches[0], **self.outputs(self.model, x.batches[0])}
+            return {name: outputs[name].unsqueeze(0) for name in asked}
+        outputs = self.outputs(self.model, x)
+        if "x" in asked:
+            outputs["x"] = x.expanded()
+        return {name: outputs[name] for name in asked}
+
+    def _losses(self, outputs: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        if len(self.replicas) == 1 or _whole_lanes(outputs):
+            return self.objective(outputs)
+        totals, parts = zip(
+            *(
+                objective({name: tensor[r : r + 1] for name, tensor in outputs.items()})
+                for r, objective in enumerate(self.each)
+            ),
+            strict=True,
+        )
+        return torch.cat(totals), {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+
+    def _hand_out_gradients(self) -> None:
+        for number, stacked in enumerate(self.parameters):
+            if stacked.grad is not None:
+                for own, grad in zip(self.own, stacked.grad.unbind(), strict=True):
+                    own[number].grad = grad
+
+
+def _whole_lanes(outputs: Mapping[str, Tensor]) -> bool:
+    """Return whether statistics over samples or components, too, fill their lanes."""
+    energies = outputs.get("energies")
+    if energies is None or energies.device.type != "cpu":
+        return True
+    return all(size % LANES == 0 for size in energies.shape[-2:])
+
+
+def stack_models(models: Sequence[nn.Module]) -> nn.Module:
+    """Return a model whose parameters hold those of all models, shape ``(R, ...)``.
+
+    The models' own parameters become views of them.
+    """
+    stack = copy.deepcopy(models[0])
+    for name, _ in list(stack.named_parameters()):
+        own = [model.get_parameter(name) for model in models]
+        values = torch.stack([parameter.detach() for parameter in own])
+        module, _, leaf = name.rpartition(".")
+        setattr(stack.get_submodule(module), leaf, nn.Parameter(values))
+        for parameter, value in zip(own, values.unbind(), strict=True):
+            parameter.data = value
+    return stack
+
+
+@torch.no_grad()
+def takes_stacks(replica: Replica) -> bool:
+    """Return whether a model, given a stack, treats each replica as it treats it alone.
+
+    All that has parameters must be a ``Linear`` of this project; the rest is tried out.
+    """
+    model = replica.model
+    owners = [m for m in model.modules() if any(True for _ in m.parameters(recurse=False))]
+    if any(type(module) is not Linear for module in owners) or any(True for _ in model.buffers()):
+        return False
+    twins = [copy.deepcopy(model), copy.deepcopy(model)]
+    weight = next(twins[1].parameters())
+    for parameter in twins[1].parameters():
+        parameter.mul_(0.5)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(3, model.weight.shape[-1], generator=generator).to(weight)
+    try:
+        alone = [replica.outputs(twin, x) for twin in twins]
+        together = replica.outputs(stack_models(twins), SharedInput([x], [2]))
+        return all(
+            torch.allclose(together[name][number], value, rtol=1e-2, atol=1e-4)
+            for number, outputs in enumerate(alone)
+            for name, value in outputs.items()
+        )
+    except (RuntimeError, IndexError, TypeError, ValueError, AttributeError):
+        return False
