@@ -58,6 +58,20 @@ class HistoryLogger(RunLogger):
         values = {k: None if math.isnan(v) else v for k, v in metrics.items() if k != "epoch"}
         self.rows.setdefault(int(metrics["epoch"]) + 1, {}).update(values)
 
+    def restore(self) -> int:
+        """Read the rows that are there; returns for how many epochs they have a loss."""
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                self.rows = {
+                    int(row.pop("epoch")): {k: float(v) if v else None for k, v in row.items()}
+                    for row in csv.DictReader(file)
+                }
+        return len(self.column("train/loss"))
+
+    def forget_after(self, epochs: int) -> None:
+        """Drop the rows of later epochs."""
+        self.rows = {epoch: row for epoch, row in self.rows.items() if epoch <= epochs}
+
     @rank_zero_only
     def save(self) -> None:
         """Write all rows."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
+from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
 from implicit_em.data import Block
@@ -46,11 +47,13 @@ class Rendezvous:
         workers: stacks that are trained at the same time, and runs that measure or write at the
             same time; the number of cores, or 1 for an accelerator.
         threads: torch threads of each.
+        progress: logger of all runs that shows how far they are.
 
     """
 
-    def __init__(self, workers: int, threads: int) -> None:
+    def __init__(self, workers: int, threads: int, progress: Logger | None = None) -> None:
         self.workers = workers
+        self.progress = progress
         self._changed = threading.Condition()
         self._active = 0  # runs that neither wait here nor are over
         self._waiting: list[_Request] = []

@@ -32,6 +32,7 @@ class RunDirectory:
         self.features = self.path / "features.png"
         self.weights = self.path / "model.safetensors"
         self.model = self.path / "model.json"
+        self.checkpoint = self.path / "checkpoints" / "last.ckpt"
 
     def read_config(self) -> DictConfig:
         """Return the composed configuration.
@@ -87,8 +88,8 @@ class RunDirectory:
         """Take the directory for a run and save its configuration.
 
         Returns:
-            The metrics of the same run (by fingerprint), if it is complete already. One that failed
-            or was interrupted is cleared for a new attempt.
+            The metrics of the same run (by fingerprint), if it is complete already. Of one that
+            failed or was interrupted, history and checkpoints stay, from which it goes on.
 
         Raises:
             ConfigError: if the directory holds another run.
@@ -103,7 +104,7 @@ class RunDirectory:
                 )
             if metrics := self.completed_metrics():
                 return metrics
-            for result in (self.metrics, self.history, self.features, self.weights, self.model):
+            for result in (self.metrics, self.features, self.weights, self.model):
                 result.unlink(missing_ok=True)
         overrides = hydra_cfg.overrides.task if hydra_cfg else []
         for path, content in (

@@ -1,6 +1,7 @@
 """What a person sees: one progress bar or a line now and then, and tables."""
 
 import logging
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -44,41 +45,59 @@ class EpochProgress(RunLogger):
     A logger, as it has nothing to do within an epoch, where a callback costs every step.
 
     Args:
-        epochs: of the whole run.
+        epochs: of the whole run; the sum of them for runs that train together.
+        runs: number of runs that log here.
 
     """
 
-    def __init__(self, epochs: int) -> None:
+    def __init__(self, epochs: int, runs: int = 1) -> None:
         super().__init__()
         self.epochs = epochs
+        self.runs = runs
+        self._done = 0
+        self._lock = threading.Lock()
         self._start = time.monotonic()
         self._bar: Progress | None = None
         console = Console()
         if console.is_terminal:
             self._bar = Progress(
-                TextColumn("training"),
+                TextColumn("training" if runs == 1 else f"training {runs} runs"),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("epochs  loss {task.fields[loss]}"),
+                TextColumn("epochs{task.fields[loss]}"),
                 TimeRemainingColumn(),
                 console=console,
             )
-            self._bar.add_task("", total=epochs, loss="...")
+            self._bar.add_task("", total=epochs, loss="")
             self._bar.start()
+
+    def skip(self, epochs: int) -> None:
+        """Count epochs that were done before."""
+        with self._lock:
+            self._done += epochs
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Show the epoch that is done and its loss."""
+        """Show the epochs that are done, and the loss of a run alone."""
         if "train/loss" not in metrics:
             return
-        done, loss = int(metrics["epoch"]) + 1, f"{metrics['train/loss']:.5g}"
+        loss = f"  loss {metrics['train/loss']:.5g}" if self.runs == 1 else ""
+        with self._lock:
+            self._done += 1
+            done = self._done
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=done, loss=loss)
         elif done == self.epochs or done % max(1, self.epochs // LINES_WHEN_PIPED) == 0:
+            runs = "" if self.runs == 1 else f" of {self.runs} runs"
             seconds = time.monotonic() - self._start
-            log.info("epoch %d/%d  loss %s  %.0f s", done, self.epochs, loss, seconds)
+            log.info("epoch %d/%d%s%s  %.0f s", done, self.epochs, runs, loss, seconds)
 
     def finalize(self, status: str) -> None:
+        """Close the bar of a run alone."""
+        if self.runs == 1:
+            self.close()
+
+    def close(self) -> None:
         """Close the bar."""
         if self._bar is not None:
             self._bar.stop()
@@ -89,7 +108,7 @@ class EpochProgress(RunLogger):
 def working(message: str) -> Iterator[None]:
     """Show that something without steps of its own is under way: a spinner on a terminal."""
     console = Console()
-    if console.is_terminal:
+    if console.is_terminal and threading.current_thread() is threading.main_thread():
         with console.status(message):
             yield
     else:

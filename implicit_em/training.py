@@ -17,12 +17,12 @@ from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.profilers import Profiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
+from implicit_em.checkpoints import LastCheckpoint, resume_point
 from implicit_em.config import check, module_arguments, to_plain, trainer_flags
 from implicit_em.convergence import convergence_epoch
 from implicit_em.data import ResidentDataModule, as_unit_float
@@ -35,6 +35,7 @@ from implicit_em.loading import save_model
 from implicit_em.modules import EnergyModule, module_class
 from implicit_em.probe import linear_probe
 from implicit_em.quiet import quieten
+from implicit_em.rendezvous import current
 from implicit_em.rundir import RunDirectory
 from implicit_em.terminal import EpochProgress, print_result, working
 from implicit_em.tracking import finish_logger, start_logger
@@ -156,20 +157,26 @@ def _fit_and_measure(
     metrics["parameters"] = sum(p.numel() for p in module.model.parameters())
 
     history = HistoryLogger(run.history)
-    shown = cfg["trainer"]["enable_progress_bar"]
-    progress = [EpochProgress(cfg["trainer"]["max_epochs"])] if shown else []
+    checkpoint, done = resume_point(run.checkpoint, history.restore())
+    history.forget_after(done)
+    progress = _progress(cfg)
+    if checkpoint:
+        log.info("goes on after epoch %d of %d", done, cfg["trainer"]["max_epochs"])
+        for shown in progress:
+            shown.skip(done)
+    callbacks = [instantiate(spec) for spec in cfg["callbacks"].values()]
     trainer = build_trainer(
         cfg,
         enable_progress_bar=False,  # Lightning's own
         logger=[history, *([logger] if logger else []), *progress],
-        callbacks=_callbacks(cfg),
+        callbacks=[*callbacks, LastCheckpoint(run.checkpoint)],
         default_root_dir=run.path,
         check_val_every_n_epoch=cfg["metrics_every"] or _monitoring_interval(data),
     )
     metrics["device"] = _device_name(trainer.strategy.root_device)
     started = time.monotonic()
     try:
-        trainer.fit(module, datamodule=data)
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     finally:
         metrics["train_seconds"] = round(time.monotonic() - started, 3)
         metrics["epochs"] = len(history.column("train/loss"))
@@ -271,26 +278,12 @@ class NoProfiler(Profiler):
         return self._nothing
 
 
-class LastCheckpoint(ModelCheckpoint):
-    """The checkpoint of the last epoch, at no cost within an epoch.
-
-    Lightning asks each callback for its key at every hook of every step, and builds this one anew.
-    """
-
-    @property
-    def state_key(self) -> str:
-        """A constant."""
-        return "LastCheckpoint"
-
-    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Save nothing: the epoch's end does."""
-
-
-def _callbacks(cfg: Mapping[str, Any]) -> list[Callback]:
-    last = LastCheckpoint(
-        filename="last", enable_version_counter=False, save_on_train_epoch_end=True
-    )
-    return [*(instantiate(spec) for spec in cfg["callbacks"].values()), last]
+def _progress(cfg: Mapping[str, Any]) -> list[EpochProgress]:
+    together = current()
+    if together is not None:
+        return [together.progress] if together.progress else []
+    shown = cfg["trainer"]["enable_progress_bar"]
+    return [EpochProgress(cfg["trainer"]["max_epochs"])] if shown else []
 
 
 def _monitoring_interval(data: ResidentDataModule) -> int:
