@@ -9,16 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchmetrics import MeanMetric, MeanSquaredError, Metric, MetricCollection
+from torchmetrics.utilities import dim_zero_cat
 
 ROUNDING = 8 * torch.finfo(torch.float32).eps
 """Relative variation that float32 rounding alone can give a constant."""
 DEAD_VARIANCE = 0.01
 ACTIVE_ENERGY = 0.01
 SILENT_SHARE = 0.01
+GRAM_ROWS = 1024
+"""Rows of a block of the samples' N x N matrix of inner products."""
 
 
 class EnergyMoments(Metric):
-    """First and second moments of the energies; base of the metrics that need covariances.
+    """First and second moments of each component; base of the metrics that need variances.
 
     Args:
         components: number of components K.
@@ -28,14 +31,14 @@ class EnergyMoments(Metric):
     full_state_update = False
     count: Tensor
     sums_K: Tensor
-    products_KK: Tensor
+    squares_K: Tensor
 
     def __init__(self, components: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         zero = torch.zeros((), dtype=torch.float64)
         self.add_state("count", zero, dist_reduce_fx="sum")
         self.add_state("sums_K", zero.new_zeros(components), dist_reduce_fx="sum")
-        self.add_state("products_KK", zero.new_zeros(components, components), dist_reduce_fx="sum")
+        self.add_state("squares_K", zero.new_zeros(components), dist_reduce_fx="sum")
         self.set_dtype(torch.float64)
 
     def update(self, energies: Tensor) -> None:
@@ -43,7 +46,7 @@ class EnergyMoments(Metric):
         energies_BK = energies.double()
         self.count += len(energies_BK)
         self.sums_K += energies_BK.sum(0)
-        self.products_KK += energies_BK.mT @ energies_BK
+        self.squares_K += energies_BK.square().sum(0)
 
     @property
     def mean_K(self) -> Tensor:
@@ -51,22 +54,9 @@ class EnergyMoments(Metric):
         return self.sums_K / self.count
 
     @property
-    def covariance_KK(self) -> Tensor:
-        """Unbiased covariance of the components."""
-        mean_K = self.mean_K
-        return (self.products_KK - self.count * mean_K.outer(mean_K)) / (self.count - 1)
-
-    @property
-    def varies_K(self) -> Tensor:
-        """Whether each component varies beyond float32 rounding."""
-        return self.covariance_KK.diagonal() > (ROUNDING * self.mean_K).square()
-
-    @property
-    def correlation_KK(self) -> Tensor:
-        """Correlation of the components; rows and columns of those that do not vary are 0."""
-        covariance_KK, varies_K = self.covariance_KK, self.varies_K
-        scale_K = torch.where(varies_K, covariance_KK.diagonal(), 1).rsqrt() * varies_K
-        return covariance_KK * scale_K.outer(scale_K)
+    def variance_K(self) -> Tensor:
+        """Unbiased variance of each component."""
+        return (self.squares_K - self.count * self.mean_K.square()) / (self.count - 1)
 
 
 class DeadUnits(EnergyMoments):
@@ -81,20 +71,118 @@ class DeadUnits(EnergyMoments):
 
     def compute(self) -> Tensor:
         """Return the count, int64."""
-        return (self.covariance_KK.diagonal() < self.threshold).sum()
+        return (self.variance_K < self.threshold).sum()
 
 
 class Redundancy(EnergyMoments):
     """``||Corr(E) - I||_F^2`` off the diagonal; NaN where fewer than two components vary.
 
     Components that do not vary beyond float32 rounding contribute 0.
+
+    Samples are kept as they are while they are fewer than the components, then folded into the
+    K x K matrix of products: memory is O(min(N, K) K), time O(min(N, K) N K).
     """
+
+    samples: Tensor | list[Tensor]
+    products: Tensor | list[Tensor]
+
+    def __init__(self, components: int, **kwargs: Any) -> None:
+        super().__init__(components, **kwargs)
+        self.add_state("samples", [], dist_reduce_fx="cat")
+        self.add_state("products", [], dist_reduce_fx="cat")
+        self._forget()
+
+    def _forget(self) -> None:
+        # Never an empty list: processes exchange tensors of as many dimensions and of one type,
+        # also where one of them has folded its samples, or had none.
+        components = len(self.sums_K)
+        self.samples = [torch.zeros(0, components, device=self.device)]
+        self.products = [self.sums_K.new_zeros(0, components, components)]
+
+    def reset(self) -> None:
+        """Return to the state of no samples."""
+        super().reset()
+        self._forget()
+
+    def update(self, energies: Tensor) -> None:
+        """Add a batch of energies ``(B, K)``."""
+        super().update(energies)
+        # A copy, since the caller may use the memory again.
+        self.samples = [*self._batches, energies.detach().clone()]
+        self._fold()
+
+    def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
+        # By which ``merge_state`` and ``forward`` add a state to this one.
+        super()._reduce_states(incoming_state)
+        self._fold()
+
+    def _fold(self) -> None:
+        if not self._wide:
+            self.products = [self.products_KK[None]]
+            self.samples = [self._batches[-1].new_zeros(0, len(self.sums_K))]
+
+    @property
+    def _wide(self) -> bool:
+        return bool(self.count < len(self.sums_K))
+
+    @property
+    def _batches(self) -> list[Tensor]:
+        # The exchange between processes joins a list to one tensor.
+        return [self.samples] if isinstance(self.samples, Tensor) else self.samples
+
+    @property
+    def products_KK(self) -> Tensor:
+        """Sum over the samples of the products of two components."""
+        total_KK = dim_zero_cat(self.products).sum(0)
+        for batch_BK in self._batches:
+            energies_BK = batch_BK.double()
+            total_KK += energies_BK.mT @ energies_BK
+        return total_KK
+
+    @property
+    def covariance_KK(self) -> Tensor:
+        """Unbiased covariance of the components."""
+        mean_K = self.mean_K
+        return (self.products_KK - self.count * mean_K.outer(mean_K)) / (self.count - 1)
+
+    @property
+    def correlation_KK(self) -> Tensor:
+        """Correlation of the components; rows and columns of those that do not vary are 0."""
+        covariance_KK = self.covariance_KK
+        scale_K = _scale(self.mean_K, covariance_KK.diagonal())
+        return covariance_KK * scale_K.outer(scale_K)
 
     def compute(self) -> Tensor:
         """Return the sum of the squared correlations, float64."""
-        squares_KK = self.correlation_KK.square()
-        redundancy = squares_KK.sum() - squares_KK.diagonal().sum()
-        return torch.where(self.varies_K.sum() < 2, torch.nan, redundancy)
+        if self._wide:
+            scale_K = _scale(self.mean_K, self.variance_K) / (self.count - 1).sqrt()
+            total, diagonal_K = _squared_products(dim_zero_cat(self.samples), self.mean_K, scale_K)
+        else:
+            squares_KK = self.correlation_KK.square()
+            total, diagonal_K = squares_KK.sum(), squares_KK.diagonal()
+        return torch.where((diagonal_K > 0).sum() < 2, torch.nan, total - diagonal_K.sum())
+
+
+def _scale(mean_K: Tensor, variance_K: Tensor) -> Tensor:
+    """Return 1 over the standard deviations; 0 where nothing varies beyond float32 rounding."""
+    varies_K = variance_K > (ROUNDING * mean_K).square()
+    return torch.where(varies_K, variance_K, 1).rsqrt() * varies_K
+
+
+def _squared_products(samples_NK: Tensor, mean_K: Tensor, scale_K: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``||Z^T Z||_F^2`` and the squared diagonal of ``Z^T Z``, Z centred and scaled.
+
+    By ``||Z^T Z||_F = ||Z Z^T||_F``, one block of the symmetric N x N matrix at a time.
+    """
+    blocks = samples_NK.split(GRAM_ROWS)
+    total, diagonal_K = mean_K.new_zeros(()), torch.zeros_like(mean_K)
+    for index, block_BK in enumerate(blocks):
+        rows_BK = (block_BK - mean_K).mul_(scale_K)
+        diagonal_K += rows_BK.square().sum(0)
+        total += (rows_BK @ rows_BK.mT).square().sum()
+        for later_BK in blocks[index + 1 :]:
+            total += 2 * (rows_BK @ (later_BK - mean_K).mul_(scale_K).mT).square().sum()
+    return total, diagonal_K.square()
 
 
 class SilentUnits(Metric):
@@ -182,7 +270,7 @@ def energy_metrics(components: int) -> MetricCollection:
             "density": Density(),
         },
         compute_groups=[
-            ["dead_units", "redundancy"],
+            ["redundancy", "dead_units"],  # the first is updated: its state holds the other's
             ["responsibility_entropy"],
             ["density"],
         ],
