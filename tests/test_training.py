@@ -11,6 +11,8 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 import implicit_em
+from implicit_em import training
+from implicit_em.data import ResidentDataModule
 from implicit_em.errors import ConfigError, NonFiniteLossError
 from implicit_em.evaluate import main as evaluate_main
 from implicit_em.fingerprint import config_fingerprint
@@ -74,6 +76,27 @@ def test_the_history_has_a_row_for_each_epoch(composed, small, tmp_path):
     assert metrics["final_loss"] == history["train/loss"].iloc[-1]
     assert np.isnan(history["monitor/density"][0]), "not measured in this epoch"
     assert 0 <= history["monitor/density"][1] <= 1
+
+
+class Blank(ResidentDataModule):
+    """Images of MNIST's number and size."""
+
+    def read(self, train):
+        count = 60_000 if train else 10_000
+        return torch.zeros(1, 28, 28, dtype=torch.uint8).expand(count, -1, -1), torch.zeros(count)
+
+
+@pytest.mark.parametrize(
+    ("components", "interval"), [(16, 2), (64, 2), (128, 2), (256, 3), (1024, 6), (4096, 19)]
+)
+def test_the_wider_the_layer_the_rarer_are_its_curves_measured(components, interval):
+    data = Blank()
+    data.setup()
+    assert training._monitoring_interval(data, components) == interval
+
+
+def test_more_components_than_monitored_images_make_a_measurement_no_dearer():
+    assert training.monitoring_cost(500, 501, 784) == training.monitoring_cost(500, 9000, 784)
 
 
 def test_the_default_logger_writes_the_same_results(composed, small, tmp_path):
