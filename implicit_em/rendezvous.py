@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
-from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
 from implicit_em.data import Block
@@ -47,11 +46,11 @@ class Rendezvous:
         workers: stacks that are trained at the same time, and runs that measure or write at the
             same time; the number of cores, or 1 for an accelerator.
         threads: torch threads of each.
-        progress: logger of all runs that shows how far they are.
+        progress: the ``EpochProgress`` of all runs.
 
     """
 
-    def __init__(self, workers: int, threads: int, progress: Logger | None = None) -> None:
+    def __init__(self, workers: int, threads: int, progress: Any = None) -> None:
         self.workers = workers
         self.progress = progress
         self._changed = threading.Condition()
@@ -132,8 +131,12 @@ class Rendezvous:
             self._interrupted = True
             self._conduct()
             raise
-        finally:
-            self._pool.shutdown(wait=False)
+
+    def close(self) -> None:
+        """End the workers and the progress."""
+        self._pool.shutdown(wait=False)
+        if self.progress is not None:
+            self.progress.close()
 
     def _conduct(self) -> None:
         while True:

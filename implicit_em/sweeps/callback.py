@@ -34,7 +34,8 @@ class CheckCallback(Callback):
             except (HydraException, OmegaConfBaseException, ValueError) as error:
                 reason = explain(error, overrides, loader, config.hydra.job.config_name)
                 raise RefusedError(reason, error) from error
-            _check(job, here=config.hydra.launcher._target_.endswith(".BasicLauncher"))
+            launcher = config.hydra.launcher._target_.rpartition(".")[2]
+            _check(job, here=launcher in ("BasicLauncher", "StackedLauncher"))
         CheckCallback.sweep_directory = Path(config.hydra.sweep.dir)
 
 
