@@ -1,9 +1,6 @@
 """The linear probe: how well a linear classifier reads the labels from the features."""
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 
@@ -30,6 +27,11 @@ def linear_probe(
         ValueError: if the features are not finite.
 
     """
+    # Only here: scikit-learn brings pandas, and a run without the probe needs neither.
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=10_000))
     with threadpool_limits(limits=threads):
         classifier.fit(train_features, train_labels)
