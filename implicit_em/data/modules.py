@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 
+from implicit_em.data import sharing
 from implicit_em.data.resident import BlockLoader, ResidentLoader
+from implicit_em.data.sharing import Source, Splits
 
 BLOCK = 32
 """Batches that are trained on between two calls of Lightning's hooks."""
@@ -23,7 +26,8 @@ EVALUATION_BATCH = 2_000
 class ResidentDataModule(pl.LightningDataModule):
     """Base of the data sets that fit into memory; a subclass says how to ``read`` a split.
 
-    Images are kept once, as uint8 of shape ``(N, D)``, on the training device.
+    Images are kept once, as uint8 of shape ``(N, D)``, on the training device. Modules of the same
+    ``source`` share them.
 
     Args:
         batch_size: samples in a training batch.
@@ -39,11 +43,15 @@ class ResidentDataModule(pl.LightningDataModule):
         self.val_size = val_size
         self.seed = seed
         self.sample_shape: tuple[int, ...] = ()
-        self._splits: dict[str, tuple[Tensor, Tensor]] = {}
+        self._splits: Splits | None = None
 
     @abstractmethod
     def read(self, train: bool) -> tuple[Tensor, Tensor]:
         """Return the samples ``(N, ...)``, uint8 or float, and the labels ``(N,)`` of a split."""
+
+    def source(self) -> Source | None:
+        """Return all that decides what ``read`` gives; ``None``: nothing is shared."""
+        return None
 
     @property
     def in_features(self) -> int:
@@ -51,7 +59,7 @@ class ResidentDataModule(pl.LightningDataModule):
         return int(np.prod(self.sample_shape))
 
     def setup(self, stage: str | None = None) -> None:
-        """Read both splits, once.
+        """Read both splits, unless this module or another of its source has done so.
 
         Raises:
             ValueError: if ``val_size`` leaves nothing to train on.
@@ -59,22 +67,22 @@ class ResidentDataModule(pl.LightningDataModule):
         """
         if self._splits:
             return
-        for name in ("train", "test"):
-            samples, labels = self.read(train=name == "train")
-            self.sample_shape = tuple(samples.shape[1:])
-            self._splits[name] = samples.flatten(1), labels
-        size = len(self._splits["train"][0])
+        splits = self._splits = sharing.read_once(self.source(), self.read)
+        self.sample_shape = splits.sample_shape
+        size = len(splits.on(splits.home, "train")[0])
         if self.val_size > size - 2:
             raise ValueError(
                 f"data.val_size={self.val_size}: must leave at least 2 of {size} images"
             )
 
     def split(self, name: str) -> tuple[Tensor, Tensor]:
-        """Return samples ``(N, D)`` and labels of ``train`` or ``test``, on the training device."""
-        samples, labels = self._splits[name]
-        device = self.trainer.strategy.root_device if self.trainer else samples.device
-        self._splits[name] = samples.to(device), labels.to(device)
-        return self._splits[name]
+        """Return samples ``(N, D)`` and labels of ``train`` or ``test``, on the training device.
+
+        Others may share them: not to be written to.
+        """
+        assert self._splits, "setup() comes first"
+        device = self.trainer.strategy.root_device if self.trainer else self._splits.home
+        return self._splits.on(device, name)
 
     def train_indices(self) -> Tensor:
         """Return the training samples that are not held out, int64."""
@@ -85,7 +93,7 @@ class ResidentDataModule(pl.LightningDataModule):
         return self._shuffled()[: self.val_size or MONITORED].sort().values
 
     def _shuffled(self) -> Tensor:
-        return torch.from_numpy(np.random.default_rng(0).permutation(len(self._splits["train"][0])))
+        return torch.from_numpy(np.random.default_rng(0).permutation(len(self.split("train")[0])))
 
     def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
         """Return the batch as it is: it was cut from data that lie on the device."""
@@ -150,8 +158,23 @@ class TorchvisionDataModule(ResidentDataModule):
 
     def prepare_data(self) -> None:
         """Download, verify and unpack the archives, where that was not done before."""
-        if not self._splits:
-            self.dataset(root=self.root, train=True, download=True)
+        with sharing.lock:
+            if not (self._splits or sharing.known(self.source())):
+                self.dataset(root=self.root, train=True, download=True)
+
+    def source(self) -> Source | None:
+        """Return the data set, its arguments and the state of its files.
+
+        The files of MNIST and those with its interface lie in a folder of the class's name; without
+        one, nothing is shared, nor where a subclass reads in its own way.
+        """
+        root = Path(self.root).resolve()
+        call = self.dataset if isinstance(self.dataset, partial) else partial(self.dataset)
+        if type(self).read is not TorchvisionDataModule.read or not isinstance(call.func, type):
+            return None
+        stats = [(path, path.stat()) for path in sorted((root / call.func.__name__).rglob("*"))]
+        files = [(path, stat.st_ino, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+        return Source((call.func, call.args, call.keywords, root), files) if files else None
 
     def read(self, train: bool) -> tuple[Tensor, Tensor]:
         """Return images ``(N, H, W)``, uint8, and labels ``(N,)``, int64."""
