@@ -1,7 +1,8 @@
 """The launcher. Hydra imports every plugin at each start: torch is imported when jobs are launched."""
 
 import logging
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -114,15 +115,13 @@ class StackedLauncher(Launcher):
         from implicit_em.sweeps.stacked import rendezvous_for
 
         own = HydraConfig.instance().cfg
-        handlers = list(logging.root.handlers)
+        handlers = _root_handlers_of(threading.current_thread())
         rendezvous = rendezvous_for(jobs)
         under_way = []
         try:
             for job in jobs:
                 future, thread = rendezvous.start(partial(self._run, job))
-                for handler in logging.root.handlers:
-                    handler.addFilter(_of_thread(thread.ident))
-                handlers += logging.root.handlers
+                handlers += _root_handlers_of(thread)
                 under_way.append(future)
             logging.root.handlers = handlers
             with threadpool_limits(jobs[0].trainer.threads):  # the probes' own limits are no one's
@@ -133,5 +132,8 @@ class StackedLauncher(Launcher):
             HydraConfig.instance().cfg = own
 
 
-def _of_thread(ident: int | None) -> Callable[[logging.LogRecord], bool]:
-    return lambda record: record.thread == ident
+def _root_handlers_of(thread: threading.Thread) -> list[logging.Handler]:
+    """Return the handlers of the root logger, from now on for what this thread logs."""
+    for handler in logging.root.handlers:
+        handler.addFilter(lambda record: record.thread == thread.ident)
+    return list(logging.root.handlers)
