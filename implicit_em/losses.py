@@ -15,6 +15,7 @@ encoder matrix), ``x`` (the input) or ``reconstruction``. Everything with a defa
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -23,8 +24,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 Reduction = Literal["sum", "mean"]
-Gradient = Callable[[Tensor], Iterable[tuple[Tensor, Tensor]]]
-"""From a factor ``(..., 1, 1)`` to pairs whose products add up to a term's gradient times it."""
+Gradient = Callable[[Tensor], Iterable[tuple[float, Tensor, Tensor]]]
+"""From a weight ``(R, 1, 1)`` to triples whose products add up to a term's gradient times it."""
 
 
 def lse(energies: Tensor, reduction: Reduction = "sum") -> Tensor:
@@ -74,22 +75,49 @@ def decorrelation(energies: Tensor) -> Tensor:
     return evaluate(energies, [(decorrelation, {})])[0]
 
 
-def evaluate(
-    energies: Tensor, terms: Sequence[tuple[Callable[..., Tensor], Mapping[str, Any]]]
-) -> tuple[Tensor, ...]:
-    """Return the value, shape ``(...)``, of each term that has a closed form.
+Terms = Sequence[tuple[Callable[..., Tensor], Mapping[str, Any]]]
+"""Functions that are keys of ``CLOSED_FORMS``, each with its options."""
+
+
+def evaluate(energies: Tensor, terms: Terms) -> tuple[Tensor, ...]:
+    """Return the value of each term, shape ``(...)``, for energies ``(..., B, K)``."""
+    leading = energies.shape[:-2]
+    energies_RBK = _for_statistics(energies).reshape(-1, *energies.shape[-2:])
+    with full_precision(energies):
+        values = _ClosedForms.apply(energies_RBK, terms)
+    return tuple(value.view(leading) for value in values)
+
+
+@torch.no_grad()
+def value_and_gradient(
+    energies: Tensor, terms: Terms, weights: Sequence[Tensor]
+) -> tuple[list[Tensor], Tensor]:
+    """Return the value of each term and the gradient of their weighted sum.
 
     Args:
-        energies: shape ``(..., B, K)``.
-        terms: keys of ``CLOSED_FORMS``, each with its options.
+        energies: shape ``(R, B, K)``.
+        terms: with a closed form.
+        weights: of the terms, each of shape ``(R,)``.
+
+    Returns:
+        Values of shape ``(R,)``, unweighted, and the gradient, of the energies' shape and dtype.
 
     """
-    forms = [(CLOSED_FORMS[function], options) for function, options in terms]
-    return _ClosedForms.apply(_full_precision(energies), forms)
+    with full_precision(energies):
+        values, gradients = _apply_forms(_for_statistics(energies), terms)
+        return list(values), _weighted_sum(gradients, weights).to(energies.dtype)
+
+
+def full_precision(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Return a context in which products are as precise as their factors."""
+    device = tensor.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
 
 
 class _Batch:
-    """A batch of energies and its statistics, computed when the first term asks for them."""
+    """Batches of energies ``(R, B, K)``; statistics are computed when a term asks for them."""
 
     def __init__(self, energies: Tensor) -> None:
         self.energies = energies
@@ -105,31 +133,40 @@ class _Batch:
         return self._statistics
 
 
+def _apply_forms(
+    energies: Tensor, terms: Terms
+) -> tuple[tuple[Tensor, ...], tuple[Gradient, ...]]:
+    batch = _Batch(energies)
+    forms = [CLOSED_FORMS[function](batch, **options) for function, options in terms]
+    values, gradients = zip(*forms, strict=True)
+    return values, gradients
+
+
+def _weighted_sum(gradients: Iterable[Gradient], weights: Iterable[Tensor | None]) -> Any:
+    total: Tensor | None = None
+    for gradient, weight in zip(gradients, weights, strict=True):
+        if weight is not None:
+            for number, tensor, factor in gradient(weight.view(-1, 1, 1)):
+                if total is None:
+                    total = tensor * (factor if number == 1 else number * factor)
+                else:
+                    total.addcmul_(tensor, factor, value=number)
+    return total
+
+
 class _ClosedForms(Function):
-    """Several terms of one batch: the values, and the sum of their gradients."""
+    """The values of several terms; backward gives the sum of their gradients."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        energies: Tensor,
-        forms: Sequence[tuple[Callable[..., tuple[Tensor, Gradient]], Mapping[str, Any]]],
-    ) -> tuple[Tensor, ...]:
-        batch = _Batch(energies)
-        values, ctx.gradients = zip(
-            *(form(batch, **options) for form, options in forms), strict=True
-        )
+    def forward(ctx: Any, energies: Tensor, terms: Terms) -> tuple[Tensor, ...]:
+        values, ctx.gradients = _apply_forms(energies, terms)
         ctx.set_materialize_grads(False)
         return values
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None]:
-        total: Tensor | None = None
-        for gradient, grad in zip(ctx.gradients, grads, strict=True):
-            if grad is not None:
-                for tensor, factor in gradient(grad[..., None, None]):
-                    total = tensor * factor if total is None else total.addcmul_(tensor, factor)
-        return total, None
+        return _weighted_sum(ctx.gradients, grads), None
 
 
 def _lse(batch: _Batch, reduction: Reduction = "sum") -> tuple[Tensor, Gradient]:
@@ -142,8 +179,8 @@ def _lse(batch: _Batch, reduction: Reduction = "sum") -> tuple[Tensor, Gradient]
     responsibilities = likelihoods.div_(evidence)
     total = (lowest - evidence.log()).sum((-2, -1))
 
-    def gradient(factor: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
-        yield responsibilities, factor if reduction == "sum" else factor / batch.size
+    def gradient(weight: Tensor) -> Iterable[tuple[float, Tensor, Tensor]]:
+        yield 1 if reduction == "sum" else 1 / batch.size, responsibilities, weight
 
     return total if reduction == "sum" else total / batch.size, gradient
 
@@ -154,8 +191,8 @@ def _variance(batch: _Batch, eps: float = 1e-6) -> tuple[Tensor, Gradient]:
     freedom = batch.size - 1
     floored = (squares / freedom).add_(eps)
 
-    def gradient(factor: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
-        yield centred, factor * (-2 / freedom) / floored
+    def gradient(weight: Tensor) -> Iterable[tuple[float, Tensor, Tensor]]:
+        yield -2 / freedom, centred, weight / floored
 
     return -floored.log().sum((-2, -1)), gradient
 
@@ -170,29 +207,28 @@ def _decorrelation(batch: _Batch) -> tuple[Tensor, Gradient]:
     mean, centred, squares = batch.statistics()
     # Centring leaves an error of a few eps * |mean| in each of the B entries: a component that
     # varies no more does not vary.
-    rounding = batch.size * (8 * torch.finfo(mean.dtype).eps * mean).square_()
+    rounding = (8 * batch.size**0.5 * torch.finfo(mean.dtype).eps * mean).square_()
     scale = torch.where(squares > rounding, squares, torch.inf).rsqrt_()
     standardised = centred * scale
     wide = standardised.shape[-1] > batch.size
-    with torch.autocast(mean.device.type, enabled=False):
-        if wide:
-            gram = standardised @ standardised.mT
-            diagonal = standardised.square().sum(-2, keepdim=True)
-            value = gram.square().sum((-2, -1)) - diagonal.square().sum((-2, -1))
-        else:
-            gram = standardised.mT @ standardised
-            gram.diagonal(dim1=-2, dim2=-1).zero_()
-            value = gram.square().sum((-2, -1))
+    if wide:
+        gram = torch.bmm(standardised, standardised.mT)
+        diagonal = standardised.square().sum(-2, keepdim=True)
+        value = gram.square().sum((-2, -1)) - diagonal.square().sum((-2, -1))
+    else:
+        gram = torch.bmm(standardised.mT, standardised)
+        gram.diagonal(dim1=-2, dim2=-1).zero_()
+        value = gram.square().sum((-2, -1))
 
-    def gradient(factor: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+    def gradient(weight: Tensor) -> Iterable[tuple[float, Tensor, Tensor]]:
         if wide:
-            pull = (gram @ standardised).sub_(standardised * diagonal)
+            pull = torch.bmm(gram, standardised).sub_(standardised * diagonal)
         else:
-            pull = standardised @ gram
+            pull = torch.bmm(standardised, gram)
         radial = (standardised * pull).sum(-2, keepdim=True)
-        slope = 4 * factor * scale
-        yield pull, slope
-        yield standardised, -slope * radial
+        slope = weight * scale
+        yield 4, pull, slope
+        yield -4, standardised, slope * radial
 
     return value, gradient
 
@@ -204,7 +240,7 @@ CLOSED_FORMS: Mapping[Callable[..., Tensor], Callable[..., tuple[Tensor, Gradien
 }
 
 
-def _full_precision(energies: Tensor) -> Tensor:
+def _for_statistics(energies: Tensor) -> Tensor:
     return energies if energies.dtype in (torch.float32, torch.float64) else energies.float()
 
 

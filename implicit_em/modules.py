@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from hydra.utils import get_class, get_method, instantiate
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from implicit_em.data import Block, BlockLoader, as_unit_float
@@ -190,6 +191,11 @@ class EnergyModule(pl.LightningModule):
         self._losses.append(losses_ST)
         _count_steps(self.trainer, len(losses_ST))
         return losses_ST[-1, 0]
+
+    @property
+    def bare_optimizer(self) -> Optimizer | None:
+        """The optimizer, where neither a schedule nor a limit on the gradients goes with it."""
+        return self._optimizer if self._scheduler is None and self._clip is None else None
 
     def update(self) -> None:
         """Make an optimizer step; the gradients lie on the model's parameters."""

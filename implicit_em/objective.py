@@ -83,24 +83,32 @@ class Objective:
             outputs: tensors by name, at least those in ``inputs``.
 
         """
-        found = {
-            name: self._evaluate(term, {key: outputs[key] for key in inputs})
-            for name, (term, inputs) in self._others.items()
-        }
+        found = self._evaluate_others(outputs)
         if self._closed:
             values = losses.evaluate(outputs["energies"], list(self._closed.values()))
             found |= zip(self._closed, values, strict=True)
+        return self._total(found), {name: found[name] for name in self.terms}
+
+    def _evaluate_others(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            name: self._evaluate(term, {key: outputs[key] for key in inputs})
+            for name, (term, inputs) in self._others.items()
+        }
+
+    def _evaluate(self, term: Term, tensors: Mapping[str, Tensor]) -> Tensor:
+        return term.function(**tensors, **term.options)
+
+    def _total(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Return the weighted sum of those terms whose values are given."""
         weighted = [
-            found[name] if _is_one(term.weight) else term.weight * found[name]
+            values[name] if _is_one(term.weight) else term.weight * values[name]
             for name, term in self.terms.items()
+            if name in values
         ]
         total = weighted[0]
         for value in weighted[1:]:
             total = total + value
-        return total, {name: found[name] for name in self.terms}
-
-    def _evaluate(self, term: Term, tensors: Mapping[str, Tensor]) -> Tensor:
-        return term.function(**tensors, **term.options)
+        return total
 
 
 class StackedObjective(Objective):
@@ -110,25 +118,56 @@ class StackedObjective(Objective):
 
     Args:
         objectives: of the replicas; those of one ``signature``.
-        device: where the weights are needed.
+        like: a tensor whose device and dtype the weights take.
 
     """
 
-    def __init__(self, objectives: Sequence[Objective], device: torch.device) -> None:
+    def __init__(self, objectives: Sequence[Objective], like: Tensor) -> None:
+        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+        first = objectives[0].terms
+        self._weights = {
+            name: torch.tensor(
+                [objective.terms[name].weight for objective in objectives],
+                device=like.device,
+                dtype=dtype,
+            )
+            for name in first
+        }
         terms = {}
-        for name, term in objectives[0].terms.items():
-            weights = [objective.terms[name].weight for objective in objectives]
-            same = len(set(weights)) == 1
-            terms[name] = term if same else replace(term, weight=torch.tensor(weights, device=device))
+        for name, term in first.items():
+            same = all(objective.terms[name].weight == term.weight for objective in objectives)
+            terms[name] = term if same else replace(term, weight=self._weights[name])
         super().__init__(terms)
 
+    def differentiate(
+        self, outputs: Mapping[str, Tensor]
+    ) -> tuple[Tensor, list[Tensor], list[tuple[Tensor, Tensor]]]:
+        """Return the total, the unweighted terms, and tensors with the total's gradient there.
+
+        Going backward from those tensors gives the gradient of the total: closed forms start at the
+        energies, the other terms at their weighted sum.
+        """
+        values = self._evaluate_others(outputs)
+        starts = []
+        if values:
+            weighted = self._total(values)
+            starts.append((weighted, torch.ones_like(weighted)))
+            values = {name: value.detach() for name, value in values.items()}
+        if self._closed:
+            energies, terms = outputs["energies"], list(self._closed.values())
+            weights = [self._weights[name] for name in self._closed]
+            found, gradient = losses.value_and_gradient(energies, terms, weights)
+            values |= zip(self._closed, found, strict=True)
+            starts.append((energies, gradient))
+        return self._total(values), [values[name] for name in self.terms], starts
+
     def _evaluate(self, term: Term, tensors: Mapping[str, Tensor]) -> Tensor:
+        evaluate = super()._evaluate
         if term.function in losses.TAKE_STACKS:
-            return super()._evaluate(term, tensors)
+            return evaluate(term, tensors)
         replicas = zip(*(tensor.unbind() for tensor in tensors.values()), strict=True)
         return torch.stack(
-            [super(StackedObjective, self)._evaluate(term, dict(zip(tensors, replica, strict=True)))
-             for replica in replicas]
+            [evaluate(term, dict(zip(tensors, replica, strict=True))) for replica in replicas]
         )
 
 

@@ -6,14 +6,17 @@ in a way that does not change how one of them rounds.
 """
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from implicit_em.data import Block
+from implicit_em.losses import full_precision
 from implicit_em.models.linear import Linear, SharedInput
 from implicit_em.objective import Objective, StackedObjective
 
@@ -26,6 +29,10 @@ What is left over at a tensor's end is computed by other instructions, which rou
 """
 
 
+ELEMENTWISE = (SGD, Adam, AdamW)
+"""Optimizers that treat each element by itself, so that many parameters take one call."""
+
+
 class Replica(Protocol):
     """One run: its model and objective, and how its weights move."""
 
@@ -35,6 +42,10 @@ class Replica(Protocol):
     @staticmethod
     def outputs(model: nn.Module, x: Tensor | SharedInput) -> dict[str, Tensor]:
         """Return what the model makes of inputs, by the names that loss terms ask for."""
+
+    @property
+    def bare_optimizer(self) -> Optimizer | None:
+        """The optimizer, where nothing but its step moves the weights."""
 
     def update(self) -> None:
         """Make an optimizer step; the gradients lie on the model's parameters."""
@@ -65,10 +76,10 @@ class Stack:
         self.model = first.model if self.lifted else stack_models(models)
         self.parameters = list(self.model.parameters())
         objectives = [replica.objective for replica in replicas]
-        self.objective = StackedObjective(objectives, weight.device)
-        self.each = [StackedObjective([objective], weight.device) for objective in objectives]
+        self.objective = StackedObjective(objectives, weight)
+        self.each = [StackedObjective([objective], weight) for objective in objectives]
         self.names = ("loss", *self.objective.terms)
-        self._ones = torch.ones(len(replicas), dtype=torch.float32, device=weight.device)
+        self.updates = merge_updates(replicas)
 
     def train(self, blocks: Sequence[Block]) -> Tensor:
         """Train each replica on its block, batch by batch.
@@ -89,16 +100,16 @@ class Stack:
 
     def _step(self, batches: Sequence[Tensor], counts: Sequence[int]) -> Iterable[Tensor]:
         x = SharedInput([batch.to(self.dtype) for batch in batches], counts)
-        total, parts = self._losses(self._outputs(x))
+        total, parts, starts = self._differentiate(self._outputs(x))
         for parameter in self.parameters:
             parameter.grad = None
-        with torch.autocast(total.device.type, enabled=False):
-            torch.autograd.backward(total, self._ones.to(total.dtype))
+        with full_precision(total):
+            torch.autograd.backward(*zip(*starts, strict=True))
         if not self.lifted:
             self._hand_out_gradients()
-        for replica in self.replicas:
-            replica.update()
-        return total.detach(), *(part.detach() for part in parts.values())
+        for update in self.updates:
+            update()
+        return total, *parts
 
     def _outputs(self, x: SharedInput) -> Mapping[str, Tensor]:
         asked = self.objective.inputs
@@ -110,17 +121,18 @@ class Stack:
             outputs["x"] = x.expanded()
         return {name: outputs[name] for name in asked}
 
-    def _losses(self, outputs: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def _differentiate(self, outputs: Mapping[str, Tensor]) -> Any:
         if len(self.replicas) == 1 or _whole_lanes(outputs):
-            return self.objective(outputs)
-        totals, parts = zip(
+            return self.objective.differentiate(outputs)
+        totals, parts, starts = zip(
             *(
-                objective({name: tensor[r : r + 1] for name, tensor in outputs.items()})
+                objective.differentiate({k: v[r : r + 1] for k, v in outputs.items()})
                 for r, objective in enumerate(self.each)
             ),
             strict=True,
         )
-        return torch.cat(totals), {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+        terms = [torch.cat(values) for values in zip(*parts, strict=True)]
+        return torch.cat(totals), terms, [start for some in starts for start in some]
 
     def _hand_out_gradients(self) -> None:
         for number, stacked in enumerate(self.parameters):
@@ -135,6 +147,34 @@ def _whole_lanes(outputs: Mapping[str, Tensor]) -> bool:
     if energies is None or energies.device.type != "cpu":
         return True
     return all(size % LANES == 0 for size in energies.shape[-2:])
+
+
+def merge_updates(replicas: Sequence[Replica]) -> list[Callable[[], Any]]:
+    """Return what makes a step of all replicas: one call for all whose optimizers are set alike."""
+    updates: list[Callable[[], Any]] = []
+    alike: dict[Any, list[Optimizer]] = {}
+    for replica in replicas:
+        optimizer = replica.bare_optimizer
+        if type(optimizer) in ELEMENTWISE:
+            (group,) = optimizer.param_groups
+            settings = {key: value for key, value in group.items() if key != "params"}
+            alike.setdefault((type(optimizer), repr(settings)), []).append(optimizer)
+        else:
+            updates.append(replica.update)
+    return updates + [merge_optimizers(some).step for some in alike.values()]
+
+
+def merge_optimizers(optimizers: Sequence[Optimizer]) -> Optimizer:
+    """Return an optimizer of all parameters, which shares its state with those given."""
+    if len(optimizers) == 1:
+        return optimizers[0]
+    merged = copy.copy(optimizers[0])
+    parameters = [p for optimizer in optimizers for p in optimizer.param_groups[0]["params"]]
+    merged.param_groups = [{**merged.param_groups[0], "params": parameters}]
+    merged.state = defaultdict(dict)
+    for optimizer in optimizers:
+        merged.state |= {p: optimizer.state[p] for p in optimizer.param_groups[0]["params"]}
+    return merged
 
 
 def stack_models(models: Sequence[nn.Module]) -> nn.Module:

@@ -1,6 +1,6 @@
 """The linear layer of the models: one, or a stack of them with one batched product."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,11 +63,15 @@ class _Affine(Function):
         *inputs: Tensor,
     ) -> Tensor:
         ctx.counts, ctx.dtype = counts, weight.dtype
-        weight, inputs = weight.to(dtype), tuple(x.to(dtype) for x in inputs)
+        if weight.dtype != dtype:
+            weight, bias = weight.to(dtype), bias.to(dtype)
+            inputs = tuple(x.to(dtype) for x in inputs)
         ctx.save_for_backward(weight, *inputs)
-        bias = bias.to(dtype).unsqueeze(-2)
+        bias = bias.unsqueeze(-2)
         if counts is None:
             return torch.baddbmm(bias, inputs[0], weight.mT)
+        if len(counts) == 1:
+            return torch.baddbmm(bias, inputs[0].expand(counts[0], -1, -1), weight.mT)
         z = weight.new_empty(len(weight), len(inputs[0]), weight.shape[-2])
         for some, x in _runs(counts, inputs):
             torch.baddbmm(bias[some], x, weight[some].mT, out=z[some])
@@ -77,19 +81,21 @@ class _Affine(Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, *inputs = ctx.saved_tensors
-        slope = torch.empty_like(weight)
         own: Tensor | None = None
         if ctx.counts is None:
-            torch.bmm(grad.mT, inputs[0], out=slope)
+            slope = torch.bmm(grad.mT, inputs[0])
             own = torch.bmm(grad, weight) if ctx.needs_input_grad[4] else None
+        elif len(ctx.counts) == 1:
+            slope = torch.bmm(grad.mT, inputs[0].expand(len(weight), -1, -1))
         else:
+            slope = torch.empty_like(weight)
             for some, x in _runs(ctx.counts, inputs):
                 torch.bmm(grad[some].mT, x, out=slope[some])
-        missing = [None] * (len(inputs) - 1)
-        return slope.to(ctx.dtype), grad.sum(-2).to(ctx.dtype), None, None, own, *missing
+        rest = [None] * (len(inputs) - 1)
+        return slope.to(ctx.dtype), grad.sum(-2).to(ctx.dtype), None, None, own, *rest
 
 
-def _runs(counts: Sequence[int], batches: Sequence[Tensor]) -> Any:
+def _runs(counts: Sequence[int], batches: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor]]:
     """Give the slice of replicas that sees each batch, and the batch once for each of them."""
     start = 0
     for count, batch in zip(counts, batches, strict=True):
