@@ -88,7 +88,6 @@ def evaluate(energies: Tensor, terms: Terms) -> tuple[Tensor, ...]:
     return tuple(value.view(leading) for value in values)
 
 
-@torch.no_grad()
 def value_and_gradient(
     energies: Tensor, terms: Terms, weights: Sequence[Tensor]
 ) -> tuple[list[Tensor], Tensor]:
@@ -97,14 +96,14 @@ def value_and_gradient(
     Args:
         energies: shape ``(R, B, K)``.
         terms: with a closed form.
-        weights: of the terms, each of shape ``(R,)``.
+        weights: of the terms, each of shape ``(R, 1, 1)``.
 
     Returns:
         Values of shape ``(R,)``, unweighted, and the gradient, of the energies' shape and dtype.
 
     """
     with full_precision(energies):
-        values, gradients = _apply_forms(_for_statistics(energies), terms)
+        values, gradients = _apply_forms(_for_statistics(energies.detach()), terms)
         return list(values), _weighted_sum(gradients, weights).to(energies.dtype)
 
 
@@ -146,7 +145,7 @@ def _weighted_sum(gradients: Iterable[Gradient], weights: Iterable[Tensor | None
     total: Tensor | None = None
     for gradient, weight in zip(gradients, weights, strict=True):
         if weight is not None:
-            for number, tensor, factor in gradient(weight.view(-1, 1, 1)):
+            for number, tensor, factor in gradient(weight):
                 if total is None:
                     total = tensor * (factor if number == 1 else number * factor)
                 else:
@@ -166,7 +165,8 @@ class _ClosedForms(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None]:
-        return _weighted_sum(ctx.gradients, grads), None
+        weights = [None if grad is None else grad[:, None, None] for grad in grads]
+        return _weighted_sum(ctx.gradients, weights), None
 
 
 def _lse(batch: _Batch, reduction: Reduction = "sum") -> tuple[Tensor, Gradient]:

@@ -125,7 +125,7 @@ class StackedObjective(Objective):
     def __init__(self, objectives: Sequence[Objective], like: Tensor) -> None:
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
         first = objectives[0].terms
-        self._weights = {
+        weights = {
             name: torch.tensor(
                 [objective.terms[name].weight for objective in objectives],
                 device=like.device,
@@ -136,8 +136,12 @@ class StackedObjective(Objective):
         terms = {}
         for name, term in first.items():
             same = all(objective.terms[name].weight == term.weight for objective in objectives)
-            terms[name] = term if same else replace(term, weight=self._weights[name])
+            terms[name] = term if same else replace(term, weight=weights[name])
         super().__init__(terms)
+        self._closed_and_weights = (
+            list(self._closed.values()),
+            [weights[name].view(-1, 1, 1) for name in self._closed],
+        )
 
     def differentiate(
         self, outputs: Mapping[str, Tensor]
@@ -147,16 +151,16 @@ class StackedObjective(Objective):
         Going backward from those tensors gives the gradient of the total: closed forms start at the
         energies, the other terms at their weighted sum.
         """
-        values = self._evaluate_others(outputs)
+        values: dict[str, Tensor] = {}
         starts = []
-        if values:
-            weighted = self._total(values)
+        if self._others:
+            others = self._evaluate_others(outputs)
+            weighted = self._total(others)
             starts.append((weighted, torch.ones_like(weighted)))
-            values = {name: value.detach() for name, value in values.items()}
+            values = {name: value.detach() for name, value in others.items()}
         if self._closed:
-            energies, terms = outputs["energies"], list(self._closed.values())
-            weights = [self._weights[name] for name in self._closed]
-            found, gradient = losses.value_and_gradient(energies, terms, weights)
+            energies = outputs["energies"]
+            found, gradient = losses.value_and_gradient(energies, *self._closed_and_weights)
             values |= zip(self._closed, found, strict=True)
             starts.append((energies, gradient))
         return self._total(values), [values[name] for name in self.terms], starts
