@@ -132,9 +132,7 @@ class _Batch:
         return self._statistics
 
 
-def _apply_forms(
-    energies: Tensor, terms: Terms
-) -> tuple[tuple[Tensor, ...], tuple[Gradient, ...]]:
+def _apply_forms(energies: Tensor, terms: Terms) -> tuple[tuple[Tensor, ...], tuple[Gradient, ...]]:
     batch = _Batch(energies)
     forms = [CLOSED_FORMS[function](batch, **options) for function, options in terms]
     values, gradients = zip(*forms, strict=True)

@@ -237,4 +237,6 @@ def _rounds_alike(request: Any) -> bool:
     """Return whether a replica's activations fill their lanes, so that they round as if alone."""
     module, block = request.module, request.block
     components = module.model.weight.shape[-2]
-    return module.device.type != "cpu" or all(size * components % LANES == 0 for size in block.sizes)
+    return module.device.type != "cpu" or all(
+        size * components % LANES == 0 for size in block.sizes
+    )

@@ -3,4 +3,11 @@
 from implicit_em.data.modules import ResidentDataModule, TorchvisionDataModule
 from implicit_em.data.resident import Block, BlockLoader, ResidentLoader, as_unit_float
 
-__all__ = ["Block", "BlockLoader", "ResidentDataModule", "ResidentLoader", "TorchvisionDataModule", "as_unit_float"]
+__all__ = [
+    "Block",
+    "BlockLoader",
+    "ResidentDataModule",
+    "ResidentLoader",
+    "TorchvisionDataModule",
+    "as_unit_float",
+]

@@ -17,7 +17,7 @@ from implicit_em.data import sharing
 from implicit_em.data.resident import BlockLoader, ResidentLoader
 from implicit_em.data.sharing import Source, Splits
 
-BLOCK = 32
+BLOCK = 64
 """Batches that are trained on between two calls of Lightning's hooks."""
 MONITORED = 10_000
 EVALUATION_BATCH = 2_000

@@ -27,7 +27,9 @@ class SharedInput:
         """Return each replica's own batch, shape ``(R, B, D)``; a view where all share one."""
         if len(self.batches) == 1:
             return self.batches[0].expand(self.counts[0], -1, -1)
-        return torch.cat([x.expand(n, -1, -1) for x, n in zip(self.batches, self.counts, strict=True)])
+        return torch.cat(
+            [x.expand(n, -1, -1) for x, n in zip(self.batches, self.counts, strict=True)]
+        )
 
 
 class Linear(nn.Linear):
