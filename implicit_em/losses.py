@@ -198,9 +198,9 @@ def _variance(batch: _Batch, eps: float = 1e-6) -> tuple[Tensor, Gradient]:
 def _decorrelation(batch: _Batch) -> tuple[Tensor, Gradient]:
     """``||C - diag C||_F^2`` of ``C = Z^T Z``, Z the standardised energies.
 
-    Gradient ``s (G - Z sum_b(Z G))`` with ``G = 4 Z (C - diag C)`` and s the scale of Z. Where there
-    are more components than samples, the B x B matrix ``Z Z^T`` takes the place of the K x K one,
-    with the same norm and ``(Z Z^T) Z = Z C``.
+    Gradient ``s (G - Z sum_b(Z G))`` with ``G = 4 Z (C - diag C)`` and s the scale of Z. Where
+    there are more components than samples, the B x B matrix ``Z Z^T`` takes the place of the K x K
+    one, with the same norm and ``(Z Z^T) Z = Z C``.
     """
     mean, centred, squares = batch.statistics()
     # Centring leaves an error of a few eps * |mean| in each of the B entries: a component that

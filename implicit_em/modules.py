@@ -173,8 +173,9 @@ class EnergyModule(pl.LightningModule):
                 f"trainer.precision={self.trainer.precision}: gradients are not scaled; "
                 "allowed are 32-true, bf16-mixed, bf16-true and 64-true"
             )
-        self._optimizer = self.optimizers(use_pl_optimizer=False)
-        self._scheduler = self.lr_schedulers()
+        (self._optimizer,) = self.trainer.optimizers
+        self._scheduler: Any = self.lr_schedulers()
+        self._train: Callable[[Block], Tensor]
         if (together := current()) is not None:
             self._train = partial(together.train, self)
         else:

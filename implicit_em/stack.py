@@ -20,9 +20,8 @@ from implicit_em.losses import full_precision
 from implicit_em.models.linear import Linear, SharedInput
 from implicit_em.objective import Objective, StackedObjective
 
-
 LANES = 32
-"""Elements that a vectorised loop of torch takes at a time, at most (two AVX-512 vectors of float32).
+"""Elements that a vectorised loop of torch takes at a time, at most: two AVX-512 vectors.
 
 What is left over at a tensor's end is computed by other instructions, which round ``exp`` and
 ``log`` differently; in a stack, the end of one replica is the middle of the tensor.
@@ -36,7 +35,7 @@ ELEMENTWISE = (SGD, Adam, AdamW)
 class Replica(Protocol):
     """One run: its model and objective, and how its weights move."""
 
-    model: nn.Module
+    model: Any
     objective: Objective
 
     @staticmethod
@@ -104,7 +103,8 @@ class Stack:
         for parameter in self.parameters:
             parameter.grad = None
         with full_precision(total):
-            torch.autograd.backward(*zip(*starts, strict=True))
+            tensors, gradients = zip(*starts, strict=True)
+            torch.autograd.backward(tensors, gradients)
         if not self.lifted:
             self._hand_out_gradients()
         for update in self.updates:
@@ -155,7 +155,7 @@ def merge_updates(replicas: Sequence[Replica]) -> list[Callable[[], Any]]:
     alike: dict[Any, list[Optimizer]] = {}
     for replica in replicas:
         optimizer = replica.bare_optimizer
-        if type(optimizer) in ELEMENTWISE:
+        if optimizer is not None and type(optimizer) in ELEMENTWISE:
             (group,) = optimizer.param_groups
             settings = {key: value for key, value in group.items() if key != "params"}
             alike.setdefault((type(optimizer), repr(settings)), []).append(optimizer)

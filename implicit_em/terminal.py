@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +90,11 @@ class EpochProgress(RunLogger):
         elif done == self.epochs or done % max(1, self.epochs // LINES_WHEN_PIPED) == 0:
             runs = "" if self.runs == 1 else f" of {self.runs} runs"
             seconds = time.monotonic() - self._start
-            log.info("epoch %d/%d%s%s  %.0f s", done, self.epochs, runs, loss, seconds)
+            log.info(
+                "epoch %d/%d%s%s  %.0f s",
+                *(done, self.epochs, runs, loss, seconds),
+                extra={"of_all": self.runs > 1},
+            )
 
     def finalize(self, status: str) -> None:
         """Close the bar of a run alone."""
@@ -102,6 +106,21 @@ class EpochProgress(RunLogger):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def logs_of(thread: threading.Thread, of_all: bool = False) -> Callable[[logging.LogRecord], bool]:
+    """Return a filter for what a thread logs.
+
+    Args:
+        thread: one of several, each with a run of its own.
+        of_all: whether the progress of all runs passes; whichever thread logs it.
+
+    """
+
+    def passes(record: logging.LogRecord) -> bool:
+        return of_all if getattr(record, "of_all", False) else record.thread == thread.ident
+
+    return passes
 
 
 @contextmanager

@@ -137,7 +137,10 @@ def train(cfg: DictConfig, directory: str | Path | None = None) -> dict[str, Any
     finally:
         finish_logger(logger, metrics, run.features)
         run.write_metrics(metrics)
-    print_result(metrics, str(run.path))
+    if current() is None:
+        print_result(metrics, str(run.path))
+    else:
+        log.info("completed: final loss %.5g, %s", metrics["final_loss"], run.path)
     return metrics
 
 

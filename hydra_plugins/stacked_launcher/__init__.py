@@ -1,1 +1,1 @@
-"""Hydra launcher that trains the jobs of a sweep together, as stacks: ``hydra/launcher=stacked``."""
+"""Hydra launcher that trains the jobs of a sweep together: ``hydra/launcher=stacked``."""

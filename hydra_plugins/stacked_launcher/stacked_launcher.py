@@ -1,4 +1,4 @@
-"""The launcher. Hydra imports every plugin at each start: torch is imported when jobs are launched."""
+"""The launcher. Hydra imports every plugin at each start, so torch must wait for the jobs."""
 
 import logging
 import threading
@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, configure_log, filter_overrides, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class StackedLauncher(Launcher):
             for position, overrides in enumerate(job_overrides)
         ]
         returns: dict[int, JobReturn] = {}
-        for group in groups(jobs, self.max_stack):
+        for group in groups([_shareable(job) for job in jobs], self.max_stack):
             log.info(
                 "%s:", "One job by itself" if len(group) == 1 else f"{len(group)} jobs together"
             )
@@ -112,11 +112,11 @@ class StackedLauncher(Launcher):
         """Run each job in a thread, with what Hydra has once a process: its config and logging."""
         from threadpoolctl import threadpool_limits
 
-        from implicit_em.sweeps.stacked import rendezvous_for
+        from implicit_em.sweeps.stacked import progress_of, rendezvous_for
 
         own = HydraConfig.instance().cfg
-        handlers = _root_handlers_of(threading.current_thread())
-        rendezvous = rendezvous_for(jobs)
+        handlers = _root_handlers_of(threading.current_thread(), of_all=True)
+        rendezvous = rendezvous_for(jobs, progress_of(jobs))
         under_way = []
         try:
             for job in jobs:
@@ -132,8 +132,17 @@ class StackedLauncher(Launcher):
             HydraConfig.instance().cfg = own
 
 
-def _root_handlers_of(thread: threading.Thread) -> list[logging.Handler]:
+def _shareable(job: DictConfig) -> DictConfig | None:
+    """Return the run's configuration; ``None`` for a job that changes its process, or no run."""
+    if job.hydra.job.chdir or job.hydra.job.env_set or "trainer" not in job or "model" not in job:
+        return None
+    return OmegaConf.masked_copy(job, [str(key) for key in job if key != "hydra"])
+
+
+def _root_handlers_of(thread: threading.Thread, of_all: bool = False) -> list[logging.Handler]:
     """Return the handlers of the root logger, from now on for what this thread logs."""
+    from implicit_em.terminal import logs_of
+
     for handler in logging.root.handlers:
-        handler.addFilter(lambda record: record.thread == thread.ident)
+        handler.addFilter(logs_of(thread, of_all))
     return list(logging.root.handlers)

@@ -128,7 +128,7 @@ def _counts_batches(trainer: pl.Trainer) -> bool:
         trainer.min_steps is not None,
         trainer.limit_train_batches != 1.0,
         trainer.val_check_interval != 1.0,
-        trainer.overfit_batches != 0,
+        trainer.overfit_batches != 0,  # type: ignore[attr-defined]
     )
     hooks = ("on_train_batch_start", "on_train_batch_end", "on_before_optimizer_step")
     return any(flags) or any(

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "runs, e.g. trainer.max_epochs=2, which make it a trial",
     )
     parser.add_argument("--directory", type=Path, default=PAPER, help=f"default: {PAPER}")
-    parser.add_argument("--workers", type=int, help="runs at a time; default: one a core")
+    parser.add_argument("--workers", type=int, help="stacks at a time; default: one a core")
     parser.add_argument("--conf", type=Path, default=Path("conf"), help="default: ./conf")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)

@@ -13,7 +13,7 @@ from implicit_em.config import to_plain
 from implicit_em.errors import ConfigError, one_line
 from implicit_em.experiments import figures, provenance, tables
 from implicit_em.experiments.evidence import gather
-from implicit_em.experiments.execution import default_workers, execute
+from implicit_em.experiments.execution import execute
 from implicit_em.experiments.figures import PICTURES
 from implicit_em.experiments.paper import TABLES
 from implicit_em.experiments.report import write_report
@@ -47,7 +47,7 @@ def reproduce(
         directory: where runs, tables, figures, verdicts and report go.
         experiments: keys of ``EXPERIMENTS``.
         overrides: settings in Hydra's notation, as ``trainer.max_epochs=2``.
-        workers: runs at a time; the number of cores if not given.
+        workers: stacks of runs that train at a time; the number of cores if not given.
         conf: the configuration files.
 
     Raises:
@@ -71,7 +71,7 @@ def reproduce(
     try:
         with FileLock(directory / ".lock", timeout=0):
             write_json(note, {"trial": trial, "experiments": there.get("experiments", [])})
-            execute(runs, workers or default_workers(), ["trial"] if trial else [])
+            execute(runs, workers, ["trial"] if trial else [])
             write_json(note, {"trial": trial, "experiments": together})
             return _report(directory, runs, together, overrides, trial)
     except Timeout as error:

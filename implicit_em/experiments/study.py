@@ -55,11 +55,6 @@ class Run:
         """Sweep and job, as the directories are called."""
         return f"{self.directory.parent.name}/{self.directory.name}"
 
-    @property
-    def cost(self) -> float:
-        """Roughly how long it takes, in a unit of its own: an epoch's cost grows with K."""
-        return self.cfg.trainer.max_epochs * (64 + self.cfg.model.hidden)
-
 
 def plan(
     experiments: Sequence[str], directory: Path, conf: Path, overrides: Sequence[str] = ()

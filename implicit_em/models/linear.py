@@ -39,7 +39,7 @@ class Linear(nn.Linear):
     replica bit for bit what a stack of one gives it on a CPU with one thread.
     """
 
-    def forward(self, x: Tensor | SharedInput) -> Tensor:
+    def forward(self, x: Any) -> Tensor:
         """Return ``x W^T + b``, of shape ``(..., K)``; ``(R, B, K)`` for a stack."""
         if self.weight.dim() == 2:
             return super().forward(x)

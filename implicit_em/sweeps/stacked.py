@@ -4,8 +4,9 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import psutil
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from implicit_em.config import to_plain
 from implicit_em.errors import ConfigError
@@ -13,6 +14,7 @@ from implicit_em.rendezvous import Rendezvous
 from implicit_em.terminal import EpochProgress
 from implicit_em.training import load_data
 
+MAX_STACK = 64
 PRECISIONS = ("32-true", "bf16-mixed")
 """Those that leave the default dtype of the process as it is."""
 SHARE_OF_MEMORY = 0.8
@@ -24,42 +26,63 @@ INPUT_COPIES = 6
 """Tensors of the size of a batch that a step makes, with a decoder."""
 
 
-def groups(jobs: Sequence[DictConfig], max_stack: int) -> list[list[int]]:
-    """Return the positions of the jobs that train together; a job by itself is a group of one.
+def groups(runs: Sequence[DictConfig | None], max_stack: int = MAX_STACK) -> list[list[int]]:
+    """Return the positions of the runs that train together; a run by itself is a group of one.
 
-    Jobs of a group share a process: its device, precision and threads. Within it those are stacked
+    Runs of a group share a process: its device, precision and threads. Within it those are stacked
     whose models and loss terms are alike, whatever their seeds, weights of terms, optimizers and
     rates.
 
     Args:
-        jobs: composed configurations, Hydra's own node included.
-        max_stack: most jobs in a group. A group that memory would not hold is split.
+        runs: composed configurations, without Hydra's own node; ``None`` for a run that must not
+            share its process.
+        max_stack: most runs in a group. A group that memory would not hold is split.
 
     """
     alike: dict[Any, list[int]] = {}
-    for position, job in enumerate(jobs):
-        key = _likeness(job)
+    plain = [None if cfg is None else to_plain(cfg) for cfg in runs]
+    for position, cfg in enumerate(plain):
+        key = None if cfg is None else _likeness(cfg)
         alike.setdefault(("alone", position) if key is None else key, []).append(position)
     found = []
     for key, positions in alike.items():
         pieces = -(-len(positions) // max_stack)
         if len(positions) > 1:
-            needed = sum(memory_of(to_plain(_task(jobs[position]))) for position in positions)
-            pieces = max(pieces, -(-needed // int(SHARE_OF_MEMORY * _available(key))))
-        size = max(1, len(positions) // pieces + (len(positions) % pieces > 0))
+            needed = sum(memory_of(cfg) for p in positions if (cfg := plain[p]) is not None)
+            pieces = max(pieces, -(-needed // int(SHARE_OF_MEMORY * _available(key[0]))))
+        size = -(-len(positions) // min(pieces, len(positions)))
         found += [positions[start : start + size] for start in range(0, len(positions), size)]
     return sorted(found)
 
 
-def rendezvous_for(jobs: Sequence[DictConfig]) -> Rendezvous:
-    """Return where the jobs of a group meet, with one progress for all of them."""
-    trainer = jobs[0].trainer
-    shown = any(job.trainer.enable_progress_bar for job in jobs)
-    epochs = sum(job.trainer.max_epochs for job in jobs)
-    progress = EpochProgress(epochs, len(jobs)) if shown else None
+def rendezvous_for(
+    runs: Sequence[DictConfig], progress: EpochProgress | None = None, workers: int | None = None
+) -> Rendezvous:
+    """Return where the runs of a group meet.
+
+    Args:
+        runs: their configurations.
+        progress: of all runs.
+        workers: that train at the same time; by default one for every core, or one for a device.
+
+    """
+    trainer = runs[0].trainer
+    threads = trainer.threads or 1
     if trainer.accelerator == "cpu":
-        return Rendezvous(max(1, _cores() // trainer.threads), trainer.threads, progress)
-    return Rendezvous(1, trainer.threads or 1, progress)
+        return Rendezvous(workers or max(1, cores() // threads), threads, progress)
+    return Rendezvous(1, threads, progress)
+
+
+def progress_of(runs: Sequence[DictConfig]) -> EpochProgress | None:
+    """Return one progress over the epochs of all runs, where they want one."""
+    if not any(cfg.trainer.enable_progress_bar for cfg in runs):
+        return None
+    return EpochProgress(sum(cfg.trainer.max_epochs for cfg in runs), len(runs))
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory_of(cfg: dict[str, Any]) -> int:
@@ -81,43 +104,30 @@ def memory_of(cfg: dict[str, Any]) -> int:
     return 4 * elements
 
 
-def _likeness(job: DictConfig) -> Any:
-    """Return what jobs of a group have in common; ``None`` for a job that runs by itself."""
-    hydra, cfg = job.hydra, _task(job)
-    if hydra.job.chdir or hydra.job.env_set or "trainer" not in cfg or "model" not in cfg:
-        return None
-    plain = to_plain(cfg)
-    trainer = plain["trainer"]
-    if trainer["precision"] not in PRECISIONS or trainer["devices"] not in (1, "1"):
-        return None
-    if trainer["accelerator"] == "cpu":
-        # With several threads torch cuts a tensor into pieces by its size, a stack in others.
-        if trainer["threads"] != 1:
-            return None
-    elif trainer["accelerator"] not in ("gpu", "cuda"):
-        return None
-    if trainer["strategy"] != "auto" or trainer["num_nodes"] != 1:
+def _likeness(cfg: dict[str, Any]) -> tuple[Any, ...] | None:
+    """Return what runs of a group have in common; ``None`` for a run by itself."""
+    trainer = cfg["trainer"]
+    on_cpu = trainer["accelerator"] == "cpu"
+    if (
+        trainer["precision"] not in PRECISIONS
+        or trainer["accelerator"] not in ("cpu", "gpu", "cuda")
+        # With several threads torch cuts a tensor into pieces by its size, a stack into others.
+        or (on_cpu and trainer["threads"] != 1)
+        or trainer["strategy"] != "auto"
+        or (trainer["devices"], trainer["num_nodes"]) != (1, 1)
+    ):
         return None
     try:
-        load_data(plain)
-    except ConfigError:  # the job will say so itself
+        load_data(cfg)
+    except ConfigError:  # the run will say so itself
         return None
     process_wide = ("accelerator", "precision", "threads", "deterministic", "benchmark")
     return tuple(trainer[key] for key in process_wide)
 
 
-def _task(job: DictConfig) -> DictConfig:
-    return OmegaConf.masked_copy(job, [str(key) for key in job if key != "hydra"])
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _available(key: tuple[Any, ...]) -> int:
-    import psutil
+def _available(accelerator: str) -> int:
     import torch
 
-    if key[0] == "cpu":
+    if accelerator == "cpu":
         return psutil.virtual_memory().available
     return torch.cuda.mem_get_info()[0]
