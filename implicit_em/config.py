@@ -22,7 +22,7 @@ from implicit_em.mistakes import nearest
 
 OWN_FLAGS = ("logger", "callbacks", "default_root_dir", "check_val_every_n_epoch")
 """Flags of ``pl.Trainer`` that follow from other settings: logger, callbacks, metrics_every."""
-OUR_FLAGS = ("threads", "gradient_clip_val", "gradient_clip_algorithm")
+OUR_FLAGS = ("threads", "compile", "gradient_clip_val", "gradient_clip_algorithm")
 """Keys of ``trainer`` that the training step sees to."""
 CURVES = tuple(
     f"monitor/{name}" for name in ("dead_units", "redundancy", "responsibility_entropy", "density")
@@ -58,6 +58,7 @@ class _Data(_Built):
 class _Trainer(_Section):
     max_epochs: PositiveInt
     threads: PositiveInt | None
+    compile: bool
     enable_progress_bar: bool
 
 
@@ -121,6 +122,7 @@ def module_arguments(cfg: Mapping[str, Any], in_features: int) -> dict[str, Any]
         "optimizer": cfg["optimizer"],
         "schedule": cfg["lr"]["schedule"],
         "clip": _clip(cfg["trainer"]),
+        "compiled": cfg["trainer"]["compile"],
     }
 
 

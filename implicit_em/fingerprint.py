@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-RESULTS_SCHEMA = 1
+RESULTS_SCHEMA = 2
 """Version of what a run directory holds; part of the fingerprint."""
 
 _DECIDE = (

@@ -65,6 +65,8 @@ class EnergyModule(pl.LightningModule):
             on the learning rate; a constant rate where none is given.
         clip: ``_target_`` and arguments of a function that clips the gradients of an iterable of
             parameters, e.g. ``torch.nn.utils.clip_grad_norm_``.
+        compiled: whether ``torch.compile`` makes the step's forward pass, which then rounds in a
+            way of its own.
 
     Raises:
         ValueError: if the objective and the model do not fit each other.
@@ -88,16 +90,18 @@ class EnergyModule(pl.LightningModule):
         optimizer: Spec | None = None,
         schedule: Spec | None = None,
         clip: Spec | None = None,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         target = f"{self.network.__module__}.{self.network.__qualname__}"
-        specs = {
+        specs: dict[str, Any] = {
             "model": {"_target_": target, **model},
             "loss": dict(loss or self.default_loss),
             "optimizer": dict(optimizer or ADAM),
             "schedule": dict(schedule or {}),
             "clip": dict(clip or {}),
+            "compiled": compiled,
         }
         self.save_hyperparameters(specs, logger=False)
         self.model = instantiate(specs["model"])
@@ -107,6 +111,7 @@ class EnergyModule(pl.LightningModule):
         self.curves = energy_metrics(components)
         self.finals = final_metrics(components, self.reconstruction_metric)
         self._clip = instantiate(specs["clip"], _partial_=True) if specs["clip"] else None
+        self.compiled = compiled
         self._losses: list[Tensor] = []
         self._at_epoch_start: list[Tensor] = []
 

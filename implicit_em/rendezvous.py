@@ -230,6 +230,7 @@ def _likeness(request: Any) -> Any:
         module.objective.signature,
         block.sizes,
         module.device,
+        module.compiled,
     )
 
 

@@ -37,9 +37,10 @@ class Replica(Protocol):
 
     model: Any
     objective: Objective
+    compiled: bool
 
     @staticmethod
-    def outputs(model: nn.Module, x: Tensor | SharedInput) -> dict[str, Tensor]:
+    def outputs(model: Any, x: Tensor | SharedInput) -> dict[str, Tensor]:
         """Return what the model makes of inputs, by the names that loss terms ask for."""
 
     @property
@@ -79,6 +80,7 @@ class Stack:
         self.each = [StackedObjective([objective], weight) for objective in objectives]
         self.names = ("loss", *self.objective.terms)
         self.updates = merge_updates(replicas)
+        self._forward = torch.compile(self._evaluate) if first.compiled else self._evaluate
 
     def train(self, blocks: Sequence[Block]) -> Tensor:
         """Train each replica on its block, batch by batch.
@@ -99,7 +101,7 @@ class Stack:
 
     def _step(self, batches: Sequence[Tensor], counts: Sequence[int]) -> Iterable[Tensor]:
         x = SharedInput([batch.to(self.dtype) for batch in batches], counts)
-        total, parts, starts = self._differentiate(self._outputs(x))
+        total, parts, starts = self._forward(x)
         for parameter in self.parameters:
             parameter.grad = None
         with full_precision(total):
@@ -110,6 +112,9 @@ class Stack:
         for update in self.updates:
             update()
         return total, *parts
+
+    def _evaluate(self, x: SharedInput) -> Any:
+        return self._differentiate(self._outputs(x))
 
     def _outputs(self, x: SharedInput) -> Mapping[str, Tensor]:
         asked = self.objective.inputs

@@ -49,7 +49,7 @@ def test_the_modules_defaults_are_those_of_the_files(composed):
 
 def test_every_trainer_setting_is_a_flag_of_lightning(composed):
     flags = set(inspect.signature(pl.Trainer).parameters)
-    assert set(composed().trainer) - flags == {"threads"}
+    assert set(composed().trainer) - flags == {"threads", "compile"}
 
 
 def test_the_saes_loss_yields_to_the_command_line(composed):

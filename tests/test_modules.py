@@ -1,4 +1,5 @@
 import math
+import shutil
 from contextlib import suppress
 
 import pytest
@@ -81,6 +82,20 @@ class Poisoned:
         for batch, x in enumerate(images().flatten(1).split(BATCH)[:5], start=1):
             poison = (self.epoch, batch) == (2, 3)
             yield (self.value * x if poison else x), torch.zeros(len(x))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")
+@BOTH
+def test_a_compiled_step_trains_to_nearly_the_same_weights(module_type):
+    trained = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        module = module_type(MODEL, compiled=compiled)
+        trainer(max_epochs=1).fit(module, resident_loader())
+        trained.append([p.detach() for p in module.model.parameters()])
+    assert_close(*trained, rtol=1e-3, atol=1e-4)
 
 
 @BOTH

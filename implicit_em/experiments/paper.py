@@ -201,12 +201,12 @@ REASONS: Mapping[tuple[str, tuple[str | float, ...], str], str] = {
 """Why a figure deviates, by table, row and column; written after the first full run."""
 
 PROTOCOL: Mapping[str, str] = {
-    "theorem": "6c48bb6c00a0ebd1",
-    "ablation": "544b005a37e3acab",
-    "benchmark": "e7ccb6946589cf45",
-    "dynamics": "b7bdf16157055ae8",
-    "width_sgd": "b9912506c078d50b",
-    "width_adam": "5031dd788d10a299",
-    "features": "e7ccb6946589cf45",
+    "theorem": "c1f39cdd1e4db512",
+    "ablation": "161b767bf23a8577",
+    "benchmark": "4c716aa009f83956",
+    "dynamics": "60d70637bfd643b8",
+    "width_sgd": "bfbadd10010b3ed7",
+    "width_adam": "8c198c9d627707c4",
+    "features": "4c716aa009f83956",
 }
 """Digests of the runs of each sweep, from ``study.protocol``: a study of others is a trial."""

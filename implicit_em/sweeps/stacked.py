@@ -111,8 +111,9 @@ def _likeness(cfg: dict[str, Any]) -> tuple[Any, ...] | None:
     if (
         trainer["precision"] not in PRECISIONS
         or trainer["accelerator"] not in ("cpu", "gpu", "cuda")
-        # With several threads torch cuts a tensor into pieces by its size, a stack into others.
-        or (on_cpu and trainer["threads"] != 1)
+        # Several threads cut a tensor into pieces by its size, a compiler makes code for its
+        # shape: a stack would not round as a run alone does.
+        or (on_cpu and (trainer["threads"] != 1 or trainer["compile"]))
         or trainer["strategy"] != "auto"
         or (trainer["devices"], trainer["num_nodes"]) != (1, 1)
     ):

@@ -1,10 +1,8 @@
 """The study from end to end on small data: runs, tables, figures, report; and how it goes on."""
 
 import json
-import os
 import re
 import shutil
-import signal
 import subprocess
 from html.parser import HTMLParser
 
@@ -178,16 +176,6 @@ def test_a_trial_of_other_settings_is_another_study(tmp_path, overrides):
 def test_two_studies_at_once_in_a_directory_are_refused(tmp_path, overrides):
     with FileLock(tmp_path / ".lock"), pytest.raises(ConfigError, match="another study"):
         reproduce(tmp_path, ["theorem"], overrides, conf=CONF)
-
-
-def test_a_killed_worker_ends_the_study_in_one_line(tmp_path, overrides, monkeypatch):
-    monkeypatch.setattr("implicit_em.experiments.execution._train", killed)
-    with pytest.raises(RunError, match="a worker process was killed"):
-        reproduce(tmp_path, ["theorem"], overrides, workers=2, conf=CONF)
-
-
-def killed(*_):
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_failed_run_fails_the_study_and_keeps_the_others(tmp_path, overrides):
