@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import psutil
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from implicit_em.config import to_plain
+from implicit_em.config import module_arguments, to_plain
 from implicit_em.errors import ConfigError
+from implicit_em.modules import module_class
 from implicit_em.rendezvous import Rendezvous
 from implicit_em.terminal import EpochProgress
 from implicit_em.training import load_data
@@ -92,8 +94,6 @@ def memory_of(cfg: dict[str, Any]) -> int:
         cfg: the plain configuration.
 
     """
-    import torch
-
     width = load_data(cfg).in_features
     with torch.device("meta"):
         model = instantiate({**cfg["model"], "in_features": width})
@@ -119,16 +119,26 @@ def _likeness(cfg: dict[str, Any]) -> tuple[Any, ...] | None:
     ):
         return None
     try:
-        load_data(cfg)
+        width = load_data(cfg).in_features
     except ConfigError:  # the run will say so itself
+        return None
+    if _draws(cfg, width):
         return None
     process_wide = ("accelerator", "precision", "threads", "deterministic", "benchmark")
     return tuple(trainer[key] for key in process_wide)
 
 
-def _available(accelerator: str) -> int:
-    import torch
+def _draws(cfg: dict[str, Any], width: int) -> bool:
+    """Return whether a step draws random numbers, of which a process has one stream."""
+    with torch.random.fork_rng(devices=[]):
+        module = module_class(cfg["model"]["_target_"])(**module_arguments(cfg, width))
+        x = torch.rand(8, width)
+        before = torch.get_rng_state()
+        module.objective({"x": x, **module.outputs(module.model, x)})
+        return not torch.equal(before, torch.get_rng_state())
 
+
+def _available(accelerator: str) -> int:
     if accelerator == "cpu":
         return psutil.virtual_memory().available
     return torch.cuda.mem_get_info()[0]
