@@ -35,8 +35,7 @@ def describe(command: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
                 for order in ((), ("--diff-filter=A",))
             )
         ),
-        "runs": f"{len(runs)}, {sum(run['epochs'] for run in runs):,} epochs, "
-        f"{sum(run['train_seconds'] for run in runs) / 3600:.1f} hours of training in all",
+        "runs": f"{len(runs)}, {sum(run['epochs'] for run in runs):,} epochs in all",
         "device": ", ".join(sorted({run["device"] for run in runs})),
         "versions": "; ".join(
             sorted({", ".join(f"{n} {v}" for n, v in run["versions"].items()) for run in runs})
