@@ -156,7 +156,8 @@ class StackedObjective(Objective):
         if self._others:
             others = self._evaluate_others(outputs)
             weighted = self._total(others)
-            starts.append((weighted, torch.ones_like(weighted)))
+            if weighted.requires_grad or not self._closed:
+                starts.append((weighted, torch.ones_like(weighted)))
             values = {name: value.detach() for name, value in others.items()}
         if self._closed:
             energies = outputs["energies"]
