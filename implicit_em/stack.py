@@ -140,10 +140,11 @@ class Stack:
         return torch.cat(totals), terms, [start for some in starts for start in some]
 
     def _hand_out_gradients(self) -> None:
+        none = [None] * len(self.replicas)
         for number, stacked in enumerate(self.parameters):
-            if stacked.grad is not None:
-                for own, grad in zip(self.own, stacked.grad.unbind(), strict=True):
-                    own[number].grad = grad
+            grads = none if stacked.grad is None else stacked.grad.unbind()
+            for own, grad in zip(self.own, grads, strict=True):
+                own[number].grad = grad
 
 
 def _whole_lanes(outputs: Mapping[str, Tensor]) -> bool:
