@@ -193,7 +193,8 @@ def stack_models(models: Sequence[nn.Module]) -> nn.Module:
         own = [model.get_parameter(name) for model in models]
         values = torch.stack([parameter.detach() for parameter in own])
         module, _, leaf = name.rpartition(".")
-        setattr(stack.get_submodule(module), leaf, nn.Parameter(values))
+        stacked = nn.Parameter(values, requires_grad=own[0].requires_grad)
+        setattr(stack.get_submodule(module), leaf, stacked)
         for parameter, value in zip(own, values.unbind(), strict=True):
             parameter.data = value
     return stack
