@@ -235,9 +235,13 @@ def _likeness(request: Any) -> Any:
 
 
 def _rounds_alike(request: Any) -> bool:
-    """Return whether a replica's activations fill their lanes, so that they round as if alone."""
+    """Return whether a replica rounds as if alone.
+
+    Its activations have to fill their lanes, and no product may be one with a vector, which in a
+    stack is computed as one with a matrix.
+    """
     module, block = request.module, request.block
-    components = module.model.weight.shape[-2]
+    components, width = module.model.weight.shape[-2:]
     return module.device.type != "cpu" or all(
-        size * components % LANES == 0 for size in block.sizes
+        size * components % LANES == 0 and min(size, components, width) > 1 for size in block.sizes
     )
