@@ -69,6 +69,10 @@ class Rendezvous:
 
         Starting one job at a time leaves each alone with what a process has only once: random
         generators, logging, Hydra's configuration.
+
+        Raises:
+            KeyboardInterrupt: after every run has stopped where it was.
+
         """
         future: Future[T] = Future()
 
@@ -85,8 +89,12 @@ class Rendezvous:
 
         thread = threading.Thread(target=run, daemon=True)
         self._active += 1
-        thread.start()
-        self._settle()
+        try:
+            thread.start()
+            self._settle()
+        except KeyboardInterrupt:
+            self._stop()
+            raise
         return future, thread
 
     def train(self, module: Any, block: Block) -> Tensor:
@@ -128,8 +136,7 @@ class Rendezvous:
         try:
             self._conduct()
         except KeyboardInterrupt:
-            self._interrupted = True
-            self._conduct()
+            self._stop()
             raise
 
     def close(self) -> None:
@@ -153,6 +160,10 @@ class Rendezvous:
                     if request.losses is None and request.error is None:
                         request.error = SystemExit("interrupted")
                     request.done.set()
+
+    def _stop(self) -> None:
+        self._interrupted = True
+        self._conduct()
 
     def _settle(self) -> None:
         with self._changed:
