@@ -1,1 +1,1 @@
-"""Measurements of speed, each a command of its own."""
+"""Measurements of speed and memory: ``python -m benchmarks``."""

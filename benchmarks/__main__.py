@@ -1,0 +1,58 @@
+"""``python -m benchmarks``: measure, print and write to ``benchmarks/results``."""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from benchmarks import epoch, paper, sgemm, stacked, width
+from benchmarks.common import RESULTS, Result, show, write
+
+PARTS: Mapping[str, Callable[[bool], Result]] = {
+    "epoch": lambda quick: epoch.measure(epoch.QUICK if quick else epoch.Size()),
+    "stacked": lambda quick: stacked.measure(stacked.QUICK if quick else stacked.Size()),
+    "sgemm": lambda quick: sgemm.measure(sgemm.QUICK if quick else sgemm.Size()),
+    "width": lambda quick: width.measure(width.QUICK if quick else width.Size()),
+}
+PAPER = "paper"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure the parts asked for, one after another."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "parts",
+        nargs="*",
+        metavar="PART",
+        help=f"{', '.join(PARTS)} (all of these by default) or {PAPER}, which takes half an hour "
+        "and more",
+    )
+    parser.add_argument("--quick", action="store_true", help="a trial, whose numbers mean little")
+    parser.add_argument(
+        "--epochs", type=int, help=f"of each run of {PAPER}, which makes it a trial"
+    )
+    parser.add_argument("--directory", type=Path, help=f"default: {RESULTS}, or quick/ in it")
+    options = parser.parse_args(arguments)
+    for part in options.parts:
+        if part not in (*PARTS, PAPER):
+            parser.error(f"no part {part}; there are {', '.join((*PARTS, PAPER))}")
+    os.environ["WANDB_MODE"] = "offline"
+    trial = options.quick or options.epochs is not None
+    directory = options.directory or (RESULTS / "quick" if trial else RESULTS)
+    started = time.monotonic()
+    for part in options.parts or PARTS:
+        if part == PAPER:
+            result = paper.measure(options.epochs or (1 if options.quick else None))
+        else:
+            result = PARTS[part](options.quick)
+        content = result.content()
+        show(content)
+        write(content, directory)
+    print(f"\nWritten to {directory} after {time.monotonic() - started:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

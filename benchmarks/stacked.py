@@ -1,0 +1,175 @@
+"""Part (b): sweeps one run after another against the same trained together."""
+
+import statistics
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.clock import WITH_CLOCK, read_clocks, seconds_a_run_and_epoch
+from benchmarks.common import (
+    MIB,
+    Device,
+    Result,
+    Target,
+    cores,
+    devices,
+    rows_not_measured,
+    spread,
+    track,
+)
+from benchmarks.sgemm import AIM, matrix_rate
+from benchmarks.step import products_flop
+from benchmarks.sweeps import compose_run, run_sweep
+from implicit_em.config import to_plain
+from implicit_em.training import load_data
+
+RATIO = 0.4
+"""Most that a run of the largest stack may take, of the time that it takes alone."""
+SEEDS, RATES = "seeds", "rates"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured.
+
+    Args:
+        counts: of runs in a stacked sweep.
+        sequential: runs in a sequential sweep: a run takes no longer for those before it.
+        threads: of torch, tried for the sequential sweep on a CPU.
+        epochs: measured, after the first; the curves come every other epoch.
+        repeats: of everything, in turns.
+        overrides: of every run.
+
+    """
+
+    counts: tuple[int, ...] = (1, 3, 8, 24)
+    sequential: int = 4
+    threads: tuple[int, ...] = (1, 2)
+    epochs: int = 2
+    repeats: int = 3
+    overrides: tuple[str, ...] = ()
+
+
+QUICK = Size(counts=(1, 8), sequential=1, repeats=1)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep of one axis; ``threads`` is ``None`` where that is left to the launcher."""
+
+    device: Device
+    axis: str
+    launcher: str
+    runs: int
+    threads: int | None = None
+
+    @property
+    def overrides(self) -> list[str]:
+        """What is typed to have it."""
+        if self.axis == SEEDS:
+            values = [str(seed) for seed in range(1, self.runs + 1)]
+        else:
+            values = [f"{rate:.4g}" for rate in np.geomspace(1e-4, 1e-2, self.runs)]
+        axis = {SEEDS: "seed", RATES: "lr.value"}[self.axis]
+        threads = [f"trainer.threads={self.threads}"] if self.threads else []
+        return [*self.device.overrides, *threads, f"{axis}={','.join(values)}"]
+
+    def __str__(self) -> str:
+        threads = f", {self.threads} threads" if self.threads else ""
+        return f"{self.device}, {self.launcher} launcher, {self.runs} {self.axis}{threads}"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What a sweep took."""
+
+    seconds: float
+    share: float
+    device_memory: int | None
+
+
+def measure(size: Size) -> Result:
+    """Run all sweeps in turns; returns seconds a run and epoch, and their ratios."""
+    cfg = to_plain(compose_run(size.overrides))
+    data = load_data(cfg)
+    images, hidden = len(data.train_indices()), cfg["model"]["hidden"]
+    flop = products_flop(images, hidden, data.in_features)
+    sweeps = [sweep for device in devices() for sweep in _sweeps(device, size)]
+    timings: dict[Sweep, list[Timing]] = {sweep: [] for sweep in sweeps}
+    for sweep in track(sweeps * size.repeats, "sweeps"):
+        timings[sweep].append(_time(sweep, size, flop))
+    rows, targets = [], []
+    for sweep in sweeps:
+        if sweep.launcher == "stacked":
+            row = _row(sweep, timings)
+            rows.append(row)
+            if sweep.runs == max(size.counts):
+                name = f"{sweep.device}, {sweep.runs} {sweep.axis}"
+                share, ratio = row["share_of_sgemm_%"]["median"], row["ratio"]["median"]
+                targets.append(Target(f"stacked / sequential, {name}", ratio, RATIO))
+                targets.append(Target(f"share of sgemm, {name}, %", share, AIM, at_least=True))
+    setting = {
+        "images": images,
+        "batch_size": cfg["data"]["batch_size"],
+        "hidden": hidden,
+        "epochs": size.epochs,
+        "sequential_runs": size.sequential,
+        "sequential_threads_tried": " and ".join(map(str, size.threads)),
+        "repeats": size.repeats,
+    }
+    return Result(
+        "stacked",
+        "Sweeps by train.py, loggers on: seconds a run and epoch, one after another and stacked",
+        setting,
+        rows + rows_not_measured("sweep"),
+        targets,
+    )
+
+
+def _sweeps(device: Device, size: Size) -> list[Sweep]:
+    threads = [n for n in size.threads if n <= cores()] if device.type == "cpu" else [None]
+    sweeps = []
+    for axis in (SEEDS, RATES):
+        sweeps += [Sweep(device, axis, "basic", size.sequential, n) for n in threads]
+        sweeps += [Sweep(device, axis, "stacked", count) for count in size.counts]
+    return sweeps
+
+
+def _time(sweep: Sweep, size: Size, flop: int) -> Timing:
+    epochs = f"trainer.max_epochs={size.epochs + 1}"
+    overrides = [*sweep.overrides, epochs, "probe=none", WITH_CLOCK, *size.overrides]
+    with tempfile.TemporaryDirectory() as directory:
+        run_sweep(sweep.launcher, overrides, Path(directory) / "sweep")
+        clocks = read_clocks(Path(directory))
+    seconds = seconds_a_run_and_epoch(clocks)
+    at_once = sweep.runs if sweep.launcher == "stacked" else 1
+    products = matrix_rate(min(at_once, sweep.device.workers), sweep.device)
+    return Timing(seconds, flop / seconds / products, clocks[0]["device_memory"])
+
+
+def _row(stacked: Sweep, timings: dict[Sweep, list[Timing]]) -> dict[str, Any]:
+    """Return a stacked sweep beside the sequential one, at the latter's best number of threads."""
+    sequential = min(
+        (s for s in timings if s.launcher == "basic" and _what(s) == _what(stacked)),
+        key=lambda sweep: statistics.median(timing.seconds for timing in timings[sweep]),
+    )
+    pairs = list(zip(timings[stacked], timings[sequential], strict=True))
+    row = {
+        "device": str(stacked.device),
+        "sweep": stacked.axis,
+        "runs": stacked.runs,
+        "sequential_threads": sequential.threads,
+        "sequential_s": spread([alone.seconds for _, alone in pairs]),
+        "stacked_s": spread([together.seconds for together, _ in pairs]),
+        "ratio": spread([together.seconds / alone.seconds for together, alone in pairs]),
+        "share_of_sgemm_%": spread([100 * together.share for together, _ in pairs]),
+    }
+    memory = [together.device_memory for together, _ in pairs if together.device_memory]
+    return row | ({"device_memory_MiB": max(memory) / MIB} if memory else {})
+
+
+def _what(sweep: Sweep) -> tuple[Device, str]:
+    return sweep.device, sweep.axis

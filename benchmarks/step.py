@@ -1,0 +1,54 @@
+"""Training steps by themselves: a stack of the paper's models without Trainer and loggers."""
+
+from dataclasses import dataclass
+
+import torch
+from hydra.utils import instantiate
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from implicit_em.data import Block
+from implicit_em.models import Encoder
+from implicit_em.models.linear import SharedInput
+from implicit_em.modules import ADAM, DERIVED_LOSS, EncoderModule, build_objective
+from implicit_em.objective import Objective
+from implicit_em.stack import Stack
+
+
+@dataclass(eq=False)
+class Replica:
+    """A run of which there is no more than a stack needs."""
+
+    model: nn.Module
+    objective: Objective
+    bare_optimizer: Optimizer
+
+    @staticmethod
+    def outputs(model: nn.Module, x: Tensor | SharedInput) -> dict[str, Tensor]:
+        """Return what the loss terms ask for."""
+        return EncoderModule.outputs(model, x)
+
+    def update(self) -> None:
+        """Make an optimizer step."""
+        self.bare_optimizer.step()
+
+
+def build_stack(runs: int, in_features: int, hidden: int, device: str) -> Stack:
+    """Return a stack of the derived model with the paper's objective and optimizer."""
+    replicas = []
+    for _ in range(runs):
+        model = Encoder(in_features, hidden).to(device)
+        optimizer = instantiate(ADAM, _partial_=True)(model.parameters())
+        replicas.append(Replica(model, build_objective(DERIVED_LOSS), optimizer))
+    return Stack(replicas)
+
+
+def random_block(images_ND: Tensor, batch_size: int, batches: int) -> Block:
+    """Return batches of images drawn at random."""
+    chosen = torch.randint(len(images_ND), (batches, batch_size), device=images_ND.device)
+    return Block(images_ND, list(chosen))
+
+
+def products_flop(samples: int, hidden: int, in_features: int) -> int:
+    """Return the operations in the two matrix products that a run trains on samples with."""
+    return 2 * 2 * samples * hidden * in_features
