@@ -49,8 +49,12 @@ format: $(STAMP) ## Format the code and fix what can be fixed
 	$(BIN)/ruff check --fix .
 
 .PHONY: bench
-bench: $(STAMP) ## Compare an epoch with the plain PyTorch loop, side by side
-	$(BIN)/python -m benchmarks.epoch $(ARGS)
+bench: $(STAMP) ## Measure speed and memory, some ten minutes (ARGS=--quick, ARGS="epoch width")
+	$(BIN)/python -m benchmarks $(ARGS)
+
+.PHONY: bench-paper
+bench-paper: $(STAMP) ## Time the paper's study, one run after another and stacked (EPOCHS=3 for a trial)
+	$(BIN)/python -m benchmarks paper $(if $(EPOCHS),--epochs $(EPOCHS)) $(ARGS)
 
 .PHONY: notebooks
 notebooks: $(STAMP) ## Execute the notebooks in place

@@ -136,8 +136,8 @@ def measure(size: Size) -> Result:
 
 
 def _compare(device: Device, size: Size) -> dict[str, Any]:
-    overrides = [*device.overrides, f"trainer.max_epochs={size.epochs + 1}", "probe=none"]
-    overrides += [WITH_CLOCK, *size.overrides]
+    overrides = [*size.overrides, *device.overrides, "probe=none", WITH_CLOCK]
+    overrides.append(f"trainer.max_epochs={size.epochs + 1}")
     cfg = to_plain(compose_run(overrides))
     if cfg["trainer"]["threads"]:
         torch.set_num_threads(cfg["trainer"]["threads"])

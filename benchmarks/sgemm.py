@@ -43,7 +43,7 @@ class Size:
     overrides: tuple[str, ...] = ()
 
 
-QUICK = Size(repeats=2, seconds=0.2)
+QUICK = Size(runs=8, repeats=1, seconds=0.2)
 
 
 @dataclass(frozen=True)

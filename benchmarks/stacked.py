@@ -53,7 +53,7 @@ class Size:
     overrides: tuple[str, ...] = ()
 
 
-QUICK = Size(counts=(1, 8), sequential=1, repeats=1)
+QUICK = Size(counts=(8,), sequential=1, threads=(1,), repeats=1)
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _sweeps(device: Device, size: Size) -> list[Sweep]:
 
 def _time(sweep: Sweep, size: Size, flop: int) -> Timing:
     epochs = f"trainer.max_epochs={size.epochs + 1}"
-    overrides = [*sweep.overrides, epochs, "probe=none", WITH_CLOCK, *size.overrides]
+    overrides = [*size.overrides, *sweep.overrides, epochs, "probe=none", WITH_CLOCK]
     with tempfile.TemporaryDirectory() as directory:
         run_sweep(sweep.launcher, overrides, Path(directory) / "sweep")
         clocks = read_clocks(Path(directory))

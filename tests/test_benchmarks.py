@@ -1,0 +1,102 @@
+"""The measurements: their arithmetic, and the shapes of small ones. No speed is asserted."""
+
+import json
+
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import epoch, sgemm, stacked, width
+from benchmarks.clock import WITH_CLOCK, epoch_seconds, read_clocks, seconds_a_run_and_epoch
+from benchmarks.common import NOT_MEASURED, Device, Result, Target, devices, machine, spread
+from benchmarks.sweeps import run_sweep
+
+
+def clock(*boundaries):
+    return {"boundaries": boundaries, "curves": [0.0] * (len(boundaries) - 1)}
+
+
+def test_runs_at_the_same_time_share_it():
+    assert epoch_seconds(clock(0, 5, 7, 10)) == [2, 3]
+    assert seconds_a_run_and_epoch([clock(0, 5, 7, 10)]) == 2.5
+    together = [clock(0, 5, 7, 10), clock(1, 6, 8, 11)]
+    assert seconds_a_run_and_epoch(together) == 6 / 4
+    one_after_another = [clock(0, 5, 7, 10), clock(20, 25, 27, 30)]
+    assert seconds_a_run_and_epoch(one_after_another) == 2.5, "the gap does not count"
+
+
+def test_exponent_of_a_power():
+    assert width.exponent([1, 4, 16], [3.0, 24.0, 192.0]) == 1.5
+
+
+@pytest.mark.parametrize(
+    ("measured", "at_least", "verdict"),
+    [
+        (0.4, False, "met"),
+        (0.5, False, "missed"),
+        (0.5, True, "met"),
+        (0.3, True, "missed"),
+        (None, False, "not measured"),
+    ],
+)
+def test_verdict_of_a_target(measured, at_least, verdict):
+    assert Target("x", measured, 0.4, at_least).verdict == verdict
+
+
+def test_a_sweep_is_typed_as_its_label_says():
+    sweep = stacked.Sweep(Device("cpu"), stacked.RATES, "basic", 24, 2)
+    axis = sweep.overrides[-1]
+    assert axis.startswith("lr.value=0.0001,")
+    assert len(set(axis.partition("=")[2].split(","))) == 24
+    assert "trainer.threads=2" in sweep.overrides
+    assert str(sweep) == "cpu, basic launcher, 24 rates, 2 threads"
+
+
+def test_a_stacked_sweep_leaves_the_clocks_of_its_runs(small, tmp_path):
+    settings = [*small, "seed=1,2", "probe=none", WITH_CLOCK]
+    assert run_sweep("stacked", settings, tmp_path / "sweep") > 0
+    clocks = read_clocks(tmp_path)
+    assert [len(clock["boundaries"]) for clock in clocks] == [3, 3]
+    assert seconds_a_run_and_epoch(clocks) > 0
+
+
+def test_a_sweep_that_fails_says_why(tmp_path):
+    with pytest.raises(RuntimeError, match=r"error: .*optimizer"):
+        run_sweep("basic", ["optimizer=none_such"], tmp_path)
+
+
+def test_results_are_printed_and_written(small, tmp_path, capsys, monkeypatch):
+    settings = (*small, "metrics_every=1")
+    parts = {
+        "epoch": lambda quick: epoch.measure(epoch.Size(2, 1, settings)),
+        "sgemm": lambda quick: sgemm.measure(sgemm.Size(3, 1, 0.01, settings)),
+        "width": lambda quick: width.measure(width.Size((512, 1024), (64,), 512, 0)),
+    }
+    monkeypatch.setattr(command, "PARTS", parts)
+    assert command.main(["--quick", "--directory", str(tmp_path)]) == 0
+    printed, page = capsys.readouterr().out, (tmp_path / "README.md").read_text()
+    points = {"epoch": 1, "sgemm": 3, "width": 2}
+    for part, rows in points.items():
+        result = json.loads((tmp_path / f"{part}.json").read_text())
+        assert result["title"] in page
+        absent = [row for row in result["rows"] if NOT_MEASURED in row.values()]
+        assert len(result["rows"]) == rows * len(devices()) + len(absent)
+        assert len(devices()) + len(absent) == 3
+        assert result["machine"].keys() == machine().keys()
+        for target in result["targets"]:
+            assert target["name"] in page
+            assert target["verdict"] in ("met", "missed")
+    assert "project / plain" in printed
+    assert "cuda, bf16-mixed" in page
+
+
+def test_an_unknown_part_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["speed"])
+    assert "there are epoch, stacked, sgemm, width, paper" in capsys.readouterr().err
+
+
+def test_a_result_without_targets_or_spread(tmp_path):
+    result = Result("x", "Nothing", {"repeats": 1}, [{"a": 1, "b": None}, {"c": spread([1, 2, 9])}])
+    command.write(result.content(), tmp_path)
+    command.show(result.content())
+    assert "2 (1–9)" in (tmp_path / "README.md").read_text()
