@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import epoch, paper, sgemm, stacked, width
-from benchmarks.common import RESULTS, Result, show, write
+from benchmarks.common import RESULTS, Result, machine, show, write
 
 PARTS: Mapping[str, Callable[[bool], Result]] = {
     "epoch": lambda quick: epoch.measure(epoch.QUICK if quick else epoch.Size()),
@@ -41,13 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ["WANDB_MODE"] = "offline"
     trial = options.quick or options.epochs is not None
     directory = options.directory or (RESULTS / "quick" if trial else RESULTS)
-    started = time.monotonic()
+    about, started = machine(), time.monotonic()
     for part in options.parts or PARTS:
         if part == PAPER:
             result = paper.measure(options.epochs or (1 if options.quick else None))
         else:
             result = PARTS[part](options.quick)
-        content = result.content()
+        content = result.content(about)
         show(content)
         write(content, directory)
     print(f"\nWritten to {directory} after {time.monotonic() - started:.0f} s")

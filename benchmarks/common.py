@@ -117,10 +117,10 @@ class Result:
     rows: list[dict[str, Any]]
     targets: list[Target] = field(default_factory=list)
 
-    def content(self) -> dict[str, Any]:
+    def content(self, machine: Mapping[str, Any]) -> dict[str, Any]:
         """Return what is written as JSON."""
         targets = [asdict(target) | {"verdict": target.verdict} for target in self.targets]
-        return asdict(self) | {"machine": machine(), "targets": targets}
+        return asdict(self) | {"machine": machine, "targets": targets}
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -135,7 +135,7 @@ def cores() -> int:
 
 
 def machine() -> dict[str, Any]:
-    """Describe the machine by what decides its speed; ``load`` is of the last minute."""
+    """Describe the machine by what decides its speed; ``load`` is what else it is doing."""
     return {
         "cpu": cpu_model(),
         "cores": cores(),
@@ -189,7 +189,7 @@ def _description(content: Mapping[str, Any]) -> str:
     setting = ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in content["setting"].items())
     gpu = f"{about['gpu']}, " if about["gpu"] else ""
     return (
-        f"{about['cpu']}, {about['cores']} cores, {gpu}load {about['load']} at the end; "
+        f"{about['cpu']}, {about['cores']} cores, {gpu}load {about['load']} before; "
         f"torch {about['torch']}, Python {about['python']}. Setting: {setting}."
     )
 

@@ -97,6 +97,6 @@ def test_an_unknown_part_is_refused(capsys):
 
 def test_a_result_without_targets_or_spread(tmp_path):
     result = Result("x", "Nothing", {"repeats": 1}, [{"a": 1, "b": None}, {"c": spread([1, 2, 9])}])
-    command.write(result.content(), tmp_path)
-    command.show(result.content())
+    command.write(result.content(machine()), tmp_path)
+    command.show(result.content(machine()))
     assert "2 (1–9)" in (tmp_path / "README.md").read_text()
