@@ -88,13 +88,11 @@ class EpochProgress(RunLogger):
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=done, loss=loss)
         elif done == self.epochs or done % max(1, self.epochs // LINES_WHEN_PIPED) == 0:
-            runs = "" if self.runs == 1 else f" of {self.runs} runs"
-            seconds = time.monotonic() - self._start
-            log.info(
-                "epoch %d/%d%s%s  %.0f s",
-                *(done, self.epochs, runs, loss, seconds),
-                extra={"of_all": self.runs > 1},
-            )
+            seconds = f"{time.monotonic() - self._start:.0f} s"
+            if self.runs == 1:
+                log.info("epoch %d/%d%s  %s", done, self.epochs, loss, seconds)
+            else:  # a line of no run's own log
+                print(f"epoch {done}/{self.epochs} of {self.runs} runs  {seconds}", flush=True)
 
     def finalize(self, status: str) -> None:
         """Close the bar of a run alone."""
@@ -108,19 +106,9 @@ class EpochProgress(RunLogger):
             self._bar = None
 
 
-def logs_of(thread: threading.Thread, of_all: bool = False) -> Callable[[logging.LogRecord], bool]:
-    """Return a filter for what a thread logs.
-
-    Args:
-        thread: one of several, each with a run of its own.
-        of_all: whether the progress of all runs passes; whichever thread logs it.
-
-    """
-
-    def passes(record: logging.LogRecord) -> bool:
-        return of_all if getattr(record, "of_all", False) else record.thread == thread.ident
-
-    return passes
+def logs_of(thread: threading.Thread) -> Callable[[logging.LogRecord], bool]:
+    """Return a filter for what a thread logs, one of several with a run of its own each."""
+    return lambda record: record.thread == thread.ident
 
 
 @contextmanager

@@ -115,7 +115,7 @@ class StackedLauncher(Launcher):
         from implicit_em.sweeps.stacked import progress_of, rendezvous_for
 
         own = HydraConfig.instance().cfg
-        handlers = _root_handlers_of(threading.current_thread(), of_all=True)
+        handlers = _root_handlers_of(threading.current_thread())
         rendezvous = rendezvous_for(jobs, progress_of(jobs))
         under_way = []
         try:
@@ -139,10 +139,10 @@ def _shareable(job: DictConfig) -> DictConfig | None:
     return OmegaConf.masked_copy(job, [str(key) for key in job if key != "hydra"])
 
 
-def _root_handlers_of(thread: threading.Thread, of_all: bool = False) -> list[logging.Handler]:
+def _root_handlers_of(thread: threading.Thread) -> list[logging.Handler]:
     """Return the handlers of the root logger, from now on for what this thread logs."""
     from implicit_em.terminal import logs_of
 
     for handler in logging.root.handlers:
-        handler.addFilter(logs_of(thread, of_all))
+        handler.addFilter(logs_of(thread))
     return list(logging.root.handlers)

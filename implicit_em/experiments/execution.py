@@ -92,8 +92,8 @@ def _train(cfg: DictConfig, directory: Path, logger: dict[str, Any]) -> str | No
 
 @contextlib.contextmanager
 def _quiet_threads() -> Iterator[None]:
-    """Show what this thread logs, and how far all runs are, but not what each run's thread logs."""
-    handlers, shown = list(logging.root.handlers), logs_of(threading.current_thread(), of_all=True)
+    """Show what this thread logs, but not what each run's thread logs."""
+    handlers, shown = list(logging.root.handlers), logs_of(threading.current_thread())
     for handler in handlers:
         handler.addFilter(shown)
     try:
