@@ -116,6 +116,7 @@ class StackedLauncher(Launcher):
 
         own = HydraConfig.instance().cfg
         handlers = _root_handlers_of(threading.current_thread())
+        of_the_sweep = len(handlers)
         rendezvous = rendezvous_for(jobs, progress_of(jobs))
         under_way = []
         try:
@@ -129,6 +130,8 @@ class StackedLauncher(Launcher):
             return [future.result() for future in under_way]
         finally:
             rendezvous.close()
+            for handler in handlers[of_the_sweep:]:
+                handler.close()
             HydraConfig.instance().cfg = own
 
 
