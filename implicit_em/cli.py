@@ -50,11 +50,12 @@ def run(main: Callable[[], Any], conf: Path, config: str) -> int:
 
 def _summarise() -> bool:
     """Summarise the sweep of this process, if there is one; gives whether it is complete."""
-    if CheckCallback.sweep_directory is None:
+    directory = CheckCallback.sweep_directory
+    if directory is None or not directory.exists():
         return True
     from implicit_em.sweeps.summary import summarise
 
-    return summarise(CheckCallback.sweep_directory)
+    return summarise(directory)
 
 
 def _run(main: Callable[[], Any], conf: Path, config: str, full_error: bool) -> int:

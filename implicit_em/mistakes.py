@@ -7,9 +7,16 @@ from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import (
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from hydra.types import RunMode
 from omegaconf import OmegaConf
+
+from implicit_em.errors import one_line
 
 LISTED_BESIDE_A_HINT = 12
 
@@ -32,6 +39,8 @@ def explain(error: Exception, overrides: Sequence[str], loader: ConfigLoader, co
         return f"{error.override}: {message}; write key=value"
     if several := re.match(r"Ambiguous value for argument '(.*)'", message):
         return f"{several[1]}: several values make a sweep; allowed with -m, or one of them"
+    if isinstance(error, InstantiationException):
+        return one_line(error)
     if unknown := re.match(r"Could not override '(.*)'", message):
         key = unknown[1].partition("@")[0]
         typed = next((line for line in overrides if line.lstrip("+~").startswith(key)), key)
