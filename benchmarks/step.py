@@ -22,6 +22,7 @@ class Replica:
     model: nn.Module
     objective: Objective
     bare_optimizer: Optimizer
+    compiled: bool = False
 
     @staticmethod
     def outputs(model: nn.Module, x: Tensor | SharedInput) -> dict[str, Tensor]:
@@ -33,13 +34,15 @@ class Replica:
         self.bare_optimizer.step()
 
 
-def build_stack(runs: int, in_features: int, hidden: int, device: str) -> Stack:
+def build_stack(
+    runs: int, in_features: int, hidden: int, device: str, compiled: bool = False
+) -> Stack:
     """Return a stack of the derived model with the paper's objective and optimizer."""
     replicas = []
     for _ in range(runs):
         model = Encoder(in_features, hidden).to(device)
         optimizer = instantiate(ADAM, _partial_=True)(model.parameters())
-        replicas.append(Replica(model, build_objective(DERIVED_LOSS), optimizer))
+        replicas.append(Replica(model, build_objective(DERIVED_LOSS), optimizer, compiled))
     return Stack(replicas)
 
 
