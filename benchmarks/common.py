@@ -29,19 +29,25 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Device:
-    """Where and in which precision something is measured."""
+    """Where and how something is measured."""
 
     type: str
     precision: str = "32-true"
+    compiled: bool = False
 
     def __str__(self) -> str:
-        return self.type if self.precision == "32-true" else f"{self.type}, {self.precision}"
+        precision = "" if self.precision == "32-true" else f", {self.precision}"
+        return self.type + precision + (", compiled" if self.compiled else "")
 
     @property
     def overrides(self) -> list[str]:
         """What selects it on the command line."""
         trainer = "cpu" if self.type == "cpu" else "gpu"
-        return [f"trainer={trainer}", f"trainer.precision={self.precision}"]
+        return [
+            f"trainer={trainer}",
+            f"trainer.precision={self.precision}",
+            f"trainer.compile={str(self.compiled).lower()}",
+        ]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -66,7 +72,12 @@ class Device:
 
 
 CPU = Device("cpu")
-ACCELERATED = (Device("cuda"), Device("cuda", "bf16-mixed"))
+ACCELERATED = (
+    Device("cuda"),
+    Device("cuda", "bf16-mixed"),
+    Device("cuda", compiled=True),
+    Device("cuda", "bf16-mixed", compiled=True),
+)
 
 
 def devices() -> list[Device]:

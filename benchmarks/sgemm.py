@@ -142,7 +142,7 @@ def _steps_a_second(
 ) -> float:
     """Return the steps that all runs together make, as a sweep trains them: a stack a worker."""
     shares = [len(range(worker, case.runs, case.threads)) for worker in range(case.threads)]
-    stacks = [build_stack(runs, images_ND.shape[1], hidden, case.device.type) for runs in shares]
+    stacks = [build_stack(runs, images_ND.shape[1], hidden, case.device) for runs in shares]
     one = random_block(images_ND, batch_size, BATCHES)
 
     def blocks_for(runs: int) -> list[Block]:

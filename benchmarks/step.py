@@ -7,6 +7,7 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from benchmarks.common import Device
 from implicit_em.data import Block
 from implicit_em.models import Encoder
 from implicit_em.models.linear import SharedInput
@@ -34,15 +35,13 @@ class Replica:
         self.bare_optimizer.step()
 
 
-def build_stack(
-    runs: int, in_features: int, hidden: int, device: str, compiled: bool = False
-) -> Stack:
+def build_stack(runs: int, in_features: int, hidden: int, device: Device) -> Stack:
     """Return a stack of the derived model with the paper's objective and optimizer."""
     replicas = []
     for _ in range(runs):
-        model = Encoder(in_features, hidden).to(device)
+        model = Encoder(in_features, hidden).to(device.type)
         optimizer = instantiate(ADAM, _partial_=True)(model.parameters())
-        replicas.append(Replica(model, build_objective(DERIVED_LOSS), optimizer, compiled))
+        replicas.append(Replica(model, build_objective(DERIVED_LOSS), optimizer, device.compiled))
     return Stack(replicas)
 
 

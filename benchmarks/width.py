@@ -124,7 +124,7 @@ def _cost(point: Point, seconds: float) -> tuple[list[float], int]:
     images_ND = torch.randint(256, (IMAGES, PIXELS), dtype=torch.uint8, device=device.type)
 
     def train(hidden: int, batch_size: int, seconds: float) -> list[float]:
-        stack = build_stack(1, PIXELS, hidden, device.type)
+        stack = build_stack(1, PIXELS, hidden, device)
         times: list[float] = []
         started = time.perf_counter()
         batches = 1
