@@ -48,11 +48,12 @@ def groups(runs: Sequence[DictConfig | None], max_stack: int = MAX_STACK) -> lis
         alike.setdefault(("alone", position) if key is None else key, []).append(position)
     found = []
     for key, positions in alike.items():
-        pieces = -(-len(positions) // max_stack)
+        most = max_stack
         if len(positions) > 1:
-            needed = sum(memory_of(cfg) for p in positions if (cfg := plain[p]) is not None)
-            pieces = max(pieces, -(-needed // int(SHARE_OF_MEMORY * _available(key[0]))))
-        size = -(-len(positions) // min(pieces, len(positions)))
+            needed = max(memory_of(cfg) for p in positions if (cfg := plain[p]) is not None)
+            most = max(1, min(most, int(SHARE_OF_MEMORY * _available(key[0])) // needed))
+        pieces = -(-len(positions) // most)
+        size = -(-len(positions) // pieces)
         found += [positions[start : start + size] for start in range(0, len(positions), size)]
     return sorted(found)
 
