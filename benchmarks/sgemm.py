@@ -60,7 +60,7 @@ class Case:
         return min(self.runs, self.device.workers)
 
     def __str__(self) -> str:
-        return f"{self.device}, {self.runs} runs, batch {self.batches}"
+        return f"{self.device}, stack of {self.runs}, batch {self.batches}"
 
 
 def measure(size: Size) -> Result:

@@ -46,7 +46,7 @@ class Size:
     """
 
     counts: tuple[int, ...] = (1, 3, 8, 24)
-    sequential: int = 4
+    sequential: int = 3
     threads: tuple[int, ...] = (1, 2)
     epochs: int = 2
     repeats: int = 3
@@ -78,8 +78,8 @@ class Sweep:
         return [*self.device.overrides, *threads, f"{axis}={','.join(values)}"]
 
     def __str__(self) -> str:
-        threads = f", {self.threads} threads" if self.threads else ""
-        return f"{self.device}, {self.launcher} launcher, {self.runs} {self.axis}{threads}"
+        threads = f", threads: {self.threads}" if self.threads else ""
+        return f"{self.device}, {self.launcher} launcher, {self.axis}: {self.runs}{threads}"
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def measure(size: Size) -> Result:
             row = _row(sweep, timings)
             rows.append(row)
             if sweep.runs == max(size.counts):
-                name = f"{sweep.device}, {sweep.runs} {sweep.axis}"
+                name = f"{sweep.device}, {sweep.axis}: {sweep.runs}"
                 share, ratio = row["share_of_sgemm_%"]["median"], row["ratio"]["median"]
                 targets.append(Target(f"stacked / sequential, {name}", ratio, RATIO))
                 targets.append(Target(f"share of sgemm, {name}, %", share, AIM, at_least=True))
@@ -134,7 +134,9 @@ def _sweeps(device: Device, size: Size) -> list[Sweep]:
     sweeps = []
     for axis in (SEEDS, RATES):
         sweeps += [Sweep(device, axis, "basic", size.sequential, n) for n in threads]
-        sweeps += [Sweep(device, axis, "stacked", count) for count in size.counts]
+        # One rate is one seed.
+        counts = [count for count in size.counts if count > 1 or axis == SEEDS]
+        sweeps += [Sweep(device, axis, "stacked", count) for count in counts]
     return sweeps
 
 

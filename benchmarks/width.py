@@ -46,7 +46,7 @@ class Size:
     widths: tuple[int, ...] = (64, 256, 1024, 4096, 16384)
     batch_sizes: tuple[int, ...] = (128, 1024)
     fitted_from: int = 1024
-    seconds: float = 3.0
+    seconds: float = 2.0
 
 
 QUICK = Size(widths=(1024, 4096), batch_sizes=(128,), seconds=0.3)

@@ -48,7 +48,7 @@ def test_a_sweep_is_typed_as_its_label_says():
     assert axis.startswith("lr.value=0.0001,")
     assert len(set(axis.partition("=")[2].split(","))) == 24
     assert "trainer.threads=2" in sweep.overrides
-    assert str(sweep) == "cpu, basic launcher, 24 rates, 2 threads"
+    assert str(sweep) == "cpu, basic launcher, rates: 24, threads: 2"
 
 
 def test_a_stacked_sweep_leaves_the_clocks_of_its_runs(small, tmp_path):
