@@ -39,6 +39,7 @@ class Run:
     outputs: object = EncoderModule.outputs
     scheduler: LambdaLR | None = None
     clip: object = None
+    compiled: bool = False
 
     @property
     def bare_optimizer(self):
