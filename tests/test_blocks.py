@@ -9,7 +9,6 @@ from torch.testing import assert_close
 from implicit_em.data import Block, BlockLoader, ResidentLoader, TorchvisionDataModule
 from implicit_em.models.linear import Linear, SharedInput
 
-
 INPUTS = torch.arange(22, dtype=torch.uint8)[:, None].expand(-1, 3).contiguous()
 
 
