@@ -1,7 +1,6 @@
 """Part (d): step time and peak memory as the layer grows wider."""
 
 import multiprocessing
-import resource
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -151,4 +150,6 @@ def _peak_memory(device: Device) -> int:
     if status.exists():  # getrusage's figure begins, on Linux, with the parent's size
         (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return 1024 * int(line.split()[1])
+    import resource  # which Windows does not have
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

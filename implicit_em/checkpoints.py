@@ -4,6 +4,7 @@ import logging
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -31,6 +32,20 @@ class LastCheckpoint(Checkpoint):
             trainer.save_checkpoint(temporary)
             if self.last.exists():
                 os.replace(self.last, previous(self.last))
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Note what Lightning does not: random numbers, and whether another callback stopped."""
+        checkpoint["random_state"] = torch.get_rng_state()
+        checkpoint["stopped"] = trainer.should_stop
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take them up again."""
+        torch.set_rng_state(checkpoint["random_state"])
+        trainer.should_stop = checkpoint["stopped"]
 
 
 def previous(last: Path) -> Path:

@@ -22,6 +22,7 @@ from implicit_em.mistakes import nearest
 
 OWN_FLAGS = ("logger", "callbacks", "default_root_dir", "check_val_every_n_epoch")
 """Flags of ``pl.Trainer`` that follow from other settings: logger, callbacks, metrics_every."""
+PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "64-true")
 OUR_FLAGS = ("threads", "compile", "gradient_clip_val", "gradient_clip_algorithm")
 """Keys of ``trainer`` that the training step sees to."""
 CURVES = tuple(
@@ -166,10 +167,10 @@ def _check_trainer(cfg: Mapping[str, Any], here: bool) -> None:
             "trainer.accumulate_grad_batches: allowed is 1, as the statistics of the objective are "
             "those of a batch; data.batch_size makes it larger"
         )
-    if flags.get("precision") in ("16-mixed", "16"):
+    if (precision := flags.get("precision", "32-true")) not in PRECISIONS:
         raise ConfigError(
-            f"trainer.precision={flags['precision']}: gradients are not scaled; allowed are "
-            "32-true, bf16-mixed, bf16-true and 64-true"
+            f"trainer.precision={precision}: allowed are {', '.join(PRECISIONS)}; gradients are "
+            "not scaled, as half precision would need"
         )
     for key, value in flags.items():
         if key not in allowed:
@@ -177,7 +178,12 @@ def _check_trainer(cfg: Mapping[str, Any], here: bool) -> None:
     if not here:
         flags |= {"accelerator": "cpu", "strategy": "auto", "devices": 1, "num_nodes": 1}
     with _refusing("trainer"):
-        pl.Trainer(**flags, logger=False, enable_checkpointing=False)
+        trainer = pl.Trainer(**flags, logger=False, enable_checkpointing=False)
+    if trainer.world_size > 1:
+        raise ConfigError(
+            f"trainer.devices={cfg['trainer']['devices']}: {trainer.world_size} devices; allowed "
+            "is 1, as the statistics of the objective are those of a whole batch"
+        )
 
 
 def _check_callbacks(cfg: Mapping[str, Any]) -> None:

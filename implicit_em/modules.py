@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import pytorch_lightning as pl
 import torch
 from hydra.utils import get_class, get_method, instantiate
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -36,6 +37,13 @@ SAE_LOSS: Spec = {
     "mse": {"_target_": "implicit_em.losses.mse"},
     "l1": {"_target_": "implicit_em.losses.l1", "weight": 0.01},
 }
+HOOKS_WITHIN_A_STEP = (
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_zero_grad",
+    "on_before_optimizer_step",
+)
+"""Lightning calls them in its own optimization, which a stack's step is not."""
 ADAM: Spec = {"_target_": "torch.optim.Adam", "lr": 1e-3, "fused": True}
 
 
@@ -170,9 +178,16 @@ class EnergyModule(pl.LightningModule):
         """Join the runs that train together, or make a stack of this one alone.
 
         Raises:
-            ValueError: if the precision needs gradients that are scaled.
+            ValueError: if the precision needs gradients that are scaled, there are several devices,
+                or a callback waits for a hook within a step, of which there is none.
 
         """
+        if self.trainer.world_size > 1:
+            raise ValueError(f"trainer: {self.trainer.world_size} devices; allowed is 1")
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            for hook in HOOKS_WITHIN_A_STEP:
+                if is_overridden(hook, callback, pl.Callback):
+                    raise ValueError(f"{type(callback).__name__}: {hook} is never called")
         if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             raise ValueError(
                 f"trainer.precision={self.trainer.precision}: gradients are not scaled; "
@@ -331,7 +346,7 @@ def _factor_at(step: int, factor: Any, steps: int) -> float:
 
 
 def _block_of(x: Tensor) -> Block:
-    return Block(x, [torch.arange(len(x), device=x.device)])
+    return Block(x, [torch.arange(len(x))])
 
 
 def _count_steps(trainer: pl.Trainer, steps: int) -> None:

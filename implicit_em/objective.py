@@ -72,7 +72,7 @@ class Objective:
     def signature(self) -> tuple[Any, ...]:
         """What objectives that make a stack have in common: all but the weights."""
         return tuple(
-            (name, term.function, tuple(sorted(term.options.items())))
+            (name, term.function, repr(sorted(term.options.items())))
             for name, term in self.terms.items()
         )
 

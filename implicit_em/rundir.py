@@ -106,6 +106,13 @@ class RunDirectory:
                 return metrics
             for result in (self.metrics, self.features, self.weights, self.model):
                 result.unlink(missing_ok=True)
+        elif self.history.exists() or self.checkpoint.exists():
+            raise ConfigError(
+                f"{self.path}: holds the state of a run whose settings are missing; choose another "
+                "directory"
+            )
+        for half_written in (*self.path.glob(".*-*"), *self.checkpoint.parent.glob(".*-*")):
+            half_written.unlink()
         overrides = hydra_cfg.overrides.task if hydra_cfg else []
         for path, content in (
             (self.overrides, OmegaConf.create(list(overrides))),

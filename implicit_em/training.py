@@ -182,6 +182,8 @@ def _fit_and_measure(
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     finally:
+        if (together := current()) is not None:
+            together.leave()
         metrics["train_seconds"] = round(time.monotonic() - started, 3)
         metrics["epochs"] = len(history.column("train/loss"))
     losses = history.column("train/loss")

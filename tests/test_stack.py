@@ -433,7 +433,6 @@ class Shaped(Encoder):
 NO_STACKS = [
     OwnLayer,
     Scaled,
-    Unbiased,
     Centred,
     Competing,
     Levelled,
@@ -481,7 +480,7 @@ class Deep(Encoder):
         return self.second(super().forward(x)).relu()
 
 
-@pytest.mark.parametrize("network", [CentredInAnyCompany, Deep])
+@pytest.mark.parametrize("network", [CentredInAnyCompany, Deep, Unbiased])
 def test_a_model_of_ones_own_that_takes_leading_dimensions_is_stacked(network):
     build = [partial(run, seed, network=network) for seed in range(3)]
     assert takes_stacks(build[0]())

@@ -169,7 +169,7 @@ def test_autoencoders_with_schedules_and_limits_equal_the_basic_launchers(
 
 
 def groups(jobs, most):
-    return stacked.groups([_shareable(job) for job in jobs], most)
+    return stacked.groups(_shareable(jobs), most)
 
 
 @pytest.fixture
@@ -182,6 +182,7 @@ def jobs(small):
         several = [one.copy() for _ in range(seeds)]
         for seed, job in enumerate(several):
             job.seed = seed
+            job.hydra.job.override_dirname = f"{','.join(overrides)},seed={seed}"
         return several
 
     return jobs
@@ -201,7 +202,7 @@ def test_max_stack_limits_a_group(jobs, most, sizes):
 )
 def test_a_group_that_memory_would_not_hold_is_split(jobs, monkeypatch, holds, sizes):
     five = jobs()
-    of_one = stacked.memory_of(to_plain(_shareable(five[0])))
+    of_one = stacked.memory_of(to_plain(_shareable(five)[0]))
     available = int(holds * of_one / stacked.SHARE_OF_MEMORY)
     monkeypatch.setattr(stacked, "_available", lambda key: available)
     assert [len(group) for group in groups(five, 99)] == sizes
@@ -221,6 +222,10 @@ def test_a_group_that_memory_would_not_hold_is_split(jobs, monkeypatch, holds, s
 def test_jobs_that_use_what_a_process_has_once_run_by_themselves(jobs, override):
     assert groups(jobs(override, seeds=2), 99) == [[0], [1]]
     assert groups(jobs(override, seeds=1) + jobs(seeds=2), 99) == [[0], [1, 2]]
+
+
+def test_a_job_whose_directory_another_has_comes_after_it(jobs):
+    assert groups([*jobs(seeds=2), *jobs(seeds=1)], 99) == [[0, 1], [2]]
 
 
 def test_choosing_groups_leaves_random_numbers_alone(jobs):

@@ -1,7 +1,6 @@
 """The launcher. Hydra imports every plugin at each start, so torch must wait for the jobs."""
 
 import logging
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -66,7 +65,7 @@ class StackedLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Run the jobs and return their results, in the order of their overrides."""
-        from implicit_em.sweeps.stacked import groups
+        from implicit_em.sweeps.stacked import groups, progress_of, train_together
 
         setup_globals()
         self._log_as_a_sweep()
@@ -76,16 +75,26 @@ class StackedLauncher(Launcher):
             for position, overrides in enumerate(job_overrides)
         ]
         returns: dict[int, JobReturn] = {}
-        for group in groups([_shareable(job) for job in jobs], self.max_stack):
+        own = HydraConfig.instance().cfg
+        for group in groups(_shareable(jobs), self.max_stack):
             log.info(
                 "%s:", "One job by itself" if len(group) == 1 else f"{len(group)} jobs together"
             )
             for position in group:
                 typed = " ".join(filter_overrides(job_overrides[position]))
                 log.info("\t#%d : %s", initial_job_idx + position, typed)
-            some = [jobs[position] for position in group]
-            done = [self._run(*some)] if len(some) == 1 else self._run_together(some)
-            returns |= zip(group, done, strict=True)
+            runs = [partial(self._run, jobs[position]) for position in group]
+            if len(group) == 1:
+                returns[group[0]] = runs[0]()
+            else:
+                cfgs = [jobs[position] for position in group]
+                progress = progress_of(cfgs)
+                try:
+                    returns |= zip(group, train_together(cfgs, runs, progress), strict=True)
+                finally:  # each job has put its own there
+                    HydraConfig.instance().cfg = own
+                    if progress is not None:
+                        progress.close()
             self._log_as_a_sweep()
         return [returns[position] for position in range(len(jobs))]
 
@@ -108,44 +117,21 @@ class StackedLauncher(Launcher):
             job_subdir_key="hydra.sweep.subdir",
         )
 
-    def _run_together(self, jobs: Sequence[DictConfig]) -> list[JobReturn]:
-        """Run each job in a thread, with what Hydra has once a process: its config and logging."""
-        from threadpoolctl import threadpool_limits
 
-        from implicit_em.sweeps.stacked import progress_of, rendezvous_for
+def _shareable(jobs: Sequence[DictConfig]) -> list[DictConfig | None]:
+    """Return the configuration of each run; ``None`` for a job that must have the process alone.
 
-        own = HydraConfig.instance().cfg
-        handlers = _root_handlers_of(threading.current_thread())
-        of_the_sweep = len(handlers)
-        rendezvous = rendezvous_for(jobs, progress_of(jobs))
-        under_way = []
-        try:
-            for job in jobs:
-                future, thread = rendezvous.start(partial(self._run, job))
-                handlers += _root_handlers_of(thread)
-                under_way.append(future)
-            logging.root.handlers = handlers
-            with threadpool_limits(jobs[0].trainer.threads):  # the probes' own limits are no one's
-                rendezvous.conduct()
-            return [future.result() for future in under_way]
-        finally:
-            rendezvous.close()
-            for handler in handlers[of_the_sweep:]:
-                handler.close()
-            HydraConfig.instance().cfg = own
-
-
-def _shareable(job: DictConfig) -> DictConfig | None:
-    """Return the run's configuration; ``None`` for a job that changes its process, or no run."""
-    if job.hydra.job.chdir or job.hydra.job.env_set or "trainer" not in job or "model" not in job:
-        return None
-    return OmegaConf.masked_copy(job, [str(key) for key in job if key != "hydra"])
-
-
-def _root_handlers_of(thread: threading.Thread) -> list[logging.Handler]:
-    """Return the handlers of the root logger, from now on for what this thread logs."""
-    from implicit_em.terminal import logs_of
-
-    for handler in logging.root.handlers:
-        handler.addFilter(logs_of(thread))
-    return list(logging.root.handlers)
+    Such is one that changes the process, that is no run of this project, or whose directory
+    another job has, which it finds complete afterwards.
+    """
+    directories: set[str] = set()
+    runs: list[DictConfig | None] = []
+    for job in jobs:
+        directory = str(OmegaConf.select(job, "hydra.sweep.subdir"))
+        alone = job.hydra.job.chdir or job.hydra.job.env_set or directory in directories
+        if alone or "trainer" not in job or "model" not in job:
+            runs.append(None)
+        else:
+            runs.append(OmegaConf.masked_copy(job, [str(key) for key in job if key != "hydra"]))
+        directories.add(directory)
+    return runs

@@ -130,11 +130,12 @@ def _counts_batches(trainer: pl.Trainer) -> bool:
         trainer.val_check_interval != 1.0,
         trainer.overfit_batches != 0,  # type: ignore[attr-defined]
     )
-    hooks = ("on_train_batch_start", "on_train_batch_end", "on_before_optimizer_step")
+    hooks = ("on_train_batch_start", "on_train_batch_end")
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return any(flags) or any(
-        is_overridden(hook, callback, Callback)
+        any(is_overridden(hook, callback, Callback) for callback in callbacks)
+        or is_overridden(hook, trainer.lightning_module, pl.LightningModule)
         for hook in hooks
-        for callback in trainer.callbacks  # type: ignore[attr-defined]
     )
 
 

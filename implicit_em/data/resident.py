@@ -84,7 +84,8 @@ class ResidentLoader:
         return -(-len(self.indices) // self.batch_size) - self._leaves_one_out
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in self.index_batches():
+        for indices in self.index_batches():
+            batch = indices.to(self.inputs.device)
             yield as_unit_float(self.inputs.index_select(0, batch)), self.labels[batch]
 
     def index_batches(self) -> Iterator[Tensor]:
@@ -94,7 +95,7 @@ class ResidentLoader:
             self._resuming = False
         elif self._batch:
             self.set_epoch(self.epoch + 1)
-        order = self.order().to(self.inputs.device)
+        order = self.order()
         for start in range(
             self._batch * self.batch_size, len(self) * self.batch_size, self.batch_size
         ):
@@ -119,7 +120,8 @@ class Block:
 
     Args:
         inputs: shape ``(N, D)``.
-        batches: indices of the samples of each batch.
+        batches: indices of the samples of each batch, on the CPU, where comparing them waits for no
+            device.
 
     """
 
@@ -129,7 +131,7 @@ class Block:
         self.sizes = tuple(map(len, batches))
 
     def __iter__(self) -> Iterator[Tensor]:
-        for batch in self.batches:
+        for batch in torch.cat(self.batches).to(self.inputs.device).split(self.sizes):
             yield as_unit_float(self.inputs.index_select(0, batch))
 
     def __eq__(self, other: object) -> bool:

@@ -43,13 +43,14 @@ class Linear(nn.Linear):
         """Return ``x W^T + b``, of shape ``(..., K)``; ``(R, B, K)`` for a stack."""
         if self.weight.dim() == 2:
             return super().forward(x)
+        bias = self.weight.new_zeros(self.weight.shape[:-1]) if self.bias is None else self.bias
         dtype = self.weight.dtype
         device = self.weight.device.type
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
         if isinstance(x, SharedInput):
-            return _Affine.apply(self.weight, self.bias, dtype, x.counts, *x.batches)
-        return _Affine.apply(self.weight, self.bias, dtype, None, x)
+            return _Affine.apply(self.weight, bias, dtype, x.counts, *x.batches)
+        return _Affine.apply(self.weight, bias, dtype, None, x)
 
 
 class _Affine(Function):

@@ -1,22 +1,34 @@
 """Which jobs of a sweep train together."""
 
+import logging
 import os
-from collections.abc import Sequence
-from typing import Any
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import psutil
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from threadpoolctl import threadpool_limits
 
 from implicit_em.config import module_arguments, to_plain
 from implicit_em.errors import ConfigError
 from implicit_em.modules import module_class
-from implicit_em.rendezvous import Rendezvous
-from implicit_em.terminal import EpochProgress
+from implicit_em.rendezvous import Rendezvous, split_evenly
+from implicit_em.terminal import EpochProgress, logs_of
 from implicit_em.training import load_data
 
+T = TypeVar("T")
+
 MAX_STACK = 64
+OF_THE_PROCESS = (
+    *("accelerator", "precision", "threads", "deterministic", "benchmark"),
+    *("detect_anomaly", "profiler"),
+)
+"""Flags of the Trainer that set something for a process."""
 PRECISIONS = ("32-true", "bf16-mixed")
 """Those that leave the default dtype of the process as it is."""
 SHARE_OF_MEMORY = 0.8
@@ -52,28 +64,76 @@ def groups(runs: Sequence[DictConfig | None], max_stack: int = MAX_STACK) -> lis
         if len(positions) > 1:
             needed = max(memory_of(cfg) for p in positions if (cfg := plain[p]) is not None)
             most = max(1, min(most, int(SHARE_OF_MEMORY * _available(key[0])) // needed))
-        pieces = -(-len(positions) // most)
-        size = -(-len(positions) // pieces)
-        found += [positions[start : start + size] for start in range(0, len(positions), size)]
+        found += split_evenly(positions, most)
     return sorted(found)
 
 
-def rendezvous_for(
-    runs: Sequence[DictConfig], progress: EpochProgress | None = None, workers: int | None = None
-) -> Rendezvous:
-    """Return where the runs of a group meet.
+def train_together(
+    cfgs: Sequence[DictConfig],
+    jobs: Sequence[Callable[[], T]],
+    progress: EpochProgress | None = None,
+    workers: int | None = None,
+) -> list[T]:
+    """Run jobs that train, each in a thread of its own, and return what they return.
+
+    What a job logs goes to the handlers that it sets up itself, those of the process are for what
+    else is logged.
 
     Args:
-        runs: their configurations.
+        cfgs: the configurations of a group.
+        jobs: that train them.
         progress: of all runs.
-        workers: that train at the same time; by default one for every core, or one for a device.
+        workers: stacks that train at the same time; by default one for every core, or one for a
+            device.
+
+    Raises:
+        KeyboardInterrupt: after every job has ended.
 
     """
-    trainer = runs[0].trainer
+    trainer = cfgs[0].trainer
     threads = trainer.threads or 1
-    if trainer.accelerator == "cpu":
-        return Rendezvous(workers or max(1, cores() // threads), threads, progress)
-    return Rendezvous(1, threads, progress)
+    if workers is None:
+        workers = max(1, cores() // threads) if trainer.accelerator == "cpu" else 1
+    under_way: list[Future[T]] = []
+    # The limits that each probe sets are the process's, and end in any order.
+    with _handlers_by_thread() as assign, threadpool_limits(threads):
+        rendezvous = Rendezvous(workers, threads, progress)
+        try:
+            for job in jobs:
+                future, thread = rendezvous.start(job)
+                under_way.append(future)
+                assign(thread)
+            rendezvous.conduct()
+        finally:
+            wait(under_way)
+            rendezvous.close()
+    return [future.result() for future in under_way]
+
+
+@contextmanager
+def _handlers_by_thread() -> Iterator[Callable[[threading.Thread], None]]:
+    """Give a function that leaves the root logger's new handlers to what one thread logs."""
+    root = logging.getLogger()
+    own, here = list(root.handlers), logs_of(threading.current_thread())
+    for handler in own:
+        handler.addFilter(here)
+    known = list(own)
+
+    def assign(thread: threading.Thread) -> None:
+        for handler in root.handlers:
+            if handler not in known:
+                handler.addFilter(logs_of(thread))
+                known.append(handler)
+        root.handlers = list(known)
+
+    try:
+        yield assign
+    finally:
+        for handler in own:
+            handler.removeFilter(here)
+        for handler in known[len(own) :]:
+            handler.close()
+        root.handlers = own
 
 
 def progress_of(runs: Sequence[DictConfig]) -> EpochProgress | None:
@@ -89,7 +149,7 @@ def cores() -> int:
 
 
 def memory_of(cfg: dict[str, Any]) -> int:
-    """Return the bytes that training a run takes, roughly and rather too many.
+    """Return the bytes that training a run takes, roughly; measuring it afterwards not counted.
 
     Args:
         cfg: the plain configuration.
@@ -125,8 +185,7 @@ def _likeness(cfg: dict[str, Any]) -> tuple[Any, ...] | None:
         return None
     if _draws(cfg, width):
         return None
-    process_wide = ("accelerator", "precision", "threads", "deterministic", "benchmark")
-    return tuple(trainer[key] for key in process_wide)
+    return tuple(trainer[key] for key in OF_THE_PROCESS)
 
 
 def _draws(cfg: dict[str, Any], width: int) -> bool:
