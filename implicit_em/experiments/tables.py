@@ -41,7 +41,7 @@ def measure(name: str, evidence: Evidence) -> pd.DataFrame:
             group = group[group[axis] == value]
         for column in published.columns:
             cell = _cell(group, column, figures.get(column.key))
-            reason = REASONS.get((name, values, column.key)) if cell["deviates"] else None
+            reason = REASONS.get((name, values, column.key), "") if cell["deviates"] else ""
             rows.append(dict(zip(published.by, values, strict=True)) | cell | {"reason": reason})
     return pd.DataFrame(rows)
 
