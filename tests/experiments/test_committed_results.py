@@ -39,6 +39,7 @@ def test_the_report_is_whole_and_no_trial():
     assert all((RESULTS / path).exists() for path in figures)
     assert "TRIAL" not in report
     assert "No reason is known" not in report
+    assert not re.search(r"\bnan\b", report)
 
 
 @pytest.mark.parametrize("name", TABLES)
