@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from implicit_em.files import whole, write_json
+from implicit_em.sweeps.stacked import cores
 from implicit_em.terminal import format_value, markdown_table, print_rows
 
 T = TypeVar("T")
@@ -138,11 +139,6 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     """Return median, least and greatest."""
     middle = statistics.median(values)
     return {"median": round(middle, 4), "min": round(min(values), 4), "max": round(max(values), 4)}
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine() -> dict[str, Any]:

@@ -6,8 +6,10 @@ in a way that does not change how one of them rounds.
 """
 
 import copy
+import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any, Protocol
 
@@ -117,8 +119,9 @@ class Stack:
             torch.autograd.backward(tensors, gradients)
         if not self.lifted:
             self._hand_out_gradients()
-        for update in self.updates:
-            update()
+        with torch.no_grad():
+            for update in self.updates:
+                update()
         return total, *parts
 
     def _evaluate(self, x: SharedInput) -> Any:
@@ -173,13 +176,20 @@ def merge_updates(replicas: Sequence[Replica]) -> list[Callable[[], Any]]:
             updates.append(replica.update)
         else:
             alike.setdefault(settings, []).append(replica.bare_optimizer)
-    return updates + [merge_optimizers(some).step for some in alike.values()]
+    return updates + [_bare_step(merge_optimizers(some)) for some in alike.values()]
+
+
+def _bare_step(optimizer: Optimizer) -> Callable[[], Any]:
+    """Return the step without torch's wrappers for profilers and hooks, which cost as much."""
+    return partial(inspect.unwrap(type(optimizer).step), optimizer)
 
 
 def _settings(replica: Replica) -> Any:
     """Return what optimizers that can be merged have in common; ``None`` for one that cannot."""
     optimizer = replica.bare_optimizer
     if optimizer is None or type(optimizer) not in ELEMENTWISE:
+        return None
+    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
         return None
     (group,) = optimizer.param_groups
     return type(optimizer), repr({k: v for k, v in group.items() if k != "params"})
@@ -215,6 +225,7 @@ def stack_models(models: Sequence[nn.Module]) -> nn.Module:
     return stack
 
 
+@torch.random.fork_rng(devices=[])
 @torch.no_grad()
 def takes_stacks(replica: Replica) -> bool:
     """Return whether a model, given a stack, treats each replica as it treats it alone.

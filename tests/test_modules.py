@@ -264,6 +264,13 @@ def test_gradients_are_clipped():
     assert torch.cat([step.flatten() for step in steps]).norm() == pytest.approx(1e-3, rel=1e-2)
 
 
+@pytest.mark.parametrize("hook", ["on_before_optimizer_step", "on_after_backward"])
+def test_a_callback_that_waits_for_a_hook_within_a_step_is_refused(hook):
+    callback = type("Curious", (pl.Callback,), {hook: lambda *_: None})()
+    with pytest.raises(ValueError, match=f"Curious: {hook} is never called"):
+        trainer(callbacks=[callback]).fit(EncoderModule(MODEL), plain_loader())
+
+
 def test_scaled_gradients_are_refused(monkeypatch):
     module, fit = EncoderModule(MODEL), trainer()
     monkeypatch.setattr(fit.precision_plugin, "scaler", object(), raising=False)

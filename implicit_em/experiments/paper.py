@@ -177,9 +177,9 @@ _SLOW = (
     "slowly, so that the noise of the epoch means moves it by several epochs from seed to seed."
 )
 _NO_SPREAD = (
-    "The paper prints no spread for it. Seeds move the accuracy by up to 0.3 points here; but seven "
-    "of the table's eight probes lie above the paper's, by 0.16 points in the mean of all eight. "
-    "Not settled."
+    "The paper prints no spread for it. Seeds move the accuracy by up to 0.3 points here; but "
+    "seven of the table's eight probes lie above the paper's, by 0.16 points in the mean of all "
+    "eight. Not settled."
 )
 _DEAD = (
     "No gradient passes a ReLU that never fires, and the first steps at this rate leave a few "
