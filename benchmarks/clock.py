@@ -69,15 +69,16 @@ def epoch_seconds(clock: Mapping[str, Any]) -> list[float]:
 def seconds_a_run_and_epoch(clocks: Sequence[Mapping[str, Any]]) -> float:
     """Return the time in which any run trained, over the epochs that were trained in it.
 
-    Each run's first epoch does not count, nor does the time before and after its training.
+    Each run's first and last epochs do not count: the one begins while others still start, the
+    other ends while others measure and save what they have trained.
 
     Args:
         clocks: of runs of one process, in turn or at the same time.
 
     """
-    spans = sorted((clock["boundaries"][1], clock["boundaries"][-1]) for clock in clocks)
+    spans = sorted((clock["boundaries"][1], clock["boundaries"][-2]) for clock in clocks)
     busy, until = 0.0, spans[0][0]
     for start, end in spans:
         busy += max(0.0, end - max(start, until))
         until = max(until, end)
-    return busy / sum(len(clock["boundaries"]) - 2 for clock in clocks)
+    return busy / sum(len(clock["boundaries"]) - 3 for clock in clocks)

@@ -39,7 +39,7 @@ class Size:
         counts: of runs in a stacked sweep.
         sequential: runs in a sequential sweep: a run takes no longer for those before it.
         threads: of torch, tried for the sequential sweep on a CPU.
-        epochs: measured, after the first; the curves come every other epoch.
+        epochs: measured, between the first and the last; the curves come every other epoch.
         repeats: of everything, in turns.
         overrides: of every run.
 
@@ -48,7 +48,7 @@ class Size:
     counts: tuple[int, ...] = (1, 3, 8, 24)
     sequential: int = 3
     threads: tuple[int, ...] = (1, 2)
-    epochs: int = 2
+    epochs: int = 4
     repeats: int = 3
     overrides: tuple[str, ...] = ()
 
@@ -141,7 +141,7 @@ def _sweeps(device: Device, size: Size) -> list[Sweep]:
 
 
 def _time(sweep: Sweep, size: Size, flop: int) -> Timing:
-    epochs = f"trainer.max_epochs={size.epochs + 1}"
+    epochs = f"trainer.max_epochs={size.epochs + 2}"
     overrides = [*size.overrides, *sweep.overrides, epochs, "probe=none", WITH_CLOCK]
     with tempfile.TemporaryDirectory() as directory:
         run_sweep(sweep.launcher, overrides, Path(directory) / "sweep")

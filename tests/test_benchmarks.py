@@ -26,10 +26,10 @@ def clock(*boundaries):
 
 def test_runs_at_the_same_time_share_it():
     assert epoch_seconds(clock(0, 5, 7, 10)) == [2, 3]
-    assert seconds_a_run_and_epoch([clock(0, 5, 7, 10)]) == 2.5
-    together = [clock(0, 5, 7, 10), clock(1, 6, 8, 11)]
+    assert seconds_a_run_and_epoch([clock(0, 5, 7, 10, 99)]) == 2.5
+    together = [clock(0, 5, 7, 10, 99), clock(1, 6, 8, 11, 12)]
     assert seconds_a_run_and_epoch(together) == 6 / 4
-    one_after_another = [clock(0, 5, 7, 10), clock(20, 25, 27, 30)]
+    one_after_another = [clock(0, 5, 7, 10, 12), clock(20, 25, 27, 30, 31)]
     assert seconds_a_run_and_epoch(one_after_another) == 2.5, "the gap does not count"
 
 
@@ -61,10 +61,10 @@ def test_a_sweep_is_typed_as_its_label_says():
 
 
 def test_a_stacked_sweep_leaves_the_clocks_of_its_runs(small, tmp_path):
-    settings = [*small, "seed=1,2", "probe=none", WITH_CLOCK]
+    settings = [*small, "seed=1,2", "trainer.max_epochs=3", "probe=none", WITH_CLOCK]
     assert run_sweep("stacked", settings, tmp_path / "sweep") > 0
     clocks = read_clocks(tmp_path)
-    assert [len(clock["boundaries"]) for clock in clocks] == [3, 3]
+    assert [len(clock["boundaries"]) for clock in clocks] == [4, 4]
     assert seconds_a_run_and_epoch(clocks) > 0
 
 
