@@ -12,9 +12,24 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
+from torch.utils._python_dispatch import TorchDispatchMode
 
 ROOT = Path(__file__).parents[1]
 SIDE = 8
+
+
+class Shapes(TorchDispatchMode):
+    """Notes the shape of every tensor that an operation makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        result = function(*arguments, **(options or {}))
+        tensors = result if isinstance(result, tuple | list) else (result,)
+        self.seen |= {tuple(t.shape) for t in tensors if isinstance(t, torch.Tensor)}
+        return result
 
 
 @pytest.fixture(scope="session", autouse=True)

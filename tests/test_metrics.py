@@ -6,11 +6,11 @@ from threading import Barrier
 import numpy as np
 import pytest
 import torch
+from conftest import Shapes
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch.testing import assert_close
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from implicit_em.metrics import (
     GRAM_ROWS,
@@ -140,20 +140,6 @@ def test_redundancy_is_that_of_the_units_that_vary_however_the_samples_come(arra
     for batch in energies[order].split([first, len(energies) - first]):
         metric.update(batch)
     assert metric.compute().item() == pytest.approx(expected, rel=1e-9, abs=1e-9, nan_ok=True)
-
-
-class Shapes(TorchDispatchMode):
-    """Notes the shape of every tensor that an operation makes."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = set()
-
-    def __torch_dispatch__(self, function, types, arguments=(), options=None):
-        result = function(*arguments, **(options or {}))
-        tensors = result if isinstance(result, tuple | list) else (result,)
-        self.seen |= {tuple(t.shape) for t in tensors if isinstance(t, torch.Tensor)}
-        return result
 
 
 def test_a_wide_layer_needs_no_matrix_of_all_pairs_of_components_or_of_samples():

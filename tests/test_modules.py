@@ -119,8 +119,9 @@ def test_trains_in_any_precision(precision):
 
 
 def test_batches_of_images_alone_are_taken_too():
-    module = EncoderModule(MODEL)
-    trainer().fit(module, DataLoader(images(), BATCH))
+    module, fit = EncoderModule(MODEL), trainer()
+    fit.fit(module, DataLoader(images(), BATCH))
+    assert fit.global_step == 2 * STEPS
 
 
 def test_bytes_and_floats_give_the_same_energies():
