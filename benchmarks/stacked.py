@@ -28,7 +28,8 @@ from implicit_em.training import load_data
 
 RATIO = 0.4
 """Most that a run of the largest stack may take, of the time that it takes alone."""
-SEEDS, RATES = "seeds", "rates"
+SEEDS, STUDY, RATES = "seeds", "seeds x rates", "rates"
+"""Sweeps of runs with a batch each; a third as many batches, as in the paper; one batch for all."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Size:
     """How much is measured.
 
     Args:
-        counts: of runs in a stacked sweep.
+        counts: of runs in a stacked sweep of seeds; the other sweeps have the most of them.
         sequential: runs in a sequential sweep: a run takes no longer for those before it.
         threads: of torch, tried for the sequential sweep on a CPU.
         epochs: measured, between the first and the last; the curves come every other epoch.
@@ -53,12 +54,12 @@ class Size:
     overrides: tuple[str, ...] = ()
 
 
-QUICK = Size(counts=(8,), sequential=1, threads=(1,), repeats=1)
+QUICK = Size(counts=(6,), sequential=1, threads=(1,), repeats=1)
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep of one axis; ``threads`` is ``None`` where that is left to the launcher."""
+    """A sweep; ``threads`` is ``None`` where that is left to the launcher."""
 
     device: Device
     axis: str
@@ -69,13 +70,13 @@ class Sweep:
     @property
     def overrides(self) -> list[str]:
         """What is typed to have it."""
-        if self.axis == SEEDS:
-            values = [str(seed) for seed in range(1, self.runs + 1)]
-        else:
-            values = [f"{rate:.4g}" for rate in np.geomspace(1e-4, 1e-2, self.runs)]
-        axis = {SEEDS: "seed", RATES: "lr.value"}[self.axis]
+        seeds = {SEEDS: self.runs, STUDY: 3, RATES: 1}[self.axis]
+        values = np.geomspace(1e-4, 1e-2, self.runs // seeds)
+        rates = ",".join(f"{rate:.4g}" for rate in values)
+        axes = [f"seed={','.join(map(str, range(1, seeds + 1)))}"]
+        axes += [] if self.axis == SEEDS else [f"lr.value={rates}"]
         threads = [f"trainer.threads={self.threads}"] if self.threads else []
-        return [*self.device.overrides, *threads, f"{axis}={','.join(values)}"]
+        return [*self.device.overrides, *threads, *axes]
 
     def __str__(self) -> str:
         threads = f", threads: {self.threads}" if self.threads else ""
@@ -131,13 +132,11 @@ def measure(size: Size) -> Result:
 
 def _sweeps(device: Device, size: Size) -> list[Sweep]:
     threads = [n for n in size.threads if n <= cores()] if device.type == "cpu" else [None]
-    sweeps = []
-    for axis in (SEEDS, RATES):
-        sweeps += [Sweep(device, axis, "basic", size.sequential, n) for n in threads]
-        # One rate is one seed.
-        counts = [count for count in size.counts if count > 1 or axis == SEEDS]
-        sweeps += [Sweep(device, axis, "stacked", count) for count in counts]
-    return sweeps
+    return [
+        *(Sweep(device, SEEDS, "basic", size.sequential, n) for n in threads),
+        *(Sweep(device, SEEDS, "stacked", count) for count in size.counts),
+        *(Sweep(device, axis, "stacked", max(size.counts)) for axis in (STUDY, RATES)),
+    ]
 
 
 def _time(sweep: Sweep, size: Size, flop: int) -> Timing:
@@ -155,7 +154,7 @@ def _time(sweep: Sweep, size: Size, flop: int) -> Timing:
 def _row(stacked: Sweep, timings: dict[Sweep, list[Timing]]) -> dict[str, Any]:
     """Return a stacked sweep beside the sequential one, at the latter's best number of threads."""
     sequential = min(
-        (s for s in timings if s.launcher == "basic" and _what(s) == _what(stacked)),
+        (s for s in timings if s.launcher == "basic" and s.device == stacked.device),
         key=lambda sweep: statistics.median(timing.seconds for timing in timings[sweep]),
     )
     pairs = list(zip(timings[stacked], timings[sequential], strict=True))
@@ -171,7 +170,3 @@ def _row(stacked: Sweep, timings: dict[Sweep, list[Timing]]) -> dict[str, Any]:
     }
     memory = [together.device_memory for together, _ in pairs if together.device_memory]
     return row | ({"device_memory_MiB": max(memory) / MIB} if memory else {})
-
-
-def _what(sweep: Sweep) -> tuple[Device, str]:
-    return sweep.device, sweep.axis

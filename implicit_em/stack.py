@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from implicit_em.data import Block
+from implicit_em.data import Block, batches_of
 from implicit_em.losses import full_precision
 from implicit_em.models.linear import Linear, SharedInput
 from implicit_em.objective import Objective, StackedObjective
@@ -97,9 +97,12 @@ class Stack:
         """
         self._merge_updates()
         runs = [(block, len(list(equal))) for block, equal in groupby(blocks)]
-        counts = [count for _, count in runs]
-        steps = zip(*(block for block, _ in runs), strict=True)
-        values = [value for batches in steps for value in self._step(batches, counts)]
+        different, counts = zip(*runs, strict=True)
+        values = [
+            value
+            for batches in batches_of(different, self.dtype)
+            for value in self._step(SharedInput(batches, counts))
+        ]
         return torch.stack(values).view(-1, len(self.names), len(self.replicas))
 
     def _merge_updates(self) -> None:
@@ -109,8 +112,7 @@ class Stack:
             self.updates = merge_updates(self.replicas)
             self._settings = settings
 
-    def _step(self, batches: Sequence[Tensor], counts: Sequence[int]) -> Iterable[Tensor]:
-        x = SharedInput([batch.to(self.dtype) for batch in batches], counts)
+    def _step(self, x: SharedInput) -> Iterable[Tensor]:
         total, parts, starts = self._forward(x)
         for parameter in self.parameters:
             parameter.grad = None
@@ -245,7 +247,7 @@ def takes_stacks(replica: Replica) -> bool:
     x = torch.rand(3, model.weight.shape[-1], generator=generator)
     try:
         alone = [replica.outputs(twin, x) for twin in twins]
-        together = replica.outputs(stack_models(twins), SharedInput([x], [2]))
+        together = replica.outputs(stack_models(twins), SharedInput(x[None], [2]))
         return all(
             torch.allclose(together[name][number], value, rtol=1e-3, atol=1e-5)
             for number, outputs in enumerate(alone)

@@ -6,7 +6,14 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from implicit_em.data import Block, BlockLoader, ResidentLoader, TorchvisionDataModule
+from implicit_em.data import (
+    Block,
+    BlockLoader,
+    ResidentLoader,
+    TorchvisionDataModule,
+    as_unit_float,
+    batches_of,
+)
 from implicit_em.models.linear import Linear, SharedInput
 
 INPUTS = torch.arange(22, dtype=torch.uint8)[:, None].expand(-1, 3).contiguous()
@@ -24,9 +31,9 @@ def test_blocks_hold_the_batches_of_the_loader_in_their_order(size):
         assert len(blocks) == len(loader) == -(-len(expected) // size)
         assert sum((block.sizes for block in blocks), ()) == (4, 4, 4, 4, 4, 2)
         found = [batch for block in blocks for batch in block]
-        assert all(map(torch.equal, found, [batch for batch, _ in expected]))
-        assert len(found) == len(expected)
-        assert found[0].dtype == torch.float32
+        assert found[0].dtype == torch.uint8
+        for batch, (images, _) in zip(found, expected, strict=True):
+            assert torch.equal(as_unit_float(batch), images)
 
 
 def test_a_restored_position_gives_the_remaining_batches():
@@ -56,6 +63,20 @@ def test_blocks_are_equal_that_hold_the_same_samples_in_the_same_batches():
     assert block != Block(inputs, [torch.tensor([0, 1]), torch.tensor([2, 5, 4])])
     assert block != "block"
     assert block.sizes == (3, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_batches_of_several_blocks_come_together_in_the_dtype_asked_for(dtype):
+    bytes_, floats = torch.randint(0, 256, (9, 3), dtype=torch.uint8), torch.rand(9, 3)
+    order = [torch.tensor([0, 1, 8]), torch.tensor([5, 4]), torch.tensor([7, 2, 3])]
+    blocks = [Block(bytes_, order), Block(floats, order), Block(bytes_, order[::-1])]
+    found = [batches.clone() for batches in batches_of(blocks, dtype)]
+    assert [batches.shape for batches in found] == [(3, 3, 3), (3, 2, 3), (3, 3, 3)]
+    for batches, indices, reverse in zip(found, order, order[::-1], strict=True):
+        assert batches.dtype == dtype
+        assert torch.equal(batches[0], (bytes_[indices].float() / 255).to(dtype))
+        assert torch.equal(batches[1], floats[indices].to(dtype))
+        assert torch.equal(batches[2], (bytes_[reverse].float() / 255).to(dtype))
 
 
 class Counts(pl.Callback):
@@ -128,7 +149,7 @@ def test_a_stack_of_layers_gives_values_and_gradients_of_each(counts):
         x = draw(3, 4, 6).requires_grad_()
         own = [batch.detach().requires_grad_() for batch in x]
     else:
-        batches = [draw(4, 6) + number for number in range(len(counts))]
+        batches = draw(len(counts), 4, 6)
         x = SharedInput(batches, counts)
         own = [batch for batch, count in zip(batches, counts, strict=True) for _ in range(count)]
     z = stack(x)
@@ -155,7 +176,7 @@ def test_a_stack_of_layers_passes_gradcheck(inputs):
         stack.weight, stack.bias = nn.Parameter(weight), nn.Parameter(bias)
         del stack._parameters["weight"], stack._parameters["bias"]
         stack.weight, stack.bias = weight, bias
-        return stack(x if inputs == "own" else SharedInput([x[0], x[1]], (1, 1)))
+        return stack(x if inputs == "own" else SharedInput(x, (1, 1)))
 
     weight, bias = (v.detach().requires_grad_() for v in (stack.weight, stack.bias))
     assert torch.autograd.gradcheck(energies, (weight, bias, x))
@@ -164,9 +185,10 @@ def test_a_stack_of_layers_passes_gradcheck(inputs):
 def test_a_stack_of_layers_computes_in_the_precision_of_autocast():
     layers = [Linear(6, 5) for _ in range(2)]
     stack = stack_of(layers)
+    x = draw(1, 4, 6)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        z = stack(SharedInput([draw(4, 6)], (2,)))
-        expected = layers[1](draw(4, 6))
+        z = stack(SharedInput(x, (2,)))
+        expected = layers[1](x[0])
     assert z.dtype == torch.bfloat16
     assert_close(z[1], expected)
     z.sum().backward()
@@ -174,9 +196,10 @@ def test_a_stack_of_layers_computes_in_the_precision_of_autocast():
 
 
 def test_each_replica_has_a_batch_and_shared_ones_are_not_copied():
-    first, second = draw(4, 6), draw(4, 6) + 1
-    shared = SharedInput([first], (3,)).expanded()
+    batches = draw(3, 4, 6)
+    shared = SharedInput(batches[:1], (3,)).expanded()
     assert shared.shape == (3, 4, 6)
-    assert shared.data_ptr() == first.data_ptr()
-    expanded = SharedInput([first, second], (2, 1)).expanded()
-    assert torch.equal(expanded, torch.stack([first, first, second]))
+    assert shared.data_ptr() == batches.data_ptr()
+    assert SharedInput(batches, (1, 1, 1)).expanded() is batches
+    expanded = SharedInput(batches[:2], (2, 1)).expanded()
+    assert torch.equal(expanded, batches[[0, 0, 1]])

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.testing import assert_close
 
 from implicit_em.config import module_arguments, to_plain
-from implicit_em.data import Block
+from implicit_em.data import Block, as_unit_float
 from implicit_em.losses import decorrelation, l1, lse, mse, orthogonality, variance
 from implicit_em.models import Encoder, SparseAutoencoder
 from implicit_em.models.linear import Linear
@@ -322,7 +322,7 @@ def test_the_gradient_of_a_stack_is_that_of_the_definition(batch, hidden):
     expected = []
     for one, own, (block,) in zip(runs, weights, batches, strict=True):
         model = copy.deepcopy(one.model)
-        (x,) = (x.double() for x in block)
+        (x,) = (as_unit_float(x).double() for x in block)
         energies = model.encode(x)
         parts = by_definition(energies, x, model.weight, model.decode(energies))
         total = sum(w * value for w, value in zip(own, parts.values(), strict=True))
@@ -452,7 +452,7 @@ def test_a_model_that_takes_no_stacks_trains_as_plain_torch_trains_it(network):
     plain = run(network=network, optimizer=torch.optim.SGD)
     losses = []
     for block in blocks(1, steps=4):
-        for x in block:
+        for x in map(as_unit_float, block):
             plain.optimizer.zero_grad()
             total, parts = plain.objective(one.outputs(plain.model, x))
             total.backward()

@@ -1,7 +1,13 @@
 """Data modules and the loader that serves batches from memory."""
 
 from implicit_em.data.modules import ResidentDataModule, TorchvisionDataModule
-from implicit_em.data.resident import Block, BlockLoader, ResidentLoader, as_unit_float
+from implicit_em.data.resident import (
+    Block,
+    BlockLoader,
+    ResidentLoader,
+    as_unit_float,
+    batches_of,
+)
 
 __all__ = [
     "Block",
@@ -10,4 +16,5 @@ __all__ = [
     "ResidentLoader",
     "TorchvisionDataModule",
     "as_unit_float",
+    "batches_of",
 ]

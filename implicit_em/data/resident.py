@@ -1,7 +1,7 @@
 """Batches from a data set that lies in memory as a whole."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -12,9 +12,17 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 
-def as_unit_float(values: Tensor) -> Tensor:
-    """Return bytes as float32 in [0, 1], floating-point values as they are."""
-    return values if values.is_floating_point() else values.to(torch.float32).div_(255)
+def as_unit_float(values: Tensor, out: Tensor | None = None) -> Tensor:
+    """Return bytes as float32 in [0, 1], floating-point values as they are.
+
+    Args:
+        values: of any shape.
+        out: where to write them instead, in its dtype.
+
+    """
+    if values.is_floating_point():
+        return values if out is None else out.copy_(values)
+    return torch.div(values, 255, out=out)
 
 
 class ResidentLoader:
@@ -115,8 +123,8 @@ class ResidentLoader:
 class Block:
     """Consecutive batches that one call of ``training_step`` trains on.
 
-    Iterating gives inputs of shape ``(B, D)``. Blocks are equal when they hold the same samples in
-    the same batches.
+    Iterating gives inputs of shape ``(B, D)``, bytes as they are. Blocks are equal when they hold
+    the same samples in the same batches.
 
     Args:
         inputs: shape ``(N, D)``.
@@ -131,8 +139,8 @@ class Block:
         self.sizes = tuple(map(len, batches))
 
     def __iter__(self) -> Iterator[Tensor]:
-        for batch in torch.cat(self.batches).to(self.inputs.device).split(self.sizes):
-            yield as_unit_float(self.inputs.index_select(0, batch))
+        for indices in torch.cat(self.batches).to(self.inputs.device).split(self.sizes):
+            yield self.inputs.index_select(0, indices)
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -143,6 +151,23 @@ class Block:
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def batches_of(blocks: Sequence[Block], dtype: torch.dtype) -> Iterator[Tensor]:
+    """Iterate over the batches of S blocks of equal sizes, shape ``(S, B, D)``.
+
+    Memory that is written for the first time costs more than the copy: batches of one size are all
+    the same tensor, which holds each of them until the next one is asked for.
+    """
+    inputs = blocks[0].inputs
+    buffers = {
+        size: torch.empty(len(blocks), size, inputs.shape[-1], dtype=dtype, device=inputs.device)
+        for size in blocks[0].sizes
+    }
+    for size, batches in zip(blocks[0].sizes, zip(*blocks, strict=True), strict=True):
+        for batch, out in zip(batches, buffers[size], strict=True):
+            as_unit_float(batch, out)
+        yield buffers[size]
 
 
 class BlockLoader:

@@ -12,24 +12,34 @@ from torch.autograd.function import once_differentiable
 
 @dataclass(frozen=True)
 class SharedInput:
-    """Inputs of a stack of replicas, of which neighbours may see the same batch.
+    """Inputs of a stack of R replicas, of which neighbours may see the same batch.
 
     Args:
-        batches: each of shape ``(B, D)``.
-        counts: of the neighbouring replicas that see each batch; R in all.
+        batches: shape ``(S, B, D)``.
+        counts: of the neighbouring replicas that see each batch; S numbers, R in all.
 
     """
 
-    batches: Sequence[Tensor]
+    batches: Tensor
     counts: Sequence[int]
 
     def expanded(self) -> Tensor:
         """Return each replica's own batch, shape ``(R, B, D)``; a view where all share one."""
-        if len(self.batches) == 1:
-            return self.batches[0].expand(self.counts[0], -1, -1)
-        return torch.cat(
-            [x.expand(n, -1, -1) for x, n in zip(self.batches, self.counts, strict=True)]
-        )
+        runs = [x for _, x in self.runs()]
+        return runs[0] if len(runs) == 1 else torch.cat(runs)
+
+    def runs(self) -> Iterator[tuple[slice, Tensor]]:
+        """Iterate over slices of replicas, each with their batches, ``(R', B, D)``.
+
+        As few as there can be: one where no batch is shared, or one batch by all.
+        """
+        if max(self.counts) == 1:
+            yield slice(None), self.batches
+            return
+        start = 0
+        for count, batch in zip(self.counts, self.batches, strict=True):
+            yield slice(start, start + count), batch.expand(count, -1, -1)
+            start += count
 
 
 class Linear(nn.Linear):
@@ -48,9 +58,9 @@ class Linear(nn.Linear):
         device = self.weight.device.type
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
-        if isinstance(x, SharedInput):
-            return _Affine.apply(self.weight, bias, dtype, x.counts, *x.batches)
-        return _Affine.apply(self.weight, bias, dtype, None, x)
+        if not isinstance(x, SharedInput):
+            x = SharedInput(x, [1] * len(x))
+        return _Affine.apply(self.weight, bias, x.batches, x.counts, dtype)
 
 
 class _Affine(Function):
@@ -61,46 +71,26 @@ class _Affine(Function):
         ctx: Any,
         weight: Tensor,
         bias: Tensor,
+        batches: Tensor,
+        counts: Sequence[int],
         dtype: torch.dtype,
-        counts: Sequence[int] | None,
-        *inputs: Tensor,
     ) -> Tensor:
         ctx.counts, ctx.dtype = counts, weight.dtype
-        if weight.dtype != dtype:
-            weight, bias = weight.to(dtype), bias.to(dtype)
-            inputs = tuple(x.to(dtype) for x in inputs)
-        ctx.save_for_backward(weight, *inputs)
+        weight, bias, batches = weight.to(dtype), bias.to(dtype), batches.to(dtype)
+        ctx.save_for_backward(weight, batches)
         bias = bias.unsqueeze(-2)
-        if counts is None:
-            return torch.baddbmm(bias, inputs[0], weight.mT)
-        if len(counts) == 1:
-            return torch.baddbmm(bias, inputs[0].expand(counts[0], -1, -1), weight.mT)
-        z = weight.new_empty(len(weight), len(inputs[0]), weight.shape[-2])
-        for some, x in _runs(counts, inputs):
+        z = weight.new_empty(len(weight), batches.shape[-2], weight.shape[-2])
+        for some, x in SharedInput(batches, counts).runs():
             torch.baddbmm(bias[some], x, weight[some].mT, out=z[some])
         return z
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        weight, *inputs = ctx.saved_tensors
-        own: Tensor | None = None
-        if ctx.counts is None:
-            slope = torch.bmm(grad.mT, inputs[0])
-            own = torch.bmm(grad, weight) if ctx.needs_input_grad[4] else None
-        elif len(ctx.counts) == 1:
-            slope = torch.bmm(grad.mT, inputs[0].expand(len(weight), -1, -1))
-        else:
-            slope = torch.empty_like(weight)
-            for some, x in _runs(ctx.counts, inputs):
-                torch.bmm(grad[some].mT, x, out=slope[some])
-        rest = [None] * (len(inputs) - 1)
-        return slope.to(ctx.dtype), grad.sum(-2).to(ctx.dtype), None, None, own, *rest
-
-
-def _runs(counts: Sequence[int], batches: Sequence[Tensor]) -> Iterator[tuple[slice, Tensor]]:
-    """Give the slice of replicas that sees each batch, and the batch once for each of them."""
-    start = 0
-    for count, batch in zip(counts, batches, strict=True):
-        yield slice(start, start + count), batch.expand(count, -1, -1)
-        start += count
+        weight, batches = ctx.saved_tensors
+        slope = torch.empty_like(weight)
+        for some, x in SharedInput(batches, ctx.counts).runs():
+            torch.bmm(grad[some].mT, x, out=slope[some])
+        # Only activations need a gradient, and no replica shares those of another.
+        own = torch.bmm(grad, weight) if ctx.needs_input_grad[2] else None
+        return slope.to(ctx.dtype), grad.sum(-2).to(ctx.dtype), own, None, None
