@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 import implicit_em.resolvers  # noqa: F401  (conf/ uses them)
-from implicit_em.errors import ConfigError, RefusedError, RunError
+from implicit_em.errors import ConfigError, Interrupted, RefusedError, RunError
 from implicit_em.mistakes import explain
 from implicit_em.sweeps.callback import CheckCallback
 
@@ -33,13 +33,16 @@ def run(main: Callable[[], Any], conf: Path, config: str) -> int:
         config: name of the primary one.
 
     Returns:
-        The exit code: 0, 1 for a run or job that failed, 2 for bad input, 130 after Ctrl-C.
+        The exit code: 0, 1 for a run or job that failed, 2 for bad input, and 128 more than the
+        number of the signal that interrupted it: 130 after Ctrl-C, 143 after SIGTERM.
 
     """
     full_error = bool(os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and leaves the printing to us
     try:
         code = _run(main, conf, config, full_error)
+    except Interrupted as interrupted:
+        code = int(interrupted.code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = INTERRUPTED

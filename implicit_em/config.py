@@ -63,6 +63,13 @@ class _Trainer(_Section):
     enable_progress_bar: bool
 
 
+class _Checkpoint(_Section):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    steps: PositiveInt | None
+    minutes: Annotated[FiniteFloat, Field(gt=0)] | None
+
+
 class _Logger(_Section):
     mode: Literal["online", "offline", "disabled"] | None = None
 
@@ -81,6 +88,9 @@ class _Config(_Section):
     trainer: _Trainer
     callbacks: dict[str, _Built]
     logger: _Logger
+    checkpoint: _Checkpoint
+    resume: str | None
+    overwrite: bool
 
 
 def check(cfg: DictConfig, choices: Mapping[str, str] | None = None, here: bool = True) -> None:

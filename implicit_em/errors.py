@@ -1,5 +1,6 @@
 """Errors that a person can do something about; their message is one line."""
 
+import signal
 import textwrap
 
 
@@ -13,6 +14,24 @@ class ConfigError(RunError, ValueError):
 
 class NonFiniteLossError(RunError, RuntimeError):
     """The loss became infinite or NaN: the message names the step and the terms."""
+
+
+class Interrupted(SystemExit):
+    """A signal asked a run to end, and it has saved where it was.
+
+    Not an ``Exception``, so that a sweep does not go on to its next job.
+
+    Args:
+        number: of the signal; the exit code is 128 more, as shells have it.
+
+    """
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(128 + number)
+        self.signal = number
+
+    def __str__(self) -> str:
+        return f"interrupted by {self.signal.name}"
 
 
 class RefusedError(SystemExit):

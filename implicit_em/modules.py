@@ -193,6 +193,7 @@ class EnergyModule(pl.LightningModule):
                 f"trainer.precision={self.trainer.precision}: gradients are not scaled; "
                 "allowed are 32-true, bf16-mixed, bf16-true and 64-true"
             )
+        self._losses = [losses.to(self.device) for losses in self._losses]  # a checkpoint's
         (self._optimizer,) = self.trainer.optimizers
         self._scheduler: Any = self.lr_schedulers()
         self._train: Callable[[Block], Tensor]
@@ -261,8 +262,19 @@ class EnergyModule(pl.LightningModule):
         self.log_dict({f"train/{n}": m for n, m in zip(names, means_T, strict=True)})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the weights alone, not the whole stack that they are a part of."""
+        """Save the weights alone, not the whole stack; within an epoch, what it has so far."""
         checkpoint["state_dict"] = {k: v.clone() for k, v in checkpoint["state_dict"].items()}
+        if self._losses:
+            checkpoint["epoch_so_far"] = {
+                "losses": torch.cat(self._losses),
+                "weights": self._at_epoch_start,
+            }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the epoch where it broke off."""
+        if so_far := checkpoint.get("epoch_so_far"):
+            self._losses = [so_far["losses"]]
+            self._at_epoch_start = so_far["weights"]
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Add a batch to the curves."""

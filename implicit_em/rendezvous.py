@@ -60,7 +60,6 @@ class Rendezvous:
         self._active: set[int | None] = set()  # threads of runs that will come here next
         self._waiting: list[_Request] = []
         self._turns = threading.Semaphore(workers)
-        self._interrupted = False
         self._situation: tuple[tuple[int, int, bool], ...] = ()
         self._stacks: list[tuple[Stack, list[int]]] = []
         self._pool = ThreadPoolExecutor(
@@ -72,9 +71,6 @@ class Rendezvous:
 
         Starting one job at a time leaves each alone with what a process has only once: random
         generators, logging, Hydra's configuration.
-
-        Raises:
-            KeyboardInterrupt: after every run has stopped where it was.
 
         """
         future: Future[T] = Future()
@@ -90,14 +86,10 @@ class Rendezvous:
 
         thread = threading.Thread(target=run, daemon=True)
         waiting = len(self._waiting)
-        try:
-            with self._changed:
-                thread.start()
-                self._active.add(thread.ident)
-                self._changed.wait_for(lambda: future.done() or len(self._waiting) > waiting)
-        except KeyboardInterrupt:
-            self._stop()
-            raise
+        with self._changed:
+            thread.start()
+            self._active.add(thread.ident)
+            self._changed.wait_for(lambda: future.done() or len(self._waiting) > waiting)
         return future, thread
 
     def leave(self) -> None:
@@ -116,12 +108,7 @@ class Rendezvous:
         Returns:
             As ``Stack.train`` gives them for a stack of one.
 
-        Raises:
-            SystemExit: if the sweep is being interrupted.
-
         """
-        if self._interrupted:
-            raise SystemExit("interrupted")
         request = _Request(module, block)
         self._turns.release()
         with self._changed:
@@ -136,49 +123,26 @@ class Rendezvous:
         return request.losses
 
     def conduct(self) -> None:
-        """Train what the runs bring, until none trains any more.
-
-        Raises:
-            KeyboardInterrupt: after every run has stopped where it was.
-
-        """
-        try:
-            self._conduct()
-        except KeyboardInterrupt:
-            self._stop()
-            raise
-
-    def close(self) -> None:
-        """End the workers."""
-        self._pool.shutdown(wait=False)
-
-    def _conduct(self) -> None:
+        """Train what the runs bring, until none trains any more."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: not self._active)
                 requests, self._waiting = self._waiting, []
             if not requests:
                 return
-            under_way: list[Future[None]] = []
             try:
-                if not self._interrupted:
-                    under_way += self._train(requests)
-                    wait(under_way)
+                wait(self._train(requests))
             except Exception as error:
                 for request in requests:
                     request.error = error
-            finally:
-                wait(under_way)
-                with self._changed:
-                    self._active |= {request.thread for request in requests}
-                for request in requests:
-                    if request.losses is None and request.error is None:
-                        request.error = SystemExit("interrupted")
-                    request.done.set()
+            with self._changed:
+                self._active |= {request.thread for request in requests}
+            for request in requests:
+                request.done.set()
 
-    def _stop(self) -> None:
-        self._interrupted = True
-        self._conduct()
+    def close(self) -> None:
+        """End the workers."""
+        self._pool.shutdown(wait=False)
 
     def _train(self, requests: Sequence[_Request]) -> list[Future[None]]:
         by_module = {id(request.module): request for request in requests}

@@ -16,6 +16,11 @@ def token() -> str:
     return secrets.token_hex(2)
 
 
+def run_directory(resumed: str | None, new: str) -> str:
+    """Return the directory of the run that goes on, or that of a new one."""
+    return new if resumed is None else str(resumed)
+
+
 def job_directory(overrides: Any, *, _root_: DictConfig) -> str:
     """Return a sweep job's directory: its overrides, or its fingerprint if they make no name."""
     name = str(overrides)
@@ -27,4 +32,5 @@ def job_directory(overrides: Any, *, _root_: DictConfig) -> str:
 
 
 OmegaConf.register_new_resolver("token", token, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("run_directory", run_directory, replace=True)
 OmegaConf.register_new_resolver("job_directory", job_directory, replace=True)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,37 @@ class RunDirectory:
             raise FileNotFoundError(f"{self.path} holds no trained model: no {self.model.name}")
         return json.loads(self.model.read_text())
 
-    def claim(self, cfg: DictConfig, hydra_cfg: DictConfig | None = None) -> dict[str, Any] | None:
+    def refusal(self, cfg: DictConfig) -> str | None:
+        """Return why the directory is not for this run: it holds another; or ``None``."""
+        if not self.config.exists():
+            if self.history.exists() or self.checkpoint.exists():
+                return (
+                    f"{self.path}: holds the state of a run whose settings are missing; choose "
+                    "another directory, or overwrite=true"
+                )
+            return None
+        there, fingerprint = self.read_config(), config_fingerprint(cfg)
+        difference = None
+        if config_fingerprint(there) != fingerprint:
+            difference = _difference(there, cfg)
+        elif (metrics := self.read_metrics()) and metrics.get("config_fingerprint") != fingerprint:
+            difference = f" (metrics.json is of schema {metrics.get('schema')})"
+        if difference is None:
+            return None
+        return (
+            f"{self.path}: holds a run of other settings{difference}; nothing is overwritten: "
+            "choose another directory, or overwrite=true"
+        )
+
+    def claim(
+        self, cfg: DictConfig, hydra_cfg: DictConfig | None = None, resumed: bool = False
+    ) -> dict[str, Any] | None:
         """Take the directory for a run and save its configuration.
+
+        Args:
+            cfg: of the run. With ``overwrite``, what the directory holds of another is removed.
+            hydra_cfg: Hydra's own.
+            resumed: whether the run that is there goes on, maybe for more epochs.
 
         Returns:
             The metrics of the same run (by fingerprint), if it is complete already. Of one that
@@ -95,33 +125,35 @@ class RunDirectory:
             ConfigError: if the directory holds another run.
 
         """
-        if self.config.exists():
-            there = self.read_config()
-            if config_fingerprint(there) != config_fingerprint(cfg):
-                raise ConfigError(
-                    f"{self.path}: holds a run of other settings{_difference(there, cfg)}; "
-                    "nothing is overwritten: choose another directory"
-                )
-            if metrics := self.completed_metrics():
-                return metrics
-            for result in (self.metrics, self.features, self.weights, self.model):
-                result.unlink(missing_ok=True)
-        elif self.history.exists() or self.checkpoint.exists():
-            raise ConfigError(
-                f"{self.path}: holds the state of a run whose settings are missing; choose another "
-                "directory"
-            )
+        if not resumed and (refusal := self.refusal(cfg)):
+            if not cfg.overwrite:
+                raise ConfigError(refusal)
+            log.warning("%s: replaced by a run of other settings", self.path)
+            self._clear()
+        metrics = self.completed_metrics()
+        if metrics and metrics.get("config_fingerprint") == config_fingerprint(cfg):
+            return metrics
+        for result in (self.metrics, self.features, self.weights, self.model):
+            result.unlink(missing_ok=True)
         for half_written in (*self.path.glob(".*-*"), *self.checkpoint.parent.glob(".*-*")):
             half_written.unlink()
-        overrides = hydra_cfg.overrides.task if hydra_cfg else []
-        for path, content in (
-            (self.overrides, OmegaConf.create(list(overrides))),
-            (self.path / ".hydra" / "hydra.yaml", OmegaConf.create({"hydra": hydra_cfg})),
-            (self.config, cfg),
-        ):
+        files = {self.config: cfg}
+        if not resumed:
+            typed = list(hydra_cfg.overrides.task) if hydra_cfg else []
+            files |= {
+                self.overrides: OmegaConf.create(typed),
+                self.path / ".hydra" / "hydra.yaml": OmegaConf.create({"hydra": hydra_cfg}),
+            }
+        for path, content in files.items():
             with whole(path) as temporary:
                 temporary.write_text(OmegaConf.to_yaml(content))
         return None
+
+    def _clear(self) -> None:
+        for path in (self.metrics, self.history, self.features, self.weights, self.model):
+            path.unlink(missing_ok=True)
+        for path in (self.config.parent, self.checkpoint.parent, self.path / "wandb"):
+            shutil.rmtree(path, ignore_errors=True)
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Write ``metrics.json``, the last file of a run."""
@@ -129,18 +161,19 @@ class RunDirectory:
 
 
 def _difference(there: DictConfig, here: DictConfig) -> str:
-    old, new = (_flatten(OmegaConf.to_container(cfg, resolve=True)) for cfg in (there, here))
+    old, new = (flatten(OmegaConf.to_container(cfg, resolve=True)) for cfg in (there, here))
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key) and key != "data.root" and not key.startswith("logger"):
             return f" ({key}={old.get(key)} there, {new.get(key)} here)"
     return ""
 
 
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested mappings by their dotted keys."""
     if not isinstance(value, Mapping):
         return {prefix: value}
     return {
         key: leaf
         for name, item in value.items()
-        for key, leaf in _flatten(item, f"{prefix}.{name}" if prefix else str(name)).items()
+        for key, leaf in flatten(item, f"{prefix}.{name}" if prefix else str(name)).items()
     }

@@ -11,6 +11,7 @@ from hydra.utils import instantiate
 from pytorch_lightning.loggers import Logger, WandbLogger
 
 from implicit_em.errors import ConfigError
+from implicit_em.files import whole
 
 log = logging.getLogger(__name__)
 
@@ -53,12 +54,30 @@ def finish_logger(logger: Logger | None, metrics: Mapping[str, Any], features: P
     """Send the final metrics and the feature grid, and end the run as it ended here."""
     completed = metrics["status"] == "completed"
     if isinstance(logger, WandbLogger):
+        if metrics["status"] == "interrupted":
+            logger.experiment.mark_preempting()
         if features.exists():
             logger.log_image("features", [str(features)])
         logger.experiment.summary.update(dict(metrics))
         logger.experiment.finish(exit_code=0 if completed else 1)
     elif logger is not None:
         logger.finalize("success" if completed else "failed")
+
+
+def log_again(logger: Logger | None, rows: Mapping[int, Mapping[str, float | None]]) -> None:
+    """Log the epochs of a run that goes on, where W&B does not have them under its id.
+
+    Files of an offline run do not go on: the new ones hold the whole run.
+
+    Args:
+        logger: any; nothing is done for another than W&B's.
+        rows: of the history, by the epoch, which counts from 1.
+
+    """
+    if isinstance(logger, WandbLogger) and not logger.experiment.resumed:
+        for epoch, row in sorted(rows.items()):
+            known = {key: value for key, value in row.items() if value is not None}
+            logger.experiment.log({**known, "epoch": epoch - 1})
 
 
 def wandb_mode(requested: str | None = None) -> tuple[Mode, str]:
@@ -91,6 +110,15 @@ def wandb_mode(requested: str | None = None) -> tuple[Mode, str]:
     return ("online", "logged in") if logged_in else ("offline", "not logged in")
 
 
+def _run_id(directory: Path) -> str:
+    """Return the id of a run directory's W&B run, under which it also goes on."""
+    path = directory / "wandb" / "run_id"
+    if not path.exists():
+        with whole(path) as temporary:
+            temporary.write_text(secrets.token_hex(6))
+    return path.read_text().strip()
+
+
 def _start_wandb(
     spec: dict[str, Any],
     directory: Path,
@@ -107,7 +135,8 @@ def _start_wandb(
     spec["tags"] = [*(spec.get("tags") or []), *tags]
     run = wandb.init(
         **spec,
-        id=secrets.token_hex(6),
+        id=_run_id(directory),
+        resume="allow" if mode == "online" else None,
         dir=str(directory),
         mode=mode,
         config=dict(config),

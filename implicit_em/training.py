@@ -22,11 +22,12 @@ from pytorch_lightning.profilers import Profiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
+from implicit_em import interruption
 from implicit_em.checkpoints import LastCheckpoint, resume_point
 from implicit_em.config import check, module_arguments, to_plain, trainer_flags
 from implicit_em.convergence import convergence_epoch
 from implicit_em.data import ResidentDataModule, as_unit_float
-from implicit_em.errors import ConfigError, RunError, one_line
+from implicit_em.errors import ConfigError, Interrupted, RunError, one_line
 from implicit_em.features import save_feature_grid
 from implicit_em.files import whole
 from implicit_em.fingerprint import RESULTS_SCHEMA, config_fingerprint
@@ -36,9 +37,10 @@ from implicit_em.modules import EnergyModule, module_class
 from implicit_em.probe import linear_probe
 from implicit_em.quiet import quieten
 from implicit_em.rendezvous import current
+from implicit_em.resuming import continued
 from implicit_em.rundir import RunDirectory
 from implicit_em.terminal import EpochProgress, print_result, working
-from implicit_em.tracking import finish_logger, start_logger
+from implicit_em.tracking import finish_logger, log_again, start_logger
 
 log = logging.getLogger(__name__)
 
@@ -85,10 +87,21 @@ def train(cfg: DictConfig, directory: str | Path | None = None) -> dict[str, Any
 
     Raises:
         ConfigError: if the configuration cannot be trained, or the directory holds another run.
+        Interrupted: if a signal asked for it; the same call goes on from there.
         Exception: what made the run fail; ``metrics.json`` then says so.
 
     """
+    with interruption.listening():
+        return _train(cfg, directory)
+
+
+def _train(cfg: DictConfig, directory: str | Path | None) -> dict[str, Any]:
+    interruption.stop_if_requested()
     hydra_cfg: Any = HydraConfig.get() if HydraConfig.initialized() else None
+    resumed = cfg.resume is not None
+    if resumed:
+        directory = cfg.resume
+        cfg = continued(cfg, hydra_cfg.overrides.task if hydra_cfg else ())
     if directory is None:
         if hydra_cfg is None:
             raise ConfigError("train(cfg) outside of @hydra.main needs a directory")
@@ -97,7 +110,7 @@ def train(cfg: DictConfig, directory: str | Path | None = None) -> dict[str, Any
     quieten()
     run = RunDirectory(directory)
     try:
-        finished = run.claim(cfg, hydra_cfg)
+        finished = run.claim(cfg, hydra_cfg, resumed)
     except ConfigError as error:
         log.error("refused: %s", error)
         raise
@@ -127,6 +140,9 @@ def train(cfg: DictConfig, directory: str | Path | None = None) -> dict[str, Any
         )
         _fit_and_measure(plain, run, data, logger, metrics)
         metrics["status"] = "completed"
+    except Interrupted as error:
+        log.warning("%s after %s epochs: the same command goes on", error, metrics["epochs"] or 0)
+        raise
     except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the one into the other
         raise KeyboardInterrupt from error
     except Exception as error:
@@ -167,30 +183,33 @@ def _fit_and_measure(
         log.info("goes on after epoch %d of %d", done, cfg["trainer"]["max_epochs"])
         for shown in progress:
             shown.skip(done)
+        log_again(logger, history.rows)
     callbacks = [instantiate(spec) for spec in cfg["callbacks"].values()]
+    saving = LastCheckpoint(run.checkpoint, **cfg["checkpoint"])
     trainer = build_trainer(
         cfg,
         enable_progress_bar=False,  # Lightning's own
         logger=[history, *([logger] if logger else []), *progress],
-        callbacks=[*callbacks, LastCheckpoint(run.checkpoint)],
+        callbacks=[*callbacks, saving],
         default_root_dir=run.path,
         check_val_every_n_epoch=cfg["metrics_every"]
         or _monitoring_interval(data, module.model.weight.shape[-2]),
     )
     metrics["device"] = _device_name(trainer.strategy.root_device)
-    started = time.monotonic()
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     finally:
         if (together := current()) is not None:
             together.leave()
-        metrics["train_seconds"] = round(time.monotonic() - started, 3)
+        metrics["train_seconds"] = round(saving.train_seconds, 3)
         metrics["epochs"] = len(history.column("train/loss"))
     losses = history.column("train/loss")
     if not losses:
         raise ConfigError("trainer: these flags end the run before its first epoch does")
     metrics |= {"final_loss": losses[-1], "convergence_epoch": convergence_epoch(losses)}
+    interruption.stop_if_requested()
     metrics |= evaluate_module(module, data, trainer)
+    interruption.stop_if_requested()
     if cfg["probe"] == "linear":
         started = time.monotonic()
         metrics["probe_accuracy"] = probe_module(module, data, cfg["trainer"]["threads"])

@@ -4,15 +4,17 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.utils import filter_overrides
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import implicit_em.resolvers  # noqa: F401  (a launcher's worker imports the callback, and needs them)
 from implicit_em.errors import ConfigError, RefusedError
 from implicit_em.mistakes import explain
-from implicit_em.sweeps.jobs import enumerate_jobs
+from implicit_em.sweeps.jobs import enumerate_jobs, note_jobs
 
 
 class CheckCallback(Callback):
@@ -23,11 +25,12 @@ class CheckCallback(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the configuration of a single run."""
-        _check(config, here=True)
+        _check(config, config.hydra.run.dir, here=True)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the configuration of each job; one that cannot be trained stops the sweep."""
         loader = GlobalHydra.instance().config_loader()
+        jobs = {}
         for overrides in enumerate_jobs(config, loader):
             try:
                 job = loader.load_sweep_config(config, overrides)
@@ -35,15 +38,31 @@ class CheckCallback(Callback):
                 reason = explain(error, overrides, loader, config.hydra.job.config_name)
                 raise RefusedError(reason, error) from error
             launcher = config.hydra.launcher._target_.rpartition(".")[2]
-            _check(job, here=launcher in ("BasicLauncher", "StackedLauncher"))
+            directory = Path(job.hydra.sweep.dir) / job.hydra.sweep.subdir
+            jobs[directory.name] = ",".join(filter_overrides(overrides))
+            _check(job, directory, here=launcher in ("BasicLauncher", "StackedLauncher"))
         CheckCallback.sweep_directory = Path(config.hydra.sweep.dir)
+        note_jobs(CheckCallback.sweep_directory, jobs)
 
 
-def _check(config: DictConfig, here: bool) -> None:
+def _check(config: DictConfig, directory: str | Path, here: bool) -> None:
     from implicit_em.config import check  # imports torch, which --help does not need
+    from implicit_em.resuming import continued
+    from implicit_em.rundir import RunDirectory
 
     task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     try:
+        resumed = task.resume is not None
+        if resumed:
+            if config.hydra.mode == RunMode.MULTIRUN:
+                raise ConfigError(
+                    f"resume={task.resume}: one run goes on; a sweep does when its command is "
+                    "typed again with its hydra.sweep.dir"
+                )
+            task = continued(task, config.hydra.overrides.task)
         check(task, config.hydra.runtime.choices, here)
+        refusal = RunDirectory(directory).refusal(task)
+        if refusal and not (resumed or task.overwrite):
+            raise ConfigError(refusal)
     except ConfigError as error:
         raise RefusedError(str(error), error) from error

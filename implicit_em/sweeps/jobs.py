@@ -1,11 +1,17 @@
-"""The jobs of a sweep, as Hydra's own sweeper enumerates them."""
+"""The jobs of a sweep, as Hydra's own sweeper enumerates them, and the list of them on disk."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
+
+from implicit_em.files import write_json
+
+JOBS = "jobs.json"
 
 
 def enumerate_jobs(config: DictConfig, loader: ConfigLoader) -> Iterator[list[str]]:
@@ -26,3 +32,23 @@ def enumerate_jobs(config: DictConfig, loader: ConfigLoader) -> Iterator[list[st
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(typed)
     for batch in BasicSweeper.split_arguments(overrides, max_batch_size=None):
         yield from batch
+
+
+def note_jobs(directory: Path, jobs: Mapping[str, str]) -> None:
+    """Add jobs to the list in a sweep's directory, so that none is forgotten that never started.
+
+    Args:
+        directory: of the sweep.
+        jobs: the overrides of each, by the name of its directory.
+
+    """
+    write_json(directory / JOBS, {**noted_jobs(directory), **jobs})
+
+
+def noted_jobs(directory: Path) -> dict[str, str]:
+    """Return the jobs in a sweep's list; nothing where there is none that could be read."""
+    try:
+        jobs = json.loads((directory / JOBS).read_text())
+    except (OSError, ValueError):
+        return {}
+    return jobs if isinstance(jobs, dict) else {}

@@ -14,6 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from threadpoolctl import threadpool_limits
 
+from implicit_em import interruption
 from implicit_em.config import module_arguments, to_plain
 from implicit_em.errors import ConfigError
 from implicit_em.modules import module_class
@@ -87,7 +88,7 @@ def train_together(
             device.
 
     Raises:
-        KeyboardInterrupt: after every job has ended.
+        Interrupted: after every job has saved where it was, if a signal asked for it.
 
     """
     trainer = cfgs[0].trainer
@@ -96,7 +97,7 @@ def train_together(
         workers = max(1, cores() // threads) if trainer.accelerator == "cpu" else 1
     under_way: list[Future[T]] = []
     # The limits that each probe sets are the process's, and end in any order.
-    with _handlers_by_thread() as assign, threadpool_limits(threads):
+    with interruption.listening(), _handlers_by_thread() as assign, threadpool_limits(threads):
         rendezvous = Rendezvous(workers, threads, progress)
         try:
             for job in jobs:
@@ -107,7 +108,7 @@ def train_together(
         finally:
             wait(under_way)
             rendezvous.close()
-    return [future.result() for future in under_way]
+        return [future.result() for future in under_way]
 
 
 @contextmanager

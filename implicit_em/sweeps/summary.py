@@ -9,6 +9,7 @@ import pandas as pd
 from implicit_em.files import whole
 from implicit_em.fingerprint import config_fingerprint
 from implicit_em.rundir import RunDirectory
+from implicit_em.sweeps.jobs import noted_jobs
 from implicit_em.terminal import format_value, markdown_table, print_rows
 
 SHOWN = (
@@ -54,18 +55,25 @@ def summarise(directory: Path) -> bool:
 def read_jobs(directory: Path) -> pd.DataFrame:
     """Return one row a job: ``job``, ``directory``, ``status`` and every key of ``metrics.json``.
 
-    A job that has not ended, or was killed, has the status ``unfinished``; metrics that belong to
+    A job that has not ended, or was killed, has the status ``unfinished``, one of the sweep's list
+    that has no directory yet ``not started``; metrics that belong to
     another configuration than the one beside them are left out, with the status ``mismatch``.
     """
     rows = []
+    waiting = noted_jobs(directory)
     for config in sorted(directory.glob("*/.hydra/config.yaml")):
         run = RunDirectory(config.parents[1])
+        waiting.pop(run.path.name, None)
         metrics: dict[str, Any] = run.read_metrics() or {"status": "unfinished"}
         if metrics.get("config_fingerprint", "") not in ("", config_fingerprint(run.read_config())):
             metrics = {"status": "mismatch", "error": "metrics.json is not of this config"}
         metrics["versions"] = json.dumps(metrics.get("versions"))
         job = ",".join(run.read_overrides()) or run.path.name
         rows.append({"job": job, "directory": run.path.name, **metrics})
+    rows += [
+        {"job": job or name, "directory": name, "status": "not started"}
+        for name, job in sorted(waiting.items())
+    ]
     jobs = pd.DataFrame(rows)
     return jobs.reindex(columns=list(dict.fromkeys([*jobs.columns, "error", *SHOWN])))
 
