@@ -37,6 +37,10 @@ test: $(STAMP) ## Run the test suite (ARGS="-k lse")
 test-slow: $(STAMP) ## Run the long checks: published figures, notebooks
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
+.PHONY: torture
+torture: $(STAMP) ## Kill 20 runs at random moments, also while they save, and go on with them
+	$(BIN)/python -m pytest -m torture -s $(ARGS)
+
 .PHONY: lint
 lint: $(STAMP) ## Check format, style and types
 	$(BIN)/ruff format --check .

@@ -2,24 +2,35 @@
 
 import json
 import logging
+import zipfile
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 
 from implicit_em import training
-from implicit_em.checkpoints import previous, resume_point
+from implicit_em.checkpoints import OWN, previous, resume_point
+from implicit_em.data import modules as data_modules
 from implicit_em.errors import ConfigError
 from implicit_em.history import HistoryLogger
 from implicit_em.stack import Stack
 from implicit_em.training import train
 
 
+def checkpoint(epochs):
+    """What is read of a checkpoint to see where a run goes on."""
+    progress = {"current": {"processed": epochs}}
+    own = dict.fromkeys(("random_state", "train_seconds", "stopped"))
+    return {"loops": {"fit_loop": {"epoch_progress": progress}}, OWN: own}
+
+
 @pytest.fixture
 def last(tmp_path):
-    """The path of a checkpoint of epoch 4, beside that of epoch 3."""
+    """The path of a checkpoint after epoch 4, beside that after epoch 3."""
     path = tmp_path / "last.ckpt"
-    torch.save({"epoch": 3}, path)
-    torch.save({"epoch": 2}, previous(path))
+    torch.save(checkpoint(4), path)
+    torch.save(checkpoint(3), previous(path))
     return path
 
 
@@ -33,18 +44,52 @@ def test_a_checkpoint_ahead_of_the_history_is_not_used(last):
     assert resume_point(last, epochs=2) == (None, 0)
 
 
-@pytest.mark.parametrize("content", [b"", b"no checkpoint", None, {"global_step": 3}])
-def test_a_checkpoint_that_cannot_be_read_is_named_and_not_used(last, caplog, content):
-    if content is None:
-        last.write_bytes(last.read_bytes()[:-100])
-    elif isinstance(content, bytes):
-        last.write_bytes(content)
-    else:
-        torch.save(content, last)
+class Malicious:
+    """What runs code when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip_a_bit(path):
+    """Flip a bit in the middle of what is stored, where no structure of the file is."""
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        entry = max(archive.infolist(), key=lambda info: info.file_size)
+    place = content.index(b"processed", entry.header_offset)
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_bytes(b"no checkpoint"),
+    "truncated": truncate,
+    "a flipped bit": flip_a_bit,
+    "of something else": lambda path: torch.save({"global_step": 3}, path),
+    "of another version": lambda path: torch.save({**checkpoint(4), OWN: {}}, path),
+    "a pickle": lambda path: torch.save(
+        {**checkpoint(4), "x": Malicious(path.parent / "ran")}, path
+    ),
+    "a directory": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_checkpoint_that_cannot_be_read_is_named_and_not_used(last, caplog, damage):
+    DAMAGES[damage](last)
     caplog.set_level(logging.WARNING, "implicit_em")
     assert resume_point(last, epochs=4) == (previous(last), 3)
     (record,) = caplog.records
     assert f"{last} cannot be read" in record.getMessage()
+    assert not (last.parent / "ran").exists()
 
 
 def test_without_a_checkpoint_a_run_begins_at_the_beginning(tmp_path, caplog):
@@ -75,6 +120,107 @@ def fails_once(function, when):
         return function(*arguments, **options)
 
     return wrapped
+
+
+def every_block(monkeypatch, batches):
+    """Make blocks of so many batches, where a run may be saved and broken off."""
+    monkeypatch.setattr(data_modules, "BLOCK", batches)
+
+
+def broken_off(monkeypatch, cfg, directory, block):
+    """Train until before the n-th block, as if killed there."""
+    seen = []
+    kill = fails_once(Stack.train, lambda *_: seen.append(None) or len(seen) == block)
+    with monkeypatch.context() as patch:
+        patch.setattr(Stack, "train", kill)
+        with pytest.raises(RuntimeError, match="killed"):
+            train(cfg, directory)
+
+
+def steps_of(monkeypatch, cfg, directory):
+    """Train; returns the number of steps that it took."""
+    steps, train_blocks = [], Stack.train
+
+    def counting(self, blocks):
+        losses = train_blocks(self, blocks)
+        steps.append(len(losses))
+        return losses
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stack, "train", counting)
+        train(cfg, directory)
+    return sum(steps)
+
+
+OPTIMIZERS = sorted(path.stem for path in (ROOT / "conf" / "optimizer").glob("*.yaml"))
+SCHEDULES = sorted(path.stem for path in (ROOT / "conf" / "lr").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("lr", SCHEDULES)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_run_that_broke_off_within_an_epoch_goes_on_to_the_same_bits(
+    composed, small, tmp_path, monkeypatch, optimizer, lr
+):
+    every_block(monkeypatch, 2)  # of an epoch's ten batches
+    settings = [f"optimizer={optimizer}", f"lr={lr}", "checkpoint.steps=4", "metrics_every=1"]
+    cfg = composed(*small, *settings)
+    train(cfg, tmp_path / "undisturbed")
+    broken_off(monkeypatch, cfg, tmp_path / "again", block=9)  # 6 steps into epoch 2
+    assert steps_of(monkeypatch, cfg, tmp_path / "again") == 6
+    assert results(tmp_path / "again") == results(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("settings", [[], ["model=sae"], ["activation={_target_: torch.nn.RReLU}"]])
+@pytest.mark.parametrize("block", range(2, 11))
+def test_a_run_may_break_off_anywhere(composed, small, tmp_path, monkeypatch, block, settings):
+    every_block(monkeypatch, 2)
+    cfg = composed(*small, *settings, "checkpoint.steps=2")
+    train(cfg, tmp_path / "undisturbed")
+    broken_off(monkeypatch, cfg, tmp_path / "again", block)
+    assert steps_of(monkeypatch, cfg, tmp_path / "again") == 20 - 2 * (block - 1)
+    assert results(tmp_path / "again") == results(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("interval", [2, 3, 4, 5, 7, 8, 100])
+def test_no_more_than_an_interval_is_trained_again(
+    composed, small, tmp_path, monkeypatch, interval
+):
+    every_block(monkeypatch, 2)
+    cfg = composed(*small, f"checkpoint.steps={interval}")
+    for block in (5, 8, 10):
+        broken_off(monkeypatch, cfg, tmp_path / str(block), block)
+        lost = steps_of(monkeypatch, cfg, tmp_path / str(block)) - (20 - 2 * (block - 1))
+        assert 0 <= lost <= min(interval, 10)
+
+
+def test_checkpoints_come_by_minutes_too(composed, small, tmp_path, monkeypatch):
+    every_block(monkeypatch, 2)
+    cfg = composed(*small, "checkpoint.minutes=1e-9")
+    broken_off(monkeypatch, cfg, tmp_path, block=9)
+    assert steps_of(monkeypatch, cfg, tmp_path) == 4
+    rare = composed(*small, "checkpoint.minutes=9")
+    broken_off(monkeypatch, rare, tmp_path / "rare", block=9)
+    assert steps_of(monkeypatch, rare, tmp_path / "rare") == 10
+
+
+def test_a_damaged_checkpoint_costs_an_interval_and_no_bit(composed, small, tmp_path, monkeypatch):
+    every_block(monkeypatch, 2)
+    cfg = composed(*small, "checkpoint.steps=2")
+    train(cfg, tmp_path / "undisturbed")
+    broken_off(monkeypatch, cfg, tmp_path / "again", block=9)
+    truncate(tmp_path / "again" / "checkpoints" / "last.ckpt")
+    assert steps_of(monkeypatch, cfg, tmp_path / "again") == 6
+    assert results(tmp_path / "again") == results(tmp_path / "undisturbed")
+
+
+def test_the_time_before_a_break_counts(composed, small, tmp_path, monkeypatch):
+    cfg = composed(*small, "trainer.max_epochs=3")
+    broken_off(monkeypatch, cfg, tmp_path, block=3)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    state = torch.load(last, weights_only=True)
+    state[OWN]["train_seconds"] = 1000.0
+    torch.save(state, last)
+    assert train(cfg, tmp_path)["train_seconds"] > 1000
 
 
 RANDOM = ["activation={_target_: torch.nn.RReLU}"]

@@ -1,6 +1,7 @@
 """A sweep: directories, summary, failures, and the runs alone that it must equal."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from conftest import ROOT
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
+from implicit_em.fingerprint import config_fingerprint
 from implicit_em.resolvers import job_directory
 from implicit_em.sweeps.summary import SHOWN, group_over_seeds, read_jobs
 
@@ -75,6 +77,83 @@ def test_a_sweep_that_grows_keeps_its_directories(sweep):
     after = {path: path.stat().st_mtime_ns for path in directory.rglob("metrics.json")}
     assert len(after) == 2
     assert before.items() <= after.items(), "what is finished is not trained again"
+
+
+def test_a_value_in_the_middle_of_a_list_trains_the_new_job_alone(sweep):
+    _, directory = sweep("lr.value=1e-3,1e-2", "seed=1,3")
+    before = {path: path.stat().st_mtime_ns for path in directory.rglob("metrics.json")}
+    code, _ = sweep("lr.value=1e-3,1e-2", "seed=1,2,3")
+    assert code == 0
+    after = {path: path.stat().st_mtime_ns for path in directory.rglob("metrics.json")}
+    assert before.items() <= after.items()
+    assert len(after) == 6
+    for _, job in read_jobs(directory).iterrows():
+        config = OmegaConf.load(directory / job["directory"] / ".hydra/config.yaml")
+        assert job["seed"] == config.seed
+        assert f"lr.value={config.lr.value:.0e}".replace("e-0", "e-") in job["job"]
+
+
+@pytest.fixture
+def grown_old(sweep, small):
+    """A sweep whose runs were made when a default was another than today's."""
+    _, directory = sweep("seed=1,2")
+    for path in directory.glob("*/.hydra/config.yaml"):
+        config = OmegaConf.load(path)
+        config.optimizer.eps = 1e-7
+        OmegaConf.save(config, path)
+        metrics = json.loads((path.parents[1] / "metrics.json").read_text())
+        metrics["config_fingerprint"] = config_fingerprint(config)
+        (path.parents[1] / "metrics.json").write_text(json.dumps(metrics))
+    return directory
+
+
+def contents(directory):
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("launcher", ["basic", "stacked"])
+def test_a_changed_default_is_refused_in_one_line_before_anything_trains(
+    sweep, grown_old, capfd, launcher
+):
+    before = contents(grown_old)
+    capfd.readouterr()
+    code, _ = sweep("seed=3,2,1", f"hydra/launcher={launcher}")
+    assert code == 2
+    error = capfd.readouterr().err
+    assert error.count("\n") == 1
+    assert "holds a run of other settings (optimizer.eps=1e-07 there, 1e-08 here)" in error
+    assert "overwrite=true" in error
+    assert contents(grown_old) == before
+
+
+@pytest.mark.parametrize("launcher", ["basic", "stacked"])
+def test_overwriting_replaces_the_old_runs_alone(sweep, grown_old, launcher):
+    code, directory = sweep("seed=1,2", "overwrite=true", f"hydra/launcher={launcher}")
+    assert code == 0
+    assert directory == grown_old
+    jobs = read_jobs(directory)
+    assert list(jobs["status"]) == ["completed", "completed"]
+    for path in directory.glob("*/.hydra/config.yaml"):
+        assert OmegaConf.load(path).optimizer.eps == 1e-8
+
+
+def test_results_of_another_version_are_not_taken_for_todays(sweep, capfd):
+    _, directory = sweep("seed=1")
+    (path,) = directory.glob("*/metrics.json")
+    metrics = json.loads(path.read_text())
+    path.write_text(json.dumps({**metrics, "config_fingerprint": "0" * 16, "schema": 1}))
+    capfd.readouterr()
+    assert sweep("seed=1")[0] == 2
+    assert "(metrics.json is of schema 1)" in capfd.readouterr().err
+
+
+def test_jobs_that_never_started_are_listed(sweep):
+    _, directory = sweep("seed=1,2")
+    (job,) = directory.glob("*seed=2*")
+    shutil.rmtree(job)
+    jobs = read_jobs(directory)
+    assert sorted(jobs["status"]) == ["completed", "not started"]
+    assert jobs.set_index("status").loc["not started", "directory"] == job.name
 
 
 def test_sweeps_of_one_second_have_directories_of_their_own(small, tmp_path):
