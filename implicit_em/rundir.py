@@ -3,12 +3,15 @@
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
+from implicit_em import interruption
 from implicit_em.errors import ConfigError
 from implicit_em.files import whole, write_json
 from implicit_em.fingerprint import config_fingerprint
@@ -85,6 +88,20 @@ class RunDirectory:
             raise FileNotFoundError(f"{self.path} holds no trained model: no {self.model.name}")
         return json.loads(self.model.read_text())
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the directory from other processes; waits while one of them has it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock")
+        if not _acquire(lock, seconds=0):
+            log.info("%s: another process trains there: waiting for it", self.path)
+            while not _acquire(lock, seconds=1):
+                interruption.stop_if_requested()
+        try:
+            yield
+        finally:
+            lock.release()
+
     def refusal(self, cfg: DictConfig) -> str | None:
         """Return why the directory is not for this run: it holds another; or ``None``."""
         if not self.config.exists():
@@ -158,6 +175,14 @@ class RunDirectory:
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Write ``metrics.json``, the last file of a run."""
         write_json(self.metrics, metrics)
+
+
+def _acquire(lock: FileLock, seconds: float) -> bool:
+    try:
+        lock.acquire(timeout=seconds)
+    except Timeout:
+        return False
+    return True
 
 
 def _difference(there: DictConfig, here: DictConfig) -> str:

@@ -109,14 +109,20 @@ def _train(cfg: DictConfig, directory: str | Path | None) -> dict[str, Any]:
     check(cfg, hydra_cfg.runtime.choices if hydra_cfg else None)
     quieten()
     run = RunDirectory(directory)
-    try:
-        finished = run.claim(cfg, hydra_cfg, resumed)
-    except ConfigError as error:
-        log.error("refused: %s", error)
-        raise
-    if finished:
-        log.info("%s is complete already: reused", run.path)
-        return finished
+    with run.held():
+        try:
+            finished = run.claim(cfg, hydra_cfg, resumed)
+        except ConfigError as error:
+            log.error("refused: %s", error)
+            raise
+        if finished:
+            log.info("%s is complete already: reused", run.path)
+            return finished
+        return _train_in(run, cfg, hydra_cfg)
+
+
+def _train_in(run: RunDirectory, cfg: DictConfig, hydra_cfg: Any) -> dict[str, Any]:
+    """Train in a directory that the run has claimed."""
     plain = to_plain(cfg)
     metrics = {
         "status": "interrupted",
