@@ -1,12 +1,16 @@
 """One run from its configuration to a finished run directory."""
 
 import json
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from conftest import ROOT
+from filelock import FileLock
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
@@ -196,6 +200,19 @@ def test_a_finished_run_is_reused_and_never_overwritten(composed, small, tmp_pat
         train(composed(*small, "seed=2"), tmp_path)
     assert OmegaConf.load(tmp_path / ".hydra/config.yaml").seed == 1
     assert json.loads((tmp_path / "metrics.json").read_text()) == first
+
+
+def test_one_process_at_a_time_trains_in_a_directory(composed, small, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "implicit_em")
+    cfg = composed(*small)
+    with ThreadPoolExecutor(1) as pool, FileLock(tmp_path / ".lock"):
+        waiting = pool.submit(train, cfg, tmp_path)
+        while "another process trains there" not in caplog.text:
+            assert not waiting.done()
+            time.sleep(0.01)
+        assert not (tmp_path / ".hydra").exists()
+        train(cfg, tmp_path / "elsewhere")
+    assert waiting.result()["status"] == "completed"
 
 
 def test_a_failed_run_is_tried_again(composed, small, tmp_path):
