@@ -170,8 +170,9 @@ def _train_stack(stack: Stack, requests: Sequence[_Request]) -> None:
     try:
         with requests[0].module.trainer.precision_plugin.train_step_context():
             losses_STR = stack.train([request.block for request in requests])
-        for request, losses_ST in zip(requests, losses_STR.split(1, -1), strict=True):
-            request.losses = losses_ST
+        for number, losses_ST in enumerate(losses_STR.split(1, -1)):
+            requests[number].losses = losses_ST
+            requests[number].error = stack.failures.get(number)
     except Exception as error:
         for request in requests:
             request.error = error

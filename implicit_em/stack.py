@@ -81,6 +81,8 @@ class Stack:
         self.objective = StackedObjective(objectives, weight)
         self.each = [StackedObjective([objective], weight) for objective in objectives]
         self.names = ("loss", *self.objective.terms)
+        self.failures: dict[int, Exception] = {}
+        """What the own update of a replica raised, by its position; its weights move no more."""
         self._settings: list[Any] = []
         self._forward = torch.compile(self._evaluate) if first.compiled else self._evaluate
 
@@ -94,6 +96,9 @@ class Stack:
         Returns:
             The total and the unweighted terms at each step, shape ``(S, 1 + T, R)``.
 
+        Raises:
+            Exception: what the update of a replica alone raised; of several, see ``failures``.
+
         """
         self._merge_updates()
         runs = [(block, len(list(equal))) for block, equal in groupby(blocks)]
@@ -103,14 +108,24 @@ class Stack:
             for batches in batches_of(different, self.dtype)
             for value in self._step(SharedInput(batches, counts))
         ]
+        if len(self.failures) == len(self.replicas):
+            raise self.failures[0]
         return torch.stack(values).view(-1, len(self.names), len(self.replicas))
 
     def _merge_updates(self) -> None:
         """Merge the optimizers, anew where something has changed their settings."""
         settings = [_settings(replica) for replica in self.replicas]
         if settings != self._settings:
-            self.updates = merge_updates(self.replicas)
+            merged, alone = merge_updates(self.replicas)
+            self.updates = [*merged, *(partial(self._update_alone, number) for number in alone)]
             self._settings = settings
+
+    def _update_alone(self, number: int) -> None:
+        if number not in self.failures:
+            try:
+                self.replicas[number].update()
+            except Exception as error:  # the failure of this run alone
+                self.failures[number] = error
 
     def _step(self, x: SharedInput) -> Iterable[Tensor]:
         total, parts, starts = self._forward(x)
@@ -168,17 +183,25 @@ def _whole_lanes(outputs: Mapping[str, Tensor]) -> bool:
     return all(size % LANES == 0 for size in energies.shape[-2:])
 
 
-def merge_updates(replicas: Sequence[Replica]) -> list[Callable[[], Any]]:
-    """Return what makes a step of all replicas: one call for all whose optimizers are set alike."""
-    updates: list[Callable[[], Any]] = []
+def merge_updates(replicas: Sequence[Replica]) -> tuple[list[Callable[[], Any]], list[int]]:
+    """Return one call for all replicas whose optimizers are set alike, and who is left by itself.
+
+    Args:
+        replicas: of a stack.
+
+    Returns:
+        The calls, each a step of some replicas; and the positions of the others.
+
+    """
+    alone: list[int] = []
     alike: dict[Any, list[Any]] = {}
-    for replica in replicas:
+    for number, replica in enumerate(replicas):
         settings = _settings(replica)
         if settings is None:
-            updates.append(replica.update)
+            alone.append(number)
         else:
             alike.setdefault(settings, []).append(replica.bare_optimizer)
-    return updates + [_bare_step(merge_optimizers(some)) for some in alike.values()]
+    return [_bare_step(merge_optimizers(some)) for some in alike.values()], alone
 
 
 def _bare_step(optimizer: Optimizer) -> Callable[[], Any]:

@@ -1,7 +1,5 @@
 """Runs that train together: each as if it were alone, whoever is there and whoever leaves."""
 
-import os
-import signal
 import threading
 from functools import partial
 from itertools import groupby, pairwise
@@ -236,6 +234,33 @@ def test_an_error_in_a_step_reaches_the_runs_of_its_stack_and_no_other():
     assert [future.result(0) for future in futures[2:]] == [2 * STEPS] * 2
 
 
+class GivesUp(torch.optim.SGD):
+    """An optimizer whose fifth step fails."""
+
+    steps = 0
+
+    def step(self, closure=None):
+        self.steps += 1
+        if self.steps == 5:
+            raise ArithmeticError("optimizer gave up")
+        return super().step(closure)
+
+
+def test_an_error_in_a_runs_own_update_is_its_own(stacks):
+    own = {"_target_": f"{__name__}.GivesUp", "lr": 1e-3}
+    jobs = [Job(1), Job(2, optimizer=own), Job(3)]
+    futures = together(*jobs)
+    assert stacks == [3, 2]
+    with pytest.raises(ArithmeticError, match="optimizer gave up"):
+        futures[1].result(0)
+    for seed, job in ((1, jobs[0]), (3, jobs[2])):
+        alone = Job(seed)
+        alone()
+        assert all(map(torch.equal, job.weights, alone.weights))
+    with pytest.raises(ArithmeticError, match="optimizer gave up"):
+        Job(2, optimizer=own)()
+
+
 def test_a_job_that_never_trains_holds_up_nobody():
     def broken():
         raise ValueError("nothing to train on")
@@ -270,56 +295,6 @@ def test_a_run_alone_meets_nobody():
     together(lambda: seen.append(current()))
     assert isinstance(seen[0], Rendezvous)
     assert current() is None
-
-
-class Interrupts(pl.Callback):
-    """Presses Ctrl-C at the end of an epoch."""
-
-    def __init__(self, epoch):
-        self.epoch = epoch
-
-    def on_train_epoch_end(self, trainer, module):
-        if trainer.current_epoch == self.epoch:
-            os.kill(os.getpid(), signal.SIGINT)
-
-
-@pytest.fixture
-def ctrl_c():
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("ctrl_c")
-@pytest.mark.parametrize("workers", [1, 2])
-def test_ctrl_c_stops_every_run_where_it_is(workers):
-    jobs = [Job(1, epochs=10_000), Job(2, epochs=10_000, callbacks=[Interrupts(1)])]
-    jobs += [Job(3, epochs=10_000), Job(4, epochs=1)]
-    meeting = Rendezvous(workers, threads=1)
-    under_way = [meeting.start(job) for job in jobs]
-    with pytest.raises(KeyboardInterrupt):
-        meeting.conduct()
-    meeting.close()
-    for future, thread in under_way[:3]:
-        thread.join(10)
-        assert not thread.is_alive()
-        assert isinstance(future.exception(0), SystemExit)
-    assert all(1 <= job.module.trainer.current_epoch < 10_000 for job in jobs[:3])
-    assert under_way[3][0].result(0) == STEPS
-
-
-@pytest.mark.usefixtures("ctrl_c")
-def test_ctrl_c_while_runs_begin_stops_those_that_wait():
-    def interrupting():
-        os.kill(os.getpid(), signal.SIGINT)
-        return Job(2)()
-
-    meeting = Rendezvous(1, threads=1)
-    future, _ = meeting.start(Job(1))
-    with pytest.raises(KeyboardInterrupt):
-        meeting.start(interrupting)
-    meeting.close()
-    assert isinstance(future.exception(10), SystemExit)
 
 
 def request(batches=4, batch=32, order=0, device=None, **arguments):
