@@ -226,7 +226,6 @@ def _likeness(request: Any) -> Any:
         type(module),
         repr(module.hparams["model"]),
         module.objective.signature,
-        block.inputs.data_ptr(),
         block.sizes,
         module.device,
         module.compiled,

@@ -70,10 +70,6 @@ def blocks(seed=0, batch=32, steps=6, count=2):
     return [Block(IMAGES, indices[start : start + size]) for start in range(0, steps, size)]
 
 
-def inputs_of(block):
-    return [as_unit_float(block.inputs[indices]) for indices in block.batches]
-
-
 def trained(runs, blocks_of_runs):
     """Train all as one stack; gives each run's losses ``(S, 1 + T)`` and weights."""
     stack = Stack(runs)
@@ -326,8 +322,7 @@ def test_the_gradient_of_a_stack_is_that_of_the_definition(batch, hidden):
     expected = []
     for one, own, (block,) in zip(runs, weights, batches, strict=True):
         model = copy.deepcopy(one.model)
-        (x,) = inputs_of(block)
-        x = x.double()
+        (x,) = (as_unit_float(x).double() for x in block)
         energies = model.encode(x)
         parts = by_definition(energies, x, model.weight, model.decode(energies))
         total = sum(w * value for w, value in zip(own, parts.values(), strict=True))
@@ -457,7 +452,7 @@ def test_a_model_that_takes_no_stacks_trains_as_plain_torch_trains_it(network):
     plain = run(network=network, optimizer=torch.optim.SGD)
     losses = []
     for block in blocks(1, steps=4):
-        for x in inputs_of(block):
+        for x in map(as_unit_float, block):
             plain.optimizer.zero_grad()
             total, parts = plain.objective(one.outputs(plain.model, x))
             total.backward()

@@ -123,7 +123,8 @@ class ResidentLoader:
 class Block:
     """Consecutive batches that one call of ``training_step`` trains on.
 
-    Blocks are equal when they hold the same samples in the same batches.
+    Iterating gives inputs of shape ``(B, D)``, bytes as they are. Blocks are equal when they hold
+    the same samples in the same batches.
 
     Args:
         inputs: shape ``(N, D)``.
@@ -137,6 +138,10 @@ class Block:
         self.batches = batches
         self.sizes = tuple(map(len, batches))
 
+    def __iter__(self) -> Iterator[Tensor]:
+        for indices in torch.cat(self.batches).to(self.inputs.device).split(self.sizes):
+            yield self.inputs.index_select(0, indices)
+
     def __eq__(self, other: object) -> bool:
         return (
             isinstance(other, Block)
@@ -149,24 +154,20 @@ class Block:
 
 
 def batches_of(blocks: Sequence[Block], dtype: torch.dtype) -> Iterator[Tensor]:
-    """Iterate over the batches of S blocks of one data set, of equal sizes: shape ``(S, B, D)``.
+    """Iterate over the batches of S blocks of equal sizes, shape ``(S, B, D)``.
 
-    One gather serves all blocks. Batches of one size are all the same tensor, which holds each of
-    them until the next one is asked for: memory that is new costs more than the copy.
-
-    Args:
-        blocks: of the same ``inputs``.
-        dtype: of the batches.
-
+    Memory that is written for the first time costs more than the copy: batches of one size are all
+    the same tensor, which holds each of them until the next one is asked for.
     """
-    inputs, sizes = blocks[0].inputs, blocks[0].sizes
-    indices = torch.stack([torch.cat(block.batches) for block in blocks]).to(inputs.device)
-    shapes = {size: (len(blocks), size, inputs.shape[-1]) for size in sizes}
-    rows = {size: inputs.new_empty(shape) for size, shape in shapes.items()}
-    batches = {size: inputs.new_empty(shape, dtype=dtype) for size, shape in shapes.items()}
-    for size, chosen_SB in zip(sizes, indices.split(sizes, dim=1), strict=True):
-        torch.index_select(inputs, 0, chosen_SB.flatten(), out=rows[size].flatten(0, 1))
-        yield as_unit_float(rows[size], batches[size])
+    inputs = blocks[0].inputs
+    buffers = {
+        size: torch.empty(len(blocks), size, inputs.shape[-1], dtype=dtype, device=inputs.device)
+        for size in blocks[0].sizes
+    }
+    for size, batches in zip(blocks[0].sizes, zip(*blocks, strict=True), strict=True):
+        for batch, out in zip(batches, buffers[size], strict=True):
+            as_unit_float(batch, out)
+        yield buffers[size]
 
 
 class BlockLoader:
