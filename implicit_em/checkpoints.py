@@ -52,6 +52,8 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to count."""
         interruption.listen()
+        # A schedule that counts all steps has had the loader set up before the checkpoint was read.
+        trainer.fit_loop._load_combined_loader_states()
         self._since = self._saved_at = time.monotonic()
         self._saved_step = self._step = trainer.global_step
 
@@ -79,10 +81,11 @@ class LastCheckpoint(Checkpoint):
             Interrupted: after saving, if a signal has asked for it.
 
         """
+        block, self._step = trainer.global_step - self._step, trainer.global_step
         if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             return
         number = _signal(trainer)
-        if number or self._is_due(trainer):
+        if number or self._is_due(trainer, block):
             self._save(trainer)
         if number:
             raise Interrupted(number)
@@ -125,9 +128,7 @@ class LastCheckpoint(Checkpoint):
         self.train_seconds += now - self._since
         self._since = now
 
-    def _is_due(self, trainer: pl.Trainer) -> bool:
-        block = trainer.global_step - self._step
-        self._step = trainer.global_step
+    def _is_due(self, trainer: pl.Trainer, block: int) -> bool:
         due = bool(self.steps and self._step + block > self._saved_step + self.steps)
         due |= bool(self.minutes and time.monotonic() > self._saved_at + 60 * self.minutes)
         if trainer.world_size > 1:

@@ -56,8 +56,10 @@ def _summarise() -> bool:
     directory = CheckCallback.sweep_directory
     if directory is None or not directory.exists():
         return True
+    from implicit_em.sweeps.jobs import note_jobs
     from implicit_em.sweeps.summary import summarise
 
+    note_jobs(directory, CheckCallback.jobs)
     return summarise(directory)
 
 

@@ -402,7 +402,7 @@ def test_ctrl_c_interrupts_every_job_and_the_sweep_goes_on_later(sweep, monkeypa
         signal.signal(signal.SIGINT, before)
     assert CtrlC.pressed
     assert code == 130
-    assert "interrupted\n" in capfd.readouterr().err
+    assert "SIGINT: saving, then stopping" in capfd.readouterr().out
     jobs = read_jobs(directory)
     assert jobs["status"].tolist() == ["interrupted"] * 3
     assert (jobs["epochs"] < 300).all()

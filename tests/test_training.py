@@ -272,7 +272,7 @@ def test_a_directory_of_another_run_is_refused_in_one_line(command_line, small, 
     assert command_line(*small, "probe=none", directory) == 0
     capfd.readouterr()
     assert command_line(*small, "probe=none", "seed=2", directory) == 2
-    assert "holds a run of other settings (data.seed=1 there, 2 here)" in capfd.readouterr().out
+    assert "holds a run of other settings (data.seed=1 there, 2 here)" in capfd.readouterr().err
 
 
 def test_the_fingerprint_covers_what_affects_the_results(composed, small):
