@@ -14,7 +14,9 @@ from implicit_em.data import (
     as_unit_float,
     batches_of,
 )
+from implicit_em.data.modules import block_size
 from implicit_em.models.linear import Linear, SharedInput
+from implicit_em.modules import EncoderModule
 
 INPUTS = torch.arange(22, dtype=torch.uint8)[:, None].expand(-1, 3).contiguous()
 
@@ -117,6 +119,7 @@ def test_batches_are_handed_out_one_by_one_where_something_counts_them(small_mni
         ("enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False
     )
     data.trainer = pl.Trainer(**{"accelerator": "cpu", "logger": False, **quiet, **flags})
+    data.trainer.strategy.connect(EncoderModule({"in_features": 64, "hidden": 32}))
     assert type(data.train_dataloader()) is kind
 
 
@@ -203,3 +206,13 @@ def test_each_replica_has_a_batch_and_shared_ones_are_not_copied():
     assert SharedInput(batches, (1, 1, 1)).expanded() is batches
     expanded = SharedInput(batches[:2], (2, 1)).expanded()
     assert torch.equal(expanded, batches[[0, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("batch", "components", "size"),
+    [(128, 64, 64), (128, 128, 64), (128, 1024, 9), (1024, 16384, 1)],
+)
+def test_a_block_is_no_more_work_than_a_run_may_finish_when_it_is_told_to_stop(
+    batch, components, size
+):
+    assert block_size(batch, components, 784) == size
