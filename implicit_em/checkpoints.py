@@ -157,7 +157,8 @@ def _signal(trainer: pl.Trainer) -> signal.Signals | None:
 
 def _random_state() -> dict[str, Any]:
     """Return the state of all generators of the process, as what a safe checkpoint may hold."""
-    name, keys, *rest = np.random.get_state()  # noqa: NPY002  (others draw from it)
+    numbers: Any = np.random.get_state()  # noqa: NPY002  (others draw from it)
+    name, keys, *rest = numbers
     state = {
         "torch": torch.get_rng_state(),
         "numpy": [name, keys.tolist(), *rest],

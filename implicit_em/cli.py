@@ -42,7 +42,7 @@ def run(main: Callable[[], Any], conf: Path, config: str) -> int:
     try:
         code = _run(main, conf, config, full_error)
     except Interrupted as interrupted:
-        code = int(interrupted.code)
+        code = 128 + interrupted.signal
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = INTERRUPTED

@@ -154,7 +154,7 @@ class RunDirectory:
             result.unlink(missing_ok=True)
         for half_written in (*self.path.glob(".*-*"), *self.checkpoint.parent.glob(".*-*")):
             half_written.unlink()
-        files = {self.config: cfg}
+        files: dict[Path, Any] = {self.config: cfg}
         if not resumed:
             typed = list(hydra_cfg.overrides.task) if hydra_cfg else []
             files |= {

@@ -83,6 +83,7 @@ class Stack:
         self.names = ("loss", *self.objective.terms)
         self.failures: dict[int, Exception] = {}
         """What the own update of a replica raised, by its position; its weights move no more."""
+        self.updates: list[Callable[[], Any]] = []
         self._settings: list[Any] = []
         self._forward = torch.compile(self._evaluate) if first.compiled else self._evaluate
 

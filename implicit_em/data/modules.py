@@ -111,8 +111,9 @@ class ResidentDataModule(pl.LightningDataModule):
         )
         if self.trainer is None or _counts_batches(self.trainer):
             return loader
-        components = self.trainer.lightning_module.model.weight.shape[-2]
-        return BlockLoader(loader, block_size(self.batch_size, components, self.in_features))
+        model: Any = self.trainer.lightning_module.model
+        size = block_size(self.batch_size, model.weight.shape[-2], self.in_features)
+        return BlockLoader(loader, size)
 
     def val_dataloader(self) -> ResidentLoader:
         """Batches of the samples on which the curves over training are measured."""
