@@ -270,10 +270,11 @@ def evaluate_module(
 
 @torch.no_grad()
 def energies_of(module: EnergyModule, samples: Tensor, batch_size: int = 2_000) -> np.ndarray:
-    """Return the energies ``(N, K)`` of samples ``(N, D)``, batch by batch."""
-    device = module.device
-    batches = (as_unit_float(batch.to(device)) for batch in samples.split(batch_size))
-    return torch.cat([module(batch).cpu() for batch in batches]).numpy()
+    """Return the energies ``(N, K)`` of samples ``(N, D)``, batch by batch, float32 at least."""
+    weight = module.model.weight
+    batches = (as_unit_float(batch.to(weight.device)) for batch in samples.split(batch_size))
+    energies = torch.cat([module(batch.to(weight.dtype)).cpu() for batch in batches])
+    return energies.to(torch.promote_types(weight.dtype, torch.float32)).numpy()
 
 
 def probe_module(module: EnergyModule, data: ResidentDataModule, threads: int | None) -> float:

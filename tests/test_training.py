@@ -131,6 +131,12 @@ def test_every_optimizer_and_schedule_trains(composed, small, tmp_path, optimize
     assert metrics["probe_accuracy"] is None
 
 
+@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed", "bf16-true"])
+def test_every_precision_trains_and_is_probed(composed, small, tmp_path, precision):
+    metrics = train(composed(*small, f"trainer.precision={precision}"), tmp_path)
+    assert metrics["probe_accuracy"] > 0.5
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "conf" / "activation").glob("*.yaml")))
 def test_every_activation_trains_and_comes_back(composed, small, tmp_path, path):
     overrides = [f"activation={path.stem}", "trainer.max_epochs=1", "probe=none"]
