@@ -277,11 +277,19 @@ def energies_of(module: EnergyModule, samples: Tensor, batch_size: int = 2_000) 
     return energies.to(torch.promote_types(weight.dtype, torch.float32)).numpy()
 
 
-def probe_module(module: EnergyModule, data: ResidentDataModule, threads: int | None) -> float:
-    """Return the linear probe's test accuracy on the energies, with a line of its own."""
+def probe_module(
+    module: EnergyModule, data: ResidentDataModule, threads: int | None
+) -> float | None:
+    """Return the linear probe's test accuracy on the energies, with a line of its own.
+
+    Training labels of a single class leave nothing to tell apart: ``None``.
+    """
     train_samples, train_labels = data.split("train")
     test_samples, test_labels = data.split("test")
     indices = data.train_indices()
+    if len(train_labels[indices].unique()) < 2:
+        log.info("no linear probe: the training labels are of a single class")
+        return None
     with working("linear probe on the training features"):
         accuracy = linear_probe(
             energies_of(module, train_samples[indices]),

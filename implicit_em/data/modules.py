@@ -1,7 +1,9 @@
 """Lightning data modules whose images stay in memory."""
 
+import socket
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,10 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from implicit_em.data import sharing
+from implicit_em.data.checks import check_labels
 from implicit_em.data.resident import BlockLoader, ResidentLoader
 from implicit_em.data.sharing import Source, Splits
+from implicit_em.errors import ConfigError, one_line
 
 BLOCK = 64
 """Most batches that are trained on between two calls of Lightning's hooks."""
@@ -23,6 +27,8 @@ BLOCK_OPERATIONS = 4e9
 """Operations of a block's matrix products, roughly: less than 0.1 s, as a run ends with a block."""
 MONITORED = 10_000
 EVALUATION_BATCH = 2_000
+PATIENCE = 10.0
+"""Seconds that a server may keep silent before a download is given up."""
 
 
 class ResidentDataModule(pl.LightningDataModule):
@@ -64,6 +70,7 @@ class ResidentDataModule(pl.LightningDataModule):
         """Read both splits, unless this module or another of its source has done so.
 
         Raises:
+            ConfigError: if they cannot be trained on.
             ValueError: if ``val_size`` leaves nothing to train on.
 
         """
@@ -172,10 +179,15 @@ class TorchvisionDataModule(ResidentDataModule):
         self.root = root
 
     def prepare_data(self) -> None:
-        """Download, verify and unpack the archives, where that was not done before."""
-        with sharing.lock:
+        """Download, verify and unpack the archives, where that was not done before.
+
+        Raises:
+            ConfigError: if they cannot be had, or read.
+
+        """
+        with sharing.lock, _patience():
             if not (self._splits or sharing.known(self.source())):
-                self.dataset(root=self.root, train=True, download=True)
+                self._open(train=True, download=True)
 
     def source(self) -> Source | None:
         """Return the data set, its arguments and the state of its files.
@@ -192,8 +204,37 @@ class TorchvisionDataModule(ResidentDataModule):
         return Source((call.func, call.args, call.keywords, root), files) if files else None
 
     def read(self, train: bool) -> tuple[Tensor, Tensor]:
-        """Return images ``(N, H, W)``, uint8, and labels ``(N,)``, int64."""
-        split = self.dataset(root=self.root, train=train)
+        """Return images ``(N, H, W)``, uint8, and labels ``(N,)``, int64.
+
+        Raises:
+            ConfigError: if they cannot be read, or there are labels of no class.
+
+        """
+        split = self._open(train=train)
         images: Tensor | np.ndarray = split.data
         targets: Tensor | Sequence[int] = split.targets
-        return torch.as_tensor(images), torch.as_tensor(targets)
+        labels = torch.as_tensor(targets)
+        if classes := getattr(split, "classes", None):
+            check_labels("train" if train else "test", labels, classes)
+        return torch.as_tensor(images), labels
+
+    def _open(self, train: bool, **options: Any) -> Any:
+        # Of damaged files torchvision says neither where they are nor, at times, what is wrong.
+        try:
+            return self.dataset(root=self.root, train=train, **options)
+        except Exception as error:  # a damaged file may bring about any
+            split = "train" if train else "test"
+            raise ConfigError(
+                f"{split} split in {self.root}: {type(error).__name__}: {one_line(error)}"
+            ) from error
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    """Limit the waiting for a server, of which torchvision has no end."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE if before is None else before)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

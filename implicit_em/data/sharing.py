@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from implicit_em.data.checks import check_splits
+
 lock = RLock()
 """Held while data are prepared, read or copied, so that no two threads do the same."""
 
@@ -30,12 +32,16 @@ class Splits:
     Args:
         read: returns the samples ``(N, ...)`` and labels ``(N,)`` of the training or test split.
 
+    Raises:
+        ConfigError: if they cannot be trained on.
+
     """
 
     def __init__(self, read: Callable[[bool], tuple[Tensor, Tensor]]) -> None:
         self._tensors: dict[tuple[str, torch.device], tuple[Tensor, Tensor]] = {}
-        for name in ("train", "test"):
-            samples, labels = read(name == "train")
+        splits = {name: read(name == "train") for name in ("train", "test")}
+        check_splits(splits)
+        for name, (samples, labels) in splits.items():
             self.sample_shape = tuple(samples.shape[1:])
             self.home = samples.device
             self._tensors[name, self.home] = samples.flatten(1), labels
