@@ -13,7 +13,14 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 import implicit_em.resolvers  # noqa: F401  (conf/ uses them)
-from implicit_em.errors import ConfigError, Interrupted, RefusedError, RunError
+from implicit_em.errors import (
+    ConfigError,
+    Interrupted,
+    RefusedError,
+    RunError,
+    WriteError,
+    one_line,
+)
 from implicit_em.mistakes import explain
 from implicit_em.sweeps.callback import CheckCallback
 
@@ -59,8 +66,12 @@ def _summarise() -> bool:
     from implicit_em.sweeps.jobs import note_jobs
     from implicit_em.sweeps.summary import summarise
 
-    note_jobs(directory, CheckCallback.jobs)
-    return summarise(directory)
+    try:
+        note_jobs(directory, CheckCallback.jobs)
+        return summarise(directory)
+    except WriteError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return False
 
 
 def _run(main: Callable[[], Any], conf: Path, config: str, full_error: bool) -> int:
@@ -81,6 +92,11 @@ def _run(main: Callable[[], Any], conf: Path, config: str, full_error: bool) -> 
             raise
         print(f"error: {_explain(error, conf, config)}", file=sys.stderr)
         return REFUSED
+    except OSError as error:
+        if full_error:
+            raise
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return FAILED
     return 0
 
 

@@ -7,9 +7,20 @@ import textwrap
 class RunError(Exception):
     """A run cannot start or go on, for the reason that the message gives."""
 
+    def __str__(self) -> str:
+        return " ".join(super().__str__().split())
+
 
 class ConfigError(RunError, ValueError):
     """A setting that cannot be: the message names the key, the value and what is allowed."""
+
+
+class DamagedError(ConfigError):
+    """A file is not what it should be: the message names it."""
+
+
+class WriteError(RunError, OSError):
+    """A file could not be written: the message names it and the reason."""
 
 
 class NonFiniteLossError(RunError, RuntimeError):

@@ -11,10 +11,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from safetensors.torch import load_file
+from omegaconf.errors import OmegaConfBaseException
 
 from implicit_em.config import module_arguments, to_plain
 from implicit_em.errors import ConfigError, RunError, one_line
+from implicit_em.loading import load_weights
 from implicit_em.modules import module_class
 from implicit_em.quiet import quieten
 from implicit_em.rundir import RunDirectory
@@ -34,13 +35,13 @@ def evaluate(run_dir: str | Path, data: Mapping[str, Any] | None = None) -> dict
 
     Raises:
         FileNotFoundError: if the directory holds no trained model.
-        ConfigError: if the data cannot be read or have another width.
+        ConfigError: if its files are damaged, or the data cannot be read or have another width.
 
     """
     quieten()
     run = RunDirectory(run_dir)
     cfg = to_plain(run.read_config()) | ({"data": dict(data)} if data else {})
-    trained_width = run.read_model()["model"]["in_features"]
+    trained_width = run.read_model()["model"].get("in_features")
     threads = cfg["trainer"]["threads"]
     if threads:
         torch.set_num_threads(threads)
@@ -51,7 +52,7 @@ def evaluate(run_dir: str | Path, data: Mapping[str, Any] | None = None) -> dict
             f"but the model was trained on width {trained_width}"
         )
     module = module_class(cfg["model"]["_target_"])(**module_arguments(cfg, trained_width))
-    module.model.load_state_dict(load_file(run.weights))
+    load_weights(module.model, run)
     trainer = build_trainer(
         cfg, logger=False, enable_checkpointing=False, enable_progress_bar=False
     )
@@ -66,7 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluate the run named on the command line and print its table."""
     parser = argparse.ArgumentParser(
         prog="python -m implicit_em.evaluate",
-        description="Compute the metrics of a finished run again, also on other data.",
+        description="Compute the metrics of a finished run again, also on other data. Builds what "
+        "the run's own configuration names: of a directory that you do not trust, take the model "
+        "alone, by implicit_em.load.",
     )
     parser.add_argument("run_dir", type=Path)
     parser.add_argument(
@@ -78,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         data = _other_data(options.run_dir, options.conf, options.overrides)
         metrics = evaluate(options.run_dir, data)
-    except (RunError, OSError, HydraException) as error:
+    except (RunError, OSError, HydraException, OmegaConfBaseException) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     print_result(metrics)

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and those of others, which may be anything."""
 
 import json
 import os
@@ -7,17 +7,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from implicit_em.errors import DamagedError, WriteError, one_line
+
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` to write to, and rename it when all went well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Give a temporary path beside ``path`` to write to, and rename it when all went well.
+
+    Raises:
+        WriteError: if it cannot be written, e.g. as the disk is full; what was there stays.
+
+    """
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise WriteError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -29,3 +39,19 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """
     with whole(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file.
+
+    Raises:
+        OSError: if it cannot be opened.
+        DamagedError: if it holds anything that ``write_json`` would not write.
+
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{path}: no JSON: {one_line(error)}") from error
+    return content

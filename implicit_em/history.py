@@ -1,14 +1,19 @@
 """The history of a run: one row an epoch, kept as a Lightning logger."""
 
 import csv
+import logging
 import math
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from implicit_em.errors import WriteError
 from implicit_em.files import whole
+
+log = logging.getLogger(__name__)
 
 
 class RunLogger(Logger):
@@ -55,18 +60,33 @@ class HistoryLogger(RunLogger):
         """Add values to the row of their epoch; what some callback logs without one is not kept."""
         if "epoch" not in metrics:
             return
-        values = {k: None if math.isnan(v) else v for k, v in metrics.items() if k != "epoch"}
+        values = {k: None if _is_nan(v) else v for k, v in metrics.items() if k != "epoch"}
         self.rows.setdefault(int(metrics["epoch"]) + 1, {}).update(values)
 
     def restore(self) -> int:
-        """Read the rows that are there; returns for how many epochs they have a loss."""
+        """Read the rows that are there; returns for how many epochs they have a loss.
+
+        The first row that is damaged is said in a line, and neither it nor a later one is used.
+        """
+        self.rows = {}
         if self.path.exists():
-            with self.path.open(newline="") as file:
-                self.rows = {
-                    int(row.pop("epoch")): {k: float(v) if v else None for k, v in row.items()}
-                    for row in csv.DictReader(file)
-                }
+            try:
+                self._read_rows()
+            except (ValueError, TypeError, KeyError, csv.Error):
+                log.warning("%s is damaged after epoch %d: cut there", self.path, len(self.rows))
         return len(self.column("train/loss"))
+
+    def _read_rows(self) -> None:
+        rows, _, half_a_row = self.path.read_text(encoding="utf-8").rpartition("\n")
+        for row in csv.DictReader(rows.splitlines(), strict=True):
+            epoch = int(row.pop("epoch"))
+            # Of a row that is too long or too short, csv makes lists and None: no numbers.
+            values = {key: float(value) if value != "" else None for key, value in row.items()}
+            if epoch != len(self.rows) + 1 or any(map(_is_nan, values.values())):
+                raise ValueError("not a row that was written here")
+            self.rows[epoch] = values
+        if half_a_row:
+            raise ValueError("no end of line")
 
     def forget_after(self, epochs: int) -> None:
         """Drop the rows of later epochs."""
@@ -81,7 +101,16 @@ class HistoryLogger(RunLogger):
             writer.writeheader()
             writer.writerows({"epoch": epoch, **row} for epoch, row in sorted(self.rows.items()))
 
+    def finalize(self, status: str) -> None:
+        """Write all rows, where they can be: a run that failed has an error of its own."""
+        with suppress(WriteError) if status == "failed" else nullcontext():
+            self.save()
+
     def column(self, key: str) -> list[float]:
         """Return the values of a column, in the order of the epochs, where it has any."""
         values = (row.get(key) for _, row in sorted(self.rows.items()))
         return [value for value in values if value is not None]
+
+
+def _is_nan(value: float | None) -> bool:
+    return value is not None and math.isnan(value)

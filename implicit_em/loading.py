@@ -1,13 +1,16 @@
 """The trained model as files: weights without pickle, and what is needed to rebuild it."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+import safetensors.torch
+import torch
 from torch import nn
 
 from implicit_em import models
+from implicit_em.errors import DamagedError, one_line
 from implicit_em.files import whole, write_json
 from implicit_em.rundir import RunDirectory
 
@@ -25,7 +28,8 @@ def save_model(
 
     """
     with whole(run.weights) as temporary:
-        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, temporary)
+        weights = {k: v.contiguous() for k, v in model.state_dict().items()}
+        temporary.write_bytes(safetensors.torch.save(weights))
     write_json(run.model, {"schema": 1, "model": dict(spec), "sample_shape": list(sample_shape)})
 
 
@@ -45,19 +49,36 @@ def load(run_dir: str | Path, classes: Sequence[type[nn.Module]] = ()) -> nn.Mod
 
     Raises:
         FileNotFoundError: if the directory holds no trained model.
-        ValueError: if the model needs a class that is not trusted.
+        ValueError: if the model needs a class that is not trusted, or the files are damaged.
 
     """
     run = RunDirectory(run_dir)
     known = {f"{cls.__module__}.{cls.__qualname__}": cls for cls in classes}
-    model = _build(run.read_model()["model"], known)
-    weights = load_file(run.weights)
-    model.to(next(iter(weights.values())).dtype).load_state_dict(weights)
+    # Of our own classes no tensor is made before it is known to be of the weights' size.
+    with nullcontext() if classes else torch.device("meta"):
+        model = _build(run.read_model()["model"], known)
+    load_weights(model, run)
     return model.eval()
 
 
+def load_weights(model: nn.Module, run: RunDirectory) -> None:
+    """Give a model the weights of a run, in their precision.
+
+    Raises:
+        FileNotFoundError: if the directory holds no weights.
+        DamagedError: if they are damaged, or another model's.
+
+    """
+    content = run.weights.read_bytes()
+    try:
+        weights = safetensors.torch.load(content)
+        model.to(next(iter(weights.values())).dtype).load_state_dict(weights, assign=True)
+    except Exception as error:  # a damaged file may bring about any
+        raise DamagedError(f"{run.weights} does not fit its model: {one_line(error)}") from error
+
+
 def _build(spec: Mapping[str, Any], known: Mapping[str, type[nn.Module]]) -> nn.Module:
-    target = str(spec["_target_"])
+    target = str(spec.get("_target_"))
     package, _, name = target.rpartition(".")
     if target in known:
         cls: Any = known[target]
@@ -74,4 +95,7 @@ def _build(spec: Mapping[str, Any], known: Mapping[str, type[nn.Module]]) -> nn.
         for key, value in spec.items()
         if key != "_target_"
     }
-    return cls(**arguments)
+    try:
+        return cls(**arguments)
+    except Exception as error:  # e.g. for an argument that it does not have
+        raise DamagedError(f"the model's {target} cannot be built: {one_line(error)}") from error

@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from contextlib import suppress
 
 HOPELESS = (
     r".*does not have many workers.*",
@@ -19,3 +20,20 @@ def quieten() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in HOPELESS:
         warnings.filterwarnings("ignore", message)
+
+
+class LogFile(logging.FileHandler):
+    """A log file that leaves out what it cannot write; a run on a full disk says so elsewhere."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        with suppress(OSError):
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Leave the line out."""
+
+    def close(self) -> None:
+        """Close the file."""
+        with suppress(OSError):
+            super().close()

@@ -27,7 +27,7 @@ from implicit_em.checkpoints import LastCheckpoint, resume_point
 from implicit_em.config import check, module_arguments, to_plain, trainer_flags
 from implicit_em.convergence import convergence_epoch
 from implicit_em.data import ResidentDataModule, as_unit_float
-from implicit_em.errors import ConfigError, Interrupted, RunError, one_line
+from implicit_em.errors import ConfigError, Interrupted, RunError, WriteError, one_line
 from implicit_em.features import save_feature_grid
 from implicit_em.files import whole
 from implicit_em.fingerprint import RESULTS_SCHEMA, config_fingerprint
@@ -112,7 +112,7 @@ def _train(cfg: DictConfig, directory: str | Path | None) -> dict[str, Any]:
     with run.held():
         try:
             finished = run.claim(cfg, hydra_cfg, resumed)
-        except ConfigError as error:
+        except RunError as error:
             log.error("refused: %s", error)
             raise
         if finished:
@@ -158,12 +158,27 @@ def _train_in(run: RunDirectory, cfg: DictConfig, hydra_cfg: Any) -> dict[str, A
         raise
     finally:
         finish_logger(logger, metrics, run.features)
-        run.write_metrics(metrics)
+        _write_metrics(run, metrics)
     if current() is None:
         print_result(metrics, str(run.path))
     else:
         log.info("completed: final loss %.5g, %s", metrics["final_loss"], run.path)
     return metrics
+
+
+def _write_metrics(run: RunDirectory, metrics: Mapping[str, Any]) -> None:
+    """Write ``metrics.json``; where it cannot be, a run that did not end well keeps its own error.
+
+    Raises:
+        WriteError: if the run was complete but for this.
+
+    """
+    try:
+        run.write_metrics(metrics)
+    except WriteError as error:
+        log.error("%s", error)
+        if metrics["status"] == "completed":
+            raise
 
 
 def _fit_and_measure(

@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from implicit_em.errors import WriteError
 from implicit_em.sweeps.summary import summarise
 
 
@@ -17,7 +18,11 @@ def main() -> int:
     if not directory.is_dir():
         print(f"error: {directory}: no such directory", file=sys.stderr)
         return 2
-    return 0 if summarise(directory) else 1
+    try:
+        return 0 if summarise(directory) else 1
+    except WriteError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":
