@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from implicit_em.data import Block, BlockLoader, as_unit_float
-from implicit_em.errors import NonFiniteLossError
+from implicit_em.errors import DamagedError, NonFiniteLossError
 from implicit_em.metrics import energy_metrics, final_metrics
 from implicit_em.models import Encoder, SparseAutoencoder
 from implicit_em.models.linear import SharedInput
@@ -271,7 +271,22 @@ class EnergyModule(pl.LightningModule):
             }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the epoch where it broke off."""
+        """Take up the epoch where it broke off.
+
+        Raises:
+            DamagedError: if the checkpoint is another model's.
+
+        """
+        here, there = (
+            {name: tuple(tensor.shape) for name, tensor in state.items()}
+            for state in (self.state_dict(), checkpoint["state_dict"])
+        )
+        if here != there:
+            name = next(key for key in (here | there) if here.get(key) != there.get(key))
+            raise DamagedError(
+                f"the checkpoint is another model's: {name} is {there.get(name)} there, "
+                f"{here.get(name)} here"
+            )
         if so_far := checkpoint.get("epoch_so_far"):
             self._losses = [so_far["losses"]]
             self._at_epoch_start = so_far["weights"]

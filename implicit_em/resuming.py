@@ -7,7 +7,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from implicit_em.errors import ConfigError
+from implicit_em.errors import ConfigError, DamagedError
 from implicit_em.fingerprint import config_fingerprint
 from implicit_em.rundir import RunDirectory, flatten
 
@@ -29,7 +29,7 @@ def continued(cfg: DictConfig, typed: Sequence[str] = ()) -> DictConfig:
     run = RunDirectory(cfg.resume)
     try:
         saved = run.read_config()
-    except FileNotFoundError as error:
+    except (FileNotFoundError, DamagedError) as error:
         raise ConfigError(f"resume={cfg.resume}: {error}") from error
     found = saved
     typed = [override for override in typed if not override.startswith(("resume=", "hydra"))]

@@ -1,6 +1,5 @@
 """The run directory: where a run keeps its config, its results and its model."""
 
-import json
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
@@ -12,9 +11,10 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from implicit_em import interruption
-from implicit_em.errors import ConfigError
-from implicit_em.files import whole, write_json
+from implicit_em.errors import ConfigError, DamagedError
+from implicit_em.files import read_json, whole, write_json
 from implicit_em.fingerprint import config_fingerprint
+from implicit_em.stored import read_config, read_overrides
 
 log = logging.getLogger(__name__)
 
@@ -39,35 +39,36 @@ class RunDirectory:
         self.checkpoint = self.path / "checkpoints" / "last.ckpt"
 
     def read_config(self) -> DictConfig:
-        """Return the composed configuration.
+        """Return the composed configuration; nothing that it names is built.
 
         Raises:
             FileNotFoundError: if this is not a run directory.
+            DamagedError: if the file holds no run's configuration.
 
         """
         if not self.config.exists():
             raise FileNotFoundError(
                 f"{self.path} is no run directory: it has no .hydra/config.yaml"
             )
-        config = OmegaConf.load(self.config)
-        assert isinstance(config, DictConfig)
-        return config
+        return read_config(self.config)
 
     def read_overrides(self) -> list[str]:
-        """Return the overrides that the run was started with."""
-        if not self.overrides.exists():
-            return []
-        return [str(override) for override in OmegaConf.load(self.overrides)]
+        """Return the overrides that the run was started with.
+
+        Raises:
+            DamagedError: if the file holds something else.
+
+        """
+        return read_overrides(self.overrides) if self.overrides.exists() else []
 
     def read_metrics(self) -> dict[str, Any] | None:
         """Return the content of ``metrics.json``, or ``None`` where there is none, or no run's."""
-        if not self.metrics.exists():
-            return None
         try:
-            metrics = json.loads(self.metrics.read_text())
-        except ValueError:
+            metrics = read_json(self.metrics)
+        except (FileNotFoundError, DamagedError):
             return None
-        return metrics if isinstance(metrics, dict) and "status" in metrics else None
+        is_a_runs = isinstance(metrics, dict) and isinstance(metrics.get("status"), str)
+        return metrics if is_a_runs else None
 
     def completed_metrics(self) -> dict[str, Any] | None:
         """Return the metrics of a run that is complete and whose other results are there."""
@@ -82,11 +83,15 @@ class RunDirectory:
 
         Raises:
             FileNotFoundError: if the directory holds no trained model.
+            DamagedError: if the file describes none.
 
         """
         if not self.model.exists():
             raise FileNotFoundError(f"{self.path} holds no trained model: no {self.model.name}")
-        return json.loads(self.model.read_text())
+        description = read_json(self.model)
+        if not isinstance(description, dict) or not isinstance(description.get("model"), dict):
+            raise DamagedError(f"{self.model}: describes no model")
+        return description
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -111,7 +116,11 @@ class RunDirectory:
                     "another directory, or overwrite=true"
                 )
             return None
-        there, fingerprint = self.read_config(), config_fingerprint(cfg)
+        try:
+            there = self.read_config()
+        except DamagedError as error:
+            return f"{error}; choose another directory, or overwrite=true"
+        fingerprint = config_fingerprint(cfg)
         difference = None
         if config_fingerprint(there) != fingerprint:
             difference = _difference(there, cfg)
@@ -139,7 +148,9 @@ class RunDirectory:
             failed or was interrupted, history and checkpoints stay, from which it goes on.
 
         Raises:
-            ConfigError: if the directory holds another run.
+            ConfigError: if the directory holds another run, or the configuration is one that could
+                not be read again.
+            WriteError: if it cannot be written.
 
         """
         if not resumed and (refusal := self.refusal(cfg)):
@@ -154,16 +165,19 @@ class RunDirectory:
             result.unlink(missing_ok=True)
         for half_written in (*self.path.glob(".*-*"), *self.checkpoint.parent.glob(".*-*")):
             half_written.unlink()
-        files: dict[Path, Any] = {self.config: cfg}
+        # Resolved: what the environment said then is what was trained.
+        files = {self.config: OmegaConf.to_yaml(cfg, resolve=True)}
         if not resumed:
             typed = list(hydra_cfg.overrides.task) if hydra_cfg else []
             files |= {
-                self.overrides: OmegaConf.create(typed),
-                self.path / ".hydra" / "hydra.yaml": OmegaConf.create({"hydra": hydra_cfg}),
+                self.overrides: OmegaConf.to_yaml(OmegaConf.create(typed)),
+                self.path / ".hydra" / "hydra.yaml": OmegaConf.to_yaml({"hydra": hydra_cfg}),
             }
         for path, content in files.items():
             with whole(path) as temporary:
-                temporary.write_text(OmegaConf.to_yaml(content))
+                temporary.write_text(content, encoding="utf-8")
+                if path == self.config:
+                    read_config(temporary)  # else the run could not go on some day
         return None
 
     def _clear(self) -> None:

@@ -11,6 +11,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from implicit_em.history import RunLogger
 
@@ -157,7 +158,8 @@ def print_rows(title: str, frame: "pd.DataFrame") -> None:
         heading = str(column).replace("_", " ")
         table.add_column(heading, justify="left" if number == 0 else "right", overflow="fold")
     for row in frame.values.tolist():
-        table.add_row(*(cell if isinstance(cell, str) else format_value(cell) for cell in row))
+        cells = (cell if isinstance(cell, str) else format_value(cell) for cell in row)
+        table.add_row(*map(Text, cells))  # no markup: a job's name may hold brackets
     wide.print(table)
 
 

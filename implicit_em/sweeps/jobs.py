@@ -1,6 +1,6 @@
 """The jobs of a sweep, as Hydra's own sweeper enumerates them, and the list of them on disk."""
 
-import json
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -9,7 +9,10 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from implicit_em.files import write_json
+from implicit_em.errors import DamagedError
+from implicit_em.files import read_json, write_json
+
+log = logging.getLogger(__name__)
 
 JOBS = "jobs.json"
 
@@ -46,9 +49,21 @@ def note_jobs(directory: Path, jobs: Mapping[str, str]) -> None:
 
 
 def noted_jobs(directory: Path) -> dict[str, str]:
-    """Return the jobs in a sweep's list; nothing where there is none that could be read."""
+    """Return the jobs in a sweep's list; nothing where there is none that could be read.
+
+    What is no name of a directory in the sweep's own is left out.
+    """
     try:
-        jobs = json.loads((directory / JOBS).read_text())
-    except (OSError, ValueError):
+        jobs = read_json(directory / JOBS)
+        if not isinstance(jobs, dict):
+            raise DamagedError(f"{directory / JOBS}: no list of jobs")
+    except DamagedError as error:
+        log.warning("%s; jobs that never started are not known", error)
         return {}
-    return jobs if isinstance(jobs, dict) else {}
+    except OSError:
+        return {}
+    return {name: job for name, job in jobs.items() if isinstance(job, str) and _is_a_name(name)}
+
+
+def _is_a_name(name: str) -> bool:
+    return name not in ("", "..") and Path(name).name == name

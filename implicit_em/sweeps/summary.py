@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from implicit_em.errors import DamagedError
 from implicit_em.files import whole
 from implicit_em.fingerprint import config_fingerprint
 from implicit_em.rundir import RunDirectory
@@ -56,26 +57,38 @@ def read_jobs(directory: Path) -> pd.DataFrame:
     """Return one row a job: ``job``, ``directory``, ``status`` and every key of ``metrics.json``.
 
     A job that has not ended, or was killed, has the status ``unfinished``, one of the sweep's list
-    that has no directory yet ``not started``; metrics that belong to
-    another configuration than the one beside them are left out, with the status ``mismatch``.
+    that has no directory yet ``not started``; metrics that belong to another configuration than the
+    one beside them are left out, with the status ``mismatch``, and one whose configuration cannot
+    be read is ``damaged``.
     """
-    rows = []
     waiting = noted_jobs(directory)
+    rows = []
     for config in sorted(directory.glob("*/.hydra/config.yaml")):
         run = RunDirectory(config.parents[1])
         waiting.pop(run.path.name, None)
-        metrics: dict[str, Any] = run.read_metrics() or {"status": "unfinished"}
-        if metrics.get("config_fingerprint", "") not in ("", config_fingerprint(run.read_config())):
-            metrics = {"status": "mismatch", "error": "metrics.json is not of this config"}
-        metrics["versions"] = json.dumps(metrics.get("versions"))
-        job = ",".join(run.read_overrides()) or run.path.name
-        rows.append({"job": job, "directory": run.path.name, **metrics})
+        rows.append(_row(run))
     rows += [
         {"job": job or name, "directory": name, "status": "not started"}
         for name, job in sorted(waiting.items())
     ]
     jobs = pd.DataFrame(rows)
     return jobs.reindex(columns=list(dict.fromkeys([*jobs.columns, "error", *SHOWN])))
+
+
+def _row(run: RunDirectory) -> dict[str, Any]:
+    row = {"job": run.path.name, "directory": run.path.name}
+    try:
+        row["job"] = ",".join(run.read_overrides()) or run.path.name
+        fingerprint = config_fingerprint(run.read_config())
+    except DamagedError as error:
+        return row | {"status": "damaged", "error": str(error)}
+    metrics = run.read_metrics()
+    if metrics is None:
+        metrics = {"status": "unfinished"}
+    elif metrics.get("config_fingerprint") != fingerprint:
+        metrics = {"status": "mismatch", "error": "metrics.json is not of this config"}
+    cells = {k: json.dumps(v) if isinstance(v, dict | list) else v for k, v in metrics.items()}
+    return row | cells | row
 
 
 def group_over_seeds(jobs: pd.DataFrame) -> pd.DataFrame:
