@@ -1,13 +1,16 @@
 """The composed configuration: its schema, its check before anything trains, and what it builds."""
 
+import textwrap
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -25,6 +28,9 @@ OWN_FLAGS = ("logger", "callbacks", "default_root_dir", "check_val_every_n_epoch
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "64-true")
 OUR_FLAGS = ("threads", "compile", "gradient_clip_val", "gradient_clip_algorithm")
 """Keys of ``trainer`` that the training step sees to."""
+MOST_DEVICES = MOST_THREADS = 1024
+WIDEST_TRIED = 2**14
+"""Most components of the model that the check builds: any number can be typed, not any built."""
 CURVES = tuple(
     f"monitor/{name}" for name in ("dead_units", "redundancy", "responsibility_entropy", "density")
 )
@@ -58,9 +64,11 @@ class _Data(_Built):
 
 class _Trainer(_Section):
     max_epochs: PositiveInt
-    threads: PositiveInt | None
+    threads: Annotated[int, Field(gt=0, le=MOST_THREADS)] | None
     compile: bool
     enable_progress_bar: bool
+    gradient_clip_val: Annotated[FiniteFloat, Field(gt=0)] | None = None
+    gradient_clip_algorithm: Literal["norm", "value"] | None = None
 
 
 class _Checkpoint(_Section):
@@ -70,8 +78,17 @@ class _Checkpoint(_Section):
     minutes: Annotated[FiniteFloat, Field(gt=0)] | None
 
 
+def _stays_inside(name: Any) -> Any:
+    path = PurePath(str(name))
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError("must lead nowhere out of the run directory")
+    return name
+
+
 class _Logger(_Section):
     mode: Literal["online", "offline", "disabled"] | None = None
+    name: Annotated[Any, AfterValidator(_stays_inside)] = None
+    version: Annotated[Any, AfterValidator(_stays_inside)] = None
 
 
 class _Config(_Section):
@@ -157,9 +174,9 @@ def _describe(error: ValidationError) -> str:
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "missing":
         return f"{key}: missing"
-    message = first["msg"]
-    message = message.removeprefix("Input ").partition(" or instance of ")[0]
-    return f"{key}={first['input']}: {message}"
+    message = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
+    message = message.partition(" or instance of ")[0]
+    return f"{key}={textwrap.shorten(str(first['input']), 100, placeholder='...')}: {message}"
 
 
 def _check_trainer(cfg: Mapping[str, Any], here: bool) -> None:
@@ -185,6 +202,12 @@ def _check_trainer(cfg: Mapping[str, Any], here: bool) -> None:
     for key, value in flags.items():
         if key not in allowed:
             raise ConfigError(f"trainer.{key}={value}: no such flag; {nearest(key, allowed)}")
+    try:
+        devices = int(flags.get("devices", 1))
+    except (TypeError, ValueError, OverflowError):  # for Lightning to judge
+        devices = 1
+    if devices > MOST_DEVICES:  # Lightning would make a list of them
+        raise ConfigError(f"trainer.devices={devices}: allowed are at most {MOST_DEVICES}")
     if not here:
         flags |= {"accelerator": "cpu", "strategy": "auto", "devices": 1, "num_nodes": 1}
     with _refusing("trainer"):
@@ -219,6 +242,8 @@ def _dry_run(cfg: dict[str, Any], choices: Mapping[str, str]) -> None:
     from implicit_em.modules import build_objective, module_class
 
     width, batch_size = 64, cfg["data"]["batch_size"]
+    hidden = min(cfg["model"]["hidden"], WIDEST_TRIED)
+    cfg = {**cfg, "model": {**cfg["model"], "hidden": hidden}}
     loss, model = (_named(group, cfg, choices) for group in ("loss", "model"))
     with torch.random.fork_rng(devices=[]):
         with _refusing("loss"):
