@@ -1,5 +1,6 @@
 """Fixtures: small data in MNIST's format, composed configurations, the command line."""
 
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -104,9 +105,13 @@ def command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..
         monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
         monkeypatch.setattr(CheckCallback, "sweep_directory", None)
         monkeypatch.setenv("HYDRA_FULL_ERROR", "")
+        handlers = list(logging.root.handlers)
         try:
             return cli.run(train.main, ROOT / "conf", "train")
         finally:
+            for handler in set(logging.root.handlers) - set(handlers):
+                handler.close()
+            logging.root.handlers = handlers  # Hydra's write to what this test captures
             GlobalHydra.instance().clear()
             HydraConfig.instance().cfg = None
 
