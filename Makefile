@@ -34,7 +34,7 @@ test: $(STAMP) ## Run the test suite (ARGS="-k lse")
 	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 .PHONY: test-slow
-test-slow: $(STAMP) ## Run the long checks: published figures, notebooks
+test-slow: $(STAMP) ## Run the long checks: published figures, notebooks, ten thousand fuzzed inputs
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 .PHONY: torture
