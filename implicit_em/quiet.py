@@ -18,6 +18,7 @@ def quieten() -> None:
 
     for name in ("pytorch_lightning", "lightning_fabric", "fontTools"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it logs what it also raises
     for message in HOPELESS:
         warnings.filterwarnings("ignore", message)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import ROOT
+from conftest import ROOT, Shapes
 from hydra import compose, initialize_config_dir
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
@@ -120,11 +120,20 @@ def places(node, path=()):
     return found
 
 
+ALIKE = {
+    bool: st.booleans(),
+    int: st.integers(1, 100) | st.sampled_from([n for n in NUMBERS if isinstance(n, int)]),
+    float: st.floats(0, 1) | st.sampled_from([n for n in NUMBERS if isinstance(n, float)]),
+    str: st.sampled_from([*NAMES, *TARGETS]),
+}
+"""What gets past the first look at a value of a type."""
+
+
 @st.composite
-def mutated(draw, originals, most=3):
+def mutated(draw, originals):
     """Containers of which some nodes are replaced, removed or added."""
     content = copy.deepcopy(draw(st.sampled_from(originals)))
-    for _ in range(draw(st.integers(1, most))):
+    for _ in range(draw(st.integers(1, 3))):
         paths = places(content)
         if not paths:
             break
@@ -132,11 +141,13 @@ def mutated(draw, originals, most=3):
         node = content
         for parent in parents:
             node = node[parent]
-        what = draw(st.sampled_from(["replace", "replace", "replace", "remove", "add"]))
+        what = draw(st.sampled_from(["alike", "alike", "alike", "replace", "remove", "add"]))
         if what == "remove":
             del node[key]
         elif what == "add" and isinstance(node, dict):
             node[draw(KEYS)] = draw(VALUES)
+        elif what == "alike" and type(node[key]) in ALIKE:
+            node[key] = draw(ALIKE[type(node[key])])
         else:
             node[key] = draw(VALUES)
     return content
@@ -180,6 +191,13 @@ def passes_or_is_refused(content):
 
 def test_any_configuration_passes_or_is_refused(configurations, process):
     assert count(passes_or_is_refused, mutated(configurations), FEW) >= FEW // 2
+
+
+def test_the_check_makes_nothing_large(composed):
+    with Shapes() as shapes:
+        check(composed("model.hidden=10_000_000", "data.batch_size=10_000_000"))
+    assert shapes.seen
+    assert max(map(math.prod, shapes.seen)) < 2_000_000
 
 
 @pytest.fixture(scope="module")
