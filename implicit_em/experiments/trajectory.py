@@ -56,9 +56,9 @@ class Trajectory(Callback):
         }
         epoch = trainer.current_epoch + 1
         if epoch in probe_epochs(epoch) or epoch == trainer.max_epochs:
-            values["probe_accuracy"] = probe_module(
-                pl_module, _data(trainer), torch.get_num_threads()
-            )
+            accuracy = probe_module(pl_module, _data(trainer), torch.get_num_threads())
+            if accuracy is not None:
+                values["probe_accuracy"] = accuracy
         self._before = rows_KD, correlation_KK
         _log(pl_module, values)
 
