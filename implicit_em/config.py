@@ -89,6 +89,7 @@ class _Logger(_Section):
     mode: Literal["online", "offline", "disabled"] | None = None
     name: Annotated[Any, AfterValidator(_stays_inside)] = None
     version: Annotated[Any, AfterValidator(_stays_inside)] = None
+    timeout: Annotated[FiniteFloat, Field(gt=0)] | None = None
 
 
 class _Config(_Section):

@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from torch.utils._python_dispatch import TorchDispatchMode
+from wandb_server import Server, serving
 
 ROOT = Path(__file__).parents[1]
 SIDE = 8
@@ -45,6 +46,22 @@ def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb-config"))
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A W&B server on loopback, an account there, and wandb as in a new process."""
+    import wandb
+
+    from implicit_em.tracking import PatientWandbLogger
+
+    wandb.teardown()
+    monkeypatch.setattr(PatientWandbLogger, "lost", None)
+    with serving() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        yield server
+        wandb.teardown()
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,9 @@
 """W&B without an account: a run of its own for each job, read back with wandb's own tool."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+import wandb_server
 from conftest import ROOT
 from omegaconf import OmegaConf
 
@@ -13,32 +11,30 @@ from implicit_em.errors import ConfigError
 from implicit_em.experiments.reproduce import reproduce
 from implicit_em.tracking import wandb_mode
 
-WANDB = Path(sys.executable).parent / "wandb"
-
 
 def inspect(run_directory, *arguments):
     """Return what wandb reads from the only offline run in a run directory."""
     (log,) = run_directory.glob("wandb/offline-run-*/*.wandb")
-    command = [str(WANDB), "leet", "inspect", *arguments, "--json", str(log)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return wandb_server.inspect(log, *arguments)
 
 
 def records(run_directory, kind):
-    lines = map(json.loads, inspect(run_directory).splitlines())
-    return [record for record in lines if record.get("type") == kind]
+    (log,) = run_directory.glob("wandb/offline-run-*/*.wandb")
+    return wandb_server.records(log, kind)
 
 
 def test_a_sweep_and_a_run_alone_are_runs_of_their_own(command_line, small, tmp_path, capfd):
     overrides = [*small, "logger=wandb", "metrics_every=1"]
     sweep = tmp_path / "sweep-7"
     assert command_line("-m", "seed=1,2,3", *overrides, f"hydra.sweep.dir={sweep}") == 0
-    assert command_line(*overrides, "seed=4", f"hydra.run.dir={tmp_path / 'alone'}") == 0
+    alone = ["seed=4", "experiment=theorem", f"hydra.run.dir={tmp_path / 'alone'}"]
+    assert command_line(*overrides, *alone) == 0
     shown = capfd.readouterr()
     assert shown.out.count("W&B offline (not logged in); to upload: wandb sync ") == 4
 
     directories = [*(path.parent for path in sweep.glob("*/wandb")), tmp_path / "alone"]
     assert len(directories) == 4
-    ids, groups = set(), []
+    ids, groups, tags = set(), [], []
     for directory in directories:
         read = json.loads(inspect(directory, "--summary"))
         config = OmegaConf.to_container(
@@ -56,11 +52,13 @@ def test_a_sweep_and_a_run_alone_are_runs_of_their_own(command_line, small, tmp_
         ids.add(read["run_id"])
         (run,) = records(directory, "run")
         groups.append(group_of(run))
+        tags.append(run["run"]["tags"])
         history = [json.dumps(record) for record in records(directory, "history")]
         assert sum("train/lse" in record for record in history) == 2
         assert sum("monitor/density" in record for record in history) == 2
     assert len(ids) == 4
     assert groups == ["sweep-7"] * 3 + [""]
+    assert tags == [["Encoder"]] * 3 + [["Encoder", "theorem"]]
 
 
 def group_of(record):

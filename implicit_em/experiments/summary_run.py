@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 from omegaconf import DictConfig
-from pytorch_lightning.loggers import WandbLogger
 
 from implicit_em.config import to_plain
-from implicit_em.tracking import start_logger
+from implicit_em.tracking import PatientWandbLogger, start_logger
 
 
 def log_summary(
@@ -35,12 +34,14 @@ def log_summary(
     spec |= {"name": f"summary of {directory.name}", "job_type": "summary"}
     config = {**provenance, "trial": trial}
     logger = start_logger(spec, directory, config, "summary", ["trial"] if trial else [])
-    assert isinstance(logger, WandbLogger)
+    if not isinstance(logger, PatientWandbLogger):
+        return
     frames = measured | ({} if verdicts is None else {"verdicts": verdicts})
-    for name, frame in frames.items():
-        logger.log_table(
-            f"tables/{name}", dataframe=frame.astype(object).where(frame.notna(), None)
-        )
-    for figure in sorted((directory / "figures").glob("*.png")):
-        logger.log_image(f"figures/{figure.stem}", [str(figure)])
-    logger.experiment.finish()
+    with logger.dropping():
+        for name, frame in frames.items():
+            logger.log_table(
+                f"tables/{name}", dataframe=frame.astype(object).where(frame.notna(), None)
+            )
+        for figure in sorted((directory / "figures").glob("*.png")):
+            logger.log_image(f"figures/{figure.stem}", [str(figure)])
+    logger.finish()
