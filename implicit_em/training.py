@@ -142,7 +142,7 @@ def _train_in(run: RunDirectory, cfg: DictConfig, hydra_cfg: Any) -> dict[str, A
             run.path,
             config=plain | {"config_fingerprint": metrics["config_fingerprint"]},
             group=_sweep_name(hydra_cfg),
-            tags=[plain["model"]["_target_"].rpartition(".")[2]],
+            tags=[plain["model"]["_target_"].rpartition(".")[2], *_experiment(hydra_cfg)],
         )
         _fit_and_measure(plain, run, data, logger, metrics)
         metrics["status"] = "completed"
@@ -362,6 +362,12 @@ def _sweep_name(hydra_cfg: DictConfig | None) -> str | None:
     if hydra_cfg is None or hydra_cfg.mode != RunMode.MULTIRUN:
         return None
     return Path(hydra_cfg.sweep.dir).name
+
+
+def _experiment(hydra_cfg: DictConfig | None) -> list[str]:
+    """Return the experiment that was chosen on the command line, if one was."""
+    chosen = hydra_cfg.runtime.choices.get("experiment") if hydra_cfg else None
+    return [chosen] if chosen else []
 
 
 def _device_name(device: torch.device) -> str:
