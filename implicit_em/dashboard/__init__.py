@@ -1,0 +1,1 @@
+"""The study's W&B dashboards, as code."""

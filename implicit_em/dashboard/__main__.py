@@ -1,0 +1,80 @@
+"""``python -m implicit_em.dashboard``: create the W&B dashboards, or update them."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from implicit_em.errors import ConfigError, RunError, one_line
+from implicit_em.tracking import wandb_mode
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Create, update or print the dashboards; exit codes as those of ``train.py``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m implicit_em.dashboard",
+        description="Create the W&B dashboards of the study, or update those that are there.",
+    )
+    parser.add_argument("--entity", help="default: that of conf/logger/wandb.yaml, or your own")
+    parser.add_argument("--project", help="default: that of conf/logger/wandb.yaml")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be sent, as JSON")
+    parser.add_argument("--conf", type=Path, default=Path("conf"), help="default: ./conf")
+    options = parser.parse_args(arguments)
+    try:
+        logger = _logger_settings(options.conf)
+        entity, project = (options.entity or logger.entity), (options.project or logger.project)
+        if options.dry_run:
+            _print(entity or "", project)
+        else:
+            _publish(entity, project)
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    return 0
+
+
+def _logger_settings(conf: Path) -> Any:
+    file = conf / "logger" / "wandb.yaml"
+    if not file.exists():
+        raise ConfigError(f"conf={conf}: no logger/wandb.yaml there; run from the repository")
+    return OmegaConf.load(file)
+
+
+def _views() -> Any:
+    try:
+        from implicit_em.dashboard import views
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "wandb_workspaces":
+            raise
+        raise ConfigError(
+            'the dashboards need wandb-workspaces: pip install -e ".[dashboard]"'
+        ) from error
+    return views
+
+
+def _print(entity: str, project: str) -> None:
+    views = _views()
+    specifications = [views.specification(view) for view in views.dashboards(entity, project)]
+    print(json.dumps(specifications, indent=2))
+
+
+def _publish(entity: str | None, project: str) -> None:
+    import wandb
+
+    views = _views()
+    mode, reason = wandb_mode()
+    if mode != "online":
+        raise ConfigError(f"W&B is {mode} ({reason}): run wandb login first, or add --dry-run")
+    try:
+        for view in views.dashboards(entity or wandb.Api().default_entity, project):
+            print(f"{view.name}: {views.publish(view)}")
+    except Exception as error:
+        raise RunError(f"W&B: {one_line(error)}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,205 @@
+"""The dashboards: saved views of a W&B project, over keys that its runs log."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import wandb_workspaces.reports.v2 as wr
+import wandb_workspaces.workspaces as ws
+from wandb_workspaces.workspaces import internal
+
+from implicit_em.config import CURVES
+from implicit_em.experiments.figures import PICTURES
+from implicit_em.experiments.study import EXPERIMENTS
+from implicit_em.modules import DERIVED_LOSS, SAE_LOSS
+
+Panels = Sequence[wr.LinePlot | wr.BarPlot | wr.ScatterPlot | wr.MediaBrowser]
+
+MOST_RUNS = 100
+"""That a panel shows; W&B's own default is 10."""
+
+
+def dashboards(entity: str, project: str) -> list[ws.Workspace]:
+    """Return the four dashboards, each over the runs of its experiment, grouped over the seeds.
+
+    Args:
+        entity: account or team.
+        project: that the runs are in.
+
+    """
+    derived = ["train/loss", *(f"train/{term}" for term in DERIVED_LOSS)]
+    pictures = [name for name, picture in PICTURES.items() if picture.experiment == "features"]
+    return [
+        _dashboard(
+            *(entity, project, "ablation"),
+            grouped=[f"loss.{term}.weight" for term in DERIVED_LOSS],
+            sections={
+                "What each loss leads to": _bars(
+                    *("dead_units", "silent_units", "redundancy", "responsibility_entropy"),
+                    *("density", "probe_accuracy", "final_loss"),
+                ),
+                "Terms of the loss": _curves(*derived),
+                "Along training": _curves(*CURVES),
+                "Weight rows": [_images("features")],
+            },
+        ),
+        _dashboard(
+            *(entity, project, "benchmark"),
+            grouped=["model._target_"],
+            sections={
+                "Encoder against autoencoder": [
+                    *_bars("probe_accuracy", "density", "parameters", "dead_units"),
+                    *_bars("silent_units", "reconstruction_mse", "transpose_reconstruction_mse"),
+                    _scatter("density", "probe_accuracy"),
+                ],
+                "Terms of the loss": _curves(*derived, *(f"train/{term}" for term in SAE_LOSS)),
+                "Along training": _curves(*CURVES),
+                "Weight rows": [_images("features")],
+            },
+        ),
+        _dashboard(
+            *(entity, project, "dynamics"),
+            grouped=["optimizer._target_", "optimizer.lr"],
+            sections={
+                "Where each rate leads to": [
+                    *_bars("convergence_epoch", "final_loss", "probe_accuracy", "dead_units"),
+                    _scatter("final_loss", "probe_accuracy"),
+                ],
+                "Loss": [*_curves("train/loss"), *_curves("train/loss", log_x=True)],
+                "Along training": _curves(*CURVES),
+                "What settles, and what does not": _curves(
+                    *("trajectory/row_angle", "trajectory/correlation_change"),
+                    *("trajectory/log_variance", "trajectory/probe_accuracy"),
+                ),
+            },
+        ),
+        _dashboard(
+            *(entity, project, "features"),
+            grouped=["model._target_"],
+            sections={
+                "Weight rows": [_images("features")],
+                "How the units are used": _bars(
+                    *("dead_units", "silent_units", "maximum_responsibility"),
+                    *("responsibility_entropy", "redundancy", "density"),
+                ),
+                "Figures of the study": [_images(*(f"figures/{name}" for name in pictures))],
+            },
+        ),
+    ]
+
+
+def specification(workspace: ws.Workspace) -> dict[str, Any]:
+    """Return what W&B would be sent of a dashboard, as plain containers."""
+    return workspace._to_model().model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def publish(workspace: ws.Workspace) -> str:
+    """Create a dashboard, or update the one that is there; gives its address.
+
+    Raises:
+        ValueError: if there is no such project.
+
+    """
+    workspace._internal_id = _saved_id(workspace)
+    workspace.save()
+    return workspace.url
+
+
+def _saved_id(workspace: ws.Workspace) -> str:
+    """Return the id of the view that is saved under the dashboard's name; empty if none is."""
+    name = internal._internal_name_to_url_query_str(workspace._internal_name)
+    try:
+        view = internal.get_view_dict(workspace.entity, workspace.project, name)
+    except ValueError as error:
+        if not str(error).startswith("Workspace"):
+            raise
+        return ""
+    return view["id"]
+
+
+def _dashboard(
+    entity: str,
+    project: str,
+    experiment: str,
+    grouped: Sequence[str],
+    sections: Mapping[str, Panels],
+) -> ws.Workspace:
+    """Return a dashboard of the runs of an experiment and of the study's own run.
+
+    Args:
+        entity: account or team.
+        project: that the runs are in.
+        experiment: key of ``EXPERIMENTS``; it and its sweeps are the tags of its runs.
+        grouped: settings, by whose values runs make groups.
+        sections: panels, by the heading above them.
+
+    """
+    name = _digest(entity, project, experiment)
+    for heading, panels in sections.items():
+        for number, panel in enumerate(panels):
+            panel._id = _digest(name, heading, str(number))
+    tags = sorted({experiment, *EXPERIMENTS[experiment]})
+    workspace = ws.Workspace(
+        entity=entity,
+        project=project,
+        name=f"implicit EM: {experiment}",
+        sections=[
+            ws.Section(name=heading, panels=list(panels), is_open=True)
+            for heading, panels in sections.items()
+        ],
+        settings=ws.WorkspaceSettings(x_axis="epoch", max_runs=MOST_RUNS),
+        runset_settings=ws.RunsetSettings(
+            filters=ws.Or(ws.Tags().isin(tags), ws.Metric("JobType") == "summary"),
+            groupby=[ws.Config(_in_config(key)) for key in grouped],
+        ),
+    )
+    workspace._internal_name = internal._url_query_str_to_internal_name(name)
+    return workspace
+
+
+def _digest(*parts: str) -> str:
+    """Return a name like those that W&B draws at random, but the same for the same parts."""
+    return hashlib.sha256("/".join(parts).encode()).hexdigest()[:11]
+
+
+def _in_config(key: str) -> str:
+    """Return the path of a setting in W&B, which puts each top-level one under ``value``."""
+    group, _, rest = key.partition(".")
+    return f"{group}.value.{rest}"
+
+
+def _curves(*keys: str, **options: Any) -> list[wr.LinePlot]:
+    return [
+        wr.LinePlot(
+            title=key,
+            x="epoch",
+            y=[key],
+            groupby_aggfunc="mean",
+            groupby_rangefunc="minmax",
+            max_runs_to_show=MOST_RUNS,
+            **options,
+        )
+        for key in keys
+    ]
+
+
+def _bars(*keys: str) -> list[wr.BarPlot]:
+    return [
+        wr.BarPlot(
+            title=key.replace("_", " "),
+            metrics=[key],
+            groupby_aggfunc="mean",
+            groupby_rangefunc="stddev",
+            max_runs_to_show=MOST_RUNS,
+        )
+        for key in keys
+    ]
+
+
+def _scatter(x: str, y: str) -> wr.ScatterPlot:
+    title = f"{y} over {x}".replace("_", " ")
+    return wr.ScatterPlot(title=title, x=wr.SummaryMetric(x), y=wr.SummaryMetric(y))
+
+
+def _images(*keys: str) -> wr.MediaBrowser:
+    return wr.MediaBrowser(title=", ".join(keys), media_keys=list(keys), num_columns=2)
