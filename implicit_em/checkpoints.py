@@ -64,8 +64,7 @@ class LastCheckpoint(Checkpoint):
             Interrupted: if one has.
 
         """
-        if number := _signal(trainer):
-            raise Interrupted(number)
+        stop_if_requested(trainer)
 
     def on_train_batch_end(
         self,
@@ -144,6 +143,17 @@ class LastCheckpoint(Checkpoint):
             trainer.save_checkpoint(temporary)
             if self.last.exists():
                 os.replace(self.last, previous(self.last))
+
+
+def stop_if_requested(trainer: pl.Trainer) -> None:
+    """End the run, in all of its processes, where a signal to one of them has asked for it.
+
+    Raises:
+        Interrupted: if one has.
+
+    """
+    if number := _signal(trainer):
+        raise Interrupted(number)
 
 
 def _signal(trainer: pl.Trainer) -> signal.Signals | None:

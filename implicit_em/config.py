@@ -133,9 +133,9 @@ def check(cfg: DictConfig, choices: Mapping[str, str] | None = None, here: bool 
         raise ConfigError(f"{error.full_key}: {one_line(error)}") from error
     except ValidationError as error:
         raise ConfigError(_describe(error)) from error
-    _check_trainer(plain, here)
+    trainer = _check_trainer(plain, here)
     _check_callbacks(plain)
-    _dry_run(plain, choices or {})
+    _dry_run(plain, choices or {}, trainer)
 
 
 def to_plain(cfg: DictConfig) -> dict[str, Any]:
@@ -166,8 +166,14 @@ def _clip(trainer: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def trainer_flags(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the flags of ``pl.Trainer``, without those that leave its own default."""
-    return {k: v for k, v in cfg["trainer"].items() if v is not None and k not in OUR_FLAGS}
+    """Return the flags of ``pl.Trainer``, without those that leave its own default.
+
+    What is described by a ``_target_``, as a strategy may be, is built.
+    """
+    from hydra.utils import instantiate
+
+    flags = {k: v for k, v in cfg["trainer"].items() if v is not None and k not in OUR_FLAGS}
+    return instantiate(flags, _convert_="all")
 
 
 def _describe(error: ValidationError) -> str:
@@ -180,7 +186,7 @@ def _describe(error: ValidationError) -> str:
     return f"{key}={textwrap.shorten(str(first['input']), 100, placeholder='...')}: {message}"
 
 
-def _check_trainer(cfg: Mapping[str, Any], here: bool) -> None:
+def _check_trainer(cfg: Mapping[str, Any], here: bool) -> Any:
     import inspect
 
     import pytorch_lightning as pl
@@ -189,7 +195,10 @@ def _check_trainer(cfg: Mapping[str, Any], here: bool) -> None:
 
     quieten()
     allowed = [flag for flag in inspect.signature(pl.Trainer).parameters if flag not in OWN_FLAGS]
-    flags = trainer_flags(cfg)
+    with _refusing("trainer"):
+        flags = trainer_flags(cfg)
+    if (nodes := flags.get("num_nodes", 1)) != 1:
+        raise ConfigError(f"trainer.num_nodes={nodes}: allowed is 1")
     if flags.pop("accumulate_grad_batches", 1) != 1:
         raise ConfigError(
             "trainer.accumulate_grad_batches: allowed is 1, as the statistics of the objective are "
@@ -210,14 +219,9 @@ def _check_trainer(cfg: Mapping[str, Any], here: bool) -> None:
     if devices > MOST_DEVICES:  # Lightning would make a list of them
         raise ConfigError(f"trainer.devices={devices}: allowed are at most {MOST_DEVICES}")
     if not here:
-        flags |= {"accelerator": "cpu", "strategy": "auto", "devices": 1, "num_nodes": 1}
+        flags |= {"accelerator": "cpu", "strategy": "auto", "devices": 1}
     with _refusing("trainer"):
-        trainer = pl.Trainer(**flags, logger=False, enable_checkpointing=False)
-    if trainer.world_size > 1:
-        raise ConfigError(
-            f"trainer.devices={cfg['trainer']['devices']}: {trainer.world_size} devices; allowed "
-            "is 1, as the statistics of the objective are those of a whole batch"
-        )
+        return pl.Trainer(**flags, logger=False, enable_checkpointing=False)
 
 
 def _check_callbacks(cfg: Mapping[str, Any]) -> None:
@@ -236,11 +240,11 @@ def _check_callbacks(cfg: Mapping[str, Any]) -> None:
             instantiate(callback)
 
 
-def _dry_run(cfg: dict[str, Any], choices: Mapping[str, str]) -> None:
+def _dry_run(cfg: dict[str, Any], choices: Mapping[str, str], trainer: Any) -> None:
     import torch
     from hydra.utils import instantiate
 
-    from implicit_em.modules import build_objective, module_class
+    from implicit_em.modules import build_objective, module_class, refusal_of_devices
 
     width, batch_size = 64, cfg["data"]["batch_size"]
     hidden = min(cfg["model"]["hidden"], WIDEST_TRIED)
@@ -262,6 +266,9 @@ def _dry_run(cfg: dict[str, Any], choices: Mapping[str, str]) -> None:
         with _refusing(model):
             x = torch.rand(min(batch_size, 8), width)
             outputs = {"x": x, **module.outputs(module.model, x)}
+            reason = refusal_of_devices(module, trainer)
+        if reason:
+            raise ConfigError(f"trainer.devices={cfg['trainer']['devices']}: {reason}")
         with _refusing(loss):
             _, parts = objective(outputs)
     undefined = [name for name, value in parts.items() if not value.isfinite()]

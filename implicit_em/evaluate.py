@@ -53,9 +53,9 @@ def evaluate(run_dir: str | Path, data: Mapping[str, Any] | None = None) -> dict
         )
     module = module_class(cfg["model"]["_target_"])(**module_arguments(cfg, trained_width))
     load_weights(module.model, run)
-    trainer = build_trainer(
-        cfg, logger=False, enable_checkpointing=False, enable_progress_bar=False
-    )
+    alone = {"strategy": "auto", "devices": 1}
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
+    trainer = build_trainer(cfg, **alone, **quiet)
     metrics = {"seed": cfg["seed"], "status": "evaluated"}
     metrics |= evaluate_module(module, samples, trainer)
     if cfg["probe"] == "linear":

@@ -1,6 +1,7 @@
 """What a set of images says about a layer of energies, as torchmetrics classes.
 
-Every metric takes ``energies`` of shape ``(B, K)``, batch by batch, and accumulates in float64.
+Every metric takes ``energies`` of shape ``(B, K)``, batch by batch, and accumulates in float64. A
+batch may be empty, as is a process's part of a small one.
 ``energy_metrics`` collects them all, so that one pass over the images serves them together.
 """
 
@@ -215,7 +216,8 @@ class SilentUnits(Metric):
         magnitudes_BK = energies.double().abs()
         self.count += magnitudes_BK.numel()
         self.total += magnitudes_BK.sum()
-        self.peaks_K.copy_(torch.maximum(self.peaks_K, magnitudes_BK.amax(0)))
+        # Together, as a batch may be empty.
+        self.peaks_K.copy_(torch.cat([self.peaks_K[None], magnitudes_BK]).amax(0))
 
     def compute(self) -> Tensor:
         """Return the count, int64."""

@@ -18,13 +18,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from implicit_em.data import Block, BlockLoader, as_unit_float
+from implicit_em.distributed import GlobalBatch, Group
 from implicit_em.errors import DamagedError, NonFiniteLossError
 from implicit_em.metrics import energy_metrics, final_metrics
 from implicit_em.models import Encoder, SparseAutoencoder
 from implicit_em.models.linear import SharedInput
 from implicit_em.objective import Objective, Term
 from implicit_em.rendezvous import current
-from implicit_em.stack import Stack
+from implicit_em.stack import Stack, takes_parts
 
 Spec = Mapping[str, Any]
 
@@ -178,12 +179,13 @@ class EnergyModule(pl.LightningModule):
         """Join the runs that train together, or make a stack of this one alone.
 
         Raises:
-            ValueError: if the precision needs gradients that are scaled, there are several devices,
-                or a callback waits for a hook within a step, of which there is none.
+            ValueError: if the precision needs gradients that are scaled, several devices would not
+                make the statistics of the whole batch, or a callback waits for a hook within a
+                step, of which there is none.
 
         """
-        if self.trainer.world_size > 1:
-            raise ValueError(f"trainer: {self.trainer.world_size} devices; allowed is 1")
+        if reason := refusal_of_devices(self, self.trainer):
+            raise ValueError(f"trainer: {reason}")
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             for hook in HOOKS_WITHIN_A_STEP:
                 if is_overridden(hook, callback, pl.Callback):
@@ -200,16 +202,18 @@ class EnergyModule(pl.LightningModule):
         if (together := current()) is not None:
             self._train = partial(together.train, self)
         else:
-            stack = Stack([self])
+            stack = Stack([self], Group.of(self.trainer))
             self._train = lambda block: stack.train([block])
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Train on a batch or a block of them; returns the last step's objective.
 
-        The losses wait on the device for the epoch's end.
+        Of several processes each has its part of a batch, but all have the same whole block. The
+        losses wait on the device for the epoch's end.
         """
-        block = batch if isinstance(batch, Block) else _block_of(self._inputs(batch))
-        losses_ST = self._train(block).squeeze(-1)
+        if not isinstance(batch, Block):
+            batch = _block_of(Group.of(self.trainer).join(self._inputs(batch)))
+        losses_ST = self._train(batch).squeeze(-1)
         self._losses.append(losses_ST)
         _count_steps(self.trainer, len(losses_ST))
         return losses_ST[-1, 0]
@@ -292,7 +296,7 @@ class EnergyModule(pl.LightningModule):
             self._at_epoch_start = so_far["weights"]
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Add a batch to the curves."""
+        """Add a batch, or its part of this process, to the curves."""
         self.curves.update(energies=self(batch))
 
     def on_validation_epoch_end(self) -> None:
@@ -301,7 +305,7 @@ class EnergyModule(pl.LightningModule):
         self.curves.reset()
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Add a batch to the final metrics."""
+        """Add a batch, or its part of this process, to the final metrics."""
         x = self._inputs(batch)
         energies = self(x)
         self.finals.update(energies=energies, preds=self.reconstruct(energies), target=x)
@@ -366,6 +370,23 @@ def module_class(model_target: str) -> type[EnergyModule]:
         if issubclass(cls, module.network):
             return module
     raise ValueError(f"{model_target} must be a subclass of Encoder or SparseAutoencoder")
+
+
+def refusal_of_devices(module: EnergyModule, trainer: pl.Trainer) -> str | None:
+    """Return why a Trainer's devices would not take the steps of one, or ``None``."""
+    if trainer.world_size == 1:
+        return None
+    allowed = f"{trainer.world_size} devices; allowed is 1"
+    if not isinstance(trainer.strategy, GlobalBatch):
+        return (
+            f"{allowed}, or any number with trainer=ddp_cpu and trainer=ddp, where the statistics "
+            "of the objective are those of the whole batch"
+        )
+    if module.compiled:
+        return f"{allowed} with trainer.compile=true"
+    if not takes_parts(module):
+        return f"{allowed}, as the model does not treat each sample by itself, the same every time"
+    return None
 
 
 def _factor_at(step: int, factor: Any, steps: int) -> float:

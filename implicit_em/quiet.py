@@ -9,6 +9,7 @@ HOPELESS = (
     r".*Checkpoint directory .* exists and is not empty.*",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
     r".*The `srun` command is available.*",
+    r".*It is recommended to use `self.log.*sync_dist=True.*",  # our metrics are reduced already
 )
 
 

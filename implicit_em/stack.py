@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from implicit_em.data import Block, batches_of
+from implicit_em.distributed import PER_SAMPLE, Group
 from implicit_em.losses import full_precision
 from implicit_em.models.linear import Linear, SharedInput
 from implicit_em.objective import Objective, StackedObjective
@@ -61,12 +62,14 @@ class Stack:
     Args:
         replicas: equal but for their parameters, the weights of their objectives and their
             optimizers; several of them only of models that ``takes_stacks``.
+        group: of processes that take the steps of one replica together.
 
     """
 
-    def __init__(self, replicas: Sequence[Replica]) -> None:
+    def __init__(self, replicas: Sequence[Replica], group: Group | None = None) -> None:
         first = replicas[0]
         self.replicas = list(replicas)
+        self.group = group or Group()
         self.outputs = first.outputs
         self.own = [list(replica.model.parameters()) for replica in replicas]
         weight = self.own[0][0]
@@ -104,10 +107,11 @@ class Stack:
         self._merge_updates()
         runs = [(block, len(list(equal))) for block, equal in groupby(blocks)]
         different, counts = zip(*runs, strict=True)
+        own = [block.part(self.group) for block in different]
         values = [
             value
-            for batches in batches_of(different, self.dtype)
-            for value in self._step(SharedInput(batches, counts))
+            for size, batches in zip(blocks[0].sizes, batches_of(own, self.dtype), strict=True)
+            for value in self._step(SharedInput(batches, counts), size)
         ]
         if len(self.failures) == len(self.replicas):
             raise self.failures[0]
@@ -128,13 +132,19 @@ class Stack:
             except Exception as error:  # the failure of this run alone
                 self.failures[number] = error
 
-    def _step(self, x: SharedInput) -> Iterable[Tensor]:
-        total, parts, starts = self._forward(x)
+    def _step(self, x: SharedInput, samples: int) -> Iterable[Tensor]:
+        if self.group.size == 1:
+            total, parts, starts = self._forward(x)
+        else:
+            outputs = self.group.gather(self._outputs(x), samples)
+            total, parts, starts = self.objective.differentiate(outputs)
         for parameter in self.parameters:
             parameter.grad = None
         with full_precision(total):
             tensors, gradients = zip(*starts, strict=True)
             torch.autograd.backward(tensors, gradients)
+        if self.group.size > 1:
+            self.group.add_gradients(self.parameters)
         if not self.lifted:
             self._hand_out_gradients()
         with torch.no_grad():
@@ -279,3 +289,22 @@ def takes_stacks(replica: Replica) -> bool:
         )
     except Exception:  # whatever it is, the answer is no
         return False
+
+
+@torch.random.fork_rng(devices=[])
+@torch.no_grad()
+def takes_parts(replica: Replica) -> bool:
+    """Return whether a model gives each sample the same in any part of a batch.
+
+    One that normalises over the batch, or draws random numbers, does not.
+    """
+    model = copy.deepcopy(replica.model).to("cpu", torch.float32)
+    x = torch.rand(4, model.weight.shape[-1], generator=torch.Generator().manual_seed(0))
+    before = torch.get_rng_state()
+    whole = replica.outputs(model, x)
+    parts = [replica.outputs(model, part) for part in x.split(2)]
+    return torch.equal(before, torch.get_rng_state()) and all(
+        torch.allclose(torch.cat([part[name] for part in parts]), value, rtol=1e-3, atol=1e-5)
+        for name, value in whole.items()
+        if name in PER_SAMPLE
+    )

@@ -13,20 +13,23 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import configure_log
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.profilers import Profiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
+from torch.distributed import get_default_backend_for_device
 
 from implicit_em import interruption
-from implicit_em.checkpoints import LastCheckpoint, resume_point
+from implicit_em.checkpoints import LastCheckpoint, resume_point, stop_if_requested
 from implicit_em.config import check, module_arguments, to_plain, trainer_flags
 from implicit_em.convergence import convergence_epoch
 from implicit_em.data import ResidentDataModule, as_unit_float
+from implicit_em.distributed import GlobalBatch
 from implicit_em.errors import ConfigError, Interrupted, RunError, WriteError, one_line
 from implicit_em.features import save_feature_grid
 from implicit_em.files import whole
@@ -35,6 +38,7 @@ from implicit_em.history import HistoryLogger
 from implicit_em.loading import save_model
 from implicit_em.modules import EnergyModule, module_class
 from implicit_em.probe import linear_probe
+from implicit_em.processes import leave, run_together
 from implicit_em.quiet import quieten
 from implicit_em.rendezvous import current
 from implicit_em.resuming import continued
@@ -118,33 +122,29 @@ def _train(cfg: DictConfig, directory: str | Path | None) -> dict[str, Any]:
         if finished:
             log.info("%s is complete already: reused", run.path)
             return finished
-        return _train_in(run, cfg, hydra_cfg)
+        plain = to_plain(cfg)
+        labels = _labels(plain, hydra_cfg)
+        if plain["trainer"]["strategy"] != "auto":
+            trainer = build_trainer(plain, logger=False, enable_checkpointing=False)
+            if isinstance(trainer.strategy, GlobalBatch):
+                return _train_in_processes(plain, run, labels, trainer, hydra_cfg)
+        return _train_here(plain, run, labels)
 
 
-def _train_in(run: RunDirectory, cfg: DictConfig, hydra_cfg: Any) -> dict[str, Any]:
-    """Train in a directory that the run has claimed."""
-    plain = to_plain(cfg)
-    metrics = {
-        "status": "interrupted",
-        "error": None,
-        "seed": cfg.seed,
-        "config_fingerprint": config_fingerprint(cfg),
-        **UNKNOWN,
-        "schema": RESULTS_SCHEMA,
-        "versions": {name: version(name) for name in VERSIONS_OF}
-        | {"python": platform.python_version()},
-    }
+def _train_here(
+    cfg: dict[str, Any], run: RunDirectory, labels: Mapping[str, Any]
+) -> dict[str, Any]:
+    metrics = _metrics_so_far(cfg)
     logger = None
     try:
-        data = load_data(plain)
+        data = load_data(cfg)
         logger = start_logger(
-            plain["logger"],
+            cfg["logger"],
             run.path,
-            config=plain | {"config_fingerprint": metrics["config_fingerprint"]},
-            group=_sweep_name(hydra_cfg),
-            tags=[plain["model"]["_target_"].rpartition(".")[2], *_experiment(hydra_cfg)],
+            config=cfg | {"config_fingerprint": metrics["config_fingerprint"]},
+            **labels,
         )
-        _fit_and_measure(plain, run, data, logger, metrics)
+        _fit_and_measure(cfg, run, data, logger, metrics)
         metrics["status"] = "completed"
     except Interrupted as error:
         log.warning("%s after %s epochs: the same command goes on", error, metrics["epochs"] or 0)
@@ -157,8 +157,10 @@ def _train_in(run: RunDirectory, cfg: DictConfig, hydra_cfg: Any) -> dict[str, A
         log.error("failed: %s", metrics["error"])
         raise
     finally:
-        finish_logger(logger, metrics, run.features)
-        _write_metrics(run, metrics)
+        try:
+            _write_metrics(run, metrics)
+        finally:
+            finish_logger(logger, metrics, run.features)
     if current() is None:
         print_result(metrics, str(run.path))
     else:
@@ -181,6 +183,72 @@ def _write_metrics(run: RunDirectory, metrics: Mapping[str, Any]) -> None:
             raise
 
 
+def _metrics_so_far(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what ``metrics.json`` holds of a run that has not come anywhere."""
+    return {
+        "status": "interrupted",
+        "error": None,
+        "seed": cfg["seed"],
+        "config_fingerprint": config_fingerprint(cfg),
+        **UNKNOWN,
+        "schema": RESULTS_SCHEMA,
+        "versions": {name: version(name) for name in VERSIONS_OF}
+        | {"python": platform.python_version()},
+    }
+
+
+def _train_in_processes(
+    cfg: dict[str, Any],
+    run: RunDirectory,
+    labels: Mapping[str, Any],
+    trainer: pl.Trainer,
+    hydra_cfg: DictConfig | None,
+) -> dict[str, Any]:
+    """Train in a process for each device: the first writes all files, this one why it could not."""
+    backend = get_default_backend_for_device(trainer.strategy.root_device)
+    try:
+        load_data(cfg)  # here, as no two processes must download or unpack them
+        run_together(
+            _take_part, (cfg, run, labels, _log_settings(hydra_cfg)), trainer.world_size, backend
+        )
+    except BaseException as error:
+        metrics = run.read_metrics() or _metrics_so_far(cfg)
+        if isinstance(error, Exception):
+            reason = str(error).strip().rpartition("\n")[2]  # of a traceback what was raised
+            if metrics["error"] != reason:
+                log.error("failed: %s", reason)
+            metrics |= {"status": "failed", "error": reason}
+        _write_metrics(run, metrics)
+        raise
+    written = run.read_metrics()
+    assert written is not None
+    return written
+
+
+def _take_part(
+    rank: int, cfg: dict[str, Any], run: RunDirectory, labels: Mapping[str, Any], logs: Any
+) -> None:
+    """Do what one of several processes does: the first all of it, the others their computing."""
+    quieten()
+    if rank == 0:
+        if logs is not None:
+            configure_log(*logs)
+        _train_here(cfg, run, labels)
+    else:
+        cfg["trainer"]["enable_progress_bar"] = False
+        data = load_data(cfg)
+        module, trainer, _ = _fit(cfg, run, data, None, _metrics_so_far(cfg))
+        evaluate_module(module, data, trainer)
+
+
+def _log_settings(hydra_cfg: DictConfig | None) -> tuple[DictConfig, Any] | None:
+    """Return what sets up the log of a process as Hydra has set up that of this one."""
+    if hydra_cfg is None:
+        return None
+    settings: Any = OmegaConf.to_container(hydra_cfg.job_logging, resolve=True)
+    return OmegaConf.create(settings), hydra_cfg.verbose
+
+
 def _fit_and_measure(
     cfg: dict[str, Any],
     run: RunDirectory,
@@ -189,6 +257,33 @@ def _fit_and_measure(
     metrics: dict[str, Any],
 ) -> None:
     """Train, evaluate and save; fills ``metrics`` on the way."""
+    module, trainer, losses = _fit(cfg, run, data, logger, metrics)
+    if not losses:
+        raise ConfigError("trainer: these flags end the run before its first epoch does")
+    metrics |= {"final_loss": losses[-1], "convergence_epoch": convergence_epoch(losses)}
+    metrics |= evaluate_module(module, data, trainer)
+    if trainer.world_size > 1:
+        leave()
+    interruption.stop_if_requested()
+    if cfg["probe"] == "linear":
+        started = time.monotonic()
+        metrics["probe_accuracy"] = probe_module(module, data, cfg["trainer"]["threads"])
+        metrics["probe_seconds"] = round(time.monotonic() - started, 3)
+    arguments = module_arguments(cfg, data.in_features)
+    save_model(run, module.model, arguments["model"], data.sample_shape)
+    with whole(run.features) as temporary:
+        weight_KD = module.model.weight.detach().cpu().float().numpy()
+        save_feature_grid(weight_KD, data.sample_shape, temporary)
+
+
+def _fit(
+    cfg: dict[str, Any],
+    run: RunDirectory,
+    data: ResidentDataModule,
+    logger: Logger | None,
+    metrics: dict[str, Any],
+) -> tuple[EnergyModule, pl.Trainer, list[float]]:
+    """Train from the last checkpoint on; returns the epochs' losses too, in the first process."""
     if cfg["trainer"]["threads"]:
         torch.set_num_threads(cfg["trainer"]["threads"])
     pl.seed_everything(cfg["seed"], verbose=False)
@@ -216,7 +311,7 @@ def _fit_and_measure(
         check_val_every_n_epoch=cfg["metrics_every"]
         or _monitoring_interval(data, module.model.weight.shape[-2]),
     )
-    metrics["device"] = _device_name(trainer.strategy.root_device)
+    metrics["device"] = _device_name(trainer)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     finally:
@@ -224,21 +319,8 @@ def _fit_and_measure(
             together.leave()
         metrics["train_seconds"] = round(saving.train_seconds, 3)
         metrics["epochs"] = len(history.column("train/loss"))
-    losses = history.column("train/loss")
-    if not losses:
-        raise ConfigError("trainer: these flags end the run before its first epoch does")
-    metrics |= {"final_loss": losses[-1], "convergence_epoch": convergence_epoch(losses)}
-    interruption.stop_if_requested()
-    metrics |= evaluate_module(module, data, trainer)
-    interruption.stop_if_requested()
-    if cfg["probe"] == "linear":
-        started = time.monotonic()
-        metrics["probe_accuracy"] = probe_module(module, data, cfg["trainer"]["threads"])
-        metrics["probe_seconds"] = round(time.monotonic() - started, 3)
-    save_model(run, module.model, arguments["model"], data.sample_shape)
-    with whole(run.features) as temporary:
-        weight_KD = module.model.weight.detach().cpu().float().numpy()
-        save_feature_grid(weight_KD, data.sample_shape, temporary)
+    stop_if_requested(trainer)
+    return module, trainer, history.column("train/loss")
 
 
 def load_data(cfg: Mapping[str, Any]) -> ResidentDataModule:
@@ -358,17 +440,17 @@ def _monitoring_interval(data: ResidentDataModule, components: int) -> int:
     return max(1, int(np.ceil(cost * images / len(data.train_indices()) / MONITORING_SHARE)))
 
 
-def _sweep_name(hydra_cfg: DictConfig | None) -> str | None:
-    if hydra_cfg is None or hydra_cfg.mode != RunMode.MULTIRUN:
-        return None
-    return Path(hydra_cfg.sweep.dir).name
+def _labels(cfg: Mapping[str, Any], hydra_cfg: DictConfig | None) -> dict[str, Any]:
+    """Return by what a logger groups runs: the sweep, the model and the experiment."""
+    tags = [cfg["model"]["_target_"].rpartition(".")[2]]
+    if hydra_cfg is None:
+        return {"group": None, "tags": tags}
+    sweep = Path(hydra_cfg.sweep.dir).name if hydra_cfg.mode == RunMode.MULTIRUN else None
+    experiment = hydra_cfg.runtime.choices.get("experiment")
+    return {"group": sweep, "tags": [*tags, *([experiment] if experiment else [])]}
 
 
-def _experiment(hydra_cfg: DictConfig | None) -> list[str]:
-    """Return the experiment that was chosen on the command line, if one was."""
-    chosen = hydra_cfg.runtime.choices.get("experiment") if hydra_cfg else None
-    return [chosen] if chosen else []
-
-
-def _device_name(device: torch.device) -> str:
-    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+def _device_name(trainer: pl.Trainer) -> str:
+    device = trainer.strategy.root_device
+    name = f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+    return name if trainer.world_size == 1 else f"{trainer.world_size} x {name}"

@@ -19,6 +19,7 @@ from implicit_em.data import sharing
 from implicit_em.data.checks import check_labels
 from implicit_em.data.resident import BlockLoader, ResidentLoader
 from implicit_em.data.sharing import Source, Splits
+from implicit_em.distributed import Group
 from implicit_em.errors import ConfigError, one_line
 
 BLOCK = 64
@@ -114,7 +115,11 @@ class ResidentDataModule(pl.LightningDataModule):
         A Trainer gets them in blocks, unless one of its flags or callbacks counts batches.
         """
         loader = ResidentLoader(
-            *self.split("train"), self.batch_size, seed=self.seed, indices=self.train_indices()
+            *self.split("train"),
+            self.batch_size,
+            seed=self.seed,
+            indices=self.train_indices(),
+            group=self._group(),
         )
         if self.trainer is None or _counts_batches(self.trainer):
             return loader
@@ -125,12 +130,18 @@ class ResidentDataModule(pl.LightningDataModule):
     def val_dataloader(self) -> ResidentLoader:
         """Batches of the samples on which the curves over training are measured."""
         return ResidentLoader(
-            *self.split("train"), EVALUATION_BATCH, indices=self.monitored_indices()
+            *self.split("train"),
+            EVALUATION_BATCH,
+            indices=self.monitored_indices(),
+            group=self._group(),
         )
 
     def test_dataloader(self) -> ResidentLoader:
         """Batches of the test samples, in their own order."""
-        return ResidentLoader(*self.split("test"), EVALUATION_BATCH)
+        return ResidentLoader(*self.split("test"), EVALUATION_BATCH, group=self._group())
+
+    def _group(self) -> Group:
+        return Group.of(self.trainer) if self.trainer else Group()
 
 
 def block_size(batch_size: int, components: int, in_features: int) -> int:

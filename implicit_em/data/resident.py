@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from implicit_em.distributed import Group
+
 log = logging.getLogger(__name__)
 
 
@@ -40,6 +42,7 @@ class ResidentLoader:
         batch_size: samples in a batch.
         seed: of the permutations; ``None`` keeps the order of ``indices``.
         indices: the samples to take; all of them where none are given.
+        group: of processes, each of which gets its part of every batch; a part may be empty.
 
     """
 
@@ -50,12 +53,14 @@ class ResidentLoader:
         batch_size: int,
         seed: int | None = None,
         indices: Tensor | None = None,
+        group: Group | None = None,
     ) -> None:
         self.inputs = inputs
         self.labels = labels
         self.batch_size = batch_size
         self.seed = seed
         self.indices = torch.arange(len(inputs)) if indices is None else indices
+        self.group = group or Group()
         self.epoch = 0
         self._batch = 0  # batches of this epoch that were handed out
         self._resuming = False
@@ -93,11 +98,11 @@ class ResidentLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for indices in self.index_batches():
-            batch = indices.to(self.inputs.device)
-            yield as_unit_float(self.inputs.index_select(0, batch)), self.labels[batch]
+            own = indices[self.group.part(len(indices))].to(self.inputs.device)
+            yield as_unit_float(self.inputs.index_select(0, own)), self.labels[own]
 
     def index_batches(self) -> Iterator[Tensor]:
-        """Iterate over the indices of the samples of each batch, int64 of shape ``(B,)``."""
+        """Iterate over the indices of the samples of each whole batch, int64 of shape ``(B,)``."""
         # The position is cleared here, not after the last batch: Lightning never asks for one more.
         if self._resuming:
             self._resuming = False
@@ -141,6 +146,12 @@ class Block:
     def __iter__(self) -> Iterator[Tensor]:
         for indices in torch.cat(self.batches).to(self.inputs.device).split(self.sizes):
             yield self.inputs.index_select(0, indices)
+
+    def part(self, group: Group) -> "Block":
+        """Return the batches' parts of this process; the block itself for one alone."""
+        if group.size == 1:
+            return self
+        return Block(self.inputs, [batch[group.part(len(batch))] for batch in self.batches])
 
     def __eq__(self, other: object) -> bool:
         return (
