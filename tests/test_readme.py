@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -85,3 +86,11 @@ def test_every_option_in_the_table_of_settings_exists():
 def test_the_links_lead_somewhere():
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_the_tests_that_the_promises_name_are_there():
+    named = set(re.findall(r"`(test_\w+)", (ROOT / "docs/reliability.md").read_text()))
+    files = list((ROOT / "tests").rglob("test_*.py"))
+    functions = re.findall(r"^def (test_\w+)", "".join(map(Path.read_text, files)), re.MULTILINE)
+    assert named
+    assert named <= {*functions, *(file.stem for file in files)}
