@@ -24,7 +24,9 @@ from benchmarks.clock import WITH_CLOCK, epoch_seconds, read_clocks
 from benchmarks.common import Device, Result, Target, devices, rows_not_measured, spread, track
 from benchmarks.sweeps import compose_run
 from implicit_em.config import to_plain
-from implicit_em.training import MONITORING_SHARE, load_data, monitoring_cost, train
+from implicit_em.fitting import load_data
+from implicit_em.measurement import MONITORING_SHARE, monitoring_cost
+from implicit_em.training import train
 
 RATIO = 1.0
 """What the project may cost, in epochs of the plain loop."""

@@ -15,8 +15,8 @@ from benchmarks.step import build_stack, products_flop, random_block
 from benchmarks.sweeps import compose_run
 from implicit_em.config import to_plain
 from implicit_em.data import Block
+from implicit_em.fitting import load_data
 from implicit_em.stack import Stack
-from implicit_em.training import load_data
 
 AIM = 50
 """Least share of the sgemm rate, in percent."""

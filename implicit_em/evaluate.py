@@ -15,12 +15,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from implicit_em.config import module_arguments, to_plain
 from implicit_em.errors import ConfigError, RunError, one_line
+from implicit_em.fitting import build_trainer, load_data
 from implicit_em.loading import load_weights
+from implicit_em.measurement import evaluate_module, probe_module
 from implicit_em.modules import module_class
 from implicit_em.quiet import quieten
 from implicit_em.rundir import RunDirectory
 from implicit_em.terminal import print_result
-from implicit_em.training import build_trainer, evaluate_module, load_data, probe_module
 
 
 def evaluate(run_dir: str | Path, data: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torchvision.datasets import MNIST
 
 from implicit_em.config import to_plain
 from implicit_em.data import TorchvisionDataModule
-from implicit_em.training import load_data
+from implicit_em.fitting import load_data
 
 SPLITS = ("train", "test")
 

@@ -19,7 +19,8 @@ from torchvision.datasets import MNIST
 from implicit_em.config import to_plain
 from implicit_em.data import ResidentDataModule, TorchvisionDataModule, modules
 from implicit_em.errors import ConfigError
-from implicit_em.training import load_data, train
+from implicit_em.fitting import load_data
+from implicit_em.training import train
 
 TRAIN_IMAGES = "train-images-idx3-ubyte"
 TRAIN_LABELS = "train-labels-idx1-ubyte"

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 import implicit_em
-from implicit_em import training
+from implicit_em import measurement
 from implicit_em.data import ResidentDataModule
 from implicit_em.errors import ConfigError, NonFiniteLossError
 from implicit_em.evaluate import main as evaluate_main
@@ -96,11 +96,11 @@ class Blank(ResidentDataModule):
 def test_the_wider_the_layer_the_rarer_are_its_curves_measured(components, interval):
     data = Blank()
     data.setup()
-    assert training._monitoring_interval(data, components) == interval
+    assert measurement.monitoring_interval(data, components) == interval
 
 
 def test_more_components_than_monitored_images_make_a_measurement_no_dearer():
-    assert training.monitoring_cost(500, 501, 784) == training.monitoring_cost(500, 9000, 784)
+    assert measurement.monitoring_cost(500, 501, 784) == measurement.monitoring_cost(500, 9000, 784)
 
 
 def test_the_default_logger_writes_the_same_results(composed, small, tmp_path):

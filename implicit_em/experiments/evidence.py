@@ -15,10 +15,10 @@ from implicit_em.config import to_plain
 from implicit_em.data import as_unit_float
 from implicit_em.experiments import dynamics, prototypes, theorem
 from implicit_em.experiments.study import Run
+from implicit_em.fitting import load_data
 from implicit_em.metrics import SILENT_SHARE, Redundancy
 from implicit_em.models import SparseAutoencoder
 from implicit_em.rundir import RunDirectory
-from implicit_em.training import load_data
 
 IDENTITY_IMAGES = 128
 

@@ -21,9 +21,9 @@ from implicit_em.experiments.study import EXPERIMENTS, Run, is_protocol, plan
 from implicit_em.experiments.summary_run import log_summary
 from implicit_em.experiments.verdicts import judge, write_verdicts
 from implicit_em.files import write_json
+from implicit_em.fitting import load_data
 from implicit_em.rundir import RunDirectory
 from implicit_em.terminal import print_rows, working
-from implicit_em.training import load_data
 
 log = logging.getLogger(__name__)
 

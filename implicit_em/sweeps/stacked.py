@@ -17,10 +17,10 @@ from threadpoolctl import threadpool_limits
 from implicit_em import interruption
 from implicit_em.config import module_arguments, to_plain
 from implicit_em.errors import ConfigError
+from implicit_em.fitting import load_data
 from implicit_em.modules import module_class
 from implicit_em.rendezvous import Rendezvous, split_evenly
 from implicit_em.terminal import EpochProgress, logs_of
-from implicit_em.training import load_data
 
 T = TypeVar("T")
 

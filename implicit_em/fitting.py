@@ -1,0 +1,134 @@
+"""The data, the Trainer and the loop of one run, from its last checkpoint on."""
+
+import logging
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.profilers import Profiler
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from implicit_em.checkpoints import LastCheckpoint, resume_point, stop_if_requested
+from implicit_em.config import module_arguments, trainer_flags
+from implicit_em.data import ResidentDataModule
+from implicit_em.errors import ConfigError, one_line
+from implicit_em.history import HistoryLogger
+from implicit_em.measurement import monitoring_interval
+from implicit_em.modules import EnergyModule, module_class
+from implicit_em.rendezvous import current
+from implicit_em.rundir import RunDirectory
+from implicit_em.terminal import EpochProgress
+from implicit_em.tracking import log_again
+
+log = logging.getLogger(__name__)
+
+
+def load_data(cfg: Mapping[str, Any]) -> ResidentDataModule:
+    """Build the data module of a plain configuration and read its data.
+
+    Raises:
+        ConfigError: if they cannot be had, or read.
+
+    """
+    try:
+        data: ResidentDataModule = instantiate(cfg["data"])
+        data.prepare_data()
+        data.setup()
+    except (OSError, RuntimeError, ValueError, TypeError, InstantiationException) as error:
+        raise ConfigError(f"data: {one_line(error)}") from error
+    return data
+
+
+def build_trainer(cfg: Mapping[str, Any], **arguments: Any) -> pl.Trainer:
+    """Build the Trainer of a plain configuration.
+
+    Raises:
+        ConfigError: if Lightning refuses a flag, or this machine has no such device.
+
+    """
+    try:
+        return pl.Trainer(**{"profiler": NoProfiler()} | trainer_flags(cfg) | arguments)
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise ConfigError(f"trainer: {one_line(error)}") from error
+
+
+def fit(
+    cfg: dict[str, Any],
+    run: RunDirectory,
+    data: ResidentDataModule,
+    logger: Logger | None,
+    metrics: dict[str, Any],
+) -> tuple[EnergyModule, pl.Trainer, list[float]]:
+    """Train from the last checkpoint on; returns the epochs' losses too, in the first process."""
+    if cfg["trainer"]["threads"]:
+        torch.set_num_threads(cfg["trainer"]["threads"])
+    pl.seed_everything(cfg["seed"], verbose=False)
+    arguments = module_arguments(cfg, data.in_features)
+    module = module_class(cfg["model"]["_target_"])(**arguments)
+    metrics["parameters"] = sum(p.numel() for p in module.model.parameters())
+
+    history = HistoryLogger(run.history)
+    checkpoint, done = resume_point(run.checkpoint, history.restore())
+    history.forget_after(done)
+    progress = _progress(cfg)
+    if checkpoint:
+        log.info("goes on after epoch %d of %d", done, cfg["trainer"]["max_epochs"])
+        for shown in progress:
+            shown.skip(done)
+        log_again(logger, history.rows)
+    callbacks = [instantiate(spec) for spec in cfg["callbacks"].values()]
+    saving = LastCheckpoint(run.checkpoint, **cfg["checkpoint"])
+    trainer = build_trainer(
+        cfg,
+        enable_progress_bar=False,  # Lightning's own
+        logger=[history, *([logger] if logger else []), *progress],
+        callbacks=[*callbacks, saving],
+        default_root_dir=run.path,
+        check_val_every_n_epoch=cfg["metrics_every"]
+        or monitoring_interval(data, module.model.weight.shape[-2]),
+    )
+    metrics["device"] = _device_name(trainer)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    finally:
+        if (together := current()) is not None:
+            together.leave()
+        metrics["train_seconds"] = round(saving.train_seconds, 3)
+        metrics["epochs"] = len(history.column("train/loss"))
+    stop_if_requested(trainer)
+    return module, trainer, history.column("train/loss")
+
+
+class NoProfiler(Profiler):
+    """Measures nothing; Lightning's own enters some thirty generators a step to do so."""
+
+    _nothing = nullcontext()
+
+    def start(self, action_name: str) -> None:
+        """Measure nothing."""
+
+    def stop(self, action_name: str) -> None:
+        """Measure nothing."""
+
+    def profile(self, action_name: str) -> Any:
+        """Return a context that does nothing."""
+        return self._nothing
+
+
+def _progress(cfg: Mapping[str, Any]) -> list[EpochProgress]:
+    together = current()
+    if together is not None:
+        return [together.progress] if together.progress else []
+    shown = cfg["trainer"]["enable_progress_bar"]
+    return [EpochProgress(cfg["trainer"]["max_epochs"])] if shown else []
+
+
+def _device_name(trainer: pl.Trainer) -> str:
+    device = trainer.strategy.root_device
+    name = f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+    return name if trainer.world_size == 1 else f"{trainer.world_size} x {name}"
