@@ -44,6 +44,9 @@ class Interrupted(SystemExit):
     def __str__(self) -> str:
         return f"interrupted by {self.signal.name}"
 
+    def __reduce__(self) -> tuple[type, tuple[signal.Signals]]:  # a launcher's worker sends it
+        return type(self), (self.signal,)
+
 
 class RefusedError(SystemExit):
     """A configuration was refused before Hydra started its job.

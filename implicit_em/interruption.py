@@ -30,6 +30,11 @@ def listening() -> Iterator[None]:
 
     After SIGUSR2 the handler that was there before is called at the end, once everything is saved:
     submitit's puts the job into the queue again.
+
+    Raises:
+        Interrupted: at the end, if a signal came; also one that was too late for what ran, as
+            others may be about to start.
+
     """
     if _before or threading.current_thread() is not threading.main_thread():
         yield
@@ -38,7 +43,10 @@ def listening() -> Iterator[None]:
     _received.clear()
     listen()
     try:
-        yield
+        try:
+            yield
+        finally:
+            stop_if_requested()
     except Interrupted as interrupted:
         requeue = _before[signal.SIGUSR2]
         if interrupted.signal == signal.SIGUSR2 and callable(requeue):
@@ -48,6 +56,22 @@ def listening() -> Iterator[None]:
         for number, handler in _before.items():
             signal.signal(number, handler)
         _before.clear()
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """Let the same signals raise an exception wherever no run listens, as Ctrl-C does.
+
+    Raises:
+        Interrupted: at SIGTERM or SIGUSR2.
+
+    """
+    before = {number: signal.signal(number, _end) for number in (signal.SIGTERM, signal.SIGUSR2)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def listen() -> None:
@@ -71,6 +95,10 @@ def stop_if_requested() -> None:
     """
     if number := received():
         raise Interrupted(number)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise Interrupted(signal.Signals(number))
 
 
 def _note(number: int, frame: FrameType | None) -> None:

@@ -11,6 +11,7 @@ from test_checkpoints import every_block, results
 from implicit_em import interruption, training
 from implicit_em.errors import Interrupted
 from implicit_em.stack import Stack
+from implicit_em.sweeps.summary import read_jobs
 from implicit_em.training import train
 
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR2, 140)]
@@ -111,6 +112,14 @@ def test_a_sweep_stops_at_once_and_the_same_command_goes_on(
     assert command_line(*sweep) == 0
 
 
+def test_a_signal_too_late_for_a_run_stops_the_sweep_all_the_same(
+    command_line, run_settings, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(training, "print_result", lambda *_: send(signal.SIGTERM)())
+    assert command_line("-m", *run_settings, "seed=1,2", "hydra.sweep.dir=sweep") == 143
+    assert list(read_jobs(tmp_path / "sweep")["status"]) == ["completed", "not started"]
+
+
 @pytest.mark.parametrize("block", [1, 4, 7])
 def test_a_stacked_sweep_stops_and_goes_on(
     command_line, composed, run_settings, at_block, tmp_path, block
@@ -132,19 +141,27 @@ def test_a_stacked_sweep_stops_and_goes_on(
 def test_ctrl_c_again_stops_at_once(monkeypatch):
     codes = []
     monkeypatch.setattr(os, "_exit", codes.append)
-    with interruption.listening():
-        send(signal.SIGINT)()
-        assert interruption.received() is signal.SIGINT
-        assert not codes
-        send(signal.SIGINT)()
-        assert codes == [130]
+
+    def press_twice():
+        with interruption.listening():
+            send(signal.SIGINT)()
+            assert interruption.received() is signal.SIGINT
+            assert not codes
+            send(signal.SIGINT)()
+
+    with pytest.raises(Interrupted):
+        press_twice()
+    assert codes == [130]
 
 
 def test_a_second_signal_of_a_cluster_changes_nothing():
-    with interruption.listening():
-        send(signal.SIGUSR2)()
-        send(signal.SIGTERM)()
-        assert interruption.received() is signal.SIGUSR2
+    def listen():
+        with interruption.listening():
+            send(signal.SIGUSR2)()
+            send(signal.SIGTERM)()
+
+    with pytest.raises(Interrupted, match="SIGUSR2"):
+        listen()
     assert interruption.received() is None
 
 
