@@ -13,6 +13,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 import implicit_em.resolvers  # noqa: F401  (conf/ uses them)
+from implicit_em import interruption
 from implicit_em.errors import (
     ConfigError,
     Interrupted,
@@ -22,6 +23,7 @@ from implicit_em.errors import (
     one_line,
 )
 from implicit_em.mistakes import explain
+from implicit_em.sweeps import launchers
 from implicit_em.sweeps.callback import CheckCallback
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
@@ -47,7 +49,8 @@ def run(main: Callable[[], Any], conf: Path, config: str) -> int:
     full_error = bool(os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and leaves the printing to us
     try:
-        code = _run(main, conf, config, full_error)
+        with interruption.ending():
+            code = _run(main, conf, config, full_error)
     except Interrupted as interrupted:
         code = 128 + interrupted.signal
     except KeyboardInterrupt:
@@ -92,10 +95,11 @@ def _run(main: Callable[[], Any], conf: Path, config: str, full_error: bool) -> 
             raise
         print(f"error: {_explain(error, conf, config)}", file=sys.stderr)
         return REFUSED
-    except OSError as error:
-        if full_error:
+    except Exception as error:
+        reason = one_line(error) if isinstance(error, OSError) else launchers.lost(error)
+        if full_error or reason is None:
             raise
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        print(f"error: {reason}", file=sys.stderr)
         return FAILED
     return 0
 

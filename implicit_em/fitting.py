@@ -10,6 +10,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from pytorch_lightning.profilers import Profiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
@@ -52,9 +53,17 @@ def build_trainer(cfg: Mapping[str, Any], **arguments: Any) -> pl.Trainer:
 
     """
     try:
-        return pl.Trainer(**{"profiler": NoProfiler()} | trainer_flags(cfg) | arguments)
+        own: dict[str, Any] = {"profiler": NoProfiler(), "plugins": _cluster()}
+        return pl.Trainer(**own | trainer_flags(cfg) | arguments)
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise ConfigError(f"trainer: {one_line(error)}") from error
+
+
+def _cluster() -> list[SLURMEnvironment]:
+    """Return what keeps Lightning from requeuing a job of Slurm, which submitit does."""
+    if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
+        return [SLURMEnvironment(auto_requeue=False)]
+    return []
 
 
 def fit(

@@ -19,6 +19,8 @@ from omegaconf import OmegaConf
 from implicit_em.errors import one_line
 
 LISTED_BESIDE_A_HINT = 12
+LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm", "submitit_slurm_stacked", "ray")
+"""Those that the extra ``cluster`` brings."""
 
 
 def explain(error: Exception, overrides: Sequence[str], loader: ConfigLoader, config: str) -> str:
@@ -32,9 +34,13 @@ def explain(error: Exception, overrides: Sequence[str], loader: ConfigLoader, co
 
     """
     message = str(error).strip().splitlines()[0]
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
-        return f"{group}={choice}: no such option; {nearest(choice, error.options)}"
+        if group == "hydra/launcher" and choice in LAUNCHERS:
+            typed = next((line for line in overrides if line.startswith(f"{group}=")), group)
+            return f'{typed}: its launcher is not installed; pip install -e ".[cluster]"'
+        if error.options:
+            return f"{group}={choice}: no such option; {nearest(choice, error.options)}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: {message}; write key=value"
     if several := re.match(r"Ambiguous value for argument '(.*)'", message):

@@ -1,5 +1,6 @@
 """OmegaConf resolvers that ``conf/`` uses; registered when this module is imported."""
 
+import os
 import re
 import secrets
 from functools import cache
@@ -31,6 +32,16 @@ def job_directory(overrides: Any, *, _root_: DictConfig) -> str:
     return config_fingerprint(_root_)
 
 
+def gpu_in_turn(number: int) -> str:
+    """Return the CUDA device for a job of a sweep: one of those that are visible, in turn."""
+    import torch
+
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    devices = visible or [str(index) for index in range(torch.cuda.device_count())]
+    return devices[number % len(devices)] if devices else ""
+
+
 OmegaConf.register_new_resolver("token", token, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("run_directory", run_directory, replace=True)
 OmegaConf.register_new_resolver("job_directory", job_directory, replace=True)
+OmegaConf.register_new_resolver("gpu_in_turn", gpu_in_turn, replace=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -133,3 +134,40 @@ def command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..
             HydraConfig.instance().cfg = None
 
     return command_line
+
+
+@pytest.fixture
+def sweep(command_line, small, tmp_path) -> Callable[..., tuple[int, Path]]:
+    """Run a sweep into a directory; gives its exit code and that directory."""
+
+    def sweep(*overrides: str, directory: str = "sweep") -> tuple[int, Path]:
+        arguments = ["-m", *small, *overrides, f"hydra.sweep.dir={tmp_path / directory}"]
+        return command_line(*arguments), tmp_path / directory
+
+    return sweep
+
+
+class Signals(pl.Callback):
+    """Sends a signal to the process of the run of seed 2, as its fourth epoch begins, once."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        run = Path(trainer.default_root_dir)
+        noted = run.parents[1] / "signalled"
+        if trainer.current_epoch == 3 and "seed=2" in run.name and not noted.exists():
+            noted.touch()
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.fixture
+def signalled() -> Callable[..., list[str]]:
+    """Return the axes of a sweep of short jobs, of which that of seed 2 gets a signal."""
+
+    def signalled(number: int, seeds: str = "1,2,3") -> list[str]:
+        callback = ["+callbacks.signals._target_=conftest.Signals"]
+        callback += [f"+callbacks.signals.number={int(number)}"]
+        return [f"seed={seeds}", "trainer.max_epochs=6", *callback]
+
+    return signalled

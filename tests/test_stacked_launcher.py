@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -62,19 +63,8 @@ def stacks(monkeypatch):
 
 
 @pytest.fixture
-def arguments(small):
-    return ["-m", *small, LAST_BATCH_FILLS_ITS_LANES]
-
-
-@pytest.fixture
-def sweep(command_line, arguments, tmp_path):
-    """Run a sweep into a directory; gives its exit code and that directory."""
-
-    def sweep(*overrides, directory="sweep"):
-        code = command_line(*arguments, *overrides, f"hydra.sweep.dir={tmp_path / directory}")
-        return code, tmp_path / directory
-
-    return sweep
+def sweep(sweep):
+    return partial(sweep, LAST_BATCH_FILLS_ITS_LANES)
 
 
 def results(run):
@@ -96,6 +86,11 @@ def assert_jobs_equal(found, expected, files=SAME):
     times = [column for column in tables[0] if column.endswith("_seconds")]
     assert tables[0].drop(columns=times).equals(tables[1].drop(columns=times))
     return names
+
+
+def finished(directory):
+    """When each job of a sweep ended."""
+    return {path: path.stat().st_mtime_ns for path in directory.glob("*/metrics.json")}
 
 
 def announced(out):
@@ -343,7 +338,8 @@ def wait_for(condition, process, seconds=60):
         time.sleep(0.005)
 
 
-def test_a_sweep_goes_on_after_kill_9(sweep, arguments, tmp_path, stacks):
+def test_a_sweep_goes_on_after_kill_9(sweep, small, tmp_path, stacks):
+    arguments = ["-m", *small, LAST_BATCH_FILLS_ITS_LANES]
     axes = ["trainer.max_epochs=2,40", "seed=1,2", "probe=none"]
     directory = tmp_path / "sweep"
     command = [sys.executable, str(ROOT / "train.py"), *arguments, *axes, STACKED]
@@ -363,14 +359,11 @@ def test_a_sweep_goes_on_after_kill_9(sweep, arguments, tmp_path, stacks):
     assert len(long) == 2
     assert not any((run / "metrics.json").exists() for run in long)
     done = [epochs_done(run) for run in long]
-    finished = {path: path.stat().st_mtime_ns for path in directory.glob("*/metrics.json")}
+    before = finished(directory)
 
     code, _ = sweep(*axes, STACKED)
     assert code == 0
-    assert (
-        finished.items()
-        <= {path: path.stat().st_mtime_ns for path in directory.glob("*/metrics.json")}.items()
-    ), "not trained again"
+    assert before.items() <= finished(directory).items(), "not trained again"
     assert [size for _, size in stacks[:1]] == [1], "two runs, on two cores"
     for run, epochs in zip(long, done, strict=True):
         (line,) = [line for line in messages(run) if "goes on after epoch" in line]

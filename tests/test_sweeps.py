@@ -17,17 +17,6 @@ from implicit_em.resolvers import job_directory
 from implicit_em.sweeps.summary import SHOWN, group_over_seeds, read_jobs
 
 
-@pytest.fixture
-def sweep(command_line, small, tmp_path):
-    """Run a sweep into one directory; gives its exit code and that directory."""
-
-    def sweep(*overrides, directory="sweep"):
-        arguments = ["-m", *overrides, *small, f"hydra.sweep.dir={tmp_path / directory}"]
-        return command_line(*arguments), tmp_path / directory
-
-    return sweep
-
-
 def test_a_sweep_ends_with_its_summary(sweep, capfd):
     code, directory = sweep("loss=lse,var_tc", "seed=1,2")
     assert code == 0

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 import implicit_em.resolvers  # noqa: F401  (a launcher's worker imports the callback, and needs them)
 from implicit_em.errors import ConfigError, RefusedError
 from implicit_em.mistakes import explain
+from implicit_em.sweeps import launchers
 from implicit_em.sweeps.jobs import enumerate_jobs
 
 
@@ -32,6 +33,8 @@ class CheckCallback(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the configuration of each job; one that cannot be trained stops the sweep."""
+        if reason := launchers.refusal(config):
+            raise RefusedError(reason, ConfigError(reason))
         loader = GlobalHydra.instance().config_loader()
         jobs = {}
         for overrides in enumerate_jobs(config, loader):
@@ -40,10 +43,9 @@ class CheckCallback(Callback):
             except (HydraException, OmegaConfBaseException, ValueError) as error:
                 reason = explain(error, overrides, loader, config.hydra.job.config_name)
                 raise RefusedError(reason, error) from error
-            launcher = config.hydra.launcher._target_.rpartition(".")[2]
             directory = Path(job.hydra.sweep.dir) / job.hydra.sweep.subdir
             jobs[directory.name] = ",".join(filter_overrides(overrides))
-            _check(job, directory, here=launcher in ("BasicLauncher", "StackedLauncher"))
+            _check(job, directory, here=launchers.run_here(config))
         CheckCallback.sweep_directory = Path(config.hydra.sweep.dir)
         CheckCallback.jobs = jobs
 

@@ -1,0 +1,8 @@
+"""Hydra launcher whose Slurm tasks are stacks: ``hydra/launcher=slurm_stacked``; needs submitit."""
+
+from importlib.util import find_spec
+
+if find_spec("hydra_plugins.hydra_submitit_launcher"):
+    from hydra_plugins.slurm_stacked_launcher._launcher import SlurmStackedLauncher
+
+    __all__ = ["SlurmStackedLauncher"]
