@@ -41,6 +41,11 @@ test-slow: $(STAMP) ## Run the long checks: published figures, notebooks, ten th
 torture: $(STAMP) ## Kill 20 runs at random moments, also while they save, and go on with them
 	$(BIN)/python -m pytest -m torture -s $(ARGS)
 
+.PHONY: test-slurm
+test-slurm: $(STAMP) ## Run sweeps on a Slurm that it installs (Debian, root), starts and shuts down again
+	tests/slurm/install.sh
+	$(BIN)/python -m pytest -m slurm tests/slurm $(ARGS)
+
 .PHONY: lint
 lint: $(STAMP) ## Check format, style and types
 	$(BIN)/ruff format --check .
