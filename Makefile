@@ -38,7 +38,7 @@ test-slow: $(STAMP) ## Run the long checks: published figures, notebooks, ten th
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 .PHONY: torture
-torture: $(STAMP) ## Kill 20 runs at random moments, also while they save, and go on with them
+torture: $(STAMP) ## Kill runs and workers of a sweep at random moments, also while they save, and go on
 	$(BIN)/python -m pytest -m torture -s $(ARGS)
 
 .PHONY: test-slurm

@@ -1,4 +1,4 @@
-"""Runs killed with SIGKILL at random moments, also while they save, and gone on with."""
+"""Runs and workers killed with SIGKILL at random moments, also while saving, and gone on with."""
 
 import os
 import random
@@ -7,13 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
+import psutil
 import pytest
 import pytorch_lightning as pl
-import torch
 from conftest import ROOT
 from test_checkpoints import results
+from test_stacked_launcher import assert_jobs_equal, finished
+
+from implicit_em.sweeps.summary import read_jobs
 
 pytestmark = pytest.mark.torture
 
@@ -30,44 +34,48 @@ WHILE_SAVING = 10
 
 
 class Steps(pl.Callback):
-    """Writes down how many steps are done, block by block: a killed process cannot say so."""
+    """Writes down how many steps are done, at the start and block by block: the dead cannot say."""
 
     takes_blocks = True
 
-    def __init__(self):
-        self.file = os.open(os.environ["TORTURE_STEPS"], os.O_RDWR | os.O_CREAT)
+    def on_train_start(self, trainer, *_):
+        path = steps_file(Path(trainer.default_root_dir))
+        self.file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self.on_train_batch_end(trainer)
 
     def on_train_batch_end(self, trainer, *_):
-        os.pwrite(self.file, trainer.global_step.to_bytes(8, "little"), 0)
+        os.write(self.file, b"%d\n" % trainer.global_step)
 
 
-def command(directory, settings):
-    fixed = [f"checkpoint.steps={INTERVAL}", "model.hidden=512", "trainer.max_epochs=2"]
+def start(*settings, interval=INTERVAL, **how):
+    fixed = [f"checkpoint.steps={interval}", f"data.root={ROOT / 'data'}"]
     fixed += ["probe=none", "logger=csv", "trainer.enable_progress_bar=false"]
-    fixed += ["+callbacks.steps={_target_: test_torture.Steps}", f"hydra.run.dir={directory}"]
-    return [sys.executable, str(ROOT / "train.py"), *settings, *fixed, f"data.root={ROOT / 'data'}"]
+    fixed += ["+callbacks.steps={_target_: test_torture.Steps}"]
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *settings, *fixed],
+        env={**os.environ, "PYTHONPATH": path},
+        **how,
+    )
 
 
-def start(directory, settings):
-    environment = {
-        **os.environ,
-        "TORTURE_STEPS": str(steps_file(directory)),
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
-    }
-    return subprocess.Popen(command(directory, settings), env=environment)
+def start_run(directory, settings):
+    return start(
+        *settings, "model.hidden=512", "trainer.max_epochs=2", f"hydra.run.dir={directory}"
+    )
 
 
 def steps_file(directory):
-    return directory.with_suffix(".steps")
+    return directory.with_name(f"{directory.name}.steps")
 
 
 def steps_done(directory):
-    return int.from_bytes(steps_file(directory).read_bytes(), "little")
+    return [int(line) for line in steps_file(directory).read_text().split()]
 
 
-def saved_steps(path):
-    checkpoint = torch.load(path, weights_only=True)
-    return checkpoint["global_step"]
+def trained_again(directory):
+    """Return the steps that were trained again, for each time that training went on."""
+    return [before - after for before, after in pairwise(steps_done(directory)) if after <= before]
 
 
 def being_written(directory):
@@ -85,14 +93,14 @@ def undisturbed(tmp_path_factory):
     directories = {}
     for name, settings in SETTINGS.items():
         directories[name] = tmp_path_factory.mktemp("undisturbed") / name
-        assert start(directories[name], settings).wait() == 0
+        assert start_run(directories[name], settings).wait() == 0
     return directories
 
 
 def kill_and_go_on(directory, settings, rng, while_saving):
-    """Return whether it died while it saved, and the steps that are trained again."""
+    """Return whether it died while it saved, and the steps that were trained again."""
     last = directory / "checkpoints" / "last.ckpt"
-    process = start(directory, settings)
+    process = start_run(directory, settings)
     wait_for(last.exists, process)
     if while_saving:
         skip = rng.randrange(8)
@@ -107,11 +115,8 @@ def kill_and_go_on(directory, settings, rng, while_saving):
     process.send_signal(signal.SIGKILL)
     process.wait()
     saving = bool(being_written(directory))
-    again = steps_done(directory) - saved_steps(
-        last if last.exists() else last.with_stem("previous")
-    )
-    assert start(directory, settings).wait() == 0
-    return saving, again
+    assert start_run(directory, settings).wait() == 0
+    return saving, sum(trained_again(directory))
 
 
 def test_killed_runs_go_on_to_the_same_bits(undisturbed, tmp_path):
@@ -131,10 +136,57 @@ def test_killed_runs_go_on_to_the_same_bits(undisturbed, tmp_path):
         shutil.rmtree(directory)
     assert all(equal for _, _, equal in rows)
     assert sum(saving for saving, _, _ in rows) >= 5
-    assert all(0 <= again <= INTERVAL for _, again, _ in rows)
+    assert all(again <= INTERVAL for _, again, _ in rows)
 
 
 def test_the_steps_are_written_down(undisturbed):
     """The measure itself: two epochs of 469 steps."""
-    assert {steps_done(path) for path in undisturbed.values()} == {2 * 469}
-    assert Path(steps_file(undisturbed["adam"])).stat().st_size == 8
+    for directory in undisturbed.values():
+        steps = steps_done(directory)
+        assert (steps[0], steps[-1]) == (0, 2 * 469)
+        assert all(0 < after - before <= 64 for before, after in pairwise(steps))
+
+
+def test_a_sweep_of_twelve_jobs_survives_three_killed_workers(tmp_path):
+    axes = ["-m", "seed=1,2,3,4", "lr.value=1e-3,1e-2,1e-1", "trainer.max_epochs=3"]
+    axes += ["hydra.launcher.n_jobs=2", "hydra/launcher=joblib_local"]
+    directory, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
+    how = {"cwd": tmp_path, "interval": 256}
+    said = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    for launch in range(4):
+        before = finished(directory)
+        process = start(*axes, f"hydra.sweep.dir={directory}", **how, **said)
+        if launch < 3:
+            kill_a_worker(process, directory, len(before) + 2)
+        out, _ = process.communicate()
+        assert process.returncode == (launch < 3), out
+        assert "Traceback" not in out
+        assert out.count("error: ") == (launch < 3)
+        assert len(read_jobs(directory)) == 12, "the summary lists all"
+        assert before.items() <= finished(directory).items(), "what is complete is left alone"
+    assert start(*axes, f"hydra.sweep.dir={undisturbed}", **how).wait() == 0
+    jobs = assert_jobs_equal(directory, undisturbed)
+    assert len(jobs) == 12
+    for job in jobs:
+        assert steps_done(undisturbed / job)[-1] == steps_done(directory / job)[-1] == 3 * 469
+        assert not trained_again(undisturbed / job)
+    again = {job: steps for job in jobs if (steps := trained_again(directory / job))}
+    print(f"\nsteps trained again: {again}")
+    assert 1 <= len(again) <= 3 * 2, "those that two workers had, three times"
+    assert max(max(steps) for steps in again.values()) <= how["interval"]
+
+
+def kill_a_worker(process, directory, jobs):
+    """Kill one of joblib's processes, once so many jobs are complete and another has trained."""
+
+    def under_way():
+        begun = {path.parents[1] for path in directory.glob("*/checkpoints/last.ckpt")}
+        done = {path.parent for path in finished(directory)}
+        return len(done) >= jobs and begun - done
+
+    wait_for(under_way, process)
+    time.sleep(random.uniform(0, 0.5))
+    children = psutil.Process(process.pid).children(recursive=True)
+    workers = [child for child in children if "LokyProcess" in " ".join(child.cmdline())]
+    assert len(workers) == 2
+    random.choice(workers).kill()
