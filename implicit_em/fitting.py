@@ -53,8 +53,10 @@ def build_trainer(cfg: Mapping[str, Any], **arguments: Any) -> pl.Trainer:
 
     """
     try:
-        own: dict[str, Any] = {"profiler": NoProfiler(), "plugins": _cluster()}
-        return pl.Trainer(**own | trainer_flags(cfg) | arguments)
+        flags = {"profiler": NoProfiler()} | trainer_flags(cfg) | arguments
+        if flags.get("strategy", "auto") == "auto":  # one process: no cluster's business
+            flags.setdefault("plugins", _cluster())
+        return pl.Trainer(**flags)
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise ConfigError(f"trainer: {one_line(error)}") from error
 

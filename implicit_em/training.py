@@ -98,21 +98,20 @@ def _train(cfg: DictConfig, directory: str | Path | None) -> dict[str, Any]:
     check(cfg, hydra_cfg.runtime.choices if hydra_cfg else None)
     quieten()
     run = RunDirectory(directory)
+    plain = to_plain(cfg)
     with run.held():
         try:
             finished = run.claim(cfg, hydra_cfg, resumed)
+            trainer = build_trainer(plain, logger=False, enable_checkpointing=False)
         except RunError as error:
             log.error("refused: %s", error)
             raise
         if finished:
             log.info("%s is complete already: reused", run.path)
             return finished
-        plain = to_plain(cfg)
         labels = _labels(plain, hydra_cfg)
-        if plain["trainer"]["strategy"] != "auto":
-            trainer = build_trainer(plain, logger=False, enable_checkpointing=False)
-            if isinstance(trainer.strategy, GlobalBatch):
-                return _train_in_processes(plain, run, labels, trainer, hydra_cfg)
+        if isinstance(trainer.strategy, GlobalBatch):
+            return _train_in_processes(plain, run, labels, trainer, hydra_cfg)
         return _train_here(plain, run, labels)
 
 

@@ -15,8 +15,9 @@ from hydra.core.singleton import Singleton
 from omegaconf import OmegaConf
 from test_stacked_launcher import announced, assert_jobs_equal
 
+from implicit_em.distributed import GlobalBatch
+from implicit_em.fitting import build_trainer
 from implicit_em.sweeps.summary import read_jobs
-from implicit_em.training import build_trainer
 
 submitit = pytest.importorskip("submitit", reason='pip install -e ".[cluster]"')
 
@@ -104,6 +105,13 @@ def test_lightning_leaves_requeuing_to_submitit(composed, small, tmp_path):
     environment = trainer._accelerator_connector.cluster_environment
     assert isinstance(environment, pl.plugins.environments.SLURMEnvironment)
     assert environment.auto_requeue is False
+
+
+def test_a_task_starts_the_processes_of_its_run_itself(composed, small, tmp_path):
+    cfg = OmegaConf.to_container(composed(*small, "trainer=ddp_cpu"), resolve=True)
+    trainer = build_trainer(cfg, logger=False, default_root_dir=tmp_path)
+    assert isinstance(trainer.strategy, GlobalBatch)
+    assert trainer.world_size == 2
 
 
 def test_what_times_out_is_saved_requeued_and_goes_on(sweep, signalled, capfd):
