@@ -10,7 +10,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.profilers import Profiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
@@ -52,20 +52,13 @@ def build_trainer(cfg: Mapping[str, Any], **arguments: Any) -> pl.Trainer:
         ConfigError: if Lightning refuses a flag, or this machine has no such device.
 
     """
+    own: dict[str, Any] = {"profiler": NoProfiler()}
+    if cfg["trainer"]["strategy"] == "auto":  # on Slurm, too, where submitit alone requeues a job
+        own["plugins"] = LightningEnvironment()
     try:
-        flags = {"profiler": NoProfiler()} | trainer_flags(cfg) | arguments
-        if flags.get("strategy", "auto") == "auto":  # one process: no cluster's business
-            flags.setdefault("plugins", _cluster())
-        return pl.Trainer(**flags)
+        return pl.Trainer(**own | trainer_flags(cfg) | arguments)
     except (MisconfigurationException, ValueError, TypeError) as error:
         raise ConfigError(f"trainer: {one_line(error)}") from error
-
-
-def _cluster() -> list[SLURMEnvironment]:
-    """Return what keeps Lightning from requeuing a job of Slurm, which submitit does."""
-    if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
-        return [SLURMEnvironment(auto_requeue=False)]
-    return []
 
 
 def fit(

@@ -168,6 +168,6 @@ def signalled() -> Callable[..., list[str]]:
     def signalled(number: int, seeds: str = "1,2,3") -> list[str]:
         callback = ["+callbacks.signals._target_=conftest.Signals"]
         callback += [f"+callbacks.signals.number={int(number)}"]
-        return [f"seed={seeds}", "trainer.max_epochs=6", *callback]
+        return [f"seed={seeds}", "trainer.max_epochs=4", *callback]
 
     return signalled
