@@ -120,7 +120,9 @@ def test_a_signal_too_late_for_a_run_stops_the_sweep_all_the_same(
     assert list(read_jobs(tmp_path / "sweep")["status"]) == ["completed", "not started"]
 
 
-@pytest.mark.parametrize("block", [1, 4, 7])
+@pytest.mark.parametrize(
+    "block", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(7, marks=pytest.mark.slow)]
+)
 def test_a_stacked_sweep_stops_and_goes_on(
     command_line, composed, run_settings, at_block, tmp_path, block
 ):

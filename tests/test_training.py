@@ -122,10 +122,11 @@ def test_the_same_seed_is_bit_identical_and_another_is_not(composed, small, tmp_
     assert results(tmp_path / "a") == results(tmp_path / "b")
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam", "adamw"])
-@pytest.mark.parametrize("lr", ["constant", "cosine", "warmup_cosine"])
-def test_every_optimizer_and_schedule_trains(composed, small, tmp_path, optimizer, lr):
-    overrides = [f"optimizer={optimizer}", f"lr={lr}", "trainer.max_epochs=1", "probe=none"]
+@pytest.mark.parametrize(
+    "choice", ["optimizer=sgd", "optimizer=momentum", "optimizer=adamw", "lr=cosine"]
+)
+def test_optimizers_and_schedules_train(composed, small, tmp_path, choice):
+    overrides = [choice, "trainer.max_epochs=1", "probe=none"]
     metrics = train(composed(*small, *overrides), tmp_path)
     assert metrics["status"] == "completed"
     assert metrics["probe_accuracy"] is None
