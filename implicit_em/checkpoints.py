@@ -1,5 +1,6 @@
 """The checkpoints of a run, and where an interrupted one goes on."""
 
+import io
 import logging
 import os
 import random
@@ -13,6 +14,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from implicit_em import interruption
 from implicit_em.errors import Interrupted
@@ -31,6 +33,7 @@ class LastCheckpoint(Checkpoint):
 
     Args:
         last: path of the checkpoint; the one before it has ``previous`` in its place.
+        run: whose it is.
         steps: most optimizer steps between two checkpoints, in whole blocks of steps; ``None`` for
             any number.
         minutes: most minutes between two, likewise.
@@ -40,8 +43,11 @@ class LastCheckpoint(Checkpoint):
     takes_blocks = True
     """It needs no batch by itself: the end of a block is early enough."""
 
-    def __init__(self, last: Path, steps: int | None = None, minutes: float | None = None) -> None:
+    def __init__(
+        self, last: Path, run: str, steps: int | None = None, minutes: float | None = None
+    ) -> None:
         self.last = last
+        self.run = run
         self.steps = steps
         self.minutes = minutes
         self.train_seconds = 0.0
@@ -99,6 +105,7 @@ class LastCheckpoint(Checkpoint):
         """Note random numbers, the time, and whether another callback has stopped the run."""
         self._count()
         checkpoint[OWN] = {
+            "run": self.run,
             "random_state": _random_state(),
             "train_seconds": self.train_seconds,
             "stopped": trainer.should_stop,
@@ -139,10 +146,31 @@ class LastCheckpoint(Checkpoint):
         if not trainer.is_global_zero:
             trainer.save_checkpoint(self.last)  # writes nothing, but takes part
             return
-        with whole(self.last) as temporary:
-            trainer.save_checkpoint(temporary)
-            if self.last.exists():
-                os.replace(self.last, previous(self.last))
+        trainer.save_checkpoint(newest(self.last))
+        if self.last.exists():
+            os.replace(self.last, previous(self.last))
+        os.replace(newest(self.last), self.last)
+
+
+class DirectCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside where it belongs, then renames it.
+
+    Lightning's own goes through the temporary directory, which may be another disk, and a full one.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        """Write it.
+
+        Raises:
+            WriteError: if it cannot be written.
+
+        """
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        with whole(Path(path)) as temporary:
+            temporary.write_bytes(content.getbuffer())
 
 
 def stop_if_requested(trainer: pl.Trainer) -> None:
@@ -192,30 +220,40 @@ def previous(last: Path) -> Path:
     return last.with_stem("previous")
 
 
-def resume_point(last: Path, epochs: int) -> tuple[Path | None, int]:
+def newest(last: Path) -> Path:
+    """Return the path of a checkpoint that is about to be the last."""
+    return last.with_stem("newest")
+
+
+def resume_point(last: Path, run: str, epochs: int) -> tuple[Path | None, int]:
     """Return the checkpoint that a run goes on from and the epochs it has done, or none and 0.
 
-    A damaged checkpoint is said in a line, and the one before it used. Nothing is unpickled.
+    A damaged checkpoint, or another run's, is said in a line, and the one before it used.
+    Nothing is unpickled.
 
     Args:
         last: path of the last checkpoint.
+        run: whose it must be.
         epochs: for which the run has a history; a checkpoint beyond them would leave a gap.
 
     """
-    for path in (last, previous(last)):
+    for path in (newest(last), last, previous(last)):
         if not path.exists():
             continue
         try:
-            done = _epochs_done(path)
+            whose, done = _contents(path)
         except Exception as error:  # a damaged file may bring about any
             log.warning("%s cannot be read (%s): not used", path, type(error).__name__)
             continue
-        if done <= epochs:
+        if whose != run:
+            log.warning("%s is another run's: not used", path)
+        elif done <= epochs:
             return path, done
     return None, 0
 
 
-def _epochs_done(path: Path) -> int:
+def _contents(path: Path) -> tuple[str, int]:
+    """Return whose a checkpoint is, and how many epochs it has done."""
     with zipfile.ZipFile(path) as archive:
         if damaged := archive.testzip():  # torch does not look at its checksums
             raise zipfile.BadZipFile(damaged)
@@ -223,4 +261,5 @@ def _epochs_done(path: Path) -> int:
     own = checkpoint[OWN]
     if not {"random_state", "train_seconds", "stopped"} <= own.keys():
         raise KeyError(OWN)
-    return checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    return own["run"], epochs

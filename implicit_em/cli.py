@@ -66,11 +66,9 @@ def _summarise() -> bool:
     directory = CheckCallback.sweep_directory
     if directory is None or not directory.exists():
         return True
-    from implicit_em.sweeps.jobs import note_jobs
     from implicit_em.sweeps.summary import summarise
 
     try:
-        note_jobs(directory, CheckCallback.jobs)
         return summarise(directory)
     except WriteError as error:
         print(f"error: {error}", file=sys.stderr)

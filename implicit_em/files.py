@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,12 @@ def whole(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise WriteError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def half_written(path: Path) -> list[Path]:
+    """Return what ``whole`` has left of a file when its process was killed."""
+    name = re.compile(r"\.\d+-" + re.escape(path.name))
+    return [found for found in path.parent.glob(".*") if name.fullmatch(found.name)]
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

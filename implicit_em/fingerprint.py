@@ -50,6 +50,11 @@ def config_fingerprint(cfg: DictConfig | Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
+def run_identity(cfg: Mapping[str, Any]) -> str:
+    """Return the fingerprint of a plain configuration, however many epochs it asks for."""
+    return config_fingerprint({**cfg, "trainer": {**cfg["trainer"], "max_epochs": None}})
+
+
 def _same_numbers(value: Any) -> Any:
     """Write 1 and 1.0 alike."""
     if isinstance(value, Mapping):

@@ -14,10 +14,16 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.profilers import Profiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from implicit_em.checkpoints import LastCheckpoint, resume_point, stop_if_requested
+from implicit_em.checkpoints import (
+    DirectCheckpointIO,
+    LastCheckpoint,
+    resume_point,
+    stop_if_requested,
+)
 from implicit_em.config import module_arguments, trainer_flags
 from implicit_em.data import ResidentDataModule
 from implicit_em.errors import ConfigError, one_line
+from implicit_em.fingerprint import run_identity
 from implicit_em.history import HistoryLogger
 from implicit_em.measurement import monitoring_interval
 from implicit_em.modules import EnergyModule, module_class
@@ -52,9 +58,9 @@ def build_trainer(cfg: Mapping[str, Any], **arguments: Any) -> pl.Trainer:
         ConfigError: if Lightning refuses a flag, or this machine has no such device.
 
     """
-    own: dict[str, Any] = {"profiler": NoProfiler()}
+    own: dict[str, Any] = {"profiler": NoProfiler(), "plugins": [DirectCheckpointIO()]}
     if cfg["trainer"]["strategy"] == "auto":  # on Slurm, too, where submitit alone requeues a job
-        own["plugins"] = LightningEnvironment()
+        own["plugins"].append(LightningEnvironment())
     try:
         return pl.Trainer(**own | trainer_flags(cfg) | arguments)
     except (MisconfigurationException, ValueError, TypeError) as error:
@@ -77,7 +83,8 @@ def fit(
     metrics["parameters"] = sum(p.numel() for p in module.model.parameters())
 
     history = HistoryLogger(run.history)
-    checkpoint, done = resume_point(run.checkpoint, history.restore())
+    identity = run_identity(cfg)
+    checkpoint, done = resume_point(run.checkpoint, identity, history.restore())
     history.forget_after(done)
     progress = _progress(cfg)
     if checkpoint:
@@ -86,7 +93,7 @@ def fit(
             shown.skip(done)
         log_again(logger, history.rows)
     callbacks = [instantiate(spec) for spec in cfg["callbacks"].values()]
-    saving = LastCheckpoint(run.checkpoint, **cfg["checkpoint"])
+    saving = LastCheckpoint(run.checkpoint, identity, **cfg["checkpoint"])
     trainer = build_trainer(
         cfg,
         enable_progress_bar=False,  # Lightning's own

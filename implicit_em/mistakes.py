@@ -42,6 +42,9 @@ def explain(error: Exception, overrides: Sequence[str], loader: ConfigLoader, co
         if error.options:
             return f"{group}={choice}: no such option; {nearest(choice, error.options)}"
     if isinstance(error, OverrideParseException):
+        key, _, value = error.override.partition("=")
+        if "=" in value:  # as in the name of a job's directory
+            return f"{error.override}: quote what has = or , in it: \"{key}='{value}'\""
         return f"{error.override}: {message}; write key=value"
     if several := re.match(r"Ambiguous value for argument '(.*)'", message):
         return f"{several[1]}: several values make a sweep; allowed with -m, or one of them"

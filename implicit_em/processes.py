@@ -101,7 +101,7 @@ def _send(context: ProcessContext, number: signal.Signals) -> None:
 
 
 def _verdict(error: ProcessExitedException, count: int) -> BaseException:
-    if error.exit_code > 128:
+    if error.exit_code - 128 in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         return Interrupted(signal.Signals(error.exit_code - 128))
     name = error.signal_name
     how = f"was killed by {name}" if name else f"ended with exit code {error.exit_code}"

@@ -1,63 +1,69 @@
 """``resume=DIR``: a run goes on in its own directory and with its own settings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hydra.core.global_hydra import GlobalHydra
-from hydra.types import RunMode
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from implicit_em.errors import ConfigError, DamagedError
 from implicit_em.fingerprint import config_fingerprint
-from implicit_em.rundir import RunDirectory, flatten
+from implicit_em.rundir import RunDirectory
 
-CONFIG = "train"
+ABSENT = object()
 
 
 def continued(cfg: DictConfig, typed: Sequence[str] = ()) -> DictConfig:
     """Return the configuration of the run that ``cfg.resume`` names, with what was typed beside it.
 
     Args:
-        cfg: the composed configuration.
+        cfg: the composed configuration, what was typed included.
         typed: Hydra's overrides, which may change what does not affect the results, and ask for
-            more epochs where the schedule does not depend on their number.
+            more epochs where the schedule does not depend on their number. Of a group, as
+            ``logger=csv``, all of it is taken.
 
     Raises:
         ConfigError: if the directory holds no run, or an override makes another experiment of it.
 
     """
-    run = RunDirectory(cfg.resume)
     try:
-        saved = run.read_config()
+        saved = RunDirectory(cfg.resume).read_config()
     except (FileNotFoundError, DamagedError) as error:
         raise ConfigError(f"resume={cfg.resume}: {error}") from error
-    found = saved
-    typed = [override for override in typed if not override.startswith(("resume=", "hydra"))]
-    own = run.read_overrides()
-    before = _compose(own) if typed else {}
-    for override in typed:
-        after = _compose([*own, override])
-        changed = {k: v for k, v in after.items() if k not in before or before[k] != v}
-        found = found.copy()
-        for key, value in changed.items():
-            OmegaConf.update(found, key, value, force_add=True)
-        if not _same_experiment(saved, found):
+    if missing := {"model", "loss", "trainer", "seed"} - saved.keys():
+        raise ConfigError(f"resume={cfg.resume}: no run of this project: no {min(missing)} there")
+    found = saved.copy()
+    here = OmegaConf.to_container(
+        OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]), resolve=True
+    )
+    for override in OverridesParser.create().parse_overrides(list(typed)):
+        key = override.key_or_group.replace("/", ".")
+        if key.partition(".")[0] in ("resume", "hydra"):
+            continue
+        value = _at(here, key)
+        if value is not ABSENT:
+            OmegaConf.update(found, key, value, merge=False, force_add=True)
+        if value is ABSENT or not _same_experiment(saved, found):
             raise ConfigError(
-                f"{override}: makes another experiment of {cfg.resume}; beside resume= may stand "
-                "what does not affect the results, and a larger trainer.max_epochs with lr=constant"
+                f"{override.input_line}: makes another experiment of {cfg.resume}; beside resume= "
+                "may stand what does not affect the results, and a larger trainer.max_epochs with "
+                "lr=constant"
             )
     return found
 
 
-def _compose(overrides: Sequence[str]) -> dict[str, Any]:
-    loader = GlobalHydra.instance().config_loader()
-    cfg = loader.load_configuration(CONFIG, list(overrides), run_mode=RunMode.RUN)
-    names = [str(key) for key in cfg if key not in ("hydra", "resume")]
-    return flatten(OmegaConf.to_container(OmegaConf.masked_copy(cfg, names), resolve=True))
+def _at(settings: Any, key: str) -> Any:
+    """Return what stands at a dotted key, or ``ABSENT``."""
+    for part in key.split("."):
+        if not isinstance(settings, Mapping) or part not in settings:
+            return ABSENT
+        settings = settings[part]
+    return settings
 
 
 def _same_experiment(saved: DictConfig, changed: DictConfig) -> bool:
-    if changed.trainer.max_epochs > saved.trainer.max_epochs and saved.lr.schedule is None:
+    before, epochs = saved.trainer.max_epochs, changed.trainer.max_epochs
+    if not isinstance(epochs, int) or (epochs > before and saved.lr.schedule is None):
         changed = changed.copy()
-        changed.trainer.max_epochs = saved.trainer.max_epochs
+        changed.trainer.max_epochs = before  # what is no number the check refuses
     return config_fingerprint(changed) == config_fingerprint(saved)

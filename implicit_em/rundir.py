@@ -12,11 +12,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from implicit_em import interruption
 from implicit_em.errors import ConfigError, DamagedError
-from implicit_em.files import read_json, whole, write_json
+from implicit_em.files import half_written, read_json, whole, write_json
 from implicit_em.fingerprint import config_fingerprint
 from implicit_em.stored import read_config, read_overrides
 
 log = logging.getLogger(__name__)
+
+EPOCHS = "trainer.max_epochs="
+"""The one override that a run may be given anew."""
 
 
 class RunDirectory:
@@ -161,18 +164,23 @@ class RunDirectory:
         metrics = self.completed_metrics()
         if metrics and metrics.get("config_fingerprint") == config_fingerprint(cfg):
             return metrics
-        for result in (self.metrics, self.features, self.weights, self.model):
+        typed = list(hydra_cfg.overrides.task) if hydra_cfg else []
+        if resumed:
+            before = self.read_overrides()
+            if epochs := [line for line in typed if line.startswith(EPOCHS)]:
+                before = [line for line in before if not line.startswith(EPOCHS)]
+            typed = [*before, *epochs]
+        for result in self._results():
             result.unlink(missing_ok=True)
-        for half_written in (*self.path.glob(".*-*"), *self.checkpoint.parent.glob(".*-*")):
-            half_written.unlink()
+        newest = self.checkpoint.with_stem("newest")
+        for path in (*self._results(), self.history, newest, self.config, self.overrides):
+            for left in half_written(path):
+                left.unlink()
         # Resolved: what the environment said then is what was trained.
         files = {self.config: OmegaConf.to_yaml(cfg, resolve=True)}
         if not resumed:
-            typed = list(hydra_cfg.overrides.task) if hydra_cfg else []
-            files |= {
-                self.overrides: OmegaConf.to_yaml(OmegaConf.create(typed)),
-                self.path / ".hydra" / "hydra.yaml": OmegaConf.to_yaml({"hydra": hydra_cfg}),
-            }
+            files[self.path / ".hydra" / "hydra.yaml"] = OmegaConf.to_yaml({"hydra": hydra_cfg})
+        files[self.overrides] = OmegaConf.to_yaml(OmegaConf.create(typed))
         for path, content in files.items():
             with whole(path) as temporary:
                 temporary.write_text(content, encoding="utf-8")
@@ -180,8 +188,11 @@ class RunDirectory:
                     read_config(temporary)  # else the run could not go on some day
         return None
 
+    def _results(self) -> tuple[Path, ...]:
+        return self.metrics, self.features, self.weights, self.model
+
     def _clear(self) -> None:
-        for path in (self.metrics, self.history, self.features, self.weights, self.model):
+        for path in (*self._results(), self.history):
             path.unlink(missing_ok=True)
         for path in (self.config.parent, self.checkpoint.parent, self.path / "wandb"):
             shutil.rmtree(path, ignore_errors=True)

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import shutil
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -17,11 +19,13 @@ from implicit_em.history import HistoryLogger
 from implicit_em.stack import Stack
 from implicit_em.training import train
 
+WHOSE = "a run"
+
 
 def checkpoint(epochs):
     """What is read of a checkpoint to see where a run goes on."""
     progress = {"current": {"processed": epochs}}
-    own = dict.fromkeys(("random_state", "train_seconds", "stopped"))
+    own = {"run": WHOSE, **dict.fromkeys(("random_state", "train_seconds", "stopped"))}
     return {"loops": {"fit_loop": {"epoch_progress": progress}}, OWN: own}
 
 
@@ -35,13 +39,13 @@ def last(tmp_path):
 
 
 def test_a_run_goes_on_after_the_last_epoch(last):
-    assert resume_point(last, epochs=4) == (last, 4)
-    assert resume_point(last, epochs=5) == (last, 4)
+    assert resume_point(last, WHOSE, epochs=4) == (last, 4)
+    assert resume_point(last, WHOSE, epochs=5) == (last, 4)
 
 
 def test_a_checkpoint_ahead_of_the_history_is_not_used(last):
-    assert resume_point(last, epochs=3) == (previous(last), 3)
-    assert resume_point(last, epochs=2) == (None, 0)
+    assert resume_point(last, WHOSE, epochs=3) == (previous(last), 3)
+    assert resume_point(last, WHOSE, epochs=2) == (None, 0)
 
 
 class Malicious:
@@ -86,20 +90,58 @@ DAMAGES = {
 def test_a_checkpoint_that_cannot_be_read_is_named_and_not_used(last, caplog, damage):
     DAMAGES[damage](last)
     caplog.set_level(logging.WARNING, "implicit_em")
-    assert resume_point(last, epochs=4) == (previous(last), 3)
+    assert resume_point(last, WHOSE, epochs=4) == (previous(last), 3)
     (record,) = caplog.records
     assert f"{last} cannot be read" in record.getMessage()
     assert not (last.parent / "ran").exists()
 
 
+def test_a_checkpoint_of_another_run_is_named_and_not_used(last, caplog):
+    assert resume_point(last, "another run", epochs=4) == (None, 0)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path} is another run's: not used" for path in (last, previous(last))
+    ]
+
+
+def test_a_run_does_not_go_on_from_the_checkpoint_of_another_seed(composed, small, tmp_path):
+    train(composed(*small), tmp_path / "one")
+    for seed, name in ((2, "other"), (2, "undisturbed")):
+        train(composed(*small, f"seed={seed}"), tmp_path / name)
+    for path in (tmp_path / "other" / "checkpoints").iterdir():
+        path.unlink()
+    shutil.copy(tmp_path / "one/checkpoints/last.ckpt", tmp_path / "other/checkpoints/last.ckpt")
+    (tmp_path / "other/metrics.json").unlink()
+    train(composed(*small, "seed=2"), tmp_path / "other")
+    assert results(tmp_path / "other") == results(tmp_path / "undisturbed")
+
+
+def test_a_checkpoint_needs_no_room_in_the_temporary_directory(
+    composed, small, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    assert train(composed(*small, "callbacks=best"), tmp_path / "run")["status"] == "completed"
+    assert (tmp_path / "run/checkpoints/last.ckpt").exists()
+
+
+def test_what_is_not_the_runs_own_is_left_alone(composed, small, tmp_path):
+    mine = [tmp_path / name for name in (".pre-commit-config.yaml", ".7-notes", ".my-notes/x")]
+    left = [tmp_path / ".7-metrics.json", tmp_path / "checkpoints/.7-newest.ckpt"]
+    for path in (*mine, *left):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    train(composed(*small), tmp_path)
+    assert all(path.exists() for path in mine)
+    assert not any(path.exists() for path in left), "half-written by a process that was killed"
+
+
 def test_without_a_checkpoint_a_run_begins_at_the_beginning(tmp_path, caplog):
-    assert resume_point(tmp_path / "last.ckpt", epochs=4) == (None, 0)
+    assert resume_point(tmp_path / "last.ckpt", WHOSE, epochs=4) == (None, 0)
     assert not caplog.records
 
 
 def test_the_one_before_is_used_where_the_last_is_missing(last):
     last.unlink()
-    assert resume_point(last, epochs=4) == (previous(last), 3)
+    assert resume_point(last, WHOSE, epochs=4) == (previous(last), 3)
 
 
 def results(run):

@@ -332,7 +332,6 @@ def results(directory):
 )
 def test_every_setting_trains_in_processes(composed, small, tmp_path, settings):
     two = train(composed(*small, *DDP, *settings), tmp_path / "two")
-    two = train(composed(*small, *DDP, *settings), tmp_path / "two")
     alone = [setting for setting in settings if "devices" not in setting]
     one = train(composed(*small, *alone), tmp_path / "one")
     tolerance = 1e-2 if "bf16" in settings[0] else 1e-4

@@ -280,7 +280,7 @@ def reads(path, cfg, contents):
         lambda: run.refusal(cfg): (),
         lambda: load(path): (FileNotFoundError, ValueError),
         lambda: (jobs := read_jobs(path.parent)).empty or group_over_seeds(jobs): (),
-        lambda: resume_point(run.checkpoint, HistoryLogger(run.history).restore()): (),
+        lambda: resume_point(run.checkpoint, "run", HistoryLogger(run.history).restore()): (),
     }
     for read, errors in documented.items():
         said = says(read, errors)

@@ -61,8 +61,6 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     metrics = json.loads((tmp_path / "again" / "metrics.json").read_text())
     assert metrics["status"] == "interrupted"
     assert metrics["epochs"] == (block - 1) // 4 + (block in (8, 12))
-    trained = []
-    at_block(0, trained.append)
     assert command_line(*run_settings, "hydra.run.dir=again") == 0
     assert results(tmp_path / "again") == results(tmp_path / "undisturbed")
 

@@ -62,6 +62,10 @@ def test_a_complete_run_goes_on_for_more_epochs(command_line, composed, settings
         "trainer.max_epochs=3",
         "model.hidden=6",
         "probe=none",
+        "~loss.tc",
+        "loss.tc.weight=2",
+        "callbacks=early_stopping",
+        "experiment=ablation",
     ],
 )
 def test_another_experiment_is_refused_and_named(
@@ -74,6 +78,25 @@ def test_another_experiment_is_refused_and_named(
     assert error.startswith(f"error: {override}: makes another experiment of {broken}")
     assert error.count("\n") == 1
     assert sorted((path, path.stat().st_mtime_ns) for path in broken.rglob("*")) == before
+
+
+def test_the_logger_is_exchanged_as_a_whole(command_line, settings, tmp_path):
+    wandb = ["logger=wandb", "logger.mode=disabled"]
+    assert command_line(*settings, *wandb, "hydra.run.dir=run") == 0
+    assert command_line("resume=run", "logger=tensorboard", "trainer.max_epochs=5") == 0
+    assert (tmp_path / "run/tensorboard").exists()
+    saved = yaml.safe_load((tmp_path / "run/.hydra/config.yaml").read_text())
+    assert "project" not in saved["logger"]
+    typed = yaml.safe_load((tmp_path / "run/.hydra/overrides.yaml").read_text())
+    assert [line for line in typed if "max_epochs" in line] == ["trainer.max_epochs=5"]
+
+
+@pytest.mark.parametrize("epochs", ["abc", "null", "2"])
+def test_what_is_no_larger_number_of_epochs_is_refused(command_line, broken, capfd, epochs):
+    assert command_line(f"resume={broken}", f"trainer.max_epochs={epochs}") == 2
+    error = capfd.readouterr().err
+    assert "trainer.max_epochs=" in error
+    assert error.count("\n") == 1
 
 
 def test_more_epochs_are_refused_where_the_schedule_depends_on_them(

@@ -358,6 +358,7 @@ def test_a_sweep_goes_on_after_kill_9(sweep, small, tmp_path, stacks):
         process.wait()
     assert len(long) == 2
     assert not any((run / "metrics.json").exists() for run in long)
+    assert set(read_jobs(directory)["status"]) == {"completed", "unfinished"}
     done = [epochs_done(run) for run in long]
     before = finished(directory)
 
@@ -371,6 +372,22 @@ def test_a_sweep_goes_on_after_kill_9(sweep, small, tmp_path, stacks):
         assert epochs - 1 <= after <= epochs + 1
     _, undisturbed = sweep(*axes, directory="basic")
     assert_jobs_equal(directory, undisturbed)
+
+
+@pytest.mark.slow
+def test_two_sweeps_in_one_directory_wait_for_each_other(small, tmp_path):
+    settings = [*small, "trainer.max_epochs=20", "probe=none", f"hydra.sweep.dir={tmp_path / 's'}"]
+    command = [sys.executable, str(ROOT / "train.py"), "-m", *settings, STACKED]
+    processes = [
+        subprocess.Popen([*command, seeds], cwd=tmp_path, stdout=subprocess.DEVNULL)
+        for seeds in ("seed=1,2,3,4", "seed=4,3,2,1")
+    ]
+    try:
+        assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+    assert read_jobs(tmp_path / "s")["status"].tolist() == ["completed"] * 4
 
 
 class CtrlC(pl.Callback):

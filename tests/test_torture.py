@@ -79,7 +79,7 @@ def trained_again(directory):
 
 
 def being_written(directory):
-    return list((directory / "checkpoints").glob(".*-last.ckpt"))
+    return list((directory / "checkpoints").glob(".*-newest.ckpt"))
 
 
 def wait_for(condition, process):

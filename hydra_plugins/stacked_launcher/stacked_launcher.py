@@ -83,6 +83,8 @@ class StackedLauncher(Launcher):
             for position in group:
                 typed = " ".join(filter_overrides(job_overrides[position]))
                 log.info("\t#%d : %s", initial_job_idx + position, typed)
+            # Of two sweeps in one directory the later waits, if both claim their jobs in one order.
+            group.sort(key=lambda position: str(jobs[position].hydra.sweep.subdir))
             runs = [partial(self._run, jobs[position]) for position in group]
             if len(group) == 1:
                 returns[group[0]] = runs[0]()

@@ -1,6 +1,5 @@
 """The Hydra callback that checks a run, or every job of a sweep, before anything trains."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,10 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import implicit_em.resolvers  # noqa: F401  (a launcher's worker imports the callback, and needs them)
-from implicit_em.errors import ConfigError, RefusedError
+from implicit_em.errors import ConfigError, RefusedError, WriteError
 from implicit_em.mistakes import explain
 from implicit_em.sweeps import launchers
-from implicit_em.sweeps.jobs import enumerate_jobs
+from implicit_em.sweeps.jobs import enumerate_jobs, note_jobs
 
 
 class CheckCallback(Callback):
@@ -24,8 +23,6 @@ class CheckCallback(Callback):
 
     sweep_directory: ClassVar[Path | None] = None
     """Directory of the sweep that this process started."""
-    jobs: ClassVar[Mapping[str, str]] = {}
-    """The overrides of its jobs, by the names of their directories."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the configuration of a single run."""
@@ -47,7 +44,10 @@ class CheckCallback(Callback):
             jobs[directory.name] = ",".join(filter_overrides(overrides))
             _check(job, directory, here=launchers.run_here(config))
         CheckCallback.sweep_directory = Path(config.hydra.sweep.dir)
-        CheckCallback.jobs = jobs
+        try:
+            note_jobs(CheckCallback.sweep_directory, jobs)
+        except WriteError as error:
+            raise RefusedError(str(error), error) from error
 
 
 def _check(config: DictConfig, directory: str | Path, here: bool) -> None:

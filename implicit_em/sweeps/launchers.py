@@ -22,6 +22,8 @@ def refusal(config: DictConfig) -> str | None:
     typed = f"hydra/launcher={config.hydra.runtime.choices['hydra/launcher']}"
     if _name(config) in SLURM and shutil.which("srun") is None:
         return f"{typed}: Slurm's commands (sbatch, srun) are not on this machine"
+    if (most := config.hydra.launcher.get("max_stack", 1)) < 1:
+        return f"hydra.launcher.max_stack={most}: must be at least 1"
     if config.hydra.launcher.get("n_jobs") == 0:
         return "hydra.launcher.n_jobs=0: must be at least 1, or -1 for one job on each core"
     return None
