@@ -151,10 +151,9 @@ class EnergyModule(pl.LightningModule):
         """Return the energies ``(B, K)`` of images ``(B, ...)``."""
         return self.outputs(self.model, self._inputs(x))["energies"]
 
-    @staticmethod
-    def _inputs(batch: Any) -> Tensor:
+    def _inputs(self, batch: Any) -> Tensor:
         images = batch if isinstance(batch, Tensor) else batch[0]
-        return as_unit_float(images.flatten(1))
+        return as_unit_float(images.flatten(1)).to(self.model.weight.dtype)
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer and, where there is one, the schedule over all steps."""
