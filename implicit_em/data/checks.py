@@ -8,6 +8,9 @@ from torch import Tensor
 
 from implicit_em.errors import ConfigError
 
+AT_ONCE = 2**24
+"""Values that are looked at together: samples in a file need not fit into memory."""
+
 
 def check_splits(splits: Mapping[str, tuple[Tensor, Tensor]]) -> None:
     """Refuse splits that cannot be trained on, or not be measured.
@@ -20,25 +23,68 @@ def check_splits(splits: Mapping[str, tuple[Tensor, Tensor]]) -> None:
 
     """
     for name, (samples, labels) in splits.items():
-        count, shape = len(samples), tuple(samples.shape[1:])
-        if len(labels) != count:
-            raise ConfigError(f"{name} split: {count} samples, but {len(labels)} labels")
-        if count < 2 or samples.numel() == 0:
-            raise ConfigError(
-                f"{name} split: {count} samples of shape {shape}; at least 2 are needed, none empty"
-            )
-        if not (samples.is_floating_point() or samples.dtype == torch.uint8):
-            raise ConfigError(
-                f"{name} split: samples of {samples.dtype}; allowed are uint8, which is scaled to "
-                "[0, 1], and floating point"
-            )
-        if samples.is_floating_point() and not (finite := samples.isfinite()).all():
-            first = tuple((~finite).nonzero()[0].tolist())
-            raise ConfigError(
-                f"{name} split: {samples[first].item()} at {list(first)}; all must be finite"
-            )
+        check_split(f"{name} split", samples, labels)
     if len(shapes := {tuple(samples.shape[1:]) for samples, _ in splits.values()}) > 1:
         raise ConfigError(f"samples of unlike shapes: {' and '.join(map(str, sorted(shapes)))}")
+
+
+def check_split(subject: str, samples: Tensor, labels: Tensor) -> None:
+    """Refuse samples that cannot be trained on, and labels that are not theirs.
+
+    Args:
+        subject: of the message.
+        samples: shape ``(N, ...)``.
+        labels: shape ``(N,)``.
+
+    Raises:
+        ConfigError: naming the first place that is wrong.
+
+    """
+    if samples.dim() < 2:
+        raise ConfigError(
+            f"{subject}: samples of shape {tuple(samples.shape)}; allowed is (N, ...), of two "
+            "dimensions at least"
+        )
+    count, shape = len(samples), tuple(samples.shape[1:])
+    if len(labels) != count:
+        raise ConfigError(f"{subject}: {count} samples, but {len(labels)} labels")
+    if count < 2 or samples.numel() == 0:
+        raise ConfigError(
+            f"{subject}: {count} samples of shape {shape}; at least 2 are needed, none empty"
+        )
+    if not (samples.is_floating_point() or samples.dtype == torch.uint8):
+        raise ConfigError(
+            f"{subject}: samples of {samples.dtype}; allowed are uint8, which is scaled to "
+            "[0, 1], and floating point"
+        )
+    if samples.is_floating_point():
+        _check_finite(subject, samples)
+
+
+def _check_finite(subject: str, samples: Tensor) -> None:
+    rows = max(1, AT_ONCE // samples[0].numel())
+    for start in range(0, len(samples), rows):
+        finite = samples[start : start + rows].isfinite()
+        if not finite.all():
+            row, *place = (~finite).nonzero()[0].tolist()
+            first = (start + row, *place)
+            raise ConfigError(
+                f"{subject}: {samples[first].item()} at {list(first)}; all must be finite"
+            )
+
+
+def check_whole_numbers(subject: str, labels: Tensor) -> None:
+    """Refuse labels that name no classes.
+
+    Raises:
+        ConfigError: if they are not whole numbers, one after the other.
+
+    """
+    if labels.dim() != 1 or labels.is_floating_point() or labels.is_complex():
+        raise ConfigError(
+            f"{subject}: labels of shape {tuple(labels.shape)} and {labels.dtype}; allowed are "
+            "whole numbers of shape (N,)"
+        )
 
 
 def check_labels(name: str, labels: Tensor, classes: Sequence[Any]) -> None:
