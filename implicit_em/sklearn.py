@@ -1,0 +1,232 @@
+"""The derived encoder as a scikit-learn estimator."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from joblib import effective_n_jobs
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import check_random_state, check_scalar
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+from torch.optim import Adam, Optimizer
+
+from implicit_em.data import Block, ResidentLoader
+from implicit_em.errors import NonFiniteLossError
+from implicit_em.losses import decorrelation, lse, variance
+from implicit_em.models import Encoder
+from implicit_em.models.linear import SharedInput
+from implicit_em.objective import Objective, Term
+from implicit_em.stack import Stack
+
+
+class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """A decoder-free sparse autoencoder, trained by implicit EM (Oursland 2026, arXiv 2601.06478).
+
+    Energies ``E = relu(W x + b)`` of K components, of which a low one explains a sample well; their
+    responsibilities are ``softmax(-E)``. Each step takes Adam along the gradient of ``lse_weight *
+    LSE + var_weight * variance + tc_weight * decorrelation``, as ``implicit_em.losses`` defines
+    them. Samples are taken as they are: scale them first where their features differ in scale.
+
+    It is no ``DensityMixin`` and has no ``score``: a layer whose energies are all 0 would have the
+    best. Select by what comes after it in a pipeline.
+
+    Args:
+        n_components: number of components K.
+        lse_weight: of LSE, a sum over the batch: its share grows with ``batch_size``.
+        var_weight: of the variance, which keeps components from dying.
+        tc_weight: of the decorrelation, which keeps them from being the same.
+        lr: learning rate of Adam.
+        max_iter: epochs of ``fit``; there is no earlier end, as the objective has no minimum.
+        batch_size: samples of a step, at least 2.
+        random_state: of the first weights and the order of the batches.
+        n_jobs: torch threads of training, as joblib counts them. ``None``, which is one, is the
+            fastest for a small layer, and gives the same bits on any number of cores.
+
+    Attributes:
+        encoder_: the ``implicit_em.Encoder``, in the precision of the samples, float64 or float32.
+        components_: its weight rows, shape ``(K, D)``.
+        n_iter_: epochs trained so far.
+        n_features_in_: width D of the samples.
+        feature_names_in_: names of their columns, where these have any.
+
+    """
+
+    encoder_: Encoder
+    n_iter_: int
+    n_features_in_: int
+
+    def __init__(
+        self,
+        n_components: int = 64,
+        *,
+        lse_weight: float = 1.0,
+        var_weight: float = 1.0,
+        tc_weight: float = 1.0,
+        lr: float = 1e-3,
+        max_iter: int = 100,
+        batch_size: int = 128,
+        random_state: Any = None,
+        n_jobs: int | None = None,
+    ) -> None:
+        self.n_components = n_components
+        self.lse_weight = lse_weight
+        self.var_weight = var_weight
+        self.tc_weight = tc_weight
+        self.lr = lr
+        self.max_iter = max_iter
+        self.batch_size = batch_size
+        self.random_state = random_state
+        self.n_jobs = n_jobs
+
+    def fit(self, X: Any, y: Any = None) -> "ImplicitEM":
+        """Train new weights for ``max_iter`` epochs.
+
+        Args:
+            X: samples, shape ``(N, D)`` with N >= 2.
+            y: not looked at.
+
+        Raises:
+            ValueError: if the samples or a parameter are not what they must be.
+            NonFiniteLossError: if training diverges.
+
+        """
+        self._check_parameters()
+        samples = self._samples(X, reset=True, least=2)
+        self._begin(samples)
+        self._train(samples, self.max_iter)
+        return self
+
+    def partial_fit(self, X: Any, y: Any = None) -> "ImplicitEM":
+        """Train for one more epoch on these samples; the arguments and errors are those of ``fit``.
+
+        Going on with the same samples gives what ``fit`` gives.
+        """
+        self._check_parameters()
+        first = not hasattr(self, "encoder_")
+        samples = self._samples(X, reset=first, least=2)
+        if first:
+            self._begin(samples)
+        self._train(samples, 1)
+        return self
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Return the energies of samples, shape ``(N, K)``: the activations of the layer."""
+        return self._energies(X).numpy()
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Return the responsibilities of the components, ``softmax(-E)``, shape ``(N, K)``."""
+        return (-self._energies(X)).softmax(-1).numpy()
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """Return the log-likelihood of samples, ``log sum_j exp(-E_j)``, shape ``(N,)``.
+
+        The mixture is not normalised: it compares samples under one model, never models.
+        """
+        return (-self._energies(X)).logsumexp(-1).numpy()
+
+    @property
+    def components_(self) -> np.ndarray:
+        """The weight rows, shape ``(K, D)``."""
+        return self.encoder_.weight.detach().numpy()
+
+    @property
+    def _n_features_out(self) -> int:
+        return len(self.components_)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    def _check_parameters(self) -> None:
+        for name, least in (("n_components", 1), ("max_iter", 1), ("batch_size", 2)):
+            check_scalar(getattr(self, name), name, Integral, min_val=least)
+        for name in ("lse_weight", "var_weight", "tc_weight"):
+            check_scalar(getattr(self, name), name, Real, min_val=0)
+        check_scalar(self.lr, "lr", Real, min_val=0, include_boundaries="neither")
+
+    def _samples(self, X: Any, reset: bool, least: int = 1) -> Tensor:
+        dtype = [np.float64, np.float32] if reset else self.components_.dtype
+        array = validate_data(
+            self,
+            X,
+            reset=reset,
+            dtype=dtype,
+            order="C",
+            force_writeable=True,  # torch warns of others
+            ensure_min_samples=least,
+        )
+        return torch.from_numpy(array)
+
+    def _energies(self, X: Any) -> Tensor:
+        check_is_fitted(self)
+        with torch.no_grad():
+            return self.encoder_(self._samples(X, reset=False))
+
+    def _begin(self, samples: Tensor) -> None:
+        """Draw new weights, and the seed of the order of the batches."""
+        self._seed = int(check_random_state(self.random_state).randint(2**31))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed)
+            self.encoder_ = Encoder(samples.shape[1], self.n_components).to(samples.dtype)
+        self._optimizer = Adam(self.encoder_.parameters(), lr=float(self.lr), fused=True)
+        self.n_iter_ = 0
+
+    def _train(self, samples: Tensor, epochs: int) -> None:
+        objective = Objective(
+            {
+                "lse": Term(lse, float(self.lse_weight)),
+                "var": Term(variance, float(self.var_weight)),
+                "tc": Term(decorrelation, float(self.tc_weight)),
+            }
+        )
+        self._optimizer.param_groups[0]["lr"] = float(self.lr)
+        stack = Stack([_Replica(self.encoder_, objective, self._optimizer)])
+        labels = samples.new_zeros(len(samples))
+        loader = ResidentLoader(samples, labels, self.batch_size, seed=self._seed)
+        for epoch in range(self.n_iter_, self.n_iter_ + epochs):
+            loader.set_epoch(epoch)
+            before = deepcopy(self.encoder_.state_dict())
+            with _torch_threads(effective_n_jobs(self.n_jobs)):
+                losses = stack.train([Block(samples, list(loader.index_batches()))])
+            if not losses.isfinite().all():
+                self.encoder_.load_state_dict(before)
+                raise NonFiniteLossError(
+                    f"lr={self.lr}: the loss was not finite in epoch {epoch + 1}; the weights are "
+                    "those that it began with; allowed are smaller rates, or samples of another "
+                    "scale"
+                )
+            self.n_iter_ = epoch + 1
+
+
+@contextmanager
+def _torch_threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@dataclass
+class _Replica:
+    """The estimator's encoder, as a stack trains it."""
+
+    model: Encoder
+    objective: Objective
+    bare_optimizer: Optimizer
+    compiled: bool = False
+
+    @staticmethod
+    def outputs(model: Encoder, x: Tensor | SharedInput) -> dict[str, Tensor]:
+        return {"energies": model(x)}
+
+    def update(self) -> None:
+        self.bare_optimizer.step()

@@ -1,0 +1,183 @@
+"""The scikit-learn estimator: its conventions, and that it trains as the project does."""
+
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import pytorch_lightning as pl
+import torch
+from conftest import ROOT
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from implicit_em import EncoderModule
+from implicit_em.data import ResidentLoader
+from implicit_em.errors import NonFiniteLossError
+from implicit_em.sklearn import ImplicitEM
+
+
+@pytest.fixture
+def digits():
+    images, labels = load_digits(return_X_y=True)
+    return images / 16, labels
+
+
+@pytest.fixture
+def brief():
+    return ImplicitEM(8, max_iter=3, random_state=0)
+
+
+@parametrize_with_checks([ImplicitEM()])
+def test_it_is_an_estimator(estimator, check, monkeypatch):
+    monkeypatch.setenv("SCIPY_ARRAY_API", "1")  # else one of the checks is skipped
+    check(estimator)
+
+
+def test_a_pipeline_in_a_grid_search_tells_digits_apart(digits):
+    pipeline = make_pipeline(
+        MinMaxScaler(),
+        ImplicitEM(lr=1e-2, max_iter=5, random_state=0),
+        LogisticRegression(max_iter=1_000),
+    )
+    grid = {"implicitem__n_components": [2, 32], "implicitem__lse_weight": np.array([1.0, 3.0])}
+    search = GridSearchCV(pipeline, grid, cv=3).fit(*digits)
+    assert search.best_params_["implicitem__n_components"] == 32
+    assert search.best_score_ > 0.85
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_it_gives_follows_from_its_weights(digits, brief, dtype):
+    x = digits[0].astype(dtype)
+    energies = brief.fit(x).transform(x)
+    bias = brief.encoder_.linear.bias.detach().numpy()
+    assert energies.dtype == brief.components_.dtype == dtype
+    assert brief.components_.shape == (8, 64)
+    np.testing.assert_allclose(energies, np.maximum(x @ brief.components_.T + bias, 0), atol=1e-5)
+    likelihoods = np.exp(-energies)
+    evidence = likelihoods.sum(1, keepdims=True)
+    np.testing.assert_allclose(brief.predict_proba(x), likelihoods / evidence, rtol=1e-5)
+    np.testing.assert_allclose(brief.score_samples(x), np.log(evidence[:, 0]), rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
+@pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated")
+def test_its_steps_are_those_of_the_projects_module(digits):
+    """A Trainer's, with the same first weights, batches and rate: bit for bit."""
+    x = torch.tensor(digits[0], dtype=torch.float32)
+    estimator = ImplicitEM(16, lse_weight=2.0, max_iter=2, random_state=3)
+    estimator.fit(x.numpy())
+
+    loss = {
+        "lse": {"_target_": "implicit_em.losses.lse", "weight": 2.0},
+        "var": {"_target_": "implicit_em.losses.variance"},
+        "tc": {"_target_": "implicit_em.losses.decorrelation"},
+    }
+    torch.manual_seed(estimator._seed)
+    module = EncoderModule({"in_features": 64, "hidden": 16}, loss)
+    flags = dict.fromkeys(
+        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
+    )
+    loader = ResidentLoader(x, x.new_zeros(len(x)), 128, seed=estimator._seed)
+    pl.Trainer(max_epochs=2, accelerator="cpu", **flags).fit(module, loader)
+    assert np.array_equal(estimator.components_, module.model.weight.detach().numpy())
+
+
+def test_a_random_state_gives_the_same_bits_and_leaves_torchs_generator_alone(digits, brief):
+    before = torch.get_rng_state()
+    first = brief.fit(digits[0]).components_.copy()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert np.array_equal(brief.fit(digits[0]).components_, first)
+    assert not np.array_equal(brief.set_params(random_state=1).fit(digits[0]).components_, first)
+
+
+@pytest.mark.parametrize(("n_jobs", "threads"), [(None, 1), (3, 3)])
+def test_it_trains_with_as_many_threads_as_asked_for(digits, brief, monkeypatch, n_jobs, threads):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 5)
+    numbers = []
+    monkeypatch.setattr(torch, "set_num_threads", numbers.append)
+    brief.set_params(n_jobs=n_jobs).partial_fit(digits[0])
+    assert numbers == [threads, 5]
+
+
+def test_partial_fits_are_the_epochs_of_a_fit_also_after_pickling(digits, brief):
+    fitted = ImplicitEM(**brief.get_params()).fit(digits[0])
+    for epoch in range(3):
+        brief.partial_fit(digits[0])
+        assert brief.n_iter_ == epoch + 1
+        brief = pickle.loads(pickle.dumps(brief))
+    assert fitted.n_iter_ == 3
+    assert np.array_equal(brief.components_, fitted.components_)
+
+
+def test_partial_fit_takes_the_rate_of_today(digits, brief):
+    before = brief.partial_fit(digits[0]).components_.copy()
+    brief.set_params(lr=1e-30).partial_fit(digits[0])
+    np.testing.assert_allclose(brief.components_, before, rtol=0, atol=1e-20)
+
+
+def test_the_weights_of_the_terms_reach_the_objective(digits, brief):
+    """The paper's ablation, in small: what LSE alone does, the variance prevents."""
+    brief.set_params(n_components=16, max_iter=40, lr=1e-2)
+    alive = {}
+    for var_weight in (0, 1):
+        brief.set_params(var_weight=var_weight, tc_weight=0)
+        alive[var_weight] = (brief.fit_transform(digits[0]).var(0) > 1e-2).sum()
+    assert alive[0] == 0
+    assert alive[1] > 12
+
+
+def test_columns_have_names(digits, brief):
+    frame = pd.DataFrame(digits[0]).add_prefix("pixel")
+    energies = brief.set_output(transform="pandas").fit_transform(frame)
+    assert list(energies.columns) == [f"implicitem{number}" for number in range(8)]
+    assert list(brief.feature_names_in_) == list(frame.columns)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reason"),
+    [
+        ({"n_components": 0}, "n_components == 0"),
+        ({"batch_size": 1}, "batch_size == 1"),
+        ({"max_iter": 0}, "max_iter == 0"),
+        ({"tc_weight": -1}, "tc_weight == -1"),
+        ({"lr": 0}, "lr == 0"),
+        (dict.fromkeys(("lse_weight", "var_weight", "tc_weight"), 0), "at least one term"),
+    ],
+)
+def test_a_wrong_parameter_is_named(digits, brief, parameters, reason):
+    for train in (brief.fit, brief.partial_fit):
+        with pytest.raises(ValueError, match=reason):
+            brief.set_params(**parameters) and train(digits[0])
+
+
+def test_a_diverging_epoch_keeps_the_weights_before_it(digits, brief):
+    before = brief.fit(digits[0]).components_.copy()
+    with pytest.raises(NonFiniteLossError, match=r"lr=0\.001.*epoch 4;.*began with"):
+        brief.partial_fit(1e300 * digits[0])
+    assert np.array_equal(brief.components_, before)
+    assert brief.n_iter_ == 3
+
+
+def test_it_needs_no_configuration_no_account_and_no_file(tmp_path):
+    program = """
+import sys
+import numpy as np
+from implicit_em.sklearn import ImplicitEM
+ImplicitEM(2, max_iter=1).fit(np.random.rand(20, 3)).transform(np.random.rand(5, 3))
+print(*sys.modules)
+"""
+    command = [sys.executable, "-c", program]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    shown = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert not {"hydra", "omegaconf", "wandb"} & set(shown.stdout.split())
+    assert not list(tmp_path.iterdir())
