@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from implicit_em import losses
-    from implicit_em.data import ResidentDataModule, ResidentLoader, TorchvisionDataModule
+    from implicit_em.data import (
+        ResidentDataModule,
+        ResidentLoader,
+        TensorDataModule,
+        TorchvisionDataModule,
+    )
     from implicit_em.features import feature_grid
     from implicit_em.loading import load
     from implicit_em.models import Encoder, SparseAutoencoder
@@ -26,6 +31,7 @@ _HOMES = {
     "ResidentLoader": "data",
     "SparseAutoencoder": "models",
     "SparseAutoencoderModule": "modules",
+    "TensorDataModule": "data",
     "Term": "objective",
     "TorchvisionDataModule": "data",
     "feature_grid": "features",
@@ -42,6 +48,7 @@ __all__ = [
     "ResidentLoader",
     "SparseAutoencoder",
     "SparseAutoencoderModule",
+    "TensorDataModule",
     "Term",
     "TorchvisionDataModule",
     "feature_grid",

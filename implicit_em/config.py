@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -114,13 +114,15 @@ class _Config(_Section):
 def check(cfg: DictConfig, choices: Mapping[str, str] | None = None, here: bool = True) -> None:
     """Refuse a configuration that cannot be trained; nothing is loaded or written.
 
-    Model, objective, optimizer and Trainer are built once, for a narrow input, and the objective is
-    computed on a few random samples, so that what they refuse themselves is refused here.
+    Data module, model, objective, optimizer and Trainer are built once, the model for a narrow
+    input, and the objective is computed on a few random samples, so that what they refuse
+    themselves is refused here.
 
     Args:
         cfg: the composed configuration, without Hydra's own node.
         choices: the option chosen in each config group, for the message.
-        here: whether the run will train on this machine, which then needs the device asked for.
+        here: whether the run will train on this machine, which then needs the device and the
+            files asked for.
 
     Raises:
         ConfigError: with the first thing found.
@@ -129,12 +131,16 @@ def check(cfg: DictConfig, choices: Mapping[str, str] | None = None, here: bool 
     try:
         plain = to_plain(cfg)
         _Config.model_validate(plain)
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key}: missing; write {error.full_key}=...") from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {one_line(error)}") from error
     except ValidationError as error:
         raise ConfigError(_describe(error)) from error
     trainer = _check_trainer(plain, here)
     _check_callbacks(plain)
+    if here:
+        _check_data(plain)
     _dry_run(plain, choices or {}, trainer)
 
 
@@ -238,6 +244,14 @@ def _check_callbacks(cfg: Mapping[str, Any]) -> None:
             )
         with _refusing(f"callbacks.{name}"):
             instantiate(callback)
+
+
+def _check_data(cfg: Mapping[str, Any]) -> None:
+    import torch
+    from hydra.utils import instantiate
+
+    with torch.random.fork_rng(devices=[]), _refusing("data"):
+        instantiate(cfg["data"])
 
 
 def _dry_run(cfg: dict[str, Any], choices: Mapping[str, str], trainer: Any) -> None:

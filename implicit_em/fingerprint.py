@@ -7,6 +7,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+import implicit_em.resolvers  # noqa: F401  (a configuration may use them)
+
 RESULTS_SCHEMA = 2
 """Version of what a run directory holds; part of the fingerprint."""
 
@@ -26,13 +28,16 @@ _DO_NOT_MATTER = {
     "data": ("root",),
     "trainer": ("enable_progress_bar", "enable_model_summary", "log_every_n_steps", "profiler"),
 }
+_STOOD_FOR_BY_A_DIGEST = ("path", "labels", "test_path", "test_labels")
+"""Settings of data that do not matter beside ``data.digest``, which tells what they name."""
 
 
 def config_fingerprint(cfg: DictConfig | Mapping[str, Any]) -> str:
     """Return 16 hexadecimal digits over all settings that affect a run's results.
 
     Two runs of one fingerprint are the same run. Paths, loggers, launchers and the display do not
-    count, nor does a loss term of weight 0; the order of the terms does, as their sum rounds by it.
+    count (beside a digest of files, what it was made of does not either), nor does a loss term of
+    weight 0; the order of the terms does, as their sum rounds by it.
     """
     config = OmegaConf.create({key: cfg[key] for key in _DECIDE if key in cfg})
     if isinstance(cfg, DictConfig):
@@ -42,6 +47,10 @@ def config_fingerprint(cfg: DictConfig | Mapping[str, Any]) -> str:
     for group, keys in _DO_NOT_MATTER.items():
         for key in keys:
             settings.get(group, {}).pop(key, None)
+    data = settings.get("data", {})
+    if data.get("digest") is not None:
+        for key in _STOOD_FOR_BY_A_DIGEST:
+            data.pop(key, None)
     settings["loss"] = [
         [name, term] for name, term in settings.get("loss", {}).items() if term.get("weight") != 0
     ]

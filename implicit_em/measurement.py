@@ -47,13 +47,14 @@ def probe_module(
 ) -> float | None:
     """Return the linear probe's test accuracy on the energies, with a line of its own.
 
-    Training labels of a single class leave nothing to tell apart: ``None``.
+    Training labels of a single class, as those of unlabelled samples are, leave nothing to tell
+    apart: ``None``.
     """
     train_samples, train_labels = data.split("train")
     test_samples, test_labels = data.split("test")
     indices = data.train_indices()
     if len(train_labels[indices].unique()) < 2:
-        log.info("no linear probe: the training labels are of a single class")
+        log.info("no linear probe: no labels, or all of a single class")
         return None
     with working("linear probe on the training features"):
         accuracy = linear_probe(

@@ -8,6 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from implicit_em.content import digest_of
+
 _SAFE_NAME = re.compile(r"[\w=,.+@-][\w=,.+@ \[\]-]{0,149}", re.ASCII)
 
 
@@ -41,6 +43,7 @@ def gpu_in_turn(number: int) -> str:
     return devices[number % len(devices)] if devices else ""
 
 
+OmegaConf.register_new_resolver("digest", digest_of, replace=True)
 OmegaConf.register_new_resolver("token", token, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("run_directory", run_directory, replace=True)
 OmegaConf.register_new_resolver("job_directory", job_directory, replace=True)

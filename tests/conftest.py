@@ -17,6 +17,8 @@ from omegaconf import DictConfig
 from torch.utils._python_dispatch import TorchDispatchMode
 from wandb_server import Server, serving
 
+import implicit_em.resolvers  # noqa: F401  (conf/ uses them)
+
 ROOT = Path(__file__).parents[1]
 SIDE = 8
 

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT
 from omegaconf import OmegaConf
@@ -61,6 +62,30 @@ def test_custom_model_activation_and_data_train_and_come_back(own_files, command
     assert type(encoder) is ZeroBiasEncoder
     with pytest.raises(ValueError, match=r"my_models\.ZeroBiasEncoder"):
         implicit_em.load(tmp_path / "run")
+
+
+def test_own_data_trains(command_line, tmp_path):
+    commands = re.findall(r"^python train\.py (data=tensors .*?)(?: *#.*)?$", README, re.MULTILINE)
+    assert len(commands) == 4
+    labels = np.arange(100) % 3
+    samples = np.random.default_rng(0).normal(size=(100, 8)) + labels[:, None]
+    for name, array in {"X": samples, "y": labels, "T": samples, "t": labels}.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    np.savez(tmp_path / "Xy.npz", X=samples, y=labels)
+    for number, command in enumerate(commands):
+        brief = ["trainer.max_epochs=1", "logger=csv", f"hydra.run.dir=run{number}"]
+        assert command_line(*command.split(), *brief) == 0
+        metrics = json.loads((tmp_path / f"run{number}/metrics.json").read_text())
+        assert (metrics["probe_accuracy"] is None) == (number == 0)
+
+
+def test_the_estimator_does_what_is_shown():
+    (shown,) = re.findall(r"```python\n(from sklearn.*?)```", README, re.DOTALL)
+    names = {}
+    exec(shown, names)
+    assert names["accuracy"] > 0.8
+    assert names["energies"].shape == names["responsibilities"].shape == (1797, 64)
+    assert names["evidence"].shape == (1797,)
 
 
 def test_a_mistake_in_an_own_option_lists_it(own_files, command_line, capfd):

@@ -8,12 +8,14 @@ from implicit_em.data.resident import (
     as_unit_float,
     batches_of,
 )
+from implicit_em.data.tensors import TensorDataModule
 
 __all__ = [
     "Block",
     "BlockLoader",
     "ResidentDataModule",
     "ResidentLoader",
+    "TensorDataModule",
     "TorchvisionDataModule",
     "as_unit_float",
     "batches_of",

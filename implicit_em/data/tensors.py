@@ -1,0 +1,211 @@
+"""Samples of one's own, from files of arrays."""
+
+import pickle
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from implicit_em.content import FORMATS, digest_of, names_a_file
+from implicit_em.data.checks import check_split, check_whole_numbers
+from implicit_em.data.modules import ResidentDataModule
+from implicit_em.data.sharing import Source
+from implicit_em.errors import ConfigError, one_line
+
+FILES = ("path", "labels", "test_path", "test_labels")
+"""The settings that may name a file, in the order of the digest."""
+
+
+class TensorDataModule(ResidentDataModule):
+    """Samples from .npy, .npz, .safetensors or .pt files, with labels where there are any.
+
+    Nothing is unpickled. All formats but .npz are memory-mapped, and stay so on a CPU where the
+    test samples have a file of their own; samples that are divided are copied.
+
+    Args:
+        path: file of the samples ``(N, ...)``: uint8, which is scaled to [0, 1], or floating point.
+        labels: file of the labels ``(N,)``, whole numbers, or their name in the file of the
+            samples. Without any, all samples are of one class, and nothing is probed.
+        key: the samples' name, in a file of several arrays.
+        test_path: file of the test samples, with the same names; without one, ``test_fraction`` of
+            the samples are held out.
+        test_labels: file of their labels, where those of the others have one.
+        test_fraction: share of the samples in the test split.
+        split_seed: of the choice of these, which the run's own seed does not affect.
+        digest: of the files and names, as ``content.digest_of`` gives it, so that other content is
+            refused; ``None`` takes any.
+        kwargs: of the base class.
+
+    Raises:
+        ConfigError: if a file cannot be opened, or the settings do not go together.
+
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        labels: str | Path | None = None,
+        key: str | None = None,
+        test_path: str | Path | None = None,
+        test_labels: str | Path | None = None,
+        test_fraction: float = 0.2,
+        split_seed: int = 0,
+        digest: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.path, self.labels, self.key = path, labels, key
+        self.test_path, self.test_labels = test_path, test_labels
+        self.test_fraction, self.split_seed = test_fraction, split_seed
+        self.digest = digest
+        self._check_settings()
+
+    def _check_settings(self) -> None:
+        for setting in FILES:
+            name = getattr(self, setting)
+            if names_a_file(name):
+                _check_file(f"{setting}={name}", Path(name))
+            elif setting == "path" or (name is not None and setting != "labels"):
+                raise ConfigError(f"{setting}={name}: allowed are files {', '.join(FORMATS)}")
+        expected = self.test_path is not None and names_a_file(self.labels)
+        if (self.test_labels is not None) != expected:
+            raise ConfigError(
+                f"test_labels={self.test_labels}: must be given where there are files test_path "
+                "and labels, and only there"
+            )
+        if not isinstance(self.test_fraction, float) or not 0 < self.test_fraction < 1:
+            raise ConfigError(
+                f"test_fraction={self.test_fraction}: allowed are numbers between 0 and 1"
+            )
+        if not isinstance(self.split_seed, int) or self.split_seed < 0:
+            raise ConfigError(f"split_seed={self.split_seed}: allowed are whole numbers from 0 on")
+
+    def prepare_data(self) -> None:
+        """Make sure that the files hold what they held.
+
+        Raises:
+            ConfigError: if they do not.
+
+        """
+        found = self.digest and digest_of(*self._names())
+        if found != self.digest:
+            raise ConfigError(
+                f"digest={self.digest}: the content of path={self.path}, or of the files beside "
+                f"it, is another: {found}"
+            )
+
+    def _names(self) -> list[Any]:
+        return [getattr(self, setting) for setting in FILES]
+
+    def source(self) -> Source | None:
+        """Return the files with their state, and what is taken from them."""
+        if type(self).read is not TensorDataModule.read:
+            return None
+        names = [Path(n).resolve() if names_a_file(n) else n for n in self._names()]
+        states = [path.stat() for path in names if isinstance(path, Path)]
+        files = [(state.st_ino, state.st_size, state.st_mtime_ns) for state in states]
+        division = None if self.test_path else (self.test_fraction, self.split_seed)
+        return Source((TensorDataModule, names, self.key, division), files)
+
+    def read(self, train: bool) -> tuple[Tensor, Tensor]:
+        """Return the samples ``(N, ...)`` and labels ``(N,)``, int64, of a split.
+
+        Raises:
+            ConfigError: if a file does not hold them.
+
+        """
+        if self.test_path is not None and not train:
+            labels = self.test_labels if names_a_file(self.labels) else self.labels
+            return self._read("test_path", self.test_path, "test_labels", labels)
+        samples, targets = self._read("path", self.path, "labels", self.labels)
+        if self.test_path is not None:
+            return samples, targets
+        order = np.random.default_rng(self.split_seed).permutation(len(samples))
+        tested = round(self.test_fraction * len(samples))
+        rows = torch.from_numpy(np.sort(order[tested:] if train else order[:tested]))
+        return samples[rows], targets[rows]
+
+    def _read(self, setting: str, path: Any, labels_setting: str, labels: Any) -> Any:
+        apart = names_a_file(labels)
+        samples = read_tensor(setting, Path(path), self.key, besides=None if apart else labels)
+        if labels is None:
+            targets = torch.zeros(samples.shape[:1], dtype=torch.int64)
+        else:
+            where = (labels_setting, Path(labels)) if apart else (setting, Path(path), labels)
+            targets = read_tensor(*where)
+            check_whole_numbers(f"{labels_setting}={labels}", targets)
+        check_split(f"{setting}={path}", samples, targets)
+        return samples, targets.long()
+
+
+def read_tensor(
+    setting: str, path: Path, key: str | None = None, besides: str | None = None
+) -> Tensor:
+    """Return an array of a file, memory-mapped where the format allows it.
+
+    Args:
+        setting: that names the file, for the message.
+        path: of the file.
+        key: the array's name; the only array there, where none is given.
+        besides: name of an array that is not meant.
+
+    Raises:
+        ConfigError: if there is no such array.
+
+    """
+    subject = f"{setting}={path}"
+    try:
+        with _opened(path) as (names, get):
+            found = [name for name in names if (name != besides if key is None else name == key)]
+            if len(found) != 1:
+                what = "one is to be named by key" if key is None else f"none is named {key}"
+                listed = ", ".join(map(str, names))
+                raise ConfigError(f"{subject}: holds the arrays {listed}; {what}")
+            array = get(found[0])
+        if isinstance(array, np.ndarray):
+            array = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+        if not isinstance(array, Tensor) or array.layout is not torch.strided:
+            raise ConfigError(
+                f"{subject}: holds a {type(array).__name__}; allowed are dense arrays"
+            )
+        if array.numel() * array.element_size() > array.untyped_storage().nbytes():
+            raise ConfigError(f"{subject}: is of shape {tuple(array.shape)}, but holds less")
+    except ConfigError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise ConfigError(f"{subject}: holds more than tensors, and is not unpickled") from error
+    except Exception as error:  # a damaged file may bring about any
+        raise ConfigError(f"{subject}: {type(error).__name__}: {one_line(error)}") from error
+    return array.detach()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Collection[Any], Callable[[Any], Any]]]:
+    """Give the names of a file's arrays, and what returns one of them."""
+    if path.suffix == ".npy":
+        array = np.lib.format.open_memmap(path, mode="c")  # its changes would stay in memory
+        yield [path.stem], lambda _: array
+    elif path.suffix == ".npz":
+        with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
+            yield archive.files, archive.__getitem__
+    elif path.suffix == ".safetensors":
+        with safe_open(path, framework="pt") as tensors:
+            yield tensors.keys(), tensors.get_tensor
+    else:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        named = content if isinstance(content, Mapping) else {path.stem: content}
+        yield named.keys(), named.__getitem__
+
+
+def _check_file(subject: str, path: Path) -> None:
+    if not path.is_file():
+        raise ConfigError(f"{subject}: no such file")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ConfigError(f"{subject}: {error.strerror}") from error
