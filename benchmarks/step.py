@@ -24,6 +24,7 @@ class Replica:
     objective: Objective
     bare_optimizer: Optimizer
     compiled: bool = False
+    steps_done: int = 0
 
     @staticmethod
     def outputs(model: nn.Module, x: Tensor | SharedInput) -> dict[str, Tensor]:

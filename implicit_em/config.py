@@ -45,11 +45,12 @@ class _Built(_Section):
 
 
 class _Model(_Built):
-    hidden: PositiveInt
+    hidden: PositiveInt | None
 
 
 class _Term(_Built):
     weight: Annotated[FiniteFloat, Field(ge=0)] = 1.0
+    warmup: NonNegativeInt = 0
 
 
 class _Rate(_Section):

@@ -72,7 +72,8 @@ def load_weights(model: nn.Module, run: RunDirectory) -> None:
     content = run.weights.read_bytes()
     try:
         weights = safetensors.torch.load(content)
-        model.to(next(iter(weights.values())).dtype).load_state_dict(weights, assign=True)
+        dtype = next(value.dtype for value in weights.values() if value.is_floating_point())
+        model.to(dtype).load_state_dict(weights, assign=True)
     except Exception as error:  # a damaged file may bring about any
         raise DamagedError(f"{run.weights} does not fit its model: {one_line(error)}") from error
 

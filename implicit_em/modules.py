@@ -49,11 +49,12 @@ ADAM: Spec = {"_target_": "torch.optim.Adam", "lr": 1e-3, "fused": True}
 
 
 def build_objective(loss: Spec) -> Objective:
-    """Build the objective from ``{name: {_target_: function, weight: 1.0, **options}}``."""
+    """Build the objective from a dictionary as ``EnergyModule`` takes it."""
     terms = {}
     for name, spec in loss.items():
-        options = {k: v for k, v in spec.items() if k not in ("_target_", "weight")}
-        terms[name] = Term(get_method(spec["_target_"]), spec.get("weight", 1.0), options)
+        function = get_method(spec["_target_"])
+        options = {k: v for k, v in spec.items() if k not in ("_target_", "weight", "warmup")}
+        terms[name] = Term(function, spec.get("weight", 1.0), options, spec.get("warmup", 0))
     return Objective(terms)
 
 
@@ -68,7 +69,7 @@ class EnergyModule(pl.LightningModule):
     Args:
         model: arguments of the network, ``in_features`` among them; ``_target_`` names another
             class than the usual one.
-        loss: ``{name: {_target_: function, weight: 1.0, **options}}``.
+        loss: ``{name: {_target_: function, weight: 1.0, warmup: 0, **options}}``.
         optimizer: ``_target_`` and arguments of a ``torch.optim`` optimizer.
         schedule: ``_target_`` and arguments of a function of progress in [0, 1] that gives a factor
             on the learning rate; a constant rate where none is given.
@@ -84,10 +85,6 @@ class EnergyModule(pl.LightningModule):
 
     network: ClassVar[type[nn.Module]]
     default_loss: ClassVar[Spec]
-    provides: ClassVar[tuple[str, ...]]
-    """Names of the tensors that a loss term may ask for."""
-    requires: ClassVar[tuple[str, ...]] = ()
-    """Those of them without which a part of the model would not be trained."""
     reconstruction_metric: ClassVar[str]
 
     model: Any
@@ -125,13 +122,14 @@ class EnergyModule(pl.LightningModule):
         self._at_epoch_start: list[Tensor] = []
 
     def _check_fit(self) -> None:
+        provides = ("x", "energies", "weight", *getattr(self.model, "provides", ()))
         for name, term in self.objective.terms.items():
-            if missing := set(term.inputs) - set(self.provides):
+            if missing := set(term.inputs) - set(provides):
                 raise ValueError(
                     f"term {name} needs {', '.join(sorted(missing))}, which "
-                    f"{type(self.model).__name__} does not have (it has {', '.join(self.provides)})"
+                    f"{type(self.model).__name__} does not have (it has {', '.join(provides)})"
                 )
-        if unused := set(self.requires) - self.objective.inputs:
+        if unused := set(getattr(self.model, "requires", ())) - self.objective.inputs:
             raise ValueError(
                 f"none of its terms ({', '.join(self.objective.terms)}) uses the "
                 f"{', '.join(sorted(unused))}, so that a part of {type(self.model).__name__} "
@@ -141,7 +139,11 @@ class EnergyModule(pl.LightningModule):
     @staticmethod
     @abstractmethod
     def outputs(model: Any, x: Tensor | SharedInput) -> dict[str, Tensor]:
-        """Return the tensors named in ``provides``, but for ``x`` itself, for inputs ``(B, D)``."""
+        """Return what a loss term may ask for, but ``x``, of training inputs ``(B, D)``."""
+
+    @abstractmethod
+    def energies(self, x: Tensor) -> Tensor:
+        """Return the energies ``(B, K)`` of inputs ``(B, D)``, each by itself."""
 
     @abstractmethod
     def reconstruct(self, energies: Tensor) -> Tensor:
@@ -149,7 +151,7 @@ class EnergyModule(pl.LightningModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the energies ``(B, K)`` of images ``(B, ...)``."""
-        return self.outputs(self.model, self._inputs(x))["energies"]
+        return self.energies(self._inputs(x))
 
     def _inputs(self, batch: Any) -> Tensor:
         images = batch if isinstance(batch, Tensor) else batch[0]
@@ -222,6 +224,11 @@ class EnergyModule(pl.LightningModule):
         """The optimizer, where neither a schedule nor a limit on the gradients goes with it."""
         return self._optimizer if self._scheduler is None and self._clip is None else None
 
+    @property
+    def steps_done(self) -> int:
+        """Number of optimizer steps before this call of ``training_step``."""
+        return self.trainer.global_step
+
     def update(self) -> None:
         """Make an optimizer step; the gradients lie on the model's parameters."""
         if self._clip is not None:
@@ -233,7 +240,10 @@ class EnergyModule(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Note the weights, and forget the losses of an epoch that was broken off."""
         self._losses.clear()
-        self._at_epoch_start = [p.detach().clone() for p in self.model.parameters()]
+        self._at_epoch_start = [value.detach().clone() for value in self._state()]
+
+    def _state(self) -> list[Tensor]:
+        return [*self.model.parameters(), *self.model.buffers()]
 
     @torch.no_grad()
     def on_train_epoch_end(self) -> None:
@@ -249,10 +259,8 @@ class EnergyModule(pl.LightningModule):
         self._losses.clear()
         bad_ST = ~losses_ST.isfinite()
         if bad_ST.any():
-            for parameter, before in zip(
-                self.model.parameters(), self._at_epoch_start, strict=True
-            ):
-                parameter.copy_(before)
+            for value, before in zip(self._state(), self._at_epoch_start, strict=True):
+                value.copy_(before)
             first = int(bad_ST.any(1).nonzero()[0])
             culprits = [name for name, bad in zip(names[1:], bad_ST[first, 1:], strict=True) if bad]
             step = self.trainer.global_step - len(losses_ST) + 1 + first
@@ -320,13 +328,16 @@ class EncoderModule(EnergyModule):
 
     network = Encoder
     default_loss = DERIVED_LOSS
-    provides = ("x", "energies", "weight")
     reconstruction_metric = "transpose_reconstruction_mse"
 
     @staticmethod
     def outputs(model: Any, x: Tensor | SharedInput) -> dict[str, Tensor]:
         """Return energies and weight."""
         return {"energies": model(x), "weight": model.weight}
+
+    def energies(self, x: Tensor) -> Tensor:
+        """Return the energies ``(B, K)``."""
+        return self.model(x)
 
     def reconstruct(self, energies: Tensor) -> Tensor:
         """Decode with the transposed encoder matrix, ``E W``."""
@@ -338,19 +349,16 @@ class SparseAutoencoderModule(EnergyModule):
 
     network = SparseAutoencoder
     default_loss = SAE_LOSS
-    provides = ("x", "energies", "weight", "reconstruction")
-    requires = ("reconstruction",)
     reconstruction_metric = "reconstruction_mse"
 
     @staticmethod
     def outputs(model: Any, x: Tensor | SharedInput) -> dict[str, Tensor]:
-        """Return activations (as energies), weight and reconstruction."""
-        energies = model.encode(x)
-        return {
-            "energies": energies,
-            "weight": model.weight,
-            "reconstruction": model.decode(energies),
-        }
+        """Return what the model gives a training step, and its weight."""
+        return {"weight": model.weight, **model.training_outputs(x)}
+
+    def energies(self, x: Tensor) -> Tensor:
+        """Return the hidden activations ``(B, K)``."""
+        return self.model.encode(x)
 
     def reconstruct(self, energies: Tensor) -> Tensor:
         """Decode with the decoder."""

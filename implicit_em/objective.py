@@ -16,12 +16,14 @@ class Term:
     """A loss function with its weight.
 
     Parameters of ``function`` that have no default and no value in ``options`` name the tensors
-    that it takes from the model's outputs, e.g. ``energies``.
+    that it takes from the model's outputs, e.g. ``energies``. The weight rises linearly from 0 over
+    the first ``warmup`` steps.
     """
 
     function: Callable[..., Tensor]
     weight: float | Tensor = 1.0
     options: Mapping[str, Any] = field(default_factory=dict)
+    warmup: int = 0
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -133,15 +135,41 @@ class StackedObjective(Objective):
             )
             for name in first
         }
+        warmups = {n: [objective.terms[n].warmup for objective in objectives] for n in first}
+        self._warming = {
+            name: (weights[name], weights[name].clone(), steps)
+            for name, steps in warmups.items()
+            if any(steps)
+        }
         terms = {}
         for name, term in first.items():
             same = all(objective.terms[name].weight == term.weight for objective in objectives)
-            terms[name] = term if same else replace(term, weight=weights[name])
+            constant = same and name not in self._warming
+            terms[name] = term if constant else replace(term, weight=weights[name])
         super().__init__(terms)
         self._closed_and_weights = (
             list(self._closed.values()),
             [weights[name].view(-1, 1, 1) for name in self._closed],
         )
+
+    @property
+    def warms_up(self) -> bool:
+        """Whether a weight depends on the steps done."""
+        return bool(self._warming)
+
+    def warm_up(self, steps_done: Sequence[int]) -> None:
+        """Set the weights that rise over the first steps to those of the next step.
+
+        Args:
+            steps_done: by each replica.
+
+        """
+        for weights, full, warmups in self._warming.values():
+            factors = [
+                min(1.0, done / steps) if steps else 1.0
+                for done, steps in zip(steps_done, warmups, strict=True)
+            ]
+            torch.mul(full, full.new_tensor(factors), out=weights)
 
     def differentiate(
         self, outputs: Mapping[str, Tensor]

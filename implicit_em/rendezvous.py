@@ -219,12 +219,13 @@ def split_evenly(items: Sequence[T], most: int) -> list[list[T]]:
 def _likeness(request: Any) -> Any:
     """Return what runs of one stack have in common; itself for a run that makes none."""
     module, block = request.module, request.block
+    own = getattr(module.model, "settings", ())
     known = all(term.function in TAKE_STACKS for term in module.objective.terms.values())
     if not (known and _rounds_alike(request) and takes_stacks(module)):
         return id(module)
     return (
         type(module),
-        repr(module.hparams["model"]),
+        repr({k: v for k, v in module.hparams["model"].items() if k not in own}),
         module.objective.signature,
         block.sizes,
         module.device,

@@ -50,6 +50,10 @@ class Replica(Protocol):
     def bare_optimizer(self) -> Optimizer | None:
         """The optimizer, where nothing but its step moves the weights."""
 
+    @property
+    def steps_done(self) -> int:
+        """Number of steps before a block; asked for where weights of terms depend on it."""
+
     def update(self) -> None:
         """Make an optimizer step; the gradients lie on the model's parameters."""
 
@@ -57,7 +61,9 @@ class Replica(Protocol):
 class Stack:
     """Replicas that take their steps together.
 
-    The parameters of all models lie in one tensor each, of which the models' own become views.
+    The parameters and buffers of all models lie in one tensor each, of which the models' own become
+    views. A model's ``before_step`` is called when the gradients are there, its ``after_step`` when
+    the weights have moved.
 
     Args:
         replicas: equal but for their parameters, the weights of their objectives and their
@@ -80,6 +86,8 @@ class Stack:
         models = [replica.model for replica in replicas]
         self.model = first.model if self.lifted else stack_models(models)
         self.parameters = list(self.model.parameters())
+        self._before_step = getattr(self.model, "before_step", None)
+        self._after_step = getattr(self.model, "after_step", None)
         objectives = [replica.objective for replica in replicas]
         self.objective = StackedObjective(objectives, weight)
         self.each = [StackedObjective([objective], weight) for objective in objectives]
@@ -108,11 +116,12 @@ class Stack:
         runs = [(block, len(list(equal))) for block, equal in groupby(blocks)]
         different, counts = zip(*runs, strict=True)
         own = [block.part(self.group) for block in different]
-        values = [
-            value
-            for size, batches in zip(blocks[0].sizes, batches_of(own, self.dtype), strict=True)
-            for value in self._step(SharedInput(batches, counts), size)
-        ]
+        values: list[Tensor] = []
+        batches_of_steps = zip(blocks[0].sizes, batches_of(own, self.dtype), strict=True)
+        for number, (size, batches) in enumerate(batches_of_steps):
+            if self.objective.warms_up:
+                self._warm_up(number)
+            values += self._step(SharedInput(batches, counts), size)
         if len(self.failures) == len(self.replicas):
             raise self.failures[0]
         return torch.stack(values).view(-1, len(self.names), len(self.replicas))
@@ -132,6 +141,13 @@ class Stack:
             except Exception as error:  # the failure of this run alone
                 self.failures[number] = error
 
+    def _warm_up(self, number: int) -> None:
+        """Set the weights of terms for a step, given its number within the block."""
+        steps = [replica.steps_done + number for replica in self.replicas]
+        self.objective.warm_up(steps)
+        for objective, done in zip(self.each, steps, strict=True):
+            objective.warm_up([done])
+
     def _step(self, x: SharedInput, samples: int) -> Iterable[Tensor]:
         if self.group.size == 1:
             total, parts, starts = self._forward(x)
@@ -145,11 +161,15 @@ class Stack:
             torch.autograd.backward(tensors, gradients)
         if self.group.size > 1:
             self.group.add_gradients(self.parameters)
+        if self._before_step:
+            self._before_step()
         if not self.lifted:
             self._hand_out_gradients()
         with torch.no_grad():
             for update in self.updates:
                 update()
+        if self._after_step:
+            self._after_step()
         return total, *parts
 
     def _evaluate(self, x: SharedInput) -> Any:
@@ -245,9 +265,10 @@ def merge_optimizers(optimizers: Sequence[Optimizer]) -> Optimizer:
 
 
 def stack_models(models: Sequence[nn.Module]) -> nn.Module:
-    """Return a model whose parameters hold those of all models, shape ``(R, ...)``.
+    """Return a model whose parameters and buffers hold those of all models, shape ``(R, ...)``.
 
-    The models' own parameters become views of them.
+    The models' own become views of them. A setting that the model's class names in ``settings`` is
+    a list of the models' own.
     """
     stack = copy.deepcopy(models[0])
     for name, _ in list(stack.named_parameters()):
@@ -258,6 +279,15 @@ def stack_models(models: Sequence[nn.Module]) -> nn.Module:
         setattr(stack.get_submodule(module), leaf, stacked)
         for parameter, value in zip(own, values.unbind(), strict=True):
             parameter.data = value
+    for name, _ in list(stack.named_buffers()):
+        buffers = [model.get_buffer(name) for model in models]
+        values = torch.stack(buffers)
+        module, _, leaf = name.rpartition(".")
+        setattr(stack.get_submodule(module), leaf, values)
+        for buffer, value in zip(buffers, values.unbind(), strict=True):
+            buffer.data = value
+    for name in getattr(stack, "settings", ()):
+        setattr(stack, name, [getattr(model, name) for model in models])
     return stack
 
 
@@ -266,12 +296,18 @@ def stack_models(models: Sequence[nn.Module]) -> nn.Module:
 def takes_stacks(replica: Replica) -> bool:
     """Return whether a model, given a stack, treats each replica as it treats it alone.
 
-    All that has parameters must be a ``Linear`` of this project; the rest is tried out.
+    All that has parameters or buffers must be a ``Linear`` of this project, or the model itself
+    where its class says ``takes_stacks``; then, components must fill their lanes also where it
+    treats its own parameters. The rest is tried out.
     """
     model = replica.model
-    owners = [m for m in model.modules() if any(True for _ in m.parameters(recurse=False))]
-    if any(type(module) is not Linear for module in owners) or any(True for _ in model.buffers()):
+    says_so = getattr(model, "takes_stacks", False)
+    if says_so and model.weight.shape[-2] % LANES and model.weight.device.type == "cpu":
         return False
+    for module in model.modules():
+        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        if own and type(module) is not Linear and not (says_so and module is model):
+            return False
     # Not its own weights: the answer must not depend on how far training is.
     twins = [copy.deepcopy(model).to("cpu", torch.float32) for _ in range(2)]
     generator = torch.Generator().manual_seed(0)
@@ -280,8 +316,12 @@ def takes_stacks(replica: Replica) -> bool:
             parameter.uniform_(-0.1, 0.1, generator=generator)
     x = torch.rand(3, model.weight.shape[-1], generator=generator)
     try:
-        alone = [replica.outputs(twin, x) for twin in twins]
-        together = replica.outputs(stack_models(twins), SharedInput(x[None], [2]))
+        stack = stack_models(copy.deepcopy(twins))
+        alone = [{**replica.outputs(twin, x), **dict(twin.named_buffers())} for twin in twins]
+        together = {
+            **replica.outputs(stack, SharedInput(x[None], [2])),
+            **dict(stack.named_buffers()),
+        }
         return all(
             torch.allclose(together[name][number], value, rtol=1e-3, atol=1e-5)
             for number, outputs in enumerate(alone)

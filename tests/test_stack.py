@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import MODEL_OF_LOSS, ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -40,6 +40,7 @@ class Run:
     scheduler: LambdaLR | None = None
     clip: object = None
     compiled: bool = False
+    steps_done: int = 0
 
     @property
     def bare_optimizer(self):
@@ -119,7 +120,7 @@ def options(group):
 CHOICES = [
     *(f"optimizer={name}" for name in options("optimizer")),
     *(f"lr={name}" for name in options("lr")),
-    *(f"loss={name}" for name in options("loss") if name != "sae"),
+    *(f"loss={name}" for name in options("loss") if name not in MODEL_OF_LOSS),
     *(f"activation={name}" for name in options("activation")),
     "model=sae",
     "trainer.gradient_clip_val=0.1",
@@ -463,6 +464,90 @@ def test_a_model_that_takes_no_stacks_trains_as_plain_torch_trains_it(network):
     for weight, expected in zip(weights, plain.model.parameters(), strict=True):
         assert_close(weight, expected.detach(), rtol=1e-3, atol=1e-4)
     assert_close(dict(one.model.named_buffers()), dict(plain.model.named_buffers()))
+
+
+class ClaimsToScale(Scaled):
+    takes_stacks = True
+
+
+class ClaimsToRun(Running):
+    takes_stacks = True
+
+
+class ScaledInAnyCompany(Encoder):
+    """With a parameter and a buffer of its own, and hooks around the step."""
+
+    takes_stacks = True
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.scale = nn.Parameter(torch.ones(self.linear.out_features))
+        self.register_buffer("mean", torch.zeros(self.linear.out_features))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x):
+        energies = super().forward(x) * self.scale.unsqueeze(-2)
+        with torch.no_grad():
+            self.mean.lerp_(energies.mean(-2), 0.5)
+        return energies
+
+    @torch.no_grad()
+    def before_step(self):
+        self.linear.bias.grad.zero_()
+
+    @torch.no_grad()
+    def after_step(self):
+        self.scale.clamp_(max=1.01)
+        self.steps += 1
+
+
+def test_a_model_that_takes_stacks_may_have_parameters_buffers_and_hooks():
+    build = [partial(run, seed, network=ScaledInAnyCompany) for seed in range(3)]
+    assert takes_stacks(build[0]())
+    runs = [make() for make in build]
+    trained(runs, [blocks(1), blocks(1), blocks(2)])
+    for make, own, one in zip(build, [blocks(1), blocks(1), blocks(2)], runs, strict=True):
+        alone = make()
+        bias = alone.model.linear.bias.detach().clone()
+        trained([alone], [own])
+        for key, value in alone.model.state_dict().items():
+            assert torch.equal(one.model.state_dict()[key], value), key
+        assert torch.equal(alone.model.linear.bias, bias), "its gradient was taken away"
+        assert_close(alone.model.scale.max().detach(), torch.tensor(1.01))
+        assert alone.model.steps == 6
+        assert alone.model.mean.any()
+
+
+@pytest.mark.parametrize("network", [ClaimsToScale, ClaimsToRun])
+def test_a_model_that_claims_to_take_stacks_is_tried_out(network):
+    assert not takes_stacks(run(network=network))
+
+
+def test_components_of_a_models_own_parameters_fill_their_lanes():
+    assert not takes_stacks(run(hidden=40, network=ScaledInAnyCompany))
+    assert takes_stacks(run(hidden=64, network=ScaledInAnyCompany))
+
+
+@pytest.mark.parametrize("hidden", [32, 5])
+def test_weights_that_rise_over_the_first_steps(hidden):
+    def terms(warmup):
+        return DERIVED | {
+            "tc": Term(decorrelation, 2.0, warmup=warmup),
+            "l1": Term(l1, 30.0, warmup=2 * warmup),
+        }
+
+    build = [
+        partial(run, seed, hidden, terms=terms(warmup), steps_done=done)
+        for seed, (warmup, done) in enumerate([(4, 0), (0, 0), (10, 1)])
+    ]
+    batches = [blocks(1, batch=64, count=1)] * 3
+    found = assert_equal_alone(build, batches)
+    for (losses, _), (warmup, done) in zip(found, [(4, 0), (0, 0), (10, 1)], strict=True):
+        for step, (total, lse_, var, tc, l1_) in enumerate(losses.tolist()):
+            share = min(1, (step + done) / warmup) if warmup else 1
+            half = min(1, (step + done) / (2 * warmup)) if warmup else 1
+            expected = lse_ + var + 2 * share * tc + 30 * half * l1_
+            assert total == pytest.approx(expected, rel=1e-5)
 
 
 class CentredInAnyCompany(Encoder):

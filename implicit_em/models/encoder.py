@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from implicit_em.models.linear import Linear
+from implicit_em.models.linear import Linear, SharedInput
 
 
 class Encoder(nn.Module):
@@ -30,7 +30,7 @@ class Encoder(nn.Module):
         """The encoder matrix, shape ``(K, D)``; its rows are the features."""
         return self.linear.weight
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | SharedInput) -> Tensor:
         """Return the energies ``(..., K)`` of inputs ``(..., D)``."""
         return self.activation(self.linear(x))
 

@@ -49,11 +49,20 @@ class Linear(nn.Linear):
     replica bit for bit what a stack of one gives it on a CPU with one thread.
     """
 
-    def forward(self, x: Any) -> Tensor:
-        """Return ``x W^T + b``, of shape ``(..., K)``; ``(R, B, K)`` for a stack."""
+    def forward(self, x: Any, bias: Tensor | None = None) -> Tensor:
+        """Return ``x W^T + b``, of shape ``(..., K)``; ``(R, B, K)`` for a stack.
+
+        Args:
+            x: shape ``(..., D)``, or a ``SharedInput``.
+            bias: in place of the layer's own.
+
+        """
+        own: Tensor | None = self.bias
+        bias = own if bias is None else bias
         if self.weight.dim() == 2:
-            return super().forward(x)
-        bias = self.weight.new_zeros(self.weight.shape[:-1]) if self.bias is None else self.bias
+            return nn.functional.linear(x, self.weight, bias)
+        if bias is None:
+            bias = self.weight.new_zeros(self.weight.shape[:-1])
         dtype = self.weight.dtype
         device = self.weight.device.type
         if torch.is_autocast_enabled(device):

@@ -1,9 +1,11 @@
 """The baseline: a standard sparse autoencoder."""
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from implicit_em.models.encoder import Encoder
-from implicit_em.models.linear import Linear
+from implicit_em.models.linear import Linear, SharedInput
 
 
 class SparseAutoencoder(nn.Module):
@@ -19,6 +21,11 @@ class SparseAutoencoder(nn.Module):
 
     """
 
+    provides: ClassVar[tuple[str, ...]] = ("reconstruction", "decoder")
+    """What a loss term may ask for beside ``x``, ``energies`` and ``weight``."""
+    requires: ClassVar[tuple[str, ...]] = ("reconstruction",)
+    """That of it without which a part of the model would not be trained."""
+
     def __init__(
         self, in_features: int, hidden: int = 64, activation: nn.Module | None = None
     ) -> None:
@@ -31,13 +38,22 @@ class SparseAutoencoder(nn.Module):
         """The encoder matrix, shape ``(K, D)``; its rows are the features."""
         return self.encoder.weight
 
-    def encode(self, x: Tensor) -> Tensor:
+    def encode(self, x: Tensor | SharedInput) -> Tensor:
         """Return the hidden activations ``(..., K)`` of inputs ``(..., D)``."""
         return self.encoder(x)
 
     def decode(self, activations: Tensor) -> Tensor:
         """Return the reconstructions ``(..., D)`` of activations ``(..., K)``."""
         return self.decoder(activations)
+
+    def training_outputs(self, x: Tensor | SharedInput) -> dict[str, Tensor]:
+        """Return what a step needs of inputs: activations as ``energies``, and ``provides``."""
+        activations = self.encode(x)
+        return {
+            "energies": activations,
+            "reconstruction": self.decode(activations),
+            "decoder": self.decoder.weight,
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the reconstructions of inputs, both ``(..., D)``."""
