@@ -64,7 +64,7 @@ class _Data(_Built):
 
 
 class _Trainer(_Section):
-    max_epochs: PositiveInt
+    max_epochs: NonNegativeInt
     threads: Annotated[int, Field(gt=0, le=MOST_THREADS)] | None
     compile: bool
     enable_progress_bar: bool

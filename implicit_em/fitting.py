@@ -1,6 +1,7 @@
 """The data, the Trainer and the loop of one run, from its last checkpoint on."""
 
 import logging
+import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -21,7 +22,7 @@ from implicit_em.checkpoints import (
     stop_if_requested,
 )
 from implicit_em.config import module_arguments, trainer_flags
-from implicit_em.data import ResidentDataModule
+from implicit_em.data import ResidentDataModule, as_unit_float
 from implicit_em.errors import ConfigError, one_line
 from implicit_em.fingerprint import run_identity
 from implicit_em.history import HistoryLogger
@@ -29,7 +30,7 @@ from implicit_em.measurement import monitoring_interval
 from implicit_em.modules import EnergyModule, module_class
 from implicit_em.rendezvous import current
 from implicit_em.rundir import RunDirectory
-from implicit_em.terminal import EpochProgress
+from implicit_em.terminal import EpochProgress, working
 from implicit_em.tracking import log_again
 
 log = logging.getLogger(__name__)
@@ -86,6 +87,7 @@ def fit(
     identity = run_identity(cfg)
     checkpoint, done = resume_point(run.checkpoint, identity, history.restore())
     history.forget_after(done)
+    start_seconds = 0.0 if checkpoint else _start(module.model, data)
     progress = _progress(cfg)
     if checkpoint:
         log.info("goes on after epoch %d of %d", done, cfg["trainer"]["max_epochs"])
@@ -94,6 +96,7 @@ def fit(
         log_again(logger, history.rows)
     callbacks = [instantiate(spec) for spec in cfg["callbacks"].values()]
     saving = LastCheckpoint(run.checkpoint, identity, **cfg["checkpoint"])
+    saving.train_seconds = start_seconds
     trainer = build_trainer(
         cfg,
         enable_progress_bar=False,  # Lightning's own
@@ -113,6 +116,16 @@ def fit(
         metrics["epochs"] = len(history.column("train/loss"))
     stop_if_requested(trainer)
     return module, trainer, history.column("train/loss")
+
+
+def _start(model: Any, data: ResidentDataModule) -> float:
+    """Show a model that wants it the training samples before it trains; gives the seconds taken."""
+    started = time.monotonic()
+    if hasattr(model, "start"):
+        samples, _ = data.split("train")
+        with working(f"{type(model).__name__} starts from the training samples"):
+            model.start(as_unit_float(samples[data.train_indices()]))
+    return time.monotonic() - started
 
 
 class NoProfiler(Profiler):

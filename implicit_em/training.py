@@ -148,7 +148,12 @@ def _train_here(
     if current() is None:
         print_result(metrics, str(run.path))
     else:
-        log.info("completed: final loss %.5g, %s", metrics["final_loss"], run.path)
+        loss = metrics["final_loss"]
+        log.info(
+            "completed: %s, %s",
+            "as it starts" if loss is None else f"final loss {loss:.5g}",
+            run.path,
+        )
     return metrics
 
 
@@ -242,9 +247,10 @@ def _fit_and_measure(
 ) -> None:
     """Train, evaluate and save; fills ``metrics`` on the way."""
     module, trainer, losses = fit(cfg, run, data, logger, metrics)
-    if not losses:
+    if losses:
+        metrics |= {"final_loss": losses[-1], "convergence_epoch": convergence_epoch(losses)}
+    elif cfg["trainer"]["max_epochs"]:
         raise ConfigError("trainer: these flags end the run before its first epoch does")
-    metrics |= {"final_loss": losses[-1], "convergence_epoch": convergence_epoch(losses)}
     metrics |= evaluate_module(module, data, trainer)
     if trainer.world_size > 1:
         leave()
