@@ -266,5 +266,61 @@ def l1(energies: Tensor) -> Tensor:
     return energies.abs().mean((-2, -1))
 
 
-TAKE_STACKS = frozenset({lse, variance, decorrelation, orthogonality, mse, l1})
+def l1_norm(energies: Tensor, decoder: Tensor) -> Tensor:
+    """L1 weighted by the lengths of the decoder's columns, ``mean |a_j| ||W_d,j||``.
+
+    For a decoder whose columns are free, so that growing them does not evade the penalty (Conerly
+    et al. 2024, Circuits Updates, April: Update on how we train SAEs).
+
+    Args:
+        energies: shape ``(..., B, K)``.
+        decoder: its matrix, shape ``(..., D, K)``.
+
+    """
+    lengths = decoder.square().sum(-2, keepdim=True).sqrt()
+    return l1(energies * lengths)
+
+
+def auxk(auxiliary: Tensor, reconstruction: Tensor, x: Tensor) -> Tensor:
+    """Error of what dead units make of the reconstruction's error (Gao et al. 2024).
+
+    Mean square over all elements of ``(..., B, D)``; no gradient goes through the error itself.
+    Where no unit is dead, the auxiliary reconstruction is 0 and so is this term.
+    """
+    if not auxiliary.requires_grad:
+        return auxiliary.new_zeros(auxiliary.shape[:-2])
+    missing = (x - reconstruction).detach()
+    some_dead = (auxiliary != 0).any(-1).any(-1)
+    return mse(auxiliary, missing) * some_dead
+
+
+def target_l0(active: Tensor, k: Tensor) -> Tensor:
+    """Square of the relative distance of the mean number of active units from its target.
+
+    ``(L0 / k - 1)^2``, Rajamanoharan et al. 2024, arXiv 2407.14435.
+
+    Args:
+        active: 1 for active units and 0 for others, with a gradient, shape ``(..., B, K)``.
+        k: the target, shape ``(...)``.
+
+    """
+    return (active.sum(-1).mean(-1) / k - 1).square()
+
+
+def gates_l1(gates: Tensor) -> Tensor:
+    """Mean over all elements of the gates' activity (Rajamanoharan et al. 2024, 2404.16014)."""
+    return l1(gates)
+
+
+def gates_mse(auxiliary: Tensor, x: Tensor) -> Tensor:
+    """Mean squared error of what the gates reconstruct by themselves, ibid."""
+    return mse(auxiliary, x)
+
+
+TAKE_STACKS = frozenset(
+    {
+        *(lse, variance, decorrelation, orthogonality, mse, l1, l1_norm),
+        *(auxk, target_l0, gates_l1, gates_mse),
+    }
+)
 """The functions above: a stack of replicas gives each of them the bits that it gets alone."""

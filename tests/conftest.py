@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,12 @@ import implicit_em.resolvers  # noqa: F401  (conf/ uses them)
 
 ROOT = Path(__file__).parents[1]
 SIDE = 8
+MODEL_OF_LOSS = {
+    loss.group(1): path.stem
+    for path in sorted((ROOT / "conf" / "model").glob("*.yaml"))
+    if (loss := re.search("override /loss: (?!lse_var_tc)(.+)", path.read_text()))
+}
+"""A model for each loss that the encoder alone has no use for."""
 
 
 class Shapes(TorchDispatchMode):

@@ -5,7 +5,7 @@ import inspect
 import numpy as np
 import pytest
 import pytorch_lightning as pl
-from conftest import ROOT
+from conftest import MODEL_OF_LOSS, ROOT
 from omegaconf import OmegaConf
 
 from implicit_em.config import check
@@ -24,16 +24,15 @@ def test_every_file_opens_with_what_it_is_for(path):
     assert len(comment) > 20
 
 
-BESIDE = {"loss=sae": "model=sae", "data=tensors": "data.path=X.npy"}
-"""What an option does not do without."""
-
-
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_and_passes_the_check(option, composed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("X.npy", np.zeros((10, 2)))
-    beside = [BESIDE[option]] if option in BESIDE else []
-    check(composed(option, *beside))
+    model = MODEL_OF_LOSS.get(option.removeprefix("loss="))
+    beside = [f"model={model}"] if model else []
+    if option == "data=tensors":
+        beside = ["data.path=X.npy"]
+    check(composed(*beside, option))
 
 
 def test_the_defaults_are_the_papers(composed):

@@ -1,7 +1,21 @@
 """Plain ``nn.Module`` models, free of training code."""
 
 from implicit_em.models.activations import Abs
+from implicit_em.models.batch_topk import BatchTopK
+from implicit_em.models.dictionary import Dictionary
 from implicit_em.models.encoder import Encoder
+from implicit_em.models.gated import Gated
+from implicit_em.models.jump_relu import JumpReLU
 from implicit_em.models.sae import SparseAutoencoder
+from implicit_em.models.topk import TopK
 
-__all__ = ["Abs", "Encoder", "SparseAutoencoder"]
+__all__ = [
+    "Abs",
+    "BatchTopK",
+    "Dictionary",
+    "Encoder",
+    "Gated",
+    "JumpReLU",
+    "SparseAutoencoder",
+    "TopK",
+]

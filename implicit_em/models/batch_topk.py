@@ -1,0 +1,60 @@
+"""BatchTopK: the largest pre-activations of a whole batch."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from implicit_em.models.choice import keep_largest
+from implicit_em.models.dictionary import Dictionary
+from implicit_em.models.linear import SharedInput
+from implicit_em.models.topk import TopK
+
+
+class BatchTopK(TopK):
+    """Dictionary with k active units a sample on average (Bussmann et al. 2024, arXiv 2412.06410).
+
+    In training the B k largest activations of a batch are kept. Elsewhere a sample must not depend
+    on its company: those above a threshold are, the running mean over the steps of the smallest
+    that was kept.
+
+    Args:
+        in_features: width D of the input.
+        hidden: number of hidden units K.
+        activation: of the pre-activations, before the choice; ReLU where none is given.
+        momentum: weight of a step in the running mean.
+        kwargs: of ``TopK``.
+
+    """
+
+    threshold: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden: int = 64,
+        activation: nn.Module | None = None,
+        momentum: float = 0.01,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(in_features, hidden, activation, **kwargs)
+        self.momentum = momentum
+        self.register_buffer("threshold", torch.zeros(1))
+
+    def encode(self, x: Tensor | SharedInput) -> Tensor:
+        """Return the hidden activations ``(..., K)`` of inputs ``(..., D)``."""
+        activations = Dictionary.encode(self, x)
+        return activations * (activations > self.threshold)
+
+    def choose(self, activations: Tensor) -> Tensor:
+        """Return the largest of a training batch ``(..., B, K)``, and note the smallest of them."""
+        batch_size = activations.shape[-2]
+        k = self.k
+        count = k * batch_size if isinstance(k, int) else [one * batch_size for one in k]
+        kept = keep_largest(activations.flatten(-2), count)
+        with torch.no_grad():
+            smallest = kept.where(kept > 0, torch.inf).amin(-1, keepdim=True)
+            # A batch on which nothing is active says nothing.
+            weight = self.momentum * smallest.isfinite()
+            self.threshold.add_(weight * (smallest.nan_to_num(posinf=0) - self.threshold))
+        return kept.view_as(activations)

@@ -1,0 +1,62 @@
+"""Gated: which units are active, and how much, are told apart."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from implicit_em.models.dictionary import Dictionary
+from implicit_em.models.linear import SharedInput
+
+
+class Gated(Dictionary):
+    """Dictionary with ``a = H(g) ReLU(m)`` (Rajamanoharan et al. 2024, arXiv 2404.16014).
+
+    Gate ``g = W_e (x - b_d) + b_g`` and magnitude ``m = exp(r) W_e (x - b_d) + b_m`` share their
+    matrix. The gate learns from a penalty on ReLU(g), and from what ReLU(g) reconstructs through
+    the decoder, which gets no gradient from that.
+
+    Args:
+        in_features: width D of the input.
+        hidden: number of hidden units K.
+        activation: of gate and magnitude; ReLU where none is given.
+        kwargs: of ``Dictionary``.
+
+    """
+
+    provides: ClassVar[tuple[str, ...]] = (*Dictionary.provides, "gates", "auxiliary")
+    requires: ClassVar[tuple[str, ...]] = (*Dictionary.requires, "auxiliary")
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden: int = 64,
+        activation: nn.Module | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(in_features, hidden, activation, **kwargs)
+        self.log_scale = nn.Parameter(torch.zeros(hidden))
+        self.magnitude_bias = nn.Parameter(torch.zeros(hidden))
+
+    def encode(self, x: Tensor | SharedInput) -> Tensor:
+        """Return the hidden activations ``(..., K)`` of inputs ``(..., D)``."""
+        return self._gate(x)[0]
+
+    def training_outputs(self, x: Tensor | SharedInput) -> dict[str, Tensor]:
+        """Return what a step needs of inputs, among it the gates and what they reconstruct."""
+        activations, gates = self._gate(x)
+        frozen = self.decoder.weight.detach()
+        return {
+            "energies": activations,
+            "reconstruction": self.decode(activations),
+            "decoder": self.decoder.weight,
+            "gates": gates,
+            "auxiliary": gates @ frozen.mT + self.decoder.bias.detach().unsqueeze(-2),
+        }
+
+    def _gate(self, x: Tensor | SharedInput) -> tuple[Tensor, Tensor]:
+        gate = self.pre_activations(x)
+        shared = gate - self.encoder.linear.bias.unsqueeze(-2)
+        magnitude = self.log_scale.exp().unsqueeze(-2) * shared + self.magnitude_bias.unsqueeze(-2)
+        activation = self.encoder.activation
+        return (gate > 0) * activation(magnitude), activation(gate)

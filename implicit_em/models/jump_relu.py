@@ -1,0 +1,101 @@
+"""JumpReLU: a threshold for each unit, trained through its jump."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from implicit_em.models.dictionary import Dictionary
+from implicit_em.models.linear import SharedInput
+
+
+class JumpReLU(Dictionary):
+    """Dictionary with ``a = z H(z - theta)`` (Rajamanoharan et al. 2024, arXiv 2407.14435).
+
+    The thresholds get their gradient from a rectangle of width ``bandwidth`` around the jump, as
+    does the number of active units, for a loss that draws it towards k. The paper's 0.001 for both
+    is for inputs of mean squared length 1 and large batches: of 128 images of MNIST hardly any
+    activation falls into so narrow a rectangle.
+
+    Args:
+        in_features: width D of the input.
+        hidden: number of hidden units K.
+        activation: of the pre-activations, before the jump; ReLU where none is given.
+        k: number of active units that is aimed at, on average.
+        threshold: where each unit's starts.
+        bandwidth: of the rectangle.
+        kwargs: of ``Dictionary``.
+
+    Raises:
+        ValueError: if there are not k units, or threshold or bandwidth are not positive.
+
+    """
+
+    settings = ("k",)
+    """In which the replicas of a stack may differ; it then is a list of theirs."""
+    provides: ClassVar[tuple[str, ...]] = (*Dictionary.provides, "active", "k")
+    k: float | list[float]
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden: int = 64,
+        activation: nn.Module | None = None,
+        k: float = 8,
+        threshold: float = 0.1,
+        bandwidth: float = 0.1,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(in_features, hidden, activation, **kwargs)
+        if not 0 < k <= hidden:
+            raise ValueError(f"k={k}: must be above 0 and at most hidden={hidden}")
+        if min(threshold, bandwidth) <= 0:
+            raise ValueError(f"threshold={threshold}, bandwidth={bandwidth}: must be positive")
+        self.k = k
+        self.bandwidth = bandwidth
+        self.log_threshold = nn.Parameter(torch.full((hidden,), threshold).log())
+
+    def encode(self, x: Tensor | SharedInput) -> Tensor:
+        """Return the hidden activations ``(..., K)`` of inputs ``(..., D)``."""
+        return self._jump(x)[0]
+
+    def training_outputs(self, x: Tensor | SharedInput) -> dict[str, Tensor]:
+        """Return what a step needs of inputs, among it which units are active."""
+        activations, active = self._jump(x)
+        return {
+            "energies": activations,
+            "reconstruction": self.decode(activations),
+            "decoder": self.decoder.weight,
+            "active": active,
+            "k": torch.as_tensor(self.k, dtype=active.dtype, device=active.device),
+        }
+
+    def _jump(self, x: Tensor | SharedInput) -> tuple[Tensor, Tensor]:
+        threshold = self.log_threshold.exp().unsqueeze(-2)
+        return _Jump.apply(super().encode(x), threshold, self.bandwidth)
+
+
+class _Jump(Function):
+    """``z H(z - theta)`` and ``H(z - theta)``.
+
+    Derivatives with respect to z are ``H`` and 0, those to theta ``-theta K(u) / w`` and
+    ``-K(u) / w``, K the unit rectangle at ``u = (z - theta) / w``.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, threshold: Tensor, bandwidth: float) -> tuple[Tensor, Tensor]:
+        active = (z > threshold).to(z.dtype)
+        ctx.bandwidth = bandwidth
+        ctx.save_for_backward(z, threshold, active)
+        return z * active, active
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        z, threshold, active = ctx.saved_tensors
+        of_activations, of_active = grads
+        near = (z - threshold).abs() < ctx.bandwidth / 2
+        slope = (threshold * of_activations + of_active) * near
+        return of_activations * active, -slope.sum(-2, keepdim=True) / ctx.bandwidth, None
