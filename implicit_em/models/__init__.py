@@ -2,6 +2,7 @@
 
 from implicit_em.models.activations import Abs
 from implicit_em.models.batch_topk import BatchTopK
+from implicit_em.models.classical import ICA, NMF, PCA, GaussianMixture, KMeans, Pixels
 from implicit_em.models.dictionary import Dictionary
 from implicit_em.models.encoder import Encoder
 from implicit_em.models.gated import Gated
@@ -10,12 +11,18 @@ from implicit_em.models.sae import SparseAutoencoder
 from implicit_em.models.topk import TopK
 
 __all__ = [
+    "ICA",
+    "NMF",
+    "PCA",
     "Abs",
     "BatchTopK",
     "Dictionary",
     "Encoder",
     "Gated",
+    "GaussianMixture",
     "JumpReLU",
+    "KMeans",
+    "Pixels",
     "SparseAutoencoder",
     "TopK",
 ]

@@ -159,7 +159,7 @@ def memory_of(cfg: dict[str, Any]) -> int:
     width = load_data(cfg).in_features
     with torch.device("meta"):
         model = instantiate({**cfg["model"], "in_features": width})
-    batch, components = cfg["data"]["batch_size"], cfg["model"]["hidden"]
+    batch, components = cfg["data"]["batch_size"], model.weight.shape[-2]
     elements = WEIGHT_COPIES * sum(parameter.numel() for parameter in model.parameters())
     elements += ENERGY_COPIES * batch * components + INPUT_COPIES * batch * width
     elements += 2 * min(batch, components) ** 2

@@ -1,0 +1,210 @@
+"""Controls: what the classics make of the data, fitted by scikit-learn as ``start``, not trained.
+
+Each is as it starts, with ``trainer.max_epochs=0``, and goes through the same measurements as what
+is trained. All of them work on torch alone once they are fitted.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from implicit_em.models.encoder import Encoder
+from implicit_em.models.sae import SparseAutoencoder
+
+
+class Pixels(Encoder):
+    """The inputs themselves.
+
+    Args:
+        in_features: width D of the input, and number of components.
+        hidden: none but D can be chosen.
+
+    """
+
+    def __init__(self, in_features: int, hidden: None = None) -> None:
+        super().__init__(in_features, in_features, nn.Identity())
+        with torch.no_grad():
+            nn.init.eye_(self.linear.weight)
+            self.linear.bias.zero_()
+
+
+class PCA(SparseAutoencoder):
+    """Principal components: coordinates along the K orthonormal directions of most variance.
+
+    Args:
+        in_features: width D of the input.
+        hidden: number of components K, at most D.
+
+    """
+
+    def __init__(self, in_features: int, hidden: int = 64) -> None:
+        super().__init__(in_features, hidden, nn.Identity())
+
+    def start(self, x: Tensor) -> None:
+        """Fit to the training samples ``(N, D)``."""
+        from sklearn.decomposition import PCA as Fit
+
+        fitted = Fit(len(self.weight), random_state=_seed()).fit(x.numpy())
+        _set_linear(self, fitted.components_, fitted.components_.T, fitted.mean_)
+
+
+class ICA(SparseAutoencoder):
+    """Independent components by FastICA, of unit variance (Hyvärinen and Oja 2000).
+
+    Args:
+        in_features: width D of the input.
+        hidden: number of components K, at most D.
+        iterations: at most.
+
+    """
+
+    def __init__(self, in_features: int, hidden: int = 64, iterations: int = 500) -> None:
+        super().__init__(in_features, hidden, nn.Identity())
+        self.iterations = iterations
+
+    def start(self, x: Tensor) -> None:
+        """Fit to the training samples ``(N, D)``."""
+        from sklearn.decomposition import PCA, FastICA
+
+        # Whitened before, as scikit-learn's own whitening divides by 0 where an input never varies.
+        white = PCA(len(self.weight), whiten=True, random_state=_seed()).fit(x.numpy())
+        rotation = FastICA(whiten=False, max_iter=self.iterations, random_state=_seed())
+        rotation_KK = rotation.fit(white.transform(x.numpy())).components_
+        scale_K1 = np.sqrt(white.explained_variance_)[:, None]
+        _set_linear(
+            self,
+            rotation_KK @ (white.components_ / scale_K1),
+            (white.components_ * scale_K1).T @ rotation_KK.T,
+            white.mean_,
+        )
+
+
+class NMF(SparseAutoencoder):
+    """Non-negative matrix factorisation ``x = W_d a`` with ``W_d, a >= 0`` (Lee and Seung 1999).
+
+    The codes are the non-negative least-squares solution, by coordinate descent.
+
+    Args:
+        in_features: width D of the input, which must not be negative.
+        hidden: number of components K.
+        iterations: at most, of the fit.
+        sweeps: of the coordinate descent.
+
+    """
+
+    def __init__(
+        self, in_features: int, hidden: int = 64, iterations: int = 200, sweeps: int = 50
+    ) -> None:
+        super().__init__(in_features, hidden, nn.Identity())
+        self.iterations = iterations
+        self.sweeps = sweeps
+
+    def start(self, x: Tensor) -> None:
+        """Fit to the training samples ``(N, D)``."""
+        from sklearn.decomposition import NMF as Fit
+
+        fitted = Fit(
+            len(self.weight), init="nndsvda", max_iter=self.iterations, random_state=_seed()
+        ).fit(x.numpy())
+        zeros = np.zeros(x.shape[1])
+        _set_linear(self, fitted.components_, fitted.components_.T, zeros)
+
+    @torch.no_grad()
+    def encode(self, x: Any) -> Tensor:
+        """Return the codes ``(..., K)`` of inputs ``(..., D)``."""
+        parts = self.decoder.weight
+        gram, target = parts.T @ parts, x @ parts
+        codes = torch.zeros_like(target)
+        for _ in range(self.sweeps):
+            for j, row in enumerate(gram):
+                step = (target[..., j] - codes @ row) / row[j].clamp(min=1e-12)
+                codes[..., j].add_(step).clamp_(min=0)
+        return codes
+
+
+class KMeans(Encoder):
+    """Soft k-means: how much closer than on average a centre is, ``max(0, mean_j z_j - z_j)``.
+
+    The "triangle" code of Coates, Ng and Lee 2011 (An Analysis of Single-Layer Networks), z the
+    distances to the centres.
+
+    Args:
+        in_features: width D of the input.
+        hidden: number of centres K.
+
+    """
+
+    def __init__(self, in_features: int, hidden: int = 64) -> None:
+        super().__init__(in_features, hidden)
+
+    def start(self, x: Tensor) -> None:
+        """Fit to the training samples ``(N, D)``."""
+        from sklearn.cluster import KMeans as Fit
+
+        fitted = Fit(len(self.weight), n_init=1, random_state=_seed()).fit(x.numpy())
+        _copy(self.weight, fitted.cluster_centers_)
+
+    def forward(self, x: Any) -> Tensor:
+        """Return the codes ``(..., K)`` of inputs ``(..., D)``."""
+        distances = torch.cdist(x, self.weight)
+        return self.activation(distances.mean(-1, keepdim=True) - distances)
+
+
+class GaussianMixture(Encoder):
+    """Gaussian mixture of diagonal covariances: ``E_j = -log pi_j - log N(x; mu_j, sigma_j)``.
+
+    So ``softmax(-E)`` are its responsibilities, as the derived model has them.
+
+    Args:
+        in_features: width D of the input.
+        hidden: number of components K.
+        floor: added to every variance; pixels that are always 0 would have none.
+
+    """
+
+    precision: Tensor
+
+    def __init__(self, in_features: int, hidden: int = 64, floor: float = 0.01) -> None:
+        super().__init__(in_features, hidden, nn.Identity())
+        self.floor = floor
+        self.register_buffer("precision", torch.ones(hidden, in_features))
+
+    def start(self, x: Tensor) -> None:
+        """Fit to the training samples ``(N, D)``."""
+        from sklearn.mixture import GaussianMixture as Fit
+
+        fitted = Fit(
+            len(self.weight), covariance_type="diag", reg_covar=self.floor, random_state=_seed()
+        ).fit(x.numpy())
+        log_scale_K = 0.5 * np.log(2 * np.pi * fitted.covariances_).sum(1)
+        _copy(self.weight, fitted.means_)
+        _copy(self.linear.bias, log_scale_K - np.log(fitted.weights_))
+        _copy(self.precision, 1 / fitted.covariances_)
+
+    def forward(self, x: Any) -> Tensor:
+        """Return the energies ``(..., K)`` of inputs ``(..., D)``."""
+        scaled = self.weight * self.precision
+        squares = x.square() @ self.precision.T - 2 * x @ scaled.T + (self.weight * scaled).sum(-1)
+        return self.linear.bias + squares / 2
+
+
+def _set_linear(
+    model: SparseAutoencoder, encoder_KD: np.ndarray, decoder_DK: np.ndarray, mean_D: np.ndarray
+) -> None:
+    """Set the model to ``a = W_e (x - mean)``, ``x' = W_d a + mean``."""
+    _copy(model.weight, encoder_KD)
+    _copy(model.encoder.linear.bias, -encoder_KD @ mean_D)
+    _copy(model.decoder.weight, decoder_DK)
+    _copy(model.decoder.bias, mean_D)
+
+
+@torch.no_grad()
+def _copy(to: Tensor, values: np.ndarray) -> None:
+    to.copy_(torch.from_numpy(np.ascontiguousarray(values)))
+
+
+def _seed() -> int:
+    """Return a seed that follows from torch's."""
+    return int(torch.randint(2**31 - 1, ()))

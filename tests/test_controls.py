@@ -1,0 +1,130 @@
+"""The controls: classics that are fitted, and models as they start, measured like what is trained."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from sklearn import cluster, decomposition, mixture
+from torch.testing import assert_close
+
+from implicit_em import load
+from implicit_em.models import ICA, NMF, PCA, GaussianMixture, KMeans, Pixels
+
+CONTROLS = ("pixels", "pca", "ica", "nmf", "kmeans", "gmm", "random", "untrained")
+
+
+@pytest.fixture(scope="module")
+def x():
+    """Non-negative mixtures of six parts, with a little noise; the last input never varies."""
+    rng = np.random.default_rng(0)
+    parts = rng.random((6, 12)) * (rng.random((6, 12)) > 0.5)
+    codes = rng.exponential(size=(400, 6)) * (rng.random((400, 6)) > 0.4)
+    x = codes @ parts + 0.01 * rng.random((400, 12))
+    x[:, -1] = 0
+    return torch.from_numpy(x).float()
+
+
+def fitted(cls, x, hidden=6):
+    torch.manual_seed(0)
+    model = cls(x.shape[1], hidden)
+    model.start(x)
+    return model.requires_grad_(False)
+
+
+def test_principal_components_are_scikit_learns(x):
+    model = fitted(PCA, x)
+    expected = decomposition.PCA(6).fit(x.numpy())
+    assert_close(model.encode(x).numpy(), expected.transform(x.numpy()), rtol=1e-3, atol=1e-4)
+    recovered = expected.inverse_transform(expected.transform(x.numpy()))
+    assert_close(model(x).numpy(), recovered, rtol=1e-3, atol=1e-4)
+
+
+def test_independent_components_have_unit_variance_and_no_correlation(x):
+    model = fitted(ICA, x)
+    codes = model.encode(x)
+    assert_close(codes.T.cov(), torch.eye(6), rtol=1e-3, atol=1e-3)
+    assert_close(codes.mean(0), torch.zeros(6), rtol=0, atol=1e-4)
+    assert_close(model(x), fitted(PCA, x)(x), rtol=1e-2, atol=1e-3)
+
+
+def test_factors_are_not_negative_and_codes_are_the_best_for_them(x):
+    model = fitted(NMF, x)
+    codes = model.encode(x)
+    assert codes.min() == 0
+    assert model.decoder.weight.min() >= 0
+    assert (model(x) - x).square().mean() < 1e-3
+    # No better code: the slope is 0 where a code is positive, and never negative.
+    slope = (model(x) - x) @ model.decoder.weight
+    assert slope.min() > -1e-4
+    assert (slope * codes).abs().max() < 1e-3
+
+
+def test_k_means_says_how_much_closer_than_average_a_centre_is(x):
+    model = fitted(KMeans, x)
+    distances = torch.cdist(x, model.weight)
+    found = distances.square().amin(1).sum()
+    expected = cluster.KMeans(6, n_init=5, random_state=0).fit(x.numpy()).inertia_
+    assert found < 1.2 * expected
+    codes = model(x)
+    assert torch.equal(codes.argmax(1), distances.argmin(1))
+    assert ((codes > 0) == (distances < distances.mean(1, keepdim=True))).all()
+
+
+def test_responsibilities_of_a_mixture_are_its_posterior(x):
+    model = fitted(GaussianMixture, x)
+    expected = mixture.GaussianMixture(
+        6,
+        covariance_type="diag",
+        reg_covar=0.01,
+        weights_init=np.full(6, 1 / 6),
+        means_init=model.weight.double().numpy(),
+        precisions_init=model.precision.double().numpy(),
+    ).fit(x.numpy())
+    assert_close(
+        model.responsibilities(x).numpy(),
+        expected.predict_proba(x.numpy()),
+        rtol=0,
+        atol=0.02,
+        check_dtype=False,
+    )
+    log_likelihood = (-model(x)).logsumexp(1).mean()
+    assert float(log_likelihood) == pytest.approx(expected.score(x.numpy()), rel=1e-3)
+
+
+def test_pixels_are_themselves(x):
+    model = Pixels(12)
+    assert_close(model(x), x)
+    assert_close(model(x) @ model.weight, x)
+
+
+@pytest.mark.filterwarnings("ignore:FastICA did not converge")
+def test_controls_are_measured_as_what_is_trained_is(command_line, small, tmp_path):
+    code = command_line(
+        "-m",
+        *(option for option in small if "max_epochs" not in option),
+        f"model={','.join(set(CONTROLS) - {'pixels'})}",
+        "hydra/launcher=stacked",
+        f"hydra.sweep.dir={tmp_path}",
+    )
+    assert not code
+    with (tmp_path / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(CONTROLS) - 1
+    for row in rows:
+        run = tmp_path / row["directory"]
+        metrics = json.loads((run / "metrics.json").read_text())
+        assert metrics["status"] == "completed"
+        assert (metrics["epochs"], metrics["final_loss"]) == (0, None)
+        assert 0 <= metrics["density"] <= 1
+        assert metrics["probe_accuracy"] > 0.5
+        assert load(run).weight.shape == (5, 64)
+
+
+def test_pixels_are_as_many_as_they_are(command_line, small, tmp_path):
+    options = [option for option in small if "hidden" not in option and "max_epochs" not in option]
+    assert not command_line(*options, "model=pixels", f"hydra.run.dir={tmp_path}/run")
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["transpose_reconstruction_mse"] < 1e-10
+    assert load(tmp_path / "run").weight.shape == (64, 64)
