@@ -378,7 +378,7 @@ def test_adding_a_contender_is_one_model_file_and_one_yaml(
     (tmp_path / "conf" / "model" / "halved.yaml").write_text(TOY_YAML)
     monkeypatch.syspath_prepend(str(tmp_path))
     code = command_line(
-        *("-m", f"hydra.searchpath=[file://{tmp_path}/conf]", "hydra/launcher=stacked", *small),
+        *("-m", "--config-dir", f"{tmp_path}/conf", "hydra/launcher=stacked", *small),
         *("model=halved", "seed=1,2", "model.hidden=32", f"hydra.sweep.dir={tmp_path}/sweep"),
     )
     assert not code
