@@ -408,7 +408,7 @@ def test_a_run_that_broke_off_goes_on_with_thresholds_and_counters(
 @pytest.mark.parametrize("k", [4, 8, 16])
 def test_jump_relu_comes_to_its_target_on_mnist(k, composed, tmp_path):
     cfg = composed(
-        *("model=jump_relu", f"model.k={k}", "trainer.max_epochs=8", "lr.value=3e-3"),
+        *("model=jump_relu", f"model.k={k}", "trainer.max_epochs=5"),
         *(f"data.root={ROOT / 'data'}", "probe=none", "logger=csv"),
     )
     found = 64 * train(cfg, tmp_path / "run")["density"]

@@ -16,8 +16,8 @@ class JumpReLU(Dictionary):
 
     The thresholds get their gradient from a rectangle of width ``bandwidth`` around the jump, as
     does the number of active units, for a loss that draws it towards k. The paper's 0.001 for both
-    is for inputs of mean squared length 1 and large batches: of 128 images of MNIST hardly any
-    activation falls into so narrow a rectangle.
+    is for inputs of mean squared length 1 and large batches; the defaults are for batches of 128
+    images of MNIST, of which few activations fall into a narrow rectangle.
 
     Args:
         in_features: width D of the input.
@@ -44,8 +44,8 @@ class JumpReLU(Dictionary):
         hidden: int = 64,
         activation: nn.Module | None = None,
         k: float = 8,
-        threshold: float = 0.1,
-        bandwidth: float = 0.1,
+        threshold: float = 0.5,
+        bandwidth: float = 0.5,
         **kwargs: Any,
     ) -> None:
         super().__init__(in_features, hidden, activation, **kwargs)
