@@ -259,7 +259,33 @@ def orthogonality(weight: Tensor) -> Tensor:
 
 def mse(reconstruction: Tensor, x: Tensor) -> Tensor:
     """Mean squared error over all elements of ``(..., B, D)``."""
-    return (reconstruction - x).square().mean((-2, -1))
+    return _SquaredError.apply(*torch.broadcast_tensors(reconstruction, x))
+
+
+class _SquaredError(Function):
+    """The mean square of a difference, which autograd rounds alike but takes six tensors for.
+
+    A stack's reconstructions are its largest tensors, and on a CPU fresh memory costs more than the
+    arithmetic: squares are made one replica at a time there.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, reconstruction: Tensor, x: Tensor) -> Tensor:
+        difference = reconstruction - x
+        ctx.save_for_backward(difference)
+        if difference.device.type != "cpu":
+            return difference.square().mean((-2, -1))
+        replicas = difference.reshape(-1, 1, *difference.shape[-2:])
+        means = [replica.square().mean((-2, -1)) for replica in replicas]
+        return torch.cat(means).view(difference.shape[:-2])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
+        (difference,) = ctx.saved_tensors
+        size = difference.shape[-2] * difference.shape[-1]
+        slope = difference * (2 * (grad / size)[..., None, None])
+        return slope, -slope if ctx.needs_input_grad[1] else None
 
 
 def l1(energies: Tensor) -> Tensor:
