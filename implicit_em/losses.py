@@ -11,8 +11,8 @@ small operations that autograd would record. ``evaluate`` computes several of th
 set of batch statistics and one gradient.
 
 A term asks for what it needs by the names of its parameters: ``energies``, ``weight`` (the K x D
-encoder matrix), ``x`` (the input), ``reconstruction``, or what else a model provides. Everything with
-a default is an option.
+encoder matrix), ``x`` (the input), ``reconstruction``, or what else a model provides. Everything
+with a default is an option.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
