@@ -54,6 +54,7 @@ def test_factors_are_not_negative_and_codes_are_the_best_for_them(x):
     codes = model.encode(x)
     assert codes.min() == 0
     assert model.decoder.weight.min() >= 0
+    assert_close(model.decoder.weight.norm(dim=0), torch.ones(6))
     assert (model(x) - x).square().mean() < 1e-3
     # No better code: the slope is 0 where a code is positive, and never negative.
     slope = (model(x) - x) @ model.decoder.weight

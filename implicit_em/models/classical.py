@@ -84,7 +84,8 @@ class ICA(SparseAutoencoder):
 class NMF(SparseAutoencoder):
     """Non-negative matrix factorisation ``x = W_d a`` with ``W_d, a >= 0`` (Lee and Seung 1999).
 
-    The codes are the non-negative least-squares solution, by coordinate descent.
+    The columns of ``W_d`` have length 1. The codes are the non-negative least-squares solution, by
+    coordinate descent.
 
     Args:
         in_features: width D of the input, which must not be negative.
@@ -108,8 +109,9 @@ class NMF(SparseAutoencoder):
         fitted = Fit(
             len(self.weight), init="nndsvda", max_iter=self.iterations, random_state=_seed()
         ).fit(x.numpy())
-        zeros = np.zeros(x.shape[1])
-        _set_linear(self, fitted.components_, fitted.components_.T, zeros)
+        lengths_K1 = np.linalg.norm(fitted.components_, axis=1, keepdims=True)
+        parts_KD = fitted.components_ / np.where(lengths_K1 > 0, lengths_K1, 1)
+        _set_linear(self, parts_KD, parts_KD.T, np.zeros(x.shape[1]))
 
     @torch.no_grad()
     def encode(self, x: Any) -> Tensor:
