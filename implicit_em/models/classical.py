@@ -19,11 +19,16 @@ class Pixels(Encoder):
 
     Args:
         in_features: width D of the input, and number of components.
-        hidden: none but D can be chosen.
+        hidden: left open, as it is D.
+
+    Raises:
+        ValueError: if another number is given.
 
     """
 
-    def __init__(self, in_features: int, hidden: None = None) -> None:
+    def __init__(self, in_features: int, hidden: int | None = None) -> None:
+        if hidden not in (None, in_features):
+            raise ValueError(f"hidden={hidden}: must be null, as many as inputs")
         super().__init__(in_features, in_features, nn.Identity())
         with torch.no_grad():
             nn.init.eye_(self.linear.weight)
