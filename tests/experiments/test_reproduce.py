@@ -191,7 +191,7 @@ def test_a_failed_run_fails_the_study_and_keeps_the_others(tmp_path, overrides):
     [
         (["ablations"], "ablations: no such experiment; allowed: theorem, ablation, benchmark"),
         (["lr.valu=1"], "lr.valu=1: no such key; did you mean lr.value?"),
-        (["ablation", "trainer.max_epochs=0"], "trainer.max_epochs=0: "),
+        (["ablation", "trainer.max_epochs=-1"], "trainer.max_epochs=-1: "),
         (["--conf", "nowhere"], "conf=nowhere: no train.yaml there"),
         (["--workers", "0"], "workers=0: must be at least 1"),
         (["ablation", "loss=lse"], "loss=lse: the experiments set loss themselves"),
