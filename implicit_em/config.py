@@ -262,8 +262,8 @@ def _dry_run(cfg: dict[str, Any], choices: Mapping[str, str], trainer: Any) -> N
     from implicit_em.modules import build_objective, module_class, refusal_of_devices
 
     width, batch_size = 64, cfg["data"]["batch_size"]
-    hidden = min(cfg["model"]["hidden"], WIDEST_TRIED)
-    cfg = {**cfg, "model": {**cfg["model"], "hidden": hidden}}
+    if (hidden := cfg["model"]["hidden"]) is not None:
+        cfg = {**cfg, "model": {**cfg["model"], "hidden": min(hidden, WIDEST_TRIED)}}
     loss, model = (_named(group, cfg, choices) for group in ("loss", "model"))
     with torch.random.fork_rng(devices=[]):
         with _refusing("loss"):

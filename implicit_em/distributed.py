@@ -22,7 +22,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from implicit_em import interruption
 
-PER_SAMPLE = frozenset({"x", "energies", "reconstruction"})
+PER_SAMPLE = frozenset({"x", "energies", "reconstruction", "active", "gates", "auxiliary"})
 """Tensors that a loss term may ask for which have a row for each sample; any other is a weight."""
 
 

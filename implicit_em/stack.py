@@ -336,14 +336,15 @@ def takes_stacks(replica: Replica) -> bool:
 def takes_parts(replica: Replica) -> bool:
     """Return whether a model gives each sample the same in any part of a batch.
 
-    One that normalises over the batch, or draws random numbers, does not.
+    One that normalises over the batch, draws random numbers or counts what it sees does not.
     """
     model = copy.deepcopy(replica.model).to("cpu", torch.float32)
     x = torch.rand(4, model.weight.shape[-1], generator=torch.Generator().manual_seed(0))
-    before = torch.get_rng_state()
+    before = [torch.get_rng_state(), *(buffer.clone() for buffer in model.buffers())]
     whole = replica.outputs(model, x)
     parts = [replica.outputs(model, part) for part in x.split(2)]
-    return torch.equal(before, torch.get_rng_state()) and all(
+    after = [torch.get_rng_state(), *model.buffers()]
+    return all(map(torch.equal, before, after)) and all(
         torch.allclose(torch.cat([part[name] for part in parts]), value, rtol=1e-3, atol=1e-5)
         for name, value in whole.items()
         if name in PER_SAMPLE
