@@ -223,6 +223,7 @@ class _Replica:
     objective: Objective
     bare_optimizer: Optimizer
     compiled: bool = False
+    steps_done: int = 0  # nobody asks: no weight of a term depends on it
 
     @staticmethod
     def outputs(model: Encoder, x: Tensor | SharedInput) -> dict[str, Tensor]:
