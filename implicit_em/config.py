@@ -61,6 +61,7 @@ class _Rate(_Section):
 class _Data(_Built):
     batch_size: PositiveInt
     val_size: NonNegativeInt
+    final: Literal["test", "validation"] = "test"
 
 
 class _Trainer(_Section):

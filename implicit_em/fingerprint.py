@@ -28,6 +28,8 @@ _DO_NOT_MATTER = {
     "data": ("root",),
     "trainer": ("enable_progress_bar", "enable_model_summary", "log_every_n_steps", "profiler"),
 }
+_CAME_LATER = {"data": {"final": "test"}}
+"""Settings that earlier runs do not name, with the values that these were run with."""
 _STOOD_FOR_BY_A_DIGEST = ("path", "labels", "test_path", "test_labels")
 """Settings of data that do not matter beside ``data.digest``, which tells what they name."""
 
@@ -47,6 +49,10 @@ def config_fingerprint(cfg: DictConfig | Mapping[str, Any]) -> str:
     for group, keys in _DO_NOT_MATTER.items():
         for key in keys:
             settings.get(group, {}).pop(key, None)
+    for group, values in _CAME_LATER.items():
+        for key, value in values.items():
+            if settings.get(group, {}).get(key) == value:
+                del settings[group][key]
     data = settings.get("data", {})
     if data.get("digest") is not None:
         for key in _STOOD_FOR_BY_A_DIGEST:

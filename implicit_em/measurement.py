@@ -23,7 +23,7 @@ MONITORING_COST = 0.4
 def evaluate_module(
     module: EnergyModule, data: ResidentDataModule, trainer: pl.Trainer
 ) -> dict[str, float | int | None]:
-    """Return the final metrics on the test set; what cannot be computed is ``None``."""
+    """Return the final metrics on the data's final samples; ``None``: it cannot be computed."""
     trainer.test(module, datamodule=data, verbose=False)
     results = {key: float(trainer.callback_metrics[key]) for key in map(str, module.finals)}
     counts = ("dead_units", "silent_units")
@@ -45,13 +45,13 @@ def energies_of(module: EnergyModule, samples: Tensor, batch_size: int = 2_000) 
 def probe_module(
     module: EnergyModule, data: ResidentDataModule, threads: int | None
 ) -> float | None:
-    """Return the linear probe's test accuracy on the energies, with a line of its own.
+    """Return the linear probe's accuracy on the energies of the data's final samples.
 
     Training labels of a single class, as those of unlabelled samples are, leave nothing to tell
     apart: ``None``.
     """
     train_samples, train_labels = data.split("train")
-    test_samples, test_labels = data.split("test")
+    test_samples, test_labels = data.final_samples()
     indices = data.train_indices()
     if len(train_labels[indices].unique()) < 2:
         log.info("no linear probe: no labels, or all of a single class")
@@ -64,7 +64,7 @@ def probe_module(
             test_labels.cpu().numpy(),
             threads,
         )
-    log.info("linear probe: %.2f %% of the test images", 100 * accuracy)
+    log.info("linear probe: %.2f %% of the %s images", 100 * accuracy, data.final)
     return accuracy
 
 

@@ -85,6 +85,26 @@ def test_batches_hold_the_images_with_their_labels(archive):
     assert len(targets) == TEST
 
 
+def test_what_a_model_is_measured_on_is_the_test_set_or_what_is_held_out(archive):
+    data = ready(TorchvisionDataModule(*archive, val_size=6, final="validation"))
+    ((x, targets),) = data.test_dataloader()
+    indices = (x[:, 0] * 255).round().long()
+    assert torch.equal(indices, data.monitored_indices())
+    assert torch.equal(targets, indices % 10)
+    assert not set(indices.tolist()) & set(data.train_indices().tolist())
+    samples, labels = data.final_samples()
+    assert torch.equal(samples[:, 0].long(), indices)
+    assert torch.equal(labels, targets)
+    assert len(ready(TorchvisionDataModule(*archive, val_size=6)).final_samples()[0]) == TEST
+
+
+def test_nothing_held_out_is_nothing_to_measure_on(archive):
+    with pytest.raises(ValueError, match="final=validation: needs held-out samples"):
+        TorchvisionDataModule(*archive, final="validation")
+    with pytest.raises(ValueError, match="final=train: allowed are test, validation"):
+        TorchvisionDataModule(*archive, final="train")
+
+
 def test_floating_point_samples_stay_as_they_are():
     data = ready(Columns(batch_size=16))
     assert data.in_features == 1

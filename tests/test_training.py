@@ -282,6 +282,36 @@ def test_a_directory_of_another_run_is_refused_in_one_line(command_line, small, 
     assert "holds a run of other settings (data.seed=1 there, 2 here)" in capfd.readouterr().err
 
 
+def test_a_run_can_be_measured_without_the_test_set(composed, small, tmp_path, monkeypatch):
+    small = [*small, "data.val_size=100"]
+    held_out = [*small, "data.final=validation", "metrics_every=2"]
+    tested = train(composed(*small), tmp_path / "test")
+    split = ResidentDataModule.split
+    monkeypatch.setattr(
+        ResidentDataModule, "split", lambda self, name: split(self, {"train": name}[name])
+    )
+    metrics = train(composed(*held_out), tmp_path / "validation")
+    assert metrics["density"] != tested["density"]
+    assert metrics["probe_accuracy"] * 100 == pytest.approx(round(metrics["probe_accuracy"] * 100))
+    curve = pd.read_csv(tmp_path / "validation" / "history.csv")["monitor/density"]
+    assert metrics["density"] == pytest.approx(curve.iloc[-1])
+    assert torch.equal(
+        *(
+            load_file(tmp_path / n / "model.safetensors")["linear.weight"]
+            for n in ("test", "validation")
+        )
+    )
+
+
+def test_a_setting_that_came_later_leaves_earlier_fingerprints_as_they_were(composed):
+    cfg = composed("data.val_size=100")
+    fingerprint = config_fingerprint(cfg)
+    assert config_fingerprint(composed("data.val_size=100", "data.final=validation")) != fingerprint
+    OmegaConf.set_struct(cfg, False)
+    del cfg.data["final"]
+    assert config_fingerprint(cfg) == fingerprint
+
+
 def test_the_fingerprint_covers_what_affects_the_results(composed, small):
     base = config_fingerprint(composed())
     nothing = ["data.root=/x", "logger=csv", "trainer.enable_progress_bar=false"]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pytorch_lightning as pl
@@ -28,6 +28,7 @@ BLOCK_OPERATIONS = 4e9
 """Operations of a block's matrix products, roughly: less than 0.1 s, as a run ends with a block."""
 MONITORED = 10_000
 EVALUATION_BATCH = 2_000
+Final = Literal["test", "validation"]
 PATIENCE = 10.0
 """Seconds that a server may keep silent before a download is given up."""
 
@@ -43,14 +44,26 @@ class ResidentDataModule(pl.LightningDataModule):
         val_size: training samples held out for validation. Without any, the curves over training
             are measured on a fixed 10,000 of the training samples.
         seed: of the order of the batches. The split does not depend on it.
+        final: what a trained model is measured on: the test samples, or those held out for
+            validation, so that settings can be chosen without the test set.
+
+    Raises:
+        ValueError: for another ``final``, or the validation samples where none are held out.
 
     """
 
-    def __init__(self, batch_size: int = 128, val_size: int = 0, seed: int = 0) -> None:
+    def __init__(
+        self, batch_size: int = 128, val_size: int = 0, seed: int = 0, final: Final = "test"
+    ) -> None:
         super().__init__()
+        if final not in get_args(Final):
+            raise ValueError(f"final={final}: allowed are {', '.join(get_args(Final))}")
+        if final == "validation" and not val_size:
+            raise ValueError("final=validation: needs held-out samples, val_size above 0")
         self.batch_size = batch_size
         self.val_size = val_size
         self.seed = seed
+        self.final = final
         self.sample_shape: tuple[int, ...] = ()
         self._splits: Splits | None = None
 
@@ -102,6 +115,14 @@ class ResidentDataModule(pl.LightningDataModule):
         """Return the held-out samples, or a fixed choice of the training samples, int64."""
         return self._shuffled()[: self.val_size or MONITORED].sort().values
 
+    def final_samples(self) -> tuple[Tensor, Tensor]:
+        """Return samples ``(N, D)`` and labels that a trained model is measured on."""
+        if self.final == "test":
+            return self.split("test")
+        samples, labels = self.split("train")
+        indices = self.monitored_indices()
+        return samples[indices.to(samples.device)], labels[indices.to(labels.device)]
+
     def _shuffled(self) -> Tensor:
         return torch.from_numpy(np.random.default_rng(0).permutation(len(self.split("train")[0])))
 
@@ -137,8 +158,8 @@ class ResidentDataModule(pl.LightningDataModule):
         )
 
     def test_dataloader(self) -> ResidentLoader:
-        """Batches of the test samples, in their own order."""
-        return ResidentLoader(*self.split("test"), EVALUATION_BATCH, group=self._group())
+        """Batches of the samples that a trained model is measured on, in their own order."""
+        return ResidentLoader(*self.final_samples(), EVALUATION_BATCH, group=self._group())
 
     def _group(self) -> Group:
         return Group.of(self.trainer) if self.trainer else Group()
