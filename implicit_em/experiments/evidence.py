@@ -157,7 +157,7 @@ def _correlations(runs: pd.DataFrame, images: _Images) -> dict[str, np.ndarray]:
     matrices = {}
     run: Any
     for run in runs[runs["seed"] == runs["seed"].min()].itertuples():
-        energies_NK = _energies(implicit_em.load(run.directory), images.test)
+        energies_NK = energies_of(implicit_em.load(run.directory), images.test)
         moments = Redundancy(energies_NK.shape[1])
         moments.update(energies_NK)
         matrices[run.loss] = moments.correlation_KK.numpy()
@@ -171,12 +171,12 @@ def _features(runs: pd.DataFrame, images: _Images) -> pd.DataFrame:
     run: Any
     for run in runs.itertuples():
         model = implicit_em.load(run.directory)
-        energies_NK = _energies(model, images.test).double().numpy()
+        energies_NK = energies_of(model, images.test).double().numpy()
         purities = prototypes.purities(energies_NK, images.test_labels)
         peaks_K = np.abs(energies_NK).max(0)
         silent_K = peaks_K <= SILENT_SHARE * np.abs(energies_NK).mean()
         kinds = {"all": np.full_like(silent_K, True), "live": ~silent_K, "silent": silent_K}
-        for matrix, rows_KD in _matrices(model).items():
+        for matrix, rows_KD in matrices_of(model).items():
             for units, chosen_K in kinds.items():
                 if not chosen_K.any():
                     continue
@@ -189,19 +189,20 @@ def _features(runs: pd.DataFrame, images: _Images) -> pd.DataFrame:
 
 def _weights(runs: pd.DataFrame) -> dict[str, np.ndarray]:
     shown = runs[runs["seed"] == runs["seed"].min()].set_index("model")["directory"]
-    sae = _matrices(implicit_em.load(shown["sae"]))
+    sae = matrices_of(implicit_em.load(shown["sae"]))
     return {
-        **_matrices(implicit_em.load(shown["encoder"])),
+        **matrices_of(implicit_em.load(shown["encoder"])),
         "sae encoder": sae["encoder"],
         "sae decoder": sae["decoder"],
     }
 
 
-def _energies(model: Any, images: Tensor) -> Tensor:
+def energies_of(model: Any, images: Tensor) -> Tensor:
+    """Return a trained model's energies, or hidden activations, ``(N, K)``."""
     return model.encode(images) if isinstance(model, SparseAutoencoder) else model(images)
 
 
-def _matrices(model: Any) -> dict[str, np.ndarray]:
+def matrices_of(model: Any) -> dict[str, np.ndarray]:
     """Return the encoder's rows and, where there is a decoder, its columns."""
     matrices = {"encoder": model.weight}
     if isinstance(model, SparseAutoencoder):

@@ -1,7 +1,7 @@
 """The training of the study's runs: all that are alike together, one progress over all of them."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,13 +16,20 @@ log = logging.getLogger(__name__)
 LOG_FILE = "train.log"
 
 
-def execute(runs: Sequence[Run], workers: int | None = None, tags: Sequence[str] = ()) -> None:
+def execute(
+    runs: Sequence[Run],
+    workers: int | None = None,
+    tags: Sequence[str] = (),
+    family: Callable[[Run], object] = lambda run: None,
+) -> None:
     """Train what is not complete, as stacks, with one progress over all of it.
 
     Args:
         runs: from ``plan``.
         workers: stacks that train at the same time; by default the number of cores.
         tags: of the W&B runs, beside the names of their experiments.
+        family: runs of another one are not trained at the same time; where steps differ much in
+            cost, workers would wait for each other.
 
     Raises:
         RunError: at the end, if runs failed; those that did not are kept.
@@ -40,8 +47,7 @@ def execute(runs: Sequence[Run], workers: int | None = None, tags: Sequence[str]
     log.info("%d of %d runs to train", len(waiting), len(runs))
     failed = []
     progress = progress_of([run.cfg for run in waiting])
-    for positions in groups([run.cfg for run in waiting]):
-        some = [waiting[position] for position in positions]
+    for some in _together(waiting, family):
         jobs = [partial(_train, run, _logger_settings(run, tags)) for run in some]
         errors = train_together([run.cfg for run in some], jobs, progress, workers)
         for run, error in zip(some, errors, strict=True):
@@ -57,11 +63,20 @@ def execute(runs: Sequence[Run], workers: int | None = None, tags: Sequence[str]
         )
 
 
+def _together(runs: Sequence[Run], family: Callable[[Run], object]) -> Iterator[list[Run]]:
+    by_family: dict[object, list[Run]] = {}
+    for run in runs:
+        by_family.setdefault(family(run), []).append(run)
+    for own in by_family.values():
+        for positions in groups([run.cfg for run in own]):
+            yield [own[position] for position in positions]
+
+
 def _logger_settings(run: Run, tags: Sequence[str]) -> dict[str, Any]:
     """Return the W&B group and tags: the first of the run's experiments, and all of them."""
     sweeps = [sweep for sweep, _ in run.places]
     experiments = [name for name, parts in EXPERIMENTS.items() if set(parts) & set(sweeps)]
-    first = next(name for name, parts in EXPERIMENTS.items() if sweeps[0] in parts)
+    first = next((name for name, parts in EXPERIMENTS.items() if sweeps[0] in parts), sweeps[0])
     return {"group": first, "tags": [*experiments, *tags]}
 
 

@@ -10,18 +10,17 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_info
 
-from implicit_em.experiments import criteria
 
-
-def describe(command: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def describe(command: str, runs: Sequence[Mapping[str, Any]], **more: str) -> dict[str, str]:
     """Return what a reader needs to repeat the study: lines by name.
 
     Args:
         command: that makes it.
         runs: the content of ``metrics.json`` of each.
+        more: lines about the study's own files.
 
     """
-    home = Path(criteria.__file__).parent
+    home = Path(__file__).parent
     blas = sorted(
         {info["internal_api"] for info in threadpool_info() if info["user_api"] == "blas"}
     )
@@ -29,12 +28,7 @@ def describe(command: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         "command": command,
         "date": f"{date.today()}",
         "commit": _git(home, "describe", "--always", "--dirty", "--exclude", "*"),
-        "criteria": "first committed in {1}, last touched in {0}".format(
-            *(
-                _git(home, "log", "-1", *order, "--format=%h", "--", "criteria.py")
-                for order in ((), ("--diff-filter=A",))
-            )
-        ),
+        **more,
         "runs": f"{len(runs)}, {sum(run['epochs'] for run in runs):,} epochs in all",
         "device": ", ".join(sorted({run["device"] for run in runs})),
         "versions": "; ".join(
@@ -44,6 +38,15 @@ def describe(command: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         "linear algebra": ", ".join(["torch " + torch.backends.cpu.get_cpu_capability(), *blas]),
         "system": platform.system(),
     }
+
+
+def history_of(file: Path) -> str:
+    """Return the commits in which a file came, and was last touched."""
+    last, first = (
+        _git(file.parent, "log", "-1", *order, "--format=%h", "--", file.name)
+        for order in ((), ("--diff-filter=A",))
+    )
+    return f"first committed in {first}, last touched in {last}"
 
 
 def _git(directory: Path, *arguments: str) -> str:

@@ -112,6 +112,11 @@ def write_report(
         sections=[_section(name, evidence, measured) for name in SECTIONS if name in experiments],
         deviations=None if trial or not measured else _deviations(measured),
     )
+    return write_pages(text, directory)
+
+
+def write_pages(text: str, directory: Path) -> Path:
+    """Write Markdown as ``report.md`` and ``report.html``; gives the path of the latter."""
     text = re.sub(r"\n{3,}", "\n\n", text)
     with whole(directory / "report.md") as temporary:
         temporary.write_text(text)

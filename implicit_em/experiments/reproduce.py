@@ -1,17 +1,15 @@
 """The whole study: runs, evidence, tables, figures, verdicts and report."""
 
-import json
 import logging
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from implicit_em.config import to_plain
 from implicit_em.errors import ConfigError, one_line
-from implicit_em.experiments import figures, provenance, tables
+from implicit_em.experiments import criteria, figures, provenance, tables, trials
 from implicit_em.experiments.evidence import gather
 from implicit_em.experiments.execution import execute
 from implicit_em.experiments.figures import PICTURES
@@ -58,11 +56,11 @@ def reproduce(
     directory, conf = Path(directory), Path(conf)
     _refuse_arguments(experiments, workers, conf)
     note = directory / "study.json"
-    there = _read_note(note)
+    there = trials.read_note(note)
     together = [n for n in EXPERIMENTS if n in experiments or n in there.get("experiments", ())]
     runs = plan(together, directory / "runs", conf, overrides)
     trial = None if is_protocol(together, runs) else _trial(overrides)
-    _refuse_directory(directory, there, trial)
+    trials.refuse_directory(directory, PAPER, there, trial)
     load_data(to_plain(runs[0].cfg))
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -87,30 +85,9 @@ def _refuse_arguments(experiments: Sequence[str], workers: int | None, conf: Pat
         raise ConfigError(f"conf={conf}: no train.yaml there; run from the repository, or name it")
 
 
-def _read_note(note: Path) -> dict[str, Any]:
-    """Return what a directory says of the study that it holds; empty where there is none."""
-    try:
-        return json.loads(note.read_text()) if note.exists() else {}
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"{note}: cannot be read: {one_line(error)}") from error
-
-
-def _refuse_directory(directory: Path, there: Mapping[str, Any], trial: str | None) -> None:
-    if trial and directory == PAPER:
-        raise ConfigError(
-            f"{PAPER} is for the paper's protocol: name another --directory for a {trial}"
-        )
-    if there and there["trial"] != trial:
-        raise ConfigError(
-            f"{directory}: holds {there['trial'] or 'a study of the protocol'}, not "
-            f"{trial or 'one of the protocol'}; name another directory"
-        )
-
-
 def _trial(overrides: Sequence[str]) -> str:
-    """Return the label of a study of other settings: those that affect results."""
-    deciding = sorted(o for o in overrides if not o.lstrip("+").startswith(("logger", "data.root")))
-    return f"TRIAL with {', '.join(deciding) or 'changed configuration files'}"
+    """Return the label of a study of other settings."""
+    return trials.label(overrides) or "TRIAL with changed configuration files"
 
 
 def _command(directory: Path, experiments: Sequence[str], overrides: Sequence[str]) -> str:
@@ -132,6 +109,7 @@ def _report(
     origin = provenance.describe(
         _command(directory, experiments, overrides),
         [RunDirectory(run.directory).read_metrics() or {} for run in runs],
+        criteria=provenance.history_of(Path(criteria.__file__)),
     )
     measured = {
         name: tables.measure(name, evidence)

@@ -76,7 +76,7 @@ def plan(
     runs: dict[str, Run] = {}
     complete = _complete(directory)
     sweeps = _sweeps(experiments)
-    for sweep, cfg, axes in _compose(sweeps, conf, overrides):
+    for sweep, cfg, axes in compose_sweeps(sweeps, conf, overrides):
         fingerprint = config_fingerprint(cfg)
         if fingerprint not in runs:
             check(cfg)
@@ -119,10 +119,20 @@ def _refuse_own_settings(axes: Sequence[str], overrides: Sequence[str]) -> None:
             raise ConfigError(f"{override}: the experiments set {key} themselves")
 
 
-def _compose(
+def compose_sweeps(
     sweeps: Sequence[str], conf: Path, overrides: Sequence[str]
 ) -> list[tuple[str, DictConfig, dict[str, str]]]:
-    """Return each job of the sweeps: its sweep, its configuration and its values of the axes."""
+    """Return each job of the sweeps: its sweep, its configuration and its values of the axes.
+
+    Args:
+        sweeps: files of ``conf/experiment``.
+        conf: the configuration files.
+        overrides: settings, in Hydra's notation, beside those of the experiments.
+
+    Raises:
+        ConfigError: if one cannot be composed, or an override is of what a sweep sets itself.
+
+    """
     jobs = []
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
@@ -145,7 +155,7 @@ def protocol(experiments: Sequence[str], runs: Sequence[Run]) -> dict[str, str]:
     """Return a digest of each sweep's runs, whatever the device and its threads."""
     digests = {}
     for sweep in _sweeps(experiments):
-        own = sorted(_on_any_device(r.cfg) for r in runs if sweep in {name for name, _ in r.places})
+        own = sorted(on_any_device(r.cfg) for r in runs if sweep in {name for name, _ in r.places})
         digests[sweep] = hashlib.sha256(",".join(own).encode()).hexdigest()[:16]
     return digests
 
@@ -155,7 +165,8 @@ def is_protocol(experiments: Sequence[str], runs: Sequence[Run]) -> bool:
     return protocol(experiments, runs).items() <= PROTOCOL.items()
 
 
-def _on_any_device(cfg: DictConfig) -> str:
+def on_any_device(cfg: DictConfig) -> str:
+    """Return the fingerprint that a run would have on one thread of a CPU."""
     cfg = cfg.copy()
     OmegaConf.update(cfg, "trainer", {"accelerator": "cpu", "threads": 1}, merge=True)
     return config_fingerprint(cfg)

@@ -76,11 +76,23 @@ def picture(
 
 def save(name: str, evidence: Evidence, directory: Path, trial: str | None) -> None:
     """Draw a picture and write it as PNG and PDF; that of a trial says so."""
+    write(lambda: PICTURES[name].draw(evidence), directory / name, trial)
+
+
+def write(draw: Callable[[], Figure], path: Path, trial: str | None) -> None:
+    """Draw a figure in the common style and write it as PNG and PDF; that of a trial says so.
+
+    Args:
+        draw: makes the figure.
+        path: of the files, without the end of their names.
+        trial: what makes this a trial, or ``None``.
+
+    """
     with mpl.rc_context(STYLE):
-        figure = PICTURES[name].draw(evidence)
+        figure = draw()
         if trial:
             figure.suptitle(trial, color=VERMILION, fontsize=9)
         for kind in ("png", "pdf"):
-            with whole(directory / f"{name}.{kind}") as temporary:
+            with whole(path.with_name(f"{path.name}.{kind}")) as temporary:
                 metadata = {"CreationDate": None} if kind == "pdf" else None
                 figure.savefig(temporary, format=kind, dpi=RESOLUTION, metadata=metadata)

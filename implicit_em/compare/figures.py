@@ -1,0 +1,207 @@
+"""The figures of a part: curves over density, grids of settings, features, histograms."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from implicit_em.compare.densities import EDGES
+from implicit_em.compare.matching import at_density
+from implicit_em.compare.results import Results, name_of
+from implicit_em.compare.selection import on_front
+from implicit_em.experiments.figures.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    WIDTH,
+)
+from implicit_em.features import draw_grid
+
+LOOKS = {
+    "derived": (BLACK, "-", "o"),
+    "derived_without_lse": (GREY, "-", "o"),
+    "l1": (ORANGE, "-", "s"),
+    "l1_norm": (ORANGE, "--", "D"),
+    "topk": (BLUE, "-", "^"),
+    "batch_topk": (SKY, "-", "v"),
+    "jump_relu": (GREEN, "-", "P"),
+    "gated": (PURPLE, "-", "X"),
+    "hybrid": (VERMILION, "-", "*"),
+}
+OTHER_LOOK = (VERMILION, ":", ".")
+TICKS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
+SATURATING = 0.005
+POINTS = 60
+"""Of a band."""
+ENDS = 1 + 1e-9
+"""How far a curve reaches past its ends: as far as logarithms round."""
+
+Weights = Mapping[str, np.ndarray]
+"""For each family the rows to show, ``(K, D)``."""
+
+
+def quality_over_density(results: Results) -> Figure:
+    """Probe accuracy and unexplained variance of the finals over their density, with bands."""
+    figure = Figure(figsize=(WIDTH, 5.4))
+    panels: Any = figure.subplots(1, 2)
+    _curves(panels[0], results, "probe_accuracy", 100)
+    panels[0].set(ylabel="probe accuracy, test (%)")
+    _curves(panels[1], results, "least_squares_fvu", 1)
+    panels[1].set(ylabel="variance unexplained, least-squares decoder", ylim=(0, None))
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    return figure
+
+
+def _curves(axes: Axes, results: Results, value: str, scale: float) -> None:
+    for family in results.protocol.families:
+        own = results.finals[results.finals["family"] == family]
+        if own.empty:
+            continue
+        colour, line, marker = LOOKS.get(family, OTHER_LOOK)
+        grid, low, middle, high = _band(own, value)
+        axes.fill_between(grid, scale * low, scale * high, color=colour, alpha=0.15, lw=0)
+        axes.plot(grid, scale * middle, line, color=colour, lw=1.3)
+        means = own.groupby("settings")[["exact_density", value]].mean()
+        axes.plot(
+            means["exact_density"],
+            scale * means[value],
+            marker,
+            color=colour,
+            ms=4.5,
+            ls=line,
+            lw=0,
+            label=name_of(family),
+        )
+    _controls(axes, results.controls, value, scale)
+    _density_axis(axes)
+
+
+def _band(own: pd.DataFrame, value: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return densities that all seeds span, and the mean of the seeds' curves ± a deviation."""
+    ends = own.groupby("seed")["exact_density"].agg(["min", "max"])
+    first, last = ends["min"].max(), ends["max"].min()
+    grid = np.geomspace(first, last, POINTS) if 0 < first < last else np.array([])
+    curves = np.array(
+        [
+            [
+                at_density(seed["exact_density"].tolist(), seed[value].tolist(), density, ENDS)
+                for density in grid
+            ]
+            for _, seed in own.groupby("seed")
+        ]
+    )
+    middle = curves.mean(0)
+    spread = curves.std(0, ddof=1) if len(curves) > 1 else np.zeros_like(middle)
+    return grid, middle - spread, middle, middle + spread
+
+
+def _controls(axes: Axes, controls: pd.DataFrame, value: str, scale: float) -> None:
+    """Mark each control, with its name beside it."""
+    if controls.empty:
+        return
+    means = controls.groupby("family", sort=False)[["exact_density", value]].mean()
+    for family, (density, height) in zip(means.index, means.to_numpy(), strict=True):
+        if np.isfinite(density) and np.isfinite(height):
+            axes.plot(density, scale * height, "x", color="#666666", ms=4)
+            axes.annotate(
+                name_of(str(family)),
+                (density, scale * height),
+                (-4, 0),
+                textcoords="offset points",
+                fontsize=6,
+                color="#666666",
+                ha="right",
+                va="center",
+            )
+
+
+def _density_axis(axes: Axes) -> None:
+    axes.set(xscale="log", xlabel="active units on a sample (%)")
+    axes.set_xticks(TICKS)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def grids(results: Results) -> Figure:
+    """Every setting of every grid on validation samples, each family before all others."""
+    tuning = results.tuning.dropna(subset=["density", "probe_accuracy"])
+    tuning = tuning[tuning["density"] > 0]
+    front = tuning[on_front(tuning, "density", "probe_accuracy")].sort_values("density")
+    low = 100 * tuning["probe_accuracy"].quantile(0.02)
+    top = 100 * tuning["probe_accuracy"].max()
+
+    def panel(axes: Axes, family: str) -> None:
+        own = tuning[tuning["family"] == family]
+        chosen = results.chosen[results.chosen["family"] == family]
+        colour = LOOKS.get(family, OTHER_LOOK)[0]
+        axes.plot(front["density"], 100 * front["probe_accuracy"], "-", color=GREY, lw=1)
+        axes.plot(tuning["density"], 100 * tuning["probe_accuracy"], ".", color="#dddddd", ms=3)
+        axes.plot(own["density"], 100 * own["probe_accuracy"], ".", color=colour, ms=5)
+        axes.plot(
+            chosen["density"], 100 * chosen["probe_accuracy"], "o", mfc="none", mec=VERMILION, ms=8
+        )
+        axes.set_ylim(float(low) - 1, float(top) + 0.5)
+        _density_axis(axes)
+        axes.set_xticks((0.02, 0.05, 0.1, 0.2, 0.5, 1.0))
+
+    figure = _panels(results.protocol.families, panel, height=2.0)
+    figure.supylabel("probe accuracy, validation (%)", fontsize=9)
+    return figure
+
+
+def features(rows: Weights, sample_shape: Sequence[int]) -> Figure:
+    """The weight rows of each family's setting at one density, first seed."""
+
+    def panel(axes: Axes, family: str) -> None:
+        draw_grid(axes, rows[family], sample_shape, "bottom", SATURATING)
+
+    return _panels(list(rows), panel, height=2.9)
+
+
+def histograms(results: Results, density: float) -> Figure:
+    """How many units of each family's setting at one density are active how often."""
+    shown = at_target(results, density)
+    bins = ["units_dead", *(f"units_to_{edge:g}" for edge in EDGES)]
+    labels = ["dead", *(f"{100 * edge:g}" for edge in EDGES)]
+
+    def panel(axes: Axes, family: str) -> None:
+        own = shown[shown["family"] == family]
+        axes.bar(range(len(bins)), own[bins].mean(), color=LOOKS.get(family, OTHER_LOOK)[0])
+        axes.set_xticks(range(0, len(bins), 3), labels[::3])
+        axes.grid(axis="x", visible=False)
+
+    figure = _panels(list(shown["family"].unique()), panel, height=1.8)
+    figure.supxlabel("active on at most so many of the test samples (%)", fontsize=9)
+    figure.supylabel("units", fontsize=9)
+    return figure
+
+
+def at_target(results: Results, density: float) -> pd.DataFrame:
+    """Return the finals of the settings that were chosen at a density."""
+    chosen = results.chosen[results.chosen["target"] == density]
+    keys = pd.MultiIndex.from_frame(results.finals[["family", "settings"]])
+    return results.finals[keys.isin(pd.MultiIndex.from_frame(chosen[["family", "settings"]]))]
+
+
+def _panels(families: Sequence[str], draw: Callable[[Axes, str], None], height: float) -> Figure:
+    """Draw a panel for each family, three a row, with its name above."""
+    lines = -(-len(families) // 3)
+    figure = Figure(figsize=(WIDTH, height * lines + 0.3))
+    panels = figure.subplots(lines, 3, squeeze=False, sharey=False)
+    for axes, family in zip(panels.flat, families, strict=False):
+        draw(axes, family)
+        axes.set_title(name_of(family))
+        axes.set_xlabel("")
+    for axes in panels.flat[len(families) :]:
+        axes.set_axis_off()
+    return figure

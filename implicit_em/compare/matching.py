@@ -1,0 +1,112 @@
+"""Families at the same density: values between settings, and paired tests over seeds."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from implicit_em.experiments.statistics import difference, holm, mean
+
+SIGNIFICANT = 0.05
+
+
+def at_density(
+    densities: Sequence[float], values: Sequence[float], target: float, beyond: float
+) -> float:
+    """Return the value at a density, linear in its logarithm between the settings beside it.
+
+    Beyond the ends of the curve, by at most the factor ``beyond``, the value at the end stands;
+    further away there is none (NaN). Settings of density 0, or without a value, are left out.
+    """
+    x, y = (np.asarray(numbers, dtype=np.float64) for numbers in (densities, values))
+    there = (x > 0) & np.isfinite(y)
+    x, y = x[there], y[there]
+    if not len(x) or not x.min() / beyond <= target <= x.max() * beyond:
+        return float("nan")
+    order = np.argsort(x, kind="stable")
+    return float(np.interp(np.log(target), np.log(x[order]), y[order]))
+
+
+def matched(
+    finals: pd.DataFrame,
+    targets: Sequence[float],
+    beyond: float,
+    along: str = "exact_density",
+    value: str = "probe_accuracy",
+) -> pd.DataFrame:
+    """Return the value of each family and seed at each density; null where it is not reached.
+
+    Args:
+        finals: a row a run: ``family``, ``seed``, and the columns named below.
+        targets: densities, or what else ``along`` holds.
+        beyond: see ``at_density``.
+        along: column that is matched.
+        value: column that is compared.
+
+    """
+    return pd.DataFrame(
+        [
+            {
+                "family": family,
+                "target": target,
+                "seed": seed,
+                "value": at_density(curve[along].tolist(), curve[value].tolist(), target, beyond),
+            }
+            for target in targets
+            for (family, seed), curve in finals.groupby(["family", "seed"], sort=False)
+        ]
+    )
+
+
+def against(at: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """Return each family's mean at each density, and how far it is ahead of the reference.
+
+    Args:
+        at: from ``matched``.
+        reference: a family.
+
+    Returns:
+        A row a density and family: ``target``, ``family``, ``n`` (seeds with a value), ``mean`` and
+        ``std`` over these; ``ahead``, the mean of the differences from the reference, paired by
+        seed, with ``low`` and ``high``, their 95 % interval, ``p_value`` of the paired t test and
+        ``p_holm``, that after Holm over the families at this density; ``best``, whether no other
+        mean is higher. Null for what does not exist.
+
+    """
+    rows: list[dict[str, Any]] = []
+    for target, here in at.dropna(subset="value").groupby("target"):
+        values = {
+            str(family): own.set_index("seed")["value"]
+            for family, own in here.groupby("family", sort=False)
+        }
+        tests = {
+            family: difference(own, values[reference])
+            for family, own in values.items()
+            if family != reference
+            and reference in values
+            and len(own.index.intersection(values[reference].index))
+        }
+        adjusted = holm({family: test.p_value for family, test in tests.items()})
+        highest = max(own.mean() for own in values.values())
+        for family, own in values.items():
+            test = tests.get(family)
+            rows.append(
+                {
+                    "target": target,
+                    "family": family,
+                    "n": len(own),
+                    "mean": mean(own).value,
+                    "std": float(own.std()) if len(own) > 1 else None,
+                    "ahead": test and test.value,
+                    "low": test and test.low,
+                    "high": test and test.high,
+                    "p_value": test and test.p_value,
+                    "p_holm": adjusted.get(family),
+                    "best": own.mean() == highest,
+                }
+            )
+    columns = ["ahead", "low", "high", "p_value", "p_holm", "std"]
+    names = ["target", "family", "n", "mean", "std", "ahead", "low", "high", "p_value", "p_holm"]
+    frame = pd.DataFrame(rows, columns=[*names, "best"])
+    return frame.astype(dict.fromkeys(columns, float))

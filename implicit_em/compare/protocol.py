@@ -1,0 +1,105 @@
+"""The protocol of the comparison, as ``conf/compare.yaml`` fixes it."""
+
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from yaml import YAMLError
+
+from implicit_em.errors import ConfigError, one_line
+
+Density = Annotated[float, Field(gt=0, lt=1)]
+Factor = Annotated[float, Field(ge=1)]
+
+
+class Protocol(BaseModel):
+    """What is compared, and how; each field is explained in ``conf/compare.yaml``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    datasets: Annotated[list[str], Field(min_length=1)]
+    width: PositiveInt
+    parts: Annotated[dict[str, dict[str, PositiveInt]], Field(min_length=1)]
+    reference: str
+    families: Annotated[list[str], Field(min_length=1)]
+    controls: list[str]
+    always: dict[str, Any]
+    tuning: dict[str, Any]
+    finals: dict[str, Any]
+    seeds: Annotated[list[NonNegativeInt], Field(min_length=1)]
+    densities: Annotated[list[Density], Field(min_length=1)]
+    reach: Factor
+    beyond: Factor
+
+    def chosen(self, words: Sequence[str]) -> list[tuple[str, str]]:
+        """Return the data sets and parts that words name: of those of a kind that are named, all.
+
+        Raises:
+            ConfigError: if there is none of a name.
+
+        """
+        allowed = [*self.datasets, *self.parts]
+        if unknown := [word for word in words if word not in allowed]:
+            raise ConfigError(f"{unknown[0]}: no such part; allowed: {', '.join(allowed)}")
+        datasets, parts = (
+            [name for name in names if name in words] or list(names)
+            for names in (self.datasets, self.parts)
+        )
+        return [(dataset, part) for part, dataset in product(parts, datasets)]
+
+    def width_of(self, part: str, family: str) -> int:
+        """Return the number of units K that a family has in a part."""
+        return self.parts[part].get(family, self.width)
+
+
+def read_protocol(conf: Path, changes: Sequence[str] = ()) -> Protocol:
+    """Return the protocol of a configuration directory.
+
+    Args:
+        conf: the directory.
+        changes: of its keys, as ``seeds=[1,2]`` or ``tuning.trainer.max_epochs=2``.
+
+    Raises:
+        ConfigError: if it cannot be read, or a value is not allowed.
+
+    """
+    path = conf / "compare.yaml"
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        for change in changes:
+            _change(content, change)
+        protocol = Protocol.model_validate(content)
+    except (OSError, YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path}: {one_line(error)}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"{key}={first['input']}: {first['msg']}") from error
+    if protocol.reference not in protocol.families:
+        raise ConfigError(
+            f"reference={protocol.reference}: allowed are the families, "
+            f"{', '.join(protocol.families)}"
+        )
+    return protocol
+
+
+def is_of_the_protocol(change: str) -> bool:
+    """Return whether a ``KEY=VALUE`` changes the protocol, not a setting of all runs."""
+    return change.partition("=")[0].partition(".")[0] in Protocol.model_fields
+
+
+def _change(content: Any, change: str) -> None:
+    """Set a key; those of the stages' settings are dotted themselves: ``tuning.lr.value=1e-3``."""
+    key, _, value = change.partition("=")
+    name, _, setting = key.partition(".")
+    parsed = OmegaConf.to_container(OmegaConf.create(f"value: {value}"))["value"]  # type: ignore[index,call-overload]
+    if not setting:
+        content[name] = parsed
+    elif isinstance(content[name], dict):
+        content[name][setting] = parsed
+    else:
+        raise ConfigError(f"{change}: {name} has no {setting}")

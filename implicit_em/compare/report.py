@@ -1,0 +1,255 @@
+"""The report of a part, its tables and its figures."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from implicit_em.compare import figures
+from implicit_em.compare.results import (
+    Results,
+    findings,
+    matched_table,
+    mean_over_seeds,
+    name_of,
+    percent,
+)
+from implicit_em.experiments.figures.style import write
+from implicit_em.experiments.report import write_pages
+from implicit_em.files import whole, write_json
+from implicit_em.terminal import markdown_table
+
+OF_FINALS = (
+    *("exact_density", "relative_density", "probe_accuracy"),
+    *("sparse_probe_1", "sparse_probe_2", "sparse_probe_5", "sparse_probe_10"),
+    *("fvu", "least_squares_fvu", "dead_units", "silent_units", "class_purity"),
+    *("encoder_coherence_mean", "decoder_coherence_mean", "redundancy"),
+)
+CAPTIONS = {
+    "pareto": "Test set: probe accuracy and variance left unexplained by the least-squares decoder "
+    "over density. Points: chosen settings, mean over the seeds; lines and bands: mean ± standard "
+    "deviation of the seeds' interpolated curves, where all of them reach; crosses: controls.",
+    "grids": "Validation samples: every setting of a family's grid (coloured) among all others, "
+    "the common Pareto front (line), and what was chosen (rings), over the share of active units "
+    "in per cent.",
+    "features": "Weight rows of the settings chosen at {density}, first seed: decoder columns "
+    "where there is a decoder, else encoder rows.",
+    "histograms": "Test set, settings chosen at {density}, mean over the seeds: number of units "
+    "that are active, by 1 % of their maximum, on so many samples.",
+}
+
+
+def write_tables(results: Results, directory: Path, trial: str | None) -> dict[str, pd.DataFrame]:
+    """Write all tables as CSV, in numbers, and return them by name."""
+    stability = results.stability
+    tables = {
+        "matched_density": results.at_density(),
+        "tuning": results.tuning,
+        "chosen": results.chosen,
+        "finals": results.finals,
+        "controls": results.controls,
+        "stability": stability,
+    }
+    if results.widths_differ:
+        tables["matched_activity"] = results.at_activity()
+    for name, table in tables.items():
+        with whole(directory / f"{name}.csv") as temporary:
+            (table.assign(trial=trial) if trial else table).to_csv(temporary, index=False)
+    return tables
+
+
+def write_figures(
+    results: Results,
+    rows: figures.Weights,
+    sample_shape: tuple[int, ...],
+    directory: Path,
+    trial: str | None,
+) -> None:
+    """Draw the figures.
+
+    Args:
+        results: of the part.
+        rows: weight rows of each family's setting at ``shown_density``.
+        sample_shape: of an input.
+        directory: where they go.
+        trial: what makes this a trial, or ``None``.
+
+    """
+    density = shown_density(results)
+    drawn: Mapping[str, Callable[[], Figure]] = {
+        "pareto": lambda: figures.quality_over_density(results),
+        "grids": lambda: figures.grids(results),
+        "features": lambda: figures.features(rows, sample_shape),
+        "histograms": lambda: figures.histograms(results, density),
+    }
+    for name, draw in drawn.items():
+        write(draw, directory / name, trial)
+
+
+def shown_density(results: Results) -> float:
+    """Return the density at which most families have a setting: of several the sparsest."""
+    reached = results.chosen.groupby("target").size()
+    return max(results.protocol.densities, key=lambda density: (reached.get(density, 0), -density))
+
+
+def write_report(
+    results: Results,
+    directory: Path,
+    dataset: str,
+    part: str,
+    digest: str,
+    provenance: Mapping[str, str],
+    trial: str | None,
+) -> Path:
+    """Write ``report.md``, ``report.html`` and ``findings.json``; gives the path of the page.
+
+    Args:
+        results: of the part.
+        directory: of the part, whose figures are there already.
+        dataset: its data.
+        part: its name.
+        digest: of the protocol and its runs.
+        provenance: lines by name.
+        trial: what makes this a trial, or ``None``.
+
+    """
+    protocol = results.protocol
+    said = findings(results)
+    density = percent(shown_density(results))
+    shown_at = results.at_density()
+    environment = Environment(
+        loader=PackageLoader("implicit_em.compare", ""),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    text = environment.get_template("report.md.j2").render(
+        dataset=dataset,
+        part=part.replace("_", " "),
+        trial=trial,
+        protocol=protocol,
+        unit_count=" or ".join(str(n) for n in sorted(results.finals["units"].unique())),
+        reference=name_of(protocol.reference),
+        provenance=markdown_table(pd.DataFrame(provenance.items(), columns=["", "this run"])),
+        findings=said,
+        at_density=markdown_table(matched_table(shown_at, len(protocol.seeds))),
+        differences=markdown_table(_differences(shown_at, protocol.reference)),
+        at_activity=markdown_table(
+            matched_table(results.at_activity(), len(protocol.seeds), "active")
+        )
+        if results.widths_differ
+        else None,
+        figures=[
+            {"name": name, "caption": caption.format(density=density)}
+            for name, caption in CAPTIONS.items()
+        ],
+        chosen=markdown_table(_chosen(results)),
+        fronts=markdown_table(_fronts(results)),
+        quality=markdown_table(_quality(results)),
+        controls=markdown_table(
+            mean_over_seeds(results.controls, OF_FINALS).drop(columns="settings")
+        )
+        if len(results.controls)
+        else "None.",
+        digest=digest,
+        budget=markdown_table(_budget(results)),
+        held_out=f"{protocol.always.get('data.val_size', 0):,}",
+        always=_listed(protocol.always),
+        tuning=_listed(protocol.tuning),
+        finals=_listed(protocol.finals),
+        failed=[
+            f"{name_of(family)}, {settings}: {error}"
+            for family, settings, error in _columns(results.tuning, "family", "settings", "error")
+            if isinstance(error, str)
+        ],
+    )
+    write_json(directory / "findings.json", {"trial": trial, "digest": digest, "findings": said})
+    return write_pages(text, directory)
+
+
+def _columns(frame: pd.DataFrame, *names: str) -> Iterator[tuple[Any, ...]]:
+    return zip(*(frame[name] for name in names), strict=True)
+
+
+def _differences(at: pd.DataFrame, reference: str) -> pd.DataFrame:
+    cells: dict[str, dict[str, str]] = {}
+    row: Any
+    for row in at[at["family"] != reference].dropna(subset="ahead").itertuples():
+        text = f"{100 * row.ahead:+.2f}"
+        if not pd.isna(row.low):
+            text += f" [{100 * row.low:+.2f}, {100 * row.high:+.2f}]"
+        if not pd.isna(row.p_holm):
+            text += f", p = {row.p_holm:.2g}"
+        cells.setdefault(name_of(row.family), {})[percent(row.target)] = text
+    frame = pd.DataFrame.from_dict(cells, orient="index")
+    ordered = [percent(t) for t in sorted(at["target"].unique()) if percent(t) in frame]
+    return frame[ordered].fillna("–").reset_index(names="family")
+
+
+def _chosen(results: Results) -> pd.DataFrame:
+    finals = results.finals.groupby(["family", "settings"])[["exact_density", "probe_accuracy"]]
+    means = finals.mean().rename(columns={"exact_density": "test", "probe_accuracy": "test_probe"})
+    together = results.chosen.join(means, on=["family", "settings"])
+    return pd.DataFrame(
+        {
+            "family": together["family"].map(name_of),
+            "near": together["target"].map(percent),
+            "setting": together["settings"],
+            "density, validation": together["density"].map(lambda d: percent(d, 1)),
+            "probe, validation": together["probe_accuracy"].map(lambda p: percent(p, 2)),
+            "density of the finals, test": together["test"].map(lambda d: percent(d, 1)),
+            "probe of the finals, test": together["test_probe"].map(lambda p: percent(p, 2)),
+        }
+    ).sort_values("family", kind="stable", key=lambda column: column.map(_order(results)))
+
+
+def _order(results: Results) -> dict[str, int]:
+    return {name_of(family): place for place, family in enumerate(results.protocol.families)}
+
+
+def _fronts(results: Results) -> pd.DataFrame:
+    found = results.fronts()
+    return pd.DataFrame(
+        {
+            "near": found["tuning"]["target"].map(percent),
+            "grids, validation": [_named(f) for f in found["tuning"]["families"]],
+            "finals, test": [_named(f) for f in found["finals"]["families"]],
+        }
+    )
+
+
+def _named(families: tuple[str, ...]) -> str:
+    return ", ".join(map(name_of, families)) or "–"
+
+
+def _quality(results: Results) -> pd.DataFrame:
+    quality = mean_over_seeds(results.finals, OF_FINALS)
+    stability = results.stability
+    for name in ("encoder_stability", "decoder_stability"):
+        texts = stability[name].map("{:.3f}".format).replace("nan", "–")
+        quality[name.replace("_", " ")] = texts.to_numpy()
+    return quality
+
+
+def _budget(results: Results) -> pd.DataFrame:
+    sizes = results.tuning.groupby("family", sort=False).size()
+    parameters = results.finals.groupby("family")["parameters"].first()
+    return pd.DataFrame(
+        [
+            {
+                "family": name_of(family),
+                "settings tried": str(sizes.get(family, 0)),
+                "settings trained to the end": str(
+                    results.finals.loc[results.finals["family"] == family, "settings"].nunique()
+                ),
+                "parameters": f"{parameters[family]:,}" if family in parameters else "–",
+            }
+            for family in results.protocol.families
+        ]
+    )
+
+
+def _listed(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"`{key}={value}`" for key, value in settings.items())

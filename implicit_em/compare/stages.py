@@ -1,0 +1,156 @@
+"""The runs of the comparison: grids, then chosen settings over seeds, and controls."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from implicit_em.compare.protocol import Protocol
+from implicit_em.config import check
+from implicit_em.errors import ConfigError
+from implicit_em.experiments.study import Run, compose_sweeps, on_any_device
+from implicit_em.fingerprint import config_fingerprint
+from implicit_em.rundir import RunDirectory
+
+DIVERGED = "the loss was not finite"
+
+
+class Stages:
+    """Composes the runs of a data set and a part; one fingerprint has one directory.
+
+    Args:
+        protocol: of the comparison.
+        dataset: option of the group ``data``.
+        part: one of the protocol's.
+        directory: of all runs.
+        conf: the configuration files.
+        overrides: settings of all runs, in Hydra's notation, beside those of the protocol.
+
+    """
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        dataset: str,
+        part: str,
+        directory: Path,
+        conf: Path,
+        overrides: Sequence[str] = (),
+    ) -> None:
+        self.protocol = protocol
+        self.part = part
+        self.directory = directory
+        self.conf = conf
+        self.overrides = [f"data={dataset}", *overrides]
+
+    def grids(self) -> list[Run]:
+        """Return the runs of all families' grids."""
+        runs = [
+            self._run(family, axes, cfg, self.protocol.tuning)
+            for family, axes, cfg in self._settings(self.protocol.families)
+        ]
+        return list({run.fingerprint: run for run in runs}.values())
+
+    def finals(self, chosen: pd.DataFrame, grids: Sequence[Run]) -> list[Run]:
+        """Return the runs of chosen settings, from ``selection.select``, once a seed."""
+        tuned = set(chosen["run"])
+        return [
+            self._run(*run.places[0], run.cfg, {**self.protocol.finals, "seed": seed})
+            for run in grids
+            if run.fingerprint in tuned
+            for seed in self.protocol.seeds
+        ]
+
+    def controls(self) -> list[Run]:
+        """Return the runs of the controls, once a seed where they draw random numbers."""
+        settings = {k: v for k, v in self.protocol.finals.items() if k != "trainer.max_epochs"}
+        return [
+            self._run(axes["model"], axes, cfg, {**settings, "seed": seed})
+            for _, axes, cfg in self._settings(self.protocol.controls)
+            for seed in ([int(axes["seed"])] if "seed" in axes else self.protocol.seeds)
+        ]
+
+    def _settings(
+        self, families: Sequence[str]
+    ) -> Iterator[tuple[str, Mapping[str, str], DictConfig]]:
+        sweeps = {f"compare/{family}": family for family in families}
+        for sweep, cfg, axes in compose_sweeps(list(sweeps), self.conf, self.overrides):
+            yield sweeps[sweep], axes, cfg
+
+    def _run(
+        self, family: str, axes: Mapping[str, str], cfg: DictConfig, settings: Mapping[str, Any]
+    ) -> Run:
+        cfg = cfg.copy()
+        if cfg.model.hidden is not None:
+            cfg.model.hidden = self.protocol.width_of(self.part, family)
+        for key, value in {**self.protocol.always, **settings}.items():
+            _set(cfg, key, value)
+        fingerprint = config_fingerprint(cfg)
+        directory = self.directory / family / fingerprint
+        done = RunDirectory(directory).completed_metrics() is not None
+        return Run(cfg, fingerprint, directory, done, [(family, dict(axes))])
+
+
+def _set(cfg: DictConfig, key: str, value: Any) -> None:
+    try:
+        OmegaConf.update(cfg, key, value)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{key}={value}: no such setting") from error
+
+
+def check_all(runs: Sequence[Run]) -> None:
+    """Refuse runs that could not be trained.
+
+    Raises:
+        ConfigError: with the first thing found.
+
+    """
+    for run in runs:
+        check(run.cfg)
+
+
+def digest(protocol: Protocol, runs: Sequence[Run]) -> str:
+    """Return 16 hexadecimal digits over a protocol and its runs, whatever the device."""
+    fixed = json.dumps(protocol.model_dump(), sort_keys=True)
+    each = sorted(on_any_device(run.cfg) for run in runs)
+    return hashlib.sha256(",".join([fixed, *each]).encode()).hexdigest()[:16]
+
+
+def settings_of(run: Run) -> str:
+    """Return a run's values of its family's axes: ``k=3, lr=0.001``."""
+    _, axes = run.places[0]
+    parts = []
+    for key in axes:
+        value = OmegaConf.select(run.cfg, key)
+        name = key.removesuffix(".value").removesuffix(".weight").rpartition(".")[2]
+        parts.append(f"{name}={value:g}" if isinstance(value, int | float) else f"{name}={value}")
+    return ", ".join(parts)
+
+
+def has_diverged(run: Run) -> bool:
+    """Return whether a run ended as its loss was not finite: a result, which is not tried again."""
+    metrics = RunDirectory(run.directory).read_metrics() or {}
+    return (
+        metrics.get("config_fingerprint") == run.fingerprint
+        and metrics["status"] == "failed"
+        and str(metrics.get("error")).startswith(DIVERGED)
+    )
+
+
+def tuning_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """Return a row a run of the grids: its settings and what it measured on validation samples."""
+    rows = []
+    for run in runs:
+        metrics = RunDirectory(run.directory).read_metrics() or {}
+        keys = ("density", "probe_accuracy", "silent_units", "final_loss", "error")
+        rows.append(
+            {"family": run.places[0][0], "settings": settings_of(run), "run": run.fingerprint}
+            | {key: metrics.get(key) for key in keys}
+        )
+    numbers = ["density", "probe_accuracy", "silent_units", "final_loss"]
+    return pd.DataFrame(rows).astype(dict.fromkeys(numbers, float))

@@ -1,0 +1,58 @@
+"""Studies of other settings than the protocol's: their label, and that they keep to themselves."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from implicit_em.errors import ConfigError, one_line
+
+
+def label(changes: Sequence[str]) -> str | None:
+    """Return what makes a study a trial: the changes that affect results, if there are any."""
+    found = deciding(changes)
+    return f"TRIAL with {', '.join(found)}" if found else None
+
+
+def deciding(changes: Sequence[str]) -> list[str]:
+    """Return those of ``KEY=VALUE`` that affect results, in order."""
+    return sorted(c for c in changes if not c.lstrip("+").startswith(("logger", "data.root")))
+
+
+def read_note(note: Path) -> dict[str, Any]:
+    """Return what a directory says of the study that it holds; empty where there is none.
+
+    Raises:
+        ConfigError: if that cannot be read.
+
+    """
+    try:
+        return json.loads(note.read_text()) if note.exists() else {}
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{note}: cannot be read: {one_line(error)}") from error
+
+
+def refuse_directory(
+    directory: Path, protocols: Path, there: Mapping[str, Any], trial: str | None
+) -> None:
+    """Refuse a directory that holds another study, or is not meant for a trial.
+
+    Args:
+        directory: that was named.
+        protocols: the one that is for the protocol alone.
+        there: the note in it.
+        trial: label of the study that is to be written there.
+
+    Raises:
+        ConfigError: if it is refused.
+
+    """
+    if trial and directory == protocols:
+        raise ConfigError(
+            f"{protocols} is for the protocol alone: name another --directory for a {trial}"
+        )
+    if there and there.get("trial") != trial:
+        raise ConfigError(
+            f"{directory}: holds {there.get('trial') or 'a study of the protocol'}, not "
+            f"{trial or 'one of the protocol'}; name another directory"
+        )
