@@ -13,7 +13,14 @@ from implicit_em.compare.measuring import measure_all, stabilities, trained
 from implicit_em.compare.protocol import Protocol, is_of_the_protocol, read_protocol
 from implicit_em.compare.report import shown_density, write_figures, write_report, write_tables
 from implicit_em.compare.results import Results, choose, findings
-from implicit_em.compare.stages import Stages, check_all, digest, has_diverged, tuning_table
+from implicit_em.compare.stages import (
+    Stages,
+    check_all,
+    compose_settings,
+    digest,
+    has_diverged,
+    tuning_table,
+)
 from implicit_em.config import to_plain
 from implicit_em.errors import ConfigError, RunError, one_line
 from implicit_em.experiments import provenance, trials
@@ -70,10 +77,7 @@ def compare(
     trial = trials.label(changes)
     note = directory / "comparison.json"
     trials.refuse_directory(directory, COMPARISON, trials.read_note(note), trial)
-    prepared = [
-        _Part(protocol, dataset, part, directory, conf, overrides, trial)
-        for dataset, part in chosen
-    ]
+    prepared = _prepare(protocol, chosen, directory, conf, overrides, trial)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -87,6 +91,30 @@ def compare(
         raise ConfigError(f"{directory}: another comparison is running there") from error
 
 
+def _prepare(
+    protocol: Protocol,
+    chosen: Sequence[tuple[str, str]],
+    directory: Path,
+    conf: Path,
+    overrides: Sequence[str],
+    trial: str | None,
+) -> list["_Part"]:
+    """Compose and check the runs of all parts."""
+    prepared = []
+    for dataset in dict.fromkeys(dataset for dataset, _ in chosen):
+        log.info("%s: composing the runs", dataset)
+        families, controls = (
+            compose_settings(names, dataset, conf, overrides)
+            for names in (protocol.families, protocol.controls)
+        )
+        for part in (part for of, part in chosen if of == dataset):
+            runs = directory / dataset / "runs"
+            stages = Stages(protocol, part, runs, families, controls)
+            prepared.append(_Part(stages, dataset, directory / dataset / part, conf, trial))
+    order = list(chosen)
+    return sorted(prepared, key=lambda part: order.index((part.dataset, part.stages.part)))
+
+
 def _command(directory: Path, parts: Sequence[str], changes: Sequence[str]) -> str:
     where = [] if directory == COMPARISON else ["--directory", str(directory)]
     return shlex.join(["python", "-m", "implicit_em.compare", *parts, *changes, *where])
@@ -96,21 +124,12 @@ class _Part:
     """One data set and part; nothing is written before all of them are known to be possible."""
 
     def __init__(
-        self,
-        protocol: Protocol,
-        dataset: str,
-        part: str,
-        directory: Path,
-        conf: Path,
-        overrides: Sequence[str],
-        trial: str | None,
+        self, stages: Stages, dataset: str, directory: Path, conf: Path, trial: str | None
     ) -> None:
-        self.protocol, self.dataset, self.part, self.trial = protocol, dataset, part, trial
-        self.directory = directory / dataset / part
-        runs = directory / dataset / "runs"
-        self.stages = Stages(protocol, dataset, part, runs, conf, overrides)
-        log.info("%s, %s: composing the runs", dataset, part)
-        self.grids, self.controls = self.stages.grids(), self.stages.controls()
+        self.stages, self.dataset, self.directory = stages, dataset, directory
+        self.conf, self.trial = conf, trial
+        self.protocol, self.part = stages.protocol, stages.part
+        self.grids, self.controls = stages.grids(), stages.controls()
         check_all([*self.grids, *self.controls])
 
     def run(self, command: str, workers: int) -> Path:
@@ -161,9 +180,9 @@ class _Part:
                 RunDirectory(run.directory).read_metrics() or {}
                 for run in (*self.grids, *finals, *self.controls)
             ],
-            protocol=provenance.history_of(self.stages.conf.resolve() / "compare.yaml"),
+            protocol=provenance.history_of(self.conf.resolve() / "compare.yaml"),
         )
-        mark = digest(self.protocol, [*self.grids, *self.controls])
+        mark = digest(self.protocol, [*self.stages.settings, *self.stages.control_settings])
         page = write_report(
             results, self.directory, self.dataset, self.part, mark, origin, self.trial
         )

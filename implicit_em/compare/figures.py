@@ -1,7 +1,6 @@
 """The figures of a part: curves over density, grids of settings, features, histograms."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,6 +41,7 @@ TICKS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 SATURATING = 0.005
 POINTS = 60
 """Of a band."""
+LEADER = {"arrowstyle": "-", "relpos": (0, 0.5), "color": "#bbbbbb", "lw": 0.5}
 ENDS = 1 + 1e-9
 """How far a curve reaches past its ends: as far as logarithms round."""
 
@@ -51,39 +51,32 @@ Weights = Mapping[str, np.ndarray]
 
 def quality_over_density(results: Results) -> Figure:
     """Probe accuracy and unexplained variance of the finals over their density, with bands."""
-    figure = Figure(figsize=(WIDTH, 5.4))
-    panels: Any = figure.subplots(1, 2)
-    _curves(panels[0], results, "probe_accuracy", 100)
-    panels[0].set(ylabel="probe accuracy, test (%)")
-    _curves(panels[1], results, "least_squares_fvu", 1)
-    panels[1].set(ylabel="variance unexplained, least-squares decoder", ylim=(0, None))
-    handles, labels = panels[0].get_legend_handles_labels()
+    figure = Figure(figsize=(WIDTH, 8.2))
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    _curves(upper, results, "probe_accuracy")
+    upper.set(ylabel="probe accuracy, test (%)", xlabel="")
+    _curves(lower, results, "least_squares_fvu")
+    lower.set(ylabel="variance unexplained by the best linear decoder (%)")
+    handles, labels = upper.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4)
     return figure
 
 
-def _curves(axes: Axes, results: Results, value: str, scale: float) -> None:
+def _curves(axes: Axes, results: Results, value: str) -> None:
     for family in results.protocol.families:
         own = results.finals[results.finals["family"] == family]
         if own.empty:
             continue
         colour, line, marker = LOOKS.get(family, OTHER_LOOK)
         grid, low, middle, high = _band(own, value)
-        axes.fill_between(grid, scale * low, scale * high, color=colour, alpha=0.15, lw=0)
-        axes.plot(grid, scale * middle, line, color=colour, lw=1.3)
+        axes.fill_between(grid, 100 * low, 100 * high, color=colour, alpha=0.15, lw=0)
+        axes.plot(grid, 100 * middle, line, color=colour, lw=1.3)
         means = own.groupby("settings")[["exact_density", value]].mean()
-        axes.plot(
-            means["exact_density"],
-            scale * means[value],
-            marker,
-            color=colour,
-            ms=4.5,
-            ls=line,
-            lw=0,
-            label=name_of(family),
-        )
-    _controls(axes, results.controls, value, scale)
+        heights = 100 * means[value]
+        axes.plot(means["exact_density"], heights, marker, color=colour, ms=4.5)
+        axes.plot([], [], marker, color=colour, ms=4.5, ls=line, lw=1.3, label=name_of(family))
     _density_axis(axes)
+    _controls(axes, results.controls, value)
 
 
 def _band(own: pd.DataFrame, value: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -105,28 +98,37 @@ def _band(own: pd.DataFrame, value: str) -> tuple[np.ndarray, np.ndarray, np.nda
     return grid, middle - spread, middle, middle + spread
 
 
-def _controls(axes: Axes, controls: pd.DataFrame, value: str, scale: float) -> None:
-    """Mark each control, with its name beside it."""
+def _controls(axes: Axes, controls: pd.DataFrame, value: str) -> None:
+    """Mark each control, and name it beside the axes; what lies far below them is named alone."""
+    low, high = axes.get_ylim()
+    low = max(0.0, low)
+    axes.set_ylim(low, high)
     if controls.empty:
         return
-    means = controls.groupby("family", sort=False)[["exact_density", value]].mean()
-    for family, (density, height) in zip(means.index, means.to_numpy(), strict=True):
-        if np.isfinite(density) and np.isfinite(height):
-            axes.plot(density, scale * height, "x", color="#666666", ms=4)
-            axes.annotate(
-                name_of(str(family)),
-                (density, scale * height),
-                (-4, 0),
-                textcoords="offset points",
-                fontsize=6,
-                color="#666666",
-                ha="right",
-                va="center",
-            )
+    means = 100 * controls.groupby("family", sort=False)[["exact_density", value]].mean().dropna()
+    means = means.sort_values(value)
+    names = means[value].clip(low, high).to_numpy(copy=True)
+    gap = (high - low) / 28
+    for place in range(1, len(names)):  # no two names on each other, the lowest first
+        names[place] = max(names[place], names[place - 1] + gap)
+    names -= max(0.0, names[-1] - high)
+    for (family, density, height), name in zip(means.itertuples(), names, strict=True):
+        axes.plot(density / 100, height, "x", color="#666666", ms=4)
+        axes.annotate(
+            f"{name_of(str(family))} {height:.1f}",
+            (density / 100, height),
+            (1.03, float(name)),
+            textcoords=axes.get_yaxis_transform(),
+            fontsize=7,
+            color="#666666",
+            va="center",
+            annotation_clip=False,
+            arrowprops=LEADER if low <= height <= high else None,
+        )
 
 
 def _density_axis(axes: Axes) -> None:
-    axes.set(xscale="log", xlabel="active units on a sample (%)")
+    axes.set(xscale="log", xlabel="active units on a sample (%)", xlim=(TICKS[0], 1.1))
     axes.set_xticks(TICKS)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -165,7 +167,7 @@ def features(rows: Weights, sample_shape: Sequence[int]) -> Figure:
     def panel(axes: Axes, family: str) -> None:
         draw_grid(axes, rows[family], sample_shape, "bottom", SATURATING)
 
-    return _panels(list(rows), panel, height=2.9)
+    return _panels(list(rows), panel, height=3.2)
 
 
 def histograms(results: Results, density: float) -> Figure:

@@ -96,7 +96,11 @@ def _change(content: Any, change: str) -> None:
     """Set a key; those of the stages' settings are dotted themselves: ``tuning.lr.value=1e-3``."""
     key, _, value = change.partition("=")
     name, _, setting = key.partition(".")
-    parsed = OmegaConf.to_container(OmegaConf.create(f"value: {value}"))["value"]  # type: ignore[index,call-overload]
+    try:
+        parsed: Any = OmegaConf.create(f"value: {value}")
+    except YAMLError as error:
+        raise ConfigError(f"{change}: {one_line(error)}") from error
+    parsed = OmegaConf.to_container(parsed)["value"]  # type: ignore[index,call-overload]
     if not setting:
         content[name] = parsed
     elif isinstance(content[name], dict):

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from implicit_em.compare import figures
 from implicit_em.compare.results import (
     Results,
+    differences_table,
     findings,
     matched_table,
     mean_over_seeds,
@@ -134,11 +135,9 @@ def write_report(
         reference=name_of(protocol.reference),
         provenance=markdown_table(pd.DataFrame(provenance.items(), columns=["", "this run"])),
         findings=said,
-        at_density=markdown_table(matched_table(shown_at, len(protocol.seeds))),
-        differences=markdown_table(_differences(shown_at, protocol.reference)),
-        at_activity=markdown_table(
-            matched_table(results.at_activity(), len(protocol.seeds), "active")
-        )
+        at_density=markdown_table(matched_table(shown_at, protocol)),
+        differences=markdown_table(differences_table(shown_at, protocol)),
+        at_activity=markdown_table(matched_table(results.at_activity(), protocol, "active"))
         if results.widths_differ
         else None,
         figures=[
@@ -171,21 +170,6 @@ def write_report(
 
 def _columns(frame: pd.DataFrame, *names: str) -> Iterator[tuple[Any, ...]]:
     return zip(*(frame[name] for name in names), strict=True)
-
-
-def _differences(at: pd.DataFrame, reference: str) -> pd.DataFrame:
-    cells: dict[str, dict[str, str]] = {}
-    row: Any
-    for row in at[at["family"] != reference].dropna(subset="ahead").itertuples():
-        text = f"{100 * row.ahead:+.2f}"
-        if not pd.isna(row.low):
-            text += f" [{100 * row.low:+.2f}, {100 * row.high:+.2f}]"
-        if not pd.isna(row.p_holm):
-            text += f", p = {row.p_holm:.2g}"
-        cells.setdefault(name_of(row.family), {})[percent(row.target)] = text
-    frame = pd.DataFrame.from_dict(cells, orient="index")
-    ordered = [percent(t) for t in sorted(at["target"].unique()) if percent(t) in frame]
-    return frame[ordered].fillna("–").reset_index(names="family")
 
 
 def _chosen(results: Results) -> pd.DataFrame:

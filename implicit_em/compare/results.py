@@ -138,7 +138,7 @@ def _at_one(here: pd.DataFrame, reference: str, where: str) -> str:
 
 def _points(row: Any, sign: int = 1) -> str:
     if pd.isna(row.p_holm):
-        return f"{100 * sign * row.ahead:.2f} points (too few seeds for a test)"
+        return f"{100 * sign * row.ahead:.2f} points (no test)"
     ends = sorted(100 * sign * end for end in (row.low, row.high))
     judged = "significant" if row.p_holm < SIGNIFICANT else "not significant"
     interval = "[{:.2f}, {:.2f}]".format(*ends)
@@ -171,11 +171,11 @@ def _front(found: Mapping[str, pd.DataFrame], reference: str) -> list[str]:
     said = []
     for name, where in (("tuning", "the grids, on validation"), ("finals", "the finals' means")):
         on = found[name][[reference in families for families in found[name]["families"]]]
-        verdict = "as many as asked for" if len(on) >= ENOUGH else "fewer than asked for"
+        verdict = "at least" if len(on) >= ENOUGH else "fewer than"
         at = f" ({_listed(on)})" if len(on) else ""
         said.append(
             f"On the Pareto front of {where}, a setting of {name_of(reference)} stands at "
-            f"{len(on)} of {len(found[name])} densities{at}: {verdict}, which is {ENOUGH}."
+            f"{len(on)} of {len(found[name])} densities{at}: {verdict} the {ENOUGH} asked for."
         )
     return said
 
@@ -189,7 +189,7 @@ def _missing(at: pd.DataFrame, protocol: Protocol) -> list[str]:
     return said
 
 
-def matched_table(at: pd.DataFrame, seeds: int, unit: str = "%") -> pd.DataFrame:
+def matched_table(at: pd.DataFrame, protocol: Protocol, unit: str = "%") -> pd.DataFrame:
     """Return a matched table as text: a row a family, a column a density.
 
     Cells: mean ± deviation in per cent; ``*`` the best mean, ``+`` and ``−`` significantly better
@@ -197,7 +197,7 @@ def matched_table(at: pd.DataFrame, seeds: int, unit: str = "%") -> pd.DataFrame
 
     Args:
         at: from ``Results.at_density`` or ``Results.at_activity``.
-        seeds: the number of them.
+        protocol: of the comparison.
         unit: of the targets; shares are shown in per cent.
 
     """
@@ -209,12 +209,43 @@ def matched_table(at: pd.DataFrame, seeds: int, unit: str = "%") -> pd.DataFrame
         if not pd.isna(row.p_holm) and row.p_holm < SIGNIFICANT:
             sign = " +" if row.ahead > 0 else " −"
         heading = percent(row.target) if unit == "%" else f"{row.target:g} {unit}"
+        seeds = len(protocol.seeds)
         some = f" ({row.n} of {seeds})" if row.n < seeds else ""
         text = f"{100 * row.mean:.2f}{spread}{' *' if row.best else ''}{sign}{some}"
         cells.setdefault(name_of(row.family), {})[heading] = text
-    frame = pd.DataFrame.from_dict(cells, orient="index")
-    ordered = sorted(frame.columns, key=lambda heading: float(heading.split()[0]))
-    return frame[ordered].fillna("–").reset_index(names="family")
+    return _families_by_density(cells, protocol.families)
+
+
+def differences_table(at: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
+    """Return how far each family is ahead of the reference, in points, as text."""
+    cells: dict[str, dict[str, str]] = {}
+    row: Any
+    for row in at.dropna(subset="ahead").itertuples():
+        text = f"{100 * row.ahead:+.2f}"
+        if not pd.isna(row.low):
+            text += f" [{100 * row.low:+.2f}, {100 * row.high:+.2f}]"
+        if not pd.isna(row.p_holm):
+            text += f", p = {row.p_holm:.2g}"
+        cells.setdefault(name_of(row.family), {})[percent(row.target)] = text
+    others = [family for family in protocol.families if family != protocol.reference]
+    return _families_by_density(cells, others)
+
+
+def _families_by_density(
+    cells: Mapping[str, Mapping[str, str]], families: Sequence[str]
+) -> pd.DataFrame:
+    """Return texts by family and density as a table, in the order of both."""
+    headings = {heading for row in cells.values() for heading in row}
+    ordered = sorted(headings, key=lambda heading: float(heading.split()[0]))
+    return pd.DataFrame(
+        [
+            {
+                "family": name,
+                **{heading: cells.get(name, {}).get(heading, "–") for heading in ordered},
+            }
+            for name in map(name_of, families)
+        ]
+    )
 
 
 def mean_over_seeds(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:

@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
@@ -20,39 +20,75 @@ from implicit_em.rundir import RunDirectory
 DIVERGED = "the loss was not finite"
 
 
+class Setting(NamedTuple):
+    """A setting of a family's grid, as composed, or a control.
+
+    Args:
+        family: its name.
+        axes: values by key.
+        cfg: the configuration, without what a stage sets.
+
+    """
+
+    family: str
+    axes: dict[str, str]
+    cfg: DictConfig
+
+
+def compose_settings(
+    families: Sequence[str], dataset: str, conf: Path, overrides: Sequence[str] = ()
+) -> list[Setting]:
+    """Compose all settings of families, files of ``conf/experiment/compare``.
+
+    Args:
+        families: names of the files.
+        dataset: option of the group ``data``.
+        conf: the configuration files.
+        overrides: settings of all runs, in Hydra's notation, beside those of the protocol.
+
+    Raises:
+        ConfigError: if there is none of a name, or one cannot be composed.
+
+    """
+    allowed = sorted(path.stem for path in (conf / "experiment" / "compare").glob("*.yaml"))
+    if unknown := [family for family in families if family not in allowed]:
+        raise ConfigError(f"{unknown[0]}: no such family; allowed: {', '.join(allowed)}")
+    sweeps = {f"compare/{family}": family for family in families}
+    composed = compose_sweeps(list(sweeps), conf, [f"data={dataset}", *overrides])
+    return [Setting(sweeps[sweep], axes, cfg) for sweep, cfg, axes in composed]
+
+
 class Stages:
-    """Composes the runs of a data set and a part; one fingerprint has one directory.
+    """Makes runs of settings, as the protocol has them; one fingerprint has one directory.
 
     Args:
         protocol: of the comparison.
-        dataset: option of the group ``data``.
         part: one of the protocol's.
-        directory: of all runs.
-        conf: the configuration files.
-        overrides: settings of all runs, in Hydra's notation, beside those of the protocol.
+        directory: of all runs of a data set.
+        settings: of the families' grids.
+        controls: those that are measured as they start.
 
     """
 
     def __init__(
         self,
         protocol: Protocol,
-        dataset: str,
         part: str,
         directory: Path,
-        conf: Path,
-        overrides: Sequence[str] = (),
+        settings: Sequence[Setting],
+        controls: Sequence[Setting],
     ) -> None:
         self.protocol = protocol
         self.part = part
         self.directory = directory
-        self.conf = conf
-        self.overrides = [f"data={dataset}", *overrides]
+        self.settings = settings
+        self.control_settings = controls
 
     def grids(self) -> list[Run]:
         """Return the runs of all families' grids."""
         runs = [
             self._run(family, axes, cfg, self.protocol.tuning)
-            for family, axes, cfg in self._settings(self.protocol.families)
+            for family, axes, cfg in self.settings
         ]
         return list({run.fingerprint: run for run in runs}.values())
 
@@ -71,16 +107,9 @@ class Stages:
         settings = {k: v for k, v in self.protocol.finals.items() if k != "trainer.max_epochs"}
         return [
             self._run(axes["model"], axes, cfg, {**settings, "seed": seed})
-            for _, axes, cfg in self._settings(self.protocol.controls)
+            for _, axes, cfg in self.control_settings
             for seed in ([int(axes["seed"])] if "seed" in axes else self.protocol.seeds)
         ]
-
-    def _settings(
-        self, families: Sequence[str]
-    ) -> Iterator[tuple[str, Mapping[str, str], DictConfig]]:
-        sweeps = {f"compare/{family}": family for family in families}
-        for sweep, cfg, axes in compose_sweeps(list(sweeps), self.conf, self.overrides):
-            yield sweeps[sweep], axes, cfg
 
     def _run(
         self, family: str, axes: Mapping[str, str], cfg: DictConfig, settings: Mapping[str, Any]
@@ -114,10 +143,16 @@ def check_all(runs: Sequence[Run]) -> None:
         check(run.cfg)
 
 
-def digest(protocol: Protocol, runs: Sequence[Run]) -> str:
-    """Return 16 hexadecimal digits over a protocol and its runs, whatever the device."""
+def digest(protocol: Protocol, settings: Sequence[Setting]) -> str:
+    """Return 16 hexadecimal digits over a protocol and all that it runs, whatever the device.
+
+    Args:
+        protocol: of the comparison.
+        settings: of the grids, and the controls.
+
+    """
     fixed = json.dumps(protocol.model_dump(), sort_keys=True)
-    each = sorted(on_any_device(run.cfg) for run in runs)
+    each = sorted(on_any_device(setting.cfg) for setting in settings)
     return hashlib.sha256(",".join([fixed, *each]).encode()).hexdigest()[:16]
 
 

@@ -1,13 +1,14 @@
 """The runs of the study: composed from the sweep axes in ``conf/experiment``, each one once."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
@@ -144,11 +145,24 @@ def compose_sweeps(
                 _refuse_own_settings(axes, overrides)
                 for job in enumerate_jobs(base, loader):
                     values = dict(override.split("=", 1) for override in job)
-                    cfg = compose("train", overrides=job)
-                    jobs.append((sweep, cfg, {axis: values[axis] for axis in axes}))
+                    chosen = {axis: values[axis] for axis in axes}
+                    jobs.append((sweep, _with_values(base, chosen, job), chosen))
             except HydraException as error:
                 raise ConfigError(explain(error, typed, loader, "train")) from error
     return jobs
+
+
+def _with_values(base: DictConfig, values: Mapping[str, str], job: list[str]) -> DictConfig:
+    """Return the configuration of a job: composed anew only where an axis chooses from a group."""
+    if any(OmegaConf.is_config(OmegaConf.select(base, axis)) for axis in values):
+        return compose("train", overrides=job)
+    cfg = OmegaConf.masked_copy(base, [str(key) for key in base if key != "hydra"])
+    OmegaConf.set_struct(cfg, True)  # as Hydra has it
+    for override in OverridesParser.create().parse_overrides(
+        [f"{axis}={value}" for axis, value in values.items()]
+    ):
+        OmegaConf.update(cfg, override.key_or_group, override.value())
+    return cfg
 
 
 def protocol(experiments: Sequence[str], runs: Sequence[Run]) -> dict[str, str]:

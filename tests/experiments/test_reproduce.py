@@ -201,7 +201,7 @@ def test_a_failed_run_fails_the_study_and_keeps_the_others(tmp_path, overrides):
             ["theorem", "hydra.sweeper.params=null"],
             "hydra.sweeper.params=null: the experiments set",
         ),
-        (["ablation", "trainer.max_epochs=2"], "results/paper is for the paper's protocol"),
+        (["ablation", "trainer.max_epochs=2"], "results/paper is for the protocol alone"),
     ],
 )
 def test_a_mistake_gives_one_line_before_anything_is_written(

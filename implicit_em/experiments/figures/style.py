@@ -1,5 +1,6 @@
 """What all figures share: colours that the colour-blind can tell apart, vector text, two files."""
 
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,8 @@ STYLE: Any = {
 }
 WIDTH = 7.0
 """Inches: a page's text."""
+LINE = 100
+"""Characters of a line of that width."""
 RESOLUTION = 200
 
 
@@ -91,7 +94,7 @@ def write(draw: Callable[[], Figure], path: Path, trial: str | None) -> None:
     with mpl.rc_context(STYLE):
         figure = draw()
         if trial:
-            figure.suptitle(trial, color=VERMILION, fontsize=9)
+            figure.suptitle(textwrap.fill(trial, LINE), color=VERMILION, fontsize=9)
         for kind in ("png", "pdf"):
             with whole(path.with_name(f"{path.name}.{kind}")) as temporary:
                 metadata = {"CreationDate": None} if kind == "pdf" else None

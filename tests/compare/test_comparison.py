@@ -1,0 +1,269 @@
+"""The comparison from end to end on small data, with a contender of one's own; how it goes on."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT
+from filelock import FileLock
+
+from implicit_em.compare.__main__ import main
+from implicit_em.compare.comparison import compare
+from implicit_em.compare.protocol import read_protocol
+from implicit_em.compare.stages import Stages, compose_settings, digest
+from implicit_em.config import module_arguments, to_plain
+from implicit_em.data import ResidentDataModule
+from implicit_em.models import Dictionary
+from implicit_em.modules import module_class
+
+CONF = ROOT / "conf"
+DIGEST = ""
+"""Of the protocol on MNIST: another one is another protocol."""
+
+
+class Toy(Dictionary):
+    """A contender: what is below a threshold does not count."""
+
+    def encode(self, x):
+        return torch.relu(super().encode(x) - 0.1)
+
+
+TOY = """# @package _global_
+# A contender: this file and its class are all that it takes.
+defaults:
+  - override /model: l1
+model:
+  _target_: test_comparison.Toy
+hydra:
+  sweeper:
+    params:
+      loss.l1.weight: 0.1,0.3
+"""
+DERIVED = """# @package _global_
+# The derived model, in few settings.
+hydra:
+  sweeper:
+    params:
+      loss.lse.weight: 0.1,10
+"""
+
+
+@pytest.fixture(scope="module")
+def conf(tmp_path_factory):
+    """Configuration files with two families of few settings."""
+    directory = tmp_path_factory.mktemp("conf") / "conf"
+    shutil.copytree(CONF, directory)
+    (directory / "experiment" / "compare" / "toy.yaml").write_text(TOY)
+    (directory / "experiment" / "compare" / "derived.yaml").write_text(DERIVED)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def changes(small_mnist):
+    return [
+        f"data.root={small_mnist}",
+        "data.batch_size=64",
+        "logger=csv",
+        "datasets=[mnist]",
+        "families=[derived,toy]",
+        "controls=[controls_without_seeds]",
+        "width=16",
+        "parts.equal_parameters={derived: 32}",
+        "seeds=[1,2]",
+        "always.data.val_size=100",
+        "tuning.trainer.max_epochs=2",
+        "finals.trainer.max_epochs=2",
+        "reach=3",
+        "beyond=2",
+    ]
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory, conf, changes):
+    """A directory with both parts of one data set."""
+    directory = tmp_path_factory.mktemp("comparison") / "trial"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("implicit_em.experiments.figures.style.RESOLUTION", 40)
+        compare(directory, changes=changes, workers=1, conf=conf)
+    return directory
+
+
+def part(directory, name="equal_width"):
+    return directory / "mnist" / name
+
+
+def table(directory, name):
+    return pd.read_csv(part(directory) / "tables" / f"{name}.csv")
+
+
+def test_every_table_and_figure_is_written(comparison):
+    for name, extra in (("equal_width", set()), ("equal_parameters", {"matched_activity.csv"})):
+        tables = {path.name for path in (part(comparison, name) / "tables").iterdir()}
+        names = ("matched_density", "tuning", "chosen", "finals", "controls", "stability")
+        assert tables == {f"{name}.csv" for name in names} | extra
+        figures = {path.name for path in (part(comparison, name) / "figures").iterdir()}
+        drawn = ("pareto", "grids", "features", "histograms")
+        assert figures == {f"{name}.{kind}" for name in drawn for kind in ("png", "pdf")}
+
+
+def test_the_report_needs_nothing_but_itself_and_says_what_the_tables_say(comparison):
+    text = (part(comparison) / "report.md").read_text()
+    page = (part(comparison) / "report.html").read_text()
+    assert page.count('src="data:image/png;base64,') == 4
+    assert "nan" not in re.findall(r"[\w-]+", text)
+    said = json.loads((part(comparison) / "findings.json").read_text())["findings"]
+    assert said
+    assert all(sentence in text for sentence in said)
+
+
+def test_settings_are_tuned_on_validation_samples_and_finals_tested(comparison):
+    tuning, finals = table(comparison, "tuning"), table(comparison, "finals")
+    assert tuning.groupby("family").size().to_dict() == {"derived": 2, "toy": 2}
+    chosen = table(comparison, "chosen")
+    assert set(finals["settings"]) == set(chosen["settings"])
+    seeds = finals.groupby(["family", "settings"])["seed"].agg(sorted)
+    assert all(own == [1, 2] for own in seeds)
+    hundred = 100 * tuning["probe_accuracy"]
+    assert (hundred.round(6) == hundred.round()).all(), "of 100 validation samples"
+    for run in (comparison / "mnist" / "runs" / "derived").iterdir():
+        metrics = json.loads((run / "metrics.json").read_text())
+        final = not (run / "quality.json").exists()
+        assert (metrics["probe_accuracy"] is not None) == final
+
+
+def test_tuning_never_reads_the_test_set_and_takes_what_diverges_for_a_result(
+    conf, changes, tmp_path, monkeypatch, caplog
+):
+    wild = tmp_path / "conf"
+    shutil.copytree(conf, wild)
+    file = wild / "experiment" / "compare" / "derived.yaml"
+    file.write_text(file.read_text() + "      lr.value: 1e-3,1e30\n")
+    read, tables = set(), []
+    split = ResidentDataModule.split
+    monkeypatch.setattr(
+        ResidentDataModule, "split", lambda self, name: (read.add(name), split(self, name))[1]
+    )
+    monkeypatch.setattr("implicit_em.compare.comparison.choose", lambda _, t: 1 / tables.append(t))
+    for _ in range(2):
+        with pytest.raises(TypeError), caplog.at_level("INFO"):
+            compare(tmp_path / "trial", ["equal_width"], changes, workers=1, conf=wild)
+    assert read == {"train"}
+    diverged = tables[0][tables[0]["error"].notna()]
+    assert diverged["settings"].tolist() == ["lse=0.1, lr=1e+30", "lse=10, lr=1e+30"]
+    assert tables[0]["probe_accuracy"].isna().tolist() == [False, True, False, True, False, False]
+    assert caplog.text.count("runs to train") == 1, "what diverged would do so again"
+
+
+def test_a_trial_says_so_everywhere(comparison):
+    text = (part(comparison) / "report.md").read_text()
+    assert "> **TRIAL with always.data.val_size=100, beyond=2, controls=" in text
+    for path in (part(comparison) / "tables").glob("*.csv"):
+        assert pd.read_csv(path)["trial"].str.startswith("TRIAL with").all()
+    for name in ("comparison.json", "mnist/equal_width/findings.json"):
+        assert json.loads((comparison / name).read_text())["trial"].startswith("TRIAL with")
+
+
+def test_parts_share_what_they_have_in_common(comparison):
+    runs = comparison / "mnist" / "runs"
+    finals = table(comparison, "finals")
+    toys = set(finals.loc[finals["family"] == "toy", "run"])
+    wide = pd.read_csv(part(comparison, "equal_parameters") / "tables" / "finals.csv")
+    assert set(wide.loc[wide["family"] == "toy", "run"]) == toys
+    assert set(wide.loc[wide["family"] == "derived", "units"]) == {32}
+    assert len(list((runs / "toy").iterdir())) == 2 + len(toys)
+
+
+def test_it_goes_on_with_what_is_missing(comparison, conf, changes, tmp_path, caplog):
+    directory = tmp_path / "trial"
+    shutil.copytree(comparison, directory)
+    finals = table(comparison, "finals")
+    lost, damaged, *_ = finals["run"]
+    runs = directory / "mnist" / "runs" / finals["family"][0]
+    (runs / lost / "metrics.json").unlink()
+    (runs / damaged / "quality.json").write_text("{")
+    with caplog.at_level("INFO"):
+        compare(directory, ["equal_width"], changes, workers=2, conf=conf)
+    assert re.search(r" 1 of \d+ runs to train", caplog.text)
+    again = table(directory, "finals")
+    measured = [column for column in finals if column != "train_seconds"]
+    pd.testing.assert_frame_equal(again[measured], finals[measured])
+
+
+def test_another_comparison_is_not_written_over(comparison, conf, changes):
+    with pytest.raises(Exception, match=r"holds TRIAL with .*, not TRIAL with"):
+        compare(comparison, changes=[*changes, "seed=7"], conf=conf)
+    with FileLock(comparison / ".lock"), pytest.raises(Exception, match="another comparison"):
+        compare(comparison, changes=changes, conf=conf)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["cifar"], "cifar: no such part; allowed: mnist, fashion_mnist, equal_width, equal_par"),
+        (["seeds=[]"], "seeds=[]: "),
+        (["seeds=1"], "seeds=1: "),
+        (["seeds=[1"], "seeds=[1: "),
+        (["densities=[0.1,2]"], "densities.1=2: "),
+        (["reach=0.5"], "reach=0.5: "),
+        (["reference=topk", "families=[l1]"], "reference=topk: allowed are the families, l1"),
+        (["width.k=3"], "width.k=3: width has no k"),
+        (["families=[derived,none]"], "none: no such family; allowed: batch_topk, "),
+        (["tuning.lr.valu=1", "families=[derived]"], "lr.valu=1: no such setting"),
+        (["lr.valu=1"], "lr.valu=1: no such key; did you mean lr.value?"),
+        (["model=topk"], "model=topk: the experiments set model themselves"),
+        (["always.data.val_size=0", "families=[derived]"], "data: "),
+        (["--conf", "nowhere"], "conf=nowhere: no compare.yaml there"),
+        (["--workers", "0"], "workers=0: must be at least 1"),
+        (["seeds=[1,2]"], "results/compare is for the protocol alone"),
+    ],
+)
+def test_a_mistake_gives_one_line_before_anything_is_written(
+    arguments, message, conf, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    if "--conf" not in arguments:
+        arguments = [*arguments, "--conf", str(conf)]
+    if arguments[0] != "seeds=[1,2]":
+        arguments = [*arguments, "--directory", "trial"]
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {message}")
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def committed():
+    """The committed protocol, and the settings of its grids and controls on MNIST."""
+    protocol = read_protocol(CONF)
+    names = (protocol.families, protocol.controls)
+    return protocol, *(compose_settings(some, "mnist", CONF) for some in names)
+
+
+def test_the_files_hold_the_protocol_that_is_pinned(committed):
+    protocol, settings, controls = committed
+    assert digest(protocol, [*settings, *controls]) == DIGEST
+
+
+def test_every_family_has_the_same_budget(committed):
+    protocol, settings, _ = committed
+    sizes = pd.Series([setting.family for setting in settings]).value_counts()
+    assert set(sizes.index) == set(protocol.families)
+    assert sizes.nunique() == 1
+    assert sizes.iloc[0] >= 20
+
+
+def test_equal_parameters_are_equal_to_a_hundredth(committed):
+    protocol, settings, _ = committed
+    first = list({setting.family: setting for setting in reversed(settings)}.values())
+    counts = {}
+    for run in Stages(protocol, "equal_parameters", Path("nowhere"), first, ()).grids():
+        cfg = to_plain(run.cfg)
+        module = module_class(cfg["model"]["_target_"])(**module_arguments(cfg, 784))
+        counts[run.places[0][0]] = sum(p.numel() for p in module.model.parameters())
+    assert counts["derived"] == 100_480
+    assert all(abs(count / counts["derived"] - 1) < 0.01 for count in counts.values()), counts

@@ -1,0 +1,97 @@
+"""What the tables say: other tables, other sentences."""
+
+import re
+
+import pytest
+from made_up_comparison import results
+
+from implicit_em.compare.results import differences_table, findings, matched_table
+
+
+def said(**arguments):
+    return " ".join(findings(results(**arguments)))
+
+
+def test_the_best_family_is_named_with_how_far_it_is_ahead():
+    ahead = said(families={"derived": 0.95, "topk": 0.94, "l1": 0.93})
+    assert ahead.count("derived has the best mean") == 5
+    assert re.search(
+        r"At 5 % .* ahead of the next, TopK, by 1\.0\d \[0\.\d+, 1\.\d+\] points", ahead
+    )
+    assert "(significant, p = " in ahead
+    assert "significantly better in 10, significantly worse in 0, and 0 decide nothing" in ahead
+
+
+def test_a_reference_that_loses_is_said_to_lose():
+    behind = said(families={"derived": 0.94, "topk": 0.95})
+    assert behind.count("TopK has the best mean") == 5
+    assert "ahead of derived by 1.0" in behind
+    assert "significantly better in 0, significantly worse in 5" in behind
+    assert "It is beaten by TopK (5 %, 10 %, 20 %, 30 %, 50 %)." in behind
+    assert "a setting of derived stands at 0 of 5 densities: fewer than the 2 asked for" in behind
+
+
+def test_what_noise_could_do_is_not_significant():
+    noisy = said(families={"derived": 0.94, "topk": 0.9401}, spread=0.01)
+    assert "(not significant, p = " in noisy
+    assert "(significant" not in noisy
+
+
+def test_the_front_is_counted():
+    ahead = said(families={"derived": 0.95, "topk": 0.94})
+    assert "stands at 5 of 5 densities (5 %, 10 %, 20 %, 30 %, 50 %): at least the 2" in ahead
+
+
+def test_one_seed_gives_no_test():
+    single = said(families={"derived": 0.95, "topk": 0.94}, seeds=[1])
+    assert "by 0.95 points (no test)" in single
+    assert "paired tests" not in single
+
+
+def test_what_is_not_reached_is_said():
+    found = results(families={"derived": 0.95, "topk": 0.94, "l1": 0.93})
+    sparse = (found.finals["family"] == "topk") & (found.finals["exact_density"] < 0.2)
+    everything = found.finals["family"] == "derived"
+    for lost, sentence in (
+        (sparse, "TopK does not reach 5 %, 10 %, 20 %."),
+        (everything, "TopK has the best mean, 91.51 %; derived does not get there."),
+    ):
+        some = type(found)(
+            found.protocol,
+            found.tuning,
+            found.chosen,
+            found.finals[~lost],
+            found.controls,
+            found.stability,
+        )
+        assert sentence in " ".join(findings(some))
+
+
+def test_families_of_other_widths_are_also_compared_by_their_active_units():
+    assert "active units" not in said(families={"derived": 0.95, "topk": 0.94})
+    wide = said(families={"derived": 0.95, "topk": 0.94}, widths={"derived": 128})
+    assert "At 6.4 active units derived has the best mean" in wide
+    assert "At 3.2 active units TopK has the best mean" in wide
+    assert "derived does not get there" in wide
+
+
+def test_the_tables_show_every_family_in_the_protocols_order():
+    found = results(families={"derived": 0.94, "topk": 0.95, "l1": 0.92})
+    at = found.at_density()
+    shown = matched_table(at[at["family"] != "l1"], found.protocol)
+    assert shown["family"].tolist() == ["derived", "TopK", "L1"]
+    assert list(shown)[1:] == ["5 %", "10 %", "20 %", "30 %", "50 %"]
+    assert set(shown.iloc[2, 1:]) == {"–"}
+    assert all(re.fullmatch(r"9\d\.\d\d ± 0\.\d\d \* \+", cell) for cell in shown.iloc[1, 1:])
+    differences = differences_table(at, found.protocol)
+    assert differences["family"].tolist() == ["TopK", "L1"]
+    assert all(cell.startswith("+1.") for cell in differences.iloc[0, 1:])
+    assert all(
+        cell.startswith("-2.") or cell.startswith("-1.9") for cell in differences.iloc[1, 1:]
+    )
+
+
+@pytest.mark.parametrize("family", ["topk", "mine"])
+def test_a_family_is_called_by_its_name_in_print(family):
+    shown = said(families={"derived": 0.94, family: 0.95})
+    assert f"At 5 % {'TopK' if family == 'topk' else 'mine'} has" in shown
