@@ -29,6 +29,10 @@ train: $(STAMP) ## Train the derived encoder on MNIST and print its table (ARGS=
 reproduce: $(STAMP) ## Reproduce the paper into results/paper; goes on where it stopped (EPOCHS=2 for a trial)
 	$(BIN)/python -m implicit_em.experiments $(if $(EPOCHS),trainer.max_epochs=$(EPOCHS) --directory results/trial-$(EPOCHS)-epochs) $(ARGS)
 
+.PHONY: compare
+compare: $(STAMP) ## Tune and compare all families into results/compare; goes on where it stopped (ARGS="mnist equal_width")
+	$(BIN)/python -m implicit_em.compare $(ARGS)
+
 .PHONY: test
 test: $(STAMP) ## Run the test suite (ARGS="-k lse")
 	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
