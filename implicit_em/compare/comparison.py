@@ -9,7 +9,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from implicit_em.compare.figures import at_target
-from implicit_em.compare.measuring import measure_all, stabilities, trained
+from implicit_em.compare.measuring import measure_all, stabilities, trained, tuning_table
 from implicit_em.compare.protocol import Protocol, is_of_the_protocol, read_protocol
 from implicit_em.compare.report import shown_density, write_figures, write_report, write_tables
 from implicit_em.compare.results import Results, choose, findings
@@ -19,7 +19,6 @@ from implicit_em.compare.stages import (
     compose_settings,
     digest,
     has_diverged,
-    tuning_table,
 )
 from implicit_em.config import to_plain
 from implicit_em.errors import ConfigError, RunError, one_line

@@ -12,6 +12,7 @@ from hydra.utils import get_class
 from torch import Tensor
 
 import implicit_em
+from implicit_em.compare.densities import density
 from implicit_em.compare.dictionaries import stability, varying
 from implicit_em.compare.quality import Encoded, quality
 from implicit_em.compare.stages import settings_of
@@ -30,6 +31,30 @@ SCHEMA = 1
 """Version of what is measured, and how."""
 OF_THE_RUN = ("parameters", "epochs", "train_seconds", "redundancy", "responsibility_entropy")
 BATCH = 2_000
+
+
+def tuning_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """Return a row a run of the grids: its settings and what it measured on held-out samples.
+
+    ``density`` counts what is not exactly zero, as that of the finals does; the run's own counts by
+    a threshold.
+
+    Args:
+        runs: of one data set, that are complete or have diverged.
+
+    """
+    held_out = _samples(runs[0])[2]
+    rows = []
+    for run in runs:
+        metrics = RunDirectory(run.directory).read_metrics() or {}
+        keys = ("probe_accuracy", "silent_units", "final_loss", "error")
+        row = {"family": run.places[0][0], "settings": settings_of(run), "run": run.fingerprint}
+        share = None
+        if metrics.get("status") == "completed":
+            share = density(_activations(trained(run), held_out))
+        rows.append(row | {"density": share} | {key: metrics.get(key) for key in keys})
+    numbers = ["density", "probe_accuracy", "silent_units", "final_loss"]
+    return pd.DataFrame(rows).astype(dict.fromkeys(numbers, float))
 
 
 def measure_all(runs: Sequence[Run], workers: int) -> pd.DataFrame:
@@ -111,7 +136,6 @@ def _known(run: Run) -> dict[str, Any] | None:
     return content["quality"] if is_its and isinstance(content.get("quality"), dict) else None
 
 
-@torch.no_grad()
 def _measure(run: Run) -> None:
     threads = run.cfg.trainer.threads
     if threads:
@@ -119,7 +143,7 @@ def _measure(run: Run) -> None:
     model = trained(run)
     train_x, train_labels, test_x, test_labels = _samples(run)
     train, test = (
-        Encoded(x.numpy(), labels.numpy(), _in_batches(lambda part: energies_of(model, part), x))
+        Encoded(x.numpy(), labels.numpy(), _activations(model, x))
         for x, labels in ((train_x, train_labels), (test_x, test_labels))
     )
     units = train.activations_NK.shape[1]
@@ -150,5 +174,10 @@ def _samples(run: Run) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     )
 
 
+def _activations(model: Any, x: Tensor) -> np.ndarray:
+    return _in_batches(lambda part: energies_of(model, part), x)
+
+
+@torch.no_grad()
 def _in_batches(function: Any, x: Tensor) -> np.ndarray:
     return torch.cat([function(part) for part in x.split(BATCH)]).numpy()

@@ -41,7 +41,7 @@ class Results:
 
     Args:
         protocol: of the comparison.
-        tuning: a row a setting of the grids, from ``stages.tuning_table``.
+        tuning: a row a setting of the grids, from ``measuring.tuning_table``.
         chosen: from ``selection.select``.
         finals: a row a run, from ``measuring.measure_all``; ``active_units`` is its L0.
         controls: likewise.

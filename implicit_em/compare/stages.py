@@ -175,17 +175,3 @@ def has_diverged(run: Run) -> bool:
         and metrics["status"] == "failed"
         and str(metrics.get("error")).startswith(DIVERGED)
     )
-
-
-def tuning_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """Return a row a run of the grids: its settings and what it measured on validation samples."""
-    rows = []
-    for run in runs:
-        metrics = RunDirectory(run.directory).read_metrics() or {}
-        keys = ("density", "probe_accuracy", "silent_units", "final_loss", "error")
-        rows.append(
-            {"family": run.places[0][0], "settings": settings_of(run), "run": run.fingerprint}
-            | {key: metrics.get(key) for key in keys}
-        )
-    numbers = ["density", "probe_accuracy", "silent_units", "final_loss"]
-    return pd.DataFrame(rows).astype(dict.fromkeys(numbers, float))
