@@ -134,7 +134,7 @@ class _Part:
     def run(self, command: str, workers: int) -> Path:
         """Do what is not done, and write tables, figures and report."""
         load_data(to_plain(self.grids[0].cfg))
-        self._tune(workers)
+        self._train(self.grids, workers)
         tuning = tuning_table(self.grids)
         chosen = choose(self.protocol, tuning)
         if chosen.empty:
@@ -142,6 +142,7 @@ class _Part:
         finals = self.stages.finals(chosen, self.grids)
         check_all(finals)
         self._train([*finals, *self.controls], workers)
+        finals = [run for run in finals if not has_diverged(run)]
         with working("measuring finals and controls"):
             results = Results(
                 self.protocol,
@@ -153,17 +154,15 @@ class _Part:
             )
         return self._report(results, finals, command)
 
-    def _tune(self, workers: int) -> None:
-        """Train the grids; a setting that diverges is a result."""
-        try:
-            self._train([run for run in self.grids if not has_diverged(run)], workers)
-        except RunError:
-            if not all(map(_came_to_an_end, self.grids)):
-                raise
-
     def _train(self, runs: Sequence[Run], workers: int) -> None:
+        """Train what is not complete; that a setting diverges is a result."""
         tags = [self.dataset, self.part, *(["trial"] if self.trial else [])]
-        execute(runs, workers, tags, family=lambda run: run.places[0][0])
+        waiting = [run for run in runs if not has_diverged(run)]
+        try:
+            execute(waiting, workers, tags, family=lambda run: run.places[0][0])
+        except RunError:
+            if not all(map(_came_to_an_end, waiting)):
+                raise
 
     def _report(self, results: Results, finals: Sequence[Run], command: str) -> Path:
         for old in ("report.md", "report.html", "findings.json"):
