@@ -263,7 +263,7 @@ def test_a_run_does_not_go_on_with_other_content(command_line, broken, capfd):
     write(broken.parent / "X.npy", samples=draw()[0])
     write(broken.parent / "Z.npy", samples=draw(seed=1)[0])
     assert command_line(f"resume={broken}", "data=tensors", "data.path=Z.npy") == 2
-    assert "data.path=Z.npy: makes another experiment" in capfd.readouterr().err
+    assert "data=tensors: makes another experiment" in capfd.readouterr().err
 
 
 MISTAKES = {
