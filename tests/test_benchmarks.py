@@ -60,6 +60,7 @@ def test_a_sweep_is_typed_as_its_label_says():
     assert str(sweep) == "cpu, basic launcher, rates: 24, threads: 2"
 
 
+@pytest.mark.slow
 def test_a_stacked_sweep_leaves_the_clocks_of_its_runs(small, tmp_path):
     settings = [*small, "seed=1,2", "trainer.max_epochs=3", "probe=none", WITH_CLOCK]
     assert run_sweep("stacked", settings, tmp_path / "sweep") > 0

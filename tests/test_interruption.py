@@ -46,7 +46,10 @@ def run_settings(small, monkeypatch):
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
-@pytest.mark.parametrize("block", [1, 6, 8, 12])
+@pytest.mark.parametrize(
+    "block",
+    [1, pytest.param(6, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.slow), 12],
+)
 def test_a_signal_saves_and_the_same_command_goes_on(
     command_line, composed, run_settings, at_block, tmp_path, capfd, number, code, block
 ):

@@ -172,6 +172,7 @@ def test_a_trial_says_so_everywhere(comparison):
         assert json.loads((comparison / name).read_text())["trial"].startswith("TRIAL with")
 
 
+@pytest.mark.slow
 def test_it_goes_on_with_what_is_missing_and_parts_share_what_they_can(
     comparison, conf, changes, tmp_path
 ):
