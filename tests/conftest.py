@@ -1,11 +1,13 @@
 """Fixtures: small data in MNIST's format, composed configurations, the command line."""
 
+import json
 import logging
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,6 +44,13 @@ class Shapes(TorchDispatchMode):
         tensors = result if isinstance(result, tuple | list) else (result,)
         self.seen |= {tuple(t.shape) for t in tensors if isinstance(t, torch.Tensor)}
         return result
+
+
+def results(directory: Path) -> tuple[dict[str, Any], list[bytes]]:
+    """Return all that a run leaves, but for times."""
+    metrics = json.loads((directory / "metrics.json").read_text())
+    files = [(directory / name).read_bytes() for name in ("history.csv", "model.safetensors")]
+    return {k: v for k, v in metrics.items() if not k.endswith("_seconds")}, files
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,6 +1,5 @@
 """Where an interrupted run goes on."""
 
-import json
 import logging
 import shutil
 import tempfile
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, results
 
 from implicit_em import training
 from implicit_em.checkpoints import OWN, previous, resume_point
@@ -142,13 +141,6 @@ def test_without_a_checkpoint_a_run_begins_at_the_beginning(tmp_path, caplog):
 def test_the_one_before_is_used_where_the_last_is_missing(last):
     last.unlink()
     assert resume_point(last, WHOSE, epochs=4) == (previous(last), 3)
-
-
-def results(run):
-    """All that a run leaves, but for times."""
-    metrics = json.loads((run / "metrics.json").read_text())
-    files = [(run / name).read_bytes() for name in ("history.csv", "model.safetensors")]
-    return {k: v for k, v in metrics.items() if not k.endswith("_seconds")}, files
 
 
 def fails_once(function, when):

@@ -5,8 +5,8 @@ from functools import cache, partial
 
 import pytest
 import torch
-from conftest import ROOT, SIDE
-from test_checkpoints import broken_off, every_block, results, steps_of
+from conftest import ROOT, SIDE, results
+from test_checkpoints import broken_off, every_block, steps_of
 from test_stack import IMAGES, blocks, configured
 from torch import nn
 from torch.testing import assert_close

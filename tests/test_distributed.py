@@ -13,7 +13,7 @@ import psutil
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import ROOT
+from conftest import ROOT, results
 from safetensors.torch import load_file
 from test_stack import IMAGES, run
 from torch import nn
@@ -200,8 +200,8 @@ def test_a_bare_trainer_trains_on_the_batches_of_all_its_processes(two):
 
 @pytest.mark.slow
 def test_three_processes_take_the_steps_of_one(alone, tmp_path):
-    for results in together(3, tmp_path)[0]:
-        for key, found in results.items():
+    for steps_by_case in together(3, tmp_path)[0]:
+        for key, found in steps_by_case.items():
             assert_equal_steps(found, alone[key], key[-1])
 
 
@@ -318,13 +318,6 @@ def test_a_model_that_mixes_samples_or_draws_is_refused(composed, typed):
 def test_a_trainer_without_the_other_processes_says_so():
     with pytest.raises(ValueError, match="this is one process, and 2 are needed"):
         fit(Group(), devices=2, strategy=GlobalBatch())
-
-
-def results(directory):
-    """All that a run leaves, but for times."""
-    metrics = json.loads((directory / "metrics.json").read_text())
-    contents = [(directory / name).read_bytes() for name in ("history.csv", "model.safetensors")]
-    return {k: v for k, v in metrics.items() if not k.endswith("_seconds")}, contents
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, results
 from disks import fill, small_disk
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
@@ -79,13 +79,6 @@ def command(command_line, small_mnist):
         return command_line(*settings(small_mnist), f"hydra.run.dir={directory}", *arguments)
 
     return command
-
-
-def results(path):
-    """All that a run leaves, but for times."""
-    metrics = json.loads((path / "metrics.json").read_text())
-    files = [(path / name).read_bytes() for name in ("history.csv", "model.safetensors")]
-    return {k: v for k, v in metrics.items() if not k.endswith("_seconds")}, files
 
 
 def never_trains(monkeypatch):

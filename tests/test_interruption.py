@@ -6,7 +6,8 @@ import signal
 import threading
 
 import pytest
-from test_checkpoints import every_block, results
+from conftest import results
+from test_checkpoints import every_block
 
 from implicit_em import interruption, training
 from implicit_em.errors import Interrupted

@@ -4,7 +4,8 @@ import json
 
 import pytest
 import yaml
-from test_checkpoints import broken_off, results
+from conftest import results
+from test_checkpoints import broken_off
 
 from implicit_em.stack import Stack
 from implicit_em.training import train

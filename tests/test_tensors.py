@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
+from conftest import results as results_of
 from omegaconf import OmegaConf
 from test_checkpoints import broken_off
-from test_checkpoints import results as results_of
 
 import implicit_em
 from implicit_em.config import check, to_plain

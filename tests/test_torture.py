@@ -13,8 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import pytorch_lightning as pl
-from conftest import ROOT
-from test_checkpoints import results
+from conftest import ROOT, results
 from test_stacked_launcher import assert_jobs_equal, finished
 
 from implicit_em.sweeps.summary import read_jobs
