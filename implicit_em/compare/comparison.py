@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from implicit_em.compare.figures import at_target
 from implicit_em.compare.measuring import measure_all, stabilities, trained, tuning_table
@@ -21,7 +20,7 @@ from implicit_em.compare.stages import (
     has_diverged,
 )
 from implicit_em.config import to_plain
-from implicit_em.errors import ConfigError, RunError, one_line
+from implicit_em.errors import RunError
 from implicit_em.experiments import provenance, trials
 from implicit_em.experiments.evidence import matrices_of
 from implicit_em.experiments.execution import execute
@@ -64,12 +63,7 @@ def compare(
 
     """
     directory, conf = Path(directory), Path(conf)
-    if workers is not None and workers < 1:
-        raise ConfigError(f"workers={workers}: must be at least 1")
-    if not (conf / "compare.yaml").exists():
-        raise ConfigError(
-            f"conf={conf}: no compare.yaml there; run from the repository, or name it"
-        )
+    trials.refuse_arguments(workers, conf, "compare.yaml")
     protocol = read_protocol(conf, [change for change in changes if is_of_the_protocol(change)])
     overrides = [change for change in changes if not is_of_the_protocol(change)]
     chosen = protocol.chosen(parts)
@@ -77,17 +71,10 @@ def compare(
     note = directory / "comparison.json"
     trials.refuse_directory(directory, COMPARISON, trials.read_note(note), trial)
     prepared = _prepare(protocol, chosen, directory, conf, overrides, trial)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{directory}: cannot be made: {one_line(error)}") from error
-    try:
-        with FileLock(directory / ".lock", timeout=0):
-            write_json(note, {"trial": trial})
-            command = _command(directory, parts, changes)
-            return [part.run(command, workers or cores()) for part in prepared]
-    except Timeout as error:
-        raise ConfigError(f"{directory}: another comparison is running there") from error
+    with trials.alone(directory, "comparison"):
+        write_json(note, {"trial": trial})
+        command = _command(directory, parts, changes)
+        return [part.run(command, workers or cores()) for part in prepared]
 
 
 def _prepare(

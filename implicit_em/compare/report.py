@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from implicit_em.compare import figures
@@ -19,7 +18,7 @@ from implicit_em.compare.results import (
     percent,
 )
 from implicit_em.experiments.figures.style import write
-from implicit_em.experiments.report import write_pages
+from implicit_em.experiments.report import render, write_pages
 from implicit_em.files import whole, write_json
 from implicit_em.terminal import markdown_table
 
@@ -45,14 +44,13 @@ CAPTIONS = {
 
 def write_tables(results: Results, directory: Path, trial: str | None) -> dict[str, pd.DataFrame]:
     """Write all tables as CSV, in numbers, and return them by name."""
-    stability = results.stability
     tables = {
         "matched_density": results.at_density(),
         "tuning": results.tuning,
         "chosen": results.chosen,
         "finals": results.finals,
         "controls": results.controls,
-        "stability": stability,
+        "stability": results.stability,
     }
     if results.widths_differ:
         tables["matched_activity"] = results.at_activity()
@@ -121,12 +119,8 @@ def write_report(
     said = findings(results)
     density = percent(shown_density(results))
     shown_at = results.at_density()
-    environment = Environment(
-        loader=PackageLoader("implicit_em.compare", ""),
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-    )
-    text = environment.get_template("report.md.j2").render(
+    text = render(
+        "implicit_em.compare",
         dataset=dataset,
         part=part.replace("_", " "),
         trial=trial,

@@ -96,12 +96,8 @@ def write_report(
         The path of the HTML file.
 
     """
-    environment = Environment(
-        loader=PackageLoader("implicit_em.experiments", ""),
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-    )
-    text = environment.get_template("report.md.j2").render(
+    text = render(
+        "implicit_em.experiments",
         trial=trial,
         experiments=experiments,
         provenance=markdown_table(pd.DataFrame(provenance.items(), columns=["", "this run"])),
@@ -113,6 +109,14 @@ def write_report(
         deviations=None if trial or not measured else _deviations(measured),
     )
     return write_pages(text, directory)
+
+
+def render(package: str, **values: Any) -> str:
+    """Return a package's ``report.md.j2``, filled in; a value that is missing is an error."""
+    environment = Environment(
+        loader=PackageLoader(package, ""), undefined=StrictUndefined, keep_trailing_newline=True
+    )
+    return environment.get_template("report.md.j2").render(**values)
 
 
 def write_pages(text: str, directory: Path) -> Path:

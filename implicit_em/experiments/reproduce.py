@@ -5,10 +5,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from implicit_em.config import to_plain
-from implicit_em.errors import ConfigError, one_line
+from implicit_em.errors import ConfigError
 from implicit_em.experiments import criteria, figures, provenance, tables, trials
 from implicit_em.experiments.evidence import gather
 from implicit_em.experiments.execution import execute
@@ -54,7 +52,9 @@ def reproduce(
 
     """
     directory, conf = Path(directory), Path(conf)
-    _refuse_arguments(experiments, workers, conf)
+    if unknown := [name for name in experiments if name not in EXPERIMENTS]:
+        raise ConfigError(f"{unknown[0]}: no such experiment; allowed: {', '.join(EXPERIMENTS)}")
+    trials.refuse_arguments(workers, conf, "train.yaml")
     note = directory / "study.json"
     there = trials.read_note(note)
     together = [n for n in EXPERIMENTS if n in experiments or n in there.get("experiments", ())]
@@ -62,27 +62,11 @@ def reproduce(
     trial = None if is_protocol(together, runs) else _trial(overrides)
     trials.refuse_directory(directory, PAPER, there, trial)
     load_data(to_plain(runs[0].cfg))
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{directory}: cannot be made: {one_line(error)}") from error
-    try:
-        with FileLock(directory / ".lock", timeout=0):
-            write_json(note, {"trial": trial, "experiments": there.get("experiments", [])})
-            execute(runs, workers, ["trial"] if trial else [])
-            write_json(note, {"trial": trial, "experiments": together})
-            return _report(directory, runs, together, overrides, trial)
-    except Timeout as error:
-        raise ConfigError(f"{directory}: another study is running there") from error
-
-
-def _refuse_arguments(experiments: Sequence[str], workers: int | None, conf: Path) -> None:
-    if unknown := [name for name in experiments if name not in EXPERIMENTS]:
-        raise ConfigError(f"{unknown[0]}: no such experiment; allowed: {', '.join(EXPERIMENTS)}")
-    if workers is not None and workers < 1:
-        raise ConfigError(f"workers={workers}: must be at least 1")
-    if not (conf / "train.yaml").exists():
-        raise ConfigError(f"conf={conf}: no train.yaml there; run from the repository, or name it")
+    with trials.alone(directory, "study"):
+        write_json(note, {"trial": trial, "experiments": there.get("experiments", [])})
+        execute(runs, workers, ["trial"] if trial else [])
+        write_json(note, {"trial": trial, "experiments": together})
+        return _report(directory, runs, together, overrides, trial)
 
 
 def _trial(overrides: Sequence[str]) -> str:

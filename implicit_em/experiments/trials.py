@@ -1,9 +1,12 @@
-"""Studies of other settings than the protocol's: their label, and that they keep to themselves."""
+"""The directory of a study: whose it is, one process at a time, and what makes a trial."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from implicit_em.errors import ConfigError, one_line
 
@@ -56,3 +59,40 @@ def refuse_directory(
             f"{directory}: holds {there.get('trial') or 'a study of the protocol'}, not "
             f"{trial or 'one of the protocol'}; name another directory"
         )
+
+
+def refuse_arguments(workers: int | None, conf: Path, needed: str) -> None:
+    """Refuse a number of workers that cannot be, and a folder that lacks a file of ours.
+
+    Raises:
+        ConfigError: naming it.
+
+    """
+    if workers is not None and workers < 1:
+        raise ConfigError(f"workers={workers}: must be at least 1")
+    if not (conf / needed).exists():
+        raise ConfigError(f"conf={conf}: no {needed} there; run from the repository, or name it")
+
+
+@contextmanager
+def alone(directory: Path, study: str) -> Iterator[None]:
+    """Make a directory, and keep it from other processes.
+
+    Args:
+        directory: of the study.
+        study: what it is called in the message.
+
+    Raises:
+        ConfigError: if it cannot be made, or another process has it.
+
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{directory}: cannot be made: {one_line(error)}") from error
+    try:
+        lock = FileLock(directory / ".lock", timeout=0).acquire()
+    except Timeout as error:
+        raise ConfigError(f"{directory}: another {study} is running there") from error
+    with lock:
+        yield
