@@ -157,6 +157,7 @@ def grids(results: Results) -> Figure:
         axes.set_xticks((0.02, 0.05, 0.1, 0.2, 0.5, 1.0))
 
     figure = _panels(results.protocol.families, panel, height=2.0)
+    figure.supxlabel("active units on a sample (%)", fontsize=9)
     figure.supylabel("probe accuracy, validation (%)", fontsize=9)
     return figure
 
