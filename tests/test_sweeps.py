@@ -145,6 +145,7 @@ def test_jobs_that_never_started_are_listed(sweep):
     assert jobs.set_index("status").loc["not started", "directory"] == job.name
 
 
+@pytest.mark.slow
 def test_sweeps_of_one_second_have_directories_of_their_own(small, tmp_path):
     arguments = [sys.executable, str(ROOT / "train.py"), "-m", "seed=1", *small, "probe=none"]
     processes = [subprocess.Popen(arguments, cwd=tmp_path) for _ in range(2)]
@@ -205,7 +206,8 @@ def test_names_that_make_no_directory_become_fingerprints(composed):
 
 
 @pytest.mark.parametrize(
-    ("experiment", "jobs"), [("ablation", 12), ("benchmark", 10), ("dynamics", 24)]
+    ("experiment", "jobs"),
+    [("ablation", 12), ("benchmark", 10), pytest.param("dynamics", 24, marks=pytest.mark.slow)],
 )
 def test_the_studies_enumerate_their_runs(experiment, jobs, monkeypatch, command_line, tmp_path):
     from implicit_em import training

@@ -145,6 +145,7 @@ def test_another_study_is_not_written_over(study, overrides):
         reproduce(study, ["ablation"], [*overrides, "trainer.min_epochs=2"], conf=CONF)
 
 
+@pytest.mark.slow
 def test_damaged_results_are_made_again(study, overrides, tmp_path):
     directory = tmp_path / "trial"
     shutil.copytree(study, directory)
