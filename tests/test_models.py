@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from implicit_em.models import Abs, Encoder, SparseAutoencoder
+from implicit_em.models import Abs, Encoder, SampledEncoder, SparseAutoencoder
 
 
 @pytest.mark.parametrize("shape", [(), (4,), (2, 3, 4)])
@@ -76,3 +76,40 @@ def test_autoencoder_decodes_what_it_encodes(shape):
     assert_close(sae.decode(activations), activations @ sae.decoder.weight.T + sae.decoder.bias)
     assert_close(sae(x), sae.decode(activations))
     assert sae(x).shape == x.shape
+
+
+def test_sampled_rows_start_towards_different_samples_from_their_mean():
+    x = torch.rand(40, 784)
+    encoder = SampledEncoder(784, 8)
+    encoder.start(x)
+    away = x - x.mean(0)
+    cosines = nn.functional.cosine_similarity(encoder.weight[:, None], away, dim=-1)
+    assert_close(cosines.max(1).values, torch.ones(8))
+    assert cosines.argmax(1).unique().numel() == 8
+    assert_close(encoder.linear(x.mean(0)), torch.zeros(8), rtol=0, atol=1e-5)
+    drawn = Encoder(784, 200).weight.norm(dim=1).mean()
+    assert_close(encoder.weight.norm(dim=1), drawn.expand(8), rtol=0.02, atol=0)
+
+
+def test_sampled_rows_are_drawn_anew_by_each_seed():
+    x = torch.rand(40, 6)
+
+    def rows(seed):
+        torch.manual_seed(seed)
+        encoder = SampledEncoder(6, 5)
+        encoder.start(x)
+        return encoder.weight
+
+    assert torch.equal(rows(1), rows(1))
+    assert not torch.equal(rows(1), rows(2))
+
+
+def test_a_row_that_starts_from_the_mean_itself_is_zero():
+    encoder = SampledEncoder(6, 3)
+    encoder.start(torch.ones(3, 6))
+    assert (encoder.weight == 0).all()
+
+
+def test_sampled_rows_need_as_many_samples():
+    with pytest.raises(ValueError, match="hidden=5: more than the 4 training samples"):
+        SampledEncoder(6, 5).start(torch.rand(4, 6))

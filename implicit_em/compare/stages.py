@@ -157,11 +157,12 @@ def digest(protocol: Protocol, settings: Sequence[Setting]) -> str:
 
 
 def settings_of(run: Run) -> str:
-    """Return a run's values of its family's axes: ``k=3, lr=0.001``."""
+    """Return a run's values of its family's axes: ``k=3, lr=0.001``; of a group, its option."""
     _, axes = run.places[0]
     parts = []
-    for key in axes:
+    for key, option in axes.items():
         value = OmegaConf.select(run.cfg, key)
+        value = option if OmegaConf.is_config(value) else value
         name = key.removesuffix(".value").removesuffix(".weight").rpartition(".")[2]
         parts.append(f"{name}={value:g}" if isinstance(value, int | float) else f"{name}={value}")
     return ", ".join(parts)

@@ -4,7 +4,7 @@ from implicit_em.models.activations import Abs
 from implicit_em.models.batch_topk import BatchTopK
 from implicit_em.models.classical import ICA, NMF, PCA, GaussianMixture, KMeans, Pixels
 from implicit_em.models.dictionary import Dictionary
-from implicit_em.models.encoder import Encoder
+from implicit_em.models.encoder import Encoder, SampledEncoder
 from implicit_em.models.gated import Gated
 from implicit_em.models.jump_relu import JumpReLU
 from implicit_em.models.sae import SparseAutoencoder
@@ -23,6 +23,7 @@ __all__ = [
     "JumpReLU",
     "KMeans",
     "Pixels",
+    "SampledEncoder",
     "SparseAutoencoder",
     "TopK",
 ]

@@ -1,5 +1,6 @@
 """The derived model: one linear layer and an activation, no decoder."""
 
+import torch
 from torch import Tensor, nn
 
 from implicit_em.models.linear import Linear, SharedInput
@@ -37,3 +38,27 @@ class Encoder(nn.Module):
     def responsibilities(self, x: Tensor) -> Tensor:
         """Return ``softmax(-E)``, shape ``(..., K)``: the posterior over components."""
         return (-self(x)).softmax(-1)
+
+
+class SampledEncoder(Encoder):
+    """The derived model whose rows start in the directions of training samples from their mean.
+
+    As the prototypes of a mixture often do (Forgy 1965): ``w_j`` along ``x_i - m``, i drawn without
+    replacement, as long as torch's own rows are on average, and ``b_j = -w_j m``, m the mean.
+    """
+
+    @torch.no_grad()
+    def start(self, x: Tensor) -> None:
+        """Draw the rows from the training samples ``(N, D)``.
+
+        Raises:
+            ValueError: if there are less samples than rows.
+
+        """
+        hidden = len(self.weight)
+        if len(x) < hidden:
+            raise ValueError(f"hidden={hidden}: more than the {len(x)} training samples")
+        mean_D = x.mean(0)
+        rows_KD = nn.functional.normalize(x[torch.randperm(len(x))[:hidden]] - mean_D)
+        self.weight.copy_(rows_KD / 3**0.5)
+        self.linear.bias.copy_(-self.weight @ mean_D)

@@ -21,7 +21,7 @@ from implicit_em.models import Dictionary
 from implicit_em.modules import module_class
 
 CONF = ROOT / "conf"
-DIGEST = "674f27568750d92d"
+DIGEST = "8786532ce3530e01"
 """Of the protocol on MNIST: another one is another protocol."""
 
 
@@ -48,6 +48,7 @@ DERIVED = """# @package _global_
 hydra:
   sweeper:
     params:
+      model: encoder,sampled
       loss.lse.weight: 0.1,10
 """
 
@@ -127,7 +128,8 @@ def test_the_report_needs_nothing_but_itself_and_says_what_the_tables_say(compar
 
 def test_settings_are_tuned_on_validation_samples_and_finals_tested(comparison):
     tuning, finals = table(comparison, "tuning"), table(comparison, "finals")
-    assert tuning.groupby("family").size().to_dict() == {"derived": 2, "toy": 2}
+    assert tuning.groupby("family").size().to_dict() == {"derived": 4, "toy": 2}
+    assert "model=sampled, lse=10" in set(tuning["settings"])
     chosen = table(comparison, "chosen")
     assert set(finals["settings"]) == set(chosen["settings"])
     seeds = finals.groupby(["family", "settings"])["seed"].agg(sorted)
@@ -145,8 +147,8 @@ def test_tuning_never_reads_the_test_set_and_takes_what_diverges_for_a_result(
 ):
     wild = tmp_path / "conf"
     shutil.copytree(conf, wild)
-    file = wild / "experiment" / "compare" / "derived.yaml"
-    file.write_text(file.read_text() + "      lr.value: 1e-3,1e30\n")
+    grid = DERIVED.replace("model: encoder,sampled", "lr.value: 1e-3,1e30")
+    (wild / "experiment" / "compare" / "derived.yaml").write_text(grid)
     read, tables = set(), []
     split = ResidentDataModule.split
     monkeypatch.setattr(
@@ -158,8 +160,8 @@ def test_tuning_never_reads_the_test_set_and_takes_what_diverges_for_a_result(
             compare(tmp_path / "trial", ["equal_width"], changes, workers=1, conf=wild)
     assert read == {"train"}
     diverged = tables[0][tables[0]["error"].notna()]
-    assert diverged["settings"].tolist() == ["lse=0.1, lr=1e+30", "lse=10, lr=1e+30"]
-    assert tables[0]["probe_accuracy"].isna().tolist() == [False, True, False, True, False, False]
+    assert diverged["settings"].tolist() == ["lr=1e+30, lse=0.1", "lr=1e+30, lse=10"]
+    assert tables[0]["probe_accuracy"].isna().tolist() == [False, False, True, True, False, False]
     assert caplog.text.count("runs to train") == 1, "what diverged would do so again"
 
 
