@@ -15,6 +15,7 @@ encoder matrix), ``x`` (the input), ``reconstruction``, or what else a model pro
 with a default is an option.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
@@ -29,23 +30,26 @@ Gradient = Callable[[Tensor], Iterable[tuple[float, Tensor, Tensor]]]
 """From a weight ``(R, 1, 1)`` to triples whose products add up to a term's gradient times it."""
 
 
-def lse(energies: Tensor, reduction: Reduction = "sum") -> Tensor:
+def lse(energies: Tensor, reduction: Reduction = "sum", temperature: float = 1.0) -> Tensor:
     """Log-sum-exp: the negative log-likelihood of a mixture, ``-log sum_j exp(-E_j)``.
 
     Its gradient with respect to ``E_j`` is exactly the responsibility ``r_j = softmax(-E)_j``, so
     that a forward pass is an E-step and a backward pass an M-step (Oursland 2026, arXiv
-    2601.06478).
+    2601.06478). At a temperature t it is the free energy ``-t log sum_j exp(-E_j / t)``, with
+    responsibilities ``softmax(-E / t)`` (deterministic annealing: Rose 1998).
 
     Args:
         energies: shape ``(..., B, K)``.
         reduction: over the batch. ``sum`` is the paper's protocol, in which the weight of this term
             against the batch statistics grows with B; ``mean`` does not depend on the batch size.
+        temperature: above 0. Where energies scale with the weights, as those of ReLU, and the other
+            terms do not mind the scale, it has the optima of temperature 1 with t times the weight.
 
     Raises:
-        ValueError: for another reduction.
+        ValueError: for another reduction, or a temperature that is not above 0 and finite.
 
     """
-    return evaluate(energies, [(lse, {"reduction": reduction})])[0]
+    return evaluate(energies, [(lse, {"reduction": reduction, "temperature": temperature})])[0]
 
 
 def variance(energies: Tensor, eps: float = 1e-6) -> Tensor:
@@ -168,15 +172,22 @@ class _ClosedForms(Function):
         return _weighted_sum(ctx.gradients, weights), None
 
 
-def _lse(batch: _Batch, reduction: Reduction = "sum") -> tuple[Tensor, Gradient]:
-    """``-log sum_j exp(-E_j)``; gradient ``r = softmax(-E)``."""
+def _lse(
+    batch: _Batch, reduction: Reduction = "sum", temperature: float = 1.0
+) -> tuple[Tensor, Gradient]:
+    """``-t log sum_j exp(-E_j / t)``; gradient ``r = softmax(-E / t)``."""
     if reduction not in ("sum", "mean"):
         raise ValueError(f"reduction={reduction!r}: allowed are 'sum' and 'mean'")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature={temperature}: must be above 0, and finite")
     lowest = batch.energies.amin(-1, keepdim=True)
-    likelihoods = (lowest - batch.energies).exp_()
+    logits = lowest - batch.energies
+    if temperature != 1:
+        logits = logits.div_(temperature)
+    likelihoods = logits.exp_()
     evidence = likelihoods.sum(-1, keepdim=True)
     responsibilities = likelihoods.div_(evidence)
-    total = (lowest - evidence.log()).sum((-2, -1))
+    total = (lowest - temperature * evidence.log()).sum((-2, -1))
 
     def gradient(weight: Tensor) -> Iterable[tuple[float, Tensor, Tensor]]:
         yield 1 if reduction == "sum" else 1 / batch.size, responsibilities, weight

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from implicit_em.compare.densities import EDGES
+from implicit_em.compare.knobs import BASE, CURVE, records
 from implicit_em.compare.matching import at_density
 from implicit_em.compare.results import Results, name_of
 from implicit_em.compare.selection import on_front
@@ -157,6 +158,45 @@ def grids(results: Results) -> Figure:
         axes.set_xticks((0.02, 0.05, 0.1, 0.2, 0.5, 1.0))
 
     figure = _panels(results.protocol.families, panel, height=2.0)
+    figure.supxlabel("active units on a sample (%)", fontsize=9)
+    figure.supylabel("probe accuracy, validation (%)", fontsize=9)
+    return figure
+
+
+def knobs(table: pd.DataFrame, moved: pd.DataFrame) -> Figure:
+    """The settings of the derived model over their density, each knob before the curve.
+
+    Args:
+        table: a row a run, as ``knobs.effects`` takes it.
+        moved: what that gives.
+
+    """
+    runs = table[table["knob"].isin(CURVE)].rename(columns={"density": "exact_density"})
+    curve = _band(runs, "probe_accuracy")
+    base = moved[moved["knob"] == BASE]
+    shown = moved.dropna(subset=["density", "probe_accuracy"])
+    low = 100 * shown["probe_accuracy"].quantile(0.05) - 1
+    high = 100 * shown["probe_accuracy"].max() + 1
+
+    def panel(axes: Axes, knob: str) -> None:
+        grid, under, middle, over = curve
+        axes.fill_between(grid, 100 * under, 100 * over, color=GREY, alpha=0.3, lw=0)
+        axes.plot(grid, 100 * middle, "-", color=GREY, lw=1)
+        axes.plot(base["density"], 100 * base["probe_accuracy"], "x", color=BLACK, ms=6)
+        for row in records(shown[shown["knob"] == knob]):
+            height = max(low, 100 * row["probe_accuracy"])
+            axes.plot(row["density"], height, "o", color=VERMILION, ms=4)
+            axes.annotate(
+                row["settings"],
+                (row["density"], height),
+                (3, 3),
+                textcoords="offset points",
+                fontsize=6,
+            )
+        axes.set_ylim(float(low) - 0.5, float(high))
+        _density_axis(axes)
+
+    figure = _panels([knob for knob in shown["knob"].unique() if knob != BASE], panel, height=2.2)
     figure.supxlabel("active units on a sample (%)", fontsize=9)
     figure.supylabel("probe accuracy, validation (%)", fontsize=9)
     return figure

@@ -49,6 +49,7 @@ def tuning_table(runs: Sequence[Run]) -> pd.DataFrame:
         metrics = RunDirectory(run.directory).read_metrics() or {}
         keys = ("probe_accuracy", "silent_units", "final_loss", "error")
         row = {"family": run.places[0][0], "settings": settings_of(run), "run": run.fingerprint}
+        row["seed"] = run.cfg.seed
         share = None
         if metrics.get("status") == "completed":
             share = density(_activations(trained(run), held_out))

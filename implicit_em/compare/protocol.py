@@ -14,6 +14,8 @@ from implicit_em.errors import ConfigError, one_line
 
 Density = Annotated[float, Field(gt=0, lt=1)]
 Factor = Annotated[float, Field(ge=1)]
+KNOBS = "knobs"
+"""The part in which one setting of the derived model is varied at a time."""
 
 
 class Protocol(BaseModel):
@@ -27,6 +29,7 @@ class Protocol(BaseModel):
     reference: str
     families: Annotated[list[str], Field(min_length=1)]
     controls: list[str]
+    knobs: list[str]
     always: dict[str, Any]
     tuning: dict[str, Any]
     finals: dict[str, Any]
@@ -42,18 +45,19 @@ class Protocol(BaseModel):
             ConfigError: if there is none of a name.
 
         """
-        allowed = [*self.datasets, *self.parts]
+        every_part = [*self.parts, *([KNOBS] if self.knobs else [])]
+        allowed = [*self.datasets, *every_part]
         if unknown := [word for word in words if word not in allowed]:
             raise ConfigError(f"{unknown[0]}: no such part; allowed: {', '.join(allowed)}")
         datasets, parts = (
             [name for name in names if name in words] or list(names)
-            for names in (self.datasets, self.parts)
+            for names in (self.datasets, every_part)
         )
         return [(dataset, part) for part, dataset in product(parts, datasets)]
 
     def width_of(self, part: str, family: str) -> int:
         """Return the number of units K that a family has in a part."""
-        return self.parts[part].get(family, self.width)
+        return self.parts.get(part, {}).get(family, self.width)
 
 
 def read_protocol(conf: Path, changes: Sequence[str] = ()) -> Protocol:

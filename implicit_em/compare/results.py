@@ -90,8 +90,8 @@ def choose(protocol: Protocol, tuning: pd.DataFrame) -> pd.DataFrame:
 
 
 def name_of(family: str) -> str:
-    """Return how a family is called in print."""
-    return NAMES.get(family, family)
+    """Return how a family, or a knob, is called in print."""
+    return NAMES.get(family, family.replace("_", " "))
 
 
 def percent(share: float, digits: int | None = None) -> str:

@@ -36,24 +36,29 @@ class Setting(NamedTuple):
 
 
 def compose_settings(
-    families: Sequence[str], dataset: str, conf: Path, overrides: Sequence[str] = ()
+    names: Sequence[str],
+    dataset: str,
+    conf: Path,
+    overrides: Sequence[str] = (),
+    folder: str = "compare",
 ) -> list[Setting]:
-    """Compose all settings of families, files of ``conf/experiment/compare``.
+    """Compose all settings of families, or of knobs.
 
     Args:
-        families: names of the files.
+        names: of the files.
         dataset: option of the group ``data``.
         conf: the configuration files.
         overrides: settings of all runs, in Hydra's notation, beside those of the protocol.
+        folder: of ``conf/experiment``, in which the files are.
 
     Raises:
         ConfigError: if there is none of a name, or one cannot be composed.
 
     """
-    allowed = sorted(path.stem for path in (conf / "experiment" / "compare").glob("*.yaml"))
-    if unknown := [family for family in families if family not in allowed]:
-        raise ConfigError(f"{unknown[0]}: no such family; allowed: {', '.join(allowed)}")
-    sweeps = {f"compare/{family}": family for family in families}
+    allowed = sorted(path.stem for path in (conf / "experiment" / folder).glob("*.yaml"))
+    if unknown := [name for name in names if name not in allowed]:
+        raise ConfigError(f"{unknown[0]}: not in {folder}; allowed: {', '.join(allowed)}")
+    sweeps = {f"{folder}/{name}": name for name in names}
     composed = compose_sweeps(list(sweeps), conf, [f"data={dataset}", *overrides])
     return [Setting(sweeps[sweep], axes, cfg) for sweep, cfg, axes in composed]
 
@@ -91,6 +96,14 @@ class Stages:
             for family, axes, cfg in self.settings
         ]
         return list({run.fingerprint: run for run in runs}.values())
+
+    def knobs(self) -> list[Run]:
+        """Return the runs of all settings, as those of a grid, but once a seed."""
+        return [
+            self._run(knob, axes, cfg, {**self.protocol.tuning, "seed": seed})
+            for knob, axes, cfg in self.settings
+            for seed in self.protocol.seeds
+        ]
 
     def finals(self, chosen: pd.DataFrame, grids: Sequence[Run]) -> list[Run]:
         """Return the runs of chosen settings, from ``selection.select``, once a seed."""
@@ -161,7 +174,7 @@ def settings_of(run: Run) -> str:
     _, axes = run.places[0]
     parts = []
     for key, option in axes.items():
-        value = OmegaConf.select(run.cfg, key)
+        value = OmegaConf.select(run.cfg, key.lstrip("+"))
         value = option if OmegaConf.is_config(value) else value
         name = key.removesuffix(".value").removesuffix(".weight").rpartition(".")[2]
         parts.append(f"{name}={value:g}" if isinstance(value, int | float) else f"{name}={value}")

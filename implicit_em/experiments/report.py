@@ -111,12 +111,12 @@ def write_report(
     return write_pages(text, directory)
 
 
-def render(package: str, **values: Any) -> str:
-    """Return a package's ``report.md.j2``, filled in; a value that is missing is an error."""
+def render(package: str, template: str = "report.md.j2", /, **values: Any) -> str:
+    """Return a template of a package, filled in; a value that is missing is an error."""
     environment = Environment(
         loader=PackageLoader(package, ""), undefined=StrictUndefined, keep_trailing_newline=True
     )
-    return environment.get_template("report.md.j2").render(**values)
+    return environment.get_template(template).render(**values)
 
 
 def write_pages(text: str, directory: Path) -> Path:

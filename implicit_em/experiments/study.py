@@ -153,8 +153,8 @@ def compose_sweeps(
 
 
 def _with_values(base: DictConfig, values: Mapping[str, str], job: list[str]) -> DictConfig:
-    """Return the configuration of a job: composed anew only where an axis chooses from a group."""
-    if any(OmegaConf.is_config(OmegaConf.select(base, axis)) for axis in values):
+    """Return the configuration of a job: composed anew where an axis chooses, or adds a key."""
+    if any(a.startswith("+") or OmegaConf.is_config(OmegaConf.select(base, a)) for a in values):
         return compose("train", overrides=job)
     cfg = OmegaConf.masked_copy(base, [str(key) for key in base if key != "hydra"])
     OmegaConf.set_struct(cfg, True)  # as Hydra has it

@@ -21,7 +21,7 @@ from implicit_em.models import Dictionary
 from implicit_em.modules import module_class
 
 CONF = ROOT / "conf"
-DIGEST = "8786532ce3530e01"
+DIGEST = "28e43a46b337de87"
 """Of the protocol on MNIST: another one is another protocol."""
 
 
@@ -99,6 +99,17 @@ def comparison(tmp_path_factory, conf, changes):
     return directory
 
 
+@pytest.fixture(scope="module")
+def knobs(tmp_path_factory, conf, changes):
+    """A directory with the derived model's settings: one knob beside sparsity."""
+    directory = tmp_path_factory.mktemp("knobs") / "trial"
+    folder = conf / "experiment" / "knobs"
+    sparsity = (folder / "sparsity.yaml").read_text()
+    (folder / "sparsity.yaml").write_text(re.sub("weight: .*", "weight: 0.25,10", sparsity))
+    compare(directory, ["knobs"], [*changes, "knobs=[start,temperature]"], workers=1, conf=conf)
+    return directory
+
+
 def part(directory, name="equal_parameters"):
     return directory / "mnist" / name
 
@@ -124,6 +135,26 @@ def test_the_report_needs_nothing_but_itself_and_says_what_the_tables_say(compar
     said = json.loads((part(comparison) / "findings.json").read_text())["findings"]
     assert said
     assert all(sentence in text for sentence in said)
+
+
+def test_the_derived_models_settings_are_varied_one_at_a_time(knobs):
+    runs = table(knobs, "runs", "knobs")
+    settings = runs.groupby("knob", sort=False)["settings"].unique().map(list).to_dict()
+    assert settings == {
+        "base": ["lse=1"],
+        "sparsity": ["lse=0.25", "lse=10"],
+        "start": ["model=sampled"],
+        "temperature": [f"temperature={t}" for t in (0.25, 0.5, 2, 4)],
+    }
+    assert (runs.groupby("settings")["seed"].agg(list).map(tuple) == (1, 2)).all()
+    assert runs["density"].nunique() > 8
+    said = json.loads((part(knobs, "knobs") / "findings.json").read_text())["findings"]
+    text = (part(knobs, "knobs") / "report.md").read_text()
+    assert all(sentence in text for sentence in said)
+    assert "> **TRIAL with" in text
+    assert (part(knobs, "knobs") / "figures" / "knobs.png").exists()
+    for run in (knobs / "mnist" / "runs" / "start").iterdir():
+        assert json.loads((run / "metrics.json").read_text())["status"] == "completed"
 
 
 def test_settings_are_tuned_on_validation_samples_and_finals_tested(comparison):
@@ -154,7 +185,7 @@ def test_tuning_never_reads_the_test_set_and_takes_what_diverges_for_a_result(
     monkeypatch.setattr(
         ResidentDataModule, "split", lambda self, name: (read.add(name), split(self, name))[1]
     )
-    monkeypatch.setattr("implicit_em.compare.comparison.choose", lambda _, t: 1 / tables.append(t))
+    monkeypatch.setattr("implicit_em.compare.parts.choose", lambda _, t: 1 / tables.append(t))
     for _ in range(2):
         with pytest.raises(TypeError), caplog.at_level("INFO"):
             compare(tmp_path / "trial", ["equal_width"], changes, workers=1, conf=wild)
@@ -203,7 +234,7 @@ def test_another_comparison_is_not_written_over(comparison, conf, changes):
     with pytest.raises(Exception, match=r"holds TRIAL with .*, not TRIAL with"):
         compare(comparison, changes=[*changes, "seed=7"], conf=conf)
     with FileLock(comparison / ".lock"), pytest.raises(Exception, match="another comparison"):
-        compare(comparison, changes=changes, conf=conf)
+        compare(comparison, ["equal_width"], changes, conf=conf)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +248,7 @@ def test_another_comparison_is_not_written_over(comparison, conf, changes):
         (["reach=0.5"], "reach=0.5: "),
         (["reference=topk", "families=[l1]"], "reference=topk: allowed are the families, l1"),
         (["width.k=3"], "width.k=3: width has no k"),
-        (["families=[derived,none]"], "none: no such family; allowed: batch_topk, "),
+        (["families=[derived,none]"], "none: not in compare; allowed: batch_topk, "),
         (["tuning.lr.valu=1", "families=[derived]"], "lr.valu=1: no such setting"),
         (["lr.valu=1"], "lr.valu=1: no such key; did you mean lr.value?"),
         (["model=topk"], "model=topk: the experiments set model themselves"),

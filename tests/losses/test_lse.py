@@ -107,6 +107,35 @@ def test_another_reduction_is_refused():
         lse(draw(4, 3), reduction="median")
 
 
+@settings(max_examples=50, deadline=None)
+@given(BATCHES, st.floats(0.05, 20))
+def test_a_temperature_scales_energies_and_what_comes_out(batch, temperature):
+    energies = torch.from_numpy(batch).requires_grad_()
+    value = lse(energies, temperature=temperature)
+    assert_close(value, temperature * lse(energies.detach() / temperature))
+    value.backward()
+    expected = responsibilities(energies.detach() / temperature)
+    assert_close(energies.grad, expected, rtol=1e-9, atol=1e-14)
+
+
+def test_temperature_one_is_none_to_the_last_bit():
+    energies = draw(7, 5, dtype=torch.float32)
+    assert torch.equal(lse(energies), lse(energies, temperature=1))
+
+
+def test_a_cold_mixture_is_the_least_energy_and_a_hot_one_the_mean():
+    energies = draw(7, 5)
+    assert_close(lse(energies, temperature=1e-6), energies.amin(-1).sum())
+    hot = lse(energies, temperature=1e6) + 7e6 * math.log(5)
+    assert_close(hot, energies.mean(-1).sum(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("temperature", [0, -1, math.inf, math.nan])
+def test_a_temperature_that_is_none_is_refused(temperature):
+    with pytest.raises(ValueError, match=f"temperature={temperature}: must be above 0, and finite"):
+        lse(draw(3, 2), temperature=temperature)
+
+
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_a_stack_gives_each_replicas_own_value(reduction):
     energies = draw(2, 3, 8, 5)

@@ -1,0 +1,88 @@
+"""The report on the settings of the derived model: its table, figure and text."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from implicit_em.compare.figures import knobs as draw_knobs
+from implicit_em.compare.knobs import effects, knob_findings, records
+from implicit_em.compare.protocol import Protocol
+from implicit_em.experiments.figures.style import write
+from implicit_em.experiments.report import render, write_pages
+from implicit_em.files import whole, write_json
+from implicit_em.terminal import markdown_table
+
+
+def write_knobs(
+    table: pd.DataFrame,
+    protocol: Protocol,
+    directory: Path,
+    dataset: str,
+    digest: str,
+    provenance: Mapping[str, str],
+    trial: str | None,
+) -> tuple[Path, list[str]]:
+    """Write tables, figure, report and findings; gives the path of the page, and the findings.
+
+    Args:
+        table: a row a run, as ``knobs.effects`` takes it.
+        protocol: of the comparison.
+        directory: of the part.
+        dataset: its data.
+        digest: of the protocol and its runs.
+        provenance: lines by name.
+        trial: what makes this a trial, or ``None``.
+
+    """
+    moved = effects(table, protocol.beyond)
+    said = knob_findings(moved, protocol.reach)
+    for name, frame in (("runs", table), ("knobs", moved)):
+        with whole(directory / "tables" / f"{name}.csv") as temporary:
+            (frame.assign(trial=trial) if trial else frame).to_csv(temporary, index=False)
+    write(partial(draw_knobs, table, moved), directory / "figures/knobs", trial)
+    text = render(
+        "implicit_em.compare",
+        "knobs.md.j2",
+        dataset=dataset,
+        trial=trial,
+        protocol=protocol,
+        provenance=markdown_table(pd.DataFrame(provenance.items(), columns=["", "this run"])),
+        findings=said,
+        table=markdown_table(_as_text(moved)),
+        digest=digest,
+    )
+    write_json(directory / "findings.json", {"trial": trial, "digest": digest, "findings": said})
+    return write_pages(text, directory), said
+
+
+def _as_text(moved: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "knob": moved["knob"].str.replace("_", " "),
+            "setting": moved["settings"],
+            "n": moved["n"].astype(str),
+            "density, %": _spread(moved, "density", 1),
+            "probe, %": _spread(moved, "probe_accuracy", 2),
+            "points above the curve": [_ahead(row) for row in records(moved)],
+        }
+    )
+
+
+def _spread(moved: pd.DataFrame, column: str, digits: int) -> list[str]:
+    texts = []
+    for mean, std in zip(100 * moved[column], 100 * moved[f"{column}_std"], strict=True):
+        spread = "" if pd.isna(std) else f" ± {std:.{digits}f}"
+        texts.append("–" if pd.isna(mean) else f"{mean:.{digits}f}{spread}")
+    return texts
+
+
+def _ahead(row: Mapping[str, Any]) -> str:
+    if pd.isna(row["ahead"]):
+        return "–"
+    text = f"{100 * row['ahead']:+.2f}"
+    if not pd.isna(row["low"]):
+        text += f" [{100 * row['low']:+.2f}, {100 * row['high']:+.2f}]"
+    return text if pd.isna(row["p_holm"]) else f"{text}, p = {row['p_holm']:.2g}"
