@@ -1,39 +1,14 @@
 """Training steps by themselves: a stack of the paper's models without Trainer and loggers."""
 
-from dataclasses import dataclass
-
 import torch
 from hydra.utils import instantiate
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from benchmarks.common import Device
 from implicit_em.data import Block
 from implicit_em.models import Encoder
-from implicit_em.models.linear import SharedInput
 from implicit_em.modules import ADAM, DERIVED_LOSS, EncoderModule, build_objective
-from implicit_em.objective import Objective
-from implicit_em.stack import Stack
-
-
-@dataclass(eq=False)
-class Replica:
-    """A run of which there is no more than a stack needs."""
-
-    model: nn.Module
-    objective: Objective
-    bare_optimizer: Optimizer
-    compiled: bool = False
-    steps_done: int = 0
-
-    @staticmethod
-    def outputs(model: nn.Module, x: Tensor | SharedInput) -> dict[str, Tensor]:
-        """Return what the loss terms ask for."""
-        return EncoderModule.outputs(model, x)
-
-    def update(self) -> None:
-        """Make an optimizer step."""
-        self.bare_optimizer.step()
+from implicit_em.stack import BareReplica, Stack
 
 
 def build_stack(runs: int, in_features: int, hidden: int, device: Device) -> Stack:
@@ -42,7 +17,10 @@ def build_stack(runs: int, in_features: int, hidden: int, device: Device) -> Sta
     for _ in range(runs):
         model = Encoder(in_features, hidden).to(device.type)
         optimizer = instantiate(ADAM, _partial_=True)(model.parameters())
-        replicas.append(Replica(model, build_objective(DERIVED_LOSS), optimizer, device.compiled))
+        objective = build_objective(DERIVED_LOSS)
+        replicas.append(
+            BareReplica(model, objective, optimizer, EncoderModule.outputs, device.compiled)
+        )
     return Stack(replicas)
 
 

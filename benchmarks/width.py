@@ -5,7 +5,6 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from benchmarks.common import (
     track,
 )
 from benchmarks.step import build_stack, random_block
+from implicit_em.compare.costs import peak_memory
 
 EXPONENT = 1.15
 """Most that the step time may grow by: as K to this power."""
@@ -146,10 +146,4 @@ def _cost(point: Point, seconds: float) -> tuple[list[float], int]:
 def _peak_memory(device: Device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage's figure begins, on Linux, with the parent's size
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return 1024 * int(line.split()[1])
-    import resource  # which Windows does not have
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak_memory()

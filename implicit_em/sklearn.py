@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
@@ -14,7 +13,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import check_random_state, check_scalar
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
-from torch.optim import Adam, Optimizer
+from torch.optim import Adam
 
 from implicit_em.data import Block, ResidentLoader
 from implicit_em.errors import NonFiniteLossError
@@ -22,7 +21,7 @@ from implicit_em.losses import decorrelation, lse, variance
 from implicit_em.models import Encoder
 from implicit_em.models.linear import SharedInput
 from implicit_em.objective import Objective, Term
-from implicit_em.stack import Stack
+from implicit_em.stack import BareReplica, Stack
 
 
 class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -187,7 +186,8 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             }
         )
         self._optimizer.param_groups[0]["lr"] = float(self.lr)
-        stack = Stack([_Replica(self.encoder_, objective, self._optimizer)])
+        replica = BareReplica(self.encoder_, objective, self._optimizer, _outputs)
+        stack = Stack([replica])
         labels = samples.new_zeros(len(samples))
         loader = ResidentLoader(samples, labels, self.batch_size, seed=self._seed)
         for epoch in range(self.n_iter_, self.n_iter_ + epochs):
@@ -215,19 +215,5 @@ def _torch_threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@dataclass
-class _Replica:
-    """The estimator's encoder, as a stack trains it."""
-
-    model: Encoder
-    objective: Objective
-    bare_optimizer: Optimizer
-    compiled: bool = False
-    steps_done: int = 0  # nobody asks: no weight of a term depends on it
-
-    @staticmethod
-    def outputs(model: Encoder, x: Tensor | SharedInput) -> dict[str, Tensor]:
-        return {"energies": model(x)}
-
-    def update(self) -> None:
-        self.bare_optimizer.step()
+def _outputs(model: Encoder, x: Tensor | SharedInput) -> dict[str, Tensor]:
+    return {"energies": model(x)}

@@ -9,6 +9,7 @@ import copy
 import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from typing import Any, Protocol
@@ -42,9 +43,9 @@ class Replica(Protocol):
     objective: Objective
     compiled: bool
 
-    @staticmethod
-    def outputs(model: Any, x: Tensor | SharedInput) -> dict[str, Tensor]:
-        """Return what the model makes of inputs, by the names that loss terms ask for."""
+    @property
+    def outputs(self) -> Callable[[Any, Tensor | SharedInput], dict[str, Tensor]]:
+        """What the model makes of inputs, by the names that loss terms ask for."""
 
     @property
     def bare_optimizer(self) -> Optimizer | None:
@@ -56,6 +57,32 @@ class Replica(Protocol):
 
     def update(self) -> None:
         """Make an optimizer step; the gradients lie on the model's parameters."""
+
+
+@dataclass(eq=False)
+class BareReplica:
+    """A run of which there is no more than a stack needs: an optimizer's step moves its weights.
+
+    Args:
+        model: as a ``Replica`` has it.
+        objective: likewise.
+        bare_optimizer: of the model's parameters.
+        outputs: what the model makes of inputs, by the names that loss terms ask for.
+        compiled: whether the step is compiled.
+        steps_done: asked for where weights of terms depend on it.
+
+    """
+
+    model: Any
+    objective: Objective
+    bare_optimizer: Optimizer
+    outputs: Callable[[Any, Tensor | SharedInput], dict[str, Tensor]]
+    compiled: bool = False
+    steps_done: int = 0
+
+    def update(self) -> None:
+        """Make an optimizer step."""
+        self.bare_optimizer.step()
 
 
 class Stack:

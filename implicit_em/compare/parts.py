@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from implicit_em.compare.costs import costs
 from implicit_em.compare.figures import at_target
 from implicit_em.compare.knob_report import write_knobs
 from implicit_em.compare.measuring import measure_all, stabilities, trained, tuning_table
@@ -101,6 +102,7 @@ class Families(Part):
         check_all(finals)
         self._train([*finals, *self.controls], workers)
         finals = [run for run in finals if not has_diverged(run)]
+        first = {run.places[0][0]: run for run in reversed(finals)}
         with working("measuring finals and controls"):
             results = Results(
                 self.protocol,
@@ -109,6 +111,7 @@ class Families(Part):
                 measure_all(finals, workers),
                 measure_all(self.controls, workers),
                 stabilities(finals),
+                costs([first[name] for name in self.protocol.families if name in first]),
             )
         return self._report(results, finals, command)
 

@@ -51,6 +51,7 @@ def write_tables(results: Results, directory: Path, trial: str | None) -> dict[s
         "finals": results.finals,
         "controls": results.controls,
         "stability": results.stability,
+        "costs": results.costs,
     }
     if results.widths_differ:
         tables["matched_activity"] = results.at_activity()
@@ -147,6 +148,7 @@ def write_report(
         if len(results.controls)
         else "None.",
         digest=digest,
+        costs=markdown_table(_costs(results)),
         budget=markdown_table(_budget(results)),
         held_out=f"{protocol.always.get('data.val_size', 0):,}",
         always=_listed(protocol.always),
@@ -209,6 +211,20 @@ def _quality(results: Results) -> pd.DataFrame:
         texts = stability[name].map("{:.3f}".format).replace("nan", "–")
         quality[name.replace("_", " ")] = texts.to_numpy()
     return quality
+
+
+def _costs(results: Results) -> pd.DataFrame:
+    costs = results.costs
+    own = costs.loc[costs["family"] == results.protocol.reference, "step_ms"]
+    ratios = costs["step_ms"] / own.iloc[0] if len(own) else pd.Series(float("nan"), costs.index)
+    return pd.DataFrame(
+        {
+            "family": costs["family"].map(name_of),
+            "step, ms": costs["step_ms"].map("{:.2f}".format),
+            f"of {name_of(results.protocol.reference)}": ratios.map("{:.2f}".format),
+            "peak memory, MiB": costs["peak_MiB"].map("{:.1f}".format),
+        }
+    )
 
 
 def _budget(results: Results) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """The results of a part as tables, and what they say in sentences."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,7 @@ class Results:
         finals: a row a run, from ``measuring.measure_all``; ``active_units`` is its L0.
         controls: likewise.
         stability: a row a setting, from ``measuring.stabilities``.
+        costs: a row a family, from ``costs.costs``.
 
     """
 
@@ -54,7 +55,8 @@ class Results:
     chosen: pd.DataFrame
     finals: pd.DataFrame
     controls: pd.DataFrame
-    stability: pd.DataFrame = field(default_factory=pd.DataFrame)
+    stability: pd.DataFrame
+    costs: pd.DataFrame
 
     @property
     def widths_differ(self) -> bool:

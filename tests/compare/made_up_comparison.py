@@ -63,7 +63,8 @@ def results(families=None, widths=None, spread=0.001, **changes) -> Results:
         [_final(family, "", 1, 0.9, level, 0) | {"units": 64} for family, level in CONTROLS.items()]
     ).assign(exact_density=[0.19, 1, 1, 0.47, 0.5])
     stability = picked[["family", "settings"]].assign(encoder_stability=0.7, decoder_stability=0.8)
-    return Results(protocol, tuning, chosen, finals, controls, stability)
+    costs = pd.DataFrame({"family": list(levels), "step_ms": 0.5, "peak_MiB": 3.0})
+    return Results(protocol, tuning, chosen, finals, controls, stability, costs)
 
 
 def _noise(protocol, family, spread):

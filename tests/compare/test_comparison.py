@@ -3,7 +3,9 @@
 import json
 import re
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -53,11 +55,23 @@ hydra:
 """
 
 
+class Inline(nullcontext):
+    """An executor that does it here and now."""
+
+    def __init__(self, *_, **__):
+        super().__init__(self)
+
+    def submit(self, function, *arguments):
+        return SimpleNamespace(result=lambda: function(*arguments))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def coarse():
-    """Draw figures that take no time."""
+    """Draw figures, and measure costs, in no time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("implicit_em.experiments.figures.style.RESOLUTION", 20)
+        patch.setattr("implicit_em.compare.costs.ProcessPoolExecutor", Inline)
+        patch.setattr("implicit_em.compare.costs.SECONDS", 0.01)
         yield
 
 
@@ -120,11 +134,18 @@ def table(directory, name, of="equal_parameters"):
 
 def test_every_table_and_figure_is_written(comparison):
     tables = {path.stem for path in (part(comparison) / "tables").iterdir()}
-    names = ("matched_density", "tuning", "chosen", "finals", "controls", "stability")
+    names = ("matched_density", "tuning", "chosen", "finals", "controls", "stability", "costs")
     assert tables == {*names, "matched_activity"}
     figures = {path.name for path in (part(comparison) / "figures").iterdir()}
     drawn = ("pareto", "grids", "features", "histograms")
     assert figures == {f"{name}.{kind}" for name in drawn for kind in ("png", "pdf")}
+
+
+def test_what_a_step_costs_is_measured_of_each_family(comparison):
+    costs = table(comparison, "costs")
+    assert costs["family"].tolist() == ["derived", "toy"]
+    assert (costs["step_ms"] > 0).all()
+    assert "| derived  | " in (part(comparison) / "report.md").read_text().split("## Costs")[1]
 
 
 def test_the_report_needs_nothing_but_itself_and_says_what_the_tables_say(comparison):

@@ -1,0 +1,92 @@
+"""What a training step costs: each family alone, on one thread, in a process of its own."""
+
+import multiprocessing
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from hydra.utils import instantiate
+
+from implicit_em.config import module_arguments, to_plain
+from implicit_em.data import Block
+from implicit_em.experiments.study import Run
+from implicit_em.fitting import load_data
+from implicit_em.modules import ADAM, EncoderModule, EnergyModule, module_class
+from implicit_em.stack import BareReplica, Stack
+
+SECONDS = 2.0
+"""Of steps that are measured."""
+BATCHES = 16
+"""Steps between two looks at the clock."""
+WARM = 10**9
+"""Steps done before: warm-up of a penalty is over."""
+
+
+def costs(runs: Sequence[Run]) -> pd.DataFrame:
+    """Return a row a run: ``family``, ``step_ms`` and ``peak_MiB``.
+
+    The first is the median time of a training step without Trainer and loggers, the second the peak
+    of the process's memory above that of the images, in MiB. Neither depends on what a model has
+    learned, so that images and weights are random.
+
+    Args:
+        runs: any of each family, of one data set.
+
+    """
+    features = load_data(to_plain(runs[0].cfg)).in_features
+    rows = []
+    for run in runs:
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, mp_context=spawn) as process:
+            measured = process.submit(_cost, to_plain(run.cfg), features).result()
+        rows.append({"family": run.places[0][0], **measured})
+    return pd.DataFrame(rows)
+
+
+def peak_memory() -> int:
+    """Return the most bytes that this process has had in memory so far."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage's figure begins, on Linux, with the parent's size
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return 1024 * int(line.split()[1])
+    import resource  # which Windows does not have
+
+    kilo = 1 if sys.platform == "darwin" else 1024
+    return kilo * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _cost(cfg: dict[str, Any], features: int) -> dict[str, float]:
+    torch.set_num_threads(1)
+    images_ND = torch.randint(256, (60_000, features), dtype=torch.uint8)
+    tiny = EncoderModule({"in_features": features, "hidden": 8})
+    _steps(tiny, ADAM, images_ND, 8, 0)  # what libraries set up once is no cost of a family
+    before = peak_memory()
+    module = module_class(cfg["model"]["_target_"])(**module_arguments(cfg, features))
+    times = _steps(module, cfg["optimizer"], images_ND, cfg["data"]["batch_size"], SECONDS)
+    return {
+        "step_ms": 1e3 * float(np.median(times)),
+        "peak_MiB": (peak_memory() - before) / 2**20,
+    }
+
+
+def _steps(
+    module: EnergyModule, optimizer: Any, images_ND: torch.Tensor, batch_size: int, seconds: float
+) -> list[float]:
+    """Return the seconds that a step took, on average over each block but the first."""
+    moving = instantiate(optimizer, _partial_=True)(module.model.parameters())
+    replica = BareReplica(module.model, module.objective, moving, module.outputs, steps_done=WARM)
+    stack = Stack([replica])
+    times: list[float] = []
+    started = time.perf_counter()
+    while len(times) < 2 or time.perf_counter() - started < seconds:
+        chosen = torch.randint(len(images_ND), (BATCHES, batch_size))
+        start = time.perf_counter()
+        stack.train([Block(images_ND, list(chosen))])
+        times.append((time.perf_counter() - start) / BATCHES)
+    return times[1:]
