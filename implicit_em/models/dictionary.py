@@ -18,9 +18,10 @@ class Dictionary(SparseAutoencoder):
 
     Starts with random directions, ``W_e = W_d^T``, and ``b_d`` in the middle of the data, as
     ``start`` finds it before training. By default it is that of Bricken et al. 2023 (Towards
-    Monosemanticity): columns of length 1 after every step, whose gradients have no part along them.
-    With free columns and ``b_d`` not subtracted, that of Conerly et al. 2024 (Circuits Updates,
-    April), for a penalty on ``|a_j| ||W_d,j||``.
+    Monosemanticity), but for the transposed start, which is of Conerly et al. and Gao et al. 2024:
+    columns of length 1 after every step, whose gradients have no part along them, and ``b_d`` from
+    the geometric median. With free columns and ``b_d`` not subtracted, that of Conerly et al. 2024
+    (Circuits Updates, April), for a penalty on ``|a_j| ||W_d,j||``. No dead unit is sampled anew.
 
     Args:
         in_features: width D of the input.

@@ -21,7 +21,7 @@ class TopK(Dictionary):
         in_features: width D of the input.
         hidden: number of hidden units K.
         activation: of the pre-activations, before the choice; ReLU where none is given.
-        k: number of active units.
+        k: number of active units; fewer where fewer pre-activations are above 0.
         revived: number of dead units in the auxiliary reconstruction; half of D where none is
             given.
         dead_after: steps.
