@@ -1,5 +1,6 @@
 """The composed configuration: its schema, its check before anything trains, and what it builds."""
 
+import inspect
 import textwrap
 import warnings
 from collections.abc import Iterator, Mapping
@@ -258,7 +259,7 @@ def _check_data(cfg: Mapping[str, Any]) -> None:
 
 def _dry_run(cfg: dict[str, Any], choices: Mapping[str, str], trainer: Any) -> None:
     import torch
-    from hydra.utils import instantiate
+    from hydra.utils import get_class, instantiate
 
     from implicit_em.modules import build_objective, module_class, refusal_of_devices
 
@@ -271,6 +272,10 @@ def _dry_run(cfg: dict[str, Any], choices: Mapping[str, str], trainer: Any) -> N
             objective = build_objective(cfg["loss"])
         with _refusing(model):
             cls = module_class(cfg["model"]["_target_"])
+            own = inspect.signature(get_class(cfg["model"]["_target_"])).parameters.get("hidden")
+        if hidden is None and own and own.default is not None:
+            raise ConfigError("model.hidden=null: must be a whole number, greater than 0")
+        with _refusing(model):
             instantiate({**cfg["model"], "in_features": width})
         with _refusing(f"{loss} does not fit {model}"):
             module = cls(**module_arguments(cfg, width))
