@@ -140,7 +140,6 @@ def test_of_each_row_the_largest_are_kept(count):
     z = torch.randn(4, 16, 64)
     kept = keep_largest(z, count)
     assert ((kept != 0).sum(-1) == count).all()
-    assert torch.equal(kept.sort(-1).values, z.topk(count).values.sort(-1).values) or count < 64
     smallest = z.topk(count).values[..., -1:]
     assert torch.equal(kept, z.where(z >= smallest, 0))
 
@@ -236,21 +235,22 @@ def test_an_active_unit_is_not_dead():
     assert auxk(torch.zeros(2, 8, 64), torch.zeros(2, 8, 64), torch.ones(2, 8, 64)).eq(0).all()
 
 
-def test_a_units_jump_and_its_pseudo_derivatives():
-    model = JumpReLU(64, 32, k=3, threshold=0.3, bandwidth=0.2, middle="zero")
+@pytest.mark.parametrize("threshold", [0.3, 0.05])
+def test_a_units_jump_and_its_pseudo_derivatives(threshold):
+    model = JumpReLU(64, 32, k=3, threshold=threshold, bandwidth=0.2, middle="zero")
     z = (X @ model.weight.T).relu()
     outputs = model.training_outputs(X)
-    assert torch.equal(outputs["active"], (z > 0.3).float())
-    assert_close(outputs["energies"], z * (z > 0.3))
+    assert torch.equal(outputs["active"], (z > threshold).float())
+    assert_close(outputs["energies"], z * (z > threshold))
     assert torch.equal(outputs["energies"], model.encode(X))
     torch.manual_seed(0)
     of_activations, of_active = torch.randn(2, *z.shape)
     (outputs["energies"] * of_activations + outputs["active"] * of_active).sum().backward()
-    near = ((z - 0.3).abs() < 0.1) / 0.2
-    slope = -((0.3 * of_activations + of_active) * near).sum(0)
+    near = ((z - threshold).abs() < 0.1) & (z > 0)  # ReLU's zeros are near none
+    slope = -((threshold * of_activations + of_active) * near / 0.2).sum(0)
     assert near.sum() > 100
-    assert_close(model.log_threshold.grad, 0.3 * slope, rtol=1e-4, atol=1e-4)
-    expected = (of_activations * (z > 0.3)).sum(0)
+    assert_close(model.log_threshold.grad, threshold * slope, rtol=1e-4, atol=1e-4)
+    expected = (of_activations * (z > threshold)).sum(0)
     assert_close(model.encoder.linear.bias.grad, expected, rtol=1e-4, atol=1e-4)
 
 

@@ -81,7 +81,8 @@ class _Jump(Function):
     """``z H(z - theta)`` and ``H(z - theta)``.
 
     Derivatives with respect to z are ``H`` and 0, those to theta ``-theta K(u) / w`` and
-    ``-K(u) / w``, K the unit rectangle at ``u = (z - theta) / w``.
+    ``-K(u) / w``, K the unit rectangle at ``u = (z - theta) / w``, for ``z > 0``: how far below 0 the
+    others would be is not known, so that none is near a threshold.
     """
 
     @staticmethod
@@ -96,6 +97,6 @@ class _Jump(Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         z, threshold, active = ctx.saved_tensors
         of_activations, of_active = grads
-        near = (z - threshold).abs() < ctx.bandwidth / 2
+        near = ((z - threshold).abs() < ctx.bandwidth / 2) & (z > 0)
         slope = (threshold * of_activations + of_active) * near
         return of_activations * active, -slope.sum(-2, keepdim=True) / ctx.bandwidth, None
