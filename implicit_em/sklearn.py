@@ -192,11 +192,12 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         loader = ResidentLoader(samples, labels, self.batch_size, seed=self._seed)
         for epoch in range(self.n_iter_, self.n_iter_ + epochs):
             loader.set_epoch(epoch)
-            before = deepcopy(self.encoder_.state_dict())
+            before = deepcopy((self.encoder_.state_dict(), self._optimizer.state_dict()))
             with _torch_threads(effective_n_jobs(self.n_jobs)):
                 losses = stack.train([Block(samples, list(loader.index_batches()))])
             if not losses.isfinite().all():
-                self.encoder_.load_state_dict(before)
+                self.encoder_.load_state_dict(before[0])
+                self._optimizer.load_state_dict(before[1])
                 raise NonFiniteLossError(
                     f"lr={self.lr}: the loss was not finite in epoch {epoch + 1}; the weights are "
                     "those that it began with; allowed are smaller rates, or samples of another "

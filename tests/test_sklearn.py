@@ -11,6 +11,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from conftest import ROOT
+from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
@@ -164,6 +165,9 @@ def test_a_diverging_epoch_keeps_the_weights_before_it(digits, brief):
         brief.partial_fit(1e300 * digits[0])
     assert np.array_equal(brief.components_, before)
     assert brief.n_iter_ == 3
+    undisturbed = clone(brief).fit(digits[0]).partial_fit(digits[0])
+    brief.partial_fit(digits[0])
+    assert np.array_equal(brief.components_, undisturbed.components_), "the optimizer's state too"
 
 
 def test_it_needs_no_configuration_no_account_and_no_file(tmp_path):

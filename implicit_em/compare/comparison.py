@@ -48,6 +48,7 @@ def compare(
     trials.refuse_arguments(workers, conf, "compare.yaml")
     protocol = read_protocol(conf, [change for change in changes if is_of_the_protocol(change)])
     overrides = [change for change in changes if not is_of_the_protocol(change)]
+    protocol.refuse_own_settings(overrides)
     chosen = protocol.chosen(parts)
     trial = trials.label(changes)
     note = directory / "comparison.json"

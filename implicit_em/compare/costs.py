@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from implicit_em.config import module_arguments, to_plain
 from implicit_em.data import Block
 from implicit_em.experiments.study import Run
 from implicit_em.fitting import load_data
+from implicit_em.loading import load_weights
 from implicit_em.modules import ADAM, EncoderModule, EnergyModule, module_class
+from implicit_em.rundir import RunDirectory
 from implicit_em.stack import BareReplica, Stack
 
 SECONDS = 2.0
@@ -31,20 +34,19 @@ WARM = 10**9
 def costs(runs: Sequence[Run]) -> pd.DataFrame:
     """Return a row a run: ``family``, ``step_ms`` and ``peak_MiB``.
 
-    The first is the median time of a training step without Trainer and loggers, the second the peak
-    of the process's memory above that of the images, in MiB. Neither depends on what a model has
-    learned, so that images and weights are random.
+    The first is the median time of further training steps, without Trainer and loggers; the second
+    the peak of the process's memory above that before there was a model, in MiB.
 
     Args:
-        runs: any of each family, of one data set.
+        runs: that are complete, one of each family: what a step costs depends on which units are
+            dead.
 
     """
-    features = load_data(to_plain(runs[0].cfg)).in_features
     rows = []
     for run in runs:
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(1, mp_context=spawn) as process:
-            measured = process.submit(_cost, to_plain(run.cfg), features).result()
+            measured = process.submit(_cost, run.directory, to_plain(run.cfg)).result()
         rows.append({"family": run.places[0][0], **measured})
     return pd.DataFrame(rows)
 
@@ -61,22 +63,31 @@ def peak_memory() -> int:
     return kilo * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _cost(cfg: dict[str, Any], features: int) -> dict[str, float]:
+def _cost(directory: Path, cfg: dict[str, Any]) -> dict[str, float]:
     torch.set_num_threads(1)
-    images_ND = torch.randint(256, (60_000, features), dtype=torch.uint8)
+    data = load_data(cfg)
+    samples_ND, features = data.split("train")[0], data.in_features
     tiny = EncoderModule({"in_features": features, "hidden": 8})
-    _steps(tiny, ADAM, images_ND, 8, 0)  # what libraries set up once is no cost of a family
-    before = peak_memory()
+    _steps(tiny, ADAM, samples_ND, 8, 0)  # what libraries set up once is no cost of a family
+    before = _forget_peak()
     module = module_class(cfg["model"]["_target_"])(**module_arguments(cfg, features))
-    times = _steps(module, cfg["optimizer"], images_ND, cfg["data"]["batch_size"], SECONDS)
+    load_weights(module.model, RunDirectory(directory))
+    times = _steps(module, cfg["optimizer"], samples_ND, cfg["data"]["batch_size"], SECONDS)
     return {
         "step_ms": 1e3 * float(np.median(times)),
         "peak_MiB": (peak_memory() - before) / 2**20,
     }
 
 
+def _forget_peak() -> int:
+    """Begin a new peak where the system can: that of reading the data is no family's cost."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    return peak_memory()
+
+
 def _steps(
-    module: EnergyModule, optimizer: Any, images_ND: torch.Tensor, batch_size: int, seconds: float
+    module: EnergyModule, optimizer: Any, samples_ND: torch.Tensor, batch_size: int, seconds: float
 ) -> list[float]:
     """Return the seconds that a step took, on average over each block but the first."""
     moving = instantiate(optimizer, _partial_=True)(module.model.parameters())
@@ -85,8 +96,8 @@ def _steps(
     times: list[float] = []
     started = time.perf_counter()
     while len(times) < 2 or time.perf_counter() - started < seconds:
-        chosen = torch.randint(len(images_ND), (BATCHES, batch_size))
+        chosen = torch.randint(len(samples_ND), (BATCHES, batch_size))
         start = time.perf_counter()
-        stack.train([Block(images_ND, list(chosen))])
+        stack.train([Block(samples_ND, list(chosen))])
         times.append((time.perf_counter() - start) / BATCHES)
     return times[1:]

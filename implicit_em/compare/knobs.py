@@ -92,20 +92,25 @@ def _density(moved: pd.DataFrame, reach: float) -> Iterator[str]:
     base = moved[moved["knob"] == BASE]
     moving, still = [], []
     for knob, own in _knobs(moved):
+        if own["density"].isna().all():
+            continue
         densities = pd.concat([base, own])["density"].dropna()
         low, high = densities.min(), densities.max()
         if high >= reach * low:
             moving.append(f"{knob} ({percent(low, 1)} to {percent(high, 1)})")
         else:
             still.append(knob)
-    start = f"From {percent(base['density'].mean(), 1)} by default, density is moved by"
-    yield f"{start} {', '.join(moving) or 'nothing'}."
+    default = base["density"].mean()
+    start = "Density" if pd.isna(default) else f"From {percent(default, 1)} by default, density"
+    yield f"{start} is moved by {', '.join(moving) or 'nothing'}."
     if still:
         yield f"It stays within a factor of {reach} with {', '.join(still)}."
 
 
 def _quality(moved: pd.DataFrame) -> Iterator[str]:
     tested = moved[moved["p_holm"].notna()]
+    if tested.empty:
+        return
     clear = tested[tested["p_holm"] < SIGNIFICANT]
     yield (
         f"At the density that it has, {len(clear[clear['ahead'] > 0])} of {len(tested)} settings "
@@ -124,7 +129,7 @@ def _quality(moved: pd.DataFrame) -> Iterator[str]:
 
 
 def _nothing(moved: pd.DataFrame) -> Iterator[str]:
-    full = moved[moved["density"] > 0.999]
+    full = moved[moved["density"] == 1]
     if len(full):
         yield f"No unit is ever off with {', '.join(full['settings'])}."
     lost = moved[moved["n"] == 0]

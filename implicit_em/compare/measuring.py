@@ -15,7 +15,7 @@ import implicit_em
 from implicit_em.compare.densities import density
 from implicit_em.compare.dictionaries import stability, varying
 from implicit_em.compare.quality import Encoded, quality
-from implicit_em.compare.stages import settings_of
+from implicit_em.compare.stages import describe, settings_of
 from implicit_em.config import to_plain
 from implicit_em.data import as_unit_float
 from implicit_em.errors import DamagedError
@@ -48,12 +48,12 @@ def tuning_table(runs: Sequence[Run]) -> pd.DataFrame:
     for run in runs:
         metrics = RunDirectory(run.directory).read_metrics() or {}
         keys = ("probe_accuracy", "silent_units", "final_loss", "error")
-        row = {"family": run.places[0][0], "settings": settings_of(run), "run": run.fingerprint}
-        row["seed"] = run.cfg.seed
-        share = None
+        measured = {key: metrics.get(key) for key in keys} | {"density": None}
         if metrics.get("status") == "completed":
-            share = density(_activations(trained(run), held_out))
-        rows.append(row | {"density": share} | {key: metrics.get(key) for key in keys})
+            measured["density"] = density(_activations(trained(run), held_out))
+        for family, axes in run.places:
+            row = {"family": family, "settings": describe(run.cfg, axes), "run": run.fingerprint}
+            rows.append(row | {"seed": run.cfg.seed} | measured)
     numbers = ["density", "probe_accuracy", "silent_units", "final_loss"]
     return pd.DataFrame(rows).astype(dict.fromkeys(numbers, float))
 

@@ -3,6 +3,7 @@
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from implicit_em.compare.costs import costs
 from implicit_em.compare.figures import at_target
 from implicit_em.compare.knob_report import write_knobs
 from implicit_em.compare.measuring import measure_all, stabilities, trained, tuning_table
+from implicit_em.compare.protocol import DERIVED
 from implicit_em.compare.report import shown_density, write_figures, write_report, write_tables
 from implicit_em.compare.results import Results, choose, findings
-from implicit_em.compare.stages import Stages, check_all, digest, has_diverged
+from implicit_em.compare.stages import Stages, check_all, digest, has_diverged, named
 from implicit_em.config import to_plain
 from implicit_em.errors import RunError
 from implicit_em.experiments import provenance
@@ -101,7 +103,10 @@ class Families(Part):
         finals = self.stages.finals(chosen, self.grids)
         check_all(finals)
         self._train([*finals, *self.controls], workers)
-        finals = [run for run in finals if not has_diverged(run)]
+        lost = list(filter(has_diverged, finals))
+        finals = list(filterfalse(has_diverged, finals))
+        if not finals:
+            raise RunError(f"{self.dataset}, {self.part}: every final diverged")
         first = {run.places[0][0]: run for run in reversed(finals)}
         with working("measuring finals and controls"):
             results = Results(
@@ -112,6 +117,7 @@ class Families(Part):
                 measure_all(self.controls, workers),
                 stabilities(finals),
                 costs([first[name] for name in self.protocol.families if name in first]),
+                named(lost),
             )
         return self._report(results, finals, command)
 
@@ -158,7 +164,7 @@ class Knobs(Part):
         return page
 
     def _family(self, run: Run) -> str:
-        return "derived"
+        return DERIVED
 
 
 def _came_to_an_end(run: Run) -> bool:

@@ -7,15 +7,32 @@ from typing import Annotated, Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+)
 from yaml import YAMLError
 
 from implicit_em.errors import ConfigError, one_line
 
+
+def _distinct(values: list[Any]) -> list[Any]:
+    if len(set(values)) < len(values):
+        raise ValueError("each must be there once")
+    return values
+
+
 Density = Annotated[float, Field(gt=0, lt=1)]
 Factor = Annotated[float, Field(ge=1)]
+DERIVED = "derived"
+"""The family of the derived model."""
 KNOBS = "knobs"
-"""The part in which one setting of the derived model is varied at a time."""
+"""The part in which one of its settings is varied at a time."""
 
 
 class Protocol(BaseModel):
@@ -23,20 +40,36 @@ class Protocol(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    datasets: Annotated[list[str], Field(min_length=1)]
+    datasets: Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)]
     width: PositiveInt
     parts: Annotated[dict[str, dict[str, PositiveInt]], Field(min_length=1)]
     reference: str
-    families: Annotated[list[str], Field(min_length=1)]
-    controls: list[str]
-    knobs: list[str]
+    families: Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)]
+    controls: Annotated[list[str], AfterValidator(_distinct)]
+    knobs: Annotated[list[str], AfterValidator(_distinct)]
     always: dict[str, Any]
     tuning: dict[str, Any]
     finals: dict[str, Any]
-    seeds: Annotated[list[NonNegativeInt], Field(min_length=1)]
-    densities: Annotated[list[Density], Field(min_length=1)]
+    seeds: Annotated[list[NonNegativeInt], Field(min_length=1), AfterValidator(_distinct)]
+    densities: Annotated[list[Density], Field(min_length=1), AfterValidator(_distinct)]
     reach: Factor
     beyond: Factor
+
+    def refuse_own_settings(self, overrides: Sequence[str]) -> None:
+        """Refuse settings of all runs that the protocol has for a stage.
+
+        Raises:
+            ConfigError: naming the keys of the protocol in the setting's place.
+
+        """
+        stages = {name: getattr(self, name) for name in ("always", "tuning", "finals")}
+        for override in overrides:
+            key = override.lstrip("+~").partition("=")[0]
+            own = [f"{name}.{key}" for name, settings in stages.items() if key in settings]
+            if key == "seed":
+                own.append("seeds")
+            if own:
+                raise ConfigError(f"{override}: the protocol sets it; allowed: {', '.join(own)}")
 
     def chosen(self, words: Sequence[str]) -> list[tuple[str, str]]:
         """Return the data sets and parts that words name: of those of a kind that are named, all.

@@ -1,6 +1,7 @@
 """The report of a part, its tables and its figures."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,8 @@ def write_figures(
 
 def shown_density(results: Results) -> float:
     """Return the density at which most families have a setting: of several the sparsest."""
-    reached = results.chosen.groupby("target").size()
+    there = results.chosen.merge(results.finals[["family", "settings"]].drop_duplicates())
+    reached = there.groupby("target").size()
     return max(results.protocol.densities, key=lambda density: (reached.get(density, 0), -density))
 
 
@@ -143,7 +145,7 @@ def write_report(
         fronts=markdown_table(_fronts(results)),
         quality=markdown_table(_quality(results)),
         controls=markdown_table(
-            mean_over_seeds(results.controls, OF_FINALS).drop(columns="settings")
+            mean_over_seeds(results.controls, ("units", *OF_FINALS)).drop(columns="settings")
         )
         if len(results.controls)
         else "None.",
@@ -177,12 +179,16 @@ def _chosen(results: Results) -> pd.DataFrame:
             "family": together["family"].map(name_of),
             "near": together["target"].map(percent),
             "setting": together["settings"],
-            "density, validation": together["density"].map(lambda d: percent(d, 1)),
-            "probe, validation": together["probe_accuracy"].map(lambda p: percent(p, 2)),
-            "density of the finals, test": together["test"].map(lambda d: percent(d, 1)),
-            "probe of the finals, test": together["test_probe"].map(lambda p: percent(p, 2)),
+            "density, validation": together["density"].map(partial(_percent, digits=1)),
+            "probe, validation": together["probe_accuracy"].map(partial(_percent, digits=2)),
+            "density of the finals, test": together["test"].map(partial(_percent, digits=1)),
+            "probe of the finals, test": together["test_probe"].map(partial(_percent, digits=2)),
         }
     ).sort_values("family", kind="stable", key=lambda column: column.map(_order(results)))
+
+
+def _percent(share: float, digits: int) -> str:
+    return "–" if pd.isna(share) else percent(share, digits)
 
 
 def _order(results: Results) -> dict[str, int]:
@@ -206,11 +212,11 @@ def _named(families: tuple[str, ...]) -> str:
 
 def _quality(results: Results) -> pd.DataFrame:
     quality = mean_over_seeds(results.finals, OF_FINALS)
-    stability = results.stability
+    stability = results.stability.assign(family=results.stability["family"].map(name_of))
     for name in ("encoder_stability", "decoder_stability"):
         texts = stability[name].map("{:.3f}".format).replace("nan", "–")
-        quality[name.replace("_", " ")] = texts.to_numpy()
-    return quality
+        stability[name.replace("_", " ")] = texts
+    return quality.merge(stability.drop(columns=["encoder_stability", "decoder_stability"]))
 
 
 def _costs(results: Results) -> pd.DataFrame:

@@ -47,6 +47,7 @@ class Results:
         controls: likewise.
         stability: a row a setting, from ``measuring.stabilities``.
         costs: a row a family, from ``costs.costs``.
+        diverged: ``family``, ``settings`` and ``seed`` of finals that are not among them.
 
     """
 
@@ -57,6 +58,7 @@ class Results:
     controls: pd.DataFrame
     stability: pd.DataFrame
     costs: pd.DataFrame
+    diverged: pd.DataFrame
 
     @property
     def widths_differ(self) -> bool:
@@ -69,8 +71,13 @@ class Results:
         return against(at, self.protocol.reference)
 
     def at_activity(self) -> pd.DataFrame:
-        """Return the families at as many active units as those densities are at the usual width."""
-        targets = [density * self.protocol.width for density in self.protocol.densities]
+        """Return the families at as many active units as those densities are at the usual width.
+
+        Fewer than the widest family has at the lowest density are left out: it was not tuned there.
+        """
+        least = min(self.protocol.densities) * self.finals["units"].max()
+        counts = [density * self.protocol.width for density in self.protocol.densities]
+        targets = [count for count in counts if count > 0.999 * least]
         at = matched(self.finals, targets, self.protocol.beyond, along="active_units")
         return against(at, self.protocol.reference)
 
@@ -109,6 +116,7 @@ def findings(results: Results) -> list[str]:
     said += _in_all(at, reference)
     said += _front(results.fronts(), reference)
     said += _missing(at, results.protocol)
+    said += _diverged(results.diverged)
     if results.widths_differ:
         said += [
             _at_one(own, reference, f"At {target:.3g} active units")
@@ -123,14 +131,20 @@ def _by_target(at: pd.DataFrame) -> Iterator[tuple[float, pd.DataFrame]]:
 
 
 def _at_one(here: pd.DataFrame, reference: str, where: str) -> str:
-    """Say who has the best mean at a density, and by how much, and whether that is significant."""
-    ordered: list[Any] = sorted(here.itertuples(), key=lambda row: -row.mean)
+    """Say who has the best mean at a density, and by how much, and whether that is significant.
+
+    Of those alone that get there with all seeds: other means are of other seeds.
+    """
+    if not here["best"].any():
+        return f"{where} no family gets there with all seeds."
+    whole = here[here["n"] == here.loc[here["best"], "n"].iloc[0]]
+    ordered: list[Any] = sorted(whole.itertuples(), key=lambda row: -row.mean)
     best, others = ordered[0], [row for row in ordered if row.family != reference]
     said = f"{where} {name_of(best.family)} has the best mean, {percent(best.mean, 2)}"
     if len(others) == len(ordered):
-        return f"{said}; {name_of(reference)} does not get there."
+        return f"{said}; {name_of(reference)} does not get there with all seeds."
     if not others:
-        return f"{said}; no other family gets there."
+        return f"{said}; no other family gets there with all seeds."
     if best.family == reference:
         return (
             f"{said}, ahead of the next, {name_of(others[0].family)}, by {_points(others[0], -1)}."
@@ -189,6 +203,18 @@ def _missing(at: pd.DataFrame, protocol: Protocol) -> list[str]:
         if lacking := [percent(target) for target in protocol.densities if target not in there]:
             said.append(f"{name_of(family)} does not reach {', '.join(lacking)}.")
     return said
+
+
+def _diverged(diverged: pd.DataFrame) -> list[str]:
+    named = [
+        f"{name_of(str(family))}, {settings} (seed {_and(own['seed'])})"
+        for (family, settings), own in diverged.groupby(["family", "settings"], sort=False)
+    ]
+    return [f"Finals that diverged, and are left out: {'; '.join(named)}."] if named else []
+
+
+def _and(numbers: pd.Series) -> str:
+    return ", ".join(map(str, numbers))
 
 
 def matched_table(at: pd.DataFrame, protocol: Protocol, unit: str = "%") -> pd.DataFrame:

@@ -57,15 +57,18 @@ def fronts(points: pd.DataFrame, densities: Sequence[float], reach: float) -> pd
     Args:
         points: ``family``, ``density``, ``probe_accuracy``.
         densities: as in the protocol.
-        reach: factor within which a setting belongs to a density.
+        reach: factor within which a setting belongs to a density, the nearest.
 
     Returns:
         A row a density: ``target``, and ``families``, a tuple in the order of density.
 
     """
     front = points[on_front(points, "density", "probe_accuracy")].sort_values("density")
+    front = front[front["density"] > 0]
+    distances = np.abs(np.log(front["density"].to_numpy()[:, None]) - np.log(densities))
+    nearest = np.asarray(densities)[distances.argmin(1)]
     rows = []
     for target in densities:
-        near = front[front["density"].between(target / reach, target * reach)]
+        near = front[(nearest == target) & front["density"].between(target / reach, target * reach)]
         rows.append({"target": target, "families": tuple(near["family"].unique())})
     return pd.DataFrame(rows)

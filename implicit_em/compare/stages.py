@@ -10,7 +10,7 @@ import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from implicit_em.compare.protocol import Protocol
+from implicit_em.compare.protocol import DERIVED, Protocol
 from implicit_em.config import check
 from implicit_em.errors import ConfigError
 from implicit_em.experiments.study import Run, compose_sweeps, on_any_device
@@ -98,12 +98,15 @@ class Stages:
         return list({run.fingerprint: run for run in runs}.values())
 
     def knobs(self) -> list[Run]:
-        """Return the runs of all settings, as those of a grid, but once a seed."""
-        return [
-            self._run(knob, axes, cfg, {**self.protocol.tuning, "seed": seed})
-            for knob, axes, cfg in self.settings
-            for seed in self.protocol.seeds
-        ]
+        """Return the runs of all settings, as those of the derived grid, but once a seed."""
+        runs: dict[str, Run] = {}
+        for knob, axes, cfg in self.settings:
+            for seed in self.protocol.seeds:
+                run = self._run(DERIVED, axes, cfg, {**self.protocol.tuning, "seed": seed})
+                first = runs.setdefault(run.fingerprint, run)
+                places = first.places if first is not run else []
+                first.places[:] = [*places, (knob, dict(axes))]
+        return list(runs.values())
 
     def finals(self, chosen: pd.DataFrame, grids: Sequence[Run]) -> list[Run]:
         """Return the runs of chosen settings, from ``selection.select``, once a seed."""
@@ -171,14 +174,24 @@ def digest(protocol: Protocol, settings: Sequence[Setting]) -> str:
 
 def settings_of(run: Run) -> str:
     """Return a run's values of its family's axes: ``k=3, lr=0.001``; of a group, its option."""
-    _, axes = run.places[0]
+    return describe(run.cfg, run.places[0][1])
+
+
+def describe(cfg: DictConfig, axes: Mapping[str, str]) -> str:
+    """Return what a configuration has for axes, whose values are those in Hydra's notation."""
     parts = []
     for key, option in axes.items():
-        value = OmegaConf.select(run.cfg, key.lstrip("+"))
+        value = OmegaConf.select(cfg, key.lstrip("+"))
         value = option if OmegaConf.is_config(value) else value
         name = key.removesuffix(".value").removesuffix(".weight").rpartition(".")[2]
         parts.append(f"{name}={value:g}" if isinstance(value, int | float) else f"{name}={value}")
     return ", ".join(parts)
+
+
+def named(runs: Sequence[Run]) -> pd.DataFrame:
+    """Return ``family``, ``settings`` and ``seed`` of runs."""
+    rows = [(run.places[0][0], settings_of(run), run.cfg.seed) for run in runs]
+    return pd.DataFrame(rows, columns=["family", "settings", "seed"])
 
 
 def has_diverged(run: Run) -> bool:

@@ -81,8 +81,8 @@ class _Jump(Function):
     """``z H(z - theta)`` and ``H(z - theta)``.
 
     Derivatives with respect to z are ``H`` and 0, those to theta ``-theta K(u) / w`` and
-    ``-K(u) / w``, K the unit rectangle at ``u = (z - theta) / w``, for ``z > 0``: how far below 0 the
-    others would be is not known, so that none is near a threshold.
+    ``-K(u) / w``, K the unit rectangle at ``u = (z - theta) / w``, for ``z > 0``: how far below 0
+    the others would be is not known, so that none is near a threshold.
     """
 
     @staticmethod

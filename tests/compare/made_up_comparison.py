@@ -64,7 +64,8 @@ def results(families=None, widths=None, spread=0.001, **changes) -> Results:
     ).assign(exact_density=[0.19, 1, 1, 0.47, 0.5])
     stability = picked[["family", "settings"]].assign(encoder_stability=0.7, decoder_stability=0.8)
     costs = pd.DataFrame({"family": list(levels), "step_ms": 0.5, "peak_MiB": 3.0})
-    return Results(protocol, tuning, chosen, finals, controls, stability, costs)
+    diverged = pd.DataFrame(columns=["family", "settings", "seed"])
+    return Results(protocol, tuning, chosen, finals, controls, stability, costs, diverged)
 
 
 def _noise(protocol, family, spread):

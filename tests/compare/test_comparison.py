@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from implicit_em.compare.__main__ import main
 from implicit_em.compare.comparison import compare
+from implicit_em.compare.knobs import CURVE
 from implicit_em.compare.protocol import read_protocol
 from implicit_em.compare.stages import Stages, compose_settings, digest
 from implicit_em.config import module_arguments, to_plain
@@ -23,6 +24,7 @@ from implicit_em.models import Dictionary
 from implicit_em.modules import module_class
 
 CONF = ROOT / "conf"
+DIGEST_OF_KNOBS = "717521ad39a85180"
 DIGEST = "28e43a46b337de87"
 """Of the protocol on MNIST: another one is another protocol."""
 
@@ -174,7 +176,8 @@ def test_the_derived_models_settings_are_varied_one_at_a_time(knobs):
     assert all(sentence in text for sentence in said)
     assert "> **TRIAL with" in text
     assert (part(knobs, "knobs") / "figures" / "knobs.png").exists()
-    for run in (knobs / "mnist" / "runs" / "start").iterdir():
+    assert [path.name for path in (knobs / "mnist" / "runs").iterdir()] == ["derived"]
+    for run in (knobs / "mnist" / "runs" / "derived").iterdir():
         assert json.loads((run / "metrics.json").read_text())["status"] == "completed"
 
 
@@ -190,8 +193,8 @@ def test_settings_are_tuned_on_validation_samples_and_finals_tested(comparison):
     assert (hundred.round(6) == hundred.round()).all(), "of 100 validation samples"
     for run in (comparison / "mnist" / "runs" / "derived").iterdir():
         metrics = json.loads((run / "metrics.json").read_text())
-        final = not (run / "quality.json").exists()
-        assert (metrics["probe_accuracy"] is not None) == final
+        measured = (run / "quality.json").exists()
+        assert (metrics["probe_accuracy"] is None) == measured, "finals are probed by quality"
 
 
 def test_tuning_never_reads_the_test_set_and_takes_what_diverges_for_a_result(
@@ -253,7 +256,7 @@ def test_it_goes_on_with_what_is_missing_and_parts_share_what_they_can(
 
 def test_another_comparison_is_not_written_over(comparison, conf, changes):
     with pytest.raises(Exception, match=r"holds TRIAL with .*, not TRIAL with"):
-        compare(comparison, changes=[*changes, "seed=7"], conf=conf)
+        compare(comparison, changes=[*changes, "width=8"], conf=conf)
     with FileLock(comparison / ".lock"), pytest.raises(Exception, match="another comparison"):
         compare(comparison, ["equal_width"], changes, conf=conf)
 
@@ -266,6 +269,14 @@ def test_another_comparison_is_not_written_over(comparison, conf, changes):
         (["seeds=1"], "seeds=1: "),
         (["seeds=[1"], "seeds=[1: "),
         (["densities=[0.1,2]"], "densities.1=2: "),
+        (["densities=[0.1,0.1]"], "densities=[0.1, 0.1]: Value error, each must be there once"),
+        (["seeds=[1,1]"], "seeds=[1, 1]: Value error, each must be there once"),
+        (["seed=7"], "seed=7: the protocol sets it; allowed: tuning.seed, seeds"),
+        (
+            ["trainer.max_epochs=2"],
+            "trainer.max_epochs=2: the protocol sets it; allowed: tuning.trainer.max_epochs, "
+            "finals.trainer.max_epochs",
+        ),
         (["reach=0.5"], "reach=0.5: "),
         (["reference=topk", "families=[l1]"], "reference=topk: allowed are the families, l1"),
         (["width.k=3"], "width.k=3: width has no k"),
@@ -305,6 +316,34 @@ def committed():
 def test_the_files_hold_the_protocol_that_is_pinned(committed):
     protocol, settings, controls = committed
     assert digest(protocol, [*settings, *controls]) == DIGEST
+
+
+def test_the_files_hold_the_knobs_that_are_pinned(committed):
+    protocol, _, _ = committed
+    settings = compose_settings([*CURVE, *protocol.knobs], "mnist", CONF, folder="knobs")
+    assert digest(protocol, settings) == DIGEST_OF_KNOBS
+
+
+def test_a_knobs_run_that_is_one_of_the_grids_is_no_second_run(committed):
+    protocol, settings, _ = committed
+    sparsity = compose_settings(CURVE, "mnist", CONF, folder="knobs")
+    own, grids = (
+        Stages(protocol, part, Path("nowhere"), some, ())
+        for part, some in (("knobs", sparsity), ("equal_width", settings))
+    )
+    found = {run.fingerprint: run.directory for run in own.knobs()}
+    shared = [run for run in grids.grids() if run.fingerprint in found]
+    assert len(shared) > 3
+    assert all(run.directory == found[run.fingerprint] for run in shared)
+
+
+def test_a_setting_that_two_knobs_share_is_trained_once(committed):
+    protocol, _, _ = committed
+    twice = compose_settings(["base"], "mnist", CONF, folder="knobs")
+    again = [setting._replace(family="rate") for setting in twice]
+    runs = Stages(protocol, "knobs", Path("nowhere"), [*twice, *again], ()).knobs()
+    assert [run.cfg.seed for run in runs] == protocol.seeds
+    assert [[name for name, _ in run.places] for run in runs] == [["base", "rate"]] * 5
 
 
 def test_every_family_has_the_same_budget(committed):

@@ -84,3 +84,18 @@ def test_the_sentences_follow_the_table():
     said = " ".join(knob_findings(effects(runs(worse), 1.1), 1.25))
     assert "0 of 1 settings are significantly better" in said
     assert "Worse: model=sampled (-2.00 [" in said
+
+
+def test_a_knob_that_diverged_altogether_moves_nothing_and_stays_nowhere():
+    table = runs(("start", "model=sampled", 0.3, -0.01))
+    table.loc[table["knob"] == "start", ["density", "probe_accuracy"]] = np.nan
+    said = knob_findings(effects(table, 1.1), 1.25)
+    assert not any("start" in sentence for sentence in said)
+    assert said[-1] == "In all seeds diverged: model=sampled."
+
+
+def test_one_seed_decides_nothing():
+    table = runs(("start", "model=sampled", 0.3, -0.01))
+    said = " ".join(knob_findings(effects(table[table["seed"] == 1], 1.1), 1.25))
+    assert "significantly" not in said
+    assert "nan" not in said

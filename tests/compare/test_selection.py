@@ -66,3 +66,10 @@ def test_families_on_the_front_by_density():
     tuning = grid(("a", 0.05, 0.8), ("b", 0.055, 0.9), ("a", 0.1, 0.85), ("c", 0.3, 0.95))
     found = fronts(tuning, [0.05, 0.1, 0.3], reach=1.2)
     assert found["families"].tolist() == [("a", "b"), (), ("c",)]
+
+
+def test_a_setting_on_the_front_belongs_to_the_nearest_density_alone():
+    found = fronts(grid(("a", 0.242, 0.9)), [0.2, 0.3], reach=1.25)
+    assert found["families"].tolist() == [("a",), ()]
+    assert fronts(grid(("a", 0.26, 0.9)), [0.2, 0.3], 1.25)["families"].tolist() == [(), ("a",)]
+    assert fronts(grid(("a", 0.0, 0.9)), [0.2], 1.25)["families"].tolist() == [()]
