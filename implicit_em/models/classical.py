@@ -4,6 +4,7 @@ Each is as it starts, with ``trainer.max_epochs=0``, and goes through the same m
 is trained. All of them work on torch alone once they are fitted.
 """
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -110,10 +111,13 @@ class NMF(SparseAutoencoder):
     def start(self, x: Tensor) -> None:
         """Fit to the training samples ``(N, D)``."""
         from sklearn.decomposition import NMF as Fit
+        from sklearn.exceptions import ConvergenceWarning
 
-        fitted = Fit(
-            len(self.weight), init="nndsvda", max_iter=self.iterations, random_state=_seed()
-        ).fit(x.numpy())
+        fit = Fit(len(self.weight), init="nndsvda", max_iter=self.iterations, random_state=_seed())
+        with warnings.catch_warnings():
+            # That the fit ends at the number of iterations that was asked for is no news.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            fitted = fit.fit(x.numpy())
         lengths_K1 = np.linalg.norm(fitted.components_, axis=1, keepdims=True)
         parts_KD = fitted.components_ / np.where(lengths_K1 > 0, lengths_K1, 1)
         _set_linear(self, parts_KD, parts_KD.T, np.zeros(x.shape[1]))
