@@ -1,0 +1,54 @@
+"""The full comparison under docs/results/compare/ and what the README says of it."""
+
+import json
+import re
+
+import pandas as pd
+import pytest
+from conftest import ROOT
+from test_comparison import DIGEST, DIGEST_OF_KNOBS
+
+RESULTS = ROOT / "docs" / "results" / "compare"
+PARTS = sorted(path.parent for path in RESULTS.glob("*/*/findings.json"))
+DIGESTS = {
+    ("mnist", "equal_width"): DIGEST,
+    ("mnist", "equal_parameters"): DIGEST,
+    ("mnist", "knobs"): DIGEST_OF_KNOBS,
+}
+
+
+def findings(part):
+    return json.loads((part / "findings.json").read_text())
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: f"{part.parent.name}-{part.name}")
+def test_a_report_is_whole_and_of_the_protocol(part):
+    report, found = (part / "report.md").read_text(), findings(part)
+    assert all(sentence in report for sentence in found["findings"])
+    assert found["trial"] is None
+    assert "TRIAL" not in report
+    assert not re.search(r"\bnan\b", report)
+    figures = re.findall(r"\]\((figures/.*?)\)", report)
+    assert figures
+    assert all((part / path).exists() for path in figures)
+    assert found["digest"] == DIGESTS.get((part.parent.name, part.name), found["digest"])
+
+
+def section():
+    text = (ROOT / "README.md").read_text()
+    return text.partition("## A fair fight")[2].partition("\n## ")[0]
+
+
+def test_the_readme_shows_the_matched_densities_of_the_full_run():
+    rows = re.findall(r"^\|.*\|$", section(), flags=re.M)
+    assert len(rows) == 2 + len(pd.read_csv(PARTS[0] / "tables" / "chosen.csv")["family"].unique())
+    report = (RESULTS / "mnist" / "equal_width" / "report.md").read_text()
+    assert all(row in report for row in rows)
+
+
+def test_the_readmes_sentences_are_findings():
+    said = {sentence for part in PARTS for sentence in findings(part)["findings"]}
+    lines = section().replace("\n  ", " ").splitlines()
+    sentences = [line[2:] for line in lines if line.startswith("- ")]
+    assert len(sentences) >= 3
+    assert set(sentences) <= said
