@@ -187,14 +187,17 @@ def knobs(table: pd.DataFrame, moved: pd.DataFrame) -> Figure:
             height = max(low, 100 * row["probe_accuracy"])
             axes.plot(row["density"], height, "o", color=VERMILION, ms=4)
             axes.annotate(
-                row["settings"],
+                ", ".join(part.partition("=")[2] for part in row["settings"].split(", ")),
                 (row["density"], height),
-                (3, 3),
+                (-4, 0),
                 textcoords="offset points",
                 fontsize=6,
-            )
+                ha="right",
+                va="center",
+            ).set_in_layout(False)
         axes.set_ylim(float(low) - 0.5, float(high))
         _density_axis(axes)
+        axes.set_xticks((0.02, 0.05, 0.1, 0.2, 0.5, 1.0))
 
     figure = _panels([knob for knob in shown["knob"].unique() if knob != BASE], panel, height=2.2)
     figure.supxlabel("active units on a sample (%)", fontsize=9)
