@@ -62,6 +62,7 @@ def draw_grid(
         vmin=-limit,
         vmax=limit,
         aspect="equal" if are_images else "auto",
+        interpolation="none",  # weights as they are, and small files
     )
     axes.set_axis_off()
     axes.figure.colorbar(picture, ax=axes, location=bar, shrink=0.8, label="weight")

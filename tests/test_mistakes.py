@@ -27,6 +27,7 @@ MISTAKES = {
     "loss.lse.weight=-1": ["loss.lse.weight=-1", "greater than or equal to 0"],
     "loss.lse=3": ["loss.lse=3", "dictionary"],
     "loss.lse.reduction=max": ["max", "'sum' and 'mean'"],
+    "+loss.lse.temprature=2": ["lse.temprature=2", "did you mean temperature?", "reduction"],
     "model.hidden=null": ["model.hidden=null", "whole number"],
     "model.hidden=0": ["model.hidden=0", "greater than 0"],
     "data.batch_size=1": ["data.batch_size=1", "at least 2", "var"],
