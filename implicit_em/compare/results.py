@@ -291,5 +291,5 @@ def mean_over_seeds(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame
 def _mean_text(values: np.ndarray) -> str:
     if not len(values):
         return "–"
-    spread = f" ± {values.std(ddof=1):.2g}" if len(values) > 1 and np.ptp(values) else ""
-    return f"{values.mean():.4g}{spread}"
+    alike = np.allclose(values, values[0], rtol=1e-12, atol=0)  # but for rounding, or one value
+    return f"{values.mean():.4g}" + ("" if alike else f" ± {values.std(ddof=1):.2g}")

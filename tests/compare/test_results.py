@@ -3,10 +3,16 @@
 import re
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 from made_up_comparison import results
 
-from implicit_em.compare.results import differences_table, findings, matched_table
+from implicit_em.compare.results import (
+    differences_table,
+    findings,
+    matched_table,
+    mean_over_seeds,
+)
 
 
 def said(**arguments):
@@ -120,3 +126,19 @@ def test_finals_that_diverged_are_named():
 def test_equal_activity_is_compared_where_the_widest_family_was_tuned():
     found = results(families={"derived": 0.94, "topk": 0.95}, widths={"derived": 128})
     assert sorted(found.at_activity()["target"].unique()) == pytest.approx([6.4, 12.8, 19.2, 32])
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([0.25, 0.35], "0.3 ± 0.071"),
+        ([0.2, 0.20001], "0.2 ± 7.1e-06"),
+        ([0.1 + 0.2, 0.3], "0.3"),
+        ([0.0, 0.0], "0"),
+        ([0.3], "0.3"),
+        ([None, None], "–"),
+    ],
+)
+def test_what_rounding_alone_makes_differ_has_no_deviation(values, text):
+    frame = pd.DataFrame({"family": "topk", "settings": "k=3", "density": values})
+    assert mean_over_seeds(frame, ["density"])["density"].tolist() == [text]
