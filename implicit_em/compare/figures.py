@@ -1,9 +1,11 @@
 """The figures of a part: curves over density, grids of settings, features, histograms."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
@@ -40,6 +42,8 @@ LOOKS = {
 OTHER_LOOK = (VERMILION, ":", ".")
 TICKS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 SATURATING = 0.005
+MARKERS = "os^DvPX*<"
+VIRIDIS = colormaps["viridis"]
 POINTS = 60
 """Of a band."""
 LEADER = {"arrowstyle": "-", "relpos": (0, 0.5), "color": "#bbbbbb", "lw": 0.5}
@@ -183,18 +187,13 @@ def knobs(table: pd.DataFrame, moved: pd.DataFrame) -> Figure:
         axes.fill_between(grid, 100 * under, 100 * over, color=GREY, alpha=0.3, lw=0)
         axes.plot(grid, 100 * middle, "-", color=GREY, lw=1)
         axes.plot(base["density"], 100 * base["probe_accuracy"], "x", color=BLACK, ms=6)
-        for row in records(shown[shown["knob"] == knob]):
+        rows = records(shown[shown["knob"] == knob])
+        colours = VIRIDIS(np.linspace(0, 0.9, len(rows)))
+        for row, colour, marker in zip(rows, colours, cycle(MARKERS), strict=False):
+            name = ", ".join(part.partition("=")[2] for part in row["settings"].split(", "))
             height = max(low, 100 * row["probe_accuracy"])
-            axes.plot(row["density"], height, "o", color=VERMILION, ms=4)
-            axes.annotate(
-                ", ".join(part.partition("=")[2] for part in row["settings"].split(", ")),
-                (row["density"], height),
-                (-4, 0),
-                textcoords="offset points",
-                fontsize=6,
-                ha="right",
-                va="center",
-            ).set_in_layout(False)
+            axes.plot(row["density"], height, marker, color=colour, ms=4.5, label=name)
+        axes.legend(fontsize=6, handlelength=1, labelspacing=0.3, frameon=True, fancybox=False)
         axes.set_ylim(float(low) - 0.5, float(high))
         _density_axis(axes)
         axes.set_xticks((0.02, 0.05, 0.1, 0.2, 0.5, 1.0))
