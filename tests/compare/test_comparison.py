@@ -24,9 +24,9 @@ from implicit_em.models import Dictionary
 from implicit_em.modules import module_class
 
 CONF = ROOT / "conf"
-DIGEST_OF_KNOBS = "717521ad39a85180"
-DIGEST = "28e43a46b337de87"
-"""Of the protocol on MNIST: another one is another protocol."""
+DIGESTS = {"mnist": "28e43a46b337de87", "fashion_mnist": "846156ae5027b54c"}
+DIGESTS_OF_KNOBS = {"mnist": "717521ad39a85180", "fashion_mnist": "291da6f5f28b229c"}
+"""Of the protocol on each data set: another one is another protocol."""
 
 
 class Toy(Dictionary):
@@ -315,13 +315,27 @@ def committed():
 
 def test_the_files_hold_the_protocol_that_is_pinned(committed):
     protocol, settings, controls = committed
-    assert digest(protocol, [*settings, *controls]) == DIGEST
+    assert digest(protocol, [*settings, *controls]) == DIGESTS["mnist"]
 
 
-def test_the_files_hold_the_knobs_that_are_pinned(committed):
+@pytest.mark.slow
+def test_the_files_hold_the_protocol_that_is_pinned_on_other_data(committed):
     protocol, _, _ = committed
-    settings = compose_settings([*CURVE, *protocol.knobs], "mnist", CONF, folder="knobs")
-    assert digest(protocol, settings) == DIGEST_OF_KNOBS
+    settings = [
+        setting
+        for names in (protocol.families, protocol.controls)
+        for setting in compose_settings(names, "fashion_mnist", CONF)
+    ]
+    assert digest(protocol, settings) == DIGESTS["fashion_mnist"]
+
+
+@pytest.mark.parametrize(
+    "dataset", ["mnist", pytest.param("fashion_mnist", marks=pytest.mark.slow)]
+)
+def test_the_files_hold_the_knobs_that_are_pinned(committed, dataset):
+    protocol, _, _ = committed
+    settings = compose_settings([*CURVE, *protocol.knobs], dataset, CONF, folder="knobs")
+    assert digest(protocol, settings) == DIGESTS_OF_KNOBS[dataset]
 
 
 def test_a_knobs_run_that_is_one_of_the_grids_is_no_second_run(committed):
