@@ -37,9 +37,21 @@ _STOOD_FOR_BY_A_DIGEST = ("path", "labels", "test_path", "test_labels")
 def config_fingerprint(cfg: DictConfig | Mapping[str, Any]) -> str:
     """Return 16 hexadecimal digits over all settings that affect a run's results.
 
-    Two runs of one fingerprint are the same run. Paths, loggers, launchers and the display do not
-    count (beside a digest of files, what it was made of does not either), nor does a loss term of
-    weight 0; the order of the terms does, as their sum rounds by it.
+    Two runs of one fingerprint are the same run. The order of the loss terms counts, as their sum
+    rounds by it.
+    """
+    settings = deciding(cfg)
+    settings["loss"] = [[name, term] for name, term in settings["loss"].items()]
+    settings["schema"] = RESULTS_SCHEMA
+    canonical = json.dumps(_same_numbers(settings), sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def deciding(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that affect a run's results, resolved.
+
+    Paths, loggers, launchers and the display do not (beside a digest of files, what it was made of
+    does not either), nor does a loss term of weight 0.
     """
     config = OmegaConf.create({key: cfg[key] for key in _DECIDE if key in cfg})
     if isinstance(cfg, DictConfig):
@@ -57,12 +69,9 @@ def config_fingerprint(cfg: DictConfig | Mapping[str, Any]) -> str:
     if data.get("digest") is not None:
         for key in _STOOD_FOR_BY_A_DIGEST:
             data.pop(key, None)
-    settings["loss"] = [
-        [name, term] for name, term in settings.get("loss", {}).items() if term.get("weight") != 0
-    ]
-    settings["schema"] = RESULTS_SCHEMA
-    canonical = json.dumps(_same_numbers(settings), sort_keys=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    terms = settings.get("loss", {})
+    settings["loss"] = {name: term for name, term in terms.items() if term.get("weight") != 0}
+    return settings
 
 
 def run_identity(cfg: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from implicit_em import interruption
 from implicit_em.errors import ConfigError, DamagedError
 from implicit_em.files import half_written, read_json, whole, write_json
-from implicit_em.fingerprint import config_fingerprint
+from implicit_em.fingerprint import config_fingerprint, deciding
 from implicit_em.stored import read_config, read_overrides
 
 log = logging.getLogger(__name__)
@@ -211,9 +211,9 @@ def _acquire(lock: FileLock, seconds: float) -> bool:
 
 
 def _difference(there: DictConfig, here: DictConfig) -> str:
-    old, new = (flatten(OmegaConf.to_container(cfg, resolve=True)) for cfg in (there, here))
+    old, new = (flatten(deciding(cfg)) for cfg in (there, here))
     for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key) and key != "data.root" and not key.startswith("logger"):
+        if old.get(key) != new.get(key):
             return f" ({key}={old.get(key)} there, {new.get(key)} here)"
     return ""
 
