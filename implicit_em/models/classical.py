@@ -172,14 +172,18 @@ class GaussianMixture(Encoder):
         in_features: width D of the input.
         hidden: number of components K.
         floor: added to every variance; pixels that are always 0 would have none.
+        iterations: at most.
 
     """
 
     precision: Tensor
 
-    def __init__(self, in_features: int, hidden: int = 64, floor: float = 0.01) -> None:
+    def __init__(
+        self, in_features: int, hidden: int = 64, floor: float = 0.01, iterations: int = 500
+    ) -> None:
         super().__init__(in_features, hidden, nn.Identity())
         self.floor = floor
+        self.iterations = iterations
         self.register_buffer("precision", torch.ones(hidden, in_features))
 
     def start(self, x: Tensor) -> None:
@@ -187,7 +191,11 @@ class GaussianMixture(Encoder):
         from sklearn.mixture import GaussianMixture as Fit
 
         fitted = Fit(
-            len(self.weight), covariance_type="diag", reg_covar=self.floor, random_state=_seed()
+            len(self.weight),
+            covariance_type="diag",
+            reg_covar=self.floor,
+            max_iter=self.iterations,
+            random_state=_seed(),
         ).fit(x.numpy())
         log_scale_K = 0.5 * np.log(2 * np.pi * fitted.covariances_).sum(1)
         _copy(self.weight, fitted.means_)
