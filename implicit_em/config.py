@@ -270,6 +270,7 @@ def _dry_run(cfg: dict[str, Any], choices: Mapping[str, str], trainer: Any) -> N
     with torch.random.fork_rng(devices=[]):
         with _refusing("loss"):
             objective = build_objective(cfg["loss"])
+        _check_terms(cfg["loss"])
         with _refusing(model):
             cls = module_class(cfg["model"]["_target_"])
             own = inspect.signature(get_class(cfg["model"]["_target_"])).parameters.get("hidden")
@@ -297,6 +298,22 @@ def _dry_run(cfg: dict[str, Any], choices: Mapping[str, str], trainer: Any) -> N
         raise ConfigError(
             f"data.batch_size=1: must be at least 2 for loss term {', '.join(undefined)}"
         )
+
+
+def _check_terms(loss: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse an option that a term's function, which can be imported, does not have."""
+    from hydra.utils import get_method
+
+    for name, term in loss.items():
+        parameters = inspect.signature(get_method(term["_target_"])).parameters.values()
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            continue
+        allowed = ["weight", "warmup", *(p.name for p in parameters if p.default is not p.empty)]
+        known = {*allowed, "_target_", *(parameter.name for parameter in parameters)}
+        for option, value in term.items():
+            if option not in known:
+                hint = nearest(option, allowed)
+                raise ConfigError(f"loss.{name}.{option}={value}: no such key; {hint}")
 
 
 def _named(group: str, cfg: Mapping[str, Any], choices: Mapping[str, str]) -> str:

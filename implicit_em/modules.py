@@ -4,7 +4,6 @@ They fit under a bare ``pl.Trainer`` with any loader of images, and come back by
 ``load_from_checkpoint``: all that they are built from are plain dictionaries, in Hydra's notation.
 """
 
-import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -22,7 +21,6 @@ from implicit_em.data import Block, BlockLoader, as_unit_float
 from implicit_em.distributed import GlobalBatch, Group
 from implicit_em.errors import DamagedError, NonFiniteLossError
 from implicit_em.metrics import energy_metrics, final_metrics
-from implicit_em.mistakes import nearest
 from implicit_em.models import Encoder, SparseAutoencoder
 from implicit_em.models.linear import SharedInput
 from implicit_em.objective import Objective, Term
@@ -51,30 +49,13 @@ ADAM: Spec = {"_target_": "torch.optim.Adam", "lr": 1e-3, "fused": True}
 
 
 def build_objective(loss: Spec) -> Objective:
-    """Build the objective from a dictionary as ``EnergyModule`` takes it.
-
-    Raises:
-        ValueError: for an option that a term's function does not have, or if no term has a weight
-            other than 0.
-
-    """
+    """Build the objective from a dictionary as ``EnergyModule`` takes it."""
     terms = {}
     for name, spec in loss.items():
         function = get_method(spec["_target_"])
         options = {k: v for k, v in spec.items() if k not in ("_target_", "weight", "warmup")}
-        _check_options(name, function, options)
         terms[name] = Term(function, spec.get("weight", 1.0), options, spec.get("warmup", 0))
     return Objective(terms)
-
-
-def _check_options(name: str, function: Callable[..., Tensor], options: Mapping[str, Any]) -> None:
-    parameters = inspect.signature(function).parameters.values()
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return
-    optional = ["weight", "warmup", *(p.name for p in parameters if p.default is not p.empty)]
-    for option, value in options.items():
-        if option not in {parameter.name for parameter in parameters}:
-            raise ValueError(f"{name}.{option}={value}: no such key; {nearest(option, optional)}")
 
 
 class EnergyModule(pl.LightningModule):
