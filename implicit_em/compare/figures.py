@@ -41,6 +41,7 @@ LOOKS = {
 }
 OTHER_LOOK = (VERMILION, ":", ".")
 TICKS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
+FEW_TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 SATURATING = 0.005
 MARKERS = "os^DvPX*<"
 VIRIDIS = colormaps["viridis"]
@@ -132,9 +133,9 @@ def _controls(axes: Axes, controls: pd.DataFrame, value: str) -> None:
         )
 
 
-def _density_axis(axes: Axes) -> None:
+def _density_axis(axes: Axes, ticks: Sequence[float] = TICKS) -> None:
     axes.set(xscale="log", xlabel="active units on a sample (%)", xlim=(TICKS[0], 1.1))
-    axes.set_xticks(TICKS)
+    axes.set_xticks(ticks)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
 
@@ -158,8 +159,7 @@ def grids(results: Results) -> Figure:
             chosen["density"], 100 * chosen["probe_accuracy"], "o", mfc="none", mec=VERMILION, ms=8
         )
         axes.set_ylim(float(low) - 1, float(top) + 0.5)
-        _density_axis(axes)
-        axes.set_xticks((0.02, 0.05, 0.1, 0.2, 0.5, 1.0))
+        _density_axis(axes, FEW_TICKS)
 
     figure = _panels(results.protocol.families, panel, height=2.0)
     figure.supxlabel("active units on a sample (%)", fontsize=9)
@@ -195,8 +195,7 @@ def knobs(table: pd.DataFrame, moved: pd.DataFrame) -> Figure:
             axes.plot(row["density"], height, marker, color=colour, ms=4.5, label=name)
         axes.legend(fontsize=6, handlelength=1, labelspacing=0.3, frameon=True, fancybox=False)
         axes.set_ylim(float(low) - 0.5, float(high))
-        _density_axis(axes)
-        axes.set_xticks((0.02, 0.05, 0.1, 0.2, 0.5, 1.0))
+        _density_axis(axes, FEW_TICKS)
 
     figure = _panels([knob for knob in shown["knob"].unique() if knob != BASE], panel, height=2.2)
     figure.supxlabel("active units on a sample (%)", fontsize=9)
