@@ -30,6 +30,8 @@ PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "64-true")
 OUR_FLAGS = ("threads", "compile", "gradient_clip_val", "gradient_clip_algorithm")
 """Keys of ``trainer`` that the training step sees to."""
 MOST_DEVICES = MOST_THREADS = 1024
+WIDTH_TRIED = 81
+"""Of the inputs of the model that the check builds: a square, but no number of units as a rule."""
 WIDEST_TRIED = 2**14
 """Most components of the model that the check builds: any number can be typed, not any built."""
 CURVES = tuple(
@@ -263,7 +265,7 @@ def _dry_run(cfg: dict[str, Any], choices: Mapping[str, str], trainer: Any) -> N
 
     from implicit_em.modules import build_objective, module_class, refusal_of_devices
 
-    width, batch_size = 64, cfg["data"]["batch_size"]
+    batch_size = cfg["data"]["batch_size"]
     if (hidden := cfg["model"]["hidden"]) is not None:
         cfg = {**cfg, "model": {**cfg["model"], "hidden": min(hidden, WIDEST_TRIED)}}
     loss, model = (_named(group, cfg, choices) for group in ("loss", "model"))
@@ -277,16 +279,16 @@ def _dry_run(cfg: dict[str, Any], choices: Mapping[str, str], trainer: Any) -> N
         if hidden is None and own and own.default is not None:
             raise ConfigError("model.hidden=null: must be a whole number, greater than 0")
         with _refusing(model):
-            instantiate({**cfg["model"], "in_features": width})
+            instantiate({**cfg["model"], "in_features": WIDTH_TRIED})
         with _refusing(f"{loss} does not fit {model}"):
-            module = cls(**module_arguments(cfg, width))
+            module = cls(**module_arguments(cfg, WIDTH_TRIED))
         with _refusing("optimizer"):
             instantiate(cfg["optimizer"], _partial_=True)(module.parameters()).step()
         if cfg["lr"]["schedule"]:
             with _refusing("lr.schedule"):
                 instantiate({**cfg["lr"]["schedule"], "progress": 0.5})
         with _refusing(model):
-            x = torch.rand(min(batch_size, 8), width)
+            x = torch.rand(min(batch_size, 8), WIDTH_TRIED)
             outputs = {"x": x, **module.outputs(module.model, x)}
             reason = refusal_of_devices(module, trainer)
         if reason:

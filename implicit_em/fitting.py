@@ -123,8 +123,16 @@ def _start(model: Any, data: ResidentDataModule) -> float:
     started = time.monotonic()
     if hasattr(model, "start"):
         samples, _ = data.split("train")
-        with working(f"{type(model).__name__} starts from the training samples"):
-            model.start(as_unit_float(samples[data.train_indices()]))
+        x = as_unit_float(samples[data.train_indices()]).to(model.weight.dtype)
+        name = type(model).__name__
+        with working(f"{name} starts from the training samples"):
+            try:
+                model.start(x)
+            except ValueError as error:
+                raise ConfigError(
+                    f"model: {name} with {len(model.weight)} units cannot start from training "
+                    f"samples of shape {tuple(x.shape)}: {one_line(error)}"
+                ) from error
     return time.monotonic() - started
 
 

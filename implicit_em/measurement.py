@@ -1,6 +1,7 @@
 """What is measured of a trained module, and how often while it trains."""
 
 import logging
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from implicit_em.data import ResidentDataModule, as_unit_float
+from implicit_em.models import SparseAutoencoder
 from implicit_em.modules import EnergyModule
 from implicit_em.probe import linear_probe
 from implicit_em.terminal import working
@@ -34,11 +36,22 @@ def evaluate_module(
 
 
 @torch.no_grad()
-def energies_of(module: EnergyModule, samples: Tensor, batch_size: int = 2_000) -> np.ndarray:
-    """Return the energies ``(N, K)`` of samples ``(N, D)``, batch by batch, float32 at least."""
-    weight = module.model.weight
+def energies_of(model: Any, samples: Tensor, batch_size: int = 2_000) -> np.ndarray:
+    """Return a model's energies, or hidden activations, of samples, batch by batch.
+
+    Args:
+        model: an ``Encoder`` or a ``SparseAutoencoder``.
+        samples: shape ``(N, D)``, uint8, which is scaled to [0, 1], or floating point.
+        batch_size: samples at a time.
+
+    Returns:
+        Shape ``(N, K)``, float32 at least.
+
+    """
+    encode = model.encode if isinstance(model, SparseAutoencoder) else model
+    weight = model.weight
     batches = (as_unit_float(batch.to(weight.device)) for batch in samples.split(batch_size))
-    energies = torch.cat([module(batch.to(weight.dtype)).cpu() for batch in batches])
+    energies = torch.cat([encode(batch.to(weight.dtype)).cpu() for batch in batches])
     return energies.to(torch.promote_types(weight.dtype, torch.float32)).numpy()
 
 
@@ -58,9 +71,9 @@ def probe_module(
         return None
     with working("linear probe on the training features"):
         accuracy = linear_probe(
-            energies_of(module, train_samples[indices]),
+            energies_of(module.model, train_samples[indices]),
             train_labels[indices].cpu().numpy(),
-            energies_of(module, test_samples),
+            energies_of(module.model, test_samples),
             test_labels.cpu().numpy(),
             threads,
         )

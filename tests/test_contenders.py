@@ -228,6 +228,15 @@ def test_units_that_are_silent_for_long_are_dead_and_learn_from_what_is_missing(
     assert_close(loss, (revived @ model.decoder.weight.T - missing).square().mean())
 
 
+@pytest.mark.parametrize(("features", "revived"), [(1, None), (4, 0)])
+def test_the_dead_are_revived_by_as_many_as_there_are(features, revived):
+    model = TopK(features, 6, k=1, revived=revived, dead_after=1)
+    x = torch.tensor([[1.0], [-1.0]]).expand(2, features)
+    outputs = [model.training_outputs(x)["auxiliary"] for _ in range(3)][-1]
+    assert outputs.shape == x.shape
+    assert (outputs.abs().sum() > 0) == (revived is None)
+
+
 def test_an_active_unit_is_not_dead():
     model = TopK(64, 32, k=32, dead_after=1)
     model.training_outputs(X)
@@ -278,10 +287,18 @@ def test_a_gate_opens_and_the_magnitude_says_how_far():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (partial(TopK, k=33), "k=33: must be between 1 and hidden=32"),
+        (partial(TopK, k=33), "k=33: must be a whole number from 1 to hidden=32"),
         (partial(TopK, k=0), "k=0"),
+        (partial(TopK, k=2.5), "k=2.5: must be a whole number"),
+        (partial(TopK, k=None), "k=None: must be a whole number"),
+        (partial(TopK, dead_after=0.5), "dead_after=0.5: must be a whole number from 1 on"),
+        (partial(TopK, revived=-1), "revived=-1: must be null or a whole number from 0 on"),
+        (partial(BatchTopK, momentum=7), "momentum=7: must be above 0 and at most 1"),
         (partial(JumpReLU, k=40), "k=40"),
-        (partial(JumpReLU, bandwidth=0), "bandwidth=0: must be positive"),
+        (partial(JumpReLU, bandwidth=0), "bandwidth=0: must be above 0 and finite"),
+        (partial(JumpReLU, bandwidth=float("nan")), "bandwidth=nan: must be above 0 and finite"),
+        (partial(JumpReLU, threshold=float("inf")), "threshold=inf: must be above 0 and finite"),
+        (partial(Dictionary, unit_columns="maybe"), "unit_columns=maybe: must be true or false"),
         (partial(Dictionary, middle="mode"), "middle=mode: allowed are zero, mean, median"),
     ],
 )

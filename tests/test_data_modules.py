@@ -99,8 +99,10 @@ def test_what_a_model_is_measured_on_is_the_test_set_or_what_is_held_out(archive
 
 
 def test_nothing_held_out_is_nothing_to_measure_on(archive):
-    with pytest.raises(ValueError, match="final=validation: needs held-out samples"):
+    with pytest.raises(ValueError, match="final=validation: needs val_size of at least 2, not 0"):
         TorchvisionDataModule(*archive, final="validation")
+    with pytest.raises(ValueError, match="needs val_size of at least 2, not 1"):
+        TorchvisionDataModule(*archive, final="validation", val_size=1)
     with pytest.raises(ValueError, match="final=train: allowed are test, validation"):
         TorchvisionDataModule(*archive, final="train")
 

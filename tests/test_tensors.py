@@ -153,6 +153,33 @@ def test_a_run_trains_measures_and_probes_rows_of_any_scale(command_line, files,
     assert (files / "run/features.png").exists()
 
 
+@pytest.mark.parametrize("model", ["sampled", "l1", "pca"])
+def test_a_model_that_starts_from_the_samples_takes_any_precision(command_line, files, model):
+    torch.save(torch.tensor(draw()[0]).bfloat16(), "X.pt")
+    np.save("X.npy", draw(dtype="float64")[0])
+    for name in ("X.pt", "X.npy"):
+        options = (f"data.path={name}", f"model={model}", "model.hidden=5")
+        assert run(command_line, files / f"run-{name}", *options)["status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        ("pca", "model: PCA with 64 units cannot start from training samples of shape (240, 12): "),
+        ("nmf", "model: NMF with 64 units cannot start from training samples of shape (240, 12): "),
+        ("pixels", "hidden=64: must be null, as many as inputs"),
+    ],
+)
+def test_a_model_that_cannot_start_from_the_samples_says_so(
+    command_line, files, capfd, model, reason
+):
+    options = ("data.path=X.npy", f"model={model}", "model.hidden=64", "logger=csv")
+    assert command_line("data=tensors", *options, f"hydra.run.dir={files}/run") == 2
+    out, err = capfd.readouterr()
+    assert reason in out + err
+    assert "Traceback" not in out + err
+
+
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
 def test_rows_take_the_precision_of_the_run(command_line, files, precision):
     metrics = run(command_line, files / "run", "data.path=X.npy", f"trainer.precision={precision}")
@@ -387,6 +414,15 @@ def test_names_of_arrays_are_asked_for_and_listed(files):
 def test_test_samples_of_another_width_are_refused(files):
     np.save("A.npy", draw()[0][:, 1:])
     assert "samples of unlike shapes: (11,) and (12,)" in refusal_of("X.npy", test_path="A.npy")
+
+
+def test_bytes_are_not_tested_beside_numbers_that_stay_as_they_are(files):
+    np.save("A.npy", draw(dtype=np.uint8)[0])
+    for splits in (
+        {"path": "X.npy", "test_path": "A.npy"},
+        {"path": "A.npy", "test_path": "X.npy"},
+    ):
+        assert "one split is of uint8" in refusal_of(splits["path"], test_path=splits["test_path"])
 
 
 def test_a_tensor_larger_than_its_file_is_refused(files):

@@ -26,6 +26,8 @@ def check_splits(splits: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         check_split(f"{name} split", samples, labels)
     if len(shapes := {tuple(samples.shape[1:]) for samples, _ in splits.values()}) > 1:
         raise ConfigError(f"samples of unlike shapes: {' and '.join(map(str, sorted(shapes)))}")
+    if len({samples.dtype == torch.uint8 for samples, _ in splits.values()}) > 1:
+        raise ConfigError("one split is of uint8, which is scaled to [0, 1], and the other is not")
 
 
 def check_split(subject: str, samples: Tensor, labels: Tensor) -> None:

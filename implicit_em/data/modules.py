@@ -48,7 +48,7 @@ class ResidentDataModule(pl.LightningDataModule):
             validation, so that settings can be chosen without the test set.
 
     Raises:
-        ValueError: for another ``final``, or the validation samples where none are held out.
+        ValueError: for another ``final``, or the validation samples where less than 2 are held out.
 
     """
 
@@ -58,8 +58,8 @@ class ResidentDataModule(pl.LightningDataModule):
         super().__init__()
         if final not in get_args(Final):
             raise ValueError(f"final={final}: allowed are {', '.join(get_args(Final))}")
-        if final == "validation" and not val_size:
-            raise ValueError("final=validation: needs held-out samples, val_size above 0")
+        if final == "validation" and val_size < 2:
+            raise ValueError(f"final=validation: needs val_size of at least 2, not {val_size}")
         self.batch_size = batch_size
         self.val_size = val_size
         self.seed = seed

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 import implicit_em
 from implicit_em.config import to_plain
@@ -16,6 +15,7 @@ from implicit_em.data import as_unit_float
 from implicit_em.experiments import dynamics, prototypes, theorem
 from implicit_em.experiments.study import Run
 from implicit_em.fitting import load_data
+from implicit_em.measurement import energies_of
 from implicit_em.metrics import SILENT_SHARE, Redundancy
 from implicit_em.models import SparseAutoencoder
 from implicit_em.rundir import RunDirectory
@@ -157,7 +157,7 @@ def _correlations(runs: pd.DataFrame, images: _Images) -> dict[str, np.ndarray]:
     matrices = {}
     run: Any
     for run in runs[runs["seed"] == runs["seed"].min()].itertuples():
-        energies_NK = energies_of(implicit_em.load(run.directory), images.test)
+        energies_NK = torch.from_numpy(energies_of(implicit_em.load(run.directory), images.test))
         moments = Redundancy(energies_NK.shape[1])
         moments.update(energies_NK)
         matrices[run.loss] = moments.correlation_KK.numpy()
@@ -171,7 +171,7 @@ def _features(runs: pd.DataFrame, images: _Images) -> pd.DataFrame:
     run: Any
     for run in runs.itertuples():
         model = implicit_em.load(run.directory)
-        energies_NK = energies_of(model, images.test).double().numpy()
+        energies_NK = energies_of(model, images.test).astype(np.float64)
         purities = prototypes.purities(energies_NK, images.test_labels)
         peaks_K = np.abs(energies_NK).max(0)
         silent_K = peaks_K <= SILENT_SHARE * np.abs(energies_NK).mean()
@@ -195,11 +195,6 @@ def _weights(runs: pd.DataFrame) -> dict[str, np.ndarray]:
         "sae encoder": sae["encoder"],
         "sae decoder": sae["decoder"],
     }
-
-
-def energies_of(model: Any, images: Tensor) -> Tensor:
-    """Return a trained model's energies, or hidden activations, ``(N, K)``."""
-    return model.encode(images) if isinstance(model, SparseAutoencoder) else model(images)
 
 
 def matrices_of(model: Any) -> dict[str, np.ndarray]:

@@ -25,6 +25,9 @@ class BatchTopK(TopK):
         momentum: weight of a step in the running mean.
         kwargs: of ``TopK``.
 
+    Raises:
+        ValueError: for another momentum, and as ``TopK`` does.
+
     """
 
     threshold: Tensor
@@ -38,6 +41,8 @@ class BatchTopK(TopK):
         **kwargs: Any,
     ) -> None:
         super().__init__(in_features, hidden, activation, **kwargs)
+        if not 0 < momentum <= 1:
+            raise ValueError(f"momentum={momentum}: must be above 0 and at most 1")
         self.momentum = momentum
         self.register_buffer("threshold", torch.zeros(1))
 

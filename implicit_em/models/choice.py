@@ -17,6 +17,8 @@ def keep_largest(activations: Tensor, count: int | Sequence[int]) -> Tensor:
 
     """
     each = [count] if isinstance(count, int) else list(count)
+    if max(each) == 0:
+        return torch.zeros_like(activations)
     if min(each) >= activations.shape[-1]:
         return activations
     with torch.no_grad():

@@ -126,7 +126,7 @@ class NMF(SparseAutoencoder):
     def encode(self, x: Any) -> Tensor:
         """Return the codes ``(..., K)`` of inputs ``(..., D)``."""
         parts = self.decoder.weight
-        gram, target = parts.T @ parts, x @ parts
+        gram, target = parts.mT @ parts, x @ parts
         codes = torch.zeros_like(target)
         for _ in range(self.sweeps):
             for j, row in enumerate(gram):

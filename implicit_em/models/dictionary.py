@@ -32,7 +32,7 @@ class Dictionary(SparseAutoencoder):
         middle: where ``b_d`` starts: zero, the data's mean, or their geometric median.
 
     Raises:
-        ValueError: for another middle.
+        ValueError: for another middle, or what is neither true nor false.
 
     """
 
@@ -50,6 +50,9 @@ class Dictionary(SparseAutoencoder):
         super().__init__(in_features, hidden, activation)
         if middle not in get_args(Middle):
             raise ValueError(f"middle={middle}: allowed are {', '.join(get_args(Middle))}")
+        for name, value in (("unit_columns", unit_columns), ("subtract_bias", subtract_bias)):
+            if not isinstance(value, bool):
+                raise ValueError(f"{name}={value}: must be true or false")
         self.unit_columns = unit_columns
         self.subtract_bias = subtract_bias
         self.middle = middle

@@ -29,7 +29,7 @@ class JumpReLU(Dictionary):
         kwargs: of ``Dictionary``.
 
     Raises:
-        ValueError: if there are not k units, or threshold or bandwidth are not positive.
+        ValueError: if there are not k units, or threshold or bandwidth are not positive and finite.
 
     """
 
@@ -51,8 +51,9 @@ class JumpReLU(Dictionary):
         super().__init__(in_features, hidden, activation, **kwargs)
         if not 0 < k <= hidden:
             raise ValueError(f"k={k}: must be above 0 and at most hidden={hidden}")
-        if min(threshold, bandwidth) <= 0:
-            raise ValueError(f"threshold={threshold}, bandwidth={bandwidth}: must be positive")
+        for name, value in (("threshold", threshold), ("bandwidth", bandwidth)):
+            if not 0 < value < float("inf"):
+                raise ValueError(f"{name}={value}: must be above 0 and finite")
         self.k = k
         self.bandwidth = bandwidth
         self.log_threshold = nn.Parameter(torch.full((hidden,), threshold).log())

@@ -22,13 +22,13 @@ class TopK(Dictionary):
         hidden: number of hidden units K.
         activation: of the pre-activations, before the choice; ReLU where none is given.
         k: number of active units; fewer where fewer pre-activations are above 0.
-        revived: number of dead units in the auxiliary reconstruction; half of D where none is
-            given.
+        revived: number of dead units in the auxiliary reconstruction, the paper's k_aux; half of D
+            where none is given.
         dead_after: steps.
         kwargs: of ``Dictionary``.
 
     Raises:
-        ValueError: if there are not k units.
+        ValueError: if there are not k units, or an option is none of these numbers.
 
     """
 
@@ -49,10 +49,14 @@ class TopK(Dictionary):
         **kwargs: Any,
     ) -> None:
         super().__init__(in_features, hidden, activation, **kwargs)
-        if not 1 <= k <= hidden:
-            raise ValueError(f"k={k}: must be between 1 and hidden={hidden}")
+        if not isinstance(k, int) or not 1 <= k <= hidden:
+            raise ValueError(f"k={k}: must be a whole number from 1 to hidden={hidden}")
+        if not isinstance(dead_after, int) or dead_after < 1:
+            raise ValueError(f"dead_after={dead_after}: must be a whole number from 1 on")
+        if revived is not None and (not isinstance(revived, int) or revived < 0):
+            raise ValueError(f"revived={revived}: must be null or a whole number from 0 on")
         self.k = k
-        self.revived = in_features // 2 if revived is None else revived
+        self.revived = max(1, in_features // 2) if revived is None else revived
         self.dead_after = dead_after
         self.register_buffer("silent_steps", torch.zeros(hidden, dtype=torch.int64))
 
