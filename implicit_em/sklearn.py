@@ -91,7 +91,7 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             y: not looked at.
 
         Raises:
-            ValueError: if the samples or a parameter are not what they must be.
+            ValueError, TypeError: if the samples or a parameter are not what they must be.
             NonFiniteLossError: if training diverges.
 
         """
@@ -108,6 +108,11 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         """
         self._check_parameters()
         first = not hasattr(self, "encoder_")
+        if not first and len(self.components_) != self.n_components:
+            raise ValueError(
+                f"n_components == {self.n_components}, but {len(self.components_)} are trained; "
+                "fit begins anew."
+            )
         samples = self._samples(X, reset=first, least=2)
         if first:
             self._begin(samples)
@@ -149,6 +154,12 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         for name in ("lse_weight", "var_weight", "tc_weight"):
             check_scalar(getattr(self, name), name, Real, min_val=0)
         check_scalar(self.lr, "lr", Real, min_val=0, include_boundaries="neither")
+        for name in ("lse_weight", "var_weight", "tc_weight", "lr"):
+            if not np.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} == {getattr(self, name)}, must be finite.")
+        if self.n_jobs is not None:
+            check_scalar(self.n_jobs, "n_jobs", Integral)
+        effective_n_jobs(self.n_jobs)  # refuses 0
 
     def _samples(self, X: Any, reset: bool, least: int = 1) -> Tensor:
         dtype = [np.float64, np.float32] if reset else self.components_.dtype

@@ -13,6 +13,7 @@ import torch
 from conftest import ROOT
 from sklearn.base import clone
 from sklearn.datasets import load_digits
+from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -150,6 +151,9 @@ def test_columns_have_names(digits, brief):
         ({"max_iter": 0}, "max_iter == 0"),
         ({"tc_weight": -1}, "tc_weight == -1"),
         ({"lr": 0}, "lr == 0"),
+        ({"lse_weight": float("inf")}, "lse_weight == inf, must be finite"),
+        ({"lr": float("nan")}, "lr == nan, must be finite"),
+        ({"n_jobs": 0}, "n_jobs == 0"),
         (dict.fromkeys(("lse_weight", "var_weight", "tc_weight"), 0), "at least one term"),
     ],
 )
@@ -157,6 +161,19 @@ def test_a_wrong_parameter_is_named(digits, brief, parameters, reason):
     for train in (brief.fit, brief.partial_fit):
         with pytest.raises(ValueError, match=reason):
             brief.set_params(**parameters) and train(digits[0])
+
+
+def test_what_is_refused_has_fitted_nothing(digits, brief):
+    with pytest.raises(ValueError, match="n_jobs == 0"):
+        brief.set_params(n_jobs=0).fit(digits[0])
+    with pytest.raises(NotFittedError):
+        brief.transform(digits[0])
+
+
+def test_going_on_with_another_number_of_components_is_refused(digits, brief):
+    brief.fit(digits[0]).set_params(n_components=9)
+    with pytest.raises(ValueError, match="n_components == 9, but 8 are trained; fit begins anew"):
+        brief.partial_fit(digits[0])
 
 
 def test_a_diverging_epoch_keeps_the_weights_before_it(digits, brief):
