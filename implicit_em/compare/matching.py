@@ -24,8 +24,8 @@ def at_density(
     x, y = x[there], y[there]
     if not len(x) or not x.min() / beyond <= target <= x.max() * beyond:
         return float("nan")
-    order = np.argsort(x, kind="stable")
-    return float(np.interp(np.log(target), np.log(x[order]), y[order]))
+    curve = pd.Series(y).groupby(x).mean()  # of equal densities the mean
+    return float(np.interp(np.log(target), np.log(curve.index), curve))
 
 
 def matched(
@@ -55,7 +55,8 @@ def matched(
             }
             for target in targets
             for (family, seed), curve in finals.groupby(["family", "seed"], sort=False)
-        ]
+        ],
+        columns=["family", "target", "seed", "value"],
     )
 
 

@@ -45,10 +45,10 @@ def on_front(points: pd.DataFrame, density: str, value: str) -> pd.Series:
     A row whose density or value is null is not on it.
     """
     there = points[[density, value]].dropna()
-    ordered = there.sort_values([density, value], ascending=[True, False])
-    best_before = ordered[value].cummax().shift(fill_value=-np.inf)
-    front = ordered.index[ordered[value] > best_before]
-    return pd.Series(points.index.isin(front), index=points.index)
+    best = there.groupby(density)[value].max()
+    best_before = best.cummax().shift(fill_value=-np.inf)
+    there = there[there[value] == there[density].map(best.where(best > best_before))]
+    return pd.Series(points.index.isin(there.index), index=points.index)
 
 
 def fronts(points: pd.DataFrame, densities: Sequence[float], reach: float) -> pd.DataFrame:

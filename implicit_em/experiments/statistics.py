@@ -8,6 +8,8 @@ import pandas as pd
 from scipy import stats
 
 CONFIDENCE = 0.95
+ROUNDING = 1e-12
+"""Of values: differences that are this much apart are the same."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,8 @@ def _pairs(first: pd.Series, second: pd.Series) -> pd.DataFrame:
 
 
 def _paired_p(pairs: pd.DataFrame) -> float | None:
-    if len(pairs) < 2 or (pairs[0] - pairs[1]).nunique() < 2:
+    apart = (pairs[0] - pairs[1]).to_numpy()
+    rounding = ROUNDING * np.abs(pairs.to_numpy()).max(initial=0)
+    if len(pairs) < 2 or np.ptp(apart) <= rounding:
         return None  # no spread to test against
     return float(stats.ttest_rel(pairs[0], pairs[1]).pvalue)

@@ -20,6 +20,11 @@ def test_past_the_ends_the_value_stands_for_as_long_as_was_said():
     assert np.isnan(at_density([0.0, 0.1], [0.1, np.nan], 0.1, 1.1)), "nothing there"
 
 
+def test_of_settings_of_equal_density_the_mean_counts_in_any_order():
+    for values in ([0.9, 0.8, 0.7], [0.8, 0.9, 0.7]):
+        assert at_density([0.1, 0.1, 0.2], values, 0.1, 1.0) == pytest.approx(0.85)
+
+
 def final(family, seed, density, value):
     return {
         "family": family,

@@ -57,6 +57,13 @@ def test_equal_values_have_an_interval_of_no_width_and_nothing_to_test():
     assert statistics.difference(same, same).p_value is None
 
 
+def test_what_rounding_alone_tells_apart_is_not_tested():
+    first, second = pd.Series([0.9345, 0.9340, 0.9330]), pd.Series([0.9321, 0.9316, 0.9306])
+    assert (first - second).nunique() > 1, "as floats round"
+    assert statistics.difference(first, second).p_value is None
+    assert statistics.difference(first, second + pd.Series([0, 0, 1e-9])).p_value is not None
+
+
 def test_the_interval_of_shares_stays_among_shares():
     estimate = statistics.mean_share([1.0, 0.98, 1.0])
     assert estimate.high == 1
