@@ -24,10 +24,11 @@ _DECIDE = (
     "probe",
     "metrics_every",
 )
-_DO_NOT_MATTER = {
+DO_NOT_MATTER = {
     "data": ("root",),
     "trainer": ("enable_progress_bar", "enable_model_summary", "log_every_n_steps", "profiler"),
 }
+"""Settings of the groups above that affect no result."""
 _CAME_LATER = {"data": {"final": "test"}}
 """Settings that earlier runs do not name, with the values that these were run with."""
 _STOOD_FOR_BY_A_DIGEST = ("path", "labels", "test_path", "test_labels")
@@ -58,7 +59,7 @@ def deciding(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
         config = OmegaConf.masked_copy(cfg, [key for key in _DECIDE if key in cfg])
         config._set_parent(cfg)
     settings: Any = OmegaConf.to_container(config, resolve=True)
-    for group, keys in _DO_NOT_MATTER.items():
+    for group, keys in DO_NOT_MATTER.items():
         for key in keys:
             settings.get(group, {}).pop(key, None)
     for group, values in _CAME_LATER.items():

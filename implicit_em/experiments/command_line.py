@@ -35,7 +35,7 @@ def run_study(
     parser.add_argument("--directory", type=Path, default=directory, help=f"default: {directory}")
     parser.add_argument("--workers", type=int, help="stacks at a time; default: one a core")
     parser.add_argument("--conf", type=Path, default=Path("conf"), help="default: ./conf")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
         study(

@@ -9,6 +9,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from implicit_em.errors import ConfigError, one_line
+from implicit_em.fingerprint import DO_NOT_MATTER
+
+NEVER_MATTER = (
+    "logger",
+    "checkpoint",
+    *(f"{group}.{key}" for group, keys in DO_NOT_MATTER.items() for key in keys),
+)
 
 
 def label(changes: Sequence[str]) -> str | None:
@@ -19,7 +26,7 @@ def label(changes: Sequence[str]) -> str | None:
 
 def deciding(changes: Sequence[str]) -> list[str]:
     """Return those of ``KEY=VALUE`` that affect results, in order."""
-    return sorted(c for c in changes if not c.lstrip("+").startswith(("logger", "data.root")))
+    return sorted(c for c in changes if not c.lstrip("+").startswith(NEVER_MATTER))
 
 
 def read_note(note: Path) -> dict[str, Any]:
@@ -50,7 +57,7 @@ def refuse_directory(
         ConfigError: if it is refused.
 
     """
-    if trial and directory == protocols:
+    if trial and directory.resolve() == protocols.resolve():
         raise ConfigError(
             f"{protocols} is for the protocol alone: name another --directory for a {trial}"
         )

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -13,10 +14,12 @@ from filelock import FileLock
 
 from implicit_em.errors import ConfigError, RunError
 from implicit_em.experiments.__main__ import main
+from implicit_em.experiments.command_line import run_study
 from implicit_em.experiments.evidence import table
 from implicit_em.experiments.paper import PROTOCOL
 from implicit_em.experiments.reproduce import reproduce
 from implicit_em.experiments.study import EXPERIMENTS, is_protocol, plan, protocol
+from implicit_em.experiments.trials import label, refuse_directory
 
 CONF = ROOT / "conf"
 
@@ -235,6 +238,34 @@ def test_changed_configuration_files_make_a_trial(tmp_path, small_mnist):
     directory = tmp_path / "study"
     reproduce(directory, ["theorem"], overrides, workers=1, conf=tmp_path / "conf")
     assert "TRIAL with changed configuration files" in (directory / "report.md").read_text()
+
+
+def test_what_affects_no_result_makes_no_trial():
+    assert (
+        label(["logger=csv", "checkpoint.minutes=1", "trainer.enable_progress_bar=false"]) is None
+    )
+    assert label(["+trainer.profiler=null", "data.root=elsewhere"]) is None
+    assert label(["lr.value=1", "logger=csv"]) == "TRIAL with lr.value=1"
+
+
+def test_the_protocols_directory_is_known_by_any_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in (
+        Path("results/paper"),
+        tmp_path / "results" / "paper",
+        Path("results/../results/paper"),
+    ):
+        with pytest.raises(ConfigError, match="is for the protocol alone"):
+            refuse_directory(name, Path("results/paper"), {}, "TRIAL with lr.value=1")
+
+
+def test_options_may_stand_anywhere_among_the_words(monkeypatch):
+    asked = []
+    arguments = ["theorem", "--workers", "2", "lr.value=1", "--directory", "here", "ablation"]
+    run_study(
+        lambda *taken: asked.append(taken), Path("there"), arguments, "WORD", "what", prog="p"
+    )
+    assert asked == [(Path("here"), ["theorem", "ablation"], ["lr.value=1"], 2, Path("conf"))]
 
 
 def test_make_passes_the_epochs_of_a_trial_on():
