@@ -56,7 +56,7 @@ def compare(
     prepared = _prepare(protocol, chosen, directory, conf, overrides, trial)
     with trials.alone(directory, "comparison"):
         write_json(note, {"trial": trial})
-        command = _command(directory, parts, changes)
+        command = _command(directory, conf, parts, changes)
         return [part.run(command, workers or cores()) for part in prepared]
 
 
@@ -90,6 +90,7 @@ def _prepare(
     return prepared
 
 
-def _command(directory: Path, parts: Sequence[str], changes: Sequence[str]) -> str:
+def _command(directory: Path, conf: Path, parts: Sequence[str], changes: Sequence[str]) -> str:
     where = [] if directory == COMPARISON else ["--directory", str(directory)]
+    where += [] if conf == Path("conf") else ["--conf", str(conf)]
     return shlex.join(["python", "-m", "implicit_em.compare", *parts, *changes, *where])

@@ -152,7 +152,7 @@ def grids(results: Results) -> Figure:
         own = tuning[tuning["family"] == family]
         chosen = results.chosen[results.chosen["family"] == family]
         colour = LOOKS.get(family, OTHER_LOOK)[0]
-        axes.plot(front["density"], 100 * front["probe_accuracy"], "-", color=GREY, lw=1)
+        axes.step(front["density"], 100 * front["probe_accuracy"], where="post", color=GREY, lw=1)
         axes.plot(tuning["density"], 100 * tuning["probe_accuracy"], ".", color="#dddddd", ms=3)
         axes.plot(own["density"], 100 * own["probe_accuracy"], ".", color=colour, ms=5)
         axes.plot(
@@ -193,11 +193,19 @@ def knobs(table: pd.DataFrame, moved: pd.DataFrame) -> Figure:
             name = ", ".join(part.partition("=")[2] for part in row["settings"].split(", "))
             height = max(low, 100 * row["probe_accuracy"])
             axes.plot(row["density"], height, marker, color=colour, ms=4.5, label=name)
-        axes.legend(fontsize=6, handlelength=1, labelspacing=0.3, frameon=True, fancybox=False)
+        axes.legend(
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.13),
+            ncols=3,
+            fontsize=6,
+            handlelength=1,
+            columnspacing=0.8,
+            labelspacing=0.3,
+        )
         axes.set_ylim(float(low) - 0.5, float(high))
         _density_axis(axes, FEW_TICKS)
 
-    figure = _panels([knob for knob in shown["knob"].unique() if knob != BASE], panel, height=2.2)
+    figure = _panels([knob for knob in shown["knob"].unique() if knob != BASE], panel, height=2.5)
     figure.supxlabel("active units on a sample (%)", fontsize=9)
     figure.supylabel("probe accuracy, validation (%)", fontsize=9)
     return figure
@@ -213,20 +221,22 @@ def features(rows: Weights, sample_shape: Sequence[int]) -> Figure:
 
 
 def histograms(results: Results, density: float) -> Figure:
-    """How many units of each family's setting at one density are active how often."""
+    """Which share of the units of each family's setting at one density is active how often."""
     shown = at_target(results, density)
     bins = ["units_dead", *(f"units_to_{edge:g}" for edge in EDGES)]
     labels = ["dead", *(f"{100 * edge:g}" for edge in EDGES)]
 
     def panel(axes: Axes, family: str) -> None:
         own = shown[shown["family"] == family]
-        axes.bar(range(len(bins)), own[bins].mean(), color=LOOKS.get(family, OTHER_LOOK)[0])
+        shares = 100 * own[bins].div(own["units"], axis=0).mean()
+        axes.bar(range(len(bins)), shares, color=LOOKS.get(family, OTHER_LOOK)[0])
+        axes.set_ylim(0, 100)
         axes.set_xticks(range(0, len(bins), 3), labels[::3])
         axes.grid(axis="x", visible=False)
 
     figure = _panels(list(shown["family"].unique()), panel, height=1.8)
     figure.supxlabel("active on at most so many of the test samples (%)", fontsize=9)
-    figure.supylabel("units", fontsize=9)
+    figure.supylabel("units (%)", fontsize=9)
     return figure
 
 

@@ -10,9 +10,10 @@ import pandas as pd
 from implicit_em.compare.figures import knobs as draw_knobs
 from implicit_em.compare.knobs import effects, knob_findings, records
 from implicit_em.compare.protocol import Protocol
+from implicit_em.compare.report import write_tables
 from implicit_em.experiments.figures.style import write
 from implicit_em.experiments.report import render, write_pages
-from implicit_em.files import whole, write_json
+from implicit_em.files import write_json
 from implicit_em.terminal import markdown_table
 
 
@@ -24,8 +25,8 @@ def write_knobs(
     digest: str,
     provenance: Mapping[str, str],
     trial: str | None,
-) -> tuple[Path, list[str]]:
-    """Write tables, figure, report and findings; gives the path of the page, and the findings.
+) -> tuple[Path, list[str], dict[str, pd.DataFrame]]:
+    """Write tables, figure, report and findings; gives the page's path, findings and tables.
 
     Args:
         table: a row a run, as ``knobs.effects`` takes it.
@@ -39,9 +40,8 @@ def write_knobs(
     """
     moved = effects(table, protocol.beyond)
     said = knob_findings(moved, protocol.reach)
-    for name, frame in (("runs", table), ("knobs", moved)):
-        with whole(directory / "tables" / f"{name}.csv") as temporary:
-            (frame.assign(trial=trial) if trial else frame).to_csv(temporary, index=False)
+    tables = {"runs": table, "knobs": moved}
+    write_tables(tables, directory / "tables", trial)
     write(partial(draw_knobs, table, moved), directory / "figures/knobs", trial)
     text = render(
         "implicit_em.compare",
@@ -49,13 +49,13 @@ def write_knobs(
         dataset=dataset,
         trial=trial,
         protocol=protocol,
-        provenance=markdown_table(pd.DataFrame(provenance.items(), columns=["", "this run"])),
+        provenance=markdown_table(pd.DataFrame(provenance.items(), columns=["", "this report"])),
         findings=said,
         table=markdown_table(_as_text(moved)),
         digest=digest,
     )
     write_json(directory / "findings.json", {"trial": trial, "digest": digest, "findings": said})
-    return write_pages(text, directory), said
+    return write_pages(text, directory), said, tables
 
 
 def _as_text(moved: pd.DataFrame) -> pd.DataFrame:

@@ -19,10 +19,11 @@ from implicit_em.compare.stages import describe, settings_of
 from implicit_em.config import to_plain
 from implicit_em.data import as_unit_float
 from implicit_em.errors import DamagedError
-from implicit_em.experiments.evidence import energies_of, matrices_of
+from implicit_em.experiments.evidence import matrices_of
 from implicit_em.experiments.study import Run
 from implicit_em.files import read_json, write_json
 from implicit_em.fitting import load_data
+from implicit_em.measurement import energies_of
 from implicit_em.models import SparseAutoencoder
 from implicit_em.rundir import RunDirectory
 
@@ -50,7 +51,7 @@ def tuning_table(runs: Sequence[Run]) -> pd.DataFrame:
         keys = ("probe_accuracy", "silent_units", "final_loss", "error")
         measured = {key: metrics.get(key) for key in keys} | {"density": None}
         if metrics.get("status") == "completed":
-            measured["density"] = density(_activations(trained(run), held_out))
+            measured["density"] = density(energies_of(trained(run), held_out))
         for family, axes in run.places:
             row = {"family": family, "settings": describe(run.cfg, axes), "run": run.fingerprint}
             rows.append(row | {"seed": run.cfg.seed} | measured)
@@ -144,14 +145,14 @@ def _measure(run: Run) -> None:
     model = trained(run)
     train_x, train_labels, test_x, test_labels = _samples(run)
     train, test = (
-        Encoded(x.numpy(), labels.numpy(), _activations(model, x))
+        Encoded(x.numpy(), labels.numpy(), energies_of(model, x))
         for x, labels in ((train_x, train_labels), (test_x, test_labels))
     )
     units = train.activations_NK.shape[1]
     matrices = matrices_of(model)
     reconstruction = None
     if isinstance(model, SparseAutoencoder):
-        reconstruction = _in_batches(model.decode, torch.from_numpy(test.activations_NK))
+        reconstruction = _decoded(model, torch.from_numpy(test.activations_NK))
     measured = quality(
         train, test, matrices["encoder"], matrices.get("decoder"), reconstruction, threads
     )
@@ -167,18 +168,15 @@ def _samples(run: Run) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     samples, labels = data.split("train")
     indices = data.train_indices()
     final, final_labels = data.final_samples()
-    return (
-        as_unit_float(samples[indices]),
-        labels[indices],
-        as_unit_float(final),
-        final_labels,
-    )
+    return _floats(samples[indices]), labels[indices], _floats(final), final_labels
 
 
-def _activations(model: Any, x: Tensor) -> np.ndarray:
-    return _in_batches(lambda part: energies_of(model, part), x)
+def _floats(samples: Tensor) -> Tensor:
+    """Return samples in a precision that numpy has, too."""
+    x = as_unit_float(samples)
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 @torch.no_grad()
-def _in_batches(function: Any, x: Tensor) -> np.ndarray:
-    return torch.cat([function(part) for part in x.split(BATCH)]).numpy()
+def _decoded(model: SparseAutoencoder, activations_NK: Tensor) -> np.ndarray:
+    return torch.cat([model.decode(part) for part in activations_NK.split(BATCH)]).numpy()

@@ -5,21 +5,29 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import filterfalse
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from implicit_em.compare.costs import costs
 from implicit_em.compare.figures import at_target
 from implicit_em.compare.knob_report import write_knobs
 from implicit_em.compare.measuring import measure_all, stabilities, trained, tuning_table
-from implicit_em.compare.protocol import DERIVED
+from implicit_em.compare.protocol import DERIVED, KNOBS
 from implicit_em.compare.report import shown_density, write_figures, write_report, write_tables
 from implicit_em.compare.results import Results, choose, findings
-from implicit_em.compare.stages import Stages, check_all, digest, has_diverged, named
+from implicit_em.compare.stages import (
+    Stages,
+    check_all,
+    digest,
+    has_diverged,
+    named,
+    training_of,
+)
 from implicit_em.config import to_plain
-from implicit_em.errors import RunError
-from implicit_em.experiments import provenance
+from implicit_em.data import ResidentDataModule
+from implicit_em.errors import ConfigError, RunError
+from implicit_em.experiments import provenance, trials
 from implicit_em.experiments.evidence import matrices_of
 from implicit_em.experiments.execution import execute
 from implicit_em.experiments.study import Run
@@ -32,7 +40,10 @@ log = logging.getLogger(__name__)
 
 
 class Part(ABC):
-    """What of one data set is run; nothing is written before all of it is known to be possible."""
+    """What of one data set is run; nothing is trained before all of it is known to be possible."""
+
+    folder = "compare"
+    """Of ``conf/experiment``, where the settings are."""
 
     def __init__(
         self, stages: Stages, dataset: str, directory: Path, conf: Path, trial: str | None
@@ -46,10 +57,23 @@ class Part(ABC):
             conf: the configuration files.
             trial: what makes this a trial, or ``None``.
 
+        Raises:
+            ConfigError: if something of it cannot be, or the directory has the report of another
+                protocol.
+
         """
         self.stages, self.dataset, self.directory = stages, dataset, directory
         self.conf, self.trial = conf, trial
         self.protocol, self.part = stages.protocol, stages.part
+        self.digest = digest(self.protocol, [*stages.settings, *stages.control_settings])
+        self._refuse_another_report()
+        runs = self._plan()
+        check_all(runs)
+        _refuse_unlabelled(load_data(to_plain(runs[0].cfg)))
+
+    @abstractmethod
+    def _plan(self) -> list[Run]:
+        """Make the runs, and return all that are to be checked."""
 
     @abstractmethod
     def run(self, command: str, workers: int) -> Path:
@@ -68,41 +92,72 @@ class Part(ABC):
     def _family(self, run: Run) -> str:
         return run.places[0][0]
 
-    def _forget_report(self) -> None:
-        """Leave no report beside figures that are not its own."""
-        for old in ("report.md", "report.html", "findings.json"):
-            (self.directory / old).unlink(missing_ok=True)
+    def _refuse_another_report(self) -> None:
+        note = trials.read_note(self.directory / "findings.json")
+        if note.get("digest", self.digest) != self.digest:
+            raise ConfigError(
+                f"{self.directory}: holds the report of another protocol, {note['digest']}, not "
+                f"{self.digest}; name another directory, or remove it"
+            )
 
-    def _digest(self) -> str:
-        return digest(self.protocol, [*self.stages.settings, *self.stages.control_settings])
+    def _forget_report(self) -> None:
+        """Leave no report beside figures that are not its own, and no table of an earlier one."""
+        for old in ("report.*", "findings.json", "tables/*.csv", "figures/*.*"):
+            for path in self.directory.glob(old):
+                path.unlink()
 
     def _origin(self, command: str, runs: Sequence[Run]) -> dict[str, str]:
         return provenance.describe(
             command,
             [RunDirectory(run.directory).read_metrics() or {} for run in runs],
-            protocol=provenance.history_of(self.conf.resolve() / "compare.yaml"),
+            protocol=provenance.history_of(
+                self.conf.resolve() / "compare.yaml", f"experiment/{self.folder}"
+            ),
         )
+
+    def _finish(
+        self,
+        page: Path,
+        said: Sequence[str],
+        tables: dict[str, pd.DataFrame],
+        origin: dict[str, str],
+        run: Run,
+    ) -> Path:
+        log_summary(run.cfg, self.directory, tables, None, origin, self.trial)
+        for sentence in said:
+            log.info("%s", sentence)
+        log.info("Written to %s", page)
+        return page
 
 
 class Families(Part):
     """The families at matched density."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def _plan(self) -> list[Run]:
         self.grids, self.controls = self.stages.grids(), self.stages.controls()
-        check_all([*self.grids, *self.controls])
+        self._refuse_unknown_widths()
+        return [*self.grids, *self.stages.possible_finals(), *self.controls]
+
+    def _refuse_unknown_widths(self) -> None:
+        folders = (self.conf / "experiment" / "compare", self.conf / "model")  # families, controls
+        known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+        for family, width in self.protocol.parts[self.part].items():
+            if family not in known:
+                raise ConfigError(
+                    f"parts.{self.part}.{family}={width}: no family or control; "
+                    f"allowed: {', '.join(known)}"
+                )
 
     def run(self, command: str, workers: int) -> Path:
         """Do what is not done, and write tables, figures and report."""
-        load_data(to_plain(self.grids[0].cfg))
+        self._train(self.controls, workers)  # first, as one that cannot be fitted is found so
         self._train(self.grids, workers)
         tuning = tuning_table(self.grids)
         chosen = choose(self.protocol, tuning)
         if chosen.empty:
             raise RunError(f"{self.dataset}, {self.part}: no setting comes near any density")
-        finals = self.stages.finals(chosen, self.grids)
-        check_all(finals)
-        self._train([*finals, *self.controls], workers)
+        finals = self.stages.finals(chosen)
+        self._train(finals, workers)
         lost = list(filter(has_diverged, finals))
         finals = list(filterfalse(has_diverged, finals))
         if not finals:
@@ -123,48 +178,53 @@ class Families(Part):
 
     def _report(self, results: Results, finals: Sequence[Run], command: str) -> Path:
         self._forget_report()
-        tables = write_tables(results, self.directory / "tables", self.trial)
+        tables = results.tables()
+        write_tables(tables, self.directory / "tables", self.trial)
         data = load_data(to_plain(finals[0].cfg))
         rows = _rows_shown(results, finals)
         with working("drawing the figures"):
             write_figures(results, rows, data.sample_shape, self.directory / "figures", self.trial)
         origin = self._origin(command, [*self.grids, *finals, *self.controls])
         page = write_report(
-            results, self.directory, self.dataset, self.part, self._digest(), origin, self.trial
+            results,
+            self.directory,
+            self.dataset,
+            self.part,
+            self.digest,
+            training_of([*self.grids, *finals]),
+            origin,
+            self.trial,
         )
-        log_summary(finals[0].cfg, self.directory, tables, None, origin, self.trial)
-        for sentence in findings(results):
-            log.info("%s", sentence)
-        log.info("Written to %s", page)
-        return page
+        return self._finish(page, findings(results), tables, origin, finals[0])
 
 
 class Knobs(Part):
     """What the settings of the derived model move."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    folder = KNOBS
+
+    def _plan(self) -> list[Run]:
         self.runs = self.stages.knobs()
-        check_all(self.runs)
+        return self.runs
 
     def run(self, command: str, workers: int) -> Path:
         """Train, and write table, figure and report."""
-        load_data(to_plain(self.runs[0].cfg))
         self._train(self.runs, workers)
         table = tuning_table(self.runs).rename(columns={"family": "knob"})
         self._forget_report()
         origin = self._origin(command, self.runs)
-        page, said = write_knobs(
-            table, self.protocol, self.directory, self.dataset, self._digest(), origin, self.trial
+        page, said, tables = write_knobs(
+            table, self.protocol, self.directory, self.dataset, self.digest, origin, self.trial
         )
-        log_summary(self.runs[0].cfg, self.directory, {"knobs": table}, None, origin, self.trial)
-        for sentence in said:
-            log.info("%s", sentence)
-        log.info("Written to %s", page)
-        return page
+        return self._finish(page, said, tables, origin, self.runs[0])
 
     def _family(self, run: Run) -> str:
         return DERIVED
+
+
+def _refuse_unlabelled(data: ResidentDataModule) -> None:
+    if len(data.split("train")[1].unique()) < 2:
+        raise ConfigError("data.labels: the comparison probes for labels, of two classes at least")
 
 
 def _came_to_an_end(run: Run) -> bool:
@@ -175,9 +235,9 @@ def _rows_shown(results: Results, finals: Sequence[Run]) -> dict[str, np.ndarray
     """Return for each family the weight rows of its setting at one density, first seed."""
     shown = at_target(results, shown_density(results))
     first = shown[shown["seed"] == shown["seed"].min()]
-    runs = {run.fingerprint: run for run in finals}
+    runs = {(run.places[0][0], run.fingerprint): run for run in finals}
     rows = {}
     for family, fingerprint in zip(first["family"], first["run"], strict=True):
-        matrices = matrices_of(trained(runs[fingerprint]))
+        matrices = matrices_of(trained(runs[family, fingerprint]))
         rows[family] = matrices.get("decoder", matrices["encoder"])
     return rows

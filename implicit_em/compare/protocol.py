@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -15,6 +15,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveInt,
     ValidationError,
+    model_validator,
 )
 from yaml import YAMLError
 
@@ -54,6 +55,24 @@ class Protocol(BaseModel):
     densities: Annotated[list[Density], Field(min_length=1), AfterValidator(_distinct)]
     reach: Factor
     beyond: Factor
+
+    @model_validator(mode="after")
+    def _tells_parts_apart(self) -> Self:
+        for part in self.parts:
+            if part in (KNOBS, *self.datasets) or not part.isidentifier():
+                raise ValueError(
+                    f"parts.{part}: must be a plain name, and neither a data set's nor {KNOBS}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _keeps_the_test_set_for_the_finals(self) -> Self:
+        for stage, allowed in (("tuning", "validation"), ("finals", "test")):
+            key = "data.final"
+            found = getattr(self, stage).get(key, self.always.get(key))
+            if found != allowed:
+                raise ValueError(f"{stage}.{key}={found}: must be {allowed}")
+        return self
 
     def refuse_own_settings(self, overrides: Sequence[str]) -> None:
         """Refuse settings of all runs that the protocol has for a stage.
@@ -115,7 +134,8 @@ def read_protocol(conf: Path, changes: Sequence[str] = ()) -> Protocol:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"{key}={first['input']}: {first['msg']}") from error
+        where = f"{key}={first['input']}: " if key else ""
+        raise ConfigError(where + first["msg"].removeprefix("Value error, ")) from error
     if protocol.reference not in protocol.families:
         raise ConfigError(
             f"reference={protocol.reference}: allowed are the families, "
@@ -138,8 +158,11 @@ def _change(content: Any, change: str) -> None:
     except YAMLError as error:
         raise ConfigError(f"{change}: {one_line(error)}") from error
     parsed = OmegaConf.to_container(parsed)["value"]  # type: ignore[index,call-overload]
+    part, _, family = setting.partition(".")
     if not setting:
         content[name] = parsed
+    elif name == "parts" and family:
+        content[name].setdefault(part, {})[family] = parsed
     elif isinstance(content[name], dict):
         content[name][setting] = parsed
     else:

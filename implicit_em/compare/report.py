@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from implicit_em.compare import figures
 from implicit_em.compare.results import (
+    ACTIVE,
     Results,
     differences_table,
     findings,
@@ -17,6 +18,7 @@ from implicit_em.compare.results import (
     mean_over_seeds,
     name_of,
     percent,
+    widths_of,
 )
 from implicit_em.experiments.figures.style import write
 from implicit_em.experiments.report import render, write_pages
@@ -32,34 +34,26 @@ OF_FINALS = (
 CAPTIONS = {
     "pareto": "Test set: probe accuracy and variance left unexplained by the least-squares decoder "
     "over density. Points: chosen settings, mean over the seeds; lines and bands: mean ± standard "
-    "deviation of the seeds' interpolated curves, where all of them reach; crosses: controls.",
+    "deviation of the seeds' interpolated curves, where all of them reach; crosses: controls."
+    "{widths}",
     "grids": "Validation samples: every setting of a family's grid (coloured) among all others, "
     "the common Pareto front (line), and what was chosen (rings), over the share of active units "
     "in per cent.",
     "features": "Weight rows of the settings chosen at {density}, first seed: decoder columns "
-    "where there is a decoder, else encoder rows.",
-    "histograms": "Test set, settings chosen at {density}, mean over the seeds: number of units "
+    "where there is a decoder, else encoder rows; how sharp or noisy "
+    "the one and the other look is not to be compared.",
+    "histograms": "Test set, settings chosen at {density}, mean over the seeds: share of the units "
     "that are active, by 1 % of their maximum, on so many samples.",
 }
 
 
-def write_tables(results: Results, directory: Path, trial: str | None) -> dict[str, pd.DataFrame]:
-    """Write all tables as CSV, in numbers, and return them by name."""
-    tables = {
-        "matched_density": results.at_density(),
-        "tuning": results.tuning,
-        "chosen": results.chosen,
-        "finals": results.finals,
-        "controls": results.controls,
-        "stability": results.stability,
-        "costs": results.costs,
-    }
-    if results.widths_differ:
-        tables["matched_activity"] = results.at_activity()
+def write_tables(tables: Mapping[str, pd.DataFrame], directory: Path, trial: str | None) -> None:
+    """Write tables as CSV, in numbers; one without columns would not be read again."""
     for name, table in tables.items():
+        if not len(table.columns):
+            continue
         with whole(directory / f"{name}.csv") as temporary:
             (table.assign(trial=trial) if trial else table).to_csv(temporary, index=False)
-    return tables
 
 
 def write_figures(
@@ -103,6 +97,7 @@ def write_report(
     dataset: str,
     part: str,
     digest: str,
+    training: str,
     provenance: Mapping[str, str],
     trial: str | None,
 ) -> Path:
@@ -114,6 +109,7 @@ def write_report(
         dataset: its data.
         part: its name.
         digest: of the protocol and its runs.
+        training: the runs' optimizers and schedules.
         provenance: lines by name.
         trial: what makes this a trial, or ``None``.
 
@@ -121,7 +117,9 @@ def write_report(
     protocol = results.protocol
     said = findings(results)
     density = percent(shown_density(results))
-    shown_at = results.at_density()
+    shown_at, shown_activity = results.at_density(), results.at_activity()
+    widths = widths_of(results.finals)
+    unlike = "" if shown_activity.empty else f" Density is the share of unlike widths: {widths}."
     text = render(
         "implicit_em.compare",
         dataset=dataset,
@@ -130,15 +128,17 @@ def write_report(
         protocol=protocol,
         unit_count=" or ".join(str(n) for n in sorted(results.finals["units"].unique())),
         reference=name_of(protocol.reference),
-        provenance=markdown_table(pd.DataFrame(provenance.items(), columns=["", "this run"])),
+        provenance=markdown_table(pd.DataFrame(provenance.items(), columns=["", "this report"])),
         findings=said,
         at_density=markdown_table(matched_table(shown_at, protocol)),
         differences=markdown_table(differences_table(shown_at, protocol)),
-        at_activity=markdown_table(matched_table(results.at_activity(), protocol, "active"))
-        if results.widths_differ
-        else None,
+        at_activity=None
+        if shown_activity.empty
+        else markdown_table(matched_table(shown_activity, protocol, ACTIVE)),
+        activity_differences=markdown_table(differences_table(shown_activity, protocol, ACTIVE)),
+        widths=widths,
         figures=[
-            {"name": name, "caption": caption.format(density=density)}
+            {"name": name, "caption": caption.format(density=density, widths=unlike)}
             for name, caption in CAPTIONS.items()
         ],
         chosen=markdown_table(_chosen(results)),
@@ -150,6 +150,7 @@ def write_report(
         if len(results.controls)
         else "None.",
         digest=digest,
+        training=training,
         costs=markdown_table(_costs(results)),
         budget=markdown_table(_budget(results)),
         held_out=f"{protocol.always.get('data.val_size', 0):,}",
@@ -226,8 +227,8 @@ def _costs(results: Results) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "family": costs["family"].map(name_of),
-            "step, ms": costs["step_ms"].map("{:.2f}".format),
-            f"of {name_of(results.protocol.reference)}": ratios.map("{:.2f}".format),
+            "step, ms": costs["step_ms"].map("{:.2g}".format),
+            f"of {name_of(results.protocol.reference)}": ratios.map("{:.2g}".format),
             "peak memory, MiB": costs["peak_MiB"].map("{:.1f}".format),
         }
     )

@@ -1,6 +1,6 @@
 """The results of a part as tables, and what they say in sentences."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import pandas as pd
 from implicit_em.compare.matching import SIGNIFICANT, against, matched
 from implicit_em.compare.protocol import Protocol
 from implicit_em.compare.selection import fronts, select
+from implicit_em.experiments.statistics import holm
 
 NAMES = {
     "derived": "derived",
@@ -31,6 +32,13 @@ NAMES = {
     "untrained": "untrained encoder",
 }
 """How families are called in print; another one by its own name."""
+ACTIVE = "active units"
+OTHERWISE = {
+    "least_squares_fvu": ("the variance that the best linear decoder leaves unexplained", -1),
+    "sparse_probe_1": ("the sparse probe of 1 unit", 1),
+    "sparse_probe_5": ("that of 5", 1),
+}
+"""What else the families are compared by, its name, and 1 where more is better."""
 ENOUGH = 2
 """Densities at which the derived model has to be on the front, as was asked before any run."""
 
@@ -60,26 +68,37 @@ class Results:
     costs: pd.DataFrame
     diverged: pd.DataFrame
 
-    @property
-    def widths_differ(self) -> bool:
-        """Whether the families differ in width, so that equal density is not equal activity."""
-        return self.finals["units"].nunique() > 1
-
-    def at_density(self) -> pd.DataFrame:
+    def at_density(self, value: str = "probe_accuracy") -> pd.DataFrame:
         """Return the families at the protocol's densities, as ``matching.against`` does."""
-        at = matched(self.finals, self.protocol.densities, self.protocol.beyond)
+        at = matched(self.finals, self.protocol.densities, self.protocol.beyond, value=value)
         return against(at, self.protocol.reference)
 
-    def at_activity(self) -> pd.DataFrame:
+    def at_activity(self, value: str = "probe_accuracy") -> pd.DataFrame:
         """Return the families at as many active units as those densities are at the usual width.
 
         Fewer than the widest family has at the lowest density are left out: it was not tuned there.
+        Empty where all are of one width, so that equal density is equal activity.
         """
         least = min(self.protocol.densities) * self.finals["units"].max()
         counts = [density * self.protocol.width for density in self.protocol.densities]
-        targets = [count for count in counts if count > 0.999 * least]
-        at = matched(self.finals, targets, self.protocol.beyond, along="active_units")
+        differ = self.finals["units"].nunique() > 1
+        targets = [count for count in counts if differ and count > 0.999 * least]
+        at = matched(self.finals, targets, self.protocol.beyond, "active_units", value)
         return against(at, self.protocol.reference)
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return all tables by name."""
+        tables = {
+            "matched_density": self.at_density(),
+            "tuning": self.tuning,
+            "chosen": self.chosen,
+            "finals": self.finals,
+            "controls": self.controls,
+            "stability": self.stability,
+            "costs": self.costs,
+        }
+        activity = self.at_activity()
+        return tables if activity.empty else {**tables, "matched_activity": activity}
 
     def fronts(self) -> dict[str, pd.DataFrame]:
         """Return who is on the front of the grids, and on that of the finals' means."""
@@ -111,18 +130,39 @@ def percent(share: float, digits: int | None = None) -> str:
 def findings(results: Results) -> list[str]:
     """Return what the tables say, a sentence each."""
     reference = results.protocol.reference
-    at = results.at_density()
-    said = [_at_one(own, reference, f"At {percent(target)}") for target, own in _by_target(at)]
-    said += _in_all(at, reference)
+    activity, density = results.at_activity(), results.at_density()
+    said = []
+    if not activity.empty:
+        widths = widths_of(results.finals)
+        said.append(f"The families differ in width, and the probe has as many inputs: {widths}.")
+        said += _matched(activity, reference, ACTIVE)
+    said += _matched(density, reference)
+    said += _otherwise(results)
     said += _front(results.fronts(), reference)
-    said += _missing(at, results.protocol)
-    said += _diverged(results.diverged)
-    if results.widths_differ:
-        said += [
-            _at_one(own, reference, f"At {target:.3g} active units")
-            for target, own in _by_target(results.at_activity())
-        ]
-    return said
+    said += _controls(results)
+    said += _decoders(results)
+    said += _missing(density, results.protocol)
+    return said + _diverged(results.diverged)
+
+
+def widths_of(finals: pd.DataFrame) -> str:
+    """Return which families have how many units: ``64 units: L1, TopK; 128 units: derived``."""
+    by_width = finals.groupby("units")["family"].unique()
+    return "; ".join(
+        f"{units} units: {', '.join(map(name_of, families))}"
+        for units, families in by_width.items()
+    )
+
+
+def _matched(at: pd.DataFrame, reference: str, unit: str = "%") -> list[str]:
+    said = [
+        _at_one(own, reference, f"At {_target(target, unit)}") for target, own in _by_target(at)
+    ]
+    return said + _in_all(at, reference, unit)
+
+
+def _target(target: float, unit: str) -> str:
+    return percent(target) if unit == "%" else f"{target:.3g} {unit}"
 
 
 def _by_target(at: pd.DataFrame) -> Iterator[tuple[float, pd.DataFrame]]:
@@ -154,46 +194,117 @@ def _at_one(here: pd.DataFrame, reference: str, where: str) -> str:
 
 def _points(row: Any, sign: int = 1) -> str:
     if pd.isna(row.p_holm):
-        return f"{100 * sign * row.ahead:.2f} points (no test)"
+        return f"{100 * sign * row.ahead:z.2f} points (no test)"
     ends = sorted(100 * sign * end for end in (row.low, row.high))
     judged = "significant" if row.p_holm < SIGNIFICANT else "not significant"
-    interval = "[{:.2f}, {:.2f}]".format(*ends)
-    return f"{100 * sign * row.ahead:.2f} {interval} points ({judged}, p = {row.p_holm:.2g})"
+    interval = "[{:z.2f}, {:z.2f}]".format(*ends)
+    return f"{100 * sign * row.ahead:z.2f} {interval} points ({judged}, p = {row.p_holm:.2g})"
 
 
-def _in_all(at: pd.DataFrame, reference: str) -> list[str]:
+def _in_all(at: pd.DataFrame, reference: str, unit: str) -> list[str]:
     """Say against whom the reference wins and loses, over all densities."""
     tests = at[at["p_holm"].notna()]
     if tests.empty:
         return []
-    clear = tests[tests["p_holm"] < SIGNIFICANT]
-    ahead, behind = (clear[clear["ahead"] < 0], clear[clear["ahead"] > 0])
+    name = name_of(reference)
+    better, worse = _clear(tests)
+    of_all = [len(own) for own in _clear(tests.assign(p_holm=_holm_over_all(tests)))]
     said = (
-        f"Of {len(tests)} paired tests against {name_of(reference)}, it is significantly better in "
-        f"{len(ahead)}, significantly worse in {len(behind)}, and {len(tests) - len(clear)} decide "
-        "nothing."
+        f"Of {len(tests)} paired tests at equal {'density' if unit == '%' else 'activity'}, {name} "
+        f"is significantly better in {len(better)}, significantly worse in {len(worse)}, and "
+        f"{len(tests) - len(better) - len(worse)} decide nothing; after Holm over all of them, it "
+        f"is better in {of_all[0]} and worse in {of_all[1]}."
     )
-    beaten_by = [f"{name_of(str(f))} ({_listed(own)})" for f, own in behind.groupby("family")]
-    if beaten_by:
-        said += f" It is beaten by {', '.join(beaten_by)}."
-    return [said]
+    against_whom = [
+        f"{name[0].upper()}{name[1:]} is significantly {word} than {_by_family(own, unit)}."
+        for word, own in (("better", better), ("worse", worse))
+        if len(own)
+    ]
+    return [said, *against_whom]
 
 
-def _listed(rows: pd.DataFrame) -> str:
-    return ", ".join(map(percent, rows["target"]))
+def _clear(tests: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the tests in which the reference is significantly better, and worse."""
+    clear = tests[tests["p_holm"] < SIGNIFICANT]
+    return clear[clear["ahead"] < 0], clear[clear["ahead"] > 0]
+
+
+def _holm_over_all(tests: pd.DataFrame) -> pd.Series:
+    adjusted = holm({str(row): p for row, p in tests["p_value"].items()})
+    return pd.Series(list(adjusted.values()), tests.index, dtype=float)
+
+
+def _by_family(tests: pd.DataFrame, unit: str) -> str:
+    return ", ".join(
+        f"{name_of(str(family))} ({_listed(own['target'], unit)})"
+        for family, own in tests.groupby("family", sort=False)
+    )
+
+
+def _listed(targets: Iterable[float], unit: str = "%") -> str:
+    return ", ".join(percent(t) if unit == "%" else f"{t:.3g}" for t in targets)
+
+
+def _otherwise(results: Results) -> list[str]:
+    """Say how often the reference wins and loses by other measures than the probe."""
+    at = results.at_density if results.at_activity().empty else results.at_activity
+    where = "density" if results.at_activity().empty else "activity"
+    counted = []
+    for value, (label, sign) in OTHERWISE.items():
+        tests = at(value).dropna(subset="p_holm")
+        if tests.empty:
+            continue
+        better, worse = _clear(tests.assign(ahead=sign * tests["ahead"]))
+        counted.append(f"by {label} in {len(better)} and {len(worse)} of {len(tests)}")
+    if not counted:
+        return []
+    name = name_of(results.protocol.reference)
+    return [
+        f"By other measures at equal {where}, {name} is significantly better and worse "
+        f"{', '.join(counted)} tests."
+    ]
 
 
 def _front(found: Mapping[str, pd.DataFrame], reference: str) -> list[str]:
     said = []
     for name, where in (("tuning", "the grids, on validation"), ("finals", "the finals' means")):
-        on = found[name][[reference in families for families in found[name]["families"]]]
+        families = found[name]["families"]
+        on = found[name].loc[[reference in there for there in families], "target"]
+        none = found[name].loc[~families.map(bool), "target"]
         verdict = "at least" if len(on) >= ENOUGH else "fewer than"
         at = f" ({_listed(on)})" if len(on) else ""
+        nobody = f"; no family's stands at {_listed(none)}" if len(none) else ""
         said.append(
             f"On the Pareto front of {where}, a setting of {name_of(reference)} stands at "
-            f"{len(on)} of {len(found[name])} densities{at}: {verdict} the {ENOUGH} asked for."
+            f"{len(on)} of {len(families)} densities{at}, {verdict} the {ENOUGH} asked for{nobody}."
         )
     return said
+
+
+def _controls(results: Results) -> list[str]:
+    """Say which control has the best probe, and which families are above it, and where."""
+    if results.controls.empty:
+        return []
+    means = results.controls.groupby("family")[["probe_accuracy", "exact_density", "units"]].mean()
+    best = means.sort_values("probe_accuracy").iloc[-1]
+    at = results.at_density()
+    above = _by_family(at[at["mean"] > best["probe_accuracy"]], "%")
+    return [
+        f"Of the controls, {name_of(str(best.name))} ({best['units']:g} units, "
+        f"{percent(best['exact_density'], 1)} of them active) has the best probe, "
+        f"{percent(best['probe_accuracy'], 2)}; above it {f'are {above}' if above else 'is none'}."
+    ]
+
+
+def _decoders(results: Results) -> list[str]:
+    """Say whose own decoder reconstructs worse than the mean of the data does."""
+    means = results.finals.groupby(["family", "settings"], sort=False)["fvu"].mean()
+    lost = (means > 1).groupby("family", sort=False).agg(["sum", "size"])
+    return [
+        f"In {row['sum']} of {row['size']} settings of {name_of(str(family))} its own decoder "
+        "reconstructs worse than the mean of the data would."
+        for family, row in lost[lost["sum"] > 0].iterrows()
+    ]
 
 
 def _missing(at: pd.DataFrame, protocol: Protocol) -> list[str]:
@@ -236,7 +347,7 @@ def matched_table(at: pd.DataFrame, protocol: Protocol, unit: str = "%") -> pd.D
         sign = ""
         if not pd.isna(row.p_holm) and row.p_holm < SIGNIFICANT:
             sign = " +" if row.ahead > 0 else " −"
-        heading = percent(row.target) if unit == "%" else f"{row.target:g} {unit}"
+        heading = _target(row.target, unit)
         seeds = len(protocol.seeds)
         some = f" ({row.n} of {seeds})" if row.n < seeds else ""
         text = f"{100 * row.mean:.2f}{spread}{' *' if row.best else ''}{sign}{some}"
@@ -244,7 +355,7 @@ def matched_table(at: pd.DataFrame, protocol: Protocol, unit: str = "%") -> pd.D
     return _families_by_density(cells, protocol.families)
 
 
-def differences_table(at: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
+def differences_table(at: pd.DataFrame, protocol: Protocol, unit: str = "%") -> pd.DataFrame:
     """Return how far each family is ahead of the reference, in points, as text."""
     cells: dict[str, dict[str, str]] = {}
     row: Any
@@ -254,7 +365,7 @@ def differences_table(at: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
             text += f" [{100 * row.low:+.2f}, {100 * row.high:+.2f}]"
         if not pd.isna(row.p_holm):
             text += f", p = {row.p_holm:.2g}"
-        cells.setdefault(name_of(row.family), {})[percent(row.target)] = text
+        cells.setdefault(name_of(row.family), {})[_target(row.target, unit)] = text
     others = [family for family in protocol.families if family != protocol.reference]
     return _families_by_density(cells, others)
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,12 +91,13 @@ class Stages:
         self.control_settings = controls
 
     def grids(self) -> list[Run]:
-        """Return the runs of all families' grids."""
-        runs = [
-            self._run(family, axes, cfg, self.protocol.tuning)
-            for family, axes, cfg in self.settings
-        ]
-        return list({run.fingerprint: run for run in runs}.values())
+        """Return the runs of all families' grids, each setting once a family."""
+        return [run for _, run in self._tuned]
+
+    @cached_property
+    def _tuned(self) -> list[tuple[Setting, Run]]:
+        each = [(setting, self._run(*setting, self.protocol.tuning)) for setting in self.settings]
+        return list({(one.family, run.fingerprint): (one, run) for one, run in each}.values())
 
     def knobs(self) -> list[Run]:
         """Return the runs of all settings, as those of the derived grid, but once a seed."""
@@ -108,15 +110,21 @@ class Stages:
                 first.places[:] = [*places, (knob, dict(axes))]
         return list(runs.values())
 
-    def finals(self, chosen: pd.DataFrame, grids: Sequence[Run]) -> list[Run]:
+    def finals(self, chosen: pd.DataFrame) -> list[Run]:
         """Return the runs of chosen settings, from ``selection.select``, once a seed."""
-        tuned = set(chosen["run"])
+        picked = set(zip(chosen["family"], chosen["run"], strict=True))
         return [
-            self._run(*run.places[0], run.cfg, {**self.protocol.finals, "seed": seed})
-            for run in grids
-            if run.fingerprint in tuned
+            self._run(*setting, {**self.protocol.finals, "seed": seed})
+            for setting, run in self._tuned
+            if (setting.family, run.fingerprint) in picked
             for seed in self.protocol.seeds
         ]
+
+    def possible_finals(self) -> list[Run]:
+        """Return a final of each family: what is wrong with one's settings is with those of all."""
+        first = {setting.family: setting for setting in reversed(self.settings)}
+        settings = {**self.protocol.finals, "seed": self.protocol.seeds[0]}
+        return [self._run(*setting, settings) for setting in first.values()]
 
     def controls(self) -> list[Run]:
         """Return the runs of the controls, once a seed where they draw random numbers."""
@@ -186,6 +194,19 @@ def describe(cfg: DictConfig, axes: Mapping[str, str]) -> str:
         name = key.removesuffix(".value").removesuffix(".weight").rpartition(".")[2]
         parts.append(f"{name}={value:g}" if isinstance(value, int | float) else f"{name}={value}")
     return ", ".join(parts)
+
+
+def training_of(runs: Sequence[Run]) -> str:
+    """Return optimizers and schedules of runs, in words."""
+    found = {(run.cfg.optimizer._target_, _target_of(run.cfg.lr.schedule)) for run in runs}
+    return "; ".join(
+        f"{optimizer.rpartition('.')[2]}, {schedule or 'a constant rate'}"
+        for optimizer, schedule in sorted(found)
+    )
+
+
+def _target_of(node: DictConfig | None) -> str:
+    return "" if node is None else str(node._target_).rpartition(".")[2]
 
 
 def named(runs: Sequence[Run]) -> pd.DataFrame:

@@ -40,11 +40,14 @@ def describe(command: str, runs: Sequence[Mapping[str, Any]], **more: str) -> di
     }
 
 
-def history_of(file: Path) -> str:
-    """Return the commits in which a file came, and was last touched."""
-    last, first = (
-        _git(file.parent, "log", "-1", *order, "--format=%h", "--", file.name)
-        for order in ((), ("--diff-filter=A",))
+def history_of(file: Path, *more: str) -> str:
+    """Return the commits in which a file came, and it or more beside it was last touched."""
+    first, last = (
+        _git(file.parent, "log", "-1", *order, "--format=%h", "--", *files)
+        for order, files in (
+            (("--diff-filter=A",), (file.name,)),
+            ((), (file.name, *more)),
+        )
     )
     return f"first committed in {first}, last touched in {last}"
 

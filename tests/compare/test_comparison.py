@@ -7,25 +7,32 @@ from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from conftest import ROOT
 from filelock import FileLock
 
+import implicit_em
 from implicit_em.compare.__main__ import main
 from implicit_em.compare.comparison import compare
+from implicit_em.compare.dictionaries import stability
 from implicit_em.compare.knobs import CURVE
 from implicit_em.compare.protocol import read_protocol
+from implicit_em.compare.quality import Encoded, quality
 from implicit_em.compare.stages import Stages, compose_settings, digest
 from implicit_em.config import module_arguments, to_plain
 from implicit_em.data import ResidentDataModule
+from implicit_em.errors import ConfigError
+from implicit_em.fitting import load_data
 from implicit_em.models import Dictionary
 from implicit_em.modules import module_class
+from implicit_em.rundir import RunDirectory
 
 CONF = ROOT / "conf"
-DIGESTS = {"mnist": "28e43a46b337de87", "fashion_mnist": "846156ae5027b54c"}
-DIGESTS_OF_KNOBS = {"mnist": "717521ad39a85180", "fashion_mnist": "291da6f5f28b229c"}
+DIGESTS = {"mnist": "b84340901e7d4c9a", "fashion_mnist": "?"}
+DIGESTS_OF_KNOBS = {"mnist": "a2660f0134a72f42", "fashion_mnist": "?"}
 """Of the protocol on each data set: another one is another protocol."""
 
 
@@ -181,6 +188,92 @@ def test_the_derived_models_settings_are_varied_one_at_a_time(knobs):
         assert json.loads((run / "metrics.json").read_text())["status"] == "completed"
 
 
+def test_what_stands_in_the_tables_is_what_the_models_and_the_data_give(comparison):
+    """By hand from a run's files: probes and decoders never see what they are measured on."""
+    chosen, finals = table(comparison, "chosen"), table(comparison, "finals")
+    runs = comparison / "mnist" / "runs"
+    data = load_data(to_plain(RunDirectory(next((runs / "toy").iterdir())).read_config()))
+    samples, labels = data.split("train")
+    own, (tested, tested_labels) = data.train_indices(), data.split("test")
+    assert (len(own), len(tested)) == (500, 200)
+    for family in ("derived", "toy"):
+        setting = chosen.loc[chosen["family"] == family, "settings"].iloc[0]
+        seeds = finals[(finals["family"] == family) & (finals["settings"] == setting)]
+        models = [
+            implicit_em.load(runs / family / run, classes=[Toy]).eval() for run in seeds["run"]
+        ]
+        encode = getattr(models[0], "encode", models[0])
+        train, test = (
+            Encoded(x.numpy(), y.numpy(), encode(x).detach().numpy())
+            for x, y in (
+                (samples[own] / 255, labels[own]),
+                (tested / 255, tested_labels),
+            )
+        )
+        expected = quality(train, test, threads=1)
+        row = seeds.iloc[0]
+        for name in ("probe_accuracy", "sparse_probe_5", "least_squares_fvu", "exact_density"):
+            assert row[name] == pytest.approx(expected[name], rel=1e-5), name
+        varies_D = samples[own].numpy().std(0) > 0
+        rows = [model.weight.detach().numpy()[:, varies_D] for model in models]
+        measured = table(comparison, "stability").set_index(["family", "settings"])
+        found = measured.loc[(family, setting), "encoder_stability"]
+        assert found == pytest.approx(stability(rows), rel=1e-5)
+    report = (part(comparison) / "report.md").read_text()
+    row = next(line for line in report.splitlines() if f"| {setting} " in line)
+    cells = [cell.strip() for cell in row.split("|")]
+    means = seeds[["exact_density", "probe_accuracy"]].mean() * 100
+    assert cells[-3:-1] == [f"{means.iloc[0]:.1f} %", f"{means.iloc[1]:.2f} %"]
+
+
+def test_finals_have_their_own_settings_and_not_those_of_tuning(conf, changes):
+    protocol = read_protocol(conf, ["tuning.optimizer.weight_decay=0.1", "families=[derived]"])
+    settings = compose_settings(["derived"], "mnist", conf)
+    stages = Stages(protocol, "equal_width", Path("nowhere"), settings, ())
+    grids = stages.grids()
+    chosen = pd.DataFrame({"family": "derived", "run": [grids[0].fingerprint]})
+    finals = stages.finals(chosen)
+    assert {run.cfg.optimizer.weight_decay for run in grids} == {0.1}
+    assert {run.cfg.optimizer.weight_decay for run in finals} == {0.0}
+    assert [run.cfg.seed for run in finals] == protocol.seeds
+
+
+def test_families_may_share_a_setting(conf):
+    (setting, *_) = compose_settings(["derived"], "mnist", conf)
+    both = [setting, setting._replace(family="mine"), setting]
+    stages = Stages(read_protocol(conf), "equal_width", Path("nowhere"), both, ())
+    grids = stages.grids()
+    assert [run.places[0][0] for run in grids] == ["derived", "mine"]
+    assert len({run.directory for run in grids}) == 2
+    chosen = pd.DataFrame({"family": ["mine"], "run": [grids[1].fingerprint]})
+    assert {run.places[0][0] for run in stages.finals(chosen)} == {"mine"}
+
+
+def test_a_report_of_another_protocol_is_not_written_over(comparison, conf, changes, tmp_path):
+    directory, other = tmp_path / "trial", tmp_path / "conf"
+    shutil.copytree(comparison, directory)
+    shutil.copytree(conf, other)
+    grid = (other / "experiment" / "compare" / "toy.yaml").read_text()
+    (other / "experiment" / "compare" / "toy.yaml").write_text(grid.replace("0.1,0.3", "0.2,0.3"))
+    before = (part(directory) / "report.md").read_text()
+    with pytest.raises(ConfigError, match="holds the report of another protocol, "):
+        compare(directory, ["equal_parameters"], changes, workers=1, conf=other)
+    assert (part(directory) / "report.md").read_text() == before
+
+
+def test_data_without_labels_are_refused_before_anything_trains(conf, changes, tmp_path):
+    np.save(tmp_path / "X.npy", np.random.default_rng(0).random((300, 6), dtype=np.float32))
+    own = [change for change in changes if not change.startswith(("data.root", "datasets"))]
+    with pytest.raises(ConfigError, match=r"data\.labels: the comparison probes for labels"):
+        compare(
+            tmp_path / "trial",
+            ["equal_width"],
+            [*own, "datasets=[tensors]", f"data.path={tmp_path}/X.npy"],
+            conf=conf,
+        )
+    assert not (tmp_path / "trial").exists()
+
+
 def test_settings_are_tuned_on_validation_samples_and_finals_tested(comparison):
     tuning, finals = table(comparison, "tuning"), table(comparison, "finals")
     assert tuning.groupby("family").size().to_dict() == {"derived": 4, "toy": 2}
@@ -210,9 +303,10 @@ def test_tuning_never_reads_the_test_set_and_takes_what_diverges_for_a_result(
         ResidentDataModule, "split", lambda self, name: (read.add(name), split(self, name))[1]
     )
     monkeypatch.setattr("implicit_em.compare.parts.choose", lambda _, t: 1 / tables.append(t))
+    tuned_alone = [*changes, "controls=[]"]
     for _ in range(2):
         with pytest.raises(TypeError), caplog.at_level("INFO"):
-            compare(tmp_path / "trial", ["equal_width"], changes, workers=1, conf=wild)
+            compare(tmp_path / "trial", ["equal_width"], tuned_alone, workers=1, conf=wild)
     assert read == {"train"}
     diverged = tables[0][tables[0]["error"].notna()]
     assert diverged["settings"].tolist() == ["lr=1e+30, lse=0.1", "lr=1e+30, lse=10"]
@@ -269,8 +363,8 @@ def test_another_comparison_is_not_written_over(comparison, conf, changes):
         (["seeds=1"], "seeds=1: "),
         (["seeds=[1"], "seeds=[1: "),
         (["densities=[0.1,2]"], "densities.1=2: "),
-        (["densities=[0.1,0.1]"], "densities=[0.1, 0.1]: Value error, each must be there once"),
-        (["seeds=[1,1]"], "seeds=[1, 1]: Value error, each must be there once"),
+        (["densities=[0.1,0.1]"], "densities=[0.1, 0.1]: each must be there once"),
+        (["seeds=[1,1]"], "seeds=[1, 1]: each must be there once"),
         (["seed=7"], "seed=7: the protocol sets it; allowed: tuning.seed, seeds"),
         (
             ["trainer.max_epochs=2"],
@@ -278,6 +372,17 @@ def test_another_comparison_is_not_written_over(comparison, conf, changes):
             "finals.trainer.max_epochs",
         ),
         (["reach=0.5"], "reach=0.5: "),
+        (["tuning.data.final=test"], "tuning.data.final=test: must be validation"),
+        (["finals.data.final=validation"], "finals.data.final=validation: must be test"),
+        (["parts.knobs={}"], "parts.knobs: must be a plain name, and neither a data set's nor"),
+        (
+            ["equal_parameters", "parts.equal_parameters.derivd=32", "families=[derived]"],
+            "parts.equal_parameters.derivd=32: no family or control; allowed: batch_topk, ",
+        ),
+        (
+            ["finals.trainer.max_epochs=five", "families=[derived]", "equal_width"],
+            "trainer.max_epochs=five: ",
+        ),
         (["reference=topk", "families=[l1]"], "reference=topk: allowed are the families, l1"),
         (["width.k=3"], "width.k=3: width has no k"),
         (["families=[derived,none]"], "none: not in compare; allowed: batch_topk, "),

@@ -34,8 +34,8 @@ def test_a_reference_that_loses_is_said_to_lose():
     assert behind.count("TopK has the best mean") == 5
     assert "ahead of derived by 1.0" in behind
     assert "significantly better in 0, significantly worse in 5" in behind
-    assert "It is beaten by TopK (5 %, 10 %, 20 %, 30 %, 50 %)." in behind
-    assert "a setting of derived stands at 0 of 5 densities: fewer than the 2 asked for" in behind
+    assert "Derived is significantly worse than TopK (5 %, 10 %, 20 %, 30 %, 50 %)." in behind
+    assert "a setting of derived stands at 0 of 5 densities, fewer than the 2 asked for." in behind
 
 
 def test_what_noise_could_do_is_not_significant():
@@ -46,7 +46,60 @@ def test_what_noise_could_do_is_not_significant():
 
 def test_the_front_is_counted():
     ahead = said(families={"derived": 0.95, "topk": 0.94})
-    assert "stands at 5 of 5 densities (5 %, 10 %, 20 %, 30 %, 50 %): at least the 2" in ahead
+    assert "stands at 5 of 5 densities (5 %, 10 %, 20 %, 30 %, 50 %), at least the 2" in ahead
+
+
+def test_where_the_front_has_ended_nobody_stands():
+    found = results(families={"derived": 0.95, "topk": 0.94})
+    tuning = found.tuning[found.tuning["density"] < 0.25]
+    ended = " ".join(findings(replace(found, tuning=tuning)))
+    assert "2 asked for; no family's stands at 30 %, 50 %." in ended
+
+
+def test_what_is_counted_over_all_densities_is_also_said_with_all_tests_corrected():
+    near = said(families={"derived": 0.94, "topk": 0.9394, "l1": 0.92}, spread=0.0005)
+    counts = re.search(
+        r"significantly better in (\d+), .* and (\d+) decide nothing; after Holm over all of them, "
+        r"it is better in (\d+) and worse in 0\.",
+        near,
+    )
+    each, undecided, over_all = map(int, counts.groups())
+    assert each + undecided == 10
+    assert over_all < each
+
+
+def test_other_measures_are_counted_by_their_own_direction():
+    found = results(families={"derived": 0.94, "topk": 0.94})
+    finals = found.finals.assign(sparse_probe_1=0.5, least_squares_fvu=0.3)
+    derived = finals["family"] == "derived"
+    noise = 0.001 * finals["seed"] * derived
+    for better in (1, -1):
+        finals["sparse_probe_1"] = 0.5 + derived * better * 0.1 + noise
+        finals["least_squares_fvu"] = 0.3 + derived * better * 0.1 + noise
+        text = " ".join(findings(replace(found, finals=finals)))
+        fvu, probe = ("0 and 5", "5 and 0") if better == 1 else ("5 and 0", "0 and 5")
+        assert f"leaves unexplained in {fvu} of 5, by the sparse probe of 1 unit in {probe}" in text
+
+
+def test_the_best_control_is_named_with_who_is_above_it():
+    text = said(families={"derived": 0.95, "topk": 0.94})
+    assert "Of the controls, k-means (64 units, 47.0 % of them active) has the best probe" in text
+    assert "93.41 %; above it are derived (20 %, 30 %, 50 %), TopK (50 %)." in text
+    low = said(families={"derived": 0.93, "topk": 0.92})
+    assert "93.41 %; above it is none." in low
+    found = results(families={"derived": 0.95, "topk": 0.94})
+    none = replace(found, controls=found.controls.iloc[:0])
+    assert "controls" not in " ".join(findings(none))
+
+
+def test_a_decoder_that_reconstructs_nothing_is_named():
+    found = results(families={"derived": 0.95, "topk": 0.94})
+    topk = found.finals["family"] == "topk"
+    number = found.finals.loc[topk, "settings"].nunique()
+    lost = replace(found, finals=found.finals.assign(fvu=topk * 1.2))
+    text = " ".join(findings(lost))
+    assert f"In {number} of {number} settings of TopK its own decoder reconstructs worse" in text
+    assert "its own decoder" not in " ".join(findings(found))
 
 
 def test_one_seed_gives_no_test():
@@ -72,6 +125,21 @@ def test_families_of_other_widths_are_also_compared_by_their_active_units():
     wide = said(families={"derived": 0.95, "topk": 0.94}, widths={"derived": 128})
     assert "At 6.4 active units derived has the best mean" in wide
     assert "At 3.2 active units" not in wide, "the wide one was not tuned for so few"
+    assert wide.startswith(
+        "The families differ in width, and the probe has as many inputs: 64 units: TopK; "
+        "128 units: derived. At 6.4 active units"
+    )
+    assert wide.index("paired tests at equal activity") < wide.index("paired tests at equal densi")
+    assert "By other measures at equal activity" in wide
+
+
+def test_where_no_number_of_active_units_is_shared_densities_alone_are_compared():
+    found = results(
+        families={"derived": 0.95, "topk": 0.94}, widths={"derived": 128}, densities=[0.3, 0.5]
+    )
+    assert found.at_activity().empty
+    assert "active units" not in " ".join(findings(found))
+    assert "matched_activity" not in found.tables()
 
 
 def test_the_tables_show_every_family_in_the_protocols_order():
