@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from implicit_em.compare.densities import EDGES
 from implicit_em.compare.knobs import BASE, CURVE, records
 from implicit_em.compare.matching import at_density
 from implicit_em.compare.results import Results, name_of
@@ -27,6 +26,7 @@ from implicit_em.experiments.figures.style import (
     WIDTH,
 )
 from implicit_em.features import draw_grid
+from implicit_em.quality.densities import EDGES
 
 LOOKS = {
     "derived": (BLACK, "-", "o"),

@@ -12,9 +12,6 @@ from hydra.utils import get_class
 from torch import Tensor
 
 import implicit_em
-from implicit_em.compare.densities import density
-from implicit_em.compare.dictionaries import stability, varying
-from implicit_em.compare.quality import Encoded, quality
 from implicit_em.compare.stages import describe, settings_of
 from implicit_em.config import to_plain
 from implicit_em.data import as_unit_float
@@ -25,6 +22,9 @@ from implicit_em.files import read_json, write_json
 from implicit_em.fitting import load_data
 from implicit_em.measurement import energies_of
 from implicit_em.models import SparseAutoencoder
+from implicit_em.quality import Encoded, quality
+from implicit_em.quality.densities import density
+from implicit_em.quality.dictionaries import stability, varying
 from implicit_em.rundir import RunDirectory
 
 FILE = "quality.json"

@@ -17,10 +17,8 @@ from filelock import FileLock
 import implicit_em
 from implicit_em.compare.__main__ import main
 from implicit_em.compare.comparison import compare
-from implicit_em.compare.dictionaries import stability
 from implicit_em.compare.knobs import CURVE
 from implicit_em.compare.protocol import read_protocol
-from implicit_em.compare.quality import Encoded, quality
 from implicit_em.compare.stages import Stages, compose_settings, digest
 from implicit_em.config import module_arguments, to_plain
 from implicit_em.data import ResidentDataModule
@@ -28,6 +26,8 @@ from implicit_em.errors import ConfigError
 from implicit_em.fitting import load_data
 from implicit_em.models import Dictionary
 from implicit_em.modules import module_class
+from implicit_em.quality import Encoded, quality
+from implicit_em.quality.dictionaries import stability
 from implicit_em.rundir import RunDirectory
 
 CONF = ROOT / "conf"

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from implicit_em.compare.purity import class_purity
+from implicit_em.quality.purity import class_purity
 
 LABELS = np.array([7, 7, 7, 3, 3, 9])
 

@@ -6,7 +6,7 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from implicit_em.compare.probes import SIZES, sparse_probe
+from implicit_em.quality.probes import SIZES, sparse_probe
 
 
 def clusters(distance, classes=4, features=12, samples=400, seed=0):

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from implicit_em.compare.dictionaries import coherence, matched_cosine, stability, varying
+from implicit_em.quality.dictionaries import coherence, matched_cosine, stability, varying
 
 ROWS = arrays(np.float64, (5, 4), elements=st.integers(-9, 9)).filter(
     lambda rows: rows.any(1).all()

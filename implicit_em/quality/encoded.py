@@ -7,19 +7,19 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from implicit_em.compare.densities import (
+from implicit_em.metrics import DeadUnits, SilentUnits
+from implicit_em.probe import linear_probe
+from implicit_em.quality.densities import (
     EDGES,
     RELATIVE,
     density,
     density_histogram,
     unit_densities,
 )
-from implicit_em.compare.dictionaries import Coherence, coherence, varying
-from implicit_em.compare.probes import sparse_probe
-from implicit_em.compare.purity import class_purity
-from implicit_em.compare.reconstruction import fvu, least_squares_fvu
-from implicit_em.metrics import DeadUnits, SilentUnits
-from implicit_em.probe import linear_probe
+from implicit_em.quality.dictionaries import Coherence, coherence, varying
+from implicit_em.quality.probes import sparse_probe
+from implicit_em.quality.purity import class_purity
+from implicit_em.quality.reconstruction import fvu, least_squares_fvu
 
 
 @dataclass(frozen=True)

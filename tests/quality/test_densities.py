@@ -4,14 +4,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from implicit_em.compare.densities import (
+from implicit_em.metrics import Density
+from implicit_em.quality.densities import (
     EDGES,
     RELATIVE,
     density,
     density_histogram,
     unit_densities,
 )
-from implicit_em.metrics import Density
 
 BY_HAND = np.array(
     [  # dead, sparse, weak beside its own maximum, constant, signed

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from implicit_em.compare import reconstruction
-from implicit_em.compare.reconstruction import fvu, least_squares_decoder, least_squares_fvu
+from implicit_em.quality import reconstruction
+from implicit_em.quality.reconstruction import fvu, least_squares_decoder, least_squares_fvu
 
 N, D = 300, 9
 FLOATS = arrays(np.float64, (6, 3), elements=st.integers(-50, 50))

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from implicit_em.compare.densities import density
-from implicit_em.compare.dictionaries import coherence
-from implicit_em.compare.quality import Encoded, quality
-from implicit_em.compare.reconstruction import fvu
 from implicit_em.models import SparseAutoencoder
+from implicit_em.quality import Encoded, quality
+from implicit_em.quality.densities import density
+from implicit_em.quality.dictionaries import coherence
+from implicit_em.quality.reconstruction import fvu
 
 D, K, CLASSES = 12, 8, 3
 
