@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from implicit_em.compare.figures import knobs as draw_knobs
-from implicit_em.compare.knobs import effects, knob_findings, records
+from implicit_em.compare.knobs import effects, knob_findings
 from implicit_em.compare.protocol import Protocol
 from implicit_em.compare.report import write_tables
+from implicit_em.compare.results import ahead_text
 from implicit_em.experiments.figures.style import write
 from implicit_em.experiments.report import render, write_pages
 from implicit_em.files import write_json
@@ -66,7 +66,7 @@ def _as_text(moved: pd.DataFrame) -> pd.DataFrame:
             "n": moved["n"].astype(str),
             "density, %": _spread(moved, "density", 1),
             "probe, %": _spread(moved, "probe_accuracy", 2),
-            "points above the curve": [_ahead(row) for row in records(moved)],
+            "points above the curve": list(map(ahead_text, moved.itertuples())),
         }
     )
 
@@ -77,12 +77,3 @@ def _spread(moved: pd.DataFrame, column: str, digits: int) -> list[str]:
         spread = "" if pd.isna(std) else f" ± {std:.{digits}f}"
         texts.append("–" if pd.isna(mean) else f"{mean:.{digits}f}{spread}")
     return texts
-
-
-def _ahead(row: Mapping[str, Any]) -> str:
-    if pd.isna(row["ahead"]):
-        return "–"
-    text = f"{100 * row['ahead']:+.2f}"
-    if not pd.isna(row["low"]):
-        text += f" [{100 * row['low']:+.2f}, {100 * row['high']:+.2f}]"
-    return text if pd.isna(row["p_holm"]) else f"{text}, p = {row['p_holm']:.2g}"

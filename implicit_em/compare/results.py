@@ -34,9 +34,9 @@ NAMES = {
 """How families are called in print; another one by its own name."""
 ACTIVE = "active units"
 OTHERWISE = {
-    "least_squares_fvu": ("the variance that the best linear decoder leaves unexplained", -1),
-    "sparse_probe_1": ("the sparse probe of 1 unit", 1),
-    "sparse_probe_5": ("that of 5", 1),
+    "least_squares_fvu": ("variance that the best linear decoder leaves unexplained", -1),
+    "sparse_probe_1": ("sparse probe of 1 unit", 1),
+    "sparse_probe_5": ("sparse probe of 5 units", 1),
 }
 """What else the families are compared by, its name, and 1 where more is better."""
 ENOUGH = 2
@@ -255,13 +255,15 @@ def _otherwise(results: Results) -> list[str]:
         if tests.empty:
             continue
         better, worse = _clear(tests.assign(ahead=sign * tests["ahead"]))
-        counted.append(f"by {label} in {len(better)} and {len(worse)} of {len(tests)}")
+        counted.append(
+            f"{label}, better in {len(better)} and worse in {len(worse)} of {len(tests)}"
+        )
     if not counted:
         return []
     name = name_of(results.protocol.reference)
     return [
-        f"By other measures at equal {where}, {name} is significantly better and worse "
-        f"{', '.join(counted)} tests."
+        f"By other measures at equal {where}, {name} is significantly better or worse in so many "
+        f"paired tests: {'; '.join(counted)}."
     ]
 
 
@@ -360,14 +362,23 @@ def differences_table(at: pd.DataFrame, protocol: Protocol, unit: str = "%") -> 
     cells: dict[str, dict[str, str]] = {}
     row: Any
     for row in at.dropna(subset="ahead").itertuples():
-        text = f"{100 * row.ahead:+.2f}"
-        if not pd.isna(row.low):
-            text += f" [{100 * row.low:+.2f}, {100 * row.high:+.2f}]"
-        if not pd.isna(row.p_holm):
-            text += f", p = {row.p_holm:.2g}"
-        cells.setdefault(name_of(row.family), {})[_target(row.target, unit)] = text
+        heading = _target(row.target, unit)
+        cells.setdefault(name_of(row.family), {})[heading] = ahead_text(row)
     others = [family for family in protocol.families if family != protocol.reference]
     return _families_by_density(cells, others)
+
+
+def ahead_text(row: Any) -> str:
+    """Return how many points a row is ``ahead``, and its interval and p where there are any.
+
+    As ``+0.10 [-0.20, +0.40], p = 1``.
+    """
+    if pd.isna(row.ahead):
+        return "–"
+    text = f"{100 * row.ahead:+.2f}"
+    if not pd.isna(row.low):
+        text += f" [{100 * row.low:+.2f}, {100 * row.high:+.2f}]"
+    return text if pd.isna(row.p_holm) else f"{text}, p = {row.p_holm:.2g}"
 
 
 def _families_by_density(

@@ -77,8 +77,9 @@ def test_other_measures_are_counted_by_their_own_direction():
         finals["sparse_probe_1"] = 0.5 + derived * better * 0.1 + noise
         finals["least_squares_fvu"] = 0.3 + derived * better * 0.1 + noise
         text = " ".join(findings(replace(found, finals=finals)))
-        fvu, probe = ("0 and 5", "5 and 0") if better == 1 else ("5 and 0", "0 and 5")
-        assert f"leaves unexplained in {fvu} of 5, by the sparse probe of 1 unit in {probe}" in text
+        fvu, probe = (0, 5) if better == 1 else (5, 0)
+        assert f"leaves unexplained, better in {fvu} and worse in {5 - fvu} of 5;" in text
+        assert f"probe of 1 unit, better in {probe} and worse in {5 - probe} of 5." in text
 
 
 def test_the_best_control_is_named_with_who_is_above_it():
