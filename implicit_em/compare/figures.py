@@ -12,8 +12,9 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from implicit_em.compare.knobs import BASE, CURVE, records
 from implicit_em.compare.matching import at_density
-from implicit_em.compare.results import Results, name_of
+from implicit_em.compare.results import Results
 from implicit_em.compare.selection import on_front
+from implicit_em.compare.wording import name_of
 from implicit_em.experiments.figures.style import (
     BLACK,
     BLUE,

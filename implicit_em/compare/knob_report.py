@@ -10,7 +10,7 @@ from implicit_em.compare.figures import knobs as draw_knobs
 from implicit_em.compare.knobs import effects, knob_findings
 from implicit_em.compare.protocol import Protocol
 from implicit_em.compare.report import write_tables
-from implicit_em.compare.results import ahead_text
+from implicit_em.compare.wording import ahead_text
 from implicit_em.experiments.figures.style import write
 from implicit_em.experiments.report import render, write_pages
 from implicit_em.files import write_json

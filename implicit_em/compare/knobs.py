@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from implicit_em.compare.matching import SIGNIFICANT, at_density
-from implicit_em.compare.results import percent
+from implicit_em.compare.wording import percent
 from implicit_em.experiments.statistics import difference, holm
 
 BASE = "base"

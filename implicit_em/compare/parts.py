@@ -11,11 +11,12 @@ import pandas as pd
 
 from implicit_em.compare.costs import costs
 from implicit_em.compare.figures import at_target
+from implicit_em.compare.findings import findings
 from implicit_em.compare.knob_report import write_knobs
 from implicit_em.compare.measuring import measure_all, stabilities, trained, tuning_table
 from implicit_em.compare.protocol import DERIVED, KNOBS
 from implicit_em.compare.report import shown_density, write_figures, write_report, write_tables
-from implicit_em.compare.results import Results, choose, findings
+from implicit_em.compare.results import Results, choose
 from implicit_em.compare.stages import (
     Stages,
     check_all,

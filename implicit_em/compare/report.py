@@ -9,17 +9,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from implicit_em.compare import figures
-from implicit_em.compare.results import (
-    ACTIVE,
-    Results,
-    differences_table,
-    findings,
-    matched_table,
-    mean_over_seeds,
-    name_of,
-    percent,
-    widths_of,
-)
+from implicit_em.compare.findings import findings
+from implicit_em.compare.results import Results
+from implicit_em.compare.text_tables import differences_table, matched_table, mean_over_seeds
+from implicit_em.compare.wording import ACTIVE, name_of, percent, widths_of
 from implicit_em.experiments.figures.style import write
 from implicit_em.experiments.report import render, write_pages
 from implicit_em.files import whole, write_json

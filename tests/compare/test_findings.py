@@ -7,12 +7,8 @@ import pandas as pd
 import pytest
 from made_up_comparison import results
 
-from implicit_em.compare.results import (
-    differences_table,
-    findings,
-    matched_table,
-    mean_over_seeds,
-)
+from implicit_em.compare.findings import findings
+from implicit_em.compare.text_tables import differences_table, matched_table, mean_over_seeds
 
 
 def said(**arguments):

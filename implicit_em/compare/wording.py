@@ -1,0 +1,64 @@
+"""How numbers and families are called in print."""
+
+from typing import Any
+
+import pandas as pd
+
+NAMES = {
+    "derived": "derived",
+    "derived_without_lse": "derived without LSE",
+    "l1": "L1",
+    "l1_norm": "L1 · ‖W_d‖",
+    "topk": "TopK",
+    "batch_topk": "BatchTopK",
+    "jump_relu": "JumpReLU",
+    "gated": "Gated",
+    "hybrid": "SAE with LSE + var + tc",
+    "pixels": "pixels",
+    "pca": "PCA",
+    "ica": "ICA",
+    "nmf": "NMF",
+    "kmeans": "k-means",
+    "gmm": "Gaussian mixture",
+    "random": "random directions",
+    "untrained": "untrained encoder",
+}
+"""How families are called in print; another one by its own name."""
+ACTIVE = "active units"
+
+
+def name_of(family: str) -> str:
+    """Return how a family, or a knob, is called in print."""
+    return NAMES.get(family, family.replace("_", " "))
+
+
+def percent(share: float, digits: int | None = None) -> str:
+    """Return a share as text: ``5 %``."""
+    return f"{100 * share:g} %" if digits is None else f"{100 * share:.{digits}f} %"
+
+
+def target_text(target: float, unit: str) -> str:
+    """Return what is matched as text: a density where the unit is ``%``, else a number of units."""
+    return percent(target) if unit == "%" else f"{target:.3g} {unit}"
+
+
+def widths_of(finals: pd.DataFrame) -> str:
+    """Return which families have how many units: ``64 units: L1, TopK; 128 units: derived``."""
+    by_width = finals.groupby("units")["family"].unique()
+    return "; ".join(
+        f"{units} units: {', '.join(map(name_of, families))}"
+        for units, families in by_width.items()
+    )
+
+
+def ahead_text(row: Any) -> str:
+    """Return how many points a row is ``ahead``, and its interval and p where there are any.
+
+    As ``+0.10 [-0.20, +0.40], p = 1``.
+    """
+    if pd.isna(row.ahead):
+        return "–"
+    text = f"{100 * row.ahead:+.2f}"
+    if not pd.isna(row.low):
+        text += f" [{100 * row.low:+.2f}, {100 * row.high:+.2f}]"
+    return text if pd.isna(row.p_holm) else f"{text}, p = {row.p_holm:.2g}"
