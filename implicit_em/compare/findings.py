@@ -28,7 +28,7 @@ def findings(results: Results) -> list[str]:
     said = []
     if not activity.empty:
         widths = widths_of(results.finals)
-        said.append(f"The families differ in width, and the probe has as many inputs: {widths}.")
+        said.append(f"The families differ in units, and the probe has as many inputs: {widths}.")
         said += _matched(activity, reference, ACTIVE)
     said += _matched(density, reference)
     said += _otherwise(results)
@@ -97,7 +97,7 @@ def _in_all(at: pd.DataFrame, reference: str, unit: str) -> list[str]:
         f"is better in {of_all[0]} and worse in {of_all[1]}."
     )
     against_whom = [
-        f"{name[0].upper()}{name[1:]} is significantly {word} than {_by_family(own, unit)}."
+        f"{name[0].upper()}{name[1:]} is significantly {word} than {_by_family(own, unit, tests)}."
         for word, own in (("better", better), ("worse", worse))
         if len(own)
     ]
@@ -115,10 +115,13 @@ def _holm_over_all(tests: pd.DataFrame) -> pd.Series:
     return pd.Series(list(adjusted.values()), tests.index, dtype=float)
 
 
-def _by_family(tests: pd.DataFrame, unit: str) -> str:
+def _by_family(rows: pd.DataFrame, unit: str, every: pd.DataFrame) -> str:
+    """Name the families of rows, and where; ``all`` if that is each of its rows in ``every``."""
+    sizes = every.groupby("family").size()
     return ", ".join(
-        f"{name_of(str(family))} ({_listed(own['target'], unit)})"
-        for family, own in tests.groupby("family", sort=False)
+        f"{name_of(str(family))} "
+        f"({'all' if len(own) == sizes[family] > 1 else _listed(own['target'], unit)})"
+        for family, own in rows.groupby("family", sort=False)
     )
 
 
@@ -171,7 +174,7 @@ def _controls(results: Results) -> list[str]:
     means = results.controls.groupby("family")[["probe_accuracy", "exact_density", "units"]].mean()
     best = means.sort_values("probe_accuracy").iloc[-1]
     at = results.at_density()
-    above = _by_family(at[at["mean"] > best["probe_accuracy"]], "%")
+    above = _by_family(at[at["mean"] > best["probe_accuracy"]], "%", at)
     return [
         f"Of the controls, {name_of(str(best.name))} ({best['units']:g} units, "
         f"{percent(best['exact_density'], 1)} of them active) has the best probe, "

@@ -43,11 +43,10 @@ def target_text(target: float, unit: str) -> str:
 
 
 def widths_of(finals: pd.DataFrame) -> str:
-    """Return which families have how many units: ``64 units: L1, TopK; 128 units: derived``."""
+    """Return how many units K the families have: ``64 for L1, TopK; 128 for derived``."""
     by_width = finals.groupby("units")["family"].unique()
     return "; ".join(
-        f"{units} units: {', '.join(map(name_of, families))}"
-        for units, families in by_width.items()
+        f"{units} for {', '.join(map(name_of, families))}" for units, families in by_width.items()
     )
 
 
