@@ -35,7 +35,7 @@ MISTAKES = {
     "data=mnits": ["data=mnits", "did you mean mnist?", "fashion_mnist, kmnist"],
     "trainer.max_epochs=-1": ["trainer.max_epochs=-1", "greater than or equal to 0"],
     "model=pixels model.hidden=5": ["model=pixels", "hidden=5", "must be null"],
-    "model=topk model.k=65": ["model=topk", "k=65", "between 1 and hidden=64"],
+    "model=topk model.k=65": ["model=topk", "k=65", "whole number from 1 to hidden=64"],
     "model=topk loss=gated": ["loss=gated", "model=topk", "l1 needs gates"],
     "model=l1 loss.l1.warmup=-3": ["loss.l1.warmup=-3", "greater than or equal to 0"],
     "loss=sae": ["loss=sae", "model=encoder", "needs reconstruction", "x, energies, weight"],
