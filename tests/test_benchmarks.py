@@ -74,6 +74,7 @@ def test_a_sweep_that_fails_says_why(tmp_path):
         run_sweep("basic", ["optimizer=none_such"], tmp_path)
 
 
+@pytest.mark.slow
 def test_results_are_printed_and_written(small, tmp_path, capsys, monkeypatch):
     settings = (*small, "metrics_every=1")
     parts = {

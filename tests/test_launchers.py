@@ -93,6 +93,7 @@ def test_what_cannot_be_launched_is_refused_in_one_line(
     assert not (tmp_path / "sweep").exists()
 
 
+@pytest.mark.slow
 def test_a_joblib_sweep_that_loses_a_worker_is_gone_on_with_by_any_launcher(
     sweep, signalled, capfd
 ):

@@ -129,7 +129,7 @@ def knobs(tmp_path_factory, conf, changes):
     folder = conf / "experiment" / "knobs"
     sparsity = (folder / "sparsity.yaml").read_text()
     (folder / "sparsity.yaml").write_text(re.sub("weight: .*", "weight: 0.25,10", sparsity))
-    compare(directory, ["knobs"], [*changes, "knobs=[start,temperature]"], workers=1, conf=conf)
+    compare(directory, ["knobs"], [*changes, "knobs=[start]"], workers=1, conf=conf)
     return directory
 
 
@@ -174,10 +174,9 @@ def test_the_derived_models_settings_are_varied_one_at_a_time(knobs):
         "base": ["lse=1"],
         "sparsity": ["lse=0.25", "lse=10"],
         "start": ["model=sampled"],
-        "temperature": [f"temperature={t}" for t in (0.25, 0.5, 2, 4)],
     }
     assert (runs.groupby("settings")["seed"].agg(list).map(tuple) == (1, 2)).all()
-    assert runs["density"].nunique() > 8
+    assert runs["density"].nunique() > 6
     said = json.loads((part(knobs, "knobs") / "findings.json").read_text())["findings"]
     text = (part(knobs, "knobs") / "report.md").read_text()
     assert all(sentence in text for sentence in said)
