@@ -8,7 +8,13 @@ from pathlib import Path
 
 from implicit_em.compare.knobs import CURVE
 from implicit_em.compare.parts import Families, Knobs, Part
-from implicit_em.compare.protocol import KNOBS, Protocol, is_of_the_protocol, read_protocol
+from implicit_em.compare.protocol import (
+    KNOBS,
+    Protocol,
+    is_of_the_protocol,
+    read_protocol,
+    refuse_misspelt,
+)
 from implicit_em.compare.stages import Setting, Stages, compose_settings
 from implicit_em.experiments import trials
 from implicit_em.files import write_json
@@ -46,6 +52,7 @@ def compare(
     """
     directory, conf = Path(directory), Path(conf)
     trials.refuse_arguments(workers, conf, "compare.yaml")
+    refuse_misspelt(changes, conf)
     protocol = read_protocol(conf, [change for change in changes if is_of_the_protocol(change)])
     overrides = [change for change in changes if not is_of_the_protocol(change)]
     protocol.refuse_own_settings(overrides)

@@ -32,7 +32,7 @@ def findings(results: Results) -> list[str]:
         said += _matched(activity, reference, ACTIVE)
     said += _matched(density, reference)
     said += _otherwise(results)
-    said += _front(results.fronts(), reference)
+    said += _front(results.fronts(), reference, unlike=not activity.empty)
     said += _controls(results)
     said += _decoders(results)
     said += _missing(density, results.protocol)
@@ -97,7 +97,7 @@ def _in_all(at: pd.DataFrame, reference: str, unit: str) -> list[str]:
         f"is better in {of_all[0]} and worse in {of_all[1]}."
     )
     against_whom = [
-        f"{name[0].upper()}{name[1:]} is significantly {word} than {_by_family(own, unit, tests)}."
+        f"{_capital(name)} is significantly {word} than {_by_family(own, unit, tests)}."
         for word, own in (("better", better), ("worse", worse))
         if len(own)
     ]
@@ -131,8 +131,8 @@ def _listed(targets: Iterable[float], unit: str = "%") -> str:
 
 def _otherwise(results: Results) -> list[str]:
     """Say how often the reference wins and loses by other measures than the probe."""
-    at = results.at_density if results.at_activity().empty else results.at_activity
-    where = "density" if results.at_activity().empty else "activity"
+    alike = results.at_activity()["p_holm"].isna().all()
+    at, where = (results.at_density, "density") if alike else (results.at_activity, "activity")
     counted = []
     for value, (label, sign) in OTHERWISE.items():
         tests = at(value).dropna(subset="p_holm")
@@ -147,22 +147,24 @@ def _otherwise(results: Results) -> list[str]:
     name = name_of(results.protocol.reference)
     return [
         f"By other measures at equal {where}, {name} is significantly better or worse in so many "
-        f"paired tests: {'; '.join(counted)}."
+        f"paired tests, corrected at each {where}: {'; '.join(counted)}."
     ]
 
 
-def _front(found: Mapping[str, pd.DataFrame], reference: str) -> list[str]:
+def _front(found: Mapping[str, pd.DataFrame], reference: str, unlike: bool) -> list[str]:
     said = []
+    over = "of unlike widths over density" if unlike else "over density"
     for name, where in (("tuning", "the grids, on validation"), ("finals", "the finals' means")):
         families = found[name]["families"]
         on = found[name].loc[[reference in there for there in families], "target"]
         none = found[name].loc[~families.map(bool), "target"]
-        verdict = "at least" if len(on) >= ENOUGH else "fewer than"
+        enough = min(ENOUGH, len(families))
+        verdict = "at least" if len(on) >= enough else "fewer than"
         at = f" ({_listed(on)})" if len(on) else ""
         nobody = f"; no family's stands at {_listed(none)}" if len(none) else ""
         said.append(
-            f"On the Pareto front of {where}, a setting of {name_of(reference)} stands at "
-            f"{len(on)} of {len(families)} densities{at}, {verdict} the {ENOUGH} asked for{nobody}."
+            f"On the Pareto front {over} of {where}, a setting of {name_of(reference)} stands at "
+            f"{len(on)} of {len(families)} densities{at}, {verdict} the {enough} asked for{nobody}."
         )
     return said
 
@@ -193,12 +195,16 @@ def _decoders(results: Results) -> list[str]:
     ]
 
 
+def _capital(name: str) -> str:
+    return name[0].upper() + name[1:]
+
+
 def _missing(at: pd.DataFrame, protocol: Protocol) -> list[str]:
     said = []
     for family in protocol.families:
         there = set(at.loc[at["family"] == family, "target"])
         if lacking := [percent(target) for target in protocol.densities if target not in there]:
-            said.append(f"{name_of(family)} does not reach {', '.join(lacking)}.")
+            said.append(f"{_capital(name_of(family))} does not reach {', '.join(lacking)}.")
     return said
 
 

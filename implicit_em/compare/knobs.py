@@ -24,9 +24,10 @@ def effects(table: pd.DataFrame, beyond: float) -> pd.DataFrame:
 
     Returns:
         A row a setting: ``knob``, ``settings``, ``n`` runs that did not diverge, ``density`` and
-        ``probe_accuracy``, their means, with ``_std``; ``ahead``, the mean over seeds of the
-        accuracy above that of the curve at the same density, with ``low`` and ``high``, the 95 %
-        interval, ``p_value`` of the paired t test and ``p_holm``, that after Holm over settings.
+        ``probe_accuracy``, their means, with ``_std``; ``pairs`` of seeds whose curve has that
+        density, and ``ahead``, the mean over these of the accuracy above that of the curve at the
+        same density, with ``low`` and ``high``, the 95 % interval, ``p_value`` of
+        the paired t test and ``p_holm``, that after Holm over settings.
         Null for what does not exist: the curve's own settings are not tested.
 
     """
@@ -34,7 +35,7 @@ def effects(table: pd.DataFrame, beyond: float) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for (knob, settings), runs in table.groupby(["knob", "settings"], sort=False):
         own = runs.dropna(subset=["density", "probe_accuracy"]).set_index("seed")
-        row = {"knob": knob, "settings": settings, "n": len(own)}
+        row = {"knob": knob, "settings": settings, "n": len(own), "pairs": 0}
         for column in ("density", "probe_accuracy"):
             row |= {column: own[column].mean(), f"{column}_std": own[column].std()}
         expected = pd.Series(
@@ -51,19 +52,20 @@ def effects(table: pd.DataFrame, beyond: float) -> pd.DataFrame:
         ).dropna()
         if knob not in CURVE and len(expected):
             test = difference(own["probe_accuracy"], expected)
-            row |= {"ahead": test.value, "low": test.low, "high": test.high}
+            row |= {"pairs": test.n, "ahead": test.value, "low": test.low, "high": test.high}
             row |= {"p_value": test.p_value}
         rows.append(row)
     frame = pd.DataFrame(
         rows,
         columns=[
             *("knob", "settings", "n", "density", "density_std"),
-            *("probe_accuracy", "probe_accuracy_std", "ahead", "low", "high", "p_value"),
+            *("probe_accuracy", "probe_accuracy_std"),
+            *("pairs", "ahead", "low", "high", "p_value"),
         ],
     )
     tests = {f"{place}": None if pd.isna(p) else p for place, p in frame["p_value"].items()}
     frame["p_holm"] = pd.Series(list(holm(tests).values()), dtype=float)
-    numbers = frame.columns.drop(["knob", "settings", "n"])
+    numbers = frame.columns.drop(["knob", "settings", "n", "pairs"])
     return frame.astype(dict.fromkeys(numbers, float))
 
 

@@ -69,10 +69,11 @@ def against(at: pd.DataFrame, reference: str) -> pd.DataFrame:
 
     Returns:
         A row a density and family: ``target``, ``family``, ``n`` (seeds with a value), ``mean`` and
-        ``std`` over these; ``ahead``, the mean of the differences from the reference, paired by
-        seed, with ``low`` and ``high``, their 95 % interval, ``p_value`` of the paired t test and
-        ``p_holm``, that after Holm over the families at this density; ``best``, whether no other
-        mean is higher, of those over all seeds. Null for what does not exist.
+        ``std`` over these; ``pairs`` of seeds that also the reference has, and ``ahead``, the mean
+        of their differences from it, with ``low`` and ``high``, their 95 % interval, ``p_value`` of
+        the paired t test and ``p_holm``, that after Holm over the families at this density;
+        ``best``, whether no other mean is higher, of those over all seeds. Null for what does not
+        exist.
 
     """
     rows: list[dict[str, Any]] = []
@@ -100,6 +101,7 @@ def against(at: pd.DataFrame, reference: str) -> pd.DataFrame:
                     "n": len(own),
                     "mean": float(own.mean()),
                     "std": float(own.std()) if len(own) > 1 else None,
+                    "pairs": test.n if test else 0,
                     "ahead": test and test.value,
                     "low": test and test.low,
                     "high": test and test.high,
@@ -108,7 +110,7 @@ def against(at: pd.DataFrame, reference: str) -> pd.DataFrame:
                     "best": len(own) == seeds and own.mean() == max(whole),
                 }
             )
-    columns = ["ahead", "low", "high", "p_value", "p_holm", "std"]
-    names = ["target", "family", "n", "mean", "std", "ahead", "low", "high", "p_value", "p_holm"]
-    frame = pd.DataFrame(rows, columns=[*names, "best"])
-    return frame.astype(dict.fromkeys(columns, float))
+    counted = ["target", "family", "n", "mean", "std", "pairs"]
+    tested = ["ahead", "low", "high", "p_value", "p_holm"]
+    frame = pd.DataFrame(rows, columns=[*counted, *tested, "best"])
+    return frame.astype(dict.fromkeys(["std", *tested], float))

@@ -66,7 +66,7 @@ class Part(ABC):
         self.stages, self.dataset, self.directory = stages, dataset, directory
         self.conf, self.trial = conf, trial
         self.protocol, self.part = stages.protocol, stages.part
-        self.digest = digest(self.protocol, [*stages.settings, *stages.control_settings])
+        self.digest = digest(self.protocol, self.part, [*stages.settings, *stages.control_settings])
         self._refuse_another_report()
         runs = self._plan()
         check_all(runs)
@@ -98,7 +98,7 @@ class Part(ABC):
         if note.get("digest", self.digest) != self.digest:
             raise ConfigError(
                 f"{self.directory}: holds the report of another protocol, {note['digest']}, not "
-                f"{self.digest}; name another directory, or remove it"
+                f"{self.digest}; name another directory, or remove it: its runs lie beside it"
             )
 
     def _forget_report(self) -> None:
@@ -141,7 +141,10 @@ class Families(Part):
 
     def _refuse_unknown_widths(self) -> None:
         folders = (self.conf / "experiment" / "compare", self.conf / "model")  # families, controls
-        known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+        known = sorted(
+            {path.stem for folder in folders for path in folder.glob("*.yaml")}
+            - set(self.protocol.controls)
+        )
         for family, width in self.protocol.parts[self.part].items():
             if family not in known:
                 raise ConfigError(

@@ -20,6 +20,7 @@ from pydantic import (
 from yaml import YAMLError
 
 from implicit_em.errors import ConfigError, one_line
+from implicit_em.mistakes import nearest
 
 
 def _distinct(values: list[Any]) -> list[Any]:
@@ -32,6 +33,9 @@ Density = Annotated[float, Field(gt=0, lt=1)]
 Factor = Annotated[float, Field(ge=1)]
 DERIVED = "derived"
 """The family of the derived model."""
+STAGES = ("always", "tuning", "finals")
+SET_ELSEWHERE = {"data": "datasets", "model.hidden": "width, parts", "seed": "seeds"}
+"""Keys of a run that the protocol has under another name."""
 KNOBS = "knobs"
 """The part in which one of its settings is varied at a time."""
 
@@ -67,12 +71,32 @@ class Protocol(BaseModel):
 
     @model_validator(mode="after")
     def _keeps_the_test_set_for_the_finals(self) -> Self:
-        for stage, allowed in (("tuning", "validation"), ("finals", "test")):
-            key = "data.final"
-            found = getattr(self, stage).get(key, self.always.get(key))
+        for stage, key, allowed in (
+            ("tuning", "data.final", "validation"),
+            ("finals", "data.final", "test"),
+            ("tuning", "probe", "linear"),
+        ):
+            found = {"probe": "linear", **self.always, **getattr(self, stage)}.get(key)
             if found != allowed:
                 raise ValueError(f"{stage}.{key}={found}: must be {allowed}")
         return self
+
+    @model_validator(mode="after")
+    def _sets_nothing_twice(self) -> Self:
+        for stage in STAGES:
+            for key, own in SET_ELSEWHERE.items():
+                if key in getattr(self, stage) and not (stage == "tuning" and key == "seed"):
+                    raise ValueError(f"{stage}.{key}: the protocol sets it; allowed: {own}")
+        return self
+
+    def of_part(self, part: str) -> dict[str, Any]:
+        """Return what decides a part's results, its widths among it."""
+        left_out = {"datasets", "parts"}
+        if part == KNOBS:
+            left_out |= {"reference", "families", "controls", "finals", "densities"}
+        else:
+            left_out |= {"knobs"}
+        return self.model_dump(exclude=left_out) | {"widths": self.parts.get(part, {})}
 
     def refuse_own_settings(self, overrides: Sequence[str]) -> None:
         """Refuse settings of all runs that the protocol has for a stage.
@@ -81,12 +105,11 @@ class Protocol(BaseModel):
             ConfigError: naming the keys of the protocol in the setting's place.
 
         """
-        stages = {name: getattr(self, name) for name in ("always", "tuning", "finals")}
         for override in overrides:
             key = override.lstrip("+~").partition("=")[0]
-            own = [f"{name}.{key}" for name, settings in stages.items() if key in settings]
-            if key == "seed":
-                own.append("seeds")
+            own = [f"{name}.{key}" for name in STAGES if key in getattr(self, name)]
+            if key in SET_ELSEWHERE:
+                own.append(SET_ELSEWHERE[key])
             if own:
                 raise ConfigError(f"{override}: the protocol sets it; allowed: {', '.join(own)}")
 
@@ -132,16 +155,40 @@ def read_protocol(conf: Path, changes: Sequence[str] = ()) -> Protocol:
     except (OSError, YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path}: {one_line(error)}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        where = f"{key}={first['input']}: " if key else ""
-        raise ConfigError(where + first["msg"].removeprefix("Value error, ")) from error
+        raise ConfigError(_describe(error)) from error
     if protocol.reference not in protocol.families:
         raise ConfigError(
             f"reference={protocol.reference}: allowed are the families, "
             f"{', '.join(protocol.families)}"
         )
     return protocol
+
+
+def _describe(error: ValidationError) -> str:
+    """Return what is wrong first, a misspelt key before the one that so is missing."""
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+    key = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        return f"{key}: no such key; {nearest(key, Protocol.model_fields)}"
+    if first["type"] == "missing":
+        return f"{key}: missing"
+    where = f"{key}={first['input']}: " if key else ""
+    return where + first["msg"].removeprefix("Value error, ")
+
+
+def refuse_misspelt(changes: Sequence[str], conf: Path) -> None:
+    """Refuse changes of what neither the protocol nor a run's configuration has.
+
+    Raises:
+        ConfigError: with the nearest name.
+
+    """
+    groups = [path.name for path in conf.iterdir() if path.is_dir()]
+    known = [*Protocol.model_fields, *groups, *map(str, OmegaConf.load(conf / "train.yaml"))]
+    for change in changes:
+        name = change.lstrip("~").partition("=")[0].partition(".")[0].partition("/")[0]
+        if not change.startswith("+") and name not in known:
+            raise ConfigError(f"{change}: no such key; {nearest(name, known)}")
 
 
 def is_of_the_protocol(change: str) -> bool:

@@ -12,7 +12,7 @@ from implicit_em.compare import figures
 from implicit_em.compare.findings import findings
 from implicit_em.compare.results import Results
 from implicit_em.compare.text_tables import differences_table, matched_table, mean_over_seeds
-from implicit_em.compare.wording import ACTIVE, name_of, percent, widths_of
+from implicit_em.compare.wording import ACTIVE, name_of, percent, shared, widths_of
 from implicit_em.experiments.figures.style import write
 from implicit_em.experiments.report import render, write_pages
 from implicit_em.files import whole, write_json
@@ -144,6 +144,7 @@ def write_report(
         else "None.",
         digest=digest,
         training=training,
+        tried=_tried(results),
         costs=markdown_table(_costs(results)),
         budget=markdown_table(_budget(results)),
         held_out=f"{protocol.always.get('data.val_size', 0):,}",
@@ -242,6 +243,16 @@ def _budget(results: Results) -> pd.DataFrame:
             }
             for family in results.protocol.families
         ]
+    )
+
+
+def _tried(results: Results) -> str:
+    """Say how many settings were tried of each family."""
+    sizes = results.tuning.groupby("family", sort=False).size()
+    return (
+        f"each tuned with {sizes.iloc[0]} settings"
+        if sizes.nunique() == 1
+        else (f"tuned with unlike numbers of settings ({shared(sizes)})")
     )
 
 

@@ -31,8 +31,8 @@ def select(
     """
     rows = []
     for target in densities:
-        low = target / (beyond if target == max(densities) > min(densities) else reach)
-        high = target * (beyond if target == min(densities) < max(densities) else reach)
+        low = target / (beyond if target == max(densities) else reach)
+        high = target * (beyond if target == min(densities) else reach)
         near = tuning[tuning["density"].between(low, high) & tuning["probe_accuracy"].notna()]
         best = near.groupby("family", sort=False)["probe_accuracy"].idxmax()
         rows.append(near.loc[best].assign(target=target))

@@ -164,18 +164,26 @@ def check_all(runs: Sequence[Run]) -> None:
 
     """
     for run in runs:
+        _check(run)
+
+
+def _check(run: Run) -> None:
+    try:
         check(run.cfg)
+    except ConfigError as error:
+        raise ConfigError(f"{error} ({run.places[0][0]}, {settings_of(run)})") from error
 
 
-def digest(protocol: Protocol, settings: Sequence[Setting]) -> str:
-    """Return 16 hexadecimal digits over a protocol and all that it runs, whatever the device.
+def digest(protocol: Protocol, part: str, settings: Sequence[Setting]) -> str:
+    """Return 16 hexadecimal digits over a part of a protocol and what it runs, on any device.
 
     Args:
         protocol: of the comparison.
+        part: its name.
         settings: of the grids, and the controls.
 
     """
-    fixed = json.dumps(protocol.model_dump(), sort_keys=True)
+    fixed = json.dumps(protocol.of_part(part), sort_keys=True)
     each = sorted(on_any_device(setting.cfg) for setting in settings)
     return hashlib.sha256(",".join([fixed, *each]).encode()).hexdigest()[:16]
 

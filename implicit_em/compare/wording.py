@@ -42,22 +42,34 @@ def target_text(target: float, unit: str) -> str:
     return percent(target) if unit == "%" else f"{target:.3g} {unit}"
 
 
-def widths_of(finals: pd.DataFrame) -> str:
-    """Return how many units K the families have: ``64 for L1, TopK; 128 for derived``."""
-    by_width = finals.groupby("units")["family"].unique()
+def shared(numbers: pd.Series) -> str:
+    """Return which families have which number: ``64 for L1, TopK; 128 for derived``.
+
+    Args:
+        numbers: by family.
+
+    """
     return "; ".join(
-        f"{units} for {', '.join(map(name_of, families))}" for units, families in by_width.items()
+        f"{number} for {', '.join(map(name_of, own.index))}"
+        for number, own in numbers.groupby(numbers)
     )
+
+
+def widths_of(finals: pd.DataFrame) -> str:
+    """Return how many units K the families have."""
+    return shared(finals.groupby("family", sort=False)["units"].first())
 
 
 def ahead_text(row: Any) -> str:
     """Return how many points a row is ``ahead``, and its interval and p where there are any.
 
-    As ``+0.10 [-0.20, +0.40], p = 1``.
+    As ``+0.10 [-0.20, +0.40], p = 1``; with the number of pairs where not all seeds have one.
     """
     if pd.isna(row.ahead):
         return "–"
     text = f"{100 * row.ahead:+.2f}"
     if not pd.isna(row.low):
         text += f" [{100 * row.low:+.2f}, {100 * row.high:+.2f}]"
-    return text if pd.isna(row.p_holm) else f"{text}, p = {row.p_holm:.2g}"
+    if not pd.isna(row.p_holm):
+        text += f", p = {row.p_holm:.2g}"
+    return text if row.pairs == row.n else f"{text} ({row.pairs} of {row.n})"

@@ -50,7 +50,7 @@ def mean(values: Sequence[float] | pd.Series) -> Estimate:
     if len(sample) < 2:
         return Estimate(centre, n=len(sample))
     error = stats.sem(sample)
-    if error == 0:
+    if np.ptp(sample) <= ROUNDING * np.abs(sample).max():
         return Estimate(centre, centre, centre, len(sample))
     low, high = stats.t.interval(CONFIDENCE, len(sample) - 1, centre, error)
     return Estimate(centre, float(low), float(high), len(sample))

@@ -37,9 +37,12 @@ def read_note(note: Path) -> dict[str, Any]:
 
     """
     try:
-        return json.loads(note.read_text()) if note.exists() else {}
+        content = json.loads(note.read_text()) if note.exists() else {}
     except (ValueError, OSError) as error:
         raise ConfigError(f"{note}: cannot be read: {one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{note}: cannot be read: not an object")
+    return content
 
 
 def refuse_directory(

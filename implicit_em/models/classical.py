@@ -5,6 +5,8 @@ is trained. All of them work on torch alone once they are fitted.
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -77,7 +79,8 @@ class ICA(SparseAutoencoder):
         # Whitened before, as scikit-learn's own whitening divides by 0 where an input never varies.
         white = PCA(len(self.weight), whiten=True, random_state=_seed()).fit(x.numpy())
         rotation = FastICA(whiten=False, max_iter=self.iterations, random_state=_seed())
-        rotation_KK = rotation.fit(white.transform(x.numpy())).components_
+        with _ending_anyway():
+            rotation_KK = rotation.fit(white.transform(x.numpy())).components_
         scale_K1 = np.sqrt(white.explained_variance_)[:, None]
         _set_linear(
             self,
@@ -111,12 +114,9 @@ class NMF(SparseAutoencoder):
     def start(self, x: Tensor) -> None:
         """Fit to the training samples ``(N, D)``."""
         from sklearn.decomposition import NMF as Fit
-        from sklearn.exceptions import ConvergenceWarning
 
         fit = Fit(len(self.weight), init="nndsvda", max_iter=self.iterations, random_state=_seed())
-        with warnings.catch_warnings():
-            # That the fit ends at the number of iterations that was asked for is no news.
-            warnings.simplefilter("ignore", ConvergenceWarning)
+        with _ending_anyway():
             fitted = fit.fit(x.numpy())
         lengths_K1 = np.linalg.norm(fitted.components_, axis=1, keepdims=True)
         parts_KD = fitted.components_ / np.where(lengths_K1 > 0, lengths_K1, 1)
@@ -207,6 +207,16 @@ class GaussianMixture(Encoder):
         scaled = self.weight * self.precision
         squares = x.square() @ self.precision.T - 2 * x @ scaled.T + (self.weight * scaled).sum(-1)
         return self.linear.bias + squares / 2
+
+
+@contextmanager
+def _ending_anyway() -> Iterator[None]:
+    """That a fit ends at the number of iterations that was asked for is no news."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield
 
 
 def _set_linear(

@@ -6,7 +6,7 @@ import re
 import pandas as pd
 import pytest
 from conftest import ROOT
-from test_comparison import DIGESTS, DIGESTS_OF_KNOBS
+from test_comparison import DIGESTS
 
 RESULTS = ROOT / "docs" / "results" / "compare"
 PARTS = sorted(path.parent for path in RESULTS.glob("*/*/findings.json"))
@@ -26,8 +26,7 @@ def test_a_report_is_whole_and_of_the_protocol(part):
     figures = re.findall(r"\]\((figures/.*?)\)", report)
     assert figures
     assert all((part / path).exists() for path in figures)
-    pinned = DIGESTS_OF_KNOBS if part.name == "knobs" else DIGESTS
-    assert found["digest"] == pinned[part.parent.name]
+    assert found["digest"] == DIGESTS[part.parent.name][part.name]
 
 
 def section():

@@ -31,9 +31,19 @@ from implicit_em.quality.dictionaries import stability
 from implicit_em.rundir import RunDirectory
 
 CONF = ROOT / "conf"
-DIGESTS = {"mnist": "b84340901e7d4c9a", "fashion_mnist": "?"}
-DIGESTS_OF_KNOBS = {"mnist": "a2660f0134a72f42", "fashion_mnist": "?"}
-"""Of the protocol on each data set: another one is another protocol."""
+DIGESTS = {
+    "mnist": {
+        "equal_width": "853f95768b7d4a34",
+        "equal_parameters": "6783913593892d4a",
+        "knobs": "380d964048d4757b",
+    },
+    "fashion_mnist": {
+        "equal_width": "d8444ce79ef351ef",
+        "equal_parameters": "98a86bcefb9cdb16",
+        "knobs": "d5e36eaf618b77dd",
+    },
+}
+"""Of the protocol's parts on each data set: another one is another protocol."""
 
 
 class Toy(Dictionary):
@@ -386,6 +396,12 @@ def test_another_comparison_is_not_written_over(comparison, conf, changes):
         (["width.k=3"], "width.k=3: width has no k"),
         (["families=[derived,none]"], "none: not in compare; allowed: batch_topk, "),
         (["tuning.lr.valu=1", "families=[derived]"], "lr.valu=1: no such setting"),
+        (["famlies=[derived]"], "famlies=[derived]: no such key; did you mean families?"),
+        (["data=kmnist"], "data=kmnist: the protocol sets it; allowed: datasets"),
+        (["model.hidden=8"], "model.hidden=8: the protocol sets it; allowed: width, parts"),
+        (["finals.model.hidden=8"], "finals.model.hidden: the protocol sets it; allowed: width"),
+        (["tuning.probe=none"], "tuning.probe=none: must be linear"),
+        (["width=16", "families=[derived,topk]", "equal_width"], "model: k=19: must be a whole"),
         (["lr.valu=1"], "lr.valu=1: no such key; did you mean lr.value?"),
         (["model=topk"], "model=topk: the experiments set model themselves"),
         (["always.data.val_size=0", "families=[derived]"], "data: "),
@@ -409,6 +425,28 @@ def test_a_mistake_gives_one_line_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("written", "instead", "message"),
+    [
+        ("reach:", "reahc:", "reahc: no such key; did you mean reach?"),
+        ("reach: 1.25", "", "reach: missing"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named(written, instead, message, tmp_path):
+    text = (CONF / "compare.yaml").read_text()
+    (tmp_path / "compare.yaml").write_text(text.replace(written, instead))
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+        read_protocol(tmp_path)
+
+
+def test_a_damaged_note_is_said(comparison, conf, changes, tmp_path):
+    directory = tmp_path / "trial"
+    shutil.copytree(comparison, directory)
+    (part(directory) / "findings.json").write_text("[1]")
+    with pytest.raises(ConfigError, match=r"findings\.json: cannot be read: not an object"):
+        compare(directory, ["equal_parameters"], changes, conf=conf)
+
+
 @pytest.fixture(scope="module")
 def committed():
     """The committed protocol, and the settings of its grids and controls on MNIST."""
@@ -417,9 +455,15 @@ def committed():
     return protocol, *(compose_settings(some, "mnist", CONF) for some in names)
 
 
+def digests(protocol, dataset, settings):
+    knobs = compose_settings([*CURVE, *protocol.knobs], dataset, CONF, folder="knobs")
+    parts = {**dict.fromkeys(protocol.parts, settings), "knobs": knobs}
+    return {part: digest(protocol, part, own) for part, own in parts.items()}
+
+
 def test_the_files_hold_the_protocol_that_is_pinned(committed):
     protocol, settings, controls = committed
-    assert digest(protocol, [*settings, *controls]) == DIGESTS["mnist"]
+    assert digests(protocol, "mnist", [*settings, *controls]) == DIGESTS["mnist"]
 
 
 @pytest.mark.slow
@@ -430,16 +474,26 @@ def test_the_files_hold_the_protocol_that_is_pinned_on_other_data(committed):
         for names in (protocol.families, protocol.controls)
         for setting in compose_settings(names, "fashion_mnist", CONF)
     ]
-    assert digest(protocol, settings) == DIGESTS["fashion_mnist"]
+    assert digests(protocol, "fashion_mnist", settings) == DIGESTS["fashion_mnist"]
 
 
-@pytest.mark.parametrize(
-    "dataset", ["mnist", pytest.param("fashion_mnist", marks=pytest.mark.slow)]
-)
-def test_the_files_hold_the_knobs_that_are_pinned(committed, dataset):
-    protocol, _, _ = committed
-    settings = compose_settings([*CURVE, *protocol.knobs], dataset, CONF, folder="knobs")
-    assert digest(protocol, settings) == DIGESTS_OF_KNOBS[dataset]
+def test_a_part_has_a_digest_of_what_it_runs_alone(committed):
+    protocol, settings, _ = committed
+    some = settings[:2]
+
+    def changed(**values):
+        other = protocol.model_copy(update=values)
+        return {
+            part
+            for part in ("equal_width", "equal_parameters", "knobs")
+            if digest(other, part, some) != digest(protocol, part, some)
+        }
+
+    assert changed(knobs=["rate"]) == {"knobs"}
+    assert changed(parts={**protocol.parts, "equal_parameters": {}}) == {"equal_parameters"}
+    assert changed(datasets=["mnist"]) == set()
+    assert changed(densities=[0.1]) == {"equal_width", "equal_parameters"}
+    assert changed(seeds=[1]) == {"equal_width", "equal_parameters", "knobs"}
 
 
 def test_a_knobs_run_that_is_one_of_the_grids_is_no_second_run(committed):
