@@ -3,7 +3,7 @@
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from itertools import filterfalse
+from itertools import filterfalse, groupby
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from implicit_em.compare.stages import (
     named,
     training_of,
 )
+from implicit_em.compare.wording import name_of
 from implicit_em.config import to_plain
 from implicit_em.data import ResidentDataModule
 from implicit_em.errors import ConfigError, RunError
@@ -154,7 +155,9 @@ class Families(Part):
 
     def run(self, command: str, workers: int) -> Path:
         """Do what is not done, and write tables, figures and report."""
-        self._train(self.controls, workers)  # first, as one that cannot be fitted is found so
+        for control, runs in groupby(self.controls, self._family):  # first: one may not be fitted
+            log.info("control: %s", name_of(control))
+            self._train(list(runs), workers)
         self._train(self.grids, workers)
         tuning = tuning_table(self.grids)
         chosen = choose(self.protocol, tuning)
