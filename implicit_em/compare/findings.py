@@ -75,11 +75,16 @@ def _at_one(here: pd.DataFrame, reference: str, where: str) -> str:
 
 def _points(row: Any, sign: int = 1) -> str:
     if pd.isna(row.p_holm):
-        return f"{100 * sign * row.ahead:z.2f} points (no test)"
-    ends = sorted(100 * sign * end for end in (row.low, row.high))
+        return f"{_hundredths(sign * row.ahead)} points (no test)"
+    low, high = map(_hundredths, sorted(sign * end for end in (row.low, row.high)))
     judged = "significant" if row.p_holm < SIGNIFICANT else "not significant"
-    interval = "[{:z.2f}, {:z.2f}]".format(*ends)
-    return f"{100 * sign * row.ahead:z.2f} {interval} points ({judged}, p = {row.p_holm:.2g})"
+    ahead = _hundredths(sign * row.ahead)
+    return f"{ahead} [{low}, {high}] points ({judged}, p = {row.p_holm:.2g})"
+
+
+def _hundredths(share: float) -> str:
+    """Return points to two digits, and no zero below zero."""
+    return f"{round(100 * share, 2) + 0.0:.2f}"
 
 
 def _in_all(at: pd.DataFrame, reference: str, unit: str) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -61,7 +61,7 @@ class Protocol(BaseModel):
     beyond: Factor
 
     @model_validator(mode="after")
-    def _tells_parts_apart(self) -> Self:
+    def _tells_parts_apart(self) -> "Protocol":
         for part in self.parts:
             if part in (KNOBS, *self.datasets) or not part.isidentifier():
                 raise ValueError(
@@ -70,7 +70,7 @@ class Protocol(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _keeps_the_test_set_for_the_finals(self) -> Self:
+    def _keeps_the_test_set_for_the_finals(self) -> "Protocol":
         for stage, key, allowed in (
             ("tuning", "data.final", "validation"),
             ("finals", "data.final", "test"),
@@ -82,7 +82,7 @@ class Protocol(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _sets_nothing_twice(self) -> Self:
+    def _sets_nothing_twice(self) -> "Protocol":
         for stage in STAGES:
             for key, own in SET_ELSEWHERE.items():
                 if key in getattr(self, stage) and not (stage == "tuning" and key == "seed"):
