@@ -24,8 +24,9 @@ def at_density(
     x, y = x[there], y[there]
     if not len(x) or not x.min() / beyond <= target <= x.max() * beyond:
         return float("nan")
-    curve = pd.Series(y).groupby(x).mean()  # of equal densities the mean
-    return float(np.interp(np.log(target), np.log(curve.index), curve))
+    x, places, counts = np.unique(x, return_inverse=True, return_counts=True)
+    y = np.bincount(places, y) / counts  # of equal densities the mean
+    return float(np.interp(np.log(target), np.log(x), y))
 
 
 def matched(
