@@ -249,11 +249,9 @@ def _budget(results: Results) -> pd.DataFrame:
 def _tried(results: Results) -> str:
     """Say how many settings were tried of each family."""
     sizes = results.tuning.groupby("family", sort=False).size()
-    return (
-        f"each tuned with {sizes.iloc[0]} settings"
-        if sizes.nunique() == 1
-        else (f"tuned with unlike numbers of settings ({shared(sizes)})")
-    )
+    if sizes.nunique() == 1:
+        return f"each tuned with {sizes.iloc[0]} settings"
+    return f"tuned with unlike numbers of settings ({shared(sizes)})"
 
 
 def _listed(settings: Mapping[str, Any]) -> str:
