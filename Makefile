@@ -47,8 +47,8 @@ torture: $(STAMP) ## Kill runs and workers of a sweep at random moments, also wh
 
 .PHONY: test-slurm
 test-slurm: $(STAMP) ## Run sweeps on a Slurm that it installs (Debian, root), starts and shuts down again
-	tests/slurm/install.sh
-	$(BIN)/python -m pytest -m slurm tests/slurm $(ARGS)
+	tests/faults/slurm/install.sh
+	$(BIN)/python -m pytest -m slurm tests/faults/slurm $(ARGS)
 
 .PHONY: lint
 lint: $(STAMP) ## Check format, style and types

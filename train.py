@@ -13,7 +13,7 @@ from implicit_em import cli
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> dict[str, Any]:
     """Train the composed configuration."""
-    from implicit_em.training import train
+    from implicit_em.training.run import train
 
     return train(cfg)
 

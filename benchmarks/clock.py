@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from implicit_em.files import write_json
+from implicit_em.base.files import write_json
 
 CLOCK_FILE = "clock.json"
 WITH_CLOCK = "+callbacks.clock._target_=benchmarks.clock.EpochClock"

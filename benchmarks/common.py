@@ -16,9 +16,9 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from implicit_em.files import whole, write_json
+from implicit_em.base.files import whole, write_json
+from implicit_em.base.tables import format_value, markdown_table, print_rows
 from implicit_em.sweeps.stacked import cores
-from implicit_em.terminal import format_value, markdown_table, print_rows
 
 T = TypeVar("T")
 

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from benchmarks.clock import WITH_CLOCK, epoch_seconds, read_clocks
 from benchmarks.common import Device, Result, Target, devices, rows_not_measured, spread, track
 from benchmarks.sweeps import compose_run
-from implicit_em.config import to_plain
-from implicit_em.fitting import load_data
-from implicit_em.measurement import MONITORING_SHARE, monitoring_cost
-from implicit_em.training import train
+from implicit_em.config.check import to_plain
+from implicit_em.training.fitting import load_data
+from implicit_em.training.measurement import MONITORING_SHARE, monitoring_cost
+from implicit_em.training.run import train
 
 RATIO = 1.0
 """What the project may cost, in epochs of the plain loop."""

@@ -23,8 +23,8 @@ from benchmarks.common import (
 from benchmarks.sgemm import AIM, matrix_rate
 from benchmarks.step import products_flop
 from benchmarks.sweeps import compose_run, run_sweep
-from implicit_em.config import to_plain
-from implicit_em.fitting import load_data
+from implicit_em.config.check import to_plain
+from implicit_em.training.fitting import load_data
 
 RATIO = 0.4
 """Most that a run of the largest stack may take, of the time that it takes alone."""

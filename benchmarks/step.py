@@ -6,9 +6,9 @@ from torch import Tensor
 
 from benchmarks.common import Device
 from implicit_em.data import Block
+from implicit_em.engine.modules import ADAM, DERIVED_LOSS, EncoderModule, build_objective
+from implicit_em.engine.stack import BareReplica, Stack
 from implicit_em.models import Encoder
-from implicit_em.modules import ADAM, DERIVED_LOSS, EncoderModule, build_objective
-from implicit_em.stack import BareReplica, Stack
 
 
 def build_stack(runs: int, in_features: int, hidden: int, device: Device) -> Stack:

@@ -15,29 +15,29 @@ if TYPE_CHECKING:
         TensorDataModule,
         TorchvisionDataModule,
     )
-    from implicit_em.features import feature_grid
-    from implicit_em.loading import load
+    from implicit_em.engine.modules import EncoderModule, SparseAutoencoderModule
+    from implicit_em.losses import Objective, Term
+    from implicit_em.metrics.feature_grid import feature_grid
+    from implicit_em.metrics.probe import linear_probe
     from implicit_em.models import Encoder, SparseAutoencoder
-    from implicit_em.modules import EncoderModule, SparseAutoencoderModule
-    from implicit_em.objective import Objective, Term
-    from implicit_em.probe import linear_probe
-    from implicit_em.training import train
+    from implicit_em.training.loading import load
+    from implicit_em.training.run import train
 
 _HOMES = {
     "Encoder": "models",
-    "EncoderModule": "modules",
-    "Objective": "objective",
+    "EncoderModule": "engine.modules",
+    "Objective": "losses",
     "ResidentDataModule": "data",
     "ResidentLoader": "data",
     "SparseAutoencoder": "models",
-    "SparseAutoencoderModule": "modules",
+    "SparseAutoencoderModule": "engine.modules",
     "TensorDataModule": "data",
-    "Term": "objective",
+    "Term": "losses",
     "TorchvisionDataModule": "data",
-    "feature_grid": "features",
-    "linear_probe": "probe",
-    "load": "loading",
-    "train": "training",
+    "feature_grid": "metrics.feature_grid",
+    "linear_probe": "metrics.probe",
+    "load": "training.loading",
+    "train": "training.run",
 }
 
 __all__ = [

@@ -12,9 +12,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-import implicit_em.resolvers  # noqa: F401  (conf/ uses them)
-from implicit_em import interruption
-from implicit_em.errors import (
+from implicit_em.base import interruption
+from implicit_em.base.errors import (
     ConfigError,
     Interrupted,
     RefusedError,
@@ -22,7 +21,7 @@ from implicit_em.errors import (
     WriteError,
     one_line,
 )
-from implicit_em.mistakes import explain
+from implicit_em.config.mistakes import explain
 from implicit_em.sweeps import launchers
 from implicit_em.sweeps.callback import CheckCallback
 

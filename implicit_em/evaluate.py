@@ -13,15 +13,15 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from implicit_em.config import module_arguments, to_plain
-from implicit_em.errors import ConfigError, RunError, one_line
-from implicit_em.fitting import build_trainer, load_data
-from implicit_em.loading import load_weights
-from implicit_em.measurement import evaluate_module, probe_module
-from implicit_em.modules import module_class
-from implicit_em.quiet import quieten
-from implicit_em.rundir import RunDirectory
-from implicit_em.terminal import print_result
+from implicit_em.base.errors import ConfigError, RunError, one_line
+from implicit_em.base.quiet import quieten
+from implicit_em.config.check import module_arguments, to_plain
+from implicit_em.engine.modules import module_class
+from implicit_em.training.directory import RunDirectory
+from implicit_em.training.fitting import build_trainer, load_data
+from implicit_em.training.loading import load_weights
+from implicit_em.training.measurement import evaluate_module, probe_module
+from implicit_em.training.progress import print_result
 
 
 def evaluate(run_dir: str | Path, data: Mapping[str, Any] | None = None) -> dict[str, Any]:

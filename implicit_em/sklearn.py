@@ -15,13 +15,12 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 from torch.optim import Adam
 
+from implicit_em.base.errors import NonFiniteLossError
 from implicit_em.data import Block, ResidentLoader
-from implicit_em.errors import NonFiniteLossError
-from implicit_em.losses import decorrelation, lse, variance
+from implicit_em.engine.stack import BareReplica, Stack
+from implicit_em.losses import Objective, Term, decorrelation, lse, variance
 from implicit_em.models import Encoder
 from implicit_em.models.linear import SharedInput
-from implicit_em.objective import Objective, Term
-from implicit_em.stack import BareReplica, Stack
 
 
 class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):

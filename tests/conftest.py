@@ -1,56 +1,21 @@
 """Fixtures: small data in MNIST's format, composed configurations, the command line."""
 
-import json
 import logging
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
+from helpers.data import SIDE
+from helpers.paths import ROOT
+from helpers.wandb_server import Server, serving
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
-from torch.utils._python_dispatch import TorchDispatchMode
-from wandb_server import Server, serving
-
-import implicit_em.resolvers  # noqa: F401  (conf/ uses them)
-
-ROOT = Path(__file__).parents[1]
-SIDE = 8
-MODEL_OF_LOSS = {
-    loss.group(1): path.stem
-    for path in sorted((ROOT / "conf" / "model").glob("*.yaml"))
-    if (loss := re.search("override /loss: (?!lse_var_tc)(.+)", path.read_text()))
-}
-"""A model for each loss that the encoder alone has no use for."""
-
-
-class Shapes(TorchDispatchMode):
-    """Notes the shape of every tensor that an operation makes."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = set()
-
-    def __torch_dispatch__(self, function, types, arguments=(), options=None):
-        result = function(*arguments, **(options or {}))
-        tensors = result if isinstance(result, tuple | list) else (result,)
-        self.seen |= {tuple(t.shape) for t in tensors if isinstance(t, torch.Tensor)}
-        return result
-
-
-def results(directory: Path) -> tuple[dict[str, Any], list[bytes]]:
-    """Return all that a run leaves, but for times."""
-    metrics = json.loads((directory / "metrics.json").read_text())
-    files = [(directory / name).read_bytes() for name in ("history.csv", "model.safetensors")]
-    return {k: v for k, v in metrics.items() if not k.endswith("_seconds")}, files
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -72,7 +37,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A W&B server on loopback, an account there, and wandb as in a new process."""
     import wandb
 
-    from implicit_em.tracking import PatientWandbLogger
+    from implicit_em.training.tracking import PatientWandbLogger
 
     wandb.teardown()
     monkeypatch.setattr(PatientWandbLogger, "lost", None)
@@ -165,26 +130,12 @@ def sweep(command_line, small, tmp_path) -> Callable[..., tuple[int, Path]]:
     return sweep
 
 
-class Signals(pl.Callback):
-    """Sends a signal to the process of the run of seed 2, as its fourth epoch begins, once."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        run = Path(trainer.default_root_dir)
-        noted = run.parents[1] / "signalled"
-        if trainer.current_epoch == 3 and "seed=2" in run.name and not noted.exists():
-            noted.touch()
-            os.kill(os.getpid(), self.number)
-
-
 @pytest.fixture
 def signalled() -> Callable[..., list[str]]:
     """Return the axes of a sweep of short jobs, of which that of seed 2 gets a signal."""
 
     def signalled(number: int, seeds: str = "1,2,3") -> list[str]:
-        callback = ["+callbacks.signals._target_=conftest.Signals"]
+        callback = ["+callbacks.signals._target_=helpers.kill.Kill"]
         callback += [f"+callbacks.signals.number={int(number)}"]
         return [f"seed={seeds}", "trainer.max_epochs=4", *callback]
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import ROOT
+from helpers.paths import ROOT
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
@@ -21,8 +21,8 @@ from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from implicit_em import EncoderModule
+from implicit_em.base.errors import NonFiniteLossError
 from implicit_em.data import ResidentLoader
-from implicit_em.errors import NonFiniteLossError
 from implicit_em.sklearn import ImplicitEM
 
 

@@ -61,7 +61,7 @@ class SlurmStackedLauncher(SlurmLauncher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Run the jobs and return their results, in the order of their overrides."""
-        from implicit_em.rendezvous import split_evenly
+        from implicit_em.engine.rendezvous import split_evenly
 
         first, shown = initial_job_idx, []
         shares = split_evenly(job_overrides, self.stacked.max_stack)

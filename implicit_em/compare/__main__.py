@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from implicit_em.compare.comparison import COMPARISON, compare
-from implicit_em.experiments.command_line import run_study
+from implicit_em.studies.command_line import run_study
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

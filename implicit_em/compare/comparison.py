@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from implicit_em.base.files import write_json
 from implicit_em.compare.knobs import CURVE
 from implicit_em.compare.parts import Families, Knobs, Part
 from implicit_em.compare.protocol import (
@@ -16,8 +17,7 @@ from implicit_em.compare.protocol import (
     refuse_misspelt,
 )
 from implicit_em.compare.stages import Setting, Stages, compose_settings
-from implicit_em.experiments import trials
-from implicit_em.files import write_json
+from implicit_em.studies import study_directory
 from implicit_em.sweeps.stacked import cores
 
 log = logging.getLogger(__name__)
@@ -51,17 +51,17 @@ def compare(
 
     """
     directory, conf = Path(directory), Path(conf)
-    trials.refuse_arguments(workers, conf, "compare.yaml")
+    study_directory.refuse_arguments(workers, conf, "compare.yaml")
     refuse_misspelt(changes, conf)
     protocol = read_protocol(conf, [change for change in changes if is_of_the_protocol(change)])
     overrides = [change for change in changes if not is_of_the_protocol(change)]
     protocol.refuse_own_settings(overrides)
     chosen = protocol.chosen(parts)
-    trial = trials.label(changes)
+    trial = study_directory.label(changes)
     note = directory / "comparison.json"
-    trials.refuse_directory(directory, COMPARISON, trials.read_note(note), trial)
+    study_directory.refuse_directory(directory, COMPARISON, study_directory.read_note(note), trial)
     prepared = _prepare(protocol, chosen, directory, conf, overrides, trial)
-    with trials.alone(directory, "comparison"):
+    with study_directory.alone(directory, "comparison"):
         write_json(note, {"trial": trial})
         command = _command(directory, conf, parts, changes)
         return [part.run(command, workers or cores()) for part in prepared]

@@ -14,14 +14,14 @@ import pandas as pd
 import torch
 from hydra.utils import instantiate
 
-from implicit_em.config import module_arguments, to_plain
+from implicit_em.config.check import module_arguments, to_plain
 from implicit_em.data import Block
-from implicit_em.experiments.study import Run
-from implicit_em.fitting import load_data
-from implicit_em.loading import load_weights
-from implicit_em.modules import ADAM, EncoderModule, EnergyModule, module_class
-from implicit_em.rundir import RunDirectory
-from implicit_em.stack import BareReplica, Stack
+from implicit_em.engine.modules import ADAM, EncoderModule, EnergyModule, module_class
+from implicit_em.engine.stack import BareReplica, Stack
+from implicit_em.studies.runs import Run
+from implicit_em.training.directory import RunDirectory
+from implicit_em.training.fitting import load_data
+from implicit_em.training.loading import load_weights
 
 SECONDS = 2.0
 """Of steps that are measured."""

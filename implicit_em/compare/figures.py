@@ -15,7 +15,9 @@ from implicit_em.compare.matching import at_density
 from implicit_em.compare.results import Results
 from implicit_em.compare.selection import on_front
 from implicit_em.compare.wording import name_of
-from implicit_em.experiments.figures.style import (
+from implicit_em.metrics.densities import EDGES
+from implicit_em.metrics.feature_grid import draw_grid
+from implicit_em.studies.figures import (
     BLACK,
     BLUE,
     GREEN,
@@ -26,8 +28,6 @@ from implicit_em.experiments.figures.style import (
     VERMILION,
     WIDTH,
 )
-from implicit_em.features import draw_grid
-from implicit_em.quality.densities import EDGES
 
 LOOKS = {
     "derived": (BLACK, "-", "o"),

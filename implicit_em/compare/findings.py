@@ -9,7 +9,7 @@ from implicit_em.compare.matching import SIGNIFICANT
 from implicit_em.compare.protocol import Protocol
 from implicit_em.compare.results import Results
 from implicit_em.compare.wording import ACTIVE, name_of, percent, target_text, widths_of
-from implicit_em.experiments.statistics import holm
+from implicit_em.studies.statistics import holm
 
 OTHERWISE = {
     "least_squares_fvu": ("variance that the best linear decoder leaves unexplained", -1),

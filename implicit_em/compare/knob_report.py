@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pandas as pd
 
+from implicit_em.base.files import write_json
+from implicit_em.base.tables import markdown_table
 from implicit_em.compare.figures import knobs as draw_knobs
 from implicit_em.compare.knobs import effects, knob_findings
 from implicit_em.compare.protocol import Protocol
 from implicit_em.compare.report import write_tables
 from implicit_em.compare.wording import ahead_text
-from implicit_em.experiments.figures.style import write
-from implicit_em.experiments.report import render, write_pages
-from implicit_em.files import write_json
-from implicit_em.terminal import markdown_table
+from implicit_em.studies.figures import write
+from implicit_em.studies.pages import render, write_pages
 
 
 def write_knobs(

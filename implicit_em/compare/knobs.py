@@ -7,7 +7,7 @@ import pandas as pd
 
 from implicit_em.compare.matching import SIGNIFICANT, at_density
 from implicit_em.compare.wording import percent
-from implicit_em.experiments.statistics import difference, holm
+from implicit_em.studies.statistics import difference, holm
 
 BASE = "base"
 CURVE = (BASE, "sparsity")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from implicit_em.experiments.statistics import difference, holm
+from implicit_em.studies.statistics import difference, holm
 
 SIGNIFICANT = 0.05
 

@@ -12,20 +12,20 @@ from hydra.utils import get_class
 from torch import Tensor
 
 import implicit_em
+from implicit_em.base.errors import DamagedError
+from implicit_em.base.files import read_json, write_json
 from implicit_em.compare.stages import describe, settings_of
-from implicit_em.config import to_plain
+from implicit_em.config.check import to_plain
 from implicit_em.data import as_unit_float
-from implicit_em.errors import DamagedError
-from implicit_em.experiments.evidence import matrices_of
-from implicit_em.experiments.study import Run
-from implicit_em.files import read_json, write_json
-from implicit_em.fitting import load_data
-from implicit_em.measurement import energies_of
+from implicit_em.metrics.densities import density
+from implicit_em.metrics.dictionaries import stability, varying
+from implicit_em.metrics.quality import Encoded, quality
 from implicit_em.models import SparseAutoencoder
-from implicit_em.quality import Encoded, quality
-from implicit_em.quality.densities import density
-from implicit_em.quality.dictionaries import stability, varying
-from implicit_em.rundir import RunDirectory
+from implicit_em.studies.matrices import matrices_of
+from implicit_em.studies.runs import Run
+from implicit_em.training.directory import RunDirectory
+from implicit_em.training.fitting import load_data
+from implicit_em.training.measurement import energies_of
 
 FILE = "quality.json"
 SCHEMA = 1

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from implicit_em.base.errors import ConfigError, RunError
 from implicit_em.compare.costs import costs
 from implicit_em.compare.figures import at_target
 from implicit_em.compare.findings import findings
@@ -26,17 +27,16 @@ from implicit_em.compare.stages import (
     training_of,
 )
 from implicit_em.compare.wording import name_of
-from implicit_em.config import to_plain
+from implicit_em.config.check import to_plain
 from implicit_em.data import ResidentDataModule
-from implicit_em.errors import ConfigError, RunError
-from implicit_em.experiments import provenance, trials
-from implicit_em.experiments.evidence import matrices_of
-from implicit_em.experiments.execution import execute
-from implicit_em.experiments.study import Run
-from implicit_em.experiments.summary_run import log_summary
-from implicit_em.fitting import load_data
-from implicit_em.rundir import RunDirectory
-from implicit_em.terminal import working
+from implicit_em.studies import provenance, study_directory
+from implicit_em.studies.execution import execute
+from implicit_em.studies.matrices import matrices_of
+from implicit_em.studies.runs import Run
+from implicit_em.studies.summary_run import log_summary
+from implicit_em.training.directory import RunDirectory
+from implicit_em.training.fitting import load_data
+from implicit_em.training.progress import working
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class Part(ABC):
         return run.places[0][0]
 
     def _refuse_another_report(self) -> None:
-        note = trials.read_note(self.directory / "findings.json")
+        note = study_directory.read_note(self.directory / "findings.json")
         if note.get("digest", self.digest) != self.digest:
             raise ConfigError(
                 f"{self.directory}: holds the report of another protocol, {note['digest']}, not "

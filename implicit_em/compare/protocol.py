@@ -19,8 +19,8 @@ from pydantic import (
 )
 from yaml import YAMLError
 
-from implicit_em.errors import ConfigError, one_line
-from implicit_em.mistakes import nearest
+from implicit_em.base.errors import ConfigError, one_line
+from implicit_em.config.mistakes import nearest
 
 
 def _distinct(values: list[Any]) -> list[Any]:

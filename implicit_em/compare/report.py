@@ -8,15 +8,15 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from implicit_em.base.files import whole, write_json
+from implicit_em.base.tables import markdown_table
 from implicit_em.compare import figures
 from implicit_em.compare.findings import findings
 from implicit_em.compare.results import Results
 from implicit_em.compare.text_tables import differences_table, matched_table, mean_over_seeds
 from implicit_em.compare.wording import ACTIVE, name_of, percent, shared, widths_of
-from implicit_em.experiments.figures.style import write
-from implicit_em.experiments.report import render, write_pages
-from implicit_em.files import whole, write_json
-from implicit_em.terminal import markdown_table
+from implicit_em.studies.figures import write
+from implicit_em.studies.pages import render, write_pages
 
 OF_FINALS = (
     *("exact_density", "relative_density", "probe_accuracy"),

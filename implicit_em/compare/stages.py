@@ -11,12 +11,12 @@ import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from implicit_em.base.errors import ConfigError
 from implicit_em.compare.protocol import DERIVED, Protocol
-from implicit_em.config import check
-from implicit_em.errors import ConfigError
-from implicit_em.experiments.study import Run, compose_sweeps, on_any_device
-from implicit_em.fingerprint import config_fingerprint
-from implicit_em.rundir import RunDirectory
+from implicit_em.config.check import check
+from implicit_em.config.fingerprint import config_fingerprint
+from implicit_em.studies.runs import Run, compose_sweeps, on_any_device
+from implicit_em.training.directory import RunDirectory
 
 DIVERGED = "the loss was not finite"
 

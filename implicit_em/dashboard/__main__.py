@@ -9,8 +9,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from implicit_em.errors import ConfigError, RunError, one_line
-from implicit_em.tracking import wandb_mode
+from implicit_em.base.errors import ConfigError, RunError, one_line
+from implicit_em.training.tracking import wandb_mode
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,10 +8,10 @@ import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 from wandb_workspaces.workspaces import internal
 
-from implicit_em.config import CURVES
+from implicit_em.config.check import CURVES
+from implicit_em.engine.modules import DERIVED_LOSS, SAE_LOSS
 from implicit_em.experiments.figures import PICTURES
-from implicit_em.experiments.study import EXPERIMENTS
-from implicit_em.modules import DERIVED_LOSS, SAE_LOSS
+from implicit_em.experiments.plan import EXPERIMENTS
 
 Panels = Sequence[wr.LinePlot | wr.BarPlot | wr.ScatterPlot | wr.MediaBrowser]
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from implicit_em.errors import ConfigError
+from implicit_em.base.errors import ConfigError
 
 AT_ONCE = 2**24
 """Values that are looked at together: samples in a file need not fit into memory."""

@@ -15,12 +15,12 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 
+from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.data import sharing
 from implicit_em.data.checks import check_labels
 from implicit_em.data.resident import BlockLoader, ResidentLoader
 from implicit_em.data.sharing import Source, Splits
 from implicit_em.distributed import Group
-from implicit_em.errors import ConfigError, one_line
 
 BLOCK = 64
 """Most batches that are trained on between two calls of Lightning's hooks."""

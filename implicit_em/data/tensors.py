@@ -11,11 +11,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from implicit_em.content import FORMATS, digest_of, names_a_file
+from implicit_em.base.digest import FORMATS, digest_of, names_a_file
+from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.data.checks import check_split, check_whole_numbers
 from implicit_em.data.modules import ResidentDataModule
 from implicit_em.data.sharing import Source
-from implicit_em.errors import ConfigError, one_line
 
 FILES = ("path", "labels", "test_path", "test_labels")
 """The settings that may name a file, in the order of the digest."""

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from implicit_em.experiments.command_line import run_study
+from implicit_em.experiments.plan import EXPERIMENTS
 from implicit_em.experiments.reproduce import PAPER, reproduce
-from implicit_em.experiments.study import EXPERIMENTS
+from implicit_em.studies.command_line import run_study
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from implicit_em.experiments import statistics
 from implicit_em.experiments.evidence import Evidence
-from implicit_em.experiments.statistics import Estimate
+from implicit_em.studies import statistics
+from implicit_em.studies.statistics import Estimate
 
 Outcome = Literal["reproduced", "partly", "not reproduced"]
 

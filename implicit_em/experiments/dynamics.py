@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from implicit_em.convergence import convergence_epoch
-from implicit_em.experiments import statistics
+from implicit_em.metrics.convergence import convergence_epoch
+from implicit_em.studies import statistics
 
 POWER_OF_T = {"sgd": 1, "adam": 2}
 """The exponent in t of the variances that the law assumes."""

@@ -10,15 +10,15 @@ import pandas as pd
 import torch
 
 import implicit_em
-from implicit_em.config import to_plain
+from implicit_em.config.check import to_plain
 from implicit_em.data import as_unit_float
 from implicit_em.experiments import dynamics, prototypes, theorem
-from implicit_em.experiments.study import Run
-from implicit_em.fitting import load_data
-from implicit_em.measurement import energies_of
 from implicit_em.metrics import SILENT_SHARE, Redundancy
-from implicit_em.models import SparseAutoencoder
-from implicit_em.rundir import RunDirectory
+from implicit_em.studies.matrices import matrices_of
+from implicit_em.studies.runs import Run
+from implicit_em.training.directory import RunDirectory
+from implicit_em.training.fitting import load_data
+from implicit_em.training.measurement import energies_of
 
 IDENTITY_IMAGES = 128
 
@@ -195,11 +195,3 @@ def _weights(runs: pd.DataFrame) -> dict[str, np.ndarray]:
         "sae encoder": sae["encoder"],
         "sae decoder": sae["decoder"],
     }
-
-
-def matrices_of(model: Any) -> dict[str, np.ndarray]:
-    """Return the encoder's rows and, where there is a decoder, its columns."""
-    matrices = {"encoder": model.weight}
-    if isinstance(model, SparseAutoencoder):
-        matrices["decoder"] = model.decoder.weight.mT
-    return {name: weight.detach().numpy() for name, weight in matrices.items()}

@@ -5,21 +5,24 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from implicit_em.config import to_plain
-from implicit_em.errors import ConfigError
-from implicit_em.experiments import criteria, figures, provenance, tables, trials
+from implicit_em.base.errors import ConfigError
+from implicit_em.base.files import write_json
+from implicit_em.base.tables import print_rows
+from implicit_em.config.check import to_plain
+from implicit_em.experiments import criteria, figures, tables
 from implicit_em.experiments.evidence import gather
-from implicit_em.experiments.execution import execute
 from implicit_em.experiments.figures import PICTURES
 from implicit_em.experiments.paper import TABLES
+from implicit_em.experiments.plan import EXPERIMENTS, is_protocol, plan
 from implicit_em.experiments.report import write_report
-from implicit_em.experiments.study import EXPERIMENTS, Run, is_protocol, plan
-from implicit_em.experiments.summary_run import log_summary
 from implicit_em.experiments.verdicts import judge, write_verdicts
-from implicit_em.files import write_json
-from implicit_em.fitting import load_data
-from implicit_em.rundir import RunDirectory
-from implicit_em.terminal import print_rows, working
+from implicit_em.studies import provenance, study_directory
+from implicit_em.studies.execution import execute
+from implicit_em.studies.runs import Run
+from implicit_em.studies.summary_run import log_summary
+from implicit_em.training.directory import RunDirectory
+from implicit_em.training.fitting import load_data
+from implicit_em.training.progress import working
 
 log = logging.getLogger(__name__)
 
@@ -54,24 +57,24 @@ def reproduce(
     directory, conf = Path(directory), Path(conf)
     if unknown := [name for name in experiments if name not in EXPERIMENTS]:
         raise ConfigError(f"{unknown[0]}: no such experiment; allowed: {', '.join(EXPERIMENTS)}")
-    trials.refuse_arguments(workers, conf, "train.yaml")
+    study_directory.refuse_arguments(workers, conf, "train.yaml")
     note = directory / "study.json"
-    there = trials.read_note(note)
+    there = study_directory.read_note(note)
     together = [n for n in EXPERIMENTS if n in experiments or n in there.get("experiments", ())]
     runs = plan(together, directory / "runs", conf, overrides)
     trial = None if is_protocol(together, runs) else _trial(overrides)
-    trials.refuse_directory(directory, PAPER, there, trial)
+    study_directory.refuse_directory(directory, PAPER, there, trial)
     load_data(to_plain(runs[0].cfg))
-    with trials.alone(directory, "study"):
+    with study_directory.alone(directory, "study"):
         write_json(note, {"trial": trial, "experiments": there.get("experiments", [])})
-        execute(runs, workers, ["trial"] if trial else [])
+        execute(runs, workers, ["trial"] if trial else [], experiments=EXPERIMENTS)
         write_json(note, {"trial": trial, "experiments": together})
         return _report(directory, runs, together, overrides, trial)
 
 
 def _trial(overrides: Sequence[str]) -> str:
     """Return the label of a study of other settings."""
-    return trials.label(overrides) or "TRIAL with changed configuration files"
+    return study_directory.label(overrides) or "TRIAL with changed configuration files"
 
 
 def _command(directory: Path, experiments: Sequence[str], overrides: Sequence[str]) -> str:

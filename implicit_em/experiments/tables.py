@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
+from implicit_em.base.files import whole
+from implicit_em.base.tables import markdown_table
 from implicit_em.experiments.evidence import Evidence
 from implicit_em.experiments.paper import REASONS, TABLES, Column, Published, PublishedTable
-from implicit_em.files import whole
-from implicit_em.terminal import markdown_table
 
 NOTHING = "–"
 NEVER = "never"

@@ -10,10 +10,10 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from implicit_em.data import ResidentDataModule
+from implicit_em.engine.modules import EnergyModule
 from implicit_em.experiments.theorem import agreement
-from implicit_em.measurement import probe_module
 from implicit_em.metrics import Redundancy
-from implicit_em.modules import EnergyModule
+from implicit_em.training.measurement import probe_module
 
 IDENTITY_SAMPLES = 128
 

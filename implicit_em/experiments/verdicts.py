@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from implicit_em.base.files import whole, write_json
+from implicit_em.base.tables import markdown_table
 from implicit_em.experiments.criteria import AMENDMENTS, CLAIMS
 from implicit_em.experiments.evidence import Evidence
-from implicit_em.files import whole, write_json
-from implicit_em.terminal import markdown_table
 
 
 def judge(evidence: Evidence, experiments: Sequence[str]) -> pd.DataFrame:

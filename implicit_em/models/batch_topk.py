@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from implicit_em.models.choice import keep_largest
 from implicit_em.models.dictionary import Dictionary
 from implicit_em.models.linear import SharedInput
+from implicit_em.models.sparsity import keep_largest
 from implicit_em.models.topk import TopK
 
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from implicit_em.errors import WriteError
+from implicit_em.base.errors import WriteError
 from implicit_em.sweeps.summary import summarise
 
 

@@ -11,9 +11,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import implicit_em.resolvers  # noqa: F401  (a launcher's worker imports the callback, and needs them)
-from implicit_em.errors import ConfigError, RefusedError, WriteError
-from implicit_em.mistakes import explain
+from implicit_em.base.errors import ConfigError, RefusedError, WriteError
+from implicit_em.config.mistakes import explain
 from implicit_em.sweeps import launchers
 from implicit_em.sweeps.jobs import enumerate_jobs, note_jobs
 
@@ -51,9 +50,9 @@ class CheckCallback(Callback):
 
 
 def _check(config: DictConfig, directory: str | Path, here: bool) -> None:
-    from implicit_em.config import check  # imports torch, which --help does not need
-    from implicit_em.resuming import continued
-    from implicit_em.rundir import RunDirectory
+    from implicit_em.config.check import check  # imports torch, which --help does not need
+    from implicit_em.training.directory import RunDirectory
+    from implicit_em.training.resuming import continued
 
     task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     try:

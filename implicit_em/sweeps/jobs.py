@@ -9,8 +9,8 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from implicit_em.errors import DamagedError
-from implicit_em.files import read_json, write_json
+from implicit_em.base.errors import DamagedError
+from implicit_em.base.files import read_json, write_json
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ import shutil
 
 from omegaconf import DictConfig
 
-from implicit_em.errors import one_line
+from implicit_em.base.errors import one_line
 
 HERE = ("BasicLauncher", "StackedLauncher", "JoblibLauncher")
 SLURM = ("SlurmLauncher", "SlurmStackedLauncher")

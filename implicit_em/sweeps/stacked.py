@@ -14,13 +14,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from threadpoolctl import threadpool_limits
 
-from implicit_em import interruption
-from implicit_em.config import module_arguments, to_plain
-from implicit_em.errors import ConfigError
-from implicit_em.fitting import load_data
-from implicit_em.modules import module_class
-from implicit_em.rendezvous import Rendezvous, split_evenly
-from implicit_em.terminal import EpochProgress, logs_of
+from implicit_em.base import interruption
+from implicit_em.base.errors import ConfigError
+from implicit_em.config.check import module_arguments, to_plain
+from implicit_em.engine.modules import module_class
+from implicit_em.engine.rendezvous import Rendezvous, split_evenly
+from implicit_em.training.fitting import load_data
+from implicit_em.training.progress import EpochProgress, logs_of
 
 T = TypeVar("T")
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pandas as pd
 
-from implicit_em.errors import DamagedError
-from implicit_em.files import whole
-from implicit_em.fingerprint import config_fingerprint
-from implicit_em.rundir import RunDirectory
+from implicit_em.base.errors import DamagedError
+from implicit_em.base.files import whole
+from implicit_em.base.tables import format_value, markdown_table, print_rows
+from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.sweeps.jobs import noted_jobs
-from implicit_em.terminal import format_value, markdown_table, print_rows
+from implicit_em.training.directory import RunDirectory
 
 SHOWN = (
     "dead_units",

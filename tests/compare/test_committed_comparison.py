@@ -5,8 +5,8 @@ import re
 
 import pandas as pd
 import pytest
-from conftest import ROOT
-from test_comparison import DIGESTS
+from helpers.comparison_digests import DIGESTS
+from helpers.paths import ROOT
 
 RESULTS = ROOT / "docs" / "results" / "compare"
 PARTS = sorted(path.parent for path in RESULTS.glob("*/*/findings.json"))

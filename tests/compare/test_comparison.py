@@ -11,38 +11,27 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT
 from filelock import FileLock
+from helpers.comparison_digests import DIGESTS
+from helpers.paths import ROOT
 
 import implicit_em
+from implicit_em.base.errors import ConfigError
 from implicit_em.compare.__main__ import main
 from implicit_em.compare.comparison import compare
 from implicit_em.compare.knobs import CURVE
 from implicit_em.compare.protocol import read_protocol
 from implicit_em.compare.stages import Stages, compose_settings, digest
-from implicit_em.config import module_arguments, to_plain
+from implicit_em.config.check import module_arguments, to_plain
 from implicit_em.data import ResidentDataModule
-from implicit_em.errors import ConfigError
-from implicit_em.fitting import load_data
+from implicit_em.engine.modules import module_class
+from implicit_em.metrics.dictionaries import stability
+from implicit_em.metrics.quality import Encoded, quality
 from implicit_em.models import Dictionary
-from implicit_em.modules import module_class
-from implicit_em.quality import Encoded, quality
-from implicit_em.quality.dictionaries import stability
-from implicit_em.rundir import RunDirectory
+from implicit_em.training.directory import RunDirectory
+from implicit_em.training.fitting import load_data
 
 CONF = ROOT / "conf"
-DIGESTS = {
-    "mnist": {
-        "equal_width": "853f95768b7d4a34",
-        "equal_parameters": "6783913593892d4a",
-        "knobs": "380d964048d4757b",
-    },
-    "fashion_mnist": {
-        "equal_width": "d8444ce79ef351ef",
-        "equal_parameters": "98a86bcefb9cdb16",
-        "knobs": "d5e36eaf618b77dd",
-    },
-}
 """Of the protocol's parts on each data set: another one is another protocol."""
 
 
@@ -88,7 +77,7 @@ class Inline(nullcontext):
 def coarse():
     """Draw figures, and measure costs, in no time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("implicit_em.experiments.figures.style.RESOLUTION", 20)
+        patch.setattr("implicit_em.studies.figures.RESOLUTION", 20)
         patch.setattr("implicit_em.compare.costs.ProcessPoolExecutor", Inline)
         patch.setattr("implicit_em.compare.costs.SECONDS", 0.01)
         yield

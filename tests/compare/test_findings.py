@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from made_up_comparison import results
+from helpers.made_up_comparison import results
 
 from implicit_em.compare.findings import findings
 from implicit_em.compare.text_tables import differences_table, matched_table, mean_over_seeds

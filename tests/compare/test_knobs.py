@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from made_up_comparison import curve
+from helpers.made_up_comparison import curve
 
 from implicit_em.compare.knobs import effects, knob_findings
 

@@ -5,7 +5,7 @@ import re
 
 import pandas as pd
 import pytest
-from conftest import ROOT
+from helpers.paths import ROOT
 
 from implicit_em.experiments.criteria import AMENDMENTS, CLAIMS
 from implicit_em.experiments.figures import PICTURES

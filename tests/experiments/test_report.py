@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from made_up import as_published
+from helpers.made_up_study import as_published
 
 from implicit_em.experiments import tables
 from implicit_em.experiments.criteria import AMENDMENTS, CLAIMS

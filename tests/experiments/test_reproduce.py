@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ROOT
 from filelock import FileLock
+from helpers.paths import ROOT
 
-from implicit_em.errors import ConfigError, RunError
+from implicit_em.base.errors import ConfigError, RunError
 from implicit_em.experiments.__main__ import main
-from implicit_em.experiments.command_line import run_study
 from implicit_em.experiments.evidence import table
 from implicit_em.experiments.paper import PROTOCOL
+from implicit_em.experiments.plan import EXPERIMENTS, is_protocol, plan, protocol
 from implicit_em.experiments.reproduce import reproduce
-from implicit_em.experiments.study import EXPERIMENTS, is_protocol, plan, protocol
-from implicit_em.experiments.trials import label, refuse_directory
+from implicit_em.studies.command_line import run_study
+from implicit_em.studies.study_directory import label, refuse_directory
 
 CONF = ROOT / "conf"
 

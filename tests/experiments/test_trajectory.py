@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 from implicit_em.experiments.trajectory import probe_epochs, row_angle
-from implicit_em.training import train
+from implicit_em.training.run import train
 
 
 @pytest.fixture

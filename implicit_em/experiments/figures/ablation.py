@@ -10,14 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
 from implicit_em.experiments.evidence import Evidence
-from implicit_em.experiments.figures.style import (
+from implicit_em.experiments.figures.pictures import picture
+from implicit_em.studies.figures import (
     BLACK,
     BLUE,
     GREEN,
     GREY,
     ORANGE,
     WIDTH,
-    picture,
 )
 
 LOSSES = {

@@ -11,7 +11,8 @@ from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from implicit_em.experiments.dynamics import POWER_OF_T
 from implicit_em.experiments.evidence import Evidence
-from implicit_em.experiments.figures.style import (
+from implicit_em.experiments.figures.pictures import picture
+from implicit_em.studies.figures import (
     BLACK,
     BLUE,
     GREEN,
@@ -21,7 +22,6 @@ from implicit_em.experiments.figures.style import (
     SKY,
     VERMILION,
     WIDTH,
-    picture,
 )
 
 OPTIMIZERS = {"sgd": ("SGD", BLUE, "o"), "adam": ("Adam", VERMILION, "s")}

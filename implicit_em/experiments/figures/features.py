@@ -4,8 +4,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from implicit_em.experiments.evidence import Evidence
-from implicit_em.experiments.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, WIDTH, picture
-from implicit_em.features import draw_grid
+from implicit_em.experiments.figures.pictures import picture
+from implicit_em.metrics.feature_grid import draw_grid
+from implicit_em.studies.figures import BLACK, BLUE, GREEN, GREY, ORANGE, WIDTH
 
 SATURATING = 0.005
 """Of the weights: a few pixels at the border would set the scale of the SAE's encoder rows."""

@@ -6,14 +6,14 @@ from matplotlib.figure import Figure
 
 from implicit_em.experiments import theorem
 from implicit_em.experiments.evidence import Evidence
-from implicit_em.experiments.figures.style import (
+from implicit_em.experiments.figures.pictures import picture
+from implicit_em.studies.figures import (
     BLUE,
     GREY,
     ORANGE,
     SKY,
     VERMILION,
     WIDTH,
-    picture,
 )
 
 SMALLEST_SHOWN = 1e-20

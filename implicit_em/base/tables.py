@@ -1,0 +1,40 @@
+"""Tables as text: on the terminal, and in Markdown."""
+
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def format_value(value: Any) -> str:
+    """Write a metric for a person: four significant digits, a dash for what has no value."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, int) or float(value).is_integer():
+        return f"{int(value):,}"
+    return f"{value:.2f}" if 100 <= abs(value) < 1e5 else f"{value:.4g}"
+
+
+def print_rows(title: str, frame: "pd.DataFrame") -> None:
+    """Print a table; cells that are no text are formatted."""
+    console = Console()
+    wide = console if console.is_terminal else Console(width=200)
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(frame):
+        heading = str(column).replace("_", " ")
+        table.add_column(heading, justify="left" if number == 0 else "right", overflow="fold")
+    for row in frame.values.tolist():
+        cells = (cell if isinstance(cell, str) else format_value(cell) for cell in row)
+        table.add_row(*map(Text, cells))  # no markup: a job's name may hold brackets
+    wide.print(table)
+
+
+def markdown_table(frame: "pd.DataFrame") -> str:
+    """Return a table in Markdown, its cells as they are."""
+    return frame.to_markdown(index=False, disable_numparse=True)

@@ -1,0 +1,50 @@
+"""OmegaConf resolvers that ``conf/`` uses; registered when this module is imported."""
+
+import os
+import re
+import secrets
+from functools import cache
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from implicit_em.base.digest import digest_of
+
+_SAFE_NAME = re.compile(r"[\w=,.+@-][\w=,.+@ \[\]-]{0,149}", re.ASCII)
+
+
+@cache
+def token() -> str:
+    """Return four hexadecimal digits that tell apart what starts in the same second."""
+    return secrets.token_hex(2)
+
+
+def run_directory(resumed: str | None, new: str) -> str:
+    """Return the directory of the run that goes on, or that of a new one."""
+    return new if resumed is None else str(resumed)
+
+
+def job_directory(overrides: Any, *, _root_: DictConfig) -> str:
+    """Return a sweep job's directory: its overrides, or its fingerprint if they make no name."""
+    name = str(overrides)
+    if _SAFE_NAME.fullmatch(name) and name.strip("."):
+        return name
+    from implicit_em.config.fingerprint import config_fingerprint
+
+    return config_fingerprint(_root_)
+
+
+def gpu_in_turn(number: int) -> str:
+    """Return the CUDA device for a job of a sweep: one of those that are visible, in turn."""
+    import torch
+
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    devices = visible or [str(index) for index in range(torch.cuda.device_count())]
+    return devices[number % len(devices)] if devices else ""
+
+
+OmegaConf.register_new_resolver("digest", digest_of, replace=True)
+OmegaConf.register_new_resolver("token", token, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("run_directory", run_directory, replace=True)
+OmegaConf.register_new_resolver("job_directory", job_directory, replace=True)
+OmegaConf.register_new_resolver("gpu_in_turn", gpu_in_turn, replace=True)

@@ -1,0 +1,414 @@
+"""The LightningModules: an encoder or a sparse autoencoder, its objective and its optimizer.
+
+They fit under a bare ``pl.Trainer`` with any loader of images, and come back by
+``load_from_checkpoint``: all that they are built from are plain dictionaries, in Hydra's notation.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, ClassVar
+
+import pytorch_lightning as pl
+import torch
+from hydra.utils import get_class, get_method, instantiate
+from pytorch_lightning.utilities.model_helpers import is_overridden
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from implicit_em.base.errors import DamagedError, NonFiniteLossError
+from implicit_em.data import Block, BlockLoader, as_unit_float
+from implicit_em.distributed import GlobalBatch, Group
+from implicit_em.engine.rendezvous import current
+from implicit_em.engine.stack import Stack, takes_parts
+from implicit_em.losses import Objective, Term
+from implicit_em.metrics import energy_metrics, final_metrics
+from implicit_em.models import Encoder, SparseAutoencoder
+from implicit_em.models.linear import SharedInput
+
+Spec = Mapping[str, Any]
+
+DERIVED_LOSS: Spec = {
+    "lse": {"_target_": "implicit_em.losses.lse"},
+    "var": {"_target_": "implicit_em.losses.variance"},
+    "tc": {"_target_": "implicit_em.losses.decorrelation"},
+}
+SAE_LOSS: Spec = {
+    "mse": {"_target_": "implicit_em.losses.mse"},
+    "l1": {"_target_": "implicit_em.losses.l1", "weight": 0.01},
+}
+HOOKS_WITHIN_A_STEP = (
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_zero_grad",
+    "on_before_optimizer_step",
+)
+"""Lightning calls them in its own optimization, which a stack's step is not."""
+ADAM: Spec = {"_target_": "torch.optim.Adam", "lr": 1e-3, "fused": True}
+
+
+def build_objective(loss: Spec) -> Objective:
+    """Build the objective from a dictionary as ``EnergyModule`` takes it."""
+    terms = {}
+    for name, spec in loss.items():
+        function = get_method(spec["_target_"])
+        options = {k: v for k, v in spec.items() if k not in ("_target_", "weight", "warmup")}
+        terms[name] = Term(function, spec.get("weight", 1.0), options, spec.get("warmup", 0))
+    return Objective(terms)
+
+
+class EnergyModule(pl.LightningModule):
+    """Base of both modules: objective, optimizer, epoch means, curves and final metrics.
+
+    Batches are images, or tuples that begin with them, of any shape ``(B, ...)``. Each epoch logs
+    the plain mean over its steps of the total and of each term, as ``train/loss`` and
+    ``train/<term>``; a validation loader gives the curves ``monitor/<metric>``. A step is that of a
+    ``Stack``, of this module alone or of several.
+
+    Args:
+        model: arguments of the network, ``in_features`` among them; ``_target_`` names another
+            class than the usual one.
+        loss: ``{name: {_target_: function, weight: 1.0, warmup: 0, **options}}``.
+        optimizer: ``_target_`` and arguments of a ``torch.optim`` optimizer.
+        schedule: ``_target_`` and arguments of a function of progress in [0, 1] that gives a factor
+            on the learning rate; a constant rate where none is given.
+        clip: ``_target_`` and arguments of a function that clips the gradients of an iterable of
+            parameters, e.g. ``torch.nn.utils.clip_grad_norm_``.
+        compiled: whether ``torch.compile`` makes the step's forward pass, which then rounds in a
+            way of its own.
+
+    Raises:
+        ValueError: if the objective and the model do not fit each other.
+
+    """
+
+    network: ClassVar[type[nn.Module]]
+    default_loss: ClassVar[Spec]
+    reconstruction_metric: ClassVar[str]
+
+    model: Any
+
+    def __init__(
+        self,
+        model: Spec,
+        loss: Spec | None = None,
+        optimizer: Spec | None = None,
+        schedule: Spec | None = None,
+        clip: Spec | None = None,
+        compiled: bool = False,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        target = f"{self.network.__module__}.{self.network.__qualname__}"
+        specs: dict[str, Any] = {
+            "model": {"_target_": target, **model},
+            "loss": dict(loss or self.default_loss),
+            "optimizer": dict(optimizer or ADAM),
+            "schedule": dict(schedule or {}),
+            "clip": dict(clip or {}),
+            "compiled": compiled,
+        }
+        self.save_hyperparameters(specs, logger=False)
+        self.model = instantiate(specs["model"])
+        self.objective = build_objective(specs["loss"])
+        self._check_fit()
+        components = self.model.weight.shape[-2]
+        self.curves = energy_metrics(components)
+        self.finals = final_metrics(components, self.reconstruction_metric)
+        self._clip = instantiate(specs["clip"], _partial_=True) if specs["clip"] else None
+        self.compiled = compiled
+        self._losses: list[Tensor] = []
+        self._at_epoch_start: list[Tensor] = []
+
+    def _check_fit(self) -> None:
+        provides = ("x", "energies", "weight", *getattr(self.model, "provides", ()))
+        for name, term in self.objective.terms.items():
+            if missing := set(term.inputs) - set(provides):
+                raise ValueError(
+                    f"term {name} needs {', '.join(sorted(missing))}, which "
+                    f"{type(self.model).__name__} does not have (it has {', '.join(provides)})"
+                )
+        if unused := set(getattr(self.model, "requires", ())) - self.objective.inputs:
+            raise ValueError(
+                f"none of its terms ({', '.join(self.objective.terms)}) uses the "
+                f"{', '.join(sorted(unused))}, so that a part of {type(self.model).__name__} "
+                "would never be trained"
+            )
+
+    @staticmethod
+    @abstractmethod
+    def outputs(model: Any, x: Tensor | SharedInput) -> dict[str, Tensor]:
+        """Return what a loss term may ask for, but ``x``, of training inputs ``(B, D)``."""
+
+    @abstractmethod
+    def energies(self, x: Tensor) -> Tensor:
+        """Return the energies ``(B, K)`` of inputs ``(B, D)``, each by itself."""
+
+    @abstractmethod
+    def reconstruct(self, energies: Tensor) -> Tensor:
+        """Return inputs ``(B, D)`` as the energies ``(B, K)`` describe them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the energies ``(B, K)`` of images ``(B, ...)``."""
+        return self.energies(self._inputs(x))
+
+    def _inputs(self, batch: Any) -> Tensor:
+        images = batch if isinstance(batch, Tensor) else batch[0]
+        return as_unit_float(images.flatten(1)).to(self.model.weight.dtype)
+
+    def configure_optimizers(self) -> Any:
+        """Build the optimizer and, where there is one, the schedule over all steps."""
+        optimizer = instantiate(self.hparams["optimizer"], _partial_=True)(self.model.parameters())
+        if not self.hparams["schedule"]:
+            return optimizer
+        factor = instantiate(self.hparams["schedule"], _partial_=True)
+        scheduler = LambdaLR(optimizer, partial(_factor_at, factor=factor, steps=self._steps()))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def _steps(self) -> int:
+        batches = int(self.trainer.estimated_stepping_batches)
+        loader = self.trainer.train_dataloader
+        if isinstance(loader, BlockLoader):
+            return batches * len(loader.resident) // len(loader)
+        return batches
+
+    def on_train_start(self) -> None:
+        """Join the runs that train together, or make a stack of this one alone.
+
+        Raises:
+            ValueError: if the precision needs gradients that are scaled, several devices would not
+                make the statistics of the whole batch, or a callback waits for a hook within a
+                step, of which there is none.
+
+        """
+        if reason := refusal_of_devices(self, self.trainer):
+            raise ValueError(f"trainer: {reason}")
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            for hook in HOOKS_WITHIN_A_STEP:
+                if is_overridden(hook, callback, pl.Callback):
+                    raise ValueError(f"{type(callback).__name__}: {hook} is never called")
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            raise ValueError(
+                f"trainer.precision={self.trainer.precision}: gradients are not scaled; "
+                "allowed are 32-true, bf16-mixed, bf16-true and 64-true"
+            )
+        self._losses = [losses.to(self.device) for losses in self._losses]  # a checkpoint's
+        (self._optimizer,) = self.trainer.optimizers
+        self._scheduler: Any = self.lr_schedulers()
+        self._train: Callable[[Block], Tensor]
+        if (together := current()) is not None:
+            self._train = partial(together.train, self)
+        else:
+            stack = Stack([self], Group.of(self.trainer))
+            self._train = lambda block: stack.train([block])
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Train on a batch or a block of them; returns the last step's objective.
+
+        Of several processes each has its part of a batch, but all have the same whole block. The
+        losses wait on the device for the epoch's end.
+        """
+        if not isinstance(batch, Block):
+            batch = _block_of(Group.of(self.trainer).join(self._inputs(batch)))
+        losses_ST = self._train(batch).squeeze(-1)
+        self._losses.append(losses_ST)
+        _count_steps(self.trainer, len(losses_ST))
+        return losses_ST[-1, 0]
+
+    @property
+    def bare_optimizer(self) -> Optimizer | None:
+        """The optimizer, where neither a schedule nor a limit on the gradients goes with it."""
+        return self._optimizer if self._scheduler is None and self._clip is None else None
+
+    @property
+    def steps_done(self) -> int:
+        """Number of optimizer steps before this call of ``training_step``."""
+        return self.trainer.global_step
+
+    def update(self) -> None:
+        """Make an optimizer step; the gradients lie on the model's parameters."""
+        if self._clip is not None:
+            self._clip(self.model.parameters())
+        self._optimizer.step()
+        if self._scheduler is not None:
+            self._scheduler.step()
+
+    def on_train_epoch_start(self) -> None:
+        """Note the weights, and forget the losses of an epoch that was broken off."""
+        self._losses.clear()
+        self._at_epoch_start = [value.detach().clone() for value in self._state()]
+
+    def _state(self) -> list[Tensor]:
+        return [*self.model.parameters(), *self.model.buffers()]
+
+    @torch.no_grad()
+    def on_train_epoch_end(self) -> None:
+        """Log the means over the steps of the epoch, each step counting once.
+
+        Raises:
+            NonFiniteLossError: naming the first step whose loss was not finite, and its terms. The
+                weights are then those that the epoch began with.
+
+        """
+        names = ["loss", *self.objective.terms]
+        losses_ST = torch.cat(self._losses).double().cpu()
+        self._losses.clear()
+        bad_ST = ~losses_ST.isfinite()
+        if bad_ST.any():
+            for value, before in zip(self._state(), self._at_epoch_start, strict=True):
+                value.copy_(before)
+            first = int(bad_ST.any(1).nonzero()[0])
+            culprits = [name for name, bad in zip(names[1:], bad_ST[first, 1:], strict=True) if bad]
+            step = self.trainer.global_step - len(losses_ST) + 1 + first
+            raise NonFiniteLossError(
+                f"the loss was not finite at step {step} (epoch {self.current_epoch + 1}); "
+                f"terms: {', '.join(culprits) or 'their sum'}; the weights are those that this "
+                "epoch began with"
+            )
+        means_T = losses_ST.mean(0)
+        self.log_dict({f"train/{n}": m for n, m in zip(names, means_T, strict=True)})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the weights alone, not the whole stack; within an epoch, what it has so far."""
+        checkpoint["state_dict"] = {k: v.clone() for k, v in checkpoint["state_dict"].items()}
+        if self._losses:
+            checkpoint["epoch_so_far"] = {
+                "losses": torch.cat(self._losses),
+                "weights": self._at_epoch_start,
+            }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the epoch where it broke off.
+
+        Raises:
+            DamagedError: if the checkpoint is another model's.
+
+        """
+        here, there = (
+            {name: tuple(tensor.shape) for name, tensor in state.items()}
+            for state in (self.state_dict(), checkpoint["state_dict"])
+        )
+        if here != there:
+            name = next(key for key in (here | there) if here.get(key) != there.get(key))
+            raise DamagedError(
+                f"the checkpoint is another model's: {name} is {there.get(name)} there, "
+                f"{here.get(name)} here"
+            )
+        if so_far := checkpoint.get("epoch_so_far"):
+            self._losses = [so_far["losses"]]
+            self._at_epoch_start = so_far["weights"]
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Add a batch, or its part of this process, to the curves."""
+        self.curves.update(energies=self(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the curves."""
+        self.log_dict({f"monitor/{k}": v.double() for k, v in self.curves.compute().items()})
+        self.curves.reset()
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Add a batch, or its part of this process, to the final metrics."""
+        x = self._inputs(batch)
+        energies = self(x)
+        self.finals.update(energies=energies, preds=self.reconstruct(energies), target=x)
+
+    def on_test_epoch_end(self) -> None:
+        """Give the final metrics to the Trainer under their own names."""
+        self.log_dict({k: v.double() for k, v in self.finals.compute().items()}, logger=False)
+        self.finals.reset()
+
+
+class EncoderModule(EnergyModule):
+    """The derived model: an encoder alone, trained on its energies."""
+
+    network = Encoder
+    default_loss = DERIVED_LOSS
+    reconstruction_metric = "transpose_reconstruction_mse"
+
+    @staticmethod
+    def outputs(model: Any, x: Tensor | SharedInput) -> dict[str, Tensor]:
+        """Return energies and weight."""
+        return {"energies": model(x), "weight": model.weight}
+
+    def energies(self, x: Tensor) -> Tensor:
+        """Return the energies ``(B, K)``."""
+        return self.model(x)
+
+    def reconstruct(self, energies: Tensor) -> Tensor:
+        """Decode with the transposed encoder matrix, ``E W``."""
+        return energies @ self.model.weight
+
+
+class SparseAutoencoderModule(EnergyModule):
+    """The baseline: encoder and decoder, trained on reconstruction and sparsity."""
+
+    network = SparseAutoencoder
+    default_loss = SAE_LOSS
+    reconstruction_metric = "reconstruction_mse"
+
+    @staticmethod
+    def outputs(model: Any, x: Tensor | SharedInput) -> dict[str, Tensor]:
+        """Return what the model gives a training step, and its weight."""
+        return {"weight": model.weight, **model.training_outputs(x)}
+
+    def energies(self, x: Tensor) -> Tensor:
+        """Return the hidden activations ``(B, K)``."""
+        return self.model.encode(x)
+
+    def reconstruct(self, energies: Tensor) -> Tensor:
+        """Decode with the decoder."""
+        return self.model.decode(energies)
+
+
+def module_class(model_target: str) -> type[EnergyModule]:
+    """Return the LightningModule that trains a model class, given by its dotted path.
+
+    Raises:
+        ValueError: if the class is neither an ``Encoder`` nor a ``SparseAutoencoder``.
+
+    """
+    cls = get_class(model_target)
+    for module in (EncoderModule, SparseAutoencoderModule):
+        if issubclass(cls, module.network):
+            return module
+    raise ValueError(f"{model_target} must be a subclass of Encoder or SparseAutoencoder")
+
+
+def refusal_of_devices(module: EnergyModule, trainer: pl.Trainer) -> str | None:
+    """Return why a Trainer's devices would not take the steps of one, or ``None``."""
+    if trainer.world_size == 1:
+        return None
+    allowed = f"{trainer.world_size} devices; allowed is 1"
+    if not isinstance(trainer.strategy, GlobalBatch):
+        return (
+            f"{allowed}, or any number with trainer=ddp_cpu and trainer=ddp, where the statistics "
+            "of the objective are those of the whole batch"
+        )
+    if module.compiled:
+        return f"{allowed} with trainer.compile=true"
+    if not takes_parts(module):
+        return f"{allowed}, as the model does not treat each sample by itself, the same every time"
+    return None
+
+
+def _factor_at(step: int, factor: Any, steps: int) -> float:
+    return factor(progress=min(step / steps, 1.0))
+
+
+def _block_of(x: Tensor) -> Block:
+    return Block(x, [torch.arange(len(x))])
+
+
+def _count_steps(trainer: pl.Trainer, steps: int) -> None:
+    """Count the optimizer steps of a call of ``training_step``: Lightning expects one at most."""
+    loop = trainer.fit_loop.epoch_loop
+    progress = loop.manual_optimization.optim_step_progress
+    for counts in (progress.total, progress.current):
+        counts.ready += steps
+        counts.completed += steps
+    loop._batches_that_stepped += steps - 1

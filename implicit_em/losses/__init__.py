@@ -1,0 +1,27 @@
+"""The terms of the objective and their weighted sum: pure functions of tensors.
+
+It imports nothing else of the package.
+"""
+
+from implicit_em.losses.derived import decorrelation, lse, orthogonality, variance
+from implicit_em.losses.objective import Objective, StackedObjective, Term
+from implicit_em.losses.reconstruction import auxk, gates_l1, gates_mse, l1, l1_norm, mse, target_l0
+from implicit_em.losses.stacking import takes_stacks
+
+__all__ = [
+    "Objective",
+    "StackedObjective",
+    "Term",
+    "auxk",
+    "decorrelation",
+    "gates_l1",
+    "gates_mse",
+    "l1",
+    "l1_norm",
+    "lse",
+    "mse",
+    "orthogonality",
+    "takes_stacks",
+    "target_l0",
+    "variance",
+]

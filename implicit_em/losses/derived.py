@@ -1,0 +1,274 @@
+"""The terms of the objective, one pure function each.
+
+``energies`` has shape ``(..., B, K)``: any leading dimensions (a stack of replicas), then B samples
+and K components. Each function returns shape ``(...)``: one loss for each leading index. A low
+energy means that a component explains a sample well. Energies of half precision are taken to
+float32 first.
+
+The three terms of the derived objective bring their gradients in closed form: that of LSE is the
+responsibilities, to the last bit and at any level of the energies, and a step saves the dozens of
+small operations that autograd would record. ``evaluate`` computes several of them at once, with one
+set of batch statistics and one gradient.
+
+A term asks for what it needs by the names of its parameters: ``energies``, ``weight`` (the K x D
+encoder matrix), ``x`` (the input), ``reconstruction``, or what else a model provides. Everything
+with a default is an option.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from implicit_em.losses.stacking import takes_stacks
+
+Reduction = Literal["sum", "mean"]
+Gradient = Callable[[Tensor], Iterable[tuple[float, Tensor, Tensor]]]
+"""From a weight ``(R, 1, 1)`` to triples whose products add up to a term's gradient times it."""
+
+
+@takes_stacks
+def lse(energies: Tensor, reduction: Reduction = "sum", temperature: float = 1.0) -> Tensor:
+    """Log-sum-exp: the negative log-likelihood of a mixture, ``-log sum_j exp(-E_j)``.
+
+    Its gradient with respect to ``E_j`` is exactly the responsibility ``r_j = softmax(-E)_j``, so
+    that a forward pass is an E-step and a backward pass an M-step (Oursland 2026, arXiv
+    2601.06478). At a temperature t it is the free energy ``-t log sum_j exp(-E_j / t)``, with
+    responsibilities ``softmax(-E / t)`` (deterministic annealing: Rose 1998).
+
+    Args:
+        energies: shape ``(..., B, K)``.
+        reduction: over the batch. ``sum`` is the paper's protocol, in which the weight of this term
+            against the batch statistics grows with B; ``mean`` does not depend on the batch size.
+        temperature: above 0. Where energies scale with the weights, as those of ReLU, and the other
+            terms do not mind the scale, it has the optima of temperature 1 with t times the weight.
+
+    Raises:
+        ValueError: for another reduction, or a temperature that is not above 0 and finite.
+
+    """
+    return evaluate(energies, [(lse, {"reduction": reduction, "temperature": temperature})])[0]
+
+
+@takes_stacks
+def variance(energies: Tensor, eps: float = 1e-6) -> Tensor:
+    """Variance: ``-sum_j log(Var(E_j) + eps)``, unbiased over the batch; no component may die.
+
+    The diagonal of the mixture's log-determinant (Oursland 2026, arXiv 2601.06478). Unbounded
+    below: it rewards growing energies for ever.
+
+    Args:
+        energies: shape ``(..., B, K)`` with B >= 2; the variance of one sample is NaN.
+        eps: keeps the logarithm finite for a component that never varies.
+
+    """
+    return evaluate(energies, [(variance, {"eps": eps})])[0]
+
+
+@takes_stacks
+def decorrelation(energies: Tensor) -> Tensor:
+    """Decorrelation: ``sum_{i != j} Corr(E)_ij^2``; no two components may be the same.
+
+    A proxy of total correlation (Oursland 2026, arXiv 2601.06478); nearest relative: the
+    off-diagonal term of Barlow Twins (Zbontar 2021). The correlation is that of the batch, and a
+    component that does not vary contributes 0. Takes O(min(B, K) B K) operations.
+
+    Args:
+        energies: shape ``(..., B, K)``.
+
+    """
+    return evaluate(energies, [(decorrelation, {})])[0]
+
+
+Terms = Sequence[tuple[Callable[..., Tensor], Mapping[str, Any]]]
+"""Functions that are keys of ``CLOSED_FORMS``, each with its options."""
+
+
+def evaluate(energies: Tensor, terms: Terms) -> tuple[Tensor, ...]:
+    """Return the value of each term, shape ``(...)``, for energies ``(..., B, K)``."""
+    leading = energies.shape[:-2]
+    energies_RBK = _for_statistics(energies).reshape(-1, *energies.shape[-2:])
+    with full_precision(energies):
+        values = _ClosedForms.apply(energies_RBK, terms)
+    return tuple(value.view(leading) for value in values)
+
+
+def value_and_gradient(
+    energies: Tensor, terms: Terms, weights: Sequence[Tensor]
+) -> tuple[list[Tensor], Tensor]:
+    """Return the value of each term and the gradient of their weighted sum.
+
+    Args:
+        energies: shape ``(R, B, K)``.
+        terms: with a closed form.
+        weights: of the terms, each of shape ``(R, 1, 1)``.
+
+    Returns:
+        Values of shape ``(R,)``, unweighted, and the gradient, of the energies' shape and dtype.
+
+    """
+    with full_precision(energies):
+        values, gradients = _apply_forms(_for_statistics(energies.detach()), terms)
+        return list(values), _weighted_sum(gradients, weights).to(energies.dtype)
+
+
+def full_precision(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Return a context in which products are as precise as their factors."""
+    device = tensor.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
+
+
+class _Batch:
+    """Batches of energies ``(R, B, K)``; statistics are computed when a term asks for them."""
+
+    def __init__(self, energies: Tensor) -> None:
+        self.energies = energies
+        self.size = energies.shape[-2]
+        self._statistics: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def statistics(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the mean, the centred energies and the sum of their squares, over the batch."""
+        if self._statistics is None:
+            mean = self.energies.mean(-2, keepdim=True)
+            centred = self.energies - mean
+            self._statistics = mean, centred, centred.square().sum(-2, keepdim=True)
+        return self._statistics
+
+
+def _apply_forms(energies: Tensor, terms: Terms) -> tuple[tuple[Tensor, ...], tuple[Gradient, ...]]:
+    batch = _Batch(energies)
+    forms = [CLOSED_FORMS[function](batch, **options) for function, options in terms]
+    values, gradients = zip(*forms, strict=True)
+    return values, gradients
+
+
+def _weighted_sum(gradients: Iterable[Gradient], weights: Iterable[Tensor | None]) -> Any:
+    total: Tensor | None = None
+    for gradient, weight in zip(gradients, weights, strict=True):
+        if weight is not None:
+            for number, tensor, factor in gradient(weight):
+                if total is None:
+                    total = tensor * (factor if number == 1 else number * factor)
+                else:
+                    total.addcmul_(tensor, factor, value=number)
+    return total
+
+
+class _ClosedForms(Function):
+    """The values of several terms; backward gives the sum of their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, energies: Tensor, terms: Terms) -> tuple[Tensor, ...]:
+        values, ctx.gradients = _apply_forms(energies, terms)
+        ctx.set_materialize_grads(False)
+        return values
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None]:
+        weights = [None if grad is None else grad[:, None, None] for grad in grads]
+        return _weighted_sum(ctx.gradients, weights), None
+
+
+def _lse(
+    batch: _Batch, reduction: Reduction = "sum", temperature: float = 1.0
+) -> tuple[Tensor, Gradient]:
+    """``-t log sum_j exp(-E_j / t)``; gradient ``r = softmax(-E / t)``."""
+    if reduction not in ("sum", "mean"):
+        raise ValueError(f"reduction={reduction!r}: allowed are 'sum' and 'mean'")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature={temperature}: must be above 0, and finite")
+    lowest = batch.energies.amin(-1, keepdim=True)
+    logits = lowest - batch.energies
+    if temperature != 1:
+        logits = logits.div_(temperature)
+    likelihoods = logits.exp_()
+    evidence = likelihoods.sum(-1, keepdim=True)
+    responsibilities = likelihoods.div_(evidence)
+    total = (lowest - temperature * evidence.log()).sum((-2, -1))
+
+    def gradient(weight: Tensor) -> Iterable[tuple[float, Tensor, Tensor]]:
+        yield 1 if reduction == "sum" else 1 / batch.size, responsibilities, weight
+
+    return total if reduction == "sum" else total / batch.size, gradient
+
+
+def _variance(batch: _Batch, eps: float = 1e-6) -> tuple[Tensor, Gradient]:
+    """``-sum_j log(Var_j + eps)``; gradient ``-2 (E - mean) / ((B - 1) (Var + eps))``."""
+    _, centred, squares = batch.statistics()
+    freedom = batch.size - 1
+    floored = (squares / freedom).add_(eps)
+
+    def gradient(weight: Tensor) -> Iterable[tuple[float, Tensor, Tensor]]:
+        yield -2 / freedom, centred, weight / floored
+
+    return -floored.log().sum((-2, -1)), gradient
+
+
+def _decorrelation(batch: _Batch) -> tuple[Tensor, Gradient]:
+    """``||C - diag C||_F^2`` of ``C = Z^T Z``, Z the standardised energies.
+
+    Gradient ``s (G - Z sum_b(Z G))`` with ``G = 4 Z (C - diag C)`` and s the scale of Z. Where
+    there are more components than samples, the B x B matrix ``Z Z^T`` takes the place of the K x K
+    one, with the same norm and ``(Z Z^T) Z = Z C``.
+    """
+    mean, centred, squares = batch.statistics()
+    # Centring leaves an error of a few eps * |mean| in each of the B entries: a component that
+    # varies no more does not vary.
+    rounding = (8 * batch.size**0.5 * torch.finfo(mean.dtype).eps * mean).square_()
+    scale = torch.where(squares > rounding, squares, torch.inf).rsqrt_()
+    standardised = centred * scale
+    wide = standardised.shape[-1] > batch.size
+    if wide:
+        gram = torch.bmm(standardised, standardised.mT)
+        diagonal = standardised.square().sum(-2, keepdim=True)
+        value = gram.square().sum((-2, -1)) - diagonal.square().sum((-2, -1))
+    else:
+        gram = torch.bmm(standardised.mT, standardised)
+        gram.diagonal(dim1=-2, dim2=-1).zero_()
+        value = gram.square().sum((-2, -1))
+
+    def gradient(weight: Tensor) -> Iterable[tuple[float, Tensor, Tensor]]:
+        if wide:
+            pull = torch.bmm(gram, standardised).sub_(standardised * diagonal)
+        else:
+            pull = torch.bmm(standardised, gram)
+        radial = (standardised * pull).sum(-2, keepdim=True)
+        slope = weight * scale
+        yield 4, pull, slope
+        yield -4, standardised, slope * radial
+
+    return value, gradient
+
+
+CLOSED_FORMS: Mapping[Callable[..., Tensor], Callable[..., tuple[Tensor, Gradient]]] = {
+    lse: _lse,
+    variance: _variance,
+    decorrelation: _decorrelation,
+}
+
+
+def _for_statistics(energies: Tensor) -> Tensor:
+    return energies if energies.dtype in (torch.float32, torch.float64) else energies.float()
+
+
+@takes_stacks
+def orthogonality(weight: Tensor) -> Tensor:
+    """Weight orthogonality: ``||W W^T - I||_F^2``, for K unit rows at right angles.
+
+    A constraint on the parameters instead of on the activity; off in every published setting.
+
+    Args:
+        weight: the encoder matrix, shape ``(..., K, D)``.
+
+    """
+    gram = weight @ weight.mT
+    identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    return (gram - identity).square().sum((-2, -1))

@@ -1,0 +1,208 @@
+"""The objective: named, weighted loss terms, summed."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from implicit_em.losses import derived
+
+
+@dataclass(frozen=True)
+class Term:
+    """A loss function with its weight.
+
+    Parameters of ``function`` that have no default and no value in ``options`` name the tensors
+    that it takes from the model's outputs, e.g. ``energies``. The weight rises linearly from 0 over
+    the first ``warmup`` steps.
+    """
+
+    function: Callable[..., Tensor]
+    weight: float | Tensor = 1.0
+    options: Mapping[str, Any] = field(default_factory=dict)
+    warmup: int = 0
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the tensors that the function asks for."""
+        parameters = inspect.signature(self.function).parameters.values()
+        return tuple(
+            p.name
+            for p in parameters
+            if p.default is p.empty
+            and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+            and p.name not in self.options
+        )
+
+
+class Objective:
+    """Weighted sum of loss terms, ``L = sum_t weight_t * term_t``.
+
+    Terms of weight 0 are dropped: they are neither computed nor reported. Terms with a closed form
+    are computed together.
+
+    Args:
+        terms: a name for each term.
+
+    Raises:
+        ValueError: if no term has a weight other than 0.
+
+    """
+
+    def __init__(self, terms: Mapping[str, Term]) -> None:
+        self.terms = {
+            name: term
+            for name, term in terms.items()
+            if isinstance(term.weight, Tensor) or term.weight != 0
+        }
+        if not self.terms:
+            raise ValueError("an objective needs at least one term whose weight is not 0")
+        calls = {name: (term, term.inputs) for name, term in self.terms.items()}
+        self.inputs = {name for _, inputs in calls.values() for name in inputs}
+        """Names of all tensors that the terms ask for."""
+        self._closed = {
+            name: (term.function, term.options)
+            for name, (term, inputs) in calls.items()
+            if term.function in derived.CLOSED_FORMS and inputs == ("energies",)
+        }
+        self._others = {name: call for name, call in calls.items() if name not in self._closed}
+
+    @property
+    def signature(self) -> tuple[Any, ...]:
+        """What objectives that make a stack have in common: all but the weights."""
+        return tuple(
+            (name, term.function, repr(sorted(term.options.items())))
+            for name, term in self.terms.items()
+        )
+
+    def __call__(self, outputs: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the total and the unweighted value of each term.
+
+        Args:
+            outputs: tensors by name, at least those in ``inputs``.
+
+        """
+        found = self._evaluate_others(outputs)
+        if self._closed:
+            values = derived.evaluate(outputs["energies"], list(self._closed.values()))
+            found |= zip(self._closed, values, strict=True)
+        return self._total(found), {name: found[name] for name in self.terms}
+
+    def _evaluate_others(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            name: self._evaluate(term, {key: outputs[key] for key in inputs})
+            for name, (term, inputs) in self._others.items()
+        }
+
+    def _evaluate(self, term: Term, tensors: Mapping[str, Tensor]) -> Tensor:
+        return term.function(**tensors, **term.options)
+
+    def _total(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Return the weighted sum of those terms whose values are given."""
+        weighted = [
+            values[name] if _is_one(term.weight) else term.weight * values[name]
+            for name, term in self.terms.items()
+            if name in values
+        ]
+        total = weighted[0]
+        for value in weighted[1:]:
+            total = total + value
+        return total
+
+
+class StackedObjective(Objective):
+    """The objectives of R replicas, equal but for their weights; all values have shape ``(R,)``.
+
+    Terms that are not known to take leading dimensions see one replica at a time.
+
+    Args:
+        objectives: of the replicas; those of one ``signature``.
+        like: a tensor whose device and dtype the weights take.
+
+    """
+
+    def __init__(self, objectives: Sequence[Objective], like: Tensor) -> None:
+        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+        first = objectives[0].terms
+        weights = {
+            name: torch.tensor(
+                [objective.terms[name].weight for objective in objectives],
+                device=like.device,
+                dtype=dtype,
+            )
+            for name in first
+        }
+        warmups = {n: [objective.terms[n].warmup for objective in objectives] for n in first}
+        self._warming = {
+            name: (weights[name], weights[name].clone(), steps)
+            for name, steps in warmups.items()
+            if any(steps)
+        }
+        terms = {}
+        for name, term in first.items():
+            same = all(objective.terms[name].weight == term.weight for objective in objectives)
+            constant = same and name not in self._warming
+            terms[name] = term if constant else replace(term, weight=weights[name])
+        super().__init__(terms)
+        self._closed_and_weights = (
+            list(self._closed.values()),
+            [weights[name].view(-1, 1, 1) for name in self._closed],
+        )
+
+    @property
+    def warms_up(self) -> bool:
+        """Whether a weight depends on the steps done."""
+        return bool(self._warming)
+
+    def warm_up(self, steps_done: Sequence[int]) -> None:
+        """Set the weights that rise over the first steps to those of the next step.
+
+        Args:
+            steps_done: by each replica.
+
+        """
+        for weights, full, warmups in self._warming.values():
+            factors = [
+                min(1.0, done / steps) if steps else 1.0
+                for done, steps in zip(steps_done, warmups, strict=True)
+            ]
+            torch.mul(full, full.new_tensor(factors), out=weights)
+
+    def differentiate(
+        self, outputs: Mapping[str, Tensor]
+    ) -> tuple[Tensor, list[Tensor], list[tuple[Tensor, Tensor]]]:
+        """Return the total, the unweighted terms, and tensors with the total's gradient there.
+
+        Going backward from those tensors gives the gradient of the total: closed forms start at the
+        energies, the other terms at their weighted sum.
+        """
+        values: dict[str, Tensor] = {}
+        starts = []
+        if self._others:
+            others = self._evaluate_others(outputs)
+            weighted = self._total(others)
+            if weighted.requires_grad or not self._closed:
+                starts.append((weighted, torch.ones_like(weighted)))
+            values = {name: value.detach() for name, value in others.items()}
+        if self._closed:
+            energies = outputs["energies"]
+            found, gradient = derived.value_and_gradient(energies, *self._closed_and_weights)
+            values |= zip(self._closed, found, strict=True)
+            starts.append((energies, gradient))
+        return self._total(values), [values[name] for name in self.terms], starts
+
+    def _evaluate(self, term: Term, tensors: Mapping[str, Tensor]) -> Tensor:
+        evaluate = super()._evaluate
+        if getattr(term.function, "takes_stacks", False):
+            return evaluate(term, tensors)
+        replicas = zip(*(tensor.unbind() for tensor in tensors.values()), strict=True)
+        return torch.stack(
+            [evaluate(term, dict(zip(tensors, replica, strict=True))) for replica in replicas]
+        )
+
+
+def _is_one(weight: float | Tensor) -> bool:
+    return not isinstance(weight, Tensor) and weight == 1

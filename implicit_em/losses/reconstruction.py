@@ -1,0 +1,104 @@
+"""Terms of sparse autoencoders: reconstruction, and penalties on activity."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from implicit_em.losses.stacking import takes_stacks
+
+
+@takes_stacks
+def mse(reconstruction: Tensor, x: Tensor) -> Tensor:
+    """Mean squared error over all elements of ``(..., B, D)``."""
+    return _SquaredError.apply(*torch.broadcast_tensors(reconstruction, x))
+
+
+class _SquaredError(Function):
+    """The mean square of a difference, which autograd rounds alike but takes six tensors for.
+
+    A stack's reconstructions are its largest tensors, and on a CPU fresh memory costs more than the
+    arithmetic: squares are made one replica at a time there.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, reconstruction: Tensor, x: Tensor) -> Tensor:
+        difference = reconstruction - x
+        ctx.save_for_backward(difference)
+        if difference.device.type != "cpu":
+            return difference.square().mean((-2, -1))
+        replicas = difference.reshape(-1, 1, *difference.shape[-2:])
+        means = [replica.square().mean((-2, -1)) for replica in replicas]
+        return torch.cat(means).view(difference.shape[:-2])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
+        (difference,) = ctx.saved_tensors
+        size = difference.shape[-2] * difference.shape[-1]
+        slope = difference * (2 * (grad / size)[..., None, None])
+        return slope, -slope if ctx.needs_input_grad[1] else None
+
+
+@takes_stacks
+def l1(energies: Tensor) -> Tensor:
+    """Mean absolute activation over all elements of ``(..., B, K)``; an SAE's sparsity penalty."""
+    return energies.abs().mean((-2, -1))
+
+
+@takes_stacks
+def l1_norm(energies: Tensor, decoder: Tensor) -> Tensor:
+    """L1 weighted by the lengths of the decoder's columns, ``mean |a_j| ||W_d,j||``.
+
+    For a decoder whose columns are free, so that growing them does not evade the penalty (Conerly
+    et al. 2024, Circuits Updates, April: Update on how we train SAEs).
+
+    Args:
+        energies: shape ``(..., B, K)``.
+        decoder: its matrix, shape ``(..., D, K)``.
+
+    """
+    lengths = decoder.square().sum(-2, keepdim=True).sqrt()
+    return l1(energies * lengths)
+
+
+@takes_stacks
+def auxk(auxiliary: Tensor, reconstruction: Tensor, x: Tensor) -> Tensor:
+    """Error of what dead units make of the reconstruction's error (Gao et al. 2024).
+
+    Mean square over all elements of ``(..., B, D)``; no gradient goes through the error itself.
+    Where no unit is dead, the auxiliary reconstruction is 0 and so is this term.
+    """
+    if not auxiliary.requires_grad:
+        return auxiliary.new_zeros(auxiliary.shape[:-2])
+    missing = (x - reconstruction).detach()
+    some_dead = (auxiliary != 0).any(-1).any(-1)
+    return mse(auxiliary, missing) * some_dead
+
+
+@takes_stacks
+def target_l0(active: Tensor, k: Tensor) -> Tensor:
+    """Square of the relative distance of the mean number of active units from its target.
+
+    ``(L0 / k - 1)^2``, Rajamanoharan et al. 2024, arXiv 2407.14435.
+
+    Args:
+        active: 1 for active units and 0 for others, with a gradient, shape ``(..., B, K)``.
+        k: the target, shape ``(...)``.
+
+    """
+    return (active.sum(-1).mean(-1) / k - 1).square()
+
+
+@takes_stacks
+def gates_l1(gates: Tensor) -> Tensor:
+    """Mean over all elements of the gates' activity (Rajamanoharan et al. 2024, 2404.16014)."""
+    return l1(gates)
+
+
+@takes_stacks
+def gates_mse(auxiliary: Tensor, x: Tensor) -> Tensor:
+    """Mean squared error of what the gates reconstruct by themselves, ibid."""
+    return mse(auxiliary, x)

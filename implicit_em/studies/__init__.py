@@ -1,0 +1,4 @@
+"""What studies of many runs share: runs, their execution, statistics, figures and pages.
+
+It imports from ``sweeps``, ``training`` and below.
+"""

@@ -1,0 +1,63 @@
+"""What all figures share: colours that the colour-blind can tell apart, vector text, two files."""
+
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from implicit_em.base.files import whole
+
+# Okabe and Ito's palette.
+BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE, GREY = [
+    "#000000",
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#0072B2",
+    "#D55E00",
+    "#CC79A7",
+    "#999999",
+]
+STYLE: Any = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "legend.fontsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.5,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,  # TrueType: text stays text
+    "figure.constrained_layout.use": True,
+}
+WIDTH = 7.0
+"""Inches: a page's text."""
+LINE = 100
+"""Characters of a line of that width."""
+RESOLUTION = 200
+
+
+def write(draw: Callable[[], Figure], path: Path, trial: str | None) -> None:
+    """Draw a figure in the common style and write it as PNG and PDF; that of a trial says so.
+
+    Args:
+        draw: makes the figure.
+        path: of the files, without the end of their names.
+        trial: what makes this a trial, or ``None``.
+
+    """
+    with mpl.rc_context(STYLE):
+        figure = draw()
+        if trial:
+            figure.suptitle(textwrap.fill(trial, LINE), color=VERMILION, fontsize=9)
+        for kind in ("png", "pdf"):
+            with whole(path.with_name(f"{path.name}.{kind}")) as temporary:
+                metadata = {"CreationDate": None} if kind == "pdf" else None
+                figure.savefig(temporary, format=kind, dpi=RESOLUTION, metadata=metadata)

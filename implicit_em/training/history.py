@@ -1,0 +1,116 @@
+"""The history of a run: one row an epoch, kept as a Lightning logger."""
+
+import csv
+import logging
+import math
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
+
+from implicit_em.base.errors import WriteError
+from implicit_em.base.files import whole
+
+log = logging.getLogger(__name__)
+
+
+class RunLogger(Logger):
+    """Base of a run's own loggers, whose settings have a file of their own."""
+
+    @property
+    def name(self) -> str:
+        """Empty, so that Lightning puts checkpoints directly into the run directory."""
+        return ""
+
+    @property
+    def version(self) -> str:
+        """Empty, like the name."""
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Keep nothing."""
+
+
+class HistoryLogger(RunLogger):
+    """Writes ``history.csv``: everything that is logged in an epoch makes one row.
+
+    Epochs count from 1. What was not measured in an epoch, or cannot be computed, is empty. The
+    file is whole at any time.
+
+    Args:
+        path: of the file.
+
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.rows: dict[int, dict[str, float | None]] = {}
+
+    @property
+    def save_dir(self) -> str:
+        """The run directory."""
+        return str(self.path.parent)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Add values to the row of their epoch; what some callback logs without one is not kept."""
+        if "epoch" not in metrics:
+            return
+        values = {k: None if _is_nan(v) else v for k, v in metrics.items() if k != "epoch"}
+        self.rows.setdefault(int(metrics["epoch"]) + 1, {}).update(values)
+
+    def restore(self) -> int:
+        """Read the rows that are there; returns for how many epochs they have a loss.
+
+        The first row that is damaged is said in a line, and neither it nor a later one is used.
+        """
+        self.rows = {}
+        if self.path.exists():
+            try:
+                self._read_rows()
+            except (ValueError, TypeError, KeyError, csv.Error):
+                log.warning("%s is damaged after epoch %d: cut there", self.path, len(self.rows))
+        return len(self.column("train/loss"))
+
+    def _read_rows(self) -> None:
+        rows, _, half_a_row = self.path.read_text(encoding="utf-8").rpartition("\n")
+        for row in csv.DictReader(rows.splitlines(), strict=True):
+            epoch = int(row.pop("epoch"))
+            # Of a row that is too long or too short, csv makes lists and None: no numbers.
+            values = {key: float(value) if value != "" else None for key, value in row.items()}
+            if epoch != len(self.rows) + 1 or any(map(_is_nan, values.values())):
+                raise ValueError("not a row that was written here")
+            self.rows[epoch] = values
+        if half_a_row:
+            raise ValueError("no end of line")
+
+    def forget_after(self, epochs: int) -> None:
+        """Drop the rows of later epochs."""
+        self.rows = {epoch: row for epoch, row in self.rows.items() if epoch <= epochs}
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write all rows."""
+        columns = dict.fromkeys(key for row in self.rows.values() for key in row)
+        with whole(self.path) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["epoch", *columns], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({"epoch": epoch, **row} for epoch, row in sorted(self.rows.items()))
+
+    def finalize(self, status: str) -> None:
+        """Write all rows, where they can be: a run that failed has an error of its own."""
+        with suppress(WriteError) if status == "failed" else nullcontext():
+            self.save()
+
+    def column(self, key: str) -> list[float]:
+        """Return the values of a column, in the order of the epochs, where it has any."""
+        values = (row.get(key) for _, row in sorted(self.rows.items()))
+        return [value for value in values if value is not None]
+
+
+def _is_nan(value: float | None) -> bool:
+    return value is not None and math.isnan(value)

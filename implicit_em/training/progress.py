@@ -1,0 +1,135 @@
+"""What a person sees: one progress bar or a line now and then, and tables."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from pytorch_lightning.utilities import rank_zero_only
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from implicit_em.base.tables import format_value
+from implicit_em.training.history import RunLogger
+
+log = logging.getLogger(__name__)
+
+LINES_WHEN_PIPED = 10
+
+SHOWN = (
+    "dead_units",
+    "silent_units",
+    "redundancy",
+    "responsibility_entropy",
+    "maximum_responsibility",
+    "density",
+    "reconstruction_mse",
+    "transpose_reconstruction_mse",
+    "probe_accuracy",
+    "final_loss",
+    "convergence_epoch",
+    "parameters",
+    "epochs",
+    "train_seconds",
+)
+
+
+class EpochProgress(RunLogger):
+    """A bar over the epochs on a terminal; elsewhere a line for every tenth of them.
+
+    A logger, as it has nothing to do within an epoch, where a callback costs every step.
+
+    Args:
+        epochs: of the whole run; the sum of them for runs that train together.
+        runs: number of runs that log here.
+
+    """
+
+    def __init__(self, epochs: int, runs: int = 1) -> None:
+        super().__init__()
+        self.epochs = epochs
+        self.runs = runs
+        self._done = 0
+        self._lock = threading.Lock()
+        self._start = time.monotonic()
+        self._bar: Progress | None = None
+        console = Console()
+        if console.is_terminal:
+            self._bar = Progress(
+                TextColumn("training" if runs == 1 else f"training {runs} runs"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("epochs{task.fields[loss]}"),
+                TimeRemainingColumn(),
+                console=console,
+            )
+            self._bar.add_task("", total=epochs, loss="")
+            self._bar.start()
+
+    def skip(self, epochs: int) -> None:
+        """Count epochs that were done before."""
+        with self._lock:
+            self._done += epochs
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Show the epochs that are done, and the loss of a run alone."""
+        if "train/loss" not in metrics:
+            return
+        loss = f"  loss {metrics['train/loss']:.5g}" if self.runs == 1 else ""
+        with self._lock:
+            self._done += 1
+            done = self._done
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=done, loss=loss)
+        elif done == self.epochs or done % max(1, self.epochs // LINES_WHEN_PIPED) == 0:
+            seconds = f"{time.monotonic() - self._start:.0f} s"
+            if self.runs == 1:
+                log.info("epoch %d/%d%s  %s", done, self.epochs, loss, seconds)
+            else:  # a line of no run's own log
+                print(f"epoch {done}/{self.epochs} of {self.runs} runs  {seconds}", flush=True)
+
+    def finalize(self, status: str) -> None:
+        """Close the bar of a run alone."""
+        if self.runs == 1:
+            self.close()
+
+    def close(self) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def logs_of(thread: threading.Thread) -> Callable[[logging.LogRecord], bool]:
+    """Return a filter for what a thread logs, one of several with a run of its own each."""
+    return lambda record: record.thread == thread.ident
+
+
+@contextmanager
+def working(message: str) -> Iterator[None]:
+    """Show that something without steps of its own is under way: a spinner on a terminal."""
+    console = Console()
+    if console.is_terminal and threading.current_thread() is threading.main_thread():
+        with console.status(message):
+            yield
+    else:
+        log.info("%s ...", message)
+        yield
+
+
+def print_result(metrics: Mapping[str, Any], directory: str | None = None) -> None:
+    """Print the table that ends a run, and where everything was written."""
+    table = Table(title=f"seed {metrics['seed']}, {metrics['status']}", title_justify="left")
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for key in SHOWN:
+        if metrics.get(key) is not None or key == "redundancy":
+            table.add_row(key.replace("_", " "), format_value(metrics.get(key)))
+    console = Console()
+    console.print(table)
+    if directory is not None:
+        console.print(f"Written to {directory}", soft_wrap=True, highlight=False)

@@ -1,0 +1,59 @@
+import json
+
+import pytest
+
+from implicit_em.base.files import whole, write_json
+
+
+def fail_halfway(path, error):
+    with whole(path) as temporary:
+        temporary.write_text("half of the n")
+        raise error
+
+
+def test_the_file_appears_when_all_went_well(tmp_path):
+    path = tmp_path / "deep" / "result.txt"
+    with whole(path) as temporary:
+        temporary.write_text("new")
+        assert temporary.parent == path.parent
+        assert not path.exists()
+    assert path.read_text() == "new"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, error):
+    path = tmp_path / "result.txt"
+    path.write_text("old")
+    with pytest.raises(error):
+        fail_halfway(path, error)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failure_before_anything_is_written_stays_the_error_it_was(tmp_path):
+    with pytest.raises(ZeroDivisionError), whole(tmp_path / "result.txt"):
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())
+
+
+def test_json_comes_back_as_it_was(tmp_path):
+    content = {"loss": -532.05, "epoch": None, "name": "lse", "units": [1, 2]}
+    write_json(tmp_path / "metrics.json", content)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == content
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_json_refuses_what_is_no_number(tmp_path, value):
+    path = tmp_path / "metrics.json"
+    write_json(path, {"loss": 1.0})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"nested": [{"loss": value}]})
+    assert json.loads(path.read_text()) == {"loss": 1.0}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_refuses_what_it_cannot_write_without_a_trace(tmp_path):
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "metrics.json", {"loss": object()})
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,65 @@
+"""The configuration files: each says what it is for, composes and can be trained."""
+
+import inspect
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+from helpers.models import MODEL_OF_LOSS
+from helpers.paths import ROOT
+from omegaconf import OmegaConf
+
+from implicit_em.config.check import check
+from implicit_em.engine.modules import ADAM, DERIVED_LOSS, SAE_LOSS
+
+FILES = sorted((ROOT / "conf").rglob("*.yaml"))
+GROUPS = ("model", "loss", "activation", "optimizer", "lr", "data", "callbacks", "logger")
+OPTIONS = [f"{g}={path.stem}" for g in GROUPS for path in (ROOT / "conf" / g).glob("*.yaml")]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_file_opens_with_what_it_is_for(path):
+    first, second, *_ = path.read_text().splitlines()
+    comment = second if first.startswith("# @package") else first
+    assert comment.startswith("# ")
+    assert len(comment) > 20
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes_and_passes_the_check(option, composed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("X.npy", np.zeros((10, 2)))
+    model = MODEL_OF_LOSS.get(option.removeprefix("loss="))
+    beside = [f"model={model}"] if model else []
+    if option == "data=tensors":
+        beside = ["data.path=X.npy"]
+    check(composed(*beside, option))
+
+
+def test_the_defaults_are_the_papers(composed):
+    cfg = composed()
+    assert (cfg.model.hidden, cfg.data.batch_size, cfg.trainer.max_epochs) == (64, 128, 100)
+    assert (cfg.lr.value, cfg.loss.lse.reduction) == (1e-3, "sum")
+    assert [cfg.loss[term].weight for term in ("lse", "var", "tc", "orthogonality")] == [1, 1, 1, 0]
+    assert composed("model=sae").loss.l1.weight == 0.01
+
+
+def test_the_modules_defaults_are_those_of_the_files(composed):
+    cfg = composed()
+    for name, term in DERIVED_LOSS.items():
+        assert term["_target_"] == cfg.loss[name]._target_
+    assert OmegaConf.to_container(composed("model=sae").loss) == {
+        "mse": {**SAE_LOSS["mse"], "weight": 1.0},
+        "l1": dict(SAE_LOSS["l1"]),
+    }
+    assert ADAM.items() <= OmegaConf.to_container(cfg.optimizer, resolve=True).items()
+
+
+def test_every_trainer_setting_is_a_flag_of_lightning(composed):
+    flags = set(inspect.signature(pl.Trainer).parameters)
+    assert set(composed().trainer) - flags == {"threads", "compile"}
+
+
+def test_the_saes_loss_yields_to_the_command_line(composed):
+    assert set(composed("model=sae").loss) == {"mse", "l1"}
+    assert set(composed("model=sae", "loss=lse").loss) >= {"lse"}

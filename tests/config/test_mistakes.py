@@ -1,0 +1,108 @@
+"""What a user types wrong gives one line that names key, value and what is allowed."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from helpers.paths import ROOT
+
+MISTAKES = {
+    "lr=1e-3": ["lr=1e-3", "write lr.value=1e-3", "constant, cosine, warmup_cosine"],
+    "model.hiden=32": ["model.hiden=32", "did you mean model.hidden?"],
+    "trainer.max_epoch=3": ["trainer.max_epoch=3", "did you mean trainer.max_epochs?"],
+    "+trainer.max_epoch=3": ["trainer.max_epoch=3", "did you mean max_epochs?"],
+    "foo=1": ["foo=1", "no such key", "seed, probe"],
+    "model.hidden=many": ["model.hidden=many", "integer"],
+    "model.hidden=1.5": ["model.hidden=1.5", "integer"],
+    "seed=5000000000": ["seed=5000000000", "less than 4294967296"],
+    "+trainer.logger=false": ["trainer.logger=False", "no such flag"],
+    "lr=cosine lr.schedule.final=-1": ["lr.schedule", "final=-1", "[0, 1]"],
+    "callbacks=best callbacks.best.monitor=monitor/foo": ["monitor/foo", "monitor/redundancy"],
+    "callbacks=best callbacks.best.mode=minn": ["callbacks.best", "minn"],
+    "seed=true": ["seed=True", "integer"],
+    "lr.value=fast": ["lr.value=fast", "number"],
+    "lr.value=-1e-3": ["lr.value=-0.001", "greater than 0"],
+    "lr.value=nan": ["lr.value=nan", "finite"],
+    "loss.lse.weight=-1": ["loss.lse.weight=-1", "greater than or equal to 0"],
+    "loss.lse=3": ["loss.lse=3", "dictionary"],
+    "loss.lse.reduction=max": ["max", "'sum' and 'mean'"],
+    "+loss.lse.temprature=2": ["lse.temprature=2", "did you mean temperature?", "reduction"],
+    "model.hidden=null": ["model.hidden=null", "whole number"],
+    "model.hidden=0": ["model.hidden=0", "greater than 0"],
+    "data.batch_size=1": ["data.batch_size=1", "at least 2", "var"],
+    "activation=swish": ["activation=swish", "abs, gelu, identity, leaky_relu, relu, softplus"],
+    "data=mnits": ["data=mnits", "did you mean mnist?", "fashion_mnist, kmnist"],
+    "trainer.max_epochs=-1": ["trainer.max_epochs=-1", "greater than or equal to 0"],
+    "model=pixels model.hidden=5": ["model=pixels", "hidden=5", "must be null"],
+    "model=topk model.k=65": ["model=topk", "k=65", "whole number from 1 to hidden=64"],
+    "model=topk loss=gated": ["loss=gated", "model=topk", "l1 needs gates"],
+    "model=l1 loss.l1.warmup=-3": ["loss.l1.warmup=-3", "greater than or equal to 0"],
+    "loss=sae": ["loss=sae", "model=encoder", "needs reconstruction", "x, energies, weight"],
+    "model=sae loss=lse_var_tc": ["loss=lse_var_tc", "model=sae", "uses the reconstruction"],
+    "loss=lse,lse_var": ["loss=lse,lse_var", "-m"],
+    "trainer.precision=17": ["trainer", "17", "32-true"],
+    "trainer.precision=16-mixed": ["trainer.precision=16-mixed", "32-true, bf16-mixed"],
+    "trainer.precision=16": ["trainer.precision=16", "32-true, bf16-mixed"],
+    "trainer.devices=2": ["trainer.devices=2", "allowed is 1", "trainer=ddp_cpu"],
+    "trainer.devices=2 trainer.strategy=ddp": ["trainer.devices=2", "allowed is 1"],
+    "trainer=ddp_cpu trainer.strategy=auto": ["trainer.devices=2", "allowed is 1"],
+    "trainer=ddp_cpu trainer.num_nodes=2": ["trainer.num_nodes=2", "allowed is 1"],
+    "trainer=ddp_cpu trainer.compile=true": ["trainer.devices=2", "trainer.compile=true"],
+    "trainer=ddp_cpu activation._target_=torch.nn.RReLU": ["trainer.devices=2", "by itself"],
+    "+trainer.accumulate_grad_batches=2": ["accumulate_grad_batches", "data.batch_size"],
+    "optimizer._target_=torch.optim.LBFGS": ["optimizer"],
+    "trainer.devices=1_000_000_000": ["trainer.devices=1000000000", "at most 1024"],
+    "trainer.devices='1_000_000_000'": ["trainer.devices=1000000000", "at most 1024"],
+    "trainer.threads=100000": ["trainer.threads=100000", "less than or equal to 1024"],
+    "trainer.gradient_clip_val=much": ["trainer.gradient_clip_val=much", "number"],
+    "loss.lse._target_=nowhere.lse": ["loss", "nowhere"],
+    "trainer=gpu": ["trainer", "gpu"],
+    "probe=knn": ["probe=knn", "'linear' or 'none'"],
+    "optimizer=sgd +optimizer.betas=[0,1]": ["optimizer", "betas"],
+    "seed": ["seed", "key=value"],
+    "callbacks=best callbacks.best.monitor=final_loss": ["final_loss", "monitor/redundancy"],
+    "loss.lse.weight=0 loss.var.weight=0 loss.tc.weight=0": ["loss", "not 0"],
+    "logger.mode=sometimes": ["logger.mode=sometimes", "online", "offline"],
+    "-m lr=1e-3,1e-2": ["lr=0.001", "write lr.value=0.001"],
+    "-m loss=lse,lse_vr": ["loss=lse_vr", "did you mean lse_var?"],
+    "-m data.batch_size=128,1": ["data.batch_size=1", "at least 2"],
+    "-m model.hidden=8,0": ["model.hidden=0", "greater than 0"],
+}
+
+
+@pytest.mark.parametrize("typed", MISTAKES)
+def test_a_mistake_gives_one_line_and_trains_nothing(typed, command_line, tmp_path, capfd):
+    if typed == "trainer=gpu" and __import__("torch").cuda.is_available():
+        typed = "trainer=gpu trainer.devices=99"
+    code = command_line(*typed.split())
+    out, err = capfd.readouterr()
+    assert code == 2
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    for part in MISTAKES.get(typed, ["trainer"]):
+        assert part in err
+    assert not list(tmp_path.rglob("*.json"))
+    assert not list(tmp_path.glob("outputs")), "a refused run leaves no directory"
+
+
+def test_a_whole_sweep_is_checked_before_its_first_job(command_line, small, tmp_path, capfd):
+    assert command_line("-m", "seed=1,2,-3", *small) == 2
+    assert "seed=-3" in capfd.readouterr().err
+    assert not list(tmp_path.rglob("metrics.json"))
+
+
+@pytest.mark.parametrize("typed", ["lr=1e-3", "model.hidden=0"])
+def test_the_traceback_is_there_on_request(typed, tmp_path):
+    for full_error in ("", "1"):
+        shown = subprocess.run(
+            [sys.executable, str(ROOT / "train.py"), typed],
+            cwd=tmp_path,
+            env=os.environ | {"HYDRA_FULL_ERROR": full_error},
+            capture_output=True,
+            text=True,
+        )
+        assert shown.returncode != 0
+        assert ("Traceback" in shown.stderr) == bool(full_error)
+        assert full_error or shown.stderr.count("\n") == 1

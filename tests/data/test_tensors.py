@@ -1,0 +1,454 @@
+"""``data=tensors``: samples of one's own, from files."""
+
+import json
+import os
+import pickle
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+from helpers.breaking import broken_off
+from helpers.results import results as results_of
+from omegaconf import OmegaConf
+
+import implicit_em
+from implicit_em.base.errors import ConfigError
+from implicit_em.config.check import check, to_plain
+from implicit_em.config.fingerprint import config_fingerprint
+from implicit_em.data import TensorDataModule
+from implicit_em.training.fitting import load_data
+
+WIDTH = 12
+BRIEF = ["data.batch_size=64", "model.hidden=5", "trainer.max_epochs=2", "logger=csv"]
+
+
+def draw(count=300, dtype=np.float32, seed=0):
+    """Samples of three classes outside of [0, 1], and their labels."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % 3
+    centres = 4 * np.random.default_rng(9).normal(size=(3, WIDTH)) - 1
+    return (centres[labels] + rng.normal(size=(count, WIDTH))).astype(dtype), labels
+
+
+def write(path, **arrays):
+    """Write arrays in the format of the file's name; one called ``samples`` may stand alone."""
+    only = next(iter(arrays.values())) if len(arrays) == 1 else None
+    tensors = {k: torch.tensor(v) for k, v in arrays.items()}
+    if path.suffix == ".npy":
+        np.save(path, only)
+    elif path.suffix == ".npz":
+        np.savez(path, **arrays)
+    elif path.suffix == ".safetensors":
+        safetensors.numpy.save_file(arrays, path)
+    else:
+        torch.save(tensors if only is None else tensors[next(iter(arrays))], path)
+    return path
+
+
+def ready(path, **arguments):
+    data = TensorDataModule(path, **arguments)
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """X.npy and y.npy in the working directory, 300 samples of three classes."""
+    monkeypatch.chdir(tmp_path)
+    samples, labels = draw()
+    write(tmp_path / "X.npy", samples=samples)
+    write(tmp_path / "y.npy", labels=labels)
+    return tmp_path
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors", ".pt"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float16, np.float64])
+def test_every_format_gives_the_arrays_as_they_are(tmp_path, suffix, dtype):
+    samples, labels = draw(dtype=dtype)
+    train, test = (
+        write(tmp_path / f"{n}{suffix}", samples=samples[:, ::d].copy())
+        for n, d in (("a", 1), ("b", -1))
+    )
+    y = write(tmp_path / f"y{suffix}", labels=labels.astype(np.uint8))
+    data = ready(train, labels=y, test_path=test, test_labels=y)
+    for name, order in (("train", 1), ("test", -1)):
+        found, targets = data.split(name)
+        assert np.array_equal(found.numpy(), samples[:, ::order])
+        assert targets.dtype == torch.int64
+        assert targets.tolist() == labels.tolist()
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".pt"])
+def test_an_archive_holds_samples_and_labels(tmp_path, suffix):
+    samples, labels = draw()
+    both = write(tmp_path / f"both{suffix}", y=labels, x=samples)
+    more = write(tmp_path / f"more{suffix}", y=labels[::-1].copy(), x=samples, z=samples + 1)
+    data = ready(both, labels="y", test_path=both)
+    assert np.array_equal(data.split("test")[0].numpy(), samples)
+    assert data.split("test")[1].tolist() == labels.tolist()
+    data = ready(more, labels="y", key="z", test_path=more)
+    assert np.array_equal(data.split("train")[0].numpy(), samples + 1)
+    assert data.split("test")[1].tolist() == labels.tolist()[::-1]
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".safetensors", ".pt"])
+def test_files_are_mapped_into_memory_not_read(tmp_path, suffix):
+    """Of a file that is changed in place, the samples are those of the change."""
+    path = write(tmp_path / f"X{suffix}", samples=draw()[0])
+    samples = ready(path, test_path=path).split("train")[0]
+    content = path.read_bytes()
+    value = samples[-1, -1].item()
+    place = content.rindex(np.float32(value).tobytes())
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(np.float32(value + 1).tobytes())
+    assert samples[-1, -1].item() == np.float32(value + 1)
+
+
+def test_orders_of_bytes_and_axes_do_not_matter(tmp_path):
+    samples = draw()[0]
+    np.save(tmp_path / "big.npy", samples.astype(">f4"))
+    np.save(tmp_path / "columns.npy", np.asfortranarray(samples))
+    for name in ("big.npy", "columns.npy"):
+        data = ready(tmp_path / name, test_path=tmp_path / name, batch_size=300)
+        assert np.array_equal(data.split("train")[0].numpy(), samples)
+        ((x, _),) = data.test_dataloader()
+        assert np.array_equal(x.numpy(), samples)
+
+
+def test_a_fraction_is_held_out_by_its_own_seed(files):
+    samples, labels = draw()
+
+    def rows(data, name):
+        found, targets = data.split(name)
+        indices = [int(np.flatnonzero((samples == row).all(1))[0]) for row in found.numpy()]
+        assert targets.tolist() == labels[indices].tolist()
+        return indices
+
+    data = ready("X.npy", labels="y.npy", test_fraction=0.25)
+    train, test = rows(data, "train"), rows(data, "test")
+    assert len(test) == 75
+    assert sorted(train + test) == list(range(300))
+    assert test not in (list(range(75)), list(range(225, 300)))
+    assert rows(ready("X.npy", labels="y.npy", test_fraction=0.25, seed=5), "test") == test
+    assert rows(ready("X.npy", labels="y.npy", test_fraction=0.25, split_seed=1), "test") != test
+
+
+def run(command_line, directory, *arguments):
+    assert command_line("data=tensors", *BRIEF, *arguments, f"hydra.run.dir={directory}") == 0
+    return json.loads((directory / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_a_run_trains_measures_and_probes_rows_of_any_scale(command_line, files, dtype):
+    np.save("X.npy", draw(dtype=dtype)[0])
+    metrics = run(command_line, files / "run", "data.path=X.npy", "data.labels=y.npy")
+    assert metrics["status"] == "completed"
+    assert metrics["probe_accuracy"] > 0.9
+    assert metrics["parameters"] == 5 * WIDTH + 5
+    encoder = implicit_em.load(files / "run")
+    assert encoder(torch.tensor(draw()[0])).shape == (300, 5)
+    assert (files / "run/features.png").exists()
+
+
+@pytest.mark.parametrize("model", ["sampled", "l1", "pca"])
+def test_a_model_that_starts_from_the_samples_takes_any_precision(command_line, files, model):
+    torch.save(torch.tensor(draw()[0]).bfloat16(), "X.pt")
+    np.save("X.npy", draw(dtype="float64")[0])
+    for name in ("X.pt", "X.npy"):
+        options = (f"data.path={name}", f"model={model}", "model.hidden=5")
+        assert run(command_line, files / f"run-{name}", *options)["status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        ("pca", "model: PCA with 64 units cannot start from training samples of shape (240, 12): "),
+        ("nmf", "model: NMF with 64 units cannot start from training samples of shape (240, 12): "),
+        ("pixels", "hidden=64: must be null, as many as inputs"),
+    ],
+)
+def test_a_model_that_cannot_start_from_the_samples_says_so(
+    command_line, files, capfd, model, reason
+):
+    options = ("data.path=X.npy", f"model={model}", "model.hidden=64", "logger=csv")
+    assert command_line("data=tensors", *options, f"hydra.run.dir={files}/run") == 2
+    out, err = capfd.readouterr()
+    assert reason in out + err
+    assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_rows_take_the_precision_of_the_run(command_line, files, precision):
+    metrics = run(command_line, files / "run", "data.path=X.npy", f"trainer.precision={precision}")
+    assert metrics["status"] == "completed"
+
+
+def test_without_labels_nothing_is_probed(command_line, files):
+    metrics = run(command_line, files / "run", "data.path=X.npy")
+    assert metrics["status"] == "completed"
+    assert metrics["probe_accuracy"] is None
+    assert metrics["redundancy"] is not None
+
+
+def test_images_of_bytes_are_scaled(files):
+    np.save("X.npy", np.full((10, 4, 4), 51, np.uint8))
+    data = ready("X.npy", batch_size=8)
+    assert data.sample_shape == (4, 4)
+    assert all(torch.allclose(x, torch.tensor(0.2)) for x, _ in data.train_dataloader())
+
+
+def test_a_stacked_sweep_reads_once_and_equals_runs_alone(command_line, files, monkeypatch):
+    reads = []
+    read = TensorDataModule._read
+    monkeypatch.setattr(TensorDataModule, "_read", lambda *a: reads.append(a) or read(*a))
+    arguments = ["data=tensors", "data.path=X.npy", "data.labels=y.npy", *BRIEF, "model.hidden=8"]
+    together = ["-m", *arguments, "seed=1,2", "hydra/launcher=stacked", "hydra.sweep.dir=sweep"]
+    assert command_line(*together) == 0
+    assert len(reads) == 2, "each split once"
+    jobs = sorted((files / "sweep").glob("*/metrics.json"))
+    assert len(jobs) == 2
+    for seed, job in zip((1, 2), jobs, strict=True):
+        alone = files / f"alone{seed}"
+        assert command_line(*arguments, f"seed={seed}", f"hydra.run.dir={alone}") == 0
+        for name in ("history.csv", "model.safetensors", "features.png"):
+            assert (job.parent / name).read_bytes() == (alone / name).read_bytes()
+
+
+@pytest.fixture
+def configured(composed):
+    """Compose ``data=tensors`` with overrides."""
+    return lambda *overrides: composed("data=tensors", *BRIEF, *overrides)
+
+
+def test_the_fingerprint_is_that_of_the_content(configured, files):
+    def fingerprint(*overrides):
+        return config_fingerprint(configured(*overrides))
+
+    first = fingerprint("data.path=X.npy", "data.labels=y.npy")
+    (files / "deep").mkdir()
+    os.rename("X.npy", "deep/A.npy")
+    os.utime("deep/A.npy", (0, 0))
+    assert fingerprint(f"data.path={files}/deep/A.npy", "data.labels=y.npy") == first
+    assert fingerprint("data.path=deep/A.npy") != first, "without labels"
+    third = ("data.path=deep/A.npy", "data.labels=y.npy", "data.test_fraction=0.3")
+    assert fingerprint(*third) != first
+    samples = draw()[0]
+    samples[7, 3] += 1
+    state = os.stat("deep/A.npy")
+    np.save("deep/A.npy", samples)
+    assert os.stat("deep/A.npy").st_size == state.st_size
+    assert fingerprint("data.path=deep/A.npy", "data.labels=y.npy") != first
+    write(files / "both.npz", x=samples, y=np.arange(300), z=np.arange(300))
+    assert (
+        len({fingerprint("data.path=both.npz", "data.key=x", f"data.labels={n}") for n in "yz"})
+        == 2
+    )
+
+
+def test_the_same_run_is_found_complete_where_its_files_lie_now(command_line, files, capfd):
+    run(command_line, files / "run", "data.path=X.npy")
+    os.rename("X.npy", "Y.npy")
+    capfd.readouterr()
+    run(command_line, files / "run", "data.path=Y.npy")
+    assert "is complete already: reused" in capfd.readouterr().out
+    arguments = ["data=tensors", *BRIEF, "data.path=Y.npy", f"hydra.run.dir={files / 'run'}"]
+    assert command_line(*arguments, "seed=2") == 2
+    assert "holds a run of other settings (data.seed=1 there, 2 here)" in capfd.readouterr().err
+    np.save("Y.npy", draw(seed=1)[0])
+    assert command_line(*arguments) == 2
+    error = capfd.readouterr().err
+    assert "holds a run of other settings (data.digest=" in error
+    assert error.count("\n") == 1
+
+
+@pytest.fixture
+def broken(configured, files, monkeypatch, command_line):
+    """A run that broke off, beside an undisturbed one."""
+    typed = ["data.path=X.npy", "data.labels=y.npy", "trainer.max_epochs=4"]
+    implicit_em.train(configured(*typed), files / "undisturbed")
+    broken_off(monkeypatch, configured(*typed), files / "run", block=3)
+    overrides = OmegaConf.create(["data=tensors", *BRIEF, *typed])
+    (files / "run/.hydra/overrides.yaml").write_text(OmegaConf.to_yaml(overrides))
+    return files / "run"
+
+
+def test_a_run_goes_on_to_the_same_bits_where_its_files_lie_now(command_line, broken, files):
+    os.rename("X.npy", "moved.npy")
+    assert command_line(f"resume={broken}") == 2
+    assert command_line(f"resume={broken}", "data=tensors", "data.path=moved.npy") == 0
+    assert results_of(broken) == results_of(files / "undisturbed")
+
+
+def test_a_run_does_not_go_on_with_other_content(command_line, broken, capfd):
+    np.save("X.npy", draw(seed=1)[0])
+    assert command_line(f"resume={broken}") == 2
+    out = capfd.readouterr().out
+    (line,) = [line for line in out.splitlines() if line.startswith("failed")]
+    assert "data: digest=" in line
+    assert "the content of path=X.npy, or of the files beside it, is another" in line
+    write(broken.parent / "X.npy", samples=draw()[0])
+    write(broken.parent / "Z.npy", samples=draw(seed=1)[0])
+    assert command_line(f"resume={broken}", "data=tensors", "data.path=Z.npy") == 2
+    assert "data=tensors: makes another experiment" in capfd.readouterr().err
+
+
+MISTAKES = {
+    ("data.path=nowhere.npy",): "data: path=nowhere.npy: no such file",
+    (): "error: data.path: missing; write data.path=...",
+    ("data.path=null",): "data: path=None: allowed are files .npy, .npz, .safetensors, .pt",
+    ("data.path=.",): "data: path=.: allowed are files .npy, .npz, .safetensors, .pt",
+    ("data.path=X.csv",): "data: path=X.csv: allowed are files .npy",
+    ("data.path=pipe.npy",): "data: path=pipe.npy: no such file",
+    ("data.path=X.npy", "data.labels=z.npy"): "data: labels=z.npy: no such file",
+    ("data.path=X.npy", "data.test_path=z.npy"): "data: test_path=z.npy: no such file",
+    ("data.path=X.npy", "data.test_labels=y.npy"): "data: test_labels=y.npy: must be given where",
+    ("data.path=X.npy", "data.labels=y.npy", "data.test_path=X.npy"): "test_labels=None: must be",
+    ("data.path=X.npy", "data.test_fraction=1"): "data: test_fraction=1: allowed are numbers",
+    ("data.path=X.npy", "data.test_fraction=half"): "data: test_fraction=half: allowed are",
+    ("data.path=X.npy", "data.split_seed=-1"): "data: split_seed=-1: allowed are whole numbers",
+    ("data.path=X.npy", "+data.tset_path=X.npy"): "tset_path",
+}
+
+
+@pytest.mark.parametrize("typed", MISTAKES)
+def test_a_mistake_is_refused_before_a_directory_exists(command_line, files, capfd, typed):
+    os.mkfifo("pipe.npy")
+    assert command_line("data=tensors", *BRIEF, *typed, "hydra.run.dir=run") == 2
+    error = capfd.readouterr().err
+    assert error.startswith("error: ")
+    assert MISTAKES[typed] in error
+    assert error.count("\n") == 1
+    assert not (files / "run").exists()
+
+
+def test_a_mistake_stops_a_sweep_before_its_first_job(command_line, files, capfd):
+    assert command_line("-m", "data=tensors", "data.path=X.npy,deep/no.npy", *BRIEF) == 2
+    error = capfd.readouterr().err
+    assert error == "error: data: path=deep/no.npy: no such file\n"
+    assert not (files / "multirun").exists()
+
+
+def refusal_of(path, **arguments):
+    with pytest.raises(ConfigError) as refused:
+        ready(path, **arguments)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+class Harmful:
+    def __reduce__(self):
+        return os.system, ("touch harmed",)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors", ".pt"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "another format", "pickle"])
+def test_a_file_that_is_none_is_refused(files, suffix, damage):
+    path = write(files / f"A{suffix}", samples=draw()[0])
+    content = path.read_bytes()
+    other = {
+        "truncated": content[: len(content) // 2],
+        "empty": b"",
+        "another format": b"\x93NUMPY" if suffix == ".npz" else b"PK\3\4" + bytes(100),
+        "pickle": pickle.dumps(Harmful()),
+    }
+    path.write_bytes(other[damage])
+    assert refusal_of(path).startswith(f"path={path}: ")
+    assert not (files / "harmed").exists()
+
+
+def test_nothing_is_unpickled(files):
+    torch.save({"x": Harmful()}, "A.pt")
+    assert refusal_of("A.pt") == "path=A.pt: holds more than tensors, and is not unpickled"
+    np.save("A.npy", np.array([Harmful(), None]), allow_pickle=True)
+    np.savez("A.npz", np.array([Harmful(), None]), allow_pickle=True)
+    for name in ("A.npy", "A.npz"):
+        assert refusal_of(name).startswith(f"path={name}: ")
+    assert not (files / "harmed").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda x: x.astype(np.int32), "samples of torch.int32; allowed are uint8"),
+        (lambda x: x.astype(np.complex64), "samples of torch.complex64; allowed are uint8"),
+        (lambda x: x.astype(str), "can't convert"),
+        (lambda x: x[:, 0], r"samples of shape (300,); allowed is (N, ...)"),
+        (lambda x: np.float32(3), r"samples of shape (); allowed is (N, ...)"),
+        (lambda x: x[:1], "1 samples of shape (12,); at least 2"),
+        (lambda x: x[:, :0], "300 samples of shape (0,)"),
+        (lambda x: np.where(x == x[200, 7], np.nan, x), "nan at [200, 7]; all must be finite"),
+    ],
+)
+def test_samples_that_cannot_be_trained_on_are_refused(files, monkeypatch, change, reason):
+    monkeypatch.setattr("implicit_em.data.checks.AT_ONCE", 5 * WIDTH)
+    np.save("A.npy", change(draw()[0]))
+    line = refusal_of("A.npy")
+    assert line.startswith("path=A.npy: ")
+    assert reason in line
+
+
+@pytest.mark.parametrize(
+    "labels", [np.arange(300.0), np.eye(300, dtype=int), np.array(["a"] * 300), np.arange(4)]
+)
+def test_labels_that_are_none_are_refused(files, labels):
+    np.save("A.npy", labels)
+    line = refusal_of("X.npy", labels="A.npy")
+    assert any(
+        part in line
+        for part in ("allowed are whole numbers of shape (N,)", "can't convert", "but 4 labels")
+    )
+
+
+def test_names_of_arrays_are_asked_for_and_listed(files):
+    samples, labels = draw()
+    write(files / "A.npz", x=samples, y=labels, z=samples)
+    listed = "path=A.npz: holds the arrays x, y, z; "
+    assert refusal_of("A.npz", labels="y") == listed + "one is to be named by key"
+    assert refusal_of("A.npz", key="w") == listed + "none is named w"
+    assert refusal_of("A.npz", key="x", labels="w") == listed + "none is named w"
+
+
+def test_test_samples_of_another_width_are_refused(files):
+    np.save("A.npy", draw()[0][:, 1:])
+    assert "samples of unlike shapes: (11,) and (12,)" in refusal_of("X.npy", test_path="A.npy")
+
+
+def test_bytes_are_not_tested_beside_numbers_that_stay_as_they_are(files):
+    np.save("A.npy", draw(dtype=np.uint8)[0])
+    for splits in (
+        {"path": "X.npy", "test_path": "A.npy"},
+        {"path": "A.npy", "test_path": "X.npy"},
+    ):
+        assert "one split is of uint8" in refusal_of(splits["path"], test_path=splits["test_path"])
+
+
+def test_a_tensor_larger_than_its_file_is_refused(files):
+    torch.save(torch.zeros(1).expand(10**9, 10**3), "A.pt")
+    assert refusal_of("A.pt").endswith("is of shape (1000000000, 1000), but holds less")
+
+
+def test_sparse_tensors_and_other_things_are_refused(files):
+    torch.save(torch.eye(5).to_sparse(), "A.pt")
+    torch.save([torch.eye(5)], "B.pt")
+    for name in ("A.pt", "B.pt"):
+        assert "allowed are dense arrays" in refusal_of(name)
+
+
+def test_the_check_looks_at_files_only_where_the_run_will_be(configured, files):
+    cfg = configured("data.path=X.npy")
+    check(cfg)
+    os.remove("X.npy")
+    with pytest.raises(ConfigError, match="no such file"):
+        check(configured("data.path=X.npy"))
+    check(configured("data.path=X.npy"), here=False)
+
+
+def test_data_that_lie_elsewhere_have_no_digest_and_are_taken_as_they_are(configured, files):
+    os.rename("X.npy", "Y.npy")
+    cfg = to_plain(configured("data.path=X.npy"))
+    assert cfg["data"]["digest"] is None
+    os.rename("Y.npy", "X.npy")
+    assert load_data(cfg).in_features == WIDTH

@@ -1,0 +1,377 @@
+import math
+import shutil
+from contextlib import suppress
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.testing import assert_close
+from torch.utils.data import DataLoader, TensorDataset
+
+from implicit_em.base.errors import NonFiniteLossError
+from implicit_em.data import ResidentLoader
+from implicit_em.engine.modules import EncoderModule, SparseAutoencoderModule, module_class
+from implicit_em.losses import decorrelation, l1, lse, mse, variance
+from implicit_em.models import Encoder, SparseAutoencoder
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no"),
+    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated"),
+]
+
+MODEL = {"in_features": 64, "hidden": 5}
+FROZEN = {"_target_": "torch.optim.SGD", "lr": 0.0}
+BOTH = pytest.mark.parametrize("module_type", [EncoderModule, SparseAutoencoderModule])
+SAMPLES, BATCH, STEPS = 22, 4, 6
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def images():
+    return torch.rand(SAMPLES, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def plain_loader(x=None, batch_size=BATCH):
+    x = images() if x is None else x
+    return DataLoader(TensorDataset(x, torch.arange(len(x))), batch_size)
+
+
+def resident_loader():
+    pixels = (images() * 255).to(torch.uint8).flatten(1)
+    return ResidentLoader(pixels, torch.arange(SAMPLES), BATCH, seed=0)
+
+
+def trainer(**flags):
+    defaults = {"max_epochs": 2, "logger": False, "accelerator": "cpu"}
+    quiet = dict.fromkeys(
+        ("enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False
+    )
+    return pl.Trainer(**(defaults | quiet | flags))
+
+
+class Watch(pl.Callback):
+    """The rates, losses and weights of each step."""
+
+    def __init__(self):
+        self.rates, self.losses, self.weights = [], [], []
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+        self.weights.append([p.detach().clone() for p in module.model.parameters()])
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.losses.append(outputs["loss"].item())
+
+
+class Poisoned:
+    """Five batches an epoch; the third one of the second epoch is multiplied by ``value``."""
+
+    def __init__(self, value):
+        self.value = value
+        self.epoch = 0
+
+    def __len__(self):
+        return 5
+
+    def __iter__(self):
+        self.epoch += 1
+        for batch, x in enumerate(images().flatten(1).split(BATCH)[:5], start=1):
+            poison = (self.epoch, batch) == (2, 3)
+            yield (self.value * x if poison else x), torch.zeros(len(x))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")
+@BOTH
+def test_a_compiled_step_trains_to_nearly_the_same_weights(module_type):
+    trained = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        module = module_type(MODEL, compiled=compiled)
+        trainer(max_epochs=1).fit(module, resident_loader())
+        trained.append([p.detach() for p in module.model.parameters()])
+    assert_close(*trained, rtol=1e-3, atol=1e-4)
+
+
+@BOTH
+@pytest.mark.parametrize("loader", [plain_loader, resident_loader])
+def test_fits_under_a_bare_trainer(module_type, loader):
+    module, watch = module_type(MODEL), Watch()
+    fit = trainer(callbacks=[watch])
+    fit.fit(module, loader())
+    assert fit.global_step == len(watch.losses) == 2 * STEPS
+    assert sum(watch.losses[STEPS:]) < sum(watch.losses[:STEPS])
+    terms = module.objective.terms
+    assert set(fit.callback_metrics) == {"train/loss", *(f"train/{name}" for name in terms)}
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
+def test_trains_in_any_precision(precision):
+    module = EncoderModule(MODEL)
+    fit = trainer(precision=precision)
+    fit.fit(module, plain_loader(), resident_loader())
+    assert fit.callback_metrics["train/loss"].isfinite()
+
+
+def test_batches_of_images_alone_are_taken_too():
+    module, fit = EncoderModule(MODEL), trainer()
+    fit.fit(module, DataLoader(images(), BATCH))
+    assert fit.global_step == 2 * STEPS
+
+
+def test_bytes_and_floats_give_the_same_energies():
+    module = EncoderModule(MODEL)
+    pixels = (images() * 255).to(torch.uint8)
+    assert torch.equal(module(pixels), module(pixels.flatten(1) / 255))
+    assert torch.equal(module([pixels, None]), module(pixels))
+
+
+@BOTH
+def test_comes_back_from_a_checkpoint(module_type, tmp_path):
+    spec = MODEL | {"activation": {"_target_": "torch.nn.LeakyReLU", "negative_slope": 0.3}}
+    schedule = {"_target_": "implicit_em.schedules.cosine"}
+    module = module_type(spec, schedule=schedule)
+    fit = trainer(enable_checkpointing=True, default_root_dir=tmp_path)
+    fit.fit(module, plain_loader())
+    path = fit.checkpoint_callback.best_model_path
+    torch.load(path, weights_only=True)
+    loaded = module_type.load_from_checkpoint(path, weights_only=True)
+    assert torch.equal(loaded(images()), module(images()))
+    assert dict(loaded.hparams) == dict(module.hparams)
+    assert loaded.objective.terms == module.objective.terms
+
+
+@BOTH
+def test_the_logged_losses_are_plain_means_over_the_steps(module_type):
+    module = module_type(MODEL, optimizer=FROZEN)
+    fit = trainer()
+    fit.fit(module, plain_loader())
+    totals, weighted = [], []
+    parts = {name: [] for name in module.objective.terms}
+    for x in images().flatten(1).split(BATCH):
+        energies = module(x).detach()
+        values = {"lse": lse(energies), "var": variance(energies), "tc": decorrelation(energies)}
+        if module_type is SparseAutoencoderModule:
+            values = {"mse": mse(module.model(x).detach(), x), "l1": l1(energies)}
+        factors = {"l1": 0.01}
+        totals.append(sum(factors.get(name, 1) * value for name, value in values.items()))
+        weighted.append(totals[-1] * len(x))
+        for name, value in values.items():
+            parts[name].append(value)
+    expected = {"train/loss": torch.stack(totals).double().mean()}
+    expected |= {
+        f"train/{name}": torch.stack(values).double().mean() for name, values in parts.items()
+    }
+    assert_close(fit.callback_metrics, expected, rtol=1e-6, atol=1e-6)
+    by_sample = torch.stack(weighted).double().sum() / SAMPLES
+    assert abs(by_sample - expected["train/loss"]) > 1e-3 * abs(by_sample), "the case tells nothing"
+
+
+@BOTH
+def test_a_validation_loader_gives_the_curves(module_type):
+    module = module_type(MODEL, optimizer=FROZEN)
+    fit = trainer()
+    fit.fit(module, plain_loader(), plain_loader(batch_size=10))
+    energies = module(images()).detach().double()
+    curves = {k: v for k, v in fit.callback_metrics.items() if k.startswith("monitor/")}
+    assert curves == {
+        "monitor/dead_units": (energies.var(0) < 0.01).sum(),
+        "monitor/redundancy": pytest.approx(decorrelation(energies).item()),
+        "monitor/responsibility_entropy": pytest.approx(
+            torch.distributions.Categorical(logits=-energies).entropy().mean().item()
+        ),
+        "monitor/density": pytest.approx((energies.abs() > 0.01).double().mean().item()),
+    }
+
+
+@BOTH
+def test_the_final_metrics_are_given_under_their_own_names(module_type):
+    module = module_type(MODEL)
+    test = trainer()
+    test.test(module, plain_loader(batch_size=10), verbose=False)
+    energies, x = module(images()).detach(), images().flatten(1)
+    if module_type is EncoderModule:
+        name, decoded = "transpose_reconstruction_mse", energies @ module.model.weight
+    else:
+        name, decoded = "reconstruction_mse", module.model(x)
+    found = {k: v.item() for k, v in test.callback_metrics.items()}
+    assert set(found) == {
+        "dead_units",
+        "silent_units",
+        "redundancy",
+        "responsibility_entropy",
+        "maximum_responsibility",
+        "density",
+        name,
+    }
+    assert found[name] == pytest.approx(mse(decoded, x).item())
+    assert found["redundancy"] == pytest.approx(decorrelation(energies.double()).item())
+
+
+def test_a_weight_of_the_objective_is_applied_and_its_options_passed():
+    loss = {
+        "lse": {"_target_": "implicit_em.losses.lse", "weight": 3.0, "reduction": "mean"},
+        "off": {"_target_": "implicit_em.losses.orthogonality", "weight": 0.0},
+    }
+    module = EncoderModule(MODEL, loss, FROZEN)
+    fit = trainer()
+    fit.fit(module, plain_loader(batch_size=SAMPLES))
+    value = lse(module(images()).detach(), "mean")
+    assert set(fit.callback_metrics) == {"train/loss", "train/lse"}
+    assert fit.callback_metrics["train/lse"].item() == pytest.approx(value.item())
+    assert fit.callback_metrics["train/loss"].item() == pytest.approx(3 * value.item())
+
+
+def test_without_a_schedule_the_rate_is_constant():
+    watch = Watch()
+    trainer(callbacks=[watch]).fit(EncoderModule(MODEL), plain_loader())
+    assert watch.rates == [1e-3] * 2 * STEPS
+
+
+def test_a_cosine_takes_the_rate_to_zero_step_by_step():
+    watch, schedule = Watch(), {"_target_": "implicit_em.schedules.cosine"}
+    fit = trainer(callbacks=[watch])
+    fit.fit(EncoderModule(MODEL, schedule=schedule), plain_loader())
+    steps = 2 * STEPS
+    expected = [1e-3 * (1 + math.cos(math.pi * step / steps)) / 2 for step in range(steps)]
+    assert watch.rates == pytest.approx(expected)
+    assert fit.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
+
+
+def test_a_warmup_raises_the_rate_from_zero():
+    watch = Watch()
+    schedule = {"_target_": "implicit_em.schedules.cosine", "warmup": 1 / 3, "final": 0.1}
+    optimizer = {"_target_": "torch.optim.SGD", "lr": 0.5, "momentum": 0.9}
+    module = EncoderModule(MODEL, optimizer=optimizer, schedule=schedule)
+    fit = trainer(callbacks=[watch])
+    fit.fit(module, plain_loader())
+    assert watch.rates[:5] == pytest.approx([0, 0.125, 0.25, 0.375, 0.5])
+    assert watch.rates[4:] == sorted(watch.rates[4:], reverse=True)
+    assert fit.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.05)
+
+
+def test_gradients_are_clipped():
+    sgd = {"_target_": "torch.optim.SGD", "lr": 1.0}
+    clip = {"_target_": "torch.nn.utils.clip_grad_norm_", "max_norm": 1e-3}
+    module = EncoderModule(MODEL, optimizer=sgd, clip=clip)
+    before = [parameter.detach().clone() for parameter in module.model.parameters()]
+    trainer(max_steps=1).fit(module, plain_loader())
+    steps = [b - a.detach() for b, a in zip(before, module.model.parameters(), strict=True)]
+    assert torch.cat([step.flatten() for step in steps]).norm() == pytest.approx(1e-3, rel=1e-2)
+
+
+@pytest.mark.parametrize("hook", ["on_before_optimizer_step", "on_after_backward"])
+def test_a_callback_that_waits_for_a_hook_within_a_step_is_refused(hook):
+    callback = type("Curious", (pl.Callback,), {hook: lambda *_: None})()
+    with pytest.raises(ValueError, match=f"Curious: {hook} is never called"):
+        trainer(callbacks=[callback]).fit(EncoderModule(MODEL), plain_loader())
+
+
+def test_scaled_gradients_are_refused(monkeypatch):
+    module, fit = EncoderModule(MODEL), trainer()
+    monkeypatch.setattr(fit.precision_plugin, "scaler", object(), raising=False)
+    with pytest.raises(ValueError, match="allowed are 32-true, bf16-mixed"):
+        fit.fit(module, plain_loader())
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        {"_target_": "torch.optim.Adam", "fused": True},
+        {"_target_": "torch.optim.SGD", "lr": 1e-3, "momentum": 0.9, "fused": True},
+        {"_target_": "torch.optim.Adam"},
+        {"_target_": "torch.optim.RMSprop", "momentum": 0.9},
+    ],
+    ids=lambda spec: "_".join(str(v) for v in spec.values()),
+)
+@pytest.mark.parametrize(
+    ("value", "terms"), [(math.nan, "lse, var, tc"), (math.inf, "lse, var, tc"), (1e25, "var")]
+)
+def test_a_loss_that_is_not_finite_takes_the_weights_back_and_names_step_and_terms(
+    optimizer, value, terms
+):
+    module, watch = EncoderModule(MODEL, optimizer=optimizer), Watch()
+    with pytest.raises(NonFiniteLossError, match=rf"at step 8 \(epoch 2\); terms: {terms};"):
+        trainer(callbacks=[watch]).fit(module, Poisoned(value))
+    assert len(watch.weights) == 10, "the epoch goes on to its end"
+    assert not torch.equal(watch.weights[7][0], watch.weights[5][0])
+    for before, after in zip(watch.weights[5], module.model.parameters(), strict=True):
+        assert torch.equal(after, before)
+
+
+def test_terms_that_are_finite_but_for_their_sum_are_told_apart():
+    loss = {"lse": {"_target_": "implicit_em.losses.lse", "weight": 1e39}}
+    with pytest.raises(NonFiniteLossError, match=r"at step 1 \(epoch 1\); terms: their sum"):
+        trainer().fit(EncoderModule(MODEL, loss), plain_loader())
+
+
+def test_an_autoencoder_whose_decoder_nothing_trains_is_refused():
+    loss = {"lse": {"_target_": "implicit_em.losses.lse"}}
+    with pytest.raises(ValueError, match="reconstruction, so that a part of SparseAutoencoder"):
+        SparseAutoencoderModule(MODEL, loss)
+    EncoderModule(MODEL, loss)
+
+
+def test_an_encoder_has_no_reconstruction():
+    loss = {"mse": {"_target_": "implicit_em.losses.mse"}}
+    with pytest.raises(ValueError, match="term mse needs reconstruction, which Encoder does not"):
+        EncoderModule(MODEL, loss)
+    SparseAutoencoderModule(MODEL, loss)
+
+
+def test_a_term_of_weight_0_does_not_train_a_decoder():
+    loss = {
+        "lse": {"_target_": "implicit_em.losses.lse"},
+        "mse": {"_target_": "implicit_em.losses.mse", "weight": 0.0},
+    }
+    with pytest.raises(ValueError, match="would never be trained"):
+        SparseAutoencoderModule(MODEL, loss)
+    EncoderModule(MODEL, loss)
+
+
+class Wider(Encoder):
+    pass
+
+
+def test_a_models_class_decides_who_trains_it():
+    assert module_class(f"{__name__}.Wider") is EncoderModule
+    assert module_class("implicit_em.models.SparseAutoencoder") is SparseAutoencoderModule
+    with pytest.raises(ValueError, match=r"torch\.nn\.Linear must be a subclass"):
+        module_class("torch.nn.Linear")
+
+
+def test_a_model_of_ones_own_is_built_from_its_target():
+    module = EncoderModule(MODEL | {"_target_": f"{__name__}.Wider"})
+    assert type(module.model) is Wider
+    assert type(SparseAutoencoderModule(MODEL).model) is SparseAutoencoder
+
+
+def test_the_resident_loader_gives_each_epoch_its_own_order():
+    seen = []
+
+    class Record(pl.Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            seen.append(batch[1].tolist())
+
+    trainer(callbacks=[Record()], max_epochs=3).fit(EncoderModule(MODEL), resident_loader())
+    loader = resident_loader()
+    assert seen == [labels.tolist() for _ in range(3) for _, labels in loader]
+
+
+def test_an_epoch_broken_off_leaves_no_losses_behind():
+    class Stop(pl.Callback):
+        def on_train_batch_end(self, *_):
+            raise RuntimeError("stopped")
+
+    module = EncoderModule(MODEL, optimizer=FROZEN)
+    with suppress(RuntimeError):
+        trainer(callbacks=[Stop()]).fit(module, plain_loader(100 * images()))
+    fit = trainer(max_epochs=1)
+    fit.fit(module, plain_loader(batch_size=SAMPLES))
+    expected = module.objective(module.outputs(module.model, images().flatten(1)))[0]
+    assert fit.callback_metrics["train/loss"].item() == pytest.approx(expected.item())

@@ -1,0 +1,4 @@
+"""What the small data set of the tests is like."""
+
+SIDE = 8
+"""Of its square images."""

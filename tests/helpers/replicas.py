@@ -1,0 +1,77 @@
+"""Replicas of a stack, as the least that one needs."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from implicit_em.config.check import module_arguments, to_plain
+from implicit_em.data import Block
+from implicit_em.engine.modules import EncoderModule, SparseAutoencoderModule, module_class
+from implicit_em.losses import Objective, Term, decorrelation, lse, variance
+from implicit_em.models import Encoder, SparseAutoencoder
+
+IMAGES = torch.randint(
+    0, 256, (400, 64), generator=torch.Generator().manual_seed(9), dtype=torch.uint8
+)
+
+
+DERIVED = {"lse": Term(lse), "var": Term(variance), "tc": Term(decorrelation)}
+
+
+@dataclass
+class Run:
+    """What a stack needs of a run."""
+
+    model: nn.Module
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    outputs: object = EncoderModule.outputs
+    scheduler: LambdaLR | None = None
+    clip: object = None
+    compiled: bool = False
+    steps_done: int = 0
+
+    @property
+    def bare_optimizer(self):
+        return self.optimizer if self.scheduler is None and self.clip is None else None
+
+    def update(self):
+        if self.clip is not None:
+            self.clip(self.model.parameters())
+        self.optimizer.step()
+        if self.scheduler is not None:
+            self.scheduler.step()
+
+
+def run(seed=0, hidden=32, terms=None, network=Encoder, optimizer=torch.optim.Adam, **fields):
+    torch.manual_seed(seed)
+    model = network(64, hidden).to(fields.pop("dtype", torch.float32))
+    sae = isinstance(model, SparseAutoencoder)
+    outputs = (SparseAutoencoderModule if sae else EncoderModule).outputs
+    optimizer = partial(optimizer, lr=1e-2)(model.parameters())
+    return Run(model, Objective(terms or DERIVED), optimizer, outputs, **fields)
+
+
+def blocks(seed=0, batch=32, steps=6, count=2):
+    """Consecutive blocks of a run whose batches follow from its seed."""
+    generator = torch.Generator().manual_seed(seed)
+    indices = [torch.randint(0, len(IMAGES), (batch,), generator=generator) for _ in range(steps)]
+    size = steps // count
+    return [Block(IMAGES, indices[start : start + size]) for start in range(0, steps, size)]
+
+
+def configured(cfg, seed):
+    """A run of a composed configuration, as its LightningModule sets it up."""
+    torch.manual_seed(seed)
+    plain = to_plain(cfg)
+    module = module_class(plain["model"]["_target_"])(**module_arguments(plain, 64))
+    module._steps = lambda: 6
+    configured = module.configure_optimizers()
+    module._optimizer, module._scheduler = configured, None
+    if isinstance(configured, dict):
+        module._optimizer = configured["optimizer"]
+        module._scheduler = configured["lr_scheduler"]["scheduler"]
+    return module

@@ -1,0 +1,394 @@
+import math
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import numpy as np
+import pytest
+import torch
+from helpers.shapes import Shapes
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from torch.testing import assert_close
+
+from implicit_em.metrics.energies import (
+    GRAM_ROWS,
+    DeadUnits,
+    Density,
+    MaximumResponsibility,
+    Redundancy,
+    ResponsibilityEntropy,
+    SilentUnits,
+    energy_metrics,
+    final_metrics,
+)
+
+SAMPLES, K = 150, 6
+BATCHES = [1, 64, 0, 7, 78]  # one is empty, as a process's part may be
+
+
+@pytest.fixture
+def energies():
+    """Mixed scales, the first two dead, the third weak; one unit far from 0."""
+    drawn = torch.randn(SAMPLES, K, generator=torch.Generator().manual_seed(0)).relu()
+    drawn[:, 4] += 0.5 * drawn[:, 5] + 100
+    return drawn * torch.tensor([0.0, 0.0, 1e-3, 1.0, 1.0, 5.0])
+
+
+def value(metric, energies):
+    for batch in energies.split(BATCHES if len(energies) == SAMPLES else len(energies)):
+        metric.update(batch)
+    return metric.compute().item()
+
+
+def softmax(energies):
+    likelihoods = np.exp(-energies.double().numpy())
+    return likelihoods / likelihoods.sum(1, keepdims=True)
+
+
+def test_dead_units_counts_small_variances(energies):
+    variances = energies.double().numpy().var(0, ddof=1)
+    assert value(DeadUnits(K), energies) == (variances < 0.01).sum() == 3
+
+
+def test_the_variance_of_dead_units_is_unbiased_and_the_threshold_strict():
+    pair = torch.tensor([[-1.0], [1.0]])
+    assert value(DeadUnits(1, threshold=2.0), pair) == 0
+    assert value(DeadUnits(1, threshold=2.001), pair) == 1
+
+
+def test_redundancy_sums_squared_correlations_of_the_units_that_vary(energies):
+    correlations = np.corrcoef(energies[:, 2:].double().numpy(), rowvar=False)
+    expected = np.square(correlations).sum() - 4
+    assert value(Redundancy(K), energies) == pytest.approx(expected, rel=1e-8)
+
+
+def drawn(samples, components, seed=0):
+    """Correlated energies on a level, float32."""
+    generator = torch.Generator().manual_seed(seed)
+    causes = torch.randn(samples, 3, generator=generator)
+    weights = torch.randn(3, components, generator=generator)
+    return causes @ weights + torch.randn(samples, components, generator=generator) + 5
+
+
+def by_definition(energies):
+    correlations = np.corrcoef(energies.double().numpy(), rowvar=False)
+    return np.square(correlations).sum() - energies.shape[1]
+
+
+def by_products(energies):
+    """The K x K matrix of products, whatever the number of samples, batch by batch."""
+    components = energies.shape[1]
+    sums = torch.zeros(components, dtype=torch.float64)
+    products = torch.zeros(components, components, dtype=torch.float64)
+    for batch in energies.double().split(BATCHES):
+        sums += batch.sum(0)
+        products += batch.mT @ batch
+    mean, count = sums / SAMPLES, torch.tensor(SAMPLES, dtype=torch.float64)
+    covariance = (products - count * mean.outer(mean)) / (count - 1)
+    scale = covariance.diagonal().rsqrt()
+    squares = (covariance * scale.outer(scale)).square()
+    return (squares.sum() - squares.diagonal().sum()).item()
+
+
+@pytest.mark.parametrize("components", [2, 64, 149, 150, 151, 400])
+def test_redundancy_is_that_of_the_definition_on_both_sides_of_the_switch(components):
+    energies = drawn(SAMPLES, components)
+    assert value(Redundancy(components), energies) == pytest.approx(by_definition(energies), 1e-11)
+
+
+@pytest.mark.parametrize("components", [2, 64, 65, 149, 150])
+def test_redundancy_has_the_bits_of_the_matrix_of_products_where_that_is_the_smaller(components):
+    energies = drawn(SAMPLES, components)
+    assert value(Redundancy(components), energies) == by_products(energies)
+
+
+@pytest.mark.parametrize("components", [20, 400])
+def test_units_that_do_not_vary_add_nothing_to_redundancy(components):
+    alive = drawn(SAMPLES, components)
+    constant = torch.tensor([0.0, -3.3, 1e4]).expand(SAMPLES, 3)
+    metric = Redundancy(components + 3)
+    assert value(metric, torch.cat([constant, alive], 1)) == pytest.approx(by_definition(alive))
+
+
+@pytest.mark.parametrize("alive", [0, 1])
+def test_redundancy_is_nan_where_fewer_than_two_units_of_a_wide_layer_vary(alive):
+    energies = drawn(SAMPLES, 400) * (torch.arange(400) < alive)
+    assert math.isnan(value(Redundancy(400), energies))
+    assert value(DeadUnits(400), energies) == 400 - alive
+
+
+@pytest.mark.parametrize("samples", [0, 1])
+def test_redundancy_of_fewer_than_two_samples_is_nan(samples):
+    assert math.isnan(value(Redundancy(K), drawn(samples, K)))
+
+
+@given(
+    st.tuples(st.integers(2, 9), st.integers(2, 9)).flatmap(
+        lambda shape: arrays(np.float32, shape, elements=st.integers(-4, 4))
+    ),
+    st.data(),
+)
+def test_redundancy_is_that_of_the_units_that_vary_however_the_samples_come(array, data):
+    energies = torch.from_numpy(array)
+    varying = energies[:, energies.double().var(0) > 0]
+    expected = by_definition(varying) if varying.shape[1] > 1 else math.nan
+    order = data.draw(st.permutations(range(len(energies))))
+    first = data.draw(st.integers(0, len(energies)))
+    metric = Redundancy(energies.shape[1])
+    for batch in energies[order].split([first, len(energies) - first]):
+        metric.update(batch)
+    assert metric.compute().item() == pytest.approx(expected, rel=1e-9, abs=1e-9, nan_ok=True)
+
+
+def test_a_wide_layer_needs_no_matrix_of_all_pairs_of_components_or_of_samples():
+    samples, components = GRAM_ROWS + 76, GRAM_ROWS + 176
+    energies = drawn(samples, components)
+    with Shapes() as shapes:
+        metric = Redundancy(components)
+        for batch in energies.split(500):
+            metric.update(batch)
+        found = metric.compute()
+    assert max(map(math.prod, shapes.seen)) == samples * components
+    assert (samples, samples) not in shapes.seen
+    assert found.item() == pytest.approx(by_definition(energies), rel=1e-11)
+
+
+def test_dead_units_alone_need_no_matrix():
+    energies = drawn(3, 50)
+    with Shapes() as shapes:
+        value(DeadUnits(50), energies)
+    assert max(map(math.prod, shapes.seen)) < 50 * 50
+
+
+def test_redundancy_keeps_no_samples_beside_the_matrix_of_products():
+    metric = Redundancy(K)
+    for samples, kept in ((K - 2, (K - 2, 0)), (1, (K - 1, 0)), (1, (0, 1)), (3, (0, 1))):
+        metric.update(drawn(samples, K))
+        assert (sum(map(len, metric.samples)), sum(map(len, metric.products))) == kept
+
+
+def test_the_memory_of_a_batch_may_be_used_again():
+    energies = drawn(SAMPLES, 400)
+    metric = Redundancy(400)
+    metric.update(buffer := energies.clone())
+    buffer.zero_()
+    assert metric.compute().item() == pytest.approx(by_definition(energies), rel=1e-11)
+
+
+PARTS = [(3, 4), (3, 90), (90, 3), (70, 80), (40, 23), (40, 24), (0, 30), (0, 90)]
+WIDE = 64
+
+
+@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("metric_class", [Redundancy, DeadUnits])
+def test_merged_states_are_those_of_all_samples(metric_class, parts):
+    energies = drawn(sum(parts), WIDE)
+    merged, other, whole = (metric_class(WIDE) for _ in range(3))
+    for metric, part in zip((merged, other), energies.split(parts), strict=True):
+        metric.update(part)
+    merged.merge_state(other)
+    for metric in (merged, whole):
+        metric.update(drawn(5, WIDE, seed=1))
+    whole.update(energies)
+    assert_close(merged.compute(), whole.compute())
+
+
+@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("metric_class", [Redundancy, DeadUnits])
+def test_processes_compute_what_one_would_from_all_samples(metric_class, parts):
+    energies = drawn(sum(parts), WIDE)
+    barrier, posted = Barrier(len(parts), timeout=10), [None] * len(parts)
+
+    def process(rank, samples):
+        def gather(tensor, group=None):
+            posted[rank] = tensor
+            barrier.wait()
+            gathered = list(posted)
+            barrier.wait()
+            assert len({(t.dtype, t.ndim) for t in gathered}) == 1
+            return gathered
+
+        metric = metric_class(WIDE, dist_sync_fn=gather, distributed_available_fn=lambda: True)
+        if len(samples):
+            metric.update(samples)
+        return metric, metric.compute()
+
+    expected = metric_class(WIDE)
+    expected.update(energies)
+    with ThreadPoolExecutor() as pool, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The ``compute`` method .* was called before")
+        results = list(pool.map(process, range(len(parts)), energies.split(parts)))
+    for (metric, found), part in zip(results, parts, strict=True):
+        assert_close(found, expected.compute())
+        assert metric.count == part
+
+
+@pytest.mark.parametrize("components", [K, 400])
+def test_a_call_gives_the_value_of_its_batch_and_adds_it(components):
+    energies = drawn(SAMPLES, components)
+    metric = Redundancy(components)
+    for batch in energies.split([30, 100, 20]):
+        assert metric(batch).item() == pytest.approx(by_definition(batch))
+    assert sum(map(len, metric.products)) == (components == K)
+    assert metric.compute().item() == pytest.approx(by_definition(energies))
+
+
+def test_redundancy_does_not_depend_on_a_units_scale(energies):
+    weaker = energies * torch.tensor([1.0, 1.0, 1e-3, 1.0, 1.0, 1e-6])
+    expected = value(Redundancy(K), energies)
+    assert value(Redundancy(K), weaker) == pytest.approx(expected, rel=1e-5)
+
+
+def test_identical_units_are_redundant():
+    unit = torch.randn(SAMPLES, 1, generator=torch.Generator().manual_seed(0))
+    assert value(Redundancy(3), unit.expand(SAMPLES, 3)) == pytest.approx(6)
+
+
+@pytest.mark.parametrize("alive", [0, 1])
+def test_redundancy_is_nan_where_fewer_than_two_units_vary(energies, alive):
+    assert math.isnan(value(Redundancy(K), energies * (torch.arange(K) >= K - alive)))
+
+
+@pytest.mark.parametrize("batch_size", [128, 2000])
+def test_redundancy_of_constant_units_is_nan_whatever_their_level(batch_size):
+    levels = 3 * torch.rand(64, generator=torch.Generator().manual_seed(0))
+    metric = Redundancy(64)
+    for batch in levels.expand(10_000, 64).split(batch_size):
+        metric.update(batch)
+    assert metric.compute().isnan()
+
+
+def test_a_dead_model(energies):
+    dead = 0 * energies
+    assert value(DeadUnits(K), dead) == K
+    assert value(SilentUnits(K), dead) == K
+    assert value(Density(), dead) == 0
+    assert value(ResponsibilityEntropy(), dead) == pytest.approx(math.log(K), rel=1e-14)
+    assert math.isnan(value(Redundancy(K), dead))
+
+
+def test_silent_units_are_never_above_a_share_of_the_mean(energies):
+    magnitudes = np.abs(energies.double().numpy())
+    expected = (magnitudes.max(0) <= 0.01 * magnitudes.mean()).sum()
+    assert value(SilentUnits(K), energies) == expected == 3
+    assert value(SilentUnits(K), -energies) == 3
+
+
+def test_one_active_image_is_enough_not_to_be_silent(energies):
+    energies[70, 0] = -1.0
+    assert value(SilentUnits(K), energies) == 2
+
+
+def test_silent_units_are_scale_free_and_dead_units_are_not(energies):
+    assert value(SilentUnits(K), 1e-4 * energies) == value(SilentUnits(K), energies) == 3
+    assert value(DeadUnits(K), 1e-4 * energies) == K
+
+
+def test_responsibility_entropy_is_the_mean_over_the_images(energies):
+    responsibilities = softmax(energies)
+    entropies = -(responsibilities * np.log(responsibilities)).sum(1)
+    assert value(ResponsibilityEntropy(), energies) == pytest.approx(entropies.mean(), rel=1e-12)
+
+
+@pytest.mark.parametrize("level", [0.0, -3.5, 1e4])
+def test_equal_energies_have_the_largest_entropy(level):
+    equal = torch.full((SAMPLES, 64), level)
+    assert value(ResponsibilityEntropy(), equal) == pytest.approx(math.log(64), rel=1e-14)
+    assert value(MaximumResponsibility(), equal) == pytest.approx(1 / 64, rel=1e-14)
+
+
+def test_a_single_explanation_has_no_entropy():
+    one = torch.full((SAMPLES, K), 1e4)
+    one[:, 2] = 0
+    assert value(ResponsibilityEntropy(), one) == 0
+    assert value(MaximumResponsibility(), one) == 1
+
+
+def test_maximum_responsibility_is_the_mean_over_the_images(energies):
+    expected = softmax(energies).max(1).mean()
+    assert value(MaximumResponsibility(), energies) == pytest.approx(expected, rel=1e-12)
+
+
+def test_density_is_the_share_of_active_pairs(energies):
+    expected = (np.abs(energies.numpy()) > 0.01).mean()
+    assert 0 < expected < 1
+    assert value(Density(), energies) == pytest.approx(expected, rel=1e-14)
+    assert value(Density(), -energies) == pytest.approx(expected, rel=1e-14)
+
+
+def test_the_threshold_of_density_is_strict():
+    at, above = 0.01, math.nextafter(0.01, 1)
+    assert value(Density(), torch.tensor([[at, -at, above, -above]], dtype=torch.float64)) == 0.5
+
+
+@pytest.mark.parametrize("components", [K, 400])
+def test_collections_agree_with_the_metrics_alone(components):
+    energies = drawn(SAMPLES, components) * (torch.arange(components) > 1)
+    curves = energy_metrics(components)
+    for batch in energies.split(BATCHES):
+        curves.update(energies=batch)
+    found = {name: metric.item() for name, metric in curves.compute().items()}
+    assert found == {
+        "dead_units": value(DeadUnits(components), energies),
+        "redundancy": value(Redundancy(components), energies),
+        "responsibility_entropy": value(ResponsibilityEntropy(), energies),
+        "density": value(Density(), energies),
+    }
+
+
+@pytest.mark.parametrize("components", [K, 100, 400])
+def test_a_reset_collection_forgets(components):
+    energies = drawn(SAMPLES, components)
+    curves = energy_metrics(components)
+    curves.update(energies=energies)
+    before = curves.compute()
+    curves.reset()
+    curves.update(energies=3 * energies[:20])
+    curves.compute()
+    curves.reset()
+    curves.update(energies=energies)
+    assert_close(curves.compute(), before, rtol=0, atol=0)
+
+
+def test_one_update_serves_dead_units_and_redundancy(monkeypatch):
+    updates = []
+    monkeypatch.setattr(DeadUnits, "update", lambda *_: updates.append("dead_units"))
+    curves = energy_metrics(K)
+    curves.update(energies=drawn(SAMPLES, K))
+    assert not updates
+    assert curves["dead_units"].count == SAMPLES
+
+
+def test_final_metrics_hold_all_and_name_the_reconstruction_error(energies):
+    x = torch.rand(SAMPLES, 9, generator=torch.Generator().manual_seed(1))
+    reconstruction = x + 0.1 * torch.rand(SAMPLES, 9, generator=torch.Generator().manual_seed(2))
+    finals = final_metrics(K, "transpose_reconstruction_mse")
+    for e, p, t in zip(
+        *(tensor.split(BATCHES) for tensor in (energies, reconstruction, x)), strict=True
+    ):
+        finals.update(energies=e, preds=p, target=t)
+    found = finals.compute()
+    assert set(found) == {
+        "dead_units",
+        "silent_units",
+        "redundancy",
+        "responsibility_entropy",
+        "maximum_responsibility",
+        "density",
+        "transpose_reconstruction_mse",
+    }
+    expected = np.square((reconstruction - x).double().numpy()).mean()
+    assert found["transpose_reconstruction_mse"].item() == pytest.approx(expected, rel=1e-6)
+    assert found["silent_units"].item() == 3
+    assert "reconstruction_mse" in final_metrics(K)
+
+
+def test_states_are_float64_and_stay_so(energies):
+    finals = final_metrics(K).float().half()
+    finals.update(energies=energies, preds=energies, target=energies)
+    for metric in finals.values():
+        states = [getattr(metric, name) for name in metric._defaults]
+        dtypes = {s.dtype for s in states if isinstance(s, torch.Tensor) and s.is_floating_point()}
+        assert dtypes == {torch.float64}, metric

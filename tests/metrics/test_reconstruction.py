@@ -1,0 +1,132 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from implicit_em.metrics import reconstruction
+from implicit_em.metrics.reconstruction import fvu, least_squares_decoder, least_squares_fvu
+
+N, D = 300, 9
+FLOATS = arrays(np.float64, (6, 3), elements=st.integers(-50, 50))
+
+
+@pytest.fixture
+def x():
+    """Correlated inputs on a level, float32; the last feature is constant."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((N, D)) @ rng.standard_normal((D, D)) + 3
+    x[:, -1] = 0.1
+    return x.astype(np.float32)
+
+
+@pytest.fixture
+def activations(x):
+    """Four units that keep a part of the inputs."""
+    return (x @ np.random.default_rng(1).standard_normal((D, 4)).astype(np.float32)).clip(0)
+
+
+def reference(activations, x, test_activations, test_x):
+    """By lstsq with a column of ones."""
+    ones = [np.c_[a.astype(float), np.ones(len(a))] for a in (activations, test_activations)]
+    weight = np.linalg.lstsq(ones[0], x.astype(float))[0]
+    residual = test_x - ones[1] @ weight
+    return np.square(residual).sum() / np.square(test_x - test_x.mean(0, dtype=float)).sum()
+
+
+def test_by_hand():
+    x = np.array([[0, 0], [2, 0], [4, 6]])  # about the means (2, 2): 8 + 24
+    assert fvu(x, x + np.array([[1, 0], [0, 1], [0, -2]])) == 6 / 32
+
+
+@given(FLOATS)
+def test_the_mean_leaves_all_unexplained_and_the_input_nothing(x):
+    if np.ptp(x, axis=0).any():
+        assert fvu(x, np.broadcast_to(x.mean(0), x.shape)) == pytest.approx(1)
+        assert fvu(x, x) == 0
+
+
+@given(FLOATS, FLOATS, st.integers(-20, 20).filter(bool), st.integers(-9, 9))
+def test_scale_and_level_do_not_matter(x, guess, scale, level):
+    if np.ptp(x, axis=0).any():
+        moved = fvu(scale * x + level, scale * guess + level)
+        assert moved == pytest.approx(fvu(x, guess), rel=1e-9)
+
+
+def test_nothing_to_explain_is_not_a_number():
+    x = np.full((5, 3), 0.1, dtype=np.float32)
+    assert np.isnan(fvu(x, x))
+
+
+def test_sums_are_in_float64_and_blocks_do_not_matter(x, monkeypatch):
+    far = (x + 4000).astype(np.float32)
+    guess = far + np.float32(1e-3)
+    exact, mean = far.astype(float), far.mean(0, dtype=float)
+    expected = np.square(exact - guess).sum() / np.square(exact - mean).sum()
+    assert fvu(far, guess) == pytest.approx(expected, rel=1e-12)
+    monkeypatch.setattr(reconstruction, "BLOCK", 7)
+    assert fvu(far, guess) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("block", [7, 4096])
+def test_the_decoder_is_that_of_least_squares(x, activations, block, monkeypatch):
+    monkeypatch.setattr(reconstruction, "BLOCK", block)
+    halves = activations[:200], x[:200], activations[200:], x[200:]
+    assert 0.1 < reference(*halves) < 0.9
+    assert least_squares_fvu(*halves) == pytest.approx(reference(*halves), rel=1e-9)
+
+
+def test_an_affine_layer_of_full_rank_is_undone(x):
+    rng = np.random.default_rng(1)
+    activations = x.astype(float) @ rng.standard_normal((D, D)) + rng.standard_normal(D)
+    assert least_squares_fvu(activations, x, activations, x) < 1e-12
+
+
+def test_dead_constant_and_doubled_units_do_not_matter(x, activations):
+    halves = activations[:200], x[:200], activations[200:], x[200:]
+    expected = least_squares_fvu(*halves)
+    more = [
+        np.c_[half, np.zeros(len(half)), np.full(len(half), 0.1), half[:, :2], 3 * half.sum(1)]
+        for half in (halves[0], halves[2])
+    ]
+    assert least_squares_fvu(more[0], x[:200], more[1], x[200:]) == pytest.approx(expected)
+
+
+def test_scales_levels_and_mixing_of_the_units_do_not_matter(x, activations):
+    expected = least_squares_fvu(activations, x, activations, x)
+    activations = activations.astype(float)
+    moved = activations * [1e-6, 1.0, 1e5, -10] + [5, 0, 1e3, 7]
+    assert least_squares_fvu(moved, x, moved, x) == pytest.approx(expected, rel=1e-6)
+    mixed = activations @ np.random.default_rng(2).standard_normal((4, 4))
+    assert least_squares_fvu(mixed, x, mixed, x) == pytest.approx(expected, rel=1e-9)
+
+
+def test_no_linear_decoder_explains_more_of_what_it_was_fitted_on(x, activations):
+    best = least_squares_fvu(activations, x, activations, x)
+    weight, bias = least_squares_decoder(activations, x)
+    for seed in range(5):
+        other = weight + 0.01 * np.random.default_rng(seed).standard_normal(weight.shape)
+        assert fvu(x, activations @ other + bias) > best
+
+
+def test_a_dead_layer_predicts_the_mean(x):
+    weight, bias = least_squares_decoder(np.zeros((N, 3), np.float32), x)
+    assert not weight.any()
+    assert bias == pytest.approx(x.mean(0, dtype=float))
+    assert least_squares_fvu(np.zeros((N, 3)), x, np.ones((N, 3)), x) == pytest.approx(1)
+
+
+def test_more_units_than_samples_take_the_smallest_weights(x):
+    wide = np.random.default_rng(1).standard_normal((20, 50))
+    weight, bias = least_squares_decoder(wide, x[:20])
+    assert fvu(x[:20], wide @ weight + bias) < 1e-12
+    assert np.abs(weight).max() < 2
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_refused(x, activations, value):
+    for broken in (x, activations):
+        broken = broken.copy()
+        broken[3, 1] = value
+        with pytest.raises(ValueError, match="must be finite"):
+            least_squares_decoder(*((broken, x) if broken.shape[1] == 4 else (activations, broken)))

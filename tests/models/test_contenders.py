@@ -1,0 +1,449 @@
+"""The sparse autoencoders that the derived model is compared with: what each is known for."""
+
+import copy
+from functools import cache, partial
+
+import pytest
+import torch
+from helpers.breaking import broken_off, every_block, steps_of
+from helpers.data import SIDE
+from helpers.paths import ROOT
+from helpers.replicas import IMAGES, blocks, configured
+from helpers.results import results
+from torch import nn
+from torch.testing import assert_close
+
+from implicit_em import load
+from implicit_em.data import as_unit_float
+from implicit_em.engine import rendezvous
+from implicit_em.engine.modules import EnergyModule
+from implicit_em.engine.stack import Stack, takes_stacks
+from implicit_em.losses import auxk, mse, target_l0
+from implicit_em.models import BatchTopK, Dictionary, Gated, JumpReLU, TopK
+from implicit_em.models.dictionary import geometric_median
+from implicit_em.models.sparsity import keep_largest
+from implicit_em.sweeps import stacked
+from implicit_em.training.run import train
+
+CONTENDERS = {
+    "l1": "loss.l1.weight=0.1",
+    "l1_norm": "loss.l1.weight=0.1",
+    "topk": "model.k=3",
+    "batch_topk": "model.k=3",
+    "jump_relu": "model.k=3",
+    "gated": "loss.l1.weight=0.1",
+    "hybrid": "loss.tc.weight=0.1",
+}
+UNIT = [name for name in CONTENDERS if name != "l1_norm"]
+X = as_unit_float(IMAGES)
+
+
+@pytest.fixture
+def contender(composed, steps_done):
+    """Build a contender's LightningModule, started from the images."""
+    composed = cache(composed)
+
+    def contender(name, *overrides, seed=0):
+        cfg = composed(f"model={name}", "model.hidden=32", "lr.value=0.01", *overrides)
+        module = configured(cfg, seed)
+        module.model.start(X)
+        return module
+
+    return contender
+
+
+@pytest.fixture
+def steps_done(monkeypatch):
+    """Without a Trainer, which counts them."""
+    monkeypatch.setattr(EnergyModule, "steps_done", 100)
+
+
+def trained(modules, batches):
+    """Train as one stack; gives each run's losses and all that its model holds."""
+    stack = Stack(modules)
+    losses = torch.cat([stack.train(some) for some in zip(*batches, strict=True)])
+    return [
+        (losses[..., n], copy.deepcopy(one.model.state_dict())) for n, one in enumerate(modules)
+    ]
+
+
+@pytest.mark.parametrize("name", CONTENDERS)
+def test_a_familys_sweep_of_seed_rate_and_sparsity_trains_as_each_alone(name, contender):
+    dead_soon = ["model.dead_after=3"] if "topk" in name else []
+    build = [
+        partial(contender, name, *dead_soon, *overrides, seed=seed)
+        for seed, overrides in enumerate([[], ["lr.value=0.003"], [CONTENDERS[name]], []])
+    ]
+    assert takes_stacks(build[0]())
+    batches = [blocks(1), blocks(1), blocks(1), blocks(2)]
+    together = trained([make() for make in build], batches)
+    for make, own, (losses, state) in zip(build, batches, together, strict=True):
+        before = make().model.state_dict()
+        ((alone, expected),) = trained([make()], [own])
+        assert torch.equal(losses, alone)
+        assert losses.isfinite().all()
+        for key, value in expected.items():
+            assert torch.equal(state[key], value), key
+        assert not torch.equal(expected["decoder.weight"], before["decoder.weight"])
+    assert not torch.equal(together[0][1]["decoder.weight"], together[2][1]["decoder.weight"])
+
+
+@pytest.mark.parametrize("name", UNIT)
+def test_columns_of_the_decoder_have_length_1_after_each_step(name, contender):
+    module = contender(name)
+    stack = Stack([module])
+    for block in blocks(1, steps=6, count=6):
+        before = module.model.decoder.weight.detach().clone()
+        stack.train([block])
+        columns, slope = module.model.decoder.weight.detach(), module.model.decoder.weight.grad
+        assert_close(columns.norm(dim=0), torch.ones(32), rtol=1e-6, atol=0)
+        assert not torch.equal(columns, before)
+        assert ((before * slope).sum(0).abs() <= 1e-5 * slope.norm()).all(), "along the columns"
+
+
+def test_free_columns_change_their_lengths(contender):
+    module = contender("l1_norm")
+    assert_close(module.model.decoder.weight.norm(dim=0), torch.full((32,), 0.1))
+    trained([module], [blocks(1)])
+    assert module.model.decoder.weight.norm(dim=0).std() > 1e-3
+
+
+@pytest.mark.parametrize("name", CONTENDERS)
+def test_the_encoder_starts_as_the_decoder_transposed(name, contender):
+    model = contender(name).model
+    assert torch.equal(model.weight, model.decoder.weight.T)
+    assert (model.encoder.linear.bias == 0).all()
+
+
+@pytest.mark.parametrize("middle", ["zero", "mean", "median"])
+def test_the_decoders_bias_starts_in_the_middle(middle):
+    model = Dictionary(64, 32, middle=middle)
+    model.start(X)
+    expected = {"zero": torch.zeros(64), "mean": X.mean(0), "median": geometric_median(X)}
+    assert torch.equal(model.decoder.bias.detach(), expected[middle])
+    z = (X - model.decoder.bias) @ model.weight.T
+    assert_close(model.encode(X), z.relu(), rtol=1e-4, atol=1e-5)
+    model.subtract_bias = False
+    assert_close(model.encode(X), (X @ model.weight.T).relu())
+
+
+def test_the_geometric_median_has_the_least_summed_distance_and_ignores_outliers():
+    x = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
+    x[:20] += 1000
+    median = geometric_median(x, tolerance=1e-7)
+    assert median.norm() < 0.3 < x.mean(0).norm()
+    least = (x - median).norm(dim=1).sum()
+    for step in torch.eye(3):
+        assert (x - median - 0.01 * step).norm(dim=1).sum() > least
+        assert (x - median + 0.01 * step).norm(dim=1).sum() > least
+
+
+@pytest.mark.parametrize("count", [1, 5, 64])
+def test_of_each_row_the_largest_are_kept(count):
+    z = torch.randn(4, 16, 64)
+    kept = keep_largest(z, count)
+    assert ((kept != 0).sum(-1) == count).all()
+    smallest = z.topk(count).values[..., -1:]
+    assert torch.equal(kept, z.where(z >= smallest, 0))
+
+
+def test_of_equal_activations_the_first_are_kept_in_any_company():
+    z = torch.randint(1, 4, (3, 50, 40)).float()
+    kept = keep_largest(z, [2, 7, 30])
+    for alone, together, count in zip(z, kept, [2, 7, 30], strict=True):
+        assert torch.equal(keep_largest(alone, count), together)
+        assert ((together > 0).sum(-1) == count).all()
+        places = (-alone).sort(dim=-1, stable=True).indices[:, :count]
+        assert torch.equal(together > 0, torch.zeros_like(alone).scatter(-1, places, 1) > 0)
+
+
+def test_only_what_is_kept_gets_a_gradient():
+    z = torch.randn(8, 32, requires_grad=True)
+    kept = keep_largest(z, 3)
+    kept.sum().backward()
+    assert torch.equal(z.grad, (kept != 0).float())
+
+
+@pytest.mark.parametrize("k", [1, 4, 8])
+def test_topk_has_exactly_k_active_units(k, contender):
+    module = contender("topk", f"model.k={k}")
+    trained([module], [blocks(1)])
+    candidates = (Dictionary.encode(module.model, X) > 0).sum(1)
+    assert (candidates >= k).float().mean() > 0.9
+    for energies in (module(X), module.model.training_outputs(X)["energies"]):
+        assert torch.equal((energies > 0).sum(1), candidates.clamp(max=k))
+
+
+def test_batch_topk_has_k_active_units_on_average(contender):
+    module = contender("batch_topk", "model.k=4", "+model.momentum=0.1")
+    trained([module], [blocks(1, steps=60)])
+    outputs = module.model.training_outputs(X)
+    counts = (outputs["energies"] > 0).sum(1)
+    assert counts.sum() == 4 * len(X)
+    assert len(counts.unique()) > 2, "a sample's own number differs"
+    found = (module(X) > 0).sum(1).float().mean()
+    assert_close(found, torch.tensor(4.0), rtol=0.1, atol=0)
+
+
+def test_what_batch_topk_encodes_does_not_depend_on_the_batch():
+    model = BatchTopK(64, 32, k=4)
+    for _ in range(100):
+        model.training_outputs(X[:100])
+    smallest = keep_largest(Dictionary.encode(model, X[:100]).flatten(), 400)
+    smallest = smallest[smallest > 0].min()
+    assert_close(model.threshold, (smallest * (1 - 0.99**100))[None])
+    assert_close(model.encode(X)[:3], model.encode(X[:3]))
+    before = model.threshold.clone()
+    model.encode(X)
+    assert torch.equal(model.threshold, before)
+
+
+def test_a_batch_without_activity_leaves_the_threshold():
+    model = BatchTopK(64, 32, k=4)
+    model.threshold.fill_(0.5)
+    with torch.no_grad():
+        model.encoder.linear.bias.fill_(-100)
+    assert (model.training_outputs(X)["energies"] == 0).all()
+    assert model.threshold == 0.5
+
+
+def test_units_that_are_silent_for_long_are_dead_and_learn_from_what_is_missing():
+    model = TopK(64, 32, k=2, dead_after=4, subtract_bias=False)
+    with torch.no_grad():
+        model.encoder.linear.bias[:5] = -0.5
+        model.weight[:5] = 0.01
+    for _ in range(3):
+        assert (model.training_outputs(X)["auxiliary"] == 0).all()
+    with torch.no_grad():
+        model.encoder.linear.bias[:5] = 1e-3
+    outputs = model.training_outputs(X)
+    assert (model.silent_steps[:5] == 4).all()
+    loss = auxk(outputs["auxiliary"], outputs["reconstruction"], X)
+    loss.backward()
+    dead = model.silent_steps >= 4
+    assert 5 <= dead.sum() < 32
+    slope = model.decoder.weight.grad
+    assert (slope[:, dead].norm(dim=0) > 0).all()
+    assert (slope[:, ~dead] == 0).all()
+    assert model.decoder.bias.grad is None
+    missing = X - outputs["reconstruction"]
+    revived = Dictionary.encode(model, X) * dead
+    assert_close(loss, (revived @ model.decoder.weight.T - missing).square().mean())
+
+
+@pytest.mark.parametrize(("features", "revived"), [(1, None), (4, 0)])
+def test_the_dead_are_revived_by_as_many_as_there_are(features, revived):
+    model = TopK(features, 6, k=1, revived=revived, dead_after=1)
+    x = torch.tensor([[1.0], [-1.0]]).expand(2, features)
+    outputs = [model.training_outputs(x)["auxiliary"] for _ in range(3)][-1]
+    assert outputs.shape == x.shape
+    assert (outputs.abs().sum() > 0) == (revived is None)
+
+
+def test_an_active_unit_is_not_dead():
+    model = TopK(64, 32, k=32, dead_after=1)
+    model.training_outputs(X)
+    assert (model.silent_steps == 0).any()
+    assert auxk(torch.zeros(2, 8, 64), torch.zeros(2, 8, 64), torch.ones(2, 8, 64)).eq(0).all()
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.05])
+def test_a_units_jump_and_its_pseudo_derivatives(threshold):
+    model = JumpReLU(64, 32, k=3, threshold=threshold, bandwidth=0.2, middle="zero")
+    z = (X @ model.weight.T).relu()
+    outputs = model.training_outputs(X)
+    assert torch.equal(outputs["active"], (z > threshold).float())
+    assert_close(outputs["energies"], z * (z > threshold))
+    assert torch.equal(outputs["energies"], model.encode(X))
+    torch.manual_seed(0)
+    of_activations, of_active = torch.randn(2, *z.shape)
+    (outputs["energies"] * of_activations + outputs["active"] * of_active).sum().backward()
+    near = ((z - threshold).abs() < 0.1) & (z > 0)  # ReLU's zeros are near none
+    slope = -((threshold * of_activations + of_active) * near / 0.2).sum(0)
+    assert near.sum() > 100
+    assert_close(model.log_threshold.grad, threshold * slope, rtol=1e-4, atol=1e-4)
+    expected = (of_activations * (z > threshold)).sum(0)
+    assert_close(model.encoder.linear.bias.grad, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_gate_opens_and_the_magnitude_says_how_far():
+    model = Gated(64, 32, middle="mean")
+    model.start(X)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in (model.log_scale, model.magnitude_bias, model.encoder.linear.bias):
+            parameter.normal_()
+    shared = (X - model.decoder.bias) @ model.weight.T
+    gate = shared + model.encoder.linear.bias
+    magnitude = model.log_scale.exp() * shared + model.magnitude_bias
+    outputs = model.training_outputs(X)
+    assert_close(outputs["energies"], (gate > 0) * magnitude.relu(), rtol=1e-4, atol=1e-5)
+    assert_close(outputs["gates"], gate.relu(), rtol=1e-4, atol=1e-5)
+    expected = gate.relu() @ model.decoder.weight.T + model.decoder.bias
+    assert_close(outputs["auxiliary"], expected, rtol=1e-4, atol=1e-5)
+    mse(outputs["auxiliary"], X).backward()
+    assert model.decoder.weight.grad is None
+    assert model.weight.grad.norm() > 0
+    assert model.magnitude_bias.grad is None
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (partial(TopK, k=33), "k=33: must be a whole number from 1 to hidden=32"),
+        (partial(TopK, k=0), "k=0"),
+        (partial(TopK, k=2.5), "k=2.5: must be a whole number"),
+        (partial(TopK, k=None), "k=None: must be a whole number"),
+        (partial(TopK, dead_after=0.5), "dead_after=0.5: must be a whole number from 1 on"),
+        (partial(TopK, revived=-1), "revived=-1: must be null or a whole number from 0 on"),
+        (partial(BatchTopK, momentum=7), "momentum=7: must be above 0 and at most 1"),
+        (partial(JumpReLU, k=40), "k=40"),
+        (partial(JumpReLU, bandwidth=0), "bandwidth=0: must be above 0 and finite"),
+        (partial(JumpReLU, bandwidth=float("nan")), "bandwidth=nan: must be above 0 and finite"),
+        (partial(JumpReLU, threshold=float("inf")), "threshold=inf: must be above 0 and finite"),
+        (partial(Dictionary, unit_columns="maybe"), "unit_columns=maybe: must be true or false"),
+        (partial(Dictionary, middle="mode"), "middle=mode: allowed are zero, mean, median"),
+    ],
+)
+def test_what_cannot_be_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make(64, 32)
+
+
+@pytest.fixture
+def stacks(monkeypatch):
+    """Sizes of the stacks that sweeps make, of all runs that may train together."""
+    made = []
+
+    class Counted(Stack):
+        def __init__(self, replicas):
+            made.append(len(replicas))
+            super().__init__(replicas)
+
+    monkeypatch.setattr(rendezvous, "Stack", Counted)
+    monkeypatch.setattr(stacked, "cores", lambda: 1)
+    return made
+
+
+def test_a_sweep_of_a_family_is_one_stack_whatever_its_sparsity(
+    command_line, small, tmp_path, stacks
+):
+    sweep = [
+        "-m",
+        *small,
+        "model=topk",
+        "model.k=2,3",
+        "model.hidden=32",
+        "lr.value=0.01",
+    ]
+    found = {}
+    for launcher in ("stacked", "basic"):
+        directory = tmp_path / launcher
+        assert not command_line(
+            *sweep, f"hydra/launcher={launcher}", f"hydra.sweep.dir={directory}"
+        )
+        found[launcher] = {
+            path.relative_to(directory): path.read_bytes()
+            for name in ("model.safetensors", "history.csv")
+            for path in directory.rglob(name)
+        }
+    assert stacks == [2]  # runs alone meet nobody
+    assert len(found["basic"]) == 4
+    assert found["basic"] == found["stacked"]
+    (first, *_) = sorted((tmp_path / "stacked").rglob("model.json"))
+    model = load(first.parent)
+    assert isinstance(model, TopK)
+    assert (model.encode(torch.rand(5, SIDE**2)) > 0).sum(1).max() <= model.k
+
+
+TOY = '''
+import torch
+from implicit_em.models import Dictionary
+
+
+class Halved(Dictionary):
+    """Keeps what is above half of a sample's largest activation, and counts its steps."""
+
+    def __init__(self, in_features, hidden=64, share=0.5, **kwargs):
+        super().__init__(in_features, hidden, **kwargs)
+        self.share = share
+        self.register_buffer("steps", torch.zeros(1))
+
+    def encode(self, x):
+        z = super().encode(x)
+        return z * (z >= self.share * z.amax(-1, keepdim=True))
+
+    def training_outputs(self, x):
+        self.steps += 1
+        return super().training_outputs(x)
+'''
+TOY_YAML = """# @package _global_
+# A contender of one's own.
+defaults:
+  - override /loss: mse
+  - _self_
+model:
+  _target_: halved.Halved
+  hidden: 32
+  share: 0.5
+"""
+
+
+def test_adding_a_contender_is_one_model_file_and_one_yaml(
+    command_line, small, tmp_path, monkeypatch, stacks
+):
+    (tmp_path / "halved.py").write_text(TOY)
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    (tmp_path / "conf" / "model" / "halved.yaml").write_text(TOY_YAML)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    code = command_line(
+        *("-m", "--config-dir", f"{tmp_path}/conf", "hydra/launcher=stacked", *small),
+        *("model=halved", "seed=1,2", "model.hidden=32", f"hydra.sweep.dir={tmp_path}/sweep"),
+    )
+    assert not code
+    assert stacks == [2]
+    from halved import Halved
+
+    for directory in (path.parent for path in (tmp_path / "sweep").rglob("metrics.json")):
+        model = load(directory, classes=[Halved])
+        assert model.steps == 2 * 10, "two epochs of ten batches"
+        assert_close(model.decoder.weight.norm(dim=0), torch.ones(32))
+    assert len(list((tmp_path / "sweep").rglob("model.safetensors"))) == 2
+
+
+def test_a_run_that_broke_off_goes_on_with_thresholds_and_counters(
+    composed, small, tmp_path, monkeypatch
+):
+    every_block(monkeypatch, 2)
+    cfg = composed(*small, "model=batch_topk", "model.k=2", "checkpoint.steps=4", "probe=none")
+    train(cfg, tmp_path / "undisturbed")
+    broken_off(monkeypatch, cfg, tmp_path / "again", block=9)
+    assert steps_of(monkeypatch, cfg, tmp_path / "again") == 6
+    assert results(tmp_path / "again") == results(tmp_path / "undisturbed")
+    assert load(tmp_path / "again").threshold > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("k", [4, 8, 16])
+def test_jump_relu_comes_to_its_target_on_mnist(k, composed, tmp_path):
+    cfg = composed(
+        *("model=jump_relu", f"model.k={k}", "trainer.max_epochs=5"),
+        *(f"data.root={ROOT / 'data'}", "probe=none", "logger=csv"),
+    )
+    found = 64 * train(cfg, tmp_path / "run")["density"]
+    # Density counts activities above 0.01, which every threshold exceeds.
+    assert load(tmp_path / "run").log_threshold.exp().min() > 0.01
+    assert found == pytest.approx(k, rel=0.05)
+
+
+def test_the_number_of_active_units_is_drawn_to_the_target():
+    active = torch.zeros(2, 10, 8)
+    active[0, :, :4] = 1
+    active[1, :5, :4] = 1
+    assert_close(target_l0(active, torch.tensor([4.0, 4.0])), torch.tensor([0.0, 0.25]))
+    assert_close(target_l0(active[0], torch.tensor(2.0)), torch.tensor(1.0))
+
+
+def test_activation_is_that_of_the_configuration():
+    model = TopK(64, 32, nn.Softplus(), k=32)
+    assert (model.encode(X) > 0).all()

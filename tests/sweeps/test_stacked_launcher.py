@@ -1,0 +1,449 @@
+"""Sweeps that train as stacks, through the command line: each job is as the basic launcher's."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from helpers.paths import ROOT
+from helpers.results import announced, assert_jobs_equal, finished, metrics_of
+from helpers.wandb_runs import group_of, inspect
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.test_utils.launcher_common_tests import LauncherTestSuite
+
+from hydra_plugins.stacked_launcher.stacked_launcher import _shareable
+from implicit_em.base.errors import RunError
+from implicit_em.config.check import to_plain
+from implicit_em.engine import rendezvous
+from implicit_em.engine.stack import Stack
+from implicit_em.sweeps import stacked
+from implicit_em.sweeps.summary import read_jobs
+
+STACKED = "hydra/launcher=stacked"
+LAST_BATCH_FILLS_ITS_LANES = "model.hidden=8"
+
+
+@pytest.fixture(autouse=True)
+def two_cores(monkeypatch):
+    """On any machine; and the threads that a job chose are that job's alone."""
+    monkeypatch.setattr(stacked, "cores", lambda: 2)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def stacks(monkeypatch):
+    """Process and size of each stack that is made."""
+    made = []
+
+    class Counted(Stack):
+        def __init__(self, replicas):
+            made.append((os.getpid(), len(replicas)))
+            super().__init__(replicas)
+
+    monkeypatch.setattr(rendezvous, "Stack", Counted)
+    return made
+
+
+@pytest.fixture
+def sweep(sweep):
+    return partial(sweep, LAST_BATCH_FILLS_ITS_LANES)
+
+
+def messages(run):
+    """The lines of a job's log, without their dates."""
+    log = run / "train.log"
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [line.split(" ", 2)[2] for line in lines]
+
+
+def test_a_stacked_sweep_equals_the_basic_launchers_file_by_file(sweep, stacks, capfd):
+    axes = ["seed=1,2", "loss=lse,lse_var_tc"]
+    code, found = sweep(*axes, STACKED)
+    assert code == 0
+    out = capfd.readouterr().out
+    assert announced(out) == ["4 jobs together:"]
+    assert "epoch 8/8 of 4 runs" in out
+    assert {process for process, _ in stacks} == {os.getpid()}, "one process"
+    assert sorted(size for _, size in stacks[:2]) == [2, 2], "a stack for each objective and core"
+
+    stacks.clear()
+    code, expected = sweep(*axes, directory="basic")
+    assert code == 0
+    assert not stacks
+    names = assert_jobs_equal(found, expected)
+    assert len(names) == 4
+    assert len({(found / name / "model.safetensors").read_bytes() for name in names}) == 4
+    for name in names:
+        own = [line for line in messages(expected / name) if "epoch" not in line]
+        *common, last = messages(found / name)
+        assert common == own, "no line of another job's"
+        assert "completed: final loss" in last, "in place of a table"
+        probe = f"linear probe: {100 * metrics_of(found / name)['probe_accuracy']:.2f} %"
+        assert sum(probe in line for line in own) == 1
+
+
+def test_jobs_that_make_no_stack_run_by_themselves(sweep, stacks, capfd):
+    axes = ["model=encoder,sae", "trainer.precision=32-true,64-true", "probe=none"]
+    code, found = sweep(*axes, STACKED)
+    assert code == 0
+    out = capfd.readouterr().out
+    assert announced(out) == ["2 jobs together:", "One job by itself:", "One job by itself:"]
+    typed = [line for line in out.splitlines() if line.startswith("\t#")]
+    assert [line.split(" ")[0] for line in typed] == ["\t#0", "\t#2", "\t#1", "\t#3"]
+    assert [size for _, size in stacks] == [1, 1], "an encoder, an autoencoder"
+    code, expected = sweep(*axes, directory="basic")
+    assert code == 0
+    assert len(assert_jobs_equal(found, expected)) == 4
+
+
+def test_max_stack_comes_from_the_command_line(sweep, stacks, capfd):
+    assert sweep("seed=1,2,3", "probe=none", STACKED, "hydra.launcher.max_stack=2")[0] == 0
+    assert announced(capfd.readouterr().out) == ["2 jobs together:", "One job by itself:"]
+    assert {size for _, size in stacks} == {1}, "one for each core"
+
+
+def test_autoencoders_with_schedules_and_limits_equal_the_basic_launchers(
+    sweep, stacks, monkeypatch
+):
+    monkeypatch.setattr(stacked, "cores", lambda: 1)
+    axes = ["model=sae", "seed=1,2", "lr=cosine", "trainer.gradient_clip_val=0.1"]
+    axes += ["optimizer=momentum", "probe=none", "metrics_every=1"]
+    _, found = sweep(*axes, STACKED)
+    assert [size for _, size in stacks] == [2]
+    _, expected = sweep(*axes, directory="basic")
+    assert len(assert_jobs_equal(found, expected)) == 2
+
+
+def groups(jobs, most):
+    return stacked.groups(_shareable(jobs), most)
+
+
+@pytest.fixture
+def jobs(small):
+    """Compose a job for each seed, as the launcher does."""
+
+    def jobs(*overrides, seeds=5):
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            one = compose("train", [*small, *overrides], return_hydra_config=True)
+        several = [one.copy() for _ in range(seeds)]
+        for seed, job in enumerate(several):
+            job.seed = seed
+            job.hydra.job.override_dirname = f"{','.join(overrides)},seed={seed}"
+        return several
+
+    return jobs
+
+
+@pytest.mark.parametrize(
+    ("most", "sizes"), [(1, [1, 1, 1, 1, 1]), (2, [2, 2, 1]), (4, [3, 2]), (5, [5]), (99, [5])]
+)
+def test_max_stack_limits_a_group(jobs, most, sizes):
+    found = groups(jobs(), most)
+    assert [len(group) for group in found] == sizes
+    assert [position for group in found for position in group] == list(range(5))
+
+
+@pytest.mark.parametrize(
+    ("holds", "sizes"), [(5.1, [5]), (3.0, [3, 2]), (1.3, [1] * 5), (0.1, [1] * 5)]
+)
+def test_a_group_that_memory_would_not_hold_is_split(jobs, monkeypatch, holds, sizes):
+    five = jobs()
+    of_one = stacked.memory_of(to_plain(_shareable(five)[0]))
+    available = int(holds * of_one / stacked.SHARE_OF_MEMORY)
+    monkeypatch.setattr(stacked, "_available", lambda key: available)
+    assert [len(group) for group in groups(five, 99)] == sizes
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "trainer.precision=64-true",
+        "trainer.threads=2",
+        "trainer.threads=null",
+        "hydra.job.chdir=true",
+        "activation={_target_: torch.nn.RReLU}",
+        "data.val_size=599",
+    ],
+)
+def test_jobs_that_use_what_a_process_has_once_run_by_themselves(jobs, override):
+    assert groups(jobs(override, seeds=2), 99) == [[0], [1]]
+    assert groups(jobs(override, seeds=1) + jobs(seeds=2), 99) == [[0], [1, 2]]
+
+
+def test_a_job_whose_directory_another_has_comes_after_it(jobs):
+    assert groups([*jobs(seeds=2), *jobs(seeds=1)], 99) == [[0, 1], [2]]
+
+
+def test_choosing_groups_leaves_random_numbers_alone(jobs):
+    two = jobs(seeds=2)
+    state = torch.get_rng_state()
+    assert groups(two, 99) == [[0, 1]]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_memory_grows_with_what_training_takes(composed, small):
+    def memory(*overrides):
+        return stacked.memory_of(to_plain(composed(*small, *overrides)))
+
+    parameters = 4 * (64 * 1024 + 1024)
+    assert memory("model.hidden=1024") > 8 * parameters
+    assert memory("model.hidden=1024", "model=sae") > memory("model.hidden=1024") + 7 * parameters
+    assert memory("data.batch_size=600") > 5 * memory("data.batch_size=60")
+
+
+@pytest.mark.parametrize("value", ["0", "-3", "many", "1.5"])
+def test_a_max_stack_that_cannot_be_is_refused_in_one_line(sweep, capfd, value):
+    code, directory = sweep("seed=1,2", STACKED, f"hydra.launcher.max_stack={value}")
+    shown = capfd.readouterr()
+    assert code == 2
+    assert shown.err.count("\n") == 1
+    assert shown.err.startswith("error: ")
+    assert "max_stack" in shown.err
+    assert value in shown.err
+    assert not directory.exists()
+
+
+def test_a_wrong_job_stops_the_sweep_before_anything_trains(sweep, capfd):
+    code, directory = sweep("seed=1,-1", STACKED)
+    assert code == 2
+    assert "seed=-1" in capfd.readouterr().err
+    assert not directory.exists()
+
+
+def test_a_diverging_job_fails_alone(sweep, stacks, capfd):
+    axes = ["lr.value=1e-3,1e-2,1e20", "probe=none"]
+    code, found = sweep(*axes, STACKED)
+    assert code == 1
+    assert capfd.readouterr().out.count("failed: the loss was not finite") >= 1
+    assert sum(size for _, size in stacks[:2]) == 3
+    code, expected = sweep(*axes, directory="basic")
+    assert code == 1
+    assert_jobs_equal(found, expected)
+    jobs = read_jobs(found).set_index("job")["status"]
+    assert sorted(jobs) == ["completed", "completed", "failed"]
+    (failed,) = [run for run in found.glob("*/") if metrics_of(run)["status"] == "failed"]
+    assert "not finite at step" in metrics_of(failed)["error"]
+    assert sum("failed: the loss" in line for line in messages(failed)) == 1
+    assert not (failed / "model.safetensors").exists()
+    others = [run for run in found.glob("*/") if run != failed]
+    assert not any("failed" in line for run in others for line in messages(run))
+
+
+def test_a_job_whose_data_cannot_be_split_fails_by_itself(sweep, capfd):
+    code, directory = sweep("data.val_size=0,10,599", "probe=none", STACKED)
+    assert announced(capfd.readouterr().out) == ["2 jobs together:", "One job by itself:"]
+    assert code == 2
+    jobs = read_jobs(directory)
+    assert sorted(jobs["status"]) == ["completed", "completed", "failed"]
+    assert jobs["error"].str.contains("val_size=599").sum() == 1
+
+
+def test_finished_jobs_are_reused(sweep, stacks):
+    sweep("seed=1,2", "probe=none", STACKED)
+    stacks.clear()
+    code, directory = sweep("seed=1,2", "probe=none", STACKED)
+    assert code == 0
+    assert not stacks
+    before = {path: path.stat().st_mtime_ns for path in directory.glob("*/metrics.json")}
+    assert sweep("seed=1,2,3", "probe=none", STACKED)[0] == 0
+    assert [size for _, size in stacks] == [1]
+    after = {path: path.stat().st_mtime_ns for path in directory.glob("*/metrics.json")}
+    assert len(after) == 3
+    assert before.items() <= after.items()
+
+
+def test_each_job_has_a_wandb_run_of_its_own(sweep):
+    code, directory = sweep("seed=1,2", "logger=wandb", "metrics_every=1", STACKED)
+    assert code == 0
+    runs = [path for path in directory.iterdir() if path.is_dir()]
+    ids = set()
+    for run in runs:
+        read = json.loads(inspect(run, "--summary"))
+        metrics = metrics_of(run)
+        assert read["config"]["seed"] == metrics["seed"]
+        assert read["exit_code"] == 0
+        assert read["name"] == run.name
+        assert read["summary"]["features"]["_type"].startswith("images")
+        for key in ("final_loss", "dead_units", "density", "probe_accuracy", "status"):
+            assert read["summary"][key] == metrics[key]
+        ids.add(read["run_id"])
+        written = [json.loads(line) for line in inspect(run).splitlines()]
+        (record,) = [record for record in written if record.get("type") == "run"]
+        assert group_of(record) == directory.name
+        history = [json.dumps(line) for line in written if line.get("type") == "history"]
+        assert sum("train/lse" in line for line in history) == 2
+        assert sum("monitor/density" in line for line in history) == 2
+    assert len(ids) == len(runs) == 2
+
+
+def epochs_done(run):
+    history = run / "history.csv"
+    return history.read_text().count("\n") - 1 if history.exists() else 0
+
+
+def wait_for(condition, process, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "over too soon"
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def test_a_sweep_goes_on_after_kill_9(sweep, small, tmp_path, stacks):
+    arguments = ["-m", *small, LAST_BATCH_FILLS_ITS_LANES]
+    axes = ["trainer.max_epochs=2,40", "seed=1,2", "probe=none"]
+    directory = tmp_path / "sweep"
+    command = [sys.executable, str(ROOT / "train.py"), *arguments, *axes, STACKED]
+    process = subprocess.Popen(
+        [*command, f"hydra.sweep.dir={directory}"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_for(lambda: len(list(directory.glob("*max_epochs=2/metrics.json"))) == 2, process)
+        long = list(directory.glob("*max_epochs=40"))
+        wait_for(lambda: all(epochs_done(run) >= 3 for run in long), process)
+    finally:
+        process.kill()
+        process.wait()
+    assert len(long) == 2
+    assert not any((run / "metrics.json").exists() for run in long)
+    assert set(read_jobs(directory)["status"]) == {"completed", "unfinished"}
+    done = [epochs_done(run) for run in long]
+    before = finished(directory)
+
+    code, _ = sweep(*axes, STACKED)
+    assert code == 0
+    assert before.items() <= finished(directory).items(), "not trained again"
+    assert [size for _, size in stacks[:1]] == [1], "two runs, on two cores"
+    for run, epochs in zip(long, done, strict=True):
+        (line,) = [line for line in messages(run) if "goes on after epoch" in line]
+        after = int(line.split()[-3])
+        assert epochs - 1 <= after <= epochs + 1
+    _, undisturbed = sweep(*axes, directory="basic")
+    assert_jobs_equal(directory, undisturbed)
+
+
+@pytest.mark.slow
+def test_two_sweeps_in_one_directory_wait_for_each_other(small, tmp_path):
+    settings = [*small, "trainer.max_epochs=20", "probe=none", f"hydra.sweep.dir={tmp_path / 's'}"]
+    command = [sys.executable, str(ROOT / "train.py"), "-m", *settings, STACKED]
+    processes = [
+        subprocess.Popen([*command, seeds], cwd=tmp_path, stdout=subprocess.DEVNULL)
+        for seeds in ("seed=1,2,3,4", "seed=4,3,2,1")
+    ]
+    try:
+        assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+    assert read_jobs(tmp_path / "s")["status"].tolist() == ["completed"] * 4
+
+
+class CtrlC(pl.Callback):
+    """Presses Ctrl-C, once in this process, after the second epoch."""
+
+    pressed = False
+
+    def on_train_epoch_end(self, trainer, module):
+        if trainer.current_epoch == 1 and not CtrlC.pressed:
+            CtrlC.pressed = True
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_interrupts_every_job_and_the_sweep_goes_on_later(sweep, monkeypatch, capfd):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(CtrlC, "pressed", False)
+    callback = f"+callbacks.ctrl_c={{_target_: {__name__}.CtrlC}}"
+    axes = ["seed=1,2,3", "trainer.max_epochs=300", "metrics_every=150", callback, "probe=none"]
+    try:
+        code, directory = sweep(*axes, STACKED)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert CtrlC.pressed
+    assert code == 130
+    assert "SIGINT: saving, then stopping" in capfd.readouterr().out
+    jobs = read_jobs(directory)
+    assert jobs["status"].tolist() == ["interrupted"] * 3
+    assert (jobs["epochs"] < 300).all()
+    assert HydraConfig.instance().cfg is None
+
+
+def test_a_stacked_sweep_goes_on_from_the_checkpoint_before(sweep, monkeypatch):
+    monkeypatch.setattr(Breaks, "broken", set())
+    callback = f"+callbacks.breaks={{_target_: {__name__}.Breaks}}"
+    axes = ["seed=1,2", "trainer.max_epochs=6", callback, "probe=none"]
+    code, directory = sweep(*axes, STACKED)
+    assert code == 1
+    unreadable, ahead = directory.glob("*/")
+    last = unreadable / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    rows = (ahead / "history.csv").read_text().splitlines(keepends=True)
+    (ahead / "history.csv").write_text("".join(rows[:-1]))
+    assert sweep(*axes, STACKED)[0] == 0
+    for run in (unreadable, ahead):
+        assert sum("goes on after epoch 2 of 6" in line for line in messages(run)) == 1
+    assert sum("last.ckpt cannot be read" in line for line in messages(unreadable)) == 1
+    _, undisturbed = sweep(*axes, directory="basic")
+    assert_jobs_equal(directory, undisturbed)
+
+
+class Breaks(pl.Callback):
+    """Fails in the fourth epoch of each run, once in this process."""
+
+    broken: set = set()  # noqa: RUF012
+
+    def on_train_epoch_start(self, trainer, module):
+        run = trainer.default_root_dir
+        if trainer.current_epoch == 3 and run not in Breaks.broken and "basic" not in str(run):
+            Breaks.broken.add(run)
+            raise RunError("the disk is full")
+
+
+def test_the_launcher_returns_the_jobs_in_their_order(hydra_sweep_runner, small, tmp_path):
+    def task(cfg):
+        if cfg.seed == 3:
+            raise RunError("three")
+        return cfg.seed, cfg.trainer.threads, threading.current_thread().name
+
+    runner = hydra_sweep_runner(
+        calling_file=str(ROOT / "train.py"),
+        calling_module=None,
+        task_function=task,
+        config_path="conf",
+        config_name="train",
+        overrides=[*small, STACKED, "seed=2,1,3", "trainer.threads=1,2"],
+        temp_dir=tmp_path / "sweep",
+    )
+    with pytest.raises(RunError, match="three"):
+        runner.__enter__()
+    runner.overrides[-2] = "seed=2,1"
+    with runner as done:
+        (returned,) = done.returns
+        assert [job.return_value[:2] for job in returned] == [(2, 1), (2, 2), (1, 1), (1, 2)]
+        own_thread = [job.return_value[2] != "MainThread" for job in returned]
+        assert own_thread == [True, False, True, False]
+        assert [job.hydra_cfg.hydra.job.num for job in returned] == [0, 1, 2, 3]
+        for job in returned:
+            assert f"seed={job.return_value[0]}" in job.overrides
+            directory = Path(job.hydra_cfg.hydra.runtime.output_dir)
+            assert f"seed={job.return_value[0]}" in directory.name
+
+
+@pytest.mark.parametrize(("launcher_name", "overrides"), [("stacked", ["hydra.job.chdir=true"])])
+class TestHydrasOwnSuite(LauncherTestSuite):
+    """All of it; its jobs are no trainings, and so run one by one.
+
+    The suite expects what Hydra 1.1 does by default: that a job changes into its directory.
+    """

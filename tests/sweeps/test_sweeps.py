@@ -1,0 +1,219 @@
+"""A sweep: directories, summary, failures, and the runs alone that it must equal."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+from helpers.paths import ROOT
+from omegaconf import OmegaConf
+from safetensors.torch import load_file
+
+from implicit_em.config.fingerprint import config_fingerprint
+from implicit_em.config.resolvers import job_directory
+from implicit_em.sweeps.summary import SHOWN, group_over_seeds, read_jobs
+
+
+def test_a_sweep_ends_with_its_summary(sweep, capfd):
+    code, directory = sweep("loss=lse,var_tc", "seed=1,2")
+    assert code == 0
+    jobs = pd.read_csv(directory / "summary.csv")
+    assert len(jobs) == 4
+    assert set(jobs["status"]) == {"completed"}
+    for _, row in jobs.iterrows():
+        run = directory / row["directory"]
+        metrics = json.loads((run / "metrics.json").read_text())
+        assert set(metrics) <= set(jobs.columns)
+        assert row["final_loss"] == metrics["final_loss"]
+        config = OmegaConf.load(run / ".hydra/config.yaml")
+        assert f"seed={config.seed}" in row["job"]
+        assert f"seed={config.seed}" in row["directory"].split(",")
+    markdown = (directory / "summary.md").read_text()
+    assert markdown.count("| loss=") == 2, "grouped over seeds"
+    assert "±" in markdown
+    out = capfd.readouterr().out
+    assert "4 jobs" in out
+    assert "mean ± std over seeds" in out
+
+
+def test_a_job_of_a_sweep_equals_the_run_alone(sweep, command_line, small, tmp_path):
+    _, directory = sweep("seed=1,2")
+    assert command_line(*small, "seed=2", f"hydra.run.dir={tmp_path / 'alone'}") == 0
+    (job,) = [path for path in directory.iterdir() if "seed=2" in path.name]
+    swept, alone = (load_file(path / "model.safetensors") for path in (job, tmp_path / "alone"))
+    assert all(torch.equal(swept[key], alone[key]) for key in alone)
+    assert (job / "history.csv").read_text() == (tmp_path / "alone/history.csv").read_text()
+
+
+def test_a_failing_job_does_not_stop_the_others(sweep, capfd):
+    code, directory = sweep("probe=linear,none", "lr.value=1e-3,1e25")
+    assert code == 1
+    jobs = read_jobs(directory)
+    assert sorted(jobs["status"]) == ["completed", "completed", "failed", "failed"]
+    failed = jobs[jobs["status"] == "failed"]
+    assert failed["error"].str.contains("not finite at step").all()
+    assert "not finite at step" in (directory / "summary.md").read_text()
+    assert capfd.readouterr().out.count(": failed: the loss was not finite") == 2
+
+
+def test_a_sweep_that_grows_keeps_its_directories(sweep):
+    _, directory = sweep("seed=1")
+    before = {path: path.stat().st_mtime_ns for path in directory.rglob("metrics.json")}
+    sweep("seed=1,2")
+    after = {path: path.stat().st_mtime_ns for path in directory.rglob("metrics.json")}
+    assert len(after) == 2
+    assert before.items() <= after.items(), "what is finished is not trained again"
+
+
+def test_a_value_in_the_middle_of_a_list_trains_the_new_job_alone(sweep):
+    _, directory = sweep("lr.value=1e-3,1e-2", "seed=1,3")
+    before = {path: path.stat().st_mtime_ns for path in directory.rglob("metrics.json")}
+    code, _ = sweep("lr.value=1e-3,1e-2", "seed=1,2,3")
+    assert code == 0
+    after = {path: path.stat().st_mtime_ns for path in directory.rglob("metrics.json")}
+    assert before.items() <= after.items()
+    assert len(after) == 6
+    for _, job in read_jobs(directory).iterrows():
+        config = OmegaConf.load(directory / job["directory"] / ".hydra/config.yaml")
+        assert job["seed"] == config.seed
+        assert f"lr.value={config.lr.value}" in job["job"]
+
+
+@pytest.fixture
+def grown_old(sweep, small):
+    """A sweep whose runs were made when a default was another than today's."""
+    _, directory = sweep("seed=1,2")
+    for path in directory.glob("*/.hydra/config.yaml"):
+        config = OmegaConf.load(path)
+        config.optimizer.eps = 1e-7
+        OmegaConf.save(config, path)
+        metrics = json.loads((path.parents[1] / "metrics.json").read_text())
+        metrics["config_fingerprint"] = config_fingerprint(config)
+        (path.parents[1] / "metrics.json").write_text(json.dumps(metrics))
+    return directory
+
+
+def contents(directory):
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("launcher", ["basic", "stacked"])
+def test_a_changed_default_is_refused_in_one_line_before_anything_trains(
+    sweep, grown_old, capfd, launcher
+):
+    before = contents(grown_old)
+    capfd.readouterr()
+    code, _ = sweep("seed=3,2,1", f"hydra/launcher={launcher}")
+    assert code == 2
+    error = capfd.readouterr().err
+    assert error.count("\n") == 1
+    assert "holds a run of other settings (optimizer.eps=1e-07 there, 1e-08 here)" in error
+    assert "overwrite=true" in error
+    assert contents(grown_old) == before
+
+
+@pytest.mark.parametrize("launcher", ["basic", "stacked"])
+def test_overwriting_replaces_the_old_runs_alone(sweep, grown_old, launcher):
+    code, directory = sweep("seed=1,2", "overwrite=true", f"hydra/launcher={launcher}")
+    assert code == 0
+    assert directory == grown_old
+    jobs = read_jobs(directory)
+    assert list(jobs["status"]) == ["completed", "completed"]
+    for path in directory.glob("*/.hydra/config.yaml"):
+        assert OmegaConf.load(path).optimizer.eps == 1e-8
+
+
+def test_results_of_another_version_are_not_taken_for_todays(sweep, capfd):
+    _, directory = sweep("seed=1")
+    (path,) = directory.glob("*/metrics.json")
+    metrics = json.loads(path.read_text())
+    path.write_text(json.dumps({**metrics, "config_fingerprint": "0" * 16, "schema": 1}))
+    capfd.readouterr()
+    assert sweep("seed=1")[0] == 2
+    assert "(metrics.json is of schema 1)" in capfd.readouterr().err
+
+
+def test_jobs_that_never_started_are_listed(sweep):
+    _, directory = sweep("seed=1,2")
+    (job,) = directory.glob("*seed=2*")
+    shutil.rmtree(job)
+    jobs = read_jobs(directory)
+    assert sorted(jobs["status"]) == ["completed", "not started"]
+    assert jobs.set_index("status").loc["not started", "directory"] == job.name
+
+
+@pytest.mark.slow
+def test_sweeps_of_one_second_have_directories_of_their_own(small, tmp_path):
+    arguments = [sys.executable, str(ROOT / "train.py"), "-m", "seed=1", *small, "probe=none"]
+    processes = [subprocess.Popen(arguments, cwd=tmp_path) for _ in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    sweeps = list((tmp_path / "multirun").iterdir())
+    assert len(sweeps) == 2
+    assert all(len(list(sweep.rglob("metrics.json"))) == 1 for sweep in sweeps)
+
+
+def test_summarising_on_request_lists_what_never_ended(sweep, capfd):
+    _, directory = sweep("seed=1,2")
+    (killed,) = [path for path in directory.glob("*") if "seed=2" in path.name]
+    (killed / "metrics.json").unlink()
+    (directory / "summary.csv").unlink()
+    command = [sys.executable, "-m", "implicit_em.sweeps", str(directory)]
+    shown = subprocess.run(command, capture_output=True, text=True)
+    assert shown.returncode == 1
+    assert "seed=2" in shown.stdout
+    assert "unfinished" in shown.stdout
+    assert sorted(pd.read_csv(directory / "summary.csv")["status"]) == ["completed", "unfinished"]
+
+
+def test_results_beside_another_config_are_not_believed(sweep):
+    _, directory = sweep("seed=1,2")
+    one, two = sorted(directory.glob("*/metrics.json"))
+    one.write_text(two.read_text())
+    jobs = read_jobs(directory)
+    assert sorted(jobs["status"]) == ["completed", "mismatch"]
+    assert jobs["final_loss"].count() == 1
+
+
+def test_grouping_over_seeds():
+    jobs = pd.DataFrame(
+        {
+            "job": ["loss=a,seed=1", "loss=a,seed=2", "loss=b,seed=1", "loss=b,seed=2"],
+            "status": ["completed", "completed", "completed", "failed"],
+            "dead_units": [0, 2, 5, None],
+            "redundancy": [10.0, None, None, None],
+        }
+    ).reindex(columns=["job", "status", "dead_units", "redundancy"])
+    for column in set(SHOWN) - set(jobs):
+        jobs[column] = None
+    grouped = group_over_seeds(jobs).set_index("job")
+    assert grouped.loc["loss=a", "n"] == "2"
+    assert grouped.loc["loss=a", "dead_units"] == "1 ± 1.4"
+    assert grouped.loc["loss=a", "redundancy"] == "10 (1 of 2)"
+    assert grouped.loc["loss=b", "dead_units"] == "5"
+    assert grouped.loc["loss=b", "redundancy"] == "–"
+
+
+def test_names_that_make_no_directory_become_fingerprints(composed):
+    cfg = composed()
+    assert job_directory("loss=lse,seed=1", _root_=cfg) == "loss=lse,seed=1"
+    for name in ("data.root=/x", "", "..", "a" * 151, "x=a\nb", "x=é"):
+        directory = job_directory(name, _root_=cfg)
+        assert len(directory) == 16
+        assert int(directory, 16) >= 0
+
+
+@pytest.mark.parametrize(
+    ("experiment", "jobs"),
+    [("ablation", 12), ("benchmark", 10), pytest.param("dynamics", 24, marks=pytest.mark.slow)],
+)
+def test_the_studies_enumerate_their_runs(experiment, jobs, monkeypatch, command_line, tmp_path):
+    from implicit_em.training import run as training
+
+    trained = []
+    monkeypatch.setattr(training, "train", lambda cfg: trained.append(cfg))
+    command_line("-m", f"experiment={experiment}", f"hydra.sweep.dir={tmp_path}/study")
+    assert len(trained) == jobs
+    assert all(cfg.trainer.max_epochs == 100 for cfg in trained)

@@ -1,0 +1,208 @@
+"""Signals: a run saves and stops, and the same command goes on to the same bits."""
+
+import json
+import os
+import signal
+import threading
+
+import pytest
+from helpers.breaking import every_block
+from helpers.results import results
+
+from implicit_em.base import interruption
+from implicit_em.base.errors import Interrupted
+from implicit_em.engine.stack import Stack
+from implicit_em.sweeps.summary import read_jobs
+from implicit_em.training import run as training
+from implicit_em.training.run import train
+
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR2, 140)]
+
+
+@pytest.fixture
+def at_block(monkeypatch):
+    """Call a function before the n-th block of steps of this process, counted from 1."""
+
+    def at_block(number, function):
+        count, train_blocks = [], Stack.train
+
+        def counting(self, blocks):
+            count.append(None)
+            if len(count) == number:
+                function()
+            return train_blocks(self, blocks)
+
+        monkeypatch.setattr(Stack, "train", counting)
+
+    return at_block
+
+
+def send(number):
+    return lambda: os.kill(os.getpid(), number)
+
+
+@pytest.fixture
+def run_settings(small, monkeypatch):
+    every_block(monkeypatch, 3)  # of an epoch's ten batches: four blocks
+    return [*small, "trainer.max_epochs=3"]
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+@pytest.mark.parametrize(
+    "block",
+    [1, pytest.param(6, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.slow), 12],
+)
+def test_a_signal_saves_and_the_same_command_goes_on(
+    command_line, composed, run_settings, at_block, tmp_path, capfd, number, code, block
+):
+    train(composed(*run_settings), tmp_path / "undisturbed")
+    before = signal.getsignal(number)
+    at_block(block, send(number))
+    assert command_line(*run_settings, "hydra.run.dir=again") == code
+    assert signal.getsignal(number) is before
+    out = capfd.readouterr()
+    said = [line for line in (out.out + out.err).splitlines() if number.name in line]
+    assert len(said) == 2, "asked to, and done"
+    metrics = json.loads((tmp_path / "again" / "metrics.json").read_text())
+    assert metrics["status"] == "interrupted"
+    assert metrics["epochs"] == (block - 1) // 4 + (block in (8, 12))
+    assert command_line(*run_settings, "hydra.run.dir=again") == 0
+    assert results(tmp_path / "again") == results(tmp_path / "undisturbed")
+
+
+def test_no_step_is_trained_twice(command_line, run_settings, at_block, monkeypatch):
+    steps, train_blocks = [], Stack.train
+
+    def counting(self, blocks):
+        losses = train_blocks(self, blocks)
+        steps.append(len(losses))
+        return losses
+
+    monkeypatch.setattr(Stack, "train", counting)
+    at_block(6, send(signal.SIGTERM))
+    assert command_line(*run_settings, "hydra.run.dir=run") == 143
+    assert command_line(*run_settings, "hydra.run.dir=run") == 0
+    assert sum(steps) == 3 * 10
+
+
+def test_a_signal_while_it_measures_keeps_what_was_trained(
+    command_line, run_settings, monkeypatch, tmp_path
+):
+    evaluate = training.evaluate_module
+
+    def interrupted(*arguments):
+        send(signal.SIGTERM)()
+        return evaluate(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "evaluate_module", interrupted)
+        assert command_line(*run_settings, "hydra.run.dir=run") == 143
+    monkeypatch.setattr(Stack, "train", lambda *_: pytest.fail("trained again"))
+    assert command_line(*run_settings, "hydra.run.dir=run") == 0
+
+
+def test_a_sweep_stops_at_once_and_the_same_command_goes_on(
+    command_line, run_settings, at_block, tmp_path, capfd
+):
+    sweep = ["-m", *run_settings, "seed=1,2,3", "hydra.sweep.dir=sweep"]
+    at_block(14, send(signal.SIGTERM))
+    assert command_line(*sweep) == 143
+    statuses = [path.parent.name for path in sorted(tmp_path.glob("sweep/*/metrics.json"))]
+    assert len(statuses) == 2, "the third did not start"
+    out = capfd.readouterr().out
+    assert "not started" in out
+    at_block(0, None)
+    assert command_line(*sweep) == 0
+
+
+def test_a_signal_too_late_for_a_run_stops_the_sweep_all_the_same(
+    command_line, run_settings, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(training, "print_result", lambda *_: send(signal.SIGTERM)())
+    assert command_line("-m", *run_settings, "seed=1,2", "hydra.sweep.dir=sweep") == 143
+    assert list(read_jobs(tmp_path / "sweep")["status"]) == ["completed", "not started"]
+
+
+@pytest.mark.parametrize(
+    "block", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(7, marks=pytest.mark.slow)]
+)
+def test_a_stacked_sweep_stops_and_goes_on(
+    command_line, composed, run_settings, at_block, tmp_path, block
+):
+    settings = [*run_settings, "model.hidden=8"]
+    for seed in (1, 2, 3):
+        train(composed(*settings, f"seed={seed}"), tmp_path / f"alone-{seed}")
+    sweep = ["-m", *settings, "seed=1,2,3", "hydra.sweep.dir=sweep", "hydra/launcher=stacked"]
+    at_block(block, send(signal.SIGINT))
+    assert command_line(*sweep) == 130
+    for path in tmp_path.glob("sweep/*/metrics.json"):
+        assert json.loads(path.read_text())["status"] == "interrupted"
+    assert command_line(*sweep) == 0
+    for seed in (1, 2, 3):
+        (run,) = tmp_path.glob(f"sweep/*seed={seed}*")
+        assert results(run) == results(tmp_path / f"alone-{seed}")
+
+
+def test_ctrl_c_again_stops_at_once(monkeypatch):
+    codes = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+
+    def press_twice():
+        with interruption.listening():
+            send(signal.SIGINT)()
+            assert interruption.received() is signal.SIGINT
+            assert not codes
+            send(signal.SIGINT)()
+
+    with pytest.raises(Interrupted):
+        press_twice()
+    assert codes == [130]
+
+
+def test_a_second_signal_of_a_cluster_changes_nothing():
+    def listen():
+        with interruption.listening():
+            send(signal.SIGUSR2)()
+            send(signal.SIGTERM)()
+
+    with pytest.raises(Interrupted, match="SIGUSR2"):
+        listen()
+    assert interruption.received() is None
+
+
+def test_the_handler_that_was_there_takes_over_once_all_is_saved(
+    composed, run_settings, at_block, tmp_path, monkeypatch
+):
+    seen = []
+
+    def requeue(number, frame):
+        seen.append(json.loads((tmp_path / "metrics.json").read_text())["status"])
+
+    before = signal.signal(signal.SIGUSR2, requeue)
+    try:
+        at_block(2, send(signal.SIGUSR2))
+        with pytest.raises(Interrupted):
+            train(composed(*run_settings), tmp_path)
+        assert signal.getsignal(signal.SIGUSR2) is requeue
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert seen == ["interrupted"]
+
+
+def test_a_thread_listens_to_nothing():
+    def listen():
+        with interruption.listening():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    seen = []
+    thread = threading.Thread(target=listen)
+    thread.start()
+    thread.join()
+    assert seen == [signal.getsignal(signal.SIGTERM)]
+
+
+def test_nobody_listens_between_runs():
+    before = [signal.getsignal(number) for number, _ in SIGNALS]
+    with interruption.listening(), interruption.listening():
+        assert all(signal.getsignal(number) is interruption._note for number, _ in SIGNALS)
+    assert [signal.getsignal(number) for number, _ in SIGNALS] == before

@@ -1,0 +1,140 @@
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from implicit_em.models import Encoder, SparseAutoencoder
+from implicit_em.training.directory import RunDirectory
+from implicit_em.training.loading import load, save_model
+
+ENCODER = {"_target_": "implicit_em.models.Encoder", "in_features": 64, "hidden": 5}
+SAE = ENCODER | {"_target_": "implicit_em.models.SparseAutoencoder"}
+LEAKY = {"_target_": "torch.nn.LeakyReLU", "negative_slope": 0.3}
+ABS = {"_target_": "implicit_em.models.Abs"}
+
+
+class Doubled(Encoder):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Cubed(nn.Module):
+    def forward(self, z):
+        return z**3
+
+
+def path_of(cls):
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def saved(directory, model, spec, shape=(8, 8)):
+    save_model(RunDirectory(directory), model, spec, shape)
+    return directory
+
+
+def rewrite(directory, model):
+    path = directory / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model": model}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("model", "spec"),
+    [
+        (Encoder(64, 5), ENCODER),
+        (Encoder(64, 5, nn.LeakyReLU(0.3)), ENCODER | {"activation": LEAKY}),
+        (SparseAutoencoder(64, 5, nn.LeakyReLU(0.3)), SAE | {"activation": LEAKY}),
+    ],
+)
+def test_a_model_comes_back_bit_for_bit(tmp_path, model, spec, dtype):
+    model = model.to(dtype)
+    loaded = load(saved(tmp_path, model, spec))
+    x = torch.randn(9, 64, dtype=dtype)
+    assert type(loaded) is type(model)
+    assert not loaded.training
+    assert torch.equal(loaded(x), model(x))
+    assert all(torch.equal(loaded.state_dict()[k], v) for k, v in model.state_dict().items())
+
+
+def test_an_activation_of_the_package_comes_back(tmp_path):
+    loaded = load(saved(tmp_path, Encoder(64, 5), ENCODER | {"activation": ABS}))
+    x = torch.randn(9, 64)
+    assert torch.equal(loaded(x), loaded.linear(x).abs())
+
+
+def test_the_files_say_what_an_input_looks_like(tmp_path):
+    saved(tmp_path, Encoder(64, 5), ENCODER)
+    description = json.loads((tmp_path / "model.json").read_text())
+    assert description["sample_shape"] == [8, 8]
+    assert description["model"] == ENCODER
+
+
+def test_weights_that_are_views_are_saved(tmp_path):
+    model = Encoder(64, 5)
+    model.linear.weight = nn.Parameter(torch.randn(64, 5).T)
+    assert torch.equal(load(saved(tmp_path, model, ENCODER)).weight, model.weight)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"_target_": "os.system", "command": "touch called"},
+        ENCODER | {"activation": {"_target_": "os.system", "command": "touch called"}},
+    ],
+)
+def test_a_foreign_target_is_refused_and_not_called(tmp_path, monkeypatch, spec):
+    saved(tmp_path, Encoder(64, 5), ENCODER)
+    rewrite(tmp_path, spec)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"os\.system"):
+        load(tmp_path)
+    assert not (tmp_path / "called").exists()
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "torch.load",
+        "torch.nn.functional.relu",
+        "torch.nn.Parameter",
+        "torch.nn.Missing",
+        "torch.nnx.ReLU",
+        "implicit_em.models.encoder",
+        "implicit_em.training.train",
+        "implicit_em.models.nn.Linear",
+        "Encoder",
+    ],
+)
+def test_only_modules_are_built(tmp_path, target):
+    saved(tmp_path, Encoder(64, 5), ENCODER)
+    rewrite(tmp_path, ENCODER | {"_target_": target})
+    with pytest.raises(ValueError, match=f"the model needs {target}"):
+        load(tmp_path)
+
+
+def test_your_own_classes_are_built_where_they_are_given(tmp_path):
+    model = Doubled(64, 5, Cubed())
+    spec = ENCODER | {"_target_": path_of(Doubled), "activation": {"_target_": path_of(Cubed)}}
+    saved(tmp_path, model, spec)
+    loaded = load(tmp_path, classes=[Doubled, Cubed])
+    x = torch.randn(9, 64)
+    assert type(loaded) is Doubled
+    assert torch.equal(loaded(x), model(x))
+    with pytest.raises(ValueError, match=r"classes=\[Cubed\]"):
+        load(tmp_path, classes=[Doubled])
+    with pytest.raises(ValueError, match=r"classes=\[Doubled\]"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("missing", ["model.json", "model.safetensors"])
+def test_a_directory_without_a_model_is_not_found(tmp_path, missing):
+    saved(tmp_path, Encoder(64, 5), ENCODER)
+    (tmp_path / missing).unlink()
+    with pytest.raises(FileNotFoundError, match=missing):
+        load(tmp_path)
+
+
+def test_no_directory_is_not_found(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no trained model"):
+        load(tmp_path / "nowhere")

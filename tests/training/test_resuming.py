@@ -1,0 +1,133 @@
+"""``resume=DIR``: a run goes on in its own directory and with its own settings."""
+
+import json
+
+import pytest
+import yaml
+from helpers.breaking import broken_off
+from helpers.results import results
+
+from implicit_em.engine.stack import Stack
+from implicit_em.training.run import train
+
+
+@pytest.fixture
+def settings(small):
+    return [*small, "optimizer=momentum", "trainer.max_epochs=4"]
+
+
+@pytest.fixture
+def broken(command_line, composed, settings, tmp_path, monkeypatch):
+    """A run that broke off after two epochs, beside an undisturbed one."""
+    train(composed(*settings), tmp_path / "undisturbed")
+    broken_off(monkeypatch, composed(*settings), tmp_path / "run", block=3)
+    overrides = tmp_path / "run" / ".hydra" / "overrides.yaml"
+    overrides.write_text(yaml.safe_dump(settings))
+    return tmp_path / "run"
+
+
+def test_a_run_goes_on_by_its_directory_alone(command_line, broken, tmp_path):
+    assert command_line(f"resume={broken}") == 0
+    assert results(broken) == results(tmp_path / "undisturbed")
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_it_goes_on_beside_what_does_not_affect_the_results(command_line, broken, tmp_path):
+    beside = ["trainer.enable_progress_bar=false", "checkpoint.minutes=1", "logger=tensorboard"]
+    assert command_line(f"resume={broken}", *beside) == 0
+    assert results(broken) == results(tmp_path / "undisturbed")
+    assert (broken / "tensorboard").exists()
+
+
+def test_more_epochs_are_those_of_a_longer_run(command_line, composed, settings, broken, tmp_path):
+    train(composed(*settings, "trainer.max_epochs=6"), tmp_path / "longer")
+    assert command_line(f"resume={broken}", "trainer.max_epochs=6") == 0
+    assert results(broken) == results(tmp_path / "longer")
+    assert command_line(f"resume={broken}") == 0, "complete"
+    assert json.loads((broken / "metrics.json").read_text())["epochs"] == 6
+
+
+def test_a_complete_run_goes_on_for_more_epochs(command_line, composed, settings, tmp_path):
+    train(composed(*settings, "trainer.max_epochs=6"), tmp_path / "longer")
+    assert command_line(*settings, "hydra.run.dir=run") == 0
+    assert command_line("resume=run", "trainer.max_epochs=6") == 0
+    assert results(tmp_path / "run") == results(tmp_path / "longer")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=2",
+        "loss=lse",
+        "optimizer=adam",
+        "trainer.max_epochs=3",
+        "model.hidden=6",
+        "probe=none",
+        "~loss.tc",
+        "loss.tc.weight=2",
+        "callbacks=early_stopping",
+        "experiment=ablation",
+    ],
+)
+def test_another_experiment_is_refused_and_named(
+    command_line, broken, capfd, monkeypatch, override
+):
+    monkeypatch.setattr(Stack, "train", lambda *_: pytest.fail("trained"))
+    before = sorted((path, path.stat().st_mtime_ns) for path in broken.rglob("*"))
+    assert command_line(f"resume={broken}", "checkpoint.minutes=1", override) == 2
+    error = capfd.readouterr().err
+    assert error.startswith(f"error: {override}: makes another experiment of {broken}")
+    assert error.count("\n") == 1
+    assert sorted((path, path.stat().st_mtime_ns) for path in broken.rglob("*")) == before
+
+
+def test_the_logger_is_exchanged_as_a_whole(command_line, settings, tmp_path):
+    wandb = ["logger=wandb", "logger.mode=disabled"]
+    assert command_line(*settings, *wandb, "hydra.run.dir=run") == 0
+    assert command_line("resume=run", "logger=tensorboard", "trainer.max_epochs=5") == 0
+    assert (tmp_path / "run/tensorboard").exists()
+    saved = yaml.safe_load((tmp_path / "run/.hydra/config.yaml").read_text())
+    assert "project" not in saved["logger"]
+    typed = yaml.safe_load((tmp_path / "run/.hydra/overrides.yaml").read_text())
+    assert [line for line in typed if "max_epochs" in line] == ["trainer.max_epochs=5"]
+
+
+@pytest.mark.parametrize("epochs", ["abc", "null", "2"])
+def test_what_is_no_larger_number_of_epochs_is_refused(command_line, broken, capfd, epochs):
+    assert command_line(f"resume={broken}", f"trainer.max_epochs={epochs}") == 2
+    error = capfd.readouterr().err
+    assert "trainer.max_epochs=" in error
+    assert error.count("\n") == 1
+
+
+def test_more_epochs_are_refused_where_the_schedule_depends_on_them(
+    command_line, settings, tmp_path, capfd
+):
+    assert command_line(*settings, "lr=cosine", "hydra.run.dir=run") == 0
+    assert command_line("resume=run", "trainer.max_epochs=6") == 2
+    assert "error: trainer.max_epochs=6: makes another" in capfd.readouterr().err
+
+
+def test_what_is_no_run_is_refused_in_one_line(command_line, broken, tmp_path, capfd):
+    assert command_line("resume=nowhere") == 2
+    assert capfd.readouterr().err == (
+        "error: resume=nowhere: nowhere is no run directory: it has no .hydra/config.yaml\n"
+    )
+    assert not (tmp_path / "nowhere").exists()
+    assert command_line("-m", f"resume={broken}", "seed=1,2") == 2
+    error = capfd.readouterr().err
+    assert error.startswith(f"error: resume={broken}: one run goes on; a sweep does")
+    assert error.count("\n") == 1
+
+
+def test_a_changed_default_does_not_change_the_run(command_line, broken, tmp_path):
+    """Its own file decides, not what ``conf/`` holds now."""
+    config = broken / ".hydra" / "config.yaml"
+    content = yaml.safe_load(config.read_text())
+    content["loss"]["tc"]["weight"] = 1.0
+    config.write_text(yaml.safe_dump(content, sort_keys=False))
+    overrides = broken / ".hydra" / "overrides.yaml"
+    typed = yaml.safe_load(overrides.read_text())
+    overrides.write_text(yaml.safe_dump([*typed, "loss.tc.weight=7"]))
+    assert command_line(f"resume={broken}", "checkpoint.minutes=2") == 0
+    assert results(broken) == results(tmp_path / "undisturbed")

@@ -1,0 +1,343 @@
+"""One run from its configuration to a finished run directory."""
+
+import json
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from filelock import FileLock
+from helpers.paths import ROOT
+from omegaconf import OmegaConf
+from safetensors.torch import load_file
+
+import implicit_em
+from implicit_em.base.errors import ConfigError, NonFiniteLossError
+from implicit_em.config.fingerprint import config_fingerprint
+from implicit_em.data import ResidentDataModule
+from implicit_em.evaluate import main as evaluate_main
+from implicit_em.training import measurement
+from implicit_em.training.run import train
+
+CONTRACT = [
+    ".hydra/config.yaml",
+    "checkpoints/last.ckpt",
+    "features.png",
+    "history.csv",
+    "metrics.json",
+    "model.json",
+    "model.safetensors",
+]
+KEYS = {
+    "status",
+    "error",
+    "seed",
+    "config_fingerprint",
+    "parameters",
+    "epochs",
+    "final_loss",
+    "convergence_epoch",
+    "dead_units",
+    "redundancy",
+    "responsibility_entropy",
+    "density",
+    "probe_accuracy",
+    "reconstruction_mse",
+    "train_seconds",
+    "device",
+    "versions",
+}
+TIMES = ("train_seconds", "probe_seconds")
+
+
+def results(directory):
+    metrics = json.loads((directory / "metrics.json").read_text())
+    return {key: value for key, value in metrics.items() if key not in TIMES}
+
+
+def test_a_run_directory_holds_the_contract(composed, small, tmp_path):
+    metrics = train(composed(*small), tmp_path / "run")
+    for name in CONTRACT:
+        assert (tmp_path / "run" / name).stat().st_size > 0, name
+    assert set(metrics) >= KEYS
+    assert metrics == json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["status"] == "completed"
+    assert metrics["parameters"] == 5 * 64 + 5
+    assert metrics["epochs"] == 2
+    assert metrics["reconstruction_mse"] is None
+    assert metrics["probe_accuracy"] > 0.5
+
+
+def test_the_history_has_a_row_for_each_epoch(composed, small, tmp_path):
+    metrics = train(composed(*small, "metrics_every=2"), tmp_path)
+    history = pd.read_csv(tmp_path / "history.csv")
+    assert history["epoch"].tolist() == [1, 2]
+    total = history[["train/lse", "train/var", "train/tc"]].sum(axis=1)
+    np.testing.assert_allclose(history["train/loss"], total, rtol=1e-6)
+    assert metrics["final_loss"] == history["train/loss"].iloc[-1]
+    assert np.isnan(history["monitor/density"][0]), "not measured in this epoch"
+    assert 0 <= history["monitor/density"][1] <= 1
+
+
+class Blank(ResidentDataModule):
+    """Images of MNIST's number and size."""
+
+    def read(self, train):
+        count = 60_000 if train else 10_000
+        return torch.zeros(1, 28, 28, dtype=torch.uint8).expand(count, -1, -1), torch.zeros(count)
+
+
+@pytest.mark.parametrize(
+    ("components", "interval"), [(16, 2), (64, 2), (128, 2), (256, 3), (1024, 6), (4096, 19)]
+)
+def test_the_wider_the_layer_the_rarer_are_its_curves_measured(components, interval):
+    data = Blank()
+    data.setup()
+    assert measurement.monitoring_interval(data, components) == interval
+
+
+def test_more_components_than_monitored_images_make_a_measurement_no_dearer():
+    assert measurement.monitoring_cost(500, 501, 784) == measurement.monitoring_cost(500, 9000, 784)
+
+
+def test_the_default_logger_writes_the_same_results(composed, small, tmp_path):
+    train(composed(*small), tmp_path / "csv")
+    train(composed(*small, "logger=tensorboard"), tmp_path / "tensorboard")
+    assert results(tmp_path / "csv") == results(tmp_path / "tensorboard")
+    assert list((tmp_path / "tensorboard").rglob("events.out.*"))
+
+
+def test_the_same_seed_is_bit_identical_and_another_is_not(composed, small, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        torch.rand(7)  # whatever else uses random numbers
+        train(composed(*small, f"seed={seed}"), tmp_path / name)
+    weights = {name: load_file(tmp_path / name / "model.safetensors") for name in "abc"}
+    for key, weight in weights["a"].items():
+        assert torch.equal(weight, weights["b"][key])
+        assert not torch.equal(weight, weights["c"][key])
+    assert (tmp_path / "a/history.csv").read_text() == (tmp_path / "b/history.csv").read_text()
+    assert results(tmp_path / "a") == results(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    "choice", ["optimizer=sgd", "optimizer=momentum", "optimizer=adamw", "lr=cosine"]
+)
+def test_optimizers_and_schedules_train(composed, small, tmp_path, choice):
+    overrides = [choice, "trainer.max_epochs=1", "probe=none"]
+    metrics = train(composed(*small, *overrides), tmp_path)
+    assert metrics["status"] == "completed"
+    assert metrics["probe_accuracy"] is None
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed", "bf16-true"])
+def test_every_precision_trains_and_is_probed(composed, small, tmp_path, precision):
+    metrics = train(composed(*small, f"trainer.precision={precision}"), tmp_path)
+    assert metrics["probe_accuracy"] > 0.5
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf" / "activation").glob("*.yaml")))
+def test_every_activation_trains_and_comes_back(composed, small, tmp_path, path):
+    overrides = [f"activation={path.stem}", "trainer.max_epochs=1", "probe=none"]
+    train(composed(*small, *overrides), tmp_path)
+    model = implicit_em.load(tmp_path)
+    assert type(model.activation).__name__.lower() == path.stem.replace("_", "")
+
+
+@pytest.mark.parametrize("loss", ["lse", "lse_var", "lse_var_tc", "var_tc"])
+def test_every_loss_trains(composed, small, tmp_path, loss):
+    metrics = train(composed(*small, f"loss={loss}", "probe=none"), tmp_path)
+    columns = pd.read_csv(tmp_path / "history.csv").columns
+    trained = [key.removeprefix("train/") for key in columns if key.startswith("train/")]
+    assert trained == ["loss", *loss.split("_")]
+    assert np.isfinite(metrics["final_loss"])
+
+
+def test_the_sae_brings_its_own_loss(composed, small, tmp_path):
+    metrics = train(composed(*small, "model=sae"), tmp_path)
+    assert metrics["parameters"] == 5 * 64 + 5 + 64 * 5 + 64
+    assert metrics["reconstruction_mse"] > 0
+    assert metrics["transpose_reconstruction_mse"] is None
+    assert isinstance(implicit_em.load(tmp_path), implicit_em.SparseAutoencoder)
+
+
+def test_a_dead_model_has_no_redundancy(composed, small, tmp_path):
+    dead = ["loss=lse", "optimizer=sgd", "lr.value=10", "metrics_every=1"]
+    metrics = train(composed(*small, *dead), tmp_path)
+    assert metrics["dead_units"] == metrics["silent_units"] == 5
+    assert metrics["redundancy"] is None
+    assert metrics["responsibility_entropy"] == pytest.approx(np.log(5))
+    history = pd.read_csv(tmp_path / "history.csv")
+    assert history["monitor/dead_units"].iloc[-1] == 5
+    assert np.isnan(history["monitor/redundancy"].iloc[-1])
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_diverging_run_fails_loudly_and_keeps_its_last_good_checkpoint(
+    composed, small, tmp_path, fused
+):
+    schedule = "lr.schedule={_target_: test_training.explode}"
+    cfg = composed(*small, f"optimizer.fused={fused}", schedule)
+    with pytest.raises(NonFiniteLossError, match=r"step 13 \(epoch 2\); terms: var"):
+        train(cfg, tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["status"] == "failed"
+    assert "not finite at step" in metrics["error"]
+    assert metrics["final_loss"] is None
+    assert metrics["epochs"] == 1
+    assert not (tmp_path / "model.safetensors").exists()
+    checkpoint = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["epoch"] == 0
+    assert all(weight.isfinite().all() for weight in checkpoint["state_dict"].values())
+
+
+def explode(progress):
+    """A schedule: the usual rate for an epoch, then one that no training survives."""
+    return 1.0 if progress <= 0.5 else 1e30
+
+
+def test_a_finished_run_is_reused_and_never_overwritten(composed, small, tmp_path):
+    first = train(composed(*small), tmp_path)
+    written = (tmp_path / "metrics.json").stat().st_mtime_ns
+    assert train(composed(*small, "logger=tensorboard"), tmp_path) == first
+    assert (tmp_path / "metrics.json").stat().st_mtime_ns == written
+    with pytest.raises(ConfigError, match=r"seed=1 there, 2 here"):
+        train(composed(*small, "seed=2"), tmp_path)
+    assert OmegaConf.load(tmp_path / ".hydra/config.yaml").seed == 1
+    assert json.loads((tmp_path / "metrics.json").read_text()) == first
+
+
+def test_one_process_at_a_time_trains_in_a_directory(composed, small, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "implicit_em")
+    cfg = composed(*small)
+    with ThreadPoolExecutor(1) as pool, FileLock(tmp_path / ".lock"):
+        waiting = pool.submit(train, cfg, tmp_path)
+        while "another process trains there" not in caplog.text:
+            assert not waiting.done()
+            time.sleep(0.01)
+        assert not (tmp_path / ".hydra").exists()
+        train(cfg, tmp_path / "elsewhere")
+    assert waiting.result()["status"] == "completed"
+
+
+def test_a_failed_run_is_tried_again(composed, small, tmp_path):
+    cfg = composed(*small)
+    fine = cfg.data.root
+    cfg.data.root = str(tmp_path / "nothing")
+    (tmp_path / "nothing").touch()
+    with pytest.raises(ConfigError, match="data: "):
+        train(cfg, tmp_path / "run")
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["status"] == "failed"
+    cfg.data.root = fine
+    assert train(cfg, tmp_path / "run")["status"] == "completed"
+
+
+def test_evaluating_again_gives_the_same_metrics(composed, small, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    metrics = train(composed(*small), tmp_path)
+    again = implicit_em.evaluate.evaluate(tmp_path)
+    for key in ("dead_units", "redundancy", "density", "probe_accuracy", "responsibility_entropy"):
+        assert again[key] == metrics[key]
+    root = composed(*small).data.root
+    assert evaluate_main([str(tmp_path), "data=mnist", f"data.root={root}"]) == 0
+    assert "probe accuracy" in capsys.readouterr().out
+
+
+def test_evaluating_says_what_is_wrong(composed, small, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    train(composed(*small, "probe=none"), tmp_path / "run")
+    wrong = {
+        (str(tmp_path),): "no run directory",
+        (str(tmp_path / "run"), "seed=3"): "seed=3",
+        (str(tmp_path / "run"), "data=mnist"): "width 784, but the model was trained on width 64",
+    }
+    for arguments, reason in wrong.items():
+        assert evaluate_main(arguments) == 2
+        err = capsys.readouterr().err
+        assert reason in err
+        assert err.count("\n") == 1
+
+
+def test_callbacks_come_from_the_configuration(composed, small, tmp_path):
+    stopping = ["callbacks=[early_stopping,best]", "callbacks.early_stopping.patience=1"]
+    stopping += ["callbacks.early_stopping.min_delta=1e9", "metrics_every=1", "probe=none"]
+    metrics = train(composed(*small, *stopping, "trainer.max_epochs=9"), tmp_path)
+    assert metrics["epochs"] == 2
+    assert (tmp_path / "checkpoints/best.ckpt").exists()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf" / "callbacks").glob("*.yaml")))
+def test_every_callback_trains(composed, small, tmp_path, path):
+    overrides = [f"callbacks={path.stem}", "metrics_every=1", "probe=none"]
+    assert train(composed(*small, *overrides), tmp_path)["status"] == "completed"
+
+
+def test_a_directory_of_another_run_is_refused_in_one_line(command_line, small, tmp_path, capfd):
+    directory = f"hydra.run.dir={tmp_path / 'run'}"
+    assert command_line(*small, "probe=none", directory) == 0
+    capfd.readouterr()
+    assert command_line(*small, "probe=none", "seed=2", directory) == 2
+    assert "holds a run of other settings (data.seed=1 there, 2 here)" in capfd.readouterr().err
+
+
+def test_a_run_can_be_measured_without_the_test_set(composed, small, tmp_path, monkeypatch):
+    small = [*small, "data.val_size=100"]
+    held_out = [*small, "data.final=validation", "metrics_every=2"]
+    tested = train(composed(*small), tmp_path / "test")
+    split = ResidentDataModule.split
+    monkeypatch.setattr(
+        ResidentDataModule, "split", lambda self, name: split(self, {"train": name}[name])
+    )
+    metrics = train(composed(*held_out), tmp_path / "validation")
+    assert metrics["density"] != tested["density"]
+    assert metrics["probe_accuracy"] * 100 == pytest.approx(round(metrics["probe_accuracy"] * 100))
+    curve = pd.read_csv(tmp_path / "validation" / "history.csv")["monitor/density"]
+    assert metrics["density"] == pytest.approx(curve.iloc[-1])
+    assert torch.equal(
+        *(
+            load_file(tmp_path / n / "model.safetensors")["linear.weight"]
+            for n in ("test", "validation")
+        )
+    )
+
+
+def test_a_setting_that_came_later_leaves_earlier_fingerprints_as_they_were(composed):
+    cfg = composed("data.val_size=100")
+    fingerprint = config_fingerprint(cfg)
+    assert config_fingerprint(composed("data.val_size=100", "data.final=validation")) != fingerprint
+    OmegaConf.set_struct(cfg, False)
+    del cfg.data["final"]
+    assert config_fingerprint(cfg) == fingerprint
+
+
+def test_the_fingerprint_covers_what_affects_the_results(composed, small):
+    base = config_fingerprint(composed())
+    nothing = ["data.root=/x", "logger=csv", "trainer.enable_progress_bar=false"]
+    for override in nothing:
+        assert config_fingerprint(composed(override)) == base
+    assert config_fingerprint(composed("lr.value=0.001", "loss.orthogonality.weight=0")) == base
+    assert config_fingerprint(composed("loss=lse")) == config_fingerprint(
+        composed("loss.var.weight=0", "loss.tc.weight=0")
+    )
+    affecting = [
+        "seed=2",
+        "model.hidden=65",
+        "loss.lse.weight=2",
+        "loss.lse.reduction=mean",
+        "activation=abs",
+        "optimizer=sgd",
+        "lr.value=2e-3",
+        "lr=cosine",
+        "data.batch_size=64",
+        "data=kmnist",
+        "data.val_size=1",
+        "trainer.max_epochs=99",
+        "trainer.precision=64-true",
+        "trainer.threads=2",
+        "probe=none",
+        "callbacks=early_stopping",
+    ]
+    fingerprints = {config_fingerprint(composed(override)) for override in affecting}
+    assert len(fingerprints | {base}) == len(affecting) + 1
