@@ -23,8 +23,7 @@ from torch import Tensor, nn
 from benchmarks.clock import WITH_CLOCK, epoch_seconds, read_clocks
 from benchmarks.common import Device, Result, Target, devices, rows_not_measured, spread, track
 from benchmarks.sweeps import compose_run
-from implicit_em.config.check import to_plain
-from implicit_em.training.fitting import load_data
+from implicit_em.config.spec import RunSpec
 from implicit_em.training.measurement import MONITORING_SHARE, monitoring_cost
 from implicit_em.training.run import train
 
@@ -120,7 +119,8 @@ def measure(size: Size) -> Result:
             Target(f"project / plain, {device}", row["ratio"]["median"], RATIO),
             Target(f"curves, {device}: share of training, %", share, 100 * MONITORING_SHARE),
         ]
-    cfg = to_plain(compose_run(size.overrides))
+    spec = RunSpec.of(compose_run(size.overrides))
+    cfg = spec.settings
     setting = {
         "batch_size": cfg["data"]["batch_size"],
         "hidden": cfg["model"]["hidden"],
@@ -140,10 +140,11 @@ def measure(size: Size) -> Result:
 def _compare(device: Device, size: Size) -> dict[str, Any]:
     overrides = [*size.overrides, *device.overrides, "probe=none", WITH_CLOCK]
     overrides.append(f"trainer.max_epochs={size.epochs + 1}")
-    cfg = to_plain(compose_run(overrides))
+    spec = RunSpec.of(compose_run(overrides))
+    cfg = spec.settings
     if cfg["trainer"]["threads"]:
         torch.set_num_threads(cfg["trainer"]["threads"])
-    data = load_data(cfg)
+    data = spec.build_data()
     images_ND = data.split("train")[0].to(device.type)
     clocks, plain = [], []
     for _ in track(range(1, size.repeats + 1), f"epoch, {device}"):

@@ -13,10 +13,9 @@ from torch import Tensor
 from benchmarks.common import Device, Result, Target, devices, rows_not_measured, spread, track
 from benchmarks.step import build_stack, products_flop, random_block
 from benchmarks.sweeps import compose_run
-from implicit_em.config.check import to_plain
+from implicit_em.config.spec import RunSpec
 from implicit_em.data import Block
 from implicit_em.engine.stack import Stack
-from implicit_em.training.fitting import load_data
 
 AIM = 50
 """Least share of the sgemm rate, in percent."""
@@ -65,8 +64,9 @@ class Case:
 
 def measure(size: Size) -> Result:
     """Time training steps and products of large matrices in turns."""
-    cfg = to_plain(compose_run(size.overrides))
-    data = load_data(cfg)
+    spec = RunSpec.of(compose_run(size.overrides))
+    cfg = spec.settings
+    data = spec.build_data()
     images_ND, hidden = data.split("train")[0], cfg["model"]["hidden"]
     batch_size = cfg["data"]["batch_size"]
     cases = [

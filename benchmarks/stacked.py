@@ -23,8 +23,7 @@ from benchmarks.common import (
 from benchmarks.sgemm import AIM, matrix_rate
 from benchmarks.step import products_flop
 from benchmarks.sweeps import compose_run, run_sweep
-from implicit_em.config.check import to_plain
-from implicit_em.training.fitting import load_data
+from implicit_em.config.spec import RunSpec
 
 RATIO = 0.4
 """Most that a run of the largest stack may take, of the time that it takes alone."""
@@ -94,8 +93,9 @@ class Timing:
 
 def measure(size: Size) -> Result:
     """Run all sweeps in turns; returns seconds a run and epoch, and their ratios."""
-    cfg = to_plain(compose_run(size.overrides))
-    data = load_data(cfg)
+    spec = RunSpec.of(compose_run(size.overrides))
+    cfg = spec.settings
+    data = spec.build_data()
     images, hidden = len(data.train_indices()), cfg["model"]["hidden"]
     flop = products_flop(images, hidden, data.in_features)
     sweeps = [sweep for device in devices() for sweep in _sweeps(device, size)]

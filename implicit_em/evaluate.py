@@ -15,10 +15,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from implicit_em.base.errors import ConfigError, RunError, one_line
 from implicit_em.base.quiet import quieten
-from implicit_em.config.check import module_arguments, to_plain
-from implicit_em.engine.modules import module_class
+from implicit_em.config.schema import to_plain
+from implicit_em.config.spec import RunSpec
 from implicit_em.training.directory import RunDirectory
-from implicit_em.training.fitting import build_trainer, load_data
 from implicit_em.training.loading import load_weights
 from implicit_em.training.measurement import evaluate_module, probe_module
 from implicit_em.training.progress import print_result
@@ -41,25 +40,26 @@ def evaluate(run_dir: str | Path, data: Mapping[str, Any] | None = None) -> dict
     """
     quieten()
     run = RunDirectory(run_dir)
-    cfg = to_plain(run.read_config()) | ({"data": dict(data)} if data else {})
+    settings = to_plain(run.read_config()) | ({"data": dict(data)} if data else {})
+    spec = RunSpec.of_settings(settings)
     trained_width = run.read_model()["model"].get("in_features")
-    threads = cfg["trainer"]["threads"]
+    threads = settings["trainer"]["threads"]
     if threads:
         torch.set_num_threads(threads)
-    samples = load_data(cfg)
+    samples = spec.build_data()
     if samples.in_features != trained_width:
         raise ConfigError(
-            f"data={cfg['data']['_target_']}: width {samples.in_features}, "
+            f"data={settings['data']['_target_']}: width {samples.in_features}, "
             f"but the model was trained on width {trained_width}"
         )
-    module = module_class(cfg["model"]["_target_"])(**module_arguments(cfg, trained_width))
+    module = spec.build_module(trained_width)
     load_weights(module.model, run)
-    alone = {"strategy": "auto", "devices": 1}
-    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
-    trainer = build_trainer(cfg, **alone, **quiet)
-    metrics = {"seed": cfg["seed"], "status": "evaluated"}
+    alone: dict[str, Any] = {"strategy": "auto", "devices": 1}
+    alone |= dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
+    trainer = spec.build_trainer(**alone)
+    metrics = {"seed": settings["seed"], "status": "evaluated"}
     metrics |= evaluate_module(module, samples, trainer)
-    if cfg["probe"] == "linear":
+    if settings["probe"] == "linear":
         metrics["probe_accuracy"] = probe_module(module, samples, threads)
     return metrics
 

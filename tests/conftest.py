@@ -24,6 +24,12 @@ def one_thread() -> None:
 
 
 @pytest.fixture(autouse=True)
+def nothing_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process checks a configuration once; a test is like a process of its own."""
+    monkeypatch.setattr("implicit_em.config.check._passed", set())
+
+
+@pytest.fixture(autouse=True)
 def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Whoever runs the tests: no W&B login, no W&B settings."""
     for name in [name for name in os.environ if name.startswith("WANDB_")]:

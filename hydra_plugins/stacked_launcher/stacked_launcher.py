@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
@@ -76,7 +77,8 @@ class StackedLauncher(Launcher):
         ]
         returns: dict[int, JobReturn] = {}
         own = HydraConfig.instance().cfg
-        for group in groups(_shareable(jobs), self.max_stack):
+        specs = _shareable(jobs)
+        for group in groups(specs, self.max_stack):
             log.info(
                 "%s:", "One job by itself" if len(group) == 1 else f"{len(group)} jobs together"
             )
@@ -89,10 +91,10 @@ class StackedLauncher(Launcher):
             if len(group) == 1:
                 returns[group[0]] = runs[0]()
             else:
-                cfgs = [jobs[position] for position in group]
-                progress = progress_of(cfgs)
+                together = [specs[position] for position in group]
+                progress = progress_of(together)
                 try:
-                    returns |= zip(group, train_together(cfgs, runs, progress), strict=True)
+                    returns |= zip(group, train_together(together, runs, progress), strict=True)
                 finally:  # each job has put its own there
                     HydraConfig.instance().cfg = own
                     if progress is not None:
@@ -120,20 +122,20 @@ class StackedLauncher(Launcher):
         )
 
 
-def _shareable(jobs: Sequence[DictConfig]) -> list[DictConfig | None]:
-    """Return the configuration of each run; ``None`` for a job that must have the process alone.
+def _shareable(jobs: Sequence[DictConfig]) -> "list[Any]":
+    """Return the ``RunSpec`` of each job; ``None`` for a job that must have the process alone.
 
-    Such is one that changes the process, that is no run of this project, or whose directory
-    another job has, which it finds complete afterwards.
+    These are jobs that change the process, that are no runs of this project, or whose directory
+    another job has: such a job finds the run complete afterwards.
     """
+    from implicit_em.config.spec import RunSpec
+
     directories: set[str] = set()
-    runs: list[DictConfig | None] = []
+    specs: list[Any] = []
     for job in jobs:
         directory = str(OmegaConf.select(job, "hydra.sweep.subdir"))
         alone = job.hydra.job.chdir or job.hydra.job.env_set or directory in directories
-        if alone or "trainer" not in job or "model" not in job:
-            runs.append(None)
-        else:
-            runs.append(OmegaConf.masked_copy(job, [str(key) for key in job if key != "hydra"]))
+        is_run = "trainer" in job and "model" in job
+        specs.append(RunSpec.of(job) if is_run and not alone else None)
         directories.add(directory)
-    return runs
+    return specs

@@ -14,13 +14,12 @@ import pandas as pd
 import torch
 from hydra.utils import instantiate
 
-from implicit_em.config.check import module_arguments, to_plain
+from implicit_em.config.spec import RunSpec
 from implicit_em.data import Block
-from implicit_em.engine.modules import ADAM, EncoderModule, EnergyModule, module_class
+from implicit_em.engine.modules import ADAM, EncoderModule, EnergyModule
 from implicit_em.engine.stack import BareReplica, Stack
 from implicit_em.studies.runs import Run
 from implicit_em.training.directory import RunDirectory
-from implicit_em.training.fitting import load_data
 from implicit_em.training.loading import load_weights
 
 SECONDS = 2.0
@@ -46,7 +45,7 @@ def costs(runs: Sequence[Run]) -> pd.DataFrame:
     for run in runs:
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(1, mp_context=spawn) as process:
-            measured = process.submit(_cost, run.directory, to_plain(run.cfg)).result()
+            measured = process.submit(_cost, run.directory, RunSpec.of(run.cfg)).result()
         rows.append({"family": run.places[0][0], **measured})
     return pd.DataFrame(rows)
 
@@ -63,16 +62,18 @@ def peak_memory() -> int:
     return kilo * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _cost(directory: Path, cfg: dict[str, Any]) -> dict[str, float]:
+def _cost(directory: Path, spec: RunSpec) -> dict[str, float]:
     torch.set_num_threads(1)
-    data = load_data(cfg)
+    data = spec.build_data()
     samples_ND, features = data.split("train")[0], data.in_features
     tiny = EncoderModule({"in_features": features, "hidden": 8})
     _steps(tiny, ADAM, samples_ND, 8, 0)  # what libraries set up once is no cost of a family
     before = _forget_peak()
-    module = module_class(cfg["model"]["_target_"])(**module_arguments(cfg, features))
+    module = spec.build_module(features)
     load_weights(module.model, RunDirectory(directory))
-    times = _steps(module, cfg["optimizer"], samples_ND, cfg["data"]["batch_size"], SECONDS)
+    settings = spec.settings
+    batch_size = settings["data"]["batch_size"]
+    times = _steps(module, settings["optimizer"], samples_ND, batch_size, SECONDS)
     return {
         "step_ms": 1e3 * float(np.median(times)),
         "peak_MiB": (peak_memory() - before) / 2**20,

@@ -15,7 +15,7 @@ import implicit_em
 from implicit_em.base.errors import DamagedError
 from implicit_em.base.files import read_json, write_json
 from implicit_em.compare.stages import describe, settings_of
-from implicit_em.config.check import to_plain
+from implicit_em.config.spec import RunSpec
 from implicit_em.data import as_unit_float
 from implicit_em.metrics.densities import density
 from implicit_em.metrics.dictionaries import stability, varying
@@ -24,7 +24,6 @@ from implicit_em.models import SparseAutoencoder
 from implicit_em.studies.matrices import matrices_of
 from implicit_em.studies.runs import Run
 from implicit_em.training.directory import RunDirectory
-from implicit_em.training.fitting import load_data
 from implicit_em.training.measurement import energies_of
 
 FILE = "quality.json"
@@ -164,7 +163,7 @@ def _measure(run: Run) -> None:
 
 def _samples(run: Run) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the samples that a run is trained on, and those that it is measured on."""
-    data = load_data(to_plain(run.cfg))
+    data = RunSpec.of(run.cfg).build_data()
     samples, labels = data.split("train")
     indices = data.train_indices()
     final, final_labels = data.final_samples()

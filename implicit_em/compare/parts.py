@@ -27,7 +27,7 @@ from implicit_em.compare.stages import (
     training_of,
 )
 from implicit_em.compare.wording import name_of
-from implicit_em.config.check import to_plain
+from implicit_em.config.spec import RunSpec
 from implicit_em.data import ResidentDataModule
 from implicit_em.studies import provenance, study_directory
 from implicit_em.studies.execution import execute
@@ -35,7 +35,6 @@ from implicit_em.studies.matrices import matrices_of
 from implicit_em.studies.runs import Run
 from implicit_em.studies.summary_run import log_summary
 from implicit_em.training.directory import RunDirectory
-from implicit_em.training.fitting import load_data
 from implicit_em.training.progress import working
 
 log = logging.getLogger(__name__)
@@ -71,7 +70,7 @@ class Part(ABC):
         self._refuse_another_report()
         runs = self._plan()
         check_all(runs)
-        _refuse_unlabelled(load_data(to_plain(runs[0].cfg)))
+        _refuse_unlabelled(RunSpec.of(runs[0].cfg).build_data())
 
     @abstractmethod
     def _plan(self) -> list[Run]:
@@ -187,7 +186,7 @@ class Families(Part):
         self._forget_report()
         tables = results.tables()
         write_tables(tables, self.directory / "tables", self.trial)
-        data = load_data(to_plain(finals[0].cfg))
+        data = RunSpec.of(finals[0].cfg).build_data()
         rows = _rows_shown(results, finals)
         with working("drawing the figures"):
             write_figures(results, rows, data.sample_shape, self.directory / "figures", self.trial)

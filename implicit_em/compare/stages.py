@@ -15,6 +15,7 @@ from implicit_em.base.errors import ConfigError
 from implicit_em.compare.protocol import DERIVED, Protocol
 from implicit_em.config.check import check
 from implicit_em.config.fingerprint import config_fingerprint
+from implicit_em.config.spec import RunSpec
 from implicit_em.studies.runs import Run, compose_sweeps, on_any_device
 from implicit_em.training.directory import RunDirectory
 
@@ -169,7 +170,7 @@ def check_all(runs: Sequence[Run]) -> None:
 
 def _check(run: Run) -> None:
     try:
-        check(run.cfg)
+        check(RunSpec.of(run.cfg))
     except ConfigError as error:
         raise ConfigError(f"{error} ({run.places[0][0]}, {settings_of(run)})") from error
 

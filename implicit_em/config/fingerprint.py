@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -22,11 +23,17 @@ _DECIDE = (
     "probe",
     "metrics_every",
 )
-DO_NOT_MATTER = {
-    "data": ("root",),
-    "trainer": ("enable_progress_bar", "enable_model_summary", "log_every_n_steps", "profiler"),
-}
-"""Settings of the groups above that affect no result."""
+NO_RESULT = (
+    "logger",
+    "checkpoint",
+    "overwrite",
+    "data.root",
+    "trainer.enable_progress_bar",
+    "trainer.enable_model_summary",
+    "trainer.log_every_n_steps",
+    "trainer.profiler",
+)
+"""Keys of settings that affect no result, with all that lies below them."""
 _CAME_LATER = {"data": {"final": "test"}}
 """Settings that earlier runs do not name, with the values that these were run with."""
 _STOOD_FOR_BY_A_DIGEST = ("path", "labels", "test_path", "test_labels")
@@ -49,17 +56,18 @@ def config_fingerprint(cfg: DictConfig | Mapping[str, Any]) -> str:
 def deciding(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that affect a run's results, resolved.
 
-    Paths, loggers, launchers and the display do not (beside a digest of files, what it was made of
-    does not either), nor does a loss term of weight 0.
+    Paths, loggers, launchers and the display affect none. Beside a digest of files, the names of
+    these files do not count either; nor does a loss term of weight 0.
     """
-    config = OmegaConf.create({key: cfg[key] for key in _DECIDE if key in cfg})
+    keys = [key for key in _DECIDE if key in cfg]
+    settings: Any = {key: cfg[key] for key in keys}
     if isinstance(cfg, DictConfig):
-        config = OmegaConf.masked_copy(cfg, [key for key in _DECIDE if key in cfg])
+        config = OmegaConf.masked_copy(cfg, keys)
         config._set_parent(cfg)
-    settings: Any = OmegaConf.to_container(config, resolve=True)
-    for group, keys in DO_NOT_MATTER.items():
-        for key in keys:
-            settings.get(group, {}).pop(key, None)
+        settings = OmegaConf.to_container(config, resolve=True)
+    settings = deepcopy(settings)
+    for group, _, key in (name.partition(".") for name in NO_RESULT):
+        settings.get(group, {}).pop(key, None)
     for group, values in _CAME_LATER.items():
         for key, value in values.items():
             if settings.get(group, {}).get(key) == value:
@@ -71,6 +79,12 @@ def deciding(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     terms = settings.get("loss", {})
     settings["loss"] = {name: term for name, term in terms.items() if term.get("weight") != 0}
     return settings
+
+
+def affects_results(override: str) -> bool:
+    """Return whether an override, as ``logger.mode=offline``, may change a run's results."""
+    key = override.lstrip("+~").partition("=")[0].replace("/", ".")
+    return not any(key == name or key.startswith(f"{name}.") for name in NO_RESULT)
 
 
 def run_identity(cfg: Mapping[str, Any]) -> str:

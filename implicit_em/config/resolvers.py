@@ -3,8 +3,8 @@
 import os
 import re
 import secrets
+from collections.abc import Sequence
 from functools import cache
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -24,14 +24,15 @@ def run_directory(resumed: str | None, new: str) -> str:
     return new if resumed is None else str(resumed)
 
 
-def job_directory(overrides: Any, *, _root_: DictConfig) -> str:
-    """Return a sweep job's directory: its overrides, or its fingerprint if they make no name."""
-    name = str(overrides)
-    if _SAFE_NAME.fullmatch(name) and name.strip("."):
-        return name
-    from implicit_em.config.fingerprint import config_fingerprint
+def job_directory(overrides: Sequence[str], *, _root_: DictConfig) -> str:
+    """Return a sweep job's directory: its overrides, or its fingerprint if they make no name.
 
-    return config_fingerprint(_root_)
+    Overrides that affect no result are left out.
+    """
+    from implicit_em.config.fingerprint import affects_results, config_fingerprint
+
+    name = ",".join(sorted(filter(affects_results, overrides)))
+    return name if _SAFE_NAME.fullmatch(name) and name.strip(".") else config_fingerprint(_root_)
 
 
 def gpu_in_turn(number: int) -> str:

@@ -10,14 +10,13 @@ import pandas as pd
 import torch
 
 import implicit_em
-from implicit_em.config.check import to_plain
+from implicit_em.config.spec import RunSpec
 from implicit_em.data import as_unit_float
 from implicit_em.experiments import dynamics, prototypes, theorem
 from implicit_em.metrics import SILENT_SHARE, Redundancy
 from implicit_em.studies.matrices import matrices_of
 from implicit_em.studies.runs import Run
 from implicit_em.training.directory import RunDirectory
-from implicit_em.training.fitting import load_data
 from implicit_em.training.measurement import energies_of
 
 IDENTITY_IMAGES = 128
@@ -102,7 +101,7 @@ class _Images:
     """The images of a run's data, in [0, 1]."""
 
     def __init__(self, run: Run) -> None:
-        data = load_data(to_plain(run.cfg))
+        data = RunSpec.of(run.cfg).build_data()
         self.shape = data.sample_shape
         train, train_labels = data.split("train")
         test, test_labels = data.split("test")

@@ -7,6 +7,7 @@ from pathlib import Path
 from implicit_em.base.errors import ConfigError
 from implicit_em.config.check import check
 from implicit_em.config.fingerprint import config_fingerprint
+from implicit_em.config.spec import RunSpec
 from implicit_em.experiments.paper import PROTOCOL
 from implicit_em.studies.runs import Run, compose_sweeps, on_any_device
 from implicit_em.training.directory import RunDirectory
@@ -44,7 +45,7 @@ def plan(
     for sweep, cfg, axes in compose_sweeps(sweeps, conf, overrides):
         fingerprint = config_fingerprint(cfg)
         if fingerprint not in runs:
-            check(cfg)
+            check(RunSpec.of(cfg))
             job = ",".join(f"{key}={value}" for key, value in sorted(axes.items()))
             there = complete.get(fingerprint)
             runs[fingerprint] = Run(cfg, fingerprint, there or directory / sweep / job, bool(there))

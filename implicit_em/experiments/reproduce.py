@@ -8,7 +8,7 @@ from pathlib import Path
 from implicit_em.base.errors import ConfigError
 from implicit_em.base.files import write_json
 from implicit_em.base.tables import print_rows
-from implicit_em.config.check import to_plain
+from implicit_em.config.spec import RunSpec
 from implicit_em.experiments import criteria, figures, tables
 from implicit_em.experiments.evidence import gather
 from implicit_em.experiments.figures import PICTURES
@@ -21,7 +21,6 @@ from implicit_em.studies.execution import execute
 from implicit_em.studies.runs import Run
 from implicit_em.studies.summary_run import log_summary
 from implicit_em.training.directory import RunDirectory
-from implicit_em.training.fitting import load_data
 from implicit_em.training.progress import working
 
 log = logging.getLogger(__name__)
@@ -64,7 +63,7 @@ def reproduce(
     runs = plan(together, directory / "runs", conf, overrides)
     trial = None if is_protocol(together, runs) else _trial(overrides)
     study_directory.refuse_directory(directory, PAPER, there, trial)
-    load_data(to_plain(runs[0].cfg))
+    RunSpec.of(runs[0].cfg).build_data()
     with study_directory.alone(directory, "study"):
         write_json(note, {"trial": trial, "experiments": there.get("experiments", [])})
         execute(runs, workers, ["trial"] if trial else [], experiments=EXPERIMENTS)

@@ -17,6 +17,12 @@ ROUNDING = 8 * torch.finfo(torch.float32).eps
 DEAD_VARIANCE = 0.01
 ACTIVE_ENERGY = 0.01
 SILENT_SHARE = 0.01
+CURVES = ("dead_units", "redundancy", "responsibility_entropy", "density")
+"""Names of the metrics that are followed during training."""
+FINAL = (*CURVES, "silent_units", "maximum_responsibility")
+"""Names of those of a trained model, beside its reconstruction error."""
+RECONSTRUCTION = ("reconstruction_mse", "transpose_reconstruction_mse")
+"""Names of the reconstruction error: by a decoder, or by the transposed encoder."""
 GRAM_ROWS = 1024
 """Rows of a block of the samples' N x N matrix of inner products."""
 

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from implicit_em.base.errors import RunError, one_line
+from implicit_em.config.spec import RunSpec
 from implicit_em.studies.runs import Run
 from implicit_em.sweeps.stacked import groups, progress_of, train_together
 
@@ -49,10 +50,10 @@ def execute(
         return
     log.info("%d of %d runs to train", len(waiting), len(runs))
     failed = []
-    progress = progress_of([run.cfg for run in waiting])
+    progress = progress_of([RunSpec.of(run.cfg) for run in waiting])
     for some in _together(waiting, family):
         jobs = [partial(_train, run, _logger_settings(run, tags, experiments)) for run in some]
-        errors = train_together([run.cfg for run in some], jobs, progress, workers)
+        errors = train_together([RunSpec.of(run.cfg) for run in some], jobs, progress, workers)
         for run, error in zip(some, errors, strict=True):
             if error:
                 failed.append(run)
@@ -71,7 +72,7 @@ def _together(runs: Sequence[Run], family: Callable[[Run], object]) -> Iterator[
     for run in runs:
         by_family.setdefault(family(run), []).append(run)
     for own in by_family.values():
-        for positions in groups([run.cfg for run in own]):
+        for positions in groups([RunSpec.of(run.cfg) for run in own]):
             yield [own[position] for position in positions]
 
 

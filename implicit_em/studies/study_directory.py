@@ -9,13 +9,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from implicit_em.base.errors import ConfigError, one_line
-from implicit_em.config.fingerprint import DO_NOT_MATTER
-
-NEVER_MATTER = (
-    "logger",
-    "checkpoint",
-    *(f"{group}.{key}" for group, keys in DO_NOT_MATTER.items() for key in keys),
-)
+from implicit_em.config.fingerprint import affects_results
 
 
 def label(changes: Sequence[str]) -> str | None:
@@ -26,7 +20,7 @@ def label(changes: Sequence[str]) -> str | None:
 
 def deciding(changes: Sequence[str]) -> list[str]:
     """Return those of ``KEY=VALUE`` that affect results, in order."""
-    return sorted(c for c in changes if not c.lstrip("+").startswith(NEVER_MATTER))
+    return sorted(filter(affects_results, changes))
 
 
 def read_note(note: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 from omegaconf import DictConfig
 
-from implicit_em.config.check import to_plain
+from implicit_em.config.schema import to_plain
 from implicit_em.training.tracking import PatientWandbLogger, start_logger
 
 

@@ -51,6 +51,7 @@ class CheckCallback(Callback):
 
 def _check(config: DictConfig, directory: str | Path, here: bool) -> None:
     from implicit_em.config.check import check  # imports torch, which --help does not need
+    from implicit_em.config.spec import RunSpec
     from implicit_em.training.directory import RunDirectory
     from implicit_em.training.resuming import continued
 
@@ -64,9 +65,10 @@ def _check(config: DictConfig, directory: str | Path, here: bool) -> None:
                     "typed again with its hydra.sweep.dir"
                 )
             task = continued(task, config.hydra.overrides.task)
-        check(task, config.hydra.runtime.choices, here)
-        refusal = RunDirectory(directory).refusal(task)
-        if refusal and not (resumed or task.overwrite):
+        spec = RunSpec.of(task, config.hydra)
+        check(spec, here)
+        refusal = RunDirectory(directory).refusal(spec)
+        if refusal and not (resumed or spec.settings["overwrite"]):
             raise ConfigError(refusal)
     except ConfigError as error:
         raise RefusedError(str(error), error) from error

@@ -11,15 +11,13 @@ from typing import Any, TypeVar
 import psutil
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
 from threadpoolctl import threadpool_limits
 
 from implicit_em.base import interruption
 from implicit_em.base.errors import ConfigError
-from implicit_em.config.check import module_arguments, to_plain
-from implicit_em.engine.modules import module_class
+from implicit_em.config.check import WIDTH_TRIED
+from implicit_em.config.spec import RunSpec
 from implicit_em.engine.rendezvous import Rendezvous, split_evenly
-from implicit_em.training.fitting import load_data
 from implicit_em.training.progress import EpochProgress, logs_of
 
 T = TypeVar("T")
@@ -30,8 +28,8 @@ OF_THE_PROCESS = (
     *("detect_anomaly", "profiler"),
 )
 """Flags of the Trainer that set something for a process."""
-PRECISIONS = ("32-true", "bf16-mixed")
-"""Those that leave the default dtype of the process as it is."""
+SHARED_PRECISIONS = ("32-true", "bf16-mixed")
+"""Precisions that leave the default dtype of the process as it is."""
 SHARE_OF_MEMORY = 0.8
 WEIGHT_COPIES = 8
 """Weights, gradients, two moments, the stack's, the epoch's first and two in checkpoints."""
@@ -41,36 +39,38 @@ INPUT_COPIES = 6
 """Tensors of the size of a batch that a step makes, with a decoder."""
 
 
-def groups(runs: Sequence[DictConfig | None], max_stack: int = MAX_STACK) -> list[list[int]]:
+def groups(runs: Sequence[RunSpec | None], max_stack: int = MAX_STACK) -> list[list[int]]:
     """Return the positions of the runs that train together; a run by itself is a group of one.
 
-    Runs of a group share a process: its device, precision and threads. Within it those are stacked
-    whose models and loss terms are alike, whatever their seeds, weights of terms, optimizers and
-    rates.
+    The runs of a group share a process: its device, precision and threads. Within a group, runs
+    are stacked if their models and loss terms are alike, whatever their seeds, weights of terms,
+    optimizers and rates.
 
     Args:
-        runs: composed configurations, without Hydra's own node; ``None`` for a run that must not
-            share its process.
+        runs: runs of a sweep; ``None`` for a run that must not share its process.
         max_stack: most runs in a group. A group that memory would not hold is split.
 
     """
     alike: dict[Any, list[int]] = {}
-    plain = [None if cfg is None else to_plain(cfg) for cfg in runs]
-    for position, cfg in enumerate(plain):
-        key = None if cfg is None else _likeness(cfg)
-        alike.setdefault(("alone", position) if key is None else key, []).append(position)
+    needed: dict[int, int] = {}
+    for position, spec in enumerate(runs):
+        shared = None if spec is None else _shared(spec)
+        key = ("alone", position)
+        if shared is not None:
+            key, needed[position] = shared
+        alike.setdefault(key, []).append(position)
     found = []
     for key, positions in alike.items():
         most = max_stack
         if len(positions) > 1:
-            needed = max(memory_of(cfg) for p in positions if (cfg := plain[p]) is not None)
-            most = max(1, min(most, int(SHARE_OF_MEMORY * _available(key[0])) // needed))
+            memory = int(SHARE_OF_MEMORY * _available(key[0]))
+            most = max(1, min(most, memory // max(needed[position] for position in positions)))
         found += split_evenly(positions, most)
     return sorted(found)
 
 
 def train_together(
-    cfgs: Sequence[DictConfig],
+    runs: Sequence[RunSpec],
     jobs: Sequence[Callable[[], T]],
     progress: EpochProgress | None = None,
     workers: int | None = None,
@@ -81,9 +81,9 @@ def train_together(
     else is logged.
 
     Args:
-        cfgs: the configurations of a group.
-        jobs: that train them.
-        progress: of all runs.
+        runs: runs of a group.
+        jobs: functions that train them, one a run.
+        progress: progress over the epochs of all runs.
         workers: stacks that train at the same time; by default one for every core, or one for a
             device.
 
@@ -91,10 +91,10 @@ def train_together(
         Interrupted: after every job has saved where it was, if a signal asked for it.
 
     """
-    trainer = cfgs[0].trainer
-    threads = trainer.threads or 1
+    trainer = runs[0].settings["trainer"]
+    threads = trainer["threads"] or 1
     if workers is None:
-        workers = max(1, cores() // threads) if trainer.accelerator == "cpu" else 1
+        workers = max(1, cores() // threads) if trainer["accelerator"] == "cpu" else 1
     under_way: list[Future[T]] = []
     # The limits that each probe sets are the process's, and end in any order.
     with interruption.listening(), _handlers_by_thread() as assign, threadpool_limits(threads):
@@ -137,11 +137,12 @@ def _handlers_by_thread() -> Iterator[Callable[[threading.Thread], None]]:
         root.handlers = own
 
 
-def progress_of(runs: Sequence[DictConfig]) -> EpochProgress | None:
-    """Return one progress over the epochs of all runs, where they want one."""
-    if not any(cfg.trainer.enable_progress_bar for cfg in runs):
+def progress_of(runs: Sequence[RunSpec]) -> EpochProgress | None:
+    """Return one progress over the epochs of all runs, or ``None`` if no run wants one."""
+    trainers = [spec.settings["trainer"] for spec in runs]
+    if not any(trainer["enable_progress_bar"] for trainer in trainers):
         return None
-    return EpochProgress(sum(cfg.trainer.max_epochs for cfg in runs), len(runs))
+    return EpochProgress(sum(trainer["max_epochs"] for trainer in trainers), len(runs))
 
 
 def cores() -> int:
@@ -149,29 +150,32 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def memory_of(cfg: dict[str, Any]) -> int:
-    """Return the bytes that training a run takes, roughly; measuring it afterwards not counted.
+def memory_of(spec: RunSpec, in_features: int) -> int:
+    """Return roughly the bytes that training a run takes; measuring it afterwards is not counted.
 
     Args:
-        cfg: the plain configuration.
+        spec: the run.
+        in_features: width D of its data.
 
     """
-    width = load_data(cfg).in_features
     with torch.device("meta"):
-        model = instantiate({**cfg["model"], "in_features": width})
-    batch, components = cfg["data"]["batch_size"], model.weight.shape[-2]
+        model = instantiate(spec.model_arguments(in_features))
+    batch, components = spec.settings["data"]["batch_size"], model.weight.shape[-2]
     elements = WEIGHT_COPIES * sum(parameter.numel() for parameter in model.parameters())
-    elements += ENERGY_COPIES * batch * components + INPUT_COPIES * batch * width
+    elements += ENERGY_COPIES * batch * components + INPUT_COPIES * batch * in_features
     elements += 2 * min(batch, components) ** 2
     return 4 * elements
 
 
-def _likeness(cfg: dict[str, Any]) -> tuple[Any, ...] | None:
-    """Return what runs of a group have in common; ``None`` for a run by itself."""
-    trainer = cfg["trainer"]
+def _shared(spec: RunSpec) -> tuple[tuple[Any, ...], int] | None:
+    """Return what a run shares with others of its group and the memory that it needs.
+
+    ``None`` stands for a run that trains by itself.
+    """
+    trainer = spec.settings["trainer"]
     on_cpu = trainer["accelerator"] == "cpu"
     if (
-        trainer["precision"] not in PRECISIONS
+        trainer["precision"] not in SHARED_PRECISIONS
         or trainer["accelerator"] not in ("cpu", "gpu", "cuda")
         # Several threads cut a tensor into pieces by its size, a compiler makes code for its
         # shape: a stack would not round as a run alone does.
@@ -181,19 +185,19 @@ def _likeness(cfg: dict[str, Any]) -> tuple[Any, ...] | None:
     ):
         return None
     try:
-        width = load_data(cfg).in_features
-    except ConfigError:  # the run will say so itself
+        width = spec.build_data().in_features
+    except ConfigError:  # the run itself will say so
         return None
-    if _draws(cfg, width):
+    if _draws(spec):
         return None
-    return tuple(trainer[key] for key in OF_THE_PROCESS)
+    return tuple(trainer[key] for key in OF_THE_PROCESS), memory_of(spec, width)
 
 
-def _draws(cfg: dict[str, Any], width: int) -> bool:
-    """Return whether a step draws random numbers, of which a process has one stream."""
+def _draws(spec: RunSpec) -> bool:
+    """Return whether a step draws random numbers: a process has only one stream of them."""
     with torch.random.fork_rng(devices=[]):
-        module = module_class(cfg["model"]["_target_"])(**module_arguments(cfg, width))
-        x = torch.rand(8, width)
+        module = spec.build_module(WIDTH_TRIED)
+        x = torch.rand(8, WIDTH_TRIED)
         before = torch.get_rng_state()
         module.objective({"x": x, **module.outputs(module.model, x)})
         return not torch.equal(before, torch.get_rng_state())

@@ -12,16 +12,7 @@ from implicit_em.base.tables import format_value, markdown_table, print_rows
 from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.sweeps.jobs import noted_jobs
 from implicit_em.training.directory import RunDirectory
-
-SHOWN = (
-    "dead_units",
-    "redundancy",
-    "responsibility_entropy",
-    "density",
-    "probe_accuracy",
-    "final_loss",
-    "convergence_epoch",
-)
+from implicit_em.training.results import IN_SUMMARY
 
 
 def summarise(directory: Path) -> bool:
@@ -43,7 +34,7 @@ def summarise(directory: Path) -> bool:
         temporary.write_text(_markdown(grouped, failed))
 
     names = _short_names(jobs["job"].tolist())
-    rows = jobs.assign(job=names)[["job", "status", *SHOWN]].astype(object)
+    rows = jobs.assign(job=names)[["job", "status", *IN_SUMMARY]].astype(object)
     print_rows(f"{len(jobs)} jobs", rows.where(rows.notna(), None))
     if len(grouped) < len(jobs):
         print_rows("mean ± std over seeds", grouped)
@@ -72,7 +63,7 @@ def read_jobs(directory: Path) -> pd.DataFrame:
         for name, job in sorted(waiting.items())
     ]
     jobs = pd.DataFrame(rows)
-    return jobs.reindex(columns=list(dict.fromkeys([*jobs.columns, "error", *SHOWN])))
+    return jobs.reindex(columns=list(dict.fromkeys([*jobs.columns, "error", *IN_SUMMARY])))
 
 
 def _row(run: RunDirectory) -> dict[str, Any]:
@@ -97,9 +88,9 @@ def group_over_seeds(jobs: pd.DataFrame) -> pd.DataFrame:
     names = completed["job"].map(lambda job: ",".join(_without_seed(job.split(","))))
     rows = []
     for name, group in completed.groupby(names, sort=False):
-        cells = {key: _mean_and_std(group[key]) for key in SHOWN}
+        cells = {key: _mean_and_std(group[key]) for key in IN_SUMMARY}
         rows.append({"job": name or "default", "n": str(len(group)), **cells})
-    grouped = pd.DataFrame(rows, columns=["job", "n", *SHOWN])
+    grouped = pd.DataFrame(rows, columns=["job", "n", *IN_SUMMARY])
     grouped["job"] = _short_names(grouped["job"].tolist())
     return grouped
 

@@ -15,6 +15,7 @@ from implicit_em.base.errors import ConfigError, DamagedError
 from implicit_em.base.files import half_written, read_json, whole, write_json
 from implicit_em.config.fingerprint import config_fingerprint, deciding
 from implicit_em.config.saved import read_config, read_overrides
+from implicit_em.config.spec import RunSpec
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ class RunDirectory:
         finally:
             lock.release()
 
-    def refusal(self, cfg: DictConfig) -> str | None:
+    def refusal(self, spec: RunSpec) -> str | None:
         """Return why the directory is not for this run: it holds another; or ``None``."""
         if not self.config.exists():
             if self.history.exists() or self.checkpoint.exists():
@@ -123,11 +124,10 @@ class RunDirectory:
             there = self.read_config()
         except DamagedError as error:
             return f"{error}; choose another directory, or overwrite=true"
-        fingerprint = config_fingerprint(cfg)
         difference = None
-        if config_fingerprint(there) != fingerprint:
-            difference = _difference(there, cfg)
-        elif (metrics := self.read_metrics()) and metrics.get("config_fingerprint") != fingerprint:
+        if config_fingerprint(there) != spec.fingerprint:
+            difference = _difference(there, spec.settings)
+        elif (metrics := self.read_metrics()) and not spec.has_made(metrics):
             difference = f" (metrics.json is of schema {metrics.get('schema')})"
         if difference is None:
             return None
@@ -136,57 +136,59 @@ class RunDirectory:
             "choose another directory, or overwrite=true"
         )
 
-    def claim(
-        self, cfg: DictConfig, hydra_cfg: DictConfig | None = None, resumed: bool = False
-    ) -> dict[str, Any] | None:
-        """Take the directory for a run and save its configuration.
+    def claim(self, spec: RunSpec, resumed: bool = False) -> dict[str, Any] | None:
+        """Take the directory for a run, and save the run's configuration in it.
 
         Args:
-            cfg: of the run. With ``overwrite``, what the directory holds of another is removed.
-            hydra_cfg: Hydra's own.
-            resumed: whether the run that is there goes on, maybe for more epochs.
+            spec: run that will train here. With its ``overwrite``, what the directory holds of
+                another run is removed.
+            resumed: whether the run in the directory goes on, maybe for more epochs.
 
         Returns:
-            The metrics of the same run (by fingerprint), if it is complete already. Of one that
-            failed or was interrupted, history and checkpoints stay, from which it goes on.
+            The metrics of the same run, if it is complete already; else ``None``. A run that
+            failed or was interrupted keeps its history and its checkpoints, and goes on from them.
 
         Raises:
-            ConfigError: if the directory holds another run, or the configuration is one that could
-                not be read again.
-            WriteError: if it cannot be written.
+            ConfigError: if the directory holds another run, or if the configuration could not be
+                read again.
+            WriteError: if a file cannot be written.
 
         """
-        if not resumed and (refusal := self.refusal(cfg)):
-            if not cfg.overwrite:
+        if not resumed and (refusal := self.refusal(spec)):
+            if not spec.settings["overwrite"]:
                 raise ConfigError(refusal)
             log.warning("%s: replaced by a run of other settings", self.path)
             self._clear()
         metrics = self.completed_metrics()
-        if metrics and metrics.get("config_fingerprint") == config_fingerprint(cfg):
+        if metrics and spec.has_made(metrics):
             return metrics
-        typed = list(hydra_cfg.overrides.task) if hydra_cfg else []
+        self._remove_results()
+        overrides = list(spec.overrides)
         if resumed:
+            epochs = [line for line in overrides if line.startswith(EPOCHS)]
             before = self.read_overrides()
-            if epochs := [line for line in typed if line.startswith(EPOCHS)]:
-                before = [line for line in before if not line.startswith(EPOCHS)]
-            typed = [*before, *epochs]
-        for result in self._results():
-            result.unlink(missing_ok=True)
+            overrides = [o for o in before if not (epochs and o.startswith(EPOCHS))] + epochs
+        else:
+            self._write(self.path / ".hydra" / "hydra.yaml", {"hydra": spec.hydra})
+        self._write(self.overrides, overrides)
+        # Resolved, since what was trained does not depend on the environment of a reader.
+        self._write(self.config, spec.settings)
+        return None
+
+    def _write(self, path: Path, content: Any) -> None:
+        with whole(path) as temporary:
+            temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(content)), encoding="utf-8")
+            if path == self.config:
+                read_config(temporary)  # otherwise the run could not go on some day
+
+    def _remove_results(self) -> None:
+        """Remove an unfinished run's results, and files that a killed process has half written."""
+        for path in self._results():
+            path.unlink(missing_ok=True)
         newest = self.checkpoint.with_stem("newest")
         for path in (*self._results(), self.history, newest, self.config, self.overrides):
-            for left in half_written(path):
-                left.unlink()
-        # Resolved: what the environment said then is what was trained.
-        files = {self.config: OmegaConf.to_yaml(cfg, resolve=True)}
-        if not resumed:
-            files[self.path / ".hydra" / "hydra.yaml"] = OmegaConf.to_yaml({"hydra": hydra_cfg})
-        files[self.overrides] = OmegaConf.to_yaml(OmegaConf.create(typed))
-        for path, content in files.items():
-            with whole(path) as temporary:
-                temporary.write_text(content, encoding="utf-8")
-                if path == self.config:
-                    read_config(temporary)  # else the run could not go on some day
-        return None
+            for part in half_written(path):
+                part.unlink()
 
     def _results(self) -> tuple[Path, ...]:
         return self.metrics, self.features, self.weights, self.model
@@ -210,7 +212,7 @@ def _acquire(lock: FileLock, seconds: float) -> bool:
     return True
 
 
-def _difference(there: DictConfig, here: DictConfig) -> str:
+def _difference(there: Mapping[Any, Any], here: Mapping[Any, Any]) -> str:
     old, new = (flatten(deciding(cfg)) for cfg in (there, here))
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):

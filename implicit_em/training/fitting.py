@@ -1,26 +1,21 @@
-"""The data, the Trainer and the loop of one run, from its last checkpoint on."""
+"""The fit of one run: its module and its Trainer, from the last checkpoint on."""
 
 import logging
 import time
-from collections.abc import Mapping
-from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.plugins.environments import LightningEnvironment
-from pytorch_lightning.profilers import Profiler
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from implicit_em.base.errors import ConfigError, one_line
-from implicit_em.config.check import module_arguments, trainer_flags
-from implicit_em.config.fingerprint import run_identity
+from implicit_em.config.spec import RunSpec
 from implicit_em.data import ResidentDataModule, as_unit_float
-from implicit_em.engine.modules import EnergyModule, module_class
+from implicit_em.engine.modules import EnergyModule
 from implicit_em.engine.rendezvous import current
+from implicit_em.metrics.convergence import convergence_epoch
 from implicit_em.training.checkpoints import (
     DirectCheckpointIO,
     LastCheckpoint,
@@ -36,90 +31,109 @@ from implicit_em.training.tracking import log_again
 log = logging.getLogger(__name__)
 
 
-def load_data(cfg: Mapping[str, Any]) -> ResidentDataModule:
-    """Build the data module of a plain configuration and read its data.
+@dataclass(frozen=True)
+class Fit:
+    """A run's module, its data and all that its training keeps.
 
-    Raises:
-        ConfigError: if they cannot be had, or read.
-
-    """
-    try:
-        data: ResidentDataModule = instantiate(cfg["data"])
-        data.prepare_data()
-        data.setup()
-    except (OSError, RuntimeError, ValueError, TypeError, InstantiationException) as error:
-        raise ConfigError(f"data: {one_line(error)}") from error
-    return data
-
-
-def build_trainer(cfg: Mapping[str, Any], **arguments: Any) -> pl.Trainer:
-    """Build the Trainer of a plain configuration.
-
-    Raises:
-        ConfigError: if Lightning refuses a flag, or this machine has no such device.
+    Args:
+        spec: settings of the run.
+        data: data module of the run, its data read.
+        module: module that is trained.
+        trainer: Trainer of the run.
+        history: rows of ``history.csv``.
+        saving: callback that saves checkpoints, and counts the seconds.
+        checkpoint: checkpoint that training goes on from, or ``None``.
 
     """
-    own: dict[str, Any] = {"profiler": NoProfiler(), "plugins": [DirectCheckpointIO()]}
-    if cfg["trainer"]["strategy"] == "auto":  # on Slurm, too, where submitit alone requeues a job
-        own["plugins"].append(LightningEnvironment())
-    try:
-        return pl.Trainer(**own | trainer_flags(cfg) | arguments)
-    except (MisconfigurationException, ValueError, TypeError) as error:
-        raise ConfigError(f"trainer: {one_line(error)}") from error
 
+    spec: RunSpec
+    data: ResidentDataModule
+    module: EnergyModule
+    trainer: pl.Trainer
+    history: HistoryLogger
+    saving: LastCheckpoint
+    checkpoint: Any
 
-def fit(
-    cfg: dict[str, Any],
-    run: RunDirectory,
-    data: ResidentDataModule,
-    logger: Logger | None,
-    metrics: dict[str, Any],
-) -> tuple[EnergyModule, pl.Trainer, list[float]]:
-    """Train from the last checkpoint on; returns the epochs' losses too, in the first process."""
-    if cfg["trainer"]["threads"]:
-        torch.set_num_threads(cfg["trainer"]["threads"])
-    pl.seed_everything(cfg["seed"], verbose=False)
-    arguments = module_arguments(cfg, data.in_features)
-    module = module_class(cfg["model"]["_target_"])(**arguments)
-    metrics["parameters"] = sum(p.numel() for p in module.model.parameters())
+    @classmethod
+    def prepare(
+        cls, spec: RunSpec, run: RunDirectory, data: ResidentDataModule, logger: Logger | None
+    ) -> "Fit":
+        """Build module and Trainer, and find the checkpoint that training goes on from.
 
-    history = HistoryLogger(run.history)
-    identity = run_identity(cfg)
-    checkpoint, done = resume_point(run.checkpoint, identity, history.restore())
-    history.forget_after(done)
-    start_seconds = 0.0 if checkpoint else _start(module.model, data)
-    progress = _progress(cfg)
-    if checkpoint:
-        log.info("goes on after epoch %d of %d", done, cfg["trainer"]["max_epochs"])
-        for shown in progress:
-            shown.skip(done)
-        log_again(logger, history.rows)
-    callbacks = [instantiate(spec) for spec in cfg["callbacks"].values()]
-    saving = LastCheckpoint(run.checkpoint, identity, **cfg["checkpoint"])
-    saving.train_seconds = start_seconds
-    trainer = build_trainer(
-        cfg,
-        enable_progress_bar=False,  # Lightning's own
-        logger=[history, *([logger] if logger else []), *progress],
-        callbacks=[*callbacks, saving],
-        default_root_dir=run.path,
-        check_val_every_n_epoch=cfg["metrics_every"]
-        or monitoring_interval(data, module.model.weight.shape[-2]),
-    )
-    metrics["device"] = _device_name(trainer)
-    try:
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    finally:
-        if (together := current()) is not None:
-            together.leave()
-        metrics["train_seconds"] = round(saving.train_seconds, 3)
-        metrics["epochs"] = len(history.column("train/loss"))
-    stop_if_requested(trainer)
-    return module, trainer, history.column("train/loss")
+        Raises:
+            ConfigError: if the model cannot start from the data, or Lightning refuses a flag.
+
+        """
+        settings = spec.settings
+        if settings["trainer"]["threads"]:
+            torch.set_num_threads(settings["trainer"]["threads"])
+        pl.seed_everything(settings["seed"], verbose=False)
+        module = spec.build_module(data.in_features)
+        history = HistoryLogger(run.history)
+        checkpoint, done = resume_point(run.checkpoint, spec.identity, history.restore())
+        history.forget_after(done)
+        saving = LastCheckpoint(run.checkpoint, spec.identity, **settings["checkpoint"])
+        progress = _progress(spec)
+        if checkpoint:
+            log.info("goes on after epoch %d of %d", done, settings["trainer"]["max_epochs"])
+            for shown in progress:
+                shown.skip(done)
+            log_again(logger, history.rows)
+        else:
+            saving.train_seconds = _start(module.model, data)
+        trainer = spec.build_trainer(
+            plugins=[DirectCheckpointIO()],
+            enable_progress_bar=False,  # Lightning's own
+            logger=[history, *([logger] if logger else []), *progress],
+            callbacks=[*map(instantiate, settings["callbacks"].values()), saving],
+            default_root_dir=run.path,
+            check_val_every_n_epoch=settings["metrics_every"]
+            or monitoring_interval(data, module.model.weight.shape[-2]),
+        )
+        return cls(spec, data, module, trainer, history, saving, checkpoint)
+
+    def train(self) -> dict[str, Any]:
+        """Train to the end; returns the final loss, and the epoch at which the run converged.
+
+        Raises:
+            ConfigError: if flags of the Trainer end the run before its first epoch does.
+            Interrupted: if a signal has asked for it; everything is saved.
+
+        """
+        try:
+            self.trainer.fit(
+                self.module, datamodule=self.data, ckpt_path=self.checkpoint, weights_only=True
+            )
+        finally:
+            if (together := current()) is not None:
+                together.leave()
+        stop_if_requested(self.trainer)
+        losses = self._losses
+        epochs = self.spec.settings["trainer"]["max_epochs"]
+        if epochs and not losses and self.trainer.is_global_zero:
+            raise ConfigError("trainer: these flags end the run before its first epoch does")
+        return {
+            "final_loss": losses[-1] if losses else None,
+            "convergence_epoch": convergence_epoch(losses),
+        }
+
+    @property
+    def _losses(self) -> list[float]:
+        return self.history.column("train/loss")  # empty but in the first process
+
+    @property
+    def so_far(self) -> dict[str, Any]:
+        """What ``metrics.json`` says of the training so far, also of a run that fails."""
+        return {
+            "parameters": sum(p.numel() for p in self.module.model.parameters()),
+            "epochs": len(self._losses),
+            "train_seconds": round(self.saving.train_seconds, 3),
+            "device": _device_name(self.trainer),
+        }
 
 
 def _start(model: Any, data: ResidentDataModule) -> float:
-    """Show a model that wants it the training samples before it trains; gives the seconds taken."""
+    """Let a model that starts from data see the training samples; returns the seconds taken."""
     started = time.monotonic()
     if hasattr(model, "start"):
         samples, _ = data.split("train")
@@ -136,28 +150,12 @@ def _start(model: Any, data: ResidentDataModule) -> float:
     return time.monotonic() - started
 
 
-class NoProfiler(Profiler):
-    """Measures nothing; Lightning's own enters some thirty generators a step to do so."""
-
-    _nothing = nullcontext()
-
-    def start(self, action_name: str) -> None:
-        """Measure nothing."""
-
-    def stop(self, action_name: str) -> None:
-        """Measure nothing."""
-
-    def profile(self, action_name: str) -> Any:
-        """Return a context that does nothing."""
-        return self._nothing
-
-
-def _progress(cfg: Mapping[str, Any]) -> list[EpochProgress]:
+def _progress(spec: RunSpec) -> list[EpochProgress]:
     together = current()
     if together is not None:
         return [together.progress] if together.progress else []
-    shown = cfg["trainer"]["enable_progress_bar"]
-    return [EpochProgress(cfg["trainer"]["max_epochs"])] if shown else []
+    trainer = spec.settings["trainer"]
+    return [EpochProgress(trainer["max_epochs"])] if trainer["enable_progress_bar"] else []
 
 
 def _device_name(trainer: pl.Trainer) -> str:

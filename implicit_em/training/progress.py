@@ -14,27 +14,11 @@ from rich.table import Table
 
 from implicit_em.base.tables import format_value
 from implicit_em.training.history import RunLogger
+from implicit_em.training.results import IN_TABLE
 
 log = logging.getLogger(__name__)
 
 LINES_WHEN_PIPED = 10
-
-SHOWN = (
-    "dead_units",
-    "silent_units",
-    "redundancy",
-    "responsibility_entropy",
-    "maximum_responsibility",
-    "density",
-    "reconstruction_mse",
-    "transpose_reconstruction_mse",
-    "probe_accuracy",
-    "final_loss",
-    "convergence_epoch",
-    "parameters",
-    "epochs",
-    "train_seconds",
-)
 
 
 class EpochProgress(RunLogger):
@@ -126,7 +110,7 @@ def print_result(metrics: Mapping[str, Any], directory: str | None = None) -> No
     table = Table(title=f"seed {metrics['seed']}, {metrics['status']}", title_justify="left")
     table.add_column("metric")
     table.add_column("value", justify="right")
-    for key in SHOWN:
+    for key in IN_TABLE:
         if metrics.get(key) is not None or key == "redundancy":
             table.add_row(key.replace("_", " "), format_value(metrics.get(key)))
     console = Console()

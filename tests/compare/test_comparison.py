@@ -22,14 +22,12 @@ from implicit_em.compare.comparison import compare
 from implicit_em.compare.knobs import CURVE
 from implicit_em.compare.protocol import read_protocol
 from implicit_em.compare.stages import Stages, compose_settings, digest
-from implicit_em.config.check import module_arguments, to_plain
+from implicit_em.config.spec import RunSpec
 from implicit_em.data import ResidentDataModule
-from implicit_em.engine.modules import module_class
 from implicit_em.metrics.dictionaries import stability
 from implicit_em.metrics.quality import Encoded, quality
 from implicit_em.models import Dictionary
 from implicit_em.training.directory import RunDirectory
-from implicit_em.training.fitting import load_data
 
 CONF = ROOT / "conf"
 """Of the protocol's parts on each data set: another one is another protocol."""
@@ -190,7 +188,7 @@ def test_what_stands_in_the_tables_is_what_the_models_and_the_data_give(comparis
     """By hand from a run's files: probes and decoders never see what they are measured on."""
     chosen, finals = table(comparison, "chosen"), table(comparison, "finals")
     runs = comparison / "mnist" / "runs"
-    data = load_data(to_plain(RunDirectory(next((runs / "toy").iterdir())).read_config()))
+    data = RunSpec.of(RunDirectory(next((runs / "toy").iterdir())).read_config()).build_data()
     samples, labels = data.split("train")
     own, (tested, tested_labels) = data.train_indices(), data.split("test")
     assert (len(own), len(tested)) == (500, 200)
@@ -520,8 +518,7 @@ def test_equal_parameters_are_equal_to_a_hundredth(committed):
     first = list({setting.family: setting for setting in reversed(settings)}.values())
     counts = {}
     for run in Stages(protocol, "equal_parameters", Path("nowhere"), first, ()).grids():
-        cfg = to_plain(run.cfg)
-        module = module_class(cfg["model"]["_target_"])(**module_arguments(cfg, 784))
+        module = RunSpec.of(run.cfg).build_module(784)
         counts[run.places[0][0]] = sum(p.numel() for p in module.model.parameters())
     assert counts["derived"] == 100_480
     assert all(abs(count / counts["derived"] - 1) < 0.01 for count in counts.values()), counts

@@ -10,6 +10,7 @@ from helpers.paths import ROOT
 from omegaconf import OmegaConf
 
 from implicit_em.config.check import check
+from implicit_em.config.spec import RunSpec
 from implicit_em.engine.modules import ADAM, DERIVED_LOSS, SAE_LOSS
 
 FILES = sorted((ROOT / "conf").rglob("*.yaml"))
@@ -33,7 +34,7 @@ def test_every_option_composes_and_passes_the_check(option, composed, tmp_path, 
     beside = [f"model={model}"] if model else []
     if option == "data=tensors":
         beside = ["data.path=X.npy"]
-    check(composed(*beside, option))
+    check(RunSpec.of(composed(*beside, option)))
 
 
 def test_the_defaults_are_the_papers(composed):

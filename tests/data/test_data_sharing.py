@@ -13,9 +13,8 @@ import pytest
 import torch
 from torchvision.datasets import MNIST
 
-from implicit_em.config.check import to_plain
+from implicit_em.config.spec import RunSpec
 from implicit_em.data import TorchvisionDataModule
-from implicit_em.training.fitting import load_data
 
 SPLITS = ("train", "test")
 
@@ -75,7 +74,7 @@ def test_partials_of_one_dataset_are_one_source(root):
 
 def test_a_sweeps_jobs_share(composed, small_mnist):
     jobs = [composed(f"data.root={small_mnist}", f"seed={seed}") for seed in (1, 2)]
-    assert same_tensors(*(load_data(to_plain(cfg)) for cfg in jobs))
+    assert same_tensors(*(RunSpec.of(cfg).build_data() for cfg in jobs))
 
 
 def test_other_roots_and_data_sets_are_other_sources(root, small_mnist):

@@ -14,10 +14,10 @@ from omegaconf import OmegaConf
 
 import implicit_em
 from implicit_em.base.errors import ConfigError
-from implicit_em.config.check import check, to_plain
+from implicit_em.config.check import check
 from implicit_em.config.fingerprint import config_fingerprint
+from implicit_em.config.spec import RunSpec
 from implicit_em.data import TensorDataModule
-from implicit_em.training.fitting import load_data
 
 WIDTH = 12
 BRIEF = ["data.batch_size=64", "model.hidden=5", "trainer.max_epochs=2", "logger=csv"]
@@ -439,16 +439,16 @@ def test_sparse_tensors_and_other_things_are_refused(files):
 
 def test_the_check_looks_at_files_only_where_the_run_will_be(configured, files):
     cfg = configured("data.path=X.npy")
-    check(cfg)
+    check(RunSpec.of(cfg))
     os.remove("X.npy")
     with pytest.raises(ConfigError, match="no such file"):
-        check(configured("data.path=X.npy"))
-    check(configured("data.path=X.npy"), here=False)
+        check(RunSpec.of(configured("data.path=X.npy")))
+    check(RunSpec.of(configured("data.path=X.npy")), here=False)
 
 
 def test_data_that_lie_elsewhere_have_no_digest_and_are_taken_as_they_are(configured, files):
     os.rename("X.npy", "Y.npy")
-    cfg = to_plain(configured("data.path=X.npy"))
-    assert cfg["data"]["digest"] is None
+    spec = RunSpec.of(configured("data.path=X.npy"))
+    assert spec.settings["data"]["digest"] is None
     os.rename("Y.npy", "X.npy")
-    assert load_data(cfg).in_features == WIDTH
+    assert spec.build_data().in_features == WIDTH

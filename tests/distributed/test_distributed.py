@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from implicit_em.base.errors import ConfigError, NonFiniteLossError, RunError
 from implicit_em.base.quiet import quieten
 from implicit_em.config.check import check
+from implicit_em.config.spec import RunSpec
 from implicit_em.data import Block, ResidentLoader
 from implicit_em.distributed import GlobalBatch, Group
 from implicit_em.distributed.processes import run_together
@@ -295,12 +296,12 @@ def test_a_killed_process_ends_the_run_with_an_error(composed, small, tmp_path, 
 @pytest.mark.parametrize("model", ["topk", "batch_topk"])
 def test_a_model_that_counts_what_it_sees_is_refused(composed, model):
     with pytest.raises(ConfigError, match=r"trainer\.devices=2: 2 devices; allowed is 1, as the"):
-        check(composed(f"model={model}", "trainer=ddp_cpu"))
+        check(RunSpec.of(composed(f"model={model}", "trainer=ddp_cpu")))
 
 
 @pytest.mark.parametrize("model", ["l1", "l1_norm", "jump_relu", "gated", "hybrid"])
 def test_a_contender_that_does_not_may_be_trained_by_several(composed, model):
-    check(composed(f"model={model}", "trainer=ddp_cpu"))
+    check(RunSpec.of(composed(f"model={model}", "trainer=ddp_cpu")))
 
 
 @pytest.mark.parametrize(
@@ -309,9 +310,9 @@ def test_a_contender_that_does_not_may_be_trained_by_several(composed, model):
 def test_a_model_that_mixes_samples_or_draws_is_refused(composed, typed):
     name, *options = typed
     activation = [f"activation._target_=torch.nn.{name}", *options]
-    check(composed(*activation))
+    check(RunSpec.of(composed(*activation)))
     with pytest.raises(ConfigError, match=r"trainer\.devices=2: 2 devices; allowed is 1, as the"):
-        check(composed(*activation, *DDP))
+        check(RunSpec.of(composed(*activation, *DDP)))
 
 
 @NO_VALIDATION

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from implicit_em.base.errors import ConfigError, DamagedError
 from implicit_em.config.check import check
+from implicit_em.config.spec import RunSpec
 from implicit_em.sweeps.summary import group_over_seeds, read_jobs
 from implicit_em.training.checkpoints import previous, resume_point
 from implicit_em.training.directory import RunDirectory
@@ -185,7 +186,7 @@ def passes_or_is_refused(content):
         cfg = OmegaConf.create(content)
     except (OmegaConfBaseException, ValueError):  # nobody can compose it
         reject()
-    said = says(lambda: check(cfg), ConfigError)
+    said = says(lambda: check(RunSpec.of(cfg)), ConfigError)
     assert said
     assert "\n" not in said
 
@@ -196,7 +197,7 @@ def test_any_configuration_passes_or_is_refused(configurations, process):
 
 def test_the_check_makes_nothing_large(composed):
     with Shapes() as shapes:
-        check(composed("model.hidden=10_000_000", "data.batch_size=10_000_000"))
+        check(RunSpec.of(composed("model.hidden=10_000_000", "data.batch_size=10_000_000")))
     assert shapes.seen
     assert max(map(math.prod, shapes.seen)) < 2_000_000
 
@@ -278,7 +279,7 @@ def reads(path, cfg, contents):
         run.read_metrics: (),
         run.completed_metrics: (),
         run.read_model: (FileNotFoundError, DamagedError),
-        lambda: run.refusal(cfg): (),
+        lambda: run.refusal(RunSpec.of(cfg)): (),
         lambda: load(path): (FileNotFoundError, ValueError),
         lambda: (jobs := read_jobs(path.parent)).empty or group_over_seeds(jobs): (),
         lambda: resume_point(run.checkpoint, "run", HistoryLogger(run.history).restore()): (),

@@ -17,9 +17,8 @@ from helpers.disks import make_read_only, small_disk
 from torchvision.datasets import MNIST
 
 from implicit_em.base.errors import ConfigError
-from implicit_em.config.check import to_plain
+from implicit_em.config.spec import RunSpec
 from implicit_em.data import ResidentDataModule, TorchvisionDataModule, modules
-from implicit_em.training.fitting import load_data
 from implicit_em.training.run import train
 
 TRAIN_IMAGES = "train-images-idx3-ubyte"
@@ -282,7 +281,7 @@ def given(composed, small, change):
 )
 def test_what_cannot_be_trained_on_is_refused(composed, small, change, reason):
     with pytest.raises(ConfigError, match=reason):
-        load_data(to_plain(given(composed, small, change)))
+        RunSpec.of(given(composed, small, change)).build_data()
 
 
 def test_constant_features_train(composed, small, tmp_path):

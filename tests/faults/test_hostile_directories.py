@@ -22,6 +22,7 @@ from implicit_em.base.errors import ConfigError, DamagedError
 from implicit_em.config.check import check
 from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.config.resolvers import job_directory
+from implicit_em.config.spec import RunSpec
 from implicit_em.engine.stack import Stack
 from implicit_em.evaluate import main as evaluate_main
 from implicit_em.sweeps.jobs import note_jobs, noted_jobs
@@ -212,7 +213,7 @@ def write(path, content):
 def test_what_is_no_metrics_is_none(run, cfg, content):
     write(run.metrics, NO_METRICS[content])
     assert run.read_metrics() is None
-    assert run.refusal(cfg) is None
+    assert run.refusal(RunSpec.of(cfg)) is None
     assert the_only_row(run)["status"] == "unfinished"
 
 
@@ -535,7 +536,7 @@ def test_a_summary_builds_nothing(run, capfd):
     OmegaConf.save(config, run.config)
     assert not summarise(run.path.parent)
     assert the_only_row(run)["status"] == "mismatch"
-    assert run.refusal(config) == (
+    assert run.refusal(RunSpec.of(config)) == (
         f"{run.path}: holds a run of other settings (metrics.json is of schema 2); nothing is "
         "overwritten: choose another directory, or overwrite=true"
     )
@@ -563,7 +564,7 @@ LEADING_ELSEWHERE = [
 
 def test_a_job_never_leaves_its_sweep(cfg, tmp_path):
     for name in LEADING_ELSEWHERE:
-        directory = job_directory(name, _root_=cfg)
+        directory = job_directory([name], _root_=cfg)
         assert directory == config_fingerprint(cfg)
         assert (tmp_path / directory).resolve().parent == tmp_path.resolve()
 
@@ -587,10 +588,10 @@ def test_which_names_of_loggers_are_refused(composed, key):
     for name in ("../x", "/tmp/x", "a/../../x", ".."):
         cfg.logger[key] = name
         with pytest.raises(ConfigError, match=rf"logger\.{key}="):
-            check(cfg)
+            check(RunSpec.of(cfg))
     for name in ("ablation/seed 1", "größe", 7, None, "...", "a..b"):
         cfg.logger[key] = name
-        check(cfg)
+        check(RunSpec.of(cfg))
 
 
 # YAML
@@ -745,9 +746,9 @@ def test_references_to_its_own_settings_are_read(run, cfg):
 def test_settings_that_could_not_be_read_again_are_refused_before_training(cfg, tmp_path):
     OmegaConf.update(cfg, "data.subset", list(range(1_000)), force_add=True)
     run = RunDirectory(tmp_path)
-    assert run.claim(cfg) is None
+    assert run.claim(RunSpec.of(cfg)) is None
     assert list(run.read_config().data.subset) == list(range(1_000))
     cfg.data.subset = list(range(3_000))
     with pytest.raises(ConfigError, match="more than 2,000 values"):
-        RunDirectory(tmp_path / "more").claim(cfg)
+        RunDirectory(tmp_path / "more").claim(RunSpec.of(cfg))
     assert not (tmp_path / "more" / ".hydra" / "config.yaml").exists()

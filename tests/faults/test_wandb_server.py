@@ -18,7 +18,7 @@ from helpers.paths import ROOT
 from helpers.wandb_server import WANDB, inspect, records
 
 from implicit_em.base.errors import ConfigError
-from implicit_em.config.check import check
+from implicit_em.config.spec import RunSpec
 from implicit_em.training.run import train
 from implicit_em.training.tracking import WANDB as TARGET
 from implicit_em.training.tracking import (
@@ -236,7 +236,7 @@ def test_a_setting_that_wandb_refuses_is_named(server, tmp_path):
 @pytest.mark.parametrize("value", ["0", "-1", "inf", "soon"])
 def test_a_timeout_is_a_number_of_seconds(value, composed):
     with pytest.raises(ConfigError, match=rf"logger\.timeout={value}"):
-        check(composed(f"logger.timeout={value}"))
+        RunSpec.of(composed(f"logger.timeout={value}"))
 
 
 ROWS = {epoch: {"train/loss": 10.0 - epoch, "monitor/density": None} for epoch in (1, 2, 3)}

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from implicit_em.config.check import module_arguments, to_plain
+from implicit_em.config.spec import RunSpec
 from implicit_em.data import Block
-from implicit_em.engine.modules import EncoderModule, SparseAutoencoderModule, module_class
+from implicit_em.engine.modules import EncoderModule, SparseAutoencoderModule
 from implicit_em.losses import Objective, Term, decorrelation, lse, variance
 from implicit_em.models import Encoder, SparseAutoencoder
 
@@ -66,8 +66,7 @@ def blocks(seed=0, batch=32, steps=6, count=2):
 def configured(cfg, seed):
     """A run of a composed configuration, as its LightningModule sets it up."""
     torch.manual_seed(seed)
-    plain = to_plain(cfg)
-    module = module_class(plain["model"]["_target_"])(**module_arguments(plain, 64))
+    module = RunSpec.of(cfg).build_module(64)
     module._steps = lambda: 6
     configured = module.configure_optimizers()
     module._optimizer, module._scheduler = configured, None

@@ -13,11 +13,10 @@ from helpers.results import announced, assert_jobs_equal
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
-from omegaconf import OmegaConf
 
+from implicit_em.config.spec import RunSpec
 from implicit_em.distributed import GlobalBatch
 from implicit_em.sweeps.summary import read_jobs
-from implicit_em.training.fitting import build_trainer
 
 submitit = pytest.importorskip("submitit", reason='pip install -e ".[cluster]"')
 
@@ -100,16 +99,16 @@ def one_node(monkeypatch, command_line):
 
 
 def test_lightning_leaves_requeuing_to_submitit(composed, small, tmp_path):
-    cfg = OmegaConf.to_container(composed(*small), resolve=True)
-    trainer = build_trainer(cfg, logger=False, default_root_dir=tmp_path)
+    spec = RunSpec.of(composed(*small))
+    trainer = spec.build_trainer(logger=False, default_root_dir=tmp_path)
     assert pl.plugins.environments.SLURMEnvironment.detect()
     environment = trainer._accelerator_connector.cluster_environment
     assert not isinstance(environment, pl.plugins.environments.SLURMEnvironment)
 
 
 def test_a_task_starts_the_processes_of_its_run_itself(composed, small, tmp_path):
-    cfg = OmegaConf.to_container(composed(*small, "trainer=ddp_cpu"), resolve=True)
-    trainer = build_trainer(cfg, logger=False, default_root_dir=tmp_path)
+    spec = RunSpec.of(composed(*small, "trainer=ddp_cpu"))
+    trainer = spec.build_trainer(logger=False, default_root_dir=tmp_path)
     assert isinstance(trainer.strategy, GlobalBatch)
     assert trainer.world_size == 2
 

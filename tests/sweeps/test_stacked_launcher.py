@@ -22,7 +22,7 @@ from hydra.test_utils.launcher_common_tests import LauncherTestSuite
 
 from hydra_plugins.stacked_launcher.stacked_launcher import _shareable
 from implicit_em.base.errors import RunError
-from implicit_em.config.check import to_plain
+from implicit_em.config.spec import RunSpec
 from implicit_em.engine import rendezvous
 from implicit_em.engine.stack import Stack
 from implicit_em.sweeps import stacked
@@ -124,6 +124,10 @@ def test_autoencoders_with_schedules_and_limits_equal_the_basic_launchers(
     assert len(assert_jobs_equal(found, expected)) == 2
 
 
+def memory_of(spec):
+    return stacked.memory_of(spec, spec.build_data().in_features)
+
+
 def groups(jobs, most):
     return stacked.groups(_shareable(jobs), most)
 
@@ -138,7 +142,7 @@ def jobs(small):
         several = [one.copy() for _ in range(seeds)]
         for seed, job in enumerate(several):
             job.seed = seed
-            job.hydra.job.override_dirname = f"{','.join(overrides)},seed={seed}"
+            job.hydra.overrides.task = [*overrides, f"seed={seed}"]
         return several
 
     return jobs
@@ -158,7 +162,7 @@ def test_max_stack_limits_a_group(jobs, most, sizes):
 )
 def test_a_group_that_memory_would_not_hold_is_split(jobs, monkeypatch, holds, sizes):
     five = jobs()
-    of_one = stacked.memory_of(to_plain(_shareable(five)[0]))
+    of_one = memory_of(_shareable(five)[0])
     available = int(holds * of_one / stacked.SHARE_OF_MEMORY)
     monkeypatch.setattr(stacked, "_available", lambda key: available)
     assert [len(group) for group in groups(five, 99)] == sizes
@@ -193,7 +197,7 @@ def test_choosing_groups_leaves_random_numbers_alone(jobs):
 
 def test_memory_grows_with_what_training_takes(composed, small):
     def memory(*overrides):
-        return stacked.memory_of(to_plain(composed(*small, *overrides)))
+        return memory_of(RunSpec.of(composed(*small, *overrides)))
 
     parameters = 4 * (64 * 1024 + 1024)
     assert memory("model.hidden=1024") > 8 * parameters

@@ -1,0 +1,194 @@
+"""One run, made once from what Hydra composed: the only place that turns settings into objects."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from hydra.errors import InstantiationException
+from hydra.types import RunMode
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.profilers import Profiler
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from implicit_em.base.errors import ConfigError, one_line
+from implicit_em.config.fingerprint import config_fingerprint, run_identity
+from implicit_em.config.schema import validated
+from implicit_em.data import ResidentDataModule
+from implicit_em.distributed import GlobalBatch
+from implicit_em.engine.modules import EnergyModule, module_class
+
+STEP_FLAGS = ("threads", "compile", "gradient_clip_val", "gradient_clip_algorithm")
+"""Keys of ``trainer`` that the training step carries out; no flags of ``pl.Trainer``."""
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """A run's settings, resolved, validated and hashed, and what is built from them.
+
+    It is plain data: it can be pickled, and nothing in it refers to Hydra or OmegaConf.
+
+    Args:
+        settings: composed configuration as plain containers.
+        fingerprint: hash of the settings that affect results.
+        identity: the same hash, whatever the number of epochs; it marks a run's checkpoints.
+        overrides: overrides as they were typed.
+        choices: chosen option of each config group.
+        group: name of the sweep that the run belongs to, or ``None``.
+        tags: names by which a logger groups runs: the model, and the experiment if there is one.
+        hydra: Hydra's own settings as plain containers, or ``None`` outside of Hydra.
+
+    """
+
+    settings: dict[str, Any]
+    fingerprint: str
+    identity: str
+    overrides: tuple[str, ...] = ()
+    choices: Mapping[str, str] | None = None
+    group: str | None = None
+    tags: tuple[str, ...] = ()
+    hydra: Any = None
+
+    @classmethod
+    def of(cls, cfg: DictConfig, hydra: DictConfig | None = None) -> "RunSpec":
+        """Make the run of a composed configuration.
+
+        Args:
+            cfg: composed configuration; a node of Hydra's own in it is left out.
+            hydra: Hydra's own node, where Hydra runs the job.
+
+        Raises:
+            ConfigError: if a setting is missing, cannot be resolved, or is not allowed.
+
+        """
+        if "hydra" in cfg:
+            cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+        spec = cls.of_settings(validated(cfg))
+        return spec if hydra is None else spec._within(hydra)
+
+    @classmethod
+    def of_settings(cls, settings: dict[str, Any]) -> "RunSpec":
+        """Make the run of settings that were validated before, as those of a run directory."""
+        model = settings["model"]["_target_"].rpartition(".")[2]
+        return cls(settings, config_fingerprint(settings), run_identity(settings), tags=(model,))
+
+    def _within(self, hydra: DictConfig) -> "RunSpec":
+        """Return the run as a job of Hydra's."""
+        choices = dict(hydra.runtime.choices)
+        experiment = choices.get("experiment")
+        sweep = Path(hydra.sweep.dir).name if hydra.mode == RunMode.MULTIRUN else None
+        return replace(
+            self,
+            overrides=tuple(hydra.overrides.task),
+            choices=choices,
+            group=sweep,
+            tags=(*self.tags, *([experiment] if experiment else [])),
+            hydra=OmegaConf.to_container(hydra),
+        )
+
+    def has_made(self, metrics: Mapping[str, Any]) -> bool:
+        """Return whether the content of a ``metrics.json`` is this run's."""
+        return metrics.get("config_fingerprint") == self.fingerprint
+
+    @property
+    def takes_processes(self) -> bool:
+        """Whether processes of its own train the run, each with a part of every batch."""
+        strategy = self.settings["trainer"]["strategy"]
+        return isinstance(strategy, Mapping) and issubclass(
+            get_class(strategy["_target_"]), GlobalBatch
+        )
+
+    def build_data(self) -> ResidentDataModule:
+        """Return the data module, its data read.
+
+        Raises:
+            ConfigError: if the data are missing, or cannot be read.
+
+        """
+        try:
+            data: ResidentDataModule = instantiate(self.settings["data"])
+            data.prepare_data()
+            data.setup()
+        except (OSError, RuntimeError, ValueError, TypeError, InstantiationException) as error:
+            raise ConfigError(f"data: {one_line(error)}") from error
+        return data
+
+    def build_module(self, in_features: int) -> EnergyModule:
+        """Return a new LightningModule.
+
+        Args:
+            in_features: width D of the input.
+
+        """
+        trainer = self.settings["trainer"]
+        return module_class(self.settings["model"]["_target_"])(
+            model=self.model_arguments(in_features),
+            loss=self.settings["loss"],
+            optimizer=self.settings["optimizer"],
+            schedule=self.settings["lr"]["schedule"],
+            clip=_clip(trainer),
+            compiled=trainer["compile"],
+        )
+
+    def model_arguments(self, in_features: int) -> dict[str, Any]:
+        """Return the model's class (``_target_``) and arguments for inputs of width D."""
+        return {**self.settings["model"], "in_features": in_features}
+
+    def build_trainer(self, plugins: Sequence[Any] = (), **arguments: Any) -> pl.Trainer:
+        """Return a Trainer with the flags of these settings.
+
+        Args:
+            plugins: plugins of the Trainer.
+            arguments: further arguments of ``pl.Trainer``; they come before the settings.
+
+        Raises:
+            ConfigError: if Lightning refuses a flag, or this machine has no such device.
+
+        """
+        own: dict[str, Any] = {"profiler": NoProfiler(), "plugins": list(plugins)}
+        if self.settings["trainer"]["strategy"] == "auto":
+            # On Slurm, too: there submitit alone puts a job into the queue again.
+            own["plugins"].append(LightningEnvironment())
+        try:
+            return pl.Trainer(**own | self.trainer_flags() | arguments)
+        except (MisconfigurationException, ValueError, TypeError) as error:
+            raise ConfigError(f"trainer: {one_line(error)}") from error
+
+    def trainer_flags(self) -> dict[str, Any]:
+        """Return the flags of ``pl.Trainer`` that are set; a ``_target_`` among them is built."""
+        flags = {
+            key: value
+            for key, value in self.settings["trainer"].items()
+            if value is not None and key not in STEP_FLAGS
+        }
+        return instantiate(flags, _convert_="all")
+
+
+class NoProfiler(Profiler):
+    """Profiler that measures nothing: Lightning's own enters some thirty generators a step."""
+
+    _nothing = nullcontext()
+
+    def start(self, action_name: str) -> None:
+        """Do nothing."""
+
+    def stop(self, action_name: str) -> None:
+        """Do nothing."""
+
+    def profile(self, action_name: str) -> Any:
+        """Return a context that does nothing."""
+        return self._nothing
+
+
+def _clip(trainer: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the function that clips gradients: under manual optimization a Trainer clips none."""
+    value = trainer.get("gradient_clip_val")
+    if value is None:
+        return None
+    if trainer.get("gradient_clip_algorithm") == "value":
+        return {"_target_": "torch.nn.utils.clip_grad_value_", "clip_value": value}
+    return {"_target_": "torch.nn.utils.clip_grad_norm_", "max_norm": value}

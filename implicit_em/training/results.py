@@ -1,0 +1,84 @@
+"""What ``metrics.json`` holds: every key of it is named here or in ``metrics.energies``."""
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from importlib.metadata import version
+from typing import Any
+
+from implicit_em.config.fingerprint import RESULTS_SCHEMA
+from implicit_em.config.spec import RunSpec
+from implicit_em.metrics.energies import CURVES, FINAL, RECONSTRUCTION
+
+VERSIONS_OF = ("implicit-em", "torch", "pytorch-lightning", "hydra-core", "numpy", "scikit-learn")
+IN_TABLE = (
+    *FINAL,
+    *RECONSTRUCTION,
+    *("probe_accuracy", "final_loss", "convergence_epoch", "parameters", "epochs", "train_seconds"),
+)
+"""Keys that the table of a run shows, where they have a value."""
+IN_SUMMARY = (*CURVES, "probe_accuracy", "final_loss", "convergence_epoch")
+"""Keys that the tables of a sweep show."""
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in VERSIONS_OF} | {"python": platform.python_version()}
+
+
+@dataclass(frozen=True)
+class Results:
+    """Results of a run so far; what is not known, or cannot be computed, is ``None``.
+
+    Args:
+        seed: seed of the run.
+        config_fingerprint: hash of the settings that affect results.
+        status: ``completed``, ``failed`` or ``interrupted``.
+        error: why the run failed, in one line.
+        parameters: number of parameters of the model.
+        epochs: number of epochs trained.
+        final_loss: mean loss over the steps of the last epoch.
+        convergence_epoch: first epoch of five whose loss changed by less than 1.
+        measured: final metrics of the model by name.
+        probe_accuracy: accuracy of the linear probe, in [0, 1].
+        train_seconds: seconds of training, over all parts of a run that went on.
+        probe_seconds: seconds that the probe took.
+        device: device of the training.
+        schema: version of the results.
+        versions: versions of the libraries by name.
+
+    """
+
+    seed: int
+    config_fingerprint: str
+    status: str = "interrupted"
+    error: str | None = None
+    parameters: int | None = None
+    epochs: int | None = None
+    final_loss: float | None = None
+    convergence_epoch: int | None = None
+    measured: Mapping[str, float | int | None] = field(
+        default_factory=lambda: dict.fromkeys((*FINAL, *RECONSTRUCTION))
+    )
+    probe_accuracy: float | None = None
+    train_seconds: float | None = None
+    probe_seconds: float | None = None
+    device: str | None = None
+    schema: int = RESULTS_SCHEMA
+    versions: Mapping[str, str] = field(default_factory=_versions)
+
+    @classmethod
+    def of(cls, spec: RunSpec) -> "Results":
+        """Return the results of a run that has not begun."""
+        return cls(spec.settings["seed"], spec.fingerprint)
+
+    def updated(self, measured: Mapping[str, Any] | None = None, **values: Any) -> "Results":
+        """Return these results with further values, among them final metrics by name."""
+        return replace(self, measured={**self.measured, **(measured or {})}, **values)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the content of ``metrics.json``."""
+        content: dict[str, Any] = {}
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            content |= value if entry.name == "measured" else {entry.name: value}
+        return content
