@@ -1,15 +1,19 @@
-"""The command line around Hydra: one clear line for a wrong one, a summary after a sweep."""
+"""The commands: ``implicit-em train`` and its like; one clear line for a wrong one."""
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import hydra
 from hydra import initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from implicit_em.base import interruption
@@ -21,35 +25,76 @@ from implicit_em.base.errors import (
     WriteError,
     one_line,
 )
-from implicit_em.config.mistakes import explain
+from implicit_em.config import CONF
+from implicit_em.config.mistakes import explain, nearest
 from implicit_em.sweeps import launchers
 from implicit_em.sweeps.callback import CheckCallback
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 GROUP_NEEDS_A_NAME = "Config group override must be a string or a list"
+TRAIN = "train"
+"""Name of the primary configuration."""
+COMMANDS = {
+    "train": ("implicit_em.cli", "train one run or, with -m, a sweep"),
+    "reproduce": ("implicit_em.experiments.__main__", "reproduce the paper"),
+    "compare": ("implicit_em.compare.__main__", "tune and compare all families of models"),
+    "evaluate": ("implicit_em.evaluate", "measure a finished run again, also on other data"),
+    "summarise": ("implicit_em.sweeps.__main__", "write the summary of a sweep again"),
+    "dashboard": ("implicit_em.dashboard.__main__", "create the saved views of the W&B project"),
+}
+"""Module and help of each command."""
 
 
-def run(main: Callable[[], Any], conf: Path, config: str) -> int:
-    """Run a ``@hydra.main`` function on the command line's arguments.
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command: ``implicit-em COMMAND ...``; returns the exit code.
+
+    Args:
+        arguments: arguments of the command line; by default those of the process.
+
+    """
+    name, *rest = [*(sys.argv[1:] if arguments is None else arguments), "--help"]
+    if name == "--help" or name == "-h":
+        width = max(map(len, COMMANDS))
+        print("usage: implicit-em COMMAND ...; implicit-em COMMAND --help explains a command\n")
+        for command, (_, words) in COMMANDS.items():
+            print(f"  {command:{width}}  {words}")
+        return 0
+    rest = rest[:-1]
+    if name == "--version":
+        print(version("implicit-em"))
+        return 0
+    if name not in COMMANDS:
+        print(f"error: {name}: no such command; {nearest(name, COMMANDS)}", file=sys.stderr)
+        return REFUSED
+    if name == TRAIN:
+        sys.argv = [f"implicit-em {TRAIN}", *rest]  # Hydra reads its arguments there
+        return train()
+    return import_module(COMMANDS[name][0]).main(rest)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name=TRAIN)
+def _task(cfg: DictConfig) -> dict[str, Any]:
+    from implicit_em.training.run import train
+
+    return train(cfg)
+
+
+def train() -> int:
+    """Train what the process's arguments ask for, a run or a sweep; returns the exit code.
 
     Bad input gives one line on stderr; ``HYDRA_FULL_ERROR=1`` gives the traceback. After a sweep
     its summary is written and printed, also when jobs failed.
 
-    Args:
-        main: the decorated function.
-        conf: directory of its configuration files.
-        config: name of the primary one.
-
     Returns:
-        The exit code: 0, 1 for a run or job that failed, 2 for bad input, and 128 more than the
-        number of the signal that interrupted it: 130 after Ctrl-C, 143 after SIGTERM.
+        0; 1 for a run or job that failed, 2 for bad input, and 128 more than the number of the
+        signal that interrupted it: 130 after Ctrl-C, 143 after SIGTERM.
 
     """
     full_error = bool(os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and leaves the printing to us
     try:
         with interruption.ending():
-            code = _run(main, conf, config, full_error)
+            code = _run(_task, full_error)
     except Interrupted as interrupted:
         code = 128 + interrupted.signal
     except KeyboardInterrupt:
@@ -61,7 +106,7 @@ def run(main: Callable[[], Any], conf: Path, config: str) -> int:
 
 
 def _summarise() -> bool:
-    """Summarise the sweep of this process, if there is one; gives whether it is complete."""
+    """Summarise the sweep of this process, if there is one; returns whether it is complete."""
     directory = CheckCallback.sweep_directory
     if directory is None or not directory.exists():
         return True
@@ -74,9 +119,9 @@ def _summarise() -> bool:
         return False
 
 
-def _run(main: Callable[[], Any], conf: Path, config: str, full_error: bool) -> int:
+def _run(task: Callable[[], Any], full_error: bool) -> int:
     try:
-        main()
+        task()
     except RefusedError as refused:
         if full_error:
             raise refused.error from None
@@ -90,7 +135,7 @@ def _run(main: Callable[[], Any], conf: Path, config: str, full_error: bool) -> 
         composing = not isinstance(error, ValueError) or GROUP_NEEDS_A_NAME in str(error)
         if full_error or not composing:
             raise
-        print(f"error: {_explain(error, conf, config)}", file=sys.stderr)
+        print(f"error: {_explain(error)}", file=sys.stderr)
         return REFUSED
     except Exception as error:
         reason = one_line(error) if isinstance(error, OSError) else launchers.lost(error)
@@ -101,12 +146,16 @@ def _run(main: Callable[[], Any], conf: Path, config: str, full_error: bool) -> 
     return 0
 
 
-def _explain(error: Exception, conf: Path, config: str) -> str:
+def _explain(error: Exception) -> str:
     arguments = get_args_parser().parse_args()
-    with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         if arguments.config_dir:
             loader.get_search_path().prepend(
                 provider="command-line", path=f"file://{Path(arguments.config_dir).resolve()}"
             )
-        return explain(error, arguments.overrides, loader, config)
+        return explain(error, arguments.overrides, loader, TRAIN)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from implicit_em.base.errors import ConfigError, RunError, one_line
 from implicit_em.base.quiet import quieten
+from implicit_em.config import CONF
 from implicit_em.config.schema import to_plain
 from implicit_em.config.spec import RunSpec
 from implicit_em.training.directory import RunDirectory
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "overrides", nargs="*", help="of the data group, e.g. data=kmnist data.root=elsewhere"
     )
-    parser.add_argument("--conf", type=Path, default=Path("conf"), help="default: ./conf")
+    parser.add_argument("--conf", type=Path, default=CONF, help="folder of configuration files")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:

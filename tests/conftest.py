@@ -103,18 +103,15 @@ def command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..
     monkeypatch.chdir(tmp_path)
 
     def command_line(*arguments: str) -> int:
-        import train
         from implicit_em import cli
         from implicit_em.sweeps.callback import CheckCallback
 
-        # Hydra finds conf/ beside the file of a main module only.
-        monkeypatch.setattr(train.main.__wrapped__, "__module__", "__main__")
         monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
         monkeypatch.setattr(CheckCallback, "sweep_directory", None)
         monkeypatch.setenv("HYDRA_FULL_ERROR", "")
         handlers = list(logging.root.handlers)
         try:
-            return cli.run(train.main, ROOT / "conf", "train")
+            return cli.train()
         finally:
             for handler in set(logging.root.handlers) - set(handlers):
                 handler.close()

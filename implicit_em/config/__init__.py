@@ -4,6 +4,11 @@ With what lies above it, it alone knows Hydra; it imports from ``engine`` and be
 that configurations use are registered when it is imported.
 """
 
+from pathlib import Path
+
 from implicit_em.config import resolvers
 
-__all__ = ["resolvers"]
+CONF = Path(__file__).parents[1] / "conf"
+"""Folder of the configuration files."""
+
+__all__ = ["CONF", "resolvers"]

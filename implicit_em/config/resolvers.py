@@ -5,6 +5,7 @@ import re
 import secrets
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -35,6 +36,13 @@ def job_directory(overrides: Sequence[str], *, _root_: DictConfig) -> str:
     return name if _SAFE_NAME.fullmatch(name) and name.strip(".") else config_fingerprint(_root_)
 
 
+def data_root() -> str:
+    """Return the folder of the data sets: ``data`` here, or else that of the checkout."""
+    checkout = Path(__file__).parents[2] / "data"
+    elsewhere = not Path("data").exists() and (checkout / "MNIST").exists()
+    return str(checkout) if elsewhere else "data"
+
+
 def gpu_in_turn(number: int) -> str:
     """Return the CUDA device for a job of a sweep: one of those that are visible, in turn."""
     import torch
@@ -45,6 +53,7 @@ def gpu_in_turn(number: int) -> str:
 
 
 OmegaConf.register_new_resolver("digest", digest_of, replace=True)
+OmegaConf.register_new_resolver("data_root", data_root, replace=True)
 OmegaConf.register_new_resolver("token", token, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("run_directory", run_directory, replace=True)
 OmegaConf.register_new_resolver("job_directory", job_directory, replace=True)

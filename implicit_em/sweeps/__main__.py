@@ -2,19 +2,20 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from implicit_em.base.errors import WriteError
 from implicit_em.sweeps.summary import summarise
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Read the directory's jobs, write their summary and print it."""
     parser = argparse.ArgumentParser(
         prog="python -m implicit_em.sweeps", description="Summarise the jobs of a sweep directory."
     )
     parser.add_argument("directory", type=Path, help="the sweep directory")
-    directory = parser.parse_args().directory
+    directory = parser.parse_args(arguments).directory
     if not directory.is_dir():
         print(f"error: {directory}: no such directory", file=sys.stderr)
         return 2

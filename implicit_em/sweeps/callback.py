@@ -13,8 +13,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from implicit_em.base.errors import ConfigError, RefusedError, WriteError
 from implicit_em.config.mistakes import explain
+from implicit_em.config.schema import validated
 from implicit_em.sweeps import launchers
 from implicit_em.sweeps.jobs import enumerate_jobs, note_jobs
+
+GROUPS_SHOWN = ("model", "loss", "data")
+"""Config groups whose options the first line of a run names."""
 
 
 class CheckCallback(Callback):
@@ -24,7 +28,14 @@ class CheckCallback(Callback):
     """Directory of the sweep that this process started."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the configuration of a single run."""
+        """Check the configuration of a single run, and say where it goes."""
+        task = _without_hydra(config)
+        try:
+            validated(task)  # which needs none of the libraries that take seconds to load
+        except ConfigError as error:
+            raise RefusedError(str(error), error) from error
+        chosen = (f"{group}={config.hydra.runtime.choices.get(group)}" for group in GROUPS_SHOWN)
+        print(f"{config.hydra.run.dir}: {' '.join(chosen)} seed={task.seed}", flush=True)
         _check(config, config.hydra.run.dir, here=True)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -32,8 +43,10 @@ class CheckCallback(Callback):
         if reason := launchers.refusal(config):
             raise RefusedError(reason, ConfigError(reason))
         loader = GlobalHydra.instance().config_loader()
+        typed = list(enumerate_jobs(config, loader))
+        print(f"{config.hydra.sweep.dir}: {len(typed) or 'a sweep of'} jobs", flush=True)
         jobs = {}
-        for overrides in enumerate_jobs(config, loader):
+        for overrides in typed:
             try:
                 job = loader.load_sweep_config(config, overrides)
             except (HydraException, OmegaConfBaseException, ValueError) as error:
@@ -49,13 +62,17 @@ class CheckCallback(Callback):
             raise RefusedError(str(error), error) from error
 
 
+def _without_hydra(config: DictConfig) -> DictConfig:
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+
+
 def _check(config: DictConfig, directory: str | Path, here: bool) -> None:
     from implicit_em.config.check import check  # imports torch, which --help does not need
     from implicit_em.config.spec import RunSpec
     from implicit_em.training.directory import RunDirectory
     from implicit_em.training.resuming import continued
 
-    task = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    task = _without_hydra(config)
     try:
         resumed = task.resume is not None
         if resumed:

@@ -79,7 +79,7 @@ def in_a_task(monkeypatch, tmp_path):
 @pytest.fixture(autouse=True)
 def one_node(monkeypatch, command_line):
     """Let the launchers for Slurm run their tasks in this process."""
-    import train  # noqa: F401  (which tells Hydra its version, once)
+    from implicit_em import cli  # noqa: F401  (which tells Hydra its version, once)
 
     numbers = (signal.SIGUSR2, signal.SIGTERM, signal.SIGCONT)
     handlers = {number: signal.getsignal(number) for number in numbers}
