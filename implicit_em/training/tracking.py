@@ -184,8 +184,6 @@ def wandb_mode(requested: str | None = None) -> tuple[Mode, str]:
         if value not in MODES:
             raise ConfigError(f"{setting}: allowed are online, offline and disabled")
         return MODES[value], setting
-    if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes"):
-        return "disabled", "WANDB_DISABLED"
     # If it is not silent, login() asks the server for the user's name, to print it.
     wandb.setup(wandb.Settings(silent=True))
     try:
