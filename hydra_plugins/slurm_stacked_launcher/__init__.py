@@ -1,4 +1,4 @@
-"""Hydra launcher whose Slurm tasks are stacks: ``hydra/launcher=slurm_stacked``; needs submitit."""
+"""Hydra launcher of stacks as Slurm tasks: ``hydra/launcher=slurm_stacked``; needs submitit."""
 
 from importlib.util import find_spec
 

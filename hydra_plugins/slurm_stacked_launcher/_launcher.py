@@ -1,4 +1,4 @@
-"""The launcher. Hydra does not import this module by itself, as its base may not be installed."""
+"""The launcher. Hydra does not import this module itself, because submitit may be missing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +15,7 @@ from hydra_plugins.stacked_launcher.stacked_launcher import StackedLauncher
 
 @dataclass
 class SlurmStackedConf(SlurmQueueConf):
-    """Settings of the launcher: submitit's own, and the size of a stack.
-
-    Args:
-        max_stack: most jobs of an array task.
-
-    """
+    """Settings of the launcher: those of submitit's, and the most jobs of an array task."""
 
     _target_: str = "hydra_plugins.slurm_stacked_launcher._launcher.SlurmStackedLauncher"
     max_stack: int = 24
@@ -35,14 +30,11 @@ ConfigStore.instance().store(
 
 
 class SlurmStackedLauncher(SlurmLauncher):
-    """Submits an array of which each task runs the stacked launcher on its share of the jobs.
+    """Submits an array; each task runs the stacked launcher on its share of the jobs.
 
     Args:
         max_stack: most jobs of an array task.
-        queue: what submitit's launcher takes.
-
-    Raises:
-        ValueError: if ``max_stack`` is less than 1.
+        queue: arguments of submitit's launcher.
 
     """
 
@@ -50,7 +42,7 @@ class SlurmStackedLauncher(SlurmLauncher):
         super().__init__(**queue)
         self.stacked = StackedLauncher(max_stack)
         self.shares: dict[int, tuple[int, list[Sequence[str]]]] = {}
-        """By the number of the task: that of its first job, and the overrides of all its jobs."""
+        """Number of the first job and overrides of all jobs, by the number of the task."""
 
     def setup(self, **given: Any) -> None:
         """Take what Hydra gives every launcher."""
@@ -86,5 +78,5 @@ class SlurmStackedLauncher(SlurmLauncher):
         first, share = self.shares[job_num]
         try:
             return list(self.stacked.launch(share, first))
-        except UncompletedJobError as error:  # not requeued; raised, it would hide the other tasks
+        except UncompletedJobError as error:  # raised, it would hide the other tasks
             return [JobReturn(job, status=JobStatus.FAILED, _return_value=error) for job in share]

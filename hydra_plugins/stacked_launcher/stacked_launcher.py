@@ -1,4 +1,4 @@
-"""The launcher. Hydra imports every plugin at each start, so torch must wait for the jobs."""
+"""The launcher. Hydra imports every plugin at each start, so torch is imported with the jobs."""
 
 import logging
 from collections.abc import Sequence
@@ -19,12 +19,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class StackedLauncherConf:
-    """Settings of the launcher.
-
-    Args:
-        max_stack: most jobs that train together; fewer where memory does not hold them.
-
-    """
+    """Settings of the launcher: the most jobs that train together; fewer if memory is short."""
 
     _target_: str = "hydra_plugins.stacked_launcher.stacked_launcher.StackedLauncher"
     max_stack: int = 64
@@ -39,10 +34,7 @@ class StackedLauncher(Launcher):
     """Runs all jobs in this process; those that can be stacked train together, the rest in turn.
 
     Args:
-        max_stack: most jobs that train together.
-
-    Raises:
-        ValueError: if that is less than 1.
+        max_stack: most jobs that train together, at least 1.
 
     """
 
@@ -51,8 +43,6 @@ class StackedLauncher(Launcher):
     hydra_context: HydraContext
 
     def __init__(self, max_stack: int) -> None:
-        if max_stack < 1:
-            raise ValueError(f"hydra.launcher.max_stack={max_stack}: must be at least 1")
         self.max_stack = max_stack
 
     def setup(
@@ -85,7 +75,7 @@ class StackedLauncher(Launcher):
             for position in group:
                 typed = " ".join(filter_overrides(job_overrides[position]))
                 log.info("\t#%d : %s", initial_job_idx + position, typed)
-            # Of two sweeps in one directory the later waits, if both claim their jobs in one order.
+            # Two sweeps in one directory must claim their jobs in the same order: no deadlock.
             group.sort(key=lambda position: str(jobs[position].hydra.sweep.subdir))
             runs = [partial(self._run, jobs[position]) for position in group]
             if len(group) == 1:
@@ -95,7 +85,7 @@ class StackedLauncher(Launcher):
                 progress = progress_of(together)
                 try:
                     returns |= zip(group, train_together(together, runs, progress), strict=True)
-                finally:  # each job has put its own there
+                finally:  # each job has set its own
                     HydraConfig.instance().cfg = own
                     if progress is not None:
                         progress.close()
@@ -122,11 +112,11 @@ class StackedLauncher(Launcher):
         )
 
 
-def _shareable(jobs: Sequence[DictConfig]) -> "list[Any]":
-    """Return the ``RunSpec`` of each job; ``None`` for a job that must have the process alone.
+def _shareable(jobs: Sequence[DictConfig]) -> list[Any]:
+    """Return the ``RunSpec`` of each job; ``None`` for a job that must run alone.
 
-    These are jobs that change the process, that are no runs of this project, or whose directory
-    another job has: such a job finds the run complete afterwards.
+    A job runs alone if it changes the process, is no run of this project, or has the directory of
+    an earlier job, which it then finds complete.
     """
     from implicit_em.config.spec import RunSpec
 

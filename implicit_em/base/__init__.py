@@ -1,4 +1,4 @@
-"""What every layer may use: errors, files, signals, silence and tables as text.
+"""What every layer may use: errors, files and their digests, signals, warnings, tables as text.
 
 It imports nothing else of the package.
 """

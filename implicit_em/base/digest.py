@@ -1,4 +1,4 @@
-"""What files of arrays hold, told by a digest: the same wherever they lie."""
+"""Digests of files of arrays: they depend on the content, not on the path."""
 
 import hashlib
 import json
@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import Any
 
 FORMATS = (".npy", ".npz", ".safetensors", ".pt")
-"""How the names of files of arrays end."""
+"""Endings of the names of files of arrays."""
 
 
 def names_a_file(name: Any) -> bool:
-    """Return whether this is the name of a file of arrays, not that of an array, or none."""
+    """Return whether ``name`` is the path of a file of arrays; the name of an array is not."""
     return isinstance(name, str | Path) and str(name).endswith(FORMATS)
 
 
 def digest_of(*names: Any) -> str | None:
-    """Return 16 hexadecimal digits over what files hold; ``None`` where one cannot be read.
+    """Return 16 hexadecimal digits over the content of files; ``None`` if one cannot be read.
 
-    Nothing is raised: a configuration also composes where its files are not.
+    Nothing is raised: a configuration must also compose where its files are missing.
 
     Args:
-        names: of files; what names none counts as it is.
+        names: paths of files; any other value is hashed itself.
 
     """
     try:
@@ -33,7 +33,7 @@ def digest_of(*names: Any) -> str | None:
 
 def _digest_of_file(name: str | Path) -> str:
     path = Path(name).resolve()
-    if not path.is_file():  # of a pipe the end might never come
+    if not path.is_file():  # reading a pipe might never end
         raise FileNotFoundError(path)
     state = path.stat()
     return _hash(path, (state.st_ino, state.st_size, state.st_mtime_ns))
@@ -41,9 +41,9 @@ def _digest_of_file(name: str | Path) -> str:
 
 @lru_cache(maxsize=1024)
 def _hash(path: Path, state: tuple[int, ...]) -> str:
-    """Read a file once a process for each of its states: a configuration is resolved many times."""
-    digest = hashlib.sha256()
+    """Hash a file once for each of its states: a configuration is resolved many times."""
     with path.open("rb") as file:
+        digest = hashlib.sha256()
         while part := file.read(2**20):
             digest.update(part)
     return digest.hexdigest()

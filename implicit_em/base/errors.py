@@ -1,39 +1,39 @@
-"""Errors that a person can do something about; their message is one line."""
+"""Errors that the user can act on; each message is one line."""
 
 import signal
 import textwrap
 
 
 class RunError(Exception):
-    """A run cannot start or go on, for the reason that the message gives."""
+    """A run cannot start or go on; the message gives the reason."""
 
     def __str__(self) -> str:
         return " ".join(super().__str__().split())
 
 
 class ConfigError(RunError, ValueError):
-    """A setting that cannot be: the message names the key, the value and what is allowed."""
+    """A setting is wrong; the message names the key, the value and what is allowed."""
 
 
 class DamagedError(ConfigError):
-    """A file is not what it should be: the message names it."""
+    """A file is damaged or of another kind; the message names it."""
 
 
 class WriteError(RunError, OSError):
-    """A file could not be written: the message names it and the reason."""
+    """A file could not be written; the message names it and the reason."""
 
 
 class NonFiniteLossError(RunError, RuntimeError):
-    """The loss became infinite or NaN: the message names the step and the terms."""
+    """The loss became infinite or NaN; the message names the step and the terms."""
 
 
 class Interrupted(SystemExit):
-    """A signal asked a run to end, and it has saved where it was.
+    """A signal asked a run to end, and the run has saved its state.
 
-    Not an ``Exception``, so that a sweep does not go on to its next job.
+    It is no ``Exception``, because a sweep must not go on to its next job.
 
     Args:
-        number: of the signal; the exit code is 128 more, as shells have it.
+        number: number of the signal; the exit code is 128 more, as in shells.
 
     """
 
@@ -44,14 +44,14 @@ class Interrupted(SystemExit):
     def __str__(self) -> str:
         return f"interrupted by {self.signal.name}"
 
-    def __reduce__(self) -> tuple[type, tuple[signal.Signals]]:  # a launcher's worker sends it
+    def __reduce__(self) -> tuple[type, tuple[signal.Signals]]:  # workers send it pickled
         return type(self), (self.signal,)
 
 
 class RefusedError(SystemExit):
     """A configuration was refused before Hydra started its job.
 
-    Not an ``Exception``, as Hydra turns those that its callbacks raise into warnings.
+    It is no ``Exception``, because Hydra turns a callback's exceptions into warnings.
     """
 
     def __init__(self, reason: str, error: Exception) -> None:
@@ -60,7 +60,7 @@ class RefusedError(SystemExit):
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's message in one line, that of its cause where another error wraps it."""
+    """Return the message of an error, or of the cause that it wraps, in one line."""
     cause = error if isinstance(error, RunError) else error.__cause__ or error
     message = " ".join(str(cause).split())
     return textwrap.shorten(message, 300, placeholder=" ...") or type(cause).__name__

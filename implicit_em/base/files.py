@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and those of others, which may be anything."""
+"""Files that are written whole or not at all, and JSON that may be damaged."""
 
 import json
 import os
@@ -13,10 +13,10 @@ from implicit_em.base.errors import DamagedError, WriteError, one_line
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` to write to, and rename it when all went well.
+    """Yield a temporary path beside ``path``, and rename it to ``path`` at the end.
 
     Raises:
-        WriteError: if it cannot be written, e.g. as the disk is full; what was there stays.
+        WriteError: if the file cannot be written, e.g. on a full disk; the old file stays.
 
     """
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
@@ -32,16 +32,16 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def half_written(path: Path) -> list[Path]:
-    """Return what ``whole`` has left of a file when its process was killed."""
+    """Return the temporary files of ``path`` that killed processes have left."""
     name = re.compile(r"\.\d+-" + re.escape(path.name))
     return [found for found in path.parent.glob(".*") if name.fullmatch(found.name)]
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON atomically; NaN and infinity are refused, not written.
+    """Write a JSON file atomically.
 
     Raises:
-        ValueError: if the content holds one.
+        ValueError: if the content holds NaN or infinity.
 
     """
     with whole(path) as temporary:
@@ -52,8 +52,8 @@ def read_json(path: Path) -> Any:
     """Return the content of a JSON file.
 
     Raises:
-        OSError: if it cannot be opened.
-        DamagedError: if it holds anything that ``write_json`` would not write.
+        OSError: if the file cannot be opened.
+        DamagedError: if the file holds anything that ``write_json`` would not write.
 
     """
     try:

@@ -1,7 +1,7 @@
-"""Signals that ask runs to end: they finish what they are doing, save, and stop.
+"""Signals that ask runs to end: a run finishes its step, saves, and stops.
 
-A cluster's warnings come as SIGTERM or SIGUSR2, a person's as Ctrl-C. The first one is noted, and a
-run asks for it where it can stop; a second Ctrl-C ends the process at once.
+A cluster sends SIGTERM or SIGUSR2, a person presses Ctrl-C. The handler only notes the first
+signal, and the run looks for it where it can stop. A second Ctrl-C ends the process at once.
 """
 
 import logging
@@ -20,27 +20,26 @@ log = logging.getLogger(__name__)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 _before: dict[signal.Signals, Any] = {}
-"""Handlers in whose place ours are, while there are any."""
+"""The handlers that ours replace; empty while nobody listens."""
 _received: list[signal.Signals] = []
 
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Note signals while runs train, where this is the main thread and nobody listens yet.
+    """Note signals while runs train; does nothing outside the main thread or inside itself.
 
-    After SIGUSR2 the handler that was there before is called at the end, once everything is saved:
-    submitit's puts the job into the queue again.
+    After SIGUSR2 the earlier handler is called at the end, once everything is saved: submitit's
+    puts the job into the queue again.
 
     Raises:
-        Interrupted: at the end, if a signal came; also one that was too late for what ran, as
-            others may be about to start.
+        Interrupted: at the end, if a signal came; even if the run had ended by then, because other
+            runs may follow.
 
     """
     if _before or threading.current_thread() is not threading.main_thread():
         yield
         return
     _before.update((number, signal.getsignal(number)) for number in SIGNALS)
-    _received.clear()
     listen()
     try:
         try:
@@ -56,11 +55,12 @@ def listening() -> Iterator[None]:
         for number, handler in _before.items():
             signal.signal(number, handler)
         _before.clear()
+        _received.clear()
 
 
 @contextmanager
 def ending() -> Iterator[None]:
-    """Let the same signals raise an exception wherever no run listens, as Ctrl-C does.
+    """Let SIGTERM and SIGUSR2 raise an exception while no run listens, as Ctrl-C does.
 
     Raises:
         Interrupted: at SIGTERM or SIGUSR2.
@@ -75,22 +75,22 @@ def ending() -> Iterator[None]:
 
 
 def listen() -> None:
-    """Put our handlers in place again, where Lightning has put its own."""
+    """Install our handlers, also in place of those that Lightning has installed since."""
     if _before and threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
             signal.signal(number, _note)
 
 
 def received() -> signal.Signals | None:
-    """Return the signal that has asked the runs of this process to end."""
-    return _received[0] if _before and _received else None
+    """Return the signal that has asked the runs of this process to end, if any."""
+    return _received[0] if _received else None
 
 
 def stop_if_requested() -> None:
-    """End the run, where a signal has asked for it.
+    """End the run if a signal has asked for it.
 
     Raises:
-        Interrupted: if one has.
+        Interrupted: if a signal came.
 
     """
     if number := received():

@@ -1,4 +1,4 @@
-"""Silence for what the user of a run can do nothing about."""
+"""Hide warnings that the user cannot act on."""
 
 import logging
 import warnings
@@ -9,12 +9,12 @@ HOPELESS = (
     r".*Checkpoint directory .* exists and is not empty.*",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
     r".*The `srun` command is available.*",
-    r".*It is recommended to use `self.log.*sync_dist=True.*",  # our metrics are reduced already
+    r".*It is recommended to use `self.log.*sync_dist=True.*",  # our metrics are already reduced
 )
 
 
 def quieten() -> None:
-    """Keep libraries to their warnings, and those to what somebody can act on."""
+    """Let libraries log only warnings, and only those that the user can act on."""
     import pytorch_lightning  # noqa: F401  (it sets its own level when imported)
 
     for name in ("pytorch_lightning", "lightning_fabric", "fontTools"):
@@ -25,15 +25,15 @@ def quieten() -> None:
 
 
 class LogFile(logging.FileHandler):
-    """A log file that leaves out what it cannot write; a run on a full disk says so elsewhere."""
+    """A log file that drops lines it cannot write; on a full disk the run itself fails."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line."""
+        """Write a line, or drop it."""
         with suppress(OSError):
             super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Leave the line out."""
+        """Drop the line."""
 
     def close(self) -> None:
         """Close the file."""

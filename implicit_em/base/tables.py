@@ -1,4 +1,4 @@
-"""Tables as text: on the terminal, and in Markdown."""
+"""Tables as text, for the terminal and in Markdown."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def format_value(value: Any) -> str:
-    """Write a metric for a person: four significant digits, a dash for what has no value."""
+    """Return a metric as text: four significant digits, a dash for ``None``."""
     if value is None:
         return "–"
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -22,9 +22,10 @@ def format_value(value: Any) -> str:
 
 
 def print_rows(title: str, frame: "pd.DataFrame") -> None:
-    """Print a table; cells that are no text are formatted."""
+    """Print a table; numbers are formatted by ``format_value``."""
     console = Console()
-    wide = console if console.is_terminal else Console(width=200)
+    if not console.is_terminal:
+        console = Console(width=200)
     table = Table(title=title, title_justify="left")
     for number, column in enumerate(frame):
         heading = str(column).replace("_", " ")
@@ -32,9 +33,9 @@ def print_rows(title: str, frame: "pd.DataFrame") -> None:
     for row in frame.values.tolist():
         cells = (cell if isinstance(cell, str) else format_value(cell) for cell in row)
         table.add_row(*map(Text, cells))  # no markup: a job's name may hold brackets
-    wide.print(table)
+    console.print(table)
 
 
 def markdown_table(frame: "pd.DataFrame") -> str:
-    """Return a table in Markdown, its cells as they are."""
+    """Return a table in Markdown, with its cells unchanged."""
     return frame.to_markdown(index=False, disable_numparse=True)

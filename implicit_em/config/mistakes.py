@@ -1,4 +1,4 @@
-"""What was typed wrong, when Hydra cannot compose a configuration."""
+"""Explain what was mistyped if Hydra cannot compose a configuration."""
 
 import difflib
 import re
@@ -19,18 +19,19 @@ from omegaconf import OmegaConf
 from implicit_em.base.errors import one_line
 
 LISTED_BESIDE_A_HINT = 12
+"""Most allowed names that are listed beside a hint."""
 LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm", "submitit_slurm_stacked", "ray")
-"""Those that the extra ``cluster`` brings."""
+"""Launchers that the extra ``cluster`` installs."""
 
 
 def explain(error: Exception, overrides: Sequence[str], loader: ConfigLoader, config: str) -> str:
-    """Return one line for an error that composing raised.
+    """Return one line that explains why a configuration cannot be composed.
 
     Args:
-        error: as Hydra raised it.
-        overrides: as they were typed.
-        loader: of the configuration files.
-        config: name of the primary one.
+        error: the exception that Hydra raised.
+        overrides: the overrides as they were typed.
+        loader: Hydra's loader of the configuration files.
+        config: name of the primary configuration file.
 
     """
     message = str(error).strip().splitlines()[0]
@@ -43,7 +44,7 @@ def explain(error: Exception, overrides: Sequence[str], loader: ConfigLoader, co
             return f"{group}={choice}: no such option; {nearest(choice, error.options)}"
     if isinstance(error, OverrideParseException):
         key, _, value = error.override.partition("=")
-        if "=" in value:  # as in the name of a job's directory
+        if "=" in value:  # e.g. the name of a job's directory
             return f"{error.override}: quote what has = or , in it: \"{key}='{value}'\""
         return f"{error.override}: {message}; write key=value"
     if several := re.match(r"Ambiguous value for argument '(.*)'", message):
@@ -58,7 +59,7 @@ def explain(error: Exception, overrides: Sequence[str], loader: ConfigLoader, co
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
-    """Say what is allowed: what stands beside the closest name, or everything."""
+    """Return a hint at the closest name, with the names beside it, or all names at the top."""
     allowed = list(allowed)
     close = difflib.get_close_matches(name, allowed, n=1)
     parent = close[0].rpartition(".")[0] if close else name.rpartition(".")[0]
@@ -71,7 +72,7 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
 
 
 def _no_option(overrides: Sequence[str], loader: ConfigLoader, config: str) -> str | None:
-    """Find a group that was given a number, as in ``lr=1e-3``."""
+    """Return the explanation if a group was given a number, as in ``lr=1e-3``."""
     for line in overrides:
         try:
             (override,) = OverridesParser.create(config_loader=loader).parse_overrides([line])
@@ -82,20 +83,19 @@ def _no_option(overrides: Sequence[str], loader: ConfigLoader, config: str) -> s
         if options and not isinstance(override.value(), str | list):
             hint = ""
             if f"{group}.value" in _keys(loader, config, []):
-                hint = f"; for a number write {group}.value={override.get_value_string()}"
-            return (
-                f"{line}: {group} takes the name of an option{hint}; allowed: {', '.join(options)}"
-            )
+                hint = f"for a number write {group}.value={override.get_value_string()}; "
+            allowed = ", ".join(options)
+            return f"{line}: {group} takes the name of an option; {hint}allowed: {allowed}"
     return None
 
 
 def _keys(loader: ConfigLoader, config: str, overrides: Sequence[str]) -> list[str]:
-    """Return all keys of the configuration, with the groups chosen as far as they compose."""
+    """Return all keys of the configuration with the chosen groups, else of the default one."""
     choices = [line for line in overrides if loader.get_group_options(line.partition("=")[0])]
     for attempt in (choices, []):
         try:
             cfg = loader.load_configuration(config, attempt, RunMode.RUN)
-        except Exception:  # the same mistake, or another: the defaults will do
+        except Exception:  # a choice is the mistake: the defaults will do
             continue
         content = OmegaConf.to_container(cfg)
         assert isinstance(content, dict)

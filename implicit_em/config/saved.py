@@ -1,4 +1,4 @@
-"""The YAML files of a run directory, which may come from anybody: read, never acted upon."""
+"""Read the YAML files of a run directory, which may come from anybody; nothing in them is run."""
 
 import re
 from pathlib import Path
@@ -11,24 +11,37 @@ from implicit_em.base.errors import DamagedError, one_line
 from implicit_em.config.fingerprint import config_fingerprint
 
 LARGEST = 2**20
-"""Bytes of a file."""
+"""Most bytes of a file: a longer one is not read into memory."""
 MOST_VALUES = 2_000
-"""Keys among them; the usual configuration has some 200."""
-DEEPEST = 32
-"""Levels of mappings and lists in each other."""
+"""Most values of a file: OmegaConf takes a quarter of a millisecond and a kilobyte for each."""
 MOST_REFERENCES = 8
-"""References to other settings, each of which may double what is to be kept in memory."""
+"""Most references to other settings: each may double the number of values."""
 
 _REFERENCE = re.compile(r"\$\{[\w.]+\}")
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Builds no objects, and no aliases: by these a few lines make more than memory holds."""
+
+    values = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.values += 1
+        if self.values > MOST_VALUES:
+            raise ValueError(f"more than {MOST_VALUES:,} values")
+        if self.peek_event().anchor is not None:
+            raise ValueError("anchors and aliases are not read")
+        return super().compose_node(parent, index)
 
 
 def read_config(path: Path) -> DictConfig:
-    """Return a saved configuration, resolved, and one that has a fingerprint.
+    """Return a saved configuration, resolved; it has a fingerprint.
+
+    Only references to the file's own settings are allowed: a resolver could read the environment
+    or have effects.
 
     Raises:
-        DamagedError: if the file holds no run's configuration, or one that asks for more than its
-            own settings, as for a variable of the environment.
+        DamagedError: if the file holds no run's configuration, or a reference that is not allowed.
 
     """
     content = _read(path)
@@ -43,7 +56,7 @@ def read_config(path: Path) -> DictConfig:
         config = OmegaConf.create(content)
         OmegaConf.resolve(config)
         config_fingerprint(config)
-    except Exception as error:  # a damaged configuration may bring about any
+    except Exception as error:  # damaged content may raise anything
         raise DamagedError(f"{path}: no run's configuration: {one_line(error)}") from error
     return config
 
@@ -62,25 +75,12 @@ def read_overrides(path: Path) -> list[str]:
 
 
 def _read(path: Path) -> Any:
-    """Return plain containers.
-
-    No file of ours is large or deep, or has aliases, by which a few lines make more than memory
-    holds.
-    """
+    """Return plain containers."""
     try:
         with path.open("rb") as file:
             text = file.read(LARGEST + 1)
         if len(text) > LARGEST:
             raise ValueError(f"more than {LARGEST:,} bytes")
-        values = depth = 0
-        for event in yaml.parse(text, Loader=_Loader):
-            values += isinstance(event, yaml.ScalarEvent)
-            depth += isinstance(event, yaml.CollectionStartEvent)
-            depth -= isinstance(event, yaml.CollectionEndEvent)
-            if values > MOST_VALUES or depth > DEEPEST:
-                raise ValueError(f"more than {MOST_VALUES:,} values or {DEEPEST} levels")
-            if getattr(event, "anchor", None) is not None:
-                raise ValueError("anchors and aliases are not read")
-        return yaml.load(text, Loader=_Loader)
-    except Exception as error:  # a damaged file may bring about any
+        return yaml.load(text, Loader=_PlainLoader)
+    except Exception as error:  # as above; deep content raises a RecursionError
         raise DamagedError(f"{path} cannot be read: {one_line(error)}") from error

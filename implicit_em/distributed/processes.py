@@ -1,6 +1,10 @@
-"""Processes that do one thing together: started, watched and ended.
+"""Start processes that do one thing together, watch them and end them.
 
-The process that starts them waits, and takes no part: so it can say what became of them.
+The process that starts them only waits, and so it can say what became of them. Lightning's
+launchers cannot do this. ``_MultiProcessingLauncher`` blocks until all processes have ended: no
+signal reaches them, and their errors lose their types. ``_SubprocessScriptLauncher`` runs the
+command again, which ``train(cfg)`` and a sweep's job do not have, and kills the whole sweep when
+one process dies.
 """
 
 import logging
@@ -8,7 +12,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing import get_context
 from typing import Any
@@ -23,22 +26,11 @@ from implicit_em.base.errors import Interrupted, RunError
 
 HERE = "127.0.0.1"
 PATIENCE = timedelta(minutes=10)
-"""How long a process waits for what another has to send."""
+"""How long a process waits for data from another."""
 POLL = 0.5
-"""Seconds between two looks at whether a signal has come."""
+"""Seconds between two looks for a signal."""
 GRACE = 15
-"""Seconds for the others to end by themselves when one has failed; then as many once more."""
-
-
-@dataclass(frozen=True)
-class _Meeting:
-    """Where and how the processes meet."""
-
-    count: int
-    backend: str
-    port: int
-    directory: str
-    errors: Any
+"""Seconds until the other processes of a failed one get SIGTERM, and from there to SIGKILL."""
 
 
 def run_together(
@@ -46,27 +38,29 @@ def run_together(
 ) -> None:
     """Call ``function(rank, *arguments)`` in each of several new processes, and wait for them.
 
-    They find themselves in one ``torch.distributed`` group, and listen to signals, which are passed
-    on to them. Only the first of them has a terminal.
+    The processes form one ``torch.distributed`` group. Signals are passed on to them. Only the
+    first process writes to the terminal. None of them outlives the call.
 
     Args:
-        function: of a module's top level.
-        arguments: that can be pickled.
-        count: of the processes.
-        backend: of the group, ``gloo`` or ``nccl``.
+        function: a function at the top level of a module.
+        arguments: further arguments of the function; they are pickled.
+        count: number of processes.
+        backend: backend of the group, ``gloo`` or ``nccl``.
 
     Raises:
-        Interrupted: if a signal has asked for it.
-        RunError: that of a process; or if one was killed or ended too early.
-        ProcessRaisedException: for any other error of a process, with its traceback. In all cases
-            none of the processes is left.
+        Interrupted: if a signal asked the processes to end.
+        RunError: if a process raised it, was killed, or ended too early.
+        ProcessRaisedException: if a process raised another error; it holds the traceback.
 
     """
     store = TCPStore(HERE, 0, is_master=True, wait_for_workers=False)
     errors = get_context("spawn").SimpleQueue()
-    meeting = _Meeting(count, backend, store.port, os.getcwd(), errors)
     context = start_processes(
-        _take_part, (function, arguments, meeting), count, join=False, start_method="spawn"
+        _take_part,
+        (function, arguments, count, backend, store.port, errors),
+        count,
+        join=False,
+        start_method="spawn",
     )
     try:
         _wait(context)
@@ -85,23 +79,22 @@ def run_together(
 
 
 def _wait(context: ProcessContext) -> None:
+    """Wait for all processes, and pass on the first signal."""
     passed_on = False
     while not context.join(POLL, GRACE):
         number = interruption.received()
         if number and not passed_on:
-            # They may have had Ctrl-C from the terminal, and a second one would end them at once.
-            _send(context, signal.SIGTERM if number == signal.SIGINT else number)
             passed_on = True
-
-
-def _send(context: ProcessContext, number: signal.Signals) -> None:
-    for process in context.processes:
-        if process.is_alive():
-            os.kill(process.pid, number)
+            # The terminal may have sent them Ctrl-C; a second one would end them at once.
+            number = signal.SIGTERM if number == signal.SIGINT else number
+            for process in context.processes:
+                if process.is_alive():
+                    os.kill(process.pid, number)
 
 
 def _verdict(error: ProcessExitedException, count: int) -> BaseException:
-    if error.exit_code - 128 in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+    """Return the error of a process that ended without raising one."""
+    if error.exit_code - 128 in interruption.SIGNALS:
         return Interrupted(signal.Signals(error.exit_code - 128))
     name = error.signal_name
     how = f"was killed by {name}" if name else f"ended with exit code {error.exit_code}"
@@ -109,32 +102,33 @@ def _verdict(error: ProcessExitedException, count: int) -> BaseException:
 
 
 def _take_part(
-    rank: int, function: Callable[..., Any], arguments: Sequence[Any], meeting: _Meeting
+    rank: int,
+    function: Callable[..., Any],
+    arguments: Sequence[Any],
+    count: int,
+    backend: str,
+    port: int,
+    errors: Any,
 ) -> None:
-    os.chdir(meeting.directory)
+    """Join the group, call the function, and send a ``RunError`` to the process that waits."""
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0"}
     if rank > 0:
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  (until the process ends)
-    interruption.log.setLevel(logging.ERROR)  # the process that started this one says it
+    interruption.log.setLevel(logging.ERROR)  # the process that waits logs the signal
     with interruption.listening():
-        dist.init_process_group(
-            meeting.backend,
-            store=TCPStore(HERE, meeting.port, is_master=False),
-            rank=rank,
-            world_size=meeting.count,
-            timeout=PATIENCE,
-        )
+        store = TCPStore(HERE, port, is_master=False)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
         try:
             function(rank, *arguments)
         except RunError as error:
-            meeting.errors.put(error)
+            errors.put(error)
             sys.exit(1)
-        except KeyboardInterrupt:  # torch would let it end the process as if all were done
+        except KeyboardInterrupt:  # torch would let the process end as if it had succeeded
             sys.exit(128 + signal.SIGINT)
     leave()
 
 
 def leave() -> None:
-    """Leave the group, so that none of its processes waits for this one."""
+    """Leave the group, so that no other process waits for this one."""
     if dist.is_initialized():
         dist.destroy_process_group()

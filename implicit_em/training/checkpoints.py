@@ -1,4 +1,4 @@
-"""The checkpoints of a run, and where an interrupted one goes on."""
+"""The checkpoints of a run, and the one from which an interrupted run goes on."""
 
 import io
 import logging
@@ -23,25 +23,25 @@ from implicit_em.base.files import whole
 log = logging.getLogger(__name__)
 
 OWN = "implicit_em"
-"""Key of what Lightning's checkpoint does not hold by itself."""
+"""Key of the entries that are added to Lightning's checkpoint."""
 
 
 class LastCheckpoint(Checkpoint):
-    """Saves the state after every epoch and now and then within one, and keeps the one before it.
+    """Saves the state after every epoch and in between; keeps the last two checkpoints.
 
-    Where a signal asks the run to end, it saves and ends the run.
+    If a signal asks the run to end, it saves and ends the run.
 
     Args:
-        last: path of the checkpoint; the one before it has ``previous`` in its place.
-        run: whose it is.
-        steps: most optimizer steps between two checkpoints, in whole blocks of steps; ``None`` for
-            any number.
-        minutes: most minutes between two, likewise.
+        last: path of the last checkpoint; the one before it is ``previous.ckpt`` beside it.
+        run: identity of the run, see ``run_identity``.
+        steps: most optimizer steps between two checkpoints, rounded down to whole blocks of steps;
+            ``None`` sets no limit.
+        minutes: most minutes between two checkpoints; ``None`` sets no limit.
 
     """
 
     takes_blocks = True
-    """It needs no batch by itself: the end of a block is early enough."""
+    """Whole blocks of steps may pass between two calls of ``on_train_batch_end``."""
 
     def __init__(
         self, last: Path, run: str, steps: int | None = None, minutes: float | None = None
@@ -51,25 +51,20 @@ class LastCheckpoint(Checkpoint):
         self.steps = steps
         self.minutes = minutes
         self.train_seconds = 0.0
-        """For how long the run has trained, before it was broken off and since."""
+        """Seconds of training, those before an interruption included."""
         self._since = self._saved_at = time.monotonic()
         self._saved_step = self._step = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin to count."""
+        """Start the clocks."""
         interruption.listen()
-        # A schedule that counts all steps has had the loader set up before the checkpoint was read.
+        # A schedule that counts all steps sets up the loader before the checkpoint is read.
         trainer.fit_loop._load_combined_loader_states()
         self._since = self._saved_at = time.monotonic()
         self._saved_step = self._step = trainer.global_step
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """End the run, where a signal has asked for it since the last block: all is saved.
-
-        Raises:
-            Interrupted: if one has.
-
-        """
+        """Raise ``Interrupted`` if a signal came after the last block; everything is saved."""
         stop_if_requested(trainer)
 
     def on_train_batch_end(
@@ -80,11 +75,9 @@ class LastCheckpoint(Checkpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Save where it is time to; after the last block the end of the epoch is about to do so.
+        """Save if it is time to; if a signal came, save and raise ``Interrupted``.
 
-        Raises:
-            Interrupted: after saving, if a signal has asked for it.
-
+        After the last block of an epoch ``on_train_epoch_end`` does both.
         """
         block, self._step = trainer.global_step - self._step, trainer.global_step
         if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
@@ -102,7 +95,7 @@ class LastCheckpoint(Checkpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Note random numbers, the time, and whether another callback has stopped the run."""
+        """Add the random states, the seconds, and whether another callback stopped the run."""
         self._count()
         checkpoint[OWN] = {
             "run": self.run,
@@ -114,20 +107,16 @@ class LastCheckpoint(Checkpoint):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take them up again."""
+        """Restore what ``on_save_checkpoint`` added."""
         _set_random_state(checkpoint[OWN]["random_state"])
         self.train_seconds = checkpoint[OWN]["train_seconds"]
         trainer.should_stop = checkpoint[OWN]["stopped"]
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
         """Count the last seconds."""
         self._count()
 
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        """Count the last seconds."""
-        self._count()
+    on_exception = on_train_end
 
     def _count(self) -> None:
         now = time.monotonic()
@@ -144,7 +133,7 @@ class LastCheckpoint(Checkpoint):
     def _save(self, trainer: pl.Trainer) -> None:
         self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
         if not trainer.is_global_zero:
-            trainer.save_checkpoint(self.last)  # writes nothing, but takes part
+            trainer.save_checkpoint(self.last)  # takes part, but writes nothing
             return
         trainer.save_checkpoint(newest(self.last))
         if self.last.exists():
@@ -153,20 +142,15 @@ class LastCheckpoint(Checkpoint):
 
 
 class DirectCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside where it belongs, then renames it.
+    """Writes a checkpoint beside its final path, then renames it.
 
-    Lightning's own goes through the temporary directory, which may be another disk, and a full one.
+    Lightning writes to the temporary directory first, which may be on another, full disk.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        """Write it.
-
-        Raises:
-            WriteError: if it cannot be written.
-
-        """
+        """Write a checkpoint, or raise ``WriteError``."""
         content = io.BytesIO()
         torch.save(checkpoint, content)
         with whole(Path(path)) as temporary:
@@ -174,18 +158,13 @@ class DirectCheckpointIO(TorchCheckpointIO):
 
 
 def stop_if_requested(trainer: pl.Trainer) -> None:
-    """End the run, in all of its processes, where a signal to one of them has asked for it.
-
-    Raises:
-        Interrupted: if one has.
-
-    """
+    """Raise ``Interrupted`` in all processes of a run if a signal came to one of them."""
     if number := _signal(trainer):
         raise Interrupted(number)
 
 
 def _signal(trainer: pl.Trainer) -> signal.Signals | None:
-    """Return the signal that has asked the run to end, in any of its processes."""
+    """Return the signal that came to any process of the run."""
     number = interruption.received() or 0
     if trainer.world_size > 1:
         own = torch.tensor(number, device=trainer.strategy.root_device)
@@ -194,8 +173,8 @@ def _signal(trainer: pl.Trainer) -> signal.Signals | None:
 
 
 def _random_state() -> dict[str, Any]:
-    """Return the state of all generators of the process, as what a safe checkpoint may hold."""
-    numbers: Any = np.random.get_state()  # noqa: NPY002  (others draw from it)
+    """Return the states of all random generators, of types that ``weights_only`` can load."""
+    numbers: Any = np.random.get_state()  # noqa: NPY002  (other libraries use it)
     name, keys, *rest = numbers
     state = {
         "torch": torch.get_rng_state(),
@@ -221,20 +200,20 @@ def previous(last: Path) -> Path:
 
 
 def newest(last: Path) -> Path:
-    """Return the path of a checkpoint that is about to be the last."""
+    """Return the path of a checkpoint until it becomes the last."""
     return last.with_stem("newest")
 
 
 def resume_point(last: Path, run: str, epochs: int) -> tuple[Path | None, int]:
-    """Return the checkpoint that a run goes on from and the epochs it has done, or none and 0.
+    """Return the checkpoint from which a run goes on, and its finished epochs.
 
-    A damaged checkpoint, or another run's, is said in a line, and the one before it used.
-    Nothing is unpickled.
+    Without a usable checkpoint that is ``None`` and 0. A damaged checkpoint, or another run's, is
+    logged, and the one before it is used. Nothing is unpickled.
 
     Args:
         last: path of the last checkpoint.
-        run: whose it must be.
-        epochs: for which the run has a history; a checkpoint beyond them would leave a gap.
+        run: identity of the run, see ``run_identity``.
+        epochs: number of epochs in the history; a later checkpoint would leave a gap there.
 
     """
     for path in (newest(last), last, previous(last)):
@@ -242,7 +221,7 @@ def resume_point(last: Path, run: str, epochs: int) -> tuple[Path | None, int]:
             continue
         try:
             whose, done = _contents(path)
-        except Exception as error:  # a damaged file may bring about any
+        except Exception as error:  # a damaged file may raise anything
             log.warning("%s cannot be read (%s): not used", path, type(error).__name__)
             continue
         if whose != run:
@@ -253,9 +232,9 @@ def resume_point(last: Path, run: str, epochs: int) -> tuple[Path | None, int]:
 
 
 def _contents(path: Path) -> tuple[str, int]:
-    """Return whose a checkpoint is, and how many epochs it has done."""
+    """Return the identity of a checkpoint's run, and its finished epochs."""
     with zipfile.ZipFile(path) as archive:
-        if damaged := archive.testzip():  # torch does not look at its checksums
+        if damaged := archive.testzip():  # torch ignores the checksums
             raise zipfile.BadZipFile(damaged)
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     own = checkpoint[OWN]

@@ -1,4 +1,4 @@
-"""The history of a run: one row an epoch, kept as a Lightning logger."""
+"""The history of a run, written by a Lightning logger: one row for each epoch."""
 
 import csv
 import logging
@@ -17,11 +17,11 @@ log = logging.getLogger(__name__)
 
 
 class RunLogger(Logger):
-    """Base of a run's own loggers, whose settings have a file of their own."""
+    """Base of this project's loggers, which log no settings: those are in ``.hydra``."""
 
     @property
     def name(self) -> str:
-        """Empty, so that Lightning puts checkpoints directly into the run directory."""
+        """Empty: Lightning then puts checkpoints directly into the run directory."""
         return ""
 
     @property
@@ -35,13 +35,13 @@ class RunLogger(Logger):
 
 
 class HistoryLogger(RunLogger):
-    """Writes ``history.csv``: everything that is logged in an epoch makes one row.
+    """Writes ``history.csv``: all values that are logged in an epoch make one row.
 
-    Epochs count from 1. What was not measured in an epoch, or cannot be computed, is empty. The
+    Epochs count from 1. A cell is empty if its value was not measured or cannot be computed. The
     file is whole at any time.
 
     Args:
-        path: of the file.
+        path: path of the CSV file.
 
     """
 
@@ -57,16 +57,16 @@ class HistoryLogger(RunLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Add values to the row of their epoch; what some callback logs without one is not kept."""
+        """Add values to the row of their epoch; drop values that a callback logs without one."""
         if "epoch" not in metrics:
             return
         values = {k: None if _is_nan(v) else v for k, v in metrics.items() if k != "epoch"}
         self.rows.setdefault(int(metrics["epoch"]) + 1, {}).update(values)
 
     def restore(self) -> int:
-        """Read the rows that are there; returns for how many epochs they have a loss.
+        """Read the file; return the number of epochs with a loss.
 
-        The first row that is damaged is said in a line, and neither it nor a later one is used.
+        The file is cut before its first damaged row, and a line says so.
         """
         self.rows = {}
         if self.path.exists():
@@ -80,7 +80,7 @@ class HistoryLogger(RunLogger):
         rows, _, half_a_row = self.path.read_text(encoding="utf-8").rpartition("\n")
         for row in csv.DictReader(rows.splitlines(), strict=True):
             epoch = int(row.pop("epoch"))
-            # Of a row that is too long or too short, csv makes lists and None: no numbers.
+            # A row that is too long or too short holds lists or None, which are no numbers.
             values = {key: float(value) if value != "" else None for key, value in row.items()}
             if epoch != len(self.rows) + 1 or any(map(_is_nan, values.values())):
                 raise ValueError("not a row that was written here")
@@ -102,12 +102,12 @@ class HistoryLogger(RunLogger):
             writer.writerows({"epoch": epoch, **row} for epoch, row in sorted(self.rows.items()))
 
     def finalize(self, status: str) -> None:
-        """Write all rows, where they can be: a run that failed has an error of its own."""
+        """Write all rows; a failed run keeps its own error if that is impossible."""
         with suppress(WriteError) if status == "failed" else nullcontext():
             self.save()
 
     def column(self, key: str) -> list[float]:
-        """Return the values of a column, in the order of the epochs, where it has any."""
+        """Return the values of a column in the order of the epochs, without its empty cells."""
         values = (row.get(key) for _, row in sorted(self.rows.items()))
         return [value for value in values if value is not None]
 

@@ -1,4 +1,4 @@
-"""The trained model as files: weights without pickle, and what is needed to rebuild it."""
+"""The trained model as files: its weights without pickle, and the description to rebuild it."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -23,8 +23,9 @@ def save_model(
     Args:
         run: the run directory.
         model: the trained network.
-        spec: its class (``_target_``) and arguments, modules among them in the same notation.
-        sample_shape: of one input.
+        spec: class of the model (``_target_``) and its arguments; a module among them has the
+            same notation.
+        sample_shape: shape of one input.
 
     """
     with whole(run.weights) as temporary:
@@ -36,16 +37,16 @@ def save_model(
 def load(run_dir: str | Path, classes: Sequence[type[nn.Module]] = ()) -> nn.Module:
     """Rebuild the trained model of a run, in evaluation mode, on the CPU.
 
-    Nothing is unpickled, and nothing is built but this package's models, the modules of
-    ``torch.nn`` and the ``classes`` given.
+    Nothing is unpickled. Only this package's models, modules of ``torch.nn`` and the given
+    ``classes`` are built.
 
     Args:
         run_dir: the run directory.
-        classes: your own model and activation classes, where the run used any.
+        classes: your own model and activation classes, if the run used any.
 
     Returns:
-        An ``Encoder``, whose call gives energies ``(..., K)`` of inputs ``(..., D)`` scaled as in
-        training, or a ``SparseAutoencoder``.
+        An ``Encoder``, which maps inputs ``(..., D)``, scaled as in training, to energies
+        ``(..., K)``; or a ``SparseAutoencoder``.
 
     Raises:
         FileNotFoundError: if the directory holds no trained model.
@@ -54,7 +55,7 @@ def load(run_dir: str | Path, classes: Sequence[type[nn.Module]] = ()) -> nn.Mod
     """
     run = RunDirectory(run_dir)
     known = {f"{cls.__module__}.{cls.__qualname__}": cls for cls in classes}
-    # Of our own classes no tensor is made before it is known to be of the weights' size.
+    # On "meta" no tensor takes memory, however large the file says it is.
     with nullcontext() if classes else torch.device("meta"):
         model = _build(run.read_model()["model"], known)
     load_weights(model, run)
@@ -62,11 +63,11 @@ def load(run_dir: str | Path, classes: Sequence[type[nn.Module]] = ()) -> nn.Mod
 
 
 def load_weights(model: nn.Module, run: RunDirectory) -> None:
-    """Give a model the weights of a run, in their precision.
+    """Load the weights of a run into a model, which takes their precision.
 
     Raises:
         FileNotFoundError: if the directory holds no weights.
-        DamagedError: if they are damaged, or another model's.
+        DamagedError: if the weights are damaged or those of another model.
 
     """
     content = run.weights.read_bytes()
@@ -74,21 +75,16 @@ def load_weights(model: nn.Module, run: RunDirectory) -> None:
         weights = safetensors.torch.load(content)
         dtype = next(value.dtype for value in weights.values() if value.is_floating_point())
         model.to(dtype).load_state_dict(weights, assign=True)
-    except Exception as error:  # a damaged file may bring about any
+    except Exception as error:  # a damaged file may raise anything
         raise DamagedError(f"{run.weights} does not fit its model: {one_line(error)}") from error
 
 
 def _build(spec: Mapping[str, Any], known: Mapping[str, type[nn.Module]]) -> nn.Module:
     target = str(spec.get("_target_"))
     package, _, name = target.rpartition(".")
-    if target in known:
-        cls: Any = known[target]
-    elif package.split(".")[:2] == ["torch", "nn"]:
-        cls = getattr(nn, name, None)
-    elif package.split(".")[:2] == ["implicit_em", "models"]:
-        cls = getattr(models, name, None)
-    else:
-        cls = None
+    trusted: Any = {("torch", "nn"): nn, ("implicit_em", "models"): models}
+    home = trusted.get(tuple(package.split(".")[:2]))
+    cls = known.get(target) or getattr(home, name, None)
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise ValueError(f"the model needs {target}: pass the class, load(..., classes=[{name}])")
     arguments = {
@@ -98,5 +94,5 @@ def _build(spec: Mapping[str, Any], known: Mapping[str, type[nn.Module]]) -> nn.
     }
     try:
         return cls(**arguments)
-    except Exception as error:  # e.g. for an argument that it does not have
+    except Exception as error:  # e.g. an argument that the class does not have
         raise DamagedError(f"the model's {target} cannot be built: {one_line(error)}") from error

@@ -1,12 +1,10 @@
-"""The experiment logger of a run: W&B that never asks, mixes runs or holds one up; or any other."""
+"""The experiment logger of a run; W&B starts online within the time-out, else offline."""
 
 import logging
 import os
 import secrets
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -33,9 +31,12 @@ MODES: dict[str, Mode] = {
     "disabled": "disabled",
 }
 TIMEOUT = 30.0
-"""Seconds, where ``logger.timeout`` is not set, as in a run of an earlier version that goes on."""
-OF_ITS_OWN = "-offline"
-"""Suffix of the id of a run whose own id wandb's service holds, as the one that could not start."""
+"""Seconds to wait for the server; runs of earlier versions have no ``logger.timeout``."""
+RETRIED = "-offline"
+"""Suffix of the id of an offline run while wandb's service holds its own id for a failed attempt.
+
+Only the end of the service frees the id, and other runs may still need the service.
+"""
 
 
 def start_logger(
@@ -45,25 +46,37 @@ def start_logger(
     group: str | None,
     tags: Sequence[str],
 ) -> Logger | None:
-    """Start the logger that the config group ``logger`` describes; ``None`` where it is empty.
+    """Start the logger that the config group ``logger`` describes; ``None`` if it is empty.
 
     Args:
-        spec: ``_target_`` and arguments; for W&B those of ``wandb.init``.
-        directory: the run directory.
+        spec: class of the logger (``_target_``) and its arguments; for W&B those of ``wandb.init``.
+        directory: path of the run directory.
         config: the composed configuration, as plain containers.
         group: name of the sweep.
-        tags: beside those of ``spec``.
+        tags: labels of the run, added to those of ``spec``.
+
+    Raises:
+        ConfigError: if wandb refuses a setting.
 
     """
     if not spec:
         return None
-    if spec["_target_"] == WANDB:
-        return _start_wandb(dict(spec), directory, config, group, tags)
-    return instantiate(spec, save_dir=str(directory))
+    if spec["_target_"] != WANDB:
+        return instantiate(spec, save_dir=str(directory))
+    arguments = {key: value for key, value in spec.items() if key not in ("_target_", "mode")}
+    arguments |= {
+        "name": spec.get("name") or os.environ.get("WANDB_NAME") or directory.name,
+        "group": spec.get("group") or os.environ.get("WANDB_RUN_GROUP") or group,
+        "tags": [*(spec.get("tags") or []), *tags],
+        "id": _run_id(directory),
+        "dir": str(directory),
+        "config": dict(config),
+    }
+    return _start_wandb(arguments, *wandb_mode(spec.get("mode")))
 
 
 def finish_logger(logger: Logger | None, metrics: Mapping[str, Any], features: Path) -> None:
-    """Send the final metrics and the feature grid, and end the run as it ended here."""
+    """Send the final metrics and the feature grid, and end the run with its status."""
     completed = metrics["status"] == "completed"
     if isinstance(logger, PatientWandbLogger):
         with logger.dropping():
@@ -78,14 +91,14 @@ def finish_logger(logger: Logger | None, metrics: Mapping[str, Any], features: P
 
 
 def log_again(logger: Logger | None, rows: Mapping[int, Mapping[str, float | None]]) -> None:
-    """Log the epochs of a run that goes on, where W&B does not have them under its id.
+    """Log the earlier epochs of a resumed run, unless W&B already has them.
 
-    Files of an offline run do not go on: the new ones hold the whole run. The last epoch that the
-    server has of an online run is logged again, as it may have it in part.
+    An offline run writes new files, so they get all epochs. An online run sends what the server
+    lacks, and the last epoch that it has once more: it may have only a part of it.
 
     Args:
-        logger: any; nothing is done for another than W&B's.
-        rows: of the history, by the epoch, which counts from 1.
+        logger: the run's logger; only W&B's needs this.
+        rows: the history, one row for each epoch; epochs count from 1.
 
     """
     if not isinstance(logger, PatientWandbLogger):
@@ -100,25 +113,23 @@ def log_again(logger: Logger | None, rows: Mapping[int, Mapping[str, float | Non
 
 
 class PatientWandbLogger(WandbLogger):
-    """W&B's logger for a run that W&B shall neither end nor hold up.
+    """Lightning's W&B logger for a run that W&B must neither end nor delay.
 
     Args:
-        run: that W&B has started.
-        timeout: seconds that the run's end waits for the server.
+        run: the W&B run, already started.
 
     """
 
     lost: ClassVar[str | None] = None
-    """Why no run of this process waits for the server any more."""
+    """Why no run of this process waits for the server any more; ``None`` while it answers."""
 
-    def __init__(self, run: "wandb.Run", timeout: float) -> None:
+    def __init__(self, run: "wandb.Run") -> None:
         super().__init__(experiment=run)
-        self.timeout = timeout
         self._warned = False
 
     @contextmanager
     def dropping(self) -> Iterator[None]:
-        """Drop what W&B does not take, with one warning a run."""
+        """Drop what W&B does not take, with one warning for the run."""
         try:
             yield
         except Exception as error:
@@ -134,59 +145,47 @@ class PatientWandbLogger(WandbLogger):
 
     @rank_zero_only
     def finish(self, exit_code: int = 0) -> None:
-        """End the run; a line says how to upload what the server has not taken in time."""
+        """End the run; if the server has not taken everything, a line says how to upload it."""
         import wandb
 
         run = self.experiment
-        finished: Future[None] = Future()
-
-        def finish() -> None:
-            try:
-                run.finish(exit_code)
-            except BaseException as error:
-                finished.set_exception(error)
-            else:
-                finished.set_result(None)
-
-        threading.Thread(target=finish, daemon=True).start()
-        lost = None if run.offline else self.lost
+        reason = None if run.offline else self.lost
         try:
-            finished.result(0 if lost else self.timeout)
-        except (TimeoutError, FutureTimeoutError):
-            reason = lost or f"not everything was sent within {self.timeout:g} s"
-            if not run.offline:
-                PatientWandbLogger.lost = reason
-            log.warning("W&B: %s; to upload the rest: %s", reason, _sync_command(run))
-        except Exception as error:
+            if reason:
+                threading.Thread(target=_finish_quietly, args=(run, exit_code), daemon=True).start()
+            else:
+                run.finish(exit_code)
+        except TimeoutError:
+            reason = f"not everything was sent within {run.settings.finish_timeout:g} s"
+            PatientWandbLogger.lost = reason
+        except Exception as error:  # the service died
             log.warning("W&B: %s; to upload what it has: %s", _reason(error), _sync_command(run))
             wandb.setup().remove_active_run(run)
             _end_service()
+        if reason:
+            log.warning("W&B: %s; to upload the rest: %s", reason, _sync_command(run))
 
 
 def wandb_mode(requested: str | None = None) -> tuple[Mode, str]:
-    """Return the W&B mode and the reason for it, without ever asking for a login.
+    """Return the W&B mode and the reason for it, without asking for a login.
 
     Args:
-        requested: ``online``, ``offline``, ``disabled`` or ``None``, which leaves the choice to
-            ``WANDB_MODE`` and then to whether somebody is logged in.
+        requested: ``online``, ``offline`` or ``disabled``; if ``None``, ``WANDB_MODE`` decides,
+            then whether somebody is logged in.
 
     Raises:
-        ConfigError: for another mode.
+        ConfigError: if the mode is another one.
 
     """
     import wandb
 
-    for source, value in (
-        ("logger.mode", requested),
-        ("WANDB_MODE", os.environ.get("WANDB_MODE")),
-    ):
-        if value:
-            if value not in MODES:
-                raise ConfigError(f"{source}={value}: allowed are online, offline and disabled")
-            return MODES[value], f"{source}={value}"
-    if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes"):
-        return "disabled", "WANDB_DISABLED"
-    _silence()  # else login() asks the server for the name of whose key it is, in order to print it
+    if value := requested or os.environ.get("WANDB_MODE"):
+        setting = f"{'logger.mode' if requested else 'WANDB_MODE'}={value}"
+        if value not in MODES:
+            raise ConfigError(f"{setting}: allowed are online, offline and disabled")
+        return MODES[value], setting
+    # If it is not silent, login() asks the server for the user's name, to print it.
+    wandb.setup(wandb.Settings(silent=True))
     try:
         logged_in = wandb.login(prompt=False, verify=False)
     except wandb.errors.AuthenticationError as error:
@@ -195,7 +194,7 @@ def wandb_mode(requested: str | None = None) -> tuple[Mode, str]:
 
 
 def _run_id(directory: Path) -> str:
-    """Return the id of a run directory's W&B run, under which it also goes on."""
+    """Return the id of a run directory's W&B run; a resumed run has the same."""
     path = directory / "wandb" / "run_id"
     if not path.exists():
         with whole(path) as temporary:
@@ -203,24 +202,8 @@ def _run_id(directory: Path) -> str:
     return path.read_text().strip()
 
 
-def _silence() -> None:
-    """Keep wandb from printing: what it has to say of a run is said by this module."""
-    import wandb
-
-    wandb.setup(wandb.Settings(silent=True))
-
-
-def _start_wandb(
-    spec: dict[str, Any],
-    directory: Path,
-    config: Mapping[str, Any],
-    group: str | None,
-    tags: Sequence[str],
-) -> PatientWandbLogger | None:
-    """Start a run: as it is asked for, or else offline.
-
-    Returns:
-        Its logger; ``None`` where wandb does not work at all.
+def _start_wandb(arguments: dict[str, Any], mode: Mode, reason: str) -> PatientWandbLogger | None:
+    """Start a run; return ``None`` if wandb does not work at all, not even offline.
 
     Raises:
         ConfigError: if wandb refuses a setting.
@@ -228,33 +211,26 @@ def _start_wandb(
     """
     import wandb
 
-    del spec["_target_"]
-    timeout = spec.pop("timeout", None) or TIMEOUT
-    mode, reason = wandb_mode(spec.pop("mode", None))
+    run = None
     if mode == "online" and PatientWandbLogger.lost:
         mode, reason = "offline", PatientWandbLogger.lost
-    spec |= {
-        "name": spec.get("name") or os.environ.get("WANDB_NAME") or directory.name,
-        "group": spec.get("group") or os.environ.get("WANDB_RUN_GROUP") or group,
-        "tags": [*(spec.get("tags") or []), *tags],
-        "id": _run_id(directory),
-        "dir": str(directory),
-        "config": dict(config),
-    }
-    try:
-        run = _init(mode, timeout, spec)
-    except Exception as failure:
-        mode, reason = "offline", f"going {mode} failed: {_reason(failure)}"
-        if isinstance(failure, wandb.errors.CommError | TimeoutError):
-            PatientWandbLogger.lost = reason
+    if mode == "online":
         try:
-            run = _init(mode, timeout, spec | {"id": _free_id(spec["id"])})
-        except (wandb.errors.UsageError, ValueError, TypeError) as error:
-            raise ConfigError(f"logger: {_reason(error)}") from error
+            run = _init(mode, **arguments)
         except Exception as error:
-            log.warning("W&B: %s; nothing of this run is logged there", _reason(error))
-            return None
-    logger = PatientWandbLogger(run, timeout)
+            mode, reason = "offline", f"going online failed: {_reason(error)}"
+            if isinstance(error, wandb.errors.CommError | TimeoutError):
+                PatientWandbLogger.lost = reason
+            if not _end_service():
+                arguments["id"] += RETRIED
+    try:
+        run = run or _init(mode, **arguments)
+    except (wandb.errors.UsageError, ValueError, TypeError) as error:
+        raise ConfigError(f"logger: {_reason(error)}") from error
+    except Exception as error:
+        log.warning("W&B: %s; nothing of this run is logged there", _reason(error))
+        return None
+    logger = PatientWandbLogger(run)
     with logger.dropping():
         run.define_metric("*", step_metric="epoch")
     if mode == "offline":
@@ -264,49 +240,48 @@ def _start_wandb(
     return logger
 
 
-def _init(mode: Mode, timeout: float, arguments: Mapping[str, Any]) -> "wandb.Run":
+def _init(mode: Mode, timeout: float | None = None, **arguments: Any) -> "wandb.Run":
     import wandb
 
-    if mode != "disabled":
-        _silence()
+    wandb.setup(wandb.Settings(silent=True))  # a new service forgets it
     return wandb.init(
         **arguments,
         mode=mode,
         resume="allow" if mode == "online" else None,
-        reinit="create_new",  # one process may train several runs, each with one of its own
+        reinit="create_new",  # one process may train several runs
         settings=wandb.Settings(
             silent=True,
-            init_timeout=timeout,
-            finish_timeout=timeout,
+            init_timeout=timeout or TIMEOUT,
+            finish_timeout=timeout or TIMEOUT,
             finish_timeout_raises=True,
         ),
     )
 
 
-def _free_id(run_id: str) -> str:
-    """Return the id under which a run that could not start can be tried again."""
-    return run_id if _end_service() else run_id + OF_ITS_OWN
+def _finish_quietly(run: "wandb.Run", exit_code: int) -> None:
+    with suppress(Exception):
+        run.finish(exit_code)
 
 
 def _end_service() -> bool:
-    """End wandb's service, which holds the ids that were tried, unless other runs need it."""
+    """End wandb's service if no run needs it; return whether it was ended."""
     import wandb
 
     if wandb.setup().most_recent_active_run is not None:
         return False
-    with suppress(Exception, SystemExit):  # the exit code of a service that died becomes its own
+    with suppress(Exception, SystemExit):  # a dead service's exit code becomes a SystemExit
         wandb.teardown()
     return True
 
 
 def _sync_command(run: "wandb.Run") -> str:
-    """Return the command that uploads a run's files, under the id of the run."""
+    """Return the command that uploads a run's files under the run's id."""
     options = "" if run.offline else " --include-online"
-    if run.id.endswith(OF_ITS_OWN):
-        options += f" --id {run.id.removesuffix(OF_ITS_OWN)}"
+    if run.id.endswith(RETRIED):
+        options += f" --id {run.id.removesuffix(RETRIED)}"
     return f"wandb sync{options} {run.settings.sync_dir}"
 
 
 def _reason(error: Exception) -> str:
-    """Return wandb's message in one line, without its advice on arguments of its own."""
+    """Return wandb's message in one line, without its advice to change ``init_timeout``."""
     return one_line(error).partition(" Consider increasing")[0]

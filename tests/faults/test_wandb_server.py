@@ -122,8 +122,7 @@ def test_a_server_that_does_not_take_a_run_delays_one_of_a_process(
 def test_a_server_that_disappears_delays_the_end_of_one_run_of_a_process(
     fault, server, lines, tmp_path
 ):
-    loggers = [start(tmp_path / "first"), start(tmp_path / "second")]
-    loggers[1].timeout = LONG
+    loggers = [start(tmp_path / "first"), start(tmp_path / "second", timeout=LONG)]
     log(loggers[0], 0)
     server.fault = fault
     with within(OWN):
