@@ -17,7 +17,7 @@ GROUPS = {
     "optimizer": "How the weights move.",
     "lr": "The learning rate and its schedule.",
     "trainer": "Where a run computes, and for how long.",
-    "callbacks": "What goes on beside training. Several may be named: `callbacks=[best,lr_monitor]`.",
+    "callbacks": "What goes on beside training; several may be named: `callbacks=[best,lr_monitor]`.",
     "logger": "Where curves go, beside `history.csv`, which is always written.",
     "hydra/launcher": "How the jobs of a sweep are started. Hydra's own `basic` runs one after "
     "another, and `stacked` (see [sweeps](../how-to/sweeps.md)) trains them together; both have no "
@@ -39,8 +39,10 @@ def reference(conf: Path = CONF) -> str:
     sections = [_section("## A run", conf / "train.yaml", "")]
     for group, purpose in GROUPS.items():
         sections.append(f"## {group}\n\n{purpose}\n")
-        for file in sorted((conf / group).glob("*.yaml")):
-            sections.append(_section(f"### {group}={file.stem}", file, group.replace("/", ".") + "."))
+        sections += [
+            _section(f"### {group}={file.stem}", file, group.replace("/", ".") + ".")
+            for file in sorted((conf / group).glob("*.yaml"))
+        ]
     sections.append(_section("## The protocol of the comparison", conf / "compare.yaml", ""))
     return "\n".join(sections)
 
@@ -53,12 +55,10 @@ def _section(heading: str, file: Path, prefix: str) -> str:
     parts = [heading, "", purpose(file), ""]
     if builds_on := [row[1] for row in rows if row[0] == "defaults"]:
         parts += [f"Builds on {builds_on[0]}.", ""]
-    rows = [row for row in rows if row[0] != "defaults"]
-    if rows:
-        parts += ["| key | default | meaning |", "|---|---|---|"]
-        parts += [f"| `{key}` | {value} | {comment} |" for key, value, comment in rows]
-        parts.append("")
-    return "\n".join(parts)
+    for key, value, comment in rows:
+        if key != "defaults":
+            parts.append(f"- `{key}={value}`" + (f": {comment}" if comment else ""))
+    return "\n".join([*parts, ""])
 
 
 def purpose(file: Path) -> str:
@@ -81,22 +81,31 @@ def _keys(node: yaml.MappingNode, prefix: str, lines: list[str]) -> Iterator[tup
         elif isinstance(value, yaml.MappingNode) and value.value:
             yield from _keys(value, f"{name}.", lines)
         else:
-            text = value.start_mark.buffer[value.start_mark.index : value.end_mark.index].strip()
-            yield name, f"`{text}`".replace("|", "\\|"), _comment(key, value, lines)
+            yield name, _default(value), _comment(key, value, lines)
+
+
+def _default(node: yaml.Node) -> str:
+    """Return a value as it would be typed."""
+    if isinstance(node, yaml.SequenceNode):
+        return f"[{', '.join(map(_default, node.value))}]"
+    return node.start_mark.buffer[node.start_mark.index : node.end_mark.index].strip()
 
 
 def _comment(key: yaml.Node, value: yaml.Node, lines: list[str]) -> str:
     """Return the comment beside a key or, where there is none, the one above it."""
-    beside = re.search(r"\s#\s(.*)", lines[value.end_mark.line][value.end_mark.column :])
+    end = value.end_mark
+    beside = (
+        re.search(r"\s#\s(.*)", lines[end.line][end.column :]) if end.line < len(lines) else None
+    )
     if beside:
-        return beside[1].replace("|", "\\|")
+        return beside[1]
     above = []
     for line in reversed(lines[: key.start_mark.line]):
         if not line.strip().startswith("# ") or "@package" in line:
             break
         above.append(line.strip()[2:])
     opens_the_file = len(above) == key.start_mark.line
-    return "" if opens_the_file else " ".join(reversed(above)).replace("|", "\\|")
+    return "" if opens_the_file else " ".join(reversed(above))
 
 
 def _defaults(node: yaml.SequenceNode) -> str:
@@ -106,5 +115,9 @@ def _defaults(node: yaml.SequenceNode) -> str:
         if isinstance(entry, str):
             names.append(entry)
         else:
-            names += [f"{group.removeprefix('override ').lstrip('/')}={option}" for group, option in entry.items()]
+            names += [
+                f"{group.removeprefix('override ').lstrip('/')}={option}"
+                for group, option in entry.items()
+                if option
+            ]
     return ", ".join(f"`{name}`" for name in names if name != "_self_")

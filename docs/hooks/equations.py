@@ -6,7 +6,9 @@ from typing import Any
 
 from latex2mathml.converter import convert
 
-EQUATION = re.compile(r'<(?:span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</(?:span|div)>', re.S)
+EQUATION = re.compile(
+    r'<(?:span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</(?:span|div)>', re.S
+)
 
 
 def on_page_content(html_page: str, **_: Any) -> str:
