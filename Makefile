@@ -50,8 +50,12 @@ test-slurm: $(STAMP) ## Run sweeps on a Slurm that it installs (Debian, root), s
 	tests/faults/slurm/install.sh
 	$(BIN)/python -m pytest -m slurm tests/faults/slurm $(ARGS)
 
+.PHONY: docs
+docs: $(STAMP) ## Build the documentation into site/, where a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 .PHONY: lint
-lint: $(STAMP) ## Check format, style and types
+lint: $(STAMP) docs ## Check format, style, types and documentation
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

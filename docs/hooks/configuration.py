@@ -17,7 +17,7 @@ GROUPS = {
     "optimizer": "How the weights move.",
     "lr": "The learning rate and its schedule.",
     "trainer": "Where a run computes, and for how long.",
-    "callbacks": "What goes on beside training; several may be named: `callbacks=[best,lr_monitor]`.",
+    "callbacks": "What goes on beside training. For several: `callbacks=[best,lr_monitor]`.",
     "logger": "Where curves go, beside `history.csv`, which is always written.",
     "hydra/launcher": "How the jobs of a sweep are started. Hydra's own `basic` runs one after "
     "another, and `stacked` (see [sweeps](../how-to/sweeps.md)) trains them together; both have no "
