@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from helpers.paths import ROOT
 
+from implicit_em import data, losses, metrics, models
 from implicit_em.training.run import UNKNOWN
 
 CONFIGURATION = runpy.run_path(str(ROOT / "docs/hooks/configuration.py"))
@@ -37,6 +38,15 @@ def test_a_key_has_its_default_and_its_comment(reference):
 def test_the_page_of_metrics_names_every_key():
     page = (ROOT / "docs/reference/metrics.md").read_text()
     assert set(UNKNOWN) <= set(re.findall(r"^\| `(\w+)` ", page, re.MULTILINE))
+
+
+@pytest.mark.parametrize("package", [losses, models, metrics, data], ids=lambda p: p.__name__)
+def test_every_public_function_and_class_has_its_place(package):
+    page = (ROOT / f"docs/reference/api-{package.__name__.rpartition('.')[2]}.md").read_text()
+    shown = re.findall(rf"^::: {package.__name__}\.(\w+)$", page, re.MULTILINE)
+    assert sorted(shown) == sorted(
+        name for name in package.__all__ if callable(getattr(package, name))
+    )
 
 
 def test_the_page_on_architecture_names_every_folder():
