@@ -129,19 +129,23 @@ def test_the_readmes_lines_of_python_train(monkeypatch):
     assert names["energies"].shape == names["responsibilities"].shape == (1000, 64)
 
 
-def test_the_tutorial_can_be_followed(command_line, small_mnist, tmp_path, monkeypatch):
+def test_the_tutorial_can_be_followed_and_leaves_what_it_and_the_reference_say(
+    command_line, small_mnist, tmp_path, monkeypatch
+):
     (tmp_path / "data").symlink_to(small_mnist)
-    run, sweep = commands("docs/tutorial.md")
-    for command in (run, sweep):
+    for command in commands("docs/tutorial.md"):
         assert command_line(*command) == 0
 
     names = run_python("".join(PYTHON.findall(text("docs/tutorial.md"))), monkeypatch)
     assert len(names["jobs"]) == 4
     assert names["energies"].shape == names["responsibilities"].shape == (200, 64)
     assert (tmp_path / "grid.png").exists()
+    run = tmp_path / "first-run"
     tree = text("docs/tutorial.md").partition("first-run/\n")[2].partition("```")[0]
     shown = {name.rstrip("/") for name in re.findall(r"── (\S+)", tree)}
-    assert shown == {path.name for path in (tmp_path / "first-run").iterdir()} - {".lock"}
+    assert shown == {path.name for path in run.iterdir()} - {".lock"}
+    explained = re.findall(r"^\| `(\w+)` ", text("docs/reference/metrics.md"), re.MULTILINE)
+    assert set(json.loads((run / "metrics.json").read_text())) == set(explained) - {"epoch"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
