@@ -78,5 +78,5 @@ notebooks: $(STAMP) ## Execute the notebooks in place
 	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 .PHONY: clean
-clean: ## Remove .venv and caches; results stay
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+clean: ## Remove .venv, site/ and caches; results stay
+	rm -rf $(VENV) site .mypy_cache .pytest_cache .ruff_cache .hypothesis
