@@ -37,6 +37,10 @@ compare: $(STAMP) ## Tune and compare all families into results/compare; goes on
 test: $(STAMP) ## Run the test suite (ARGS="-k lse")
 	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
+.PHONY: check
+check: $(STAMP) ## Run the tests of the science: losses, models, metrics, steps (under a minute)
+	$(BIN)/python -m pytest -n auto tests/losses tests/models tests/metrics tests/engine $(ARGS)
+
 .PHONY: test-slow
 test-slow: $(STAMP) ## Run the long checks: published figures, notebooks, ten thousand fuzzed inputs
 	$(BIN)/python -m pytest -m slow $(ARGS)
@@ -50,11 +54,16 @@ test-slurm: $(STAMP) ## Run sweeps on a Slurm that it installs (Debian, root), s
 	tests/faults/slurm/install.sh
 	$(BIN)/python -m pytest -m slurm tests/faults/slurm $(ARGS)
 
+.PHONY: docs
+docs: $(STAMP) ## Build the documentation into site/, where a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 .PHONY: lint
-lint: $(STAMP) ## Check format, style and types
+lint: $(STAMP) docs ## Check format, style, types, layers and documentation
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 .PHONY: format
 format: $(STAMP) ## Format the code and fix what can be fixed
@@ -74,5 +83,5 @@ notebooks: $(STAMP) ## Execute the notebooks in place
 	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 .PHONY: clean
-clean: ## Remove .venv and caches; results stay
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+clean: ## Remove .venv, site/ and caches; results stay
+	rm -rf $(VENV) site .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -90,6 +90,7 @@ def train() -> int:
         signal that interrupted it: 130 after Ctrl-C, 143 after SIGTERM.
 
     """
+    sys.path.append(os.getcwd())  # where the modules lie that a user's configuration names
     full_error = bool(os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and leaves the printing to us
     try:

@@ -1,4 +1,4 @@
-"""The full comparison under docs/results/compare/ and what the README says of it."""
+"""The full comparison under docs/results/compare/ and what the documentation says of it."""
 
 import json
 import re
@@ -30,11 +30,11 @@ def test_a_report_is_whole_and_of_the_protocol(part):
 
 
 def section():
-    text = (ROOT / "README.md").read_text()
-    return text.partition("## A fair fight")[2].partition("\n## ")[0]
+    text = (ROOT / "docs/results.md").read_text()
+    return text.partition("## The comparison")[2].partition("\n## ")[0]
 
 
-def test_the_readme_shows_the_matched_densities_of_the_full_run():
+def test_the_page_of_results_shows_the_matched_densities_of_the_full_run():
     rows = re.findall(r"^\|.*\|$", section(), flags=re.M)
     part = RESULTS / "mnist" / "equal_width"
     assert len(rows) == 2 + pd.read_csv(part / "tables" / "chosen.csv")["family"].nunique()
@@ -42,10 +42,10 @@ def test_the_readme_shows_the_matched_densities_of_the_full_run():
     assert all(row in report for row in rows)
 
 
-def test_the_readmes_sentences_are_findings_of_the_report_named_before_them():
+def test_the_sentences_on_the_page_of_results_are_findings_of_the_report_named_before_them():
     said, sentences = [], 0
     for line in section().replace("\n  ", " ").splitlines():
-        if named := re.search(r"\(docs/results/compare/(.+)/report\.md\)", line):
+        if named := re.search(r"\(results/compare/(.+)/report\.md\)", line):
             said = findings(RESULTS / named[1])["findings"]
         if line.startswith("- "):
             assert line[2:] in said

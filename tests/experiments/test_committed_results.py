@@ -1,4 +1,4 @@
-"""The full run under docs/results/ and what the README says of it."""
+"""The full run under docs/results/ and what the documentation says of it."""
 
 import json
 import re
@@ -15,8 +15,8 @@ RESULTS = ROOT / "docs" / "results"
 VERDICTS = json.loads((RESULTS / "verdicts.json").read_text())
 
 
-def test_the_readme_shows_the_verdicts_of_the_full_run():
-    assert (RESULTS / "verdicts.md").read_text().strip() in (ROOT / "README.md").read_text()
+def test_the_page_of_results_shows_the_verdicts_of_the_full_run():
+    assert (RESULTS / "verdicts.md").read_text().strip() in (ROOT / "docs/results.md").read_text()
 
 
 def test_every_claim_was_judged_by_the_criterion_that_stands_there_now():

@@ -1,10 +1,11 @@
-from pathlib import Path
+"""The notebooks run from a clean kernel."""
 
 import nbformat
 import pytest
+from helpers.paths import ROOT
 from nbclient import NotebookClient
 
-NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+NOTEBOOKS = ROOT / "notebooks"
 
 
 def outputs(notebook):

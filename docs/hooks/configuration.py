@@ -1,0 +1,123 @@
+"""The reference of the configuration, made from the files in ``conf/`` when the site is built."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CONF = Path(__file__).parents[2] / "implicit_em" / "conf"
+PLACE = "<!-- every group, option and key -->"
+GROUPS = {
+    "model": "The network. Each model chooses the loss that goes with it.",
+    "loss": "The terms of the objective and their weights.",
+    "activation": "The function from pre-activations to energies.",
+    "data": "What to train on.",
+    "optimizer": "How the weights move.",
+    "lr": "The learning rate and its schedule.",
+    "trainer": "Where a run computes, and for how long.",
+    "callbacks": "What goes on beside training. For several: `callbacks=[best,lr_monitor]`.",
+    "logger": "Where curves go, beside `history.csv`, which is always written.",
+    "hydra/launcher": "How the jobs of a sweep are started. Hydra's own `basic` runs one after "
+    "another, and `stacked` (see [sweeps](../how-to/sweeps.md)) trains them together; both have no "
+    "file here.",
+    "experiment": "A study of the paper, its sweep included: `-m experiment=ablation`.",
+    "experiment/compare": "The grids of the comparison, one for each family.",
+    "experiment/knobs": "What the comparison varies of the derived model, one setting at a time.",
+}
+"""The config groups, in the order of the page."""
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Put the reference where a page asks for it."""
+    return markdown.replace(PLACE, reference()) if PLACE in markdown else markdown
+
+
+def reference(conf: Path = CONF) -> str:
+    """Return the reference of a folder of configuration files, in Markdown."""
+    sections = [_section("## A run", conf / "train.yaml", "")]
+    for group, purpose in GROUPS.items():
+        sections.append(f"## {group}\n\n{purpose}\n")
+        sections += [
+            _section(f"### {group}={file.stem}", file, group.replace("/", ".") + ".")
+            for file in sorted((conf / group).glob("*.yaml"))
+        ]
+    sections.append(_section("## The protocol of the comparison", conf / "compare.yaml", ""))
+    return "\n".join(sections)
+
+
+def _section(heading: str, file: Path, prefix: str) -> str:
+    lines = file.read_text().splitlines()
+    is_global = "@package _global_" in lines[0]
+    root = yaml.compose(file.read_text())
+    rows = list(_keys(root, "" if is_global else prefix, lines)) if root.value else []
+    parts = [heading, "", purpose(file), ""]
+    if builds_on := [row[1] for row in rows if row[0] == "defaults"]:
+        parts += [f"Builds on {builds_on[0]}.", ""]
+    for key, value, comment in rows:
+        if key != "defaults":
+            parts.append(f"- `{key}={value}`" + (f": {comment}" if comment else ""))
+    return "\n".join([*parts, ""])
+
+
+def purpose(file: Path) -> str:
+    """Return the comment that opens a file, without Hydra's own line above it."""
+    comment = []
+    for line in file.read_text().splitlines():
+        if not line.startswith("# "):
+            break
+        if "@package" not in line:
+            comment.append(line[2:])
+    return " ".join(comment)
+
+
+def _keys(node: yaml.MappingNode, prefix: str, lines: list[str]) -> Iterator[tuple[str, str, str]]:
+    """Yield the dotted name, the default and the comment of every key."""
+    for key, value in node.value:
+        name = f"{prefix}{key.value}"
+        if key.value == "defaults" and key.start_mark.column == 0:
+            yield "defaults", _defaults(value), ""
+        elif isinstance(value, yaml.MappingNode) and value.value:
+            yield from _keys(value, f"{name}.", lines)
+        else:
+            yield name, _default(value), _comment(key, value, lines)
+
+
+def _default(node: yaml.Node) -> str:
+    """Return a value as it would be typed."""
+    if isinstance(node, yaml.SequenceNode):
+        return f"[{', '.join(map(_default, node.value))}]"
+    return node.start_mark.buffer[node.start_mark.index : node.end_mark.index].strip()
+
+
+def _comment(key: yaml.Node, value: yaml.Node, lines: list[str]) -> str:
+    """Return the comment beside a key or, where there is none, the one above it."""
+    end = value.end_mark
+    beside = (
+        re.search(r"\s#\s(.*)", lines[end.line][end.column :]) if end.line < len(lines) else None
+    )
+    if beside:
+        return beside[1]
+    above = []
+    for line in reversed(lines[: key.start_mark.line]):
+        if not line.strip().startswith("# ") or "@package" in line:
+            break
+        above.append(line.strip()[2:])
+    opens_the_file = len(above) == key.start_mark.line
+    return "" if opens_the_file else " ".join(reversed(above))
+
+
+def _defaults(node: yaml.SequenceNode) -> str:
+    """Return what a defaults list names, as it would be typed."""
+    names = []
+    for entry in yaml.safe_load(yaml.serialize(node)):
+        if isinstance(entry, str):
+            names.append(entry)
+        else:
+            names += [
+                f"{group.removeprefix('override ').lstrip('/')}={option}"
+                for group, option in entry.items()
+                if option
+            ]
+    return ", ".join(f"`{name}`" for name in names if name != "_self_")

@@ -1,0 +1,175 @@
+"""The examples of the README and of the documentation, typed in as they stand there."""
+
+import json
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.paths import ROOT
+from omegaconf import OmegaConf
+
+import implicit_em
+
+DOCS = ROOT / "docs"
+PAGES = [
+    ROOT / "README.md",
+    *(path for path in sorted(DOCS.rglob("*.md")) if DOCS / "results" not in path.parents),
+]
+FILE = re.compile(r"```(?:python|yaml)\n# (\S+\.(?:py|yaml))\n(.*?)```", re.DOTALL)
+PYTHON = re.compile(r"```python\n(?!# \S+\.py\n)(.*?)```", re.DOTALL)
+COMMAND = re.compile(r"^(?:implicit-em train|python train\.py)\b(.*)$", re.MULTILINE)
+NOT_INSTALLED = [] if find_spec("hydra_plugins.hydra_ray_launcher") else ["ray_local"]
+
+
+def text(page):
+    return (ROOT / page).read_text()
+
+
+def commands(page):
+    """Return the arguments of every ``implicit-em train`` and ``python train.py`` of a page."""
+    fences = re.findall(r"```sh\n(.*?)```", text(page), re.DOTALL)
+    lines = COMMAND.findall("".join(fences))
+    return [line.partition(" #")[0].replace('"', "").split() for line in lines]
+
+
+def run_python(code, monkeypatch):
+    monkeypatch.setattr("builtins.print", lambda *_: None)
+    names = {}
+    exec(code, names)
+    return names
+
+
+@pytest.fixture
+def own_files(command_line, tmp_path, monkeypatch):
+    """Write every file that the guide shows beside the command line's directory."""
+    shown = FILE.findall(text("docs/how-to/extend.md"))
+    for name, content in shown:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return {name for name, _ in shown}
+
+
+def test_the_guide_shows_a_term_an_activation_a_data_set_and_a_model(own_files):
+    assert own_files == {
+        "my_terms.py",
+        "my_conf/loss/balanced.yaml",
+        "my_conf/activation/silu.yaml",
+        "my_data.py",
+        "my_conf/data/digits.yaml",
+        "my_models.py",
+        "my_conf/model/zero_bias.yaml",
+        "my_conf/optimizer/rmsprop.yaml",
+        "use_it.py",
+    }
+
+
+def test_a_custom_term_and_optimizer_train(own_files, command_line, small, tmp_path):
+    command = ["--config-dir", "my_conf", "loss=balanced"]
+    assert command in commands("docs/how-to/extend.md")
+    run = tmp_path / "run"
+    assert command_line(*command, "optimizer=rmsprop", *small, f"hydra.run.dir={run}") == 0
+    header = (run / "history.csv").read_text().splitlines()[0]
+    assert "train/balance" in header.split(",")
+
+
+def test_custom_model_activation_and_data_train_and_come_back(own_files, command_line, tmp_path):
+    command = ["--config-dir", "my_conf", "model=zero_bias", "activation=silu", "data=digits"]
+    assert command in commands("docs/how-to/extend.md")
+    brief = ["trainer.max_epochs=3", "logger=csv", f"hydra.run.dir={tmp_path / 'outputs/RUN'}"]
+    assert command_line(*command, *brief) == 0
+    metrics = json.loads((tmp_path / "outputs/RUN/metrics.json").read_text())
+    assert metrics["parameters"] == 64 * 64 + 64
+    assert metrics["probe_accuracy"] > 0.7
+
+    from use_it import ZeroBiasEncoder, encoder
+
+    assert type(encoder) is ZeroBiasEncoder
+    with pytest.raises(ValueError, match=r"my_models\.ZeroBiasEncoder"):
+        implicit_em.load(tmp_path / "outputs/RUN")
+
+
+def test_a_mistake_in_an_own_option_lists_it(own_files, command_line, capfd):
+    assert command_line("--config-dir", "my_conf", "loss=balnced") == 2
+    err = capfd.readouterr().err
+    assert "did you mean balanced?" in err
+    assert err.count("\n") == 1
+
+
+def test_own_data_trains(command_line, tmp_path):
+    shown = [c for c in commands("docs/how-to/own-data.md") if c[0] == "data=tensors"]
+    assert len(shown) == 4
+    labels = np.arange(100) % 3
+    samples = np.random.default_rng(0).normal(size=(100, 8)) + labels[:, None]
+    for name, array in {"X": samples, "y": labels, "T": samples, "t": labels}.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    np.savez(tmp_path / "Xy.npz", X=samples, y=labels)
+    for number, command in enumerate(shown):
+        brief = ["trainer.max_epochs=1", "logger=csv", f"hydra.run.dir=run{number}"]
+        assert command_line(*command, *brief) == 0
+        metrics = json.loads((tmp_path / f"run{number}/metrics.json").read_text())
+        assert (metrics["probe_accuracy"] is None) == (number == 0)
+
+
+def test_the_estimator_does_what_is_shown(monkeypatch):
+    names = run_python(*PYTHON.findall(text("docs/how-to/scikit-learn.md")), monkeypatch)
+    assert names["accuracy"] > 0.8
+    assert names["energies"].shape == names["responsibilities"].shape == (1797, 64)
+    assert names["evidence"].shape == (1797,)
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:.*LeafSpec")
+def test_the_readmes_lines_of_python_train(monkeypatch):
+    names = run_python(*PYTHON.findall(text("README.md")), monkeypatch)
+    assert names["energies"].shape == names["responsibilities"].shape == (1000, 64)
+
+
+def test_the_tutorial_can_be_followed_and_leaves_what_it_and_the_reference_say(
+    command_line, small_mnist, tmp_path, monkeypatch
+):
+    (tmp_path / "data").symlink_to(small_mnist)
+    for command in commands("docs/tutorial.md"):
+        assert command_line(*command) == 0
+
+    names = run_python("".join(PYTHON.findall(text("docs/tutorial.md"))), monkeypatch)
+    assert len(names["jobs"]) == 4
+    assert names["energies"].shape == names["responsibilities"].shape == (200, 64)
+    assert (tmp_path / "grid.png").exists()
+    run = tmp_path / "first-run"
+    tree = text("docs/tutorial.md").partition("first-run/\n")[2].partition("```")[0]
+    shown = {name.rstrip("/") for name in re.findall(r"── (\S+)", tree)}
+    assert shown == {path.name for path in run.iterdir()} - {".lock"}
+    explained = re.findall(r"^\| `(\w+)` ", text("docs/reference/metrics.md"), re.MULTILINE)
+    assert set(json.loads((run / "metrics.json").read_text())) == set(explained) - {"epoch"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_and_setting_shown_composes(page, composed):
+    for arguments in commands(page):
+        first, last = arguments[0], arguments[-1]
+        if first == "--config-dir" or "--config-dir" in arguments[1:2]:
+            continue  # the tests above type these
+        if last.endswith(("RUN", "JOB'", *NOT_INSTALLED)) or first.startswith("resume="):
+            continue  # a run that the page takes for granted, a launcher of another package
+        choices = [re.sub(r",[^]]*$", "", a) for a in arguments if not a.startswith("-")]
+        assert isinstance(OmegaConf.to_container(composed(*choices), resolve=True), dict)
+
+
+def test_the_readme_is_short_and_its_links_lead_somewhere():
+    readme = text("README.md")
+    assert readme.count("\n") <= 200
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", readme):
+        assert (ROOT / target).exists(), target
+
+
+def test_the_tests_that_the_promises_name_are_there():
+    named = set(re.findall(r"`(test_\w+)", text("docs/explanation/reliability.md")))
+    files = list((ROOT / "tests").rglob("test_*.py"))
+    functions = re.findall(r"^def (test_\w+)", "".join(map(Path.read_text, files)), re.MULTILINE)
+    assert named
+    assert named <= {*functions, *(file.stem for file in files)}

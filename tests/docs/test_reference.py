@@ -1,0 +1,65 @@
+"""What the reference says of the configuration, the metrics and the package."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+from helpers.paths import ROOT
+
+from implicit_em import data, losses, metrics, models
+
+CONFIGURATION = runpy.run_path(str(ROOT / "docs/hooks/configuration.py"))
+FILES = sorted((ROOT / "conf/").rglob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return CONFIGURATION["reference"]()
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT / "conf")))
+def test_every_file_says_what_it_is_for_and_is_in_the_reference(file, reference):
+    assert CONFIGURATION["purpose"](file).endswith(".")
+    group = file.relative_to(ROOT / "conf").parent
+    hydras_own = str(group) in ("hydra/hydra_logging", "hydra/job_logging", "hydra/launcher/common")
+    if str(group) != "." and not hydras_own:
+        assert f"### {group}={file.stem}\n" in reference
+
+
+def test_a_key_has_its_default_and_its_comment(reference):
+    assert "- `model.hidden=64`: number of components K\n" in reference
+    assert "- `optimizer.betas=[0.9, 0.999]`\n" in reference
+    assert "- `probe=linear`: Linear probe on the trained features: linear | none\n" in reference
+    assert "Builds on `loss=topk`." in reference
+
+
+@pytest.mark.parametrize("package", [losses, models, metrics, data], ids=lambda p: p.__name__)
+def test_every_public_function_and_class_has_its_place(package):
+    page = (ROOT / f"docs/reference/api-{package.__name__.rpartition('.')[2]}.md").read_text()
+    shown = re.findall(rf"^::: {package.__name__}\.(\w+)$", page, re.MULTILINE)
+    assert sorted(shown) == sorted(
+        name for name in package.__all__ if callable(getattr(package, name))
+    )
+
+
+def test_the_page_on_architecture_names_every_folder():
+    page = (ROOT / "docs/explanation/architecture.md").read_text()
+    package = ROOT / "implicit_em"
+    folders = {p.parent.name for p in package.glob("*/__init__.py")}
+    files = {p.stem for p in package.glob("*.py")} - {"__init__"}
+    named = set(re.findall(r"`(\w+)/?`", page))
+    assert folders | files <= named
+
+
+def test_equations_become_mathml_and_pages_load_nothing_from_elsewhere(tmp_path):
+    equations = runpy.run_path(str(ROOT / "docs/hooks/equations.py"))
+    page = r'<p><span class="arithmatex">\(r_j = \exp(-E_j)\)</span></p>'
+    assert equations["on_page_content"](page).startswith("<p><math")
+
+    offline = runpy.run_path(str(ROOT / "docs/hooks/offline.py"))
+    Path(tmp_path / "page.html").write_text('<a href="https://a.org">a</a><img src="b.png">')
+    offline["on_post_build"]({"site_dir": tmp_path})
+    Path(tmp_path / "page.html").write_text('<script src="https://a.org/b.js"></script>')
+    with pytest.raises(Exception, match=r"loads https://a\.org/b\.js"):
+        offline["on_post_build"]({"site_dir": tmp_path})
