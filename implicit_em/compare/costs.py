@@ -71,10 +71,7 @@ def _cost(run: Run) -> dict[str, float]:
     module = module_class(cfg["model"]["_target_"])(**module_arguments(cfg, features))
     load_weights(module.model, RunDirectory(run.directory))
     times = _steps(module, cfg["optimizer"], samples_ND, cfg["data"]["batch_size"], SECONDS)
-    return {
-        "step_ms": 1e3 * float(np.median(times)),
-        "peak_MiB": (peak_memory() - before) / 2**20,
-    }
+    return {"step_ms": 1e3 * float(np.median(times)), "peak_MiB": (peak_memory() - before) / 2**20}
 
 
 def _forget_peak() -> int:

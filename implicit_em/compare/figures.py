@@ -17,30 +17,20 @@ from implicit_em.compare.selection import on_front
 from implicit_em.compare.wording import name_of
 from implicit_em.metrics.densities import EDGES
 from implicit_em.metrics.feature_grid import draw_grid
-from implicit_em.studies.figures import (
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILION,
-    WIDTH,
-)
+from implicit_em.studies import figures as style
 
 LOOKS = {
-    "derived": (BLACK, "-", "o"),
-    "derived_without_lse": (GREY, "-", "o"),
-    "l1": (ORANGE, "-", "s"),
-    "l1_norm": (ORANGE, "--", "D"),
-    "topk": (BLUE, "-", "^"),
-    "batch_topk": (SKY, "-", "v"),
-    "jump_relu": (GREEN, "-", "P"),
-    "gated": (PURPLE, "-", "X"),
-    "hybrid": (VERMILION, "-", "*"),
+    "derived": (style.BLACK, "-", "o"),
+    "derived_without_lse": (style.GREY, "-", "o"),
+    "l1": (style.ORANGE, "-", "s"),
+    "l1_norm": (style.ORANGE, "--", "D"),
+    "topk": (style.BLUE, "-", "^"),
+    "batch_topk": (style.SKY, "-", "v"),
+    "jump_relu": (style.GREEN, "-", "P"),
+    "gated": (style.PURPLE, "-", "X"),
+    "hybrid": (style.VERMILION, "-", "*"),
 }
-OTHER_LOOK = (VERMILION, ":", ".")
+OTHER_LOOK = (style.VERMILION, ":", ".")
 TICKS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 FEW_TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 SATURATING = 0.005
@@ -58,7 +48,7 @@ Weights = Mapping[str, np.ndarray]
 
 def quality_over_density(results: Results) -> Figure:
     """Probe accuracy and unexplained variance of the finals over their density, with bands."""
-    figure = Figure(figsize=(WIDTH, 8.2))
+    figure = Figure(figsize=(style.WIDTH, 8.2))
     upper, lower = figure.subplots(2, 1, sharex=True)
     _curves(upper, results, "probe_accuracy")
     upper.set(ylabel="probe accuracy, test (%)", xlabel="")
@@ -153,11 +143,18 @@ def grids(results: Results) -> Figure:
         own = tuning[tuning["family"] == family]
         chosen = results.chosen[results.chosen["family"] == family]
         colour = LOOKS.get(family, OTHER_LOOK)[0]
-        axes.step(front["density"], 100 * front["probe_accuracy"], where="post", color=GREY, lw=1)
+        axes.step(
+            front["density"], 100 * front["probe_accuracy"], where="post", color=style.GREY, lw=1
+        )
         axes.plot(tuning["density"], 100 * tuning["probe_accuracy"], ".", color="#dddddd", ms=3)
         axes.plot(own["density"], 100 * own["probe_accuracy"], ".", color=colour, ms=5)
         axes.plot(
-            chosen["density"], 100 * chosen["probe_accuracy"], "o", mfc="none", mec=VERMILION, ms=8
+            chosen["density"],
+            100 * chosen["probe_accuracy"],
+            "o",
+            mfc="none",
+            mec=style.VERMILION,
+            ms=8,
         )
         axes.set_ylim(float(low) - 1, float(top) + 0.5)
         _density_axis(axes, FEW_TICKS)
@@ -185,9 +182,9 @@ def knobs(table: pd.DataFrame, moved: pd.DataFrame) -> Figure:
 
     def panel(axes: Axes, knob: str) -> None:
         grid, under, middle, over = curve
-        axes.fill_between(grid, 100 * under, 100 * over, color=GREY, alpha=0.3, lw=0)
-        axes.plot(grid, 100 * middle, "-", color=GREY, lw=1)
-        axes.plot(base["density"], 100 * base["probe_accuracy"], "x", color=BLACK, ms=6)
+        axes.fill_between(grid, 100 * under, 100 * over, color=style.GREY, alpha=0.3, lw=0)
+        axes.plot(grid, 100 * middle, "-", color=style.GREY, lw=1)
+        axes.plot(base["density"], 100 * base["probe_accuracy"], "x", color=style.BLACK, ms=6)
         rows = records(shown[shown["knob"] == knob])
         colours = VIRIDIS(np.linspace(0, 0.9, len(rows)))
         for row, colour, marker in zip(rows, colours, cycle(MARKERS), strict=False):
@@ -251,7 +248,7 @@ def at_target(results: Results, density: float) -> pd.DataFrame:
 def _panels(families: Sequence[str], draw: Callable[[Axes, str], None], height: float) -> Figure:
     """Draw a panel for each family, three a row, with its name above."""
     lines = -(-len(families) // 3)
-    figure = Figure(figsize=(WIDTH, height * lines + 0.3))
+    figure = Figure(figsize=(style.WIDTH, height * lines + 0.3))
     panels = figure.subplots(lines, 3, squeeze=False, sharey=False)
     for axes, family in zip(panels.flat, families, strict=False):
         draw(axes, family)

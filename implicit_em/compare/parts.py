@@ -14,16 +14,9 @@ from implicit_em.compare.costs import costs
 from implicit_em.compare.figures import at_target
 from implicit_em.compare.measuring import measure_all, stabilities, tuning_table
 from implicit_em.compare.protocol import KNOBS
-from implicit_em.compare.report import Content, FamiliesContent, KnobsContent
+from implicit_em.compare.report import FamiliesContent, KnobsContent
 from implicit_em.compare.results import Results, choose
-from implicit_em.compare.stages import (
-    Stages,
-    check_all,
-    digest,
-    has_diverged,
-    named,
-    training_of,
-)
+from implicit_em.compare.stages import Stages, check_all, digest, has_diverged, named, training_of
 from implicit_em.compare.wording import name_of
 from implicit_em.data import ResidentDataModule
 from implicit_em.studies import provenance, study_directory
@@ -94,7 +87,9 @@ class Part(ABC):
                 f"{self.digest}; name another directory, or remove it: its runs lie beside it"
             )
 
-    def _write(self, content: Content, runs: Sequence[Run], command: str) -> Path:
+    def _write(
+        self, content: FamiliesContent | KnobsContent, runs: Sequence[Run], command: str
+    ) -> Path:
         """Write tables, figures, findings and report."""
         forget(self.directory, "report.*", "findings.json", "tables/*.csv", "figures/*.*")
         protocol = self.conf.resolve() / "compare.yaml"

@@ -1,6 +1,5 @@
-"""What the reports of the parts show: tables, figures, findings, and content of the template."""
+"""The content of a part's report: tables, figures, findings, and what its template names."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -18,29 +17,8 @@ from implicit_em.compare.results import Results
 from implicit_em.compare.wording import ahead_text, shared
 
 
-class Content(ABC):
-    """The content of a part's report; the template gets it as ``content``."""
-
-    template: ClassVar[str]
-
-    @cached_property
-    @abstractmethod
-    def findings(self) -> list[str]:
-        """What the tables say, one sentence each."""
-
-    @property
-    @abstractmethod
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """Tables of numbers by name."""
-
-    @property
-    @abstractmethod
-    def figures(self) -> Mapping[str, Callable[[], Figure]]:
-        """Functions that draw the figures, by name."""
-
-
 @dataclass(frozen=True)
-class FamiliesContent(Content):
+class FamiliesContent:
     """The families at matched density.
 
     Args:
@@ -90,7 +68,7 @@ class FamiliesContent(Content):
 
 
 @dataclass(frozen=True)
-class KnobsContent(Content):
+class KnobsContent:
     """What the settings of the derived model move.
 
     Args:
@@ -111,7 +89,7 @@ class KnobsContent(Content):
 
     @cached_property
     def findings(self) -> list[str]:
-        """What the tables say, one sentence each."""
+        """What the table says, one sentence each."""
         return knob_findings(self.moved, self.protocol.reach)
 
     @property

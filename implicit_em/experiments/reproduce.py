@@ -32,7 +32,7 @@ PAPER = Path("results/paper")
 
 def reproduce(
     directory: str | Path = PAPER,
-    experiments: Sequence[str] = tuple(EXPERIMENTS),
+    experiments: Sequence[str] = (),
     overrides: Sequence[str] = (),
     workers: int | None = None,
     conf: str | Path | None = None,
@@ -45,7 +45,7 @@ def reproduce(
 
     Args:
         directory: directory of runs, tables, figures, verdicts and report.
-        experiments: keys of ``EXPERIMENTS``.
+        experiments: keys of ``EXPERIMENTS``; all if none is named.
         overrides: settings of all runs in Hydra's notation, as ``trainer.max_epochs=2``.
         workers: number of stacks that train at a time; by default the number of cores.
         conf: folder of configuration files; by default that of the command line.
@@ -58,6 +58,7 @@ def reproduce(
     directory, conf = Path(directory), Path(conf or default_conf())
     if unknown := [name for name in experiments if name not in EXPERIMENTS]:
         raise ConfigError(f"{unknown[0]}: no such experiment; allowed: {', '.join(EXPERIMENTS)}")
+    experiments = experiments or list(EXPERIMENTS)
     study_directory.refuse_arguments(workers, conf, "train.yaml")
     file = directory / "study.json"
     note = study_directory.read_note(file)

@@ -11,14 +11,7 @@ from matplotlib.ticker import ScalarFormatter
 
 from implicit_em.experiments.evidence import Evidence
 from implicit_em.experiments.figures.pictures import picture
-from implicit_em.studies.figures import (
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    WIDTH,
-)
+from implicit_em.studies.figures import BLACK, BLUE, GREEN, GREY, ORANGE, WIDTH
 
 LOSSES = {
     "lse": "LSE",

@@ -12,20 +12,10 @@ from matplotlib.ticker import NullFormatter, ScalarFormatter
 from implicit_em.experiments.dynamics import POWER_OF_T
 from implicit_em.experiments.evidence import Evidence
 from implicit_em.experiments.figures.pictures import picture
-from implicit_em.studies.figures import (
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILION,
-    WIDTH,
-)
+from implicit_em.studies import figures as style
 
-OPTIMIZERS = {"sgd": ("SGD", BLUE, "o"), "adam": ("Adam", VERMILION, "s")}
-RATES = {1e-4: SKY, 1e-3: GREEN, 1e-2: ORANGE, 1e-1: PURPLE}
+OPTIMIZERS = {"sgd": ("SGD", style.BLUE, "o"), "adam": ("Adam", style.VERMILION, "s")}
+RATES = {1e-4: style.SKY, 1e-3: style.GREEN, 1e-2: style.ORANGE, 1e-1: style.PURPLE}
 
 
 @picture(
@@ -38,7 +28,7 @@ RATES = {1e-4: SKY, 1e-3: GREEN, 1e-2: ORANGE, 1e-1: PURPLE}
 )
 def dynamics(evidence: Evidence) -> Figure:
     """Convergence epoch, probe and loss over the rate, for both optimizers."""
-    figure = Figure(figsize=(WIDTH, 2.7))
+    figure = Figure(figsize=(style.WIDTH, 2.7))
     panels = figure.subplots(1, 3)
     longest = int(evidence.dynamics["epochs"].max())
     for number, (optimizer, (label, colour, marker)) in enumerate(OPTIMIZERS.items()):
@@ -65,7 +55,7 @@ def dynamics(evidence: Evidence) -> Figure:
         )
         _with_spread(panels[1], runs, "probe_accuracy", 100, shift, colour, marker, label)
         _with_spread(panels[2], runs, "final_loss", 1, shift, colour, marker, label)
-    panels[0].axhline(1.08 * longest, color=GREY, lw=0.8, zorder=0)
+    panels[0].axhline(1.08 * longest, color=style.GREY, lw=0.8, zorder=0)
     panels[0].set_ylim(0, 1.2 * longest)
     panels[0].text(1.8e-4, 1.105 * longest, "never", fontsize=8, color="#666666")
     for axes, title in zip(
@@ -114,14 +104,9 @@ def _with_spread(
 )
 def losses(evidence: Evidence) -> Figure:
     """Curves of the loss and its terms for both optimizers."""
-    figure = Figure(figsize=(WIDTH, 4.4))
+    figure = Figure(figsize=(style.WIDTH, 4.4))
     panels = figure.subplots(2, 4, sharex=True, sharey="col")
-    terms = {
-        "loss": "loss",
-        "lse": "LSE",
-        "var": "variance",
-        "tc": "decorrelation",
-    }
+    terms = {"loss": "loss", "lse": "LSE", "var": "variance", "tc": "decorrelation"}
     run: Any
     for row, (optimizer, (label, *_)) in zip(panels, OPTIMIZERS.items(), strict=True):
         for run in evidence.dynamics[evidence.dynamics["optimizer"] == optimizer].itertuples():
@@ -132,7 +117,9 @@ def losses(evidence: Evidence) -> Figure:
         epochs = np.array([10.0, evidence.dynamics["epochs"].max()])
         if epochs[1] > epochs[0]:
             slope = -64 * POWER_OF_T[optimizer]
-            row[0].plot(epochs, -350 + slope * np.log(epochs / 10), color=BLACK, ls=":", lw=1.2)
+            row[0].plot(
+                epochs, -350 + slope * np.log(epochs / 10), color=style.BLACK, ls=":", lw=1.2
+            )
         row[0].set_ylabel(label)
     for axes, title in zip(panels[0], terms.values(), strict=True):
         axes.set_title(title)
@@ -154,7 +141,7 @@ def losses(evidence: Evidence) -> Figure:
 )
 def crossings(evidence: Evidence) -> Figure:
     """Epoch of convergence against the width, with the law's two lines."""
-    figure = Figure(figsize=(WIDTH, 2.9))
+    figure = Figure(figsize=(style.WIDTH, 2.9))
     left, right = figure.subplots(1, 2)
     widths = np.sort(evidence.crossings["hidden"].unique()).astype(float)
     for optimizer, (label, colour, marker) in OPTIMIZERS.items():
@@ -197,7 +184,7 @@ def crossings(evidence: Evidence) -> Figure:
 )
 def settling(evidence: Evidence) -> Figure:
     """Angle of the rows, change of the correlations and probe along training."""
-    figure = Figure(figsize=(WIDTH, 2.6))
+    figure = Figure(figsize=(style.WIDTH, 2.6))
     panels = figure.subplots(1, 3)
     keys = {
         "row_angle": "turn of a row (° an epoch)",

@@ -7,14 +7,7 @@ from matplotlib.figure import Figure
 from implicit_em.experiments import theorem
 from implicit_em.experiments.evidence import Evidence
 from implicit_em.experiments.figures.pictures import picture
-from implicit_em.studies.figures import (
-    BLUE,
-    GREY,
-    ORANGE,
-    SKY,
-    VERMILION,
-    WIDTH,
-)
+from implicit_em.studies.figures import BLUE, GREY, ORANGE, SKY, VERMILION, WIDTH
 
 SMALLEST_SHOWN = 1e-20
 """Of the errors: the closed form's vanish where one component takes all responsibility."""
