@@ -179,8 +179,8 @@ def _features(runs: pd.DataFrame, images: _Images) -> pd.DataFrame:
                     continue
                 case = {"model": run.model, "matrix": matrix, "units": units, "seed": run.seed}
                 numbers = prototypes.describe(rows_KD[chosen_K].astype(np.float64), targets)
-                own = purities if (matrix, units) == ("encoder", "all") else {}
-                rows.append(case | {"rows": int(chosen_K.sum())} | numbers | own)
+                extra = purities if (matrix, units) == ("encoder", "all") else {}
+                rows.append(case | {"rows": int(chosen_K.sum())} | numbers | extra)
     return pd.DataFrame(rows)
 
 

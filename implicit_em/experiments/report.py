@@ -10,8 +10,6 @@ import pandas as pd
 from implicit_em.experiments import tables
 from implicit_em.experiments.criteria import AMENDMENTS
 from implicit_em.experiments.evidence import Evidence
-from implicit_em.experiments.figures import PICTURES
-from implicit_em.experiments.figures.pictures import Picture
 from implicit_em.experiments.paper import TABLES
 from implicit_em.experiments.verdicts import as_markdown
 from implicit_em.studies.pages import Report
@@ -64,10 +62,6 @@ class Study:
             if table.experiment == experiment:
                 shown = table.present(getattr(self.evidence, name))
                 yield table.caption, tables.as_text(shown)
-
-    def figures(self, experiment: str) -> dict[str, Picture]:
-        """Return the figures of an experiment by name."""
-        return {n: picture for n, picture in PICTURES.items() if picture.experiment == experiment}
 
 
 def write_report(report: Report, study: Study) -> Path:

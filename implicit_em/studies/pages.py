@@ -18,21 +18,6 @@ from implicit_em.base.tables import markdown_table
 from implicit_em.studies.figures import write
 from implicit_em.studies.tables import write_tables
 
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff;
-       max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; margin: 1rem 0; font-size: 13.5px; display: block;
-        overflow-x: auto; }
-th, td { padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: left;
-         vertical-align: top; }
-th { border-bottom: 2px solid #888; }
-img { max-width: 100%; display: block; margin: 1.5rem auto .5rem; }
-code { background: #f3f3f3; padding: 0 .2rem; }
-blockquote { border-left: 4px solid #d55e00; background: #fdf1ea; margin: 1rem 0;
-             padding: .1rem 1rem; }
-h3 { margin-top: 2rem; }
-"""
-
 
 @dataclass(frozen=True)
 class Report:
@@ -138,11 +123,5 @@ def to_html(text: str, directory: Path) -> str:
         return f'src="data:image/png;base64,{base64.b64encode(content).decode()}"'
 
     title = text.partition("\n")[0].lstrip("# ")
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<link rel="icon" href="data:,">\n<title>{html.escape(title)}</title>\n'
-        f"<style>{STYLE}</style>\n</head>\n<body>\n"
-        + re.sub(r'src="([^":]+)"', embed, body)
-        + "\n</body>\n</html>\n"
-    )
+    body = re.sub(r'src="([^":]+)"', embed, body)
+    return render("implicit_em.studies", "page.html.j2", title=html.escape(title), body=body)

@@ -18,14 +18,7 @@ OPTIMIZERS = {"sgd": ("SGD", style.BLUE, "o"), "adam": ("Adam", style.VERMILION,
 RATES = {1e-4: style.SKY, 1e-3: style.GREEN, 1e-2: style.ORANGE, 1e-1: style.PURPLE}
 
 
-@picture(
-    "figure4",
-    "dynamics",
-    "Dynamics after 100 epochs. Left: the epoch at which the paper's rule calls the loss "
-    "converged; hollow markers on the top line never met it. Middle and right: probe accuracy "
-    "and final loss. Markers: mean over the seeds, bars: standard deviation, small dots: each "
-    "seed.",
-)
+@picture("figure4", "dynamics")
 def dynamics(evidence: Evidence) -> Figure:
     """Convergence epoch, probe and loss over the rate, for both optimizers."""
     figure = Figure(figsize=(style.WIDTH, 2.7))
@@ -95,13 +88,7 @@ def _with_spread(
     )
 
 
-@picture(
-    "figure5",
-    "dynamics",
-    "The loss and its terms over the epochs (logarithmic), every seed of every rate. Dotted: "
-    "the slopes in log t, -64 for SGD and -128 for Adam, that variances growing as t and t² "
-    "give.",
-)
+@picture("figure5", "dynamics")
 def losses(evidence: Evidence) -> Figure:
     """Curves of the loss and its terms for both optimizers."""
     figure = Figure(figsize=(style.WIDTH, 4.4))
@@ -131,14 +118,7 @@ def losses(evidence: Evidence) -> Figure:
     return figure
 
 
-@picture(
-    "figure7",
-    "dynamics",
-    "The epoch of convergence against the width. Left: the paper's rule (change of the loss "
-    "below 1.0) at four widths, and the law's K for SGD and 2K for Adam. Right: other "
-    "thresholds, epoch times threshold. One seed; a run that ended before it crossed has no "
-    "marker.",
-)
+@picture("figure7", "dynamics")
 def crossings(evidence: Evidence) -> Figure:
     """Epoch of convergence against the width, with the law's two lines."""
     figure = Figure(figsize=(style.WIDTH, 2.9))
@@ -175,13 +155,7 @@ def crossings(evidence: Evidence) -> Figure:
     return figure
 
 
-@picture(
-    "figure8",
-    "dynamics",
-    "Convergence on scales of their own, K = 64, one seed: mean angle that the weight rows turn "
-    "in an epoch, root mean square change of the correlations in an epoch, and the probe. "
-    "Vertical lines: where the paper's rule is met.",
-)
+@picture("figure8", "dynamics")
 def settling(evidence: Evidence) -> Figure:
     """Angle of the rows, change of the correlations and probe along training."""
     figure = Figure(figsize=(style.WIDTH, 2.6))

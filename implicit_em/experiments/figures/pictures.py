@@ -14,13 +14,11 @@ class Picture:
 
     Args:
         experiment: experiment that the figure belongs to.
-        caption: what the figure shows.
         draw: function that draws the evidence.
 
     """
 
     experiment: str
-    caption: str
     draw: Callable[[Evidence], Figure]
 
 
@@ -28,12 +26,12 @@ PICTURES: dict[str, Picture] = {}
 
 
 def picture(
-    name: str, experiment: str, caption: str
+    name: str, experiment: str
 ) -> Callable[[Callable[[Evidence], Figure]], Callable[[Evidence], Figure]]:
     """Register a function that draws a figure of the report."""
 
     def register(draw: Callable[[Evidence], Figure]) -> Callable[[Evidence], Figure]:
-        PICTURES[name] = Picture(experiment, caption, draw)
+        PICTURES[name] = Picture(experiment, draw)
         return draw
 
     return register

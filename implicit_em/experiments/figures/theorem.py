@@ -13,14 +13,7 @@ SMALLEST_SHOWN = 1e-20
 """Of the errors: the closed form's vanish where one component takes all responsibility."""
 
 
-@picture(
-    "figure1",
-    "theorem",
-    "The gradient of LSE and the responsibility. Left: autograd's gradient against softmax(-E) "
-    "on the 64 × 128 standard-normal draw, float32. Right: the largest difference on draws of "
-    "another scale; dashed, the bound eps · (1 + max|E|) that rounding sets; errors below 1e-20 "
-    "are not drawn.",
-)
+@picture("figure1", "theorem")
 def identity(evidence: Evidence) -> Figure:
     """Gradient against responsibility, and the error's growth with the energies' scale."""
     figure = Figure(figsize=(WIDTH, 2.9))
