@@ -14,7 +14,7 @@ from implicit_em.compare.findings import findings
 from implicit_em.compare.knobs import effects, knob_findings
 from implicit_em.compare.protocol import Protocol
 from implicit_em.compare.results import Results
-from implicit_em.compare.wording import ahead_text, shared
+from implicit_em.compare.wording import ahead_text
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,6 @@ class FamiliesContent:
             "features": partial(figures.features, self.weights, self.sample_shape),
             "histograms": partial(figures.histograms, self.results, self.results.shown_density),
         }
-
-    @property
-    def tried(self) -> str:
-        """How many settings of each family were tried."""
-        sizes = self.results.tuning.groupby("family", sort=False).size()
-        if sizes.nunique() == 1:
-            return f"each tuned with {sizes.iloc[0]} settings"
-        return f"tuned with unlike numbers of settings ({shared(sizes)})"
 
 
 @dataclass(frozen=True)

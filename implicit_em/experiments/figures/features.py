@@ -9,7 +9,7 @@ from implicit_em.metrics.feature_grid import draw_grid
 from implicit_em.studies.figures import BLACK, BLUE, GREEN, GREY, ORANGE, WIDTH
 
 SATURATING = 0.005
-"""Of the weights: a few pixels at the border would set the scale of the SAE's encoder rows."""
+"""Share of weights beyond the scale, which a few pixels at the border would set otherwise."""
 
 
 @picture("figure3", "features")

@@ -10,7 +10,7 @@ from implicit_em.experiments.figures.pictures import picture
 from implicit_em.studies.figures import BLUE, GREY, ORANGE, SKY, VERMILION, WIDTH
 
 SMALLEST_SHOWN = 1e-20
-"""Of the errors: the closed form's vanish where one component takes all responsibility."""
+"""Smallest error drawn; the closed form's error vanishes if one component takes everything."""
 
 
 @picture("figure1", "theorem")
