@@ -8,7 +8,7 @@ from implicit_em.studies.command_line import run_study
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the comparison that the command line asks for; exit codes as those of ``train.py``."""
+    """Run the parts that the command line asks for; return the same exit codes as ``train.py``."""
     return run_study(
         compare,
         COMPARISON,

@@ -1,7 +1,6 @@
-"""The comparison: grids, choice, finals, measurements, tables, figures and report of each part."""
+"""The whole comparison from one call: every part that was asked for."""
 
 import logging
-import shlex
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -18,6 +17,8 @@ from implicit_em.compare.protocol import (
 )
 from implicit_em.compare.stages import Setting, Stages, compose_settings
 from implicit_em.studies import study_directory
+from implicit_em.studies.command_line import command, default_conf
+from implicit_em.studies.protocol import trial_label
 from implicit_em.sweeps.stacked import cores
 
 log = logging.getLogger(__name__)
@@ -30,41 +31,47 @@ def compare(
     parts: Sequence[str] = (),
     changes: Sequence[str] = (),
     workers: int | None = None,
-    conf: str | Path = "conf",
+    conf: str | Path | None = None,
 ) -> list[Path]:
-    """Run parts of the comparison and write what comes out; gives the reports' paths.
+    """Run parts of the comparison and write their reports; return the reports' paths.
 
-    Runs and measurements that are complete are reused, also by other parts. With settings other
-    than the protocol's, everything is labelled as a trial.
+    Complete runs and measurements are reused, also by other parts. Settings other than the
+    protocol's make a trial, and everything says so.
 
     Args:
-        directory: where runs and, in a folder a data set and part, tables, figures and report go.
-        parts: names of data sets and parts; those of a kind that is not named are all meant.
-        changes: ``KEY=VALUE``, of the protocol or, in Hydra's notation, of all runs.
-        workers: stacks that train, or processes that measure, at a time; the number of cores if not
-            given.
-        conf: the configuration files.
+        directory: directory of the runs and, in a folder per data set and part, of the results.
+        parts: names of data sets and parts; without a data set all are run, likewise without a
+            part.
+        changes: ``KEY=VALUE`` settings of the protocol or, in Hydra's notation, of all runs.
+        workers: number of stacks that train, or processes that measure, at a time; by default the
+            number of cores.
+        conf: folder of configuration files; by default that of the command line.
 
     Raises:
-        ConfigError: if a setting cannot be, or the directory belongs to a study of other settings.
+        ConfigError: if a setting is refused, or the directory holds a study of other settings.
         RunError: if runs failed, or no setting comes near any density.
 
     """
-    directory, conf = Path(directory), Path(conf)
+    directory, conf = Path(directory), Path(conf or default_conf())
     study_directory.refuse_arguments(workers, conf, "compare.yaml")
     refuse_misspelt(changes, conf)
     protocol = read_protocol(conf, [change for change in changes if is_of_the_protocol(change)])
     overrides = [change for change in changes if not is_of_the_protocol(change)]
     protocol.refuse_own_settings(overrides)
     chosen = protocol.chosen(parts)
-    trial = study_directory.label(changes)
+    trial = trial_label(changes)
     note = directory / "comparison.json"
     study_directory.refuse_directory(directory, COMPARISON, study_directory.read_note(note), trial)
     prepared = _prepare(protocol, chosen, directory, conf, overrides, trial)
     with study_directory.alone(directory, "comparison"):
         write_json(note, {"trial": trial})
-        command = _command(directory, conf, parts, changes)
-        return [part.run(command, workers or cores()) for part in prepared]
+        typed = command(
+            "compare",
+            [*parts, *changes],
+            directory=(directory, COMPARISON),
+            conf=(conf, default_conf()),
+        )
+        return [part.run(typed, workers or cores()) for part in prepared]
 
 
 def _prepare(
@@ -84,20 +91,14 @@ def _prepare(
 
     prepared: list[Part] = []
     for dataset, part in chosen:
-        runs, own = directory / dataset / "runs", directory / dataset / part
+        runs, results = directory / dataset / "runs", directory / dataset / part
         if part == KNOBS:
             varied = settings(dataset, (*CURVE, *protocol.knobs), KNOBS)
             stages = Stages(protocol, part, runs, varied, ())
-            prepared.append(Knobs(stages, dataset, own, conf, trial))
+            prepared.append(Knobs(stages, dataset, results, conf, trial))
         else:
             families = settings(dataset, tuple(protocol.families))
             controls = settings(dataset, tuple(protocol.controls))
             stages = Stages(protocol, part, runs, families, controls)
-            prepared.append(Families(stages, dataset, own, conf, trial))
+            prepared.append(Families(stages, dataset, results, conf, trial))
     return prepared
-
-
-def _command(directory: Path, conf: Path, parts: Sequence[str], changes: Sequence[str]) -> str:
-    where = [] if directory == COMPARISON else ["--directory", str(directory)]
-    where += [] if conf == Path("conf") else ["--conf", str(conf)]
-    return shlex.join(["python", "-m", "implicit_em.compare", *parts, *changes, *where])

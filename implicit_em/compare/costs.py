@@ -14,44 +14,42 @@ import pandas as pd
 import torch
 from hydra.utils import instantiate
 
-from implicit_em.config.spec import RunSpec
 from implicit_em.data import Block
 from implicit_em.engine.modules import ADAM, EncoderModule, EnergyModule
 from implicit_em.engine.stack import BareReplica, Stack
 from implicit_em.studies.runs import Run
+from implicit_em.studies.trained import data_of
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.loading import load_weights
 
 SECONDS = 2.0
-"""Of steps that are measured."""
+"""How long steps are measured, in seconds."""
 BATCHES = 16
 """Steps between two looks at the clock."""
 WARM = 10**9
-"""Steps done before: warm-up of a penalty is over."""
+"""Steps that count as done before, so that a penalty's warm-up is over."""
 
 
 def costs(runs: Sequence[Run]) -> pd.DataFrame:
-    """Return a row a run: ``family``, ``step_ms`` and ``peak_MiB``.
+    """Return one row per run: ``family``, ``step_ms`` and ``peak_MiB``.
 
-    The first is the median time of further training steps, without Trainer and loggers; the second
-    the peak of the process's memory above that before there was a model, in MiB.
+    ``step_ms`` is the median time of a further training step, without Trainer and loggers, in ms.
+    ``peak_MiB`` is the peak of the process's memory above that before the model was made, in MiB.
 
     Args:
-        runs: that are complete, one of each family: what a step costs depends on which units are
-            dead.
+        runs: complete runs, one of each family; a step's cost depends on which units are dead.
 
     """
     rows = []
     for run in runs:
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(1, mp_context=spawn) as process:
-            measured = process.submit(_cost, run.directory, RunSpec.of(run.cfg)).result()
-        rows.append({"family": run.places[0][0], **measured})
+            rows.append({"family": run.sweep, **process.submit(_cost, run).result()})
     return pd.DataFrame(rows)
 
 
 def peak_memory() -> int:
-    """Return the most bytes that this process has had in memory so far."""
+    """Return the most bytes that this process has used so far."""
     status = Path("/proc/self/status")
     if status.exists():  # getrusage's figure begins, on Linux, with the parent's size
         (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
@@ -62,26 +60,21 @@ def peak_memory() -> int:
     return kilo * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _cost(directory: Path, spec: RunSpec) -> dict[str, float]:
+def _cost(run: Run) -> dict[str, float]:
     torch.set_num_threads(1)
-    data = spec.build_data()
+    cfg, data = run.spec.settings, data_of(run)
     samples_ND, features = data.split("train")[0], data.in_features
     tiny = EncoderModule({"in_features": features, "hidden": 8})
-    _steps(tiny, ADAM, samples_ND, 8, 0)  # what libraries set up once is no cost of a family
+    _steps(tiny, ADAM, samples_ND, 8, 0)  # what libraries set up once is not a family's cost
     before = _forget_peak()
-    module = spec.build_module(features)
-    load_weights(module.model, RunDirectory(directory))
-    settings = spec.settings
-    batch_size = settings["data"]["batch_size"]
-    times = _steps(module, settings["optimizer"], samples_ND, batch_size, SECONDS)
-    return {
-        "step_ms": 1e3 * float(np.median(times)),
-        "peak_MiB": (peak_memory() - before) / 2**20,
-    }
+    module = run.spec.build_module(features)
+    load_weights(module.model, RunDirectory(run.directory))
+    times = _steps(module, cfg["optimizer"], samples_ND, cfg["data"]["batch_size"], SECONDS)
+    return {"step_ms": 1e3 * float(np.median(times)), "peak_MiB": (peak_memory() - before) / 2**20}
 
 
 def _forget_peak() -> int:
-    """Begin a new peak where the system can: that of reading the data is no family's cost."""
+    """Begin a new peak if the system can, as reading the data is not a family's cost."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     return peak_memory()
@@ -90,7 +83,7 @@ def _forget_peak() -> int:
 def _steps(
     module: EnergyModule, optimizer: Any, samples_ND: torch.Tensor, batch_size: int, seconds: float
 ) -> list[float]:
-    """Return the seconds that a step took, on average over each block but the first."""
+    """Return the mean time of a step in each block but the first, in seconds."""
     moving = instantiate(optimizer, _partial_=True)(module.model.parameters())
     replica = BareReplica(module.model, module.objective, moving, module.outputs, steps_done=WARM)
     stack = Stack([replica])

@@ -10,55 +10,47 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from implicit_em.compare.knobs import BASE, CURVE, records
+from implicit_em.compare.knobs import BASE, CURVE
 from implicit_em.compare.matching import at_density
 from implicit_em.compare.results import Results
 from implicit_em.compare.selection import on_front
 from implicit_em.compare.wording import name_of
 from implicit_em.metrics.densities import EDGES
 from implicit_em.metrics.feature_grid import draw_grid
-from implicit_em.studies.figures import (
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILION,
-    WIDTH,
-)
+from implicit_em.studies import figures as style
+from implicit_em.studies.tables import records
 
 LOOKS = {
-    "derived": (BLACK, "-", "o"),
-    "derived_without_lse": (GREY, "-", "o"),
-    "l1": (ORANGE, "-", "s"),
-    "l1_norm": (ORANGE, "--", "D"),
-    "topk": (BLUE, "-", "^"),
-    "batch_topk": (SKY, "-", "v"),
-    "jump_relu": (GREEN, "-", "P"),
-    "gated": (PURPLE, "-", "X"),
-    "hybrid": (VERMILION, "-", "*"),
+    "derived": (style.BLACK, "-", "o"),
+    "derived_without_lse": (style.GREY, "-", "o"),
+    "l1": (style.ORANGE, "-", "s"),
+    "l1_norm": (style.ORANGE, "--", "D"),
+    "topk": (style.BLUE, "-", "^"),
+    "batch_topk": (style.SKY, "-", "v"),
+    "jump_relu": (style.GREEN, "-", "P"),
+    "gated": (style.PURPLE, "-", "X"),
+    "hybrid": (style.VERMILION, "-", "*"),
 }
-OTHER_LOOK = (VERMILION, ":", ".")
+DENSITY, VALIDATION = "active units on a sample (%)", "probe accuracy, validation (%)"
+OTHER_LOOK = (style.VERMILION, ":", ".")
 TICKS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 FEW_TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 SATURATING = 0.005
 MARKERS = "os^DvPX*<"
 VIRIDIS = colormaps["viridis"]
 POINTS = 60
-"""Of a band."""
+"""Densities at which a band is drawn."""
 LEADER = {"arrowstyle": "-", "relpos": (0, 0.5), "color": "#bbbbbb", "lw": 0.5}
 ENDS = 1 + 1e-9
-"""How far a curve reaches past its ends: as far as logarithms round."""
+"""Factor by which a curve reaches past its ends: logarithms round."""
 
 Weights = Mapping[str, np.ndarray]
-"""For each family the rows to show, ``(K, D)``."""
+"""Weight rows ``(K, D)`` of each family."""
 
 
 def quality_over_density(results: Results) -> Figure:
     """Probe accuracy and unexplained variance of the finals over their density, with bands."""
-    figure = Figure(figsize=(WIDTH, 8.2))
+    figure = Figure(figsize=(style.WIDTH, 8.2))
     upper, lower = figure.subplots(2, 1, sharex=True)
     _curves(upper, results, "probe_accuracy")
     upper.set(ylabel="probe accuracy, test (%)", xlabel="")
@@ -71,14 +63,14 @@ def quality_over_density(results: Results) -> Figure:
 
 def _curves(axes: Axes, results: Results, value: str) -> None:
     for family in results.protocol.families:
-        own = results.finals[results.finals["family"] == family]
-        if own.empty:
+        finals = results.finals[results.finals["family"] == family]
+        if finals.empty:
             continue
         colour, line, marker = LOOKS.get(family, OTHER_LOOK)
-        grid, low, middle, high = _band(own, value)
+        grid, low, middle, high = _band(finals, value)
         axes.fill_between(grid, 100 * low, 100 * high, color=colour, alpha=0.15, lw=0)
         axes.plot(grid, 100 * middle, line, color=colour, lw=1.3)
-        means = own.groupby("settings")[["exact_density", value]].mean()
+        means = finals.groupby("settings")[["exact_density", value]].mean()
         heights = 100 * means[value]
         axes.plot(means["exact_density"], heights, marker, color=colour, ms=4.5)
         axes.plot([], [], marker, color=colour, ms=4.5, ls=line, lw=1.3, label=name_of(family))
@@ -86,9 +78,11 @@ def _curves(axes: Axes, results: Results, value: str) -> None:
     _controls(axes, results.controls, value)
 
 
-def _band(own: pd.DataFrame, value: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return densities that all seeds span, and the mean of the seeds' curves ± a deviation."""
-    ends = own.groupby("seed")["exact_density"].agg(["min", "max"])
+def _band(
+    finals: pd.DataFrame, value: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return densities that all seeds span, and the mean of the seeds' curves ± one deviation."""
+    ends = finals.groupby("seed")["exact_density"].agg(["min", "max"])
     first, last = ends["min"].max(), ends["max"].min()
     grid = np.geomspace(first, last, POINTS) if 0 < first < last else np.array([])
     curves = np.array(
@@ -97,7 +91,7 @@ def _band(own: pd.DataFrame, value: str) -> tuple[np.ndarray, np.ndarray, np.nda
                 at_density(seed["exact_density"].tolist(), seed[value].tolist(), density, ENDS)
                 for density in grid
             ]
-            for _, seed in own.groupby("seed")
+            for _, seed in finals.groupby("seed")
         ]
     )
     middle = curves.mean(0)
@@ -106,7 +100,7 @@ def _band(own: pd.DataFrame, value: str) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def _controls(axes: Axes, controls: pd.DataFrame, value: str) -> None:
-    """Mark each control, and name it beside the axes; what lies far below them is named alone."""
+    """Mark each control and name it beside the axes; one far below the axes is only named."""
     low, high = axes.get_ylim()
     low = max(0.0, low)
     axes.set_ylim(low, high)
@@ -116,7 +110,7 @@ def _controls(axes: Axes, controls: pd.DataFrame, value: str) -> None:
     means = means.sort_values(value)
     names = means[value].clip(low, high).to_numpy(copy=True)
     gap = (high - low) / 28
-    for place in range(1, len(names)):  # no two names on each other, the lowest first
+    for place in range(1, len(names)):  # no two names overlap, from the lowest up
         names[place] = max(names[place], names[place - 1] + gap)
     names -= max(0.0, names[-1] - high)
     for (family, density, height), name in zip(means.itertuples(), names, strict=True):
@@ -135,14 +129,14 @@ def _controls(axes: Axes, controls: pd.DataFrame, value: str) -> None:
 
 
 def _density_axis(axes: Axes, ticks: Sequence[float] = TICKS) -> None:
-    axes.set(xscale="log", xlabel="active units on a sample (%)", xlim=(TICKS[0], 1.1))
+    axes.set(xscale="log", xlabel=DENSITY, xlim=(TICKS[0], 1.1))
     axes.set_xticks(ticks)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
 
 
 def grids(results: Results) -> Figure:
-    """Every setting of every grid on validation samples, each family before all others."""
+    """Every setting of every grid on validation samples, each family in front of all others."""
     tuning = results.tuning.dropna(subset=["density", "probe_accuracy"])
     tuning = tuning[tuning["density"] > 0]
     front = tuning[on_front(tuning, "density", "probe_accuracy")].sort_values("density")
@@ -150,30 +144,34 @@ def grids(results: Results) -> Figure:
     top = 100 * tuning["probe_accuracy"].max()
 
     def panel(axes: Axes, family: str) -> None:
-        own = tuning[tuning["family"] == family]
+        rows = tuning[tuning["family"] == family]
         chosen = results.chosen[results.chosen["family"] == family]
         colour = LOOKS.get(family, OTHER_LOOK)[0]
-        axes.step(front["density"], 100 * front["probe_accuracy"], where="post", color=GREY, lw=1)
+        axes.step(
+            front["density"], 100 * front["probe_accuracy"], where="post", color=style.GREY, lw=1
+        )
         axes.plot(tuning["density"], 100 * tuning["probe_accuracy"], ".", color="#dddddd", ms=3)
-        axes.plot(own["density"], 100 * own["probe_accuracy"], ".", color=colour, ms=5)
+        axes.plot(rows["density"], 100 * rows["probe_accuracy"], ".", color=colour, ms=5)
         axes.plot(
-            chosen["density"], 100 * chosen["probe_accuracy"], "o", mfc="none", mec=VERMILION, ms=8
+            chosen["density"],
+            100 * chosen["probe_accuracy"],
+            "o",
+            mfc="none",
+            mec=style.VERMILION,
+            ms=8,
         )
         axes.set_ylim(float(low) - 1, float(top) + 0.5)
         _density_axis(axes, FEW_TICKS)
 
-    figure = _panels(results.protocol.families, panel, height=2.0)
-    figure.supxlabel("active units on a sample (%)", fontsize=9)
-    figure.supylabel("probe accuracy, validation (%)", fontsize=9)
-    return figure
+    return _panels(results.protocol.families, panel, 2.0, DENSITY, VALIDATION)
 
 
 def knobs(table: pd.DataFrame, moved: pd.DataFrame) -> Figure:
-    """The settings of the derived model over their density, each knob before the curve.
+    """The settings of the derived model over their density, each knob in front of the curve.
 
     Args:
-        table: a row a run, as ``knobs.effects`` takes it.
-        moved: what that gives.
+        table: one row per run, as ``knobs.effects`` takes it.
+        moved: table from ``knobs.effects``.
 
     """
     runs = table[table["knob"].isin(CURVE)].rename(columns={"density": "exact_density"})
@@ -185,9 +183,9 @@ def knobs(table: pd.DataFrame, moved: pd.DataFrame) -> Figure:
 
     def panel(axes: Axes, knob: str) -> None:
         grid, under, middle, over = curve
-        axes.fill_between(grid, 100 * under, 100 * over, color=GREY, alpha=0.3, lw=0)
-        axes.plot(grid, 100 * middle, "-", color=GREY, lw=1)
-        axes.plot(base["density"], 100 * base["probe_accuracy"], "x", color=BLACK, ms=6)
+        axes.fill_between(grid, 100 * under, 100 * over, color=style.GREY, alpha=0.3, lw=0)
+        axes.plot(grid, 100 * middle, "-", color=style.GREY, lw=1)
+        axes.plot(base["density"], 100 * base["probe_accuracy"], "x", color=style.BLACK, ms=6)
         rows = records(shown[shown["knob"] == knob])
         colours = VIRIDIS(np.linspace(0, 0.9, len(rows)))
         for row, colour, marker in zip(rows, colours, cycle(MARKERS), strict=False):
@@ -206,39 +204,35 @@ def knobs(table: pd.DataFrame, moved: pd.DataFrame) -> Figure:
         axes.set_ylim(float(low) - 0.5, float(high))
         _density_axis(axes, FEW_TICKS)
 
-    figure = _panels([knob for knob in shown["knob"].unique() if knob != BASE], panel, height=2.5)
-    figure.supxlabel("active units on a sample (%)", fontsize=9)
-    figure.supylabel("probe accuracy, validation (%)", fontsize=9)
-    return figure
+    names = [knob for knob in shown["knob"].unique() if knob != BASE]
+    return _panels(names, panel, 2.5, DENSITY, VALIDATION)
 
 
-def features(rows: Weights, sample_shape: Sequence[int]) -> Figure:
+def features(weights: Weights, sample_shape: Sequence[int]) -> Figure:
     """The weight rows of each family's setting at one density, first seed."""
 
     def panel(axes: Axes, family: str) -> None:
-        draw_grid(axes, rows[family], sample_shape, "bottom", SATURATING)
+        draw_grid(axes, weights[family], sample_shape, "bottom", SATURATING)
 
-    return _panels(list(rows), panel, height=3.2)
+    return _panels(list(weights), panel, 3.2)
 
 
 def histograms(results: Results, density: float) -> Figure:
-    """Which share of the units of each family's setting at one density is active how often."""
+    """Share of the units that are active so often, for each family's setting at one density."""
     shown = at_target(results, density)
     bins = ["units_dead", *(f"units_to_{edge:g}" for edge in EDGES)]
     labels = ["dead", *(f"{100 * edge:g}" for edge in EDGES)]
 
     def panel(axes: Axes, family: str) -> None:
-        own = shown[shown["family"] == family]
-        shares = 100 * own[bins].div(own["units"], axis=0).mean()
+        rows = shown[shown["family"] == family]
+        shares = 100 * rows[bins].div(rows["units"], axis=0).mean()
         axes.bar(range(len(bins)), shares, color=LOOKS.get(family, OTHER_LOOK)[0])
         axes.set_ylim(0, 100)
         axes.set_xticks(range(0, len(bins), 3), labels[::3])
         axes.grid(axis="x", visible=False)
 
-    figure = _panels(list(shown["family"].unique()), panel, height=1.8)
-    figure.supxlabel("active on at most so many of the test samples (%)", fontsize=9)
-    figure.supylabel("units (%)", fontsize=9)
-    return figure
+    activity = "active on at most so many of the test samples (%)"
+    return _panels(list(shown["family"].unique()), panel, 1.8, activity, "units (%)")
 
 
 def at_target(results: Results, density: float) -> pd.DataFrame:
@@ -248,10 +242,16 @@ def at_target(results: Results, density: float) -> pd.DataFrame:
     return results.finals[keys.isin(pd.MultiIndex.from_frame(chosen[["family", "settings"]]))]
 
 
-def _panels(families: Sequence[str], draw: Callable[[Axes, str], None], height: float) -> Figure:
-    """Draw a panel for each family, three a row, with its name above."""
+def _panels(
+    families: Sequence[str],
+    draw: Callable[[Axes, str], None],
+    height: float,
+    x_label: str = "",
+    y_label: str = "",
+) -> Figure:
+    """Draw a panel for each family, three in a row, with the family's name above."""
     lines = -(-len(families) // 3)
-    figure = Figure(figsize=(WIDTH, height * lines + 0.3))
+    figure = Figure(figsize=(style.WIDTH, height * lines + 0.3))
     panels = figure.subplots(lines, 3, squeeze=False, sharey=False)
     for axes, family in zip(panels.flat, families, strict=False):
         draw(axes, family)
@@ -259,4 +259,7 @@ def _panels(families: Sequence[str], draw: Callable[[Axes, str], None], height: 
         axes.set_xlabel("")
     for axes in panels.flat[len(families) :]:
         axes.set_axis_off()
+    if x_label:
+        figure.supxlabel(x_label, fontsize=9)
+        figure.supylabel(y_label, fontsize=9)
     return figure

@@ -1,4 +1,4 @@
-"""What is measured of the finals and controls, each once: it lies beside its run."""
+"""What is measured of grids, finals and controls; the quality of a run lies beside it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,64 +8,64 @@ import joblib
 import numpy as np
 import pandas as pd
 import torch
-from hydra.utils import get_class
 from torch import Tensor
 
-import implicit_em
 from implicit_em.base.errors import DamagedError
 from implicit_em.base.files import read_json, write_json
 from implicit_em.compare.stages import describe, settings_of
-from implicit_em.config.spec import RunSpec
 from implicit_em.data import as_unit_float
 from implicit_em.metrics.densities import density
 from implicit_em.metrics.dictionaries import stability, varying
 from implicit_em.metrics.quality import Encoded, quality
 from implicit_em.models import SparseAutoencoder
-from implicit_em.studies.matrices import matrices_of
 from implicit_em.studies.runs import Run
-from implicit_em.training.directory import RunDirectory
+from implicit_em.studies.trained import data_of, matrices_of, metrics_of, model_of
 from implicit_em.training.measurement import energies_of
 
 FILE = "quality.json"
 SCHEMA = 1
-"""Version of what is measured, and how."""
-OF_THE_RUN = ("parameters", "epochs", "train_seconds", "redundancy", "responsibility_entropy")
+"""Version of the measurements."""
+FROM_METRICS = ("parameters", "epochs", "train_seconds", "redundancy", "responsibility_entropy")
+"""Keys of ``metrics.json`` that the table takes over."""
 BATCH = 2_000
+"""Samples that are decoded at a time."""
 
 
 def tuning_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """Return a row a run of the grids: its settings and what it measured on held-out samples.
+    """Return one row per run of the grids: its settings and what it measured on held-out samples.
 
-    ``density`` counts what is not exactly zero, as that of the finals does; the run's own counts by
-    a threshold.
+    ``density`` counts values that are not exactly zero, as for the finals; ``metrics.json`` counts
+    by a threshold.
 
     Args:
-        runs: of one data set, that are complete or have diverged.
+        runs: complete or diverged runs on one data set.
 
     """
     held_out = _samples(runs[0])[2]
     rows = []
     for run in runs:
-        metrics = RunDirectory(run.directory).read_metrics() or {}
+        metrics = metrics_of(run)
         keys = ("probe_accuracy", "silent_units", "final_loss", "error")
         measured = {key: metrics.get(key) for key in keys} | {"density": None}
         if metrics.get("status") == "completed":
-            measured["density"] = density(energies_of(trained(run), held_out))
+            measured["density"] = density(energies_of(model_of(run), held_out))
         for family, axes in run.places:
-            row = {"family": family, "settings": describe(run.cfg, axes), "run": run.fingerprint}
+            settings = describe(run.cfg, axes)
+            row = {"family": family, "settings": settings, "run": run.fingerprint}
             rows.append(row | {"seed": run.cfg.seed} | measured)
     numbers = ["density", "probe_accuracy", "silent_units", "final_loss"]
     return pd.DataFrame(rows).astype(dict.fromkeys(numbers, float))
 
 
 def measure_all(runs: Sequence[Run], workers: int) -> pd.DataFrame:
-    """Return a row a run: family, settings, seed, and all that ``quality`` measures of it.
+    """Return one row per run: family, settings, seed, and all that ``quality`` measures.
 
-    Also what the run itself knows, ``units``, the number K, and ``active_units``, the L0.
+    The table also has some keys of ``metrics.json``, ``units``, the number K, and
+    ``active_units``, the L0.
 
     Args:
-        runs: that are complete.
-        workers: processes that measure what was not measured before.
+        runs: complete runs.
+        workers: number of processes that measure the runs not measured before.
 
     """
     left = [run for run in runs if _known(run) is None]
@@ -81,19 +81,19 @@ def stabilities(runs: Sequence[Run]) -> pd.DataFrame:
     """Return how alike the weight rows of each setting's seeds are.
 
     Args:
-        runs: that are complete, of one data set.
+        runs: complete runs on one data set.
 
     Returns:
-        A row a setting: ``family``, ``settings``, and ``encoder_stability`` and
-        ``decoder_stability``, null where there is a single seed, or no such matrix.
+        One row per setting: ``family``, ``settings``, ``encoder_stability`` and
+        ``decoder_stability``; null for a single seed or a missing matrix.
 
     """
     by_setting: dict[tuple[str, str], list[dict[str, np.ndarray]]] = {}
     varies_D = varying(_samples(runs[0])[0].numpy())
     for run in runs:
-        found = matrices_of(trained(run))
-        found["encoder"] = found["encoder"][:, varies_D]
-        by_setting.setdefault((run.places[0][0], settings_of(run)), []).append(found)
+        matrices = matrices_of(model_of(run))
+        matrices["encoder"] = matrices["encoder"][:, varies_D]
+        by_setting.setdefault((run.sweep, settings_of(run)), []).append(matrices)
     return pd.DataFrame(
         [
             {"family": family, "settings": settings}
@@ -106,42 +106,36 @@ def stabilities(runs: Sequence[Run]) -> pd.DataFrame:
     )
 
 
-def trained(run: Run) -> Any:
-    """Return the trained model of a run, whose class is the configuration's."""
-    return implicit_em.load(run.directory, classes=[get_class(run.cfg.model._target_)])
-
-
 def _row(run: Run) -> dict[str, Any]:
-    metrics = RunDirectory(run.directory).read_metrics() or {}
+    metrics = metrics_of(run)
     row = {
-        "family": run.places[0][0],
+        "family": run.sweep,
         "settings": settings_of(run),
         "seed": run.cfg.seed,
         "run": run.fingerprint,
     }
     measured = {key: np.nan if v is None else v for key, v in (_known(run) or {}).items()}
     active = {"active_units": measured["exact_density"] * measured["units"]}
-    return row | {key: metrics.get(key) for key in OF_THE_RUN} | measured | active
+    return row | {key: metrics.get(key) for key in FROM_METRICS} | measured | active
 
 
 def _known(run: Run) -> dict[str, Any] | None:
-    """Return what was measured of this run before; ``None`` where that is not there, or damaged."""
+    """Return what was measured of a run before; ``None`` if that is missing or damaged."""
     try:
         content = read_json(run.directory / FILE)
     except (OSError, DamagedError):
         return None
-    is_its = isinstance(content, dict) and (content.get("schema"), content.get("run")) == (
-        SCHEMA,
-        run.fingerprint,
-    )
-    return content["quality"] if is_its and isinstance(content.get("quality"), dict) else None
+    match content:
+        case {"schema": schema, "run": fingerprint, "quality": dict(measured)}:
+            return measured if (schema, fingerprint) == (SCHEMA, run.fingerprint) else None
+    return None
 
 
 def _measure(run: Run) -> None:
     threads = run.cfg.trainer.threads
     if threads:
         torch.set_num_threads(threads)
-    model = trained(run)
+    model = model_of(run)
     train_x, train_labels, test_x, test_labels = _samples(run)
     train, test = (
         Encoded(x.numpy(), labels.numpy(), energies_of(model, x))
@@ -162,8 +156,8 @@ def _measure(run: Run) -> None:
 
 
 def _samples(run: Run) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the samples that a run is trained on, and those that it is measured on."""
-    data = RunSpec.of(run.cfg).build_data()
+    """Return samples and labels that a run is trained on, then those that it is measured on."""
+    data = data_of(run)
     samples, labels = data.split("train")
     indices = data.train_indices()
     final, final_labels = data.final_samples()
@@ -171,7 +165,7 @@ def _samples(run: Run) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _floats(samples: Tensor) -> Tensor:
-    """Return samples in a precision that numpy has, too."""
+    """Return samples in a precision that numpy has."""
     x = as_unit_float(samples)
     return x.to(torch.promote_types(x.dtype, torch.float32))
 

@@ -1,4 +1,4 @@
-"""The parts of the comparison, of one data set each: what they run, and what they write."""
+"""The parts of the comparison, each on one data set: what they run and what they write."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -7,33 +7,24 @@ from itertools import filterfalse, groupby
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from implicit_em.base.errors import ConfigError, RunError
+from implicit_em.base.files import write_json
 from implicit_em.compare.costs import costs
 from implicit_em.compare.figures import at_target
-from implicit_em.compare.findings import findings
-from implicit_em.compare.knob_report import write_knobs
-from implicit_em.compare.measuring import measure_all, stabilities, trained, tuning_table
-from implicit_em.compare.protocol import DERIVED, KNOBS
-from implicit_em.compare.report import shown_density, write_figures, write_report, write_tables
+from implicit_em.compare.measuring import measure_all, stabilities, tuning_table
+from implicit_em.compare.protocol import KNOBS
+from implicit_em.compare.report import FamiliesContent, KnobsContent
 from implicit_em.compare.results import Results, choose
-from implicit_em.compare.stages import (
-    Stages,
-    check_all,
-    digest,
-    has_diverged,
-    named,
-    training_of,
-)
+from implicit_em.compare.stages import Stages, check_all, digest, has_diverged, named, training_of
 from implicit_em.compare.wording import name_of
-from implicit_em.config.spec import RunSpec
 from implicit_em.data import ResidentDataModule
 from implicit_em.studies import provenance, study_directory
 from implicit_em.studies.execution import execute
-from implicit_em.studies.matrices import matrices_of
+from implicit_em.studies.pages import Report, forget
 from implicit_em.studies.runs import Run
 from implicit_em.studies.summary_run import log_summary
+from implicit_em.studies.trained import data_of, matrices_of, model_of
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.progress import working
 
@@ -41,28 +32,26 @@ log = logging.getLogger(__name__)
 
 
 class Part(ABC):
-    """What of one data set is run; nothing is trained before all of it is known to be possible."""
+    """A part on one data set. Nothing is trained before all of it is known to be possible.
+
+    Args:
+        stages: runs of the part.
+        dataset: name of the data set.
+        directory: directory of tables, figures and report.
+        conf: folder of configuration files.
+        trial: label of the trial; ``None`` for the protocol.
+
+    Raises:
+        ConfigError: if a run is refused, or the directory holds the report of another protocol.
+
+    """
 
     folder = "compare"
-    """Of ``conf/experiment``, where the settings are."""
+    """Folder of ``conf/experiment`` that holds the settings."""
 
     def __init__(
         self, stages: Stages, dataset: str, directory: Path, conf: Path, trial: str | None
     ) -> None:
-        """Take what is run, and where it goes.
-
-        Args:
-            stages: of the part.
-            dataset: its name.
-            directory: of tables, figures and report.
-            conf: the configuration files.
-            trial: what makes this a trial, or ``None``.
-
-        Raises:
-            ConfigError: if something of it cannot be, or the directory has the report of another
-                protocol.
-
-        """
         self.stages, self.dataset, self.directory = stages, dataset, directory
         self.conf, self.trial = conf, trial
         self.protocol, self.part = stages.protocol, stages.part
@@ -70,28 +59,25 @@ class Part(ABC):
         self._refuse_another_report()
         runs = self._plan()
         check_all(runs)
-        _refuse_unlabelled(RunSpec.of(runs[0].cfg).build_data())
+        _refuse_unlabelled(data_of(runs[0]))
 
     @abstractmethod
     def _plan(self) -> list[Run]:
-        """Make the runs, and return all that are to be checked."""
+        """Make the runs, and return those that are to be checked."""
 
     @abstractmethod
     def run(self, command: str, workers: int) -> Path:
-        """Do what is not done, and write tables, figures and report; gives its path."""
+        """Do what is not done yet, and write tables, figures and report; return its path."""
 
     def _train(self, runs: Sequence[Run], workers: int) -> None:
-        """Train what is not complete; that a setting diverges is a result."""
+        """Train the runs that are not complete; a setting that diverges is a result."""
         tags = [self.dataset, self.part, *(["trial"] if self.trial else [])]
         waiting = [run for run in runs if not has_diverged(run)]
         try:
-            execute(waiting, workers, tags, family=self._family)
+            execute(waiting, workers, tags)
         except RunError:
-            if not all(map(_came_to_an_end, waiting)):
+            if not all(map(_has_ended, waiting)):
                 raise
-
-    def _family(self, run: Run) -> str:
-        return run.places[0][0]
 
     def _refuse_another_report(self) -> None:
         note = study_directory.read_note(self.directory / "findings.json")
@@ -101,31 +87,25 @@ class Part(ABC):
                 f"{self.digest}; name another directory, or remove it: its runs lie beside it"
             )
 
-    def _forget_report(self) -> None:
-        """Leave no report beside figures that are not its own, and no table of an earlier one."""
-        for old in ("report.*", "findings.json", "tables/*.csv", "figures/*.*"):
-            for path in self.directory.glob(old):
-                path.unlink()
-
-    def _origin(self, command: str, runs: Sequence[Run]) -> dict[str, str]:
-        return provenance.describe(
-            command,
-            [RunDirectory(run.directory).read_metrics() or {} for run in runs],
-            protocol=provenance.history_of(
-                self.conf.resolve() / "compare.yaml", f"experiment/{self.folder}"
-            ),
-        )
-
-    def _finish(
-        self,
-        page: Path,
-        said: Sequence[str],
-        tables: dict[str, pd.DataFrame],
-        origin: dict[str, str],
-        run: Run,
+    def _write(
+        self, content: FamiliesContent | KnobsContent, runs: Sequence[Run], command: str
     ) -> Path:
-        log_summary(run.cfg, self.directory, tables, None, origin, self.trial)
-        for sentence in said:
+        """Write tables, figures, findings and report."""
+        forget(self.directory, "report.*", "findings.json", "tables/*.csv", "figures/*.*")
+        protocol = self.conf.resolve() / "compare.yaml"
+        history = provenance.history_of(protocol, f"experiment/{self.folder}")
+        origin = provenance.describe(command, runs, protocol=history)
+        report = Report(self.directory, origin, self.trial)
+        report.write_tables(content.tables)
+        with working("drawing the figures"):
+            report.write_figures(content.figures)
+        note = {"trial": self.trial, "digest": self.digest, "findings": content.findings}
+        write_json(self.directory / "findings.json", note)
+        page = report.write_page(
+            "implicit_em.compare", content.template, part=self, content=content
+        )
+        log_summary(runs[0].cfg, self.directory, content.tables, origin, self.trial)
+        for sentence in content.findings:
             log.info("%s", sentence)
         log.info("Written to %s", page)
         return page
@@ -153,10 +133,10 @@ class Families(Part):
                 )
 
     def run(self, command: str, workers: int) -> Path:
-        """Do what is not done, and write tables, figures and report."""
-        for control, runs in groupby(self.controls, self._family):  # first: one may not be fitted
-            log.info("control: %s", name_of(control))
-            self._train(list(runs), workers)
+        """Tune, choose, train the finals, and write tables, figures and report."""
+        for family, controls in groupby(self.controls, lambda run: run.sweep):
+            log.info("control: %s", name_of(family))  # first, as one may not be fitted
+            self._train(list(controls), workers)
         self._train(self.grids, workers)
         tuning = tuning_table(self.grids)
         chosen = choose(self.protocol, tuning)
@@ -164,11 +144,11 @@ class Families(Part):
             raise RunError(f"{self.dataset}, {self.part}: no setting comes near any density")
         finals = self.stages.finals(chosen)
         self._train(finals, workers)
-        lost = list(filter(has_diverged, finals))
+        diverged = list(filter(has_diverged, finals))
         finals = list(filterfalse(has_diverged, finals))
         if not finals:
             raise RunError(f"{self.dataset}, {self.part}: every final diverged")
-        first = {run.places[0][0]: run for run in reversed(finals)}
+        first = {run.sweep: run for run in reversed(finals)}
         with working("measuring finals and controls"):
             results = Results(
                 self.protocol,
@@ -178,30 +158,15 @@ class Families(Part):
                 measure_all(self.controls, workers),
                 stabilities(finals),
                 costs([first[name] for name in self.protocol.families if name in first]),
-                named(lost),
+                named(diverged),
             )
-        return self._report(results, finals, command)
-
-    def _report(self, results: Results, finals: Sequence[Run], command: str) -> Path:
-        self._forget_report()
-        tables = results.tables()
-        write_tables(tables, self.directory / "tables", self.trial)
-        data = RunSpec.of(finals[0].cfg).build_data()
-        rows = _rows_shown(results, finals)
-        with working("drawing the figures"):
-            write_figures(results, rows, data.sample_shape, self.directory / "figures", self.trial)
-        origin = self._origin(command, [*self.grids, *finals, *self.controls])
-        page = write_report(
+        content = FamiliesContent(
             results,
-            self.directory,
-            self.dataset,
-            self.part,
-            self.digest,
+            _weights_shown(results, finals),
+            data_of(finals[0]).sample_shape,
             training_of([*self.grids, *finals]),
-            origin,
-            self.trial,
         )
-        return self._finish(page, findings(results), tables, origin, finals[0])
+        return self._write(content, [*finals, *self.grids, *self.controls], command)
 
 
 class Knobs(Part):
@@ -217,15 +182,7 @@ class Knobs(Part):
         """Train, and write table, figure and report."""
         self._train(self.runs, workers)
         table = tuning_table(self.runs).rename(columns={"family": "knob"})
-        self._forget_report()
-        origin = self._origin(command, self.runs)
-        page, said, tables = write_knobs(
-            table, self.protocol, self.directory, self.dataset, self.digest, origin, self.trial
-        )
-        return self._finish(page, said, tables, origin, self.runs[0])
-
-    def _family(self, run: Run) -> str:
-        return DERIVED
+        return self._write(KnobsContent(table, self.protocol), self.runs, command)
 
 
 def _refuse_unlabelled(data: ResidentDataModule) -> None:
@@ -233,17 +190,17 @@ def _refuse_unlabelled(data: ResidentDataModule) -> None:
         raise ConfigError("data.labels: the comparison probes for labels, of two classes at least")
 
 
-def _came_to_an_end(run: Run) -> bool:
+def _has_ended(run: Run) -> bool:
     return RunDirectory(run.directory).completed_metrics() is not None or has_diverged(run)
 
 
-def _rows_shown(results: Results, finals: Sequence[Run]) -> dict[str, np.ndarray]:
-    """Return for each family the weight rows of its setting at one density, first seed."""
-    shown = at_target(results, shown_density(results))
+def _weights_shown(results: Results, finals: Sequence[Run]) -> dict[str, np.ndarray]:
+    """Return the weight rows of each family's setting at the density that is shown, first seed."""
+    shown = at_target(results, results.shown_density)
     first = shown[shown["seed"] == shown["seed"].min()]
-    runs = {(run.places[0][0], run.fingerprint): run for run in finals}
+    runs = {(run.sweep, run.fingerprint): run for run in finals}
     rows = {}
     for family, fingerprint in zip(first["family"], first["run"], strict=True):
-        matrices = matrices_of(trained(runs[family, fingerprint]))
+        matrices = matrices_of(model_of(runs[family, fingerprint]))
         rows[family] = matrices.get("decoder", matrices["encoder"])
     return rows

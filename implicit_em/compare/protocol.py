@@ -32,12 +32,12 @@ def _distinct(values: list[Any]) -> list[Any]:
 Density = Annotated[float, Field(gt=0, lt=1)]
 Factor = Annotated[float, Field(ge=1)]
 DERIVED = "derived"
-"""The family of the derived model."""
+"""Name of the derived model's family."""
 STAGES = ("always", "tuning", "finals")
 SET_ELSEWHERE = {"data": "datasets", "model.hidden": "width, parts", "seed": "seeds"}
-"""Keys of a run that the protocol has under another name."""
+"""Keys of a run that the protocol sets under another name."""
 KNOBS = "knobs"
-"""The part in which one of its settings is varied at a time."""
+"""Name of the part that varies one setting of the derived model at a time."""
 
 
 class Protocol(BaseModel):
@@ -84,13 +84,13 @@ class Protocol(BaseModel):
     @model_validator(mode="after")
     def _sets_nothing_twice(self) -> "Protocol":
         for stage in STAGES:
-            for key, own in SET_ELSEWHERE.items():
+            for key, name in SET_ELSEWHERE.items():
                 if key in getattr(self, stage) and not (stage == "tuning" and key == "seed"):
-                    raise ValueError(f"{stage}.{key}: the protocol sets it; allowed: {own}")
+                    raise ValueError(f"{stage}.{key}: the protocol sets it; allowed: {name}")
         return self
 
     def of_part(self, part: str) -> dict[str, Any]:
-        """Return what decides a part's results, its widths among it."""
+        """Return everything that decides a part's results, including its widths."""
         left_out = {"datasets", "parts"}
         if part == KNOBS:
             left_out |= {"reference", "families", "controls", "finals", "densities"}
@@ -99,25 +99,27 @@ class Protocol(BaseModel):
         return self.model_dump(exclude=left_out) | {"widths": self.parts.get(part, {})}
 
     def refuse_own_settings(self, overrides: Sequence[str]) -> None:
-        """Refuse settings of all runs that the protocol has for a stage.
+        """Refuse settings of all runs that the protocol sets itself.
 
         Raises:
-            ConfigError: naming the keys of the protocol in the setting's place.
+            ConfigError: naming the keys of the protocol to use instead.
 
         """
         for override in overrides:
             key = override.lstrip("+~").partition("=")[0]
-            own = [f"{name}.{key}" for name in STAGES if key in getattr(self, name)]
+            instead = [f"{name}.{key}" for name in STAGES if key in getattr(self, name)]
             if key in SET_ELSEWHERE:
-                own.append(SET_ELSEWHERE[key])
-            if own:
-                raise ConfigError(f"{override}: the protocol sets it; allowed: {', '.join(own)}")
+                instead.append(SET_ELSEWHERE[key])
+            if instead:
+                raise ConfigError(
+                    f"{override}: the protocol sets it; allowed: {', '.join(instead)}"
+                )
 
     def chosen(self, words: Sequence[str]) -> list[tuple[str, str]]:
-        """Return the data sets and parts that words name: of those of a kind that are named, all.
+        """Return the data sets and parts that words name; without a word of a kind, all of it.
 
         Raises:
-            ConfigError: if there is none of a name.
+            ConfigError: if a word names neither.
 
         """
         every_part = [*self.parts, *([KNOBS] if self.knobs else [])]
@@ -139,8 +141,8 @@ def read_protocol(conf: Path, changes: Sequence[str] = ()) -> Protocol:
     """Return the protocol of a configuration directory.
 
     Args:
-        conf: the directory.
-        changes: of its keys, as ``seeds=[1,2]`` or ``tuning.trainer.max_epochs=2``.
+        conf: folder of configuration files.
+        changes: changes of its keys, as ``seeds=[1,2]`` or ``tuning.trainer.max_epochs=2``.
 
     Raises:
         ConfigError: if it cannot be read, or a value is not allowed.
@@ -165,7 +167,7 @@ def read_protocol(conf: Path, changes: Sequence[str] = ()) -> Protocol:
 
 
 def _describe(error: ValidationError) -> str:
-    """Return what is wrong first, a misspelt key before the one that so is missing."""
+    """Return the first mistake; a misspelt key goes before the key that is missing for it."""
     first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     key = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
@@ -177,10 +179,10 @@ def _describe(error: ValidationError) -> str:
 
 
 def refuse_misspelt(changes: Sequence[str], conf: Path) -> None:
-    """Refuse changes of what neither the protocol nor a run's configuration has.
+    """Refuse changes of keys that neither the protocol nor a run's configuration has.
 
     Raises:
-        ConfigError: with the nearest name.
+        ConfigError: naming the nearest key.
 
     """
     groups = [path.name for path in conf.iterdir() if path.is_dir()]
@@ -192,12 +194,12 @@ def refuse_misspelt(changes: Sequence[str], conf: Path) -> None:
 
 
 def is_of_the_protocol(change: str) -> bool:
-    """Return whether a ``KEY=VALUE`` changes the protocol, not a setting of all runs."""
+    """Return whether a ``KEY=VALUE`` changes the protocol rather than a setting of all runs."""
     return change.partition("=")[0].partition(".")[0] in Protocol.model_fields
 
 
 def _change(content: Any, change: str) -> None:
-    """Set a key; those of the stages' settings are dotted themselves: ``tuning.lr.value=1e-3``."""
+    """Set a key; the keys of a stage's settings hold dots, as in ``tuning.lr.value=1e-3``."""
     key, _, value = change.partition("=")
     name, _, setting = key.partition(".")
     try:

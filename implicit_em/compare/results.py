@@ -14,14 +14,14 @@ class Results:
     """What the report of a part is made of.
 
     Args:
-        protocol: of the comparison.
-        tuning: a row a setting of the grids, from ``measuring.tuning_table``.
-        chosen: from ``selection.select``.
-        finals: a row a run, from ``measuring.measure_all``; ``active_units`` is its L0.
-        controls: likewise.
-        stability: a row a setting, from ``measuring.stabilities``.
-        costs: a row a family, from ``costs.costs``.
-        diverged: ``family``, ``settings`` and ``seed`` of finals that are not among them.
+        protocol: protocol of the comparison.
+        tuning: one row per setting of the grids, from ``measuring.tuning_table``.
+        chosen: chosen settings, from ``selection.select``.
+        finals: one row per final, from ``measuring.measure_all``; ``active_units`` is its L0.
+        controls: one row per control, likewise.
+        stability: one row per setting, from ``measuring.stabilities``.
+        costs: one row per family, from ``costs.costs``.
+        diverged: ``family``, ``settings`` and ``seed`` of the finals that diverged.
 
     """
 
@@ -40,10 +40,10 @@ class Results:
         return against(at, self.protocol.reference)
 
     def at_activity(self, value: str = "probe_accuracy") -> pd.DataFrame:
-        """Return the families at as many active units as those densities are at the usual width.
+        """Return the families at equal numbers of active units, densities times the usual width.
 
-        Fewer than the widest family has at the lowest density are left out: it was not tuned there.
-        Empty where all are of one width, so that equal density is equal activity.
+        Numbers below the widest family's at the lowest density are left out: it was not tuned
+        there. Empty if all families have one width, as equal density is then equal activity.
         """
         least = min(self.protocol.densities) * self.finals["units"].max()
         counts = [density * self.protocol.width for density in self.protocol.densities]
@@ -51,6 +51,13 @@ class Results:
         targets = [count for count in counts if differ and count > 0.999 * least]
         at = matched(self.finals, targets, self.protocol.beyond, "active_units", value)
         return against(at, self.protocol.reference)
+
+    @property
+    def shown_density(self) -> float:
+        """The density at which most families have a setting, the sparsest of several."""
+        reached = self.chosen.merge(self.finals[["family", "settings"]].drop_duplicates())
+        families = reached.groupby("target").size()
+        return max(self.protocol.densities, key=lambda target: (families.get(target, 0), -target))
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return all tables by name."""
@@ -67,7 +74,7 @@ class Results:
         return tables if activity.empty else {**tables, "matched_activity": activity}
 
     def fronts(self) -> dict[str, pd.DataFrame]:
-        """Return who is on the front of the grids, and on that of the finals' means."""
+        """Return the families on the front of the grids, and on that of the finals' means."""
         means = self.finals.groupby(["family", "settings"], sort=False, as_index=False).mean(
             numeric_only=True
         )
@@ -79,5 +86,5 @@ class Results:
 
 
 def choose(protocol: Protocol, tuning: pd.DataFrame) -> pd.DataFrame:
-    """Return the settings that the protocol chooses of the grids."""
+    """Return the settings of the grids that the protocol chooses."""
     return select(tuning, protocol.densities, protocol.reach, protocol.beyond)

@@ -1,4 +1,4 @@
-"""Which settings of a grid are chosen, and which nothing beats."""
+"""The settings of a grid that are chosen, and those on its Pareto front."""
 
 from collections.abc import Sequence
 
@@ -11,22 +11,21 @@ SHOWN = ["family", "target", "settings", "run", "density", "probe_accuracy"]
 def select(
     tuning: pd.DataFrame, densities: Sequence[float], reach: float, beyond: float
 ) -> pd.DataFrame:
-    """Return the setting of best validation probe of each family near each density.
+    """Return each family's setting with the best validation probe near each density.
 
     Candidates for a density lie within the factor ``reach`` of it. For the lowest density they lie
-    at most the factor ``beyond`` above it, and for the highest below it, so that a curve through
-    what was chosen spans all densities.
+    at most the factor ``beyond`` above it, and for the highest below it: a curve through the chosen
+    settings then spans all densities.
 
     Args:
-        tuning: a row a setting: ``family``, ``settings``, ``run``, ``density`` and
-            ``probe_accuracy``, the last two measured on validation samples; null for a setting that
-            diverged.
-        densities: to be matched.
-        reach: factor.
-        beyond: factor.
+        tuning: one row per setting: ``family``, ``settings``, ``run``, ``density`` and
+            ``probe_accuracy``, the last two on validation samples; null if the setting diverged.
+        densities: densities to be matched.
+        reach: factor within which candidates lie.
+        beyond: the same factor on the inner side of the lowest and highest density.
 
     Returns:
-        A row a family and density that it reaches: those columns, and ``target``.
+        One row per family and density that it reaches: those columns and ``target``.
 
     """
     rows = []
@@ -40,27 +39,27 @@ def select(
 
 
 def on_front(points: pd.DataFrame, density: str, value: str) -> pd.Series:
-    """Return which rows no other row beats: none is as sparse and better, or sparser and as good.
+    """Return the rows that no other beats, by being as sparse and better or sparser and as good.
 
-    A row whose density or value is null is not on it.
+    A row with a null density or value is not on the front.
     """
-    there = points[[density, value]].dropna()
-    best = there.groupby(density)[value].max()
+    known = points[[density, value]].dropna()
+    best = known.groupby(density)[value].max()
     best_before = best.cummax().shift(fill_value=-np.inf)
-    there = there[there[value] == there[density].map(best.where(best > best_before))]
-    return pd.Series(points.index.isin(there.index), index=points.index)
+    front = known[known[value] == known[density].map(best.where(best > best_before))]
+    return pd.Series(points.index.isin(front.index), index=points.index)
 
 
 def fronts(points: pd.DataFrame, densities: Sequence[float], reach: float) -> pd.DataFrame:
-    """Return which families have a setting on the front near each density.
+    """Return the families that have a setting on the front near each density.
 
     Args:
-        points: ``family``, ``density``, ``probe_accuracy``.
-        densities: as in the protocol.
-        reach: factor within which a setting belongs to a density, the nearest.
+        points: one row per setting: ``family``, ``density``, ``probe_accuracy``.
+        densities: densities of the protocol.
+        reach: factor within which a setting belongs to the nearest density.
 
     Returns:
-        A row a density: ``target``, and ``families``, a tuple in the order of density.
+        One row per density: ``target``, and ``families``, a tuple in the order of density.
 
     """
     front = points[on_front(points, "density", "probe_accuracy")].sort_values("density")

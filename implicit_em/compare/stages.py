@@ -1,6 +1,5 @@
 """The runs of the comparison: grids, then chosen settings over seeds, and controls."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -15,8 +14,9 @@ from implicit_em.base.errors import ConfigError
 from implicit_em.compare.protocol import DERIVED, Protocol
 from implicit_em.config.check import check
 from implicit_em.config.fingerprint import config_fingerprint
-from implicit_em.config.spec import RunSpec
-from implicit_em.studies.runs import Run, compose_sweeps, on_any_device
+from implicit_em.studies import protocol as study_protocol
+from implicit_em.studies.runs import Place, Run, compose_sweeps
+from implicit_em.studies.trained import metrics_of
 from implicit_em.training.directory import RunDirectory
 
 DIVERGED = "the loss was not finite"
@@ -26,14 +26,14 @@ class Setting(NamedTuple):
     """A setting of a family's grid, as composed, or a control.
 
     Args:
-        family: its name.
-        axes: values by key.
-        cfg: the configuration, without what a stage sets.
+        family: name of the family, or of the file of controls.
+        axes: value of each axis, in Hydra's notation.
+        cfg: composed configuration, without what a stage sets.
 
     """
 
     family: str
-    axes: dict[str, str]
+    axes: Mapping[str, str]
     cfg: DictConfig
 
 
@@ -47,14 +47,14 @@ def compose_settings(
     """Compose all settings of families, or of knobs.
 
     Args:
-        names: of the files.
+        names: names of the files.
         dataset: option of the group ``data``.
-        conf: the configuration files.
+        conf: folder of configuration files.
         overrides: settings of all runs, in Hydra's notation, beside those of the protocol.
-        folder: of ``conf/experiment``, in which the files are.
+        folder: folder of ``conf/experiment`` that holds the files.
 
     Raises:
-        ConfigError: if there is none of a name, or one cannot be composed.
+        ConfigError: if a name has no file, or a setting cannot be composed.
 
     """
     allowed = sorted(path.stem for path in (conf / "experiment" / folder).glob("*.yaml"))
@@ -62,18 +62,18 @@ def compose_settings(
         raise ConfigError(f"{unknown[0]}: not in {folder}; allowed: {', '.join(allowed)}")
     sweeps = {f"{folder}/{name}": name for name in names}
     composed = compose_sweeps(list(sweeps), conf, [f"data={dataset}", *overrides])
-    return [Setting(sweeps[sweep], axes, cfg) for sweep, cfg, axes in composed]
+    return [Setting(sweeps[place.sweep], place.axes, cfg) for place, cfg in composed]
 
 
 class Stages:
-    """Makes runs of settings, as the protocol has them; one fingerprint has one directory.
+    """Makes the runs of each stage; runs of one fingerprint share a directory.
 
     Args:
-        protocol: of the comparison.
-        part: one of the protocol's.
-        directory: of all runs of a data set.
-        settings: of the families' grids.
-        controls: those that are measured as they start.
+        protocol: protocol of the comparison.
+        part: name of the part.
+        directory: directory of all runs of a data set.
+        settings: settings of the families' grids.
+        controls: controls, which are measured without training.
 
     """
 
@@ -92,7 +92,7 @@ class Stages:
         self.control_settings = controls
 
     def grids(self) -> list[Run]:
-        """Return the runs of all families' grids, each setting once a family."""
+        """Return the runs of the grids: each setting once per family."""
         return [run for _, run in self._tuned]
 
     @cached_property
@@ -101,18 +101,17 @@ class Stages:
         return list({(one.family, run.fingerprint): (one, run) for one, run in each}.values())
 
     def knobs(self) -> list[Run]:
-        """Return the runs of all settings, as those of the derived grid, but once a seed."""
+        """Return the runs of the knobs, as those of the derived grid, but once per seed."""
         runs: dict[str, Run] = {}
         for knob, axes, cfg in self.settings:
             for seed in self.protocol.seeds:
                 run = self._run(DERIVED, axes, cfg, {**self.protocol.tuning, "seed": seed})
-                first = runs.setdefault(run.fingerprint, run)
-                places = first.places if first is not run else []
-                first.places[:] = [*places, (knob, dict(axes))]
+                run.places = []
+                runs.setdefault(run.fingerprint, run).places.append(Place(knob, axes))
         return list(runs.values())
 
     def finals(self, chosen: pd.DataFrame) -> list[Run]:
-        """Return the runs of chosen settings, from ``selection.select``, once a seed."""
+        """Return the runs of the settings that ``selection.select`` chose, once per seed."""
         picked = set(zip(chosen["family"], chosen["run"], strict=True))
         return [
             self._run(*setting, {**self.protocol.finals, "seed": seed})
@@ -122,13 +121,13 @@ class Stages:
         ]
 
     def possible_finals(self) -> list[Run]:
-        """Return a final of each family: what is wrong with one's settings is with those of all."""
+        """Return one final of each family: a mistake in its settings is one in all of them."""
         first = {setting.family: setting for setting in reversed(self.settings)}
         settings = {**self.protocol.finals, "seed": self.protocol.seeds[0]}
         return [self._run(*setting, settings) for setting in first.values()]
 
     def controls(self) -> list[Run]:
-        """Return the runs of the controls, once a seed where they draw random numbers."""
+        """Return the runs of the controls, once per seed if they draw random numbers."""
         settings = {k: v for k, v in self.protocol.finals.items() if k != "trainer.max_epochs"}
         return [
             self._run(axes["model"], axes, cfg, {**settings, "seed": seed})
@@ -146,8 +145,8 @@ class Stages:
             _set(cfg, key, value)
         fingerprint = config_fingerprint(cfg)
         directory = self.directory / family / fingerprint
-        done = RunDirectory(directory).completed_metrics() is not None
-        return Run(cfg, fingerprint, directory, done, [(family, dict(axes))])
+        completed = RunDirectory(directory).completed_metrics() is not None
+        return Run(cfg, fingerprint, directory, [Place(family, axes)], completed, batch=family)
 
 
 def _set(cfg: DictConfig, key: str, value: Any) -> None:
@@ -161,41 +160,29 @@ def check_all(runs: Sequence[Run]) -> None:
     """Refuse runs that could not be trained.
 
     Raises:
-        ConfigError: with the first thing found.
+        ConfigError: naming the first mistake and its run.
 
     """
     for run in runs:
-        _check(run)
-
-
-def _check(run: Run) -> None:
-    try:
-        check(RunSpec.of(run.cfg))
-    except ConfigError as error:
-        raise ConfigError(f"{error} ({run.places[0][0]}, {settings_of(run)})") from error
+        try:
+            check(run.spec)
+        except ConfigError as error:
+            raise ConfigError(f"{error} ({run.sweep}, {settings_of(run)})") from error
 
 
 def digest(protocol: Protocol, part: str, settings: Sequence[Setting]) -> str:
-    """Return 16 hexadecimal digits over a part of a protocol and what it runs, on any device.
-
-    Args:
-        protocol: of the comparison.
-        part: its name.
-        settings: of the grids, and the controls.
-
-    """
+    """Return a digest of a part of a protocol with all its settings and controls."""
     fixed = json.dumps(protocol.of_part(part), sort_keys=True)
-    each = sorted(on_any_device(setting.cfg) for setting in settings)
-    return hashlib.sha256(",".join([fixed, *each]).encode()).hexdigest()[:16]
+    return study_protocol.digest((setting.cfg for setting in settings), fixed)
 
 
 def settings_of(run: Run) -> str:
-    """Return a run's values of its family's axes: ``k=3, lr=0.001``; of a group, its option."""
-    return describe(run.cfg, run.places[0][1])
+    """Return a run's values of its family's axes as text: ``k=3, lr=0.001``."""
+    return describe(run.cfg, run.axes)
 
 
 def describe(cfg: DictConfig, axes: Mapping[str, str]) -> str:
-    """Return what a configuration has for axes, whose values are those in Hydra's notation."""
+    """Return a configuration's values of axes as text; that of a config group is its option."""
     parts = []
     for key, option in axes.items():
         value = OmegaConf.select(cfg, key.lstrip("+"))
@@ -206,7 +193,7 @@ def describe(cfg: DictConfig, axes: Mapping[str, str]) -> str:
 
 
 def training_of(runs: Sequence[Run]) -> str:
-    """Return optimizers and schedules of runs, in words."""
+    """Return optimizers and schedules of runs as text."""
     found = {(run.cfg.optimizer._target_, _target_of(run.cfg.lr.schedule)) for run in runs}
     return "; ".join(
         f"{optimizer.rpartition('.')[2]}, {schedule or 'a constant rate'}"
@@ -220,13 +207,13 @@ def _target_of(node: DictConfig | None) -> str:
 
 def named(runs: Sequence[Run]) -> pd.DataFrame:
     """Return ``family``, ``settings`` and ``seed`` of runs."""
-    rows = [(run.places[0][0], settings_of(run), run.cfg.seed) for run in runs]
+    rows = [(run.sweep, settings_of(run), run.cfg.seed) for run in runs]
     return pd.DataFrame(rows, columns=["family", "settings", "seed"])
 
 
 def has_diverged(run: Run) -> bool:
-    """Return whether a run ended as its loss was not finite: a result, which is not tried again."""
-    metrics = RunDirectory(run.directory).read_metrics() or {}
+    """Return whether a run ended with a loss that was not finite: a result, not tried again."""
+    metrics = metrics_of(run)
     return (
         metrics.get("config_fingerprint") == run.fingerprint
         and metrics["status"] == "failed"

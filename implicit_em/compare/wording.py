@@ -23,22 +23,24 @@ NAMES = {
     "random": "random directions",
     "untrained": "untrained encoder",
 }
-"""How families are called in print; another one by its own name."""
+"""Names of families in print; another family keeps its own."""
 ACTIVE = "active units"
+"""Unit of targets that are numbers of active units."""
 
 
 def name_of(family: str) -> str:
-    """Return how a family, or a knob, is called in print."""
+    """Return the name of a family or knob in print."""
     return NAMES.get(family, family.replace("_", " "))
 
 
 def percent(share: float, digits: int | None = None) -> str:
-    """Return a share as text: ``5 %``."""
-    return f"{100 * share:g} %" if digits is None else f"{100 * share:.{digits}f} %"
+    """Return a share as text: ``5 %``; a dash for NaN."""
+    text = f"{100 * share:g} %" if digits is None else f"{100 * share:.{digits}f} %"
+    return text.replace("nan %", "–")
 
 
 def target_text(target: float, unit: str) -> str:
-    """Return what is matched as text: a density where the unit is ``%``, else a number of units."""
+    """Return a target as text: a density if the unit is ``%``, else a number of units."""
     return percent(target) if unit == "%" else f"{target:.3g} {unit}"
 
 
@@ -46,24 +48,24 @@ def shared(numbers: pd.Series) -> str:
     """Return which families have which number: ``64 for L1, TopK; 128 for derived``.
 
     Args:
-        numbers: by family.
+        numbers: number of each family, which is the index.
 
     """
     return "; ".join(
-        f"{number} for {', '.join(map(name_of, own.index))}"
-        for number, own in numbers.groupby(numbers)
+        f"{number} for {', '.join(map(name_of, families.index))}"
+        for number, families in numbers.groupby(numbers)
     )
 
 
 def widths_of(finals: pd.DataFrame) -> str:
-    """Return how many units K the families have."""
+    """Return the number of units K of the families as text."""
     return shared(finals.groupby("family", sort=False)["units"].first())
 
 
 def ahead_text(row: Any) -> str:
-    """Return how many points a row is ``ahead``, and its interval and p where there are any.
+    """Return how many points a row is ``ahead``, with interval and p-value if there are any.
 
-    As ``+0.10 [-0.20, +0.40], p = 1``; with the number of pairs where not all seeds have one.
+    For example ``+0.10 [-0.20, +0.40], p = 1``, and the number of pairs if some seeds lack one.
     """
     if pd.isna(row.ahead):
         return "–"

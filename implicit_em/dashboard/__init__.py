@@ -1,1 +1,4 @@
-"""The study's W&B dashboards, as code."""
+"""The W&B dashboards of the paper's study, as code.
+
+It imports from ``experiments`` and the layers below.
+"""

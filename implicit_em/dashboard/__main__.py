@@ -1,4 +1,4 @@
-"""``python -m implicit_em.dashboard``: create the W&B dashboards, or update them."""
+"""``python -m implicit_em.dashboard``: create the W&B dashboards or update them."""
 
 import argparse
 import json
@@ -10,37 +10,37 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from implicit_em.base.errors import ConfigError, RunError, one_line
+from implicit_em.studies.command_line import add_conf, exit_code
 from implicit_em.training.tracking import wandb_mode
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Create, update or print the dashboards; exit codes as those of ``train.py``."""
+    """Create, update or print the dashboards; return the same exit codes as ``train.py``."""
     parser = argparse.ArgumentParser(
         prog="python -m implicit_em.dashboard",
-        description="Create the W&B dashboards of the study, or update those that are there.",
+        description="Create the W&B dashboards of the study, or update existing ones.",
     )
     parser.add_argument("--entity", help="default: that of conf/logger/wandb.yaml, or your own")
     parser.add_argument("--project", help="default: that of conf/logger/wandb.yaml")
     parser.add_argument("--dry-run", action="store_true", help="print what would be sent, as JSON")
-    parser.add_argument("--conf", type=Path, default=Path("conf"), help="default: ./conf")
+    add_conf(parser)
     options = parser.parse_args(arguments)
-    try:
+
+    def run() -> None:
         logger = _logger_settings(options.conf)
         entity, project = (options.entity or logger.entity), (options.project or logger.project)
         if options.dry_run:
             _print(entity or "", project)
         else:
             _publish(entity, project)
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
-    return 0
+
+    return exit_code(run)
 
 
 def _logger_settings(conf: Path) -> Any:
     file = conf / "logger" / "wandb.yaml"
     if not file.exists():
-        raise ConfigError(f"conf={conf}: no logger/wandb.yaml there; run from the repository")
+        raise ConfigError(f"conf={conf}: no logger/wandb.yaml there; name the folder")
     return OmegaConf.load(file)
 
 

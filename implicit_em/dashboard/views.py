@@ -15,89 +15,99 @@ from implicit_em.experiments.plan import EXPERIMENTS
 
 Panels = Sequence[wr.LinePlot | wr.BarPlot | wr.ScatterPlot | wr.MediaBrowser]
 
+Content = tuple[Sequence[str], Mapping[str, Panels]]
+"""The settings whose values group the runs, and panels by the heading above them."""
+
+DERIVED = ("train/loss", *(f"train/{term}" for term in DERIVED_LOSS))
 MOST_RUNS = 100
-"""That a panel shows; W&B's own default is 10."""
+"""Most runs that a panel shows; W&B's default is 10."""
 
 
 def dashboards(entity: str, project: str) -> list[ws.Workspace]:
-    """Return the four dashboards, each over the runs of its experiment, grouped over the seeds.
+    """Return the four dashboards, each over the runs of one experiment, grouped over the seeds.
 
     Args:
         entity: account or team.
-        project: that the runs are in.
+        project: project of the runs.
 
     """
-    derived = ["train/loss", *(f"train/{term}" for term in DERIVED_LOSS)]
-    pictures = [name for name, picture in PICTURES.items() if picture.experiment == "features"]
+    contents = {
+        "ablation": _ablation(),
+        "benchmark": _benchmark(),
+        "dynamics": _dynamics(),
+        "features": _features(),
+    }
     return [
-        _dashboard(
-            *(entity, project, "ablation"),
-            grouped=[f"loss.{term}.weight" for term in DERIVED_LOSS],
-            sections={
-                "What each loss leads to": _bars(
-                    *("dead_units", "silent_units", "redundancy", "responsibility_entropy"),
-                    *("density", "probe_accuracy", "final_loss"),
-                ),
-                "Terms of the loss": _curves(*derived),
-                "Along training": _curves(*CURVES),
-                "Weight rows": [_images("features")],
-            },
-        ),
-        _dashboard(
-            *(entity, project, "benchmark"),
-            grouped=["model._target_"],
-            sections={
-                "Encoder against autoencoder": [
-                    *_bars("probe_accuracy", "density", "parameters", "dead_units"),
-                    *_bars("silent_units", "reconstruction_mse", "transpose_reconstruction_mse"),
-                    _scatter("density", "probe_accuracy"),
-                ],
-                "Terms of the loss": _curves(*derived, *(f"train/{term}" for term in SAE_LOSS)),
-                "Along training": _curves(*CURVES),
-                "Weight rows": [_images("features")],
-            },
-        ),
-        _dashboard(
-            *(entity, project, "dynamics"),
-            grouped=["optimizer._target_", "optimizer.lr"],
-            sections={
-                "Where each rate leads to": [
-                    *_bars("convergence_epoch", "final_loss", "probe_accuracy", "dead_units"),
-                    _scatter("final_loss", "probe_accuracy"),
-                ],
-                "Loss": [*_curves("train/loss"), *_curves("train/loss", log_x=True)],
-                "Along training": _curves(*CURVES),
-                "What settles, and what does not": _curves(
-                    *("trajectory/row_angle", "trajectory/correlation_change"),
-                    *("trajectory/log_variance", "trajectory/probe_accuracy"),
-                ),
-            },
-        ),
-        _dashboard(
-            *(entity, project, "features"),
-            grouped=["model._target_"],
-            sections={
-                "Weight rows": [_images("features")],
-                "How the units are used": _bars(
-                    *("dead_units", "silent_units", "maximum_responsibility"),
-                    *("responsibility_entropy", "redundancy", "density"),
-                ),
-                "Figures of the study": [_images(*(f"figures/{name}" for name in pictures))],
-            },
-        ),
+        _dashboard(entity, project, experiment, grouped, sections)
+        for experiment, (grouped, sections) in contents.items()
     ]
 
 
+def _ablation() -> Content:
+    return [f"loss.{term}.weight" for term in DERIVED_LOSS], {
+        "What each loss leads to": _bars(
+            *("dead_units", "silent_units", "redundancy", "responsibility_entropy"),
+            *("density", "probe_accuracy", "final_loss"),
+        ),
+        "Terms of the loss": _curves(*DERIVED),
+        "Along training": _curves(*CURVES),
+        "Weight rows": [_images("features")],
+    }
+
+
+def _benchmark() -> Content:
+    return ["model._target_"], {
+        "Encoder against autoencoder": [
+            *_bars("probe_accuracy", "density", "parameters", "dead_units"),
+            *_bars("silent_units", "reconstruction_mse", "transpose_reconstruction_mse"),
+            _scatter("density", "probe_accuracy"),
+        ],
+        "Terms of the loss": _curves(*DERIVED, *(f"train/{term}" for term in SAE_LOSS)),
+        "Along training": _curves(*CURVES),
+        "Weight rows": [_images("features")],
+    }
+
+
+def _dynamics() -> Content:
+    return ["optimizer._target_", "optimizer.lr"], {
+        "Where each rate leads to": [
+            *_bars("convergence_epoch", "final_loss", "probe_accuracy", "dead_units"),
+            _scatter("final_loss", "probe_accuracy"),
+        ],
+        "Loss": [*_curves("train/loss"), *_curves("train/loss", log_x=True)],
+        "Along training": _curves(*CURVES),
+        "What settles, and what does not": _curves(
+            *("trajectory/row_angle", "trajectory/correlation_change"),
+            *("trajectory/log_variance", "trajectory/probe_accuracy"),
+        ),
+    }
+
+
+def _features() -> Content:
+    return ["model._target_"], {
+        "Weight rows": [_images("features")],
+        "How the units are used": _bars(
+            *("dead_units", "silent_units", "maximum_responsibility"),
+            *("responsibility_entropy", "redundancy", "density"),
+        ),
+        "Figures of the study": [_images(*_pictures("features"))],
+    }
+
+
+def _pictures(experiment: str) -> list[str]:
+    return [f"figures/{n}" for n, picture in PICTURES.items() if picture.experiment == experiment]
+
+
 def specification(workspace: ws.Workspace) -> dict[str, Any]:
-    """Return what W&B would be sent of a dashboard, as plain containers."""
+    """Return a dashboard as W&B gets it, in plain containers."""
     return workspace._to_model().model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def publish(workspace: ws.Workspace) -> str:
-    """Create a dashboard, or update the one that is there; gives its address.
+    """Create a dashboard, or update an existing one; return its address.
 
     Raises:
-        ValueError: if there is no such project.
+        ValueError: if the project does not exist.
 
     """
     workspace._internal_id = _saved_id(workspace)
@@ -106,7 +116,7 @@ def publish(workspace: ws.Workspace) -> str:
 
 
 def _saved_id(workspace: ws.Workspace) -> str:
-    """Return the id of the view that is saved under the dashboard's name; empty if none is."""
+    """Return the id of the view saved under the dashboard's name; empty if there is none."""
     name = internal._internal_name_to_url_query_str(workspace._internal_name)
     try:
         view = internal.get_view_dict(workspace.entity, workspace.project, name)
@@ -124,14 +134,14 @@ def _dashboard(
     grouped: Sequence[str],
     sections: Mapping[str, Panels],
 ) -> ws.Workspace:
-    """Return a dashboard of the runs of an experiment and of the study's own run.
+    """Return a dashboard of an experiment's runs and of the study's summary run.
 
     Args:
         entity: account or team.
-        project: that the runs are in.
-        experiment: key of ``EXPERIMENTS``; it and its sweeps are the tags of its runs.
-        grouped: settings, by whose values runs make groups.
-        sections: panels, by the heading above them.
+        project: project of the runs.
+        experiment: key of ``EXPERIMENTS``; its runs are tagged with it or its sweeps.
+        grouped: settings whose values group the runs.
+        sections: panels by the heading above them.
 
     """
     name = _digest(entity, project, experiment)
@@ -158,12 +168,12 @@ def _dashboard(
 
 
 def _digest(*parts: str) -> str:
-    """Return a name like those that W&B draws at random, but the same for the same parts."""
+    """Return a name as W&B draws them at random, but always the same for the same parts."""
     return hashlib.sha256("/".join(parts).encode()).hexdigest()[:11]
 
 
 def _in_config(key: str) -> str:
-    """Return the path of a setting in W&B, which puts each top-level one under ``value``."""
+    """Return the path of a setting in W&B, which nests each group under ``value``."""
     group, _, rest = key.partition(".")
     return f"{group}.value.{rest}"
 

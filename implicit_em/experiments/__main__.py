@@ -2,8 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from implicit_em.experiments.plan import EXPERIMENTS
 from implicit_em.experiments.reproduce import PAPER, reproduce
@@ -11,9 +9,9 @@ from implicit_em.studies.command_line import run_study
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the study that the command line asks for; exit codes as those of ``train.py``."""
+    """Run the study that the command line asks for; return the same exit codes as ``train.py``."""
     return run_study(
-        _some_or_all,
+        reproduce,
         PAPER,
         arguments,
         "EXPERIMENT | KEY=VALUE",
@@ -22,10 +20,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m implicit_em.experiments",
         description="Reproduce the paper: runs, tables, figures, verdicts and a report.",
     )
-
-
-def _some_or_all(directory: Path, experiments: Sequence[str], *rest: Any) -> Path:
-    return reproduce(directory, experiments or list(EXPERIMENTS), *rest)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ The variance term is unbounded. Under SGD a unit's variance grows as t, so that 
 ``t = K / threshold``, whatever the rate. Under Adam the variance grows as t², which doubles both.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ POWER_OF_T = {"sgd": 1, "adam": 2}
 """The exponent in t of the variances that the law assumes."""
 THRESHOLDS = (0.5, 1.0, 2.0)
 FITTED_FROM = 10
-"""First epoch of the fits in log t: before it the layer is still leaving its initialisation."""
+"""First epoch of the fits in log t; before it the layer still leaves its initialisation."""
 SETTLING = [
     *("optimizer", "hidden", "at", "angle_at", "angle_end", "correlation_at", "correlation_end"),
     *("probe_at", "probe_end", "loss_after", "epochs_after"),
@@ -26,20 +27,23 @@ AFTER = 50
 """Epochs over which the loss is followed past the paper's epoch of convergence."""
 
 
+def _by_width(runs: pd.DataFrame) -> Iterator[Any]:
+    yield from runs.sort_values(["optimizer", "hidden"]).itertuples()
+
+
 def crossings(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the epoch of convergence at each threshold beside the one that the law predicts.
 
     Args:
-        runs: one row a run: ``optimizer``, ``hidden`` and ``history``, its DataFrame.
+        runs: one row per run: ``optimizer``, ``hidden`` and ``history``, a DataFrame.
 
     Returns:
-        Rows with ``optimizer``, ``hidden``, ``threshold``, ``predicted``, ``measured`` (NaN where
-        the run was too short to cross) and ``epochs``, how long it was.
+        Rows with ``optimizer``, ``hidden``, ``threshold``, ``predicted``, ``measured`` (NaN if the
+        run was too short to cross) and ``epochs``, its length.
 
     """
     rows = []
-    run: Any
-    for run in runs.sort_values(["optimizer", "hidden"]).itertuples():
+    for run in _by_width(runs):
         losses = run.history["train/loss"].tolist()
         for threshold in THRESHOLDS:
             predicted = POWER_OF_T[run.optimizer] * run.hidden / threshold
@@ -62,8 +66,7 @@ def trends(runs: pd.DataFrame) -> pd.DataFrame:
     Least squares over all epochs from the tenth on; ``exponent`` is that of the median variance.
     """
     rows = []
-    run: Any
-    for run in runs.sort_values(["optimizer", "hidden"]).itertuples():
+    for run in _by_width(runs):
         late = run.history[run.history["epoch"] >= FITTED_FROM]
         power = POWER_OF_T[run.optimizer]
         log_t = np.log(late["epoch"])
@@ -82,19 +85,18 @@ def trends(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def settling(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return what goes on at the paper's epoch of convergence (threshold 1) and after it.
+    """Return the state of training at the paper's epoch of convergence (threshold 1) and after it.
 
     Returns:
-        Rows with ``optimizer``, ``hidden``, ``at`` (the epoch; NaN for a run that never crosses,
-        like all that is said of it), ``angle_at`` and ``angle_end`` (degrees that rows turn in an
-        epoch), ``correlation_at`` and ``correlation_end`` (change of the correlations in an epoch),
-        ``probe_at`` (the last probe up to there), ``probe_end``, and ``loss_after``, by how much
-        the loss falls in the ``epochs_after`` it: as many as there are, at most 50.
+        Rows with ``optimizer``, ``hidden``, ``at`` (the epoch), ``angle_at`` and ``angle_end``
+        (degrees that rows turn in an epoch), ``correlation_at`` and ``correlation_end`` (change of
+        the correlations in an epoch), ``probe_at`` (the last probe up to the epoch), ``probe_end``,
+        and ``loss_after``, the fall of the loss in the ``epochs_after`` it, at most 50. All but the
+        values at the end are NaN for a run that never crosses.
 
     """
     rows = []
-    run: Any
-    for run in runs.sort_values(["optimizer", "hidden"]).itertuples():
+    for run in _by_width(runs):
         history = run.history.set_index("epoch")
         probes = history["trajectory/probe_accuracy"].dropna()
         at = convergence_epoch(history["train/loss"].tolist())

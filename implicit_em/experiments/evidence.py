@@ -1,7 +1,7 @@
 """What the study measured: its runs as tables, and what is computed from the trained models."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,13 +10,11 @@ import pandas as pd
 import torch
 
 import implicit_em
-from implicit_em.config.spec import RunSpec
 from implicit_em.data import as_unit_float
 from implicit_em.experiments import dynamics, prototypes, theorem
 from implicit_em.metrics import SILENT_SHARE, Redundancy
-from implicit_em.studies.matrices import matrices_of
 from implicit_em.studies.runs import Run
-from implicit_em.training.directory import RunDirectory
+from implicit_em.studies.trained import data_of, matrices_of, metrics_of
 from implicit_em.training.measurement import energies_of
 
 IDENTITY_IMAGES = 128
@@ -24,22 +22,22 @@ IDENTITY_IMAGES = 128
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that criteria, tables and figures look at; empty where an experiment was left out.
+    """Everything that criteria, tables and figures look at; what was not run is empty.
 
     Args:
-        draws: a row a draw of energies, from ``theorem.draws``.
-        encoder: the theorem at the energies and weights of a trained encoder, from
+        draws: one row per draw of energies, from ``theorem.draws``.
+        encoder: the theorem at a trained encoder's energies and weights, from
             ``theorem.through_encoder``.
-        training: the history of the theorem's run: ``trajectory/identity_error`` and others.
-        ablation: a row a run: ``loss``, ``seed``, and the keys of ``metrics.json``.
+        training: history of the theorem's run, with ``trajectory/identity_error``.
+        ablation: one row per run: ``loss``, ``seed``, and the keys of ``metrics.json``.
         benchmark: ``model`` (encoder, sae), ``seed``, those keys, ``reconstruction``, the mean
             squared error by the decoder or the transposed encoder, and ``unexplained``, the same
             over the data's variance.
         dynamics: ``optimizer`` (sgd, adam), ``lr``, ``seed``, those keys, and ``history``.
         widths: ``optimizer``, ``hidden``, those keys, and ``history``.
-        crossings: from ``dynamics.crossings``.
-        trends: from ``dynamics.trends``.
-        settling: from ``dynamics.settling``.
+        crossings: table from ``dynamics.crossings``.
+        trends: table from ``dynamics.trends``.
+        settling: table from ``dynamics.settling``.
         features: a row for each ``model``, ``matrix`` (encoder, decoder), ``seed`` and kind of
             ``units`` (all, live, silent), from ``prototypes.describe``; for all rows of an encoder
             also from ``prototypes.purities``.
@@ -47,7 +45,7 @@ class Evidence:
             images, shape ``(K, K)``, first seed.
         weights: the rows of ``encoder``, ``sae encoder`` and ``sae decoder``, each of shape
             ``(K, D)``, first seed.
-        sample_shape: of an image.
+        sample_shape: shape of an image.
 
     """
 
@@ -101,7 +99,7 @@ class _Images:
     """The images of a run's data, in [0, 1]."""
 
     def __init__(self, run: Run) -> None:
-        data = RunSpec.of(run.cfg).build_data()
+        data = data_of(run)
         self.shape = data.sample_shape
         train, train_labels = data.split("train")
         test, test_labels = data.split("test")
@@ -115,25 +113,25 @@ class _Images:
 
 
 def table(runs: Sequence[Run], sweeps: Sequence[str]) -> pd.DataFrame:
-    """Return one row a run of the sweeps: the values of their axes, and the run's metrics.
+    """Return one row per run of the sweeps: its metrics, its values of the axes, and ``directory``.
 
-    Axes are called by the last part of their key, as ``lr`` for ``lr.value`` and ``hidden`` for
-    ``model.hidden``; ``directory`` is the run's.
+    An axis is called by the last part of its key: ``lr`` for ``lr.value``.
     """
     rows = []
     for run in runs:
-        for sweep, axes in run.places:
-            if sweep in sweeps:
-                metrics = RunDirectory(run.directory).read_metrics() or {}
-                rows.append({**metrics, **_axis_values(axes), "directory": run.directory})
+        for place in run.places:
+            if place.sweep in sweeps:
+                axes = _axis_values(place.axes)
+                rows.append({**metrics_of(run), **axes, "directory": run.directory})
     frame = pd.DataFrame(rows)
     nothing = frame.columns[frame.isna().all()]
     return frame.astype(dict.fromkeys(nothing, float))
 
 
-def _axis_values(axes: dict[str, str]) -> dict[str, Any]:
-    names = {key: key.removesuffix(".value").rpartition(".")[2] for key in axes}
-    return {names[key]: _number(value) for key, value in axes.items()}
+def _axis_values(axes: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        key.removesuffix(".value").rpartition(".")[2]: _number(value) for key, value in axes.items()
+    }
 
 
 def _number(text: str) -> int | float | str:
@@ -181,8 +179,8 @@ def _features(runs: pd.DataFrame, images: _Images) -> pd.DataFrame:
                     continue
                 case = {"model": run.model, "matrix": matrix, "units": units, "seed": run.seed}
                 numbers = prototypes.describe(rows_KD[chosen_K].astype(np.float64), targets)
-                own = purities if (matrix, units) == ("encoder", "all") else {}
-                rows.append(case | {"rows": int(chosen_K.sum())} | numbers | own)
+                extra = purities if (matrix, units) == ("encoder", "all") else {}
+                rows.append(case | {"rows": int(chosen_K.sum())} | numbers | extra)
     return pd.DataFrame(rows)
 
 

@@ -12,8 +12,8 @@ class Published:
     """A published figure, in the unit of its column.
 
     Args:
-        value: as printed: its decimals are those of the paper. ``None`` for "never".
-        std: over the paper's seeds, where it is given.
+        value: value with the decimals that the paper prints; ``None`` for "never".
+        std: standard deviation over the paper's seeds, if the paper gives one.
 
     """
 
@@ -39,10 +39,10 @@ class Column:
     """A quantity of a table.
 
     Args:
-        key: of ``metrics.json``.
-        heading: with its unit.
-        digits: decimals of the measured figures; ``None`` for three significant ones.
-        scale: from the metric to the unit.
+        key: key of the metric in ``metrics.json``.
+        heading: heading with the unit.
+        digits: decimals of the measured figures; ``None`` for three significant digits.
+        scale: factor from the metric to the unit.
 
     """
 
@@ -57,11 +57,11 @@ class PublishedTable:
     """A table of the paper.
 
     Args:
-        title: what it shows.
-        experiment: that it belongs to.
-        by: the axes whose values name its rows.
-        columns: the paper's first; those without a published figure go beyond it.
-        rows: the published figures by the row's values and the column's key.
+        title: what the table shows.
+        experiment: experiment that the table belongs to.
+        by: axes whose values name the rows.
+        columns: the paper's columns, then those that go beyond it.
+        rows: published figures by the values of a row and the key of a column.
 
     """
 
@@ -70,6 +70,11 @@ class PublishedTable:
     by: tuple[str, ...]
     columns: tuple[Column, ...]
     rows: Mapping[tuple[str | float, ...], Mapping[str, Published]]
+
+    @property
+    def caption(self) -> str:
+        """The title, and how to read the figures."""
+        return f"{self.title} (mean ± standard deviation over n runs; * a deviation)"
 
 
 PROBE = Column("probe_accuracy", "probe (%)", 2, 100)
@@ -212,4 +217,4 @@ PROTOCOL: Mapping[str, str] = {
     "width_adam": "8c198c9d627707c4",
     "features": "4c716aa009f83956",
 }
-"""Digests of the runs of each sweep, from ``study.protocol``: a study of others is a trial."""
+"""Digest of each sweep's runs, from ``plan.protocol``; a study of other runs is a trial."""

@@ -1,26 +1,28 @@
-"""The whole study: runs, evidence, tables, figures, verdicts and report."""
+"""The whole study from one call: runs, evidence, tables, figures, verdicts, report."""
 
 import logging
-import shlex
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from implicit_em.base.errors import ConfigError
 from implicit_em.base.files import write_json
 from implicit_em.base.tables import print_rows
-from implicit_em.config.spec import RunSpec
-from implicit_em.experiments import criteria, figures, tables
+from implicit_em.experiments import criteria, tables
 from implicit_em.experiments.evidence import gather
 from implicit_em.experiments.figures import PICTURES
 from implicit_em.experiments.paper import TABLES
 from implicit_em.experiments.plan import EXPERIMENTS, is_protocol, plan
-from implicit_em.experiments.report import write_report
+from implicit_em.experiments.report import Study, write_report
 from implicit_em.experiments.verdicts import judge, write_verdicts
 from implicit_em.studies import provenance, study_directory
+from implicit_em.studies.command_line import command, default_conf
 from implicit_em.studies.execution import execute
+from implicit_em.studies.pages import Report, forget
+from implicit_em.studies.protocol import trial_label
 from implicit_em.studies.runs import Run
 from implicit_em.studies.summary_run import log_summary
-from implicit_em.training.directory import RunDirectory
+from implicit_em.studies.trained import data_of
 from implicit_em.training.progress import working
 
 log = logging.getLogger(__name__)
@@ -30,73 +32,63 @@ PAPER = Path("results/paper")
 
 def reproduce(
     directory: str | Path = PAPER,
-    experiments: Sequence[str] = tuple(EXPERIMENTS),
+    experiments: Sequence[str] = (),
     overrides: Sequence[str] = (),
     workers: int | None = None,
-    conf: str | Path = "conf",
+    conf: str | Path | None = None,
 ) -> Path:
-    """Run experiments of the paper and write what comes out; gives the report's path.
+    """Run experiments of the paper and write the report; return its path.
 
-    Runs that are complete are reused, so that a study that was stopped goes on, and experiments
-    that the directory holds already stay in its report. With settings other than the paper's,
-    everything is labelled as a trial, and no verdicts are given.
+    Complete runs are reused, so that a stopped study goes on. Experiments that the directory holds
+    already stay in its report. Settings other than the paper's make a trial: everything says so,
+    and there are no verdicts.
 
     Args:
-        directory: where runs, tables, figures, verdicts and report go.
-        experiments: keys of ``EXPERIMENTS``.
-        overrides: settings in Hydra's notation, as ``trainer.max_epochs=2``.
-        workers: stacks of runs that train at a time; the number of cores if not given.
-        conf: the configuration files.
+        directory: directory of runs, tables, figures, verdicts and report.
+        experiments: keys of ``EXPERIMENTS``; all if none is named.
+        overrides: settings of all runs in Hydra's notation, as ``trainer.max_epochs=2``.
+        workers: number of stacks that train at a time; by default the number of cores.
+        conf: folder of configuration files; by default that of the command line.
 
     Raises:
-        ConfigError: if a setting cannot be, or the directory belongs to a study of other settings.
+        ConfigError: if a setting is refused, or the directory holds a study of other settings.
         RunError: if runs failed.
 
     """
-    directory, conf = Path(directory), Path(conf)
+    directory, conf = Path(directory), Path(conf or default_conf())
     if unknown := [name for name in experiments if name not in EXPERIMENTS]:
         raise ConfigError(f"{unknown[0]}: no such experiment; allowed: {', '.join(EXPERIMENTS)}")
+    experiments = experiments or list(EXPERIMENTS)
     study_directory.refuse_arguments(workers, conf, "train.yaml")
-    note = directory / "study.json"
-    there = study_directory.read_note(note)
-    together = [n for n in EXPERIMENTS if n in experiments or n in there.get("experiments", ())]
+    file = directory / "study.json"
+    note = study_directory.read_note(file)
+    together = [n for n in EXPERIMENTS if n in experiments or n in note.get("experiments", ())]
     runs = plan(together, directory / "runs", conf, overrides)
-    trial = None if is_protocol(together, runs) else _trial(overrides)
-    study_directory.refuse_directory(directory, PAPER, there, trial)
-    RunSpec.of(runs[0].cfg).build_data()
+    trial = None
+    if not is_protocol(together, runs):
+        trial = trial_label(overrides) or "TRIAL with changed configuration files"
+    study_directory.refuse_directory(directory, PAPER, note, trial)
+    data_of(runs[0])  # refuses data that cannot be read
     with study_directory.alone(directory, "study"):
-        write_json(note, {"trial": trial, "experiments": there.get("experiments", [])})
-        execute(runs, workers, ["trial"] if trial else [], experiments=EXPERIMENTS)
-        write_json(note, {"trial": trial, "experiments": together})
-        return _report(directory, runs, together, overrides, trial)
+        write_json(file, {"trial": trial, "experiments": note.get("experiments", [])})
+        execute(runs, workers, ["trial"] if trial else [])
+        write_json(file, {"trial": trial, "experiments": together})
+        forget(directory, "report.*", "verdicts.*")
+        typed = command(
+            "experiments",
+            [*together, *overrides],
+            directory=(directory, PAPER),
+            conf=(conf, default_conf()),
+        )
+        history = provenance.history_of(Path(criteria.__file__))
+        origin = provenance.describe(typed, runs, criteria=history)
+        return _report(Report(directory, origin, trial), runs, together)
 
 
-def _trial(overrides: Sequence[str]) -> str:
-    """Return the label of a study of other settings."""
-    return study_directory.label(overrides) or "TRIAL with changed configuration files"
-
-
-def _command(directory: Path, experiments: Sequence[str], overrides: Sequence[str]) -> str:
-    where = [] if directory == PAPER else ["--directory", str(directory)]
-    return shlex.join(["python", "-m", "implicit_em.experiments", *experiments, *overrides, *where])
-
-
-def _report(
-    directory: Path,
-    runs: Sequence[Run],
-    experiments: Sequence[str],
-    overrides: Sequence[str],
-    trial: str | None,
-) -> Path:
-    for old in ("report.md", "report.html", "verdicts.json", "verdicts.md"):
-        (directory / old).unlink(missing_ok=True)  # none stays beside figures of another time
+def _report(report: Report, runs: Sequence[Run], experiments: Sequence[str]) -> Path:
+    directory, trial = report.directory, report.trial
     with working("measuring the trained models"):
         evidence = gather(runs, experiments)
-    origin = provenance.describe(
-        _command(directory, experiments, overrides),
-        [RunDirectory(run.directory).read_metrics() or {} for run in runs],
-        criteria=provenance.history_of(Path(criteria.__file__)),
-    )
     measured = {
         name: tables.measure(name, evidence)
         for name, published in TABLES.items()
@@ -104,18 +96,22 @@ def _report(
     }
     for name, cells in measured.items():
         tables.write(name, cells, directory / "tables", trial)
-    for name, table in tables.BEYOND.items():
-        if table.experiment in experiments:
-            tables.write_beyond(name, getattr(evidence, name), directory / "tables", trial)
+    beyond = [name for name, table in tables.BEYOND.items() if table.experiment in experiments]
+    report.write_tables({name: getattr(evidence, name) for name in beyond})
     with working("drawing the figures"):
-        for name, picture in PICTURES.items():
-            if picture.experiment in experiments:
-                figures.save(name, evidence, directory / "figures", trial)
+        report.write_figures(
+            {
+                name: partial(picture.draw, evidence)
+                for name, picture in PICTURES.items()
+                if picture.experiment in experiments
+            }
+        )
     verdicts = None if trial else judge(evidence, experiments)
     if verdicts is not None:
-        write_verdicts(verdicts, origin, directory)
+        write_verdicts(verdicts, report.provenance, directory)
         print_rows("Verdicts", verdicts[["statement", "paper", "measured", "verdict"]])
-    page = write_report(directory, experiments, evidence, measured, verdicts, origin, trial)
-    log_summary(runs[0].cfg, directory, measured, verdicts, origin, trial)
+    page = write_report(report, Study(experiments, evidence, measured, verdicts))
+    logged = measured if verdicts is None else measured | {"verdicts": verdicts}
+    log_summary(runs[0].cfg, directory, logged, report.provenance, trial)
     log.info("Written to %s", page)
     return page

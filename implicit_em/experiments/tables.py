@@ -1,4 +1,4 @@
-"""The paper's tables, its figures beside the measured mean and deviation; and those beyond it."""
+"""The paper's tables, with each published figure beside the measured one, and further tables."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,8 @@ import pandas as pd
 from implicit_em.base.files import whole
 from implicit_em.base.tables import markdown_table
 from implicit_em.experiments.evidence import Evidence
-from implicit_em.experiments.paper import REASONS, TABLES, Column, Published, PublishedTable
+from implicit_em.experiments.paper import REASONS, TABLES, Column, Published
+from implicit_em.studies.tables import write_tables
 
 NOTHING = "–"
 NEVER = "never"
@@ -18,19 +19,19 @@ LATEX = str.maketrans(
     {character: "\\" + character for character in "&%$#_{}"}
     | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
 )
-"""What LaTeX would not print as it is."""
+"""Characters that LaTeX would not print as they are."""
 
 
 def measure(name: str, evidence: Evidence) -> pd.DataFrame:
-    """Return a table of the paper as one row a figure.
+    """Return a table of the paper with one row per figure.
 
-    Columns: those that name the table's row, ``quantity``, ``heading``, ``paper``, ``paper_std``,
-    ``paper_text``, ``mean`` and ``std`` in the table's unit (over the ``n`` runs of ``runs`` that
-    have a value), ``measured_text``, ``deviates`` (null where nothing was published) and
-    ``reason``.
+    Columns: the axes that name the table's row, ``quantity``, ``heading``, ``paper``,
+    ``paper_std``, ``paper_text``, ``mean`` and ``std`` in the table's unit (over ``n`` of the
+    ``runs``, those with a value), ``measured_text``, ``deviates`` (null if nothing was published)
+    and ``reason``.
 
-    A figure deviates where the means differ by more than both standard deviations and the paper's
-    rounding together, or where some run has no value.
+    A figure deviates if the means differ by more than both standard deviations and the paper's
+    rounding together, or if a run has no value.
     """
     published = TABLES[name]
     runs = getattr(evidence, published.experiment)
@@ -85,24 +86,24 @@ def _deviates(mean: float | None, std: float | None, complete: bool, paper: Publ
 
 
 def side_by_side(name: str, cells: pd.DataFrame) -> pd.DataFrame:
-    """Return a measured table as text, as it is printed, the paper's figure beside the measured.
+    """Return a measured table as printed: the paper's figure, then the measured one.
 
-    A column that the paper does not have stands alone; a deviation has an asterisk.
+    A column that the paper lacks stands alone. An asterisk marks a deviation.
     """
     published = TABLES[name]
     compared = {key for figures in published.rows.values() for key in figures}
     rows = []
     for values in published.rows:
         row = dict(zip(published.by, map(_row_name, values), strict=True))
-        own = cells[(cells[list(published.by)] == list(values)).all(axis=1)]
+        of_row = cells[(cells[list(published.by)] == list(values)).all(axis=1)]
         cell: Any
-        for cell in own.itertuples():
+        for cell in of_row.itertuples():
             if cell.quantity in compared:
                 row[f"{cell.heading}, paper"] = (
                     cell.paper_text if isinstance(cell.paper_text, str) else NOTHING
                 )
             row[cell.heading] = cell.measured_text + (" *" if cell.deviates is True else "")
-        row["n"] = str(own["runs"].max())
+        row["n"] = str(of_row["runs"].max())
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -114,27 +115,14 @@ def deviations(cells: pd.DataFrame) -> pd.DataFrame:
 
 def write(name: str, cells: pd.DataFrame, directory: Path, trial: str | None) -> None:
     """Write a measured table as CSV (numbers), Markdown and LaTeX (booktabs)."""
+    numbers = cells.drop(columns=["heading", "paper_text", "measured_text"])
+    write_tables({name: numbers}, directory, trial)
     shown = side_by_side(name, cells)
-    title = f"[{trial}] " * bool(trial) + caption(TABLES[name])
-    with whole(directory / f"{name}.csv") as temporary:
-        numbers = cells.drop(columns=["heading", "paper_text", "measured_text"])
-        (numbers.assign(trial=trial) if trial else numbers).to_csv(temporary, index=False)
+    title = f"[{trial}] " * bool(trial) + TABLES[name].caption
     with whole(directory / f"{name}.md") as temporary:
         temporary.write_text(f"**{title}**\n\n{markdown_table(shown)}\n")
     with whole(directory / f"{name}.tex") as temporary:
         temporary.write_text(_latex(shown, title, name))
-
-
-def caption(published: PublishedTable) -> str:
-    """Return a table's title with what its figures are."""
-    note = "mean ± standard deviation over n runs; * a deviation"
-    return f"{published.title} ({note})"
-
-
-def write_beyond(name: str, frame: pd.DataFrame, directory: Path, trial: str | None) -> None:
-    """Write a table that the paper does not have as CSV."""
-    with whole(directory / f"{name}.csv") as temporary:
-        (frame.assign(trial=trial) if trial else frame).to_csv(temporary, index=False)
 
 
 def _errors_by_draw(draws: pd.DataFrame) -> pd.DataFrame:
@@ -192,9 +180,9 @@ class Beyond:
     """A table that the paper does not have.
 
     Args:
-        experiment: that it belongs to.
-        caption: what it shows.
-        present: makes of the evidence of the same name what is printed.
+        experiment: experiment that the table belongs to.
+        caption: what the table shows.
+        present: function that turns the evidence of the same name into the printed table.
 
     """
 

@@ -35,9 +35,9 @@ def agreement(
     """Compare the gradient of an objective at energies with their responsibilities.
 
     Returns:
-        ``correlation`` (NaN where the responsibilities do not vary), ``max_error`` and
-        ``mean_error`` against ``softmax(-E)`` in the energies' own precision, and
-        ``max_true_error`` against that of the same energies in float64.
+        ``correlation`` (NaN if the responsibilities do not vary), ``max_error`` and ``mean_error``
+        against ``softmax(-E)`` in the precision of the energies, and ``max_true_error`` against
+        ``softmax(-E)`` of the same energies in float64.
 
     """
     gradient_BK = _gradient(energies_BK, objective)
@@ -45,7 +45,7 @@ def agreement(
 
 
 def error_bound(energies_BK: Tensor) -> float:
-    """Return how large rounding may make the error of autograd's gradient.
+    """Return the largest error that rounding may cause in autograd's gradient.
 
     It is ``exp(-E_j - L)`` of a logarithm L that is rounded at the level of the energies, so the
     error grows as ``eps * max|E|``; below a level of 1 it is that of the exponential itself.
@@ -54,7 +54,7 @@ def error_bound(energies_BK: Tensor) -> float:
 
 
 def draws(seed: int = 0) -> pd.DataFrame:
-    """Return one row a draw of normal energies: shapes, scales, precisions and both gradients.
+    """Return one row per draw of normal energies: shapes, scales, precisions and both gradients.
 
     Columns: ``gradient``, ``dtype``, ``batch``, ``components``, ``scale``, ``bound`` and those of
     ``agreement``. Every draw begins at the same seed.

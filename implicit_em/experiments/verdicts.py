@@ -1,6 +1,7 @@
 """The criteria applied to the evidence, as rows and as a file."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +10,7 @@ from implicit_em.base.files import whole, write_json
 from implicit_em.base.tables import markdown_table
 from implicit_em.experiments.criteria import AMENDMENTS, CLAIMS
 from implicit_em.experiments.evidence import Evidence
+from implicit_em.studies.tables import records
 
 
 def judge(evidence: Evidence, experiments: Sequence[str]) -> pd.DataFrame:
@@ -23,7 +25,6 @@ def judge(evidence: Evidence, experiments: Sequence[str]) -> pd.DataFrame:
         if claim.experiment not in experiments:
             continue
         finding = claim.judge(evidence)
-        estimate = finding.estimate
         rows.append(
             {
                 "claim": key,
@@ -32,12 +33,7 @@ def judge(evidence: Evidence, experiments: Sequence[str]) -> pd.DataFrame:
                 "criterion": claim.criterion,
                 "paper": claim.paper,
                 "measured": finding.measured,
-                "value": estimate.value,
-                "low": estimate.low,
-                "high": estimate.high,
-                "n": estimate.n,
-                "p_value": estimate.p_value,
-                "test": estimate.test,
+                **asdict(finding.estimate),
                 "verdict": finding.outcome,
                 "why": finding.why,
                 "amended": AMENDMENTS.get(key),
@@ -47,10 +43,9 @@ def judge(evidence: Evidence, experiments: Sequence[str]) -> pd.DataFrame:
 
 
 def write_verdicts(verdicts: pd.DataFrame, provenance: Mapping[str, str], directory: Path) -> None:
-    """Write ``verdicts.json``, in which what has no number is null, and ``verdicts.md``."""
-    cells = verdicts.astype(object)
-    rows = cells.where(cells.notna(), None).to_dict("records")
-    write_json(directory / "verdicts.json", {"provenance": provenance, "verdicts": rows})
+    """Write ``verdicts.json``, with null for a missing number, and ``verdicts.md``."""
+    content = {"provenance": provenance, "verdicts": records(verdicts)}
+    write_json(directory / "verdicts.json", content)
     with whole(directory / "verdicts.md") as temporary:
         temporary.write_text(as_markdown(verdicts) + "\n")
 

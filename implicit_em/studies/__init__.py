@@ -1,4 +1,4 @@
-"""What studies of many runs share: runs, their execution, statistics, figures and pages.
+"""What every study of many runs stands on: protocol, runs, execution, statistics, figures, pages.
 
-It imports from ``sweeps``, ``training`` and below.
+It imports from ``sweeps`` and the layers below, never from a study.
 """

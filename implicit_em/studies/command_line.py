@@ -1,13 +1,39 @@
-"""The command line of a study: what to run, settings that change it, and where it goes."""
+"""The command line of a study: which parts to run, settings that change it, where results go."""
 
 import argparse
 import logging
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import implicit_em
 from implicit_em.base.errors import ConfigError, RunError
+
+
+def default_conf() -> Path:
+    """Return ``conf`` if there is such a folder here, else the package's configuration."""
+    here = Path("conf")
+    return here if here.exists() else Path(implicit_em.__file__).parent / "conf"
+
+
+def command(study: str, words: Sequence[str], **options: tuple[Path, Path]) -> str:
+    """Return the command that runs a study again.
+
+    Args:
+        study: name of the package.
+        words: parts and settings.
+        options: each path option's value and default; it is left out where both are the same.
+
+    """
+    changed = [
+        word
+        for name, (path, default) in options.items()
+        if path != default
+        for word in (f"--{name}", str(path))
+    ]
+    return shlex.join(["python", "-m", f"implicit_em.{study}", *words, *changed])
 
 
 def run_study(
@@ -18,33 +44,45 @@ def run_study(
     words: str,
     **program: str,
 ) -> int:
-    """Run what the command line asks for; gives exit codes as those of ``train.py``.
+    """Run what the command line asks for; return the same exit codes as ``train.py``.
 
     Args:
-        study: called with the directory, the words that name parts, those of ``KEY=VALUE``, the
-            number of workers or ``None``, and the folder of configuration files.
-        directory: where it goes, unless another is named.
-        arguments: of the command line; those of the process where they are ``None``.
-        metavar: of the words.
-        words: the help on them.
+        study: function that is called with the directory, the names of parts, the ``KEY=VALUE``
+            settings, the number of workers or ``None``, and the folder of configuration files.
+        directory: default directory of the results.
+        arguments: command line; by default that of the process.
+        metavar: name of the positional arguments in the help.
+        words: help on the positional arguments.
         program: ``prog`` and ``description`` of the parser.
 
     """
     parser = argparse.ArgumentParser(**program)  # type: ignore[arg-type]
     parser.add_argument("words", nargs="*", metavar=metavar, help=words)
     parser.add_argument("--directory", type=Path, default=directory, help=f"default: {directory}")
-    parser.add_argument("--workers", type=int, help="stacks at a time; default: one a core")
-    parser.add_argument("--conf", type=Path, default=Path("conf"), help="default: ./conf")
+    parser.add_argument("--workers", type=int, help="stacks at a time; default: one per core")
+    add_conf(parser)
     options = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    try:
-        study(
-            options.directory,
-            [word for word in options.words if "=" not in word],
-            [word for word in options.words if "=" in word],
-            options.workers,
-            options.conf,
+
+    def run() -> None:
+        names, settings = (
+            [word for word in options.words if ("=" in word) is wanted] for wanted in (False, True)
         )
+        study(options.directory, names, settings, options.workers, options.conf)
+
+    return exit_code(run)
+
+
+def add_conf(parser: argparse.ArgumentParser) -> None:
+    """Add the option ``--conf`` to a parser."""
+    text = "folder of configuration files; default: ./conf, or the package's own"
+    parser.add_argument("--conf", type=Path, default=default_conf(), help=text)
+
+
+def exit_code(run: Callable[[], object]) -> int:
+    """Call a function; print an error of the project as one line, and return the exit code."""
+    try:
+        run()
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1

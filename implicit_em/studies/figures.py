@@ -1,4 +1,4 @@
-"""What all figures share: colours that the colour-blind can tell apart, vector text, two files."""
+"""The style of all figures, with colours that the colour-blind can tell apart."""
 
 import textwrap
 from collections.abc import Callable
@@ -11,16 +11,8 @@ from matplotlib.figure import Figure
 from implicit_em.base.files import whole
 
 # Okabe and Ito's palette.
-BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE, GREY = [
-    "#000000",
-    "#E69F00",
-    "#56B4E9",
-    "#009E73",
-    "#0072B2",
-    "#D55E00",
-    "#CC79A7",
-    "#999999",
-]
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#999999"
 STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 9,
@@ -38,19 +30,20 @@ STYLE: Any = {
     "figure.constrained_layout.use": True,
 }
 WIDTH = 7.0
-"""Inches: a page's text."""
+"""Width of a page's text, in inches."""
 LINE = 100
-"""Characters of a line of that width."""
+"""Characters in a line of that width."""
 RESOLUTION = 200
+"""Dots per inch of the PNG files."""
 
 
 def write(draw: Callable[[], Figure], path: Path, trial: str | None) -> None:
-    """Draw a figure in the common style and write it as PNG and PDF; that of a trial says so.
+    """Draw a figure in the common style and write it as PNG and PDF.
 
     Args:
-        draw: makes the figure.
-        path: of the files, without the end of their names.
-        trial: what makes this a trial, or ``None``.
+        draw: function that makes the figure.
+        path: path of the files, without their suffix.
+        trial: label of the trial, which goes above the figure; ``None`` for the protocol.
 
     """
     with mpl.rc_context(STYLE):

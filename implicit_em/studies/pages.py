@@ -1,57 +1,118 @@
-"""A study's report: a template filled in, written as Markdown and as one HTML file."""
+"""A study's report: tables, figures, and a template that is filled in as Markdown and HTML."""
 
 import base64
 import html
 import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import markdown
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
 
 from implicit_em.base.files import whole
-
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff;
-       max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; margin: 1rem 0; font-size: 13.5px; display: block;
-        overflow-x: auto; }
-th, td { padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: left;
-         vertical-align: top; }
-th { border-bottom: 2px solid #888; }
-img { max-width: 100%; display: block; margin: 1.5rem auto .5rem; }
-code { background: #f3f3f3; padding: 0 .2rem; }
-blockquote { border-left: 4px solid #d55e00; background: #fdf1ea; margin: 1rem 0;
-             padding: .1rem 1rem; }
-h3 { margin-top: 2rem; }
-"""
+from implicit_em.base.tables import markdown_table
+from implicit_em.studies.figures import write
+from implicit_em.studies.tables import write_tables
 
 
-def render(package: str, template: str = "report.md.j2", /, **values: Any) -> str:
-    """Return a template of a package, filled in; a value that is missing is an error."""
+@dataclass(frozen=True)
+class Report:
+    """Where the report of a study goes, and what every page of it says.
+
+    Args:
+        directory: directory of the report, with ``tables`` and ``figures`` below it.
+        provenance: lines by name, from ``provenance.describe``.
+        trial: label of the trial; ``None`` for the protocol.
+
+    """
+
+    directory: Path
+    provenance: Mapping[str, str]
+    trial: str | None = None
+
+    def write_tables(self, tables: Mapping[str, pd.DataFrame]) -> None:
+        """Write tables as CSV."""
+        write_tables(tables, self.directory / "tables", self.trial)
+
+    def write_figures(self, figures: Mapping[str, Callable[[], Figure]]) -> None:
+        """Draw figures and write each as PNG and PDF."""
+        for name, draw in figures.items():
+            write(draw, self.directory / "figures" / name, self.trial)
+
+    def write_page(self, package: str, template: str = "report.md.j2", **content: Any) -> Path:
+        """Fill in a template and write it as ``report.md`` and ``report.html``.
+
+        Args:
+            package: package of the template.
+            template: its file; it gets this object as ``report``.
+            content: what else the template names.
+
+        Returns:
+            The path of the HTML file.
+
+        """
+        text = re.sub(r"\n{3,}", "\n\n", render(package, template, report=self, **content))
+        page = self.directory / "report.html"
+        for path, page_text in (
+            (page.with_suffix(".md"), text),
+            (page, to_html(text, self.directory)),
+        ):
+            with whole(path) as temporary:
+                temporary.write_text(page_text)
+        return page
+
+
+def forget(directory: Path, *patterns: str) -> None:
+    """Remove files of an earlier report, so that none lies beside those of a later one."""
+    for pattern in patterns:
+        for path in directory.glob(pattern):
+            path.unlink()
+
+
+def render(package: str, template: str, /, **content: Any) -> str:
+    """Return a template of a package, filled in; a missing value is an error.
+
+    Templates have these filters: ``table`` writes a DataFrame in Markdown, ``lines`` a mapping as
+    such a table under a heading, and ``unwrapped`` puts a paragraph on one line.
+    """
+    return _environment(package).get_template(template).render(**content)
+
+
+def sentences(package: str, template: str, /, **content: Any) -> list[str]:
+    """Return the paragraphs of a template that is filled in, each unwrapped to one line."""
+    environment = _environment(package).overlay(trim_blocks=True, lstrip_blocks=True)
+    text = environment.get_template(template).render(**content)
+    return [_unwrapped(paragraph) for paragraph in text.split("\n\n") if paragraph.strip()]
+
+
+def _environment(package: str) -> Environment:
     environment = Environment(
         loader=PackageLoader(package, ""), undefined=StrictUndefined, keep_trailing_newline=True
     )
-    return environment.get_template(template).render(**values)
+    environment.filters |= {
+        "table": markdown_table,
+        "lines": lambda values, heading: markdown_table(
+            pd.DataFrame(values.items(), columns=["", heading])
+        ),
+        "unwrapped": _unwrapped,
+    }
+    return environment
 
 
-def write_pages(text: str, directory: Path) -> Path:
-    """Write Markdown as ``report.md`` and ``report.html``; gives the path of the latter."""
-    text = re.sub(r"\n{3,}", "\n\n", text)
-    with whole(directory / "report.md") as temporary:
-        temporary.write_text(text)
-    page = directory / "report.html"
-    with whole(page) as temporary:
-        temporary.write_text(to_html(text, directory))
-    return page
+def _unwrapped(text: str) -> str:
+    return " ".join(text.split())
 
 
 def to_html(text: str, directory: Path) -> str:
-    """Return Markdown as a page with its style and images inside.
+    """Return Markdown as one HTML page that holds its style and images.
 
     Args:
-        text: Markdown, whose images are PNG files below ``directory``.
-        directory: that their paths start from.
+        text: Markdown; its images are PNG files.
+        directory: directory that the images' paths are relative to.
 
     """
     unbroken = text.replace(" ± ", "\u00a0±\u00a0")
@@ -62,11 +123,5 @@ def to_html(text: str, directory: Path) -> str:
         return f'src="data:image/png;base64,{base64.b64encode(content).decode()}"'
 
     title = text.partition("\n")[0].lstrip("# ")
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<link rel="icon" href="data:,">\n<title>{html.escape(title)}</title>\n'
-        f"<style>{STYLE}</style>\n</head>\n<body>\n"
-        + re.sub(r'src="([^":]+)"', embed, body)
-        + "\n</body>\n</html>\n"
-    )
+    body = re.sub(r'src="([^":]+)"', embed, body)
+    return render("implicit_em.studies", "page.html.j2", title=html.escape(title), body=body)

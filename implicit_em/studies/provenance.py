@@ -1,26 +1,29 @@
-"""Where results come from: commit, versions and hardware."""
+"""Where results come from: command, commit, versions and hardware."""
 
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import torch
 from threadpoolctl import threadpool_info
 
+from implicit_em.studies.runs import Run
+from implicit_em.studies.trained import metrics_of
 
-def describe(command: str, runs: Sequence[Mapping[str, Any]], **more: str) -> dict[str, str]:
-    """Return what a reader needs to repeat the study: lines by name.
+
+def describe(command: str, runs: Sequence[Run], **more: str) -> dict[str, str]:
+    """Return what a reader needs to repeat the study, as lines by name.
 
     Args:
-        command: that makes it.
-        runs: the content of ``metrics.json`` of each.
+        command: command that makes the study.
+        runs: complete runs of the study.
         more: lines about the study's own files.
 
     """
     home = Path(__file__).parent
+    metrics = [metrics_of(run) for run in runs]
     blas = sorted(
         {info["internal_api"] for info in threadpool_info() if info["user_api"] == "blas"}
     )
@@ -29,10 +32,10 @@ def describe(command: str, runs: Sequence[Mapping[str, Any]], **more: str) -> di
         "date": f"{date.today()}",
         "commit": _git(home, "describe", "--always", "--dirty", "--exclude", "*"),
         **more,
-        "runs": f"{len(runs)}, {sum(run['epochs'] for run in runs):,} epochs in all",
-        "device": ", ".join(sorted({run["device"] for run in runs})),
+        "runs": f"{len(runs)}, {sum(run['epochs'] for run in metrics):,} epochs in all",
+        "device": ", ".join(sorted({run["device"] for run in metrics})),
         "versions": "; ".join(
-            sorted({", ".join(f"{n} {v}" for n, v in run["versions"].items()) for run in runs})
+            sorted({", ".join(f"{n} {v}" for n, v in run["versions"].items()) for run in metrics})
         ),
         "processor": _processor(),
         "linear algebra": ", ".join(["torch " + torch.backends.cpu.get_cpu_capability(), *blas]),
@@ -41,14 +44,10 @@ def describe(command: str, runs: Sequence[Mapping[str, Any]], **more: str) -> di
 
 
 def history_of(file: Path, *more: str) -> str:
-    """Return the commits in which a file came, and it or more beside it was last touched."""
-    first, last = (
-        _git(file.parent, "log", "-1", *order, "--format=%h", "--", *files)
-        for order, files in (
-            (("--diff-filter=A",), (file.name,)),
-            ((), (file.name, *more)),
-        )
-    )
+    """Return the commit that added a file, and the last that touched it or ``more`` beside it."""
+    log = ("log", "-1", "--format=%h")
+    first = _git(file.parent, *log, "--diff-filter=A", "--", file.name)
+    last = _git(file.parent, *log, "--", file.name, *more)
     return f"first committed in {first}, last touched in {last}"
 
 

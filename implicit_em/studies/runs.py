@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -12,51 +13,140 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from implicit_em.base.errors import ConfigError
+from implicit_em.config.check import check
 from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.config.mistakes import explain
+from implicit_em.config.spec import RunSpec
 from implicit_em.sweeps.jobs import enumerate_jobs
+from implicit_em.training.directory import RunDirectory
 
-OWN_SETTINGS = ("experiment", "callbacks", "model", "loss")
-"""What overrides may not change in any experiment, beside its axes."""
+FIXED = ("experiment", "callbacks", "model", "loss")
+"""Keys that every experiment sets itself, beside its axes; overrides may not change them."""
+
+
+class Place(NamedTuple):
+    """Where a run stands in a sweep.
+
+    Args:
+        sweep: name of the sweep.
+        axes: the run's value of each axis, in Hydra's notation.
+
+    """
+
+    sweep: str
+    axes: Mapping[str, str]
 
 
 @dataclass
 class Run:
-    """One training run and the places that it has in the study.
+    """One training run of a study.
 
     Args:
-        cfg: its composed configuration.
-        fingerprint: of that.
-        directory: where it is, or will be.
-        completed: whether it was there already.
-        places: the sweeps that it belongs to, and its values of their axes.
+        cfg: composed configuration.
+        fingerprint: fingerprint of the configuration.
+        directory: run directory, which may not exist yet.
+        places: places in all sweeps that the run belongs to; the first one names it.
+        completed: whether the directory held the complete run when the study was planned.
+        batch: runs of one batch may train at the same time. Give runs whose steps differ much in
+            cost another batch, or workers wait for each other.
+        group: group in W&B; by default the first sweep.
+        tags: tags in W&B.
 
     """
 
     cfg: DictConfig
     fingerprint: str
     directory: Path
+    places: list[Place]
     completed: bool = False
-    places: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    batch: str = ""
+    group: str | None = None
+    tags: list[str] = field(default_factory=list)
+
+    @cached_property
+    def spec(self) -> RunSpec:
+        """The run's settings, resolved and validated."""
+        return RunSpec.of(self.cfg)
 
     @property
     def label(self) -> str:
-        """Sweep and job, as the directories are called."""
+        """Names of the sweep's and the run's directory."""
         return f"{self.directory.parent.name}/{self.directory.name}"
+
+    @property
+    def sweep(self) -> str:
+        """The first sweep that the run belongs to."""
+        return self.places[0].sweep
+
+    @property
+    def axes(self) -> Mapping[str, str]:
+        """Its values of that sweep's axes."""
+        return self.places[0].axes
+
+    @property
+    def sweeps(self) -> list[str]:
+        """All sweeps that the run belongs to."""
+        return [place.sweep for place in self.places]
+
+
+def plan_sweeps(
+    sweeps: Sequence[str], directory: Path, conf: Path, overrides: Sequence[str] = ()
+) -> list[Run]:
+    """Compose and check every run of the sweeps; a run that several share appears once.
+
+    A complete run of the same fingerprint, anywhere below ``directory``, is reused.
+
+    Args:
+        sweeps: names of files in ``conf/experiment``.
+        directory: directory of the runs.
+        conf: directory of the configuration files.
+        overrides: settings of all runs, in Hydra's notation.
+
+    Raises:
+        ConfigError: if a run cannot be trained, or its directory holds another run.
+
+    """
+    runs: dict[str, Run] = {}
+    complete = {
+        metrics["config_fingerprint"]: path.parent
+        for path in sorted(directory.glob("*/*/metrics.json"))
+        if (metrics := RunDirectory(path.parent).completed_metrics())
+    }
+    for place, cfg in compose_sweeps(sweeps, conf, overrides):
+        fingerprint = config_fingerprint(cfg)
+        if fingerprint in runs:
+            runs[fingerprint].places.append(place)
+            continue
+        check(RunSpec.of(cfg))
+        job = ",".join(f"{key}={value}" for key, value in sorted(place.axes.items()))
+        where = complete.get(fingerprint, directory / place.sweep / job)
+        runs[fingerprint] = Run(cfg, fingerprint, where, [place], fingerprint in complete)
+    for run in runs.values():
+        _refuse_another_run(run)
+    return list(runs.values())
+
+
+def _refuse_another_run(run: Run) -> None:
+    directory = RunDirectory(run.directory)
+    if directory.config.exists() and config_fingerprint(directory.read_config()) != run.fingerprint:
+        raise ConfigError(
+            f"{run.directory}: holds a run of other settings; nothing is overwritten: name another "
+            "--directory"
+        )
 
 
 def compose_sweeps(
     sweeps: Sequence[str], conf: Path, overrides: Sequence[str]
-) -> list[tuple[str, DictConfig, dict[str, str]]]:
-    """Return each job of the sweeps: its sweep, its configuration and its values of the axes.
+) -> list[tuple[Place, DictConfig]]:
+    """Return the place and the configuration of each job of the sweeps.
 
     Args:
-        sweeps: files of ``conf/experiment``.
-        conf: the configuration files.
-        overrides: settings, in Hydra's notation, beside those of the experiments.
+        sweeps: names of files in ``conf/experiment``.
+        conf: directory of the configuration files.
+        overrides: settings of all runs, in Hydra's notation.
 
     Raises:
-        ConfigError: if one cannot be composed, or an override is of what a sweep sets itself.
+        ConfigError: if a job cannot be composed, or an override changes what a sweep sets itself.
 
     """
     jobs = []
@@ -67,22 +157,22 @@ def compose_sweeps(
             try:
                 base = compose("train", overrides=typed, return_hydra_config=True)
                 axes = list(base.hydra.sweeper.params or ())
-                _refuse_own_settings(axes, overrides)
+                _refuse_fixed(axes, overrides)
                 for job in enumerate_jobs(base, loader):
                     values = dict(override.split("=", 1) for override in job)
-                    chosen = {axis: values[axis] for axis in axes}
-                    jobs.append((sweep, _with_values(base, chosen, job), chosen))
+                    place = Place(sweep, {axis: values[axis] for axis in axes})
+                    jobs.append((place, _with_values(base, place.axes, job)))
             except HydraException as error:
                 raise ConfigError(explain(error, typed, loader, "train")) from error
     return jobs
 
 
 def _with_values(base: DictConfig, values: Mapping[str, str], job: list[str]) -> DictConfig:
-    """Return the configuration of a job: composed anew where an axis chooses, or adds a key."""
+    """Return a job's configuration, composed anew if an axis chooses an option or adds a key."""
     if any(a.startswith("+") or OmegaConf.is_config(OmegaConf.select(base, a)) for a in values):
         return compose("train", overrides=job)
     cfg = OmegaConf.masked_copy(base, [str(key) for key in base if key != "hydra"])
-    OmegaConf.set_struct(cfg, True)  # as Hydra has it
+    OmegaConf.set_struct(cfg, True)  # as Hydra does
     for override in OverridesParser.create().parse_overrides(
         [f"{axis}={value}" for axis, value in values.items()]
     ):
@@ -90,16 +180,9 @@ def _with_values(base: DictConfig, values: Mapping[str, str], job: list[str]) ->
     return cfg
 
 
-def _refuse_own_settings(axes: Sequence[str], overrides: Sequence[str]) -> None:
-    """Refuse overrides of what an experiment sets itself, but for the seeds."""
+def _refuse_fixed(axes: Sequence[str], overrides: Sequence[str]) -> None:
+    """Refuse overrides of keys that an experiment sets itself; the seed may be chosen."""
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
-        if key.startswith("hydra") or key in {*OWN_SETTINGS, *axes} - {"seed"}:
+        if key.startswith("hydra") or key in {*FIXED, *axes} - {"seed"}:
             raise ConfigError(f"{override}: the experiments set {key} themselves")
-
-
-def on_any_device(cfg: DictConfig) -> str:
-    """Return the fingerprint that a run would have on one thread of a CPU."""
-    cfg = cfg.copy()
-    OmegaConf.update(cfg, "trainer", {"accelerator": "cpu", "threads": 1}, merge=True)
-    return config_fingerprint(cfg)

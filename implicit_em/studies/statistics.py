@@ -9,7 +9,7 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 ROUNDING = 1e-12
-"""Of values: differences that are this much apart are the same."""
+"""Relative difference up to which values count as equal."""
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,11 @@ class Estimate:
 
     Args:
         value: the point estimate.
-        low: lower end of its 95 % interval; ``None`` for a value that is exact, or a single run.
-        high: upper end.
-        n: number of values behind it: runs, or seeds.
-        p_value: of ``test``, two-sided, where there is one.
-        test: its name.
+        low: lower end of the 95 % interval; ``None`` for an exact value or a single run.
+        high: upper end of the interval.
+        n: number of runs or seeds behind the value.
+        p_value: two-sided p-value, if there was a test.
+        test: name of the test.
 
     """
 
@@ -99,7 +99,7 @@ def share(successes: int, n: int) -> Estimate:
 def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
     """Return p-values adjusted for being several, by Holm's step-down method (1979).
 
-    What has none, as without spread there is no test, stays without and does not count.
+    ``None`` stands for what could not be tested; it stays ``None`` and does not count.
     """
     tested = sorted((p, name) for name, p in p_values.items() if p is not None)
     adjusted: dict[str, float | None] = dict.fromkeys(p_values)

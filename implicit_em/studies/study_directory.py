@@ -1,7 +1,7 @@
-"""The directory of a study: whose it is, one process at a time, and what makes a trial."""
+"""The directory of a study: which study it holds, and one process at a time."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,25 +9,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from implicit_em.base.errors import ConfigError, one_line
-from implicit_em.config.fingerprint import affects_results
-
-
-def label(changes: Sequence[str]) -> str | None:
-    """Return what makes a study a trial: the changes that affect results, if there are any."""
-    found = deciding(changes)
-    return f"TRIAL with {', '.join(found)}" if found else None
-
-
-def deciding(changes: Sequence[str]) -> list[str]:
-    """Return those of ``KEY=VALUE`` that affect results, in order."""
-    return sorted(filter(affects_results, changes))
 
 
 def read_note(note: Path) -> dict[str, Any]:
-    """Return what a directory says of the study that it holds; empty where there is none.
+    """Return what a directory's note says of the study in it; empty if there is no note.
 
     Raises:
-        ConfigError: if that cannot be read.
+        ConfigError: if the note cannot be read.
 
     """
     try:
@@ -40,54 +28,54 @@ def read_note(note: Path) -> dict[str, Any]:
 
 
 def refuse_directory(
-    directory: Path, protocols: Path, there: Mapping[str, Any], trial: str | None
+    directory: Path, protocols: Path, note: Mapping[str, Any], trial: str | None
 ) -> None:
     """Refuse a directory that holds another study, or is not meant for a trial.
 
     Args:
-        directory: that was named.
-        protocols: the one that is for the protocol alone.
-        there: the note in it.
-        trial: label of the study that is to be written there.
+        directory: directory that the study would write to.
+        protocols: directory that is reserved for the protocol.
+        note: content of the directory's note.
+        trial: label of the trial; ``None`` for the protocol.
 
     Raises:
-        ConfigError: if it is refused.
+        ConfigError: if the directory is refused.
 
     """
     if trial and directory.resolve() == protocols.resolve():
         raise ConfigError(
             f"{protocols} is for the protocol alone: name another --directory for a {trial}"
         )
-    if there and there.get("trial") != trial:
+    if note and note.get("trial") != trial:
         raise ConfigError(
-            f"{directory}: holds {there.get('trial') or 'a study of the protocol'}, not "
+            f"{directory}: holds {note.get('trial') or 'a study of the protocol'}, not "
             f"{trial or 'one of the protocol'}; name another directory"
         )
 
 
 def refuse_arguments(workers: int | None, conf: Path, needed: str) -> None:
-    """Refuse a number of workers that cannot be, and a folder that lacks a file of ours.
+    """Refuse an impossible number of workers, and a configuration folder that lacks a file.
 
     Raises:
-        ConfigError: naming it.
+        ConfigError: naming the argument.
 
     """
     if workers is not None and workers < 1:
         raise ConfigError(f"workers={workers}: must be at least 1")
     if not (conf / needed).exists():
-        raise ConfigError(f"conf={conf}: no {needed} there; run from the repository, or name it")
+        raise ConfigError(f"conf={conf}: no {needed} there; name the folder of the configuration")
 
 
 @contextmanager
 def alone(directory: Path, study: str) -> Iterator[None]:
-    """Make a directory, and keep it from other processes.
+    """Make a directory and lock it against other processes.
 
     Args:
-        directory: of the study.
-        study: what it is called in the message.
+        directory: directory of the study.
+        study: name of the study in the message.
 
     Raises:
-        ConfigError: if it cannot be made, or another process has it.
+        ConfigError: if the directory cannot be made, or another process holds the lock.
 
     """
     try:

@@ -1,5 +1,6 @@
-"""The study's own W&B run: its tables, figures and verdicts in one place."""
+"""The study's own W&B run, with its tables and figures in one place."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -12,20 +13,18 @@ from implicit_em.training.tracking import PatientWandbLogger, start_logger
 def log_summary(
     cfg: DictConfig,
     directory: Path,
-    measured: dict[str, pd.DataFrame],
-    verdicts: pd.DataFrame | None,
-    provenance: dict[str, str],
+    tables: Mapping[str, pd.DataFrame],
+    provenance: Mapping[str, str],
     trial: str | None,
 ) -> None:
-    """Log the study as a run of the job type ``summary``, where the logger is W&B.
+    """Log the study as a W&B run of job type ``summary``, if the logger is W&B.
 
     Args:
-        cfg: configuration of one of its runs, for the logger's settings.
-        directory: of the study, whose figures are there already.
-        measured: the paper's tables.
-        verdicts: of the claims, if there are any.
+        cfg: configuration of one of the study's runs, for the logger's settings.
+        directory: directory of the study, with its figures.
+        tables: tables by name.
         provenance: lines by name.
-        trial: what makes this a trial, or ``None``.
+        trial: label of the trial; ``None`` for the protocol.
 
     """
     spec = to_plain(cfg)["logger"]
@@ -36,12 +35,10 @@ def log_summary(
     logger = start_logger(spec, directory, config, "summary", ["trial"] if trial else [])
     if not isinstance(logger, PatientWandbLogger):
         return
-    frames = measured | ({} if verdicts is None else {"verdicts": verdicts})
     with logger.dropping():
-        for name, frame in frames.items():
-            logger.log_table(
-                f"tables/{name}", dataframe=frame.astype(object).where(frame.notna(), None)
-            )
+        for name, frame in tables.items():
+            cells = frame.astype(object).where(frame.notna(), None)
+            logger.log_table(f"tables/{name}", dataframe=cells)
         for figure in sorted((directory / "figures").glob("*.png")):
             logger.log_image(f"figures/{figure.stem}", [str(figure)])
     logger.finish()

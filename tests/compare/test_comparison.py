@@ -239,10 +239,10 @@ def test_families_may_share_a_setting(conf):
     both = [setting, setting._replace(family="mine"), setting]
     stages = Stages(read_protocol(conf), "equal_width", Path("nowhere"), both, ())
     grids = stages.grids()
-    assert [run.places[0][0] for run in grids] == ["derived", "mine"]
+    assert [run.sweep for run in grids] == ["derived", "mine"]
     assert len({run.directory for run in grids}) == 2
     chosen = pd.DataFrame({"family": ["mine"], "run": [grids[1].fingerprint]})
-    assert {run.places[0][0] for run in stages.finals(chosen)} == {"mine"}
+    assert {run.sweep for run in stages.finals(chosen)} == {"mine"}
 
 
 def test_a_report_of_another_protocol_is_not_written_over(comparison, conf, changes, tmp_path):
@@ -502,7 +502,7 @@ def test_a_setting_that_two_knobs_share_is_trained_once(committed):
     again = [setting._replace(family="rate") for setting in twice]
     runs = Stages(protocol, "knobs", Path("nowhere"), [*twice, *again], ()).knobs()
     assert [run.cfg.seed for run in runs] == protocol.seeds
-    assert [[name for name, _ in run.places] for run in runs] == [["base", "rate"]] * 5
+    assert [run.sweeps for run in runs] == [["base", "rate"]] * 5
 
 
 def test_every_family_has_the_same_budget(committed):
@@ -518,7 +518,7 @@ def test_equal_parameters_are_equal_to_a_hundredth(committed):
     first = list({setting.family: setting for setting in reversed(settings)}.values())
     counts = {}
     for run in Stages(protocol, "equal_parameters", Path("nowhere"), first, ()).grids():
-        module = RunSpec.of(run.cfg).build_module(784)
-        counts[run.places[0][0]] = sum(p.numel() for p in module.model.parameters())
+        module = run.spec.build_module(784)
+        counts[run.sweep] = sum(p.numel() for p in module.model.parameters())
     assert counts["derived"] == 100_480
     assert all(abs(count / counts["derived"] - 1) < 0.01 for count in counts.values()), counts

@@ -73,7 +73,7 @@ def test_every_key_of_a_panel_is_one_that_a_run_logs(composed, small, printed, t
         save_feature_grid(
             [[0.0, 1.0]], (1, 2), picture(tmp_path / "study" / "figures" / f"{name}.png")
         )
-    log_summary(composed(*online), tmp_path / "study", {}, None, {}, None)
+    log_summary(composed(*online), tmp_path / "study", {}, {}, None)
     images |= pictures(read_run(tmp_path / "study"))
 
     for view in printed():

@@ -11,8 +11,9 @@ from helpers.made_up_study import as_published
 from implicit_em.experiments import tables
 from implicit_em.experiments.criteria import AMENDMENTS, CLAIMS
 from implicit_em.experiments.paper import TABLES, Published
-from implicit_em.experiments.report import write_report
+from implicit_em.experiments.report import Study, write_report
 from implicit_em.experiments.verdicts import judge, write_verdicts
+from implicit_em.studies.pages import Report
 
 EXPERIMENTS = ["ablation", "benchmark", "dynamics", "features", "theorem"]
 
@@ -133,9 +134,8 @@ def test_a_report_with_verdicts(tmp_path, evidence):
     measured = {"table1": tables.measure("table1", evidence)}
     measured["table1"].loc[1, ["paper_text", "measured_text", "deviates"]] = ["1", "2", True]
     verdicts = judge(evidence, ["ablation"])
-    page = write_report(
-        tmp_path, ["ablation"], evidence, measured, verdicts, {"commit": "abc"}, None
-    )
+    study = Study(["ablation"], evidence, measured, verdicts)
+    page = write_report(Report(tmp_path, {"commit": "abc"}), study)
     report = (tmp_path / "report.md").read_text()
     assert "Of 3 claims: 3 reproduced, 0 partly, 0 not reproduced." in report
     assert "### LSE alone collapses: reproduced" in report

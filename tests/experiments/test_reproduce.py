@@ -19,7 +19,8 @@ from implicit_em.experiments.paper import PROTOCOL
 from implicit_em.experiments.plan import EXPERIMENTS, is_protocol, plan, protocol
 from implicit_em.experiments.reproduce import reproduce
 from implicit_em.studies.command_line import run_study
-from implicit_em.studies.study_directory import label, refuse_directory
+from implicit_em.studies.protocol import trial_label
+from implicit_em.studies.study_directory import refuse_directory
 
 CONF = ROOT / "conf"
 
@@ -128,9 +129,7 @@ def test_a_run_that_experiments_share_is_trained_once(study, overrides):
     runs = plan(list(EXPERIMENTS), study / "runs", CONF, overrides)
     shared = [run for run in runs if len(run.places) > 1]
     assert all(run.completed for run in runs)
-    assert {"ablation", "benchmark", "dynamics", "features"} in [
-        {sweep for sweep, _ in run.places} for run in shared
-    ]
+    assert {"ablation", "benchmark", "dynamics", "features"} in [set(run.sweeps) for run in shared]
     benchmark = table(runs, ["benchmark"])
     assert benchmark["model"].tolist() == ["encoder", "sae"]
     rates = table(runs, ["dynamics"]).groupby("optimizer")["lr"]
@@ -242,10 +241,11 @@ def test_changed_configuration_files_make_a_trial(tmp_path, small_mnist):
 
 def test_what_affects_no_result_makes_no_trial():
     assert (
-        label(["logger=csv", "checkpoint.minutes=1", "trainer.enable_progress_bar=false"]) is None
+        trial_label(["logger=csv", "checkpoint.minutes=1", "trainer.enable_progress_bar=false"])
+        is None
     )
-    assert label(["+trainer.profiler=null", "data.root=elsewhere"]) is None
-    assert label(["lr.value=1", "logger=csv"]) == "TRIAL with lr.value=1"
+    assert trial_label(["+trainer.profiler=null", "data.root=elsewhere"]) is None
+    assert trial_label(["lr.value=1", "logger=csv"]) == "TRIAL with lr.value=1"
 
 
 def test_the_protocols_directory_is_known_by_any_name(tmp_path, monkeypatch):

@@ -11,14 +11,7 @@ from matplotlib.ticker import ScalarFormatter
 
 from implicit_em.experiments.evidence import Evidence
 from implicit_em.experiments.figures.pictures import picture
-from implicit_em.studies.figures import (
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    WIDTH,
-)
+from implicit_em.studies.figures import BLACK, BLUE, GREEN, GREY, ORANGE, WIDTH
 
 LOSSES = {
     "lse": "LSE",
@@ -28,13 +21,7 @@ LOSSES = {
 }
 
 
-@picture(
-    "figure2",
-    "ablation",
-    "Ablation: dead units, redundancy on a logarithmic axis (undefined where no two units "
-    "vary) and responsibility entropy of each loss, on the test images. Bars: mean over the "
-    "seeds, dots: each of them.",
-)
+@picture("figure2", "ablation")
 def ablation(evidence: Evidence) -> Figure:
     """Dead units, redundancy on a logarithmic scale, and responsibility entropy of each loss."""
     figure = Figure(figsize=(WIDTH, 2.7))
@@ -89,12 +76,7 @@ def _bars(axes: Axes, runs: pd.DataFrame, key: str) -> None:
     axes.set_xticks(range(len(LOSSES)), list(LOSSES.values()), rotation=28, ha="right")
 
 
-@picture(
-    "figure6",
-    "ablation",
-    "Correlations between the 64 components over the test images, seed 1, for each loss; grey "
-    "where a unit does not vary.",
-)
+@picture("figure6", "ablation")
 def correlations(evidence: Evidence) -> Figure:
     """The correlation matrix of each loss of the ablation."""
     figure = Figure(figsize=(WIDTH, 2.1))

@@ -12,33 +12,16 @@ from matplotlib.ticker import NullFormatter, ScalarFormatter
 from implicit_em.experiments.dynamics import POWER_OF_T
 from implicit_em.experiments.evidence import Evidence
 from implicit_em.experiments.figures.pictures import picture
-from implicit_em.studies.figures import (
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILION,
-    WIDTH,
-)
+from implicit_em.studies import figures as style
 
-OPTIMIZERS = {"sgd": ("SGD", BLUE, "o"), "adam": ("Adam", VERMILION, "s")}
-RATES = {1e-4: SKY, 1e-3: GREEN, 1e-2: ORANGE, 1e-1: PURPLE}
+OPTIMIZERS = {"sgd": ("SGD", style.BLUE, "o"), "adam": ("Adam", style.VERMILION, "s")}
+RATES = {1e-4: style.SKY, 1e-3: style.GREEN, 1e-2: style.ORANGE, 1e-1: style.PURPLE}
 
 
-@picture(
-    "figure4",
-    "dynamics",
-    "Dynamics after 100 epochs. Left: the epoch at which the paper's rule calls the loss "
-    "converged; hollow markers on the top line never met it. Middle and right: probe accuracy "
-    "and final loss. Markers: mean over the seeds, bars: standard deviation, small dots: each "
-    "seed.",
-)
+@picture("figure4", "dynamics")
 def dynamics(evidence: Evidence) -> Figure:
     """Convergence epoch, probe and loss over the rate, for both optimizers."""
-    figure = Figure(figsize=(WIDTH, 2.7))
+    figure = Figure(figsize=(style.WIDTH, 2.7))
     panels = figure.subplots(1, 3)
     longest = int(evidence.dynamics["epochs"].max())
     for number, (optimizer, (label, colour, marker)) in enumerate(OPTIMIZERS.items()):
@@ -65,7 +48,7 @@ def dynamics(evidence: Evidence) -> Figure:
         )
         _with_spread(panels[1], runs, "probe_accuracy", 100, shift, colour, marker, label)
         _with_spread(panels[2], runs, "final_loss", 1, shift, colour, marker, label)
-    panels[0].axhline(1.08 * longest, color=GREY, lw=0.8, zorder=0)
+    panels[0].axhline(1.08 * longest, color=style.GREY, lw=0.8, zorder=0)
     panels[0].set_ylim(0, 1.2 * longest)
     panels[0].text(1.8e-4, 1.105 * longest, "never", fontsize=8, color="#666666")
     for axes, title in zip(
@@ -105,23 +88,12 @@ def _with_spread(
     )
 
 
-@picture(
-    "figure5",
-    "dynamics",
-    "The loss and its terms over the epochs (logarithmic), every seed of every rate. Dotted: "
-    "the slopes in log t, -64 for SGD and -128 for Adam, that variances growing as t and t² "
-    "give.",
-)
+@picture("figure5", "dynamics")
 def losses(evidence: Evidence) -> Figure:
     """Curves of the loss and its terms for both optimizers."""
-    figure = Figure(figsize=(WIDTH, 4.4))
+    figure = Figure(figsize=(style.WIDTH, 4.4))
     panels = figure.subplots(2, 4, sharex=True, sharey="col")
-    terms = {
-        "loss": "loss",
-        "lse": "LSE",
-        "var": "variance",
-        "tc": "decorrelation",
-    }
+    terms = {"loss": "loss", "lse": "LSE", "var": "variance", "tc": "decorrelation"}
     run: Any
     for row, (optimizer, (label, *_)) in zip(panels, OPTIMIZERS.items(), strict=True):
         for run in evidence.dynamics[evidence.dynamics["optimizer"] == optimizer].itertuples():
@@ -132,7 +104,9 @@ def losses(evidence: Evidence) -> Figure:
         epochs = np.array([10.0, evidence.dynamics["epochs"].max()])
         if epochs[1] > epochs[0]:
             slope = -64 * POWER_OF_T[optimizer]
-            row[0].plot(epochs, -350 + slope * np.log(epochs / 10), color=BLACK, ls=":", lw=1.2)
+            row[0].plot(
+                epochs, -350 + slope * np.log(epochs / 10), color=style.BLACK, ls=":", lw=1.2
+            )
         row[0].set_ylabel(label)
     for axes, title in zip(panels[0], terms.values(), strict=True):
         axes.set_title(title)
@@ -144,17 +118,10 @@ def losses(evidence: Evidence) -> Figure:
     return figure
 
 
-@picture(
-    "figure7",
-    "dynamics",
-    "The epoch of convergence against the width. Left: the paper's rule (change of the loss "
-    "below 1.0) at four widths, and the law's K for SGD and 2K for Adam. Right: other "
-    "thresholds, epoch times threshold. One seed; a run that ended before it crossed has no "
-    "marker.",
-)
+@picture("figure7", "dynamics")
 def crossings(evidence: Evidence) -> Figure:
     """Epoch of convergence against the width, with the law's two lines."""
-    figure = Figure(figsize=(WIDTH, 2.9))
+    figure = Figure(figsize=(style.WIDTH, 2.9))
     left, right = figure.subplots(1, 2)
     widths = np.sort(evidence.crossings["hidden"].unique()).astype(float)
     for optimizer, (label, colour, marker) in OPTIMIZERS.items():
@@ -188,16 +155,10 @@ def crossings(evidence: Evidence) -> Figure:
     return figure
 
 
-@picture(
-    "figure8",
-    "dynamics",
-    "Convergence on scales of their own, K = 64, one seed: mean angle that the weight rows turn "
-    "in an epoch, root mean square change of the correlations in an epoch, and the probe. "
-    "Vertical lines: where the paper's rule is met.",
-)
+@picture("figure8", "dynamics")
 def settling(evidence: Evidence) -> Figure:
     """Angle of the rows, change of the correlations and probe along training."""
-    figure = Figure(figsize=(WIDTH, 2.6))
+    figure = Figure(figsize=(style.WIDTH, 2.6))
     panels = figure.subplots(1, 3)
     keys = {
         "row_angle": "turn of a row (° an epoch)",

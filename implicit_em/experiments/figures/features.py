@@ -9,17 +9,10 @@ from implicit_em.metrics.feature_grid import draw_grid
 from implicit_em.studies.figures import BLACK, BLUE, GREEN, GREY, ORANGE, WIDTH
 
 SATURATING = 0.005
-"""Of the weights: a few pixels at the border would set the scale of the SAE's encoder rows."""
+"""Share of weights beyond the scale, which a few pixels at the border would set otherwise."""
 
 
-@picture(
-    "figure3",
-    "features",
-    "Features, seed 1, each matrix on a symmetric scale of its own that 0.5 % of its weights "
-    "exceed: the derived encoder's rows, the SAE's encoder rows and its decoder columns. Speckle "
-    "at an image's border is the initial weight of pixels that never vary; an image that is noise "
-    "throughout belongs to a silent unit.",
-)
+@picture("figure3", "features")
 def features(evidence: Evidence) -> Figure:
     """The weight rows of both models as images."""
     figure = Figure(figsize=(WIDTH, 3.2))
@@ -34,13 +27,7 @@ def features(evidence: Evidence) -> Figure:
     return figure
 
 
-@picture(
-    "figure9",
-    "features",
-    "Prototypes or noise: share of weight rows above the 95th percentile of the same rows with "
-    "their own pixels permuted, in best |cosine| with a class mean or a k-means centroid, and in "
-    "smoothness. Dashed: what noise would reach. Bars: mean over the seeds, dots: each of them.",
-)
+@picture("figure9", "features")
 def prototypes(evidence: Evidence) -> Figure:
     """Shares of rows that are more like the data than their permuted control."""
     figure = Figure(figsize=(WIDTH, 2.6))

@@ -2,12 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from implicit_em.experiments.evidence import Evidence
-from implicit_em.studies.figures import write
 
 
 @dataclass(frozen=True)
@@ -15,14 +13,12 @@ class Picture:
     """A figure of the report.
 
     Args:
-        experiment: that it belongs to.
-        caption: what it shows.
-        draw: makes it of the evidence.
+        experiment: experiment that the figure belongs to.
+        draw: function that draws the evidence.
 
     """
 
     experiment: str
-    caption: str
     draw: Callable[[Evidence], Figure]
 
 
@@ -30,17 +26,12 @@ PICTURES: dict[str, Picture] = {}
 
 
 def picture(
-    name: str, experiment: str, caption: str
+    name: str, experiment: str
 ) -> Callable[[Callable[[Evidence], Figure]], Callable[[Evidence], Figure]]:
-    """Make a picture of the report of a function that draws it."""
+    """Register a function that draws a figure of the report."""
 
     def register(draw: Callable[[Evidence], Figure]) -> Callable[[Evidence], Figure]:
-        PICTURES[name] = Picture(experiment, caption, draw)
+        PICTURES[name] = Picture(experiment, draw)
         return draw
 
     return register
-
-
-def save(name: str, evidence: Evidence, directory: Path, trial: str | None) -> None:
-    """Draw a picture and write it as PNG and PDF; that of a trial says so."""
-    write(lambda: PICTURES[name].draw(evidence), directory / name, trial)

@@ -7,27 +7,13 @@ from matplotlib.figure import Figure
 from implicit_em.experiments import theorem
 from implicit_em.experiments.evidence import Evidence
 from implicit_em.experiments.figures.pictures import picture
-from implicit_em.studies.figures import (
-    BLUE,
-    GREY,
-    ORANGE,
-    SKY,
-    VERMILION,
-    WIDTH,
-)
+from implicit_em.studies.figures import BLUE, GREY, ORANGE, SKY, VERMILION, WIDTH
 
 SMALLEST_SHOWN = 1e-20
-"""Of the errors: the closed form's vanish where one component takes all responsibility."""
+"""Smallest error drawn; the closed form's error vanishes if one component takes everything."""
 
 
-@picture(
-    "figure1",
-    "theorem",
-    "The gradient of LSE and the responsibility. Left: autograd's gradient against softmax(-E) "
-    "on the 64 × 128 standard-normal draw, float32. Right: the largest difference on draws of "
-    "another scale; dashed, the bound eps · (1 + max|E|) that rounding sets; errors below 1e-20 "
-    "are not drawn.",
-)
+@picture("figure1", "theorem")
 def identity(evidence: Evidence) -> Figure:
     """Gradient against responsibility, and the error's growth with the energies' scale."""
     figure = Figure(figsize=(WIDTH, 2.9))
