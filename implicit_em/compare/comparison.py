@@ -16,8 +16,9 @@ from implicit_em.compare.protocol import (
     refuse_misspelt,
 )
 from implicit_em.compare.stages import Setting, Stages, compose_settings
+from implicit_em.config import CONF
 from implicit_em.studies import study_directory
-from implicit_em.studies.command_line import command, default_conf
+from implicit_em.studies.command_line import command
 from implicit_em.studies.protocol import trial_label
 from implicit_em.sweeps.stacked import cores
 
@@ -31,7 +32,7 @@ def compare(
     parts: Sequence[str] = (),
     changes: Sequence[str] = (),
     workers: int | None = None,
-    conf: str | Path | None = None,
+    conf: str | Path = CONF,
 ) -> list[Path]:
     """Run parts of the comparison and write their reports; return the reports' paths.
 
@@ -45,14 +46,14 @@ def compare(
         changes: ``KEY=VALUE`` settings of the protocol or, in Hydra's notation, of all runs.
         workers: number of stacks that train, or processes that measure, at a time; by default the
             number of cores.
-        conf: folder of configuration files; by default that of the command line.
+        conf: folder of configuration files; by default the package's own.
 
     Raises:
         ConfigError: if a setting is refused, or the directory holds a study of other settings.
         RunError: if runs failed, or no setting comes near any density.
 
     """
-    directory, conf = Path(directory), Path(conf or default_conf())
+    directory, conf = Path(directory), Path(conf).resolve()
     study_directory.refuse_arguments(workers, conf, "compare.yaml")
     refuse_misspelt(changes, conf)
     protocol = read_protocol(conf, [change for change in changes if is_of_the_protocol(change)])
@@ -69,7 +70,7 @@ def compare(
             "compare",
             [*parts, *changes],
             directory=(directory, COMPARISON),
-            conf=(conf, default_conf()),
+            conf=(conf, CONF),
         )
         return [part.run(typed, workers or cores()) for part in prepared]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from implicit_em.base.errors import ConfigError
 from implicit_em.base.files import write_json
 from implicit_em.base.tables import print_rows
+from implicit_em.config import CONF
 from implicit_em.experiments import criteria, tables
 from implicit_em.experiments.evidence import gather
 from implicit_em.experiments.figures import PICTURES
@@ -16,7 +17,7 @@ from implicit_em.experiments.plan import EXPERIMENTS, is_protocol, plan
 from implicit_em.experiments.report import Study, write_report
 from implicit_em.experiments.verdicts import judge, write_verdicts
 from implicit_em.studies import provenance, study_directory
-from implicit_em.studies.command_line import command, default_conf
+from implicit_em.studies.command_line import command
 from implicit_em.studies.execution import execute
 from implicit_em.studies.pages import Report, forget
 from implicit_em.studies.protocol import trial_label
@@ -35,7 +36,7 @@ def reproduce(
     experiments: Sequence[str] = (),
     overrides: Sequence[str] = (),
     workers: int | None = None,
-    conf: str | Path | None = None,
+    conf: str | Path = CONF,
 ) -> Path:
     """Run experiments of the paper and write the report; return its path.
 
@@ -48,14 +49,14 @@ def reproduce(
         experiments: keys of ``EXPERIMENTS``; all if none is named.
         overrides: settings of all runs in Hydra's notation, as ``trainer.max_epochs=2``.
         workers: number of stacks that train at a time; by default the number of cores.
-        conf: folder of configuration files; by default that of the command line.
+        conf: folder of configuration files; by default the package's own.
 
     Raises:
         ConfigError: if a setting is refused, or the directory holds a study of other settings.
         RunError: if runs failed.
 
     """
-    directory, conf = Path(directory), Path(conf or default_conf())
+    directory, conf = Path(directory), Path(conf).resolve()
     if unknown := [name for name in experiments if name not in EXPERIMENTS]:
         raise ConfigError(f"{unknown[0]}: no such experiment; allowed: {', '.join(EXPERIMENTS)}")
     experiments = experiments or list(EXPERIMENTS)
@@ -78,7 +79,7 @@ def reproduce(
             "experiments",
             [*together, *overrides],
             directory=(directory, PAPER),
-            conf=(conf, default_conf()),
+            conf=(conf, CONF),
         )
         history = provenance.history_of(Path(criteria.__file__))
         origin = provenance.describe(typed, runs, criteria=history)

@@ -8,14 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import implicit_em
 from implicit_em.base.errors import ConfigError, RunError
-
-
-def default_conf() -> Path:
-    """Return ``conf`` if there is such a folder here, else the package's configuration."""
-    here = Path("conf")
-    return here if here.exists() else Path(implicit_em.__file__).parent / "conf"
+from implicit_em.config import CONF
 
 
 def command(study: str, words: Sequence[str], **options: tuple[Path, Path]) -> str:
@@ -75,8 +69,8 @@ def run_study(
 
 def add_conf(parser: argparse.ArgumentParser) -> None:
     """Add the option ``--conf`` to a parser."""
-    text = "folder of configuration files; default: ./conf, or the package's own"
-    parser.add_argument("--conf", type=Path, default=default_conf(), help=text)
+    text = "folder of configuration files; default: the package's own"
+    parser.add_argument("--conf", type=Path, default=CONF, help=text)
 
 
 def exit_code(run: Callable[[], object]) -> int:

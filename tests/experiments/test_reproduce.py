@@ -23,6 +23,7 @@ from implicit_em.studies.protocol import trial_label
 from implicit_em.studies.study_directory import refuse_directory
 
 CONF = ROOT / "conf"
+PACKAGED = ROOT / "implicit_em" / "conf"
 
 
 @pytest.fixture(scope="module")
@@ -265,7 +266,7 @@ def test_options_may_stand_anywhere_among_the_words(monkeypatch):
     run_study(
         lambda *taken: asked.append(taken), Path("there"), arguments, "WORD", "what", prog="p"
     )
-    assert asked == [(Path("here"), ["theorem", "ablation"], ["lr.value=1"], 2, Path("conf"))]
+    assert asked == [(Path("here"), ["theorem", "ablation"], ["lr.value=1"], 2, PACKAGED)]
 
 
 def test_make_passes_the_epochs_of_a_trial_on():
