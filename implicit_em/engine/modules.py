@@ -21,10 +21,11 @@ from implicit_em.base.errors import DamagedError, NonFiniteLossError
 from implicit_em.data import Block, BlockLoader, as_unit_float
 from implicit_em.distributed import GlobalBatch, Group
 from implicit_em.engine.rendezvous import current
-from implicit_em.engine.stack import Stack, takes_parts
+from implicit_em.engine.stack import Stack
 from implicit_em.losses import Objective, Term
 from implicit_em.metrics import energy_metrics, final_metrics
 from implicit_em.models import Encoder, SparseAutoencoder
+from implicit_em.models.declarations import undeclared
 from implicit_em.models.linear import SharedInput
 
 Spec = Mapping[str, Any]
@@ -391,8 +392,11 @@ def refusal_of_devices(module: EnergyModule, trainer: pl.Trainer) -> str | None:
         )
     if module.compiled:
         return f"{allowed} with trainer.compile=true"
-    if not takes_parts(module):
-        return f"{allowed}, as the model does not treat each sample by itself, the same every time"
+    if classes := undeclared(module.model, "takes_parts"):
+        return (
+            f"{allowed}, as the class {classes[0]} does not declare takes_parts = True: that it "
+            "treats each sample of a batch by itself, draws no random numbers and changes no state"
+        )
     return None
 
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from implicit_em.data import Block
-from implicit_em.engine.stack import LANES, Stack, takes_stacks
+from implicit_em.engine.rounding import activations_fill_lanes
+from implicit_em.engine.stack import Stack, takes_stacks
 
 T = TypeVar("T")
 
@@ -182,7 +183,11 @@ def _situation(requests: Sequence[_Request]) -> tuple[tuple[int, int, bool], ...
     kinds: dict[tuple[int, ...], int] = {}
     ordered = sorted(requests, key=lambda request: id(request.module))
     return tuple(
-        (id(r.module), kinds.setdefault(r.block.sizes, len(kinds)), _rounds_alike(r))
+        (
+            id(r.module),
+            kinds.setdefault(r.block.sizes, len(kinds)),
+            activations_fill_lanes(r.module.model.weight, r.block.sizes),
+        )
         for r in ordered
     )
 
@@ -222,7 +227,11 @@ def _likeness(request: Any) -> Any:
     known = all(
         getattr(term.function, "takes_stacks", False) for term in module.objective.terms.values()
     )
-    if not (known and _rounds_alike(request) and takes_stacks(module)):
+    if not (
+        known
+        and activations_fill_lanes(module.model.weight, block.sizes)
+        and takes_stacks(module.model)
+    ):
         return id(module)
     return (
         type(module),
@@ -232,18 +241,3 @@ def _likeness(request: Any) -> Any:
         module.device,
         module.compiled,
     )
-
-
-def _rounds_alike(request: Any) -> bool:
-    """Return whether a replica rounds as if alone.
-
-    Its activations have to fill their lanes, of which bfloat16 has twice as many, and no product
-    may be one with a vector, which in a stack is computed as one with a matrix.
-    """
-    module, block = request.module, request.block
-    components, width = module.model.weight.shape[-2:]
-    if module.device.type != "cpu":
-        return True
-    if min(components, width, *block.sizes) == 1:
-        return False
-    return all(size * components % (2 * LANES) == 0 for size in block.sizes)

@@ -19,18 +19,12 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from implicit_em.data import Block, batches_of
-from implicit_em.distributed import PER_SAMPLE, Group
+from implicit_em.distributed import Group
+from implicit_em.engine.rounding import parameters_fill_lanes, statistics_fill_lanes
 from implicit_em.losses import Objective, StackedObjective
 from implicit_em.losses.derived import full_precision
-from implicit_em.models.linear import Linear, SharedInput
-
-LANES = 32
-"""Elements that a vectorised loop of torch takes at a time, at most: two AVX-512 vectors.
-
-What is left over at a tensor's end is computed by other instructions, which round ``exp`` and
-``log`` differently; in a stack, the end of one replica is the middle of the tensor.
-"""
-
+from implicit_em.models.declarations import undeclared
+from implicit_em.models.linear import SharedInput
 
 ELEMENTWISE = (SGD, Adam, AdamW)
 """Optimizers that treat each element by itself, so that many parameters take one call."""
@@ -107,7 +101,7 @@ class Stack:
         self.own = [list(replica.model.parameters()) for replica in replicas]
         weight = self.own[0][0]
         self.dtype = weight.dtype
-        self.lifted = not takes_stacks(first)
+        self.lifted = not takes_stacks(first.model)
         if self.lifted and len(replicas) > 1:
             raise ValueError(f"{type(first.model).__name__} does not take stacks")
         models = [replica.model for replica in replicas]
@@ -213,7 +207,7 @@ class Stack:
         return {name: outputs[name] for name in asked}
 
     def _differentiate(self, outputs: Mapping[str, Tensor]) -> Any:
-        if len(self.replicas) == 1 or _whole_lanes(outputs):
+        if len(self.replicas) == 1 or statistics_fill_lanes(outputs):
             return self.objective.differentiate(outputs)
         totals, parts, starts = zip(
             *(
@@ -231,14 +225,6 @@ class Stack:
             grads = none if stacked.grad is None else stacked.grad.unbind()
             for own, grad in zip(self.own, grads, strict=True):
                 own[number].grad = grad
-
-
-def _whole_lanes(outputs: Mapping[str, Tensor]) -> bool:
-    """Return whether statistics over samples or components, too, fill their lanes."""
-    energies = outputs.get("energies")
-    if energies is None or energies.device.type != "cpu":
-        return True
-    return all(size % LANES == 0 for size in energies.shape[-2:])
 
 
 def merge_updates(replicas: Sequence[Replica]) -> tuple[list[Callable[[], Any]], list[int]]:
@@ -318,61 +304,6 @@ def stack_models(models: Sequence[nn.Module]) -> nn.Module:
     return stack
 
 
-@torch.random.fork_rng(devices=[])
-@torch.no_grad()
-def takes_stacks(replica: Replica) -> bool:
-    """Return whether a model, given a stack, treats each replica as it treats it alone.
-
-    All that has parameters or buffers must be a ``Linear`` of this project, or the model itself
-    where its class says ``takes_stacks``; then, components must fill their lanes also where it
-    treats its own parameters. The rest is tried out.
-    """
-    model = replica.model
-    says_so = getattr(model, "takes_stacks", False)
-    if says_so and model.weight.shape[-2] % LANES and model.weight.device.type == "cpu":
-        return False
-    for module in model.modules():
-        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-        if own and type(module) is not Linear and not (says_so and module is model):
-            return False
-    # Not its own weights: the answer must not depend on how far training is.
-    twins = [copy.deepcopy(model).to("cpu", torch.float32) for _ in range(2)]
-    generator = torch.Generator().manual_seed(0)
-    for twin in twins:
-        for parameter in twin.parameters():
-            parameter.uniform_(-0.1, 0.1, generator=generator)
-    x = torch.rand(3, model.weight.shape[-1], generator=generator)
-    try:
-        stack = stack_models(copy.deepcopy(twins))
-        alone = [{**replica.outputs(twin, x), **dict(twin.named_buffers())} for twin in twins]
-        together = {
-            **replica.outputs(stack, SharedInput(x[None], [2])),
-            **dict(stack.named_buffers()),
-        }
-        return all(
-            torch.allclose(together[name][number], value, rtol=1e-3, atol=1e-5)
-            for number, outputs in enumerate(alone)
-            for name, value in outputs.items()
-        )
-    except Exception:  # whatever it is, the answer is no
-        return False
-
-
-@torch.random.fork_rng(devices=[])
-@torch.no_grad()
-def takes_parts(replica: Replica) -> bool:
-    """Return whether a model gives each sample the same in any part of a batch.
-
-    One that normalises over the batch, draws random numbers or counts what it sees does not.
-    """
-    model = copy.deepcopy(replica.model).to("cpu", torch.float32)
-    x = torch.rand(4, model.weight.shape[-1], generator=torch.Generator().manual_seed(0))
-    before = [torch.get_rng_state(), *(buffer.clone() for buffer in model.buffers())]
-    whole = replica.outputs(model, x)
-    parts = [replica.outputs(model, part) for part in x.split(2)]
-    after = [torch.get_rng_state(), *model.buffers()]
-    return all(map(torch.equal, before, after)) and all(
-        torch.allclose(torch.cat([part[name] for part in parts]), value, rtol=1e-3, atol=1e-5)
-        for name, value in whole.items()
-        if name in PER_SAMPLE
-    )
+def takes_stacks(model: nn.Module) -> bool:
+    """Return whether several replicas of a model may be stacked; see ``models.declarations``."""
+    return not undeclared(model, "takes_stacks") and parameters_fill_lanes(model)

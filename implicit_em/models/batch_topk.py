@@ -30,6 +30,7 @@ class BatchTopK(TopK):
 
     """
 
+    takes_stacks = True
     threshold: Tensor
 
     def __init__(

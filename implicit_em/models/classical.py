@@ -29,6 +29,8 @@ class Pixels(Encoder):
 
     """
 
+    takes_stacks = takes_parts = True
+
     def __init__(self, in_features: int, hidden: int | None = None) -> None:
         if hidden not in (None, in_features):
             raise ValueError(f"hidden={hidden}: must be null, as many as inputs")
@@ -46,6 +48,8 @@ class PCA(SparseAutoencoder):
         hidden: number of components K, at most D.
 
     """
+
+    takes_stacks = takes_parts = True
 
     def __init__(self, in_features: int, hidden: int = 64) -> None:
         super().__init__(in_features, hidden, nn.Identity())
@@ -67,6 +71,8 @@ class ICA(SparseAutoencoder):
         iterations: at most.
 
     """
+
+    takes_stacks = takes_parts = True
 
     def __init__(self, in_features: int, hidden: int = 64, iterations: int = 500) -> None:
         super().__init__(in_features, hidden, nn.Identity())
@@ -103,6 +109,8 @@ class NMF(SparseAutoencoder):
         sweeps: of the coordinate descent.
 
     """
+
+    takes_parts = True
 
     def __init__(
         self, in_features: int, hidden: int = 64, iterations: int = 200, sweeps: int = 50
@@ -147,6 +155,8 @@ class KMeans(Encoder):
 
     """
 
+    takes_parts = True
+
     def __init__(self, in_features: int, hidden: int = 64) -> None:
         super().__init__(in_features, hidden)
 
@@ -176,6 +186,7 @@ class GaussianMixture(Encoder):
 
     """
 
+    takes_parts = True
     precision: Tensor
 
     def __init__(

@@ -36,7 +36,7 @@ class Dictionary(SparseAutoencoder):
 
     """
 
-    takes_stacks = True
+    takes_stacks = takes_parts = True
 
     def __init__(
         self,

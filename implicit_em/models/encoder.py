@@ -19,6 +19,8 @@ class Encoder(nn.Module):
 
     """
 
+    takes_stacks = takes_parts = True
+
     def __init__(
         self, in_features: int, hidden: int = 64, activation: nn.Module | None = None
     ) -> None:
@@ -46,6 +48,8 @@ class SampledEncoder(Encoder):
     As the prototypes of a mixture often do (Forgy 1965): ``w_j`` along ``x_i - m``, i drawn without
     replacement, as long as torch's own rows are on average, and ``b_j = -w_j m``, m the mean.
     """
+
+    takes_stacks = takes_parts = True
 
     @torch.no_grad()
     def start(self, x: Tensor) -> None:

@@ -24,6 +24,7 @@ class Gated(Dictionary):
 
     """
 
+    takes_stacks = takes_parts = True
     provides: ClassVar[tuple[str, ...]] = (*Dictionary.provides, "gates", "auxiliary")
     requires: ClassVar[tuple[str, ...]] = (*Dictionary.requires, "auxiliary")
 

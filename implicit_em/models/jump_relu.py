@@ -33,6 +33,7 @@ class JumpReLU(Dictionary):
 
     """
 
+    takes_stacks = takes_parts = True
     settings = ("k",)
     """In which the replicas of a stack may differ; it then is a list of theirs."""
     provides: ClassVar[tuple[str, ...]] = (*Dictionary.provides, "active", "k")

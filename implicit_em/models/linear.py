@@ -49,6 +49,8 @@ class Linear(nn.Linear):
     replica bit for bit what a stack of one gives it on a CPU with one thread.
     """
 
+    takes_stacks = takes_parts = True
+
     def forward(self, x: Any, bias: Tensor | None = None) -> Tensor:
         """Return ``x W^T + b``, of shape ``(..., K)``; ``(R, B, K)`` for a stack.
 

@@ -21,6 +21,7 @@ class SparseAutoencoder(nn.Module):
 
     """
 
+    takes_stacks = takes_parts = True
     provides: ClassVar[tuple[str, ...]] = ("reconstruction", "decoder")
     """What a loss term may ask for beside ``x``, ``energies`` and ``weight``."""
     requires: ClassVar[tuple[str, ...]] = ("reconstruction",)

@@ -32,6 +32,7 @@ class TopK(Dictionary):
 
     """
 
+    takes_stacks = True
     settings = ("k",)
     """In which the replicas of a stack may differ; it then is a list of theirs."""
     provides: ClassVar[tuple[str, ...]] = (*Dictionary.provides, "auxiliary")
