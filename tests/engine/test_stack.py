@@ -17,10 +17,9 @@ from torch.testing import assert_close
 
 from implicit_em.data import as_unit_float
 from implicit_em.engine.modules import EncoderModule
+from implicit_em.engine.optimizers import merge_optimizers, merge_steps
 from implicit_em.engine.stack import (
     Stack,
-    merge_optimizers,
-    merge_updates,
     stack_models,
     takes_stacks,
 )
@@ -578,7 +577,7 @@ def test_optimizers_that_are_set_alike_take_one_call():
     for one, arguments in zip(runs, settings, strict=True):
         one.optimizer = torch.optim.Adam(one.model.parameters(), **arguments)
     clipped, own = run(4, clip=lambda parameters: None), run(5, optimizer=torch.optim.NAdam)
-    merged, alone = merge_updates([*runs, clipped, own])
+    merged, alone = merge_steps([one.bare_optimizer for one in [*runs, clipped, own]])
     assert len(merged) == 3
     assert alone == [4, 5]
     assert merge_optimizers([runs[0].optimizer]) is runs[0].optimizer
