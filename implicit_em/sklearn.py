@@ -151,12 +151,12 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     def _check_parameters(self) -> None:
         for name, least in (("n_components", 1), ("max_iter", 1), ("batch_size", 2)):
             check_scalar(getattr(self, name), name, Integral, min_val=least)
-        for name in ("lse_weight", "var_weight", "tc_weight"):
-            check_scalar(getattr(self, name), name, Real, min_val=0)
-        check_scalar(self.lr, "lr", Real, min_val=0, include_boundaries="neither")
         for name in ("lse_weight", "var_weight", "tc_weight", "lr"):
-            if not np.isfinite(getattr(self, name)):
-                raise ValueError(f"{name} == {getattr(self, name)}, must be finite.")
+            value = getattr(self, name)
+            bounds = "neither" if name == "lr" else "both"
+            check_scalar(value, name, Real, min_val=0, include_boundaries=bounds)
+            if not np.isfinite(value):
+                raise ValueError(f"{name} == {value}, must be finite.")
         if self.n_jobs is not None:
             check_scalar(self.n_jobs, "n_jobs", Integral)
         effective_n_jobs(self.n_jobs)  # refuses 0

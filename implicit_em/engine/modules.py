@@ -123,14 +123,14 @@ class EnergyModule(pl.LightningModule):
         self._at_epoch_start: list[Tensor] = []
 
     def _check_fit(self) -> None:
-        provides = ("x", "energies", "weight", *getattr(self.model, "provides", ()))
+        provides = ("x", "energies", "weight", *self.model.provides)
         for name, term in self.objective.terms.items():
             if missing := set(term.inputs) - set(provides):
                 raise ValueError(
                     f"term {name} needs {', '.join(sorted(missing))}, which "
                     f"{type(self.model).__name__} does not have (it has {', '.join(provides)})"
                 )
-        if unused := set(getattr(self.model, "requires", ())) - self.objective.inputs:
+        if unused := set(self.model.requires) - self.objective.inputs:
             raise ValueError(
                 f"none of its terms ({', '.join(self.objective.terms)}) uses the "
                 f"{', '.join(sorted(unused))}, so that a part of {type(self.model).__name__} "
@@ -216,7 +216,8 @@ class EnergyModule(pl.LightningModule):
         stay on the device until the epoch ends.
         """
         if not isinstance(batch, Block):
-            batch = _block_of(Group.of(self.trainer).join(self._inputs(batch)))
+            inputs = Group.of(self.trainer).join(self._inputs(batch))
+            batch = Block(inputs, [torch.arange(len(inputs))])
         losses_ST = self._train(batch).squeeze(-1)
         self._losses.append(losses_ST)
         _count_steps(self.trainer, len(losses_ST))
@@ -404,10 +405,6 @@ def refusal_of_devices(module: EnergyModule, trainer: pl.Trainer) -> str | None:
 
 def _factor_at(step: int, factor: Any, steps: int) -> float:
     return factor(progress=min(step / steps, 1.0))
-
-
-def _block_of(x: Tensor) -> Block:
-    return Block(x, [torch.arange(len(x))])
 
 
 def _count_steps(trainer: pl.Trainer, steps: int) -> None:

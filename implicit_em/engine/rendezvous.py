@@ -223,10 +223,9 @@ def _stack_key(request: Any) -> Any:
     terms_take_stacks = all(getattr(term.function, "takes_stacks", False) for term in terms)
     if not (terms_take_stacks and _fills(request) and takes_stacks(module.model)):
         return id(module)
-    free = getattr(module.model, "settings", ())
     return (
         type(module),
-        repr({k: v for k, v in module.hparams["model"].items() if k not in free}),
+        repr({k: v for k, v in module.hparams["model"].items() if k not in module.model.settings}),
         module.objective.signature,
         block.sizes,
         module.device,

@@ -5,6 +5,7 @@ On other devices they ask for nothing.
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -59,11 +60,7 @@ def parameters_fill_lanes(model: nn.Module) -> bool:
         model: one replica, whose ``weight`` has shape ``(K, D)``.
 
     """
-    weight: Tensor = model.weight  # type: ignore[assignment]
-    plain = not (
-        hasattr(model, "before_step")
-        or hasattr(model, "after_step")
-        or any(True for _ in model.parameters(recurse=False))
-        or any(True for _ in model.buffers(recurse=False))
-    )
-    return plain or weight.device.type != "cpu" or weight.shape[-2] % LANES == 0
+    weight: Any = model.weight
+    tensors = [*model.parameters(recurse=False), *model.buffers(recurse=False)]
+    layers_alone = not (tensors or hasattr(model, "before_step") or hasattr(model, "after_step"))
+    return layers_alone or weight.device.type != "cpu" or weight.shape[-2] % LANES == 0

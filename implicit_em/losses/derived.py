@@ -17,6 +17,7 @@ with a default is an option.
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -125,20 +126,18 @@ def full_precision(tensor: Tensor) -> AbstractContextManager[Any]:
 
 
 class _Batch:
-    """Batches of energies ``(R, B, K)``; statistics are computed when a term asks for them."""
+    """Batches of energies ``(R, B, K)``; the first term that needs the statistics computes them."""
 
     def __init__(self, energies: Tensor) -> None:
         self.energies = energies
         self.size = energies.shape[-2]
-        self._statistics: tuple[Tensor, Tensor, Tensor] | None = None
 
+    @cached_property
     def statistics(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the mean, the centred energies and the sum of their squares, over the batch."""
-        if self._statistics is None:
-            mean = self.energies.mean(-2, keepdim=True)
-            centred = self.energies - mean
-            self._statistics = mean, centred, centred.square().sum(-2, keepdim=True)
-        return self._statistics
+        """The mean, the centred energies and the sum of their squares, over the batch."""
+        mean = self.energies.mean(-2, keepdim=True)
+        centred = self.energies - mean
+        return mean, centred, centred.square().sum(-2, keepdim=True)
 
 
 def _apply_forms(energies: Tensor, terms: Terms) -> tuple[tuple[Tensor, ...], tuple[Gradient, ...]]:
@@ -201,7 +200,7 @@ def _lse(
 
 def _variance(batch: _Batch, eps: float = 1e-6) -> tuple[Tensor, Gradient]:
     """``-sum_j log(Var_j + eps)``; gradient ``-2 (E - mean) / ((B - 1) (Var + eps))``."""
-    _, centred, squares = batch.statistics()
+    _, centred, squares = batch.statistics
     freedom = batch.size - 1
     floored = (squares / freedom).add_(eps)
 
@@ -218,7 +217,7 @@ def _decorrelation(batch: _Batch) -> tuple[Tensor, Gradient]:
     there are more components than samples, the B x B matrix ``Z Z^T`` replaces the K x K one: it
     has the same norm, and ``(Z Z^T) Z = Z C``.
     """
-    mean, centred, squares = batch.statistics()
+    mean, centred, squares = batch.statistics
     # Centring leaves an error of a few eps * |mean| in each of the B entries. A component that
     # varies less counts as constant.
     rounding = (8 * batch.size**0.5 * torch.finfo(mean.dtype).eps * mean).square_()

@@ -1,5 +1,7 @@
 """The derived model: one linear layer and an activation, no decoder."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +22,12 @@ class Encoder(nn.Module):
     """
 
     takes_stacks = takes_parts = True
+    provides: ClassVar[tuple[str, ...]] = ()
+    """Names of the tensors for loss terms, beside ``x``, ``energies`` and ``weight``."""
+    requires: ClassVar[tuple[str, ...]] = ()
+    """Names of those tensors that a loss term must use, or a part of the model is not trained."""
+    settings: ClassVar[tuple[str, ...]] = ()
+    """Arguments in which replicas of a stack may differ; a stack holds a list of their values."""
 
     def __init__(
         self, in_features: int, hidden: int = 64, activation: nn.Module | None = None

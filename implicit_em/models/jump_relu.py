@@ -34,8 +34,7 @@ class JumpReLU(Dictionary):
     """
 
     takes_stacks = takes_parts = True
-    settings = ("k",)
-    """Arguments in which replicas of a stack may differ; a stack holds a list of their values."""
+    settings: ClassVar[tuple[str, ...]] = ("k",)
     provides: ClassVar[tuple[str, ...]] = (*Dictionary.provides, "active", "k")
     k: float | list[float]
 

@@ -23,9 +23,8 @@ class SparseAutoencoder(nn.Module):
 
     takes_stacks = takes_parts = True
     provides: ClassVar[tuple[str, ...]] = ("reconstruction", "decoder")
-    """Names of the tensors for loss terms, beside ``x``, ``energies`` and ``weight``."""
     requires: ClassVar[tuple[str, ...]] = ("reconstruction",)
-    """Names of those tensors that a loss term must use, or a part of the model is not trained."""
+    settings: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self, in_features: int, hidden: int = 64, activation: nn.Module | None = None

@@ -33,8 +33,7 @@ class TopK(Dictionary):
     """
 
     takes_stacks = True
-    settings = ("k",)
-    """Arguments in which replicas of a stack may differ; a stack holds a list of their values."""
+    settings: ClassVar[tuple[str, ...]] = ("k",)
     provides: ClassVar[tuple[str, ...]] = (*Dictionary.provides, "auxiliary")
     k: int | list[int]
     silent_steps: Tensor
