@@ -7,12 +7,12 @@ def cosine(progress: float, warmup: float = 0.0, final: float = 0.0) -> float:
     """Linear warm-up to 1, then half a cosine down to ``final`` (Loshchilov and Hutter 2017).
 
     Args:
-        progress: share of the optimizer steps that is done.
-        warmup: share of the steps spent rising from 0.
+        progress: share of the optimizer steps made so far.
+        warmup: share of the steps over which the factor rises from 0.
         final: factor at the end.
 
     Raises:
-        ValueError: if one of them is not in [0, 1].
+        ValueError: if ``warmup`` or ``final`` is not in [0, 1].
 
     """
     for name, share in (("warmup", warmup), ("final", final)):

@@ -26,32 +26,33 @@ from implicit_em.models.linear import SharedInput
 class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """A decoder-free sparse autoencoder, trained by implicit EM (Oursland 2026, arXiv 2601.06478).
 
-    Energies ``E = relu(W x + b)`` of K components, of which a low one explains a sample well; their
-    responsibilities are ``softmax(-E)``. Each step takes Adam along the gradient of ``lse_weight *
-    LSE + var_weight * variance + tc_weight * decorrelation``, as ``implicit_em.losses`` defines
-    them. Samples are taken as they are: scale them first where their features differ in scale.
+    The K components have energies ``E = relu(W x + b)``; a low energy explains a sample well. Their
+    responsibilities are ``softmax(-E)``. Adam minimises ``lse_weight * LSE + var_weight * variance
+    + tc_weight * decorrelation``, with the terms of ``implicit_em.losses``. Samples are used
+    without scaling: scale the features first if their scales differ.
 
-    It is no ``DensityMixin`` and has no ``score``: a layer whose energies are all 0 would have the
-    best. Select by what comes after it in a pipeline.
+    It is no ``DensityMixin`` and has no ``score``: a layer whose energies are all 0 would score
+    best. Select models by the step that follows in a pipeline.
 
     Args:
         n_components: number of components K.
-        lse_weight: of LSE, a sum over the batch: its share grows with ``batch_size``.
-        var_weight: of the variance, which keeps components from dying.
-        tc_weight: of the decorrelation, which keeps them from being the same.
+        lse_weight: weight of the LSE term, a sum over the batch; its share grows with
+            ``batch_size``.
+        var_weight: weight of the variance term, which keeps components alive.
+        tc_weight: weight of the decorrelation term, which keeps components different.
         lr: learning rate of Adam.
-        max_iter: epochs of ``fit``; there is no earlier end, as the objective has no minimum.
-        batch_size: samples of a step, at least 2.
-        random_state: of the first weights and the order of the batches.
-        n_jobs: torch threads of training, as joblib counts them. ``None``, which is one, is the
-            fastest for a small layer, and gives the same bits on any number of cores.
+        max_iter: number of epochs of ``fit``; the objective has no minimum at which to stop early.
+        batch_size: number of samples in a step, at least 2.
+        random_state: seed of the initial weights and of the order of the batches.
+        n_jobs: number of torch threads in training, as joblib counts them. ``None`` is one thread:
+            the fastest for a small layer, with the same bits on any number of cores.
 
     Attributes:
         encoder_: the ``implicit_em.Encoder``, in the precision of the samples, float64 or float32.
-        components_: its weight rows, shape ``(K, D)``.
-        n_iter_: epochs trained so far.
+        components_: weight rows, shape ``(K, D)``.
+        n_iter_: number of epochs trained so far.
         n_features_in_: width D of the samples.
-        feature_names_in_: names of their columns, where these have any.
+        feature_names_in_: names of the samples' columns, if they have names.
 
     """
 
@@ -86,11 +87,11 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         """Train new weights for ``max_iter`` epochs.
 
         Args:
-            X: samples, shape ``(N, D)`` with N >= 2.
-            y: not looked at.
+            X: samples of shape ``(N, D)`` with N >= 2.
+            y: ignored.
 
         Raises:
-            ValueError, TypeError: if the samples or a parameter are not what they must be.
+            ValueError, TypeError: if the samples or a parameter are not valid.
             NonFiniteLossError: if training diverges.
 
         """
@@ -101,9 +102,9 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         return self
 
     def partial_fit(self, X: Any, y: Any = None) -> "ImplicitEM":
-        """Train for one more epoch on these samples; the arguments and errors are those of ``fit``.
+        """Train for one more epoch on these samples; arguments and errors are those of ``fit``.
 
-        Going on with the same samples gives what ``fit`` gives.
+        Repeated calls with the same samples give the result of ``fit``.
         """
         self._check_parameters()
         first = not hasattr(self, "encoder_")
@@ -129,13 +130,13 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     def score_samples(self, X: Any) -> np.ndarray:
         """Return the log-likelihood of samples, ``log sum_j exp(-E_j)``, shape ``(N,)``.
 
-        The mixture is not normalised: it compares samples under one model, never models.
+        The mixture is not normalised: compare samples under one model, not models.
         """
         return (-self._energies(X)).logsumexp(-1).numpy()
 
     @property
     def components_(self) -> np.ndarray:
-        """The weight rows, shape ``(K, D)``."""
+        """Weight rows, shape ``(K, D)``."""
         return self.encoder_.weight.detach().numpy()
 
     @property
@@ -150,12 +151,12 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     def _check_parameters(self) -> None:
         for name, least in (("n_components", 1), ("max_iter", 1), ("batch_size", 2)):
             check_scalar(getattr(self, name), name, Integral, min_val=least)
-        for name in ("lse_weight", "var_weight", "tc_weight"):
-            check_scalar(getattr(self, name), name, Real, min_val=0)
-        check_scalar(self.lr, "lr", Real, min_val=0, include_boundaries="neither")
         for name in ("lse_weight", "var_weight", "tc_weight", "lr"):
-            if not np.isfinite(getattr(self, name)):
-                raise ValueError(f"{name} == {getattr(self, name)}, must be finite.")
+            value = getattr(self, name)
+            bounds = "neither" if name == "lr" else "both"
+            check_scalar(value, name, Real, min_val=0, include_boundaries=bounds)
+            if not np.isfinite(value):
+                raise ValueError(f"{name} == {value}, must be finite.")
         if self.n_jobs is not None:
             check_scalar(self.n_jobs, "n_jobs", Integral)
         effective_n_jobs(self.n_jobs)  # refuses 0
@@ -168,7 +169,7 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             reset=reset,
             dtype=dtype,
             order="C",
-            force_writeable=True,  # torch warns of others
+            force_writeable=True,  # torch warns of read-only arrays
             ensure_min_samples=least,
         )
         return torch.from_numpy(array)
@@ -179,7 +180,7 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             return self.encoder_(self._samples(X, reset=False))
 
     def _begin(self, samples: Tensor) -> None:
-        """Draw new weights, and the seed of the order of the batches."""
+        """Draw new weights, and the seed for the order of the batches."""
         self._seed = int(check_random_state(self.random_state).randint(2**31))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
@@ -210,8 +211,7 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
                 self._optimizer.load_state_dict(before[1])
                 raise NonFiniteLossError(
                     f"lr={self.lr}: the loss was not finite in epoch {epoch + 1}; the weights are "
-                    "those that it began with; allowed are smaller rates, or samples of another "
-                    "scale"
+                    "those of the epoch's start; use a smaller rate, or scale the samples"
                 )
             self.n_iter_ = epoch + 1
 

@@ -1,4 +1,7 @@
-"""Data modules and the loader that serves batches from memory."""
+"""Data sets in memory: data modules, the loader of their batches, and checks of what is read.
+
+It imports from ``distributed`` and ``base``.
+"""
 
 from implicit_em.data.modules import ResidentDataModule, TorchvisionDataModule
 from implicit_em.data.resident import (

@@ -1,4 +1,4 @@
-"""What data must be like to be trained on and measured."""
+"""Checks of the data that are read: samples, labels and splits."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,17 +9,17 @@ from torch import Tensor
 from implicit_em.base.errors import ConfigError
 
 AT_ONCE = 2**24
-"""Values that are looked at together: samples in a file need not fit into memory."""
+"""Number of values to check at a time: samples in a file need not fit into memory."""
 
 
 def check_splits(splits: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-    """Refuse splits that cannot be trained on, or not be measured.
+    """Refuse splits that cannot be used for training or measurement.
 
     Args:
-        splits: samples ``(N, ...)`` and labels ``(N,)`` by the name of the split.
+        splits: samples ``(N, ...)`` and labels ``(N,)``, by the name of the split.
 
     Raises:
-        ConfigError: naming the split and the first place that is wrong.
+        ConfigError: if they cannot; it names the split and the first fault.
 
     """
     for name, (samples, labels) in splits.items():
@@ -31,15 +31,15 @@ def check_splits(splits: Mapping[str, tuple[Tensor, Tensor]]) -> None:
 
 
 def check_split(subject: str, samples: Tensor, labels: Tensor) -> None:
-    """Refuse samples that cannot be trained on, and labels that are not theirs.
+    """Refuse samples that cannot be trained on, and labels of another number.
 
     Args:
-        subject: of the message.
-        samples: shape ``(N, ...)``.
-        labels: shape ``(N,)``.
+        subject: beginning of the message, which names the data.
+        samples: data of shape ``(N, ...)``.
+        labels: classes of the samples, shape ``(N,)``.
 
     Raises:
-        ConfigError: naming the first place that is wrong.
+        ConfigError: if there is a fault; it names the first one.
 
     """
     if samples.dim() < 2:
@@ -76,10 +76,10 @@ def _check_finite(subject: str, samples: Tensor) -> None:
 
 
 def check_whole_numbers(subject: str, labels: Tensor) -> None:
-    """Refuse labels that name no classes.
+    """Refuse labels that are not whole numbers of shape ``(N,)``.
 
     Raises:
-        ConfigError: if they are not whole numbers, one after the other.
+        ConfigError: if they are not.
 
     """
     if labels.dim() != 1 or labels.is_floating_point() or labels.is_complex():
@@ -90,15 +90,15 @@ def check_whole_numbers(subject: str, labels: Tensor) -> None:
 
 
 def check_labels(name: str, labels: Tensor, classes: Sequence[Any]) -> None:
-    """Refuse labels that are none of a data set's classes.
+    """Refuse labels without a class in the data set.
 
     Args:
-        name: of the split.
-        labels: shape ``(N,)``.
-        classes: of the data set, in the order of their labels.
+        name: name of the split.
+        labels: classes of the samples, shape ``(N,)``.
+        classes: names of the classes, in the order of their labels.
 
     Raises:
-        ConfigError: naming the first of them.
+        ConfigError: if there is such a label; it names the first one.
 
     """
     wrong = (labels < 0) | (labels >= len(classes))

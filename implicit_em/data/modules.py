@@ -1,4 +1,4 @@
-"""Lightning data modules whose images stay in memory."""
+"""Lightning data modules whose samples stay in memory."""
 
 import socket
 from abc import abstractmethod
@@ -23,32 +23,32 @@ from implicit_em.data.sharing import Source, Splits
 from implicit_em.distributed import Group
 
 BLOCK = 64
-"""Most batches that are trained on between two calls of Lightning's hooks."""
+"""Maximum number of batches in a block."""
 BLOCK_OPERATIONS = 4e9
-"""Operations of a block's matrix products, roughly: less than 0.1 s, as a run ends with a block."""
+"""Operations of a block's matrix products: about 0.1 s, as a run can stop only between blocks."""
 MONITORED = 10_000
 EVALUATION_BATCH = 2_000
 Final = Literal["test", "validation"]
 PATIENCE = 10.0
-"""Seconds that a server may keep silent before a download is given up."""
+"""Seconds without an answer after which a download is given up."""
 
 
 class ResidentDataModule(pl.LightningDataModule):
-    """Base of the data sets that fit into memory; a subclass says how to ``read`` a split.
+    """Base of the data sets that fit into memory; a subclass implements ``read``.
 
-    Images are kept once, as uint8 of shape ``(N, D)``, on the training device. Modules of the same
-    ``source`` share them.
+    The training device holds one copy of the samples, shape ``(N, D)``. Modules with equal
+    ``source`` share it.
 
     Args:
-        batch_size: samples in a training batch.
-        val_size: training samples held out for validation. Without any, the curves over training
-            are measured on a fixed 10,000 of the training samples.
-        seed: of the order of the batches. The split does not depend on it.
-        final: what a trained model is measured on: the test samples, or those held out for
-            validation, so that settings can be chosen without the test set.
+        batch_size: number of samples in a training batch.
+        val_size: number of training samples held out for validation; at 0, the curves over training
+            are measured on a fixed choice of 10,000 training samples.
+        seed: seed of the order of the batches; the split does not depend on it.
+        final: samples that a trained model is measured on: those for testing, or those held out for
+            validation, to choose settings without the test samples.
 
     Raises:
-        ValueError: for another ``final``, or the validation samples where less than 2 are held out.
+        ValueError: if ``final`` is another word, or ``validation`` with fewer than 2 held out.
 
     """
 
@@ -72,7 +72,7 @@ class ResidentDataModule(pl.LightningDataModule):
         """Return the samples ``(N, ...)``, uint8 or float, and the labels ``(N,)`` of a split."""
 
     def source(self) -> Source | None:
-        """Return all that decides what ``read`` gives; ``None``: nothing is shared."""
+        """Return everything that determines the result of ``read``; ``None`` to share nothing."""
         return None
 
     @property
@@ -81,10 +81,10 @@ class ResidentDataModule(pl.LightningDataModule):
         return int(np.prod(self.sample_shape))
 
     def setup(self, stage: str | None = None) -> None:
-        """Read both splits, unless this module or another of its source has done so.
+        """Read both splits, unless a module with the same source has done so.
 
         Raises:
-            ConfigError: if they cannot be trained on.
+            ConfigError: if the splits cannot be trained on.
             ValueError: if ``val_size`` leaves nothing to train on.
 
         """
@@ -101,22 +101,22 @@ class ResidentDataModule(pl.LightningDataModule):
     def split(self, name: str) -> tuple[Tensor, Tensor]:
         """Return samples ``(N, D)`` and labels of ``train`` or ``test``, on the training device.
 
-        Others may share them: not to be written to.
+        Do not write to them: other modules may share them.
         """
         assert self._splits, "setup() comes first"
         device = self.trainer.strategy.root_device if self.trainer else self._splits.home
         return self._splits.on(device, name)
 
     def train_indices(self) -> Tensor:
-        """Return the training samples that are not held out, int64."""
+        """Return the rows of the training samples that are not held out, int64."""
         return self._shuffled()[self.val_size :].sort().values
 
     def monitored_indices(self) -> Tensor:
-        """Return the held-out samples, or a fixed choice of the training samples, int64."""
+        """Return the rows held out, or else a fixed choice of the training samples, int64."""
         return self._shuffled()[: self.val_size or MONITORED].sort().values
 
     def final_samples(self) -> tuple[Tensor, Tensor]:
-        """Return samples ``(N, D)`` and labels that a trained model is measured on."""
+        """Return the samples ``(N, D)`` and labels that a trained model is measured on."""
         if self.final == "test":
             return self.split("test")
         samples, labels = self.split("train")
@@ -127,13 +127,13 @@ class ResidentDataModule(pl.LightningDataModule):
         return torch.from_numpy(np.random.default_rng(0).permutation(len(self.split("train")[0])))
 
     def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
-        """Return the batch as it is: it was cut from data that lie on the device."""
+        """Return the batch as it is: its data lie on the device already."""
         return batch
 
     def train_dataloader(self) -> ResidentLoader | BlockLoader:
-        """Batches of the training samples, in a new order each epoch.
+        """Return batches of the training samples, in a new order each epoch.
 
-        A Trainer gets them in blocks, unless one of its flags or callbacks counts batches.
+        A Trainer gets blocks of batches, unless one of its flags or callbacks counts batches.
         """
         loader = ResidentLoader(
             *self.split("train"),
@@ -149,7 +149,7 @@ class ResidentDataModule(pl.LightningDataModule):
         return BlockLoader(loader, size)
 
     def val_dataloader(self) -> ResidentLoader:
-        """Batches of the samples on which the curves over training are measured."""
+        """Return batches of the samples on which the curves over training are measured."""
         return ResidentLoader(
             *self.split("train"),
             EVALUATION_BATCH,
@@ -158,7 +158,7 @@ class ResidentDataModule(pl.LightningDataModule):
         )
 
     def test_dataloader(self) -> ResidentLoader:
-        """Batches of the samples that a trained model is measured on, in their own order."""
+        """Return batches of the samples that a trained model is measured on, in order."""
         return ResidentLoader(*self.final_samples(), EVALUATION_BATCH, group=self._group())
 
     def _group(self) -> Group:
@@ -166,7 +166,7 @@ class ResidentDataModule(pl.LightningDataModule):
 
 
 def block_size(batch_size: int, components: int, in_features: int) -> int:
-    """Return the number of batches in a block, by arithmetic alone: a resumed run has the same."""
+    """Return the number of batches in a block, from sizes alone: a resumed run has the same."""
     operations = 4 * batch_size * components * in_features
     return int(min(max(BLOCK_OPERATIONS // operations, 1), BLOCK))
 
@@ -193,13 +193,13 @@ def _counts_batches(trainer: pl.Trainer) -> bool:
 
 
 class TorchvisionDataModule(ResidentDataModule):
-    """An image data set of torchvision: MNIST and those with its interface.
+    """An image data set of torchvision: MNIST, or another with its interface.
 
     Args:
-        dataset: a class or function called with ``root``, ``train`` and ``download``, whose result
-            holds ``data`` of shape ``(N, H, W)``, uint8, and ``targets``.
-        root: folder of the archives; what is missing is downloaded.
-        kwargs: of the base class.
+        dataset: class or function that takes ``root``, ``train`` and ``download``; its result has
+            ``data``, uint8 of shape ``(N, H, W)``, and ``targets``.
+        root: folder of the archives; missing ones are downloaded.
+        kwargs: arguments of ``ResidentDataModule``.
 
     """
 
@@ -211,10 +211,10 @@ class TorchvisionDataModule(ResidentDataModule):
         self.root = root
 
     def prepare_data(self) -> None:
-        """Download, verify and unpack the archives, where that was not done before.
+        """Download, verify and unpack the archives, if that was not done before.
 
         Raises:
-            ConfigError: if they cannot be had, or read.
+            ConfigError: if they cannot be downloaded or read.
 
         """
         with sharing.lock, _patience():
@@ -224,8 +224,8 @@ class TorchvisionDataModule(ResidentDataModule):
     def source(self) -> Source | None:
         """Return the data set, its arguments and the state of its files.
 
-        The files of MNIST and those with its interface lie in a folder of the class's name; without
-        one, nothing is shared, nor where a subclass reads in its own way.
+        The files lie in a folder with the name of the class. Without this folder, and in a subclass
+        with its own ``read``, nothing is shared.
         """
         root = Path(self.root).resolve()
         call = self.dataset if isinstance(self.dataset, partial) else partial(self.dataset)
@@ -239,7 +239,7 @@ class TorchvisionDataModule(ResidentDataModule):
         """Return images ``(N, H, W)``, uint8, and labels ``(N,)``, int64.
 
         Raises:
-            ConfigError: if they cannot be read, or there are labels of no class.
+            ConfigError: if they cannot be read, or a label has no class.
 
         """
         split = self._open(train=train)
@@ -251,10 +251,10 @@ class TorchvisionDataModule(ResidentDataModule):
         return torch.as_tensor(images), labels
 
     def _open(self, train: bool, **options: Any) -> Any:
-        # Of damaged files torchvision says neither where they are nor, at times, what is wrong.
+        # For damaged files, torchvision's message lacks the place and sometimes the reason.
         try:
             return self.dataset(root=self.root, train=train, **options)
-        except Exception as error:  # a damaged file may bring about any
+        except Exception as error:  # a damaged file can cause any
             split = "train" if train else "test"
             raise ConfigError(
                 f"{split} split in {self.root}: {type(error).__name__}: {one_line(error)}"
@@ -263,7 +263,7 @@ class TorchvisionDataModule(ResidentDataModule):
 
 @contextmanager
 def _patience() -> Iterator[None]:
-    """Limit the waiting for a server, of which torchvision has no end."""
+    """Limit the wait for a server; torchvision would wait for ever."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(PATIENCE if before is None else before)
     try:

@@ -1,4 +1,4 @@
-"""Batches from a data set that lies in memory as a whole."""
+"""Batches and blocks of batches from a data set in memory."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -18,8 +18,8 @@ def as_unit_float(values: Tensor, out: Tensor | None = None) -> Tensor:
     """Return bytes as float32 in [0, 1], floating-point values as they are.
 
     Args:
-        values: of any shape.
-        out: where to write them instead, in its dtype.
+        values: tensor of any shape, uint8 or floating point.
+        out: tensor to write to, in its dtype; ``None`` for a new one.
 
     """
     if values.is_floating_point():
@@ -30,19 +30,19 @@ def as_unit_float(values: Tensor, out: Tensor | None = None) -> Tensor:
 class ResidentLoader:
     """Sized, resumable iterable of batches ``(inputs_BD, labels_B)``.
 
-    The data stay where they are (on the training device, as uint8); a batch is one gather, scaled
-    to [0, 1] float32. Each epoch's order is a permutation drawn from ``(seed, epoch)`` alone, so
-    that it does not depend on what else uses random numbers. Iterating again goes on to the next
-    epoch, unless ``set_epoch`` names one. The last, smaller batch is kept, but for a batch of a
+    The data stay where they are: on the training device, as uint8. A batch is one gather, scaled to
+    float32 in [0, 1]. The order of an epoch is a permutation drawn from ``(seed, epoch)`` alone,
+    whatever else uses random numbers. A new iteration goes on to the next epoch, unless
+    ``set_epoch`` names another. The last batch may be smaller. It is left out if it would hold a
     single sample, which has no variance.
 
     Args:
-        inputs: shape ``(N, D)``, uint8 or floating point.
-        labels: shape ``(N,)``.
-        batch_size: samples in a batch.
-        seed: of the permutations; ``None`` keeps the order of ``indices``.
-        indices: the samples to take; all of them where none are given.
-        group: of processes, each of which gets its part of every batch; a part may be empty.
+        inputs: samples of shape ``(N, D)``, uint8 or floating point.
+        labels: classes of the samples, shape ``(N,)``.
+        batch_size: number of samples in a batch.
+        seed: seed of the permutations; ``None`` keeps the order of ``indices``.
+        indices: rows to use, int64; ``None`` for all.
+        group: processes of the run, each of which gets its part of every batch, possibly empty.
 
     """
 
@@ -62,7 +62,7 @@ class ResidentLoader:
         self.indices = torch.arange(len(inputs)) if indices is None else indices
         self.group = group or Group()
         self.epoch = 0
-        self._batch = 0  # batches of this epoch that were handed out
+        self._batch = 0  # number of batches of this epoch handed out so far
         self._resuming = False
         if self._leaves_one_out:
             log.info("The last batch would hold a single sample, which has no variance: left out.")
@@ -79,9 +79,9 @@ class ResidentLoader:
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration gives, from its first batch on.
+        """Set the epoch of the next iteration, which starts at its first batch.
 
-        After ``load_state_dict`` the epoch that was interrupted goes on where it stopped.
+        After ``load_state_dict``, an interrupted epoch goes on where it stopped.
         """
         if not (self._resuming and epoch == self.epoch):
             self.epoch, self._batch, self._resuming = epoch, 0, False
@@ -98,11 +98,11 @@ class ResidentLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for indices in self.index_batches():
-            own = indices[self.group.part(len(indices))].to(self.inputs.device)
-            yield as_unit_float(self.inputs.index_select(0, own)), self.labels[own]
+            part = indices[self.group.part(len(indices))].to(self.inputs.device)
+            yield as_unit_float(self.inputs.index_select(0, part)), self.labels[part]
 
     def index_batches(self) -> Iterator[Tensor]:
-        """Iterate over the indices of the samples of each whole batch, int64 of shape ``(B,)``."""
+        """Iterate over the rows of each batch of all processes, int64 of shape ``(B,)``."""
         # The position is cleared here, not after the last batch: Lightning never asks for one more.
         if self._resuming:
             self._resuming = False
@@ -116,11 +116,11 @@ class ResidentLoader:
             yield order[start : start + self.batch_size]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position: the epoch and the batches of it that were handed out."""
+        """Return the position: the epoch, and the number of its batches handed out."""
         return {"epoch": self.epoch, "batch": self._batch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a position that ``state_dict`` gave."""
+        """Go on from a position of ``state_dict``."""
         self.epoch, self._batch = state["epoch"], state["batch"]
         self._resuming = True
 
@@ -128,13 +128,12 @@ class ResidentLoader:
 class Block:
     """Consecutive batches that one call of ``training_step`` trains on.
 
-    Iterating gives inputs of shape ``(B, D)``, bytes as they are. Blocks are equal when they hold
+    Iteration returns inputs of shape ``(B, D)`` in their own dtype. Blocks are equal if they hold
     the same samples in the same batches.
 
     Args:
-        inputs: shape ``(N, D)``.
-        batches: indices of the samples of each batch, on the CPU, where comparing them waits for no
-            device.
+        inputs: samples of shape ``(N, D)``.
+        batches: rows of each batch, int64, on the CPU, where comparing them waits for no device.
 
     """
 
@@ -148,7 +147,7 @@ class Block:
             yield self.inputs.index_select(0, indices)
 
     def part(self, group: Group) -> "Block":
-        """Return the batches' parts of this process; the block itself for one alone."""
+        """Return this process's part of each batch."""
         if group.size == 1:
             return self
         return Block(self.inputs, [batch[group.part(len(batch))] for batch in self.batches])
@@ -167,8 +166,8 @@ class Block:
 def batches_of(blocks: Sequence[Block], dtype: torch.dtype) -> Iterator[Tensor]:
     """Iterate over the batches of S blocks of equal sizes, shape ``(S, B, D)``.
 
-    Memory that is written for the first time costs more than the copy: batches of one size are all
-    the same tensor, which holds each of them until the next one is asked for.
+    Batches of one size are one tensor, which holds each batch until the next one is asked for: the
+    first write to fresh memory costs more than the copy.
     """
     inputs = blocks[0].inputs
     buffers = {
@@ -182,14 +181,14 @@ def batches_of(blocks: Sequence[Block], dtype: torch.dtype) -> Iterator[Tensor]:
 
 
 class BlockLoader:
-    """Iterable of the batches of a ``ResidentLoader``, several of them in a ``Block``.
+    """Iterable of the batches of a ``ResidentLoader``, in blocks.
 
-    A block costs Lightning no more than a batch, which for a small model is more than to train on
-    it.
+    Lightning's loop costs the same for a block as for a batch, and for a small model more than to
+    train on the batch.
 
     Args:
-        resident: whose batches these are; it keeps the position.
-        size: number of batches in a block; the last block of an epoch may have fewer.
+        resident: loader of the batches; it keeps the position.
+        size: number of batches in a block; the last block of an epoch may hold fewer.
 
     """
 
@@ -203,7 +202,7 @@ class BlockLoader:
 
     @property
     def sampler(self) -> ResidentLoader:
-        """The resident loader, to which Lightning announces each epoch."""
+        """The resident loader: Lightning announces each epoch to it."""
         return self.resident
 
     def __len__(self) -> int:

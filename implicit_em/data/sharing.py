@@ -1,4 +1,4 @@
-"""What this process has read: data modules of one source share its tensors."""
+"""Data that this process has read: data modules with equal sources share their tensors."""
 
 from collections.abc import Callable
 from threading import RLock
@@ -10,15 +10,15 @@ from torch import Tensor
 from implicit_em.data.checks import check_splits
 
 lock = RLock()
-"""Held while data are prepared, read or copied, so that no two threads do the same."""
+"""Lock to hold while data are prepared, read or copied: only one thread does it."""
 
 
 class Source(NamedTuple):
-    """Where data come from: what is read from equal sources is the same.
+    """Where data come from. Equal sources hold equal data.
 
     Args:
-        what: all that decides what is read, but for the content of the files.
-        files: the state of these. Of one ``what`` only the data of the last state are kept.
+        what: everything that determines the data, except the content of the files.
+        files: state of the files. For each ``what``, the data of the last state alone are kept.
 
     """
 
@@ -27,13 +27,13 @@ class Source(NamedTuple):
 
 
 class Splits:
-    """The splits of a data set, once on each device that asked for them; not to be written to.
+    """The splits of a data set, with one copy on each device that uses them. Do not write to them.
 
     Args:
-        read: returns the samples ``(N, ...)`` and labels ``(N,)`` of the training or test split.
+        read: function from "is it the training split" to samples ``(N, ...)`` and labels ``(N,)``.
 
     Raises:
-        ConfigError: if they cannot be trained on.
+        ConfigError: if the splits cannot be trained on.
 
     """
 
@@ -59,13 +59,13 @@ _known: list[tuple[Source, Splits]] = []
 
 
 def known(source: Source | None) -> Splits | None:
-    """Return what was read from a source; ``None`` has none that could be shared."""
+    """Return the splits that were read from a source; ``None`` if there are none."""
     with lock:
         return next((splits for other, splits in _known if other == source), None)
 
 
 def read_once(source: Source | None, read: Callable[[bool], tuple[Tensor, Tensor]]) -> Splits:
-    """Return what was read from a source, or read it now."""
+    """Return the splits of a source; read them if that was not done before."""
     with lock:
         splits = known(source)
         if splits is None:

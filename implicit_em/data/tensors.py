@@ -1,4 +1,4 @@
-"""Samples of one's own, from files of arrays."""
+"""Your own samples, from files of arrays."""
 
 import pickle
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -18,31 +18,31 @@ from implicit_em.data.modules import ResidentDataModule
 from implicit_em.data.sharing import Source
 
 FILES = ("path", "labels", "test_path", "test_labels")
-"""The settings that may name a file, in the order of the digest."""
+"""Settings that may name a file, in the order of the digest."""
 
 
 class TensorDataModule(ResidentDataModule):
-    """Samples from .npy, .npz, .safetensors or .pt files, with labels where there are any.
+    """Samples from .npy, .npz, .safetensors or .pt files, with labels if there are any.
 
-    Nothing is unpickled. All formats but .npz are memory-mapped, and stay so on a CPU where the
-    test samples have a file of their own; samples that are divided are copied.
+    Nothing is unpickled. All formats except .npz are memory-mapped, and stay so on a CPU if the
+    test samples have their own file. Otherwise the two splits are copies.
 
     Args:
         path: file of the samples ``(N, ...)``: uint8, which is scaled to [0, 1], or floating point.
         labels: file of the labels ``(N,)``, whole numbers, or their name in the file of the
-            samples. Without any, all samples are of one class, and nothing is probed.
-        key: the samples' name, in a file of several arrays.
-        test_path: file of the test samples, with the same names; without one, ``test_fraction`` of
-            the samples are held out.
-        test_labels: file of their labels, where those of the others have one.
+            samples; ``None`` puts all samples in one class, and nothing is probed.
+        key: name of the samples in a file of several arrays.
+        test_path: file of the test samples, with the same names; ``None`` holds out
+            ``test_fraction`` of the samples.
+        test_labels: file of the test labels; needed if ``labels`` and ``test_path`` are files.
         test_fraction: share of the samples in the test split.
-        split_seed: of the choice of these, which the run's own seed does not affect.
-        digest: of the files and names, as ``content.digest_of`` gives it, so that other content is
-            refused; ``None`` takes any.
-        kwargs: of the base class.
+        split_seed: seed of the test split; the run's own seed does not affect it.
+        digest: digest of the files and names, from ``base.digest.digest_of``; other content is
+            refused. ``None`` accepts any content.
+        kwargs: arguments of ``ResidentDataModule``.
 
     Raises:
-        ConfigError: if a file cannot be opened, or the settings do not go together.
+        ConfigError: if a file cannot be opened, or the settings contradict each other.
 
     """
 
@@ -86,10 +86,10 @@ class TensorDataModule(ResidentDataModule):
             raise ConfigError(f"split_seed={self.split_seed}: allowed are whole numbers from 0 on")
 
     def prepare_data(self) -> None:
-        """Make sure that the files hold what they held.
+        """Check the digest of the files.
 
         Raises:
-            ConfigError: if they do not.
+            ConfigError: if their content has changed.
 
         """
         found = self.digest and digest_of(*self._names())
@@ -103,7 +103,7 @@ class TensorDataModule(ResidentDataModule):
         return [getattr(self, setting) for setting in FILES]
 
     def source(self) -> Source | None:
-        """Return the files with their state, and what is taken from them."""
+        """Return the files with their state, and the settings that select from them."""
         if type(self).read is not TensorDataModule.read:
             return None
         names = [Path(n).resolve() if names_a_file(n) else n for n in self._names()]
@@ -116,7 +116,7 @@ class TensorDataModule(ResidentDataModule):
         """Return the samples ``(N, ...)`` and labels ``(N,)``, int64, of a split.
 
         Raises:
-            ConfigError: if a file does not hold them.
+            ConfigError: if a file does not contain them.
 
         """
         if self.test_path is not None and not train:
@@ -146,13 +146,13 @@ class TensorDataModule(ResidentDataModule):
 def read_tensor(
     setting: str, path: Path, key: str | None = None, besides: str | None = None
 ) -> Tensor:
-    """Return an array of a file, memory-mapped where the format allows it.
+    """Return an array of a file, memory-mapped if the format allows it.
 
     Args:
-        setting: that names the file, for the message.
-        path: of the file.
-        key: the array's name; the only array there, where none is given.
-        besides: name of an array that is not meant.
+        setting: setting that names the file, for the message.
+        path: path of the file.
+        key: name of the array; ``None`` for the only one.
+        besides: name of an array that does not count.
 
     Raises:
         ConfigError: if there is no such array.
@@ -179,16 +179,16 @@ def read_tensor(
         raise
     except pickle.UnpicklingError as error:
         raise ConfigError(f"{subject}: holds more than tensors, and is not unpickled") from error
-    except Exception as error:  # a damaged file may bring about any
+    except Exception as error:  # a damaged file can cause any
         raise ConfigError(f"{subject}: {type(error).__name__}: {one_line(error)}") from error
     return array.detach()
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Collection[Any], Callable[[Any], Any]]]:
-    """Give the names of a file's arrays, and what returns one of them."""
+    """Yield the names of a file's arrays, and a function that returns one of them."""
     if path.suffix == ".npy":
-        array = np.lib.format.open_memmap(path, mode="c")  # its changes would stay in memory
+        array = np.lib.format.open_memmap(path, mode="c")  # writable, but changes stay in memory
         yield [path.stem], lambda _: array
     elif path.suffix == ".npz":
         with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
@@ -197,9 +197,9 @@ def _opened(path: Path) -> Iterator[tuple[Collection[Any], Callable[[Any], Any]]
         with safe_open(path, framework="pt") as tensors:
             yield tensors.keys(), tensors.get_tensor
     else:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        named = content if isinstance(content, Mapping) else {path.stem: content}
-        yield named.keys(), named.__getitem__
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        arrays = loaded if isinstance(loaded, Mapping) else {path.stem: loaded}
+        yield arrays.keys(), arrays.__getitem__
 
 
 def _check_file(subject: str, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Several processes that train one run: their group, the Lightning strategy, how they are started.
+"""Several processes that train one run: their group, their Lightning strategy and their start.
 
 It imports from ``base`` alone.
 """

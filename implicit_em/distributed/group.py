@@ -1,8 +1,8 @@
 """Several processes that train one run, each with a part of every batch.
 
-What the model gives for the parts is gathered into the whole batch, on which every process computes
-the objective; each goes backward through its own samples, and the gradients of the weights are then
-added up. So the statistics are those of the whole batch, and a step is that of one process alone.
+Every process gathers the outputs of all parts and computes the objective of the whole batch. Each
+then goes backward through its own samples, and the gradients of the weights are added up. So the
+statistics are those of the whole batch, and a step is the step of one process alone.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,15 +19,15 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 PER_SAMPLE = frozenset({"x", "energies", "reconstruction", "active", "gates", "auxiliary"})
-"""Tensors that a loss term may ask for which have a row for each sample; any other is a weight."""
+"""Names of the tensors for loss terms that have a row for each sample; others are weights."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """The processes of a run; by default one alone.
+    """The processes of a run; by default a single one.
 
     Args:
-        rank: of this process.
+        rank: number of this process, from 0.
         size: number of processes.
 
     """
@@ -37,42 +37,44 @@ class Group:
 
     @classmethod
     def of(cls, trainer: pl.Trainer) -> "Group":
-        """Return the processes that a Trainer is one of."""
+        """Return the processes of a Trainer."""
         return cls(trainer.global_rank, trainer.world_size)
 
     def part(self, samples: int) -> slice:
-        """Return which of so many samples are this process's: parts of one size, but for the last.
+        """Return this process's part of a batch: equal sizes, but the last may be smaller or empty.
 
-        The part may be empty.
+        Args:
+            samples: number of samples in the batch.
+
         """
         most = -(-samples // self.size)
         return slice(self.rank * most, (self.rank + 1) * most)
 
-    def join(self, own_BD: Tensor) -> Tensor:
-        """Return the samples of all processes, of which each may have any number."""
-        return own_BD if self.size == 1 else torch.cat(gather_all_tensors(own_BD))
+    def join(self, samples_BD: Tensor) -> Tensor:
+        """Return the samples of all processes; each may bring any number of them."""
+        return samples_BD if self.size == 1 else torch.cat(gather_all_tensors(samples_BD))
 
     def gather(self, outputs: Mapping[str, Tensor], samples: int) -> dict[str, Tensor]:
-        """Return what all processes together have computed.
+        """Return the outputs of all processes, of shape ``(1, B, ...)``.
 
-        Going backward from there leads each process to the gradient of its own samples, and to its
-        share of the gradient where all have the same.
+        Backward gives each process the gradient of its own samples, and its share of the gradient
+        of weights.
 
         Args:
-            outputs: by the names that loss terms ask for, of shape ``(1, B', ...)`` for this
-                process's part of the samples.
-            samples: number B of samples in all.
+            outputs: tensors for loss terms by name; those of samples have shape ``(1, B', ...)``,
+                for this process's part.
+            samples: number B of samples in the whole batch.
 
         """
         return {
             name: _Gathered.apply(outputs[name], self, samples)
             if name in PER_SAMPLE
             else _Shared.apply(outputs[name], self.size)
-            for name in sorted(outputs)  # in one order everywhere; that of a set of names is not
+            for name in sorted(outputs)  # every process needs the same order
         }
 
     def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Put the sum over all processes in place of each parameter's gradient."""
+        """Replace each parameter's gradient by the sum over all processes."""
         gradients = [p.grad for p in parameters if p.grad is not None]
         total = parameters_to_vector(gradients)
         dist.all_reduce(total)
@@ -80,17 +82,17 @@ class Group:
 
 
 class _Gathered(Function):
-    """Rows of all processes; every process computes the same from them, so none sends gradients."""
+    """Rows of all processes; all compute the same from them, so no gradients are exchanged."""
 
     @staticmethod
-    def forward(ctx: Any, own: Tensor, group: Group, samples: int) -> Tensor:
+    def forward(ctx: Any, part: Tensor, group: Group, samples: int) -> Tensor:
         ctx.rows = group.part(samples)
         most = -(-samples // group.size)
-        sent = own.new_zeros(most, own.shape[-1])
-        sent[: own.shape[-2]] = own[0]
-        everyone = own.new_empty(group.size * most, own.shape[-1])
-        dist.all_gather(list(everyone.split(most)), sent)
-        return everyone[None, :samples]  # what is missing of a part is missing at the end
+        padded = part.new_zeros(most, part.shape[-1])
+        padded[: part.shape[-2]] = part[0]
+        gathered = part.new_empty(group.size * most, part.shape[-1])
+        dist.all_gather(list(gathered.split(most)), padded)
+        return gathered[None, :samples]  # only the last parts are padded
 
     @staticmethod
     @once_differentiable
@@ -99,7 +101,7 @@ class _Gathered(Function):
 
 
 class _Shared(Function):
-    """A tensor that all processes have: together they give its gradient once."""
+    """A tensor that all processes hold; the sum of their gradients counts it once."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, processes: int) -> Tensor:

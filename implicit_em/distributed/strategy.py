@@ -10,23 +10,22 @@ from implicit_em.base import interruption
 
 
 class GlobalBatch(DDPStrategy):
-    """One process a device; ``EnergyModule``'s step sees to the statistics and the gradients.
+    """One process for each device; the step of ``EnergyModule`` exchanges outputs and gradients.
 
-    The module is not wrapped, and the processes are those that ``train.py`` has started, or
-    ``torchrun``.
+    The module is not wrapped. ``train.py`` or ``torchrun`` starts the processes.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(cluster_environment=LightningEnvironment(), **options)
 
     def _configure_launcher(self) -> None:
-        """Start no processes."""
+        """Configure no launcher: the processes run already."""
 
     def setup_environment(self) -> None:
-        """Meet the other processes.
+        """Connect to the other processes.
 
         Raises:
-            ValueError: if nobody has started them.
+            ValueError: if they were not started.
 
         """
         assert self.cluster_environment is not None
@@ -38,16 +37,16 @@ class GlobalBatch(DDPStrategy):
         super().setup_environment()
 
     def configure_ddp(self) -> None:
-        """Begin with the weights of the first process."""
+        """Start with the weights of the first process."""
         assert self.model is not None
         for tensor in self.model.state_dict().values():
             dist.broadcast(tensor, 0)
 
     def barrier(self, *args: Any, **kwargs: Any) -> None:
-        """Wait for the others, and listen to signals.
+        """Wait for the other processes, with this package's signal handlers.
 
-        Lightning's handler of SIGTERM, in place before its barrier "run-stage", broadcasts wherever
-        it finds the process, which may be in another exchange.
+        Lightning installs a handler of SIGTERM before its barrier "run-stage". It broadcasts at
+        once, even if the process is within another exchange.
         """
         interruption.listen()
         super().barrier(*args, **kwargs)

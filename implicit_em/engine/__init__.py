@@ -1,4 +1,4 @@
-"""The training step: stacks of replicas, where they meet, and the LightningModules around them.
+"""The training step: replicas that train as a stack, where runs meet, and the LightningModules.
 
 It imports from ``data``, ``distributed``, ``losses``, ``metrics``, ``models`` and ``base``.
 """

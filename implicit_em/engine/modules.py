@@ -1,7 +1,7 @@
 """The LightningModules: an encoder or a sparse autoencoder, its objective and its optimizer.
 
-They fit under a bare ``pl.Trainer`` with any loader of images, and come back by
-``load_from_checkpoint``: all that they are built from are plain dictionaries, in Hydra's notation.
+A bare ``pl.Trainer`` fits them with any loader of images, and ``load_from_checkpoint`` restores
+them: they are built from plain dictionaries in Hydra's notation.
 """
 
 from abc import abstractmethod
@@ -21,10 +21,11 @@ from implicit_em.base.errors import DamagedError, NonFiniteLossError
 from implicit_em.data import Block, BlockLoader, as_unit_float
 from implicit_em.distributed import GlobalBatch, Group
 from implicit_em.engine.rendezvous import current
-from implicit_em.engine.stack import Stack, takes_parts
+from implicit_em.engine.stack import Stack
 from implicit_em.losses import Objective, Term
 from implicit_em.metrics import energy_metrics, final_metrics
 from implicit_em.models import Encoder, SparseAutoencoder
+from implicit_em.models.declarations import undeclared
 from implicit_em.models.linear import SharedInput
 
 Spec = Mapping[str, Any]
@@ -44,12 +45,12 @@ HOOKS_WITHIN_A_STEP = (
     "on_before_zero_grad",
     "on_before_optimizer_step",
 )
-"""Lightning calls them in its own optimization, which a stack's step is not."""
+"""Hooks that only Lightning's own optimization calls; here a stack makes the step."""
 ADAM: Spec = {"_target_": "torch.optim.Adam", "lr": 1e-3, "fused": True}
 
 
 def build_objective(loss: Spec) -> Objective:
-    """Build the objective from a dictionary as ``EnergyModule`` takes it."""
+    """Return the objective of a dictionary as ``EnergyModule`` takes it."""
     terms = {}
     for name, spec in loss.items():
         function = get_method(spec["_target_"])
@@ -61,25 +62,25 @@ def build_objective(loss: Spec) -> Objective:
 class EnergyModule(pl.LightningModule):
     """Base of both modules: objective, optimizer, epoch means, curves and final metrics.
 
-    Batches are images, or tuples that begin with them, of any shape ``(B, ...)``. Each epoch logs
-    the plain mean over its steps of the total and of each term, as ``train/loss`` and
-    ``train/<term>``; a validation loader gives the curves ``monitor/<metric>``. A step is that of a
-    ``Stack``, of this module alone or of several.
+    A batch is a tensor of images of any shape ``(B, ...)``, or a tuple that begins with one. Each
+    epoch logs the mean over its steps of the total and of each term, as ``train/loss`` and
+    ``train/<term>``. A validation loader adds the curves ``monitor/<metric>``. A ``Stack`` of this
+    module alone, or of several, makes the steps.
 
     Args:
-        model: arguments of the network, ``in_features`` among them; ``_target_`` names another
-            class than the usual one.
-        loss: ``{name: {_target_: function, weight: 1.0, warmup: 0, **options}}``.
+        model: arguments of the network, with ``in_features``; ``_target_`` may name a subclass.
+        loss: terms as ``{name: {_target_: function, weight: 1.0, warmup: 0, **options}}``.
         optimizer: ``_target_`` and arguments of a ``torch.optim`` optimizer.
-        schedule: ``_target_`` and arguments of a function of progress in [0, 1] that gives a factor
-            on the learning rate; a constant rate where none is given.
+        schedule: ``_target_`` and arguments of a function from progress in [0, 1] to a factor on
+            the learning rate; ``None`` for a constant rate.
         clip: ``_target_`` and arguments of a function that clips the gradients of an iterable of
             parameters, e.g. ``torch.nn.utils.clip_grad_norm_``.
-        compiled: whether ``torch.compile`` makes the step's forward pass, which then rounds in a
-            way of its own.
+        compiled: whether ``torch.compile`` compiles the forward pass of a step; it may then round
+            differently.
 
     Raises:
-        ValueError: if the objective and the model do not fit each other.
+        ValueError: if the objective needs a tensor that the model lacks, or leaves a part of the
+            model untrained.
 
     """
 
@@ -122,14 +123,14 @@ class EnergyModule(pl.LightningModule):
         self._at_epoch_start: list[Tensor] = []
 
     def _check_fit(self) -> None:
-        provides = ("x", "energies", "weight", *getattr(self.model, "provides", ()))
+        provides = ("x", "energies", "weight", *self.model.provides)
         for name, term in self.objective.terms.items():
             if missing := set(term.inputs) - set(provides):
                 raise ValueError(
                     f"term {name} needs {', '.join(sorted(missing))}, which "
                     f"{type(self.model).__name__} does not have (it has {', '.join(provides)})"
                 )
-        if unused := set(getattr(self.model, "requires", ())) - self.objective.inputs:
+        if unused := set(self.model.requires) - self.objective.inputs:
             raise ValueError(
                 f"none of its terms ({', '.join(self.objective.terms)}) uses the "
                 f"{', '.join(sorted(unused))}, so that a part of {type(self.model).__name__} "
@@ -139,15 +140,18 @@ class EnergyModule(pl.LightningModule):
     @staticmethod
     @abstractmethod
     def outputs(model: Any, x: Tensor | SharedInput) -> dict[str, Tensor]:
-        """Return what a loss term may ask for, but ``x``, of training inputs ``(B, D)``."""
+        """Return the tensors for loss terms, except ``x``, of training inputs ``(B, D)``.
+
+        A model that declares ``takes_stacks`` may also be a stack, and ``x`` a ``SharedInput``.
+        """
 
     @abstractmethod
     def energies(self, x: Tensor) -> Tensor:
-        """Return the energies ``(B, K)`` of inputs ``(B, D)``, each by itself."""
+        """Return the energies ``(B, K)`` of inputs ``(B, D)``; each sample by itself."""
 
     @abstractmethod
     def reconstruct(self, energies: Tensor) -> Tensor:
-        """Return inputs ``(B, D)`` as the energies ``(B, K)`` describe them."""
+        """Return the reconstructions ``(B, D)`` of energies ``(B, K)``."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the energies ``(B, K)`` of images ``(B, ...)``."""
@@ -158,7 +162,7 @@ class EnergyModule(pl.LightningModule):
         return as_unit_float(images.flatten(1)).to(self.model.weight.dtype)
 
     def configure_optimizers(self) -> Any:
-        """Build the optimizer and, where there is one, the schedule over all steps."""
+        """Return the optimizer, with the schedule over all steps if there is one."""
         optimizer = instantiate(self.hparams["optimizer"], _partial_=True)(self.model.parameters())
         if not self.hparams["schedule"]:
             return optimizer
@@ -177,12 +181,11 @@ class EnergyModule(pl.LightningModule):
         return batches
 
     def on_train_start(self) -> None:
-        """Join the runs that train together, or make a stack of this one alone.
+        """Join the runs that train together, or make a stack of this run alone.
 
         Raises:
-            ValueError: if the precision needs gradients that are scaled, several devices would not
-                make the statistics of the whole batch, or a callback waits for a hook within a
-                step, of which there is none.
+            ValueError: if the precision needs scaled gradients, if several devices would not use
+                the statistics of the whole batch, or if a callback has a hook within a step.
 
         """
         if reason := refusal_of_devices(self, self.trainer):
@@ -196,7 +199,7 @@ class EnergyModule(pl.LightningModule):
                 f"trainer.precision={self.trainer.precision}: gradients are not scaled; "
                 "allowed are 32-true, bf16-mixed, bf16-true and 64-true"
             )
-        self._losses = [losses.to(self.device) for losses in self._losses]  # a checkpoint's
+        self._losses = [losses.to(self.device) for losses in self._losses]  # from a checkpoint
         (self._optimizer,) = self.trainer.optimizers
         self._scheduler: Any = self.lr_schedulers()
         self._train: Callable[[Block], Tensor]
@@ -207,13 +210,14 @@ class EnergyModule(pl.LightningModule):
             self._train = lambda block: stack.train([block])
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Train on a batch or a block of them; returns the last step's objective.
+        """Train on a batch or a block of batches, and return the objective of the last step.
 
-        Of several processes each has its part of a batch, but all have the same whole block. The
-        losses wait on the device for the epoch's end.
+        Each of several processes gets its part of a batch, but the same whole block. The losses
+        stay on the device until the epoch ends.
         """
         if not isinstance(batch, Block):
-            batch = _block_of(Group.of(self.trainer).join(self._inputs(batch)))
+            inputs = Group.of(self.trainer).join(self._inputs(batch))
+            batch = Block(inputs, [torch.arange(len(inputs))])
         losses_ST = self._train(batch).squeeze(-1)
         self._losses.append(losses_ST)
         _count_steps(self.trainer, len(losses_ST))
@@ -221,7 +225,7 @@ class EnergyModule(pl.LightningModule):
 
     @property
     def bare_optimizer(self) -> Optimizer | None:
-        """The optimizer, where neither a schedule nor a limit on the gradients goes with it."""
+        """The optimizer, if there is neither a schedule nor a limit on the gradients."""
         return self._optimizer if self._scheduler is None and self._clip is None else None
 
     @property
@@ -230,7 +234,7 @@ class EnergyModule(pl.LightningModule):
         return self.trainer.global_step
 
     def update(self) -> None:
-        """Make an optimizer step; the gradients lie on the model's parameters."""
+        """Clip the gradients, and make a step of the optimizer and of the schedule."""
         if self._clip is not None:
             self._clip(self.model.parameters())
         self._optimizer.step()
@@ -238,7 +242,7 @@ class EnergyModule(pl.LightningModule):
             self._scheduler.step()
 
     def on_train_epoch_start(self) -> None:
-        """Note the weights, and forget the losses of an epoch that was broken off."""
+        """Note the weights, and forget the losses of an interrupted epoch."""
         self._losses.clear()
         self._at_epoch_start = [value.detach().clone() for value in self._state()]
 
@@ -247,11 +251,11 @@ class EnergyModule(pl.LightningModule):
 
     @torch.no_grad()
     def on_train_epoch_end(self) -> None:
-        """Log the means over the steps of the epoch, each step counting once.
+        """Log the means over the steps of the epoch; each step counts once.
 
         Raises:
-            NonFiniteLossError: naming the first step whose loss was not finite, and its terms. The
-                weights are then those that the epoch began with.
+            NonFiniteLossError: if a loss is not finite; it names the first such step and its terms.
+                The weights are then those of the epoch's start.
 
         """
         names = ["loss", *self.objective.terms]
@@ -273,7 +277,7 @@ class EnergyModule(pl.LightningModule):
         self.log_dict({f"train/{n}": m for n, m in zip(names, means_T, strict=True)})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the weights alone, not the whole stack; within an epoch, what it has so far."""
+        """Save this model's part of the stack; within an epoch, also the losses so far."""
         checkpoint["state_dict"] = {k: v.clone() for k, v in checkpoint["state_dict"].items()}
         if self._losses:
             checkpoint["epoch_so_far"] = {
@@ -282,28 +286,28 @@ class EnergyModule(pl.LightningModule):
             }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the epoch where it broke off.
+        """Go on within the epoch that was interrupted.
 
         Raises:
             DamagedError: if the checkpoint is another model's.
 
         """
-        here, there = (
+        expected, found = (
             {name: tuple(tensor.shape) for name, tensor in state.items()}
             for state in (self.state_dict(), checkpoint["state_dict"])
         )
-        if here != there:
-            name = next(key for key in (here | there) if here.get(key) != there.get(key))
+        if expected != found:
+            name = next(n for n in (expected | found) if expected.get(n) != found.get(n))
             raise DamagedError(
-                f"the checkpoint is another model's: {name} is {there.get(name)} there, "
-                f"{here.get(name)} here"
+                f"the checkpoint is another model's: {name} is {found.get(name)} there, "
+                f"{expected.get(name)} here"
             )
         if so_far := checkpoint.get("epoch_so_far"):
             self._losses = [so_far["losses"]]
             self._at_epoch_start = so_far["weights"]
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Add a batch, or its part of this process, to the curves."""
+        """Add a batch, or this process's part of it, to the curves."""
         self.curves.update(energies=self(batch))
 
     def on_validation_epoch_end(self) -> None:
@@ -312,13 +316,13 @@ class EnergyModule(pl.LightningModule):
         self.curves.reset()
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Add a batch, or its part of this process, to the final metrics."""
+        """Add a batch, or this process's part of it, to the final metrics."""
         x = self._inputs(batch)
         energies = self(x)
         self.finals.update(energies=energies, preds=self.reconstruct(energies), target=x)
 
     def on_test_epoch_end(self) -> None:
-        """Give the final metrics to the Trainer under their own names."""
+        """Pass the final metrics to the Trainer under their own names."""
         self.log_dict({k: v.double() for k, v in self.finals.compute().items()}, logger=False)
         self.finals.reset()
 
@@ -332,7 +336,7 @@ class EncoderModule(EnergyModule):
 
     @staticmethod
     def outputs(model: Any, x: Tensor | SharedInput) -> dict[str, Tensor]:
-        """Return energies and weight."""
+        """Return ``energies`` and ``weight``."""
         return {"energies": model(x), "weight": model.weight}
 
     def energies(self, x: Tensor) -> Tensor:
@@ -353,7 +357,7 @@ class SparseAutoencoderModule(EnergyModule):
 
     @staticmethod
     def outputs(model: Any, x: Tensor | SharedInput) -> dict[str, Tensor]:
-        """Return what the model gives a training step, and its weight."""
+        """Return the model's tensors for a training step, and ``weight``."""
         return {"weight": model.weight, **model.training_outputs(x)}
 
     def energies(self, x: Tensor) -> Tensor:
@@ -380,7 +384,7 @@ def module_class(model_target: str) -> type[EnergyModule]:
 
 
 def refusal_of_devices(module: EnergyModule, trainer: pl.Trainer) -> str | None:
-    """Return why a Trainer's devices would not take the steps of one, or ``None``."""
+    """Return why several devices would not take the steps of one; ``None`` if they would."""
     if trainer.world_size == 1:
         return None
     allowed = f"{trainer.world_size} devices; allowed is 1"
@@ -391,8 +395,11 @@ def refusal_of_devices(module: EnergyModule, trainer: pl.Trainer) -> str | None:
         )
     if module.compiled:
         return f"{allowed} with trainer.compile=true"
-    if not takes_parts(module):
-        return f"{allowed}, as the model does not treat each sample by itself, the same every time"
+    if classes := undeclared(module.model, "takes_parts"):
+        return (
+            f"{allowed}, as the class {classes[0]} does not declare takes_parts = True: that it "
+            "treats each sample of a batch by itself, draws no random numbers and changes no state"
+        )
     return None
 
 
@@ -400,12 +407,8 @@ def _factor_at(step: int, factor: Any, steps: int) -> float:
     return factor(progress=min(step / steps, 1.0))
 
 
-def _block_of(x: Tensor) -> Block:
-    return Block(x, [torch.arange(len(x))])
-
-
 def _count_steps(trainer: pl.Trainer, steps: int) -> None:
-    """Count the optimizer steps of a call of ``training_step``: Lightning expects one at most."""
+    """Count the steps of a ``training_step``, of which Lightning expects one at most."""
     loop = trainer.fit_loop.epoch_loop
     progress = loop.manual_optimization.optim_step_progress
     for counts in (progress.total, progress.current):

@@ -1,8 +1,8 @@
-"""Runs of one process that train together, each in a thread of its own.
+"""Runs of one process that train together, each in its own thread.
 
-A run keeps what it has when alone: its Trainer, loggers, checkpoints, metrics and failure. Where it
-has a block of batches to train on it waits for the others; then all blocks are trained, as stacks
-where the runs are alike, and every run goes on by itself.
+Each run keeps its Trainer, loggers, checkpoints and metrics, and fails by itself. When it has a
+block of batches to train on, it waits for the other runs. Then all blocks are trained, as stacks
+where runs are alike, and each run goes on by itself.
 """
 
 import math
@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from implicit_em.data import Block
-from implicit_em.engine.stack import LANES, Stack, takes_stacks
+from implicit_em.engine.rounding import activations_fill_lanes
+from implicit_em.engine.stack import Stack, takes_stacks
 
 T = TypeVar("T")
 
@@ -25,13 +26,13 @@ _current: ContextVar["Rendezvous | None"] = ContextVar("rendezvous", default=Non
 
 
 def current() -> "Rendezvous | None":
-    """Return where the run of this thread meets others; ``None`` for a run alone."""
+    """Return the rendezvous of this thread's run; ``None`` if the run trains alone."""
     return _current.get()
 
 
 @dataclass(eq=False)
 class _Request:
-    """A module's block, until it has been trained on."""
+    """A module and its next block; then the losses or the error."""
 
     module: Any
     block: Block
@@ -45,10 +46,10 @@ class Rendezvous:
     """Where runs meet to train.
 
     Args:
-        workers: stacks that are trained at the same time, and runs that measure or write at the
-            same time; the number of cores, or 1 for an accelerator.
-        threads: torch threads of each.
-        progress: the ``EpochProgress`` of all runs.
+        workers: number of stacks that train at the same time, and of runs that measure or write at
+            the same time: the number of cores, or 1 for an accelerator.
+        threads: number of torch threads of each worker.
+        progress: the ``EpochProgress`` that counts the epochs of all runs.
 
     """
 
@@ -56,21 +57,20 @@ class Rendezvous:
         self.workers = workers
         self.progress = progress
         self._changed = threading.Condition()
-        self._active: set[int | None] = set()  # threads of runs that will come here next
+        self._active: set[int | None] = set()  # threads whose runs have yet to come
         self._waiting: list[_Request] = []
         self._turns = threading.Semaphore(workers)
-        self._situation: tuple[tuple[int, int, bool], ...] = ()
+        self._composition: tuple[tuple[int, int, bool], ...] = ()
         self._stacks: list[tuple[Stack, list[int]]] = []
         self._pool = ThreadPoolExecutor(
             workers, "stack", initializer=torch.set_num_threads, initargs=(threads,)
         )
 
     def start(self, job: Callable[[], T]) -> tuple[Future[T], threading.Thread]:
-        """Run a job in a thread of its own, until it waits here or is over.
+        """Run a job in a new thread, and return when it waits here or is over.
 
-        Starting one job at a time leaves each alone with what a process has only once: random
-        generators, logging, Hydra's configuration.
-
+        Jobs that start one at a time do not disturb each other where a process has something only
+        once: random generators, logging, Hydra's configuration.
         """
         future: Future[T] = Future()
 
@@ -92,20 +92,20 @@ class Rendezvous:
         return future, thread
 
     def leave(self) -> None:
-        """Train no more: nobody waits for the run of this thread any longer."""
+        """Train no more: the others do not wait for the run of this thread any longer."""
         with self._changed:
             self._active.discard(threading.get_ident())
             self._changed.notify_all()
 
     def train(self, module: Any, block: Block) -> Tensor:
-        """Wait until all runs are here, and return the losses of this one's block.
+        """Wait until all runs are here, and return the losses of this run's block.
 
         Args:
-            module: an ``EnergyModule``.
+            module: the ``EnergyModule`` of this run.
             block: its next batches.
 
         Returns:
-            As ``Stack.train`` gives them for a stack of one.
+            The losses as ``Stack.train`` returns them for a stack of one.
 
         """
         request = _Request(module, block)
@@ -122,7 +122,7 @@ class Rendezvous:
         return request.losses
 
     def conduct(self) -> None:
-        """Train what the runs bring, until none trains any more."""
+        """Train the blocks that the runs bring, until no run trains any more."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: not self._active)
@@ -132,8 +132,7 @@ class Rendezvous:
             try:
                 wait(self._train(requests))
             except Exception as error:
-                for request in requests:
-                    request.error = error
+                _fail(requests, error)
             with self._changed:
                 self._active |= {request.thread for request in requests}
             for request in requests:
@@ -145,11 +144,11 @@ class Rendezvous:
 
     def _train(self, requests: Sequence[_Request]) -> list[Future[None]]:
         by_module = {id(request.module): request for request in requests}
-        situation = _situation(requests)
-        if situation != self._situation:
-            self._stacks, self._situation = [], situation
-            for some in arrange(requests, self.workers):
-                self._build(some)
+        composition = _composition(requests)
+        if composition != self._composition:
+            self._stacks, self._composition = [], composition
+            for alike in arrange(requests, self.workers):
+                self._build(alike)
         return [
             self._pool.submit(_train_stack, stack, [by_module[key] for key in keys])
             for stack, keys in self._stacks
@@ -159,8 +158,7 @@ class Rendezvous:
         try:
             stack = Stack([request.module for request in requests])
         except Exception as error:
-            for request in requests:
-                request.error = error
+            _fail(requests, error)
         else:
             self._stacks.append((stack, [id(request.module) for request in requests]))
 
@@ -173,60 +171,61 @@ def _train_stack(stack: Stack, requests: Sequence[_Request]) -> None:
             requests[number].losses = losses_ST
             requests[number].error = stack.failures.get(number)
     except Exception as error:
-        for request in requests:
-            request.error = error
+        _fail(requests, error)
 
 
-def _situation(requests: Sequence[_Request]) -> tuple[tuple[int, int, bool], ...]:
-    """Return who is there, whose batches have equal sizes, and whether they make stacks."""
+def _fail(requests: Sequence[_Request], error: Exception) -> None:
+    for request in requests:
+        request.error = error
+
+
+def _composition(requests: Sequence[_Request]) -> tuple[tuple[int, int, bool], ...]:
+    """Return what the stacks depend on: the modules, and the batch sizes of their blocks."""
     kinds: dict[tuple[int, ...], int] = {}
-    ordered = sorted(requests, key=lambda request: id(request.module))
     return tuple(
-        (id(r.module), kinds.setdefault(r.block.sizes, len(kinds)), _rounds_alike(r))
-        for r in ordered
+        (id(request.module), kinds.setdefault(request.block.sizes, len(kinds)), _fills(request))
+        for request in sorted(requests, key=lambda request: id(request.module))
     )
 
 
 def arrange(requests: Sequence[Any], workers: int) -> list[list[Any]]:
-    """Return the stacks: runs that are alike, those of one batch order beside each other.
+    """Return the requests by stack: runs that are alike, with equal blocks side by side.
 
-    Python's part of a step, some 0.2 ms for a stack of any size, takes turns: so few runs make
-    fewer stacks than there are workers.
+    Python's part of a step takes about 0.2 ms for a stack of any size, and only one thread at a
+    time. So a few runs make fewer stacks than there are workers.
 
     Args:
-        requests: with a ``module`` and a ``block``.
-        workers: no stack is larger than the share of each.
+        requests: objects with a ``module`` and a ``block``.
+        workers: number of stacks that train at the same time; it limits the size of a stack.
 
     """
     alike: dict[Any, list[Any]] = {}
     for request in requests:
-        alike.setdefault(_likeness(request), []).append(request)
+        alike.setdefault(_stack_key(request), []).append(request)
     most = -(-len(requests) // min(workers, math.isqrt(2 * len(requests)) + 1))
     stacks: list[list[Any]] = []
-    for some in alike.values():
-        some.sort(key=lambda request: request.block.batches[0].tolist())
-        stacks += split_evenly(some, most)
+    for members in alike.values():
+        members.sort(key=lambda request: request.block.batches[0].tolist())
+        stacks += split_evenly(members, most)
     return sorted(stacks, key=len, reverse=True)
 
 
 def split_evenly(items: Sequence[T], most: int) -> list[list[T]]:
-    """Return the items in as few lists as hold at most so many, of nearly equal lengths."""
+    """Return the items in as few lists of at most ``most`` as can be, of nearly equal lengths."""
     size = -(-len(items) // -(-len(items) // most))
     return [list(items[start : start + size]) for start in range(0, len(items), size)]
 
 
-def _likeness(request: Any) -> Any:
-    """Return what runs of one stack have in common; itself for a run that makes none."""
+def _stack_key(request: Any) -> Any:
+    """Return what the runs of one stack have in common; for a run that trains alone, itself."""
     module, block = request.module, request.block
-    own = getattr(module.model, "settings", ())
-    known = all(
-        getattr(term.function, "takes_stacks", False) for term in module.objective.terms.values()
-    )
-    if not (known and _rounds_alike(request) and takes_stacks(module)):
+    terms = module.objective.terms.values()
+    terms_take_stacks = all(getattr(term.function, "takes_stacks", False) for term in terms)
+    if not (terms_take_stacks and _fills(request) and takes_stacks(module.model)):
         return id(module)
     return (
         type(module),
-        repr({k: v for k, v in module.hparams["model"].items() if k not in own}),
+        repr({k: v for k, v in module.hparams["model"].items() if k not in module.model.settings}),
         module.objective.signature,
         block.sizes,
         module.device,
@@ -234,16 +233,5 @@ def _likeness(request: Any) -> Any:
     )
 
 
-def _rounds_alike(request: Any) -> bool:
-    """Return whether a replica rounds as if alone.
-
-    Its activations have to fill their lanes, of which bfloat16 has twice as many, and no product
-    may be one with a vector, which in a stack is computed as one with a matrix.
-    """
-    module, block = request.module, request.block
-    components, width = module.model.weight.shape[-2:]
-    if module.device.type != "cpu":
-        return True
-    if min(components, width, *block.sizes) == 1:
-        return False
-    return all(size * components % (2 * LANES) == 0 for size in block.sizes)
+def _fills(request: Any) -> bool:
+    return activations_fill_lanes(request.module.model.weight, request.block.sizes)

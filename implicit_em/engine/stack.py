@@ -1,82 +1,66 @@
-"""Training of a stack: replicas of one model whose matrix products are one batched product.
+"""Training of a stack: replicas of one model, whose matrix products become one batched product.
 
-A run alone is a stack of one, so that a replica gets the same bits in any company (on a CPU, with
-one thread): each operation of a step either treats the replicas one by one or is batched over them
-in a way that does not change how one of them rounds.
+A run alone is a stack of one. A replica gets the same bits in any company, on a CPU with one
+thread: each operation of a step either treats the replicas one by one, or is batched over them in a
+way that leaves the rounding of each as it is (``engine.rounding``).
 """
 
 import copy
-import inspect
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
+from operator import attrgetter
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import Optimizer
 
 from implicit_em.data import Block, batches_of
-from implicit_em.distributed import PER_SAMPLE, Group
+from implicit_em.distributed import Group
+from implicit_em.engine.optimizers import merge_steps, settings_of
+from implicit_em.engine.rounding import parameters_fill_lanes, statistics_fill_lanes
 from implicit_em.losses import Objective, StackedObjective
 from implicit_em.losses.derived import full_precision
-from implicit_em.models.linear import Linear, SharedInput
+from implicit_em.models.declarations import undeclared
+from implicit_em.models.linear import SharedInput
 
-LANES = 32
-"""Elements that a vectorised loop of torch takes at a time, at most: two AVX-512 vectors.
-
-What is left over at a tensor's end is computed by other instructions, which round ``exp`` and
-``log`` differently; in a stack, the end of one replica is the middle of the tensor.
-"""
-
-
-ELEMENTWISE = (SGD, Adam, AdamW)
-"""Optimizers that treat each element by itself, so that many parameters take one call."""
+Outputs = Callable[[Any, Tensor | SharedInput], dict[str, Tensor]]
+"""From a model and its inputs to the tensors that loss terms ask for, by name."""
 
 
 class Replica(Protocol):
-    """One run: its model and objective, and how its weights move."""
+    """One run: its model, its objective, and how its weights move."""
 
     model: Any
     objective: Objective
     compiled: bool
 
     @property
-    def outputs(self) -> Callable[[Any, Tensor | SharedInput], dict[str, Tensor]]:
-        """What the model makes of inputs, by the names that loss terms ask for."""
+    def outputs(self) -> Outputs:
+        """What the loss terms get from the model."""
 
     @property
     def bare_optimizer(self) -> Optimizer | None:
-        """The optimizer, where nothing but its step moves the weights."""
+        """The optimizer, if nothing but its step moves the weights."""
 
     @property
     def steps_done(self) -> int:
-        """Number of steps before a block; asked for where weights of terms depend on it."""
+        """Number of steps before this block; read only if a term's weight depends on it."""
 
     def update(self) -> None:
-        """Make an optimizer step; the gradients lie on the model's parameters."""
+        """Move the weights by the gradients that lie on the model's parameters."""
 
 
 @dataclass(eq=False)
 class BareReplica:
-    """A run of which there is no more than a stack needs: an optimizer's step moves its weights.
-
-    Args:
-        model: as a ``Replica`` has it.
-        objective: likewise.
-        bare_optimizer: of the model's parameters.
-        outputs: what the model makes of inputs, by the names that loss terms ask for.
-        compiled: whether the step is compiled.
-        steps_done: asked for where weights of terms depend on it.
-
-    """
+    """The least that is a ``Replica``: an optimizer's step moves its weights."""
 
     model: Any
     objective: Objective
     bare_optimizer: Optimizer
-    outputs: Callable[[Any, Tensor | SharedInput], dict[str, Tensor]]
+    outputs: Outputs
     compiled: bool = False
     steps_done: int = 0
 
@@ -88,40 +72,42 @@ class BareReplica:
 class Stack:
     """Replicas that take their steps together.
 
-    The parameters and buffers of all models lie in one tensor each, of which the models' own become
-    views. A model's ``before_step`` is called when the gradients are there, its ``after_step`` when
-    the weights have moved.
+    The parameters and buffers of all models lie in one tensor each, and those of the models become
+    views of them. A step calls the model's ``before_step`` once the gradients are there, and its
+    ``after_step`` once the weights have moved, if it has these methods.
 
     Args:
-        replicas: equal but for their parameters, the weights of their objectives and their
-            optimizers; several of them only of models that ``takes_stacks``.
-        group: of processes that take the steps of one replica together.
+        replicas: runs that differ in nothing but their parameters, the weights of their loss terms
+            and their optimizers. A model that does not declare ``takes_stacks`` comes alone.
+        group: processes that take the steps of one replica together.
+
+    Raises:
+        ValueError: if there are several replicas of a model that does not take stacks.
 
     """
 
     def __init__(self, replicas: Sequence[Replica], group: Group | None = None) -> None:
         first = replicas[0]
+        models = [replica.model for replica in replicas]
+        self.stacked = takes_stacks(first.model)
+        if not self.stacked and len(replicas) > 1:
+            raise ValueError(f"{type(first.model).__name__} does not take stacks")
         self.replicas = list(replicas)
         self.group = group or Group()
-        self.outputs = first.outputs
-        self.own = [list(replica.model.parameters()) for replica in replicas]
-        weight = self.own[0][0]
-        self.dtype = weight.dtype
-        self.lifted = not takes_stacks(first)
-        if self.lifted and len(replicas) > 1:
-            raise ValueError(f"{type(first.model).__name__} does not take stacks")
-        models = [replica.model for replica in replicas]
-        self.model = first.model if self.lifted else stack_models(models)
+        self._model_outputs = first.outputs
+        self._parameters_of_replicas = [list(model.parameters()) for model in models]
+        self.model = stack_models(models) if self.stacked else first.model
         self.parameters = list(self.model.parameters())
+        weight = self.parameters[0]
+        self.dtype = weight.dtype
         self._before_step = getattr(self.model, "before_step", None)
         self._after_step = getattr(self.model, "after_step", None)
         objectives = [replica.objective for replica in replicas]
         self.objective = StackedObjective(objectives, weight)
-        self.each = [StackedObjective([objective], weight) for objective in objectives]
-        self.names = ("loss", *self.objective.terms)
+        self._objective_of_each = [StackedObjective([one], weight) for one in objectives]
         self.failures: dict[int, Exception] = {}
-        """What the own update of a replica raised, by its position; its weights move no more."""
-        self.updates: list[Callable[[], Any]] = []
+        """Error of a replica's own update, by its position; its weights move no more."""
+        self._updates: list[Callable[[], Any]] = []
         self._settings: list[Any] = []
         self._forward = torch.compile(self._evaluate) if first.compiled else self._evaluate
 
@@ -129,50 +115,52 @@ class Stack:
         """Train each replica on its block, batch by batch.
 
         Args:
-            blocks: one a replica, with batches of the same sizes. Neighbours with equal blocks
-                share the samples.
+            blocks: one for each replica, with batches of the same sizes. Neighbours whose blocks
+                are equal share the samples in memory.
 
         Returns:
             The total and the unweighted terms at each step, shape ``(S, 1 + T, R)``.
 
         Raises:
-            Exception: what the update of a replica alone raised; of several, see ``failures``.
+            Exception: the error of the update of the only replica. With several replicas, errors
+                are left in ``failures``, unless all have failed.
 
         """
         self._merge_updates()
-        runs = [(block, len(list(equal))) for block, equal in groupby(blocks)]
-        different, counts = zip(*runs, strict=True)
-        own = [block.part(self.group) for block in different]
+        neighbours = [(block, len(list(equal))) for block, equal in groupby(blocks)]
+        parts = [block.part(self.group) for block, _ in neighbours]
+        counts = [count for _, count in neighbours]
         values: list[Tensor] = []
-        batches_of_steps = zip(blocks[0].sizes, batches_of(own, self.dtype), strict=True)
-        for number, (size, batches) in enumerate(batches_of_steps):
+        steps = zip(blocks[0].sizes, batches_of(parts, self.dtype), strict=True)
+        for number, (size, batches) in enumerate(steps):
             if self.objective.warms_up:
                 self._warm_up(number)
             values += self._step(SharedInput(batches, counts), size)
         if len(self.failures) == len(self.replicas):
             raise self.failures[0]
-        return torch.stack(values).view(-1, len(self.names), len(self.replicas))
+        return torch.stack(values).view(-1, 1 + len(self.objective.terms), len(self.replicas))
 
     def _merge_updates(self) -> None:
-        """Merge the optimizers, anew where something has changed their settings."""
-        settings = [_settings(replica) for replica in self.replicas]
+        """Merge the optimizers again if their settings have changed."""
+        optimizers = [replica.bare_optimizer for replica in self.replicas]
+        settings = [settings_of(optimizer) for optimizer in optimizers]
         if settings != self._settings:
-            merged, alone = merge_updates(self.replicas)
-            self.updates = [*merged, *(partial(self._update_alone, number) for number in alone)]
+            merged, left_out = merge_steps(optimizers)
+            self._updates = [*merged, *(partial(self._update_one, number) for number in left_out)]
             self._settings = settings
 
-    def _update_alone(self, number: int) -> None:
+    def _update_one(self, number: int) -> None:
         if number not in self.failures:
             try:
                 self.replicas[number].update()
-            except Exception as error:  # the failure of this run alone
+            except Exception as error:  # it concerns this run alone
                 self.failures[number] = error
 
     def _warm_up(self, number: int) -> None:
-        """Set the weights of terms for a step, given its number within the block."""
+        """Set the weights of the terms for a step, given its number within the block."""
         steps = [replica.steps_done + number for replica in self.replicas]
         self.objective.warm_up(steps)
-        for objective, done in zip(self.each, steps, strict=True):
+        for objective, done in zip(self._objective_of_each, steps, strict=True):
             objective.warm_up([done])
 
     def _step(self, x: SharedInput, samples: int) -> Iterable[Tensor]:
@@ -190,189 +178,69 @@ class Stack:
             self.group.add_gradients(self.parameters)
         if self._before_step:
             self._before_step()
-        if not self.lifted:
+        if self.stacked:
             self._hand_out_gradients()
         with torch.no_grad():
-            for update in self.updates:
+            for update in self._updates:
                 update()
         if self._after_step:
             self._after_step()
         return total, *parts
 
     def _evaluate(self, x: SharedInput) -> Any:
-        return self._differentiate(self._outputs(x))
-
-    def _outputs(self, x: SharedInput) -> Mapping[str, Tensor]:
-        asked = self.objective.inputs
-        if self.lifted:
-            outputs = {"x": x.batches[0], **self.outputs(self.model, x.batches[0])}
-            return {name: outputs[name].unsqueeze(0) for name in asked}
-        outputs = self.outputs(self.model, x)
-        if "x" in asked:
-            outputs["x"] = x.expanded()
-        return {name: outputs[name] for name in asked}
-
-    def _differentiate(self, outputs: Mapping[str, Tensor]) -> Any:
-        if len(self.replicas) == 1 or _whole_lanes(outputs):
+        outputs = self._outputs(x)
+        if len(self.replicas) == 1 or statistics_fill_lanes(outputs):
             return self.objective.differentiate(outputs)
         totals, parts, starts = zip(
             *(
                 objective.differentiate({k: v[r : r + 1] for k, v in outputs.items()})
-                for r, objective in enumerate(self.each)
+                for r, objective in enumerate(self._objective_of_each)
             ),
             strict=True,
         )
         terms = [torch.cat(values) for values in zip(*parts, strict=True)]
         return torch.cat(totals), terms, [start for some in starts for start in some]
 
+    def _outputs(self, x: SharedInput) -> Mapping[str, Tensor]:
+        names = self.objective.inputs
+        if self.stacked:
+            tensors = self._model_outputs(self.model, x)
+            if "x" in names:
+                tensors["x"] = x.expanded()
+            return {name: tensors[name] for name in names}
+        tensors = {"x": x.batches[0], **self._model_outputs(self.model, x.batches[0])}
+        return {name: tensors[name].unsqueeze(0) for name in names}
+
     def _hand_out_gradients(self) -> None:
+        """Give each model its part of the gradients of the stack's parameters."""
         none = [None] * len(self.replicas)
         for number, stacked in enumerate(self.parameters):
-            grads = none if stacked.grad is None else stacked.grad.unbind()
-            for own, grad in zip(self.own, grads, strict=True):
-                own[number].grad = grad
+            gradients = none if stacked.grad is None else stacked.grad.unbind()
+            for parameters, gradient in zip(self._parameters_of_replicas, gradients, strict=True):
+                parameters[number].grad = gradient
 
 
-def _whole_lanes(outputs: Mapping[str, Tensor]) -> bool:
-    """Return whether statistics over samples or components, too, fill their lanes."""
-    energies = outputs.get("energies")
-    if energies is None or energies.device.type != "cpu":
-        return True
-    return all(size % LANES == 0 for size in energies.shape[-2:])
-
-
-def merge_updates(replicas: Sequence[Replica]) -> tuple[list[Callable[[], Any]], list[int]]:
-    """Return one call for all replicas whose optimizers are set alike, and who is left by itself.
-
-    Args:
-        replicas: of a stack.
-
-    Returns:
-        The calls, each a step of some replicas; and the positions of the others.
-
-    """
-    alone: list[int] = []
-    alike: dict[Any, list[Any]] = {}
-    for number, replica in enumerate(replicas):
-        settings = _settings(replica)
-        if settings is None:
-            alone.append(number)
-        else:
-            alike.setdefault(settings, []).append(replica.bare_optimizer)
-    return [_bare_step(merge_optimizers(some)) for some in alike.values()], alone
-
-
-def _bare_step(optimizer: Optimizer) -> Callable[[], Any]:
-    """Return the step without torch's wrappers for profilers and hooks, which cost as much."""
-    return partial(inspect.unwrap(type(optimizer).step), optimizer)
-
-
-def _settings(replica: Replica) -> Any:
-    """Return what optimizers that can be merged have in common; ``None`` for one that cannot."""
-    optimizer = replica.bare_optimizer
-    if optimizer is None or type(optimizer) not in ELEMENTWISE:
-        return None
-    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
-        return None
-    (group,) = optimizer.param_groups
-    return type(optimizer), repr({k: v for k, v in group.items() if k != "params"})
-
-
-def merge_optimizers(optimizers: Sequence[Optimizer]) -> Optimizer:
-    """Return an optimizer of all parameters, which shares its state with those given."""
-    if len(optimizers) == 1:
-        return optimizers[0]
-    merged = copy.copy(optimizers[0])
-    parameters = [p for optimizer in optimizers for p in optimizer.param_groups[0]["params"]]
-    merged.param_groups = [{**merged.param_groups[0], "params": parameters}]
-    merged.state = defaultdict(dict)
-    for optimizer in optimizers:
-        merged.state |= {p: optimizer.state[p] for p in optimizer.param_groups[0]["params"]}
-    return merged
+def takes_stacks(model: nn.Module) -> bool:
+    """Return whether replicas of a model may be stacked; see ``models.declarations``."""
+    return not undeclared(model, "takes_stacks") and parameters_fill_lanes(model)
 
 
 def stack_models(models: Sequence[nn.Module]) -> nn.Module:
     """Return a model whose parameters and buffers hold those of all models, shape ``(R, ...)``.
 
-    The models' own become views of them. A setting that the model's class names in ``settings`` is
-    a list of the models' own.
+    The tensors of the models become views of them. Each attribute that the class names in
+    ``settings`` becomes a list of the models' values.
     """
     stack = copy.deepcopy(models[0])
-    for name, _ in list(stack.named_parameters()):
-        own = [model.get_parameter(name) for model in models]
-        values = torch.stack([parameter.detach() for parameter in own])
-        module, _, leaf = name.rpartition(".")
-        stacked = nn.Parameter(values, requires_grad=own[0].requires_grad)
-        setattr(stack.get_submodule(module), leaf, stacked)
-        for parameter, value in zip(own, values.unbind(), strict=True):
-            parameter.data = value
-    for name, _ in list(stack.named_buffers()):
-        buffers = [model.get_buffer(name) for model in models]
-        values = torch.stack(buffers)
+    for name, tensor in [*stack.named_parameters(), *stack.named_buffers()]:
+        tensors = [attrgetter(name)(model) for model in models]
+        values = torch.stack([tensor.detach() for tensor in tensors])
+        for one, value in zip(tensors, values.unbind(), strict=True):
+            one.data = value
+        if isinstance(tensor, nn.Parameter):
+            values = nn.Parameter(values, requires_grad=tensor.requires_grad)
         module, _, leaf = name.rpartition(".")
         setattr(stack.get_submodule(module), leaf, values)
-        for buffer, value in zip(buffers, values.unbind(), strict=True):
-            buffer.data = value
     for name in getattr(stack, "settings", ()):
         setattr(stack, name, [getattr(model, name) for model in models])
     return stack
-
-
-@torch.random.fork_rng(devices=[])
-@torch.no_grad()
-def takes_stacks(replica: Replica) -> bool:
-    """Return whether a model, given a stack, treats each replica as it treats it alone.
-
-    All that has parameters or buffers must be a ``Linear`` of this project, or the model itself
-    where its class says ``takes_stacks``; then, components must fill their lanes also where it
-    treats its own parameters. The rest is tried out.
-    """
-    model = replica.model
-    says_so = getattr(model, "takes_stacks", False)
-    if says_so and model.weight.shape[-2] % LANES and model.weight.device.type == "cpu":
-        return False
-    for module in model.modules():
-        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-        if own and type(module) is not Linear and not (says_so and module is model):
-            return False
-    # Not its own weights: the answer must not depend on how far training is.
-    twins = [copy.deepcopy(model).to("cpu", torch.float32) for _ in range(2)]
-    generator = torch.Generator().manual_seed(0)
-    for twin in twins:
-        for parameter in twin.parameters():
-            parameter.uniform_(-0.1, 0.1, generator=generator)
-    x = torch.rand(3, model.weight.shape[-1], generator=generator)
-    try:
-        stack = stack_models(copy.deepcopy(twins))
-        alone = [{**replica.outputs(twin, x), **dict(twin.named_buffers())} for twin in twins]
-        together = {
-            **replica.outputs(stack, SharedInput(x[None], [2])),
-            **dict(stack.named_buffers()),
-        }
-        return all(
-            torch.allclose(together[name][number], value, rtol=1e-3, atol=1e-5)
-            for number, outputs in enumerate(alone)
-            for name, value in outputs.items()
-        )
-    except Exception:  # whatever it is, the answer is no
-        return False
-
-
-@torch.random.fork_rng(devices=[])
-@torch.no_grad()
-def takes_parts(replica: Replica) -> bool:
-    """Return whether a model gives each sample the same in any part of a batch.
-
-    One that normalises over the batch, draws random numbers or counts what it sees does not.
-    """
-    model = copy.deepcopy(replica.model).to("cpu", torch.float32)
-    x = torch.rand(4, model.weight.shape[-1], generator=torch.Generator().manual_seed(0))
-    before = [torch.get_rng_state(), *(buffer.clone() for buffer in model.buffers())]
-    whole = replica.outputs(model, x)
-    parts = [replica.outputs(model, part) for part in x.split(2)]
-    after = [torch.get_rng_state(), *model.buffers()]
-    return all(map(torch.equal, before, after)) and all(
-        torch.allclose(torch.cat([part[name] for part in parts]), value, rtol=1e-3, atol=1e-5)
-        for name, value in whole.items()
-        if name in PER_SAMPLE
-    )

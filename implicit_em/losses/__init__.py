@@ -1,4 +1,4 @@
-"""The terms of the objective and their weighted sum: pure functions of tensors.
+"""The terms of the objective, pure functions of tensors, and their weighted sum.
 
 It imports nothing else of the package.
 """

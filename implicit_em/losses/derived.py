@@ -1,23 +1,23 @@
 """The terms of the objective, one pure function each.
 
-``energies`` has shape ``(..., B, K)``: any leading dimensions (a stack of replicas), then B samples
-and K components. Each function returns shape ``(...)``: one loss for each leading index. A low
-energy means that a component explains a sample well. Energies of half precision are taken to
-float32 first.
+``energies`` has shape ``(..., B, K)``: B samples and K components, after any leading dimensions (a
+stack of replicas). Each function returns shape ``(...)``, one loss for each leading index. A low
+energy means that a component explains a sample well. Half precision is converted to float32 first.
 
-The three terms of the derived objective bring their gradients in closed form: that of LSE is the
-responsibilities, to the last bit and at any level of the energies, and a step saves the dozens of
-small operations that autograd would record. ``evaluate`` computes several of them at once, with one
+The three terms of the derived objective have gradients in closed form. The gradient of LSE is the
+responsibilities, to the last bit and at any level of the energies. A step also saves the dozens of
+small operations that autograd would record. ``evaluate`` computes several terms at once, with one
 set of batch statistics and one gradient.
 
-A term asks for what it needs by the names of its parameters: ``energies``, ``weight`` (the K x D
-encoder matrix), ``x`` (the input), ``reconstruction``, or what else a model provides. Everything
+The names of a term's parameters say which tensors it takes: ``energies``, ``weight`` (the K x D
+encoder matrix), ``x`` (the input), ``reconstruction``, or others that a model provides. A parameter
 with a default is an option.
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -29,27 +29,27 @@ from implicit_em.losses.stacking import takes_stacks
 
 Reduction = Literal["sum", "mean"]
 Gradient = Callable[[Tensor], Iterable[tuple[float, Tensor, Tensor]]]
-"""From a weight ``(R, 1, 1)`` to triples whose products add up to a term's gradient times it."""
+"""From a weight ``(R, 1, 1)`` to triples; the sum of their products is the weighted gradient."""
 
 
 @takes_stacks
 def lse(energies: Tensor, reduction: Reduction = "sum", temperature: float = 1.0) -> Tensor:
     """Log-sum-exp: the negative log-likelihood of a mixture, ``-log sum_j exp(-E_j)``.
 
-    Its gradient with respect to ``E_j`` is exactly the responsibility ``r_j = softmax(-E)_j``, so
-    that a forward pass is an E-step and a backward pass an M-step (Oursland 2026, arXiv
-    2601.06478). At a temperature t it is the free energy ``-t log sum_j exp(-E_j / t)``, with
-    responsibilities ``softmax(-E / t)`` (deterministic annealing: Rose 1998).
+    Its gradient with respect to ``E_j`` is exactly the responsibility ``r_j = softmax(-E)_j``. So a
+    forward pass is an E-step and a backward pass an M-step (Oursland 2026, arXiv 2601.06478). At a
+    temperature t it is the free energy ``-t log sum_j exp(-E_j / t)``, with responsibilities
+    ``softmax(-E / t)`` (deterministic annealing: Rose 1998).
 
     Args:
         energies: shape ``(..., B, K)``.
-        reduction: over the batch. ``sum`` is the paper's protocol, in which the weight of this term
-            against the batch statistics grows with B; ``mean`` does not depend on the batch size.
-        temperature: above 0. Where energies scale with the weights, as those of ReLU, and the other
-            terms do not mind the scale, it has the optima of temperature 1 with t times the weight.
+        reduction: how samples are combined. ``sum`` is the paper's protocol: the weight of this
+            term against the batch statistics grows with B. ``mean`` does not depend on B.
+        temperature: t, above 0. If energies scale with the weights, as with ReLU, and no other term
+            depends on this scale, the optima are those of temperature 1 with t times the weight.
 
     Raises:
-        ValueError: for another reduction, or a temperature that is not above 0 and finite.
+        ValueError: if ``reduction`` is another word, or ``temperature`` is not above 0 and finite.
 
     """
     return evaluate(energies, [(lse, {"reduction": reduction, "temperature": temperature})])[0]
@@ -57,14 +57,14 @@ def lse(energies: Tensor, reduction: Reduction = "sum", temperature: float = 1.0
 
 @takes_stacks
 def variance(energies: Tensor, eps: float = 1e-6) -> Tensor:
-    """Variance: ``-sum_j log(Var(E_j) + eps)``, unbiased over the batch; no component may die.
+    """Variance: ``-sum_j log(Var(E_j) + eps)``, unbiased over the batch; keeps components alive.
 
-    The diagonal of the mixture's log-determinant (Oursland 2026, arXiv 2601.06478). Unbounded
-    below: it rewards growing energies for ever.
+    It is the diagonal of the mixture's log-determinant (Oursland 2026, arXiv 2601.06478), and not
+    bounded below: it always rewards larger energies.
 
     Args:
         energies: shape ``(..., B, K)`` with B >= 2; the variance of one sample is NaN.
-        eps: keeps the logarithm finite for a component that never varies.
+        eps: variance that keeps the logarithm finite for a component that never varies.
 
     """
     return evaluate(energies, [(variance, {"eps": eps})])[0]
@@ -72,11 +72,11 @@ def variance(energies: Tensor, eps: float = 1e-6) -> Tensor:
 
 @takes_stacks
 def decorrelation(energies: Tensor) -> Tensor:
-    """Decorrelation: ``sum_{i != j} Corr(E)_ij^2``; no two components may be the same.
+    """Decorrelation: ``sum_{i != j} Corr(E)_ij^2`` over the batch; keeps components different.
 
-    A proxy of total correlation (Oursland 2026, arXiv 2601.06478); nearest relative: the
-    off-diagonal term of Barlow Twins (Zbontar 2021). The correlation is that of the batch, and a
-    component that does not vary contributes 0. Takes O(min(B, K) B K) operations.
+    It is a proxy of total correlation (Oursland 2026, arXiv 2601.06478), close to the off-diagonal
+    term of Barlow Twins (Zbontar 2021). A component that does not vary contributes 0. The cost is
+    O(min(B, K) B K) operations.
 
     Args:
         energies: shape ``(..., B, K)``.
@@ -105,11 +105,11 @@ def value_and_gradient(
 
     Args:
         energies: shape ``(R, B, K)``.
-        terms: with a closed form.
-        weights: of the terms, each of shape ``(R, 1, 1)``.
+        terms: functions with a closed form, and their options.
+        weights: weight of each term, shape ``(R, 1, 1)``.
 
     Returns:
-        Values of shape ``(R,)``, unweighted, and the gradient, of the energies' shape and dtype.
+        The unweighted values, shape ``(R,)``, and the gradient in the energies' shape and dtype.
 
     """
     with full_precision(energies):
@@ -118,7 +118,7 @@ def value_and_gradient(
 
 
 def full_precision(tensor: Tensor) -> AbstractContextManager[Any]:
-    """Return a context in which products are as precise as their factors."""
+    """Return a context without autocast: products are as precise as their factors."""
     device = tensor.device.type
     if torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)
@@ -126,20 +126,18 @@ def full_precision(tensor: Tensor) -> AbstractContextManager[Any]:
 
 
 class _Batch:
-    """Batches of energies ``(R, B, K)``; statistics are computed when a term asks for them."""
+    """Batches of energies ``(R, B, K)``; the first term that needs the statistics computes them."""
 
     def __init__(self, energies: Tensor) -> None:
         self.energies = energies
         self.size = energies.shape[-2]
-        self._statistics: tuple[Tensor, Tensor, Tensor] | None = None
 
+    @cached_property
     def statistics(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the mean, the centred energies and the sum of their squares, over the batch."""
-        if self._statistics is None:
-            mean = self.energies.mean(-2, keepdim=True)
-            centred = self.energies - mean
-            self._statistics = mean, centred, centred.square().sum(-2, keepdim=True)
-        return self._statistics
+        """The mean, the centred energies and the sum of their squares, over the batch."""
+        mean = self.energies.mean(-2, keepdim=True)
+        centred = self.energies - mean
+        return mean, centred, centred.square().sum(-2, keepdim=True)
 
 
 def _apply_forms(energies: Tensor, terms: Terms) -> tuple[tuple[Tensor, ...], tuple[Gradient, ...]]:
@@ -162,7 +160,7 @@ def _weighted_sum(gradients: Iterable[Gradient], weights: Iterable[Tensor | None
 
 
 class _ClosedForms(Function):
-    """The values of several terms; backward gives the sum of their gradients."""
+    """The values of several terms; backward returns the sum of their gradients."""
 
     @staticmethod
     def forward(ctx: Any, energies: Tensor, terms: Terms) -> tuple[Tensor, ...]:
@@ -202,7 +200,7 @@ def _lse(
 
 def _variance(batch: _Batch, eps: float = 1e-6) -> tuple[Tensor, Gradient]:
     """``-sum_j log(Var_j + eps)``; gradient ``-2 (E - mean) / ((B - 1) (Var + eps))``."""
-    _, centred, squares = batch.statistics()
+    _, centred, squares = batch.statistics
     freedom = batch.size - 1
     floored = (squares / freedom).add_(eps)
 
@@ -215,13 +213,13 @@ def _variance(batch: _Batch, eps: float = 1e-6) -> tuple[Tensor, Gradient]:
 def _decorrelation(batch: _Batch) -> tuple[Tensor, Gradient]:
     """``||C - diag C||_F^2`` of ``C = Z^T Z``, Z the standardised energies.
 
-    Gradient ``s (G - Z sum_b(Z G))`` with ``G = 4 Z (C - diag C)`` and s the scale of Z. Where
-    there are more components than samples, the B x B matrix ``Z Z^T`` takes the place of the K x K
-    one, with the same norm and ``(Z Z^T) Z = Z C``.
+    The gradient is ``s (G - Z sum_b(Z G))`` with ``G = 4 Z (C - diag C)`` and s the scale of Z. If
+    there are more components than samples, the B x B matrix ``Z Z^T`` replaces the K x K one: it
+    has the same norm, and ``(Z Z^T) Z = Z C``.
     """
-    mean, centred, squares = batch.statistics()
-    # Centring leaves an error of a few eps * |mean| in each of the B entries: a component that
-    # varies no more does not vary.
+    mean, centred, squares = batch.statistics
+    # Centring leaves an error of a few eps * |mean| in each of the B entries. A component that
+    # varies less counts as constant.
     rounding = (8 * batch.size**0.5 * torch.finfo(mean.dtype).eps * mean).square_()
     scale = torch.where(squares > rounding, squares, torch.inf).rsqrt_()
     standardised = centred * scale
@@ -261,12 +259,12 @@ def _for_statistics(energies: Tensor) -> Tensor:
 
 @takes_stacks
 def orthogonality(weight: Tensor) -> Tensor:
-    """Weight orthogonality: ``||W W^T - I||_F^2``, for K unit rows at right angles.
+    """Weight orthogonality: ``||W W^T - I||_F^2``, 0 for K unit rows at right angles.
 
-    A constraint on the parameters instead of on the activity; off in every published setting.
+    It constrains the parameters, not the activity; every published setting leaves it out.
 
     Args:
-        weight: the encoder matrix, shape ``(..., K, D)``.
+        weight: encoder matrix, shape ``(..., K, D)``.
 
     """
     gram = weight @ weight.mT

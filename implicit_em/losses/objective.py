@@ -15,9 +15,13 @@ from implicit_em.losses import derived
 class Term:
     """A loss function with its weight.
 
-    Parameters of ``function`` that have no default and no value in ``options`` name the tensors
-    that it takes from the model's outputs, e.g. ``energies``. The weight rises linearly from 0 over
-    the first ``warmup`` steps.
+    Args:
+        function: a loss. Its parameters without default and without value in ``options`` name the
+            tensors that it takes from the model's outputs, e.g. ``energies``.
+        weight: factor on the value; a stack has a tensor of shape ``(R,)``.
+        options: further arguments of the function.
+        warmup: number of steps over which the weight rises linearly from 0.
+
     """
 
     function: Callable[..., Tensor]
@@ -41,11 +45,11 @@ class Term:
 class Objective:
     """Weighted sum of loss terms, ``L = sum_t weight_t * term_t``.
 
-    Terms of weight 0 are dropped: they are neither computed nor reported. Terms with a closed form
-    are computed together.
+    A term of weight 0 is neither computed nor reported. Terms with a closed form are computed
+    together.
 
     Args:
-        terms: a name for each term.
+        terms: loss terms by name.
 
     Raises:
         ValueError: if no term has a weight other than 0.
@@ -72,7 +76,7 @@ class Objective:
 
     @property
     def signature(self) -> tuple[Any, ...]:
-        """What objectives that make a stack have in common: all but the weights."""
+        """Key that the objectives of a stack share: all but the weights."""
         return tuple(
             (name, term.function, repr(sorted(term.options.items())))
             for name, term in self.terms.items()
@@ -82,7 +86,7 @@ class Objective:
         """Return the total and the unweighted value of each term.
 
         Args:
-            outputs: tensors by name, at least those in ``inputs``.
+            outputs: tensors by name, with all names of ``inputs``.
 
         """
         found = self._evaluate_others(outputs)
@@ -101,7 +105,7 @@ class Objective:
         return term.function(**tensors, **term.options)
 
     def _total(self, values: Mapping[str, Tensor]) -> Tensor:
-        """Return the weighted sum of those terms whose values are given."""
+        """Return the weighted sum of the terms whose values are given."""
         weighted = [
             values[name] if _is_one(term.weight) else term.weight * values[name]
             for name, term in self.terms.items()
@@ -114,13 +118,13 @@ class Objective:
 
 
 class StackedObjective(Objective):
-    """The objectives of R replicas, equal but for their weights; all values have shape ``(R,)``.
+    """The objectives of R replicas, which differ in their weights; all values have shape ``(R,)``.
 
-    Terms that are not known to take leading dimensions see one replica at a time.
+    A term that does not declare ``takes_stacks`` sees one replica at a time.
 
     Args:
-        objectives: of the replicas; those of one ``signature``.
-        like: a tensor whose device and dtype the weights take.
+        objectives: one for each replica, all of the same ``signature``.
+        like: tensor whose device and dtype the weights take.
 
     """
 
@@ -154,14 +158,14 @@ class StackedObjective(Objective):
 
     @property
     def warms_up(self) -> bool:
-        """Whether a weight depends on the steps done."""
+        """Whether a weight depends on the number of steps."""
         return bool(self._warming)
 
     def warm_up(self, steps_done: Sequence[int]) -> None:
-        """Set the weights that rise over the first steps to those of the next step.
+        """Set the weights that rise over the first steps.
 
         Args:
-            steps_done: by each replica.
+            steps_done: number of steps that each replica has made.
 
         """
         for weights, full, warmups in self._warming.values():
@@ -174,10 +178,10 @@ class StackedObjective(Objective):
     def differentiate(
         self, outputs: Mapping[str, Tensor]
     ) -> tuple[Tensor, list[Tensor], list[tuple[Tensor, Tensor]]]:
-        """Return the total, the unweighted terms, and tensors with the total's gradient there.
+        """Return the total, the unweighted terms, and where to start backward.
 
-        Going backward from those tensors gives the gradient of the total: closed forms start at the
-        energies, the other terms at their weighted sum.
+        The starts are tensors, each with the gradient of the total with respect to it. Closed forms
+        start at the energies, the other terms at their weighted sum.
         """
         values: dict[str, Tensor] = {}
         starts = []

@@ -17,10 +17,10 @@ def mse(reconstruction: Tensor, x: Tensor) -> Tensor:
 
 
 class _SquaredError(Function):
-    """The mean square of a difference, which autograd rounds alike but takes six tensors for.
+    """The mean square of a difference, with the rounding of autograd and fewer tensors.
 
-    A stack's reconstructions are its largest tensors, and on a CPU fresh memory costs more than the
-    arithmetic: squares are made one replica at a time there.
+    The reconstructions are the largest tensors of a stack, and on a CPU fresh memory costs more
+    than the arithmetic. So a CPU squares one replica at a time.
     """
 
     @staticmethod
@@ -52,12 +52,12 @@ def l1(energies: Tensor) -> Tensor:
 def l1_norm(energies: Tensor, decoder: Tensor) -> Tensor:
     """L1 weighted by the lengths of the decoder's columns, ``mean |a_j| ||W_d,j||``.
 
-    For a decoder whose columns are free, so that growing them does not evade the penalty (Conerly
-    et al. 2024, Circuits Updates, April: Update on how we train SAEs).
+    With free columns, growing them does not evade this penalty (Conerly et al. 2024, Circuits
+    Updates, April: Update on how we train SAEs).
 
     Args:
-        energies: shape ``(..., B, K)``.
-        decoder: its matrix, shape ``(..., D, K)``.
+        energies: activations, shape ``(..., B, K)``.
+        decoder: decoder matrix, shape ``(..., D, K)``.
 
     """
     lengths = decoder.square().sum(-2, keepdim=True).sqrt()
@@ -66,10 +66,10 @@ def l1_norm(energies: Tensor, decoder: Tensor) -> Tensor:
 
 @takes_stacks
 def auxk(auxiliary: Tensor, reconstruction: Tensor, x: Tensor) -> Tensor:
-    """Error of what dead units make of the reconstruction's error (Gao et al. 2024).
+    """Error with which dead units reconstruct the error of the others (Gao et al. 2024).
 
-    Mean square over all elements of ``(..., B, D)``; no gradient goes through the error itself.
-    Where no unit is dead, the auxiliary reconstruction is 0 and so is this term.
+    The mean square over all elements of ``(..., B, D)``; no gradient goes through the error of the
+    others. Without dead units, the auxiliary reconstruction and this term are 0.
     """
     if not auxiliary.requires_grad:
         return auxiliary.new_zeros(auxiliary.shape[:-2])
@@ -80,13 +80,13 @@ def auxk(auxiliary: Tensor, reconstruction: Tensor, x: Tensor) -> Tensor:
 
 @takes_stacks
 def target_l0(active: Tensor, k: Tensor) -> Tensor:
-    """Square of the relative distance of the mean number of active units from its target.
+    """Squared relative distance of the mean number of active units from its target.
 
     ``(L0 / k - 1)^2``, Rajamanoharan et al. 2024, arXiv 2407.14435.
 
     Args:
         active: 1 for active units and 0 for others, with a gradient, shape ``(..., B, K)``.
-        k: the target, shape ``(...)``.
+        k: target number of active units, shape ``(...)``.
 
     """
     return (active.sum(-1).mean(-1) / k - 1).square()
@@ -94,11 +94,11 @@ def target_l0(active: Tensor, k: Tensor) -> Tensor:
 
 @takes_stacks
 def gates_l1(gates: Tensor) -> Tensor:
-    """Mean over all elements of the gates' activity (Rajamanoharan et al. 2024, 2404.16014)."""
+    """Mean absolute gate over all elements (Rajamanoharan et al. 2024, arXiv 2404.16014)."""
     return l1(gates)
 
 
 @takes_stacks
 def gates_mse(auxiliary: Tensor, x: Tensor) -> Tensor:
-    """Mean squared error of what the gates reconstruct by themselves, ibid."""
+    """Mean squared error of the gates' own reconstruction (ibid.)."""
     return mse(auxiliary, x)

@@ -1,4 +1,4 @@
-"""How a loss term declares that it may be computed for a stack of replicas at once."""
+"""How a loss term declares that it can be computed for a stack of replicas at once."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from torch import Tensor
 def takes_stacks(term: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Declare that a term gives each replica of a stack the bits that it gets alone.
 
-    A term without this declaration sees one replica at a time, and its run is a stack of one.
+    A term without this declaration sees one replica at a time, and its run trains alone.
     """
     term.takes_stacks = True  # type: ignore[attr-defined]
     return term

@@ -1,6 +1,6 @@
-"""What a layer of energies is like: metrics, probes, reconstruction, convergence and pictures.
+"""Measurements of a layer of energies: metrics, probes, reconstruction, convergence and pictures.
 
-Tensors and arrays in, numbers out; it imports nothing else of the package.
+They turn tensors and arrays into numbers. This package imports nothing else of the project.
 """
 
 from implicit_em.metrics.energies import (

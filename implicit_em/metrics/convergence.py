@@ -1,4 +1,4 @@
-"""When a training run counts as converged."""
+"""The epoch at which a training run counts as converged."""
 
 from collections.abc import Sequence
 
@@ -8,14 +8,18 @@ import numpy as np
 def convergence_epoch(
     losses: Sequence[float], threshold: float = 1.0, patience: int = 5
 ) -> int | None:
-    """First epoch, counted from 1, of ``patience`` consecutive small changes of the loss.
+    """Return the first of ``patience`` consecutive epochs in which the loss changes little.
 
-    The paper's rule: from that epoch on, the epoch-mean training loss differs from the epoch before
-    by less than ``threshold``. As the objective is unbounded below, this dates the slowing of the
-    loss, not an optimum.
+    The paper's rule. The objective has no lower bound, so this dates the slowing of the loss, not
+    an optimum.
+
+    Args:
+        losses: mean training loss of each epoch.
+        threshold: change from the epoch before, below which a change is small.
+        patience: number of consecutive small changes.
 
     Returns:
-        The epoch, or ``None`` if there is none.
+        The epoch, counted from 1, or ``None`` if there is none.
 
     """
     changes = np.abs(np.diff(np.asarray(losses, dtype=np.float64)))

@@ -1,20 +1,20 @@
-"""How many units are active on a sample, and on how many samples a unit is."""
+"""Densities: the share of units that a sample activates, and of samples that activate a unit."""
 
 import numpy as np
 
 RELATIVE = 0.01
-"""Share of a unit's largest activation above which it counts as active."""
+"""Share of its largest activation above which a unit counts as active."""
 EDGES = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Upper ends of the histogram's bins, three a decade."""
+"""Upper ends of the histogram's bins, three in each decade."""
 
 
 def unit_densities(activations_NK: np.ndarray, relative: float = 0.0) -> np.ndarray:
     """Return the share of the samples on which each unit is active, shape ``(K,)``.
 
-    Active means ``|a| > relative * max |a|``, the maximum being the unit's own over these samples:
-    at 0 whatever is not exactly zero, as TopK and ReLU give it; at ``RELATIVE`` also encoders that
-    are small but never zero have a density. A unit that is zero throughout has density 0, any other
-    constant one density 1.
+    A unit is active if ``|a| > relative * max |a|``, with its maximum over these samples. At 0,
+    everything but exact zeros is active, which suits TopK and ReLU. ``RELATIVE`` also suits
+    encoders whose activations are small but never zero. A unit that is always 0 has density 0; any
+    other constant unit has density 1.
     """
     magnitudes_NK = np.abs(activations_NK)
     # In float64: rounding the threshold to the activations' type would decide ties.
@@ -28,15 +28,13 @@ def density(activations_NK: np.ndarray, relative: float = 0.0) -> float:
 
 
 def density_histogram(densities_K: np.ndarray) -> np.ndarray:
-    """Return how many units have which density: dead, then up to each of ``EDGES``.
-
-    Bins are open below and closed above; the first of all holds the units of density 0 alone.
+    """Return the number of units in each bin of density: 0, then up to each of ``EDGES``.
 
     Args:
-        densities_K: from ``unit_densities``.
+        densities_K: densities of the units, from ``unit_densities``.
 
     Returns:
-        Counts of ``1 + len(EDGES)`` bins, which add up to K.
+        Counts of ``1 + len(EDGES)`` bins, with sum K. Bins exclude their lower end.
 
     """
     bins_K = np.where(densities_K > 0, 1 + np.searchsorted(EDGES, densities_K), 0)

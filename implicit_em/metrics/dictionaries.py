@@ -1,6 +1,6 @@
-"""Weight rows as a dictionary: how alike they are to each other, and to another run's.
+"""Weight rows as a dictionary: their similarity to each other, and to those of other runs.
 
-A matrix has one row a unit: an encoder's rows, or a decoder's columns, transposed.
+A matrix has one row for each unit: the rows of an encoder, or the columns of a decoder.
 """
 
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ from scipy.optimize import linear_sum_assignment
 
 
 class Coherence(NamedTuple):
-    """How alike rows are: each one's largest |cosine| with another."""
+    """Similarity of rows: the largest |cosine| of each row with another."""
 
     mean: float
-    """Over the rows."""
+    """Mean over the rows."""
     maximum: float
     """The mutual coherence of the dictionary (Donoho & Huo 2001)."""
 
@@ -23,9 +23,8 @@ class Coherence(NamedTuple):
 def varying(x_ND: np.ndarray) -> np.ndarray:
     """Return which features take more than one value, bool, shape ``(D,)``.
 
-    The weights of the others are those of the initialisation for ever, in an encoder: they would
-    tell the rows of two seeds apart however alike these are. So compare encoders' rows on
-    ``weight_KD[:, varying(train_x_ND)]``.
+    In an encoder, the weights of the other features stay as they were initialised, which makes the
+    rows of two seeds look different. So compare encoders on ``weight_KD[:, varying(train_x_ND)]``.
     """
     return (x_ND != x_ND[0]).any(0)
 
@@ -33,7 +32,7 @@ def varying(x_ND: np.ndarray) -> np.ndarray:
 def coherence(rows_KD: np.ndarray) -> Coherence:
     """Return mean and maximum over the rows of the largest |cosine| with another row.
 
-    Rows of zeros have no direction and are left out; NaN where fewer than two are left.
+    Rows of zeros have no direction and do not count. NaN if fewer than two rows are left.
     """
     nonzero_KD = rows_KD[rows_KD.any(1)]
     if len(nonzero_KD) < 2:
@@ -45,23 +44,23 @@ def coherence(rows_KD: np.ndarray) -> Coherence:
 
 
 def matched_cosine(first_KD: np.ndarray, second_LD: np.ndarray) -> float:
-    """Return the mean |cosine| of the rows of two matrices, matched to make it largest.
+    """Return the largest mean |cosine| of the rows of two matrices over all matchings.
 
-    The Hungarian method pairs every row of the smaller matrix with a row of its own. Rows of zeros
-    have cosine 0 with all, so that what is dead in a run counts against it.
+    The Hungarian method pairs every row of the smaller matrix with a different row. Rows of zeros
+    have cosine 0 with all others, so dead units lower the mean.
     """
     cosines_KL = _cosines(first_KD, second_LD)
     return float(cosines_KL[linear_sum_assignment(cosines_KL, maximize=True)].mean())
 
 
 def stability(runs: Sequence[np.ndarray]) -> float:
-    """Return ``matched_cosine``, the mean over all pairs of runs; NaN for a single run.
+    """Return the mean of ``matched_cosine`` over all pairs of runs; NaN for a single run.
 
-    1 where all seeds find the same rows, up to their order, scale and sign (Paulo & Belrose 2025,
+    It is 1 if all seeds find the same rows, up to order, scale and sign (Paulo & Belrose 2025,
     arXiv 2501.16615; Song et al. 2025, arXiv 2505.20254).
 
     Args:
-        runs: one matrix a seed, ``(K, D)``.
+        runs: matrix of each seed, shape ``(K, D)``.
 
     """
     matches = [matched_cosine(first, second) for first, second in combinations(runs, 2)]
@@ -69,13 +68,13 @@ def stability(runs: Sequence[np.ndarray]) -> float:
 
 
 def _cosines(first_KD: np.ndarray, second_LD: np.ndarray) -> np.ndarray:
-    """Return the sizes of the cosines between rows, float64, shape ``(K, L)``."""
+    """Return the |cosines| between rows, float64, shape ``(K, L)``."""
     return np.abs(_unit_rows(first_KD) @ _unit_rows(second_LD).T).clip(max=1)
 
 
 def _unit_rows(rows_KD: np.ndarray) -> np.ndarray:
-    """Return the rows at length 1, float64; those of zeros as they are."""
-    # By the largest weight first, so that no square under- or overflows.
+    """Return the rows scaled to length 1, float64; rows of zeros stay."""
+    # Divide by the largest weight first: no square under- or overflows.
     rows_KD = _divided(rows_KD.astype(np.float64), np.abs(rows_KD).max(1, initial=0))
     return _divided(rows_KD, np.linalg.norm(rows_KD, axis=1))
 

@@ -1,8 +1,8 @@
-"""What a set of images says about a layer of energies, as torchmetrics classes.
+"""Metrics of a layer of energies on a set of images, as torchmetrics classes.
 
 Every metric takes ``energies`` of shape ``(B, K)``, batch by batch, and accumulates in float64. A
-batch may be empty, as is a process's part of a small one.
-``energy_metrics`` collects them all, so that one pass over the images serves them together.
+batch may be empty: so can be the part of a small batch that a process gets. ``energy_metrics``
+collects several metrics for one pass over the images.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from torchmetrics import MeanMetric, MeanSquaredError, Metric, MetricCollection
 from torchmetrics.utilities import dim_zero_cat
 
 ROUNDING = 8 * torch.finfo(torch.float32).eps
-"""Relative variation that float32 rounding alone can give a constant."""
+"""Relative variation of a constant by float32 rounding alone."""
 DEAD_VARIANCE = 0.01
 ACTIVE_ENERGY = 0.01
 SILENT_SHARE = 0.01
@@ -24,11 +24,11 @@ FINAL = (*CURVES, "silent_units", "maximum_responsibility")
 RECONSTRUCTION = ("reconstruction_mse", "transpose_reconstruction_mse")
 """Names of the reconstruction error: by a decoder, or by the transposed encoder."""
 GRAM_ROWS = 1024
-"""Rows of a block of the samples' N x N matrix of inner products."""
+"""Number of rows in a block of the samples' N x N matrix of inner products."""
 
 
 class EnergyMoments(Metric):
-    """First and second moments of each component; base of the metrics that need variances.
+    """First and second moments of each component; base of the metrics of variances.
 
     Args:
         components: number of components K.
@@ -69,7 +69,7 @@ class EnergyMoments(Metric):
 class DeadUnits(EnergyMoments):
     """Number of components with ``Var(E_j) < threshold``: the paper's count.
 
-    An absolute threshold: it also counts a unit that fires on every image but weakly.
+    The threshold is absolute, so a unit that fires weakly on every image counts too.
     """
 
     def __init__(self, components: int, threshold: float = DEAD_VARIANCE, **kwargs: Any) -> None:
@@ -82,12 +82,11 @@ class DeadUnits(EnergyMoments):
 
 
 class Redundancy(EnergyMoments):
-    """``||Corr(E) - I||_F^2`` off the diagonal; NaN where fewer than two components vary.
+    """``||Corr(E) - I||_F^2`` off the diagonal; NaN if fewer than two components vary.
 
-    Components that do not vary beyond float32 rounding contribute 0.
-
-    Samples are kept as they are while they are fewer than the components, then folded into the
-    K x K matrix of products: memory is O(min(N, K) K), time O(min(N, K) N K).
+    Components that do not vary beyond float32 rounding contribute 0. The samples themselves are
+    kept while they are fewer than the components, then only the K x K matrix of products: memory is
+    O(min(N, K) K), time O(min(N, K) N K).
     """
 
     samples: Tensor | list[Tensor]
@@ -100,26 +99,26 @@ class Redundancy(EnergyMoments):
         self._forget()
 
     def _forget(self) -> None:
-        # Never an empty list: processes exchange tensors of as many dimensions and of one type,
-        # also where one of them has folded its samples, or had none.
+        # Never empty lists: all processes must exchange tensors of equal dimensions and dtypes,
+        # even if one has folded its samples, or had none.
         components = len(self.sums_K)
         self.samples = [torch.zeros(0, components, device=self.device)]
         self.products = [self.sums_K.new_zeros(0, components, components)]
 
     def reset(self) -> None:
-        """Return to the state of no samples."""
+        """Forget all samples."""
         super().reset()
         self._forget()
 
     def update(self, energies: Tensor) -> None:
         """Add a batch of energies ``(B, K)``."""
         super().update(energies)
-        # A copy, since the caller may use the memory again.
+        # A copy: the caller may reuse the memory.
         self.samples = [*self._batches, energies.detach().clone()]
         self._fold()
 
     def _reduce_states(self, incoming_state: dict[str, Any]) -> None:
-        # By which ``merge_state`` and ``forward`` add a state to this one.
+        # ``merge_state`` and ``forward`` add a state by this method.
         super()._reduce_states(incoming_state)
         self._fold()
 
@@ -134,7 +133,7 @@ class Redundancy(EnergyMoments):
 
     @property
     def _batches(self) -> list[Tensor]:
-        # The exchange between processes joins a list to one tensor.
+        # The exchange between processes joins the list into one tensor.
         return [self.samples] if isinstance(self.samples, Tensor) else self.samples
 
     @property
@@ -171,7 +170,7 @@ class Redundancy(EnergyMoments):
 
 
 def _scale(mean_K: Tensor, variance_K: Tensor) -> Tensor:
-    """Return 1 over the standard deviations; 0 where nothing varies beyond float32 rounding."""
+    """Return 1 over each standard deviation; 0 for variation within float32 rounding."""
     varies_K = variance_K > (ROUNDING * mean_K).square()
     return torch.where(varies_K, variance_K, 1).rsqrt() * varies_K
 
@@ -179,7 +178,7 @@ def _scale(mean_K: Tensor, variance_K: Tensor) -> Tensor:
 def _squared_products(samples_NK: Tensor, mean_K: Tensor, scale_K: Tensor) -> tuple[Tensor, Tensor]:
     """Return ``||Z^T Z||_F^2`` and the squared diagonal of ``Z^T Z``, Z centred and scaled.
 
-    By ``||Z^T Z||_F = ||Z Z^T||_F``, one block of the symmetric N x N matrix at a time.
+    As ``||Z^T Z||_F = ||Z Z^T||_F``, one block of the symmetric N x N matrix is enough at a time.
     """
     blocks = samples_NK.split(GRAM_ROWS)
     total, diagonal_K = mean_K.new_zeros(()), torch.zeros_like(mean_K)
@@ -193,13 +192,13 @@ def _squared_products(samples_NK: Tensor, mean_K: Tensor, scale_K: Tensor) -> tu
 
 
 class SilentUnits(Metric):
-    """Number of components that are never active above a share of the layer's mean activation.
+    """Number of components that never exceed a share of the layer's mean activation.
 
-    The scale-free count of dead units: multiplying all energies by a constant does not change it.
+    It counts dead units at any scale: a factor on all energies does not change it.
 
     Args:
         components: number of components K.
-        share: of the mean of ``|E|`` over all images and components.
+        share: threshold, as a share of the mean of ``|E|`` over all images and components.
 
     """
 
@@ -222,7 +221,7 @@ class SilentUnits(Metric):
         magnitudes_BK = energies.double().abs()
         self.count += magnitudes_BK.numel()
         self.total += magnitudes_BK.sum()
-        # Together, as a batch may be empty.
+        # Joined with the peaks, as a batch may be empty.
         self.peaks_K.copy_(torch.cat([self.peaks_K[None], magnitudes_BK]).amax(0))
 
     def compute(self) -> Tensor:
@@ -231,7 +230,7 @@ class SilentUnits(Metric):
 
 
 class _Mean(MeanMetric):
-    """Mean in float64 of a quantity of each sample."""
+    """Mean of a quantity over the samples, in float64."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(nan_strategy="disable", **kwargs)
@@ -239,7 +238,7 @@ class _Mean(MeanMetric):
 
 
 class ResponsibilityEntropy(_Mean):
-    """Mean over the images of ``H(softmax(-E))``, in nats; ln K where nothing is told apart."""
+    """Mean over the images of ``H(softmax(-E))``, in nats; ln K for equal responsibilities."""
 
     def update(self, energies: Tensor) -> None:  # type: ignore[override]
         """Add a batch of energies ``(B, K)``."""
@@ -269,7 +268,7 @@ class Density(_Mean):
 
 
 def energy_metrics(components: int) -> MetricCollection:
-    """Return the curves that are worth following during training: ``update(energies=...)``."""
+    """Return the metrics to follow during training; they are updated with ``energies``."""
     return MetricCollection(
         {
             "dead_units": DeadUnits(components),
@@ -286,9 +285,14 @@ def energy_metrics(components: int) -> MetricCollection:
 
 
 def final_metrics(components: int, reconstruction: str = "reconstruction_mse") -> MetricCollection:
-    """Return all metrics of a trained model, its reconstruction error under the name given.
+    """Return all metrics of a trained model.
 
-    They are updated with ``energies``, and ``preds`` and ``target`` for the reconstruction error.
+    They are updated with ``energies``, and with ``preds`` and ``target`` for the reconstruction.
+
+    Args:
+        components: number of components K.
+        reconstruction: name of the mean squared reconstruction error.
+
     """
     collection = energy_metrics(components)
     collection.add_metrics(

@@ -16,14 +16,14 @@ RED_WHITE_BLUE = LinearSegmentedColormap.from_list(
 
 
 def feature_grid(weight_KD: np.ndarray, sample_shape: Sequence[int]) -> Figure:
-    """Return a grid of the rows as images: blue positive, red negative, white zero.
+    """Return a figure with the rows as images: blue is positive, red negative, white zero.
 
-    All rows share one symmetric scale. Beyond 1,024 rows the first 1,024 are shown; rows that are
-    no images of one channel are shown as they are, one below the other.
+    All rows share one symmetric scale. The first 1,024 rows are shown. Rows that are not images of
+    one channel become the rows of one picture.
 
     Args:
-        weight_KD: shape ``(K, D)``.
-        sample_shape: of one input, with product D.
+        weight_KD: weight matrix, shape ``(K, D)``.
+        sample_shape: shape of one input, with product D.
 
     """
     figure = Figure(figsize=(6.4, 5.6), dpi=150, layout="constrained")
@@ -41,14 +41,14 @@ def draw_grid(
     bar: str = "right",
     saturating: float = 0.0,
 ) -> int:
-    """Draw the grid into axes; gives how many rows are shown.
+    """Draw the grid into axes, and return the number of rows shown.
 
     Args:
-        axes: to draw into.
-        weight_KD: shape ``(K, D)``.
-        sample_shape: of one input, with product D.
+        axes: axes to draw into.
+        weight_KD: weight matrix, shape ``(K, D)``.
+        sample_shape: shape of one input, with product D.
         bar: side of the colour bar.
-        saturating: share of the weights that may lie beyond the scale.
+        saturating: share of the weights beyond the ends of the scale.
 
     """
     shown = weight_KD[:MOST_SHOWN]
@@ -62,7 +62,7 @@ def draw_grid(
         vmin=-limit,
         vmax=limit,
         aspect="equal" if are_images else "auto",
-        interpolation="none",  # weights as they are, and small files
+        interpolation="none",  # sharp pixels, and small files
     )
     axes.set_axis_off()
     axes.figure.colorbar(picture, ax=axes, location=bar, shrink=0.8, label="weight")
@@ -75,7 +75,7 @@ def save_feature_grid(weight_KD: np.ndarray, sample_shape: Sequence[int], path: 
 
 
 def _mosaic(images_KHW: np.ndarray) -> np.ndarray:
-    """Lay images out in a near-square grid with a gap of one pixel (NaN)."""
+    """Return the images in a near-square grid, with gaps of one pixel (NaN)."""
     count, height, width = images_KHW.shape
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)

@@ -1,4 +1,4 @@
-"""The linear probe: how well a linear classifier reads the labels from the features."""
+"""The linear probe: the accuracy of a linear classifier on the features."""
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -17,17 +17,17 @@ def linear_probe(
     converges (Oursland 2026, arXiv 2601.06478).
 
     Args:
-        train_features: shape ``(N, K)``.
-        train_labels: shape ``(N,)``.
-        test_features: shape ``(M, K)``.
-        test_labels: shape ``(M,)``.
-        threads: of the linear algebra; ``None`` leaves the library's own number.
+        train_features: features to fit on, shape ``(N, K)``.
+        train_labels: classes to fit on, shape ``(N,)``.
+        test_features: features to score on, shape ``(M, K)``.
+        test_labels: classes to score on, shape ``(M,)``.
+        threads: number of threads of the linear algebra; ``None`` for the library's default.
 
     Raises:
         ValueError: if the features are not finite.
 
     """
-    # Only here: scikit-learn brings pandas, and a run without the probe needs neither.
+    # Imported here: scikit-learn brings pandas, and a run without the probe needs neither.
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler

@@ -1,23 +1,23 @@
-"""Class purity: whether a unit speaks for one class."""
+"""Class purity: the degree to which a unit responds to one class."""
 
 import numpy as np
 
 
 def class_purity(activations_NK: np.ndarray, labels_N: np.ndarray) -> float:
-    """Return the share of a unit's activation, sum of |a|, in its commonest class: mean of units.
+    """Return the share of a unit's activation that its commonest class causes, mean over units.
 
-    For units that are 0 or 1 it is the share of the activating samples that are of the commonest
-    class (class purity as in arXiv 2602.12403); others weigh each sample by how strongly they
-    respond, so that no threshold has to be chosen for encoders that are never exactly zero. A unit
-    that does not tell classes apart has the share of the data's commonest class; one that responds
-    to a handful of samples is pure by chance, so read it beside the density histogram.
+    A unit's activation is the sum of |a|. For units that are 0 or 1, this is the share of the
+    activating samples in the commonest class (class purity as in arXiv 2602.12403). Other units
+    weigh each sample by their response, so encoders that are never exactly zero need no threshold.
+    A unit that ignores classes has the share of the data's commonest class. A unit that responds to
+    a handful of samples is pure by chance, so read this beside the density histogram.
 
     Args:
-        activations_NK: shape ``(N, K)``.
+        activations_NK: activations, shape ``(N, K)``.
         labels_N: class of each sample.
 
     Returns:
-        The mean over the units that are active at all; NaN where none is.
+        The mean over the units that are ever active; NaN if there are none.
 
     """
     magnitudes_NK = np.abs(activations_NK)

@@ -24,15 +24,15 @@ from implicit_em.metrics.sparse_probe import sparse_probe
 
 @dataclass(frozen=True)
 class Encoded:
-    """A set of samples and what an encoder makes of them.
+    """A set of samples with an encoder's activations.
 
     Args:
-        x_ND: the inputs.
-        labels_N: class of each.
-        activations_NK: the encoder's activations, or energies.
+        x_ND: inputs, shape ``(N, D)``.
+        labels_N: class of each sample.
+        activations_NK: activations or energies of the encoder, shape ``(N, K)``.
 
     Raises:
-        ValueError: if these are not of as many samples, or are not finite.
+        ValueError: if the numbers of samples differ, or a value is not finite.
 
     """
 
@@ -57,32 +57,30 @@ def quality(
     reconstruction_ND: np.ndarray | None = None,
     threads: int | None = None,
 ) -> dict[str, float | int | None]:
-    """Return what is measured of one encoder; the same keys for every one.
+    """Return all measurements of one encoder; the keys are the same for every encoder.
 
-    - ``exact_density``, ``relative_density``: of the test activations, by zero and by 1 % of each
-      unit's maximum; ``units_dead``, ``units_to_0.0001``, …, ``units_to_1``: how many units have
-      which density by the latter.
-    - ``fvu``, ``least_squares_fvu``: test variance that the learned and the best linear decoder
-      leave unexplained.
+    - ``exact_density``, ``relative_density``: density of the test activations above zero, and above
+      1 % of each unit's maximum; ``units_dead``, ``units_to_0.0001``, …, ``units_to_1``: histogram
+      of the relative densities.
+    - ``fvu``, ``least_squares_fvu``: fraction of the test variance that the learned decoder and the
+      best linear decoder leave unexplained.
     - ``probe_accuracy``, ``sparse_probe_1``, …: test accuracy of the probe on all units, and
       balanced accuracy on k of them.
-    - ``dead_units`` (variance) and ``silent_units`` (scale-free) on the test set.
+    - ``dead_units`` (by variance) and ``silent_units`` (scale-free) on the test set.
     - ``class_purity`` of the test activations.
-    - ``encoder_coherence_mean``, ``_max``, ``decoder_coherence_mean``, ``_max``.
-
-    ``stability`` takes several runs and is not among them; encoders are compared on the features
-    that vary over the training set.
+    - ``encoder_coherence_mean``, ``_max``, ``decoder_coherence_mean``, ``_max``; the encoder's on
+      the features that vary over the training set.
 
     Args:
-        train: what decoders and probes are fitted on.
-        test: what is measured.
-        encoder_KD: weight rows, where the encoder has such.
-        decoder_KD: the learned decoder's columns as rows, where there is one.
-        reconstruction_ND: of the test inputs by the learned decoder, where there is one.
-        threads: of the linear algebra; ``None`` leaves the library's own number.
+        train: samples to fit decoders and probes on.
+        test: samples to measure.
+        encoder_KD: weight rows of the encoder; ``None`` if it has none.
+        decoder_KD: columns of the learned decoder, as rows; ``None`` if there is none.
+        reconstruction_ND: test inputs as the learned decoder reconstructs them; ``None`` likewise.
+        threads: number of threads of the linear algebra; ``None`` for the library's default.
 
     Returns:
-        Numbers by name; ``None`` for what cannot be computed.
+        Numbers by name; ``None`` for one that cannot be computed.
 
     """
     with threadpool_limits(limits=threads):

@@ -1,4 +1,4 @@
-"""How much of the input's variance the activations leave unexplained, in float64."""
+"""Fraction of the input's variance that activations leave unexplained, in float64."""
 
 from collections.abc import Iterator
 
@@ -6,9 +6,9 @@ import numpy as np
 from scipy.linalg import pinvh
 
 CUTOFF = 1e-10
-"""Eigenvalues of the units' correlation matrix below this share of the largest count as zero.
+"""Share of the largest eigenvalue of the units' correlation matrix below which others count as 0.
 
-Directions whose deviation is 1e-5 of the strongest one's: far above what float32 rounds.
+Such directions have 1e-5 of the strongest one's deviation, far more than float32 rounding.
 """
 BLOCK = 4096
 
@@ -16,9 +16,9 @@ BLOCK = 4096
 def fvu(x_ND: np.ndarray, reconstruction_ND: np.ndarray) -> float:
     """Return the fraction of variance unexplained, ``sum (x - x̂)² / sum (x - mean x)²``.
 
-    Both sums run over samples and features, the mean over these samples: 1 for the mean predictor,
-    0 for a perfect one (the normalised error of Gao et al. 2024, arXiv 2406.04093). NaN where no
-    feature varies.
+    Both sums run over samples and features; the mean is that of these samples. The result is 1 for
+    the mean predictor and 0 for a perfect one (the normalised error of Gao et al. 2024, arXiv
+    2406.04093), and NaN if no feature varies.
     """
     if not (x_ND != x_ND[0]).any():
         return float("nan")
@@ -36,9 +36,9 @@ def least_squares_decoder(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return weight ``(K, D)`` and bias ``(D,)`` of the linear decoder of least squared error.
 
-    By the normal equations of the standardised units; of all solutions, where units are dead,
-    constant or dependent, the one of least norm. So a unit's scale and level do not matter, and
-    dead and constant units have weight 0.
+    It solves the normal equations of the standardised units, so a unit's scale and level do not
+    matter. If units are constant or dependent, it takes the solution of least norm, in which
+    constant units have weight 0.
 
     Raises:
         ValueError: if activations or inputs are not finite.
@@ -67,8 +67,8 @@ def least_squares_fvu(
 ) -> float:
     """Return the test ``fvu`` of the least-squares decoder of the training activations.
 
-    What an encoder keeps of its input, whatever decoder it was trained with, if any. Above 1 where
-    units respond to test samples as they never did in training.
+    It tells how much of its input an encoder keeps, with any decoder or none. It exceeds 1 if units
+    respond to test samples as they never did in training.
     """
     weight_KD, bias_D = least_squares_decoder(train_activations_NK, train_x_ND)
     return fvu(test_x_MD, test_activations_MK @ weight_KD + bias_D)

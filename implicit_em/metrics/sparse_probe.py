@@ -1,4 +1,4 @@
-"""The k-sparse probe: how much of a class a handful of units says."""
+"""The k-sparse probe: the accuracy of a linear classifier on a handful of units."""
 
 from collections.abc import Iterable
 
@@ -16,42 +16,43 @@ def sparse_probe(
 ) -> dict[int, float]:
     """Return the mean balanced test accuracy of one-vs-rest probes on k units, for each k.
 
-    For each class the k units whose standardised means differ most between the class and the rest,
-    on the training set, then a logistic regression on them with balanced class weights, as in
-    Gurnee et al. 2023 (arXiv 2305.01610); Kantamneni et al. 2025 (arXiv 2502.16681) select alike.
-    They report F1 and the area under the curve. This is the mean of the two recalls, 0.5 for a
-    guess however rare the class: what the accuracy on as many positives as negatives estimates,
-    which SAEBench reports (Karvonen et al. 2025, arXiv 2503.09532).
+    For each class, the probe takes the k units whose standardised means differ most between the
+    class and the rest of the training set. It fits a logistic regression on them with balanced
+    class weights, as in Gurnee et al. 2023 (arXiv 2305.01610); Kantamneni et al. 2025 (arXiv
+    2502.16681) select units in the same way. They report F1 and the area under the curve. Balanced
+    accuracy is the mean of the two recalls: 0.5 for a guess, however rare the class. SAEBench
+    estimates it on equal numbers of positives and negatives (Karvonen et al. 2025, arXiv
+    2503.09532).
 
     Args:
-        train_features: shape ``(N, K)``.
-        train_labels: shape ``(N,)``.
-        test_features: shape ``(M, K)``.
-        test_labels: shape ``(M,)``.
-        sizes: the numbers k; one above K takes all units.
+        train_features: features to fit on, shape ``(N, K)``.
+        train_labels: classes to fit on, shape ``(N,)``.
+        test_features: features to score on, shape ``(M, K)``.
+        test_labels: classes to score on, shape ``(M,)``.
+        sizes: numbers k of units; one above K takes all units.
 
     Returns:
-        For each k the mean, in [0, 1], over the classes that both sets hold; NaN where one of the
-        sets is of a single class, or they share none.
+        For each k, the mean over the classes in both sets, in [0, 1]; NaN if a set has a single
+        class, or if they share none.
 
     Raises:
         ValueError: if the features are not finite.
 
     """
     if not (np.isfinite(train_features).all() and np.isfinite(test_features).all()):
-        raise ValueError("features must be finite")  # the scaler lets NaN pass
-    # Only here, as in ``linear_probe``.
+        raise ValueError("features must be finite")  # the scaler accepts NaN
+    # Imported here, as in ``linear_probe``.
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
     scaler = StandardScaler().fit(train_features)
     train_NK, test_MK = scaler.transform(train_features), scaler.transform(test_features)
     accuracies: dict[int, list[float]] = {size: [] for size in sizes}
-    severally = min(len(np.unique(labels)) for labels in (train_labels, test_labels)) > 1
-    for label in np.intersect1d(train_labels, test_labels) if severally else ():
+    several_classes = min(len(np.unique(labels)) for labels in (train_labels, test_labels)) > 1
+    for label in np.intersect1d(train_labels, test_labels) if several_classes else ():
         train_N, test_M = train_labels == label, test_labels == label
-        own_K, others_K = (train_NK[some].mean(0, dtype=np.float64) for some in (train_N, ~train_N))
-        ranking_K = np.argsort(-np.abs(own_K - others_K), kind="stable")
+        class_K, rest_K = (train_NK[some].mean(0, dtype=np.float64) for some in (train_N, ~train_N))
+        ranking_K = np.argsort(-np.abs(class_K - rest_K), kind="stable")
         for size, values in accuracies.items():
             units = ranking_K[:size]
             probe = LogisticRegression(class_weight="balanced", tol=1e-6, max_iter=10_000)

@@ -1,4 +1,7 @@
-"""Plain ``nn.Module`` models, free of training code."""
+"""The models: plain ``nn.Module`` classes without training code, and what they declare.
+
+It imports nothing else of the package.
+"""
 
 from implicit_em.models.activations import Abs
 from implicit_em.models.batch_topk import BatchTopK

@@ -1,4 +1,4 @@
-"""BatchTopK: the largest pre-activations of a whole batch."""
+"""BatchTopK: the largest activations of a whole batch."""
 
 from typing import Any
 
@@ -14,22 +14,23 @@ from implicit_em.models.topk import TopK
 class BatchTopK(TopK):
     """Dictionary with k active units a sample on average (Bussmann et al. 2024, arXiv 2412.06410).
 
-    In training the B k largest activations of a batch are kept. Elsewhere a sample must not depend
-    on its company: those above a threshold are, the running mean over the steps of the smallest
-    that was kept.
+    Training keeps the ``B k`` largest activations of a batch. Elsewhere a sample must not depend on
+    the others, so the activations above a threshold are kept. The threshold is a running mean, over
+    the training steps, of the smallest activation that was kept.
 
     Args:
         in_features: width D of the input.
         hidden: number of hidden units K.
-        activation: of the pre-activations, before the choice; ReLU where none is given.
-        momentum: weight of a step in the running mean.
-        kwargs: of ``TopK``.
+        activation: function of the pre-activations, before the selection; ``None`` for ReLU.
+        momentum: weight of a step in the running mean, in (0, 1].
+        kwargs: further arguments of ``TopK``.
 
     Raises:
-        ValueError: for another momentum, and as ``TopK`` does.
+        ValueError: if ``momentum`` is not in (0, 1], or ``TopK`` refuses its arguments.
 
     """
 
+    takes_stacks = True
     threshold: Tensor
 
     def __init__(
@@ -52,14 +53,14 @@ class BatchTopK(TopK):
         return activations * (activations > self.threshold)
 
     def choose(self, activations: Tensor) -> Tensor:
-        """Return the largest of a training batch ``(..., B, K)``, and note the smallest of them."""
+        """Return the largest activations ``(..., B, K)`` of a training batch; note the smallest."""
         batch_size = activations.shape[-2]
         k = self.k
         count = k * batch_size if isinstance(k, int) else [one * batch_size for one in k]
         kept = keep_largest(activations.flatten(-2), count)
         with torch.no_grad():
             smallest = kept.where(kept > 0, torch.inf).amin(-1, keepdim=True)
-            # A batch on which nothing is active says nothing.
+            # A batch without activity leaves the threshold as it is.
             weight = self.momentum * smallest.isfinite()
             self.threshold.add_(weight * (smallest.nan_to_num(posinf=0) - self.threshold))
         return kept.view_as(activations)

@@ -1,7 +1,7 @@
-"""Controls: what the classics make of the data, fitted by scikit-learn as ``start``, not trained.
+"""Controls: classical methods that scikit-learn fits in ``start``, before training.
 
-Each is as it starts, with ``trainer.max_epochs=0``, and goes through the same measurements as what
-is trained. All of them work on torch alone once they are fitted.
+With ``trainer.max_epochs=0`` a control stays as it starts, and the measurements are those of a
+trained model. Once fitted, it needs torch alone.
 """
 
 import warnings
@@ -22,12 +22,14 @@ class Pixels(Encoder):
 
     Args:
         in_features: width D of the input, and number of components.
-        hidden: left open, as it is D.
+        hidden: D, or ``None`` for the same.
 
     Raises:
-        ValueError: if another number is given.
+        ValueError: if ``hidden`` is another number.
 
     """
+
+    takes_stacks = takes_parts = True
 
     def __init__(self, in_features: int, hidden: int | None = None) -> None:
         if hidden not in (None, in_features):
@@ -38,7 +40,22 @@ class Pixels(Encoder):
             self.linear.bias.zero_()
 
 
-class PCA(SparseAutoencoder):
+class _Factors(SparseAutoencoder):
+    """Codes and reconstructions that are linear: ``a = W_e (x - mean)``, ``x' = W_d a + mean``."""
+
+    takes_stacks = takes_parts = True
+
+    def __init__(self, in_features: int, hidden: int = 64) -> None:
+        super().__init__(in_features, hidden, nn.Identity())
+
+    def _set(self, encoder_KD: np.ndarray, decoder_DK: np.ndarray, mean_D: np.ndarray) -> None:
+        _copy(self.weight, encoder_KD)
+        _copy(self.encoder.linear.bias, -encoder_KD @ mean_D)
+        _copy(self.decoder.weight, decoder_DK)
+        _copy(self.decoder.bias, mean_D)
+
+
+class PCA(_Factors):
     """Principal components: coordinates along the K orthonormal directions of most variance.
 
     Args:
@@ -47,67 +64,69 @@ class PCA(SparseAutoencoder):
 
     """
 
-    def __init__(self, in_features: int, hidden: int = 64) -> None:
-        super().__init__(in_features, hidden, nn.Identity())
+    takes_stacks = takes_parts = True
 
     def start(self, x: Tensor) -> None:
         """Fit to the training samples ``(N, D)``."""
         from sklearn.decomposition import PCA as Fit
 
         fitted = Fit(len(self.weight), random_state=_seed()).fit(x.numpy())
-        _set_linear(self, fitted.components_, fitted.components_.T, fitted.mean_)
+        self._set(fitted.components_, fitted.components_.T, fitted.mean_)
 
 
-class ICA(SparseAutoencoder):
+class ICA(_Factors):
     """Independent components by FastICA, of unit variance (Hyvärinen and Oja 2000).
 
     Args:
         in_features: width D of the input.
         hidden: number of components K, at most D.
-        iterations: at most.
+        iterations: maximum number of iterations of FastICA.
 
     """
 
+    takes_stacks = takes_parts = True
+
     def __init__(self, in_features: int, hidden: int = 64, iterations: int = 500) -> None:
-        super().__init__(in_features, hidden, nn.Identity())
+        super().__init__(in_features, hidden)
         self.iterations = iterations
 
     def start(self, x: Tensor) -> None:
         """Fit to the training samples ``(N, D)``."""
         from sklearn.decomposition import PCA, FastICA
 
-        # Whitened before, as scikit-learn's own whitening divides by 0 where an input never varies.
+        # Whitened here, as FastICA's own whitening divides by 0 where an input never varies.
         white = PCA(len(self.weight), whiten=True, random_state=_seed()).fit(x.numpy())
         rotation = FastICA(whiten=False, max_iter=self.iterations, random_state=_seed())
-        with _ending_anyway():
+        with _stopping_early():
             rotation_KK = rotation.fit(white.transform(x.numpy())).components_
         scale_K1 = np.sqrt(white.explained_variance_)[:, None]
-        _set_linear(
-            self,
+        self._set(
             rotation_KK @ (white.components_ / scale_K1),
             (white.components_ * scale_K1).T @ rotation_KK.T,
             white.mean_,
         )
 
 
-class NMF(SparseAutoencoder):
+class NMF(_Factors):
     """Non-negative matrix factorisation ``x = W_d a`` with ``W_d, a >= 0`` (Lee and Seung 1999).
 
-    The columns of ``W_d`` have length 1. The codes are the non-negative least-squares solution, by
-    coordinate descent.
+    The columns of ``W_d`` have length 1. Coordinate descent finds the codes, which are the
+    non-negative least-squares solution.
 
     Args:
         in_features: width D of the input, which must not be negative.
         hidden: number of components K.
-        iterations: at most, of the fit.
-        sweeps: of the coordinate descent.
+        iterations: maximum number of iterations of the fit.
+        sweeps: number of sweeps of the coordinate descent.
 
     """
+
+    takes_parts = True
 
     def __init__(
         self, in_features: int, hidden: int = 64, iterations: int = 200, sweeps: int = 50
     ) -> None:
-        super().__init__(in_features, hidden, nn.Identity())
+        super().__init__(in_features, hidden)
         self.iterations = iterations
         self.sweeps = sweeps
 
@@ -116,11 +135,11 @@ class NMF(SparseAutoencoder):
         from sklearn.decomposition import NMF as Fit
 
         fit = Fit(len(self.weight), init="nndsvda", max_iter=self.iterations, random_state=_seed())
-        with _ending_anyway():
-            fitted = fit.fit(x.numpy())
-        lengths_K1 = np.linalg.norm(fitted.components_, axis=1, keepdims=True)
-        parts_KD = fitted.components_ / np.where(lengths_K1 > 0, lengths_K1, 1)
-        _set_linear(self, parts_KD, parts_KD.T, np.zeros(x.shape[1]))
+        with _stopping_early():
+            rows_KD = fit.fit(x.numpy()).components_
+        lengths_K1 = np.linalg.norm(rows_KD, axis=1, keepdims=True)
+        parts_KD = rows_KD / np.where(lengths_K1 > 0, lengths_K1, 1)
+        self._set(parts_KD, parts_KD.T, np.zeros(x.shape[1]))
 
     @torch.no_grad()
     def encode(self, x: Any) -> Tensor:
@@ -136,10 +155,10 @@ class NMF(SparseAutoencoder):
 
 
 class KMeans(Encoder):
-    """Soft k-means: how much closer than on average a centre is, ``max(0, mean_j z_j - z_j)``.
+    """Soft k-means: how much closer a centre is than the average one, ``max(0, mean_j z_j - z_j)``.
 
-    The "triangle" code of Coates, Ng and Lee 2011 (An Analysis of Single-Layer Networks), z the
-    distances to the centres.
+    The "triangle" code of Coates, Ng and Lee 2011 (An Analysis of Single-Layer Networks), with the
+    distances z to the centres.
 
     Args:
         in_features: width D of the input.
@@ -147,8 +166,7 @@ class KMeans(Encoder):
 
     """
 
-    def __init__(self, in_features: int, hidden: int = 64) -> None:
-        super().__init__(in_features, hidden)
+    takes_parts = True
 
     def start(self, x: Tensor) -> None:
         """Fit to the training samples ``(N, D)``."""
@@ -166,16 +184,17 @@ class KMeans(Encoder):
 class GaussianMixture(Encoder):
     """Gaussian mixture of diagonal covariances: ``E_j = -log pi_j - log N(x; mu_j, sigma_j)``.
 
-    So ``softmax(-E)`` are its responsibilities, as the derived model has them.
+    As in the derived model, ``softmax(-E)`` are the responsibilities.
 
     Args:
         in_features: width D of the input.
         hidden: number of components K.
-        floor: added to every variance; pixels that are always 0 would have none.
-        iterations: at most.
+        floor: variance added to each input's; a pixel that is always 0 has none.
+        iterations: maximum number of EM steps.
 
     """
 
+    takes_parts = True
     precision: Tensor
 
     def __init__(
@@ -210,23 +229,13 @@ class GaussianMixture(Encoder):
 
 
 @contextmanager
-def _ending_anyway() -> Iterator[None]:
-    """That a fit ends at the number of iterations that was asked for is no news."""
+def _stopping_early() -> Iterator[None]:
+    """Silence the warning that a fit ended at the maximum number of iterations."""
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         yield
-
-
-def _set_linear(
-    model: SparseAutoencoder, encoder_KD: np.ndarray, decoder_DK: np.ndarray, mean_D: np.ndarray
-) -> None:
-    """Set the model to ``a = W_e (x - mean)``, ``x' = W_d a + mean``."""
-    _copy(model.weight, encoder_KD)
-    _copy(model.encoder.linear.bias, -encoder_KD @ mean_D)
-    _copy(model.decoder.weight, decoder_DK)
-    _copy(model.decoder.bias, mean_D)
 
 
 @torch.no_grad()

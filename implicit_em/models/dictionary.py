@@ -1,4 +1,4 @@
-"""The base of today's sparse autoencoders: a dictionary, started from the data."""
+"""The base of today's sparse autoencoders: a dictionary that starts from the data."""
 
 from typing import Literal, get_args
 
@@ -10,33 +10,33 @@ from implicit_em.models.sae import SparseAutoencoder
 
 Middle = Literal["zero", "mean", "median"]
 FREE_LENGTH = 0.1
-"""Of the decoder's columns at the start, where they are free."""
+"""Length of the decoder's columns at the start, if training may change it."""
 
 
 class Dictionary(SparseAutoencoder):
     """Sparse autoencoder ``a = activation(W_e (x - b_d) + b_e)``, ``x' = W_d a + b_d``.
 
-    Starts with random directions, ``W_e = W_d^T``, and ``b_d`` in the middle of the data, as
-    ``start`` finds it before training. By default it is that of Bricken et al. 2023 (Towards
-    Monosemanticity), but for the transposed start, which is of Conerly et al. and Gao et al. 2024:
-    columns of length 1 after every step, whose gradients have no part along them, and ``b_d`` from
-    the geometric median. With free columns and ``b_d`` not subtracted, that of Conerly et al. 2024
-    (Circuits Updates, April), for a penalty on ``|a_j| ||W_d,j||``. No dead unit is sampled anew.
+    It starts with random directions and ``W_e = W_d^T``; ``start`` puts ``b_d`` in the middle of
+    the data. The defaults are from Bricken et al. 2023 (Towards Monosemanticity): the columns of
+    ``W_d`` have length 1 after every step, their gradients have no part along them, and ``b_d``
+    starts at the geometric median. Dead units are not resampled, and the transposed start is that
+    of Conerly et al. and Gao et al. 2024. With free columns and ``b_d`` not subtracted, the model
+    is that of Conerly et al. 2024 (Circuits Updates, April), for a penalty on ``|a_j| ||W_d,j||``.
 
     Args:
         in_features: width D of the input.
         hidden: number of hidden units K.
-        activation: elementwise; ReLU where none is given.
-        unit_columns: whether the columns of ``W_d`` keep length 1; free ones start with 0.1.
+        activation: elementwise function; ``None`` for ReLU.
+        unit_columns: whether the columns of ``W_d`` keep length 1; otherwise they start with 0.1.
         subtract_bias: whether ``b_d`` is subtracted from the input.
-        middle: where ``b_d`` starts: zero, the data's mean, or their geometric median.
+        middle: start of ``b_d``: zero, or the mean or geometric median of the data.
 
     Raises:
-        ValueError: for another middle, or what is neither true nor false.
+        ValueError: if ``middle`` is another word, or a switch is not a bool.
 
     """
 
-    takes_stacks = True
+    takes_stacks = takes_parts = True
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Dictionary(SparseAutoencoder):
 
     @torch.no_grad()
     def start(self, x: Tensor) -> None:
-        """Put the decoder's bias into the middle of the training samples ``(N, D)``."""
+        """Set the decoder's bias to the middle of the training samples ``(N, D)``."""
         if self.middle != "zero":
             middle = x.mean(0) if self.middle == "mean" else geometric_median(x)
             self.decoder.bias.copy_(middle)
@@ -85,7 +85,7 @@ class Dictionary(SparseAutoencoder):
 
     @torch.no_grad()
     def before_step(self) -> None:
-        """Take from the decoder's gradient what would only change the lengths of its columns."""
+        """Remove the part of the decoder's gradient that changes the lengths of its columns."""
         columns, slope = self.decoder.weight, self.decoder.weight.grad
         if self.unit_columns and slope is not None:
             slope.sub_(columns * (columns * slope).sum(-2, keepdim=True))
@@ -102,9 +102,9 @@ def geometric_median(x: Tensor, tolerance: float = 1e-4, iterations: int = 100) 
     """Return the point of least summed distance to the rows of ``(N, D)`` (Weiszfeld 1937).
 
     Args:
-        x: floating point.
-        tolerance: of the last step's length, relative to the mean distance.
-        iterations: at most.
+        x: samples of floating point.
+        tolerance: length of a step, relative to the mean distance, at which the search ends.
+        iterations: maximum number of steps.
 
     """
     median = x.mean(0)

@@ -1,5 +1,7 @@
 """The derived model: one linear layer and an activation, no decoder."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -9,15 +11,23 @@ from implicit_em.models.linear import Linear, SharedInput
 class Encoder(nn.Module):
     """Linear layer and activation that give energies, ``E = activation(W x + b)``.
 
-    The layer keeps ``torch.nn.Linear``'s own initialisation. A layer's outputs read as distances to
-    prototypes: Oursland 2024; the mixture that they define: Oursland 2026 (arXiv 2601.06478).
+    The layer starts as ``torch.nn.Linear`` does. Oursland 2024 reads the outputs of such a layer as
+    distances to prototypes; Oursland 2026 (arXiv 2601.06478) derives the mixture that they define.
 
     Args:
         in_features: width D of the input.
         hidden: number of components K.
-        activation: elementwise; ReLU where none is given.
+        activation: elementwise function; ``None`` for ReLU.
 
     """
+
+    takes_stacks = takes_parts = True
+    provides: ClassVar[tuple[str, ...]] = ()
+    """Names of the tensors for loss terms, beside ``x``, ``energies`` and ``weight``."""
+    requires: ClassVar[tuple[str, ...]] = ()
+    """Names of those tensors that a loss term must use, or a part of the model is not trained."""
+    settings: ClassVar[tuple[str, ...]] = ()
+    """Arguments in which replicas of a stack may differ; a stack holds a list of their values."""
 
     def __init__(
         self, in_features: int, hidden: int = 64, activation: nn.Module | None = None
@@ -41,18 +51,21 @@ class Encoder(nn.Module):
 
 
 class SampledEncoder(Encoder):
-    """The derived model whose rows start in the directions of training samples from their mean.
+    """The derived model, with rows that start in the directions of training samples.
 
-    As the prototypes of a mixture often do (Forgy 1965): ``w_j`` along ``x_i - m``, i drawn without
-    replacement, as long as torch's own rows are on average, and ``b_j = -w_j m``, m the mean.
+    Prototypes of a mixture often start from samples (Forgy 1965). Here ``w_j`` points along
+    ``x_i - m``, with the mean m and i drawn without replacement. It is as long as torch's own rows
+    are on average, and ``b_j = -w_j m``.
     """
+
+    takes_stacks = takes_parts = True
 
     @torch.no_grad()
     def start(self, x: Tensor) -> None:
         """Draw the rows from the training samples ``(N, D)``.
 
         Raises:
-            ValueError: if there are less samples than rows.
+            ValueError: if there are fewer samples than rows.
 
         """
         hidden = len(self.weight)

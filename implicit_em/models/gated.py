@@ -1,4 +1,4 @@
-"""Gated: which units are active, and how much, are told apart."""
+"""Gated: a gate decides whether a unit is active, a magnitude how much."""
 
 from typing import Any, ClassVar
 
@@ -13,26 +13,23 @@ class Gated(Dictionary):
     """Dictionary with ``a = H(g) ReLU(m)`` (Rajamanoharan et al. 2024, arXiv 2404.16014).
 
     Gate ``g = W_e (x - b_d) + b_g`` and magnitude ``m = exp(r) W_e (x - b_d) + b_m`` share their
-    matrix. The gate learns from a penalty on ReLU(g), and from what ReLU(g) reconstructs through
-    the decoder, which gets no gradient from that.
+    matrix. The gate learns from a penalty on ReLU(g), and from the reconstruction of ReLU(g) by the
+    decoder, which gets no gradient from it.
 
     Args:
         in_features: width D of the input.
         hidden: number of hidden units K.
-        activation: of gate and magnitude; ReLU where none is given.
-        kwargs: of ``Dictionary``.
+        activation: function of gate and magnitude; ``None`` for ReLU.
+        kwargs: further arguments of ``Dictionary``.
 
     """
 
+    takes_stacks = takes_parts = True
     provides: ClassVar[tuple[str, ...]] = (*Dictionary.provides, "gates", "auxiliary")
     requires: ClassVar[tuple[str, ...]] = (*Dictionary.requires, "auxiliary")
 
     def __init__(
-        self,
-        in_features: int,
-        hidden: int = 64,
-        activation: nn.Module | None = None,
-        **kwargs: Any,
+        self, in_features: int, hidden: int = 64, activation: nn.Module | None = None, **kwargs: Any
     ) -> None:
         super().__init__(in_features, hidden, activation, **kwargs)
         self.log_scale = nn.Parameter(torch.zeros(hidden))
@@ -43,7 +40,7 @@ class Gated(Dictionary):
         return self._gate(x)[0]
 
     def training_outputs(self, x: Tensor | SharedInput) -> dict[str, Tensor]:
-        """Return what a step needs of inputs, among it the gates and what they reconstruct."""
+        """Return the tensors of a training step, with the gates and what they reconstruct."""
         activations, gates = self._gate(x)
         frozen = self.decoder.weight.detach()
         return {

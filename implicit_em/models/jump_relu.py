@@ -14,27 +14,27 @@ from implicit_em.models.linear import SharedInput
 class JumpReLU(Dictionary):
     """Dictionary with ``a = z H(z - theta)`` (Rajamanoharan et al. 2024, arXiv 2407.14435).
 
-    The thresholds get their gradient from a rectangle of width ``bandwidth`` around the jump, as
-    does the number of active units, for a loss that draws it towards k. The paper's 0.001 for both
-    is for inputs of mean squared length 1 and large batches; the defaults are for batches of 128
-    images of MNIST, of which few activations fall into a narrow rectangle.
+    A rectangle of width ``bandwidth`` around the jump gives a gradient to the thresholds, and to
+    the number of active units, which a loss draws towards k. The paper's 0.001 for both threshold
+    and bandwidth is for inputs of mean squared length 1 and large batches. The defaults are for
+    batches of 128 images of MNIST, where few activations fall into a narrow rectangle.
 
     Args:
         in_features: width D of the input.
         hidden: number of hidden units K.
-        activation: of the pre-activations, before the jump; ReLU where none is given.
-        k: number of active units that is aimed at, on average.
-        threshold: where each unit's starts.
-        bandwidth: of the rectangle.
-        kwargs: of ``Dictionary``.
+        activation: function of the pre-activations, before the selection; ``None`` for ReLU.
+        k: target of the mean number of active units in a sample.
+        threshold: value of each unit's threshold at the start.
+        bandwidth: width of the rectangle, in units of the activations.
+        kwargs: further arguments of ``Dictionary``.
 
     Raises:
-        ValueError: if there are not k units, or threshold or bandwidth are not positive and finite.
+        ValueError: if k exceeds ``hidden``, or an option is not positive and finite.
 
     """
 
-    settings = ("k",)
-    """In which the replicas of a stack may differ; it then is a list of theirs."""
+    takes_stacks = takes_parts = True
+    settings: ClassVar[tuple[str, ...]] = ("k",)
     provides: ClassVar[tuple[str, ...]] = (*Dictionary.provides, "active", "k")
     k: float | list[float]
 
@@ -63,7 +63,7 @@ class JumpReLU(Dictionary):
         return self._jump(x)[0]
 
     def training_outputs(self, x: Tensor | SharedInput) -> dict[str, Tensor]:
-        """Return what a step needs of inputs, among it which units are active."""
+        """Return the tensors of a training step, with the units that are active."""
         activations, active = self._jump(x)
         return {
             "energies": activations,
@@ -81,9 +81,9 @@ class JumpReLU(Dictionary):
 class _Jump(Function):
     """``z H(z - theta)`` and ``H(z - theta)``.
 
-    Derivatives with respect to z are ``H`` and 0, those to theta ``-theta K(u) / w`` and
-    ``-K(u) / w``, K the unit rectangle at ``u = (z - theta) / w``, for ``z > 0``: how far below 0
-    the others would be is not known, so that none is near a threshold.
+    The derivatives with respect to z are ``H`` and 0. Those with respect to theta are
+    ``-theta K(u) / w`` and ``-K(u) / w``, K being the unit rectangle at ``u = (z - theta) / w``.
+    They count where ``z > 0``, as ReLU hides how far the others are below 0.
     """
 
     @staticmethod

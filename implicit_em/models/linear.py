@@ -12,11 +12,11 @@ from torch.autograd.function import once_differentiable
 
 @dataclass(frozen=True)
 class SharedInput:
-    """Inputs of a stack of R replicas, of which neighbours may see the same batch.
+    """Inputs of a stack of R replicas, where neighbours may see the same batch.
 
     Args:
-        batches: shape ``(S, B, D)``.
-        counts: of the neighbouring replicas that see each batch; S numbers, R in all.
+        batches: different batches, shape ``(S, B, D)``.
+        counts: number of neighbouring replicas that see each batch; S numbers with sum R.
 
     """
 
@@ -29,9 +29,9 @@ class SharedInput:
         return runs[0] if len(runs) == 1 else torch.cat(runs)
 
     def runs(self) -> Iterator[tuple[slice, Tensor]]:
-        """Iterate over slices of replicas, each with their batches, ``(R', B, D)``.
+        """Iterate over the fewest slices of replicas, each with their batches ``(R', B, D)``.
 
-        As few as there can be: one where no batch is shared, or one batch by all.
+        There is one slice if no batch is shared, or one batch is shared by all.
         """
         if max(self.counts) == 1:
             yield slice(None), self.batches
@@ -43,18 +43,20 @@ class SharedInput:
 
 
 class Linear(nn.Linear):
-    """``torch.nn.Linear``, whose parameters may have a leading dimension: a stack of R layers.
+    """``torch.nn.Linear`` whose parameters may have a leading dimension: a stack of R layers.
 
-    A stack takes a ``SharedInput``, or inputs ``(R, B, D)`` of the replicas' own, and gives each
-    replica bit for bit what a stack of one gives it on a CPU with one thread.
+    A stack takes a ``SharedInput``, or inputs ``(R, B, D)`` with a batch for each replica. On a CPU
+    with one thread it gives each replica the bits that a stack of one gives it.
     """
+
+    takes_stacks = takes_parts = True
 
     def forward(self, x: Any, bias: Tensor | None = None) -> Tensor:
         """Return ``x W^T + b``, of shape ``(..., K)``; ``(R, B, K)`` for a stack.
 
         Args:
-            x: shape ``(..., D)``, or a ``SharedInput``.
-            bias: in place of the layer's own.
+            x: inputs of shape ``(..., D)``, or a ``SharedInput``.
+            bias: bias to use instead of the layer's, shape ``(..., K)``.
 
         """
         own: Tensor | None = self.bias
@@ -100,6 +102,6 @@ class _Affine(Function):
         slope = torch.empty_like(weight)
         for some, x in SharedInput(batches, ctx.counts).runs():
             torch.bmm(grad[some].mT, x, out=slope[some])
-        # Only activations need a gradient, and no replica shares those of another.
-        own = torch.bmm(grad, weight) if ctx.needs_input_grad[2] else None
-        return slope.to(ctx.dtype), grad.sum(-2).to(ctx.dtype), own, None, None
+        # Only activations need a gradient, and replicas do not share these.
+        inputs = torch.bmm(grad, weight) if ctx.needs_input_grad[2] else None
+        return slope.to(ctx.dtype), grad.sum(-2).to(ctx.dtype), inputs, None, None

@@ -11,20 +11,20 @@ from implicit_em.models.linear import Linear, SharedInput
 class SparseAutoencoder(nn.Module):
     """Encoder and linear decoder, trained on reconstruction and a sparsity penalty.
 
-    The hidden activations stand where the derived model has its energies, so that every term and
-    metric of energies applies to both.
+    The hidden activations take the place of the derived model's energies: every term and metric of
+    energies applies to both.
 
     Args:
         in_features: width D of the input.
         hidden: number of hidden units K.
-        activation: elementwise; ReLU where none is given.
+        activation: elementwise function; ``None`` for ReLU.
 
     """
 
+    takes_stacks = takes_parts = True
     provides: ClassVar[tuple[str, ...]] = ("reconstruction", "decoder")
-    """What a loss term may ask for beside ``x``, ``energies`` and ``weight``."""
     requires: ClassVar[tuple[str, ...]] = ("reconstruction",)
-    """That of it without which a part of the model would not be trained."""
+    settings: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self, in_features: int, hidden: int = 64, activation: nn.Module | None = None
@@ -47,7 +47,7 @@ class SparseAutoencoder(nn.Module):
         return self.decoder(activations)
 
     def training_outputs(self, x: Tensor | SharedInput) -> dict[str, Tensor]:
-        """Return what a step needs of inputs: activations as ``energies``, and ``provides``."""
+        """Return the tensors of a training step: activations as ``energies``, and ``provides``."""
         activations = self.encode(x)
         return {
             "energies": activations,

@@ -1,4 +1,4 @@
-"""Which activations are kept: the largest of each row."""
+"""Sparsity by selection: the largest activations of each row."""
 
 from collections.abc import Sequence
 
@@ -7,13 +7,15 @@ from torch import Tensor
 
 
 def keep_largest(activations: Tensor, count: int | Sequence[int]) -> Tensor:
-    """Return the largest of each row, the others 0; of equal ones those that come first.
+    """Return the largest elements of each row, and 0 for the others.
 
-    So no choice depends on what else is in the tensor, as that of ``torch.topk`` may.
+    Among equal elements the first ones are kept. With ``torch.topk`` alone, the choice among them
+    may depend on the other rows.
 
     Args:
         activations: shape ``(..., N)``.
-        count: how many of each row; of the rows of a stack, ``(R, ..., N)``, a number each.
+        count: number of elements to keep in each row; for a stack ``(R, ..., N)`` a number for each
+            replica is possible.
 
     """
     each = [count] if isinstance(count, int) else list(count)

@@ -1,4 +1,4 @@
-"""TopK: the k largest pre-activations of each sample, and what revives the dead."""
+"""TopK: the k largest activations of each sample, and a reconstruction that revives dead units."""
 
 from typing import Any, ClassVar
 
@@ -13,27 +13,27 @@ from implicit_em.models.sparsity import keep_largest
 class TopK(Dictionary):
     """Dictionary with the k largest activations of each sample (Gao et al. 2024, arXiv 2406.04093).
 
-    Units that were active on no sample for ``dead_after`` steps are dead. Of the dead the
-    ``revived`` largest activations make the auxiliary reconstruction, for a loss on what the others
-    leave. As in the paper, ``b_d`` starts at the geometric median.
+    A unit is dead once no sample has activated it for ``dead_after`` steps. The ``revived`` largest
+    activations of dead units make an auxiliary reconstruction, for a loss on the error of the other
+    units. As in the paper, ``b_d`` starts at the geometric median.
 
     Args:
         in_features: width D of the input.
         hidden: number of hidden units K.
-        activation: of the pre-activations, before the choice; ReLU where none is given.
-        k: number of active units; fewer where fewer pre-activations are above 0.
-        revived: number of dead units in the auxiliary reconstruction, the paper's k_aux; half of D
-            where none is given.
-        dead_after: steps.
-        kwargs: of ``Dictionary``.
+        activation: function of the pre-activations, before the selection; ``None`` for ReLU.
+        k: number of active units in a sample; fewer if fewer activations are above 0.
+        revived: number of dead units in the auxiliary reconstruction, the paper's k_aux; ``None``
+            for half of D.
+        dead_after: number of steps without activity after which a unit is dead.
+        kwargs: further arguments of ``Dictionary``.
 
     Raises:
-        ValueError: if there are not k units, or an option is none of these numbers.
+        ValueError: if k exceeds ``hidden``, or an option is not such a number.
 
     """
 
-    settings = ("k",)
-    """In which the replicas of a stack may differ; it then is a list of theirs."""
+    takes_stacks = True
+    settings: ClassVar[tuple[str, ...]] = ("k",)
     provides: ClassVar[tuple[str, ...]] = (*Dictionary.provides, "auxiliary")
     k: int | list[int]
     silent_steps: Tensor
@@ -65,11 +65,11 @@ class TopK(Dictionary):
         return keep_largest(super().encode(x), self.k)
 
     def choose(self, activations: Tensor) -> Tensor:
-        """Return those of a training batch ``(..., B, K)`` that are active, the others 0."""
+        """Return the activations ``(..., B, K)`` of a training batch, 0 for units not selected."""
         return keep_largest(activations, self.k)
 
     def training_outputs(self, x: Tensor | SharedInput) -> dict[str, Tensor]:
-        """Return what a step needs of inputs, and count the steps for which units are silent."""
+        """Return the tensors of a training step, and count the steps since each unit was active."""
         candidates = super().encode(x)
         activations = self.choose(candidates)
         with torch.no_grad():
@@ -85,7 +85,7 @@ class TopK(Dictionary):
         }
 
     def _revive(self, candidates: Tensor, dead: Tensor, like: Tensor) -> Tensor:
-        # Nobody waits for the answer of a CPU.
+        # Only on a CPU: elsewhere, asking would make the host wait for the device.
         if dead.device.type == "cpu" and not dead.any():
             return like.new_zeros(1).expand_as(like)
         revived = keep_largest(candidates * dead, self.revived)

@@ -48,6 +48,8 @@ def pull(energies, weight):
 class Layered(Encoder):
     """A model that makes no stack."""
 
+    takes_parts = True
+
     def __init__(self, in_features, hidden):
         super().__init__(in_features, hidden)
         self.second = nn.Linear(hidden, hidden)

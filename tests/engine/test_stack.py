@@ -9,16 +9,17 @@ import torch
 from helpers.models import MODEL_OF_LOSS
 from helpers.paths import ROOT
 from helpers.replicas import DERIVED, blocks, configured, run
+from helpers.stacking import stacks_give_the_same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from implicit_em.data import as_unit_float
+from implicit_em.engine.modules import EncoderModule
+from implicit_em.engine.optimizers import merge_optimizers, merge_steps
 from implicit_em.engine.stack import (
     Stack,
-    merge_optimizers,
-    merge_updates,
     stack_models,
     takes_stacks,
 )
@@ -169,7 +170,7 @@ def test_a_term_of_ones_own_sees_one_replica_at_a_time():
         "matched": Term(matched, options={"power": 4}),
     }
     build = [partial(run, seed, terms=DERIVED | own) for seed in range(3)]
-    assert takes_stacks(build[0]())
+    assert takes_stacks(build[0]().model)
     assert_equal_alone(build, [blocks(1), blocks(1), blocks(2)])
     assert_equal_alone([partial(run, seed, terms=own) for seed in range(2)], [blocks(1)] * 2)
 
@@ -219,6 +220,8 @@ def test_a_gradient_is_used_in_its_own_step_alone():
 
 
 class Frozen(Encoder):
+    takes_stacks = True
+
     def __init__(self, *arguments):
         super().__init__(*arguments)
         self.linear.bias.requires_grad_(False)
@@ -300,6 +303,8 @@ class Scaled(Encoder):
 
 
 class Unbiased(Encoder):
+    takes_stacks = True
+
     def __init__(self, in_features, hidden):
         super().__init__(in_features, hidden)
         self.linear = Linear(in_features, hidden, bias=False)
@@ -389,7 +394,7 @@ NO_STACKS = [
 @pytest.mark.parametrize("network", NO_STACKS)
 def test_a_model_that_takes_no_stacks_trains_as_plain_torch_trains_it(network):
     one = run(network=network, optimizer=torch.optim.SGD)
-    assert not takes_stacks(one)
+    assert not takes_stacks(one.model)
     with pytest.raises(ValueError, match=f"{network.__name__} does not take stacks"):
         Stack([run(network=network), run(network=network)])
     plain = run(network=network, optimizer=torch.optim.SGD)
@@ -406,14 +411,6 @@ def test_a_model_that_takes_no_stacks_trains_as_plain_torch_trains_it(network):
     for weight, expected in zip(weights, plain.model.parameters(), strict=True):
         assert_close(weight, expected.detach(), rtol=1e-3, atol=1e-4)
     assert_close(dict(one.model.named_buffers()), dict(plain.model.named_buffers()))
-
-
-class ClaimsToScale(Scaled):
-    takes_stacks = True
-
-
-class ClaimsToRun(Running):
-    takes_stacks = True
 
 
 class ScaledInAnyCompany(Encoder):
@@ -445,7 +442,7 @@ class ScaledInAnyCompany(Encoder):
 
 def test_a_model_that_takes_stacks_may_have_parameters_buffers_and_hooks():
     build = [partial(run, seed, network=ScaledInAnyCompany) for seed in range(3)]
-    assert takes_stacks(build[0]())
+    assert takes_stacks(build[0]().model)
     runs = [make() for make in build]
     trained(runs, [blocks(1), blocks(1), blocks(2)])
     for make, own, one in zip(build, [blocks(1), blocks(1), blocks(2)], runs, strict=True):
@@ -460,14 +457,14 @@ def test_a_model_that_takes_stacks_may_have_parameters_buffers_and_hooks():
         assert alone.model.mean.any()
 
 
-@pytest.mark.parametrize("network", [ClaimsToScale, ClaimsToRun])
-def test_a_model_that_claims_to_take_stacks_is_tried_out(network):
-    assert not takes_stacks(run(network=network))
+@pytest.mark.parametrize("network", NO_STACKS)
+def test_a_model_that_would_declare_stacks_falsely_is_found_out(network):
+    assert not stacks_give_the_same_bits(run(network=network).model, EncoderModule.outputs)
 
 
 def test_components_of_a_models_own_parameters_fill_their_lanes():
-    assert not takes_stacks(run(hidden=40, network=ScaledInAnyCompany))
-    assert takes_stacks(run(hidden=64, network=ScaledInAnyCompany))
+    assert not takes_stacks(run(hidden=40, network=ScaledInAnyCompany).model)
+    assert takes_stacks(run(hidden=64, network=ScaledInAnyCompany).model)
 
 
 @pytest.mark.parametrize("hidden", [32, 5])
@@ -493,12 +490,16 @@ def test_weights_that_rise_over_the_first_steps(hidden):
 
 
 class CentredInAnyCompany(Encoder):
+    takes_stacks = True
+
     def forward(self, x):
         energies = super().forward(x)
         return (energies - energies.mean(-2, keepdim=True)).softmax(-1)
 
 
 class Deep(Encoder):
+    takes_stacks = True
+
     def __init__(self, in_features, hidden):
         super().__init__(in_features, hidden)
         self.second = Linear(hidden, hidden)
@@ -510,17 +511,17 @@ class Deep(Encoder):
 @pytest.mark.parametrize("network", [CentredInAnyCompany, Deep, Unbiased])
 def test_a_model_of_ones_own_that_takes_leading_dimensions_is_stacked(network):
     build = [partial(run, seed, network=network) for seed in range(3)]
-    assert takes_stacks(build[0]())
+    assert takes_stacks(build[0]().model)
     assert_equal_alone(build, [blocks(1), blocks(1), blocks(2)])
 
 
-def test_trying_out_a_stack_leaves_model_and_random_numbers_alone():
-    one = run()
-    before = [p.detach().clone() for p in one.model.parameters()]
+def test_making_a_stack_leaves_models_and_random_numbers_alone():
+    runs = [run(1), run(2)]
+    before = [p.detach().clone() for one in runs for p in one.model.parameters()]
     state = torch.get_rng_state()
-    assert takes_stacks(one)
+    Stack(runs)
     assert torch.equal(torch.get_rng_state(), state)
-    assert all(map(torch.equal, one.model.parameters(), before))
+    assert all(map(torch.equal, (p for one in runs for p in one.model.parameters()), before))
 
 
 def test_the_models_own_parameters_become_views_of_the_stacks():
@@ -576,7 +577,7 @@ def test_optimizers_that_are_set_alike_take_one_call():
     for one, arguments in zip(runs, settings, strict=True):
         one.optimizer = torch.optim.Adam(one.model.parameters(), **arguments)
     clipped, own = run(4, clip=lambda parameters: None), run(5, optimizer=torch.optim.NAdam)
-    merged, alone = merge_updates([*runs, clipped, own])
+    merged, alone = merge_steps([one.bare_optimizer for one in [*runs, clipped, own]])
     assert len(merged) == 3
     assert alone == [4, 5]
     assert merge_optimizers([runs[0].optimizer]) is runs[0].optimizer

@@ -74,7 +74,7 @@ def test_a_familys_sweep_of_seed_rate_and_sparsity_trains_as_each_alone(name, co
         partial(contender, name, *dead_soon, *overrides, seed=seed)
         for seed, overrides in enumerate([[], ["lr.value=0.003"], [CONTENDERS[name]], []])
     ]
-    assert takes_stacks(build[0]())
+    assert takes_stacks(build[0]().model)
     batches = [blocks(1), blocks(1), blocks(1), blocks(2)]
     together = trained([make() for make in build], batches)
     for make, own, (losses, state) in zip(build, batches, together, strict=True):
@@ -363,6 +363,8 @@ from implicit_em.models import Dictionary
 
 class Halved(Dictionary):
     """Keeps what is above half of a sample's largest activation, and counts its steps."""
+
+    takes_stacks = True
 
     def __init__(self, in_features, hidden=64, share=0.5, **kwargs):
         super().__init__(in_features, hidden, **kwargs)
