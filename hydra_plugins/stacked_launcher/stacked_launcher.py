@@ -56,15 +56,17 @@ class StackedLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Run the jobs and return their results, in the order of their overrides."""
+        from implicit_em.sweeps.jobs import JobComposer
         from implicit_em.sweeps.stacked import groups, progress_of, train_together
 
         setup_globals()
         self._log_as_a_sweep()
         Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
-        jobs = [
-            self._compose(overrides, initial_job_idx + position)
-            for position, overrides in enumerate(job_overrides)
-        ]
+        composer = JobComposer(self.config, self.hydra_context.config_loader)
+        jobs = [composer.compose(overrides) for overrides in job_overrides]
+        for number, job in enumerate(jobs, initial_job_idx):
+            with open_dict(job):
+                job.hydra.job.id = job.hydra.job.num = number
         returns: dict[int, JobReturn] = {}
         own = HydraConfig.instance().cfg
         specs = _shareable(jobs)
@@ -94,13 +96,6 @@ class StackedLauncher(Launcher):
 
     def _log_as_a_sweep(self) -> None:
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-
-    def _compose(self, overrides: Sequence[str], number: int) -> DictConfig:
-        job = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
-        with open_dict(job):
-            job.hydra.job.id = number
-            job.hydra.job.num = number
-        return job
 
     def _run(self, job: DictConfig) -> JobReturn:
         return run_job(

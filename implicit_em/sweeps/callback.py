@@ -1,5 +1,7 @@
 """The Hydra callback that checks a run, or every job of a sweep, before anything trains."""
 
+import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,12 +15,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from implicit_em.base.errors import ConfigError, RefusedError, WriteError
 from implicit_em.config.mistakes import explain
-from implicit_em.config.schema import validated
 from implicit_em.sweeps import launchers
-from implicit_em.sweeps.jobs import enumerate_jobs, note_jobs
+from implicit_em.sweeps.jobs import JobComposer, enumerate_jobs, note_jobs
 
 GROUPS_SHOWN = ("model", "loss", "data")
-"""Config groups whose options the first line of a run names."""
+"""Config groups whose options are named while a run is checked."""
 
 
 class CheckCallback(Callback):
@@ -28,15 +29,10 @@ class CheckCallback(Callback):
     """Directory of the sweep that this process started."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the configuration of a single run, and say where it goes."""
-        task = _without_hydra(config)
-        try:
-            validated(task)  # which needs none of the libraries that take seconds to load
-        except ConfigError as error:
-            raise RefusedError(str(error), error) from error
+        """Check the configuration of a single run."""
         chosen = (f"{group}={config.hydra.runtime.choices.get(group)}" for group in GROUPS_SHOWN)
-        print(f"{config.hydra.run.dir}: {' '.join(chosen)} seed={task.seed}", flush=True)
-        _check(config, config.hydra.run.dir, here=True)
+        with _showing(f"checking {' '.join(chosen)} seed={config.seed}"):
+            _check(config, config.hydra.run.dir, here=True)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the configuration of each job; one that cannot be trained stops the sweep."""
@@ -44,22 +40,31 @@ class CheckCallback(Callback):
             raise RefusedError(reason, ConfigError(reason))
         loader = GlobalHydra.instance().config_loader()
         typed = list(enumerate_jobs(config, loader))
-        print(f"{config.hydra.sweep.dir}: {len(typed) or 'a sweep of'} jobs", flush=True)
-        jobs = {}
-        for overrides in typed:
-            try:
-                job = loader.load_sweep_config(config, overrides)
-            except (HydraException, OmegaConfBaseException, ValueError) as error:
-                reason = explain(error, overrides, loader, config.hydra.job.config_name)
-                raise RefusedError(reason, error) from error
-            directory = Path(job.hydra.sweep.dir) / job.hydra.sweep.subdir
-            jobs[directory.name] = ",".join(filter_overrides(overrides))
-            _check(job, directory, here=launchers.run_here(config))
+        jobs, composer = {}, JobComposer(config, loader)
+        with _showing(f"checking {len(typed)} jobs"):
+            for overrides in typed:
+                try:
+                    job = composer.compose(overrides)
+                except (HydraException, OmegaConfBaseException, ValueError) as error:
+                    reason = explain(error, overrides, loader, config.hydra.job.config_name)
+                    raise RefusedError(reason, error) from error
+                directory = Path(job.hydra.sweep.dir) / job.hydra.sweep.subdir
+                jobs[directory.name] = ",".join(filter_overrides(overrides))
+                _check(job, directory, here=launchers.run_here(config))
         CheckCallback.sweep_directory = Path(config.hydra.sweep.dir)
         try:
             note_jobs(CheckCallback.sweep_directory, jobs)
         except WriteError as error:
             raise RefusedError(str(error), error) from error
+
+
+def _showing(message: str) -> AbstractContextManager[Any]:
+    """Show a message on a terminal, while torch and Lightning load and check; then it is gone."""
+    if not sys.stdout.isatty():
+        return nullcontext()
+    from rich.console import Console
+
+    return Console().status(message)
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:

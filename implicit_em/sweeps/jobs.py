@@ -1,13 +1,16 @@
 """The jobs of a sweep, as Hydra's own sweeper enumerates them, and the list of them on disk."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from hydra._internal.config_loader_impl import get_overrides_dirname
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from implicit_em.base.errors import DamagedError
 from implicit_em.base.files import read_json, write_json
@@ -35,6 +38,53 @@ def enumerate_jobs(config: DictConfig, loader: ConfigLoader) -> Iterator[list[st
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(typed)
     for batch in BasicSweeper.split_arguments(overrides, max_batch_size=None):
         yield from batch
+
+
+class JobComposer:
+    """Composes the jobs of a sweep: by Hydra once for each choice of groups, then by their values.
+
+    Hydra takes as long to compose a job as a small model takes for a hundred steps.
+
+    Args:
+        sweep: composed configuration of the sweep, with Hydra's own node.
+        loader: loader of the configuration files.
+
+    """
+
+    def __init__(self, sweep: DictConfig, loader: ConfigLoader) -> None:
+        self._sweep, self._loader = sweep, loader
+        self._composed: dict[tuple[str, ...], DictConfig] = {}
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """Return the configuration of a job, with Hydra's own node.
+
+        Raises:
+            HydraException: if the overrides do not compose.
+
+        """
+        parser = OverridesParser.create(config_loader=self._loader)
+        parsed = parser.parse_overrides(list(overrides))
+        values = [override for override in parsed if self._sets_a_value(override)]
+        rest = tuple(str(o.input_line) for o in parsed if o not in values)
+        if rest not in self._composed:
+            self._composed[rest] = self._loader.load_sweep_config(self._sweep, list(rest))
+        job = self._composed[rest].copy()
+        try:
+            for override in values:
+                OmegaConf.update(job, override.key_or_group, override.value())
+        except OmegaConfBaseException:  # for Hydra to say
+            return self._loader.load_sweep_config(self._sweep, list(overrides))
+        task = [override for override in parsed if not override.is_hydra_override()]
+        job.hydra.overrides.task = [override.input_line for override in task]
+        names = job.hydra.job.config.override_dirname
+        job.hydra.job.override_dirname = get_overrides_dirname(task, **names)
+        return job
+
+    def _sets_a_value(self, override: Override) -> bool:
+        changes_keys = override.is_add() or override.is_force_add() or override.is_delete()
+        key = override.key_or_group
+        in_group = "/" in key or self._loader.get_group_options(key)
+        return not (changes_keys or override.package or in_group or key.startswith("hydra."))
 
 
 def note_jobs(directory: Path, jobs: Mapping[str, str]) -> None:

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.config.resolvers import job_directory
-from implicit_em.sweeps.summary import SHOWN, group_over_seeds, read_jobs
+from implicit_em.sweeps.summary import group_over_seeds, read_jobs
+from implicit_em.training.results import IN_SUMMARY
 
 
 def test_a_sweep_ends_with_its_summary(sweep, capfd):
@@ -186,7 +187,7 @@ def test_grouping_over_seeds():
             "redundancy": [10.0, None, None, None],
         }
     ).reindex(columns=["job", "status", "dead_units", "redundancy"])
-    for column in set(SHOWN) - set(jobs):
+    for column in set(IN_SUMMARY) - set(jobs):
         jobs[column] = None
     grouped = group_over_seeds(jobs).set_index("job")
     assert grouped.loc["loss=a", "n"] == "2"
