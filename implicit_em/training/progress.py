@@ -74,7 +74,8 @@ class EpochProgress(RunLogger):
             if self.runs == 1:
                 log.info("epoch %d/%d%s  %s", done, self.epochs, loss, seconds)
             else:  # a line of no run's own log
-                print(f"epoch {done}/{self.epochs} of {self.runs} runs  {seconds}", flush=True)
+                line = f"epoch {done}/{self.epochs} of {self.runs} runs  {seconds}\n"
+                print(line, end="", flush=True)  # in one piece, beside other threads'
 
     def finalize(self, status: str) -> None:
         """Close the bar of a run alone."""

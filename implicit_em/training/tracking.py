@@ -120,6 +120,8 @@ class PatientWandbLogger(WandbLogger):
 
     """
 
+    lists_packages: ClassVar[bool] = True
+    """Whether the next run of this process saves the list of installed packages."""
     lost: ClassVar[str | None] = None
     """Why no run of this process waits for the server any more; ``None`` while it answers."""
 
@@ -244,6 +246,8 @@ def _init(mode: Mode, timeout: float | None = None, **arguments: Any) -> "wandb.
     import wandb
 
     wandb.setup(wandb.Settings(silent=True))  # a new service forgets it
+    # Reading the metadata of all installed packages takes longer than all else: once a process.
+    first, PatientWandbLogger.lists_packages = PatientWandbLogger.lists_packages, False
     return wandb.init(
         **arguments,
         mode=mode,
@@ -254,6 +258,7 @@ def _init(mode: Mode, timeout: float | None = None, **arguments: Any) -> "wandb.
             init_timeout=timeout or TIMEOUT,
             finish_timeout=timeout or TIMEOUT,
             finish_timeout_raises=True,
+            x_save_requirements=first,
         ),
     )
 
