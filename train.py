@@ -2,7 +2,7 @@
 
 import sys
 
-from implicit_em.cli import train
+from implicit_em.cli import main
 
 if __name__ == "__main__":
-    sys.exit(train())
+    sys.exit(main(["train", *sys.argv[1:]]))

@@ -1,4 +1,4 @@
-"""Part (e): the whole paper, one run after another and stacked."""
+"""Part (f): the whole paper, one run after another and stacked."""
 
 import tempfile
 from dataclasses import dataclass

@@ -10,7 +10,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-import implicit_em.config.resolvers  # noqa: F401  (conf/ uses them)
+import implicit_em.config  # noqa: F401  (registers the resolvers that conf/ uses)
 from benchmarks.common import ROOT
 
 DATA = f"data.root={ROOT / 'data'}"

@@ -52,20 +52,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: arguments of the command line; by default those of the process.
 
     """
-    name, *rest = [*(sys.argv[1:] if arguments is None else arguments), "--help"]
-    if name == "--help" or name == "-h":
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    name, rest = (arguments or ["--help"])[0], arguments[1:]
+    if name in ("--help", "-h"):
         width = max(map(len, COMMANDS))
         print("usage: implicit-em COMMAND ...; implicit-em COMMAND --help explains a command\n")
         for command, (_, words) in COMMANDS.items():
             print(f"  {command:{width}}  {words}")
         return 0
-    rest = rest[:-1]
     if name == "--version":
         print(version("implicit-em"))
         return 0
     if name not in COMMANDS:
         print(f"error: {name}: no such command; {nearest(name, COMMANDS)}", file=sys.stderr)
         return REFUSED
+    sys.path.append(os.getcwd())  # where the modules lie that a user's configuration names
     if name == TRAIN:
         sys.argv = [f"implicit-em {TRAIN}", *rest]  # Hydra reads its arguments there
         return train()
@@ -90,7 +91,6 @@ def train() -> int:
         signal that interrupted it: 130 after Ctrl-C, 143 after SIGTERM.
 
     """
-    sys.path.append(os.getcwd())  # where the modules lie that a user's configuration names
     full_error = bool(os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and leaves the printing to us
     try:

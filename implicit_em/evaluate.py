@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         data = _other_data(options.run_dir, options.conf, options.overrides)
         metrics = evaluate(options.run_dir, data)
-    except (RunError, OSError, HydraException, OmegaConfBaseException) as error:
+    except (RunError, OSError, ImportError, HydraException, OmegaConfBaseException) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     print_result(metrics)
