@@ -1,0 +1,108 @@
+"""The command ``implicit-em``, from the checkout and from a wheel."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import venv
+from importlib import import_module
+from importlib.metadata import version
+
+import numpy as np
+import pytest
+from helpers.paths import ROOT
+
+from implicit_em.cli import COMMANDS, main
+from implicit_em.sweeps.summary import read_jobs
+
+
+def test_the_help_names_every_command(capsys):
+    assert main(["--help"]) == main([]) == 0
+    assert all(name in capsys.readouterr().out for name in COMMANDS)
+
+
+def test_the_version_is_the_packages(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == version("implicit-em")
+
+
+def test_a_mistyped_command_gives_one_line(capsys):
+    assert main(["trian", "seed=1"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: trian: no such command; did you mean train?")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", set(COMMANDS) - {"train"})
+def test_a_command_passes_its_arguments_on(name, monkeypatch):
+    seen = []
+    monkeypatch.setattr(import_module(COMMANDS[name][0]), "main", lambda a: seen.append(a) or 3)
+    assert main([name, "some", "words"]) == 3
+    assert seen == [["some", "words"]]
+
+
+def test_the_wheel_declares_the_command():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    module, _, function = project["scripts"]["implicit-em"].partition(":")
+    assert getattr(import_module(module), function) is main
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """A fresh environment with a wheel of the project, its dependencies those of this one."""
+    root = tmp_path_factory.mktemp("wheel")
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--wheel-dir",
+        root,
+        ROOT,
+    ]
+    subprocess.run(build, check=True)
+    venv.create(root / "venv", with_pip=True)
+    python = root / "venv" / "bin" / "python"
+    (built,) = root.glob("*.whl")
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", built], check=True)
+    purelib = sysconfig.get_path("purelib")  # without its .pth files, which name this checkout
+    return root / "venv" / "bin" / "implicit-em", os.environ | {"PYTHONPATH": purelib}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "launcher",
+    [["stacked"], ["joblib_local", "hydra.launcher.n_jobs=2"]],
+    ids=lambda launcher: launcher[0],
+)
+def test_a_wheel_trains_and_summarises_outside_of_a_checkout(launcher, wheel, tmp_path):
+    command, environment = wheel
+
+    def run(*arguments):
+        return subprocess.run(
+            [command, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+
+    np.save(tmp_path / "X.npy", np.random.default_rng(0).normal(size=(300, 20)).astype("f"))
+    own = ["trainer.max_epochs=1", "data=tensors", "data.path=X.npy", "logger=csv"]
+    alone = run("train", *own, "hydra.run.dir=run")
+    assert alone.returncode == 0, alone.stderr
+    assert (tmp_path / "run" / "metrics.json").exists()
+
+    name, *settings = launcher
+    sweep = ["-m", f"hydra/launcher={name}", *settings, "hydra.sweep.dir=sweep"]
+    several = run("train", *own, *sweep, "loss=lse_var,lse_var_tc", "seed=1,2")
+    assert several.returncode == 0, several.stderr
+    assert list(read_jobs(tmp_path / "sweep")["status"]) == ["completed"] * 4
+    again = run("summarise", "sweep")
+    assert again.returncode == 0, again.stderr
+    assert "4 jobs" in again.stdout
+
+    mistyped = run("train", "lr.valu=1")
+    assert mistyped.returncode == 2
+    assert mistyped.stderr.startswith("error: lr.valu=1: no such key; did you mean lr.value?")
+    assert mistyped.stderr.count("\n") == 1
