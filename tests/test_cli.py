@@ -19,7 +19,8 @@ from implicit_em.sweeps.summary import read_jobs
 
 def test_the_help_names_every_command(capsys):
     assert main(["--help"]) == main([]) == 0
-    assert all(name in capsys.readouterr().out for name in COMMANDS)
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in COMMANDS)
 
 
 def test_the_version_is_the_packages(capsys):
@@ -95,7 +96,7 @@ def test_a_wheel_trains_and_summarises_outside_of_a_checkout(launcher, wheel, tm
 
     name, *settings = launcher
     sweep = ["-m", f"hydra/launcher={name}", *settings, "hydra.sweep.dir=sweep"]
-    several = run("train", *own, *sweep, "loss=lse_var,lse_var_tc", "seed=1,2")
+    several = run("train", *sweep, *own, "loss=lse_var,lse_var_tc", "seed=1,2")
     assert several.returncode == 0, several.stderr
     assert list(read_jobs(tmp_path / "sweep")["status"]) == ["completed"] * 4
     again = run("summarise", "sweep")

@@ -56,6 +56,7 @@ def own_files(command_line, tmp_path, monkeypatch):
 def test_the_guide_shows_a_term_an_activation_a_data_set_and_a_model(own_files):
     assert own_files == {
         "my_terms.py",
+        "my_marked_terms.py",
         "my_conf/loss/balanced.yaml",
         "my_conf/activation/silu.yaml",
         "my_data.py",
