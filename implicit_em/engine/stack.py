@@ -72,18 +72,10 @@ class BareReplica:
 class Stack:
     """Replicas that take their steps together.
 
-    The parameters and buffers of all models lie in one tensor each, and those of the models become
-    views of them. A step calls the model's ``before_step`` once the gradients are there, and its
-    ``after_step`` once the weights have moved, if it has these methods.
-
-    Args:
-        replicas: runs that differ in nothing but their parameters, the weights of their loss terms
-            and their optimizers. A model that does not declare ``takes_stacks`` comes alone.
-        group: processes that take the steps of one replica together.
-
-    Raises:
-        ValueError: if there are several replicas of a model that does not take stacks.
-
+    They differ in nothing but their parameters, the weights of their loss terms and their
+    optimizers. The parameters and buffers of all models lie in one tensor each, and those of the
+    models become views of them. A step calls the model's ``before_step`` once the gradients are
+    there, and its ``after_step`` once the weights have moved, if it has these methods.
     """
 
     def __init__(self, replicas: Sequence[Replica], group: Group | None = None) -> None:
@@ -112,19 +104,10 @@ class Stack:
         self._forward = torch.compile(self._evaluate) if first.compiled else self._evaluate
 
     def train(self, blocks: Sequence[Block]) -> Tensor:
-        """Train each replica on its block, batch by batch.
+        """Train each replica on its block; neighbours with equal blocks share them in memory.
 
-        Args:
-            blocks: one for each replica, with batches of the same sizes. Neighbours whose blocks
-                are equal share the samples in memory.
-
-        Returns:
-            The total and the unweighted terms at each step, shape ``(S, 1 + T, R)``.
-
-        Raises:
-            Exception: the error of the update of the only replica. With several replicas, errors
-                are left in ``failures``, unless all have failed.
-
+        Returns the total and the unweighted terms at each step, shape ``(S, 1 + T, R)``. Errors of
+        updates are left in ``failures``; the first is raised if all replicas have failed.
         """
         self._merge_updates()
         neighbours = [(block, len(list(equal))) for block, equal in groupby(blocks)]
@@ -150,11 +133,12 @@ class Stack:
             self._settings = settings
 
     def _update_one(self, number: int) -> None:
-        if number not in self.failures:
-            try:
-                self.replicas[number].update()
-            except Exception as error:  # it concerns this run alone
-                self.failures[number] = error
+        if number in self.failures:
+            return
+        try:
+            self.replicas[number].update()
+        except Exception as error:  # it concerns this run alone
+            self.failures[number] = error
 
     def _warm_up(self, number: int) -> None:
         """Set the weights of the terms for a step, given its number within the block."""
@@ -228,8 +212,8 @@ def takes_stacks(model: nn.Module) -> bool:
 def stack_models(models: Sequence[nn.Module]) -> nn.Module:
     """Return a model whose parameters and buffers hold those of all models, shape ``(R, ...)``.
 
-    The tensors of the models become views of them. Each attribute that the class names in
-    ``settings`` becomes a list of the models' values.
+    The models' own become views of them. Each attribute that the class names in ``settings``
+    becomes a list of the models' values.
     """
     stack = copy.deepcopy(models[0])
     for name, tensor in [*stack.named_parameters(), *stack.named_buffers()]:
