@@ -84,7 +84,7 @@ class Objective:
         )
 
     def __call__(self, outputs: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the total and the unweighted terms, given the tensors of all ``inputs`` by name."""
+        """Return the total and the unweighted terms; ``outputs`` has all tensors of ``inputs``."""
         found = self._evaluate_others(outputs)
         if self._closed:
             values = derived.evaluate(outputs["energies"], list(self._closed.values()))
