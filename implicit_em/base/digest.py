@@ -39,7 +39,4 @@ def _digest_of_file(name: str | Path) -> str:
 def _hash(path: Path, state: tuple[int, ...]) -> str:
     """Hash a file once for each of its states: a configuration is resolved many times."""
     with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while part := file.read(2**20):
-            digest.update(part)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

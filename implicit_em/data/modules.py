@@ -126,8 +126,8 @@ class ResidentDataModule(pl.LightningDataModule):
 
         A Trainer gets blocks of batches, unless one of its flags or callbacks counts batches.
         """
-        samples = self.split("train")
-        loader = self._loader(samples, self.batch_size, self.train_indices(), self.seed)
+        order = {"seed": self.seed, "indices": self.train_indices()}
+        loader = self._loader(self.split("train"), self.batch_size, **order)
         if self.trainer is None or _counts_batches(self.trainer):
             return loader
         model: Any = self.trainer.lightning_module.model
@@ -136,21 +136,16 @@ class ResidentDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> ResidentLoader:
         """Return batches of the samples on which the curves over training are measured."""
-        return self._loader(self.split("train"), EVALUATION_BATCH, self.monitored_indices())
+        rows = self.monitored_indices()
+        return self._loader(self.split("train"), EVALUATION_BATCH, indices=rows)
 
     def test_dataloader(self) -> ResidentLoader:
         """Return batches of the samples that a trained model is measured on, in order."""
         return self._loader(self.final_samples(), EVALUATION_BATCH)
 
-    def _loader(
-        self,
-        samples: tuple[Tensor, Tensor],
-        size: int,
-        indices: Tensor | None = None,
-        seed: int | None = None,
-    ) -> ResidentLoader:
+    def _loader(self, samples: Any, size: int, **options: Any) -> ResidentLoader:
         group = Group.of(self.trainer) if self.trainer else Group()
-        return ResidentLoader(*samples, size, seed, indices, group)
+        return ResidentLoader(*samples, size, group=group, **options)
 
 
 def block_size(batch_size: int, components: int, in_features: int) -> int:
@@ -170,9 +165,11 @@ def _counts_batches(trainer: pl.Trainer) -> bool:
     )
     hooks = ("on_train_batch_start", "on_train_batch_end")
     parts: list[tuple[Any, type]] = [(trainer.lightning_module, pl.LightningModule)]
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if not getattr(callback, "takes_blocks", False):
-            parts.append((callback, Callback))
+    parts += [
+        (callback, Callback)
+        for callback in trainer.callbacks  # type: ignore[attr-defined]
+        if not getattr(callback, "takes_blocks", False)
+    ]
     return any(flags) or any(is_overridden(hook, *part) for hook in hooks for part in parts)
 
 

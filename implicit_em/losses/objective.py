@@ -65,6 +65,11 @@ class Objective:
         }
         if not self.terms:
             raise ValueError("an objective needs at least one term whose weight is not 0")
+        self._unweighted = {
+            name
+            for name, term in self.terms.items()
+            if not isinstance(term.weight, Tensor) and term.weight == 1
+        }
         inputs = {name: term.inputs for name, term in self.terms.items()}
         self.inputs = {*chain.from_iterable(inputs.values())}
         """Names of all tensors that the terms ask for."""
@@ -103,14 +108,11 @@ class Objective:
     def _total(self, values: Mapping[str, Tensor]) -> Tensor:
         """Return the weighted sum of the terms whose values are given."""
         weighted = [
-            values[name] if _is_one(term.weight) else term.weight * values[name]
+            values[name] if name in self._unweighted else term.weight * values[name]
             for name, term in self.terms.items()
             if name in values
         ]
-        total = weighted[0]
-        for value in weighted[1:]:
-            total = total + value
-        return total
+        return sum(weighted[1:], weighted[0])
 
 
 class StackedObjective(Objective):
@@ -187,7 +189,3 @@ class StackedObjective(Objective):
         return torch.stack(
             [evaluate(term, dict(zip(tensors, replica, strict=True))) for replica in replicas]
         )
-
-
-def _is_one(weight: float | Tensor) -> bool:
-    return not isinstance(weight, Tensor) and weight == 1

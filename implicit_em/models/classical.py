@@ -5,8 +5,6 @@ trained model. Once fitted, it needs torch alone.
 """
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -228,14 +226,11 @@ class GaussianMixture(Encoder):
         return self.linear.bias + squares / 2
 
 
-@contextmanager
-def _stopping_early() -> Iterator[None]:
+def _stopping_early() -> Any:
     """Silence the warning that a fit ended at the maximum number of iterations."""
     from sklearn.exceptions import ConvergenceWarning
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        yield
+    return warnings.catch_warnings(action="ignore", category=ConvergenceWarning)
 
 
 @torch.no_grad()

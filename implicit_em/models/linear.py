@@ -63,12 +63,7 @@ class _Affine(Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        weight: Tensor,
-        bias: Tensor,
-        batches: Tensor,
-        counts: Sequence[int],
-        dtype: torch.dtype,
+        ctx: Any, weight: Tensor, bias: Tensor, batches: Tensor, counts: Any, dtype: torch.dtype
     ) -> Tensor:
         ctx.counts, ctx.dtype = counts, weight.dtype
         weight, bias, batches = weight.to(dtype), bias.to(dtype), batches.to(dtype)
