@@ -1,7 +1,4 @@
-"""Data sets in memory: data modules, the loader of their batches, and checks of what is read.
-
-It imports from ``distributed`` and ``base``.
-"""
+"""Data sets in memory: data modules, the loader of their batches, and checks of what is read."""
 
 from implicit_em.data.modules import ResidentDataModule, TorchvisionDataModule
 from implicit_em.data.resident import (

@@ -27,8 +27,6 @@ from implicit_em.base.errors import Interrupted, RunError
 HERE = "127.0.0.1"
 PATIENCE = timedelta(minutes=10)
 """How long a process waits for data from another."""
-GRACE = 15
-"""Seconds until the other processes of a failed one get SIGTERM, and from there to SIGKILL."""
 
 
 def run_together(
@@ -69,8 +67,8 @@ def run_together(
 def _wait(context: ProcessContext) -> None:
     """Wait for all processes, and pass on the first signal."""
     passed_on = False
-    # A look for a signal every 0.5 s; once a process fails, the others get SIGTERM and SIGKILL.
-    while not context.join(timeout=0.5, grace_period=GRACE):
+    # After a failure, the other processes get SIGTERM in 15 s, and SIGKILL in another 15 s.
+    while not context.join(timeout=0.5, grace_period=15):
         number = interruption.received()
         if number and not passed_on:
             passed_on = True

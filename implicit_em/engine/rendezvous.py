@@ -98,10 +98,7 @@ class Rendezvous:
             self._changed.notify_all()
 
     def train(self, module: Any, block: Block) -> Tensor:
-        """Wait until all runs are here, and return the losses of this run's block.
-
-        They have the shape that ``Stack.train`` returns for a stack of one.
-        """
+        """Wait until all runs are here; return this run's losses, as ``Stack.train`` does."""
         request = _Request(module, block)
         self._turns.release()
         with self._changed:

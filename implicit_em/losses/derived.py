@@ -8,10 +8,6 @@ The three terms of the derived objective have gradients in closed form. The grad
 responsibilities, to the last bit and at any level of the energies. A step also saves the dozens of
 small operations that autograd would record. ``evaluate`` computes several terms at once, with one
 set of batch statistics and one gradient.
-
-The names of a term's parameters say which tensors it takes: ``energies``, ``weight`` (the K x D
-encoder matrix), ``x`` (the input), ``reconstruction``, or others that a model provides. A parameter
-with a default is an option.
 """
 
 import math

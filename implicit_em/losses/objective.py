@@ -18,7 +18,8 @@ class Term:
 
     Args:
         function: a loss. Its parameters without default and without value in ``options`` name the
-            tensors that it takes from the model's outputs, e.g. ``energies``.
+            tensors that it takes from the model's outputs: ``x``, ``energies``, ``weight`` (the
+            K x D encoder matrix), or others that the model provides.
         weight: factor on the value; a stack has a tensor of shape ``(R,)``.
         options: further arguments of the function.
         warmup: number of steps over which the weight rises linearly from 0.

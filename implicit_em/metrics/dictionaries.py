@@ -5,20 +5,9 @@ A matrix has one row for each unit: the rows of an encoder, or the columns of a 
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
-
-
-class Coherence(NamedTuple):
-    """Mean and maximum over the rows of the largest |cosine| with another row.
-
-    The maximum is the mutual coherence of the dictionary (Donoho & Huo 2001).
-    """
-
-    mean: float
-    maximum: float
 
 
 def varying(x_ND: np.ndarray) -> np.ndarray:
@@ -30,15 +19,19 @@ def varying(x_ND: np.ndarray) -> np.ndarray:
     return (x_ND != x_ND[0]).any(0)
 
 
-def coherence(rows_KD: np.ndarray) -> Coherence:
-    """Return the coherence of the rows that are not 0; NaN if these are fewer than two."""
+def coherence(rows_KD: np.ndarray) -> tuple[float, float]:
+    """Return mean and maximum over the rows of the largest |cosine| with another row.
+
+    The maximum is the mutual coherence (Donoho & Huo 2001). Rows of zeros have no direction and do
+    not count. NaN if fewer than two rows are left.
+    """
     nonzero_KD = rows_KD[rows_KD.any(1)]
     if len(nonzero_KD) < 2:
-        return Coherence(float("nan"), float("nan"))
+        return float("nan"), float("nan")
     cosines_KK = _cosines(nonzero_KD, nonzero_KD)
     np.fill_diagonal(cosines_KK, 0)
     nearest_K = cosines_KK.max(1)
-    return Coherence(float(nearest_K.mean()), float(nearest_K.max()))
+    return float(nearest_K.mean()), float(nearest_K.max())
 
 
 def matched_cosine(first_KD: np.ndarray, second_LD: np.ndarray) -> float:

@@ -15,7 +15,7 @@ from implicit_em.metrics.densities import (
     density_histogram,
     unit_densities,
 )
-from implicit_em.metrics.dictionaries import Coherence, coherence, varying
+from implicit_em.metrics.dictionaries import coherence, varying
 from implicit_em.metrics.probe import linear_probe
 from implicit_em.metrics.purity import class_purity
 from implicit_em.metrics.reconstruction import fvu, least_squares_fvu
@@ -110,5 +110,5 @@ def _dead(test: Encoded) -> Mapping[str, int]:
 def _coherence(
     name: str, rows_KD: np.ndarray | None, features: np.ndarray | slice
 ) -> Mapping[str, float]:
-    value = Coherence(np.nan, np.nan) if rows_KD is None else coherence(rows_KD[:, features])
-    return {f"{name}_coherence_mean": value.mean, f"{name}_coherence_max": value.maximum}
+    mean, maximum = (np.nan, np.nan) if rows_KD is None else coherence(rows_KD[:, features])
+    return {f"{name}_coherence_mean": mean, f"{name}_coherence_max": maximum}
