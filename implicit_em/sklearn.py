@@ -196,8 +196,7 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             }
         )
         self._optimizer.param_groups[0]["lr"] = float(self.lr)
-        replica = BareReplica(self.encoder_, objective, self._optimizer, Encoder.training_outputs)
-        stack = Stack([replica])
+        stack = Stack([BareReplica(self.encoder_, objective, self._optimizer)])
         labels = samples.new_zeros(len(samples))
         loader = ResidentLoader(samples, labels, self.batch_size, seed=self._seed)
         for epoch in range(self.n_iter_, self.n_iter_ + epochs):

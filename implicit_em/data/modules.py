@@ -126,8 +126,8 @@ class ResidentDataModule(pl.LightningDataModule):
 
         A Trainer gets blocks of batches, unless one of its flags or callbacks counts batches.
         """
-        order = {"seed": self.seed, "indices": self.train_indices()}
-        loader = self._loader(self.split("train"), self.batch_size, **order)
+        rows = self.train_indices()
+        loader = self._loader(*self.split("train"), self.batch_size, indices=rows, seed=self.seed)
         if self.trainer is None or _counts_batches(self.trainer):
             return loader
         model: Any = self.trainer.lightning_module.model
@@ -137,15 +137,15 @@ class ResidentDataModule(pl.LightningDataModule):
     def val_dataloader(self) -> ResidentLoader:
         """Return batches of the samples on which the curves over training are measured."""
         rows = self.monitored_indices()
-        return self._loader(self.split("train"), EVALUATION_BATCH, indices=rows)
+        return self._loader(*self.split("train"), EVALUATION_BATCH, indices=rows)
 
     def test_dataloader(self) -> ResidentLoader:
         """Return batches of the samples that a trained model is measured on, in order."""
-        return self._loader(self.final_samples(), EVALUATION_BATCH)
+        return self._loader(*self.final_samples(), EVALUATION_BATCH)
 
-    def _loader(self, samples: Any, size: int, **options: Any) -> ResidentLoader:
+    def _loader(self, inputs: Tensor, labels: Tensor, size: int, **options: Any) -> ResidentLoader:
         group = Group.of(self.trainer) if self.trainer else Group()
-        return ResidentLoader(*samples, size, group=group, **options)
+        return ResidentLoader(inputs, labels, size, group=group, **options)
 
 
 def block_size(batch_size: int, components: int, in_features: int) -> int:

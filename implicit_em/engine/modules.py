@@ -20,12 +20,11 @@ from implicit_em.base.errors import DamagedError, NonFiniteLossError
 from implicit_em.data import Block, BlockLoader, as_unit_float
 from implicit_em.distributed import GlobalBatch, Group
 from implicit_em.engine.rendezvous import current
-from implicit_em.engine.stack import Stack
+from implicit_em.engine.stack import Stack, outputs_of
 from implicit_em.losses import Objective, Term
 from implicit_em.metrics import energy_metrics, final_metrics
 from implicit_em.models import Encoder, SparseAutoencoder
 from implicit_em.models.declarations import undeclared
-from implicit_em.models.linear import SharedInput
 
 Spec = Mapping[str, Any]
 
@@ -86,6 +85,7 @@ class EnergyModule(pl.LightningModule):
     network: ClassVar[type[nn.Module]]
     default_loss: ClassVar[Spec]
     reconstruction_metric: ClassVar[str]
+    outputs = staticmethod(outputs_of)
 
     model: Any
 
@@ -135,14 +135,6 @@ class EnergyModule(pl.LightningModule):
                 f"{', '.join(sorted(unused))}, so that a part of {type(self.model).__name__} "
                 "would never be trained"
             )
-
-    @staticmethod
-    def outputs(model: Any, x: Tensor | SharedInput) -> dict[str, Tensor]:
-        """Return the tensors for loss terms, except ``x``, of training inputs ``(B, D)``.
-
-        A model that declares ``takes_stacks`` may also be a stack, and ``x`` a ``SharedInput``.
-        """
-        return {"weight": model.weight, **model.training_outputs(x)}
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the energies ``(B, K)`` of images ``(B, ...)``."""

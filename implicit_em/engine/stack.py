@@ -26,9 +26,6 @@ from implicit_em.losses.derived import full_precision
 from implicit_em.models.declarations import undeclared
 from implicit_em.models.linear import SharedInput
 
-Outputs = Callable[[Any, Tensor | SharedInput], dict[str, Tensor]]
-"""From a model and its inputs to the tensors that loss terms ask for, by name."""
-
 
 class Replica(Protocol):
     """One run: its model, its objective, and how its weights move."""
@@ -36,10 +33,6 @@ class Replica(Protocol):
     model: Any
     objective: Objective
     compiled: bool
-
-    @property
-    def outputs(self) -> Outputs:
-        """What the loss terms get from the model."""
 
     @property
     def bare_optimizer(self) -> Optimizer | None:
@@ -60,7 +53,6 @@ class BareReplica:
     model: Any
     objective: Objective
     bare_optimizer: Optimizer
-    outputs: Outputs
     compiled: bool = False
     steps_done: int = 0
 
@@ -86,7 +78,6 @@ class Stack:
             raise ValueError(f"{type(first.model).__name__} does not take stacks")
         self.replicas = list(replicas)
         self.group = group or Group()
-        self._model_outputs = first.outputs
         self._parameters_of_replicas = [list(model.parameters()) for model in models]
         self.model = stack_models(models) if self.stacked else first.model
         self.parameters = list(self.model.parameters())
@@ -188,11 +179,11 @@ class Stack:
     def _outputs(self, x: SharedInput) -> Mapping[str, Tensor]:
         names = self.objective.inputs
         if self.stacked:
-            tensors = self._model_outputs(self.model, x)
+            tensors = outputs_of(self.model, x)
             if "x" in names:
                 tensors["x"] = x.expanded()
             return {name: tensors[name] for name in names}
-        tensors = {"x": x.batches[0], **self._model_outputs(self.model, x.batches[0])}
+        tensors = {"x": x.batches[0], **outputs_of(self.model, x.batches[0])}
         return {name: tensors[name].unsqueeze(0) for name in names}
 
     def _hand_out_gradients(self) -> None:
@@ -202,6 +193,11 @@ class Stack:
             gradients = none if stacked.grad is None else stacked.grad.unbind()
             for parameters, gradient in zip(self._parameters_of_replicas, gradients, strict=True):
                 parameters[number].grad = gradient
+
+
+def outputs_of(model: Any, x: Tensor | SharedInput) -> dict[str, Tensor]:
+    """Return the tensors for loss terms, except ``x``, of a model or a stack and its inputs."""
+    return {"weight": model.weight, **model.training_outputs(x)}
 
 
 def takes_stacks(model: nn.Module) -> bool:

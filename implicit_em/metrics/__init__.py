@@ -1,4 +1,4 @@
-"""Measurements of a layer of energies: metrics, probes, reconstruction, convergence and pictures."""
+"""Measurements of a layer of energies: metrics, probes, reconstruction, convergence, pictures."""
 
 from implicit_em.metrics.energies import (
     SILENT_SHARE,

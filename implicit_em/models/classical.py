@@ -33,9 +33,8 @@ class Pixels(Encoder):
         if hidden not in (None, in_features):
             raise ValueError(f"hidden={hidden}: must be null, as many as inputs")
         super().__init__(in_features, in_features, nn.Identity())
-        with torch.no_grad():
-            nn.init.eye_(self.linear.weight)
-            self.linear.bias.zero_()
+        nn.init.eye_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
 
 
 class _Factors(SparseAutoencoder):
