@@ -56,8 +56,7 @@ def quality(
       best linear decoder leave unexplained.
     - ``probe_accuracy``, ``sparse_probe_1``, …: test accuracy of the probe on all units, and
       balanced accuracy on k of them.
-    - ``dead_units`` (by variance) and ``silent_units`` (scale-free) on the test set.
-    - ``class_purity`` of the test activations.
+    - ``dead_units`` (by variance), ``silent_units`` (scale-free), ``class_purity`` on the test set.
     - ``encoder_coherence_mean``, ``_max``, ``decoder_coherence_mean``, ``_max``; the encoder's on
       the features that vary over the training set.
 
