@@ -226,7 +226,7 @@ class GaussianMixture(Encoder):
 
 
 def _stopping_early() -> Any:
-    """Silence the warning that a fit ended at the maximum number of iterations."""
+    """Return a context that hides the warning of a fit that ends at its maximum of iterations."""
     from sklearn.exceptions import ConvergenceWarning
 
     return warnings.catch_warnings(action="ignore", category=ConvergenceWarning)
