@@ -6,7 +6,7 @@ from torch import Tensor
 
 from benchmarks.common import Device
 from implicit_em.data import Block
-from implicit_em.engine.modules import ADAM, DERIVED_LOSS, EncoderModule, build_objective
+from implicit_em.engine.modules import ADAM, DERIVED_LOSS, build_objective
 from implicit_em.engine.stack import BareReplica, Stack
 from implicit_em.models import Encoder
 
@@ -18,9 +18,7 @@ def build_stack(runs: int, in_features: int, hidden: int, device: Device) -> Sta
         model = Encoder(in_features, hidden).to(device.type)
         optimizer = instantiate(ADAM, _partial_=True)(model.parameters())
         objective = build_objective(DERIVED_LOSS)
-        replicas.append(
-            BareReplica(model, objective, optimizer, EncoderModule.outputs, device.compiled)
-        )
+        replicas.append(BareReplica(model, objective, optimizer, device.compiled))
     return Stack(replicas)
 
 

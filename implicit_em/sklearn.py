@@ -20,7 +20,6 @@ from implicit_em.data import Block, ResidentLoader
 from implicit_em.engine.stack import BareReplica, Stack
 from implicit_em.losses import Objective, Term, decorrelation, lse, variance
 from implicit_em.models import Encoder
-from implicit_em.models.linear import SharedInput
 
 
 class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -197,8 +196,7 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             }
         )
         self._optimizer.param_groups[0]["lr"] = float(self.lr)
-        replica = BareReplica(self.encoder_, objective, self._optimizer, _outputs)
-        stack = Stack([replica])
+        stack = Stack([BareReplica(self.encoder_, objective, self._optimizer)])
         labels = samples.new_zeros(len(samples))
         loader = ResidentLoader(samples, labels, self.batch_size, seed=self._seed)
         for epoch in range(self.n_iter_, self.n_iter_ + epochs):
@@ -224,7 +222,3 @@ def _torch_threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _outputs(model: Encoder, x: Tensor | SharedInput) -> dict[str, Tensor]:
-    return {"energies": model(x)}

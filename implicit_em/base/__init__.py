@@ -1,4 +1,1 @@
-"""What every layer may use: errors, files and their digests, signals, warnings, tables as text.
-
-It imports nothing else of the package.
-"""
+"""What every layer may use: errors, files and their digests, signals, warnings, tables as text."""

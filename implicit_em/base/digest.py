@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 FORMATS = (".npy", ".npz", ".safetensors", ".pt")
-"""Endings of the names of files of arrays."""
 
 
 def names_a_file(name: Any) -> bool:
@@ -18,11 +17,8 @@ def names_a_file(name: Any) -> bool:
 def digest_of(*names: Any) -> str | None:
     """Return 16 hexadecimal digits over the content of files; ``None`` if one cannot be read.
 
-    Nothing is raised: a configuration must also compose where its files are missing.
-
-    Args:
-        names: paths of files; any other value is hashed itself.
-
+    Values that are no paths of files are hashed themselves. Nothing is raised: a configuration must
+    also compose where its files are missing.
     """
     try:
         content = [_digest_of_file(name) if names_a_file(name) else name for name in names]
@@ -43,7 +39,4 @@ def _digest_of_file(name: str | Path) -> str:
 def _hash(path: Path, state: tuple[int, ...]) -> str:
     """Hash a file once for each of its states: a configuration is resolved many times."""
     with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while part := file.read(2**20):
-            digest.update(part)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

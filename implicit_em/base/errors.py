@@ -30,11 +30,8 @@ class NonFiniteLossError(RunError, RuntimeError):
 class Interrupted(SystemExit):
     """A signal asked a run to end, and the run has saved its state.
 
-    It is no ``Exception``, because a sweep must not go on to its next job.
-
-    Args:
-        number: number of the signal; the exit code is 128 more, as in shells.
-
+    It is no ``Exception``, because a sweep must not go on to its next job. The exit code is 128
+    more than the signal's number, as in shells.
     """
 
     def __init__(self, number: signal.Signals) -> None:

@@ -15,9 +15,7 @@ from implicit_em.base.errors import DamagedError, WriteError, one_line
 def whole(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``, and rename it to ``path`` at the end.
 
-    Raises:
-        WriteError: if the file cannot be written, e.g. on a full disk; the old file stays.
-
+    The old file stays if the new one cannot be written, e.g. on a full disk: a ``WriteError``.
     """
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     try:
@@ -38,24 +36,13 @@ def half_written(path: Path) -> list[Path]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file atomically.
-
-    Raises:
-        ValueError: if the content holds NaN or infinity.
-
-    """
+    """Write a JSON file atomically; ``ValueError`` if the content holds NaN or infinity."""
     with whole(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file.
-
-    Raises:
-        OSError: if the file cannot be opened.
-        DamagedError: if the file holds anything that ``write_json`` would not write.
-
-    """
+    """Return the content of a JSON file; ``DamagedError`` if ``write_json`` would not write it."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         json.dumps(content, ensure_ascii=False, allow_nan=False).encode()

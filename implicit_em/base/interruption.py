@@ -28,13 +28,9 @@ _received: list[signal.Signals] = []
 def listening() -> Iterator[None]:
     """Note signals while runs train; does nothing outside the main thread or inside itself.
 
-    After SIGUSR2 the earlier handler is called at the end, once everything is saved: submitit's
-    puts the job into the queue again.
-
-    Raises:
-        Interrupted: at the end, if a signal came; even if the run had ended by then, because other
-            runs may follow.
-
+    If a signal came, ``Interrupted`` is raised at the end, even if the run had ended by then: other
+    runs may follow. After SIGUSR2 the earlier handler is called first, once everything is saved:
+    submitit's puts the job into the queue again.
     """
     if _before or threading.current_thread() is not threading.main_thread():
         yield
@@ -60,12 +56,7 @@ def listening() -> Iterator[None]:
 
 @contextmanager
 def ending() -> Iterator[None]:
-    """Let SIGTERM and SIGUSR2 raise an exception while no run listens, as Ctrl-C does.
-
-    Raises:
-        Interrupted: at SIGTERM or SIGUSR2.
-
-    """
+    """Let SIGTERM and SIGUSR2 raise ``Interrupted`` while no run listens, as Ctrl-C does."""
     before = {number: signal.signal(number, _end) for number in (signal.SIGTERM, signal.SIGUSR2)}
     try:
         yield
@@ -87,12 +78,7 @@ def received() -> signal.Signals | None:
 
 
 def stop_if_requested() -> None:
-    """End the run if a signal has asked for it.
-
-    Raises:
-        Interrupted: if a signal came.
-
-    """
+    """Raise ``Interrupted`` if a signal has asked the run to end."""
     if number := received():
         raise Interrupted(number)
 

@@ -85,7 +85,7 @@ def _steps(
 ) -> list[float]:
     """Return the mean time of a step in each block but the first, in seconds."""
     moving = instantiate(optimizer, _partial_=True)(module.model.parameters())
-    replica = BareReplica(module.model, module.objective, moving, module.outputs, steps_done=WARM)
+    replica = BareReplica(module.model, module.objective, moving, steps_done=WARM)
     stack = Stack([replica])
     times: list[float] = []
     started = time.perf_counter()

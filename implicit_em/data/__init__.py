@@ -1,16 +1,7 @@
-"""Data sets in memory: data modules, the loader of their batches, and checks of what is read.
-
-It imports from ``distributed`` and ``base``.
-"""
+"""Data sets in memory: data modules, the loader of their batches, and checks of what is read."""
 
 from implicit_em.data.modules import ResidentDataModule, TorchvisionDataModule
-from implicit_em.data.resident import (
-    Block,
-    BlockLoader,
-    ResidentLoader,
-    as_unit_float,
-    batches_of,
-)
+from implicit_em.data.resident import Block, BlockLoader, ResidentLoader, as_unit_float, batches_of
 from implicit_em.data.tensors import TensorDataModule
 
 __all__ = [

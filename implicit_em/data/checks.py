@@ -13,15 +13,7 @@ AT_ONCE = 2**24
 
 
 def check_splits(splits: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-    """Refuse splits that cannot be used for training or measurement.
-
-    Args:
-        splits: samples ``(N, ...)`` and labels ``(N,)``, by the name of the split.
-
-    Raises:
-        ConfigError: if they cannot; it names the split and the first fault.
-
-    """
+    """Refuse splits that cannot be used for training or measurement."""
     for name, (samples, labels) in splits.items():
         check_split(f"{name} split", samples, labels)
     if len(shapes := {tuple(samples.shape[1:]) for samples, _ in splits.values()}) > 1:
@@ -31,17 +23,7 @@ def check_splits(splits: Mapping[str, tuple[Tensor, Tensor]]) -> None:
 
 
 def check_split(subject: str, samples: Tensor, labels: Tensor) -> None:
-    """Refuse samples that cannot be trained on, and labels of another number.
-
-    Args:
-        subject: beginning of the message, which names the data.
-        samples: data of shape ``(N, ...)``.
-        labels: classes of the samples, shape ``(N,)``.
-
-    Raises:
-        ConfigError: if there is a fault; it names the first one.
-
-    """
+    """Refuse samples that cannot be trained on, and labels of another number."""
     if samples.dim() < 2:
         raise ConfigError(
             f"{subject}: samples of shape {tuple(samples.shape)}; allowed is (N, ...), of two "
@@ -76,12 +58,7 @@ def _check_finite(subject: str, samples: Tensor) -> None:
 
 
 def check_whole_numbers(subject: str, labels: Tensor) -> None:
-    """Refuse labels that are not whole numbers of shape ``(N,)``.
-
-    Raises:
-        ConfigError: if they are not.
-
-    """
+    """Refuse labels that are not whole numbers of shape ``(N,)``."""
     if labels.dim() != 1 or labels.is_floating_point() or labels.is_complex():
         raise ConfigError(
             f"{subject}: labels of shape {tuple(labels.shape)} and {labels.dtype}; allowed are "
@@ -90,17 +67,7 @@ def check_whole_numbers(subject: str, labels: Tensor) -> None:
 
 
 def check_labels(name: str, labels: Tensor, classes: Sequence[Any]) -> None:
-    """Refuse labels without a class in the data set.
-
-    Args:
-        name: name of the split.
-        labels: classes of the samples, shape ``(N,)``.
-        classes: names of the classes, in the order of their labels.
-
-    Raises:
-        ConfigError: if there is such a label; it names the first one.
-
-    """
+    """Refuse labels without a class in the data set."""
     wrong = (labels < 0) | (labels >= len(classes))
     if wrong.any():
         first = int(wrong.nonzero()[0])

@@ -2,7 +2,7 @@
 
 import socket
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,9 +24,6 @@ from implicit_em.distributed import Group
 
 BLOCK = 64
 """Maximum number of batches in a block."""
-BLOCK_OPERATIONS = 4e9
-"""Operations of a block's matrix products: about 0.1 s, as a run can stop only between blocks."""
-MONITORED = 10_000
 EVALUATION_BATCH = 2_000
 Final = Literal["test", "validation"]
 PATIENCE = 10.0
@@ -81,13 +78,7 @@ class ResidentDataModule(pl.LightningDataModule):
         return int(np.prod(self.sample_shape))
 
     def setup(self, stage: str | None = None) -> None:
-        """Read both splits, unless a module with the same source has done so.
-
-        Raises:
-            ConfigError: if the splits cannot be trained on.
-            ValueError: if ``val_size`` leaves nothing to train on.
-
-        """
+        """Read both splits, unless a module with the same source has done so."""
         if self._splits:
             return
         splits = self._splits = sharing.read_once(self.source(), self.read)
@@ -113,7 +104,7 @@ class ResidentDataModule(pl.LightningDataModule):
 
     def monitored_indices(self) -> Tensor:
         """Return the rows held out, or else a fixed choice of the training samples, int64."""
-        return self._shuffled()[: self.val_size or MONITORED].sort().values
+        return self._shuffled()[: self.val_size or 10_000].sort().values
 
     def final_samples(self) -> tuple[Tensor, Tensor]:
         """Return the samples ``(N, D)`` and labels that a trained model is measured on."""
@@ -135,13 +126,8 @@ class ResidentDataModule(pl.LightningDataModule):
 
         A Trainer gets blocks of batches, unless one of its flags or callbacks counts batches.
         """
-        loader = ResidentLoader(
-            *self.split("train"),
-            self.batch_size,
-            seed=self.seed,
-            indices=self.train_indices(),
-            group=self._group(),
-        )
+        rows = self.train_indices()
+        loader = self._loader(*self.split("train"), self.batch_size, indices=rows, seed=self.seed)
         if self.trainer is None or _counts_batches(self.trainer):
             return loader
         model: Any = self.trainer.lightning_module.model
@@ -150,25 +136,23 @@ class ResidentDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> ResidentLoader:
         """Return batches of the samples on which the curves over training are measured."""
-        return ResidentLoader(
-            *self.split("train"),
-            EVALUATION_BATCH,
-            indices=self.monitored_indices(),
-            group=self._group(),
-        )
+        rows = self.monitored_indices()
+        return self._loader(*self.split("train"), EVALUATION_BATCH, indices=rows)
 
     def test_dataloader(self) -> ResidentLoader:
         """Return batches of the samples that a trained model is measured on, in order."""
-        return ResidentLoader(*self.final_samples(), EVALUATION_BATCH, group=self._group())
+        return self._loader(*self.final_samples(), EVALUATION_BATCH)
 
-    def _group(self) -> Group:
-        return Group.of(self.trainer) if self.trainer else Group()
+    def _loader(self, inputs: Tensor, labels: Tensor, size: int, **options: Any) -> ResidentLoader:
+        group = Group.of(self.trainer) if self.trainer else Group()
+        return ResidentLoader(inputs, labels, size, group=group, **options)
 
 
 def block_size(batch_size: int, components: int, in_features: int) -> int:
     """Return the number of batches in a block, from sizes alone: a resumed run has the same."""
     operations = 4 * batch_size * components * in_features
-    return int(min(max(BLOCK_OPERATIONS // operations, 1), BLOCK))
+    # 4e9 operations take about 0.1 s, and a run can stop only between blocks.
+    return int(min(max(4e9 // operations, 1), BLOCK))
 
 
 def _counts_batches(trainer: pl.Trainer) -> bool:
@@ -180,16 +164,13 @@ def _counts_batches(trainer: pl.Trainer) -> bool:
         trainer.overfit_batches != 0,  # type: ignore[attr-defined]
     )
     hooks = ("on_train_batch_start", "on_train_batch_end")
-    callbacks: list[Callback] = [
-        callback
+    parts: list[tuple[Any, type]] = [(trainer.lightning_module, pl.LightningModule)]
+    parts += [
+        (callback, Callback)
         for callback in trainer.callbacks  # type: ignore[attr-defined]
         if not getattr(callback, "takes_blocks", False)
     ]
-    return any(flags) or any(
-        any(is_overridden(hook, callback, Callback) for callback in callbacks)
-        or is_overridden(hook, trainer.lightning_module, pl.LightningModule)
-        for hook in hooks
-    )
+    return any(flags) or any(is_overridden(hook, *part) for hook in hooks for part in parts)
 
 
 class TorchvisionDataModule(ResidentDataModule):
@@ -211,12 +192,7 @@ class TorchvisionDataModule(ResidentDataModule):
         self.root = root
 
     def prepare_data(self) -> None:
-        """Download, verify and unpack the archives, if that was not done before.
-
-        Raises:
-            ConfigError: if they cannot be downloaded or read.
-
-        """
+        """Download, verify and unpack the archives, if that was not done before."""
         with sharing.lock, _patience():
             if not (self._splits or sharing.known(self.source())):
                 self._open(train=True, download=True)
@@ -236,19 +212,12 @@ class TorchvisionDataModule(ResidentDataModule):
         return Source((call.func, call.args, call.keywords, root), files) if files else None
 
     def read(self, train: bool) -> tuple[Tensor, Tensor]:
-        """Return images ``(N, H, W)``, uint8, and labels ``(N,)``, int64.
-
-        Raises:
-            ConfigError: if they cannot be read, or a label has no class.
-
-        """
+        """Return images ``(N, H, W)``, uint8, and labels ``(N,)``, int64."""
         split = self._open(train=train)
-        images: Tensor | np.ndarray = split.data
-        targets: Tensor | Sequence[int] = split.targets
-        labels = torch.as_tensor(targets)
+        labels = torch.as_tensor(split.targets)
         if classes := getattr(split, "classes", None):
             check_labels("train" if train else "test", labels, classes)
-        return torch.as_tensor(images), labels
+        return torch.as_tensor(split.data), labels
 
     def _open(self, train: bool, **options: Any) -> Any:
         # For damaged files, torchvision's message lacks the place and sometimes the reason.

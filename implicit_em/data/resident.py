@@ -108,12 +108,10 @@ class ResidentLoader:
             self._resuming = False
         elif self._batch:
             self.set_epoch(self.epoch + 1)
-        order = self.order()
-        for start in range(
-            self._batch * self.batch_size, len(self) * self.batch_size, self.batch_size
-        ):
+        batches = self.order().split(self.batch_size)
+        for batch in batches[self._batch : len(self)]:
             self._batch += 1
-            yield order[start : start + self.batch_size]
+            yield batch
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position: the epoch, and the number of its batches handed out."""

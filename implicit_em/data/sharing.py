@@ -14,27 +14,18 @@ lock = RLock()
 
 
 class Source(NamedTuple):
-    """Where data come from. Equal sources hold equal data.
-
-    Args:
-        what: everything that determines the data, except the content of the files.
-        files: state of the files. For each ``what``, the data of the last state alone are kept.
-
-    """
+    """Where data come from. Equal sources hold equal data."""
 
     what: Any
+    """Everything that determines the data, except the content of the files."""
     files: Any
+    """State of the files; the data of an earlier state are forgotten."""
 
 
 class Splits:
     """The splits of a data set, with one copy on each device that uses them. Do not write to them.
 
-    Args:
-        read: function from "is it the training split" to samples ``(N, ...)`` and labels ``(N,)``.
-
-    Raises:
-        ConfigError: if the splits cannot be trained on.
-
+    ``read(train)`` returns samples ``(N, ...)`` and labels ``(N,)``.
     """
 
     def __init__(self, read: Callable[[bool], tuple[Tensor, Tensor]]) -> None:

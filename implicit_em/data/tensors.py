@@ -86,12 +86,7 @@ class TensorDataModule(ResidentDataModule):
             raise ConfigError(f"split_seed={self.split_seed}: allowed are whole numbers from 0 on")
 
     def prepare_data(self) -> None:
-        """Check the digest of the files.
-
-        Raises:
-            ConfigError: if their content has changed.
-
-        """
+        """Refuse files whose content has changed."""
         found = self.digest and digest_of(*self._names())
         if found != self.digest:
             raise ConfigError(
@@ -113,12 +108,7 @@ class TensorDataModule(ResidentDataModule):
         return Source((TensorDataModule, names, self.key, division), files)
 
     def read(self, train: bool) -> tuple[Tensor, Tensor]:
-        """Return the samples ``(N, ...)`` and labels ``(N,)``, int64, of a split.
-
-        Raises:
-            ConfigError: if a file does not contain them.
-
-        """
+        """Return the samples ``(N, ...)`` and labels ``(N,)``, int64, of a split."""
         if self.test_path is not None and not train:
             labels = self.test_labels if names_a_file(self.labels) else self.labels
             return self._read("test_path", self.test_path, "test_labels", labels)
@@ -131,34 +121,26 @@ class TensorDataModule(ResidentDataModule):
         return samples[rows], targets[rows]
 
     def _read(self, setting: str, path: Any, labels_setting: str, labels: Any) -> Any:
+        subject, labels_subject = f"{setting}={path}", f"{labels_setting}={labels}"
         apart = names_a_file(labels)
-        samples = read_tensor(setting, Path(path), self.key, besides=None if apart else labels)
+        samples = read_tensor(subject, Path(path), self.key, besides=None if apart else labels)
         if labels is None:
             targets = torch.zeros(samples.shape[:1], dtype=torch.int64)
         else:
-            where = (labels_setting, Path(labels)) if apart else (setting, Path(path), labels)
+            where = (labels_subject, Path(labels)) if apart else (subject, Path(path), labels)
             targets = read_tensor(*where)
-            check_whole_numbers(f"{labels_setting}={labels}", targets)
-        check_split(f"{setting}={path}", samples, targets)
+            check_whole_numbers(labels_subject, targets)
+        check_split(subject, samples, targets)
         return samples, targets.long()
 
 
 def read_tensor(
-    setting: str, path: Path, key: str | None = None, besides: str | None = None
+    subject: str, path: Path, key: str | None = None, besides: str | None = None
 ) -> Tensor:
-    """Return an array of a file, memory-mapped if the format allows it.
+    """Return an array of a file: the one that ``key`` names, or the only one ``besides`` another.
 
-    Args:
-        setting: setting that names the file, for the message.
-        path: path of the file.
-        key: name of the array; ``None`` for the only one.
-        besides: name of an array that does not count.
-
-    Raises:
-        ConfigError: if there is no such array.
-
+    It is memory-mapped if the format allows it.
     """
-    subject = f"{setting}={path}"
     try:
         with _opened(path) as (names, get):
             found = [name for name in names if (name != besides if key is None else name == key)]

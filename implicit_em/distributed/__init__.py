@@ -1,7 +1,4 @@
-"""Several processes that train one run: their group, their Lightning strategy and their start.
-
-It imports from ``base`` alone.
-"""
+"""Several processes that train one run: their group, their Lightning strategy and their start."""
 
 from implicit_em.distributed.group import PER_SAMPLE, Group
 from implicit_em.distributed.strategy import GlobalBatch

@@ -24,13 +24,7 @@ PER_SAMPLE = frozenset({"x", "energies", "reconstruction", "active", "gates", "a
 
 @dataclass(frozen=True)
 class Group:
-    """The processes of a run; by default a single one.
-
-    Args:
-        rank: number of this process, from 0.
-        size: number of processes.
-
-    """
+    """The processes of a run; by default a single one. This one has number ``rank``, from 0."""
 
     rank: int = 0
     size: int = 1
@@ -41,12 +35,7 @@ class Group:
         return cls(trainer.global_rank, trainer.world_size)
 
     def part(self, samples: int) -> slice:
-        """Return this process's part of a batch: equal sizes, but the last may be smaller or empty.
-
-        Args:
-            samples: number of samples in the batch.
-
-        """
+        """Return this process's part of a batch; the last parts may be smaller, or empty."""
         most = -(-samples // self.size)
         return slice(self.rank * most, (self.rank + 1) * most)
 
@@ -55,16 +44,10 @@ class Group:
         return samples_BD if self.size == 1 else torch.cat(gather_all_tensors(samples_BD))
 
     def gather(self, outputs: Mapping[str, Tensor], samples: int) -> dict[str, Tensor]:
-        """Return the outputs of all processes, of shape ``(1, B, ...)``.
+        """Return the outputs ``(1, B, ...)`` of all processes, for a batch of B samples.
 
         Backward gives each process the gradient of its own samples, and its share of the gradient
         of weights.
-
-        Args:
-            outputs: tensors for loss terms by name; those of samples have shape ``(1, B', ...)``,
-                for this process's part.
-            samples: number B of samples in the whole batch.
-
         """
         return {
             name: _Gathered.apply(outputs[name], self, samples)

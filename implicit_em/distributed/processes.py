@@ -27,10 +27,6 @@ from implicit_em.base.errors import Interrupted, RunError
 HERE = "127.0.0.1"
 PATIENCE = timedelta(minutes=10)
 """How long a process waits for data from another."""
-POLL = 0.5
-"""Seconds between two looks for a signal."""
-GRACE = 15
-"""Seconds until the other processes of a failed one get SIGTERM, and from there to SIGKILL."""
 
 
 def run_together(
@@ -39,19 +35,9 @@ def run_together(
     """Call ``function(rank, *arguments)`` in each of several new processes, and wait for them.
 
     The processes form one ``torch.distributed`` group. Signals are passed on to them. Only the
-    first process writes to the terminal. None of them outlives the call.
-
-    Args:
-        function: a function at the top level of a module.
-        arguments: further arguments of the function; they are pickled.
-        count: number of processes.
-        backend: backend of the group, ``gloo`` or ``nccl``.
-
-    Raises:
-        Interrupted: if a signal asked the processes to end.
-        RunError: if a process raised it, was killed, or ended too early.
-        ProcessRaisedException: if a process raised another error; it holds the traceback.
-
+    first process writes to the terminal. None of them outlives the call. It raises ``Interrupted``
+    after a signal, the ``RunError`` that a process raised, another one if a process was killed or
+    ended too early, and ``ProcessRaisedException`` with the traceback of any other error.
     """
     store = TCPStore(HERE, 0, is_master=True, wait_for_workers=False)
     errors = get_context("spawn").SimpleQueue()
@@ -81,7 +67,8 @@ def run_together(
 def _wait(context: ProcessContext) -> None:
     """Wait for all processes, and pass on the first signal."""
     passed_on = False
-    while not context.join(POLL, GRACE):
+    # After a failure, the other processes get SIGTERM in 15 s, and SIGKILL in another 15 s.
+    while not context.join(timeout=0.5, grace_period=15):
         number = interruption.received()
         if number and not passed_on:
             passed_on = True

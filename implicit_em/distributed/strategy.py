@@ -22,12 +22,7 @@ class GlobalBatch(DDPStrategy):
         """Configure no launcher: the processes run already."""
 
     def setup_environment(self) -> None:
-        """Connect to the other processes.
-
-        Raises:
-            ValueError: if they were not started.
-
-        """
+        """Connect to the other processes, if they were started."""
         assert self.cluster_environment is not None
         if self.world_size > 1 and not self.cluster_environment.creates_processes_externally:
             raise ValueError(

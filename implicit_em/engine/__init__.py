@@ -1,4 +1,1 @@
-"""The training step: replicas that train as a stack, where runs meet, and the LightningModules.
-
-It imports from ``data``, ``distributed``, ``losses``, ``metrics``, ``models`` and ``base``.
-"""
+"""The training step: replicas that train as a stack, where runs meet, and the LightningModules."""

@@ -4,7 +4,6 @@ A bare ``pl.Trainer`` fits them with any loader of images, and ``load_from_check
 them: they are built from plain dictionaries in Hydra's notation.
 """
 
-from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar
@@ -21,12 +20,11 @@ from implicit_em.base.errors import DamagedError, NonFiniteLossError
 from implicit_em.data import Block, BlockLoader, as_unit_float
 from implicit_em.distributed import GlobalBatch, Group
 from implicit_em.engine.rendezvous import current
-from implicit_em.engine.stack import Stack
+from implicit_em.engine.stack import Stack, outputs_of
 from implicit_em.losses import Objective, Term
 from implicit_em.metrics import energy_metrics, final_metrics
 from implicit_em.models import Encoder, SparseAutoencoder
 from implicit_em.models.declarations import undeclared
-from implicit_em.models.linear import SharedInput
 
 Spec = Mapping[str, Any]
 
@@ -87,6 +85,7 @@ class EnergyModule(pl.LightningModule):
     network: ClassVar[type[nn.Module]]
     default_loss: ClassVar[Spec]
     reconstruction_metric: ClassVar[str]
+    outputs = staticmethod(outputs_of)
 
     model: Any
 
@@ -137,25 +136,9 @@ class EnergyModule(pl.LightningModule):
                 "would never be trained"
             )
 
-    @staticmethod
-    @abstractmethod
-    def outputs(model: Any, x: Tensor | SharedInput) -> dict[str, Tensor]:
-        """Return the tensors for loss terms, except ``x``, of training inputs ``(B, D)``.
-
-        A model that declares ``takes_stacks`` may also be a stack, and ``x`` a ``SharedInput``.
-        """
-
-    @abstractmethod
-    def energies(self, x: Tensor) -> Tensor:
-        """Return the energies ``(B, K)`` of inputs ``(B, D)``; each sample by itself."""
-
-    @abstractmethod
-    def reconstruct(self, energies: Tensor) -> Tensor:
-        """Return the reconstructions ``(B, D)`` of energies ``(B, K)``."""
-
     def forward(self, x: Tensor) -> Tensor:
         """Return the energies ``(B, K)`` of images ``(B, ...)``."""
-        return self.energies(self._inputs(x))
+        return self.model.encode(self._inputs(x))
 
     def _inputs(self, batch: Any) -> Tensor:
         images = batch if isinstance(batch, Tensor) else batch[0]
@@ -181,13 +164,7 @@ class EnergyModule(pl.LightningModule):
         return batches
 
     def on_train_start(self) -> None:
-        """Join the runs that train together, or make a stack of this run alone.
-
-        Raises:
-            ValueError: if the precision needs scaled gradients, if several devices would not use
-                the statistics of the whole batch, or if a callback has a hook within a step.
-
-        """
+        """Join the runs that train together, or make a stack of this run alone."""
         if reason := refusal_of_devices(self, self.trainer):
             raise ValueError(f"trainer: {reason}")
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
@@ -210,12 +187,8 @@ class EnergyModule(pl.LightningModule):
             self._train = lambda block: stack.train([block])
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Train on a batch or a block of batches, and return the objective of the last step.
-
-        Each of several processes gets its part of a batch, but the same whole block. The losses
-        stay on the device until the epoch ends.
-        """
-        if not isinstance(batch, Block):
+        """Train on a batch or a block of batches, and return the objective of the last step."""
+        if not isinstance(batch, Block):  # each process gets its part of a batch, but whole blocks
             inputs = Group.of(self.trainer).join(self._inputs(batch))
             batch = Block(inputs, [torch.arange(len(inputs))])
         losses_ST = self._train(batch).squeeze(-1)
@@ -251,13 +224,7 @@ class EnergyModule(pl.LightningModule):
 
     @torch.no_grad()
     def on_train_epoch_end(self) -> None:
-        """Log the means over the steps of the epoch; each step counts once.
-
-        Raises:
-            NonFiniteLossError: if a loss is not finite; it names the first such step and its terms.
-                The weights are then those of the epoch's start.
-
-        """
+        """Log the means over the steps, or restore the weights if a loss was not finite."""
         names = ["loss", *self.objective.terms]
         losses_ST = torch.cat(self._losses).double().cpu()
         self._losses.clear()
@@ -286,12 +253,7 @@ class EnergyModule(pl.LightningModule):
             }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on within the epoch that was interrupted.
-
-        Raises:
-            DamagedError: if the checkpoint is another model's.
-
-        """
+        """Go on within the epoch that was interrupted; refuse the checkpoint of another model."""
         expected, found = (
             {name: tuple(tensor.shape) for name, tensor in state.items()}
             for state in (self.state_dict(), checkpoint["state_dict"])
@@ -319,7 +281,7 @@ class EnergyModule(pl.LightningModule):
         """Add a batch, or this process's part of it, to the final metrics."""
         x = self._inputs(batch)
         energies = self(x)
-        self.finals.update(energies=energies, preds=self.reconstruct(energies), target=x)
+        self.finals.update(energies=energies, preds=self.model.decode(energies), target=x)
 
     def on_test_epoch_end(self) -> None:
         """Pass the final metrics to the Trainer under their own names."""
@@ -334,19 +296,6 @@ class EncoderModule(EnergyModule):
     default_loss = DERIVED_LOSS
     reconstruction_metric = "transpose_reconstruction_mse"
 
-    @staticmethod
-    def outputs(model: Any, x: Tensor | SharedInput) -> dict[str, Tensor]:
-        """Return ``energies`` and ``weight``."""
-        return {"energies": model(x), "weight": model.weight}
-
-    def energies(self, x: Tensor) -> Tensor:
-        """Return the energies ``(B, K)``."""
-        return self.model(x)
-
-    def reconstruct(self, energies: Tensor) -> Tensor:
-        """Decode with the transposed encoder matrix, ``E W``."""
-        return energies @ self.model.weight
-
 
 class SparseAutoencoderModule(EnergyModule):
     """The baseline: encoder and decoder, trained on reconstruction and sparsity."""
@@ -355,27 +304,9 @@ class SparseAutoencoderModule(EnergyModule):
     default_loss = SAE_LOSS
     reconstruction_metric = "reconstruction_mse"
 
-    @staticmethod
-    def outputs(model: Any, x: Tensor | SharedInput) -> dict[str, Tensor]:
-        """Return the model's tensors for a training step, and ``weight``."""
-        return {"weight": model.weight, **model.training_outputs(x)}
-
-    def energies(self, x: Tensor) -> Tensor:
-        """Return the hidden activations ``(B, K)``."""
-        return self.model.encode(x)
-
-    def reconstruct(self, energies: Tensor) -> Tensor:
-        """Decode with the decoder."""
-        return self.model.decode(energies)
-
 
 def module_class(model_target: str) -> type[EnergyModule]:
-    """Return the LightningModule that trains a model class, given by its dotted path.
-
-    Raises:
-        ValueError: if the class is neither an ``Encoder`` nor a ``SparseAutoencoder``.
-
-    """
+    """Return the LightningModule that trains the model class of a dotted path."""
     cls = get_class(model_target)
     for module in (EncoderModule, SparseAutoencoderModule):
         if issubclass(cls, module.network):

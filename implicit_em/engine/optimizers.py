@@ -9,22 +9,13 @@ from typing import Any
 
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-ELEMENTWISE = (SGD, Adam, AdamW)
-"""Optimizers that treat each element by itself: one call may update any number of parameters."""
-
 
 def merge_steps(
     optimizers: Sequence[Optimizer | None],
 ) -> tuple[list[Callable[[], Any]], list[int]]:
-    """Return one step for all optimizers of equal settings, and which ones cannot be merged.
+    """Return a step for each set of equal settings, and the positions that none of them covers.
 
-    Args:
-        optimizers: one for each replica, each of one parameter group; ``None`` where more than its
-            step moves the weights.
-
-    Returns:
-        The steps to call, and the positions of the replicas that they leave out.
-
+    An optimizer is ``None`` where more than its step moves the weights.
     """
     left_out: list[int] = []
     mergeable: dict[Any, list[Any]] = {}
@@ -34,12 +25,14 @@ def merge_steps(
             left_out.append(position)
         else:
             mergeable.setdefault(settings, []).append(optimizer)
-    return [_bare_step(merge_optimizers(equal)) for equal in mergeable.values()], left_out
+    merged = [merge_optimizers(equal) for equal in mergeable.values()]
+    # Without torch's wrappers for profilers and hooks, which cost as much as the step.
+    return [partial(inspect.unwrap(type(one).step), one) for one in merged], left_out
 
 
 def settings_of(optimizer: Optimizer | None) -> Any:
     """Return a key that optimizers share if they can be merged; ``None`` if this one cannot be."""
-    if optimizer is None or type(optimizer) not in ELEMENTWISE:
+    if optimizer is None or type(optimizer) not in (SGD, Adam, AdamW):  # these treat elements alone
         return None
     if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
         return None
@@ -58,8 +51,3 @@ def merge_optimizers(optimizers: Sequence[Optimizer]) -> Optimizer:
     for optimizer in optimizers:
         merged.state |= {p: optimizer.state[p] for p in optimizer.param_groups[0]["params"]}
     return merged
-
-
-def _bare_step(optimizer: Optimizer) -> Callable[[], Any]:
-    """Return the step without torch's wrappers for profilers and hooks, which cost as much."""
-    return partial(inspect.unwrap(type(optimizer).step), optimizer)

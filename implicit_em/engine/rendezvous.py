@@ -98,16 +98,7 @@ class Rendezvous:
             self._changed.notify_all()
 
     def train(self, module: Any, block: Block) -> Tensor:
-        """Wait until all runs are here, and return the losses of this run's block.
-
-        Args:
-            module: the ``EnergyModule`` of this run.
-            block: its next batches.
-
-        Returns:
-            The losses as ``Stack.train`` returns them for a stack of one.
-
-        """
+        """Wait until all runs are here; return this run's losses, as ``Stack.train`` does."""
         request = _Request(module, block)
         self._turns.release()
         with self._changed:
@@ -148,19 +139,15 @@ class Rendezvous:
         if composition != self._composition:
             self._stacks, self._composition = [], composition
             for alike in arrange(requests, self.workers):
-                self._build(alike)
+                modules = [request.module for request in alike]
+                try:
+                    self._stacks.append((Stack(modules), list(map(id, modules))))
+                except Exception as error:
+                    _fail(alike, error)
         return [
             self._pool.submit(_train_stack, stack, [by_module[key] for key in keys])
             for stack, keys in self._stacks
         ]
-
-    def _build(self, requests: Sequence[_Request]) -> None:
-        try:
-            stack = Stack([request.module for request in requests])
-        except Exception as error:
-            _fail(requests, error)
-        else:
-            self._stacks.append((stack, [id(request.module) for request in requests]))
 
 
 def _train_stack(stack: Stack, requests: Sequence[_Request]) -> None:
@@ -193,11 +180,6 @@ def arrange(requests: Sequence[Any], workers: int) -> list[list[Any]]:
 
     Python's part of a step takes about 0.2 ms for a stack of any size, and only one thread at a
     time. So a few runs make fewer stacks than there are workers.
-
-    Args:
-        requests: objects with a ``module`` and a ``block``.
-        workers: number of stacks that train at the same time; it limits the size of a stack.
-
     """
     alike: dict[Any, list[Any]] = {}
     for request in requests:

@@ -18,15 +18,10 @@ differently. In a stack, the end of one replica lies in the middle of the tensor
 
 
 def activations_fill_lanes(weight: Tensor, batch_sizes: Iterable[int]) -> bool:
-    """Return whether the activations and matrix products of a step round as they do alone.
+    """Return whether the activations and products of a replica's ``(K, D)`` weight round as alone.
 
     The activations of each batch must fill their lanes, of which bfloat16 has twice as many. No
     product may be one with a vector, as a stack computes that as a product with a matrix.
-
-    Args:
-        weight: encoder matrix of one replica, shape ``(K, D)``.
-        batch_sizes: number of samples in each batch of the block.
-
     """
     if weight.device.type != "cpu":
         return True
@@ -38,27 +33,20 @@ def activations_fill_lanes(weight: Tensor, batch_sizes: Iterable[int]) -> bool:
 
 
 def statistics_fill_lanes(outputs: Mapping[str, Tensor]) -> bool:
-    """Return whether statistics over samples or components round as they do alone.
-
-    Args:
-        outputs: tensors that the terms of the objective take; ``energies`` of shape ``(R, B, K)``.
-
-    """
+    """Return whether statistics over samples or components of a stack round as they do alone."""
     energies = outputs.get("energies")
-    if energies is None or energies.device.type != "cpu":
-        return True
-    return all(size % LANES == 0 for size in energies.shape[-2:])
+    return (
+        energies is None
+        or energies.device.type != "cpu"
+        or all(size % LANES == 0 for size in energies.shape[-2:])
+    )
 
 
 def parameters_fill_lanes(model: nn.Module) -> bool:
-    """Return whether what a model does with its parameters, beside its layers, rounds as alone.
+    """Return whether a model's own operations on its parameters round as they do alone.
 
-    This concerns models with parameters or buffers outside their layers, and those that change
-    their parameters around a step, as unit columns do. Their number of components must fill lanes.
-
-    Args:
-        model: one replica, whose ``weight`` has shape ``(K, D)``.
-
+    Models have such operations if they have parameters outside their layers, or change them around
+    a step, as unit columns do. Their number of components must fill lanes.
     """
     weight: Any = model.weight
     tensors = [*model.parameters(recurse=False), *model.buffers(recurse=False)]

@@ -26,9 +26,6 @@ from implicit_em.losses.derived import full_precision
 from implicit_em.models.declarations import undeclared
 from implicit_em.models.linear import SharedInput
 
-Outputs = Callable[[Any, Tensor | SharedInput], dict[str, Tensor]]
-"""From a model and its inputs to the tensors that loss terms ask for, by name."""
-
 
 class Replica(Protocol):
     """One run: its model, its objective, and how its weights move."""
@@ -36,10 +33,6 @@ class Replica(Protocol):
     model: Any
     objective: Objective
     compiled: bool
-
-    @property
-    def outputs(self) -> Outputs:
-        """What the loss terms get from the model."""
 
     @property
     def bare_optimizer(self) -> Optimizer | None:
@@ -60,7 +53,6 @@ class BareReplica:
     model: Any
     objective: Objective
     bare_optimizer: Optimizer
-    outputs: Outputs
     compiled: bool = False
     steps_done: int = 0
 
@@ -72,18 +64,10 @@ class BareReplica:
 class Stack:
     """Replicas that take their steps together.
 
-    The parameters and buffers of all models lie in one tensor each, and those of the models become
-    views of them. A step calls the model's ``before_step`` once the gradients are there, and its
-    ``after_step`` once the weights have moved, if it has these methods.
-
-    Args:
-        replicas: runs that differ in nothing but their parameters, the weights of their loss terms
-            and their optimizers. A model that does not declare ``takes_stacks`` comes alone.
-        group: processes that take the steps of one replica together.
-
-    Raises:
-        ValueError: if there are several replicas of a model that does not take stacks.
-
+    They differ in nothing but their parameters, the weights of their loss terms and their
+    optimizers. The parameters and buffers of all models lie in one tensor each, and those of the
+    models become views of them. A step calls the model's ``before_step`` once the gradients are
+    there, and its ``after_step`` once the weights have moved, if it has these methods.
     """
 
     def __init__(self, replicas: Sequence[Replica], group: Group | None = None) -> None:
@@ -94,7 +78,6 @@ class Stack:
             raise ValueError(f"{type(first.model).__name__} does not take stacks")
         self.replicas = list(replicas)
         self.group = group or Group()
-        self._model_outputs = first.outputs
         self._parameters_of_replicas = [list(model.parameters()) for model in models]
         self.model = stack_models(models) if self.stacked else first.model
         self.parameters = list(self.model.parameters())
@@ -112,19 +95,10 @@ class Stack:
         self._forward = torch.compile(self._evaluate) if first.compiled else self._evaluate
 
     def train(self, blocks: Sequence[Block]) -> Tensor:
-        """Train each replica on its block, batch by batch.
+        """Train each replica on its block; neighbours with equal blocks share them in memory.
 
-        Args:
-            blocks: one for each replica, with batches of the same sizes. Neighbours whose blocks
-                are equal share the samples in memory.
-
-        Returns:
-            The total and the unweighted terms at each step, shape ``(S, 1 + T, R)``.
-
-        Raises:
-            Exception: the error of the update of the only replica. With several replicas, errors
-                are left in ``failures``, unless all have failed.
-
+        Returns the total and the unweighted terms at each step, shape ``(S, 1 + T, R)``. Errors of
+        updates are left in ``failures``; the first is raised if all replicas have failed.
         """
         self._merge_updates()
         neighbours = [(block, len(list(equal))) for block, equal in groupby(blocks)]
@@ -150,11 +124,12 @@ class Stack:
             self._settings = settings
 
     def _update_one(self, number: int) -> None:
-        if number not in self.failures:
-            try:
-                self.replicas[number].update()
-            except Exception as error:  # it concerns this run alone
-                self.failures[number] = error
+        if number in self.failures:
+            return
+        try:
+            self.replicas[number].update()
+        except Exception as error:  # it concerns this run alone
+            self.failures[number] = error
 
     def _warm_up(self, number: int) -> None:
         """Set the weights of the terms for a step, given its number within the block."""
@@ -204,11 +179,11 @@ class Stack:
     def _outputs(self, x: SharedInput) -> Mapping[str, Tensor]:
         names = self.objective.inputs
         if self.stacked:
-            tensors = self._model_outputs(self.model, x)
+            tensors = outputs_of(self.model, x)
             if "x" in names:
                 tensors["x"] = x.expanded()
             return {name: tensors[name] for name in names}
-        tensors = {"x": x.batches[0], **self._model_outputs(self.model, x.batches[0])}
+        tensors = {"x": x.batches[0], **outputs_of(self.model, x.batches[0])}
         return {name: tensors[name].unsqueeze(0) for name in names}
 
     def _hand_out_gradients(self) -> None:
@@ -220,6 +195,11 @@ class Stack:
                 parameters[number].grad = gradient
 
 
+def outputs_of(model: Any, x: Tensor | SharedInput) -> dict[str, Tensor]:
+    """Return the tensors for loss terms, except ``x``, of a model or a stack and its inputs."""
+    return {"weight": model.weight, **model.training_outputs(x)}
+
+
 def takes_stacks(model: nn.Module) -> bool:
     """Return whether replicas of a model may be stacked; see ``models.declarations``."""
     return not undeclared(model, "takes_stacks") and parameters_fill_lanes(model)
@@ -228,8 +208,8 @@ def takes_stacks(model: nn.Module) -> bool:
 def stack_models(models: Sequence[nn.Module]) -> nn.Module:
     """Return a model whose parameters and buffers hold those of all models, shape ``(R, ...)``.
 
-    The tensors of the models become views of them. Each attribute that the class names in
-    ``settings`` becomes a list of the models' values.
+    The models' own become views of them. Each attribute that the class names in ``settings``
+    becomes a list of the models' values.
     """
     stack = copy.deepcopy(models[0])
     for name, tensor in [*stack.named_parameters(), *stack.named_buffers()]:

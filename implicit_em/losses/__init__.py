@@ -1,7 +1,4 @@
-"""The terms of the objective, pure functions of tensors, and their weighted sum.
-
-It imports nothing else of the package.
-"""
+"""The terms of the objective, pure functions of tensors, and their weighted sum."""
 
 from implicit_em.losses.derived import decorrelation, lse, orthogonality, variance
 from implicit_em.losses.objective import Objective, StackedObjective, Term

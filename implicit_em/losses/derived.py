@@ -8,10 +8,6 @@ The three terms of the derived objective have gradients in closed form. The grad
 responsibilities, to the last bit and at any level of the energies. A step also saves the dozens of
 small operations that autograd would record. ``evaluate`` computes several terms at once, with one
 set of batch statistics and one gradient.
-
-The names of a term's parameters say which tensors it takes: ``energies``, ``weight`` (the K x D
-encoder matrix), ``x`` (the input), ``reconstruction``, or others that a model provides. A parameter
-with a default is an option.
 """
 
 import math
@@ -92,28 +88,20 @@ Terms = Sequence[tuple[Callable[..., Tensor], Mapping[str, Any]]]
 def evaluate(energies: Tensor, terms: Terms) -> tuple[Tensor, ...]:
     """Return the value of each term, shape ``(...)``, for energies ``(..., B, K)``."""
     leading = energies.shape[:-2]
-    energies_RBK = _for_statistics(energies).reshape(-1, *energies.shape[-2:])
     with full_precision(energies):
-        values = _ClosedForms.apply(energies_RBK, terms)
+        values = _ClosedForms.apply(_single(energies).reshape(-1, *energies.shape[-2:]), terms)
     return tuple(value.view(leading) for value in values)
 
 
 def value_and_gradient(
     energies: Tensor, terms: Terms, weights: Sequence[Tensor]
 ) -> tuple[list[Tensor], Tensor]:
-    """Return the value of each term and the gradient of their weighted sum.
+    """Return the unweighted terms, shape ``(R,)``, and the gradient of their weighted sum.
 
-    Args:
-        energies: shape ``(R, B, K)``.
-        terms: functions with a closed form, and their options.
-        weights: weight of each term, shape ``(R, 1, 1)``.
-
-    Returns:
-        The unweighted values, shape ``(R,)``, and the gradient in the energies' shape and dtype.
-
+    The energies have shape ``(R, B, K)``, and each weight has shape ``(R, 1, 1)``.
     """
     with full_precision(energies):
-        values, gradients = _apply_forms(_for_statistics(energies.detach()), terms)
+        values, gradients = _apply_forms(_single(energies.detach()), terms)
         return list(values), _weighted_sum(gradients, weights).to(energies.dtype)
 
 
@@ -253,7 +241,8 @@ CLOSED_FORMS: Mapping[Callable[..., Tensor], Callable[..., tuple[Tensor, Gradien
 }
 
 
-def _for_statistics(energies: Tensor) -> Tensor:
+def _single(energies: Tensor) -> Tensor:
+    """Return energies of half precision as float32, others as they are."""
     return energies if energies.dtype in (torch.float32, torch.float64) else energies.float()
 
 

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ class Term:
 
     Args:
         function: a loss. Its parameters without default and without value in ``options`` name the
-            tensors that it takes from the model's outputs, e.g. ``energies``.
+            tensors that it takes from the model's outputs: ``x``, ``energies``, ``weight`` (the
+            K x D encoder matrix), or others that the model provides.
         weight: factor on the value; a stack has a tensor of shape ``(R,)``.
         options: further arguments of the function.
         warmup: number of steps over which the weight rises linearly from 0.
@@ -64,15 +66,20 @@ class Objective:
         }
         if not self.terms:
             raise ValueError("an objective needs at least one term whose weight is not 0")
-        calls = {name: (term, term.inputs) for name, term in self.terms.items()}
-        self.inputs = {name for _, inputs in calls.values() for name in inputs}
+        self._unweighted = {
+            name
+            for name, term in self.terms.items()
+            if not isinstance(term.weight, Tensor) and term.weight == 1
+        }
+        inputs = {name: term.inputs for name, term in self.terms.items()}
+        self.inputs = {*chain.from_iterable(inputs.values())}
         """Names of all tensors that the terms ask for."""
         self._closed = {
             name: (term.function, term.options)
-            for name, (term, inputs) in calls.items()
-            if term.function in derived.CLOSED_FORMS and inputs == ("energies",)
+            for name, term in self.terms.items()
+            if term.function in derived.CLOSED_FORMS and inputs[name] == ("energies",)
         }
-        self._others = {name: call for name, call in calls.items() if name not in self._closed}
+        self._others = {name: inputs[name] for name in self.terms if name not in self._closed}
 
     @property
     def signature(self) -> tuple[Any, ...]:
@@ -83,12 +90,7 @@ class Objective:
         )
 
     def __call__(self, outputs: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the total and the unweighted value of each term.
-
-        Args:
-            outputs: tensors by name, with all names of ``inputs``.
-
-        """
+        """Return the total and the unweighted terms; ``outputs`` has all tensors of ``inputs``."""
         found = self._evaluate_others(outputs)
         if self._closed:
             values = derived.evaluate(outputs["energies"], list(self._closed.values()))
@@ -97,8 +99,8 @@ class Objective:
 
     def _evaluate_others(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {
-            name: self._evaluate(term, {key: outputs[key] for key in inputs})
-            for name, (term, inputs) in self._others.items()
+            name: self._evaluate(self.terms[name], {key: outputs[key] for key in inputs})
+            for name, inputs in self._others.items()
         }
 
     def _evaluate(self, term: Term, tensors: Mapping[str, Tensor]) -> Tensor:
@@ -107,14 +109,11 @@ class Objective:
     def _total(self, values: Mapping[str, Tensor]) -> Tensor:
         """Return the weighted sum of the terms whose values are given."""
         weighted = [
-            values[name] if _is_one(term.weight) else term.weight * values[name]
+            values[name] if name in self._unweighted else term.weight * values[name]
             for name, term in self.terms.items()
             if name in values
         ]
-        total = weighted[0]
-        for value in weighted[1:]:
-            total = total + value
-        return total
+        return sum(weighted[1:], weighted[0])
 
 
 class StackedObjective(Objective):
@@ -130,25 +129,15 @@ class StackedObjective(Objective):
 
     def __init__(self, objectives: Sequence[Objective], like: Tensor) -> None:
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-        first = objectives[0].terms
-        weights = {
-            name: torch.tensor(
-                [objective.terms[name].weight for objective in objectives],
-                device=like.device,
-                dtype=dtype,
-            )
-            for name in first
-        }
-        warmups = {n: [objective.terms[n].warmup for objective in objectives] for n in first}
-        self._warming = {
-            name: (weights[name], weights[name].clone(), steps)
-            for name, steps in warmups.items()
-            if any(steps)
-        }
-        terms = {}
-        for name, term in first.items():
-            same = all(objective.terms[name].weight == term.weight for objective in objectives)
-            constant = same and name not in self._warming
+        self._warming: list[tuple[Tensor, Tensor, list[int]]] = []
+        weights, terms = {}, {}
+        for name, term in objectives[0].terms.items():
+            values = [objective.terms[name].weight for objective in objectives]
+            warmups = [objective.terms[name].warmup for objective in objectives]
+            weights[name] = torch.tensor(values, device=like.device, dtype=dtype)
+            if any(warmups):
+                self._warming.append((weights[name], weights[name].clone(), warmups))
+            constant = values.count(term.weight) == len(values) and not any(warmups)
             terms[name] = term if constant else replace(term, weight=weights[name])
         super().__init__(terms)
         self._closed_and_weights = (
@@ -162,13 +151,8 @@ class StackedObjective(Objective):
         return bool(self._warming)
 
     def warm_up(self, steps_done: Sequence[int]) -> None:
-        """Set the weights that rise over the first steps.
-
-        Args:
-            steps_done: number of steps that each replica has made.
-
-        """
-        for weights, full, warmups in self._warming.values():
+        """Set the weights that rise, given the number of steps that each replica has made."""
+        for weights, full, warmups in self._warming:
             factors = [
                 min(1.0, done / steps) if steps else 1.0
                 for done, steps in zip(steps_done, warmups, strict=True)
@@ -206,7 +190,3 @@ class StackedObjective(Objective):
         return torch.stack(
             [evaluate(term, dict(zip(tensors, replica, strict=True))) for replica in replicas]
         )
-
-
-def _is_one(weight: float | Tensor) -> bool:
-    return not isinstance(weight, Tensor) and weight == 1

@@ -1,7 +1,4 @@
-"""Measurements of a layer of energies: metrics, probes, reconstruction, convergence and pictures.
-
-They turn tensors and arrays into numbers. This package imports nothing else of the project.
-"""
+"""Measurements of a layer of energies: metrics, probes, reconstruction, convergence, pictures."""
 
 from implicit_em.metrics.energies import (
     SILENT_SHARE,

@@ -8,19 +8,10 @@ import numpy as np
 def convergence_epoch(
     losses: Sequence[float], threshold: float = 1.0, patience: int = 5
 ) -> int | None:
-    """Return the first of ``patience`` consecutive epochs in which the loss changes little.
+    """Return the first of ``patience`` epochs with changes below ``threshold``, counted from 1.
 
-    The paper's rule. The objective has no lower bound, so this dates the slowing of the loss, not
-    an optimum.
-
-    Args:
-        losses: mean training loss of each epoch.
-        threshold: change from the epoch before, below which a change is small.
-        patience: number of consecutive small changes.
-
-    Returns:
-        The epoch, counted from 1, or ``None`` if there is none.
-
+    This is the paper's rule; ``None`` if there is no such epoch. The objective has no lower bound,
+    so the rule dates the slowing of the loss, not an optimum.
     """
     changes = np.abs(np.diff(np.asarray(losses, dtype=np.float64)))
     if len(changes) < patience:

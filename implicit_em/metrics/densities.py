@@ -28,14 +28,6 @@ def density(activations_NK: np.ndarray, relative: float = 0.0) -> float:
 
 
 def density_histogram(densities_K: np.ndarray) -> np.ndarray:
-    """Return the number of units in each bin of density: 0, then up to each of ``EDGES``.
-
-    Args:
-        densities_K: densities of the units, from ``unit_densities``.
-
-    Returns:
-        Counts of ``1 + len(EDGES)`` bins, with sum K. Bins exclude their lower end.
-
-    """
+    """Return the number of units in each bin of density: 0, then up to each of ``EDGES``."""
     bins_K = np.where(densities_K > 0, 1 + np.searchsorted(EDGES, densities_K), 0)
     return np.bincount(bins_K, minlength=1 + len(EDGES))

@@ -5,19 +5,9 @@ A matrix has one row for each unit: the rows of an encoder, or the columns of a 
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
-
-
-class Coherence(NamedTuple):
-    """Similarity of rows: the largest |cosine| of each row with another."""
-
-    mean: float
-    """Mean over the rows."""
-    maximum: float
-    """The mutual coherence of the dictionary (Donoho & Huo 2001)."""
 
 
 def varying(x_ND: np.ndarray) -> np.ndarray:
@@ -29,18 +19,19 @@ def varying(x_ND: np.ndarray) -> np.ndarray:
     return (x_ND != x_ND[0]).any(0)
 
 
-def coherence(rows_KD: np.ndarray) -> Coherence:
+def coherence(rows_KD: np.ndarray) -> tuple[float, float]:
     """Return mean and maximum over the rows of the largest |cosine| with another row.
 
-    Rows of zeros have no direction and do not count. NaN if fewer than two rows are left.
+    The maximum is the mutual coherence (Donoho & Huo 2001). Rows of zeros have no direction and do
+    not count. NaN if fewer than two rows are left.
     """
     nonzero_KD = rows_KD[rows_KD.any(1)]
     if len(nonzero_KD) < 2:
-        return Coherence(float("nan"), float("nan"))
+        return float("nan"), float("nan")
     cosines_KK = _cosines(nonzero_KD, nonzero_KD)
     np.fill_diagonal(cosines_KK, 0)
     nearest_K = cosines_KK.max(1)
-    return Coherence(float(nearest_K.mean()), float(nearest_K.max()))
+    return float(nearest_K.mean()), float(nearest_K.max())
 
 
 def matched_cosine(first_KD: np.ndarray, second_LD: np.ndarray) -> float:
@@ -58,10 +49,6 @@ def stability(runs: Sequence[np.ndarray]) -> float:
 
     It is 1 if all seeds find the same rows, up to order, scale and sign (Paulo & Belrose 2025,
     arXiv 2501.16615; Song et al. 2025, arXiv 2505.20254).
-
-    Args:
-        runs: matrix of each seed, shape ``(K, D)``.
-
     """
     matches = [matched_cosine(first, second) for first, second in combinations(runs, 2)]
     return float(np.mean(matches)) if matches else float("nan")
@@ -74,10 +61,9 @@ def _cosines(first_KD: np.ndarray, second_LD: np.ndarray) -> np.ndarray:
 
 def _unit_rows(rows_KD: np.ndarray) -> np.ndarray:
     """Return the rows scaled to length 1, float64; rows of zeros stay."""
-    # Divide by the largest weight first: no square under- or overflows.
-    rows_KD = _divided(rows_KD.astype(np.float64), np.abs(rows_KD).max(1, initial=0))
-    return _divided(rows_KD, np.linalg.norm(rows_KD, axis=1))
-
-
-def _divided(rows_KD: np.ndarray, sizes_K: np.ndarray) -> np.ndarray:
-    return rows_KD / np.where(sizes_K > 0, sizes_K, 1)[:, None]
+    rows_KD = rows_KD.astype(np.float64)
+    # By the largest weight first: then no square under- or overflows.
+    for order in (np.inf, 2):
+        sizes_K1 = np.linalg.norm(rows_KD, order, axis=1, keepdims=True)
+        rows_KD = rows_KD / np.where(sizes_K1 > 0, sizes_K1, 1)
+    return rows_KD

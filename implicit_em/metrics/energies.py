@@ -14,8 +14,6 @@ from torchmetrics.utilities import dim_zero_cat
 
 ROUNDING = 8 * torch.finfo(torch.float32).eps
 """Relative variation of a constant by float32 rounding alone."""
-DEAD_VARIANCE = 0.01
-ACTIVE_ENERGY = 0.01
 SILENT_SHARE = 0.01
 CURVES = ("dead_units", "redundancy", "responsibility_entropy", "density")
 """Names of the metrics that are followed during training."""
@@ -72,7 +70,7 @@ class DeadUnits(EnergyMoments):
     The threshold is absolute, so a unit that fires weakly on every image counts too.
     """
 
-    def __init__(self, components: int, threshold: float = DEAD_VARIANCE, **kwargs: Any) -> None:
+    def __init__(self, components: int, threshold: float = 0.01, **kwargs: Any) -> None:
         super().__init__(components, **kwargs)
         self.threshold = threshold
 
@@ -258,7 +256,7 @@ class MaximumResponsibility(_Mean):
 class Density(_Mean):
     """Share of (image, component) pairs with ``|E_j| > threshold``."""
 
-    def __init__(self, threshold: float = ACTIVE_ENERGY, **kwargs: Any) -> None:
+    def __init__(self, threshold: float = 0.01, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.threshold = threshold
 

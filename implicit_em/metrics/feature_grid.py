@@ -43,13 +43,7 @@ def draw_grid(
 ) -> int:
     """Draw the grid into axes, and return the number of rows shown.
 
-    Args:
-        axes: axes to draw into.
-        weight_KD: weight matrix, shape ``(K, D)``.
-        sample_shape: shape of one input, with product D.
-        bar: side of the colour bar.
-        saturating: share of the weights beyond the ends of the scale.
-
+    ``saturating`` is the share of the weights beyond the ends of the scale.
     """
     shown = weight_KD[:MOST_SHOWN]
     image_shape = [size for size in sample_shape if size != 1]

@@ -10,15 +10,8 @@ def class_purity(activations_NK: np.ndarray, labels_N: np.ndarray) -> float:
     activating samples in the commonest class (class purity as in arXiv 2602.12403). Other units
     weigh each sample by their response, so encoders that are never exactly zero need no threshold.
     A unit that ignores classes has the share of the data's commonest class. A unit that responds to
-    a handful of samples is pure by chance, so read this beside the density histogram.
-
-    Args:
-        activations_NK: activations, shape ``(N, K)``.
-        labels_N: class of each sample.
-
-    Returns:
-        The mean over the units that are ever active; NaN if there are none.
-
+    a handful of samples is pure by chance, so read this beside the density histogram. Units that
+    are never active do not count; NaN if there are no others.
     """
     magnitudes_NK = np.abs(activations_NK)
     mass_CK = np.stack(

@@ -15,7 +15,7 @@ from implicit_em.metrics.densities import (
     density_histogram,
     unit_densities,
 )
-from implicit_em.metrics.dictionaries import Coherence, coherence, varying
+from implicit_em.metrics.dictionaries import coherence, varying
 from implicit_em.metrics.probe import linear_probe
 from implicit_em.metrics.purity import class_purity
 from implicit_em.metrics.reconstruction import fvu, least_squares_fvu
@@ -24,17 +24,7 @@ from implicit_em.metrics.sparse_probe import sparse_probe
 
 @dataclass(frozen=True)
 class Encoded:
-    """A set of samples with an encoder's activations.
-
-    Args:
-        x_ND: inputs, shape ``(N, D)``.
-        labels_N: class of each sample.
-        activations_NK: activations or energies of the encoder, shape ``(N, K)``.
-
-    Raises:
-        ValueError: if the numbers of samples differ, or a value is not finite.
-
-    """
+    """A set of samples with their classes and an encoder's activations or energies."""
 
     x_ND: np.ndarray
     labels_N: np.ndarray
@@ -66,27 +56,21 @@ def quality(
       best linear decoder leave unexplained.
     - ``probe_accuracy``, ``sparse_probe_1``, …: test accuracy of the probe on all units, and
       balanced accuracy on k of them.
-    - ``dead_units`` (by variance) and ``silent_units`` (scale-free) on the test set.
-    - ``class_purity`` of the test activations.
+    - ``dead_units`` (by variance), ``silent_units`` (scale-free), ``class_purity`` on the test set.
     - ``encoder_coherence_mean``, ``_max``, ``decoder_coherence_mean``, ``_max``; the encoder's on
       the features that vary over the training set.
 
-    Args:
-        train: samples to fit decoders and probes on.
-        test: samples to measure.
-        encoder_KD: weight rows of the encoder; ``None`` if it has none.
-        decoder_KD: columns of the learned decoder, as rows; ``None`` if there is none.
-        reconstruction_ND: test inputs as the learned decoder reconstructs them; ``None`` likewise.
-        threads: number of threads of the linear algebra; ``None`` for the library's default.
-
-    Returns:
-        Numbers by name; ``None`` for one that cannot be computed.
-
+    A number is ``None`` if it cannot be computed. Decoders and probes are fitted on ``train``. The
+    rows of ``decoder_KD`` are the columns of the learned decoder, and ``reconstruction_ND`` holds
+    the test inputs as it reconstructs them; both are ``None`` if there is no decoder.
     """
     with threadpool_limits(limits=threads):
+        learned = np.nan if reconstruction_ND is None else fvu(test.x_ND, reconstruction_ND)
+        inputs = (train.activations_NK, train.x_ND, test.activations_NK, test.x_ND)
         results = {
             **_densities(test),
-            **_reconstruction(train, test, reconstruction_ND),
+            "fvu": learned,
+            "least_squares_fvu": least_squares_fvu(*inputs),
             **_probes(train, test, threads),
             **_dead(test),
             "class_purity": class_purity(test.activations_NK, test.labels_N),
@@ -106,14 +90,6 @@ def _densities(test: Encoded) -> Mapping[str, float | int]:
     }
 
 
-def _reconstruction(
-    train: Encoded, test: Encoded, reconstruction_ND: np.ndarray | None
-) -> Mapping[str, float]:
-    arrays = (train.activations_NK, train.x_ND, test.activations_NK, test.x_ND)
-    learned = np.nan if reconstruction_ND is None else fvu(test.x_ND, reconstruction_ND)
-    return {"fvu": learned, "least_squares_fvu": least_squares_fvu(*arrays)}
-
-
 def _probes(train: Encoded, test: Encoded, threads: int | None) -> Mapping[str, float]:
     arrays = (train.activations_NK, train.labels_N, test.activations_NK, test.labels_N)
     one_class = len(np.unique(train.labels_N)) < 2
@@ -125,16 +101,13 @@ def _probes(train: Encoded, test: Encoded, threads: int | None) -> Mapping[str, 
 
 def _dead(test: Encoded) -> Mapping[str, int]:
     activations = torch.tensor(test.activations_NK)  # a copy: the array may be read-only
-    counts = {}
-    for name, metric in (("dead_units", DeadUnits), ("silent_units", SilentUnits)):
-        count = metric(activations.shape[1])
-        count.update(activations)
-        counts[name] = int(count.compute())
-    return counts
+    metrics = {"dead_units": DeadUnits, "silent_units": SilentUnits}
+    # A metric returns its value for the samples that it is called with.
+    return {name: int(cls(activations.shape[1])(activations)) for name, cls in metrics.items()}
 
 
 def _coherence(
     name: str, rows_KD: np.ndarray | None, features: np.ndarray | slice
 ) -> Mapping[str, float]:
-    value = Coherence(np.nan, np.nan) if rows_KD is None else coherence(rows_KD[:, features])
-    return {f"{name}_coherence_mean": value.mean, f"{name}_coherence_max": value.maximum}
+    mean, maximum = (np.nan, np.nan) if rows_KD is None else coherence(rows_KD[:, features])
+    return {f"{name}_coherence_mean": mean, f"{name}_coherence_max": maximum}

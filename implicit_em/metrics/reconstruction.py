@@ -39,10 +39,6 @@ def least_squares_decoder(
     It solves the normal equations of the standardised units, so a unit's scale and level do not
     matter. If units are constant or dependent, it takes the solution of least norm, in which
     constant units have weight 0.
-
-    Raises:
-        ValueError: if activations or inputs are not finite.
-
     """
     if not (np.isfinite(activations_NK).all() and np.isfinite(x_ND).all()):
         raise ValueError("activations and inputs must be finite")

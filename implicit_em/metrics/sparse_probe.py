@@ -22,22 +22,8 @@ def sparse_probe(
     2502.16681) select units in the same way. They report F1 and the area under the curve. Balanced
     accuracy is the mean of the two recalls: 0.5 for a guess, however rare the class. SAEBench
     estimates it on equal numbers of positives and negatives (Karvonen et al. 2025, arXiv
-    2503.09532).
-
-    Args:
-        train_features: features to fit on, shape ``(N, K)``.
-        train_labels: classes to fit on, shape ``(N,)``.
-        test_features: features to score on, shape ``(M, K)``.
-        test_labels: classes to score on, shape ``(M,)``.
-        sizes: numbers k of units; one above K takes all units.
-
-    Returns:
-        For each k, the mean over the classes in both sets, in [0, 1]; NaN if a set has a single
-        class, or if they share none.
-
-    Raises:
-        ValueError: if the features are not finite.
-
+    2503.09532). The mean is over the classes in both sets; it is NaN if a set has a single class,
+    or if they share none.
     """
     if not (np.isfinite(train_features).all() and np.isfinite(test_features).all()):
         raise ValueError("features must be finite")  # the scaler accepts NaN

@@ -1,7 +1,4 @@
-"""The models: plain ``nn.Module`` classes without training code, and what they declare.
-
-It imports nothing else of the package.
-"""
+"""The models: plain ``nn.Module`` classes without training code, and what they declare."""
 
 from implicit_em.models.activations import Abs
 from implicit_em.models.batch_topk import BatchTopK

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from implicit_em.models.dictionary import Dictionary
 from implicit_em.models.linear import SharedInput
-from implicit_em.models.sparsity import keep_largest
-from implicit_em.models.topk import TopK
+from implicit_em.models.topk import TopK, keep_largest
 
 
 class BatchTopK(TopK):
@@ -55,9 +54,8 @@ class BatchTopK(TopK):
     def choose(self, activations: Tensor) -> Tensor:
         """Return the largest activations ``(..., B, K)`` of a training batch; note the smallest."""
         batch_size = activations.shape[-2]
-        k = self.k
-        count = k * batch_size if isinstance(k, int) else [one * batch_size for one in k]
-        kept = keep_largest(activations.flatten(-2), count)
+        counts = [k * batch_size for k in ([self.k] if isinstance(self.k, int) else self.k)]
+        kept = keep_largest(activations.flatten(-2), counts)
         with torch.no_grad():
             smallest = kept.where(kept > 0, torch.inf).amin(-1, keepdim=True)
             # A batch without activity leaves the threshold as it is.

@@ -5,8 +5,6 @@ trained model. Once fitted, it needs torch alone.
 """
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -35,9 +33,8 @@ class Pixels(Encoder):
         if hidden not in (None, in_features):
             raise ValueError(f"hidden={hidden}: must be null, as many as inputs")
         super().__init__(in_features, in_features, nn.Identity())
-        with torch.no_grad():
-            nn.init.eye_(self.linear.weight)
-            self.linear.bias.zero_()
+        nn.init.eye_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
 
 
 class _Factors(SparseAutoencoder):
@@ -228,14 +225,11 @@ class GaussianMixture(Encoder):
         return self.linear.bias + squares / 2
 
 
-@contextmanager
-def _stopping_early() -> Iterator[None]:
-    """Silence the warning that a fit ended at the maximum number of iterations."""
+def _stopping_early() -> Any:
+    """Return a context that hides the warning of a fit that ends at its maximum of iterations."""
     from sklearn.exceptions import ConvergenceWarning
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        yield
+    return warnings.catch_warnings(action="ignore", category=ConvergenceWarning)
 
 
 @torch.no_grad()

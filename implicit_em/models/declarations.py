@@ -11,28 +11,21 @@ A declaration holds for the class whose body makes it. A subclass may compute so
 declares anew.
 """
 
-from collections.abc import Mapping, Set
 from typing import Literal
 
 from torch import nn
 
 from implicit_em.models.activations import ELEMENTWISE
 
-Declaration = Literal["takes_stacks", "takes_parts"]
-
-_BOTH = {*ELEMENTWISE, nn.Sequential, nn.ModuleList, nn.ModuleDict}
-OF_TORCH: Mapping[Declaration, Set[type[nn.Module]]] = {
-    "takes_stacks": _BOTH,
-    "takes_parts": _BOTH | {nn.Linear, nn.LayerNorm, nn.PReLU},
-}
-"""Classes of ``torch.nn`` that need no declaration."""
+STACKED = {*ELEMENTWISE, nn.Sequential, nn.ModuleList, nn.ModuleDict}
+"""Classes of ``torch.nn`` that need neither declaration."""
+BY_SAMPLE = STACKED | {nn.Linear, nn.LayerNorm, nn.PReLU}
+"""Classes of ``torch.nn`` that need not declare ``takes_parts``."""
 
 
-def undeclared(model: nn.Module, declaration: Declaration) -> list[str]:
+def undeclared(model: nn.Module, declaration: Literal["takes_stacks", "takes_parts"]) -> list[str]:
     """Return the classes of a model and its submodules that lack a declaration, by name."""
-    classes = {type(module): None for module in model.modules()}
-    return [
-        cls.__name__
-        for cls in classes
-        if cls not in OF_TORCH[declaration] and vars(cls).get(declaration) is not True
-    ]
+    free = STACKED if declaration == "takes_stacks" else BY_SAMPLE
+    classes = dict.fromkeys(type(module) for module in model.modules())
+    lacking = [c for c in classes if c not in free and vars(c).get(declaration) is not True]
+    return [cls.__name__ for cls in lacking]

@@ -9,8 +9,6 @@ from implicit_em.models.linear import SharedInput
 from implicit_em.models.sae import SparseAutoencoder
 
 Middle = Literal["zero", "mean", "median"]
-FREE_LENGTH = 0.1
-"""Length of the decoder's columns at the start, if training may change it."""
 
 
 class Dictionary(SparseAutoencoder):
@@ -58,7 +56,7 @@ class Dictionary(SparseAutoencoder):
         self.middle = middle
         with torch.no_grad():
             columns = self.decoder.weight
-            columns.mul_((1 if unit_columns else FREE_LENGTH) / columns.norm(dim=0))
+            columns.mul_((1 if unit_columns else 0.1) / columns.norm(dim=0))
             self.encoder.weight.copy_(columns.T)
             self.decoder.bias.zero_()
             self.encoder.linear.bias.zero_()
@@ -101,11 +99,7 @@ class Dictionary(SparseAutoencoder):
 def geometric_median(x: Tensor, tolerance: float = 1e-4, iterations: int = 100) -> Tensor:
     """Return the point of least summed distance to the rows of ``(N, D)`` (Weiszfeld 1937).
 
-    Args:
-        x: samples of floating point.
-        tolerance: length of a step, relative to the mean distance, at which the search ends.
-        iterations: maximum number of steps.
-
+    The search ends at a step shorter than ``tolerance`` times the mean distance.
     """
     median = x.mean(0)
     for _ in range(iterations):

@@ -45,6 +45,18 @@ class Encoder(nn.Module):
         """Return the energies ``(..., K)`` of inputs ``(..., D)``."""
         return self.activation(self.linear(x))
 
+    def encode(self, x: Tensor | SharedInput) -> Tensor:
+        """Return the energies ``(..., K)`` of inputs ``(..., D)``."""
+        return self(x)
+
+    def decode(self, energies: Tensor) -> Tensor:
+        """Return ``E W``, the reconstructions ``(..., D)`` by the transposed encoder matrix."""
+        return energies @ self.weight
+
+    def training_outputs(self, x: Tensor | SharedInput) -> dict[str, Tensor]:
+        """Return the tensors of a training step: the ``energies``."""
+        return {"energies": self(x)}
+
     def responsibilities(self, x: Tensor) -> Tensor:
         """Return ``softmax(-E)``, shape ``(..., K)``: the posterior over components."""
         return (-self(x)).softmax(-1)

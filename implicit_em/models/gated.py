@@ -43,13 +43,8 @@ class Gated(Dictionary):
         """Return the tensors of a training step, with the gates and what they reconstruct."""
         activations, gates = self._gate(x)
         frozen = self.decoder.weight.detach()
-        return {
-            "energies": activations,
-            "reconstruction": self.decode(activations),
-            "decoder": self.decoder.weight,
-            "gates": gates,
-            "auxiliary": gates @ frozen.mT + self.decoder.bias.detach().unsqueeze(-2),
-        }
+        auxiliary = gates @ frozen.mT + self.decoder.bias.detach().unsqueeze(-2)
+        return self._outputs(activations, gates=gates, auxiliary=auxiliary)
 
     def _gate(self, x: Tensor | SharedInput) -> tuple[Tensor, Tensor]:
         gate = self.pre_activations(x)

@@ -65,13 +65,8 @@ class JumpReLU(Dictionary):
     def training_outputs(self, x: Tensor | SharedInput) -> dict[str, Tensor]:
         """Return the tensors of a training step, with the units that are active."""
         activations, active = self._jump(x)
-        return {
-            "energies": activations,
-            "reconstruction": self.decode(activations),
-            "decoder": self.decoder.weight,
-            "active": active,
-            "k": torch.as_tensor(self.k, dtype=active.dtype, device=active.device),
-        }
+        k = torch.as_tensor(self.k, dtype=active.dtype, device=active.device)
+        return self._outputs(activations, active=active, k=k)
 
     def _jump(self, x: Tensor | SharedInput) -> tuple[Tensor, Tensor]:
         threshold = self.log_threshold.exp().unsqueeze(-2)

@@ -12,13 +12,7 @@ from torch.autograd.function import once_differentiable
 
 @dataclass(frozen=True)
 class SharedInput:
-    """Inputs of a stack of R replicas, where neighbours may see the same batch.
-
-    Args:
-        batches: different batches, shape ``(S, B, D)``.
-        counts: number of neighbouring replicas that see each batch; S numbers with sum R.
-
-    """
+    """Inputs of a stack: S batches ``(S, B, D)``, each for ``counts`` neighbouring replicas."""
 
     batches: Tensor
     counts: Sequence[int]
@@ -29,10 +23,7 @@ class SharedInput:
         return runs[0] if len(runs) == 1 else torch.cat(runs)
 
     def runs(self) -> Iterator[tuple[slice, Tensor]]:
-        """Iterate over the fewest slices of replicas, each with their batches ``(R', B, D)``.
-
-        There is one slice if no batch is shared, or one batch is shared by all.
-        """
+        """Iterate over the fewest slices of replicas, each with their batches ``(R', B, D)``."""
         if max(self.counts) == 1:
             yield slice(None), self.batches
             return
@@ -52,23 +43,16 @@ class Linear(nn.Linear):
     takes_stacks = takes_parts = True
 
     def forward(self, x: Any, bias: Tensor | None = None) -> Tensor:
-        """Return ``x W^T + b``, of shape ``(..., K)``; ``(R, B, K)`` for a stack.
-
-        Args:
-            x: inputs of shape ``(..., D)``, or a ``SharedInput``.
-            bias: bias to use instead of the layer's, shape ``(..., K)``.
-
-        """
+        """Return ``x W^T + b``, shape ``(..., K)``; a ``bias`` replaces the layer's own."""
         own: Tensor | None = self.bias
         bias = own if bias is None else bias
         if self.weight.dim() == 2:
             return nn.functional.linear(x, self.weight, bias)
         if bias is None:
             bias = self.weight.new_zeros(self.weight.shape[:-1])
-        dtype = self.weight.dtype
         device = self.weight.device.type
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
+        autocast = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if autocast else self.weight.dtype
         if not isinstance(x, SharedInput):
             x = SharedInput(x, [1] * len(x))
         return _Affine.apply(self.weight, bias, x.batches, x.counts, dtype)
@@ -79,12 +63,7 @@ class _Affine(Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        weight: Tensor,
-        bias: Tensor,
-        batches: Tensor,
-        counts: Sequence[int],
-        dtype: torch.dtype,
+        ctx: Any, weight: Tensor, bias: Tensor, batches: Tensor, counts: Any, dtype: torch.dtype
     ) -> Tensor:
         ctx.counts, ctx.dtype = counts, weight.dtype
         weight, bias, batches = weight.to(dtype), bias.to(dtype), batches.to(dtype)

@@ -48,11 +48,14 @@ class SparseAutoencoder(nn.Module):
 
     def training_outputs(self, x: Tensor | SharedInput) -> dict[str, Tensor]:
         """Return the tensors of a training step: activations as ``energies``, and ``provides``."""
-        activations = self.encode(x)
+        return self._outputs(self.encode(x))
+
+    def _outputs(self, activations: Tensor, **others: Tensor) -> dict[str, Tensor]:
         return {
             "energies": activations,
             "reconstruction": self.decode(activations),
             "decoder": self.decoder.weight,
+            **others,
         }
 
     def forward(self, x: Tensor) -> Tensor:

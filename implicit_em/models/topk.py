@@ -1,5 +1,6 @@
 """TopK: the k largest activations of each sample, and a reconstruction that revives dead units."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -7,7 +8,6 @@ from torch import Tensor, nn
 
 from implicit_em.models.dictionary import Dictionary
 from implicit_em.models.linear import SharedInput
-from implicit_em.models.sparsity import keep_largest
 
 
 class TopK(Dictionary):
@@ -76,17 +76,37 @@ class TopK(Dictionary):
             active = (activations > 0).any(-2)
             self.silent_steps.add_(1).masked_fill_(active, 0)
             dead = (self.silent_steps >= self.dead_after).unsqueeze(-2)
-        reconstruction = self.decode(activations)
-        return {
-            "energies": activations,
-            "reconstruction": reconstruction,
-            "decoder": self.decoder.weight,
-            "auxiliary": self._revive(candidates, dead, reconstruction),
-        }
-
-    def _revive(self, candidates: Tensor, dead: Tensor, like: Tensor) -> Tensor:
+        outputs = self._outputs(activations)
         # Only on a CPU: elsewhere, asking would make the host wait for the device.
         if dead.device.type == "cpu" and not dead.any():
-            return like.new_zeros(1).expand_as(like)
-        revived = keep_largest(candidates * dead, self.revived)
-        return self.decoder(revived, torch.zeros_like(self.decoder.bias))
+            like = outputs["reconstruction"]
+            auxiliary = like.new_zeros(1).expand_as(like)
+        else:
+            revived = keep_largest(candidates * dead, self.revived)
+            auxiliary = self.decoder(revived, torch.zeros_like(self.decoder.bias))
+        return {**outputs, "auxiliary": auxiliary}
+
+
+def keep_largest(activations: Tensor, count: int | Sequence[int]) -> Tensor:
+    """Return the ``count`` largest elements of each row, and 0 for the others.
+
+    A stack ``(R, ..., N)`` may have a count for each replica. Among equal elements the first ones
+    are kept: the choice of ``torch.topk`` among them may depend on the other rows.
+    """
+    each = [count] if isinstance(count, int) else list(count)
+    if max(each) == 0:
+        return torch.zeros_like(activations)
+    if min(each) >= activations.shape[-1]:
+        return activations
+    with torch.no_grad():
+        largest = activations.topk(max(each)).values
+        if min(each) == max(each):
+            least, counts = largest[..., -1:], activations.new_tensor(each[0])
+        else:
+            rows = [row[..., n - 1 : n] for row, n in zip(largest, each, strict=True)]
+            least = torch.stack(rows)
+            counts = activations.new_tensor(each).view(-1, *[1] * (activations.dim() - 1))
+        above = activations > least
+        equal = activations == least
+        kept = above | (equal & (equal.cumsum(-1) <= counts - above.sum(-1, keepdim=True)))
+    return activations * kept

@@ -20,6 +20,7 @@ from implicit_em.engine.modules import EncoderModule
 from implicit_em.engine.optimizers import merge_optimizers, merge_steps
 from implicit_em.engine.stack import (
     Stack,
+    outputs_of,
     stack_models,
     takes_stacks,
 )
@@ -200,6 +201,13 @@ def test_parameters_that_no_term_reaches_stay_as_they_are(network, optimizer):
         assert all(map(torch.equal, weights[1:], before[1:]))
 
 
+class WithBias(Encoder):
+    takes_stacks = True
+
+    def training_outputs(self, x):
+        return {**super().training_outputs(x), "bias": self.linear.bias}
+
+
 def in_turn(energies: Tensor, bias: Tensor) -> Tensor:
     """A term of the bias alone that has a gradient at its first call only."""
     in_turn.calls += 1
@@ -207,12 +215,8 @@ def in_turn(energies: Tensor, bias: Tensor) -> Tensor:
 
 
 def test_a_gradient_is_used_in_its_own_step_alone():
-    one = run(terms={"o": Term(orthogonality), "turn": Term(in_turn)}, optimizer=torch.optim.SGD)
-    one.outputs = lambda model, x: {
-        "energies": model(x),
-        "weight": model.weight,
-        "bias": model.linear.bias,
-    }
+    terms = {"o": Term(orthogonality), "turn": Term(in_turn)}
+    one = run(terms=terms, network=WithBias, optimizer=torch.optim.SGD)
     in_turn.calls = 0
     before = one.model.linear.bias.detach().clone()
     trained([one], [blocks(1)])
@@ -402,7 +406,7 @@ def test_a_model_that_takes_no_stacks_trains_as_plain_torch_trains_it(network):
     for block in blocks(1, steps=4):
         for x in map(as_unit_float, block):
             plain.optimizer.zero_grad()
-            total, parts = plain.objective(one.outputs(plain.model, x))
+            total, parts = plain.objective(outputs_of(plain.model, x))
             total.backward()
             plain.optimizer.step()
             losses.append(torch.stack([total, *parts.values()]).detach())

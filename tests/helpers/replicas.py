@@ -9,9 +9,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from implicit_em.config.spec import RunSpec
 from implicit_em.data import Block
-from implicit_em.engine.modules import EncoderModule, SparseAutoencoderModule
 from implicit_em.losses import Objective, Term, decorrelation, lse, variance
-from implicit_em.models import Encoder, SparseAutoencoder
+from implicit_em.models import Encoder
 
 IMAGES = torch.randint(
     0, 256, (400, 64), generator=torch.Generator().manual_seed(9), dtype=torch.uint8
@@ -28,7 +27,6 @@ class Run:
     model: nn.Module
     objective: Objective
     optimizer: torch.optim.Optimizer
-    outputs: object = EncoderModule.outputs
     scheduler: LambdaLR | None = None
     clip: object = None
     compiled: bool = False
@@ -49,10 +47,8 @@ class Run:
 def run(seed=0, hidden=32, terms=None, network=Encoder, optimizer=torch.optim.Adam, **fields):
     torch.manual_seed(seed)
     model = network(64, hidden).to(fields.pop("dtype", torch.float32))
-    sae = isinstance(model, SparseAutoencoder)
-    outputs = (SparseAutoencoderModule if sae else EncoderModule).outputs
     optimizer = partial(optimizer, lr=1e-2)(model.parameters())
-    return Run(model, Objective(terms or DERIVED), optimizer, outputs, **fields)
+    return Run(model, Objective(terms or DERIVED), optimizer, **fields)
 
 
 def blocks(seed=0, batch=32, steps=6, count=2):

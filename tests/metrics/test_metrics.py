@@ -13,7 +13,10 @@ from hypothesis.extra.numpy import arrays
 from torch.testing import assert_close
 
 from implicit_em.metrics.energies import (
+    CURVES,
+    FINAL,
     GRAM_ROWS,
+    RECONSTRUCTION,
     DeadUnits,
     Density,
     MaximumResponsibility,
@@ -383,6 +386,12 @@ def test_final_metrics_hold_all_and_name_the_reconstruction_error(energies):
     assert found["transpose_reconstruction_mse"].item() == pytest.approx(expected, rel=1e-6)
     assert found["silent_units"].item() == 3
     assert "reconstruction_mse" in final_metrics(K)
+
+
+@pytest.mark.parametrize("reconstruction", RECONSTRUCTION)
+def test_the_tuples_name_the_metrics_of_the_collections(reconstruction):
+    assert set(energy_metrics(K)) == set(CURVES)
+    assert set(final_metrics(K, reconstruction)) == {*FINAL, reconstruction}
 
 
 def test_states_are_float64_and_stay_so(energies):

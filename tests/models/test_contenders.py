@@ -21,7 +21,7 @@ from implicit_em.engine.stack import Stack, takes_stacks
 from implicit_em.losses import auxk, mse, target_l0
 from implicit_em.models import BatchTopK, Dictionary, Gated, JumpReLU, TopK
 from implicit_em.models.dictionary import geometric_median
-from implicit_em.models.sparsity import keep_largest
+from implicit_em.models.topk import keep_largest
 from implicit_em.sweeps import stacked
 from implicit_em.training.run import train
 
