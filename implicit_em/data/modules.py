@@ -1,6 +1,7 @@
 """Lightning data modules whose samples stay in memory."""
 
 import socket
+import textwrap
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -225,9 +226,11 @@ class TorchvisionDataModule(ResidentDataModule):
             return self.dataset(root=self.root, train=train, **options)
         except Exception as error:  # a damaged file can cause any
             split = "train" if train else "test"
-            raise ConfigError(
-                f"{split} split in {self.root}: {type(error).__name__}: {one_line(error)}"
-            ) from error
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            if options:  # it was to be downloaded; torchvision's reason names every server it tried
+                reason = textwrap.shorten(reason, 200, placeholder=" ...")
+                reason += "; put its archives there, or write data.root=FOLDER"
+            raise ConfigError(f"{split} split in {self.root}: {reason}") from error
 
 
 @contextmanager
