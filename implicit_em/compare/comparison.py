@@ -40,13 +40,12 @@ def compare(
     protocol's make a trial, and everything says so.
 
     Args:
-        directory: directory of the runs and, in a folder per data set and part, of the results.
-        parts: names of data sets and parts; without a data set all are run, likewise without a
-            part.
+        directory: directory of the runs; the results lie there by data set and part.
+        parts: names of data sets and parts; all data sets if none is named, and all parts likewise.
         changes: ``KEY=VALUE`` settings of the protocol or, in Hydra's notation, of all runs.
-        workers: number of stacks that train, or processes that measure, at a time; by default the
-            number of cores.
-        conf: folder of configuration files; by default the package's own.
+        workers: number of stacks that train, or processes that measure, at a time; ``None`` for one
+            per core.
+        conf: folder of configuration files.
 
     Raises:
         ConfigError: if a setting is refused, or the directory holds a study of other settings.
@@ -66,12 +65,8 @@ def compare(
     prepared = _prepare(protocol, chosen, directory, conf, overrides, trial)
     with study_directory.alone(directory, "comparison"):
         write_json(note, {"trial": trial})
-        typed = command(
-            "compare",
-            [*parts, *changes],
-            directory=(directory, COMPARISON),
-            conf=(conf, CONF),
-        )
+        folders = {"directory": (directory, COMPARISON), "conf": (conf, CONF)}
+        typed = command("compare", [*parts, *changes], **folders)
         return [part.run(typed, workers or cores()) for part in prepared]
 
 

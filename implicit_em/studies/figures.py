@@ -29,21 +29,17 @@ STYLE: Any = {
     "pdf.fonttype": 42,  # TrueType: text stays text
     "figure.constrained_layout.use": True,
 }
-WIDTH = 7.0
-"""Width of a page's text, in inches."""
-LINE = 100
-"""Characters in a line of that width."""
-RESOLUTION = 200
-"""Dots per inch of the PNG files."""
+WIDTH = 7.0  # inches: the width of a page's text
+LINE = 100  # characters in a line of that width
+RESOLUTION = 200  # dots per inch of the PNG files
 
 
 def write(draw: Callable[[], Figure], path: Path, trial: str | None) -> None:
     """Draw a figure in the common style and write it as PNG and PDF.
 
     Args:
-        draw: function that makes the figure.
         path: path of the files, without their suffix.
-        trial: label of the trial, which goes above the figure; ``None`` for the protocol.
+        trial: label of the trial, written above the figure; ``None`` for the protocol.
 
     """
     with mpl.rc_context(STYLE):

@@ -24,8 +24,8 @@ class Report:
     """Where the report of a study goes, and what every page of it says.
 
     Args:
-        directory: directory of the report, with ``tables`` and ``figures`` below it.
-        provenance: lines by name, from ``provenance.describe``.
+        directory: directory of the report; ``tables`` and ``figures`` lie below it.
+        provenance: table from ``provenance.describe``.
         trial: label of the trial; ``None`` for the protocol.
 
     """
@@ -44,46 +44,37 @@ class Report:
             write(draw, self.directory / "figures" / name, self.trial)
 
     def write_page(self, package: str, template: str = "report.md.j2", **content: Any) -> Path:
-        """Fill in a template and write it as ``report.md`` and ``report.html``.
+        """Write a template as ``report.md`` and ``report.html``; return the path of the latter.
 
-        Args:
-            package: package of the template.
-            template: its file; it gets this object as ``report``.
-            content: what else the template names.
-
-        Returns:
-            The path of the HTML file.
-
+        The template gets this object as ``report``, and the content by its names.
         """
         text = re.sub(r"\n{3,}", "\n\n", render(package, template, report=self, **content))
         page = self.directory / "report.html"
-        for path, page_text in (
-            (page.with_suffix(".md"), text),
-            (page, to_html(text, self.directory)),
-        ):
-            with whole(path) as temporary:
-                temporary.write_text(page_text)
+        with whole(page.with_suffix(".md")) as temporary:
+            temporary.write_text(text)
+        with whole(page) as temporary:
+            temporary.write_text(to_html(text, self.directory))
         return page
 
 
 def forget(directory: Path, *patterns: str) -> None:
-    """Remove files of an earlier report, so that none lies beside those of a later one."""
+    """Remove the files of an earlier report."""
     for pattern in patterns:
         for path in directory.glob(pattern):
             path.unlink()
 
 
 def render(package: str, template: str, /, **content: Any) -> str:
-    """Return a template of a package, filled in; a missing value is an error.
+    """Fill in a template of a package; a missing value is an error.
 
-    Templates have these filters: ``table`` writes a DataFrame in Markdown, ``lines`` a mapping as
-    such a table under a heading, and ``unwrapped`` puts a paragraph on one line.
+    The filter ``table`` writes a DataFrame in Markdown, ``lines`` writes a mapping as such a table
+    under a heading, and ``unwrapped`` puts a paragraph on one line.
     """
     return _environment(package).get_template(template).render(**content)
 
 
 def sentences(package: str, template: str, /, **content: Any) -> list[str]:
-    """Return the paragraphs of a template that is filled in, each unwrapped to one line."""
+    """Fill in a template and return its paragraphs, each on one line."""
     environment = _environment(package).overlay(trim_blocks=True, lstrip_blocks=True)
     text = environment.get_template(template).render(**content)
     return [_unwrapped(paragraph) for paragraph in text.split("\n\n") if paragraph.strip()]
@@ -111,8 +102,7 @@ def to_html(text: str, directory: Path) -> str:
     """Return Markdown as one HTML page that holds its style and images.
 
     Args:
-        text: Markdown; its images are PNG files.
-        directory: directory that the images' paths are relative to.
+        text: Markdown; its images are PNG files below ``directory``.
 
     """
     unbroken = text.replace(" ± ", "\u00a0±\u00a0")

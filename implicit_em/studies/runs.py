@@ -25,13 +25,7 @@ FIXED = ("experiment", "callbacks", "model", "loss")
 
 
 class Place(NamedTuple):
-    """Where a run stands in a sweep.
-
-    Args:
-        sweep: name of the sweep.
-        axes: the run's value of each axis, in Hydra's notation.
-
-    """
+    """A sweep, and a run's value of each of its axes in Hydra's notation."""
 
     sweep: str
     axes: Mapping[str, str]
@@ -42,15 +36,12 @@ class Run:
     """One training run of a study.
 
     Args:
-        cfg: composed configuration.
-        fingerprint: fingerprint of the configuration.
         directory: run directory, which may not exist yet.
-        places: places in all sweeps that the run belongs to; the first one names it.
+        places: the run's place in each sweep that it belongs to; the first one names it.
         completed: whether the directory held the complete run when the study was planned.
-        batch: runs of one batch may train at the same time. Give runs whose steps differ much in
-            cost another batch, or workers wait for each other.
-        group: group in W&B; by default the first sweep.
-        tags: tags in W&B.
+        batch: runs of one batch may train at the same time. Runs whose steps differ much in cost
+            need another batch, or workers wait for each other.
+        group: group in W&B; ``None`` for the first sweep.
 
     """
 
@@ -96,12 +87,6 @@ def plan_sweeps(
 
     A complete run of the same fingerprint, anywhere below ``directory``, is reused.
 
-    Args:
-        sweeps: names of files in ``conf/experiment``.
-        directory: directory of the runs.
-        conf: directory of the configuration files.
-        overrides: settings of all runs, in Hydra's notation.
-
     Raises:
         ConfigError: if a run cannot be trained, or its directory holds another run.
 
@@ -122,28 +107,19 @@ def plan_sweeps(
         where = complete.get(fingerprint, directory / place.sweep / job)
         runs[fingerprint] = Run(cfg, fingerprint, where, [place], fingerprint in complete)
     for run in runs.values():
-        _refuse_another_run(run)
+        found = RunDirectory(run.directory)
+        if found.config.exists() and config_fingerprint(found.read_config()) != run.fingerprint:
+            raise ConfigError(
+                f"{run.directory}: holds a run of other settings; nothing is overwritten: name "
+                "another --directory"
+            )
     return list(runs.values())
-
-
-def _refuse_another_run(run: Run) -> None:
-    directory = RunDirectory(run.directory)
-    if directory.config.exists() and config_fingerprint(directory.read_config()) != run.fingerprint:
-        raise ConfigError(
-            f"{run.directory}: holds a run of other settings; nothing is overwritten: name another "
-            "--directory"
-        )
 
 
 def compose_sweeps(
     sweeps: Sequence[str], conf: Path, overrides: Sequence[str]
 ) -> list[tuple[Place, DictConfig]]:
-    """Return the place and the configuration of each job of the sweeps.
-
-    Args:
-        sweeps: names of files in ``conf/experiment``.
-        conf: directory of the configuration files.
-        overrides: settings of all runs, in Hydra's notation.
+    """Return the place and the configuration of each job of the sweeps in ``conf/experiment``.
 
     Raises:
         ConfigError: if a job cannot be composed, or an override changes what a sweep sets itself.

@@ -8,8 +8,7 @@ import pandas as pd
 from scipy import stats
 
 CONFIDENCE = 0.95
-ROUNDING = 1e-12
-"""Relative difference up to which values count as equal."""
+ROUNDING = 1e-12  # relative difference up to which values count as equal
 
 
 @dataclass(frozen=True)
@@ -17,12 +16,9 @@ class Estimate:
     """A measured quantity.
 
     Args:
-        value: the point estimate.
         low: lower end of the 95 % interval; ``None`` for an exact value or a single run.
-        high: upper end of the interval.
         n: number of runs or seeds behind the value.
-        p_value: two-sided p-value, if there was a test.
-        test: name of the test.
+        p_value: two-sided p-value; ``None`` without a test.
 
     """
 

@@ -12,12 +12,7 @@ from implicit_em.base.errors import ConfigError, one_line
 
 
 def read_note(note: Path) -> dict[str, Any]:
-    """Return what a directory's note says of the study in it; empty if there is no note.
-
-    Raises:
-        ConfigError: if the note cannot be read.
-
-    """
+    """Return what a directory's note says of its study; empty if there is no note."""
     try:
         content = json.loads(note.read_text()) if note.exists() else {}
     except (ValueError, OSError) as error:
@@ -33,13 +28,9 @@ def refuse_directory(
     """Refuse a directory that holds another study, or is not meant for a trial.
 
     Args:
-        directory: directory that the study would write to.
         protocols: directory that is reserved for the protocol.
         note: content of the directory's note.
         trial: label of the trial; ``None`` for the protocol.
-
-    Raises:
-        ConfigError: if the directory is refused.
 
     """
     if trial and directory.resolve() == protocols.resolve():
@@ -54,12 +45,7 @@ def refuse_directory(
 
 
 def refuse_arguments(workers: int | None, conf: Path, needed: str) -> None:
-    """Refuse an impossible number of workers, and a configuration folder that lacks a file.
-
-    Raises:
-        ConfigError: naming the argument.
-
-    """
+    """Refuse an impossible number of workers, and a configuration folder without a needed file."""
     if workers is not None and workers < 1:
         raise ConfigError(f"workers={workers}: must be at least 1")
     if not (conf / needed).exists():
@@ -69,10 +55,6 @@ def refuse_arguments(workers: int | None, conf: Path, needed: str) -> None:
 @contextmanager
 def alone(directory: Path, study: str) -> Iterator[None]:
     """Make a directory and lock it against other processes.
-
-    Args:
-        directory: directory of the study.
-        study: name of the study in the message.
 
     Raises:
         ConfigError: if the directory cannot be made, or another process holds the lock.

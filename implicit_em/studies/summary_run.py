@@ -20,10 +20,8 @@ def log_summary(
     """Log the study as a W&B run of job type ``summary``, if the logger is W&B.
 
     Args:
-        cfg: configuration of one of the study's runs, for the logger's settings.
-        directory: directory of the study, with its figures.
-        tables: tables by name.
-        provenance: lines by name.
+        cfg: configuration of one of the study's runs; its logger is used.
+        directory: directory of the study; its figures are logged.
         trial: label of the trial; ``None`` for the protocol.
 
     """
@@ -31,8 +29,8 @@ def log_summary(
     if not spec.get("_target_", "").endswith(".WandbLogger"):
         return
     spec |= {"name": f"summary of {directory.name}", "job_type": "summary"}
-    config = {**provenance, "trial": trial}
-    logger = start_logger(spec, directory, config, "summary", ["trial"] if trial else [])
+    tags = ["trial"] if trial else []
+    logger = start_logger(spec, directory, {**provenance, "trial": trial}, "summary", tags)
     if not isinstance(logger, PatientWandbLogger):
         return
     with logger.dropping():

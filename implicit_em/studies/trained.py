@@ -1,4 +1,4 @@
-"""What is read from a run: its metrics, its data, and its model with the weights."""
+"""A run's metrics, its data, and its trained model."""
 
 from typing import Any
 
@@ -18,12 +18,7 @@ def metrics_of(run: Run) -> dict[str, Any]:
 
 
 def data_of(run: Run) -> ResidentDataModule:
-    """Read the data that a run's configuration names.
-
-    Raises:
-        ConfigError: if they cannot be read.
-
-    """
+    """Read the data that a run's configuration names."""
     return run.spec.build_data()
 
 
