@@ -1,7 +1,7 @@
-"""What the study measured: its runs as tables, and what is computed from the trained models."""
+"""The study's evidence: its runs as tables, and measurements of the trained models."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,30 +22,25 @@ IDENTITY_IMAGES = 128
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that criteria, tables and figures look at; what was not run is empty.
+    """The evidence for criteria, tables and figures; an experiment that was not run is empty.
+
+    ``ablation``, ``benchmark``, ``dynamics`` and ``widths`` have a row for each run, with the keys
+    of ``metrics.json`` and the axes of the sweep.
 
     Args:
-        draws: one row per draw of energies, from ``theorem.draws``.
-        encoder: the theorem at a trained encoder's energies and weights, from
-            ``theorem.through_encoder``.
-        training: history of the theorem's run, with ``trajectory/identity_error``.
-        ablation: one row per run: ``loss``, ``seed``, and the keys of ``metrics.json``.
-        benchmark: ``model`` (encoder, sae), ``seed``, those keys, ``reconstruction``, the mean
-            squared error by the decoder or the transposed encoder, and ``unexplained``, the same
-            over the data's variance.
-        dynamics: ``optimizer`` (sgd, adam), ``lr``, ``seed``, those keys, and ``history``.
-        widths: ``optimizer``, ``hidden``, those keys, and ``history``.
-        crossings: table from ``dynamics.crossings``.
-        trends: table from ``dynamics.trends``.
-        settling: table from ``dynamics.settling``.
-        features: a row for each ``model``, ``matrix`` (encoder, decoder), ``seed`` and kind of
-            ``units`` (all, live, silent), from ``prototypes.describe``; for all rows of an encoder
-            also from ``prototypes.purities``.
-        correlations: for each loss of the ablation the correlations of its components over the test
-            images, shape ``(K, K)``, first seed.
-        weights: the rows of ``encoder``, ``sae encoder`` and ``sae decoder``, each of shape
-            ``(K, D)``, first seed.
-        sample_shape: shape of an image.
+        draws: table from ``theorem.draws``.
+        encoder: table from ``theorem.through_encoder``.
+        training: history of the theorem's run.
+        benchmark: the runs also have ``reconstruction``, the mean squared error by the decoder or
+            the transposed encoder, and ``unexplained``, the same over the data's variance.
+        dynamics: the runs also have their ``history``, as those of ``widths`` do.
+        crossings: table from the function of that name in ``dynamics``, as the next two.
+        features: numbers from ``prototypes.describe`` for each ``model``, ``matrix`` (encoder,
+            decoder), ``seed`` and kind of ``units`` (all, live, silent); with
+            ``prototypes.purities`` for all rows of an encoder.
+        correlations: correlations ``(K, K)`` of the components over the test images for each loss
+            of the ablation, first seed.
+        weights: rows ``(K, D)`` of ``encoder``, ``sae encoder`` and ``sae decoder``, first seed.
 
     """
 
@@ -66,7 +61,7 @@ class Evidence:
 
 
 def gather(runs: Sequence[Run], experiments: Sequence[str]) -> Evidence:
-    """Measure what the experiments ask for, from complete runs."""
+    """Measure complete runs for the experiments."""
     images = _Images(runs[0])
     parts: dict[str, Any] = {"sample_shape": images.shape}
     if "theorem" in experiments:
@@ -86,8 +81,8 @@ def gather(runs: Sequence[Run], experiments: Sequence[str]) -> Evidence:
     if "dynamics" in experiments:
         parts["dynamics"] = _with_histories(table(runs, ["dynamics"]))
         parts["widths"] = _with_histories(table(runs, ["width_sgd", "width_adam"]))
-        for name in ("crossings", "trends", "settling"):
-            parts[name] = getattr(dynamics, name)(parts["widths"])
+        for measure in (dynamics.crossings, dynamics.trends, dynamics.settling):
+            parts[measure.__name__] = measure(parts["widths"])
     if "features" in experiments:
         shown = table(runs, ["features"])
         parts["features"] = _features(shown, images)
@@ -121,17 +116,13 @@ def table(runs: Sequence[Run], sweeps: Sequence[str]) -> pd.DataFrame:
     for run in runs:
         for place in run.places:
             if place.sweep in sweeps:
-                axes = _axis_values(place.axes)
-                rows.append({**metrics_of(run), **axes, "directory": run.directory})
+                row = {**metrics_of(run), "directory": run.directory}
+                for key, value in place.axes.items():
+                    row[key.removesuffix(".value").rpartition(".")[2]] = _number(value)
+                rows.append(row)
     frame = pd.DataFrame(rows)
     nothing = frame.columns[frame.isna().all()]
     return frame.astype(dict.fromkeys(nothing, float))
-
-
-def _axis_values(axes: Mapping[str, str]) -> dict[str, Any]:
-    return {
-        key.removesuffix(".value").rpartition(".")[2]: _number(value) for key, value in axes.items()
-    }
 
 
 def _number(text: str) -> int | float | str:

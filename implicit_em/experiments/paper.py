@@ -9,15 +9,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Published:
-    """A published figure, in the unit of its column.
+    """A published figure, in the unit of its column."""
 
-    Args:
-        value: value with the decimals that the paper prints; ``None`` for "never".
-        std: standard deviation over the paper's seeds, if the paper gives one.
-
-    """
-
-    value: float | int | None
+    value: float | int | None  # with the decimals that the paper prints; ``None`` for "never"
     std: float | int | None = None
 
     @property
@@ -36,40 +30,23 @@ class Published:
 
 @dataclass(frozen=True)
 class Column:
-    """A quantity of a table.
+    """A quantity of a table."""
 
-    Args:
-        key: key of the metric in ``metrics.json``.
-        heading: heading with the unit.
-        digits: decimals of the measured figures; ``None`` for three significant digits.
-        scale: factor from the metric to the unit.
-
-    """
-
-    key: str
+    key: str  # in ``metrics.json``
     heading: str
-    digits: int | None = 1
-    scale: float = 1.0
+    digits: int | None = 1  # decimals of the measured figures; ``None``: three significant digits
+    scale: float = 1.0  # factor from the metric to the unit of the heading
 
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """A table of the paper.
-
-    Args:
-        title: what the table shows.
-        experiment: experiment that the table belongs to.
-        by: axes whose values name the rows.
-        columns: the paper's columns, then those that go beyond it.
-        rows: published figures by the values of a row and the key of a column.
-
-    """
+    """A table of the paper."""
 
     title: str
     experiment: str
-    by: tuple[str, ...]
-    columns: tuple[Column, ...]
-    rows: Mapping[tuple[str | float, ...], Mapping[str, Published]]
+    by: tuple[str, ...]  # the axes whose values name the rows
+    columns: tuple[Column, ...]  # the paper's, then further ones
+    rows: Mapping[tuple[str | float, ...], Mapping[str, Published]]  # by row and column key
 
     @property
     def caption(self) -> str:
@@ -79,9 +56,9 @@ class PublishedTable:
 
 PROBE = Column("probe_accuracy", "probe (%)", 2, 100)
 DENSITY = Column("density", "density (%)", 1, 100)
-LOSS = Column("final_loss", "final loss", 1)
-DEAD = Column("dead_units", "dead units", 1)
-SILENT = Column("silent_units", "silent units", 1)
+LOSS = Column("final_loss", "final loss")
+DEAD = Column("dead_units", "dead units")
+SILENT = Column("silent_units", "silent units")
 
 
 def _dynamics(
@@ -102,7 +79,7 @@ TABLES = {
         ("loss",),
         (
             DEAD,
-            Column("redundancy", "redundancy", 1),
+            Column("redundancy", "redundancy"),
             Column("responsibility_entropy", "resp. entropy (nats)", 3),
             LOSS,
             SILENT,
@@ -196,6 +173,7 @@ _LOSS = (
     "paper's mean, with its far wider spread, lies where runs with one or two would, although it "
     "reports none."
 )
+# Why a figure deviates, by table, row and column; written after the first full run.
 REASONS: Mapping[tuple[str, tuple[str | float, ...], str], str] = {
     ("table3", ("sgd", 1e-3), "convergence_epoch"): _SLOW,
     ("table3", ("sgd", 1e-3), "probe_accuracy"): _NO_SPREAD,
@@ -206,8 +184,8 @@ REASONS: Mapping[tuple[str, tuple[str | float, ...], str], str] = {
     ("table3", ("adam", 1e-1), "probe_accuracy"): _NO_SPREAD,
     ("table3", ("adam", 1e-1), "final_loss"): _LOSS,
 }
-"""Why a figure deviates, by table, row and column; written after the first full run."""
 
+# Digest of each sweep's runs, from ``plan.protocol``; a study of other runs is a trial.
 PROTOCOL: Mapping[str, str] = {
     "theorem": "c1f39cdd1e4db512",
     "ablation": "161b767bf23a8577",
@@ -217,4 +195,3 @@ PROTOCOL: Mapping[str, str] = {
     "width_adam": "8c198c9d627707c4",
     "features": "4c716aa009f83956",
 }
-"""Digest of each sweep's runs, from ``plan.protocol``; a study of other runs is a trial."""
