@@ -16,31 +16,21 @@ from implicit_em.experiments.plan import EXPERIMENTS
 Panels = Sequence[wr.LinePlot | wr.BarPlot | wr.ScatterPlot | wr.MediaBrowser]
 
 Content = tuple[Sequence[str], Mapping[str, Panels]]
-"""The settings whose values group the runs, and panels by the heading above them."""
+"""The settings whose values group the runs, and the panels by heading."""
 
 DERIVED = ("train/loss", *(f"train/{term}" for term in DERIVED_LOSS))
-MOST_RUNS = 100
-"""Most runs that a panel shows; W&B's default is 10."""
+MOST_RUNS = 100  # most runs that a panel shows; W&B's default is 10
 
 
 def dashboards(entity: str, project: str) -> list[ws.Workspace]:
-    """Return the four dashboards, each over the runs of one experiment, grouped over the seeds.
-
-    Args:
-        entity: account or team.
-        project: project of the runs.
-
-    """
+    """Return the four dashboards, each over the runs of one experiment, grouped over the seeds."""
     contents = {
         "ablation": _ablation(),
         "benchmark": _benchmark(),
         "dynamics": _dynamics(),
         "features": _features(),
     }
-    return [
-        _dashboard(entity, project, experiment, grouped, sections)
-        for experiment, (grouped, sections) in contents.items()
-    ]
+    return [_dashboard(entity, project, name, *content) for name, content in contents.items()]
 
 
 def _ablation() -> Content:
@@ -90,12 +80,10 @@ def _features() -> Content:
             *("dead_units", "silent_units", "maximum_responsibility"),
             *("responsibility_entropy", "redundancy", "density"),
         ),
-        "Figures of the study": [_images(*_pictures("features"))],
+        "Figures of the study": [
+            _images(*(f"figures/{n}" for n, p in PICTURES.items() if p.experiment == "features"))
+        ],
     }
-
-
-def _pictures(experiment: str) -> list[str]:
-    return [f"figures/{n}" for n, picture in PICTURES.items() if picture.experiment == experiment]
 
 
 def specification(workspace: ws.Workspace) -> dict[str, Any]:
@@ -110,21 +98,16 @@ def publish(workspace: ws.Workspace) -> str:
         ValueError: if the project does not exist.
 
     """
-    workspace._internal_id = _saved_id(workspace)
-    workspace.save()
-    return workspace.url
-
-
-def _saved_id(workspace: ws.Workspace) -> str:
-    """Return the id of the view saved under the dashboard's name; empty if there is none."""
     name = internal._internal_name_to_url_query_str(workspace._internal_name)
     try:
         view = internal.get_view_dict(workspace.entity, workspace.project, name)
+        workspace._internal_id = view["id"]
     except ValueError as error:
         if not str(error).startswith("Workspace"):
             raise
-        return ""
-    return view["id"]
+        workspace._internal_id = ""  # no view was saved under this name
+    workspace.save()
+    return workspace.url
 
 
 def _dashboard(
@@ -134,16 +117,7 @@ def _dashboard(
     grouped: Sequence[str],
     sections: Mapping[str, Panels],
 ) -> ws.Workspace:
-    """Return a dashboard of an experiment's runs and of the study's summary run.
-
-    Args:
-        entity: account or team.
-        project: project of the runs.
-        experiment: key of ``EXPERIMENTS``; its runs are tagged with it or its sweeps.
-        grouped: settings whose values group the runs.
-        sections: panels by the heading above them.
-
-    """
+    """Return a dashboard of an experiment's runs, which are tagged with it or its sweeps."""
     name = _digest(entity, project, experiment)
     for heading, panels in sections.items():
         for number, panel in enumerate(panels):
@@ -168,7 +142,7 @@ def _dashboard(
 
 
 def _digest(*parts: str) -> str:
-    """Return a name as W&B draws them at random, but always the same for the same parts."""
+    """Return a name like W&B's random ones, but the same for the same parts."""
     return hashlib.sha256("/".join(parts).encode()).hexdigest()[:11]
 
 

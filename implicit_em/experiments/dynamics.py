@@ -37,20 +37,18 @@ def crossings(runs: pd.DataFrame) -> pd.DataFrame:
         runs: one row per run: ``optimizer``, ``hidden`` and ``history``, a DataFrame.
 
     """
-    rows = []
-    for run in _by_width(runs):
-        losses = run.history["train/loss"].tolist()
-        for threshold in THRESHOLDS:
-            rows.append(
-                {
-                    "optimizer": run.optimizer,
-                    "hidden": run.hidden,
-                    "threshold": threshold,
-                    "predicted": POWER_OF_T[run.optimizer] * run.hidden / threshold,
-                    "measured": convergence_epoch(losses, threshold),
-                    "epochs": len(losses),
-                }
-            )
+    rows = [
+        {
+            "optimizer": run.optimizer,
+            "hidden": run.hidden,
+            "threshold": threshold,
+            "predicted": POWER_OF_T[run.optimizer] * run.hidden / threshold,
+            "measured": convergence_epoch(run.history["train/loss"].tolist(), threshold),
+            "epochs": len(run.history),
+        }
+        for run in _by_width(runs)
+        for threshold in THRESHOLDS
+    ]
     return pd.DataFrame(rows).astype({"measured": float})
 
 

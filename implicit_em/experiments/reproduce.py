@@ -40,16 +40,14 @@ def reproduce(
 ) -> Path:
     """Run experiments of the paper and write the report; return its path.
 
-    Complete runs are reused, so that a stopped study goes on. Experiments that the directory holds
+    Complete runs are reused, and a stopped study goes on. Experiments that the directory holds
     already stay in its report. Settings other than the paper's make a trial: everything says so,
     and there are no verdicts.
 
     Args:
-        directory: directory of runs, tables, figures, verdicts and report.
         experiments: keys of ``EXPERIMENTS``; all if none is named.
         overrides: settings of all runs in Hydra's notation, as ``trainer.max_epochs=2``.
-        workers: number of stacks that train at a time; by default the number of cores.
-        conf: folder of configuration files; by default the package's own.
+        workers: number of stacks that train at a time; ``None`` for one per core.
 
     Raises:
         ConfigError: if a setting is refused, or the directory holds a study of other settings.
@@ -75,12 +73,8 @@ def reproduce(
         execute(runs, workers, ["trial"] if trial else [])
         write_json(file, {"trial": trial, "experiments": together})
         forget(directory, "report.*", "verdicts.*")
-        typed = command(
-            "experiments",
-            [*together, *overrides],
-            directory=(directory, PAPER),
-            conf=(conf, CONF),
-        )
+        folders = {"directory": (directory, PAPER), "conf": (conf, CONF)}
+        typed = command("experiments", [*together, *overrides], **folders)
         history = provenance.history_of(Path(criteria.__file__))
         origin = provenance.describe(typed, runs, criteria=history)
         return _report(Report(directory, origin, trial), runs, together)
@@ -100,13 +94,10 @@ def _report(report: Report, runs: Sequence[Run], experiments: Sequence[str]) -> 
     beyond = [name for name, table in tables.BEYOND.items() if table.experiment in experiments]
     report.write_tables({name: getattr(evidence, name) for name in beyond})
     with working("drawing the figures"):
-        report.write_figures(
-            {
-                name: partial(picture.draw, evidence)
-                for name, picture in PICTURES.items()
-                if picture.experiment in experiments
-            }
-        )
+        drawn = {
+            n: partial(p.draw, evidence) for n, p in PICTURES.items() if p.experiment in experiments
+        }
+        report.write_figures(drawn)
     verdicts = None if trial else judge(evidence, experiments)
     if verdicts is not None:
         write_verdicts(verdicts, report.provenance, directory)

@@ -5,7 +5,6 @@ The gradient comes from automatic differentiation through ``torch.logsumexp``. T
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -61,9 +60,13 @@ def draws(seed: int = 0) -> pd.DataFrame:
         standard_BK = _standard_normal(shape, seed)
         for dtype in DTYPES:
             energies_BK = (scale * standard_BK).to(dtype)
-            case = {"dtype": str(dtype).removeprefix("torch.")}
-            case |= {"batch": shape[0], "components": shape[1]}
-            case |= {"scale": scale, "bound": error_bound(energies_BK)}
+            case = {
+                "dtype": str(dtype).removeprefix("torch."),
+                "batch": shape[0],
+                "components": shape[1],
+                "scale": scale,
+                "bound": error_bound(energies_BK),
+            }
             for name, objective in GRADIENTS.items():
                 rows.append({"gradient": name, **case, **agreement(energies_BK, objective)})
     return pd.DataFrame(rows)
@@ -95,12 +98,19 @@ def through_encoder(encoder: Encoder, x_BD: Tensor) -> pd.DataFrame:
         true_KD = (true_BK * slope_BK.double()).mT @ inputs_BD.double()
         name = str(dtype).removeprefix("torch.")
         largest = true_KD.detach().abs().max()
-        row: dict[str, Any] = {"at": "energies", "dtype": name}
-        row |= {"scale": float(energies_BK.detach().abs().max())}
-        row |= {"bound": error_bound(energies_BK.detach())}
-        rows.append(row | _compare(at_energies_BK, own_BK, true_BK))
-        row = {"at": "weights", "dtype": name, "scale": float(largest)}
-        rows.append(row | _compare(at_weight_KD / largest, own_KD / largest, true_KD / largest))
+        at_energies = {
+            "scale": float(energies_BK.detach().abs().max()),
+            "bound": error_bound(energies_BK.detach()),
+            **_compare(at_energies_BK, own_BK, true_BK),
+        }
+        at_weights = {
+            "scale": float(largest),
+            **_compare(at_weight_KD / largest, own_KD / largest, true_KD / largest),
+        }
+        rows += [
+            {"at": "energies", "dtype": name, **at_energies},
+            {"at": "weights", "dtype": name, **at_weights},
+        ]
     return pd.DataFrame(rows)
 
 
@@ -109,7 +119,9 @@ def _compare(gradient: Tensor, expected: Tensor, true: Tensor) -> dict[str, floa
     error = (gradient - expected).abs()
     several = len(gradient) > 1
     return {
-        "correlation": float(torch.stack([gradient, expected]).corrcoef()[0, 1]) if several else nan,
+        "correlation": float(torch.stack([gradient, expected]).corrcoef()[0, 1])
+        if several
+        else nan,
         "max_error": float(error.max()),
         "mean_error": float(error.mean()),
         "max_true_error": float((gradient - true).abs().max()),

@@ -1,4 +1,4 @@
-"""The style of all figures, with colours that the colour-blind can tell apart."""
+"""The style that all figures share, with colours that the colour-blind can tell apart."""
 
 import textwrap
 from collections.abc import Callable
@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from implicit_em.base.files import whole
@@ -32,6 +35,12 @@ STYLE: Any = {
 WIDTH = 7.0  # inches: the width of a page's text
 LINE = 100  # characters in a line of that width
 RESOLUTION = 200  # dots per inch of the PNG files
+
+
+def bar(axes: Axes, x: float, values: pd.Series, width: float, spread: float, **look: Any) -> None:
+    """Draw the mean of values as a bar, and each value as a dot within ``spread`` of its middle."""
+    axes.bar(x, values.mean(), width, **look)
+    axes.plot(x + np.linspace(-spread, spread, len(values)), values, ".", color=BLACK, ms=4)
 
 
 def write(draw: Callable[[], Figure], path: Path, trial: str | None) -> None:
