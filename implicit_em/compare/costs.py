@@ -18,7 +18,6 @@ from implicit_em.data import Block
 from implicit_em.engine.modules import ADAM, EncoderModule, EnergyModule
 from implicit_em.engine.stack import BareReplica, Stack
 from implicit_em.studies.runs import Run
-from implicit_em.studies.trained import data_of
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.loading import load_weights
 
@@ -56,7 +55,7 @@ def peak_memory() -> int:
 
 def _cost(run: Run) -> dict[str, float]:
     torch.set_num_threads(1)
-    cfg, data = run.spec.settings, data_of(run)
+    cfg, data = run.spec.settings, run.spec.build_data()
     samples_ND, features = data.split("train")[0], data.in_features
     tiny = EncoderModule({"in_features": features, "hidden": 8})
     _steps(tiny, ADAM, samples_ND, 8, 0)  # what libraries set up once is not a family's cost

@@ -35,12 +35,10 @@ def effects(table: pd.DataFrame, beyond: float) -> pd.DataFrame:
         row = {"knob": knob, "settings": settings, "n": len(kept), "pairs": 0}
         for column in ("density", "probe_accuracy"):
             row |= {column: kept[column].mean(), f"{column}_std": kept[column].std()}
-        reached = {
-            seed: at_density(
-                *(curves[seed][c] for c in ("density", "probe_accuracy")), density, beyond
-            )
-            for seed, density in kept["density"].items()
-        }
+        reached = {}
+        for seed, density in kept["density"].items():
+            curve = curves[seed]
+            reached[seed] = at_density(curve["density"], curve["probe_accuracy"], density, beyond)
         expected = pd.Series(reached, dtype=float).dropna()
         if knob not in CURVE and len(expected):
             row |= lead(kept["probe_accuracy"], expected)

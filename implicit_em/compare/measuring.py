@@ -17,8 +17,7 @@ from implicit_em.metrics.densities import density
 from implicit_em.metrics.dictionaries import stability, varying
 from implicit_em.metrics.quality import Encoded, quality
 from implicit_em.models import SparseAutoencoder
-from implicit_em.studies.runs import Run
-from implicit_em.studies.trained import data_of, matrices_of, metrics_of, model_of
+from implicit_em.studies.runs import Run, matrices_of
 from implicit_em.training.measurement import energies_of
 
 FILE = "quality.json"
@@ -36,11 +35,11 @@ def tuning_table(runs: Sequence[Run]) -> pd.DataFrame:
     held_out = _samples(runs[0])[2]
     rows = []
     for run in runs:
-        metrics = metrics_of(run)
+        metrics = run.metrics()
         keys = ("probe_accuracy", "silent_units", "final_loss", "error")
         measured = {key: metrics.get(key) for key in keys} | {"density": None}
         if metrics.get("status") == "completed":
-            measured["density"] = density(energies_of(model_of(run), held_out))
+            measured["density"] = density(energies_of(run.model(), held_out))
         for family, axes in run.places:
             settings = describe(run.cfg, axes)
             row = {"family": family, "settings": settings, "run": run.fingerprint}
@@ -72,7 +71,7 @@ def stabilities(runs: Sequence[Run]) -> pd.DataFrame:
     by_setting: dict[tuple[str, str], list[dict[str, np.ndarray]]] = {}
     varies_D = varying(_samples(runs[0])[0].numpy())
     for run in runs:
-        matrices = matrices_of(model_of(run))
+        matrices = matrices_of(run.model())
         matrices["encoder"] = matrices["encoder"][:, varies_D]
         by_setting.setdefault((run.sweep, settings_of(run)), []).append(matrices)
     rows: list[dict[str, Any]] = []
@@ -85,7 +84,7 @@ def stabilities(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def _row(run: Run) -> dict[str, Any]:
-    metrics = metrics_of(run)
+    metrics = run.metrics()
     row = {"family": run.sweep, "settings": settings_of(run)}
     row |= {"seed": run.cfg.seed, "run": run.fingerprint}
     measured = {key: np.nan if v is None else v for key, v in (_known(run) or {}).items()}
@@ -109,7 +108,7 @@ def _measure(run: Run) -> None:
     threads = run.cfg.trainer.threads
     if threads:
         torch.set_num_threads(threads)
-    model = model_of(run)
+    model = run.model()
     train_x, train_labels, test_x, test_labels = _samples(run)
     train, test = (
         Encoded(x.numpy(), labels.numpy(), energies_of(model, x))
@@ -129,7 +128,7 @@ def _measure(run: Run) -> None:
 
 def _samples(run: Run) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return a run's training samples and labels, then those that it is measured on."""
-    data = data_of(run)
+    data = run.spec.build_data()
     samples, labels = data.split("train")
     indices = data.train_indices()
     final, final_labels = data.final_samples()

@@ -7,6 +7,7 @@ from itertools import filterfalse, groupby
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from implicit_em.base.errors import ConfigError, RunError
 from implicit_em.base.files import write_json
@@ -16,14 +17,14 @@ from implicit_em.compare.measuring import measure_all, stabilities, tuning_table
 from implicit_em.compare.protocol import KNOBS
 from implicit_em.compare.report import FamiliesContent, KnobsContent
 from implicit_em.compare.results import Results, choose
-from implicit_em.compare.stages import Stages, check_all, digest, has_diverged, named, training_of
+from implicit_em.compare.stages import Stages, digest, has_diverged, settings_of, training_of
 from implicit_em.compare.wording import name_of
+from implicit_em.config.check import check
 from implicit_em.studies import provenance, study_directory
 from implicit_em.studies.execution import execute
 from implicit_em.studies.pages import Report, forget
-from implicit_em.studies.runs import Run
+from implicit_em.studies.runs import Run, matrices_of
 from implicit_em.studies.summary_run import log_summary
-from implicit_em.studies.trained import data_of, matrices_of, model_of
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.progress import working
 
@@ -58,8 +59,12 @@ class Part(ABC):
                 "name another directory, or remove it: its runs lie beside it"
             )
         runs = self._plan()
-        check_all(runs)
-        if len(data_of(runs[0]).split("train")[1].unique()) < 2:
+        for run in runs:
+            try:
+                check(run.spec)
+            except ConfigError as error:
+                raise ConfigError(f"{error} ({run.sweep}, {settings_of(run)})") from error
+        if len(runs[0].spec.build_data().split("train")[1].unique()) < 2:
             raise ConfigError(
                 "data.labels: the comparison probes for labels, of two classes at least"
             )
@@ -135,7 +140,7 @@ class Families(Part):
             raise RunError(f"{self.dataset}, {self.part}: no setting comes near any density")
         finals = self.stages.finals(chosen)
         self._train(finals, workers)
-        diverged = list(filter(has_diverged, finals))
+        diverged = [(r.sweep, settings_of(r), r.cfg.seed) for r in filter(has_diverged, finals)]
         finals = list(filterfalse(has_diverged, finals))
         if not finals:
             raise RunError(f"{self.dataset}, {self.part}: every final diverged")
@@ -149,12 +154,12 @@ class Families(Part):
                 measure_all(self.controls, workers),
                 stabilities(finals),
                 costs([first[name] for name in self.protocol.families if name in first]),
-                named(diverged),
+                pd.DataFrame(diverged, columns=["family", "settings", "seed"]),
             )
         content = FamiliesContent(
             results,
             _weights_shown(results, finals),
-            data_of(finals[0]).sample_shape,
+            finals[0].spec.build_data().sample_shape,
             training_of([*self.grids, *finals]),
         )
         return self._write(content, [*finals, *self.grids, *self.controls], command)
@@ -183,6 +188,6 @@ def _weights_shown(results: Results, finals: Sequence[Run]) -> dict[str, np.ndar
     runs = {(run.sweep, run.fingerprint): run for run in finals}
     rows = {}
     for family, fingerprint in zip(first["family"], first["run"], strict=True):
-        matrices = matrices_of(model_of(runs[family, fingerprint]))
+        matrices = matrices_of(runs[family, fingerprint].model())
         rows[family] = matrices.get("decoder", matrices["encoder"])
     return rows

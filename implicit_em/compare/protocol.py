@@ -29,6 +29,7 @@ def _distinct(values: list[Any]) -> list[Any]:
     return values
 
 
+Names = Annotated[list[str], AfterValidator(_distinct)]
 Density = Annotated[float, Field(gt=0, lt=1)]
 Factor = Annotated[float, Field(ge=1)]
 DERIVED = "derived"
@@ -43,13 +44,13 @@ class Protocol(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    datasets: Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)]
+    datasets: Annotated[Names, Field(min_length=1)]
     width: PositiveInt
     parts: Annotated[dict[str, dict[str, PositiveInt]], Field(min_length=1)]
     reference: str
-    families: Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)]
-    controls: Annotated[list[str], AfterValidator(_distinct)]
-    knobs: Annotated[list[str], AfterValidator(_distinct)]
+    families: Annotated[Names, Field(min_length=1)]
+    controls: Names
+    knobs: Names
     always: dict[str, Any]
     tuning: dict[str, Any]
     finals: dict[str, Any]
@@ -59,16 +60,13 @@ class Protocol(BaseModel):
     beyond: Factor
 
     @model_validator(mode="after")
-    def _tells_parts_apart(self) -> "Protocol":
+    def _is_consistent(self) -> "Protocol":
         for part in self.parts:
             if part in (KNOBS, *self.datasets) or not part.isidentifier():
                 raise ValueError(
                     f"parts.{part}: must be a plain name, and neither a data set's nor {KNOBS}"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _keeps_the_test_set_for_the_finals(self) -> "Protocol":
+        # The test set is kept for the finals.
         for stage, key, allowed in (
             ("tuning", "data.final", "validation"),
             ("finals", "data.final", "test"),
@@ -77,10 +75,6 @@ class Protocol(BaseModel):
             found = {"probe": "linear", **self.always, **getattr(self, stage)}.get(key)
             if found != allowed:
                 raise ValueError(f"{stage}.{key}={found}: must be {allowed}")
-        return self
-
-    @model_validator(mode="after")
-    def _sets_nothing_twice(self) -> "Protocol":
         for stage in STAGES:
             for key, name in SET_ELSEWHERE.items():
                 if key in getattr(self, stage) and not (stage == "tuning" and key == "seed"):

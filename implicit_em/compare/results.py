@@ -20,7 +20,7 @@ class Results:
     controls: pd.DataFrame  # measuring.measure_all
     stability: pd.DataFrame  # measuring.stabilities
     costs: pd.DataFrame  # costs.costs
-    diverged: pd.DataFrame  # stages.named, of the finals that diverged
+    diverged: pd.DataFrame  # family, settings and seed of the finals that diverged
 
     def at_density(self, value: str = "probe_accuracy") -> pd.DataFrame:
         """Return the families at the protocol's densities, as ``matching.against`` does."""

@@ -13,11 +13,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from implicit_em.base.errors import ConfigError
 from implicit_em.compare.protocol import DERIVED, Protocol
-from implicit_em.config.check import check
 from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.studies import protocol as study_protocol
 from implicit_em.studies.runs import Place, Run, compose_sweeps
-from implicit_em.studies.trained import metrics_of
 from implicit_em.training.directory import RunDirectory
 
 DIVERGED = "the loss was not finite"
@@ -123,15 +121,6 @@ class Stages:
         return Run(cfg, fingerprint, directory, [Place(family, axes)], completed, batch=family)
 
 
-def check_all(runs: Sequence[Run]) -> None:
-    """Refuse runs that could not be trained."""
-    for run in runs:
-        try:
-            check(run.spec)
-        except ConfigError as error:
-            raise ConfigError(f"{error} ({run.sweep}, {settings_of(run)})") from error
-
-
 def digest(protocol: Protocol, part: str, settings: Sequence[Setting]) -> str:
     """Return a digest of a part of a protocol with all its settings and controls."""
     fixed = json.dumps(protocol.of_part(part), sort_keys=True)
@@ -166,15 +155,9 @@ def training_of(runs: Sequence[Run]) -> str:
     )
 
 
-def named(runs: Sequence[Run]) -> pd.DataFrame:
-    """Return ``family``, ``settings`` and ``seed`` of runs."""
-    rows = [(run.sweep, settings_of(run), run.cfg.seed) for run in runs]
-    return pd.DataFrame(rows, columns=["family", "settings", "seed"])
-
-
 def has_diverged(run: Run) -> bool:
     """Return whether a run's loss became infinite or NaN: that is a result, not tried again."""
-    metrics = metrics_of(run)
+    metrics = run.metrics()
     return (
         metrics.get("config_fingerprint") == run.fingerprint
         and metrics["status"] == "failed"

@@ -15,26 +15,24 @@ from implicit_em.experiments.plan import EXPERIMENTS
 
 Panels = Sequence[wr.LinePlot | wr.BarPlot | wr.ScatterPlot | wr.MediaBrowser]
 
-Content = tuple[Sequence[str], Mapping[str, Panels]]
-"""The settings whose values group the runs, and the panels by heading."""
-
 DERIVED = ("train/loss", *(f"train/{term}" for term in DERIVED_LOSS))
 MOST_RUNS = 100  # most runs that a panel shows; W&B's default is 10
 
 
 def dashboards(entity: str, project: str) -> list[ws.Workspace]:
     """Return the four dashboards, each over the runs of one experiment, grouped over the seeds."""
-    contents = {
-        "ablation": _ablation(),
-        "benchmark": _benchmark(),
-        "dynamics": _dynamics(),
-        "features": _features(),
-    }
-    return [_dashboard(entity, project, name, *content) for name, content in contents.items()]
+    weights = [f"loss.{term}.weight" for term in DERIVED_LOSS]
+    rates = ["optimizer._target_", "optimizer.lr"]
+    return [
+        _dashboard(entity, project, "ablation", weights, _ablation()),
+        _dashboard(entity, project, "benchmark", ["model._target_"], _benchmark()),
+        _dashboard(entity, project, "dynamics", rates, _dynamics()),
+        _dashboard(entity, project, "features", ["model._target_"], _features()),
+    ]
 
 
-def _ablation() -> Content:
-    return [f"loss.{term}.weight" for term in DERIVED_LOSS], {
+def _ablation() -> dict[str, Panels]:
+    return {
         "What each loss leads to": _bars(
             *("dead_units", "silent_units", "redundancy", "responsibility_entropy"),
             *("density", "probe_accuracy", "final_loss"),
@@ -45,8 +43,8 @@ def _ablation() -> Content:
     }
 
 
-def _benchmark() -> Content:
-    return ["model._target_"], {
+def _benchmark() -> dict[str, Panels]:
+    return {
         "Encoder against autoencoder": [
             *_bars("probe_accuracy", "density", "parameters", "dead_units"),
             *_bars("silent_units", "reconstruction_mse", "transpose_reconstruction_mse"),
@@ -58,8 +56,8 @@ def _benchmark() -> Content:
     }
 
 
-def _dynamics() -> Content:
-    return ["optimizer._target_", "optimizer.lr"], {
+def _dynamics() -> dict[str, Panels]:
+    return {
         "Where each rate leads to": [
             *_bars("convergence_epoch", "final_loss", "probe_accuracy", "dead_units"),
             _scatter("final_loss", "probe_accuracy"),
@@ -73,8 +71,8 @@ def _dynamics() -> Content:
     }
 
 
-def _features() -> Content:
-    return ["model._target_"], {
+def _features() -> dict[str, Panels]:
+    return {
         "Weight rows": [_images("features")],
         "How the units are used": _bars(
             *("dead_units", "silent_units", "maximum_responsibility"),

@@ -13,8 +13,7 @@ import implicit_em
 from implicit_em.data import as_unit_float
 from implicit_em.experiments import dynamics, prototypes, theorem
 from implicit_em.metrics import SILENT_SHARE, Redundancy
-from implicit_em.studies.runs import Run
-from implicit_em.studies.trained import data_of, matrices_of, metrics_of
+from implicit_em.studies.runs import Run, matrices_of
 from implicit_em.training.measurement import energies_of
 
 IDENTITY_IMAGES = 128
@@ -77,7 +76,8 @@ def gather(runs: Sequence[Run], experiments: Sequence[str]) -> Evidence:
         parts["benchmark"] = table(runs, ["benchmark"])
         error = parts["benchmark"][["reconstruction_mse", "transpose_reconstruction_mse"]]
         parts["benchmark"]["reconstruction"] = error.bfill(axis=1).iloc[:, 0]
-        parts["benchmark"]["unexplained"] = parts["benchmark"]["reconstruction"] / images.variance
+        variance = float(images.test.double().var(0, unbiased=False).mean())  # mean of the pixels'
+        parts["benchmark"]["unexplained"] = parts["benchmark"]["reconstruction"] / variance
     if "dynamics" in experiments:
         parts["dynamics"] = _with_histories(table(runs, ["dynamics"]))
         parts["widths"] = _with_histories(table(runs, ["width_sgd", "width_adam"]))
@@ -94,17 +94,12 @@ class _Images:
     """The images of a run's data, in [0, 1]."""
 
     def __init__(self, run: Run) -> None:
-        data = data_of(run)
+        data = run.spec.build_data()
         self.shape = data.sample_shape
         train, train_labels = data.split("train")
         test, test_labels = data.split("test")
         self.train, self.train_labels = as_unit_float(train), train_labels.numpy()
         self.test, self.test_labels = as_unit_float(test), test_labels.numpy()
-
-    @property
-    def variance(self) -> float:
-        """Mean over the pixels of their variance over the test images."""
-        return float(self.test.double().var(0, unbiased=False).mean())
 
 
 def table(runs: Sequence[Run], sweeps: Sequence[str]) -> pd.DataFrame:
@@ -116,7 +111,7 @@ def table(runs: Sequence[Run], sweeps: Sequence[str]) -> pd.DataFrame:
     for run in runs:
         for place in run.places:
             if place.sweep in sweeps:
-                row = {**metrics_of(run), "directory": run.directory}
+                row = {**run.metrics(), "directory": run.directory}
                 for key, value in place.axes.items():
                     row[key.removesuffix(".value").rpartition(".")[2]] = _number(value)
                 rows.append(row)

@@ -23,7 +23,6 @@ from implicit_em.studies.pages import Report, forget
 from implicit_em.studies.protocol import trial_label
 from implicit_em.studies.runs import Run
 from implicit_em.studies.summary_run import log_summary
-from implicit_em.studies.trained import data_of
 from implicit_em.training.progress import working
 
 log = logging.getLogger(__name__)
@@ -67,7 +66,7 @@ def reproduce(
     if not is_protocol(together, runs):
         trial = trial_label(overrides) or "TRIAL with changed configuration files"
     study_directory.refuse_directory(directory, PAPER, note, trial)
-    data_of(runs[0])  # refuses data that cannot be read
+    runs[0].spec.build_data()  # refuses data that cannot be read
     with study_directory.alone(directory, "study"):
         write_json(file, {"trial": trial, "experiments": note.get("experiments", [])})
         execute(runs, workers, ["trial"] if trial else [])

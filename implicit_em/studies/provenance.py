@@ -10,12 +10,11 @@ import torch
 from threadpoolctl import threadpool_info
 
 from implicit_em.studies.runs import Run
-from implicit_em.studies.trained import metrics_of
 
 
 def describe(command: str, runs: Sequence[Run], **more: str) -> dict[str, str]:
     """Return what a reader needs to repeat a study of complete runs, as lines by name."""
-    metrics = [metrics_of(run) for run in runs]
+    metrics = [run.metrics() for run in runs]
     blas = sorted(
         {info["internal_api"] for info in threadpool_info() if info["user_api"] == "blas"}
     )

@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from implicit_em.base.errors import ConfigError
@@ -17,8 +19,10 @@ from implicit_em.config.check import check
 from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.config.mistakes import explain
 from implicit_em.config.spec import RunSpec
+from implicit_em.models import SparseAutoencoder
 from implicit_em.sweeps.jobs import enumerate_jobs
 from implicit_em.training.directory import RunDirectory
+from implicit_em.training.loading import load
 
 FIXED = ("experiment", "callbacks", "model", "loss")
 """Keys that every experiment sets itself, beside its axes; overrides may not change them."""
@@ -36,12 +40,10 @@ class Run:
     """One training run of a study.
 
     Args:
-        directory: run directory, which may not exist yet.
         places: the run's place in each sweep that it belongs to; the first one names it.
         completed: whether the directory held the complete run when the study was planned.
         batch: runs of one batch may train at the same time. Runs whose steps differ much in cost
             need another batch, or workers wait for each other.
-        group: group in W&B; ``None`` for the first sweep.
 
     """
 
@@ -51,7 +53,7 @@ class Run:
     places: list[Place]
     completed: bool = False
     batch: str = ""
-    group: str | None = None
+    group: str | None = None  # in W&B; ``None`` for the first sweep
     tags: list[str] = field(default_factory=list)
 
     @cached_property
@@ -78,6 +80,22 @@ class Run:
     def sweeps(self) -> list[str]:
         """All sweeps that the run belongs to."""
         return [place.sweep for place in self.places]
+
+    def metrics(self) -> dict[str, Any]:
+        """Read ``metrics.json``; empty if there is none yet."""
+        return RunDirectory(self.directory).read_metrics() or {}
+
+    def model(self) -> Any:
+        """Load the trained model, on the CPU; its class may be a user's own."""
+        return load(self.directory, classes=[get_class(self.cfg.model._target_)])
+
+
+def matrices_of(model: Any) -> dict[str, np.ndarray]:
+    """Return the rows of the ``encoder`` and the columns of a ``decoder``, each ``(K, D)``."""
+    matrices = {"encoder": model.weight}
+    if isinstance(model, SparseAutoencoder):
+        matrices["decoder"] = model.decoder.weight.mT
+    return {name: weight.detach().numpy() for name, weight in matrices.items()}
 
 
 def plan_sweeps(

@@ -27,8 +27,7 @@ def prototypes(evidence: Evidence) -> Figure:
     """Draw the shares of rows that are more like the data than their permuted control."""
     figure = Figure(figsize=(WIDTH, 2.6))
     axes = figure.add_subplot()
-    measures = {"class_mean": "class mean", "centroid": "k-means centroid"}
-    measures |= {"smoothness": "smoothness"}
+    measures = ("class_mean", "centroid", "smoothness")
     kinds = {
         ("encoder", "encoder", "live"): ("derived: encoder rows", BLUE),
         ("sae", "encoder", "live"): ("SAE: encoder rows, live units", ORANGE),
@@ -45,7 +44,7 @@ def prototypes(evidence: Evidence) -> Figure:
             shares = 100 * rows[f"{measure}_share"]
             bar(axes, centre, shares, 0.18, 0.05, color=colour, label=name)
     axes.axhline(5, color=GREY, ls="--", lw=1)
-    axes.set_xticks(range(len(measures)), list(measures.values()))
+    axes.set_xticks(range(3), ["class mean", "k-means centroid", "smoothness"])
     axes.set(ylabel="rows above the control (%)", ylim=(0, 108))
     axes.grid(axis="x", visible=False)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
