@@ -33,18 +33,11 @@ class Leader(NamedTuple):
 
 @dataclass(frozen=True)
 class Matched:
-    """The families at the same density or activity.
+    """The families at the same density or activity."""
 
-    Args:
-        at: table from ``Results.at_density`` or ``Results.at_activity``.
-        reference: family that the others are tested against.
-        unit: unit of the targets, ``%`` or ``wording.ACTIVE``.
-
-    """
-
-    at: pd.DataFrame
+    at: pd.DataFrame  # from ``Results.at_density`` or ``Results.at_activity``
     reference: str
-    unit: str = "%"
+    unit: str = "%"  # of the targets, or ``wording.ACTIVE``
 
     @property
     def leaders(self) -> Iterator[Leader]:

@@ -55,11 +55,8 @@ def measure_all(runs: Sequence[Run], workers: int) -> pd.DataFrame:
     runs that were not measured before.
     """
     left = [run for run in runs if _known(run) is None]
-    if workers > 1 and len(left) > 1:
-        joblib.Parallel(n_jobs=workers)(joblib.delayed(_measure)(run) for run in left)
-    else:
-        for run in left:
-            _measure(run)
+    processes = joblib.Parallel(n_jobs=min(workers, max(1, len(left))))
+    processes(joblib.delayed(_measure)(run) for run in left)
     return pd.DataFrame([_row(run) for run in runs])
 
 

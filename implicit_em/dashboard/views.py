@@ -17,6 +17,7 @@ Panels = Sequence[wr.LinePlot | wr.BarPlot | wr.ScatterPlot | wr.MediaBrowser]
 
 DERIVED = ("train/loss", *(f"train/{term}" for term in DERIVED_LOSS))
 MOST_RUNS = 100  # most runs that a panel shows; W&B's default is 10
+OVER_SEEDS: Any = {"groupby_aggfunc": "mean", "max_runs_to_show": MOST_RUNS}
 
 
 def dashboards(entity: str, project: str) -> list[ws.Workspace]:
@@ -132,7 +133,7 @@ def _dashboard(
         settings=ws.WorkspaceSettings(x_axis="epoch", max_runs=MOST_RUNS),
         runset_settings=ws.RunsetSettings(
             filters=ws.Or(ws.Tags().isin(tags), ws.Metric("JobType") == "summary"),
-            groupby=[ws.Config(_in_config(key)) for key in grouped],
+            groupby=[ws.Config(_in_config(key)) for key in by],
         ),
     )
     workspace._internal_name = internal._url_query_str_to_internal_name(name)
@@ -151,31 +152,13 @@ def _in_config(key: str) -> str:
 
 
 def _curves(*keys: str, **options: Any) -> list[wr.LinePlot]:
-    return [
-        wr.LinePlot(
-            title=key,
-            x="epoch",
-            y=[key],
-            groupby_aggfunc="mean",
-            groupby_rangefunc="minmax",
-            max_runs_to_show=MOST_RUNS,
-            **options,
-        )
-        for key in keys
-    ]
+    options |= {"groupby_rangefunc": "minmax", **OVER_SEEDS}
+    return [wr.LinePlot(title=key, x="epoch", y=[key], **options) for key in keys]
 
 
 def _bars(*keys: str) -> list[wr.BarPlot]:
-    return [
-        wr.BarPlot(
-            title=key.replace("_", " "),
-            metrics=[key],
-            groupby_aggfunc="mean",
-            groupby_rangefunc="stddev",
-            max_runs_to_show=MOST_RUNS,
-        )
-        for key in keys
-    ]
+    options = {"groupby_rangefunc": "stddev", **OVER_SEEDS}
+    return [wr.BarPlot(title=key.replace("_", " "), metrics=[key], **options) for key in keys]
 
 
 def _scatter(x: str, y: str) -> wr.ScatterPlot:

@@ -23,39 +23,24 @@ IDENTITY_IMAGES = 128
 class Evidence:
     """The evidence for criteria, tables and figures; an experiment that was not run is empty.
 
-    ``ablation``, ``benchmark``, ``dynamics`` and ``widths`` have a row for each run, with the keys
-    of ``metrics.json`` and the axes of the sweep.
-
-    Args:
-        draws: table from ``theorem.draws``.
-        encoder: table from ``theorem.through_encoder``.
-        training: history of the theorem's run.
-        benchmark: the runs also have ``reconstruction``, the mean squared error by the decoder or
-            the transposed encoder, and ``unexplained``, the same over the data's variance.
-        dynamics: the runs also have their ``history``, as those of ``widths`` do.
-        crossings: table from the function of that name in ``dynamics``, as the next two.
-        features: numbers from ``prototypes.describe`` for each ``model``, ``matrix`` (encoder,
-            decoder), ``seed`` and kind of ``units`` (all, live, silent); with
-            ``prototypes.purities`` for all rows of an encoder.
-        correlations: correlations ``(K, K)`` of the components over the test images for each loss
-            of the ablation, first seed.
-        weights: rows ``(K, D)`` of ``encoder``, ``sae encoder`` and ``sae decoder``, first seed.
-
+    A table of runs has the keys of ``metrics.json`` and the axes of the sweep. The benchmark's runs
+    also have ``reconstruction``, the mean squared error by the decoder or the transposed encoder,
+    and ``unexplained``, the same over the data's variance.
     """
 
-    draws: pd.DataFrame = field(default_factory=pd.DataFrame)
-    encoder: pd.DataFrame = field(default_factory=pd.DataFrame)
-    training: pd.DataFrame = field(default_factory=pd.DataFrame)
-    ablation: pd.DataFrame = field(default_factory=pd.DataFrame)
-    benchmark: pd.DataFrame = field(default_factory=pd.DataFrame)
-    dynamics: pd.DataFrame = field(default_factory=pd.DataFrame)
-    widths: pd.DataFrame = field(default_factory=pd.DataFrame)
-    crossings: pd.DataFrame = field(default_factory=pd.DataFrame)
-    trends: pd.DataFrame = field(default_factory=pd.DataFrame)
-    settling: pd.DataFrame = field(default_factory=pd.DataFrame)
-    features: pd.DataFrame = field(default_factory=pd.DataFrame)
-    correlations: dict[str, np.ndarray] = field(default_factory=dict)
-    weights: dict[str, np.ndarray] = field(default_factory=dict)
+    draws: pd.DataFrame = field(default_factory=pd.DataFrame)  # theorem.draws
+    encoder: pd.DataFrame = field(default_factory=pd.DataFrame)  # theorem.through_encoder
+    training: pd.DataFrame = field(default_factory=pd.DataFrame)  # history of the theorem's run
+    ablation: pd.DataFrame = field(default_factory=pd.DataFrame)  # runs
+    benchmark: pd.DataFrame = field(default_factory=pd.DataFrame)  # runs
+    dynamics: pd.DataFrame = field(default_factory=pd.DataFrame)  # runs with their ``history``
+    widths: pd.DataFrame = field(default_factory=pd.DataFrame)  # runs with their ``history``
+    crossings: pd.DataFrame = field(default_factory=pd.DataFrame)  # dynamics.crossings
+    trends: pd.DataFrame = field(default_factory=pd.DataFrame)  # dynamics.trends
+    settling: pd.DataFrame = field(default_factory=pd.DataFrame)  # dynamics.settling
+    features: pd.DataFrame = field(default_factory=pd.DataFrame)  # prototypes.describe, purities
+    correlations: dict[str, np.ndarray] = field(default_factory=dict)  # (K, K) of each loss
+    weights: dict[str, np.ndarray] = field(default_factory=dict)  # (K, D) of each matrix
     sample_shape: tuple[int, ...] = ()
 
 
@@ -79,8 +64,9 @@ def gather(runs: Sequence[Run], experiments: Sequence[str]) -> Evidence:
         variance = float(images.test.double().var(0, unbiased=False).mean())  # mean of the pixels'
         parts["benchmark"]["unexplained"] = parts["benchmark"]["reconstruction"] / variance
     if "dynamics" in experiments:
-        parts["dynamics"] = _with_histories(table(runs, ["dynamics"]))
-        parts["widths"] = _with_histories(table(runs, ["width_sgd", "width_adam"]))
+        for name, sweeps in (("dynamics", ["dynamics"]), ("widths", ["width_sgd", "width_adam"])):
+            parts[name] = table(runs, sweeps)
+            parts[name]["history"] = parts[name]["directory"].map(_history)
         for measure in (dynamics.crossings, dynamics.trends, dynamics.settling):
             parts[measure.__name__] = measure(parts["widths"])
     if "features" in experiments:
@@ -129,10 +115,6 @@ def _number(text: str) -> int | float | str:
 
 def _history(directory: object) -> pd.DataFrame:
     return pd.read_csv(f"{directory}/history.csv")
-
-
-def _with_histories(runs: pd.DataFrame) -> pd.DataFrame:
-    return runs.assign(history=runs["directory"].map(_history))
 
 
 @torch.no_grad()

@@ -59,17 +59,25 @@ DENSITY = Column("density", "density (%)", 1, 100)
 LOSS = Column("final_loss", "final loss")
 DEAD = Column("dead_units", "dead units")
 SILENT = Column("silent_units", "silent units")
+REDUNDANCY = Column("redundancy", "redundancy")
+ENTROPY = Column("responsibility_entropy", "resp. entropy (nats)", 3)
+PARAMETERS = Column("parameters", "parameters", 0)
+RECONSTRUCTION = Column("reconstruction", "reconstruction MSE", None)
+UNEXPLAINED = Column("unexplained", "MSE / variance", None)
+CONVERGED = Column("convergence_epoch", "converged at")
 
 
-def _dynamics(
-    converged: int | None, probe: float, loss: int, loss_std: int
-) -> dict[str, Published]:
+def _row(**figures: float | tuple[float, float] | None) -> dict[str, Published]:
+    """Return a row of figures; a pair is a figure with its standard deviation."""
     return {
-        "convergence_epoch": Published(converged),
-        "probe_accuracy": Published(probe),
-        "final_loss": Published(loss, loss_std),
-        "dead_units": Published(0),
+        key: Published(*figure) if isinstance(figure, tuple) else Published(figure)
+        for key, figure in figures.items()
     }
+
+
+def _dynamics(epoch: int | None, probe: float, loss: int, std: int) -> dict[str, Published]:
+    figures = _row(convergence_epoch=epoch, probe_accuracy=probe, final_loss=(loss, std))
+    return figures | _row(dead_units=0)
 
 
 TABLES = {
@@ -77,70 +85,31 @@ TABLES = {
         "Ablation: what each term of the objective does",
         "ablation",
         ("loss",),
-        (
-            DEAD,
-            Column("redundancy", "redundancy"),
-            Column("responsibility_entropy", "resp. entropy (nats)", 3),
-            LOSS,
-            SILENT,
-            DENSITY,
-            PROBE,
-        ),
+        (DEAD, REDUNDANCY, ENTROPY, LOSS, SILENT, DENSITY, PROBE),
         {
-            ("lse",): {
-                "dead_units": Published(64),
-                "responsibility_entropy": Published(4.16),
-                "final_loss": Published(-532.05),
-            },
-            ("lse_var",): {
-                "dead_units": Published(0),
-                "redundancy": Published(1875),
-                "responsibility_entropy": Published(3.77),
-            },
-            ("lse_var_tc",): {
-                "dead_units": Published(0),
-                "redundancy": Published(29),
-                "responsibility_entropy": Published(3.85),
-                "final_loss": Published(-999, 1),
-            },
-            ("var_tc",): {
-                "dead_units": Published(0),
-                "redundancy": Published(28),
-                "responsibility_entropy": Published(1.99),
-            },
+            ("lse",): _row(dead_units=64, responsibility_entropy=4.16, final_loss=-532.05),
+            ("lse_var",): _row(dead_units=0, redundancy=1875, responsibility_entropy=3.77),
+            ("lse_var_tc",): _row(
+                dead_units=0, redundancy=29, responsibility_entropy=3.85, final_loss=(-999, 1)
+            ),
+            ("var_tc",): _row(dead_units=0, redundancy=28, responsibility_entropy=1.99),
         },
     ),
     "table2": PublishedTable(
         "Benchmark: the derived encoder against the standard SAE",
         "benchmark",
         ("model",),
-        (
-            PROBE,
-            DENSITY,
-            Column("parameters", "parameters", 0),
-            DEAD,
-            SILENT,
-            Column("reconstruction", "reconstruction MSE", None),
-            Column("unexplained", "MSE / variance", None),
-        ),
+        (PROBE, DENSITY, PARAMETERS, DEAD, SILENT, RECONSTRUCTION, UNEXPLAINED),
         {
-            ("encoder",): {
-                "probe_accuracy": Published(93.4, 0.4),
-                "density": Published(26.8),
-                "parameters": Published(50_240),
-            },
-            ("sae",): {
-                "probe_accuracy": Published(90.3, 0.3),
-                "density": Published(50.3),
-                "parameters": Published(101_200),
-            },
+            ("encoder",): _row(probe_accuracy=(93.4, 0.4), density=26.8, parameters=50_240),
+            ("sae",): _row(probe_accuracy=(90.3, 0.3), density=50.3, parameters=101_200),
         },
     ),
     "table3": PublishedTable(
         "Dynamics: two optimizers, four rates",
         "dynamics",
         ("optimizer", "lr"),
-        (Column("convergence_epoch", "converged at", 1), PROBE, LOSS, DEAD, SILENT),
+        (CONVERGED, PROBE, LOSS, DEAD, SILENT),
         {
             ("sgd", 1e-4): _dynamics(70, 92.2, -520, 1),
             ("sgd", 1e-3): _dynamics(72, 92.6, -676, 0),

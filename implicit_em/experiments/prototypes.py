@@ -111,13 +111,8 @@ def describe(rows_KD: np.ndarray, prototypes: Prototypes, seed: int = 0) -> dict
 def purity(scores_NK: np.ndarray, labels_N: np.ndarray, top: int = TOP_IMAGES) -> float:
     """Return the share of the commonest class among a component's top images, in [0, 1].
 
-    It is the mean over the components whose scores vary; NaN if there is none.
-
-    Args:
-        scores_NK: responsibilities or activations.
-        labels_N: class of each image, integers from 0.
-        top: number of images with the highest scores.
-
+    It is the mean over the components whose scores vary; NaN if there is none. Labels are integers
+    from 0.
     """
     varying_NK = scores_NK[:, np.ptp(scores_NK, axis=0) > 0]
     best_TK = np.argsort(-varying_NK, axis=0, kind="stable")[:top]

@@ -1,17 +1,10 @@
 """The style that all figures share, with colours that the colour-blind can tell apart."""
 
-import textwrap
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
-from implicit_em.base.files import whole
 
 # Okabe and Ito's palette.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -41,21 +34,3 @@ def bar(axes: Axes, x: float, values: pd.Series, width: float, spread: float, **
     """Draw the mean of values as a bar, and each value as a dot within ``spread`` of its middle."""
     axes.bar(x, values.mean(), width, **look)
     axes.plot(x + np.linspace(-spread, spread, len(values)), values, ".", color=BLACK, ms=4)
-
-
-def write(draw: Callable[[], Figure], path: Path, trial: str | None) -> None:
-    """Draw a figure in the common style and write it as PNG and PDF.
-
-    Args:
-        path: path of the files, without their suffix.
-        trial: label of the trial, written above the figure; ``None`` for the protocol.
-
-    """
-    with mpl.rc_context(STYLE):
-        figure = draw()
-        if trial:
-            figure.suptitle(textwrap.fill(trial, LINE), color=VERMILION, fontsize=9)
-        for kind in ("png", "pdf"):
-            with whole(path.with_name(f"{path.name}.{kind}")) as temporary:
-                metadata = {"CreationDate": None} if kind == "pdf" else None
-                figure.savefig(temporary, format=kind, dpi=RESOLUTION, metadata=metadata)

@@ -3,45 +3,48 @@
 import base64
 import html
 import re
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import markdown
+import matplotlib as mpl
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from implicit_em.base.files import whole
 from implicit_em.base.tables import markdown_table
-from implicit_em.studies.figures import write
+from implicit_em.studies import figures as style
 from implicit_em.studies.tables import write_tables
 
 
 @dataclass(frozen=True)
 class Report:
-    """Where the report of a study goes, and what every page of it says.
-
-    Args:
-        directory: directory of the report; ``tables`` and ``figures`` lie below it.
-        provenance: table from ``provenance.describe``.
-        trial: label of the trial; ``None`` for the protocol.
-
-    """
+    """The directory of a study's report, and what every page of it says."""
 
     directory: Path
     provenance: Mapping[str, str]
-    trial: str | None = None
+    trial: str | None = None  # label of the trial; ``None`` for the protocol
 
     def write_tables(self, tables: Mapping[str, pd.DataFrame]) -> None:
         """Write tables as CSV."""
         write_tables(tables, self.directory / "tables", self.trial)
 
     def write_figures(self, figures: Mapping[str, Callable[[], Figure]]) -> None:
-        """Draw figures and write each as PNG and PDF."""
+        """Draw figures in the common style and write each as PNG and PDF."""
         for name, draw in figures.items():
-            write(draw, self.directory / "figures" / name, self.trial)
+            with mpl.rc_context(style.STYLE):
+                figure = draw()
+                if self.trial:
+                    label = textwrap.fill(self.trial, style.LINE)
+                    figure.suptitle(label, color=style.VERMILION, fontsize=9)
+                for kind, metadata in (("png", None), ("pdf", {"CreationDate": None})):
+                    with whole(self.directory / "figures" / f"{name}.{kind}") as temporary:
+                        dpi = style.RESOLUTION
+                        figure.savefig(temporary, format=kind, dpi=dpi, metadata=metadata)
 
     def write_page(self, package: str, template: str = "report.md.j2", **content: Any) -> Path:
         """Write a template as ``report.md`` and ``report.html``; return the path of the latter.
