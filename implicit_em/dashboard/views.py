@@ -110,11 +110,7 @@ def publish(workspace: ws.Workspace) -> str:
 
 
 def _dashboard(
-    entity: str,
-    project: str,
-    experiment: str,
-    grouped: Sequence[str],
-    sections: Mapping[str, Panels],
+    entity: str, project: str, experiment: str, by: Sequence[str], sections: Mapping[str, Panels]
 ) -> ws.Workspace:
     """Return a dashboard of an experiment's runs, which are tagged with it or its sweeps."""
     name = _digest(entity, project, experiment)
