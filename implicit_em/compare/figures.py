@@ -77,7 +77,7 @@ def _band(
     seeds = runs.groupby("seed")
     first, last = seeds[density].min().max(), seeds[density].max().min()
     grid = np.geomspace(first, last, POINTS) if 0 < first < last else np.array([])
-    curves = 100 * np.array(
+    curves = np.array(
         [[at_density(rows[density], rows[value], x, ENDS) for x in grid] for _, rows in seeds]
     )
     middle = curves.mean(0)
