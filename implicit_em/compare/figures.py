@@ -82,10 +82,9 @@ def _band(
     )
     middle = curves.mean(0)
     spread = curves.std(0, ddof=1) if len(curves) > 1 else np.zeros_like(middle)
-    axes.fill_between(
-        grid, middle - spread, middle + spread, color=line["color"], alpha=alpha, lw=0
-    )
-    axes.plot(grid, middle, **line)
+    low, high = 100 * (middle - spread), 100 * (middle + spread)
+    axes.fill_between(grid, low, high, color=line["color"], alpha=alpha, lw=0)
+    axes.plot(grid, 100 * middle, **line)
 
 
 def _controls(axes: Axes, controls: pd.DataFrame, value: str) -> None:
