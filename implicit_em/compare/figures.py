@@ -145,13 +145,7 @@ def grids(results: Results) -> Figure:
 
 
 def knobs(table: pd.DataFrame, moved: pd.DataFrame) -> Figure:
-    """Draw the derived model's settings over their density, each knob before the curve.
-
-    Args:
-        table: one row per run, as ``knobs.effects`` takes it.
-        moved: table from ``knobs.effects``.
-
-    """
+    """Draw the settings of ``knobs.effects`` over their density, each knob before the curve."""
     curve = table[table["knob"].isin(CURVE)]
     base = moved[moved["knob"] == BASE]
     shown = moved.dropna(subset=["density", "probe_accuracy"])

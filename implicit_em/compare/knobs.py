@@ -51,12 +51,9 @@ def effects(table: pd.DataFrame, beyond: float) -> pd.DataFrame:
 
 
 def knob_findings(moved: pd.DataFrame, reach: float) -> list[str]:
-    """Return what the effects say, one sentence each; ``knob_findings.md.j2`` has the words.
+    """Return what ``effects`` says, one sentence each; ``knob_findings.md.j2`` has the words.
 
-    Args:
-        moved: table from ``effects``.
-        reach: factor of density from which a setting moves it.
-
+    A setting moves density if it changes it by at least the factor ``reach``.
     """
     base = moved[moved["knob"] == BASE]
     ranges: dict[str, tuple[float, float]] = {}

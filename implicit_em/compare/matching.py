@@ -38,13 +38,8 @@ def matched(
 ) -> pd.DataFrame:
     """Return the value of each family and seed at each target; null if it is out of reach.
 
-    Args:
-        finals: one row per run: ``family``, ``seed``, and the two columns.
-        targets: values of ``along`` at which the families are compared.
-        beyond: factor by which a curve reaches past its ends, as in ``at_density``.
-        along: column that is matched.
-        value: column that is compared.
-
+    The column ``along`` is matched, the column ``value`` is compared. ``beyond`` is the factor of
+    ``at_density``.
     """
     return pd.DataFrame(
         [

@@ -47,10 +47,7 @@ def on_front(points: pd.DataFrame, density: str, value: str) -> pd.Series:
 def fronts(points: pd.DataFrame, densities: Sequence[float], reach: float) -> pd.DataFrame:
     """Return the families that have a setting on the front near each density, sparsest first.
 
-    Args:
-        points: one row per setting: ``family``, ``density``, ``probe_accuracy``.
-        reach: factor within which a setting belongs to the nearest density.
-
+    A setting belongs to the nearest density, if that lies within the factor ``reach``.
     """
     front = points[on_front(points, "density", "probe_accuracy")].sort_values("density")
     front = front[front["density"] > 0]

@@ -32,10 +32,6 @@ def crossings(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the epoch of convergence at each threshold, by the law and as measured.
 
     ``measured`` is NaN if the run was too short to cross the threshold; ``epochs`` is its length.
-
-    Args:
-        runs: one row per run: ``optimizer``, ``hidden`` and ``history``, a DataFrame.
-
     """
     rows = [
         {

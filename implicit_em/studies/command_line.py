@@ -15,9 +15,7 @@ from implicit_em.config import CONF
 def command(study: str, words: Sequence[str], **options: tuple[Path, Path]) -> str:
     """Return the command that runs a study again.
 
-    Args:
-        options: value and default of each path; a path at its default is left out.
-
+    ``options`` are the value and the default of each path; a path at its default is left out.
     """
     typed = ["python", "-m", f"implicit_em.{study}", *words]
     for name, (path, default) in options.items():

@@ -102,12 +102,7 @@ def _unwrapped(text: str) -> str:
 
 
 def to_html(text: str, directory: Path) -> str:
-    """Return Markdown as one HTML page that holds its style and images.
-
-    Args:
-        text: Markdown; its images are PNG files below ``directory``.
-
-    """
+    """Return Markdown as one HTML page that holds its style and its PNG images of ``directory``."""
     unbroken = text.replace(" ± ", "\u00a0±\u00a0")
     body = markdown.markdown(unbroken, extensions=["tables", "md_in_html", "sane_lists"])
 

@@ -11,9 +11,7 @@ from implicit_em.config.fingerprint import affects_results, config_fingerprint
 def digest(cfgs: Iterable[DictConfig], *more: str) -> str:
     """Return 16 hexadecimal digits that identify a set of runs, whatever their order and device.
 
-    Args:
-        more: texts that are hashed before the runs.
-
+    The texts ``more`` are hashed before the runs.
     """
     fingerprints = []
     for cfg in cfgs:

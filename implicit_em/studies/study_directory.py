@@ -25,14 +25,7 @@ def read_note(note: Path) -> dict[str, Any]:
 def refuse_directory(
     directory: Path, protocols: Path, note: Mapping[str, Any], trial: str | None
 ) -> None:
-    """Refuse a directory that holds another study, or is not meant for a trial.
-
-    Args:
-        protocols: directory that is reserved for the protocol.
-        note: content of the directory's note.
-        trial: label of the trial; ``None`` for the protocol.
-
-    """
+    """Refuse a directory whose note is of another study; a trial may not write to ``protocols``."""
     if trial and directory.resolve() == protocols.resolve():
         raise ConfigError(
             f"{protocols} is for the protocol alone: name another --directory for a {trial}"
@@ -54,12 +47,7 @@ def refuse_arguments(workers: int | None, conf: Path, needed: str) -> None:
 
 @contextmanager
 def alone(directory: Path, study: str) -> Iterator[None]:
-    """Make a directory and lock it against other processes.
-
-    Raises:
-        ConfigError: if the directory cannot be made, or another process holds the lock.
-
-    """
+    """Make a directory and lock it; refuse one that another process has locked."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -17,14 +17,7 @@ def log_summary(
     provenance: Mapping[str, str],
     trial: str | None,
 ) -> None:
-    """Log the study as a W&B run of job type ``summary``, if the logger is W&B.
-
-    Args:
-        cfg: configuration of one of the study's runs; its logger is used.
-        directory: directory of the study; its figures are logged.
-        trial: label of the trial; ``None`` for the protocol.
-
-    """
+    """Log the study as a W&B run of job type ``summary``, if the logger of its runs is W&B."""
     spec = to_plain(cfg)["logger"]
     if not spec.get("_target_", "").endswith(".WandbLogger"):
         return
