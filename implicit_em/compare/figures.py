@@ -192,7 +192,7 @@ def features(weights: Mapping[str, np.ndarray], sample_shape: Sequence[int]) -> 
 
 
 def histograms(results: Results, density: float) -> Figure:
-    """Draw how many units are active how often, for each family's setting at one density."""
+    """Draw the units by how often they are active, for each family's setting at one density."""
     shown = at_target(results, density)
     bins = ["units_dead", *(f"units_to_{edge:g}" for edge in EDGES)]
     labels = ["dead", *(f"{100 * edge:g}" for edge in EDGES)]

@@ -91,10 +91,16 @@ def against(at: pd.DataFrame, reference: str) -> pd.DataFrame:
         adjusted = holm({family: test["p_value"] for family, test in tests.items()})
         whole = [value.mean() for value in values.values() if len(value) == seeds]
         for family, value in values.items():
-            row = {"target": target, "family": family, "n": len(value), "pairs": 0}
-            row |= {"mean": float(value.mean()), "std": float(value.std())}
-            row |= {"best": len(value) == seeds and value.mean() == max(whole)}
-            table.append(row | tests.get(family, {}) | {"p_holm": adjusted.get(family)})
+            row = {
+                "target": target,
+                "family": family,
+                "n": len(value),
+                "mean": float(value.mean()),
+                "std": float(value.std()),
+                "best": len(value) == seeds and value.mean() == max(whole),
+                "p_holm": adjusted.get(family),
+            }
+            table.append({"pairs": 0, **row, **tests.get(family, {})})
     columns = ["target", "family", "n", "mean", "std", *TESTED, "p_holm", "best"]
     numbers = ["std", *TESTED[1:], "p_holm"]
     return pd.DataFrame(table, columns=columns).astype(dict.fromkeys(numbers, float))

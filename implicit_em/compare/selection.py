@@ -33,7 +33,7 @@ def select(
 
 
 def on_front(points: pd.DataFrame, density: str, value: str) -> pd.Series:
-    """Return the rows to which no other is as sparse and better, or sparser and as good.
+    """Return which rows are on the front: no other is as sparse and better, or sparser and as good.
 
     A row with a null density or value is not on the front.
     """

@@ -61,7 +61,7 @@ def gather(runs: Sequence[Run], experiments: Sequence[str]) -> Evidence:
         parts["benchmark"] = table(runs, ["benchmark"])
         error = parts["benchmark"][["reconstruction_mse", "transpose_reconstruction_mse"]]
         parts["benchmark"]["reconstruction"] = error.bfill(axis=1).iloc[:, 0]
-        variance = float(images.test.double().var(0, unbiased=False).mean())  # mean of the pixels'
+        variance = float(images.test.double().var(0, unbiased=False).mean())  # over the images
         parts["benchmark"]["unexplained"] = parts["benchmark"]["reconstruction"] / variance
     if "dynamics" in experiments:
         for name, sweeps in (("dynamics", ["dynamics"]), ("widths", ["width_sgd", "width_adam"])):

@@ -49,8 +49,8 @@ def _bars(axes: Axes, runs: pd.DataFrame, key: str) -> None:
     for x, (loss, colour) in enumerate(zip(LOSSES, colours, strict=True)):
         values = pd.to_numeric(runs.loc[runs["loss"] == loss, key], errors="coerce").dropna()
         if values.empty:
-            text_at = axes.get_xaxis_transform()
-            axes.text(x, 0.03, "undefined", rotation=90, color="#666666", transform=text_at, **text)
+            look = text | {"transform": axes.get_xaxis_transform(), "rotation": 90}
+            axes.text(x, 0.03, "undefined", color="#666666", **look)
             continue
         style.bar(axes, x, values, 0.7, 0.15, color=colour)
         mean = values.mean()
@@ -80,7 +80,7 @@ def correlations(evidence: Evidence) -> Figure:
         axes.grid(visible=False)
         axes.spines[:].set_visible(True)
         if not varies_K.any():
-            centre = axes.transAxes
-            axes.text(0.5, 0.5, "no unit varies", ha="center", va="center", transform=centre)
+            middle: Any = {"ha": "center", "va": "center", "transform": axes.transAxes}
+            axes.text(0.5, 0.5, "no unit varies", **middle)
     figure.colorbar(image, ax=panels, label="correlation", shrink=0.9)
     return figure
