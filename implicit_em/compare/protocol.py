@@ -29,7 +29,8 @@ def _distinct(values: list[Any]) -> list[Any]:
     return values
 
 
-Names = Annotated[list[str], AfterValidator(_distinct)]
+Names = Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)]
+AnyNames = Annotated[list[str], AfterValidator(_distinct)]
 Density = Annotated[float, Field(gt=0, lt=1)]
 Factor = Annotated[float, Field(ge=1)]
 DERIVED = "derived"
@@ -44,13 +45,13 @@ class Protocol(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    datasets: Annotated[Names, Field(min_length=1)]
+    datasets: Names
     width: PositiveInt
     parts: Annotated[dict[str, dict[str, PositiveInt]], Field(min_length=1)]
     reference: str
-    families: Annotated[Names, Field(min_length=1)]
-    controls: Names
-    knobs: Names
+    families: Names
+    controls: AnyNames
+    knobs: AnyNames
     always: dict[str, Any]
     tuning: dict[str, Any]
     finals: dict[str, Any]
