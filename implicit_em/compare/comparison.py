@@ -52,8 +52,9 @@ def compare(
         RunError: if runs failed, or no setting comes near any density.
 
     """
-    directory, conf = Path(directory), Path(conf).resolve()
+    directory, conf = Path(directory), Path(conf)
     study_directory.refuse_arguments(workers, conf, "compare.yaml")
+    conf = conf.resolve()
     refuse_misspelt(changes, conf)
     protocol = read_protocol(conf, [change for change in changes if is_of_the_protocol(change)])
     overrides = [change for change in changes if not is_of_the_protocol(change)]

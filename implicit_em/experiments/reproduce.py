@@ -53,11 +53,12 @@ def reproduce(
         RunError: if runs failed.
 
     """
-    directory, conf = Path(directory), Path(conf).resolve()
+    directory, conf = Path(directory), Path(conf)
     if unknown := [name for name in experiments if name not in EXPERIMENTS]:
         raise ConfigError(f"{unknown[0]}: no such experiment; allowed: {', '.join(EXPERIMENTS)}")
     experiments = experiments or list(EXPERIMENTS)
     study_directory.refuse_arguments(workers, conf, "train.yaml")
+    conf = conf.resolve()
     file = directory / "study.json"
     note = study_directory.read_note(file)
     together = [n for n in EXPERIMENTS if n in experiments or n in note.get("experiments", ())]
