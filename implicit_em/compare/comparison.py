@@ -40,21 +40,21 @@ def compare(
     protocol's make a trial, and everything says so.
 
     Args:
-        directory: directory of the runs and, in a folder per data set and part, of the results.
-        parts: names of data sets and parts; without a data set all are run, likewise without a
-            part.
+        directory: directory of the runs; the results lie there by data set and part.
+        parts: names of data sets and parts; all data sets if none is named, and all parts likewise.
         changes: ``KEY=VALUE`` settings of the protocol or, in Hydra's notation, of all runs.
-        workers: number of stacks that train, or processes that measure, at a time; by default the
-            number of cores.
-        conf: folder of configuration files; by default the package's own.
+        workers: number of stacks that train, or processes that measure, at a time; ``None`` for one
+            per core.
+        conf: folder of configuration files.
 
     Raises:
         ConfigError: if a setting is refused, or the directory holds a study of other settings.
         RunError: if runs failed, or no setting comes near any density.
 
     """
-    directory, conf = Path(directory), Path(conf).resolve()
+    directory, conf = Path(directory), Path(conf)
     study_directory.refuse_arguments(workers, conf, "compare.yaml")
+    conf = conf.resolve()
     refuse_misspelt(changes, conf)
     protocol = read_protocol(conf, [change for change in changes if is_of_the_protocol(change)])
     overrides = [change for change in changes if not is_of_the_protocol(change)]
@@ -66,12 +66,8 @@ def compare(
     prepared = _prepare(protocol, chosen, directory, conf, overrides, trial)
     with study_directory.alone(directory, "comparison"):
         write_json(note, {"trial": trial})
-        typed = command(
-            "compare",
-            [*parts, *changes],
-            directory=(directory, COMPARISON),
-            conf=(conf, CONF),
-        )
+        folders = {"directory": (directory, COMPARISON), "conf": (conf, CONF)}
+        typed = command("compare", [*parts, *changes], **folders)
         return [part.run(typed, workers or cores()) for part in prepared]
 
 

@@ -18,27 +18,20 @@ from implicit_em.data import Block
 from implicit_em.engine.modules import ADAM, EncoderModule, EnergyModule
 from implicit_em.engine.stack import BareReplica, Stack
 from implicit_em.studies.runs import Run
-from implicit_em.studies.trained import data_of
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.loading import load_weights
 
-SECONDS = 2.0
-"""How long steps are measured, in seconds."""
-BATCHES = 16
-"""Steps between two looks at the clock."""
-WARM = 10**9
-"""Steps that count as done before, so that a penalty's warm-up is over."""
+SECONDS = 2.0  # how long steps are measured
+BATCHES = 16  # steps between two looks at the clock
+WARM = 10**9  # steps that count as done already: a penalty's warm-up is over
 
 
 def costs(runs: Sequence[Run]) -> pd.DataFrame:
-    """Return one row per run: ``family``, ``step_ms`` and ``peak_MiB``.
+    """Return one row per complete run, one run of each family.
 
-    ``step_ms`` is the median time of a further training step, without Trainer and loggers, in ms.
-    ``peak_MiB`` is the peak of the process's memory above that before the model was made, in MiB.
-
-    Args:
-        runs: complete runs, one of each family; a step's cost depends on which units are dead.
-
+    ``step_ms`` is the median time of a further training step without Trainer and loggers; it
+    depends on which units are dead. ``peak_MiB`` is the peak of the process's memory above that
+    before the model was made.
     """
     rows = []
     for run in runs:
@@ -62,7 +55,7 @@ def peak_memory() -> int:
 
 def _cost(run: Run) -> dict[str, float]:
     torch.set_num_threads(1)
-    cfg, data = run.spec.settings, data_of(run)
+    cfg, data = run.spec.settings, run.spec.build_data()
     samples_ND, features = data.split("train")[0], data.in_features
     tiny = EncoderModule({"in_features": features, "hidden": 8})
     _steps(tiny, ADAM, samples_ND, 8, 0)  # what libraries set up once is not a family's cost
@@ -74,7 +67,7 @@ def _cost(run: Run) -> dict[str, float]:
 
 
 def _forget_peak() -> int:
-    """Begin a new peak if the system can, as reading the data is not a family's cost."""
+    """Begin a new peak if the system can; reading the data is not a family's cost."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     return peak_memory()
@@ -83,7 +76,7 @@ def _forget_peak() -> int:
 def _steps(
     module: EnergyModule, optimizer: Any, samples_ND: torch.Tensor, batch_size: int, seconds: float
 ) -> list[float]:
-    """Return the mean time of a step in each block but the first, in seconds."""
+    """Return a step's mean time in each block but the first, in seconds."""
     moving = instantiate(optimizer, _partial_=True)(module.model.parameters())
     replica = BareReplica(module.model, module.objective, moving, steps_done=WARM)
     stack = Stack([replica])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,26 +39,20 @@ FEW_TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 SATURATING = 0.005
 MARKERS = "os^DvPX*<"
 VIRIDIS = colormaps["viridis"]
-POINTS = 60
-"""Densities at which a band is drawn."""
+POINTS = 60  # densities at which a band is drawn
 LEADER = {"arrowstyle": "-", "relpos": (0, 0.5), "color": "#bbbbbb", "lw": 0.5}
-ENDS = 1 + 1e-9
-"""Factor by which a curve reaches past its ends: logarithms round."""
-
-Weights = Mapping[str, np.ndarray]
-"""Weight rows ``(K, D)`` of each family."""
+ENDS = 1 + 1e-9  # factor by which a curve reaches past its ends: logarithms round
 
 
 def quality_over_density(results: Results) -> Figure:
-    """Probe accuracy and unexplained variance of the finals over their density, with bands."""
+    """Draw the finals' probe accuracy and unexplained variance over their density, with bands."""
     figure = Figure(figsize=(style.WIDTH, 8.2))
     upper, lower = figure.subplots(2, 1, sharex=True)
     _curves(upper, results, "probe_accuracy")
     upper.set(ylabel="probe accuracy, test (%)", xlabel="")
     _curves(lower, results, "least_squares_fvu")
     lower.set(ylabel="variance unexplained by the best linear decoder (%)")
-    handles, labels = upper.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 
@@ -67,40 +62,33 @@ def _curves(axes: Axes, results: Results, value: str) -> None:
         if finals.empty:
             continue
         colour, line, marker = LOOKS.get(family, OTHER_LOOK)
-        grid, low, middle, high = _band(finals, value)
-        axes.fill_between(grid, 100 * low, 100 * high, color=colour, alpha=0.15, lw=0)
-        axes.plot(grid, 100 * middle, line, color=colour, lw=1.3)
+        _band(axes, finals, "exact_density", value, color=colour, ls=line, lw=1.3, alpha=0.15)
         means = finals.groupby("settings")[["exact_density", value]].mean()
-        heights = 100 * means[value]
-        axes.plot(means["exact_density"], heights, marker, color=colour, ms=4.5)
+        axes.plot(means["exact_density"], 100 * means[value], marker, color=colour, ms=4.5)
         axes.plot([], [], marker, color=colour, ms=4.5, ls=line, lw=1.3, label=name_of(family))
     _density_axis(axes)
     _controls(axes, results.controls, value)
 
 
 def _band(
-    finals: pd.DataFrame, value: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return densities that all seeds span, and the mean of the seeds' curves ± one deviation."""
-    ends = finals.groupby("seed")["exact_density"].agg(["min", "max"])
-    first, last = ends["min"].max(), ends["max"].min()
+    axes: Axes, runs: pd.DataFrame, density: str, value: str, *, alpha: float, **line: Any
+) -> None:
+    """Draw the mean of the seeds' curves ± one deviation, where all seeds have a density."""
+    seeds = runs.groupby("seed")
+    first, last = seeds[density].min().max(), seeds[density].max().min()
     grid = np.geomspace(first, last, POINTS) if 0 < first < last else np.array([])
     curves = np.array(
-        [
-            [
-                at_density(seed["exact_density"].tolist(), seed[value].tolist(), density, ENDS)
-                for density in grid
-            ]
-            for _, seed in finals.groupby("seed")
-        ]
+        [[at_density(rows[density], rows[value], x, ENDS) for x in grid] for _, rows in seeds]
     )
     middle = curves.mean(0)
     spread = curves.std(0, ddof=1) if len(curves) > 1 else np.zeros_like(middle)
-    return grid, middle - spread, middle, middle + spread
+    low, high = 100 * (middle - spread), 100 * (middle + spread)
+    axes.fill_between(grid, low, high, color=line["color"], alpha=alpha, lw=0)
+    axes.plot(grid, 100 * middle, **line)
 
 
 def _controls(axes: Axes, controls: pd.DataFrame, value: str) -> None:
-    """Mark each control and name it beside the axes; one far below the axes is only named."""
+    """Mark each control and write its name beside the axes, also if it lies below them."""
     low, high = axes.get_ylim()
     low = max(0.0, low)
     axes.set_ylim(low, high)
@@ -136,7 +124,7 @@ def _density_axis(axes: Axes, ticks: Sequence[float] = TICKS) -> None:
 
 
 def grids(results: Results) -> Figure:
-    """Every setting of every grid on validation samples, each family in front of all others."""
+    """Draw every setting of every grid on validation samples, each family before all others."""
     tuning = results.tuning.dropna(subset=["density", "probe_accuracy"])
     tuning = tuning[tuning["density"] > 0]
     front = tuning[on_front(tuning, "density", "probe_accuracy")].sort_values("density")
@@ -146,20 +134,10 @@ def grids(results: Results) -> Figure:
     def panel(axes: Axes, family: str) -> None:
         rows = tuning[tuning["family"] == family]
         chosen = results.chosen[results.chosen["family"] == family]
-        colour = LOOKS.get(family, OTHER_LOOK)[0]
-        axes.step(
-            front["density"], 100 * front["probe_accuracy"], where="post", color=style.GREY, lw=1
-        )
-        axes.plot(tuning["density"], 100 * tuning["probe_accuracy"], ".", color="#dddddd", ms=3)
-        axes.plot(rows["density"], 100 * rows["probe_accuracy"], ".", color=colour, ms=5)
-        axes.plot(
-            chosen["density"],
-            100 * chosen["probe_accuracy"],
-            "o",
-            mfc="none",
-            mec=style.VERMILION,
-            ms=8,
-        )
+        axes.step(*_points(front), where="post", color=style.GREY, lw=1)
+        axes.plot(*_points(tuning), ".", color="#dddddd", ms=3)
+        axes.plot(*_points(rows), ".", color=LOOKS.get(family, OTHER_LOOK)[0], ms=5)
+        axes.plot(*_points(chosen), "o", mfc="none", mec=style.VERMILION, ms=8)
         axes.set_ylim(float(low) - 1, float(top) + 0.5)
         _density_axis(axes, FEW_TICKS)
 
@@ -167,25 +145,16 @@ def grids(results: Results) -> Figure:
 
 
 def knobs(table: pd.DataFrame, moved: pd.DataFrame) -> Figure:
-    """The settings of the derived model over their density, each knob in front of the curve.
-
-    Args:
-        table: one row per run, as ``knobs.effects`` takes it.
-        moved: table from ``knobs.effects``.
-
-    """
-    runs = table[table["knob"].isin(CURVE)].rename(columns={"density": "exact_density"})
-    curve = _band(runs, "probe_accuracy")
+    """Draw the settings of ``knobs.effects`` over their density, each knob before the curve."""
+    curve = table[table["knob"].isin(CURVE)]
     base = moved[moved["knob"] == BASE]
     shown = moved.dropna(subset=["density", "probe_accuracy"])
     low = 100 * shown["probe_accuracy"].quantile(0.05) - 1
     high = 100 * shown["probe_accuracy"].max() + 1
 
     def panel(axes: Axes, knob: str) -> None:
-        grid, under, middle, over = curve
-        axes.fill_between(grid, 100 * under, 100 * over, color=style.GREY, alpha=0.3, lw=0)
-        axes.plot(grid, 100 * middle, "-", color=style.GREY, lw=1)
-        axes.plot(base["density"], 100 * base["probe_accuracy"], "x", color=style.BLACK, ms=6)
+        _band(axes, curve, "density", "probe_accuracy", color=style.GREY, lw=1, alpha=0.3)
+        axes.plot(*_points(base), "x", color=style.BLACK, ms=6)
         rows = records(shown[shown["knob"] == knob])
         colours = VIRIDIS(np.linspace(0, 0.9, len(rows)))
         for row, colour, marker in zip(rows, colours, cycle(MARKERS), strict=False):
@@ -208,8 +177,13 @@ def knobs(table: pd.DataFrame, moved: pd.DataFrame) -> Figure:
     return _panels(names, panel, 2.5, DENSITY, VALIDATION)
 
 
-def features(weights: Weights, sample_shape: Sequence[int]) -> Figure:
-    """The weight rows of each family's setting at one density, first seed."""
+def _points(rows: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    """Return the density of settings, and their probe accuracy in per cent."""
+    return rows["density"], 100 * rows["probe_accuracy"]
+
+
+def features(weights: Mapping[str, np.ndarray], sample_shape: Sequence[int]) -> Figure:
+    """Draw the weight rows ``(K, D)`` of each family."""
 
     def panel(axes: Axes, family: str) -> None:
         draw_grid(axes, weights[family], sample_shape, "bottom", SATURATING)
@@ -218,7 +192,7 @@ def features(weights: Weights, sample_shape: Sequence[int]) -> Figure:
 
 
 def histograms(results: Results, density: float) -> Figure:
-    """Share of the units that are active so often, for each family's setting at one density."""
+    """Draw the units by how often they are active, for each family's setting at one density."""
     shown = at_target(results, density)
     bins = ["units_dead", *(f"units_to_{edge:g}" for edge in EDGES)]
     labels = ["dead", *(f"{100 * edge:g}" for edge in EDGES)]

@@ -13,68 +13,49 @@ from implicit_em.studies.pages import sentences
 from implicit_em.studies.statistics import holm
 from implicit_em.studies.tables import records
 
+# Measures beside the probe: the name of each, and 1 if more is better, -1 if less is.
 OTHER_MEASURES = {
     "least_squares_fvu": ("variance that the best linear decoder leaves unexplained", -1),
     "sparse_probe_1": ("sparse probe of 1 unit", 1),
     "sparse_probe_5": ("sparse probe of 5 units", 1),
 }
-"""Measures beside the probe: the name of each, and 1 if more is better, -1 if less is."""
-ENOUGH = 2
-"""Densities at which the derived model has to be on the front; fixed before any run."""
+ENOUGH = 2  # densities at which the derived model has to be on the front; fixed before any run
 
 
 class Leader(NamedTuple):
-    """Who has the best mean at a density, among the families that reach it with all seeds.
+    """Who has the best mean at a target, among the families that reach it with all seeds."""
 
-    Args:
-        where: the density, or the number of active units, as text.
-        best: row of the best family; ``None`` if no family is there with all seeds.
-        rival: row of the best family other than the reference, if there is one.
-        reference: whether the reference is there with all seeds.
-
-    """
-
-    where: str
+    where: str  # the target as text
     best: dict[str, Any] | None
-    rival: dict[str, Any] | None
-    reference: bool
+    rival: dict[str, Any] | None  # the best family other than the reference
+    reference: bool  # whether the reference is there with all seeds
 
 
 @dataclass(frozen=True)
 class Matched:
-    """The families at the same density or activity.
+    """The families at the same density or activity."""
 
-    Args:
-        at: table from ``Results.at_density`` or ``Results.at_activity``.
-        reference: family that the others are tested against.
-        unit: unit of the targets, as in ``wording.target_text``.
-
-    """
-
-    at: pd.DataFrame
+    at: pd.DataFrame  # from ``Results.at_density`` or ``Results.at_activity``
     reference: str
-    unit: str = "%"
+    unit: str = "%"  # of the targets, or ``wording.ACTIVE``
 
     @property
     def leaders(self) -> Iterator[Leader]:
         """Who leads at each target."""
         for target, here in self.at.groupby("target"):
-            where = target_text(target, self.unit)  # type: ignore[arg-type]
-            seeds = here.loc[here["best"], "n"].max()
-            ordered = records(
-                here[here["n"] == seeds].sort_values("mean", ascending=False, kind="stable")
-            )
+            complete = here[here["n"] == here.loc[here["best"], "n"].max()]
+            ordered = records(complete.sort_values("mean", ascending=False, kind="stable"))
             others = [row for row in ordered if row["family"] != self.reference]
             yield Leader(
-                where,
-                ordered[0] if ordered else None,
-                others[0] if others else None,
+                target_text(target, self.unit),  # type: ignore[arg-type]
+                next(iter(ordered), None),
+                next(iter(others), None),
                 len(others) < len(ordered),
             )
 
     @property
     def tests(self) -> pd.DataFrame:
-        """The rows with a test."""
+        """The rows that were tested."""
         return self.at[self.at["p_holm"].notna()]
 
     @property
@@ -88,13 +69,13 @@ class Matched:
         return self.tests[(self.tests["p_holm"] < SIGNIFICANT) & (self.tests["ahead"] > 0)]
 
     def corrected_over_all(self) -> "Matched":
-        """Return the tests with p-values after Holm over all targets together."""
+        """Return the tests, with Holm's correction over all targets together."""
         p_values = holm({str(row): p for row, p in self.tests["p_value"].items()}).values()
         corrected = self.tests.assign(p_holm=pd.array(list(p_values), "Float64"))
         return Matched(corrected, self.reference, self.unit)
 
     def where(self, rows: pd.DataFrame, every: pd.DataFrame) -> dict[str, str]:
-        """Return by family where its rows are: ``all`` if that is every target in ``every``."""
+        """Return each family's targets in ``rows`` as text; ``all`` if it has no others."""
         sizes = every.groupby("family").size()
         return {
             str(family): "all" if len(own) == sizes[family] > 1 else self.listed(own["target"])
@@ -111,9 +92,10 @@ def findings(results: Results) -> list[str]:
     protocol, reference = results.protocol, results.protocol.reference
     density = Matched(results.at_density(), reference)
     activity = Matched(results.at_activity(), reference, ACTIVE)
-    settings = results.finals.groupby(["family", "settings"], sort=False)
-    lost = settings["fvu"].mean().gt(1).groupby("family", sort=False).agg(["sum", "size"])
-    diverged = results.diverged.groupby(["family", "settings"], sort=False)["seed"].agg(list)
+    fvu = results.finals.groupby(["family", "settings"], sort=False)["fvu"].mean()
+    lost = fvu.gt(1).groupby("family", sort=False).agg(["sum", "size"])
+    controls = results.controls.groupby("family")[["probe_accuracy", "exact_density", "units"]]
+    best_controls = controls.mean().sort_values("probe_accuracy")
     reached = density.at.groupby("family")["target"].agg(list)
     return sentences(
         "implicit_em.compare",
@@ -128,18 +110,18 @@ def findings(results: Results) -> list[str]:
         activity=activity,
         counted=_other_measures(results),
         fronts=results.fronts(),
-        control=_best_control(results),
+        control=None if best_controls.empty else best_controls.iloc[-1],
         lost_decoders=lost[lost["sum"] > 0],
         missing={
             family: [percent(t) for t in protocol.densities if t not in reached.get(family, [])]
             for family in protocol.families
         },
-        diverged=diverged,
+        diverged=results.diverged.groupby(["family", "settings"], sort=False)["seed"].agg(list),
     )
 
 
 def _other_measures(results: Results) -> tuple[str, list[tuple[str, Matched]]]:
-    """Return what is equal, density or activity, and the tests by each other measure."""
+    """Return whether density or activity is equal, and the tests by each other measure."""
     alike = results.at_activity()["p_holm"].isna().all()
     at, equal = (results.at_density, "density") if alike else (results.at_activity, "activity")
     counted = []
@@ -149,9 +131,3 @@ def _other_measures(results: Results) -> tuple[str, list[tuple[str, Matched]]]:
             tests["ahead"] *= sign
             counted.append((label, Matched(tests, results.protocol.reference)))
     return equal, counted
-
-
-def _best_control(results: Results) -> Any:
-    """Return the means of the control with the best probe; ``None`` without controls."""
-    means = results.controls.groupby("family")[["probe_accuracy", "exact_density", "units"]].mean()
-    return None if means.empty else means.sort_values("probe_accuracy").iloc[-1]

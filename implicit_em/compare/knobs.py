@@ -4,15 +4,14 @@ from typing import Any
 
 import pandas as pd
 
-from implicit_em.compare.matching import SIGNIFICANT, at_density
+from implicit_em.compare.matching import SIGNIFICANT, TESTED, at_density, lead
 from implicit_em.compare.wording import percent
 from implicit_em.studies.pages import sentences
-from implicit_em.studies.statistics import difference, holm
+from implicit_em.studies.statistics import holm
 from implicit_em.studies.tables import records
 
 BASE = "base"
-CURVE = (BASE, "sparsity")
-"""Files of ``conf/experiment/knobs`` that draw the curve to which the others are compared."""
+CURVE = (BASE, "sparsity")  # the knobs whose settings make the curve over the weight of LSE
 
 
 def effects(table: pd.DataFrame, beyond: float) -> pd.DataFrame:
@@ -24,11 +23,9 @@ def effects(table: pd.DataFrame, beyond: float) -> pd.DataFrame:
         beyond: factor by which a curve reaches past its ends, as in ``matching.at_density``.
 
     Returns:
-        One row per setting: ``knob``, ``settings``, ``n`` runs that did not diverge, the means
-        ``density`` and ``probe_accuracy`` with ``_std``, and ``pairs``, the number of seeds whose
-        curve reaches that density. ``ahead`` is the mean accuracy above the curve over these
-        seeds, with its 95 % interval ``low`` and ``high``, the ``p_value`` of the paired t test
-        and ``p_holm``, the same after Holm over settings. The curve's own settings are not tested.
+        One row per setting: ``n`` runs that did not diverge, means and deviations (``_std``), and
+        ``matching.lead`` over the curve with ``p_holm``, corrected over all settings. Settings of
+        the curve itself are not tested.
 
     """
     curves: dict[Any, pd.DataFrame] = dict(iter(table[table["knob"].isin(CURVE)].groupby("seed")))
@@ -38,44 +35,25 @@ def effects(table: pd.DataFrame, beyond: float) -> pd.DataFrame:
         row = {"knob": knob, "settings": settings, "n": len(kept), "pairs": 0}
         for column in ("density", "probe_accuracy"):
             row |= {column: kept[column].mean(), f"{column}_std": kept[column].std()}
-        expected = pd.Series(
-            {
-                seed: at_density(
-                    curves[seed]["density"].tolist(),
-                    curves[seed]["probe_accuracy"].tolist(),
-                    density,
-                    beyond,
-                )
-                for seed, density in kept["density"].items()
-            },
-            dtype=float,
-        ).dropna()
+        reached = {}
+        for seed, density in kept["density"].items():
+            curve = curves[seed]
+            reached[seed] = at_density(curve["density"], curve["probe_accuracy"], density, beyond)
+        expected = pd.Series(reached, dtype=float).dropna()
         if knob not in CURVE and len(expected):
-            test = difference(kept["probe_accuracy"], expected)
-            row |= {"pairs": test.n, "ahead": test.value, "low": test.low, "high": test.high}
-            row |= {"p_value": test.p_value}
+            row |= lead(kept["probe_accuracy"], expected)
         rows.append(row)
-    frame = pd.DataFrame(
-        rows,
-        columns=[
-            *("knob", "settings", "n", "density", "density_std"),
-            *("probe_accuracy", "probe_accuracy_std"),
-            *("pairs", "ahead", "low", "high", "p_value"),
-        ],
-    )
+    measured = ["density", "density_std", "probe_accuracy", "probe_accuracy_std"]
+    frame = pd.DataFrame(rows, columns=["knob", "settings", "n", *measured, *TESTED])
     tests = {f"{row}": None if pd.isna(p) else p for row, p in frame["p_value"].items()}
     frame["p_holm"] = pd.Series(list(holm(tests).values()), dtype=float)
-    numbers = frame.columns.drop(["knob", "settings", "n", "pairs"])
-    return frame.astype(dict.fromkeys(numbers, float))
+    return frame.astype(dict.fromkeys([*measured, *TESTED[1:]], float))
 
 
 def knob_findings(moved: pd.DataFrame, reach: float) -> list[str]:
-    """Return what the effects say, one sentence each; ``knob_findings.md.j2`` has the words.
+    """Return what ``effects`` says, one sentence each; ``knob_findings.md.j2`` has the words.
 
-    Args:
-        moved: table from ``effects``.
-        reach: factor of density from which a setting counts as moving it.
-
+    A setting moves density if it changes it by at least the factor ``reach``.
     """
     base = moved[moved["knob"] == BASE]
     ranges: dict[str, tuple[float, float]] = {}

@@ -5,15 +5,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from implicit_em.studies.statistics import difference, holm
 
 SIGNIFICANT = 0.05
+TESTED = ["pairs", "ahead", "low", "high", "p_value"]  # keys of ``lead``
 
 
-def at_density(
-    densities: Sequence[float], values: Sequence[float], target: float, beyond: float
-) -> float:
+def at_density(densities: ArrayLike, values: ArrayLike, target: float, beyond: float) -> float:
     """Return the value at a density, linear in its logarithm between the nearest settings.
 
     Past the ends of the curve, by at most the factor ``beyond``, the value at the end holds;
@@ -38,13 +38,8 @@ def matched(
 ) -> pd.DataFrame:
     """Return the value of each family and seed at each target; null if it is out of reach.
 
-    Args:
-        finals: one row per run: ``family``, ``seed``, and the columns named below.
-        targets: values of ``along`` to be matched.
-        beyond: factor by which a curve reaches past its ends, as in ``at_density``.
-        along: name of the column that is matched.
-        value: name of the column that is compared.
-
+    The column ``along`` is matched, the column ``value`` is compared. ``beyond`` is the factor of
+    ``at_density``.
     """
     return pd.DataFrame(
         [
@@ -52,7 +47,7 @@ def matched(
                 "family": family,
                 "target": target,
                 "seed": seed,
-                "value": at_density(curve[along].tolist(), curve[value].tolist(), target, beyond),
+                "value": at_density(curve[along], curve[value], target, beyond),
             }
             for target in targets
             for (family, seed), curve in finals.groupby(["family", "seed"], sort=False)
@@ -61,20 +56,22 @@ def matched(
     )
 
 
-def against(at: pd.DataFrame, reference: str) -> pd.DataFrame:
-    """Return each family's mean at each density, and how far it is ahead of the reference.
+def lead(values: pd.Series, expected: pd.Series) -> dict[str, Any]:
+    """Return the mean of ``values - expected`` as ``ahead``, over the ``pairs`` of seeds in both.
 
-    Args:
-        at: table from ``matched``.
-        reference: name of the reference family.
+    ``low`` and ``high`` are the ends of its 95 % interval, ``p_value`` is that of a paired t test.
+    """
+    test = difference(values, expected)
+    return dict(zip(TESTED, (test.n, test.value, test.low, test.high, test.p_value), strict=True))
+
+
+def against(at: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """Return each family's mean at each target of ``matched``, and its lead over the reference.
 
     Returns:
-        One row per density and family: ``target``, ``family``, ``n`` (seeds with a value), their
-        ``mean`` and ``std``, and ``pairs``, the number of seeds that the reference has too.
-        ``ahead`` is the mean difference of these from the reference, with its 95 % interval ``low``
-        and ``high``, the ``p_value`` of the paired t test and ``p_holm``, the same after Holm over
-        the families at this density. ``best`` marks the highest mean of those over all seeds. What
-        does not exist is null.
+        One row per target and family: ``n`` seeds with a value, their ``mean`` and ``std``, and
+        ``lead`` with ``p_holm``, corrected over the families at this target. ``best`` marks the
+        highest mean of those over all seeds. Missing numbers are null.
 
     """
     table: list[dict[str, Any]] = []
@@ -85,33 +82,25 @@ def against(at: pd.DataFrame, reference: str) -> pd.DataFrame:
             for family, rows in here.groupby("family", sort=False)
         }
         tests = {
-            family: difference(value, values[reference])
+            family: lead(value, values[reference])
             for family, value in values.items()
             if family != reference
             and reference in values
             and len(value.index.intersection(values[reference].index))
         }
-        adjusted = holm({family: test.p_value for family, test in tests.items()})
+        adjusted = holm({family: test["p_value"] for family, test in tests.items()})
         whole = [value.mean() for value in values.values() if len(value) == seeds]
         for family, value in values.items():
-            test = tests.get(family)
-            table.append(
-                {
-                    "target": target,
-                    "family": family,
-                    "n": len(value),
-                    "mean": float(value.mean()),
-                    "std": float(value.std()) if len(value) > 1 else None,
-                    "pairs": test.n if test else 0,
-                    "ahead": test and test.value,
-                    "low": test and test.low,
-                    "high": test and test.high,
-                    "p_value": test and test.p_value,
-                    "p_holm": adjusted.get(family),
-                    "best": len(value) == seeds and value.mean() == max(whole),
-                }
-            )
-    counted = ["target", "family", "n", "mean", "std", "pairs"]
-    tested = ["ahead", "low", "high", "p_value", "p_holm"]
-    frame = pd.DataFrame(table, columns=[*counted, *tested, "best"])
-    return frame.astype(dict.fromkeys(["std", *tested], float))
+            row = {
+                "target": target,
+                "family": family,
+                "n": len(value),
+                "mean": float(value.mean()),
+                "std": float(value.std()),
+                "best": len(value) == seeds and value.mean() == max(whole),
+                "p_holm": adjusted.get(family),
+            }
+            table.append({"pairs": 0, **row, **tests.get(family, {})})
+    columns = ["target", "family", "n", "mean", "std", *TESTED, "p_holm", "best"]
+    numbers = ["std", *TESTED[1:], "p_holm"]
+    return pd.DataFrame(table, columns=columns).astype(dict.fromkeys(numbers, float))

@@ -1,7 +1,6 @@
-"""What is measured of grids, finals and controls; the quality of a run lies beside it."""
+"""The measurements of grids, finals and controls; a run's quality is kept in its directory."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import joblib
@@ -18,37 +17,29 @@ from implicit_em.metrics.densities import density
 from implicit_em.metrics.dictionaries import stability, varying
 from implicit_em.metrics.quality import Encoded, quality
 from implicit_em.models import SparseAutoencoder
-from implicit_em.studies.runs import Run
-from implicit_em.studies.trained import data_of, matrices_of, metrics_of, model_of
+from implicit_em.studies.runs import Run, matrices_of
 from implicit_em.training.measurement import energies_of
 
 FILE = "quality.json"
-SCHEMA = 1
-"""Version of the measurements."""
+SCHEMA = 1  # version of the measurements
 FROM_METRICS = ("parameters", "epochs", "train_seconds", "redundancy", "responsibility_entropy")
-"""Keys of ``metrics.json`` that the table takes over."""
-BATCH = 2_000
-"""Samples that are decoded at a time."""
+BATCH = 2_000  # samples that are decoded at a time
 
 
 def tuning_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """Return one row per run of the grids: its settings and what it measured on held-out samples.
+    """Return the measurements of complete or diverged runs on held-out samples, a row for each.
 
     ``density`` counts values that are not exactly zero, as for the finals; ``metrics.json`` counts
     by a threshold.
-
-    Args:
-        runs: complete or diverged runs on one data set.
-
     """
     held_out = _samples(runs[0])[2]
     rows = []
     for run in runs:
-        metrics = metrics_of(run)
+        metrics = run.metrics()
         keys = ("probe_accuracy", "silent_units", "final_loss", "error")
         measured = {key: metrics.get(key) for key in keys} | {"density": None}
         if metrics.get("status") == "completed":
-            measured["density"] = density(energies_of(model_of(run), held_out))
+            measured["density"] = density(energies_of(run.model(), held_out))
         for family, axes in run.places:
             settings = describe(run.cfg, axes)
             row = {"family": family, "settings": settings, "run": run.fingerprint}
@@ -58,69 +49,48 @@ def tuning_table(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def measure_all(runs: Sequence[Run], workers: int) -> pd.DataFrame:
-    """Return one row per run: family, settings, seed, and all that ``quality`` measures.
+    """Return ``quality`` and some metrics of complete runs, a row for each.
 
-    The table also has some keys of ``metrics.json``, ``units``, the number K, and
-    ``active_units``, the L0.
-
-    Args:
-        runs: complete runs.
-        workers: number of processes that measure the runs not measured before.
-
+    ``units`` is the number K and ``active_units`` the L0. Up to ``workers`` processes measure the
+    runs that were not measured before.
     """
     left = [run for run in runs if _known(run) is None]
-    if workers > 1 and len(left) > 1:
-        joblib.Parallel(n_jobs=workers)(joblib.delayed(_measure)(run) for run in left)
-    else:
-        for run in left:
-            _measure(run)
+    processes = joblib.Parallel(n_jobs=min(workers, max(1, len(left))))
+    processes(joblib.delayed(_measure)(run) for run in left)
     return pd.DataFrame([_row(run) for run in runs])
 
 
 def stabilities(runs: Sequence[Run]) -> pd.DataFrame:
-    """Return how alike the weight rows of each setting's seeds are.
+    """Return how alike the weight rows of each setting's seeds are, for runs on one data set.
 
-    Args:
-        runs: complete runs on one data set.
-
-    Returns:
-        One row per setting: ``family``, ``settings``, ``encoder_stability`` and
-        ``decoder_stability``; null for a single seed or a missing matrix.
-
+    ``encoder_stability`` and ``decoder_stability`` are null for a single seed or a missing matrix.
     """
     by_setting: dict[tuple[str, str], list[dict[str, np.ndarray]]] = {}
     varies_D = varying(_samples(runs[0])[0].numpy())
     for run in runs:
-        matrices = matrices_of(model_of(run))
+        matrices = matrices_of(run.model())
         matrices["encoder"] = matrices["encoder"][:, varies_D]
         by_setting.setdefault((run.sweep, settings_of(run)), []).append(matrices)
-    return pd.DataFrame(
-        [
-            {"family": family, "settings": settings}
-            | {
-                f"{name}_stability": stability([seed[name] for seed in seeds if name in seed])
-                for name in ("encoder", "decoder")
-            }
-            for (family, settings), seeds in by_setting.items()
-        ]
-    )
+    rows: list[dict[str, Any]] = []
+    for (family, settings), seeds in by_setting.items():
+        rows.append({"family": family, "settings": settings})
+        for name in ("encoder", "decoder"):
+            found = [seed[name] for seed in seeds if name in seed]
+            rows[-1][f"{name}_stability"] = stability(found)
+    return pd.DataFrame(rows)
 
 
 def _row(run: Run) -> dict[str, Any]:
-    metrics = metrics_of(run)
-    row = {
-        "family": run.sweep,
-        "settings": settings_of(run),
-        "seed": run.cfg.seed,
-        "run": run.fingerprint,
-    }
+    metrics = run.metrics()
+    row = {"family": run.sweep, "settings": settings_of(run)}
+    row |= {"seed": run.cfg.seed, "run": run.fingerprint}
     measured = {key: np.nan if v is None else v for key, v in (_known(run) or {}).items()}
     active = {"active_units": measured["exact_density"] * measured["units"]}
     return row | {key: metrics.get(key) for key in FROM_METRICS} | measured | active
 
 
 def _known(run: Run) -> dict[str, Any] | None:
-    """Return what was measured of a run before; ``None`` if that is missing or damaged."""
+    """Return a run's earlier measurement; ``None`` if it is missing or damaged."""
     try:
         content = read_json(run.directory / FILE)
     except (OSError, DamagedError):
@@ -135,29 +105,27 @@ def _measure(run: Run) -> None:
     threads = run.cfg.trainer.threads
     if threads:
         torch.set_num_threads(threads)
-    model = model_of(run)
+    model = run.model()
     train_x, train_labels, test_x, test_labels = _samples(run)
     train, test = (
         Encoded(x.numpy(), labels.numpy(), energies_of(model, x))
         for x, labels in ((train_x, train_labels), (test_x, test_labels))
     )
-    units = train.activations_NK.shape[1]
-    matrices = matrices_of(model)
-    reconstruction = None
+    matrices, reconstruction = matrices_of(model), None
     if isinstance(model, SparseAutoencoder):
-        reconstruction = _decoded(model, torch.from_numpy(test.activations_NK))
-    measured = quality(
+        batches = torch.from_numpy(test.activations_NK).split(BATCH)
+        with torch.no_grad():
+            reconstruction = torch.cat([model.decode(batch) for batch in batches]).numpy()
+    measured = {"units": train.activations_NK.shape[1]} | quality(
         train, test, matrices["encoder"], matrices.get("decoder"), reconstruction, threads
     )
-    write_json(
-        Path(run.directory) / FILE,
-        {"schema": SCHEMA, "run": run.fingerprint, "quality": {"units": units, **measured}},
-    )
+    content = {"schema": SCHEMA, "run": run.fingerprint, "quality": measured}
+    write_json(run.directory / FILE, content)
 
 
 def _samples(run: Run) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return samples and labels that a run is trained on, then those that it is measured on."""
-    data = data_of(run)
+    """Return a run's training samples and labels, then those that it is measured on."""
+    data = run.spec.build_data()
     samples, labels = data.split("train")
     indices = data.train_indices()
     final, final_labels = data.final_samples()
@@ -168,8 +136,3 @@ def _floats(samples: Tensor) -> Tensor:
     """Return samples in a precision that numpy has."""
     x = as_unit_float(samples)
     return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-@torch.no_grad()
-def _decoded(model: SparseAutoencoder, activations_NK: Tensor) -> np.ndarray:
-    return torch.cat([model.decode(part) for part in activations_NK.split(BATCH)]).numpy()

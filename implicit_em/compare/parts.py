@@ -7,6 +7,7 @@ from itertools import filterfalse, groupby
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from implicit_em.base.errors import ConfigError, RunError
 from implicit_em.base.files import write_json
@@ -16,15 +17,14 @@ from implicit_em.compare.measuring import measure_all, stabilities, tuning_table
 from implicit_em.compare.protocol import KNOBS
 from implicit_em.compare.report import FamiliesContent, KnobsContent
 from implicit_em.compare.results import Results, choose
-from implicit_em.compare.stages import Stages, check_all, digest, has_diverged, named, training_of
+from implicit_em.compare.stages import Stages, digest, has_diverged, settings_of, training_of
 from implicit_em.compare.wording import name_of
-from implicit_em.data import ResidentDataModule
+from implicit_em.config.check import check
 from implicit_em.studies import provenance, study_directory
 from implicit_em.studies.execution import execute
 from implicit_em.studies.pages import Report, forget
-from implicit_em.studies.runs import Run
+from implicit_em.studies.runs import Run, matrices_of
 from implicit_em.studies.summary_run import log_summary
-from implicit_em.studies.trained import data_of, matrices_of, model_of
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.progress import working
 
@@ -32,13 +32,10 @@ log = logging.getLogger(__name__)
 
 
 class Part(ABC):
-    """A part on one data set. Nothing is trained before all of it is known to be possible.
+    """A part on one data set; it is checked as a whole before anything is trained.
 
     Args:
-        stages: runs of the part.
-        dataset: name of the data set.
         directory: directory of tables, figures and report.
-        conf: folder of configuration files.
         trial: label of the trial; ``None`` for the protocol.
 
     Raises:
@@ -46,8 +43,7 @@ class Part(ABC):
 
     """
 
-    folder = "compare"
-    """Folder of ``conf/experiment`` that holds the settings."""
+    folder = "compare"  # the folder of ``conf/experiment`` that holds the settings
 
     def __init__(
         self, stages: Stages, dataset: str, directory: Path, conf: Path, trial: str | None
@@ -56,10 +52,22 @@ class Part(ABC):
         self.conf, self.trial = conf, trial
         self.protocol, self.part = stages.protocol, stages.part
         self.digest = digest(self.protocol, self.part, [*stages.settings, *stages.control_settings])
-        self._refuse_another_report()
+        found = study_directory.read_note(directory / "findings.json").get("digest", self.digest)
+        if found != self.digest:
+            raise ConfigError(
+                f"{directory}: holds the report of another protocol, {found}, not {self.digest}; "
+                "name another directory, or remove it: its runs lie beside it"
+            )
         runs = self._plan()
-        check_all(runs)
-        _refuse_unlabelled(data_of(runs[0]))
+        for run in runs:
+            try:
+                check(run.spec)
+            except ConfigError as error:
+                raise ConfigError(f"{error} ({run.sweep}, {settings_of(run)})") from error
+        if len(runs[0].spec.build_data().split("train")[1].unique()) < 2:
+            raise ConfigError(
+                "data.labels: the comparison probes for labels, of two classes at least"
+            )
 
     @abstractmethod
     def _plan(self) -> list[Run]:
@@ -67,25 +75,18 @@ class Part(ABC):
 
     @abstractmethod
     def run(self, command: str, workers: int) -> Path:
-        """Do what is not done yet, and write tables, figures and report; return its path."""
+        """Train and measure what is missing, and write the report; return its path."""
 
     def _train(self, runs: Sequence[Run], workers: int) -> None:
         """Train the runs that are not complete; a setting that diverges is a result."""
         tags = [self.dataset, self.part, *(["trial"] if self.trial else [])]
-        waiting = [run for run in runs if not has_diverged(run)]
+        waiting = list(filterfalse(has_diverged, runs))
         try:
             execute(waiting, workers, tags)
         except RunError:
-            if not all(map(_has_ended, waiting)):
-                raise
-
-    def _refuse_another_report(self) -> None:
-        note = study_directory.read_note(self.directory / "findings.json")
-        if note.get("digest", self.digest) != self.digest:
-            raise ConfigError(
-                f"{self.directory}: holds the report of another protocol, {note['digest']}, not "
-                f"{self.digest}; name another directory, or remove it: its runs lie beside it"
-            )
+            for run in filterfalse(has_diverged, waiting):
+                if RunDirectory(run.directory).completed_metrics() is None:
+                    raise
 
     def _write(
         self, content: FamiliesContent | KnobsContent, runs: Sequence[Run], command: str
@@ -115,22 +116,17 @@ class Families(Part):
     """The families at matched density."""
 
     def _plan(self) -> list[Run]:
-        self.grids, self.controls = self.stages.grids(), self.stages.controls()
-        self._refuse_unknown_widths()
-        return [*self.grids, *self.stages.possible_finals(), *self.controls]
-
-    def _refuse_unknown_widths(self) -> None:
         folders = (self.conf / "experiment" / "compare", self.conf / "model")  # families, controls
-        known = sorted(
-            {path.stem for folder in folders for path in folder.glob("*.yaml")}
-            - set(self.protocol.controls)
-        )
+        known = {path.stem for folder in folders for path in folder.glob("*.yaml")}
+        known -= set(self.protocol.controls)
         for family, width in self.protocol.parts[self.part].items():
             if family not in known:
                 raise ConfigError(
                     f"parts.{self.part}.{family}={width}: no family or control; "
-                    f"allowed: {', '.join(known)}"
+                    f"allowed: {', '.join(sorted(known))}"
                 )
+        self.grids, self.controls = self.stages.grids(), self.stages.controls()
+        return [*self.grids, *self.stages.possible_finals(), *self.controls]
 
     def run(self, command: str, workers: int) -> Path:
         """Tune, choose, train the finals, and write tables, figures and report."""
@@ -144,7 +140,7 @@ class Families(Part):
             raise RunError(f"{self.dataset}, {self.part}: no setting comes near any density")
         finals = self.stages.finals(chosen)
         self._train(finals, workers)
-        diverged = list(filter(has_diverged, finals))
+        diverged = [(r.sweep, settings_of(r), r.cfg.seed) for r in filter(has_diverged, finals)]
         finals = list(filterfalse(has_diverged, finals))
         if not finals:
             raise RunError(f"{self.dataset}, {self.part}: every final diverged")
@@ -158,12 +154,12 @@ class Families(Part):
                 measure_all(self.controls, workers),
                 stabilities(finals),
                 costs([first[name] for name in self.protocol.families if name in first]),
-                named(diverged),
+                pd.DataFrame(diverged, columns=["family", "settings", "seed"]),
             )
         content = FamiliesContent(
             results,
             _weights_shown(results, finals),
-            data_of(finals[0]).sample_shape,
+            finals[0].spec.build_data().sample_shape,
             training_of([*self.grids, *finals]),
         )
         return self._write(content, [*finals, *self.grids, *self.controls], command)
@@ -185,22 +181,13 @@ class Knobs(Part):
         return self._write(KnobsContent(table, self.protocol), self.runs, command)
 
 
-def _refuse_unlabelled(data: ResidentDataModule) -> None:
-    if len(data.split("train")[1].unique()) < 2:
-        raise ConfigError("data.labels: the comparison probes for labels, of two classes at least")
-
-
-def _has_ended(run: Run) -> bool:
-    return RunDirectory(run.directory).completed_metrics() is not None or has_diverged(run)
-
-
 def _weights_shown(results: Results, finals: Sequence[Run]) -> dict[str, np.ndarray]:
-    """Return the weight rows of each family's setting at the density that is shown, first seed."""
+    """Return the weight rows of each family's setting at the shown density, first seed."""
     shown = at_target(results, results.shown_density)
     first = shown[shown["seed"] == shown["seed"].min()]
     runs = {(run.sweep, run.fingerprint): run for run in finals}
     rows = {}
     for family, fingerprint in zip(first["family"], first["run"], strict=True):
-        matrices = matrices_of(model_of(runs[family, fingerprint]))
+        matrices = matrices_of(runs[family, fingerprint].model())
         rows[family] = matrices.get("decoder", matrices["encoder"])
     return rows

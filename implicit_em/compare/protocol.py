@@ -29,15 +29,15 @@ def _distinct(values: list[Any]) -> list[Any]:
     return values
 
 
+Names = Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)]
+AnyNames = Annotated[list[str], AfterValidator(_distinct)]
 Density = Annotated[float, Field(gt=0, lt=1)]
 Factor = Annotated[float, Field(ge=1)]
 DERIVED = "derived"
-"""Name of the derived model's family."""
 STAGES = ("always", "tuning", "finals")
+KNOBS = "knobs"  # the part that varies one setting of the derived model at a time
+# Keys of a run that the protocol sets under another name.
 SET_ELSEWHERE = {"data": "datasets", "model.hidden": "width, parts", "seed": "seeds"}
-"""Keys of a run that the protocol sets under another name."""
-KNOBS = "knobs"
-"""Name of the part that varies one setting of the derived model at a time."""
 
 
 class Protocol(BaseModel):
@@ -45,13 +45,13 @@ class Protocol(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    datasets: Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)]
+    datasets: Names
     width: PositiveInt
     parts: Annotated[dict[str, dict[str, PositiveInt]], Field(min_length=1)]
     reference: str
-    families: Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)]
-    controls: Annotated[list[str], AfterValidator(_distinct)]
-    knobs: Annotated[list[str], AfterValidator(_distinct)]
+    families: Names
+    controls: AnyNames
+    knobs: AnyNames
     always: dict[str, Any]
     tuning: dict[str, Any]
     finals: dict[str, Any]
@@ -61,16 +61,13 @@ class Protocol(BaseModel):
     beyond: Factor
 
     @model_validator(mode="after")
-    def _tells_parts_apart(self) -> "Protocol":
+    def _is_consistent(self) -> "Protocol":
         for part in self.parts:
             if part in (KNOBS, *self.datasets) or not part.isidentifier():
                 raise ValueError(
                     f"parts.{part}: must be a plain name, and neither a data set's nor {KNOBS}"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _keeps_the_test_set_for_the_finals(self) -> "Protocol":
+        # The test set is kept for the finals.
         for stage, key, allowed in (
             ("tuning", "data.final", "validation"),
             ("finals", "data.final", "test"),
@@ -79,10 +76,6 @@ class Protocol(BaseModel):
             found = {"probe": "linear", **self.always, **getattr(self, stage)}.get(key)
             if found != allowed:
                 raise ValueError(f"{stage}.{key}={found}: must be {allowed}")
-        return self
-
-    @model_validator(mode="after")
-    def _sets_nothing_twice(self) -> "Protocol":
         for stage in STAGES:
             for key, name in SET_ELSEWHERE.items():
                 if key in getattr(self, stage) and not (stage == "tuning" and key == "seed"):
@@ -99,12 +92,7 @@ class Protocol(BaseModel):
         return self.model_dump(exclude=left_out) | {"widths": self.parts.get(part, {})}
 
     def refuse_own_settings(self, overrides: Sequence[str]) -> None:
-        """Refuse settings of all runs that the protocol sets itself.
-
-        Raises:
-            ConfigError: naming the keys of the protocol to use instead.
-
-        """
+        """Refuse settings of all runs that the protocol sets itself."""
         for override in overrides:
             key = override.lstrip("+~").partition("=")[0]
             instead = [f"{name}.{key}" for name in STAGES if key in getattr(self, name)]
@@ -116,12 +104,7 @@ class Protocol(BaseModel):
                 )
 
     def chosen(self, words: Sequence[str]) -> list[tuple[str, str]]:
-        """Return the data sets and parts that words name; without a word of a kind, all of it.
-
-        Raises:
-            ConfigError: if a word names neither.
-
-        """
+        """Return the data sets and parts that words name; all data sets or parts if none does."""
         every_part = [*self.parts, *([KNOBS] if self.knobs else [])]
         allowed = [*self.datasets, *every_part]
         if unknown := [word for word in words if word not in allowed]:
@@ -138,11 +121,7 @@ class Protocol(BaseModel):
 
 
 def read_protocol(conf: Path, changes: Sequence[str] = ()) -> Protocol:
-    """Return the protocol of a configuration directory.
-
-    Args:
-        conf: folder of configuration files.
-        changes: changes of its keys, as ``seeds=[1,2]`` or ``tuning.trainer.max_epochs=2``.
+    """Return the protocol of a configuration folder, with changes such as ``seeds=[1,2]``.
 
     Raises:
         ConfigError: if it cannot be read, or a value is not allowed.
@@ -167,7 +146,7 @@ def read_protocol(conf: Path, changes: Sequence[str] = ()) -> Protocol:
 
 
 def _describe(error: ValidationError) -> str:
-    """Return the first mistake; a misspelt key goes before the key that is missing for it."""
+    """Return the first mistake; a misspelt key comes before the key that it leaves missing."""
     first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     key = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
@@ -179,12 +158,7 @@ def _describe(error: ValidationError) -> str:
 
 
 def refuse_misspelt(changes: Sequence[str], conf: Path) -> None:
-    """Refuse changes of keys that neither the protocol nor a run's configuration has.
-
-    Raises:
-        ConfigError: naming the nearest key.
-
-    """
+    """Refuse changes of keys that neither the protocol nor a run's configuration has."""
     groups = [path.name for path in conf.iterdir() if path.is_dir()]
     known = [*Protocol.model_fields, *groups, *map(str, OmegaConf.load(conf / "train.yaml"))]
     for change in changes:
@@ -199,7 +173,7 @@ def is_of_the_protocol(change: str) -> bool:
 
 
 def _change(content: Any, change: str) -> None:
-    """Set a key; the keys of a stage's settings hold dots, as in ``tuning.lr.value=1e-3``."""
+    """Set a key; a stage's settings have keys with dots, as in ``tuning.lr.value=1e-3``."""
     key, _, value = change.partition("=")
     name, _, setting = key.partition(".")
     try:

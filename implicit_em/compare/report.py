@@ -6,6 +6,7 @@ from functools import cached_property, partial
 from types import ModuleType
 from typing import ClassVar
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -15,24 +16,17 @@ from implicit_em.compare.knobs import effects, knob_findings
 from implicit_em.compare.protocol import Protocol
 from implicit_em.compare.results import Results
 from implicit_em.compare.wording import ahead_text
+from implicit_em.studies.tables import mean_and_deviation
 
 
 @dataclass(frozen=True)
 class FamiliesContent:
-    """The families at matched density.
-
-    Args:
-        results: results of the part.
-        weights: weight rows ``(K, D)`` of each family's setting at ``results.shown_density``.
-        sample_shape: shape of an input.
-        training: optimizers and schedules of the runs, as text.
-
-    """
+    """The families at matched density."""
 
     results: Results
-    weights: figures.Weights
+    weights: Mapping[str, np.ndarray]  # rows (K, D) of each family at ``results.shown_density``
     sample_shape: tuple[int, ...]
-    training: str
+    training: str  # optimizers and schedules of the runs
 
     template = "report.md.j2"
     text: ClassVar[ModuleType] = text_tables
@@ -61,15 +55,9 @@ class FamiliesContent:
 
 @dataclass(frozen=True)
 class KnobsContent:
-    """What the settings of the derived model move.
+    """The effects of the derived model's settings."""
 
-    Args:
-        runs: one row per run, as ``knobs.effects`` takes it.
-        protocol: protocol of the comparison.
-
-    """
-
-    runs: pd.DataFrame
+    runs: pd.DataFrame  # one row per run, as ``knobs.effects`` takes it
     protocol: Protocol
 
     template = "knobs.md.j2"
@@ -103,17 +91,13 @@ class KnobsContent:
                 "knob": moved["knob"].str.replace("_", " "),
                 "setting": moved["settings"],
                 "n": moved["n"].astype(str),
-                "density, %": _spread(moved, "density", 1),
-                "probe, %": _spread(moved, "probe_accuracy", 2),
+                "density, %": _in_per_cent(moved, "density", ".1f"),
+                "probe, %": _in_per_cent(moved, "probe_accuracy", ".2f"),
                 "points above the curve": list(map(ahead_text, moved.itertuples())),
             }
         )
 
 
-def _spread(moved: pd.DataFrame, column: str, digits: int) -> list[str]:
-    """Return mean ± deviation of a share in per cent."""
-    texts = []
-    for mean, std in zip(100 * moved[column], 100 * moved[f"{column}_std"], strict=True):
-        spread = "" if pd.isna(std) else f" ± {std:.{digits}f}"
-        texts.append("–" if pd.isna(mean) else f"{mean:.{digits}f}{spread}")
-    return texts
+def _in_per_cent(moved: pd.DataFrame, column: str, form: str) -> list[str]:
+    numbers = zip(100 * moved[column], 100 * moved[f"{column}_std"], strict=True)
+    return [mean_and_deviation(mean, deviation, form) for mean, deviation in numbers]

@@ -11,28 +11,16 @@ from implicit_em.compare.selection import fronts, select
 
 @dataclass(frozen=True)
 class Results:
-    """What the report of a part is made of.
-
-    Args:
-        protocol: protocol of the comparison.
-        tuning: one row per setting of the grids, from ``measuring.tuning_table``.
-        chosen: chosen settings, from ``selection.select``.
-        finals: one row per final, from ``measuring.measure_all``; ``active_units`` is its L0.
-        controls: one row per control, likewise.
-        stability: one row per setting, from ``measuring.stabilities``.
-        costs: one row per family, from ``costs.costs``.
-        diverged: ``family``, ``settings`` and ``seed`` of the finals that diverged.
-
-    """
+    """The measurements of a part, each table from the function beside it."""
 
     protocol: Protocol
-    tuning: pd.DataFrame
-    chosen: pd.DataFrame
-    finals: pd.DataFrame
-    controls: pd.DataFrame
-    stability: pd.DataFrame
-    costs: pd.DataFrame
-    diverged: pd.DataFrame
+    tuning: pd.DataFrame  # measuring.tuning_table, of the grids
+    chosen: pd.DataFrame  # selection.select
+    finals: pd.DataFrame  # measuring.measure_all
+    controls: pd.DataFrame  # measuring.measure_all
+    stability: pd.DataFrame  # measuring.stabilities
+    costs: pd.DataFrame  # costs.costs
+    diverged: pd.DataFrame  # family, settings and seed of the finals that diverged
 
     def at_density(self, value: str = "probe_accuracy") -> pd.DataFrame:
         """Return the families at the protocol's densities, as ``matching.against`` does."""
@@ -43,7 +31,7 @@ class Results:
         """Return the families at equal numbers of active units, densities times the usual width.
 
         Numbers below the widest family's at the lowest density are left out: it was not tuned
-        there. Empty if all families have one width, as equal density is then equal activity.
+        there. The table is empty if all families have one width.
         """
         least = min(self.protocol.densities) * self.finals["units"].max()
         counts = [density * self.protocol.width for density in self.protocol.densities]
@@ -54,22 +42,15 @@ class Results:
 
     @property
     def shown_density(self) -> float:
-        """The density at which most families have a setting, the sparsest of several."""
+        """The density at which most families have a setting; the lowest of several."""
         reached = self.chosen.merge(self.finals[["family", "settings"]].drop_duplicates())
         families = reached.groupby("target").size()
         return max(self.protocol.densities, key=lambda target: (families.get(target, 0), -target))
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return all tables by name."""
-        tables = {
-            "matched_density": self.at_density(),
-            "tuning": self.tuning,
-            "chosen": self.chosen,
-            "finals": self.finals,
-            "controls": self.controls,
-            "stability": self.stability,
-            "costs": self.costs,
-        }
+        kept = ("tuning", "chosen", "finals", "controls", "stability", "costs")
+        tables = {"matched_density": self.at_density()} | {n: getattr(self, n) for n in kept}
         activity = self.at_activity()
         return tables if activity.empty else {**tables, "matched_activity": activity}
 

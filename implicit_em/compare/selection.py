@@ -18,14 +18,8 @@ def select(
     settings then spans all densities.
 
     Args:
-        tuning: one row per setting: ``family``, ``settings``, ``run``, ``density`` and
-            ``probe_accuracy``, the last two on validation samples; null if the setting diverged.
-        densities: densities to be matched.
-        reach: factor within which candidates lie.
-        beyond: the same factor on the inner side of the lowest and highest density.
-
-    Returns:
-        One row per family and density that it reaches: those columns and ``target``.
+        tuning: one row per setting, with the columns ``SHOWN`` except ``target``; ``density`` and
+            ``probe_accuracy`` are null if the setting diverged.
 
     """
     rows = []
@@ -39,7 +33,7 @@ def select(
 
 
 def on_front(points: pd.DataFrame, density: str, value: str) -> pd.Series:
-    """Return the rows that no other beats, by being as sparse and better or sparser and as good.
+    """Return which rows are on the front: no other is as sparse and better, or sparser and as good.
 
     A row with a null density or value is not on the front.
     """
@@ -51,16 +45,9 @@ def on_front(points: pd.DataFrame, density: str, value: str) -> pd.Series:
 
 
 def fronts(points: pd.DataFrame, densities: Sequence[float], reach: float) -> pd.DataFrame:
-    """Return the families that have a setting on the front near each density.
+    """Return the families that have a setting on the front near each density, sparsest first.
 
-    Args:
-        points: one row per setting: ``family``, ``density``, ``probe_accuracy``.
-        densities: densities of the protocol.
-        reach: factor within which a setting belongs to the nearest density.
-
-    Returns:
-        One row per density: ``target``, and ``families``, a tuple in the order of density.
-
+    A setting belongs to the nearest density, if that lies within the factor ``reach``.
     """
     front = points[on_front(points, "density", "probe_accuracy")].sort_values("density")
     front = front[front["density"] > 0]

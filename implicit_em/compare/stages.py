@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,29 +13,20 @@ from omegaconf.errors import OmegaConfBaseException
 
 from implicit_em.base.errors import ConfigError
 from implicit_em.compare.protocol import DERIVED, Protocol
-from implicit_em.config.check import check
 from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.studies import protocol as study_protocol
 from implicit_em.studies.runs import Place, Run, compose_sweeps
-from implicit_em.studies.trained import metrics_of
 from implicit_em.training.directory import RunDirectory
 
 DIVERGED = "the loss was not finite"
 
 
 class Setting(NamedTuple):
-    """A setting of a family's grid, as composed, or a control.
+    """A setting of a family's grid, or a control."""
 
-    Args:
-        family: name of the family, or of the file of controls.
-        axes: value of each axis, in Hydra's notation.
-        cfg: composed configuration, without what a stage sets.
-
-    """
-
-    family: str
-    axes: Mapping[str, str]
-    cfg: DictConfig
+    family: str  # or the file of controls
+    axes: Mapping[str, str]  # value of each axis, in Hydra's notation
+    cfg: DictConfig  # without the settings of a stage
 
 
 def compose_settings(
@@ -44,14 +36,7 @@ def compose_settings(
     overrides: Sequence[str] = (),
     folder: str = "compare",
 ) -> list[Setting]:
-    """Compose all settings of families, or of knobs.
-
-    Args:
-        names: names of the files.
-        dataset: option of the group ``data``.
-        conf: folder of configuration files.
-        overrides: settings of all runs, in Hydra's notation, beside those of the protocol.
-        folder: folder of ``conf/experiment`` that holds the files.
+    """Compose all settings in these files of a folder of ``conf/experiment``.
 
     Raises:
         ConfigError: if a name has no file, or a setting cannot be composed.
@@ -65,31 +50,15 @@ def compose_settings(
     return [Setting(sweeps[place.sweep], place.axes, cfg) for place, cfg in composed]
 
 
+@dataclass
 class Stages:
-    """Makes the runs of each stage; runs of one fingerprint share a directory.
+    """The runs of each stage of a part; runs of one fingerprint share a directory."""
 
-    Args:
-        protocol: protocol of the comparison.
-        part: name of the part.
-        directory: directory of all runs of a data set.
-        settings: settings of the families' grids.
-        controls: controls, which are measured without training.
-
-    """
-
-    def __init__(
-        self,
-        protocol: Protocol,
-        part: str,
-        directory: Path,
-        settings: Sequence[Setting],
-        controls: Sequence[Setting],
-    ) -> None:
-        self.protocol = protocol
-        self.part = part
-        self.directory = directory
-        self.settings = settings
-        self.control_settings = controls
+    protocol: Protocol
+    part: str
+    directory: Path  # of all runs on a data set
+    settings: Sequence[Setting]  # of the families' grids
+    control_settings: Sequence[Setting]
 
     def grids(self) -> list[Run]:
         """Return the runs of the grids: each setting once per family."""
@@ -121,7 +90,7 @@ class Stages:
         ]
 
     def possible_finals(self) -> list[Run]:
-        """Return one final of each family: a mistake in its settings is one in all of them."""
+        """Return one final of each family; a mistake in it is a mistake in all of them."""
         first = {setting.family: setting for setting in reversed(self.settings)}
         settings = {**self.protocol.finals, "seed": self.protocol.seeds[0]}
         return [self._run(*setting, settings) for setting in first.values()]
@@ -142,32 +111,14 @@ class Stages:
         if cfg.model.hidden is not None:
             cfg.model.hidden = self.protocol.width_of(self.part, family)
         for key, value in {**self.protocol.always, **settings}.items():
-            _set(cfg, key, value)
+            try:
+                OmegaConf.update(cfg, key, value)
+            except OmegaConfBaseException as error:
+                raise ConfigError(f"{key}={value}: no such setting") from error
         fingerprint = config_fingerprint(cfg)
         directory = self.directory / family / fingerprint
         completed = RunDirectory(directory).completed_metrics() is not None
         return Run(cfg, fingerprint, directory, [Place(family, axes)], completed, batch=family)
-
-
-def _set(cfg: DictConfig, key: str, value: Any) -> None:
-    try:
-        OmegaConf.update(cfg, key, value)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{key}={value}: no such setting") from error
-
-
-def check_all(runs: Sequence[Run]) -> None:
-    """Refuse runs that could not be trained.
-
-    Raises:
-        ConfigError: naming the first mistake and its run.
-
-    """
-    for run in runs:
-        try:
-            check(run.spec)
-        except ConfigError as error:
-            raise ConfigError(f"{error} ({run.sweep}, {settings_of(run)})") from error
 
 
 def digest(protocol: Protocol, part: str, settings: Sequence[Setting]) -> str:
@@ -182,7 +133,7 @@ def settings_of(run: Run) -> str:
 
 
 def describe(cfg: DictConfig, axes: Mapping[str, str]) -> str:
-    """Return a configuration's values of axes as text; that of a config group is its option."""
+    """Return a configuration's values of axes as text; a config group's value is its option."""
     parts = []
     for key, option in axes.items():
         value = OmegaConf.select(cfg, key.lstrip("+"))
@@ -194,26 +145,19 @@ def describe(cfg: DictConfig, axes: Mapping[str, str]) -> str:
 
 def training_of(runs: Sequence[Run]) -> str:
     """Return optimizers and schedules of runs as text."""
-    found = {(run.cfg.optimizer._target_, _target_of(run.cfg.lr.schedule)) for run in runs}
+    found = set()
+    for run in runs:
+        optimizer, schedule = run.cfg.optimizer._target_, run.cfg.lr.schedule
+        found.add((optimizer, schedule._target_.rpartition(".")[2] if schedule else ""))
     return "; ".join(
         f"{optimizer.rpartition('.')[2]}, {schedule or 'a constant rate'}"
         for optimizer, schedule in sorted(found)
     )
 
 
-def _target_of(node: DictConfig | None) -> str:
-    return "" if node is None else str(node._target_).rpartition(".")[2]
-
-
-def named(runs: Sequence[Run]) -> pd.DataFrame:
-    """Return ``family``, ``settings`` and ``seed`` of runs."""
-    rows = [(run.sweep, settings_of(run), run.cfg.seed) for run in runs]
-    return pd.DataFrame(rows, columns=["family", "settings", "seed"])
-
-
 def has_diverged(run: Run) -> bool:
-    """Return whether a run ended with a loss that was not finite: a result, not tried again."""
-    metrics = metrics_of(run)
+    """Return whether a run's loss became infinite or NaN: that is a result, not tried again."""
+    metrics = run.metrics()
     return (
         metrics.get("config_fingerprint") == run.fingerprint
         and metrics["status"] == "failed"

@@ -11,6 +11,7 @@ from implicit_em.compare.matching import SIGNIFICANT
 from implicit_em.compare.protocol import Protocol
 from implicit_em.compare.results import Results
 from implicit_em.compare.wording import ahead_text, name_of, percent, target_text
+from implicit_em.studies.tables import mean_and_deviation
 
 OF_FINALS = (
     *("exact_density", "relative_density", "probe_accuracy"),
@@ -18,35 +19,29 @@ OF_FINALS = (
     *("fvu", "least_squares_fvu", "dead_units", "silent_units", "class_purity"),
     *("encoder_coherence_mean", "decoder_coherence_mean", "redundancy"),
 )
-"""Columns of the table of finals."""
 
 
 def matched_table(at: pd.DataFrame, protocol: Protocol, unit: str = "%") -> pd.DataFrame:
-    """Return a matched table as text, with a row per family and a column per density.
+    """Return a matched table as text, with a row for each family and a column for each target.
 
-    Cells hold mean ± deviation in per cent, ``*`` for the best mean, ``+`` and ``−`` if
-    significantly better and worse than the reference, and the number of seeds if some are missing.
-
-    Args:
-        at: table from ``Results.at_density`` or ``Results.at_activity``.
-        protocol: protocol of the comparison.
-        unit: unit of the targets.
-
+    A cell holds the mean ± deviation in per cent, and the number of seeds if some are missing. An
+    asterisk marks the best mean; ``+`` and ``−`` mark a mean that is significantly better or worse
+    than the reference.
     """
 
     def cell(row: Any) -> str:
-        spread = "" if pd.isna(row.std) else f" ± {100 * row.std:.2f}"
+        mean = mean_and_deviation(100 * row.mean, 100 * row.std, ".2f")
         best = " *" if row.best else ""
         significant = not pd.isna(row.p_holm) and row.p_holm < SIGNIFICANT
         sign = (" +" if row.ahead > 0 else " −") if significant else ""
         some = f" ({row.n} of {len(protocol.seeds)})" if row.n < len(protocol.seeds) else ""
-        return f"{100 * row.mean:.2f}{spread}{best}{sign}{some}"
+        return f"{mean}{best}{sign}{some}"
 
     return _families_by_target(at, list(map(cell, at.itertuples())), protocol.families, unit)
 
 
 def differences_table(at: pd.DataFrame, protocol: Protocol, unit: str = "%") -> pd.DataFrame:
-    """Return how many points each family is ahead of the reference, as text."""
+    """Return each family's lead over the reference in points, as text."""
     tested = at.dropna(subset="ahead")
     others = [family for family in protocol.families if family != protocol.reference]
     return _families_by_target(tested, list(map(ahead_text, tested.itertuples())), others, unit)
@@ -55,7 +50,7 @@ def differences_table(at: pd.DataFrame, protocol: Protocol, unit: str = "%") -> 
 def _families_by_target(
     at: pd.DataFrame, cells: Sequence[str], families: Sequence[str], unit: str
 ) -> pd.DataFrame:
-    """Return a cell for each row of a matched table, by family and target, in the order of both."""
+    """Arrange the cells of a matched table's rows by family and target."""
     wide = at.assign(cell=cells).pivot(index="family", columns="target", values="cell")
     wide = wide.reindex(list(families)).fillna("–").rename(index=name_of)
     wide.columns = wide.columns.map(partial(target_text, unit=unit))
@@ -127,7 +122,7 @@ def controls_table(results: Results) -> pd.DataFrame:
 
 
 def costs_table(results: Results) -> pd.DataFrame:
-    """Return what a training step of each family costs."""
+    """Return the cost of a training step of each family."""
     costs, reference = results.costs, results.protocol.reference
     step = costs.set_index("family")["step_ms"].get(reference, np.nan)
     return pd.DataFrame(
@@ -141,7 +136,7 @@ def costs_table(results: Results) -> pd.DataFrame:
 
 
 def budget_table(results: Results) -> pd.DataFrame:
-    """Return how many settings of each family were tried, and its number of parameters."""
+    """Return each family's numbers of settings and of parameters."""
     finals = results.finals.groupby("family")
     table = pd.DataFrame(
         {

@@ -1,9 +1,10 @@
-"""How numbers and families are called in print."""
+"""Numbers and names of families in print."""
 
 from typing import Any
 
 import pandas as pd
 
+ACTIVE = "active units"  # the unit of targets that are numbers of active units
 NAMES = {
     "derived": "derived",
     "derived_without_lse": "derived without LSE",
@@ -23,9 +24,6 @@ NAMES = {
     "random": "random directions",
     "untrained": "untrained encoder",
 }
-"""Names of families in print; another family keeps its own."""
-ACTIVE = "active units"
-"""Unit of targets that are numbers of active units."""
 
 
 def name_of(family: str) -> str:
@@ -45,12 +43,7 @@ def target_text(target: float, unit: str) -> str:
 
 
 def shared(numbers: pd.Series) -> str:
-    """Return which families have which number: ``64 for L1, TopK; 128 for derived``.
-
-    Args:
-        numbers: number of each family, which is the index.
-
-    """
+    """Return the numbers of the families in the index: ``64 for L1, TopK; 128 for derived``."""
     return "; ".join(
         f"{number} for {', '.join(map(name_of, families.index))}"
         for number, families in numbers.groupby(numbers)
@@ -63,9 +56,10 @@ def widths_of(finals: pd.DataFrame) -> str:
 
 
 def ahead_text(row: Any) -> str:
-    """Return how many points a row is ``ahead``, with interval and p-value if there are any.
+    """Return a row's lead in points: ``+0.10 [-0.20, +0.40], p = 1 (4 of 5)``.
 
-    For example ``+0.10 [-0.20, +0.40], p = 1``, and the number of pairs if some seeds lack one.
+    The interval and the p-value are left out if there are none, the number of pairs if all seeds
+    have one.
     """
     if pd.isna(row.ahead):
         return "–"

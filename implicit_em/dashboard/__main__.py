@@ -4,7 +4,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -27,21 +26,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def run() -> None:
-        logger = _logger_settings(options.conf)
+        file = options.conf / "logger" / "wandb.yaml"
+        if not file.exists():
+            raise ConfigError(f"conf={options.conf}: no logger/wandb.yaml there; name the folder")
+        logger: Any = OmegaConf.load(file)
         entity, project = (options.entity or logger.entity), (options.project or logger.project)
+        views = _views()
         if options.dry_run:
-            _print(entity or "", project)
+            found = views.dashboards(entity or "", project)
+            print(json.dumps([views.specification(view) for view in found], indent=2))
         else:
-            _publish(entity, project)
+            _publish(views, entity, project)
 
     return exit_code(run)
-
-
-def _logger_settings(conf: Path) -> Any:
-    file = conf / "logger" / "wandb.yaml"
-    if not file.exists():
-        raise ConfigError(f"conf={conf}: no logger/wandb.yaml there; name the folder")
-    return OmegaConf.load(file)
 
 
 def _views() -> Any:
@@ -56,16 +53,9 @@ def _views() -> Any:
     return views
 
 
-def _print(entity: str, project: str) -> None:
-    views = _views()
-    specifications = [views.specification(view) for view in views.dashboards(entity, project)]
-    print(json.dumps(specifications, indent=2))
-
-
-def _publish(entity: str | None, project: str) -> None:
+def _publish(views: Any, entity: str | None, project: str) -> None:
     import wandb
 
-    views = _views()
     mode, reason = wandb_mode()
     if mode != "online":
         raise ConfigError(f"W&B is {mode} ({reason}): run wandb login first, or add --dry-run")

@@ -15,36 +15,25 @@ from implicit_em.experiments.plan import EXPERIMENTS
 
 Panels = Sequence[wr.LinePlot | wr.BarPlot | wr.ScatterPlot | wr.MediaBrowser]
 
-Content = tuple[Sequence[str], Mapping[str, Panels]]
-"""The settings whose values group the runs, and panels by the heading above them."""
-
 DERIVED = ("train/loss", *(f"train/{term}" for term in DERIVED_LOSS))
-MOST_RUNS = 100
-"""Most runs that a panel shows; W&B's default is 10."""
+MOST_RUNS = 100  # most runs that a panel shows; W&B's default is 10
+OVER_SEEDS: Any = {"groupby_aggfunc": "mean", "max_runs_to_show": MOST_RUNS}
 
 
 def dashboards(entity: str, project: str) -> list[ws.Workspace]:
-    """Return the four dashboards, each over the runs of one experiment, grouped over the seeds.
-
-    Args:
-        entity: account or team.
-        project: project of the runs.
-
-    """
-    contents = {
-        "ablation": _ablation(),
-        "benchmark": _benchmark(),
-        "dynamics": _dynamics(),
-        "features": _features(),
-    }
+    """Return the four dashboards, each over the runs of one experiment, grouped over the seeds."""
+    weights = [f"loss.{term}.weight" for term in DERIVED_LOSS]
+    rates = ["optimizer._target_", "optimizer.lr"]
     return [
-        _dashboard(entity, project, experiment, grouped, sections)
-        for experiment, (grouped, sections) in contents.items()
+        _dashboard(entity, project, "ablation", weights, _ablation()),
+        _dashboard(entity, project, "benchmark", ["model._target_"], _benchmark()),
+        _dashboard(entity, project, "dynamics", rates, _dynamics()),
+        _dashboard(entity, project, "features", ["model._target_"], _features()),
     ]
 
 
-def _ablation() -> Content:
-    return [f"loss.{term}.weight" for term in DERIVED_LOSS], {
+def _ablation() -> dict[str, Panels]:
+    return {
         "What each loss leads to": _bars(
             *("dead_units", "silent_units", "redundancy", "responsibility_entropy"),
             *("density", "probe_accuracy", "final_loss"),
@@ -55,8 +44,8 @@ def _ablation() -> Content:
     }
 
 
-def _benchmark() -> Content:
-    return ["model._target_"], {
+def _benchmark() -> dict[str, Panels]:
+    return {
         "Encoder against autoencoder": [
             *_bars("probe_accuracy", "density", "parameters", "dead_units"),
             *_bars("silent_units", "reconstruction_mse", "transpose_reconstruction_mse"),
@@ -68,8 +57,8 @@ def _benchmark() -> Content:
     }
 
 
-def _dynamics() -> Content:
-    return ["optimizer._target_", "optimizer.lr"], {
+def _dynamics() -> dict[str, Panels]:
+    return {
         "Where each rate leads to": [
             *_bars("convergence_epoch", "final_loss", "probe_accuracy", "dead_units"),
             _scatter("final_loss", "probe_accuracy"),
@@ -83,19 +72,17 @@ def _dynamics() -> Content:
     }
 
 
-def _features() -> Content:
-    return ["model._target_"], {
+def _features() -> dict[str, Panels]:
+    return {
         "Weight rows": [_images("features")],
         "How the units are used": _bars(
             *("dead_units", "silent_units", "maximum_responsibility"),
             *("responsibility_entropy", "redundancy", "density"),
         ),
-        "Figures of the study": [_images(*_pictures("features"))],
+        "Figures of the study": [
+            _images(*(f"figures/{n}" for n, p in PICTURES.items() if p.experiment == "features"))
+        ],
     }
-
-
-def _pictures(experiment: str) -> list[str]:
-    return [f"figures/{n}" for n, picture in PICTURES.items() if picture.experiment == experiment]
 
 
 def specification(workspace: ws.Workspace) -> dict[str, Any]:
@@ -110,40 +97,22 @@ def publish(workspace: ws.Workspace) -> str:
         ValueError: if the project does not exist.
 
     """
-    workspace._internal_id = _saved_id(workspace)
+    name = internal._internal_name_to_url_query_str(workspace._internal_name)
+    try:
+        view = internal.get_view_dict(workspace.entity, workspace.project, name)
+        workspace._internal_id = view["id"]
+    except ValueError as error:
+        if not str(error).startswith("Workspace"):
+            raise
+        workspace._internal_id = ""  # no view was saved under this name
     workspace.save()
     return workspace.url
 
 
-def _saved_id(workspace: ws.Workspace) -> str:
-    """Return the id of the view saved under the dashboard's name; empty if there is none."""
-    name = internal._internal_name_to_url_query_str(workspace._internal_name)
-    try:
-        view = internal.get_view_dict(workspace.entity, workspace.project, name)
-    except ValueError as error:
-        if not str(error).startswith("Workspace"):
-            raise
-        return ""
-    return view["id"]
-
-
 def _dashboard(
-    entity: str,
-    project: str,
-    experiment: str,
-    grouped: Sequence[str],
-    sections: Mapping[str, Panels],
+    entity: str, project: str, experiment: str, by: Sequence[str], sections: Mapping[str, Panels]
 ) -> ws.Workspace:
-    """Return a dashboard of an experiment's runs and of the study's summary run.
-
-    Args:
-        entity: account or team.
-        project: project of the runs.
-        experiment: key of ``EXPERIMENTS``; its runs are tagged with it or its sweeps.
-        grouped: settings whose values group the runs.
-        sections: panels by the heading above them.
-
-    """
+    """Return a dashboard of an experiment's runs, which are tagged with it or its sweeps."""
     name = _digest(entity, project, experiment)
     for heading, panels in sections.items():
         for number, panel in enumerate(panels):
@@ -160,7 +129,7 @@ def _dashboard(
         settings=ws.WorkspaceSettings(x_axis="epoch", max_runs=MOST_RUNS),
         runset_settings=ws.RunsetSettings(
             filters=ws.Or(ws.Tags().isin(tags), ws.Metric("JobType") == "summary"),
-            groupby=[ws.Config(_in_config(key)) for key in grouped],
+            groupby=[ws.Config(_in_config(key)) for key in by],
         ),
     )
     workspace._internal_name = internal._url_query_str_to_internal_name(name)
@@ -168,7 +137,7 @@ def _dashboard(
 
 
 def _digest(*parts: str) -> str:
-    """Return a name as W&B draws them at random, but always the same for the same parts."""
+    """Return a name like W&B's random ones, but the same for the same parts."""
     return hashlib.sha256("/".join(parts).encode()).hexdigest()[:11]
 
 
@@ -179,31 +148,13 @@ def _in_config(key: str) -> str:
 
 
 def _curves(*keys: str, **options: Any) -> list[wr.LinePlot]:
-    return [
-        wr.LinePlot(
-            title=key,
-            x="epoch",
-            y=[key],
-            groupby_aggfunc="mean",
-            groupby_rangefunc="minmax",
-            max_runs_to_show=MOST_RUNS,
-            **options,
-        )
-        for key in keys
-    ]
+    options |= {"groupby_rangefunc": "minmax", **OVER_SEEDS}
+    return [wr.LinePlot(title=key, x="epoch", y=[key], **options) for key in keys]
 
 
 def _bars(*keys: str) -> list[wr.BarPlot]:
-    return [
-        wr.BarPlot(
-            title=key.replace("_", " "),
-            metrics=[key],
-            groupby_aggfunc="mean",
-            groupby_rangefunc="stddev",
-            max_runs_to_show=MOST_RUNS,
-        )
-        for key in keys
-    ]
+    options = {"groupby_rangefunc": "stddev", **OVER_SEEDS}
+    return [wr.BarPlot(title=key.replace("_", " "), metrics=[key], **options) for key in keys]
 
 
 def _scatter(x: str, y: str) -> wr.ScatterPlot:

@@ -38,40 +38,23 @@ AMENDMENTS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Finding:
-    """What a criterion found.
-
-    Args:
-        outcome: the verdict.
-        estimate: of the quantity that decided, or the first of several.
-        measured: the same as text, with what else decided.
-        why: what it means, in a sentence or two.
-
-    """
+    """The verdict on a claim, the figures that decided, and their meaning."""
 
     outcome: Outcome
-    estimate: Estimate
-    measured: str
+    estimate: Estimate  # of the quantity that decided, or the first of several
+    measured: str  # the estimate and the other quantities that decided, as text
     why: str
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper.
-
-    Args:
-        key: its name in ``verdicts.json``.
-        experiment: the one whose runs it is judged on.
-        statement: the claim.
-        paper: the paper's value.
-        judge: gives the finding; its docstring is the criterion.
-
-    """
+    """A claim of the paper."""
 
     key: str
     experiment: str
     statement: str
-    paper: str
-    judge: Callable[[Evidence], Finding]
+    paper: str  # the paper's value
+    judge: Callable[[Evidence], Finding]  # its docstring is the criterion
 
     @property
     def criterion(self) -> str:

@@ -1,8 +1,8 @@
-"""Experiment 4, dynamics: what the epoch of convergence means.
+"""Experiment 4, dynamics: the meaning of the epoch of convergence.
 
-The variance term is unbounded. Under SGD a unit's variance grows as t, so that the loss falls as
-``-K log t`` and changes by ``K / t`` in an epoch: the rule's threshold is passed near
-``t = K / threshold``, whatever the rate. Under Adam the variance grows as t², which doubles both.
+The variance term is unbounded. Under SGD a unit's variance grows as t. The loss then falls as
+``-K log t`` and changes by ``K / t`` in an epoch, whatever the rate. It passes the rule's threshold
+near ``t = K / threshold``. Under Adam the variance grows as t², which doubles both.
 """
 
 from collections.abc import Iterator
@@ -14,17 +14,14 @@ import pandas as pd
 from implicit_em.metrics.convergence import convergence_epoch
 from implicit_em.studies import statistics
 
-POWER_OF_T = {"sgd": 1, "adam": 2}
-"""The exponent in t of the variances that the law assumes."""
+POWER_OF_T = {"sgd": 1, "adam": 2}  # the exponent in t of the variances, by the law
 THRESHOLDS = (0.5, 1.0, 2.0)
-FITTED_FROM = 10
-"""First epoch of the fits in log t; before it the layer still leaves its initialisation."""
+FITTED_FROM = 10  # first epoch of the fits in log t; before it the layer leaves its initialisation
+AFTER = 50  # epochs over which the loss is followed past the paper's epoch of convergence
 SETTLING = [
     *("optimizer", "hidden", "at", "angle_at", "angle_end", "correlation_at", "correlation_end"),
     *("probe_at", "probe_end", "loss_after", "epochs_after"),
 ]
-AFTER = 50
-"""Epochs over which the loss is followed past the paper's epoch of convergence."""
 
 
 def _by_width(runs: pd.DataFrame) -> Iterator[Any]:
@@ -32,38 +29,29 @@ def _by_width(runs: pd.DataFrame) -> Iterator[Any]:
 
 
 def crossings(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the epoch of convergence at each threshold beside the one that the law predicts.
+    """Return the epoch of convergence at each threshold, by the law and as measured.
 
-    Args:
-        runs: one row per run: ``optimizer``, ``hidden`` and ``history``, a DataFrame.
-
-    Returns:
-        Rows with ``optimizer``, ``hidden``, ``threshold``, ``predicted``, ``measured`` (NaN if the
-        run was too short to cross) and ``epochs``, its length.
-
+    ``measured`` is NaN if the run was too short to cross the threshold; ``epochs`` is its length.
     """
-    rows = []
-    for run in _by_width(runs):
-        losses = run.history["train/loss"].tolist()
-        for threshold in THRESHOLDS:
-            predicted = POWER_OF_T[run.optimizer] * run.hidden / threshold
-            rows.append(
-                {
-                    "optimizer": run.optimizer,
-                    "hidden": run.hidden,
-                    "threshold": threshold,
-                    "predicted": predicted,
-                    "measured": convergence_epoch(losses, threshold),
-                    "epochs": len(losses),
-                }
-            )
+    rows = [
+        {
+            "optimizer": run.optimizer,
+            "hidden": run.hidden,
+            "threshold": threshold,
+            "predicted": POWER_OF_T[run.optimizer] * run.hidden / threshold,
+            "measured": convergence_epoch(run.history["train/loss"].tolist(), threshold),
+            "epochs": len(run.history),
+        }
+        for run in _by_width(runs)
+        for threshold in THRESHOLDS
+    ]
     return pd.DataFrame(rows).astype({"measured": float})
 
 
 def trends(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the exponent of the variances in t, the slope of the loss in log t, and dead units.
+    """Return the exponent of the median variance in t, the loss's slope in log t, and dead units.
 
-    Least squares over all epochs from the tenth on; ``exponent`` is that of the median variance.
+    Both are least-squares fits over all epochs from the tenth on.
     """
     rows = []
     for run in _by_width(runs):
@@ -85,15 +73,12 @@ def trends(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def settling(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return the state of training at the paper's epoch of convergence (threshold 1) and after it.
+    """Return the state of training ``at`` the paper's epoch of convergence (threshold 1) and after.
 
-    Returns:
-        Rows with ``optimizer``, ``hidden``, ``at`` (the epoch), ``angle_at`` and ``angle_end``
-        (degrees that rows turn in an epoch), ``correlation_at`` and ``correlation_end`` (change of
-        the correlations in an epoch), ``probe_at`` (the last probe up to the epoch), ``probe_end``,
-        and ``loss_after``, the fall of the loss in the ``epochs_after`` it, at most 50. All but the
-        values at the end are NaN for a run that never crosses.
-
+    ``angle`` is the turn of the rows in an epoch, in degrees, and ``correlation`` the change of the
+    correlations in an epoch. ``probe_at`` is the last probe up to the epoch. ``loss_after`` is the
+    fall of the loss in the ``epochs_after``, at most 50. A run that never crosses has NaN, except
+    at its end.
     """
     rows = []
     for run in _by_width(runs):

@@ -1,7 +1,7 @@
-"""What the study measured: its runs as tables, and what is computed from the trained models."""
+"""The study's evidence: its runs as tables, and measurements of the trained models."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +13,7 @@ import implicit_em
 from implicit_em.data import as_unit_float
 from implicit_em.experiments import dynamics, prototypes, theorem
 from implicit_em.metrics import SILENT_SHARE, Redundancy
-from implicit_em.studies.runs import Run
-from implicit_em.studies.trained import data_of, matrices_of, metrics_of
+from implicit_em.studies.runs import Run, matrices_of
 from implicit_em.training.measurement import energies_of
 
 IDENTITY_IMAGES = 128
@@ -22,51 +21,31 @@ IDENTITY_IMAGES = 128
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that criteria, tables and figures look at; what was not run is empty.
+    """The evidence for criteria, tables and figures; an experiment that was not run is empty.
 
-    Args:
-        draws: one row per draw of energies, from ``theorem.draws``.
-        encoder: the theorem at a trained encoder's energies and weights, from
-            ``theorem.through_encoder``.
-        training: history of the theorem's run, with ``trajectory/identity_error``.
-        ablation: one row per run: ``loss``, ``seed``, and the keys of ``metrics.json``.
-        benchmark: ``model`` (encoder, sae), ``seed``, those keys, ``reconstruction``, the mean
-            squared error by the decoder or the transposed encoder, and ``unexplained``, the same
-            over the data's variance.
-        dynamics: ``optimizer`` (sgd, adam), ``lr``, ``seed``, those keys, and ``history``.
-        widths: ``optimizer``, ``hidden``, those keys, and ``history``.
-        crossings: table from ``dynamics.crossings``.
-        trends: table from ``dynamics.trends``.
-        settling: table from ``dynamics.settling``.
-        features: a row for each ``model``, ``matrix`` (encoder, decoder), ``seed`` and kind of
-            ``units`` (all, live, silent), from ``prototypes.describe``; for all rows of an encoder
-            also from ``prototypes.purities``.
-        correlations: for each loss of the ablation the correlations of its components over the test
-            images, shape ``(K, K)``, first seed.
-        weights: the rows of ``encoder``, ``sae encoder`` and ``sae decoder``, each of shape
-            ``(K, D)``, first seed.
-        sample_shape: shape of an image.
-
+    A table of runs has the keys of ``metrics.json`` and the axes of the sweep. The benchmark's runs
+    also have ``reconstruction``, the mean squared error by the decoder or the transposed encoder,
+    and ``unexplained``, the same over the data's variance.
     """
 
-    draws: pd.DataFrame = field(default_factory=pd.DataFrame)
-    encoder: pd.DataFrame = field(default_factory=pd.DataFrame)
-    training: pd.DataFrame = field(default_factory=pd.DataFrame)
-    ablation: pd.DataFrame = field(default_factory=pd.DataFrame)
-    benchmark: pd.DataFrame = field(default_factory=pd.DataFrame)
-    dynamics: pd.DataFrame = field(default_factory=pd.DataFrame)
-    widths: pd.DataFrame = field(default_factory=pd.DataFrame)
-    crossings: pd.DataFrame = field(default_factory=pd.DataFrame)
-    trends: pd.DataFrame = field(default_factory=pd.DataFrame)
-    settling: pd.DataFrame = field(default_factory=pd.DataFrame)
-    features: pd.DataFrame = field(default_factory=pd.DataFrame)
-    correlations: dict[str, np.ndarray] = field(default_factory=dict)
-    weights: dict[str, np.ndarray] = field(default_factory=dict)
+    draws: pd.DataFrame = field(default_factory=pd.DataFrame)  # theorem.draws
+    encoder: pd.DataFrame = field(default_factory=pd.DataFrame)  # theorem.through_encoder
+    training: pd.DataFrame = field(default_factory=pd.DataFrame)  # history of the theorem's run
+    ablation: pd.DataFrame = field(default_factory=pd.DataFrame)  # runs
+    benchmark: pd.DataFrame = field(default_factory=pd.DataFrame)  # runs
+    dynamics: pd.DataFrame = field(default_factory=pd.DataFrame)  # runs with their ``history``
+    widths: pd.DataFrame = field(default_factory=pd.DataFrame)  # runs with their ``history``
+    crossings: pd.DataFrame = field(default_factory=pd.DataFrame)  # dynamics.crossings
+    trends: pd.DataFrame = field(default_factory=pd.DataFrame)  # dynamics.trends
+    settling: pd.DataFrame = field(default_factory=pd.DataFrame)  # dynamics.settling
+    features: pd.DataFrame = field(default_factory=pd.DataFrame)  # prototypes.describe, purities
+    correlations: dict[str, np.ndarray] = field(default_factory=dict)  # (K, K) of each loss
+    weights: dict[str, np.ndarray] = field(default_factory=dict)  # (K, D) of each matrix
     sample_shape: tuple[int, ...] = ()
 
 
 def gather(runs: Sequence[Run], experiments: Sequence[str]) -> Evidence:
-    """Measure what the experiments ask for, from complete runs."""
+    """Measure complete runs for the experiments."""
     images = _Images(runs[0])
     parts: dict[str, Any] = {"sample_shape": images.shape}
     if "theorem" in experiments:
@@ -82,12 +61,14 @@ def gather(runs: Sequence[Run], experiments: Sequence[str]) -> Evidence:
         parts["benchmark"] = table(runs, ["benchmark"])
         error = parts["benchmark"][["reconstruction_mse", "transpose_reconstruction_mse"]]
         parts["benchmark"]["reconstruction"] = error.bfill(axis=1).iloc[:, 0]
-        parts["benchmark"]["unexplained"] = parts["benchmark"]["reconstruction"] / images.variance
+        variance = float(images.test.double().var(0, unbiased=False).mean())  # over the images
+        parts["benchmark"]["unexplained"] = parts["benchmark"]["reconstruction"] / variance
     if "dynamics" in experiments:
-        parts["dynamics"] = _with_histories(table(runs, ["dynamics"]))
-        parts["widths"] = _with_histories(table(runs, ["width_sgd", "width_adam"]))
-        for name in ("crossings", "trends", "settling"):
-            parts[name] = getattr(dynamics, name)(parts["widths"])
+        for name, sweeps in (("dynamics", ["dynamics"]), ("widths", ["width_sgd", "width_adam"])):
+            parts[name] = table(runs, sweeps)
+            parts[name]["history"] = parts[name]["directory"].map(_history)
+        for measure in (dynamics.crossings, dynamics.trends, dynamics.settling):
+            parts[measure.__name__] = measure(parts["widths"])
     if "features" in experiments:
         shown = table(runs, ["features"])
         parts["features"] = _features(shown, images)
@@ -99,17 +80,12 @@ class _Images:
     """The images of a run's data, in [0, 1]."""
 
     def __init__(self, run: Run) -> None:
-        data = data_of(run)
+        data = run.spec.build_data()
         self.shape = data.sample_shape
         train, train_labels = data.split("train")
         test, test_labels = data.split("test")
         self.train, self.train_labels = as_unit_float(train), train_labels.numpy()
         self.test, self.test_labels = as_unit_float(test), test_labels.numpy()
-
-    @property
-    def variance(self) -> float:
-        """Mean over the pixels of their variance over the test images."""
-        return float(self.test.double().var(0, unbiased=False).mean())
 
 
 def table(runs: Sequence[Run], sweeps: Sequence[str]) -> pd.DataFrame:
@@ -121,17 +97,13 @@ def table(runs: Sequence[Run], sweeps: Sequence[str]) -> pd.DataFrame:
     for run in runs:
         for place in run.places:
             if place.sweep in sweeps:
-                axes = _axis_values(place.axes)
-                rows.append({**metrics_of(run), **axes, "directory": run.directory})
+                row = {**run.metrics(), "directory": run.directory}
+                for key, value in place.axes.items():
+                    row[key.removesuffix(".value").rpartition(".")[2]] = _number(value)
+                rows.append(row)
     frame = pd.DataFrame(rows)
     nothing = frame.columns[frame.isna().all()]
     return frame.astype(dict.fromkeys(nothing, float))
-
-
-def _axis_values(axes: Mapping[str, str]) -> dict[str, Any]:
-    return {
-        key.removesuffix(".value").rpartition(".")[2]: _number(value) for key, value in axes.items()
-    }
 
 
 def _number(text: str) -> int | float | str:
@@ -143,10 +115,6 @@ def _number(text: str) -> int | float | str:
 
 def _history(directory: object) -> pd.DataFrame:
     return pd.read_csv(f"{directory}/history.csv")
-
-
-def _with_histories(runs: pd.DataFrame) -> pd.DataFrame:
-    return runs.assign(history=runs["directory"].map(_history))
 
 
 @torch.no_grad()

@@ -9,15 +9,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Published:
-    """A published figure, in the unit of its column.
+    """A published figure, in the unit of its column."""
 
-    Args:
-        value: value with the decimals that the paper prints; ``None`` for "never".
-        std: standard deviation over the paper's seeds, if the paper gives one.
-
-    """
-
-    value: float | int | None
+    value: float | int | None  # with the decimals that the paper prints; ``None`` for "never"
     std: float | int | None = None
 
     @property
@@ -36,40 +30,23 @@ class Published:
 
 @dataclass(frozen=True)
 class Column:
-    """A quantity of a table.
+    """A quantity of a table."""
 
-    Args:
-        key: key of the metric in ``metrics.json``.
-        heading: heading with the unit.
-        digits: decimals of the measured figures; ``None`` for three significant digits.
-        scale: factor from the metric to the unit.
-
-    """
-
-    key: str
+    key: str  # in ``metrics.json``
     heading: str
-    digits: int | None = 1
-    scale: float = 1.0
+    digits: int | None = 1  # decimals of the measured figures; ``None``: three significant digits
+    scale: float = 1.0  # factor from the metric to the unit of the heading
 
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """A table of the paper.
-
-    Args:
-        title: what the table shows.
-        experiment: experiment that the table belongs to.
-        by: axes whose values name the rows.
-        columns: the paper's columns, then those that go beyond it.
-        rows: published figures by the values of a row and the key of a column.
-
-    """
+    """A table of the paper."""
 
     title: str
     experiment: str
-    by: tuple[str, ...]
-    columns: tuple[Column, ...]
-    rows: Mapping[tuple[str | float, ...], Mapping[str, Published]]
+    by: tuple[str, ...]  # the axes whose values name the rows
+    columns: tuple[Column, ...]  # the paper's, then further ones
+    rows: Mapping[tuple[str | float, ...], Mapping[str, Published]]  # by row and column key
 
     @property
     def caption(self) -> str:
@@ -79,20 +56,28 @@ class PublishedTable:
 
 PROBE = Column("probe_accuracy", "probe (%)", 2, 100)
 DENSITY = Column("density", "density (%)", 1, 100)
-LOSS = Column("final_loss", "final loss", 1)
-DEAD = Column("dead_units", "dead units", 1)
-SILENT = Column("silent_units", "silent units", 1)
+LOSS = Column("final_loss", "final loss")
+DEAD = Column("dead_units", "dead units")
+SILENT = Column("silent_units", "silent units")
+REDUNDANCY = Column("redundancy", "redundancy")
+ENTROPY = Column("responsibility_entropy", "resp. entropy (nats)", 3)
+PARAMETERS = Column("parameters", "parameters", 0)
+RECONSTRUCTION = Column("reconstruction", "reconstruction MSE", None)
+UNEXPLAINED = Column("unexplained", "MSE / variance", None)
+CONVERGED = Column("convergence_epoch", "converged at")
 
 
-def _dynamics(
-    converged: int | None, probe: float, loss: int, loss_std: int
-) -> dict[str, Published]:
+def _row(**figures: float | tuple[float, float] | None) -> dict[str, Published]:
+    """Return a row of figures; a pair is a figure with its standard deviation."""
     return {
-        "convergence_epoch": Published(converged),
-        "probe_accuracy": Published(probe),
-        "final_loss": Published(loss, loss_std),
-        "dead_units": Published(0),
+        key: Published(*figure) if isinstance(figure, tuple) else Published(figure)
+        for key, figure in figures.items()
     }
+
+
+def _dynamics(epoch: int | None, probe: float, loss: int, std: int) -> dict[str, Published]:
+    figures = _row(convergence_epoch=epoch, probe_accuracy=probe, final_loss=(loss, std))
+    return figures | _row(dead_units=0)
 
 
 TABLES = {
@@ -100,70 +85,31 @@ TABLES = {
         "Ablation: what each term of the objective does",
         "ablation",
         ("loss",),
-        (
-            DEAD,
-            Column("redundancy", "redundancy", 1),
-            Column("responsibility_entropy", "resp. entropy (nats)", 3),
-            LOSS,
-            SILENT,
-            DENSITY,
-            PROBE,
-        ),
+        (DEAD, REDUNDANCY, ENTROPY, LOSS, SILENT, DENSITY, PROBE),
         {
-            ("lse",): {
-                "dead_units": Published(64),
-                "responsibility_entropy": Published(4.16),
-                "final_loss": Published(-532.05),
-            },
-            ("lse_var",): {
-                "dead_units": Published(0),
-                "redundancy": Published(1875),
-                "responsibility_entropy": Published(3.77),
-            },
-            ("lse_var_tc",): {
-                "dead_units": Published(0),
-                "redundancy": Published(29),
-                "responsibility_entropy": Published(3.85),
-                "final_loss": Published(-999, 1),
-            },
-            ("var_tc",): {
-                "dead_units": Published(0),
-                "redundancy": Published(28),
-                "responsibility_entropy": Published(1.99),
-            },
+            ("lse",): _row(dead_units=64, responsibility_entropy=4.16, final_loss=-532.05),
+            ("lse_var",): _row(dead_units=0, redundancy=1875, responsibility_entropy=3.77),
+            ("lse_var_tc",): _row(
+                dead_units=0, redundancy=29, responsibility_entropy=3.85, final_loss=(-999, 1)
+            ),
+            ("var_tc",): _row(dead_units=0, redundancy=28, responsibility_entropy=1.99),
         },
     ),
     "table2": PublishedTable(
         "Benchmark: the derived encoder against the standard SAE",
         "benchmark",
         ("model",),
-        (
-            PROBE,
-            DENSITY,
-            Column("parameters", "parameters", 0),
-            DEAD,
-            SILENT,
-            Column("reconstruction", "reconstruction MSE", None),
-            Column("unexplained", "MSE / variance", None),
-        ),
+        (PROBE, DENSITY, PARAMETERS, DEAD, SILENT, RECONSTRUCTION, UNEXPLAINED),
         {
-            ("encoder",): {
-                "probe_accuracy": Published(93.4, 0.4),
-                "density": Published(26.8),
-                "parameters": Published(50_240),
-            },
-            ("sae",): {
-                "probe_accuracy": Published(90.3, 0.3),
-                "density": Published(50.3),
-                "parameters": Published(101_200),
-            },
+            ("encoder",): _row(probe_accuracy=(93.4, 0.4), density=26.8, parameters=50_240),
+            ("sae",): _row(probe_accuracy=(90.3, 0.3), density=50.3, parameters=101_200),
         },
     ),
     "table3": PublishedTable(
         "Dynamics: two optimizers, four rates",
         "dynamics",
         ("optimizer", "lr"),
-        (Column("convergence_epoch", "converged at", 1), PROBE, LOSS, DEAD, SILENT),
+        (CONVERGED, PROBE, LOSS, DEAD, SILENT),
         {
             ("sgd", 1e-4): _dynamics(70, 92.2, -520, 1),
             ("sgd", 1e-3): _dynamics(72, 92.6, -676, 0),
@@ -196,6 +142,7 @@ _LOSS = (
     "paper's mean, with its far wider spread, lies where runs with one or two would, although it "
     "reports none."
 )
+# Why a figure deviates, by table, row and column; written after the first full run.
 REASONS: Mapping[tuple[str, tuple[str | float, ...], str], str] = {
     ("table3", ("sgd", 1e-3), "convergence_epoch"): _SLOW,
     ("table3", ("sgd", 1e-3), "probe_accuracy"): _NO_SPREAD,
@@ -206,8 +153,8 @@ REASONS: Mapping[tuple[str, tuple[str | float, ...], str], str] = {
     ("table3", ("adam", 1e-1), "probe_accuracy"): _NO_SPREAD,
     ("table3", ("adam", 1e-1), "final_loss"): _LOSS,
 }
-"""Why a figure deviates, by table, row and column; written after the first full run."""
 
+# Digest of each sweep's runs, from ``plan.protocol``; a study of other runs is a trial.
 PROTOCOL: Mapping[str, str] = {
     "theorem": "c1f39cdd1e4db512",
     "ablation": "161b767bf23a8577",
@@ -217,4 +164,3 @@ PROTOCOL: Mapping[str, str] = {
     "width_adam": "8c198c9d627707c4",
     "features": "4c716aa009f83956",
 }
-"""Digest of each sweep's runs, from ``plan.protocol``; a study of other runs is a trial."""

@@ -7,6 +7,7 @@ from implicit_em.experiments.paper import PROTOCOL
 from implicit_em.studies.protocol import digest
 from implicit_em.studies.runs import Run, plan_sweeps
 
+# The five experiments, and the sweeps, files of ``conf/experiment``, that each consists of.
 EXPERIMENTS = {
     "theorem": ("theorem",),
     "ablation": ("ablation",),
@@ -14,7 +15,6 @@ EXPERIMENTS = {
     "dynamics": ("dynamics", "width_sgd", "width_adam"),
     "features": ("features",),
 }
-"""The five experiments and the sweeps, files of ``conf/experiment``, that each is made of."""
 
 
 def plan(

@@ -1,8 +1,8 @@
 """Experiment 5, features: whether the weight rows are prototypes of the data, or noise.
 
-Numbers beside the pictures. Each is compared with the same number for the same rows with their
-pixels permuted, which keeps every row's values and takes its structure away. Only pixels that vary
-over the images take part: the others keep their initial weight for ever, in every model.
+The control of a row is the same row with its pixels permuted: it has the same values, and no
+structure. Only pixels that vary over the images are used. The others keep their initial weight in
+every model.
 """
 
 from dataclasses import dataclass
@@ -21,19 +21,11 @@ PERCENTILE = 95
 
 @dataclass(frozen=True)
 class Prototypes:
-    """What rows are compared with, from a set of images.
-
-    Args:
-        class_means_CD: mean of each class minus that of all images.
-        centroids_CD: k-means centroids minus the mean of all images.
-        varies_D: whether a pixel takes more than one value.
-        sample_shape: of one image.
-
-    """
+    """Class means and k-means centroids of images, both without the mean image."""
 
     class_means_CD: np.ndarray
     centroids_CD: np.ndarray
-    varies_D: np.ndarray
+    varies_D: np.ndarray  # whether a pixel takes more than one value
     sample_shape: tuple[int, ...]
 
 
@@ -42,7 +34,7 @@ def find_prototypes(
 ) -> Prototypes:
     """Return the class means and k-means centroids (k = 64) of images.
 
-    The mean image is subtracted: a row's bias absorbs it, and all classes share it.
+    The mean image is subtracted: all classes share it, and a row's bias absorbs it.
     """
     mean_D = images_ND.mean(0)
     classes = np.unique(labels_N)
@@ -59,10 +51,10 @@ def find_prototypes(
 
 
 def best_cosine(rows_KD: np.ndarray, targets_CD: np.ndarray) -> np.ndarray:
-    """Return each row's cosine with the target where it is largest in size, shape ``(K,)``.
+    """Return each row's cosine of largest size with a target, shape ``(K,)``.
 
-    Negative where the row is like the target's negative: the component's energy is then low on what
-    the target shows, which it explains; a positive one detects it by a high energy.
+    A negative cosine means a low energy on what the target shows: the component explains it. A
+    positive cosine means a high energy: the component detects it.
     """
     cosines_KC = normalize(rows_KD) @ normalize(targets_CD).T
     best_K1 = np.abs(cosines_KC).argmax(1, keepdims=True)
@@ -72,8 +64,8 @@ def best_cosine(rows_KD: np.ndarray, targets_CD: np.ndarray) -> np.ndarray:
 def smoothness(rows_KD: np.ndarray, sample_shape: tuple[int, ...]) -> np.ndarray:
     """Return each row's correlation between neighbouring pixels, shape ``(K,)``.
 
-    Moran's I over the four-neighbourhood: about 0 for noise, near 1 for a smooth image; 0 for a
-    row that is constant.
+    It is Moran's I over the four-neighbourhood: about 0 for noise, near 1 for a smooth image, and 0
+    for a constant row.
     """
     images_KHW = rows_KD.reshape(len(rows_KD), *[size for size in sample_shape if size != 1])
     centred_KHW = images_KHW - images_KHW.mean((1, 2), keepdims=True)
@@ -85,12 +77,12 @@ def smoothness(rows_KD: np.ndarray, sample_shape: tuple[int, ...]) -> np.ndarray
 
 
 def describe(rows_KD: np.ndarray, prototypes: Prototypes, seed: int = 0) -> dict[str, float]:
-    """Return the numbers of a matrix of rows beside those of its permuted rows.
+    """Return how much rows look like prototypes, and how much their permutations do.
 
-    For each of ``class_mean``, ``centroid`` (best |cosine|) and ``smoothness``: the mean, that of
-    the control (``_control``), and the share of rows above the 95th percentile of their own 200
-    permutations (``_share``; 5 % for rows without structure). ``centroid_positive``: the share of
-    rows whose best cosine with a centroid is positive.
+    ``class_mean`` and ``centroid`` are means of the best |cosine|, ``smoothness`` is that of the
+    rows. Each has a ``_control``, the mean over 200 permutations of every row, and a ``_share``,
+    the share of rows above the 95th percentile of their own permutations, 5 % for noise.
+    ``centroid_positive`` is the share of rows with a positive best cosine.
     """
     varies_D = prototypes.varies_D
     rng = np.random.default_rng(seed)
@@ -117,16 +109,10 @@ def describe(rows_KD: np.ndarray, prototypes: Prototypes, seed: int = 0) -> dict
 
 
 def purity(scores_NK: np.ndarray, labels_N: np.ndarray, top: int = TOP_IMAGES) -> float:
-    """Return how far the top images of a component share a class, the mean over components.
+    """Return the share of the commonest class among a component's top images, in [0, 1].
 
-    Args:
-        scores_NK: what says that an image belongs to a component: responsibilities, or activations.
-        labels_N: class of each image, integers from 0.
-        top: images taken for each component. One whose scores do not vary is left out.
-
-    Returns:
-        The share of the commonest class in [0, 1]; NaN where no component varies.
-
+    It is the mean over the components whose scores vary; NaN if there is none. Labels are integers
+    from 0.
     """
     varying_NK = scores_NK[:, np.ptp(scores_NK, axis=0) > 0]
     best_TK = np.argsort(-varying_NK, axis=0, kind="stable")[:top]
@@ -137,8 +123,7 @@ def purity(scores_NK: np.ndarray, labels_N: np.ndarray, top: int = TOP_IMAGES) -
 def purities(energies_NK: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:
     """Return ``purity`` by responsibility, ``softmax(-E)``, by activation, E itself, and by chance.
 
-    Chance is the purity of random scores: the commonest of ten classes among 100 images has more
-    than a tenth of them.
+    Random scores give the purity by chance, which is more than a tenth for ten classes.
     """
     chance_NK = np.random.default_rng(0).random((len(labels_N), 200))
     return {

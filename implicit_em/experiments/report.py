@@ -18,20 +18,12 @@ from implicit_em.studies.tables import records
 
 @dataclass(frozen=True)
 class Study:
-    """What the report shows.
-
-    Args:
-        experiments: names of the experiments that were run.
-        evidence: what they measured.
-        measured: the paper's tables by name, from ``tables.measure``.
-        verdicts: verdicts from ``verdicts.judge``; ``None`` for a trial.
-
-    """
+    """The results that the report shows."""
 
     experiments: Sequence[str]
     evidence: Evidence
-    measured: Mapping[str, pd.DataFrame]
-    verdicts: pd.DataFrame | None
+    measured: Mapping[str, pd.DataFrame]  # by name of the paper's table, from ``tables.measure``
+    verdicts: pd.DataFrame | None  # ``None`` for a trial
 
     amendments = AMENDMENTS
 
@@ -54,7 +46,7 @@ class Study:
                 yield cell | {"table": name.removeprefix("table"), "row": row}
 
     def tables(self, experiment: str) -> Iterator[tuple[str, pd.DataFrame]]:
-        """Give the caption and the text of each table of an experiment."""
+        """Yield the caption and the text of each table of an experiment."""
         for name, cells in self.measured.items():
             if TABLES[name].experiment == experiment:
                 yield TABLES[name].caption, tables.side_by_side(name, cells)

@@ -23,7 +23,6 @@ from implicit_em.studies.pages import Report, forget
 from implicit_em.studies.protocol import trial_label
 from implicit_em.studies.runs import Run
 from implicit_em.studies.summary_run import log_summary
-from implicit_em.studies.trained import data_of
 from implicit_em.training.progress import working
 
 log = logging.getLogger(__name__)
@@ -40,27 +39,26 @@ def reproduce(
 ) -> Path:
     """Run experiments of the paper and write the report; return its path.
 
-    Complete runs are reused, so that a stopped study goes on. Experiments that the directory holds
+    Complete runs are reused, and a stopped study goes on. Experiments that the directory holds
     already stay in its report. Settings other than the paper's make a trial: everything says so,
     and there are no verdicts.
 
     Args:
-        directory: directory of runs, tables, figures, verdicts and report.
         experiments: keys of ``EXPERIMENTS``; all if none is named.
         overrides: settings of all runs in Hydra's notation, as ``trainer.max_epochs=2``.
-        workers: number of stacks that train at a time; by default the number of cores.
-        conf: folder of configuration files; by default the package's own.
+        workers: number of stacks that train at a time; ``None`` for one per core.
 
     Raises:
         ConfigError: if a setting is refused, or the directory holds a study of other settings.
         RunError: if runs failed.
 
     """
-    directory, conf = Path(directory), Path(conf).resolve()
+    directory, conf = Path(directory), Path(conf)
     if unknown := [name for name in experiments if name not in EXPERIMENTS]:
         raise ConfigError(f"{unknown[0]}: no such experiment; allowed: {', '.join(EXPERIMENTS)}")
     experiments = experiments or list(EXPERIMENTS)
     study_directory.refuse_arguments(workers, conf, "train.yaml")
+    conf = conf.resolve()
     file = directory / "study.json"
     note = study_directory.read_note(file)
     together = [n for n in EXPERIMENTS if n in experiments or n in note.get("experiments", ())]
@@ -69,18 +67,14 @@ def reproduce(
     if not is_protocol(together, runs):
         trial = trial_label(overrides) or "TRIAL with changed configuration files"
     study_directory.refuse_directory(directory, PAPER, note, trial)
-    data_of(runs[0])  # refuses data that cannot be read
+    runs[0].spec.build_data()  # refuses data that cannot be read
     with study_directory.alone(directory, "study"):
         write_json(file, {"trial": trial, "experiments": note.get("experiments", [])})
         execute(runs, workers, ["trial"] if trial else [])
         write_json(file, {"trial": trial, "experiments": together})
         forget(directory, "report.*", "verdicts.*")
-        typed = command(
-            "experiments",
-            [*together, *overrides],
-            directory=(directory, PAPER),
-            conf=(conf, CONF),
-        )
+        folders = {"directory": (directory, PAPER), "conf": (conf, CONF)}
+        typed = command("experiments", [*together, *overrides], **folders)
         history = provenance.history_of(Path(criteria.__file__))
         origin = provenance.describe(typed, runs, criteria=history)
         return _report(Report(directory, origin, trial), runs, together)
@@ -100,13 +94,10 @@ def _report(report: Report, runs: Sequence[Run], experiments: Sequence[str]) -> 
     beyond = [name for name, table in tables.BEYOND.items() if table.experiment in experiments]
     report.write_tables({name: getattr(evidence, name) for name in beyond})
     with working("drawing the figures"):
-        report.write_figures(
-            {
-                name: partial(picture.draw, evidence)
-                for name, picture in PICTURES.items()
-                if picture.experiment in experiments
-            }
-        )
+        drawn = {
+            n: partial(p.draw, evidence) for n, p in PICTURES.items() if p.experiment in experiments
+        }
+        report.write_figures(drawn)
     verdicts = None if trial else judge(evidence, experiments)
     if verdicts is not None:
         write_verdicts(verdicts, report.provenance, directory)

@@ -11,39 +11,33 @@ from implicit_em.base.files import whole
 from implicit_em.base.tables import markdown_table
 from implicit_em.experiments.evidence import Evidence
 from implicit_em.experiments.paper import REASONS, TABLES, Column, Published
-from implicit_em.studies.tables import write_tables
+from implicit_em.studies.tables import mean_and_deviation, write_tables
 
 NOTHING = "–"
-NEVER = "never"
+# Characters that LaTeX would not print as they are.
 LATEX = str.maketrans(
     {character: "\\" + character for character in "&%$#_{}"}
     | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
 )
-"""Characters that LaTeX would not print as they are."""
 
 
 def measure(name: str, evidence: Evidence) -> pd.DataFrame:
-    """Return a table of the paper with one row per figure.
-
-    Columns: the axes that name the table's row, ``quantity``, ``heading``, ``paper``,
-    ``paper_std``, ``paper_text``, ``mean`` and ``std`` in the table's unit (over ``n`` of the
-    ``runs``, those with a value), ``measured_text``, ``deviates`` (null if nothing was published)
-    and ``reason``.
+    """Return a table of the paper with one row per figure, published and measured.
 
     A figure deviates if the means differ by more than both standard deviations and the paper's
-    rounding together, or if a run has no value.
+    rounding together, or if a run has no value. ``deviates`` is null if nothing was published, and
+    ``n`` counts the runs with a value.
     """
     published = TABLES[name]
     runs = getattr(evidence, published.experiment)
     rows = []
     for values, figures in published.rows.items():
-        group = runs
-        for axis, value in zip(published.by, values, strict=True):
-            group = group[group[axis] == value]
+        row = dict(zip(published.by, values, strict=True))
+        group = runs[(runs[list(row)] == list(values)).all(axis=1)]
         for column in published.columns:
             cell = _cell(group, column, figures.get(column.key))
             reason = REASONS.get((name, values, column.key), "") if cell["deviates"] else ""
-            rows.append(dict(zip(published.by, values, strict=True)) | cell | {"reason": reason})
+            rows.append(row | cell | {"reason": reason})
     return pd.DataFrame(rows)
 
 
@@ -68,12 +62,11 @@ def _cell(runs: pd.DataFrame, column: Column, paper: Published | None) -> dict[s
 
 def _measured_text(mean: float | None, std: float | None, n: int, runs: int, column: Column) -> str:
     if mean is None:
-        return NEVER if column.key == "convergence_epoch" else NOTHING
+        return "never" if column.key == "convergence_epoch" else NOTHING
     form = ",.3g" if column.digits is None else f",.{column.digits}f"
     if column.key == "parameters":
         std = None  # a count, the same in every run
-    spread = f" ± {std:{form}}" if std is not None else ""
-    return f"{mean:{form}}{spread}" + (f" ({n} of {runs})" if n < runs else "")
+    return mean_and_deviation(mean, std, form) + (f" ({n} of {runs})" if n < runs else "")
 
 
 def _deviates(mean: float | None, std: float | None, complete: bool, paper: Published) -> bool:
@@ -86,22 +79,22 @@ def _deviates(mean: float | None, std: float | None, complete: bool, paper: Publ
 
 
 def side_by_side(name: str, cells: pd.DataFrame) -> pd.DataFrame:
-    """Return a measured table as printed: the paper's figure, then the measured one.
+    """Return a measured table as printed; the paper's figures come first.
 
-    A column that the paper lacks stands alone. An asterisk marks a deviation.
+    A column that the paper does not have stands alone. An asterisk marks a deviation.
     """
     published = TABLES[name]
     compared = {key for figures in published.rows.values() for key in figures}
     rows = []
     for values in published.rows:
-        row = dict(zip(published.by, map(_row_name, values), strict=True))
+        names = (f"{value:g}" if isinstance(value, float) else value for value in values)
+        row = dict(zip(published.by, names, strict=True))
         of_row = cells[(cells[list(published.by)] == list(values)).all(axis=1)]
         cell: Any
         for cell in of_row.itertuples():
             if cell.quantity in compared:
-                row[f"{cell.heading}, paper"] = (
-                    cell.paper_text if isinstance(cell.paper_text, str) else NOTHING
-                )
+                printed = isinstance(cell.paper_text, str)
+                row[f"{cell.heading}, paper"] = cell.paper_text if printed else NOTHING
             row[cell.heading] = cell.measured_text + (" *" if cell.deviates is True else "")
         row["n"] = str(of_row["runs"].max())
         rows.append(row)
@@ -135,25 +128,20 @@ def _errors_by_draw(draws: pd.DataFrame) -> pd.DataFrame:
         closed = draws[(draws["gradient"] == "closed form") & (draws["dtype"] == dtype)]
         parts |= {
             f"{dtype}: correlation": rows["correlation"].map("{:.4f}".format),
-            "max error " + str(dtype): rows["max_error"],
-            "mean error " + str(dtype): rows["mean_error"],
-            "bound " + str(dtype): rows["bound"],
-            "closed form " + str(dtype): closed.set_index(case)["max_error"],
+            f"max error {dtype}": rows["max_error"],
+            f"mean error {dtype}": rows["mean_error"],
+            f"bound {dtype}": rows["bound"],
+            f"closed form {dtype}": closed.set_index(case)["max_error"],
         }
     return pd.DataFrame(parts).reset_index().replace("nan", NOTHING)
 
 
 def _thresholds_side_by_side(crossings: pd.DataFrame) -> pd.DataFrame:
+    numbers = ["predicted", "measured"]
     beyond = "beyond " + crossings["epochs"].astype(str)
-    texts = crossings.assign(
-        measured=crossings["measured"]
-        .map("{:.0f}".format)
-        .mask(crossings["measured"].isna(), beyond),
-        predicted=crossings["predicted"].map("{:.0f}".format),
-    )
-    wide = texts.pivot(
-        index=["optimizer", "hidden"], columns="threshold", values=["predicted", "measured"]
-    )
+    texts = crossings.assign(**crossings[numbers].map("{:.0f}".format))
+    texts["measured"] = texts["measured"].mask(crossings["measured"].isna(), beyond)
+    wide = texts.pivot(index=["optimizer", "hidden"], columns="threshold", values=numbers)
     wide = wide.sort_index(axis=1, level="threshold", sort_remaining=False)
     wide.columns = wide.columns.map("threshold {0[1]:g}, {0[0]}".format)
     return wide.reset_index()
@@ -177,14 +165,7 @@ def _matrices_side_by_side(features: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Beyond:
-    """A table that the paper does not have.
-
-    Args:
-        experiment: experiment that the table belongs to.
-        caption: what the table shows.
-        present: function that turns the evidence of the same name into the printed table.
-
-    """
+    """A table that the paper does not have; it shows the evidence of the same name."""
 
     experiment: str
     caption: str
@@ -251,7 +232,3 @@ def _latex(frame: pd.DataFrame, title: str, name: str) -> str:
     for symbol, command in (("±", r"$\pm$"), (" -", " $-$"), ("–", "--")):
         text = text.replace(symbol, command)
     return text
-
-
-def _row_name(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

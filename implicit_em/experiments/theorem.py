@@ -1,7 +1,7 @@
 """Experiment 1, the theorem: the gradient of log-sum-exp at each energy is its responsibility.
 
-The gradient is that of automatic differentiation through ``torch.logsumexp``, not the closed form
-of ``losses.lse``, which would only be compared with itself. The closed form is checked beside it.
+The gradient comes from automatic differentiation through ``torch.logsumexp``. The closed form of
+``losses.lse`` would only be compared with itself; it is checked beside it.
 """
 
 from collections.abc import Callable
@@ -9,20 +9,19 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nan
 
 from implicit_em.losses import lse
 from implicit_em.models import Encoder
 
-PAPER_SHAPE = (64, 128)
-"""B x K of the paper's draw."""
+PAPER_SHAPE = (64, 128)  # B x K of the paper's draw
 SHAPES = ((1, 1), (1, 64), (128, 2), PAPER_SHAPE, (128, 64), (128, 4096))
 SCALES = (1e-6, 1e-4, 1e-2, 1.0, 1e1, 1e2, 1e3, 1e4)
 DTYPES = (torch.float32, torch.float64)
 
 
 def definition(energies: Tensor) -> Tensor:
-    """Return ``-log sum_j exp(-E_j)``, summed over samples, written out for autograd."""
+    """Return ``-log sum_j exp(-E_j)``, summed over samples; autograd differentiates it."""
     return -torch.logsumexp(-energies, -1).sum()
 
 
@@ -34,11 +33,8 @@ def agreement(
 ) -> dict[str, float]:
     """Compare the gradient of an objective at energies with their responsibilities.
 
-    Returns:
-        ``correlation`` (NaN if the responsibilities do not vary), ``max_error`` and ``mean_error``
-        against ``softmax(-E)`` in the precision of the energies, and ``max_true_error`` against
-        ``softmax(-E)`` of the same energies in float64.
-
+    ``max_error`` and ``mean_error`` are against ``softmax(-E)`` in the precision of the energies,
+    ``max_true_error`` is against float64. ``correlation`` is NaN if responsibilities do not vary.
     """
     gradient_BK = _gradient(energies_BK, objective)
     return _compare(gradient_BK, (-energies_BK).softmax(-1), (-energies_BK.double()).softmax(-1))
@@ -47,17 +43,16 @@ def agreement(
 def error_bound(energies_BK: Tensor) -> float:
     """Return the largest error that rounding may cause in autograd's gradient.
 
-    It is ``exp(-E_j - L)`` of a logarithm L that is rounded at the level of the energies, so the
-    error grows as ``eps * max|E|``; below a level of 1 it is that of the exponential itself.
+    The gradient is ``exp(-E_j - L)``. The logarithm L is rounded at the level of the energies, so
+    the error grows as ``eps * max|E|``. Below a level of 1 the exponential's own rounding remains.
     """
     return torch.finfo(energies_BK.dtype).eps * (1 + float(energies_BK.abs().max()))
 
 
 def draws(seed: int = 0) -> pd.DataFrame:
-    """Return one row per draw of normal energies: shapes, scales, precisions and both gradients.
+    """Return the ``agreement`` of normal energies of all shapes, scales, precisions and gradients.
 
-    Columns: ``gradient``, ``dtype``, ``batch``, ``components``, ``scale``, ``bound`` and those of
-    ``agreement``. Every draw begins at the same seed.
+    Every draw begins at the same seed; ``bound`` is its ``error_bound``.
     """
     cases = [(shape, 1.0) for shape in SHAPES] + [(PAPER_SHAPE, s) for s in SCALES if s != 1.0]
     rows = []
@@ -78,15 +73,11 @@ def draws(seed: int = 0) -> pd.DataFrame:
 
 
 def through_encoder(encoder: Encoder, x_BD: Tensor) -> pd.DataFrame:
-    """Compare at the energies of an encoder, and carry the comparison on to its weights.
+    """Return the ``agreement`` at an encoder's energies and at its weights, in each precision.
 
-    Where the gradient at the energies is the responsibility, that at the weights must be
-    ``sum_b r_bj f'(z_bj) x_b``: each component's rows move as its share of the data asks.
-
-    Returns:
-        Rows ``at`` energies and weights for each precision, with the columns of ``agreement`` and
-        ``scale``, the largest value of what is compared: errors at the weights are relative to it.
-
+    If the gradient at the energies is the responsibility r, the gradient at the weights is
+    ``sum_b r_bj f'(z_bj) x_b``. ``scale`` is the largest energy or gradient; errors at the weights
+    are relative to it.
     """
     rows = []
     for dtype in DTYPES:
@@ -107,20 +98,18 @@ def through_encoder(encoder: Encoder, x_BD: Tensor) -> pd.DataFrame:
         true_KD = (true_BK * slope_BK.double()).mT @ inputs_BD.double()
         name = str(dtype).removeprefix("torch.")
         largest = true_KD.detach().abs().max()
+        at_energies = {
+            "scale": float(energies_BK.detach().abs().max()),
+            "bound": error_bound(energies_BK.detach()),
+            **_compare(at_energies_BK, own_BK, true_BK),
+        }
+        at_weights = {
+            "scale": float(largest),
+            **_compare(at_weight_KD / largest, own_KD / largest, true_KD / largest),
+        }
         rows += [
-            {
-                "at": "energies",
-                "dtype": name,
-                "scale": float(energies_BK.detach().abs().max()),
-                "bound": error_bound(energies_BK.detach()),
-                **_compare(at_energies_BK, own_BK, true_BK),
-            },
-            {
-                "at": "weights",
-                "dtype": name,
-                "scale": float(largest),
-                **_compare(at_weight_KD / largest, own_KD / largest, true_KD / largest),
-            },
+            {"at": "energies", "dtype": name, **at_energies},
+            {"at": "weights", "dtype": name, **at_weights},
         ]
     return pd.DataFrame(rows)
 
@@ -128,10 +117,11 @@ def through_encoder(encoder: Encoder, x_BD: Tensor) -> pd.DataFrame:
 def _compare(gradient: Tensor, expected: Tensor, true: Tensor) -> dict[str, float]:
     gradient, expected, true = (t.detach().double().flatten() for t in (gradient, expected, true))
     error = (gradient - expected).abs()
+    several = len(gradient) > 1
     return {
-        "correlation": float(torch.corrcoef(torch.stack([gradient, expected]))[0, 1])
-        if len(gradient) > 1
-        else float("nan"),
+        "correlation": float(torch.stack([gradient, expected]).corrcoef()[0, 1])
+        if several
+        else nan,
         "max_error": float(error.max()),
         "mean_error": float(error.mean()),
         "max_true_error": float((gradient - true).abs().max()),

@@ -1,6 +1,5 @@
-"""The Lightning callback that follows what a layer does, epoch by epoch, on scales of its own."""
+"""The Lightning callback that follows a layer through its training."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,25 +18,22 @@ IDENTITY_SAMPLES = 128
 
 
 class Trajectory(Callback):
-    """Logs ``trajectory/*`` after every epoch.
+    """Logs ``trajectory/*`` after every epoch, measured on the same images as the curves.
 
-    On the images that the curves are measured on:
+    - ``row_angle``: mean angle that the weight rows turned in this epoch, in degrees
+    - ``correlation_change``: root mean square change of the correlations between components
+    - ``log_variance``: median over the components of ``log Var(E_j)``
+    - ``identity_correlation``, ``identity_error``: ``theorem.agreement`` on the first 128 images
+    - ``probe_accuracy``: accuracy of the linear probe, after ``probe_epochs`` and the last epoch
 
-    - ``row_angle``: mean angle, in degrees, that the weight rows turned since the epoch before;
-    - ``correlation_change``: root mean square change of the correlations between components;
-    - ``log_variance``: median over the components of ``log Var(E_j)``;
-    - ``identity_correlation``, ``identity_error``: gradient against responsibilities, as
-      ``theorem.agreement`` gives them, on the first 128 images;
-    - ``probe_accuracy``: of the linear probe, after epochs 1, 2, 3, 4, 6, 8, 12, ... and the last.
-
-    The first two are free of scale: multiplying all energies by a constant leaves them as they are.
+    The first two do not depend on the scale of the energies.
     """
 
     def __init__(self) -> None:
         self._before: tuple[Tensor, Tensor] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Note where the layer starts."""
+        """Keep the initial weights and correlations."""
         self._before = self._state(trainer, pl_module)[:2]
 
     @torch.no_grad()
@@ -60,7 +56,9 @@ class Trajectory(Callback):
             if accuracy is not None:
                 values["probe_accuracy"] = accuracy
         self._before = rows_KD, correlation_KK
-        _log(pl_module, values)
+        pl_module.log_dict(
+            {f"trajectory/{key}": torch.as_tensor(v).double() for key, v in values.items()}
+        )
 
     @staticmethod
     @torch.no_grad()
@@ -93,10 +91,6 @@ def _rms_off_diagonal(matrix_KK: Tensor) -> Tensor:
     components = len(matrix_KK)
     total = matrix_KK.square().sum() - matrix_KK.diagonal().square().sum()
     return (total / max(1, components * (components - 1))).sqrt()
-
-
-def _log(module: pl.LightningModule, values: Mapping[str, Tensor | float]) -> None:
-    module.log_dict({f"trajectory/{k}": torch.as_tensor(v).double() for k, v in values.items()})
 
 
 def _data(trainer: pl.Trainer) -> ResidentDataModule:

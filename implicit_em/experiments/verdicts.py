@@ -1,4 +1,4 @@
-"""The criteria applied to the evidence, as rows and as a file."""
+"""The verdicts: criteria applied to the evidence, as a table and as files."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -14,12 +14,7 @@ from implicit_em.studies.tables import records
 
 
 def judge(evidence: Evidence, experiments: Sequence[str]) -> pd.DataFrame:
-    """Return one row a claim of the experiments.
-
-    Columns: ``claim`` (its key), ``experiment``, ``statement``, ``criterion``, ``paper``,
-    ``measured`` (text), ``value``, ``low``, ``high`` (the 95 % interval; null for what is exact),
-    ``n``, ``p_value``, ``test``, ``verdict``, ``why`` and ``amended``.
-    """
+    """Return the verdict on each claim of the experiments, with the estimate that decided."""
     rows = []
     for key, claim in CLAIMS.items():
         if claim.experiment not in experiments:

@@ -15,19 +15,12 @@ from implicit_em.config import CONF
 def command(study: str, words: Sequence[str], **options: tuple[Path, Path]) -> str:
     """Return the command that runs a study again.
 
-    Args:
-        study: name of the package.
-        words: parts and settings.
-        options: each path option's value and default; it is left out where both are the same.
-
+    ``options`` are the value and the default of each path; a path at its default is left out.
     """
-    changed = [
-        word
-        for name, (path, default) in options.items()
-        if path != default
-        for word in (f"--{name}", str(path))
-    ]
-    return shlex.join(["python", "-m", f"implicit_em.{study}", *words, *changed])
+    typed = ["python", "-m", f"implicit_em.{study}", *words]
+    for name, (path, default) in options.items():
+        typed += [f"--{name}", str(path)] if path != default else []
+    return shlex.join(typed)
 
 
 def run_study(
@@ -41,13 +34,12 @@ def run_study(
     """Run what the command line asks for; return the same exit codes as ``train.py``.
 
     Args:
-        study: function that is called with the directory, the names of parts, the ``KEY=VALUE``
-            settings, the number of workers or ``None``, and the folder of configuration files.
+        study: function of the directory, the names of parts, the ``KEY=VALUE`` settings, the number
+            of workers or ``None``, and the folder of configuration files.
         directory: default directory of the results.
-        arguments: command line; by default that of the process.
-        metavar: name of the positional arguments in the help.
+        arguments: command line; ``None`` for that of the process.
         words: help on the positional arguments.
-        program: ``prog`` and ``description`` of the parser.
+        program: arguments of the parser.
 
     """
     parser = argparse.ArgumentParser(**program)  # type: ignore[arg-type]

@@ -16,12 +16,7 @@ LOG_FILE = "train.log"
 
 
 def execute(runs: Sequence[Run], workers: int | None = None, tags: Sequence[str] = ()) -> None:
-    """Train the runs that are not complete, as stacks.
-
-    Args:
-        runs: planned runs.
-        workers: number of stacks that train at the same time; by default the number of cores.
-        tags: tags of all runs in W&B, beside their own.
+    """Train the runs that are not complete, as stacks; ``tags`` are added to each run's own in W&B.
 
     Raises:
         RunError: at the end, if runs failed; the others are kept.

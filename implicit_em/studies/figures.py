@@ -1,14 +1,10 @@
-"""The style of all figures, with colours that the colour-blind can tell apart."""
+"""The style that all figures share, with colours that the colour-blind can tell apart."""
 
-import textwrap
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
-
-from implicit_em.base.files import whole
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
 
 # Okabe and Ito's palette.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -29,28 +25,12 @@ STYLE: Any = {
     "pdf.fonttype": 42,  # TrueType: text stays text
     "figure.constrained_layout.use": True,
 }
-WIDTH = 7.0
-"""Width of a page's text, in inches."""
-LINE = 100
-"""Characters in a line of that width."""
-RESOLUTION = 200
-"""Dots per inch of the PNG files."""
+WIDTH = 7.0  # inches: the width of a page's text
+LINE = 100  # characters in a line of that width
+RESOLUTION = 200  # dots per inch of the PNG files
 
 
-def write(draw: Callable[[], Figure], path: Path, trial: str | None) -> None:
-    """Draw a figure in the common style and write it as PNG and PDF.
-
-    Args:
-        draw: function that makes the figure.
-        path: path of the files, without their suffix.
-        trial: label of the trial, which goes above the figure; ``None`` for the protocol.
-
-    """
-    with mpl.rc_context(STYLE):
-        figure = draw()
-        if trial:
-            figure.suptitle(textwrap.fill(trial, LINE), color=VERMILION, fontsize=9)
-        for kind in ("png", "pdf"):
-            with whole(path.with_name(f"{path.name}.{kind}")) as temporary:
-                metadata = {"CreationDate": None} if kind == "pdf" else None
-                figure.savefig(temporary, format=kind, dpi=RESOLUTION, metadata=metadata)
+def bar(axes: Axes, x: float, values: pd.Series, width: float, spread: float, **look: Any) -> None:
+    """Draw the mean of values as a bar, and each value as a dot within ``spread`` of its middle."""
+    axes.bar(x, values.mean(), width, **look)
+    axes.plot(x + np.linspace(-spread, spread, len(values)), values, ".", color=BLACK, ms=4)

@@ -3,87 +3,81 @@
 import base64
 import html
 import re
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import markdown
+import matplotlib as mpl
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from implicit_em.base.files import whole
 from implicit_em.base.tables import markdown_table
-from implicit_em.studies.figures import write
+from implicit_em.studies import figures as style
 from implicit_em.studies.tables import write_tables
 
 
 @dataclass(frozen=True)
 class Report:
-    """Where the report of a study goes, and what every page of it says.
-
-    Args:
-        directory: directory of the report, with ``tables`` and ``figures`` below it.
-        provenance: lines by name, from ``provenance.describe``.
-        trial: label of the trial; ``None`` for the protocol.
-
-    """
+    """The directory of a study's report, and what every page of it says."""
 
     directory: Path
     provenance: Mapping[str, str]
-    trial: str | None = None
+    trial: str | None = None  # label of the trial; ``None`` for the protocol
 
     def write_tables(self, tables: Mapping[str, pd.DataFrame]) -> None:
         """Write tables as CSV."""
         write_tables(tables, self.directory / "tables", self.trial)
 
     def write_figures(self, figures: Mapping[str, Callable[[], Figure]]) -> None:
-        """Draw figures and write each as PNG and PDF."""
+        """Draw figures in the common style and write each as PNG and PDF."""
         for name, draw in figures.items():
-            write(draw, self.directory / "figures" / name, self.trial)
+            with mpl.rc_context(style.STYLE):
+                figure = draw()
+                if self.trial:
+                    label = textwrap.fill(self.trial, style.LINE)
+                    figure.suptitle(label, color=style.VERMILION, fontsize=9)
+                for kind, metadata in (("png", None), ("pdf", {"CreationDate": None})):
+                    with whole(self.directory / "figures" / f"{name}.{kind}") as temporary:
+                        dpi = style.RESOLUTION
+                        figure.savefig(temporary, format=kind, dpi=dpi, metadata=metadata)
 
     def write_page(self, package: str, template: str = "report.md.j2", **content: Any) -> Path:
-        """Fill in a template and write it as ``report.md`` and ``report.html``.
+        """Write a template as ``report.md`` and ``report.html``; return the path of the latter.
 
-        Args:
-            package: package of the template.
-            template: its file; it gets this object as ``report``.
-            content: what else the template names.
-
-        Returns:
-            The path of the HTML file.
-
+        The template gets this object as ``report``, and the content by its names.
         """
         text = re.sub(r"\n{3,}", "\n\n", render(package, template, report=self, **content))
         page = self.directory / "report.html"
-        for path, page_text in (
-            (page.with_suffix(".md"), text),
-            (page, to_html(text, self.directory)),
-        ):
-            with whole(path) as temporary:
-                temporary.write_text(page_text)
+        with whole(page.with_suffix(".md")) as temporary:
+            temporary.write_text(text)
+        with whole(page) as temporary:
+            temporary.write_text(to_html(text, self.directory))
         return page
 
 
 def forget(directory: Path, *patterns: str) -> None:
-    """Remove files of an earlier report, so that none lies beside those of a later one."""
+    """Remove the files of an earlier report."""
     for pattern in patterns:
         for path in directory.glob(pattern):
             path.unlink()
 
 
 def render(package: str, template: str, /, **content: Any) -> str:
-    """Return a template of a package, filled in; a missing value is an error.
+    """Fill in a template of a package; a missing value is an error.
 
-    Templates have these filters: ``table`` writes a DataFrame in Markdown, ``lines`` a mapping as
-    such a table under a heading, and ``unwrapped`` puts a paragraph on one line.
+    The filter ``table`` writes a DataFrame in Markdown, ``lines`` writes a mapping as such a table
+    under a heading, and ``unwrapped`` puts a paragraph on one line.
     """
     return _environment(package).get_template(template).render(**content)
 
 
 def sentences(package: str, template: str, /, **content: Any) -> list[str]:
-    """Return the paragraphs of a template that is filled in, each unwrapped to one line."""
+    """Fill in a template and return its paragraphs, each on one line."""
     environment = _environment(package).overlay(trim_blocks=True, lstrip_blocks=True)
     text = environment.get_template(template).render(**content)
     return [_unwrapped(paragraph) for paragraph in text.split("\n\n") if paragraph.strip()]
@@ -108,13 +102,7 @@ def _unwrapped(text: str) -> str:
 
 
 def to_html(text: str, directory: Path) -> str:
-    """Return Markdown as one HTML page that holds its style and images.
-
-    Args:
-        text: Markdown; its images are PNG files.
-        directory: directory that the images' paths are relative to.
-
-    """
+    """Return Markdown as one HTML page that holds its style and its PNG images of ``directory``."""
     unbroken = text.replace(" ± ", "\u00a0±\u00a0")
     body = markdown.markdown(unbroken, extensions=["tables", "md_in_html", "sane_lists"])
 

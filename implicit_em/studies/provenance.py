@@ -10,27 +10,18 @@ import torch
 from threadpoolctl import threadpool_info
 
 from implicit_em.studies.runs import Run
-from implicit_em.studies.trained import metrics_of
 
 
 def describe(command: str, runs: Sequence[Run], **more: str) -> dict[str, str]:
-    """Return what a reader needs to repeat the study, as lines by name.
-
-    Args:
-        command: command that makes the study.
-        runs: complete runs of the study.
-        more: lines about the study's own files.
-
-    """
-    home = Path(__file__).parent
-    metrics = [metrics_of(run) for run in runs]
+    """Return what a reader needs to repeat a study of complete runs, as lines by name."""
+    metrics = [run.metrics() for run in runs]
     blas = sorted(
         {info["internal_api"] for info in threadpool_info() if info["user_api"] == "blas"}
     )
     return {
         "command": command,
         "date": f"{date.today()}",
-        "commit": _git(home, "describe", "--always", "--dirty", "--exclude", "*"),
+        "commit": _git(Path(__file__).parent, "describe", "--always", "--dirty", "--exclude", "*"),
         **more,
         "runs": f"{len(runs)}, {sum(run['epochs'] for run in metrics):,} epochs in all",
         "device": ", ".join(sorted({run["device"] for run in metrics})),
@@ -63,6 +54,6 @@ def _git(directory: Path, *arguments: str) -> str:
 
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    lines: Sequence[str] = cpuinfo.read_text().splitlines() if cpuinfo.exists() else ()
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = {line.partition(": ")[2] for line in lines if line.startswith("model name")}
     return ", ".join(sorted(names)) or platform.processor() or platform.machine()

@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from implicit_em.base.errors import ConfigError
@@ -17,21 +19,17 @@ from implicit_em.config.check import check
 from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.config.mistakes import explain
 from implicit_em.config.spec import RunSpec
+from implicit_em.models import SparseAutoencoder
 from implicit_em.sweeps.jobs import enumerate_jobs
 from implicit_em.training.directory import RunDirectory
+from implicit_em.training.loading import load
 
 FIXED = ("experiment", "callbacks", "model", "loss")
 """Keys that every experiment sets itself, beside its axes; overrides may not change them."""
 
 
 class Place(NamedTuple):
-    """Where a run stands in a sweep.
-
-    Args:
-        sweep: name of the sweep.
-        axes: the run's value of each axis, in Hydra's notation.
-
-    """
+    """A sweep, and a run's value of each of its axes in Hydra's notation."""
 
     sweep: str
     axes: Mapping[str, str]
@@ -42,15 +40,10 @@ class Run:
     """One training run of a study.
 
     Args:
-        cfg: composed configuration.
-        fingerprint: fingerprint of the configuration.
-        directory: run directory, which may not exist yet.
-        places: places in all sweeps that the run belongs to; the first one names it.
+        places: the run's place in each sweep that it belongs to; the first one names it.
         completed: whether the directory held the complete run when the study was planned.
-        batch: runs of one batch may train at the same time. Give runs whose steps differ much in
-            cost another batch, or workers wait for each other.
-        group: group in W&B; by default the first sweep.
-        tags: tags in W&B.
+        batch: runs of one batch may train at the same time. Runs whose steps differ much in cost
+            need another batch, or workers wait for each other.
 
     """
 
@@ -60,7 +53,7 @@ class Run:
     places: list[Place]
     completed: bool = False
     batch: str = ""
-    group: str | None = None
+    group: str | None = None  # in W&B; ``None`` for the first sweep
     tags: list[str] = field(default_factory=list)
 
     @cached_property
@@ -88,6 +81,22 @@ class Run:
         """All sweeps that the run belongs to."""
         return [place.sweep for place in self.places]
 
+    def metrics(self) -> dict[str, Any]:
+        """Read ``metrics.json``; empty if there is none yet."""
+        return RunDirectory(self.directory).read_metrics() or {}
+
+    def model(self) -> Any:
+        """Load the trained model, on the CPU; its class may be a user's own."""
+        return load(self.directory, classes=[get_class(self.cfg.model._target_)])
+
+
+def matrices_of(model: Any) -> dict[str, np.ndarray]:
+    """Return the rows of the ``encoder`` and the columns of a ``decoder``, each ``(K, D)``."""
+    matrices = {"encoder": model.weight}
+    if isinstance(model, SparseAutoencoder):
+        matrices["decoder"] = model.decoder.weight.mT
+    return {name: weight.detach().numpy() for name, weight in matrices.items()}
+
 
 def plan_sweeps(
     sweeps: Sequence[str], directory: Path, conf: Path, overrides: Sequence[str] = ()
@@ -95,12 +104,6 @@ def plan_sweeps(
     """Compose and check every run of the sweeps; a run that several share appears once.
 
     A complete run of the same fingerprint, anywhere below ``directory``, is reused.
-
-    Args:
-        sweeps: names of files in ``conf/experiment``.
-        directory: directory of the runs.
-        conf: directory of the configuration files.
-        overrides: settings of all runs, in Hydra's notation.
 
     Raises:
         ConfigError: if a run cannot be trained, or its directory holds another run.
@@ -122,28 +125,19 @@ def plan_sweeps(
         where = complete.get(fingerprint, directory / place.sweep / job)
         runs[fingerprint] = Run(cfg, fingerprint, where, [place], fingerprint in complete)
     for run in runs.values():
-        _refuse_another_run(run)
+        found = RunDirectory(run.directory)
+        if found.config.exists() and config_fingerprint(found.read_config()) != run.fingerprint:
+            raise ConfigError(
+                f"{run.directory}: holds a run of other settings; nothing is overwritten: name "
+                "another --directory"
+            )
     return list(runs.values())
-
-
-def _refuse_another_run(run: Run) -> None:
-    directory = RunDirectory(run.directory)
-    if directory.config.exists() and config_fingerprint(directory.read_config()) != run.fingerprint:
-        raise ConfigError(
-            f"{run.directory}: holds a run of other settings; nothing is overwritten: name another "
-            "--directory"
-        )
 
 
 def compose_sweeps(
     sweeps: Sequence[str], conf: Path, overrides: Sequence[str]
 ) -> list[tuple[Place, DictConfig]]:
-    """Return the place and the configuration of each job of the sweeps.
-
-    Args:
-        sweeps: names of files in ``conf/experiment``.
-        conf: directory of the configuration files.
-        overrides: settings of all runs, in Hydra's notation.
+    """Return the place and the configuration of each job of the sweeps in ``conf/experiment``.
 
     Raises:
         ConfigError: if a job cannot be composed, or an override changes what a sweep sets itself.

@@ -8,29 +8,18 @@ import pandas as pd
 from scipy import stats
 
 CONFIDENCE = 0.95
-ROUNDING = 1e-12
-"""Relative difference up to which values count as equal."""
+ROUNDING = 1e-12  # relative difference up to which values count as equal
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A measured quantity.
-
-    Args:
-        value: the point estimate.
-        low: lower end of the 95 % interval; ``None`` for an exact value or a single run.
-        high: upper end of the interval.
-        n: number of runs or seeds behind the value.
-        p_value: two-sided p-value, if there was a test.
-        test: name of the test.
-
-    """
+    """A measured quantity with its 95 % interval."""
 
     value: float
-    low: float | None = None
+    low: float | None = None  # ``None`` for an exact value or a single run
     high: float | None = None
-    n: int = 1
-    p_value: float | None = None
+    n: int = 1  # runs or seeds behind the value
+    p_value: float | None = None  # two-sided
     test: str | None = None
 
     def text(self, digits: int = 2, scale: float = 1.0, unit: str = "") -> str:

@@ -12,12 +12,7 @@ from implicit_em.base.errors import ConfigError, one_line
 
 
 def read_note(note: Path) -> dict[str, Any]:
-    """Return what a directory's note says of the study in it; empty if there is no note.
-
-    Raises:
-        ConfigError: if the note cannot be read.
-
-    """
+    """Return what a directory's note says of its study; empty if there is no note."""
     try:
         content = json.loads(note.read_text()) if note.exists() else {}
     except (ValueError, OSError) as error:
@@ -30,18 +25,7 @@ def read_note(note: Path) -> dict[str, Any]:
 def refuse_directory(
     directory: Path, protocols: Path, note: Mapping[str, Any], trial: str | None
 ) -> None:
-    """Refuse a directory that holds another study, or is not meant for a trial.
-
-    Args:
-        directory: directory that the study would write to.
-        protocols: directory that is reserved for the protocol.
-        note: content of the directory's note.
-        trial: label of the trial; ``None`` for the protocol.
-
-    Raises:
-        ConfigError: if the directory is refused.
-
-    """
+    """Refuse a directory whose note is of another study; a trial may not write to ``protocols``."""
     if trial and directory.resolve() == protocols.resolve():
         raise ConfigError(
             f"{protocols} is for the protocol alone: name another --directory for a {trial}"
@@ -54,12 +38,7 @@ def refuse_directory(
 
 
 def refuse_arguments(workers: int | None, conf: Path, needed: str) -> None:
-    """Refuse an impossible number of workers, and a configuration folder that lacks a file.
-
-    Raises:
-        ConfigError: naming the argument.
-
-    """
+    """Refuse an impossible number of workers, and a configuration folder without a needed file."""
     if workers is not None and workers < 1:
         raise ConfigError(f"workers={workers}: must be at least 1")
     if not (conf / needed).exists():
@@ -68,16 +47,7 @@ def refuse_arguments(workers: int | None, conf: Path, needed: str) -> None:
 
 @contextmanager
 def alone(directory: Path, study: str) -> Iterator[None]:
-    """Make a directory and lock it against other processes.
-
-    Args:
-        directory: directory of the study.
-        study: name of the study in the message.
-
-    Raises:
-        ConfigError: if the directory cannot be made, or another process holds the lock.
-
-    """
+    """Make a directory and lock it; refuse one that another process has locked."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -17,22 +17,13 @@ def log_summary(
     provenance: Mapping[str, str],
     trial: str | None,
 ) -> None:
-    """Log the study as a W&B run of job type ``summary``, if the logger is W&B.
-
-    Args:
-        cfg: configuration of one of the study's runs, for the logger's settings.
-        directory: directory of the study, with its figures.
-        tables: tables by name.
-        provenance: lines by name.
-        trial: label of the trial; ``None`` for the protocol.
-
-    """
+    """Log the study as a W&B run of job type ``summary``, if the logger of its runs is W&B."""
     spec = to_plain(cfg)["logger"]
     if not spec.get("_target_", "").endswith(".WandbLogger"):
         return
     spec |= {"name": f"summary of {directory.name}", "job_type": "summary"}
-    config = {**provenance, "trial": trial}
-    logger = start_logger(spec, directory, config, "summary", ["trial"] if trial else [])
+    tags = ["trial"] if trial else []
+    logger = start_logger(spec, directory, {**provenance, "trial": trial}, "summary", tags)
     if not isinstance(logger, PatientWandbLogger):
         return
     with logger.dropping():

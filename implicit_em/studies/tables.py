@@ -1,4 +1,4 @@
-"""A study's tables: as records, and as CSV files."""
+"""A study's tables: as records, as text, and as CSV files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,13 +15,17 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return cells.where(cells.notna(), None).to_dict("records")  # type: ignore[return-value]
 
 
-def write_tables(tables: Mapping[str, pd.DataFrame], directory: Path, trial: str | None) -> None:
-    """Write tables as CSV, those of a trial with its label in a column.
+def mean_and_deviation(mean: float | None, deviation: float | None, form: str) -> str:
+    """Return ``mean ± deviation`` in a format; a dash or the mean alone if a number is missing."""
+    if pd.isna(mean):
+        return "–"
+    return f"{mean:{form}}" + ("" if pd.isna(deviation) else f" ± {deviation:{form}}")
 
-    A table without columns is left out: pandas could not read it.
-    """
+
+def write_tables(tables: Mapping[str, pd.DataFrame], directory: Path, trial: str | None) -> None:
+    """Write tables as CSV, those of a trial with its label in a column."""
     for name, table in tables.items():
         if not len(table.columns):
-            continue
+            continue  # pandas could not read it
         with whole(directory / f"{name}.csv") as temporary:
             (table.assign(trial=trial) if trial else table).to_csv(temporary, index=False)

@@ -11,102 +11,66 @@ from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from implicit_em.experiments.dynamics import POWER_OF_T
 from implicit_em.experiments.evidence import Evidence
-from implicit_em.experiments.figures.pictures import picture
 from implicit_em.studies import figures as style
 
 OPTIMIZERS = {"sgd": ("SGD", style.BLUE, "o"), "adam": ("Adam", style.VERMILION, "s")}
 RATES = {1e-4: style.SKY, 1e-3: style.GREEN, 1e-2: style.ORANGE, 1e-1: style.PURPLE}
 
 
-@picture("figure4", "dynamics")
 def dynamics(evidence: Evidence) -> Figure:
-    """Convergence epoch, probe and loss over the rate, for both optimizers."""
+    """Draw convergence epoch, probe and loss over the rate, for both optimizers."""
     figure = Figure(figsize=(style.WIDTH, 2.7))
     panels = figure.subplots(1, 3)
+    titles = {
+        "convergence_epoch": "converged at epoch",
+        "probe_accuracy": "probe accuracy (%)",
+        "final_loss": "final loss",
+    }
     longest = int(evidence.dynamics["epochs"].max())
-    for number, (optimizer, (label, colour, marker)) in enumerate(OPTIMIZERS.items()):
+    for shift, (optimizer, look) in zip((0.94, 1 / 0.94), OPTIMIZERS.items(), strict=True):
         runs = evidence.dynamics[evidence.dynamics["optimizer"] == optimizer]
-        shift = 0.94 if number == 0 else 1 / 0.94
-        never = runs[runs["convergence_epoch"].isna()]
-        panels[0].plot(
-            shift * never["lr"],
-            np.full(len(never), 1.08 * longest),
-            marker,
-            mfc="none",
-            color=colour,
-            ms=6,
-        )
-        _with_spread(
-            panels[0],
-            runs.dropna(subset="convergence_epoch"),
-            "convergence_epoch",
-            1,
-            shift,
-            colour,
-            marker,
-            label,
-        )
-        _with_spread(panels[1], runs, "probe_accuracy", 100, shift, colour, marker, label)
-        _with_spread(panels[2], runs, "final_loss", 1, shift, colour, marker, label)
+        runs = runs.assign(lr=shift * runs["lr"], probe_accuracy=100 * runs["probe_accuracy"])
+        never = runs.loc[runs["convergence_epoch"].isna(), "lr"]
+        _, colour, marker = look
+        height = np.full(len(never), 1.08 * longest)
+        panels[0].plot(never, height, marker, mfc="none", color=colour, ms=6)
+        for axes, key in zip(panels, titles, strict=True):
+            _over_rate(axes, runs.dropna(subset=key), key, look)
     panels[0].axhline(1.08 * longest, color=style.GREY, lw=0.8, zorder=0)
     panels[0].set_ylim(0, 1.2 * longest)
     panels[0].text(1.8e-4, 1.105 * longest, "never", fontsize=8, color="#666666")
-    for axes, title in zip(
-        panels, ("converged at epoch", "probe accuracy (%)", "final loss"), strict=True
-    ):
+    for axes, title in zip(panels, titles.values(), strict=True):
         axes.set(title=title, xscale="log", xlabel="learning rate", xlim=(6e-5, 1.7e-1))
     panels[1].legend(loc="lower right")
     return figure
 
 
-def _with_spread(
-    axes: Axes,
-    runs: pd.DataFrame,
-    key: str,
-    scale: float,
-    shift: float,
-    colour: str,
-    marker: str,
-    label: str,
-) -> None:
+def _over_rate(axes: Axes, runs: pd.DataFrame, key: str, look: tuple[str, str, str]) -> None:
+    """Draw each run as a dot, and mean ± deviation of the runs at each rate."""
     if runs.empty:
         return
-    values = runs.assign(value=scale * runs[key].astype(float))
-    groups = values.groupby("lr")["value"]
-    rates = shift * np.asarray(groups.mean().index, dtype=float)
-    axes.plot(shift * values["lr"], values["value"], ".", color=colour, ms=3, alpha=0.7)
-    axes.errorbar(
-        rates,
-        groups.mean(),
-        groups.std(),
-        color=colour,
-        marker=marker,
-        ms=5,
-        lw=1,
-        capsize=2,
-        label=label,
-    )
+    label, colour, marker = look
+    axes.plot(runs["lr"], runs[key], ".", color=colour, ms=3, alpha=0.7)
+    at_rate = runs[key].astype(float).groupby(runs["lr"]).agg(["mean", "std"])
+    points: Any = (at_rate.index, at_rate["mean"], at_rate["std"])
+    axes.errorbar(*points, color=colour, marker=marker, ms=5, lw=1, capsize=2, label=label)
 
 
-@picture("figure5", "dynamics")
 def losses(evidence: Evidence) -> Figure:
-    """Curves of the loss and its terms for both optimizers."""
+    """Draw the curves of the loss and its terms for both optimizers."""
     figure = Figure(figsize=(style.WIDTH, 4.4))
     panels = figure.subplots(2, 4, sharex=True, sharey="col")
     terms = {"loss": "loss", "lse": "LSE", "var": "variance", "tc": "decorrelation"}
     run: Any
     for row, (optimizer, (label, *_)) in zip(panels, OPTIMIZERS.items(), strict=True):
         for run in evidence.dynamics[evidence.dynamics["optimizer"] == optimizer].itertuples():
+            epochs = run.history["epoch"]
             for axes, term in zip(row, terms, strict=True):
-                axes.plot(
-                    run.history["epoch"], run.history[f"train/{term}"], color=RATES[run.lr], lw=0.8
-                )
-        epochs = np.array([10.0, evidence.dynamics["epochs"].max()])
-        if epochs[1] > epochs[0]:
-            slope = -64 * POWER_OF_T[optimizer]
-            row[0].plot(
-                epochs, -350 + slope * np.log(epochs / 10), color=style.BLACK, ls=":", lw=1.2
-            )
+                axes.plot(epochs, run.history[f"train/{term}"], color=RATES[run.lr], lw=0.8)
+        ends = np.array([10.0, evidence.dynamics["epochs"].max()])
+        if ends[1] > ends[0]:
+            law = -350 - 64 * POWER_OF_T[optimizer] * np.log(ends / 10)
+            row[0].plot(ends, law, color=style.BLACK, ls=":", lw=1.2)
         row[0].set_ylabel(label)
     for axes, title in zip(panels[0], terms.values(), strict=True):
         axes.set_title(title)
@@ -118,9 +82,8 @@ def losses(evidence: Evidence) -> Figure:
     return figure
 
 
-@picture("figure7", "dynamics")
 def crossings(evidence: Evidence) -> Figure:
-    """Epoch of convergence against the width, with the law's two lines."""
+    """Draw the epoch of convergence against the width, with the law's two lines."""
     figure = Figure(figsize=(style.WIDTH, 2.9))
     left, right = figure.subplots(1, 2)
     widths = np.sort(evidence.crossings["hidden"].unique()).astype(float)
@@ -146,18 +109,16 @@ def crossings(evidence: Evidence) -> Figure:
         axes.set_xticks(widths, minor=False)
         axes.set_yticks([8, 16, 32, 64, 128, 256])
     left.legend()
-    right.legend(
-        handles=[
-            Line2D([], [], marker="o", ls="", color="#666666", mfc=fill, label=f"threshold {name}")
-            for name, fill in (("0.5", "none"), ("2", "#666666"))
-        ]
-    )
+    handles = [
+        Line2D([], [], marker="o", ls="", color="#666666", mfc=fill, label=f"threshold {name}")
+        for name, fill in (("0.5", "none"), ("2", "#666666"))
+    ]
+    right.legend(handles=handles)
     return figure
 
 
-@picture("figure8", "dynamics")
 def settling(evidence: Evidence) -> Figure:
-    """Angle of the rows, change of the correlations and probe along training."""
+    """Draw the turn of the rows, the change of the correlations and the probe along training."""
     figure = Figure(figsize=(style.WIDTH, 2.6))
     panels = figure.subplots(1, 3)
     keys = {
@@ -170,17 +131,11 @@ def settling(evidence: Evidence) -> Figure:
         run = runs[(runs["optimizer"] == optimizer) & (runs["hidden"] == 64)].iloc[0]
         for axes, (key, title) in zip(panels, keys.items(), strict=True):
             curve = run["history"].set_index("epoch")[f"trajectory/{key}"].dropna()
-            probe = key == "probe_accuracy"
-            axes.plot(
-                curve.index,
-                100 * curve if probe else curve,
-                color=colour,
-                marker=marker if probe else "",
-                ms=3,
-                label=label,
-            )
             axes.set(title=title, xscale="log", xlabel="epoch")
-            if not probe:
+            if key == "probe_accuracy":
+                axes.plot(100 * curve, color=colour, marker=marker, ms=3, label=label)
+            else:
+                axes.plot(curve, color=colour, label=label)
                 axes.set_yscale("log")
             if not pd.isna(run["convergence_epoch"]):
                 axes.axvline(run["convergence_epoch"], color=colour, ls="--", lw=1)

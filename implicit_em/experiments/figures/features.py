@@ -1,20 +1,16 @@
 """Figures 3 and 9: the weight rows."""
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from implicit_em.experiments.evidence import Evidence
-from implicit_em.experiments.figures.pictures import picture
 from implicit_em.metrics.feature_grid import draw_grid
-from implicit_em.studies.figures import BLACK, BLUE, GREEN, GREY, ORANGE, WIDTH
+from implicit_em.studies.figures import BLUE, GREEN, GREY, ORANGE, WIDTH, bar
 
-SATURATING = 0.005
-"""Share of weights beyond the scale, which a few pixels at the border would set otherwise."""
+SATURATING = 0.005  # share of weights beyond the scale; a few pixels at the border would set it
 
 
-@picture("figure3", "features")
 def features(evidence: Evidence) -> Figure:
-    """The weight rows of both models as images."""
+    """Draw the weight rows of both models as images."""
     figure = Figure(figsize=(WIDTH, 3.2))
     titles = {
         "encoder": "derived: encoder rows",
@@ -27,16 +23,11 @@ def features(evidence: Evidence) -> Figure:
     return figure
 
 
-@picture("figure9", "features")
 def prototypes(evidence: Evidence) -> Figure:
-    """Shares of rows that are more like the data than their permuted control."""
+    """Draw the shares of rows that are more like the data than their permuted control."""
     figure = Figure(figsize=(WIDTH, 2.6))
     axes = figure.add_subplot()
-    measures = {
-        "class_mean": "class mean",
-        "centroid": "k-means centroid",
-        "smoothness": "smoothness",
-    }
+    measures = ("class_mean", "centroid", "smoothness")
     kinds = {
         ("encoder", "encoder", "live"): ("derived: encoder rows", BLUE),
         ("sae", "encoder", "live"): ("SAE: encoder rows, live units", ORANGE),
@@ -49,13 +40,11 @@ def prototypes(evidence: Evidence) -> Figure:
             continue
         rows = by_kind.loc[[kind]]
         for x, measure in enumerate(measures):
-            values = 100 * rows[f"{measure}_share"]
-            centre = x + 0.2 * (number - 1.5)
-            axes.bar(centre, values.mean(), 0.18, color=colour, label=label if x == 0 else None)
-            spread = centre + np.linspace(-0.05, 0.05, len(values))
-            axes.plot(spread, values, ".", color=BLACK, ms=4)
+            centre, name = x + 0.2 * (number - 1.5), None if x else label
+            shares = 100 * rows[f"{measure}_share"]
+            bar(axes, centre, shares, 0.18, 0.05, color=colour, label=name)
     axes.axhline(5, color=GREY, ls="--", lw=1)
-    axes.set_xticks(range(len(measures)), list(measures.values()))
+    axes.set_xticks(range(3), ["class mean", "k-means centroid", "smoothness"])
     axes.set(ylabel="rows above the control (%)", ylim=(0, 108))
     axes.grid(axis="x", visible=False)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
