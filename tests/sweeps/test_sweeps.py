@@ -212,7 +212,11 @@ def test_names_that_make_no_directory_become_fingerprints(composed):
 
 @pytest.mark.parametrize(
     ("experiment", "jobs"),
-    [("ablation", 12), ("benchmark", 10), pytest.param("dynamics", 24, marks=pytest.mark.slow)],
+    [
+        ("ablation", 12),
+        pytest.param("benchmark", 10, marks=pytest.mark.slow),
+        pytest.param("dynamics", 24, marks=pytest.mark.slow),
+    ],
 )
 def test_the_studies_enumerate_their_runs(experiment, jobs, monkeypatch, command_line, tmp_path):
     from implicit_em.training import run as training
