@@ -1,4 +1,4 @@
-"""Runs the tests with each supported version of Python: ``make matrix``, or ``nox -s 3.13``."""
+"""Runs the tests with each supported version of Python: ``make matrix``, or ``nox -p 3.13`` for one of them."""
 
 import nox
 
