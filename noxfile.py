@@ -1,4 +1,4 @@
-"""Runs the tests with each supported version of Python: ``make matrix``, or ``nox -p 3.13`` for one of them."""
+"""Runs the tests with each supported version of Python; ``nox -p 3.13`` chooses one."""
 
 import nox
 

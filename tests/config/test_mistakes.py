@@ -93,7 +93,9 @@ def test_a_whole_sweep_is_checked_before_its_first_job(command_line, small, tmp_
     assert not list(tmp_path.rglob("metrics.json"))
 
 
-@pytest.mark.parametrize("typed", ["lr=1e-3", "model.hidden=0"])
+@pytest.mark.parametrize(
+    "typed", ["lr=1e-3", pytest.param("model.hidden=0", marks=pytest.mark.slow)]
+)
 def test_the_traceback_is_there_on_request(typed, command_line, tmp_path, capfd):
     assert command_line(typed) != 0
     err = capfd.readouterr().err

@@ -368,6 +368,7 @@ class CtrlC(pl.Callback):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_ctrl_c_interrupts_every_job_and_the_sweep_goes_on_later(sweep, monkeypatch, capfd):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr(CtrlC, "pressed", False)
@@ -386,6 +387,7 @@ def test_ctrl_c_interrupts_every_job_and_the_sweep_goes_on_later(sweep, monkeypa
     assert HydraConfig.instance().cfg is None
 
 
+@pytest.mark.slow
 def test_a_stacked_sweep_goes_on_from_the_checkpoint_before(sweep, monkeypatch):
     monkeypatch.setattr(Breaks, "broken", set())
     callback = f"+callbacks.breaks={{_target_: {__name__}.Breaks}}"
