@@ -26,14 +26,6 @@ CONF = ROOT / "conf"
 PACKAGED = ROOT / "implicit_em" / "conf"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def coarse():
-    """Draw figures in no time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("implicit_em.studies.figures.RESOLUTION", 50)
-        yield
-
-
 @pytest.fixture(scope="module")
 def overrides(small_mnist):
     return [
