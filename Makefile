@@ -41,6 +41,10 @@ test: $(STAMP) ## Run the test suite (ARGS="-k lse")
 check: $(STAMP) ## Run the tests of the science: losses, models, metrics, steps (under a minute)
 	$(BIN)/python -m pytest -n auto tests/losses tests/models tests/metrics tests/engine $(ARGS)
 
+.PHONY: matrix
+matrix: $(STAMP) ## Run the tests of the science with Python 3.11, 3.12 and 3.13 (ARGS=tests for the whole suite)
+	$(BIN)/nox $(if $(ARGS),-- $(ARGS))
+
 .PHONY: test-slow
 test-slow: $(STAMP) ## Run the long checks: published figures, notebooks, ten thousand fuzzed inputs
 	$(BIN)/python -m pytest -m slow $(ARGS)
@@ -84,4 +88,4 @@ notebooks: $(STAMP) ## Execute the notebooks in place
 
 .PHONY: clean
 clean: ## Remove .venv, site/ and caches; results stay
-	rm -rf $(VENV) site .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .nox site .mypy_cache .pytest_cache .ruff_cache .hypothesis

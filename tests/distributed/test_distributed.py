@@ -244,6 +244,7 @@ def files(directory):
     return sorted(str(p.relative_to(directory)) for p in directory.rglob("*") if p.is_file())
 
 
+@pytest.mark.slow
 def test_a_run_of_two_processes_is_within_the_spread_over_seeds(composed, small, tmp_path):
     settings = [*small, "data.val_size=35", "model.hidden=16", "metrics_every=1"]
     cfg = composed(*settings, *DDP)

@@ -31,7 +31,7 @@ from implicit_em.training.run import train
 
 HANGS = timedelta(seconds=20)
 """No input takes a tenth of a second."""
-FEW, MANY = 30, 6_000
+FEW, MANY = 15, 6_000
 AT_LEAST = 10_000
 
 

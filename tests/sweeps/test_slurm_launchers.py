@@ -138,7 +138,9 @@ def test_what_times_out_is_saved_requeued_and_goes_on(sweep, signalled, capfd):
         assert len(assert_jobs_equal(directory, undisturbed)) == 3
 
 
-@pytest.mark.parametrize("launcher", ["slurm", "slurm_stacked"])
+@pytest.mark.parametrize(
+    "launcher", [pytest.param("slurm", marks=pytest.mark.slow), "slurm_stacked"]
+)
 def test_what_times_out_too_often_is_said_in_a_line_and_kept(launcher, sweep, signalled, capfd):
     axes = [
         *signalled(signal.SIGUSR2, seeds="1,2"),

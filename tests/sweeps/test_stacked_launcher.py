@@ -92,6 +92,7 @@ def test_a_stacked_sweep_equals_the_basic_launchers_file_by_file(sweep, stacks, 
         assert sum(probe in line for line in own) == 1
 
 
+@pytest.mark.slow
 def test_jobs_that_make_no_stack_run_by_themselves(sweep, stacks, capfd):
     axes = ["model=encoder,sae", "trainer.precision=32-true,64-true", "probe=none"]
     code, found = sweep(*axes, STACKED)
@@ -112,6 +113,7 @@ def test_max_stack_comes_from_the_command_line(sweep, stacks, capfd):
     assert {size for _, size in stacks} == {1}, "one for each core"
 
 
+@pytest.mark.slow
 def test_autoencoders_with_schedules_and_limits_equal_the_basic_launchers(
     sweep, stacks, monkeypatch
 ):
@@ -366,6 +368,7 @@ class CtrlC(pl.Callback):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_ctrl_c_interrupts_every_job_and_the_sweep_goes_on_later(sweep, monkeypatch, capfd):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr(CtrlC, "pressed", False)
@@ -384,6 +387,7 @@ def test_ctrl_c_interrupts_every_job_and_the_sweep_goes_on_later(sweep, monkeypa
     assert HydraConfig.instance().cfg is None
 
 
+@pytest.mark.slow
 def test_a_stacked_sweep_goes_on_from_the_checkpoint_before(sweep, monkeypatch):
     monkeypatch.setattr(Breaks, "broken", set())
     callback = f"+callbacks.breaks={{_target_: {__name__}.Breaks}}"

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.config.resolvers import job_directory
+from implicit_em.sweeps.__main__ import main
 from implicit_em.sweeps.summary import group_over_seeds, read_jobs
 from implicit_em.training.results import IN_SUMMARY
 
@@ -61,18 +62,18 @@ def test_a_failing_job_does_not_stop_the_others(sweep, capfd):
 
 
 def test_a_sweep_that_grows_keeps_its_directories(sweep):
-    _, directory = sweep("seed=1")
+    _, directory = sweep("seed=1", "probe=none")
     before = {path: path.stat().st_mtime_ns for path in directory.rglob("metrics.json")}
-    sweep("seed=1,2")
+    sweep("seed=1,2", "probe=none")
     after = {path: path.stat().st_mtime_ns for path in directory.rglob("metrics.json")}
     assert len(after) == 2
     assert before.items() <= after.items(), "what is finished is not trained again"
 
 
 def test_a_value_in_the_middle_of_a_list_trains_the_new_job_alone(sweep):
-    _, directory = sweep("lr.value=1e-3,1e-2", "seed=1,3")
+    _, directory = sweep("lr.value=1e-3,1e-2", "seed=1,3", "probe=none")
     before = {path: path.stat().st_mtime_ns for path in directory.rglob("metrics.json")}
-    code, _ = sweep("lr.value=1e-3,1e-2", "seed=1,2,3")
+    code, _ = sweep("lr.value=1e-3,1e-2", "seed=1,2,3", "probe=none")
     assert code == 0
     after = {path: path.stat().st_mtime_ns for path in directory.rglob("metrics.json")}
     assert before.items() <= after.items()
@@ -161,11 +162,11 @@ def test_summarising_on_request_lists_what_never_ended(sweep, capfd):
     (killed,) = [path for path in directory.glob("*") if "seed=2" in path.name]
     (killed / "metrics.json").unlink()
     (directory / "summary.csv").unlink()
-    command = [sys.executable, "-m", "implicit_em.sweeps", str(directory)]
-    shown = subprocess.run(command, capture_output=True, text=True)
-    assert shown.returncode == 1
-    assert "seed=2" in shown.stdout
-    assert "unfinished" in shown.stdout
+    capfd.readouterr()
+    assert main([str(directory)]) == 1
+    shown = capfd.readouterr().out
+    assert "seed=2" in shown
+    assert "unfinished" in shown
     assert sorted(pd.read_csv(directory / "summary.csv")["status"]) == ["completed", "unfinished"]
 
 
@@ -211,7 +212,11 @@ def test_names_that_make_no_directory_become_fingerprints(composed):
 
 @pytest.mark.parametrize(
     ("experiment", "jobs"),
-    [("ablation", 12), ("benchmark", 10), pytest.param("dynamics", 24, marks=pytest.mark.slow)],
+    [
+        ("ablation", 12),
+        pytest.param("benchmark", 10, marks=pytest.mark.slow),
+        pytest.param("dynamics", 24, marks=pytest.mark.slow),
+    ],
 )
 def test_the_studies_enumerate_their_runs(experiment, jobs, monkeypatch, command_line, tmp_path):
     from implicit_em.training import run as training

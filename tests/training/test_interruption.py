@@ -47,15 +47,32 @@ def run_settings(small, monkeypatch):
     return [*small, "trainer.max_epochs=3"]
 
 
+@pytest.fixture(scope="module")
+def undisturbed():
+    """Results of the run that no signal stops, once it is trained."""
+    return []
+
+
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
 @pytest.mark.parametrize(
     "block",
     [1, pytest.param(6, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.slow), 12],
 )
 def test_a_signal_saves_and_the_same_command_goes_on(
-    command_line, composed, run_settings, at_block, tmp_path, capfd, number, code, block
+    command_line,
+    composed,
+    run_settings,
+    undisturbed,
+    at_block,
+    tmp_path,
+    capfd,
+    number,
+    code,
+    block,
 ):
-    train(composed(*run_settings), tmp_path / "undisturbed")
+    if not undisturbed:
+        train(composed(*run_settings), tmp_path / "undisturbed")
+        undisturbed.append(results(tmp_path / "undisturbed"))
     before = signal.getsignal(number)
     at_block(block, send(number))
     assert command_line(*run_settings, "hydra.run.dir=again") == code
@@ -67,7 +84,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     assert metrics["status"] == "interrupted"
     assert metrics["epochs"] == (block - 1) // 4 + (block in (8, 12))
     assert command_line(*run_settings, "hydra.run.dir=again") == 0
-    assert results(tmp_path / "again") == results(tmp_path / "undisturbed")
+    assert results(tmp_path / "again") == undisturbed[0]
 
 
 def test_no_step_is_trained_twice(command_line, run_settings, at_block, monkeypatch):
