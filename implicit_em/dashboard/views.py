@@ -8,11 +8,12 @@ import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 from wandb_workspaces.workspaces import internal
 
-from implicit_em.config.check import CURVES
 from implicit_em.engine.modules import DERIVED_LOSS, SAE_LOSS
 from implicit_em.experiments.figures import PICTURES
 from implicit_em.experiments.plan import EXPERIMENTS
+from implicit_em.metrics.energies import CURVES
 
+MONITORED = [f"monitor/{name}" for name in CURVES]
 Panels = Sequence[wr.LinePlot | wr.BarPlot | wr.ScatterPlot | wr.MediaBrowser]
 
 DERIVED = ("train/loss", *(f"train/{term}" for term in DERIVED_LOSS))
@@ -39,7 +40,7 @@ def _ablation() -> dict[str, Panels]:
             *("density", "probe_accuracy", "final_loss"),
         ),
         "Terms of the loss": _curves(*DERIVED),
-        "Along training": _curves(*CURVES),
+        "Along training": _curves(*MONITORED),
         "Weight rows": [_images("features")],
     }
 
@@ -52,7 +53,7 @@ def _benchmark() -> dict[str, Panels]:
             _scatter("density", "probe_accuracy"),
         ],
         "Terms of the loss": _curves(*DERIVED, *(f"train/{term}" for term in SAE_LOSS)),
-        "Along training": _curves(*CURVES),
+        "Along training": _curves(*MONITORED),
         "Weight rows": [_images("features")],
     }
 
@@ -64,7 +65,7 @@ def _dynamics() -> dict[str, Panels]:
             _scatter("final_loss", "probe_accuracy"),
         ],
         "Loss": [*_curves("train/loss"), *_curves("train/loss", log_x=True)],
-        "Along training": _curves(*CURVES),
+        "Along training": _curves(*MONITORED),
         "What settles, and what does not": _curves(
             *("trajectory/row_angle", "trajectory/correlation_change"),
             *("trajectory/log_variance", "trajectory/probe_accuracy"),
