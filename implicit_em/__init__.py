@@ -40,7 +40,23 @@ _HOMES = {
     "train": "training.run",
 }
 
-__all__ = ["losses", *_HOMES]
+__all__ = [
+    "Encoder",
+    "EncoderModule",
+    "Objective",
+    "ResidentDataModule",
+    "ResidentLoader",
+    "SparseAutoencoder",
+    "SparseAutoencoderModule",
+    "TensorDataModule",
+    "Term",
+    "TorchvisionDataModule",
+    "feature_grid",
+    "linear_probe",
+    "load",
+    "losses",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -36,11 +36,8 @@ def check(spec: RunSpec, here: bool = True) -> None:
 
     The check builds the data module, the model for a narrow input, the objective, the optimizer
     and the Trainer, and computes the objective of a few random samples. It passes their own errors
-    on. Runs that differ only in the seed or logger are checked once.
-
-    Args:
-        here: whether the run will train on this machine, which must then have its device and files.
-
+    on. Runs that differ only in the seed or logger are checked once. If a run will train ``here``,
+    this machine must have its device and files.
     """
     irrelevant = ("seed", "logger", "checkpoint", "resume", "overwrite")  # the schema checks them
     relevant = {key: value for key, value in spec.settings.items() if key not in irrelevant}

@@ -124,11 +124,9 @@ class RunSpec:
         return {**self.settings["model"], "in_features": in_features}
 
     def build_trainer(self, plugins: Sequence[Any] = (), **arguments: Any) -> pl.Trainer:
-        """Return a Trainer; ``arguments`` of ``pl.Trainer`` take precedence over the settings.
+        """Return a Trainer, for which ``arguments`` take precedence over the settings.
 
-        Raises:
-            ConfigError: if Lightning refuses a flag, or this machine lacks the device.
-
+        A flag that Lightning refuses, or a device that this machine lacks, raises ``ConfigError``.
         """
         defaults: dict[str, Any] = {"profiler": NoProfiler(), "plugins": list(plugins)}
         if self.settings["trainer"]["strategy"] == "auto":

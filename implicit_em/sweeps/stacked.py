@@ -44,11 +44,7 @@ def groups(runs: Sequence[RunSpec | None], max_stack: int = MAX_STACK) -> list[l
 
     The runs of a group share the device, precision and threads of a process. Runs of a group whose
     models and loss terms are alike are stacked. Seeds, weights, optimizers and rates may differ.
-
-    Args:
-        runs: runs of a sweep; ``None`` stands for a run that must have a process of its own.
-        max_stack: largest number of runs in a group; a group that needs too much memory is split.
-
+    ``None`` stands for a run that must train alone. A group that needs too much memory is split.
     """
     alike: dict[Any, list[int]] = {}
     memory: dict[int, int] = {}

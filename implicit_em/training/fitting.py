@@ -80,10 +80,7 @@ class Fit:
     def train(self) -> dict[str, Any]:
         """Train to the end, and return the final loss and the epoch at which the run converged.
 
-        Raises:
-            ConfigError: if flags of the Trainer end the run within its first epoch.
-            Interrupted: if a signal asked for it, after everything is saved.
-
+        Raises ``Interrupted`` if a signal asked for it, after everything is saved.
         """
         try:
             self.trainer.fit(

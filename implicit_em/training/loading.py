@@ -54,7 +54,7 @@ def load(run_dir: str | Path, classes: Sequence[type[nn.Module]] = ()) -> nn.Mod
 
 
 def load_weights(model: nn.Module, run: RunDirectory) -> None:
-    """Load the weights of a run into a model, which takes their dtype, or raise ``DamagedError``."""
+    """Load a run's weights into a model, which takes their dtype, or raise ``DamagedError``."""
     content = run.weights.read_bytes()
     try:
         weights = safetensors.torch.load(content)

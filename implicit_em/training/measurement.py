@@ -40,9 +40,7 @@ def energies_of(model: Any, samples: Tensor, batch_size: int = 2_000) -> np.ndar
     """Return an encoder's energies, or an autoencoder's hidden activations, batch by batch.
 
     Args:
-        model: an ``Encoder`` or a ``SparseAutoencoder``.
         samples: shape ``(N, D)``; uint8, which is scaled to [0, 1], or floating point.
-        batch_size: number of samples in a batch.
 
     Returns:
         Shape ``(N, K)``; float32 or float64.

@@ -151,11 +151,8 @@ class PatientWandbLogger(WandbLogger):
 def wandb_mode(requested: str | None = None) -> tuple[Mode, str]:
     """Return the W&B mode and the reason for it, without asking for a login.
 
-    The requested mode comes first, then ``WANDB_MODE``, then whether somebody is logged in.
-
-    Raises:
-        ConfigError: if the mode is not one of ``MODES``.
-
+    The requested mode comes first, then ``WANDB_MODE``, then whether somebody is logged in. A mode
+    that is not one of ``MODES`` raises ``ConfigError``.
     """
     import wandb
 
