@@ -35,7 +35,7 @@ def check(spec: RunSpec, here: bool = True) -> None:
     """Raise ``ConfigError`` for a run that cannot be trained; nothing is loaded or written.
 
     The check builds the data module, the model for a narrow input, the objective, the optimizer
-    and the Trainer, and computes the objective of a few random samples. It passes their own errors
+    and the Trainer, and computes the objective of a few random samples. Their errors are passed
     on. Runs that differ only in the seed or logger are checked once. If a run will train ``here``,
     this machine must have its device and files.
     """

@@ -93,7 +93,7 @@ def run_identity(cfg: Mapping[str, Any]) -> str:
 
 
 def _same_numbers(value: Any) -> Any:
-    """Return the value with 1 in place of 1.0, so that both have the same hash."""
+    """Return the value with 1 in place of 1.0, because both must have the same hash."""
     if isinstance(value, Mapping):
         return {str(key): _same_numbers(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

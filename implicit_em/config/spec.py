@@ -34,7 +34,7 @@ class RunSpec:
         settings: composed configuration as plain containers.
         fingerprint: hash of the settings that affect results.
         identity: hash that does not depend on the number of epochs; it marks a run's checkpoints.
-        overrides: overrides as they were typed.
+        overrides: Hydra's overrides of the run.
         choices: chosen option of each config group.
         group: name of the sweep that the run belongs to, or ``None``.
         tags: the names of the model and of the experiment, by which a logger groups runs.
@@ -53,11 +53,9 @@ class RunSpec:
 
     @classmethod
     def of(cls, cfg: DictConfig, hydra: DictConfig | None = None) -> "RunSpec":
-        """Make the specification from a composed configuration.
+        """Make the specification from a composed configuration, whose ``hydra`` node is ignored.
 
-        Args:
-            cfg: composed configuration; its ``hydra`` node is ignored.
-            hydra: Hydra's own node, if Hydra runs the job.
+        If Hydra runs the job, ``hydra`` is its own node.
 
         Raises:
             ConfigError: if a setting is missing, cannot be resolved, or is not allowed.

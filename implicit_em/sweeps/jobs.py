@@ -23,7 +23,7 @@ JOBS = "jobs.json"
 def enumerate_jobs(config: DictConfig, loader: ConfigLoader) -> Iterator[list[str]]:
     """Yield the overrides of each job; ``config`` includes Hydra's own node.
 
-    Yields nothing for another sweeper than Hydra's basic one, which may choose its jobs in turn.
+    Other sweepers than Hydra's basic one may choose their jobs one by one: nothing is yielded.
     """
     sweeper = config.hydra.sweeper
     if not sweeper._target_.endswith(".BasicSweeper"):
@@ -74,12 +74,12 @@ class JobComposer:
 
 
 def note_jobs(directory: Path, jobs: Mapping[str, str]) -> None:
-    """Add jobs (overrides by directory name) to the sweep's list, which also has those to come."""
+    """Add jobs, given as their overrides by directory name, to the list in a sweep's directory."""
     write_json(directory / JOBS, {**noted_jobs(directory), **jobs})
 
 
 def noted_jobs(directory: Path) -> dict[str, str]:
-    """Return the valid entries of a sweep's list of jobs; none if the list cannot be read."""
+    """Return the valid entries of a sweep's list of jobs, which may be missing or damaged."""
     try:
         jobs = read_json(directory / JOBS)
         if not isinstance(jobs, dict):

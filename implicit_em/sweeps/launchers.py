@@ -9,7 +9,7 @@ from implicit_em.base.errors import one_line
 HERE = ("BasicLauncher", "StackedLauncher", "JoblibLauncher")
 SLURM = ("SlurmLauncher", "SlurmStackedLauncher")
 PACKAGES = ("joblib", "submitit", "ray")
-"""Packages whose errors mean that a job's process was lost or never started."""
+"""Packages whose own errors mean that a job's process was lost or never started."""
 
 
 def run_here(config: DictConfig) -> bool:

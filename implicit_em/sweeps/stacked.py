@@ -77,7 +77,7 @@ def train_together(
     Args:
         runs: runs of a group.
         jobs: functions that train the runs, in the same order.
-        progress: progress over the epochs of all runs.
+        progress: progress over the epochs of all runs, see ``progress_of``.
         workers: number of stacks that train at the same time; by default one for each core, or one
             on a GPU.
 

@@ -62,7 +62,7 @@ class LastCheckpoint(Checkpoint):
         self._saved_step = self._step = trainer.global_step
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Raise ``Interrupted`` if a signal came after the last block, which is saved."""
+        """Raise ``Interrupted`` if a signal came after the last epoch was saved."""
         stop_if_requested(trainer)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:

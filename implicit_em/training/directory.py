@@ -20,7 +20,7 @@ from implicit_em.config.spec import RunSpec
 log = logging.getLogger(__name__)
 
 EPOCHS = "trainer.max_epochs="
-"""The only setting of a run that may change when it is resumed."""
+"""The override of a saved run that a resumed run may replace."""
 
 
 class RunDirectory:

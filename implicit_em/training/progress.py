@@ -22,12 +22,8 @@ log = logging.getLogger(__name__)
 class EpochProgress(RunLogger):
     """Shows a bar over the epochs on a terminal; elsewhere a line after every tenth of them.
 
-    It is a logger because a callback would cost time at every step.
-
-    Args:
-        epochs: number of epochs of all runs together.
-        runs: number of runs that log here.
-
+    It is a logger because a callback would cost time at every step. If several ``runs`` log here,
+    ``epochs`` is the total number of their epochs.
     """
 
     def __init__(self, epochs: int, runs: int = 1) -> None:

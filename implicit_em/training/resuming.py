@@ -12,8 +12,6 @@ from implicit_em.base.errors import ConfigError, DamagedError
 from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.training.directory import RunDirectory
 
-ABSENT = object()
-
 
 def continued(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
     """Return the saved configuration of the run that ``cfg.resume`` names, with the overrides.
@@ -35,13 +33,13 @@ def continued(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
     if any(line.startswith("logger=") for line in new):  # replaces the logger and its settings
         old = [line for line in old if not line.startswith("logger")]
     composed = _compose([*old, *new])
-    changed = saved.copy()
+    changed, absent = saved.copy(), object()
     for override in OverridesParser.create().parse_overrides(new):
         key = override.key_or_group.replace("/", ".")
-        value = OmegaConf.select(composed, key, default=ABSENT)
-        if value is not ABSENT:
+        value = OmegaConf.select(composed, key, default=absent)
+        if value is not absent:
             OmegaConf.update(changed, key, value, merge=False, force_add=True)
-        if value is ABSENT or not _same_experiment(saved, changed):
+        if value is absent or not _same_experiment(saved, changed):
             raise ConfigError(
                 f"{override.input_line}: makes another experiment of {cfg.resume}; allowed beside "
                 "resume= are settings that do not affect the results and, with lr=constant, a "

@@ -116,7 +116,7 @@ class PatientWandbLogger(WandbLogger):
             yield
         except Exception as error:
             if not self._warned:
-                log.warning("W&B: %s; values that it refuses are dropped", _reason(error))
+                log.warning("W&B: %s; values that it refuses are left out", _reason(error))
             self._warned = True
 
     @rank_zero_only
