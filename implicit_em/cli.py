@@ -1,4 +1,4 @@
-"""The command line: ``implicit-em COMMAND ...``; a mistake makes one clear line."""
+"""The command line: ``implicit-em COMMAND ...``; a mistake prints one clear line."""
 
 import os
 import sys

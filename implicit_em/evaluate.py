@@ -55,10 +55,8 @@ def evaluate(run_dir: str | Path, data: Mapping[str, Any] | None = None) -> dict
         )
     module = spec.build_module(trained_width)
     load_weights(module.model, run)
-    quiet: dict[str, Any] = dict.fromkeys(
-        ("logger", "enable_checkpointing", "enable_progress_bar"), False
-    )
-    trainer = spec.build_trainer(strategy="auto", devices=1, **quiet)
+    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False}
+    trainer = spec.build_trainer(strategy="auto", devices=1, enable_progress_bar=False, **quiet)
     metrics = {"seed": settings["seed"], "status": "evaluated"}
     metrics |= evaluate_module(module, samples, trainer)
     if settings["probe"] == "linear":
