@@ -1,7 +1,7 @@
 """Decoder-free sparse autoencoders derived from implicit EM.
 
-The names below are the public interface; they are imported when first used, so that the command
-line answers without loading torch.
+The names below are the public interface. Each is imported on first use, because the command line
+must answer before torch is loaded.
 """
 
 from importlib import import_module

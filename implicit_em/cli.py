@@ -1,4 +1,4 @@
-"""The commands: ``implicit-em train`` and its like; one clear line for a wrong one."""
+"""The command line: ``implicit-em COMMAND ...``; a mistake prints one clear line."""
 
 import os
 import sys
@@ -31,7 +31,6 @@ from implicit_em.sweeps import launchers
 from implicit_em.sweeps.callback import CheckCallback
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
-GROUP_NEEDS_A_NAME = "Config group override must be a string or a list"
 TRAIN = "train"
 """Name of the primary configuration."""
 COMMANDS = {
@@ -46,19 +45,14 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command: ``implicit-em COMMAND ...``; returns the exit code.
-
-    Args:
-        arguments: arguments of the command line; by default those of the process.
-
-    """
+    """Run the command named by the arguments (by default the process's); return its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     name, rest = (arguments or ["--help"])[0], arguments[1:]
     if name in ("--help", "-h"):
         width = max(map(len, COMMANDS))
         print("usage: implicit-em COMMAND ...; implicit-em COMMAND --help explains a command\n")
-        for command, (_, words) in COMMANDS.items():
-            print(f"  {command:{width}}  {words}")
+        for command, (_, explanation) in COMMANDS.items():
+            print(f"  {command:{width}}  {explanation}")
         return 0
     if name == "--version":
         print(version("implicit-em"))
@@ -66,9 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"error: {name}: no such command; {nearest(name, COMMANDS)}", file=sys.stderr)
         return REFUSED
-    sys.path.append(os.getcwd())  # where the modules lie that a user's configuration names
+    sys.path.append(os.getcwd())  # for modules that a user's configuration names
     if name == TRAIN:
-        sys.argv = [f"implicit-em {TRAIN}", *rest]  # Hydra reads its arguments there
+        sys.argv = [f"implicit-em {TRAIN}", *rest]  # Hydra reads its arguments from here
         return train()
     return import_module(COMMANDS[name][0]).main(rest)
 
@@ -81,18 +75,18 @@ def _task(cfg: DictConfig) -> dict[str, Any]:
 
 
 def train() -> int:
-    """Train what the process's arguments ask for, a run or a sweep; returns the exit code.
+    """Train the run or sweep that the process's arguments describe.
 
-    Bad input gives one line on stderr; ``HYDRA_FULL_ERROR=1`` gives the traceback. After a sweep
-    its summary is written and printed, also when jobs failed.
+    Bad input prints one line on stderr; ``HYDRA_FULL_ERROR=1`` prints the traceback instead. A
+    sweep ends with its summary, even if jobs failed.
 
     Returns:
-        0; 1 for a run or job that failed, 2 for bad input, and 128 more than the number of the
-        signal that interrupted it: 130 after Ctrl-C, 143 after SIGTERM.
+        Exit code: 0 for success, 1 for a failed run or job, 2 for bad input, and 128 plus the
+        number of the signal that interrupted it: 130 after Ctrl-C, 143 after SIGTERM.
 
     """
     full_error = bool(os.environ.get("HYDRA_FULL_ERROR"))
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and leaves the printing to us
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise the error instead of printing it
     try:
         with interruption.ending():
             code = _run(_task, full_error)
@@ -107,7 +101,7 @@ def train() -> int:
 
 
 def _summarise() -> bool:
-    """Summarise the sweep of this process, if there is one; returns whether it is complete."""
+    """Summarise the sweep of this process, if any, and return whether it is complete."""
     directory = CheckCallback.sweep_directory
     if directory is None or not directory.exists():
         return True
@@ -131,10 +125,10 @@ def _run(task: Callable[[], Any], full_error: bool) -> int:
     except RunError as error:
         if full_error:
             raise
-        return REFUSED if isinstance(error, ConfigError) else FAILED  # the run has said why
+        return REFUSED if isinstance(error, ConfigError) else FAILED  # the run has logged it
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        composing = not isinstance(error, ValueError) or GROUP_NEEDS_A_NAME in str(error)
-        if full_error or not composing:
+        number_for_a_group = "Config group override must be a string or a list" in str(error)
+        if full_error or (isinstance(error, ValueError) and not number_for_a_group):
             raise
         print(f"error: {_explain(error)}", file=sys.stderr)
         return REFUSED

@@ -1,4 +1,4 @@
-"""``python -m implicit_em.evaluate RUN_DIR [data=...]``: a finished run's metrics, once more."""
+"""``python -m implicit_em.evaluate RUN_DIR [data=...]``: measure a finished run again."""
 
 import argparse
 import logging
@@ -25,18 +25,18 @@ from implicit_em.training.progress import print_result
 
 
 def evaluate(run_dir: str | Path, data: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the metrics of a finished run, on its own data or on another set of its width.
+    """Return the metrics of a finished run on its own data, or on other data of the same width.
 
-    Builds what the run's own configuration names: for a directory that you do not trust, use
-    ``implicit_em.load``.
+    This builds the classes that the run's configuration names. Use ``implicit_em.load`` for a
+    directory that you do not trust.
 
     Args:
-        run_dir: the run directory.
-        data: another ``data`` node, as plain containers.
+        run_dir: path of the run directory.
+        data: another ``data`` node as plain containers.
 
     Raises:
         FileNotFoundError: if the directory holds no trained model.
-        ConfigError: if its files are damaged, or the data cannot be read or have another width.
+        ConfigError: if files are damaged, or the data cannot be read or have another width.
 
     """
     quieten()
@@ -55,9 +55,8 @@ def evaluate(run_dir: str | Path, data: Mapping[str, Any] | None = None) -> dict
         )
     module = spec.build_module(trained_width)
     load_weights(module.model, run)
-    alone: dict[str, Any] = {"strategy": "auto", "devices": 1}
-    alone |= dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
-    trainer = spec.build_trainer(**alone)
+    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False}
+    trainer = spec.build_trainer(strategy="auto", devices=1, enable_progress_bar=False, **quiet)
     metrics = {"seed": settings["seed"], "status": "evaluated"}
     metrics |= evaluate_module(module, samples, trainer)
     if settings["probe"] == "linear":
@@ -69,20 +68,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluate the run named on the command line and print its table."""
     parser = argparse.ArgumentParser(
         prog="python -m implicit_em.evaluate",
-        description="Compute the metrics of a finished run again, also on other data. Builds what "
-        "the run's own configuration names: of a directory that you do not trust, take the model "
-        "alone, by implicit_em.load.",
+        description="Compute the metrics of a finished run again, also on other data. This builds "
+        "the classes that the run's configuration names; use implicit_em.load for a directory that "
+        "you do not trust.",
     )
     parser.add_argument("run_dir", type=Path)
     parser.add_argument(
-        "overrides", nargs="*", help="of the data group, e.g. data=kmnist data.root=elsewhere"
+        "overrides", nargs="*", help="settings of data, e.g. data=kmnist data.root=elsewhere"
     )
     parser.add_argument("--conf", type=Path, default=CONF, help="folder of configuration files")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
-        data = _other_data(options.run_dir, options.conf, options.overrides)
-        metrics = evaluate(options.run_dir, data)
+        metrics = evaluate(options.run_dir, _data(options))
     except (RunError, OSError, ImportError, HydraException, OmegaConfBaseException) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
@@ -90,15 +88,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _other_data(run_dir: Path, conf: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """Return the run's own data node with overrides, or that of another option of the group."""
-    if strangers := [o for o in overrides if not o.lstrip("+").startswith("data")]:
-        raise ConfigError(f"{strangers[0]}: only settings of data can differ from the run's own")
-    if any(override.startswith("data=") for override in overrides):
-        with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
-            return to_plain(compose("train", overrides=list(overrides)))["data"]
-    config = RunDirectory(run_dir).read_config()
-    for override in overrides:
+def _data(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the ``data`` node of the run, or of another option of the group, with overrides."""
+    for override in options.overrides:
+        if not override.lstrip("+").startswith("data"):
+            raise ConfigError(f"{override}: only settings of data can differ from the run's own")
+    if any(override.startswith("data=") for override in options.overrides):
+        with initialize_config_dir(str(options.conf.resolve()), version_base="1.3"):
+            return to_plain(compose("train", overrides=options.overrides))["data"]
+    config = RunDirectory(options.run_dir).read_config()
+    for override in options.overrides:
         key, _, value = override.lstrip("+").partition("=")
         OmegaConf.update(config, key, value, merge=True)
     return to_plain(config)["data"]

@@ -1,4 +1,4 @@
-"""Hydra launcher of stacks as Slurm tasks: ``hydra/launcher=slurm_stacked``; needs submitit."""
+"""Hydra launcher of stacks as Slurm tasks; needs submitit's launcher."""
 
 from importlib.util import find_spec
 

@@ -1,4 +1,4 @@
-"""The launcher. Hydra does not import this module itself, because submitit may be missing."""
+"""The launcher, in a module that Hydra does not import itself because submitit may be missing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from hydra_plugins.stacked_launcher.stacked_launcher import StackedLauncher
 
 @dataclass
 class SlurmStackedConf(SlurmQueueConf):
-    """Settings of the launcher: those of submitit's, and the most jobs of an array task."""
+    """Settings of submitit's launcher, and the largest number of jobs in an array task."""
 
     _target_: str = "hydra_plugins.slurm_stacked_launcher._launcher.SlurmStackedLauncher"
     max_stack: int = 24
@@ -30,24 +30,18 @@ ConfigStore.instance().store(
 
 
 class SlurmStackedLauncher(SlurmLauncher):
-    """Submits an array; each task runs the stacked launcher on its share of the jobs.
-
-    Args:
-        max_stack: most jobs of an array task.
-        queue: arguments of submitit's launcher.
-
-    """
+    """Submits an array in which each task runs the stacked launcher on its share of the jobs."""
 
     def __init__(self, max_stack: int, **queue: Any) -> None:
         super().__init__(**queue)
         self.stacked = StackedLauncher(max_stack)
         self.shares: dict[int, tuple[int, list[Sequence[str]]]] = {}
-        """Number of the first job and overrides of all jobs, by the number of the task."""
+        """For each task number, the number of its first job and the overrides of its jobs."""
 
-    def setup(self, **given: Any) -> None:
-        """Take what Hydra gives every launcher."""
-        super().setup(**given)
-        self.stacked.setup(**given)
+    def setup(self, **context: Any) -> None:
+        """Set up both launchers."""
+        super().setup(**context)
+        self.stacked.setup(**context)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -71,12 +65,12 @@ class SlurmStackedLauncher(SlurmLauncher):
         job_id: str,
         singleton_state: dict[Any, Any],
     ) -> list[JobReturn]:
-        """Run the jobs of a task, on its node."""
+        """Run the jobs of a task on its node."""
         from submitit.core.utils import UncompletedJobError
 
         Singleton.set_state(singleton_state)
         first, share = self.shares[job_num]
         try:
             return list(self.stacked.launch(share, first))
-        except UncompletedJobError as error:  # raised, it would hide the other tasks
+        except UncompletedJobError as error:  # raising it would hide the other tasks
             return [JobReturn(job, status=JobStatus.FAILED, _return_value=error) for job in share]

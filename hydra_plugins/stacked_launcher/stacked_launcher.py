@@ -1,4 +1,4 @@
-"""The launcher. Hydra imports every plugin at each start, so torch is imported with the jobs."""
+"""The launcher. Hydra imports every plugin at start-up, so torch must not be imported here."""
 
 import logging
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class StackedLauncherConf:
-    """Settings of the launcher: the most jobs that train together; fewer if memory is short."""
+    """Settings: the largest number of jobs that train together if the memory suffices."""
 
     _target_: str = "hydra_plugins.stacked_launcher.stacked_launcher.StackedLauncher"
     max_stack: int = 64
@@ -31,16 +31,7 @@ ConfigStore.instance().store(
 
 
 class StackedLauncher(Launcher):
-    """Runs all jobs in this process; those that can be stacked train together, the rest in turn.
-
-    Args:
-        max_stack: most jobs that train together, at least 1.
-
-    """
-
-    config: DictConfig
-    task_function: TaskFunction
-    hydra_context: HydraContext
+    """Runs all jobs in this process: jobs that can be stacked train together, the rest in turn."""
 
     def __init__(self, max_stack: int) -> None:
         self.max_stack = max_stack
@@ -48,7 +39,7 @@ class StackedLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Take what Hydra gives every launcher."""
+        """Keep Hydra's context, the task function and the sweep's configuration."""
         self.config, self.task_function = config, task_function
         self.hydra_context = hydra_context
 
@@ -68,16 +59,16 @@ class StackedLauncher(Launcher):
             with open_dict(job):
                 job.hydra.job.id = job.hydra.job.num = number
         returns: dict[int, JobReturn] = {}
-        own = HydraConfig.instance().cfg
+        sweep = HydraConfig.instance().cfg
         specs = _shareable(jobs)
         for group in groups(specs, self.max_stack):
             log.info(
                 "%s:", "One job by itself" if len(group) == 1 else f"{len(group)} jobs together"
             )
             for position in group:
-                typed = " ".join(filter_overrides(job_overrides[position]))
-                log.info("\t#%d : %s", initial_job_idx + position, typed)
-            # Two sweeps in one directory must claim their jobs in the same order: no deadlock.
+                overrides = " ".join(filter_overrides(job_overrides[position]))
+                log.info("\t#%d : %s", initial_job_idx + position, overrides)
+            # Two sweeps in one directory must claim jobs in the same order, or they deadlock.
             group.sort(key=lambda position: str(jobs[position].hydra.sweep.subdir))
             runs = [partial(self._run, jobs[position]) for position in group]
             if len(group) == 1:
@@ -87,8 +78,8 @@ class StackedLauncher(Launcher):
                 progress = progress_of(together)
                 try:
                     returns |= zip(group, train_together(together, runs, progress), strict=True)
-                finally:  # each job has set its own
-                    HydraConfig.instance().cfg = own
+                finally:  # each job has replaced it
+                    HydraConfig.instance().cfg = sweep
                     if progress is not None:
                         progress.close()
             self._log_as_a_sweep()
@@ -108,10 +99,10 @@ class StackedLauncher(Launcher):
 
 
 def _shareable(jobs: Sequence[DictConfig]) -> list[Any]:
-    """Return the ``RunSpec`` of each job; ``None`` for a job that must run alone.
+    """Return the ``RunSpec`` of each job, or ``None`` for a job that must run alone.
 
-    A job runs alone if it changes the process, is no run of this project, or has the directory of
-    an earlier job, which it then finds complete.
+    A job runs alone if it changes the process, does not train, or has the directory of an earlier
+    job and will find it complete.
     """
     from implicit_em.config.spec import RunSpec
 

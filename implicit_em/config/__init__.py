@@ -1,7 +1,6 @@
-"""The composed configuration: its schema, check, fingerprint and what was mistyped.
+"""The composed configuration: its schema, its check, its fingerprint and hints at mistakes.
 
-With what lies above it, it alone knows Hydra; it imports from ``engine`` and below. The resolvers
-that configurations use are registered when it is imported.
+Only this layer and those above it know Hydra. Importing it registers the resolvers.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The check of a run before anything trains: everything is built once, for a narrow input."""
+"""The check of a run before it trains: everything is built once, for a narrow input."""
 
 import inspect
 import json
@@ -20,44 +20,36 @@ from implicit_em.engine.modules import build_objective, module_class, refusal_of
 from implicit_em.metrics.energies import CURVES
 
 DERIVED_FLAGS = ("logger", "callbacks", "default_root_dir", "check_val_every_n_epoch")
-"""Flags of ``pl.Trainer`` that follow from other settings: logger, callbacks, metrics_every."""
+"""Flags of ``pl.Trainer`` that follow from other settings."""
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "64-true")
 MOST_DEVICES = 1024
 WIDTH_TRIED = 81
-"""Input width of the model that is tried: a square, but rarely anybody's number of units."""
+"""Input width of the trial model: a square number that is rarely the number of units."""
 WIDEST_TRIED = 2**14
-"""Most components of the model that is tried; a number that is too large may be typed."""
-NOT_TRIED = ("seed", "logger", "checkpoint", "resume", "overwrite")
-"""Settings that nothing here depends on; the schema has checked them."""
+"""Largest number of components of the trial model: the number that was asked for may be a typo."""
 _passed: set[str] = set()
-"""Configurations that were checked before in this process."""
+"""Configurations that this process has checked."""
 
 
 def check(spec: RunSpec, here: bool = True) -> None:
-    """Refuse a run that cannot be trained; nothing is loaded or written.
+    """Raise ``ConfigError`` for a run that cannot be trained; nothing is loaded or written.
 
-    Data module, model, objective, optimizer and Trainer are built once, the model for a narrow
-    input, and the objective is computed on a few random samples: what they refuse themselves is
-    refused here. A process checks runs that differ only in their seed or logger once.
-
-    Args:
-        spec: the run.
-        here: whether the run will train on this machine, which then needs the device and the
-            files asked for.
-
-    Raises:
-        ConfigError: with the first thing found.
-
+    The check builds the data module, the model for a narrow input, the objective, the optimizer
+    and the Trainer, and computes the objective of a few random samples. Their errors are passed
+    on. Runs that differ only in the seed or logger are checked once. If a run will train ``here``,
+    this machine must have its device and files.
     """
-    tried = {key: value for key, value in spec.settings.items() if key not in NOT_TRIED}
-    tried["data"] = {**tried["data"], "seed": None}
-    key = json.dumps([tried, here], sort_keys=True, default=str)
+    irrelevant = ("seed", "logger", "checkpoint", "resume", "overwrite")  # the schema checks them
+    relevant = {key: value for key, value in spec.settings.items() if key not in irrelevant}
+    relevant["data"] = {**relevant["data"], "seed": None}
+    key = json.dumps([relevant, here], sort_keys=True, default=str)
     if key in _passed:
         return
     trainer = _check_trainer(spec, here)
     _check_callbacks(spec.settings)
     if here:
-        _check_data(spec.settings)
+        with torch.random.fork_rng(devices=[]), _refusing("data"):
+            instantiate(spec.settings["data"])
     _dry_run(spec, trainer)
     _passed.add(key)
 
@@ -71,22 +63,22 @@ def _check_trainer(spec: RunSpec, here: bool) -> pl.Trainer:
         raise ConfigError(f"trainer.num_nodes={nodes}: allowed is 1")
     if flags.pop("accumulate_grad_batches", 1) != 1:
         raise ConfigError(
-            "trainer.accumulate_grad_batches: allowed is 1, as the statistics of the objective are "
-            "those of a batch; data.batch_size makes it larger"
+            "trainer.accumulate_grad_batches: allowed is 1, because the objective is computed over "
+            "a whole batch; increase data.batch_size instead"
         )
     if (precision := flags.get("precision", "32-true")) not in PRECISIONS:
         raise ConfigError(
-            f"trainer.precision={precision}: allowed are {', '.join(PRECISIONS)}; gradients are "
-            "not scaled, as half precision would need"
+            f"trainer.precision={precision}: allowed are {', '.join(PRECISIONS)}; half "
+            "precision would need gradients to be scaled"
         )
     for key, value in flags.items():
         if key not in allowed:
             raise ConfigError(f"trainer.{key}={value}: no such flag; {nearest(key, allowed)}")
     try:
         devices = int(flags.get("devices", 1))
-    except (TypeError, ValueError, OverflowError):  # for Lightning to judge
+    except (TypeError, ValueError, OverflowError):  # a list, for example; Lightning checks it
         devices = 1
-    if devices > MOST_DEVICES:  # Lightning would make a list of them
+    if devices > MOST_DEVICES:  # Lightning would list every one
         raise ConfigError(f"trainer.devices={devices}: allowed are at most {MOST_DEVICES}")
     if not here:
         flags |= {"accelerator": "cpu", "strategy": "auto", "devices": 1}
@@ -104,15 +96,10 @@ def _check_callbacks(settings: Mapping[str, Any]) -> None:
         if monitor is not None and monitor not in allowed:
             raise ConfigError(
                 f"callbacks.{name}.monitor={monitor}: allowed are {', '.join(allowed)}; the loss "
-                "itself is not: unbounded below, it selects no model"
+                "itself is not: it has no lower bound and cannot select a model"
             )
         with _refusing(f"callbacks.{name}"):
             instantiate(callback)
-
-
-def _check_data(settings: Mapping[str, Any]) -> None:
-    with torch.random.fork_rng(devices=[]), _refusing("data"):
-        instantiate(settings["data"])
 
 
 def _dry_run(spec: RunSpec, trainer: pl.Trainer) -> None:
@@ -148,7 +135,7 @@ def _dry_run(spec: RunSpec, trainer: pl.Trainer) -> None:
 
 
 def _try_module(spec: RunSpec, loss: str, model: str) -> Any:
-    """Build the model, then the module, so that a model's own refusal comes before the pair's."""
+    """Build the model alone, then with its objective: the message names the one at fault."""
     settings = spec.settings["model"]
     with _refusing(model):
         module_class(settings["_target_"])
@@ -166,7 +153,7 @@ def _try_module(spec: RunSpec, loss: str, model: str) -> Any:
 
 
 def _check_terms(loss: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse an option that a term's function does not have."""
+    """Raise ``ConfigError`` for an option that the function of a loss term does not take."""
     for name, term in loss.items():
         parameters = inspect.signature(get_method(term["_target_"])).parameters.values()
         if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):

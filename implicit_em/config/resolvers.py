@@ -1,4 +1,4 @@
-"""OmegaConf resolvers that ``conf/`` uses; registered when this module is imported."""
+"""OmegaConf resolvers that ``conf/`` uses; importing this module registers them."""
 
 import os
 import re
@@ -16,20 +16,17 @@ _SAFE_NAME = re.compile(r"[\w=,.+@-][\w=,.+@ \[\]-]{0,149}", re.ASCII)
 
 @cache
 def token() -> str:
-    """Return four hexadecimal digits that tell apart what starts in the same second."""
+    """Return four hexadecimal digits that distinguish runs started in the same second."""
     return secrets.token_hex(2)
 
 
 def run_directory(resumed: str | None, new: str) -> str:
-    """Return the directory of the run that goes on, or that of a new one."""
+    """Return the directory of the resumed run, or else that of a new run."""
     return new if resumed is None else str(resumed)
 
 
 def job_directory(overrides: Sequence[str], *, _root_: DictConfig) -> str:
-    """Return a sweep job's directory: its overrides, or its fingerprint if they make no name.
-
-    Overrides that affect no result are left out.
-    """
+    """Return a directory name: the overrides that affect results, or else the fingerprint."""
     from implicit_em.config.fingerprint import affects_results, config_fingerprint
 
     name = ",".join(sorted(filter(affects_results, overrides)))
@@ -37,14 +34,14 @@ def job_directory(overrides: Sequence[str], *, _root_: DictConfig) -> str:
 
 
 def data_root() -> str:
-    """Return the folder of the data sets: ``data`` here, or else that of the checkout."""
+    """Return ``data`` if it exists here, or else the ``data`` folder of the checkout."""
     checkout = Path(__file__).parents[2] / "data"
     elsewhere = not Path("data").exists() and (checkout / "MNIST").exists()
     return str(checkout) if elsewhere else "data"
 
 
 def gpu_in_turn(number: int) -> str:
-    """Return the CUDA device for a job of a sweep: one of those that are visible, in turn."""
+    """Return the CUDA device of a sweep's job: the jobs take the visible devices in turn."""
     import torch
 
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]

@@ -1,4 +1,4 @@
-"""Read the YAML files of a run directory, which may come from anybody; nothing in them is run."""
+"""Safe reading of a run directory's YAML files: nothing that they name is built or run."""
 
 import re
 from pathlib import Path
@@ -11,17 +11,17 @@ from implicit_em.base.errors import DamagedError, one_line
 from implicit_em.config.fingerprint import config_fingerprint
 
 LARGEST = 2**20
-"""Most bytes of a file: a longer one is not read into memory."""
+"""Largest size of a file in bytes."""
 MOST_VALUES = 2_000
-"""Most values of a file: OmegaConf takes a quarter of a millisecond and a kilobyte for each."""
+"""Largest number of values in a file: OmegaConf takes 0.25 ms and 1 kB for each."""
 MOST_REFERENCES = 8
-"""Most references to other settings: each may double the number of values."""
+"""Largest number of references to other settings: each may double the number of values."""
 
 _REFERENCE = re.compile(r"\$\{[\w.]+\}")
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Builds no objects, and no aliases: by these a few lines make more than memory holds."""
+    """Loader that refuses objects and aliases: a few lines of aliases can fill the memory."""
 
     values = 0
 
@@ -35,14 +35,10 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def read_config(path: Path) -> DictConfig:
-    """Return a saved configuration, resolved; it has a fingerprint.
+    """Return a saved configuration, resolved, or raise ``DamagedError``.
 
     Only references to the file's own settings are allowed: a resolver could read the environment
-    or have effects.
-
-    Raises:
-        DamagedError: if the file holds no run's configuration, or a reference that is not allowed.
-
+    or have side effects.
     """
     content = _read(path)
     if not isinstance(content, dict):
@@ -55,19 +51,14 @@ def read_config(path: Path) -> DictConfig:
     try:
         config = OmegaConf.create(content)
         OmegaConf.resolve(config)
-        config_fingerprint(config)
+        config_fingerprint(config)  # every run has one
     except Exception as error:  # damaged content may raise anything
         raise DamagedError(f"{path}: no run's configuration: {one_line(error)}") from error
     return config
 
 
 def read_overrides(path: Path) -> list[str]:
-    """Return a saved list of overrides, as they were typed.
-
-    Raises:
-        DamagedError: if the file holds something else.
-
-    """
+    """Return a saved list of overrides, or raise ``DamagedError``."""
     overrides = _read(path)
     if not isinstance(overrides, list) or not all(isinstance(line, str) for line in overrides):
         raise DamagedError(f"{path}: no list of overrides")
@@ -75,12 +66,11 @@ def read_overrides(path: Path) -> list[str]:
 
 
 def _read(path: Path) -> Any:
-    """Return plain containers."""
     try:
         with path.open("rb") as file:
             text = file.read(LARGEST + 1)
         if len(text) > LARGEST:
             raise ValueError(f"more than {LARGEST:,} bytes")
         return yaml.load(text, Loader=_PlainLoader)
-    except Exception as error:  # as above; deep content raises a RecursionError
+    except Exception as error:  # for example a RecursionError from deeply nested content
         raise DamagedError(f"{path} cannot be read: {one_line(error)}") from error

@@ -81,7 +81,7 @@ class _Logger(_Section):
 
 
 class _Config(_Section):
-    """What every run is made of; each group may hold more keys than are checked here."""
+    """Settings of every run; the groups may hold further keys."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     probe: Literal["linear", "none"]
@@ -100,16 +100,7 @@ class _Config(_Section):
 
 
 def validated(cfg: DictConfig) -> dict[str, Any]:
-    """Return a composed configuration as plain containers: resolved, and of this schema.
-
-    Args:
-        cfg: composed configuration without Hydra's own node.
-
-    Raises:
-        ConfigError: naming the first key that is missing, cannot be resolved, or has a value that
-            is not allowed.
-
-    """
+    """Return a configuration without Hydra's node as plain settings, or raise ``ConfigError``."""
     try:
         settings = to_plain(cfg)
         _Config.model_validate(settings)

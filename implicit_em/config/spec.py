@@ -1,4 +1,4 @@
-"""One run, made once from what Hydra composed: the only place that turns settings into objects."""
+"""The specification of one run: the only place that turns settings into objects."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.plugins.environments import LightningEnvironment
-from pytorch_lightning.profilers import Profiler
+from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from implicit_em.base.errors import ConfigError, one_line
@@ -23,24 +23,22 @@ from implicit_em.distributed import GlobalBatch
 from implicit_em.engine.modules import EnergyModule, module_class
 
 STEP_FLAGS = ("threads", "compile", "gradient_clip_val", "gradient_clip_algorithm")
-"""Keys of ``trainer`` that the training step carries out; no flags of ``pl.Trainer``."""
+"""Keys of ``trainer`` that belong to the training step; ``pl.Trainer`` does not take them."""
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """A run's settings, resolved, validated and hashed, and what is built from them.
-
-    It is plain data: it can be pickled, and nothing in it refers to Hydra or OmegaConf.
+    """A run's settings: resolved, validated, hashed, and as plain data that can be pickled.
 
     Args:
         settings: composed configuration as plain containers.
         fingerprint: hash of the settings that affect results.
-        identity: the same hash, whatever the number of epochs; it marks a run's checkpoints.
-        overrides: overrides as they were typed.
+        identity: hash that does not depend on the number of epochs; it marks a run's checkpoints.
+        overrides: Hydra's overrides of the run.
         choices: chosen option of each config group.
         group: name of the sweep that the run belongs to, or ``None``.
-        tags: names by which a logger groups runs: the model, and the experiment if there is one.
-        hydra: Hydra's own settings as plain containers, or ``None`` outside of Hydra.
+        tags: the names of the model and of the experiment, by which a logger groups runs.
+        hydra: Hydra's own settings as plain containers, or ``None`` outside Hydra.
 
     """
 
@@ -55,11 +53,9 @@ class RunSpec:
 
     @classmethod
     def of(cls, cfg: DictConfig, hydra: DictConfig | None = None) -> "RunSpec":
-        """Make the run of a composed configuration.
+        """Make the specification from a composed configuration, whose ``hydra`` node is ignored.
 
-        Args:
-            cfg: composed configuration; a node of Hydra's own in it is left out.
-            hydra: Hydra's own node, where Hydra runs the job.
+        If Hydra runs the job, ``hydra`` is its own node.
 
         Raises:
             ConfigError: if a setting is missing, cannot be resolved, or is not allowed.
@@ -68,47 +64,39 @@ class RunSpec:
         if "hydra" in cfg:
             cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
         spec = cls.of_settings(validated(cfg))
-        return spec if hydra is None else spec._within(hydra)
-
-    @classmethod
-    def of_settings(cls, settings: dict[str, Any]) -> "RunSpec":
-        """Make the run of settings that were validated before, as those of a run directory."""
-        model = settings["model"]["_target_"].rpartition(".")[2]
-        return cls(settings, config_fingerprint(settings), run_identity(settings), tags=(model,))
-
-    def _within(self, hydra: DictConfig) -> "RunSpec":
-        """Return the run as a job of Hydra's."""
+        if hydra is None:
+            return spec
         choices = dict(hydra.runtime.choices)
         experiment = choices.get("experiment")
-        sweep = Path(hydra.sweep.dir).name if hydra.mode == RunMode.MULTIRUN else None
         return replace(
-            self,
+            spec,
             overrides=tuple(hydra.overrides.task),
             choices=choices,
-            group=sweep,
-            tags=(*self.tags, *([experiment] if experiment else [])),
+            group=Path(hydra.sweep.dir).name if hydra.mode == RunMode.MULTIRUN else None,
+            tags=(*spec.tags, *([experiment] if experiment else [])),
             hydra=OmegaConf.to_container(hydra),
         )
 
+    @classmethod
+    def of_settings(cls, settings: dict[str, Any]) -> "RunSpec":
+        """Make the specification from settings that were validated earlier."""
+        model = settings["model"]["_target_"].rpartition(".")[2]
+        return cls(settings, config_fingerprint(settings), run_identity(settings), tags=(model,))
+
     def has_made(self, metrics: Mapping[str, Any]) -> bool:
-        """Return whether the content of a ``metrics.json`` is this run's."""
+        """Return whether the content of a ``metrics.json`` belongs to this run."""
         return metrics.get("config_fingerprint") == self.fingerprint
 
     @property
     def takes_processes(self) -> bool:
-        """Whether processes of its own train the run, each with a part of every batch."""
+        """Whether several processes train the run, each on a part of every batch."""
         strategy = self.settings["trainer"]["strategy"]
         return isinstance(strategy, Mapping) and issubclass(
             get_class(strategy["_target_"]), GlobalBatch
         )
 
     def build_data(self) -> ResidentDataModule:
-        """Return the data module, its data read.
-
-        Raises:
-            ConfigError: if the data are missing, or cannot be read.
-
-        """
+        """Return the data module after its data are read, or raise ``ConfigError``."""
         try:
             data: ResidentDataModule = instantiate(self.settings["data"])
             data.prepare_data()
@@ -118,12 +106,7 @@ class RunSpec:
         return data
 
     def build_module(self, in_features: int) -> EnergyModule:
-        """Return a new LightningModule.
-
-        Args:
-            in_features: width D of the input.
-
-        """
+        """Return a new, untrained LightningModule for inputs of width D."""
         trainer = self.settings["trainer"]
         return module_class(self.settings["model"]["_target_"])(
             model=self.model_arguments(in_features),
@@ -139,27 +122,21 @@ class RunSpec:
         return {**self.settings["model"], "in_features": in_features}
 
     def build_trainer(self, plugins: Sequence[Any] = (), **arguments: Any) -> pl.Trainer:
-        """Return a Trainer with the flags of these settings.
+        """Return a Trainer, for which ``arguments`` take precedence over the settings.
 
-        Args:
-            plugins: plugins of the Trainer.
-            arguments: further arguments of ``pl.Trainer``; they come before the settings.
-
-        Raises:
-            ConfigError: if Lightning refuses a flag, or this machine has no such device.
-
+        A flag that Lightning refuses, or a device that this machine lacks, raises ``ConfigError``.
         """
-        own: dict[str, Any] = {"profiler": NoProfiler(), "plugins": list(plugins)}
+        defaults: dict[str, Any] = {"profiler": NoProfiler(), "plugins": list(plugins)}
         if self.settings["trainer"]["strategy"] == "auto":
-            # On Slurm, too: there submitit alone puts a job into the queue again.
-            own["plugins"].append(LightningEnvironment())
+            # Also on Slurm, where only submitit may put a job back into the queue.
+            defaults["plugins"].append(LightningEnvironment())
         try:
-            return pl.Trainer(**own | self.trainer_flags() | arguments)
+            return pl.Trainer(**defaults | self.trainer_flags() | arguments)
         except (MisconfigurationException, ValueError, TypeError) as error:
             raise ConfigError(f"trainer: {one_line(error)}") from error
 
     def trainer_flags(self) -> dict[str, Any]:
-        """Return the flags of ``pl.Trainer`` that are set; a ``_target_`` among them is built."""
+        """Return the flags of ``pl.Trainer`` that are set, with every ``_target_`` built."""
         flags = {
             key: value
             for key, value in self.settings["trainer"].items()
@@ -168,16 +145,10 @@ class RunSpec:
         return instantiate(flags, _convert_="all")
 
 
-class NoProfiler(Profiler):
-    """Profiler that measures nothing: Lightning's own enters some thirty generators a step."""
+class NoProfiler(PassThroughProfiler):
+    """Profiler that measures nothing, without the thirty generators a step of Lightning's own."""
 
     _nothing = nullcontext()
-
-    def start(self, action_name: str) -> None:
-        """Do nothing."""
-
-    def stop(self, action_name: str) -> None:
-        """Do nothing."""
 
     def profile(self, action_name: str) -> Any:
         """Return a context that does nothing."""
@@ -185,7 +156,7 @@ class NoProfiler(Profiler):
 
 
 def _clip(trainer: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the function that clips gradients: under manual optimization a Trainer clips none."""
+    """Return the function that clips gradients: a Trainer does not in manual optimization."""
     value = trainer.get("gradient_clip_val")
     if value is None:
         return None

@@ -1,1 +1,1 @@
-"""Sweeps: checked as a whole before their first job, summarised after their last."""
+"""Sweeps: all jobs are checked before the first one starts, and summarised after the last."""

@@ -10,7 +10,7 @@ from implicit_em.sweeps.summary import summarise
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Read the directory's jobs, write their summary and print it."""
+    """Summarise the sweep directory named on the command line; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m implicit_em.sweeps", description="Summarise the jobs of a sweep directory."
     )

@@ -10,7 +10,7 @@ from hydra.core.utils import filter_overrides
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from implicit_em.base.errors import ConfigError, RefusedError, WriteError
@@ -18,31 +18,29 @@ from implicit_em.config.mistakes import explain
 from implicit_em.sweeps import launchers
 from implicit_em.sweeps.jobs import JobComposer, enumerate_jobs, note_jobs
 
-GROUPS_SHOWN = ("model", "loss", "data")
-"""Config groups whose options are named while a run is checked."""
-
 
 class CheckCallback(Callback):
-    """Refuses a wrong configuration before its run directory exists."""
+    """Refuses a wrong configuration before Hydra makes its run directory."""
 
     sweep_directory: ClassVar[Path | None] = None
     """Directory of the sweep that this process started."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the configuration of a single run."""
-        chosen = (f"{group}={config.hydra.runtime.choices.get(group)}" for group in GROUPS_SHOWN)
-        with _showing(f"checking {' '.join(chosen)} seed={config.seed}"):
+        choices = config.hydra.runtime.choices
+        shown = " ".join(f"{group}={choices.get(group)}" for group in ("model", "loss", "data"))
+        with _showing(f"checking {shown} seed={config.seed}"):
             _check(config, config.hydra.run.dir, here=True)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the configuration of each job; one that cannot be trained stops the sweep."""
+        """Check the configuration of every job; a single wrong one stops the sweep."""
         if reason := launchers.refusal(config):
             raise RefusedError(reason, ConfigError(reason))
         loader = GlobalHydra.instance().config_loader()
-        typed = list(enumerate_jobs(config, loader))
+        overrides_of_jobs = list(enumerate_jobs(config, loader))
         jobs, composer = {}, JobComposer(config, loader)
-        with _showing(f"checking {len(typed)} jobs"):
-            for overrides in typed:
+        with _showing(f"checking {len(overrides_of_jobs)} jobs"):
+            for overrides in overrides_of_jobs:
                 try:
                     job = composer.compose(overrides)
                 except (HydraException, OmegaConfBaseException, ValueError) as error:
@@ -59,7 +57,7 @@ class CheckCallback(Callback):
 
 
 def _showing(message: str) -> AbstractContextManager[Any]:
-    """Show a message on a terminal, while torch and Lightning load and check; then it is gone."""
+    """Show a message on a terminal until the block ends."""
     if not sys.stdout.isatty():
         return nullcontext()
     from rich.console import Console
@@ -67,26 +65,22 @@ def _showing(message: str) -> AbstractContextManager[Any]:
     return Console().status(message)
 
 
-def _without_hydra(config: DictConfig) -> DictConfig:
-    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-
-
 def _check(config: DictConfig, directory: str | Path, here: bool) -> None:
-    from implicit_em.config.check import check  # imports torch, which --help does not need
+    from implicit_em.config.check import check  # loads torch, which --help does not need
     from implicit_em.config.spec import RunSpec
     from implicit_em.training.directory import RunDirectory
     from implicit_em.training.resuming import continued
 
-    task = _without_hydra(config)
+    task = config
     try:
-        resumed = task.resume is not None
+        resumed = config.resume is not None
         if resumed:
             if config.hydra.mode == RunMode.MULTIRUN:
                 raise ConfigError(
-                    f"resume={task.resume}: one run goes on; a sweep does when its command is "
-                    "typed again with its hydra.sweep.dir"
+                    f"resume={config.resume}: only a single run can be resumed; a sweep goes on "
+                    "when its command is repeated with its hydra.sweep.dir"
                 )
-            task = continued(task, config.hydra.overrides.task)
+            task = continued(config, config.hydra.overrides.task)
         spec = RunSpec.of(task, config.hydra)
         check(spec, here)
         refusal = RunDirectory(directory).refusal(spec)

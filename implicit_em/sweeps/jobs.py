@@ -1,4 +1,4 @@
-"""The jobs of a sweep, as Hydra's own sweeper enumerates them, and the list of them on disk."""
+"""The jobs of a sweep: their overrides, their configurations, and the list of them on disk."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,34 +21,25 @@ JOBS = "jobs.json"
 
 
 def enumerate_jobs(config: DictConfig, loader: ConfigLoader) -> Iterator[list[str]]:
-    """Give the overrides of each job: the experiment's sweep axes and what was typed.
+    """Yield the overrides of each job; ``config`` includes Hydra's own node.
 
-    Nothing where another sweeper chooses them as it goes.
-
-    Args:
-        config: the composed configuration, with Hydra's own node.
-        loader: of the configuration files.
-
+    Other sweepers than Hydra's basic one may choose their jobs one by one: nothing is yielded.
     """
     sweeper = config.hydra.sweeper
     if not sweeper._target_.endswith(".BasicSweeper"):
         return
-    typed = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
-    typed += config.hydra.overrides.task
-    overrides = OverridesParser.create(config_loader=loader).parse_overrides(typed)
+    lines = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
+    lines += config.hydra.overrides.task
+    overrides = OverridesParser.create(config_loader=loader).parse_overrides(lines)
     for batch in BasicSweeper.split_arguments(overrides, max_batch_size=None):
         yield from batch
 
 
 class JobComposer:
-    """Composes the jobs of a sweep: by Hydra once for each choice of groups, then by their values.
+    """Composes the jobs of a sweep, from its configuration with Hydra's own node.
 
-    Hydra takes as long to compose a job as a small model takes for a hundred steps.
-
-    Args:
-        sweep: composed configuration of the sweep, with Hydra's own node.
-        loader: loader of the configuration files.
-
+    Hydra composes once for each choice of groups, since that takes as long as a hundred training
+    steps of a small model. The values of the other overrides are then set directly.
     """
 
     def __init__(self, sweep: DictConfig, loader: ConfigLoader) -> None:
@@ -56,12 +47,7 @@ class JobComposer:
         self._composed: dict[tuple[str, ...], DictConfig] = {}
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """Return the configuration of a job, with Hydra's own node.
-
-        Raises:
-            HydraException: if the overrides do not compose.
-
-        """
+        """Return the configuration of a job with Hydra's own node, or raise its exceptions."""
         parser = OverridesParser.create(config_loader=self._loader)
         parsed = parser.parse_overrides(list(overrides))
         values = [override for override in parsed if self._sets_a_value(override)]
@@ -72,7 +58,7 @@ class JobComposer:
         try:
             for override in values:
                 OmegaConf.update(job, override.key_or_group, override.value())
-        except OmegaConfBaseException:  # for Hydra to say
+        except OmegaConfBaseException:  # Hydra raises the error that can be explained
             return self._loader.load_sweep_config(self._sweep, list(overrides))
         task = [override for override in parsed if not override.is_hydra_override()]
         job.hydra.overrides.task = [override.input_line for override in task]
@@ -88,21 +74,12 @@ class JobComposer:
 
 
 def note_jobs(directory: Path, jobs: Mapping[str, str]) -> None:
-    """Add jobs to the list in a sweep's directory, so that none is forgotten that never started.
-
-    Args:
-        directory: of the sweep.
-        jobs: the overrides of each, by the name of its directory.
-
-    """
+    """Add jobs, given as their overrides by directory name, to the list in a sweep's directory."""
     write_json(directory / JOBS, {**noted_jobs(directory), **jobs})
 
 
 def noted_jobs(directory: Path) -> dict[str, str]:
-    """Return the jobs in a sweep's list; nothing where there is none that could be read.
-
-    What is no name of a directory in the sweep's own is left out.
-    """
+    """Return the valid entries of a sweep's list of jobs, which may be missing or damaged."""
     try:
         jobs = read_json(directory / JOBS)
         if not isinstance(jobs, dict):

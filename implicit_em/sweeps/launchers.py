@@ -1,4 +1,4 @@
-"""Launchers: which run the jobs of a sweep on this machine, what they need, how they lose a job."""
+"""Hydra's launchers: where they run jobs, what they require, and their errors."""
 
 import shutil
 
@@ -9,7 +9,7 @@ from implicit_em.base.errors import one_line
 HERE = ("BasicLauncher", "StackedLauncher", "JoblibLauncher")
 SLURM = ("SlurmLauncher", "SlurmStackedLauncher")
 PACKAGES = ("joblib", "submitit", "ray")
-"""Their errors say that a job's process was lost, or never began; what a job raises is its own."""
+"""Packages whose own errors mean that a job's process was lost or never started."""
 
 
 def run_here(config: DictConfig) -> bool:
@@ -18,10 +18,10 @@ def run_here(config: DictConfig) -> bool:
 
 
 def refusal(config: DictConfig) -> str | None:
-    """Return why a launcher cannot begin; or ``None``."""
-    typed = f"hydra/launcher={config.hydra.runtime.choices['hydra/launcher']}"
+    """Return why the launcher cannot start, or ``None``."""
+    choice = config.hydra.runtime.choices["hydra/launcher"]
     if _name(config) in SLURM and shutil.which("srun") is None:
-        return f"{typed}: Slurm's commands (sbatch, srun) are not on this machine"
+        return f"hydra/launcher={choice}: Slurm's commands (sbatch, srun) are not on this machine"
     if (most := config.hydra.launcher.get("max_stack", 1)) < 1:
         return f"hydra.launcher.max_stack={most}: must be at least 1"
     if config.hydra.launcher.get("n_jobs") == 0:
@@ -30,19 +30,15 @@ def refusal(config: DictConfig) -> str | None:
 
 
 def lost(error: BaseException) -> str | None:
-    """Return one line for a launcher's error; ``None`` for any other."""
+    """Return one line that explains a launcher's error, or ``None`` for any other error."""
     package = type(error).__module__.partition(".")[0]
     if package not in PACKAGES:
         return None
-    return f"{package}: {_gist(error)} (the same command, with this hydra.sweep.dir, goes on)"
-
-
-def _gist(error: BaseException) -> str:
-    """Return an error's message in one line, or what the trace that it quotes comes to."""
+    message = one_line(error)
     lines = iter(str(error).splitlines())
-    if any(line.startswith("Traceback ") for line in lines):
-        return next((line for line in lines if line and not line.startswith(" ")), "")
-    return one_line(error)
+    if any(line.startswith("Traceback ") for line in lines):  # the message quotes a traceback
+        message = next((line for line in lines if line and not line.startswith(" ")), "")
+    return f"{package}: {message} (the same command, with this hydra.sweep.dir, goes on)"
 
 
 def _name(config: DictConfig) -> str:

@@ -1,4 +1,4 @@
-"""Which jobs of a sweep train together."""
+"""Jobs of a sweep that train together: which ones, and how."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ from implicit_em.base.errors import ConfigError
 from implicit_em.config.check import WIDTH_TRIED
 from implicit_em.config.spec import RunSpec
 from implicit_em.engine.rendezvous import Rendezvous, split_evenly
-from implicit_em.training.progress import EpochProgress, logs_of
+from implicit_em.training.progress import EpochProgress
 
 T = TypeVar("T")
 
@@ -27,46 +27,41 @@ OF_THE_PROCESS = (
     *("accelerator", "precision", "threads", "deterministic", "benchmark"),
     *("detect_anomaly", "profiler"),
 )
-"""Flags of the Trainer that set something for a process."""
+"""Settings of ``trainer`` that apply to the whole process."""
 SHARED_PRECISIONS = ("32-true", "bf16-mixed")
-"""Precisions that leave the default dtype of the process as it is."""
+"""Precisions that do not change the default dtype of the process."""
 SHARE_OF_MEMORY = 0.8
 WEIGHT_COPIES = 8
-"""Weights, gradients, two moments, the stack's, the epoch's first and two in checkpoints."""
+"""Weights, gradients, two moments, the stack, the start of the epoch, and two checkpoints."""
 ENERGY_COPIES = 16
-"""Tensors of the size of a batch's energies that a step makes, at most."""
+"""Largest number of tensors of the shape of a batch's energies in a step."""
 INPUT_COPIES = 6
-"""Tensors of the size of a batch that a step makes, with a decoder."""
+"""Number of tensors of the shape of a batch in a step with a decoder."""
 
 
 def groups(runs: Sequence[RunSpec | None], max_stack: int = MAX_STACK) -> list[list[int]]:
-    """Return the positions of the runs that train together; a run by itself is a group of one.
+    """Return the positions of the runs that train together; a single run is a group of one.
 
-    The runs of a group share a process: its device, precision and threads. Within a group, runs
-    are stacked if their models and loss terms are alike, whatever their seeds, weights of terms,
-    optimizers and rates.
-
-    Args:
-        runs: runs of a sweep; ``None`` for a run that must not share its process.
-        max_stack: most runs in a group. A group that memory would not hold is split.
-
+    The runs of a group share the device, precision and threads of a process. Runs of a group whose
+    models and loss terms are alike are stacked. Seeds, weights, optimizers and rates may differ.
+    ``None`` stands for a run that must train alone. A group that needs too much memory is split.
     """
     alike: dict[Any, list[int]] = {}
-    needed: dict[int, int] = {}
+    memory: dict[int, int] = {}
     for position, spec in enumerate(runs):
         shared = None if spec is None else _shared(spec)
         key = ("alone", position)
         if shared is not None:
-            key, needed[position] = shared
+            key, memory[position] = shared
         alike.setdefault(key, []).append(position)
-    found = []
+    together = []
     for key, positions in alike.items():
         most = max_stack
         if len(positions) > 1:
-            memory = int(SHARE_OF_MEMORY * _available(key[0]))
-            most = max(1, min(most, memory // max(needed[position] for position in positions)))
-        found += split_evenly(positions, most)
-    return sorted(found)
+            available = int(SHARE_OF_MEMORY * _available(key[0]))
+            most = max(1, min(most, available // max(memory[position] for position in positions)))
+        together += split_evenly(positions, most)
+    return sorted(together)
 
 
 def train_together(
@@ -75,20 +70,19 @@ def train_together(
     progress: EpochProgress | None = None,
     workers: int | None = None,
 ) -> list[T]:
-    """Run jobs that train, each in a thread of its own, and return what they return.
+    """Run each job in a thread of its own, and return the results of the jobs.
 
-    What a job logs goes to the handlers that it sets up itself, those of the process are for what
-    else is logged.
+    A job logs only to the logging handlers that it sets up itself.
 
     Args:
         runs: runs of a group.
-        jobs: functions that train them, one a run.
-        progress: progress over the epochs of all runs.
-        workers: stacks that train at the same time; by default one for every core, or one for a
-            device.
+        jobs: functions that train the runs, in the same order.
+        progress: progress over the epochs of all runs, see ``progress_of``.
+        workers: number of stacks that train at the same time; by default one for each core, or one
+            on a GPU.
 
     Raises:
-        Interrupted: after every job has saved where it was, if a signal asked for it.
+        Interrupted: if a signal asked for it, after every job has saved its state.
 
     """
     trainer = runs[0].settings["trainer"]
@@ -96,7 +90,7 @@ def train_together(
     if workers is None:
         workers = max(1, cores() // threads) if trainer["accelerator"] == "cpu" else 1
     under_way: list[Future[T]] = []
-    # The limits that each probe sets are the process's, and end in any order.
+    # Each probe limits the threads of the process for a while, and they end in any order.
     with interruption.listening(), _handlers_by_thread() as assign, threadpool_limits(threads):
         rendezvous = Rendezvous(workers, threads, progress)
         try:
@@ -113,32 +107,36 @@ def train_together(
 
 @contextmanager
 def _handlers_by_thread() -> Iterator[Callable[[threading.Thread], None]]:
-    """Give a function that leaves the root logger's new handlers to what one thread logs."""
+    """Yield a function that restricts new handlers of the root logger to one thread's records."""
+
+    def records_of(thread: threading.Thread) -> Callable[[logging.LogRecord], bool]:
+        return lambda record: record.thread == thread.ident
+
     root = logging.getLogger()
-    own, here = list(root.handlers), logs_of(threading.current_thread())
-    for handler in own:
-        handler.addFilter(here)
-    known = list(own)
+    before, in_this_thread = list(root.handlers), records_of(threading.current_thread())
+    for handler in before:
+        handler.addFilter(in_this_thread)
+    assigned: list[logging.Handler] = []
 
     def assign(thread: threading.Thread) -> None:
         for handler in root.handlers:
-            if handler not in known:
-                handler.addFilter(logs_of(thread))
-                known.append(handler)
-        root.handlers = list(known)
+            if handler not in before + assigned:
+                handler.addFilter(records_of(thread))
+                assigned.append(handler)
+        root.handlers = before + assigned
 
     try:
         yield assign
     finally:
-        for handler in own:
-            handler.removeFilter(here)
-        for handler in known[len(own) :]:
+        for handler in before:
+            handler.removeFilter(in_this_thread)
+        for handler in assigned:
             handler.close()
-        root.handlers = own
+        root.handlers = before
 
 
 def progress_of(runs: Sequence[RunSpec]) -> EpochProgress | None:
-    """Return one progress over the epochs of all runs, or ``None`` if no run wants one."""
+    """Return the progress over the epochs of all runs, or ``None`` if no run shows progress."""
     trainers = [spec.settings["trainer"] for spec in runs]
     if not any(trainer["enable_progress_bar"] for trainer in trainers):
         return None
@@ -151,13 +149,7 @@ def cores() -> int:
 
 
 def memory_of(spec: RunSpec, in_features: int) -> int:
-    """Return roughly the bytes that training a run takes; measuring it afterwards is not counted.
-
-    Args:
-        spec: the run.
-        in_features: width D of its data.
-
-    """
+    """Return a rough number of bytes that training takes; ``in_features`` is the data's width D."""
     with torch.device("meta"):
         model = instantiate(spec.model_arguments(in_features))
     batch, components = spec.settings["data"]["batch_size"], model.weight.shape[-2]
@@ -168,17 +160,14 @@ def memory_of(spec: RunSpec, in_features: int) -> int:
 
 
 def _shared(spec: RunSpec) -> tuple[tuple[Any, ...], int] | None:
-    """Return what a run shares with others of its group and the memory that it needs.
-
-    ``None`` stands for a run that trains by itself.
-    """
+    """Return the settings that a group has in common and the run's memory; ``None``: no group."""
     trainer = spec.settings["trainer"]
     on_cpu = trainer["accelerator"] == "cpu"
     if (
         trainer["precision"] not in SHARED_PRECISIONS
         or trainer["accelerator"] not in ("cpu", "gpu", "cuda")
-        # Several threads cut a tensor into pieces by its size, a compiler makes code for its
-        # shape: a stack would not round as a run alone does.
+        # Several threads divide a tensor by its size, and a compiler makes code for its shape:
+        # the rounding in a stack would differ from that of a single run.
         or (on_cpu and (trainer["threads"] != 1 or trainer["compile"]))
         or trainer["strategy"] != "auto"
         or (trainer["devices"], trainer["num_nodes"]) != (1, 1)
@@ -186,7 +175,7 @@ def _shared(spec: RunSpec) -> tuple[tuple[Any, ...], int] | None:
         return None
     try:
         width = spec.build_data().in_features
-    except ConfigError:  # the run itself will say so
+    except ConfigError:  # the run itself will raise it
         return None
     if _draws(spec):
         return None
@@ -194,7 +183,7 @@ def _shared(spec: RunSpec) -> tuple[tuple[Any, ...], int] | None:
 
 
 def _draws(spec: RunSpec) -> bool:
-    """Return whether a step draws random numbers: a process has only one stream of them."""
+    """Return whether a step draws random numbers, whose generator the whole process shares."""
     with torch.random.fork_rng(devices=[]):
         module = spec.build_module(WIDTH_TRIED)
         x = torch.rand(8, WIDTH_TRIED)

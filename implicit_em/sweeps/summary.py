@@ -1,6 +1,7 @@
-"""A sweep as a table: one row a job, and grouped over seeds."""
+"""The tables of a sweep: one row for each job, and mean and deviation over seeds."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,10 @@ from implicit_em.training.results import IN_SUMMARY
 
 
 def summarise(directory: Path) -> bool:
-    """Write ``summary.csv`` and ``summary.md`` of a sweep directory, and print its tables.
-
-    Returns:
-        Whether every job is complete.
-
-    """
+    """Write and print the summary of a sweep directory; return whether every job is complete."""
     jobs = read_jobs(directory)
     if jobs.empty:
-        print(f"{directory}: holds no job")
+        print(f"{directory}: holds no jobs")
         return False
     with whole(directory / "summary.csv") as temporary:
         jobs.to_csv(temporary, index=False)
@@ -45,12 +41,11 @@ def summarise(directory: Path) -> bool:
 
 
 def read_jobs(directory: Path) -> pd.DataFrame:
-    """Return one row a job: ``job``, ``directory``, ``status`` and every key of ``metrics.json``.
+    """Return one row for each job: ``job``, ``directory`` and every key of ``metrics.json``.
 
-    A job that has not ended, or was killed, has the status ``unfinished``, one of the sweep's list
-    that has no directory yet ``not started``; metrics that belong to another configuration than the
-    one beside them are left out, with the status ``mismatch``, and one whose configuration cannot
-    be read is ``damaged``.
+    Further values of ``status`` are ``not started``; ``unfinished`` for a job that still runs or
+    was killed; ``damaged`` if its configuration cannot be read; and ``mismatch`` if its metrics
+    belong to another configuration, in which case they are left out.
     """
     waiting = noted_jobs(directory)
     rows = []
@@ -83,9 +78,9 @@ def _row(run: RunDirectory) -> dict[str, Any]:
 
 
 def group_over_seeds(jobs: pd.DataFrame) -> pd.DataFrame:
-    """Return one row for complete jobs that differ only in the seed, as text: mean ± std."""
+    """Return one row, mean ± std as text, for all completed jobs that differ only in the seed."""
     completed = jobs[jobs["status"] == "completed"]
-    names = completed["job"].map(lambda job: ",".join(_without_seed(job.split(","))))
+    names = completed["job"].map(lambda job: re.sub("(^|,)seed=[^,]*", "", job).lstrip(","))
     rows = []
     for name, group in completed.groupby(names, sort=False):
         cells = {key: _mean_and_std(group[key]) for key in IN_SUMMARY}
@@ -93,10 +88,6 @@ def group_over_seeds(jobs: pd.DataFrame) -> pd.DataFrame:
     grouped = pd.DataFrame(rows, columns=["job", "n", *IN_SUMMARY])
     grouped["job"] = _short_names(grouped["job"].tolist())
     return grouped
-
-
-def _without_seed(overrides: list[str]) -> list[str]:
-    return [override for override in overrides if not override.startswith("seed=")]
 
 
 def _mean_and_std(column: pd.Series) -> str:
@@ -110,7 +101,7 @@ def _mean_and_std(column: pd.Series) -> str:
 
 
 def _short_names(jobs: list[str]) -> list[str]:
-    """Leave out the overrides that all jobs share."""
+    """Return the jobs without the overrides that all of them share."""
     split = [job.split(",") for job in jobs]
     shared = set.intersection(*map(set, split)) if len(split) > 1 else set()
     return [",".join(o for o in job if o not in shared) or ",".join(job) for job in split]

@@ -1,4 +1,4 @@
-"""The checkpoints of a run, and the one from which an interrupted run goes on."""
+"""The checkpoints of a run, and the choice of the one that an interrupted run resumes from."""
 
 import io
 import logging
@@ -27,21 +27,19 @@ OWN = "implicit_em"
 
 
 class LastCheckpoint(Checkpoint):
-    """Saves the state after every epoch and in between; keeps the last two checkpoints.
-
-    If a signal asks the run to end, it saves and ends the run.
+    """Saves the state after every epoch and in between, and when a signal ends the run.
 
     Args:
         last: path of the last checkpoint; the one before it is ``previous.ckpt`` beside it.
         run: identity of the run, see ``run_identity``.
-        steps: most optimizer steps between two checkpoints, rounded down to whole blocks of steps;
-            ``None`` sets no limit.
-        minutes: most minutes between two checkpoints; ``None`` sets no limit.
+        steps: largest number of optimizer steps between two checkpoints, rounded down to whole
+            blocks of steps; ``None`` sets no limit.
+        minutes: largest number of minutes between two checkpoints; ``None`` sets no limit.
 
     """
 
     takes_blocks = True
-    """Whole blocks of steps may pass between two calls of ``on_train_batch_end``."""
+    """Whether a whole block of steps may pass between two calls of ``on_train_batch_end``."""
 
     def __init__(
         self, last: Path, run: str, steps: int | None = None, minutes: float | None = None
@@ -51,7 +49,7 @@ class LastCheckpoint(Checkpoint):
         self.steps = steps
         self.minutes = minutes
         self.train_seconds = 0.0
-        """Seconds of training, those before an interruption included."""
+        """Seconds of training, including those before an interruption."""
         self._since = self._saved_at = time.monotonic()
         self._saved_step = self._step = 0
 
@@ -64,24 +62,14 @@ class LastCheckpoint(Checkpoint):
         self._saved_step = self._step = trainer.global_step
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Raise ``Interrupted`` if a signal came after the last block; everything is saved."""
+        """Raise ``Interrupted`` if a signal came after the last epoch was saved."""
         stop_if_requested(trainer)
 
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Save if it is time to; if a signal came, save and raise ``Interrupted``.
-
-        After the last block of an epoch ``on_train_epoch_end`` does both.
-        """
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Save if it is time to; if a signal came, save and raise ``Interrupted``."""
         block, self._step = trainer.global_step - self._step, trainer.global_step
         if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
-            return
+            return  # the end of the epoch saves, too
         number = _signal(trainer)
         if number or self._is_due(trainer, block):
             self._save(trainer)
@@ -95,7 +83,7 @@ class LastCheckpoint(Checkpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add the random states, the seconds, and whether another callback stopped the run."""
+        """Add the random states, the seconds and whether another callback stopped the run."""
         self._count()
         checkpoint[OWN] = {
             "run": self.run,
@@ -150,7 +138,7 @@ class DirectCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        """Write a checkpoint, or raise ``WriteError``."""
+        """Write a checkpoint or raise ``WriteError``."""
         content = io.BytesIO()
         torch.save(checkpoint, content)
         with whole(Path(path)) as temporary:
@@ -158,24 +146,24 @@ class DirectCheckpointIO(TorchCheckpointIO):
 
 
 def stop_if_requested(trainer: pl.Trainer) -> None:
-    """Raise ``Interrupted`` in all processes of a run if a signal came to one of them."""
+    """Raise ``Interrupted`` in all processes of a run if one of them received a signal."""
     if number := _signal(trainer):
         raise Interrupted(number)
 
 
 def _signal(trainer: pl.Trainer) -> signal.Signals | None:
-    """Return the signal that came to any process of the run."""
+    """Return the signal that any process of the run received."""
     number = interruption.received() or 0
     if trainer.world_size > 1:
-        own = torch.tensor(number, device=trainer.strategy.root_device)
-        number = int(trainer.strategy.reduce(own, reduce_op="max"))
+        received = torch.tensor(number, device=trainer.strategy.root_device)
+        number = int(trainer.strategy.reduce(received, reduce_op="max"))
     return signal.Signals(number) if number else None
 
 
 def _random_state() -> dict[str, Any]:
-    """Return the states of all random generators, of types that ``weights_only`` can load."""
-    numbers: Any = np.random.get_state()  # noqa: NPY002  (other libraries use it)
-    name, keys, *rest = numbers
+    """Return the states of all random generators, as types that ``weights_only`` can load."""
+    numpy_state: Any = np.random.get_state()  # noqa: NPY002  (other libraries use it)
+    name, keys, *rest = numpy_state
     state = {
         "torch": torch.get_rng_state(),
         "numpy": [name, keys.tolist(), *rest],
@@ -200,45 +188,39 @@ def previous(last: Path) -> Path:
 
 
 def newest(last: Path) -> Path:
-    """Return the path of a checkpoint until it becomes the last."""
+    """Return the path of a new checkpoint before it becomes the last."""
     return last.with_stem("newest")
 
 
 def resume_point(last: Path, run: str, epochs: int) -> tuple[Path | None, int]:
-    """Return the checkpoint from which a run goes on, and its finished epochs.
+    """Return the newest usable checkpoint of a run and its finished epochs, or ``None`` and 0.
 
-    Without a usable checkpoint that is ``None`` and 0. A damaged checkpoint, or another run's, is
-    logged, and the one before it is used. Nothing is unpickled.
-
-    Args:
-        last: path of the last checkpoint.
-        run: identity of the run, see ``run_identity``.
-        epochs: number of epochs in the history; a later checkpoint would leave a gap there.
-
+    A checkpoint is unusable if it is damaged, belongs to another run, or is later than the
+    ``epochs`` of the history, which would then have a gap. Nothing is unpickled.
     """
     for path in (newest(last), last, previous(last)):
         if not path.exists():
             continue
         try:
-            whose, done = _contents(path)
+            owner, done = _owner_and_epochs(path)
         except Exception as error:  # a damaged file may raise anything
             log.warning("%s cannot be read (%s): not used", path, type(error).__name__)
             continue
-        if whose != run:
-            log.warning("%s is another run's: not used", path)
+        if owner != run:
+            log.warning("%s belongs to another run: not used", path)
         elif done <= epochs:
             return path, done
     return None, 0
 
 
-def _contents(path: Path) -> tuple[str, int]:
-    """Return the identity of a checkpoint's run, and its finished epochs."""
+def _owner_and_epochs(path: Path) -> tuple[str, int]:
+    """Return the identity of a checkpoint's run and the number of finished epochs."""
     with zipfile.ZipFile(path) as archive:
         if damaged := archive.testzip():  # torch ignores the checksums
             raise zipfile.BadZipFile(damaged)
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    own = checkpoint[OWN]
-    if not {"random_state", "train_seconds", "stopped"} <= own.keys():
+    entries = checkpoint[OWN]
+    if not {"random_state", "train_seconds", "stopped"} <= entries.keys():
         raise KeyError(OWN)
     epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-    return own["run"], epochs
+    return entries["run"], epochs

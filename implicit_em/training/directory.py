@@ -1,9 +1,9 @@
-"""The run directory: where a run keeps its config, its results and its model."""
+"""The run directory, which holds a run's configuration, results and model."""
 
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +13,18 @@ from omegaconf import DictConfig, OmegaConf
 from implicit_em.base import interruption
 from implicit_em.base.errors import ConfigError, DamagedError
 from implicit_em.base.files import half_written, read_json, whole, write_json
-from implicit_em.config.fingerprint import config_fingerprint, deciding
+from implicit_em.config.fingerprint import config_fingerprint, first_difference
 from implicit_em.config.saved import read_config, read_overrides
 from implicit_em.config.spec import RunSpec
 
 log = logging.getLogger(__name__)
 
 EPOCHS = "trainer.max_epochs="
-"""The one override that a run may be given anew."""
+"""The override of a saved run that a resumed run may replace."""
 
 
 class RunDirectory:
-    """Paths of a run's files, and the rule that no run is written over another.
-
-    Args:
-        path: the directory; made when the run claims it.
-
-    """
+    """Paths of a run's files, and the rule that no run overwrites another."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -41,9 +36,10 @@ class RunDirectory:
         self.weights = self.path / "model.safetensors"
         self.model = self.path / "model.json"
         self.checkpoint = self.path / "checkpoints" / "last.ckpt"
+        self._results = (self.metrics, self.features, self.weights, self.model)
 
     def read_config(self) -> DictConfig:
-        """Return the composed configuration; nothing that it names is built.
+        """Return the composed configuration without building anything that it names.
 
         Raises:
             FileNotFoundError: if this is not a run directory.
@@ -57,37 +53,31 @@ class RunDirectory:
         return read_config(self.config)
 
     def read_overrides(self) -> list[str]:
-        """Return the overrides that the run was started with.
-
-        Raises:
-            DamagedError: if the file holds something else.
-
-        """
+        """Return the overrides that started the run, or raise ``DamagedError``."""
         return read_overrides(self.overrides) if self.overrides.exists() else []
 
     def read_metrics(self) -> dict[str, Any] | None:
-        """Return the content of ``metrics.json``, or ``None`` where there is none, or no run's."""
+        """Return the content of ``metrics.json``, or ``None`` if it is missing or damaged."""
         try:
             metrics = read_json(self.metrics)
         except (FileNotFoundError, DamagedError):
             return None
-        is_a_runs = isinstance(metrics, dict) and isinstance(metrics.get("status"), str)
-        return metrics if is_a_runs else None
+        is_valid = isinstance(metrics, dict) and isinstance(metrics.get("status"), str)
+        return metrics if is_valid else None
 
     def completed_metrics(self) -> dict[str, Any] | None:
-        """Return the metrics of a run that is complete and whose other results are there."""
+        """Return the metrics of a completed run, or ``None`` if any of its results is missing."""
         metrics = self.read_metrics()
-        results = (self.history, self.features, self.weights, self.model)
-        if metrics and metrics["status"] == "completed" and all(path.exists() for path in results):
-            return metrics
-        return None
+        files = (*self._results, self.history)
+        complete = metrics and metrics["status"] == "completed" and all(f.exists() for f in files)
+        return metrics if complete else None
 
     def read_model(self) -> dict[str, Any]:
         """Return the content of ``model.json``.
 
         Raises:
             FileNotFoundError: if the directory holds no trained model.
-            DamagedError: if the file describes none.
+            DamagedError: if the file does not describe a model.
 
         """
         if not self.model.exists():
@@ -99,20 +89,24 @@ class RunDirectory:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep the directory from other processes; waits while one of them has it."""
+        """Hold the directory's lock, after waiting for a process that already holds it."""
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock")
-        if not _acquire(lock, seconds=0):
+        with suppress(Timeout):
+            lock.acquire(timeout=0)
+        if not lock.is_locked:
             log.info("%s: another process trains there: waiting for it", self.path)
-            while not _acquire(lock, seconds=1):
-                interruption.stop_if_requested()
+        while not lock.is_locked:
+            interruption.stop_if_requested()
+            with suppress(Timeout):
+                lock.acquire(timeout=1)
         try:
             yield
         finally:
             lock.release()
 
     def refusal(self, spec: RunSpec) -> str | None:
-        """Return why the directory is not for this run: it holds another; or ``None``."""
+        """Return why the run must not use the directory, or ``None`` if it may."""
         if not self.config.exists():
             if self.history.exists() or self.checkpoint.exists():
                 return (
@@ -121,15 +115,15 @@ class RunDirectory:
                 )
             return None
         try:
-            there = self.read_config()
+            saved = self.read_config()
         except DamagedError as error:
             return f"{error}; choose another directory, or overwrite=true"
-        difference = None
-        if config_fingerprint(there) != spec.fingerprint:
-            difference = _difference(there, spec.settings)
+        if config_fingerprint(saved) != spec.fingerprint:
+            key, old, new = first_difference(saved, spec.settings)
+            difference = f" ({key}={old} there, {new} here)" if key else ""
         elif (metrics := self.read_metrics()) and not spec.has_made(metrics):
             difference = f" (metrics.json is of schema {metrics.get('schema')})"
-        if difference is None:
+        else:
             return None
         return (
             f"{self.path}: holds a run of other settings{difference}; nothing is overwritten: "
@@ -137,20 +131,18 @@ class RunDirectory:
         )
 
     def claim(self, spec: RunSpec, resumed: bool = False) -> dict[str, Any] | None:
-        """Take the directory for a run, and save the run's configuration in it.
+        """Take the directory for a run and save the run's configuration in it.
 
-        Args:
-            spec: run that will train here. With its ``overwrite``, what the directory holds of
-                another run is removed.
-            resumed: whether the run in the directory goes on, maybe for more epochs.
+        The files of another run are removed if the run's settings say ``overwrite``. A run that
+        failed or was interrupted keeps its history and checkpoints, and resumes from them.
+        With ``resumed``, the run in the directory goes on, maybe for more epochs.
 
         Returns:
-            The metrics of the same run, if it is complete already; else ``None``. A run that
-            failed or was interrupted keeps its history and its checkpoints, and goes on from them.
+            The metrics of the same run if it is already complete, else ``None``.
 
         Raises:
-            ConfigError: if the directory holds another run, or if the configuration could not be
-                read again.
+            ConfigError: if the directory holds another run, or the configuration is too large to
+                be read again.
             WriteError: if a file cannot be written.
 
         """
@@ -171,30 +163,26 @@ class RunDirectory:
         else:
             self._write(self.path / ".hydra" / "hydra.yaml", {"hydra": spec.hydra})
         self._write(self.overrides, overrides)
-        # Resolved, since what was trained does not depend on the environment of a reader.
-        self._write(self.config, spec.settings)
+        self._write(self.config, spec.settings)  # resolved: the reader's environment may differ
         return None
 
     def _write(self, path: Path, content: Any) -> None:
         with whole(path) as temporary:
             temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(content)), encoding="utf-8")
             if path == self.config:
-                read_config(temporary)  # otherwise the run could not go on some day
+                read_config(temporary)  # a run that cannot be read could never be resumed
 
     def _remove_results(self) -> None:
-        """Remove an unfinished run's results, and files that a killed process has half written."""
-        for path in self._results():
+        """Remove an unfinished run's results and the partial files of killed processes."""
+        for path in self._results:
             path.unlink(missing_ok=True)
         newest = self.checkpoint.with_stem("newest")
-        for path in (*self._results(), self.history, newest, self.config, self.overrides):
+        for path in (*self._results, self.history, newest, self.config, self.overrides):
             for part in half_written(path):
                 part.unlink()
 
-    def _results(self) -> tuple[Path, ...]:
-        return self.metrics, self.features, self.weights, self.model
-
     def _clear(self) -> None:
-        for path in (*self._results(), self.history):
+        for path in (*self._results, self.history):
             path.unlink(missing_ok=True)
         for path in (self.config.parent, self.checkpoint.parent, self.path / "wandb"):
             shutil.rmtree(path, ignore_errors=True)
@@ -202,30 +190,3 @@ class RunDirectory:
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Write ``metrics.json``, the last file of a run."""
         write_json(self.metrics, metrics)
-
-
-def _acquire(lock: FileLock, seconds: float) -> bool:
-    try:
-        lock.acquire(timeout=seconds)
-    except Timeout:
-        return False
-    return True
-
-
-def _difference(there: Mapping[Any, Any], here: Mapping[Any, Any]) -> str:
-    old, new = (flatten(deciding(cfg)) for cfg in (there, here))
-    for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key):
-            return f" ({key}={old.get(key)} there, {new.get(key)} here)"
-    return ""
-
-
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of nested mappings by their dotted keys."""
-    if not isinstance(value, Mapping):
-        return {prefix: value}
-    return {
-        key: leaf
-        for name, item in value.items()
-        for key, leaf in flatten(item, f"{prefix}.{name}" if prefix else str(name)).items()
-    }

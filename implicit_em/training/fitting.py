@@ -1,8 +1,9 @@
-"""The fit of one run: its module and its Trainer, from the last checkpoint on."""
+"""The fit of one run: its module and its Trainer, which continue from the last checkpoint."""
 
 import logging
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -33,18 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Fit:
-    """A run's module, its data and all that its training keeps.
-
-    Args:
-        spec: settings of the run.
-        data: data module of the run, its data read.
-        module: module that is trained.
-        trainer: Trainer of the run.
-        history: rows of ``history.csv``.
-        saving: callback that saves checkpoints, and counts the seconds.
-        checkpoint: checkpoint that training goes on from, or ``None``.
-
-    """
+    """Everything that the training of one run needs; ``saving`` also counts the seconds."""
 
     spec: RunSpec
     data: ResidentDataModule
@@ -52,18 +42,13 @@ class Fit:
     trainer: pl.Trainer
     history: HistoryLogger
     saving: LastCheckpoint
-    checkpoint: Any
+    checkpoint: Path | None
 
     @classmethod
     def prepare(
         cls, spec: RunSpec, run: RunDirectory, data: ResidentDataModule, logger: Logger | None
     ) -> "Fit":
-        """Build module and Trainer, and find the checkpoint that training goes on from.
-
-        Raises:
-            ConfigError: if the model cannot start from the data, or Lightning refuses a flag.
-
-        """
+        """Build the module and the Trainer, and find the checkpoint to resume from."""
         settings = spec.settings
         if settings["trainer"]["threads"]:
             torch.set_num_threads(settings["trainer"]["threads"])
@@ -76,8 +61,8 @@ class Fit:
         progress = _progress(spec)
         if checkpoint:
             log.info("goes on after epoch %d of %d", done, settings["trainer"]["max_epochs"])
-            for shown in progress:
-                shown.skip(done)
+            for bar in progress:
+                bar.skip(done)
             log_again(logger, history.rows)
         else:
             saving.train_seconds = _start(module.model, data)
@@ -93,12 +78,9 @@ class Fit:
         return cls(spec, data, module, trainer, history, saving, checkpoint)
 
     def train(self) -> dict[str, Any]:
-        """Train to the end; returns the final loss, and the epoch at which the run converged.
+        """Train to the end, and return the final loss and the epoch at which the run converged.
 
-        Raises:
-            ConfigError: if flags of the Trainer end the run before its first epoch does.
-            Interrupted: if a signal has asked for it; everything is saved.
-
+        Raises ``Interrupted`` if a signal asked for it, after everything is saved.
         """
         try:
             self.trainer.fit(
@@ -111,7 +93,7 @@ class Fit:
         losses = self._losses
         epochs = self.spec.settings["trainer"]["max_epochs"]
         if epochs and not losses and self.trainer.is_global_zero:
-            raise ConfigError("trainer: these flags end the run before its first epoch does")
+            raise ConfigError("trainer: these flags end the run within its first epoch")
         return {
             "final_loss": losses[-1] if losses else None,
             "convergence_epoch": convergence_epoch(losses),
@@ -119,11 +101,11 @@ class Fit:
 
     @property
     def _losses(self) -> list[float]:
-        return self.history.column("train/loss")  # empty but in the first process
+        return self.history.column("train/loss")  # filled only in the first process
 
     @property
     def so_far(self) -> dict[str, Any]:
-        """What ``metrics.json`` says of the training so far, also of a run that fails."""
+        """Entries of ``metrics.json`` about the training so far; a failed run has them, too."""
         return {
             "parameters": sum(p.numel() for p in self.module.model.parameters()),
             "epochs": len(self._losses),
@@ -133,7 +115,7 @@ class Fit:
 
 
 def _start(model: Any, data: ResidentDataModule) -> float:
-    """Let a model that starts from data see the training samples; returns the seconds taken."""
+    """Initialise a model that starts from the training samples, and return the seconds taken."""
     started = time.monotonic()
     if hasattr(model, "start"):
         samples, _ = data.split("train")

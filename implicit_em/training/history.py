@@ -1,4 +1,4 @@
-"""The history of a run, written by a Lightning logger: one row for each epoch."""
+"""The history of a run, with one row for each epoch, as a Lightning logger."""
 
 import csv
 import logging
@@ -17,32 +17,19 @@ log = logging.getLogger(__name__)
 
 
 class RunLogger(Logger):
-    """Base of this project's loggers, which log no settings: those are in ``.hydra``."""
+    """Base of this project's loggers, which do not log the settings: ``.hydra`` holds them."""
 
-    @property
-    def name(self) -> str:
-        """Empty: Lightning then puts checkpoints directly into the run directory."""
-        return ""
-
-    @property
-    def version(self) -> str:
-        """Empty, like the name."""
-        return ""
+    name = version = ""  # Lightning then puts checkpoints directly into the run directory
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Keep nothing."""
+        """Do nothing."""
 
 
 class HistoryLogger(RunLogger):
     """Writes ``history.csv``: all values that are logged in an epoch make one row.
 
-    Epochs count from 1. A cell is empty if its value was not measured or cannot be computed. The
-    file is whole at any time.
-
-    Args:
-        path: path of the CSV file.
-
+    Epochs count from 1. A cell is empty if its value was not measured or cannot be computed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -57,17 +44,14 @@ class HistoryLogger(RunLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Add values to the row of their epoch; drop values that a callback logs without one."""
+        """Add values to the row of their epoch; values without an epoch are dropped."""
         if "epoch" not in metrics:
             return
         values = {k: None if _is_nan(v) else v for k, v in metrics.items() if k != "epoch"}
         self.rows.setdefault(int(metrics["epoch"]) + 1, {}).update(values)
 
     def restore(self) -> int:
-        """Read the file; return the number of epochs with a loss.
-
-        The file is cut before its first damaged row, and a line says so.
-        """
+        """Read the rows before any damaged one, and return the number of epochs with a loss."""
         self.rows = {}
         if self.path.exists():
             try:
@@ -80,10 +64,10 @@ class HistoryLogger(RunLogger):
         rows, _, half_a_row = self.path.read_text(encoding="utf-8").rpartition("\n")
         for row in csv.DictReader(rows.splitlines(), strict=True):
             epoch = int(row.pop("epoch"))
-            # A row that is too long or too short holds lists or None, which are no numbers.
+            # A row of the wrong length holds a list or None, and float() raises.
             values = {key: float(value) if value != "" else None for key, value in row.items()}
             if epoch != len(self.rows) + 1 or any(map(_is_nan, values.values())):
-                raise ValueError("not a row that was written here")
+                raise ValueError("unexpected row")
             self.rows[epoch] = values
         if half_a_row:
             raise ValueError("no end of line")
@@ -102,12 +86,12 @@ class HistoryLogger(RunLogger):
             writer.writerows({"epoch": epoch, **row} for epoch, row in sorted(self.rows.items()))
 
     def finalize(self, status: str) -> None:
-        """Write all rows; a failed run keeps its own error if that is impossible."""
+        """Write all rows; if that is impossible, a failed run still raises its own error."""
         with suppress(WriteError) if status == "failed" else nullcontext():
             self.save()
 
     def column(self, key: str) -> list[float]:
-        """Return the values of a column in the order of the epochs, without its empty cells."""
+        """Return the values of a column in the order of the epochs, without empty cells."""
         values = (row.get(key) for _, row in sorted(self.rows.items()))
         return [value for value in values if value is not None]
 

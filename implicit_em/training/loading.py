@@ -1,4 +1,4 @@
-"""The trained model as files: its weights without pickle, and the description to rebuild it."""
+"""The files of a trained model: weights without pickle, and a description to rebuild it."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -18,16 +18,7 @@ from implicit_em.training.directory import RunDirectory
 def save_model(
     run: RunDirectory, model: nn.Module, spec: Mapping[str, Any], sample_shape: Sequence[int]
 ) -> None:
-    """Write ``model.safetensors`` and ``model.json``.
-
-    Args:
-        run: the run directory.
-        model: the trained network.
-        spec: class of the model (``_target_``) and its arguments; a module among them has the
-            same notation.
-        sample_shape: shape of one input.
-
-    """
+    """Write ``model.safetensors``, and ``model.json`` with the class and arguments in ``spec``."""
     with whole(run.weights) as temporary:
         weights = {k: v.contiguous() for k, v in model.state_dict().items()}
         temporary.write_bytes(safetensors.torch.save(weights))
@@ -55,7 +46,7 @@ def load(run_dir: str | Path, classes: Sequence[type[nn.Module]] = ()) -> nn.Mod
     """
     run = RunDirectory(run_dir)
     known = {f"{cls.__module__}.{cls.__qualname__}": cls for cls in classes}
-    # On "meta" no tensor takes memory, however large the file says it is.
+    # On "meta" no tensor takes memory, however large the file claims it is.
     with nullcontext() if classes else torch.device("meta"):
         model = _build(run.read_model()["model"], known)
     load_weights(model, run)
@@ -63,13 +54,7 @@ def load(run_dir: str | Path, classes: Sequence[type[nn.Module]] = ()) -> nn.Mod
 
 
 def load_weights(model: nn.Module, run: RunDirectory) -> None:
-    """Load the weights of a run into a model, which takes their precision.
-
-    Raises:
-        FileNotFoundError: if the directory holds no weights.
-        DamagedError: if the weights are damaged or those of another model.
-
-    """
+    """Load a run's weights into a model, which takes their dtype, or raise ``DamagedError``."""
     content = run.weights.read_bytes()
     try:
         weights = safetensors.torch.load(content)

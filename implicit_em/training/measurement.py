@@ -1,4 +1,4 @@
-"""What is measured of a trained module, and how often while it trains."""
+"""The metrics of a trained module, and how often they are measured during training."""
 
 import logging
 from typing import Any
@@ -17,15 +17,15 @@ from implicit_em.training.progress import working
 log = logging.getLogger(__name__)
 
 MONITORING_SHARE = 0.05
-"""Most of the training time that the curves may cost by default."""
+"""Largest share of the training time that measuring the curves may take by default."""
 MONITORING_COST = 0.4
-"""Cost of measuring an image against training on it, but for the redundancy of a wide layer."""
+"""Time to measure an image divided by the time to train on it, without the redundancy."""
 
 
 def evaluate_module(
     module: EnergyModule, data: ResidentDataModule, trainer: pl.Trainer
 ) -> dict[str, float | int | None]:
-    """Return the final metrics on the data's final samples; ``None``: it cannot be computed."""
+    """Return the metrics of the final samples; ``None`` stands for an undefined value."""
     trainer.test(module, datamodule=data, verbose=False)
     results = {key: float(trainer.callback_metrics[key]) for key in map(str, module.finals)}
     counts = ("dead_units", "silent_units")
@@ -37,15 +37,13 @@ def evaluate_module(
 
 @torch.no_grad()
 def energies_of(model: Any, samples: Tensor, batch_size: int = 2_000) -> np.ndarray:
-    """Return a model's energies, or hidden activations, of samples, batch by batch.
+    """Return an encoder's energies, or an autoencoder's hidden activations, batch by batch.
 
     Args:
-        model: an ``Encoder`` or a ``SparseAutoencoder``.
-        samples: shape ``(N, D)``, uint8, which is scaled to [0, 1], or floating point.
-        batch_size: samples at a time.
+        samples: shape ``(N, D)``; uint8, which is scaled to [0, 1], or floating point.
 
     Returns:
-        Shape ``(N, K)``, float32 at least.
+        Shape ``(N, K)``; float32 or float64.
 
     """
     encode = model.encode if isinstance(model, SparseAutoencoder) else model
@@ -60,8 +58,7 @@ def probe_module(
 ) -> float | None:
     """Return the linear probe's accuracy on the energies of the data's final samples.
 
-    Training labels of a single class, as those of unlabelled samples are, leave nothing to tell
-    apart: ``None``.
+    Returns ``None`` if all training labels are equal, for example because there are none.
     """
     train_samples, train_labels = data.split("train")
     test_samples, test_labels = data.final_samples()
@@ -82,17 +79,17 @@ def probe_module(
 
 
 def monitoring_cost(images: int, components: int, in_features: int) -> float:
-    """Return what measuring one of N images costs against training on it; `make bench` prints it.
+    """Return the time to measure one of N images divided by the time to train on it.
 
-    Training takes 4 to 6 D K operations; the redundancy at most 2 min(N, K) K, in float64, which
-    count twice: about min(N, K) / D. Measured at MNIST's size on one thread: 0.36 at K = 64, 0.67
-    at 256, 1.6 at 1,024 and 5.0 at 4,096.
+    Training takes 4 to 6 D K operations. The redundancy takes at most 2 min(N, K) K operations in
+    float64, which count twice, so its share is about min(N, K) / D. ``make bench`` measures the
+    ratio: for MNIST on one thread 0.36 at K = 64, 0.67 at 256, 1.6 at 1,024 and 5.0 at 4,096.
     """
     return MONITORING_COST + min(images, components) / in_features
 
 
 def monitoring_interval(data: ResidentDataModule, components: int) -> int:
-    """Return every how many epochs to measure: by arithmetic, so that equal runs are equal."""
+    """Return the epochs between two measurements; timing them would make equal runs differ."""
     images = len(data.monitored_indices())
     cost = monitoring_cost(images, components, data.in_features)
     return max(1, int(np.ceil(cost * images / len(data.train_indices()) / MONITORING_SHARE)))

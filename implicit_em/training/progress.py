@@ -1,9 +1,9 @@
-"""What a person sees: one progress bar or a line now and then, and tables."""
+"""Progress and results on the terminal."""
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,18 +18,12 @@ from implicit_em.training.results import IN_TABLE
 
 log = logging.getLogger(__name__)
 
-LINES_WHEN_PIPED = 10
-
 
 class EpochProgress(RunLogger):
-    """A bar over the epochs on a terminal; elsewhere a line for every tenth of them.
+    """Shows a bar over the epochs on a terminal; elsewhere a line after every tenth of them.
 
-    A logger, as it has nothing to do within an epoch, where a callback costs every step.
-
-    Args:
-        epochs: of the whole run; the sum of them for runs that train together.
-        runs: number of runs that log here.
-
+    It is a logger because a callback would cost time at every step. If several ``runs`` log here,
+    ``epochs`` is the total number of their epochs.
     """
 
     def __init__(self, epochs: int, runs: int = 1) -> None:
@@ -54,13 +48,13 @@ class EpochProgress(RunLogger):
             self._bar.start()
 
     def skip(self, epochs: int) -> None:
-        """Count epochs that were done before."""
+        """Count epochs that an earlier part of the run has trained."""
         with self._lock:
             self._done += epochs
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Show the epochs that are done, and the loss of a run alone."""
+        """Show the number of finished epochs; for a single run, also the loss."""
         if "train/loss" not in metrics:
             return
         loss = f"  loss {metrics['train/loss']:.5g}" if self.runs == 1 else ""
@@ -69,16 +63,16 @@ class EpochProgress(RunLogger):
             done = self._done
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=done, loss=loss)
-        elif done == self.epochs or done % max(1, self.epochs // LINES_WHEN_PIPED) == 0:
+        elif done == self.epochs or done % max(1, self.epochs // 10) == 0:
             seconds = f"{time.monotonic() - self._start:.0f} s"
             if self.runs == 1:
                 log.info("epoch %d/%d%s  %s", done, self.epochs, loss, seconds)
-            else:  # a line of no run's own log
+            else:  # belongs to no run's log; written at once, because other threads print, too
                 line = f"epoch {done}/{self.epochs} of {self.runs} runs  {seconds}\n"
-                print(line, end="", flush=True)  # in one piece, beside other threads'
+                print(line, end="", flush=True)
 
     def finalize(self, status: str) -> None:
-        """Close the bar of a run alone."""
+        """Close the bar of a single run."""
         if self.runs == 1:
             self.close()
 
@@ -89,14 +83,9 @@ class EpochProgress(RunLogger):
             self._bar = None
 
 
-def logs_of(thread: threading.Thread) -> Callable[[logging.LogRecord], bool]:
-    """Return a filter for what a thread logs, one of several with a run of its own each."""
-    return lambda record: record.thread == thread.ident
-
-
 @contextmanager
 def working(message: str) -> Iterator[None]:
-    """Show that something without steps of its own is under way: a spinner on a terminal."""
+    """Show a message and, on a terminal, a spinner while work without steps goes on."""
     console = Console()
     if console.is_terminal and threading.current_thread() is threading.main_thread():
         with console.status(message):
@@ -107,7 +96,7 @@ def working(message: str) -> Iterator[None]:
 
 
 def print_result(metrics: Mapping[str, Any], directory: str | None = None) -> None:
-    """Print the table that ends a run, and where everything was written."""
+    """Print the table of a run's results, and the directory that holds them."""
     table = Table(title=f"seed {metrics['seed']}, {metrics['status']}", title_justify="left")
     table.add_column("metric")
     table.add_column("value", justify="right")

@@ -1,4 +1,4 @@
-"""What ``metrics.json`` holds: every key of it is named here or in ``metrics.energies``."""
+"""The content of ``metrics.json``: every key is defined here or in ``metrics.energies``."""
 
 import platform
 from collections.abc import Mapping
@@ -16,9 +16,9 @@ IN_TABLE = (
     *RECONSTRUCTION,
     *("probe_accuracy", "final_loss", "convergence_epoch", "parameters", "epochs", "train_seconds"),
 )
-"""Keys that the table of a run shows, where they have a value."""
+"""Keys in the table of a run; those without a value are left out."""
 IN_SUMMARY = (*CURVES, "probe_accuracy", "final_loss", "convergence_epoch")
-"""Keys that the tables of a sweep show."""
+"""Keys in the tables of a sweep."""
 
 
 def _versions() -> dict[str, str]:
@@ -27,23 +27,23 @@ def _versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Results:
-    """Results of a run so far; what is not known, or cannot be computed, is ``None``.
+    """Results of a run so far; a value that is unknown or undefined is ``None``.
 
     Args:
         seed: seed of the run.
         config_fingerprint: hash of the settings that affect results.
         status: ``completed``, ``failed`` or ``interrupted``.
-        error: why the run failed, in one line.
+        error: reason of a failure in one line.
         parameters: number of parameters of the model.
         epochs: number of epochs trained.
         final_loss: mean loss over the steps of the last epoch.
-        convergence_epoch: first epoch of five whose loss changed by less than 1.
+        convergence_epoch: first of five successive epochs whose loss changes by less than 1.
         measured: final metrics of the model by name.
         probe_accuracy: accuracy of the linear probe, in [0, 1].
-        train_seconds: seconds of training, over all parts of a run that went on.
-        probe_seconds: seconds that the probe took.
+        train_seconds: seconds of training, including those before an interruption.
+        probe_seconds: seconds of the linear probe.
         device: device of the training.
-        schema: version of the results.
+        schema: version of the files in a run directory.
         versions: versions of the libraries by name.
 
     """
@@ -68,11 +68,11 @@ class Results:
 
     @classmethod
     def of(cls, spec: RunSpec) -> "Results":
-        """Return the results of a run that has not begun."""
+        """Return the results of a run before it begins."""
         return cls(spec.settings["seed"], spec.fingerprint)
 
     def updated(self, measured: Mapping[str, Any] | None = None, **values: Any) -> "Results":
-        """Return these results with further values, among them final metrics by name."""
+        """Return these results with further values; ``measured`` adds final metrics."""
         return replace(self, measured={**self.measured, **(measured or {})}, **values)
 
     def as_dict(self) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.loggers import Logger
 from torch.distributed import get_default_backend_for_device
 
 from implicit_em.base import interruption
@@ -35,18 +34,19 @@ log = logging.getLogger(__name__)
 def train(cfg: DictConfig, directory: str | Path | None = None) -> dict[str, Any]:
     """Train, evaluate and write the run directory.
 
+    A run that is already complete in the directory is not trained again.
+
     Args:
         cfg: composed configuration.
-        directory: run directory; by default Hydra's own output directory inside ``@hydra.main``.
+        directory: path of the run directory; by default Hydra's output directory.
 
     Returns:
-        The content of ``metrics.json``. If the directory holds the same run, complete, nothing is
-        trained.
+        The content of ``metrics.json``.
 
     Raises:
         ConfigError: if the configuration cannot be trained, or the directory holds another run.
-        Interrupted: if a signal asked for it; the same call goes on from there.
-        Exception: what made the run fail; ``metrics.json`` then says so.
+        Interrupted: if a signal asked for it; the same call resumes the run.
+        Exception: any other reason of a failure, which ``metrics.json`` then names.
 
     """
     with interruption.listening():
@@ -65,7 +65,7 @@ def train(cfg: DictConfig, directory: str | Path | None = None) -> dict[str, Any
 
 
 def _train_once(spec: RunSpec, run: RunDirectory, resumed: bool) -> dict[str, Any]:
-    """Train in a directory that no other process has, unless the run is complete there."""
+    """Train with the directory locked, unless the run is already complete there."""
     with run.held():
         try:
             complete = run.claim(spec, resumed)
@@ -86,7 +86,8 @@ def _train_here(spec: RunSpec, run: RunDirectory) -> dict[str, Any]:
     logger = fit = None
     try:
         data = spec.build_data()
-        logger = _start_logger(spec, run)
+        config = spec.settings | {"config_fingerprint": spec.fingerprint}
+        logger = start_logger(spec.settings["logger"], run.path, config, spec.group, spec.tags)
         fit = Fit.prepare(spec, run, data, logger)
         results = results.updated(**fit.train())
         results = _measure(results, fit)
@@ -96,7 +97,7 @@ def _train_here(spec: RunSpec, run: RunDirectory) -> dict[str, Any]:
         epochs = fit.so_far["epochs"] if fit else 0
         log.warning("%s after %s epochs: the same command goes on", error, epochs)
         raise
-    except (KeyboardInterrupt, SystemExit) as error:  # Lightning turns the one into the other
+    except (KeyboardInterrupt, SystemExit) as error:  # Lightning raises either for Ctrl-C
         raise KeyboardInterrupt from error
     except Exception as error:
         kind = "" if isinstance(error, RunError) else f"{type(error).__name__}: "
@@ -109,13 +110,8 @@ def _train_here(spec: RunSpec, run: RunDirectory) -> dict[str, Any]:
             _write_metrics(run, metrics)
         finally:
             finish_logger(logger, metrics, run.features)
-    _tell(metrics, run)
+    _show(metrics, run)
     return metrics
-
-
-def _start_logger(spec: RunSpec, run: RunDirectory) -> Logger | None:
-    config = spec.settings | {"config_fingerprint": spec.fingerprint}
-    return start_logger(spec.settings["logger"], run.path, config, spec.group, spec.tags)
 
 
 def _measure(results: Results, fit: Fit) -> Results:
@@ -133,7 +129,7 @@ def _measure(results: Results, fit: Fit) -> Results:
 
 
 def _save(fit: Fit, run: RunDirectory) -> None:
-    """Write the model, and the picture of its weights."""
+    """Write the model and the picture of its weights."""
     model, data = fit.module.model, fit.data
     save_model(run, model, fit.spec.model_arguments(data.in_features), data.sample_shape)
     with whole(run.features) as temporary:
@@ -141,12 +137,7 @@ def _save(fit: Fit, run: RunDirectory) -> None:
 
 
 def _write_metrics(run: RunDirectory, metrics: dict[str, Any]) -> None:
-    """Write ``metrics.json``; if it cannot be written, a run that failed keeps its own error.
-
-    Raises:
-        WriteError: if the run was complete but for this.
-
-    """
+    """Write ``metrics.json``; a ``WriteError`` must not hide the error of a failed run."""
     try:
         run.write_metrics(metrics)
     except WriteError as error:
@@ -155,22 +146,22 @@ def _write_metrics(run: RunDirectory, metrics: dict[str, Any]) -> None:
             raise
 
 
-def _tell(metrics: dict[str, Any], run: RunDirectory) -> None:
-    """Print the table of a run alone, and one line of a run that trains with others."""
+def _show(metrics: dict[str, Any], run: RunDirectory) -> None:
+    """Print the table of a single run, or log one line for a run that trained with others."""
     if current() is None:
         print_result(metrics, str(run.path))
     else:
         loss = metrics["final_loss"]
-        how = "as it starts" if loss is None else f"final loss {loss:.5g}"
-        log.info("completed: %s, %s", how, run.path)
+        outcome = "without training" if loss is None else f"final loss {loss:.5g}"
+        log.info("completed: %s, %s", outcome, run.path)
 
 
 def _train_in_processes(spec: RunSpec, run: RunDirectory) -> dict[str, Any]:
-    """Train in one process for each device: the first writes all files, this one why it failed."""
+    """Train in one process for each device; this process only records a failure."""
     trainer = spec.build_trainer(logger=False, enable_checkpointing=False)
     backend = get_default_backend_for_device(trainer.strategy.root_device)
     try:
-        spec.build_data()  # here, since no two processes must download or unpack them
+        spec.build_data()  # here, because only one process may download and unpack the data
         run_together(_take_part, (spec, run), trainer.world_size, backend)
     except BaseException as error:
         metrics = run.read_metrics() or Results.of(spec).as_dict()
@@ -187,10 +178,10 @@ def _train_in_processes(spec: RunSpec, run: RunDirectory) -> dict[str, Any]:
 
 
 def _take_part(rank: int, spec: RunSpec, run: RunDirectory) -> None:
-    """Do what one of several processes does: the first does everything, the others only compute."""
+    """Train as one of several processes: the first also measures and writes, the others do not."""
     quieten()
     if rank == 0:
-        if spec.hydra is not None:  # its log is set up as in the process that started it
+        if spec.hydra is not None:  # log as the process that started this one
             cfg = OmegaConf.create({"hydra": spec.hydra})
             configure_log(cfg.hydra.job_logging, cfg.hydra.verbose)
         _train_here(spec, run)

@@ -1,4 +1,4 @@
-"""The experiment logger of a run; W&B starts online within the time-out, else offline."""
+"""The experiment logger of a run; W&B starts offline if the server does not answer in time."""
 
 import logging
 import os
@@ -31,11 +31,9 @@ MODES: dict[str, Mode] = {
     "disabled": "disabled",
 }
 TIMEOUT = 30.0
-"""Seconds to wait for the server; runs of earlier versions have no ``logger.timeout``."""
+"""Seconds to wait for the server, for earlier runs without ``logger.timeout``."""
 RETRIED = "-offline"
-"""Suffix of the id of an offline run while wandb's service holds its own id for a failed attempt.
-
-Only the end of the service frees the id, and other runs may still need the service.
+"""Suffix of an offline run's id. After a failed attempt wandb's service keeps the id until it ends.
 """
 
 
@@ -46,18 +44,10 @@ def start_logger(
     group: str | None,
     tags: Sequence[str],
 ) -> Logger | None:
-    """Start the logger that the config group ``logger`` describes; ``None`` if it is empty.
+    """Start the logger of the config group ``logger``; return ``None`` if the group is empty.
 
-    Args:
-        spec: class of the logger (``_target_``) and its arguments; for W&B those of ``wandb.init``.
-        directory: path of the run directory.
-        config: the composed configuration, as plain containers.
-        group: name of the sweep.
-        tags: labels of the run, added to those of ``spec``.
-
-    Raises:
-        ConfigError: if wandb refuses a setting.
-
+    The arguments of a W&B logger are those of ``wandb.init``; ``tags`` are added to its own. A
+    setting that wandb refuses raises ``ConfigError``.
     """
     if not spec:
         return None
@@ -76,7 +66,7 @@ def start_logger(
 
 
 def finish_logger(logger: Logger | None, metrics: Mapping[str, Any], features: Path) -> None:
-    """Send the final metrics and the feature grid, and end the run with its status."""
+    """Log the final metrics and the feature grid, and end the logger's run with its status."""
     completed = metrics["status"] == "completed"
     if isinstance(logger, PatientWandbLogger):
         with logger.dropping():
@@ -93,37 +83,27 @@ def finish_logger(logger: Logger | None, metrics: Mapping[str, Any], features: P
 def log_again(logger: Logger | None, rows: Mapping[int, Mapping[str, float | None]]) -> None:
     """Log the earlier epochs of a resumed run, unless W&B already has them.
 
-    An offline run writes new files, so they get all epochs. An online run sends what the server
-    lacks, and the last epoch that it has once more: it may have only a part of it.
-
-    Args:
-        logger: the run's logger; only W&B's needs this.
-        rows: the history, one row for each epoch; epochs count from 1.
-
+    An offline run logs all epochs, because it writes new files. An online run logs the epochs from
+    the server's last one, which may be incomplete there. ``rows`` is the history by epoch, from 1.
     """
     if not isinstance(logger, PatientWandbLogger):
         return
     with logger.dropping():
         run = logger.experiment
-        before_last = run.summary.get("epoch", 0) if run.resumed else 0
+        complete = run.summary.get("epoch", 0) if run.resumed else 0
         for epoch, row in sorted(rows.items()):
-            if epoch > before_last:
-                known = {key: value for key, value in row.items() if value is not None}
-                run.log({**known, "epoch": epoch - 1})
+            if epoch > complete:
+                measured = {key: value for key, value in row.items() if value is not None}
+                run.log({**measured, "epoch": epoch - 1})
 
 
 class PatientWandbLogger(WandbLogger):
-    """Lightning's W&B logger for a run that W&B must neither end nor delay.
-
-    Args:
-        run: the W&B run, already started.
-
-    """
+    """Lightning's logger for a started W&B run, whose errors neither end nor delay the training."""
 
     lists_packages: ClassVar[bool] = True
     """Whether the next run of this process saves the list of installed packages."""
     lost: ClassVar[str | None] = None
-    """Why no run of this process waits for the server any more; ``None`` while it answers."""
+    """Why the runs of this process no longer wait for the server; ``None`` while it answers."""
 
     def __init__(self, run: "wandb.Run") -> None:
         super().__init__(experiment=run)
@@ -131,23 +111,23 @@ class PatientWandbLogger(WandbLogger):
 
     @contextmanager
     def dropping(self) -> Iterator[None]:
-        """Drop what W&B does not take, with one warning for the run."""
+        """Drop values that W&B refuses, with one warning for the whole run."""
         try:
             yield
         except Exception as error:
             if not self._warned:
-                log.warning("W&B: %s; what it does not take is left out there", _reason(error))
+                log.warning("W&B: %s; values that it refuses are left out", _reason(error))
             self._warned = True
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log metrics, or drop them."""
+        """Log metrics, or drop them if W&B refuses them."""
         with self.dropping():
             super().log_metrics(metrics, step)
 
     @rank_zero_only
     def finish(self, exit_code: int = 0) -> None:
-        """End the run; if the server has not taken everything, a line says how to upload it."""
+        """End the run; if the server lacks anything, log the command that uploads it."""
         import wandb
 
         run = self.experiment
@@ -171,13 +151,8 @@ class PatientWandbLogger(WandbLogger):
 def wandb_mode(requested: str | None = None) -> tuple[Mode, str]:
     """Return the W&B mode and the reason for it, without asking for a login.
 
-    Args:
-        requested: ``online``, ``offline`` or ``disabled``; if ``None``, ``WANDB_MODE`` decides,
-            then whether somebody is logged in.
-
-    Raises:
-        ConfigError: if the mode is another one.
-
+    The requested mode comes first, then ``WANDB_MODE``, then whether somebody is logged in. A mode
+    that is not one of ``MODES`` raises ``ConfigError``.
     """
     import wandb
 
@@ -196,7 +171,7 @@ def wandb_mode(requested: str | None = None) -> tuple[Mode, str]:
 
 
 def _run_id(directory: Path) -> str:
-    """Return the id of a run directory's W&B run; a resumed run has the same."""
+    """Return the id of a run directory's W&B run, which a resumed run keeps."""
     path = directory / "wandb" / "run_id"
     if not path.exists():
         with whole(path) as temporary:
@@ -205,12 +180,7 @@ def _run_id(directory: Path) -> str:
 
 
 def _start_wandb(arguments: dict[str, Any], mode: Mode, reason: str) -> PatientWandbLogger | None:
-    """Start a run; return ``None`` if wandb does not work at all, not even offline.
-
-    Raises:
-        ConfigError: if wandb refuses a setting.
-
-    """
+    """Start a run, offline if necessary; return ``None`` if wandb does not work at all."""
     import wandb
 
     run = None
@@ -230,7 +200,7 @@ def _start_wandb(arguments: dict[str, Any], mode: Mode, reason: str) -> PatientW
     except (wandb.errors.UsageError, ValueError, TypeError) as error:
         raise ConfigError(f"logger: {_reason(error)}") from error
     except Exception as error:
-        log.warning("W&B: %s; nothing of this run is logged there", _reason(error))
+        log.warning("W&B: %s; this run is not logged there", _reason(error))
         return None
     logger = PatientWandbLogger(run)
     with logger.dropping():
@@ -246,7 +216,7 @@ def _init(mode: Mode, timeout: float | None = None, **arguments: Any) -> "wandb.
     import wandb
 
     wandb.setup(wandb.Settings(silent=True))  # a new service forgets it
-    # Reading the metadata of all installed packages takes longer than all else: once a process.
+    # Listing the installed packages is the slowest part, so only the first run does it.
     first, PatientWandbLogger.lists_packages = PatientWandbLogger.lists_packages, False
     return wandb.init(
         **arguments,
@@ -269,18 +239,18 @@ def _finish_quietly(run: "wandb.Run", exit_code: int) -> None:
 
 
 def _end_service() -> bool:
-    """End wandb's service if no run needs it; return whether it was ended."""
+    """End wandb's service if no run needs it, and return whether it ended."""
     import wandb
 
     if wandb.setup().most_recent_active_run is not None:
         return False
-    with suppress(Exception, SystemExit):  # a dead service's exit code becomes a SystemExit
+    with suppress(Exception, SystemExit):  # wandb raises SystemExit if the service is dead
         wandb.teardown()
     return True
 
 
 def _sync_command(run: "wandb.Run") -> str:
-    """Return the command that uploads a run's files under the run's id."""
+    """Return the command that uploads a run's files under its original id."""
     options = "" if run.offline else " --include-online"
     if run.id.endswith(RETRIED):
         options += f" --id {run.id.removesuffix(RETRIED)}"

@@ -549,7 +549,7 @@ def test_what_builds_says_so(capsys):
     with pytest.raises(SystemExit):
         evaluate_main(["--help"])
     shown = " ".join(capsys.readouterr().out.split())
-    assert "of a directory that you do not trust, take the model alone" in shown
+    assert "use implicit_em.load for a directory that you do not trust" in shown
     assert "only for a directory that you trust" in (ROOT / "conf" / "train.yaml").read_text()
 
 

@@ -116,7 +116,9 @@ def test_what_is_no_run_is_refused_in_one_line(command_line, broken, tmp_path, c
     assert not (tmp_path / "nowhere").exists()
     assert command_line("-m", f"resume={broken}", "seed=1,2") == 2
     error = capfd.readouterr().err
-    assert error.startswith(f"error: resume={broken}: one run goes on; a sweep does")
+    assert error.startswith(
+        f"error: resume={broken}: only a single run can be resumed; a sweep goes on"
+    )
     assert error.count("\n") == 1
 
 
