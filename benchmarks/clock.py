@@ -74,7 +74,6 @@ def seconds_a_run_and_epoch(clocks: Sequence[Mapping[str, Any]]) -> float:
 
     Args:
         clocks: of runs of one process, in turn or at the same time.
-
     """
     spans = sorted((clock["boundaries"][1], clock["boundaries"][-2]) for clock in clocks)
     busy, until = 0.0, spans[0][0]

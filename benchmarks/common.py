@@ -120,7 +120,6 @@ class Result:
         setting: what was run, and how often.
         rows: of the table; a cell may be a ``spread``.
         targets: beside what was measured.
-
     """
 
     part: str

@@ -39,7 +39,6 @@ class Size:
         epochs: in a repeat, after the first; at least 2, as not every epoch measures the curves.
         repeats: of both in turn.
         overrides: of the default run.
-
     """
 
     epochs: int = 6
@@ -171,7 +170,6 @@ def _curves_cost(clocks: Sequence[Mapping[str, Any]], images: float) -> dict[str
     Args:
         clocks: what ``EpochClock`` wrote.
         images: measured at a time, over those of a training epoch.
-
     """
     costs = []
     for clock in clocks:

@@ -49,7 +49,6 @@ def measure(epochs: int | None = None) -> Result:
 
     Args:
         epochs: of each run, instead of the study's own.
-
     """
     sweeps = [
         Sweep(device, launcher, overrides)

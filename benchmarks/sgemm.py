@@ -33,7 +33,6 @@ class Size:
         repeats: of everything, in turns.
         seconds: of training in a repeat.
         overrides: of the default run.
-
     """
 
     runs: int = 24
@@ -113,7 +112,6 @@ def matrix_rate(threads: int, device: Device, seconds: float = 0.3) -> float:
         threads: that each multiply by themselves on a CPU.
         device: also gives the dtype.
         seconds: to measure for.
-
     """
     width = 1024 if device.type == "cpu" else 8192
     started = threading.Barrier(threads)

@@ -42,7 +42,6 @@ class Size:
         epochs: measured, between the first and the last; the curves come every other epoch.
         repeats: of everything, in turns.
         overrides: of every run.
-
     """
 
     counts: tuple[int, ...] = (1, 3, 8, 24)

@@ -32,7 +32,6 @@ def run_sweep(launcher: str, overrides: Sequence[str], directory: Path) -> float
 
     Raises:
         RuntimeError: if it fails, with the end of what it printed.
-
     """
     command = [sys.executable, str(ROOT / "train.py"), "-m", f"hydra/launcher={launcher}"]
     command += [f"hydra.sweep.dir={directory}", DATA, *overrides]

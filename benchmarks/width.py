@@ -39,7 +39,6 @@ class Size:
         batch_sizes: the exponents' targets are those of the first.
         fitted_from: least width that the exponents are fitted to.
         seconds: of training at each point, in five steps or more.
-
     """
 
     widths: tuple[int, ...] = (64, 256, 1024, 4096, 16384)

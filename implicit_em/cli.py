@@ -15,6 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from implicit_em.base import interruption
 from implicit_em.base.errors import (
@@ -83,7 +84,6 @@ def train() -> int:
     Returns:
         Exit code: 0 for success, 1 for a failed run or job, 2 for bad input, and 128 plus the
         number of the signal that interrupted it: 130 after Ctrl-C, 143 after SIGTERM.
-
     """
     full_error = bool(os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise the error instead of printing it
@@ -126,11 +126,12 @@ def _run(task: Callable[[], Any], full_error: bool) -> int:
         if full_error:
             raise
         return REFUSED if isinstance(error, ConfigError) else FAILED  # the run has logged it
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         number_for_a_group = "Config group override must be a string or a list" in str(error)
         if full_error or (isinstance(error, ValueError) and not number_for_a_group):
             raise
-        print(f"error: {_explain(error)}", file=sys.stderr)
+        reason = one_line(error) if isinstance(error, YAMLError) else _explain(error)
+        print(f"error: {reason}", file=sys.stderr)
         return REFUSED
     except Exception as error:
         reason = one_line(error) if isinstance(error, OSError) else launchers.lost(error)

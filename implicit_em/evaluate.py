@@ -37,7 +37,6 @@ def evaluate(run_dir: str | Path, data: Mapping[str, Any] | None = None) -> dict
     Raises:
         FileNotFoundError: if the directory holds no trained model.
         ConfigError: if files are damaged, or the data cannot be read or have another width.
-
     """
     quieten()
     run = RunDirectory(run_dir)

@@ -13,7 +13,6 @@ def cosine(progress: float, warmup: float = 0.0, final: float = 0.0) -> float:
 
     Raises:
         ValueError: if ``warmup`` or ``final`` is not in [0, 1].
-
     """
     for name, share in (("warmup", warmup), ("final", final)):
         if not 0 <= share <= 1:

@@ -52,7 +52,6 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         n_iter_: number of epochs trained so far.
         n_features_in_: width D of the samples.
         feature_names_in_: names of the samples' columns, if they have names.
-
     """
 
     encoder_: Encoder
@@ -92,7 +91,6 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         Raises:
             ValueError, TypeError: if the samples or a parameter are not valid.
             NonFiniteLossError: if training diverges.
-
         """
         self._check_parameters()
         samples = self._samples(X, reset=True, least=2)

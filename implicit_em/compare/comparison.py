@@ -50,7 +50,6 @@ def compare(
     Raises:
         ConfigError: if a setting is refused, or the directory holds a study of other settings.
         RunError: if runs failed, or no setting comes near any density.
-
     """
     directory, conf = Path(directory), Path(conf)
     study_directory.refuse_arguments(workers, conf, "compare.yaml")

@@ -26,7 +26,6 @@ def effects(table: pd.DataFrame, beyond: float) -> pd.DataFrame:
         One row per setting: ``n`` runs that did not diverge, means and deviations (``_std``), and
         ``matching.lead`` over the curve with ``p_holm``, corrected over all settings. Settings of
         the curve itself are not tested.
-
     """
     curves: dict[Any, pd.DataFrame] = dict(iter(table[table["knob"].isin(CURVE)].groupby("seed")))
     rows: list[dict[str, Any]] = []

@@ -72,7 +72,6 @@ def against(at: pd.DataFrame, reference: str) -> pd.DataFrame:
         One row per target and family: ``n`` seeds with a value, their ``mean`` and ``std``, and
         ``lead`` with ``p_holm``, corrected over the families at this target. ``best`` marks the
         highest mean of those over all seeds. Missing numbers are null.
-
     """
     table: list[dict[str, Any]] = []
     seeds = at["seed"].nunique()

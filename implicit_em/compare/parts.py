@@ -40,7 +40,6 @@ class Part(ABC):
 
     Raises:
         ConfigError: if a run is refused, or the directory holds the report of another protocol.
-
     """
 
     folder = "compare"  # the folder of ``conf/experiment`` that holds the settings

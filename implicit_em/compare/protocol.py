@@ -125,7 +125,6 @@ def read_protocol(conf: Path, changes: Sequence[str] = ()) -> Protocol:
 
     Raises:
         ConfigError: if it cannot be read, or a value is not allowed.
-
     """
     path = conf / "compare.yaml"
     try:

@@ -20,7 +20,6 @@ def select(
     Args:
         tuning: one row per setting, with the columns ``SHOWN`` except ``target``; ``density`` and
             ``probe_accuracy`` are null if the setting diverged.
-
     """
     rows = []
     for target in densities:

@@ -40,7 +40,6 @@ def compose_settings(
 
     Raises:
         ConfigError: if a name has no file, or a setting cannot be composed.
-
     """
     allowed = sorted(path.stem for path in (conf / "experiment" / folder).glob("*.yaml"))
     if unknown := [name for name in names if name not in allowed]:

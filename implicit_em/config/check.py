@@ -16,7 +16,9 @@ from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.base.quiet import quieten
 from implicit_em.config.mistakes import nearest
 from implicit_em.config.spec import RunSpec
+from implicit_em.data import Block
 from implicit_em.engine.modules import build_objective, module_class, refusal_of_devices
+from implicit_em.engine.stack import BareReplica, Stack
 from implicit_em.metrics.energies import CURVES
 
 DERIVED_FLAGS = ("logger", "callbacks", "default_root_dir", "check_val_every_n_epoch")
@@ -35,14 +37,14 @@ def check(spec: RunSpec, here: bool = True) -> None:
     """Raise ``ConfigError`` for a run that cannot be trained; nothing is loaded or written.
 
     The check builds the data module, the model for a narrow input, the objective, the optimizer
-    and the Trainer, and computes the objective of a few random samples. Their errors are passed
+    and the Trainer, and takes one training step on a few random samples. Their errors are passed
     on. Runs that differ only in the seed or logger are checked once. If a run will train ``here``,
     this machine must have its device and files.
     """
     irrelevant = ("seed", "logger", "checkpoint", "resume", "overwrite")  # the schema checks them
     relevant = {key: value for key, value in spec.settings.items() if key not in irrelevant}
     relevant["data"] = {**relevant["data"], "seed": None}
-    key = json.dumps([relevant, here], sort_keys=True, default=str)
+    key = json.dumps([relevant, here], default=str)
     if key in _passed:
         return
     trainer = _check_trainer(spec, here)
@@ -114,7 +116,8 @@ def _dry_run(spec: RunSpec, trainer: pl.Trainer) -> None:
         _check_terms(settings["loss"])
         module = _try_module(spec, loss, model)
         with _refusing("optimizer"):
-            instantiate(settings["optimizer"], _partial_=True)(module.parameters()).step()
+            optimizer = instantiate(settings["optimizer"], _partial_=True)(module.parameters())
+            optimizer.step()
         if settings["lr"]["schedule"]:
             with _refusing("lr.schedule"):
                 instantiate({**settings["lr"]["schedule"], "progress": 0.5})
@@ -127,6 +130,15 @@ def _dry_run(spec: RunSpec, trainer: pl.Trainer) -> None:
             raise ConfigError(f"trainer.devices={settings['trainer']['devices']}: {reason}")
         with _refusing(loss):
             _, parts = objective(outputs)
+        for name, value in parts.items():
+            if value.dim():
+                raise ConfigError(
+                    f"loss.{name}: must return one number for each leading index of the energies, "
+                    f"here a single one; it returns the shape {tuple(value.shape)}"
+                )
+        with _refusing(f"a training step of {model} with {loss}"):
+            replica = BareReplica(module.model, module.objective, optimizer)
+            Stack([replica]).train([Block(x, [torch.arange(len(x))])])
     undefined = [name for name, value in parts.items() if not value.isfinite()]
     if batch_size == 1 and undefined:
         raise ConfigError(

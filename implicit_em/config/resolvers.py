@@ -34,10 +34,10 @@ def job_directory(overrides: Sequence[str], *, _root_: DictConfig) -> str:
 
 
 def data_root() -> str:
-    """Return ``data`` if it exists here, or else the ``data`` folder of the checkout."""
+    """Return ``data`` if it holds any file, or else the ``data`` folder of the checkout."""
     checkout = Path(__file__).parents[2] / "data"
-    elsewhere = not Path("data").exists() and (checkout / "MNIST").exists()
-    return str(checkout) if elsewhere else "data"
+    is_empty = not any(path.is_file() for path in Path("data").rglob("*"))
+    return str(checkout) if is_empty and (checkout / "MNIST").exists() else "data"
 
 
 def gpu_in_turn(number: int) -> str:

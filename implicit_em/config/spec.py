@@ -39,7 +39,6 @@ class RunSpec:
         group: name of the sweep that the run belongs to, or ``None``.
         tags: the names of the model and of the experiment, by which a logger groups runs.
         hydra: Hydra's own settings as plain containers, or ``None`` outside Hydra.
-
     """
 
     settings: dict[str, Any]
@@ -59,7 +58,6 @@ class RunSpec:
 
         Raises:
             ConfigError: if a setting is missing, cannot be resolved, or is not allowed.
-
         """
         if "hydra" in cfg:
             cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])

@@ -96,7 +96,6 @@ def publish(workspace: ws.Workspace) -> str:
 
     Raises:
         ValueError: if the project does not exist.
-
     """
     name = internal._internal_name_to_url_query_str(workspace._internal_name)
     try:

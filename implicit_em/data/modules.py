@@ -47,7 +47,6 @@ class ResidentDataModule(pl.LightningDataModule):
 
     Raises:
         ValueError: if ``final`` is another word, or ``validation`` with fewer than 2 held out.
-
     """
 
     def __init__(
@@ -182,7 +181,6 @@ class TorchvisionDataModule(ResidentDataModule):
             ``data``, uint8 of shape ``(N, H, W)``, and ``targets``.
         root: folder of the archives; missing ones are downloaded.
         kwargs: arguments of ``ResidentDataModule``.
-
     """
 
     def __init__(

@@ -20,7 +20,6 @@ def as_unit_float(values: Tensor, out: Tensor | None = None) -> Tensor:
     Args:
         values: tensor of any shape, uint8 or floating point.
         out: tensor to write to, in its dtype; ``None`` for a new one.
-
     """
     if values.is_floating_point():
         return values if out is None else out.copy_(values)
@@ -43,7 +42,6 @@ class ResidentLoader:
         seed: seed of the permutations; ``None`` keeps the order of ``indices``.
         indices: rows to use, int64; ``None`` for all.
         group: processes of the run, each of which gets its part of every batch, possibly empty.
-
     """
 
     def __init__(
@@ -132,7 +130,6 @@ class Block:
     Args:
         inputs: samples of shape ``(N, D)``.
         batches: rows of each batch, int64, on the CPU, where comparing them waits for no device.
-
     """
 
     def __init__(self, inputs: Tensor, batches: list[Tensor]) -> None:
@@ -187,7 +184,6 @@ class BlockLoader:
     Args:
         resident: loader of the batches; it keeps the position.
         size: number of batches in a block; the last block of an epoch may hold fewer.
-
     """
 
     batch_sampler = None

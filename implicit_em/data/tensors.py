@@ -43,7 +43,6 @@ class TensorDataModule(ResidentDataModule):
 
     Raises:
         ConfigError: if a file cannot be opened, or the settings contradict each other.
-
     """
 
     def __init__(

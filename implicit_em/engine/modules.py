@@ -79,7 +79,6 @@ class EnergyModule(pl.LightningModule):
     Raises:
         ValueError: if the objective needs a tensor that the model lacks, or leaves a part of the
             model untrained.
-
     """
 
     network: ClassVar[type[nn.Module]]

@@ -50,7 +50,6 @@ class Rendezvous:
             the same time: the number of cores, or 1 for an accelerator.
         threads: number of torch threads of each worker.
         progress: the ``EpochProgress`` that counts the epochs of all runs.
-
     """
 
     def __init__(self, workers: int, threads: int, progress: Any = None) -> None:

@@ -51,7 +51,6 @@ def reproduce(
     Raises:
         ConfigError: if a setting is refused, or the directory holds a study of other settings.
         RunError: if runs failed.
-
     """
     directory, conf = Path(directory), Path(conf)
     if unknown := [name for name in experiments if name not in EXPERIMENTS]:

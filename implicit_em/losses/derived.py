@@ -46,7 +46,6 @@ def lse(energies: Tensor, reduction: Reduction = "sum", temperature: float = 1.0
 
     Raises:
         ValueError: if ``reduction`` is another word, or ``temperature`` is not above 0 and finite.
-
     """
     return evaluate(energies, [(lse, {"reduction": reduction, "temperature": temperature})])[0]
 
@@ -61,7 +60,6 @@ def variance(energies: Tensor, eps: float = 1e-6) -> Tensor:
     Args:
         energies: shape ``(..., B, K)`` with B >= 2; the variance of one sample is NaN.
         eps: variance that keeps the logarithm finite for a component that never varies.
-
     """
     return evaluate(energies, [(variance, {"eps": eps})])[0]
 
@@ -76,7 +74,6 @@ def decorrelation(energies: Tensor) -> Tensor:
 
     Args:
         energies: shape ``(..., B, K)``.
-
     """
     return evaluate(energies, [(decorrelation, {})])[0]
 
@@ -254,7 +251,6 @@ def orthogonality(weight: Tensor) -> Tensor:
 
     Args:
         weight: encoder matrix, shape ``(..., K, D)``.
-
     """
     gram = weight @ weight.mT
     identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)

@@ -23,7 +23,6 @@ class Term:
         weight: factor on the value; a stack has a tensor of shape ``(R,)``.
         options: further arguments of the function.
         warmup: number of steps over which the weight rises linearly from 0.
-
     """
 
     function: Callable[..., Tensor]
@@ -55,7 +54,6 @@ class Objective:
 
     Raises:
         ValueError: if no term has a weight other than 0.
-
     """
 
     def __init__(self, terms: Mapping[str, Term]) -> None:
@@ -124,7 +122,6 @@ class StackedObjective(Objective):
     Args:
         objectives: one for each replica, all of the same ``signature``.
         like: tensor whose device and dtype the weights take.
-
     """
 
     def __init__(self, objectives: Sequence[Objective], like: Tensor) -> None:

@@ -58,7 +58,6 @@ def l1_norm(energies: Tensor, decoder: Tensor) -> Tensor:
     Args:
         energies: activations, shape ``(..., B, K)``.
         decoder: decoder matrix, shape ``(..., D, K)``.
-
     """
     lengths = decoder.square().sum(-2, keepdim=True).sqrt()
     return l1(energies * lengths)
@@ -87,7 +86,6 @@ def target_l0(active: Tensor, k: Tensor) -> Tensor:
     Args:
         active: 1 for active units and 0 for others, with a gradient, shape ``(..., B, K)``.
         k: target number of active units, shape ``(...)``.
-
     """
     return (active.sum(-1).mean(-1) / k - 1).square()
 

@@ -30,7 +30,6 @@ class EnergyMoments(Metric):
 
     Args:
         components: number of components K.
-
     """
 
     full_state_update = False
@@ -197,7 +196,6 @@ class SilentUnits(Metric):
     Args:
         components: number of components K.
         share: threshold, as a share of the mean of ``|E|`` over all images and components.
-
     """
 
     full_state_update = False
@@ -290,7 +288,6 @@ def final_metrics(components: int, reconstruction: str = "reconstruction_mse") -
     Args:
         components: number of components K.
         reconstruction: name of the mean squared reconstruction error.
-
     """
     collection = energy_metrics(components)
     collection.add_metrics(

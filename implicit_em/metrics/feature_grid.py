@@ -24,7 +24,6 @@ def feature_grid(weight_KD: np.ndarray, sample_shape: Sequence[int]) -> Figure:
     Args:
         weight_KD: weight matrix, shape ``(K, D)``.
         sample_shape: shape of one input, with product D.
-
     """
     figure = Figure(figsize=(6.4, 5.6), dpi=150, layout="constrained")
     axes = figure.add_subplot()

@@ -25,7 +25,6 @@ def linear_probe(
 
     Raises:
         ValueError: if the features are not finite.
-
     """
     # Imported here: scikit-learn brings pandas, and a run without the probe needs neither.
     from sklearn.linear_model import LogisticRegression

@@ -26,7 +26,6 @@ class BatchTopK(TopK):
 
     Raises:
         ValueError: if ``momentum`` is not in (0, 1], or ``TopK`` refuses its arguments.
-
     """
 
     takes_stacks = True

@@ -24,7 +24,6 @@ class Pixels(Encoder):
 
     Raises:
         ValueError: if ``hidden`` is another number.
-
     """
 
     takes_stacks = takes_parts = True
@@ -58,7 +57,6 @@ class PCA(_Factors):
     Args:
         in_features: width D of the input.
         hidden: number of components K, at most D.
-
     """
 
     takes_stacks = takes_parts = True
@@ -78,7 +76,6 @@ class ICA(_Factors):
         in_features: width D of the input.
         hidden: number of components K, at most D.
         iterations: maximum number of iterations of FastICA.
-
     """
 
     takes_stacks = takes_parts = True
@@ -115,7 +112,6 @@ class NMF(_Factors):
         hidden: number of components K.
         iterations: maximum number of iterations of the fit.
         sweeps: number of sweeps of the coordinate descent.
-
     """
 
     takes_parts = True
@@ -160,7 +156,6 @@ class KMeans(Encoder):
     Args:
         in_features: width D of the input.
         hidden: number of centres K.
-
     """
 
     takes_parts = True
@@ -188,7 +183,6 @@ class GaussianMixture(Encoder):
         hidden: number of components K.
         floor: variance added to each input's; a pixel that is always 0 has none.
         iterations: maximum number of EM steps.
-
     """
 
     takes_parts = True

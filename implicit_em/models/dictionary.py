@@ -31,7 +31,6 @@ class Dictionary(SparseAutoencoder):
 
     Raises:
         ValueError: if ``middle`` is another word, or a switch is not a bool.
-
     """
 
     takes_stacks = takes_parts = True

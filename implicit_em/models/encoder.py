@@ -18,7 +18,6 @@ class Encoder(nn.Module):
         in_features: width D of the input.
         hidden: number of components K.
         activation: elementwise function; ``None`` for ReLU.
-
     """
 
     takes_stacks = takes_parts = True
@@ -78,7 +77,6 @@ class SampledEncoder(Encoder):
 
         Raises:
             ValueError: if there are fewer samples than rows.
-
         """
         hidden = len(self.weight)
         if len(x) < hidden:

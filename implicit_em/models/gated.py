@@ -21,7 +21,6 @@ class Gated(Dictionary):
         hidden: number of hidden units K.
         activation: function of gate and magnitude; ``None`` for ReLU.
         kwargs: further arguments of ``Dictionary``.
-
     """
 
     takes_stacks = takes_parts = True

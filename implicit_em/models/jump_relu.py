@@ -30,7 +30,6 @@ class JumpReLU(Dictionary):
 
     Raises:
         ValueError: if k exceeds ``hidden``, or an option is not positive and finite.
-
     """
 
     takes_stacks = takes_parts = True

@@ -18,7 +18,6 @@ class SparseAutoencoder(nn.Module):
         in_features: width D of the input.
         hidden: number of hidden units K.
         activation: elementwise function; ``None`` for ReLU.
-
     """
 
     takes_stacks = takes_parts = True

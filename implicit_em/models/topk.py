@@ -29,7 +29,6 @@ class TopK(Dictionary):
 
     Raises:
         ValueError: if k exceeds ``hidden``, or an option is not such a number.
-
     """
 
     takes_stacks = True

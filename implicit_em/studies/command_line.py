@@ -40,7 +40,6 @@ def run_study(
         arguments: command line; ``None`` for that of the process.
         words: help on the positional arguments.
         program: arguments of the parser.
-
     """
     parser = argparse.ArgumentParser(**program)  # type: ignore[arg-type]
     parser.add_argument("words", nargs="*", metavar=metavar, help=words)

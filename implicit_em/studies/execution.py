@@ -20,7 +20,6 @@ def execute(runs: Sequence[Run], workers: int | None = None, tags: Sequence[str]
 
     Raises:
         RunError: at the end, if runs failed; the others are kept.
-
     """
     waiting = [run for run in runs if not run.completed]
     for run in runs:

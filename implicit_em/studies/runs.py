@@ -44,7 +44,6 @@ class Run:
         completed: whether the directory held the complete run when the study was planned.
         batch: runs of one batch may train at the same time. Runs whose steps differ much in cost
             need another batch, or workers wait for each other.
-
     """
 
     cfg: DictConfig
@@ -107,7 +106,6 @@ def plan_sweeps(
 
     Raises:
         ConfigError: if a run cannot be trained, or its directory holds another run.
-
     """
     runs: dict[str, Run] = {}
     complete = {
@@ -141,7 +139,6 @@ def compose_sweeps(
 
     Raises:
         ConfigError: if a job cannot be composed, or an override changes what a sweep sets itself.
-
     """
     jobs = []
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):

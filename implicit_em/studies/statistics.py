@@ -65,7 +65,6 @@ def ratio(first: pd.Series, second: pd.Series) -> Estimate:
 
     Raises:
         ValueError: if a value is not positive.
-
     """
     pairs = _pairs(first, second)
     if (pairs <= 0).any(axis=None):

@@ -29,7 +29,8 @@ class CheckCallback(Callback):
         """Check the configuration of a single run."""
         choices = config.hydra.runtime.choices
         shown = " ".join(f"{group}={choices.get(group)}" for group in ("model", "loss", "data"))
-        with _showing(f"checking {shown} seed={config.seed}"):
+        run = f"{shown} seed={config.seed}" if config.resume is None else f"resume={config.resume}"
+        with _showing(f"checking {run}"):
             _check(config, config.hydra.run.dir, here=True)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:

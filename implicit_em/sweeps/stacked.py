@@ -83,7 +83,6 @@ def train_together(
 
     Raises:
         Interrupted: if a signal asked for it, after every job has saved its state.
-
     """
     trainer = runs[0].settings["trainer"]
     threads = trainer["threads"] or 1

@@ -35,7 +35,6 @@ class LastCheckpoint(Checkpoint):
         steps: largest number of optimizer steps between two checkpoints, rounded down to whole
             blocks of steps; ``None`` sets no limit.
         minutes: largest number of minutes between two checkpoints; ``None`` sets no limit.
-
     """
 
     takes_blocks = True

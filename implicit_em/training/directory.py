@@ -44,7 +44,6 @@ class RunDirectory:
         Raises:
             FileNotFoundError: if this is not a run directory.
             DamagedError: if the file holds no run's configuration.
-
         """
         if not self.config.exists():
             raise FileNotFoundError(
@@ -78,7 +77,6 @@ class RunDirectory:
         Raises:
             FileNotFoundError: if the directory holds no trained model.
             DamagedError: if the file does not describe a model.
-
         """
         if not self.model.exists():
             raise FileNotFoundError(f"{self.path} holds no trained model: no {self.model.name}")
@@ -144,7 +142,6 @@ class RunDirectory:
             ConfigError: if the directory holds another run, or the configuration is too large to
                 be read again.
             WriteError: if a file cannot be written.
-
         """
         if not resumed and (refusal := self.refusal(spec)):
             if not spec.settings["overwrite"]:
@@ -156,6 +153,8 @@ class RunDirectory:
             return metrics
         self._remove_results()
         overrides = list(spec.overrides)
+        # Resolved: a reader's environment may differ from the one that trained.
+        self._write(self.config, spec.settings)
         if resumed:
             epochs = [line for line in overrides if line.startswith(EPOCHS)]
             before = self.read_overrides()
@@ -163,7 +162,6 @@ class RunDirectory:
         else:
             self._write(self.path / ".hydra" / "hydra.yaml", {"hydra": spec.hydra})
         self._write(self.overrides, overrides)
-        self._write(self.config, spec.settings)  # resolved: the reader's environment may differ
         return None
 
     def _write(self, path: Path, content: Any) -> None:

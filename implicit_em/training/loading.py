@@ -42,7 +42,6 @@ def load(run_dir: str | Path, classes: Sequence[type[nn.Module]] = ()) -> nn.Mod
     Raises:
         FileNotFoundError: if the directory holds no trained model.
         ValueError: if the model needs a class that is not trusted, or the files are damaged.
-
     """
     run = RunDirectory(run_dir)
     known = {f"{cls.__module__}.{cls.__qualname__}": cls for cls in classes}

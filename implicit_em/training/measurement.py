@@ -44,7 +44,6 @@ def energies_of(model: Any, samples: Tensor, batch_size: int = 2_000) -> np.ndar
 
     Returns:
         Shape ``(N, K)``; float32 or float64.
-
     """
     encode = model.encode if isinstance(model, SparseAutoencoder) else model
     weight = model.weight

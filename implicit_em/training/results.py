@@ -12,7 +12,8 @@ from implicit_em.metrics.energies import CURVES, FINAL, RECONSTRUCTION
 
 VERSIONS_OF = ("implicit-em", "torch", "pytorch-lightning", "hydra-core", "numpy", "scikit-learn")
 IN_TABLE = (
-    *FINAL,
+    *("dead_units", "silent_units", "redundancy"),
+    *("responsibility_entropy", "maximum_responsibility", "density"),
     *RECONSTRUCTION,
     *("probe_accuracy", "final_loss", "convergence_epoch", "parameters", "epochs", "train_seconds"),
 )
@@ -45,7 +46,6 @@ class Results:
         device: device of the training.
         schema: version of the files in a run directory.
         versions: versions of the libraries by name.
-
     """
 
     seed: int

@@ -47,7 +47,6 @@ def train(cfg: DictConfig, directory: str | Path | None = None) -> dict[str, Any
         ConfigError: if the configuration cannot be trained, or the directory holds another run.
         Interrupted: if a signal asked for it; the same call resumes the run.
         Exception: any other reason of a failure, which ``metrics.json`` then names.
-
     """
     with interruption.listening():
         interruption.stop_if_requested()

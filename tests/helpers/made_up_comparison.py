@@ -26,7 +26,6 @@ def results(families=None, widths=None, spread=0.001, **changes) -> Results:
         widths: K of those that are not 64 wide.
         spread: deviation over the seeds.
         changes: of the protocol's keys.
-
     """
     protocol = read_protocol(ROOT / "conf")
     levels = families or {f: 0.945 - 0.004 * n for n, f in enumerate(protocol.families)}

@@ -53,7 +53,6 @@ def running(cpus):
 
     Args:
         cpus: of the node, whatever the machine has.
-
     """
     directory = Path(tempfile.mkdtemp(prefix="slurm-"))
     environment = {**os.environ, "PATH": PATH, "SLURM_CONF": str(directory / "slurm.conf")}
