@@ -130,8 +130,8 @@ def _run(task: Callable[[], Any], full_error: bool) -> int:
         number_for_a_group = "Config group override must be a string or a list" in str(error)
         if full_error or (isinstance(error, ValueError) and not number_for_a_group):
             raise
-        reason = one_line(error) if isinstance(error, YAMLError) else _explain(error)
-        print(f"error: {reason}", file=sys.stderr)
+        in_yaml = isinstance(error, YAMLError)
+        print(f"error: {one_line(error) if in_yaml else _explain(error)}", file=sys.stderr)
         return REFUSED
     except Exception as error:
         reason = one_line(error) if isinstance(error, OSError) else launchers.lost(error)

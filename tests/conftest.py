@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -85,15 +86,16 @@ def small(small_mnist: Path) -> list[str]:
     ]
 
 
+@cache
+def _compose(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("train", overrides=list(overrides))
+
+
 @pytest.fixture
 def composed() -> Callable[..., DictConfig]:
     """Compose the configuration with overrides, without Hydra's own node."""
-
-    def composed(*overrides: str) -> DictConfig:
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            return compose("train", overrides=list(overrides))
-
-    return composed
+    return lambda *overrides: _compose(*overrides).copy()
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.base.quiet import quieten
 from implicit_em.config.mistakes import nearest
 from implicit_em.config.spec import RunSpec
-from implicit_em.data import Block
 from implicit_em.engine.modules import build_objective, module_class, refusal_of_devices
 from implicit_em.engine.stack import BareReplica, Stack
 from implicit_em.metrics.energies import CURVES
+from implicit_em.models.linear import SharedInput
 
 DERIVED_FLAGS = ("logger", "callbacks", "default_root_dir", "check_val_every_n_epoch")
 """Flags of ``pl.Trainer`` that follow from other settings."""
@@ -37,8 +37,8 @@ def check(spec: RunSpec, here: bool = True) -> None:
     """Raise ``ConfigError`` for a run that cannot be trained; nothing is loaded or written.
 
     The check builds the data module, the model for a narrow input, the objective, the optimizer
-    and the Trainer, and takes one training step on a few random samples. Their errors are passed
-    on. Runs that differ only in the seed or logger are checked once. If a run will train ``here``,
+    and the Trainer, and computes the objective of a few random samples, as measuring and as
+    training do. Their errors are passed on. Runs that differ only in the seed or logger are checked once. If a run will train ``here``,
     this machine must have its device and files.
     """
     irrelevant = ("seed", "logger", "checkpoint", "resume", "overwrite")  # the schema checks them
@@ -136,14 +136,14 @@ def _dry_run(spec: RunSpec, trainer: pl.Trainer) -> None:
                     f"loss.{name}: must return one number for each leading index of the energies, "
                     f"here a single one; it returns the shape {tuple(value.shape)}"
                 )
-        with _refusing(f"a training step of {model} with {loss}"):
-            replica = BareReplica(module.model, module.objective, optimizer)
-            Stack([replica]).train([Block(x, [torch.arange(len(x))])])
     undefined = [name for name, value in parts.items() if not value.isfinite()]
     if batch_size == 1 and undefined:
         raise ConfigError(
             f"data.batch_size=1: must be at least 2 for loss term {', '.join(undefined)}"
         )
+    with torch.random.fork_rng(devices=[]), _refusing(f"{model} in training, with {loss}"):
+        replica = BareReplica(module.model, module.objective, optimizer)
+        Stack([replica]).evaluate(SharedInput(x[None], [1]))
 
 
 def _try_module(spec: RunSpec, loss: str, model: str) -> Any:

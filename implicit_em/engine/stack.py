@@ -92,7 +92,7 @@ class Stack:
         """Error of a replica's own update, by its position; its weights move no more."""
         self._updates: list[Callable[[], Any]] = []
         self._settings: list[Any] = []
-        self._forward = torch.compile(self._evaluate) if first.compiled else self._evaluate
+        self._forward = torch.compile(self.evaluate) if first.compiled else self.evaluate
 
     def train(self, blocks: Sequence[Block]) -> Tensor:
         """Train each replica on its block; neighbours with equal blocks share them in memory.
@@ -162,7 +162,7 @@ class Stack:
             self._after_step()
         return total, *parts
 
-    def _evaluate(self, x: SharedInput) -> Any:
+    def evaluate(self, x: SharedInput) -> Any:
         outputs = self._outputs(x)
         if len(self.replicas) == 1 or statistics_fill_lanes(outputs):
             return self.objective.differentiate(outputs)
