@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from hydra._internal.config_loader_impl import get_overrides_dirname
@@ -45,6 +46,7 @@ class JobComposer:
     def __init__(self, sweep: DictConfig, loader: ConfigLoader) -> None:
         self._sweep, self._loader = sweep, loader
         self._composed: dict[tuple[str, ...], DictConfig] = {}
+        self._options = cache(loader.get_group_options)  # which looks through all folders
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """Return the configuration of a job with Hydra's own node, or raise its exceptions."""
@@ -69,7 +71,7 @@ class JobComposer:
     def _sets_a_value(self, override: Override) -> bool:
         changes_keys = override.is_add() or override.is_force_add() or override.is_delete()
         key = override.key_or_group
-        in_group = "/" in key or self._loader.get_group_options(key)
+        in_group = "/" in key or self._options(key)
         return not (changes_keys or override.package or in_group or key.startswith("hydra."))
 
 
