@@ -187,6 +187,7 @@ def test_a_diverging_epoch_keeps_the_weights_before_it(digits, brief):
     assert np.array_equal(brief.components_, undisturbed.components_), "the optimizer's state too"
 
 
+@pytest.mark.slow
 def test_it_needs_no_configuration_no_account_and_no_file(tmp_path):
     program = """
 import sys

@@ -55,6 +55,7 @@ def test_what_does_not_train_loads_none_of_the_libraries(tmp_path, arguments, co
     assert not modules & LIBRARIES
 
 
+@pytest.mark.slow
 def test_a_run_loads_neither_other_loggers_nor_what_the_probe_needs(small, tmp_path):
     modules = loaded(tmp_path, *small, "trainer.max_epochs=1", "probe=none")
     assert "torch" in modules

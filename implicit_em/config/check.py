@@ -37,9 +37,9 @@ def check(spec: RunSpec, here: bool = True) -> None:
     """Raise ``ConfigError`` for a run that cannot be trained; nothing is loaded or written.
 
     The check builds the data module, the model for a narrow input, the objective, the optimizer
-    and the Trainer, and computes the objective of a few random samples, as measuring and as
-    training do. Their errors are passed on. Runs that differ only in the seed or logger are checked once. If a run will train ``here``,
-    this machine must have its device and files.
+    and the Trainer. It computes the objective of a few random samples, as measuring and as training
+    do. Their errors are passed on. Runs that differ only in the seed or logger are checked once. If
+    a run will train ``here``, this machine must have its device and files.
     """
     irrelevant = ("seed", "logger", "checkpoint", "resume", "overwrite")  # the schema checks them
     relevant = {key: value for key, value in spec.settings.items() if key not in irrelevant}

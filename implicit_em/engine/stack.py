@@ -163,6 +163,7 @@ class Stack:
         return total, *parts
 
     def evaluate(self, x: SharedInput) -> Any:
+        """Return the total, the unweighted terms, and the tensors from which to go backward."""
         outputs = self._outputs(x)
         if len(self.replicas) == 1 or statistics_fill_lanes(outputs):
             return self.objective.differentiate(outputs)

@@ -129,6 +129,7 @@ def test_a_study_goes_on_with_what_is_missing(study, overrides, tmp_path, caplog
     assert (kept / "metrics.json").stat().st_mtime_ns == written
 
 
+@pytest.mark.slow
 def test_a_run_that_experiments_share_is_trained_once(study, overrides):
     runs = plan(list(EXPERIMENTS), study / "runs", CONF, overrides)
     shared = [run for run in runs if len(run.places) > 1]
@@ -168,6 +169,7 @@ def test_damaged_results_are_made_again(study, overrides, tmp_path):
         reproduce(directory, ["ablation"], overrides, conf=CONF)
 
 
+@pytest.mark.slow
 def test_a_seed_alone_other_than_the_first_is_shown(tmp_path, overrides):
     seeds = [*(o for o in overrides if not o.startswith("seed")), "seed=2"]
     reproduce(tmp_path, ["features"], seeds, workers=2, conf=CONF)

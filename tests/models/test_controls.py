@@ -89,6 +89,7 @@ def test_pixels_are_themselves(x):
     assert_close(model(x) @ model.weight, x)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:FastICA did not converge")
 def test_controls_are_measured_as_what_is_trained_is(command_line, small, tmp_path):
     code = command_line(

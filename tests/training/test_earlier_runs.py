@@ -39,7 +39,10 @@ def earlier(tmp_path, monkeypatch):
     return tmp_path / "earlier"
 
 
-@pytest.mark.parametrize("overrides", FINGERPRINTS)
+@pytest.mark.parametrize(
+    "overrides",
+    [pytest.param(key, marks=[pytest.mark.slow] * ("experiment=" in key)) for key in FINGERPRINTS],
+)
 def test_settings_have_the_fingerprints_that_they_had(overrides, composed):
     assert config_fingerprint(composed(*overrides.split())) == FINGERPRINTS[overrides]
 

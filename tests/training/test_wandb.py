@@ -73,6 +73,7 @@ def test_the_mode_is_never_asked_for(monkeypatch):
     assert wandb_mode() == ("online", "logged in")
 
 
+@pytest.mark.slow
 def test_a_study_groups_its_experiments_and_logs_a_summary(small_mnist, tmp_path):
     overrides = [
         f"data.root={small_mnist}",
