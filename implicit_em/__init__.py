@@ -40,23 +40,7 @@ _HOMES = {
     "train": "training.run",
 }
 
-__all__ = [
-    "Encoder",
-    "EncoderModule",
-    "Objective",
-    "ResidentDataModule",
-    "ResidentLoader",
-    "SparseAutoencoder",
-    "SparseAutoencoderModule",
-    "TensorDataModule",
-    "Term",
-    "TorchvisionDataModule",
-    "feature_grid",
-    "linear_probe",
-    "load",
-    "losses",
-    "train",
-]
+__all__ = ["losses", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

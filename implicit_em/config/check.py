@@ -130,20 +130,27 @@ def _dry_run(spec: RunSpec, trainer: pl.Trainer) -> None:
             raise ConfigError(f"trainer.devices={settings['trainer']['devices']}: {reason}")
         with _refusing(loss):
             _, parts = objective(outputs)
-        for name, value in parts.items():
-            if value.dim():
-                raise ConfigError(
-                    f"loss.{name}: must return one number for each leading index of the energies, "
-                    f"here a single one; it returns the shape {tuple(value.shape)}"
-                )
+        _check_values(parts, ())
     undefined = [name for name, value in parts.items() if not value.isfinite()]
     if batch_size == 1 and undefined:
         raise ConfigError(
             f"data.batch_size=1: must be at least 2 for loss term {', '.join(undefined)}"
         )
     with torch.random.fork_rng(devices=[]), _refusing(f"{model} in training, with {loss}"):
-        replica = BareReplica(module.model, module.objective, optimizer)
-        Stack([replica]).evaluate(SharedInput(x[None], [1]))
+        stack = Stack([BareReplica(module.model, module.objective, optimizer)])
+        _, values, _ = stack.evaluate(SharedInput(x[None], [1]))
+    _check_values(dict(zip(parts, values, strict=True)), (1,))
+
+
+def _check_values(values: Mapping[str, torch.Tensor], leading: tuple[int, ...]) -> None:
+    """Raise ``ConfigError`` for a loss term that does not reduce over samples and components."""
+    for name, value in values.items():
+        if value.shape != leading:
+            raise ConfigError(
+                f"loss.{name}: must return one number for each leading index of the energies, the "
+                f"shape {leading} for energies of {len(leading) + 2} dimensions; it returns the "
+                f"shape {tuple(value.shape)}"
+            )
 
 
 def _try_module(spec: RunSpec, loss: str, model: str) -> Any:

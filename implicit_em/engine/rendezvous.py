@@ -5,6 +5,7 @@ block of batches to train on, it waits for the other runs. Then all blocks are t
 where runs are alike, and each run goes on by itself.
 """
 
+import logging
 import math
 import threading
 from collections.abc import Callable, Sequence
@@ -21,6 +22,8 @@ from implicit_em.engine.rounding import activations_fill_lanes
 from implicit_em.engine.stack import Stack, takes_stacks
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 _current: ContextVar["Rendezvous | None"] = ContextVar("rendezvous", default=None)
 
@@ -136,6 +139,7 @@ class Rendezvous:
         by_module = {id(request.module): request for request in requests}
         composition = _composition(requests)
         if composition != self._composition:
+            is_first = not self._composition
             self._stacks, self._composition = [], composition
             for alike in arrange(requests, self.workers):
                 modules = [request.module for request in alike]
@@ -143,6 +147,8 @@ class Rendezvous:
                     self._stacks.append((Stack(modules), list(map(id, modules))))
                 except Exception as error:
                     _fail(alike, error)
+            if is_first:
+                log.info("runs in each stack: %s", ", ".join(str(len(k)) for _, k in self._stacks))
         return [
             self._pool.submit(_train_stack, stack, [by_module[key] for key in keys])
             for stack, keys in self._stacks

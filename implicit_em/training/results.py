@@ -31,21 +31,12 @@ class Results:
     """Results of a run so far; a value that is unknown or undefined is ``None``.
 
     Args:
-        seed: seed of the run.
-        config_fingerprint: hash of the settings that affect results.
         status: ``completed``, ``failed`` or ``interrupted``.
-        error: reason of a failure in one line.
-        parameters: number of parameters of the model.
-        epochs: number of epochs trained.
         final_loss: mean loss over the steps of the last epoch.
         convergence_epoch: first of five successive epochs whose loss changes by less than 1.
         measured: final metrics of the model by name.
         probe_accuracy: accuracy of the linear probe, in [0, 1].
         train_seconds: seconds of training, including those before an interruption.
-        probe_seconds: seconds of the linear probe.
-        device: device of the training.
-        schema: version of the files in a run directory.
-        versions: versions of the libraries by name.
     """
 
     seed: int

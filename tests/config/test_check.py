@@ -1,0 +1,119 @@
+"""The check: what training would run into is refused before, once for each configuration."""
+
+import pickle
+from functools import wraps
+
+import pytest
+import pytorch_lightning as pl
+from torch import nn
+
+from implicit_em.base.errors import ConfigError
+from implicit_em.config import check as checking
+from implicit_em.config.check import check
+from implicit_em.config.resolvers import data_root
+from implicit_em.config.spec import RunSpec
+from implicit_em.losses import takes_stacks
+from implicit_em.models import Encoder
+
+
+def of_each_sample(energies):
+    return energies.mean(-1)
+
+
+@takes_stacks
+def of_all_replicas(energies):
+    return energies.mean()
+
+
+class Centred(Encoder):
+    """Declares what it does not keep: in training its input is no tensor."""
+
+    takes_stacks = True
+
+    def forward(self, x):
+        return super().forward(x - x.mean(-1, keepdim=True))
+
+
+class Expanded(Encoder):
+    """Takes the tensor of a stack's input."""
+
+    takes_stacks = True
+
+    def forward(self, x):
+        x = x if isinstance(x, type(self.weight.data)) else x.expanded()
+        return super().forward(nn.functional.normalize(x, dim=-1))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["+loss.own._target_=test_check.of_each_sample"],
+            r"loss\.own: must return one number .* it returns the shape \(8,\)",
+        ),
+        (
+            ["+loss.own._target_=test_check.of_all_replicas"],
+            r"loss\.own: must return one number .* the shape \(1,\) .* returns the shape \(\)",
+        ),
+        (["model._target_=test_check.Centred"], "model in training, with loss: 'SharedInput'"),
+    ],
+)
+def test_what_only_training_would_show_is_refused(overrides, message, composed):
+    with pytest.raises(ConfigError, match=message):
+        check(RunSpec.of(composed(*overrides)))
+
+
+def test_a_model_may_take_its_stacks_tensor(composed):
+    check(RunSpec.of(composed("model._target_=test_check.Expanded")))
+
+
+def test_runs_that_differ_in_seed_and_logger_are_checked_once(composed, monkeypatch):
+    tried = []
+    monkeypatch.setattr(checking, "_dry_run", lambda *_: tried.append(None))
+    for overrides in (["seed=1"], ["seed=2", "logger=csv"], ["seed=1", "lr.value=1e-2"]):
+        check(RunSpec.of(composed(*overrides)))
+    assert len(tried) == 2
+
+
+def test_a_run_builds_one_trainer_beside_the_checks(command_line, small, monkeypatch, tmp_path):
+    built = []
+    init = pl.Trainer.__init__
+
+    @wraps(init)  # the check looks at its parameters
+    def counting(*arguments, **flags):
+        built.append(None)
+        init(*arguments, **flags)
+
+    monkeypatch.setattr(pl.Trainer, "__init__", counting)
+    assert command_line(*small, "probe=none", f"hydra.run.dir={tmp_path / 'run'}") == 0
+    assert len(built) == 2
+
+
+def test_a_spec_is_plain_data(composed):
+    spec = RunSpec.of(composed("model=topk", "seed=3"))
+    again = pickle.loads(pickle.dumps(spec))
+    assert again == spec
+    assert again.build_module(16).model.k == 8
+    assert (spec.settings["seed"], spec.tags) == (3, ("TopK",))
+    longer = RunSpec.of(composed("model=topk", "seed=3", "trainer.max_epochs=7"))
+    assert longer.fingerprint != spec.fingerprint
+    assert longer.identity == spec.identity
+
+
+def test_data_come_from_here_or_from_the_checkout(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "MNIST" / "raw").mkdir(parents=True)  # as a failed download leaves it
+    assert data_root() != "data"
+    (tmp_path / "data" / "MNIST" / "raw" / "images").touch()
+    assert data_root() == "data"
+
+
+def test_yaml_that_is_none_gives_one_line(command_line, tmp_path, capfd):
+    path = tmp_path / "mine" / "model" / "bad.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text("_target_: x\n  hidden: 3\n")
+    assert command_line("--config-dir", str(tmp_path / "mine"), "model=bad") == 2
+    err = capfd.readouterr().err
+    assert err.startswith("error: ")
+    assert "bad.yaml" in err
+    assert err.count("\n") == 1
