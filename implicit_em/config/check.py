@@ -126,6 +126,9 @@ def _dry_run(spec: RunSpec, trainer: pl.Trainer) -> None:
             x = torch.rand(min(batch_size, 8), WIDTH_TRIED)
             outputs = {"x": x, **module.outputs(module.model, x)}
             reason = refusal_of_devices(module, trainer)
+        energies, units = outputs["energies"].shape[-1], module.model.weight.shape[-2]
+        if energies != units:
+            raise ConfigError(f"{model}: gives {energies} energies; its weight has {units} rows")
         if reason:
             raise ConfigError(f"trainer.devices={settings['trainer']['devices']}: {reason}")
         with _refusing(loss):

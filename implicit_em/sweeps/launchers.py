@@ -19,6 +19,9 @@ def run_here(config: DictConfig) -> bool:
 
 def refusal(config: DictConfig) -> str | None:
     """Return why the launcher cannot start, or ``None``."""
+    for group in ("launcher", "sweeper"):
+        if isinstance(name := config.hydra[group], str):
+            return f"hydra.{group}={name}: no setting; write hydra/{group}={name}"
     choice = config.hydra.runtime.choices["hydra/launcher"]
     if _name(config) in SLURM and shutil.which("srun") is None:
         return f"hydra/launcher={choice}: Slurm's commands (sbatch, srun) are not on this machine"

@@ -34,6 +34,13 @@ class Centred(Encoder):
         return super().forward(x - x.mean(-1, keepdim=True))
 
 
+class OneLess(Encoder):
+    """Leaves an energy out."""
+
+    def forward(self, x):
+        return super().forward(x)[..., 1:]
+
+
 class Expanded(Encoder):
     """Takes the tensor of a stack's input."""
 
@@ -55,6 +62,7 @@ class Expanded(Encoder):
             ["+loss.own._target_=test_check.of_all_replicas"],
             r"loss\.own: must return one number .* the shape \(1,\) .* returns the shape \(\)",
         ),
+        (["model._target_=test_check.OneLess"], "model: gives 63 energies; its weight has 64 rows"),
         (["model._target_=test_check.Centred"], "model in training, with loss: 'SharedInput'"),
     ],
 )

@@ -64,6 +64,10 @@ MISTAKES = {
     "callbacks=best callbacks.best.monitor=final_loss": ["final_loss", "monitor/redundancy"],
     "loss.lse.weight=0 loss.var.weight=0 loss.tc.weight=0": ["loss", "not 0"],
     "logger.mode=sometimes": ["logger.mode=sometimes", "online", "offline"],
+    "-m seed=1,2 hydra.launcher=stacked": [
+        "hydra.launcher=stacked",
+        "write hydra/launcher=stacked",
+    ],
     "-m lr=1e-3,1e-2": ["lr=0.001", "write lr.value=0.001"],
     "-m loss=lse,lse_vr": ["loss=lse_vr", "did you mean lse_var?"],
     "-m data.batch_size=128,1": ["data.batch_size=1", "at least 2"],
