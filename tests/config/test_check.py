@@ -73,6 +73,7 @@ def test_what_only_training_would_show_is_refused(overrides, message, composed):
 
 def test_a_model_may_take_its_stacks_tensor(composed):
     check(RunSpec.of(composed("model._target_=test_check.Expanded")))
+    assert len(checking._passed) == 1
 
 
 def test_runs_that_differ_in_seed_and_logger_are_checked_once(composed, monkeypatch):
