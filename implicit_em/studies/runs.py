@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
@@ -20,7 +19,7 @@ from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.config.mistakes import explain
 from implicit_em.config.spec import RunSpec
 from implicit_em.models import SparseAutoencoder
-from implicit_em.sweeps.jobs import enumerate_jobs
+from implicit_em.sweeps.jobs import JobComposer, enumerate_jobs
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.loading import load
 
@@ -149,26 +148,17 @@ def compose_sweeps(
                 base = compose("train", overrides=typed, return_hydra_config=True)
                 axes = list(base.hydra.sweeper.params or ())
                 _refuse_fixed(axes, overrides)
+                composer = JobComposer(base, loader)
                 for job in enumerate_jobs(base, loader):
                     values = dict(override.split("=", 1) for override in job)
                     place = Place(sweep, {axis: values[axis] for axis in axes})
-                    jobs.append((place, _with_values(base, place.axes, job)))
+                    cfg = composer.compose(job)
+                    cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+                    OmegaConf.set_struct(cfg, True)  # as Hydra does
+                    jobs.append((place, cfg))
             except HydraException as error:
                 raise ConfigError(explain(error, typed, loader, "train")) from error
     return jobs
-
-
-def _with_values(base: DictConfig, values: Mapping[str, str], job: list[str]) -> DictConfig:
-    """Return a job's configuration, composed anew if an axis chooses an option or adds a key."""
-    if any(a.startswith("+") or OmegaConf.is_config(OmegaConf.select(base, a)) for a in values):
-        return compose("train", overrides=job)
-    cfg = OmegaConf.masked_copy(base, [str(key) for key in base if key != "hydra"])
-    OmegaConf.set_struct(cfg, True)  # as Hydra does
-    for override in OverridesParser.create().parse_overrides(
-        [f"{axis}={value}" for axis, value in values.items()]
-    ):
-        OmegaConf.update(cfg, override.key_or_group, override.value())
-    return cfg
 
 
 def _refuse_fixed(axes: Sequence[str], overrides: Sequence[str]) -> None:
