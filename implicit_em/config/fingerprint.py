@@ -42,13 +42,7 @@ def config_fingerprint(cfg: DictConfig | Mapping[str, Any]) -> str:
 def deciding(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that affect a run's results, resolved, without loss terms of weight 0."""
     keys = [key for key in _DECIDE if key in cfg]
-    settings: Any
-    if isinstance(cfg, DictConfig):
-        config = OmegaConf.masked_copy(cfg, keys)
-        config._set_parent(cfg)
-        settings = OmegaConf.to_container(config, resolve=True)
-    else:
-        settings = deepcopy({key: cfg[key] for key in keys})
+    settings: Any = {key: _plain_copy(cfg[key]) for key in keys}
     for group, _, key in (name.partition(".") for name in NO_RESULT):
         settings.get(group, {}).pop(key, None)
     data = settings.get("data", {})
@@ -90,6 +84,12 @@ def affects_results(override: str) -> bool:
 def run_identity(cfg: Mapping[str, Any]) -> str:
     """Return a hash of plain settings that does not depend on the number of epochs."""
     return config_fingerprint({**cfg, "trainer": {**cfg["trainer"], "max_epochs": None}})
+
+
+def _plain_copy(value: Any) -> Any:
+    if OmegaConf.is_config(value):
+        return OmegaConf.to_container(value, resolve=True)
+    return deepcopy(value)
 
 
 def _same_numbers(value: Any) -> Any:

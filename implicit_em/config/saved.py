@@ -17,21 +17,8 @@ MOST_VALUES = 2_000
 MOST_REFERENCES = 8
 """Largest number of references to other settings: each may double the number of values."""
 
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _REFERENCE = re.compile(r"\$\{[\w.]+\}")
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """Loader that refuses objects and aliases: a few lines of aliases can fill the memory."""
-
-    values = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        self.values += 1
-        if self.values > MOST_VALUES:
-            raise ValueError(f"more than {MOST_VALUES:,} values")
-        if self.peek_event().anchor is not None:
-            raise ValueError("anchors and aliases are not read")
-        return super().compose_node(parent, index)
 
 
 def read_config(path: Path) -> DictConfig:
@@ -71,6 +58,13 @@ def _read(path: Path) -> Any:
             text = file.read(LARGEST + 1)
         if len(text) > LARGEST:
             raise ValueError(f"more than {LARGEST:,} bytes")
-        return yaml.load(text, Loader=_PlainLoader)
+        events = yaml.parse(text, Loader=_Loader)
+        nodes = (event for event in events if isinstance(event, yaml.NodeEvent))
+        for number, node in enumerate(nodes, 1):
+            if number > MOST_VALUES:
+                raise ValueError(f"more than {MOST_VALUES:,} values")
+            if node.anchor is not None:  # a few lines of aliases can fill the memory
+                raise ValueError("anchors and aliases are not read")
+        return yaml.load(text, Loader=_Loader)
     except Exception as error:  # for example a RecursionError from deeply nested content
         raise DamagedError(f"{path} cannot be read: {one_line(error)}") from error

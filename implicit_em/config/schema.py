@@ -100,7 +100,7 @@ class _Config(_Section):
 
 
 def validated(cfg: DictConfig) -> dict[str, Any]:
-    """Return a configuration without Hydra's node as plain settings, or raise ``ConfigError``."""
+    """Return a configuration as plain settings without ``hydra``, or raise ``ConfigError``."""
     try:
         settings = to_plain(cfg)
         _Config.model_validate(settings)
@@ -114,8 +114,14 @@ def validated(cfg: DictConfig) -> dict[str, Any]:
 
 
 def to_plain(cfg: DictConfig) -> dict[str, Any]:
-    """Return a configuration as plain containers with all interpolations resolved."""
-    return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+    """Return a configuration as plain containers, resolved, without Hydra's own node."""
+
+    def plain(value: Any) -> Any:
+        if not OmegaConf.is_config(value):
+            return value
+        return OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
+
+    return {str(key): plain(cfg[key]) for key in cfg if key != "hydra"}
 
 
 def _describe(error: ValidationError) -> str:

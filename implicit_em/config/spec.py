@@ -59,8 +59,6 @@ class RunSpec:
         Raises:
             ConfigError: if a setting is missing, cannot be resolved, or is not allowed.
         """
-        if "hydra" in cfg:
-            cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
         spec = cls.of_settings(validated(cfg))
         if hydra is None:
             return spec

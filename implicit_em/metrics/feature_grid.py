@@ -1,8 +1,9 @@
-"""The picture of a layer: its weight rows as a grid of images."""
+"""The picture of a layer: its weight rows as images, or what numbers say about them."""
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,8 +11,9 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 MOST_SHOWN = 1024
+RED, BLUE = "#d6604d", "#4393c3"
 RED_WHITE_BLUE = LinearSegmentedColormap.from_list(
-    "red_white_blue", ["#67001f", "#d6604d", "#ffffff", "#4393c3", "#053061"]
+    "red_white_blue", ["#67001f", RED, "#ffffff", BLUE, "#053061"]
 ).with_extremes(bad="#e6e6e6")  # the gaps between the images
 
 
@@ -25,7 +27,8 @@ def feature_grid(weight_KD: np.ndarray, sample_shape: Sequence[int]) -> Figure:
         weight_KD: weight matrix, shape ``(K, D)``.
         sample_shape: shape of one input, with product D.
     """
-    figure = Figure(figsize=(6.4, 5.6), dpi=150, layout="constrained")
+    figure = Figure(figsize=(6.4, 5.6), dpi=150)
+    figure.subplots_adjust(0.02, 0.02, 0.96, 0.94)  # a layout engine would draw everything twice
     axes = figure.add_subplot()
     shown = draw_grid(axes, weight_KD, sample_shape)
     more = f" (the first {shown:,} of {len(weight_KD):,})" if shown < len(weight_KD) else ""
@@ -45,9 +48,8 @@ def draw_grid(
     ``saturating`` is the share of the weights beyond the ends of the scale.
     """
     shown = weight_KD[:MOST_SHOWN]
-    image_shape = [size for size in sample_shape if size != 1]
-    are_images = len(image_shape) == 2
-    mosaic = _mosaic(shown.reshape(-1, *image_shape)) if are_images else shown
+    are_images = is_image(sample_shape)
+    mosaic = _mosaic(shown.reshape(-1, *_without_ones(sample_shape))) if are_images else shown
     limit = float(np.quantile(np.abs(shown), 1 - saturating)) or 1.0
     picture = axes.imshow(
         mosaic,
@@ -62,9 +64,53 @@ def draw_grid(
     return len(shown)
 
 
-def save_feature_grid(weight_KD: np.ndarray, sample_shape: Sequence[int], path: Path) -> None:
-    """Write the grid as a PNG."""
-    feature_grid(weight_KD, sample_shape).savefig(path, format="png")
+def feature_summary(weight_KD: np.ndarray, energies_BK: np.ndarray) -> Figure:
+    """Return a figure for rows that are no images: their norms, cosines and energies.
+
+    The first 1,024 rows are shown. The cosines are between all pairs of rows; the line beside them
+    is the density for directions drawn at random, a normal density of variance 1 / D.
+
+    Args:
+        weight_KD: weight matrix, shape ``(K, D)``.
+        energies_BK: energies or activations of some samples, shape ``(B, K)``.
+    """
+    weight_KD, energies_BK = weight_KD[:MOST_SHOWN], energies_BK[:, :MOST_SHOWN]
+    components, width = weight_KD.shape
+    norms_K = np.linalg.norm(weight_KD, axis=1)
+    rows_KD = weight_KD / np.maximum(norms_K, np.finfo(np.float32).tiny)[:, None]
+    cosines = (rows_KD @ rows_KD.T)[np.triu_indices(components, 1)]
+    above = energies_BK[energies_BK > 0]
+
+    figure = Figure(figsize=(10.5, 3.2), dpi=150, layout="constrained")
+    norm_axes, cosine_axes, energy_axes = figure.subplots(1, 3)
+    norm_axes.plot(np.arange(1, components + 1), np.sort(norms_K)[::-1], ".-", color=BLUE)
+    norm_axes.set(title="Norms of the weight rows", xlabel="rank of the component", ylabel="norm")
+    norm_axes.set_ylim(bottom=0)
+    random = NormalDist(0, width**-0.5)
+    grid = np.linspace(-1, 1, 401)
+    shares = np.full(cosines.shape, 40 / max(cosines.size, 1))  # the area of the bins is 1
+    cosine_axes.hist(cosines, bins=80, range=(-1, 1), weights=shares, color=BLUE, label="rows")
+    cosine_axes.plot(grid, [random.pdf(x) for x in grid], color=RED, label="random directions")
+    cosine_axes.set(title="Cosines between rows", xlabel="cosine", ylabel="density")
+    cosine_axes.legend(frameon=False, fontsize=7, loc="upper right")
+    energy_axes.hist(above, bins=80, color=BLUE, log=above.size > 0)
+    share = above.size / max(energies_BK.size, 1)
+    energy_axes.set(title=f"Energies above 0: {share:.1%} of all", xlabel="energy", ylabel="count")
+    return figure
+
+
+def is_image(sample_shape: Sequence[int]) -> bool:
+    """Return whether a sample has two dimensions, beside those of size 1."""
+    return len(_without_ones(sample_shape)) == 2
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG, compressed for speed."""
+    figure.savefig(path, format="png", pil_kwargs={"compress_level": 1})
+
+
+def _without_ones(sample_shape: Sequence[int]) -> list[int]:
+    return [size for size in sample_shape if size != 1]
 
 
 def _mosaic(images_KHW: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ def enumerate_jobs(config: DictConfig, loader: ConfigLoader) -> Iterator[list[st
     Other sweepers than Hydra's basic one may choose their jobs one by one: nothing is yielded.
     """
     sweeper = config.hydra.sweeper
-    if not sweeper._target_.endswith(".BasicSweeper"):
+    if not sweeper._target_.endswith((".BasicSweeper", ".CheckedSweeper")):
         return
     lines = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
     lines += config.hydra.overrides.task

@@ -18,17 +18,20 @@ from implicit_em.config.check import check
 from implicit_em.config.spec import RunSpec
 from implicit_em.distributed.processes import leave, run_together
 from implicit_em.engine.rendezvous import current
-from implicit_em.metrics.feature_grid import save_feature_grid
+from implicit_em.metrics.feature_grid import feature_grid, feature_summary, is_image, save_figure
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.fitting import Fit
 from implicit_em.training.loading import save_model
-from implicit_em.training.measurement import evaluate_module, probe_module
+from implicit_em.training.measurement import energies_of, evaluate_module, probe_module
 from implicit_em.training.progress import print_result
 from implicit_em.training.results import Results
 from implicit_em.training.resuming import continued
 from implicit_em.training.tracking import finish_logger, start_logger
 
 log = logging.getLogger(__name__)
+
+SAMPLES_SHOWN = 2_000
+"""Number of final samples whose energies the picture of a run shows, unless they are images."""
 
 
 def train(cfg: DictConfig, directory: str | Path | None = None) -> dict[str, Any]:
@@ -128,11 +131,17 @@ def _measure(results: Results, fit: Fit) -> Results:
 
 
 def _save(fit: Fit, run: RunDirectory) -> None:
-    """Write the model and the picture of its weights."""
+    """Write the model and the picture of its features."""
     model, data = fit.module.model, fit.data
     save_model(run, model, fit.spec.model_arguments(data.in_features), data.sample_shape)
+    weight_KD = model.weight.detach().cpu().float().numpy()
+    if is_image(data.sample_shape):
+        figure = feature_grid(weight_KD, data.sample_shape)
+    else:
+        samples, _ = data.final_samples()
+        figure = feature_summary(weight_KD, energies_of(model, samples[:SAMPLES_SHOWN]))
     with whole(run.features) as temporary:
-        save_feature_grid(model.weight.detach().cpu().float().numpy(), data.sample_shape, temporary)
+        save_figure(figure, temporary)
 
 
 def _write_metrics(run: RunDirectory, metrics: dict[str, Any]) -> None:

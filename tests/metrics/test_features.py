@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from implicit_em.metrics.feature_grid import feature_grid, save_feature_grid
+from implicit_em.metrics.feature_grid import feature_grid, feature_summary, is_image, save_figure
 
 
 def picture(weight, shape):
@@ -84,5 +84,30 @@ def test_weights_of_zero_are_white():
 
 
 def test_saves_a_png_under_any_name(tmp_path):
-    save_feature_grid(draw(4, 64), (8, 8), tmp_path / "features.png.part")
+    save_figure(feature_grid(draw(4, 64), (8, 8)), tmp_path / "features.png.part")
     assert imread(tmp_path / "features.png.part", format="png").std() > 0
+
+
+def test_a_sample_with_two_dimensions_is_an_image():
+    assert all(map(is_image, [(8, 8), (1, 8, 8), (8, 8, 1)]))
+    assert not any(map(is_image, [(12,), (3, 8, 8), (1, 12), ()]))
+
+
+def test_the_summary_shows_norms_cosines_and_energies():
+    weight = np.array([[3.0, 0.0], [0.0, 1.0], [2.0, 0.0]])
+    energies = np.array([[0.0, 1.0, 2.0], [0.0, 0.0, -1.0]])
+    norm_axes, cosine_axes, energy_axes = feature_summary(weight, energies).axes
+    assert norm_axes.lines[0].get_ydata().tolist() == [3, 2, 1]
+    heights = np.array([bar.get_height() for bar in cosine_axes.patches])
+    centres = np.array([bar.get_x() + bar.get_width() / 2 for bar in cosine_axes.patches])
+    assert heights.sum() * (2 / 80) == pytest.approx(1)
+    assert centres[heights > 0] == pytest.approx([0.0125, 0.9875])
+    assert energy_axes.get_title() == "Energies above 0: 33.3% of all"
+    assert sum(bar.get_height() for bar in energy_axes.patches) == 2
+
+
+@pytest.mark.parametrize("components", [1, 2_000])
+def test_the_summary_of_a_dead_layer_or_a_wide_one_is_drawn(components, tmp_path):
+    figure = feature_summary(np.zeros((components, 3)), np.zeros((5, components)))
+    save_figure(figure, tmp_path / "features.png")
+    assert len(figure.axes[0].lines[0].get_ydata()) == min(components, 1024)
