@@ -2,16 +2,14 @@
 
 import os
 import subprocess
-import sys
-import sysconfig
 import tomllib
-import venv
 from importlib import import_module
 from importlib.metadata import version
 
 import numpy as np
 import pytest
 from helpers.paths import ROOT
+from helpers.wheel import install_wheel
 
 from implicit_em.cli import COMMANDS, main
 from implicit_em.sweeps.summary import read_jobs
@@ -52,26 +50,7 @@ def test_the_wheel_declares_the_command():
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """A fresh environment with a wheel of the project, its dependencies those of this one."""
-    root = tmp_path_factory.mktemp("wheel")
-    build = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--wheel-dir",
-        root,
-        ROOT,
-    ]
-    subprocess.run(build, check=True)
-    venv.create(root / "venv", with_pip=True)
-    python = root / "venv" / "bin" / "python"
-    (built,) = root.glob("*.whl")
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", built], check=True)
-    purelib = sysconfig.get_path("purelib")  # without its .pth files, which name this checkout
-    return root / "venv" / "bin" / "implicit-em", os.environ | {"PYTHONPATH": purelib}
+    return install_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.mark.slow
@@ -85,7 +64,11 @@ def test_a_wheel_trains_and_summarises_outside_of_a_checkout(launcher, wheel, tm
 
     def run(*arguments):
         return subprocess.run(
-            [command, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
+            [command, *arguments],
+            cwd=tmp_path,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
         )
 
     np.save(tmp_path / "X.npy", np.random.default_rng(0).normal(size=(300, 20)).astype("f"))
