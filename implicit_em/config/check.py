@@ -132,7 +132,7 @@ def _dry_run(spec: RunSpec, trainer: pl.Trainer) -> None:
         if reason:
             raise ConfigError(f"trainer.devices={settings['trainer']['devices']}: {reason}")
         with _refusing(loss):
-            _, parts = objective(outputs)
+            parts = objective.values(outputs)
         _check_values(parts, ())
     undefined = [name for name, value in parts.items() if not value.isfinite()]
     if batch_size == 1 and undefined:
@@ -145,14 +145,15 @@ def _dry_run(spec: RunSpec, trainer: pl.Trainer) -> None:
     _check_values(dict(zip(parts, values, strict=True)), (1,))
 
 
-def _check_values(values: Mapping[str, torch.Tensor], leading: tuple[int, ...]) -> None:
+def _check_values(values: Mapping[str, Any], leading: tuple[int, ...]) -> None:
     """Raise ``ConfigError`` for a loss term that does not reduce over samples and components."""
     for name, value in values.items():
-        if value.shape != leading:
+        is_tensor = isinstance(value, torch.Tensor)
+        if not is_tensor or value.shape != leading:
+            found = f"the shape {tuple(value.shape)}" if is_tensor else f"a {type(value).__name__}"
             raise ConfigError(
                 f"loss.{name}: must return one number for each leading index of the energies, the "
-                f"shape {leading} for energies of {len(leading) + 2} dimensions; it returns the "
-                f"shape {tuple(value.shape)}"
+                f"shape {leading} for energies of {len(leading) + 2} dimensions; it returns {found}"
             )
 
 
