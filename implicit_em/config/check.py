@@ -38,8 +38,8 @@ def check(spec: RunSpec, here: bool = True) -> None:
 
     The check builds the data module, the model for a narrow input, the objective, the optimizer
     and the Trainer. It computes the objective of a few random samples, as measuring and as training
-    do. Their errors are passed on. Runs that differ only in the seed or logger are checked once. If
-    a run will train ``here``, this machine must have its device and files.
+    do, and their final metrics. Errors are passed on. Runs that differ only in the seed or logger
+    are checked once. If a run will train ``here``, this machine must have its device and files.
     """
     irrelevant = ("seed", "logger", "checkpoint", "resume", "overwrite")  # the schema checks them
     relevant = {key: value for key, value in spec.settings.items() if key not in irrelevant}
@@ -129,6 +129,9 @@ def _dry_run(spec: RunSpec, trainer: pl.Trainer) -> None:
         energies, units = outputs["energies"].shape[-1], module.model.weight.shape[-2]
         if energies != units:
             raise ConfigError(f"{model}: gives {energies} energies; its weight has {units} rows")
+        with _refusing(f"{model} in testing"), torch.no_grad():
+            module.test_step(x, 0)
+            module.finals.compute()
         if reason:
             raise ConfigError(f"trainer.devices={settings['trainer']['devices']}: {reason}")
         with _refusing(loss):

@@ -52,6 +52,13 @@ class OneLess(Encoder):
         return super().forward(x)[..., 1:]
 
 
+class Undecoded(Encoder):
+    """Fails only when it is measured."""
+
+    def decode(self, energies):
+        raise NotImplementedError("no decoder")
+
+
 class Expanded(Encoder):
     """Takes the tensor of a stack's input."""
 
@@ -82,6 +89,7 @@ class Expanded(Encoder):
             r"^loss\.own: must return one number for each leading index .* it returns a Mean$",
         ),
         (["model._target_=test_check.OneLess"], "model: gives 63 energies; its weight has 64 rows"),
+        (["model._target_=test_check.Undecoded"], "model in testing: no decoder"),
         (["model._target_=test_check.Centred"], "model in training, with loss: 'SharedInput'"),
     ],
 )
