@@ -13,10 +13,12 @@ from implicit_em.data import ResidentDataModule, as_unit_float
 from implicit_em.metrics.reconstruction import RIDGE, fvu_of, ridge_decoder, wide_ridge_decoder
 from implicit_em.training.loading import load
 
-SAMPLES = 4096
-"""Largest number of samples that ``metrics.json`` fits the decoder on, and measures it on."""
+FITTED = 4096
+"""Largest number of training samples that ``ridge_fvu`` fits the decoder on."""
+MEASURED = 2048
+"""Largest number of final samples that ``ridge_fvu`` measures the decoder on."""
 BATCH = 256
-"""Number of samples decoded at a time: blocks that stay in a processor's cache."""
+"""Number of samples encoded at a time: a block that stays in a processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -84,17 +86,18 @@ def fit_decoder(run: str | Path | Any, x: Any, ridge: float = RIDGE) -> RidgeDec
 def ridge_fvu(model: Any, data: ResidentDataModule) -> float:
     """Return the FVU of the data's final samples, by a decoder fitted on training samples.
 
-    Both are a fixed choice of at most 4,096.
+    Both are a fixed choice, of at most ``FITTED`` and ``MEASURED``.
     """
     samples, _ = data.split("train")
     final, _ = data.final_samples()
     indices = data.train_indices()
-    decoder = fit_decoder(model, samples[indices[_choice(len(indices))]])
-    return decoder.fvu(final[_choice(len(final))])
+    decoder = fit_decoder(model, samples[indices[_choice(len(indices), FITTED)]])
+    return decoder.fvu(final[_choice(len(final), MEASURED)])
 
 
-def _choice(samples: int) -> Tensor:
-    rows = np.random.default_rng(0).permutation(samples)[:SAMPLES]
+def _choice(samples: int, most: int) -> Tensor:
+    """Return the rows of at most ``most`` of N samples, always the same, in order."""
+    rows = np.random.default_rng(0).permutation(samples)[:most]
     return torch.from_numpy(np.sort(rows))
 
 

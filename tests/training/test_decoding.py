@@ -56,11 +56,13 @@ def test_a_ridge_of_0_is_refused(samples):
 
 
 def test_a_run_is_measured_by_the_decoder_of_a_fixed_choice(composed, small, tmp_path, monkeypatch):
-    monkeypatch.setattr("implicit_em.training.decoding.SAMPLES", 150)
+    monkeypatch.setattr("implicit_em.training.decoding.FITTED", 300)
+    monkeypatch.setattr("implicit_em.training.decoding.MEASURED", 150)
     cfg = composed(*small, "probe=none", "data.val_size=100")
     metrics = train(cfg, tmp_path)
     data = RunSpec.of(cfg).build_data()
-    choice, final = (np.sort(np.random.default_rng(0).permutation(n)[:150]) for n in (500, 200))
+    choice = np.sort(np.random.default_rng(0).permutation(500)[:300])
+    final = np.sort(np.random.default_rng(0).permutation(200)[:150])
     fitted_on = data.split("train")[0][data.train_indices()[choice]]
     assert (
         fit_decoder(tmp_path, fitted_on).fvu(data.split("test")[0][final]) == metrics["ridge_fvu"]
