@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from implicit_em.metrics.feature_grid import feature_grid
     from implicit_em.metrics.probe import linear_probe
     from implicit_em.models import Encoder, SparseAutoencoder
+    from implicit_em.training.decoding import fit_decoder
     from implicit_em.training.loading import load
     from implicit_em.training.run import train
 
@@ -35,6 +36,7 @@ _HOMES = {
     "Term": "losses",
     "TorchvisionDataModule": "data",
     "feature_grid": "metrics.feature_grid",
+    "fit_decoder": "training.decoding",
     "linear_probe": "metrics.probe",
     "load": "training.loading",
     "train": "training.run",
@@ -49,3 +51,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(f"implicit_em.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -22,6 +22,7 @@ from implicit_em.training.directory import RunDirectory
 from implicit_em.training.loading import load_weights
 from implicit_em.training.measurement import evaluate_module, probe_module
 from implicit_em.training.progress import print_result
+from implicit_em.training.results import without_infinities
 
 
 def evaluate(run_dir: str | Path, data: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def evaluate(run_dir: str | Path, data: Mapping[str, Any] | None = None) -> dict
     metrics |= evaluate_module(module, samples, trainer)
     if settings["probe"] == "linear":
         metrics["probe_accuracy"] = probe_module(module, samples, threads)
-    return metrics
+    return without_infinities(metrics)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -38,8 +38,8 @@ def check(spec: RunSpec, here: bool = True) -> None:
 
     The check builds the data module, the model for a narrow input, the objective, the optimizer
     and the Trainer. It computes the objective of a few random samples, as measuring and as training
-    do. Their errors are passed on. Runs that differ only in the seed or logger are checked once. If
-    a run will train ``here``, this machine must have its device and files.
+    do, and their final metrics. Errors are passed on. Runs that differ only in the seed or logger
+    are checked once. If a run will train ``here``, this machine must have its device and files.
     """
     irrelevant = ("seed", "logger", "checkpoint", "resume", "overwrite")  # the schema checks them
     relevant = {key: value for key, value in spec.settings.items() if key not in irrelevant}
@@ -129,10 +129,13 @@ def _dry_run(spec: RunSpec, trainer: pl.Trainer) -> None:
         energies, units = outputs["energies"].shape[-1], module.model.weight.shape[-2]
         if energies != units:
             raise ConfigError(f"{model}: gives {energies} energies; its weight has {units} rows")
+        with _refusing(f"{model} in testing"), torch.no_grad():
+            module.test_step(x, 0)
+            module.finals.compute()
         if reason:
             raise ConfigError(f"trainer.devices={settings['trainer']['devices']}: {reason}")
         with _refusing(loss):
-            _, parts = objective(outputs)
+            parts = objective.values(outputs)
         _check_values(parts, ())
     undefined = [name for name, value in parts.items() if not value.isfinite()]
     if batch_size == 1 and undefined:
@@ -145,14 +148,15 @@ def _dry_run(spec: RunSpec, trainer: pl.Trainer) -> None:
     _check_values(dict(zip(parts, values, strict=True)), (1,))
 
 
-def _check_values(values: Mapping[str, torch.Tensor], leading: tuple[int, ...]) -> None:
+def _check_values(values: Mapping[str, Any], leading: tuple[int, ...]) -> None:
     """Raise ``ConfigError`` for a loss term that does not reduce over samples and components."""
     for name, value in values.items():
-        if value.shape != leading:
+        is_tensor = isinstance(value, torch.Tensor)
+        if not is_tensor or value.shape != leading:
+            found = f"the shape {tuple(value.shape)}" if is_tensor else f"a {type(value).__name__}"
             raise ConfigError(
                 f"loss.{name}: must return one number for each leading index of the energies, the "
-                f"shape {leading} for energies of {len(leading) + 2} dimensions; it returns the "
-                f"shape {tuple(value.shape)}"
+                f"shape {leading} for energies of {len(leading) + 2} dimensions; it returns {found}"
             )
 
 

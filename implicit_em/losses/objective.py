@@ -89,11 +89,16 @@ class Objective:
 
     def __call__(self, outputs: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the total and the unweighted terms; ``outputs`` has all tensors of ``inputs``."""
+        values = self.values(outputs)
+        return self._total(values), values
+
+    def values(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the unweighted terms by name; ``outputs`` has all tensors of ``inputs``."""
         found = self._evaluate_others(outputs)
         if self._closed:
             values = derived.evaluate(outputs["energies"], list(self._closed.values()))
             found |= zip(self._closed, values, strict=True)
-        return self._total(found), {name: found[name] for name in self.terms}
+        return {name: found[name] for name in self.terms}
 
     def _evaluate_others(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {

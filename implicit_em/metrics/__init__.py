@@ -1,6 +1,7 @@
 """Measurements of a layer of energies: metrics, probes, reconstruction, convergence, pictures."""
 
 from implicit_em.metrics.energies import (
+    L0,
     SILENT_SHARE,
     DeadUnits,
     Density,
@@ -14,6 +15,7 @@ from implicit_em.metrics.energies import (
 )
 
 __all__ = [
+    "L0",
     "SILENT_SHARE",
     "DeadUnits",
     "Density",

@@ -17,7 +17,7 @@ ROUNDING = 8 * torch.finfo(torch.float32).eps
 SILENT_SHARE = 0.01
 CURVES = ("dead_units", "redundancy", "responsibility_entropy", "density")
 """Names of the metrics that are followed during training."""
-FINAL = (*CURVES, "silent_units", "maximum_responsibility")
+FINAL = (*CURVES, "l0", "silent_units", "maximum_responsibility")
 """Names of those of a trained model, beside its reconstruction error."""
 RECONSTRUCTION = ("reconstruction_mse", "transpose_reconstruction_mse")
 """Names of the reconstruction error: by a decoder, or by the transposed encoder."""
@@ -263,6 +263,14 @@ class Density(_Mean):
         super().update((energies.abs() > self.threshold).double())
 
 
+class L0(_Mean):
+    """Mean over the images of the number of components with ``E_j > 0``."""
+
+    def update(self, energies: Tensor) -> None:  # type: ignore[override]
+        """Add a batch of energies ``(B, K)``."""
+        super().update((energies > 0).sum(-1).double())
+
+
 def energy_metrics(components: int) -> MetricCollection:
     """Return the metrics to follow during training; they are updated with ``energies``."""
     return MetricCollection(
@@ -292,6 +300,7 @@ def final_metrics(components: int, reconstruction: str = "reconstruction_mse") -
     collection = energy_metrics(components)
     collection.add_metrics(
         {
+            "l0": L0(),
             "silent_units": SilentUnits(components),
             "maximum_responsibility": MaximumResponsibility(),
             reconstruction: MeanSquaredError().set_dtype(torch.float64),

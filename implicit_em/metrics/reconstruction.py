@@ -1,34 +1,50 @@
-"""Fraction of the input's variance that activations leave unexplained, in float64."""
+"""Fraction of the input's variance that activations leave unexplained, and linear decoders."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
-from scipy.linalg import pinvh
+import torch
+from torch import Tensor
 
 CUTOFF = 1e-10
 """Share of the largest eigenvalue of the units' correlation matrix below which others count as 0.
 
 Such directions have 1e-5 of the strongest one's deviation, far more than float32 rounding.
 """
+RIDGE = 1e-3
+"""Default strength of the ridge, beside the variance 1 of a standardised unit."""
 BLOCK = 4096
+
+Pairs = Iterable[tuple[Tensor, Tensor]]
 
 
 def fvu(x_ND: np.ndarray, reconstruction_ND: np.ndarray) -> float:
     """Return the fraction of variance unexplained, ``sum (x - x̂)² / sum (x - mean x)²``.
 
-    Both sums run over samples and features; the mean is that of these samples. The result is 1 for
-    the mean predictor and 0 for a perfect one (the normalised error of Gao et al. 2024, arXiv
-    2406.04093), and NaN if no feature varies.
+    Both sums run over samples and features, in float64. The mean is that of these samples. The
+    result is 1 for the mean predictor and 0 for a perfect one (the normalised error of Gao et al.
+    2024, arXiv 2406.04093), and NaN if no feature varies.
     """
-    if not (x_ND != x_ND[0]).any():
-        return float("nan")
-    mean_D = x_ND.mean(0, dtype=np.float64)
-    residual = variance = 0.0
-    for rows in _blocks(len(x_ND)):
-        x_BD = x_ND[rows].astype(np.float64)
-        residual += np.square(x_BD - reconstruction_ND[rows]).sum()
-        variance += np.square(x_BD - mean_D).sum()
-    return float(residual / variance)
+    return fvu_of(_blocks(x_ND, reconstruction_ND))
+
+
+def fvu_of(pairs: Pairs) -> float:
+    """Return ``fvu`` from blocks of inputs and their reconstructions, both ``(B, D)``.
+
+    The sums over a block are in its precision, those over blocks in float64.
+    """
+    count, residual, squares, sums_D = 0, 0.0, 0.0, torch.zeros(())
+    for x_BD, reconstruction_BD in pairs:
+        if not count:
+            origin_D = x_BD[0]
+        # About the first sample: exact for features that are constant, or on a high level.
+        moved_BD = x_BD - origin_D
+        count += len(x_BD)
+        sums_D = sums_D + moved_BD.sum(0).double()
+        squares += _squares(moved_BD)
+        residual += _squares(x_BD - reconstruction_BD)
+    variance = squares - sums_D.square().sum().item() / count
+    return residual / variance if squares else float("nan")
 
 
 def least_squares_decoder(
@@ -36,23 +52,19 @@ def least_squares_decoder(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return weight ``(K, D)`` and bias ``(D,)`` of the linear decoder of least squared error.
 
-    It solves the normal equations of the standardised units, so a unit's scale and level do not
-    matter. If units are constant or dependent, it takes the solution of least norm, in which
+    It solves the normal equations of the standardised units in float64, so a unit's scale and level
+    do not matter. If units are constant or dependent, it takes the solution of least norm, in which
     constant units have weight 0.
     """
+    # Imported here: a run that is measured by a ridge decoder does not need it.
+    from scipy.linalg import pinvh
+
     if not (np.isfinite(activations_NK).all() and np.isfinite(x_ND).all()):
         raise ValueError("activations and inputs must be finite")
-    mean_K, x_mean_D = (samples.mean(0, dtype=np.float64) for samples in (activations_NK, x_ND))
-    varies_K = (activations_NK != activations_NK[0]).any(0)
-    scale_K = varies_K / np.where(varies_K, activations_NK.std(0, dtype=np.float64), 1)
-    gram_KK = np.zeros((len(mean_K), len(mean_K)))
-    products_KD = np.zeros((len(mean_K), len(x_mean_D)))
-    for rows in _blocks(len(x_ND)):
-        standardised_BK = (activations_NK[rows] - mean_K) * scale_K
-        gram_KK += standardised_BK.T @ standardised_BK
-        products_KD += standardised_BK.T @ (x_ND[rows] - x_mean_D)
-    weight_KD = scale_K[:, None] * (pinvh(gram_KK, rtol=CUTOFF) @ products_KD)
-    return weight_KD, x_mean_D - mean_K @ weight_KD
+    moments = _Moments(_blocks(activations_NK, x_ND))
+    inverse_KK = torch.from_numpy(pinvh(moments.correlation_KK.numpy(), rtol=CUTOFF))
+    weight_KD, bias_D = moments.decoder(inverse_KK @ moments.covariance_KD)
+    return weight_KD.numpy(), bias_D.numpy()
 
 
 def least_squares_fvu(
@@ -70,5 +82,92 @@ def least_squares_fvu(
     return fvu(test_x_MD, test_activations_MK @ weight_KD + bias_D)
 
 
-def _blocks(samples: int) -> Iterator[slice]:
-    return (slice(start, start + BLOCK) for start in range(0, samples, BLOCK))
+def ridge_decoder(pairs: Pairs, ridge: float = RIDGE) -> tuple[Tensor, Tensor]:
+    """Return weight ``(K, D)`` and bias ``(D,)`` of the decoder by ridge regression, float64.
+
+    With ``z`` the units standardised over the samples, the weight of ``z`` is ``(mean z z^T +
+    ridge I)^-1 mean z (x - mean x)^T``. A unit's scale and level do not matter, and constant units
+    have weight 0.
+
+    Args:
+        pairs: blocks of activations ``(B, K)`` with their inputs ``(B, D)``. Products of a block
+            are in its precision, their sums in float64.
+        ridge: strength, above 0.
+    """
+    moments = _Moments(pairs)
+    matrix_KK = moments.correlation_KK
+    matrix_KK.diagonal().add_(ridge)
+    return moments.decoder(torch.linalg.solve(matrix_KK, moments.covariance_KD))
+
+
+def wide_ridge_decoder(pairs: Pairs, ridge: float = RIDGE) -> tuple[Tensor, Tensor]:
+    """Return ``ridge_decoder`` by an N x N matrix, which is the smaller one if K exceeds N."""
+    activations_NK, x_ND = (torch.cat(blocks).double() for blocks in zip(*pairs, strict=True))
+    mean_K, mean_D = activations_NK.mean(0), x_ND.mean(0)
+    scale_K = _scale((activations_NK - activations_NK[0]).var(0, correction=0))
+    z_NK = (activations_NK - mean_K) * scale_K
+    matrix_NN = z_NK @ z_NK.T
+    matrix_NN.diagonal().add_(ridge * len(z_NK))
+    weight_KD = z_NK.T @ torch.linalg.solve(matrix_NN, x_ND - mean_D)
+    return _decoder(weight_KD, scale_K, mean_K, mean_D)
+
+
+class _Moments:
+    """Moments of activations and their inputs, with the units standardised, in float64."""
+
+    def __init__(self, pairs: Pairs) -> None:
+        count = 0
+        totals: list[Tensor] = []
+        for activations_BK, x_BD in pairs:
+            if not count:
+                first_K, first_D = activations_BK[0], x_BD[0]
+            # About the first sample: exact for units that are constant, or on a high level.
+            moved_BK, moved_BD = activations_BK - first_K, x_BD - first_D
+            sums = (
+                *(moved_BK.sum(0), moved_BD.sum(0)),
+                *(moved_BK.T @ moved_BK, moved_BK.T @ moved_BD),
+            )
+            if count:
+                for total, part in zip(totals, sums, strict=True):
+                    total += part
+            else:
+                totals = [part.double() for part in sums]
+            count += len(x_BD)
+        sum_K, sum_D, products_KK, products_KD = totals
+        mean_K, mean_D = sum_K / count, sum_D / count
+        covariance_KK = products_KK.div_(count).sub_(mean_K.outer(mean_K))
+        self.scale_K = _scale(covariance_KK.diagonal())
+        self.mean_K, self.mean_D = mean_K + first_K, mean_D + first_D
+        self.correlation_KK = covariance_KK.mul_(self.scale_K.outer(self.scale_K))
+        covariance_KD = products_KD.div_(count).sub_(mean_K.outer(mean_D))
+        self.covariance_KD = covariance_KD.mul_(self.scale_K[:, None])
+
+    def decoder(self, weight_KD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return weight and bias for the units, given the weight for the standardised units."""
+        return _decoder(weight_KD, self.scale_K, self.mean_K, self.mean_D)
+
+
+def _decoder(
+    weight_KD: Tensor, scale_K: Tensor, mean_K: Tensor, mean_D: Tensor
+) -> tuple[Tensor, Tensor]:
+    weight_KD = scale_K[:, None] * weight_KD
+    return weight_KD, mean_D - mean_K @ weight_KD
+
+
+def _squares(values: Tensor) -> float:
+    """Return the sum of the squares of all elements."""
+    flat = values.flatten()
+    return flat.dot(flat).item()
+
+
+def _scale(variance_K: Tensor) -> Tensor:
+    """Return 1 over each standard deviation; 0 where rounding leaves no variance."""
+    return torch.where(variance_K <= 0, 0, variance_K.rsqrt())
+
+
+def _blocks(first: np.ndarray, second: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield blocks of rows of both arrays as float64 tensors."""
+    for start in range(0, len(first), BLOCK):
+        rows = slice(start, start + BLOCK)
+        # Copies: the arrays may be read-only.
+        yield torch.tensor(first[rows]).double(), torch.tensor(second[rows]).double()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from implicit_em.models.encoder import Encoder
+from implicit_em.models.linear import in_dtype_of
 from implicit_em.models.sae import SparseAutoencoder
 
 
@@ -138,7 +139,7 @@ class NMF(_Factors):
     def encode(self, x: Any) -> Tensor:
         """Return the codes ``(..., K)`` of inputs ``(..., D)``."""
         parts = self.decoder.weight
-        gram, target = parts.mT @ parts, x @ parts
+        gram, target = parts.mT @ parts, in_dtype_of(parts, x) @ parts
         codes = torch.zeros_like(target)
         for _ in range(self.sweeps):
             for j, row in enumerate(gram):
@@ -169,7 +170,7 @@ class KMeans(Encoder):
 
     def forward(self, x: Any) -> Tensor:
         """Return the codes ``(..., K)`` of inputs ``(..., D)``."""
-        distances = torch.cdist(x, self.weight)
+        distances = torch.cdist(in_dtype_of(self.weight, x), self.weight)
         return self.activation(distances.mean(-1, keepdim=True) - distances)
 
 
@@ -214,6 +215,7 @@ class GaussianMixture(Encoder):
 
     def forward(self, x: Any) -> Tensor:
         """Return the energies ``(..., K)`` of inputs ``(..., D)``."""
+        x = in_dtype_of(self.weight, x)
         scaled = self.weight * self.precision
         squares = x.square() @ self.precision.T - 2 * x @ scaled.T + (self.weight * scaled).sum(-1)
         return self.linear.bias + squares / 2

@@ -52,6 +52,26 @@ class Encoder(nn.Module):
         """Return ``E W``, the reconstructions ``(..., D)`` by the transposed encoder matrix."""
         return energies @ self.weight
 
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Return reconstructions of inputs by the transposed encoder matrix, both ``(..., D)``.
+
+        Nothing trains it as a decoder; ``implicit_em.fit_decoder`` fits one.
+
+        Raises:
+            ValueError: if the model transforms its input first, and so has rows of another width.
+        """
+        reconstruction = self.decode(self.encode(x))
+        if reconstruction.shape != x.shape:
+            raise ValueError(
+                f"{type(self).__name__}: its rows have width {self.weight.shape[-1]}, its inputs "
+                f"{x.shape[-1]}; implicit_em.fit_decoder fits a decoder"
+            )
+        return reconstruction
+
+    def extra_repr(self) -> str:
+        """Return what calling the model gives."""
+        return f"model(x), model.encode(x): energies (..., {self.weight.shape[-2]})"
+
     def training_outputs(self, x: Tensor | SharedInput) -> dict[str, Tensor]:
         """Return the tensors of a training step: the ``energies``."""
         return {"energies": self(x)}

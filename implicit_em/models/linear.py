@@ -47,7 +47,7 @@ class Linear(nn.Linear):
         own: Tensor | None = self.bias
         bias = own if bias is None else bias
         if self.weight.dim() == 2:
-            return nn.functional.linear(x, self.weight, bias)
+            return nn.functional.linear(in_dtype_of(self.weight, x), self.weight, bias)
         if bias is None:
             bias = self.weight.new_zeros(self.weight.shape[:-1])
         device = self.weight.device.type
@@ -56,6 +56,17 @@ class Linear(nn.Linear):
         if not isinstance(x, SharedInput):
             x = SharedInput(x, [1] * len(x))
         return _Affine.apply(self.weight, bias, x.batches, x.counts, dtype)
+
+
+def in_dtype_of(weight: Tensor, x: Tensor) -> Tensor:
+    """Return inputs in the dtype of a weight.
+
+    Raises:
+        TypeError: if the inputs are no floating-point numbers, whose scale is unknown.
+    """
+    if not x.is_floating_point():
+        raise TypeError(f"inputs of {x.dtype}: must be floating point, scaled as in training")
+    return x.to(weight.dtype)
 
 
 class _Affine(Function):

@@ -57,6 +57,18 @@ class SparseAutoencoder(nn.Module):
             **others,
         }
 
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Return the reconstructions of inputs by the decoder, both ``(..., D)``."""
+        return self.decode(self.encode(x))
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the reconstructions of inputs, both ``(..., D)``."""
-        return self.decode(self.encode(x))
+        return self.reconstruct(x)
+
+    def extra_repr(self) -> str:
+        """Return what calling the model gives."""
+        units, width = self.weight.shape[-2:]
+        return (
+            f"model(x), model.reconstruct(x): reconstructions (..., {width})\n"
+            f"model.encode(x): activations (..., {units})"
+        )

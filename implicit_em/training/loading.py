@@ -36,8 +36,11 @@ def load(run_dir: str | Path, classes: Sequence[type[nn.Module]] = ()) -> nn.Mod
         classes: your own model and activation classes, if the run used any.
 
     Returns:
-        An ``Encoder``, which maps inputs ``(..., D)``, scaled as in training, to energies
-        ``(..., K)``; or a ``SparseAutoencoder``.
+        The model, for inputs ``(..., D)`` that are floating point and scaled as in training. They
+        are converted to the model's dtype. ``model.encode(x)`` returns the energies ``(..., K)``
+        of an ``Encoder``, or the hidden activations of a ``SparseAutoencoder``.
+        ``model.reconstruct(x)`` returns reconstructions ``(..., D)``. Calling an ``Encoder``
+        encodes, calling a ``SparseAutoencoder`` reconstructs; ``repr(model)`` says which.
 
     Raises:
         FileNotFoundError: if the directory holds no trained model.

@@ -8,10 +8,11 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from implicit_em.data import ResidentDataModule, as_unit_float
+from implicit_em.data import ResidentDataModule
 from implicit_em.engine.modules import EnergyModule
+from implicit_em.metrics.energies import RECONSTRUCTION
 from implicit_em.metrics.probe import linear_probe
-from implicit_em.models import SparseAutoencoder
+from implicit_em.training.decoding import encoded, ridge_fvu
 from implicit_em.training.progress import working
 
 log = logging.getLogger(__name__)
@@ -25,31 +26,35 @@ MONITORING_COST = 0.4
 def evaluate_module(
     module: EnergyModule, data: ResidentDataModule, trainer: pl.Trainer
 ) -> dict[str, float | int | None]:
-    """Return the metrics of the final samples; ``None`` stands for an undefined value."""
+    """Return the metrics of the final samples; ``None`` for a reconstruction that does not apply.
+
+    They are not finite where the energies overflow, and redundancy is NaN in a dead layer.
+    """
     trainer.test(module, datamodule=data, verbose=False)
-    results = {key: float(trainer.callback_metrics[key]) for key in map(str, module.finals)}
-    counts = ("dead_units", "silent_units")
-    return {
-        key: None if np.isnan(value) else int(value) if key in counts else value
-        for key, value in results.items()
-    }
+    results: dict[str, float | int | None] = {}
+    for key in map(str, module.finals):
+        value = trainer.callback_metrics[key].item()
+        if key in ("dead_units", "silent_units"):
+            value = int(value)
+        results[key] = None if key in RECONSTRUCTION and np.isnan(value) else value
+    if trainer.is_global_zero:
+        results["ridge_fvu"] = ridge_fvu(module.model, data)
+    return results
 
 
-@torch.no_grad()
 def energies_of(model: Any, samples: Tensor, batch_size: int = 2_000) -> np.ndarray:
-    """Return an encoder's energies, or an autoencoder's hidden activations, batch by batch.
+    """Return a model's energies, or an autoencoder's hidden activations.
 
     Args:
+        model: model whose ``encode`` gives them.
         samples: shape ``(N, D)``; uint8, which is scaled to [0, 1], or floating point.
+        batch_size: number of samples in a batch.
 
     Returns:
         Shape ``(N, K)``; float32 or float64.
     """
-    encode = model.encode if isinstance(model, SparseAutoencoder) else model
-    weight = model.weight
-    batches = (as_unit_float(batch.to(weight.device)) for batch in samples.split(batch_size))
-    energies = torch.cat([encode(batch.to(weight.dtype)).cpu() for batch in batches])
-    return energies.to(torch.promote_types(weight.dtype, torch.float32)).numpy()
+    batches = (energies.cpu() for energies, _ in encoded(model, samples, batch_size))
+    return torch.cat(list(batches)).numpy()
 
 
 def probe_module(
@@ -57,7 +62,8 @@ def probe_module(
 ) -> float | None:
     """Return the linear probe's accuracy on the energies of the data's final samples.
 
-    Returns ``None`` if all training labels are equal, for example because there are none.
+    It is ``None`` if all training labels are equal, for example because there are none, and NaN if
+    the energies are not finite.
     """
     train_samples, train_labels = data.split("train")
     test_samples, test_labels = data.final_samples()
@@ -65,13 +71,13 @@ def probe_module(
     if len(train_labels[indices].unique()) < 2:
         log.info("no linear probe: no labels, or all of a single class")
         return None
+    train = energies_of(module.model, train_samples[indices])
+    test = energies_of(module.model, test_samples)
+    if not (np.isfinite(train).all() and np.isfinite(test).all()):
+        return float("nan")
     with working("linear probe on the training features"):
         accuracy = linear_probe(
-            energies_of(module.model, train_samples[indices]),
-            train_labels[indices].cpu().numpy(),
-            energies_of(module.model, test_samples),
-            test_labels.cpu().numpy(),
-            threads,
+            train, train_labels[indices].cpu().numpy(), test, test_labels.cpu().numpy(), threads
         )
     log.info("linear probe: %.2f %% of the %s images", 100 * accuracy, data.final)
     return accuracy

@@ -1,5 +1,7 @@
 """The content of ``metrics.json``: every key is defined here or in ``metrics.energies``."""
 
+import logging
+import math
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -10,11 +12,13 @@ from implicit_em.config.fingerprint import RESULTS_SCHEMA
 from implicit_em.config.spec import RunSpec
 from implicit_em.metrics.energies import CURVES, FINAL, RECONSTRUCTION
 
+log = logging.getLogger(__name__)
+
 VERSIONS_OF = ("implicit-em", "torch", "pytorch-lightning", "hydra-core", "numpy", "scikit-learn")
 IN_TABLE = (
     *("dead_units", "silent_units", "redundancy"),
-    *("responsibility_entropy", "maximum_responsibility", "density"),
-    *RECONSTRUCTION,
+    *("responsibility_entropy", "maximum_responsibility", "density", "l0"),
+    *(*RECONSTRUCTION, "ridge_fvu"),
     *("probe_accuracy", "final_loss", "convergence_epoch", "parameters", "epochs", "train_seconds"),
 )
 """Keys in the table of a run; those without a value are left out."""
@@ -48,7 +52,7 @@ class Results:
     final_loss: float | None = None
     convergence_epoch: int | None = None
     measured: Mapping[str, float | int | None] = field(
-        default_factory=lambda: dict.fromkeys((*FINAL, *RECONSTRUCTION))
+        default_factory=lambda: dict.fromkeys((*FINAL, *RECONSTRUCTION, "ridge_fvu"))
     )
     probe_accuracy: float | None = None
     train_seconds: float | None = None
@@ -73,3 +77,11 @@ class Results:
             value = getattr(self, entry.name)
             content |= value if entry.name == "measured" else {entry.name: value}
         return content
+
+
+def without_infinities(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metrics with ``None`` for values that are not finite; one warning names them."""
+    lost = [k for k, v in metrics.items() if isinstance(v, float) and not math.isfinite(v)]
+    if lost:
+        log.warning("not finite, so null: %s", ", ".join(lost))
+    return {**metrics, **dict.fromkeys(lost)}

@@ -24,7 +24,7 @@ from implicit_em.training.fitting import Fit
 from implicit_em.training.loading import save_model
 from implicit_em.training.measurement import energies_of, evaluate_module, probe_module
 from implicit_em.training.progress import print_result
-from implicit_em.training.results import Results
+from implicit_em.training.results import Results, without_infinities
 from implicit_em.training.resuming import continued
 from implicit_em.training.tracking import finish_logger, start_logger
 
@@ -107,7 +107,8 @@ def _train_here(spec: RunSpec, run: RunDirectory) -> dict[str, Any]:
         log.error("failed: %s", results.error)
         raise
     finally:
-        metrics = results.updated(**(fit.so_far if fit else {})).as_dict()
+        results = results.updated(**(fit.so_far if fit else {}))
+        metrics = without_infinities(results.as_dict())
         try:
             _write_metrics(run, metrics)
         finally:
@@ -135,7 +136,9 @@ def _save(fit: Fit, run: RunDirectory) -> None:
     model, data = fit.module.model, fit.data
     save_model(run, model, fit.spec.model_arguments(data.in_features), data.sample_shape)
     weight_KD = model.weight.detach().cpu().float().numpy()
-    if is_image(data.sample_shape):
+    weight_KD = model.weight.detach().cpu().float().numpy()
+    # Rows of another width than the samples' belong to a model that transforms its input.
+    if is_image(data.sample_shape) and weight_KD.shape[1] == data.in_features:
         figure = feature_grid(weight_KD, data.sample_shape)
     else:
         samples, _ = data.final_samples()

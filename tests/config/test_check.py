@@ -25,6 +25,17 @@ def of_all_replicas(energies):
     return energies.mean()
 
 
+def nothing(energies):
+    return None
+
+
+class Mean(nn.Module):
+    """A class where a function is expected."""
+
+    def forward(self, energies):
+        return energies.mean((-1, -2))
+
+
 class Centred(Encoder):
     """Declares what it does not keep: in training its input is no tensor."""
 
@@ -39,6 +50,13 @@ class OneLess(Encoder):
 
     def forward(self, x):
         return super().forward(x)[..., 1:]
+
+
+class Undecoded(Encoder):
+    """Fails only when it is measured."""
+
+    def decode(self, energies):
+        raise NotImplementedError("no decoder")
 
 
 class Expanded(Encoder):
@@ -62,7 +80,16 @@ class Expanded(Encoder):
             ["+loss.own._target_=test_check.of_all_replicas"],
             r"loss\.own: must return one number .* the shape \(1,\) .* returns the shape \(\)",
         ),
+        (
+            ["+loss.own._target_=test_check.nothing"],
+            r"^loss\.own: must return one number for each leading index .* returns a NoneType$",
+        ),
+        (
+            ["+loss.own._target_=test_check.Mean"],
+            r"^loss\.own: must return one number for each leading index .* it returns a Mean$",
+        ),
         (["model._target_=test_check.OneLess"], "model: gives 63 energies; its weight has 64 rows"),
+        (["model._target_=test_check.Undecoded"], "model in testing: no decoder"),
         (["model._target_=test_check.Centred"], "model in training, with loss: 'SharedInput'"),
     ],
 )

@@ -235,7 +235,9 @@ MEASURED = (
     "responsibility_entropy",
     "maximum_responsibility",
     "density",
+    "l0",
     "transpose_reconstruction_mse",
+    "ridge_fvu",
     "probe_accuracy",
 )
 

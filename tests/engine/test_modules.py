@@ -202,6 +202,7 @@ def test_the_final_metrics_are_given_under_their_own_names(module_type):
     found = {k: v.item() for k, v in test.callback_metrics.items()}
     assert set(found) == {
         "dead_units",
+        "l0",
         "silent_units",
         "redundancy",
         "responsibility_entropy",

@@ -16,6 +16,7 @@ from implicit_em.metrics.energies import (
     CURVES,
     FINAL,
     GRAM_ROWS,
+    L0,
     RECONSTRUCTION,
     DeadUnits,
     Density,
@@ -364,6 +365,11 @@ def test_one_update_serves_dead_units_and_redundancy(monkeypatch):
     assert curves["dead_units"].count == SAMPLES
 
 
+def test_l0_counts_the_entries_above_zero_of_a_sample():
+    energies = torch.tensor([[0.0, 1e-9, -2.0, 3.0], [1.0, 0.0, 0.0, 0.0], [-1.0, 0, 0, 0]])
+    assert value(L0(), energies) == 1  # 2 + 1 + 0 in three samples
+
+
 def test_final_metrics_hold_all_and_name_the_reconstruction_error(energies):
     x = torch.rand(SAMPLES, 9, generator=torch.Generator().manual_seed(1))
     reconstruction = x + 0.1 * torch.rand(SAMPLES, 9, generator=torch.Generator().manual_seed(2))
@@ -375,6 +381,7 @@ def test_final_metrics_hold_all_and_name_the_reconstruction_error(energies):
     found = finals.compute()
     assert set(found) == {
         "dead_units",
+        "l0",
         "silent_units",
         "redundancy",
         "responsibility_entropy",

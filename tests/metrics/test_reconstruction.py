@@ -1,11 +1,22 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from sklearn.linear_model import Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from implicit_em.metrics import reconstruction
-from implicit_em.metrics.reconstruction import fvu, least_squares_decoder, least_squares_fvu
+from implicit_em.metrics.reconstruction import (
+    fvu,
+    fvu_of,
+    least_squares_decoder,
+    least_squares_fvu,
+    ridge_decoder,
+    wide_ridge_decoder,
+)
 
 N, D = 300, 9
 FLOATS = arrays(np.float64, (6, 3), elements=st.integers(-50, 50))
@@ -130,3 +141,37 @@ def test_what_is_not_finite_is_refused(x, activations, value):
         broken[3, 1] = value
         with pytest.raises(ValueError, match="must be finite"):
             least_squares_decoder(*((broken, x) if broken.shape[1] == 4 else (activations, broken)))
+
+
+def pairs(activations, x, block=64, dtype=torch.float64):
+    blocks = [torch.tensor(array, dtype=dtype).split(block) for array in (activations, x)]
+    return list(zip(*blocks, strict=True))
+
+
+@pytest.mark.parametrize("ridge", [1e-3, 0.7])
+@pytest.mark.parametrize("solve", [ridge_decoder, wide_ridge_decoder])
+def test_the_ridge_is_that_of_the_standardised_units(x, activations, solve, ridge):
+    more = np.c_[activations, np.zeros(N), np.full(N, 0.1), 1e3 + 1e-3 * activations[:, 0]]
+    weight, bias = solve(pairs(more, x), ridge)
+    reference = make_pipeline(StandardScaler(), Ridge(ridge * N)).fit(more.astype(float), x)
+    assert more @ weight.numpy() + bias.numpy() == pytest.approx(reference.predict(more), abs=1e-5)
+    assert not weight[4:6].any()
+
+
+def test_more_units_than_samples_have_one_ridge_decoder_by_either_matrix(x):
+    wide = np.random.default_rng(1).standard_normal((20, 50))
+    found = [solve(pairs(wide, x[:20], 7)) for solve in (ridge_decoder, wide_ridge_decoder)]
+    for tall, broad in zip(*found, strict=True):
+        assert torch.allclose(tall, broad, rtol=1e-8)
+
+
+def test_the_ridge_decoder_of_float32_on_a_level_is_that_of_float64(x, activations):
+    far = (activations + 100).astype(np.float32)
+    weight, _ = ridge_decoder(pairs(far, x))
+    assert torch.allclose(ridge_decoder(pairs(far, x, 64, torch.float32))[0], weight, atol=1e-6)
+
+
+def test_activations_that_are_not_finite_have_no_ridge_decoder(x, activations):
+    activations[3, 1] = np.inf
+    weight, bias = ridge_decoder(pairs(activations, x))
+    assert np.isnan(fvu_of((b, a @ weight + bias) for a, b in pairs(activations, x)))

@@ -1,0 +1,122 @@
+"""A linear decoder for any model, fitted by ridge regression after the training."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from implicit_em.data import ResidentDataModule, as_unit_float
+from implicit_em.metrics.reconstruction import RIDGE, fvu_of, ridge_decoder, wide_ridge_decoder
+from implicit_em.training.loading import load
+
+FITTED = 4096
+"""Largest number of training samples that ``ridge_fvu`` fits the decoder on."""
+MEASURED = 2048
+"""Largest number of final samples that ``ridge_fvu`` measures the decoder on."""
+BATCH = 256
+"""Number of samples encoded at a time: a block that stays in a processor's cache."""
+
+
+@dataclass(frozen=True)
+class RidgeDecoder:
+    """Linear decoder ``x' = a W + b`` of a model's energies or activations ``a``.
+
+    Args:
+        model: model whose ``encode`` gives ``a``.
+        weight: matrix W, shape ``(K, D)``; a row is the direction that a unit stands for.
+        bias: vector b, shape ``(D,)``.
+    """
+
+    model: Any
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self, activations: Tensor) -> Tensor:
+        """Return the reconstructions ``(..., D)`` of energies or activations ``(..., K)``."""
+        return nn.functional.linear(activations, self.weight.T, self.bias)
+
+    def reconstruct(self, x: Any) -> Tensor:
+        """Return samples ``(N, ...)`` as decoded from their energies, shape ``(N, D)``."""
+        return torch.cat([self(activations) for activations, _ in encoded(self.model, x, BATCH)])
+
+    def fvu(self, x: Any) -> float:
+        """Return the fraction of the variance of samples ``(N, ...)`` that is left unexplained.
+
+        It is ``sum (x - x')^2 / sum (x - mean x)^2``, over samples and features.
+        """
+        return fvu_of((x, self(activations)) for activations, x in encoded(self.model, x, BATCH))
+
+    def explained_variance(self, x: Any) -> float:
+        """Return the fraction of the variance of samples ``(N, ...)`` explained: 1 - FVU."""
+        return 1 - self.fvu(x)
+
+
+def fit_decoder(run: str | Path | Any, x: Any, ridge: float = RIDGE) -> RidgeDecoder:
+    """Fit a linear decoder to a model that may have none, by ridge regression.
+
+    With ``z`` the energies standardised over the samples, the weight of ``z`` is ``(mean z z^T +
+    ridge I)^-1 mean z (x - mean x)^T``. So a unit's scale and level do not matter.
+
+    Args:
+        run: run directory, or a model with ``encode``.
+        x: samples to fit on, a tensor or array of shape ``(N, ...)``. Bytes are scaled to [0, 1];
+            other values must be scaled as in training.
+        ridge: strength of the ridge, above 0, beside the variance 1 of a standardised unit.
+
+    Returns:
+        The decoder. Its ``fvu(x)`` and ``explained_variance(x)`` measure it on any samples.
+
+    Raises:
+        FileNotFoundError: if the directory holds no trained model.
+        ValueError: if the ridge is not above 0, or the model cannot be loaded.
+    """
+    if not ridge > 0:
+        raise ValueError(f"ridge={ridge}: must be above 0")
+    model: Any = load(run) if isinstance(run, str | Path) else run
+    fit = wide_ridge_decoder if model.weight.shape[-2] > len(x) else ridge_decoder
+    weight, bias = fit(encoded(model, x, BATCH), ridge)
+    dtype = _at_least_float32(model.weight.dtype)
+    return RidgeDecoder(model, weight.to(dtype), bias.to(dtype))
+
+
+def ridge_fvu(model: Any, data: ResidentDataModule) -> float:
+    """Return the FVU of the data's final samples, by a decoder fitted on training samples.
+
+    Both are a fixed choice, of at most ``FITTED`` and ``MEASURED``.
+    """
+    samples, _ = data.split("train")
+    final, _ = data.final_samples()
+    indices = data.train_indices()
+    decoder = fit_decoder(model, samples[indices[_choice(len(indices), FITTED)]])
+    return decoder.fvu(final[_choice(len(final), MEASURED)])
+
+
+def _choice(samples: int, most: int) -> Tensor:
+    """Return the rows of at most ``most`` of N samples, always the same, in order."""
+    rows = np.random.default_rng(0).permutation(samples)[:most]
+    return torch.from_numpy(np.sort(rows))
+
+
+@torch.no_grad()
+def encoded(model: Any, samples: Any, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield energies ``(B, K)`` and inputs ``(B, D)``, in float32 or float64, batch by batch.
+
+    Args:
+        model: model whose ``encode`` gives energies, or hidden activations.
+        samples: tensor or array of shape ``(N, ...)``; uint8, which is scaled to [0, 1], or
+            floating point.
+        batch_size: number of samples in a batch.
+    """
+    weight = model.weight
+    dtype = _at_least_float32(weight.dtype)
+    for batch in torch.as_tensor(samples).flatten(1).split(batch_size):
+        x = as_unit_float(batch.to(weight.device)).to(weight.dtype)
+        yield model.encode(x).to(dtype), x.to(dtype)
+
+
+def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)

@@ -1,0 +1,130 @@
+"""A decoder for any model, and what calling a model gives."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from helpers.paths import ROOT
+from torch import nn
+
+import implicit_em
+from implicit_em.config.spec import RunSpec
+from implicit_em.metrics.reconstruction import fvu
+from implicit_em.models import Encoder, SparseAutoencoder
+from implicit_em.training.decoding import fit_decoder
+from implicit_em.training.run import train
+
+MODELS = sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml"))
+
+
+class Fronted(Encoder):
+    """Transforms its input first, to another width than the data's."""
+
+    def __init__(self, in_features, hidden=64, activation=None):
+        super().__init__(9, hidden, activation)
+        self.front = nn.Linear(in_features, 9)
+
+    def forward(self, x):
+        return super().forward(self.front(x))
+
+
+@pytest.fixture
+def samples():
+    return torch.randint(256, (700, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
+
+
+@pytest.mark.parametrize("model", [Encoder(64, 20), SparseAutoencoder(64, 20), Fronted(64, 20)])
+def test_a_decoder_is_fitted_to_any_model_and_measured_on_any_samples(model, samples):
+    decoder = fit_decoder(model, samples[:500])
+    assert (decoder.weight.shape, decoder.bias.shape) == ((20, 64), (64,))
+    x = samples[500:].flatten(1) / 255
+    decoded = decoder(model.encode(x)).detach()
+    assert torch.allclose(decoder.reconstruct(samples[500:]), decoded, atol=1e-6)
+    assert decoder.fvu(samples[500:]) == pytest.approx(fvu(x.numpy(), decoded.numpy()), rel=1e-5)
+    assert decoder.explained_variance(x.numpy()) == 1 - decoder.fvu(x)
+    assert decoder.fvu(samples[:500]) < decoder.fvu(samples[500:]) < 1
+
+
+def test_more_units_than_samples_are_decoded(samples):
+    assert fit_decoder(Encoder(64, 900), samples[:500]).fvu(samples[:500]) < 0.1
+
+
+def test_a_ridge_of_0_is_refused(samples):
+    with pytest.raises(ValueError, match="ridge=0: must be above 0"):
+        fit_decoder(Encoder(64, 5), samples, ridge=0)
+
+
+def test_a_run_is_measured_by_the_decoder_of_a_fixed_choice(composed, small, tmp_path, monkeypatch):
+    monkeypatch.setattr("implicit_em.training.decoding.FITTED", 300)
+    monkeypatch.setattr("implicit_em.training.decoding.MEASURED", 150)
+    cfg = composed(*small, "probe=none", "data.val_size=100")
+    metrics = train(cfg, tmp_path)
+    data = RunSpec.of(cfg).build_data()
+    choice = np.sort(np.random.default_rng(0).permutation(500)[:300])
+    final = np.sort(np.random.default_rng(0).permutation(200)[:150])
+    fitted_on = data.split("train")[0][data.train_indices()[choice]]
+    assert (
+        fit_decoder(tmp_path, fitted_on).fvu(data.split("test")[0][final]) == metrics["ridge_fvu"]
+    )
+    assert 0 < metrics["ridge_fvu"] < 1
+    assert 0 < metrics["l0"] < 5
+
+
+def test_a_model_that_transforms_its_input_is_trained_measured_and_saved(
+    command_line, small, tmp_path
+):
+    model = ["model._target_=test_decoding.Fronted", "trainer.max_epochs=1", "probe=none"]
+    assert command_line(*small, *model, f"hydra.run.dir={tmp_path / 'run'}") == 0
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["status"] == "completed"
+    assert metrics["transpose_reconstruction_mse"] is None
+    assert 0 < metrics["ridge_fvu"] < 1
+    loaded = implicit_em.load(tmp_path / "run", classes=[Fronted])
+    x = torch.rand(3, 64)
+    assert loaded.encode(x).shape == (3, 5)
+    with pytest.raises(ValueError, match="its rows have width 9, its inputs 64; "):
+        loaded.reconstruct(x)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")  # the picture of infinite weights
+def test_metrics_that_are_not_finite_are_null_and_named_in_one_line(
+    command_line, small, tmp_path, capfd
+):
+    one_step = ["lr.value=1e38", "data.batch_size=600", "trainer.max_epochs=1"]
+    command = [*small, *one_step, f"hydra.run.dir={tmp_path / 'run'}"]
+    assert command_line(*command) == 0
+    (line,) = [line for line in capfd.readouterr().out.splitlines() if "not finite" in line]
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["status"] == "completed"
+    named = line.partition("not finite, so null: ")[2].split(", ")
+    assert {"responsibility_entropy", "ridge_fvu", "probe_accuracy"} <= set(named)
+    assert all(metrics[key] is None for key in named)
+    assert command_line(*command) == 0
+    assert "complete already" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_encodes_reconstructs_and_says_what_it_gives(composed, model):
+    built = RunSpec.of(composed(f"model={model}")).build_module(81).model
+    units = built.weight.shape[0]
+    x = torch.rand(2, 3, 81, dtype=torch.float64)
+    with torch.no_grad():
+        assert built.encode(x).shape == (2, 3, units)
+        assert built.reconstruct(x).shape == x.shape
+        reconstructs = built(x).shape == x.shape and model != "pixels"
+    called = "model.reconstruct(x): recon" if reconstructs else "model.encode(x): energies"
+    assert f"model(x), {called}" in repr(built)
+    assert f"(..., {units})" in repr(built)
+
+
+def test_inputs_take_the_dtype_of_the_model_unless_their_scale_is_unknown():
+    model = Encoder(64, 5).double()
+    x = torch.rand(3, 64)
+    assert torch.equal(model(x), model(x.double()))
+    with pytest.raises(TypeError, match=r"inputs of torch\.uint8: must be floating point, scaled"):
+        model(x.byte())
+
+
+def test_dir_names_the_public_interface():
+    assert {"load", "EncoderModule", "fit_decoder", "losses"} <= set(dir(implicit_em))
