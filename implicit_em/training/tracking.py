@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hydra.utils import instantiate
-from pytorch_lightning.loggers import Logger, WandbLogger
+from matplotlib.image import imread
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from implicit_em.base.errors import ConfigError, one_line
@@ -52,7 +53,9 @@ def start_logger(
     if not spec:
         return None
     if spec["_target_"] != WANDB:
-        return instantiate(spec, save_dir=str(directory))
+        logger = instantiate(spec, save_dir=str(directory))
+        logger.log_hyperparams(dict(config))
+        return logger
     arguments = {key: value for key, value in spec.items() if key not in ("_target_", "mode")}
     arguments |= {
         "name": spec.get("name") or os.environ.get("WANDB_NAME") or directory.name,
@@ -76,7 +79,13 @@ def finish_logger(logger: Logger | None, metrics: Mapping[str, Any], features: P
                 logger.log_image("features", [str(features)])
             logger.experiment.summary.update(dict(metrics))
         logger.finish(0 if completed else 1)
-    elif logger is not None:
+        return
+    if isinstance(logger, TensorBoardLogger):
+        numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
+        logger.log_hyperparams(logger.hparams, numbers)  # its table shows settings with results
+        if features.exists():
+            logger.experiment.add_image("features", imread(features), dataformats="HWC")
+    if logger is not None:
         logger.finalize("success" if completed else "failed")
 
 
