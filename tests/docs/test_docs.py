@@ -93,6 +93,18 @@ def test_custom_model_activation_and_data_train_and_come_back(own_files, command
         implicit_em.load(tmp_path / "outputs/RUN")
 
 
+def test_a_schedule_of_several_schedulers_trains(command_line, small, tmp_path):
+    page = "docs/how-to/learning-rate.md"
+    ((name, content),) = FILE.findall(text(page))
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_text(content)
+    command = ["--config-dir", "my_conf", "lr=warm_cosine"]
+    assert command in commands(page)
+    assert command_line(*command, *small, "callbacks=lr_monitor", "hydra.run.dir=run") == 0
+    rates = (tmp_path / "run/history.csv").read_text()
+    assert "lr-Adam" in rates.splitlines()[0]
+
+
 def test_a_mistake_in_an_own_option_lists_it(own_files, command_line, capfd):
     assert command_line("--config-dir", "my_conf", "loss=balnced") == 2
     err = capfd.readouterr().err
