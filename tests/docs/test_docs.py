@@ -163,6 +163,25 @@ def test_the_tutorial_can_be_followed_and_leaves_what_it_and_the_reference_say(
     assert set(json.loads((run / "metrics.json").read_text())) == set(explained) - {"epoch"}
 
 
+def test_the_tutorial_on_spectra_finds_what_it_says(command_line, monkeypatch):
+    page = "docs/tutorial-spectra.md"
+    makes_the_data, *looks = PYTHON.findall(text(page))
+    run_python(makes_the_data, monkeypatch)
+    for command in commands(page):
+        assert command_line(*command, "trainer.enable_progress_bar=false") == 0
+    names = run_python(makes_the_data + "".join(looks), monkeypatch)
+    assert sorted(names["of_pure"].argmax(1)) == list(range(8)), "a component for each substance"
+    assert names["of_pure"].max(1).min() > 0.9
+    assert names["of_topk"].mean() > names["of_derived"].mean() + 0.2
+
+
+def test_the_glossary_explains_every_metric_of_a_run():
+    explained = re.findall(r"^\| ([^|]+) \|", text("docs/reference/glossary.md"), re.MULTILINE)
+    words = {word for entry in explained for word in entry.split(", ")}
+    assert {"dead", "silent", "transpose MSE", "L0", "FVU", "energy", "component"} <= words
+    assert {"redundancy", "responsibility entropy", "maximum responsibility", "density"} <= words
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_command_and_setting_shown_composes(page, composed):
     for arguments in commands(page):
