@@ -34,8 +34,7 @@ MODES: dict[str, Mode] = {
 TIMEOUT = 30.0
 """Seconds to wait for the server, for earlier runs without ``logger.timeout``."""
 RETRIED = "-offline"
-"""Suffix of an offline run's id. After a failed attempt wandb's service keeps the id until it ends.
-"""
+"""Suffix of an offline run's id, because wandb's service keeps the id of a failed attempt."""
 
 
 def start_logger(
@@ -47,8 +46,8 @@ def start_logger(
 ) -> Logger | None:
     """Start the logger of the config group ``logger``; return ``None`` if the group is empty.
 
-    The arguments of a W&B logger are those of ``wandb.init``; ``tags`` are added to its own. A
-    setting that wandb refuses raises ``ConfigError``.
+    A W&B logger takes the arguments of ``wandb.init``, and ``tags`` are added to its own. Other
+    loggers get ``config`` as hyperparameters. A setting that wandb refuses raises ``ConfigError``.
     """
     if not spec:
         return None
@@ -69,7 +68,7 @@ def start_logger(
 
 
 def finish_logger(logger: Logger | None, metrics: Mapping[str, Any], features: Path) -> None:
-    """Log the final metrics and the feature grid, and end the logger's run with its status."""
+    """Give W&B and TensorBoard the final metrics and the feature grid; end any logger's run."""
     completed = metrics["status"] == "completed"
     if isinstance(logger, PatientWandbLogger):
         with logger.dropping():
