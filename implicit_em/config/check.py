@@ -152,12 +152,10 @@ def _check_schedule(settings: Mapping[str, Any], optimizer: Any) -> None:
     """Raise ``ConfigError`` for a schedule that the optimizer or the run cannot have."""
     schedule = settings["lr"]["schedule"]
     means = ["train/loss", *_means_of_terms(settings)]
-    with _refusing("lr.schedule"):
-        interval = interval_of(schedule)
     if is_scheduler(schedule):
         _check_scheduler(schedule, means)
+    calls = settings["trainer"]["max_epochs"] if interval_of(schedule) == "epoch" else 1
     with _refusing("lr.schedule"):
-        calls = settings["trainer"]["max_epochs"] if interval == "epoch" else 1
         scheduler = build_schedule(schedule, optimizer, calls)
         step_after_epoch(scheduler, schedule, dict.fromkeys(means, 0.0))
 
@@ -167,10 +165,10 @@ def _check_scheduler(schedule: Mapping[str, Any], means: Sequence[str]) -> None:
     cls = get_class(schedule["_target_"])
     watches = issubclass(cls, ReduceLROnPlateau)
     parameters = inspect.signature(cls).parameters.values()
-    allowed = ["interval", *["monitor"][:watches], *(p.name for p in parameters)]
-    allowed.remove("optimizer")
+    own = ("interval", "monitor") if watches else ("interval",)
+    allowed = [*own, *(p.name for p in parameters if p.name != "optimizer")]
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     for key, value in schedule.items():
-        takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
         if key not in ("_target_", *allowed) and not takes_all:
             raise ConfigError(f"lr.schedule.{key}={value}: no such key; {nearest(key, allowed)}")
     if watches and (interval := schedule.get("interval", "epoch")) != "epoch":

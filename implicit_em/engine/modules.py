@@ -73,7 +73,7 @@ class EnergyModule(pl.LightningModule):
             the learning rate, or of a class of ``torch.optim.lr_scheduler``; ``None`` for a
             constant rate. Such a class steps after each epoch, or, with ``interval: step``, after
             each optimizer step. ``ReduceLROnPlateau`` watches the epoch's mean that ``monitor``
-            names, by default ``train/loss``. An entry of ``schedulers`` is a schedule as well.
+            names, by default ``train/loss``. ``schedulers`` lists the parts of a composed one.
         clip: ``_target_`` and arguments of a function that clips the gradients of an iterable of
             parameters, e.g. ``torch.nn.utils.clip_grad_norm_``.
         compiled: whether ``torch.compile`` compiles the forward pass of a step; it may then round
@@ -228,7 +228,6 @@ class EnergyModule(pl.LightningModule):
     def _state(self) -> list[Tensor]:
         return [*self.model.parameters(), *self.model.buffers()]
 
-    @torch.no_grad()
     def on_train_epoch_end(self) -> None:
         """Make a step of a schedule over epochs; log the means if the epoch was cut short."""
         if self._losses:

@@ -8,7 +8,7 @@ from hydra.utils import get_object, instantiate
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from implicit_em.base.errors import ConfigError
+from implicit_em.base.errors import ConfigError, one_line
 
 OWN_KEYS = ("_target_", "interval", "monitor")
 """Keys of a schedule that torch's scheduler does not take."""
@@ -17,8 +17,15 @@ MONITORED = "train/loss"
 
 
 def is_scheduler(schedule: Mapping[str, Any]) -> bool:
-    """Return whether a schedule names a scheduler of torch, not a function of progress."""
-    target = get_object(schedule["_target_"])
+    """Return whether a schedule names a scheduler of torch, not a function of progress.
+
+    Raises:
+        ConfigError: if it names nothing that can be imported.
+    """
+    try:
+        target = get_object(schedule["_target_"])
+    except Exception as error:  # a module may raise anything when it is imported
+        raise ConfigError(f"lr.schedule: {one_line(error)}") from error
     return isinstance(target, type) and issubclass(target, LRScheduler)
 
 

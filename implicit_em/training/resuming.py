@@ -60,8 +60,9 @@ def _compose(overrides: list[str]) -> DictConfig:
 def _same_experiment(saved: DictConfig, changed: DictConfig) -> bool:
     before, epochs = saved.trainer.max_epochs, changed.trainer.max_epochs
     schedule = saved.lr.schedule
-    of_any_length = schedule is None or is_scheduler(schedule)
-    if not isinstance(epochs, int) or (epochs > before and of_any_length):
+    if not isinstance(epochs, int) or (
+        epochs > before and (schedule is None or is_scheduler(schedule))
+    ):
         changed = changed.copy()
         changed.trainer.max_epochs = before  # the check refuses a value that is not a number
     return config_fingerprint(changed) == config_fingerprint(saved)

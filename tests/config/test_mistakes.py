@@ -18,6 +18,7 @@ MISTAKES = {
     "seed=5000000000": ["seed=5000000000", "less than 4294967296"],
     "+trainer.logger=false": ["trainer.logger=False", "no such flag"],
     "lr=cosine lr.schedule.final=-1": ["lr.schedule", "final=-1", "[0, 1]"],
+    "lr=step lr.schedule._target_=torch.optim.lr_scheduler.Step": ["lr.schedule", "Step"],
     "lr=step +lr.schedule.gama=0.5": ["lr.schedule.gama=0.5", "did you mean gamma?", "step_size"],
     "lr=step lr.schedule.interval=batch": ["lr.schedule.interval=batch", "'epoch' or 'step'"],
     "lr=plateau lr.schedule.monitor=train/mse": ["monitor=train/mse", "train/loss, train/lse"],
