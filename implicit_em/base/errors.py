@@ -30,8 +30,8 @@ class NonFiniteLossError(RunError, RuntimeError):
 class Interrupted(SystemExit):
     """A signal asked a run to end, and the run has saved its state.
 
-    It is no ``Exception``, because a sweep must not go on to its next job. The exit code is 128
-    more than the signal's number, as in shells.
+    It is not an ``Exception``, so a sweep does not go on to its next job. The exit code is 128 plus
+    the signal's number, as in shells.
     """
 
     def __init__(self, number: signal.Signals) -> None:
@@ -48,7 +48,7 @@ class Interrupted(SystemExit):
 class RefusedError(SystemExit):
     """A configuration was refused before Hydra started its job.
 
-    It is no ``Exception``, because Hydra turns a callback's exceptions into warnings.
+    It is not an ``Exception``, because Hydra turns the exceptions of a callback into warnings.
     """
 
     def __init__(self, reason: str, error: Exception) -> None:

@@ -15,7 +15,8 @@ from implicit_em.base.errors import DamagedError, WriteError, one_line
 def whole(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``, and rename it to ``path`` at the end.
 
-    The old file stays if the new one cannot be written, e.g. on a full disk: a ``WriteError``.
+    If the new file cannot be written, e.g. on a full disk, the old one stays and ``WriteError`` is
+    raised.
     """
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     try:

@@ -26,11 +26,11 @@ _received: list[signal.Signals] = []
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Note signals while runs train; does nothing outside the main thread or inside itself.
+    """Note signals while runs train; do nothing outside the main thread, or if nested.
 
-    If a signal came, ``Interrupted`` is raised at the end, even if the run had ended by then: other
-    runs may follow. After SIGUSR2 the earlier handler is called first, once everything is saved:
-    submitit's puts the job into the queue again.
+    If a signal came, ``Interrupted`` is raised at the end, even if the run has ended by then: other
+    runs may follow. After SIGUSR2, once everything is saved, the earlier handler is called first:
+    that of submitit puts the job back into the queue.
     """
     if _before or threading.current_thread() is not threading.main_thread():
         yield

@@ -3,7 +3,7 @@
 import inspect
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -11,12 +11,19 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra.utils import get_class, get_method, instantiate
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.base.quiet import quieten
 from implicit_em.config.mistakes import nearest
 from implicit_em.config.spec import RunSpec
 from implicit_em.engine.modules import build_objective, module_class, refusal_of_devices
+from implicit_em.engine.schedulers import (
+    build_schedule,
+    interval_of,
+    is_scheduler,
+    step_after_epoch,
+)
 from implicit_em.engine.stack import BareReplica, Stack
 from implicit_em.metrics.energies import CURVES
 from implicit_em.models.linear import SharedInput
@@ -89,10 +96,7 @@ def _check_trainer(spec: RunSpec, here: bool) -> pl.Trainer:
 
 
 def _check_callbacks(settings: Mapping[str, Any]) -> None:
-    terms = [
-        f"train/{name}" for name, term in settings["loss"].items() if term.get("weight", 1) != 0
-    ]
-    allowed = [*(f"monitor/{name}" for name in CURVES), *terms]
+    allowed = [*(f"monitor/{name}" for name in CURVES), *_means_of_terms(settings)]
     for name, callback in settings["callbacks"].items():
         monitor = callback.get("monitor")
         if monitor is not None and monitor not in allowed:
@@ -119,8 +123,7 @@ def _dry_run(spec: RunSpec, trainer: pl.Trainer) -> None:
             optimizer = instantiate(settings["optimizer"], _partial_=True)(module.parameters())
             optimizer.step()
         if settings["lr"]["schedule"]:
-            with _refusing("lr.schedule"):
-                instantiate({**settings["lr"]["schedule"], "progress": 0.5})
+            _check_schedule(settings, optimizer)
         batch_size = settings["data"]["batch_size"]
         with _refusing(model):
             x = torch.rand(min(batch_size, 8), WIDTH_TRIED)
@@ -146,6 +149,40 @@ def _dry_run(spec: RunSpec, trainer: pl.Trainer) -> None:
         stack = Stack([BareReplica(module.model, module.objective, optimizer)])
         _, values, _ = stack.evaluate(SharedInput(x[None], [1]))
     _check_values(dict(zip(parts, values, strict=True)), (1,))
+
+
+def _check_schedule(settings: Mapping[str, Any], optimizer: Any) -> None:
+    """Raise ``ConfigError`` for a schedule that the optimizer or the run cannot have."""
+    schedule = settings["lr"]["schedule"]
+    means = ["train/loss", *_means_of_terms(settings)]
+    if is_scheduler(schedule):
+        _check_scheduler(schedule, means)
+    calls = settings["trainer"]["max_epochs"] if interval_of(schedule) == "epoch" else 1
+    with _refusing("lr.schedule"):
+        scheduler = build_schedule(schedule, optimizer, calls)
+        step_after_epoch(scheduler, schedule, dict.fromkeys(means, 0.0))
+
+
+def _check_scheduler(schedule: Mapping[str, Any], means: Sequence[str]) -> None:
+    """Raise ``ConfigError`` for a key that a scheduler of torch does not take."""
+    cls = get_class(schedule["_target_"])
+    watches = issubclass(cls, ReduceLROnPlateau)
+    parameters = inspect.signature(cls).parameters.values()
+    own = ("interval", "monitor") if watches else ("interval",)
+    allowed = [*own, *(p.name for p in parameters if p.name != "optimizer")]
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    for key, value in schedule.items():
+        if key not in ("_target_", *allowed) and not takes_all:
+            raise ConfigError(f"lr.schedule.{key}={value}: no such key; {nearest(key, allowed)}")
+    if watches and (interval := schedule.get("interval", "epoch")) != "epoch":
+        raise ConfigError(f"lr.schedule.interval={interval}: allowed is epoch for {cls.__name__}")
+    if (monitor := schedule.get("monitor", means[0])) not in means:
+        raise ConfigError(f"lr.schedule.monitor={monitor}: allowed are {', '.join(means)}")
+
+
+def _means_of_terms(settings: Mapping[str, Any]) -> list[str]:
+    loss = settings["loss"]
+    return [f"train/{name}" for name, term in loss.items() if term.get("weight", 1) != 0]
 
 
 def _check_values(values: Mapping[str, Any], leading: tuple[int, ...]) -> None:

@@ -39,9 +39,14 @@ class _Term(_Built):
     warmup: NonNegativeInt = 0
 
 
+class _Schedule(_Built):
+    interval: Literal["epoch", "step"] = "epoch"
+    monitor: str = "train/loss"
+
+
 class _Rate(_Section):
     value: Annotated[FiniteFloat, Field(gt=0)]
-    schedule: _Built | None
+    schedule: _Schedule | None
 
 
 class _Data(_Built):

@@ -24,7 +24,7 @@ PER_SAMPLE = frozenset({"x", "energies", "reconstruction", "active", "gates", "a
 
 @dataclass(frozen=True)
 class Group:
-    """The processes of a run; by default a single one. This one has number ``rank``, from 0."""
+    """The processes of a run, by default one; ``rank`` is the number of this one, from 0."""
 
     rank: int = 0
     size: int = 1

@@ -35,9 +35,12 @@ def run_together(
     """Call ``function(rank, *arguments)`` in each of several new processes, and wait for them.
 
     The processes form one ``torch.distributed`` group. Signals are passed on to them. Only the
-    first process writes to the terminal. None of them outlives the call. It raises ``Interrupted``
-    after a signal, the ``RunError`` that a process raised, another one if a process was killed or
-    ended too early, and ``ProcessRaisedException`` with the traceback of any other error.
+    first process writes to the terminal. None of them outlives the call.
+
+    Raises:
+        Interrupted: after a signal.
+        RunError: if a process raised it, was killed, or ended too early.
+        ProcessRaisedException: for any other error, with its traceback.
     """
     store = TCPStore(HERE, 0, is_master=True, wait_for_workers=False)
     errors = get_context("spawn").SimpleQueue()

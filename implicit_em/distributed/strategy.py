@@ -26,8 +26,8 @@ class GlobalBatch(DDPStrategy):
         assert self.cluster_environment is not None
         if self.world_size > 1 and not self.cluster_environment.creates_processes_externally:
             raise ValueError(
-                f"trainer: this is one process, and {self.world_size} are needed; train.py starts "
-                "them, and torchrun does"
+                f"trainer: this is one process, and {self.world_size} are needed; start them with "
+                "train.py or torchrun"
             )
         super().setup_environment()
 

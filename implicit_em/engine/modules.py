@@ -14,12 +14,12 @@ from hydra.utils import get_class, get_method, instantiate
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from implicit_em.base.errors import DamagedError, NonFiniteLossError
 from implicit_em.data import Block, BlockLoader, as_unit_float
 from implicit_em.distributed import GlobalBatch, Group
 from implicit_em.engine.rendezvous import current
+from implicit_em.engine.schedulers import build_schedule, interval_of, step_after_epoch
 from implicit_em.engine.stack import Stack, outputs_of
 from implicit_em.losses import Objective, Term
 from implicit_em.metrics import energy_metrics, final_metrics
@@ -70,7 +70,10 @@ class EnergyModule(pl.LightningModule):
         loss: terms as ``{name: {_target_: function, weight: 1.0, warmup: 0, **options}}``.
         optimizer: ``_target_`` and arguments of a ``torch.optim`` optimizer.
         schedule: ``_target_`` and arguments of a function from progress in [0, 1] to a factor on
-            the learning rate; ``None`` for a constant rate.
+            the learning rate, or of a class of ``torch.optim.lr_scheduler``; ``None`` for a
+            constant rate. Such a class steps after each epoch, or, with ``interval: step``, after
+            each optimizer step. ``ReduceLROnPlateau`` watches the epoch's mean that ``monitor``
+            names, by default ``train/loss``. ``schedulers`` lists the parts of a composed one.
         clip: ``_target_`` and arguments of a function that clips the gradients of an iterable of
             parameters, e.g. ``torch.nn.utils.clip_grad_norm_``.
         compiled: whether ``torch.compile`` compiles the forward pass of a step; it may then round
@@ -144,15 +147,17 @@ class EnergyModule(pl.LightningModule):
         return as_unit_float(images.flatten(1)).to(self.model.weight.dtype)
 
     def configure_optimizers(self) -> Any:
-        """Return the optimizer, with the schedule over all steps if there is one."""
+        """Return the optimizer, with the schedule if there is one."""
         optimizer = instantiate(self.hparams["optimizer"], _partial_=True)(self.model.parameters())
-        if not self.hparams["schedule"]:
+        schedule = self.hparams["schedule"]
+        if not schedule:
             return optimizer
-        factor = instantiate(self.hparams["schedule"], _partial_=True)
-        scheduler = LambdaLR(optimizer, partial(_factor_at, factor=factor, steps=self._steps()))
+        self._interval = interval_of(schedule)
+        calls = self._steps() if self._interval == "step" else self.trainer.max_epochs or 0
+        scheduler = build_schedule(schedule, optimizer, calls)
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+            "lr_scheduler": {"scheduler": scheduler, "interval": self._interval},
         }
 
     def _steps(self) -> int:
@@ -193,6 +198,8 @@ class EnergyModule(pl.LightningModule):
         losses_ST = self._train(batch).squeeze(-1)
         self._losses.append(losses_ST)
         _count_steps(self.trainer, len(losses_ST))
+        if self.trainer.is_last_batch:  # callbacks' ``on_train_epoch_end`` precedes the module's
+            self._log_means()
         return losses_ST[-1, 0]
 
     @property
@@ -206,11 +213,11 @@ class EnergyModule(pl.LightningModule):
         return self.trainer.global_step
 
     def update(self) -> None:
-        """Clip the gradients, and make a step of the optimizer and of the schedule."""
+        """Clip the gradients, and make a step of the optimizer and of a schedule over steps."""
         if self._clip is not None:
             self._clip(self.model.parameters())
         self._optimizer.step()
-        if self._scheduler is not None:
+        if self._scheduler is not None and self._interval == "step":
             self._scheduler.step()
 
     def on_train_epoch_start(self) -> None:
@@ -221,8 +228,16 @@ class EnergyModule(pl.LightningModule):
     def _state(self) -> list[Tensor]:
         return [*self.model.parameters(), *self.model.buffers()]
 
-    @torch.no_grad()
     def on_train_epoch_end(self) -> None:
+        """Make a step of a schedule over epochs; log the means if the epoch was cut short."""
+        if self._losses:
+            self._log_means()
+        if self._scheduler is not None and self._interval == "epoch":
+            means = self.trainer.callback_metrics
+            step_after_epoch(self._scheduler, self.hparams["schedule"], means)
+
+    @torch.no_grad()
+    def _log_means(self) -> None:
         """Log the means over the steps, or restore the weights if a loss was not finite."""
         names = ["loss", *self.objective.terms]
         losses_ST = torch.cat(self._losses).double().cpu()
@@ -240,7 +255,8 @@ class EnergyModule(pl.LightningModule):
                 "epoch began with"
             )
         means_T = losses_ST.mean(0)
-        self.log_dict({f"train/{n}": m for n, m in zip(names, means_T, strict=True)})
+        means = {f"train/{name}": mean for name, mean in zip(names, means_T, strict=True)}
+        self.log_dict(means, on_step=False, on_epoch=True, batch_size=1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save this model's part of the stack; within an epoch, also the losses so far."""
@@ -334,10 +350,6 @@ def refusal_of_devices(module: EnergyModule, trainer: pl.Trainer) -> str | None:
             "treats each sample of a batch by itself, draws no random numbers and changes no state"
         )
     return None
-
-
-def _factor_at(step: int, factor: Any, steps: int) -> float:
-    return factor(progress=min(step / steps, 1.0))
 
 
 def _count_steps(trainer: pl.Trainer, steps: int) -> None:

@@ -71,8 +71,8 @@ class Rendezvous:
     def start(self, job: Callable[[], T]) -> tuple[Future[T], threading.Thread]:
         """Run a job in a new thread, and return when it waits here or is over.
 
-        Jobs that start one at a time do not disturb each other where a process has something only
-        once: random generators, logging, Hydra's configuration.
+        Jobs start one at a time, because some things exist only once in a process: random
+        generators, logging, Hydra's configuration.
         """
         future: Future[T] = Future()
 
@@ -183,8 +183,8 @@ def _composition(requests: Sequence[_Request]) -> tuple[tuple[int, int, bool], .
 def arrange(requests: Sequence[Any], workers: int) -> list[list[Any]]:
     """Return the requests by stack: runs that are alike, with equal blocks side by side.
 
-    Python's part of a step takes about 0.2 ms for a stack of any size, and only one thread at a
-    time. So a few runs make fewer stacks than there are workers.
+    Python's part of a step takes about 0.2 ms for a stack of any size, and only one thread can
+    execute it at a time. So a few runs make fewer stacks than there are workers.
     """
     alike: dict[Any, list[Any]] = {}
     for request in requests:
@@ -198,7 +198,7 @@ def arrange(requests: Sequence[Any], workers: int) -> list[list[Any]]:
 
 
 def split_evenly(items: Sequence[T], most: int) -> list[list[T]]:
-    """Return the items in as few lists of at most ``most`` as can be, of nearly equal lengths."""
+    """Split items into as few lists of at most ``most`` as possible, of nearly equal lengths."""
     size = -(-len(items) // -(-len(items) // most))
     return [list(items[start : start + size]) for start in range(0, len(items), size)]
 

@@ -1,7 +1,7 @@
 """When a replica of a stack rounds as it does alone.
 
 A replica gets the same bits in any company on a CPU with one thread, if the sizes obey these rules.
-On other devices they ask for nothing.
+There are no such rules on other devices.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 LANES = 32
-"""Elements that a vectorised loop of torch takes at a time, at most: two AVX-512 vectors.
+"""Largest number of elements that a vectorised loop of torch takes at a time: two AVX-512 vectors.
 
 Other instructions compute what is left over at a tensor's end, and they round ``exp`` and ``log``
 differently. In a stack, the end of one replica lies in the middle of the tensor.
@@ -21,7 +21,7 @@ def activations_fill_lanes(weight: Tensor, batch_sizes: Iterable[int]) -> bool:
     """Return whether the activations and products of a replica's ``(K, D)`` weight round as alone.
 
     The activations of each batch must fill their lanes, of which bfloat16 has twice as many. No
-    product may be one with a vector, as a stack computes that as a product with a matrix.
+    factor of a product may be a vector, because a stack makes a matrix of it.
     """
     if weight.device.type != "cpu":
         return True

@@ -48,7 +48,7 @@ class Replica(Protocol):
 
 @dataclass(eq=False)
 class BareReplica:
-    """The least that is a ``Replica``: an optimizer's step moves its weights."""
+    """Minimal ``Replica``: the step of an optimizer moves its weights."""
 
     model: Any
     objective: Objective
@@ -64,10 +64,10 @@ class BareReplica:
 class Stack:
     """Replicas that take their steps together.
 
-    They differ in nothing but their parameters, the weights of their loss terms and their
-    optimizers. The parameters and buffers of all models lie in one tensor each, and those of the
-    models become views of them. A step calls the model's ``before_step`` once the gradients are
-    there, and its ``after_step`` once the weights have moved, if it has these methods.
+    They differ only in their parameters, the weights of their loss terms and their optimizers. The
+    parameters and buffers of all models lie in one tensor each, and those of the models become
+    views of them. A step calls the model's ``before_step`` once the gradients are there, and its
+    ``after_step`` once the weights have moved, if it has these methods.
     """
 
     def __init__(self, replicas: Sequence[Replica], group: Group | None = None) -> None:

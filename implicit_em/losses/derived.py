@@ -41,8 +41,8 @@ def lse(energies: Tensor, reduction: Reduction = "sum", temperature: float = 1.0
         energies: shape ``(..., B, K)``.
         reduction: how samples are combined. ``sum`` is the paper's protocol: the weight of this
             term against the batch statistics grows with B. ``mean`` does not depend on B.
-        temperature: t, above 0. If energies scale with the weights, as with ReLU, and no other term
-            depends on this scale, the optima are those of temperature 1 with t times the weight.
+        temperature: divisor t of the energies, above 0. With ReLU, and if no other term depends on
+            the scale of the energies, the optima are those of t = 1 with t times the weight.
 
     Raises:
         ValueError: if ``reduction`` is another word, or ``temperature`` is not above 0 and finite.
@@ -54,12 +54,12 @@ def lse(energies: Tensor, reduction: Reduction = "sum", temperature: float = 1.0
 def variance(energies: Tensor, eps: float = 1e-6) -> Tensor:
     """Variance: ``-sum_j log(Var(E_j) + eps)``, unbiased over the batch; keeps components alive.
 
-    It is the diagonal of the mixture's log-determinant (Oursland 2026, arXiv 2601.06478), and not
-    bounded below: it always rewards larger energies.
+    It is the diagonal of the mixture's log-determinant (Oursland 2026, arXiv 2601.06478). It has no
+    lower bound: it always rewards larger energies.
 
     Args:
         energies: shape ``(..., B, K)`` with B >= 2; the variance of one sample is NaN.
-        eps: variance that keeps the logarithm finite for a component that never varies.
+        eps: constant added to the variance; the logarithm is finite even for a constant component.
     """
     return evaluate(energies, [(variance, {"eps": eps})])[0]
 

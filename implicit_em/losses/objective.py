@@ -17,8 +17,8 @@ class Term:
     """A loss function with its weight.
 
     Args:
-        function: a loss. Its parameters without default and without value in ``options`` name the
-            tensors that it takes from the model's outputs: ``x``, ``energies``, ``weight`` (the
+        function: loss function. Parameters with neither a default nor a value in ``options`` name
+            the tensors that it takes from the model's outputs: ``x``, ``energies``, ``weight`` (the
             K x D encoder matrix), or others that the model provides.
         weight: factor on the value; a stack has a tensor of shape ``(R,)``.
         options: further arguments of the function.
@@ -164,10 +164,10 @@ class StackedObjective(Objective):
     def differentiate(
         self, outputs: Mapping[str, Tensor]
     ) -> tuple[Tensor, list[Tensor], list[tuple[Tensor, Tensor]]]:
-        """Return the total, the unweighted terms, and where to start backward.
+        """Return the total, the unweighted terms, and the starts of the backward pass.
 
-        The starts are tensors, each with the gradient of the total with respect to it. Closed forms
-        start at the energies, the other terms at their weighted sum.
+        A start is a tensor, with the gradient of the total with respect to it. Closed forms start
+        at the energies, the other terms at their weighted sum.
         """
         values: dict[str, Tensor] = {}
         starts = []

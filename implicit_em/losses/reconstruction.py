@@ -52,7 +52,7 @@ def l1(energies: Tensor) -> Tensor:
 def l1_norm(energies: Tensor, decoder: Tensor) -> Tensor:
     """L1 weighted by the lengths of the decoder's columns, ``mean |a_j| ||W_d,j||``.
 
-    With free columns, growing them does not evade this penalty (Conerly et al. 2024, Circuits
+    Growing the decoder's columns does not evade this penalty (Conerly et al. 2024, Circuits
     Updates, April: Update on how we train SAEs).
 
     Args:
@@ -65,10 +65,10 @@ def l1_norm(energies: Tensor, decoder: Tensor) -> Tensor:
 
 @takes_stacks
 def auxk(auxiliary: Tensor, reconstruction: Tensor, x: Tensor) -> Tensor:
-    """Error with which dead units reconstruct the error of the others (Gao et al. 2024).
+    """Error with which dead units reconstruct the residual of the others (Gao et al. 2024).
 
-    The mean square over all elements of ``(..., B, D)``; no gradient goes through the error of the
-    others. Without dead units, the auxiliary reconstruction and this term are 0.
+    It is the mean square over all elements of ``(..., B, D)``. No gradient goes through the
+    residual. Without dead units, the auxiliary reconstruction and this term are 0.
     """
     if not auxiliary.requires_grad:
         return auxiliary.new_zeros(auxiliary.shape[:-2])
@@ -98,5 +98,5 @@ def gates_l1(gates: Tensor) -> Tensor:
 
 @takes_stacks
 def gates_mse(auxiliary: Tensor, x: Tensor) -> Tensor:
-    """Mean squared error of the gates' own reconstruction (ibid.)."""
+    """Mean squared error of the gates' own reconstruction (Rajamanoharan et al., as above)."""
     return mse(auxiliary, x)

@@ -79,7 +79,7 @@ def feature_summary(weight_KD: np.ndarray, energies_BK: np.ndarray) -> Figure:
     norms_K = np.linalg.norm(weight_KD, axis=1)
     rows_KD = weight_KD / np.maximum(norms_K, np.finfo(np.float32).tiny)[:, None]
     cosines = (rows_KD @ rows_KD.T)[np.triu_indices(components, 1)]
-    above = energies_BK[energies_BK > 0]
+    above = energies_BK[(energies_BK > 0) & np.isfinite(energies_BK)]
 
     figure = Figure(figsize=(10.5, 3.2), dpi=150, layout="constrained")
     norm_axes, cosine_axes, energy_axes = figure.subplots(1, 3)

@@ -1,4 +1,4 @@
-"""Elementwise activations: those of ``torch.nn``, and those that it does not have."""
+"""Elementwise activations: those of ``torch.nn``, and one that it lacks."""
 
 from torch import Tensor, nn
 
@@ -7,7 +7,7 @@ ELEMENTWISE = (
     *(nn.ELU, nn.CELU, nn.SELU, nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.Tanhshrink, nn.Softsign),
     *(nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.Hardshrink, nn.Softshrink, nn.Threshold),
 )
-"""Those of ``torch.nn`` that have no parameters."""
+"""Elementwise activations of ``torch.nn`` without parameters."""
 
 
 class Abs(nn.Module):

@@ -1,7 +1,7 @@
 """Controls: classical methods that scikit-learn fits in ``start``, before training.
 
-With ``trainer.max_epochs=0`` a control stays as it starts, and the measurements are those of a
-trained model. Once fitted, it needs torch alone.
+With ``trainer.max_epochs=0`` a control stays as it starts. It is measured as a trained model is.
+Once fitted, it needs only torch.
 """
 
 import warnings
@@ -89,7 +89,7 @@ class ICA(_Factors):
         """Fit to the training samples ``(N, D)``."""
         from sklearn.decomposition import PCA, FastICA
 
-        # Whitened here, as FastICA's own whitening divides by 0 where an input never varies.
+        # FastICA's own whitening divides by 0 where an input never varies.
         white = PCA(len(self.weight), whiten=True, random_state=_seed()).fit(x.numpy())
         rotation = FastICA(whiten=False, max_iter=self.iterations, random_state=_seed())
         with _stopping_early():
@@ -182,7 +182,7 @@ class GaussianMixture(Encoder):
     Args:
         in_features: width D of the input.
         hidden: number of components K.
-        floor: variance added to each input's; a pixel that is always 0 has none.
+        floor: constant added to the variance of each input; an input that never varies has none.
         iterations: maximum number of EM steps.
     """
 

@@ -24,7 +24,7 @@ class Encoder(nn.Module):
     provides: ClassVar[tuple[str, ...]] = ()
     """Names of the tensors for loss terms, beside ``x``, ``energies`` and ``weight``."""
     requires: ClassVar[tuple[str, ...]] = ()
-    """Names of those tensors that a loss term must use, or a part of the model is not trained."""
+    """Names of tensors that a loss term must use; otherwise a part of the model is not trained."""
     settings: ClassVar[tuple[str, ...]] = ()
     """Arguments in which replicas of a stack may differ; a stack holds a list of their values."""
 

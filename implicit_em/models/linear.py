@@ -23,7 +23,7 @@ class SharedInput:
         return runs[0] if len(runs) == 1 else torch.cat(runs)
 
     def runs(self) -> Iterator[tuple[slice, Tensor]]:
-        """Iterate over the fewest slices of replicas, each with their batches ``(R', B, D)``."""
+        """Yield as few slices of replicas as possible, each with its batches ``(R', B, D)``."""
         if max(self.counts) == 1:
             yield slice(None), self.batches
             return

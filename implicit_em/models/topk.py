@@ -28,7 +28,7 @@ class TopK(Dictionary):
         kwargs: further arguments of ``Dictionary``.
 
     Raises:
-        ValueError: if k exceeds ``hidden``, or an option is not such a number.
+        ValueError: if k exceeds ``hidden``, or an option is not a whole number in its range.
     """
 
     takes_stacks = True

@@ -1,4 +1,4 @@
-"""The checkpoints of a run, and the choice of the one that an interrupted run resumes from."""
+"""The checkpoints of a run, and the choice of the one from which an interrupted run resumes."""
 
 import io
 import logging

@@ -86,7 +86,7 @@ class HistoryLogger(RunLogger):
             writer.writerows({"epoch": epoch, **row} for epoch, row in sorted(self.rows.items()))
 
     def finalize(self, status: str) -> None:
-        """Write all rows; if that is impossible, a failed run still raises its own error."""
+        """Write all rows; if that fails, a failed run still raises its own error."""
         with suppress(WriteError) if status == "failed" else nullcontext():
             self.save()
 

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 MONITORING_SHARE = 0.05
 """Largest share of the training time that measuring the curves may take by default."""
 MONITORING_COST = 0.4
-"""Time to measure an image divided by the time to train on it, without the redundancy."""
+"""Time to measure an image, without its redundancy, divided by the time to train on it."""
 
 
 def evaluate_module(

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from implicit_em.base.errors import ConfigError, DamagedError
 from implicit_em.config.fingerprint import config_fingerprint
+from implicit_em.engine.schedulers import is_scheduler
 from implicit_em.training.directory import RunDirectory
 
 
@@ -42,8 +43,8 @@ def continued(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
         if value is absent or not _same_experiment(saved, changed):
             raise ConfigError(
                 f"{override.input_line}: makes another experiment of {cfg.resume}; allowed beside "
-                "resume= are settings that do not affect the results and, with lr=constant, a "
-                "larger trainer.max_epochs"
+                "resume= are settings that do not affect the results and, with lr=constant or a "
+                "scheduler of torch, a larger trainer.max_epochs"
             )
     return changed
 
@@ -58,7 +59,10 @@ def _compose(overrides: list[str]) -> DictConfig:
 
 def _same_experiment(saved: DictConfig, changed: DictConfig) -> bool:
     before, epochs = saved.trainer.max_epochs, changed.trainer.max_epochs
-    if not isinstance(epochs, int) or (epochs > before and saved.lr.schedule is None):
+    schedule = saved.lr.schedule
+    if not isinstance(epochs, int) or (
+        epochs > before and (schedule is None or is_scheduler(schedule))
+    ):
         changed = changed.copy()
         changed.trainer.max_epochs = before  # the check refuses a value that is not a number
     return config_fingerprint(changed) == config_fingerprint(saved)

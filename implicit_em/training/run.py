@@ -136,7 +136,6 @@ def _save(fit: Fit, run: RunDirectory) -> None:
     model, data = fit.module.model, fit.data
     save_model(run, model, fit.spec.model_arguments(data.in_features), data.sample_shape)
     weight_KD = model.weight.detach().cpu().float().numpy()
-    weight_KD = model.weight.detach().cpu().float().numpy()
     # Rows of another width than the samples' belong to a model that transforms its input.
     if is_image(data.sample_shape) and weight_KD.shape[1] == data.in_features:
         figure = feature_grid(weight_KD, data.sample_shape)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from hydra.utils import instantiate
-from pytorch_lightning.loggers import Logger, WandbLogger
+from matplotlib.image import imread
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from implicit_em.base.errors import ConfigError, one_line
@@ -33,8 +34,7 @@ MODES: dict[str, Mode] = {
 TIMEOUT = 30.0
 """Seconds to wait for the server, for earlier runs without ``logger.timeout``."""
 RETRIED = "-offline"
-"""Suffix of an offline run's id. After a failed attempt wandb's service keeps the id until it ends.
-"""
+"""Suffix of an offline run's id, because wandb's service keeps the id of a failed attempt."""
 
 
 def start_logger(
@@ -46,13 +46,15 @@ def start_logger(
 ) -> Logger | None:
     """Start the logger of the config group ``logger``; return ``None`` if the group is empty.
 
-    The arguments of a W&B logger are those of ``wandb.init``; ``tags`` are added to its own. A
-    setting that wandb refuses raises ``ConfigError``.
+    A W&B logger takes the arguments of ``wandb.init``, and ``tags`` are added to its own. Other
+    loggers get ``config`` as hyperparameters. A setting that wandb refuses raises ``ConfigError``.
     """
     if not spec:
         return None
     if spec["_target_"] != WANDB:
-        return instantiate(spec, save_dir=str(directory))
+        logger = instantiate(spec, save_dir=str(directory))
+        logger.log_hyperparams(dict(config))
+        return logger
     arguments = {key: value for key, value in spec.items() if key not in ("_target_", "mode")}
     arguments |= {
         "name": spec.get("name") or os.environ.get("WANDB_NAME") or directory.name,
@@ -66,7 +68,7 @@ def start_logger(
 
 
 def finish_logger(logger: Logger | None, metrics: Mapping[str, Any], features: Path) -> None:
-    """Log the final metrics and the feature grid, and end the logger's run with its status."""
+    """Give W&B and TensorBoard the final metrics and the feature grid; end any logger's run."""
     completed = metrics["status"] == "completed"
     if isinstance(logger, PatientWandbLogger):
         with logger.dropping():
@@ -76,7 +78,13 @@ def finish_logger(logger: Logger | None, metrics: Mapping[str, Any], features: P
                 logger.log_image("features", [str(features)])
             logger.experiment.summary.update(dict(metrics))
         logger.finish(0 if completed else 1)
-    elif logger is not None:
+        return
+    if isinstance(logger, TensorBoardLogger):
+        numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
+        logger.log_hyperparams(logger.hparams, numbers)  # its table shows settings with results
+        if features.exists():
+            logger.experiment.add_image("features", imread(features), dataformats="HWC")
+    if logger is not None:
         logger.finalize("success" if completed else "failed")
 
 

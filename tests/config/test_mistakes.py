@@ -8,7 +8,7 @@ import pytest
 from helpers.paths import ROOT
 
 MISTAKES = {
-    "lr=1e-3": ["lr=1e-3", "write lr.value=1e-3", "constant, cosine, warmup_cosine"],
+    "lr=1e-3": ["lr=1e-3", "write lr.value=1e-3", "constant, cosine, plateau, step, warmup_cosine"],
     "model.hiden=32": ["model.hiden=32", "did you mean model.hidden?"],
     "trainer.max_epoch=3": ["trainer.max_epoch=3", "did you mean trainer.max_epochs?"],
     "+trainer.max_epoch=3": ["trainer.max_epoch=3", "did you mean max_epochs?"],
@@ -18,6 +18,13 @@ MISTAKES = {
     "seed=5000000000": ["seed=5000000000", "less than 4294967296"],
     "+trainer.logger=false": ["trainer.logger=False", "no such flag"],
     "lr=cosine lr.schedule.final=-1": ["lr.schedule", "final=-1", "[0, 1]"],
+    "lr=step lr.schedule._target_=torch.optim.lr_scheduler.Step": ["lr.schedule", "Step"],
+    "lr=step +lr.schedule.gama=0.5": ["lr.schedule.gama=0.5", "did you mean gamma?", "step_size"],
+    "lr=step lr.schedule.interval=batch": ["lr.schedule.interval=batch", "'epoch' or 'step'"],
+    "lr=plateau lr.schedule.monitor=train/mse": ["monitor=train/mse", "train/loss, train/lse"],
+    "lr=plateau +lr.schedule.interval=step": ["interval=step", "allowed is epoch"],
+    "+lr.schedule._target_=torch.optim.lr_scheduler.OneCycleLR +lr.schedule.max_lr=1 "
+    "+lr.schedule.total_steps=99": ["lr.schedule.total_steps=99", "at least 100"],
     "callbacks=best callbacks.best.monitor=monitor/foo": ["monitor/foo", "monitor/redundancy"],
     "callbacks=best callbacks.best.mode=minn": ["callbacks.best", "minn"],
     "seed=true": ["seed=True", "integer"],

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers.paths import ROOT
 from omegaconf import OmegaConf
 
@@ -93,6 +94,19 @@ def test_custom_model_activation_and_data_train_and_come_back(own_files, command
         implicit_em.load(tmp_path / "outputs/RUN")
 
 
+def test_a_schedule_of_several_schedulers_trains(command_line, small, tmp_path):
+    page = "docs/how-to/learning-rate.md"
+    ((name, content),) = FILE.findall(text(page))
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_text(content)
+    command = ["--config-dir", "my_conf", "lr=warm_cosine"]
+    assert command in commands(page)
+    assert command_line(*command, *small, "probe=none", "hydra.run.dir=run") == 0
+    checkpoint = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    rate = checkpoint["optimizer_states"][0]["param_groups"][0]["lr"]
+    assert rate == pytest.approx(1e-3 * (0.1 + 0.9 * 2 / 5)), "after two of the five warm-up epochs"
+
+
 def test_a_mistake_in_an_own_option_lists_it(own_files, command_line, capfd):
     assert command_line("--config-dir", "my_conf", "loss=balnced") == 2
     err = capfd.readouterr().err
@@ -147,6 +161,25 @@ def test_the_tutorial_can_be_followed_and_leaves_what_it_and_the_reference_say(
     assert shown == {path.name for path in run.iterdir()} - {".lock"}
     explained = re.findall(r"^\| `(\w+)` ", text("docs/reference/metrics.md"), re.MULTILINE)
     assert set(json.loads((run / "metrics.json").read_text())) == set(explained) - {"epoch"}
+
+
+def test_the_tutorial_on_spectra_finds_what_it_says(command_line, monkeypatch):
+    page = "docs/tutorial-spectra.md"
+    makes_the_data, *looks = PYTHON.findall(text(page))
+    run_python(makes_the_data, monkeypatch)
+    for command in commands(page):
+        assert command_line(*command, "trainer.enable_progress_bar=false") == 0
+    names = run_python(makes_the_data + "".join(looks), monkeypatch)
+    assert sorted(names["of_pure"].argmax(1)) == list(range(8)), "a component for each substance"
+    assert names["of_pure"].max(1).min() > 0.9
+    assert names["of_topk"].mean() > names["of_derived"].mean() + 0.2
+
+
+def test_the_glossary_explains_every_metric_of_a_run():
+    explained = re.findall(r"^\| ([^|]+) \|", text("docs/reference/glossary.md"), re.MULTILINE)
+    words = {word for entry in explained for word in entry.split(", ")}
+    assert {"dead", "silent", "transpose MSE", "L0", "FVU", "energy", "component"} <= words
+    assert {"redundancy", "responsibility entropy", "maximum responsibility", "density"} <= words
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

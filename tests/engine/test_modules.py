@@ -256,6 +256,68 @@ def test_a_warmup_raises_the_rate_from_zero():
     assert fit.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.05)
 
 
+STEP_LR = {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 1, "gamma": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        (STEP_LR, [1.0] * STEPS + [0.5] * STEPS),
+        ({**STEP_LR, "interval": "step", "step_size": STEPS}, [1.0] * STEPS + [0.5] * STEPS),
+        (
+            {
+                "_target_": "torch.optim.lr_scheduler.SequentialLR",
+                "schedulers": [{**STEP_LR, "gamma": 2}, {**STEP_LR, "gamma": 0.1}],
+                "milestones": [2],
+                "interval": "step",
+            },
+            [1, 2, *(10**-step for step in range(2 * STEPS - 2))],
+        ),
+    ],
+)
+def test_a_scheduler_of_torch_steps_after_epochs_or_steps(schedule, rates):
+    watch, optimizer = Watch(), {"_target_": "torch.optim.SGD", "lr": 1.0}
+    fit = trainer(callbacks=[watch])
+    fit.fit(EncoderModule(MODEL, optimizer=optimizer, schedule=schedule), plain_loader())
+    assert watch.rates == pytest.approx(rates)
+
+
+def test_a_plateau_of_the_mean_that_is_watched_lowers_the_rate():
+    plateau = "torch.optim.lr_scheduler.ReduceLROnPlateau"
+    schedule = {"_target_": plateau, "monitor": "train/lse", "threshold_mode": "abs"}
+    schedule |= {"threshold": 1e9, "patience": 0}
+    watch = Watch()
+    fit = trainer(callbacks=[watch], max_epochs=3)
+    fit.fit(EncoderModule(MODEL, schedule=schedule), plain_loader())
+    assert watch.rates[::STEPS] == pytest.approx([1e-3, 1e-3, 1e-4])
+
+
+class Seen(pl.Callback):
+    """The means that each ``on_train_epoch_end`` finds, and those of the epoch's losses."""
+
+    def __init__(self):
+        self.found, self.losses = [], []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.losses.append(outputs["loss"].item())
+
+    def on_train_epoch_end(self, trainer, module):
+        self.found.append(trainer.callback_metrics["train/loss"].item())
+
+
+def test_a_callback_finds_the_means_of_the_epoch_at_its_end():
+    seen = Seen()
+    trainer(callbacks=[seen]).fit(EncoderModule(MODEL), plain_loader())
+    first, second = seen.losses[:STEPS], seen.losses[STEPS:]
+    assert seen.found == pytest.approx([sum(first) / STEPS, sum(second) / STEPS])
+
+
+def test_an_epoch_that_is_cut_short_has_its_means(tmp_path):
+    fit = trainer(max_epochs=-1, max_steps=STEPS + 2)
+    fit.fit(EncoderModule(MODEL), plain_loader())
+    assert fit.callback_metrics["train/loss"].isfinite()
+
+
 def test_gradients_are_clipped():
     sgd = {"_target_": "torch.optim.SGD", "lr": 1.0}
     clip = {"_target_": "torch.nn.utils.clip_grad_norm_", "max_norm": 1e-3}

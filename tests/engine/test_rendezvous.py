@@ -32,6 +32,7 @@ IMAGES = torch.randint(
 STEPS = 11
 """Batches of 32 and one of 16, an epoch."""
 ADAM = {"_target_": "torch.optim.Adam", "lr": 1e-2}
+TORCH = "torch.optim.lr_scheduler"
 
 
 class Epochs(pl.Callback):
@@ -146,9 +147,11 @@ def test_runs_that_are_not_alike_train_beside_each_other(stacks, workers):
         partial(Job, 10, clip={"_target_": "torch.nn.utils.clip_grad_norm_", "max_norm": 1.0}),
         partial(Job, 11, model={"hidden": 5}),
         partial(Job, 12, schedule={"_target_": "implicit_em.schedules.cosine"}),
+        partial(Job, 13, schedule={"_target_": f"{TORCH}.StepLR", "step_size": 1}),
+        partial(Job, 14, schedule={"_target_": f"{TORCH}.ReduceLROnPlateau", "patience": 0}),
     ]
     assert_as_alone(build, workers)
-    assert max(stacks) == 4, "1, 2, 10 and 12"
+    assert max(stacks) == 6, "1, 2, 10 and 12 to 14"
     assert 2 in stacks, "the autoencoders"
 
 

@@ -118,12 +118,12 @@ def test_autoencoders_with_schedules_and_limits_equal_the_basic_launchers(
     sweep, stacks, monkeypatch
 ):
     monkeypatch.setattr(stacked, "cores", lambda: 1)
-    axes = ["model=sae", "seed=1,2", "lr=cosine", "trainer.gradient_clip_val=0.1"]
-    axes += ["optimizer=momentum", "probe=none", "metrics_every=1"]
+    axes = ["model=sae", "seed=1,2", "lr=cosine,step,plateau", "trainer.gradient_clip_val=0.1"]
+    axes += ["optimizer=momentum", "probe=none", "metrics_every=1", "trainer.max_epochs=3"]
     _, found = sweep(*axes, STACKED)
-    assert [size for _, size in stacks] == [2]
+    assert [size for _, size in stacks] == [6]
     _, expected = sweep(*axes, directory="basic")
-    assert len(assert_jobs_equal(found, expected)) == 2
+    assert len(assert_jobs_equal(found, expected)) == 6
 
 
 def memory_of(spec):

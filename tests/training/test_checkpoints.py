@@ -174,6 +174,51 @@ def test_a_run_that_broke_off_within_an_epoch_goes_on_to_the_same_bits(
     assert results(tmp_path / "again") == results(tmp_path / "undisturbed")
 
 
+TORCH = "_target_: torch.optim.lr_scheduler."
+EACH_STEP = {
+    "StepLR": "step_size: 3",
+    "MultiStepLR": "milestones: [3, 12]",
+    "ConstantLR": "factor: 0.5",
+    "LinearLR": "total_iters: 9",
+    "ExponentialLR": "gamma: 0.9",
+    "PolynomialLR": "total_iters: 15",
+    "CosineAnnealingLR": "T_max: 30",
+    "CosineAnnealingWarmRestarts": "T_0: 6",
+    "CyclicLR": "base_lr: 1e-4, max_lr: 1e-2, step_size_up: 4, cycle_momentum: true",
+    "OneCycleLR": "max_lr: 1e-2, total_steps: 30",
+    "ChainedScheduler": f"schedulers: [{{{TORCH}LinearLR}}, {{{TORCH}ExponentialLR, gamma: 0.9}}]",
+    "SequentialLR": f"schedulers: [{{{TORCH}LinearLR}}, {{{TORCH}ExponentialLR, gamma: 0.9}}], "
+    "milestones: [12]",
+}
+EACH_EPOCH = {
+    "ReduceLROnPlateau": "patience: 0, threshold: 1e9, threshold_mode: abs",
+    "StepLR": "step_size: 1",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        *(
+            slow_unless(k == "SequentialLR", k, f"{v}, interval: step")
+            for k, v in EACH_STEP.items()
+        ),
+        *(slow_unless(k == "ReduceLROnPlateau", k, v) for k, v in EACH_EPOCH.items()),
+    ],
+)
+def test_schedulers_of_torch_go_on_to_the_same_bits(
+    composed, small, tmp_path, monkeypatch, name, arguments
+):
+    every_block(monkeypatch, 2)
+    schedule = f"lr.schedule={{{TORCH}{name}, {arguments}}}"
+    momentum = "optimizer=momentum"
+    cfg = composed(*small, schedule, momentum, "checkpoint.steps=4", "trainer.max_epochs=3")
+    train(cfg, tmp_path / "undisturbed")
+    broken_off(monkeypatch, cfg, tmp_path / "again", block=9)
+    train(cfg, tmp_path / "again")
+    assert results(tmp_path / "again") == results(tmp_path / "undisturbed")
+
+
 @pytest.fixture(scope="module")
 def undisturbed():
     """Results of runs that nothing broke off, by their settings."""

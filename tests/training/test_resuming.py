@@ -108,6 +108,14 @@ def test_more_epochs_are_refused_where_the_schedule_depends_on_them(
     assert "error: trainer.max_epochs=6: makes another" in capfd.readouterr().err
 
 
+def test_a_scheduler_of_torch_goes_on_for_more_epochs(command_line, settings, tmp_path):
+    step = ["lr=step", "lr.schedule.step_size=3"]
+    assert command_line(*settings, *step, "hydra.run.dir=run") == 0
+    assert command_line("resume=run", "trainer.max_epochs=6") == 0
+    assert command_line(*settings, *step, "trainer.max_epochs=6", "hydra.run.dir=longer") == 0
+    assert results(tmp_path / "run") == results(tmp_path / "longer")
+
+
 def test_what_is_no_run_is_refused_in_one_line(command_line, broken, tmp_path, capfd):
     assert command_line("resume=nowhere") == 2
     assert capfd.readouterr().err == (

@@ -110,6 +110,22 @@ def test_the_default_logger_writes_the_same_results(composed, small, tmp_path):
     assert list((tmp_path / "tensorboard").rglob("events.out.*"))
 
 
+def test_tensorboard_has_settings_curves_final_metrics_and_the_features(composed, small, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    metrics = train(composed(*small, "logger=tensorboard"), tmp_path)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.value for event in events.Scalars("train/loss")][-1] == pytest.approx(
+        metrics["final_loss"]
+    )
+    assert events.Scalars("redundancy")[0].value == pytest.approx(metrics["redundancy"])
+    assert "hp_metric" not in events.Tags()["scalars"]
+    assert events.Images("features")[0].width > 0
+    start = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
+    assert b"model/hidden" in start
+    assert b"lr/value" in start
+
+
 def test_the_same_seed_is_bit_identical_and_another_is_not(composed, small, tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         torch.rand(7)  # whatever else uses random numbers
