@@ -14,7 +14,7 @@ from implicit_em.base import interruption
 from implicit_em.base.errors import ConfigError, DamagedError
 from implicit_em.base.files import half_written, read_json, whole, write_json
 from implicit_em.config.fingerprint import config_fingerprint, first_difference
-from implicit_em.config.saved import read_config, read_overrides
+from implicit_em.config.saved import read_choices, read_config, read_overrides
 from implicit_em.config.spec import RunSpec
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,7 @@ class RunDirectory:
         self.path = Path(path)
         self.config = self.path / ".hydra" / "config.yaml"
         self.overrides = self.path / ".hydra" / "overrides.yaml"
+        self.hydra = self.path / ".hydra" / "hydra.yaml"
         self.metrics = self.path / "metrics.json"
         self.history = self.path / "history.csv"
         self.features = self.path / "features.png"
@@ -54,6 +55,10 @@ class RunDirectory:
     def read_overrides(self) -> list[str]:
         """Return the overrides that started the run, or raise ``DamagedError``."""
         return read_overrides(self.overrides) if self.overrides.exists() else []
+
+    def read_choices(self) -> dict[str, str]:
+        """Return the chosen option of each config group; a run outside of Hydra has none."""
+        return read_choices(self.hydra)
 
     def read_metrics(self) -> dict[str, Any] | None:
         """Return the content of ``metrics.json``, or ``None`` if it is missing or damaged."""
@@ -160,7 +165,7 @@ class RunDirectory:
             before = self.read_overrides()
             overrides = [o for o in before if not (epochs and o.startswith(EPOCHS))] + epochs
         else:
-            self._write(self.path / ".hydra" / "hydra.yaml", {"hydra": spec.hydra})
+            self._write(self.hydra, {"hydra": spec.hydra})
         self._write(self.overrides, overrides)
         return None
 
