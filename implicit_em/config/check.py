@@ -14,6 +14,7 @@ from hydra.utils import get_class, get_method, instantiate
 
 from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.base.quiet import quieten
+from implicit_em.config.fingerprint import given
 from implicit_em.config.mistakes import nearest
 from implicit_em.config.spec import RunSpec
 from implicit_em.engine.modules import build_objective, module_class, refusal_of_devices
@@ -112,7 +113,7 @@ def _dry_run(spec: RunSpec, trainer: pl.Trainer) -> None:
     )
     with torch.random.fork_rng(devices=[]):
         with _refusing("loss"):
-            objective = build_objective(settings["loss"])
+            objective = build_objective(given(settings["loss"]))
         _check_terms(settings["loss"])
         module = _try_module(spec, loss, model)
         with _refusing("optimizer"):

@@ -25,6 +25,8 @@ NO_RESULT = (
     "trainer.profiler",
 )
 """Settings and groups of settings that affect no result."""
+OPTIONAL = ("warmup", "temperature", "eps")
+"""Options in the files of loss terms; null keeps the default of the term's function."""
 
 
 def config_fingerprint(cfg: DictConfig | Mapping[str, Any]) -> str:
@@ -58,8 +60,18 @@ def deciding(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
         for key in ("path", "labels", "test_path", "test_labels"):
             data.pop(key, None)
     terms = settings.get("loss", {})
-    settings["loss"] = {name: term for name, term in terms.items() if term.get("weight") != 0}
+    settings["loss"] = given({n: term for n, term in terms.items() if term.get("weight") != 0})
     return settings
+
+
+def given(loss: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return loss terms without the options of ``OPTIONAL`` that are null."""
+    return {
+        name: {
+            key: value for key, value in term.items() if value is not None or key not in OPTIONAL
+        }
+        for name, term in loss.items()
+    }
 
 
 def first_difference(cfg: Mapping[Any, Any], other: Mapping[Any, Any]) -> tuple[str, Any, Any]:

@@ -36,7 +36,7 @@ class _Model(_Built):
 
 class _Term(_Built):
     weight: Annotated[FiniteFloat, Field(ge=0)] = 1.0
-    warmup: NonNegativeInt = 0
+    warmup: NonNegativeInt | None = None
 
 
 class _Rate(_Section):

@@ -46,8 +46,8 @@ def read_jobs(directory: Path) -> pd.DataFrame:
     """Return one row for each job.
 
     The columns are ``job``, ``directory``, the settings that differ between the jobs, and every key
-    of ``metrics.json``. The settings are those that were typed for some job, such as ``lr.value`` or
-    ``model``. Each has its own type. A job that has not started has none.
+    of ``metrics.json``. A setting, such as ``lr.value`` or ``model``, counts if it was typed for
+    some job. It has its own type. A job that has not started has no settings.
 
     Further values of ``status`` are ``not started``; ``unfinished`` for a job that still runs or
     was killed; ``damaged`` if its configuration cannot be read; and ``mismatch`` if its metrics
