@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from implicit_em.base import interruption
+from implicit_em.base.arguments import Parser
 from implicit_em.base.errors import (
     ConfigError,
     Interrupted,
@@ -85,6 +87,7 @@ def train() -> int:
         Exit code: 0 for success, 1 for a failed run or job, 2 for bad input, and 128 plus the
         number of the signal that interrupted it: 130 after Ctrl-C, 143 after SIGTERM.
     """
+    sys.argv[1:] = _options_first(sys.argv[1:])
     full_error = bool(os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise the error instead of printing it
     try:
@@ -98,6 +101,14 @@ def train() -> int:
     finally:
         complete = _summarise()
     return code or (0 if complete else FAILED)
+
+
+def _options_first(arguments: list[str]) -> list[str]:
+    """Return the arguments with the overrides last: Hydra's parser wants them in one place."""
+    parser = get_args_parser()
+    parser.error = partial(Parser.error, parser)  # type: ignore[method-assign, arg-type]
+    overrides = parser.parse_intermixed_args(arguments).overrides
+    return [word for word in arguments if word not in overrides] + overrides
 
 
 def _summarise() -> bool:

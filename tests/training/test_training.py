@@ -241,8 +241,10 @@ def test_evaluating_again_gives_the_same_metrics(composed, small, tmp_path, caps
     for key in ("dead_units", "redundancy", "density", "probe_accuracy", "responsibility_entropy"):
         assert again[key] == metrics[key]
     root = composed(*small).data.root
-    assert evaluate_main([str(tmp_path), "data=mnist", f"data.root={root}"]) == 0
-    assert "probe accuracy" in capsys.readouterr().out
+    conf = ["--conf", str(ROOT / "conf")]
+    for data in (["data=mnist", f"data.root={root}"], ["data.val_size=100"]):
+        assert evaluate_main([str(tmp_path), *conf, *data]) == 0
+        assert "probe accuracy" in capsys.readouterr().out
 
 
 def test_evaluating_says_what_is_wrong(composed, small, tmp_path, capsys, monkeypatch):
