@@ -56,6 +56,14 @@ class RefusedError(SystemExit):
         self.error = error
 
 
+class LoggedError(SystemExit):
+    """A run's error that its log has named; to an ``Exception``, Hydra would add another line."""
+
+    def __init__(self, error: RunError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 def one_line(error: BaseException) -> str:
     """Return the message of an error, or of the cause that it wraps, in one line."""
     cause = error if isinstance(error, RunError) else error.__cause__ or error

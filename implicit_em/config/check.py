@@ -42,7 +42,14 @@ def check(spec: RunSpec, here: bool = True) -> None:
     do. Their errors are passed on. Runs that differ only in the seed or logger are checked once. If
     a run will train ``here``, this machine must have its device and files.
     """
-    irrelevant = ("seed", "logger", "checkpoint", "resume", "overwrite")  # the schema checks them
+    irrelevant = (
+        "seed",
+        "logger",
+        "checkpoint",
+        "objective",
+        "resume",
+        "overwrite",
+    )  # the schema checks them
     relevant = {key: value for key, value in spec.settings.items() if key not in irrelevant}
     relevant["data"] = {**relevant["data"], "seed": None}
     key = json.dumps([relevant, here], default=str)

@@ -17,6 +17,7 @@ _DECIDE = (
 NO_RESULT = (
     "logger",
     "checkpoint",
+    "objective",
     "overwrite",
     "data.root",
     "trainer.enable_progress_bar",

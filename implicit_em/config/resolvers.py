@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from implicit_em.base.digest import digest_of
 
@@ -49,9 +49,15 @@ def gpu_in_turn(number: int) -> str:
     return devices[number % len(devices)] if devices else ""
 
 
+def directions(objective: str | Sequence[str] | None) -> str | list[str]:
+    """Return Optuna's direction for an objective, or its directions for several."""
+    return ["maximize"] * len(objective) if isinstance(objective, ListConfig) else "maximize"
+
+
 OmegaConf.register_new_resolver("digest", digest_of, replace=True)
 OmegaConf.register_new_resolver("data_root", data_root, replace=True)
 OmegaConf.register_new_resolver("token", token, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("run_directory", run_directory, replace=True)
 OmegaConf.register_new_resolver("job_directory", job_directory, replace=True)
 OmegaConf.register_new_resolver("gpu_in_turn", gpu_in_turn, replace=True)
+OmegaConf.register_new_resolver("directions", directions, replace=True)

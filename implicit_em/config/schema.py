@@ -95,6 +95,7 @@ class _Config(_Section):
     callbacks: dict[str, _Built]
     logger: _Logger
     checkpoint: _Checkpoint
+    objective: str | list[str] | None = None
     resume: str | None
     overwrite: bool
 

@@ -38,7 +38,11 @@ class CheckCallback(Callback):
         if reason := launchers.refusal(config):
             raise RefusedError(reason, ConfigError(reason))
         loader = GlobalHydra.instance().config_loader()
-        overrides_of_jobs = list(enumerate_jobs(config, loader))
+        try:
+            overrides_of_jobs = list(enumerate_jobs(config, loader))
+        except HydraException as error:
+            reason = explain(error, config.hydra.overrides.task, loader, "")
+            raise RefusedError(reason, error) from error
         jobs, composer = {}, JobComposer(config, loader)
         with _showing(f"checking {len(overrides_of_jobs)} jobs"):
             for overrides in overrides_of_jobs:
@@ -48,7 +52,8 @@ class CheckCallback(Callback):
                     reason = explain(error, overrides, loader, config.hydra.job.config_name)
                     raise RefusedError(reason, error) from error
                 directory = Path(job.hydra.sweep.dir) / job.hydra.sweep.subdir
-                jobs[directory.name] = ",".join(filter_overrides(overrides))
+                if not launchers.optimises(config):
+                    jobs[directory.name] = ",".join(filter_overrides(overrides))
                 _check(job, directory, here=launchers.run_here(config))
         CheckCallback.sweep_directory = Path(config.hydra.sweep.dir)
         try:
@@ -70,6 +75,7 @@ def _check(config: DictConfig, directory: str | Path, here: bool) -> None:
     from implicit_em.config.check import check  # loads torch, which --help does not need
     from implicit_em.config.spec import RunSpec
     from implicit_em.training.directory import RunDirectory
+    from implicit_em.training.results import check_objective
     from implicit_em.training.resuming import continued
 
     task = config
@@ -84,6 +90,7 @@ def _check(config: DictConfig, directory: str | Path, here: bool) -> None:
             task = continued(config, config.hydra.overrides.task)
         spec = RunSpec.of(task, config.hydra)
         check(spec, here)
+        check_objective(config.objective)
         refusal = RunDirectory(directory).refusal(spec)
         if refusal and not (resumed or spec.settings["overwrite"]):
             raise ConfigError(refusal)

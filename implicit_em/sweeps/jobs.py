@@ -4,17 +4,19 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from hydra._internal.config_loader_impl import get_overrides_dirname
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import IntervalSweep, Override, Transformer
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from implicit_em.base.errors import DamagedError
 from implicit_em.base.files import read_json, write_json
+from implicit_em.sweeps import launchers
 
 log = logging.getLogger(__name__)
 
@@ -24,16 +26,26 @@ JOBS = "jobs.json"
 def enumerate_jobs(config: DictConfig, loader: ConfigLoader) -> Iterator[list[str]]:
     """Yield the overrides of each job; ``config`` includes Hydra's own node.
 
-    Other sweepers than Hydra's basic one may choose their jobs one by one: nothing is yielded.
+    A sweeper that chooses its jobs one by one is given by one example, with the first values.
     """
     sweeper = config.hydra.sweeper
-    if not sweeper._target_.endswith(".BasicSweeper"):
-        return
     lines = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
     lines += config.hydra.overrides.task
     overrides = OverridesParser.create(config_loader=loader).parse_overrides(lines)
+    if launchers.optimises(config):
+        yield [f"{override.get_key_element()}={_first_value(override)}" for override in overrides]
+        return
     for batch in BasicSweeper.split_arguments(overrides, max_batch_size=None):
         yield from batch
+
+
+def _first_value(override: Override) -> Any:
+    value = override.value()
+    if isinstance(value, IntervalSweep):
+        return value.start
+    if override.is_sweep_override():
+        return next(override.sweep_iterator(Transformer.encode))
+    return override.get_value_element_as_str()
 
 
 class JobComposer:

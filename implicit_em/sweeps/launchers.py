@@ -1,4 +1,4 @@
-"""Hydra's launchers: where they run jobs, what they require, and their errors."""
+"""Hydra's launchers and sweepers: where they run jobs, what they require, and their errors."""
 
 import shutil
 
@@ -17,11 +17,22 @@ def run_here(config: DictConfig) -> bool:
     return _name(config) in HERE
 
 
+def optimises(config: DictConfig) -> bool:
+    """Return whether the sweeper chooses jobs by the results of earlier ones."""
+    return not str(config.hydra.sweeper._target_).endswith("BasicSweeper")
+
+
 def refusal(config: DictConfig) -> str | None:
-    """Return why the launcher cannot start, or ``None``."""
+    """Return why the launcher or the sweeper cannot start, or ``None``."""
     for group in ("launcher", "sweeper"):
         if isinstance(name := config.hydra[group], str):
             return f"hydra.{group}={name}: no setting; write hydra/{group}={name}"
+    if config.objective is None and optimises(config):
+        sweeper = config.hydra.runtime.choices["hydra/sweeper"]
+        return (
+            f"hydra/sweeper={sweeper}: needs objective=KEY, the key of metrics.json to maximise, "
+            "such as objective=probe_accuracy"
+        )
     choice = config.hydra.runtime.choices["hydra/launcher"]
     if _name(config) in SLURM and shutil.which("srun") is None:
         return f"hydra/launcher={choice}: Slurm's commands (sbatch, srun) are not on this machine"
@@ -33,7 +44,9 @@ def refusal(config: DictConfig) -> str | None:
 
 
 def lost(error: BaseException) -> str | None:
-    """Return one line that explains a launcher's error, or ``None`` for any other error."""
+    """Return one line that explains an error of a launcher or of Optuna, ``None`` for others."""
+    if str(error).startswith("No trials are completed yet"):
+        return "objective: no trial has a value of it, so none is the best"
     package = type(error).__module__.partition(".")[0]
     if package not in PACKAGES:
         return None
