@@ -75,15 +75,14 @@ def given(loss: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     }
 
 
-def first_difference(cfg: Mapping[Any, Any], other: Mapping[Any, Any]) -> tuple[str, Any, Any]:
-    """Return the first key at which two runs' settings differ, and both values there."""
+def differences(cfg: Mapping[Any, Any], other: Mapping[Any, Any]) -> list[tuple[str, Any, Any]]:
+    """Return each key at which two runs' settings differ, and both values there."""
     ours, theirs = (
         {key: value for key, value in nodes(deciding(c)) if not isinstance(value, Mapping)}
         for c in (cfg, other)
     )
-    differing = (key for key in sorted(ours | theirs) if ours.get(key) != theirs.get(key))
-    key = next(differing, "")
-    return key, ours.get(key), theirs.get(key)
+    keys = [key for key in sorted(ours | theirs) if ours.get(key) != theirs.get(key)]
+    return [(key, ours.get(key), theirs.get(key)) for key in keys]
 
 
 def nodes(settings: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

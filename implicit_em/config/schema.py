@@ -114,6 +114,25 @@ def validated(cfg: DictConfig) -> dict[str, Any]:
     return settings
 
 
+def unread(cfg: DictConfig) -> list[str]:
+    """Return the typed overrides that add a key which nothing reads.
+
+    Args:
+        cfg: composed configuration with Hydra's own node.
+    """
+    read = {*_Config.model_fields, *(f"lr.{key}" for key in _Rate.model_fields)} - {"lr"}
+    text = OmegaConf.to_yaml(cfg)
+    lines = []
+    for line in cfg.hydra.overrides.task:
+        key = line.lstrip("+").partition("=")[0]
+        first, _, rest = key.partition(".")
+        name = f"lr.{rest.partition('.')[0]}" if first == "lr" else first
+        is_read = name in read or key in cfg.hydra.runtime.choices or f"${{{name}" in text
+        if line.startswith("+") and not is_read:
+            lines.append(line)
+    return lines
+
+
 def to_plain(cfg: DictConfig) -> dict[str, Any]:
     """Return a configuration as plain containers with all interpolations resolved."""
     return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[return-value]

@@ -28,6 +28,11 @@ class CheckCallback(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the configuration of a single run."""
         choices = config.hydra.runtime.choices
+        for group, alone in (("hydra/launcher", "basic"), ("hydra/sweeper", "basic")):
+            if choices[group] != alone:
+                reason = f"{group}={choices[group]}: starts the jobs of a sweep; add -m for a sweep"
+                raise RefusedError(reason, ConfigError(reason))
+        _warn(config)
         shown = " ".join(f"{group}={choices.get(group)}" for group in ("model", "loss", "data"))
         run = f"{shown} seed={config.seed}" if config.resume is None else f"resume={config.resume}"
         with _showing(f"checking {run}"):
@@ -37,6 +42,7 @@ class CheckCallback(Callback):
         """Check the configuration of every job; a single wrong one stops the sweep."""
         if reason := launchers.refusal(config):
             raise RefusedError(reason, ConfigError(reason))
+        _warn(config)
         loader = GlobalHydra.instance().config_loader()
         try:
             overrides_of_jobs = list(enumerate_jobs(config, loader))
@@ -60,6 +66,13 @@ class CheckCallback(Callback):
             note_jobs(CheckCallback.sweep_directory, jobs)
         except WriteError as error:
             raise RefusedError(str(error), error) from error
+
+
+def _warn(config: DictConfig) -> None:
+    from implicit_em.config.schema import unread
+
+    for override in unread(config):
+        print(f"warning: {override}: nothing reads this key", file=sys.stderr)
 
 
 def _showing(message: str) -> AbstractContextManager[Any]:

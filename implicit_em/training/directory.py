@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from implicit_em.base import interruption
 from implicit_em.base.errors import ConfigError, DamagedError
 from implicit_em.base.files import half_written, read_json, whole, write_json
-from implicit_em.config.fingerprint import config_fingerprint, first_difference
+from implicit_em.config.fingerprint import config_fingerprint, differences
 from implicit_em.config.saved import read_choices, read_config, read_overrides
 from implicit_em.config.spec import RunSpec
 
@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 EPOCHS = "trainer.max_epochs="
 """The override of a saved run that a resumed run may replace."""
+MOST_SHOWN = 3
+"""Largest number of settings that a refusal names."""
 
 
 class RunDirectory:
@@ -122,8 +124,11 @@ class RunDirectory:
         except DamagedError as error:
             return f"{error}; choose another directory, or overwrite=true"
         if config_fingerprint(saved) != spec.fingerprint:
-            key, old, new = first_difference(saved, spec.settings)
-            difference = f" ({key}={old} there, {new} here)" if key else ""
+            found = differences(saved, spec.settings)
+            shown = [f"{key}={old} there, {new} here" for key, old, new in found[:MOST_SHOWN]]
+            if len(found) > MOST_SHOWN:
+                shown.append(f"{len(found) - MOST_SHOWN} more")
+            difference = f" ({'; '.join(shown)})" if shown else ""
         elif (metrics := self.read_metrics()) and not spec.has_made(metrics):
             difference = f" (metrics.json is of schema {metrics.get('schema')})"
         else:

@@ -17,9 +17,11 @@ from safetensors.torch import load_file
 import implicit_em
 from implicit_em.base.errors import ConfigError, NonFiniteLossError
 from implicit_em.config.fingerprint import config_fingerprint
+from implicit_em.config.spec import RunSpec
 from implicit_em.data import ResidentDataModule
 from implicit_em.evaluate import main as evaluate_main
 from implicit_em.training import measurement
+from implicit_em.training.directory import RunDirectory
 from implicit_em.training.run import train
 
 CONTRACT = [
@@ -232,6 +234,17 @@ def test_a_failed_run_is_tried_again(composed, small, tmp_path):
     assert json.loads((tmp_path / "run/metrics.json").read_text())["status"] == "failed"
     cfg.data.root = fine
     assert train(cfg, tmp_path / "run")["status"] == "completed"
+
+
+def test_a_refusal_names_what_differs(composed, tmp_path):
+    run = RunDirectory(tmp_path)
+    run.config.parent.mkdir()
+    OmegaConf.save(composed(), run.config, resolve=True)
+    other = composed("lr.value=1", "loss.tc.weight=2", "model.hidden=3", "seed=4", "probe=none")
+    refusal = run.refusal(RunSpec.of(other))
+    shown = "data.seed=1 there, 4 here; loss.tc.weight=1.0 there, 2 here; lr.value=0.001 there"
+    assert shown in refusal
+    assert "; 4 more)" in refusal
 
 
 def test_evaluating_again_gives_the_same_metrics(composed, small, tmp_path, capsys, monkeypatch):
