@@ -42,7 +42,9 @@ def test_what_noise_could_do_is_not_significant():
 
 def test_the_front_is_counted():
     ahead = said(families={"derived": 0.95, "topk": 0.94})
-    assert "stands at 5 of 5 densities (5 %, 10 %, 20 %, 30 %, 50 %): at least the required 2" in ahead
+    assert (
+        "stands at 5 of 5 densities (5 %, 10 %, 20 %, 30 %, 50 %): at least the required 2" in ahead
+    )
 
 
 def test_where_the_front_has_ended_nobody_stands():
