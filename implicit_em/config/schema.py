@@ -120,15 +120,17 @@ def unread(cfg: DictConfig) -> list[str]:
     Args:
         cfg: composed configuration with Hydra's own node.
     """
+    added = [line for line in cfg.hydra.overrides.task if line.startswith("+")]
+    if not added:
+        return []
     read = {*_Config.model_fields, *(f"lr.{key}" for key in _Rate.model_fields)} - {"lr"}
     text = OmegaConf.to_yaml(cfg)
     lines = []
-    for line in cfg.hydra.overrides.task:
+    for line in added:
         key = line.lstrip("+").partition("=")[0]
         first, _, rest = key.partition(".")
         name = f"lr.{rest.partition('.')[0]}" if first == "lr" else first
-        is_read = name in read or key in cfg.hydra.runtime.choices or f"${{{name}" in text
-        if line.startswith("+") and not is_read:
+        if not (name in read or key in cfg.hydra.runtime.choices or f"${{{name}" in text):
             lines.append(line)
     return lines
 

@@ -27,12 +27,8 @@ class CheckCallback(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the configuration of a single run."""
+        _begin(config)
         choices = config.hydra.runtime.choices
-        for group, alone in (("hydra/launcher", "basic"), ("hydra/sweeper", "basic")):
-            if choices[group] != alone:
-                reason = f"{group}={choices[group]}: starts the jobs of a sweep; add -m for a sweep"
-                raise RefusedError(reason, ConfigError(reason))
-        _warn(config)
         shown = " ".join(f"{group}={choices.get(group)}" for group in ("model", "loss", "data"))
         run = f"{shown} seed={config.seed}" if config.resume is None else f"resume={config.resume}"
         with _showing(f"checking {run}"):
@@ -40,14 +36,14 @@ class CheckCallback(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the configuration of every job; a single wrong one stops the sweep."""
-        if reason := launchers.refusal(config):
-            raise RefusedError(reason, ConfigError(reason))
-        _warn(config)
+        _begin(config)
         loader = GlobalHydra.instance().config_loader()
         try:
             overrides_of_jobs = list(enumerate_jobs(config, loader))
         except HydraException as error:
-            reason = explain(error, config.hydra.overrides.task, loader, "")
+            reason = explain(
+                error, config.hydra.overrides.task, loader, config.hydra.job.config_name
+            )
             raise RefusedError(reason, error) from error
         jobs, composer = {}, JobComposer(config, loader)
         with _showing(f"checking {len(overrides_of_jobs)} jobs"):
@@ -68,9 +64,12 @@ class CheckCallback(Callback):
             raise RefusedError(str(error), error) from error
 
 
-def _warn(config: DictConfig) -> None:
+def _begin(config: DictConfig) -> None:
+    """Refuse a wrong launcher or sweeper, and warn of keys that nothing reads."""
     from implicit_em.config.schema import unread
 
+    if reason := launchers.refusal(config):
+        raise RefusedError(reason, ConfigError(reason))
     for override in unread(config):
         print(f"warning: {override}: nothing reads this key", file=sys.stderr)
 

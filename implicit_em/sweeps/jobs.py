@@ -28,24 +28,24 @@ def enumerate_jobs(config: DictConfig, loader: ConfigLoader) -> Iterator[list[st
 
     A sweeper that chooses its jobs one by one is given by one example, with the first values.
     """
-    sweeper = config.hydra.sweeper
-    lines = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
-    lines += config.hydra.overrides.task
-    overrides = OverridesParser.create(config_loader=loader).parse_overrides(lines)
+    parser = OverridesParser.create(config_loader=loader)
     if launchers.optimises(config):
-        yield [f"{override.get_key_element()}={_first_value(override)}" for override in overrides]
+        yield [*map(_example, parser.parse_overrides(config.hydra.overrides.task))]
         return
+    lines = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    overrides = parser.parse_overrides([*lines, *config.hydra.overrides.task])
     for batch in BasicSweeper.split_arguments(overrides, max_batch_size=None):
         yield from batch
 
 
-def _first_value(override: Override) -> Any:
-    value = override.value()
-    if isinstance(value, IntervalSweep):
-        return value.start
-    if override.is_sweep_override():
-        return next(override.sweep_iterator(Transformer.encode))
-    return override.get_value_element_as_str()
+def _example(override: Override) -> str:
+    """Return an override with the first of its values."""
+    if not override.is_sweep_override():
+        return str(override.input_line)
+    values: Any = override.value()
+    is_interval = isinstance(values, IntervalSweep)
+    first = values.start if is_interval else next(override.sweep_iterator(Transformer.encode))
+    return f"{override.get_key_element()}={first}"
 
 
 class JobComposer:
