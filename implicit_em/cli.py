@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -12,15 +13,19 @@ import hydra
 from hydra import initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from implicit_em.base import interruption
+from implicit_em.base.arguments import Parser
 from implicit_em.base.errors import (
     ConfigError,
     Interrupted,
+    LoggedError,
     RefusedError,
     RunError,
     WriteError,
@@ -69,10 +74,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name=TRAIN)
-def _task(cfg: DictConfig) -> dict[str, Any]:
+def _task(cfg: DictConfig) -> Any:
+    from implicit_em.training.results import values_of
     from implicit_em.training.run import train
 
-    return train(cfg)
+    try:
+        metrics = train(cfg)
+    except RunError as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise
+        raise LoggedError(error) from error
+    return metrics if cfg.objective is None else values_of(cfg.objective, metrics)
 
 
 def train() -> int:
@@ -85,6 +97,7 @@ def train() -> int:
         Exit code: 0 for success, 1 for a failed run or job, 2 for bad input, and 128 plus the
         number of the signal that interrupted it: 130 after Ctrl-C, 143 after SIGTERM.
     """
+    sys.argv[1:] = _options_first(sys.argv[1:])
     full_error = bool(os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise the error instead of printing it
     try:
@@ -98,6 +111,14 @@ def train() -> int:
     finally:
         complete = _summarise()
     return code or (0 if complete else FAILED)
+
+
+def _options_first(arguments: list[str]) -> list[str]:
+    """Return the arguments with the overrides last: Hydra's parser wants them in one place."""
+    parser = get_args_parser()
+    parser.error = partial(Parser.error, parser)  # type: ignore[method-assign, arg-type]
+    overrides = parser.parse_intermixed_args(arguments).overrides
+    return [word for word in arguments if word not in overrides] + overrides
 
 
 def _summarise() -> bool:
@@ -122,24 +143,28 @@ def _run(task: Callable[[], Any], full_error: bool) -> int:
             raise refused.error from None
         print(f"error: {refused}", file=sys.stderr)
         return REFUSED
-    except RunError as error:
+    except (LoggedError, RunError) as error:
+        cause = error.error if isinstance(error, LoggedError) else error
         if full_error:
-            raise
-        return REFUSED if isinstance(error, ConfigError) else FAILED  # the run has logged it
-    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
-        number_for_a_group = "Config group override must be a string or a list" in str(error)
-        if full_error or (isinstance(error, ValueError) and not number_for_a_group):
-            raise
-        in_yaml = isinstance(error, YAMLError)
-        print(f"error: {one_line(error) if in_yaml else _explain(error)}", file=sys.stderr)
-        return REFUSED
+            raise cause from None
+        return REFUSED if isinstance(cause, ConfigError) else FAILED
     except Exception as error:
-        reason = one_line(error) if isinstance(error, OSError) else launchers.lost(error)
+        code, reason = _reason(error)
         if full_error or reason is None:
             raise
         print(f"error: {reason}", file=sys.stderr)
-        return FAILED
+        return code
     return 0
+
+
+def _reason(error: Exception) -> tuple[int, str | None]:
+    """Return the exit code and one line for an error, or no line if it needs its traceback."""
+    if isinstance(error, YAMLError):
+        return REFUSED, one_line(error)
+    number_for_a_group = "Config group override must be a string or a list" in str(error)
+    if isinstance(error, HydraException | OmegaConfBaseException) or number_for_a_group:
+        return REFUSED, _explain(error)
+    return FAILED, one_line(error) if isinstance(error, OSError) else launchers.lost(error)
 
 
 def _explain(error: Exception) -> str:

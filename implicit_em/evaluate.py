@@ -1,4 +1,4 @@
-"""``python -m implicit_em.evaluate RUN_DIR [data=...]``: measure a finished run again."""
+"""``implicit-em evaluate RUN_DIR [data=...]``: measure a finished run again."""
 
 import argparse
 import logging
@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from implicit_em.base.arguments import Parser
 from implicit_em.base.errors import ConfigError, RunError, one_line
 from implicit_em.base.quiet import quieten
 from implicit_em.config import CONF
@@ -66,18 +68,21 @@ def evaluate(run_dir: str | Path, data: Mapping[str, Any] | None = None) -> dict
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluate the run named on the command line and print its table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m implicit_em.evaluate",
+    parser = Parser(
+        prog="implicit-em evaluate",
         description="Compute the metrics of a finished run again, also on other data. This builds "
         "the classes that the run's configuration names; use implicit_em.load for a directory that "
         "you do not trust.",
     )
     parser.add_argument("run_dir", type=Path)
     parser.add_argument(
-        "overrides", nargs="*", help="settings of data, e.g. data=kmnist data.root=elsewhere"
+        "overrides",
+        nargs="*",
+        default=[],
+        help="settings of data, e.g. data=kmnist data.root=elsewhere",
     )
     parser.add_argument("--conf", type=Path, default=CONF, help="folder of configuration files")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
         metrics = evaluate(options.run_dir, _data(options))
@@ -97,9 +102,8 @@ def _data(options: argparse.Namespace) -> dict[str, Any]:
         with initialize_config_dir(str(options.conf.resolve()), version_base="1.3"):
             return to_plain(compose("train", overrides=options.overrides))["data"]
     config = RunDirectory(options.run_dir).read_config()
-    for override in options.overrides:
-        key, _, value = override.lstrip("+").partition("=")
-        OmegaConf.update(config, key, value, merge=True)
+    for override in OverridesParser.create().parse_overrides(options.overrides):
+        OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
     return to_plain(config)["data"]
 
 

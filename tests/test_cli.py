@@ -34,6 +34,23 @@ def test_a_mistyped_command_gives_one_line(capsys):
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_an_option_that_does_not_exist_gives_one_line(name, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [])
+    with pytest.raises(SystemExit, match="2"):
+        main([name, "--confg"])
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.endswith(f"; implicit-em {name} --help explains\n")
+    assert err.count("\n") == 1
+
+
+def test_an_option_may_follow_the_overrides(command_line, capfd):
+    assert command_line("seed=1", "-m", "lr.valu=3") == 2
+    assert capfd.readouterr().err.startswith("error: lr.valu=3: no such key")
+
+
 @pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"train"}))
 def test_a_command_passes_its_arguments_on(name, monkeypatch):
     seen = []

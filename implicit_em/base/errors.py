@@ -1,6 +1,8 @@
 """Errors that the user can act on; each message is one line."""
 
+import difflib
 import signal
+import sys
 import textwrap
 
 
@@ -56,8 +58,29 @@ class RefusedError(SystemExit):
         self.error = error
 
 
+class LoggedError(SystemExit):
+    """A run's error that its log has named; to an ``Exception``, Hydra would add another line."""
+
+    def __init__(self, error: RunError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 def one_line(error: BaseException) -> str:
     """Return the message of an error, or of the cause that it wraps, in one line."""
     cause = error if isinstance(error, RunError) else error.__cause__ or error
+    if missing := _missing_name(error):
+        return missing
     message = " ".join(str(cause).split())
     return textwrap.shorten(message, 300, placeholder=" ...") or type(cause).__name__
+
+
+def _missing_name(error: BaseException) -> str | None:
+    """Explain an error of Hydra at a dotted path whose module has no such name, else ``None``."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    module, _, name = (getattr(error, "name", None) or "").rpartition(".")
+    if not isinstance(error, ModuleNotFoundError) or module not in sys.modules:
+        return None
+    close = difflib.get_close_matches(name, dir(sys.modules[module]), n=1)
+    return f"{module} has no {name}" + (f"; did you mean {close[0]}?" if close else "")

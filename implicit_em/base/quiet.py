@@ -1,6 +1,7 @@
 """Hide warnings that the user cannot act on."""
 
 import logging
+import sys
 import warnings
 from contextlib import suppress
 
@@ -22,6 +23,15 @@ def quieten() -> None:
     logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it logs what it also raises
     for message in HOPELESS:
         warnings.filterwarnings("ignore", message)
+
+
+class Console(logging.StreamHandler):
+    """A terminal: errors go to stderr, other lines to stdout."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        self.stream = sys.stderr if record.levelno >= logging.ERROR else sys.stdout
+        super().emit(record)
 
 
 class LogFile(logging.FileHandler):

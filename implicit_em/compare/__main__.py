@@ -1,4 +1,4 @@
-"""``python -m implicit_em.compare``: the families tuned, and compared at the same density."""
+"""``implicit-em compare``: the families tuned, and compared at the same density."""
 
 import sys
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "data sets and parts of conf/compare.yaml (all if none is named), keys of that file, e.g. "
         "seeds=[1,2] or finals.trainer.max_epochs=2, and settings of all runs; any of these makes "
         "it a trial",
-        prog="python -m implicit_em.compare",
+        prog="implicit-em compare",
         description="Tune all families, train what was chosen over seeds, compare at matched "
         "density.",
     )

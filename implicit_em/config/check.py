@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.base.quiet import quieten
+from implicit_em.config.fingerprint import given
 from implicit_em.config.mistakes import nearest
 from implicit_em.config.spec import RunSpec
 from implicit_em.engine.modules import build_objective, module_class, refusal_of_devices
@@ -48,7 +49,14 @@ def check(spec: RunSpec, here: bool = True) -> None:
     do, and their final metrics. Errors are passed on. Runs that differ only in the seed or logger
     are checked once. If a run will train ``here``, this machine must have its device and files.
     """
-    irrelevant = ("seed", "logger", "checkpoint", "resume", "overwrite")  # the schema checks them
+    irrelevant = (
+        "seed",
+        "logger",
+        "checkpoint",
+        "objective",
+        "resume",
+        "overwrite",
+    )  # the schema checks them
     relevant = {key: value for key, value in spec.settings.items() if key not in irrelevant}
     relevant["data"] = {**relevant["data"], "seed": None}
     key = json.dumps([relevant, here], default=str)
@@ -116,7 +124,7 @@ def _dry_run(spec: RunSpec, trainer: pl.Trainer) -> None:
     )
     with torch.random.fork_rng(devices=[]):
         with _refusing("loss"):
-            objective = build_objective(settings["loss"])
+            objective = build_objective(given(settings["loss"]))
         _check_terms(settings["loss"])
         module = _try_module(spec, loss, model)
         with _refusing("optimizer"):

@@ -17,6 +17,7 @@ _DECIDE = (
 NO_RESULT = (
     "logger",
     "checkpoint",
+    "objective",
     "overwrite",
     "data.root",
     "trainer.enable_progress_bar",
@@ -25,6 +26,8 @@ NO_RESULT = (
     "trainer.profiler",
 )
 """Settings and groups of settings that affect no result."""
+OPTIONAL = ("warmup", "temperature", "eps")
+"""Options in the files of loss terms; null keeps the default of the term's function."""
 
 
 def config_fingerprint(cfg: DictConfig | Mapping[str, Any]) -> str:
@@ -52,19 +55,28 @@ def deciding(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
         for key in ("path", "labels", "test_path", "test_labels"):
             data.pop(key, None)
     terms = settings.get("loss", {})
-    settings["loss"] = {name: term for name, term in terms.items() if term.get("weight") != 0}
+    settings["loss"] = given({n: term for n, term in terms.items() if term.get("weight") != 0})
     return settings
 
 
-def first_difference(cfg: Mapping[Any, Any], other: Mapping[Any, Any]) -> tuple[str, Any, Any]:
-    """Return the first key at which two runs' settings differ, and both values there."""
+def given(loss: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return loss terms without the options of ``OPTIONAL`` that are null."""
+    return {
+        name: {
+            key: value for key, value in term.items() if value is not None or key not in OPTIONAL
+        }
+        for name, term in loss.items()
+    }
+
+
+def differences(cfg: Mapping[Any, Any], other: Mapping[Any, Any]) -> list[tuple[str, Any, Any]]:
+    """Return each key at which two runs' settings differ, and both values there."""
     ours, theirs = (
         {key: value for key, value in nodes(deciding(c)) if not isinstance(value, Mapping)}
         for c in (cfg, other)
     )
-    differing = (key for key in sorted(ours | theirs) if ours.get(key) != theirs.get(key))
-    key = next(differing, "")
-    return key, ours.get(key), theirs.get(key)
+    keys = [key for key in sorted(ours | theirs) if ours.get(key) != theirs.get(key)]
+    return [(key, ours.get(key), theirs.get(key)) for key in keys]
 
 
 def nodes(settings: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -32,8 +33,10 @@ def explain(error: Exception, overrides: Sequence[str], loader: ConfigLoader, co
         if group == "hydra/launcher" and choice in LAUNCHERS:
             override = next((line for line in overrides if line.startswith(f"{group}=")), group)
             return f'{override}: its launcher is not installed; pip install -e ".[cluster]"'
-        if error.options:
-            return f"{group}={choice}: no such option; {nearest(choice, error.options)}"
+        if options := error.options or loader.get_group_options(group):
+            return f"{group}={choice}: no such option; {nearest(choice, options)}"
+        if group == "hydra/sweeper/sampler":
+            return 'hydra/sweeper=optuna: Optuna is not installed; pip install -e ".[optuna]"'
     if isinstance(error, OverrideParseException):
         key, _, value = error.override.partition("=")
         if "=" in value:  # e.g. the name of a job's directory
@@ -46,7 +49,13 @@ def explain(error: Exception, overrides: Sequence[str], loader: ConfigLoader, co
     if unknown := re.match(r"Could not override '(.*)'", message):
         key = unknown[1].partition("@")[0]
         override = next((line for line in overrides if line.lstrip("+~").startswith(key)), key)
-        return f"{override}: no such key; {nearest(key, _keys(loader, config, overrides))}"
+        return f"{override}: no such key; {_beside(key, loader, config, overrides)}"
+    if "does not support sweep type" in message:
+        key, _, values = next(line for line in overrides if "(" in line).partition("=")
+        return (
+            f"{key}={values}: list the values, as in {key}=1,2,3, or let Optuna choose them: "
+            "hydra/sweeper=optuna objective=KEY"
+        )
     return _no_option(overrides, loader, config) or message
 
 
@@ -61,6 +70,42 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
         return f"allowed: {listed}"
     hint = f"did you mean {close[0]}?"
     return hint if len(beside) > MOST_LISTED else f"{hint} allowed: {listed}"
+
+
+def _beside(key: str, loader: ConfigLoader, config: str, overrides: Sequence[str]) -> str:
+    """Return a hint at an unknown key: options of its group that have it, or the closest key."""
+    if options := _options_with(key, loader):
+        return f"allowed with {', '.join(options)}"
+    parts = key.split(".")
+    keys = [
+        other
+        for other in _keys(loader, config, overrides)
+        if parts[0] == "hydra" or other.partition(".")[0] != "hydra"
+    ]
+    known = max(n for n in range(len(parts)) if n == 0 or ".".join(parts[:n]) in keys)
+    parent = ".".join(parts[:known])
+    siblings = {k.rpartition(".")[2]: k for k in keys if k.rpartition(".")[0] == parent}
+    if close := difflib.get_close_matches(parts[known], siblings, n=1):
+        return nearest(siblings[close[0]], siblings.values())
+    elsewhere = {k.rpartition(".")[2]: k for k in keys}
+    if len(parts) == 1 and (close := difflib.get_close_matches(key, elsewhere, n=1)):
+        return f"did you mean {elsewhere[close[0]]}?"
+    return f"allowed: {', '.join(siblings.values())}"
+
+
+def _options_with(key: str, loader: ConfigLoader) -> list[str]:
+    """Return the options of a key's config group whose files have the key, as they are typed."""
+    parts = key.split(".")
+    group = "/".join(parts[: 2 if parts[0] == "hydra" else 1])
+    found = []
+    for option in loader.get_group_options(group):
+        file = loader.repository.load_config(f"{group}/{option}")  # type: ignore[attr-defined]
+        is_global = file.header.get("package") == "_global_"
+        prefix = "" if is_global else f"{group.replace('/', '.')}."
+        content: Any = OmegaConf.to_container(file.config)
+        if key in dict(nodes(content, prefix)):
+            found.append(f"{group}={option}")
+    return found
 
 
 def _no_option(overrides: Sequence[str], loader: ConfigLoader, config: str) -> str | None:
@@ -91,6 +136,5 @@ def _keys(loader: ConfigLoader, config: str, overrides: Sequence[str]) -> list[s
             continue
         content = OmegaConf.to_container(cfg)
         assert isinstance(content, dict)
-        content.pop("hydra", None)
         return [key for key, _ in nodes(content)]
     return []

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from implicit_em.base.digest import digest_of
 
@@ -33,11 +33,24 @@ def job_directory(overrides: Sequence[str], *, _root_: DictConfig) -> str:
     return name if _SAFE_NAME.fullmatch(name) and name.strip(".") else config_fingerprint(_root_)
 
 
-def data_root() -> str:
-    """Return ``data`` if it holds any file, or else the ``data`` folder of the checkout."""
-    checkout = Path(__file__).parents[2] / "data"
-    is_empty = not any(path.is_file() for path in Path("data").rglob("*"))
-    return str(checkout) if is_empty and (checkout / "MNIST").exists() else "data"
+def data_root(dataset: str = "MNIST") -> str:
+    """Return the folder of torchvision's data set of this class: ``data``, or the checkout's.
+
+    The first of the two that holds the data set is chosen. If neither does, it will be downloaded
+    to the checkout's, unless there are files in ``data``.
+    """
+    here, checkout = Path("data"), Path(__file__).parents[2] / "data"
+    name = dataset.rpartition(".")[2]
+    for holds in (lambda root: _has_files(root / name), _has_files):
+        if holds(here):
+            return str(here)
+        if holds(checkout):
+            return str(checkout)
+    return str(here)
+
+
+def _has_files(folder: Path) -> bool:
+    return any(path.is_file() for path in folder.rglob("*"))
 
 
 def gpu_in_turn(number: int) -> str:
@@ -49,9 +62,15 @@ def gpu_in_turn(number: int) -> str:
     return devices[number % len(devices)] if devices else ""
 
 
+def directions(objective: str | Sequence[str] | None) -> str | list[str]:
+    """Return Optuna's direction for an objective, or its directions for several."""
+    return ["maximize"] * len(objective) if isinstance(objective, ListConfig) else "maximize"
+
+
 OmegaConf.register_new_resolver("digest", digest_of, replace=True)
 OmegaConf.register_new_resolver("data_root", data_root, replace=True)
 OmegaConf.register_new_resolver("token", token, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("run_directory", run_directory, replace=True)
 OmegaConf.register_new_resolver("job_directory", job_directory, replace=True)
 OmegaConf.register_new_resolver("gpu_in_turn", gpu_in_turn, replace=True)
+OmegaConf.register_new_resolver("directions", directions, replace=True)

@@ -52,6 +52,17 @@ def read_overrides(path: Path) -> list[str]:
     return overrides
 
 
+def read_choices(path: Path) -> dict[str, str]:
+    """Return the chosen option of each config group from Hydra's saved settings, if it has any."""
+    try:
+        content: Any = _read(path)
+    except DamagedError:
+        return {}
+    for key in ("hydra", "runtime", "choices"):
+        content = content.get(key) if isinstance(content, dict) else None
+    return content if isinstance(content, dict) else {}
+
+
 def _read(path: Path) -> Any:
     try:
         with path.open("rb") as file:

@@ -36,7 +36,7 @@ class _Model(_Built):
 
 class _Term(_Built):
     weight: Annotated[FiniteFloat, Field(ge=0)] = 1.0
-    warmup: NonNegativeInt = 0
+    warmup: NonNegativeInt | None = None
 
 
 class _Schedule(_Built):
@@ -100,6 +100,7 @@ class _Config(_Section):
     callbacks: dict[str, _Built]
     logger: _Logger
     checkpoint: _Checkpoint
+    objective: str | list[str] | None = None
     resume: str | None
     overwrite: bool
 
@@ -116,6 +117,27 @@ def validated(cfg: DictConfig) -> dict[str, Any]:
     except ValidationError as error:
         raise ConfigError(_describe(error)) from error
     return settings
+
+
+def unread(cfg: DictConfig) -> list[str]:
+    """Return the typed overrides that add a key which nothing reads.
+
+    Args:
+        cfg: composed configuration with Hydra's own node.
+    """
+    added = [line for line in cfg.hydra.overrides.task if line.startswith("+")]
+    if not added:
+        return []
+    read = {*_Config.model_fields, *(f"lr.{key}" for key in _Rate.model_fields)} - {"lr"}
+    text = OmegaConf.to_yaml(cfg)
+    lines = []
+    for line in added:
+        key = line.lstrip("+").partition("=")[0]
+        first, _, rest = key.partition(".")
+        name = f"lr.{rest.partition('.')[0]}" if first == "lr" else first
+        if not (name in read or key in cfg.hydra.runtime.choices or f"${{{name}" in text):
+            lines.append(line)
+    return lines
 
 
 def to_plain(cfg: DictConfig) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from implicit_em.base.errors import ConfigError, one_line
-from implicit_em.config.fingerprint import config_fingerprint, run_identity
+from implicit_em.config.fingerprint import config_fingerprint, given, run_identity
 from implicit_em.config.schema import validated
 from implicit_em.data import ResidentDataModule
 from implicit_em.distributed import GlobalBatch
@@ -106,7 +106,7 @@ class RunSpec:
         trainer = self.settings["trainer"]
         return module_class(self.settings["model"]["_target_"])(
             model=self.model_arguments(in_features),
-            loss=self.settings["loss"],
+            loss=given(self.settings["loss"]),
             optimizer=self.settings["optimizer"],
             schedule=self.settings["lr"]["schedule"],
             clip=_clip(trainer),

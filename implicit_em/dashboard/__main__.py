@@ -1,6 +1,5 @@
-"""``python -m implicit_em.dashboard``: create the W&B dashboards or update them."""
+"""``implicit-em dashboard``: create the W&B dashboards or update them."""
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -8,6 +7,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from implicit_em.base.arguments import Parser
 from implicit_em.base.errors import ConfigError, RunError, one_line
 from implicit_em.studies.command_line import add_conf, exit_code
 from implicit_em.training.tracking import wandb_mode
@@ -15,8 +15,8 @@ from implicit_em.training.tracking import wandb_mode
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Create, update or print the dashboards; return the same exit codes as ``train.py``."""
-    parser = argparse.ArgumentParser(
-        prog="python -m implicit_em.dashboard",
+    parser = Parser(
+        prog="implicit-em dashboard",
         description="Create the W&B dashboards of the study, or update existing ones.",
     )
     parser.add_argument("--entity", help="default: that of conf/logger/wandb.yaml, or your own")

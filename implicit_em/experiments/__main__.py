@@ -1,4 +1,4 @@
-"""``python -m implicit_em.experiments``: reproduce the paper, or some of its experiments."""
+"""``implicit-em reproduce``: reproduce the paper, or some of its experiments."""
 
 import sys
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "EXPERIMENT | KEY=VALUE",
         f"experiments ({', '.join(EXPERIMENTS)}; all if none is named) and settings for all runs, "
         "e.g. trainer.max_epochs=2, which make it a trial",
-        prog="python -m implicit_em.experiments",
+        prog="implicit-em reproduce",
         description="Reproduce the paper: runs, tables, figures, verdicts and a report.",
     )
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from implicit_em.base.arguments import Parser
 from implicit_em.base.errors import ConfigError, RunError
 from implicit_em.config import CONF
 
@@ -41,7 +42,7 @@ def run_study(
         words: help on the positional arguments.
         program: arguments of the parser.
     """
-    parser = argparse.ArgumentParser(**program)  # type: ignore[arg-type]
+    parser = Parser(**program)  # type: ignore[arg-type]
     parser.add_argument("words", nargs="*", metavar=metavar, help=words)
     parser.add_argument("--directory", type=Path, default=directory, help=f"default: {directory}")
     parser.add_argument("--workers", type=int, help="stacks at a time; default: one per core")

@@ -1,18 +1,18 @@
-"""``python -m implicit_em.sweeps DIR``: summarise a sweep again."""
+"""``implicit-em summarise DIR``: summarise a sweep again."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from implicit_em.base.arguments import Parser
 from implicit_em.base.errors import WriteError
 from implicit_em.sweeps.summary import summarise
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Summarise the sweep directory named on the command line; return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m implicit_em.sweeps", description="Summarise the jobs of a sweep directory."
+    parser = Parser(
+        prog="implicit-em summarise", description="Summarise the jobs of a sweep directory."
     )
     parser.add_argument("directory", type=Path, help="the sweep directory")
     directory = parser.parse_args(arguments).directory

@@ -27,6 +27,7 @@ class CheckCallback(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the configuration of a single run."""
+        _begin(config)
         choices = config.hydra.runtime.choices
         shown = " ".join(f"{group}={choices.get(group)}" for group in ("model", "loss", "data"))
         run = f"{shown} seed={config.seed}" if config.resume is None else f"resume={config.resume}"
@@ -35,10 +36,15 @@ class CheckCallback(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the configuration of every job; a single wrong one stops the sweep."""
-        if reason := launchers.refusal(config):
-            raise RefusedError(reason, ConfigError(reason))
+        _begin(config)
         loader = GlobalHydra.instance().config_loader()
-        overrides_of_jobs = list(enumerate_jobs(config, loader))
+        try:
+            overrides_of_jobs = list(enumerate_jobs(config, loader))
+        except HydraException as error:
+            reason = explain(
+                error, config.hydra.overrides.task, loader, config.hydra.job.config_name
+            )
+            raise RefusedError(reason, error) from error
         jobs, composer = {}, JobComposer(config, loader)
         with _showing(f"checking {len(overrides_of_jobs)} jobs"):
             for overrides in overrides_of_jobs:
@@ -48,13 +54,24 @@ class CheckCallback(Callback):
                     reason = explain(error, overrides, loader, config.hydra.job.config_name)
                     raise RefusedError(reason, error) from error
                 directory = Path(job.hydra.sweep.dir) / job.hydra.sweep.subdir
-                jobs[directory.name] = ",".join(filter_overrides(overrides))
+                if not launchers.optimises(config):
+                    jobs[directory.name] = ",".join(filter_overrides(overrides))
                 _check(job, directory, here=launchers.run_here(config))
         CheckCallback.sweep_directory = Path(config.hydra.sweep.dir)
         try:
             note_jobs(CheckCallback.sweep_directory, jobs)
         except WriteError as error:
             raise RefusedError(str(error), error) from error
+
+
+def _begin(config: DictConfig) -> None:
+    """Refuse a wrong launcher or sweeper, and warn of keys that nothing reads."""
+    from implicit_em.config.schema import unread
+
+    if reason := launchers.refusal(config):
+        raise RefusedError(reason, ConfigError(reason))
+    for override in unread(config):
+        print(f"warning: {override}: nothing reads this key", file=sys.stderr)
 
 
 def _showing(message: str) -> AbstractContextManager[Any]:
@@ -70,6 +87,7 @@ def _check(config: DictConfig, directory: str | Path, here: bool) -> None:
     from implicit_em.config.check import check  # loads torch, which --help does not need
     from implicit_em.config.spec import RunSpec
     from implicit_em.training.directory import RunDirectory
+    from implicit_em.training.results import check_objective
     from implicit_em.training.resuming import continued
 
     task = config
@@ -84,6 +102,7 @@ def _check(config: DictConfig, directory: str | Path, here: bool) -> None:
             task = continued(config, config.hydra.overrides.task)
         spec = RunSpec.of(task, config.hydra)
         check(spec, here)
+        check_objective(config.objective)
         refusal = RunDirectory(directory).refusal(spec)
         if refusal and not (resumed or spec.settings["overwrite"]):
             raise ConfigError(refusal)

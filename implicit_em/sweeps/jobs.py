@@ -4,17 +4,19 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from hydra._internal.config_loader_impl import get_overrides_dirname
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import IntervalSweep, Override, Transformer
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from implicit_em.base.errors import DamagedError
 from implicit_em.base.files import read_json, write_json
+from implicit_em.sweeps import launchers
 
 log = logging.getLogger(__name__)
 
@@ -24,16 +26,26 @@ JOBS = "jobs.json"
 def enumerate_jobs(config: DictConfig, loader: ConfigLoader) -> Iterator[list[str]]:
     """Yield the overrides of each job; ``config`` includes Hydra's own node.
 
-    Other sweepers than Hydra's basic one may choose their jobs one by one: nothing is yielded.
+    A sweeper that chooses its jobs one by one is given by one example, with the first values.
     """
-    sweeper = config.hydra.sweeper
-    if not sweeper._target_.endswith((".BasicSweeper", ".CheckedSweeper")):
+    parser = OverridesParser.create(config_loader=loader)
+    if launchers.optimises(config):
+        yield [*map(_example, parser.parse_overrides(config.hydra.overrides.task))]
         return
-    lines = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
-    lines += config.hydra.overrides.task
-    overrides = OverridesParser.create(config_loader=loader).parse_overrides(lines)
+    lines = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    overrides = parser.parse_overrides([*lines, *config.hydra.overrides.task])
     for batch in BasicSweeper.split_arguments(overrides, max_batch_size=None):
         yield from batch
+
+
+def _example(override: Override) -> str:
+    """Return an override with the first of its values."""
+    if not override.is_sweep_override():
+        return str(override.input_line)
+    values: Any = override.value()
+    is_interval = isinstance(values, IntervalSweep)
+    first = values.start if is_interval else next(override.sweep_iterator(Transformer.encode))
+    return f"{override.get_key_element()}={first}"
 
 
 class JobComposer:

@@ -1,12 +1,15 @@
-"""Hydra's launchers: where they run jobs, what they require, and their errors."""
+"""Hydra's launchers and sweepers: where they run jobs, what they require, and their errors."""
 
 import shutil
 
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from implicit_em.base.errors import one_line
 
 HERE = ("BasicLauncher", "StackedLauncher", "JoblibLauncher")
+GRIDS = ("BasicSweeper", "CheckedSweeper")
+"""Sweepers that take every combination of the listed values."""
 SLURM = ("SlurmLauncher", "SlurmStackedLauncher")
 PACKAGES = ("joblib", "submitit", "ray")
 """Packages whose own errors mean that a job's process was lost or never started."""
@@ -14,16 +17,32 @@ PACKAGES = ("joblib", "submitit", "ray")
 
 def run_here(config: DictConfig) -> bool:
     """Return whether the launcher of a composed configuration runs the jobs on this machine."""
-    return _name(config) in HERE
+    return _name(config.hydra.launcher) in HERE
+
+
+def optimises(config: DictConfig) -> bool:
+    """Return whether the sweeper chooses jobs by the results of earlier ones."""
+    return _name(config.hydra.sweeper) not in GRIDS
 
 
 def refusal(config: DictConfig) -> str | None:
-    """Return why the launcher cannot start, or ``None``."""
+    """Return why the launcher or the sweeper cannot start, or why a single run has none."""
     for group in ("launcher", "sweeper"):
         if isinstance(name := config.hydra[group], str):
             return f"hydra.{group}={name}: no setting; write hydra/{group}={name}"
-    choice = config.hydra.runtime.choices["hydra/launcher"]
-    if _name(config) in SLURM and shutil.which("srun") is None:
+    choice, sweeper = (
+        config.hydra.runtime.choices[group] for group in ("hydra/launcher", "hydra/sweeper")
+    )
+    if config.hydra.mode != RunMode.MULTIRUN:
+        if _name(config.hydra.launcher) != "BasicLauncher":
+            return f"hydra/launcher={choice}: starts the jobs of a sweep; add -m"
+        return f"hydra/sweeper={sweeper}: makes a sweep; add -m" if optimises(config) else None
+    if config.objective is None and optimises(config):
+        return (
+            f"hydra/sweeper={sweeper}: needs objective=KEY, the key of metrics.json to maximise, "
+            "such as objective=probe_accuracy"
+        )
+    if _name(config.hydra.launcher) in SLURM and shutil.which("srun") is None:
         return f"hydra/launcher={choice}: Slurm's commands (sbatch, srun) are not on this machine"
     if (most := config.hydra.launcher.get("max_stack", 1)) < 1:
         return f"hydra.launcher.max_stack={most}: must be at least 1"
@@ -33,7 +52,9 @@ def refusal(config: DictConfig) -> str | None:
 
 
 def lost(error: BaseException) -> str | None:
-    """Return one line that explains a launcher's error, or ``None`` for any other error."""
+    """Return one line that explains an error of a launcher or of Optuna, ``None`` for others."""
+    if str(error).startswith("No trials are completed yet"):
+        return "objective: no trial has a value of it, so none is the best"
     package = type(error).__module__.partition(".")[0]
     if package not in PACKAGES:
         return None
@@ -44,5 +65,5 @@ def lost(error: BaseException) -> str | None:
     return f"{package}: {message} (the same command, with this hydra.sweep.dir, goes on)"
 
 
-def _name(config: DictConfig) -> str:
-    return str(config.hydra.launcher._target_).rpartition(".")[2]
+def _name(plugin: DictConfig) -> str:
+    return str(plugin._target_).rpartition(".")[2]

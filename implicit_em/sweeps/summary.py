@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pandas as pd
 from implicit_em.base.errors import DamagedError
 from implicit_em.base.files import whole
 from implicit_em.base.tables import format_value, markdown_table, print_rows
-from implicit_em.config.fingerprint import config_fingerprint
+from implicit_em.config.fingerprint import config_fingerprint, nodes
 from implicit_em.sweeps.jobs import noted_jobs
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.results import IN_SUMMARY
@@ -32,7 +34,7 @@ def summarise(directory: Path) -> bool:
     names = _short_names(jobs["job"].tolist())
     rows = jobs.assign(job=names)[["job", "status", *IN_SUMMARY]].astype(object)
     print_rows(f"{len(jobs)} jobs", rows.where(rows.notna(), None))
-    if len(grouped) < len(jobs):
+    if 0 < len(grouped) < len(jobs):
         print_rows("mean ± std over seeds", grouped)
     for job, status, error in failed[["job", "status", "error"]].itertuples(index=False):
         print(f"{job}: {status}{f': {error}' if isinstance(error, str) else ''}")
@@ -41,40 +43,77 @@ def summarise(directory: Path) -> bool:
 
 
 def read_jobs(directory: Path) -> pd.DataFrame:
-    """Return one row for each job: ``job``, ``directory`` and every key of ``metrics.json``.
+    """Return one row for each job.
+
+    The columns are ``job``, ``directory``, the settings that differ between the jobs, and every key
+    of ``metrics.json``. A setting, such as ``lr.value`` or ``model``, counts if it was typed for
+    some job. It has its own type. A job that has not started has no settings.
 
     Further values of ``status`` are ``not started``; ``unfinished`` for a job that still runs or
     was killed; ``damaged`` if its configuration cannot be read; and ``mismatch`` if its metrics
     belong to another configuration, in which case they are left out.
     """
     waiting = noted_jobs(directory)
-    rows = []
+    jobs = []
     for config in sorted(directory.glob("*/.hydra/config.yaml")):
         run = RunDirectory(config.parents[1])
         waiting.pop(run.path.name, None)
-        rows.append(_row(run))
+        jobs.append(_read(run))
+    rows: list[dict[str, Any]] = [
+        dict.fromkeys(("job", "directory")) | settings | job.row
+        for job, settings in zip(jobs, _differing(jobs), strict=True)
+    ]
     rows += [
         {"job": job or name, "directory": name, "status": "not started"}
         for name, job in sorted(waiting.items())
     ]
-    jobs = pd.DataFrame(rows)
-    return jobs.reindex(columns=list(dict.fromkeys([*jobs.columns, "error", *IN_SUMMARY])))
+    table = pd.DataFrame(rows)
+    return table.reindex(columns=list(dict.fromkeys([*table.columns, "error", *IN_SUMMARY])))
 
 
-def _row(run: RunDirectory) -> dict[str, Any]:
-    row = {"job": run.path.name, "directory": run.path.name}
+@dataclass
+class _Job:
+    run: RunDirectory
+    row: dict[str, Any]
+    typed: Mapping[str, str] = field(default_factory=dict)
+    """The text that overrides assign to keys and config groups."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """The value of every key, and ``typed`` for the groups."""
+
+
+def _read(run: RunDirectory) -> _Job:
+    row: dict[str, Any] = {"job": run.path.name, "directory": run.path.name}
     try:
-        row["job"] = ",".join(run.read_overrides()) or run.path.name
-        fingerprint = config_fingerprint(run.read_config())
+        overrides = run.read_overrides()
+        row["job"] = ",".join(overrides) or run.path.name
+        config = run.read_config()
     except DamagedError as error:
-        return row | {"status": "damaged", "error": str(error)}
+        return _Job(run, row | {"status": "damaged", "error": str(error)})
     metrics = run.read_metrics()
     if metrics is None:
         metrics = {"status": "unfinished"}
-    elif metrics.get("config_fingerprint") != fingerprint:
+    elif metrics.get("config_fingerprint") != config_fingerprint(config):
         metrics = {"status": "mismatch", "error": "metrics.json is not of this config"}
-    cells = {k: json.dumps(v) if isinstance(v, dict | list) else v for k, v in metrics.items()}
-    return row | cells | row
+    pairs = (line.lstrip("+~").partition("=") for line in overrides)
+    typed = {key.partition("@")[0]: value for key, _, value in pairs}
+    values = {key: value for key, value in nodes(config) if not isinstance(value, Mapping)}
+    return _Job(run, row | _cells(metrics) | row, typed, typed | values)
+
+
+def _differing(jobs: Sequence[_Job]) -> list[dict[str, Any]]:
+    """Return the settings of each job that were typed for some job and differ between the jobs."""
+    keys = dict.fromkeys(key for job in jobs for key in job.typed)
+    found: list[dict[str, Any]] = []
+    for job in jobs:
+        defaults = {} if job.settings.keys() >= keys.keys() else job.run.read_choices()
+        found.append({key: job.settings.get(key, defaults.get(key)) for key in keys})
+    known = [settings for job, settings in zip(jobs, found, strict=True) if job.settings]
+    differing = [key for key in keys if any(s[key] != known[0][key] for s in known)]
+    return [_cells({key: settings[key] for key in differing}) for settings in found]
+
+
+def _cells(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: json.dumps(v) if isinstance(v, dict | list) else v for k, v in values.items()}
 
 
 def group_over_seeds(jobs: pd.DataFrame) -> pd.DataFrame:
@@ -109,6 +148,8 @@ def _short_names(jobs: list[str]) -> list[str]:
 
 def _markdown(grouped: pd.DataFrame, failed: pd.DataFrame) -> str:
     parts = ["Mean ± std over seeds (n of them).", markdown_table(grouped)]
+    if grouped.empty:
+        parts = ["No job is complete."]
     if not failed.empty:
         parts += ["Not complete:", markdown_table(failed[["job", "status", "error"]])]
     return "\n\n".join(parts) + "\n"

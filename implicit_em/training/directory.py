@@ -13,14 +13,16 @@ from omegaconf import DictConfig, OmegaConf
 from implicit_em.base import interruption
 from implicit_em.base.errors import ConfigError, DamagedError
 from implicit_em.base.files import half_written, read_json, whole, write_json
-from implicit_em.config.fingerprint import config_fingerprint, first_difference
-from implicit_em.config.saved import read_config, read_overrides
+from implicit_em.config.fingerprint import config_fingerprint, differences
+from implicit_em.config.saved import read_choices, read_config, read_overrides
 from implicit_em.config.spec import RunSpec
 
 log = logging.getLogger(__name__)
 
 EPOCHS = "trainer.max_epochs="
 """The override of a saved run that a resumed run may replace."""
+MOST_SHOWN = 3
+"""Largest number of settings that a refusal names."""
 
 
 class RunDirectory:
@@ -30,6 +32,7 @@ class RunDirectory:
         self.path = Path(path)
         self.config = self.path / ".hydra" / "config.yaml"
         self.overrides = self.path / ".hydra" / "overrides.yaml"
+        self.hydra = self.path / ".hydra" / "hydra.yaml"
         self.metrics = self.path / "metrics.json"
         self.history = self.path / "history.csv"
         self.features = self.path / "features.png"
@@ -54,6 +57,10 @@ class RunDirectory:
     def read_overrides(self) -> list[str]:
         """Return the overrides that started the run, or raise ``DamagedError``."""
         return read_overrides(self.overrides) if self.overrides.exists() else []
+
+    def read_choices(self) -> dict[str, str]:
+        """Return the chosen option of each config group; a run outside of Hydra has none."""
+        return read_choices(self.hydra)
 
     def read_metrics(self) -> dict[str, Any] | None:
         """Return the content of ``metrics.json``, or ``None`` if it is missing or damaged."""
@@ -117,8 +124,11 @@ class RunDirectory:
         except DamagedError as error:
             return f"{error}; choose another directory, or overwrite=true"
         if config_fingerprint(saved) != spec.fingerprint:
-            key, old, new = first_difference(saved, spec.settings)
-            difference = f" ({key}={old} there, {new} here)" if key else ""
+            found = differences(saved, spec.settings)
+            shown = [f"{key}={old} there, {new} here" for key, old, new in found[:MOST_SHOWN]]
+            if len(found) > MOST_SHOWN:
+                shown.append(f"{len(found) - MOST_SHOWN} more")
+            difference = f" ({'; '.join(shown)})" if shown else ""
         elif (metrics := self.read_metrics()) and not spec.has_made(metrics):
             difference = f" (metrics.json is of schema {metrics.get('schema')})"
         else:
@@ -160,7 +170,7 @@ class RunDirectory:
             before = self.read_overrides()
             overrides = [o for o in before if not (epochs and o.startswith(EPOCHS))] + epochs
         else:
-            self._write(self.path / ".hydra" / "hydra.yaml", {"hydra": spec.hydra})
+            self._write(self.hydra, {"hydra": spec.hydra})
         self._write(self.overrides, overrides)
         return None
 

@@ -68,7 +68,7 @@ class EpochProgress(RunLogger):
             if self.runs == 1:
                 log.info("epoch %d/%d%s  %s", done, self.epochs, loss, seconds)
             else:  # belongs to no run's log; written at once, because other threads print, too
-                line = f"epoch {done}/{self.epochs} of {self.runs} runs  {seconds}\n"
+                line = f"{done} of {self.epochs} epochs of {self.runs} runs  {seconds}\n"
                 print(line, end="", flush=True)
 
     def finalize(self, status: str) -> None:

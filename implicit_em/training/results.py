@@ -3,12 +3,14 @@
 import logging
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
 from typing import Any
 
+from implicit_em.base.errors import ConfigError
 from implicit_em.config.fingerprint import RESULTS_SCHEMA
+from implicit_em.config.mistakes import nearest
 from implicit_em.config.spec import RunSpec
 from implicit_em.metrics.energies import CURVES, FINAL, RECONSTRUCTION
 
@@ -24,6 +26,11 @@ IN_TABLE = (
 """Keys in the table of a run; those without a value are left out."""
 IN_SUMMARY = (*CURVES, "probe_accuracy", "final_loss", "convergence_epoch")
 """Keys in the tables of a sweep."""
+NO_OBJECTIVE = (
+    *("seed", "config_fingerprint", "status", "error"),
+    *("device", "schema", "versions"),
+)
+"""Keys that no sweeper can maximise."""
 
 
 def _versions() -> dict[str, str]:
@@ -85,3 +92,29 @@ def without_infinities(metrics: Mapping[str, Any]) -> dict[str, Any]:
     if lost:
         log.warning("not finite, so null: %s", ", ".join(lost))
     return {**metrics, **dict.fromkeys(lost)}
+
+
+def check_objective(objective: str | Sequence[str] | None) -> None:
+    """Raise ``ConfigError`` if an objective is no number in ``metrics.json``."""
+    allowed = [
+        key for key in Results(seed=0, config_fingerprint="").as_dict() if key not in NO_OBJECTIVE
+    ]
+    for name in _names(objective):
+        if name.removeprefix("-") not in allowed:
+            hint = nearest(name.removeprefix("-"), allowed)
+            raise ConfigError(f"objective={name}: no number of metrics.json; {hint}")
+
+
+def values_of(objective: str | Sequence[str], metrics: Mapping[str, Any]) -> Any:
+    """Return the value to maximise, or a list of them; ``None`` stands for an undefined metric."""
+    values = []
+    for name in _names(objective):
+        value = metrics[name.removeprefix("-")]
+        if value is None:
+            log.warning("objective=%s: null for this run, so this trial does not count", name)
+        values.append(-value if name.startswith("-") and value is not None else value)
+    return values[0] if isinstance(objective, str) else values
+
+
+def _names(objective: str | Sequence[str] | None) -> Sequence[str]:
+    return [objective] if isinstance(objective, str) else objective or []

@@ -1,6 +1,7 @@
 """``resume=DIR``: a run goes on in its own directory and with its own settings."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
@@ -21,6 +22,10 @@ def continued(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
     number of epochs if the learning rate does not depend on it. Others raise ``ConfigError``.
     """
     run = RunDirectory(cfg.resume)
+    if not run.path.is_dir():
+        raise ConfigError(
+            f"resume={cfg.resume}: no such directory; a relative path starts at {Path.cwd()}"
+        )
     try:
         saved = run.read_config()
     except (FileNotFoundError, DamagedError) as error:

@@ -72,7 +72,7 @@ def _train_once(spec: RunSpec, run: RunDirectory, resumed: bool) -> dict[str, An
         try:
             complete = run.claim(spec, resumed)
         except RunError as error:
-            log.error("refused: %s", error)
+            log.error("error: %s", error)
             raise
         if complete:
             log.info("%s is complete already: reused", run.path)
@@ -104,7 +104,7 @@ def _train_here(spec: RunSpec, run: RunDirectory) -> dict[str, Any]:
     except Exception as error:
         kind = "" if isinstance(error, RunError) else f"{type(error).__name__}: "
         results = results.updated(status="failed", error=kind + one_line(error))
-        log.error("failed: %s", results.error)
+        log.error("%s: %s", "error" if isinstance(error, ConfigError) else "failed", results.error)
         raise
     finally:
         results = results.updated(**(fit.so_far if fit else {}))

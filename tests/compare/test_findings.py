@@ -22,7 +22,7 @@ def test_the_best_family_is_named_with_how_far_it_is_ahead():
         r"At 5 % .* ahead of the next, TopK, by 1\.0\d \[0\.\d+, 1\.\d+\] points", ahead
     )
     assert "(significant, p = " in ahead
-    assert "significantly better in 10, significantly worse in 0, and 0 decide nothing" in ahead
+    assert "significantly better in 10, significantly worse in 0, and undecided in 0" in ahead
 
 
 def test_a_reference_that_loses_is_said_to_lose():
@@ -31,7 +31,7 @@ def test_a_reference_that_loses_is_said_to_lose():
     assert "ahead of derived by 1.0" in behind
     assert "significantly better in 0, significantly worse in 5" in behind
     assert "Derived is significantly worse than TopK (all)." in behind
-    assert "a setting of derived stands at 0 of 5 densities, fewer than the 2 asked for." in behind
+    assert "a setting of derived stands at 0 of 5 densities: fewer than the required 2." in behind
 
 
 def test_what_noise_could_do_is_not_significant():
@@ -42,20 +42,22 @@ def test_what_noise_could_do_is_not_significant():
 
 def test_the_front_is_counted():
     ahead = said(families={"derived": 0.95, "topk": 0.94})
-    assert "stands at 5 of 5 densities (5 %, 10 %, 20 %, 30 %, 50 %), at least the 2" in ahead
+    assert (
+        "stands at 5 of 5 densities (5 %, 10 %, 20 %, 30 %, 50 %): at least the required 2" in ahead
+    )
 
 
 def test_where_the_front_has_ended_nobody_stands():
     found = results(families={"derived": 0.95, "topk": 0.94})
     tuning = found.tuning[found.tuning["density"] < 0.25]
     ended = " ".join(findings(replace(found, tuning=tuning)))
-    assert "2 asked for; no family's stands at 30 %, 50 %." in ended
+    assert "required 2; no family's stands at 30 %, 50 %." in ended
 
 
 def test_what_is_counted_over_all_densities_is_also_said_with_all_tests_corrected():
     near = said(families={"derived": 0.94, "topk": 0.9394, "l1": 0.92}, spread=0.0005)
     counts = re.search(
-        r"significantly better in (\d+), .* and (\d+) decide nothing; after Holm over all of them, "
+        r"significantly better in (\d+), .* and undecided in (\d+); after Holm over all of them, "
         r"it is better in (\d+) and worse in 0\.",
         near,
     )

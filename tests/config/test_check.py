@@ -140,6 +140,9 @@ def test_data_come_from_here_or_from_the_checkout(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data" / "MNIST" / "raw").mkdir(parents=True)  # as a failed download leaves it
     assert data_root() != "data"
+    (tmp_path / "data" / "X.npy").touch()
+    assert data_root() != "data", "the checkout has MNIST"
+    assert data_root("torchvision.datasets.KMNIST") == "data"
     (tmp_path / "data" / "MNIST" / "raw" / "images").touch()
     assert data_root() == "data"
 

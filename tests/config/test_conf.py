@@ -7,6 +7,7 @@ import pytest
 import pytorch_lightning as pl
 from helpers.models import MODEL_OF_LOSS
 from helpers.paths import ROOT
+from hydra.utils import get_method
 from omegaconf import OmegaConf
 
 from implicit_em.config.check import check
@@ -49,11 +50,29 @@ def test_the_modules_defaults_are_those_of_the_files(composed):
     cfg = composed()
     for name, term in DERIVED_LOSS.items():
         assert term["_target_"] == cfg.loss[name]._target_
-    assert OmegaConf.to_container(composed("model=sae").loss) == {
+    terms = OmegaConf.to_container(composed("model=sae").loss)
+    assert {n: {k: v for k, v in t.items() if v is not None} for n, t in terms.items()} == {
         "mse": {**SAE_LOSS["mse"], "weight": 1.0},
         "l1": dict(SAE_LOSS["l1"]),
     }
     assert ADAM.items() <= OmegaConf.to_container(cfg.optimizer, resolve=True).items()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf/loss").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_option_of_a_term_is_a_key_of_its_file(path, composed):
+    for name, term in composed(f"loss={path.stem}").loss.items():
+        parameters = inspect.signature(get_method(term._target_)).parameters.values()
+        assert {"weight", "warmup"} <= set(term), name
+        assert {p.name for p in parameters if p.default is not p.empty} <= set(term), name
+
+
+def test_an_option_of_a_term_needs_no_plus_and_counts_as_it_did(composed):
+    typed, with_plus = composed("loss.lse.temperature=2"), composed("+loss.lse.temperature=2")
+    assert RunSpec.of(typed).fingerprint == RunSpec.of(with_plus).fingerprint
+    assert RunSpec.of(typed).build_module(9).objective.terms["lse"].options["temperature"] == 2
+    assert (
+        "temperature" not in RunSpec.of(composed()).build_module(9).objective.terms["lse"].options
+    )
 
 
 def test_every_trainer_setting_is_a_flag_of_lightning(composed):

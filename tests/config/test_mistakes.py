@@ -12,6 +12,14 @@ MISTAKES = {
     "model.hiden=32": ["model.hiden=32", "did you mean model.hidden?"],
     "trainer.max_epoch=3": ["trainer.max_epoch=3", "did you mean trainer.max_epochs?"],
     "+trainer.max_epoch=3": ["trainer.max_epoch=3", "did you mean max_epochs?"],
+    "model.k=8": ["model.k=8: no such key", "model=batch_topk, model=jump_relu, model=topk"],
+    "loss.foo.weight=1": ["loss.foo.weight=1", "allowed: loss.lse, loss.var, loss.tc"],
+    "callbacks=[earlystopping]": ["did you mean early_stopping?", "best, early_stopping, lr_mon"],
+    "model._target_=implicit_em.models.Encodr": ["no Encodr; did you mean Encoder?"],
+    "resume=RUN": ["resume=RUN: no such directory; a relative path starts at /"],
+    "hydra/launcher=stacked": ["hydra/launcher=stacked", "add -m"],
+    "-m lr.value=interval(1e-4,1e-2)": ["lr.value=interval(1e-4,1e-2)", "hydra/sweeper=optuna"],
+    "-m seed=1,2 hydra.launcher.max_stack=3": ["allowed with", "hydra/launcher=stacked"],
     "foo=1": ["foo=1", "no such key", "seed, probe"],
     "model.hidden=many": ["model.hidden=many", "integer"],
     "model.hidden=1.5": ["model.hidden=1.5", "integer"],
@@ -96,6 +104,14 @@ def test_a_mistake_gives_one_line_and_trains_nothing(typed, command_line, tmp_pa
         assert part in err
     assert not list(tmp_path.rglob("*.json"))
     assert not list(tmp_path.glob("outputs")), "a refused run leaves no directory"
+
+
+def test_a_key_that_nothing_reads_gets_a_warning(command_line, small, capfd):
+    brief = [*small, "probe=none", "trainer.max_epochs=0"]
+    assert command_line(*brief, "+foo.bar=1", "+lr.foo=1", "+k=5", "model.hidden=${k}") == 0
+    err = capfd.readouterr().err
+    unread = ["+foo.bar=1", "+lr.foo=1"]
+    assert err == "".join(f"warning: {line}: nothing reads this key\n" for line in unread)
 
 
 def test_a_whole_sweep_is_checked_before_its_first_job(command_line, small, tmp_path, capfd):

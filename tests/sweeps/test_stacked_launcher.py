@@ -72,7 +72,7 @@ def test_a_stacked_sweep_equals_the_basic_launchers_file_by_file(sweep, stacks, 
     assert code == 0
     out = capfd.readouterr().out
     assert announced(out) == ["4 jobs together:"]
-    assert "epoch 8/8 of 4 runs" in out
+    assert "8 of 8 epochs of 4 runs" in out
     assert {process for process, _ in stacks} == {os.getpid()}, "one process"
     assert sorted(size for _, size in stacks[:2]) == [2, 2], "a stack for each objective and core"
 

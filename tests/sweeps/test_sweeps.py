@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.config.resolvers import job_directory
 from implicit_em.sweeps.__main__ import main
+from implicit_em.sweeps.jobs import note_jobs
 from implicit_em.sweeps.summary import group_over_seeds, read_jobs
 from implicit_em.training.results import IN_SUMMARY
 
@@ -226,3 +227,22 @@ def test_the_studies_enumerate_their_runs(experiment, jobs, monkeypatch, command
     command_line("-m", f"experiment={experiment}", f"hydra.sweep.dir={tmp_path}/study")
     assert len(trained) == jobs
     assert all(cfg.trainer.max_epochs == 100 for cfg in trained)
+
+
+def test_each_setting_that_differs_is_a_column_of_its_own_type(sweep):
+    sweep("seed=1", "probe=none")
+    _, directory = sweep("loss=var_tc", "lr.value=1e-3,0.01", "seed=2", "probe=none")
+    for jobs in (read_jobs(directory), pd.read_csv(directory / "summary.csv")):
+        assert list(jobs.columns[:5]) == ["job", "directory", "loss", "lr.value", "seed"]
+        rows = jobs.set_index(["seed", "lr.value", "loss"]).index
+        assert set(rows) == {(2, 1e-3, "var_tc"), (2, 0.01, "var_tc"), (1, 1e-3, "lse_var_tc")}
+        assert jobs["seed"].dtype.kind == "i"
+        assert jobs["lr.value"].dtype.kind == "f"
+        assert not {"probe", "model.hidden"} & set(jobs), "the same in all jobs"
+
+
+def test_without_a_complete_job_there_is_no_table_over_seeds(tmp_path, capfd):
+    note_jobs(tmp_path, {"seed=1": "seed=1", "seed=2": "seed=2"})
+    assert main([str(tmp_path)]) == 1
+    assert "mean ± std" not in capfd.readouterr().out
+    assert (tmp_path / "summary.md").read_text().startswith("No job is complete.\n")

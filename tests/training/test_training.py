@@ -17,9 +17,11 @@ from safetensors.torch import load_file
 import implicit_em
 from implicit_em.base.errors import ConfigError, NonFiniteLossError
 from implicit_em.config.fingerprint import config_fingerprint
+from implicit_em.config.spec import RunSpec
 from implicit_em.data import ResidentDataModule
 from implicit_em.evaluate import main as evaluate_main
 from implicit_em.training import measurement
+from implicit_em.training.directory import RunDirectory
 from implicit_em.training.run import train
 
 CONTRACT = [
@@ -250,6 +252,17 @@ def test_a_failed_run_is_tried_again(composed, small, tmp_path):
     assert train(cfg, tmp_path / "run")["status"] == "completed"
 
 
+def test_a_refusal_names_what_differs(composed, tmp_path):
+    run = RunDirectory(tmp_path)
+    run.config.parent.mkdir()
+    OmegaConf.save(composed(), run.config, resolve=True)
+    other = composed("lr.value=1", "loss.tc.weight=2", "model.hidden=3", "seed=4", "probe=none")
+    refusal = run.refusal(RunSpec.of(other))
+    shown = "data.seed=1 there, 4 here; loss.tc.weight=1.0 there, 2 here; lr.value=0.001 there"
+    assert shown in refusal
+    assert "; 4 more)" in refusal
+
+
 def test_evaluating_again_gives_the_same_metrics(composed, small, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     metrics = train(composed(*small), tmp_path)
@@ -257,8 +270,10 @@ def test_evaluating_again_gives_the_same_metrics(composed, small, tmp_path, caps
     for key in ("dead_units", "redundancy", "density", "probe_accuracy", "responsibility_entropy"):
         assert again[key] == metrics[key]
     root = composed(*small).data.root
-    assert evaluate_main([str(tmp_path), "data=mnist", f"data.root={root}"]) == 0
-    assert "probe accuracy" in capsys.readouterr().out
+    conf = ["--conf", str(ROOT / "conf")]
+    for data in (["data=mnist", f"data.root={root}"], ["data.val_size=100"]):
+        assert evaluate_main([str(tmp_path), *conf, *data]) == 0
+        assert "probe accuracy" in capsys.readouterr().out
 
 
 def test_evaluating_says_what_is_wrong(composed, small, tmp_path, capsys, monkeypatch):

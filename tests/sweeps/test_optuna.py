@@ -1,0 +1,98 @@
+"""Sweepers that optimise: what they maximise, and Optuna's."""
+
+from importlib.util import find_spec
+
+import pytest
+from helpers.results import finished
+from omegaconf import OmegaConf
+
+from implicit_em import cli
+from implicit_em.base.errors import ConfigError
+from implicit_em.sweeps.summary import read_jobs
+from implicit_em.training.results import check_objective, values_of
+
+METRICS = {"probe_accuracy": 0.9, "density": 0.25, "redundancy": None}
+OPTUNA = ["hydra/sweeper=optuna", "lr.value=interval(1e-4,1e-2)", "trainer.max_epochs=1"]
+
+needs_optuna = pytest.mark.skipif(
+    find_spec("hydra_plugins.hydra_optuna_sweeper") is None, reason="needs the extra optuna"
+)
+
+
+@pytest.mark.parametrize(
+    ("objective", "value"),
+    [
+        ("null", METRICS),
+        ("probe_accuracy", 0.9),
+        ("-density", -0.25),
+        ("[probe_accuracy,-density]", [0.9, -0.25]),
+    ],
+)
+def test_the_task_returns_what_a_sweeper_maximises(objective, value, composed, monkeypatch):
+    monkeypatch.setattr("implicit_em.training.run.train", lambda cfg: METRICS)
+    assert cli._task.__wrapped__(composed(f"objective={objective}")) == value
+
+
+def test_a_metric_that_is_null_is_named(caplog):
+    assert values_of("-redundancy", METRICS) is None
+    assert "objective=-redundancy: null for this run" in caplog.text
+
+
+@pytest.mark.parametrize("objective", ["probe_acuracy", "-status", ["density", "versions"]])
+def test_what_is_no_number_is_no_objective(objective):
+    with pytest.raises(ConfigError, match=r"objective=.*: no number of metrics\.json"):
+        check_objective(objective)
+
+
+@pytest.mark.parametrize(
+    ("typed", "parts"),
+    [
+        (OPTUNA, ["hydra/sweeper=optuna: needs objective=KEY", "objective=probe_accuracy"]),
+        ([*OPTUNA, "objective=acuracy"], ["objective=acuracy: no number", "probe_accuracy"]),
+        ([*OPTUNA, "objective=density", "model.hiden=4"], ["model.hiden=4: no such key"]),
+        ([*OPTUNA, "objective=density", "seed=-1,2"], ["seed=-1: "]),
+    ],
+)
+@needs_optuna
+def test_a_mistake_is_refused_before_the_first_trial(typed, parts, command_line, tmp_path, capfd):
+    assert command_line("-m", *typed) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert all(part in err for part in parts)
+    assert not list(tmp_path.glob("multirun"))
+
+
+@needs_optuna
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Deprecated API features detected")
+def test_optuna_finds_the_best_of_four_trials_and_goes_on(sweep, capfd):
+    typed = [*OPTUNA, "objective=probe_accuracy"]
+    assert sweep(*typed, "hydra.sweeper.n_trials=2")[0] == 0
+    capfd.readouterr()
+    code, directory = sweep(*typed, "hydra.sweeper.n_trials=4")
+    assert code == 0
+    out, err = capfd.readouterr()
+    assert out.count("is complete already: reused") == 2, "with its seed, it chooses the same"
+    assert "4 jobs" in out
+    assert err == ""
+    jobs = read_jobs(directory)
+    assert len(jobs) == len(finished(directory)) == 4
+    assert jobs["lr.value"].between(1e-4, 1e-2).all()
+    assert f"Best value: {jobs['probe_accuracy'].max()}" in out
+    best = OmegaConf.load(directory / "optimization_results.yaml")
+    (row,) = jobs[jobs["lr.value"] == best.best_params["lr.value"]].to_dict("records")
+    assert row["probe_accuracy"] == best.best_value
+
+
+@needs_optuna
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Deprecated API features detected")
+def test_trials_without_a_value_are_said_and_the_others_go_on(sweep, capfd):
+    typed = [*OPTUNA, "objective=probe_accuracy", "probe=none", "hydra.sweeper.n_trials=2"]
+    code, directory = sweep(*typed)
+    assert code == 1
+    out, err = capfd.readouterr()
+    assert out.count("objective=probe_accuracy: null for this run") == 2
+    assert err == "error: objective: no trial has a value of it, so none is the best\n"
+    assert list(read_jobs(directory)["status"]) == ["completed"] * 2
