@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import tomllib
 from importlib import import_module
 from importlib.metadata import version
