@@ -50,7 +50,8 @@ def draw_grid(
     shown = weight_KD[:MOST_SHOWN]
     are_images = is_image(sample_shape)
     mosaic = _mosaic(shown.reshape(-1, *_without_ones(sample_shape))) if are_images else shown
-    limit = float(np.quantile(np.abs(shown), 1 - saturating)) or 1.0
+    finite = np.abs(shown[np.isfinite(shown)])
+    limit = (float(np.quantile(finite, 1 - saturating)) if finite.size else 0.0) or 1.0
     picture = axes.imshow(
         mosaic,
         cmap=RED_WHITE_BLUE,

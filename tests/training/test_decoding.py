@@ -87,7 +87,6 @@ def test_a_model_that_transforms_its_input_is_trained_measured_and_saved(
         loaded.reconstruct(x)
 
 
-@pytest.mark.filterwarnings("ignore:invalid value")  # the picture of infinite weights
 def test_metrics_that_are_not_finite_are_null_and_named_in_one_line(
     command_line, small, tmp_path, capfd
 ):
