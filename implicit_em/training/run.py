@@ -85,6 +85,8 @@ def _train_here(spec: RunSpec, run: RunDirectory) -> dict[str, Any]:
     logger = fit = None
     try:
         data = spec.build_data()
+        for remark in data.remarks():
+            log.info("%s", remark)
         config = spec.settings | {"config_fingerprint": spec.fingerprint}
         logger = start_logger(spec.settings["logger"], run.path, config, spec.group, spec.tags)
         fit = Fit.prepare(spec, run, data, logger)
@@ -130,7 +132,8 @@ def _measure(results: Results, fit: Fit) -> Results:
 def _save(fit: Fit, run: RunDirectory) -> None:
     """Write the model and the picture of its weights."""
     model, data = fit.module.model, fit.data
-    save_model(run, model, fit.spec.model_arguments(data.in_features), data.sample_shape)
+    arguments = fit.spec.model_arguments(data.in_features)
+    save_model(run, model, arguments, data.sample_shape, data.normalizer)
     with whole(run.features) as temporary:
         save_feature_grid(model.weight.detach().cpu().float().numpy(), data.sample_shape, temporary)
 
