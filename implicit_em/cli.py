@@ -1,6 +1,7 @@
 """The command line: ``implicit-em COMMAND ...``; a mistake prints one clear line."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -85,6 +86,8 @@ def train() -> int:
         Exit code: 0 for success, 1 for a failed run or job, 2 for bad input, and 128 plus the
         number of the signal that interrupted it: 130 after Ctrl-C, 143 after SIGTERM.
     """
+    # Shells leave ~ as it is after the = of an override, and Hydra refuses it.
+    sys.argv[1:] = [re.sub(r"(?<=[=,])~(?=/)", os.path.expanduser("~"), word) for word in sys.argv[1:]]
     full_error = bool(os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise the error instead of printing it
     try:

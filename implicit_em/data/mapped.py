@@ -14,7 +14,7 @@ from implicit_em.models.normalizing import Normalizer
 
 LARGE = 2**30
 """Largest size, in bytes as float32, of mapped samples that are used like a tensor in memory."""
-TOUCHED = 2**29
+TOUCHED = 2**28
 """Number of bytes of a mapping that may lie in memory before they are given back."""
 AROUND = 2**16
 """Number of bytes that the kernel may bring into memory around each row."""

@@ -30,8 +30,6 @@ BLOCK = 64
 """Maximum number of batches in a block."""
 EVALUATION_BATCH = 2_000
 Final = Literal["test", "validation"]
-MOST_LOOKED_AT = 10_000
-"""Largest number of training samples whose scale is looked at before a run."""
 UNLIKE = 1_000
 """Ratio of the columns' ranges above which normalisation is advised."""
 PATIENCE = 10.0
@@ -139,7 +137,7 @@ class ResidentDataModule(pl.LightningDataModule):
         if self.normalizer is not None:
             return []
         samples, rows = self.split("train")[0], self.train_indices()
-        some = rows[:: -(-len(rows) // MOST_LOOKED_AT)].to(samples.device)
+        some = rows[:: -(-len(rows) // rows_at_once(samples.shape))].to(samples.device)
         x = as_unit_float(samples.index_select(0, some)).double()
         ranges_D = x.amax(0) - x.amin(0)
         ratio = float(ranges_D.max() / ranges_D.where(ranges_D > 0, torch.inf).min())

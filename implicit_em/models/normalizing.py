@@ -33,7 +33,8 @@ class Normalizer(nn.Module):
         if mean is None or factor is None:
             fits = option == "l2" and mean is factor
         else:
-            fits = mean.dim() == 1 and factor.shape in (mean.shape, 2 * mean.shape)
+            shapes = (mean.shape, 2 * mean.shape)
+            fits = option != "l2" and mean.dim() == 1 and factor.shape in shapes
         if not fits:
             raise ValueError(f"normalize={option}: its statistics are of other shapes")
         self.option = option
