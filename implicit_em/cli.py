@@ -87,7 +87,9 @@ def train() -> int:
         number of the signal that interrupted it: 130 after Ctrl-C, 143 after SIGTERM.
     """
     # Shells leave ~ as it is after the = of an override, and Hydra refuses it.
-    sys.argv[1:] = [re.sub(r"(?<=[=,])~(?=/)", os.path.expanduser("~"), word) for word in sys.argv[1:]]
+    sys.argv[1:] = [
+        re.sub(r"(?<=[=,])~(?=/)", os.path.expanduser("~"), word) for word in sys.argv[1:]
+    ]
     full_error = bool(os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise the error instead of printing it
     try:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from copy import copy
-from mmap import MADV_DONTNEED, mmap
+from mmap import MADV_DONTNEED, MADV_NORMAL, MADV_RANDOM, mmap
 
 import psutil
 import torch
@@ -75,7 +75,11 @@ class MappedSamples:
 
     def index_select(self, dim: int, rows: Tensor) -> Tensor:
         """Return a tensor of these rows, int64; the only ``dim`` is 0."""
-        chosen = self.values.index_select(dim, self._rows_of(rows))
+        rows = self._rows_of(rows)
+        # Around scattered rows, the system would read many times as much as is needed.
+        together = len(rows) and rows.max() - rows.min() < 4 * len(rows)
+        self._file.madvise(MADV_NORMAL if together else MADV_RANDOM)
+        chosen = self.values.index_select(dim, rows)
         self._touched += len(rows) * (AROUND + chosen[:1].nbytes)
         if self._touched > TOUCHED:
             self._file.madvise(MADV_DONTNEED)

@@ -56,6 +56,8 @@ class Encoder(nn.Module):
     def fold(self, normalizer: Any) -> None:
         """Make ``W A`` and ``b - W A m`` of W and b, to take samples x in place of ``A (x - m)``.
 
+        The energies stay what they are. ``decode`` returns no reconstruction of x then.
+
         Args:
             normalizer: an affine ``models.normalizing.Normalizer``.
         """

@@ -138,16 +138,20 @@ class Normalized(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what the model returns: its energies, or reconstructions of raw samples."""
-        energies = self.encode(x)
-        return self.decode(energies) if isinstance(self.model, SparseAutoencoder) else energies
+        is_autoencoder = isinstance(self.model, SparseAutoencoder)
+        return self.reconstruct(x) if is_autoencoder else self.encode(x)
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the energies or hidden activations ``(..., K)`` of raw samples ``(..., D)``."""
         return self.model.encode(self.normalizer(x).to(self.weight.dtype))
 
     def decode(self, energies: Tensor) -> Tensor:
-        """Return the reconstructions ``(..., D)`` of raw samples; for ``l2``, of length 1."""
+        """Return reconstructions ``(..., D)`` of raw samples from energies ``(..., K)``."""
         return self.normalizer.inverse(self.model.decode(energies))
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Return the reconstructions of raw samples, both ``(..., D)``; for ``l2``, of length 1."""
+        return self.decode(self.encode(x))
 
     def responsibilities(self, x: Tensor) -> Tensor:
         """Return ``softmax(-E)``, shape ``(..., K)``: the posterior over components."""

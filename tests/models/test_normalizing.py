@@ -93,6 +93,7 @@ def test_a_model_takes_raw_samples_in_place_of_normalised_ones(cls, option):
     if isinstance(model, models.SparseAutoencoder):
         expected = normalizer.inverse(model(normalizer(x)))
         assert torch.allclose(raw(x), expected, rtol=1e-8, atol=1e-8)
+        assert torch.equal(raw.decode(raw.encode(x)), raw(x))
     else:
         assert torch.equal(raw(x), raw.encode(x))
 
