@@ -1,6 +1,7 @@
 """The command line: ``implicit-em COMMAND ...``; a mistake prints one clear line."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -98,6 +99,10 @@ def train() -> int:
         number of the signal that interrupted it: 130 after Ctrl-C, 143 after SIGTERM.
     """
     sys.argv[1:] = _options_first(sys.argv[1:])
+    # Shells leave ~ as it is after the = of an override, and Hydra refuses it.
+    sys.argv[1:] = [
+        re.sub(r"(?<=[=,])~(?=/)", os.path.expanduser("~"), word) for word in sys.argv[1:]
+    ]
     full_error = bool(os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise the error instead of printing it
     try:

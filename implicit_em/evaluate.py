@@ -44,6 +44,7 @@ def evaluate(run_dir: str | Path, data: Mapping[str, Any] | None = None) -> dict
     quieten()
     run = RunDirectory(run_dir)
     settings = to_plain(run.read_config()) | ({"data": dict(data)} if data else {})
+    settings["data"].pop("normalize", None)  # the run's own statistics normalise the samples
     spec = RunSpec.of_settings(settings)
     trained_width = run.read_model()["model"].get("in_features")
     threads = settings["trainer"]["threads"]
@@ -56,7 +57,8 @@ def evaluate(run_dir: str | Path, data: Mapping[str, Any] | None = None) -> dict
             f"but the model was trained on width {trained_width}"
         )
     module = spec.build_module(trained_width)
-    load_weights(module.model, run)
+    if (normalizer := load_weights(module.model, run)) is not None:
+        samples.normalize_by(normalizer)
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False}
     trainer = spec.build_trainer(strategy="auto", devices=1, enable_progress_bar=False, **quiet)
     metrics = {"seed": settings["seed"], "status": "evaluated"}
@@ -98,6 +100,8 @@ def _data(options: argparse.Namespace) -> dict[str, Any]:
     for override in options.overrides:
         if not override.lstrip("+").startswith("data"):
             raise ConfigError(f"{override}: only settings of data can differ from the run's own")
+        if override.lstrip("+").startswith("data.normalize"):
+            raise ConfigError(f"{override}: samples are normalised by the statistics of the run")
     if any(override.startswith("data=") for override in options.overrides):
         with initialize_config_dir(str(options.conf.resolve()), version_base="1.3"):
             return to_plain(compose("train", overrides=options.overrides))["data"]

@@ -1,7 +1,5 @@
 """The derived encoder as a scikit-learn estimator."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from numbers import Integral, Real
 from typing import Any
@@ -16,6 +14,7 @@ from torch import Tensor
 from torch.optim import Adam
 
 from implicit_em.base.errors import NonFiniteLossError
+from implicit_em.base.threads import torch_threads
 from implicit_em.data import Block, ResidentLoader
 from implicit_em.engine.stack import BareReplica, Stack
 from implicit_em.losses import Objective, Term, decorrelation, lse, variance
@@ -200,7 +199,7 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         for epoch in range(self.n_iter_, self.n_iter_ + epochs):
             loader.set_epoch(epoch)
             before = deepcopy((self.encoder_.state_dict(), self._optimizer.state_dict()))
-            with _torch_threads(effective_n_jobs(self.n_jobs)):
+            with torch_threads(effective_n_jobs(self.n_jobs)):
                 losses = stack.train([Block(samples, list(loader.index_batches()))])
             if not losses.isfinite().all():
                 self.encoder_.load_state_dict(before[0])
@@ -210,13 +209,3 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
                     "those of the epoch's start; use a smaller rate, or scale the samples"
                 )
             self.n_iter_ = epoch + 1
-
-
-@contextmanager
-def _torch_threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -6,6 +6,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+BLOCK = 2**24
+"""Number of bytes to read at a time."""
+LONG = 4 * 10**9
+"""Number of bytes whose digest takes so long that its progress is shown: about ten seconds."""
 FORMATS = (".npy", ".npz", ".safetensors", ".pt")
 
 
@@ -28,7 +32,7 @@ def digest_of(*names: Any) -> str | None:
 
 
 def _digest_of_file(name: str | Path) -> str:
-    path = Path(name).resolve()
+    path = Path(name).expanduser().resolve()
     if not path.is_file():  # reading a pipe might never end
         raise FileNotFoundError(path)
     state = path.stat()
@@ -38,5 +42,13 @@ def _digest_of_file(name: str | Path) -> str:
 @lru_cache(maxsize=1024)
 def _hash(path: Path, state: tuple[int, ...]) -> str:
     """Hash a file once for each of its states: a configuration is resolved many times."""
+    digest, done, told = hashlib.sha256(), 0, 0
+    size = path.stat().st_size
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(BLOCK):
+            digest.update(block)
+            done += len(block)
+            if size > LONG and 10 * done // size > told:
+                told = 10 * done // size
+                print(f"digest of {path.name}: {done / 1e9:.1f} of {size / 1e9:.1f} GB", flush=True)
+    return digest.hexdigest()

@@ -28,6 +28,8 @@ NO_RESULT = (
 """Settings and groups of settings that affect no result."""
 OPTIONAL = ("warmup", "temperature", "eps")
 """Options in the files of loss terms; null keeps the default of the term's function."""
+UNNAMED = {"final": "test", "normalize": "none", "feature_dims": None}
+"""Settings of ``data`` that earlier runs do not name, and the values that those runs have."""
 
 
 def config_fingerprint(cfg: DictConfig | Mapping[str, Any]) -> str:
@@ -49,8 +51,9 @@ def deciding(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     for group, _, key in (name.partition(".") for name in NO_RESULT):
         settings.get(group, {}).pop(key, None)
     data = settings.get("data", {})
-    if data.get("final") == "test":
-        del data["final"]  # earlier runs do not name it
+    for key, default in UNNAMED.items():
+        if data.get(key, default) == default:
+            data.pop(key, None)
     if data.get("digest") is not None:  # it identifies the files, wherever they are
         for key in ("path", "labels", "test_path", "test_labels"):
             data.pop(key, None)

@@ -53,6 +53,8 @@ class _Data(_Built):
     batch_size: PositiveInt
     val_size: NonNegativeInt
     final: Literal["test", "validation"] = "test"
+    normalize: Literal["none", "centre", "standard", "scale", "l2", "zca"] = "none"
+    feature_dims: PositiveInt | None = None
 
 
 class _Trainer(_Section):

@@ -7,24 +7,26 @@ import torch
 from torch import Tensor
 
 from implicit_em.base.errors import ConfigError
+from implicit_em.data.mapped import Samples
 
 AT_ONCE = 2**24
 """Number of values to check at a time: samples in a file need not fit into memory."""
 
 
-def check_splits(splits: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+def check_splits(splits: Mapping[str, tuple[Samples, Tensor]]) -> None:
     """Refuse splits that cannot be used for training or measurement."""
     for name, (samples, labels) in splits.items():
-        check_split(f"{name} split", samples, labels)
+        if isinstance(samples, Tensor):  # a file is checked when it is mapped
+            check_split(f"{name} split", samples, labels)
     if len(shapes := {tuple(samples.shape[1:]) for samples, _ in splits.values()}) > 1:
         raise ConfigError(f"samples of unlike shapes: {' and '.join(map(str, sorted(shapes)))}")
     if len({samples.dtype == torch.uint8 for samples, _ in splits.values()}) > 1:
         raise ConfigError("one split is of uint8, which is scaled to [0, 1], and the other is not")
 
 
-def check_split(subject: str, samples: Tensor, labels: Tensor) -> None:
+def check_split(subject: str, samples: Samples, labels: Tensor) -> None:
     """Refuse samples that cannot be trained on, and labels of another number."""
-    if samples.dim() < 2:
+    if len(samples.shape) < 2:
         raise ConfigError(
             f"{subject}: samples of shape {tuple(samples.shape)}; allowed is (N, ...), of two "
             "dimensions at least"
@@ -32,28 +34,28 @@ def check_split(subject: str, samples: Tensor, labels: Tensor) -> None:
     count, shape = len(samples), tuple(samples.shape[1:])
     if len(labels) != count:
         raise ConfigError(f"{subject}: {count} samples, but {len(labels)} labels")
-    if count < 2 or samples.numel() == 0:
+    if count < 2 or samples.shape.numel() == 0:
         raise ConfigError(
             f"{subject}: {count} samples of shape {shape}; at least 2 are needed, none empty"
         )
-    if not (samples.is_floating_point() or samples.dtype == torch.uint8):
+    if not (samples.dtype.is_floating_point or samples.dtype == torch.uint8):
         raise ConfigError(
             f"{subject}: samples of {samples.dtype}; allowed are uint8, which is scaled to "
             "[0, 1], and floating point"
         )
-    if samples.is_floating_point():
+    if samples.dtype.is_floating_point:
         _check_finite(subject, samples)
 
 
-def _check_finite(subject: str, samples: Tensor) -> None:
-    rows = max(1, AT_ONCE // samples[0].numel())
-    for start in range(0, len(samples), rows):
-        finite = samples[start : start + rows].isfinite()
+def _check_finite(subject: str, samples: Samples) -> None:
+    size = max(1, AT_ONCE // samples.shape[1:].numel())
+    for number, rows in enumerate(samples.split(size)):
+        finite = rows.isfinite()
         if not finite.all():
-            row, *place = (~finite).nonzero()[0].tolist()
-            first = (start + row, *place)
+            row, *place = first = (~finite).nonzero()[0].tolist()
             raise ConfigError(
-                f"{subject}: {samples[first].item()} at {list(first)}; all must be finite"
+                f"{subject}: {rows[tuple(first)].item()} at {[number * size + row, *place]}; all "
+                "must be finite"
             )
 
 

@@ -17,16 +17,21 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from implicit_em.base.errors import ConfigError, one_line
+from implicit_em.base.threads import torch_threads
 from implicit_em.data import sharing
 from implicit_em.data.checks import check_labels
-from implicit_em.data.resident import BlockLoader, ResidentLoader
+from implicit_em.data.mapped import MappedSamples, Samples, rows_at_once
+from implicit_em.data.resident import BlockLoader, ResidentLoader, as_unit_float
 from implicit_em.data.sharing import Source, Splits
 from implicit_em.distributed import Group
+from implicit_em.models.normalizing import Normalizer, Option, fit_normalizer
 
 BLOCK = 64
 """Maximum number of batches in a block."""
 EVALUATION_BATCH = 2_000
 Final = Literal["test", "validation"]
+UNLIKE = 1_000
+"""Ratio of the columns' ranges above which normalisation is advised."""
 PATIENCE = 10.0
 """Seconds without an answer after which a download is given up."""
 
@@ -35,7 +40,7 @@ class ResidentDataModule(pl.LightningDataModule):
     """Base of the data sets that fit into memory; a subclass implements ``read``.
 
     The training device holds one copy of the samples, shape ``(N, D)``. Modules with equal
-    ``source`` share it.
+    ``source`` and normalisation share it.
 
     Args:
         batch_size: number of samples in a training batch.
@@ -44,28 +49,39 @@ class ResidentDataModule(pl.LightningDataModule):
         seed: seed of the order of the batches; the split does not depend on it.
         final: samples that a trained model is measured on: those for testing, or those held out for
             validation, to choose settings without the test samples.
+        normalize: what is done to the samples, by the statistics of the training samples that are
+            not held out: ``none``, ``centre``, ``standard``, ``scale``, ``l2`` or ``zca``; see
+            ``models.normalizing.fit_normalizer``.
 
     Raises:
-        ValueError: if ``final`` is another word, or ``validation`` with fewer than 2 held out.
+        ValueError: if ``final`` or ``normalize`` is another word, or ``final`` is ``validation``
+            with fewer than 2 held out.
     """
 
     def __init__(
-        self, batch_size: int = 128, val_size: int = 0, seed: int = 0, final: Final = "test"
+        self,
+        batch_size: int = 128,
+        val_size: int = 0,
+        seed: int = 0,
+        final: Final = "test",
+        normalize: Option = "none",
     ) -> None:
         super().__init__()
-        if final not in get_args(Final):
-            raise ValueError(f"final={final}: allowed are {', '.join(get_args(Final))}")
+        for name, value, allowed in (("final", final, Final), ("normalize", normalize, Option)):
+            if value not in get_args(allowed):
+                raise ValueError(f"{name}={value}: allowed are {', '.join(get_args(allowed))}")
         if final == "validation" and val_size < 2:
             raise ValueError(f"final=validation: needs val_size of at least 2, not {val_size}")
         self.batch_size = batch_size
         self.val_size = val_size
         self.seed = seed
         self.final = final
+        self.normalize = normalize
         self.sample_shape: tuple[int, ...] = ()
         self._splits: Splits | None = None
 
     @abstractmethod
-    def read(self, train: bool) -> tuple[Tensor, Tensor]:
+    def read(self, train: bool) -> tuple[Any, Tensor]:
         """Return the samples ``(N, ...)``, uint8 or float, and the labels ``(N,)`` of a split."""
 
     def source(self) -> Source | None:
@@ -78,25 +94,85 @@ class ResidentDataModule(pl.LightningDataModule):
         return int(np.prod(self.sample_shape))
 
     def setup(self, stage: str | None = None) -> None:
-        """Read both splits, unless a module with the same source has done so."""
+        """Read and normalise both splits, unless a module with the same source has done so."""
         if self._splits:
             return
-        splits = self._splits = sharing.read_once(self.source(), self.read)
+        source = self.source()
+        splits = self._splits = sharing.read_once(source, lambda: Splits(self.read))
         self.sample_shape = splits.sample_shape
         size = len(splits.on(splits.home, "train")[0])
         if self.val_size > size - 2:
             raise ValueError(
                 f"data.val_size={self.val_size}: must leave at least 2 of {size} images"
             )
+        if self.normalize != "none":
+            if source is not None:
+                source = Source((source.what, self.normalize, self.val_size), source.files)
+            self._splits = sharing.read_once(
+                source, lambda: splits.normalized(self._fitted(splits))
+            )
 
-    def split(self, name: str) -> tuple[Tensor, Tensor]:
+    def _fitted(self, splits: Splits) -> Normalizer:
+        """Return the normaliser that the training samples give; threads do not change its bits."""
+        samples, rows = splits.on(splits.home, "train")[0], self.train_indices().to(splits.home)
+        parts = rows.split(rows_at_once(samples.shape))
+        with torch_threads(1):
+            return fit_normalizer(
+                self.normalize,
+                lambda: (as_unit_float(samples.index_select(0, part)).double() for part in parts),
+            )
+
+    @property
+    def normalizer(self) -> Normalizer | None:
+        """What has normalised the samples; ``None`` if they are as they were read."""
+        return self._splits.normalizer if self._splits else None
+
+    def normalize_by(self, normalizer: Normalizer) -> None:
+        """Normalise the samples that were read by statistics of other samples."""
+        assert self._splits, "setup() comes first"
+        self._splits = self._splits.normalized(normalizer)
+
+    def remarks(self) -> list[str]:
+        """Return what the user should know of the samples that were read, a line each."""
+        if self.normalizer is not None:
+            return []
+        samples, rows = self.split("train")[0], self.train_indices()
+        some = rows[:: -(-len(rows) // rows_at_once(samples.shape))].to(samples.device)
+        x = as_unit_float(samples.index_select(0, some)).double()
+        ranges_D = x.amax(0) - x.amin(0)
+        ratio = float(ranges_D.max() / ranges_D.where(ranges_D > 0, torch.inf).min())
+        mean, spread = float(x.mean(0).norm()), float(x.std(0).norm())
+        if ratio > UNLIKE:
+            return [
+                f"data: the ranges of the columns differ by a factor of {ratio:,.0f}, so that few "
+                "columns decide; data.normalize=standard gives each column unit variance"
+            ]
+        if mean > spread:
+            return [
+                f"data: the mean of the samples is longer than their spread, {mean:.3g} against "
+                f"{spread:.3g}; data.normalize=centre subtracts it"
+            ]
+        return []
+
+    def split(self, name: str) -> tuple[Any, Tensor]:
         """Return samples ``(N, D)`` and labels of ``train`` or ``test``, on the training device.
 
-        Do not write to them: other modules may share them.
+        Samples of a large mapped file are ``MappedSamples`` in place of a tensor. Do not write to
+        them: other modules may share them.
         """
         assert self._splits, "setup() comes first"
         device = self.trainer.strategy.root_device if self.trainer else self._splits.home
         return self._splits.on(device, name)
+
+    def starting_samples(self) -> Tensor:
+        """Return the training samples that are not held out, shape ``(N, D)``, as floats.
+
+        Raises:
+            ConfigError: if they lie in a file that memory has no room for.
+        """
+        samples: Samples = self.split("train")[0]
+        chosen = samples[self.train_indices().to(samples.device)]
+        return as_unit_float(chosen.in_memory() if isinstance(chosen, MappedSamples) else chosen)
 
     def train_indices(self) -> Tensor:
         """Return the rows of the training samples that are not held out, int64."""
@@ -106,7 +182,7 @@ class ResidentDataModule(pl.LightningDataModule):
         """Return the rows held out, or else a fixed choice of the training samples, int64."""
         return self._shuffled()[: self.val_size or 10_000].sort().values
 
-    def final_samples(self) -> tuple[Tensor, Tensor]:
+    def final_samples(self) -> tuple[Any, Tensor]:
         """Return the samples ``(N, D)`` and labels that a trained model is measured on."""
         if self.final == "test":
             return self.split("test")
@@ -143,7 +219,7 @@ class ResidentDataModule(pl.LightningDataModule):
         """Return batches of the samples that a trained model is measured on, in order."""
         return self._loader(*self.final_samples(), EVALUATION_BATCH)
 
-    def _loader(self, inputs: Tensor, labels: Tensor, size: int, **options: Any) -> ResidentLoader:
+    def _loader(self, inputs: Any, labels: Tensor, size: int, **options: Any) -> ResidentLoader:
         group = Group.of(self.trainer) if self.trainer else Group()
         return ResidentLoader(inputs, labels, size, group=group, **options)
 

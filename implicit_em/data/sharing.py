@@ -1,6 +1,7 @@
 """Data that this process has read: data modules with equal sources share their tensors."""
 
 from collections.abc import Callable
+from copy import copy
 from threading import RLock
 from typing import Any, NamedTuple
 
@@ -8,6 +9,8 @@ import torch
 from torch import Tensor
 
 from implicit_em.data.checks import check_splits
+from implicit_em.data.mapped import Samples, all_normalized
+from implicit_em.models.normalizing import Normalizer
 
 lock = RLock()
 """Lock to hold while data are prepared, read or copied: only one thread does it."""
@@ -28,8 +31,11 @@ class Splits:
     ``read(train)`` returns samples ``(N, ...)`` and labels ``(N,)``.
     """
 
-    def __init__(self, read: Callable[[bool], tuple[Tensor, Tensor]]) -> None:
-        self._tensors: dict[tuple[str, torch.device], tuple[Tensor, Tensor]] = {}
+    normalizer: Normalizer | None = None
+    """What has normalised the samples."""
+
+    def __init__(self, read: Callable[[bool], tuple[Samples, Tensor]]) -> None:
+        self._tensors: dict[tuple[str, torch.device], tuple[Samples, Tensor]] = {}
         splits = {name: read(name == "train") for name in ("train", "test")}
         check_splits(splits)
         for name, (samples, labels) in splits.items():
@@ -37,7 +43,18 @@ class Splits:
             self.home = samples.device
             self._tensors[name, self.home] = samples.flatten(1), labels
 
-    def on(self, device: torch.device, name: str) -> tuple[Tensor, Tensor]:
+    def normalized(self, normalizer: Normalizer) -> "Splits":
+        """Return the splits with normalised samples."""
+        splits = copy(self)
+        splits.normalizer = normalizer
+        splits._tensors = {
+            (name, device): (all_normalized(samples, normalizer), labels)
+            for (name, device), (samples, labels) in self._tensors.items()
+            if device == self.home
+        }
+        return splits
+
+    def on(self, device: torch.device, name: str) -> tuple[Samples, Tensor]:
         """Return the samples ``(N, D)`` and labels of a split on a device."""
         with lock:
             if (name, device) not in self._tensors:
@@ -55,12 +72,12 @@ def known(source: Source | None) -> Splits | None:
         return next((splits for other, splits in _known if other == source), None)
 
 
-def read_once(source: Source | None, read: Callable[[bool], tuple[Tensor, Tensor]]) -> Splits:
-    """Return the splits of a source; read them if that was not done before."""
+def read_once(source: Source | None, make: Callable[[], Splits]) -> Splits:
+    """Return the splits of a source; make them if that was not done before."""
     with lock:
         splits = known(source)
         if splits is None:
-            splits = Splits(read)
+            splits = make()
             if source is not None:
                 _known[:] = [entry for entry in _known if entry[0].what != source.what]
                 _known.append((source, splits))

@@ -1,8 +1,11 @@
 """Your own samples, from files of arrays."""
 
+import json
 import pickle
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from mmap import mmap
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +17,26 @@ from torch import Tensor
 from implicit_em.base.digest import FORMATS, digest_of, names_a_file
 from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.data.checks import check_split, check_whole_numbers
+from implicit_em.data.mapped import LARGE, MappedSamples
 from implicit_em.data.modules import ResidentDataModule
 from implicit_em.data.sharing import Source
 
 FILES = ("path", "labels", "test_path", "test_labels")
 """Settings that may name a file, in the order of the digest."""
+DTYPES = {
+    **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
+    **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8},
+    **{"U8": torch.uint8, "BOOL": torch.bool},
+}
+"""Types of the values in a .safetensors file, by their names there."""
 
 
 class TensorDataModule(ResidentDataModule):
     """Samples from .npy, .npz, .safetensors or .pt files, with labels if there are any.
 
-    Nothing is unpickled. All formats except .npz are memory-mapped, and stay so on a CPU if the
-    test samples have their own file. Otherwise the two splits are copies.
+    Nothing is unpickled. All formats except .npz are mapped into memory, to be read alone, and stay
+    so on a CPU if the test samples have their own file. Otherwise the two splits are copies, unless
+    the file is larger than ``mapped.LARGE``: its samples stay there, and batches are gathered.
 
     Args:
         path: file of the samples ``(N, ...)``: uint8, which is scaled to [0, 1], or floating point.
@@ -37,6 +48,9 @@ class TensorDataModule(ResidentDataModule):
         test_labels: file of the test labels; needed if ``labels`` and ``test_path`` are files.
         test_fraction: share of the samples in the test split.
         split_seed: seed of the test split; the run's own seed does not affect it.
+        feature_dims: number of last dimensions that make a sample. The others count samples, and
+            labels are theirs or, of shape ``(N,)``, their first dimension's, which is also what the
+            test split divides. ``None`` for all dimensions but the first.
         digest: digest of the files and names, from ``base.digest.digest_of``; other content is
             refused. ``None`` accepts any content.
         kwargs: arguments of ``ResidentDataModule``.
@@ -54,12 +68,16 @@ class TensorDataModule(ResidentDataModule):
         test_labels: str | Path | None = None,
         test_fraction: float = 0.2,
         split_seed: int = 0,
+        feature_dims: int | None = None,
         digest: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.path, self.labels, self.key = path, labels, key
-        self.test_path, self.test_labels = test_path, test_labels
+        names: tuple[Any, ...] = (path, labels, test_path, test_labels)
+        self.path, self.labels, self.test_path, self.test_labels = (
+            Path(name).expanduser() if names_a_file(name) else name for name in names
+        )
+        self.key, self.feature_dims = key, feature_dims
         self.test_fraction, self.split_seed = test_fraction, split_seed
         self.digest = digest
         self._check_settings()
@@ -83,6 +101,9 @@ class TensorDataModule(ResidentDataModule):
             )
         if not isinstance(self.split_seed, int) or self.split_seed < 0:
             raise ConfigError(f"split_seed={self.split_seed}: allowed are whole numbers from 0 on")
+        dims = self.feature_dims
+        if dims is not None and (not isinstance(dims, int) or dims < 1):
+            raise ConfigError(f"feature_dims={dims}: allowed are null and whole numbers from 1 on")
 
     def prepare_data(self) -> None:
         """Refuse files whose content has changed."""
@@ -104,44 +125,76 @@ class TensorDataModule(ResidentDataModule):
         states = [path.stat() for path in names if isinstance(path, Path)]
         files = [(state.st_ino, state.st_size, state.st_mtime_ns) for state in states]
         division = None if self.test_path else (self.test_fraction, self.split_seed)
-        return Source((TensorDataModule, names, self.key, division), files)
+        return Source((TensorDataModule, names, self.key, division, self.feature_dims), files)
 
-    def read(self, train: bool) -> tuple[Tensor, Tensor]:
+    def remarks(self) -> list[str]:
+        """Return what the user should know of the samples that were read, a line each."""
+        remarks = super().remarks()
+        if self.feature_dims is None and len(self.sample_shape) > 1:
+            last = self.sample_shape[-1]
+            remarks.insert(
+                0,
+                f"data.path={self.path}: each sample of shape {self.sample_shape} is flattened to "
+                f"{self.in_features:,} inputs; data.feature_dims=1 takes its rows as samples of "
+                f"{last:,} inputs",
+            )
+        return remarks
+
+    def read(self, train: bool) -> tuple[Any, Tensor]:
         """Return the samples ``(N, ...)`` and labels ``(N,)``, int64, of a split."""
         if self.test_path is not None and not train:
             labels = self.test_labels if names_a_file(self.labels) else self.labels
-            return self._read("test_path", self.test_path, "test_labels", labels)
-        samples, targets = self._read("path", self.path, "labels", self.labels)
+            return self._read("test_path", self.test_path, "test_labels", labels)[:2]
+        samples, targets, together = self._read("path", self.path, "labels", self.labels)
         if self.test_path is not None:
             return samples, targets
-        order = np.random.default_rng(self.split_seed).permutation(len(samples))
-        tested = round(self.test_fraction * len(samples))
-        rows = torch.from_numpy(np.sort(order[tested:] if train else order[:tested]))
+        count = len(samples) // together
+        order = np.random.default_rng(self.split_seed).permutation(count)
+        tested = round(self.test_fraction * count)
+        chosen = np.sort(order[tested:] if train else order[:tested])
+        rows = torch.from_numpy((chosen[:, None] * together + np.arange(together)).ravel())
         return samples[rows], targets[rows]
 
     def _read(self, setting: str, path: Any, labels_setting: str, labels: Any) -> Any:
+        """Return samples, labels, and how many samples there are for each row of the file."""
         subject, labels_subject = f"{setting}={path}", f"{labels_setting}={labels}"
         apart = names_a_file(labels)
-        samples = read_tensor(subject, Path(path), self.key, besides=None if apart else labels)
+        samples: Any
+        samples, file = read_tensor(subject, path, self.key, besides=None if apart else labels)
+        leading = samples.shape[: 1 if self.feature_dims is None else -self.feature_dims]
+        if self.feature_dims is not None and not leading:
+            raise ConfigError(
+                f"{subject}: samples of shape {tuple(samples.shape)}; data.feature_dims="
+                f"{self.feature_dims} leaves no dimension that counts them"
+            )
+        together = leading[1:].numel()
+        samples = samples.flatten(0, len(leading) - 1) if len(leading) > 1 else samples
         if labels is None:
             targets = torch.zeros(samples.shape[:1], dtype=torch.int64)
         else:
-            where = (labels_subject, Path(labels)) if apart else (subject, Path(path), labels)
-            targets = read_tensor(*where)
+            where = (labels_subject, labels) if apart else (subject, path, labels)
+            targets, _ = read_tensor(*where)
+            if targets.shape == leading:
+                targets = targets.flatten()
+            elif targets.shape[:1] == leading[:1]:
+                targets = targets.repeat_interleave(together, 0)
             check_whole_numbers(labels_subject, targets)
+        if file is not None and samples.numel() * max(4, samples.itemsize) > LARGE:
+            samples = MappedSamples(samples, file)
         check_split(subject, samples, targets)
-        return samples, targets.long()
+        return samples, targets.long(), together
 
 
 def read_tensor(
     subject: str, path: Path, key: str | None = None, besides: str | None = None
-) -> Tensor:
+) -> tuple[Tensor, mmap | None]:
     """Return an array of a file: the one that ``key`` names, or the only one ``besides`` another.
 
-    It is memory-mapped if the format allows it.
+    If the format allows it, the array stays in the file, and the mapping is returned, too. It is
+    mapped to be read: writing to it ends the process.
     """
     try:
-        with _opened(path) as (names, get):
+        with _opened(path) as (names, get, file):
             found = [name for name in names if (name != besides if key is None else name == key)]
             if len(found) != 1:
                 what = "one is to be named by key" if key is None else f"none is named {key}"
@@ -149,7 +202,12 @@ def read_tensor(
                 raise ConfigError(f"{subject}: holds the arrays {listed}; {what}")
             array = get(found[0])
         if isinstance(array, np.ndarray):
-            array = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+            if array.dtype.kind in "US":
+                raise ConfigError(
+                    f"{subject}: holds text; allowed are numbers. For labels, write those of "
+                    "np.unique(labels, return_inverse=True)[1]"
+                )
+            array = _as_tensor(array.astype(array.dtype.newbyteorder("="), copy=False))
         if not isinstance(array, Tensor) or array.layout is not torch.strided:
             raise ConfigError(
                 f"{subject}: holds a {type(array).__name__}; allowed are dense arrays"
@@ -162,25 +220,69 @@ def read_tensor(
         raise ConfigError(f"{subject}: holds more than tensors, and is not unpickled") from error
     except Exception as error:  # a damaged file can cause any
         raise ConfigError(f"{subject}: {type(error).__name__}: {one_line(error)}") from error
-    return array.detach()
+    return array.detach(), file
+
+
+Opened = tuple[Collection[Any], Callable[[Any], Any], mmap | None]
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[Collection[Any], Callable[[Any], Any]]]:
-    """Yield the names of a file's arrays, and a function that returns one of them."""
-    if path.suffix == ".npy":
-        array = np.lib.format.open_memmap(path, mode="c")  # writable, but changes stay in memory
-        yield [path.stem], lambda _: array
-    elif path.suffix == ".npz":
+def _opened(path: Path) -> Iterator[Opened]:
+    """Yield the names of a file's arrays, a function that returns one of them, and the mapping."""
+    if path.suffix == ".npz":
         with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
-            yield archive.files, archive.__getitem__
-    elif path.suffix == ".safetensors":
-        with safe_open(path, framework="pt") as tensors:
-            yield tensors.keys(), tensors.get_tensor
+            yield archive.files, archive.__getitem__, None
+    elif path.suffix == ".npy":
+        array: Any = np.lib.format.open_memmap(path, mode="r")
+        # A file in another order of bytes is copied.
+        yield [path.stem], lambda _: array, array.base if array.dtype.isnative else None
     else:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        arrays = loaded if isinstance(loaded, Mapping) else {path.stem: loaded}
-        yield arrays.keys(), arrays.__getitem__
+        content: Any = np.memmap(path, mode="r")
+        opened = _in_safetensors if path.suffix == ".safetensors" else _in_pt
+        yield (*opened(path, content), content.base)
+
+
+def _in_safetensors(path: Path, content: np.ndarray) -> tuple[Collection[str], Any]:
+    with safe_open(path, framework="numpy") as checked:
+        names = checked.keys()
+    start = 8 + int.from_bytes(content[:8].tobytes(), "little")
+    header = json.loads(content[8:start].tobytes())
+
+    def get(name: str) -> Tensor:
+        entry = header[name]
+        if (dtype := DTYPES.get(entry["dtype"])) is None:
+            raise TypeError(f"{name} is of {entry['dtype']}; allowed are {', '.join(DTYPES)}")
+        first, last = entry["data_offsets"]
+        values = _as_tensor(content[start + first : start + last])
+        return values.view(dtype).view(entry["shape"])
+
+    return names, get
+
+
+def _in_pt(path: Path, content: np.ndarray) -> tuple[Collection[Any], Any]:
+    from torch._subclasses.fake_tensor import FakeTensorMode  # a second, for this format alone
+
+    # torch's own mapping is private and writable, which the system refuses beyond its memory.
+    with FakeTensorMode():
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    fakes = loaded if isinstance(loaded, Mapping) else {path.stem: loaded}
+
+    def get(name: Any) -> Any:
+        fake = fakes[name]
+        if not isinstance(fake, Tensor) or fake.layout is not torch.strided:
+            return fake
+        storage: Any = fake.untyped_storage()
+        if (first := storage._checkpoint_offset) is None:
+            raise TypeError("a file in torch's old format; save it again with torch.save")
+        values = _as_tensor(content[first : first + storage.nbytes()]).view(fake.dtype)
+        return values.as_strided(fake.shape, fake.stride(), fake.storage_offset())
+
+    return fakes.keys(), get
+
+
+def _as_tensor(array: np.ndarray) -> Tensor:
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # it is read-only
+        return torch.from_numpy(array)
 
 
 def _check_file(subject: str, path: Path) -> None:

@@ -28,7 +28,7 @@ class BatchTopK(TopK):
         ValueError: if ``momentum`` is not in (0, 1], or ``TopK`` refuses its arguments.
     """
 
-    takes_stacks = True
+    takes_stacks = folds = True
     threshold: Tensor
 
     def __init__(

@@ -27,7 +27,7 @@ class Pixels(Encoder):
         ValueError: if ``hidden`` is another number.
     """
 
-    takes_stacks = takes_parts = True
+    takes_stacks = takes_parts = folds = True
 
     def __init__(self, in_features: int, hidden: int | None = None) -> None:
         if hidden not in (None, in_features):
@@ -60,7 +60,7 @@ class PCA(_Factors):
         hidden: number of components K, at most D.
     """
 
-    takes_stacks = takes_parts = True
+    takes_stacks = takes_parts = folds = True
 
     def start(self, x: Tensor) -> None:
         """Fit to the training samples ``(N, D)``."""
@@ -79,7 +79,7 @@ class ICA(_Factors):
         iterations: maximum number of iterations of FastICA.
     """
 
-    takes_stacks = takes_parts = True
+    takes_stacks = takes_parts = folds = True
 
     def __init__(self, in_features: int, hidden: int = 64, iterations: int = 500) -> None:
         super().__init__(in_features, hidden)

@@ -1,6 +1,6 @@
 """The base of today's sparse autoencoders: a dictionary that starts from the data."""
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,7 @@ class Dictionary(SparseAutoencoder):
         ValueError: if ``middle`` is another word, or a switch is not a bool.
     """
 
-    takes_stacks = takes_parts = True
+    takes_stacks = takes_parts = folds = True
 
     def __init__(
         self,
@@ -79,6 +79,14 @@ class Dictionary(SparseAutoencoder):
     def encode(self, x: Tensor | SharedInput) -> Tensor:
         """Return the hidden activations ``(..., K)`` of inputs ``(..., D)``."""
         return self.encoder.activation(self.pre_activations(x))
+
+    @torch.no_grad()
+    def fold(self, normalizer: Any) -> None:
+        """Take samples x in place of ``A (x - m)``, and reconstruct x; see ``Encoder.fold``."""
+        bias = self.encoder.linear.bias.clone()
+        super().fold(normalizer)
+        if self.subtract_bias:  # the decoder's bias, which is subtracted, holds the mean
+            self.encoder.linear.bias.copy_(bias)
 
     @torch.no_grad()
     def before_step(self) -> None:

@@ -1,6 +1,6 @@
 """The derived model: one linear layer and an activation, no decoder."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ class Encoder(nn.Module):
         activation: elementwise function; ``None`` for ReLU.
     """
 
-    takes_stacks = takes_parts = True
+    takes_stacks = takes_parts = folds = True
     provides: ClassVar[tuple[str, ...]] = ()
     """Names of the tensors for loss terms, beside ``x``, ``energies`` and ``weight``."""
     requires: ClassVar[tuple[str, ...]] = ()
@@ -72,6 +72,19 @@ class Encoder(nn.Module):
         """Return what calling the model gives."""
         return f"model(x), model.encode(x): energies (..., {self.weight.shape[-2]})"
 
+    @torch.no_grad()
+    def fold(self, normalizer: Any) -> None:
+        """Make ``W A`` and ``b - W A m`` of W and b, to take samples x in place of ``A (x - m)``.
+
+        The energies stay what they are. ``decode`` returns no reconstruction of x then.
+
+        Args:
+            normalizer: an affine ``models.normalizing.Normalizer``.
+        """
+        rows_KD = normalizer.turned(self.weight.to(normalizer.mean.dtype))
+        self.linear.bias.sub_(rows_KD @ normalizer.mean)
+        self.weight.copy_(rows_KD)
+
     def training_outputs(self, x: Tensor | SharedInput) -> dict[str, Tensor]:
         """Return the tensors of a training step: the ``energies``."""
         return {"energies": self(x)}
@@ -89,7 +102,7 @@ class SampledEncoder(Encoder):
     are on average, and ``b_j = -w_j m``.
     """
 
-    takes_stacks = takes_parts = True
+    takes_stacks = takes_parts = folds = True
 
     @torch.no_grad()
     def start(self, x: Tensor) -> None:

@@ -32,7 +32,7 @@ class JumpReLU(Dictionary):
         ValueError: if k exceeds ``hidden``, or an option is not positive and finite.
     """
 
-    takes_stacks = takes_parts = True
+    takes_stacks = takes_parts = folds = True
     settings: ClassVar[tuple[str, ...]] = ("k",)
     provides: ClassVar[tuple[str, ...]] = (*Dictionary.provides, "active", "k")
     k: float | list[float]

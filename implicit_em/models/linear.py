@@ -59,14 +59,15 @@ class Linear(nn.Linear):
 
 
 def in_dtype_of(weight: Tensor, x: Tensor) -> Tensor:
-    """Return inputs in the dtype of a weight.
+    """Return inputs in the dtype of a weight, or raise what ``floating`` raises."""
+    return floating(x).to(weight.dtype)
 
-    Raises:
-        TypeError: if the inputs are no floating-point numbers, whose scale is unknown.
-    """
+
+def floating(x: Tensor) -> Tensor:
+    """Return inputs, or raise ``TypeError`` for integers, whose scale is unknown."""
     if not x.is_floating_point():
         raise TypeError(f"inputs of {x.dtype}: must be floating point, scaled as in training")
-    return x.to(weight.dtype)
+    return x
 
 
 class _Affine(Function):

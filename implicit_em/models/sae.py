@@ -1,7 +1,8 @@
 """The baseline: a standard sparse autoencoder."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from implicit_em.models.encoder import Encoder
@@ -20,7 +21,7 @@ class SparseAutoencoder(nn.Module):
         activation: elementwise function; ``None`` for ReLU.
     """
 
-    takes_stacks = takes_parts = True
+    takes_stacks = takes_parts = folds = True
     provides: ClassVar[tuple[str, ...]] = ("reconstruction", "decoder")
     requires: ClassVar[tuple[str, ...]] = ("reconstruction",)
     settings: ClassVar[tuple[str, ...]] = ()
@@ -44,6 +45,14 @@ class SparseAutoencoder(nn.Module):
     def decode(self, activations: Tensor) -> Tensor:
         """Return the reconstructions ``(..., D)`` of activations ``(..., K)``."""
         return self.decoder(activations)
+
+    @torch.no_grad()
+    def fold(self, normalizer: Any) -> None:
+        """Take samples x in place of ``A (x - m)``, and reconstruct x; see ``Encoder.fold``."""
+        self.encoder.fold(normalizer)
+        columns, bias = self.decoder.weight, self.decoder.bias
+        columns.copy_(normalizer.turned_back(columns.T.to(normalizer.mean.dtype)).T)
+        bias.copy_(normalizer.inverse(bias.to(normalizer.mean.dtype)))
 
     def training_outputs(self, x: Tensor | SharedInput) -> dict[str, Tensor]:
         """Return the tensors of a training step: activations as ``energies``, and ``provides``."""

@@ -31,7 +31,7 @@ class TopK(Dictionary):
         ValueError: if k exceeds ``hidden``, or an option is not a whole number in its range.
     """
 
-    takes_stacks = True
+    takes_stacks = folds = True
     settings: ClassVar[tuple[str, ...]] = ("k",)
     provides: ClassVar[tuple[str, ...]] = (*Dictionary.provides, "auxiliary")
     k: int | list[int]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from implicit_em.data import ResidentDataModule, as_unit_float
+from implicit_em.data.mapped import MappedSamples
 from implicit_em.metrics.reconstruction import RIDGE, fvu_of, ridge_decoder, wide_ridge_decoder
 from implicit_em.training.loading import load
 
@@ -88,11 +89,12 @@ def ridge_fvu(model: Any, data: ResidentDataModule) -> float:
 
     Both are a fixed choice, of at most ``FITTED`` and ``MEASURED``.
     """
-    samples, _ = data.split("train")
-    final, _ = data.final_samples()
-    indices = data.train_indices()
-    decoder = fit_decoder(model, samples[indices[_choice(len(indices), FITTED)]])
-    return decoder.fvu(final[_choice(len(final), MEASURED)])
+    samples, final = data.split("train")[0], data.final_samples()[0]
+    rows = data.train_indices()
+    fitted = rows[_choice(len(rows), FITTED)].to(samples.device)
+    measured = _choice(len(final), MEASURED).to(final.device)
+    decoder = fit_decoder(model, samples.index_select(0, fitted))
+    return decoder.fvu(final.index_select(0, measured))
 
 
 def _choice(samples: int, most: int) -> Tensor:
@@ -113,7 +115,9 @@ def encoded(model: Any, samples: Any, batch_size: int) -> Iterator[tuple[Tensor,
     """
     weight = model.weight
     dtype = _at_least_float32(weight.dtype)
-    for batch in torch.as_tensor(samples).flatten(1).split(batch_size):
+    if not isinstance(samples, MappedSamples):
+        samples = torch.as_tensor(samples).flatten(1)
+    for batch in samples.split(batch_size):
         x = as_unit_float(batch.to(weight.device)).to(weight.dtype)
         yield model.encode(x).to(dtype), x.to(dtype)
 

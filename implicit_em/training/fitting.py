@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import Logger
 
 from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.config.spec import RunSpec
-from implicit_em.data import ResidentDataModule, as_unit_float
+from implicit_em.data import ResidentDataModule
 from implicit_em.engine.modules import EnergyModule
 from implicit_em.engine.rendezvous import current
 from implicit_em.metrics.convergence import convergence_epoch
@@ -118,8 +118,7 @@ def _start(model: Any, data: ResidentDataModule) -> float:
     """Initialise a model that starts from the training samples, and return the seconds taken."""
     started = time.monotonic()
     if hasattr(model, "start"):
-        samples, _ = data.split("train")
-        x = as_unit_float(samples[data.train_indices()]).to(model.weight.dtype)
+        x = data.starting_samples().to(model.weight.dtype)
         name = type(model).__name__
         with working(f"{name} starts from the training samples"):
             try:

@@ -12,17 +12,33 @@ from torch import nn
 from implicit_em import models
 from implicit_em.base.errors import DamagedError, one_line
 from implicit_em.base.files import whole, write_json
+from implicit_em.models.normalizing import Normalizer, taking_raw
 from implicit_em.training.directory import RunDirectory
+
+STATISTICS = "data.normalize."
+"""Prefix of the normaliser's tensors among the weights; no parameter of a model has it."""
 
 
 def save_model(
-    run: RunDirectory, model: nn.Module, spec: Mapping[str, Any], sample_shape: Sequence[int]
+    run: RunDirectory,
+    model: nn.Module,
+    spec: Mapping[str, Any],
+    sample_shape: Sequence[int],
+    normalizer: Normalizer | None = None,
 ) -> None:
-    """Write ``model.safetensors``, and ``model.json`` with the class and arguments in ``spec``."""
+    """Write ``model.safetensors``, and ``model.json`` with the class and arguments in ``spec``.
+
+    The weights are those for normalised samples; the normaliser's statistics lie beside them.
+    """
+    weights = model.state_dict()
+    description = {"schema": 1, "model": dict(spec), "sample_shape": list(sample_shape)}
+    if normalizer is not None:
+        weights |= normalizer.state_dict(prefix=STATISTICS)
+        description["normalize"] = normalizer.option
     with whole(run.weights) as temporary:
-        weights = {k: v.contiguous() for k, v in model.state_dict().items()}
-        temporary.write_bytes(safetensors.torch.save(weights))
-    write_json(run.model, {"schema": 1, "model": dict(spec), "sample_shape": list(sample_shape)})
+        contiguous = {k: v.contiguous() for k, v in weights.items()}
+        temporary.write_bytes(safetensors.torch.save(contiguous))
+    write_json(run.model, description)
 
 
 def load(run_dir: str | Path, classes: Sequence[type[nn.Module]] = ()) -> nn.Module:
@@ -36,11 +52,13 @@ def load(run_dir: str | Path, classes: Sequence[type[nn.Module]] = ()) -> nn.Mod
         classes: your own model and activation classes, if the run used any.
 
     Returns:
-        The model, for inputs ``(..., D)`` that are floating point and scaled as in training. They
-        are converted to the model's dtype. ``model.encode(x)`` returns the energies ``(..., K)``
-        of an ``Encoder``, or the hidden activations of a ``SparseAutoencoder``.
-        ``model.reconstruct(x)`` returns reconstructions ``(..., D)``. Calling an ``Encoder``
-        encodes, calling a ``SparseAutoencoder`` reconstructs; ``repr(model)`` says which.
+        The model, for floating-point inputs ``(..., D)``; bytes must be scaled to [0, 1]. Inputs are
+        converted to the model's dtype. ``model.encode(x)`` returns the energies ``(..., K)`` of an
+        ``Encoder``, or the hidden activations of a ``SparseAutoencoder``. ``model.reconstruct(x)``
+        returns reconstructions ``(..., D)``. Calling an ``Encoder`` encodes, calling a
+        ``SparseAutoencoder`` reconstructs; ``repr(model)`` says which. If the run normalised its
+        samples, the model takes raw ones: the normaliser is folded into the model's weights, or a
+        ``models.normalizing.Normalized`` holds both.
 
     Raises:
         FileNotFoundError: if the directory holds no trained model.
@@ -51,19 +69,28 @@ def load(run_dir: str | Path, classes: Sequence[type[nn.Module]] = ()) -> nn.Mod
     # On "meta" no tensor takes memory, however large the file claims it is.
     with nullcontext() if classes else torch.device("meta"):
         model = _build(run.read_model()["model"], known)
-    load_weights(model, run)
-    return model.eval()
+    normalizer = load_weights(model, run)
+    return (model if normalizer is None else taking_raw(model, normalizer)).eval()
 
 
-def load_weights(model: nn.Module, run: RunDirectory) -> None:
-    """Load a run's weights into a model, which takes their dtype, or raise ``DamagedError``."""
-    content = run.weights.read_bytes()
+def load_weights(model: nn.Module, run: RunDirectory) -> Normalizer | None:
+    """Load a run's weights into a model, which takes their dtype, or raise ``DamagedError``.
+
+    Returns:
+        What normalises the samples that the weights are for, if anything does.
+    """
+    content, option = run.weights.read_bytes(), run.read_model().get("normalize")
     try:
         weights = safetensors.torch.load(content)
+        normalizer = None
+        if option is not None:
+            tensors = (weights.pop(f"{STATISTICS}{name}", None) for name in ("mean", "factor"))
+            normalizer = Normalizer(option, *tensors)
         dtype = next(value.dtype for value in weights.values() if value.is_floating_point())
         model.to(dtype).load_state_dict(weights, assign=True)
     except Exception as error:  # a damaged file may raise anything
         raise DamagedError(f"{run.weights} does not fit its model: {one_line(error)}") from error
+    return normalizer
 
 
 def _build(spec: Mapping[str, Any], known: Mapping[str, type[nn.Module]]) -> nn.Module:

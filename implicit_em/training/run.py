@@ -88,6 +88,8 @@ def _train_here(spec: RunSpec, run: RunDirectory) -> dict[str, Any]:
     logger = fit = None
     try:
         data = spec.build_data()
+        for remark in data.remarks():
+            log.info("%s", remark)
         config = spec.settings | {"config_fingerprint": spec.fingerprint}
         logger = start_logger(spec.settings["logger"], run.path, config, spec.group, spec.tags)
         fit = Fit.prepare(spec, run, data, logger)
@@ -134,14 +136,15 @@ def _measure(results: Results, fit: Fit) -> Results:
 def _save(fit: Fit, run: RunDirectory) -> None:
     """Write the model and the picture of its features."""
     model, data = fit.module.model, fit.data
-    save_model(run, model, fit.spec.model_arguments(data.in_features), data.sample_shape)
+    arguments = fit.spec.model_arguments(data.in_features)
+    save_model(run, model, arguments, data.sample_shape, data.normalizer)
     weight_KD = model.weight.detach().cpu().float().numpy()
     # Rows of another width than the samples' belong to a model that transforms its input.
     if is_image(data.sample_shape) and weight_KD.shape[1] == data.in_features:
         figure = feature_grid(weight_KD, data.sample_shape)
     else:
-        samples, _ = data.final_samples()
-        figure = feature_summary(weight_KD, energies_of(model, samples[:SAMPLES_SHOWN]))
+        some = next(iter(data.final_samples()[0].split(SAMPLES_SHOWN)))
+        figure = feature_summary(weight_KD, energies_of(model, some))
     with whole(run.features) as temporary:
         save_figure(figure, temporary)
 

@@ -13,6 +13,7 @@ from helpers.results import results as results_of
 from omegaconf import OmegaConf
 
 import implicit_em
+from implicit_em.base.digest import digest_of
 from implicit_em.base.errors import ConfigError
 from implicit_em.config.check import check
 from implicit_em.config.fingerprint import config_fingerprint
@@ -374,7 +375,7 @@ def test_nothing_is_unpickled(files):
     [
         (lambda x: x.astype(np.int32), "samples of torch.int32; allowed are uint8"),
         (lambda x: x.astype(np.complex64), "samples of torch.complex64; allowed are uint8"),
-        (lambda x: x.astype(str), "can't convert"),
+        (lambda x: x.astype(str), "holds text; allowed are numbers"),
         (lambda x: x[:, 0], r"samples of shape (300,); allowed is (N, ...)"),
         (lambda x: np.float32(3), r"samples of shape (); allowed is (N, ...)"),
         (lambda x: x[:1], "1 samples of shape (12,); at least 2"),
@@ -398,8 +399,52 @@ def test_labels_that_are_none_are_refused(files, labels):
     line = refusal_of("X.npy", labels="A.npy")
     assert any(
         part in line
-        for part in ("allowed are whole numbers of shape (N,)", "can't convert", "but 4 labels")
+        for part in ("allowed are whole numbers of shape (N,)", "holds text", "but 4 labels")
     )
+
+
+def test_a_path_in_the_home_folder(command_line, files, monkeypatch):
+    monkeypatch.setenv("HOME", str(files))
+    monkeypatch.chdir(files / "..")
+    metrics = run(command_line, files / "run", "data.path=~/X.npy", "data.labels=~/y.npy")
+    assert metrics["probe_accuracy"] > 0.9
+    assert digest_of("~/X.npy") == digest_of(files / "X.npy")
+    data = ready("~/X.npy", labels="~/y.npy", test_path="~/X.npy", test_labels="~/y.npy")
+    assert data.split("test")[0].shape == (300, WIDTH)
+
+
+def test_the_last_dimensions_make_a_sample(files):
+    tokens = np.random.default_rng(0).normal(size=(10, 6, 4)).astype(np.float32)
+    np.save("X.npy", tokens)
+    np.save("each.npy", np.arange(60).reshape(10, 6))
+    np.save("first.npy", np.arange(10))
+    for name, expected in (("each.npy", np.arange(60)), ("first.npy", np.repeat(np.arange(10), 6))):
+        data = ready("X.npy", labels=name, feature_dims=1)
+        assert data.sample_shape == (4,)
+        (train, y), (test, t) = data.split("train"), data.split("test")
+        assert len(test) == 12, "the test split divides the first dimension"
+        found = {tuple(row) for row in test.reshape(2, 24).tolist()}
+        assert found < {tuple(row) for row in tokens.reshape(10, 24).tolist()}
+        order = [int(np.flatnonzero((tokens.reshape(60, 4) == x).all(1))[0]) for x in train.numpy()]
+        assert y.tolist() == expected[order].tolist()
+        assert len(set(y.tolist()) | set(t.tolist())) == len(set(expected))
+    assert torch.equal(
+        ready("X.npy", feature_dims=2).split("train")[0], ready("X.npy").split("train")[0]
+    )
+    assert "feature_dims=3 leaves no dimension" in refusal_of("X.npy", feature_dims=3)
+    assert "feature_dims=0: allowed are null and" in refusal_of("X.npy", feature_dims=0)
+
+
+def test_flattening_is_said(command_line, files, capfd):
+    np.save("X.npy", np.random.default_rng(0).normal(size=(50, 6, 4)))
+    line = "data.path=X.npy: each sample of shape (6, 4) is flattened to 24 inputs; "
+    line += "data.feature_dims=1 takes its rows as samples of 4 inputs"
+    for option, expected in (("null", 1), ("2", 0), ("1", 0)):
+        directory = files / f"run{option}"
+        run(command_line, directory, "data.path=X.npy", f"data.feature_dims={option}")
+        assert capfd.readouterr().out.splitlines().count(line) == expected
+    encoder = implicit_em.load(files / "run1")
+    assert encoder.weight.shape == (5, 4)
 
 
 def test_names_of_arrays_are_asked_for_and_listed(files):

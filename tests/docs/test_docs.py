@@ -115,9 +115,9 @@ def test_a_mistake_in_an_own_option_lists_it(own_files, command_line, capfd):
     assert err.count("\n") == 1
 
 
-def test_own_data_trains(command_line, tmp_path):
+def test_own_data_trains(command_line, tmp_path, monkeypatch):
     shown = [c for c in commands("docs/how-to/own-data.md") if c[0] == "data=tensors"]
-    assert len(shown) == 4
+    assert len(shown) == 5
     labels = np.arange(100) % 3
     samples = np.random.default_rng(0).normal(size=(100, 8)) + labels[:, None]
     for name, array in {"X": samples, "y": labels, "T": samples, "t": labels}.items():
@@ -128,6 +128,10 @@ def test_own_data_trains(command_line, tmp_path):
         assert command_line(*command, *brief) == 0
         metrics = json.loads((tmp_path / f"run{number}/metrics.json").read_text())
         assert (metrics["probe_accuracy"] is None) == (number == 0)
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / f"run{number}").rename(tmp_path / "outputs/RUN")
+    names = run_python(*PYTHON.findall(text("docs/how-to/own-data.md")), monkeypatch)
+    assert names["energies"].shape == (100, 64)
 
 
 def test_the_estimator_does_what_is_shown(monkeypatch):

@@ -1,0 +1,171 @@
+"""Normalisation of samples by the statistics of training samples, and models that take raw ones."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from implicit_em.models.linear import floating
+from implicit_em.models.sae import SparseAutoencoder
+
+Option = Literal["none", "centre", "standard", "scale", "l2", "zca"]
+
+
+class Normalizer(nn.Module):
+    """Map of samples x to ``A (x - m)`` or, for ``l2``, to ``x / ||x||``, where 0 stays 0.
+
+    Args:
+        option: name of the normalisation; see ``fit_normalizer``.
+        mean: mean m of the training samples, shape ``(D,)``; ``None`` for ``l2``.
+        factor: symmetric matrix A, shape ``(D, D)``, or its diagonal, shape ``(D,)``.
+
+    Raises:
+        ValueError: if the tensors are not those of the option.
+    """
+
+    mean: Tensor | None
+    factor: Tensor
+
+    def __init__(
+        self, option: str, mean: Tensor | None = None, factor: Tensor | None = None
+    ) -> None:
+        super().__init__()
+        if mean is None or factor is None:
+            fits = option == "l2" and mean is factor
+        else:
+            shapes = (mean.shape, 2 * mean.shape)
+            fits = option != "l2" and mean.dim() == 1 and factor.shape in shapes
+        if not fits:
+            raise ValueError(f"normalize={option}: its statistics are of other shapes")
+        self.option = option
+        self.register_buffer("mean", mean)
+        self.register_buffer("factor", factor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised samples of samples ``(..., D)``."""
+        if self.mean is None:
+            return nn.functional.normalize(x, dim=-1, eps=torch.finfo(x.dtype).tiny)
+        return self.turned(x - self.mean)
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """Return the samples of normalised samples ``(..., D)``; for ``l2``, x itself."""
+        return x if self.mean is None else self.turned_back(x) + self.mean
+
+    def turned(self, x: Tensor) -> Tensor:
+        """Return ``A x``, shape ``(..., D)``."""
+        return x @ self.factor if self.factor.dim() == 2 else x * self.factor
+
+    def turned_back(self, x: Tensor) -> Tensor:
+        """Return ``A^-1 x``, shape ``(..., D)``."""
+        if self.factor.dim() == 2:
+            return x @ torch.linalg.inv(self.factor)
+        return x / self.factor
+
+
+def fit_normalizer(option: str, blocks: Callable[[], Iterable[Tensor]]) -> Normalizer:
+    """Return the normaliser that the statistics of the training samples give.
+
+    ``centre`` subtracts the mean of each column. ``standard`` also divides each column by its
+    standard deviation. ``scale`` centres, and divides by one number: the root of the mean variance
+    of the columns, so that a value's mean square is 1. ``zca`` centres, and multiplies by
+    ``Sigma^(-1/2)`` (Bell and Sejnowski 1997), with the covariance shrunk as Ledoit and Wolf 2004
+    do. ``l2`` divides each sample by its length. A column, or a direction, that never varies is
+    only centred.
+
+    Args:
+        option: ``centre``, ``standard``, ``scale``, ``zca`` or ``l2``.
+        blocks: function that returns the samples in blocks ``(B, D)``, float64; called at most
+            twice.
+    """
+    if option == "l2":
+        return Normalizer(option)
+    count, total_D = 0, torch.zeros(())
+    low_D, high_D = torch.tensor(torch.inf), torch.tensor(-torch.inf)
+    for x in blocks():
+        count, total_D = count + len(x), total_D + x.sum(0)
+        low_D, high_D = torch.minimum(low_D, x.amin(0)), torch.maximum(high_D, x.amax(0))
+    # The mean of equal values may round to another value, and their variance to more than 0.
+    mean_D = torch.where(low_D == high_D, low_D, total_D / count)
+    if option == "centre":
+        return Normalizer(option, mean_D, torch.ones_like(mean_D))
+    centred = (x - mean_D for x in blocks())
+    if option == "zca":
+        return Normalizer(option, mean_D, _whitening(centred, count))
+    variance_D = sum((x.square().sum(0) for x in centred), torch.zeros(())) / count
+    if option == "scale":
+        variance_D = variance_D.mean().expand_as(variance_D).contiguous()
+    return Normalizer(option, mean_D, variance_D.rsqrt().where(variance_D > 0, 1))
+
+
+def _whitening(centred: Iterable[Tensor], count: int) -> Tensor:
+    """Return ``((1 - s) S + s mu I)^(-1/2)``, with the covariance S and mu the mean variance.
+
+    Ledoit and Wolf 2004 (A well-conditioned estimator for large-dimensional covariance matrices):
+    s is the mean of ``||x x^T - S||^2 / N``, relative to ``||S - mu I||^2`` and at most 1.
+    """
+    products_DD, fourth = torch.zeros(()), torch.zeros(())
+    for x in centred:
+        products_DD, fourth = products_DD + x.T @ x, fourth + x.square().sum(1).square().sum()
+    covariance_DD = products_DD / count
+    mean_variance = covariance_DD.diagonal().mean()
+    squares = covariance_DD.square().sum()
+    noise = (fourth / count - squares) / count
+    spread = squares - len(covariance_DD) * mean_variance**2
+    shrinkage = 1.0 if noise >= spread else noise / spread
+    values_D, vectors_DD = torch.linalg.eigh(covariance_DD)
+    values_D = (1 - shrinkage) * values_D + shrinkage * mean_variance
+    varies = values_D > len(values_D) * torch.finfo(values_D.dtype).eps * values_D.max()
+    return vectors_DD * values_D.rsqrt().where(varies, 1) @ vectors_DD.T
+
+
+class Normalized(nn.Module):
+    """A model that was trained on normalised samples, and its normaliser: it takes raw samples.
+
+    Args:
+        model: ``Encoder`` or ``SparseAutoencoder``.
+        normalizer: normaliser of the training samples.
+    """
+
+    def __init__(self, model: Any, normalizer: Normalizer) -> None:
+        super().__init__()
+        self.model = model
+        self.normalizer = normalizer.to(torch.promote_types(model.weight.dtype, torch.float32))
+
+    @property
+    def weight(self) -> Tensor:
+        """The model's matrix for normalised samples, shape ``(K, D)``."""
+        return self.model.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what the model returns: its energies, or reconstructions of raw samples."""
+        is_autoencoder = isinstance(self.model, SparseAutoencoder)
+        return self.reconstruct(x) if is_autoencoder else self.encode(x)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the energies or hidden activations ``(..., K)`` of raw samples ``(..., D)``."""
+        return self.model.encode(self.normalizer(x).to(self.weight.dtype))
+
+    def decode(self, energies: Tensor) -> Tensor:
+        """Return reconstructions ``(..., D)`` of raw samples from energies ``(..., K)``."""
+        return self.normalizer.inverse(self.model.decode(energies))
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Return the reconstructions of raw samples, both ``(..., D)``; for ``l2``, of length 1."""
+        return self.decode(self.encode(x))
+
+    def responsibilities(self, x: Tensor) -> Tensor:
+        """Return ``softmax(-E)``, shape ``(..., K)``: the posterior over components."""
+        return (-self.encode(x)).softmax(-1)
+
+
+def taking_raw(model: nn.Module, normalizer: Normalizer) -> nn.Module:
+    """Return a model that takes raw samples, from one that takes normalised samples.
+
+    The normaliser goes into the model's own layers if it is affine and the model's class declares
+    ``folds``; see ``models.declarations``. Otherwise a ``Normalized`` holds both.
+    """
+    if normalizer.mean is None or vars(type(model)).get("folds") is not True:
+        return Normalized(model, normalizer)
+    model.fold(normalizer)  # type: ignore[operator]
+    return model

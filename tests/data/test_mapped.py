@@ -1,0 +1,176 @@
+"""Samples of files that memory may not hold: they stay in the file, and train to the same bits."""
+
+import json
+import mmap
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+from helpers.paths import ROOT
+from helpers.results import results
+
+from implicit_em.base.errors import ConfigError
+from implicit_em.data import TensorDataModule, mapped, tensors
+from implicit_em.data.mapped import MappedSamples
+
+WIDTH = 12
+BRIEF = ["data.batch_size=64", "model.hidden=5", "trainer.max_epochs=2", "logger=csv"]
+
+
+def draw(count=300, seed=0):
+    rng = np.random.default_rng(seed)
+    return (rng.normal(size=(count, WIDTH)) + 3).astype(np.float32)
+
+
+def write(name, samples):
+    if name.endswith(".npy"):
+        np.save(name, samples)
+    elif name.endswith(".pt"):
+        torch.save({"x": torch.from_numpy(samples)}, name)
+    else:
+        safetensors.numpy.save_file({"x": samples}, name)
+    return name
+
+
+@pytest.fixture
+def everything_is_large(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tensors, "LARGE", 0)
+    monkeypatch.setattr(mapped, "TOUCHED", 10 * mapped.AROUND)
+    monkeypatch.setattr(mapped, "AT_ONCE", 50 * WIDTH)
+
+
+def ready(path, **arguments):
+    data = TensorDataModule(path, **arguments)
+    data.setup()
+    return data
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("X.npy", ["data.labels=y.npy", "data.val_size=30", "data.final=validation"]),
+        ("X.safetensors", ["data.normalize=standard"]),
+        ("X.pt", ["data.test_path=T.pt", "model=l1", "model.hidden=5"]),
+    ],
+)
+def test_a_run_on_samples_in_their_file_gives_the_same_bits(
+    command_line, tmp_path, monkeypatch, name, options
+):
+    write(name, draw())
+    write("T.pt", draw(seed=1))
+    np.save("y.npy", np.arange(300) % 3)
+    typed = ["data=tensors", f"data.path={name}", *options, *BRIEF]
+    assert command_line(*typed, "hydra.run.dir=memory") == 0
+    os.utime(name)  # to be read anew
+    with monkeypatch.context() as patch:
+        patch.setattr(tensors, "LARGE", 0)
+        assert isinstance(ready(name).split("train")[0], MappedSamples)
+        assert command_line(*typed, "hydra.run.dir=file") == 0
+    assert results(tmp_path / "file") == results(tmp_path / "memory")
+
+
+@pytest.mark.parametrize("option", ["none", "centre", "standard", "scale", "l2", "zca"])
+def test_gathered_rows_are_those_of_a_tensor(everything_is_large, monkeypatch, option):
+    samples, rows = draw(), torch.tensor([5, 3, 3, 200])
+    data = ready(write("X.npy", samples), normalize=option)
+    found, _ = data.split("train")
+    monkeypatch.setattr(tensors, "LARGE", 2**30)
+    os.utime("X.npy")
+    expected, _ = ready("X.npy", normalize=option).split("train")
+    assert found.shape == expected.shape
+    assert found.dtype == expected.dtype
+    # A product of matrices rounds by the number of its rows.
+    tolerance = 1e-6 if option == "zca" else 0
+    for ours, theirs in (
+        (found.index_select(0, rows), expected[rows]),
+        (found[rows].in_memory(), expected[rows]),
+        (torch.cat(list(found.split(70))), expected),
+    ):
+        assert torch.allclose(ours, theirs, rtol=0, atol=tolerance)
+
+
+def test_touched_pages_are_given_back(everything_is_large, monkeypatch):
+    given = []
+    samples, _ = ready(write("X.npy", draw())).split("train")
+    monkeypatch.setattr(samples, "_file", type("File", (), {"madvise": given.append})())
+    for _ in samples.split(8):
+        pass
+    assert given.count(mmap.MADV_DONTNEED) == 240 / 8 / 2
+    samples.index_select(0, torch.tensor([3, 100, 50]))
+    assert given[-1] == mmap.MADV_RANDOM, "nothing is read around scattered rows"
+
+
+def test_a_model_that_starts_from_more_than_memory_holds_is_refused(
+    everything_is_large, monkeypatch, command_line, capfd
+):
+    write("X.npy", draw())
+    memory = type("Memory", (), {"available": 5_000_000})
+    monkeypatch.setattr(mapped.psutil, "virtual_memory", lambda: memory)
+    typed = ["data=tensors", "data.path=X.npy", "model=sampled", *BRIEF]
+    assert command_line(*typed) == 0
+    memory.available = 5_000
+    assert command_line(*typed) == 2
+    assert "of samples are needed in memory" in capfd.readouterr().out
+
+
+def test_a_value_that_is_not_finite_is_found_in_a_file(everything_is_large, monkeypatch):
+    monkeypatch.setattr("implicit_em.data.checks.AT_ONCE", 5 * WIDTH)
+    samples = draw()
+    samples[200, 7] = np.inf
+    with pytest.raises(ConfigError, match=r"path=X.npy: inf at \[200, 7\]; all must be finite"):
+        ready(write("X.npy", samples))
+
+
+def test_the_digest_of_a_long_file_shows_its_progress(tmp_path, monkeypatch, capfd):
+    from implicit_em.base import digest
+
+    path = tmp_path / "X.npy"
+    np.save(path, draw())
+    short = digest.digest_of(path)
+    assert capfd.readouterr().out == ""
+    monkeypatch.setattr(digest, "LONG", 1_000)
+    monkeypatch.setattr(digest, "BLOCK", 1_000)
+    os.utime(path)
+    assert digest.digest_of(path) == short
+    lines = capfd.readouterr().out.splitlines()
+    assert len(lines) == 10
+    assert all(line.startswith("digest of X.npy: 0.0 of 0.0 GB") for line in lines)
+
+
+def sparse(path, rows, width):
+    """A file of zeros that takes no room on the disk, but for its first rows."""
+    if path.suffix == ".npy":
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(rows, width))
+        array[:100] = np.random.default_rng(0).normal(size=(100, width))
+        return
+    entry = {"dtype": "F32", "shape": [rows, width], "data_offsets": [0, 4 * rows * width]}
+    header = json.dumps({"x": entry}).encode()
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + 4 * rows * width)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["X.npy", "X.safetensors"])
+def test_32_gigabytes_train_in_2(tmp_path, name):
+    sparse(tmp_path / name, 2**21, 2**12)
+    code = (
+        "import sys; from implicit_em import cli; from implicit_em.compare.costs import "
+        "peak_memory; code = cli.main(sys.argv[1:]); print('peak', peak_memory()); sys.exit(code)"
+    )
+    typed = [f"data.path={name}", "data.batch_size=1024", "model.hidden=5", "trainer.max_epochs=1"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, "train", "data=tensors", *typed, "probe=none", "logger=csv"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"digest of {name}: 34.4 of 34.4 GB" in done.stdout
+    assert int(done.stdout.split("peak ")[1]) < 2 * 2**30
