@@ -144,7 +144,7 @@ class Normalized(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the energies or hidden activations ``(..., K)`` of raw samples ``(..., D)``."""
-        return self.model.encode(self.normalizer(x).to(self.weight.dtype))
+        return self.model.encode(self.normalizer(floating(x)))
 
     def decode(self, energies: Tensor) -> Tensor:
         """Return reconstructions ``(..., D)`` of raw samples from energies ``(..., K)``."""

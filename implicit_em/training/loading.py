@@ -52,8 +52,8 @@ def load(run_dir: str | Path, classes: Sequence[type[nn.Module]] = ()) -> nn.Mod
         classes: your own model and activation classes, if the run used any.
 
     Returns:
-        The model, for floating-point inputs ``(..., D)``; bytes must be scaled to [0, 1]. Inputs are
-        converted to the model's dtype. ``model.encode(x)`` returns the energies ``(..., K)`` of an
+        The model, for floating-point inputs ``(..., D)``; bytes must be scaled to [0, 1]. It
+        converts inputs to its dtype. ``model.encode(x)`` returns the energies ``(..., K)`` of an
         ``Encoder``, or the hidden activations of a ``SparseAutoencoder``. ``model.reconstruct(x)``
         returns reconstructions ``(..., D)``. Calling an ``Encoder`` encodes, calling a
         ``SparseAutoencoder`` reconstructs; ``repr(model)`` says which. If the run normalised its
