@@ -153,14 +153,16 @@ class EnergyModule(pl.LightningModule):
         if not schedule:
             return optimizer
         self._interval = interval_of(schedule)
-        calls = self._steps() if self._interval == "step" else self.trainer.max_epochs or 0
-        scheduler = build_schedule(schedule, optimizer, calls)
+        scheduler = build_schedule(schedule, optimizer, self._steps())
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": self._interval},
         }
 
     def _steps(self) -> int:
+        """Return how often the schedule steps in the whole training."""
+        if self._interval == "epoch":
+            return self.trainer.max_epochs or 0
         batches = int(self.trainer.estimated_stepping_batches)
         loader = self.trainer.train_dataloader
         if isinstance(loader, BlockLoader):
