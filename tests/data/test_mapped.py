@@ -115,7 +115,7 @@ def test_a_model_that_starts_from_more_than_memory_holds_is_refused(
     assert command_line(*typed) == 0
     memory.available = 5_000
     assert command_line(*typed) == 2
-    assert "of samples are needed in memory" in capfd.readouterr().out
+    assert "of samples are needed in memory" in capfd.readouterr().err
 
 
 def test_a_value_that_is_not_finite_is_found_in_a_file(everything_is_large, monkeypatch):
