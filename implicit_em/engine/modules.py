@@ -264,9 +264,8 @@ class EnergyModule(pl.LightningModule):
                 f"{expected.get(name)} here"
             )
         # Lightning converts the module only after this: float64 would be rounded to float32.
-        self.model.to(
-            checkpoint["state_dict"]["model." + next(self.model.named_parameters())[0]].dtype
-        )
+        name, _ = next(self.model.named_parameters())
+        self.model.to(checkpoint["state_dict"][f"model.{name}"].dtype)
         if so_far := checkpoint.get("epoch_so_far"):
             self._losses = [so_far["losses"]]
             self._at_epoch_start = so_far["weights"]
