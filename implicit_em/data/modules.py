@@ -191,7 +191,9 @@ class ResidentDataModule(pl.LightningDataModule):
         return samples[indices.to(samples.device)], labels[indices.to(labels.device)]
 
     def _shuffled(self) -> Tensor:
-        return torch.from_numpy(np.random.default_rng(0).permutation(len(self.split("train")[0])))
+        assert self._splits, "setup() comes first"
+        size = len(self._splits.on(self._splits.home, "train")[0])
+        return torch.from_numpy(np.random.default_rng(0).permutation(size))
 
     def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
         """Return the batch as it is: its data lie on the device already."""

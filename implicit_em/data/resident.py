@@ -150,7 +150,7 @@ class Block:
     def __eq__(self, other: object) -> bool:
         return (
             isinstance(other, Block)
-            and self.inputs.data_ptr() == other.inputs.data_ptr()
+            and self.inputs is other.inputs
             and self.sizes == other.sizes
             and all(map(torch.equal, self.batches, other.batches))
         )

@@ -281,6 +281,9 @@ class EnergyModule(pl.LightningModule):
                 f"the checkpoint is another model's: {name} is {found.get(name)} there, "
                 f"{expected.get(name)} here"
             )
+        # Lightning converts the module only after this: float64 would be rounded to float32.
+        name, _ = next(self.model.named_parameters())
+        self.model.to(checkpoint["state_dict"][f"model.{name}"].dtype)
         if so_far := checkpoint.get("epoch_so_far"):
             self._losses = [so_far["losses"]]
             self._at_epoch_start = so_far["weights"]

@@ -74,6 +74,18 @@ def test_a_run_on_samples_in_their_file_gives_the_same_bits(
     assert results(tmp_path / "file") == results(tmp_path / "memory")
 
 
+def test_a_stacked_sweep_shares_samples_in_their_file(command_line, tmp_path, monkeypatch):
+    write("X.npy", draw())
+    typed = ["data=tensors", "data.path=X.npy", *BRIEF, "model.hidden=8"]
+    assert command_line(*typed, "seed=2", "hydra.run.dir=memory") == 0
+    os.utime("X.npy")
+    monkeypatch.setattr(tensors, "LARGE", 0)
+    sweep = ["seed=1,2", "hydra/launcher=stacked", "hydra.sweep.dir=sweep"]
+    assert command_line("-m", *typed, *sweep) == 0
+    (job,) = tmp_path.glob("sweep/*seed=2*")
+    assert results(job) == results(tmp_path / "memory")
+
+
 @pytest.mark.parametrize("option", ["none", "centre", "standard", "scale", "l2", "zca"])
 def test_gathered_rows_are_those_of_a_tensor(everything_is_large, monkeypatch, option):
     samples, rows = draw(), torch.tensor([5, 3, 3, 200])

@@ -121,9 +121,7 @@ def test_the_setting_counts_only_where_it_is_not_none(composed, files):
 
 
 def test_a_run_goes_on_to_the_same_bits(composed, files, monkeypatch):
-    cfg = composed(
-        *BRIEF, "data.normalize=zca", "trainer.max_epochs=4", "trainer.precision=32-true"
-    )
+    cfg = composed(*BRIEF, "data.normalize=zca", "trainer.max_epochs=4")
     implicit_em.train(cfg, files / "undisturbed")
     broken_off(monkeypatch, cfg, files / "run", block=3)
     implicit_em.train(cfg, files / "run")
