@@ -133,7 +133,15 @@ class ResidentDataModule(pl.LightningDataModule):
         self._splits = self._splits.normalized(normalizer)
 
     def remarks(self) -> list[str]:
-        """Return what the user should know of the samples that were read, a line each."""
+        """Return what the user should know of the samples, a line each.
+
+        It is said once, by the first of the modules that share the samples.
+        """
+        assert self._splits, "setup() comes first"
+        said, self._splits.remarked = self._splits.remarked, True
+        return [] if said else self._remarks()
+
+    def _remarks(self) -> list[str]:
         if self.normalizer is not None:
             return []
         samples, rows = self.split("train")[0], self.train_indices()

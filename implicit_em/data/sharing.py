@@ -33,6 +33,8 @@ class Splits:
 
     normalizer: Normalizer | None = None
     """What has normalised the samples."""
+    remarked = False
+    """Whether the user has been told of what is unusual in the samples."""
 
     def __init__(self, read: Callable[[bool], tuple[Samples, Tensor]]) -> None:
         self._tensors: dict[tuple[str, torch.device], tuple[Samples, Tensor]] = {}

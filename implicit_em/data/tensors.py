@@ -127,9 +127,8 @@ class TensorDataModule(ResidentDataModule):
         division = None if self.test_path else (self.test_fraction, self.split_seed)
         return Source((TensorDataModule, names, self.key, division, self.feature_dims), files)
 
-    def remarks(self) -> list[str]:
-        """Return what the user should know of the samples that were read, a line each."""
-        remarks = super().remarks()
+    def _remarks(self) -> list[str]:
+        remarks = super()._remarks()
         if self.feature_dims is None and len(self.sample_shape) > 1:
             last = self.sample_shape[-1]
             remarks.insert(

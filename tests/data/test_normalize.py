@@ -175,6 +175,7 @@ def test_samples_of_an_unlucky_scale_get_one_line_of_advice(files, case):
     assert ready().remarks() == []
     np.save("X.npy", change(samples))
     (line,) = ready().remarks()
+    assert ready().remarks() == [], "said once for the same samples"
     assert line.startswith("data: ")
     assert advice in line
     assert ready(normalize="standard").remarks() == []
