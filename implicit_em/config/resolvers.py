@@ -33,14 +33,14 @@ def job_directory(overrides: Sequence[str], *, _root_: DictConfig) -> str:
     return name if _SAFE_NAME.fullmatch(name) and name.strip(".") else config_fingerprint(_root_)
 
 
-def data_root(dataset: str = "MNIST") -> str:
-    """Return the folder of torchvision's data set of this class: ``data``, or the checkout's.
+def data_root(*, _parent_: DictConfig) -> str:
+    """Return the folder of the data set whose ``root`` is resolved: ``data``, or the checkout's.
 
     The first of the two that holds the data set is chosen. If neither does, it will be downloaded
     to the checkout's, unless there are files in ``data``.
     """
     here, checkout = Path("data"), Path(__file__).parents[2] / "data"
-    name = dataset.rpartition(".")[2]
+    name = str(OmegaConf.select(_parent_, "dataset._target_")).rpartition(".")[2]
     for holds in (lambda root: _has_files(root / name), _has_files):
         if holds(here):
             return str(here)

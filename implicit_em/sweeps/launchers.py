@@ -33,7 +33,7 @@ def refusal(config: DictConfig) -> str | None:
     choice, sweeper = (
         config.hydra.runtime.choices[group] for group in ("hydra/launcher", "hydra/sweeper")
     )
-    if config.hydra.mode != RunMode.MULTIRUN:
+    if config.hydra.mode == RunMode.RUN:
         if _name(config.hydra.launcher) != "BasicLauncher":
             return f"hydra/launcher={choice}: starts the jobs of a sweep; add -m"
         return f"hydra/sweeper={sweeper}: makes a sweep; add -m" if optimises(config) else None

@@ -109,7 +109,7 @@ def values_of(objective: str | Sequence[str], metrics: Mapping[str, Any]) -> Any
     """Return the value to maximise, or a list of them; ``None`` stands for an undefined metric."""
     values = []
     for name in _names(objective):
-        value = metrics[name.removeprefix("-")]
+        value = metrics.get(name.removeprefix("-"))
         if value is None:
             log.warning("objective=%s: null for this run, so this trial does not count", name)
         values.append(-value if name.startswith("-") and value is not None else value)

@@ -5,6 +5,7 @@ from functools import wraps
 
 import pytest
 import pytorch_lightning as pl
+from omegaconf import OmegaConf
 from torch import nn
 
 from implicit_em.base.errors import ConfigError
@@ -138,13 +139,17 @@ def test_a_spec_is_plain_data(composed):
 
 def test_data_come_from_here_or_from_the_checkout(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    mnist, kmnist = (
+        OmegaConf.create({"dataset": {"_target_": f"torchvision.datasets.{name}"}})
+        for name in ("MNIST", "KMNIST")
+    )
     (tmp_path / "data" / "MNIST" / "raw").mkdir(parents=True)  # as a failed download leaves it
-    assert data_root() != "data"
+    assert data_root(_parent_=mnist) != "data"
     (tmp_path / "data" / "X.npy").touch()
-    assert data_root() != "data", "the checkout has MNIST"
-    assert data_root("torchvision.datasets.KMNIST") == "data"
+    assert data_root(_parent_=mnist) != "data", "the checkout has MNIST"
+    assert data_root(_parent_=kmnist) == "data"
     (tmp_path / "data" / "MNIST" / "raw" / "images").touch()
-    assert data_root() == "data"
+    assert data_root(_parent_=mnist) == "data"
 
 
 def test_yaml_that_is_none_gives_one_line(command_line, tmp_path, capfd):

@@ -124,9 +124,9 @@ def test_a_model_that_starts_from_more_than_memory_holds_is_refused(
     memory = type("Memory", (), {"available": 5_000_000})
     monkeypatch.setattr(mapped.psutil, "virtual_memory", lambda: memory)
     typed = ["data=tensors", "data.path=X.npy", "model=sampled", *BRIEF]
-    assert command_line(*typed) == 0
+    assert command_line(*typed, "hydra.run.dir=enough") == 0
     memory.available = 5_000
-    assert command_line(*typed) == 2
+    assert command_line(*typed, "hydra.run.dir=short") == 2
     assert "of samples are needed in memory" in capfd.readouterr().err
 
 

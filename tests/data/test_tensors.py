@@ -257,8 +257,7 @@ def test_the_same_run_is_found_complete_where_its_files_lie_now(command_line, fi
     assert "is complete already: reused" in capfd.readouterr().out
     arguments = ["data=tensors", *BRIEF, "data.path=Y.npy", f"hydra.run.dir={files / 'run'}"]
     assert command_line(*arguments, "seed=2") == 2
-    said = "holds a run of other settings (data.seed=1 there, 2 here; seed=1 there, 2 here)"
-    assert said in capfd.readouterr().err
+    assert "holds a run of other settings (seed=1 there, 2 here)" in capfd.readouterr().err
     np.save("Y.npy", draw(seed=1)[0])
     assert command_line(*arguments) == 2
     error = capfd.readouterr().err

@@ -119,7 +119,7 @@ def test_a_scheduler_of_torch_goes_on_for_more_epochs(command_line, settings, tm
 def test_what_is_no_run_is_refused_in_one_line(command_line, broken, tmp_path, capfd):
     assert command_line("resume=nowhere") == 2
     assert capfd.readouterr().err == (
-        "error: resume=nowhere: nowhere is no run directory: it has no .hydra/config.yaml\n"
+        f"error: resume=nowhere: no such directory; a relative path starts at {tmp_path}\n"
     )
     assert not (tmp_path / "nowhere").exists()
     assert command_line("-m", f"resume={broken}", "seed=1,2") == 2
