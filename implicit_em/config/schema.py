@@ -87,6 +87,12 @@ class _Logger(_Section):
     timeout: Annotated[FiniteFloat, Field(gt=0)] | None = None
 
 
+def _is_complete(logger: _Logger) -> _Logger:
+    if logger.model_extra != {} and "_target_" not in (logger.model_extra or {}):
+        raise ValueError("settings of no logger; choose one, such as logger=tensorboard")
+    return logger
+
+
 class _Config(_Section):
     """Settings of every run; the groups may hold further keys."""
 
@@ -100,7 +106,7 @@ class _Config(_Section):
     lr: _Rate
     trainer: _Trainer
     callbacks: dict[str, _Built]
-    logger: _Logger
+    logger: Annotated[_Logger, AfterValidator(_is_complete)]
     checkpoint: _Checkpoint
     objective: str | list[str] | None = None
     resume: str | None

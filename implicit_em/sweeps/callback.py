@@ -102,7 +102,7 @@ def _check(config: DictConfig, directory: str | Path, here: bool) -> None:
             task = continued(config, config.hydra.overrides.task)
         spec = RunSpec.of(task, config.hydra)
         check(spec, here)
-        check_objective(config.objective)
+        check_objective(config.objective, spec.settings["probe"])
         refusal = RunDirectory(directory).refusal(spec)
         if refusal and not (resumed or spec.settings["overwrite"]):
             raise ConfigError(refusal)

@@ -94,8 +94,8 @@ def without_infinities(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {**metrics, **dict.fromkeys(lost)}
 
 
-def check_objective(objective: str | Sequence[str] | None) -> None:
-    """Raise ``ConfigError`` if an objective is no number in ``metrics.json``."""
+def check_objective(objective: str | Sequence[str] | None, probe: str) -> None:
+    """Raise ``ConfigError`` if an objective is no number that ``metrics.json`` will hold."""
     allowed = [
         key for key in Results(seed=0, config_fingerprint="").as_dict() if key not in NO_OBJECTIVE
     ]
@@ -103,6 +103,8 @@ def check_objective(objective: str | Sequence[str] | None) -> None:
         if name.removeprefix("-") not in allowed:
             hint = nearest(name.removeprefix("-"), allowed)
             raise ConfigError(f"objective={name}: no number of metrics.json; {hint}")
+        if name.endswith("probe_accuracy") and probe == "none":
+            raise ConfigError(f"objective={name}: needs a probe, but probe=none")
 
 
 def values_of(objective: str | Sequence[str], metrics: Mapping[str, Any]) -> Any:

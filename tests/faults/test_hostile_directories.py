@@ -138,7 +138,7 @@ def test_a_full_disk_is_said_and_after_room_is_made_the_same_bits_come(
         assert command(path) == 1
         out, err = capfd.readouterr()
         assert full.ballast is not None
-        assert f"{name} cannot be written: No space left on device" in out
+        assert f"{name} cannot be written: No space left on device" in err
         assert "Traceback" not in out + err
         assert not (path / "metrics.json").exists(), "nothing unfinished looks finished"
         assert not list(path.rglob(".*-*")), "nothing half-written"
@@ -157,7 +157,7 @@ def test_a_disk_that_is_full_from_the_beginning_is_said(command, tmp_path, capfd
         fill(disk)
         assert command(disk / "run") == 1
         out, err = capfd.readouterr()
-        assert "config.yaml cannot be written: No space left on device" in out
+        assert "config.yaml cannot be written: No space left on device" in err
         assert "Traceback" not in out + err
         assert not list((disk / "run" / ".hydra").iterdir())
 
