@@ -41,7 +41,7 @@ def test_a_metric_that_is_null_is_named(caplog):
 @pytest.mark.parametrize("objective", ["probe_acuracy", "-status", ["density", "versions"]])
 def test_what_is_no_number_is_no_objective(objective):
     with pytest.raises(ConfigError, match=r"objective=.*: no number of metrics\.json"):
-        check_objective(objective)
+        check_objective(objective, "linear")
 
 
 @pytest.mark.parametrize(
