@@ -22,8 +22,8 @@ GROUPS = {
     "hydra/launcher": "How the jobs of a sweep are started. Hydra's own `basic` runs one after "
     "another, and `stacked` (see [sweeps](../how-to/sweeps.md)) trains them together; both have no "
     "file here.",
-    "hydra/sweeper": "How the jobs of a sweep are chosen. Hydra's own `basic` takes every "
-    "combination of the listed values and has no file here.",
+    "hydra/sweeper": "How the jobs of a sweep are chosen. The default, `checked`, takes every "
+    "combination of the listed values, as Hydra's own `basic` does. Neither has a file here.",
     "experiment": "A study of the paper, its sweep included: `-m experiment=ablation`.",
     "experiment/compare": "The grids of the comparison, one for each family.",
     "experiment/knobs": "What the comparison varies of the derived model, one setting at a time.",
