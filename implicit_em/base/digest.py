@@ -9,7 +9,7 @@ from typing import Any
 BLOCK = 2**24
 """Number of bytes to read at a time."""
 LONG = 4 * 10**9
-"""Number of bytes whose digest takes so long that its progress is shown: about ten seconds."""
+"""Size in bytes above which the progress of a digest is shown: it then takes about ten seconds."""
 FORMATS = (".npy", ".npz", ".safetensors", ".pt")
 
 

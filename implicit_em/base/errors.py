@@ -59,7 +59,10 @@ class RefusedError(SystemExit):
 
 
 class LoggedError(SystemExit):
-    """A run's error that its log has named; to an ``Exception``, Hydra would add another line."""
+    """The error of a run that is in its log already.
+
+    It is not an ``Exception``, because Hydra would print another line for it.
+    """
 
     def __init__(self, error: RunError) -> None:
         super().__init__(str(error))
@@ -76,7 +79,7 @@ def one_line(error: BaseException) -> str:
 
 
 def _missing_name(error: BaseException) -> str | None:
-    """Explain an error of Hydra at a dotted path whose module has no such name, else ``None``."""
+    """Return a line if a dotted path names something that its module lacks, or else ``None``."""
     while error.__cause__ is not None:
         error = error.__cause__
     module, _, name = (getattr(error, "name", None) or "").rpartition(".")

@@ -160,7 +160,7 @@ def _dry_run(spec: RunSpec, trainer: pl.Trainer) -> None:
 
 
 def _check_schedule(settings: Mapping[str, Any], optimizer: Any) -> None:
-    """Raise ``ConfigError`` for a schedule that the optimizer or the run cannot have."""
+    """Raise ``ConfigError`` for a schedule that does not fit the optimizer or the run."""
     schedule = settings["lr"]["schedule"]
     means = ["train/loss", *_means_of_terms(settings)]
     if is_scheduler(schedule):

@@ -27,9 +27,9 @@ NO_RESULT = (
 )
 """Settings and groups of settings that affect no result."""
 OPTIONAL = ("warmup", "temperature", "eps")
-"""Options in the files of loss terms; null keeps the default of the term's function."""
+"""Options of loss terms for which null means the default of the term's function."""
 UNNAMED = {"final": "test", "normalize": "none", "feature_dims": None}
-"""Settings of ``data`` that earlier runs do not name, and the values that those runs have."""
+"""Settings of ``data`` that earlier runs lack, with the values that hold for those runs."""
 
 
 def config_fingerprint(cfg: DictConfig | Mapping[str, Any]) -> str:
@@ -79,7 +79,7 @@ def differences(cfg: Mapping[Any, Any], other: Mapping[Any, Any]) -> list[tuple[
         for c in (cfg, other)
     )
     keys = [key for key in sorted(ours | theirs) if ours.get(key) != theirs.get(key)]
-    if "seed" in keys:  # which data.seed follows
+    if "seed" in keys:  # data.seed follows it
         keys = [key for key in keys if key != "data.seed"]
     return [(key, ours.get(key), theirs.get(key)) for key in keys]
 

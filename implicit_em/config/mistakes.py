@@ -73,7 +73,7 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
 
 
 def _beside(key: str, loader: ConfigLoader, config: str, overrides: Sequence[str]) -> str:
-    """Return a hint at an unknown key: options of its group that have it, or the closest key."""
+    """Return a hint for an unknown key: options of its group that have it, or the closest key."""
     if options := _options_with(key, loader):
         return f"allowed with {', '.join(options)}"
     parts = key.split(".")

@@ -36,8 +36,8 @@ def job_directory(overrides: Sequence[str], *, _root_: DictConfig) -> str:
 def data_root(*, _parent_: DictConfig) -> str:
     """Return the folder of the data set whose ``root`` is resolved: ``data``, or the checkout's.
 
-    The first of the two that holds the data set is chosen. If neither does, it will be downloaded
-    to the checkout's, unless there are files in ``data``.
+    The first of the two that holds the data set is chosen. If neither does, the first that holds
+    any file is chosen, or else ``data``; the data set will be downloaded there.
     """
     here, checkout = Path("data"), Path(__file__).parents[2] / "data"
     name = str(OmegaConf.select(_parent_, "dataset._target_")).rpartition(".")[2]

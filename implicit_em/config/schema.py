@@ -89,7 +89,9 @@ class _Logger(_Section):
 
 def _is_complete(logger: _Logger) -> _Logger:
     if logger.model_extra != {} and "_target_" not in (logger.model_extra or {}):
-        raise ValueError("settings of no logger; choose one, such as logger=tensorboard")
+        raise ValueError(
+            "there is no logger to have settings; choose one, such as logger=tensorboard"
+        )
     return logger
 
 
@@ -128,7 +130,7 @@ def validated(cfg: DictConfig) -> dict[str, Any]:
 
 
 def unread(cfg: DictConfig) -> list[str]:
-    """Return the typed overrides that add a key which nothing reads.
+    """Return the typed overrides that add a key that nothing reads.
 
     Args:
         cfg: composed configuration with Hydra's own node.

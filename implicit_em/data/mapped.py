@@ -23,10 +23,11 @@ AT_ONCE = 2**22
 
 
 class MappedSamples:
-    """Samples ``(N, ...)`` of a mapped file, which memory may not hold, in place of a tensor.
+    """Samples ``(N, ...)`` that stay in a mapped file, used in place of a tensor.
 
-    Rows that are asked for are tensors on ``device``. The pages of the file are given back again
-    and again, because otherwise the process would hold all that it has touched.
+    The file may be larger than memory. Rows that are asked for are tensors on ``device``. The pages
+    of the file are given back again and again: otherwise the process would hold all that it has
+    touched.
 
     Args:
         values: samples of the file, shape ``(N, ...)``.
@@ -56,13 +57,13 @@ class MappedSamples:
         return self.shape[0]
 
     def __getitem__(self, rows: Tensor) -> "MappedSamples":
-        """Return the samples of these rows, int64, which stay in the file, too."""
+        """Return the samples of these rows, int64; they also stay in the file."""
         chosen = copy(self)
         chosen._rows = self._rows_of(rows)
         return chosen
 
     def flatten(self, start: int) -> "MappedSamples":
-        """Return the samples with all dimensions from ``start`` on made one."""
+        """Return the samples with the dimensions from ``start`` on flattened into one."""
         flat = copy(self)
         flat.values = self.values.flatten(start)
         return flat
@@ -92,7 +93,7 @@ class MappedSamples:
             yield self.index_select(0, rows)
 
     def to(self, device: torch.device) -> "Tensor | MappedSamples":
-        """Return a copy on a CUDA device that has the room, or else samples that go there."""
+        """Return a copy on a CUDA device with enough room, or else samples whose rows go there."""
         if device.type == "cuda" and 2 * self._bytes < torch.cuda.mem_get_info(device)[0]:
             return self._whole(device)
         moved = copy(self)
@@ -100,10 +101,10 @@ class MappedSamples:
         return moved
 
     def in_memory(self) -> Tensor:
-        """Return a copy in memory, or raise ``ConfigError`` if memory lacks the room."""
+        """Return a copy in memory, or raise ``ConfigError`` if it does not fit."""
         if self._bytes > (free := psutil.virtual_memory().available):
             raise ConfigError(
-                f"data: {self._bytes / 1e9:.1f} GB of samples are needed in memory, where "
+                f"data: {self._bytes / 1e9:.1f} GB of samples must be held in memory, but only "
                 f"{free / 1e9:.1f} GB are free"
             )
         return self._whole(self.device)
@@ -128,7 +129,7 @@ Samples = Tensor | MappedSamples
 
 
 def normalized(values: Tensor, normalizer: Normalizer | None) -> Tensor:
-    """Return normalised samples, at least float32, or for ``None`` the samples as they are."""
+    """Return normalised samples, in float32 or more; for ``None``, the samples as they are."""
     if normalizer is None:
         return values
     floats = as_unit_float(values)
@@ -147,5 +148,5 @@ def all_normalized(samples: Samples, normalizer: Normalizer) -> Samples:
 
 
 def rows_at_once(shape: torch.Size) -> int:
-    """Return the number of rows to treat at a time, given the shape of all."""
+    """Return the number of rows to copy or normalise at a time, given the shape of all samples."""
     return max(1, AT_ONCE // max(1, shape[1:].numel()))

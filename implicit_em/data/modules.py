@@ -37,10 +37,10 @@ PATIENCE = 10.0
 
 
 class ResidentDataModule(pl.LightningDataModule):
-    """Base of the data sets that fit into memory; a subclass implements ``read``.
+    """Base of the data modules; a subclass implements ``read``.
 
     The training device holds one copy of the samples, shape ``(N, D)``. Modules with equal
-    ``source`` and normalisation share it.
+    ``source`` and normalisation share it. Samples of a large file stay there, as ``MappedSamples``.
 
     Args:
         batch_size: number of samples in a training batch.
@@ -49,8 +49,8 @@ class ResidentDataModule(pl.LightningDataModule):
         seed: seed of the order of the batches; the split does not depend on it.
         final: samples that a trained model is measured on: those for testing, or those held out for
             validation, to choose settings without the test samples.
-        normalize: what is done to the samples, by the statistics of the training samples that are
-            not held out: ``none``, ``centre``, ``standard``, ``scale``, ``l2`` or ``zca``; see
+        normalize: normalisation of the samples, by statistics of the training samples that are not
+            held out: ``none``, ``centre``, ``standard``, ``scale``, ``l2`` or ``zca``; see
             ``models.normalizing.fit_normalizer``.
 
     Raises:
@@ -113,7 +113,7 @@ class ResidentDataModule(pl.LightningDataModule):
             )
 
     def _fitted(self, splits: Splits) -> Normalizer:
-        """Return the normaliser that the training samples give; threads do not change its bits."""
+        """Fit a normaliser to the training samples, by one thread: its bits can be repeated."""
         samples, rows = splits.on(splits.home, "train")[0], self.train_indices().to(splits.home)
         parts = rows.split(rows_at_once(samples.shape))
         with torch_threads(1):
@@ -124,18 +124,18 @@ class ResidentDataModule(pl.LightningDataModule):
 
     @property
     def normalizer(self) -> Normalizer | None:
-        """What has normalised the samples; ``None`` if they are as they were read."""
+        """Normaliser that was applied to the samples; ``None`` if they are as they were read."""
         return self._splits.normalizer if self._splits else None
 
     def normalize_by(self, normalizer: Normalizer) -> None:
-        """Normalise the samples that were read by statistics of other samples."""
+        """Normalise the samples that were read, by the statistics of other samples."""
         assert self._splits, "setup() comes first"
         self._splits = self._splits.normalized(normalizer)
 
     def remarks(self) -> list[str]:
-        """Return what the user should know of the samples, a line each.
+        """Return what the user should know about the samples, one remark per line.
 
-        It is said once, by the first of the modules that share the samples.
+        Of the modules that share the samples, only the first returns any.
         """
         assert self._splits, "setup() comes first"
         said, self._splits.remarked = self._splits.remarked, True
@@ -152,13 +152,13 @@ class ResidentDataModule(pl.LightningDataModule):
         mean, spread = float(x.mean(0).norm()), float(x.std(0).norm())
         if ratio > UNLIKE:
             return [
-                f"data: the ranges of the columns differ by a factor of {ratio:,.0f}, so that few "
-                "columns decide; data.normalize=standard gives each column unit variance"
+                f"data: the ranges of the columns differ by a factor of {ratio:,.0f}, so a few "
+                "columns decide; data.normalize=standard gives each column variance 1"
             ]
         if mean > spread:
             return [
-                f"data: the mean of the samples is longer than their spread, {mean:.3g} against "
-                f"{spread:.3g}; data.normalize=centre subtracts it"
+                f"data: the mean of the samples has length {mean:.3g}, their spread only "
+                f"{spread:.3g}; data.normalize=centre subtracts the mean"
             ]
         return []
 

@@ -32,9 +32,9 @@ class Splits:
     """
 
     normalizer: Normalizer | None = None
-    """What has normalised the samples."""
+    """Normaliser that was applied to the samples."""
     remarked = False
-    """Whether the user has been told of what is unusual in the samples."""
+    """Whether the remarks on the samples have been made."""
 
     def __init__(self, read: Callable[[bool], tuple[Samples, Tensor]]) -> None:
         self._tensors: dict[tuple[str, torch.device], tuple[Samples, Tensor]] = {}

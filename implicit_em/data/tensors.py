@@ -34,9 +34,9 @@ DTYPES = {
 class TensorDataModule(ResidentDataModule):
     """Samples from .npy, .npz, .safetensors or .pt files, with labels if there are any.
 
-    Nothing is unpickled. All formats except .npz are mapped into memory, to be read alone, and stay
-    so on a CPU if the test samples have their own file. Otherwise the two splits are copies, unless
-    the file is larger than ``mapped.LARGE``: its samples stay there, and batches are gathered.
+    Nothing is unpickled. All formats except .npz are mapped into memory, read-only. On a CPU they
+    stay so if the test samples have their own file; otherwise the two splits are copies. Samples
+    larger than ``mapped.LARGE`` always stay in their file, and batches are gathered from it.
 
     Args:
         path: file of the samples ``(N, ...)``: uint8, which is scaled to [0, 1], or floating point.
@@ -48,9 +48,9 @@ class TensorDataModule(ResidentDataModule):
         test_labels: file of the test labels; needed if ``labels`` and ``test_path`` are files.
         test_fraction: share of the samples in the test split.
         split_seed: seed of the test split; the run's own seed does not affect it.
-        feature_dims: number of last dimensions that make a sample. The others count samples, and
-            labels are theirs or, of shape ``(N,)``, their first dimension's, which is also what the
-            test split divides. ``None`` for all dimensions but the first.
+        feature_dims: number of last dimensions that make a sample; ``None`` for all but the first.
+            The other dimensions count samples. Labels have their shape, or ``(N,)``: one label
+            for all samples of a row of the file. The test split divides the rows.
         digest: digest of the files and names, from ``base.digest.digest_of``; other content is
             refused. ``None`` accepts any content.
         kwargs: arguments of ``ResidentDataModule``.
@@ -155,7 +155,7 @@ class TensorDataModule(ResidentDataModule):
         return samples[rows], targets[rows]
 
     def _read(self, setting: str, path: Any, labels_setting: str, labels: Any) -> Any:
-        """Return samples, labels, and how many samples there are for each row of the file."""
+        """Return samples, labels, and the number of samples in each row of the file."""
         subject, labels_subject = f"{setting}={path}", f"{labels_setting}={labels}"
         apart = names_a_file(labels)
         samples: Any
@@ -189,8 +189,8 @@ def read_tensor(
 ) -> tuple[Tensor, mmap | None]:
     """Return an array of a file: the one that ``key`` names, or the only one ``besides`` another.
 
-    If the format allows it, the array stays in the file, and the mapping is returned, too. It is
-    mapped to be read: writing to it ends the process.
+    If the format allows it, the array stays in the file, and its mapping is returned as well. The
+    mapping is read-only: writing to the array ends the process.
     """
     try:
         with _opened(path) as (names, get, file):
@@ -203,7 +203,7 @@ def read_tensor(
         if isinstance(array, np.ndarray):
             if array.dtype.kind in "US":
                 raise ConfigError(
-                    f"{subject}: holds text; allowed are numbers. For labels, write those of "
+                    f"{subject}: holds text; allowed are numbers. For labels, save "
                     "np.unique(labels, return_inverse=True)[1]"
                 )
             array = _as_tensor(array.astype(array.dtype.newbyteorder("="), copy=False))
@@ -233,7 +233,7 @@ def _opened(path: Path) -> Iterator[Opened]:
             yield archive.files, archive.__getitem__, None
     elif path.suffix == ".npy":
         array: Any = np.lib.format.open_memmap(path, mode="r")
-        # A file in another order of bytes is copied.
+        # An array in the other byte order is copied.
         yield [path.stem], lambda _: array, array.base if array.dtype.isnative else None
     else:
         content: Any = np.memmap(path, mode="r")

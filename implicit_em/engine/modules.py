@@ -71,9 +71,10 @@ class EnergyModule(pl.LightningModule):
         optimizer: ``_target_`` and arguments of a ``torch.optim`` optimizer.
         schedule: ``_target_`` and arguments of a function from progress in [0, 1] to a factor on
             the learning rate, or of a class of ``torch.optim.lr_scheduler``; ``None`` for a
-            constant rate. Such a class steps after each epoch, or, with ``interval: step``, after
-            each optimizer step. ``ReduceLROnPlateau`` watches the epoch's mean that ``monitor``
-            names, by default ``train/loss``. ``schedulers`` lists the parts of a composed one.
+            constant rate. A scheduler of torch steps after each epoch or, with ``interval: step``,
+            after each optimizer step. ``ReduceLROnPlateau`` watches the epoch's mean that
+            ``monitor`` names, by default ``train/loss``. ``schedulers`` lists the parts of a
+            composed scheduler.
         clip: ``_target_`` and arguments of a function that clips the gradients of an iterable of
             parameters, e.g. ``torch.nn.utils.clip_grad_norm_``.
         compiled: whether ``torch.compile`` compiles the forward pass of a step; it may then round

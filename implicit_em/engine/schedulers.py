@@ -30,7 +30,7 @@ def is_scheduler(schedule: Mapping[str, Any]) -> bool:
 
 
 def interval_of(schedule: Mapping[str, Any]) -> str:
-    """Return ``step`` or ``epoch``: after which of them the learning rate changes."""
+    """Return ``step`` or ``epoch``: the learning rate changes after each of them."""
     return schedule.get("interval", "epoch") if is_scheduler(schedule) else "step"
 
 
@@ -56,7 +56,7 @@ def build_schedule(schedule: Mapping[str, Any], optimizer: Optimizer, calls: int
 
 
 def step_after_epoch(scheduler: Any, schedule: Mapping[str, Any], means: Mapping[str, Any]) -> None:
-    """Change the learning rate after an epoch, of which ``means`` has the mean of each term."""
+    """Change the learning rate after an epoch, given the epoch's means by name: ``train/...``."""
     if isinstance(scheduler, ReduceLROnPlateau):
         scheduler.step(means[schedule.get("monitor", MONITORED)])
     else:

@@ -18,7 +18,7 @@ SILENT_SHARE = 0.01
 CURVES = ("dead_units", "redundancy", "responsibility_entropy", "density")
 """Names of the metrics that are followed during training."""
 FINAL = (*CURVES, "l0", "silent_units", "maximum_responsibility")
-"""Names of those of a trained model, beside its reconstruction error."""
+"""Names of the metrics of a trained model, beside its reconstruction error."""
 RECONSTRUCTION = ("reconstruction_mse", "transpose_reconstruction_mse")
 """Names of the reconstruction error: by a decoder, or by the transposed encoder."""
 GRAM_ROWS = 1024

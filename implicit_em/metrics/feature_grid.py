@@ -1,4 +1,4 @@
-"""The picture of a layer: its weight rows as images, or what numbers say about them."""
+"""The picture of a layer: its weight rows as images, or plots of norms, cosines and energies."""
 
 import math
 from collections.abc import Sequence
@@ -66,10 +66,10 @@ def draw_grid(
 
 
 def feature_summary(weight_KD: np.ndarray, energies_BK: np.ndarray) -> Figure:
-    """Return a figure for rows that are no images: their norms, cosines and energies.
+    """Return a figure for rows that are not images: their norms, cosines and energies.
 
-    The first 1,024 rows are shown. The cosines are between all pairs of rows; the line beside them
-    is the density for directions drawn at random, a normal density of variance 1 / D.
+    The first 1,024 rows are shown. The cosines are those of all pairs of rows. The line over them
+    is their density for random directions, approximately normal with variance 1 / D.
 
     Args:
         weight_KD: weight matrix, shape ``(K, D)``.

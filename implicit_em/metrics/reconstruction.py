@@ -12,7 +12,7 @@ CUTOFF = 1e-10
 Such directions have 1e-5 of the strongest one's deviation, far more than float32 rounding.
 """
 RIDGE = 1e-3
-"""Default strength of the ridge, beside the variance 1 of a standardised unit."""
+"""Default strength of the ridge; the variance of a standardised unit is 1."""
 BLOCK = 4096
 
 Pairs = Iterable[tuple[Tensor, Tensor]]
@@ -37,7 +37,7 @@ def fvu_of(pairs: Pairs) -> float:
     for x_BD, reconstruction_BD in pairs:
         if not count:
             origin_D = x_BD[0]
-        # About the first sample: exact for features that are constant, or on a high level.
+        # Relative to the first sample: exact for features that are constant or far from 0.
         moved_BD = x_BD - origin_D
         count += len(x_BD)
         sums_D = sums_D + moved_BD.sum(0).double()
@@ -92,7 +92,7 @@ def ridge_decoder(pairs: Pairs, ridge: float = RIDGE) -> tuple[Tensor, Tensor]:
     Args:
         pairs: blocks of activations ``(B, K)`` with their inputs ``(B, D)``. Products of a block
             are in its precision, their sums in float64.
-        ridge: strength, above 0.
+        ridge: strength of the ridge, above 0.
     """
     moments = _Moments(pairs)
     matrix_KK = moments.correlation_KK
@@ -101,7 +101,7 @@ def ridge_decoder(pairs: Pairs, ridge: float = RIDGE) -> tuple[Tensor, Tensor]:
 
 
 def wide_ridge_decoder(pairs: Pairs, ridge: float = RIDGE) -> tuple[Tensor, Tensor]:
-    """Return ``ridge_decoder`` by an N x N matrix, which is the smaller one if K exceeds N."""
+    """Return the same as ``ridge_decoder`` by an N x N matrix, which is smaller if K exceeds N."""
     activations_NK, x_ND = (torch.cat(blocks).double() for blocks in zip(*pairs, strict=True))
     mean_K, mean_D = activations_NK.mean(0), x_ND.mean(0)
     scale_K = _scale((activations_NK - activations_NK[0]).var(0, correction=0))
@@ -121,7 +121,7 @@ class _Moments:
         for activations_BK, x_BD in pairs:
             if not count:
                 first_K, first_D = activations_BK[0], x_BD[0]
-            # About the first sample: exact for units that are constant, or on a high level.
+            # Relative to the first sample: exact for units that are constant or far from 0.
             moved_BK, moved_BD = activations_BK - first_K, x_BD - first_D
             sums = (
                 *(moved_BK.sum(0), moved_BD.sum(0)),

@@ -7,8 +7,8 @@ replicas, the model gives each replica the bits that it gets alone. Such a model
 ``takes_parts = True``: the model treats each sample of a batch by itself, draws no random numbers
 and changes no state. Without this declaration a run trains on one device.
 
-``folds = True``: the model's ``fold(normalizer)`` changes its weights to take raw samples in place
-of normalised ones. Without this declaration the normaliser stays in front of the model.
+``folds = True``: the method ``fold(normalizer)`` changes the model's weights to take raw samples in
+place of normalised ones. Without this declaration the normaliser stays in front of the model.
 
 A declaration holds for the class whose body makes it. A subclass may compute something else, so it
 declares anew.

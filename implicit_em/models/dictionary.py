@@ -25,7 +25,7 @@ class Dictionary(SparseAutoencoder):
         in_features: width D of the input.
         hidden: number of hidden units K.
         activation: elementwise function; ``None`` for ReLU.
-        unit_columns: whether the columns of ``W_d`` keep length 1; if not, they start at 0.1.
+        unit_columns: whether the columns of ``W_d`` keep length 1; if not, they start with 0.1.
         subtract_bias: whether ``b_d`` is subtracted from the input.
         middle: start of ``b_d``: zero, or the mean or geometric median of the data.
 
@@ -82,7 +82,7 @@ class Dictionary(SparseAutoencoder):
 
     @torch.no_grad()
     def fold(self, normalizer: Any) -> None:
-        """Take samples x in place of ``A (x - m)``, and reconstruct x; see ``Encoder.fold``."""
+        """Change the weights to take and reconstruct raw samples; see ``Encoder.fold``."""
         bias = self.encoder.linear.bias.clone()
         super().fold(normalizer)
         if self.subtract_bias:  # the decoder's bias, which is subtracted, holds the mean

@@ -55,10 +55,10 @@ class Encoder(nn.Module):
     def reconstruct(self, x: Tensor) -> Tensor:
         """Return reconstructions of inputs by the transposed encoder matrix, both ``(..., D)``.
 
-        Nothing trains it as a decoder; ``implicit_em.fit_decoder`` fits one.
+        This matrix is not trained as a decoder; ``implicit_em.fit_decoder`` fits one.
 
         Raises:
-            ValueError: if the model transforms its input first, and so has rows of another width.
+            ValueError: if the rows of the matrix have another width than the inputs.
         """
         reconstruction = self.decode(self.encode(x))
         if reconstruction.shape != x.shape:
@@ -69,17 +69,17 @@ class Encoder(nn.Module):
         return reconstruction
 
     def extra_repr(self) -> str:
-        """Return what calling the model gives."""
+        """Return what calling the model returns."""
         return f"model(x), model.encode(x): energies (..., {self.weight.shape[-2]})"
 
     @torch.no_grad()
     def fold(self, normalizer: Any) -> None:
-        """Make ``W A`` and ``b - W A m`` of W and b, to take samples x in place of ``A (x - m)``.
+        """Replace W by ``W A`` and b by ``b - W A m``, to take raw samples.
 
-        The energies stay what they are. ``decode`` returns no reconstruction of x then.
+        The energies of x are then those of ``A (x - m)`` before. ``decode`` no longer reconstructs.
 
         Args:
-            normalizer: an affine ``models.normalizing.Normalizer``.
+            normalizer: affine ``models.normalizing.Normalizer``, which maps x to ``A (x - m)``.
         """
         rows_KD = normalizer.turned(self.weight.to(normalizer.mean.dtype))
         self.linear.bias.sub_(rows_KD @ normalizer.mean)

@@ -64,11 +64,11 @@ class Normalizer(nn.Module):
 
 
 def fit_normalizer(option: str, blocks: Callable[[], Iterable[Tensor]]) -> Normalizer:
-    """Return the normaliser that the statistics of the training samples give.
+    """Fit a normaliser to the training samples.
 
     ``centre`` subtracts the mean of each column. ``standard`` also divides each column by its
-    standard deviation. ``scale`` centres, and divides by one number: the root of the mean variance
-    of the columns, so that a value's mean square is 1. ``zca`` centres, and multiplies by
+    standard deviation. ``scale`` centres, and divides by one number, the root of the mean variance
+    of the columns: the mean square of the values is then 1. ``zca`` centres, and multiplies by
     ``Sigma^(-1/2)`` (Bell and Sejnowski 1997), with the covariance shrunk as Ledoit and Wolf 2004
     do. ``l2`` divides each sample by its length. A column, or a direction, that never varies is
     only centred.
@@ -120,7 +120,7 @@ def _whitening(centred: Iterable[Tensor], count: int) -> Tensor:
 
 
 class Normalized(nn.Module):
-    """A model that was trained on normalised samples, and its normaliser: it takes raw samples.
+    """A model of normalised samples with the normaliser in front: it takes raw samples.
 
     Args:
         model: ``Encoder`` or ``SparseAutoencoder``.
@@ -138,7 +138,7 @@ class Normalized(nn.Module):
         return self.model.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what the model returns: its energies, or reconstructions of raw samples."""
+        """Return an encoder's energies, or an autoencoder's reconstructions of raw samples."""
         is_autoencoder = isinstance(self.model, SparseAutoencoder)
         return self.reconstruct(x) if is_autoencoder else self.encode(x)
 

@@ -48,7 +48,7 @@ class SparseAutoencoder(nn.Module):
 
     @torch.no_grad()
     def fold(self, normalizer: Any) -> None:
-        """Take samples x in place of ``A (x - m)``, and reconstruct x; see ``Encoder.fold``."""
+        """Change the weights to take and reconstruct raw samples; see ``Encoder.fold``."""
         self.encoder.fold(normalizer)
         columns, bias = self.decoder.weight, self.decoder.bias
         columns.copy_(normalizer.turned_back(columns.T.to(normalizer.mean.dtype)).T)
@@ -75,7 +75,7 @@ class SparseAutoencoder(nn.Module):
         return self.reconstruct(x)
 
     def extra_repr(self) -> str:
-        """Return what calling the model gives."""
+        """Return what calling the model returns."""
         units, width = self.weight.shape[-2:]
         return (
             f"model(x), model.reconstruct(x): reconstructions (..., {width})\n"

@@ -26,7 +26,7 @@ JOBS = "jobs.json"
 def enumerate_jobs(config: DictConfig, loader: ConfigLoader) -> Iterator[list[str]]:
     """Yield the overrides of each job; ``config`` includes Hydra's own node.
 
-    A sweeper that chooses its jobs one by one is given by one example, with the first values.
+    If the sweeper chooses jobs by earlier results, one example is yielded, with the first values.
     """
     parser = OverridesParser.create(config_loader=loader)
     if launchers.optimises(config):

@@ -26,7 +26,7 @@ def optimises(config: DictConfig) -> bool:
 
 
 def refusal(config: DictConfig) -> str | None:
-    """Return why the launcher or the sweeper cannot start, or why a single run has none."""
+    """Return why the launcher or the sweeper cannot start, e.g. without ``-m``, or ``None``."""
     for group in ("launcher", "sweeper"):
         if isinstance(name := config.hydra[group], str):
             return f"hydra.{group}={name}: no setting; write hydra/{group}={name}"
@@ -52,9 +52,9 @@ def refusal(config: DictConfig) -> str | None:
 
 
 def lost(error: BaseException) -> str | None:
-    """Return one line that explains an error of a launcher or of Optuna, ``None`` for others."""
+    """Return one line that explains an error of a launcher or of Optuna; ``None`` for others."""
     if str(error).startswith("No trials are completed yet"):
-        return "objective: no trial has a value of it, so none is the best"
+        return "objective: no trial has a value, so none is the best"
     package = type(error).__module__.partition(".")[0]
     if package not in PACKAGES:
         return None

@@ -46,8 +46,8 @@ def read_jobs(directory: Path) -> pd.DataFrame:
     """Return one row for each job.
 
     The columns are ``job``, ``directory``, the settings that differ between the jobs, and every key
-    of ``metrics.json``. A setting, such as ``lr.value`` or ``model``, counts if it was typed for
-    some job. It has its own type. A job that has not started has no settings.
+    of ``metrics.json``. A setting, such as ``lr.value`` or ``model``, must have been typed for some
+    job. Its values keep their types. A job that has not started has no settings.
 
     Further values of ``status`` are ``not started``; ``unfinished`` for a job that still runs or
     was killed; ``damaged`` if its configuration cannot be read; and ``mismatch`` if its metrics

@@ -41,7 +41,7 @@ class RidgeDecoder:
         return nn.functional.linear(activations, self.weight.T, self.bias)
 
     def reconstruct(self, x: Any) -> Tensor:
-        """Return samples ``(N, ...)`` as decoded from their energies, shape ``(N, D)``."""
+        """Return reconstructions ``(N, D)`` of samples ``(N, ...)`` from their energies."""
         return torch.cat([self(activations) for activations, _ in encoded(self.model, x, BATCH)])
 
     def fvu(self, x: Any) -> float:
@@ -65,8 +65,8 @@ def fit_decoder(run: str | Path | Any, x: Any, ridge: float = RIDGE) -> RidgeDec
     Args:
         run: run directory, or a model with ``encode``.
         x: samples to fit on, a tensor or array of shape ``(N, ...)``. Bytes are scaled to [0, 1];
-            other values must be scaled as in training.
-        ridge: strength of the ridge, above 0, beside the variance 1 of a standardised unit.
+            other values must be those that the model takes.
+        ridge: strength of the ridge, above 0; the variance of a standardised unit is 1.
 
     Returns:
         The decoder. Its ``fvu(x)`` and ``explained_variance(x)`` measure it on any samples.
@@ -87,7 +87,7 @@ def fit_decoder(run: str | Path | Any, x: Any, ridge: float = RIDGE) -> RidgeDec
 def ridge_fvu(model: Any, data: ResidentDataModule) -> float:
     """Return the FVU of the data's final samples, by a decoder fitted on training samples.
 
-    Both are a fixed choice, of at most ``FITTED`` and ``MEASURED``.
+    Both are a fixed choice of samples, at most ``FITTED`` and ``MEASURED`` of them.
     """
     samples, final = data.split("train")[0], data.final_samples()[0]
     rows = data.train_indices()

@@ -16,7 +16,7 @@ from implicit_em.models.normalizing import Normalizer, taking_raw
 from implicit_em.training.directory import RunDirectory
 
 STATISTICS = "data.normalize."
-"""Prefix of the normaliser's tensors among the weights; no parameter of a model has it."""
+"""Prefix of the names of the normaliser's tensors among the weights; no parameter has it."""
 
 
 def save_model(
@@ -28,7 +28,8 @@ def save_model(
 ) -> None:
     """Write ``model.safetensors``, and ``model.json`` with the class and arguments in ``spec``.
 
-    The weights are those for normalised samples; the normaliser's statistics lie beside them.
+    The weights are those for normalised samples. The statistics of the normaliser are written
+    beside them.
     """
     weights = model.state_dict()
     description = {"schema": 1, "model": dict(spec), "sample_shape": list(sample_shape)}
@@ -77,7 +78,7 @@ def load_weights(model: nn.Module, run: RunDirectory) -> Normalizer | None:
     """Load a run's weights into a model, which takes their dtype, or raise ``DamagedError``.
 
     Returns:
-        What normalises the samples that the weights are for, if anything does.
+        The normaliser of the samples that the weights are for, if there is one.
     """
     content, option = run.weights.read_bytes(), run.read_model().get("normalize")
     try:

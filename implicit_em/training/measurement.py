@@ -28,7 +28,7 @@ def evaluate_module(
 ) -> dict[str, float | int | None]:
     """Return the metrics of the final samples; ``None`` for a reconstruction that does not apply.
 
-    They are not finite where the energies overflow, and redundancy is NaN in a dead layer.
+    Metrics are not finite if energies overflow. The redundancy of a dead layer is NaN.
     """
     trainer.test(module, datamodule=data, verbose=False)
     results: dict[str, float | int | None] = {}

@@ -95,14 +95,14 @@ def without_infinities(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_objective(objective: str | Sequence[str] | None, probe: str) -> None:
-    """Raise ``ConfigError`` if an objective is no number that ``metrics.json`` will hold."""
+    """Raise ``ConfigError`` if an objective does not name a number of ``metrics.json``."""
     allowed = [
         key for key in Results(seed=0, config_fingerprint="").as_dict() if key not in NO_OBJECTIVE
     ]
     for name in _names(objective):
         if name.removeprefix("-") not in allowed:
             hint = nearest(name.removeprefix("-"), allowed)
-            raise ConfigError(f"objective={name}: no number of metrics.json; {hint}")
+            raise ConfigError(f"objective={name}: names no number of metrics.json; {hint}")
         if name.endswith("probe_accuracy") and probe == "none":
             raise ConfigError(f"objective={name}: needs a probe, but probe=none")
 

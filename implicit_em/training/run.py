@@ -31,7 +31,7 @@ from implicit_em.training.tracking import finish_logger, start_logger
 log = logging.getLogger(__name__)
 
 SAMPLES_SHOWN = 2_000
-"""Number of final samples whose energies the picture of a run shows, unless they are images."""
+"""Number of final samples whose energies the picture shows if samples are not images."""
 
 
 def train(cfg: DictConfig, directory: str | Path | None = None) -> dict[str, Any]:

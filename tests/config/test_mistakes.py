@@ -20,7 +20,7 @@ MISTAKES = {
     "hydra/launcher=stacked": ["hydra/launcher=stacked", "add -m"],
     "-m lr.value=interval(1e-4,1e-2)": ["lr.value=interval(1e-4,1e-2)", "hydra/sweeper=optuna"],
     "-m seed=1,2 hydra.launcher.max_stack=3": ["allowed with", "hydra/launcher=stacked"],
-    "logger=csv +logger.foo=3": ["logger=", "settings of no logger", "logger=tensorboard"],
+    "logger=csv +logger.foo=3": ["logger=", "there is no logger", "logger=tensorboard"],
     "objective=-probe_accuracy probe=none": ["objective=-probe_accuracy", "probe=none"],
     "foo=1": ["foo=1", "no such key", "seed, probe"],
     "model.hidden=many": ["model.hidden=many", "integer"],

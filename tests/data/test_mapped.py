@@ -127,7 +127,7 @@ def test_a_model_that_starts_from_more_than_memory_holds_is_refused(
     assert command_line(*typed, "hydra.run.dir=enough") == 0
     memory.available = 5_000
     assert command_line(*typed, "hydra.run.dir=short") == 2
-    assert "of samples are needed in memory" in capfd.readouterr().err
+    assert "of samples must be held in memory" in capfd.readouterr().err
 
 
 def test_a_value_that_is_not_finite_is_found_in_a_file(everything_is_large, monkeypatch):

@@ -40,7 +40,7 @@ def test_a_metric_that_is_null_is_named(caplog):
 
 @pytest.mark.parametrize("objective", ["probe_acuracy", "-status", ["density", "versions"]])
 def test_what_is_no_number_is_no_objective(objective):
-    with pytest.raises(ConfigError, match=r"objective=.*: no number of metrics\.json"):
+    with pytest.raises(ConfigError, match=r"objective=.*: names no number of metrics\.json"):
         check_objective(objective, "linear")
 
 
@@ -94,5 +94,5 @@ def test_trials_without_a_value_are_said_and_the_others_go_on(sweep, capfd):
     assert code == 1
     out, err = capfd.readouterr()
     assert out.count("objective=probe_accuracy: null for this run") == 2
-    assert err == "error: objective: no trial has a value of it, so none is the best\n"
+    assert err == "error: objective: no trial has a value, so none is the best\n"
     assert list(read_jobs(directory)["status"]) == ["completed"] * 2
