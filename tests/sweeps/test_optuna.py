@@ -48,7 +48,7 @@ def test_what_is_no_number_is_no_objective(objective):
     ("typed", "parts"),
     [
         (OPTUNA, ["hydra/sweeper=optuna: needs objective=KEY", "objective=probe_accuracy"]),
-        ([*OPTUNA, "objective=acuracy"], ["objective=acuracy: no number", "probe_accuracy"]),
+        ([*OPTUNA, "objective=acuracy"], ["objective=acuracy: names no number", "probe_accuracy"]),
         ([*OPTUNA, "objective=density", "model.hiden=4"], ["model.hiden=4: no such key"]),
         ([*OPTUNA, "objective=density", "seed=-1,2"], ["seed=-1: "]),
     ],
