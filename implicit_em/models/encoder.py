@@ -81,7 +81,7 @@ class Encoder(nn.Module):
         Args:
             normalizer: an affine ``models.normalizing.Normalizer``.
         """
-        rows_KD = normalizer.turned(self.weight.to(normalizer.mean.dtype))
+        rows_KD = normalizer.turned(self.weight)
         self.linear.bias.sub_(rows_KD @ normalizer.mean)
         self.weight.copy_(rows_KD)
 
