@@ -79,8 +79,7 @@ def fit_normalizer(option: str, blocks: Callable[[], Iterable[Tensor]]) -> Norma
     standard deviation. ``scale`` centres, and divides by one number: the root of the mean variance
     of the columns, so that a value's mean square is 1. ``zca`` centres, and multiplies by
     ``Sigma^(-1/2)`` (Bell and Sejnowski 1997), with the covariance shrunk as Ledoit and Wolf 2004
-    do. ``l2`` divides each sample by its length. A column, or a direction, that never varies is
-    only centred.
+    do. ``l2`` divides each sample by its length. A column that never varies becomes 0.
 
     Args:
         option: ``centre``, ``standard``, ``scale``, ``zca`` or ``l2``.
