@@ -95,6 +95,13 @@ def _is_complete(logger: _Logger) -> _Logger:
     return logger
 
 
+def _names_keys(objective: Any) -> Any:
+    names = objective if isinstance(objective, list) and objective else [objective]
+    if objective is not None and not all(isinstance(name, str) for name in names):
+        raise ValueError("should be a key of metrics.json, or a list of such keys")
+    return objective
+
+
 class _Config(_Section):
     """Settings of every run; the groups may hold further keys."""
 
@@ -110,7 +117,7 @@ class _Config(_Section):
     callbacks: dict[str, _Built]
     logger: Annotated[_Logger, AfterValidator(_is_complete)]
     checkpoint: _Checkpoint
-    objective: str | list[str] | None = None
+    objective: Annotated[Any, AfterValidator(_names_keys)] = None
     resume: str | None
     overwrite: bool
 

@@ -130,10 +130,7 @@ Samples = Tensor | MappedSamples
 
 def normalized(values: Tensor, normalizer: Normalizer | None) -> Tensor:
     """Return normalised samples, in float32 or more; for ``None``, the samples as they are."""
-    if normalizer is None:
-        return values
-    floats = as_unit_float(values)
-    return normalizer(floats.double()).to(torch.promote_types(floats.dtype, torch.float32))
+    return values if normalizer is None else normalizer(as_unit_float(values))
 
 
 def all_normalized(samples: Samples, normalizer: Normalizer) -> Samples:

@@ -81,7 +81,7 @@ class Encoder(nn.Module):
         Args:
             normalizer: affine ``models.normalizing.Normalizer``, which maps x to ``A (x - m)``.
         """
-        rows_KD = normalizer.turned(self.weight.to(normalizer.mean.dtype))
+        rows_KD = normalizer.turned(self.weight)
         self.linear.bias.sub_(rows_KD @ normalizer.mean)
         self.weight.copy_(rows_KD)
 

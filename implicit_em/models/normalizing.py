@@ -10,10 +10,14 @@ from implicit_em.models.linear import floating
 from implicit_em.models.sae import SparseAutoencoder
 
 Option = Literal["none", "centre", "standard", "scale", "l2", "zca"]
+ROUNDING = 1e-6
+"""Largest error, for normalised values near 1, that folding a normaliser into weights may make."""
 
 
 class Normalizer(nn.Module):
     """Map of samples x to ``A (x - m)`` or, for ``l2``, to ``x / ||x||``, where 0 stays 0.
+
+    It computes in float64: the difference of nearly equal numbers keeps their precision.
 
     Args:
         option: name of the normalisation; see ``fit_normalizer``.
@@ -43,24 +47,29 @@ class Normalizer(nn.Module):
         self.register_buffer("factor", factor)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the normalised samples of samples ``(..., D)``."""
+        """Return the normalised samples of samples ``(..., D)``, in float32 or float64."""
+        exact = x.double()
         if self.mean is None:
-            return nn.functional.normalize(x, dim=-1, eps=torch.finfo(x.dtype).tiny)
-        return self.turned(x - self.mean)
+            changed = nn.functional.normalize(exact, dim=-1, eps=torch.finfo(exact.dtype).tiny)
+        else:
+            changed = self.turned(exact - self.mean)
+        return changed.to(_at_least_float32(x))
 
     def inverse(self, x: Tensor) -> Tensor:
         """Return the samples of normalised samples ``(..., D)``; for ``l2``, x itself."""
-        return x if self.mean is None else self.turned_back(x) + self.mean
+        if self.mean is None:
+            return x
+        return (self.turned_back(x) + self.mean).to(_at_least_float32(x))
 
     def turned(self, x: Tensor) -> Tensor:
-        """Return ``A x``, shape ``(..., D)``."""
-        return x @ self.factor if self.factor.dim() == 2 else x * self.factor
+        """Return ``A x``, shape ``(..., D)``, float64."""
+        factor = self.factor.double()
+        return x.double() @ factor if factor.dim() == 2 else x.double() * factor
 
     def turned_back(self, x: Tensor) -> Tensor:
-        """Return ``A^-1 x``, shape ``(..., D)``."""
-        if self.factor.dim() == 2:
-            return x @ torch.linalg.inv(self.factor)
-        return x / self.factor
+        """Return ``A^-1 x``, shape ``(..., D)``, float64."""
+        factor = self.factor.double()
+        return x.double() @ torch.linalg.inv(factor) if factor.dim() == 2 else x.double() / factor
 
 
 def fit_normalizer(option: str, blocks: Callable[[], Iterable[Tensor]]) -> Normalizer:
@@ -70,8 +79,7 @@ def fit_normalizer(option: str, blocks: Callable[[], Iterable[Tensor]]) -> Norma
     standard deviation. ``scale`` centres, and divides by one number, the root of the mean variance
     of the columns: the mean square of the values is then 1. ``zca`` centres, and multiplies by
     ``Sigma^(-1/2)`` (Bell and Sejnowski 1997), with the covariance shrunk as Ledoit and Wolf 2004
-    do. ``l2`` divides each sample by its length. A column, or a direction, that never varies is
-    only centred.
+    do. ``l2`` divides each sample by its length. A column that never varies becomes 0.
 
     Args:
         option: ``centre``, ``standard``, ``scale``, ``zca`` or ``l2``.
@@ -130,7 +138,7 @@ class Normalized(nn.Module):
     def __init__(self, model: Any, normalizer: Normalizer) -> None:
         super().__init__()
         self.model = model
-        self.normalizer = normalizer.to(torch.promote_types(model.weight.dtype, torch.float32))
+        self.normalizer = normalizer
 
     @property
     def weight(self) -> Tensor:
@@ -159,13 +167,30 @@ class Normalized(nn.Module):
         return (-self.encode(x)).softmax(-1)
 
 
-def taking_raw(model: nn.Module, normalizer: Normalizer) -> nn.Module:
+def taking_raw(model: Any, normalizer: Normalizer) -> nn.Module:
     """Return a model that takes raw samples, from one that takes normalised samples.
 
-    The normaliser goes into the model's own layers if it is affine and the model's class declares
-    ``folds``; see ``models.declarations``. Otherwise a ``Normalized`` holds both.
+    The normaliser goes into the model's own layers if it is affine, the model's class declares
+    ``folds`` (see ``models.declarations``), and the weights' precision allows it. Otherwise a
+    ``Normalized`` holds both.
     """
-    if normalizer.mean is None or vars(type(model)).get("folds") is not True:
+    if vars(type(model)).get("folds") is not True or not _is_exact(normalizer, model.weight.dtype):
         return Normalized(model, normalizer)
-    model.fold(normalizer)  # type: ignore[operator]
+    model.fold(normalizer)
     return model
+
+
+def _is_exact(normalizer: Normalizer, dtype: torch.dtype) -> bool:
+    """Return whether ``W A x + (b - W A m)``, rounded, is as good as ``W A (x - m) + b``.
+
+    The two terms of the former are as large as ``A m``, and what rounding leaves of them may be
+    much of their difference.
+    """
+    if normalizer.mean is None:
+        return False
+    level = normalizer.turned(normalizer.mean).abs().max()
+    return bool(level.clamp(min=1) * torch.finfo(dtype).eps < ROUNDING)
+
+
+def _at_least_float32(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)

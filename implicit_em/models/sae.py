@@ -51,8 +51,8 @@ class SparseAutoencoder(nn.Module):
         """Change the weights to take and reconstruct raw samples; see ``Encoder.fold``."""
         self.encoder.fold(normalizer)
         columns, bias = self.decoder.weight, self.decoder.bias
-        columns.copy_(normalizer.turned_back(columns.T.to(normalizer.mean.dtype)).T)
-        bias.copy_(normalizer.inverse(bias.to(normalizer.mean.dtype)))
+        columns.copy_(normalizer.turned_back(columns.T).T)
+        bias.copy_(normalizer.inverse(bias.double()))
 
     def training_outputs(self, x: Tensor | SharedInput) -> dict[str, Tensor]:
         """Return the tensors of a training step: activations as ``energies``, and ``provides``."""

@@ -11,6 +11,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, Transformer
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -44,7 +45,12 @@ def _example(override: Override) -> str:
         return str(override.input_line)
     values: Any = override.value()
     is_interval = isinstance(values, IntervalSweep)
-    first = values.start if is_interval else next(override.sweep_iterator(Transformer.encode))
+    if is_interval:
+        first = values.start if values.start <= values.end else None
+    else:
+        first = next(override.sweep_iterator(Transformer.encode), None)
+    if first is None:
+        raise HydraException(f"{override.input_line}: holds no value; the smaller end comes first")
     return f"{override.get_key_element()}={first}"
 
 

@@ -42,6 +42,10 @@ def refusal(config: DictConfig) -> str | None:
             f"hydra/sweeper={sweeper}: needs objective=KEY, the key of metrics.json to maximise, "
             "such as objective=probe_accuracy"
         )
+    for key in ("n_trials", "n_jobs"):
+        count = config.hydra.sweeper.get(key, 1)
+        if not isinstance(count, int) or count < 1:
+            return f"hydra.sweeper.{key}={count}: must be a whole number from 1 on"
     if _name(config.hydra.launcher) in SLURM and shutil.which("srun") is None:
         return f"hydra/launcher={choice}: Slurm's commands (sbatch, srun) are not on this machine"
     if (most := config.hydra.launcher.get("max_stack", 1)) < 1:

@@ -118,3 +118,15 @@ def test_statistics_of_other_shapes_are_refused(tensors):
     if tensors:
         with pytest.raises(ValueError, match="normalize=l2"):
             Normalizer("l2", torch.ones(3), torch.ones(tensors[-1]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("level", [1.0, 1e9])
+@pytest.mark.parametrize("cls", [models.Encoder, models.SparseAutoencoder])
+def test_low_precision_does_not_change_what_a_model_gives(cls, level, dtype):
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(200, 5))) + level
+    model, normalizer = cls(5, 7).to(dtype), fitted("standard", x)
+    codes = model.encode(normalizer(x).to(dtype))
+    raw = taking_raw(model, normalizer)
+    assert isinstance(raw, Normalized) is (level > 1 or dtype == torch.bfloat16)
+    assert torch.allclose(raw.encode(x), codes, rtol=0, atol=2e-6)

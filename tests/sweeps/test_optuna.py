@@ -51,6 +51,12 @@ def test_what_is_no_number_is_no_objective(objective):
         ([*OPTUNA, "objective=acuracy"], ["objective=acuracy: names no number", "probe_accuracy"]),
         ([*OPTUNA, "objective=density", "model.hiden=4"], ["model.hiden=4: no such key"]),
         ([*OPTUNA, "objective=density", "seed=-1,2"], ["seed=-1: "]),
+        ([*OPTUNA, "objective=[]"], ["objective=[]: should be a key of metrics.json"]),
+        ([*OPTUNA, "objective=5"], ["objective=5: should be a key of metrics.json"]),
+        ([*OPTUNA, "objective=density", "hydra.sweeper.n_trials=x"], ["n_trials=x: must be"]),
+        ([*OPTUNA, "objective=density", "hydra.sweeper.n_jobs=0"], ["n_jobs=0: must be"]),
+        ([*OPTUNA, "objective=density", "model.hidden=interval(9,3)"], ["(9,3): holds no value"]),
+        ([*OPTUNA, "objective=density", "model.hidden=range(9,3)"], ["(9,3): holds no value"]),
     ],
 )
 @needs_optuna
