@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -18,8 +19,10 @@ from implicit_em.base.arguments import Parser
 from implicit_em.base.errors import ConfigError, RunError, one_line
 from implicit_em.base.quiet import quieten
 from implicit_em.config import CONF
+from implicit_em.config.mistakes import explain
 from implicit_em.config.schema import to_plain
 from implicit_em.config.spec import RunSpec
+from implicit_em.data.tensors import FILES
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.loading import load_weights
 from implicit_em.training.measurement import evaluate_module, probe_module
@@ -53,8 +56,8 @@ def evaluate(run_dir: str | Path, data: Mapping[str, Any] | None = None) -> dict
     samples = spec.build_data()
     if samples.in_features != trained_width:
         raise ConfigError(
-            f"data={settings['data']['_target_']}: width {samples.in_features}, "
-            f"but the model was trained on width {trained_width}"
+            f"data: samples of width {samples.in_features}, but the model was trained on width "
+            f"{trained_width}"
         )
     module = spec.build_module(trained_width)
     if (normalizer := load_weights(module.model, run)) is not None:
@@ -104,10 +107,16 @@ def _data(options: argparse.Namespace) -> dict[str, Any]:
             raise ConfigError(f"{override}: samples are normalised by the statistics of the run")
     if any(override.startswith("data=") for override in options.overrides):
         with initialize_config_dir(str(options.conf.resolve()), version_base="1.3"):
-            return to_plain(compose("train", overrides=options.overrides))["data"]
+            loader = GlobalHydra.instance().config_loader()
+            try:
+                return to_plain(compose("train", overrides=options.overrides))["data"]
+            except HydraException as error:
+                raise ConfigError(explain(error, options.overrides, loader, "train")) from error
     config = RunDirectory(options.run_dir).read_config()
     for override in OverridesParser.create().parse_overrides(options.overrides):
         OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+        if override.key_or_group in {f"data.{name}" for name in FILES}:
+            config.data.digest = None  # that of the files it was trained on
     return to_plain(config)["data"]
 
 

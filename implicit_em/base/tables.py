@@ -10,13 +10,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+LARGEST = 1e15
+"""Number from which on a table shows the power of ten, not all digits."""
+
+
 def format_value(value: Any) -> str:
     """Return a metric as text: four significant digits, a dash for ``None``."""
     if value is None:
         return "–"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
-    if isinstance(value, int) or float(value).is_integer():
+    if abs(value) < LARGEST and float(value).is_integer():
         return f"{int(value):,}"
     return f"{value:.2f}" if 100 <= abs(value) < 1e5 else f"{value:.4g}"
 

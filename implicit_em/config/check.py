@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -198,7 +199,8 @@ def _check_values(values: Mapping[str, Any], leading: tuple[int, ...]) -> None:
     for name, value in values.items():
         is_tensor = isinstance(value, torch.Tensor)
         if not is_tensor or value.shape != leading:
-            found = f"the shape {tuple(value.shape)}" if is_tensor else f"a {type(value).__name__}"
+            kind = f"{type(value).__name__} (a term is a function, not a class)"
+            found = f"the shape {tuple(value.shape)}" if is_tensor else f"a {kind}"
             raise ConfigError(
                 f"loss.{name}: must return one number for each leading index of the energies, the "
                 f"shape {leading} for energies of {len(leading) + 2} dimensions; it returns {found}"
@@ -244,4 +246,7 @@ def _refusing(subject: str) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except Exception as error:
+        if unknown := re.search(r"got an unexpected keyword argument '(\w+)'", str(error)):
+            group = subject.partition("=")[0]
+            raise ConfigError(f"{group}.{unknown[1]}: no such key of {subject}") from error
         raise ConfigError(f"{subject}: {one_line(error)}") from error

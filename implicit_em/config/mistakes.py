@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -14,15 +15,27 @@ from hydra.errors import (
     OverrideParseException,
 )
 from hydra.types import RunMode
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from implicit_em.base.errors import one_line
+from implicit_em.config import CONF
 from implicit_em.config.fingerprint import nodes
 
 MOST_LISTED = 12
 """Largest number of allowed names that are listed beside a hint."""
 LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm", "submitit_slurm_stacked", "ray")
 """Launchers that the extra ``cluster`` installs."""
+
+
+def shadowed(config: DictConfig) -> str | None:
+    """Return which file of a ``--config-dir`` has the name of one of ours, which comes first."""
+    for source in config.hydra.runtime.config_sources:
+        folder = Path(source.path)
+        for file in folder.rglob("*.yaml") if source.provider == "command-line" else ():
+            ours = CONF / file.relative_to(folder)
+            if ours.exists() and not ours.samefile(file):
+                return f"{file}: the project has {file.relative_to(folder)}; choose another name"
+    return None
 
 
 def explain(error: Exception, overrides: Sequence[str], loader: ConfigLoader, config: str) -> str:

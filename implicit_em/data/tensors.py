@@ -171,7 +171,8 @@ class TensorDataModule(ResidentDataModule):
         if labels is None:
             targets = torch.zeros(samples.shape[:1], dtype=torch.int64)
         else:
-            where = (labels_subject, labels) if apart else (subject, path, labels)
+            inside = (f"{labels_subject} in {subject}", path, labels)
+            where = (labels_subject, labels) if apart else inside
             targets, _ = read_tensor(*where)
             if targets.shape == leading:
                 targets = targets.flatten()

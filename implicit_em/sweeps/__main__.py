@@ -6,6 +6,7 @@ from pathlib import Path
 
 from implicit_em.base.arguments import Parser
 from implicit_em.base.errors import WriteError
+from implicit_em.sweeps.jobs import noted_jobs
 from implicit_em.sweeps.summary import summarise
 
 
@@ -18,6 +19,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     directory = parser.parse_args(arguments).directory
     if not directory.is_dir():
         print(f"error: {directory}: no such directory", file=sys.stderr)
+        return 2
+    if noted_jobs(directory) == {} and not any(directory.glob("*/.hydra")):
+        print(f"error: {directory}: no sweep directory: it holds no jobs", file=sys.stderr)
         return 2
     try:
         return 0 if summarise(directory) else 1

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from implicit_em.base.errors import ConfigError, RefusedError, WriteError
-from implicit_em.config.mistakes import explain
+from implicit_em.config.mistakes import explain, shadowed
 from implicit_em.sweeps import launchers
 from implicit_em.sweeps.jobs import JobComposer, enumerate_jobs, note_jobs
 
@@ -68,7 +68,7 @@ def _begin(config: DictConfig) -> None:
     """Refuse a wrong launcher or sweeper, and warn of keys that nothing reads."""
     from implicit_em.config.schema import unread
 
-    if reason := launchers.refusal(config):
+    if reason := launchers.refusal(config) or shadowed(config):
         raise RefusedError(reason, ConfigError(reason))
     for override in unread(config):
         print(f"warning: {override}: nothing reads this key", file=sys.stderr)

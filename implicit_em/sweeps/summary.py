@@ -42,8 +42,8 @@ def summarise(directory: Path) -> bool:
     return failed.empty
 
 
-def read_jobs(directory: Path) -> pd.DataFrame:
-    """Return one row for each job.
+def read_jobs(directory: str | Path) -> pd.DataFrame:
+    """Return one row for each job of a sweep directory.
 
     The columns are ``job``, ``directory``, the settings that differ between the jobs, and every key
     of ``metrics.json``. A setting, such as ``lr.value`` or ``model``, must have been typed for some
@@ -53,6 +53,7 @@ def read_jobs(directory: Path) -> pd.DataFrame:
     was killed; ``damaged`` if its configuration cannot be read; and ``mismatch`` if its metrics
     belong to another configuration, in which case they are left out.
     """
+    directory = Path(directory)
     waiting = noted_jobs(directory)
     jobs = []
     for config in sorted(directory.glob("*/.hydra/config.yaml")):

@@ -116,7 +116,9 @@ def encoded(model: Any, samples: Any, batch_size: int) -> Iterator[tuple[Tensor,
     weight = model.weight
     dtype = _at_least_float32(weight.dtype)
     if not isinstance(samples, MappedSamples):
-        samples = torch.as_tensor(samples).flatten(1)
+        samples = torch.as_tensor(samples)
+        is_flat = samples.shape[-1] == weight.shape[-1]
+        samples = samples.flatten(0, -2) if is_flat else samples.flatten(1)
     for batch in samples.split(batch_size):
         x = as_unit_float(batch.to(weight.device)).to(weight.dtype)
         yield model.encode(x).to(dtype), x.to(dtype)

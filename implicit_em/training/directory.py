@@ -119,6 +119,8 @@ class RunDirectory:
                     "another directory, or overwrite=true"
                 )
             return None
+        if self._never_began:
+            return None
         try:
             saved = self.read_config()
         except DamagedError as error:
@@ -137,6 +139,13 @@ class RunDirectory:
             f"{self.path}: holds a run of other settings{difference}; nothing is overwritten: "
             "choose another directory, or overwrite=true"
         )
+
+    @property
+    def _never_began(self) -> bool:
+        """Whether a run failed here before its first epoch, so that nothing of it can be lost."""
+        metrics = self.read_metrics()
+        failed = metrics is not None and metrics["status"] == "failed"
+        return failed and not (self.history.exists() or self.checkpoint.exists())
 
     def claim(self, spec: RunSpec, resumed: bool = False) -> dict[str, Any] | None:
         """Take the directory for a run and save the run's configuration in it.
@@ -161,6 +170,8 @@ class RunDirectory:
         metrics = self.completed_metrics()
         if metrics and spec.has_made(metrics):
             return metrics
+        if self._never_began and not spec.has_made(self.read_metrics() or {}):
+            self._clear()
         self._remove_results()
         overrides = list(spec.overrides)
         # Resolved: a reader's environment may differ from the one that trained.
