@@ -107,6 +107,8 @@ def _data(options: argparse.Namespace) -> dict[str, Any]:
             return to_plain(compose("train", overrides=options.overrides))["data"]
     config = RunDirectory(options.run_dir).read_config()
     for override in OverridesParser.create().parse_overrides(options.overrides):
+        if override.is_sweep_override():
+            raise ConfigError(f"{override.input_line}: several values; one is measured at a time")
         OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
     return to_plain(config)["data"]
 
