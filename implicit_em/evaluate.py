@@ -114,6 +114,8 @@ def _data(options: argparse.Namespace) -> dict[str, Any]:
                 raise ConfigError(explain(error, options.overrides, loader, "train")) from error
     config = RunDirectory(options.run_dir).read_config()
     for override in OverridesParser.create().parse_overrides(options.overrides):
+        if override.is_sweep_override():
+            raise ConfigError(f"{override.input_line}: several values; one is measured at a time")
         OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
         if override.key_or_group in {f"data.{name}" for name in FILES}:
             config.data.digest = None  # that of the files it was trained on

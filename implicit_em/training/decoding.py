@@ -73,10 +73,13 @@ def fit_decoder(run: str | Path | Any, x: Any, ridge: float = RIDGE) -> RidgeDec
 
     Raises:
         FileNotFoundError: if the directory holds no trained model.
-        ValueError: if the ridge is not above 0, or the model cannot be loaded.
+        ValueError: if the ridge is not above 0, there are fewer than two samples, or the model
+            cannot be loaded.
     """
     if not ridge > 0:
         raise ValueError(f"ridge={ridge}: must be above 0")
+    if len(shape := np.shape(x)) < 2 or shape[0] < 2:
+        raise ValueError(f"samples of shape {tuple(shape)}: allowed is (N, ...), N from 2 on")
     model: Any = load(run) if isinstance(run, str | Path) else run
     fit = wide_ridge_decoder if model.weight.shape[-2] > len(x) else ridge_decoder
     weight, bias = fit(encoded(model, x, BATCH), ridge)

@@ -145,6 +145,8 @@ def test_a_run_is_evaluated_by_its_own_statistics(composed, files, capsys, model
     assert main(["run", "data.normalize=none"]) == 2
     line = "error: data.normalize=none: samples are normalised by the statistics of the run\n"
     assert capsys.readouterr().err == line
+    assert main(["run", "data.batch_size=1,2"]) == 2
+    assert capsys.readouterr().err.startswith("error: data.batch_size=1,2: several values")
 
 
 def test_a_model_without_its_statistics_is_refused(composed, files):

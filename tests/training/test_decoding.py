@@ -129,3 +129,9 @@ def test_inputs_take_the_dtype_of_the_model_unless_their_scale_is_unknown():
 
 def test_dir_names_the_public_interface():
     assert {"load", "EncoderModule", "fit_decoder", "losses"} <= set(dir(implicit_em))
+
+
+@pytest.mark.parametrize("shape", [(0, 6), (1, 6), (6,)])
+def test_too_few_samples_are_refused(shape):
+    with pytest.raises(ValueError, match=r"samples of shape .*: allowed is \(N, \.\.\.\)"):
+        implicit_em.fit_decoder(implicit_em.Encoder(6, 3), torch.zeros(shape))
