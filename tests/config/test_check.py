@@ -83,11 +83,12 @@ class Expanded(Encoder):
         ),
         (
             ["+loss.own._target_=test_check.nothing"],
-            r"^loss\.own: must return one number for each leading index .* returns a NoneType$",
+            r"^loss\.own: must return one number for each leading index .* returns a NoneType ",
         ),
         (
             ["+loss.own._target_=test_check.Mean"],
-            r"^loss\.own: must return one number for each leading index .* it returns a Mean$",
+            r"^loss\.own: must return one number for each leading index .* it returns a Mean "
+            r"\(a term is a function, not a class\)$",
         ),
         (["model._target_=test_check.OneLess"], "model: gives 63 energies; its weight has 64 rows"),
         (["model._target_=test_check.Undecoded"], "model in testing: no decoder"),

@@ -22,6 +22,8 @@ MISTAKES = {
     "-m seed=1,2 hydra.launcher.max_stack=3": ["allowed with", "hydra/launcher=stacked"],
     "logger=csv +logger.foo=3": ["logger=", "there is no logger", "logger=tensorboard"],
     "objective=-probe_accuracy probe=none": ["objective=-probe_accuracy", "probe=none"],
+    "+model.bias=false": ["model.bias: no such key of model=encoder"],
+    "+data.shuffle=false": ["data.shuffle: no such key of data"],
     "foo=1": ["foo=1", "no such key", "seed, probe"],
     "model.hidden=many": ["model.hidden=many", "integer"],
     "model.hidden=1.5": ["model.hidden=1.5", "integer"],
@@ -106,6 +108,14 @@ def test_a_mistake_gives_one_line_and_trains_nothing(typed, command_line, tmp_pa
         assert part in err
     assert not list(tmp_path.rglob("*.json"))
     assert not list(tmp_path.glob("outputs")), "a refused run leaves no directory"
+
+
+def test_a_file_with_the_name_of_one_of_ours_is_refused(command_line, tmp_path, capfd):
+    own = tmp_path / "my_conf" / "loss" / "l1.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("{}")
+    assert command_line("--config-dir", "my_conf", "loss=l1") == 2
+    assert f"{own}: the project has loss/l1.yaml" in capfd.readouterr().err
 
 
 def test_a_key_that_nothing_reads_gets_a_warning(command_line, small, capfd):

@@ -19,6 +19,7 @@ from implicit_em.config.check import check
 from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.config.spec import RunSpec
 from implicit_em.data import TensorDataModule
+from implicit_em.evaluate import main as evaluate_main
 
 WIDTH = 12
 BRIEF = ["data.batch_size=64", "model.hidden=5", "trainer.max_epochs=2", "logger=csv"]
@@ -265,6 +266,22 @@ def test_the_same_run_is_found_complete_where_its_files_lie_now(command_line, fi
     assert error.count("\n") == 1
 
 
+def test_a_run_that_never_began_leaves_its_directory_free(command_line, files, capfd):
+    np.save("text.npy", np.array(["a", "b"] * 150))
+    arguments = ["data=tensors", *BRIEF, "data.path=X.npy", "hydra.run.dir=run"]
+    assert command_line(*arguments, "data.labels=text.npy") == 2
+    assert "data: labels=text.npy: holds text; allowed are numbers" in capfd.readouterr().err
+    assert command_line(*arguments) == 0
+
+
+def test_a_run_is_evaluated_on_another_file(command_line, files, capfd):
+    run(command_line, files / "run", "data.path=X.npy")
+    np.save("other.npy", draw(seed=1)[0])
+    assert evaluate_main(["run", "data.path=other.npy"]) == 0
+    assert evaluate_main(["run", "data=nope"]) == 2
+    assert "data=nope: no such option; allowed: " in capfd.readouterr().err
+
+
 @pytest.fixture
 def broken(configured, files, monkeypatch, command_line):
     """A run that broke off, beside an undisturbed one."""
@@ -452,7 +469,7 @@ def test_names_of_arrays_are_asked_for_and_listed(files):
     listed = "path=A.npz: holds the arrays x, y, z; "
     assert refusal_of("A.npz", labels="y") == listed + "one is to be named by key"
     assert refusal_of("A.npz", key="w") == listed + "none is named w"
-    assert refusal_of("A.npz", key="x", labels="w") == listed + "none is named w"
+    assert refusal_of("A.npz", key="x", labels="w") == f"labels=w in {listed}none is named w"
 
 
 def test_test_samples_of_another_width_are_refused(files):

@@ -171,6 +171,11 @@ def test_summarising_on_request_lists_what_never_ended(sweep, capfd):
     assert sorted(pd.read_csv(directory / "summary.csv")["status"]) == ["completed", "unfinished"]
 
 
+def test_what_is_no_sweep_is_refused(tmp_path, capfd):
+    assert main([str(tmp_path)]) == 2
+    assert capfd.readouterr().err == f"error: {tmp_path}: no sweep directory: it holds no jobs\n"
+
+
 def test_results_beside_another_config_are_not_believed(sweep):
     _, directory = sweep("seed=1,2")
     one, two = sorted(directory.glob("*/metrics.json"))
@@ -232,7 +237,7 @@ def test_the_studies_enumerate_their_runs(experiment, jobs, monkeypatch, command
 def test_each_setting_that_differs_is_a_column_of_its_own_type(sweep):
     sweep("seed=1", "probe=none")
     _, directory = sweep("loss=var_tc", "lr.value=1e-3,0.01", "seed=2", "probe=none")
-    for jobs in (read_jobs(directory), pd.read_csv(directory / "summary.csv")):
+    for jobs in (read_jobs(str(directory)), pd.read_csv(directory / "summary.csv")):
         assert list(jobs.columns[:5]) == ["job", "directory", "loss", "lr.value", "seed"]
         rows = jobs.set_index(["seed", "lr.value", "loss"]).index
         assert set(rows) == {(2, 1e-3, "var_tc"), (2, 0.01, "var_tc"), (1, 1e-3, "lse_var_tc")}

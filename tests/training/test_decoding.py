@@ -48,6 +48,14 @@ def test_a_decoder_is_fitted_to_any_model_and_measured_on_any_samples(kind, samp
     assert decoder.fvu(samples[:500]) < min(1, decoder.fvu(samples[500:]))
 
 
+def test_vectors_of_a_sequence_are_samples():
+    x = torch.randn(40, 6, 9, generator=torch.Generator().manual_seed(0))
+    model = Encoder(9, 5)
+    found, expected = fit_decoder(model, x), fit_decoder(model, x.flatten(0, 1))
+    assert torch.equal(found.weight, expected.weight)
+    assert found.fvu(x) == expected.fvu(x.flatten(0, 1))
+
+
 def test_more_units_than_samples_are_decoded(samples):
     assert fit_decoder(Encoder(64, 900), samples[:500]).fvu(samples[:500]) < 0.1
 
