@@ -16,8 +16,8 @@ LARGE = 2**30
 """Largest size, in bytes as float32, of mapped samples that are used like a tensor in memory."""
 TOUCHED = 2**28
 """Number of bytes of a mapping that may lie in memory before they are given back."""
-AROUND = 2**16
-"""Number of bytes that the kernel may bring into memory around each row."""
+AROUND = 2**21
+"""Number of bytes that a scattered row may bring into memory: a huge page of the file's cache."""
 AT_ONCE = 2**22
 """Number of values to copy or normalise at a time."""
 
@@ -80,11 +80,14 @@ class MappedSamples:
         # Around scattered rows, the system would read many times as much as is needed.
         together = len(rows) and rows.max() - rows.min() < 4 * len(rows)
         self._file.madvise(MADV_NORMAL if together else MADV_RANDOM)
-        chosen = self.values.index_select(dim, rows)
-        self._touched += len(rows) * (AROUND + chosen[:1].nbytes)
-        if self._touched > TOUCHED:
-            self._file.madvise(MADV_DONTNEED)
-            self._touched = 0
+        chosen = self.values.new_empty(len(rows), *self.values.shape[1:])
+        size = max(1, len(rows) if together else TOUCHED // AROUND)
+        for part, into in zip(rows.split(size), chosen.split(size), strict=True):
+            torch.index_select(self.values, dim, part, out=into)
+            self._touched += into.nbytes + AROUND * (1 if together else len(part))
+            if self._touched > TOUCHED:
+                self._file.madvise(MADV_DONTNEED)
+                self._touched = 0
         return normalized(chosen, self._normalizer).to(self.device)
 
     def split(self, size: int) -> Iterator[Tensor]:
