@@ -65,17 +65,28 @@ def variance(energies: Tensor, eps: float = 1e-6) -> Tensor:
 
 
 @takes_stacks
-def decorrelation(energies: Tensor) -> Tensor:
+def decorrelation(energies: Tensor, unbiased: bool = False) -> Tensor:
     """Decorrelation: ``sum_{i != j} Corr(E)_ij^2`` over the batch; keeps components different.
 
     It is a proxy of total correlation (Oursland 2026, arXiv 2601.06478), close to the off-diagonal
     term of Barlow Twins (Zbontar 2021). A component that does not vary contributes 0. The cost is
     O(min(B, K) B K) operations.
 
+    Independent components have correlations of about ``1 / sqrt(B - 1)`` in a batch, which add
+    ``K (K - 1) / (B - 1)`` to the sum. With ``unbiased``, each squared correlation is instead the
+    mean of ``u_bi u_bj u_ci u_cj`` over the pairs of two different samples b and c, where u are the
+    energies at zero mean and unit variance over the batch. A sample's product with itself, which is
+    never negative, is left out. What remains is the small bias of the batch's own means and
+    variances, and the value may fall below 0.
+
     Args:
         energies: shape ``(..., B, K)``.
+        unbiased: whether to leave the products of samples with themselves out.
+
+    Raises:
+        ValueError: if ``unbiased`` is set for a single sample.
     """
-    return evaluate(energies, [(decorrelation, {})])[0]
+    return evaluate(energies, [(decorrelation, {"unbiased": unbiased})])[0]
 
 
 Terms = Sequence[tuple[Callable[..., Tensor], Mapping[str, Any]]]
@@ -195,13 +206,18 @@ def _variance(batch: _Batch, eps: float = 1e-6) -> tuple[Tensor, Gradient]:
     return -floored.log().sum((-2, -1)), gradient
 
 
-def _decorrelation(batch: _Batch) -> tuple[Tensor, Gradient]:
+def _decorrelation(batch: _Batch, unbiased: bool = False) -> tuple[Tensor, Gradient]:
     """``||C - diag C||_F^2`` of ``C = Z^T Z``, Z the standardised energies.
 
     The gradient is ``s (G - Z sum_b(Z G))`` with ``G = 4 Z (C - diag C)`` and s the scale of Z. If
     there are more components than samples, the B x B matrix ``Z Z^T`` replaces the K x K one: it
     has the same norm, and ``(Z Z^T) Z = Z C``.
+
+    The unbiased form subtracts the samples' products with themselves, ``sum_b |z_b|^4 - sum Z^4``,
+    and multiplies by ``B / (B - 1)``; G loses ``4 (|z_b|^2 Z - Z^3)``.
     """
+    if unbiased and batch.size < 2:
+        raise ValueError(f"unbiased=True: needs at least 2 samples, not {batch.size}")
     mean, centred, squares = batch.statistics
     # Centring leaves an error of a few eps * |mean| in each of the B entries. A component that
     # varies less counts as constant.
@@ -217,16 +233,25 @@ def _decorrelation(batch: _Batch) -> tuple[Tensor, Gradient]:
         gram = torch.bmm(standardised.mT, standardised)
         gram.diagonal(dim1=-2, dim2=-1).zero_()
         value = gram.square().sum((-2, -1))
+    factor = 1.0
+    if unbiased:
+        factor = batch.size / (batch.size - 1)
+        of_itself = standardised.square()
+        lengths = of_itself.sum(-1, keepdim=True)
+        value = (value - lengths.square().sum((-2, -1)) + of_itself.square().sum((-2, -1))) * factor
 
     def gradient(weight: Tensor) -> Iterable[tuple[float, Tensor, Tensor]]:
         if wide:
             pull = torch.bmm(gram, standardised).sub_(standardised * diagonal)
         else:
             pull = torch.bmm(standardised, gram)
+        if unbiased:
+            pull.sub_(standardised * (lengths - of_itself))
+            pull.sub_(pull.mean(-2, keepdim=True))  # as centring does
         radial = (standardised * pull).sum(-2, keepdim=True)
         slope = weight * scale
-        yield 4, pull, slope
-        yield -4, standardised, slope * radial
+        yield 4 * factor, pull, slope
+        yield -4 * factor, standardised, slope * radial
 
     return value, gradient
 

@@ -152,3 +152,55 @@ def test_no_matrix_of_all_pairs_of_components_where_there_are_more_than_samples(
     with Shapes() as shapes:
         decorrelation(energies).backward()
     assert max(map(math.prod, shapes.seen)) == samples * components
+
+
+def unbiased(energies):
+    return decorrelation(energies, unbiased=True)
+
+
+@pytest.mark.parametrize("shape", [(4, 9), (9, 4), (2, 3)])
+def test_the_unbiased_form_is_the_mean_over_pairs_of_different_samples(shape):
+    energies = draw(*shape)
+    samples, components = shape
+    u = ((energies - energies.mean(0)) / energies.std(0, unbiased=False)).numpy()
+    expected = 0.0
+    for i in range(components):
+        for j in range(components):
+            if i != j:
+                products = np.outer(u[:, i] * u[:, j], u[:, i] * u[:, j])
+                expected += (products.sum() - np.trace(products)) / (samples * (samples - 1))
+    assert unbiased(energies).item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (3, 5)])
+def test_the_unbiased_form_passes_gradcheck(shape):
+    assert torch.autograd.gradcheck(unbiased, draw(*shape).requires_grad_())
+
+
+def test_independent_units_cost_about_nothing_without_bias():
+    values = torch.stack([unbiased(draw(128, 64, seed=seed)) for seed in range(40)])
+    biased = torch.stack([decorrelation(draw(128, 64, seed=seed)) for seed in range(40)])
+    noise = 64 * 63 / 127
+    assert biased.mean().item() == pytest.approx(noise, rel=0.02)
+    assert abs(values.mean().item()) < 0.02 * noise
+
+
+def test_both_forms_agree_on_many_samples():
+    mixed = draw(4000, 6) @ draw(6, 6, seed=1)
+    assert unbiased(mixed).item() == pytest.approx(decorrelation(mixed).item(), rel=0.01)
+
+
+def test_the_unbiased_form_of_a_stack_has_the_bits_of_each_replica():
+    energies = draw(3, 17, 5, dtype=torch.float32)
+    assert torch.equal(unbiased(energies), torch.stack([unbiased(one) for one in energies]))
+
+
+def test_a_dead_unit_adds_nothing_to_the_unbiased_form():
+    alive = draw(9, 4)
+    both = torch.cat([alive, torch.ones(9, 1, dtype=torch.float64)], 1)
+    assert_close(unbiased(both), unbiased(alive))
+
+
+def test_a_single_sample_has_no_unbiased_form():
+    with pytest.raises(ValueError, match="unbiased=True: needs at least 2 samples, not 1"):
+        unbiased(draw(1, 4))
