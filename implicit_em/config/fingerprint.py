@@ -26,7 +26,7 @@ NO_RESULT = (
     "trainer.profiler",
 )
 """Settings and groups of settings that affect no result."""
-OPTIONAL = ("warmup", "temperature", "eps")
+OPTIONAL = ("warmup", "temperature", "eps", "unbiased")
 """Options of loss terms for which null means the default of the term's function."""
 UNNAMED = {"final": "test", "normalize": "none", "feature_dims": None}
 """Settings of ``data`` that earlier runs lack, with the values that hold for those runs."""

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 
 from implicit_em.losses.stacking import takes_stacks
 
-Reduction = Literal["sum", "mean"]
+Reduction = Literal["sum", "mean", "count"]
 Gradient = Callable[[Tensor], Iterable[tuple[float, Tensor, Tensor]]]
 """From a weight ``(R, 1, 1)`` to triples; the sum of their products is the weighted gradient."""
 
@@ -40,7 +40,9 @@ def lse(energies: Tensor, reduction: Reduction = "sum", temperature: float = 1.0
     Args:
         energies: shape ``(..., B, K)``.
         reduction: how samples are combined. ``sum`` is the paper's protocol: the weight of this
-            term against the batch statistics grows with B. ``mean`` does not depend on B.
+            term against the batch statistics grows with B. ``mean`` does not depend on B. ``count``
+            is K times the mean. With few active units, ``K (LSE + log K)`` is then about ``sum_j (1
+            - exp(-E_j))``, a soft count of them, which depends neither on B nor on K.
         temperature: divisor t of the energies, above 0. With ReLU, and if no other term depends on
             the scale of the energies, the optima are those of t = 1 with t times the weight.
 
@@ -175,8 +177,8 @@ def _lse(
     batch: _Batch, reduction: Reduction = "sum", temperature: float = 1.0
 ) -> tuple[Tensor, Gradient]:
     """``-t log sum_j exp(-E_j / t)``; gradient ``r = softmax(-E / t)``."""
-    if reduction not in ("sum", "mean"):
-        raise ValueError(f"reduction={reduction!r}: allowed are 'sum' and 'mean'")
+    if reduction not in get_args(Reduction):
+        raise ValueError(f"reduction={reduction!r}: allowed are {', '.join(get_args(Reduction))}")
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature={temperature}: must be above 0, and finite")
     lowest = batch.energies.amin(-1, keepdim=True)
@@ -188,10 +190,13 @@ def _lse(
     responsibilities = likelihoods.div_(evidence)
     total = (lowest - temperature * evidence.log()).sum((-2, -1))
 
-    def gradient(weight: Tensor) -> Iterable[tuple[float, Tensor, Tensor]]:
-        yield 1 if reduction == "sum" else 1 / batch.size, responsibilities, weight
+    factor = batch.energies.shape[-1] if reduction == "count" else 1
+    divisor = 1 if reduction == "sum" else batch.size
 
-    return total if reduction == "sum" else total / batch.size, gradient
+    def gradient(weight: Tensor) -> Iterable[tuple[float, Tensor, Tensor]]:
+        yield factor / divisor, responsibilities, weight
+
+    return total * factor / divisor, gradient
 
 
 def _variance(batch: _Batch, eps: float = 1e-6) -> tuple[Tensor, Gradient]:

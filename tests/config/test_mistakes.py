@@ -45,7 +45,7 @@ MISTAKES = {
     "lr.value=nan": ["lr.value=nan", "finite"],
     "loss.lse.weight=-1": ["loss.lse.weight=-1", "greater than or equal to 0"],
     "loss.lse=3": ["loss.lse=3", "dictionary"],
-    "loss.lse.reduction=max": ["max", "'sum' and 'mean'"],
+    "loss.lse.reduction=max": ["max", "sum, mean, count"],
     "+loss.lse.temprature=2": ["lse.temprature=2", "did you mean temperature?", "reduction"],
     "model.hidden=null": ["model.hidden=null", "whole number"],
     "model.hidden=0": ["model.hidden=0", "greater than 0"],

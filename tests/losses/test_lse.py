@@ -103,7 +103,7 @@ def test_mean_does_not_depend_on_the_batch_size_and_the_sum_grows_with_it():
 
 
 def test_another_reduction_is_refused():
-    with pytest.raises(ValueError, match="reduction='median': allowed are 'sum' and 'mean'"):
+    with pytest.raises(ValueError, match="reduction='median': allowed are sum, mean, count"):
         lse(draw(4, 3), reduction="median")
 
 
@@ -136,10 +136,24 @@ def test_a_temperature_that_is_none_is_refused(temperature):
         lse(draw(3, 2), temperature=temperature)
 
 
-@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@pytest.mark.parametrize("reduction", ["sum", "mean", "count"])
 def test_a_stack_gives_each_replicas_own_value(reduction):
     energies = draw(2, 3, 8, 5)
     stacked = lse(energies, reduction)
     assert stacked.shape == (2, 3)
     singles = [lse(replica, reduction) for replica in energies.flatten(0, 1)]
     assert_close(stacked.flatten(), torch.stack(singles))
+
+
+def test_the_count_is_k_times_the_mean():
+    energies = draw(8, 5)
+    assert_close(lse(energies, "count"), 5 * lse(energies, "mean"))
+
+
+@pytest.mark.parametrize("samples", [4, 400])
+@pytest.mark.parametrize("components", [256, 16_384])
+def test_the_count_of_a_few_loud_units_is_their_number(components, samples):
+    energies = torch.zeros(samples, components, dtype=torch.float64)
+    energies[:, :3] = 50
+    count = lse(energies, "count") + components * math.log(components)
+    assert count.item() == pytest.approx(3, rel=0.01)
