@@ -95,10 +95,10 @@ def test_optuna_finds_the_best_of_four_trials_and_goes_on(sweep, capfd):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Deprecated API features detected")
 def test_trials_without_a_value_are_said_and_the_others_go_on(sweep, capfd):
-    typed = [*OPTUNA, "objective=probe_accuracy", "probe=none", "hydra.sweeper.n_trials=2"]
+    typed = [*OPTUNA, "objective=-reconstruction_mse", "hydra.sweeper.n_trials=2"]
     code, directory = sweep(*typed)
     assert code == 1
     out, err = capfd.readouterr()
-    assert out.count("objective=probe_accuracy: null for this run") == 2
+    assert out.count("objective=-reconstruction_mse: null for this run") == 2
     assert err == "error: objective: no trial has a value, so none is the best\n"
     assert list(read_jobs(directory)["status"]) == ["completed"] * 2
