@@ -113,6 +113,7 @@ def test_a_task_starts_the_processes_of_its_run_itself(composed, small, tmp_path
     assert trainer.world_size == 2
 
 
+@pytest.mark.slow  # make test-slurm shows the same on a real Slurm
 def test_what_times_out_is_saved_requeued_and_goes_on(sweep, signalled, capfd):
     axes = [*signalled(signal.SIGUSR2), "probe=none"]
     limits = ["hydra.launcher.timeout_min=5"]
