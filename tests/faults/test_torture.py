@@ -50,7 +50,7 @@ def start(*settings, interval=INTERVAL, **how):
     fixed = [f"checkpoint.steps={interval}", f"data.root={ROOT / 'data'}"]
     fixed += ["probe=none", "logger=csv", "trainer.enable_progress_bar=false"]
     fixed += ["+callbacks.steps={_target_: test_torture.Steps}"]
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "tests", Path(__file__).parent)))
     return subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *settings, *fixed],
         env={**os.environ, "PYTHONPATH": path},
