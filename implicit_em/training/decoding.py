@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from implicit_em.data import ResidentDataModule, as_unit_float
-from implicit_em.data.mapped import MappedSamples
+from implicit_em.data.mapped import MappedSamples, Samples
 from implicit_em.metrics.reconstruction import RIDGE, fvu_of, ridge_decoder, wide_ridge_decoder
 from implicit_em.training.loading import load
 
@@ -64,8 +64,9 @@ def fit_decoder(run: str | Path | Any, x: Any, ridge: float = RIDGE) -> RidgeDec
 
     Args:
         run: run directory, or a model with ``encode``.
-        x: samples to fit on, a tensor or array of shape ``(N, ...)``. Bytes are scaled to [0, 1];
-            other values must be those that the model takes.
+        x: samples to fit on, a tensor or array of shape ``(N, ...)``, or ``(..., D)`` for rows of
+            the model's own width. Bytes are scaled to [0, 1]; other values must be those that the
+            model takes.
         ridge: strength of the ridge, above 0; the variance of a standardised unit is 1.
 
     Returns:
@@ -81,8 +82,9 @@ def fit_decoder(run: str | Path | Any, x: Any, ridge: float = RIDGE) -> RidgeDec
     if len(shape := np.shape(x)) < 2 or shape[0] < 2:
         raise ValueError(f"samples of shape {tuple(shape)}: allowed is (N, ...), N from 2 on")
     model: Any = load(run) if isinstance(run, str | Path) else run
-    fit = wide_ridge_decoder if model.weight.shape[-2] > len(x) else ridge_decoder
-    weight, bias = fit(encoded(model, x, BATCH), ridge)
+    samples = _flat(model, x)
+    fit = wide_ridge_decoder if model.weight.shape[-2] > len(samples) else ridge_decoder
+    weight, bias = fit(encoded(model, samples, BATCH), ridge)
     dtype = _at_least_float32(model.weight.dtype)
     return RidgeDecoder(model, weight.to(dtype), bias.to(dtype))
 
@@ -112,19 +114,24 @@ def encoded(model: Any, samples: Any, batch_size: int) -> Iterator[tuple[Tensor,
 
     Args:
         model: model whose ``encode`` gives energies, or hidden activations.
-        samples: tensor or array of shape ``(N, ...)``; uint8, which is scaled to [0, 1], or
-            floating point.
+        samples: tensor or array of shape ``(N, ...)``, or ``(..., D)`` for rows of the model's own
+            width; uint8, which is scaled to [0, 1], or floating point.
         batch_size: number of samples in a batch.
     """
     weight = model.weight
     dtype = _at_least_float32(weight.dtype)
-    if not isinstance(samples, MappedSamples):
-        samples = torch.as_tensor(samples)
-        is_flat = samples.shape[-1] == weight.shape[-1]
-        samples = samples.flatten(0, -2) if is_flat else samples.flatten(1)
-    for batch in samples.split(batch_size):
+    for batch in _flat(model, samples).split(batch_size):
         x = as_unit_float(batch.to(weight.device)).to(weight.dtype)
         yield model.encode(x).to(dtype), x.to(dtype)
+
+
+def _flat(model: Any, samples: Any) -> Samples:
+    """Return samples of any shape as ``(N, D)``."""
+    if isinstance(samples, MappedSamples):
+        return samples
+    samples = torch.as_tensor(samples)
+    are_rows = samples.shape[-1] == model.weight.shape[-1]
+    return samples.flatten(0, -2) if are_rows else samples.flatten(1)
 
 
 def _at_least_float32(dtype: torch.dtype) -> torch.dtype:

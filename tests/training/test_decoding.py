@@ -12,6 +12,7 @@ import implicit_em
 from implicit_em.config.spec import RunSpec
 from implicit_em.metrics.reconstruction import fvu
 from implicit_em.models import Encoder, SparseAutoencoder
+from implicit_em.training import decoding
 from implicit_em.training.decoding import fit_decoder
 from implicit_em.training.run import train
 
@@ -54,6 +55,11 @@ def test_vectors_of_a_sequence_are_samples():
     found, expected = fit_decoder(model, x), fit_decoder(model, x.flatten(0, 1))
     assert torch.equal(found.weight, expected.weight)
     assert found.fvu(x) == expected.fvu(x.flatten(0, 1))
+
+
+def test_the_smaller_matrix_is_chosen_by_the_number_of_vectors(monkeypatch):
+    monkeypatch.setattr(decoding, "wide_ridge_decoder", None)
+    fit_decoder(Encoder(9, 64), torch.randn(40, 6, 9))
 
 
 def test_more_units_than_samples_are_decoded(samples):
