@@ -17,6 +17,9 @@ from implicit_em.training.progress import working
 
 log = logging.getLogger(__name__)
 
+MAY_NOT_APPLY = (*RECONSTRUCTION, "redundancy")
+"""Metrics that are undefined for some models whose energies are finite."""
+
 MONITORING_SHARE = 0.05
 """Largest share of the training time that measuring the curves may take by default."""
 MONITORING_COST = 0.4
@@ -26,9 +29,10 @@ MONITORING_COST = 0.4
 def evaluate_module(
     module: EnergyModule, data: ResidentDataModule, trainer: pl.Trainer
 ) -> dict[str, float | int | None]:
-    """Return the metrics of the final samples; ``None`` for a reconstruction that does not apply.
+    """Return the metrics of the final samples.
 
-    Metrics are not finite if energies overflow. The redundancy of a dead layer is NaN.
+    ``None`` stands for a reconstruction that does not apply, and for the redundancy of a layer in
+    which fewer than two units vary. Metrics are not finite if energies overflow.
     """
     trainer.test(module, datamodule=data, verbose=False)
     results: dict[str, float | int | None] = {}
@@ -36,7 +40,7 @@ def evaluate_module(
         value = trainer.callback_metrics[key].item()
         if key in ("dead_units", "silent_units"):
             value = int(value)
-        results[key] = None if key in RECONSTRUCTION and np.isnan(value) else value
+        results[key] = None if key in MAY_NOT_APPLY and np.isnan(value) else value
     if trainer.is_global_zero:
         results["ridge_fvu"] = ridge_fvu(module.model, data)
     return results
