@@ -111,7 +111,7 @@ class Superposition:
             self._refuse("frequencies", f"numbers from 0 to {STEEPEST}")
         if self.strengths not in STRENGTHS:
             self._refuse("strengths", ", ".join(STRENGTHS))
-        if not isinstance(self.unit_norm, bool):
+        if self.unit_norm not in (True, False):
             self._refuse("unit_norm", "true and false")
         most = MOST * float(self._load_R.sum()) / self.features
         if not self._all_equal and self.density > most:
