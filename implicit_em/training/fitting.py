@@ -105,6 +105,12 @@ class Fit:
         return self.history.column("train/loss")  # filled only in the first process
 
     @property
+    def weights(self) -> dict[str, float]:
+        """The weights that a control of L0 had in the last epoch, by the name of their term."""
+        names = self.module.objective.sparse
+        return {name: self.history.column(f"control/{name}_weight")[-1] for name in names}
+
+    @property
     def so_far(self) -> dict[str, Any]:
         """Entries of ``metrics.json`` about the training so far; a failed run has them, too."""
         return {
