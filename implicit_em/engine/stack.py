@@ -9,7 +9,7 @@ import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby
 from operator import attrgetter
 from typing import Any, Protocol
 
@@ -75,9 +75,10 @@ class Stack:
     """Replicas that take their steps together.
 
     They differ only in their parameters, the weights of their loss terms, the targets of their
-    controls and their optimizers. The parameters and buffers of all models lie in one tensor each, and those of the models become
-    views of them. A step calls the model's ``before_step`` once the gradients are there, and its
-    ``after_step`` once the weights have moved, if it has these methods.
+    controls and their optimizers. The parameters and buffers of all models lie in one tensor each,
+    and those of the models become views of them. A step calls the model's ``before_step`` once the
+    gradients are there, and its ``after_step`` once the weights have moved, if it has these
+    methods.
     """
 
     def __init__(self, replicas: Sequence[Replica], group: Group | None = None) -> None:
@@ -199,8 +200,8 @@ class Stack:
         together = len(self.replicas) == 1 or statistics_fill_lanes(outputs)
         controlled = [] if progress is None else self._regulate(outputs, progress, together)
         if together:
-            total, terms, starts = self.objective.differentiate(outputs)
-            return total, [*terms, *controlled], starts
+            total, values, own = self.objective.differentiate(outputs)
+            return total, [*values, *controlled], own
         totals, parts, starts = zip(
             *(
                 objective.differentiate({k: v[r : r + 1] for k, v in outputs.items()})
@@ -209,7 +210,7 @@ class Stack:
             strict=True,
         )
         terms = [torch.cat(values) for values in zip(*parts, strict=True)]
-        return torch.cat(totals), [*terms, *controlled], [s for some in starts for s in some]
+        return torch.cat(totals), [*terms, *controlled], [*chain.from_iterable(starts)]
 
     @torch.no_grad()
     def _regulate(

@@ -127,9 +127,9 @@ def _train_here(spec: RunSpec, run: RunDirectory) -> dict[str, Any]:
 def _measure(results: Results, fit: Fit) -> Results:
     """Return the results with the final metrics and the linear probe's accuracy."""
     results = results.updated(evaluate_module(fit.module, fit.data, fit.trainer))
-    if results.l0_target is not None:
-        reached = l0_reached(results.l0_target, results.measured["l0"], fit.weights)
-        results = results.updated(l0_reached=reached)
+    target, l0 = results.l0_target, results.measured["l0"]
+    if target is not None and l0 is not None:
+        results = results.updated(l0_reached=l0_reached(target, l0, fit.weights))
     if fit.trainer.world_size > 1:
         leave()
     interruption.stop_if_requested()
