@@ -105,7 +105,7 @@ class Fit:
         return self.history.column("train/loss")  # filled only in the first process
 
     @property
-    def weights(self) -> dict[str, float]:
+    def controlled_weights(self) -> dict[str, float]:
         """The weights that a control of L0 had in the last epoch, by the name of their term."""
         names = self.module.objective.sparse
         return {name: self.history.column(f"control/{name}_weight")[-1] for name in names}
