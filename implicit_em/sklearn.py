@@ -16,6 +16,7 @@ from torch.optim import Adam
 from implicit_em.base.errors import NonFiniteLossError
 from implicit_em.base.threads import torch_threads
 from implicit_em.data import Block, ResidentLoader
+from implicit_em.engine.control import START_SAMPLES, SparsityControl, start_near
 from implicit_em.engine.stack import BareReplica, Stack
 from implicit_em.losses import Objective, Term, decorrelation, lse, variance
 from implicit_em.models import Encoder
@@ -38,6 +39,8 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             ``batch_size``.
         var_weight: weight of the variance term, which keeps components alive.
         tc_weight: weight of the decorrelation term, which keeps components different.
+        l0: mean number of active components of a sample to train for: a factor on ``lse_weight`` is
+            controlled, and the biases start near it. ``None`` leaves the weight as it is.
         lr: learning rate of Adam.
         max_iter: number of epochs of ``fit``; the objective has no minimum at which to stop early.
         batch_size: number of samples in a step, at least 2.
@@ -56,6 +59,7 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     encoder_: Encoder
     n_iter_: int
     n_features_in_: int
+    _control: SparsityControl | None = None
 
     def __init__(
         self,
@@ -64,6 +68,7 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         lse_weight: float = 1.0,
         var_weight: float = 1.0,
         tc_weight: float = 1.0,
+        l0: float | None = None,
         lr: float = 1e-3,
         max_iter: int = 100,
         batch_size: int = 128,
@@ -74,6 +79,7 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         self.lse_weight = lse_weight
         self.var_weight = var_weight
         self.tc_weight = tc_weight
+        self.l0 = l0
         self.lr = lr
         self.max_iter = max_iter
         self.batch_size = batch_size
@@ -100,7 +106,8 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     def partial_fit(self, X: Any, y: Any = None) -> "ImplicitEM":
         """Train for one more epoch on these samples; arguments and errors are those of ``fit``.
 
-        Repeated calls with the same samples give the result of ``fit``.
+        ``max_iter`` repeated calls with the same samples give the result of ``fit``. With ``l0``,
+        the control counts on so many calls.
         """
         self._check_parameters()
         first = not hasattr(self, "encoder_")
@@ -153,6 +160,11 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             check_scalar(value, name, Real, min_val=0, include_boundaries=bounds)
             if not np.isfinite(value):
                 raise ValueError(f"{name} == {value}, must be finite.")
+        if self.l0 is not None:
+            ends = {"min_val": 0, "max_val": self.n_components, "include_boundaries": "right"}
+            check_scalar(self.l0, "l0", Real, **ends)
+            if self.lse_weight == 0:
+                raise ValueError(f"l0 == {self.l0}, needs lse_weight above 0.")
         if self.n_jobs is not None:
             check_scalar(self.n_jobs, "n_jobs", Integral)
         effective_n_jobs(self.n_jobs)  # refuses 0
@@ -181,6 +193,11 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
             self.encoder_ = Encoder(samples.shape[1], self.n_components).to(samples.dtype)
+        self._control = None
+        if self.l0 is not None:
+            self._control = SparsityControl(float(self.l0))
+            rows = np.random.default_rng(self._seed).permutation(len(samples))[:START_SAMPLES]
+            start_near(float(self.l0), self.encoder_, samples[torch.from_numpy(rows)])
         self._optimizer = Adam(self.encoder_.parameters(), lr=float(self.lr), fused=True)
         self.n_iter_ = 0
 
@@ -193,17 +210,27 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             }
         )
         self._optimizer.param_groups[0]["lr"] = float(self.lr)
-        stack = Stack([BareReplica(self.encoder_, objective, self._optimizer)])
         labels = samples.new_zeros(len(samples))
         loader = ResidentLoader(samples, labels, self.batch_size, seed=self._seed)
+        replica = BareReplica(
+            self.encoder_,
+            objective,
+            self._optimizer,
+            control=self._control,
+            steps_in_all=self.max_iter * len(loader),
+        )
+        stack = Stack([replica])
+        parts: list[Any] = [self.encoder_, self._optimizer]
+        parts += [] if self._control is None else [self._control]
         for epoch in range(self.n_iter_, self.n_iter_ + epochs):
             loader.set_epoch(epoch)
-            before = deepcopy((self.encoder_.state_dict(), self._optimizer.state_dict()))
+            replica.steps_done = epoch * len(loader)
+            before = [deepcopy(part.state_dict()) for part in parts]
             with torch_threads(effective_n_jobs(self.n_jobs)):
                 losses = stack.train([Block(samples, list(loader.index_batches()))])
             if not losses.isfinite().all():
-                self.encoder_.load_state_dict(before[0])
-                self._optimizer.load_state_dict(before[1])
+                for part, state in zip(parts, before, strict=True):
+                    part.load_state_dict(state)
                 raise NonFiniteLossError(
                     f"lr={self.lr}: the loss was not finite in epoch {epoch + 1}; the weights are "
                     "those of the epoch's start; use a smaller rate, or scale the samples"

@@ -109,7 +109,9 @@ def test_it_trains_with_as_many_threads_as_asked_for(digits, brief, monkeypatch,
     assert numbers == [threads, 5]
 
 
-def test_partial_fits_are_the_epochs_of_a_fit_also_after_pickling(digits, brief):
+@pytest.mark.parametrize("l0", [None, 2])
+def test_partial_fits_are_the_epochs_of_a_fit_also_after_pickling(digits, brief, l0):
+    brief.set_params(l0=l0)
     fitted = ImplicitEM(**brief.get_params()).fit(digits[0])
     for epoch in range(3):
         brief.partial_fit(digits[0])
@@ -136,6 +138,15 @@ def test_the_weights_of_the_terms_reach_the_objective(digits, brief):
     assert alive[1] > 12
 
 
+def test_l0_is_the_number_of_active_components(digits):
+    active = {}
+    for l0 in (None, 3):
+        model = ImplicitEM(16, l0=l0, lr=1e-2, max_iter=25, batch_size=64, random_state=0)
+        active[l0] = (model.fit_transform(digits[0]) > 0).sum(1).mean()
+    assert active[3] == pytest.approx(3, rel=0.2)
+    assert active[None] > 4
+
+
 def test_columns_have_names(digits, brief):
     frame = pd.DataFrame(digits[0]).add_prefix("pixel")
     energies = brief.set_output(transform="pandas").fit_transform(frame)
@@ -151,6 +162,9 @@ def test_columns_have_names(digits, brief):
         ({"max_iter": 0}, "max_iter == 0"),
         ({"tc_weight": -1}, "tc_weight == -1"),
         ({"lr": 0}, "lr == 0"),
+        ({"l0": 0}, "l0 == 0"),
+        ({"l0": 9}, "l0 == 9, must be <= 8"),
+        ({"l0": 2, "lse_weight": 0}, "l0 == 2, needs lse_weight above 0"),
         ({"lse_weight": float("inf")}, "lse_weight == inf, must be finite"),
         ({"lr": float("nan")}, "lr == nan, must be finite"),
         ({"n_jobs": 0}, "n_jobs == 0"),
@@ -176,7 +190,9 @@ def test_going_on_with_another_number_of_components_is_refused(digits, brief):
         brief.partial_fit(digits[0])
 
 
-def test_a_diverging_epoch_keeps_the_weights_before_it(digits, brief):
+@pytest.mark.parametrize("l0", [None, 2])
+def test_a_diverging_epoch_keeps_the_weights_before_it(digits, brief, l0):
+    brief.set_params(l0=l0, max_iter=3)
     before = brief.fit(digits[0]).components_.copy()
     with pytest.raises(NonFiniteLossError, match=r"lr=0\.001.*epoch 4;.*epoch's start"):
         brief.partial_fit(1e300 * digits[0])

@@ -27,6 +27,7 @@ from implicit_em.engine.schedulers import (
     step_after_epoch,
 )
 from implicit_em.engine.stack import BareReplica, Stack
+from implicit_em.losses import Objective
 from implicit_em.metrics.energies import CURVES
 from implicit_em.models.linear import SharedInput
 
@@ -127,6 +128,7 @@ def _dry_run(spec: RunSpec, trainer: pl.Trainer) -> None:
         with _refusing("loss"):
             objective = build_objective(given(settings["loss"]))
         _check_terms(settings["loss"])
+        _check_target(spec, objective, loss)
         module = _try_module(spec, loss, model)
         with _refusing("optimizer"):
             optimizer = instantiate(settings["optimizer"], _partial_=True)(module.parameters())
@@ -158,6 +160,26 @@ def _dry_run(spec: RunSpec, trainer: pl.Trainer) -> None:
         stack = Stack([BareReplica(module.model, module.objective, optimizer)])
         _, values, _ = stack.evaluate(SharedInput(x[None], [1]))
     _check_values(dict(zip(parts, values, strict=True)), (1,))
+
+
+def _check_target(spec: RunSpec, objective: Objective, loss: str) -> None:
+    """Raise ``ConfigError`` for a number of active units that the run cannot be led to."""
+    model, epochs = spec.settings["model"], spec.settings["trainer"]["max_epochs"]
+    if (l0 := model.get("l0")) is None:
+        return
+    if model.get("k", l0) != l0:
+        raise ConfigError(f"model.l0={l0}: beside model.k={model['k']}; allowed is one of them")
+    if model["hidden"] is not None and l0 > model["hidden"]:
+        raise ConfigError(f"model.l0={l0}: must be at most model.hidden={model['hidden']}")
+    if spec.l0 is None:
+        return
+    if epochs == 0:
+        raise ConfigError(f"model.l0={l0}: nothing is trained with trainer.max_epochs=0")
+    if not objective.sparse:
+        raise ConfigError(
+            f"model.l0={l0}: no term of {loss} makes the units sparse; such terms, if their weight "
+            "is not 0, are lse, l1, l1_norm and gates_l1, and your own that declare makes_sparse"
+        )
 
 
 def _check_schedule(settings: Mapping[str, Any], optimizer: Any) -> None:
@@ -218,6 +240,8 @@ def _try_module(spec: RunSpec, loss: str, model: str) -> Any:
             raise ConfigError("model.hidden=null: must be a whole number, greater than 0")
     else:
         settings = {**settings, "hidden": min(settings["hidden"], WIDEST_TRIED)}
+        if spec.l0 is not None:
+            settings["l0"] = min(spec.l0, WIDEST_TRIED)
         spec = replace(spec, settings={**spec.settings, "model": settings})
     with _refusing(model):
         instantiate(spec.model_arguments(WIDTH_TRIED))

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
@@ -18,6 +19,11 @@ _SAFE_NAME = re.compile(r"[\w=,.+@-][\w=,.+@ \[\]-]{0,149}", re.ASCII)
 def token() -> str:
     """Return four hexadecimal digits that distinguish runs started in the same second."""
     return secrets.token_hex(2)
+
+
+def first_given(*values: Any) -> Any:
+    """Return the first value that is not null."""
+    return next((value for value in values if value is not None), None)
 
 
 def run_directory(resumed: str | None, new: str) -> str:
@@ -70,6 +76,7 @@ def directions(objective: str | Sequence[str] | None) -> str | list[str]:
 OmegaConf.register_new_resolver("digest", digest_of, replace=True)
 OmegaConf.register_new_resolver("data_root", data_root, replace=True)
 OmegaConf.register_new_resolver("token", token, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("first_given", first_given, replace=True)
 OmegaConf.register_new_resolver("run_directory", run_directory, replace=True)
 OmegaConf.register_new_resolver("job_directory", job_directory, replace=True)
 OmegaConf.register_new_resolver("gpu_in_turn", gpu_in_turn, replace=True)

@@ -32,6 +32,7 @@ class _Built(_Section):
 
 class _Model(_Built):
     hidden: PositiveInt | None
+    l0: Annotated[FiniteFloat, Field(gt=0)] | None = None
 
 
 class _Term(_Built):

@@ -16,7 +16,7 @@ from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from implicit_em.base.errors import ConfigError, one_line
-from implicit_em.config.fingerprint import config_fingerprint, given, run_identity
+from implicit_em.config.fingerprint import config_fingerprint, given, run_identity, target_of
 from implicit_em.config.schema import validated
 from implicit_em.data import ResidentDataModule
 from implicit_em.distributed import GlobalBatch
@@ -91,6 +91,11 @@ class RunSpec:
             get_class(strategy["_target_"]), GlobalBatch
         )
 
+    @property
+    def l0(self) -> float | None:
+        """Number of active units that a controller of loss weights leads to; ``None`` for none."""
+        return target_of(self.settings["model"])
+
     def build_data(self) -> ResidentDataModule:
         """Return the data module after its data are read, or raise ``ConfigError``."""
         try:
@@ -111,11 +116,13 @@ class RunSpec:
             schedule=self.settings["lr"]["schedule"],
             clip=_clip(trainer),
             compiled=trainer["compile"],
+            l0=self.l0,
         )
 
     def model_arguments(self, in_features: int) -> dict[str, Any]:
         """Return the model's class (``_target_``) and arguments for inputs of width D."""
-        return {**self.settings["model"], "in_features": in_features}
+        settings = {key: value for key, value in self.settings["model"].items() if key != "l0"}
+        return {**settings, "in_features": in_features}
 
     def build_trainer(self, plugins: Sequence[Any] = (), **arguments: Any) -> pl.Trainer:
         """Return a Trainer, for which ``arguments`` take precedence over the settings.

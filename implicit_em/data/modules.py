@@ -172,14 +172,18 @@ class ResidentDataModule(pl.LightningDataModule):
         device = self.trainer.strategy.root_device if self.trainer else self._splits.home
         return self._splits.on(device, name)
 
-    def starting_samples(self) -> Tensor:
+    def starting_samples(self, most: int | None = None) -> Tensor:
         """Return the training samples that are not held out, shape ``(N, D)``, as floats.
+
+        Args:
+            most: largest number of them, a fixed choice; ``None`` for all.
 
         Raises:
             ConfigError: if they lie in a file that memory has no room for.
         """
         samples: Samples = self.split("train")[0]
-        chosen = samples[self.train_indices().to(samples.device)]
+        rows = self._shuffled()[self.val_size :][:most].sort().values
+        chosen = samples[rows.to(samples.device)]
         return as_unit_float(chosen.in_memory() if isinstance(chosen, MappedSamples) else chosen)
 
     def train_indices(self) -> Tensor:

@@ -4,6 +4,7 @@ A bare ``pl.Trainer`` fits them with any loader of images, and ``load_from_check
 them: they are built from plain dictionaries in Hydra's notation.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar
@@ -18,6 +19,7 @@ from torch.optim import Optimizer
 from implicit_em.base.errors import DamagedError, NonFiniteLossError
 from implicit_em.data import Block, BlockLoader, as_unit_float
 from implicit_em.distributed import GlobalBatch, Group
+from implicit_em.engine.control import SparsityControl
 from implicit_em.engine.rendezvous import current
 from implicit_em.engine.schedulers import build_schedule, interval_of, step_after_epoch
 from implicit_em.engine.stack import Stack, outputs_of
@@ -79,10 +81,14 @@ class EnergyModule(pl.LightningModule):
             parameters, e.g. ``torch.nn.utils.clip_grad_norm_``.
         compiled: whether ``torch.compile`` compiles the forward pass of a step; it may then round
             differently.
+        l0: target of the mean number of active units in a sample. A ``SparsityControl`` then
+            multiplies the weights of all terms that declare ``makes_sparse`` by one factor. Each
+            epoch also logs the means of ``control/l0`` and of ``control/<term>_weight``. ``None``
+            leaves the weights as they are.
 
     Raises:
         ValueError: if the objective needs a tensor that the model lacks, or leaves a part of the
-            model untrained.
+            model untrained; if ``l0`` is out of range, or no term makes units sparse.
     """
 
     network: ClassVar[type[nn.Module]]
@@ -100,6 +106,7 @@ class EnergyModule(pl.LightningModule):
         schedule: Spec | None = None,
         clip: Spec | None = None,
         compiled: bool = False,
+        l0: float | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -111,12 +118,15 @@ class EnergyModule(pl.LightningModule):
             "schedule": dict(schedule or {}),
             "clip": dict(clip or {}),
             "compiled": compiled,
+            "l0": l0,
         }
         self.save_hyperparameters(specs, logger=False)
         self.model = instantiate(specs["model"])
         self.objective = build_objective(specs["loss"])
         self._check_fit()
         components = self.model.weight.shape[-2]
+        self._check_target(l0, components)
+        self.control = None if l0 is None else SparsityControl(l0)
         self.curves = energy_metrics(components)
         self.finals = final_metrics(components, self.reconstruction_metric)
         self._clip = instantiate(specs["clip"], _partial_=True) if specs["clip"] else None
@@ -137,6 +147,17 @@ class EnergyModule(pl.LightningModule):
                 f"none of its terms ({', '.join(self.objective.terms)}) uses the "
                 f"{', '.join(sorted(unused))}, so that a part of {type(self.model).__name__} "
                 "would never be trained"
+            )
+
+    def _check_target(self, l0: float | None, components: int) -> None:
+        if l0 is None:
+            return
+        if not 0 < l0 <= components:
+            raise ValueError(f"l0={l0}: must be above 0 and at most {components}, all units")
+        if not self.objective.sparse:
+            raise ValueError(
+                f"l0={l0}: none of its terms ({', '.join(self.objective.terms)}) makes the units "
+                "sparse"
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -162,8 +183,11 @@ class EnergyModule(pl.LightningModule):
 
     def _steps(self) -> int:
         """Return how often the schedule steps in the whole training."""
-        if self._interval == "epoch":
-            return self.trainer.max_epochs or 0
+        return (self.trainer.max_epochs or 0) if self._interval == "epoch" else self.steps_in_all
+
+    @property
+    def steps_in_all(self) -> int:
+        """Number of optimizer steps of the whole training."""
         batches = int(self.trainer.estimated_stepping_batches)
         loader = self.trainer.train_dataloader
         if isinstance(loader, BlockLoader):
@@ -183,6 +207,8 @@ class EnergyModule(pl.LightningModule):
                 f"trainer.precision={self.trainer.precision}: gradients are not scaled; "
                 "allowed are 32-true, bf16-mixed, bf16-true and 64-true"
             )
+        if self.control is not None and math.isinf(self.trainer.estimated_stepping_batches):
+            raise ValueError(f"l0={self.hparams['l0']}: needs a Trainer with max_epochs")
         self._losses = [losses.to(self.device) for losses in self._losses]  # from a checkpoint
         (self._optimizer,) = self.trainer.optimizers
         self._scheduler: Any = self.lr_schedulers()
@@ -243,6 +269,9 @@ class EnergyModule(pl.LightningModule):
     def _log_means(self) -> None:
         """Log the means over the steps, or restore the weights if a loss was not finite."""
         names = ["loss", *self.objective.terms]
+        columns = [f"train/{name}" for name in names]
+        if self.control is not None:
+            columns += ["control/l0", *(f"control/{n}_weight" for n in self.objective.sparse)]
         losses_ST = torch.cat(self._losses).double().cpu()
         self._losses.clear()
         bad_ST = ~losses_ST.isfinite()
@@ -250,7 +279,8 @@ class EnergyModule(pl.LightningModule):
             for value, before in zip(self._state(), self._at_epoch_start, strict=True):
                 value.copy_(before)
             first = int(bad_ST.any(1).nonzero()[0])
-            culprits = [name for name, bad in zip(names[1:], bad_ST[first, 1:], strict=True) if bad]
+            found = zip(names[1:], bad_ST[first, 1 : len(names)], strict=True)
+            culprits = [name for name, bad in found if bad]
             step = self.trainer.global_step - len(losses_ST) + 1 + first
             raise NonFiniteLossError(
                 f"the loss was not finite at step {step} (epoch {self.current_epoch + 1}); "
@@ -258,7 +288,7 @@ class EnergyModule(pl.LightningModule):
                 "epoch began with"
             )
         means_T = losses_ST.mean(0)
-        means = {f"train/{name}": mean for name, mean in zip(names, means_T, strict=True)}
+        means = dict(zip(columns, means_T, strict=True))
         self.log_dict(means, on_step=False, on_epoch=True, batch_size=1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

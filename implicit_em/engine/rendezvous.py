@@ -214,6 +214,7 @@ def _stack_key(request: Any) -> Any:
         type(module),
         repr({k: v for k, v in module.hparams["model"].items() if k not in module.model.settings}),
         module.objective.signature,
+        module.control is None,
         block.sizes,
         module.device,
         module.compiled,

@@ -4,7 +4,7 @@ A replica gets the same bits in any company on a CPU with one thread, if the siz
 There are no such rules on other devices.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -52,3 +52,9 @@ def parameters_fill_lanes(model: nn.Module) -> bool:
     tensors = [*model.parameters(recurse=False), *model.buffers(recurse=False)]
     layers_alone = not (tensors or hasattr(model, "before_step") or hasattr(model, "after_step"))
     return layers_alone or weight.device.type != "cpu" or weight.shape[-2] % LANES == 0
+
+
+def each_alone(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+    """Return a function of each number, such as ``torch.exp``, that rounds as for one number."""
+    lanes = values.unsqueeze(-1).expand(*values.shape, LANES).contiguous()
+    return function(lanes)[..., 0]

@@ -9,7 +9,7 @@ import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby
 from operator import attrgetter
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from implicit_em.data import Block, batches_of
 from implicit_em.distributed import Group
+from implicit_em.engine.control import SparsityControl
 from implicit_em.engine.optimizers import merge_steps, settings_of
 from implicit_em.engine.rounding import parameters_fill_lanes, statistics_fill_lanes
 from implicit_em.losses import Objective, StackedObjective
@@ -33,6 +34,9 @@ class Replica(Protocol):
     model: Any
     objective: Objective
     compiled: bool
+    control: SparsityControl | None
+    """Controller of the weights that make units sparse; all replicas of a stack have one, or none.
+    """
 
     @property
     def bare_optimizer(self) -> Optimizer | None:
@@ -41,6 +45,10 @@ class Replica(Protocol):
     @property
     def steps_done(self) -> int:
         """Number of steps before this block; read only if a term's weight depends on it."""
+
+    @property
+    def steps_in_all(self) -> int:
+        """Number of steps of the whole training; read only with a ``control``."""
 
     def update(self) -> None:
         """Move the weights by the gradients that lie on the model's parameters."""
@@ -55,6 +63,8 @@ class BareReplica:
     bare_optimizer: Optimizer
     compiled: bool = False
     steps_done: int = 0
+    control: SparsityControl | None = None
+    steps_in_all: int = 0
 
     def update(self) -> None:
         """Make an optimizer step."""
@@ -64,10 +74,11 @@ class BareReplica:
 class Stack:
     """Replicas that take their steps together.
 
-    They differ only in their parameters, the weights of their loss terms and their optimizers. The
-    parameters and buffers of all models lie in one tensor each, and those of the models become
-    views of them. A step calls the model's ``before_step`` once the gradients are there, and its
-    ``after_step`` once the weights have moved, if it has these methods.
+    They differ only in their parameters, the weights of their loss terms, the targets of their
+    controls and their optimizers. The parameters and buffers of all models lie in one tensor each,
+    and those of the models become views of them. A step calls the model's ``before_step`` once the
+    gradients are there, and its ``after_step`` once the weights have moved, if it has these
+    methods.
     """
 
     def __init__(self, replicas: Sequence[Replica], group: Group | None = None) -> None:
@@ -85,9 +96,11 @@ class Stack:
         self.dtype = weight.dtype
         self._before_step = getattr(self.model, "before_step", None)
         self._after_step = getattr(self.model, "after_step", None)
-        objectives = [replica.objective for replica in replicas]
-        self.objective = StackedObjective(objectives, weight)
-        self._objective_of_each = [StackedObjective([one], weight) for one in objectives]
+        controls = [replica.control for replica in replicas if replica.control is not None]
+        self._control: Any = stack_models(controls) if controls else None
+        build = partial(StackedObjective, like=weight, controlled=bool(controls))
+        self.objective = build([replica.objective for replica in replicas])
+        self._objective_of_each = [build([replica.objective]) for replica in replicas]
         self.failures: dict[int, Exception] = {}
         """Error of a replica's own update, by its position; its weights move no more."""
         self._updates: list[Callable[[], Any]] = []
@@ -97,8 +110,9 @@ class Stack:
     def train(self, blocks: Sequence[Block]) -> Tensor:
         """Train each replica on its block; neighbours with equal blocks share them in memory.
 
-        Returns the total and the unweighted terms at each step, shape ``(S, 1 + T, R)``. Errors of
-        updates are left in ``failures``; the first is raised if all replicas have failed.
+        Returns the total and the unweighted terms at each step, shape ``(S, 1 + T, R)``; under a
+        control followed by L0 and the controlled weights. Errors of updates are left in
+        ``failures``; the first is raised if all replicas have failed.
         """
         self._merge_updates()
         neighbours = [(block, len(list(equal))) for block, equal in groupby(blocks)]
@@ -106,13 +120,14 @@ class Stack:
         counts = [count for _, count in neighbours]
         values: list[Tensor] = []
         steps = zip(blocks[0].sizes, batches_of(parts, self.dtype), strict=True)
+        progress = self._progress(len(blocks[0].sizes))
         for number, (size, batches) in enumerate(steps):
             if self.objective.warms_up:
                 self._warm_up(number)
-            values += self._step(SharedInput(batches, counts), size)
+            values += self._step(SharedInput(batches, counts), size, progress[number])
         if len(self.failures) == len(self.replicas):
             raise self.failures[0]
-        return torch.stack(values).view(-1, 1 + len(self.objective.terms), len(self.replicas))
+        return torch.stack(values).view(len(progress), -1, len(self.replicas))
 
     def _merge_updates(self) -> None:
         """Merge the optimizers again if their settings have changed."""
@@ -138,12 +153,23 @@ class Stack:
         for objective, done in zip(self._objective_of_each, steps, strict=True):
             objective.warm_up([done])
 
-    def _step(self, x: SharedInput, samples: int) -> Iterable[Tensor]:
+    def _progress(self, steps: int) -> Sequence[Tensor | None]:
+        """Return the shares of the whole training before each step of a block, ``(R,)`` each."""
+        if self._control is None:
+            return [None] * steps
+        counts = [(replica.steps_done, replica.steps_in_all) for replica in self.replicas]
+        shares_SR = [
+            [min((done + step) / total, 1.0) for done, total in counts] for step in range(steps)
+        ]
+        target: Tensor = self._control.target
+        return torch.tensor(shares_SR, dtype=target.dtype).to(target.device).unbind()
+
+    def _step(self, x: SharedInput, samples: int, progress: Tensor | None) -> Iterable[Tensor]:
         if self.group.size == 1:
-            total, parts, starts = self._forward(x)
+            total, parts, starts = self._forward(x, progress)
         else:
             outputs = self.group.gather(self._outputs(x), samples)
-            total, parts, starts = self.objective.differentiate(outputs)
+            total, parts, starts = self._differentiate(outputs, progress)
         for parameter in self.parameters:
             parameter.grad = None
         with full_precision(total):
@@ -162,11 +188,20 @@ class Stack:
             self._after_step()
         return total, *parts
 
-    def evaluate(self, x: SharedInput) -> Any:
-        """Return the total, the unweighted terms, and the tensors from which to go backward."""
-        outputs = self._outputs(x)
-        if len(self.replicas) == 1 or statistics_fill_lanes(outputs):
-            return self.objective.differentiate(outputs)
+    def evaluate(self, x: SharedInput, progress: Tensor | None = None) -> Any:
+        """Return the total, the unweighted terms, and the tensors from which to go backward.
+
+        With ``progress``, the share of the training so far, ``(R,)``, L0 and the weights that it
+        controls follow the terms.
+        """
+        return self._differentiate(self._outputs(x), progress)
+
+    def _differentiate(self, outputs: Mapping[str, Tensor], progress: Tensor | None) -> Any:
+        together = len(self.replicas) == 1 or statistics_fill_lanes(outputs)
+        controlled = [] if progress is None else self._regulate(outputs, progress, together)
+        if together:
+            total, values, own = self.objective.differentiate(outputs)
+            return total, [*values, *controlled], own
         totals, parts, starts = zip(
             *(
                 objective.differentiate({k: v[r : r + 1] for k, v in outputs.items()})
@@ -175,10 +210,23 @@ class Stack:
             strict=True,
         )
         terms = [torch.cat(values) for values in zip(*parts, strict=True)]
-        return torch.cat(totals), terms, [start for some in starts for start in some]
+        return torch.cat(totals), [*terms, *controlled], [*chain.from_iterable(starts)]
+
+    @torch.no_grad()
+    def _regulate(
+        self, outputs: Mapping[str, Tensor], progress: Tensor, together: bool
+    ) -> list[Tensor]:
+        """Set the weights that make units sparse; return L0 and these weights, ``(R,)`` each."""
+        active = outputs["energies"] > 0
+        l0 = active.sum((-2, -1)) / active.shape[-2]
+        factor = self._control.update(l0, progress)
+        if not together:
+            for objective, own in zip(self._objective_of_each, factor.split(1), strict=True):
+                objective.control(own)
+        return [l0, *self.objective.control(factor)]
 
     def _outputs(self, x: SharedInput) -> Mapping[str, Tensor]:
-        names = self.objective.inputs
+        names = self.objective.inputs | ({"energies"} if self._control is not None else set())
         if self.stacked:
             tensors = outputs_of(self.model, x)
             if "x" in names:

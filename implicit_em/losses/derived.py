@@ -21,13 +21,14 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from implicit_em.losses.stacking import takes_stacks
+from implicit_em.losses.stacking import makes_sparse, takes_stacks
 
 Reduction = Literal["sum", "mean", "count"]
 Gradient = Callable[[Tensor], Iterable[tuple[float, Tensor, Tensor]]]
 """From a weight ``(R, 1, 1)`` to triples; the sum of their products is the weighted gradient."""
 
 
+@makes_sparse
 @takes_stacks
 def lse(energies: Tensor, reduction: Reduction = "sum", temperature: float = 1.0) -> Tensor:
     """Log-sum-exp: the negative log-likelihood of a mixture, ``-log sum_j exp(-E_j)``.

@@ -72,6 +72,12 @@ class Objective:
         inputs = {name: term.inputs for name, term in self.terms.items()}
         self.inputs = {*chain.from_iterable(inputs.values())}
         """Names of all tensors that the terms ask for."""
+        self.sparse = [
+            name
+            for name, term in self.terms.items()
+            if getattr(term.function, "makes_sparse", False)
+        ]
+        """Names of the terms that make units sparse; see ``makes_sparse``."""
         self._closed = {
             name: (term.function, term.options)
             for name, term in self.terms.items()
@@ -127,19 +133,26 @@ class StackedObjective(Objective):
     Args:
         objectives: one for each replica, all of the same ``signature``.
         like: tensor whose device and dtype the weights take.
+        controlled: whether ``control`` sets the weights of the terms that make units sparse.
     """
 
-    def __init__(self, objectives: Sequence[Objective], like: Tensor) -> None:
+    def __init__(
+        self, objectives: Sequence[Objective], like: Tensor, controlled: bool = False
+    ) -> None:
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
         self._warming: list[tuple[Tensor, Tensor, list[int]]] = []
+        self._controlled: list[tuple[Tensor, Tensor]] = []
         weights, terms = {}, {}
         for name, term in objectives[0].terms.items():
             values = [objective.terms[name].weight for objective in objectives]
             warmups = [objective.terms[name].warmup for objective in objectives]
-            weights[name] = torch.tensor(values, device=like.device, dtype=dtype)
-            if any(warmups):
-                self._warming.append((weights[name], weights[name].clone(), warmups))
+            weights[name] = warmed = torch.tensor(values, device=like.device, dtype=dtype)
             constant = values.count(term.weight) == len(values) and not any(warmups)
+            if controlled and name in objectives[0].sparse:
+                constant, warmed = False, weights[name].clone()
+                self._controlled.append((weights[name], warmed))
+            if any(warmups):
+                self._warming.append((warmed, warmed.clone(), warmups))
             terms[name] = term if constant else replace(term, weight=weights[name])
         super().__init__(terms)
         self._closed_and_weights = (
@@ -160,6 +173,13 @@ class StackedObjective(Objective):
                 for done, steps in zip(steps_done, warmups, strict=True)
             ]
             torch.mul(full, full.new_tensor(factors), out=weights)
+
+    def control(self, factor: Tensor) -> list[Tensor]:
+        """Multiply the weights of terms that make units sparse by a factor, and return them.
+
+        The factor and each of the new tensors returned have shape ``(R,)``.
+        """
+        return [weights.copy_(warmed * factor).clone() for weights, warmed in self._controlled]
 
     def differentiate(
         self, outputs: Mapping[str, Tensor]

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from implicit_em.losses.stacking import takes_stacks
+from implicit_em.losses.stacking import makes_sparse, takes_stacks
 
 
 @takes_stacks
@@ -42,12 +42,14 @@ class _SquaredError(Function):
         return slope, -slope if ctx.needs_input_grad[1] else None
 
 
+@makes_sparse
 @takes_stacks
 def l1(energies: Tensor) -> Tensor:
     """Mean absolute activation over all elements of ``(..., B, K)``; an SAE's sparsity penalty."""
     return energies.abs().mean((-2, -1))
 
 
+@makes_sparse
 @takes_stacks
 def l1_norm(energies: Tensor, decoder: Tensor) -> Tensor:
     """L1 weighted by the lengths of the decoder's columns, ``mean |a_j| ||W_d,j||``.
@@ -90,6 +92,7 @@ def target_l0(active: Tensor, k: Tensor) -> Tensor:
     return (active.sum(-1).mean(-1) / k - 1).square()
 
 
+@makes_sparse
 @takes_stacks
 def gates_l1(gates: Tensor) -> Tensor:
     """Mean absolute gate over all elements (Rajamanoharan et al. 2024, arXiv 2404.16014)."""

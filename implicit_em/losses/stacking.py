@@ -1,4 +1,4 @@
-"""How a loss term declares that it can be computed for a stack of replicas at once."""
+"""What a loss term declares: that it can be computed for a stack, and that it makes sparse."""
 
 from collections.abc import Callable
 
@@ -11,4 +11,13 @@ def takes_stacks(term: Callable[..., Tensor]) -> Callable[..., Tensor]:
     A term without this declaration sees one replica at a time, and its run trains alone.
     """
     term.takes_stacks = True  # type: ignore[attr-defined]
+    return term
+
+
+def makes_sparse(term: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Declare that fewer units are active, the larger the weight of a term is.
+
+    ``model.l0`` controls the weights of such terms.
+    """
+    term.makes_sparse = True  # type: ignore[attr-defined]
     return term

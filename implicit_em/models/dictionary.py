@@ -67,6 +67,13 @@ class Dictionary(SparseAutoencoder):
             middle = x.mean(0) if self.middle == "mean" else geometric_median(x)
             self.decoder.bias.copy_(middle)
 
+    @torch.no_grad()
+    def place_biases(self, x: Tensor, share: float) -> None:
+        """Set the encoder's biases so that a share of samples ``(N, D)`` activates each unit."""
+        super().place_biases(x, share)
+        if self.subtract_bias:
+            self.encoder.linear.bias.add_(self.encoder.weight @ self.decoder.bias)
+
     def pre_activations(self, x: Tensor | SharedInput) -> Tensor:
         """Return ``W_e (x - b_d) + b_e``, shape ``(..., K)``."""
         linear = self.encoder.linear

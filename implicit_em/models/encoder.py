@@ -7,6 +7,9 @@ from torch import Tensor, nn
 
 from implicit_em.models.linear import Linear, SharedInput
 
+UNITS = 256
+"""Number of units whose pre-activations of all samples ``place_biases`` holds in memory."""
+
 
 class Encoder(nn.Module):
     """Linear layer and activation that give energies, ``E = activation(W x + b)``.
@@ -84,6 +87,13 @@ class Encoder(nn.Module):
         rows_KD = normalizer.turned(self.weight)
         self.linear.bias.sub_(rows_KD @ normalizer.mean)
         self.weight.copy_(rows_KD)
+
+    @torch.no_grad()
+    def place_biases(self, x: Tensor, share: float) -> None:
+        """Set each bias so that a share of samples ``(N, D)`` has a pre-activation above 0."""
+        linear = self.linear
+        for rows, biases in zip(linear.weight.split(UNITS), linear.bias.split(UNITS), strict=True):
+            biases.copy_(-(x @ rows.T).quantile(1 - share, dim=0))
 
     def training_outputs(self, x: Tensor | SharedInput) -> dict[str, Tensor]:
         """Return the tensors of a training step: the ``energies``."""

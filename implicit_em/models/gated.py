@@ -34,6 +34,12 @@ class Gated(Dictionary):
         self.log_scale = nn.Parameter(torch.zeros(hidden))
         self.magnitude_bias = nn.Parameter(torch.zeros(hidden))
 
+    @torch.no_grad()
+    def place_biases(self, x: Tensor, share: float) -> None:
+        """Set the biases of gates and magnitudes, so that both are above 0 for the same samples."""
+        super().place_biases(x, share)
+        self.magnitude_bias.copy_(self.log_scale.exp() * self.encoder.linear.bias)
+
     def encode(self, x: Tensor | SharedInput) -> Tensor:
         """Return the hidden activations ``(..., K)`` of inputs ``(..., D)``."""
         return self._gate(x)[0]

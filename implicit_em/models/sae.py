@@ -54,6 +54,10 @@ class SparseAutoencoder(nn.Module):
         columns.copy_(normalizer.turned_back(columns.T).T)
         bias.copy_(normalizer.inverse(bias.double()))
 
+    def place_biases(self, x: Tensor, share: float) -> None:
+        """Set the encoder's biases so that a share of samples ``(N, D)`` activates each unit."""
+        self.encoder.place_biases(x, share)
+
     def training_outputs(self, x: Tensor | SharedInput) -> dict[str, Tensor]:
         """Return the tensors of a training step: activations as ``energies``, and ``provides``."""
         return self._outputs(self.encode(x))

@@ -14,6 +14,7 @@ from pytorch_lightning.loggers import Logger
 from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.config.spec import RunSpec
 from implicit_em.data import ResidentDataModule
+from implicit_em.engine.control import START_SAMPLES, start_near
 from implicit_em.engine.modules import EnergyModule
 from implicit_em.engine.rendezvous import current
 from implicit_em.metrics.convergence import convergence_epoch
@@ -65,7 +66,7 @@ class Fit:
                 bar.skip(done)
             log_again(logger, history.rows)
         else:
-            saving.train_seconds = _start(module.model, data)
+            saving.train_seconds = _start(module, data)
         trainer = spec.build_trainer(
             plugins=[DirectCheckpointIO()],
             enable_progress_bar=False,  # Lightning's own
@@ -104,6 +105,12 @@ class Fit:
         return self.history.column("train/loss")  # filled only in the first process
 
     @property
+    def controlled_weights(self) -> dict[str, float]:
+        """The weights that a control of L0 had in the last epoch, by the name of their term."""
+        names = self.module.objective.sparse
+        return {name: self.history.column(f"control/{name}_weight")[-1] for name in names}
+
+    @property
     def so_far(self) -> dict[str, Any]:
         """Entries of ``metrics.json`` about the training so far; a failed run has them, too."""
         return {
@@ -114,9 +121,10 @@ class Fit:
         }
 
 
-def _start(model: Any, data: ResidentDataModule) -> float:
+def _start(module: EnergyModule, data: ResidentDataModule) -> float:
     """Initialise a model that starts from the training samples, and return the seconds taken."""
     started = time.monotonic()
+    model = module.model
     if hasattr(model, "start"):
         x = data.starting_samples().to(model.weight.dtype)
         name = type(model).__name__
@@ -128,6 +136,9 @@ def _start(model: Any, data: ResidentDataModule) -> float:
                     f"model: {name} with {len(model.weight)} units cannot start from training "
                     f"samples of shape {tuple(x.shape)}: {one_line(error)}"
                 ) from error
+    if module.control is not None:
+        x = data.starting_samples(START_SAMPLES).to(model.weight.dtype)
+        start_near(module.control.target.item(), model, x)
     return time.monotonic() - started
 
 

@@ -1,6 +1,7 @@
 """The metrics of a trained module, and how often they are measured during training."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 MAY_NOT_APPLY = (*RECONSTRUCTION, "redundancy")
 """Metrics that are undefined for some models whose energies are finite."""
 
+L0_TOLERANCE = 0.05
+"""Largest relative distance of L0 from its target at which the target counts as reached."""
 MONITORING_SHARE = 0.05
 """Largest share of the training time that measuring the curves may take by default."""
 MONITORING_COST = 0.4
@@ -44,6 +47,21 @@ def evaluate_module(
     if trainer.is_global_zero:
         results["ridge_fvu"] = ridge_fvu(module.model, data)
     return results
+
+
+def l0_reached(target: float, l0: float, weights: Mapping[str, float]) -> bool:
+    """Return whether L0 is near the target of its control; if not, a warning says what it is.
+
+    Args:
+        target: L0 that the training should lead to.
+        l0: mean number of active units in a final sample.
+        weights: controlled weights at the end, by the name of their term.
+    """
+    reached = abs(l0 / target - 1) <= L0_TOLERANCE
+    if not reached:
+        listed = ", ".join(f"loss.{name}.weight={weight:.3g}" for name, weight in weights.items())
+        log.warning("model.l0=%g: not reached: L0 is %.3g, at the end with %s", target, l0, listed)
+    return reached
 
 
 def energies_of(model: Any, samples: Tensor, batch_size: int = 2_000) -> np.ndarray:

@@ -29,6 +29,7 @@ IN_SUMMARY = (*CURVES, "probe_accuracy", "final_loss", "convergence_epoch")
 NO_OBJECTIVE = (
     *("seed", "config_fingerprint", "status", "error"),
     *("device", "schema", "versions"),
+    *("l0_target", "l0_reached"),
 )
 """Keys that no sweeper can maximise."""
 
@@ -46,6 +47,8 @@ class Results:
         final_loss: mean loss over the steps of the last epoch.
         convergence_epoch: first of five successive epochs whose loss changes by less than 1.
         measured: final metrics of the model by name.
+        l0_target: L0 that a controller led to; ``None`` without one.
+        l0_reached: whether ``measured["l0"]`` is near this target; ``None`` without one.
         probe_accuracy: accuracy of the linear probe, in [0, 1].
         train_seconds: seconds of training, including those before an interruption.
     """
@@ -61,6 +64,8 @@ class Results:
     measured: Mapping[str, float | int | None] = field(
         default_factory=lambda: dict.fromkeys((*FINAL, *RECONSTRUCTION, "ridge_fvu"))
     )
+    l0_target: float | None = None
+    l0_reached: bool | None = None
     probe_accuracy: float | None = None
     train_seconds: float | None = None
     probe_seconds: float | None = None
@@ -71,7 +76,7 @@ class Results:
     @classmethod
     def of(cls, spec: RunSpec) -> "Results":
         """Return the results of a run before it begins."""
-        return cls(spec.settings["seed"], spec.fingerprint)
+        return cls(spec.settings["seed"], spec.fingerprint, l0_target=spec.l0)
 
     def updated(self, measured: Mapping[str, Any] | None = None, **values: Any) -> "Results":
         """Return these results with further values; ``measured`` adds final metrics."""

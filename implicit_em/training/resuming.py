@@ -10,7 +10,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from implicit_em.base.errors import ConfigError, DamagedError
-from implicit_em.config.fingerprint import config_fingerprint
+from implicit_em.config.fingerprint import config_fingerprint, target_of
 from implicit_em.engine.schedulers import is_scheduler
 from implicit_em.training.directory import RunDirectory
 
@@ -19,7 +19,8 @@ def continued(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
     """Return the saved configuration of the run that ``cfg.resume`` names, with the overrides.
 
     The overrides may change settings that do not affect the results. They may also increase the
-    number of epochs if the learning rate does not depend on it. Others raise ``ConfigError``.
+    number of epochs if neither the learning rate nor a control of L0 depends on it. Others raise
+    ``ConfigError``.
     """
     run = RunDirectory(cfg.resume)
     if not run.path.is_dir():
@@ -49,7 +50,7 @@ def continued(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
             raise ConfigError(
                 f"{override.input_line}: makes another experiment of {cfg.resume}; allowed beside "
                 "resume= are settings that do not affect the results and, with lr=constant or a "
-                "scheduler of torch, a larger trainer.max_epochs"
+                "scheduler of torch and without a control of model.l0, a larger trainer.max_epochs"
             )
     return changed
 
@@ -65,9 +66,8 @@ def _compose(overrides: list[str]) -> DictConfig:
 def _same_experiment(saved: DictConfig, changed: DictConfig) -> bool:
     before, epochs = saved.trainer.max_epochs, changed.trainer.max_epochs
     schedule = saved.lr.schedule
-    if not isinstance(epochs, int) or (
-        epochs > before and (schedule is None or is_scheduler(schedule))
-    ):
+    may_grow = (schedule is None or is_scheduler(schedule)) and target_of(saved.model) is None
+    if not isinstance(epochs, int) or (epochs > before and may_grow):
         changed = changed.copy()
         changed.trainer.max_epochs = before  # the check refuses a value that is not a number
     return config_fingerprint(changed) == config_fingerprint(saved)

@@ -22,7 +22,12 @@ from implicit_em.metrics.feature_grid import feature_grid, feature_summary, is_i
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.fitting import Fit
 from implicit_em.training.loading import save_model
-from implicit_em.training.measurement import energies_of, evaluate_module, probe_module
+from implicit_em.training.measurement import (
+    energies_of,
+    evaluate_module,
+    l0_reached,
+    probe_module,
+)
 from implicit_em.training.progress import print_result
 from implicit_em.training.results import Results, without_infinities
 from implicit_em.training.resuming import continued
@@ -122,6 +127,9 @@ def _train_here(spec: RunSpec, run: RunDirectory) -> dict[str, Any]:
 def _measure(results: Results, fit: Fit) -> Results:
     """Return the results with the final metrics and the linear probe's accuracy."""
     results = results.updated(evaluate_module(fit.module, fit.data, fit.trainer))
+    target, l0 = results.l0_target, results.measured["l0"]
+    if target is not None and l0 is not None:
+        results = results.updated(l0_reached=l0_reached(target, l0, fit.controlled_weights))
     if fit.trainer.world_size > 1:
         leave()
     interruption.stop_if_requested()

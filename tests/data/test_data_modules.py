@@ -141,6 +141,17 @@ def test_held_out_samples_are_never_trained_on():
     assert sorted(labels(data.train_dataloader())) == sorted(trained)
 
 
+def test_a_model_starts_from_all_training_samples_or_a_fixed_choice():
+    data = ready(Columns(val_size=10, seed=1))
+    everything = data.starting_samples()
+    assert torch.equal(2 * everything.squeeze(), data.train_indices().float())
+    some = data.starting_samples(7)
+    assert some.shape == (7, 1)
+    assert torch.isin(some, everything).all()
+    assert torch.equal(some, ready(Columns(val_size=10, seed=2)).starting_samples(7))
+    assert torch.equal(data.starting_samples(100), everything)
+
+
 def test_the_split_is_fixed_whatever_seed_and_batch_size():
     first = ready(Columns(val_size=11, seed=1, batch_size=16))
     second = ready(Columns(val_size=11, seed=2, batch_size=5))

@@ -27,6 +27,7 @@ from implicit_em.config.spec import RunSpec
 from implicit_em.data import Block, ResidentLoader
 from implicit_em.distributed import GlobalBatch, Group
 from implicit_em.distributed.processes import run_together
+from implicit_em.engine.control import SparsityControl
 from implicit_em.engine.modules import EncoderModule
 from implicit_em.engine.stack import Stack
 from implicit_em.losses import Term, decorrelation, l1, lse, mse, orthogonality, variance
@@ -68,6 +69,7 @@ LOSSES = {
     "lse_var_tc": {"lse": LSE, "var": VAR, "tc": TC},
     "var_tc": {"var": VAR, "tc": TC},
     "all": {"lse": LSE, "var": VAR, "tc": Term(decorrelation, 2), "rows": Term(orthogonality, 3)},
+    "controlled": {"lse": LSE, "var": VAR, "tc": TC},
     "own": {"lse": LSE, "balance": Term(balance, 10), "pull": Term(pull)},
 }
 SAE_LOSSES = {
@@ -95,10 +97,13 @@ def steps(group, network, loss, size, dtype):
     batch, hidden = size
     terms = (LOSSES | SAE_LOSSES)[loss]
     replica = run(hidden=hidden, terms=terms, network=network, dtype=dtype)
+    if loss == "controlled":
+        replica.control, replica.steps_in_all = SparsityControl(hidden / 4), STEPS
     generator = torch.Generator().manual_seed(3)
     order = [torch.randint(0, len(IMAGES), (batch,), generator=generator) for _ in range(STEPS)]
     stack = Stack([replica], group)
     losses = [stack.train([Block(IMAGES, order[:1])])]
+    replica.steps_done = 1
     parameters = list(replica.model.parameters())
     gradients = [p.grad.clone() for p in parameters if p.grad is not None]
     if dtype == torch.float64:

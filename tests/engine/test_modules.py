@@ -118,6 +118,27 @@ def test_trains_in_any_precision(precision):
     assert fit.callback_metrics["train/loss"].isfinite()
 
 
+@BOTH
+@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-true", "bf16-mixed"])
+def test_a_target_is_followed_under_a_bare_trainer(module_type, precision, tmp_path):
+    module = module_type(MODEL, l0=2)
+    fit = trainer(precision=precision, enable_checkpointing=True, default_root_dir=tmp_path)
+    fit.fit(module, plain_loader())
+    (name,) = module.objective.sparse
+    assert {"control/l0", f"control/{name}_weight"} <= set(fit.callback_metrics)
+    assert module.control.running.dtype == torch.float64
+    assert module.control.integral != 0
+    path = fit.checkpoint_callback.best_model_path
+    loaded = module_type.load_from_checkpoint(path, weights_only=True)
+    assert loaded.hparams["l0"] == 2
+    assert loaded.control.state_dict() == module.control.state_dict()
+
+
+def test_a_target_needs_the_end_of_the_training():
+    with pytest.raises(ValueError, match=r"^l0=2: needs a Trainer with max_epochs"):
+        trainer(max_epochs=-1).fit(EncoderModule(MODEL, l0=2), plain_loader())
+
+
 def test_batches_of_images_alone_are_taken_too():
     module, fit = EncoderModule(MODEL), trainer()
     fit.fit(module, DataLoader(images(), BATCH))

@@ -9,6 +9,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from implicit_em.config.spec import RunSpec
 from implicit_em.data import Block
+from implicit_em.engine.control import SparsityControl
 from implicit_em.losses import Objective, Term, decorrelation, lse, variance
 from implicit_em.models import Encoder
 
@@ -31,6 +32,8 @@ class Run:
     clip: object = None
     compiled: bool = False
     steps_done: int = 0
+    control: SparsityControl | None = None
+    steps_in_all: int = 0
 
     @property
     def bare_optimizer(self):

@@ -27,6 +27,7 @@ def sweep():
         ["+loss.lse.temperature=2", "seed=1"],
         ["callbacks=[best]", "trainer.max_epochs=3"],
         ["model=topk", "model.k=3", "seed=2"],
+        ["model=topk", "model.l0=3", "seed=2"],
         ["trainer.threads=null", "trainer=gpu"],
         ["loss.lse.weight=0.1", "hydra.job.chdir=true"],
         ["~callbacks", "seed=1"],

@@ -1,0 +1,308 @@
+"""The control of L0: its law, its place in a step, and where the biases start."""
+
+import math
+import shutil
+from functools import partial
+
+import pytest
+import torch
+from helpers.replicas import IMAGES, blocks, run
+from hypothesis import given
+from hypothesis import strategies as st
+
+from implicit_em.data import Block, as_unit_float
+from implicit_em.engine import control
+from implicit_em.engine.control import SparsityControl, State, law, start_near
+from implicit_em.engine.modules import EncoderModule
+from implicit_em.engine.stack import Stack, outputs_of, stack_models
+from implicit_em.losses import (
+    Term,
+    decorrelation,
+    gates_l1,
+    gates_mse,
+    l1,
+    l1_norm,
+    lse,
+    makes_sparse,
+    mse,
+    variance,
+)
+from implicit_em.models import Dictionary, Encoder, Gated, SampledEncoder, SparseAutoencoder
+
+DERIVED = {"lse": Term(lse, warmup=3), "var": Term(variance), "tc": Term(decorrelation)}
+RECONSTRUCTING = {"mse": Term(mse), "l1": Term(l1, 0.03)}
+GATED = {"mse": Term(mse), "l1": Term(gates_l1, 0.03), "gates": Term(gates_mse)}
+FAMILIES = {
+    Encoder: DERIVED,
+    SampledEncoder: DERIVED,
+    SparseAutoencoder: RECONSTRUCTING,
+    Dictionary: RECONSTRUCTING,
+    Gated: GATED,
+}
+counts = st.lists(st.floats(0, 1e6), min_size=1, max_size=40)
+
+
+def number(value):
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def followed(l0s, target, start=0.0, end=1.0):
+    """The factors of a training whose steps have these L0, and its last state."""
+    state = State(*map(number, (target, 0, 0, 0)))
+    factors = []
+    for step, l0 in enumerate(l0s):
+        progress = start + (end - start) * step / len(l0s)
+        state, factor = law(state, number(l0), number(target), number(progress))
+        factors.append(factor.item())
+    return factors, state
+
+
+def reference(l0s, target):
+    """The same by the formula, in Python's own numbers."""
+    running, integral, factors, kept = target, 0.0, [], []
+    for step, l0 in enumerate(l0s):
+        progress = step / len(l0s)
+        rising = min(progress / control.WARM, 1)
+        running = (1 - control.MOMENTUM) * running + control.MOMENTUM * l0
+        error = math.log(running / target)
+        error = max(-control.LARGEST_ERROR, min(control.LARGEST_ERROR, error))
+        if progress < control.HOLD:
+            integral += control.RATE * rising * error
+            integral = max(-control.WIDEST, min(control.WIDEST, integral))
+            exponent = integral + control.GAIN * error
+            kept += [integral] * (progress >= control.AVERAGED)
+        else:
+            exponent = sum(kept) / len(kept)
+        factors.append(rising * math.exp(exponent))
+    return factors
+
+
+def test_the_law_is_its_formula():
+    generator = torch.Generator().manual_seed(0)
+    l0s = (40 * torch.rand(500, generator=generator, dtype=torch.float64)).tolist()
+    assert followed(l0s, 8.0)[0] == pytest.approx(reference(l0s, 8.0), rel=1e-12)
+
+
+def test_on_target_the_weights_are_the_users_own():
+    factors, _ = followed([8.0] * 200, 8.0, start=control.WARM)
+    assert factors == [1.0] * 200
+    rising, _ = followed([8.0] * 20, 8.0, end=control.WARM)
+    assert rising == sorted(rising)
+    assert rising[0] == 0.0
+
+
+@pytest.mark.parametrize("times", [1.3, 10])
+def test_too_many_active_units_raise_the_weights_and_too_few_lower_them(times):
+    before_hold = {"start": control.WARM, "end": control.HOLD}
+    above, _ = followed([8.0 * times] * 100, 8.0, **before_hold)
+    below, _ = followed([8.0 / times] * 100, 8.0, **before_hold)
+    assert above == sorted(above)
+    assert 1 < above[0] < above[-1]
+    assert below == sorted(below, reverse=True)
+    assert below[-1] < below[0] < 1
+
+
+@given(l0s=counts, target=st.floats(0.01, 1e4))
+def test_the_factor_is_bounded_whatever_happens(l0s, target):
+    factors, state = followed(l0s * 5, target)
+    bound = control.WIDEST + control.GAIN * control.LARGEST_ERROR
+    assert all(0 <= factor <= math.exp(bound) * (1 + 1e-9) for factor in factors)
+    assert abs(state.integral) <= control.WIDEST
+
+
+def test_a_silent_layer_winds_nothing_up_for_ever():
+    steps = int(1.5 * control.WIDEST / control.RATE / control.LARGEST_ERROR) + 100
+    factors, state = followed([0.0] * steps, 8.0, start=control.WARM, end=control.HOLD)
+    assert state.integral == -control.WIDEST
+    assert factors[-1] > 0
+
+
+def test_at_the_end_the_factor_is_constant_whatever_l0_does():
+    before, after = [12.0] * 86, [0.0, 3.0, 1e6]
+    held, _ = followed(before + after, 8.0)
+    constant = held[math.ceil(control.HOLD * len(held)) :]
+    assert len(constant) > 3
+    assert len(set(constant)) == 1
+
+
+def test_a_training_too_short_for_a_mean_holds_the_last_integral():
+    state = State(*map(number, (8.0, 0.7, 0, 0)))
+    after, factor = law(state, number(3.0), number(8.0), number(0.9))
+    assert factor.item() == pytest.approx(math.exp(0.7))
+    assert after.integral == 0.7
+
+
+@given(data=st.data())
+def test_replicas_are_controlled_to_the_same_bits_in_any_company(data):
+    replicas = data.draw(st.integers(1, 40))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    draw = partial(torch.rand, replicas, generator=generator, dtype=torch.float64)
+    alone = [SparsityControl(target) for target in (20 * draw() + 0.1).tolist()]
+    together = stack_models([SparsityControl(one.target.item()) for one in alone])
+    for progress in (0.3, 0.7, 0.9):
+        l0, shares = 40 * draw(), progress + 0.05 * draw()
+        found = together.update(l0, shares)
+        expected = [c.update(x, p) for c, x, p in zip(alone, l0, shares, strict=True)]
+        assert torch.equal(found, torch.stack(expected))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_the_state_keeps_its_precision(dtype):
+    module = SparsityControl(1 / 3)
+    module.integral.fill_(0.1)
+    module.to(dtype)
+    assert (module.target, module.integral) == (number(1 / 3), number(0.1))
+
+
+def controlled(target, steps=6, **options):
+    return run(control=SparsityControl(target), steps_in_all=steps, **options)
+
+
+def trained(runs, blocks_of_runs):
+    """Train all as one stack; gives each run's values ``(S, 1 + T + C)``, weights and state."""
+    stack = Stack(runs)
+    values = []
+    for some in zip(*blocks_of_runs, strict=True):
+        values.append(stack.train(some))
+        for one in runs:
+            one.steps_done += len(values[-1])
+    return [
+        (
+            torch.cat(values)[..., number],
+            *(p.detach().clone() for p in one.model.parameters()),
+            *one.control.buffers(),
+        )
+        for number, one in enumerate(runs)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("network", "hidden"),
+    [*((network, 32) for network in FAMILIES), (Encoder, 5), (SparseAutoencoder, 5)],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_controlled_run_trains_as_alone(network, hidden, dtype):
+    options = {"network": network, "terms": FAMILIES[network], "hidden": hidden, "dtype": dtype}
+    build = [
+        partial(controlled, target, steps, seed=seed, **options)
+        for seed, (target, steps) in enumerate([(2, 6), (3.5, 6), (2, 60), (4, 9)])
+    ]
+    batches = [blocks(seed // 2, count=3) for seed in range(4)]
+    together = trained([make() for make in build], batches)
+    for make, own, found in zip(build, batches, together, strict=True):
+        (alone,) = trained([make()], [own])
+        assert all(map(torch.equal, found, alone))
+        assert not all(map(torch.equal, alone[1:], make().model.parameters())), "it was trained"
+
+
+@pytest.mark.parametrize("network", FAMILIES)
+def test_a_step_has_the_users_weight_times_warm_up_times_factor(network):
+    terms = FAMILIES[network]
+    replica = controlled(3, steps=6, network=network, terms=terms, dtype=torch.float64)
+    before = [p.detach().clone() for p in replica.model.parameters()]
+    (found, *_) = trained([replica], [blocks()])[0]
+    first = as_unit_float(IMAGES[blocks()[0].batches[0]]).double()
+    for parameter, value in zip(replica.model.parameters(), before, strict=True):
+        parameter.data = value
+    energies = outputs_of(replica.model, first)["energies"]
+    assert found[0, -2] == pytest.approx((energies > 0).double().sum(1).mean().item(), rel=1e-6)
+
+    (name,) = replica.objective.sparse
+    term, fresh, column = terms[name], SparsityControl(3), 1 + list(terms).index(name)
+    for step, values in enumerate(found):
+        factor = fresh.update(values[-2], number(step / 6))
+        warm = min(1, step / term.warmup) if term.warmup else 1
+        weight = term.weight * warm * factor
+        assert values[-1].item() == pytest.approx(weight.item(), rel=1e-12)
+        weights = [one.weight for one in terms.values()]
+        weights[column - 1] = weight
+        total = sum(w * v for w, v in zip(weights, values[1:-2], strict=True))
+        assert values[0].item() == pytest.approx(total.item(), rel=1e-9)
+
+
+def test_one_factor_holds_for_all_terms_that_make_sparse_also_a_users_own():
+    @makes_sparse
+    def own(energies):
+        return energies.square().mean((-2, -1))
+
+    terms = {"lse": Term(lse), "own": Term(own, 4.0), "var": Term(variance)}
+    (values, *_) = trained([controlled(3, terms=terms)], [blocks()])[0]
+    assert values.shape[1] == 1 + 3 + 1 + 2
+    torch.testing.assert_close(values[:, -1], 4 * values[:, -2])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_step_is_controlled_alike():
+    for network, terms in ((Encoder, DERIVED), (Gated, GATED)):
+        options = {"network": network, "terms": terms}
+        (plain,) = trained([controlled(3, **options)], [blocks()])
+        (compiled,) = trained([controlled(3, compiled=True, **options)], [blocks()])
+        torch.testing.assert_close(compiled, plain, rtol=1e-3, atol=1e-3, check_dtype=False)
+
+
+def pre_activations(model, x):
+    return model.pre_activations(x) if isinstance(model, Dictionary) else model.encode(x)
+
+
+@pytest.mark.parametrize("units", [5, 300])
+@pytest.mark.parametrize("network", FAMILIES)
+def test_each_unit_starts_with_the_same_share_of_active_samples(network, units):
+    torch.manual_seed(0)
+    model = network(64, units).double()
+    x = as_unit_float(IMAGES).double()
+    if hasattr(model, "start"):
+        model.start(x)
+    model.place_biases(x, 0.2)
+    active = (model.encode(x) > 0).double().mean(0)
+    assert active == pytest.approx(0.2 * torch.ones(units), abs=1.1 / len(x))
+    if isinstance(model, Gated):
+        gates = model.training_outputs(x)["gates"] > 0
+        assert torch.equal(gates, model.encode(x) > 0)
+
+
+@pytest.mark.parametrize(("target", "share"), [(2, 0.125), (5, 0.3125), (8, 0.5), (32, 0.5)])
+def test_a_run_starts_with_twice_the_target_or_half_of_all(target, share):
+    model, x = Encoder(64, 32), as_unit_float(IMAGES)
+    start_near(target, model, x)
+    assert (model(x) > 0).float().mean().item() == pytest.approx(share, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("network", "terms"),
+    [
+        (Encoder, DERIVED),
+        (Dictionary, RECONSTRUCTING),
+        (
+            partial(Dictionary, unit_columns=False, subtract_bias=False, middle="zero"),
+            {"mse": Term(mse), "l1": Term(l1_norm, 0.03)},
+        ),
+        (Gated, GATED),
+    ],
+    ids=["encoder", "l1", "l1_norm", "gated"],
+)
+def test_the_target_is_reached(network, terms):
+    steps, target = 1500, 8
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1000, 32, generator=generator).abs()
+    replica = controlled(target, steps, terms=terms, network=lambda _, k: network(32, k))
+    replica.optimizer.param_groups[0]["lr"] = 3e-3
+    if hasattr(replica.model, "start"):
+        replica.model.start(x)
+    start_near(target, replica.model, x)
+    batches = [torch.randint(0, 1000, (32,), generator=generator) for _ in range(steps)]
+    Stack([replica]).train([Block(x, batches)])
+    with torch.no_grad():
+        reached = (replica.model.encode(x) > 0).float().sum(1).mean().item()
+    assert reached == pytest.approx(target, rel=0.2)
+
+
+def test_a_module_refuses_what_it_cannot_be_led_to():
+    model = {"in_features": 64, "hidden": 5}
+    for l0 in (0, -1, 5.5):
+        with pytest.raises(ValueError, match=rf"^l0={l0}: must be above 0 and at most 5"):
+            EncoderModule(model, l0=l0)
+    loss = {"var": {"_target_": "implicit_em.losses.variance"}}
+    with pytest.raises(ValueError, match=r"^l0=2: none of its terms \(var\) makes"):
+        EncoderModule(model, loss, l0=2)

@@ -1,0 +1,172 @@
+"""``model.l0``: what it makes of a run's settings, files and results."""
+
+import json
+import logging
+
+import pandas as pd
+import pytest
+import torch
+from helpers.breaking import broken_off, every_block
+from helpers.results import assert_jobs_equal, results
+from safetensors.torch import load_file
+
+import implicit_em
+from implicit_em.base.errors import ConfigError
+from implicit_em.config.check import check
+from implicit_em.config.fingerprint import config_fingerprint
+from implicit_em.config.spec import RunSpec
+from implicit_em.engine import rendezvous
+from implicit_em.training.measurement import l0_reached
+from implicit_em.training.run import train
+
+WITH_K = pytest.mark.parametrize("model", ["topk", "batch_topk", "jump_relu"])
+CONTROLLED = ["encoder", "sampled", "sae", "hybrid", "l1", "l1_norm", "gated"]
+
+
+@pytest.fixture
+def settings(small):
+    return [*small, "model.hidden=32", "trainer.max_epochs=4", "probe=none", "model.l0=3"]
+
+
+def fingerprint(cfg):
+    spec = RunSpec.of(cfg)
+    check(spec)
+    assert spec.fingerprint == config_fingerprint(cfg)
+    return spec.fingerprint
+
+
+@WITH_K
+def test_where_there_is_a_k_both_names_make_the_same_run(model, composed, small, tmp_path):
+    model = f"model={model}"
+    typed = [["model.l0=3"], ["model.k=3"], ["model.k=3", "model.l0=3"]]
+    runs = [composed(*small, model, "probe=none", *some) for some in typed]
+    assert len({fingerprint(cfg) for cfg in runs}) == 1
+    other = composed(*small, model, "model.k=2")
+    assert fingerprint(other) != fingerprint(runs[0])
+    metrics = train(runs[0], tmp_path)
+    assert (metrics["l0_target"], metrics["l0_reached"]) == (None, None)
+    assert train(runs[1], tmp_path) == metrics, "it is complete"
+    assert implicit_em.load(tmp_path).k == 3
+
+
+@WITH_K
+def test_null_leaves_the_default_of_k(model, composed):
+    assert composed(f"model={model}").model.k == 8
+    assert composed(f"model={model}", "model.l0=3").model.k == 3
+
+
+@pytest.mark.parametrize("model", CONTROLLED)
+def test_the_target_counts_unless_it_is_null(model, composed):
+    plain, target = composed(f"model={model}"), composed(f"model={model}", "model.l0=8")
+    lacking = plain.copy()
+    del lacking.model.l0
+    assert fingerprint(plain) == fingerprint(lacking)
+    assert fingerprint(target) != fingerprint(plain)
+    assert fingerprint(target) != fingerprint(composed(f"model={model}", "model.l0=9"))
+
+
+def test_a_target_is_compared_with_the_real_number_of_units(composed):
+    wide = "model.hidden=40000"
+    check(RunSpec.of(composed(wide, "model.l0=20000")))
+    with pytest.raises(ConfigError, match=r"^model\.l0=40001: must be at most model\.hidden=40000"):
+        check(RunSpec.of(composed(wide, "model.l0=40001")))
+
+
+@pytest.mark.parametrize("model", ["encoder", "gated"])
+def test_the_history_shows_l0_and_the_weights(model, composed, settings, tmp_path):
+    metrics = train(composed(*settings, f"model={model}", "logger=csv"), tmp_path)
+    name = {"encoder": "lse", "gated": "l1"}[model]
+    history = pd.read_csv(tmp_path / "history.csv")
+    shown = [column for column in history if column.startswith("control/")]
+    assert shown == ["control/l0", f"control/{name}_weight"]
+    assert history[shown].notna().all(axis=None)
+    assert history["control/l0"].between(0, 32).all()
+    assert history[shown[1]].iloc[0] < history[shown[1]].iloc[-1]
+    assert metrics["l0_target"] == 3
+
+
+def test_a_run_without_a_target_has_none_of_it(composed, small, tmp_path):
+    metrics = train(composed(*small, "probe=none"), tmp_path)
+    assert (metrics["l0_target"], metrics["l0_reached"]) == (None, None)
+    assert not [c for c in pd.read_csv(tmp_path / "history.csv") if c.startswith("control")]
+    state = torch.load(tmp_path / "checkpoints" / "last.ckpt")["state_dict"]
+    assert all(name.startswith("model.") for name in state)
+
+
+def test_the_checkpoint_holds_the_control_and_the_model_does_not(composed, settings, tmp_path):
+    train(composed(*settings), tmp_path)
+    state = torch.load(tmp_path / "checkpoints" / "last.ckpt")["state_dict"]
+    own = {name for name in state if not name.startswith("model.")}
+    assert own == {f"control.{name}" for name in ("running", "integral", "total", "steps")}
+    assert all(state[name].shape == () and state[name] != 0 for name in own)
+    assert set(load_file(tmp_path / "model.safetensors")) == {"linear.weight", "linear.bias"}
+    assert "l0" not in json.loads((tmp_path / "model.json").read_text())["model"]
+    implicit_em.load(tmp_path)
+
+
+@pytest.mark.parametrize("block", [6, 8, 14, 19])  # five blocks of two batches make an epoch
+@pytest.mark.parametrize("precision", ["32-true", "64-true"])
+def test_an_interrupted_run_ends_as_if_undisturbed(
+    block, precision, composed, settings, tmp_path, monkeypatch
+):
+    every_block(monkeypatch, 2)
+    cfg = composed(*settings, f"trainer.precision={precision}", "checkpoint.steps=2")
+    train(cfg, tmp_path / "undisturbed")
+    broken_off(monkeypatch, cfg, tmp_path / "run", block)
+    train(cfg, tmp_path / "run")
+    assert results(tmp_path / "run") == results(tmp_path / "undisturbed")
+
+
+def test_more_epochs_are_refused(command_line, settings, tmp_path, capfd):
+    assert command_line(*settings, "hydra.run.dir=run") == 0
+    capfd.readouterr()
+    assert command_line("resume=run", "trainer.max_epochs=6") == 2
+    err = capfd.readouterr().err
+    assert "error: trainer.max_epochs=6: makes another experiment" in err
+    assert "without a control of model.l0" in err
+
+
+def test_more_epochs_are_taken_where_l0_is_k(command_line, small):
+    assert command_line(*small, "model=topk", "model.l0=3", "hydra.run.dir=run") == 0
+    assert command_line("resume=run", "trainer.max_epochs=3") == 0
+
+
+def test_a_sweep_over_targets_is_one_stack(sweep, monkeypatch):
+    made = []
+
+    class Counted(rendezvous.Stack):
+        def __init__(self, replicas):
+            made.append(len(replicas))
+            super().__init__(replicas)
+
+    monkeypatch.setattr(rendezvous, "Stack", Counted)
+    monkeypatch.setattr("implicit_em.sweeps.stacked.cores", lambda: 1)
+    axes = ["model.hidden=32", "probe=none", "model.l0=null,2,5", "trainer.max_epochs=3"]
+    code, together = sweep(*axes, "hydra/launcher=stacked", directory="stacked")
+    assert (code, made) == (0, [2, 1])
+    _, alone = sweep(*axes, directory="alone")
+    assert len(assert_jobs_equal(together, alone)) == 3
+
+
+def test_a_target_that_is_missed_is_marked(composed, settings, tmp_path, caplog):
+    missed = composed(*settings, "trainer.max_epochs=1", "lr.value=1e-9")
+    with caplog.at_level(logging.WARNING):
+        metrics = train(missed, tmp_path)
+    assert metrics["l0_reached"] is False
+    weight = pd.read_csv(tmp_path / "history.csv")["control/lse_weight"].iloc[-1]
+    (line,) = [r.getMessage() for r in caplog.records if "model.l0" in r.getMessage()]
+    assert line == (
+        f"model.l0=3: not reached: L0 is {metrics['l0']:.3g}, at the end with "
+        f"loss.lse.weight={weight:.3g}"
+    )
+
+
+@pytest.mark.parametrize(("l0", "reached"), [(7.59, 0), (7.61, 1), (8, 1), (8.39, 1), (8.41, 0)])
+def test_a_target_is_reached_within_five_percent(l0, reached, caplog):
+    assert l0_reached(8, l0, {"l1": 0.3}) == bool(reached)
+    assert len(caplog.records) == 1 - reached
+
+
+def test_an_activation_that_is_always_above_0_is_marked(composed, settings, tmp_path):
+    metrics = train(composed(*settings, "activation=softplus"), tmp_path)
+    assert (metrics["l0"], metrics["l0_reached"]) == (32, False)
