@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 from implicit_em.base.files import whole
 from implicit_em.base.tables import markdown_table
 from implicit_em.studies import figures as style
-from implicit_em.studies.tables import write_tables
+from implicit_em.studies.families import name_of
+from implicit_em.studies.tables import percent, write_tables
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ def render(package: str, template: str, /, **content: Any) -> str:
     """Fill in a template of a package; a missing value is an error.
 
     The filter ``table`` writes a DataFrame in Markdown, ``lines`` writes a mapping as such a table
-    under a heading, and ``unwrapped`` puts a paragraph on one line.
+    under a heading, and ``unwrapped`` puts a paragraph on one line. The functions ``name_of`` and
+    ``percent`` write families and shares.
     """
     return _environment(package).get_template(template).render(**content)
 
@@ -94,6 +96,7 @@ def _environment(package: str) -> Environment:
         ),
         "unwrapped": _unwrapped,
     }
+    environment.globals |= {"name_of": name_of, "percent": percent}
     return environment
 
 

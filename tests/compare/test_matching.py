@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from implicit_em.compare.matching import against, at_density, matched
+from implicit_em.compare.matching import at_density, matched
+from implicit_em.studies.pairs import against
 
 
 def test_between_two_settings_the_value_is_linear_in_the_logarithm_of_density():
