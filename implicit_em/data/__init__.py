@@ -2,6 +2,7 @@
 
 from implicit_em.data.modules import ResidentDataModule, TorchvisionDataModule
 from implicit_em.data.resident import Block, BlockLoader, ResidentLoader, as_unit_float, batches_of
+from implicit_em.data.superposition import Superposition, SuperpositionDataModule, Truth
 from implicit_em.data.tensors import TensorDataModule
 
 __all__ = [
@@ -9,8 +10,11 @@ __all__ = [
     "BlockLoader",
     "ResidentDataModule",
     "ResidentLoader",
+    "Superposition",
+    "SuperpositionDataModule",
     "TensorDataModule",
     "TorchvisionDataModule",
+    "Truth",
     "as_unit_float",
     "batches_of",
 ]

@@ -28,7 +28,7 @@ def coherence(rows_KD: np.ndarray) -> tuple[float, float]:
     nonzero_KD = rows_KD[rows_KD.any(1)]
     if len(nonzero_KD) < 2:
         return float("nan"), float("nan")
-    cosines_KK = _cosines(nonzero_KD, nonzero_KD)
+    cosines_KK = cosines(nonzero_KD, nonzero_KD, signed=False)
     np.fill_diagonal(cosines_KK, 0)
     nearest_K = cosines_KK.max(1)
     return float(nearest_K.mean()), float(nearest_K.max())
@@ -40,7 +40,7 @@ def matched_cosine(first_KD: np.ndarray, second_LD: np.ndarray) -> float:
     The Hungarian method pairs every row of the smaller matrix with a different row. Rows of zeros
     have cosine 0 with all others, so dead units lower the mean.
     """
-    cosines_KL = _cosines(first_KD, second_LD)
+    cosines_KL = cosines(first_KD, second_LD, signed=False)
     return float(cosines_KL[linear_sum_assignment(cosines_KL, maximize=True)].mean())
 
 
@@ -54,9 +54,13 @@ def stability(runs: Sequence[np.ndarray]) -> float:
     return float(np.mean(matches)) if matches else float("nan")
 
 
-def _cosines(first_KD: np.ndarray, second_LD: np.ndarray) -> np.ndarray:
-    """Return the |cosines| between rows, float64, shape ``(K, L)``."""
-    return np.abs(_unit_rows(first_KD) @ _unit_rows(second_LD).T).clip(max=1)
+def cosines(first_KD: np.ndarray, second_LD: np.ndarray, signed: bool = True) -> np.ndarray:
+    """Return the cosines between rows, or their absolute values, float64, shape ``(K, L)``.
+
+    Rows of zeros have cosine 0 with all others.
+    """
+    cosines_KL = (_unit_rows(first_KD) @ _unit_rows(second_LD).T).clip(-1, 1)
+    return cosines_KL if signed else np.abs(cosines_KL)
 
 
 def _unit_rows(rows_KD: np.ndarray) -> np.ndarray:

@@ -1,0 +1,338 @@
+"""Samples with known features: sparse combinations of more directions than there are inputs."""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array, vstack
+from torch import Tensor
+
+from implicit_em.base.errors import ConfigError
+from implicit_em.data.modules import ResidentDataModule
+from implicit_em.data.sharing import Source
+
+STRENGTHS = ("uniform", "constant", "exponential")
+GROUP = 4
+"""Number of features in a group whose presences are correlated."""
+MOST = 0.5
+"""Largest frequency of a feature, where not all are equal."""
+STEEPEST = 10
+"""Largest exponent of the power law."""
+AT_ONCE = 2**22
+"""Number of random values to draw at a time."""
+STREAMS = (
+    *("directions", "lengths", "presence", "coins", "groups", "strengths"),
+    *("noise", "offset", "outlier"),
+)
+"""Streams of random numbers: what a setting adds leaves the numbers of the others as they are."""
+
+
+@dataclass(frozen=True)
+class Superposition:
+    """Settings of samples ``x = sum_m s_m f_m + offset + noise`` with M features in D dimensions.
+
+    The directions ``f_m`` are those of independent Gaussian vectors. The strength ``s_m`` is 0
+    where feature m is absent.
+
+    **Frequencies.** Feature m is present with probability ``p_m``; the mean of all is ``density``.
+    They are equal, or proportional to ``m^-frequencies`` and at most 0.5: larger ones are set to
+    0.5, and the others scaled up.
+
+    **Correlation.** Each four features that follow one another are a group. A feature is present
+    if a uniform number is below its frequency. With probability ``sqrt(correlation)`` this is the
+    number of its group, else its own. So frequencies stay as they are, and the correlation of the
+    presences of two features of a group with ``p <= q`` is
+    ``correlation * sqrt(p (1 - q) / (q (1 - p)))``: for equal frequencies, ``correlation``.
+
+    **Hierarchy.** The last features are children. The parents, which are the other features, take
+    their children in turn. Of the samples with the parent, a child is present in half. So it is
+    half as frequent, and the power law is that of the parents alone. With a correlation, children
+    have groups of their own, and it is that of their choice among the parent's samples.
+
+    Args:
+        features: number of features M.
+        width: number of dimensions D.
+        samples: number of training samples, with those held out for validation.
+        test_samples: number of test samples.
+        data_seed: seed of features and samples; the run's own seed does not affect them.
+        density: mean share of the features that are present in a sample, in (0, 1).
+        strengths: strengths of the features present: ``uniform`` in [0.5, 1.5], ``constant`` 1, or
+            ``exponential`` with mean 1.
+        frequencies: exponent of the power law, from 0 (equal frequencies) to 10.
+        correlation: correlation of the presences of features in a group, in [0, 1).
+        hierarchy: share of features that are children, in [0, 1).
+        noise: standard deviation of Gaussian noise on each coordinate; its unit is the root mean
+            variance of the coordinates of the clean training samples.
+        offset: length of a constant vector in a random direction; its unit is the root mean square
+            length of the clean training samples about their mean.
+        outlier: factor of one random coordinate, which scales all of it; 0 for none.
+        unit_norm: whether features have length 1; if not, the lengths are log-normal(0, 0.5).
+
+    Raises:
+        ConfigError: if a value is not allowed, or the frequencies cannot have this mean.
+    """
+
+    features: int = 1024
+    width: int = 256
+    samples: int = 30_000
+    test_samples: int = 5_000
+    data_seed: int = 0
+    density: float = 0.01
+    strengths: str = "uniform"
+    frequencies: float = 0.0
+    correlation: float = 0.0
+    hierarchy: float = 0.0
+    noise: float = 0.0
+    offset: float = 0.0
+    outlier: float = 0.0
+    unit_norm: bool = True
+
+    def __post_init__(self) -> None:
+        least = {"features": 1, "width": 1, "samples": 2, "test_samples": 2, "data_seed": 0}
+        for name, lowest in least.items():
+            value = getattr(self, name)
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if not (whole and value >= lowest):
+                self._refuse(name, f"whole numbers from {lowest} on")
+        if not (_is_number(self.density) and 0 < self.density < 1):
+            self._refuse("density", "numbers between 0 and 1")
+        for name in ("correlation", "hierarchy"):
+            if not (_is_number(value := getattr(self, name)) and 0 <= value < 1):
+                self._refuse(name, "numbers from 0 on, less than 1")
+        for name in ("noise", "offset", "outlier"):
+            if not (_is_number(value := getattr(self, name)) and value >= 0):
+                self._refuse(name, "finite numbers from 0 on")
+        if not (_is_number(self.frequencies) and 0 <= self.frequencies <= STEEPEST):
+            self._refuse("frequencies", f"numbers from 0 to {STEEPEST}")
+        if self.strengths not in STRENGTHS:
+            self._refuse("strengths", ", ".join(STRENGTHS))
+        if self.unit_norm not in (True, False):
+            self._refuse("unit_norm", "true and false")
+        most = MOST * float(self._load_R.sum()) / self.features
+        if not self._all_equal and self.density > most:
+            raise ConfigError(
+                f"density={self.density}: with frequencies={self.frequencies} and hierarchy="
+                f"{self.hierarchy}, allowed are numbers up to {most:.4g}, where every feature "
+                f"without a parent is present in {MOST:.0%} of the samples"
+            )
+
+    def _refuse(self, name: str, allowed: str) -> None:
+        raise ConfigError(f"{name}={getattr(self, name)}: allowed are {allowed}")
+
+    @property
+    def parents_M(self) -> np.ndarray:
+        """The parent of each feature, int64, shape ``(M,)``; -1 for features without one."""
+        children = min(round(self.hierarchy * self.features), self.features - 1)
+        roots = self.features - children
+        return np.concatenate([np.full(roots, -1), np.arange(children) % roots])
+
+    @property
+    def frequencies_M(self) -> np.ndarray:
+        """The probability that each feature is present, shape ``(M,)``."""
+        if self._all_equal:
+            return np.full(self.features, float(self.density))
+        load_R = self._load_R
+        law_R = np.arange(1, len(load_R) + 1) ** -float(self.frequencies)
+        # If the first k have the largest frequency, the others have this factor of the law.
+        capped_R = MOST * (np.cumsum(load_R) - load_R)
+        rest_R = np.cumsum((load_R * law_R)[::-1])[::-1]
+        factor_R = (self.features * self.density - capped_R) / rest_R
+        first = np.argmax(factor_R * law_R <= MOST * (1 + 1e-9))
+        roots_R = np.minimum(factor_R[first] * law_R, MOST)
+        parents_C = self.parents_M[len(load_R) :]
+        return np.concatenate([roots_R, roots_R[parents_C] / 2])
+
+    @property
+    def _all_equal(self) -> bool:
+        return self.frequencies == 0 and not (self.parents_M >= 0).any()
+
+    @property
+    def _load_R(self) -> np.ndarray:
+        """The sum of the frequencies of a feature without parent and its children, in its own."""
+        parents_M = self.parents_M
+        roots = int((parents_M < 0).sum())
+        return 1 + np.bincount(parents_M[roots:], minlength=roots) / 2
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The features of a data set and their presence in some of its samples."""
+
+    directions_MD: np.ndarray
+    """The features as a model sees them: after the outlier, and the normaliser's matrix; float64.
+    Their lengths count. With ``normalize=l2``, whose factor is another for each sample, they are
+    those of the samples that were read."""
+    strengths_NM: csr_array
+    """Strength of each feature in each sample, float64, before normalisation."""
+    parents_M: np.ndarray
+    """The parent of each feature, int64; -1 for features without one."""
+
+    @property
+    def presence_NM(self) -> csr_array:
+        """Whether each feature is present in each sample, bool."""
+        return self.strengths_NM.astype(bool)
+
+    @property
+    def l0(self) -> float:
+        """Mean number of features in a sample."""
+        return self.strengths_NM.nnz / self.strengths_NM.shape[0]
+
+    @property
+    def density(self) -> float:
+        """Mean share of the features in a sample."""
+        return self.l0 / self.strengths_NM.shape[1]
+
+
+class Drawn(NamedTuple):
+    """The features and samples of some settings: those for training, then those for the test."""
+
+    samples_ND: np.ndarray
+    """Samples, float32."""
+    strengths_NM: csr_array
+    """Strength of each feature in each sample, float64."""
+    directions_MD: np.ndarray
+    """Features in the coordinates of the samples, float64."""
+
+    def digest(self) -> str:
+        """Return 16 hexadecimal digits over the features and their strengths."""
+        strengths = self.strengths_NM
+        found = hashlib.sha256(np.ascontiguousarray(self.directions_MD).tobytes())
+        for places in (strengths.indptr, strengths.indices):
+            found.update(places.astype(np.int64).tobytes())
+        found.update(strengths.data.tobytes())
+        return found.hexdigest()[:16]
+
+
+@lru_cache(maxsize=4)
+def draw(settings: Superposition) -> Drawn:
+    """Draw features and samples. The same settings give the same numbers; do not write to them.
+
+    All random numbers are those of NumPy's generators, and the sums of a sample are in the order of
+    its features, so that no library of linear algebra decides how they are rounded.
+    """
+    seeds = np.random.SeedSequence(settings.data_seed).spawn(len(STREAMS))
+    streams = {name: np.random.default_rng(s) for name, s in zip(STREAMS, seeds, strict=True)}
+    width = settings.width
+    directions_MD = _unit_rows(streams["directions"].standard_normal((settings.features, width)))
+    if not settings.unit_norm:
+        directions_MD *= streams["lengths"].lognormal(0, 0.5, (settings.features, 1))
+    strengths_NM = _draw_strengths(settings, streams)
+    samples_ND = strengths_NM @ directions_MD
+    spread = math.sqrt(samples_ND[: settings.samples].var(0).mean())
+    if settings.noise:
+        noise_ND = streams["noise"].standard_normal(samples_ND.shape)
+        samples_ND += settings.noise * spread * noise_ND
+    offset_1D = _unit_rows(streams["offset"].standard_normal((1, width)))
+    samples_ND += settings.offset * spread * math.sqrt(width) * offset_1D
+    if settings.outlier:
+        column = streams["outlier"].integers(width)
+        for values in (samples_ND, directions_MD):
+            values[:, column] *= settings.outlier
+    return Drawn(samples_ND.astype(np.float32), strengths_NM, directions_MD)
+
+
+def _draw_strengths(
+    settings: Superposition, streams: Mapping[str, np.random.Generator]
+) -> csr_array:
+    """Return the strength of each feature in each sample, a block of samples at a time."""
+    parents_M = settings.parents_M
+    children = parents_M >= 0
+    chances_M = np.where(children, 0.5, settings.frequencies_M)
+    roots = int((~children).sum())
+    rank_M = np.where(children, np.arange(len(children)) - roots, np.arange(len(children)))
+    groups_M = rank_M // GROUP + children * -(-roots // GROUP)
+    count = settings.samples + settings.test_samples
+    size = max(1, AT_ONCE // settings.features)
+    blocks = []
+    for first in range(0, count, size):
+        shape = (min(size, count - first), settings.features)
+        numbers_BM = streams["presence"].random(shape)
+        if settings.correlation:
+            together_BM = streams["coins"].random(shape) < math.sqrt(settings.correlation)
+            shared_BG = streams["groups"].random((shape[0], int(groups_M.max()) + 1))
+            numbers_BM = np.where(together_BM, shared_BG[:, groups_M], numbers_BM)
+        presence_BM = numbers_BM < chances_M
+        presence_BM[:, children] &= presence_BM[:, parents_M[children]]
+        block = csr_array(presence_BM, dtype=np.float64)
+        block.data = _draw_values(settings.strengths, streams["strengths"], block.nnz)
+        blocks.append(block)
+    return vstack(blocks, format="csr")
+
+
+def _draw_values(strengths: str, stream: np.random.Generator, count: int) -> np.ndarray:
+    if strengths == "uniform":
+        return stream.uniform(0.5, 1.5, count)
+    return np.ones(count) if strengths == "constant" else stream.standard_exponential(count)
+
+
+def _unit_rows(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+class SuperpositionDataModule(ResidentDataModule):
+    """Samples that are sparse combinations of known features: ``truth`` returns these.
+
+    Args:
+        digest: digest of features and strengths, as in ``Drawn.digest``; others are refused.
+            ``None`` accepts any.
+        kwargs: settings of ``Superposition``, and arguments of ``ResidentDataModule``.
+
+    Raises:
+        ConfigError: if a setting is not allowed.
+    """
+
+    def __init__(self, digest: str | None = None, **kwargs: Any) -> None:
+        own = {field.name for field in fields(Superposition)} & kwargs.keys()
+        self.superposition = Superposition(**{name: kwargs.pop(name) for name in own})
+        super().__init__(**kwargs)
+        self.digest = digest
+
+    def prepare_data(self) -> None:
+        """Refuse features and strengths other than those of ``digest``."""
+        if self.digest is not None and self.digest != (found := draw(self.superposition).digest()):
+            raise ConfigError(
+                f"digest={self.digest}: these settings, with NumPy {np.__version__}, draw features "
+                f"and strengths of another digest: {found}"
+            )
+
+    def source(self) -> Source | None:
+        """Return the settings; ``None`` for a subclass with its own ``read``."""
+        if type(self).read is not SuperpositionDataModule.read:
+            return None
+        return Source((SuperpositionDataModule, self.superposition), None)
+
+    def read(self, train: bool) -> tuple[Tensor, Tensor]:
+        """Return the samples ``(N, D)``, float32, and labels ``(N,)`` of a single class."""
+        samples = torch.from_numpy(draw(self.superposition).samples_ND[self._rows(train)])
+        return samples, torch.zeros(len(samples), dtype=torch.int64)
+
+    def truth(self, train: bool = False) -> Truth:
+        """Return the features, and their strengths in samples in the same order as these.
+
+        Args:
+            train: ``False`` for the samples of ``final_samples``, ``True`` for those of
+                ``starting_samples``: the training samples that are not held out.
+        """
+        drawn = draw(self.superposition)
+        strengths_NM = drawn.strengths_NM[self._rows(train or self.final == "validation")]
+        if train:
+            strengths_NM = strengths_NM[self.train_indices().numpy()]
+        elif self.final == "validation":
+            strengths_NM = strengths_NM[self.monitored_indices().numpy()]
+        directions_MD, normalizer = drawn.directions_MD.copy(), self.normalizer
+        if normalizer is not None and normalizer.mean is not None:
+            directions_MD = normalizer.turned(torch.from_numpy(directions_MD)).numpy()
+        return Truth(directions_MD, strengths_NM, self.superposition.parents_M)
+
+    def _rows(self, train: bool) -> slice:
+        count = self.superposition.samples
+        return slice(count) if train else slice(count, None)
