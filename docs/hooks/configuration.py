@@ -26,6 +26,7 @@ GROUPS = {
     "combination of the listed values, as Hydra's own `basic` does. Neither has a file here.",
     "experiment": "A study of the paper, its sweep included: `-m experiment=ablation`.",
     "experiment/compare": "The grids of the comparison, one for each family.",
+    "experiment/recover": "The grids of the recovery study, one for each family.",
     "experiment/knobs": "What the comparison varies of the derived model, one setting at a time.",
 }
 """The config groups, in the order of the page."""

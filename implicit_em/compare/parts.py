@@ -38,7 +38,8 @@ class Part(parts.Part[Protocol]):
         settings = [*stages.settings, *stages.control_settings]
         identity = digest(stages.protocol, self.part, settings)
         super().__init__(stages.protocol, identity, directory, conf, trial, [dataset, stages.part])
-        if len(self.planned[0].spec.build_data().split("train")[1].unique()) < 2:
+        data = self.stages.run(*settings[0], {}).spec.build_data()
+        if len(data.split("train")[1].unique()) < 2:
             raise ConfigError(
                 "data.labels: the comparison probes for labels, of two classes at least"
             )
@@ -105,13 +106,14 @@ class Knobs(Part):
 
     def plan(self) -> list[Run]:
         """Return all runs."""
-        return self.stages.knobs()
+        self.runs = self.stages.knobs()
+        return self.runs
 
     def run(self, command: str, workers: int) -> Path:
         """Train, and write table, figure and report."""
-        self.train(self.planned, workers)
-        table = tuning_table(self.planned).rename(columns={"family": "knob"})
-        return self.write(KnobsContent(table, self.protocol), self.planned, command)
+        self.train(self.runs, workers)
+        table = tuning_table(self.runs).rename(columns={"family": "knob"})
+        return self.write(KnobsContent(table, self.protocol), self.runs, command)
 
 
 def _weights_shown(results: Results, finals: Sequence[Run]) -> dict[str, np.ndarray]:

@@ -52,7 +52,7 @@ class Measurement:
         return content[self.name] if same else None
 
     def _row(self, run: Run) -> dict[str, Any]:
-        row = {"family": run.sweep, "settings": settings_of(run)}
+        row: dict[str, Any] = {"family": run.sweep, "settings": settings_of(run)}
         row |= {"seed": run.cfg.seed, "run": run.fingerprint}
         metrics = run.metrics()
         row |= {key: metrics.get(key) for key in self.metrics}

@@ -12,7 +12,7 @@ from typing import Any
 import markdown
 import matplotlib as mpl
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from implicit_em.base.files import whole
@@ -69,7 +69,7 @@ def forget(directory: Path, *patterns: str) -> None:
 
 
 def render(package: str, template: str, /, **content: Any) -> str:
-    """Fill in a template of a package; a missing value is an error.
+    """Fill in a template of a package, or of this one; a missing value is an error.
 
     The filter ``table`` writes a DataFrame in Markdown, ``lines`` writes a mapping as such a table
     under a heading, and ``unwrapped`` puts a paragraph on one line. The functions ``name_of`` and
@@ -86,9 +86,8 @@ def sentences(package: str, template: str, /, **content: Any) -> list[str]:
 
 
 def _environment(package: str) -> Environment:
-    environment = Environment(
-        loader=PackageLoader(package, ""), undefined=StrictUndefined, keep_trailing_newline=True
-    )
+    loader = ChoiceLoader([PackageLoader(name, "") for name in (package, "implicit_em.studies")])
+    environment = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)
     environment.filters |= {
         "table": markdown_table,
         "lines": lambda values, heading: markdown_table(

@@ -2,7 +2,7 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic
@@ -80,12 +80,11 @@ class Part(ABC, Generic[P]):
                 f"{directory}: holds the report of another protocol, {found}, not {digest}; "
                 "name another directory, or remove it: its runs lie beside it"
             )
-        self.planned = self.plan()
-        check_all(self.planned)
+        check_all(self.plan())
 
     @abstractmethod
-    def plan(self) -> list[Run]:
-        """Make the runs, and return those that are to be checked."""
+    def plan(self) -> Iterable[Run]:
+        """Return the runs that are to be checked."""
 
     @abstractmethod
     def run(self, command: str, workers: int) -> Path:

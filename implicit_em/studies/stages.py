@@ -1,7 +1,7 @@
 """The runs of tuned families: grids, then chosen settings over seeds, and controls."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -115,7 +115,7 @@ class Stages(ABC, Generic[P]):
         return Run(cfg, fingerprint, directory, [Place(family, axes)], completed, batch=family)
 
 
-def check_all(runs: Sequence[Run]) -> None:
+def check_all(runs: Iterable[Run]) -> None:
     """Refuse runs that could not be trained.
 
     Raises:
