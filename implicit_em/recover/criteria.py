@@ -1,6 +1,7 @@
 """How a setting of a grid is chosen: without the truth, and by it."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,7 @@ def blind_score(width: ArrayLike, fvu: ArrayLike, l0: ArrayLike, units: ArrayLik
         return 0.5 * width * np.log(fvu) + l0 * np.log(units)
 
 
-def choose(tuning: pd.DataFrame, criteria: Mapping[str, str]) -> pd.DataFrame:
+def choose(tuning: pd.DataFrame, criteria: Mapping[Any, str]) -> pd.DataFrame:
     """Return the best setting of each family by each criterion, a row for each.
 
     Args:

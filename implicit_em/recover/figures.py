@@ -4,12 +4,13 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator, ScalarFormatter
+from matplotlib.ticker import FuncFormatter, NullLocator, ScalarFormatter
 
 from implicit_em.recover.results import FOUND, OWN, Results
 from implicit_em.studies import figures as style
 from implicit_em.studies.families import name_of
 from implicit_em.studies.statistics import mean_share
+from implicit_em.studies.tables import records
 
 VIRIDIS = colormaps["viridis"]
 LIGHT = 0.6  # share from which a colour needs dark letters
@@ -26,11 +27,11 @@ def phases(results: Results, criterion: str) -> Figure:
     shares = finals.groupby(["family", "cell"])[[FOUND, OWN]].mean()
 
     def panel(axes: Axes, family: str) -> None:
-        for cell in cells.itertuples():
-            if (family, cell.cell) not in shares.index:
+        for cell in records(cells):
+            if (family, cell["cell"]) not in shares.index:
                 continue
-            ridge, own = shares.loc[(family, cell.cell)]
-            place = (cell.density, cell.features / cell.width)
+            ridge, own = shares.loc[(family, cell["cell"])]
+            place = (cell["density"], cell["features"] / cell["width"])
             axes.scatter(*place, s=420, marker="s", color=VIRIDIS(ridge))
             ink = style.BLACK if ridge > LIGHT else "white"
             text = f"{100 * ridge:.0f}" + ("" if pd.isna(own) else f"\n{100 * own:.0f}")
@@ -38,8 +39,9 @@ def phases(results: Results, criterion: str) -> Figure:
         axes.set(xscale="log", yscale="log")
         axes.set_xticks(sorted(cells["density"].unique()))
         axes.set_yticks(sorted((cells["features"] / cells["width"]).unique()))
-        for axis, scale in ((axes.xaxis, 100), (axes.yaxis, 1)):
-            axis.set_major_formatter(lambda value, _, scale=scale: f"{scale * value:g}")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:g}"))
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        for axis in (axes.xaxis, axes.yaxis):
             axis.set_minor_locator(NullLocator())
         axes.margins(0.25)
 
@@ -81,7 +83,7 @@ def l0(results: Results) -> Figure:
 
     def panel(axes: Axes, cell: str) -> None:
         tuning = results.tuning[results.tuning["cell"] == cell]
-        for family, rows in tuning.dropna(subset=[FOUND]).groupby("family", sort=False):
+        for family, rows in tuning.dropna(subset=FOUND).groupby("family", sort=False):
             colour, _, marker = style.look_of(str(family))
             shown = rows[rows["l0"] > 0]
             label = name_of(str(family))
