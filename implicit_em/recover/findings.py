@@ -28,10 +28,8 @@ def findings(results: Results) -> list[str]:
 
 def _gaps(results: Results) -> pd.Series:
     """Return how much each family's mean share over cells falls with the blind choice."""
-    means = {
-        criterion: results.finals_of(criterion)
-        .groupby(["family", "cell"], sort=False)[FOUND]
-        .mean()
+    truth, blind = (
+        results.finals_of(criterion).groupby(["family", "cell"], sort=False)[FOUND].mean()
         for criterion in ("truth", "blind")
-    }
-    return (means["truth"] - means["blind"]).groupby("family", sort=False).mean().dropna()
+    )
+    return (truth - blind).groupby("family", sort=False).mean().dropna()

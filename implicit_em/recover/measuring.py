@@ -1,10 +1,11 @@
 """What a trained model recovers of the features that made its samples."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 
+from implicit_em.data import SuperpositionDataModule
 from implicit_em.metrics.recovery import recovery
 from implicit_em.recover.criteria import blind_score
 from implicit_em.studies.execution import has_diverged
@@ -39,7 +40,7 @@ def measure_all(runs: Sequence[Run], workers: int) -> pd.DataFrame:
 
 
 def _recovery(run: Run) -> dict[str, Any]:
-    model, data = run.model(), run.spec.build_data()
+    model, data = run.model(), cast(SuperpositionDataModule, run.spec.build_data())
     train, _, final, _ = samples_of(run)
     truth, activations_NK = data.truth(), energies_of(model, final)
     decoder = fit_decoder(model, train)
