@@ -46,7 +46,7 @@ def phases(results: Results, criterion: str) -> Figure:
         axes.margins(0.25)
 
     x_label, y_label = "features present in a sample (%)", "features per dimension"
-    return style.panels(results.protocol.families, panel, 2.3, x_label, y_label)
+    return style.panels(results.protocol.families, panel, 2.6, x_label, y_label)
 
 
 def variations(results: Results, criterion: str) -> Figure:
@@ -56,7 +56,7 @@ def variations(results: Results, criterion: str) -> Figure:
     names = ["middle", *cells.loc[cells["group"] == "variations", "cell"]]
     names = [name for name in names if name in set(cells["cell"])]
     families = results.protocol.families
-    figure = Figure(figsize=(style.WIDTH, 0.8 + 0.45 * len(names)))
+    figure = Figure(figsize=(style.WIDTH, 2.0 + 0.4 * len(names)))
     axes = figure.subplots()
     for place, family in enumerate(families):
         colour, _, marker = style.look_of(family)
@@ -93,7 +93,7 @@ def l0(results: Results) -> Figure:
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.xaxis.set_minor_locator(NullLocator())
 
-    figure = style.panels(list(cells.index), panel, 2.0, "active units of a sample", FOUND_LABEL)
+    figure = style.panels(list(cells.index), panel, 2.6, "active units of a sample", FOUND_LABEL)
     handles = {
         text: handle
         for axes in figure.axes
