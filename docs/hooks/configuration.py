@@ -46,7 +46,8 @@ def reference(conf: Path = CONF) -> str:
             _section(f"### {group}={file.stem}", file, group.replace("/", ".") + ".")
             for file in sorted((conf / group).glob("*.yaml"))
         ]
-    sections.append(_section("## The protocol of the comparison", conf / "compare.yaml", ""))
+    for study, file in (("comparison", "compare.yaml"), ("recovery study", "recover.yaml")):
+        sections.append(_section(f"## The protocol of the {study}", conf / file, ""))
     return "\n".join(sections)
 
 

@@ -57,11 +57,12 @@ class Recovery(parts.Part[Protocol]):
         return Stages(self.protocol, cell, runs, settings, self.controls)
 
     def plan(self) -> Iterator[Run]:
-        """Yield the grids, a final of each family, and the controls of every cell."""
+        """Yield what is not complete of every cell: grids, a final of each family, controls."""
         for cell in self.cells:
             log.info("%s: checking the runs", cell)
             stages = self.stages(cell)
-            yield from (*stages.grids(), *stages.possible_finals(), *stages.controls())
+            runs = (*stages.grids(), *stages.possible_finals(), *stages.controls())
+            yield from (run for run in runs if not run.completed)
 
     def run(self, command: str, workers: int) -> Path:
         """Tune, choose and train the finals of each cell; write tables, figures and report."""
