@@ -56,7 +56,7 @@ def variations(results: Results, criterion: str) -> Figure:
     names = ["middle", *cells.loc[cells["group"] == "variations", "cell"]]
     names = [name for name in names if name in set(cells["cell"])]
     families = results.protocol.families
-    figure = Figure(figsize=(style.WIDTH, 2.0 + 0.4 * len(names)))
+    figure = Figure(figsize=(style.WIDTH, 2.8 + 0.35 * len(names)))
     axes = figure.subplots()
     for place, family in enumerate(families):
         colour, _, marker = style.look_of(family)
@@ -90,10 +90,13 @@ def l0(results: Results) -> Figure:
             axes.plot(shown["l0"], 100 * shown[FOUND], marker, color=colour, ms=3, label=label)
         axes.axvline(cells[cell], color=style.GREY, lw=1)
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         axes.xaxis.set_minor_locator(NullLocator())
 
-    figure = style.panels(list(cells.index), panel, 2.6, "active units of a sample", FOUND_LABEL)
+    figure = style.panels(list(cells.index), panel, 2.6)
+    for axes in figure.axes:
+        axes.set_xlabel("active units of a sample")
+    figure.supylabel(FOUND_LABEL, fontsize=9)
     handles = {
         text: handle
         for axes in figure.axes
