@@ -322,6 +322,7 @@ class SuperpositionDataModule(ResidentDataModule):
             train: ``False`` for the samples of ``final_samples``, ``True`` for those of
                 ``starting_samples``: the training samples that are not held out.
         """
+        assert self._splits, "setup() comes first"
         drawn = draw(self.superposition)
         strengths_NM = drawn.strengths_NM[self._rows(train or self.final == "validation")]
         if train:

@@ -134,6 +134,16 @@ def test_own_data_trains(command_line, tmp_path, monkeypatch):
     assert names["energies"].shape == (100, 64)
 
 
+def test_known_features_are_counted(command_line, tmp_path, monkeypatch):
+    page = "docs/how-to/ground-truth.md"
+    (command,) = commands(page)
+    brief = ["trainer.max_epochs=1", "logger=csv", "hydra.run.dir=outputs/RUN"]
+    assert command_line(*command, *brief) == 0
+    result = run_python(*PYTHON.findall(text(page)), monkeypatch)["result"]
+    assert all(f"`{key}`" in text(page) for key in result)
+    assert result["auroc_features"] == 512
+
+
 def test_the_estimator_does_what_is_shown(monkeypatch):
     names = run_python(*PYTHON.findall(text("docs/how-to/scikit-learn.md")), monkeypatch)
     assert names["accuracy"] > 0.8
