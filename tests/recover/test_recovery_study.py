@@ -73,13 +73,9 @@ def conf(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory, conf):
-    """A directory with the middle cell, to which a variation was added."""
+    """A directory with the middle cell and a variation."""
     directory = tmp_path_factory.mktemp("recovery") / "trial"
-    recover(directory, ["middle"], CHANGES, workers=1, conf=conf)
-    before = sorted(directory.glob("runs/middle/*/*/metrics.json"))
-    times = [path.stat().st_mtime_ns for path in before]
-    recover(directory, ["half_the_units"], CHANGES, workers=1, conf=conf)
-    assert [path.stat().st_mtime_ns for path in before] == times, "complete runs are reused"
+    recover(directory, ["middle", "half_the_units"], CHANGES, workers=1, conf=conf)
     return directory
 
 
@@ -87,11 +83,26 @@ def table(directory, name):
     return pd.read_csv(directory / "tables" / f"{name}.csv")
 
 
-def test_cells_that_the_directory_holds_stay_in_its_report(study):
-    assert json.loads((study / "findings.json").read_text())["cells"] == [
-        "middle",
-        "half_the_units",
-    ]
+@pytest.mark.slow
+def test_it_goes_on_with_what_is_missing_and_keeps_the_cells_that_the_directory_holds(
+    study, conf, tmp_path
+):
+    directory = tmp_path / "trial"
+    shutil.copytree(study, directory)
+    before = table(directory, "finals").drop(columns="train_seconds")
+    runs = sorted(directory.glob("runs/middle/topk/*"))
+    (runs[0] / "metrics.json").unlink()
+    (runs[1] / "recovery.json").write_text("{")
+    written = (runs[1] / "metrics.json").stat().st_mtime_ns
+    recover(directory, ["middle"], CHANGES, workers=1, conf=conf)
+    assert (runs[1] / "metrics.json").stat().st_mtime_ns == written
+    after = table(directory, "finals").drop(columns="train_seconds")
+    pd.testing.assert_frame_equal(after, before)
+    kept = json.loads((directory / "findings.json").read_text())["cells"]
+    assert kept == ["middle", "half_the_units"]
+
+
+def test_every_table_has_every_cell(study):
     cells = table(study, "cells").set_index("cell")
     assert cells["units"].to_dict() == {"middle": 12, "half_the_units": 8}
     names = ("cells", "tuning", "chosen", "finals", "controls", "tests")
