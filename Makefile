@@ -33,6 +33,10 @@ reproduce: $(STAMP) ## Reproduce the paper into results/paper; goes on where it 
 compare: $(STAMP) ## Tune and compare all families into results/compare; goes on where it stopped (ARGS="mnist equal_width")
 	$(BIN)/python -m implicit_em.compare $(ARGS)
 
+.PHONY: recover
+recover: $(STAMP) ## Tune all families on data with known features into results/recover; goes on (ARGS=--quick for a trial)
+	$(BIN)/python -m implicit_em.recover $(ARGS)
+
 .PHONY: test
 test: $(STAMP) ## Run the test suite (ARGS="-k lse")
 	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)

@@ -44,6 +44,7 @@ COMMANDS = {
     "train": ("implicit_em.cli", "train one run or, with -m, a sweep"),
     "reproduce": ("implicit_em.experiments.__main__", "reproduce the paper"),
     "compare": ("implicit_em.compare.__main__", "tune and compare all families of models"),
+    "recover": ("implicit_em.recover.__main__", "tune all families on data with known features"),
     "evaluate": ("implicit_em.evaluate", "measure a finished run again, also on other data"),
     "summarise": ("implicit_em.sweeps.__main__", "write the summary of a sweep again"),
     "dashboard": ("implicit_em.dashboard.__main__", "create the saved views of the W&B project"),

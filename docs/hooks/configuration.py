@@ -26,6 +26,7 @@ GROUPS = {
     "combination of the listed values, as Hydra's own `basic` does. Neither has a file here.",
     "experiment": "A study of the paper, its sweep included: `-m experiment=ablation`.",
     "experiment/compare": "The grids of the comparison, one for each family.",
+    "experiment/recover": "The grids of the recovery study, one for each family.",
     "experiment/knobs": "What the comparison varies of the derived model, one setting at a time.",
 }
 """The config groups, in the order of the page."""
@@ -45,7 +46,8 @@ def reference(conf: Path = CONF) -> str:
             _section(f"### {group}={file.stem}", file, group.replace("/", ".") + ".")
             for file in sorted((conf / group).glob("*.yaml"))
         ]
-    sections.append(_section("## The protocol of the comparison", conf / "compare.yaml", ""))
+    for study, file in (("comparison", "compare.yaml"), ("recovery study", "recover.yaml")):
+        sections.append(_section(f"## The protocol of the {study}", conf / file, ""))
     return "\n".join(sections)
 
 

@@ -5,22 +5,13 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from implicit_em.base.files import write_json
 from implicit_em.compare.knobs import CURVE
 from implicit_em.compare.parts import Families, Knobs, Part
-from implicit_em.compare.protocol import (
-    KNOBS,
-    Protocol,
-    is_of_the_protocol,
-    read_protocol,
-    refuse_misspelt,
-)
-from implicit_em.compare.stages import Setting, Stages, compose_settings
+from implicit_em.compare.protocol import KNOBS, Protocol
+from implicit_em.compare.stages import Stages
 from implicit_em.config import CONF
-from implicit_em.studies import study_directory
-from implicit_em.studies.command_line import command
-from implicit_em.studies.protocol import trial_label
-from implicit_em.sweeps.stacked import cores
+from implicit_em.studies.parts import Study
+from implicit_em.studies.stages import Setting, compose_settings
 
 log = logging.getLogger(__name__)
 
@@ -34,45 +25,21 @@ def compare(
     workers: int | None = None,
     conf: str | Path = CONF,
 ) -> list[Path]:
-    """Run parts of the comparison and write their reports; return the reports' paths.
+    """Run parts of the comparison as ``Study.run`` does; results lie by data set and part.
 
-    Complete runs and measurements are reused, also by other parts. Settings other than the
-    protocol's make a trial, and everything says so.
-
-    Args:
-        directory: directory of the runs; the results lie there by data set and part.
-        parts: names of data sets and parts; all data sets if none is named, and all parts likewise.
-        changes: ``KEY=VALUE`` settings of the protocol or, in Hydra's notation, of all runs.
-        workers: number of stacks that train, or processes that measure, at a time; ``None`` for one
-            per core.
-        conf: folder of configuration files.
+    ``parts`` names data sets and parts; all data sets if none is named, and all parts likewise.
 
     Raises:
         ConfigError: if a setting is refused, or the directory holds a study of other settings.
         RunError: if runs failed, or no setting comes near any density.
     """
-    directory, conf = Path(directory), Path(conf)
-    study_directory.refuse_arguments(workers, conf, "compare.yaml")
-    conf = conf.resolve()
-    refuse_misspelt(changes, conf)
-    protocol = read_protocol(conf, [change for change in changes if is_of_the_protocol(change)])
-    overrides = [change for change in changes if not is_of_the_protocol(change)]
-    protocol.refuse_own_settings(overrides)
-    chosen = protocol.chosen(parts)
-    trial = trial_label(changes)
-    note = directory / "comparison.json"
-    study_directory.refuse_directory(directory, COMPARISON, study_directory.read_note(note), trial)
-    prepared = _prepare(protocol, chosen, directory, conf, overrides, trial)
-    with study_directory.alone(directory, "comparison"):
-        write_json(note, {"trial": trial})
-        folders = {"directory": (directory, COMPARISON), "conf": (conf, CONF)}
-        typed = command("compare", [*parts, *changes], **folders)
-        return [part.run(typed, workers or cores()) for part in prepared]
+    study = Study("compare", "comparison", COMPARISON, Protocol, _prepare)
+    return study.run(directory, parts, changes, workers, conf)
 
 
 def _prepare(
     protocol: Protocol,
-    chosen: Sequence[tuple[str, str]],
+    words: Sequence[str],
     directory: Path,
     conf: Path,
     overrides: Sequence[str],
@@ -83,10 +50,10 @@ def _prepare(
     @cache
     def settings(dataset: str, names: tuple[str, ...], folder: str = "compare") -> list[Setting]:
         log.info("%s: composing the runs of %s", dataset, ", ".join(names))
-        return compose_settings(names, dataset, conf, overrides, folder)
+        return compose_settings(names, folder, conf, [f"data={dataset}", *overrides])
 
     prepared: list[Part] = []
-    for dataset, part in chosen:
+    for dataset, part in protocol.chosen(words):
         runs, results = directory / dataset / "runs", directory / dataset / part
         if part == KNOBS:
             varied = settings(dataset, (*CURVE, *protocol.knobs), KNOBS)

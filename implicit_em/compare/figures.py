@@ -1,6 +1,6 @@
 """The figures of a part: curves over density, grids of settings, features, histograms."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
@@ -15,25 +15,13 @@ from implicit_em.compare.knobs import BASE, CURVE
 from implicit_em.compare.matching import at_density
 from implicit_em.compare.results import Results
 from implicit_em.compare.selection import on_front
-from implicit_em.compare.wording import name_of
 from implicit_em.metrics.densities import EDGES
 from implicit_em.metrics.feature_grid import draw_grid
 from implicit_em.studies import figures as style
+from implicit_em.studies.families import name_of
 from implicit_em.studies.tables import records
 
-LOOKS = {
-    "derived": (style.BLACK, "-", "o"),
-    "derived_without_lse": (style.GREY, "-", "o"),
-    "l1": (style.ORANGE, "-", "s"),
-    "l1_norm": (style.ORANGE, "--", "D"),
-    "topk": (style.BLUE, "-", "^"),
-    "batch_topk": (style.SKY, "-", "v"),
-    "jump_relu": (style.GREEN, "-", "P"),
-    "gated": (style.PURPLE, "-", "X"),
-    "hybrid": (style.VERMILION, "-", "*"),
-}
 DENSITY, VALIDATION = "active units on a sample (%)", "probe accuracy, validation (%)"
-OTHER_LOOK = (style.VERMILION, ":", ".")
 TICKS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 FEW_TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 SATURATING = 0.005
@@ -61,7 +49,7 @@ def _curves(axes: Axes, results: Results, value: str) -> None:
         finals = results.finals[results.finals["family"] == family]
         if finals.empty:
             continue
-        colour, line, marker = LOOKS.get(family, OTHER_LOOK)
+        colour, line, marker = style.look_of(family)
         _band(axes, finals, "exact_density", value, color=colour, ls=line, lw=1.3, alpha=0.15)
         means = finals.groupby("settings")[["exact_density", value]].mean()
         axes.plot(means["exact_density"], 100 * means[value], marker, color=colour, ms=4.5)
@@ -136,12 +124,12 @@ def grids(results: Results) -> Figure:
         chosen = results.chosen[results.chosen["family"] == family]
         axes.step(*_points(front), where="post", color=style.GREY, lw=1)
         axes.plot(*_points(tuning), ".", color="#dddddd", ms=3)
-        axes.plot(*_points(rows), ".", color=LOOKS.get(family, OTHER_LOOK)[0], ms=5)
+        axes.plot(*_points(rows), ".", color=style.look_of(family).colour, ms=5)
         axes.plot(*_points(chosen), "o", mfc="none", mec=style.VERMILION, ms=8)
         axes.set_ylim(float(low) - 1, float(top) + 0.5)
         _density_axis(axes, FEW_TICKS)
 
-    return _panels(results.protocol.families, panel, 2.0, DENSITY, VALIDATION)
+    return style.panels(results.protocol.families, panel, 2.0, DENSITY, VALIDATION)
 
 
 def knobs(table: pd.DataFrame, moved: pd.DataFrame) -> Figure:
@@ -174,7 +162,7 @@ def knobs(table: pd.DataFrame, moved: pd.DataFrame) -> Figure:
         _density_axis(axes, FEW_TICKS)
 
     names = [knob for knob in shown["knob"].unique() if knob != BASE]
-    return _panels(names, panel, 2.5, DENSITY, VALIDATION)
+    return style.panels(names, panel, 2.5, DENSITY, VALIDATION)
 
 
 def _points(rows: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
@@ -188,7 +176,7 @@ def features(weights: Mapping[str, np.ndarray], sample_shape: Sequence[int]) -> 
     def panel(axes: Axes, family: str) -> None:
         draw_grid(axes, weights[family], sample_shape, "bottom", SATURATING)
 
-    return _panels(list(weights), panel, 3.2)
+    return style.panels(list(weights), panel, 3.2)
 
 
 def histograms(results: Results, density: float) -> Figure:
@@ -200,13 +188,13 @@ def histograms(results: Results, density: float) -> Figure:
     def panel(axes: Axes, family: str) -> None:
         rows = shown[shown["family"] == family]
         shares = 100 * rows[bins].div(rows["units"], axis=0).mean()
-        axes.bar(range(len(bins)), shares, color=LOOKS.get(family, OTHER_LOOK)[0])
+        axes.bar(range(len(bins)), shares, color=style.look_of(family).colour)
         axes.set_ylim(0, 100)
         axes.set_xticks(range(0, len(bins), 3), labels[::3])
         axes.grid(axis="x", visible=False)
 
     activity = "active on at most so many of the test samples (%)"
-    return _panels(list(shown["family"].unique()), panel, 1.8, activity, "units (%)")
+    return style.panels(list(shown["family"].unique()), panel, 1.8, activity, "units (%)")
 
 
 def at_target(results: Results, density: float) -> pd.DataFrame:
@@ -214,26 +202,3 @@ def at_target(results: Results, density: float) -> pd.DataFrame:
     chosen = results.chosen[results.chosen["target"] == density]
     keys = pd.MultiIndex.from_frame(results.finals[["family", "settings"]])
     return results.finals[keys.isin(pd.MultiIndex.from_frame(chosen[["family", "settings"]]))]
-
-
-def _panels(
-    families: Sequence[str],
-    draw: Callable[[Axes, str], None],
-    height: float,
-    x_label: str = "",
-    y_label: str = "",
-) -> Figure:
-    """Draw a panel for each family, three in a row, with the family's name above."""
-    lines = -(-len(families) // 3)
-    figure = Figure(figsize=(style.WIDTH, height * lines + 0.3))
-    panels = figure.subplots(lines, 3, squeeze=False, sharey=False)
-    for axes, family in zip(panels.flat, families, strict=False):
-        draw(axes, family)
-        axes.set_title(name_of(family))
-        axes.set_xlabel("")
-    for axes in panels.flat[len(families) :]:
-        axes.set_axis_off()
-    if x_label:
-        figure.supxlabel(x_label, fontsize=9)
-        figure.supylabel(y_label, fontsize=9)
-    return figure

@@ -4,9 +4,9 @@ from typing import Any
 
 import pandas as pd
 
-from implicit_em.compare.matching import SIGNIFICANT, TESTED, at_density, lead
-from implicit_em.compare.wording import percent
+from implicit_em.compare.matching import at_density
 from implicit_em.studies.pages import sentences
+from implicit_em.studies.pairs import SIGNIFICANT, TESTED, lead
 from implicit_em.studies.statistics import holm
 from implicit_em.studies.tables import records
 
@@ -65,7 +65,6 @@ def knob_findings(moved: pd.DataFrame, reach: float) -> list[str]:
     return sentences(
         "implicit_em.compare",
         "knob_findings.md.j2",
-        percent=percent,
         reach=reach,
         default=None if pd.isna(default) else default,
         moving={knob: ends for knob, ends in ranges.items() if ends[1] >= reach * ends[0]},

@@ -3,25 +3,19 @@
 from collections.abc import Sequence
 from typing import Any
 
-import joblib
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
-from implicit_em.base.errors import DamagedError
-from implicit_em.base.files import read_json, write_json
-from implicit_em.compare.stages import describe, settings_of
-from implicit_em.data import as_unit_float
 from implicit_em.metrics.densities import density
 from implicit_em.metrics.dictionaries import stability, varying
 from implicit_em.metrics.quality import Encoded, quality
 from implicit_em.models import SparseAutoencoder
+from implicit_em.studies.measurements import Measurement, samples_of
 from implicit_em.studies.runs import Run, matrices_of
+from implicit_em.studies.stages import describe, settings_of
 from implicit_em.training.measurement import energies_of
 
-FILE = "quality.json"
-SCHEMA = 1  # version of the measurements
 FROM_METRICS = ("parameters", "epochs", "train_seconds", "redundancy", "responsibility_entropy")
 BATCH = 2_000  # samples that are decoded at a time
 
@@ -32,7 +26,7 @@ def tuning_table(runs: Sequence[Run]) -> pd.DataFrame:
     ``density`` counts values that are not exactly zero, as for the finals; ``metrics.json`` counts
     by a threshold.
     """
-    held_out = _samples(runs[0])[2]
+    held_out = samples_of(runs[0])[2]
     rows = []
     for run in runs:
         metrics = run.metrics()
@@ -54,10 +48,10 @@ def measure_all(runs: Sequence[Run], workers: int) -> pd.DataFrame:
     ``units`` is the number K and ``active_units`` the L0. Up to ``workers`` processes measure the
     runs that were not measured before.
     """
-    left = [run for run in runs if _known(run) is None]
-    processes = joblib.Parallel(n_jobs=min(workers, max(1, len(left))))
-    processes(joblib.delayed(_measure)(run) for run in left)
-    return pd.DataFrame([_row(run) for run in runs])
+    measured = QUALITY.of(runs, workers)
+    if measured.empty:
+        return measured
+    return measured.assign(active_units=measured["exact_density"] * measured["units"])
 
 
 def stabilities(runs: Sequence[Run]) -> pd.DataFrame:
@@ -66,7 +60,7 @@ def stabilities(runs: Sequence[Run]) -> pd.DataFrame:
     ``encoder_stability`` and ``decoder_stability`` are null for a single seed or a missing matrix.
     """
     by_setting: dict[tuple[str, str], list[dict[str, np.ndarray]]] = {}
-    varies_D = varying(_samples(runs[0])[0].numpy())
+    varies_D = varying(samples_of(runs[0])[0].numpy())
     for run in runs:
         matrices = matrices_of(run.model())
         matrices["encoder"] = matrices["encoder"][:, varies_D]
@@ -80,33 +74,9 @@ def stabilities(runs: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _row(run: Run) -> dict[str, Any]:
-    metrics = run.metrics()
-    row = {"family": run.sweep, "settings": settings_of(run)}
-    row |= {"seed": run.cfg.seed, "run": run.fingerprint}
-    measured = {key: np.nan if v is None else v for key, v in (_known(run) or {}).items()}
-    active = {"active_units": measured["exact_density"] * measured["units"]}
-    return row | {key: metrics.get(key) for key in FROM_METRICS} | measured | active
-
-
-def _known(run: Run) -> dict[str, Any] | None:
-    """Return a run's earlier measurement; ``None`` if it is missing or damaged."""
-    try:
-        content = read_json(run.directory / FILE)
-    except (OSError, DamagedError):
-        return None
-    match content:
-        case {"schema": schema, "run": fingerprint, "quality": dict(measured)}:
-            return measured if (schema, fingerprint) == (SCHEMA, run.fingerprint) else None
-    return None
-
-
-def _measure(run: Run) -> None:
-    threads = run.cfg.trainer.threads
-    if threads:
-        torch.set_num_threads(threads)
+def _quality(run: Run) -> dict[str, Any]:
     model = run.model()
-    train_x, train_labels, test_x, test_labels = _samples(run)
+    train_x, train_labels, test_x, test_labels = samples_of(run)
     train, test = (
         Encoded(x.numpy(), labels.numpy(), energies_of(model, x))
         for x, labels in ((train_x, train_labels), (test_x, test_labels))
@@ -116,23 +86,15 @@ def _measure(run: Run) -> None:
         batches = torch.from_numpy(test.activations_NK).split(BATCH)
         with torch.no_grad():
             reconstruction = torch.cat([model.decode(batch) for batch in batches]).numpy()
-    measured = {"units": train.activations_NK.shape[1]} | quality(
-        train, test, matrices["encoder"], matrices.get("decoder"), reconstruction, threads
+    measures = quality(
+        train,
+        test,
+        matrices["encoder"],
+        matrices.get("decoder"),
+        reconstruction,
+        run.cfg.trainer.threads,
     )
-    content = {"schema": SCHEMA, "run": run.fingerprint, "quality": measured}
-    write_json(run.directory / FILE, content)
+    return {"units": train.activations_NK.shape[1]} | measures
 
 
-def _samples(run: Run) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return a run's training samples and labels, then those that it is measured on."""
-    data = run.spec.build_data()
-    samples, labels = data.split("train")
-    indices = data.train_indices()
-    final, final_labels = data.final_samples()
-    return _floats(samples[indices]), labels[indices], _floats(final), final_labels
-
-
-def _floats(samples: Tensor) -> Tensor:
-    """Return samples in a precision that numpy has."""
-    x = as_unit_float(samples)
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+QUALITY = Measurement("quality", 1, _quality, FROM_METRICS)

@@ -15,7 +15,8 @@ from implicit_em.compare.findings import findings
 from implicit_em.compare.knobs import effects, knob_findings
 from implicit_em.compare.protocol import Protocol
 from implicit_em.compare.results import Results
-from implicit_em.compare.wording import ahead_text
+from implicit_em.studies import text_tables as matched_tables
+from implicit_em.studies.pairs import ahead_text
 from implicit_em.studies.tables import mean_and_deviation
 
 
@@ -28,8 +29,9 @@ class FamiliesContent:
     sample_shape: tuple[int, ...]
     training: str  # optimizers and schedules of the runs
 
-    template = "report.md.j2"
+    template: ClassVar[str] = "report.md.j2"
     text: ClassVar[ModuleType] = text_tables
+    matched: ClassVar[ModuleType] = matched_tables
     words: ClassVar[ModuleType] = wording
 
     @cached_property
@@ -60,7 +62,7 @@ class KnobsContent:
     runs: pd.DataFrame  # one row per run, as ``knobs.effects`` takes it
     protocol: Protocol
 
-    template = "knobs.md.j2"
+    template: ClassVar[str] = "knobs.md.j2"
 
     @cached_property
     def moved(self) -> pd.DataFrame:

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from implicit_em.compare.matching import against, matched
+from implicit_em.compare.matching import matched
 from implicit_em.compare.protocol import Protocol
 from implicit_em.compare.selection import fronts, select
+from implicit_em.studies.pairs import against
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import argparse
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +30,18 @@ def run_study(
     arguments: Sequence[str] | None,
     metavar: str,
     words: str,
+    flags: Mapping[str, str] | None = None,
     **program: str,
 ) -> int:
     """Run what the command line asks for; return the same exit codes as ``train.py``.
 
     Args:
         study: function of the directory, the names of parts, the ``KEY=VALUE`` settings, the number
-            of workers or ``None``, and the folder of configuration files.
+            of workers or ``None``, the folder of configuration files, and the flags by name.
         directory: default directory of the results.
         arguments: command line; ``None`` for that of the process.
         words: help on the positional arguments.
+        flags: help on each further option, which is on or off.
         program: arguments of the parser.
     """
     parser = Parser(**program)  # type: ignore[arg-type]
@@ -47,6 +49,8 @@ def run_study(
     parser.add_argument("--directory", type=Path, default=directory, help=f"default: {directory}")
     parser.add_argument("--workers", type=int, help="stacks at a time; default: one per core")
     add_conf(parser)
+    for flag, text in (flags or {}).items():
+        parser.add_argument(f"--{flag}", action="store_true", help=text)
     options = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 
@@ -54,7 +58,8 @@ def run_study(
         names, settings = (
             [word for word in options.words if ("=" in word) is wanted] for wanted in (False, True)
         )
-        study(options.directory, names, settings, options.workers, options.conf)
+        chosen = {flag: getattr(options, flag) for flag in flags or {}}
+        study(options.directory, names, settings, options.workers, options.conf, **chosen)
 
     return exit_code(run)
 

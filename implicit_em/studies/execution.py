@@ -3,16 +3,19 @@
 import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import filterfalse
 
 from omegaconf import OmegaConf
 
 from implicit_em.base.errors import RunError, one_line
 from implicit_em.studies.runs import Run
 from implicit_em.sweeps.stacked import groups, progress_of, train_together
+from implicit_em.training.directory import RunDirectory
 
 log = logging.getLogger(__name__)
 
 LOG_FILE = "train.log"
+DIVERGED = "the loss was not finite"
 
 
 def execute(runs: Sequence[Run], workers: int | None = None, tags: Sequence[str] = ()) -> None:
@@ -47,6 +50,31 @@ def execute(runs: Sequence[Run], workers: int | None = None, tags: Sequence[str]
             f"{len(failed)} of {len(runs)} runs failed, the first: {failed[0].label}; the others "
             "are kept, and the same command tries these again"
         )
+
+
+def execute_all(runs: Sequence[Run], workers: int | None = None, tags: Sequence[str] = ()) -> None:
+    """Train as ``execute`` does, but a run that diverges is a result.
+
+    Raises:
+        RunError: at the end, if runs failed in another way.
+    """
+    waiting = list(filterfalse(has_diverged, runs))
+    try:
+        execute(waiting, workers, tags)
+    except RunError:
+        for run in filterfalse(has_diverged, waiting):
+            if RunDirectory(run.directory).completed_metrics() is None:
+                raise
+
+
+def has_diverged(run: Run) -> bool:
+    """Return whether a run's loss became infinite or NaN: that is a result, not tried again."""
+    metrics = run.metrics()
+    return (
+        metrics.get("config_fingerprint") == run.fingerprint
+        and metrics["status"] == "failed"
+        and str(metrics.get("error")).startswith(DIVERGED)
+    )
 
 
 def _stacks(runs: Sequence[Run]) -> Iterator[list[Run]]:

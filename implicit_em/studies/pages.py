@@ -12,13 +12,14 @@ from typing import Any
 import markdown
 import matplotlib as mpl
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from implicit_em.base.files import whole
 from implicit_em.base.tables import markdown_table
 from implicit_em.studies import figures as style
-from implicit_em.studies.tables import write_tables
+from implicit_em.studies.families import name_of
+from implicit_em.studies.tables import percent, write_tables
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,11 @@ def forget(directory: Path, *patterns: str) -> None:
 
 
 def render(package: str, template: str, /, **content: Any) -> str:
-    """Fill in a template of a package; a missing value is an error.
+    """Fill in a template of a package, or of this one; a missing value is an error.
 
     The filter ``table`` writes a DataFrame in Markdown, ``lines`` writes a mapping as such a table
-    under a heading, and ``unwrapped`` puts a paragraph on one line.
+    under a heading, and ``unwrapped`` puts a paragraph on one line. The functions ``name_of`` and
+    ``percent`` write families and shares.
     """
     return _environment(package).get_template(template).render(**content)
 
@@ -84,9 +86,8 @@ def sentences(package: str, template: str, /, **content: Any) -> list[str]:
 
 
 def _environment(package: str) -> Environment:
-    environment = Environment(
-        loader=PackageLoader(package, ""), undefined=StrictUndefined, keep_trailing_newline=True
-    )
+    loader = ChoiceLoader([PackageLoader(name, "") for name in (package, "implicit_em.studies")])
+    environment = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)
     environment.filters |= {
         "table": markdown_table,
         "lines": lambda values, heading: markdown_table(
@@ -94,6 +95,7 @@ def _environment(package: str) -> Environment:
         ),
         "unwrapped": _unwrapped,
     }
+    environment.globals |= {"name_of": name_of, "percent": percent}
     return environment
 
 

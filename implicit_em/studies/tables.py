@@ -22,6 +22,12 @@ def mean_and_deviation(mean: float | None, deviation: float | None, form: str) -
     return f"{mean:{form}}" + ("" if pd.isna(deviation) else f" ± {deviation:{form}}")
 
 
+def percent(share: float, digits: int | None = None) -> str:
+    """Return a share as text: ``5 %``; a dash for NaN."""
+    text = f"{100 * share:g} %" if digits is None else f"{100 * share:.{digits}f} %"
+    return text.replace("nan %", "–")
+
+
 def write_tables(tables: Mapping[str, pd.DataFrame], directory: Path, trial: str | None) -> None:
     """Write tables as CSV, those of a trial with its label in a column."""
     for name, table in tables.items():

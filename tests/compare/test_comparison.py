@@ -20,13 +20,14 @@ from implicit_em.base.errors import ConfigError
 from implicit_em.compare.__main__ import main
 from implicit_em.compare.comparison import compare
 from implicit_em.compare.knobs import CURVE
-from implicit_em.compare.protocol import read_protocol
-from implicit_em.compare.stages import Stages, compose_settings, digest
+from implicit_em.compare.protocol import Protocol
+from implicit_em.compare.stages import Stages, digest
 from implicit_em.config.spec import RunSpec
 from implicit_em.data import ResidentDataModule
 from implicit_em.metrics.dictionaries import stability
 from implicit_em.metrics.quality import Encoded, quality
 from implicit_em.models import Dictionary
+from implicit_em.studies.stages import compose_settings
 from implicit_em.training.directory import RunDirectory
 
 CONF = ROOT / "conf"
@@ -223,8 +224,8 @@ def test_what_stands_in_the_tables_is_what_the_models_and_the_data_give(comparis
 
 
 def test_finals_have_their_own_settings_and_not_those_of_tuning(conf, changes):
-    protocol = read_protocol(conf, ["tuning.optimizer.weight_decay=0.1", "families=[derived]"])
-    settings = compose_settings(["derived"], "mnist", conf)
+    protocol = Protocol.read(conf, ["tuning.optimizer.weight_decay=0.1", "families=[derived]"])
+    settings = compose_settings(["derived"], "compare", conf)
     stages = Stages(protocol, "equal_width", Path("nowhere"), settings, ())
     grids = stages.grids()
     chosen = pd.DataFrame({"family": "derived", "run": [grids[0].fingerprint]})
@@ -235,9 +236,9 @@ def test_finals_have_their_own_settings_and_not_those_of_tuning(conf, changes):
 
 
 def test_families_may_share_a_setting(conf):
-    (setting, *_) = compose_settings(["derived"], "mnist", conf)
+    (setting, *_) = compose_settings(["derived"], "compare", conf)
     both = [setting, setting._replace(family="mine"), setting]
-    stages = Stages(read_protocol(conf), "equal_width", Path("nowhere"), both, ())
+    stages = Stages(Protocol.read(conf), "equal_width", Path("nowhere"), both, ())
     grids = stages.grids()
     assert [run.sweep for run in grids] == ["derived", "mine"]
     assert len({run.directory for run in grids}) == 2
@@ -423,7 +424,7 @@ def test_a_mistake_in_the_file_is_named(written, instead, message, tmp_path):
     text = (CONF / "compare.yaml").read_text()
     (tmp_path / "compare.yaml").write_text(text.replace(written, instead))
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
-        read_protocol(tmp_path)
+        Protocol.read(tmp_path)
 
 
 def test_a_damaged_note_is_said(comparison, conf, changes, tmp_path):
@@ -437,13 +438,13 @@ def test_a_damaged_note_is_said(comparison, conf, changes, tmp_path):
 @pytest.fixture(scope="module")
 def committed():
     """The committed protocol, and the settings of its grids and controls on MNIST."""
-    protocol = read_protocol(CONF)
+    protocol = Protocol.read(CONF)
     names = (protocol.families, protocol.controls)
-    return protocol, *(compose_settings(some, "mnist", CONF) for some in names)
+    return protocol, *(compose_settings(some, "compare", CONF) for some in names)
 
 
 def digests(protocol, dataset, settings):
-    knobs = compose_settings([*CURVE, *protocol.knobs], dataset, CONF, folder="knobs")
+    knobs = compose_settings([*CURVE, *protocol.knobs], "knobs", CONF, [f"data={dataset}"])
     parts = {**dict.fromkeys(protocol.parts, settings), "knobs": knobs}
     return {part: digest(protocol, part, own) for part, own in parts.items()}
 
@@ -459,7 +460,7 @@ def test_the_files_hold_the_protocol_that_is_pinned_on_other_data(committed):
     settings = [
         setting
         for names in (protocol.families, protocol.controls)
-        for setting in compose_settings(names, "fashion_mnist", CONF)
+        for setting in compose_settings(names, "compare", CONF, ["data=fashion_mnist"])
     ]
     assert digests(protocol, "fashion_mnist", settings) == DIGESTS["fashion_mnist"]
 
@@ -485,7 +486,7 @@ def test_a_part_has_a_digest_of_what_it_runs_alone(committed):
 
 def test_a_knobs_run_that_is_one_of_the_grids_is_no_second_run(committed):
     protocol, settings, _ = committed
-    sparsity = compose_settings(CURVE, "mnist", CONF, folder="knobs")
+    sparsity = compose_settings(CURVE, "knobs", CONF)
     own, grids = (
         Stages(protocol, part, Path("nowhere"), some, ())
         for part, some in (("knobs", sparsity), ("equal_width", settings))
@@ -498,7 +499,7 @@ def test_a_knobs_run_that_is_one_of_the_grids_is_no_second_run(committed):
 
 def test_a_setting_that_two_knobs_share_is_trained_once(committed):
     protocol, _, _ = committed
-    twice = compose_settings(["base"], "mnist", CONF, folder="knobs")
+    twice = compose_settings(["base"], "knobs", CONF)
     again = [setting._replace(family="rate") for setting in twice]
     runs = Stages(protocol, "knobs", Path("nowhere"), [*twice, *again], ()).knobs()
     assert [run.cfg.seed for run in runs] == protocol.seeds

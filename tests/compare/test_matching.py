@@ -1,9 +1,8 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
 
-from implicit_em.compare.matching import against, at_density, matched
+from implicit_em.compare.matching import at_density, matched
 
 
 def test_between_two_settings_the_value_is_linear_in_the_logarithm_of_density():
@@ -48,41 +47,7 @@ def finals():
     return pd.DataFrame(rows)
 
 
-def test_families_are_tested_against_the_reference_by_seed(finals):
-    at = matched(finals, [0.1, 0.2], 1.1)
-    table = against(at, "a").set_index(["target", "family"])
-    values = at[at["target"] == 0.2].pivot(index="seed", columns="family", values="value")
-    b = table.loc[(0.2, "b")]
-    assert b["n"] == 5
-    assert b["mean"] == pytest.approx(values["b"].mean())
-    assert b["ahead"] == pytest.approx((values["b"] - values["a"]).mean())
-    expected = stats.ttest_rel(values["b"], values["a"])
-    assert b["p_value"] == pytest.approx(expected.pvalue)
-    interval = expected.confidence_interval()
-    assert (b["low"], b["high"]) == pytest.approx((interval.low, interval.high))
-    assert table.loc[(0.2, "c"), "n"] == 1
-    assert np.isnan(table.loc[(0.2, "c"), "p_value"]), "a single pair"
-    assert table.loc[(0.2, "b"), "p_holm"] == b["p_value"], "nothing else is tested there"
-    assert table["best"].groupby("target").sum().tolist() == [1, 1]
-    assert table.loc[(0.1, "c"), "best"]
-
-
-def test_several_tests_at_a_density_are_adjusted(finals):
-    table = against(matched(finals, [0.1], 1.1), "a").set_index("family")
-    p = table["p_value"].dropna().sort_values()
-    assert len(p) == 2
-    assert table.loc[p.index[0], "p_holm"] == pytest.approx(min(1, 2 * p.iloc[0]))
-    assert table.loc[p.index[1], "p_holm"] >= table.loc[p.index[0], "p_holm"]
-
-
 def test_another_column_can_be_matched(finals):
     by_density = matched(finals, [0.2], 1.1)
     by_activity = matched(finals, [12.8], 1.1, along="active_units")
     pd.testing.assert_series_equal(by_density["value"], by_activity["value"])
-
-
-def test_without_the_reference_there_are_means_and_no_tests(finals):
-    table = against(matched(finals[finals["family"] != "a"], [0.1], 1.1), "a")
-    assert table["mean"].notna().all()
-    assert table[["ahead", "p_value", "p_holm"]].isna().all(axis=None)
-    assert against(matched(finals, [0.9], 1.1), "a").empty

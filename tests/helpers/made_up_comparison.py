@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from helpers.paths import ROOT
-from implicit_em.compare.protocol import read_protocol
+from implicit_em.compare.protocol import Protocol
 from implicit_em.compare.results import Results, choose
 from implicit_em.metrics.densities import EDGES
 
@@ -27,7 +27,7 @@ def results(families=None, widths=None, spread=0.001, **changes) -> Results:
         spread: deviation over the seeds.
         changes: of the protocol's keys.
     """
-    protocol = read_protocol(ROOT / "conf")
+    protocol = Protocol.read(ROOT / "conf")
     levels = families or {f: 0.945 - 0.004 * n for n, f in enumerate(protocol.families)}
     protocol = protocol.model_copy(update={"families": list(levels), **changes})
     tuning = pd.DataFrame(

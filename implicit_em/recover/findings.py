@@ -1,0 +1,35 @@
+"""What the tables say, one sentence each; ``findings.md.j2`` has the words."""
+
+import pandas as pd
+
+from implicit_em.recover.results import FOUND, Results
+from implicit_em.studies.pages import sentences
+from implicit_em.studies.pairs import SIGNIFICANT
+
+
+def findings(results: Results) -> list[str]:
+    """Return what the tables say, one sentence each."""
+    protocol = results.protocol
+    cells = results.cells.set_index("cell")
+    floors = results.controls.groupby(["cell", "family"])[FOUND].mean().unstack()
+    diverged = results.tuning[results.tuning["ridge_fvu"].isna()]
+    return sentences(
+        "implicit_em.recover",
+        "findings.md.j2",
+        significant=SIGNIFICANT,
+        reference=protocol.reference,
+        matched={criterion: results.tests(criterion) for criterion in protocol.criteria},
+        cells=cells,
+        floors=floors.reindex(cells.index),
+        gaps=_gaps(results),
+        diverged=diverged.groupby("family", sort=False).size(),
+    )
+
+
+def _gaps(results: Results) -> pd.Series:
+    """Return how much each family's mean share over cells falls with the blind choice."""
+    truth, blind = (
+        results.finals_of(criterion).groupby(["family", "cell"], sort=False)[FOUND].mean()
+        for criterion in ("truth", "blind")
+    )
+    return (truth - blind).groupby("family", sort=False).mean().dropna()

@@ -1,0 +1,65 @@
+"""The whole recovery study from one call."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from implicit_em.config import CONF
+from implicit_em.recover.part import Recovery
+from implicit_em.recover.protocol import Protocol
+from implicit_em.studies import study_directory
+from implicit_em.studies.parts import Study
+from implicit_em.studies.stages import compose_settings
+
+log = logging.getLogger(__name__)
+
+RECOVERY = Path("results/recover")
+
+
+def recover(
+    directory: str | Path = RECOVERY,
+    cells: Sequence[str] = (),
+    changes: Sequence[str] = (),
+    workers: int | None = None,
+    conf: str | Path = CONF,
+    quick: bool = False,
+) -> Path:
+    """Run cells of the study as ``Study.run`` does, and write its report; return its path.
+
+    Args:
+        cells: names of cells or groups of cells; all if none is named.
+        quick: whether to put the protocol's ``quick`` before cells and changes: a short trial, by
+            default in a directory of its own.
+
+    Raises:
+        ConfigError: if a setting is refused, or the directory holds a study of other settings.
+        RunError: if runs failed, or all runs of a stage diverged.
+    """
+    study_directory.refuse_arguments(workers, Path(conf), Protocol.file)
+    if quick:
+        words = Protocol.read(Path(conf)).quick
+        cells = cells or [word for word in words if "=" not in word]
+        changes = [*(word for word in words if "=" in word), *changes]
+        if Path(directory) == RECOVERY:
+            directory = RECOVERY.with_name(f"{RECOVERY.name}-quick")
+    study = Study("recover", "recovery", RECOVERY, Protocol, _prepare)
+    (report,) = study.run(directory, cells, changes, workers, conf)
+    return report
+
+
+def _prepare(
+    protocol: Protocol,
+    words: Sequence[str],
+    directory: Path,
+    conf: Path,
+    overrides: Sequence[str],
+    trial: str | None,
+) -> list[Recovery]:
+    """Compose all settings once, and check the runs of all cells."""
+    cells = protocol.chosen(words)
+    log.info("composing the runs of %s", ", ".join(protocol.families))
+    settings, controls = (
+        compose_settings(names, "recover", conf, ["data=superposition", *overrides])
+        for names in (protocol.families, protocol.controls)
+    )
+    return [Recovery(protocol, cells, settings, controls, directory, conf, trial)]

@@ -1,0 +1,228 @@
+"""The recovery study from end to end on small data; how it goes on, and what it refuses."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.paths import ROOT
+
+import implicit_em
+from implicit_em.base.errors import ConfigError
+from implicit_em.config.spec import RunSpec
+from implicit_em.metrics.dictionaries import cosines
+from implicit_em.recover.__main__ import main
+from implicit_em.recover.protocol import Protocol
+from implicit_em.recover.stages import Stages
+from implicit_em.recover.study import recover
+from implicit_em.studies.stages import compose_settings
+from implicit_em.training.directory import RunDirectory
+
+CONF = ROOT / "conf"
+FAMILY = """# @package _global_
+# A family in few settings.
+defaults:
+  - override /model: {model}
+hydra:
+  sweeper:
+    params:
+      {axis}
+"""
+CHANGES = [
+    "logger=csv",
+    "data.batch_size=100",
+    "families=[derived,topk]",
+    "toy_families=[derived]",
+    "controls=[controls_without_seeds]",
+    "seeds=[1,2]",
+    "middle.data.features=12",
+    "middle.data.width=6",
+    "middle.data.density=0.1",
+    "middle.data.samples=500",
+    "middle.data.test_samples=200",
+    "always.data.val_size=100",
+    "tuning.trainer.max_epochs=1",
+    "finals.trainer.max_epochs=1",
+    "variations.half_the_units.model.hidden=8",
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def coarse():
+    """Draw figures in no time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("implicit_em.studies.figures.RESOLUTION", 20)
+        yield
+
+
+@pytest.fixture(scope="module")
+def conf(tmp_path_factory):
+    """Configuration files with two families of two settings."""
+    directory = tmp_path_factory.mktemp("conf") / "conf"
+    shutil.copytree(CONF, directory)
+    grids = {
+        "derived": FAMILY.format(model="encoder", axis="loss.lse.weight: 0.5,5"),
+        "topk": FAMILY.format(model="topk", axis="model.k: 1,2"),
+    }
+    for name, grid in grids.items():
+        (directory / "experiment" / "recover" / f"{name}.yaml").write_text(grid)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, conf):
+    """A directory with the middle cell and a variation."""
+    directory = tmp_path_factory.mktemp("recovery") / "trial"
+    recover(directory, ["middle", "half_the_units"], CHANGES, workers=1, conf=conf)
+    return directory
+
+
+def table(directory, name):
+    return pd.read_csv(directory / "tables" / f"{name}.csv")
+
+
+@pytest.mark.slow
+def test_it_goes_on_with_what_is_missing_and_keeps_the_cells_that_the_directory_holds(
+    study, conf, tmp_path
+):
+    directory = tmp_path / "trial"
+    shutil.copytree(study, directory)
+    before = table(directory, "finals").drop(columns="train_seconds")
+    runs = sorted(directory.glob("runs/middle/topk/*"))
+    (runs[0] / "metrics.json").unlink()
+    (runs[1] / "recovery.json").write_text("{")
+    written = (runs[1] / "metrics.json").stat().st_mtime_ns
+    recover(directory, ["middle"], CHANGES, workers=1, conf=conf)
+    assert (runs[1] / "metrics.json").stat().st_mtime_ns == written
+    after = table(directory, "finals").drop(columns="train_seconds")
+    pd.testing.assert_frame_equal(after, before)
+    kept = json.loads((directory / "findings.json").read_text())["cells"]
+    assert kept == ["middle", "half_the_units"]
+
+
+def test_every_table_has_every_cell(study):
+    cells = table(study, "cells").set_index("cell")
+    assert cells["units"].to_dict() == {"middle": 12, "half_the_units": 8}
+    names = ("cells", "tuning", "chosen", "finals", "controls", "tests")
+    assert {path.stem for path in (study / "tables").iterdir()} == set(names)
+    for name in names:
+        assert set(table(study, name)["target" if name == "tests" else "cell"]) == set(cells.index)
+
+
+def test_the_report_says_what_the_tables_say(study):
+    text = (study / "report.md").read_text()
+    said = json.loads((study / "findings.json").read_text())["findings"]
+    assert said
+    assert all(sentence in text for sentence in said)
+    assert "> **TRIAL with" in text
+    assert "nan" not in re.findall(r"[\w-]+", text)
+    figures = {path.stem for path in (study / "figures").iterdir()}
+    assert figures == {"l0", "phases_blind", "phases_truth", "variations"}
+
+
+def test_each_criterion_has_its_finals_and_shared_runs_are_trained_once(study):
+    finals, chosen = table(study, "finals"), table(study, "chosen")
+    assert not finals.duplicated(["cell", "run"]).any()
+    for _, row in chosen.iterrows():
+        own = finals[(finals["cell"] == row["cell"]) & (finals["family"] == row["family"])]
+        assert sorted(own.loc[own["settings"] == row["settings"], "seed"]) == [1, 2]
+
+
+def test_what_stands_in_the_tables_is_what_models_and_truth_give(study):
+    """By hand from a run's files: the ridge decoder never sees the test samples."""
+    row = table(study, "finals").query("family == 'topk' and cell == 'middle'").iloc[0]
+    run = study / "runs" / "middle" / "topk" / row["run"]
+    data = RunSpec.of(RunDirectory(run).read_config()).build_data()
+    train = data.split("train")[0][data.train_indices()]
+    test, _ = data.final_samples()
+    assert (len(train), len(test)) == (400, 200)
+    model = implicit_em.load(run).eval()
+    decoder = implicit_em.fit_decoder(model, train)
+    best_M = cosines(data.truth().directions_MD, decoder.weight.numpy()).max(1)
+    assert row["ridge_found_0.8"] == np.mean(best_M > 0.8)
+    assert row["ridge_mean_cosine"] == pytest.approx(best_M.mean())
+    assert row["ridge_fvu"] == pytest.approx(decoder.fvu(test))
+    active = model.encode(test) > 0
+    assert row["l0"] == pytest.approx(active.sum(1).float().mean().item())
+
+
+def test_tuning_is_measured_on_held_out_samples(study):
+    run = table(study, "tuning").query("family == 'topk' and cell == 'middle'").iloc[0]
+    cfg = RunDirectory(study / "runs" / "middle" / "topk" / run["run"]).read_config()
+    data = RunSpec.of(cfg).build_data()
+    assert len(data.final_samples()[0]) == 100
+    assert run["true_l0"] == data.truth().l0
+
+
+def test_every_family_has_the_same_budget():
+    sizes = {}
+    for family in Protocol.read(CONF).families:
+        text = (CONF / "experiment" / "recover" / f"{family}.yaml").read_text()
+        axes = text.partition("params:")[2].strip().splitlines()
+        sizes[family] = np.prod([len(axis.split(",")) for axis in axes])
+    assert len(set(sizes.values())) == 1, sizes
+
+
+def test_there_are_ten_cells_of_which_one_is_the_middle():
+    protocol = Protocol.read(CONF)
+    assert len(protocol.cells) == 10
+    settings = [protocol.of_cell(cell) for cell in protocol.cells]
+    assert len({str(sorted(one.items())) for one in settings}) == 10
+    assert protocol.of_cell("middle").items() >= protocol.middle.items()
+    assert protocol.of_cell("middle")["model.hidden"] == protocol.middle["data.features"]
+
+
+def test_quick_is_a_trial_of_three_cells_that_the_protocol_has():
+    protocol = Protocol.read(CONF)
+    words = [word for word in protocol.quick if "=" not in word]
+    assert len(protocol.chosen(words)) == 3
+    Protocol.read(CONF, [word for word in protocol.quick if "=" in word])
+
+
+def test_some_controls_have_at_most_as_many_units_as_inputs(conf):
+    protocol = Protocol.read(conf, [change for change in CHANGES if Protocol.has(change)])
+    controls = compose_settings(
+        ["controls", "controls_without_seeds"], "recover", conf, ["data=superposition"]
+    )
+    stages = Stages(protocol, "middle", conf, [], controls)
+    units = {run.sweep: run.cfg.model.hidden for run in stages.controls()}
+    assert units == {"ica": 6, "kmeans": 12, "random": 12, "pca": 6}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere: no such cell; allowed: cells, variations, toys, middle, "),
+        (["data=mnist"], "data=mnist: the protocol sets it; allowed: middle"),
+        (["model.hidden=8"], "model.hidden=8: the protocol sets it; allowed: variations"),
+        (["finals.data.final=validation"], "finals.data.final=validation: must be test"),
+        (["cells.toys={}"], "toys: must be a plain name of one cell, and none of cells"),
+        (["toys.dense={}"], "dense: must be a plain name of one cell, and none of cells"),
+        (["toy_families=[nobody]"], "toy_families=nobody: allowed: derived, "),
+        (["criteria={blind: l0}"], "criteria: must be blind and truth"),
+        (["criteria={blnd: l0}"], "criteria.blnd"),
+        (["middle={}"], "middle.data.features: missing"),
+        (["middle.data.featurs=3", *CHANGES], "data.featurs=3: no such setting"),
+        (["middle.data.density=2", *CHANGES[2:6]], "data: density=2: "),
+        (["--workers", "0"], "workers=0: must be at least 1"),
+        (["seeds=[1,2]"], "results/recover is for the protocol alone"),
+    ],
+)
+def test_a_mistake_gives_one_line_before_anything_is_written(
+    arguments, message, conf, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    where = [] if arguments == ["seeds=[1,2]"] else ["--directory", "trial"]
+    assert main([*arguments, *where, "--conf", str(conf)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {message}")
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_report_of_another_protocol_is_not_written_over(study, conf):
+    other = ["middle.data.samples=600"]
+    with pytest.raises(ConfigError, match="holds TRIAL with"):
+        recover(study, ["middle"], [*CHANGES, *other], workers=1, conf=conf)
