@@ -1,5 +1,6 @@
 """Control of sparsity: a factor on weights of loss terms that leads L0 to a target."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,26 +8,29 @@ import torch
 from torch import Tensor, nn
 
 from implicit_em.engine.rounding import each_alone
+from implicit_em.models import SparseAutoencoder
 
-MOMENTUM = 0.05
-"""Weight of a step in the running mean of L0: about 20 batches even out their noise."""
-LARGEST_ERROR = 2.0
-"""Largest error in log units that counts: a layer that falls silent must not wind the factor up."""
-RATE = 0.01
-"""Change of the log factor in a step, for an error of 1: slower than the units respond."""
-GAIN = 0.5
+MOMENTUM = 0.1
+"""Weight of a step in the running mean of L0: about ten batches even out their noise."""
+LARGEST_ERROR = math.log(4)
+"""Largest error that counts: a weight that is far off rises by at most 5 % in a step."""
+FIRST_RATE = 0.01
+"""Change of the log factor in a step, for an error of 1, at first: features must form meanwhile."""
+LAST_RATE = 0.05
+"""The same at the end, when units respond fast and what is left of the error must go."""
+GAIN = 1.0
 """Part of the error that acts at once; it damps the swings of the integral."""
-WIDEST = 9.0
-"""Largest log factor that the integral reaches, about 8,000 times the weight."""
-WARM = 0.02
-"""Share of the training in which the factor rises from 0: features form before units turn off."""
-AVERAGED = 0.6
-"""Share of the training from which on the integral is averaged; it has settled by then."""
-HOLD = 0.85
+WIDEST = 16.0
+"""Largest log factor that the integral reaches: weights may be wrong by six orders of magnitude."""
+HOLD = 0.95
 """Share of the training from which on the factor is constant: the last steps have one objective."""
+AVERAGING = 0.05
+"""Weight of a step in the mean of the log factor that is held."""
+MOST_APART = 2.0
+"""Largest factor by which L0 of held-out samples is taken to differ from that of a batch."""
 
 START_DENSITY = 2.0
-"""Density at the start divided by that of the target: to turn units off is easier than on."""
+"""Density of an autoencoder at its start divided by that of the target."""
 MOST_DENSE = 0.5
 """Largest share of the samples that activates a unit at the start."""
 START_SAMPLES = 10_000
@@ -40,18 +44,16 @@ class State(NamedTuple):
     """Exponential mean of L0 over the steps; it starts at the target."""
     integral: Tensor
     """Log of the factor, but for the part that acts at once."""
-    total: Tensor
-    """Sum of the integral over the steps from ``AVERAGED`` to ``HOLD``."""
-    steps: Tensor
-    """Number of these steps."""
+    held: Tensor
+    """Exponential mean of the log factor, up to ``HOLD``."""
 
 
 def law(state: State, l0: Tensor, target: Tensor, progress: Tensor) -> tuple[State, Tensor]:
-    """Return the next state, and the factor of a step.
+    """Return the next state, and the factor of a step: a proportional-integral controller.
 
-    The factor is ``exp(integral + GAIN * error)`` with ``error = log(running / target)``, and
-    the integral adds up ``RATE * error``. From ``HOLD`` on, it is the exponential of the mean
-    integral before.
+    The factor is ``exp(integral + GAIN * error)`` with ``error = log(running / target)``. The
+    integral adds up the errors times a rate, which rises with the square of the progress. From
+    ``HOLD`` on, the factor is the geometric mean of those before.
 
     Args:
         state: state before the step.
@@ -59,18 +61,15 @@ def law(state: State, l0: Tensor, target: Tensor, progress: Tensor) -> tuple[Sta
         target: number that it should be.
         progress: share of the training before this step, in [0, 1].
     """
-    rising = (progress / WARM).clamp(max=1)
-    held = progress >= HOLD
+    holds = progress >= HOLD
+    rate = FIRST_RATE + (LAST_RATE - FIRST_RATE) * progress.square()
     running = state.running + MOMENTUM * (l0 - state.running)
     error = each_alone(torch.log, running / target).clamp(-LARGEST_ERROR, LARGEST_ERROR)
-    moved = (state.integral + RATE * rising * error).clamp(-WIDEST, WIDEST)
-    integral = torch.where(held, state.integral, moved)
-    averaged = (progress >= AVERAGED) & ~held
-    total = state.total + averaged * integral
-    steps = state.steps + averaged
-    mean = torch.where(steps > 0, total / steps.clamp(min=1), integral)
-    exponent = torch.where(held, mean, integral + GAIN * error)
-    return State(running, integral, total, steps), rising * each_alone(torch.exp, exponent)
+    integral = (state.integral + rate * error).clamp(-WIDEST, WIDEST)
+    exponent = integral + GAIN * error
+    held = torch.where(holds, state.held, state.held + AVERAGING * (exponent - state.held))
+    factor = each_alone(torch.exp, torch.where(holds, held, exponent))
+    return State(running, integral, held), factor
 
 
 class SparsityControl(nn.Module):
@@ -81,22 +80,35 @@ class SparsityControl(nn.Module):
     """
 
     target: Tensor
+    running: Tensor
+    ratio: Tensor
+    """L0 of held-out samples divided by that of batches."""
 
     def __init__(self, target: float) -> None:
         super().__init__()
-        start = State(*(torch.tensor(value, dtype=torch.float64) for value in (target, 0, 0, 0)))
+        start = State(*(torch.tensor(value, dtype=torch.float64) for value in (target, 0, 0)))
         for name, value in start._asdict().items():
             self.register_buffer(name, value)
+        self.register_buffer("ratio", torch.ones_like(start.running))
         self.register_buffer("target", start.running.clone(), persistent=False)
 
     @torch.no_grad()
     def update(self, l0: Tensor, progress: Tensor) -> Tensor:
         """Take a step of ``law``, and return the factor; all have the shape of the state."""
         before = State(*(getattr(self, name) for name in State._fields))
-        after, factor = law(before, l0.double(), self.target, progress)
+        after, factor = law(before, l0.double(), self.target / self.ratio, progress)
         for old, new in zip(before, after, strict=True):
             old.copy_(new)
         return factor
+
+    @torch.no_grad()
+    def compare(self, l0: Tensor) -> None:
+        """Note the L0 of held-out samples, so that theirs reaches the target and not that of batches.
+
+        A wide layer fits its own training samples: L0 of new ones is up to a fifth larger.
+        """
+        found = (l0.double() / self.running).nan_to_num(1).clamp(1 / MOST_APART, MOST_APART)
+        self.ratio.lerp_(found, 0.5)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Move the buffers to another device, and keep their precision."""
@@ -104,12 +116,18 @@ class SparsityControl(nn.Module):
 
 
 def start_near(target: float, model: Any, x: Tensor) -> None:
-    """Place the biases of a new model so that its L0 starts above a target.
+    """Place the biases of a new autoencoder so that its L0 starts above a target.
+
+    With biases of 0, half of the units are active at first. Until they are not, an autoencoder
+    learns dense features, many of which stay. The derived model starts as it is: its ridge decoder
+    finds more features so.
 
     Args:
         target: number of active units in a sample that the training should lead to.
-        model: an ``Encoder`` or a ``SparseAutoencoder``.
+        model: model that was just made.
         x: training samples, shape ``(N, D)``.
     """
+    if not isinstance(model, SparseAutoencoder):
+        return
     share = min(MOST_DENSE, START_DENSITY * target / model.weight.shape[-2])
     model.place_biases(x, share)

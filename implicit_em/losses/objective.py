@@ -133,7 +133,8 @@ class StackedObjective(Objective):
     Args:
         objectives: one for each replica, all of the same ``signature``.
         like: tensor whose device and dtype the weights take.
-        controlled: whether ``control`` sets the weights of the terms that make units sparse.
+        controlled: whether ``control`` sets the weights of the terms that make units sparse; they
+            have no warm-up then.
     """
 
     def __init__(
@@ -146,13 +147,14 @@ class StackedObjective(Objective):
         for name, term in objectives[0].terms.items():
             values = [objective.terms[name].weight for objective in objectives]
             warmups = [objective.terms[name].warmup for objective in objectives]
-            weights[name] = warmed = torch.tensor(values, device=like.device, dtype=dtype)
-            constant = values.count(term.weight) == len(values) and not any(warmups)
+            weights[name] = torch.tensor(values, device=like.device, dtype=dtype)
+            constant = False
             if controlled and name in objectives[0].sparse:
-                constant, warmed = False, weights[name].clone()
-                self._controlled.append((weights[name], warmed))
-            if any(warmups):
-                self._warming.append((warmed, warmed.clone(), warmups))
+                self._controlled.append((weights[name], weights[name].clone()))
+            elif any(warmups):
+                self._warming.append((weights[name], weights[name].clone(), warmups))
+            else:
+                constant = values.count(term.weight) == len(values)
             terms[name] = term if constant else replace(term, weight=weights[name])
         super().__init__(terms)
         self._closed_and_weights = (
@@ -179,7 +181,7 @@ class StackedObjective(Objective):
 
         The factor and each of the new tensors returned have shape ``(R,)``.
         """
-        return [weights.copy_(warmed * factor).clone() for weights, warmed in self._controlled]
+        return [weights.copy_(full * factor).clone() for weights, full in self._controlled]
 
     def differentiate(
         self, outputs: Mapping[str, Tensor]

@@ -24,6 +24,7 @@ from implicit_em.training.checkpoints import (
     resume_point,
     stop_if_requested,
 )
+from implicit_em.training.decoding import BATCH, encoded
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.history import HistoryLogger
 from implicit_em.training.measurement import monitoring_interval
@@ -31,6 +32,9 @@ from implicit_em.training.progress import EpochProgress, working
 from implicit_em.training.tracking import log_again
 
 log = logging.getLogger(__name__)
+
+COMPARED = 2048
+"""Largest number of held-out samples on which a control of L0 looks after each epoch."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,11 @@ class Fit:
             plugins=[DirectCheckpointIO()],
             enable_progress_bar=False,  # Lightning's own
             logger=[history, *([logger] if logger else []), *progress],
-            callbacks=[*map(instantiate, settings["callbacks"].values()), saving],
+            callbacks=[
+                *map(instantiate, settings["callbacks"].values()),
+                *([HeldOut(data)] if module.control is not None and data.val_size else []),
+                saving,
+            ],
             default_root_dir=run.path,
             check_val_every_n_epoch=settings["metrics_every"]
             or monitoring_interval(data, module.model.weight.shape[-2]),
@@ -119,6 +127,22 @@ class Fit:
             "train_seconds": round(self.saving.train_seconds, 3),
             "device": _device_name(self.trainer),
         }
+
+
+class HeldOut(pl.Callback):
+    """Tells the control of L0, after each epoch, how many units are active on held-out samples."""
+
+    def __init__(self, data: ResidentDataModule) -> None:
+        samples, rows = data.split("train")[0], data.monitored_indices()
+        some = rows[:: -(-len(rows) // COMPARED)].to(samples.device)
+        self.samples = samples.index_select(0, some)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Log ``control/held_out_l0`` and compare it with that of the batches."""
+        batches = [energies for energies, _ in encoded(pl_module.model, self.samples, BATCH)]
+        l0 = (torch.cat(batches) > 0).sum(-1).double().mean()
+        pl_module.log("control/held_out_l0", l0)
+        pl_module.control.compare(l0)
 
 
 def _start(module: EnergyModule, data: ResidentDataModule) -> float:

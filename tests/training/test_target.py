@@ -93,11 +93,19 @@ def test_a_run_without_a_target_has_none_of_it(composed, small, tmp_path):
     assert all(name.startswith("model.") for name in state)
 
 
+def test_held_out_samples_reach_the_target_too(composed, settings, tmp_path):
+    train(composed(*settings, "data.val_size=50"), tmp_path)
+    history = pd.read_csv(tmp_path / "history.csv")
+    assert history["control/held_out_l0"].notna().all()
+    state = torch.load(tmp_path / "checkpoints" / "last.ckpt")["state_dict"]
+    assert state["control.ratio"] != 1
+
+
 def test_the_checkpoint_holds_the_control_and_the_model_does_not(composed, settings, tmp_path):
     train(composed(*settings), tmp_path)
     state = torch.load(tmp_path / "checkpoints" / "last.ckpt")["state_dict"]
     own = {name for name in state if not name.startswith("model.")}
-    assert own == {f"control.{name}" for name in ("running", "integral", "total", "steps")}
+    assert own == {f"control.{name}" for name in ("running", "integral", "held", "ratio")}
     assert all(state[name].shape == () and state[name] != 0 for name in own)
     assert set(load_file(tmp_path / "model.safetensors")) == {"linear.weight", "linear.bias"}
     assert "l0" not in json.loads((tmp_path / "model.json").read_text())["model"]
