@@ -103,7 +103,7 @@ class SparsityControl(nn.Module):
 
     @torch.no_grad()
     def compare(self, l0: Tensor) -> None:
-        """Note the L0 of held-out samples, so that theirs reaches the target and not that of batches.
+        """Note the L0 of held-out samples, so that theirs reaches the target.
 
         A wide layer fits its own training samples: L0 of new ones is up to a fifth larger.
         """
