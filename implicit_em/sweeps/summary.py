@@ -32,7 +32,7 @@ def summarise(directory: Path) -> bool:
         temporary.write_text(_markdown(grouped, failed))
 
     names = _short_names(jobs["job"].tolist())
-    rows = jobs.assign(job=names)[["job", "status", *IN_SUMMARY]].astype(object)
+    rows = jobs.assign(job=names)[["job", "status", *_shown(jobs)]].astype(object)
     print_rows(f"{len(jobs)} jobs", rows.where(rows.notna(), None))
     if 0 < len(grouped) < len(jobs):
         print_rows("mean ± std over seeds", grouped)
@@ -121,13 +121,17 @@ def group_over_seeds(jobs: pd.DataFrame) -> pd.DataFrame:
     """Return one row, mean ± std as text, for all completed jobs that differ only in the seed."""
     completed = jobs[jobs["status"] == "completed"]
     names = completed["job"].map(lambda job: re.sub("(^|,)seed=[^,]*", "", job).lstrip(","))
-    rows = []
+    rows, shown = [], _shown(completed)
     for name, group in completed.groupby(names, sort=False):
-        cells = {key: _mean_and_std(group[key]) for key in IN_SUMMARY}
+        cells = {key: _mean_and_std(group[key]) for key in shown}
         rows.append({"job": name or "default", "n": str(len(group)), **cells})
-    grouped = pd.DataFrame(rows, columns=["job", "n", *IN_SUMMARY])
+    grouped = pd.DataFrame(rows, columns=["job", "n", *shown])
     grouped["job"] = _short_names(grouped["job"].tolist())
     return grouped
+
+
+def _shown(jobs: pd.DataFrame) -> list[str]:
+    return [key for key in IN_SUMMARY if jobs[key].notna().any()]
 
 
 def _mean_and_std(column: pd.Series) -> str:

@@ -9,15 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from implicit_em.data import ResidentDataModule, as_unit_float
+from implicit_em.data import ResidentDataModule, SuperpositionDataModule, as_unit_float
 from implicit_em.data.mapped import MappedSamples, Samples
+from implicit_em.metrics.dictionaries import cosines
 from implicit_em.metrics.reconstruction import RIDGE, fvu_of, ridge_decoder, wide_ridge_decoder
+from implicit_em.metrics.recovery import recovered
 from implicit_em.training.loading import load
 
 FITTED = 4096
 """Largest number of training samples that ``ridge_fvu`` fits the decoder on."""
 MEASURED = 2048
 """Largest number of final samples that ``ridge_fvu`` measures the decoder on."""
+FOUND = 0.8
+"""Cosine above which a direction counts as that of a feature."""
 BATCH = 256
 """Number of samples encoded at a time: a block that stays in a processor's cache."""
 
@@ -100,6 +104,21 @@ def ridge_fvu(model: Any, data: ResidentDataModule) -> float:
     measured = _choice(len(final), MEASURED).to(final.device)
     decoder = fit_decoder(model, samples.index_select(0, fitted))
     return decoder.fvu(final.index_select(0, measured))
+
+
+def features_found(model: Any, data: ResidentDataModule) -> float | None:
+    """Return the share of known features that a ridge decoder finds; ``None`` for other data.
+
+    The decoder is fitted on the training samples. A feature is found if one of its directions has a
+    cosine above ``FOUND`` with it.
+    """
+    if not isinstance(data, SuperpositionDataModule):
+        return None
+    decoder = fit_decoder(model, data.starting_samples())
+    directions_KD = decoder.weight.cpu().numpy()
+    if not np.isfinite(directions_KD).all():
+        return float("nan")
+    return recovered(cosines(data.truth().directions_MD, directions_KD).max(1), FOUND)
 
 
 def _choice(samples: int, most: int) -> Tensor:

@@ -13,7 +13,7 @@ from implicit_em.data import ResidentDataModule
 from implicit_em.engine.modules import EnergyModule
 from implicit_em.metrics.energies import RECONSTRUCTION
 from implicit_em.metrics.probe import linear_probe
-from implicit_em.training.decoding import encoded, ridge_fvu
+from implicit_em.training.decoding import encoded, features_found, ridge_fvu
 from implicit_em.training.progress import working
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ def evaluate_module(
         results[key] = None if key in MAY_NOT_APPLY and np.isnan(value) else value
     if trainer.is_global_zero:
         results["ridge_fvu"] = ridge_fvu(module.model, data)
+        results["features_found"] = features_found(module.model, data)
     return results
 
 

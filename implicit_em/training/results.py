@@ -17,15 +17,17 @@ from implicit_em.metrics.energies import CURVES, FINAL, RECONSTRUCTION
 log = logging.getLogger(__name__)
 
 VERSIONS_OF = ("implicit-em", "torch", "pytorch-lightning", "hydra-core", "numpy", "scikit-learn")
+BY_RIDGE = ("ridge_fvu", "features_found")
+"""Measurements of a decoder that is fitted by ridge regression after the training."""
 IN_TABLE = (
     *("dead_units", "silent_units", "redundancy"),
     *("responsibility_entropy", "maximum_responsibility", "density", "l0"),
-    *(*RECONSTRUCTION, "ridge_fvu"),
+    *(*RECONSTRUCTION, *BY_RIDGE),
     *("probe_accuracy", "final_loss", "convergence_epoch", "parameters", "epochs", "train_seconds"),
 )
 """Keys in the table of a run; those without a value are left out."""
-IN_SUMMARY = (*CURVES, "probe_accuracy", "final_loss", "convergence_epoch")
-"""Keys in the tables of a sweep."""
+IN_SUMMARY = (*CURVES, "probe_accuracy", "features_found", "final_loss", "convergence_epoch")
+"""Keys in the tables of a sweep; those without a value are left out of what is shown."""
 NO_OBJECTIVE = (
     *("seed", "config_fingerprint", "status", "error"),
     *("device", "schema", "versions"),
@@ -62,7 +64,7 @@ class Results:
     final_loss: float | None = None
     convergence_epoch: int | None = None
     measured: Mapping[str, float | int | None] = field(
-        default_factory=lambda: dict.fromkeys((*FINAL, *RECONSTRUCTION, "ridge_fvu"))
+        default_factory=lambda: dict.fromkeys((*FINAL, *RECONSTRUCTION, *BY_RIDGE))
     )
     l0_target: float | None = None
     l0_reached: bool | None = None

@@ -11,6 +11,7 @@ from torch import nn
 
 import implicit_em
 from implicit_em.config.spec import RunSpec
+from implicit_em.data.superposition import draw
 from implicit_em.metrics.reconstruction import fvu
 from implicit_em.models import Encoder, SparseAutoencoder
 from implicit_em.training import decoding
@@ -86,6 +87,26 @@ def test_a_run_is_measured_by_the_decoder_of_a_fixed_choice(composed, small, tmp
     )
     assert 0 < metrics["ridge_fvu"] < 1
     assert 0 < metrics["l0"] < 5
+
+
+def test_known_features_that_a_ridge_decoder_finds_are_counted(composed, small, tmp_path):
+    known = ["data=superposition", "data.features=40", "data.width=20", "data.density=0.05"]
+    sizes = ["data.samples=3000", "data.test_samples=200", "data.batch_size=64"]
+    cfg = composed(
+        *known, *sizes, "model=topk", "model.k=2", "trainer.max_epochs=8", "lr.value=1e-2"
+    )
+    metrics = train(cfg, tmp_path / "run")
+    data = RunSpec.of(cfg).build_data()
+    decoder = fit_decoder(
+        implicit_em.load(tmp_path / "run"), draw(data.superposition).samples_ND[:3000]
+    )
+    truth_MD, found_KD = (
+        rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-9)
+        for rows in (data.truth().directions_MD, decoder.weight.numpy())
+    )
+    assert metrics["features_found"] == ((truth_MD @ found_KD.T).max(1) > 0.8).mean()
+    assert 0.2 < metrics["features_found"] < 1
+    assert train(composed(*small, "probe=none"), tmp_path / "images")["features_found"] is None
 
 
 def test_a_model_that_transforms_its_input_is_trained_measured_and_saved(
