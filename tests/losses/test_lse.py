@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from torch.testing import assert_close
 
-from implicit_em.losses import lse
+from implicit_em.losses import lse, variance
 
 BATCHES = arrays(
     np.float64,
@@ -157,3 +157,21 @@ def test_the_count_of_a_few_loud_units_is_their_number(components, samples):
     energies[:, :3] = 50
     count = lse(energies, "count") + components * math.log(components)
     assert count.item() == pytest.approx(3, rel=0.01)
+
+
+@pytest.mark.parametrize("level", [1.0, 3.0])
+@pytest.mark.parametrize(("components", "samples"), [(300, 8000), (900, 4000)])
+def test_the_weight_of_the_count_is_about_one_over_the_density(level, components, samples):
+    """Shifting all active energies changes nothing at p = (1 + 1 / a) / weight, see the theory."""
+    weight = 40.0
+    density = (1 + 1 / level) / weight
+    generator = torch.Generator().manual_seed(0)
+    strength = torch.empty(samples, components, dtype=torch.float64)
+    strength.exponential_(1 / level, generator=generator)
+    active = torch.rand(samples, components, generator=generator) < density
+    energies = (strength * active).requires_grad_()
+    pulls = [
+        (torch.autograd.grad(term, energies)[0] * active).sum().item()
+        for term in (weight * lse(energies, "count"), variance(energies))
+    ]
+    assert pulls[0] == pytest.approx(-pulls[1], rel=0.06)
