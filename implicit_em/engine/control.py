@@ -45,7 +45,7 @@ class State(NamedTuple):
     integral: Tensor
     """Log of the factor, but for the part that acts at once."""
     held: Tensor
-    """Exponential mean of the log factor, up to ``HOLD``."""
+    """Exponential mean of the log factor: updated before ``HOLD``, used from there on."""
 
 
 def law(state: State, l0: Tensor, target: Tensor, progress: Tensor) -> tuple[State, Tensor]:
@@ -53,7 +53,7 @@ def law(state: State, l0: Tensor, target: Tensor, progress: Tensor) -> tuple[Sta
 
     The factor is ``exp(integral + GAIN * error)`` with ``error = log(running / target)``. The
     integral adds up the errors times a rate, which rises with the square of the progress. From
-    ``HOLD`` on, the factor is the geometric mean of those before.
+    ``HOLD`` on, the factor is the exponential geometric mean of those before.
 
     Args:
         state: state before the step.
@@ -103,7 +103,7 @@ class SparsityControl(nn.Module):
 
     @torch.no_grad()
     def compare(self, l0: Tensor) -> None:
-        """Note the L0 of held-out samples, so that theirs reaches the target and not that of batches.
+        """Note the L0 of held-out samples, so that theirs reaches the target, not that of batches.
 
         A wide layer fits its own training samples: L0 of new ones is up to a fifth larger.
         """
