@@ -40,7 +40,7 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         var_weight: weight of the variance term, which keeps components alive.
         tc_weight: weight of the decorrelation term, which keeps components different.
         l0: mean number of active components of a sample to train for: a factor on ``lse_weight`` is
-            controlled, and the biases start near it. ``None`` leaves the weight as it is.
+            controlled. ``None`` leaves the weight as it is.
         lr: learning rate of Adam.
         max_iter: number of epochs of ``fit``; the objective has no minimum at which to stop early.
         batch_size: number of samples in a step, at least 2.
@@ -163,6 +163,8 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         if self.l0 is not None:
             ends = {"min_val": 0, "max_val": self.n_components, "include_boundaries": "right"}
             check_scalar(self.l0, "l0", Real, **ends)
+            if np.isnan(self.l0):  # which no bound refuses
+                raise ValueError(f"l0 == {self.l0}, must be finite.")
             if self.lse_weight == 0:
                 raise ValueError(f"l0 == {self.l0}, needs lse_weight above 0.")
         if self.n_jobs is not None:

@@ -164,6 +164,7 @@ def test_columns_have_names(digits, brief):
         ({"lr": 0}, "lr == 0"),
         ({"l0": 0}, "l0 == 0"),
         ({"l0": 9}, "l0 == 9, must be <= 8"),
+        ({"l0": float("nan")}, "l0 == nan, must be finite"),
         ({"l0": 2, "lse_weight": 0}, "l0 == 2, needs lse_weight above 0"),
         ({"lse_weight": float("inf")}, "lse_weight == inf, must be finite"),
         ({"lr": float("nan")}, "lr == nan, must be finite"),

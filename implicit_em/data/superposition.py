@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 import torch
 from scipy.sparse import csr_array, vstack
 from torch import Tensor
@@ -214,7 +215,11 @@ def draw(settings: Superposition) -> Drawn:
 
     All random numbers are those of NumPy's generators, and the sums of a sample are in the order of
     its features, so that no library of linear algebra decides how they are rounded.
+
+    Raises:
+        ConfigError: if they do not fit into memory.
     """
+    _check_memory(settings)
     seeds = np.random.SeedSequence(settings.data_seed).spawn(len(STREAMS))
     streams = {name: np.random.default_rng(s) for name, s in zip(STREAMS, seeds, strict=True)}
     width = settings.width
@@ -234,6 +239,20 @@ def draw(settings: Superposition) -> Drawn:
         for values in (samples_ND, directions_MD):
             values[:, column] *= settings.outlier
     return Drawn(samples_ND.astype(np.float32), strengths_NM, directions_MD)
+
+
+def _check_memory(settings: Superposition) -> None:
+    """Refuse settings whose arrays do not fit: drawing them would take long, and then fail."""
+    features, width = settings.features, settings.width
+    count = settings.samples + settings.test_samples
+    present = count * features * settings.density
+    needed = 12 * count * width + 8 * features * width + 12 * present  # float64, float32; indices
+    if needed > (free := psutil.virtual_memory().available):
+        raise ConfigError(
+            f"samples={settings.samples}: with test_samples={settings.test_samples}, features="
+            f"{features} and width={width}, they take {needed / 1e9:.1f} GB, but "
+            f"{free / 1e9:.1f} GB of memory are free"
+        )
 
 
 def _draw_strengths(

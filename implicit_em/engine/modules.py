@@ -250,12 +250,13 @@ class EnergyModule(pl.LightningModule):
             self._scheduler.step()
 
     def on_train_epoch_start(self) -> None:
-        """Note the weights, and forget the losses of an interrupted epoch."""
+        """Note the weights and the control, and forget the losses of an interrupted epoch."""
         self._losses.clear()
         self._at_epoch_start = [value.detach().clone() for value in self._state()]
 
     def _state(self) -> list[Tensor]:
-        return [*self.model.parameters(), *self.model.buffers()]
+        control = [] if self.control is None else self.control.buffers()
+        return [*self.model.parameters(), *self.model.buffers(), *control]
 
     def on_train_epoch_end(self) -> None:
         """Make a step of a schedule over epochs; log the means if the epoch was cut short."""

@@ -285,6 +285,13 @@ def test_a_wrong_setting_is_refused(setting, reason):
     assert str(refusal.value) == reason
 
 
+@pytest.mark.parametrize("size", ["samples", "test_samples", "width"])
+def test_what_does_not_fit_into_memory_is_refused_before_it_is_drawn(size):
+    reason = rf"\b{size}={10**12}\b.* GB of memory are free$"
+    with pytest.raises(ConfigError, match=reason):
+        ready(**{size: 10**12})
+
+
 BRIEF = ["data=superposition", "data.samples=600", "data.test_samples=200", "logger=csv"]
 
 

@@ -388,6 +388,19 @@ def test_a_loss_that_is_not_finite_takes_the_weights_back_and_names_step_and_ter
         assert torch.equal(after, before)
 
 
+def test_a_loss_that_is_not_finite_takes_the_control_back_too():
+    class Noting(pl.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            self.state = {k: v.clone() for k, v in pl_module.control.state_dict().items()}
+
+    module, watch = EncoderModule(MODEL, l0=2), Noting()
+    with pytest.raises(NonFiniteLossError, match="epoch 2"):
+        trainer(callbacks=[watch]).fit(module, Poisoned(math.nan))
+    assert watch.state["integral"] != 0
+    for name, value in module.control.state_dict().items():
+        assert torch.equal(value, watch.state[name]), name
+
+
 def test_terms_that_are_finite_but_for_their_sum_are_told_apart():
     loss = {"lse": {"_target_": "implicit_em.losses.lse", "weight": 1e39}}
     with pytest.raises(NonFiniteLossError, match=r"at step 1 \(epoch 1\); terms: their sum"):
