@@ -99,7 +99,7 @@ def l0(results: Results) -> Figure:
                 own = means[family]
                 place = truth[own.index], own
                 axes.plot(*place, marker, color=colour, ms=5, alpha=0.8, label=name_of(family))
-        axes.axline((1, 1), slope=1, color=style.GREY, lw=1)
+        axes.axline((1, 1), (2, 2), color=style.GREY, lw=1)
         axes.set(xscale="log", yscale="log", xlabel="features present in a sample")
         axes.set_title(f"chosen {'by the truth' if criterion == 'truth' else 'without the truth'}")
         for axis in (axes.xaxis, axes.yaxis):

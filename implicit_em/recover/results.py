@@ -42,7 +42,7 @@ class Results:
                 if value != {"model.hidden": features, **self.protocol.middle}.get(key)
             }
             said = ", ".join(f"{key}={value}" for key, value in changes.items())
-            rows.append(row | expected | {"changes": said or None})
+            rows.append(row | expected | {"changes": said or "–"})
         return pd.DataFrame(rows)
 
     def finals_of(self, criterion: str) -> pd.DataFrame:
