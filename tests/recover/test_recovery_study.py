@@ -16,13 +16,15 @@ from implicit_em.config.spec import RunSpec
 from implicit_em.metrics.dictionaries import cosines
 from implicit_em.recover.__main__ import main
 from implicit_em.recover.criteria import blind_score
-from implicit_em.recover.protocol import FOLDER, TOYS, Protocol
+from implicit_em.recover.protocol import Protocol
 from implicit_em.recover.stages import Stages
-from implicit_em.recover.study import recover
+from implicit_em.recover.study import _prepare, recover
 from implicit_em.studies.stages import compose_settings
 from implicit_em.training.directory import RunDirectory
 
 CONF = ROOT / "conf"
+DIGEST = "0514d37518f40e16"
+"""The digest of the committed protocol, pinned."""
 FAMILY = """# @package _global_
 # A family in few settings.
 defaults:
@@ -213,6 +215,13 @@ def test_there_are_ten_cells_of_which_one_is_the_middle():
     assert len({str(sorted(one.items())) for one in settings}) == 10
     assert protocol.of_cell("middle").items() >= protocol.middle.items()
     assert protocol.of_cell("middle")["model.hidden"] == protocol.middle["data.features"]
+
+
+def test_the_committed_protocol_has_the_pinned_digest(monkeypatch, tmp_path):
+    """Another one makes a study of another protocol: change it with intent."""
+    monkeypatch.setattr("implicit_em.studies.parts.check_all", lambda runs: None)
+    (part,) = _prepare(Protocol.read(CONF), ["middle"], tmp_path, CONF, [], None)
+    assert part.digest == DIGEST
 
 
 def test_quick_is_a_trial_of_three_cells_that_the_protocol_has():
