@@ -20,7 +20,7 @@ def findings(results: Results) -> list[str]:
         significant=SIGNIFICANT,
         reference=protocol.reference,
         matched={criterion: results.tests(criterion) for criterion in protocol.criteria},
-        best_control=controls.index[controls.argmax()] if len(controls) else None,
+        best_control=controls.idxmax() if len(controls) else None,
         controls=controls,
         gaps=_gaps(results),
         aimed=len(aimed),

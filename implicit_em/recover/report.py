@@ -78,8 +78,8 @@ class Content:
             {
                 "chosen": "by the truth" if criterion == "truth" else "without the truth",
                 "cell": row.target,
-                "family": name_of(row.family),
-                "its mean": percent(row.mean, 1),
+                "family": name_of(str(row.family)),
+                "its mean": percent(float(row.mean), 1),  # type: ignore[arg-type]
                 "points ahead": ahead_text(row),
             }
             for criterion in self.results.protocol.criteria
