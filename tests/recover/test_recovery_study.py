@@ -153,7 +153,9 @@ def test_what_stands_in_the_tables_is_what_models_and_truth_give(study):
     """By hand from a run's files: the ridge decoder never sees the test samples."""
     row = table(study, "finals").query("family == 'topk' and cell == 'middle'").iloc[0]
     run = study / "runs" / "middle" / "topk" / row["run"]
-    data = RunSpec.of(RunDirectory(run).read_config()).build_data()
+    cfg = RunDirectory(run).read_config()
+    cfg.data.normalize = "none"  # a loaded model takes raw samples
+    data = RunSpec.of(cfg).build_data()
     train = data.split("train")[0][data.train_indices()]
     test, _ = data.final_samples()
     assert (len(train), len(test)) == (400, 200)
@@ -167,10 +169,21 @@ def test_what_stands_in_the_tables_is_what_models_and_truth_give(study):
     assert row["found_0.8"] == row["decoder_found_0.8"] == np.mean(best_M > 0.8)
     active = (model.encode(test) > 0).double()
     assert row["l0"] == pytest.approx(active.sum(1).mean().item())
+    measured = RunDirectory(run).read_metrics()
+    assert row["l0"] == pytest.approx(measured["l0"])
+    assert row["ridge_fvu"] == pytest.approx(measured["ridge_fvu"], rel=1e-3)
     coins = torch.distributions.Bernoulli(active.mean(0))
     assert row["activity_nats"] == pytest.approx(coins.entropy().sum().item())
     expected = blind_score(6, row["ridge_fvu"], row["activity_nats"])
     assert row["blind_score"] == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize("stage", ["tuning", "finals"])
+def test_models_are_measured_on_the_samples_that_they_were_trained_for(study, stage):
+    """The data normalise: samples that are normalised twice would have another L0."""
+    for _, row in table(study, stage).iterrows():
+        metrics = RunDirectory(study / "runs" / row["cell"] / row["family"] / row["run"])
+        assert row["l0"] == pytest.approx(metrics.read_metrics()["l0"])
 
 
 def test_a_model_without_a_decoder_is_measured_by_a_ridge_decoder(study):
