@@ -27,6 +27,7 @@ GROUPS = {
     "experiment": "A study of the paper, its sweep included: `-m experiment=ablation`.",
     "experiment/compare": "The grids of the comparison, one for each family.",
     "experiment/recover": "The grids of the recovery study, one for each family.",
+    "experiment/recover/toys": "The grids of its larger data sets.",
     "experiment/knobs": "What the comparison varies of the derived model, one setting at a time.",
 }
 """The config groups, in the order of the page."""

@@ -1,52 +1,56 @@
-"""The figures of the study: phase diagrams, variations, and activity against recovery."""
+"""The figures of the study: phase diagrams, variations, and the activity of the finals."""
 
+import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator, ScalarFormatter
+from matplotlib.ticker import FuncFormatter, NullLocator
 
-from implicit_em.recover.results import FOUND, OWN, Results
+from implicit_em.recover.results import FOUND, Results
 from implicit_em.studies import figures as style
 from implicit_em.studies.families import name_of
 from implicit_em.studies.statistics import mean_share
-from implicit_em.studies.tables import records
 
 VIRIDIS = colormaps["viridis"]
 LIGHT = 0.6  # share from which a colour needs dark letters
 FOUND_LABEL = "features found (%)"
+EMPTY = "#eeeeee"  # settings that are no cell
 
 
 def phases(results: Results, criterion: str) -> Figure:
-    """Draw the share found over density and features per dimension, a panel for each family.
-
-    The square is what a ridge decoder finds, the number below what the model's own decoder does.
-    """
-    cells = results.cells[results.cells["group"] == "cells"]
+    """Draw the share found over density and features per dimension, a panel for each family."""
+    cells = results.cells[results.cells["group"] == "cells"].set_index("cell")
+    ratios_of_cells = cells["features"] / cells["width"]
     finals = results.finals_of(criterion)
-    shares = finals.groupby(["family", "cell"])[[FOUND, OWN]].mean()
+    finals = finals[finals["cell"].isin(cells.index)].assign(
+        density=lambda rows: rows["cell"].map(cells["density"]),
+        ratio=lambda rows: rows["cell"].map(ratios_of_cells),
+    )
+    densities, ratios = (sorted(values.unique()) for values in (finals["density"], finals["ratio"]))
 
     def panel(axes: Axes, family: str) -> None:
-        for cell in records(cells):
-            if (family, cell["cell"]) not in shares.index:
-                continue
-            ridge, own = shares.loc[(family, cell["cell"])]
-            place = (cell["density"], cell["features"] / cell["width"])
-            axes.scatter(*place, s=420, marker="s", color=VIRIDIS(ridge))
-            ink = style.BLACK if ridge > LIGHT else "white"
-            text = f"{100 * ridge:.0f}" + ("" if pd.isna(own) else f"\n{100 * own:.0f}")
-            axes.annotate(text, place, ha="center", va="center", fontsize=6, color=ink)
-        axes.set(xscale="log", yscale="log")
-        axes.set_xticks(sorted(cells["density"].unique()))
-        axes.set_yticks(sorted((cells["features"] / cells["width"]).unique()))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:g}"))
-        axes.yaxis.set_major_formatter(ScalarFormatter())
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_minor_locator(NullLocator())
-        axes.margins(0.25)
+        own = finals[finals["family"] == family]
+        shares = own.pivot_table(FOUND, "ratio", "density").reindex(ratios, axis=0)
+        shares_RC = shares.reindex(densities, axis=1).to_numpy(np.float64)
+        axes.imshow(shares_RC, VIRIDIS, vmin=0, vmax=1, origin="lower", aspect="auto")
+        for (row, column), share in np.ndenumerate(shares_RC):
+            if np.isfinite(share):
+                ink = style.BLACK if share > LIGHT else "white"
+                text = f"{100 * share:.0f}"
+                axes.text(column, row, text, ha="center", va="center", fontsize=8, color=ink)
+        axes.set_facecolor(EMPTY)
+        axes.set_xticks(range(len(densities)), [f"{100 * density:g}" for density in densities])
+        axes.set_yticks(range(len(ratios)), [f"{ratio:g}" for ratio in ratios])
+        axes.grid(False)
 
     x_label, y_label = "features present in a sample (%)", "features per dimension"
-    return style.panels(results.protocol.families, panel, 2.6, x_label, y_label)
+    figure = style.panels(results.protocol.families, panel, 1.9, x_label, y_label)
+    shown = [axes for axes in figure.axes if axes.images]
+    scale = figure.colorbar(shown[0].images[0], ax=figure.axes, shrink=0.6, aspect=30)
+    scale.ax.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f}"))
+    scale.set_label(FOUND_LABEL)
+    return figure
 
 
 def variations(results: Results, criterion: str) -> Figure:
@@ -56,7 +60,7 @@ def variations(results: Results, criterion: str) -> Figure:
     names = ["middle", *cells.loc[cells["group"] == "variations", "cell"]]
     names = [name for name in names if name in set(cells["cell"])]
     families = results.protocol.families
-    figure = Figure(figsize=(style.WIDTH, 2.8 + 0.35 * len(names)))
+    figure = Figure(figsize=(style.WIDTH, 1.2 + 0.6 * len(names)))
     axes = figure.subplots()
     for place, family in enumerate(families):
         colour, _, marker = style.look_of(family)
@@ -64,43 +68,53 @@ def variations(results: Results, criterion: str) -> Figure:
         for row, name in enumerate(names):
             if name in own.groups:
                 share = mean_share(own.get_group(name))
-                height = row + 0.7 * ((place + 0.5) / len(families) - 0.5)
+                height = row + 0.8 * ((place + 0.5) / len(families) - 0.5)
                 if share.low is not None and share.high is not None:
                     ends = [100 * share.low, 100 * share.high]
                     axes.plot(ends, [height, height], color=colour, lw=1)
                 axes.plot(100 * share.value, height, marker, color=colour, ms=4)
         axes.plot([], [], marker, color=colour, ms=4, label=name_of(family))
+    for border in range(1, len(names)):
+        axes.axhline(border - 0.5, color=style.GREY, lw=0.5)
+    axes.grid(False, axis="y")
     axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
-    axes.invert_yaxis()
-    axes.set_xlabel(FOUND_LABEL)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.set(xlabel=FOUND_LABEL, xlim=(-2, 102))
     figure.legend(loc="outside lower center", ncols=5)
     return figure
 
 
 def l0(results: Results) -> Figure:
-    """Draw the share found over L0 for every setting of the grids; a line marks the true L0."""
-    cells = results.cells.set_index("cell")["true_l0"]
-
-    def panel(axes: Axes, cell: str) -> None:
-        tuning = results.tuning[results.tuning["cell"] == cell]
-        for family, rows in tuning.dropna(subset=FOUND).groupby("family", sort=False):
-            colour, _, marker = style.look_of(str(family))
-            shown = rows[rows["l0"] > 0]
-            label = name_of(str(family))
-            axes.plot(shown["l0"], 100 * shown[FOUND], marker, color=colour, ms=3, label=label)
-        axes.axvline(cells[cell], color=style.GREY, lw=1)
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-        axes.xaxis.set_minor_locator(NullLocator())
-
-    figure = style.panels(list(cells.index), panel, 2.6)
-    for axes in figure.axes:
-        axes.set_xlabel("active units of a sample")
-    figure.supylabel(FOUND_LABEL, fontsize=9)
-    handles = {
-        text: handle
-        for axes in figure.axes
-        for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5)
+    """Draw the finals' L0 over the true L0, a dot for each family and cell; equal on the line."""
+    figure = Figure(figsize=(style.WIDTH, 4))
+    criteria = list(results.protocol.criteria)
+    truth = results.cells.set_index("cell")["true_l0"]
+    panels = figure.subplots(1, len(criteria), sharex=True, sharey=True)
+    for axes, criterion in zip(panels, criteria, strict=True):
+        means = results.finals_of(criterion).groupby(["family", "cell"])["l0"].mean()
+        for family in results.protocol.families:
+            if family in means.index:
+                colour, _, marker = style.look_of(family)
+                own = means[family]
+                place = truth[own.index], own
+                axes.plot(*place, marker, color=colour, ms=5, alpha=0.8, label=name_of(family))
+        axes.axline((1, 1), (2, 2), color=style.GREY, lw=1)
+        axes.set(xscale="log", yscale="log", xlabel="features present in a sample")
+        axes.set_title(f"chosen {'by the truth' if criterion == 'truth' else 'without the truth'}")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_locator(NullLocator())
+        _ticks(axes, truth, means)
+    panels[0].set_ylabel("active units of a sample")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return figure
+
+
+def _ticks(axes: Axes, *numbers: pd.Series) -> None:
+    """Mark the powers of two among the numbers, which a logarithmic axis leaves out."""
+    for axis, values in zip((axes.xaxis, axes.yaxis), numbers, strict=True):
+        positive = values[values > 0]
+        if len(positive):
+            low, high = np.floor(np.log2(positive.min())), np.ceil(np.log2(positive.max()))
+            axis.set_ticks(2.0 ** np.arange(low, high + 1))

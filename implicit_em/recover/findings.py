@@ -10,18 +10,21 @@ from implicit_em.studies.pairs import SIGNIFICANT
 def findings(results: Results) -> list[str]:
     """Return what the tables say, one sentence each."""
     protocol = results.protocol
-    cells = results.cells.set_index("cell")
-    floors = results.controls.groupby(["cell", "family"])[FOUND].mean().unstack()
+    controls = results.controls.groupby(["cell", "family"], sort=False)[FOUND].mean()
     diverged = results.tuning[results.tuning["ridge_fvu"].isna()]
+    aimed = results.finals.dropna(subset="l0_target")
+    missed = aimed[aimed["l0_reached"] != 1]
     return sentences(
         "implicit_em.recover",
         "findings.md.j2",
         significant=SIGNIFICANT,
         reference=protocol.reference,
         matched={criterion: results.tests(criterion) for criterion in protocol.criteria},
-        cells=cells,
-        floors=floors.reindex(cells.index),
+        best_control=controls.idxmax() if len(controls) else None,
+        controls=controls,
         gaps=_gaps(results),
+        aimed=len(aimed),
+        missed=missed.groupby("family", sort=False).size(),
         diverged=diverged.groupby("family", sort=False).size(),
     )
 

@@ -7,25 +7,33 @@ import pandas as pd
 
 from implicit_em.data import SuperpositionDataModule
 from implicit_em.metrics.recovery import recovery
-from implicit_em.recover.criteria import blind_score
+from implicit_em.recover.criteria import activity_nats, blind_score
 from implicit_em.studies.execution import has_diverged
 from implicit_em.studies.measurements import Measurement, samples_of
 from implicit_em.studies.runs import Run, matrices_of
 from implicit_em.studies.stages import settings_of
 from implicit_em.training.decoding import fit_decoder
-from implicit_em.training.measurement import energies_of
+from implicit_em.training.measurement import L0_TOLERANCE, energies_of
+
+OF_DIRECTIONS = ("found_0.8", "found_0.9", "mean_cosine", "split", "merged")
+"""Measures of a matrix of directions."""
 
 
 def measure_all(runs: Sequence[Run], workers: int) -> pd.DataFrame:
     """Return ``metrics.recovery`` of runs and their blind score, a row for each.
 
-    The numbers of runs that diverged are null, and ``error`` says why.
+    Columns without the name of a matrix, such as ``found_0.8``, are those of a model's directions:
+    the columns of its own decoder or, if it has none, the rows of a ridge decoder. The numbers of
+    runs that diverged are null, and ``error`` says why.
     """
     diverged = [run for run in runs if has_diverged(run)]
     measured = RECOVERY.of([run for run in runs if run not in diverged], workers)
     if len(measured):
-        inputs = (measured[name] for name in ("width", "ridge_fvu", "l0", "units"))
+        inputs = (measured[name] for name in ("width", "ridge_fvu", "activity_nats"))
         measured["blind_score"] = blind_score(*inputs)
+        for name in OF_DIRECTIONS:
+            own = measured[f"decoder_{name}"].astype(float)
+            measured[name] = own.fillna(measured[f"ridge_{name}"])
     lost = [
         {
             "family": run.sweep,
@@ -45,7 +53,7 @@ def _recovery(run: Run) -> dict[str, Any]:
     truth, activations_NK = data.truth(), energies_of(model, final)
     decoder = fit_decoder(model, train)
     matrices = matrices_of(model)
-    found = recovery(
+    found: dict[str, Any] = recovery(
         truth.directions_MD,
         truth.presence_NM,
         activations_NK,
@@ -53,8 +61,17 @@ def _recovery(run: Run) -> dict[str, Any]:
         signed=bool((activations_NK >= 0).all()),
         threads=run.cfg.trainer.threads,
     )
-    size = {"units": activations_NK.shape[1], "width": final.shape[1], "true_l0": truth.l0}
-    return {**size, "ridge_fvu": decoder.fvu(final), **found}
+    active_NK, target = activations_NK != 0, run.cfg.model.get("k") or run.cfg.model.get("l0")
+    more = {
+        "units": activations_NK.shape[1],
+        "width": final.shape[1],
+        "true_l0": truth.l0,
+        "l0_target": target,
+        "l0_reached": target and abs(found["l0"] / target - 1) <= L0_TOLERANCE,
+        "ridge_fvu": decoder.fvu(final),
+        "activity_nats": activity_nats(active_NK.mean(0)),
+    }
+    return {**more, **found}
 
 
-RECOVERY = Measurement("recovery", 1, _recovery, ("parameters", "epochs", "train_seconds"))
+RECOVERY = Measurement("recovery", 2, _recovery, ("parameters", "epochs", "train_seconds"))

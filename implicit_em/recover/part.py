@@ -2,8 +2,8 @@
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
-from itertools import filterfalse
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, filterfalse
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +11,7 @@ import pandas as pd
 from implicit_em.base.errors import RunError
 from implicit_em.recover.criteria import choose
 from implicit_em.recover.measuring import measure_all
-from implicit_em.recover.protocol import Protocol
+from implicit_em.recover.protocol import FOLDER, Protocol
 from implicit_em.recover.report import Content
 from implicit_em.recover.results import Results
 from implicit_em.recover.stages import Stages
@@ -19,7 +19,7 @@ from implicit_em.studies import parts
 from implicit_em.studies.execution import has_diverged
 from implicit_em.studies.protocol import digest
 from implicit_em.studies.runs import Run
-from implicit_em.studies.stages import Setting, training_of
+from implicit_em.studies.stages import Setting, one_of_each_family, training_of
 from implicit_em.studies.study_directory import read_note
 from implicit_em.training.progress import working
 
@@ -28,15 +28,20 @@ TABLES = ("tuning", "chosen", "finals", "controls")
 
 
 class Recovery(parts.Part[Protocol]):
-    """Every family in each cell; the report keeps the cells that the directory holds already."""
+    """Every family in each cell; the report keeps the cells that the directory holds already.
 
-    package, folder = "implicit_em.recover", "recover"
+    Args:
+        settings: settings of the grids, by their folder of ``conf/experiment``.
+        controls: settings of the controls.
+    """
+
+    package, folder = "implicit_em.recover", FOLDER
 
     def __init__(
         self,
         protocol: Protocol,
         cells: Sequence[str],
-        settings: Sequence[Setting],
+        settings: Mapping[str, Sequence[Setting]],
         controls: Sequence[Setting],
         directory: Path,
         conf: Path,
@@ -46,23 +51,34 @@ class Recovery(parts.Part[Protocol]):
         earlier = read_note(directory / "findings.json").get("cells", [])
         self.cells = [cell for cell in protocol.chosen([]) if cell in (*cells, *earlier)]
         fixed = json.dumps(protocol.model_dump(exclude={"quick"}), sort_keys=True)
-        identity = digest((setting.cfg for setting in [*settings, *controls]), fixed)
-        super().__init__(protocol, identity, directory, conf, trial, ["recover"])
+        every = chain(*settings.values(), controls)
+        identity = digest((setting.cfg for setting in every), fixed)
+        super().__init__(protocol, identity, directory, conf, trial, [FOLDER])
 
     def stages(self, cell: str) -> Stages:
         """Return the stages of a cell."""
-        families = self.protocol.families_of(cell)
-        settings = [setting for setting in self.settings if setting.family in families]
+        settings = self.settings[self.protocol.grids_of(cell)]
         runs = self.directory / "runs" / cell
         return Stages(self.protocol, cell, runs, settings, self.controls)
 
     def plan(self) -> Iterator[Run]:
-        """Yield what is not complete of every cell: grids, a final of each family, controls."""
+        """Yield what is not complete: every kind of run in each cell, and each setting of a grid.
+
+        A setting that is refused in any cell is refused in the one with the fewest units.
+        """
+        fewest = {self.protocol.grids_of(cell): cell for cell in self._by_units()}.values()
         for cell in self.cells:
             log.info("%s: checking the runs", cell)
             stages = self.stages(cell)
+            if cell not in fewest:
+                stages.settings = one_of_each_family(stages.settings)
             runs = (*stages.grids(), *stages.possible_finals(), *stages.controls())
             yield from (run for run in runs if not run.completed)
+
+    def _by_units(self) -> list[str]:
+        """Return the cells, those with the fewest units last."""
+        units = {cell: self.protocol.of_cell(cell)["model.hidden"] for cell in self.cells}
+        return sorted(self.cells, key=lambda cell: -units[cell])
 
     def run(self, command: str, workers: int) -> Path:
         """Tune, choose and train the finals of each cell; write tables, figures and report."""

@@ -11,6 +11,11 @@ from implicit_em.studies.protocol import Names
 
 Cells = dict[str, dict[str, Any]]
 GROUPS = ("cells", "variations", "toys")
+TOYS = "toys"
+FOLDER = "recover"
+"""Folder of ``conf/experiment`` with the grids."""
+OF_THE_STAGES = ("seed", "data.final")
+"""Settings that only a stage sets."""
 NEEDED = ("data.features", "data.width", "data.density")
 """Settings of the middle cell that decide the number of units, and what figures show."""
 
@@ -36,6 +41,8 @@ class Protocol(study_protocol.Protocol):
             raise ValueError(f"middle.{missing[0]}: missing")
         names = [name for group in GROUPS for name in getattr(self, group)]
         for name in names:
+            if fixed := [key for key in OF_THE_STAGES if key in self.of_cell(name)]:
+                raise ValueError(f"{name}.{fixed[0]}: a cell cannot set it; a stage does")
             if names.count(name) > 1 or name in GROUPS or not name.isidentifier():
                 raise ValueError(
                     f"{name}: must be a plain name of one cell, and none of {', '.join(GROUPS)}"
@@ -65,6 +72,6 @@ class Protocol(study_protocol.Protocol):
         settings = self.middle | getattr(self, self.group_of(cell))[cell]
         return {"model.hidden": settings["data.features"], **settings}
 
-    def families_of(self, cell: str) -> list[str]:
-        """Return the families that are tuned in a cell."""
-        return self.toy_families if cell in self.toys else self.families
+    def grids_of(self, cell: str) -> str:
+        """Return the folder of ``conf/experiment`` with the grids that are tuned in a cell."""
+        return f"{FOLDER}/{TOYS}" if cell in self.toys else FOLDER

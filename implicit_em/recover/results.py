@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from implicit_em.metrics.recovery import random_share
+from implicit_em.metrics.recovery import random_best, random_share
 from implicit_em.recover.protocol import Protocol
 from implicit_em.studies.pairs import Matched, against
 
-FOUND, OWN = "ridge_found_0.8", "decoder_found_0.8"
-"""Share of the features found through a ridge decoder, and through the model's own."""
+FOUND = "found_0.8"
+"""Share of the features found by a model's directions, with a cosine above 0.8."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Results:
 
     @property
     def cells(self) -> pd.DataFrame:
-        """What each cell is, and the share of its features that random units would find."""
+        """What each cell is, and how near to its features random units are expected to be."""
         rows = []
         for cell, runs in self.finals.groupby("cell", sort=False):
             settings = self.protocol.of_cell(str(cell))
@@ -34,7 +34,15 @@ class Results:
             row = {"cell": cell, "group": self.protocol.group_of(str(cell)), "features": features}
             row |= {"width": width, "units": units, "density": settings["data.density"]}
             row |= {"true_l0": runs["true_l0"].iloc[0]}
-            rows.append(row | {"random_found_0.8": random_share(width, units, 0.8)})
+            expected = {"random_found_0.8": random_share(width, units, 0.8)}
+            expected |= {"random_mean_cosine": random_best(width, units)}
+            changes = {
+                key: value
+                for key, value in settings.items()
+                if value != {"model.hidden": features, **self.protocol.middle}.get(key)
+            }
+            said = ", ".join(f"{key}={value}" for key, value in changes.items())
+            rows.append(row | expected | {"changes": said or "–"})
         return pd.DataFrame(rows)
 
     def finals_of(self, criterion: str) -> pd.DataFrame:

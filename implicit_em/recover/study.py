@@ -6,10 +6,10 @@ from pathlib import Path
 
 from implicit_em.config import CONF
 from implicit_em.recover.part import Recovery
-from implicit_em.recover.protocol import Protocol
+from implicit_em.recover.protocol import FOLDER, TOYS, Protocol
 from implicit_em.studies import study_directory
 from implicit_em.studies.parts import Study
-from implicit_em.studies.stages import compose_settings
+from implicit_em.studies.stages import Setting, compose_settings
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +58,11 @@ def _prepare(
     """Compose all settings once, and check the runs of all cells."""
     cells = protocol.chosen(words)
     log.info("composing the runs of %s", ", ".join(protocol.families))
-    settings, controls = (
-        compose_settings(names, "recover", conf, ["data=superposition", *overrides])
-        for names in (protocol.families, protocol.controls)
-    )
+
+    def composed(names: Sequence[str], folder: str = FOLDER) -> list[Setting]:
+        return compose_settings(names, folder, conf, ["data=superposition", *overrides])
+
+    toys = f"{FOLDER}/{TOYS}"
+    settings = {FOLDER: composed(protocol.families), toys: composed(protocol.toy_families, toys)}
+    controls = composed(protocol.controls)
     return [Recovery(protocol, cells, settings, controls, directory, conf, trial)]

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
-from implicit_em.studies.statistics import difference, holm
+from implicit_em.studies.statistics import ROUNDING, difference, holm
 from implicit_em.studies.tables import percent, records
 
 SIGNIFICANT = 0.05
@@ -84,9 +85,12 @@ class Matched:
 
     @property
     def leaders(self) -> Iterator[Leader]:
-        """Who leads at each target."""
+        """Who leads at each target; where the best are level, nobody does."""
         for target, here in self.at.groupby("target", sort=False):
             complete = here[here["n"] == here.loc[here["best"], "n"].max()]
+            level = np.isclose(complete["mean"], complete["mean"].max(), rtol=ROUNDING, atol=0)
+            if level.sum() > 1:
+                continue
             ordered = records(complete.sort_values("mean", ascending=False, kind="stable"))
             others = [row for row in ordered if row["family"] != self.reference]
             yield Leader(

@@ -21,7 +21,7 @@ from implicit_em.config.spec import RunSpec
 from implicit_em.models import SparseAutoencoder
 from implicit_em.sweeps.jobs import JobComposer, enumerate_jobs
 from implicit_em.training.directory import RunDirectory
-from implicit_em.training.loading import load
+from implicit_em.training.loading import load_as_trained
 
 FIXED = ("experiment", "callbacks", "model", "loss")
 """Keys that every experiment sets itself, beside its axes; overrides may not change them."""
@@ -84,8 +84,12 @@ class Run:
         return RunDirectory(self.directory).read_metrics() or {}
 
     def model(self) -> Any:
-        """Load the trained model, on the CPU; its class may be a user's own."""
-        return load(self.directory, classes=[get_class(self.cfg.model._target_)])
+        """Load the trained model, on the CPU, for the samples that the run's data module gives.
+
+        Its class may be a user's own.
+        """
+        classes = [get_class(self.cfg.model._target_)]
+        return load_as_trained(self.directory, classes)[0]
 
 
 def matrices_of(model: Any) -> dict[str, np.ndarray]:

@@ -45,6 +45,11 @@ def compose_settings(
     return [Setting(sweeps[place.sweep], place.axes, cfg) for place, cfg in composed]
 
 
+def one_of_each_family(settings: Sequence[Setting]) -> list[Setting]:
+    """Return the first setting of each family."""
+    return list({setting.family: setting for setting in reversed(settings)}.values())
+
+
 @dataclass
 class Stages(ABC, Generic[P]):
     """The runs of each stage of a part; runs of one fingerprint share a directory."""
@@ -57,7 +62,10 @@ class Stages(ABC, Generic[P]):
 
     @abstractmethod
     def own(self, family: str) -> Mapping[str, Any]:
-        """Return a family's settings in this part; a model without width keeps having none."""
+        """Return a family's settings in this part, which come before those of a stage.
+
+        A model without width keeps having none.
+        """
 
     def grids(self) -> list[Run]:
         """Return the runs of the grids: each setting once per family."""
@@ -84,9 +92,8 @@ class Stages(ABC, Generic[P]):
 
     def possible_finals(self) -> list[Run]:
         """Return one final of each family; a mistake in it is a mistake in all of them."""
-        first = {setting.family: setting for setting in reversed(self.settings)}
         settings = {**self.protocol.finals, "seed": self.protocol.seeds[0]}
-        return [self.run(*setting, settings) for setting in first.values()]
+        return [self.run(*setting, settings) for setting in one_of_each_family(self.settings)]
 
     def controls(self) -> list[Run]:
         """Return the runs of the controls, once per seed if they draw random numbers."""
@@ -104,7 +111,7 @@ class Stages(ABC, Generic[P]):
         cfg, own = cfg.copy(), dict(self.own(family))
         if cfg.model.hidden is None:
             own.pop("model.hidden", None)
-        for key, value in {**own, **self.protocol.always, **settings}.items():
+        for key, value in {**self.protocol.always, **settings, **own}.items():
             try:
                 OmegaConf.update(cfg, key, value)
             except OmegaConfBaseException as error:

@@ -65,13 +65,24 @@ def load(run_dir: str | Path, classes: Sequence[type[nn.Module]] = ()) -> nn.Mod
         FileNotFoundError: if the directory holds no trained model.
         ValueError: if the model needs a class that is not trusted, or the files are damaged.
     """
+    model, normalizer = load_as_trained(run_dir, classes)
+    return model if normalizer is None else taking_raw(model, normalizer).eval()
+
+
+def load_as_trained(
+    run_dir: str | Path, classes: Sequence[type[nn.Module]] = ()
+) -> tuple[nn.Module, Normalizer | None]:
+    """Rebuild a model as ``load`` does, but for normalised samples; return their normaliser, too.
+
+    These are the samples that the run's data module gives.
+    """
     run = RunDirectory(run_dir)
     known = {f"{cls.__module__}.{cls.__qualname__}": cls for cls in classes}
     # On "meta" no tensor takes memory, however large the file claims it is.
     with nullcontext() if classes else torch.device("meta"):
         model = _build(run.read_model()["model"], known)
     normalizer = load_weights(model, run)
-    return (model if normalizer is None else taking_raw(model, normalizer)).eval()
+    return model.eval(), normalizer
 
 
 def load_weights(model: nn.Module, run: RunDirectory) -> Normalizer | None:

@@ -4,19 +4,34 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from implicit_em.recover.criteria import blind_score, choose
+from implicit_em.recover.criteria import activity_nats, blind_score, choose
+
+
+def test_activity_is_the_code_length_of_each_unit_by_its_own_frequency():
+    active_NK = np.random.default_rng(0).random((200, 6)) < [0.01, 0.1, 0.3, 0.5, 0.7, 0.99]
+    shares_K = active_NK.mean(0)
+    nats = -np.log(np.where(active_NK, shares_K, 1 - shares_K)).sum(1)
+    assert activity_nats(shares_K) == pytest.approx(nats.mean())
+    assert activity_nats([0.5] * 3) == pytest.approx(3 * np.log(2)), "a fair coin for each unit"
+
+
+def test_units_that_are_never_or_always_active_cost_nothing():
+    assert activity_nats([0, 0, 1, 1]) == 0
+    assert activity_nats([0.2, 0, 1]) == activity_nats([0.2])
+    assert 0 < activity_nats([1e-9]) < 1e-7
 
 
 def test_the_blind_score_is_the_description_length_per_sample():
-    assert blind_score(64, 0.1, 3.0, 256) == pytest.approx(32 * np.log(0.1) + 3 * np.log(256))
-    assert blind_score([2, 4], [1.0, 1.0], [1.0, 2.0], 1).tolist() == [0, 0], "log 1 is 0"
+    expected = 32 * np.log(0.1) - 2 * (0.25 * np.log(0.25) + 0.75 * np.log(0.75))
+    assert blind_score(64, 0.1, activity_nats([0.25, 0.75, 0])) == pytest.approx(expected)
+    assert blind_score([2, 4], 1.0, [1.0, 2.0]).tolist() == [1, 2], "log 1 is 0"
+    assert blind_score(64, 0.0, 1.0) == -np.inf
 
 
-def test_a_better_decoder_or_fewer_active_units_are_better():
-    best = blind_score(64, 0.1, 3.0, 256)
-    assert best < blind_score(64, 0.2, 3.0, 256)
-    assert best < blind_score(64, 0.1, 4.0, 256)
-    assert best < blind_score(64, 0.1, 3.0, 512)
+def test_a_better_decoder_or_rarer_units_are_better():
+    best = blind_score(64, 0.1, activity_nats([0.01, 0.02]))
+    assert best < blind_score(64, 0.2, activity_nats([0.01, 0.02]))
+    assert best < blind_score(64, 0.1, activity_nats([0.01, 0.03]))
 
 
 def test_each_criterion_takes_each_familys_best_setting_and_none_that_diverged():

@@ -6,13 +6,14 @@ from helpers.paths import ROOT
 
 from implicit_em.recover.findings import findings
 from implicit_em.recover.protocol import Protocol
+from implicit_em.recover.report import Content
 from implicit_em.recover.results import FOUND, Results
 
 NOISE = (-0.02, 0.01, 0.02, -0.01, 0.0)
 SEEDS = range(1, 6)
 
 
-def results(shares, lost_by_blind=0.0):
+def results(shares, lost_by_blind=0.0, missed=0, control=0.2):
     """Return results of families with these shares in each cell, chosen by two criteria."""
     protocol = Protocol.read(ROOT / "conf")
     settings = {"truth": "best", "blind": "best" if not lost_by_blind else "other"}
@@ -24,19 +25,24 @@ def results(shares, lost_by_blind=0.0):
                 {**row, "criterion": criterion, "settings": own, "run": own}
                 for criterion, own in settings.items()
             ]
+            noise = np.roll(NOISE, len(family)) if share else np.zeros(len(SEEDS))
             for own in sorted(set(settings.values())):
-                found = share - (lost_by_blind if own == "other" else 0)
+                found = share - (lost_by_blind if own == "other" else 0) + noise
                 finals += [
-                    {**row, "settings": own, "seed": seed, "true_l0": 2.56, FOUND: found + noise}
-                    for seed, noise in zip(SEEDS, np.roll(NOISE, len(family)), strict=True)
+                    {**row, "settings": own, "seed": seed, "true_l0": 2.56, FOUND: value}
+                    for seed, value in zip(SEEDS, found, strict=True)
                 ]
     tuning = pd.DataFrame({"family": ["derived", "topk"], "ridge_fvu": [0.1, np.nan]})
     controls = [
-        {"cell": cell, "family": name, FOUND: share}
+        {"cell": cell, "family": name, FOUND: share, "mean_cosine": 0.4}
         for cell in shares
-        for name, share in (("ica", 0.2), ("random", 0.0))
+        for name, share in (("ica", control), ("random", 0.0))
     ]
-    return Results(protocol, tuning, *map(pd.DataFrame, (chosen, finals, controls)))
+    finals = pd.DataFrame(finals)
+    topk = finals["family"] == "topk"
+    finals["l0_target"] = np.where(topk, 4.0, np.nan)
+    finals["l0_reached"] = np.where(topk, topk.cumsum() > missed, np.nan).astype(object)
+    return Results(protocol, tuning, pd.DataFrame(chosen), finals, pd.DataFrame(controls))
 
 
 def said(*arguments, **options):
@@ -53,14 +59,47 @@ def test_who_leads_is_said_of_each_cell_and_where_the_derived_model_falls_behind
     assert "Derived is significantly worse than TopK (dense)." in text
     assert "Derived is significantly better than TopK (middle)." in text
     assert "Of 2 paired tests in the same cell, settings chosen by the truth, derived is" in text
+    behind = Content(results(BOTH), "").behind
+    assert set(behind["cell"]) == {"dense"}
+    assert list(behind["its mean"]) == ["70.0 %"] * 2
+    assert all(text.startswith("+40.00 [") for text in behind["points ahead"])
+
+
+def test_a_lead_within_the_noise_is_not_significant():
+    text = said({"middle": {"derived": 0.601, "topk": 0.6}})
+    assert "in middle derived has the best mean" in text
+    assert "(not significant" in text
+    assert "significantly better in 0, significantly worse in 0, and undecided in 1" in text
+    assert "Derived is significantly" not in text
+    assert Content(results({"middle": {"derived": 0.601, "topk": 0.6}}), "").behind.empty
+
+
+def test_where_nobody_finds_anything_nobody_leads_and_nothing_is_tested():
+    text = said({"middle": {"derived": 0.0, "topk": 0.0}})
+    assert "has the best mean" not in text
+    assert "paired tests" not in text
+    assert "Derived is significantly" not in text
+    assert "nan" not in text
+
+
+def test_without_the_reference_it_says_so():
+    text = said({"middle": {"topk": 0.6, "l1": 0.3}})
+    assert "TopK has the best mean, 60.00 %; derived does not get there with all seeds." in text
+    assert "paired tests" not in text
 
 
 def test_what_the_blind_choice_loses_is_said():
-    assert "Derived finds 10.00 points more on average" in said(BOTH, lost_by_blind=0.1)
-    assert "Derived finds 0.00 points more on average" in said(BOTH)
+    assert "over the cells: derived 10.00; TopK 10.00." in said(BOTH, lost_by_blind=0.1)
+    assert "over the cells: derived 0.00; TopK 0.00." in said(BOTH)
+
+
+def test_finals_that_miss_their_number_of_active_units_are_counted():
+    assert "Of 10 finals with a target for L0, 0 miss it by more than 5 %." in said(BOTH)
+    assert "0, 3 miss it by more than 5 %: 3 of TopK." in said(BOTH, missed=3)
+    assert "0, 1 misses it by more than 5 %: 1 of TopK." in said(BOTH, missed=1)
 
 
 def test_controls_and_what_diverged_are_said():
-    text = said(BOTH)
-    assert "Of the controls in dense, ICA finds most, 20.0 %" in text
-    assert "Settings of the grids that diverged: 1 of TopK." in text
+    assert "Controls find at most 20.0 % of the features of a cell (ICA, middle)." in said(BOTH)
+    assert "No control finds a feature in any cell." in said(BOTH, control=0.0)
+    assert "Settings of the grids that diverged: 1 of TopK." in said(BOTH)

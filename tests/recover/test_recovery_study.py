@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from helpers.paths import ROOT
 
 import implicit_em
@@ -14,13 +15,16 @@ from implicit_em.base.errors import ConfigError
 from implicit_em.config.spec import RunSpec
 from implicit_em.metrics.dictionaries import cosines
 from implicit_em.recover.__main__ import main
+from implicit_em.recover.criteria import blind_score
 from implicit_em.recover.protocol import Protocol
 from implicit_em.recover.stages import Stages
-from implicit_em.recover.study import recover
+from implicit_em.recover.study import _prepare, recover
 from implicit_em.studies.stages import compose_settings
 from implicit_em.training.directory import RunDirectory
 
 CONF = ROOT / "conf"
+DIGEST = "0514d37518f40e16"
+"""The digest of the committed protocol, pinned."""
 FAMILY = """# @package _global_
 # A family in few settings.
 defaults:
@@ -64,7 +68,8 @@ def conf(tmp_path_factory):
     shutil.copytree(CONF, directory)
     grids = {
         "derived": FAMILY.format(model="encoder", axis="loss.lse.weight: 0.5,5"),
-        "topk": FAMILY.format(model="topk", axis="model.k: 1,2"),
+        "topk": FAMILY.format(model="topk", axis="model.l0: 2"),
+        "toys/derived": FAMILY.format(model="encoder", axis="loss.lse.weight: 1,2"),
     }
     for name, grid in grids.items():
         (directory / "experiment" / "recover" / f"{name}.yaml").write_text(grid)
@@ -102,6 +107,19 @@ def test_it_goes_on_with_what_is_missing_and_keeps_the_cells_that_the_directory_
     assert kept == ["middle", "half_the_units"]
 
 
+@pytest.mark.slow
+def test_invocations_of_different_cells_add_up(study, conf, tmp_path):
+    directory = tmp_path / "trial"
+    for cell in ("half_the_units", "middle"):
+        recover(directory, [cell], CHANGES, workers=1, conf=conf)
+    for name in ("finals", "chosen", "controls"):
+        first, second = (
+            table(where, name).drop(columns="train_seconds", errors="ignore")
+            for where in (study, directory)
+        )
+        pd.testing.assert_frame_equal(first, second)
+
+
 def test_every_table_has_every_cell(study):
     cells = table(study, "cells").set_index("cell")
     assert cells["units"].to_dict() == {"middle": 12, "half_the_units": 8}
@@ -119,7 +137,8 @@ def test_the_report_says_what_the_tables_say(study):
     assert "> **TRIAL with" in text
     assert "nan" not in re.findall(r"[\w-]+", text)
     figures = {path.stem for path in (study / "figures").iterdir()}
-    assert figures == {"l0", "phases_blind", "phases_truth", "variations"}
+    by = {f"{name}_{how}" for name in ("phases", "variations") for how in ("blind", "truth")}
+    assert figures == {"l0", *by}
 
 
 def test_each_criterion_has_its_finals_and_shared_runs_are_trained_once(study):
@@ -134,7 +153,9 @@ def test_what_stands_in_the_tables_is_what_models_and_truth_give(study):
     """By hand from a run's files: the ridge decoder never sees the test samples."""
     row = table(study, "finals").query("family == 'topk' and cell == 'middle'").iloc[0]
     run = study / "runs" / "middle" / "topk" / row["run"]
-    data = RunSpec.of(RunDirectory(run).read_config()).build_data()
+    cfg = RunDirectory(run).read_config()
+    cfg.data.normalize = "none"  # a loaded model takes raw samples
+    data = RunSpec.of(cfg).build_data()
     train = data.split("train")[0][data.train_indices()]
     test, _ = data.final_samples()
     assert (len(train), len(test)) == (400, 200)
@@ -144,8 +165,41 @@ def test_what_stands_in_the_tables_is_what_models_and_truth_give(study):
     assert row["ridge_found_0.8"] == np.mean(best_M > 0.8)
     assert row["ridge_mean_cosine"] == pytest.approx(best_M.mean())
     assert row["ridge_fvu"] == pytest.approx(decoder.fvu(test))
-    active = model.encode(test) > 0
-    assert row["l0"] == pytest.approx(active.sum(1).float().mean().item())
+    best_M = cosines(data.truth().directions_MD, model.decoder.weight.detach().numpy().T).max(1)
+    assert row["found_0.8"] == row["decoder_found_0.8"] == np.mean(best_M > 0.8)
+    active = (model.encode(test) > 0).double()
+    assert row["l0"] == pytest.approx(active.sum(1).mean().item())
+    measured = RunDirectory(run).read_metrics()
+    assert row["l0"] == pytest.approx(measured["l0"])
+    assert row["ridge_fvu"] == pytest.approx(measured["ridge_fvu"], rel=1e-3)
+    coins = torch.distributions.Bernoulli(active.mean(0))
+    assert row["activity_nats"] == pytest.approx(coins.entropy().sum().item())
+    expected = blind_score(6, row["ridge_fvu"], row["activity_nats"])
+    assert row["blind_score"] == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize("stage", ["tuning", "finals"])
+def test_models_are_measured_on_the_samples_that_they_were_trained_for(study, stage):
+    """The data normalise: samples that are normalised twice would have another L0."""
+    for _, row in table(study, stage).iterrows():
+        metrics = RunDirectory(study / "runs" / row["cell"] / row["family"] / row["run"])
+        assert row["l0"] == pytest.approx(metrics.read_metrics()["l0"])
+
+
+def test_a_model_without_a_decoder_is_measured_by_a_ridge_decoder(study):
+    rows = table(study, "finals").query("family == 'derived'")
+    assert rows["decoder_found_0.8"].isna().all()
+    for name in ("found_0.8", "mean_cosine", "split"):
+        assert rows[name].tolist() == rows[f"ridge_{name}"].tolist()
+
+
+def test_targets_of_l0_stand_beside_what_was_reached(study):
+    finals = table(study, "finals")
+    derived, topk = (finals[finals["family"] == name] for name in ("derived", "topk"))
+    assert derived[["l0_target", "l0_reached"]].isna().all(axis=None), "its weights are fixed"
+    assert topk["l0_target"].eq(2).all()
+    near = (topk["l0"] / topk["l0_target"] - 1).abs() <= 0.05
+    assert topk["l0_reached"].astype(bool).tolist() == near.tolist()
 
 
 def test_tuning_is_measured_on_held_out_samples(study):
@@ -157,12 +211,14 @@ def test_tuning_is_measured_on_held_out_samples(study):
 
 
 def test_every_family_has_the_same_budget():
-    sizes = {}
-    for family in Protocol.read(CONF).families:
+    protocol, sizes = Protocol.read(CONF), {}
+    grids = [*protocol.families, *(f"toys/{family}" for family in protocol.toy_families)]
+    for family in grids:
         text = (CONF / "experiment" / "recover" / f"{family}.yaml").read_text()
+        assert "8 settings" in text.partition("defaults:")[0]
         axes = text.partition("params:")[2].strip().splitlines()
         sizes[family] = np.prod([len(axis.split(",")) for axis in axes])
-    assert len(set(sizes.values())) == 1, sizes
+    assert set(sizes.values()) == {8}, sizes
 
 
 def test_there_are_ten_cells_of_which_one_is_the_middle():
@@ -172,6 +228,13 @@ def test_there_are_ten_cells_of_which_one_is_the_middle():
     assert len({str(sorted(one.items())) for one in settings}) == 10
     assert protocol.of_cell("middle").items() >= protocol.middle.items()
     assert protocol.of_cell("middle")["model.hidden"] == protocol.middle["data.features"]
+
+
+def test_the_committed_protocol_has_the_pinned_digest(monkeypatch, tmp_path):
+    """Another one makes a study of another protocol: change it with intent."""
+    monkeypatch.setattr("implicit_em.studies.parts.check_all", lambda runs: None)
+    (part,) = _prepare(Protocol.read(CONF), ["middle"], tmp_path, CONF, [], None)
+    assert part.digest == DIGEST
 
 
 def test_quick_is_a_trial_of_three_cells_that_the_protocol_has():
@@ -194,13 +257,14 @@ def test_some_controls_have_at_most_as_many_units_as_inputs(conf):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "nowhere: no such cell; allowed: cells, variations, toys, middle, "),
+        (["nowhere"], "nowhere: no such cell; allowed: cells, variations, toys, few_features, "),
         (["data=mnist"], "data=mnist: the protocol sets it; allowed: middle"),
         (["model.hidden=8"], "model.hidden=8: the protocol sets it; allowed: variations"),
         (["finals.data.final=validation"], "finals.data.final=validation: must be test"),
         (["cells.toys={}"], "toys: must be a plain name of one cell, and none of cells"),
         (["toys.dense={}"], "dense: must be a plain name of one cell, and none of cells"),
         (["toy_families=[nobody]"], "toy_families=nobody: allowed: derived, "),
+        (["middle.seed=3"], "few_features.seed: a cell cannot set it; a stage does"),
         (["criteria={blind: l0}"], "criteria: must be blind and truth"),
         (["criteria={blnd: l0}"], "criteria.blnd"),
         (["middle={}"], "middle.data.features: missing"),
