@@ -168,10 +168,24 @@ class Truth:
     """The features as a model sees them: after the outlier, and the normaliser's matrix; float64.
     Their lengths count. With ``normalize=l2``, whose factor is another for each sample, they are
     those of the samples that were read."""
+    matrix_DD: np.ndarray
+    """What the outlier and the normaliser make of a clean sample, up to a shift; float64."""
     strengths_NM: csr_array
     """Strength of each feature in each sample, float64, before normalisation."""
     parents_M: np.ndarray
     """The parent of each feature, int64; -1 for features without one."""
+
+    def undone(self, directions_KD: np.ndarray) -> np.ndarray:
+        """Return directions of a model's samples, such as a decoder's, as those of clean ones.
+
+        Among clean samples no coordinate stands out, so that cosines of unrelated directions are
+        small. Where one is 30 times as large, half of all directions look alike.
+        """
+        return np.linalg.solve(self.matrix_DD, directions_KD.T).T
+
+    def undone_rows(self, rows_KD: np.ndarray) -> np.ndarray:
+        """Return the rows that make the same of clean samples as an encoder's of its samples."""
+        return rows_KD @ self.matrix_DD
 
     @property
     def presence_NM(self) -> csr_array:
@@ -198,6 +212,8 @@ class Drawn(NamedTuple):
     """Strength of each feature in each sample, float64."""
     directions_MD: np.ndarray
     """Features in the coordinates of the samples, float64."""
+    scale_D: np.ndarray
+    """Factor of each coordinate, float64: that of the outlier, or 1."""
 
     def digest(self) -> str:
         """Return 16 hexadecimal digits over the features and their strengths."""
@@ -234,11 +250,11 @@ def draw(settings: Superposition) -> Drawn:
         samples_ND += settings.noise * spread * noise_ND
     offset_1D = _unit_rows(streams["offset"].standard_normal((1, width)))
     samples_ND += settings.offset * spread * math.sqrt(width) * offset_1D
+    scale_D = np.ones(width)
     if settings.outlier:
-        column = streams["outlier"].integers(width)
-        for values in (samples_ND, directions_MD):
-            values[:, column] *= settings.outlier
-    return Drawn(samples_ND.astype(np.float32), strengths_NM, directions_MD)
+        scale_D[streams["outlier"].integers(width)] = settings.outlier
+    samples_ND *= scale_D
+    return Drawn(samples_ND.astype(np.float32), strengths_NM, directions_MD * scale_D, scale_D)
 
 
 def _check_memory(settings: Superposition) -> None:
@@ -348,10 +364,15 @@ class SuperpositionDataModule(ResidentDataModule):
             strengths_NM = strengths_NM[self.train_indices().numpy()]
         elif self.final == "validation":
             strengths_NM = strengths_NM[self.monitored_indices().numpy()]
-        directions_MD, normalizer = drawn.directions_MD.copy(), self.normalizer
+        directions_MD, matrix_DD = drawn.directions_MD.copy(), np.diag(drawn.scale_D)
+        normalizer = self.normalizer
         if normalizer is not None and normalizer.mean is not None:
-            directions_MD = normalizer.turned(torch.from_numpy(directions_MD)).numpy()
-        return Truth(directions_MD, strengths_NM, self.superposition.parents_M)
+            directions_MD, matrix_DD = (
+                normalizer.turned(torch.from_numpy(rows)).numpy()
+                for rows in (directions_MD, matrix_DD)
+            )
+        parents_M = self.superposition.parents_M
+        return Truth(directions_MD, matrix_DD.T, strengths_NM, parents_M)
 
     def _rows(self, train: bool) -> slice:
         count = self.superposition.samples

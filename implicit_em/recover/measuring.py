@@ -53,11 +53,16 @@ def _recovery(run: Run) -> dict[str, Any]:
     truth, activations_NK = data.truth(), energies_of(model, final)
     decoder = fit_decoder(model, train)
     matrices = matrices_of(model)
+    own = matrices.get("decoder")
     found: dict[str, Any] = recovery(
-        truth.directions_MD,
+        truth.undone(truth.directions_MD),
         truth.presence_NM,
         activations_NK,
-        {**matrices, "decoder": matrices.get("decoder"), "ridge": decoder.weight.numpy()},
+        {
+            "encoder": truth.undone_rows(matrices["encoder"]),
+            "decoder": None if own is None else truth.undone(own),
+            "ridge": truth.undone(decoder.weight.numpy()),
+        },
         signed=bool((activations_NK >= 0).all()),
         threads=run.cfg.trainer.threads,
     )
@@ -74,4 +79,4 @@ def _recovery(run: Run) -> dict[str, Any]:
     return {**more, **found}
 
 
-RECOVERY = Measurement("recovery", 2, _recovery, ("parameters", "epochs", "train_seconds"))
+RECOVERY = Measurement("recovery", 3, _recovery, ("parameters", "epochs", "train_seconds"))

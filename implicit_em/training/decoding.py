@@ -110,7 +110,7 @@ def features_found(model: Any, data: ResidentDataModule) -> float | None:
     """Return the share of known features that a ridge decoder finds; ``None`` for other data.
 
     The decoder is fitted on the training samples. A feature is found if one of its directions has a
-    cosine above ``FOUND`` with it.
+    cosine above ``FOUND`` with it, among clean samples.
     """
     if not isinstance(data, SuperpositionDataModule):
         return None
@@ -118,7 +118,9 @@ def features_found(model: Any, data: ResidentDataModule) -> float | None:
     directions_KD = decoder.weight.cpu().numpy()
     if not np.isfinite(directions_KD).all():
         return float("nan")
-    return recovered(cosines(data.truth().directions_MD, directions_KD).max(1), FOUND)
+    truth = data.truth()
+    found = cosines(truth.undone(truth.directions_MD), truth.undone(directions_KD))
+    return recovered(found.max(1), FOUND)
 
 
 def _choice(samples: int, most: int) -> Tensor:

@@ -194,6 +194,16 @@ def test_the_truth_makes_the_samples(normalize, final):
         assert np.abs(samples.numpy() - made).max() < 2e-5
 
 
+@pytest.mark.parametrize("normalize", ["none", "centre", "standard", "scale", "zca", "l2"])
+def test_outlier_and_normaliser_can_be_undone(normalize):
+    truth = ready(normalize=normalize, outlier=30.0).truth()
+    clean_MD = ready().truth().directions_MD
+    assert truth.undone(truth.directions_MD) == pytest.approx(clean_MD, abs=1e-9)
+    rows_KD = np.random.default_rng(0).standard_normal((5, 12))
+    seen, undone = rows_KD @ truth.directions_MD.T, truth.undone_rows(rows_KD) @ clean_MD.T
+    assert undone == pytest.approx(seen, abs=1e-9)
+
+
 def test_the_samples_are_exact_sums():
     data = ready()
     truth = data.truth()
