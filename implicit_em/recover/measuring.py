@@ -29,7 +29,7 @@ def measure_all(runs: Sequence[Run], workers: int) -> pd.DataFrame:
     diverged = [run for run in runs if has_diverged(run)]
     measured = RECOVERY.of([run for run in runs if run not in diverged], workers)
     if len(measured):
-        inputs = (measured[name] for name in ("width", "ridge_fvu", "activity_nats"))
+        inputs = (measured[name] for name in ("width", "ridge_fvu", "l0", "activity_nats"))
         measured["blind_score"] = blind_score(*inputs)
         for name in OF_DIRECTIONS:
             own = measured[f"decoder_{name}"].astype(float)

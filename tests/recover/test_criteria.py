@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from implicit_em.recover.criteria import activity_nats, blind_score, choose
+from implicit_em.recover.criteria import DISTORTION, activity_nats, blind_score, choose
 
 
 def test_activity_is_the_code_length_of_each_unit_by_its_own_frequency():
@@ -22,16 +22,22 @@ def test_units_that_are_never_or_always_active_cost_nothing():
 
 
 def test_the_blind_score_is_the_description_length_per_sample():
-    expected = 32 * np.log(0.1) - 2 * (0.25 * np.log(0.25) + 0.75 * np.log(0.75))
-    assert blind_score(64, 0.1, activity_nats([0.25, 0.75, 0])) == pytest.approx(expected)
-    assert blind_score([2, 4], 1.0, [1.0, 2.0]).tolist() == [1, 2], "log 1 is 0"
-    assert blind_score(64, 0.0, 1.0) == -np.inf
+    choices = -2 * (0.25 * np.log(0.25) + 0.75 * np.log(0.75))
+    expected = 32 * np.log(0.1) - 0.5 * np.log(0.05) + choices
+    assert blind_score(64, 0.1, 1.0, activity_nats([0.25, 0.75, 0])) == pytest.approx(expected)
+    assert blind_score([2, 4], 1.0, 0.0, [1.0, 2.0]).tolist() == [1, 2], "log 1 is 0"
 
 
-def test_a_better_decoder_or_rarer_units_are_better():
-    best = blind_score(64, 0.1, activity_nats([0.01, 0.02]))
-    assert best < blind_score(64, 0.2, activity_nats([0.01, 0.02]))
-    assert best < blind_score(64, 0.1, activity_nats([0.01, 0.03]))
+def test_a_residual_below_the_distortion_costs_nothing():
+    assert blind_score(64, 0.0, 2.0, 1.0) == blind_score(64, DISTORTION, 2.0, 1.0)
+    assert blind_score(64, DISTORTION, 2.0, 1.0) < blind_score(64, 1.01 * DISTORTION, 2.0, 1.0)
+
+
+def test_a_better_decoder_or_rarer_or_fewer_units_are_better():
+    best = blind_score(64, 0.1, 0.03, activity_nats([0.01, 0.02]))
+    assert best < blind_score(64, 0.2, 0.03, activity_nats([0.01, 0.02]))
+    assert best < blind_score(64, 0.1, 0.03, activity_nats([0.01, 0.03]))
+    assert best < blind_score(64, 0.1, 0.04, activity_nats([0.01, 0.02]))
 
 
 def test_each_criterion_takes_each_familys_best_setting_and_none_that_diverged():

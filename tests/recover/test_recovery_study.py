@@ -174,7 +174,7 @@ def test_what_stands_in_the_tables_is_what_models_and_truth_give(study):
     assert row["ridge_fvu"] == pytest.approx(measured["ridge_fvu"], rel=1e-3)
     coins = torch.distributions.Bernoulli(active.mean(0))
     assert row["activity_nats"] == pytest.approx(coins.entropy().sum().item())
-    expected = blind_score(6, row["ridge_fvu"], row["activity_nats"])
+    expected = blind_score(6, row["ridge_fvu"], row["l0"], row["activity_nats"])
     assert row["blind_score"] == pytest.approx(float(expected))
 
 
