@@ -23,8 +23,10 @@ def activity_nats(shares_K: np.ndarray) -> float:
 
 
 DISTORTION = 0.05
-"""Share of the variance below which a residual need not be described. It was fixed after a pilot on
-two cells: without it, samples that have no noise are described best by dense codes of no residual."""
+"""Share of the variance below which a residual need not be described.
+
+It was fixed after a pilot on two cells. Without it, dense codes that leave no residual describe
+samples without noise best."""
 
 
 def blind_score(width: ArrayLike, fvu: ArrayLike, l0: ArrayLike, activity: ArrayLike) -> np.ndarray:
