@@ -34,7 +34,7 @@ compare: $(STAMP) ## Tune and compare all families into results/compare; goes on
 	$(BIN)/python -m implicit_em.compare $(ARGS)
 
 .PHONY: recover
-recover: $(STAMP) ## Tune all families on data with known features into results/recover; goes on (ARGS=--quick for a trial)
+recover: $(STAMP) ## Tune all families on known features into results/recover; goes on where it stopped (ARGS=--quick for a trial)
 	$(BIN)/python -m implicit_em.recover $(ARGS)
 
 .PHONY: test

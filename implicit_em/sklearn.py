@@ -107,7 +107,7 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         """Train for one more epoch on these samples; arguments and errors are those of ``fit``.
 
         ``max_iter`` repeated calls with the same samples give the result of ``fit``. With ``l0``,
-        the control counts on so many calls.
+        the control counts on that many calls.
         """
         self._check_parameters()
         first = not hasattr(self, "encoder_")

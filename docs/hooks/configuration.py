@@ -24,7 +24,8 @@ GROUPS = {
     "file here.",
     "hydra/sweeper": "How the jobs of a sweep are chosen. The default, `checked`, takes every "
     "combination of the listed values, as Hydra's own `basic` does. Neither has a file here.",
-    "experiment": "A study of the paper, its sweep included: `-m experiment=ablation`.",
+    "experiment": "A study of the paper, its sweep included: `-m experiment=ablation`. Or "
+    "`overcomplete`, the recommended start for more units than inputs.",
     "experiment/compare": "The grids of the comparison, one for each family.",
     "experiment/recover": "The grids of the recovery study, one for each family.",
     "experiment/recover/toys": "The grids of its larger data sets.",

@@ -65,7 +65,7 @@ def deciding(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def target_of(model: Mapping[str, Any]) -> float | None:
-    """Return the L0 that a controller leads to; ``None`` without one, or if k takes its place."""
+    """Return the L0 that a controller aims at; ``None`` without one, or if k takes its place."""
     return None if "k" in model else model.get("l0")
 
 

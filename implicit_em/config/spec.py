@@ -93,7 +93,7 @@ class RunSpec:
 
     @property
     def l0(self) -> float | None:
-        """Number of active units that a controller of loss weights leads to; ``None`` for none."""
+        """Number of active units that a controller aims at; ``None`` without one."""
         return target_of(self.settings["model"])
 
     def build_data(self) -> ResidentDataModule:

@@ -44,16 +44,16 @@ class Superposition:
     They are equal, or proportional to ``m^-frequencies`` and at most 0.5: larger ones are set to
     0.5, and the others scaled up.
 
-    **Correlation.** Each four features that follow one another are a group. A feature is present
+    **Correlation.** Every four successive features are a group. A feature is present
     if a uniform number is below its frequency. With probability ``sqrt(correlation)`` this is the
-    number of its group, else its own. So frequencies stay as they are, and the correlation of the
-    presences of two features of a group with ``p <= q`` is
+    number of its group, else its own. So frequencies stay as they are. The presences of two
+    features of a group with ``p <= q`` have the correlation
     ``correlation * sqrt(p (1 - q) / (q (1 - p)))``: for equal frequencies, ``correlation``.
 
     **Hierarchy.** The last features are children. The parents, which are the other features, take
     their children in turn. Of the samples with the parent, a child is present in half. So it is
     half as frequent, and the power law is that of the parents alone. With a correlation, children
-    have groups of their own, and it is that of their choice among the parent's samples.
+    have groups of their own. Their correlation is that among the samples with both parents.
 
     Args:
         features: number of features M.
@@ -169,14 +169,14 @@ class Truth:
     Their lengths count. With ``normalize=l2``, whose factor is another for each sample, they are
     those of the samples that were read."""
     matrix_DD: np.ndarray
-    """What the outlier and the normaliser make of a clean sample, up to a shift; float64."""
+    """Matrix by which outlier and normaliser multiply a clean sample, up to a shift; float64."""
     strengths_NM: csr_array
     """Strength of each feature in each sample, float64, before normalisation."""
     parents_M: np.ndarray
     """The parent of each feature, int64; -1 for features without one."""
 
     def undone(self, directions_KD: np.ndarray) -> np.ndarray:
-        """Return directions of a model's samples, such as a decoder's, as those of clean ones.
+        """Return directions of a model's samples, such as a decoder's, as those of clean samples.
 
         Among clean samples no coordinate stands out, so that cosines of unrelated directions are
         small. Where one is 30 times as large, half of all directions look alike.
@@ -184,7 +184,11 @@ class Truth:
         return np.linalg.solve(self.matrix_DD, directions_KD.T).T
 
     def undone_rows(self, rows_KD: np.ndarray) -> np.ndarray:
-        """Return the rows that make the same of clean samples as an encoder's of its samples."""
+        """Return an encoder's rows as rows for clean samples.
+
+        Their products with clean samples are, up to a constant, those of the encoder's rows with
+        its own samples.
+        """
         return rows_KD @ self.matrix_DD
 
     @property

@@ -13,7 +13,7 @@ from implicit_em.models import SparseAutoencoder
 MOMENTUM = 0.1
 """Weight of a step in the running mean of L0: about ten batches even out their noise."""
 LARGEST_ERROR = math.log(4)
-"""Largest error that counts: a weight that is far off rises by at most 5 % in a step."""
+"""Largest error that counts: the integral moves a weight by at most 1.4 % in a step, later 7 %."""
 FIRST_RATE = 0.01
 """Change of the log factor in a step, for an error of 1, at first: features must form meanwhile."""
 LAST_RATE = 0.05
@@ -53,7 +53,7 @@ def law(state: State, l0: Tensor, target: Tensor, progress: Tensor) -> tuple[Sta
 
     The factor is ``exp(integral + GAIN * error)`` with ``error = log(running / target)``. The
     integral adds up the errors times a rate, which rises with the square of the progress. From
-    ``HOLD`` on, the factor is the geometric mean of those before.
+    ``HOLD`` on, the factor is a geometric mean of those before, in which the latest count most.
 
     Args:
         state: state before the step.
@@ -118,9 +118,9 @@ class SparsityControl(nn.Module):
 def start_near(target: float, model: Any, x: Tensor) -> None:
     """Place the biases of a new autoencoder so that its L0 starts above a target.
 
-    With biases of 0, half of the units are active at first. Until they are not, an autoencoder
-    learns dense features, many of which stay. The derived model starts as it is: its ridge decoder
-    finds more features so.
+    With biases of 0, half of the units are active at first. As long as so many are, an autoencoder
+    learns dense features, and many of these stay. The derived model is left as it is, because its
+    ridge decoder then finds more features.
 
     Args:
         target: number of active units in a sample that the training should lead to.

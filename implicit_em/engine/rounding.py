@@ -55,6 +55,6 @@ def parameters_fill_lanes(model: nn.Module) -> bool:
 
 
 def each_alone(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
-    """Return a function of each number, such as ``torch.exp``, that rounds as for one number."""
+    """Apply a function such as ``torch.exp`` to each number, rounded as it would be alone."""
     lanes = values.unsqueeze(-1).expand(*values.shape, LANES).contiguous()
     return function(lanes)[..., 0]

@@ -110,8 +110,8 @@ class Stack:
     def train(self, blocks: Sequence[Block]) -> Tensor:
         """Train each replica on its block; neighbours with equal blocks share them in memory.
 
-        Returns the total and the unweighted terms at each step, shape ``(S, 1 + T, R)``; under a
-        control followed by L0 and the controlled weights. Errors of updates are left in
+        Returns the total and the unweighted terms at each step, shape ``(S, 1 + T, R)``. Under a
+        control, L0 and the controlled weights follow them. Errors of updates are left in
         ``failures``; the first is raised if all replicas have failed.
         """
         self._merge_updates()
@@ -191,8 +191,8 @@ class Stack:
     def evaluate(self, x: SharedInput, progress: Tensor | None = None) -> Any:
         """Return the total, the unweighted terms, and the tensors from which to go backward.
 
-        With ``progress``, the share of the training so far, ``(R,)``, L0 and the weights that it
-        controls follow the terms.
+        ``progress`` is the share of the training so far, ``(R,)``. If it is given, L0 and the
+        controlled weights follow the terms.
         """
         return self._differentiate(self._outputs(x), progress)
 

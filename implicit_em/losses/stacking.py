@@ -1,4 +1,4 @@
-"""What a loss term declares: that it can be computed for a stack, and that it makes sparse."""
+"""What a loss term declares: that it takes stacks, and that it makes units sparse."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ def takes_stacks(term: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def makes_sparse(term: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Declare that fewer units are active, the larger the weight of a term is.
+    """Declare that a larger weight of a term makes fewer units active.
 
     ``model.l0`` controls the weights of such terms.
     """

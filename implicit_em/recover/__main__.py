@@ -19,8 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "makes it a trial",
         {"quick": "a trial of a few cells with few settings, in about ten minutes"},
         prog="implicit-em recover",
-        description="Tune all families on data with known features, train what was chosen over "
-        "seeds, and measure which features they find.",
+        description="Tune all families on data with known features, train the chosen settings "
+        "over seeds, and measure which features they find.",
     )
 
 

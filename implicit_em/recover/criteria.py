@@ -25,16 +25,17 @@ def activity_nats(shares_K: np.ndarray) -> float:
 DISTORTION = 0.05
 """Share of the variance below which a residual need not be described.
 
-It was fixed after a pilot on two cells. Without it, dense codes that leave no residual describe
-samples without noise best."""
+It was fixed after a pilot on two cells. Without it, the shortest descriptions of samples without
+noise are dense codes that leave no residual."""
 
 
 def blind_score(width: ArrayLike, fvu: ArrayLike, l0: ArrayLike, activity: ArrayLike) -> np.ndarray:
     """Return a description length per sample in nats, up to a constant: lower is better.
 
     Samples are described up to a distortion d, which is ``DISTORTION``. The score is ``D / 2
-    log(max(FVU, d)) + L0 / 2 log(1 / d) + sum_j H(p_j)``: what it costs to describe Gaussian
-    residuals in D dimensions, the strengths of the active units, and which units are active.
+    log(max(FVU, d)) + L0 / 2 log(1 / d) + sum_j H(p_j)``. The first term is what the residuals in D
+    dimensions cost, the second what the strengths of the active units cost: both are rates of
+    Gaussian sources (Cover & Thomas 2006, section 10.3). The third says which units are active.
 
     Args:
         width: number of dimensions D.

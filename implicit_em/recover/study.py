@@ -28,8 +28,9 @@ def recover(
 
     Args:
         cells: names of cells or groups of cells; all if none is named.
-        quick: whether to put the protocol's ``quick`` before cells and changes: a short trial, by
-            default in a directory of its own.
+        quick: whether to make a short trial, by default in a directory of its own. The protocol's
+            ``quick`` names its changes, which come before ``changes``, and the cells if none is
+            named.
 
     Raises:
         ConfigError: if a setting is refused, or the directory holds a study of other settings.

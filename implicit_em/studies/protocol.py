@@ -38,7 +38,7 @@ STAGES = ("always", "tuning", "finals")
 class Protocol(BaseModel):
     """Families that are tuned on a grid; what is chosen is trained over seeds.
 
-    A study adds its own fields, and says each of them in its file.
+    A study adds its own fields; its file explains each of them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

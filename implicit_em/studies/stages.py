@@ -62,9 +62,9 @@ class Stages(ABC, Generic[P]):
 
     @abstractmethod
     def own(self, family: str) -> Mapping[str, Any]:
-        """Return a family's settings in this part, which come before those of a stage.
+        """Return a family's settings in this part, which take precedence over those of a stage.
 
-        A model without width keeps having none.
+        A model whose ``hidden`` is null keeps it.
         """
 
     def grids(self) -> list[Run]:

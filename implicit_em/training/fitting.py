@@ -34,7 +34,7 @@ from implicit_em.training.tracking import log_again
 log = logging.getLogger(__name__)
 
 COMPARED = 2048
-"""Largest number of held-out samples on which a control of L0 looks after each epoch."""
+"""Largest number of held-out samples whose L0 is measured after each epoch."""
 
 
 @dataclass(frozen=True)

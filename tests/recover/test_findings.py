@@ -54,8 +54,9 @@ BOTH = {"middle": {"derived": 0.9, "topk": 0.6}, "dense": {"derived": 0.3, "topk
 
 def test_who_leads_is_said_of_each_cell_and_where_the_derived_model_falls_behind():
     text = said(BOTH)
-    assert "Chosen by the truth, in middle derived has the best mean, 90.00 %" in text
-    assert "Chosen without the truth, in dense TopK has the best mean, 70.00 %" in text
+    by, without = "with settings chosen by the truth", "with settings chosen without the truth"
+    assert f"In middle, {by}, derived has the best mean, 90.00 %" in text
+    assert f"In dense, {without}, TopK has the best mean, 70.00 %" in text
     assert "Derived is significantly worse than TopK (dense)." in text
     assert "Derived is significantly better than TopK (middle)." in text
     assert "Of 2 paired tests in the same cell, settings chosen by the truth, derived is" in text
@@ -67,7 +68,7 @@ def test_who_leads_is_said_of_each_cell_and_where_the_derived_model_falls_behind
 
 def test_a_lead_within_the_noise_is_not_significant():
     text = said({"middle": {"derived": 0.601, "topk": 0.6}})
-    assert "in middle derived has the best mean" in text
+    assert "In middle, with settings chosen by the truth, derived has the best mean" in text
     assert "(not significant" in text
     assert "significantly better in 0, significantly worse in 0, and undecided in 1" in text
     assert "Derived is significantly" not in text
