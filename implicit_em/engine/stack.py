@@ -217,8 +217,10 @@ class Stack:
         self, outputs: Mapping[str, Tensor], progress: Tensor, together: bool
     ) -> list[Tensor]:
         """Set the weights that make units sparse; return L0 and these weights, ``(R,)`` each."""
-        active = outputs["energies"] > 0
-        l0 = active.sum((-2, -1)) / active.shape[-2]
+        energies = outputs["energies"]
+        # As numbers, whose sums are vectorised; whole numbers below 2^24 are exact in float32.
+        active = torch.gt(energies, 0, out=torch.empty_like(energies, dtype=torch.float32))
+        l0 = active.sum(-1).double().mean(-1)
         factor = self._control.update(l0, progress)
         if not together:
             for objective, own in zip(self._objective_of_each, factor.split(1), strict=True):

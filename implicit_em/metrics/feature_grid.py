@@ -82,7 +82,9 @@ def feature_summary(weight_KD: np.ndarray, energies_BK: np.ndarray) -> Figure:
     cosines = (rows_KD @ rows_KD.T)[np.triu_indices(components, 1)]
     above = energies_BK[(energies_BK > 0) & np.isfinite(energies_BK)]
 
-    figure = Figure(figsize=(10.5, 3.2), dpi=150, layout="constrained")
+    figure = Figure(figsize=(10.5, 3.2), dpi=150)
+    # Fixed margins: to fit them takes longer than to draw.
+    figure.subplots_adjust(left=0.06, right=0.985, bottom=0.17, top=0.9, wspace=0.22)
     norm_axes, cosine_axes, energy_axes = figure.subplots(1, 3)
     norm_axes.plot(np.arange(1, components + 1), np.sort(norms_K)[::-1], ".-", color=BLUE)
     norm_axes.set(title="Norms of the weight rows", xlabel="rank of the component", ylabel="norm")

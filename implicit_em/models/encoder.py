@@ -91,9 +91,11 @@ class Encoder(nn.Module):
     @torch.no_grad()
     def place_biases(self, x: Tensor, share: float) -> None:
         """Set each bias so that a share of samples ``(N, D)`` has a pre-activation above 0."""
-        linear = self.linear
+        linear, silent = self.linear, max(1, round((1 - share) * len(x)))
         for rows, biases in zip(linear.weight.split(UNITS), linear.bias.split(UNITS), strict=True):
-            biases.copy_(-(x @ rows.T).quantile(1 - share, dim=0))
+            values = rows @ x.T
+            last, first = (values.kthvalue(n).values for n in (silent, min(silent + 1, len(x))))
+            biases.copy_(-(last + first) / 2)
 
     def training_outputs(self, x: Tensor | SharedInput) -> dict[str, Tensor]:
         """Return the tensors of a training step: the ``energies``."""
