@@ -105,7 +105,7 @@ class SparsityControl(nn.Module):
     def compare(self, l0: Tensor) -> None:
         """Note the L0 of held-out samples, so that theirs reaches the target.
 
-        A wide layer fits its own training samples: L0 of new ones is up to a fifth larger.
+        A wide layer fits its own training samples: L0 of new ones is larger.
         """
         found = (l0.double() / self.running).nan_to_num(1).clamp(1 / MOST_APART, MOST_APART)
         self.ratio.lerp_(found, 0.5)
