@@ -16,7 +16,7 @@ from torch.optim import Adam
 from implicit_em.base.errors import NonFiniteLossError
 from implicit_em.base.threads import torch_threads
 from implicit_em.data import Block, ResidentLoader
-from implicit_em.engine.control import START_SAMPLES, SparsityControl, start_near
+from implicit_em.engine.control import SparsityControl
 from implicit_em.engine.stack import BareReplica, Stack
 from implicit_em.losses import Objective, Term, decorrelation, lse, variance
 from implicit_em.models import Encoder
@@ -195,11 +195,7 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
             self.encoder_ = Encoder(samples.shape[1], self.n_components).to(samples.dtype)
-        self._control = None
-        if self.l0 is not None:
-            self._control = SparsityControl(float(self.l0))
-            rows = np.random.default_rng(self._seed).permutation(len(samples))[:START_SAMPLES]
-            start_near(float(self.l0), self.encoder_, samples[torch.from_numpy(rows)])
+        self._control = None if self.l0 is None else SparsityControl(float(self.l0))
         self._optimizer = Adam(self.encoder_.parameters(), lr=float(self.lr), fused=True)
         self.n_iter_ = 0
 

@@ -115,7 +115,7 @@ class SparsityControl(nn.Module):
         return super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)
 
 
-def start_near(target: float, model: Any, x: Tensor) -> None:
+def start_near(target: float, model: Any, samples: Callable[[], Tensor]) -> None:
     """Place the biases of a new autoencoder so that its L0 starts above a target.
 
     With biases of 0, half of the units are active at first. As long as so many are, an autoencoder
@@ -125,9 +125,9 @@ def start_near(target: float, model: Any, x: Tensor) -> None:
     Args:
         target: number of active units in a sample that the training should lead to.
         model: model that was just made.
-        x: training samples, shape ``(N, D)``.
+        samples: function that returns training samples, shape ``(N, D)``; not called in vain.
     """
     if not isinstance(model, SparseAutoencoder):
         return
     share = min(MOST_DENSE, START_DENSITY * target / model.weight.shape[-2])
-    model.place_biases(x, share)
+    model.place_biases(samples().to(model.weight.dtype), share)

@@ -3,6 +3,7 @@
 import logging
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -161,8 +162,8 @@ def _start(module: EnergyModule, data: ResidentDataModule) -> float:
                     f"samples of shape {tuple(x.shape)}: {one_line(error)}"
                 ) from error
     if module.control is not None:
-        x = data.starting_samples(START_SAMPLES).to(model.weight.dtype)
-        start_near(module.control.target.item(), model, x)
+        samples = partial(data.starting_samples, START_SAMPLES)
+        start_near(module.control.target.item(), model, samples)
     return time.monotonic() - started
 
 

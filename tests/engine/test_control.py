@@ -265,14 +265,14 @@ def test_each_unit_starts_with_the_same_share_of_active_samples(network, units):
 @pytest.mark.parametrize(("target", "share"), [(2, 0.125), (5, 0.3125), (8, 0.5), (32, 0.5)])
 def test_an_autoencoder_starts_with_twice_the_target_or_half_of_all(target, share):
     model, x = SparseAutoencoder(64, 32), as_unit_float(IMAGES)
-    start_near(target, model, x)
+    start_near(target, model, lambda: x)
     assert (model.encode(x) > 0).float().mean().item() == pytest.approx(share, abs=0.005)
 
 
 def test_the_derived_model_starts_as_it_is():
     model, x = Encoder(64, 32), as_unit_float(IMAGES)
     before = model.linear.bias.clone()
-    start_near(2, model, x)
+    start_near(2, model, lambda: x)
     assert torch.equal(model.linear.bias, before)
 
 
@@ -297,7 +297,7 @@ def test_the_target_is_reached(network, terms):
     replica.optimizer.param_groups[0]["lr"] = 3e-3
     if hasattr(replica.model, "start"):
         replica.model.start(x)
-    start_near(target, replica.model, x)
+    start_near(target, replica.model, lambda: x)
     batches = [torch.randint(0, 1000, (32,), generator=generator) for _ in range(steps)]
     Stack([replica]).train([Block(x, batches)])
     with torch.no_grad():
