@@ -26,6 +26,7 @@ from implicit_em.engine.schedulers import (
     is_scheduler,
     step_after_epoch,
 )
+from implicit_em.engine.sparse import largest_share
 from implicit_em.engine.stack import BareReplica, Stack
 from implicit_em.losses import Objective
 from implicit_em.metrics.energies import CURVES
@@ -156,10 +157,13 @@ def _dry_run(spec: RunSpec, trainer: pl.Trainer) -> None:
         raise ConfigError(
             f"data.batch_size=1: must be at least 2 for loss term {', '.join(undefined)}"
         )
-    with torch.random.fork_rng(devices=[]), _refusing(f"{model} in training, with {loss}"):
-        stack = Stack([BareReplica(module.model, module.objective, optimizer)])
-        _, values, _ = stack.evaluate(SharedInput(x[None], [1]))
-    _check_values(dict(zip(parts, values, strict=True)), (1,))
+    with _refusing("trainer"):
+        sparse = largest_share(settings["trainer"].get("sparse", "auto"), module, trainer.precision)
+    for share in (0.0, 1.0) if sparse else (0.0,):
+        with torch.random.fork_rng(devices=[]), _refusing(f"{model} in training, with {loss}"):
+            stack = Stack([BareReplica(module.model, module.objective, optimizer, share)])
+            _, values, _ = stack.evaluate(SharedInput(x[None], [1]))
+        _check_values(dict(zip(parts, values, strict=True)), (1,))
 
 
 def _check_target(spec: RunSpec, objective: Objective, loss: str) -> None:

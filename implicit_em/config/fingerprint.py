@@ -28,8 +28,11 @@ NO_RESULT = (
 """Settings and groups of settings that affect no result."""
 OPTIONAL = ("warmup", "temperature", "eps", "unbiased")
 """Options of loss terms for which null means the default of the term's function."""
-UNNAMED = {"final": "test", "normalize": "none", "feature_dims": None}
-"""Settings of ``data`` that earlier runs lack, with the values that hold for those runs."""
+UNNAMED: Mapping[str, Mapping[str, Any]] = {
+    "data": {"final": "test", "normalize": "none", "feature_dims": None},
+    "trainer": {"sparse": "auto"},
+}
+"""Settings that earlier runs lack, by group, with the values that hold for those runs."""
 
 
 def config_fingerprint(cfg: DictConfig | Mapping[str, Any]) -> str:
@@ -50,10 +53,12 @@ def deciding(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     settings: Any = {key: _plain_copy(cfg[key]) for key in keys}
     for group, _, key in (name.partition(".") for name in NO_RESULT):
         settings.get(group, {}).pop(key, None)
+    for name, defaults in UNNAMED.items():
+        group = settings.get(name, {})
+        for key, default in defaults.items():
+            if group.get(key, default) == default:
+                group.pop(key, None)
     data = settings.get("data", {})
-    for key, default in UNNAMED.items():
-        if data.get(key, default) == default:
-            data.pop(key, None)
     if data.get("digest") is not None:  # it identifies the files, wherever they are
         for key in ("path", "labels", "test_path", "test_labels"):
             data.pop(key, None)

@@ -22,7 +22,7 @@ from implicit_em.data import ResidentDataModule
 from implicit_em.distributed import GlobalBatch
 from implicit_em.engine.modules import EnergyModule, module_class
 
-STEP_FLAGS = ("threads", "compile", "gradient_clip_val", "gradient_clip_algorithm")
+STEP_FLAGS = ("threads", "compile", "sparse", "gradient_clip_val", "gradient_clip_algorithm")
 """Keys of ``trainer`` that belong to the training step; ``pl.Trainer`` does not take them."""
 
 
@@ -117,6 +117,7 @@ class RunSpec:
             clip=_clip(trainer),
             compiled=trainer["compile"],
             l0=self.l0,
+            sparse=trainer.get("sparse", "auto"),
         )
 
     def model_arguments(self, in_features: int) -> dict[str, Any]:

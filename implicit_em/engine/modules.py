@@ -22,6 +22,7 @@ from implicit_em.distributed import GlobalBatch, Group
 from implicit_em.engine.control import SparsityControl
 from implicit_em.engine.rendezvous import current
 from implicit_em.engine.schedulers import build_schedule, interval_of, step_after_epoch
+from implicit_em.engine.sparse import Sparse, largest_share
 from implicit_em.engine.stack import Stack, outputs_of
 from implicit_em.losses import Objective, Term
 from implicit_em.metrics import energy_metrics, final_metrics
@@ -81,6 +82,9 @@ class EnergyModule(pl.LightningModule):
             parameters, e.g. ``torch.nn.utils.clip_grad_norm_``.
         compiled: whether ``torch.compile`` compiles the forward pass of a step; it may then round
             differently.
+        sparse: ``on`` to take steps through the active units alone, ``off`` for steps through all,
+            ``auto`` to choose by the size of the layer and the share of active units. The gradients
+            differ by rounding alone.
         l0: target of the mean number of active units in a sample. A ``SparsityControl`` then
             multiplies the weights of all terms that declare ``makes_sparse`` by one factor. Each
             epoch also logs the means of ``control/l0`` and of ``control/<term>_weight``. ``None``
@@ -107,6 +111,7 @@ class EnergyModule(pl.LightningModule):
         clip: Spec | None = None,
         compiled: bool = False,
         l0: float | None = None,
+        sparse: Sparse = "auto",
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -119,6 +124,7 @@ class EnergyModule(pl.LightningModule):
             "clip": dict(clip or {}),
             "compiled": compiled,
             "l0": l0,
+            "sparse": sparse,
         }
         self.save_hyperparameters(specs, logger=False)
         self.model = instantiate(specs["model"])
@@ -131,6 +137,7 @@ class EnergyModule(pl.LightningModule):
         self.finals = final_metrics(components, self.reconstruction_metric)
         self._clip = instantiate(specs["clip"], _partial_=True) if specs["clip"] else None
         self.compiled = compiled
+        self.sparse_up_to = 0.0
         self._losses: list[Tensor] = []
         self._at_epoch_start: list[Tensor] = []
 
@@ -210,6 +217,8 @@ class EnergyModule(pl.LightningModule):
         if self.control is not None and math.isinf(self.trainer.estimated_stepping_batches):
             raise ValueError(f"l0={self.hparams['l0']}: needs a Trainer with max_epochs")
         self._losses = [losses.to(self.device) for losses in self._losses]  # from a checkpoint
+        sparse = self.hparams["sparse"]
+        self.sparse_up_to = largest_share(sparse, self, self.trainer.precision)
         (self._optimizer,) = self.trainer.optimizers
         self._scheduler: Any = self.lr_schedulers()
         self._train: Callable[[Block], Tensor]

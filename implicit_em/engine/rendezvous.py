@@ -208,6 +208,8 @@ def _stack_key(request: Any) -> Any:
     module, block = request.module, request.block
     terms = module.objective.terms.values()
     terms_take_stacks = all(getattr(term.function, "takes_stacks", False) for term in terms)
+    if module.sparse_up_to:  # its products are too large to gain by company
+        return id(module)
     if not (terms_take_stacks and _fills(request) and takes_stacks(module.model)):
         return id(module)
     return (

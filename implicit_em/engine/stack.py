@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from implicit_em.codes import Code
 from implicit_em.data import Block, batches_of
 from implicit_em.distributed import Group
 from implicit_em.engine.control import SparsityControl
@@ -34,6 +35,9 @@ class Replica(Protocol):
     model: Any
     objective: Objective
     compiled: bool
+    sparse_up_to: float
+    """Share of a batch's activations up to which a step goes through those that are not 0; a run
+    with such steps is a stack of one. 0 for none."""
     control: SparsityControl | None
     """Controller of the weights that make units sparse; all replicas of a stack have one, or none.
     """
@@ -61,6 +65,7 @@ class BareReplica:
     model: Any
     objective: Objective
     bare_optimizer: Optimizer
+    sparse_up_to: float = 0.0
     compiled: bool = False
     steps_done: int = 0
     control: SparsityControl | None = None
@@ -84,9 +89,10 @@ class Stack:
     def __init__(self, replicas: Sequence[Replica], group: Group | None = None) -> None:
         first = replicas[0]
         models = [replica.model for replica in replicas]
-        self.stacked = takes_stacks(first.model)
+        self.stacked = takes_stacks(first.model) and not first.sparse_up_to
         if not self.stacked and len(replicas) > 1:
             raise ValueError(f"{type(first.model).__name__} does not take stacks")
+        self._sparse_up_to = first.sparse_up_to
         self.replicas = list(replicas)
         self.group = group or Group()
         self._parameters_of_replicas = [list(model.parameters()) for model in models]
@@ -217,10 +223,7 @@ class Stack:
         self, outputs: Mapping[str, Tensor], progress: Tensor, together: bool
     ) -> list[Tensor]:
         """Set the weights that make units sparse; return L0 and these weights, ``(R,)`` each."""
-        energies = outputs["energies"]
-        # As numbers, whose sums are vectorised; whole numbers below 2^24 are exact in float32.
-        active = torch.gt(energies, 0, out=torch.empty_like(energies, dtype=torch.float32))
-        l0 = active.sum(-1).double().mean(-1)
+        l0 = _l0(outputs["energies"])
         factor = self._control.update(l0, progress)
         if not together:
             for objective, own in zip(self._objective_of_each, factor.split(1), strict=True):
@@ -234,8 +237,17 @@ class Stack:
             if "x" in names:
                 tensors["x"] = x.expanded()
             return {name: tensors[name] for name in names}
-        tensors = {"x": x.batches[0], **outputs_of(self.model, x.batches[0])}
-        return {name: tensors[name].unsqueeze(0) for name in names}
+        batch, model = x.batches[0], self.model
+        if self._sparse_up_to:
+            most = int(self._sparse_up_to * len(batch) * model.weight.shape[-2])
+            tensors = {"weight": model.weight, **model.sparse_outputs(batch, most)}
+        else:
+            tensors = outputs_of(model, batch)
+        tensors["x"] = batch
+        return {
+            name: tensors[name] if isinstance(tensors[name], Code) else tensors[name].unsqueeze(0)
+            for name in names
+        }
 
     def _hand_out_gradients(self) -> None:
         """Give each model its part of the gradients of the stack's parameters."""
@@ -244,6 +256,15 @@ class Stack:
             gradients = none if stacked.grad is None else stacked.grad.unbind()
             for parameters, gradient in zip(self._parameters_of_replicas, gradients, strict=True):
                 parameters[number].grad = gradient
+
+
+def _l0(energies: Tensor | Code) -> Tensor:
+    """Return the mean number of units above 0 of a sample, ``(R,)``, in float64."""
+    if isinstance(energies, Code):
+        return (energies.values_N > 0).sum().double().view(1) / energies.shape[0]
+    # As numbers, whose sums are vectorised; whole numbers below 2^24 are exact in float32.
+    active = torch.gt(energies, 0, out=torch.empty_like(energies, dtype=torch.float32))
+    return active.sum(-1).double().mean(-1)
 
 
 def outputs_of(model: Any, x: Tensor | SharedInput) -> dict[str, Tensor]:

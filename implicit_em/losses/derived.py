@@ -178,10 +178,7 @@ def _lse(
     batch: _Batch, reduction: Reduction = "sum", temperature: float = 1.0
 ) -> tuple[Tensor, Gradient]:
     """``-t log sum_j exp(-E_j / t)``; gradient ``r = softmax(-E / t)``."""
-    if reduction not in get_args(Reduction):
-        raise ValueError(f"reduction={reduction!r}: allowed are {', '.join(get_args(Reduction))}")
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature={temperature}: must be above 0, and finite")
+    factor, divisor = lse_scale(reduction, temperature, *batch.energies.shape[-2:])
     lowest = batch.energies.amin(-1, keepdim=True)
     logits = lowest - batch.energies
     if temperature != 1:
@@ -191,13 +188,21 @@ def _lse(
     responsibilities = likelihoods.div_(evidence)
     total = (lowest - temperature * evidence.log()).sum((-2, -1))
 
-    factor = batch.energies.shape[-1] if reduction == "count" else 1
-    divisor = 1 if reduction == "sum" else batch.size
-
     def gradient(weight: Tensor) -> Iterable[tuple[float, Tensor, Tensor]]:
         yield factor / divisor, responsibilities, weight
 
     return total * factor / divisor, gradient
+
+
+def lse_scale(
+    reduction: Reduction, temperature: float, samples: int, units: int
+) -> tuple[int, int]:
+    """Return factor and divisor of the sum over the samples, or raise ``ValueError``."""
+    if reduction not in get_args(Reduction):
+        raise ValueError(f"reduction={reduction!r}: allowed are {', '.join(get_args(Reduction))}")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature={temperature}: must be above 0, and finite")
+    return units if reduction == "count" else 1, 1 if reduction == "sum" else samples
 
 
 def _variance(batch: _Batch, eps: float = 1e-6) -> tuple[Tensor, Gradient]:
@@ -222,13 +227,9 @@ def _decorrelation(batch: _Batch, unbiased: bool = False) -> tuple[Tensor, Gradi
     The unbiased form subtracts the samples' products with themselves, ``sum_b |z_b|^4 - sum Z^4``,
     and multiplies by ``B / (B - 1)``; G loses ``4 (|z_b|^2 Z - Z^3)``.
     """
-    if unbiased and batch.size < 2:
-        raise ValueError(f"unbiased=True: needs at least 2 samples, not {batch.size}")
+    check_unbiased(unbiased, batch.size)
     mean, centred, squares = batch.statistics
-    # Centring leaves an error of a few eps * |mean| in each of the B entries. A component that
-    # varies less counts as constant.
-    rounding = (8 * batch.size**0.5 * torch.finfo(mean.dtype).eps * mean).square_()
-    scale = torch.where(squares > rounding, squares, torch.inf).rsqrt_()
+    scale = scale_of(mean, squares, batch.size, torch.finfo(mean.dtype).eps)
     standardised = centred * scale
     wide = standardised.shape[-1] > batch.size
     if wide:
@@ -260,6 +261,22 @@ def _decorrelation(batch: _Batch, unbiased: bool = False) -> tuple[Tensor, Gradi
         yield -4 * factor, standardised, slope * radial
 
     return value, gradient
+
+
+def check_unbiased(unbiased: bool, samples: int) -> None:
+    """Raise ``ValueError`` for an unbiased estimate from a single sample."""
+    if unbiased and samples < 2:
+        raise ValueError(f"unbiased=True: needs at least 2 samples, not {samples}")
+
+
+def scale_of(mean: Tensor, squares: Tensor, samples: int, eps: float) -> Tensor:
+    """Return 1 over the root of each component's squares, 0 for one that does not vary.
+
+    Centring leaves an error of a few ``eps |mean|`` in each of the B entries. A component that
+    varies less counts as constant.
+    """
+    rounding = (8 * samples**0.5 * eps * mean).square_()
+    return torch.where(squares > rounding, squares, torch.inf).rsqrt_()
 
 
 CLOSED_FORMS: Mapping[Callable[..., Tensor], Callable[..., tuple[Tensor, Gradient]]] = {

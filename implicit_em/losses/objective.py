@@ -9,7 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from implicit_em.losses import derived
+from implicit_em.codes import Code
+from implicit_em.losses import coded, derived
+
+CODED = {"energies", "active", "gates"}
+"""Names of the tensors of a model that may be codes."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,16 @@ class Objective:
             if term.function in derived.CLOSED_FORMS and inputs[name] == ("energies",)
         }
         self._others = {name: inputs[name] for name in self.terms if name not in self._closed}
+
+    @property
+    def without_codes(self) -> list[str]:
+        """Names of the terms that take no code for a tensor that may be one."""
+        return [
+            name
+            for name, inputs in self._others.items()
+            if CODED.intersection(inputs)
+            and not getattr(self.terms[name].function, "takes_codes", False)
+        ]
 
     @property
     def signature(self) -> tuple[Any, ...]:
@@ -201,9 +215,11 @@ class StackedObjective(Objective):
             values = {name: value.detach() for name, value in others.items()}
         if self._closed:
             energies = outputs["energies"]
-            found, gradient = derived.value_and_gradient(energies, *self._closed_and_weights)
+            is_code = isinstance(energies, Code)
+            forms = coded.value_and_gradient if is_code else derived.value_and_gradient
+            found, gradient = forms(energies, *self._closed_and_weights)
             values |= zip(self._closed, found, strict=True)
-            starts.append((energies, gradient))
+            starts.append((energies.values_N if is_code else energies, gradient))
         return self._total(values), [values[name] for name in self.terms], starts
 
     def _evaluate(self, term: Term, tensors: Mapping[str, Tensor]) -> Tensor:

@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from implicit_em.losses.stacking import makes_sparse, takes_stacks
+from implicit_em.codes import Code
+from implicit_em.losses.stacking import makes_sparse, takes_codes, takes_stacks
 
 
 @takes_stacks
@@ -43,15 +44,17 @@ class _SquaredError(Function):
 
 
 @makes_sparse
+@takes_codes
 @takes_stacks
-def l1(energies: Tensor) -> Tensor:
+def l1(energies: Tensor | Code) -> Tensor:
     """Mean absolute activation over all elements of ``(..., B, K)``; an SAE's sparsity penalty."""
     return energies.abs().mean((-2, -1))
 
 
 @makes_sparse
+@takes_codes
 @takes_stacks
-def l1_norm(energies: Tensor, decoder: Tensor) -> Tensor:
+def l1_norm(energies: Tensor | Code, decoder: Tensor) -> Tensor:
     """L1 weighted by the lengths of the decoder's columns, ``mean |a_j| ||W_d,j||``.
 
     Growing the decoder's columns does not evade this penalty (Conerly et al. 2024, Circuits
@@ -79,8 +82,9 @@ def auxk(auxiliary: Tensor, reconstruction: Tensor, x: Tensor) -> Tensor:
     return mse(auxiliary, missing) * some_dead
 
 
+@takes_codes
 @takes_stacks
-def target_l0(active: Tensor, k: Tensor) -> Tensor:
+def target_l0(active: Tensor | Code, k: Tensor) -> Tensor:
     """Squared relative distance of the mean number of active units from its target.
 
     ``(L0 / k - 1)^2``, Rajamanoharan et al. 2024, arXiv 2407.14435.
@@ -93,8 +97,9 @@ def target_l0(active: Tensor, k: Tensor) -> Tensor:
 
 
 @makes_sparse
+@takes_codes
 @takes_stacks
-def gates_l1(gates: Tensor) -> Tensor:
+def gates_l1(gates: Tensor | Code) -> Tensor:
     """Mean absolute gate over all elements (Rajamanoharan et al. 2024, arXiv 2404.16014)."""
     return l1(gates)
 

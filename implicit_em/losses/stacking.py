@@ -14,6 +14,15 @@ def takes_stacks(term: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return term
 
 
+def takes_codes(term: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Declare that a term also takes a ``Code`` in place of energies, active units or gates.
+
+    Without this declaration, a step goes through all energies.
+    """
+    term.takes_codes = True  # type: ignore[attr-defined]
+    return term
+
+
 def makes_sparse(term: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Declare that a larger weight of a term makes fewer units active.
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from implicit_em.models.dictionary import Dictionary
 from implicit_em.models.linear import SharedInput
-from implicit_em.models.topk import TopK, keep_largest
+from implicit_em.models.topk import TopK, keep_largest, largest_positive
 
 
 class BatchTopK(TopK):
@@ -28,7 +28,7 @@ class BatchTopK(TopK):
         ValueError: if ``momentum`` is not in (0, 1], or ``TopK`` refuses its arguments.
     """
 
-    takes_stacks = folds = True
+    takes_stacks = folds = steps_sparsely = True
     threshold: Tensor
 
     def __init__(
@@ -55,9 +55,19 @@ class BatchTopK(TopK):
         batch_size = activations.shape[-2]
         counts = [k * batch_size for k in ([self.k] if isinstance(self.k, int) else self.k)]
         kept = keep_largest(activations.flatten(-2), counts)
-        with torch.no_grad():
-            smallest = kept.where(kept > 0, torch.inf).amin(-1, keepdim=True)
-            # A batch without activity leaves the threshold as it is.
-            weight = self.momentum * smallest.isfinite()
-            self.threshold.add_(weight * (smallest.nan_to_num(posinf=0) - self.threshold))
+        self._note(kept, kept > 0)
         return kept.view_as(activations)
+
+    def chosen(self, z: Tensor) -> Tensor:
+        """Return a mask of the pre-activations ``(B, K)`` that are selected; note the smallest."""
+        flat = z.flatten()
+        chosen = largest_positive(flat, self.k * len(z))  # type: ignore[operator]
+        self._note(flat, chosen)
+        return chosen.view_as(z)
+
+    @torch.no_grad()
+    def _note(self, activations: Tensor, kept: Tensor) -> None:
+        smallest = activations.where(kept, torch.inf).amin(-1, keepdim=True)
+        # A batch without activity leaves the threshold as it is.
+        weight = self.momentum * smallest.isfinite()
+        self.threshold.add_(weight * (smallest.nan_to_num(posinf=0) - self.threshold))

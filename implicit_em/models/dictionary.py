@@ -5,6 +5,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from implicit_em.codes import Layer
 from implicit_em.models.linear import SharedInput
 from implicit_em.models.sae import SparseAutoencoder
 
@@ -33,7 +34,7 @@ class Dictionary(SparseAutoencoder):
         ValueError: if ``middle`` is another word, or a switch is not a bool.
     """
 
-    takes_stacks = takes_parts = folds = True
+    takes_stacks = takes_parts = folds = steps_sparsely = True
 
     def __init__(
         self,
@@ -82,6 +83,11 @@ class Dictionary(SparseAutoencoder):
         # W_e b_d, not x - b_d: a stack's batches are shared, and larger than its weights.
         shift = (linear.weight * self.decoder.bias.unsqueeze(-2)).sum(-1)
         return linear(x, linear.bias - shift)
+
+    def layer(self, x: Tensor, most: int) -> Layer:
+        """Return the pre-activations of inputs ``(B, D)``; see ``codes.Layer``."""
+        origin = self.decoder.bias if self.subtract_bias else None
+        return Layer.of(self.encoder.linear, x, most, origin)
 
     def encode(self, x: Tensor | SharedInput) -> Tensor:
         """Return the hidden activations ``(..., K)`` of inputs ``(..., D)``."""

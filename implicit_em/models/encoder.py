@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from implicit_em.codes import Code, Layer
 from implicit_em.models.linear import Linear, SharedInput
 
 UNITS = 256
@@ -23,7 +24,7 @@ class Encoder(nn.Module):
         activation: elementwise function; ``None`` for ReLU.
     """
 
-    takes_stacks = takes_parts = folds = True
+    takes_stacks = takes_parts = folds = steps_sparsely = True
     provides: ClassVar[tuple[str, ...]] = ()
     """Names of the tensors for loss terms, beside ``x``, ``energies`` and ``weight``."""
     requires: ClassVar[tuple[str, ...]] = ()
@@ -101,6 +102,20 @@ class Encoder(nn.Module):
         """Return the tensors of a training step: the ``energies``."""
         return {"energies": self(x)}
 
+    def layer(self, x: Tensor, most: int) -> Layer:
+        """Return the pre-activations of inputs ``(B, D)``; see ``codes.Layer``."""
+        return Layer.of(self.linear, x, most)
+
+    def sparse_outputs(self, x: Tensor, most: int) -> dict[str, Tensor | Code]:
+        """Return the tensors of a training step; energies with at most so many entries as a code.
+
+        Args:
+            x: inputs, shape ``(B, D)``.
+            most: largest number of entries of a code.
+        """
+        layer = self.layer(x, most)
+        return {"energies": layer.keep(layer.positive)}
+
     def responsibilities(self, x: Tensor) -> Tensor:
         """Return ``softmax(-E)``, shape ``(..., K)``: the posterior over components."""
         return (-self(x)).softmax(-1)
@@ -114,7 +129,7 @@ class SampledEncoder(Encoder):
     are on average, and ``b_j = -w_j m``.
     """
 
-    takes_stacks = takes_parts = folds = True
+    takes_stacks = takes_parts = folds = steps_sparsely = True
 
     @torch.no_grad()
     def start(self, x: Tensor) -> None:

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from implicit_em.codes import Code, at_units
 from implicit_em.models.dictionary import Dictionary
 from implicit_em.models.linear import SharedInput
 
@@ -23,7 +24,7 @@ class Gated(Dictionary):
         kwargs: further arguments of ``Dictionary``.
     """
 
-    takes_stacks = takes_parts = True
+    takes_stacks = takes_parts = steps_sparsely = True
     provides: ClassVar[tuple[str, ...]] = (*Dictionary.provides, "gates", "auxiliary")
     requires: ClassVar[tuple[str, ...]] = (*Dictionary.requires, "auxiliary")
 
@@ -46,7 +47,17 @@ class Gated(Dictionary):
 
     def training_outputs(self, x: Tensor | SharedInput) -> dict[str, Tensor]:
         """Return the tensors of a training step, with the gates and what they reconstruct."""
-        activations, gates = self._gate(x)
+        return self._with_gates(*self._gate(x))
+
+    def sparse_outputs(self, x: Tensor, most: int) -> dict[str, Tensor | Code]:
+        """Return the tensors of a training step; see ``Encoder.sparse_outputs``."""
+        layer = self.layer(x, most)
+        gates = layer.keep(layer.positive)
+        bias, scale = self.encoder.linear.bias, self.log_scale.exp()
+        activations = at_units(_open_gates, gates, bias, scale, self.magnitude_bias)
+        return self._with_gates(activations, gates)
+
+    def _with_gates(self, activations: Any, gates: Any) -> dict[str, Any]:
         frozen = self.decoder.weight.detach()
         auxiliary = gates @ frozen.mT + self.decoder.bias.detach().unsqueeze(-2)
         return self._outputs(activations, gates=gates, auxiliary=auxiliary)
@@ -57,3 +68,8 @@ class Gated(Dictionary):
         magnitude = self.log_scale.exp().unsqueeze(-2) * shared + self.magnitude_bias.unsqueeze(-2)
         activation = self.encoder.activation
         return (gate > 0) * activation(magnitude), activation(gate)
+
+
+def _open_gates(gate: Tensor, bias: Tensor, scale: Tensor, magnitude_bias: Tensor) -> Tensor:
+    """Return the activations of gates that are 0 where they are closed."""
+    return (gate > 0) * nn.functional.relu(scale * (gate - bias) + magnitude_bias)

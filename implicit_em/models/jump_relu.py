@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from implicit_em.codes import Code, at_units
 from implicit_em.models.dictionary import Dictionary
 from implicit_em.models.linear import SharedInput
 
@@ -32,7 +33,7 @@ class JumpReLU(Dictionary):
         ValueError: if k exceeds ``hidden``, or an option is not positive and finite.
     """
 
-    takes_stacks = takes_parts = folds = True
+    takes_stacks = takes_parts = folds = steps_sparsely = True
     settings: ClassVar[tuple[str, ...]] = ("k",)
     provides: ClassVar[tuple[str, ...]] = (*Dictionary.provides, "active", "k")
     k: float | list[float]
@@ -63,13 +64,27 @@ class JumpReLU(Dictionary):
 
     def training_outputs(self, x: Tensor | SharedInput) -> dict[str, Tensor]:
         """Return the tensors of a training step, with the units that are active."""
-        activations, active = self._jump(x)
-        k = torch.as_tensor(self.k, dtype=active.dtype, device=active.device)
+        return self._with_active(*self._jump(x))
+
+    def sparse_outputs(self, x: Tensor, most: int) -> dict[str, Tensor | Code]:
+        """Return the tensors of a training step; see ``Encoder.sparse_outputs``.
+
+        The code also has the entries below the jump, as thresholds learn from these.
+        """
+        layer, threshold = self.layer(x, most), self.log_threshold.exp()
+        lowest = (threshold.detach() - self.bandwidth / 2).clamp_(min=0)
+        near = layer.keep((layer.z_BK <= lowest).logical_not_())
+        return self._with_active(*at_units(self._jump_of, near, threshold))
+
+    def _with_active(self, activations: Any, active: Any) -> dict[str, Any]:
+        k = torch.as_tensor(self.k, dtype=self.weight.dtype, device=self.weight.device)
         return self._outputs(activations, active=active, k=k)
 
     def _jump(self, x: Tensor | SharedInput) -> tuple[Tensor, Tensor]:
-        threshold = self.log_threshold.exp().unsqueeze(-2)
-        return _Jump.apply(super().encode(x), threshold, self.bandwidth)
+        return self._jump_of(super().encode(x), self.log_threshold.exp().unsqueeze(-2))
+
+    def _jump_of(self, z: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
+        return _Jump.apply(z, threshold, self.bandwidth)
 
 
 class _Jump(Function):
@@ -94,4 +109,4 @@ class _Jump(Function):
         of_activations, of_active = grads
         near = ((z - threshold).abs() < ctx.bandwidth / 2) & (z > 0)
         slope = (threshold * of_activations + of_active) * near
-        return of_activations * active, -slope.sum(-2, keepdim=True) / ctx.bandwidth, None
+        return of_activations * active, -slope.sum_to_size(threshold.shape) / ctx.bandwidth, None

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from implicit_em.codes import Code
+
 
 @dataclass(frozen=True)
 class SharedInput:
@@ -43,9 +45,14 @@ class Linear(nn.Linear):
     takes_stacks = takes_parts = True
 
     def forward(self, x: Any, bias: Tensor | None = None) -> Tensor:
-        """Return ``x W^T + b``, shape ``(..., K)``; a ``bias`` replaces the layer's own."""
+        """Return ``x W^T + b``, shape ``(..., K)``; a ``bias`` replaces the layer's own.
+
+        The inputs may also be a ``Code``.
+        """
         own: Tensor | None = self.bias
         bias = own if bias is None else bias
+        if isinstance(x, Code):
+            return x @ self.weight.mT + bias
         if self.weight.dim() == 2:
             return nn.functional.linear(in_dtype_of(self.weight, x), self.weight, bias)
         if bias is None:

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from implicit_em.codes import Code, Layer
 from implicit_em.models.encoder import Encoder
 from implicit_em.models.linear import Linear, SharedInput
 
@@ -21,7 +22,7 @@ class SparseAutoencoder(nn.Module):
         activation: elementwise function; ``None`` for ReLU.
     """
 
-    takes_stacks = takes_parts = folds = True
+    takes_stacks = takes_parts = folds = steps_sparsely = True
     provides: ClassVar[tuple[str, ...]] = ("reconstruction", "decoder")
     requires: ClassVar[tuple[str, ...]] = ("reconstruction",)
     settings: ClassVar[tuple[str, ...]] = ()
@@ -42,7 +43,7 @@ class SparseAutoencoder(nn.Module):
         """Return the hidden activations ``(..., K)`` of inputs ``(..., D)``."""
         return self.encoder(x)
 
-    def decode(self, activations: Tensor) -> Tensor:
+    def decode(self, activations: Tensor | Code) -> Tensor:
         """Return the reconstructions ``(..., D)`` of activations ``(..., K)``."""
         return self.decoder(activations)
 
@@ -62,7 +63,16 @@ class SparseAutoencoder(nn.Module):
         """Return the tensors of a training step: activations as ``energies``, and ``provides``."""
         return self._outputs(self.encode(x))
 
-    def _outputs(self, activations: Tensor, **others: Tensor) -> dict[str, Tensor]:
+    def layer(self, x: Tensor, most: int) -> Layer:
+        """Return the pre-activations of inputs ``(B, D)``; see ``codes.Layer``."""
+        return self.encoder.layer(x, most)
+
+    def sparse_outputs(self, x: Tensor, most: int) -> dict[str, Tensor | Code]:
+        """Return the tensors of a training step; see ``Encoder.sparse_outputs``."""
+        layer = self.layer(x, most)
+        return self._outputs(layer.keep(layer.positive))
+
+    def _outputs(self, activations: Any, **others: Any) -> dict[str, Any]:
         return {
             "energies": activations,
             "reconstruction": self.decode(activations),

@@ -1,11 +1,12 @@
 """TopK: the k largest activations of each sample, and a reconstruction that revives dead units."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from implicit_em.codes import Code, active_units
 from implicit_em.models.dictionary import Dictionary
 from implicit_em.models.linear import SharedInput
 
@@ -31,7 +32,7 @@ class TopK(Dictionary):
         ValueError: if k exceeds ``hidden``, or an option is not a whole number in its range.
     """
 
-    takes_stacks = folds = True
+    takes_stacks = folds = steps_sparsely = True
     settings: ClassVar[tuple[str, ...]] = ("k",)
     provides: ClassVar[tuple[str, ...]] = (*Dictionary.provides, "auxiliary")
     k: int | list[int]
@@ -71,8 +72,28 @@ class TopK(Dictionary):
         """Return the tensors of a training step, and count the steps since each unit was active."""
         candidates = super().encode(x)
         activations = self.choose(candidates)
+        return self._with_auxiliary(
+            activations, lambda dead: keep_largest(candidates * dead, self.revived)
+        )
+
+    def chosen(self, z: Tensor) -> Tensor:
+        """Return a mask of the pre-activations ``(B, K)`` of a batch that are selected."""
+        return largest_positive(z, self.k)
+
+    def sparse_outputs(self, x: Tensor, most: int) -> dict[str, Tensor | Code]:
+        """Return the tensors of a training step; see ``Encoder.sparse_outputs``."""
+        layer = self.layer(x, most)
+        activations = layer.keep(self.chosen(layer.z_BK))
+        return self._with_auxiliary(
+            activations,
+            lambda dead: layer.keep(largest_positive(layer.z_BK * dead, self.revived)),
+        )
+
+    def _with_auxiliary(
+        self, activations: Tensor | Code, revive: Callable[[Tensor], Tensor | Code]
+    ) -> dict[str, Any]:
         with torch.no_grad():
-            active = (activations > 0).any(-2)
+            active = active_units(activations)
             self.silent_steps.add_(1).masked_fill_(active, 0)
             dead = (self.silent_steps >= self.dead_after).unsqueeze(-2)
         outputs = self._outputs(activations)
@@ -81,8 +102,7 @@ class TopK(Dictionary):
             like = outputs["reconstruction"]
             auxiliary = like.new_zeros(1).expand_as(like)
         else:
-            revived = keep_largest(candidates * dead, self.revived)
-            auxiliary = self.decoder(revived, torch.zeros_like(self.decoder.bias))
+            auxiliary = self.decoder(revive(dead), torch.zeros_like(self.decoder.bias))
         return {**outputs, "auxiliary": auxiliary}
 
 
@@ -105,7 +125,26 @@ def keep_largest(activations: Tensor, count: int | Sequence[int]) -> Tensor:
             rows = [row[..., n - 1 : n] for row, n in zip(largest, each, strict=True)]
             least = torch.stack(rows)
             counts = activations.new_tensor(each).view(-1, *[1] * (activations.dim() - 1))
-        above = activations > least
-        equal = activations == least
-        kept = above | (equal & (equal.cumsum(-1) <= counts - above.sum(-1, keepdim=True)))
+        kept = _first_from(activations, least, counts)
     return activations * kept
+
+
+def largest_positive(z: Tensor, count: int) -> Tensor:
+    """Return a mask of the ``count`` largest elements of each row ``(..., N)`` that are above 0.
+
+    Among equal elements the first ones are chosen. Those that are not numbers stay, to be noticed.
+    """
+    count = min(count, z.shape[-1])
+    above_zero = torch.nextafter(z.new_zeros(()), z.new_ones(()))
+    least = z.topk(count).values[..., -1:].maximum(above_zero)
+    chosen = (z < least).logical_not_()
+    if chosen.count_nonzero() <= count * z[..., 0].numel():
+        return chosen
+    return _first_from(z, least, z.new_tensor(count)) | z.isnan()
+
+
+def _first_from(values: Tensor, least: Tensor, counts: Tensor) -> Tensor:
+    """Return a mask of the elements above a row's least, and of so many equal ones as are left."""
+    above = values > least
+    equal = values == least
+    return above | (equal & (equal.cumsum(-1) <= counts - above.sum(-1, keepdim=True)))
