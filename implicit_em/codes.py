@@ -35,10 +35,13 @@ class Pattern:
     @classmethod
     def where(cls, mask: Tensor) -> "Pattern":
         """Return the positions at which a mask ``(rows, columns)`` is true."""
-        flat_N = _positions(mask)
-        columns = mask.shape[1]
-        row_N = flat_N.div(columns, rounding_mode="floor")
-        return cls((len(mask), columns), row_N, flat_N - row_N * columns)
+        return cls.of_flat((mask.shape[0], mask.shape[1]), positions(mask))
+
+    @classmethod
+    def of_flat(cls, shape: tuple[int, int], flat_N: Tensor) -> "Pattern":
+        """Return ascending positions in a flattened matrix as a pattern."""
+        row_N = flat_N.div(shape[1], rounding_mode="floor")
+        return cls(shape, row_N, flat_N - row_N * shape[1])
 
     def __len__(self) -> int:
         return len(self.row_N)
@@ -103,12 +106,12 @@ class Pattern:
             product = self.times(values_N, table.detach())
 
         def slope(grad: Tensor) -> Tensor:
-            return torch.autograd.grad(product, values_N, grad)[0]
+            return torch.autograd.grad(product, values_N, grad, retain_graph=True)[0]
 
         return product.detach(), slope
 
 
-def _positions(mask: Tensor) -> Tensor:
+def positions(mask: Tensor) -> Tensor:
     """Return the flat positions at which a mask is true, int64."""
     if mask.device.type == "cpu":  # ten times as fast as torch where half of a mask is true
         return torch.from_numpy(np.flatnonzero(mask.numpy()))
@@ -281,9 +284,15 @@ def active_units(activations: Tensor | Code) -> Tensor:
     return active_K.index_fill_(0, activations.pattern.column_N[active_N], True)
 
 
-def at_units(
-    function: Callable[..., Any], activations: Tensor | Code, *by_unit: Tensor
-) -> Any:
+def smallest_positive(activations: Tensor | Code) -> Tensor:
+    """Return the smallest activation above 0 of a batch, ``(..., 1)``; inf if there is none."""
+    if isinstance(activations, Code):
+        activations = activations.values_N.unsqueeze(0)
+        activations = torch.nn.functional.pad(activations, (0, 1))  # a minimum needs an element
+    return activations.where(activations > 0, torch.inf).flatten(-2).amin(-1, keepdim=True)
+
+
+def at_units(function: Callable[..., Any], activations: Tensor | Code, *by_unit: Tensor) -> Any:
     """Apply an elementwise function to activations and to the numbers ``(K,)`` of their units."""
     if isinstance(activations, Code):
         return activations.map(function, *by_unit)

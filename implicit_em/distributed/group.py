@@ -18,6 +18,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from implicit_em.codes import Code, Pattern
+
 PER_SAMPLE = frozenset({"x", "energies", "reconstruction", "active", "gates", "auxiliary"})
 """Names of the tensors for loss terms that have a row for each sample; others are weights."""
 
@@ -43,18 +45,36 @@ class Group:
         """Return the samples of all processes; each may bring any number of them."""
         return samples_BD if self.size == 1 else torch.cat(gather_all_tensors(samples_BD))
 
-    def gather(self, outputs: Mapping[str, Tensor], samples: int) -> dict[str, Tensor]:
+    def gather(self, outputs: Mapping[str, Any], samples: int) -> dict[str, Any]:
         """Return the outputs ``(1, B, ...)`` of all processes, for a batch of B samples.
 
         Backward gives each process the gradient of its own samples, and its share of the gradient
-        of weights.
+        of weights. Codes are gathered as codes.
         """
         return {
-            name: _Gathered.apply(outputs[name], self, samples)
-            if name in PER_SAMPLE
-            else _Shared.apply(outputs[name], self.size)
+            name: self._gather_one(name, outputs[name], samples)
             for name in sorted(outputs)  # every process needs the same order
         }
+
+    def _gather_one(self, name: str, output: Any, samples: int) -> Any:
+        if isinstance(output, Code):
+            return self._gather_code(output, samples)
+        if name in PER_SAMPLE:
+            return _Gathered.apply(output, self, samples)
+        return _Shared.apply(output, self.size)
+
+    def _gather_code(self, code: Code, samples: int) -> Code:
+        units = code.shape[1]
+        first = min(self.part(samples).start, samples)
+        flat_N = self.join(code.pattern.flat_N + first * units)
+        values_N = _GatheredEntries.apply(code.values_N, self, int((flat_N < first * units).sum()))
+        return Code(values_N, Pattern.of_flat((samples, units), flat_N))
+
+    def agrees(self, here: bool) -> bool:
+        """Return whether something holds in every process."""
+        holds = torch.tensor(int(here))
+        dist.all_reduce(holds, dist.ReduceOp.MIN)
+        return bool(holds)
 
     def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace each parameter's gradient by the sum over all processes."""
@@ -81,6 +101,20 @@ class _Gathered(Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return grad[:, ctx.rows], None, None
+
+
+class _GatheredEntries(Function):
+    """Entries of all processes, of which each has any number; see ``_Gathered``."""
+
+    @staticmethod
+    def forward(ctx: Any, values_N: Tensor, group: Group, before: int) -> Tensor:
+        ctx.own = slice(before, before + len(values_N))
+        return group.join(values_N)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return grad[ctx.own], None, None
 
 
 class _Shared(Function):

@@ -6,7 +6,6 @@ see ``codes``. It gives the gradients of a dense step, but for rounding.
 
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
 Sparse = Literal["auto", "on", "off"]
@@ -49,7 +48,7 @@ def refusal(module: Any, precision: str) -> str | None:
     if type(activation) is not nn.ReLU:
         return f"no activation of {type(activation).__name__} is 0; allowed is activation=relu"
     if lacking := module.objective.without_codes:
-        return f"loss term {', '.join(lacking)} does not declare takes_codes"
+        return f"loss term {', '.join(lacking)} does not declare takes_codes and takes_stacks"
     if precision not in ("32-true", "64-true"):
         return f"not with trainer.precision={precision}; allowed are 32-true, 64-true"
     return "not with trainer.compile=true" if module.compiled else None

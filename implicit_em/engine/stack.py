@@ -174,7 +174,10 @@ class Stack:
         if self.group.size == 1:
             total, parts, starts = self._forward(x, progress)
         else:
-            outputs = self.group.gather(self._outputs(x), samples)
+            outputs = self._outputs(x)
+            if self._sparse_up_to:
+                outputs = self._alike(outputs)
+            outputs = self.group.gather(outputs, samples)
             total, parts, starts = self._differentiate(outputs, progress)
         for parameter in self.parameters:
             parameter.grad = None
@@ -247,6 +250,16 @@ class Stack:
         return {
             name: tensors[name] if isinstance(tensors[name], Code) else tensors[name].unsqueeze(0)
             for name in names
+        }
+
+    def _alike(self, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Replace codes by tensors if a process has too many active units for a code."""
+        has_codes = any(isinstance(output, Code) for output in outputs.values())
+        if self.group.agrees(has_codes) or not has_codes:
+            return outputs
+        return {
+            name: output.dense().unsqueeze(0) if isinstance(output, Code) else output
+            for name, output in outputs.items()
         }
 
     def _hand_out_gradients(self) -> None:

@@ -3,7 +3,7 @@
 from implicit_em.losses.derived import decorrelation, lse, orthogonality, variance
 from implicit_em.losses.objective import Objective, StackedObjective, Term
 from implicit_em.losses.reconstruction import auxk, gates_l1, gates_mse, l1, l1_norm, mse, target_l0
-from implicit_em.losses.stacking import makes_sparse, takes_stacks
+from implicit_em.losses.stacking import makes_sparse, takes_codes, takes_stacks
 
 __all__ = [
     "Objective",
@@ -19,6 +19,7 @@ __all__ = [
     "makes_sparse",
     "mse",
     "orthogonality",
+    "takes_codes",
     "takes_stacks",
     "target_l0",
     "variance",

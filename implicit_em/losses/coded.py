@@ -5,9 +5,8 @@ passes no gradient. The cost is that of the entries, and none of the B x K matri
 over samples and units are in float64.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor

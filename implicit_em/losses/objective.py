@@ -92,11 +92,12 @@ class Objective:
     @property
     def without_codes(self) -> list[str]:
         """Names of the terms that take no code for a tensor that may be one."""
+        declarations = ("takes_codes", "takes_stacks")
         return [
             name
             for name, inputs in self._others.items()
             if CODED.intersection(inputs)
-            and not getattr(self.terms[name].function, "takes_codes", False)
+            and not all(getattr(self.terms[name].function, d, False) for d in declarations)
         ]
 
     @property

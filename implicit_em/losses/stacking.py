@@ -17,7 +17,7 @@ def takes_stacks(term: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def takes_codes(term: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Declare that a term also takes a ``Code`` in place of energies, active units or gates.
 
-    Without this declaration, a step goes through all energies.
+    Without this declaration and ``takes_stacks``, a step goes through all energies.
     """
     term.takes_codes = True  # type: ignore[attr-defined]
     return term

@@ -5,9 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from implicit_em.codes import positions, smallest_positive
 from implicit_em.models.dictionary import Dictionary
 from implicit_em.models.linear import SharedInput
 from implicit_em.models.topk import TopK, keep_largest, largest_positive
+
+THINNED = 61
+"""One in so many activations gives a bound; a prime, so that it is not always the same units."""
 
 
 class BatchTopK(TopK):
@@ -51,23 +55,36 @@ class BatchTopK(TopK):
         return activations * (activations > self.threshold)
 
     def choose(self, activations: Tensor) -> Tensor:
-        """Return the largest activations ``(..., B, K)`` of a training batch; note the smallest."""
+        """Return the largest activations ``(..., B, K)`` of a training batch, 0 for the others."""
         batch_size = activations.shape[-2]
         counts = [k * batch_size for k in ([self.k] if isinstance(self.k, int) else self.k)]
-        kept = keep_largest(activations.flatten(-2), counts)
-        self._note(kept, kept > 0)
-        return kept.view_as(activations)
+        return keep_largest(activations.flatten(-2), counts).view_as(activations)
 
     def chosen(self, z: Tensor) -> Tensor:
-        """Return a mask of the pre-activations ``(B, K)`` that are selected; note the smallest."""
-        flat = z.flatten()
-        chosen = largest_positive(flat, self.k * len(z))  # type: ignore[operator]
-        self._note(flat, chosen)
+        """Return a mask of the pre-activations ``(B, K)`` of a batch that are selected."""
+        flat, count = z.flatten(), int(self.k) * len(z)  # type: ignore[arg-type]
+        candidates = positions((flat <= _bound(flat, count)).logical_not_())
+        chosen = torch.zeros_like(flat, dtype=torch.bool)
+        chosen[candidates[largest_positive(flat[candidates], count)]] = True
         return chosen.view_as(z)
 
+    def _with_auxiliary(self, activations: Any, revive: Any) -> dict[str, Any]:
+        self._note(smallest_positive(activations))
+        return super()._with_auxiliary(activations, revive)
+
     @torch.no_grad()
-    def _note(self, activations: Tensor, kept: Tensor) -> None:
-        smallest = activations.where(kept, torch.inf).amin(-1, keepdim=True)
+    def _note(self, smallest: Tensor) -> None:
         # A batch without activity leaves the threshold as it is.
         weight = self.momentum * smallest.isfinite()
         self.threshold.add_(weight * (smallest.nan_to_num(posinf=0) - self.threshold))
+
+
+def _bound(values: Tensor, count: int) -> Tensor:
+    """Return a number above 0 that more than ``count`` values exceed, or 0.
+
+    A full search is slow among millions of values. The bound comes from a part of them.
+    """
+    some = values[::THINNED]
+    expected = min(len(some), count * 2 // THINNED + 100)
+    bound = some.topk(expected, sorted=False).values.amin().clamp(min=0)
+    return torch.where((values > bound).count_nonzero() >= count, bound, 0)

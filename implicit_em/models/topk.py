@@ -135,8 +135,10 @@ def largest_positive(z: Tensor, count: int) -> Tensor:
     Among equal elements the first ones are chosen. Those that are not numbers stay, to be noticed.
     """
     count = min(count, z.shape[-1])
+    if count == 0:
+        return torch.zeros_like(z, dtype=torch.bool)
     above_zero = torch.nextafter(z.new_zeros(()), z.new_ones(()))
-    least = z.topk(count).values[..., -1:].maximum(above_zero)
+    least = z.topk(count, sorted=False).values.amin(-1, keepdim=True).maximum(above_zero)
     chosen = (z < least).logical_not_()
     if chosen.count_nonzero() <= count * z[..., 0].numel():
         return chosen

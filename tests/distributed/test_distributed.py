@@ -71,12 +71,17 @@ LOSSES = {
     "all": {"lse": LSE, "var": VAR, "tc": Term(decorrelation, 2), "rows": Term(orthogonality, 3)},
     "controlled": {"lse": LSE, "var": VAR, "tc": TC},
     "own": {"lse": LSE, "balance": Term(balance, 10), "pull": Term(pull)},
+    "sparse": {"lse": LSE, "var": VAR, "tc": TC},
+    "sparse or not": {"lse": LSE, "var": VAR, "tc": TC},
 }
 SAE_LOSSES = {
     "mse": {"mse": Term(mse)},
     "l1": {"l1": Term(l1)},
     "sae": {"mse": Term(mse), "l1": Term(l1, 0.01)},
+    "sparse sae": {"mse": Term(mse), "l1": Term(l1, 0.01)},
 }
+SPARSE_UP_TO = {"sparse": 1.0, "sparse sae": 1.0, "sparse or not": 0.5}
+"""Shares of active units; at the last one, some processes have codes and others have not."""
 KINDS = (
     [(Encoder, loss) for loss in LOSSES.items()]
     + [(SparseAutoencoder, loss) for loss in SAE_LOSSES.items()]
@@ -96,7 +101,8 @@ def steps(group, network, loss, size, dtype):
     """Take a step, or ten; gives the first one's gradients, all losses and the last weights."""
     batch, hidden = size
     terms = (LOSSES | SAE_LOSSES)[loss]
-    replica = run(hidden=hidden, terms=terms, network=network, dtype=dtype)
+    share = SPARSE_UP_TO.get(loss, 0.0)
+    replica = run(hidden=hidden, terms=terms, network=network, dtype=dtype, sparse_up_to=share)
     if loss == "controlled":
         replica.control, replica.steps_in_all = SparsityControl(hidden / 4), STEPS
     generator = torch.Generator().manual_seed(3)

@@ -30,6 +30,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     scheduler: LambdaLR | None = None
     clip: object = None
+    sparse_up_to: float = 0.0
     compiled: bool = False
     steps_done: int = 0
     control: SparsityControl | None = None

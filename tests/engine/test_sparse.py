@@ -1,0 +1,252 @@
+"""Sparse steps take the steps of dense ones, for every family."""
+
+import copy
+
+import pytest
+import torch
+from helpers.breaking import broken_off, every_block
+from helpers.replicas import DERIVED, blocks, configured, run
+from helpers.results import results
+from torch.testing import assert_close
+
+from implicit_em.base.errors import NonFiniteLossError
+from implicit_em.codes import Code
+from implicit_em.config.fingerprint import config_fingerprint
+from implicit_em.config.spec import RunSpec
+from implicit_em.data import Block
+from implicit_em.engine import sparse
+from implicit_em.engine.control import SparsityControl
+from implicit_em.engine.modules import EncoderModule
+from implicit_em.engine.sparse import LARGEST_SHARE, LEAST_UNITS, largest_share
+from implicit_em.engine.stack import BareReplica, Stack
+from implicit_em.losses import Term, takes_codes, takes_stacks
+from implicit_em.models import Encoder
+from implicit_em.training.run import train
+
+FAMILIES = (
+    "encoder",
+    "sampled",
+    "sae",
+    "l1",
+    "l1_norm",
+    "topk",
+    "batch_topk",
+    "jump_relu",
+    "gated",
+    "hybrid",
+)
+WIDTH, UNITS, SAMPLES = 12, 40, 24
+
+
+def samples(number, count=SAMPLES):
+    generator = torch.Generator().manual_seed(number)
+    return torch.randn(count, WIDTH, generator=generator, dtype=torch.float64)
+
+
+def replica(composed, model, share, *settings):
+    """A run in float64, which keeps its weights, as the step is looked at."""
+    cfg = composed(f"model={model}", f"model.hidden={UNITS}", *settings)
+
+    torch.manual_seed(0)
+    module = RunSpec.of(cfg).build_module(WIDTH).double()
+    if hasattr(module.model, "start"):
+        module.model.start(samples(99, 100))
+    optimizer = torch.optim.Adam(module.model.parameters(), lr=1e-2)
+    return BareReplica(module.model, module.objective, optimizer, share)
+
+
+def stepped(one, batches):
+    """Take steps; gives all losses, the last gradients, and the last weights and buffers."""
+    losses = Stack([one]).train([Block(torch.cat(batches), rows_of(batches))])
+    gradients = {n: p.grad.clone() for n, p in one.model.named_parameters()}
+    state = {n: value.detach().clone().double() for n, value in one.model.state_dict().items()}
+    return losses, gradients, state
+
+
+def rows_of(batches):
+    return list(torch.arange(sum(map(len, batches))).split([len(batch) for batch in batches]))
+
+
+def settings_of(model):
+    return ["model.dead_after=2", "+model.revived=5"] if "topk" in model else []
+
+
+def assert_equal_steps(found, expected, tolerance):
+    for mine, theirs in zip(found[1:], expected[1:], strict=True):
+        for name, value in theirs.items():
+            largest = max(1.0, value.abs().max().item())
+            assert_close(mine[name] / largest, value / largest, rtol=0, atol=tolerance, msg=name)
+    assert_close(found[0], expected[0], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("share", [1.0, 1e-9], ids=["sparse", "too dense for it"])
+@pytest.mark.parametrize("model", FAMILIES)
+def test_a_step_has_the_gradients_of_the_dense_one(composed, model, share):
+    for batch in (samples(1), samples(2, 50), samples(3)[:2].repeat(4, 1)):
+        dense, found = (
+            stepped(replica(composed, model, s, *settings_of(model)), [batch]) for s in (0, share)
+        )
+        assert_equal_steps(found, dense, 1e-12)
+
+
+@pytest.mark.parametrize("model", FAMILIES)
+def test_two_hundred_steps_lead_to_the_weights_of_the_dense_ones(composed, model):
+    batches = [samples(number) for number in range(200)]
+    dense, found = (
+        stepped(replica(composed, model, s, *settings_of(model)), batches) for s in (0, 1)
+    )
+    assert_equal_steps(found, dense, 1e-8)
+
+
+@pytest.mark.parametrize("model", ["l1", "topk", "jump_relu", "gated"])
+@pytest.mark.parametrize("level", [-100.0, 100.0], ids=["no unit active", "all units active"])
+def test_the_limits_of_activity_have_the_gradients_of_the_dense_step(composed, model, level):
+    found = []
+    for share in (0.0, 1.0):
+        one = replica(composed, model, share)
+        with torch.no_grad():
+            one.model.encoder.linear.bias.add_(level)
+        found.append(stepped(one, [samples(1)]))
+    assert_equal_steps(found[1], found[0], 1e-12)
+
+
+@pytest.mark.parametrize("model", ["topk", "batch_topk"])
+def test_among_equal_activations_the_first_ones_are_chosen(composed, model):
+    found = []
+    for share in (0.0, 1.0):
+        one = replica(composed, model, share)
+        with torch.no_grad():
+            one.model.encoder.weight[1::2] = one.model.encoder.weight[::2]
+        found.append(stepped(one, [samples(1)[:3].repeat(4, 1)]))
+    assert_equal_steps(found[1], found[0], 1e-12)
+
+
+@pytest.mark.parametrize("model", ["l1", "topk", "jump_relu", "gated"])
+def test_one_sample_is_a_batch_for_models_without_batch_statistics(composed, model):
+    dense, found = (stepped(replica(composed, model, s), [samples(1)[:1]]) for s in (0, 1))
+    assert_equal_steps(found, dense, 1e-12)
+
+
+@pytest.mark.parametrize("model", ["encoder", "l1", "gated"])
+def test_a_control_sees_the_l0_of_the_dense_step(composed, model):
+    found = []
+    for share in (0.0, 1.0):
+        one = replica(composed, model, share)
+        one.control, one.steps_in_all = SparsityControl(6), 40
+        found.append(stepped(one, [samples(number) for number in range(40)]))
+        assert one.control.integral != 0
+    assert_equal_steps(found[1], found[0], 1e-8)
+
+
+def test_float32_steps_agree_with_float64(composed):
+    for model in FAMILIES:
+        one, exact = (replica(composed, model, share) for share in (1.0, 0.0))
+        one.model.float()
+        _, gradients, _ = stepped(one, [samples(1).float()])
+        _, expected, _ = stepped(exact, [samples(1)])
+        for name, value in expected.items():
+            largest = max(value.abs().max().item(), 1e-3)
+            assert (gradients[name] - value).abs().max() < 1e-4 * largest, (model, name)
+
+
+def test_a_step_makes_a_code_only_up_to_its_share(composed):
+    one = replica(composed, "encoder", 1.0)
+    few = one.model.sparse_outputs(samples(1), SAMPLES * UNITS)["energies"]
+    assert isinstance(few, Code)
+    active = len(few.pattern)
+    assert isinstance(one.model.sparse_outputs(samples(1), active)["energies"], Code)
+    assert not isinstance(one.model.sparse_outputs(samples(1), active - 1)["energies"], Code)
+
+
+def module(hidden=LEAST_UNITS, **options):
+    return EncoderModule({"in_features": 2, "hidden": hidden}, **options)
+
+
+def test_wide_layers_take_sparse_steps_by_themselves():
+    assert largest_share("auto", module(), "32-true") == LARGEST_SHARE
+    assert largest_share("auto", module(LEAST_UNITS - 1), "32-true") == 0
+    assert largest_share("off", module(), "32-true") == 0
+    assert largest_share("on", module(8), "32-true") == 1
+
+
+class Subclass(Encoder):
+    """A model that may compute something else."""
+
+
+def usage(energies):
+    """A term of all energies."""
+    return energies.mean((-2, -1))
+
+
+REFUSED = {
+    "the class Subclass does not declare steps_sparsely": {
+        "model": {"_target_": f"{__name__}.Subclass", "in_features": 2}
+    },
+    "no activation of Softplus is 0": {
+        "model": {"in_features": 2, "activation": {"_target_": "torch.nn.Softplus"}}
+    },
+    "loss term usage does not declare takes_codes": {
+        "model": {"in_features": 2},
+        "loss": {"usage": {"_target_": f"{__name__}.usage"}},
+    },
+    "not with trainer.compile=true": {"model": {"in_features": 2}, "compiled": True},
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_what_takes_no_sparse_steps_is_refused_and_trains_densely_by_itself(reason, monkeypatch):
+    monkeypatch.setattr(sparse, "LEAST_UNITS", 1)
+    one = EncoderModule(**REFUSED[reason])
+    assert largest_share("auto", one, "32-true") == 0
+    with pytest.raises(ValueError, match=f"sparse=on: {reason}"):
+        largest_share("on", one, "32-true")
+
+
+def test_half_precision_trains_densely():
+    assert largest_share("auto", module(), "bf16-mixed") == 0
+    with pytest.raises(ValueError, match="allowed are 32-true, 64-true"):
+        largest_share("on", module(), "bf16-mixed")
+
+
+def test_a_term_of_ones_own_may_declare_that_it_takes_codes():
+    term = takes_stacks(takes_codes(lambda energies: energies.abs().mean((-2, -1))))
+    found, expected = (
+        Stack([run(terms={**DERIVED, "own": Term(term)}, sparse_up_to=share)]).train([blocks()[0]])
+        for share in (1.0, 0.0)
+    )
+    assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+SPARSE = ["trainer.sparse=on", "model.hidden=24"]
+
+
+@pytest.mark.parametrize("model", ["encoder", "topk", "gated"])
+def test_a_run_resumes_within_an_epoch_to_the_same_bits(
+    composed, small, monkeypatch, tmp_path, model
+):
+    every_block(monkeypatch, 2)
+    cfg = composed(*small, *SPARSE, f"model={model}", "checkpoint.steps=1", "trainer.max_epochs=2")
+    train(cfg, tmp_path / "once")
+    broken_off(monkeypatch, cfg, tmp_path / "again", block=3)
+    train(cfg, tmp_path / "again")
+    assert results(tmp_path / "again") == results(tmp_path / "once")
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(composed, small, tmp_path):
+    cfg = composed(*small, *SPARSE, "lr.value=1e30", "optimizer=sgd")
+    with pytest.raises(NonFiniteLossError):
+        train(cfg, tmp_path)
+
+
+def test_the_setting_leaves_fingerprints_as_they_were(composed):
+
+    cfg = composed("model.hidden=2048")
+    earlier = copy.deepcopy(cfg)
+    del earlier.trainer.sparse
+    assert config_fingerprint(cfg) == config_fingerprint(earlier)
+    assert config_fingerprint(composed("trainer.sparse=off")) != config_fingerprint(composed())
+
+
+def test_the_module_takes_the_setting(composed):
+    one = configured(composed("trainer.sparse=off"), 0)
+    assert one.hparams["sparse"] == "off"

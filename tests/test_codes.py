@@ -1,0 +1,129 @@
+"""Codes against dense matrices: products, maps, sums, and the gradients of all of them."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from implicit_em.codes import (
+    Code,
+    Layer,
+    Pattern,
+    active_units,
+    at_units,
+    positions,
+    smallest_positive,
+)
+
+SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 15))
+DENSITIES = st.sampled_from([0.0, 0.1, 0.5, 1.0])
+
+
+def draw(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def mask_of(shape, density, seed=0):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) < density
+
+
+def code_of(matrix, mask):
+    pattern = Pattern.where(mask)
+    return Code(pattern.of(matrix), pattern)
+
+
+@given(SHAPES, DENSITIES, st.integers(0, 99))
+def test_a_code_holds_the_entries_of_its_mask(shape, density, seed):
+    matrix, mask = draw(*shape, seed=seed), mask_of(shape, density, seed)
+    code = code_of(matrix, mask)
+    assert len(code.pattern) == mask.sum()
+    assert torch.equal(code.dense(), matrix * mask)
+    assert torch.equal(code.pattern.counts, mask.sum(1))
+    across = Code(code.values_N[code.pattern.order_N], code.pattern.transposed)
+    assert torch.equal(across.dense(), (matrix * mask).mT)
+    assert torch.equal(positions(mask), mask.flatten().nonzero().squeeze(-1))
+
+
+@settings(deadline=None)
+@given(SHAPES, DENSITIES, st.integers(0, 99))
+def test_a_product_has_the_values_and_gradients_of_the_dense_one(shape, density, seed):
+    mask = mask_of(shape, density, seed)
+    matrix = draw(*shape, seed=seed).requires_grad_()
+    table = draw(shape[1], 3, seed=seed + 1).requires_grad_()
+    weights = draw(shape[0], 3, seed=seed + 2)
+    expected = (matrix * mask) @ table
+    found = code_of(matrix, mask) @ table
+    assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    assert_close(
+        torch.autograd.grad(found, [matrix, table], weights),
+        torch.autograd.grad(expected, [matrix, table], weights),
+        rtol=1e-12,
+        atol=1e-12,
+    )
+
+
+def test_a_product_passes_gradcheck():
+    mask = mask_of((5, 6), 0.4)
+    pattern = Pattern.where(mask)
+    values = pattern.of(draw(5, 6)).requires_grad_()
+    table = draw(6, 2).requires_grad_()
+    assert torch.autograd.gradcheck(lambda v, t: Code(v, pattern) @ t, [values, table])
+
+
+def test_a_product_takes_a_transposed_table():
+    code = code_of(draw(4, 6), mask_of((4, 6), 0.5))
+    columns = draw(3, 6)
+    assert_close(code @ columns.mT, code.dense() @ columns.mT)
+
+
+@given(SHAPES, DENSITIES, st.integers(0, 99))
+def test_sums_means_and_maps_are_those_of_the_dense_matrix(shape, density, seed):
+    mask, by_unit = mask_of(shape, density, seed), draw(shape[1], seed=seed + 1)
+    dense = draw(*shape, seed=seed) * mask
+    code = code_of(dense, mask)
+    assert_close(code.abs().mean((-2, -1)), dense.abs().mean()[None])
+    assert_close(code.sum(-1), dense.sum(-1)[None])
+    assert_close((code * by_unit).dense(), dense * by_unit)
+    assert_close(code.pattern.sum_columns(code.values_N), dense.sum(0))
+    assert_close(code.pattern.sum_rows(code.values_N), dense.sum(1))
+    assert torch.equal(active_units(code), active_units(dense))
+    assert torch.equal(smallest_positive(code), smallest_positive(dense))
+    moved = at_units(lambda a, n: a * n.exp(), code, by_unit)
+    assert_close(moved.dense(), at_units(lambda a, n: a * n.exp(), dense, by_unit))
+
+
+def test_a_map_may_give_several_codes_and_passes_gradients_to_the_units():
+    mask, scale = mask_of((5, 4), 0.5), draw(4).requires_grad_()
+    first, second = code_of(draw(5, 4), mask).map(lambda a, s: (a * s, a + s), scale)
+    assert first.pattern is second.pattern
+    first.values_N.sum().backward()
+    assert_close(scale.grad, (draw(5, 4) * mask).sum(0))
+
+
+@pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize("most", [0, 10**6])
+def test_a_layer_keeps_what_a_mask_chooses_with_the_gradients_of_autograd(density, moved, most):
+    linear = torch.nn.Linear(4, 7, dtype=torch.float64)
+    origin = draw(4, seed=3).requires_grad_() if moved else None
+    x, mask, weights = draw(9, 4), mask_of((9, 7), density), draw(9, 7, seed=5)
+    layer = Layer.of(linear, x, most, origin)
+    found = layer.keep(mask)
+    expected = linear(x - origin if moved else x) * mask
+    assert isinstance(found, Code) == (most > 0 or density == 0)
+    entries = found.values_N if isinstance(found, Code) else found
+    dense = found.dense() if isinstance(found, Code) else found
+    assert_close(dense, expected)
+    slopes = Pattern.where(mask).of(weights) if isinstance(found, Code) else weights
+    parameters = [linear.weight, linear.bias, *([origin] if moved else [])]
+    assert_close(
+        torch.autograd.grad(entries, parameters, slopes),
+        torch.autograd.grad(expected, parameters, weights),
+    )
+
+
+def test_a_number_that_is_none_counts_as_positive_to_be_noticed():
+    layer = Layer.of(torch.nn.Linear(2, 3), torch.full((1, 2), torch.nan), 9)
+    assert layer.positive.all()
+    assert layer.keep(layer.positive).values_N.isnan().all()
