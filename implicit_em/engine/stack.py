@@ -233,24 +233,25 @@ class Stack:
                 objective.control(own)
         return [l0, *self.objective.control(factor)]
 
-    def _outputs(self, x: SharedInput) -> Mapping[str, Tensor]:
+    def _outputs(self, x: SharedInput) -> Mapping[str, Any]:
         names = self.objective.inputs | ({"energies"} if self._control is not None else set())
         if self.stacked:
             tensors = outputs_of(self.model, x)
             if "x" in names:
                 tensors["x"] = x.expanded()
             return {name: tensors[name] for name in names}
-        batch, model = x.batches[0], self.model
-        if self._sparse_up_to:
-            most = int(self._sparse_up_to * len(batch) * model.weight.shape[-2])
-            tensors = {"weight": model.weight, **model.sparse_outputs(batch, most)}
-        else:
-            tensors = outputs_of(model, batch)
-        tensors["x"] = batch
+        outputs = {"x": x.batches[0], **self._outputs_of_one(x.batches[0])}
         return {
-            name: tensors[name] if isinstance(tensors[name], Code) else tensors[name].unsqueeze(0)
+            name: outputs[name] if isinstance(outputs[name], Code) else outputs[name].unsqueeze(0)
             for name in names
         }
+
+    def _outputs_of_one(self, x: Tensor) -> Mapping[str, Any]:
+        model: Any = self.model
+        if not self._sparse_up_to:
+            return outputs_of(model, x)
+        most = int(self._sparse_up_to * len(x) * model.weight.shape[-2])
+        return {"weight": model.weight, **model.sparse_outputs(x, most)}
 
     def _alike(self, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
         """Replace codes by tensors if a process has too many active units for a code."""

@@ -199,11 +199,11 @@ class StackedObjective(Objective):
         return [weights.copy_(full * factor).clone() for weights, full in self._controlled]
 
     def differentiate(
-        self, outputs: Mapping[str, Tensor]
+        self, outputs: Mapping[str, Any]
     ) -> tuple[Tensor, list[Tensor], list[tuple[Tensor, Tensor]]]:
         """Return the total, the unweighted terms, and the starts of the backward pass.
 
-        A start is a tensor, with the gradient of the total with respect to it. Closed forms start
+        The outputs of a stack of one may be codes. A start is a tensor, with the gradient of the total with respect to it. Closed forms start
         at the energies, the other terms at their weighted sum.
         """
         values: dict[str, Tensor] = {}
@@ -216,11 +216,13 @@ class StackedObjective(Objective):
             values = {name: value.detach() for name, value in others.items()}
         if self._closed:
             energies = outputs["energies"]
-            is_code = isinstance(energies, Code)
-            forms = coded.value_and_gradient if is_code else derived.value_and_gradient
-            found, gradient = forms(energies, *self._closed_and_weights)
+            if isinstance(energies, Code):
+                found, gradient = coded.value_and_gradient(energies, *self._closed_and_weights)
+                energies = energies.values_N
+            else:
+                found, gradient = derived.value_and_gradient(energies, *self._closed_and_weights)
             values |= zip(self._closed, found, strict=True)
-            starts.append((energies.values_N if is_code else energies, gradient))
+            starts.append((energies, gradient))
         return self._total(values), [values[name] for name in self.terms], starts
 
     def _evaluate(self, term: Term, tensors: Mapping[str, Tensor]) -> Tensor:

@@ -52,7 +52,8 @@ class Linear(nn.Linear):
         own: Tensor | None = self.bias
         bias = own if bias is None else bias
         if isinstance(x, Code):
-            return x @ self.weight.mT + bias
+            product = x @ self.weight.mT
+            return product if bias is None else product + bias
         if self.weight.dim() == 2:
             return nn.functional.linear(in_dtype_of(self.weight, x), self.weight, bias)
         if bias is None:

@@ -78,7 +78,7 @@ class TopK(Dictionary):
 
     def chosen(self, z: Tensor) -> Tensor:
         """Return a mask of the pre-activations ``(B, K)`` of a batch that are selected."""
-        return largest_positive(z, self.k)
+        return largest_positive(z, self.k)  # type: ignore[arg-type]
 
     def sparse_outputs(self, x: Tensor, most: int) -> dict[str, Tensor | Code]:
         """Return the tensors of a training step; see ``Encoder.sparse_outputs``."""
