@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import epoch, jobs, paper, sgemm, stacked, width
+from benchmarks import epoch, jobs, paper, sgemm, sparse, stacked, width
 from benchmarks.common import RESULTS, Result, machine, show, write
 
 PARTS: Mapping[str, Callable[[bool], Result]] = {
@@ -15,6 +15,7 @@ PARTS: Mapping[str, Callable[[bool], Result]] = {
     "stacked": lambda quick: stacked.measure(stacked.QUICK if quick else stacked.Size()),
     "sgemm": lambda quick: sgemm.measure(sgemm.QUICK if quick else sgemm.Size()),
     "jobs": lambda quick: jobs.measure(jobs.QUICK if quick else jobs.Size()),
+    "sparse": lambda quick: sparse.measure(sparse.QUICK if quick else sparse.Size()),
     "width": lambda quick: width.measure(width.QUICK if quick else width.Size()),
 }
 PAPER = "paper"

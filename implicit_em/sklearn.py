@@ -17,6 +17,7 @@ from implicit_em.base.errors import NonFiniteLossError
 from implicit_em.base.threads import torch_threads
 from implicit_em.data import Block, ResidentLoader
 from implicit_em.engine.control import SparsityControl
+from implicit_em.engine.sparse import largest_share
 from implicit_em.engine.stack import BareReplica, Stack
 from implicit_em.losses import Objective, Term, decorrelation, lse, variance
 from implicit_em.models import Encoder
@@ -217,6 +218,7 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             control=self._control,
             steps_in_all=self.max_iter * len(loader),
         )
+        replica.sparse_up_to = largest_share("auto", replica)
         stack = Stack([replica])
         parts: list[Any] = [self.encoder_, self._optimizer]
         parts += [] if self._control is None else [self._control]

@@ -16,6 +16,7 @@ from hydra.utils import instantiate
 
 from implicit_em.data import Block
 from implicit_em.engine.modules import ADAM, EncoderModule, EnergyModule
+from implicit_em.engine.sparse import largest_share
 from implicit_em.engine.stack import BareReplica, Stack
 from implicit_em.studies.runs import Run
 from implicit_em.training.directory import RunDirectory
@@ -79,6 +80,7 @@ def _steps(
     """Return a step's mean time in each block but the first, in seconds."""
     moving = instantiate(optimizer, _partial_=True)(module.model.parameters())
     replica = BareReplica(module.model, module.objective, moving, steps_done=WARM)
+    replica.sparse_up_to = largest_share(module.hparams["sparse"], replica)
     stack = Stack([replica])
     times: list[float] = []
     started = time.perf_counter()

@@ -161,7 +161,8 @@ def _dry_run(spec: RunSpec, trainer: pl.Trainer) -> None:
         sparse = largest_share(settings["trainer"].get("sparse", "auto"), module, trainer.precision)
     for share in (0.0, 1.0) if sparse else (0.0,):
         with torch.random.fork_rng(devices=[]), _refusing(f"{model} in training, with {loss}"):
-            stack = Stack([BareReplica(module.model, module.objective, optimizer, share)])
+            replica = BareReplica(module.model, module.objective, optimizer, sparse_up_to=share)
+            stack = Stack([replica])
             _, values, _ = stack.evaluate(SharedInput(x[None], [1]))
         _check_values(dict(zip(parts, values, strict=True)), (1,))
 

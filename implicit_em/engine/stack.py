@@ -65,8 +65,8 @@ class BareReplica:
     model: Any
     objective: Objective
     bare_optimizer: Optimizer
-    sparse_up_to: float = 0.0
     compiled: bool = False
+    sparse_up_to: float = 0.0
     steps_done: int = 0
     control: SparsityControl | None = None
     steps_in_all: int = 0

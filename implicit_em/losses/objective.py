@@ -203,8 +203,9 @@ class StackedObjective(Objective):
     ) -> tuple[Tensor, list[Tensor], list[tuple[Tensor, Tensor]]]:
         """Return the total, the unweighted terms, and the starts of the backward pass.
 
-        The outputs of a stack of one may be codes. A start is a tensor, with the gradient of the total with respect to it. Closed forms start
-        at the energies, the other terms at their weighted sum.
+        The outputs of a stack of one may be codes. A start is a tensor, with the gradient of the
+        total with respect to it. Closed forms start at the energies, the other terms at their
+        weighted sum.
         """
         values: dict[str, Tensor] = {}
         starts = []

@@ -52,7 +52,7 @@ def replica(composed, model, share, *settings):
     if hasattr(module.model, "start"):
         module.model.start(samples(99, 100))
     optimizer = torch.optim.Adam(module.model.parameters(), lr=1e-2)
-    return BareReplica(module.model, module.objective, optimizer, share)
+    return BareReplica(module.model, module.objective, optimizer, sparse_up_to=share)
 
 
 def stepped(one, batches):
@@ -163,10 +163,10 @@ def module(hidden=LEAST_UNITS, **options):
 
 
 def test_wide_layers_take_sparse_steps_by_themselves():
-    assert largest_share("auto", module(), "32-true") == LARGEST_SHARE
-    assert largest_share("auto", module(LEAST_UNITS - 1), "32-true") == 0
-    assert largest_share("off", module(), "32-true") == 0
-    assert largest_share("on", module(8), "32-true") == 1
+    assert largest_share("auto", module()) == LARGEST_SHARE
+    assert largest_share("auto", module(LEAST_UNITS - 1)) == 0
+    assert largest_share("off", module()) == 0
+    assert largest_share("on", module(8)) == 1
 
 
 class Subclass(Encoder):
@@ -197,9 +197,9 @@ REFUSED = {
 def test_what_takes_no_sparse_steps_is_refused_and_trains_densely_by_itself(reason, monkeypatch):
     monkeypatch.setattr(sparse, "LEAST_UNITS", 1)
     one = EncoderModule(**REFUSED[reason])
-    assert largest_share("auto", one, "32-true") == 0
+    assert largest_share("auto", one) == 0
     with pytest.raises(ValueError, match=f"sparse=on: {reason}"):
-        largest_share("on", one, "32-true")
+        largest_share("on", one)
 
 
 def test_half_precision_trains_densely():
