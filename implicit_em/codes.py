@@ -5,7 +5,7 @@ A layer of K units of which few are active makes matrices ``(B, K)`` that are ne
 weighted sums of table rows, which ``torch.nn.functional.embedding_bag`` computes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,11 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag, pad
+
+AT_A_TIME = 2**26
+"""Largest number of pre-activations in memory at a time."""
+Choice = Callable[[Tensor], Tensor]
+"""From pre-activations to a mask of those that take part."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +40,8 @@ class Pattern:
     @classmethod
     def where(cls, mask: Tensor) -> "Pattern":
         """Return the positions at which a mask ``(rows, columns)`` is true."""
-        return cls.of_flat((mask.shape[0], mask.shape[1]), positions(mask))
+        rows, columns = mask.shape
+        return cls.of_flat((rows, columns), positions(mask))
 
     @classmethod
     def of_flat(cls, shape: tuple[int, int], flat_N: Tensor) -> "Pattern":
@@ -211,7 +217,7 @@ class _AffineAt(Function):
     ) -> Tensor:
         ctx.pattern = pattern
         ctx.save_for_backward(weight, origin, x)
-        return z if pattern is None else pattern.of(z)
+        return z
 
     @staticmethod
     @once_differentiable
@@ -229,50 +235,78 @@ class _AffineAt(Function):
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """Pre-activations of a linear layer that were computed without a graph.
+    """Pre-activations ``W (x - origin) + b`` of a linear layer, of which some will take part.
 
-    ``keep`` gives activations with a graph. So a model can see all pre-activations first, and then
-    choose which of them take part.
+    They are computed without a graph, so that a model sees all of them before it chooses. ``keep``
+    returns those chosen with a graph. A wide layer's are computed for some samples at a time, and
+    never held for all.
 
     Args:
-        z_BK: pre-activations ``W (x - origin) + b``.
+        linear: the ``torch.nn.Linear`` with W, shape ``(K, D)``, and b.
         x_BD: inputs.
-        weight: matrix W, shape ``(K, D)``.
-        bias: vector b.
-        origin: what is subtracted from the inputs, shape ``(D,)``; ``None`` for nothing.
         most: largest number of entries for which a code is worth while.
+        origin: what is subtracted from the inputs, shape ``(D,)``; ``None`` for nothing.
     """
 
-    z_BK: Tensor
+    linear: Any
     x_BD: Tensor
-    weight: Tensor
-    bias: Tensor
-    origin: Tensor | None
     most: int
+    origin: Tensor | None = None
 
-    @classmethod
+    @cached_property
+    def z_BK(self) -> Tensor:
+        """The pre-activations of all samples."""
+        return self._of(self.x_BD)
+
     @torch.no_grad()
-    def of(cls, linear: Any, x_BD: Tensor, most: int, origin: Tensor | None = None) -> "Layer":
-        """Compute the pre-activations of a ``torch.nn.Linear``."""
-        moved = x_BD if origin is None else x_BD - origin
-        z_BK = torch.addmm(linear.bias, moved, linear.weight.mT)
-        return cls(z_BK, x_BD, linear.weight, linear.bias, origin, most)
+    def _of(self, x_BD: Tensor) -> Tensor:
+        moved = x_BD if self.origin is None else x_BD - self.origin
+        return torch.addmm(self.linear.bias, moved, self.linear.weight.mT)
 
-    @property
-    def positive(self) -> Tensor:
-        """Mask of the pre-activations above 0; those that are not numbers stay, to be noticed."""
-        return (self.z_BK <= 0).logical_not_()
+    def _parts(self) -> Iterator[tuple[int, Tensor]]:
+        """Yield the pre-activations of some samples, and the number of those before."""
+        rows = max(1, AT_A_TIME // len(self.linear.weight))
+        if rows >= len(self.x_BD):
+            yield 0, self.z_BK
+            return
+        for first in range(0, len(self.x_BD), rows):
+            yield first, self._of(self.x_BD[first : first + rows])
 
-    def keep(self, mask_BK: Tensor) -> Tensor | Code:
-        """Return the pre-activations where a mask is true, and 0 elsewhere.
+    def keep(self, choose: Choice, among: Choice | None = None) -> Tensor | Code:
+        """Return the pre-activations that are chosen, and 0 for the others.
 
-        Gradients go through these alone. The result is a tensor if there are more than ``most``.
+        Gradients go through those chosen. The result is a tensor if there are more than ``most``.
+
+        Args:
+            choose: function that returns a mask of the pre-activations ``(B', K)`` of some samples.
+            among: the same for all that were chosen, shape ``(N,)``, if the choice of a sample
+                depends on the others.
         """
-        arguments = (self.weight, self.bias, self.origin, self.z_BK, self.x_BD)
-        if mask_BK.count_nonzero() > self.most:
-            return _AffineAt.apply(*arguments, None) * mask_BK
-        pattern = Pattern.where(mask_BK)
-        return Code(_AffineAt.apply(*arguments, pattern), pattern)
+        samples, units = len(self.x_BD), len(self.linear.weight)
+        flat, values, count = [], [], 0
+        for first, z in self._parts():
+            chosen = choose(z)
+            count += int(chosen.count_nonzero())
+            if count > self.most:
+                return self._attach(self.z_BK, None) * choose(self.z_BK)
+            flat.append(positions(chosen))
+            values.append(z.view(-1).index_select(0, flat[-1]))
+            flat[-1] += first * units
+        flat_N, values_N = torch.cat(flat), torch.cat(values)
+        if among is not None and len(flat) > 1:
+            left = among(values_N)
+            flat_N, values_N = flat_N[left], values_N[left]
+        pattern = Pattern.of_flat((samples, units), flat_N)
+        return Code(self._attach(values_N, pattern), pattern)
+
+    def _attach(self, z: Tensor, pattern: Pattern | None) -> Tensor:
+        linear = self.linear
+        return _AffineAt.apply(linear.weight, linear.bias, self.origin, z, self.x_BD, pattern)
+
+
+def positive(z: Tensor) -> Tensor:
+    """Return a mask of the elements above 0; those that are not numbers stay, to be noticed."""
+    return (z <= 0).logical_not_()
 
 
 def active_units(activations: Tensor | Code) -> Tensor:

@@ -1,11 +1,14 @@
 """Codes against dense matrices: products, maps, sums, and the gradients of all of them."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from implicit_em import codes
 from implicit_em.codes import (
     Code,
     Layer,
@@ -13,8 +16,11 @@ from implicit_em.codes import (
     active_units,
     at_units,
     positions,
+    positive,
     smallest_positive,
 )
+from implicit_em.models.batch_topk import largest_of_all
+from implicit_em.models.topk import largest_positive
 
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 15))
 DENSITIES = st.sampled_from([0.0, 0.1, 0.5, 1.0])
@@ -104,13 +110,20 @@ def test_a_map_may_give_several_codes_and_passes_gradients_to_the_units():
 @pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("moved", [False, True])
 @pytest.mark.parametrize("most", [0, 10**6])
-def test_a_layer_keeps_what_a_mask_chooses_with_the_gradients_of_autograd(density, moved, most):
+@pytest.mark.parametrize("at_a_time", [2**26, 20], ids=["at once", "in parts"])
+def test_a_layer_keeps_what_is_chosen_with_the_gradients_of_autograd(
+    density, moved, most, at_a_time, monkeypatch
+):
+    monkeypatch.setattr(codes, "AT_A_TIME", at_a_time)
     linear = torch.nn.Linear(4, 7, dtype=torch.float64)
     origin = draw(4, seed=3).requires_grad_() if moved else None
-    x, mask, weights = draw(9, 4), mask_of((9, 7), density), draw(9, 7, seed=5)
-    layer = Layer.of(linear, x, most, origin)
-    found = layer.keep(mask)
-    expected = linear(x - origin if moved else x) * mask
+    x, weights = draw(9, 4), draw(9, 7, seed=5)
+    z = linear(x - origin if moved else x)
+    bound = z.detach().flatten().quantile(1 - density).item() - (density == 1)
+    layer = Layer(linear, x, most, origin)
+    found = layer.keep(lambda some: some > bound)
+    mask = z > bound
+    expected = z * mask
     assert isinstance(found, Code) == (most > 0 or density == 0)
     entries = found.values_N if isinstance(found, Code) else found
     dense = found.dense() if isinstance(found, Code) else found
@@ -123,7 +136,25 @@ def test_a_layer_keeps_what_a_mask_chooses_with_the_gradients_of_autograd(densit
     )
 
 
+def test_a_choice_among_all_samples_sees_the_parts_together(monkeypatch):
+    linear, x = torch.nn.Linear(4, 7), torch.randn(9, 4)
+    layer = Layer(linear, x, 100)
+    largest = partial(largest_of_all, count=5)
+    expected = layer.keep(largest)
+    monkeypatch.setattr(codes, "AT_A_TIME", 20)
+    found = layer.keep(largest, among=partial(largest_positive, count=5))
+    assert len(found.pattern) == 5
+    assert_close(found.dense(), expected.dense())
+
+
+def test_a_wide_layer_never_holds_the_pre_activations_of_all_samples(monkeypatch):
+    monkeypatch.setattr(codes, "AT_A_TIME", 20)
+    seen = []
+    layer = Layer(torch.nn.Linear(4, 7), torch.randn(9, 4), 100)
+    layer.keep(lambda z: seen.append(len(z)) or z > 0)
+    assert seen == [2, 2, 2, 2, 1]
+
+
 def test_a_number_that_is_none_counts_as_positive_to_be_noticed():
-    layer = Layer.of(torch.nn.Linear(2, 3), torch.full((1, 2), torch.nan), 9)
-    assert layer.positive.all()
-    assert layer.keep(layer.positive).values_N.isnan().all()
+    layer = Layer(torch.nn.Linear(2, 3), torch.full((1, 2), torch.nan), 9)
+    assert layer.keep(positive).values_N.isnan().sum() == 3

@@ -1,11 +1,12 @@
 """BatchTopK: the largest activations of a whole batch."""
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from implicit_em.codes import positions, smallest_positive
+from implicit_em.codes import Code, Layer, positions, smallest_positive
 from implicit_em.models.dictionary import Dictionary
 from implicit_em.models.linear import SharedInput
 from implicit_em.models.topk import TopK, keep_largest, largest_positive
@@ -60,13 +61,12 @@ class BatchTopK(TopK):
         counts = [k * batch_size for k in ([self.k] if isinstance(self.k, int) else self.k)]
         return keep_largest(activations.flatten(-2), counts).view_as(activations)
 
-    def chosen(self, z: Tensor) -> Tensor:
-        """Return a mask of the pre-activations ``(B, K)`` of a batch that are selected."""
-        flat, count = z.flatten(), int(self.k) * len(z)  # type: ignore[arg-type]
-        candidates = positions((flat <= _bound(flat, count)).logical_not_())
-        chosen = torch.zeros_like(flat, dtype=torch.bool)
-        chosen[candidates[largest_positive(flat[candidates], count)]] = True
-        return chosen.view_as(z)
+    def select(self, layer: Layer) -> Tensor | Code:
+        """Return the activations of a training batch that are selected."""
+        count = int(self.k) * len(layer.x_BD)  # type: ignore[arg-type]
+        return layer.keep(
+            partial(largest_of_all, count=count), among=partial(largest_positive, count=count)
+        )
 
     def _with_auxiliary(self, activations: Any, revive: Any) -> dict[str, Any]:
         self._note(smallest_positive(activations))
@@ -77,6 +77,15 @@ class BatchTopK(TopK):
         # A batch without activity leaves the threshold as it is.
         weight = self.momentum * smallest.isfinite()
         self.threshold.add_(weight * (smallest.nan_to_num(posinf=0) - self.threshold))
+
+
+def largest_of_all(z: Tensor, count: int) -> Tensor:
+    """Return a mask of the ``count`` largest pre-activations ``(B, K)`` that are above 0."""
+    flat = z.flatten()
+    candidates = positions((flat <= _bound(flat, count)).logical_not_())
+    chosen = torch.zeros_like(flat, dtype=torch.bool)
+    chosen[candidates[largest_positive(flat[candidates], count)]] = True
+    return chosen.view_as(z)
 
 
 def _bound(values: Tensor, count: int) -> Tensor:

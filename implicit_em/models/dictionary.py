@@ -87,7 +87,7 @@ class Dictionary(SparseAutoencoder):
     def layer(self, x: Tensor, most: int) -> Layer:
         """Return the pre-activations of inputs ``(B, D)``; see ``codes.Layer``."""
         origin = self.decoder.bias if self.subtract_bias else None
-        return Layer.of(self.encoder.linear, x, most, origin)
+        return Layer(self.encoder.linear, x, most, origin)
 
     def encode(self, x: Tensor | SharedInput) -> Tensor:
         """Return the hidden activations ``(..., K)`` of inputs ``(..., D)``."""

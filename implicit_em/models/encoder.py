@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from implicit_em.codes import Code, Layer
+from implicit_em.codes import Code, Layer, positive
 from implicit_em.models.linear import Linear, SharedInput
 
 UNITS = 256
@@ -104,7 +104,7 @@ class Encoder(nn.Module):
 
     def layer(self, x: Tensor, most: int) -> Layer:
         """Return the pre-activations of inputs ``(B, D)``; see ``codes.Layer``."""
-        return Layer.of(self.linear, x, most)
+        return Layer(self.linear, x, most)
 
     def sparse_outputs(self, x: Tensor, most: int) -> dict[str, Tensor | Code]:
         """Return the tensors of a training step; energies with at most so many entries as a code.
@@ -113,8 +113,7 @@ class Encoder(nn.Module):
             x: inputs, shape ``(B, D)``.
             most: largest number of entries of a code.
         """
-        layer = self.layer(x, most)
-        return {"energies": layer.keep(layer.positive)}
+        return {"energies": self.layer(x, most).keep(positive)}
 
     def responsibilities(self, x: Tensor) -> Tensor:
         """Return ``softmax(-E)``, shape ``(..., K)``: the posterior over components."""

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from implicit_em.codes import Code, at_units
+from implicit_em.codes import Code, at_units, positive
 from implicit_em.models.dictionary import Dictionary
 from implicit_em.models.linear import SharedInput
 
@@ -51,8 +51,7 @@ class Gated(Dictionary):
 
     def sparse_outputs(self, x: Tensor, most: int) -> dict[str, Tensor | Code]:
         """Return the tensors of a training step; see ``Encoder.sparse_outputs``."""
-        layer = self.layer(x, most)
-        gates = layer.keep(layer.positive)
+        gates = self.layer(x, most).keep(positive)
         bias, scale = self.encoder.linear.bias, self.log_scale.exp()
         activations = at_units(_open_gates, gates, bias, scale, self.magnitude_bias)
         return self._with_gates(activations, gates)

@@ -71,9 +71,9 @@ class JumpReLU(Dictionary):
 
         The code also has the entries below the jump, as thresholds learn from these.
         """
-        layer, threshold = self.layer(x, most), self.log_threshold.exp()
+        threshold = self.log_threshold.exp()
         lowest = (threshold.detach() - self.bandwidth / 2).clamp_(min=0)
-        near = layer.keep((layer.z_BK <= lowest).logical_not_())
+        near = self.layer(x, most).keep(lambda z: (z <= lowest).logical_not_())
         return self._with_active(*at_units(self._jump_of, near, threshold))
 
     def _with_active(self, activations: Any, active: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from implicit_em.codes import Code, Layer
+from implicit_em.codes import Code, Layer, positive
 from implicit_em.models.encoder import Encoder
 from implicit_em.models.linear import Linear, SharedInput
 
@@ -69,8 +69,7 @@ class SparseAutoencoder(nn.Module):
 
     def sparse_outputs(self, x: Tensor, most: int) -> dict[str, Tensor | Code]:
         """Return the tensors of a training step; see ``Encoder.sparse_outputs``."""
-        layer = self.layer(x, most)
-        return self._outputs(layer.keep(layer.positive))
+        return self._outputs(self.layer(x, most).keep(positive))
 
     def _outputs(self, activations: Any, **others: Any) -> dict[str, Any]:
         return {

@@ -1,12 +1,13 @@
 """TopK: the k largest activations of each sample, and a reconstruction that revives dead units."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from implicit_em.codes import Code, active_units
+from implicit_em.codes import Code, Layer, active_units
 from implicit_em.models.dictionary import Dictionary
 from implicit_em.models.linear import SharedInput
 
@@ -76,17 +77,16 @@ class TopK(Dictionary):
             activations, lambda dead: keep_largest(candidates * dead, self.revived)
         )
 
-    def chosen(self, z: Tensor) -> Tensor:
-        """Return a mask of the pre-activations ``(B, K)`` of a batch that are selected."""
-        return largest_positive(z, self.k)  # type: ignore[arg-type]
+    def select(self, layer: Layer) -> Tensor | Code:
+        """Return the activations of a training batch that are selected."""
+        return layer.keep(partial(largest_positive, count=self.k))
 
     def sparse_outputs(self, x: Tensor, most: int) -> dict[str, Tensor | Code]:
         """Return the tensors of a training step; see ``Encoder.sparse_outputs``."""
         layer = self.layer(x, most)
-        activations = layer.keep(self.chosen(layer.z_BK))
         return self._with_auxiliary(
-            activations,
-            lambda dead: layer.keep(largest_positive(layer.z_BK * dead, self.revived)),
+            self.select(layer),
+            lambda dead: layer.keep(lambda z: largest_positive(z * dead, self.revived)),
         )
 
     def _with_auxiliary(

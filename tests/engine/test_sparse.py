@@ -9,6 +9,7 @@ from helpers.replicas import DERIVED, blocks, configured, run
 from helpers.results import results
 from torch.testing import assert_close
 
+from implicit_em import codes
 from implicit_em.base.errors import NonFiniteLossError
 from implicit_em.codes import Code
 from implicit_em.config.fingerprint import config_fingerprint
@@ -108,6 +109,15 @@ def test_the_limits_of_activity_have_the_gradients_of_the_dense_step(composed, m
             one.model.encoder.linear.bias.add_(level)
         found.append(stepped(one, [samples(1)]))
     assert_equal_steps(found[1], found[0], 1e-12)
+
+
+@pytest.mark.parametrize("model", FAMILIES)
+def test_a_wide_layer_takes_the_samples_in_parts(composed, model, monkeypatch):
+    dense = stepped(replica(composed, model, 0, *settings_of(model)), [samples(1)])
+    monkeypatch.setattr(codes, "AT_A_TIME", 5 * UNITS)
+    for share in (1, 1e-9):
+        found = stepped(replica(composed, model, share, *settings_of(model)), [samples(1)])
+        assert_equal_steps(found, dense, 1e-12)
 
 
 @pytest.mark.parametrize("model", ["topk", "batch_topk"])
