@@ -19,14 +19,14 @@ from implicit_em.config.spec import RunSpec
 from implicit_em.engine.stack import BareReplica, Stack
 
 OF_THE_LEAST = 1.5
-"""Most that a TopK step may take: times its encoder's product, its search and its optimizer."""
+"""Largest ratio of a TopK step to its encoder's product, search and optimizer together."""
 OF_DENSE = 0.3
-"""Most that a step of the derived model may take, as a share of its dense one."""
+"""Largest ratio of a sparse step of the derived model to its dense one."""
 GROWTH = 1.05
-"""Most that the step time may grow by: as K to this power."""
+"""Largest exponent of the step time in K."""
 SAMPLES, WIDTH = 20_000, 384
 STILL = ["optimizer=adam", "lr.value=1e-9"]
-"""The weights hardly move, so that the number of active units stays."""
+"""A rate so small that the number of active units stays."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def _step(stack: Stack, samples_ND: torch.Tensor, point: Point) -> None:
 
 
 def _stack(point: Point, samples_ND: torch.Tensor, share: float) -> Stack:
-    """Return a run whose samples activate about so many units."""
+    """Return a stack of one run with about ``point.active`` active units a sample."""
     settings = [f"model={point.model}", f"model.hidden={point.units}", *STILL]
     settings += [f"model.k={point.active}"] if "topk" in point.model else []
     with initialize_config_dir(str(ROOT / "conf"), version_base=None):
@@ -164,7 +164,7 @@ def _stack(point: Point, samples_ND: torch.Tensor, share: float) -> Stack:
     module = spec.build_module(WIDTH).to(samples_ND.device)
     if "topk" not in point.model:
         module.model.place_biases(samples_ND[:2048], point.active / point.units)
-    if point.model == "jump_relu":  # the biases lead to 0, and a unit must pass its threshold
+    if point.model == "jump_relu":  # active above its threshold, not above 0
         with torch.no_grad():
             module.model.encoder.linear.bias.add_(module.model.log_threshold.exp())
     optimizer = instantiate(spec.settings["optimizer"], _partial_=True)(module.model.parameters())

@@ -1,8 +1,8 @@
 """The code of a batch: the entries of its activations that need not be 0.
 
 A layer of K units of which few are active makes matrices ``(B, K)`` that are nearly empty. A
-``Code`` holds their entries alone. Its products cost what the entries cost, on any device: they are
-weighted sums of table rows, which ``torch.nn.functional.embedding_bag`` computes.
+``Code`` holds their entries alone. The cost of its products grows with the number of entries. They
+are weighted sums of table rows, which ``torch.nn.functional.embedding_bag`` computes.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,9 +18,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag, pad
 
 AT_A_TIME = 2**26
-"""Largest number of pre-activations in memory at a time."""
+"""Number of pre-activations above which they are computed for some samples at a time."""
 Choice = Callable[[Tensor], Tensor]
-"""From pre-activations to a mask of those that take part."""
+"""Function from pre-activations to a mask of those that take part."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class Pattern:
 
     @classmethod
     def of_flat(cls, shape: tuple[int, int], flat_N: Tensor) -> "Pattern":
-        """Return ascending positions in a flattened matrix as a pattern."""
+        """Return the pattern of ascending positions in a flattened matrix."""
         row_N = flat_N.div(shape[1], rounding_mode="floor")
         return cls(shape, row_N, flat_N - row_N * shape[1])
 
@@ -64,23 +64,19 @@ class Pattern:
 
     @cached_property
     def starts(self) -> Tensor:
-        """Number of the first entry of each row, and after them the number of all entries."""
+        """Index of each row's first entry, then the number of all entries."""
         return pad(self.counts.cumsum(0), (1, 0))
 
     @cached_property
     def order_N(self) -> Tensor:
-        """Entries in the order of their columns, and within a column of their rows."""
+        """Indices of the entries, sorted by column and then by row."""
         return self.column_N.argsort(stable=True)
 
     @cached_property
     def transposed(self) -> "Pattern":
-        """Positions in the transposed matrix; its entries are those here in ``order_N``."""
+        """Pattern of the transposed matrix; its entries are these, in ``order_N``."""
         order_N = self.order_N
         return Pattern(self.shape[::-1], self.column_N[order_N], self.row_N[order_N])
-
-    def of(self, matrix: Tensor) -> Tensor:
-        """Return a matrix's entries, shape ``(N,)``."""
-        return matrix.reshape(-1).index_select(0, self.flat_N)
 
     def sum_columns(self, values_N: Tensor) -> Tensor:
         """Return the sum of the entries of each column, in float64."""
@@ -93,7 +89,7 @@ class Pattern:
         return sums.index_add_(0, self.row_N, values_N.double())
 
     def times(self, values_N: Tensor, table: Tensor) -> Tensor:
-        """Return the product of the matrix with a table ``(columns, D)``, shape ``(rows, D)``."""
+        """Return the product ``(rows, D)`` of the matrix with these entries and a table."""
         return embedding_bag(
             self.column_N,
             table,
@@ -106,7 +102,7 @@ class Pattern:
     def times_with_slope(
         self, values_N: Tensor, table: Tensor
     ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """Return ``times``, and the function from its gradient to the gradient of the values."""
+        """Return the product, and a function from its gradient to that of the values."""
         with torch.enable_grad():
             values_N = values_N.detach().requires_grad_()
             product = self.times(values_N, table.detach())
@@ -119,7 +115,7 @@ class Pattern:
 
 def positions(mask: Tensor) -> Tensor:
     """Return the flat positions at which a mask is true, int64."""
-    if mask.device.type == "cpu":  # ten times as fast as torch where half of a mask is true
+    if mask.device.type == "cpu":  # numpy is ten times as fast if half of the mask is true
         return torch.from_numpy(np.flatnonzero(mask.numpy()))
     return mask.reshape(-1).nonzero().squeeze(-1)
 
@@ -128,8 +124,8 @@ def positions(mask: Tensor) -> Tensor:
 class Code:
     """Matrix ``(B, K)`` that is 0 outside of its entries; gradients go through the entries alone.
 
-    It has the few operations of a tensor that loss terms need. Their results have the leading
-    dimension of a stack of one.
+    It has the few operations of a tensor that loss terms need. ``mean`` and ``sum`` return the
+    leading dimension of a stack of one.
 
     Args:
         values_N: value of each entry.
@@ -145,9 +141,10 @@ class Code:
         return self.pattern.shape
 
     def map(self, function: Callable[..., Any], *by_unit: Tensor) -> Any:
-        """Return a code of what a function makes of the entries, or a tuple of codes.
+        """Apply a function to the entries, and return a code or a tuple of codes.
 
-        The function also gets the numbers of each entry's unit.
+        The function also gets, of each tensor ``(K,)`` in ``by_unit``, the number of each entry's
+        unit.
         """
         units_N = self.pattern.column_N
         own = [numbers.reshape(-1).index_select(0, units_N) for numbers in by_unit]
@@ -166,11 +163,15 @@ class Code:
 
     def mean(self, dims: tuple[int, int]) -> Tensor:
         """Return the mean over all of ``(B, K)``, shape ``(1,)``."""
+        if dims != (-2, -1):
+            raise ValueError(f"mean({dims}): a code has the mean over (-2, -1) alone")
         samples, units = self.shape
         return self.values_N.sum().view(1) / (samples * units)
 
     def sum(self, dim: int) -> Tensor:
         """Return the sum over the units of each sample, shape ``(1, B)``."""
+        if dim != -1:
+            raise ValueError(f"sum({dim}): a code has the sum over -1 alone")
         zeros = self.values_N.new_zeros(1, self.shape[0])
         return zeros.index_add(1, self.pattern.row_N, self.values_N.unsqueeze(0))
 
@@ -238,8 +239,8 @@ class Layer:
     """Pre-activations ``W (x - origin) + b`` of a linear layer, of which some will take part.
 
     They are computed without a graph, so that a model sees all of them before it chooses. ``keep``
-    returns those chosen with a graph. A wide layer's are computed for some samples at a time, and
-    never held for all.
+    returns the chosen ones, with a graph. Those of a wide layer are computed for some samples at a
+    time, and held for all samples only if the result is dense.
 
     Args:
         linear: the ``torch.nn.Linear`` with W, shape ``(K, D)``, and b.
@@ -264,7 +265,7 @@ class Layer:
         return torch.addmm(self.linear.bias, moved, self.linear.weight.mT)
 
     def _parts(self) -> Iterator[tuple[int, Tensor]]:
-        """Yield the pre-activations of some samples, and the number of those before."""
+        """Yield the index of a first sample, and the pre-activations of some samples from it on."""
         rows = max(1, AT_A_TIME // len(self.linear.weight))
         if rows >= len(self.x_BD):
             yield 0, self.z_BK
@@ -275,29 +276,39 @@ class Layer:
     def keep(self, choose: Choice, among: Choice | None = None) -> Tensor | Code:
         """Return the pre-activations that are chosen, and 0 for the others.
 
-        Gradients go through those chosen. The result is a tensor if there are more than ``most``.
+        Gradients go through the chosen ones. The result is a tensor if more than ``most`` are
+        chosen. A unit whose pre-activation of the first sample is NaN is kept there, so that the
+        run notices it: then its weights are not finite.
 
         Args:
             choose: function that returns a mask of the pre-activations ``(B', K)`` of some samples.
-            among: the same for all that were chosen, shape ``(N,)``, if the choice of a sample
-                depends on the others.
+            among: function that chooses again among all chosen values ``(N,)``; needed if the
+                choice in one sample depends on other samples.
         """
         samples, units = len(self.x_BD), len(self.linear.weight)
-        flat, values, count = [], [], 0
+        flat_N, values_N = None, self.x_BD.new_zeros(0)
         for first, z in self._parts():
             chosen = choose(z)
-            count += int(chosen.count_nonzero())
-            if count > self.most:
-                return self._attach(self.z_BK, None) * choose(self.z_BK)
-            flat.append(positions(chosen))
-            values.append(z.view(-1).index_select(0, flat[-1]))
-            flat[-1] += first * units
-        flat_N, values_N = torch.cat(flat), torch.cat(values)
-        if among is not None and len(flat) > 1:
-            left = among(values_N)
-            flat_N, values_N = flat_N[left], values_N[left]
+            chosen[:1] |= z[:1].isnan()
+            if among is None and len(values_N) + int(chosen.count_nonzero()) > self.most:
+                return self._dense(choose)
+            found_N = positions(chosen)
+            values = z.view(-1).index_select(0, found_N)
+            if flat_N is None:
+                flat_N, values_N = found_N, values
+                continue
+            flat_N = torch.cat([flat_N, found_N.add_(first * units)])
+            values_N = torch.cat([values_N, values])
+            if among is not None:
+                left = among(values_N)
+                flat_N, values_N = flat_N[left], values_N[left]
+        if len(values_N) > self.most:
+            return self._dense(choose)
         pattern = Pattern.of_flat((samples, units), flat_N)
         return Code(self._attach(values_N, pattern), pattern)
+
+    def _dense(self, choose: Choice) -> Tensor:
+        return self._attach(self.z_BK, None).where(choose(self.z_BK), 0)
 
     def _attach(self, z: Tensor, pattern: Pattern | None) -> Tensor:
         linear = self.linear
@@ -305,12 +316,12 @@ class Layer:
 
 
 def positive(z: Tensor) -> Tensor:
-    """Return a mask of the elements above 0; those that are not numbers stay, to be noticed."""
-    return (z <= 0).logical_not_()
+    """Return a mask of the elements above 0."""
+    return z > 0
 
 
 def active_units(activations: Tensor | Code) -> Tensor:
-    """Return which units ``(..., K)`` of activations ``(..., B, K)`` are above 0 for a sample."""
+    """Return which units ``(..., K)`` of ``(..., B, K)`` are above 0 on at least one sample."""
     if isinstance(activations, Tensor):
         return (activations > 0).any(-2)
     active_N = activations.values_N > 0

@@ -36,14 +36,18 @@ def mask_of(shape, density, seed=0):
 
 def code_of(matrix, mask):
     pattern = Pattern.where(mask)
-    return Code(pattern.of(matrix), pattern)
+    return Code(entries(pattern, matrix), pattern)
+
+
+def entries(pattern, matrix):
+    return matrix.flatten()[pattern.flat_N]
 
 
 @given(SHAPES, DENSITIES, st.integers(0, 99))
 def test_a_code_holds_the_entries_of_its_mask(shape, density, seed):
     matrix, mask = draw(*shape, seed=seed), mask_of(shape, density, seed)
     code = code_of(matrix, mask)
-    assert len(code.pattern) == mask.sum()
+    assert len(code.values_N) == mask.sum()
     assert torch.equal(code.dense(), matrix * mask)
     assert torch.equal(code.pattern.counts, mask.sum(1))
     across = Code(code.values_N[code.pattern.order_N], code.pattern.transposed)
@@ -72,7 +76,7 @@ def test_a_product_has_the_values_and_gradients_of_the_dense_one(shape, density,
 def test_a_product_passes_gradcheck():
     mask = mask_of((5, 6), 0.4)
     pattern = Pattern.where(mask)
-    values = pattern.of(draw(5, 6)).requires_grad_()
+    values = entries(pattern, draw(5, 6)).requires_grad_()
     table = draw(6, 2).requires_grad_()
     assert torch.autograd.gradcheck(lambda v, t: Code(v, pattern) @ t, [values, table])
 
@@ -125,13 +129,13 @@ def test_a_layer_keeps_what_is_chosen_with_the_gradients_of_autograd(
     mask = z > bound
     expected = z * mask
     assert isinstance(found, Code) == (most > 0 or density == 0)
-    entries = found.values_N if isinstance(found, Code) else found
+    kept = found.values_N if isinstance(found, Code) else found
     dense = found.dense() if isinstance(found, Code) else found
     assert_close(dense, expected)
-    slopes = Pattern.where(mask).of(weights) if isinstance(found, Code) else weights
+    slopes = weights[mask] if isinstance(found, Code) else weights
     parameters = [linear.weight, linear.bias, *([origin] if moved else [])]
     assert_close(
-        torch.autograd.grad(entries, parameters, slopes),
+        torch.autograd.grad(kept, parameters, slopes),
         torch.autograd.grad(expected, parameters, weights),
     )
 
@@ -143,7 +147,7 @@ def test_a_choice_among_all_samples_sees_the_parts_together(monkeypatch):
     expected = layer.keep(largest)
     monkeypatch.setattr(codes, "AT_A_TIME", 20)
     found = layer.keep(largest, among=partial(largest_positive, count=5))
-    assert len(found.pattern) == 5
+    assert len(found.values_N) == 5
     assert_close(found.dense(), expected.dense())
 
 
@@ -155,6 +159,62 @@ def test_a_wide_layer_never_holds_the_pre_activations_of_all_samples(monkeypatch
     assert seen == [2, 2, 2, 2, 1]
 
 
-def test_a_number_that_is_none_counts_as_positive_to_be_noticed():
-    layer = Layer(torch.nn.Linear(2, 3), torch.full((1, 2), torch.nan), 9)
-    assert layer.keep(positive).values_N.isnan().sum() == 3
+def test_what_is_kept_may_exceed_the_limit_in_parts_and_not_in_all(monkeypatch):
+    monkeypatch.setattr(codes, "AT_A_TIME", 20)
+    layer = Layer(torch.nn.Linear(4, 7), torch.randn(9, 4), 5)
+    kept = layer.keep(partial(largest_of_all, count=5), among=partial(largest_positive, count=5))
+    assert isinstance(kept, Code)
+
+
+@pytest.mark.parametrize("at_a_time", [2**26, 20])
+@pytest.mark.parametrize(
+    "choose",
+    [
+        positive,
+        lambda z: z > 0.5,
+        partial(largest_positive, count=2),
+        partial(largest_of_all, count=4),
+    ],
+)
+def test_weights_that_are_not_finite_are_noticed(choose, at_a_time, monkeypatch):
+    monkeypatch.setattr(codes, "AT_A_TIME", at_a_time)
+    linear = torch.nn.Linear(4, 7)
+    with torch.no_grad():
+        linear.weight[3, 1] = torch.nan
+    kept = Layer(linear, torch.randn(9, 4), 100).keep(choose)
+    assert kept.dense().isnan().any()
+
+
+def test_means_and_sums_of_a_code_refuse_what_they_do_not_compute():
+    code = code_of(draw(4, 6), mask_of((4, 6), 0.5))
+    with pytest.raises(ValueError, match=r"sum\(-2\): a code has the sum over -1 alone"):
+        code.sum(-2)
+    with pytest.raises(ValueError, match=r"mean\(-1\): a code has the mean over"):
+        code.mean(-1)
+
+
+def test_an_empty_code_in_float32_has_products_and_gradients():
+    values = torch.zeros(0, requires_grad=True)
+    table = torch.randn(6, 3, requires_grad=True)
+    product = Code(values, Pattern.where(torch.zeros(4, 6, dtype=torch.bool))) @ table
+    assert torch.equal(product, torch.zeros(4, 3))
+    product.sum().backward()
+    assert torch.equal(table.grad, torch.zeros(6, 3))
+
+
+@pytest.mark.parametrize("count", [0, 1, 500, 20_000, 200_000, 300_000])
+def test_the_largest_of_many_are_those_of_a_full_search(count):
+    z = torch.randn(200, 1000, generator=torch.Generator().manual_seed(0))
+    z[50:60] = z[0]  # equal ones, also at the edge
+    z = (z * 64).round() / 64
+    chosen = largest_of_all(z, count)
+    positives = z.clamp(min=0).flatten()
+    order = positives.argsort(descending=True, stable=True)[:count]
+    expected = torch.zeros_like(positives, dtype=torch.bool)
+    expected[order] = True
+    assert torch.equal(chosen.flatten(), expected & (positives > 0))
+
+
+def test_equal_elements_count_in_each_row_by_itself():
+    z = torch.tensor([[1.0, 1.0, 1.0], [1.0, -1.0, -1.0]])
+    assert largest_positive(z, 2).tolist() == [[True, True, False], [True, False, False]]

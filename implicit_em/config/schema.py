@@ -62,7 +62,7 @@ class _Trainer(_Section):
     max_epochs: NonNegativeInt
     threads: Annotated[int, Field(gt=0, le=MOST_THREADS)] | None
     compile: bool
-    sparse: Literal["auto", "on", "off"] = "auto"
+    sparse: Literal["auto", "on", "off"] | bool = "auto"  # YAML takes a bare on for true
     enable_progress_bar: bool
     gradient_clip_val: Annotated[FiniteFloat, Field(gt=0)] | None = None
     gradient_clip_algorithm: Literal["norm", "value"] | None = None

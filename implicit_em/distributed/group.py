@@ -70,9 +70,9 @@ class Group:
         values_N = _GatheredEntries.apply(code.values_N, self, int((flat_N < first * units).sum()))
         return Code(values_N, Pattern.of_flat((samples, units), flat_N))
 
-    def agrees(self, here: bool) -> bool:
-        """Return whether something holds in every process."""
-        holds = torch.tensor(int(here))
+    def agrees(self, here: bool, device: torch.device) -> bool:
+        """Return whether something holds in every process; they exchange it on a device."""
+        holds = torch.tensor(int(here), device=device)
         dist.all_reduce(holds, dist.ReduceOp.MIN)
         return bool(holds)
 
@@ -104,7 +104,7 @@ class _Gathered(Function):
 
 
 class _GatheredEntries(Function):
-    """Entries of all processes, of which each has any number; see ``_Gathered``."""
+    """Entries of all processes; each may have any number of them. See ``_Gathered``."""
 
     @staticmethod
     def forward(ctx: Any, values_N: Tensor, group: Group, before: int) -> Tensor:

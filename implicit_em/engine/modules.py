@@ -83,7 +83,7 @@ class EnergyModule(pl.LightningModule):
         compiled: whether ``torch.compile`` compiles the forward pass of a step; it may then round
             differently.
         sparse: ``on`` to take steps through the active units alone, ``off`` for steps through all,
-            ``auto`` to choose by the size of the layer and the share of active units. The gradients
+            ``auto`` to choose by the width, the device and the share of active units. The gradients
             differ by rounding alone.
         l0: target of the mean number of active units in a sample. A ``SparsityControl`` then
             multiplies the weights of all terms that declare ``makes_sparse`` by one factor. Each

@@ -206,10 +206,10 @@ def split_evenly(items: Sequence[T], most: int) -> list[list[T]]:
 def _stack_key(request: Any) -> Any:
     """Return what the runs of one stack have in common; for a run that trains alone, itself."""
     module, block = request.module, request.block
+    if module.sparse_up_to:  # its products fill a core by themselves
+        return id(module)
     terms = module.objective.terms.values()
     terms_take_stacks = all(getattr(term.function, "takes_stacks", False) for term in terms)
-    if module.sparse_up_to:  # its products are too large to gain by company
-        return id(module)
     if not (terms_take_stacks and _fills(request) and takes_stacks(module.model)):
         return id(module)
     return (

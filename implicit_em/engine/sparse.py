@@ -1,7 +1,7 @@
-"""Which runs take sparse steps, and from how few active units on.
+"""Which runs take sparse steps, and up to which share of active units.
 
-A sparse step computes the pre-activations of all units, and the rest of the step through the code:
-see ``codes``. It gives the gradients of a dense step, but for rounding.
+A sparse step computes all pre-activations. The rest of the step goes through a code: see ``codes``.
+Its gradients differ from those of a dense step by rounding alone.
 """
 
 from typing import Literal
@@ -10,7 +10,7 @@ from torch import nn
 
 from implicit_em.engine.stack import Replica
 
-Sparse = Literal["auto", "on", "off"]
+Sparse = Literal["auto", "on", "off"] | bool
 
 LEAST_UNITS = 1024
 """Smallest number of units of a layer that takes sparse steps by itself."""
@@ -19,16 +19,20 @@ LARGEST_SHARE = 1 / 16
 
 
 def largest_share(sparse: Sparse, replica: Replica, precision: str = "32-true") -> float:
-    """Return up to which share of entries the steps of a run are sparse; 0 for never.
+    """Return the largest share of entries at which a step is sparse; 0 if none is.
 
     Args:
-        sparse: ``auto`` for wide layers on a CPU, ``on``, or ``off``.
-        replica: the run, whose model is on its device.
-        precision: that of the Trainer.
+        sparse: ``auto`` for wide layers on a CPU, ``on`` or true, ``off`` or false.
+        replica: run whose model is already on its device.
+        precision: precision of the Trainer.
 
     Raises:
-        ValueError: if it is ``on`` for a run that takes no sparse steps.
+        ValueError: if ``sparse`` is ``on`` for a run that takes no sparse steps, or another word.
     """
+    if isinstance(sparse, bool):
+        sparse = "on" if sparse else "off"
+    if sparse not in ("auto", "on", "off"):
+        raise ValueError(f"sparse={sparse}: allowed are auto, on, off")
     if sparse == "off":
         return 0.0
     if reason := refusal(replica, precision):
@@ -49,9 +53,9 @@ def refusal(replica: Replica, precision: str) -> str | None:
         return f"the class {type(model).__name__} does not declare steps_sparsely = True"
     activation = getattr(model, "encoder", model).activation
     if type(activation) is not nn.ReLU:
-        return f"no activation of {type(activation).__name__} is 0; allowed is activation=relu"
+        return f"activation {type(activation).__name__}: sparse steps need activation=relu"
     if lacking := replica.objective.without_codes:
-        return f"loss term {', '.join(lacking)} does not declare takes_codes and takes_stacks"
+        return f"loss term {', '.join(lacking)}: needs the marks takes_codes and takes_stacks"
     if precision not in ("32-true", "64-true"):
-        return f"not with trainer.precision={precision}; allowed are 32-true, 64-true"
-    return "not with trainer.compile=true" if replica.compiled else None
+        return f"trainer.precision={precision}: sparse steps need 32-true or 64-true"
+    return "trainer.compile=true: compiled steps are dense" if replica.compiled else None

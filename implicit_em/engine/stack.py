@@ -25,6 +25,7 @@ from implicit_em.engine.optimizers import merge_steps, settings_of
 from implicit_em.engine.rounding import parameters_fill_lanes, statistics_fill_lanes
 from implicit_em.losses import Objective, StackedObjective
 from implicit_em.losses.derived import full_precision
+from implicit_em.losses.objective import CODED
 from implicit_em.models.declarations import undeclared
 from implicit_em.models.linear import SharedInput
 
@@ -36,8 +37,8 @@ class Replica(Protocol):
     objective: Objective
     compiled: bool
     sparse_up_to: float
-    """Share of a batch's activations up to which a step goes through those that are not 0; a run
-    with such steps is a stack of one. 0 for none."""
+    """Largest share of entries at which a step is sparse, 0 if none is. A run with a share above 0
+    is a stack of one."""
     control: SparsityControl | None
     """Controller of the weights that make units sparse; all replicas of a stack have one, or none.
     """
@@ -91,7 +92,7 @@ class Stack:
         models = [replica.model for replica in replicas]
         self.stacked = takes_stacks(first.model) and not first.sparse_up_to
         if not self.stacked and len(replicas) > 1:
-            raise ValueError(f"{type(first.model).__name__} does not take stacks")
+            raise ValueError(f"{type(first.model).__name__}: these runs make no stack")
         self._sparse_up_to = first.sparse_up_to
         self.replicas = list(replicas)
         self.group = group or Group()
@@ -254,9 +255,9 @@ class Stack:
         return {"weight": model.weight, **model.sparse_outputs(x, most)}
 
     def _alike(self, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Replace codes by tensors if a process has too many active units for a code."""
-        has_codes = any(isinstance(output, Code) for output in outputs.values())
-        if self.group.agrees(has_codes) or not has_codes:
+        """Replace codes by tensors if any process has too many active units for a code."""
+        has_codes = all(isinstance(outputs[name], Code) for name in CODED.intersection(outputs))
+        if self.group.agrees(has_codes, self.parameters[0].device):
             return outputs
         return {
             name: output.dense().unsqueeze(0) if isinstance(output, Code) else output

@@ -1,8 +1,8 @@
 """The terms of the derived objective, and their gradients, through the entries of a code.
 
-They are those of ``losses.derived`` for energies that are 0 outside of the entries, where ReLU
-passes no gradient. The cost is that of the entries, and none of the B x K matrices is made. Sums
-over samples and units are in float64.
+They are those of ``losses.derived``. Energies are 0 outside of the entries, and ReLU passes no
+gradient there. So energies are never dense. Decorrelation costs the entries times the smaller of B
+and K; the other terms cost the entries. Sums over samples and units are in float64.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +14,8 @@ from torch import Tensor
 from implicit_em.codes import Code, Pattern
 from implicit_em.losses import derived
 
-BLOCK = 512
-"""Number of rows of the smaller Gram matrix that exist at a time."""
+AT_A_TIME = 2**25
+"""Number of standardised energies that are in memory at a time."""
 
 
 def value_and_gradient(
@@ -23,7 +23,7 @@ def value_and_gradient(
 ) -> tuple[list[Tensor], Tensor]:
     """Return the unweighted terms, shape ``(1,)``, and the gradient of their weighted sum.
 
-    The gradient is that of the code's values, shape ``(N,)``. Each weight has one element.
+    The gradient is with respect to the code's values, shape ``(N,)``. Each weight has one element.
     """
     batch = _Batch(Code(energies.values_N.detach(), energies.pattern))
     values, total = [], torch.zeros_like(batch.values_N)
@@ -70,7 +70,8 @@ def _lse(
     lowest_B = torch.where(zeros_B > 0, 0.0, torch.inf).to(values_N.dtype)
     lowest_B = lowest_B.scatter_reduce(0, pattern.row_N, values_N, "amin")
     likelihoods_N = ((lowest_B[pattern.row_N] - values_N) / temperature).exp_()
-    evidence_B = pattern.sum_rows(likelihoods_N) + zeros_B * (lowest_B / temperature).exp()
+    of_zeros_B = zeros_B * (lowest_B / temperature).clamp(max=0).exp()  # 0 where there are none
+    evidence_B = pattern.sum_rows(likelihoods_N) + of_zeros_B
     value = (lowest_B - temperature * evidence_B.log()).sum()
     responsibilities_N = likelihoods_N.div_(evidence_B.to(values_N.dtype)[pattern.row_N])
     return value * factor / divisor, responsibilities_N.mul_(factor / divisor)
@@ -89,7 +90,7 @@ def _decorrelation(batch: _Batch, unbiased: bool = False) -> tuple[Tensor, Tenso
 
     A standardised energy is ``z_bj = t_bj - level_j``, where t is 0 outside of the entries. So sums
     over samples are sums over entries and a constant. A unit that is active in more than half of
-    the samples would lose its digits in this difference. It gets an entry for each sample, and the
+    the samples would lose precision in this difference. It gets an entry for each sample, and the
     level 0.
     """
     derived.check_unbiased(unbiased, batch.size)
@@ -100,9 +101,8 @@ def _decorrelation(batch: _Batch, unbiased: bool = False) -> tuple[Tensor, Tenso
     mean_K, squares_K = batch.mean_K, batch.squares_K
     scale_K = derived.scale_of(mean_K, squares_K, size, torch.finfo(dtype).eps)
     level_K = torch.where(silent_K > 0, scale_K * mean_K, 0.0)
-    offset_K = scale_K * mean_K - level_K
-    t_N = values_N * scale_K.to(dtype)[unit_N] - offset_K.to(dtype)[unit_N]
-    z_N = t_N - level_K.to(dtype)[unit_N]
+    z_N = (values_N - mean_K.to(dtype)[unit_N]) * scale_K.to(dtype)[unit_N]
+    t_N = z_N + level_K.to(dtype)[unit_N]
 
     wide = batch.units > size
     value, pull_N = _gram(Code(t_N, pattern), level_K.to(dtype), wide)
@@ -128,7 +128,8 @@ def _decorrelation(batch: _Batch, unbiased: bool = False) -> tuple[Tensor, Tenso
             + level_K * length_B.sum()
         )
         pull_N -= z_N * (length_N - of_itself_N)
-        pull_N -= (pulls_K / size).to(dtype)[unit_N]  # as centring does
+        # The gradient passes through the centring, too.
+        pull_N -= (pulls_K / size).to(dtype)[unit_N]
     slope_K = (4 * factor * scale_K).to(dtype)
     gradient_N = slope_K[unit_N] * (pull_N - z_N * radial_K.to(dtype)[unit_N])
     return value, gradient_N if own_N is None else gradient_N[own_N]
@@ -137,25 +138,28 @@ def _decorrelation(batch: _Batch, unbiased: bool = False) -> tuple[Tensor, Tenso
 def _filled(batch: _Batch) -> tuple[Pattern, Tensor, Tensor | None]:
     """Give an entry for each sample to units that are active in more than half of them.
 
-    Returns the pattern, its values, and where in them the old entries are if there are new ones.
+    Returns the pattern, its values, and the places of the old entries in it; the last is ``None``
+    if nothing was added.
     """
     pattern, counts_K = batch.pattern, batch.pattern.transposed.counts
     filled_K = (2 * counts_K > batch.size) & (counts_K < batch.size)
     if not filled_K.any():
         return pattern, batch.values_N, None
-    mask = filled_K.repeat(batch.size, 1)
-    mask.view(-1)[pattern.flat_N] = True
-    filled = Pattern.where(mask)
+    all_samples = torch.arange(batch.size, device=filled_K.device).unsqueeze(-1) * batch.units
+    added = (all_samples + filled_K.nonzero().mT).flatten()
+    others = pattern.flat_N[~filled_K[pattern.column_N]]
+    filled = Pattern.of_flat(pattern.shape, torch.cat([others, added]).sort().values)
     own_N = torch.searchsorted(filled.flat_N, pattern.flat_N)
-    values_N = batch.values_N.new_zeros(len(filled)).index_copy_(0, own_N, batch.values_N)
+    values_N = batch.values_N.new_zeros(len(filled.row_N)).index_copy_(0, own_N, batch.values_N)
     return filled, values_N, own_N
 
 
 def _gram(t: Code, level_K: Tensor, wide: bool) -> tuple[Tensor, Tensor]:
     """Return ``||G||_F^2`` of a Gram matrix, and ``Z G`` or ``G Z`` at the entries of t.
 
-    G is ``Z Z^T``, shape ``(B, B)``, or ``Z^T Z`` without its diagonal, shape ``(K, K)``. As each
-    unit has the mean 0, one of the two factors Z may be replaced by t, which has fewer entries.
+    G is ``Z Z^T``, shape ``(B, B)``, or ``Z^T Z`` without its diagonal, shape ``(K, K)``. In
+    ``Z^T Z``, t may replace one factor, because each unit has the mean 0. In ``Z Z^T``, the product
+    of the levels and Z is subtracted.
     """
     order_N = None if wide else t.pattern.order_N
     rows = t.pattern if order_N is None else t.pattern.transposed
@@ -163,8 +167,9 @@ def _gram(t: Code, level_K: Tensor, wide: bool) -> tuple[Tensor, Tensor]:
     starts = rows.starts.tolist()
     value = torch.zeros((), dtype=torch.float64, device=values_N.device)
     pull_N = torch.zeros_like(values_N)
-    for first in range(0, rows.shape[0], BLOCK):
-        last = min(first + BLOCK, rows.shape[0])
+    block = max(1, AT_A_TIME // rows.shape[1])
+    for first in range(0, rows.shape[0], block):
+        last = min(first + block, rows.shape[0])
         own = slice(starts[first], starts[last])
         z = values_N.new_zeros(rows.shape[1], last - first)
         z[rows.column_N[own], rows.row_N[own] - first] = values_N[own]

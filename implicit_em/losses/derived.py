@@ -270,7 +270,7 @@ def check_unbiased(unbiased: bool, samples: int) -> None:
 
 
 def scale_of(mean: Tensor, squares: Tensor, samples: int, eps: float) -> Tensor:
-    """Return 1 over the root of each component's squares, 0 for one that does not vary.
+    """Return 1 over the root of each component's sum of squared deviations, 0 for a constant one.
 
     Centring leaves an error of a few ``eps |mean|`` in each of the B entries. A component that
     varies less counts as constant.

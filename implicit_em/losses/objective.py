@@ -91,7 +91,7 @@ class Objective:
 
     @property
     def without_codes(self) -> list[str]:
-        """Names of the terms that take no code for a tensor that may be one."""
+        """Names of the terms that would get a code and cannot take one."""
         declarations = ("takes_codes", "takes_stacks")
         return [
             name

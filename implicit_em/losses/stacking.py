@@ -1,4 +1,4 @@
-"""What a loss term declares: that it takes stacks, and that it makes units sparse."""
+"""What a loss term declares: that it takes stacks, takes codes, or makes units sparse."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ def takes_stacks(term: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def takes_codes(term: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Declare that a term also takes a ``Code`` in place of energies, active units or gates.
 
-    Without this declaration and ``takes_stacks``, a step goes through all energies.
+    If a term lacks this declaration or ``takes_stacks``, all steps of its run are dense.
     """
     term.takes_codes = True  # type: ignore[attr-defined]
     return term

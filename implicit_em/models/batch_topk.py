@@ -12,7 +12,7 @@ from implicit_em.models.linear import SharedInput
 from implicit_em.models.topk import TopK, keep_largest, largest_positive
 
 THINNED = 61
-"""One in so many activations gives a bound; a prime, so that it is not always the same units."""
+"""Step between the values that give a bound; a prime, so that they are not of the same units."""
 
 
 class BatchTopK(TopK):
@@ -82,14 +82,14 @@ class BatchTopK(TopK):
 def largest_of_all(z: Tensor, count: int) -> Tensor:
     """Return a mask of the ``count`` largest pre-activations ``(B, K)`` that are above 0."""
     flat = z.flatten()
-    candidates = positions((flat <= _bound(flat, count)).logical_not_())
+    candidates = positions(flat > _bound(flat, count))
     chosen = torch.zeros_like(flat, dtype=torch.bool)
     chosen[candidates[largest_positive(flat[candidates], count)]] = True
     return chosen.view_as(z)
 
 
 def _bound(values: Tensor, count: int) -> Tensor:
-    """Return a number above 0 that more than ``count`` values exceed, or 0.
+    """Return a number above 0 that at least ``count`` values exceed, or else 0.
 
     A full search is slow among millions of values. The bound comes from a part of them.
     """

@@ -10,6 +10,9 @@ and changes no state. Without this declaration a run trains on one device.
 ``folds = True``: the method ``fold(normalizer)`` changes the model's weights to take raw samples in
 place of normalised ones. Without this declaration the normaliser stays in front of the model.
 
+``steps_sparsely = True``: the model has a method ``sparse_outputs`` for sparse steps, which gives
+what ``training_outputs`` gives. Without this declaration all steps are dense.
+
 A declaration holds for the class whose body makes it. A subclass may compute something else, so it
 declares anew.
 """

@@ -107,11 +107,9 @@ class Encoder(nn.Module):
         return Layer(self.linear, x, most)
 
     def sparse_outputs(self, x: Tensor, most: int) -> dict[str, Tensor | Code]:
-        """Return the tensors of a training step; energies with at most so many entries as a code.
+        """Return what ``training_outputs`` returns, for inputs ``(B, D)``.
 
-        Args:
-            x: inputs, shape ``(B, D)``.
-            most: largest number of entries of a code.
+        Energies are a ``Code`` if it has at most ``most`` entries.
         """
         return {"energies": self.layer(x, most).keep(positive)}
 

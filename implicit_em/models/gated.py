@@ -70,5 +70,5 @@ class Gated(Dictionary):
 
 
 def _open_gates(gate: Tensor, bias: Tensor, scale: Tensor, magnitude_bias: Tensor) -> Tensor:
-    """Return the activations of gates that are 0 where they are closed."""
+    """Return the activations for the values of gates; a closed gate is 0."""
     return (gate > 0) * nn.functional.relu(scale * (gate - bias) + magnitude_bias)

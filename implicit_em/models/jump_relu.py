@@ -69,15 +69,16 @@ class JumpReLU(Dictionary):
     def sparse_outputs(self, x: Tensor, most: int) -> dict[str, Tensor | Code]:
         """Return the tensors of a training step; see ``Encoder.sparse_outputs``.
 
-        The code also has the entries below the jump, as thresholds learn from these.
+        The code also has entries just below the jump, because thresholds learn from them.
         """
         threshold = self.log_threshold.exp()
         lowest = (threshold.detach() - self.bandwidth / 2).clamp_(min=0)
-        near = self.layer(x, most).keep(lambda z: (z <= lowest).logical_not_())
+        near = self.layer(x, most).keep(lambda z: z > lowest)
         return self._with_active(*at_units(self._jump_of, near, threshold))
 
     def _with_active(self, activations: Any, active: Any) -> dict[str, Any]:
-        k = torch.as_tensor(self.k, dtype=self.weight.dtype, device=self.weight.device)
+        like = active.values_N if isinstance(active, Code) else active
+        k = torch.as_tensor(self.k, dtype=like.dtype, device=like.device)
         return self._outputs(activations, active=active, k=k)
 
     def _jump(self, x: Tensor | SharedInput) -> tuple[Tensor, Tensor]:

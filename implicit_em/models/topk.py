@@ -132,21 +132,22 @@ def keep_largest(activations: Tensor, count: int | Sequence[int]) -> Tensor:
 def largest_positive(z: Tensor, count: int) -> Tensor:
     """Return a mask of the ``count`` largest elements of each row ``(..., N)`` that are above 0.
 
-    Among equal elements the first ones are chosen. Those that are not numbers stay, to be noticed.
+    Among equal elements the first ones are chosen. ``keep_largest`` takes stacks, and this one is
+    faster.
     """
     count = min(count, z.shape[-1])
     if count == 0:
         return torch.zeros_like(z, dtype=torch.bool)
     above_zero = torch.nextafter(z.new_zeros(()), z.new_ones(()))
     least = z.topk(count, sorted=False).values.amin(-1, keepdim=True).maximum(above_zero)
-    chosen = (z < least).logical_not_()
-    if chosen.count_nonzero() <= count * z[..., 0].numel():
+    chosen = z >= least
+    if chosen.count_nonzero() <= count * z[..., 0].numel() and (chosen.sum(-1) <= count).all():
         return chosen
-    return _first_from(z, least, z.new_tensor(count)) | z.isnan()
+    return _first_from(z, least, z.new_tensor(count))
 
 
 def _first_from(values: Tensor, least: Tensor, counts: Tensor) -> Tensor:
-    """Return a mask of the elements above a row's least, and of so many equal ones as are left."""
+    """Return a mask of ``counts`` elements: those above ``least``, and the first equal ones."""
     above = values > least
     equal = values == least
     return above | (equal & (equal.cumsum(-1) <= counts - above.sum(-1, keepdim=True)))

@@ -77,7 +77,7 @@ def test_an_option_of_a_term_needs_no_plus_and_counts_as_it_did(composed):
 
 def test_every_trainer_setting_is_a_flag_of_lightning(composed):
     flags = set(inspect.signature(pl.Trainer).parameters)
-    assert set(composed().trainer) - flags == {"threads", "compile"}
+    assert set(composed().trainer) - flags == {"threads", "compile", "sparse"}
 
 
 def test_the_saes_loss_yields_to_the_command_line(composed):

@@ -93,7 +93,10 @@ MISTAKES = {
     "loss.lse._target_=nowhere.lse": ["loss", "nowhere"],
     "trainer.sparse=maybe": ["trainer.sparse=maybe", "'auto', 'on' or 'off'"],
     "trainer.sparse=on activation=softplus": ["trainer: sparse=on", "activation=relu"],
-    "trainer.sparse=on trainer.precision=bf16-mixed": ["sparse=on", "allowed are 32-true"],
+    "trainer.sparse=on trainer.precision=bf16-mixed": [
+        "sparse=on",
+        "sparse steps need 32-true or 64-true",
+    ],
     "trainer.sparse=on trainer.compile=true": ["sparse=on", "trainer.compile=true"],
     "trainer=gpu": ["trainer", "gpu"],
     "probe=knn": ["probe=knn", "'linear' or 'none'"],

@@ -30,8 +30,19 @@ from implicit_em.distributed.processes import run_together
 from implicit_em.engine.control import SparsityControl
 from implicit_em.engine.modules import EncoderModule
 from implicit_em.engine.stack import Stack
-from implicit_em.losses import Term, decorrelation, l1, lse, mse, orthogonality, variance
-from implicit_em.models import Encoder, SparseAutoencoder
+from implicit_em.losses import (
+    Term,
+    decorrelation,
+    gates_l1,
+    gates_mse,
+    l1,
+    lse,
+    mse,
+    orthogonality,
+    target_l0,
+    variance,
+)
+from implicit_em.models import Encoder, Gated, JumpReLU, SparseAutoencoder
 from implicit_em.training.run import train
 
 
@@ -80,11 +91,20 @@ SAE_LOSSES = {
     "sae": {"mse": Term(mse), "l1": Term(l1, 0.01)},
     "sparse sae": {"mse": Term(mse), "l1": Term(l1, 0.01)},
 }
-SPARSE_UP_TO = {"sparse": 1.0, "sparse sae": 1.0, "sparse or not": 0.5}
+GATED = {"mse": Term(mse), "l1": Term(gates_l1, 0.03), "gates": Term(gates_mse)}
+JUMPING = {"mse": Term(mse), "l0": Term(target_l0)}
+SPARSE_UP_TO = {
+    "sparse": 1.0,
+    "sparse sae": 1.0,
+    "sparse or not": 0.5,
+    "sparse gated": 1.0,
+    "sparse jumps": 1.0,
+}
 """Shares of active units; at the last one, some processes have codes and others have not."""
 KINDS = (
     [(Encoder, loss) for loss in LOSSES.items()]
     + [(SparseAutoencoder, loss) for loss in SAE_LOSSES.items()]
+    + [(Gated, ("sparse gated", GATED)), (JumpReLU, ("sparse jumps", JUMPING))]
     + [(Layered, loss) for loss in LOSSES.items() if loss[0] in ("all", "own")]
 )
 SIZES = [(32, 8), (33, 8), (9, 24)]  # samples of a batch and components
@@ -100,7 +120,7 @@ STEPS = 10
 def steps(group, network, loss, size, dtype):
     """Take a step, or ten; gives the first one's gradients, all losses and the last weights."""
     batch, hidden = size
-    terms = (LOSSES | SAE_LOSSES)[loss]
+    terms = (LOSSES | SAE_LOSSES | {"sparse gated": GATED, "sparse jumps": JUMPING})[loss]
     share = SPARSE_UP_TO.get(loss, 0.0)
     replica = run(hidden=hidden, terms=terms, network=network, dtype=dtype, sparse_up_to=share)
     if loss == "controlled":

@@ -2,6 +2,7 @@
 
 import json
 import re
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -64,10 +65,27 @@ def test_the_guide_shows_a_term_an_activation_a_data_set_and_a_model(own_files):
         "my_data.py",
         "my_conf/data/digits.yaml",
         "my_models.py",
+        "my_sparse_model.py",
         "my_conf/model/zero_bias.yaml",
         "my_conf/optimizer/rmsprop.yaml",
         "use_it.py",
     }
+
+
+def test_a_custom_model_takes_sparse_steps(own_files):
+    cls = import_module("my_sparse_model").Strict
+    torch.manual_seed(0)
+    model, x = cls(6, 20), 4 * torch.randn(9, 6)
+    gradients = []
+    for energies in (
+        model.sparse_outputs(x, 180)["energies"].dense(),
+        model.sparse_outputs(x, 0)["energies"],
+        model.training_outputs(x)["energies"],
+    ):
+        assert 0 < (energies > 0).sum() < 180
+        gradients.append(torch.autograd.grad(energies.square().sum(), [*model.parameters()]))
+    for found in gradients[:2]:
+        torch.testing.assert_close(found, gradients[2])
 
 
 def test_a_custom_term_and_optimizer_train(own_files, command_line, small, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers.breaking import broken_off, every_block
 from helpers.replicas import DERIVED, blocks, configured, run
-from helpers.results import results
+from helpers.results import assert_jobs_equal, results
 from torch.testing import assert_close
 
 from implicit_em import codes
@@ -163,7 +163,7 @@ def test_a_step_makes_a_code_only_up_to_its_share(composed):
     one = replica(composed, "encoder", 1.0)
     few = one.model.sparse_outputs(samples(1), SAMPLES * UNITS)["energies"]
     assert isinstance(few, Code)
-    active = len(few.pattern)
+    active = len(few.values_N)
     assert isinstance(one.model.sparse_outputs(samples(1), active)["energies"], Code)
     assert not isinstance(one.model.sparse_outputs(samples(1), active - 1)["energies"], Code)
 
@@ -192,14 +192,17 @@ REFUSED = {
     "the class Subclass does not declare steps_sparsely": {
         "model": {"_target_": f"{__name__}.Subclass", "in_features": 2}
     },
-    "no activation of Softplus is 0": {
+    "activation Softplus: sparse steps need activation=relu": {
         "model": {"in_features": 2, "activation": {"_target_": "torch.nn.Softplus"}}
     },
-    "loss term usage does not declare takes_codes": {
+    "loss term usage: needs the marks takes_codes and takes_stacks": {
         "model": {"in_features": 2},
         "loss": {"usage": {"_target_": f"{__name__}.usage"}},
     },
-    "not with trainer.compile=true": {"model": {"in_features": 2}, "compiled": True},
+    "trainer.compile=true: compiled steps are dense": {
+        "model": {"in_features": 2},
+        "compiled": True,
+    },
 }
 
 
@@ -214,7 +217,7 @@ def test_what_takes_no_sparse_steps_is_refused_and_trains_densely_by_itself(reas
 
 def test_half_precision_trains_densely():
     assert largest_share("auto", module(), "bf16-mixed") == 0
-    with pytest.raises(ValueError, match="allowed are 32-true, 64-true"):
+    with pytest.raises(ValueError, match="sparse steps need 32-true or 64-true"):
         largest_share("on", module(), "bf16-mixed")
 
 
@@ -227,10 +230,29 @@ def test_a_term_of_ones_own_may_declare_that_it_takes_codes():
     assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("word", ["maybe", None, 1])
+def test_another_word_is_refused(word):
+    with pytest.raises(ValueError, match=f"sparse={word}: allowed are auto, on, off"):
+        largest_share(word, module())
+
+
+def test_yaml_takes_bare_words_for_booleans():
+    assert largest_share(True, module(8)) == 1
+    assert largest_share(False, module()) == 0
+
+
 SPARSE = ["trainer.sparse=on", "model.hidden=24"]
 
 
-@pytest.mark.parametrize("model", ["encoder", "topk", "gated"])
+def test_in_company_a_run_has_the_bits_that_it_has_alone(sweep):
+    axes = ["model.hidden=32", "probe=none", "trainer.sparse=on,off", "seed=1,2"]
+    code, together = sweep(*axes, "trainer.max_epochs=2", "hydra/launcher=stacked", directory="all")
+    assert code == 0
+    _, alone = sweep(*axes, "trainer.max_epochs=2", directory="alone")
+    assert len(assert_jobs_equal(together, alone)) == 4
+
+
+@pytest.mark.parametrize("model", ["encoder", "batch_topk", "gated"])
 def test_a_run_resumes_within_an_epoch_to_the_same_bits(
     composed, small, monkeypatch, tmp_path, model
 ):

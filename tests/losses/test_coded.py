@@ -27,7 +27,7 @@ def energies_of(samples, units, density, seed=0):
 
 def code_of(energies, mask=None):
     pattern = Pattern.where(energies > 0 if mask is None else mask)
-    return Code(pattern.of(energies), pattern)
+    return Code(energies.flatten()[pattern.flat_N], pattern)
 
 
 def assert_equal_to_dense(energies, term, mask=None, tolerance=1e-12):
@@ -37,7 +37,12 @@ def assert_equal_to_dense(energies, term, mask=None, tolerance=1e-12):
     (value,), gradient = coded.value_and_gradient(code, [term], [weight])
     assert_close(value, expected, rtol=tolerance, atol=tolerance)
     largest = max(1.0, dense.abs().max().item())
-    assert_close(gradient / largest, code.pattern.of(dense[0]) / largest, rtol=0, atol=tolerance)
+    assert_close(
+        gradient / largest,
+        dense[0].flatten()[code.pattern.flat_N] / largest,
+        rtol=0,
+        atol=tolerance,
+    )
 
 
 @pytest.mark.parametrize("term", TERMS.values(), ids=TERMS)
@@ -79,7 +84,7 @@ def test_gradients_are_the_slopes_of_the_values(term, samples, units):
     code = code_of(energies)
     _, gradient = coded.value_and_gradient(code, [term], [torch.ones(1, dtype=torch.float64)])
     generator = torch.Generator().manual_seed(1)
-    direction = torch.randn(len(code.pattern), generator=generator, dtype=torch.float64)
+    direction = torch.randn(len(code.values_N), generator=generator, dtype=torch.float64)
     ends = [
         coded.value_and_gradient(
             Code(code.values_N + step * direction, code.pattern), [term], [torch.ones(1)]
@@ -93,7 +98,7 @@ def test_gradients_are_the_slopes_of_the_values(term, samples, units):
 
 def test_blocks_of_the_gram_matrix_add_up(monkeypatch):
     for samples, units in ((40, 15), (15, 40)):
-        monkeypatch.setattr(coded, "BLOCK", 7)
+        monkeypatch.setattr(coded, "AT_A_TIME", 280)
         assert_equal_to_dense(energies_of(samples, units, 0.3), TERMS["unbiased decorrelation"])
 
 
@@ -120,7 +125,7 @@ def test_float32_keeps_its_digits_where_the_mean_is_a_thousand_deviations(always
         code = code_of(energies)
         (value,), gradient = coded.value_and_gradient(code, [term], [weight])
         assert value.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-3)
-        exact_N = code.pattern.of(exact[0])
+        exact_N = exact[0].flatten()[code.pattern.flat_N]
         assert (gradient - exact_N).norm() < 1e-4 * exact_N.norm()
 
 
@@ -132,6 +137,14 @@ def test_huge_energies_stay_finite():
         values, gradient = coded.value_and_gradient(code_of(energies), [term], [torch.ones(1)])
         assert values[0].isfinite().all()
         assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.05])
+def test_a_sample_that_strongly_activates_all_units_stays_finite(temperature):
+    energies = energies_of(6, 9, 0.3)
+    energies[2] = 100 + torch.arange(9)
+    assert_equal_to_dense(energies.float(), (lse, {"temperature": temperature}), tolerance=1e-5)
+    assert_equal_to_dense(energies, (lse, {"temperature": temperature}))
 
 
 def test_a_number_that_is_none_makes_the_value_none():

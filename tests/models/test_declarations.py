@@ -23,7 +23,8 @@ ACTIVATIONS = [partial(cls, **OPTIONS.get(cls, {})) for cls in (*ELEMENTWISE, mo
 TERMS = [
     term
     for term in map(partial(getattr, losses), losses.__all__)
-    if inspect.isfunction(term) and term not in (losses.makes_sparse, losses.takes_stacks)
+    if inspect.isfunction(term)
+    and term not in (losses.makes_sparse, losses.takes_codes, losses.takes_stacks)
 ]
 TRIALS = {"takes_stacks": stacks_give_the_same_bits, "takes_parts": parts_give_the_same}
 
