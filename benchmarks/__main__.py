@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks import epoch, jobs, paper, sgemm, sparse, stacked, width
 from benchmarks.common import RESULTS, Result, machine, show, write
+from benchmarks.peers import race
 
 PARTS: Mapping[str, Callable[[bool], Result]] = {
     "epoch": lambda quick: epoch.measure(epoch.QUICK if quick else epoch.Size()),
@@ -19,6 +20,9 @@ PARTS: Mapping[str, Callable[[bool], Result]] = {
     "width": lambda quick: width.measure(width.QUICK if quick else width.Size()),
 }
 PAPER = "paper"
+PEERS = "peers"
+APART = (PAPER, PEERS)
+"""Parts that are measured only if they are asked for."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,8 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "parts",
         nargs="*",
         metavar="PART",
-        help=f"{', '.join(PARTS)} (all of these by default) or {PAPER}, which takes half an hour "
-        "and more",
+        help=f"{', '.join(PARTS)} (all of these by default), {PAPER}, which takes half an hour and "
+        f"more, or {PEERS}, which installs other tools",
     )
     parser.add_argument("--quick", action="store_true", help="a trial, whose numbers mean little")
     parser.add_argument(
@@ -38,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--directory", type=Path, help=f"default: {RESULTS}, or quick/ in it")
     options = parser.parse_args(arguments)
     for part in options.parts:
-        if part not in (*PARTS, PAPER):
-            parser.error(f"no part {part}; there are {', '.join((*PARTS, PAPER))}")
+        if part not in (*PARTS, *APART):
+            parser.error(f"no part {part}; there are {', '.join((*PARTS, *APART))}")
     os.environ["WANDB_MODE"] = "offline"
     trial = options.quick or options.epochs is not None
     directory = options.directory or (RESULTS / "quick" if trial else RESULTS)
@@ -47,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for part in options.parts or PARTS:
         if part == PAPER:
             result = paper.measure(options.epochs or (1 if options.quick else None))
+        elif part == PEERS:
+            result = race.measure(race.QUICK if options.quick else race.Size())
         else:
             result = PARTS[part](options.quick)
         content = result.content(about)

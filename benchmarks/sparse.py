@@ -9,11 +9,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from benchmarks.common import ROOT, Result, Target, devices, rows_not_measured, spread, track
+from benchmarks.common import Result, Target, devices, rows_not_measured, spread, track
 from benchmarks.step import random_block
+from benchmarks.sweeps import compose_run
 from benchmarks.width import exponent
 from implicit_em.config.spec import RunSpec
 from implicit_em.engine.stack import BareReplica, Stack
@@ -157,9 +157,7 @@ def _stack(point: Point, samples_ND: torch.Tensor, share: float) -> Stack:
     """Return a stack of one run with about ``point.active`` active units a sample."""
     settings = [f"model={point.model}", f"model.hidden={point.units}", *STILL]
     settings += [f"model.k={point.active}"] if "topk" in point.model else []
-    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
-        cfg = compose("train", overrides=settings)
-    spec = RunSpec.of(cfg)
+    spec = RunSpec.of(compose_run(settings))
     torch.manual_seed(0)
     module = spec.build_module(WIDTH).to(samples_ND.device)
     if "topk" not in point.model:

