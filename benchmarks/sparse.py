@@ -125,6 +125,7 @@ def _times(point: Point, steps: int, device: str) -> dict[str, list[float]]:
     }
     x_BD = samples_ND[: point.batch_size]
     (replica,) = kinds["dense_ms"].replicas
+    optimizer: Any = replica.bare_optimizer
     weight_KD = replica.model.weight.detach()
     z_BK = x_BD @ weight_KD.mT
     searched, count = z_BK, point.active
@@ -134,7 +135,7 @@ def _times(point: Point, steps: int, device: str) -> dict[str, list[float]]:
         **{name: partial(_step, stack, samples_ND, point) for name, stack in kinds.items()},
         "product_ms": partial(torch.mm, x_BD, weight_KD.mT),
         "search_ms": partial(torch.topk, searched, count, sorted=False),
-        "optimizer_ms": replica.bare_optimizer.step,
+        "optimizer_ms": optimizer.step,
     }
     if "topk" not in point.model:
         del parts["search_ms"]

@@ -286,7 +286,7 @@ class Layer:
                 choice in one sample depends on other samples.
         """
         samples, units = len(self.x_BD), len(self.linear.weight)
-        flat_N, values_N = None, self.x_BD.new_zeros(0)
+        flat_N = values_N = self.x_BD.new_zeros(0)
         for first, z in self._parts():
             chosen = choose(z)
             chosen[:1] |= z[:1].isnan()
@@ -294,7 +294,7 @@ class Layer:
                 return self._dense(choose)
             found_N = positions(chosen)
             values = z.view(-1).index_select(0, found_N)
-            if flat_N is None:
+            if first == 0:
                 flat_N, values_N = found_N, values
                 continue
             flat_N = torch.cat([flat_N, found_N.add_(first * units)])

@@ -103,7 +103,8 @@ def test_results_are_printed_and_written(small, tmp_path, capsys, monkeypatch):
 def test_an_unknown_part_is_refused(capsys):
     with pytest.raises(SystemExit):
         command.main(["speed"])
-    assert "there are epoch, stacked, sgemm, jobs, width, paper" in capsys.readouterr().err
+    parts = "epoch, stacked, sgemm, jobs, sparse, width, paper, peers"
+    assert f"there are {parts}" in capsys.readouterr().err
 
 
 def test_a_result_without_targets_or_spread(tmp_path):

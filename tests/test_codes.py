@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
@@ -55,7 +55,6 @@ def test_a_code_holds_the_entries_of_its_mask(shape, density, seed):
     assert torch.equal(positions(mask), mask.flatten().nonzero().squeeze(-1))
 
 
-@settings(deadline=None)
 @given(SHAPES, DENSITIES, st.integers(0, 99))
 def test_a_product_has_the_values_and_gradients_of_the_dense_one(shape, density, seed):
     mask = mask_of(shape, density, seed)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from implicit_em.schedules import cosine
 
 SHARES = st.floats(0, 1)
-quick = settings(max_examples=50, deadline=None)
+quick = settings(max_examples=50)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks.common import RESULTS, Result, Target, spread, track
 from benchmarks.peers.task import Task
@@ -62,7 +63,8 @@ def measure(size: Size) -> Result:
     ]
     path = RESULTS / f"activations-{size.samples}.npy"
     source = _activations(others["SAELens"], path, size.samples)
-    rows, targets = [], []
+    rows: list[dict[str, Any]] = []
+    targets: list[Target] = []
     for units in size.widths:
         task = Task(str(path), units, 32, 1024, size.steps, 1e-3, 0)
         turns = [(turn, contender) for turn in range(size.turns) for contender in contenders]

@@ -9,6 +9,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     FiniteFloat,
@@ -58,11 +59,16 @@ class _Data(_Built):
     feature_dims: PositiveInt | None = None
 
 
+def _as_word(switch: Any) -> Any:
+    """Return on or off for a bool: a YAML file takes these words for true and false."""
+    return ("off", "on")[switch] if isinstance(switch, bool) else switch
+
+
 class _Trainer(_Section):
     max_epochs: NonNegativeInt
     threads: Annotated[int, Field(gt=0, le=MOST_THREADS)] | None
     compile: bool
-    sparse: Literal["auto", "on", "off"] | bool = "auto"  # YAML takes a bare on for true
+    sparse: Annotated[Literal["auto", "on", "off"], BeforeValidator(_as_word)] = "auto"
     enable_progress_bar: bool
     gradient_clip_val: Annotated[FiniteFloat, Field(gt=0)] | None = None
     gradient_clip_algorithm: Literal["norm", "value"] | None = None

@@ -92,7 +92,8 @@ class Stack:
         models = [replica.model for replica in replicas]
         self.stacked = takes_stacks(first.model) and not first.sparse_up_to
         if not self.stacked and len(replicas) > 1:
-            raise ValueError(f"{type(first.model).__name__}: these runs make no stack")
+            why = "with sparse steps " if first.sparse_up_to else ""
+            raise ValueError(f"{type(first.model).__name__} {why}does not take stacks")
         self._sparse_up_to = first.sparse_up_to
         self.replicas = list(replicas)
         self.group = group or Group()

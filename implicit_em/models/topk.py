@@ -79,7 +79,7 @@ class TopK(Dictionary):
 
     def select(self, layer: Layer) -> Tensor | Code:
         """Return the activations of a training batch that are selected."""
-        return layer.keep(partial(largest_positive, count=self.k))
+        return layer.keep(partial(largest_positive, count=int(self.k)))  # type: ignore[arg-type]
 
     def sparse_outputs(self, x: Tensor, most: int) -> dict[str, Tensor | Code]:
         """Return the tensors of a training step; see ``Encoder.sparse_outputs``."""

@@ -131,7 +131,7 @@ def test_sizes_whose_activations_fill_their_lanes_train_as_alone(batch, hidden, 
     assert_equal_alone(build, [blocks(seed // 2, batch, steps=12) for seed in range(5)])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_size_company_and_order_of_a_stack_do_not_matter(data):
     draw = data.draw

@@ -46,7 +46,7 @@ def assert_equal_to_dense(energies, term, mask=None, tolerance=1e-12):
 
 
 @pytest.mark.parametrize("term", TERMS.values(), ids=TERMS)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.integers(5, 40),
     st.integers(1, 60),

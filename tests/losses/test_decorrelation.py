@@ -89,7 +89,7 @@ def test_a_weak_unit_is_not_dead():
     assert_close(decorrelation(weak), decorrelation(energies))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     scale=arrays(np.float64, 5, elements=st.floats(1e-3, 1e3)),
     sign=arrays(np.float64, 5, elements=st.sampled_from([-1.0, 1.0])),

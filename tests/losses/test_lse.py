@@ -46,14 +46,14 @@ def test_equal_energies_give_the_energy_minus_log_k():
     assert lse(torch.full((1, 64), 2.5)).item() == pytest.approx(2.5 - math.log(64))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(BATCHES)
 def test_gradient_is_the_responsibility(batch):
     energies = torch.from_numpy(batch)
     assert_close(gradient(energies), responsibilities(energies), rtol=1e-10, atol=1e-14)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(BATCHES)
 def test_gradient_of_each_sample_sums_to_one(batch):
     assert_close(gradient(torch.from_numpy(batch)).sum(-1), torch.ones(len(batch)).double())
@@ -107,7 +107,7 @@ def test_another_reduction_is_refused():
         lse(draw(4, 3), reduction="median")
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(BATCHES, st.floats(0.05, 20))
 def test_a_temperature_scales_energies_and_what_comes_out(batch, temperature):
     energies = torch.from_numpy(batch).requires_grad_()

@@ -48,7 +48,7 @@ def test_one_sample_has_no_variance():
     assert variance(draw(1, 4)).isnan()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(scale=st.floats(0.1, 1e6), shift=st.floats(-100, 100), seed=st.integers(0, 99))
 def test_growing_energies_are_rewarded_without_end_and_shifts_do_not_matter(scale, shift, seed):
     energies = draw(9, 5, seed=seed)

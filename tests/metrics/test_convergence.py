@@ -49,7 +49,7 @@ def test_five_changes_need_six_epochs(epochs):
     assert convergence_epoch([0.0] * 6) == 2
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(STEPS, max_size=30), st.sampled_from([0.25, 1.0]), st.integers(1, 6))
 def test_agrees_with_the_rule_written_as_a_loop(steps, threshold, patience):
     losses = np.cumsum(np.nan_to_num(steps, nan=7.0)).tolist()

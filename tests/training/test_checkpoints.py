@@ -91,7 +91,7 @@ def test_a_checkpoint_that_cannot_be_read_is_named_and_not_used(last, caplog, da
     DAMAGES[damage](last)
     caplog.set_level(logging.WARNING, "implicit_em")
     assert resume_point(last, WHOSE, epochs=4) == (previous(last), 3)
-    (record,) = caplog.records
+    (record,) = (record for record in caplog.records if record.name.startswith("implicit_em"))
     assert f"{last} cannot be read" in record.getMessage()
     assert not (last.parent / "ran").exists()
 
