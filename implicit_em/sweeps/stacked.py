@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 
 import psutil
 import torch
-from hydra.utils import instantiate
 from threadpoolctl import threadpool_limits
 
 from implicit_em.base import interruption
 from implicit_em.base.errors import ConfigError
 from implicit_em.config.check import WIDTH_TRIED
+from implicit_em.config.memory import memory_of
 from implicit_em.config.spec import RunSpec
 from implicit_em.engine.rendezvous import Rendezvous, split_evenly
 from implicit_em.training.progress import EpochProgress
@@ -31,12 +31,6 @@ OF_THE_PROCESS = (
 SHARED_PRECISIONS = ("32-true", "bf16-mixed")
 """Precisions that do not change the default dtype of the process."""
 SHARE_OF_MEMORY = 0.8
-WEIGHT_COPIES = 8
-"""Weights, gradients, two moments, the stack, the start of the epoch, and two checkpoints."""
-ENERGY_COPIES = 16
-"""Largest number of tensors of the shape of a batch's energies in a step."""
-INPUT_COPIES = 6
-"""Number of tensors of the shape of a batch in a step with a decoder."""
 
 
 def groups(runs: Sequence[RunSpec | None], max_stack: int = MAX_STACK) -> list[list[int]]:
@@ -145,17 +139,6 @@ def progress_of(runs: Sequence[RunSpec]) -> EpochProgress | None:
 def cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def memory_of(spec: RunSpec, in_features: int) -> int:
-    """Return a rough number of bytes that training takes; ``in_features`` is the data's width D."""
-    with torch.device("meta"):
-        model = instantiate(spec.model_arguments(in_features))
-    batch, components = spec.settings["data"]["batch_size"], model.weight.shape[-2]
-    elements = WEIGHT_COPIES * sum(parameter.numel() for parameter in model.parameters())
-    elements += ENERGY_COPIES * batch * components + INPUT_COPIES * batch * in_features
-    elements += 2 * min(batch, components) ** 2
-    return 4 * elements
 
 
 def _shared(spec: RunSpec) -> tuple[tuple[Any, ...], int] | None:

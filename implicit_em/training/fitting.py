@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from pytorch_lightning.loggers import Logger
 
 from implicit_em.base.errors import ConfigError, one_line
+from implicit_em.config.memory import refuse_what_memory_cannot_hold
 from implicit_em.config.spec import RunSpec
 from implicit_em.data import ResidentDataModule
 from implicit_em.engine.control import START_SAMPLES, start_near
@@ -58,6 +59,7 @@ class Fit:
         settings = spec.settings
         if settings["trainer"]["threads"]:
             torch.set_num_threads(settings["trainer"]["threads"])
+        refuse_what_memory_cannot_hold(spec, data.in_features)
         pl.seed_everything(settings["seed"], verbose=False)
         module = spec.build_module(data.in_features)
         history = HistoryLogger(run.history)

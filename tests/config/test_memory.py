@@ -1,0 +1,40 @@
+"""What training takes of memory, and the refusal of a width that no memory holds."""
+
+import psutil
+import pytest
+
+from implicit_em.base.errors import ConfigError
+from implicit_em.config import memory
+from implicit_em.config.memory import refuse_what_memory_cannot_hold
+from implicit_em.config.spec import RunSpec
+
+
+@pytest.mark.parametrize(("optimizer", "moments"), [("adam", 2), ("sgd", 0), ("momentum", 1)])
+def test_the_moments_are_those_that_the_optimizer_keeps(composed, small, optimizer, moments):
+    spec = RunSpec.of(composed(*small, f"optimizer={optimizer}"))
+    assert memory._moments_of(spec) == moments
+
+
+def test_a_width_that_memory_cannot_hold_is_refused_before_anything_trains(
+    command_line, small, monkeypatch, capfd, tmp_path
+):
+    total = psutil.virtual_memory()._replace(total=10**9)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: total)
+    assert command_line(*small, "model.hidden=1000000", "hydra.run.dir=run") == 2
+    line = capfd.readouterr().err.strip().splitlines()[-1]
+    assert "model.hidden=1000000: training takes at least 1.3 GB for inputs of width 64" in line
+    assert "(weights, gradients, 2 moments, pre-activations); there are 1.0 GB" in line
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_what_memory_holds_is_not_refused(composed, small, monkeypatch):
+    spec = RunSpec.of(composed(*small, "model.hidden=1000"))
+    needed = 4 * (4 * 65 * 1000 + 64 * 1000)
+    for total, fits in ((needed, True), (needed - 1, False)):
+        found = psutil.virtual_memory()._replace(total=total)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda found=found: found)
+        if fits:
+            refuse_what_memory_cannot_hold(spec, 64)
+        else:
+            with pytest.raises(ConfigError, match=r"model\.hidden=1000: training takes at least"):
+                refuse_what_memory_cannot_hold(spec, 64)
