@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -234,6 +235,23 @@ class _AffineAt(Function):
         return of_weight, of_bias, of_origin, None, None, None
 
 
+_memory: WeakKeyDictionary[Any, Tensor] = WeakKeyDictionary()
+"""Memory for a layer's pre-activations: the first write to fresh memory costs a tenth of a step."""
+
+
+def _memory_of(linear: Any, samples: int) -> Tensor:
+    """Return memory for pre-activations ``(B, K)``, which the layer's next ones will overwrite."""
+    weight, size = linear.weight, samples * len(linear.weight)
+    kept = _memory.get(linear)
+    if (
+        kept is None
+        or len(kept) < size
+        or (kept.dtype, kept.device) != (weight.dtype, weight.device)
+    ):
+        kept = _memory[linear] = weight.new_empty(size)
+    return kept[:size].view(samples, -1)
+
+
 @dataclass(frozen=True, eq=False)
 class Layer:
     """Pre-activations ``W (x - origin) + b`` of a linear layer, of which some will take part.
@@ -261,8 +279,9 @@ class Layer:
 
     @torch.no_grad()
     def _of(self, x_BD: Tensor) -> Tensor:
-        moved = x_BD if self.origin is None else x_BD - self.origin
-        return torch.addmm(self.linear.bias, moved, self.linear.weight.mT)
+        linear, moved = self.linear, x_BD if self.origin is None else x_BD - self.origin
+        out = _memory_of(linear, len(x_BD))
+        return torch.addmm(linear.bias, moved, linear.weight.mT, out=out)
 
     def _parts(self) -> Iterator[tuple[int, Tensor]]:
         """Yield the index of a first sample, and the pre-activations of some samples from it on."""

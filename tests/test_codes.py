@@ -20,7 +20,7 @@ from implicit_em.codes import (
     smallest_positive,
 )
 from implicit_em.models.batch_topk import largest_of_all
-from implicit_em.models.topk import largest_positive
+from implicit_em.models.topk import _by_candidates, largest_positive
 
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 15))
 DENSITIES = st.sampled_from([0.0, 0.1, 0.5, 1.0])
@@ -217,3 +217,27 @@ def test_the_largest_of_many_are_those_of_a_full_search(count):
 def test_equal_elements_count_in_each_row_by_itself():
     z = torch.tensor([[1.0, 1.0, 1.0], [1.0, -1.0, -1.0]])
     assert largest_positive(z, 2).tolist() == [[True, True, False], [True, False, False]]
+
+
+@pytest.mark.parametrize("count", [1, 7, 60])
+@pytest.mark.parametrize("case", ["random", "ties", "few positive", "a poor bound", "one row"])
+def test_a_search_among_candidates_finds_those_of_a_full_search(count, case, monkeypatch):
+    z = torch.randn(20, 1000, generator=torch.Generator().manual_seed(1))
+    if case == "ties":
+        z = (z * 4).round() / 4
+    elif case == "few positive":
+        z[::2] = z[::2] - 3
+    elif case == "a poor bound":
+        z[:, :200] += 3
+    elif case == "one row":
+        z = z[:1]
+    found = largest_positive(z, count)
+    monkeypatch.setattr("implicit_em.models.topk._by_candidates", lambda *_: None)
+    assert torch.equal(found, largest_positive(z, count))
+
+
+def test_the_search_among_candidates_gives_up_where_it_does_not_suffice():
+    z = torch.randn(20, 1000, generator=torch.Generator().manual_seed(1))
+    assert _by_candidates(z, 7) is not None
+    z[3, :200] += 9
+    assert _by_candidates(z, 60) is None

@@ -67,12 +67,10 @@ def measure(size: Size) -> Result:
     targets: list[Target] = []
     for units in size.widths:
         task = Task(str(path), units, 32, 1024, size.steps, 1e-3, 0)
-        turns = [(turn, contender) for turn in range(size.turns) for contender in contenders]
-        measured: dict[str, list[dict[str, float]]] = {}
-        for turn, contender in track(turns, f"K = {units:,}"):
-            measured.setdefault(contender.name, []).append(
-                _trained(contender, replace(task, seed=turn))
-            )
+        measured: dict[str, list[dict[str, float]]] = {one.name: [] for one in contenders}
+        for contender in track(contenders * size.turns, f"K = {units:,}"):
+            found = measured[contender.name]
+            found.append(_trained(contender, replace(task, seed=len(found))))
         for contender in contenders:
             found = measured[contender.name]
             row = {name: spread([one[name] for one in found]) for name in found[0]}

@@ -22,6 +22,7 @@ settings = SAETrainerConfig(
     total_training_samples=task.steps * task.batch_size,
     train_batch_size_samples=task.batch_size,
     lr=task.rate,
+    lr_end=task.rate,
     device="cpu",
 )
 trainer = SAETrainer(cfg=settings, sae=sae, data_provider=iter(()))

@@ -7,9 +7,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from implicit_em.codes import Code, Layer, active_units
+from implicit_em.codes import Code, Layer, Pattern, active_units
 from implicit_em.models.dictionary import Dictionary
 from implicit_em.models.linear import SharedInput
+
+PART = 8
+"""One in so many units of a wide layer gives a bound for the search of the largest activations."""
+LEAST_PART = 4
+"""Number of elements of that part that exceed the bound, beside twice the number expected."""
 
 
 class TopK(Dictionary):
@@ -138,12 +143,42 @@ def largest_positive(z: Tensor, count: int) -> Tensor:
     count = min(count, z.shape[-1])
     if count == 0:
         return torch.zeros_like(z, dtype=torch.bool)
+    if z.dim() == 2 and z.shape[-1] >= PART * max(count, LEAST_PART):
+        chosen = _by_candidates(z, count)
+        if chosen is not None:
+            return chosen
     above_zero = torch.nextafter(z.new_zeros(()), z.new_ones(()))
     least = z.topk(count, sorted=False).values.amin(-1, keepdim=True).maximum(above_zero)
     chosen = z >= least
     if chosen.count_nonzero() <= count * z[..., 0].numel() and (chosen.sum(-1) <= count).all():
         return chosen
     return _first_from(z, least, z.new_tensor(count))
+
+
+def _by_candidates(z: Tensor, count: int) -> Tensor | None:
+    """Return the same mask by a search among few candidates; ``None`` where that does not suffice.
+
+    A part of each row gives a bound that more than ``count`` elements of the row should exceed.
+    """
+    samples, units = z.shape
+    of_part = 2 * count // PART + LEAST_PART
+    bound_B1 = z[:, : units // PART].topk(of_part, sorted=False).values.amin(-1, keepdim=True)
+    bound_B1.clamp_(min=0)
+    found = Pattern.where(z > bound_B1)
+    if ((found.counts < count) & (bound_B1[:, 0] > 0)).any():
+        return None
+    values_N = z.view(-1).index_select(0, found.flat_N)
+    most = max(count, int(found.counts.max()))
+    place_N = torch.arange(len(values_N), device=z.device) - found.starts[found.row_N]
+    candidates = z.new_zeros(samples, most)
+    candidates[found.row_N, place_N] = values_N
+    least_B = candidates.topk(count, sorted=False).values.amin(-1)
+    chosen_N = values_N >= least_B[found.row_N]
+    if chosen_N.sum() > count * samples or (found.sum_rows(chosen_N) > count).any():
+        return None
+    chosen = torch.zeros_like(z, dtype=torch.bool)
+    chosen.view(-1)[found.flat_N[chosen_N]] = True
+    return chosen
 
 
 def _first_from(values: Tensor, least: Tensor, counts: Tensor) -> Tensor:
