@@ -249,7 +249,7 @@ def _memory_of(linear: Any, samples: int) -> Tensor:
         or (kept.dtype, kept.device) != (weight.dtype, weight.device)
     ):
         kept = _memory[linear] = weight.new_empty(size)
-    return kept[:size].view(samples, -1)
+    return kept[:size].view(samples, len(weight))
 
 
 @dataclass(frozen=True, eq=False)

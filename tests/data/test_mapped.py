@@ -123,7 +123,7 @@ def test_a_model_that_starts_from_more_than_memory_holds_is_refused(
     everything_is_large, monkeypatch, command_line, capfd
 ):
     write("X.npy", draw())
-    memory = type("Memory", (), {"available": 5_000_000})
+    memory = type("Memory", (), {"available": 5_000_000, "total": 10**9})
     monkeypatch.setattr(mapped.psutil, "virtual_memory", lambda: memory)
     typed = ["data=tensors", "data.path=X.npy", "model=sampled", *BRIEF]
     assert command_line(*typed, "hydra.run.dir=enough") == 0
