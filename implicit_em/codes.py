@@ -18,7 +18,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag, pad
 
-AT_A_TIME = 2**26
+AT_A_TIME = 2**25
 """Number of pre-activations above which they are computed for some samples at a time."""
 Choice = Callable[[Tensor], Tensor]
 """Function from pre-activations to a mask of those that take part."""

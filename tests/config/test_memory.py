@@ -22,7 +22,7 @@ def test_a_width_that_memory_cannot_hold_is_refused_before_anything_trains(
     monkeypatch.setattr(psutil, "virtual_memory", lambda: total)
     assert command_line(*small, "model.hidden=1000000", "hydra.run.dir=run") == 2
     line = capfd.readouterr().err.strip().splitlines()[-1]
-    assert "model.hidden=1000000: training takes at least 1.3 GB for inputs of width 64" in line
+    assert "model.hidden=1000000: training takes at least 1.2 GB for inputs of width 64" in line
     assert "(weights, gradients, 2 moments, pre-activations); there are 1.0 GB" in line
     assert not (tmp_path / "run" / "checkpoints").exists()
 
