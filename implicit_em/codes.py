@@ -50,9 +50,6 @@ class Pattern:
         row_N = flat_N.div(shape[1], rounding_mode="floor")
         return cls(shape, row_N, flat_N - row_N * shape[1])
 
-    def __len__(self) -> int:
-        return len(self.row_N)
-
     @cached_property
     def flat_N(self) -> Tensor:
         """Position of each entry in the flattened matrix."""
@@ -236,7 +233,7 @@ class _AffineAt(Function):
 
 
 _memory: WeakKeyDictionary[Any, Tensor] = WeakKeyDictionary()
-"""Memory for a layer's pre-activations: the first write to fresh memory costs a tenth of a step."""
+"""Memory for a layer's pre-activations, because the first write to fresh memory is slow."""
 
 
 def _memory_of(linear: Any, samples: int) -> Tensor:
@@ -307,8 +304,7 @@ class Layer:
         samples, units = len(self.x_BD), len(self.linear.weight)
         flat_N = values_N = self.x_BD.new_zeros(0)
         for first, z in self._parts():
-            chosen = choose(z)
-            chosen[:1] |= z[:1].isnan()
+            chosen = _noticing(choose, z)
             if among is None and len(values_N) + int(chosen.count_nonzero()) > self.most:
                 return self._dense(choose)
             found_N = positions(chosen)
@@ -327,11 +323,18 @@ class Layer:
         return Code(self._attach(values_N, pattern), pattern)
 
     def _dense(self, choose: Choice) -> Tensor:
-        return self._attach(self.z_BK, None).where(choose(self.z_BK), 0)
+        return self._attach(self.z_BK, None).where(_noticing(choose, self.z_BK), 0)
 
     def _attach(self, z: Tensor, pattern: Pattern | None) -> Tensor:
         linear = self.linear
         return _AffineAt.apply(linear.weight, linear.bias, self.origin, z, self.x_BD, pattern)
+
+
+def _noticing(choose: Choice, z: Tensor) -> Tensor:
+    """Return the mask of a choice, with the NaN of the first sample."""
+    chosen = choose(z)
+    chosen[:1] |= z[:1].isnan()
+    return chosen
 
 
 def positive(z: Tensor) -> Tensor:

@@ -180,8 +180,9 @@ def test_weights_that_are_not_finite_are_noticed(choose, at_a_time, monkeypatch)
     linear = torch.nn.Linear(4, 7)
     with torch.no_grad():
         linear.weight[3, 1] = torch.nan
-    kept = Layer(linear, torch.randn(9, 4), 100).keep(choose)
-    assert kept.dense().isnan().any()
+    x = torch.randn(9, 4)
+    assert Layer(linear, x, 100).keep(choose).dense().isnan().any()
+    assert Layer(linear, x, 0).keep(choose).isnan().any(), "also if the result is dense"
 
 
 def test_means_and_sums_of_a_code_refuse_what_they_do_not_compute():
@@ -234,6 +235,13 @@ def test_a_search_among_candidates_finds_those_of_a_full_search(count, case, mon
     found = largest_positive(z, count)
     monkeypatch.setattr("implicit_em.models.topk._by_candidates", lambda *_: None)
     assert torch.equal(found, largest_positive(z, count))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 8, 9])
+def test_a_row_of_any_length_can_be_searched(count):
+    for units in range(1, 120):
+        chosen = largest_positive(torch.arange(1.0, units + 1).repeat(2, 1), count)
+        assert chosen.sum(-1).tolist() == [min(count, units)] * 2
 
 
 def test_the_search_among_candidates_gives_up_where_it_does_not_suffice():

@@ -143,7 +143,7 @@ def largest_positive(z: Tensor, count: int) -> Tensor:
     count = min(count, z.shape[-1])
     if count == 0:
         return torch.zeros_like(z, dtype=torch.bool)
-    if z.dim() == 2 and z.shape[-1] >= PART * max(count, LEAST_PART):
+    if z.dim() == 2 and z.shape[-1] >= PART * (count + LEAST_PART):
         chosen = _by_candidates(z, count)
         if chosen is not None:
             return chosen
