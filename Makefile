@@ -79,7 +79,7 @@ format: $(STAMP) ## Format the code and fix what can be fixed
 	$(BIN)/ruff check --fix .
 
 .PHONY: bench
-bench: $(STAMP) ## Measure speed and memory, some ten minutes (ARGS=--quick, ARGS="epoch width")
+bench: $(STAMP) ## Measure speed and memory (ARGS=--quick, ARGS="epoch width")
 	$(BIN)/python -m benchmarks $(ARGS)
 
 .PHONY: bench-paper

@@ -1,4 +1,4 @@
-"""The race: each tool in an environment of its own, in turns, on one core."""
+"""The race: each tool in an environment of its own, in turns, on one thread."""
 
 import json
 import os
@@ -137,7 +137,7 @@ def _trained(contender: Contender, task: Task) -> dict[str, float]:
 
 
 def _run(command: Sequence[str]) -> str:
-    """Run a command on one core and one thread; returns what it prints."""
+    """Run a command on one thread; returns what it prints."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, text=True, capture_output=True, check=False)
     if done.returncode:
