@@ -56,6 +56,7 @@ def check(spec: RunSpec, here: bool = True) -> None:
         "seed",
         "logger",
         "checkpoint",
+        "picture",
         "objective",
         "resume",
         "overwrite",

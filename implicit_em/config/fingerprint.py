@@ -17,6 +17,7 @@ _DECIDE = (
 NO_RESULT = (
     "logger",
     "checkpoint",
+    "picture",
     "objective",
     "overwrite",
     "data.root",

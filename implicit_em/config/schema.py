@@ -77,6 +77,7 @@ class _Trainer(_Section):
 class _Checkpoint(_Section):
     model_config = ConfigDict(extra="forbid", strict=True)
 
+    epochs: PositiveInt = 1
     steps: PositiveInt | None
     minutes: Annotated[FiniteFloat, Field(gt=0)] | None
 
@@ -125,6 +126,7 @@ class _Config(_Section):
     callbacks: dict[str, _Built]
     logger: Annotated[_Logger, AfterValidator(_is_complete)]
     checkpoint: _Checkpoint
+    picture: bool = True
     objective: Annotated[Any, AfterValidator(_names_keys)] = None
     resume: str | None
     overwrite: bool

@@ -9,10 +9,7 @@ from torch import Tensor, nn
 from implicit_em.codes import Code, Layer, positions, smallest_positive
 from implicit_em.models.dictionary import Dictionary
 from implicit_em.models.linear import SharedInput
-from implicit_em.models.topk import TopK, keep_largest, largest_positive
-
-THINNED = 61
-"""Step between the values that give a bound; a prime, so that they are not of the same units."""
+from implicit_em.models.topk import TopK, keep_largest, largest_positive, lower_bound
 
 
 class BatchTopK(TopK):
@@ -82,18 +79,7 @@ class BatchTopK(TopK):
 def largest_of_all(z: Tensor, count: int) -> Tensor:
     """Return a mask of the ``count`` largest pre-activations ``(B, K)`` that are above 0."""
     flat = z.flatten()
-    candidates = positions(flat > _bound(flat, count))
+    candidates = positions(flat > lower_bound(flat, count))
     chosen = torch.zeros_like(flat, dtype=torch.bool)
     chosen[candidates[largest_positive(flat[candidates], count)]] = True
     return chosen.view_as(z)
-
-
-def _bound(values: Tensor, count: int) -> Tensor:
-    """Return a number above 0 that at least ``count`` values exceed, or else 0.
-
-    A full search is slow among millions of values. The bound comes from a part of them.
-    """
-    some = values[::THINNED]
-    expected = min(len(some), count * 2 // THINNED + 100)
-    bound = some.topk(expected, sorted=False).values.amin().clamp(min=0)
-    return torch.where((values > bound).count_nonzero() >= count, bound, 0)

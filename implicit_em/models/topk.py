@@ -15,6 +15,11 @@ PART = 8
 """One in so many units of a wide layer gives a bound for the search of the largest activations."""
 LEAST_PART = 4
 """Number of elements of that part that exceed the bound, beside twice the number expected."""
+MANY = 2**15
+"""Number of elements of a row from which on a bound speeds up the search."""
+THINNED = 61
+"""Step between the elements that give this bound; a prime, so that they are not of the same units.
+"""
 
 
 class TopK(Dictionary):
@@ -123,15 +128,46 @@ def keep_largest(activations: Tensor, count: int | Sequence[int]) -> Tensor:
     if min(each) >= activations.shape[-1]:
         return activations
     with torch.no_grad():
-        largest = activations.topk(max(each)).values
-        if min(each) == max(each):
-            least, counts = largest[..., -1:], activations.new_tensor(each[0])
-        else:
-            rows = [row[..., n - 1 : n] for row, n in zip(largest, each, strict=True)]
-            least = torch.stack(rows)
-            counts = activations.new_tensor(each).view(-1, *[1] * (activations.dim() - 1))
-        kept = _first_from(activations, least, counts)
+        least = _least_kept(activations, each)
+        counts = activations.new_tensor(each).view(-1, *[1] * (activations.dim() - 1))
+        # An element that is 0 stays 0, whether it is kept or not.
+        kept = activations >= torch.where(least == 0, _above_zero(least), least)
+        # Only on a CPU: elsewhere, asking would make the host wait for the device.
+        if kept.device.type != "cpu" or (kept.sum(-1, keepdim=True) > counts).any():
+            kept = _first_from(activations, least, counts)
     return activations * kept
+
+
+def _least_kept(activations: Tensor, each: Sequence[int]) -> Tensor:
+    """Return the smallest of the largest elements of each row ``(..., N)``, shape ``(..., 1)``."""
+    if activations.shape[-1] >= MANY and activations.dim() <= 2:
+        rows = activations.reshape(-1, activations.shape[-1])
+        counts = each if len(each) > 1 else [*each] * len(rows)
+        least = [smallest_of_largest(row, n) for row, n in zip(rows, counts, strict=True)]
+        return torch.stack(least).view(*activations.shape[:-1], 1)
+    if min(each) == max(each):
+        return activations.topk(each[0], sorted=False).values.amin(-1, keepdim=True)
+    largest = activations.topk(max(each)).values
+    return torch.stack([row[..., n - 1 : n] for row, n in zip(largest, each, strict=True)])
+
+
+def smallest_of_largest(values: Tensor, count: int) -> Tensor:
+    """Return the smallest of the ``count`` largest of many values ``(N,)``, which may be equal.
+
+    A full search is slow among millions of values. A part of them gives a bound.
+    """
+    bound = lower_bound(values, count)
+    candidates = values[values > bound]
+    some = candidates if len(candidates) >= count else values
+    return some.topk(count, sorted=False).values.amin()
+
+
+def lower_bound(values: Tensor, count: int) -> Tensor:
+    """Return a number above 0 that at least ``count`` of the values exceed, or else 0."""
+    some = values[::THINNED]
+    expected = min(len(some), count * 2 // THINNED + 100)
+    bound = some.topk(expected, sorted=False).values.amin().clamp(min=0)
+    return torch.where((values > bound).count_nonzero() >= count, bound, 0)
 
 
 def largest_positive(z: Tensor, count: int) -> Tensor:
@@ -147,8 +183,7 @@ def largest_positive(z: Tensor, count: int) -> Tensor:
         chosen = _by_candidates(z, count)
         if chosen is not None:
             return chosen
-    above_zero = torch.nextafter(z.new_zeros(()), z.new_ones(()))
-    least = z.topk(count, sorted=False).values.amin(-1, keepdim=True).maximum(above_zero)
+    least = z.topk(count, sorted=False).values.amin(-1, keepdim=True).maximum(_above_zero(z))
     chosen = z >= least
     if chosen.count_nonzero() <= count * z[..., 0].numel() and (chosen.sum(-1) <= count).all():
         return chosen
@@ -179,6 +214,11 @@ def _by_candidates(z: Tensor, count: int) -> Tensor | None:
     chosen = torch.zeros_like(z, dtype=torch.bool)
     chosen.view(-1)[found.flat_N[chosen_N]] = True
     return chosen
+
+
+def _above_zero(like: Tensor) -> Tensor:
+    """Return the smallest number above 0, of the dtype of a tensor."""
+    return torch.nextafter(like.new_zeros(()), like.new_ones(()))
 
 
 def _first_from(values: Tensor, least: Tensor, counts: Tensor) -> Tensor:

@@ -27,11 +27,12 @@ OWN = "implicit_em"
 
 
 class LastCheckpoint(Checkpoint):
-    """Saves the state after every epoch and in between, and when a signal ends the run.
+    """Saves the state after epochs and in between, and when a signal ends the run.
 
     Args:
         last: path of the last checkpoint; the one before it is ``previous.ckpt`` beside it.
         run: identity of the run, see ``run_identity``.
+        epochs: number of epochs from one checkpoint to the next; the last epoch is always saved.
         steps: largest number of optimizer steps between two checkpoints, rounded down to whole
             blocks of steps; ``None`` sets no limit.
         minutes: largest number of minutes between two checkpoints; ``None`` sets no limit.
@@ -41,10 +42,16 @@ class LastCheckpoint(Checkpoint):
     """Whether a whole block of steps may pass between two calls of ``on_train_batch_end``."""
 
     def __init__(
-        self, last: Path, run: str, steps: int | None = None, minutes: float | None = None
+        self,
+        last: Path,
+        run: str,
+        epochs: int = 1,
+        steps: int | None = None,
+        minutes: float | None = None,
     ) -> None:
         self.last = last
         self.run = run
+        self.epochs = epochs
         self.steps = steps
         self.minutes = minutes
         self.train_seconds = 0.0
@@ -76,8 +83,11 @@ class LastCheckpoint(Checkpoint):
             raise Interrupted(number)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save."""
-        self._save(trainer)
+        """Save if it is time to, at the end, or if a signal came."""
+        done = trainer.current_epoch + 1
+        ends = trainer.should_stop or done == trainer.max_epochs
+        if ends or done % self.epochs == 0 or _signal(trainer) or self._is_due(trainer, 0):
+            self._save(trainer)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

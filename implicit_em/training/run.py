@@ -142,10 +142,12 @@ def _measure(results: Results, fit: Fit) -> Results:
 
 
 def _save(fit: Fit, run: RunDirectory) -> None:
-    """Write the model and the picture of its features."""
+    """Write the model and, if the run has one, the picture of its features."""
     model, data = fit.module.model, fit.data
     arguments = fit.spec.model_arguments(data.in_features)
     save_model(run, model, arguments, data.sample_shape, data.normalizer)
+    if not fit.spec.settings.get("picture", True):  # earlier runs lack it
+        return
     weight_KD = model.weight.detach().cpu().float().numpy()
     # Rows of another width than the samples' belong to a model that transforms its input.
     if is_image(data.sample_shape) and weight_KD.shape[1] == data.in_features:

@@ -19,7 +19,7 @@ from implicit_em.engine import rendezvous
 from implicit_em.engine.modules import EnergyModule
 from implicit_em.engine.stack import Stack, takes_stacks
 from implicit_em.losses import auxk, mse, target_l0
-from implicit_em.models import BatchTopK, Dictionary, Gated, JumpReLU, TopK
+from implicit_em.models import BatchTopK, Dictionary, Gated, JumpReLU, TopK, topk
 from implicit_em.models.dictionary import geometric_median
 from implicit_em.models.topk import keep_largest
 from implicit_em.sweeps import stacked
@@ -155,6 +155,18 @@ def test_of_equal_activations_the_first_are_kept_in_any_company():
         assert ((together > 0).sum(-1) == count).all()
         places = (-alone).sort(dim=-1, stable=True).indices[:, :count]
         assert torch.equal(together > 0, torch.zeros_like(alone).scatter(-1, places, 1) > 0)
+
+
+@pytest.mark.parametrize("count", [1, 40, 700, [1, 40, 700]])
+@pytest.mark.parametrize("case", ["random", "equal", "few positive", "negative"])
+def test_a_bound_finds_the_same_largest(count, case, monkeypatch):
+    z = torch.randn(3, 1000, generator=torch.Generator().manual_seed(0))
+    z = {"equal": (2 * z).round(), "few positive": (z - 1.5).relu(), "negative": -z.exp()}.get(
+        case, z
+    )
+    expected = keep_largest(z, count)
+    monkeypatch.setattr(topk, "MANY", 1)
+    assert torch.equal(keep_largest(z, count), expected)
 
 
 def test_only_what_is_kept_gets_a_gradient():

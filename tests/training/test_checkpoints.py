@@ -15,7 +15,7 @@ from helpers.results import results
 from implicit_em.base.errors import ConfigError
 from implicit_em.engine.stack import Stack
 from implicit_em.training import run as training
-from implicit_em.training.checkpoints import OWN, previous, resume_point
+from implicit_em.training.checkpoints import OWN, LastCheckpoint, previous, resume_point
 from implicit_em.training.history import HistoryLogger
 from implicit_em.training.run import train
 
@@ -268,6 +268,26 @@ def test_checkpoints_come_by_minutes_too(composed, small, tmp_path, monkeypatch)
     rare = composed(*small, "checkpoint.minutes=9")
     broken_off(monkeypatch, rare, tmp_path / "rare", block=9)
     assert steps_of(monkeypatch, rare, tmp_path / "rare") == 10
+
+
+def test_checkpoints_come_every_so_many_epochs_and_at_the_end(
+    composed, small, tmp_path, monkeypatch
+):
+    every_block(monkeypatch, 2)  # of an epoch's ten batches
+    cfg = composed(*small, "checkpoint.epochs=2", "trainer.max_epochs=5")
+    saved, save = [], LastCheckpoint._save
+
+    def noting(self, trainer):
+        saved.append(trainer.current_epoch + 1)
+        save(self, trainer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LastCheckpoint, "_save", noting)
+        train(cfg, tmp_path / "undisturbed")
+    assert saved == [2, 4, 5]
+    broken_off(monkeypatch, cfg, tmp_path / "again", block=19)  # 6 steps into epoch 4
+    assert steps_of(monkeypatch, cfg, tmp_path / "again") == 30
+    assert results(tmp_path / "again") == results(tmp_path / "undisturbed")
 
 
 def test_a_damaged_checkpoint_costs_an_interval_and_no_bit(composed, small, tmp_path, monkeypatch):

@@ -73,6 +73,15 @@ def test_a_run_directory_holds_the_contract(composed, small, tmp_path):
     assert metrics["probe_accuracy"] > 0.5
 
 
+def test_a_run_need_not_draw_its_features(composed, small, tmp_path):
+    drawn, not_drawn = (composed(*small, f"picture={word}") for word in ("true", "false"))
+    assert config_fingerprint(drawn) == config_fingerprint(not_drawn)
+    train(not_drawn, tmp_path)
+    assert not (tmp_path / "features.png").exists()
+    with pytest.raises(ConfigError, match=r"picture=3: "):
+        train(composed(*small, "picture=3"), tmp_path / "other")
+
+
 def test_the_history_has_a_row_for_each_epoch(composed, small, tmp_path):
     metrics = train(composed(*small, "metrics_every=2"), tmp_path)
     history = pd.read_csv(tmp_path / "history.csv")
