@@ -10,6 +10,8 @@ from implicit_em.models.linear import SharedInput
 from implicit_em.models.sae import SparseAutoencoder
 
 Middle = Literal["zero", "mean", "median"]
+COLUMNS = 8192
+"""Number of columns whose lengths are kept at a time, as temporary tensors should fit a cache."""
 
 
 class Dictionary(SparseAutoencoder):
@@ -104,16 +106,18 @@ class Dictionary(SparseAutoencoder):
     @torch.no_grad()
     def before_step(self) -> None:
         """Remove the part of the decoder's gradient that changes the lengths of its columns."""
-        columns, slope = self.decoder.weight, self.decoder.weight.grad
-        if self.unit_columns and slope is not None:
-            slope.sub_(columns * (columns * slope).sum(-2, keepdim=True))
+        weight = self.decoder.weight
+        if self.unit_columns and weight.grad is not None:
+            blocks = zip(weight.split(COLUMNS, -1), weight.grad.split(COLUMNS, -1), strict=True)
+            for columns, slope in blocks:
+                slope.sub_(columns * (columns * slope).sum(-2, keepdim=True))
 
     @torch.no_grad()
     def after_step(self) -> None:
         """Give the decoder's columns length 1 again."""
         if self.unit_columns:
-            columns = self.decoder.weight
-            columns.div_(columns.square().sum(-2, keepdim=True).sqrt_())
+            for columns in self.decoder.weight.split(COLUMNS, -1):
+                columns.div_(columns.square().sum(-2, keepdim=True).sqrt_())
 
 
 def geometric_median(x: Tensor, tolerance: float = 1e-4, iterations: int = 100) -> Tensor:

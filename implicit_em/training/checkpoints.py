@@ -19,6 +19,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from implicit_em.base import interruption
 from implicit_em.base.errors import Interrupted
 from implicit_em.base.files import whole
+from implicit_em.training.history import HistoryLogger
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ class LastCheckpoint(Checkpoint):
     Args:
         last: path of the last checkpoint; the one before it is ``previous.ckpt`` beside it.
         run: identity of the run, see ``run_identity``.
+        history: the run's history, which is written with each checkpoint.
         epochs: number of epochs from one checkpoint to the next; the last epoch is always saved.
         steps: largest number of optimizer steps between two checkpoints, rounded down to whole
             blocks of steps; ``None`` sets no limit.
@@ -45,12 +47,14 @@ class LastCheckpoint(Checkpoint):
         self,
         last: Path,
         run: str,
+        history: HistoryLogger,
         epochs: int = 1,
         steps: int | None = None,
         minutes: float | None = None,
     ) -> None:
         self.last = last
         self.run = run
+        self.history = history
         self.epochs = epochs
         self.steps = steps
         self.minutes = minutes
@@ -132,6 +136,7 @@ class LastCheckpoint(Checkpoint):
         if not trainer.is_global_zero:
             trainer.save_checkpoint(self.last)  # takes part, but writes nothing
             return
+        self.history.precede_checkpoint()
         trainer.save_checkpoint(newest(self.last))
         if self.last.exists():
             os.replace(self.last, previous(self.last))

@@ -65,7 +65,7 @@ class Fit:
         history = HistoryLogger(run.history)
         checkpoint, done = resume_point(run.checkpoint, spec.identity, history.restore())
         history.forget_after(done)
-        saving = LastCheckpoint(run.checkpoint, spec.identity, **settings["checkpoint"])
+        saving = LastCheckpoint(run.checkpoint, spec.identity, history, **settings["checkpoint"])
         progress = _progress(spec)
         if checkpoint:
             log.info("goes on after epoch %d of %d", done, settings["trainer"]["max_epochs"])

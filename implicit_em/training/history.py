@@ -29,13 +29,16 @@ class RunLogger(Logger):
 class HistoryLogger(RunLogger):
     """Writes ``history.csv``: all values that are logged in an epoch make one row.
 
-    Epochs count from 1. A cell is empty if its value was not measured or cannot be computed.
+    Epochs count from 1. A cell is empty if its value was not measured or cannot be computed. The
+    file is written when a checkpoint was saved, and at the end.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path = path
         self.rows: dict[int, dict[str, float | None]] = {}
+        self._written = 0  # epochs that the file holds
+        self._is_due = False
 
     @property
     def save_dir(self) -> str:
@@ -76,9 +79,22 @@ class HistoryLogger(RunLogger):
         """Drop the rows of later epochs."""
         self.rows = {epoch: row for epoch, row in self.rows.items() if epoch <= epochs}
 
-    @rank_zero_only
+    def precede_checkpoint(self) -> None:
+        """Write the epochs that are not written yet; this one follows once it is whole."""
+        if len(self.column("train/loss")) > self._written:
+            self.write()
+        self._is_due = True
+
     def save(self) -> None:
+        """Write all rows if a checkpoint was saved; Lightning calls this after each epoch."""
+        if self._is_due:
+            self.write()
+            self._is_due = False
+
+    @rank_zero_only
+    def write(self) -> None:
         """Write all rows."""
+        self._written = len(self.column("train/loss"))
         columns = dict.fromkeys(key for row in self.rows.values() for key in row)
         with whole(self.path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, ["epoch", *columns], lineterminator="\n")
@@ -88,7 +104,7 @@ class HistoryLogger(RunLogger):
     def finalize(self, status: str) -> None:
         """Write all rows; if that fails, a failed run still raises its own error."""
         with suppress(WriteError) if status == "failed" else nullcontext():
-            self.save()
+            self.write()
 
     def column(self, key: str) -> list[float]:
         """Return the values of a column in the order of the epochs, without empty cells."""

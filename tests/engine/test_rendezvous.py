@@ -169,7 +169,12 @@ def test_runs_that_leave_early_leave_the_others_as_they_are(stacks):
 
 
 def test_runs_meet_again_after_one_that_goes_on_from_a_checkpoint(stacks, tmp_path):
-    first = Job(1, callbacks=[LastCheckpoint(tmp_path / "last.ckpt", "run")])
+    first = Job(
+        1,
+        callbacks=[
+            LastCheckpoint(tmp_path / "last.ckpt", "run", HistoryLogger(tmp_path / "history.csv"))
+        ],
+    )
     together(first, Job(2))
     build = [
         partial(Job, 1, epochs=4, ckpt_path=tmp_path / "last.ckpt"),
@@ -337,7 +342,14 @@ def test_runs_that_round_as_if_alone_make_a_stack(others, sizes):
 
 def test_a_checkpoint_holds_the_weights_and_moments_of_its_own_run(tmp_path):
     def job(seed, directory):
-        return Job(seed, callbacks=[LastCheckpoint(directory / "last.ckpt", "run")])
+        return Job(
+            seed,
+            callbacks=[
+                LastCheckpoint(
+                    directory / "last.ckpt", "run", HistoryLogger(directory / "history.csv")
+                )
+            ],
+        )
 
     jobs = [job(seed, tmp_path / str(seed)) for seed in range(6)]
     together(*jobs)

@@ -19,7 +19,7 @@ from implicit_em.engine import rendezvous
 from implicit_em.engine.modules import EnergyModule
 from implicit_em.engine.stack import Stack, takes_stacks
 from implicit_em.losses import auxk, mse, target_l0
-from implicit_em.models import BatchTopK, Dictionary, Gated, JumpReLU, TopK, topk
+from implicit_em.models import BatchTopK, Dictionary, Gated, JumpReLU, TopK, dictionary, topk
 from implicit_em.models.dictionary import geometric_median
 from implicit_em.models.topk import keep_largest
 from implicit_em.sweeps import stacked
@@ -125,6 +125,22 @@ def test_the_decoders_bias_starts_in_the_middle(middle):
     assert_close(model.encode(X), z.relu(), rtol=1e-4, atol=1e-5)
     model.subtract_bias = False
     assert_close(model.encode(X), (X @ model.weight.T).relu())
+
+
+def test_columns_keep_their_length_in_blocks_as_in_one(monkeypatch):
+    models = [Dictionary(64, 96) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    slope = torch.randn(64, 96)
+    for model, columns in zip(models, (96, 32), strict=True):
+        monkeypatch.setattr(dictionary, "COLUMNS", columns)
+        weight = model.decoder.weight
+        weight.grad = slope.clone()
+        model.before_step()
+        assert_close((weight * weight.grad).sum(0), torch.zeros(96), rtol=0, atol=1e-5)
+        weight.data.add_(weight.grad)
+        model.after_step()
+        assert_close(weight.norm(dim=0), torch.ones(96))
+    assert_close(models[0].decoder.weight, models[1].decoder.weight)
 
 
 def test_the_geometric_median_has_the_least_summed_distance_and_ignores_outliers():
