@@ -103,7 +103,7 @@ def test_results_are_printed_and_written(small, tmp_path, capsys, monkeypatch):
 def test_an_unknown_part_is_refused(capsys):
     with pytest.raises(SystemExit):
         command.main(["speed"])
-    parts = "epoch, stacked, sgemm, jobs, sparse, width, paper, peers"
+    parts = "epoch, stacked, sgemm, jobs, sparse, width, harvest, paper, peers"
     assert f"there are {parts}" in capsys.readouterr().err
 
 
