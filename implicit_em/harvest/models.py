@@ -2,10 +2,11 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -154,16 +155,16 @@ class LanguageModel:
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
         subject = f"lm.path={lm.path}"
+        what = "its tokenizer"
         try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(**files.arguments)
+            with redirect_stderr(StringIO()):  # a progress bar that cannot be turned off
+                tokenizer = transformers.AutoTokenizer.from_pretrained(**files.arguments)
+                what = "its network"
+                network = transformers.AutoModel.from_pretrained(
+                    **files.arguments, dtype=torch.float32
+                )
         except Exception as error:  # transformers raises any
-            raise ConfigError(
-                f"{subject}: its tokenizer cannot be loaded: {one_line(error)}"
-            ) from error
-        try:
-            network = transformers.AutoModel.from_pretrained(**files.arguments, dtype=torch.float32)
-        except Exception as error:
-            raise ConfigError(f"{subject}: cannot be loaded: {one_line(error)}") from error
+            raise ConfigError(f"{subject}: {what} cannot be loaded: {one_line(error)}") from error
         return cls(network.to(device), tokenizer, lm.name, files.digests())
 
     @property

@@ -8,7 +8,7 @@ import hashlib
 import json
 import sysconfig
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from glob import glob
 from importlib.util import find_spec
 from pathlib import Path
@@ -41,8 +41,9 @@ class Installed:
     """Documentation, docstrings and sources of the Python packages of this environment.
 
     Documentation is every .md, .rst and .txt file outside of the metadata, and the description in
-    each package's metadata. Docstrings are those of a module, together. Each kind brings as many
-    characters as the others, until it runs out.
+    each package's metadata. Docstrings are those of a module, together. A module gives its
+    docstrings or its source, not both: one of them could be held out while the other is trained on.
+    Each kind brings as many characters as the others, until it runs out.
 
     Args:
         kinds: which of the three are read.
@@ -73,8 +74,11 @@ class Installed:
 
     def _of(self, kind: str, root: Path, seed: int) -> Iterator[Document]:
         patterns, read = KINDS[kind]
-        paths = {path for pattern in patterns for path in root.rglob(pattern)}
-        for path in _shuffled([path.relative_to(root) for path in paths], seed):
+        paths = {path.relative_to(root) for pattern in patterns for path in root.rglob(pattern)}
+        sharing = [other for other in self.kinds if KINDS[other][0] == patterns]
+        for path in _shuffled(paths, seed):
+            if _hash(path, "kind")[0] % len(sharing) != sharing.index(kind):
+                continue
             try:
                 text = read(root / path).strip()
             except (OSError, ValueError, SyntaxError, RecursionError):  # of another encoding, say
@@ -223,6 +227,10 @@ def document_of(subject: str, row: Any, text: str, label: str | None) -> Documen
     return Document(row[text], {} if label is None else {"label": str(row[label])})
 
 
-def _shuffled(paths: Sequence[Path], seed: int) -> list[Path]:
+def _shuffled(paths: Iterable[Path], seed: int) -> list[Path]:
     """Return paths in an order that depends on nothing but their names and the seed."""
-    return sorted(paths, key=lambda path: hashlib.sha256(f"{seed} {path}".encode()).digest())
+    return sorted(paths, key=lambda path: _hash(path, seed))
+
+
+def _hash(path: Path, purpose: Any) -> bytes:
+    return hashlib.sha256(f"{purpose} {path}".encode()).digest()

@@ -62,13 +62,20 @@ def test_docstrings_are_those_of_a_module_and_sources_the_file(packages):
 
 
 def test_kinds_take_turns_by_characters_in_an_order_of_the_seed(packages):
-    found = read(["docstrings", "sources"])
-    counts = {"docstrings": 0, "sources": 0}
-    for document in found[:2]:
-        assert counts[document.labels["kind"]] == min(counts.values())
-        counts[document.labels["kind"]] += len(document.text)
-    assert found == read(["docstrings", "sources"])
-    assert any(read(["sources"], seed) != read(["sources"]) for seed in range(1, 5))
+    for number in range(20):
+        (packages / f"module{number}.py").write_text(MODULE.replace("mat", f"mat {number}"))
+    kinds = ["docstrings", "sources"]
+    found, counts = read(kinds), dict.fromkeys(kinds, 0)
+    modules = {
+        kind: {d.labels["package"] for d in found if d.labels["kind"] == kind} for kind in kinds
+    }
+    assert not modules["docstrings"] & modules["sources"], "a module gives one of them"
+    for document in found[:10]:
+        kind = document.labels["kind"]
+        assert counts[kind] == min(counts.values())
+        counts[kind] += len(document.text)
+    assert found == read(kinds)
+    assert any(read(kinds, seed) != found for seed in range(1, 5))
 
 
 def test_a_kind_that_is_none_is_refused():
