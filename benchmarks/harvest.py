@@ -28,7 +28,7 @@ SITES = {"minilm": "resid.3", "smollm2": "resid.12"}
 class Size:
     """How much is measured: tokens of text for each model, and passes of each kind."""
 
-    tokens: int = 60_000
+    tokens: int = 20_000
     repeats: int = 5
 
 

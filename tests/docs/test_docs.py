@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 import implicit_em
 from implicit_em.config.harvest import HarvestSettings
+from implicit_em.data import ActivationStore
 
 DOCS = ROOT / "docs"
 PAGES = [
@@ -169,8 +170,10 @@ def test_known_features_are_counted(command_line, tmp_path, monkeypatch):
 def test_harvests_compose_and_their_store_is_read_as_shown(command_line_of, tmp_path, monkeypatch):
     page = text("docs/how-to/harvest.md")
     lines = [line.partition(" #")[0].split() for line in HARVEST.findall(page)]
-    assert len(lines) == 6
+    assert len(lines) == 7
     for line in lines:
+        if "--config-dir" in line:
+            continue  # the test below types it
         choices = [re.sub(r",[^]]*$", "", word) for word in line if word != "-m"]
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             HarvestSettings.of(compose("harvest", overrides=choices))
@@ -182,6 +185,20 @@ def test_harvests_compose_and_their_store_is_read_as_shown(command_line_of, tmp_
     written = {path.name for path in (tmp_path / "stores/minilm").iterdir()} - {".lock"}
     for name in written - {path for path in written if re.match(r"(train|validation|test)-", path)}:
         assert f"`{name}" in page
+
+
+def test_a_source_of_ones_own_is_harvested(command_line_of, tmp_path, monkeypatch):
+    page = text("docs/how-to/harvest.md")
+    for name, content in FILE.findall(page):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (line,) = [line.split() for line in HARVEST.findall(page) if "--config-dir" in line]
+    model = ["lm=auto", f"lm.path={make_model(tmp_path / 'model', 'llama')}", "threads=1"]
+    assert command_line_of("harvest", *line, *model, "context.length=16") == 0
+    store = ActivationStore(tmp_path / "stores/squares")
+    assert store.manifest.labels == {"parity": ["even", "odd"]}
+    assert len(store.documents()) == 1000
 
 
 def test_the_estimator_does_what_is_shown(monkeypatch):

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
+from importlib.util import find_spec
+from io import StringIO
 
 import numpy as np
 import pytest
@@ -17,11 +19,13 @@ from helpers.breaking import fails_once
 from helpers.language import BLOCKS, LONGEST, WIDTH, make_model, make_text
 from helpers.paths import ROOT
 from hydra import compose, initialize_config_dir
+from rich.console import Console
 
 from implicit_em.base.errors import ConfigError, WriteError
 from implicit_em.config.harvest import HarvestSettings
 from implicit_em.data import ActivationStore
-from implicit_em.harvest import writing
+from implicit_em.harvest import models as language_models
+from implicit_em.harvest import progress, writing
 from implicit_em.harvest.models import LanguageModel
 from implicit_em.harvest.run import batches_of, harvest, prepare
 from implicit_em.harvest.writing import StoreWriter
@@ -389,11 +393,8 @@ def test_a_mistake_gives_one_line_and_leaves_nothing(
 
 def hide_packages(monkeypatch):
     """Let the packages with weights look missing, whether they are installed or not."""
-    from importlib.util import find_spec
-
-    from implicit_em.harvest import models
-
-    monkeypatch.setattr(models, "find_spec", lambda n: None if "minilm" in n else find_spec(n))
+    hidden = lambda name: None if "minilm" in name else find_spec(name)  # noqa: E731
+    monkeypatch.setattr(language_models, "find_spec", hidden)
 
 
 @pytest.mark.parametrize(
@@ -412,6 +413,12 @@ def test_a_model_that_lacks_a_file_is_refused(remove, reason, harvested, models,
         harvested(f"lm.path={folder}")
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "store").exists()
+
+
+def test_without_transformers_one_line_says_what_to_install(harvested, monkeypatch):
+    monkeypatch.setattr(language_models, "find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"transformers is missing; pip install -e \"\.\[lang"):
+        harvested()
 
 
 def test_empty_text_is_refused(harvested, tmp_path):
@@ -454,11 +461,13 @@ def test_a_full_disk_ends_it_in_one_line(harvested, monkeypatch):
     def full(*_):
         raise SafetensorError("No space left on device (os error 28)")
 
-    monkeypatch.setattr(store, "save_file", full)
-    with pytest.raises(
-        WriteError, match=r"documents\.safetensors cannot be written: No space left"
-    ):
-        harvested()
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "save_file", full)
+        with pytest.raises(
+            WriteError, match=r"documents\.safetensors cannot be written: No space left"
+        ):
+            harvested()
+    ActivationStore(harvested())
 
 
 def test_a_store_half_written_is_no_store(harvested, monkeypatch, tmp_path):
@@ -484,6 +493,14 @@ def test_the_size_is_said_before_and_progress_in_tenths(harvested, caplog):
     assert 1 <= len(rates) <= 10
     assert re.match(r"[\d,]+ of [\d,]+ tokens  \d+ tokens/s  \d+ s left", rates[0])
     assert said[-1].endswith("store is complete")
+
+
+def test_a_terminal_shows_a_bar_with_the_rate(harvested, monkeypatch):
+    shown = StringIO()
+    console = Console(file=shown, force_terminal=True, color_system=None, width=100)
+    monkeypatch.setattr(progress, "Console", lambda: console)
+    harvested()
+    assert re.search(r"harvesting.*100%.* [\d,]+ tokens/s 0:00:00", shown.getvalue())
 
 
 def test_a_signal_ends_it_and_it_goes_on(
