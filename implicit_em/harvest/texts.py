@@ -43,7 +43,7 @@ class Installed:
     Documentation is every .md, .rst and .txt file outside of the metadata, and the description in
     each package's metadata. Docstrings are those of a module, together. A module gives its
     docstrings or its source, not both: one of them could be held out while the other is trained on.
-    Each kind brings as many characters as the others, until it runs out.
+    The kinds take turns, a document each, until one runs out.
 
     Args:
         kinds: which of the three are read.
@@ -61,16 +61,13 @@ class Installed:
     def documents(self, seed: int) -> Iterator[Document]:
         """Yield the documents, with the labels ``kind`` and ``package``."""
         root = Path(sysconfig.get_path("purelib"))
-        sources = {kind: self._of(kind, root, seed) for kind in self.kinds}
-        characters = dict.fromkeys(sources, 0)
-        while characters:
-            kind = min(characters, key=characters.__getitem__)
-            document = next(sources[kind], None)
-            if document is None:
-                del characters[kind]
-            else:
-                characters[kind] += len(document.text)
-                yield document
+        sources = [self._of(kind, root, seed) for kind in self.kinds]
+        while sources:
+            for source in [*sources]:
+                if (document := next(source, None)) is None:
+                    sources.remove(source)
+                else:
+                    yield document
 
     def _of(self, kind: str, root: Path, seed: int) -> Iterator[Document]:
         patterns, read = KINDS[kind]
