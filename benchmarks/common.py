@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from implicit_em.base.files import whole, write_json
 from implicit_em.base.tables import format_value, markdown_table, print_rows
-from implicit_em.sweeps.stacked import cores
+from implicit_em.base.threads import cores
 
 T = TypeVar("T")
 

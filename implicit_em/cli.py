@@ -3,7 +3,8 @@
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from importlib.metadata import version
@@ -38,13 +39,14 @@ from implicit_em.sweeps import launchers
 from implicit_em.sweeps.callback import CheckCallback
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
-TRAIN = "train"
-"""Name of the primary configuration."""
+TRAIN, HARVEST = "train", "harvest"
+"""Commands that Hydra composes; each has a primary configuration of this name."""
 COMMANDS = {
     "train": ("implicit_em.cli", "train one run or, with -m, a sweep"),
     "reproduce": ("implicit_em.experiments.__main__", "reproduce the paper"),
     "compare": ("implicit_em.compare.__main__", "tune and compare all families of models"),
     "recover": ("implicit_em.recover.__main__", "tune all families on data with known features"),
+    "harvest": ("implicit_em.cli", "write a store of vectors from inside a language model"),
     "evaluate": ("implicit_em.evaluate", "measure a finished run again, also on other data"),
     "summarise": ("implicit_em.sweeps.__main__", "write the summary of a sweep again"),
     "dashboard": ("implicit_em.dashboard.__main__", "create the saved views of the W&B project"),
@@ -69,31 +71,62 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {name}: no such command; {nearest(name, COMMANDS)}", file=sys.stderr)
         return REFUSED
     sys.path.append(os.getcwd())  # for modules that a user's configuration names
-    if name == TRAIN:
-        sys.argv = [f"implicit-em {TRAIN}", *rest]  # Hydra reads its arguments from here
-        return train()
+    if name in (TRAIN, HARVEST):
+        sys.argv = [f"implicit-em {name}", *rest]  # Hydra reads its arguments from here
+        return train() if name == TRAIN else harvest()
     return import_module(COMMANDS[name][0]).main(rest)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name=TRAIN)
-def _task(cfg: DictConfig) -> Any:
+def _train(cfg: DictConfig) -> Any:
     from implicit_em.training.results import values_of
     from implicit_em.training.run import train
 
-    try:
+    with _logged_errors():
         metrics = train(cfg)
+    return metrics if cfg.objective is None else values_of(cfg.objective, metrics)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name=HARVEST)
+def _harvest(cfg: DictConfig) -> None:
+    from implicit_em.harvest.run import harvest
+
+    with _logged_errors():
+        harvest(cfg)
+
+
+@contextmanager
+def _logged_errors() -> Iterator[None]:
+    """Let an error that the log has end a single run; in a sweep, Hydra goes on with the others."""
+    try:
+        yield
     except RunError as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
         raise LoggedError(error) from error
-    return metrics if cfg.objective is None else values_of(cfg.objective, metrics)
 
 
 def train() -> int:
-    """Train the run or sweep that the process's arguments describe.
+    """Train the run or sweep that the process's arguments describe; return its exit code.
 
-    Bad input prints one line on stderr; ``HYDRA_FULL_ERROR=1`` prints the traceback instead. A
-    sweep ends with its summary, even if jobs failed.
+    A sweep ends with its summary, even if jobs failed.
+    """
+    try:
+        code = _compose_and_run(_train, TRAIN)
+    finally:
+        complete = _summarise()
+    return code or (0 if complete else FAILED)
+
+
+def harvest() -> int:
+    """Write the store that the process's arguments describe; return its exit code."""
+    return _compose_and_run(_harvest, HARVEST)
+
+
+def _compose_and_run(task: Callable[[], Any], config: str) -> int:
+    """Let Hydra compose a primary configuration from the process's arguments and run a task.
+
+    Bad input prints one line on stderr; ``HYDRA_FULL_ERROR=1`` prints the traceback instead.
 
     Returns:
         Exit code: 0 for success, 1 for a failed run or job, 2 for bad input, and 128 plus the
@@ -108,15 +141,12 @@ def train() -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise the error instead of printing it
     try:
         with interruption.ending():
-            code = _run(_task, full_error)
+            return _run(task, config, full_error)
     except Interrupted as interrupted:
-        code = 128 + interrupted.signal
+        return 128 + interrupted.signal
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        code = INTERRUPTED
-    finally:
-        complete = _summarise()
-    return code or (0 if complete else FAILED)
+        return INTERRUPTED
 
 
 def _options_first(arguments: list[str]) -> list[str]:
@@ -141,7 +171,7 @@ def _summarise() -> bool:
         return False
 
 
-def _run(task: Callable[[], Any], full_error: bool) -> int:
+def _run(task: Callable[[], Any], config: str, full_error: bool) -> int:
     try:
         task()
     except RefusedError as refused:
@@ -155,7 +185,7 @@ def _run(task: Callable[[], Any], full_error: bool) -> int:
             raise cause from None
         return REFUSED if isinstance(cause, ConfigError) else FAILED
     except Exception as error:
-        code, reason = _reason(error)
+        code, reason = _reason(error, config)
         if full_error or reason is None:
             raise
         print(f"error: {reason}", file=sys.stderr)
@@ -163,17 +193,17 @@ def _run(task: Callable[[], Any], full_error: bool) -> int:
     return 0
 
 
-def _reason(error: Exception) -> tuple[int, str | None]:
+def _reason(error: Exception, config: str) -> tuple[int, str | None]:
     """Return the exit code and one line for an error, or no line if it needs its traceback."""
     if isinstance(error, YAMLError):
         return REFUSED, one_line(error)
     number_for_a_group = "Config group override must be a string or a list" in str(error)
     if isinstance(error, HydraException | OmegaConfBaseException) or number_for_a_group:
-        return REFUSED, _explain(error)
+        return REFUSED, _explain(error, config)
     return FAILED, one_line(error) if isinstance(error, OSError) else launchers.lost(error)
 
 
-def _explain(error: Exception) -> str:
+def _explain(error: Exception, config: str) -> str:
     arguments = get_args_parser().parse_args()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
@@ -181,7 +211,7 @@ def _explain(error: Exception) -> str:
             loader.get_search_path().prepend(
                 provider="command-line", path=f"file://{Path(arguments.config_dir).resolve()}"
             )
-        return explain(error, arguments.overrides, loader, TRAIN)
+        return explain(error, arguments.overrides, loader, config)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -103,21 +103,21 @@ def composed() -> Callable[..., DictConfig]:
 
 
 @pytest.fixture
-def command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
-    """Run ``python train.py ARGS`` in this process, in an empty directory; gives the exit code."""
+def command_line_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
+    """Run a command that Hydra composes in this process, in an empty directory; gives its code."""
     monkeypatch.syspath_prepend(str(ROOT))
     monkeypatch.chdir(tmp_path)
 
-    def command_line(*arguments: str) -> int:
+    def command_line_of(command: str, *arguments: str) -> int:
         from implicit_em import cli
         from implicit_em.sweeps.callback import CheckCallback
 
-        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+        monkeypatch.setattr(sys, "argv", [f"implicit-em {command}", *arguments])
         monkeypatch.setattr(CheckCallback, "sweep_directory", None)
         monkeypatch.setenv("HYDRA_FULL_ERROR", "")
         handlers = list(logging.root.handlers)
         try:
-            return cli.train()
+            return getattr(cli, command)()
         finally:
             for handler in set(logging.root.handlers) - set(handlers):
                 handler.close()
@@ -125,7 +125,13 @@ def command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..
             GlobalHydra.instance().clear()
             HydraConfig.instance().cfg = None
 
-    return command_line
+    return command_line_of
+
+
+@pytest.fixture
+def command_line(command_line_of: Callable[..., int]) -> Callable[..., int]:
+    """Run ``implicit-em train ARGS`` in this process, in an empty directory; gives its code."""
+    return partial(command_line_of, "train")
 
 
 @pytest.fixture

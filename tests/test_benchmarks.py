@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import epoch, sgemm, stacked, width
+from benchmarks import epoch, harvest, sgemm, stacked, width
 from benchmarks.clock import WITH_CLOCK, epoch_seconds, read_clocks, seconds_a_run_and_epoch
 from benchmarks.common import (
     ACCELERATED,
@@ -18,6 +18,7 @@ from benchmarks.common import (
     spread,
 )
 from benchmarks.sweeps import run_sweep
+from implicit_em.base.errors import ConfigError
 
 
 def clock(*boundaries):
@@ -100,10 +101,21 @@ def test_results_are_printed_and_written(small, tmp_path, capsys, monkeypatch):
     assert "cuda, bf16-mixed" in page
 
 
+def test_a_language_model_without_weights_is_not_measured(monkeypatch):
+    def missing(lm):
+        raise ConfigError(f"lm={lm.name}: its weights are not installed")
+
+    monkeypatch.setattr(harvest, "find", missing)
+    result = harvest.measure(harvest.QUICK)
+    shown = [row["harvest, tokens/s"] for row in result.rows]
+    assert all(text.startswith("not measured: lm=") for text in shown)
+    assert {target.verdict for target in result.targets} == {"not measured"}
+
+
 def test_an_unknown_part_is_refused(capsys):
     with pytest.raises(SystemExit):
         command.main(["speed"])
-    parts = "epoch, stacked, sgemm, jobs, sparse, width, paper, peers"
+    parts = "epoch, stacked, sgemm, jobs, sparse, width, harvest, paper, peers"
     assert f"there are {parts}" in capsys.readouterr().err
 
 

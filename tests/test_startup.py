@@ -19,6 +19,7 @@ LIBRARIES = {
     "torch",
     "torchmetrics",
     "torchvision",
+    "transformers",
     "wandb",
 }
 PROGRAM = """
@@ -31,9 +32,9 @@ finally:
 """
 
 
-def loaded(tmp_path, *arguments, code=0):
+def loaded(tmp_path, *arguments, code=0, program="train.py"):
     """Run ``python train.py ARGS`` in a process of its own; gives the modules it has loaded."""
-    command = [sys.executable, "-c", PROGRAM, str(ROOT / "train.py"), *arguments]
+    command = [sys.executable, "-c", PROGRAM, str(ROOT / program), *arguments]
     shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert shown.returncode == code, shown.stderr
     (line,) = [line for line in shown.stderr.splitlines() if line.startswith("loaded ")]
@@ -53,6 +54,11 @@ def test_what_does_not_train_loads_none_of_the_libraries(tmp_path, arguments, co
     modules = loaded(tmp_path, *arguments, code=code)
     assert "hydra" in modules
     assert not modules & LIBRARIES
+
+
+def test_the_configuration_of_a_harvest_is_shown_without_the_libraries(tmp_path):
+    arguments = ["harvest", "lm=smollm2", "--cfg", "job"]
+    assert not loaded(tmp_path, *arguments, program="implicit_em/cli.py") & LIBRARIES
 
 
 @pytest.mark.slow

@@ -24,6 +24,8 @@ GROUPS = {
     "file here.",
     "hydra/sweeper": "How the jobs of a sweep are chosen. The default, `checked`, takes every "
     "combination of the listed values, as Hydra's own `basic` does. Neither has a file here.",
+    "lm": "The language model of a [harvest](../how-to/harvest.md).",
+    "text": "What the language model reads.",
     "experiment": "A study of the paper, its sweep included: `-m experiment=ablation`. Or "
     "`overcomplete`, the recommended start for more units than inputs.",
     "experiment/compare": "The grids of the comparison, one for each family.",
@@ -41,7 +43,10 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def reference(conf: Path = CONF) -> str:
     """Return the reference of a folder of configuration files, in Markdown."""
-    sections = [_section("## A run", conf / "train.yaml", "")]
+    sections = [
+        _section("## A run", conf / "train.yaml", ""),
+        _section("## A harvest", conf / "harvest.yaml", ""),
+    ]
     for group, purpose in GROUPS.items():
         sections.append(f"## {group}\n\n{purpose}\n")
         sections += [

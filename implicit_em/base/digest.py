@@ -25,13 +25,14 @@ def digest_of(*names: Any) -> str | None:
     also compose where its files are missing.
     """
     try:
-        content = [_digest_of_file(name) if names_a_file(name) else name for name in names]
+        content = [digest_of_file(name) if names_a_file(name) else name for name in names]
     except (OSError, ValueError):
         return None
     return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()[:16]
 
 
-def _digest_of_file(name: str | Path) -> str:
+def digest_of_file(name: str | Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits; ``OSError`` if it cannot be read."""
     path = Path(name).expanduser().resolve()
     if not path.is_file():  # reading a pipe might never end
         raise FileNotFoundError(path)

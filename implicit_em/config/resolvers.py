@@ -68,6 +68,13 @@ def gpu_in_turn(number: int) -> str:
     return devices[number % len(devices)] if devices else ""
 
 
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    from implicit_em.base.threads import cores  # loads torch
+
+    return cores()
+
+
 def directions(objective: str | Sequence[str] | None) -> str | list[str]:
     """Return Optuna's direction for an objective, or its directions for several."""
     return ["maximize"] * len(objective) if isinstance(objective, ListConfig) else "maximize"
@@ -80,4 +87,5 @@ OmegaConf.register_new_resolver("first_given", first_given, replace=True)
 OmegaConf.register_new_resolver("run_directory", run_directory, replace=True)
 OmegaConf.register_new_resolver("job_directory", job_directory, replace=True)
 OmegaConf.register_new_resolver("gpu_in_turn", gpu_in_turn, replace=True)
+OmegaConf.register_new_resolver("cores", cores, replace=True)
 OmegaConf.register_new_resolver("directions", directions, replace=True)

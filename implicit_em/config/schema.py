@@ -2,7 +2,7 @@
 
 import textwrap
 from pathlib import PurePath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -19,6 +19,8 @@ from pydantic import (
 )
 
 from implicit_em.base.errors import ConfigError, one_line
+
+Schema = TypeVar("Schema", bound=BaseModel)
 
 MOST_THREADS = 1024
 
@@ -134,16 +136,20 @@ class _Config(_Section):
 
 def validated(cfg: DictConfig) -> dict[str, Any]:
     """Return a configuration as plain settings without ``hydra``, or raise ``ConfigError``."""
+    return parsed(cfg, _Config)[0]
+
+
+def parsed(cfg: DictConfig, schema: type[Schema]) -> tuple[dict[str, Any], Schema]:
+    """Return a configuration as plain settings and by its schema, or raise ``ConfigError``."""
     try:
         settings = to_plain(cfg)
-        _Config.model_validate(settings)
+        return settings, schema.model_validate(settings)
     except MissingMandatoryValue as error:
         raise ConfigError(f"{error.full_key}: missing; write {error.full_key}=...") from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {one_line(error)}") from error
     except ValidationError as error:
         raise ConfigError(_describe(error)) from error
-    return settings
 
 
 def unread(cfg: DictConfig) -> list[str]:
@@ -183,6 +189,10 @@ def _describe(error: ValidationError) -> str:
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "missing":
         return f"{key}: missing"
+    if not key:  # several settings contradict each other
+        return str(first["ctx"]["error"])
+    if first["type"] == "extra_forbidden":
+        return f"{key}: no such key"
     message = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
     message = message.partition(" or instance of ")[0]
     return f"{key}={textwrap.shorten(str(first['input']), 100, placeholder='...')}: {message}"

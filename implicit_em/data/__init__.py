@@ -1,20 +1,29 @@
-"""Data sets in memory: data modules, the loader of their batches, and checks of what is read."""
+"""Data sets in memory, stores of activations, and checks of what is read."""
 
 from implicit_em.data.modules import ResidentDataModule, TorchvisionDataModule
 from implicit_em.data.resident import Block, BlockLoader, ResidentLoader, as_unit_float, batches_of
+from implicit_em.data.store import ActivationStore, Documents, Manifest, Shard
+from implicit_em.data.store_statistics import Statistics, TokenFilter, statistics_of
 from implicit_em.data.superposition import Superposition, SuperpositionDataModule, Truth
 from implicit_em.data.tensors import TensorDataModule
 
 __all__ = [
+    "ActivationStore",
     "Block",
     "BlockLoader",
+    "Documents",
+    "Manifest",
     "ResidentDataModule",
     "ResidentLoader",
+    "Shard",
+    "Statistics",
     "Superposition",
     "SuperpositionDataModule",
     "TensorDataModule",
+    "TokenFilter",
     "TorchvisionDataModule",
     "Truth",
     "as_unit_float",
     "batches_of",
+    "statistics_of",
 ]

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from implicit_em.base.errors import ConfigError
 from implicit_em.base.files import write_json
+from implicit_em.base.threads import cores
 from implicit_em.config import CONF
 from implicit_em.studies import provenance, study_directory
 from implicit_em.studies.command_line import command
@@ -22,7 +23,6 @@ from implicit_em.studies.protocol import trial_label
 from implicit_em.studies.runs import Run
 from implicit_em.studies.stages import P, check_all
 from implicit_em.studies.summary_run import log_summary
-from implicit_em.sweeps.stacked import cores
 from implicit_em.training.progress import working
 
 log = logging.getLogger(__name__)

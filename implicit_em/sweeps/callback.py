@@ -1,6 +1,7 @@
 """The Hydra callback that checks a run, or every job of a sweep, before anything trains."""
 
 import sys
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
@@ -37,22 +38,9 @@ class CheckCallback(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the configuration of every job; a single wrong one stops the sweep."""
         _begin(config)
-        loader = GlobalHydra.instance().config_loader()
-        try:
-            overrides_of_jobs = list(enumerate_jobs(config, loader))
-        except HydraException as error:
-            reason = explain(
-                error, config.hydra.overrides.task, loader, config.hydra.job.config_name
-            )
-            raise RefusedError(reason, error) from error
-        jobs, composer = {}, JobComposer(config, loader)
-        with _showing(f"checking {len(overrides_of_jobs)} jobs"):
-            for overrides in overrides_of_jobs:
-                try:
-                    job = composer.compose(overrides)
-                except (HydraException, OmegaConfBaseException, ValueError) as error:
-                    reason = explain(error, overrides, loader, config.hydra.job.config_name)
-                    raise RefusedError(reason, error) from error
+        jobs = {}
+        with _showing("checking the jobs"):
+            for overrides, job in composed_jobs(config):
                 directory = Path(job.hydra.sweep.dir) / job.hydra.sweep.subdir
                 if not launchers.optimises(config):
                     jobs[directory.name] = ",".join(filter_overrides(overrides))
@@ -64,12 +52,30 @@ class CheckCallback(Callback):
             raise RefusedError(str(error), error) from error
 
 
+def refuse_launch(config: DictConfig) -> None:
+    """Raise ``RefusedError`` for a launcher or sweeper that cannot start."""
+    if reason := launchers.refusal(config) or shadowed(config):
+        raise RefusedError(reason, ConfigError(reason))
+
+
+def composed_jobs(config: DictConfig) -> Iterator[tuple[list[str], DictConfig]]:
+    """Yield the overrides and configuration of each job, or raise ``RefusedError``."""
+    loader = GlobalHydra.instance().config_loader()
+    composer = JobComposer(config, loader)
+    overrides = config.hydra.overrides.task
+    try:
+        for overrides in enumerate_jobs(config, loader):
+            yield overrides, composer.compose(overrides)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        reason = explain(error, overrides, loader, config.hydra.job.config_name)
+        raise RefusedError(reason, error) from error
+
+
 def _begin(config: DictConfig) -> None:
     """Refuse a wrong launcher or sweeper, and warn of keys that nothing reads."""
     from implicit_em.config.schema import unread
 
-    if reason := launchers.refusal(config) or shadowed(config):
-        raise RefusedError(reason, ConfigError(reason))
+    refuse_launch(config)
     for override in unread(config):
         print(f"warning: {override}: nothing reads this key", file=sys.stderr)
 

@@ -37,7 +37,7 @@ def refusal(config: DictConfig) -> str | None:
         if _name(config.hydra.launcher) != "BasicLauncher":
             return f"hydra/launcher={choice}: starts the jobs of a sweep; add -m"
         return f"hydra/sweeper={sweeper}: makes a sweep; add -m" if optimises(config) else None
-    if config.objective is None and optimises(config):
+    if config.get("objective") is None and optimises(config):
         return (
             f"hydra/sweeper={sweeper}: needs objective=KEY, the key of metrics.json to maximise, "
             "such as objective=probe_accuracy"

@@ -1,7 +1,6 @@
 """Jobs of a sweep that train together: which ones, and how."""
 
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
@@ -14,6 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from implicit_em.base import interruption
 from implicit_em.base.errors import ConfigError
+from implicit_em.base.threads import cores
 from implicit_em.config.check import WIDTH_TRIED
 from implicit_em.config.memory import memory_of
 from implicit_em.config.spec import RunSpec
@@ -134,11 +134,6 @@ def progress_of(runs: Sequence[RunSpec]) -> EpochProgress | None:
     if not any(trainer["enable_progress_bar"] for trainer in trainers):
         return None
     return EpochProgress(sum(trainer["max_epochs"] for trainer in trainers), len(runs))
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _shared(spec: RunSpec) -> tuple[tuple[Any, ...], int] | None:

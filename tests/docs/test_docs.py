@@ -9,10 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.language import WIDTH, make_model, make_text
 from helpers.paths import ROOT
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import implicit_em
+from implicit_em.config.harvest import HarvestSettings
+from implicit_em.data import ActivationStore
 
 DOCS = ROOT / "docs"
 PAGES = [
@@ -22,6 +26,7 @@ PAGES = [
 FILE = re.compile(r"```(?:python|yaml)\n# (\S+\.(?:py|yaml))\n(.*?)```", re.DOTALL)
 PYTHON = re.compile(r"```python\n(?!# \S+\.py\n)(.*?)```", re.DOTALL)
 COMMAND = re.compile(r"^(?:implicit-em train|python train\.py)\b(.*)$", re.MULTILINE)
+HARVEST = re.compile(r"^implicit-em harvest\b(.*)$", re.MULTILINE)
 PLUGINS = {"ray_local": "hydra_ray_launcher", "optuna": "hydra_optuna_sweeper"}
 NOT_INSTALLED = [name for name, at in PLUGINS.items() if not find_spec(f"hydra_plugins.{at}")]
 
@@ -160,6 +165,40 @@ def test_known_features_are_counted(command_line, tmp_path, monkeypatch):
     result = run_python(*PYTHON.findall(text(page)), monkeypatch)["result"]
     assert all(f"`{key}`" in text(page) for key in result)
     assert result["auroc_features"] == 512
+
+
+def test_harvests_compose_and_their_store_is_read_as_shown(command_line_of, tmp_path, monkeypatch):
+    page = text("docs/how-to/harvest.md")
+    lines = [line.partition(" #")[0].split() for line in HARVEST.findall(page)]
+    assert len(lines) == 7
+    for line in lines:
+        if "--config-dir" in line:
+            continue  # the test below types it
+        choices = [re.sub(r",[^]]*$", "", word) for word in line if word != "-m"]
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            HarvestSettings.of(compose("harvest", overrides=choices))
+    reads = ["lm=auto", f"lm.path={make_model(tmp_path / 'model', 'bert')}", "text=files"]
+    reads += [f"text.paths=[{make_text(tmp_path / 'rows.jsonl')}]", "context.length=16"]
+    assert command_line_of("harvest", *reads, "store=stores/minilm", "threads=1") == 0
+    names = run_python(*PYTHON.findall(page), monkeypatch)
+    assert names["vectors"].shape[1] == names["statistics"].mean_D.numel() == WIDTH
+    written = {path.name for path in (tmp_path / "stores/minilm").iterdir()} - {".lock"}
+    for name in written - {path for path in written if re.match(r"(train|validation|test)-", path)}:
+        assert f"`{name}" in page
+
+
+def test_a_source_of_ones_own_is_harvested(command_line_of, tmp_path, monkeypatch):
+    page = text("docs/how-to/harvest.md")
+    for name, content in FILE.findall(page):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (line,) = [line.split() for line in HARVEST.findall(page) if "--config-dir" in line]
+    model = ["lm=auto", f"lm.path={make_model(tmp_path / 'model', 'llama')}", "threads=1"]
+    assert command_line_of("harvest", *line, *model, "context.length=16") == 0
+    store = ActivationStore(tmp_path / "stores/squares")
+    assert store.manifest.labels == {"parity": ["even", "odd"]}
+    assert len(store.documents()) == 1000
 
 
 def test_the_estimator_does_what_is_shown(monkeypatch):

@@ -30,7 +30,7 @@ needs_optuna = pytest.mark.skipif(
 )
 def test_the_task_returns_what_a_sweeper_maximises(objective, value, composed, monkeypatch):
     monkeypatch.setattr("implicit_em.training.run.train", lambda cfg: METRICS)
-    assert cli._task.__wrapped__(composed(f"objective={objective}")) == value
+    assert cli._train.__wrapped__(composed(f"objective={objective}")) == value
 
 
 def test_a_metric_that_is_null_is_named(caplog):

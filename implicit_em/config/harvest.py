@@ -1,0 +1,109 @@
+"""The settings of a harvest: their schema, and which of them decide what its store holds."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from omegaconf import DictConfig
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    NonNegativeInt,
+    PositiveInt,
+    model_validator,
+)
+
+from implicit_em.config.schema import MOST_THREADS, parsed
+
+SITE = re.compile(r"(resid|mlp)\.(\d+)", re.ASCII)
+ELSEWHERE: Any = {"store": True, "part": True, "parts": True, "lm": {"path", "package"}}
+"""Settings that say where files lie and who does the work, not what the store holds."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class LanguageModelSettings(_Section):
+    """Where a language model is, and the digest that its weights must have."""
+
+    name: str
+    package: str | None
+    path: str
+    sha256: str | None
+
+
+class ContextSettings(_Section):
+    """How documents become contexts."""
+
+    length: PositiveInt
+    packing: bool
+    truncation: PositiveInt | None
+    special_tokens: bool
+    padding: Literal["longest", "length", "none"]
+
+
+Share = Annotated[FiniteFloat, Field(ge=0, lt=1)]
+
+
+class SplitSettings(_Section):
+    """Shares of the documents that are held out."""
+
+    validation: Share
+    test: Share
+
+    @model_validator(mode="after")
+    def _leave_some(self) -> "SplitSettings":
+        if self.validation + self.test >= 1:
+            raise ValueError("validation and test together must be less than 1")
+        return self
+
+
+def _are_sites(sites: list[str]) -> list[str]:
+    if not sites or len(set(sites)) < len(sites) or not all(map(SITE.fullmatch, sites)):
+        raise ValueError("should be a list of resid.N and mlp.N, each once, with N from 0 on")
+    return sites
+
+
+def _as_list(sites: Any) -> Any:
+    return [sites] if isinstance(sites, str) else sites
+
+
+class HarvestSettings(_Section):
+    """All settings of a harvest; ``text`` is the node that builds the source of the text."""
+
+    lm: LanguageModelSettings
+    text: dict[str, Any]
+    sites: Annotated[list[str], BeforeValidator(_as_list), AfterValidator(_are_sites)]
+    store: Annotated[str, Field(min_length=1)]
+    tokens: PositiveInt | None
+    context: ContextSettings
+    split: SplitSettings
+    batch_size: PositiveInt
+    threads: Annotated[int, Field(gt=0, le=MOST_THREADS)]
+    device: Literal["cpu", "cuda"]
+    dtype: Literal["float16", "bfloat16"]
+    shard_tokens: PositiveInt
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    part: NonNegativeInt
+    parts: PositiveInt
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> "HarvestSettings":
+        if self.part >= self.parts:
+            raise ValueError(
+                f"part={self.part}: of parts={self.parts}, the last is {self.parts - 1}"
+            )
+        return self
+
+    @classmethod
+    def of(cls, cfg: DictConfig) -> "HarvestSettings":
+        """Return the settings of a composed configuration, or raise ``ConfigError``."""
+        return parsed(cfg, cls)[1]
+
+    def deciding(self) -> dict[str, Any]:
+        """Return the settings that decide what the store holds."""
+        return self.model_dump(exclude=ELSEWHERE)

@@ -1,0 +1,151 @@
+"""Which tokens of a store are read, and the statistics of exactly these."""
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from implicit_em.base.errors import ConfigError, WriteError
+from implicit_em.data.store import ActivationStore, save_tensors
+
+QUANTILES = (0.0, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 0.999, 1.0)
+"""Shares of the tokens whose norms are at most the quantile."""
+AT_ONCE = 2**22
+"""Number of values to add up at a time."""
+
+
+@dataclass(frozen=True)
+class TokenFilter:
+    """Tokens that are left out when a store is read.
+
+    Args:
+        first_positions: number of first positions of each context that are left out.
+        special_tokens: whether special tokens are left out.
+        largest_norm: largest norm of a vector; tokens with a larger one are left out. ``None`` for
+            no limit.
+    """
+
+    first_positions: int = 0
+    special_tokens: bool = False
+    largest_norm: float | None = None
+
+    def needs(self, site: str) -> tuple[str, ...]:
+        """Return the names of the arrays of a shard that decide."""
+        return "token", "position", f"norm.{site}"
+
+    def kept(self, arrays: Mapping[str, Tensor], site: str, special: Collection[int]) -> Tensor:
+        """Return which tokens of a shard stay, bool, shape ``(N,)``.
+
+        Args:
+            arrays: arrays of the shard: those that ``needs`` names.
+            site: site of the vectors, whose norms count.
+            special: token ids that are no text.
+        """
+        kept_N = arrays["position"] >= self.first_positions
+        if self.special_tokens:
+            kept_N &= ~torch.isin(arrays["token"], torch.tensor(sorted(special), dtype=torch.int32))
+        if self.largest_norm is not None:
+            kept_N &= arrays[f"norm.{site}"] <= self.largest_norm
+        return kept_N
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Statistics of the vectors that a filter leaves, float64.
+
+    Args:
+        count: number of vectors N.
+        mean_D: their mean.
+        covariance_DD: their covariance about the mean, divided by N.
+        norms_Q: the quantiles of their norms at ``QUANTILES``.
+    """
+
+    count: int
+    mean_D: Tensor
+    covariance_DD: Tensor
+    norms_Q: Tensor
+
+
+def statistics_of(
+    store: ActivationStore, site: str, split: str = "train", tokens: TokenFilter = TokenFilter()
+) -> Statistics:
+    """Return the statistics of a site over exactly the tokens of a split that a filter leaves.
+
+    They are computed once for each filter, in one pass, and kept in the store's directory if it can
+    be written.
+
+    Raises:
+        ConfigError: if the store lacks the site, or no token is left.
+        DamagedError: if a shard is missing or damaged; the message names it.
+    """
+    if site not in store.manifest.sites:
+        raise ConfigError(
+            f"{store.path}: no site {site}; there are {', '.join(store.manifest.sites)}"
+        )
+    file = _cached_at(store, site, split, tokens)
+    with suppress(OSError, SafetensorError, KeyError):
+        saved = load_file(file)
+        arrays = (saved[name] for name in ("mean", "covariance", "norms"))
+        return Statistics(int(saved["count"]), *arrays)
+    found = _computed(store, site, split, tokens)
+    with suppress(WriteError):
+        save_tensors(
+            file,
+            {
+                "count": torch.tensor(found.count),
+                "mean": found.mean_D,
+                "covariance": found.covariance_DD,
+                "norms": found.norms_Q,
+            },
+        )
+    return found
+
+
+def _cached_at(store: ActivationStore, site: str, split: str, tokens: TokenFilter) -> Path:
+    shards = [shard.sha256 for shard in store.shards(split)]
+    key = json.dumps([site, asdict(tokens), sorted(store.manifest.special_tokens), shards])
+    name = hashlib.sha256(key.encode()).hexdigest()[:16]
+    return store.path / "statistics" / f"{name}.safetensors"
+
+
+def _computed(store: ActivationStore, site: str, split: str, tokens: TokenFilter) -> Statistics:
+    width = store.manifest.sites[site]
+    count, norms = 0, []
+    shift_D: Tensor | None = None
+    sum_D = torch.zeros(width, dtype=torch.float64)
+    products_DD = torch.zeros(width, width, dtype=torch.float64)
+    for x_BD, norms_B in _vectors(store, site, split, tokens):
+        if shift_D is None:  # near the mean: sums of squares about 0 would lose digits
+            shift_D = x_BD.mean(0)
+        x_BD -= shift_D
+        count += len(x_BD)
+        sum_D += x_BD.sum(0)
+        products_DD.addmm_(x_BD.T, x_BD)
+        norms.append(norms_B.numpy())
+    if shift_D is None:
+        raise ConfigError(f"{store.path}: {tokens} leaves no token of {split}")
+    offset_D = sum_D / count
+    covariance_DD = products_DD / count - torch.outer(offset_D, offset_D)
+    norms_Q = torch.from_numpy(np.quantile(np.concatenate(norms).astype(np.float64), QUANTILES))
+    return Statistics(count, shift_D + offset_D, covariance_DD, norms_Q)
+
+
+def _vectors(
+    store: ActivationStore, site: str, split: str, tokens: TokenFilter
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield vectors that stay, float64, and their norms, some at a time."""
+    size = max(1, AT_ONCE // store.manifest.sites[site])
+    for shard in store.shards(split):
+        arrays = store.read(shard, [site, *tokens.needs(site)])
+        kept = tokens.kept(arrays, site, store.manifest.special_tokens).nonzero()[:, 0]
+        for rows in kept.split(size):
+            if len(rows):
+                yield arrays[site][rows].double(), arrays[f"norm.{site}"][rows]

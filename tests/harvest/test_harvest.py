@@ -1,0 +1,522 @@
+"""Harvests of tiny random models: their vectors, bytes and settings, and how they end and go on."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from importlib.util import find_spec
+from io import StringIO
+
+import numpy as np
+import pytest
+import torch
+from helpers.breaking import fails_once
+from helpers.language import BLOCKS, LONGEST, WIDTH, make_model, make_text
+from helpers.paths import ROOT
+from hydra import compose, initialize_config_dir
+from rich.console import Console
+
+from implicit_em.base.errors import ConfigError, WriteError
+from implicit_em.config.harvest import HarvestSettings
+from implicit_em.data import ActivationStore
+from implicit_em.harvest import models as language_models
+from implicit_em.harvest import progress, writing
+from implicit_em.harvest.models import LanguageModel
+from implicit_em.harvest.run import batches_of, harvest, prepare
+from implicit_em.harvest.writing import StoreWriter
+
+KINDS = ("bert", "llama", "gpt2")
+SMALL = (
+    "sites=[resid.1]",
+    "batch_size=4",
+    "context.length=12",
+    "shard_tokens=120",
+    "threads=1",
+    "tokens=null",
+)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """The folder of a tiny model of each kind."""
+    folder = tmp_path_factory.mktemp("models")
+    return {kind: make_model(folder / kind, kind) for kind in KINDS}
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory):
+    return make_text(tmp_path_factory.mktemp("text") / "rows.jsonl")
+
+
+@pytest.fixture
+def overrides(models, text, tmp_path):
+    """The overrides of a harvest of a kind of model."""
+
+    def overrides(*further, kind="bert"):
+        reads = ["text=files", f"text.paths=[{text}]", "text.label=label"]
+        return ["lm=auto", f"lm.path={models[kind]}", *reads, *SMALL, *further]
+
+    return overrides
+
+
+@pytest.fixture
+def composed_harvest(overrides):
+    """Compose the configuration of a harvest."""
+
+    def composed_harvest(*further, kind="bert"):
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return compose("harvest", overrides=overrides(*further, kind=kind))
+
+    return composed_harvest
+
+
+@pytest.fixture
+def harvested(composed_harvest, tmp_path):
+    """Harvest into a directory; gives the directory."""
+
+    def harvested(*further, kind="bert", store="store"):
+        harvest(composed_harvest(*further, f"store={tmp_path / store}", kind=kind))
+        return tmp_path / store
+
+    return harvested
+
+
+@pytest.fixture
+def prepared(composed_harvest):
+    """Prepare a harvest; gives its work."""
+
+    def prepared(*further, kind="bert"):
+        settings = HarvestSettings.of(composed_harvest(*further, kind=kind))
+        return prepare(settings, StoreWriter("nowhere"))
+
+    return prepared
+
+
+def content(store):
+    """Return the bytes of each file of a store."""
+    paths = [path for path in store.rglob("*") if path.is_file() and path.name != ".lock"]
+    return {str(path.relative_to(store)): path.read_bytes() for path in paths}
+
+
+def read_all(store):
+    """Return all shards of a store, one after another."""
+    shards = [store.read(shard) for shard in store.manifest.shards]
+    return {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}
+
+
+# --- the vectors
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_vectors_are_the_librarys_hidden_states_bit_for_bit(kind, harvested, models):
+    import transformers
+
+    sites = [f"resid.{n}" for n in range(BLOCKS)]
+    path = harvested("batch_size=1", f"sites=[{','.join(sites)}]", kind=kind)
+    store = ActivationStore(path)
+    arrays, documents = read_all(store), store.documents()
+    network = transformers.AutoModel.from_pretrained(models[kind]).eval()
+    prefix, suffix = store.manifest.prefix, store.manifest.suffix
+    size = 12 - len(prefix) - len(suffix)
+    seen = 0
+    for number in range(len(documents)):
+        for first in range(0, len(documents.ids(number)), size):
+            ids = [*prefix, *documents.ids(number)[first : first + size].tolist(), *suffix]
+            with torch.no_grad():
+                states = network(torch.tensor([ids]), output_hidden_states=True).hidden_states
+            places = torch.arange(first, first + size)
+            of_document = arrays["document"] == number
+            rows = of_document & torch.isin(arrays["place"], places.int())
+            where = arrays["position"][rows].long()
+            assert torch.equal(arrays["token"][rows], torch.tensor(ids).int()[where])
+            for block in range(BLOCKS - (kind != "bert")):  # behind the last one comes a norm
+                expected = states[block + 1][0, where]
+                assert torch.equal(arrays[f"resid.{block}"][rows], expected.half())
+                norms = torch.linalg.vector_norm(expected, dim=-1)
+                assert torch.equal(arrays[f"norm.resid.{block}"][rows], norms)
+            if kind != "bert":
+                last = network.norm if kind == "llama" else network.ln_f
+                model = LanguageModel(network, None, kind, {})
+                with model.reading([f"resid.{BLOCKS - 1}"]) as found, torch.no_grad():
+                    network(torch.tensor([ids]))
+                    raw = found[f"resid.{BLOCKS - 1}"][0]
+                    assert torch.equal(last(raw), states[-1][0])
+                assert torch.equal(arrays[f"resid.{BLOCKS - 1}"][rows], raw[where].half())
+            seen += int(rows.sum())
+    assert seen == int((arrays["place"] >= 0).sum()) == len(documents.ids_T)
+
+
+@pytest.mark.parametrize(("kind", "mlp"), [("bert", "output.dense"), ("llama", "mlp")])
+def test_the_mlps_output_is_that_of_its_module_in_the_same_batches(kind, mlp, harvested, prepared):
+    settings = ("sites=[mlp.1]", "dtype=bfloat16", "context.padding=length")
+    store = ActivationStore(harvested(*settings, kind=kind))
+    assert store.manifest.sites == {"mlp.1": WIDTH}
+    work, kept = prepared(*settings, kind=kind), []
+    work.model.blocks[1].get_submodule(mlp).register_forward_hook(lambda *a: kept.append(a[2]))
+    for planned, shard in zip(work.shards, store.manifest.shards, strict=True):
+        found = []
+        for batch in batches_of(work, planned):
+            assert batch.ids_BL.shape[1] == 12
+            work.model.forward(batch.ids_BL, batch.mask_BL)
+            found.append(kept.pop()[batch.mask_BL.bool()])
+        vectors, expected = store.read(shard, ["mlp.1"])["mlp.1"], torch.cat(found).bfloat16()
+        assert sorted(vectors.tolist()) == sorted(expected.tolist())
+        assert not torch.equal(vectors, expected), "the tokens are shuffled"
+
+
+def test_a_pass_ends_at_the_last_site(prepared):
+    work = prepared("sites=[mlp.0,resid.1]")
+    assert (len(work.model.blocks), work.manifest.model["blocks"]) == (2, BLOCKS)
+
+
+def test_vectors_beyond_the_numbers_of_the_store_are_refused(harvested, monkeypatch):
+    load = LanguageModel.load
+    monkeypatch.setattr(LanguageModel, "load", lambda *a: scaled(load(*a)))
+    with pytest.raises(ConfigError, match=r"dtype=float16: resid\.0 has numbers beyond 65,504"):
+        harvested("sites=[resid.0]")
+    harvested("sites=[resid.0]", "dtype=bfloat16", store="other")
+
+
+def scaled(model):
+    """The model, with the last layer norm of its first block 100,000 times as large."""
+    with torch.no_grad():
+        model.blocks[0].output.LayerNorm.weight.mul_(1e5)
+    return model
+
+
+# --- the text
+
+
+def test_the_store_shows_contexts_labels_and_splits(harvested, text):
+    path = harvested("split.validation=0.3", "split.test=0.2")
+    store = ActivationStore(path)
+    documents, words = store.documents(), store.vocabulary()
+    rows = [json.loads(line) for line in text.read_text().splitlines()]
+    texts = {row["text"]: row["label"] for row in rows}
+    assert len(documents) == len(texts)
+    for number in range(len(documents)):
+        shown = " ".join(words[token] for token in documents.ids(number))
+        label = store.manifest.labels["label"][documents.labels["label"][number]]
+        assert texts[shown] == label
+    assert documents.splits_N.tolist() == sorted(documents.splits_N.tolist())
+    counts = np.bincount(documents.splits_N, minlength=3)
+    assert (counts > 0).all()
+    for split, name in enumerate(("train", "validation", "test")):
+        for shard in store.shards(name):
+            found = documents.splits_N[store.read(shard, ["document"])["document"].long()]
+            assert (found == split).all()
+
+
+def test_a_document_keeps_its_split_when_others_come(harvested):
+    few, many = (
+        ActivationStore(harvested(f"tokens={tokens}", store=str(tokens))).documents()
+        for tokens in (100, 300)
+    )
+    assert len(few) < len(many)
+    of_text = {tuple(many.ids(n).tolist()): int(many.splits_N[n]) for n in range(len(many))}
+    for number in range(len(few)):
+        assert of_text[tuple(few.ids(number).tolist())] == few.splits_N[number]
+
+
+def test_contexts_are_padded_left_out_packed_and_truncated_as_asked(harvested):
+    stores = {
+        name: ActivationStore(harvested(*settings, store=name))
+        for name, settings in {
+            "longest": [],
+            "none": ["context.padding=none"],
+            "packed": ["context.packing=true"],
+            "cut": ["context.truncation=1"],
+            "bare": ["context.special_tokens=false"],
+        }.items()
+    }
+    tokens = {n: sum(s.tokens for s in store.manifest.shards) for n, store in stores.items()}
+    text = {name: len(store.documents().ids_T) for name, store in stores.items()}
+    assert tokens["bare"] == text["bare"] == text["longest"]
+    assert tokens["packed"] < tokens["longest"], "fewer contexts have fewer special tokens"
+    assert tokens["none"] % 12 == 0 < tokens["none"] < tokens["longest"]
+    assert max(len(stores["cut"].documents().ids(n)) for n in range(40)) == 10
+    packed = read_all(stores["packed"])
+    assert (packed["place"][packed["position"] == 0] == -1).all()
+    assert stores["bare"].manifest.prefix == stores["bare"].manifest.suffix == []
+
+
+def test_a_text_that_comes_twice_is_read_once(harvested, text, tmp_path):
+    shutil.copy(text, tmp_path / "again.jsonl")
+    both = harvested(f"text.paths=[{text},{tmp_path / 'again.jsonl'}]")
+    assert len(ActivationStore(both).documents()) == 40
+
+
+# --- the same bytes
+
+
+def test_a_harvest_killed_three_times_leaves_the_same_bytes(harvested, monkeypatch):
+    undisturbed = content(harvested(store="undisturbed"))
+    passes = []
+    forward, save, note = LanguageModel.forward, writing.save_tensors, writing.write_manifest
+
+    def counted(self, *arguments):
+        passes.append(arguments)
+        forward(self, *arguments)
+
+    def half(path, tensors):
+        save(path.with_name(f".12345-{path.name}"), dict(list(tensors.items())[:2]))
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(LanguageModel, "forward", counted)
+    kills = (
+        (LanguageModel, "forward", fails_once(counted, lambda *_: len(passes) == 5)),
+        (writing, "save_tensors", lambda p, t: (half if "00002" in p.name else save)(p, t)),
+        (writing, "write_manifest", fails_once(note, lambda _, m: sum_written(m) == 5)),
+    )
+    for place, name, kill in kills:
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, kill)
+            with pytest.raises(RuntimeError, match="killed"):
+                harvested()
+    assert content(harvested()) == undisturbed
+    once = len(passes)
+    passes.clear()
+    harvested(store="again")
+    assert once <= len(passes) + 3 * 3, "at most the batches of one shard again for each kill"
+    passes.clear()
+    harvested()
+    assert not passes, "a complete store is not written again"
+
+
+def sum_written(manifest):
+    return sum(shard.sha256 is not None for shard in manifest.shards)
+
+
+def test_four_parts_make_the_store_of_one_process(harvested, command_line_of, overrides, tmp_path):
+    alone = content(harvested())
+    parts = ["-m", "part=2,0,3,1", "parts=4", f"store={tmp_path / 'parts'}"]
+    assert command_line_of("harvest", *parts, *overrides()) == 0
+    assert content(tmp_path / "parts") == alone
+
+
+def test_a_shard_depends_on_no_other(harvested):
+    path = harvested()
+    before = content(path)
+    (path / "train-00001.safetensors").unlink()
+    assert content(harvested()) == before
+
+
+def test_the_seed_deals_contexts_anew(harvested):
+    stores = [ActivationStore(harvested(f"seed={seed}", store=f"{seed}")) for seed in (0, 1)]
+    first, second = ([s.tokens for s in store.manifest.shards] for store in stores)
+    assert sum(first) == sum(second)
+    shards = [store.read(store.shards("train")[0])["document"].tolist() for store in stores]
+    assert sorted(shards[0]) != sorted(shards[1])
+
+
+@pytest.mark.slow
+def test_four_parts_by_joblib_and_sigkill_leave_the_same_bytes(harvested, overrides, tmp_path):
+    alone = content(harvested())
+    command = [sys.executable, "-m", "implicit_em.cli", "harvest", *overrides()]
+    joblib = ["-m", "hydra/launcher=joblib_local", "hydra.launcher.n_jobs=2", "parts=4"]
+    joblib += ["part=0,1,2,3", f"store={tmp_path / 'joblib'}"]
+    subprocess.run([*command, *joblib], cwd=tmp_path, env=environment(), check=True)
+    assert content(tmp_path / "joblib") == alone
+
+    store = tmp_path / "killed"
+    for written in (1, 3, 5):
+        process = subprocess.Popen([*command, f"store={store}"], cwd=tmp_path, env=environment())
+        while process.poll() is None and len(list(store.glob("t*.safetensors"))) < written:
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run([*command, f"store={store}"], cwd=tmp_path, env=environment(), check=True)
+    assert content(store) == alone
+
+
+def environment():
+    return os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        (
+            ["sites=[resid.4]"],
+            r"sites=resid\.4: auto has 4 blocks; allowed are resid\.0 to resid\.3",
+        ),
+        (["sites=[attn.0]"], r"sites=\['attn\.0'\]: should be a list of resid\.N and mlp\.N"),
+        (["sites=[]"], r"sites=\[\]: should be a list"),
+        (["lm.path=nowhere"], r"lm\.path=nowhere: no such folder or file, and not on the hub: \w"),
+        (["lm=minilm"], r"lm=minilm: its weights are not installed; make language-models"),
+        (["lm.sha256=abc"], r"lm\.sha256=abc: .* holds other weights, of digest [0-9a-f]{64}$"),
+        (["context.length=2"], rf"context\.length=2: auto takes 3 to {LONGEST} tokens"),
+        (["context.length=99"], rf"context\.length=99: auto takes 3 to {LONGEST} tokens"),
+        (["context.padding=all"], r"context\.padding=all: should be 'longest', 'length' or 'none'"),
+        (["context.lenth=9"], r"context\.lenth=9: no such key; did you mean context\.length\?"),
+        (["+colour=red"], r"colour: no such key"),
+        (["text.paths=[no/*.txt]"], r"text\.paths=no/\*\.txt: no such file"),
+        (
+            ["text.label=topic"],
+            r"text\.label=topic: .*rows\.jsonl, row 1 lacks it; it has text, label",
+        ),
+        (["text.text=body"], r"text\.text=body: .*rows\.jsonl, row 1 lacks it"),
+        (["split.test=0.95"], r"split=.*: validation and test together must be less than 1"),
+        (["part=4", "parts=4"], r"part=4: of parts=4, the last is 3"),
+        (["dtype=float32"], r"dtype=float32: should be 'float16' or 'bfloat16'"),
+        (["tokens=0"], r"tokens=0: should be greater than 0"),
+        (["hydra/launcher=joblib_local"], r"hydra/launcher=joblib_local: .*add -m"),
+        (["lm=gpt5"], r"lm=gpt5: no such option; .*auto, minilm, smollm2"),
+        (["device=cuda"], r"device=cuda: this machine has no CUDA device; allowed is cpu"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_mistake_gives_one_line_and_leaves_nothing(
+    settings, reason, command_line_of, overrides, tmp_path, capfd, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    hide_packages(monkeypatch)
+    before = sorted(tmp_path.rglob("*"))
+    lines = overrides(f"store={tmp_path / 'store'}")
+    if any(s.startswith("lm=") for s in settings):
+        lines = [line for line in lines if not line.startswith("lm")]
+    assert command_line_of("harvest", *lines, *settings) == 2
+    err = capfd.readouterr().err
+    assert re.fullmatch(rf"error: .*{reason.removesuffix('$')}.*\n", err), err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def hide_packages(monkeypatch):
+    """Let the packages with weights look missing, whether they are installed or not."""
+    hidden = lambda name: None if "minilm" in name else find_spec(name)  # noqa: E731
+    monkeypatch.setattr(language_models, "find_spec", hidden)
+
+
+@pytest.mark.parametrize(
+    ("remove", "reason"),
+    [
+        ("tokenizer*", "its tokenizer cannot be loaded"),
+        ("*.safetensors", "has no weights"),
+        ("config.json", "has no config.json"),
+    ],
+)
+def test_a_model_that_lacks_a_file_is_refused(remove, reason, harvested, models, tmp_path):
+    folder = shutil.copytree(models["llama"], tmp_path / "model")
+    for path in folder.glob(remove):
+        path.unlink()
+    with pytest.raises(ConfigError, match=reason) as refused:
+        harvested(f"lm.path={folder}")
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "store").exists()
+
+
+def test_without_transformers_one_line_says_what_to_install(harvested, monkeypatch):
+    monkeypatch.setattr(language_models, "find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"transformers is missing; pip install -e \"\.\[lang"):
+        harvested()
+
+
+def test_empty_text_is_refused(harvested, tmp_path):
+    (tmp_path / "empty.txt").write_text(" \n")
+    with pytest.raises(ConfigError, match="text: Files gives no text"):
+        harvested(f"text.paths=[{tmp_path / 'empty.txt'}]")
+
+
+def test_a_store_of_other_settings_is_refused(harvested, command_line_of, overrides, capfd):
+    path = harvested()
+    before = content(path)
+    lines = overrides(f"store={path}", "batch_size=5", "context.packing=true")
+    assert command_line_of("harvest", *lines) == 2
+    shown = capfd.readouterr().err
+    assert "batch_size=4 there, 5 here; context.packing=False there, True here" in shown
+    assert shown.count("\n") == 1
+    assert content(path) == before
+
+
+def test_another_model_under_the_same_settings_is_refused(harvested, models):
+    path = harvested(kind="llama")
+    with pytest.raises(ConfigError, match=r"holds another store \(model\.architecture=Llama"):
+        harvested(kind="gpt2")
+    assert ActivationStore(path).manifest.model["architecture"] == "LlamaModel"
+
+
+def test_too_small_a_disk_is_refused_before_anything_is_written(harvested, monkeypatch, tmp_path):
+    disk = namedtuple("disk", "free")
+    monkeypatch.setattr(writing.shutil, "disk_usage", lambda _: disk(1000))
+    with pytest.raises(ConfigError, match=r"the shards need .* GB more, but 1e-06 GB are free"):
+        harvested()
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_full_disk_ends_it_in_one_line(harvested, monkeypatch):
+    from safetensors import SafetensorError
+
+    from implicit_em.data import store
+
+    def full(*_):
+        raise SafetensorError("No space left on device (os error 28)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "save_file", full)
+        with pytest.raises(
+            WriteError, match=r"documents\.safetensors cannot be written: No space left"
+        ):
+            harvested()
+    ActivationStore(harvested())
+
+
+def test_a_store_half_written_is_no_store(harvested, monkeypatch, tmp_path):
+    killed = fails_once(writing.write_manifest, lambda _, manifest: sum_written(manifest) == 2)
+    monkeypatch.setattr(writing, "write_manifest", killed)
+    with pytest.raises(RuntimeError, match="killed"):
+        harvested()
+    with pytest.raises(ConfigError, match=r"store: not complete: \d+ of \d+ shards are missing"):
+        ActivationStore(tmp_path / "store")
+
+
+# --- progress and the end
+
+
+def test_the_size_is_said_before_and_progress_in_tenths(harvested, caplog):
+    caplog.set_level("INFO")
+    harvested()
+    said = [record.getMessage() for record in caplog.records]
+    assert re.search(
+        r"resid\.3|resid\.\d of [\d,]+ tokens, 40 documents; \d+ shards, .* GB", said[2]
+    )
+    rates = [line for line in said if "tokens/s" in line]
+    assert 1 <= len(rates) <= 10
+    assert re.match(r"[\d,]+ of [\d,]+ tokens  \d+ tokens/s  \d+ s left", rates[0])
+    assert said[-1].endswith("store is complete")
+
+
+def test_a_terminal_shows_a_bar_with_the_rate(harvested, monkeypatch):
+    shown = StringIO()
+    console = Console(file=shown, force_terminal=True, color_system=None, width=100)
+    monkeypatch.setattr(progress, "Console", lambda: console)
+    harvested()
+    assert re.search(r"harvesting.*100%.* [\d,]+ tokens/s 0:00:00", shown.getvalue())
+
+
+def test_a_signal_ends_it_and_it_goes_on(
+    harvested, command_line_of, overrides, tmp_path, monkeypatch
+):
+    store = tmp_path / "store"
+    forward, passes = LanguageModel.forward, []
+
+    def signalled(self, *arguments):
+        passes.append(None)
+        if len(passes) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        forward(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LanguageModel, "forward", signalled)
+        assert command_line_of("harvest", *overrides(f"store={store}")) == 143
+    assert command_line_of("harvest", *overrides(f"store={store}")) == 0
+    assert content(store) == content(harvested(store="undisturbed"))

@@ -1,0 +1,75 @@
+"""Tiny random language models with tokenizers of their own, and some text for them to read."""
+
+import json
+import random
+from pathlib import Path
+
+import torch
+
+WORDS = ("a", "be", "cat", "do", "eel", "fog", "go", "hat", "ink", "jam", "key", "low", "moo")
+WIDTH, BLOCKS, LONGEST = 16, 4, 32
+
+
+def make_model(folder: Path, kind: str) -> Path:
+    """Write a model like ``bert``, ``llama`` or ``gpt2`` with its tokenizer; gives the folder."""
+    import transformers
+
+    tokenizer = words_between_marks() if kind == "bert" else bytes_and_pairs()
+    size = {"vocab_size": len(tokenizer), "hidden_size": WIDTH, "num_hidden_layers": BLOCKS}
+    if kind == "gpt2":
+        size = {"vocab_size": len(tokenizer), "n_embd": WIDTH, "n_layer": BLOCKS}
+        config = transformers.GPT2Config(**size, n_head=2, n_positions=LONGEST)
+    else:
+        cls = transformers.BertConfig if kind == "bert" else transformers.LlamaConfig
+        heads = {"num_attention_heads": 2, "intermediate_size": 24}
+        config = cls(**size, **heads, max_position_embeddings=LONGEST)
+    torch.manual_seed(0)
+    transformers.AutoModel.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def words_between_marks():
+    """A tokenizer of words, which puts [CLS] and [SEP] around a text."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+    ids = {token: number for number, token in enumerate((*special, *WORDS))}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    marks = [(mark, ids[mark]) for mark in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=marks)
+    names = dict(zip(("pad", "unk", "cls", "sep"), special, strict=True))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, **{f"{name}_token": mark for name, mark in names.items()}
+    )
+
+
+def bytes_and_pairs():
+    """A tokenizer of pairs of bytes, which puts nothing around a text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=280,
+        special_tokens=["<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([" ".join(WORDS)], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")
+
+
+def make_text(path: Path, documents: int = 40) -> Path:
+    """Write documents of 1 to 40 words, each of one of two labels; gives the file."""
+    rng = random.Random(0)
+    rows = [
+        {"text": " ".join(rng.choices(WORDS, k=rng.randint(1, 40))), "label": "ab"[n % 2]}
+        for n in range(documents)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
