@@ -12,7 +12,7 @@ CUTOFF = 1e-10
 Such directions have 1e-5 of the strongest one's deviation, far more than float32 rounding.
 """
 RIDGE = 1e-3
-"""Default strength of the ridge; the variance of a standardised unit is 1."""
+"""Default strength of the ridge: it weighs as much as one activation in a thousand samples."""
 BLOCK = 4096
 
 Pairs = Iterable[tuple[Tensor, Tensor]]
@@ -62,8 +62,10 @@ def least_squares_decoder(
     if not (np.isfinite(activations_NK).all() and np.isfinite(x_ND).all()):
         raise ValueError("activations and inputs must be finite")
     moments = _Moments(_blocks(activations_NK, x_ND))
-    inverse_KK = torch.from_numpy(pinvh(moments.correlation_KK.numpy(), rtol=CUTOFF))
-    weight_KD, bias_D = moments.decoder(inverse_KK @ moments.covariance_KD)
+    scale_K = _inverse_root(moments.variance_K)
+    correlation_KK, covariance_KD = moments.scaled(scale_K)
+    inverse_KK = torch.from_numpy(pinvh(correlation_KK.numpy(), rtol=CUTOFF))
+    weight_KD, bias_D = moments.decoder(inverse_KK @ covariance_KD, scale_K)
     return weight_KD.numpy(), bias_D.numpy()
 
 
@@ -85,9 +87,12 @@ def least_squares_fvu(
 def ridge_decoder(pairs: Pairs, ridge: float = RIDGE) -> tuple[Tensor, Tensor]:
     """Return weight ``(K, D)`` and bias ``(D,)`` of the decoder by ridge regression, float64.
 
-    With ``z`` the units standardised over the samples, the weight of ``z`` is ``(mean z z^T +
-    ridge I)^-1 mean z (x - mean x)^T``. A unit's scale and level do not matter, and constant units
-    have weight 0.
+    With ``z = (a - mean a) / s``, the weight of ``z`` is ``(mean z z^T + ridge I)^-1 mean z (x -
+    mean x)^T``. The scale s of a unit is its root mean square deviation from its mean over the
+    samples that activate it, or over all samples if that is larger. So a unit's scale and level do
+    not matter, and the ridge weighs as much as ``ridge N`` activations of each unit. A unit that
+    few samples activate is shrunk; by its standard deviation it would not be. Constant units have
+    weight 0.
 
     Args:
         pairs: blocks of activations ``(B, K)`` with their inputs ``(B, D)``. Products of a block
@@ -95,16 +100,18 @@ def ridge_decoder(pairs: Pairs, ridge: float = RIDGE) -> tuple[Tensor, Tensor]:
         ridge: strength of the ridge, above 0.
     """
     moments = _Moments(pairs)
-    matrix_KK = moments.correlation_KK
+    scale_K = _scale(moments.variance_K, moments.mean_K, moments.active_K)
+    matrix_KK, covariance_KD = moments.scaled(scale_K)
     matrix_KK.diagonal().add_(ridge)
-    return moments.decoder(torch.linalg.solve(matrix_KK, moments.covariance_KD))
+    return moments.decoder(torch.linalg.solve(matrix_KK, covariance_KD), scale_K)
 
 
 def wide_ridge_decoder(pairs: Pairs, ridge: float = RIDGE) -> tuple[Tensor, Tensor]:
     """Return the same as ``ridge_decoder`` by an N x N matrix, which is smaller if K exceeds N."""
     activations_NK, x_ND = (torch.cat(blocks).double() for blocks in zip(*pairs, strict=True))
     mean_K, mean_D = activations_NK.mean(0), x_ND.mean(0)
-    scale_K = _scale((activations_NK - activations_NK[0]).var(0, correction=0))
+    variance_K = (activations_NK - activations_NK[0]).var(0, correction=0)
+    scale_K = _scale(variance_K, mean_K, (activations_NK != 0).double().mean(0))
     z_NK = (activations_NK - mean_K) * scale_K
     matrix_NN = z_NK @ z_NK.T
     matrix_NN.diagonal().add_(ridge * len(z_NK))
@@ -113,7 +120,7 @@ def wide_ridge_decoder(pairs: Pairs, ridge: float = RIDGE) -> tuple[Tensor, Tens
 
 
 class _Moments:
-    """Moments of activations and their inputs, with the units standardised, in float64."""
+    """Moments of activations and their inputs, and shares of active samples, in float64."""
 
     def __init__(self, pairs: Pairs) -> None:
         count = 0
@@ -126,6 +133,7 @@ class _Moments:
             sums = (
                 *(moved_BK.sum(0), moved_BD.sum(0)),
                 *(moved_BK.T @ moved_BK, moved_BK.T @ moved_BD),
+                activations_BK.count_nonzero(0),
             )
             if count:
                 for total, part in zip(totals, sums, strict=True):
@@ -133,18 +141,24 @@ class _Moments:
             else:
                 totals = [part.double() for part in sums]
             count += len(x_BD)
-        sum_K, sum_D, products_KK, products_KD = totals
+        sum_K, sum_D, products_KK, products_KD, active_K = totals
         mean_K, mean_D = sum_K / count, sum_D / count
-        covariance_KK = products_KK.div_(count).sub_(mean_K.outer(mean_K))
-        self.scale_K = _scale(covariance_KK.diagonal())
+        self.covariance_KK = products_KK.div_(count).sub_(mean_K.outer(mean_K))
+        self.covariance_KD = products_KD.div_(count).sub_(mean_K.outer(mean_D))
+        self.variance_K = self.covariance_KK.diagonal().clone()
         self.mean_K, self.mean_D = mean_K + first_K, mean_D + first_D
-        self.correlation_KK = covariance_KK.mul_(self.scale_K.outer(self.scale_K))
-        covariance_KD = products_KD.div_(count).sub_(mean_K.outer(mean_D))
-        self.covariance_KD = covariance_KD.mul_(self.scale_K[:, None])
+        self.active_K = active_K / count
 
-    def decoder(self, weight_KD: Tensor) -> tuple[Tensor, Tensor]:
-        """Return weight and bias for the units, given the weight for the standardised units."""
-        return _decoder(weight_KD, self.scale_K, self.mean_K, self.mean_D)
+    def scaled(self, scale_K: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the covariances of scaled units, with each other and with inputs, in place."""
+        return (
+            self.covariance_KK.mul_(scale_K.outer(scale_K)),
+            self.covariance_KD.mul_(scale_K[:, None]),
+        )
+
+    def decoder(self, weight_KD: Tensor, scale_K: Tensor) -> tuple[Tensor, Tensor]:
+        """Return weight and bias for the units, given the weight for the scaled units."""
+        return _decoder(weight_KD, scale_K, self.mean_K, self.mean_D)
 
 
 def _decoder(
@@ -160,7 +174,15 @@ def _squares(values: Tensor) -> float:
     return flat.dot(flat).item()
 
 
-def _scale(variance_K: Tensor) -> Tensor:
+def _scale(variance_K: Tensor, mean_K: Tensor, active_K: Tensor) -> Tensor:
+    """Return 1 / s for each unit, given the share of the samples that activate it."""
+    # A silent sample lies one mean away from the mean.
+    of_active_K = variance_K - (1 - active_K) * mean_K.square()
+    of_active_K /= active_K.clamp(min=torch.finfo(torch.float64).tiny)
+    return _inverse_root(torch.where(variance_K <= 0, 0, of_active_K.maximum(variance_K)))
+
+
+def _inverse_root(variance_K: Tensor) -> Tensor:
     """Return 1 over each standard deviation; 0 where rounding leaves no variance."""
     return torch.where(variance_K <= 0, 0, variance_K.rsqrt())
 

@@ -17,7 +17,13 @@ from implicit_em.metrics.recovery import recovered
 from implicit_em.training.loading import load
 
 FITTED = 4096
-"""Largest number of training samples that ``ridge_fvu`` fits the decoder on."""
+"""Number of training samples that ``ridge_fvu`` fits the decoder on, at most."""
+EACH = 8
+"""Number of samples for each unit, if that makes more."""
+WIDEST = 4096
+"""Number of units above which the fit of so many would take too long, and ``FITTED`` must do."""
+MOST_FITTED = 16_384
+"""Largest number of samples that the fit takes."""
 MEASURED = 2048
 """Largest number of final samples that ``ridge_fvu`` measures the decoder on."""
 FOUND = 0.8
@@ -63,15 +69,16 @@ class RidgeDecoder:
 def fit_decoder(run: str | Path | Any, x: Any, ridge: float = RIDGE) -> RidgeDecoder:
     """Fit a linear decoder to a model that may have none, by ridge regression.
 
-    With ``z`` the energies standardised over the samples, the weight of ``z`` is ``(mean z z^T +
-    ridge I)^-1 mean z (x - mean x)^T``. So a unit's scale and level do not matter.
+    With ``z`` the scaled energies, the weight of ``z`` is ``(mean z z^T + ridge I)^-1 mean z (x -
+    mean x)^T``. ``metrics.ridge_decoder`` says how they are scaled: a unit's own scale and level do
+    not matter, and a unit that few samples activate gets a small weight.
 
     Args:
         run: run directory, or a model with ``encode``.
         x: samples to fit on, a tensor or array of shape ``(N, ...)``, or ``(..., D)`` for rows of
             the model's own width. Bytes are scaled to [0, 1]; other values must be those that the
             model takes.
-        ridge: strength of the ridge, above 0; the variance of a standardised unit is 1.
+        ridge: strength of the ridge, above 0; it weighs as much as ``ridge N`` activations.
 
     Returns:
         The decoder. Its ``fvu(x)`` and ``explained_variance(x)`` measure it on any samples.
@@ -96,11 +103,13 @@ def fit_decoder(run: str | Path | Any, x: Any, ridge: float = RIDGE) -> RidgeDec
 def ridge_fvu(model: Any, data: ResidentDataModule) -> float:
     """Return the FVU of the data's final samples, by a decoder fitted on training samples.
 
-    Both are a fixed choice of samples, at most ``FITTED`` and ``MEASURED`` of them.
+    Both are a fixed choice of samples, at most ``MEASURED`` final ones.
     """
+    units = len(model.weight)
+    most = min(max(FITTED, EACH * units), MOST_FITTED) if units <= WIDEST else FITTED
     samples, final = data.split("train")[0], data.final_samples()[0]
     rows = data.train_indices()
-    fitted = rows[_choice(len(rows), FITTED)].to(samples.device)
+    fitted = rows[_choice(len(rows), most)].to(samples.device)
     measured = _choice(len(final), MEASURED).to(final.device)
     decoder = fit_decoder(model, samples.index_select(0, fitted))
     return decoder.fvu(final.index_select(0, measured))

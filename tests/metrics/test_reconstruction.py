@@ -150,12 +150,45 @@ def pairs(activations, x, block=64, dtype=torch.float64):
 
 @pytest.mark.parametrize("ridge", [1e-3, 0.7])
 @pytest.mark.parametrize("solve", [ridge_decoder, wide_ridge_decoder])
-def test_the_ridge_is_that_of_the_standardised_units(x, activations, solve, ridge):
-    more = np.c_[activations, np.zeros(N), np.full(N, 0.1), 1e3 + 1e-3 * activations[:, 0]]
+def test_the_ridge_of_units_that_all_samples_activate_is_that_of_standardised_ones(
+    x, activations, solve, ridge
+):
+    active = activations + 0.1
+    more = np.c_[active, np.zeros(N), np.full(N, 0.1), 1e3 + 1e-3 * activations[:, 0]]
     weight, bias = solve(pairs(more, x), ridge)
     reference = make_pipeline(StandardScaler(), Ridge(ridge * N)).fit(more.astype(float), x)
     assert more @ weight.numpy() + bias.numpy() == pytest.approx(reference.predict(more), abs=1e-5)
     assert not weight[4:6].any()
+
+
+@pytest.mark.parametrize("solve", [ridge_decoder, wide_ridge_decoder])
+def test_units_are_scaled_by_the_samples_that_activate_them(x, solve):
+    random = np.random.default_rng(2)
+    codes = random.exponential(size=(N, 6)) * (
+        random.random((N, 6)) < [0.01, 0.03, 0.1, 0.5, 0.9, 1]
+    )
+    codes[:, 0] = 0
+    codes[7, 0] = 1e-3  # once, and hardly
+    weight, bias = solve(pairs(codes, x), 1e-2)
+    moved = codes - codes.mean(0)
+    of_active = [np.mean(unit[code != 0] ** 2) for unit, code in zip(moved.T, codes.T, strict=True)]
+    scaled = moved / np.sqrt(np.maximum(of_active, moved.var(0)))
+    reference = Ridge(1e-2 * N).fit(scaled, x)
+    assert codes @ weight.numpy() + bias.numpy() == pytest.approx(
+        reference.predict(scaled), abs=1e-8
+    )
+    level = np.r_[np.zeros(5), 3.0]  # of the one that is always active
+    again, _ = solve(pairs(codes * [1e-3, 1, 10, 1e3, 1, 1] + level, x), 1e-2)
+    assert again.numpy() == pytest.approx(weight.numpy() / [[1e-3], [1], [10], [1e3], [1], [1]])
+
+
+def test_a_unit_that_one_sample_activates_is_shrunk(x):
+    codes = np.zeros((N, 1))
+    codes[5] = 1e-3
+    for solve in (ridge_decoder, wide_ridge_decoder):
+        weight, _ = solve(pairs(codes, x), 4 / N)  # as much as four activations
+        explained = codes[5] @ weight.numpy()
+        assert explained == pytest.approx((x[5] - x.mean(0)) / 5, rel=0.02, abs=1e-7)
 
 
 def test_more_units_than_samples_have_one_ridge_decoder_by_either_matrix(x):
