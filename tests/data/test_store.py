@@ -156,7 +156,7 @@ def test_an_incomplete_store_is_refused(path):
             lambda a: (a["position"] >= 2) & ~np.isin(a["token"], [*SPECIAL, 5]),
         ),
     ],
-    ids=str,
+    ids=["none", "positions", "special", "norm", "all"],
 )
 def test_statistics_are_of_exactly_the_tokens_that_a_filter_leaves(tokens, kept, path):
     store = ActivationStore(path)

@@ -23,7 +23,7 @@ from implicit_em.studies.stages import compose_settings
 from implicit_em.training.directory import RunDirectory
 
 CONF = ROOT / "conf"
-DIGEST = "0514d37518f40e16"
+DIGEST = "48584115a18a7da8"
 """The digest of the committed protocol, pinned."""
 FAMILY = """# @package _global_
 # A family in few settings.
