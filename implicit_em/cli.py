@@ -97,7 +97,7 @@ def _harvest(cfg: DictConfig) -> None:
 
 @contextmanager
 def _logged_errors() -> Iterator[None]:
-    """Let an error that the log has end a single run; in a sweep, Hydra goes on with the others."""
+    """Mark an error that is already logged; in a sweep, leave it to Hydra, which goes on."""
     try:
         yield
     except RunError as error:

@@ -17,7 +17,7 @@ from implicit_em.metrics.recovery import recovered
 from implicit_em.training.loading import load
 
 FITTED = 4096
-"""Number of training samples that ``ridge_fvu`` fits the decoder on, at most."""
+"""Number of training samples that ``ridge_fvu`` fits the decoder on, unless ``EACH`` makes more."""
 EACH = 8
 """Number of samples for each unit, if that makes more."""
 WIDEST = 4096

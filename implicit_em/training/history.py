@@ -80,7 +80,7 @@ class HistoryLogger(RunLogger):
         self.rows = {epoch: row for epoch, row in self.rows.items() if epoch <= epochs}
 
     def precede_checkpoint(self) -> None:
-        """Write the epochs that are not written yet; this one follows once it is whole."""
+        """Write earlier epochs that the file lacks; the current one follows when it has ended."""
         if len(self.column("train/loss")) > self._written:
             self.write()
         self._is_due = True
