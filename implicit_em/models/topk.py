@@ -140,10 +140,9 @@ def keep_largest(activations: Tensor, count: int | Sequence[int]) -> Tensor:
 
 def _least_kept(activations: Tensor, each: Sequence[int]) -> Tensor:
     """Return the smallest of the largest elements of each row ``(..., N)``, shape ``(..., 1)``."""
-    if activations.shape[-1] >= MANY and activations.dim() <= 2:
-        rows = activations.reshape(-1, activations.shape[-1])
-        counts = each if len(each) > 1 else [*each] * len(rows)
-        least = [smallest_of_largest(row, n) for row, n in zip(rows, counts, strict=True)]
+    if activations.shape[-1] >= MANY and activations.shape[:-1].numel() == len(each):
+        rows = activations.reshape(len(each), -1)
+        least = [smallest_of_largest(row, n) for row, n in zip(rows, each, strict=True)]
         return torch.stack(least).view(*activations.shape[:-1], 1)
     if min(each) == max(each):
         return activations.topk(each[0], sorted=False).values.amin(-1, keepdim=True)

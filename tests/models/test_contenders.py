@@ -180,6 +180,8 @@ def test_a_bound_finds_the_same_largest(count, case, monkeypatch):
     z = {"equal": (2 * z).round(), "few positive": (z - 1.5).relu(), "negative": -z.exp()}.get(
         case, z
     )
+    if isinstance(count, int):
+        z = z[0]
     expected = keep_largest(z, count)
     monkeypatch.setattr(topk, "MANY", 1)
     assert torch.equal(keep_largest(z, count), expected)
