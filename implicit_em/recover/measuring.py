@@ -79,4 +79,4 @@ def _recovery(run: Run) -> dict[str, Any]:
     return {**more, **found}
 
 
-RECOVERY = Measurement("recovery", 3, _recovery, ("parameters", "epochs", "train_seconds"))
+RECOVERY = Measurement("recovery", 4, _recovery, ("parameters", "epochs", "train_seconds"))
