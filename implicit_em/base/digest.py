@@ -31,6 +31,17 @@ def digest_of(*names: Any) -> str | None:
     return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()[:16]
 
 
+def digest_of_store(path: Any) -> str | None:
+    """Return 16 hexadecimal digits of a store of activations, or ``None`` where there is none.
+
+    The manifest holds the digests of all files.
+    """
+    try:
+        return digest_of_file(Path(path) / "manifest.json")[:16]
+    except (OSError, TypeError):
+        return None
+
+
 def digest_of_file(name: str | Path) -> str:
     """Return the SHA-256 of a file in hexadecimal digits; ``OSError`` if it cannot be read."""
     path = Path(name).expanduser().resolve()

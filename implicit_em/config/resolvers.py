@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from implicit_em.base.digest import digest_of
+from implicit_em.base.digest import digest_of, digest_of_store
 
 _SAFE_NAME = re.compile(r"[\w=,.+@-][\w=,.+@ \[\]-]{0,149}", re.ASCII)
 
@@ -81,6 +81,7 @@ def directions(objective: str | Sequence[str] | None) -> str | list[str]:
 
 
 OmegaConf.register_new_resolver("digest", digest_of, replace=True)
+OmegaConf.register_new_resolver("digest_of_store", digest_of_store, replace=True)
 OmegaConf.register_new_resolver("data_root", data_root, replace=True)
 OmegaConf.register_new_resolver("token", token, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("first_given", first_given, replace=True)

@@ -1,5 +1,6 @@
 """Data sets in memory, stores of activations, and checks of what is read."""
 
+from implicit_em.data.activations import ActivationDataModule
 from implicit_em.data.modules import ResidentDataModule, TorchvisionDataModule
 from implicit_em.data.resident import Block, BlockLoader, ResidentLoader, as_unit_float, batches_of
 from implicit_em.data.store import ActivationStore, Documents, Manifest, Shard
@@ -8,6 +9,7 @@ from implicit_em.data.superposition import Superposition, SuperpositionDataModul
 from implicit_em.data.tensors import TensorDataModule
 
 __all__ = [
+    "ActivationDataModule",
     "ActivationStore",
     "Block",
     "BlockLoader",

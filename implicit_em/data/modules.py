@@ -21,7 +21,7 @@ from implicit_em.base.threads import torch_threads
 from implicit_em.data import sharing
 from implicit_em.data.checks import check_labels
 from implicit_em.data.mapped import MappedSamples, Samples, rows_at_once
-from implicit_em.data.resident import BlockLoader, ResidentLoader, as_unit_float
+from implicit_em.data.resident import BlockLoader, ResidentLoader, as_unit_float, in_one_window
 from implicit_em.data.sharing import Source, Splits
 from implicit_em.distributed import Group
 from implicit_em.models.normalizing import Normalizer, Option, fit_normalizer
@@ -79,6 +79,10 @@ class ResidentDataModule(pl.LightningDataModule):
         self.normalize = normalize
         self.sample_shape: tuple[int, ...] = ()
         self._splits: Splits | None = None
+
+    def shuffle(self, rows: Tensor, generator: np.random.Generator) -> list[Tensor]:
+        """Return the rows in the order of an epoch: windows, which follow one another."""
+        return in_one_window(rows, generator)
 
     @abstractmethod
     def read(self, train: bool) -> tuple[Any, Tensor]:
@@ -207,6 +211,11 @@ class ResidentDataModule(pl.LightningDataModule):
         size = len(self._splits.on(self._splits.home, "train")[0])
         return torch.from_numpy(np.random.default_rng(0).permutation(size))
 
+    @property
+    def most_probed(self) -> int | None:
+        """Largest number of samples of a split that a probe takes; ``None`` for all."""
+        return None
+
     def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
         """Return the batch as it is: its data lie on the device already."""
         return batch
@@ -217,7 +226,13 @@ class ResidentDataModule(pl.LightningDataModule):
         A Trainer gets blocks of batches, unless one of its flags or callbacks counts batches.
         """
         rows = self.train_indices()
-        loader = self._loader(*self.split("train"), self.batch_size, indices=rows, seed=self.seed)
+        loader = self._loader(
+            *self.split("train"),
+            self.batch_size,
+            indices=rows,
+            seed=self.seed,
+            shuffle=self.shuffle,
+        )
         if self.trainer is None or _counts_batches(self.trainer):
             return loader
         model: Any = self.trainer.lightning_module.model
@@ -236,6 +251,12 @@ class ResidentDataModule(pl.LightningDataModule):
     def _loader(self, inputs: Any, labels: Tensor, size: int, **options: Any) -> ResidentLoader:
         group = Group.of(self.trainer) if self.trainer else Group()
         return ResidentLoader(inputs, labels, size, group=group, **options)
+
+
+def fixed_choice(samples: int, most: int | None) -> Tensor:
+    """Return the rows of at most ``most`` of N samples, always the same, in order; int64."""
+    rows = np.random.default_rng(0).permutation(samples)[:most]
+    return torch.from_numpy(np.sort(rows))
 
 
 def block_size(batch_size: int, components: int, in_features: int) -> int:

@@ -1,8 +1,8 @@
 """Batches and blocks of batches from a data set in memory."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, islice
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,15 @@ def as_unit_float(values: Tensor, out: Tensor | None = None) -> Tensor:
     return torch.div(values, 255, out=out)
 
 
+Shuffle = Callable[[Tensor, np.random.Generator], list[Tensor]]
+"""Function that puts rows, int64, in a random order: windows, which follow one another."""
+
+
+def in_one_window(rows: Tensor, generator: np.random.Generator) -> list[Tensor]:
+    """Return a permutation of all rows."""
+    return [rows[torch.from_numpy(generator.permutation(len(rows)))]]
+
+
 class ResidentLoader:
     """Sized, resumable iterable of batches ``(inputs_BD, labels_B)``.
 
@@ -42,16 +51,18 @@ class ResidentLoader:
         seed: seed of the permutations; ``None`` keeps the order of ``indices``.
         indices: rows to use, int64; ``None`` for all.
         group: processes of the run, each of which gets its part of every batch, possibly empty.
+        shuffle: order of an epoch; with several windows, ``inputs`` reads the next one ahead.
     """
 
     def __init__(
         self,
-        inputs: Tensor,
+        inputs: Any,
         labels: Tensor,
         batch_size: int,
         seed: int | None = None,
         indices: Tensor | None = None,
         group: Group | None = None,
+        shuffle: Shuffle = in_one_window,
     ) -> None:
         self.inputs = inputs
         self.labels = labels
@@ -59,6 +70,7 @@ class ResidentLoader:
         self.seed = seed
         self.indices = torch.arange(len(inputs)) if indices is None else indices
         self.group = group or Group()
+        self.shuffle = shuffle
         self.epoch = 0
         self._batch = 0  # number of batches of this epoch handed out so far
         self._resuming = False
@@ -84,12 +96,11 @@ class ResidentLoader:
         if not (self._resuming and epoch == self.epoch):
             self.epoch, self._batch, self._resuming = epoch, 0, False
 
-    def order(self) -> Tensor:
-        """Return this epoch's order of the samples, int64 of shape ``(N,)``."""
+    def windows(self) -> list[Tensor]:
+        """Return this epoch's order of the samples, int64: windows, which follow one another."""
         if self.seed is None:
-            return self.indices
-        permutation = np.random.default_rng((self.seed, self.epoch)).permutation(len(self.indices))
-        return self.indices[torch.from_numpy(permutation)]
+            return [self.indices]
+        return self.shuffle(self.indices, np.random.default_rng((self.seed, self.epoch)))
 
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size) - self._leaves_one_out
@@ -106,8 +117,14 @@ class ResidentLoader:
             self._resuming = False
         elif self._batch:
             self.set_epoch(self.epoch + 1)
-        batches = self.order().split(self.batch_size)
+        windows = self.windows()
+        batches = torch.cat(windows).split(self.batch_size)
+        starts = accumulate(map(len, windows), initial=0)
+        coming = list(zip(starts, windows[1:], strict=False))  # a window, and when to read it ahead
         for batch in batches[self._batch : len(self)]:
+            while coming and coming[0][0] <= self._batch * self.batch_size:
+                window = coming.pop(0)[1]
+                self.inputs.read_ahead(window)
             self._batch += 1
             yield batch
 

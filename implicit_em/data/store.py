@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -189,7 +190,23 @@ class ActivationStore:
             ConfigError: if the store has no array of a name.
             DamagedError: if the file is missing or damaged; the message names it.
         """
-        return self._read(shard.file, shard.sha256, names)
+        with safe_open(self.check(shard), framework="pt") as file:
+            there = list(file.keys())
+            for wanted in names:
+                if wanted not in there:
+                    raise ConfigError(
+                        f"{self.path}: no array {wanted}; there are {', '.join(there)}"
+                    )
+            return {wanted: file.get_tensor(wanted) for wanted in names or there}
+
+    def column(self, name: str, split: str) -> Tensor:
+        """Return an array of all shards of a split, one after another; raises as ``read`` does."""
+        parts = [self.read(shard, [name])[name] for shard in self.shards(split)]
+        return torch.cat(parts) if parts else torch.empty(0)
+
+    def check(self, shard: Shard) -> Path:
+        """Return the path of a shard, or raise ``DamagedError`` if it is not as it was written."""
+        return checked(self.path / shard.file, shard.sha256)
 
     def documents(self) -> Documents:
         """Return the documents, or raise ``DamagedError``."""
@@ -199,16 +216,6 @@ class ActivationStore:
         """Return the text of each token id, or raise ``DamagedError``."""
         checked(self.path / VOCABULARY, self.manifest.files[VOCABULARY])
         return read_json(self.path / VOCABULARY)["tokens"]
-
-    def _read(self, name: str, sha256: str | None, names: Sequence[str]) -> dict[str, Tensor]:
-        with safe_open(checked(self.path / name, sha256), framework="pt") as file:
-            there = list(file.keys())
-            for wanted in names:
-                if wanted not in there:
-                    raise ConfigError(
-                        f"{self.path}: no array {wanted}; there are {', '.join(there)}"
-                    )
-            return {wanted: file.get_tensor(wanted) for wanted in names or there}
 
 
 def read_documents(path: Path, manifest: Manifest) -> Documents:

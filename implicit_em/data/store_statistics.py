@@ -65,12 +65,14 @@ class Statistics:
         count: number of vectors N.
         mean_D: their mean.
         covariance_DD: their covariance about the mean, divided by N.
+        fourth: mean of the fourth power of their distance from the mean, shape ``()``.
         norms_Q: the quantiles of their norms at ``QUANTILES``.
     """
 
     count: int
     mean_D: Tensor
     covariance_DD: Tensor
+    fourth: Tensor
     norms_Q: Tensor
 
 
@@ -79,8 +81,8 @@ def statistics_of(
 ) -> Statistics:
     """Return the statistics of a site over exactly the tokens of a split that a filter leaves.
 
-    They are computed once for each filter, in one pass, and kept in the store's directory if it can
-    be written.
+    They are computed once for each filter, in two passes, and kept in the store's directory if it
+    can be written.
 
     Raises:
         ConfigError: if the store lacks the site, or no token is left.
@@ -93,7 +95,7 @@ def statistics_of(
     file = _cached_at(store, site, split, tokens)
     with suppress(OSError, SafetensorError, KeyError):
         saved = load_file(file)
-        arrays = (saved[name] for name in ("mean", "covariance", "norms"))
+        arrays = (saved[name] for name in ("mean", "covariance", "fourth", "norms"))
         return Statistics(int(saved["count"]), *arrays)
     found = _computed(store, site, split, tokens)
     with suppress(WriteError):
@@ -103,6 +105,7 @@ def statistics_of(
                 "count": torch.tensor(found.count),
                 "mean": found.mean_D,
                 "covariance": found.covariance_DD,
+                "fourth": found.fourth,
                 "norms": found.norms_Q,
             },
         )
@@ -117,25 +120,20 @@ def _cached_at(store: ActivationStore, site: str, split: str, tokens: TokenFilte
 
 
 def _computed(store: ActivationStore, site: str, split: str, tokens: TokenFilter) -> Statistics:
-    width = store.manifest.sites[site]
     count, norms = 0, []
-    shift_D: Tensor | None = None
-    sum_D = torch.zeros(width, dtype=torch.float64)
-    products_DD = torch.zeros(width, width, dtype=torch.float64)
+    total_D, products_DD, fourth = (torch.zeros((), dtype=torch.float64) for _ in range(3))
     for x_BD, norms_B in _vectors(store, site, split, tokens):
-        if shift_D is None:  # near the mean: sums of squares about 0 would lose digits
-            shift_D = x_BD.mean(0)
-        x_BD -= shift_D
-        count += len(x_BD)
-        sum_D += x_BD.sum(0)
-        products_DD.addmm_(x_BD.T, x_BD)
+        count, total_D = count + len(x_BD), total_D + x_BD.sum(0)
         norms.append(norms_B.numpy())
-    if shift_D is None:
+    if not count:
         raise ConfigError(f"{store.path}: {tokens} leaves no token of {split}")
-    offset_D = sum_D / count
-    covariance_DD = products_DD / count - torch.outer(offset_D, offset_D)
+    mean_D = total_D / count
+    for x_BD, _ in _vectors(store, site, split, tokens):
+        x_BD -= mean_D
+        products_DD = products_DD + x_BD.T @ x_BD
+        fourth = fourth + x_BD.square().sum(1).square().sum()
     norms_Q = torch.from_numpy(np.quantile(np.concatenate(norms).astype(np.float64), QUANTILES))
-    return Statistics(count, shift_D + offset_D, covariance_DD, norms_Q)
+    return Statistics(count, mean_D, products_DD / count, fourth / count, norms_Q)
 
 
 def _vectors(

@@ -17,7 +17,7 @@ from torch import Tensor
 from implicit_em.base.digest import FORMATS, digest_of, names_a_file
 from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.data.checks import check_split, check_whole_numbers
-from implicit_em.data.mapped import LARGE, MappedSamples
+from implicit_em.data.mapped import LARGE, MappedFile, MappedSamples
 from implicit_em.data.modules import ResidentDataModule
 from implicit_em.data.sharing import Source
 
@@ -180,7 +180,7 @@ class TensorDataModule(ResidentDataModule):
                 targets = targets.repeat_interleave(together, 0)
             check_whole_numbers(labels_subject, targets)
         if file is not None and samples.numel() * max(4, samples.itemsize) > LARGE:
-            samples = MappedSamples(samples, file)
+            samples = MappedSamples([MappedFile(path, samples, file)])
         check_split(subject, samples, targets)
         return samples, targets.long(), together
 

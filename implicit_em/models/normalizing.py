@@ -99,26 +99,51 @@ def fit_normalizer(option: str, blocks: Callable[[], Iterable[Tensor]]) -> Norma
         return Normalizer(option, mean_D, torch.ones_like(mean_D))
     centred = (x - mean_D for x in blocks())
     if option == "zca":
-        return Normalizer(option, mean_D, _whitening(centred, count))
+        products_DD, fourth = torch.zeros(()), torch.zeros(())
+        for x in centred:
+            products_DD, fourth = products_DD + x.T @ x, fourth + x.square().sum(1).square().sum()
+        return Normalizer(option, mean_D, _whitening(products_DD / count, fourth / count, count))
     variance_D = sum((x.square().sum(0) for x in centred), torch.zeros(())) / count
+    return Normalizer(option, mean_D, _scaling(option, variance_D))
+
+
+def normalizer_of(
+    option: str, count: int, mean_D: Tensor, covariance_DD: Tensor, fourth: Tensor
+) -> Normalizer:
+    """Return the normaliser of ``fit_normalizer``, from statistics of the training samples.
+
+    Args:
+        option: ``centre``, ``standard``, ``scale``, ``zca`` or ``l2``.
+        count: number of samples N.
+        mean_D: their mean, float64.
+        covariance_DD: their covariance about the mean, divided by N, float64.
+        fourth: mean of the fourth power of their distance from the mean, float64.
+    """
+    if option == "l2":
+        return Normalizer(option)
+    if option == "centre":
+        return Normalizer(option, mean_D, torch.ones_like(mean_D))
+    if option == "zca":
+        return Normalizer(option, mean_D, _whitening(covariance_DD, fourth, count))
+    return Normalizer(option, mean_D, _scaling(option, covariance_DD.diagonal()))
+
+
+def _scaling(option: str, variance_D: Tensor) -> Tensor:
+    """Return the factor of each column for ``standard`` or ``scale``."""
     if option == "scale":
         variance_D = variance_D.mean().expand_as(variance_D).contiguous()
-    return Normalizer(option, mean_D, variance_D.rsqrt().where(variance_D > 0, 1))
+    return variance_D.rsqrt().where(variance_D > 0, 1)
 
 
-def _whitening(centred: Iterable[Tensor], count: int) -> Tensor:
+def _whitening(covariance_DD: Tensor, fourth: Tensor, count: int) -> Tensor:
     """Return ``((1 - s) S + s mu I)^(-1/2)``, with the covariance S and mu the mean variance.
 
     Ledoit and Wolf 2004 (A well-conditioned estimator for large-dimensional covariance matrices):
     s is the mean of ``||x x^T - S||^2 / N``, relative to ``||S - mu I||^2`` and at most 1.
     """
-    products_DD, fourth = torch.zeros(()), torch.zeros(())
-    for x in centred:
-        products_DD, fourth = products_DD + x.T @ x, fourth + x.square().sum(1).square().sum()
-    covariance_DD = products_DD / count
     mean_variance = covariance_DD.diagonal().mean()
     squares = covariance_DD.square().sum()
-    noise = (fourth / count - squares) / count
+    noise = (fourth - squares) / count
     spread = squares - len(covariance_DD) * mean_variance**2
     shrinkage = 1.0 if noise >= spread else noise / spread
     values_D, vectors_DD = torch.linalg.eigh(covariance_DD)

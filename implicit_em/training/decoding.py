@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from implicit_em.data import ResidentDataModule, SuperpositionDataModule, as_unit_float
 from implicit_em.data.mapped import MappedSamples, Samples
+from implicit_em.data.modules import fixed_choice
 from implicit_em.metrics.dictionaries import cosines
 from implicit_em.metrics.reconstruction import RIDGE, fvu_of, ridge_decoder, wide_ridge_decoder
 from implicit_em.metrics.recovery import recovered
@@ -109,8 +110,8 @@ def ridge_fvu(model: Any, data: ResidentDataModule) -> float:
     most = min(max(FITTED, EACH * units), MOST_FITTED) if units <= WIDEST else FITTED
     samples, final = data.split("train")[0], data.final_samples()[0]
     rows = data.train_indices()
-    fitted = rows[_choice(len(rows), most)].to(samples.device)
-    measured = _choice(len(final), MEASURED).to(final.device)
+    fitted = rows[fixed_choice(len(rows), most)].to(samples.device)
+    measured = fixed_choice(len(final), MEASURED).to(final.device)
     decoder = fit_decoder(model, samples.index_select(0, fitted))
     return decoder.fvu(final.index_select(0, measured))
 
@@ -130,12 +131,6 @@ def features_found(model: Any, data: ResidentDataModule) -> float | None:
     truth = data.truth()
     found = cosines(truth.undone(truth.directions_MD), truth.undone(directions_KD))
     return recovered(found.max(1), FOUND)
-
-
-def _choice(samples: int, most: int) -> Tensor:
-    """Return the rows of at most ``most`` of N samples, always the same, in order."""
-    rows = np.random.default_rng(0).permutation(samples)[:most]
-    return torch.from_numpy(np.sort(rows))
 
 
 @torch.no_grad()

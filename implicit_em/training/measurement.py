@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from implicit_em.data import ResidentDataModule
+from implicit_em.data.modules import fixed_choice
 from implicit_em.engine.modules import EnergyModule
 from implicit_em.metrics.energies import RECONSTRUCTION
 from implicit_em.metrics.probe import linear_probe
@@ -91,11 +92,14 @@ def probe_module(
     train_samples, train_labels = data.split("train")
     test_samples, test_labels = data.final_samples()
     indices = data.train_indices()
+    indices = indices[fixed_choice(len(indices), data.most_probed)]
     if len(train_labels[indices].unique()) < 2:
         log.info("no linear probe: no labels, or all of a single class")
         return None
+    tested = fixed_choice(len(test_labels), data.most_probed)
+    test_labels = test_labels[tested]
     train = energies_of(module.model, train_samples[indices])
-    test = energies_of(module.model, test_samples)
+    test = energies_of(module.model, test_samples[tested])
     if not (np.isfinite(train).all() and np.isfinite(test).all()):
         return float("nan")
     with working("linear probe on the training features"):

@@ -7,6 +7,7 @@ import pytest
 import pytorch_lightning as pl
 from helpers.models import MODEL_OF_LOSS
 from helpers.paths import ROOT
+from helpers.stores import make_store
 from hydra.utils import get_method
 from omegaconf import OmegaConf
 
@@ -35,6 +36,9 @@ def test_every_option_composes_and_passes_the_check(option, composed, tmp_path, 
     beside = [f"model={model}"] if model else []
     if option == "data=tensors":
         beside = ["data.path=X.npy"]
+    if option == "data=activations":
+        make_store(tmp_path / "store", [("train", [10]), ("test", [10])])
+        beside = ["data.path=store"]
     check(RunSpec.of(composed(*beside, option)))
 
 

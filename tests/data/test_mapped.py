@@ -109,7 +109,8 @@ def test_gathered_rows_are_those_of_a_tensor(everything_is_large, monkeypatch, o
 def test_touched_pages_are_given_back(everything_is_large, monkeypatch):
     given = []
     samples, _ = ready(write("X.npy", draw())).split("train")
-    monkeypatch.setattr(samples, "_file", type("File", (), {"madvise": given.append})())
+    mapping = type("Mapping", (), {"madvise": given.append})()
+    monkeypatch.setattr(samples, "files", [samples.files[0]._replace(mapping=mapping)])
     for _ in samples.split(8):
         pass
     assert given.count(mmap.MADV_DONTNEED) == 240 / 8 / 10, "one huge page for rows in order"

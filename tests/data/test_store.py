@@ -5,61 +5,24 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers.stores import SITE, SPECIAL, WIDTH, make_store
 
-from implicit_em.base.digest import digest_of_file
 from implicit_em.base.errors import ConfigError, DamagedError
-from implicit_em.data import ActivationStore, Documents, Manifest, Shard, TokenFilter, statistics_of
-from implicit_em.data.store import DOCUMENTS, VOCABULARY, save_tensors, write_manifest
+from implicit_em.data import ActivationStore, Documents, TokenFilter, statistics_of
+from implicit_em.data.store import DOCUMENTS, VOCABULARY
 from implicit_em.data.store_statistics import QUANTILES
-
-SITE, WIDTH, SPECIAL = "resid.0", 3, [0, 1]
-
-
-def make_shard(rng, tokens):
-    """Return the arrays of a shard; token 5 is a sink with a large norm."""
-    arrays = {name: rng.integers(0, 10, tokens) for name in ("token", "document", "position")}
-    arrays["place"] = np.arange(tokens)
-    vectors_ND = rng.normal(50, 1, (tokens, WIDTH))
-    vectors_ND[arrays["token"] == 5] *= 100
-    ints = {name: torch.from_numpy(array).int() for name, array in arrays.items()}
-    norms_N = torch.from_numpy(np.linalg.norm(vectors_ND, axis=1)).float()
-    return {**ints, SITE: torch.from_numpy(vectors_ND).half(), f"norm.{SITE}": norms_N}
 
 
 @pytest.fixture
 def path(tmp_path):
     """The directory of a store of two training shards and one for the test."""
-    rng = np.random.default_rng(0)
     documents = Documents(
         torch.arange(12).int(),
         torch.tensor([0, 5, 12]),
         torch.tensor([0, 2]).int(),
         {"kind": torch.tensor([1, -1]).int()},
     )
-    documents.save(tmp_path / DOCUMENTS)
-    (tmp_path / VOCABULARY).write_text(json.dumps({"tokens": ["a", "b"]}))
-    shards = []
-    for split, number, tokens in (("train", 0, 60), ("train", 1, 40), ("test", 0, 20)):
-        shard = Shard(split=split, number=number, tokens=tokens)
-        save_tensors(tmp_path / shard.file, make_shard(rng, tokens))
-        sha256 = digest_of_file(tmp_path / shard.file)
-        shards.append(shard.model_copy(update={"sha256": sha256}))
-    manifest = Manifest(
-        settings={"sites": [SITE]},
-        model={"name": "tiny"},
-        text={"documents": 2},
-        versions={},
-        sites={SITE: WIDTH},
-        dtype="float16",
-        special_tokens=SPECIAL,
-        prefix=[0],
-        suffix=[],
-        labels={"kind": ["x", "y"]},
-        files={name: digest_of_file(tmp_path / name) for name in (DOCUMENTS, VOCABULARY)},
-        shards=shards,
-    )
-    write_manifest(tmp_path, manifest)
-    return tmp_path
+    return make_store(tmp_path, [("train", [60, 40]), ("test", [20])], documents=documents)
 
 
 def vectors_of(store, split="train"):

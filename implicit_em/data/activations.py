@@ -1,0 +1,261 @@
+"""Vectors from inside a language model, read from a store."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from implicit_em.base.digest import digest_of_store
+from implicit_em.base.errors import ConfigError
+from implicit_em.data.mapped import MappedFile, MappedSamples
+from implicit_em.data.modules import ResidentDataModule
+from implicit_em.data.resident import in_one_window
+from implicit_em.data.sharing import Source
+from implicit_em.data.store import SPLITS, ActivationStore, Split
+from implicit_em.data.store_statistics import Statistics, TokenFilter, statistics_of
+from implicit_em.data.tensors import read_tensor
+from implicit_em.models.normalizing import Normalizer, normalizer_of
+
+HALF, FLOAT32 = 2, 4
+"""Bytes of a number in the store, and of a normalised one."""
+STARTED = 2**17
+"""Largest number of vectors that a model starts from."""
+PROBED = 20_000
+"""Largest number of tokens that the linear probe is trained on, and measured on."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The tokens of a store that a rule leaves.
+
+    Args:
+        tokens: the rule, with the largest norm as a number.
+        rows: of each split, the rows of these tokens; they count over the split's shards, int64.
+        ends: of each split, the number of tokens left up to the end of each shard, int64.
+    """
+
+    tokens: TokenFilter
+    rows: dict[Split, Tensor]
+    ends: dict[Split, Tensor]
+
+
+class ActivationDataModule(ResidentDataModule):
+    """Tokens of a store that ``implicit-em harvest`` has written.
+
+    The documents of the store's split ``train`` are trained on, those of ``validation`` are held
+    out, and those of ``test`` are measured at the end. Of the held-out tokens, the first
+    ``val_size`` are used, or all if there are fewer; shards mix all documents of a split.
+    If all others fit into ``buffer`` as float32, they are held in memory. Otherwise they stay in
+    their files. An epoch then goes through windows of shards, in a random order. A window takes at
+    most half of ``buffer``, and its tokens are shuffled. The next one is read meanwhile.
+
+    Args:
+        path: directory of the store.
+        site: place in the model whose vectors are taken; ``None`` if the store has only one.
+        label: label of the documents that the probe predicts; ``None`` probes nothing.
+        first_positions: number of first positions of each context that are left out.
+        special_tokens: whether special tokens are kept.
+        largest_norm: largest norm of a vector, in medians of the training tokens that the other
+            rules leave; tokens with a larger one are left out. ``None`` for no limit.
+        buffer: number of bytes for vectors in memory.
+        digest: digest of the store, from ``base.digest.digest_of_store``; another store is refused.
+            ``None`` accepts any.
+        kwargs: arguments of ``ResidentDataModule``.
+
+    Raises:
+        ConfigError: if there is no store, it is not complete, or a setting does not fit it.
+        DamagedError: if its manifest is damaged.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        site: str | None = None,
+        label: str | None = None,
+        first_positions: int = 0,
+        special_tokens: bool = False,
+        largest_norm: float | None = 10.0,
+        buffer: float = 2e9,
+        digest: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.store = ActivationStore(path)
+        manifest = self.store.manifest
+        if site is None and len(manifest.sites) == 1:
+            (site,) = manifest.sites
+        for name, value, allowed in (
+            ("site", site, list(manifest.sites)),
+            ("label", label, [None, *manifest.labels]),
+        ):
+            if value not in allowed:
+                listed = ", ".join("null" if choice is None else choice for choice in allowed)
+                raise ConfigError(f"{name}={value}: the store {path} has {listed}")
+        if not isinstance(first_positions, int) or first_positions < 0:
+            raise ConfigError(
+                f"first_positions={first_positions}: allowed are whole numbers from 0 on"
+            )
+        for name, number in (("largest_norm", largest_norm), ("buffer", buffer)):
+            if number is not None and not number > 0:
+                raise ConfigError(f"{name}={number}: allowed are numbers greater than 0")
+        super().__init__(**kwargs)
+        self.site: str = site  # type: ignore[assignment]
+        self.label = label
+        self.tokens = TokenFilter(first_positions, not special_tokens, largest_norm)
+        self.buffer = buffer
+        self.digest = digest
+
+    def prepare_data(self) -> None:
+        """Refuse another store, and one with damaged files."""
+        found = self.digest and digest_of_store(self.store.path)
+        if found != self.digest:
+            raise ConfigError(
+                f"digest={self.digest}: path={self.store.path} is another store: {found}"
+            )
+        for shard in self.store.manifest.shards:
+            self.store.check(shard)
+
+    def source(self) -> Source | None:
+        """Return the store with its digest, and the settings that select from it."""
+        choice = (self.site, self.label, self.tokens, self.val_size, self.buffer)
+        what = (ActivationDataModule, self.store.path.resolve(), choice)
+        return Source(what, digest_of_store(self.store.path))
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read and normalise the vectors, unless a module with the same source has done so."""
+        held_out = len(self._kept.rows["validation"])
+        if self.final == "validation" and held_out < 2:
+            raise ConfigError(f"final=validation: {_too_few(self.store.path, held_out)}")
+        self.val_size = min(self.val_size, held_out)
+        super().setup(stage)
+
+    def read(self, train: bool) -> tuple[Any, Tensor]:
+        """Return vectors ``(N, D)``, those held out last, and the numbers of their labels."""
+        if not train:
+            files, rows, labels = self._split("test")
+        else:
+            files, rows, labels = self._split("train")
+            if self.val_size:
+                start = sum(len(file.values) for file in files)
+                further, held_out, others = self._split("validation")
+                files = [*files, *further]
+                rows = torch.cat([rows, start + held_out[: self.val_size]])
+                labels = torch.cat([labels, others[: self.val_size]])
+        samples = MappedSamples(files)[rows]
+        return samples.in_memory() if self._in_memory else samples, labels
+
+    def _split(self, name: Split) -> tuple[list[MappedFile], Tensor, Tensor]:
+        """Return a split's files, and the rows and labels of its tokens that are left."""
+        files = []
+        for shard in self.store.shards(name):
+            path = self.store.path / shard.file
+            values, mapping = read_tensor(str(path), path, self.site)
+            assert mapping is not None, "safetensors are always mapped"
+            files.append(MappedFile(path, values, mapping))
+        rows = self._kept.rows[name]
+        if self.label is None:
+            return files, rows, torch.zeros(1, dtype=torch.int64).expand(len(rows))
+        numbers_N = self.store.documents().labels[self.label].long()
+        return files, rows, numbers_N[self.store.column("document", name)[rows]]
+
+    @property
+    def _in_memory(self) -> bool:
+        count = sum(map(len, self._kept.rows.values()))
+        return FLOAT32 * count * self.store.manifest.sites[self.site] <= self.buffer
+
+    @property
+    def _kept(self) -> Kept:
+        return _kept(self.store.path, digest_of_store(self.store.path), self.site, self.tokens)
+
+    def _fitted(self, splits: Any) -> Normalizer:
+        found = self.statistics()
+        return normalizer_of(
+            self.normalize, found.count, found.mean_D, found.covariance_DD, found.fourth
+        )
+
+    def statistics(self) -> Statistics:
+        """Return the statistics of the training tokens that are left; the store keeps them."""
+        return statistics_of(self.store, self.site, "train", self._kept.tokens)
+
+    def _remarks(self) -> list[str]:
+        found = self.statistics()
+        total = sum(shard.tokens for shard in self.store.shards("train"))
+        anisotropy = found.mean_D.norm() / found.covariance_DD.trace().sqrt()
+        return [
+            f"data: {found.count:,} training tokens, {total - found.count:,} left out; "
+            f"anisotropy |mean|/|std| {anisotropy:.2f}",
+            *super()._remarks(),
+        ]
+
+    def _shuffled(self) -> Tensor:
+        """Return the rows: those held out first, then the others, which their shards mix."""
+        return torch.arange(len(self._kept.rows["train"]) + self.val_size).roll(self.val_size)
+
+    @property
+    def most_probed(self) -> int:
+        """Largest number of tokens of a split that a probe takes."""
+        return PROBED
+
+    def starting_samples(self, most: int | None = None) -> Tensor:
+        """Return training vectors ``(N, D)`` to start a model from, at most ``STARTED``."""
+        return super().starting_samples(min(most or STARTED, STARTED))
+
+    def shuffle(self, rows: Tensor, generator: np.random.Generator) -> list[Tensor]:
+        """Return the training rows in windows of shards, whose tokens are shuffled."""
+        if self._in_memory:
+            return super().shuffle(rows, generator)
+        ends = self._kept.ends["train"].tolist()
+        bytes_a_row = HALF * self.store.manifest.sites[self.site]
+        shards = [rows[start:end] for start, end in pairwise([0, *ends])]
+        return in_windows(shards, int(self.buffer / 2 / bytes_a_row), generator)
+
+
+def in_windows(shards: Sequence[Tensor], most: int, generator: np.random.Generator) -> list[Tensor]:
+    """Return the rows of all shards in windows, which follow one another.
+
+    A window takes whole shards, in a random order, and its rows are shuffled. It takes at most
+    ``most`` rows, or one shard that has more.
+    """
+    windows: list[list[Tensor]] = []
+    room = 0
+    for number in generator.permutation(len(shards)):
+        if not windows or len(shards[number]) > room:
+            windows.append([])
+            room = most
+        windows[-1].append(shards[number])
+        room -= len(shards[number])
+    return [in_one_window(torch.cat(window), generator)[0] for window in windows]
+
+
+@lru_cache(maxsize=4)
+def _kept(path: Path, digest: str | None, site: str, tokens: TokenFilter) -> Kept:
+    """Return the tokens that are left; the digest makes sure that the store is the same."""
+    store = ActivationStore(path)
+    special = store.manifest.special_tokens
+    columns: dict[Split, dict[str, Tensor]] = {
+        split: {name: store.column(name, split) for name in tokens.needs(site)} for split in SPLITS
+    }
+    if tokens.largest_norm is not None:
+        others = replace(tokens, largest_norm=None).kept(columns["train"], site, special)
+        norms_N = columns["train"][f"norm.{site}"][others].double().numpy()
+        median = float(np.median(norms_N)) if len(norms_N) else np.nan
+        tokens = replace(tokens, largest_norm=tokens.largest_norm * median)
+    rows: dict[Split, Tensor] = {}
+    ends: dict[Split, Tensor] = {}
+    for split in SPLITS:
+        kept = tokens.kept(columns[split], site, special)
+        rows[split] = kept.nonzero()[:, 0]
+        if split != "validation" and len(rows[split]) < 2:
+            raise ConfigError(f"{split}: {_too_few(path, len(rows[split]))}")
+        sizes_S = torch.tensor([shard.tokens for shard in store.shards(split)], dtype=torch.int64)
+        ends[split] = torch.searchsorted(rows[split], sizes_S.cumsum(0))
+    return Kept(tokens, rows, ends)
+
+
+def _too_few(path: Path, count: int) -> str:
+    return f"{count} tokens of path={path} are left; at least 2 are needed"

@@ -1,0 +1,322 @@
+"""``data=activations``: which tokens of a store are read, in which order, and runs on them."""
+
+import numpy as np
+import pytest
+import torch
+from helpers.breaking import broken_off, every_block
+from helpers.results import results
+from helpers.stores import SINK, SITE, SPECIAL, WIDTH, make_store
+
+from implicit_em.base.errors import ConfigError
+from implicit_em.config.spec import RunSpec
+from implicit_em.data import ActivationDataModule, ActivationStore, as_unit_float
+from implicit_em.data.activations import in_windows
+from implicit_em.data.mapped import MappedSamples
+from implicit_em.evaluate import main as evaluate_main
+from implicit_em.models.normalizing import fit_normalizer
+from implicit_em.training.loading import load, load_as_trained
+from implicit_em.training.run import train
+
+SIZES = [("train", [300, 200, 250, 150]), ("validation", [60, 50]), ("test", [80, 40])]
+SMALL = 3_000
+"""Bytes of a buffer that holds about a shard and a half."""
+BRIEF = [
+    *("data=activations", "data.path=store", "data.batch_size=32", "data.val_size=40"),
+    *("model.hidden=5", "trainer.max_epochs=3", "logger=csv", "picture=false"),
+]
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return ActivationStore(make_store(tmp_path / "store", SIZES))
+
+
+def ready(store, **arguments):
+    data = ActivationDataModule(store.path, **arguments)
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def expected_of(store, split, keep):
+    """Return vectors and kinds of the tokens that ``keep`` leaves, one shard after another."""
+    names = ("token", "document", "position", f"norm.{SITE}", SITE)
+    arrays = {name: store.column(name, split) for name in names}
+    kept = keep(arrays)
+    return arrays[SITE][kept].float(), (arrays["document"][kept] % 2).long()
+
+
+def usual(arrays):
+    """Tokens that stay by default: the sink is a hundred times as long as the others."""
+    return (arrays["token"] > max(SPECIAL)) & (arrays["token"] != SINK)
+
+
+def in_memory(samples):
+    return as_unit_float(samples.in_memory() if isinstance(samples, MappedSamples) else samples)
+
+
+# --- which tokens
+
+
+@pytest.mark.parametrize("buffer", [2e9, SMALL])
+@pytest.mark.parametrize(
+    ("arguments", "keep"),
+    [
+        ({}, usual),
+        ({"special_tokens": True}, lambda a: a["token"] != SINK),
+        ({"largest_norm": None}, lambda a: a["token"] > max(SPECIAL)),
+        ({"first_positions": 3}, lambda a: usual(a) & (a["position"] >= 3)),
+        ({"largest_norm": 1.0}, lambda a: usual(a) & (a[f"norm.{SITE}"] <= a["median"])),
+    ],
+)
+def test_the_tokens_are_those_that_the_rules_leave(store, arguments, keep, buffer):
+    others = store.column("token", "train") > max(SPECIAL)
+    median = store.column(f"norm.{SITE}", "train")[others].double().quantile(0.5)
+    data = ready(store, label="kind", val_size=30, buffer=buffer, **arguments)
+    samples, labels = data.split("train")
+    assert isinstance(samples, MappedSamples) == (buffer == SMALL)
+    rows = data.train_indices()
+    for found, found_labels, split, count in (
+        (samples[rows], labels[rows], "train", None),
+        (samples[data.monitored_indices()], labels[data.monitored_indices()], "validation", 30),
+        (*data.split("test"), "test", None),
+    ):
+        vectors, kinds = expected_of(store, split, lambda a: keep({**a, "median": median}))
+        assert torch.equal(in_memory(found).float(), vectors[:count])
+        assert torch.equal(found_labels, kinds[:count])
+
+
+def test_with_fewer_held_out_tokens_than_val_size_all_are_used(store):
+    data = ready(store, val_size=10_000, final="validation")
+    vectors, _ = expected_of(store, "validation", usual)
+    assert torch.equal(in_memory(data.final_samples()[0]).float(), vectors)
+    assert data.val_size == len(vectors)
+
+
+def test_a_model_starts_from_training_tokens(store, monkeypatch):
+    monkeypatch.setattr("implicit_em.data.activations.STARTED", 100)
+    data = ready(store, val_size=30)
+    vectors, _ = expected_of(store, "train", usual)
+    assert torch.equal(data.starting_samples().float(), vectors[:100])
+    assert torch.equal(data.starting_samples(7).float(), vectors[:7])
+
+
+@pytest.mark.parametrize("option", ["centre", "standard", "scale", "zca", "l2"])
+def test_they_are_normalised_by_the_statistics_of_the_training_documents(store, option):
+    data = ready(store, val_size=30, normalize=option)
+    vectors, _ = expected_of(store, "train", usual)
+    expected = fit_normalizer(option, lambda: [vectors.double()])
+    test, _ = expected_of(store, "test", usual)
+    assert torch.allclose(data.split("test")[0], expected(test), rtol=1e-5, atol=1e-5)
+
+
+def test_the_anisotropy_is_told_once(store):
+    vectors, _ = expected_of(store, "train", usual)
+    vectors = vectors.double()
+    ratio = vectors.mean(0).norm() / vectors.var(0, correction=0).sum().sqrt()
+    (line,) = ready(store, normalize="scale").remarks()
+    assert line == (
+        f"data: {len(vectors)} training tokens, {900 - len(vectors)} left out; anisotropy "
+        f"|mean|/|std| {ratio:.2f}"
+    )
+    assert ready(store, normalize="scale").remarks() == []
+
+
+# --- in which order
+
+
+def test_windows_hold_whole_shards_in_a_random_order():
+    shards = list(torch.arange(100).split([30, 10, 0, 25, 35]))
+    windows = in_windows(shards, 60, np.random.default_rng(3))
+    assert sorted(torch.cat(windows).tolist()) == list(range(100))
+    assert max(map(len, windows)) <= 60
+    for shard in shards[:2] + shards[3:]:
+        (window,) = [w for w in windows if torch.isin(shard, w).any()]
+        assert torch.isin(shard, window).all()
+        assert not torch.isin(window, shard).all() or not torch.equal(window, shard)
+    again, other = (in_windows(shards, 60, np.random.default_rng(s)) for s in (3, 4))
+    assert torch.equal(torch.cat(again), torch.cat(windows))
+    assert not torch.equal(torch.cat(other), torch.cat(windows))
+
+
+def test_a_shard_larger_than_a_window_is_one():
+    windows = in_windows(list(torch.arange(50).split([20, 30])), 10, np.random.default_rng(0))
+    assert sorted(map(len, windows)) == [20, 30]
+
+
+@pytest.mark.parametrize("buffer", [2e9, SMALL])
+def test_an_epoch_takes_each_token_once_and_reads_each_window_ahead_once(
+    store, buffer, monkeypatch
+):
+    data, ahead = ready(store, batch_size=32, buffer=buffer), []
+    monkeypatch.setattr(MappedSamples, "read_ahead", lambda self, rows: ahead.append(rows))
+    loader, orders = data.train_dataloader(), []
+    for _ in range(2):
+        ahead.clear()
+        orders.append(torch.cat(list(loader.index_batches())))
+        assert torch.equal(orders[-1].sort().values, data.train_indices())
+        _, *others = loader.windows()
+        assert bool(others) == (buffer == SMALL)
+        assert all(map(torch.equal, ahead, others))
+        assert len(ahead) == len(others)
+    assert not torch.equal(*orders)
+
+
+def test_a_window_is_read_ahead_when_the_one_before_begins(store, monkeypatch):
+    data, ahead = ready(store, batch_size=8, buffer=SMALL), []
+    monkeypatch.setattr(MappedSamples, "read_ahead", lambda self, rows: ahead.append(rows))
+    loader = data.train_dataloader()
+    first, second, third = loader.windows()
+    batches = loader.index_batches()
+    next(batches)
+    assert len(ahead) == 1
+    assert torch.equal(ahead[0], second)
+    for _ in range(len(first) // 8):
+        next(batches)
+    assert len(ahead) == 1, "the last batch of the first window holds some of the second"
+    next(batches)
+    assert torch.equal(ahead[1], third)
+    loader.load_state_dict({"epoch": 0, "batch": (len(first) + len(second)) // 8 + 1})
+    ahead.clear()
+    next(loader.index_batches())
+    assert len(ahead) == 2, "after a resume, also what was read ahead before"
+
+
+def test_to_read_ahead_reads_the_files_of_the_rows(store, monkeypatch):
+    samples, _ = ready(store, buffer=SMALL).split("train")
+    threads = []
+    monkeypatch.setattr("implicit_em.data.mapped._read_through", threads.append)
+    samples.read_ahead(torch.tensor([0, 1, len(samples) - 1]))
+    assert [[path.name for path in paths] for paths in threads] == [
+        ["train-00000.safetensors", "train-00003.safetensors"]
+    ]
+
+
+# --- runs
+
+
+@pytest.mark.parametrize("buffer", ["2e9", str(SMALL)])
+def test_a_run_that_breaks_off_within_an_epoch_ends_with_the_same_bits(
+    store, composed, tmp_path, monkeypatch, buffer
+):
+    every_block(monkeypatch, batches=2)
+    cfg = composed(*BRIEF, f"data.buffer={buffer}", "data.label=kind", "checkpoint.steps=1")
+    train(cfg, tmp_path / "undisturbed")
+    broken_off(monkeypatch, cfg, tmp_path / "run", block=18)
+    train(cfg, tmp_path / "run")
+    assert results(tmp_path / "run") == results(tmp_path / "undisturbed")
+
+
+def test_a_stacked_sweep_equals_its_runs_alone_and_gathers_a_batch_for_several(
+    store, command_line, tmp_path, monkeypatch
+):
+    typed = [*BRIEF, "model.hidden=64", f"data.buffer={SMALL}", "probe=none"]
+    assert command_line(*typed, "seed=2", "hydra.run.dir=alone") == 0
+    gathered, select = [], MappedSamples.index_select
+
+    def counting(self, dim, rows):
+        gathered.append(len(rows))
+        return select(self, dim, rows)
+
+    counts = []
+    for name, seeds in (("one", "1"), ("four", "1,2,3,4")):
+        gathered.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(MappedSamples, "index_select", counting)
+            sweep = [f"seed={seeds}", "hydra/launcher=stacked", f"hydra.sweep.dir={name}"]
+            assert command_line("-m", *typed, *sweep) == 0
+        counts.append(gathered.count(32))
+    assert 0 < counts[0] <= counts[1] < 4 * counts[0]
+    (job,) = tmp_path.glob("four/*seed=2*")
+    assert results(job) == results(tmp_path / "alone")
+
+
+@pytest.mark.parametrize("option", ["scale", "zca", "l2"])
+@pytest.mark.parametrize("model", ["encoder", "topk model.k=2"])
+def test_a_loaded_model_takes_raw_vectors(store, composed, tmp_path, model, option):
+    chosen = [*f"model={model}".split(), f"data.normalize={option}", "probe=none"]
+    train(composed(*BRIEF, *chosen), tmp_path / "run")
+    raw, _ = expected_of(store, "test", usual)
+    normalised = ready(store, normalize=option).split("test")[0]
+    trained, _ = load_as_trained(tmp_path / "run")
+    codes = trained.encode(normalised)
+    assert torch.allclose(load(tmp_path / "run").encode(raw), codes, atol=1e-5)
+
+
+def test_the_probe_takes_at_most_so_many_tokens(store, composed, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("implicit_em.data.activations.PROBED", 30)
+    asked = []
+    monkeypatch.setattr(
+        "implicit_em.training.measurement.linear_probe",
+        lambda *arrays: asked.append([len(array) for array in arrays[:4]]) or 0.5,
+    )
+    train(composed(*BRIEF, "data.label=kind"), tmp_path / "run")
+    assert asked == [[30, 30, 30, 30]]
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"site": "resid.9"}, r"site=resid.9: the store .*store has resid.0"),
+        ({"label": "topic"}, r"label=topic: the store .*store has null, kind"),
+        ({"first_positions": -1}, "first_positions=-1: allowed are whole numbers from 0 on"),
+        ({"first_positions": 1.5}, "first_positions=1.5: allowed are whole numbers"),
+        ({"largest_norm": 0.0}, "largest_norm=0.0: allowed are numbers greater than 0"),
+        ({"buffer": -1.0}, "buffer=-1.0: allowed are numbers greater than 0"),
+        (
+            {"first_positions": 50},
+            "train: 0 tokens of path=.*store are left; at least 2 are needed",
+        ),
+        ({"digest": "0" * 16}, "digest=0{16}: path=.*store is another store: "),
+    ],
+)
+def test_a_setting_that_does_not_fit_the_store_is_refused(store, arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        ready(store, **arguments)
+
+
+def test_held_out_documents_are_needed_to_measure_on_them(tmp_path):
+    store = ActivationStore(make_store(tmp_path / "store", [("train", [50]), ("test", [50])]))
+    with pytest.raises(ConfigError, match=r"final=validation: 0 tokens of path=.* are left"):
+        ready(store, val_size=10, final="validation")
+
+
+@pytest.mark.parametrize("setting", ["data.site=resid.7", "data.label=x", "data.path=nowhere"])
+def test_what_is_not_there_is_refused_in_one_line_before_training(
+    store, command_line, tmp_path, capfd, setting
+):
+    assert command_line(*BRIEF, setting, "hydra.run.dir=run") == 2
+    error = capfd.readouterr().err
+    assert error.startswith("error: data: ")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_a_damaged_shard_is_named_before_training(store, command_line, tmp_path, capfd):
+    shard = tmp_path / "store" / "test-00001.safetensors"
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    assert command_line(*BRIEF, "hydra.run.dir=run") == 2
+    error = capfd.readouterr().err
+    assert "test-00001.safetensors: damaged" in error
+    assert error.count("\n") == 1
+
+
+def test_a_model_of_another_width_is_refused(store, command_line, tmp_path, capfd):
+    assert command_line(*BRIEF, "hydra.run.dir=run") == 0
+    make_store(tmp_path / "wide", SIZES, width=WIDTH + 1)
+    assert evaluate_main(["run", "data.path=wide"]) == 2
+    assert "samples of width 4, but the model was trained on width 3" in capfd.readouterr().err
+
+
+def test_the_path_does_not_decide_which_run_it_is(store, composed, tmp_path):
+    here = RunSpec.of(composed(*BRIEF)).fingerprint
+    store.path.rename(tmp_path / "moved")
+    assert RunSpec.of(composed(*BRIEF, "data.path=moved")).fingerprint == here
+    make_store(tmp_path / "other", [("train", [50]), ("test", [50])])
+    assert RunSpec.of(composed(*BRIEF, "data.path=other")).fingerprint != here
