@@ -1,6 +1,8 @@
 """Fraction of the input's variance that activations leave unexplained, and linear decoders."""
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +16,11 @@ Such directions have 1e-5 of the strongest one's deviation, far more than float3
 RIDGE = 1e-3
 """Default strength of the ridge: it weighs as much as one activation in a thousand samples."""
 BLOCK = 4096
+"""Number of samples of a block."""
+WIDE, SPARSE = 1024, 1 / 16
+"""Number of units from which, and density up to which, only active entries are multiplied."""
+CONSTANT = 1e-12
+"""Variance of a unit in squares of its mean, up to which float32 holds nothing but rounding."""
 
 Pairs = Iterable[tuple[Tensor, Tensor]]
 
@@ -96,10 +103,13 @@ def ridge_decoder(pairs: Pairs, ridge: float = RIDGE) -> tuple[Tensor, Tensor]:
 
     Args:
         pairs: blocks of activations ``(B, K)`` with their inputs ``(B, D)``. Products of a block
-            are in its precision, their sums in float64.
+            are in its precision, their sums in float64. Those of wide, sparse layers are in
+            float64, too.
         ridge: strength of the ridge, above 0.
     """
-    moments = _Moments(pairs)
+    pairs = iter(pairs)
+    head = next(pairs)
+    moments = (_SparseMoments if _is_sparse(head[0]) else _Moments)(chain([head], pairs))
     scale_K = _scale(moments.variance_K, moments.mean_K, moments.active_K)
     matrix_KK, covariance_KD = moments.scaled(scale_K)
     matrix_KK.diagonal().add_(ridge)
@@ -123,6 +133,17 @@ class _Moments:
     """Moments of activations and their inputs, and shares of active samples, in float64."""
 
     def __init__(self, pairs: Pairs) -> None:
+        count, totals, first_K, first_D = self._sums(pairs)
+        sum_K, sum_D, products_KK, products_KD, active_K = totals
+        mean_K, mean_D = sum_K / count, sum_D / count
+        self.covariance_KK = products_KK.div_(count).sub_(mean_K.outer(mean_K))
+        self.covariance_KD = products_KD.div_(count).sub_(mean_K.outer(mean_D))
+        self.variance_K = self.covariance_KK.diagonal().clone()
+        self.mean_K, self.mean_D = mean_K + first_K, mean_D + first_D
+        self.active_K = active_K / count
+
+    def _sums(self, pairs: Pairs) -> tuple[int, list[Tensor], Tensor, Tensor]:
+        """Return the number of samples, sums about an origin, and that of units and inputs."""
         count = 0
         totals: list[Tensor] = []
         for activations_BK, x_BD in pairs:
@@ -141,13 +162,7 @@ class _Moments:
             else:
                 totals = [part.double() for part in sums]
             count += len(x_BD)
-        sum_K, sum_D, products_KK, products_KD, active_K = totals
-        mean_K, mean_D = sum_K / count, sum_D / count
-        self.covariance_KK = products_KK.div_(count).sub_(mean_K.outer(mean_K))
-        self.covariance_KD = products_KD.div_(count).sub_(mean_K.outer(mean_D))
-        self.variance_K = self.covariance_KK.diagonal().clone()
-        self.mean_K, self.mean_D = mean_K + first_K, mean_D + first_D
-        self.active_K = active_K / count
+        return count, totals, first_K, first_D
 
     def scaled(self, scale_K: Tensor) -> tuple[Tensor, Tensor]:
         """Return the covariances of scaled units, with each other and with inputs, in place."""
@@ -159,6 +174,59 @@ class _Moments:
     def decoder(self, weight_KD: Tensor, scale_K: Tensor) -> tuple[Tensor, Tensor]:
         """Return weight and bias for the units, given the weight for the scaled units."""
         return _decoder(weight_KD, scale_K, self.mean_K, self.mean_D)
+
+
+class _SparseMoments(_Moments):
+    """The same of a wide, sparse layer, by the products of active entries alone."""
+
+    def __init__(self, pairs: Pairs) -> None:
+        super().__init__(pairs)
+        # Sums about 0 leave a constant unit a little variance.
+        self.variance_K[self.variance_K <= CONSTANT * self.mean_K.square()] = 0
+
+    def _sums(self, pairs: Pairs) -> tuple[int, list[Tensor], Tensor, Tensor]:
+        count = 0
+        for codes_BK, x_BD in _larger_blocks(pairs):
+            if not count:
+                (units, first_D), double = (codes_BK.shape[1], x_BD[0]), torch.float64
+                products_KK = torch.zeros(units, units, dtype=double)
+                sum_K, sum_D = torch.zeros(units, dtype=double), torch.zeros_like(first_D)
+                products_KD = torch.zeros(units, len(first_D), dtype=double)
+                active_K = torch.zeros(units, dtype=double)
+            moved_BD = x_BD - first_D
+            products = (codes_BK.T @ codes_BK).tocoo()
+            places = torch.from_numpy(products.row.astype(np.int64) * units + products.col)
+            products_KK.view(-1).index_add_(0, places, torch.from_numpy(products.data))
+            products_KD += torch.from_numpy(codes_BK.T @ moved_BD.numpy())
+            sum_K += torch.from_numpy(codes_BK.sum(0))
+            sum_D += moved_BD.sum(0)
+            active_K += torch.from_numpy(codes_BK.count_nonzero(0))
+            count += len(x_BD)
+        origin_K = torch.zeros(units, dtype=double)
+        totals = [sum_K, sum_D, products_KK, products_KD, active_K]
+        return count, totals, origin_K, first_D
+
+
+def _is_sparse(activations_BK: Tensor) -> bool:
+    """Return whether only active entries are worth multiplying."""
+    share = activations_BK.count_nonzero().item() / activations_BK.numel()
+    return activations_BK.shape[1] >= WIDE and share <= SPARSE
+
+
+def _larger_blocks(pairs: Pairs) -> Iterator[tuple[Any, Tensor]]:
+    """Yield blocks of ``BLOCK`` samples or more: codes as sparse arrays, and inputs, float64."""
+    from scipy.sparse import csr_array, vstack
+
+    codes, inputs, count = [], [], 0
+    for activations_BK, x_BD in pairs:
+        codes.append(csr_array(activations_BK.double().cpu().numpy()))
+        inputs.append(x_BD.double().cpu())
+        count += len(x_BD)
+        if count >= BLOCK:
+            yield vstack(codes), torch.cat(inputs)
+            codes, inputs, count = [], [], 0
+    if count:
+        yield vstack(codes), torch.cat(inputs)
 
 
 def _decoder(

@@ -148,6 +148,14 @@ def pairs(activations, x, block=64, dtype=torch.float64):
     return list(zip(*blocks, strict=True))
 
 
+def by_active_entries(pairs, ridge):
+    """``ridge_decoder`` as it treats a wide, sparse layer, in larger blocks of uneven sizes."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("WIDE", 1), ("SPARSE", 1), ("BLOCK", 100)):
+            patch.setattr(reconstruction, name, value)
+        return ridge_decoder(pairs, ridge)
+
+
 @pytest.mark.parametrize("ridge", [1e-3, 0.7])
 @pytest.mark.parametrize("solve", [ridge_decoder, wide_ridge_decoder])
 def test_the_ridge_of_units_that_all_samples_activate_is_that_of_standardised_ones(
@@ -161,7 +169,7 @@ def test_the_ridge_of_units_that_all_samples_activate_is_that_of_standardised_on
     assert not weight[4:6].any()
 
 
-@pytest.mark.parametrize("solve", [ridge_decoder, wide_ridge_decoder])
+@pytest.mark.parametrize("solve", [ridge_decoder, wide_ridge_decoder, by_active_entries])
 def test_units_are_scaled_by_the_samples_that_activate_them(x, solve):
     random = np.random.default_rng(2)
     codes = random.exponential(size=(N, 6)) * (
@@ -185,7 +193,7 @@ def test_units_are_scaled_by_the_samples_that_activate_them(x, solve):
 def test_a_unit_that_one_sample_activates_is_shrunk(x):
     codes = np.zeros((N, 1))
     codes[5] = 1e-3
-    for solve in (ridge_decoder, wide_ridge_decoder):
+    for solve in (ridge_decoder, wide_ridge_decoder, by_active_entries):
         weight, _ = solve(pairs(codes, x), 4 / N)  # as much as four activations
         explained = codes[5] @ weight.numpy()
         assert explained == pytest.approx((x[5] - x.mean(0)) / 5, rel=0.02, abs=1e-7)
@@ -196,6 +204,21 @@ def test_more_units_than_samples_have_one_ridge_decoder_by_either_matrix(x):
     found = [solve(pairs(wide, x[:20], 7)) for solve in (ridge_decoder, wide_ridge_decoder)]
     for tall, broad in zip(*found, strict=True):
         assert torch.allclose(tall, broad, rtol=1e-8)
+
+
+def test_a_wide_sparse_layer_is_multiplied_by_its_active_entries(x, monkeypatch):
+    random = np.random.default_rng(3)
+    codes = random.exponential(size=(N, 2_000)) * (random.random((N, 2_000)) < 0.02)
+    codes[:, 0], codes[:, 1] = 0, 0.1  # units that are silent and constant
+    sparse = ridge_decoder(pairs(codes.astype(np.float32), x, dtype=torch.float32))
+    monkeypatch.setattr(reconstruction, "SPARSE", 0)
+    dense = ridge_decoder(pairs(codes.astype(np.float32), x))
+    for found, expected in zip(sparse, dense, strict=True):
+        assert torch.allclose(found, expected, rtol=1e-6, atol=1e-6)
+    assert not sparse[0][:2].any()
+    monkeypatch.setattr(reconstruction, "SPARSE", 0.01)
+    monkeypatch.setattr(reconstruction, "_larger_blocks", None)
+    ridge_decoder(pairs(codes, x))
 
 
 def test_the_ridge_decoder_of_float32_on_a_level_is_that_of_float64(x, activations):
