@@ -180,11 +180,10 @@ def plan(documents: Documents, settings: HarvestSettings, affixes: Affixes) -> l
     Raises:
         ConfigError: if no context is left.
     """
-    size = settings.context.length - affixes.size
     per_shard = max(1, settings.shard_tokens // settings.context.length)
     shards = []
     for index, split in enumerate(SPLITS):
-        bounds_C2 = _cut(documents, index, size, settings)
+        bounds_C2 = cut(documents, split, settings.context, affixes)
         order = np.random.default_rng([settings.seed, index]).permutation(len(bounds_C2))
         for number, start in enumerate(range(0, len(order), per_shard)):
             dealt_C2 = bounds_C2[order[start : start + per_shard]]
@@ -200,12 +199,15 @@ def plan(documents: Documents, settings: HarvestSettings, affixes: Affixes) -> l
     return shards
 
 
-def _cut(documents: Documents, split: int, size: int, settings: HarvestSettings) -> np.ndarray:
-    """Return the slices of a split's contexts, int64, shape ``(C, 2)``."""
-    inside = np.flatnonzero(documents.splits_N.numpy() == split)
+def cut(
+    documents: Documents, split: Split, context: ContextSettings, affixes: Affixes
+) -> np.ndarray:
+    """Return the contexts of a split, as slices of ``documents.ids_T``; int64, ``(C, 2)``."""
+    size = context.length - affixes.size
+    inside = np.flatnonzero(documents.splits_N.numpy() == SPLITS.index(split))
     starts_N = documents.starts_N.numpy()
     pieces = [(starts_N[number], starts_N[number + 1]) for number in inside]
-    if settings.context.packing and pieces:  # documents of a split stand together
+    if context.packing and pieces:  # documents of a split stand together
         pieces = [(pieces[0][0], pieces[-1][1])]
     slices = [
         (start, min(start + size, end))
@@ -213,7 +215,7 @@ def _cut(documents: Documents, split: int, size: int, settings: HarvestSettings)
         for start in range(first, end, size)
     ]
     bounds_C2 = np.array(slices, dtype=np.int64).reshape(-1, 2)
-    if settings.context.padding == "none":
+    if context.padding == "none":
         bounds_C2 = bounds_C2[bounds_C2[:, 1] - bounds_C2[:, 0] == size]
     return bounds_C2
 
@@ -238,20 +240,21 @@ class Batch(NamedTuple):
 
 
 def batches(
-    shard: PlannedShard,
+    bounds_C2: np.ndarray,
     documents: Documents,
-    settings: HarvestSettings,
+    context: ContextSettings,
     affixes: Affixes,
     padding_id: int,
+    batch_size: int,
 ) -> Iterator[Batch]:
-    """Yield the batches of a shard; those with the longest contexts come first."""
+    """Yield contexts, which are slices of ``documents.ids_T``, in batches and in their order."""
     ids_T, starts_N = documents.ids_T.numpy(), documents.starts_N.numpy()
     prefix, suffix = (np.array(ids, dtype=np.int64) for ids in affixes)
-    for first in range(0, len(shard.bounds_C2), settings.batch_size):
-        bounds_B2 = shard.bounds_C2[first : first + settings.batch_size]
+    for first in range(0, len(bounds_C2), batch_size):
+        bounds_B2 = bounds_C2[first : first + batch_size]
         length = int((bounds_B2[:, 1] - bounds_B2[:, 0]).max()) + affixes.size
-        if settings.context.padding == "length":
-            length = settings.context.length
+        if context.padding == "length":
+            length = context.length
         shape = (len(bounds_B2), length)
         ids_BL, document_BL = np.full(shape, padding_id), np.zeros(shape, dtype=np.int64)
         mask_BL, place_BL = np.zeros(shape, dtype=np.int64), np.full(shape, -1)

@@ -221,9 +221,10 @@ def _read_shard(work: Work, shard: PlannedShard, progress: TokenProgress) -> dic
 
 
 def batches_of(work: Work, shard: PlannedShard) -> Iterator[Batch]:
-    """Yield the batches of a shard."""
+    """Yield the batches of a shard; those with the longest contexts come first."""
+    context, size = work.settings.context, work.settings.batch_size
     padding = work.model.padding_id
-    return batches(shard, work.documents, work.settings, work.affixes, padding)
+    return batches(shard.bounds_C2, work.documents, context, work.affixes, padding, size)
 
 
 def _check_finite(site: str, vectors_ND: Tensor, norms_N: Tensor, dtype: str) -> None:
