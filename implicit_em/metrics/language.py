@@ -1,0 +1,22 @@
+"""Measurements of what a language model loses when vectors inside it are replaced."""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+def ce_recovered(clean: ArrayLike, zero: ArrayLike, spliced: ArrayLike) -> np.ndarray:
+    """Return the share of the cross-entropy that a reconstruction recovers, float64.
+
+    It is ``(zero - spliced) / (zero - clean)``: 1 for a reconstruction that costs nothing, and 0
+    for one that is as bad as zeros (the loss recovered of Bricken et al. 2023, Towards
+    Monosemanticity). It lies beyond these if the reconstruction is better than the vectors
+    themselves, or worse than zeros. NaN or infinite if zeros cost nothing.
+
+    Args:
+        clean: cross-entropy of the model itself; all three have shapes that broadcast.
+        zero: cross-entropy with zeros for the vectors.
+        spliced: cross-entropy with their reconstructions.
+    """
+    clean, zero, spliced = (np.asarray(loss, dtype=np.float64) for loss in (clean, zero, spliced))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.divide(zero - spliced, zero - clean)
