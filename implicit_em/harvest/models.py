@@ -1,7 +1,7 @@
 """Language models: where their files are, and the vectors at sites inside them."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import partial
@@ -148,24 +148,8 @@ class LanguageModel:
             ConfigError: if it is not there, is another, or cannot be loaded.
         """
         files = find(lm)
-        if device == "cuda" and not torch.cuda.is_available():
-            raise ConfigError("device=cuda: this machine has no CUDA device; allowed is cpu")
-        import transformers
-
-        transformers.utils.logging.set_verbosity_error()
-        transformers.utils.logging.disable_progress_bar()
-        subject = f"lm.path={lm.path}"
-        what = "its tokenizer"
-        try:
-            with redirect_stderr(StringIO()):  # a progress bar that cannot be turned off
-                tokenizer = transformers.AutoTokenizer.from_pretrained(**files.arguments)
-                what = "its network"
-                network = transformers.AutoModel.from_pretrained(
-                    **files.arguments, dtype=torch.float32
-                )
-        except Exception as error:  # transformers raises any
-            raise ConfigError(f"{subject}: {what} cannot be loaded: {one_line(error)}") from error
-        return cls(network.to(device), tokenizer, lm.name, files.digests())
+        tokenizer, network, _ = _loaded(lm, files, device, "AutoModel")
+        return cls(network, tokenizer, lm.name, files.digests())
 
     @property
     def width(self) -> int:
@@ -242,6 +226,106 @@ class LanguageModel:
             self.network(input_ids=ids_BL.to(device), attention_mask=mask_BL.to(device))
 
 
+class CausalModel(LanguageModel):
+    """A language model with its head, whose vectors at a site can be replaced.
+
+    Args:
+        network: transformers' model with the head that predicts the next token.
+        tokenizer: transformers' tokenizer.
+        name: name of the model in messages.
+        files: SHA-256 of its files by their names.
+
+    Raises:
+        ConfigError: if it is not causal, or its blocks are not built like those that are known.
+    """
+
+    def __init__(self, network: Any, tokenizer: Any, name: str, files: dict[str, str]):
+        super().__init__(network.base_model, tokenizer, name, files)
+        self.whole = network.eval().requires_grad_(False)
+        outputs: list[Any] = []
+        hook = self.blocks[-1].register_forward_hook(lambda *call: outputs.append(call[2]))
+        self.forward(torch.tensor([[0, 0], [0, 1]]), torch.ones(2, 2, dtype=torch.int64))
+        hook.remove()
+        kind = type(network).__name__
+        if not isinstance(outputs[0], Tensor):
+            raise ConfigError(f"lm={name}: a {kind}, whose blocks give more than their vectors")
+        first_BD = outputs[0][:, 0]
+        if not torch.allclose(first_BD[0], first_BD[1], atol=1e-4):
+            raise ConfigError(
+                f"lm={name}: a {kind} that reads ahead; allowed are causal models, which predict "
+                "the next token"
+            )
+
+    @classmethod
+    def load(cls, lm: LanguageModelSettings, device: str) -> "CausalModel":
+        """Return the model on a device.
+
+        Raises:
+            ConfigError: if it is not there, is another, cannot be loaded, or has no head.
+        """
+        files = find(lm)
+        tokenizer, network, missing = _loaded(lm, files, device, "AutoModelForCausalLM")
+        model = cls(network, tokenizer, lm.name, files.digests())
+        if missing:
+            raise ConfigError(
+                f"lm.path={lm.path}: its head has no weights: {missing[0]} is missing"
+            )
+        return model
+
+    def logits(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
+        """Return the logits of the next token, float32, ``(B, L, V)``; the mask as in forward."""
+        device = self.network.device
+        with torch.inference_mode():
+            output = self.whole(input_ids=ids_BL.to(device), attention_mask=mask_BL.to(device))
+        return output.logits
+
+    @contextmanager
+    def giving(self, vectors: Mapping[str, Tensor]) -> Iterator[None]:
+        """Let sites give these vectors, ``(B, L, D)``, in each pass, and compute nothing for them.
+
+        The blocks before a ``resid`` site are not computed either. So a pass equals one in which
+        forward hooks replace the outputs, bit for bit.
+        """
+        given: dict[nn.Module, Tensor] = {}
+        for site, vectors_BLD in vectors.items():
+            module = self.module(site)
+            kind, _, block = site.partition(".")
+            before = self.blocks[: int(block)] if kind == "resid" else []
+            given |= dict.fromkeys([*before, module], vectors_BLD)
+        for module, vectors_BLD in given.items():
+            module.forward = partial(_give, vectors_BLD)
+        try:
+            yield
+        finally:
+            for module in given:
+                del module.forward
+
+
+def _loaded(
+    lm: LanguageModelSettings, files: ModelFiles, device: str, auto: str
+) -> tuple[Any, Any, list[str]]:
+    """Return tokenizer, network by one of transformers' auto classes, and weights it lacks."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device=cuda: this machine has no CUDA device; allowed is cpu")
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    what = "its tokenizer"
+    try:
+        with redirect_stderr(StringIO()):  # a progress bar that cannot be turned off
+            tokenizer = transformers.AutoTokenizer.from_pretrained(**files.arguments)
+            what = "its network"
+            network, found = getattr(transformers, auto).from_pretrained(
+                **files.arguments, dtype=torch.float32, output_loading_info=True
+            )
+    except Exception as error:  # transformers raises any
+        raise ConfigError(
+            f"lm.path={lm.path}: {what} cannot be loaded: {one_line(error)}"
+        ) from error
+    return tokenizer, network.to(device), sorted(found["missing_keys"])
+
+
 def _submodule(module: nn.Module, path: str) -> Any:
     try:
         return module.get_submodule(path)
@@ -251,3 +335,7 @@ def _submodule(module: nn.Module, path: str) -> Any:
 
 def _keep(found: dict[str, Tensor], site: str, module: nn.Module, inputs: Any, output: Any) -> None:
     found[site] = output[0] if isinstance(output, tuple) else output
+
+
+def _give(vectors: Tensor, *inputs: Any, **settings: Any) -> Tensor:
+    return vectors

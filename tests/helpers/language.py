@@ -10,8 +10,11 @@ WORDS = ("a", "be", "cat", "do", "eel", "fog", "go", "hat", "ink", "jam", "key",
 WIDTH, BLOCKS, LONGEST = 16, 4, 32
 
 
-def make_model(folder: Path, kind: str) -> Path:
-    """Write a model like ``bert``, ``llama`` or ``gpt2`` with its tokenizer; gives the folder."""
+def make_model(folder: Path, kind: str, head: bool = False) -> Path:
+    """Write a model like ``bert``, ``llama`` or ``gpt2`` with its tokenizer; gives the folder.
+
+    With a head, it predicts the next token, and its weights are so large that predictions differ.
+    """
     import transformers
 
     tokenizer = words_between_marks() if kind == "bert" else bytes_and_pairs()
@@ -24,7 +27,10 @@ def make_model(folder: Path, kind: str) -> Path:
         heads = {"num_attention_heads": 2, "intermediate_size": 24}
         config = cls(**size, **heads, max_position_embeddings=LONGEST)
     torch.manual_seed(0)
-    transformers.AutoModel.from_config(config).save_pretrained(folder)
+    if head:
+        config.initializer_range = 0.3
+    auto = transformers.AutoModelForCausalLM if head else transformers.AutoModel
+    auto.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
