@@ -27,13 +27,17 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
 class LanguageModelSettings(_Section):
-    """Where a language model is, and the digest that its weights must have."""
+    """Where a language model is, the digest of its weights, and the seed that permutes them."""
 
     name: str
     package: str | None
     path: str
     sha256: str | None
+    permuted: Seed | None
 
 
 class ContextSettings(_Section):
@@ -87,7 +91,7 @@ class HarvestSettings(_Section):
     device: Literal["cpu", "cuda"]
     dtype: Literal["float16", "bfloat16"]
     shard_tokens: PositiveInt
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    seed: Seed
     part: NonNegativeInt
     parts: PositiveInt
 
@@ -106,4 +110,7 @@ class HarvestSettings(_Section):
 
     def deciding(self) -> dict[str, Any]:
         """Return the settings that decide what the store holds."""
-        return self.model_dump(exclude=ELSEWHERE)
+        settings = self.model_dump(exclude=ELSEWHERE)
+        if self.lm.permuted is None:  # as in stores from before there was this setting
+            del settings["lm"]["permuted"]
+        return settings

@@ -75,6 +75,11 @@ def cores() -> int:
     return cores()
 
 
+def lm_name(name: str, permuted: int | None) -> str:
+    """Return the name of a language model, or of its control, which a seed has permuted."""
+    return name if permuted is None else f"{name}-permuted-{permuted}"
+
+
 def directions(objective: str | Sequence[str] | None) -> str | list[str]:
     """Return Optuna's direction for an objective, or its directions for several."""
     return ["maximize"] * len(objective) if isinstance(objective, ListConfig) else "maximize"
@@ -89,4 +94,5 @@ OmegaConf.register_new_resolver("run_directory", run_directory, replace=True)
 OmegaConf.register_new_resolver("job_directory", job_directory, replace=True)
 OmegaConf.register_new_resolver("gpu_in_turn", gpu_in_turn, replace=True)
 OmegaConf.register_new_resolver("cores", cores, replace=True)
+OmegaConf.register_new_resolver("lm_name", lm_name, replace=True)
 OmegaConf.register_new_resolver("directions", directions, replace=True)

@@ -10,12 +10,14 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from implicit_em.base.digest import digest_of_file
 from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.config.harvest import SITE, LanguageModelSettings
+from implicit_em.config.resolvers import lm_name
 
 BLOCKS = {
     "encoder.layer": "output.dense",  # BERT, RoBERTa
@@ -113,6 +115,29 @@ def _digest(paths: Sequence[Path]) -> str:
     )
 
 
+@torch.no_grad()
+def permute_entries(network: nn.Module, seed: int) -> None:
+    """Put the entries of each weight matrix in a random order: a control for the trained network.
+
+    What was learned is lost, and the statistics of the entries stay. Heap et al. 2025 (Sparse
+    autoencoders can interpret randomly initialized transformers) draw the weights from Gaussians; a
+    permutation keeps every entry.
+
+    Parameters of two or more dimensions are permuted, each as a whole and once, also if modules
+    share it. Embeddings are among them: else similar tokens would keep similar vectors, which was
+    learned, too. Biases and the gains of norms are vectors and stay.
+
+    Args:
+        network: network on the CPU, in float32; it is changed.
+        seed: seed of the permutations.
+    """
+    generator = np.random.default_rng(seed)
+    for weight in network.parameters():
+        if weight.dim() > 1:
+            entries = generator.permutation(weight.flatten().numpy())
+            weight.copy_(torch.from_numpy(entries).view_as(weight))
+
+
 class LanguageModel:
     """A language model with its tokenizer, in float32, without dropout and gradients.
 
@@ -142,14 +167,14 @@ class LanguageModel:
 
     @classmethod
     def load(cls, lm: LanguageModelSettings, device: str) -> "LanguageModel":
-        """Return the model on a device.
+        """Return the model on a device, with permuted entries if the settings say so.
 
         Raises:
             ConfigError: if it is not there, is another, or cannot be loaded.
         """
         files = find(lm)
         tokenizer, network, _ = _loaded(lm, files, device, "AutoModel")
-        return cls(network, tokenizer, lm.name, files.digests())
+        return cls(network, tokenizer, lm_name(lm.name, lm.permuted), files.digests())
 
     @property
     def width(self) -> int:
@@ -265,7 +290,7 @@ class CausalModel(LanguageModel):
         """
         files = find(lm)
         tokenizer, network, missing = _loaded(lm, files, device, "AutoModelForCausalLM")
-        model = cls(network, tokenizer, lm.name, files.digests())
+        model = cls(network, tokenizer, lm_name(lm.name, lm.permuted), files.digests())
         if missing:
             raise ConfigError(
                 f"lm.path={lm.path}: its head has no weights: {missing[0]} is missing"
@@ -323,6 +348,8 @@ def _loaded(
         raise ConfigError(
             f"lm.path={lm.path}: {what} cannot be loaded: {one_line(error)}"
         ) from error
+    if lm.permuted is not None:
+        permute_entries(network, lm.permuted)
     return tokenizer, network.to(device), sorted(found["missing_keys"])
 
 

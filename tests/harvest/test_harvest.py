@@ -20,13 +20,14 @@ from helpers.language import BLOCKS, LONGEST, WIDTH, make_model, make_text
 from helpers.paths import ROOT
 from hydra import compose, initialize_config_dir
 from rich.console import Console
+from torch import nn
 
 from implicit_em.base.errors import ConfigError, WriteError
 from implicit_em.config.harvest import HarvestSettings
 from implicit_em.data import ActivationStore
 from implicit_em.harvest import models as language_models
 from implicit_em.harvest import progress, writing
-from implicit_em.harvest.models import LanguageModel
+from implicit_em.harvest.models import LanguageModel, permute_entries
 from implicit_em.harvest.run import batches_of, harvest, prepare
 from implicit_em.harvest.writing import StoreWriter
 
@@ -187,6 +188,90 @@ def scaled(model):
     with torch.no_grad():
         model.blocks[0].output.LayerNorm.weight.mul_(1e5)
     return model
+
+
+# --- a permuted model
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_permuting_moves_the_entries_of_matrices_and_leaves_vectors(kind, models):
+    import transformers
+
+    network = transformers.AutoModel.from_pretrained(models[kind])
+    network.register_parameter("experts", nn.Parameter(torch.empty(2, 3, 4)))
+    for parameter in network.parameters():
+        parameter.detach().uniform_()
+    before = {name: value.detach().clone() for name, value in network.named_parameters()}
+    permute_entries(network, 3)
+    for name, value in network.named_parameters():
+        assert torch.equal(value, before[name]) == (value.dim() == 1), name
+        assert torch.equal(value.flatten().sort().values, before[name].flatten().sort().values)
+    assert {value.dim() for value in before.values()} == {1, 2, 3}
+
+
+def test_a_matrix_that_modules_share_is_permuted_once():
+    alone, shared = nn.Linear(5, 4), nn.Sequential(nn.Linear(5, 4), nn.Linear(5, 4))
+    shared[0].weight = shared[1].weight = nn.Parameter(alone.weight.detach().clone())
+    for network in (alone, shared):
+        permute_entries(network, 0)
+    assert shared[0].weight is shared[1].weight
+    assert torch.equal(shared[0].weight, alone.weight)
+
+
+def test_the_order_of_a_matrix_in_memory_does_not_matter():
+    rows, columns = nn.Linear(5, 4), nn.Linear(5, 4)
+    columns.weight = nn.Parameter(rows.weight.detach().T.contiguous().T)
+    for network in (rows, columns):
+        permute_entries(network, 0)
+    assert torch.equal(columns.weight, rows.weight)
+
+
+def test_a_store_of_a_permuted_model_has_other_vectors_of_the_same_tokens(harvested):
+    trained, permuted = (
+        ActivationStore(harvested(*settings, store=f"{number}"))
+        for number, settings in enumerate(([], ["lm.permuted=3"]))
+    )
+    theirs, ours = read_all(trained), read_all(permuted)
+    assert torch.equal(ours["token"], theirs["token"])
+    assert not torch.isclose(ours["resid.1"], theirs["resid.1"]).all(1).any()
+    assert permuted.manifest.model == {**trained.manifest.model, "name": "auto-permuted-3"}
+    settings = trained.manifest.settings
+    assert permuted.manifest.settings == settings | {"lm": {**settings["lm"], "permuted": 3}}
+
+
+def test_the_seed_of_the_permutation_decides(harvested):
+    first = content(harvested("lm.permuted=0", store="first"))
+    torch.manual_seed(1)
+    assert content(harvested("lm.permuted=0", store="again")) == first
+    other = content(harvested("lm.permuted=1", store="other"))
+    shards = [name for name in first if name.startswith("train")]
+    assert shards
+    assert all(other[name] != first[name] for name in shards)
+
+
+def test_a_store_whose_manifest_lacks_the_key_is_of_the_trained_model(harvested):
+    path = harvested()
+    before = content(path)
+    assert b"permuted" not in before["manifest.json"]
+    (path / "train-00001.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"another store \(lm\.permuted=None there, 0 here\);"):
+        harvested("lm.permuted=0")
+    assert content(harvested()) == before
+    with pytest.raises(ConfigError, match=r"another store \(lm\.permuted=0 there, None here\);"):
+        harvested(store=harvested("lm.permuted=0", store="other").name)
+
+
+@pytest.mark.parametrize(
+    ("settings", "store"),
+    [
+        ([], "stores/minilm"),
+        (["lm.permuted=7"], "stores/minilm-permuted-7"),
+        (["lm=smollm2", "lm.permuted=0"], "stores/smollm2-q4_1-permuted-0"),
+    ],
+)
+def test_the_stores_name_tells_that_a_model_is_permuted(settings, store):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        assert HarvestSettings.of(compose("harvest", overrides=settings)).store == store
 
 
 # --- the text
@@ -353,6 +438,8 @@ def environment():
         (["lm.path=nowhere"], r"lm\.path=nowhere: no such folder or file, and not on the hub: \w"),
         (["lm=minilm"], r"lm=minilm: its weights are not installed; make language-models"),
         (["lm.sha256=abc"], r"lm\.sha256=abc: .* holds other weights, of digest [0-9a-f]{64}$"),
+        (["lm.permuted=-1"], r"lm\.permuted=-1: should be greater than or equal to 0"),
+        (["lm.permuted=x"], r"lm\.permuted=x: should be a valid integer"),
         (["context.length=2"], rf"context\.length=2: auto takes 3 to {LONGEST} tokens"),
         (["context.length=99"], rf"context\.length=99: auto takes 3 to {LONGEST} tokens"),
         (["context.padding=all"], r"context\.padding=all: should be 'longest', 'length' or 'none'"),
