@@ -170,7 +170,7 @@ def test_known_features_are_counted(command_line, tmp_path, monkeypatch):
 def test_harvests_compose_and_their_store_is_read_as_shown(command_line_of, tmp_path, monkeypatch):
     page = text("docs/how-to/harvest.md")
     lines = [line.partition(" #")[0].split() for line in HARVEST.findall(page)]
-    assert len(lines) == 7
+    assert len(lines) == 8
     for line in lines:
         if "--config-dir" in line:
             continue  # the test below types it
@@ -185,6 +185,32 @@ def test_harvests_compose_and_their_store_is_read_as_shown(command_line_of, tmp_
     written = {path.name for path in (tmp_path / "stores/minilm").iterdir()} - {".lock"}
     for name in written - {path for path in written if re.match(r"(train|validation|test)-", path)}:
         assert f"`{name}" in page
+
+
+def test_a_store_is_trained_on_and_its_model_read_as_shown(
+    command_line_of, tmp_path, monkeypatch, capfd
+):
+    page = "docs/how-to/language-models.md"
+    reads = ["lm=auto", f"lm.path={make_model(tmp_path / 'model', 'bert')}", "text=files"]
+    reads += [f"text.paths=[{make_text(tmp_path / 'rows.jsonl')}]", "text.label=label"]
+    reads += ["context.length=16", "split.test=0.2", "store=stores/minilm", "threads=1"]
+    assert command_line_of("harvest", *reads) == 0
+    trains, _, probes, _, goes_on = commands(page)
+    brief = ["model.hidden=20", "model.l0=5", "data.batch_size=64", "logger=csv"]
+    assert command_line_of("train", *trains, *brief, "hydra.run.dir=outputs/RUN") == 0
+    shown = re.search(r"^data: N .* A$", text(page), re.MULTILINE)[0]
+    pattern = re.sub(r"\b[NMA]\b", r"[\\d,.]+", re.escape(shown))
+    assert re.search(f"^{pattern}$", capfd.readouterr().out, re.MULTILINE)
+    names = run_python(*PYTHON.findall(text(page)), monkeypatch)
+    assert names["energies"].shape == (len(names["vectors"]), 20)
+    brief += ["data.label=label", "hydra.run.dir=probed"]
+    assert command_line_of("train", *probes, *brief) == 0
+    for run, is_probed in (("outputs/RUN", False), ("probed", True)):
+        metrics = json.loads((tmp_path / run / "metrics.json").read_text())
+        assert (metrics["probe_accuracy"] is not None) == is_probed
+    (tmp_path / "stores").rename(tmp_path / "elsewhere")
+    assert command_line_of("train", *goes_on) == 0
+    assert "outputs/RUN is complete already" in capfd.readouterr().out
 
 
 def test_a_source_of_ones_own_is_harvested(command_line_of, tmp_path, monkeypatch):
