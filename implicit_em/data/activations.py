@@ -94,8 +94,8 @@ class ActivationDataModule(ResidentDataModule):
             ("label", label, [None, *manifest.labels]),
         ):
             if value not in allowed:
-                listed = ", ".join("null" if choice is None else choice for choice in allowed)
-                raise ConfigError(f"{name}={value}: the store {path} has {listed}")
+                shown, *listed = ("null" if word is None else word for word in (value, *allowed))
+                raise ConfigError(f"{name}={shown}: the store {path} has {', '.join(listed)}")
         if not isinstance(first_positions, int) or first_positions < 0:
             raise ConfigError(
                 f"first_positions={first_positions}: allowed are whole numbers from 0 on"
@@ -161,7 +161,7 @@ class ActivationDataModule(ResidentDataModule):
         if self.label is None:
             return files, rows, torch.zeros(1, dtype=torch.int64).expand(len(rows))
         numbers_N = self.store.documents().labels[self.label].long()
-        return files, rows, numbers_N[self.store.column("document", name)[rows]]
+        return files, rows, numbers_N[self.column("document", name)]
 
     @property
     def _in_memory(self) -> bool:
@@ -180,7 +180,7 @@ class ActivationDataModule(ResidentDataModule):
 
     def statistics(self) -> Statistics:
         """Return the statistics of the training tokens that are left; the store keeps them."""
-        return statistics_of(self.store, self.site, "train", self._kept.tokens)
+        return statistics_of(self.store, self.site, "train", self.rule)
 
     def _remarks(self) -> list[str]:
         found = self.statistics()
@@ -195,6 +195,18 @@ class ActivationDataModule(ResidentDataModule):
     def _shuffled(self) -> Tensor:
         """Return the rows: those held out first, then the others, which their shards mix."""
         return torch.arange(len(self._kept.rows["train"]) + self.val_size).roll(self.val_size)
+
+    @property
+    def rule(self) -> TokenFilter:
+        """The rule that leaves tokens out, with the largest norm as a number."""
+        return self._kept.tokens
+
+    def column(self, name: str, split: Split) -> Tensor:
+        """Return an array of the store, such as ``token``, for the tokens of a split that are left.
+
+        Those of ``train`` come in the order of ``train_indices``.
+        """
+        return self.store.column(name, split)[self._kept.rows[split]]
 
     @property
     def most_probed(self) -> int:

@@ -124,7 +124,8 @@ class ResidentLoader:
         for batch in batches[self._batch : len(self)]:
             while coming and coming[0][0] <= self._batch * self.batch_size:
                 window = coming.pop(0)[1]
-                self.inputs.read_ahead(window)
+                if hasattr(self.inputs, "read_ahead"):  # a tensor is in memory
+                    self.inputs.read_ahead(window)
             self._batch += 1
             yield batch
 

@@ -163,6 +163,16 @@ def test_an_epoch_takes_each_token_once_and_reads_each_window_ahead_once(
     assert not torch.equal(*orders)
 
 
+def test_where_a_device_holds_all_nothing_is_read_ahead(store, monkeypatch):
+    monkeypatch.setattr(MappedSamples, "to", lambda self, device: self.in_memory())
+    data = ready(store, batch_size=32, buffer=SMALL)
+    inputs, labels = data.split("train")
+    loader = data._loader(inputs.to("cpu"), labels, 32, seed=0, shuffle=data.shuffle)
+    assert len(loader.windows()) > 1
+    batches = list(loader.index_batches())
+    assert torch.equal(torch.cat(batches).sort().values, torch.arange(len(inputs)))
+
+
 def test_a_window_is_read_ahead_when_the_one_before_begins(store, monkeypatch):
     data, ahead = ready(store, batch_size=8, buffer=SMALL), []
     monkeypatch.setattr(MappedSamples, "read_ahead", lambda self, rows: ahead.append(rows))
