@@ -72,7 +72,7 @@ class Families(Part):
         chosen = choose(self.protocol, tuning)
         if chosen.empty:
             raise RunError(f"{self.dataset}, {self.part}: no setting comes near any density")
-        finals = self.stages.finals(chosen)
+        finals = self.stages.finals(self.stages.picked(chosen))
         self.train(finals, workers)
         diverged = [(r.sweep, settings_of(r), r.cfg.seed) for r in filter(has_diverged, finals)]
         finals = list(filterfalse(has_diverged, finals))

@@ -43,7 +43,7 @@ class Protocol(study_protocol.Protocol):
 
     def of_part(self, part: str) -> dict[str, Any]:
         """Return everything that decides a part's results, including its widths."""
-        left_out = {"datasets", "parts"}
+        left_out = {"datasets", "parts", "quick"}
         if part == KNOBS:
             left_out |= {"reference", "families", "controls", "finals", "densities"}
         else:

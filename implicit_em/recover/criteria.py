@@ -1,10 +1,6 @@
-"""How a setting of a grid is chosen: without the truth, and by it."""
-
-from collections.abc import Mapping
-from typing import Any
+"""The criterion that chooses a setting without the truth."""
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.special import entr
 
@@ -46,21 +42,3 @@ def blind_score(width: ArrayLike, fvu: ArrayLike, l0: ArrayLike, activity: Array
     width, fvu, l0, activity = (np.asarray(v, np.float64) for v in (width, fvu, l0, activity))
     residual = 0.5 * width * np.log(np.maximum(fvu, DISTORTION))
     return residual - 0.5 * l0 * np.log(DISTORTION) + activity
-
-
-def choose(tuning: pd.DataFrame, criteria: Mapping[Any, str]) -> pd.DataFrame:
-    """Return the best setting of each family by each criterion, a row for each.
-
-    Args:
-        tuning: one row per setting, with ``family``, ``settings``, ``run``, and the criteria's
-            columns, null if the setting diverged.
-        criteria: column of each criterion; with a minus in front, less is better.
-    """
-    rows = []
-    for name, criterion in criteria.items():
-        column = criterion.removeprefix("-")
-        known = tuning.dropna(subset=column)
-        values = -known[column] if criterion.startswith("-") else known[column]
-        best = values.groupby(known["family"], sort=False).idxmax()
-        rows.append(known.loc[best].assign(criterion=name))
-    return pd.concat(rows, ignore_index=True)

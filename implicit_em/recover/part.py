@@ -9,13 +9,13 @@ from pathlib import Path
 import pandas as pd
 
 from implicit_em.base.errors import RunError
-from implicit_em.recover.criteria import choose
 from implicit_em.recover.measuring import measure_all
 from implicit_em.recover.protocol import FOLDER, Protocol
 from implicit_em.recover.report import Content
 from implicit_em.recover.results import Results
 from implicit_em.recover.stages import Stages
 from implicit_em.studies import parts
+from implicit_em.studies.choice import choose
 from implicit_em.studies.execution import has_diverged
 from implicit_em.studies.protocol import digest
 from implicit_em.studies.runs import Run
@@ -107,7 +107,7 @@ class Recovery(parts.Part[Protocol]):
         if all(map(has_diverged, grids)):
             raise RunError(f"{cell}: every setting diverged")
         tables["chosen"] = choose(tables["tuning"], self.protocol.criteria)
-        finals = stages.finals(tables["chosen"])
+        finals = stages.finals(stages.picked(tables["chosen"]))
         self.train(finals, workers)
         finals = list(filterfalse(has_diverged, finals))
         if not finals:

@@ -33,7 +33,6 @@ class Protocol(study_protocol.Protocol):
     toys: Cells
     toy_families: Names
     criteria: dict[Literal["blind", "truth"], str]
-    quick: list[str]
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "Protocol":

@@ -7,7 +7,6 @@ from pathlib import Path
 from implicit_em.config import CONF
 from implicit_em.recover.part import Recovery
 from implicit_em.recover.protocol import FOLDER, TOYS, Protocol
-from implicit_em.studies import study_directory
 from implicit_em.studies.parts import Study
 from implicit_em.studies.stages import Setting, compose_settings
 
@@ -36,14 +35,9 @@ def recover(
         ConfigError: if a setting is refused, or the directory holds a study of other settings.
         RunError: if runs failed, or all runs of a stage diverged.
     """
-    study_directory.refuse_arguments(workers, Path(conf), Protocol.file)
-    if quick:
-        words = Protocol.read(Path(conf)).quick
-        cells = cells or [word for word in words if "=" not in word]
-        changes = [*(word for word in words if "=" in word), *changes]
-        if Path(directory) == RECOVERY:
-            directory = RECOVERY.with_name(f"{RECOVERY.name}-quick")
     study = Study("recover", "recovery", RECOVERY, Protocol, _prepare)
+    if quick:
+        directory, cells, changes = study.shortly(directory, cells, changes, conf)
     (report,) = study.run(directory, cells, changes, workers, conf)
     return report
 

@@ -1,6 +1,6 @@
 """What a study measures of trained runs, kept in each run's directory."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,22 +23,36 @@ class Measurement:
 
     Args:
         name: name of the file, without ``.json``, and of the key under which the numbers are kept.
-        schema: version of the measurement; another one is measured again.
+        schema: version of the measurement, with all that decides it beside the run; another one is
+            measured again.
         measure: function of a module, which other processes can import.
         metrics: keys of ``metrics.json`` that stand beside the numbers.
     """
 
     name: str
-    schema: int
+    schema: int | str
     measure: Callable[[Run], dict[str, Any]]
     metrics: Sequence[str] = ()
 
     def of(self, runs: Sequence[Run], workers: int) -> pd.DataFrame:
         """Return the numbers of runs, a row for each; up to ``workers`` processes measure."""
-        left = [run for run in runs if self.known(run) is None]
+        left = self.left(runs)
         processes = joblib.Parallel(n_jobs=min(workers, max(1, len(left))))
-        processes(joblib.delayed(self._keep)(run) for run in left)
+        processes(joblib.delayed(self._measure)(run) for run in left)
+        return self.table(runs)
+
+    def left(self, runs: Sequence[Run]) -> list[Run]:
+        """Return the runs that are not measured yet."""
+        return [run for run in runs if self.known(run) is None]
+
+    def table(self, runs: Sequence[Run]) -> pd.DataFrame:
+        """Return the numbers of measured runs, a row for each."""
         return pd.DataFrame([self._row(run) for run in runs])
+
+    def keep(self, run: Run, values: Mapping[str, Any]) -> None:
+        """Write a run's numbers."""
+        content = {"schema": self.schema, "run": run.fingerprint, self.name: values}
+        write_json(run.directory / f"{self.name}.json", content)
 
     def known(self, run: Run) -> dict[str, Any] | None:
         """Return a run's earlier measurement; ``None`` if it is missing or damaged."""
@@ -59,11 +73,10 @@ class Measurement:
         known = self.known(run) or {}
         return row | {key: np.nan if value is None else value for key, value in known.items()}
 
-    def _keep(self, run: Run) -> None:
+    def _measure(self, run: Run) -> None:
         if run.cfg.trainer.threads:
             torch.set_num_threads(run.cfg.trainer.threads)
-        content = {"schema": self.schema, "run": run.fingerprint, self.name: self.measure(run)}
-        write_json(run.directory / f"{self.name}.json", content)
+        self.keep(run, self.measure(run))
 
 
 def samples_of(run: Run) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -22,6 +22,10 @@ from implicit_em.studies.families import name_of
 from implicit_em.studies.tables import percent, write_tables
 
 
+LINE_HEIGHT = 0.17
+"""Height of a line of a trial's label above a figure, in inches."""
+
+
 @dataclass(frozen=True)
 class Report:
     """The directory of a study's report, and what every page of it says."""
@@ -40,8 +44,9 @@ class Report:
             with mpl.rc_context(style.STYLE):
                 figure = draw()
                 if self.trial:
-                    label = textwrap.fill(self.trial, style.LINE)
-                    figure.suptitle(label, color=style.VERMILION, fontsize=9)
+                    lines = textwrap.wrap(self.trial, style.LINE)
+                    figure.suptitle("\n".join(lines), color=style.VERMILION, fontsize=9)
+                    figure.set_figheight(figure.get_figheight() + LINE_HEIGHT * len(lines))
                 for kind, metadata in (("png", None), ("pdf", {"CreationDate": None})):
                     with whole(self.directory / "figures" / f"{name}.{kind}") as temporary:
                         dpi = style.RESOLUTION

@@ -131,6 +131,21 @@ class Study(Generic[P]):
     protocol: type[P]
     prepare: Callable[[P, Sequence[str], Path, Path, Sequence[str], str | None], Sequence[Part[P]]]
 
+    def shortly(
+        self, directory: str | Path, words: Sequence[str], changes: Sequence[str], conf: str | Path
+    ) -> tuple[Path, Sequence[str], Sequence[str]]:
+        """Return the directory, names and changes of a short trial.
+
+        The protocol's ``quick`` holds names of parts, for a call that names none, and changes,
+        which come before those of the call. By default the trial has a directory of its own.
+        """
+        study_directory.refuse_arguments(None, Path(conf), self.protocol.file)
+        quick = self.protocol.read(Path(conf)).quick
+        if Path(directory) == self.directory:
+            directory = self.directory.with_name(f"{self.directory.name}-quick")
+        names = words or [word for word in quick if "=" not in word]
+        return Path(directory), names, [*(word for word in quick if "=" in word), *changes]
+
     def run(
         self,
         directory: str | Path,

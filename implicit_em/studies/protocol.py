@@ -57,6 +57,7 @@ class Protocol(BaseModel):
     tuning: dict[str, Any]
     finals: dict[str, Any]
     seeds: Annotated[list[NonNegativeInt], Field(min_length=1), AfterValidator(distinct)]
+    quick: list[str] = []
 
     @model_validator(mode="after")
     def _keeps_the_test_set_for_the_finals(self) -> Self:

@@ -76,23 +76,22 @@ class Stages(ABC, Generic[P]):
         each = [(setting, self.run(*setting, self.protocol.tuning)) for setting in self.settings]
         return list({(one.family, run.fingerprint): (one, run) for one, run in each}.values())
 
-    def finals(self, chosen: pd.DataFrame) -> list[Run]:
-        """Return the runs of the chosen settings, once per seed.
+    def picked(self, chosen: pd.DataFrame) -> list[Setting]:
+        """Return the settings of the runs that the columns ``family`` and ``run`` name."""
+        names = set(zip(chosen["family"], chosen["run"], strict=True))
+        return [one for one, run in self._tuned if (one.family, run.fingerprint) in names]
 
-        Args:
-            chosen: table whose columns ``family`` and ``run`` name runs of the grids.
-        """
-        picked = set(zip(chosen["family"], chosen["run"], strict=True))
+    def finals(self, chosen: Sequence[Setting], **more: Any) -> list[Run]:
+        """Return the runs of the chosen settings, with ``more`` settings, once per seed."""
         return [
-            self.run(*setting, {**self.protocol.finals, "seed": seed})
-            for setting, run in self._tuned
-            if (setting.family, run.fingerprint) in picked
+            self.run(*setting, {**self.protocol.finals, **more, "seed": seed})
+            for setting in chosen
             for seed in self.protocol.seeds
         ]
 
-    def possible_finals(self) -> list[Run]:
+    def possible_finals(self, **more: Any) -> list[Run]:
         """Return one final of each family; a mistake in it is a mistake in all of them."""
-        settings = {**self.protocol.finals, "seed": self.protocol.seeds[0]}
+        settings = {**self.protocol.finals, **more, "seed": self.protocol.seeds[0]}
         return [self.run(*setting, settings) for setting in one_of_each_family(self.settings)]
 
     def controls(self) -> list[Run]:

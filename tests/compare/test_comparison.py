@@ -229,7 +229,7 @@ def test_finals_have_their_own_settings_and_not_those_of_tuning(conf, changes):
     stages = Stages(protocol, "equal_width", Path("nowhere"), settings, ())
     grids = stages.grids()
     chosen = pd.DataFrame({"family": "derived", "run": [grids[0].fingerprint]})
-    finals = stages.finals(chosen)
+    finals = stages.finals(stages.picked(chosen))
     assert {run.cfg.optimizer.weight_decay for run in grids} == {0.1}
     assert {run.cfg.optimizer.weight_decay for run in finals} == {0.0}
     assert [run.cfg.seed for run in finals] == protocol.seeds
@@ -243,7 +243,7 @@ def test_families_may_share_a_setting(conf):
     assert [run.sweep for run in grids] == ["derived", "mine"]
     assert len({run.directory for run in grids}) == 2
     chosen = pd.DataFrame({"family": ["mine"], "run": [grids[1].fingerprint]})
-    assert {run.sweep for run in stages.finals(chosen)} == {"mine"}
+    assert {run.sweep for run in stages.finals(stages.picked(chosen))} == {"mine"}
 
 
 def test_a_report_of_another_protocol_is_not_written_over(comparison, conf, changes, tmp_path):

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from implicit_em.recover.criteria import DISTORTION, activity_nats, blind_score, choose
+from implicit_em.recover.criteria import DISTORTION, activity_nats, blind_score
+from implicit_em.studies.choice import choose
 
 
 def test_activity_is_the_code_length_of_each_unit_by_its_own_frequency():
