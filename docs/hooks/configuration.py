@@ -31,9 +31,15 @@ GROUPS = {
     "experiment/compare": "The grids of the comparison, one for each family.",
     "experiment/recover": "The grids of the recovery study, one for each family.",
     "experiment/recover/toys": "The grids of its larger data sets.",
+    "experiment/language": "The grids of the study of language models, one for each family.",
     "experiment/knobs": "What the comparison varies of the derived model, one setting at a time.",
 }
 """The config groups, in the order of the page."""
+PROTOCOLS = {
+    "comparison": "compare.yaml",
+    "recovery study": "recover.yaml",
+    "study of language models": "language.yaml",
+}
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -53,7 +59,7 @@ def reference(conf: Path = CONF) -> str:
             _section(f"### {group}={file.stem}", file, group.replace("/", ".") + ".")
             for file in sorted((conf / group).glob("*.yaml"))
         ]
-    for study, file in (("comparison", "compare.yaml"), ("recovery study", "recover.yaml")):
+    for study, file in PROTOCOLS.items():
         sections.append(_section(f"## The protocol of the {study}", conf / file, ""))
     return "\n".join(sections)
 

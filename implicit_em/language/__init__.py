@@ -1,0 +1,1 @@
+"""The study of language models: families of sparse dictionaries on their activations."""

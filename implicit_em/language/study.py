@@ -1,0 +1,65 @@
+"""The study of language models from one call."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from implicit_em.config import CONF
+from implicit_em.language.harvesting import harvested
+from implicit_em.language.part import Language
+from implicit_em.language.protocol import FOLDER, HARVEST, Protocol
+from implicit_em.studies.parts import Study
+from implicit_em.studies.stages import compose_settings
+
+log = logging.getLogger(__name__)
+
+LANGUAGE = Path("results/language")
+
+
+def language(
+    directory: str | Path = LANGUAGE,
+    parts: Sequence[str] = (),
+    changes: Sequence[str] = (),
+    workers: int | None = None,
+    conf: str | Path = CONF,
+    quick: bool = False,
+) -> list[Path]:
+    """Run parts of the study as ``Study.run`` does; each has a directory of its own.
+
+    Args:
+        parts: names of language models in ``conf/language.yaml``; all if none is named.
+        quick: whether to make a short trial, by default in a directory of its own.
+
+    Raises:
+        ConfigError: if a setting is refused, or the directory holds a study of other settings.
+        RunError: if runs failed, or all runs of a stage diverged.
+    """
+    study = Study("language", "study", LANGUAGE, Protocol, _prepare)
+    if quick:
+        directory, parts, changes = study.shortly(directory, parts, changes, conf)
+    return study.run(directory, parts, changes, workers, conf)
+
+
+def _prepare(
+    protocol: Protocol,
+    words: Sequence[str],
+    directory: Path,
+    conf: Path,
+    overrides: Sequence[str],
+    trial: str | None,
+) -> list[Language]:
+    """Harvest, then compose and check the runs of all parts."""
+    prepared = []
+    for name in protocol.chosen(words):
+        folder, typed = directory / name, protocol.parts[name][HARVEST]
+        lm = harvested(typed, folder / "store", conf)
+        if protocol.permuted:
+            harvested([*typed, "lm.permuted=0"], folder / "permuted", conf)
+        log.info("%s: composing the runs of %s", name, ", ".join(protocol.families))
+        always = ["data=activations", "data.digest=null", *overrides]
+        settings, controls = (
+            compose_settings(names, FOLDER, conf, always)
+            for names in (protocol.families, protocol.controls)
+        )
+        prepared.append(Language(protocol, name, settings, controls, lm, folder, conf, trial))
+    return prepared

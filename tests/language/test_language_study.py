@@ -1,0 +1,271 @@
+"""The study of language models from end to end on tiny models, and what it refuses."""
+
+import json
+import re
+import shutil
+
+import pandas as pd
+import pytest
+import torch
+from helpers.language import make_model, make_text
+from helpers.paths import ROOT
+from safetensors.torch import load_file
+
+from implicit_em.config.harvest import LanguageModelSettings
+from implicit_em.data import ActivationDataModule, ActivationStore
+from implicit_em.data.modules import fixed_choice
+from implicit_em.harvest.models import CausalModel
+from implicit_em.harvest.splicing import spliced_losses
+from implicit_em.language.__main__ import main
+from implicit_em.language.measuring import Largest
+from implicit_em.language.protocol import FOLDER, Protocol
+from implicit_em.language.results import MEASURES, PRIMARY
+from implicit_em.language.study import language
+from implicit_em.studies.stages import compose_settings
+from implicit_em.training.directory import RunDirectory
+from implicit_em.training.loading import load
+
+CONF = ROOT / "conf"
+FAMILY = """# @package _global_
+# A family in few settings.
+defaults:
+  - override /model: {model}
+hydra:
+  sweeper:
+    params:
+      lr.value: 1e-3,1e-2
+"""
+CHANGES = [
+    "logger=csv",
+    "families=[derived,topk]",
+    "controls=[controls_without_seeds]",
+    "permuted=[topk]",
+    "seeds=[1,2]",
+    "l0=[2,4]",
+    "tuning.model.l0=2",
+    "always.data.batch_size=32",
+    "always.data.val_size=60",
+    "tokens.fitted=300",
+    "tokens.probed=100",
+    "tokens.losses=400",
+    "resamples=200",
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def coarse():
+    """Draw figures in no time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("implicit_em.studies.figures.RESOLUTION", 20)
+        yield
+
+
+@pytest.fixture(scope="module")
+def conf(tmp_path_factory):
+    """Configuration files with two families of two settings."""
+    directory = tmp_path_factory.mktemp("conf") / "conf"
+    shutil.copytree(CONF, directory)
+    for name, model in (("derived", "sampled"), ("topk", "topk")):
+        grid = directory / "experiment" / "language" / f"{name}.yaml"
+        grid.write_text(FAMILY.format(model=model))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def changes(tmp_path_factory):
+    """The changes that make a study of a tiny causal model."""
+    folder = tmp_path_factory.mktemp("model")
+    model, text = (
+        make_model(folder / "llama", "llama", head=True),
+        make_text(folder / "rows.jsonl", 200),
+    )
+    harvest = [
+        *("lm=auto", f"lm.path={model}", "sites=[resid.1]", "tokens=null", "threads=1"),
+        *("text=files", f"text.paths=[{text}]", "text.label=label"),
+        *("batch_size=4", "context.length=12", "shard_tokens=120"),
+    ]
+    part = {"harvest": harvest, "causal": True, "model.hidden": 24}
+    return [f"parts={json.dumps({'tiny': part})}", *CHANGES]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, conf, changes):
+    """The directory of a study."""
+    directory = tmp_path_factory.mktemp("language") / "trial"
+    language(directory, [], changes, workers=1, conf=conf)
+    return directory / "tiny"
+
+
+def table(directory, name):
+    return pd.read_csv(directory / "tables" / f"{name}.csv")
+
+
+def a_final(study, family, l0):
+    """The directory of a final, and its configuration."""
+    for metrics in sorted(study.glob(f"runs/{family}/*/metrics.json")):
+        run = RunDirectory(metrics.parent)
+        cfg = run.read_config()
+        if cfg.data.final == "test" and cfg.model.l0 == l0 and str(cfg.data.path).endswith("store"):
+            return run, cfg
+    raise AssertionError("no such final")
+
+
+def test_finals_are_trained_at_each_l0_with_each_seed(study):
+    finals = table(study, "finals")
+    assert len(finals) == 2 * 2 * 2
+    assert set(finals["target"]) == {2, 4}
+    topk = finals[finals["family"] == "topk"]
+    assert (topk["l0"] == topk["target"]).all()
+    assert set(table(study, "permuted")["family"]) == {"topk"}
+    assert set(table(study, "controls")["target"]) == {2, 4}
+
+
+def test_the_setting_with_the_lowest_fvu_of_the_validation_documents_is_chosen(study):
+    tuning, chosen = table(study, "tuning"), table(study, "chosen")
+    best = tuning.loc[tuning.groupby("family")["ridge_fvu"].idxmin(), "run"]
+    assert set(chosen["run"]) == set(best)
+
+
+def test_the_report_says_what_the_tables_say(study):
+    text = (study / "report.md").read_text()
+    said = json.loads((study / "findings.json").read_text())["findings"]
+    assert said
+    assert all(sentence in text for sentence in said)
+    assert "> **TRIAL with" in text
+    assert "nan" not in re.findall(r"[\w-]+", text)
+    figures = {path.name for path in (study / "figures").glob("*.png")}
+    assert figures == {f"{name}.png" for name in (*MEASURES, "densities")}
+
+
+def test_variance_and_activity_are_those_of_a_recomputation(study):
+    run, cfg = a_final(study, "topk", 4)
+    raw = raw_tokens(study, cfg, "test")
+    model, arrays = load(run.path), load_file(run.path / "model.safetensors")
+    mean, factor = (arrays[f"data.normalize.{name}"] for name in ("mean", "factor"))
+    codes = model.encode(raw.float())
+    ridge = load_file(run.path / "ridge_decoder.safetensors")
+    variance = (raw - raw.mean(0)).square().sum()
+    explained = {
+        "variance_explained": model.decode(codes).double(),
+        PRIMARY: (codes @ ridge["weight"] + ridge["bias"]).double() / factor + mean,
+    }
+    row = row_of(study, run)
+    for name, reconstruction in explained.items():
+        expected = 1 - (raw - reconstruction).square().sum() / variance
+        assert row[name] == pytest.approx(expected.item(), abs=1e-4)
+    assert row["l0"] == pytest.approx((codes != 0).sum(-1).double().mean().item())
+
+
+def test_the_ridge_decoder_and_the_dead_units_are_those_of_the_fitted_tokens(study):
+    run, cfg = a_final(study, "topk", 2)
+    raw = raw_tokens(study, cfg, "train")
+    chosen = raw[fixed_choice(len(raw), 300)].float()
+    codes = load(run.path).encode(chosen)
+    assert row_of(study, run)["units_dead"] == (~(codes != 0).any(0)).sum().item()
+
+
+def test_losses_are_those_of_the_spliced_model(study, changes):
+    run, cfg = a_final(study, "derived", 2)
+    store = ActivationStore(study / "store")
+    lm = LanguageModelSettings(
+        name="auto", package=None, path=path_of(changes), sha256=None, permuted=None
+    )
+    data = ActivationDataModule(study / "store", largest_norm=cfg.data.largest_norm)
+    data.setup()
+    model, arrays = load(run.path), load_file(run.path / "model.safetensors")
+    mean, factor = (arrays[f"data.normalize.{name}"] for name in ("mean", "factor"))
+    ridge = load_file(run.path / "ridge_decoder.safetensors")
+
+    def reconstruct(x):
+        return ((model.encode(x) @ ridge["weight"] + ridge["bias"]) / factor + mean).float()
+
+    found = spliced_losses(
+        store, CausalModel.load(lm, "cpu"), "resid.1", data.rule, {"it": reconstruct}, most=400
+    )
+    row, predicted = row_of(study, run), found.predicted_N.sum().item()
+    assert row["ce_nats"] == pytest.approx(
+        found.spliced["it"].loss_N.sum().item() / predicted, 1e-4
+    )
+    clean, zero, spliced = (
+        losses.sum() for losses in (found.clean_N, found.zero.loss_N, found.spliced["it"].loss_N)
+    )
+    recovered = ((zero - spliced) / (zero - clean)).item()
+    assert row["ce_recovered"] == pytest.approx(recovered, rel=1e-3)
+
+
+def test_of_a_controls_code_the_largest_entries_are_kept():
+    model = Largest(torch.nn.Linear(3, 3), 2)
+    model.model.encode = lambda x: x
+    x = torch.tensor([[3.0, -4.0, 1.0], [0.0, 0.0, 5.0]])
+    assert model.encode(x).tolist() == [[3, -4, 0], [0, 0, 5]]
+
+
+def raw_tokens(study, cfg, split):
+    """The vectors of the tokens that are left, float64."""
+    data = ActivationDataModule(study / "store", largest_norm=cfg.data.largest_norm)
+    data.setup()
+    samples = data.split("test" if split == "test" else "train")[0]
+    return samples[data.train_indices()].double() if split == "train" else samples.double()
+
+
+def row_of(study, run):
+    """The row of a final in the table."""
+    fingerprint = json.loads((run.path / "metrics.json").read_text())["config_fingerprint"]
+    finals = table(study, "finals")
+    (row,) = finals[finals["run"] == fingerprint].to_dict("records")
+    return row
+
+
+def path_of(changes):
+    """The path of the language model."""
+    part = json.loads(changes[0].removeprefix("parts="))["tiny"]
+    (path,) = [w.removeprefix("lm.path=") for w in part["harvest"] if w.startswith("lm.path=")]
+    return path
+
+
+def test_it_goes_on_where_it_was_stopped(study, conf, changes, monkeypatch):
+    monkeypatch.setattr("implicit_em.engine.stack.Stack.train", lambda *_: pytest.fail("trained"))
+    for name in ("_quality", "spliced_losses"):
+        again = f"implicit_em.language.measuring.{name}"
+        monkeypatch.setattr(again, lambda *_, **__: pytest.fail("measured"))
+    before = table(study, "finals")
+    language(study.parent, [], changes, workers=1, conf=conf)
+    pd.testing.assert_frame_equal(table(study, "finals"), before)
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("nowhere", "nowhere: no such part; allowed: minilm, smollm2"),
+        ("tuning.model.l0=7", "tuning.model.l0=7: allowed: 16, 32, 64, 128"),
+        ("finals.model.l0=7", "finals.model.l0: the protocol sets it; allowed: l0"),
+        ("permuted=[pca]", "permuted=pca: allowed: derived, l1, l1_norm, topk"),
+        ("tokens.fitted=0", "tokens.fitted=0: Input should be greater than 0"),
+    ],
+)
+def test_a_mistake_in_the_protocol_gives_one_line(tmp_path, capfd, change, message):
+    code = main([change, "--directory", str(tmp_path / "trial")])
+    error = capfd.readouterr().err
+    assert code == 2
+    assert error.startswith(f"error: {message}")
+    assert error.count("\n") == 1
+
+
+def test_a_model_that_is_not_there_is_refused_before_anything_is_read(tmp_path, capfd):
+    part = {"harvest": ["lm=auto", "lm.path=nowhere"], "causal": False, "model.hidden": 8}
+    typed = [f"parts={json.dumps({'tiny': part})}", "--directory", str(tmp_path / "trial")]
+    assert main(typed) == 2
+    error = capfd.readouterr().err
+    assert "lm.path=nowhere: no such folder or file" in error
+    assert error.count("\n") == 1
+
+
+def test_the_committed_protocol_is_pinned():
+    protocol = Protocol.read(CONF)
+    assert list(protocol.parts) == ["minilm", "smollm2"]
+    grids = compose_settings(protocol.families, FOLDER, CONF, ["data=activations"])
+    of_family = pd.Series([setting.family for setting in grids]).value_counts()
+    assert set(of_family) == {6}, "the same budget for all"
