@@ -21,7 +21,6 @@ from implicit_em.studies import figures as style
 from implicit_em.studies.families import name_of
 from implicit_em.studies.tables import percent, write_tables
 
-
 LINE_HEIGHT = 0.17
 """Height of a line of a trial's label above a figure, in inches."""
 
