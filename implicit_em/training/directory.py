@@ -74,9 +74,17 @@ class RunDirectory:
     def completed_metrics(self) -> dict[str, Any] | None:
         """Return the metrics of a completed run, or ``None`` if any of its results is missing."""
         metrics = self.read_metrics()
-        files = (*self._results, self.history)
-        complete = metrics and metrics["status"] == "completed" and all(f.exists() for f in files)
-        return metrics if complete else None
+        if not metrics or metrics["status"] != "completed":
+            return None
+        missing = {file for file in (*self._results, self.history) if not file.exists()}
+        if missing == {self.features} and self._has_no_picture:
+            return metrics
+        return None if missing else metrics
+
+    @property
+    def _has_no_picture(self) -> bool:
+        # A study has thousands of runs, and to parse each configuration would take a minute.
+        return self.config.exists() and "\npicture: false\n" in self.config.read_text()
 
     def read_model(self) -> dict[str, Any]:
         """Return the content of ``model.json``.

@@ -76,8 +76,13 @@ def test_a_run_directory_holds_the_contract(composed, small, tmp_path):
 def test_a_run_need_not_draw_its_features(composed, small, tmp_path):
     drawn, not_drawn = (composed(*small, f"picture={word}") for word in ("true", "false"))
     assert config_fingerprint(drawn) == config_fingerprint(not_drawn)
-    train(not_drawn, tmp_path)
-    assert not (tmp_path / "features.png").exists()
+    train(drawn, tmp_path / "with")
+    train(not_drawn, tmp_path / "without")
+    assert not (tmp_path / "without" / "features.png").exists()
+    complete = [RunDirectory(tmp_path / name).completed_metrics() for name in ("with", "without")]
+    assert all(complete), "also without a picture that it does not draw"
+    (tmp_path / "with" / "features.png").unlink()
+    assert RunDirectory(tmp_path / "with").completed_metrics() is None
     with pytest.raises(ConfigError, match=r"picture=3: "):
         train(composed(*small, "picture=3"), tmp_path / "other")
 
