@@ -37,7 +37,7 @@ class LanguageModelSettings(_Section):
     package: str | None
     path: str
     sha256: str | None
-    permuted: Seed | None
+    permuted: Seed | None = None
 
 
 class ContextSettings(_Section):
