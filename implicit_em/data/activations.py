@@ -51,9 +51,11 @@ class ActivationDataModule(ResidentDataModule):
     The documents of the store's split ``train`` are trained on, those of ``validation`` are held
     out, and those of ``test`` are measured at the end. Of the held-out tokens, the first
     ``val_size`` are used, or all if there are fewer; shards mix all documents of a split.
-    If all others fit into ``buffer`` as float32, they are held in memory. Otherwise they stay in
-    their files. An epoch then goes through windows of shards, in a random order. A window takes at
-    most half of ``buffer``, and its tokens are shuffled. The next one is read meanwhile.
+
+    Tokens that a rule leaves out stay in the store. If all others fit into ``buffer`` as float32,
+    they are held in memory, beside a copy as they were read. Otherwise they stay in their files. An
+    epoch then goes through windows of shards, in a random order. A window takes at most half of
+    ``buffer``, and its tokens are shuffled. The next one is read meanwhile.
 
     Args:
         path: directory of the store.
@@ -105,6 +107,7 @@ class ActivationDataModule(ResidentDataModule):
                 raise ConfigError(f"{name}={number}: allowed are numbers greater than 0")
         super().__init__(**kwargs)
         self.site: str = site  # type: ignore[assignment]
+        self.sample_shape = (manifest.sites[self.site],)
         self.label = label
         self.tokens = TokenFilter(first_positions, not special_tokens, largest_norm)
         self.buffer = buffer
@@ -166,7 +169,7 @@ class ActivationDataModule(ResidentDataModule):
     @property
     def _in_memory(self) -> bool:
         count = sum(map(len, self._kept.rows.values()))
-        return FLOAT32 * count * self.store.manifest.sites[self.site] <= self.buffer
+        return FLOAT32 * count * self.in_features <= self.buffer
 
     @property
     def _kept(self) -> Kept:
@@ -222,9 +225,8 @@ class ActivationDataModule(ResidentDataModule):
         if self._in_memory:
             return super().shuffle(rows, generator)
         ends = self._kept.ends["train"].tolist()
-        bytes_a_row = HALF * self.store.manifest.sites[self.site]
         shards = [rows[start:end] for start, end in pairwise([0, *ends])]
-        return in_windows(shards, int(self.buffer / 2 / bytes_a_row), generator)
+        return in_windows(shards, int(self.buffer / 2 / (HALF * self.in_features)), generator)
 
 
 def in_windows(shards: Sequence[Tensor], most: int, generator: np.random.Generator) -> list[Tensor]:

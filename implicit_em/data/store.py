@@ -165,7 +165,9 @@ class ActivationStore:
         self.path = Path(path).expanduser()
         manifest = read_manifest(self.path)
         if manifest is None:
-            raise ConfigError(f"{self.path}: no store: it has no {MANIFEST}")
+            raise ConfigError(
+                f"{self.path}: no store: it has no {MANIFEST}; implicit-em harvest writes one"
+            )
         missing = sum(shard.sha256 is None for shard in manifest.shards)
         if missing:
             raise ConfigError(

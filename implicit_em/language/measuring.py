@@ -38,6 +38,10 @@ KIND = "kind"
 """Label of the documents that is probed, where the store has it."""
 PROBED_UNITS = (1, 5)
 """Numbers of units of a sparse probe."""
+FROM_METRICS = ("parameters", "epochs", "train_seconds", "l0_target", "l0_reached")
+"""Entries of ``metrics.json`` that stand beside the measurement."""
+SUMS = ("tokens", "active", "variance", "ridge", "own")
+"""Sums over the tokens of each document."""
 
 
 class Largest:
@@ -66,9 +70,6 @@ def quality_of(tokens: Tokens, k: int | None = None) -> Measurement:
     return Measurement(name, f"1, {tokens.fitted}, {tokens.probed}", measure, FROM_METRICS)
 
 
-FROM_METRICS = ("parameters", "epochs", "train_seconds", "l0_target", "l0_reached")
-
-
 def losses_of_all(runs: Sequence[Run], lm: LanguageModelSettings, tokens: Tokens) -> pd.DataFrame:
     """Return sums of losses over the tokens of each document, a row for each run.
 
@@ -77,7 +78,7 @@ def losses_of_all(runs: Sequence[Run], lm: LanguageModelSettings, tokens: Tokens
     ``divergence`` of KL divergences in nats, over ``predicted`` tokens; see
     ``harvest.splicing.spliced_losses``.
     """
-    measurement = Measurement("losses", f"1, {tokens.losses}", lambda _: {})
+    measurement = Measurement("losses", f"1, {tokens.losses}", None)
     if left := measurement.left(runs):
         language_model = CausalModel.load(lm, "cpu")
     for start in range(0, len(left), AT_ONCE):
@@ -188,9 +189,6 @@ def _by_document(model: Any, decoder: RidgeDecoder, data: ActivationDataModule) 
     return {"documents": documents.tolist(), **{name: s.tolist() for name, s in sums.items()}}
 
 
-SUMS = ("tokens", "active", "variance", "ridge", "own")
-
-
 def _probes(model: Any, data: ActivationDataModule, most: int) -> dict[str, Any]:
     """Return the accuracies of probes: sparse ones on each label, and a full one on the kind."""
     train, rows = data.split("train")[0], data.train_indices()
@@ -207,7 +205,7 @@ def _probes(model: Any, data: ActivationDataModule, most: int) -> dict[str, Any]
         arrays = (codes[0], labels[0][name], codes[1], labels[1][name])
         accuracies = sparse_probe(*arrays, PROBED_UNITS)
         found |= {f"probe_{name}_{size}": value for size, value in accuracies.items()}
-        if name == KIND:
+        if name == KIND and len(np.unique(labels[0][KIND])) > 1:
             found[f"probe_{KIND}"] = linear_probe(*arrays, threads=1)
     return {name: None if np.isnan(value) else value for name, value in found.items()}
 

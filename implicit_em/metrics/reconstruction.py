@@ -202,15 +202,15 @@ class _SparseMoments(_Moments):
             sum_D += moved_BD.sum(0)
             active_K += torch.from_numpy(codes_BK.count_nonzero(0))
             count += len(x_BD)
-        origin_K = torch.zeros(units, dtype=double)
         totals = [sum_K, sum_D, products_KK, products_KD, active_K]
-        return count, totals, origin_K, first_D
+        return count, totals, torch.zeros(units, dtype=double), first_D
 
 
 def _is_sparse(activations_BK: Tensor) -> bool:
-    """Return whether only active entries are worth multiplying."""
-    share = activations_BK.count_nonzero().item() / activations_BK.numel()
-    return activations_BK.shape[1] >= WIDE and share <= SPARSE
+    """Return whether only active entries are worth multiplying; on a GPU, they are not."""
+    if activations_BK.device.type != "cpu" or activations_BK.shape[1] < WIDE:
+        return False
+    return activations_BK.count_nonzero().item() <= SPARSE * activations_BK.numel()
 
 
 def _larger_blocks(pairs: Pairs) -> Iterator[tuple[Any, Tensor]]:
@@ -219,8 +219,8 @@ def _larger_blocks(pairs: Pairs) -> Iterator[tuple[Any, Tensor]]:
 
     codes, inputs, count = [], [], 0
     for activations_BK, x_BD in pairs:
-        codes.append(csr_array(activations_BK.double().cpu().numpy()))
-        inputs.append(x_BD.double().cpu())
+        codes.append(csr_array(activations_BK.double().numpy()))
+        inputs.append(x_BD.double())
         count += len(x_BD)
         if count >= BLOCK:
             yield vstack(codes), torch.cat(inputs)

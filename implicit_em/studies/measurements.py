@@ -25,13 +25,14 @@ class Measurement:
         name: name of the file, without ``.json``, and of the key under which the numbers are kept.
         schema: version of the measurement, with all that decides it beside the run; another one is
             measured again.
-        measure: function of a module, which other processes can import.
+        measure: function of a module, which other processes can import; ``None`` where runs are
+            measured together, and ``keep`` takes their numbers.
         metrics: keys of ``metrics.json`` that stand beside the numbers.
     """
 
     name: str
     schema: int | str
-    measure: Callable[[Run], dict[str, Any]]
+    measure: Callable[[Run], dict[str, Any]] | None
     metrics: Sequence[str] = ()
 
     def of(self, runs: Sequence[Run], workers: int) -> pd.DataFrame:
@@ -76,6 +77,7 @@ class Measurement:
     def _measure(self, run: Run) -> None:
         if run.cfg.trainer.threads:
             torch.set_num_threads(run.cfg.trainer.threads)
+        assert self.measure is not None
         self.keep(run, self.measure(run))
 
 
