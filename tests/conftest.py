@@ -102,6 +102,14 @@ def composed() -> Callable[..., DictConfig]:
     return lambda *overrides: _compose(*overrides).copy()
 
 
+@pytest.fixture(scope="module")
+def coarse() -> Iterator[None]:
+    """Draw the figures of studies in no time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("implicit_em.studies.figures.RESOLUTION", 20)
+        yield
+
+
 @pytest.fixture
 def command_line_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
     """Run a command that Hydra composes in this process, in an empty directory; gives its code."""

@@ -35,9 +35,7 @@ def language(
         RunError: if runs failed, or all runs of a stage diverged.
     """
     study = Study("language", "study", LANGUAGE, Protocol, _prepare)
-    if quick:
-        directory, parts, changes = study.shortly(directory, parts, changes, conf)
-    return study.run(directory, parts, changes, workers, conf)
+    return study.run(directory, parts, changes, workers, conf, quick)
 
 
 def _prepare(

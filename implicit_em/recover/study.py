@@ -36,9 +36,7 @@ def recover(
         RunError: if runs failed, or all runs of a stage diverged.
     """
     study = Study("recover", "recovery", RECOVERY, Protocol, _prepare)
-    if quick:
-        directory, cells, changes = study.shortly(directory, cells, changes, conf)
-    (report,) = study.run(directory, cells, changes, workers, conf)
+    (report,) = study.run(directory, cells, changes, workers, conf, quick)
     return report
 
 

@@ -131,21 +131,6 @@ class Study(Generic[P]):
     protocol: type[P]
     prepare: Callable[[P, Sequence[str], Path, Path, Sequence[str], str | None], Sequence[Part[P]]]
 
-    def shortly(
-        self, directory: str | Path, words: Sequence[str], changes: Sequence[str], conf: str | Path
-    ) -> tuple[Path, Sequence[str], Sequence[str]]:
-        """Return the directory, names and changes of a short trial.
-
-        The protocol's ``quick`` holds names of parts, for a call that names none, and changes,
-        which come before those of the call. By default the trial has a directory of its own.
-        """
-        study_directory.refuse_arguments(None, Path(conf), self.protocol.file)
-        quick = self.protocol.read(Path(conf)).quick
-        if Path(directory) == self.directory:
-            directory = self.directory.with_name(f"{self.directory.name}-quick")
-        names = words or [word for word in quick if "=" not in word]
-        return Path(directory), names, [*(word for word in quick if "=" in word), *changes]
-
     def run(
         self,
         directory: str | Path,
@@ -153,6 +138,7 @@ class Study(Generic[P]):
         changes: Sequence[str],
         workers: int | None,
         conf: str | Path,
+        quick: bool = False,
     ) -> list[Path]:
         """Run the parts that words name and write their reports; return the reports' paths.
 
@@ -166,6 +152,9 @@ class Study(Generic[P]):
             workers: number of stacks that train, or processes that measure, at a time; ``None`` for
                 one per core.
             conf: folder of configuration files.
+            quick: whether to make a short trial, by default in a directory of its own. The
+                protocol's ``quick`` names its changes, which come before ``changes``, and the parts
+                if none is named.
 
         Raises:
             ConfigError: if a setting is refused, or the directory holds another study.
@@ -174,6 +163,12 @@ class Study(Generic[P]):
         directory, conf = Path(directory), Path(conf)
         study_directory.refuse_arguments(workers, conf, self.protocol.file)
         conf = conf.resolve()
+        if quick:
+            given = self.protocol.read(conf).quick
+            words = words or [word for word in given if "=" not in word]
+            changes = [*(word for word in given if "=" in word), *changes]
+            if directory == self.directory:
+                directory = directory.with_name(f"{directory.name}-quick")
         self.protocol.refuse_misspelt(changes, conf)
         protocol = self.protocol.read(conf, list(filter(self.protocol.has, changes)))
         overrides = [change for change in changes if not self.protocol.has(change)]

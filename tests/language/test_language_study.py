@@ -2,13 +2,13 @@
 
 import json
 import re
-import shutil
 
 import pandas as pd
 import pytest
 import torch
-from helpers.language import make_model, make_text
+from helpers.language import WIDTH, make_model, make_text
 from helpers.paths import ROOT
+from helpers.small_studies import conf_with
 from safetensors.torch import load_file
 
 from implicit_em.config.harvest import LanguageModelSettings
@@ -26,15 +26,7 @@ from implicit_em.training.directory import RunDirectory
 from implicit_em.training.loading import load
 
 CONF = ROOT / "conf"
-FAMILY = """# @package _global_
-# A family in few settings.
-defaults:
-  - override /model: {model}
-hydra:
-  sweeper:
-    params:
-      lr.value: 1e-3,1e-2
-"""
+pytestmark = pytest.mark.usefixtures("coarse")
 CHANGES = [
     "logger=csv",
     "families=[derived,topk]",
@@ -52,23 +44,12 @@ CHANGES = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def coarse():
-    """Draw figures in no time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("implicit_em.studies.figures.RESOLUTION", 20)
-        yield
-
-
 @pytest.fixture(scope="module")
 def conf(tmp_path_factory):
     """Configuration files with two families of two settings."""
-    directory = tmp_path_factory.mktemp("conf") / "conf"
-    shutil.copytree(CONF, directory)
-    for name, model in (("derived", "sampled"), ("topk", "topk")):
-        grid = directory / "experiment" / "language" / f"{name}.yaml"
-        grid.write_text(FAMILY.format(model=model))
-    return directory
+    axis = "lr.value: 1e-3,1e-2"
+    grids = {"language/derived": ("sampled", axis), "language/topk": ("topk", axis)}
+    return conf_with(tmp_path_factory.mktemp("conf") / "conf", grids)
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +70,12 @@ def changes(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory, conf, changes):
-    """The directory of a study."""
+def study(tmp_path_factory, conf, changes, coarse):
+    """The directory of a study, whose probes read the label of the documents."""
     directory = tmp_path_factory.mktemp("language") / "trial"
-    language(directory, [], changes, workers=1, conf=conf)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("implicit_em.language.measuring.KIND", "label")
+        language(directory, [], changes, workers=1, conf=conf)
     return directory / "tiny"
 
 
@@ -117,7 +100,10 @@ def test_finals_are_trained_at_each_l0_with_each_seed(study):
     topk = finals[finals["family"] == "topk"]
     assert (topk["l0"] == topk["target"]).all()
     assert set(table(study, "permuted")["family"]) == {"topk"}
-    assert set(table(study, "controls")["target"]) == {2, 4}
+    controls = table(study, "controls")
+    assert set(controls["target"]) == {2, 4}
+    assert set(controls["units"]) == {WIDTH}, "PCA, and the activations themselves"
+    assert finals[["probe_label", "probe_label_1", "probe_label_5"]].notna().all(axis=None)
 
 
 def test_the_setting_with_the_lowest_fvu_of_the_validation_documents_is_chosen(study):

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers.paths import ROOT
+from helpers.small_studies import conf_with
 
 import implicit_em
 from implicit_em.base.errors import ConfigError
@@ -25,15 +26,7 @@ from implicit_em.training.directory import RunDirectory
 CONF = ROOT / "conf"
 DIGEST = "48584115a18a7da8"
 """The digest of the committed protocol, pinned."""
-FAMILY = """# @package _global_
-# A family in few settings.
-defaults:
-  - override /model: {model}
-hydra:
-  sweeper:
-    params:
-      {axis}
-"""
+pytestmark = pytest.mark.usefixtures("coarse")
 CHANGES = [
     "logger=csv",
     "data.batch_size=100",
@@ -53,31 +46,19 @@ CHANGES = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def coarse():
-    """Draw figures in no time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("implicit_em.studies.figures.RESOLUTION", 20)
-        yield
-
-
 @pytest.fixture(scope="module")
 def conf(tmp_path_factory):
     """Configuration files with two families of two settings."""
-    directory = tmp_path_factory.mktemp("conf") / "conf"
-    shutil.copytree(CONF, directory)
     grids = {
-        "derived": FAMILY.format(model="encoder", axis="loss.lse.weight: 0.5,5"),
-        "topk": FAMILY.format(model="topk", axis="model.l0: 2"),
-        "toys/derived": FAMILY.format(model="encoder", axis="loss.lse.weight: 1,2"),
+        "recover/derived": ("encoder", "loss.lse.weight: 0.5,5"),
+        "recover/topk": ("topk", "model.l0: 2"),
+        "recover/toys/derived": ("encoder", "loss.lse.weight: 1,2"),
     }
-    for name, grid in grids.items():
-        (directory / "experiment" / "recover" / f"{name}.yaml").write_text(grid)
-    return directory
+    return conf_with(tmp_path_factory.mktemp("conf") / "conf", grids)
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory, conf):
+def study(tmp_path_factory, conf, coarse):
     """A directory with the middle cell and a variation."""
     directory = tmp_path_factory.mktemp("recovery") / "trial"
     recover(directory, ["middle", "half_the_units"], CHANGES, workers=1, conf=conf)
