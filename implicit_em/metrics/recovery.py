@@ -9,7 +9,6 @@ import numpy as np
 from scipy.integrate import quad
 from scipy.sparse import csc_array
 from scipy.stats import beta, rankdata
-from threadpoolctl import threadpool_limits
 
 from implicit_em.metrics.dictionaries import cosines
 
@@ -118,7 +117,6 @@ def recovery(
     activations_NK: np.ndarray,
     directions: Mapping[str, np.ndarray | None],
     signed: bool = True,
-    threads: int | None = None,
 ) -> dict[str, float | int | None]:
     """Return all measurements of a model against the features that made its samples, by name.
 
@@ -141,17 +139,15 @@ def recovery(
             decoder; ``None`` for one that the model lacks.
         signed: whether a unit stands for one direction only. Models whose codes have both signs,
             such as PCA, stand for both: then cosines and activations count by their absolute value.
-        threads: number of threads for linear algebra; ``None`` leaves it as it is.
     """
     active_NK = activations_NK if signed else np.abs(activations_NK)
-    with threadpool_limits(limits=threads):
-        auroc_M = presence_auroc(presence_NM, active_NK)
-        defined_M = ~np.isnan(auroc_M)
-        results = {
-            key: value
-            for name, found_KD in directions.items()
-            for key, value in _directions(name, truth_MD, found_KD, signed).items()
-        }
+    auroc_M = presence_auroc(presence_NM, active_NK)
+    defined_M = ~np.isnan(auroc_M)
+    results = {
+        key: value
+        for name, found_KD in directions.items()
+        for key, value in _directions(name, truth_MD, found_KD, signed).items()
+    }
     return {
         **results,
         "auroc": float(auroc_M[defined_M].mean()) if defined_M.any() else None,

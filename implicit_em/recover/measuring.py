@@ -4,33 +4,32 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from implicit_em.data import SuperpositionDataModule
 from implicit_em.metrics.recovery import recovery
-from implicit_em.recover.criteria import activity_nats, blind_score
+from implicit_em.recover.criteria import pursuit_l0
 from implicit_em.studies.execution import has_diverged
 from implicit_em.studies.measurements import Measurement, samples_of
 from implicit_em.studies.runs import Run, matrices_of
 from implicit_em.studies.stages import settings_of
 from implicit_em.training.decoding import fit_decoder
-from implicit_em.training.measurement import L0_TOLERANCE, energies_of
+from implicit_em.training.measurement import energies_of
 
 OF_DIRECTIONS = ("found_0.8", "found_0.9", "mean_cosine", "split", "merged")
-"""Measures of a matrix of directions."""
+"""Measures of a matrix of directions that the truth gives."""
 
 
 def measure_all(runs: Sequence[Run], workers: int) -> pd.DataFrame:
-    """Return ``metrics.recovery`` of runs and their blind score, a row for each.
+    """Return ``metrics.recovery`` of runs and their ``pursuit_l0``, a row for each.
 
     Columns without the name of a matrix, such as ``found_0.8``, are those of a model's directions:
-    the columns of its own decoder or, if it has none, the rows of a ridge decoder. The numbers of
-    runs that diverged are null, and ``error`` says why.
+    the columns of its own decoder or, if it has none, the rows of a ridge decoder. So is
+    ``pursuit_l0``. The numbers of runs that diverged are null, and ``error`` says why.
     """
     diverged = [run for run in runs if has_diverged(run)]
     measured = RECOVERY.of([run for run in runs if run not in diverged], workers)
     if len(measured):
-        inputs = (measured[name] for name in ("width", "ridge_fvu", "l0", "activity_nats"))
-        measured["blind_score"] = blind_score(*inputs)
         for name in OF_DIRECTIONS:
             own = measured[f"decoder_{name}"].astype(float)
             measured[name] = own.fillna(measured[f"ridge_{name}"])
@@ -52,31 +51,30 @@ def _recovery(run: Run) -> dict[str, Any]:
     train, _, final, _ = samples_of(run)
     truth, activations_NK = data.truth(), energies_of(model, final)
     decoder = fit_decoder(model, train)
-    matrices = matrices_of(model)
-    own = matrices.get("decoder")
-    found: dict[str, Any] = recovery(
-        truth.undone(truth.directions_MD),
-        truth.presence_NM,
-        activations_NK,
-        {
-            "encoder": truth.undone_rows(matrices["encoder"]),
-            "decoder": None if own is None else truth.undone(own),
-            "ridge": truth.undone(decoder.weight.numpy()),
-        },
-        signed=bool((activations_NK >= 0).all()),
-        threads=run.cfg.trainer.threads,
-    )
-    active_NK, target = activations_NK != 0, run.cfg.model.get("k") or run.cfg.model.get("l0")
+    matrices, ridge_KD = matrices_of(model), decoder.weight.numpy()
+    own_KD = matrices.get("decoder")
+    with threadpool_limits(limits=run.cfg.trainer.threads):
+        found: dict[str, Any] = recovery(
+            truth.undone(truth.directions_MD),
+            truth.presence_NM,
+            activations_NK,
+            {
+                "encoder": truth.undone_rows(matrices["encoder"]),
+                "decoder": None if own_KD is None else truth.undone(own_KD),
+                "ridge": truth.undone(ridge_KD),
+            },
+            signed=bool((activations_NK >= 0).all()),
+        )
+        pursued = pursuit_l0(ridge_KD if own_KD is None else own_KD, final.numpy())
     more = {
         "units": activations_NK.shape[1],
         "width": final.shape[1],
         "true_l0": truth.l0,
-        "l0_target": target,
-        "l0_reached": target and abs(found["l0"] / target - 1) <= L0_TOLERANCE,
         "ridge_fvu": decoder.fvu(final),
-        "activity_nats": activity_nats(active_NK.mean(0)),
+        "pursuit_l0": pursued,
     }
     return {**more, **found}
 
 
-RECOVERY = Measurement("recovery", 4, _recovery, ("parameters", "epochs", "train_seconds"))
+FROM_METRICS = ("parameters", "epochs", "train_seconds", "l0_target", "l0_reached")
+RECOVERY = Measurement("recovery", 5, _recovery, FROM_METRICS)

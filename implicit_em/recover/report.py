@@ -17,10 +17,10 @@ from implicit_em.studies.pairs import ahead_text
 from implicit_em.studies.tables import percent
 from implicit_em.studies.text_tables import differences_table, matched_table, mean_over_seeds
 
-OF_CONTROLS = ("units", FOUND, "mean_cosine", "auroc", "l0", "ridge_fvu")
+OF_CONTROLS = ("units", FOUND, "mean_cosine", "auroc", "l0", "ridge_fvu", "pursuit_l0")
 OF_FINALS = (
     *(FOUND, "found_0.9", "mean_cosine", "split", "merged", "auroc", "dead_units"),
-    *("l0", "l0_target", "l0_reached", "ridge_fvu"),
+    *("l0", "l0_target", "l0_reached", "ridge_fvu", "pursuit_l0"),
 )
 
 

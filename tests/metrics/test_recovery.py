@@ -182,9 +182,7 @@ def test_the_truth_recovers_itself_in_any_order_and_its_opposite_not():
 def test_all_measurements_by_name():
     truth, codes = directions(40, 16), sparse_codes()
     codes[:, 7] = 0
-    result = recovery(
-        truth, codes > 0, codes, {"encoder": truth, "decoder": None, "ridge": truth}, threads=1
-    )
+    result = recovery(truth, codes > 0, codes, {"encoder": truth, "decoder": None, "ridge": truth})
     measured = ("found_0.8", "found_0.9", "mean_cosine", "split", "merged")
     kinds = ("encoder", "decoder", "ridge")
     names = [f"{kind}_{name}" for kind in kinds for name in measured]

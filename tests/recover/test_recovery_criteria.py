@@ -1,44 +1,83 @@
 """How a setting is chosen, without the truth and by it."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from implicit_em.recover.criteria import DISTORTION, activity_nats, blind_score
+from implicit_em.recover.criteria import DISTORTION, PURSUED, pursuit_l0
 from implicit_em.studies.choice import choose
 
 
-def test_activity_is_the_code_length_of_each_unit_by_its_own_frequency():
-    active_NK = np.random.default_rng(0).random((200, 6)) < [0.01, 0.1, 0.3, 0.5, 0.7, 0.99]
-    shares_K = active_NK.mean(0)
-    nats = -np.log(np.where(active_NK, shares_K, 1 - shares_K)).sum(1)
-    assert activity_nats(shares_K) == pytest.approx(nats.mean())
-    assert activity_nats([0.5] * 3) == pytest.approx(3 * np.log(2)), "a fair coin for each unit"
+def sparse_samples(seed=0, features=24, width=16, density=0.06):
+    """Return unit features, and samples that combine few of them."""
+    rng = np.random.default_rng(seed)
+    truth_MD = rng.normal(size=(features, width))
+    truth_MD /= np.linalg.norm(truth_MD, axis=1, keepdims=True)
+    present_NM = rng.random((300, features)) < density
+    return truth_MD, (present_NM * rng.uniform(0.5, 1.5, present_NM.shape)) @ truth_MD
 
 
-def test_units_that_are_never_or_always_active_cost_nothing():
-    assert activity_nats([0, 0, 1, 1]) == 0
-    assert activity_nats([0.2, 0, 1]) == activity_nats([0.2])
-    assert 0 < activity_nats([1e-9]) < 1e-7
+def pursued_by_least_squares(directions_KD, x_ND):
+    """Return the pursuit's mean number of directions, sample by sample, with numpy's solver."""
+    unit_KD = directions_KD / np.linalg.norm(directions_KD, axis=1, keepdims=True)
+    x_ND = x_ND - x_ND.mean(0)
+    most = DISTORTION * (x_ND**2).sum(1).mean()
+    needed = []
+    for x_D in x_ND:
+        taken, left_D = [], x_D
+        while (left_D**2).sum() > most and len(taken) < x_ND.shape[1]:
+            taken.append(int(np.abs(unit_KD @ left_D).argmax()))
+            part_SD = unit_KD[taken]
+            left_D = x_D - np.linalg.lstsq(part_SD.T, x_D, rcond=None)[0] @ part_SD
+        needed.append(len(taken))
+    return np.mean(needed)
 
 
-def test_the_blind_score_is_the_description_length_per_sample():
-    choices = -2 * (0.25 * np.log(0.25) + 0.75 * np.log(0.75))
-    expected = 32 * np.log(0.1) - 0.5 * np.log(0.05) + choices
-    assert blind_score(64, 0.1, 1.0, activity_nats([0.25, 0.75, 0])) == pytest.approx(expected)
-    assert blind_score([2, 4], 1.0, 0.0, [1.0, 2.0]).tolist() == [1, 2], "log 1 is 0"
+@pytest.mark.parametrize("seed", range(3))
+def test_a_pursuit_takes_as_many_directions_as_by_least_squares(seed):
+    truth_MD, x_ND = sparse_samples(seed)
+    other_KD = np.random.default_rng(seed + 10).normal(size=(40, 16))
+    for directions_KD in (truth_MD, other_KD):
+        expected = pursued_by_least_squares(directions_KD, x_ND)
+        assert pursuit_l0(directions_KD, x_ND) == pytest.approx(expected)
 
 
-def test_a_residual_below_the_distortion_costs_nothing():
-    assert blind_score(64, 0.0, 2.0, 1.0) == blind_score(64, DISTORTION, 2.0, 1.0)
-    assert blind_score(64, DISTORTION, 2.0, 1.0) < blind_score(64, 1.01 * DISTORTION, 2.0, 1.0)
+def test_the_truth_needs_the_fewest_and_each_noise_more():
+    truth_MD, x_ND = sparse_samples()
+    noise_MD = np.random.default_rng(1).normal(size=truth_MD.shape) / 4
+    needed = [pursuit_l0(truth_MD + size * noise_MD, x_ND) for size in (0, 0.3, 1, 3)]
+    assert needed == sorted(needed)
+    assert needed[0] < 0.5 * needed[-1]
 
 
-def test_a_better_decoder_or_rarer_or_fewer_units_are_better():
-    best = blind_score(64, 0.1, 0.03, activity_nats([0.01, 0.02]))
-    assert best < blind_score(64, 0.2, 0.03, activity_nats([0.01, 0.02]))
-    assert best < blind_score(64, 0.1, 0.03, activity_nats([0.01, 0.03]))
-    assert best < blind_score(64, 0.1, 0.04, activity_nats([0.01, 0.02]))
+@given(st.integers(0, 2**16), st.floats(1e-3, 1e3))
+def test_lengths_signs_order_silent_rows_and_an_offset_do_not_count(seed, scale):
+    truth_MD, x_ND = sparse_samples()
+    rng = np.random.default_rng(seed)
+    lengths_M = scale * rng.choice([-1, 1], len(truth_MD)) * rng.uniform(0.1, 10, len(truth_MD))
+    changed_KD = rng.permutation(np.vstack([lengths_M[:, None] * truth_MD, np.zeros((2, 16))]))
+    changed = pursuit_l0(changed_KD, scale * x_ND + rng.normal(size=16))
+    assert changed == pytest.approx(pursuit_l0(truth_MD, x_ND))
+
+
+def test_what_cannot_be_described_counts_as_all_dimensions():
+    x_ND = np.random.default_rng(0).normal(size=(60, 8))
+    assert pursuit_l0(np.zeros((5, 8)), x_ND) == 8
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert 7 < pursuit_l0(np.eye(8)[[0, 0, 1]], x_ND) <= 8
+    assert pursuit_l0(np.eye(8), np.ones((4, 8))) == 0, "equal samples have no variance"
+    assert np.isnan(pursuit_l0(np.full((3, 8), np.nan), x_ND))
+
+
+def test_only_the_first_samples_are_described():
+    x_ND = np.random.default_rng(0).normal(size=(PURSUED, 8))
+    more_ND = np.vstack([x_ND, np.full((10, 8), 1e6)])
+    assert pursuit_l0(np.eye(8), more_ND) == pursuit_l0(np.eye(8), x_ND)
 
 
 def test_each_criterion_takes_each_familys_best_setting_and_none_that_diverged():
@@ -47,10 +86,10 @@ def test_each_criterion_takes_each_familys_best_setting_and_none_that_diverged()
             "family": ["a", "a", "a", "b", "b"],
             "settings": list("pqrst"),
             "run": list("12345"),
-            "blind_score": [3.0, 1.0, np.nan, 5.0, 4.0],
+            "pursuit_l0": [3.0, 1.0, np.nan, 5.0, 4.0],
             "found": [0.9, 0.2, np.nan, 0.1, 0.7],
         }
     )
-    chosen = choose(tuning, {"blind": "-blind_score", "truth": "found"})
+    chosen = choose(tuning, {"blind": "-pursuit_l0", "truth": "found"})
     by = {name: list(rows["settings"]) for name, rows in chosen.groupby("criterion")}
     assert by == {"blind": ["q", "t"], "truth": ["p", "t"]}
