@@ -23,7 +23,7 @@ from implicit_em.studies.stages import compose_settings
 from implicit_em.training.directory import RunDirectory
 
 CONF = ROOT / "conf"
-DIGEST = "99df10691704adea"
+DIGEST = "865ac26f1ce77c0b"
 """The digest of the committed protocol, pinned."""
 pytestmark = pytest.mark.usefixtures("coarse")
 CHANGES = [
