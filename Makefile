@@ -70,6 +70,11 @@ test-slurm: $(STAMP) ## Run sweeps on a Slurm that it installs (Debian, root), s
 	tests/faults/slurm/install.sh
 	$(BIN)/python -m pytest -m slurm tests/faults/slurm $(ARGS)
 
+.PHONY: test-browser
+test-browser: $(STAMP) ## Open the pages of runs in a real Chromium, which it installs (Debian, root)
+	test -x /usr/bin/chromium || (apt-get update -qq && apt-get install -qq chromium)
+	$(BIN)/python -m pytest -m browser tests/viewer $(ARGS)
+
 .PHONY: docs
 docs: $(STAMP) ## Build the documentation into site/, where a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from implicit_em.training.decoding import fit_decoder
     from implicit_em.training.loading import load
     from implicit_em.training.run import train
+    from implicit_em.viewer import explore
 
 _HOMES = {
     "Encoder": "models",
@@ -35,6 +36,7 @@ _HOMES = {
     "TensorDataModule": "data",
     "Term": "losses",
     "TorchvisionDataModule": "data",
+    "explore": "viewer",
     "feature_grid": "metrics.feature_grid",
     "fit_decoder": "training.decoding",
     "linear_probe": "metrics.probe",

@@ -28,10 +28,9 @@ from implicit_em.harvest.contexts import (
     plan,
 )
 from implicit_em.harvest.models import LanguageModel
-from implicit_em.harvest.progress import TokenProgress
 from implicit_em.harvest.texts import Source
 from implicit_em.harvest.writing import StoreWriter
-from implicit_em.training.progress import working
+from implicit_em.training.progress import RateProgress, working
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +103,8 @@ def write_shards(work: Work, writer: StoreWriter, places: Sequence[int]) -> None
         WriteError: if a file cannot be written.
         Interrupted: if a signal asked for it.
     """
-    with TokenProgress(sum(work.shards[place].tokens for place in places)) as progress:
+    tokens = sum(work.shards[place].tokens for place in places)
+    with RateProgress("harvesting", tokens, "tokens") as progress:
         for place in places:
             writer.write(place, _read_shard(work, work.shards[place], progress))
 
@@ -190,7 +190,7 @@ def _conclude(writer: StoreWriter, settings: HarvestSettings) -> None:
         log.info("%s is complete", writer.path)
 
 
-def _read_shard(work: Work, shard: PlannedShard, progress: TokenProgress) -> dict[str, Tensor]:
+def _read_shard(work: Work, shard: PlannedShard, progress: RateProgress) -> dict[str, Tensor]:
     """Return the arrays of a shard: vectors of every site, their norms, and their tokens."""
     settings, model = work.settings, work.model
     seed = [settings.seed, SPLITS.index(shard.split), shard.number]

@@ -18,7 +18,7 @@ from implicit_em.metrics.recovery import recovered
 from implicit_em.training.loading import load
 
 FITTED = 4096
-"""Number of training samples that ``ridge_fvu`` fits the decoder on, unless ``EACH`` makes more."""
+"""Number of training samples that ``decoder_of`` fits on, unless ``EACH`` makes more."""
 EACH = 8
 """Number of samples for each unit, if that makes more."""
 WIDEST = 4096
@@ -101,19 +101,23 @@ def fit_decoder(run: str | Path | Any, x: Any, ridge: float = RIDGE) -> RidgeDec
     return RidgeDecoder(model, weight.to(dtype), bias.to(dtype))
 
 
-def ridge_fvu(model: Any, data: ResidentDataModule) -> float:
-    """Return the FVU of the data's final samples, by a decoder fitted on training samples.
-
-    Both are a fixed choice of samples, at most ``MEASURED`` final ones.
-    """
+def decoder_of(model: Any, data: ResidentDataModule) -> RidgeDecoder:
+    """Return a ridge decoder, fitted on a fixed choice of the data's training samples."""
     units = len(model.weight)
     most = min(max(FITTED, EACH * units), MOST_FITTED) if units <= WIDEST else FITTED
-    samples, final = data.split("train")[0], data.final_samples()[0]
-    rows = data.train_indices()
+    samples, rows = data.split("train")[0], data.train_indices()
     fitted = rows[fixed_choice(len(rows), most)].to(samples.device)
+    return fit_decoder(model, samples.index_select(0, fitted))
+
+
+def ridge_fvu(model: Any, data: ResidentDataModule) -> float:
+    """Return the FVU of the data's final samples by the decoder of ``decoder_of``.
+
+    They are a fixed choice, at most ``MEASURED``.
+    """
+    final = data.final_samples()[0]
     measured = fixed_choice(len(final), MEASURED).to(final.device)
-    decoder = fit_decoder(model, samples.index_select(0, fitted))
-    return decoder.fvu(final.index_select(0, measured))
+    return decoder_of(model, data).fvu(final.index_select(0, measured))
 
 
 def features_found(model: Any, data: ResidentDataModule) -> float | None:

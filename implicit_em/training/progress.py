@@ -5,11 +5,18 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from implicit_em.base.tables import format_value
@@ -81,6 +88,63 @@ class EpochProgress(RunLogger):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+class RateProgress:
+    """Shows how much of a long work is done, how fast, and the time that is left.
+
+    It is a bar on a terminal, elsewhere a line after each tenth.
+
+    Args:
+        what: what is done, such as ``harvesting``.
+        total: number of things.
+        things: their name, such as ``tokens``.
+    """
+
+    def __init__(self, what: str, total: int, things: str) -> None:
+        self.what, self.total, self.things = what, total, things
+        self._done = self._tenths = 0
+        self._start = time.monotonic()
+        console = Console()
+        self._bar: Progress | None = None
+        if console.is_terminal:
+            self._bar = Progress(
+                TextColumn(what),
+                BarColumn(),
+                TaskProgressColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                console=console,
+            )
+            self._bar.add_task("", total=total, rate="")
+            self._bar.start()
+
+    def advance(self, count: int) -> None:
+        """Count what was done."""
+        self._done += count
+        rate = self._done / max(time.monotonic() - self._start, 1e-9)
+        if self._bar is not None:
+            shown = f"{rate:,.0f} {self.things}/s"
+            self._bar.update(self._bar.task_ids[0], completed=self._done, rate=shown)
+        elif (tenths := 10 * self._done // self.total) > self._tenths:
+            self._tenths = tenths
+            log.info(
+                "%s: %s of %s %s  %.0f %s/s  %.0f s left",
+                self.what,
+                f"{self._done:,}",
+                f"{self.total:,}",
+                self.things,
+                rate,
+                self.things,
+                (self.total - self._done) / rate,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._bar is not None:
+            self._bar.stop()
 
 
 @contextmanager

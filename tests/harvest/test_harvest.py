@@ -26,10 +26,11 @@ from implicit_em.base.errors import ConfigError, WriteError
 from implicit_em.config.harvest import HarvestSettings
 from implicit_em.data import ActivationStore
 from implicit_em.harvest import models as language_models
-from implicit_em.harvest import progress, writing
+from implicit_em.harvest import writing
 from implicit_em.harvest.models import LanguageModel, permute_entries
 from implicit_em.harvest.run import batches_of, harvest, prepare
 from implicit_em.harvest.writing import StoreWriter
+from implicit_em.training import progress
 
 KINDS = ("bert", "llama", "gpt2")
 SMALL = (
@@ -578,7 +579,7 @@ def test_the_size_is_said_before_and_progress_in_tenths(harvested, caplog):
     )
     rates = [line for line in said if "tokens/s" in line]
     assert 1 <= len(rates) <= 10
-    assert re.match(r"[\d,]+ of [\d,]+ tokens  \d+ tokens/s  \d+ s left", rates[0])
+    assert re.match(r"harvesting: [\d,]+ of [\d,]+ tokens  \d+ tokens/s  \d+ s left", rates[0])
     assert said[-1].endswith("store is complete")
 
 

@@ -12,10 +12,10 @@ from implicit_em.data.store import DOCUMENTS, VOCABULARY, save_tensors, write_ma
 SITE, WIDTH, SPECIAL, SINK = "resid.0", 3, [0, 1], 5
 
 
-def make_shard(rng, tokens, width=WIDTH):
+def make_shard(rng, tokens, width=WIDTH, **given):
     """Return the arrays of a shard; ``SINK`` is a token with a large norm."""
     arrays = {name: rng.integers(0, 10, tokens) for name in ("token", "document", "position")}
-    arrays["place"] = np.arange(tokens)
+    arrays |= {"place": np.arange(tokens), **given}
     vectors_ND = rng.normal(50, 1, (tokens, width))
     vectors_ND[arrays["token"] == SINK] *= 100
     ints = {name: torch.from_numpy(array).int() for name, array in arrays.items()}
@@ -40,17 +40,55 @@ def make_store(path, sizes, width=WIDTH, documents=None):
         )
     documents.save(path / DOCUMENTS)
     (path / VOCABULARY).write_text(json.dumps({"tokens": ["a", "b"]}))
-    shards = []
-    for split, counts in sizes:
-        for number, tokens in enumerate(counts):
-            shard = Shard(split=split, number=number, tokens=tokens)
-            save_tensors(path / shard.file, make_shard(rng, tokens, width))
-            sha256 = digest_of_file(path / shard.file)
-            shards.append(shard.model_copy(update={"sha256": sha256}))
+    shards = {
+        Shard(split=split, number=number, tokens=tokens): make_shard(rng, tokens, width)
+        for split, counts in sizes
+        for number, tokens in enumerate(counts)
+    }
+    return finish_store(path, shards, len(documents), width)
+
+
+def make_text_store(path, vocabulary, texts, width=WIDTH):
+    """Write a store of one shard a split, whose tokens stand in documents; gives its directory.
+
+    Args:
+        path: its directory.
+        vocabulary: text of each token id; the first two are special.
+        texts: token ids of each document. Every third one is tested on. Their kind alternates.
+        width: width of the vectors.
+    """
+    path.mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+    splits_N = torch.tensor([0, 0, 2]).repeat(len(texts))[: len(texts)].sort().values.int()
+    ids_T = torch.tensor([token for text in texts for token in text]).int()
+    starts_N = torch.tensor([0, *map(len, texts)]).cumsum(0)
+    kinds_N = (torch.arange(len(texts)) % 2).int()
+    Documents(ids_T, starts_N, splits_N, {"kind": kinds_N}).save(path / DOCUMENTS)
+    (path / VOCABULARY).write_text(json.dumps({"tokens": vocabulary}))
+    shards = {}
+    for number, split in ((0, "train"), (2, "test")):
+        some = [document for document in range(len(texts)) if splits_N[document] == number]
+        rows = [(doc, place) for doc in some for place in range(len(texts[doc]))]
+        rows = np.array(rows)[rng.permutation(len(rows))]
+        document_N, place_N = rows.T.copy()
+        token_N = ids_T.numpy()[starts_N.numpy()[document_N] + place_N]
+        shard = Shard(split=split, number=0, tokens=len(rows))
+        given = {"token": token_N, "document": document_N, "place": place_N}
+        shards[shard] = make_shard(rng, len(rows), width, **given)
+    return finish_store(path, shards, len(texts), width)
+
+
+def finish_store(path, shards, documents, width):
+    """Write shards, given with their arrays, and the manifest; gives the directory."""
+    written = []
+    for shard, arrays in shards.items():
+        save_tensors(path / shard.file, arrays)
+        sha256 = digest_of_file(path / shard.file)
+        written.append(shard.model_copy(update={"sha256": sha256}))
     manifest = Manifest(
         settings={"sites": [SITE]},
         model={"name": "tiny"},
-        text={"documents": len(documents)},
+        text={"documents": documents},
         versions={},
         sites={SITE: width},
         dtype="float16",
@@ -59,7 +97,7 @@ def make_store(path, sizes, width=WIDTH, documents=None):
         suffix=[],
         labels={"kind": ["x", "y"]},
         files={name: digest_of_file(path / name) for name in (DOCUMENTS, VOCABULARY)},
-        shards=shards,
+        shards=written,
     )
     write_manifest(path, manifest)
     return path

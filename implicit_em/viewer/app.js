@@ -1,0 +1,433 @@
+"use strict";
+// Shows the features of runs. Everything that comes from data is put into text nodes or into
+// attributes that hold no code, so that text from anywhere stays text.
+(() => {
+  const PAGE = 100; // rows of the table that are shown at once
+  const RUNS = Number(document.body.dataset.runs);
+  const main = document.getElementById("main");
+  const waiting = new Map(); // name of data -> function that takes them
+  const loaded = new Map(); // name of data -> promise of them
+  let keys = {}; // key -> function, for the view that is shown
+
+  // Data -----------------------------------------------------------------------------------------
+
+  globalThis.explorer = (name, content) => waiting.get(name)?.(content);
+
+  /** Return data by name; a page of files may not read files, but it may run scripts. */
+  function load(name) {
+    if (!loaded.has(name)) {
+      loaded.set(name, new Promise((resolve, reject) => {
+        const inline = document.getElementById(name);
+        if (inline) {
+          resolve(JSON.parse(inline.textContent));
+          return;
+        }
+        waiting.set(name, resolve);
+        const script = document.createElement("script");
+        script.src = `data/${name}.js`;
+        script.onerror = () => reject(new Error(`${name} is missing`));
+        document.head.append(script);
+      }));
+    }
+    return loaded.get(name);
+  }
+
+  async function unitOf(run, unit) {
+    const about = await load(`${run}/about`);
+    const units = await load(`${run}/block-${Math.floor(unit / about.block)}`);
+    return units[unit % about.block];
+  }
+
+  // Elements -------------------------------------------------------------------------------------
+
+  /** Make an element; strings among the children become text. */
+  function h(tag, attributes = {}, ...children) {
+    return fill(document.createElement(tag), attributes, children);
+  }
+
+  function svg(tag, attributes = {}, ...children) {
+    return fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+  }
+
+  function fill(element, attributes, children) {
+    for (const [name, value] of Object.entries(attributes)) {
+      if (typeof value === "function") element.addEventListener(name, value);
+      else if (value !== null && value !== false) element.setAttribute(name, value);
+    }
+    element.append(...children.flat(Infinity).filter((child) => child !== null));
+    return element;
+  }
+
+  const number = (value) => value === null || value === undefined ? "–"
+    : typeof value !== "number" ? String(value)
+      : value === 0 ? "0"
+        : Math.abs(value) >= 1e5 || Math.abs(value) < 1e-3 ? value.toExponential(2)
+          : String(Number(value.toPrecision(4)));
+  const percent = (share) => share === 0 ? "0 %" : `${Number((100 * share).toPrecision(3))} %`;
+
+  /** Make characters visible that would hide, reorder or break the text around them. */
+  const visible = (text) => text
+    .replace(/\n/g, "⏎").replace(/\t/g, "⇥")
+    .replace(/[\u0000-\u001f]/g, (c) => String.fromCharCode(0x2400 + c.charCodeAt(0)))
+    .replace(/[\u007f-\u009f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g,
+      (c) => `‹${c.charCodeAt(0).toString(16)}›`);
+
+  // Charts ---------------------------------------------------------------------------------------
+
+  /** Draw bars over [0, end], on a logarithmic scale of counts. */
+  function histogram(counts, end) {
+    const [width, height, top] = [320, 90, Math.log1p(Math.max(...counts, 1))];
+    const step = width / counts.length;
+    const bars = counts.map((count, place) => {
+      const size = height * Math.log1p(count) / top;
+      return svg("rect", {
+        x: place * step, y: height - size, width: step - 1, height: size, class: "bar",
+      }, svg("title", {}, `${count.toLocaleString("en")} from ${number(end * place / counts.length)}`));
+    });
+    return h("figure", {}, svg("svg", {
+      viewBox: `0 0 ${width} ${height}`, role: "img", class: "chart",
+      "aria-label": `Histogram of ${counts.reduce((a, b) => a + b, 0)} activations up to ${number(end)}`,
+    }, bars), h("figcaption", {}, `activations from 0 to ${number(end)}; heights are logarithms of counts`));
+  }
+
+  /** Draw a curve of values, which may have gaps. */
+  function curve(name, values) {
+    const known = values.filter((value) => value !== null);
+    if (known.length < 2) return null;
+    const [width, height] = [320, 90];
+    const [low, high] = [Math.min(...known), Math.max(...known)];
+    const x = (place) => width * place / Math.max(values.length - 1, 1);
+    const y = (value) => height - 3 - (height - 6) * (value - low) / (high - low || 1);
+    const points = values.map((value, place) => value === null ? null : `${x(place)},${y(value)}`);
+    return h("figure", {}, svg("svg", {
+      viewBox: `0 0 ${width} ${height}`, role: "img", class: "chart",
+      "aria-label": `${name}, from ${number(known[0])} to ${number(known.at(-1))}`,
+    }, svg("polyline", { points: points.filter(Boolean).join(" "), class: "line" })),
+    h("figcaption", {}, `${name}: ${number(low)} to ${number(high)}, at the end ${number(known.at(-1))}`));
+  }
+
+  /** Draw all features by density and by how well they tell a label. */
+  function scatter(run, table) {
+    const [width, height, left, top, bottom] = [720, 270, 52, 10, 40];
+    const alive = table.density.map((d, unit) => unit).filter((unit) => table.density[unit] > 0);
+    const logs = alive.map((unit) => Math.log10(table.density[unit]));
+    if (!alive.length || table.auroc.every((value) => value === null)) return null;
+    const [low, high] = [Math.floor(Math.min(...logs)), 0];
+    const x = (log) => left + (width - left - 8) * (log - low) / (high - low || 1);
+    const y = (auroc) => top + (height - bottom - top) * (1 - auroc) / 0.5;
+    const dots = alive.map((unit, place) => svg("circle", {
+      cx: x(logs[place]), cy: y(Math.max(table.auroc[unit] ?? 0.5, 0.5)), r: 3.2, class: "dot",
+      click: () => go(`${run}/feature/${unit}`),
+    }, svg("title", {}, `${unit}: ${table.label[unit]}, AUROC ${number(table.auroc[unit])}, active on ${percent(table.density[unit])}`)));
+    const ticks = [];
+    for (let log = low; log <= high; log++) {
+      ticks.push(svg("text", { x: x(log), y: height - 22, class: "tick", "text-anchor": log ? "middle" : "end" }, percent(10 ** log)));
+    }
+    for (const auroc of [0.5, 0.75, 1]) {
+      ticks.push(svg("text", { x: left - 6, y: y(auroc) + 4, class: "tick", "text-anchor": "end" }, String(auroc)));
+    }
+    return h("figure", {}, svg("svg", {
+      viewBox: `0 0 ${width} ${height}`, role: "img", class: "chart wide",
+      "aria-label": "All features by density and selectivity; the table below has the same numbers",
+    }, svg("line", { x1: left, x2: width, y1: y(0.5), y2: y(0.5), class: "axis" }), dots, ticks,
+    svg("text", { x: (left + width) / 2, y: height - 4, class: "tick", "text-anchor": "middle" }, "share of the samples on which a feature is active"),
+    svg("text", { x: 12, y: height / 2 - 14, class: "tick", "text-anchor": "middle", transform: `rotate(-90 12 ${height / 2 - 14})` }, "AUROC of its best label")));
+  }
+
+  // Examples -------------------------------------------------------------------------------------
+
+  /** Name a value of a label; of a single label, the value is enough. */
+  function nameOf(about, label, value) {
+    return !value ? label : about.labels.length === 1 ? value : `${label}: ${value}`;
+  }
+
+  function labelled(about, values) {
+    return values.map((value, place) => value && value !== "no"
+      ? h("span", { class: "label" }, nameOf(about, about.labels[place], value === "yes" ? "" : value)) : null);
+  }
+
+  function example(about, vocabulary, top, shown) {
+    if (about.kind === "texts") return textExample(about, vocabulary, top, shown);
+    const [sample, value, labels, picture] = shown;
+    return h("li", { class: picture ? "picture" : "plain" },
+      picture ? h("img", { src: picture, alt: `sample ${sample}, activation ${number(value)}`, loading: "lazy" }) : null,
+      h("div", {}, number(value), " ", labelled(about, labels)),
+      h("div", { class: "small" }, `sample ${sample}`));
+  }
+
+  function textExample(about, vocabulary, top, shown) {
+    const [sample, value, labels, place, start, ids, values] = shown;
+    const words = ids.map((id, offset) => {
+      const active = values[offset];
+      const text = visible(vocabulary[id] ?? `‹${id}›`);
+      const span = h("span", {
+        class: active === null ? "token left-out" : active > 0 ? "token active" : "token",
+        title: active === null ? "left out of the data" : `activation ${number(active)}`,
+      }, text);
+      if (active > 0) span.style.setProperty("--share", String(Math.min(1, active / top)));
+      if (start + offset === place) span.classList.add("here");
+      return span;
+    });
+    return h("li", { class: "context" },
+      h("div", { class: "words", dir: "auto" }, words),
+      h("div", { class: "small" }, `${number(value)} · sample ${sample} `, labelled(about, labels)));
+  }
+
+  function examples(about, vocabulary, table, unit, shown) {
+    const top = table.max[unit] || 1;
+    const list = (title, some) => some.length ? h("section", {},
+      h("h3", {}, title),
+      h("ol", { class: about.kind }, some.map((one) => example(about, vocabulary, top, one)))) : null;
+    const parts = shown.parts.length;
+    return [
+      list("Strongest", shown.strongest),
+      shown.parts.map((some, place) => list(
+        `Random among the ${["strongest", "second", "third", "fourth", "weakest"][parts === 5 ? place : 0]} fifth`, some)),
+      list("Random, where it is silent", shown.silent),
+    ];
+  }
+
+  // Views ----------------------------------------------------------------------------------------
+
+  // Each loads its data and returns a function that draws.
+
+  async function showTable(run, query) {
+    const [about, table] = await Promise.all([load(`${run}/about`), load(`${run}/table`)]);
+    const vocabulary = about.vocabulary ?? [];
+    const units = table.density.map((_, unit) => unit);
+    const words = (unit) => (table.tokens?.[unit] ?? []).map((id) => visible(vocabulary[id] ?? ""));
+    const haystack = units.map((unit) =>
+      `${unit}\n${table.label[unit]}\n${words(unit).join("\n")}`.toLowerCase());
+    const state = {
+      sort: query.get("sort") ?? "density", down: query.get("down") !== "0",
+      find: query.get("find") ?? "", dead: query.get("dead") === "1", page: Number(query.get("page") ?? 0),
+    };
+    const columns = [
+      ["unit", "feature", (unit) => unit, (unit) => String(unit)],
+      ["density", "active on", (unit) => table.density[unit], (unit) => percent(table.density[unit])],
+      ["max", "strongest", (unit) => table.max[unit], (unit) => number(table.max[unit])],
+      ["mean", "mean if active", (unit) => table.mean[unit], (unit) => number(table.mean[unit])],
+      ["auroc", "AUROC", (unit) => table.auroc[unit] ?? 0, (unit) => number(table.auroc[unit])],
+      ["label", "label", (unit) => table.label[unit], (unit) => table.label[unit]],
+    ];
+    if (RUNS > 1) {
+      const partners = await Promise.all(others(run).map((other) => load(`${run}/matches-${other}`)));
+      const stability = units.map((unit) =>
+        partners.reduce((sum, [, cosines]) => sum + cosines[unit], 0) / partners.length);
+      columns.splice(4, 0, ["stability", "in other runs", (unit) => stability[unit], (unit) => number(stability[unit])]);
+    }
+    if (table.tokens) columns.push(["tokens", "tokens", (unit) => words(unit).join(" "), (unit) => words(unit).map((word) => h("span", { class: "token" }, word))]);
+    const search = h("input", {
+      type: "search", id: "find", value: state.find, placeholder: "number, label or token", autocomplete: "off",
+      input: () => { state.find = search.value; state.page = 0; update(); },
+    });
+    const dead = h("input", {
+      type: "checkbox", id: "dead",
+      change: () => { state.dead = dead.checked; state.page = 0; update(); },
+    });
+    dead.checked = state.dead;
+    const count = h("p", { role: "status", class: "small" });
+    const heads = columns.map(([name, title]) => h("th", { scope: "col" }, h("button", {
+      type: "button",
+      click: () => { state.down = state.sort === name ? !state.down : name !== "unit"; state.sort = name; state.page = 0; update(); },
+    }, title)));
+    const body = h("tbody");
+    const pages = h("nav", { "aria-label": "Pages of the table" });
+    let selected = -1;
+
+    function found() {
+      const wanted = state.find.trim().toLowerCase();
+      const key = columns.find(([name]) => name === state.sort)?.[2] ?? ((unit) => unit);
+      const sign = state.down ? -1 : 1;
+      return units
+        .filter((unit) => (!state.dead || table.density[unit] === 0) && (!wanted || haystack[unit].includes(wanted)))
+        .sort((a, b) => {
+          const [first, second] = [key(a), key(b)];
+          return first < second ? -sign : first > second ? sign : a - b;
+        });
+    }
+
+    function update() {
+      const some = found();
+      const last = Math.max(0, Math.ceil(some.length / PAGE) - 1);
+      state.page = Math.min(state.page, last);
+      const shown = some.slice(state.page * PAGE, (state.page + 1) * PAGE);
+      body.replaceChildren(...shown.map((unit) => h("tr", {}, columns.map(([name, , , cell]) =>
+        h("td", {}, name === "unit" ? h("a", { href: `#${run}/feature/${unit}` }, String(unit)) : cell(unit))))));
+      heads.forEach((head, place) => head.setAttribute("aria-sort",
+        columns[place][0] !== state.sort ? "none" : state.down ? "descending" : "ascending"));
+      count.textContent = `${some.length.toLocaleString("en")} of ${units.length.toLocaleString("en")} features`
+        + (last ? `, page ${state.page + 1} of ${last + 1}` : "");
+      const turn = (title, page) => h("button", {
+        type: "button", disabled: page < 0 || page > last ? "" : null,
+        click: () => { state.page = page; update(); },
+      }, title);
+      pages.replaceChildren(...(last ? [turn("Previous", state.page - 1), turn("Next", state.page + 1)] : []));
+      select(-1);
+      const link = new URLSearchParams({ sort: state.sort, down: state.down ? "1" : "0" });
+      if (state.find) link.set("find", state.find);
+      if (state.dead) link.set("dead", "1");
+      if (state.page) link.set("page", String(state.page));
+      history.replaceState(null, "", `#${run}?${link}`);
+    }
+
+    function select(place) {
+      const rows = [...body.rows];
+      rows[selected]?.classList.remove("selected");
+      selected = rows.length ? Math.max(-1, Math.min(place, rows.length - 1)) : -1;
+      rows[selected]?.classList.add("selected");
+      rows[selected]?.querySelector("a").focus();
+    }
+
+    return () => {
+      document.title = `Features of ${about.name}`;
+      main.replaceChildren(
+        h("h1", {}, `Features of ${about.name}`),
+        h("p", {}, `${about.model}, ${about.units.toLocaleString("en")} units, ${about.samples}.`),
+        ...[scatter(run, table)].filter(Boolean),
+        h("div", { class: "tools" },
+          h("label", { for: "find" }, "Search"), search, h("kbd", {}, "/"),
+          h("span", {}, dead, h("label", { for: "dead" }, "only dead features"))),
+        count,
+        h("div", { class: "scroll" }, h("table", {},
+          h("caption", { class: "small" }, "Arrow keys choose a row, Enter opens it."),
+          h("thead", {}, h("tr", {}, heads)), body)),
+        pages);
+      update();
+      keys = {
+        "/": () => { search.focus(); search.select(); },
+        ArrowDown: () => select(selected + 1),
+        ArrowUp: () => select(selected - 1),
+        Escape: () => { search.value = state.find = ""; state.dead = dead.checked = false; update(); search.blur(); },
+      };
+    };
+  }
+
+  const others = (run) => [...Array(RUNS).keys()].filter((other) => other !== run);
+
+  async function showFeature(run, unit) {
+    const [about, table] = await Promise.all([load(`${run}/about`), load(`${run}/table`)]);
+    if (!(unit >= 0 && unit < about.units)) throw new Error(`There is no feature ${unit}`);
+    const shown = await unitOf(run, unit);
+    const vocabulary = about.vocabulary ?? [];
+    const linked = (other, to = run) => h("a", { href: `#${to}/feature/${other}` }, String(other));
+    const facts = h("dl", {},
+      h("dt", {}, "active on"), h("dd", {}, percent(table.density[unit]), table.density[unit] ? "" : " of the samples: it is dead"),
+      h("dt", {}, "strongest activation"), h("dd", {}, number(table.max[unit])),
+      h("dt", {}, "mean if active"), h("dd", {}, number(table.mean[unit])));
+    const [side, pictures] = [[], []];
+    if (shown.weights) pictures.push(h("figure", {}, h("img", { src: shown.weights, alt: "row of encoder weights", class: "large" }), h("figcaption", {}, "encoder weights: blue is positive, red negative")));
+    if (shown.mean) pictures.push(h("figure", {}, h("img", { src: shown.mean, alt: "mean of the samples, weighted by activation", class: "large" }), h("figcaption", {}, "mean of what activates it")));
+    if (pictures.length) side.push(h("div", { class: "pictures" }, pictures));
+    if (shown.row) side.push(curve("encoder weights, by input", shown.row));
+    side.push(histogram(shown.histogram, table.max[unit]));
+    const lists = [
+      ["Labels it tells from all others", shown.labels, ([name, value, auroc]) => [nameOf(about, name, value), number(auroc)], ["label", "AUROC"]],
+      ["Tokens that raise it most", shown.tokens ?? [], ([id, mean, count]) => [h("span", { class: "token" }, visible(vocabulary[id] ?? "")), number(mean), count.toLocaleString("en")], ["token", "mean", "occurs"]],
+      ["Nearest by direction", shown.near, ([other, cosine]) => [linked(other), number(cosine)], ["feature", "cosine"]],
+      ["Active together", shown.together, ([other, share]) => [linked(other), percent(share)], ["feature", "of the samples of either"]],
+    ];
+    if (RUNS > 1) {
+      const partners = await Promise.all(others(run).map(async (other) => {
+        const [[partner, cosines], its] = await Promise.all([load(`${run}/matches-${other}`), load(`${other}/about`)]);
+        return [other, its.name, partner[unit], cosines[unit]];
+      }));
+      lists.push(["In the other runs", partners.filter(([, , partner]) => partner >= 0),
+        ([other, name, partner, cosine]) => [name, linked(partner, other), number(cosine)], ["run", "feature", "cosine"]]);
+    }
+    return () => {
+      document.title = `Feature ${unit} of ${about.name}`;
+      main.replaceChildren(
+        h("h1", {}, `Feature ${unit}`),
+        h("p", { class: "small" }, `of ${about.name}; directions are those of ${about.decoder}`),
+        h("div", { class: "columns" },
+          h("div", { class: "side" }, facts, side.filter(Boolean), lists.map(([title, rows, cells, heads]) => rows.length ? h("section", {},
+            h("h3", {}, title),
+            h("table", {}, h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head)))),
+              h("tbody", {}, rows.map((row) => h("tr", {}, cells(row).map((cell) => h("td", {}, cell))))))) : null)),
+          h("div", { class: "examples" }, examples(about, vocabulary, table, unit, shown.examples))));
+      // Keys may come faster than pages: the address knows where the reader is.
+      const now = () => Number(location.hash.split("/")[2]);
+      const step = (by) => go(`${run}/feature/${(now() + by + about.units) % about.units}`);
+      keys = { ArrowLeft: () => step(-1), ArrowRight: () => step(1), Escape: () => back(run) };
+    };
+  }
+
+  async function showRun(run) {
+    const about = await load(`${run}/about`);
+    const table = await load(`${run}/table`);
+    const logs = table.density.filter((density) => density > 0).map((density) => Math.log10(density));
+    const counts = Array(24).fill(0);
+    for (const log of logs) counts[Math.min(23, Math.max(0, Math.floor((log + 6) * 4)))]++;
+    return () => {
+      document.title = `Run ${about.name}`;
+      main.replaceChildren(
+        h("h1", {}, `Run ${about.name}`),
+        h("p", {}, `${about.model}, ${about.units.toLocaleString("en")} units, ${about.samples}. Directions are those of ${about.decoder}.`),
+        h("h2", {}, "Command"), h("pre", { tabindex: "0" }, about.command),
+        h("h2", {}, "Metrics"),
+        h("table", {}, h("tbody", {}, Object.entries(about.metrics).filter(([, value]) => value !== null).map(([name, value]) =>
+          h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, number(value)))))),
+        h("h2", {}, "Density"),
+        h("p", {}, `Features by the share of samples on which they are active, from a millionth to all. ${about.units - logs.length} are dead.`),
+        histogram(counts, 1),
+        h("h2", {}, "Training"),
+        h("div", { class: "curves" }, Object.entries(about.history).map(([name, values]) => name === "epoch" ? null : curve(name, values)).filter(Boolean)),
+        h("h2", {}, "Settings"), h("pre", { tabindex: "0" }, about.settings));
+      keys = { Escape: () => back(run) };
+    };
+  }
+
+  // Navigation -----------------------------------------------------------------------------------
+
+  let lastTable = "0";
+  const go = (place) => { location.hash = place; };
+  const back = (run) => go(lastTable.startsWith(`${run}`) ? lastTable : String(run));
+
+  let turn = 0; // number of the view that was asked for last
+
+  async function show() {
+    const [path, query] = location.hash.slice(1).split("?");
+    if (path === "main") return; // the link that skips to the content
+    const mine = ++turn;
+    const [first, view, unit] = path.split("/");
+    const run = Number(first || 0);
+    try {
+      if (!(run >= 0 && run < RUNS)) throw new Error(`There is no run ${first}`);
+      const draw = view === "feature" ? await showFeature(run, Number(unit))
+        : view === "run" ? await showRun(run)
+          : await showTable(run, new URLSearchParams(query));
+      const drawNav = await showNav(run, view);
+      if (mine !== turn) return;
+      draw();
+      drawNav();
+      if (view) { window.scrollTo(0, 0); main.focus({ preventScroll: true }); }
+    } catch (error) {
+      keys = {};
+      main.replaceChildren(h("h1", {}, "Nothing to show"), h("p", {}, error.message), h("p", {}, h("a", { href: "#0" }, "All features")));
+    }
+  }
+
+  async function showNav(run, view) {
+    const names = await Promise.all([...Array(RUNS).keys()].map(async (other) => (await load(`${other}/about`)).name));
+    const link = (place, title, current) => h("a", { href: `#${place}`, "aria-current": current ? "page" : null }, title);
+    return () => document.getElementById("nav").replaceChildren(...names.flatMap((name, other) => [
+      link(String(other), RUNS > 1 ? name : "Features", other === run && !view),
+      link(`${other}/run`, RUNS > 1 ? "its run" : "Run", other === run && view === "run"),
+    ]));
+  }
+
+  addEventListener("hashchange", (event) => {
+    const before = new URL(event.oldURL).hash.slice(1);
+    if (!before.includes("/")) lastTable = before || "0";
+    show();
+  });
+  addEventListener("keydown", (event) => {
+    const typing = event.target.matches?.("input[type=search]");
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (typing && !["Escape", "ArrowDown"].includes(event.key)) return;
+    const action = keys[event.key];
+    if (action) { event.preventDefault(); action(); }
+  });
+  show();
+})();

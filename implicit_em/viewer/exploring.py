@@ -1,0 +1,156 @@
+"""From finished runs to a page of their features."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+from scipy.optimize import linear_sum_assignment
+
+from implicit_em.base.errors import ConfigError
+from implicit_em.config.schema import to_plain
+from implicit_em.config.spec import RunSpec
+from implicit_em.metrics.dictionaries import cosines
+from implicit_em.models import SparseAutoencoder
+from implicit_em.training.decoding import decoder_of
+from implicit_em.training.directory import RunDirectory
+from implicit_em.training.loading import load_as_trained
+from implicit_em.training.progress import RateProgress, working
+from implicit_em.viewer.activity import BLOCK, Activity
+from implicit_em.viewer.features import Features
+from implicit_em.viewer.page import Folder, Page, SingleFile, scratch
+from implicit_em.viewer.seen import seen_of, short
+
+PLACES = {False: "explore", True: "explore.html"}
+"""Default folder and default file of a page, in the directory of the first run."""
+MOST_IN_ONE_FILE = 1000
+"""Largest number of features in a single file."""
+
+
+def explore(
+    runs: Sequence[str | Path], out: str | Path | None = None, single: bool = False
+) -> Path:
+    """Write a page of the features of finished runs; it opens in a browser without a server.
+
+    The samples are those on which the runs were measured. Features of several runs are matched by
+    their directions. This builds the classes that the runs' configurations name.
+
+    Args:
+        runs: run directories; several must have data of one width.
+        out: folder or file of the page; by default, ``explore`` or ``explore.html`` in the first
+            run's directory. An earlier page there is replaced.
+        single: whether to write a single file, for at most 1,000 features.
+
+    Returns:
+        The path of the file to open.
+
+    Raises:
+        ConfigError: if a run is not finished, its data cannot be read, or something else is at
+            ``out``.
+        FileNotFoundError: if there is no run.
+    """
+    directories = [RunDirectory(run) for run in runs]
+    place = Path(out) if out else directories[0].path / PLACES[single]
+    page: Page = SingleFile(place) if single else Folder(place)
+    page.check()
+    models = [_model(run) for run in directories]
+    widths = {model.weight.shape[1] for model in models}
+    units = sum(len(model.weight) for model in models)
+    if len(widths) > 1:
+        listed = " and ".join(map(str, sorted(widths)))
+        raise ConfigError(f"runs on data of widths {listed}: their features cannot be matched")
+    if single and units > MOST_IN_ONE_FILE:
+        raise ConfigError(
+            f"single: {units:,} features; a file holds at most {MOST_IN_ONE_FILE:,}, a folder all"
+        )
+    try:
+        with scratch(place) as folder:
+            directions = [
+                _put(page, number, run, model, folder)
+                for number, (run, model) in enumerate(zip(directories, models, strict=True))
+            ]
+        for first, second, partner_K, cosine_K in matches(directions):
+            content = [partner_K.tolist(), list(map(short, cosine_K))]
+            page.put(f"{first}/matches-{second}", content)
+        return page.finish(len(directories))
+    finally:
+        page.forget()
+
+
+def _model(run: RunDirectory) -> Any:
+    """Return the model of a finished run, for normalised samples."""
+    settings = run.read_config()
+    if run.completed_metrics() is None:
+        raise ConfigError(f"{run.path}: not finished: only a finished run has features to show")
+    return load_as_trained(run.path, [get_class(settings.model._target_)])[0]
+
+
+def _put(page: Page, number: int, run: RunDirectory, model: Any, folder: Path) -> np.ndarray:
+    """Write the data of a run, and return the directions of its units."""
+    settings = to_plain(run.read_config())
+    data = RunSpec.of_settings(settings).build_data()
+    samples, labels = data.final_samples()
+    spilled = folder / str(number)
+    spilled.mkdir()
+    with RateProgress(f"{run.path}: encoding", len(samples), "samples") as progress:
+        activity = Activity.record(model, samples, spilled, progress.advance)
+    if isinstance(model, SparseAutoencoder):
+        directions_KD = model.decoder.weight.detach().cpu().numpy().T
+        decoder = "its own decoder"
+    else:
+        with working(f"{run.path}: fitting a ridge decoder"):
+            directions_KD = decoder_of(model, data).weight.cpu().numpy()
+        decoder = "a ridge decoder, fitted afterwards"
+    seen = seen_of(data, samples, labels)
+    features = Features(activity, seen, model.weight.detach().cpu().numpy(), directions_KD)
+    with RateProgress(f"{run.path}: writing", activity.units, "features") as progress:
+        for block, units in enumerate(features.blocks()):
+            page.put(f"{number}/block-{block}", units)
+            progress.advance(len(units))
+    shutil.rmtree(spilled)
+    page.put(f"{number}/table", features.columns)
+    metrics = run.completed_metrics() or {}
+    about = {
+        "name": run.path.name,
+        "model": settings["model"]["_target_"].rpartition(".")[2],
+        "units": activity.units,
+        "block": BLOCK,
+        "decoder": decoder,
+        "samples": f"{len(samples):,} {data.final} samples",
+        "kind": seen.kind,
+        "labels": list(seen.labels),
+        "command": " ".join(["implicit-em train", *run.read_overrides()]),
+        "metrics": {key: v for key, v in metrics.items() if not isinstance(v, dict | list)},
+        "history": _history(run.history),
+        "settings": OmegaConf.to_yaml(OmegaConf.create(settings)),
+        **seen.about(),
+    }
+    page.put(f"{number}/about", about)
+    return directions_KD
+
+
+def _history(path: Path) -> dict[str, list[float | None]]:
+    table = pd.read_csv(path)
+    return {
+        str(name): [short(value) if np.isfinite(value) else None for value in table[name]]
+        for name in table
+    }
+
+
+def matches(directions: Sequence[np.ndarray]) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
+    """Yield, for each pair of runs, the partner of each unit of the first, and their cosine.
+
+    The Hungarian method makes the sum of the cosines as large as it can be. A unit without a
+    partner has -1. The pairs are ordered: each comes twice.
+    """
+    for first, second in permutations(range(len(directions)), 2):
+        cosines_KL = cosines(directions[first], directions[second])
+        rows, columns = linear_sum_assignment(cosines_KL, maximize=True)
+        partner_K, cosine_K = np.full(len(cosines_KL), -1), np.zeros(len(cosines_KL))
+        partner_K[rows], cosine_K[rows] = columns, cosines_KL[rows, columns]
+        yield first, second, partner_K, cosine_K

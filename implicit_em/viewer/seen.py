@@ -1,0 +1,237 @@
+"""What a sample looks like on a page: an image, a text with its tokens, or only a number."""
+
+import base64
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.colors import Normalize
+from PIL import Image
+from torch import Tensor
+
+from implicit_em.data import ActivationDataModule, ResidentDataModule, as_unit_float
+from implicit_em.data.store import Split
+from implicit_em.metrics.feature_grid import RED_WHITE_BLUE, is_image
+from implicit_em.metrics.token_classes import classes_of
+from implicit_em.viewer.activity import Unit
+from implicit_em.viewer.statistics import raised_by
+
+BEFORE, AFTER = 24, 12
+"""Number of tokens that are shown in front of a token, and after it."""
+LEAST = 5
+"""Tokens that occur less often do not count as those that raise a unit."""
+MOST_TOKENS = 8
+"""Largest number of tokens that raise a unit."""
+MOST_LABELS = 200
+"""Largest number of values of a label; one with more says nothing about a unit."""
+AT_ONCE = 4096
+"""Number of samples whose mean is taken at a time."""
+
+
+class Seen(ABC):
+    """The N samples of a page.
+
+    Args:
+        samples: samples ``(N, D)``, as the model takes them.
+        labels: by the name of each label, the number of its value for each sample, ``(N,)``, and
+            the names of the values; -1 stands for none.
+    """
+
+    kind: str
+
+    def __init__(
+        self, samples: Any, labels: Mapping[str, tuple[np.ndarray, Sequence[str]]]
+    ) -> None:
+        self.samples = samples
+        self.labels = labels
+        self.groups_N = np.arange(len(samples))
+
+    def about(self) -> dict[str, Any]:
+        """Return what the page must know about all samples."""
+        return {}
+
+    @abstractmethod
+    def example(self, unit: Unit, sample: int) -> Any:
+        """Return a sample and what the unit does on it."""
+
+    def of_unit(self, unit: Unit, row_D: np.ndarray) -> dict[str, Any]:
+        """Return what else there is to see of a unit, given its row of weights."""
+        return {}
+
+
+class Vectors(Seen):
+    """Samples that are no images: their numbers are shown."""
+
+    kind = "vectors"
+
+    def example(self, unit: Unit, sample: int) -> Any:
+        """Return the sample's number, the activation, and the value of each label."""
+        value = short(unit.at(np.array([sample]))[0])
+        return [sample, value, [named(label, sample) for label in self.labels.values()]]
+
+    def of_unit(self, unit: Unit, row_D: np.ndarray) -> dict[str, Any]:
+        """Return the row of weights."""
+        return {"row": [short(weight) for weight in row_D]}
+
+
+class Images(Vectors):
+    """Images of one channel.
+
+    Args:
+        shape: height and width.
+        normalizer: normaliser of the samples; ``None`` if they are as they were read.
+        samples: see ``Seen``.
+        labels: see ``Seen``.
+    """
+
+    kind = "images"
+
+    def __init__(
+        self,
+        samples: Any,
+        labels: Mapping[str, tuple[np.ndarray, Sequence[str]]],
+        shape: tuple[int, int],
+        normalizer: Any,
+    ) -> None:
+        super().__init__(samples, labels)
+        self.shape, self.normalizer = shape, normalizer
+        some = self._pixels(np.arange(min(len(samples), AT_ONCE)))
+        self.grey = Normalize(float(some.min()), float(some.max()))
+
+    def example(self, unit: Unit, sample: int) -> Any:
+        """Return as ``Vectors`` does, and the image."""
+        return [*super().example(unit, sample), self._grey(self._pixels(np.array([sample]))[0])]
+
+    def of_unit(self, unit: Unit, row_D: np.ndarray) -> dict[str, Any]:
+        """Return the row of weights as an image, and the mean of what activates the unit."""
+        limit = float(np.abs(row_D).max()) or 1.0
+        coloured = RED_WHITE_BLUE(Normalize(-limit, limit)(row_D.reshape(self.shape)))
+        found = {"weights": _png((255 * coloured[..., :3]).round().astype(np.uint8))}
+        if len(unit.samples_E):
+            total_D = np.zeros(len(row_D))
+            for start in range(0, len(unit.samples_E), AT_ONCE):
+                some = slice(start, start + AT_ONCE)
+                total_D += unit.values_E[some] @ self._pixels(unit.samples_E[some])
+            found["mean"] = self._grey(total_D / unit.values_E.sum(dtype=np.float64))
+        return found
+
+    def _pixels(self, rows: np.ndarray) -> np.ndarray:
+        found = as_unit_float(self.samples.index_select(0, torch.from_numpy(rows))).double()
+        return (found if self.normalizer is None else self.normalizer.inverse(found)).numpy()
+
+    def _grey(self, pixels_D: np.ndarray) -> str:
+        grey = np.clip(self.grey(pixels_D.reshape(self.shape)), 0, 1)
+        return _png((255 * grey).round().astype(np.uint8))
+
+
+class Texts(Seen):
+    """Tokens of a store, shown in their documents.
+
+    Args:
+        data: data module of the store.
+        split: split of the samples.
+        samples: see ``Seen``.
+    """
+
+    kind = "texts"
+
+    def __init__(self, data: ActivationDataModule, split: Split, samples: Any) -> None:
+        size, store = len(samples), data.store
+        self.token_N, self.document_N, self.place_N = (
+            data.column(name, split)[:size].numpy().astype(np.int64)
+            for name in ("token", "document", "place")
+        )
+        self.documents, self.vocabulary = store.documents(), store.vocabulary()
+        labels = {
+            name: (self.documents.labels[name].numpy()[self.document_N], values)
+            for name, values in store.manifest.labels.items()
+        }
+        for name, of_id in classes_of(self.vocabulary, store.manifest.special_tokens).items():
+            labels[f"token: {name}"] = (of_id[self.token_N].astype(np.int64), ["no", "yes"])
+        super().__init__(samples, labels)
+        self.groups_N = self.document_N
+        self.counts_V = np.bincount(self.token_N, minlength=len(self.vocabulary))
+        keys_N = self._keys(self.document_N, self.place_N)
+        self._order_N = np.argsort(keys_N, kind="stable")
+        self._keys_N = keys_N[self._order_N]
+
+    def about(self) -> dict[str, Any]:
+        """Return the vocabulary."""
+        return {"vocabulary": self.vocabulary}
+
+    def example(self, unit: Unit, sample: int) -> Any:
+        """Return a token in its document.
+
+        The parts are: the sample's number, its activation, the value of each label, its place in
+        the document, the place of the first token that is shown, the token ids that are shown, and
+        the activation on each, ``None`` for tokens that are no samples.
+        """
+        document, place = int(self.document_N[sample]), int(self.place_N[sample])
+        of_document_T = self.documents.ids(document).numpy()
+        if place < 0:  # a special token, which stands in no document
+            start, ids, rows = -1, self.token_N[[sample]], np.array([sample])
+        else:
+            start = max(0, place - BEFORE)
+            ids = of_document_T[start : place + AFTER + 1]
+            rows = self._rows(document, np.arange(start, start + len(ids)))
+        values = [
+            short(value) if row >= 0 else None
+            for row, value in zip(rows, unit.at(rows), strict=True)
+        ]
+        labels = [named(label, sample) for label in self.labels.values()]
+        value = short(unit.at(np.array([sample]))[0])
+        return [sample, value, labels, place, start, ids.tolist(), values]
+
+    def of_unit(self, unit: Unit, row_D: np.ndarray) -> dict[str, Any]:
+        """Return the tokens on which the unit's mean activation is largest."""
+        tokens_E = self.token_N[unit.samples_E]
+        found = raised_by(unit.values_E, tokens_E, self.counts_V, LEAST, MOST_TOKENS)
+        return {"tokens": [[token, short(mean), count] for token, mean, count in found]}
+
+    def _keys(self, documents: Any, places: Any) -> Any:
+        return documents * np.int64(2**32) + places + 1
+
+    def _rows(self, document: int, places: np.ndarray) -> np.ndarray:
+        """Return the rows of tokens of a document, -1 for tokens that are no samples."""
+        keys = self._keys(np.int64(document), places)
+        found = np.searchsorted(self._keys_N, keys).clip(max=len(self._keys_N) - 1)
+        return np.where(self._keys_N[found] == keys, self._order_N[found], -1)
+
+
+def seen_of(data: ResidentDataModule, samples: Any, labels: Tensor) -> Seen:
+    """Return the final samples of a data module as they are shown."""
+    if isinstance(data, ActivationDataModule):
+        return Texts(data, data.final, samples)
+    numbers_N = labels.cpu().numpy().astype(np.int64)
+    values = np.unique(numbers_N)
+    several = 1 < len(values) <= MOST_LABELS
+    named_labels = (
+        {"label": (np.searchsorted(values, numbers_N), [str(value) for value in values])}
+        if several
+        else {}
+    )
+    shape = tuple(size for size in data.sample_shape if size != 1)
+    if is_image(data.sample_shape):
+        return Images(samples, named_labels, (shape[0], shape[1]), data.normalizer)
+    return Vectors(samples, named_labels)
+
+
+def named(label: tuple[np.ndarray, Sequence[str]], sample: int) -> str:
+    """Return the name of a sample's value of a label; it is empty without one."""
+    numbers_N, names = label
+    number = int(numbers_N[sample])
+    return names[number][:MOST_LABELS] if number >= 0 else ""
+
+
+def short(value: Any) -> float:
+    """Return a number with four digits that count, so that pages stay small."""
+    return float(f"{float(value):.4g}")
+
+
+def _png(pixels: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "png", optimize=False)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

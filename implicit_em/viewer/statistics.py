@@ -1,0 +1,111 @@
+"""What a unit's active samples say about it; all functions are pure.
+
+``E`` counts the entries of a unit: the samples that activate it.
+"""
+
+import numpy as np
+from scipy.stats import rankdata
+
+
+def strongest(values_E: np.ndarray, groups_E: np.ndarray, most: int) -> np.ndarray:
+    """Return the entries with the largest values, at most one of each group, largest first.
+
+    Of equal values, the first entry is taken.
+
+    Args:
+        values_E: activations.
+        groups_E: group of each entry, such as its document.
+        most: largest number of entries.
+    """
+    order_E = np.argsort(-values_E, kind="stable")
+    firsts_G = np.unique(groups_E[order_E], return_index=True)[1]
+    return order_E[np.sort(firsts_G)[:most]]
+
+
+def by_rank(
+    values_E: np.ndarray, parts: int, each: int, generator: np.random.Generator
+) -> list[np.ndarray]:
+    """Return random entries of parts of equal size, the largest values first.
+
+    Args:
+        values_E: activations.
+        parts: number of parts; parts without an entry are left out.
+        each: largest number of entries of a part.
+        generator: source of the choice.
+    """
+    order_E = np.argsort(-values_E, kind="stable")
+    return [
+        part[np.sort(generator.choice(len(part), min(each, len(part)), replace=False))]
+        for part in np.array_split(order_E, parts)
+        if len(part)
+    ]
+
+
+def silent(
+    samples_E: np.ndarray, samples: int, most: int, generator: np.random.Generator
+) -> np.ndarray:
+    """Return random samples that do not activate a unit, in ascending order.
+
+    Args:
+        samples_E: samples that activate it, in ascending order.
+        samples: number of all samples N.
+        most: largest number of samples to return.
+        generator: source of the choice.
+    """
+    left = samples - len(samples_E)
+    ranks_M = np.sort(generator.choice(left, min(most, left), replace=False))
+    # In front of the active sample number i, there are samples_E[i] - i silent ones.
+    return ranks_M + np.searchsorted(samples_E - np.arange(len(samples_E)), ranks_M, side="right")
+
+
+def label_aurocs(values_E: np.ndarray, labels_E: np.ndarray, counts_C: np.ndarray) -> np.ndarray:
+    """Return how well a unit tells each label from all others, shape ``(C,)``.
+
+    This is the probability that the unit is more active on a sample with the label than on one
+    without, where a tie counts half (Hanley & McNeil 1982). NaN for labels of no or all samples.
+
+    Args:
+        values_E: activations, above 0; the unit is 0 on all other samples.
+        labels_E: number of the label of each active sample.
+        counts_C: number of samples with each label, silent ones included.
+    """
+    total, active_C = counts_C.sum(), np.bincount(labels_E, minlength=len(counts_C))
+    zeros = total - len(values_E)
+    ranks_E = zeros + rankdata(values_E)
+    of_active_C = np.bincount(labels_E, weights=ranks_E, minlength=len(counts_C))
+    sums_C = of_active_C + (counts_C - active_C) * (zeros + 1) / 2
+    pairs_C = (counts_C * (total - counts_C)).astype(np.float64)
+    pairs_C[pairs_C == 0] = np.nan
+    return (sums_C - counts_C * (counts_C + 1) / 2) / pairs_C
+
+
+def raised_by(
+    values_E: np.ndarray, tokens_E: np.ndarray, counts_V: np.ndarray, least: int, most: int
+) -> list[tuple[int, float, int]]:
+    """Return the tokens with the largest mean activation: id, mean, and how often they occur.
+
+    Args:
+        values_E: activations.
+        tokens_E: token id of each entry.
+        counts_V: how often each token occurs, silent samples included.
+        least: tokens that occur less often are left out.
+        most: largest number of tokens.
+    """
+    tokens_U, places_E = np.unique(tokens_E, return_inverse=True)
+    means_U = np.bincount(places_E, weights=values_E) / counts_V[tokens_U]
+    means_U[counts_V[tokens_U] < least] = 0
+    order_U = np.argsort(-means_U, kind="stable")[:most]
+    return [
+        (int(tokens_U[u]), float(means_U[u]), int(counts_V[tokens_U[u]]))
+        for u in order_U
+        if means_U[u] > 0
+    ]
+
+
+def largest_of_each_row(values_BK: np.ndarray, most: int) -> list[list[tuple[int, float]]]:
+    """Return the columns with the largest values above 0 of each row, largest first."""
+    order_BM = np.argsort(-values_BK, axis=1, kind="stable")[:, :most]
+    return [
+        [(int(k), float(row[k])) for k in columns if row[k] > 0]
+        for row, columns in zip(values_BK, order_BM, strict=True)
+    ]

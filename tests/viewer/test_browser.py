@@ -1,0 +1,199 @@
+"""Pages of runs in a real browser, without a network: ``make test-browser``."""
+
+import pytest
+from helpers.pages import HOSTILE
+
+from implicit_em import explore
+
+pytestmark = pytest.mark.browser
+CHROMIUM = "/usr/bin/chromium"
+QUIET = ("sandbox", "first-run", "background-networking", "component-update", "sync")
+"""What Chromium is told to leave: it would ask hosts of its maker at every start."""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        flags = [f"--no-{name}" for name in QUIET[:2]] + [f"--disable-{name}" for name in QUIET[2:]]
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=[*flags, "--disable-gpu", "--disable-quic"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser):
+    """Open a page of a file, without a network; an error in its console fails the test."""
+    said = []
+
+    def opened(path, place="", **options):
+        context = browser.new_context(offline=True, **options)
+        page = context.new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("dialog", lambda dialog: said.append(f"dialog: {dialog.message}"))
+        page.goto(f"file://{path}#{place}")
+        page.wait_for_selector("h1")
+        return page
+
+    yield opened
+    assert said == []
+
+
+@pytest.fixture(scope="module")
+def pages(trained, tmp_path_factory):
+    """The pages of runs, by name."""
+    folder = tmp_path_factory.mktemp("pages")
+    runs = [trained("images", "model=topk", "model.k=2", f"seed={seed}") for seed in (1, 2)]
+    return {
+        "texts": explore([trained("texts")], folder / "texts"),
+        "images": explore([trained("images")], folder / "images"),
+        "vectors": explore([trained("vectors")], folder / "vectors"),
+        "two": explore(runs, folder / "two"),
+        "single": explore([trained("texts")], folder / "single.html", single=True),
+    }
+
+
+KINDS = ("texts", "images", "vectors", "two", "single")
+
+
+def features(page):
+    """Return the numbers of the features in the table, in their order."""
+    return [int(text) for text in page.locator("tbody tr td:first-child").all_inner_texts()]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_view_opens(pages, opened, kind):
+    page = opened(pages[kind])
+    assert page.locator("tbody tr").count() in (4, 5, 6)
+    page.goto(f"{page.url.partition('#')[0]}#0/run")
+    page.wait_for_selector("h2")
+    assert "implicit-em train" in page.locator("pre").first.inner_text()
+    page.goto(f"{page.url.partition('#')[0]}#0/feature/1")
+    page.wait_for_selector("text=Strongest")
+    assert page.title().startswith("Feature 1 of ")
+    text = page.locator("main").inner_text()
+    assert not any(word in text for word in ("undefined", "[object", "NaN"))
+
+
+def test_it_sorts_and_the_link_knows_it(pages, opened):
+    page = opened(pages["images"])
+    page.get_by_role("button", name="feature", exact=True).click()
+    assert features(page) == [0, 1, 2, 3, 4]
+    page.get_by_role("button", name="strongest").click()
+    order = features(page)
+    values = page.locator("tbody tr td:nth-child(3)").all_inner_texts()
+    assert [float(value) for value in values] == sorted(map(float, values), reverse=True)
+    assert page.locator("th[aria-sort=descending]").inner_text().startswith("strongest")
+    again = opened(pages["images"], page.url.partition("#")[2])
+    assert features(again) == order
+    page.get_by_role("button", name="strongest").click()
+    assert features(page) == order[::-1]
+
+
+def test_it_searches_numbers_labels_and_tokens(pages, opened):
+    page = opened(pages["texts"])
+    page.keyboard.press("/")
+    page.keyboard.type("3")
+    assert 3 in features(page)
+    page.keyboard.press("Escape")
+    assert len(features(page)) == 6
+    page.keyboard.press("/")
+    page.keyboard.type("SCRIPT>")
+    assert all("script>" in row for row in page.locator("tbody tr").all_inner_texts())
+    page.keyboard.type("nothing like it")
+    assert features(page) == []
+    assert page.get_by_role("status").inner_text() == "0 of 6 features"
+
+
+def test_the_keyboard_goes_to_a_feature_and_back(pages, opened):
+    page = opened(pages["images"])
+    page.get_by_role("button", name="feature", exact=True).click()
+    for _ in range(3):
+        page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("h1:text-is('Feature 2')")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector("h1:text-is('Feature 3')")
+    for _ in range(4):
+        page.keyboard.press("ArrowLeft")
+    page.wait_for_selector("h1:text-is('Feature 4')")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("table caption")
+    assert "sort=unit" in page.url
+    assert features(page) == [0, 1, 2, 3, 4]
+    page.go_back()
+    page.wait_for_selector("h1:text-is('Feature 4')")
+
+
+def test_text_from_anywhere_stays_text(pages, opened):
+    for kind in ("texts", "single"):
+        page = opened(pages[kind], "0/feature/0")
+        page.wait_for_selector(".context")
+        shown = "".join(page.locator(".words").all_inner_texts())
+        for token in ("</script>", "<script>alert(1)</script>", "<!--", "&lt;", "שלום", HOSTILE[7]):
+            assert token in shown
+        assert "‹202e›abc" in shown
+        assert "␀⏎⇥" in shown
+        assert page.locator("main script").count() == 0
+
+
+def test_nothing_else_may_run_or_load(pages, opened, browser):
+    for kind in ("texts", "single"):
+        context, refused = browser.new_context(), []
+        page = context.new_page()
+        page.on("console", refused.append)
+        page.goto(f"file://{pages[kind]}")
+        page.wait_for_selector("table")
+        page.evaluate(
+            """() => {
+                const script = document.createElement("script");
+                script.textContent = "document.title = 'taken over'";
+                const image = new Image();
+                image.src = "https://example.org/x.png";
+                document.body.append(script, image);
+            }"""
+        )
+        page.wait_for_timeout(300)
+        assert page.title() != "taken over"
+        assert sum("Content Security Policy" in message.text for message in refused) == 2
+        context.close()
+
+
+def test_runs_are_seen_side_by_side(pages, opened):
+    page = opened(pages["two"], "0/feature/2")
+    page.wait_for_selector("text=In the other runs")
+    row = page.locator("section", has_text="In the other runs").locator("tbody tr").first
+    partner = row.locator("a").inner_text()
+    row.locator("a").click()
+    page.wait_for_selector(f"h1:text-is('Feature {partner}')")
+    assert "1/feature/" in page.url
+    back = page.locator("section", has_text="In the other runs").locator("tbody a").first
+    assert back.inner_text() == "2"
+
+
+def test_what_is_not_there_is_said(pages, opened):
+    for place, said in (("0/feature/99", "no feature 99"), ("7", "no run 7")):
+        page = opened(pages["images"], place)
+        assert said in page.locator("main").inner_text()
+        page.get_by_role("link", name="All features").click()
+        page.wait_for_selector("table")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1200, 400])
+def test_nothing_stands_in_the_way_of_anybody(pages, opened, scheme, width):
+    from axe_playwright_python.sync_playwright import Axe
+
+    for kind in ("texts", "images", "two"):
+        for place, wait in (("0", "table"), ("0/feature/1", ".examples"), ("0/run", "h2")):
+            options = {"color_scheme": scheme, "viewport": {"width": width, "height": 800}}
+            page = opened(pages[kind], place, **options)
+            page.wait_for_selector(wait)
+            found = Axe().run(page, options={"preload": False}).response["violations"]
+            assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []
+            wide = page.evaluate("document.documentElement.scrollWidth")
+            assert wide <= width, "only tables may scroll sideways"
