@@ -25,6 +25,8 @@ BLOCKS = {
     "h": "mlp",  # GPT-2
 }
 """Path of the blocks in a model, and path of the MLP, up to its last product, in a block."""
+NORMS = ("norm", "ln_f", "final_layer_norm")
+"""Names of the norm behind the last block."""
 SPACE = "▁"
 """What SentencePiece writes for a space; decoded alone, a token loses it."""
 WEIGHTS = "*.safetensors"
@@ -303,6 +305,22 @@ class CausalModel(LanguageModel):
         with torch.inference_mode():
             output = self.whole(input_ids=ids_BL.to(device), attention_mask=mask_BL.to(device))
         return output.logits
+
+    def effects(self, vectors_ND: Tensor) -> Tensor:
+        """Return what vectors, added behind the last block, change in the logits, ``(N, V)``.
+
+        This is the direct effect ``W_U (g * d)`` with the gain g of the final norm; a LayerNorm
+        subtracts the mean of d first. The norm's division is left out, so the scale means nothing.
+        The mean over the vocabulary is subtracted, because it changes no probability.
+        """
+        base, head = self.network, self.whole.get_output_embeddings()
+        norm = next((module for name in NORMS if (module := getattr(base, name, None))), None)
+        with torch.inference_mode():
+            if isinstance(norm, nn.LayerNorm):
+                vectors_ND = vectors_ND - vectors_ND.mean(-1, keepdim=True)
+            scaled_ND = vectors_ND if norm is None else vectors_ND * norm.weight
+            logits_NV = scaled_ND @ head.weight.T
+        return logits_NV - logits_NV.mean(-1, keepdim=True)
 
     @contextmanager
     def giving(self, vectors: Mapping[str, Tensor]) -> Iterator[None]:

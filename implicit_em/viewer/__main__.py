@@ -25,6 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--single", action="store_true", help="one file, for at most 1,000 features"
     )
+    parser.add_argument(
+        "--lm",
+        help="folder, GGUF file or hub name of the language model, if it is none of conf/lm; a "
+        "causal one shows which tokens a feature promotes",
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 
@@ -33,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         quieten()
         try:
-            print(f"Open {explore(options.runs, options.out, options.single)}")
+            print(f"Open {explore(options.runs, options.out, options.single, options.lm)}")
         except FileNotFoundError as error:
             raise ConfigError(str(error)) from error
 

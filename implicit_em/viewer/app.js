@@ -327,6 +327,13 @@
       ["Nearest by direction", shown.near, ([other, cosine]) => [linked(other), number(cosine)], ["feature", "cosine"]],
       ["Active together", shown.together, ([other, share]) => [linked(other), percent(share)], ["feature", "of the samples of either"]],
     ];
+    for (const [part, title] of [["direction", "Its direction"], ["encoder", "Its encoder row"]]) {
+      for (const [side, does] of [[0, "promotes"], [1, "suppresses"]]) {
+        const [ids, values] = shown.effects?.[part][side] ?? [[], []];
+        lists.push([`${title} ${does}`, ids.map((id, place) => [id, values[place]]),
+          ([id, value]) => [h("span", { class: "token" }, visible(vocabulary[id] ?? "")), number(value)], ["token", "effect"]]);
+      }
+    }
     if (RUNS > 1) {
       const partners = await Promise.all(others(run).map(async (other) => {
         const [[partner, cosines], its] = await Promise.all([load(`${run}/matches-${other}`), load(`${other}/about`)]);

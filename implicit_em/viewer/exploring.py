@@ -15,6 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from implicit_em.base.errors import ConfigError
 from implicit_em.config.schema import to_plain
 from implicit_em.config.spec import RunSpec
+from implicit_em.data import ActivationDataModule
 from implicit_em.metrics.dictionaries import cosines
 from implicit_em.models import SparseAutoencoder
 from implicit_em.training.decoding import decoder_of
@@ -22,6 +23,7 @@ from implicit_em.training.directory import RunDirectory
 from implicit_em.training.loading import load_as_trained
 from implicit_em.training.progress import RateProgress, working
 from implicit_em.viewer.activity import BLOCK, Activity
+from implicit_em.viewer.effects import Effects
 from implicit_em.viewer.features import Features
 from implicit_em.viewer.page import Folder, Page, SingleFile, scratch
 from implicit_em.viewer.seen import seen_of, short
@@ -33,7 +35,10 @@ MOST_IN_ONE_FILE = 1000
 
 
 def explore(
-    runs: Sequence[str | Path], out: str | Path | None = None, single: bool = False
+    runs: Sequence[str | Path],
+    out: str | Path | None = None,
+    single: bool = False,
+    lm: str | None = None,
 ) -> Path:
     """Write a page of the features of finished runs; it opens in a browser without a server.
 
@@ -45,13 +50,16 @@ def explore(
         out: folder or file of the page; by default, ``explore`` or ``explore.html`` in the first
             run's directory. An earlier page there is replaced.
         single: whether to write a single file, for at most 1,000 features.
+        lm: folder, GGUF file or hub name of the language model that a store was harvested from;
+            ``None`` for the place that ``conf/lm`` names. A causal one shows which tokens a feature
+            promotes.
 
     Returns:
         The path of the file to open.
 
     Raises:
-        ConfigError: if a run is not finished, its data cannot be read, or something else is at
-            ``out``.
+        ConfigError: if a run is not finished, its data or the language model cannot be read, or
+            something else is at ``out``.
         FileNotFoundError: if there is no run.
     """
     directories = [RunDirectory(run) for run in runs]
@@ -71,7 +79,7 @@ def explore(
     try:
         with scratch(place) as folder:
             directions = [
-                _put(page, number, run, model, folder)
+                _put(page, number, run, model, folder, lm)
                 for number, (run, model) in enumerate(zip(directories, models, strict=True))
             ]
         for first, second, partner_K, cosine_K in matches(directions):
@@ -90,7 +98,9 @@ def _model(run: RunDirectory) -> Any:
     return load_as_trained(run.path, [get_class(settings.model._target_)])[0]
 
 
-def _put(page: Page, number: int, run: RunDirectory, model: Any, folder: Path) -> np.ndarray:
+def _put(
+    page: Page, number: int, run: RunDirectory, model: Any, folder: Path, lm: str | None
+) -> np.ndarray:
     """Write the data of a run, and return the directions of its units."""
     settings = to_plain(run.read_config())
     data = RunSpec.of_settings(settings).build_data()
@@ -107,7 +117,9 @@ def _put(page: Page, number: int, run: RunDirectory, model: Any, folder: Path) -
             directions_KD = decoder_of(model, data).weight.cpu().numpy()
         decoder = "a ridge decoder, fitted afterwards"
     seen = seen_of(data, samples, labels)
-    features = Features(activity, seen, model.weight.detach().cpu().numpy(), directions_KD)
+    effects = Effects.of(data, lm) if isinstance(data, ActivationDataModule) else None
+    encoder_KD = model.weight.detach().cpu().numpy()
+    features = Features(activity, seen, encoder_KD, directions_KD, effects)
     with RateProgress(f"{run.path}: writing", activity.units, "features") as progress:
         for block, units in enumerate(features.blocks()):
             page.put(f"{number}/block-{block}", units)

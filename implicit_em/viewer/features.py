@@ -9,6 +9,7 @@ from scipy.sparse import csc_array, csr_array
 
 from implicit_em.metrics.dictionaries import cosines
 from implicit_em.viewer.activity import BLOCK, Activity, Unit
+from implicit_em.viewer.effects import Effects
 from implicit_em.viewer.seen import Seen, short
 from implicit_em.viewer.statistics import (
     by_rank,
@@ -39,6 +40,7 @@ class Features:
         seen: the samples.
         encoder_KD: rows of the encoder.
         directions_KD: directions that the units stand for, of a decoder.
+        effects: effects of directions on a language model's logits; ``None`` if there are none.
         columns: what the table of all units shows, by name; ``blocks`` fills it.
     """
 
@@ -46,6 +48,7 @@ class Features:
     seen: Seen
     encoder_KD: np.ndarray
     directions_KD: np.ndarray
+    effects: Effects | None = None
     columns: dict[str, list[Any]] = field(default_factory=dict)
 
     def blocks(self) -> Iterator[list[dict[str, Any]]]:
@@ -57,10 +60,22 @@ class Features:
         for number, units in enumerate(self.activity):
             near = self._near(units)
             together = joint.with_others(number)
+            effects = self._effects(units)
             yield [
-                {"near": near[place], "together": together[place], **self._of(unit)}
+                {
+                    "near": near[place],
+                    "together": together[place],
+                    "effects": effects[place],
+                    **self._of(unit),
+                }
                 for place, unit in enumerate(units)
             ]
+
+    def _effects(self, units: list[Unit]) -> list[Any]:
+        own = [unit.number for unit in units]
+        if self.effects is None:
+            return [None] * len(own)
+        return self.effects.of_block(self.encoder_KD[own], self.directions_KD[own])
 
     def _near(self, units: list[Unit]) -> list[list[tuple[int, float]]]:
         own = [unit.number for unit in units]

@@ -10,6 +10,7 @@ from implicit_em.data import Documents, Manifest, Shard
 from implicit_em.data.store import DOCUMENTS, VOCABULARY, save_tensors, write_manifest
 
 SITE, WIDTH, SPECIAL, SINK = "resid.0", 3, [0, 1], 5
+NO_MODEL = {"name": "tiny", "sha256": None}
 
 
 def make_shard(rng, tokens, width=WIDTH, **given):
@@ -86,7 +87,7 @@ def finish_store(path, shards, documents, width):
         sha256 = digest_of_file(path / shard.file)
         written.append(shard.model_copy(update={"sha256": sha256}))
     manifest = Manifest(
-        settings={"sites": [SITE]},
+        settings={"sites": [SITE], "lm": NO_MODEL},
         model={"name": "tiny"},
         text={"documents": documents},
         versions={},

@@ -1,0 +1,99 @@
+"""Tokens that directions promote and suppress, in a causal language model."""
+
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+
+from implicit_em.base.errors import ConfigError
+from implicit_em.config import CONF
+from implicit_em.config.harvest import LanguageModelSettings
+from implicit_em.data import ActivationDataModule, Manifest
+from implicit_em.harvest.models import CausalModel
+from implicit_em.training.progress import working
+from implicit_em.viewer.seen import short
+
+log = logging.getLogger(__name__)
+
+MOST = 8
+"""Number of tokens that are shown on each side."""
+
+
+def _model_of(manifest: Manifest, path: str | None) -> LanguageModelSettings:
+    """Return where the model of a store is; a store does not say so."""
+    saved = manifest.settings["lm"]
+    if path is not None:
+        return LanguageModelSettings(package=None, path=path, **saved)
+    for file in (CONF / "lm").glob("*.yaml"):
+        lm = OmegaConf.load(file)
+        if lm.name == saved["name"] and not OmegaConf.is_missing(lm, "path"):
+            return LanguageModelSettings(package=lm.package, path=lm.path, **saved)
+    raise ConfigError(f"lm={saved['name']}: the store does not say where it is; --lm names it")
+
+
+class Effects:
+    """The direct effects of directions on the logits of the next token.
+
+    Args:
+        model: the causal model whose vectors are encoded.
+        normalizer: normaliser of these vectors; ``None`` for none.
+    """
+
+    def __init__(self, model: CausalModel, normalizer: Any) -> None:
+        self.model, self.normalizer = model, normalizer
+
+    @classmethod
+    def of(cls, data: ActivationDataModule, path: str | None = None) -> "Effects | None":
+        """Return the effects in the model that a store was harvested from.
+
+        Args:
+            data: data module of the store.
+            path: folder, GGUF file or name on the hub; ``None`` for the place that ``conf/lm``
+                names. If the model is not there, or not causal, there are no effects.
+
+        Raises:
+            ConfigError: if a path is given, and its model is another, or cannot be used.
+        """
+        try:
+            lm = _model_of(data.store.manifest, path)
+            with working(f"loading {lm.name}"):
+                return cls(CausalModel.load(lm, "cpu"), data.normalizer)
+        except ConfigError as error:
+            if path is not None:
+                raise
+            log.info("no effects on logits are shown: %s", error)
+            return None
+
+    def of_block(self, encoder_BD: np.ndarray, directions_BD: np.ndarray) -> list[dict[str, Any]]:
+        """Return, for each unit, what its encoder row and its direction promote and suppress.
+
+        The samples of the model are ``A (x - mean)``. A direction d there is ``A^-1 d`` among the
+        vectors x. A row w reads x along ``A^T w``.
+        """
+        row_BD, direction_BD = (torch.from_numpy(some) for some in (encoder_BD, directions_BD))
+        if self.normalizer is not None and self.normalizer.mean is not None:
+            row_BD = self.normalizer.turned(row_BD)
+            direction_BD = self.normalizer.turned_back(direction_BD)
+        rows, directions = self._extremes(row_BD), self._extremes(direction_BD)
+        return [
+            {"encoder": row, "direction": direction}
+            for row, direction in zip(rows, directions, strict=True)
+        ]
+
+    def _extremes(self, vectors_BD: torch.Tensor) -> list[list[list[Any]]]:
+        """Return the tokens with the largest and the smallest effects of vectors of length 1."""
+        unit_BD = torch.nn.functional.normalize(vectors_BD.float(), dim=-1)
+        effects_BV = self.model.effects(unit_BD)
+        found = []
+        for sign in (1, -1):
+            values_BM, tokens_BM = (sign * effects_BV).topk(min(MOST, effects_BV.shape[1]))
+            found.append((tokens_BM, sign * values_BM))
+        return [
+            [
+                [tokens_BM[b].tolist(), list(map(short, values_BM[b]))]
+                for tokens_BM, values_BM in found
+            ]
+            for b in range(len(vectors_BD))
+        ]
