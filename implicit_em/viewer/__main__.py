@@ -1,8 +1,10 @@
 """``implicit-em explore RUN ...``: write a page of every feature of finished runs."""
 
+import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from implicit_em.base.arguments import Parser
@@ -26,6 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--single", action="store_true", help="one file, for at most 1,000 features"
     )
     parser.add_argument(
+        "--serve",
+        action="store_true",
+        help="serve the page to this machine until Ctrl-C, to try inputs; it is not kept",
+    )
+    parser.add_argument("--port", type=int, default=0, help="port of --serve; default: a free one")
+    parser.add_argument(
         "--lm",
         help="folder, GGUF file or hub name of the language model, if it is none of conf/lm; a "
         "causal one shows which tokens a feature promotes",
@@ -36,13 +44,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def run() -> None:
         from implicit_em.viewer import explore
 
+        if options.serve and (options.out or options.single):
+            raise ConfigError("serve: its page is not kept; leave out --out and --single")
         quieten()
         try:
-            print(f"Open {explore(options.runs, options.out, options.single, options.lm)}")
+            if options.serve:
+                _serve(options)
+            else:
+                print(f"Open {explore(options.runs, options.out, options.single, options.lm)}")
         except FileNotFoundError as error:
             raise ConfigError(str(error)) from error
 
     return exit_code(run)
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from implicit_em.viewer.exploring import served
+
+    with suppress(KeyboardInterrupt), served(options.runs, options.lm, options.port) as found:
+        address, server = found
+        print(f"Open {address} here; Ctrl-C ends it", flush=True)
+        server.serve_forever()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 // attributes that hold no code, so that text from anywhere stays text.
 (() => {
   const PAGE = 100; // rows of the table that are shown at once
+  const SERVED = "served" in document.body.dataset; // by a server that answers inputs
   const RUNS = Number(document.body.dataset.runs);
   const main = document.getElementById("main");
   const waiting = new Map(); // name of data -> function that takes them
@@ -385,6 +386,107 @@
     };
   }
 
+  async function showTry() {
+    const [about, table] = await Promise.all([load("0/about"), load("0/table")]);
+    const vocabulary = about.vocabulary ?? [];
+    const said = h("p", { role: "status", class: "small" });
+    const answer = h("div", { class: "answer" });
+
+    async function ask(question) {
+      said.textContent = "…";
+      try {
+        const response = await fetch("encode", {
+          method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(question),
+        });
+        const found = await response.json();
+        said.textContent = found.error ?? (found.cut ? "The text was cut to the length of a context." : "");
+        if (!found.error) answer.replaceChildren(...(about.kind === "texts" ? ofText(found) : [ofImage(found.features)]));
+      } catch {
+        said.textContent = "The server does not answer.";
+      }
+    }
+
+    const rows = (pairs) => h("table", {},
+      h("thead", {}, h("tr", {}, ["feature", "activation", "label"].map((head) => h("th", { scope: "col" }, head)))),
+      h("tbody", {}, pairs.map(([unit, value]) => h("tr", {},
+        h("td", {}, h("a", { href: `#0/feature/${unit}` }, String(unit))), h("td", {}, number(value)), h("td", {}, table.label[unit])))));
+
+    function ofImage(features) {
+      return h("section", {}, h("h2", {}, `${features.length} active features`), rows(features));
+    }
+
+    /** Show the tokens, coloured by one feature, and the features of the whole text. */
+    function ofText({ ids, features }) {
+      const strongest = new Map();
+      for (const own of features) for (const [unit, value] of own ?? []) strongest.set(unit, Math.max(value, strongest.get(unit) ?? 0));
+      const order = [...strongest].sort((a, b) => b[1] - a[1]);
+      const words = h("div", { class: "words", dir: "auto" });
+      const title = h("h2", {});
+      const list = h("div", {});
+
+      function colour(unit) {
+        title.textContent = unit === undefined ? "No feature is active" : `Tokens by feature ${unit}`;
+        words.replaceChildren(...ids.map((id, place) => {
+          const value = features[place]?.find(([other]) => other === unit)?.[1] ?? 0;
+          const span = h("button", {
+            type: "button", class: features[place] === null ? "token left-out" : value > 0 ? "token active" : "token",
+            title: features[place] === null ? "left out of the data" : `activation ${number(value)}`,
+            click: () => list.replaceChildren(h("h2", {}, "Features of the token ", h("span", { class: "token" }, visible(vocabulary[id] ?? ""))), rows(features[place] ?? [])),
+          }, visible(vocabulary[id] ?? `‹${id}›`));
+          if (value > 0) span.style.setProperty("--share", String(Math.min(1, value / (table.max[unit] || 1))));
+          return span;
+        }));
+      }
+      colour(order[0]?.[0]);
+      const choices = h("select", { id: "unit", change: () => colour(Number(choices.value)) },
+        order.map(([unit, value]) => h("option", { value: unit }, `${unit}: ${number(value)} ${table.label[unit]}`)));
+      list.replaceChildren(h("h2", {}, "Features of the text"), rows(order.slice(0, 50)));
+      return [title, h("p", {}, h("label", { for: "unit" }, "Colour by feature "), choices), words, list];
+    }
+
+    function paper() {
+      const [height, width] = about.shape;
+      const cells = new Float64Array(height * width);
+      const canvas = h("canvas", { width, height, class: "paper", role: "img", "aria-label": "Draw here" });
+      const context = canvas.getContext("2d");
+      const paint = () => {
+        const pixels = context.createImageData(width, height);
+        cells.forEach((value, place) => pixels.data.set([255 * value, 255 * value, 255 * value, 255], 4 * place));
+        context.putImageData(pixels, 0, 0);
+      };
+      const draw = (event) => {
+        if (!event.buttons) return;
+        const box = canvas.getBoundingClientRect();
+        const [column, row] = [(event.clientX - box.left) / box.width * width, (event.clientY - box.top) / box.height * height];
+        for (let y = 0; y < height; y++) for (let x = 0; x < width; x++) {
+          const near = 1.4 - Math.hypot(x + 0.5 - column, y + 0.5 - row) / 1.2;
+          cells[y * width + x] = Math.min(1, Math.max(cells[y * width + x], near));
+        }
+        paint();
+      };
+      const send = () => ask({ pixels: [...cells] });
+      for (const name of ["pointerdown", "pointermove"]) canvas.addEventListener(name, draw);
+      canvas.addEventListener("pointerup", send);
+      paint();
+      return [canvas, h("p", {}, h("button", { type: "button", click: () => { cells.fill(0); paint(); answer.replaceChildren(); } }, "Clear"))];
+    }
+
+    function writing() {
+      const text = h("textarea", { id: "text", rows: 4, maxlength: 2000, required: "" });
+      const form = h("form", { submit: (event) => { event.preventDefault(); ask({ text: text.value }); } },
+        h("p", {}, h("label", { for: "text" }, "A text")), text, h("p", {}, h("button", {}, "Encode")));
+      return [form];
+    }
+
+    return () => {
+      document.title = `Try ${about.name}`;
+      main.replaceChildren(h("h1", {}, "Try it"),
+        h("p", {}, about.kind === "texts" ? "Write a text. The language model reads it, and you see what its tokens activate." : "Draw. You see which features are active."),
+        ...(about.kind === "texts" ? writing() : paper()), said, answer);
+      keys = { Escape: () => back(0) };
+    };
+  }
+
   // Navigation -----------------------------------------------------------------------------------
 
   let lastTable = "0";
@@ -403,6 +505,7 @@
       if (!(run >= 0 && run < RUNS)) throw new Error(`There is no run ${first}`);
       const draw = view === "feature" ? await showFeature(run, Number(unit))
         : view === "run" ? await showRun(run)
+          : view === "try" && SERVED ? await showTry()
           : await showTable(run, new URLSearchParams(query));
       const drawNav = await showNav(run, view);
       if (mine !== turn) return;
@@ -421,7 +524,7 @@
     return () => document.getElementById("nav").replaceChildren(...names.flatMap((name, other) => [
       link(String(other), RUNS > 1 ? name : "Features", other === run && !view),
       link(`${other}/run`, RUNS > 1 ? "its run" : "Run", other === run && view === "run"),
-    ]));
+    ]), ...(SERVED ? [link("0/try", "Try it", view === "try")] : []));
   }
 
   addEventListener("hashchange", (event) => {
@@ -430,7 +533,7 @@
     show();
   });
   addEventListener("keydown", (event) => {
-    const typing = event.target.matches?.("input[type=search]");
+    const typing = event.target.matches?.("input[type=search], textarea, select");
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (typing && !["Escape", "ArrowDown"].includes(event.key)) return;
     const action = keys[event.key];

@@ -11,7 +11,7 @@ from implicit_em.base.errors import ConfigError
 from implicit_em.config import CONF
 from implicit_em.config.harvest import LanguageModelSettings
 from implicit_em.data import ActivationDataModule, Manifest
-from implicit_em.harvest.models import CausalModel
+from implicit_em.harvest.models import CausalModel, find
 from implicit_em.training.progress import working
 from implicit_em.viewer.seen import short
 
@@ -21,16 +21,30 @@ MOST = 8
 """Number of tokens that are shown on each side."""
 
 
-def _model_of(manifest: Manifest, path: str | None) -> LanguageModelSettings:
-    """Return where the model of a store is; a store does not say so."""
-    saved = manifest.settings["lm"]
-    if path is not None:
-        return LanguageModelSettings(package=None, path=path, **saved)
+def model_of(manifest: Manifest, path: str | None) -> LanguageModelSettings:
+    """Return where the model is that a store was harvested from; the store does not say so.
+
+    Args:
+        manifest: manifest of the store.
+        path: folder, GGUF file or name on the hub; ``None`` for the place that ``conf/lm`` names.
+
+    Raises:
+        ConfigError: if it is not there, or another.
+    """
+    saved, known = manifest.settings["lm"], None
     for file in (CONF / "lm").glob("*.yaml"):
         lm = OmegaConf.load(file)
         if lm.name == saved["name"] and not OmegaConf.is_missing(lm, "path"):
-            return LanguageModelSettings(package=lm.package, path=lm.path, **saved)
-    raise ConfigError(f"lm={saved['name']}: the store does not say where it is; --lm names it")
+            known = LanguageModelSettings(package=lm.package, path=lm.path, **saved)
+    if path is not None:
+        known = LanguageModelSettings(package=None, path=path, **saved)
+    if known is None:
+        raise ConfigError(f"lm={saved['name']}: the store does not say where it is; --lm names it")
+    if find(known).digests() != manifest.model["files"]:
+        raise ConfigError(
+            f"lm.path={known.path}: other files than those that the store was harvested from"
+        )
+    return known
 
 
 class Effects:
@@ -48,21 +62,27 @@ class Effects:
     def of(cls, data: ActivationDataModule, path: str | None = None) -> "Effects | None":
         """Return the effects in the model that a store was harvested from.
 
+        There are none if the model is not causal, or not there.
+
         Args:
             data: data module of the store.
             path: folder, GGUF file or name on the hub; ``None`` for the place that ``conf/lm``
-                names. If the model is not there, or not causal, there are no effects.
+                names.
 
         Raises:
-            ConfigError: if a path is given, and its model is another, or cannot be used.
+            ConfigError: if a path is given where no model is, or another one.
         """
         try:
-            lm = _model_of(data.store.manifest, path)
-            with working(f"loading {lm.name}"):
-                return cls(CausalModel.load(lm, "cpu"), data.normalizer)
+            lm = model_of(data.store.manifest, path)
         except ConfigError as error:
             if path is not None:
                 raise
+            log.info("no effects on logits are shown: %s", error)
+            return None
+        try:
+            with working(f"loading {lm.name}"):
+                return cls(CausalModel.load(lm, "cpu"), data.normalizer)
+        except ConfigError as error:
             log.info("no effects on logits are shown: %s", error)
             return None
 

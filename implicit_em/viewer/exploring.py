@@ -2,8 +2,10 @@
 
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import permutations
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,8 @@ from implicit_em.viewer.effects import Effects
 from implicit_em.viewer.features import Features
 from implicit_em.viewer.page import Folder, Page, SingleFile, scratch
 from implicit_em.viewer.seen import seen_of, short
+from implicit_em.viewer.serving import serving
+from implicit_em.viewer.trying import trial_of
 
 PLACES = {False: "explore", True: "explore.html"}
 """Default folder and default file of a page, in the directory of the first run."""
@@ -67,25 +71,61 @@ def explore(
     page: Page = SingleFile(place) if single else Folder(place)
     page.check()
     models = [_model(run) for run in directories]
-    widths = {model.weight.shape[1] for model in models}
     units = sum(len(model.weight) for model in models)
-    if len(widths) > 1:
-        listed = " and ".join(map(str, sorted(widths)))
-        raise ConfigError(f"runs on data of widths {listed}: their features cannot be matched")
     if single and units > MOST_IN_ONE_FILE:
         raise ConfigError(
             f"single: {units:,} features; a file holds at most {MOST_IN_ONE_FILE:,}, a folder all"
         )
+    return _write(page, directories, models, lm)
+
+
+@contextmanager
+def served(
+    runs: Sequence[str | Path], lm: str | None = None, port: int = 0
+) -> Iterator[tuple[str, Any]]:
+    """Serve a page of runs to this machine alone, on which inputs of the first run can be tried.
+
+    The page lies in a temporary folder, and is gone at the end.
+
+    Args:
+        runs: run directories, as for ``explore``.
+        lm: as for ``explore``.
+        port: port; 0 takes a free one.
+
+    Yields:
+        The page's address, and the server: ``serve_forever`` answers, ``shutdown`` ends it.
+
+    Raises:
+        ConfigError: as ``explore`` does; if the run's samples are neither images nor of a language
+            model; or if the port is taken.
+    """
+    directories = [RunDirectory(run) for run in runs]
+    models = [_model(run) for run in directories]
+    first = RunSpec.of_settings(to_plain(directories[0].read_config())).build_data()
+    trial = trial_of(models[0], first, lm)
+    with TemporaryDirectory(prefix="implicit-em-") as folder:
+        page = Folder(Path(folder, "page"), served=True)
+        with serving(page.path, trial, port) as (address, server):
+            _write(page, directories, models, lm)
+            yield address, server
+
+
+def _write(page: Page, runs: Sequence[RunDirectory], models: Sequence[Any], lm: str | None) -> Path:
+    """Write everything of a page, and return the path to open."""
+    widths = {model.weight.shape[1] for model in models}
+    if len(widths) > 1:
+        listed = " and ".join(map(str, sorted(widths)))
+        raise ConfigError(f"runs on data of widths {listed}: their features cannot be matched")
     try:
-        with scratch(place) as folder:
+        with scratch(page.path) as folder:
             directions = [
                 _put(page, number, run, model, folder, lm)
-                for number, (run, model) in enumerate(zip(directories, models, strict=True))
+                for number, (run, model) in enumerate(zip(runs, models, strict=True))
             ]
         for first, second, partner_K, cosine_K in matches(directions):
             content = [partner_K.tolist(), list(map(short, cosine_K))]
             page.put(f"{first}/matches-{second}", content)
-        return page.finish(len(directories))
+        return page.finish(len(runs))
     finally:
         page.forget()
 

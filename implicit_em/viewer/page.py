@@ -26,6 +26,8 @@ INDEX = "index.html"
 class Page(Protocol):
     """Where a page is written to; nothing is seen there before it is complete."""
 
+    path: Path
+
     def check(self) -> None:
         """Raise ``ConfigError`` if something else than an earlier page is there."""
 
@@ -44,10 +46,11 @@ class Folder:
 
     Args:
         path: the folder; an earlier page there is replaced.
+        served: whether a server gives the page, which it may then ask about inputs.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, served: bool = False) -> None:
+        self.path, self.served = path, served
         self._temporary = path.with_name(f".{os.getpid()}-{path.name}")
 
     def check(self) -> None:
@@ -69,7 +72,9 @@ class Folder:
         with _writing(self.path):
             for name in ("app.js", "style.css"):
                 (self._temporary / name).write_text(_asset(name), "utf-8")
-            (self._temporary / INDEX).write_text(_html(runs=runs, single=None), "utf-8")
+            (self._temporary / INDEX).write_text(
+                _html(runs=runs, single=None, served=self.served), "utf-8"
+            )
             shutil.rmtree(self.path, ignore_errors=True)
             self._temporary.rename(self.path)
         return self.path / INDEX
@@ -110,7 +115,7 @@ class SingleFile:
             "style_hash": _hash(style),
         }
         with whole(self.path) as temporary:
-            temporary.write_text(_html(runs=runs, single=single), "utf-8")
+            temporary.write_text(_html(runs=runs, single=single, served=False), "utf-8")
         return self.path
 
     def forget(self) -> None:

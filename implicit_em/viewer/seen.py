@@ -101,6 +101,10 @@ class Images(Vectors):
         some = self._pixels(np.arange(min(len(samples), AT_ONCE)))
         self.grey = Normalize(float(some.min()), float(some.max()))
 
+    def about(self) -> dict[str, Any]:
+        """Return the height and width."""
+        return {"shape": list(self.shape)}
+
     def example(self, unit: Unit, sample: int) -> Any:
         """Return as ``Vectors`` does, and the image."""
         return [*super().example(unit, sample), self._grey(self._pixels(np.array([sample]))[0])]

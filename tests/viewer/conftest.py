@@ -1,12 +1,21 @@
 """Finished runs, whose pages are tested."""
 
 import pytest
+from helpers.language import make_model, make_text
 from helpers.pages import HOSTILE, texts_of_store
 from helpers.paths import ROOT
 from helpers.stores import make_text_store
 from hydra import compose, initialize_config_dir
 
+from implicit_em.harvest.run import harvest
 from implicit_em.training.run import train
+
+BRIEF = ["trainer.max_epochs=1", "logger=csv", "picture=false", "probe=none"]
+
+
+def composed(config, *overrides):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose(config, overrides=list(overrides))
 
 
 @pytest.fixture(scope="session")
@@ -14,7 +23,6 @@ def trained(tmp_path_factory, small_mnist):
     """Train a run on ``texts``, ``images`` or ``vectors``, once for its overrides."""
     folder = tmp_path_factory.mktemp("runs")
     store = make_text_store(folder / "store", HOSTILE, texts_of_store())
-    common = ["trainer.max_epochs=1", "logger=csv", "picture=false", "probe=none"]
     data = {
         "texts": ["data=activations", f"data.path={store}", "model.hidden=6", "data.batch_size=32"],
         "images": [f"data.root={small_mnist}", "model.hidden=5", "data.batch_size=64"],
@@ -25,9 +33,36 @@ def trained(tmp_path_factory, small_mnist):
     def trained(kind, *overrides):
         run = folder / "-".join([kind, *overrides])
         if not run.exists():
-            with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-                cfg = compose("train", overrides=[*data[kind], *common, *overrides])
-            train(cfg, run)
+            train(composed("train", *data[kind], *BRIEF, *overrides), run)
         return run
 
     return trained
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """Folders of tiny language models, by kind; ``bert`` is not causal."""
+    folder = tmp_path_factory.mktemp("models")
+    models = {kind: make_model(folder / kind, kind, head=True) for kind in ("llama", "gpt2")}
+    return models | {"bert": make_model(folder / "bert", "bert")}
+
+
+@pytest.fixture(scope="session")
+def harvested(models, tmp_path_factory):
+    """Train a run on a store of a tiny language model, once for its overrides."""
+    folder = tmp_path_factory.mktemp("harvested")
+    text = make_text(folder / "rows.jsonl")
+
+    def harvested(kind, *overrides):
+        store, run = folder / f"store-{kind}", folder / "-".join([kind, *overrides])
+        if not store.exists():
+            lm = ["lm=auto", f"lm.path={models[kind]}", "text=files", f"store={store}"]
+            reads = [f"text.paths=[{text}]", "text.label=label", "sites=[resid.1]"]
+            size = ["context.length=12", "tokens=null", "threads=1", "split.test=0.3"]
+            harvest(composed("harvest", *lm, *reads, *size))
+        if not run.exists():
+            data = ["data=activations", f"data.path={store}", "model.hidden=5"]
+            train(composed("train", *data, *BRIEF, *overrides), run)
+        return run
+
+    return harvested

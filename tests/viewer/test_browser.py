@@ -1,9 +1,13 @@
 """Pages of runs in a real browser, without a network: ``make test-browser``."""
 
+import threading
+from contextlib import contextmanager
+
 import pytest
 from helpers.pages import HOSTILE
 
 from implicit_em import explore
+from implicit_em.viewer.exploring import served
 
 pytestmark = pytest.mark.browser
 CHROMIUM = "/usr/bin/chromium"
@@ -26,16 +30,16 @@ def browser():
 
 @pytest.fixture
 def opened(browser):
-    """Open a page of a file, without a network; an error in its console fails the test."""
+    """Open a page, by default without a network; an error in its console fails the test."""
     said = []
 
-    def opened(path, place="", **options):
-        context = browser.new_context(offline=True, **options)
+    def opened(path, place="", offline=True, **options):
+        context = browser.new_context(offline=offline, **options)
         page = context.new_page()
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("dialog", lambda dialog: said.append(f"dialog: {dialog.message}"))
-        page.goto(f"file://{path}#{place}")
+        page.goto(f"{path if '://' in str(path) else f'file://{path}'}#{place}")
         page.wait_for_selector("h1")
         return page
 
@@ -145,7 +149,7 @@ def test_nothing_else_may_run_or_load(pages, opened, browser):
     for kind in ("texts", "single"):
         context, refused = browser.new_context(), []
         page = context.new_page()
-        page.on("console", refused.append)
+        page.on("console", lambda message, said=refused: said.append(message))
         page.goto(f"file://{pages[kind]}")
         page.wait_for_selector("table")
         page.evaluate(
@@ -183,17 +187,70 @@ def test_what_is_not_there_is_said(pages, opened):
         page.wait_for_selector("table")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1200, 400])
-def test_nothing_stands_in_the_way_of_anybody(pages, opened, scheme, width):
+def serious(page):
+    """Return what axe finds that would keep somebody from using a page."""
     from axe_playwright_python.sync_playwright import Axe
 
+    found = Axe().run(page, options={"preload": False}).response["violations"]
+    return [one["id"] for one in found if one["impact"] in ("serious", "critical")]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1200, 400])
+def test_nothing_stands_in_the_way_of_anybody(pages, trained, opened, scheme, width):
+    options = {"color_scheme": scheme, "viewport": {"width": width, "height": 800}}
     for kind in ("texts", "images", "two"):
         for place, wait in (("0", "table"), ("0/feature/1", ".examples"), ("0/run", "h2")):
-            options = {"color_scheme": scheme, "viewport": {"width": width, "height": 800}}
             page = opened(pages[kind], place, **options)
             page.wait_for_selector(wait)
-            found = Axe().run(page, options={"preload": False}).response["violations"]
-            assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []
+            assert serious(page) == []
             wide = page.evaluate("document.documentElement.scrollWidth")
             assert wide <= width, "only tables may scroll sideways"
+    with answering(trained("images")) as address:
+        page = opened(address, "0/try", offline=False, **options)
+        page.wait_for_selector("canvas")
+        assert serious(page) == []
+
+
+@contextmanager
+def answering(run, lm=None):
+    """Serve a run in a thread; gives the address."""
+    with served([run], lm) as (address, server):
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield address
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_text_that_is_typed_is_coloured(harvested, models, opened):
+    with answering(harvested("bert"), str(models["bert"])) as address:
+        page = opened(address, "0/try", offline=False)
+        page.get_by_label("A text").fill("cat eel fog <b>key")
+        page.get_by_role("button", name="Encode").click()
+        page.wait_for_selector(".words .active")
+        assert page.locator(".words .token").first.inner_text() == "[CLS]"
+        assert "cat" in page.locator(".words").inner_text()
+        page.locator(".words .token", has_text="eel").click()
+        page.wait_for_selector("text=Features of the token")
+
+
+def test_a_digit_that_is_drawn_gets_its_features(trained, opened):
+    with answering(trained("images")) as address:
+        page = opened(address, "0/try", offline=False)
+        box = page.locator("canvas").bounding_box()
+        page.mouse.move(box["x"] + 40, box["y"] + 40)
+        page.mouse.down()
+        page.mouse.move(box["x"] + 200, box["y"] + 200, steps=12)
+        page.mouse.up()
+        page.wait_for_selector("text=active features")
+        page.locator(".answer a").first.click()
+        page.wait_for_selector("text=Strongest")
+
+
+def test_a_page_of_files_does_not_offer_to_try(pages, opened):
+    page = opened(pages["images"], "0/try")
+    page.wait_for_selector("table")
+    assert page.get_by_role("link", name="Try it").count() == 0

@@ -4,30 +4,15 @@ import json
 
 import pytest
 import torch
-from helpers.language import make_model, make_text
-from helpers.paths import ROOT
-from hydra import compose, initialize_config_dir
 
 from implicit_em import explore
 from implicit_em.base.errors import ConfigError
 from implicit_em.config.harvest import LanguageModelSettings
+from implicit_em.config.spec import RunSpec
 from implicit_em.harvest.models import CausalModel
-from implicit_em.harvest.run import harvest
 from implicit_em.training.decoding import decoder_of
+from implicit_em.training.directory import RunDirectory
 from implicit_em.training.loading import load_as_trained
-from implicit_em.training.run import train
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    models = {kind: make_model(folder / kind, kind, head=True) for kind in ("llama", "gpt2")}
-    return models | {"bert": make_model(folder / "bert", "bert")}
-
-
-def composed(config, *overrides):
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose(config, overrides=list(overrides))
 
 
 def effect_of(folder, vector_D):
@@ -57,24 +42,14 @@ def test_effects_are_those_of_the_head_and_the_norms_gain(models, kind):
 
 
 @pytest.mark.parametrize("normalize", ["none", "zca"])
-def test_a_page_shows_the_effects_of_raw_directions(models, tmp_path, normalize):
-    folder, store, run = models["llama"], tmp_path / "store", tmp_path / "run"
-    text = make_text(tmp_path / "rows.jsonl")
-    reads = [f"text.paths=[{text}]", "text.label=label", "split.test=0.3", "sites=[resid.1]"]
-    size = ["context.length=12", "tokens=null", "threads=1"]
-    lm = ["lm=auto", f"lm.path={folder}", "text=files", f"store={store}"]
-    harvest(composed("harvest", *lm, *reads, *size))
-    data = ["data=activations", f"data.path={store}", f"data.normalize={normalize}"]
-    brief = ["model.hidden=5", "trainer.max_epochs=1", "logger=csv", "probe=none", "picture=false"]
-    cfg = composed("train", *data, *brief)
-    train(cfg, run)
+def test_a_page_shows_the_effects_of_raw_directions(models, harvested, normalize):
+    folder, run = models["llama"], harvested("llama", f"data.normalize={normalize}")
     script = (explore([run], lm=str(folder)).parent / "data" / "0" / "block-0.js").read_text()
     units = json.loads(script.partition(",")[2].removesuffix(")\n"))
 
     model, normalizer = load_as_trained(run)
-    from implicit_em.config.spec import RunSpec
-
-    directions_KD = decoder_of(model, RunSpec.of(cfg).build_data()).weight
+    data = RunSpec.of_settings(RunDirectory(run).read_config()).build_data()
+    directions_KD = decoder_of(model, data).weight
     for unit, shown in enumerate(units):
         x_D = torch.zeros(16, requires_grad=True)
         seen_D = x_D if normalizer is None else normalizer(x_D)
@@ -99,7 +74,14 @@ def test_without_a_head_there_are_no_effects_and_it_is_said(trained, tmp_path, c
     assert "no effects on logits are shown: lm=tiny: the store does not say where" in caplog.text
 
 
-def test_a_model_that_is_named_must_be_causal(trained, tmp_path, models):
-    with pytest.raises(ConfigError, match=r"lm=tiny: a BertLMHeadModel that reads ahead"):
-        explore([trained("texts")], tmp_path / "page", lm=str(models["bert"]))
+def test_a_model_that_is_not_causal_has_none(harvested, models, tmp_path, caplog):
+    caplog.set_level("INFO")
+    explore([harvested("bert")], tmp_path / "page", lm=str(models["bert"]))
+    assert "no effects on logits are shown: lm=auto: a BertLMHeadModel that reads" in caplog.text
+
+
+def test_a_model_that_is_named_must_be_that_of_the_store(harvested, models, tmp_path):
+    for path, said in ((models["gpt2"], "other files than those"), ("none", "no such folder")):
+        with pytest.raises(ConfigError, match=rf"lm.path={path}: .*{said}"):
+            explore([harvested("llama")], tmp_path / "page", lm=str(path))
     assert list(tmp_path.iterdir()) == []

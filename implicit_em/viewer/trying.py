@@ -1,0 +1,114 @@
+"""What a run's features do on an input of the reader's own."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from implicit_em.base.errors import ConfigError
+from implicit_em.data import ActivationDataModule, ResidentDataModule
+from implicit_em.harvest.models import LanguageModel
+from implicit_em.metrics.feature_grid import is_image
+from implicit_em.viewer.effects import model_of
+from implicit_em.viewer.seen import short
+
+MOST_CHARACTERS = 2_000
+"""Largest length of a text."""
+MOST_FEATURES = 50
+"""Largest number of features that are shown of a token or an image."""
+
+
+class Trial(Protocol):
+    """Answers an input with the features that it activates, or raises ``ValueError``."""
+
+    def __call__(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the answer to a decoded request."""
+
+
+class ImageTrial:
+    """Encodes a drawn image.
+
+    Args:
+        model: model of the run, for normalised samples.
+        data: its data module.
+    """
+
+    def __init__(self, model: Any, data: ResidentDataModule) -> None:
+        self.model, self.normalizer, self.size = model, data.normalizer, data.in_features
+
+    def __call__(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the features of ``pixels``: D numbers from 0 to 1, row by row."""
+        pixels = np.asarray(question.get("pixels", []), dtype=np.float64)
+        if pixels.shape != (self.size,) or not ((pixels >= 0) & (pixels <= 1)).all():
+            raise ValueError(f"pixels: needs {self.size} numbers from 0 to 1")
+        x_D = torch.from_numpy(pixels).to(self.model.weight.dtype)
+        return {"features": _active(self.model, self.normalizer, x_D[None])[0]}
+
+
+class TextTrial:
+    """Encodes the tokens of a text, as the store of the run was harvested.
+
+    Args:
+        model: model of the run, for normalised samples.
+        data: its data module.
+        path: where the language model is; ``None`` for the place that ``conf/lm`` names.
+
+    Raises:
+        ConfigError: if the language model is not there, or another.
+    """
+
+    def __init__(self, model: Any, data: ActivationDataModule, path: str | None) -> None:
+        self.model, self.data = model, data
+        manifest = data.store.manifest
+        self.language_model = LanguageModel.load(model_of(manifest, path), "cpu")
+        self.language_model.stop_after([data.site])
+        self.prefix, self.suffix = manifest.prefix, manifest.suffix
+        self.room = manifest.settings["context"]["length"] - len(self.prefix) - len(self.suffix)
+        self.dtype = getattr(torch, manifest.dtype)
+
+    def __call__(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the token ids of ``text``, and the features of each; ``None`` if left out."""
+        text = question.get("text")
+        if not isinstance(text, str) or not 0 < len(text) <= MOST_CHARACTERS:
+            raise ValueError(f"text: needs 1 to {MOST_CHARACTERS:,} characters")
+        own = self.language_model.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = [*self.prefix, *own[: self.room], *self.suffix]
+        ids_1L = torch.tensor([ids])
+        with self.language_model.reading([self.data.site]) as found:
+            self.language_model.forward(ids_1L, torch.ones_like(ids_1L))
+        vectors_LD = found[self.data.site][0]
+        arrays = {
+            "token": ids_1L[0].int(),
+            "position": torch.arange(len(ids)),
+            f"norm.{self.data.site}": vectors_LD.norm(dim=-1),
+        }
+        special = self.data.store.manifest.special_tokens
+        kept_L = self.data.rule.kept(arrays, self.data.site, special).tolist()
+        x_LD = vectors_LD.to(self.dtype).to(self.model.weight.dtype)
+        features = _active(self.model, self.data.normalizer, x_LD)
+        shown = [one if kept else None for one, kept in zip(features, kept_L, strict=True)]
+        return {"ids": ids, "features": shown, "cut": len(own) > self.room}
+
+
+def trial_of(model: Any, data: ResidentDataModule, lm: str | None) -> Trial:
+    """Return the trial for a run's data, or raise ``ConfigError`` if there is none."""
+    if isinstance(data, ActivationDataModule):
+        return TextTrial(model, data, lm)
+    if is_image(data.sample_shape):
+        return ImageTrial(model, data)
+    raise ConfigError("serve: allowed for images and activations of language models")
+
+
+@torch.no_grad()
+def _active(model: Any, normalizer: Any, x_ND: Tensor) -> list[list[list[float]]]:
+    """Return the features of each sample that are active, the strongest first."""
+    if normalizer is not None:
+        x_ND = normalizer(x_ND).to(x_ND.dtype)
+    found = []
+    for codes_K in model.encode(x_ND):
+        values_M, units_M = codes_K.topk(min(MOST_FEATURES, len(codes_K)))
+        pairs = zip(units_M.tolist(), values_M, strict=True)
+        found.append([[unit, short(value)] for unit, value in pairs if value > 0])
+    return found

@@ -1,0 +1,141 @@
+"""A page that answers inputs: what it answers, and what it refuses."""
+
+import http.client
+import json
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from implicit_em.base.errors import ConfigError
+from implicit_em.config.spec import RunSpec
+from implicit_em.training.directory import RunDirectory
+from implicit_em.training.loading import load, load_as_trained
+from implicit_em.viewer import serving
+from implicit_em.viewer.__main__ import main
+from implicit_em.viewer.exploring import served
+
+
+@contextmanager
+def serving_of(run, lm=None):
+    """Serve a run in a thread; gives a function that asks, and the address."""
+    with served([run], lm) as (address, server):
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        host = address.removeprefix("http://").rstrip("/")
+
+        def ask(content, path="/encode", method="POST", **headers):
+            usual = {"Origin": f"http://{host}", "Content-Type": "application/json"}
+            body = content if isinstance(content, bytes) else json.dumps(content).encode()
+            given = {name.replace("_", "-"): value for name, value in headers.items()}
+            connection = http.client.HTTPConnection(host, timeout=20)
+            connection.request(method, path, body or None, {**usual, **given})
+            response = connection.getresponse()
+            text = response.read()
+            connection.close()
+            return response.status, text
+
+        try:
+            yield ask, address
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def features_of(pairs, size):
+    codes_K = np.zeros(size)
+    for unit, value in pairs:
+        codes_K[unit] = value
+    return codes_K
+
+
+def test_a_drawn_image_gets_its_features(trained):
+    run = trained("images", "data.normalize=scale")
+    pixels_D = torch.rand(64, generator=torch.Generator().manual_seed(0))
+    with serving_of(run) as (ask, _):
+        status, text = ask({"pixels": pixels_D.tolist()})
+        refused = [ask({"pixels": pixels})[0] for pixels in ([1], [2.0] * 64, ["a"] * 64, None)]
+    assert (status, refused) == (200, [400] * 4)
+    expected_K = load(run).encode(pixels_D).detach().numpy()
+    found_K = features_of(json.loads(text)["features"], 5)
+    np.testing.assert_allclose(found_K, expected_K.clip(0), rtol=1e-3)
+
+
+def test_a_text_gets_the_features_that_it_has_in_the_store(harvested, models):
+    run = harvested("bert")
+    data = RunSpec.of_settings(RunDirectory(run).read_config()).build_data()
+    store, model = data.store, load_as_trained(run)[0]
+    columns = (data.column(name, "test").tolist() for name in ("document", "place"))
+    rows = {key: row for row, key in enumerate(zip(*columns, strict=True))}
+    codes_NK = model.encode(data.final_samples()[0].float()).detach().numpy()
+    documents, vocabulary = store.documents(), store.vocabulary()
+    short = next(n for n, _ in rows if len(documents.ids(n)) <= 10)
+    ids = documents.ids(short).tolist()
+    text = " ".join(vocabulary[token].strip() for token in ids)
+    with serving_of(run, str(models["bert"])) as (ask, _):
+        status, answer = ask({"text": text})
+        long = json.loads(ask({"text": "cat " * 40})[1])
+        refused = [ask({"text": words})[0] for words in ("", "a" * 2001, 3, None)]
+        broken = [ask(body)[0] for body in (b"{", b"[]", b"3")]
+    found = json.loads(answer)
+    assert (status, refused, broken, found["cut"]) == (200, [400] * 4, [400] * 3, False)
+    assert found["ids"] == [*store.manifest.prefix, *ids, *store.manifest.suffix]
+    assert found["features"][0] is found["features"][-1] is None, "special tokens are left out"
+    for place, pairs in enumerate(found["features"][1:-1]):
+        expected_K = codes_NK[rows[short, place]].clip(0)
+        np.testing.assert_allclose(features_of(pairs, 5), expected_K, rtol=2e-3, atol=2e-3)
+    assert (len(long["ids"]), long["cut"]) == (12, True)
+
+
+def test_other_pages_hosts_sizes_and_floods_are_refused(trained, monkeypatch):
+    with serving_of(trained("images")) as (ask, _):
+        question = {"pixels": [0.5] * 64}
+        assert ask(question)[0] == 200
+        assert ask(question, Origin="https://example.org")[0] == 403
+        assert ask(question, Origin="null")[0] == 403
+        assert ask(question, Content_Type="text/plain")[0] == 403
+        assert ask(question, Host="example.org")[0] == 403
+        assert ask(b"", "/index.html", "GET", Host="example.org:80")[0] == 403
+        assert ask(question, "/elsewhere")[0] == 404
+        assert ask(b"x" * (serving.MOST_BYTES + 1))[0] == 413
+        assert ask(b"", "/index.html", "GET")[0] == 200
+        assert ask(b"", "/../../../../etc/passwd", "GET")[0] == 404
+        assert ask(b"", "/../" + Path(__file__).name, "GET")[0] == 404
+        statuses = [ask(question)[0] for _ in range(30)]
+        assert set(statuses) == {200, 429}
+        assert statuses.index(429) <= serving.AT_ONCE + 2
+
+
+def test_it_ends_and_leaves_nothing(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    with serving_of(trained("images")) as (ask, address):
+        assert len(list(tmp_path.iterdir())) == 1
+        assert "connect-src 'self'" in ask(b"", "/", "GET")[1].decode()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(OSError, match="refused"):
+        http.client.HTTPConnection(address.split("/")[2], timeout=2).request("GET", "/")
+
+
+def test_ctrl_c_ends_the_command(trained, monkeypatch, capsys):
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("http.server.ThreadingHTTPServer.serve_forever", interrupted)
+    assert main([str(trained("images")), "--serve"]) == 0
+    assert "Open http://127.0.0.1:" in capsys.readouterr().out
+
+
+def test_what_cannot_be_tried_is_one_line(trained, harvested, models, capsys):
+    with pytest.raises(ConfigError, match="serve: allowed for images and activations"):
+        served([trained("vectors")]).__enter__()
+    with pytest.raises(ConfigError, match="lm=tiny: the store does not say where it is"):
+        served([trained("texts")]).__enter__()
+    with pytest.raises(ConfigError, match="other files than those that the store was harvested"):
+        served([harvested("bert")], str(models["gpt2"])).__enter__()
+    assert main([str(trained("images")), "--serve", "--single"]) == 2
+    assert main([str(trained("images")), "--serve", "--port", "99999"]) == 2
+    assert capsys.readouterr().err.count("error: ") == 2
