@@ -174,18 +174,38 @@
       h("div", { class: "small" }, `${number(value)} · sample ${sample} `, labelled(about, labels)));
   }
 
-  function examples(about, vocabulary, table, unit, shown) {
+  function list(title, about, table, unit, some) {
     const top = table.max[unit] || 1;
-    const list = (title, some) => some.length ? h("section", {},
+    return some.length ? h("section", {},
       h("h3", {}, title),
-      h("ol", { class: about.kind }, some.map((one) => example(about, vocabulary, top, one)))) : null;
-    const parts = shown.parts.length;
+      h("ol", { class: about.kind }, some.map((one) => example(about, about.vocabulary ?? [], top, one)))) : null;
+  }
+
+  function examples(about, table, unit, { strongest, parts, silent }) {
+    const fifths = parts.length === 5 ? ["strongest", "second", "third", "fourth", "weakest"] : [];
     return [
-      list("Strongest", shown.strongest),
-      shown.parts.map((some, place) => list(
-        `Random among the ${["strongest", "second", "third", "fourth", "weakest"][parts === 5 ? place : 0]} fifth`, some)),
-      list("Random, where it is silent", shown.silent),
+      list("Strongest", about, table, unit, strongest),
+      parts.map((some, place) => list(
+        fifths.length ? `Random among the ${fifths[place]} fifth` : "Active", about, table, unit, some)),
+      list("Random, where it is silent", about, table, unit, silent),
     ];
+  }
+
+  function facts(table, unit, more) {
+    const rows = [
+      ["active on", table.density[unit] ? percent(table.density[unit]) : "no sample: it is dead"],
+      ["strongest activation", number(table.max[unit])],
+      ["mean if active", number(table.mean[unit])],
+      ...more,
+    ];
+    return h("dl", {}, rows.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
+  }
+
+  function pictures({ weights, mean }) {
+    const one = (src, alt, caption) => src ? h("figure", {}, h("img", { src, alt, class: "large" }), h("figcaption", {}, caption)) : null;
+    return h("div", { class: "pictures" },
+      one(weights, "row of encoder weights", "encoder weights: blue is positive, red negative"),
+      one(mean, "mean of the samples, weighted by activation", "mean of what activates it"));
   }
 
   // Views ----------------------------------------------------------------------------------------
@@ -312,14 +332,7 @@
     const shown = await unitOf(run, unit);
     const vocabulary = about.vocabulary ?? [];
     const linked = (other, to = run) => h("a", { href: `#${to}/feature/${other}` }, String(other));
-    const facts = h("dl", {},
-      h("dt", {}, "active on"), h("dd", {}, percent(table.density[unit]), table.density[unit] ? "" : " of the samples: it is dead"),
-      h("dt", {}, "strongest activation"), h("dd", {}, number(table.max[unit])),
-      h("dt", {}, "mean if active"), h("dd", {}, number(table.mean[unit])));
-    const [side, pictures] = [[], []];
-    if (shown.weights) pictures.push(h("figure", {}, h("img", { src: shown.weights, alt: "row of encoder weights", class: "large" }), h("figcaption", {}, "encoder weights: blue is positive, red negative")));
-    if (shown.mean) pictures.push(h("figure", {}, h("img", { src: shown.mean, alt: "mean of the samples, weighted by activation", class: "large" }), h("figcaption", {}, "mean of what activates it")));
-    if (pictures.length) side.push(h("div", { class: "pictures" }, pictures));
+    const side = [facts(table, unit, []), pictures(shown)];
     if (shown.row) side.push(curve("encoder weights, by input", shown.row));
     side.push(histogram(shown.histogram, table.max[unit]));
     const lists = [
@@ -336,28 +349,58 @@
       }
     }
     if (RUNS > 1) {
-      const partners = await Promise.all(others(run).map(async (other) => {
-        const [[partner, cosines], its] = await Promise.all([load(`${run}/matches-${other}`), load(`${other}/about`)]);
-        return [other, its.name, partner[unit], cosines[unit]];
-      }));
-      lists.push(["In the other runs", partners.filter(([, , partner]) => partner >= 0),
+      const partners = await Promise.all((await partnersOf(run, unit)).slice(1)
+        .map(async ([other, partner, cosine]) => [other, (await load(`${other}/about`)).name, partner, cosine]));
+      lists.push(["In the other runs", partners,
         ([other, name, partner, cosine]) => [name, linked(partner, other), number(cosine)], ["run", "feature", "cosine"]]);
     }
     return () => {
       document.title = `Feature ${unit} of ${about.name}`;
       main.replaceChildren(
         h("h1", {}, `Feature ${unit}`),
-        h("p", { class: "small" }, `of ${about.name}; directions are those of ${about.decoder}`),
+        h("p", { class: "small" }, `of ${about.name}; directions are those of ${about.decoder}`,
+          RUNS > 1 ? [". ", h("a", { href: `#${run}/compare/${unit}` }, "Compare it in all runs"), "."] : []),
         h("div", { class: "columns" },
-          h("div", { class: "side" }, facts, side.filter(Boolean), lists.map(([title, rows, cells, heads]) => rows.length ? h("section", {},
+          h("div", { class: "side" }, side.filter(Boolean), lists.map(([title, rows, cells, heads]) => rows.length ? h("section", {},
             h("h3", {}, title),
             h("table", {}, h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head)))),
               h("tbody", {}, rows.map((row) => h("tr", {}, cells(row).map((cell) => h("td", {}, cell))))))) : null)),
-          h("div", { class: "examples" }, examples(about, vocabulary, table, unit, shown.examples))));
+          h("div", { class: "examples" }, examples(about, table, unit, shown.examples))));
       // Keys may come faster than pages: the address knows where the reader is.
       const now = () => Number(location.hash.split("/")[2]);
       const step = (by) => go(`${run}/feature/${(now() + by + about.units) % about.units}`);
       keys = { ArrowLeft: () => step(-1), ArrowRight: () => step(1), Escape: () => back(run) };
+    };
+  }
+
+  /** Return the feature's partner in each run, its own first: run, feature and cosine. */
+  async function partnersOf(run, unit) {
+    const found = await Promise.all(others(run).map(async (other) => {
+      const [partner, cosines] = await load(`${run}/matches-${other}`);
+      return [other, partner[unit], cosines[unit]];
+    }));
+    return [[run, unit, 1], ...found.filter(([, partner]) => partner >= 0)];
+  }
+
+  async function showCompare(run, unit) {
+    const own = await load(`${run}/about`);
+    if (!(unit >= 0 && unit < own.units)) throw new Error(`There is no feature ${unit}`);
+    const columns = await Promise.all((await partnersOf(run, unit)).map(async ([other, partner, cosine]) => {
+      const [about, table, shown] = await Promise.all([load(`${other}/about`), load(`${other}/table`), unitOf(other, partner)]);
+      return { other, partner, cosine, about, table, shown };
+    }));
+    return () => {
+      document.title = `Feature ${unit} of ${own.name} in all runs`;
+      main.replaceChildren(
+        h("h1", {}, `Feature ${unit} of ${own.name} in all runs`),
+        h("p", {}, "Partners are those whose directions are most alike."),
+        h("div", { class: "compared" }, columns.map(({ other, partner, cosine, about, table, shown }) => h("section", {},
+          h("h2", {}, h("a", { href: `#${other}/feature/${partner}` }, `${about.name}, feature ${partner}`)),
+          facts(table, partner, [["cosine", number(cosine)], ["best label", `${table.label[partner]} (${number(table.auroc[partner])})`]]),
+          pictures(shown), histogram(shown.histogram, table.max[partner]),
+          list("Strongest", about, table, partner, shown.examples.strongest.slice(0, 8))))));
+      const step = (by) => go(`${run}/compare/${(unit + by + own.units) % own.units}`);
+      keys = { ArrowLeft: () => step(-1), ArrowRight: () => step(1), Escape: () => go(`${run}/feature/${unit}`) };
     };
   }
 
@@ -504,7 +547,8 @@
     try {
       if (!(run >= 0 && run < RUNS)) throw new Error(`There is no run ${first}`);
       const draw = view === "feature" ? await showFeature(run, Number(unit))
-        : view === "run" ? await showRun(run)
+        : view === "compare" ? await showCompare(run, Number(unit))
+          : view === "run" ? await showRun(run)
           : view === "try" && SERVED ? await showTry()
           : await showTable(run, new URLSearchParams(query));
       const drawNav = await showNav(run, view);

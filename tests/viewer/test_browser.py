@@ -177,6 +177,14 @@ def test_runs_are_seen_side_by_side(pages, opened):
     assert "1/feature/" in page.url
     back = page.locator("section", has_text="In the other runs").locator("tbody a").first
     assert back.inner_text() == "2"
+    page.get_by_role("link", name="Compare it in all runs").click()
+    page.wait_for_selector(f"h1:has-text('Feature {partner} of')")
+    columns = page.locator(".compared > section")
+    assert columns.count() == 2
+    assert columns.nth(1).locator("h2").inner_text().endswith(", feature 2")
+    assert all(columns.nth(n).locator("li").count() == 8 for n in range(2))
+    page.keyboard.press("Escape")
+    page.wait_for_selector(f"h1:text-is('Feature {partner}')")
 
 
 def test_what_is_not_there_is_said(pages, opened):
@@ -200,7 +208,9 @@ def serious(page):
 def test_nothing_stands_in_the_way_of_anybody(pages, trained, opened, scheme, width):
     options = {"color_scheme": scheme, "viewport": {"width": width, "height": 800}}
     for kind in ("texts", "images", "two"):
-        for place, wait in (("0", "table"), ("0/feature/1", ".examples"), ("0/run", "h2")):
+        views = [("0", "table"), ("0/feature/1", ".examples"), ("0/run", "h2")]
+        views += [("0/compare/1", ".compared")] if kind == "two" else []
+        for place, wait in views:
             page = opened(pages[kind], place, **options)
             page.wait_for_selector(wait)
             assert serious(page) == []
