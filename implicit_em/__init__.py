@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         TorchvisionDataModule,
     )
     from implicit_em.engine.modules import EncoderModule, SparseAutoencoderModule
+    from implicit_em.export import export
     from implicit_em.losses import Objective, Term
     from implicit_em.metrics.feature_grid import feature_grid
     from implicit_em.metrics.probe import linear_probe
@@ -37,6 +38,7 @@ _HOMES = {
     "Term": "losses",
     "TorchvisionDataModule": "data",
     "explore": "viewer",
+    "export": "export",
     "feature_grid": "metrics.feature_grid",
     "fit_decoder": "training.decoding",
     "linear_probe": "metrics.probe",

@@ -49,6 +49,7 @@ COMMANDS = {
     "language": ("implicit_em.language.__main__", "tune all families on language models"),
     "harvest": ("implicit_em.cli", "write a store of vectors from inside a language model"),
     "explore": ("implicit_em.viewer.__main__", "write a page of every feature of finished runs"),
+    "export": ("implicit_em.export", "write a finished run for other tools, such as SAELens"),
     "evaluate": ("implicit_em.evaluate", "measure a finished run again, also on other data"),
     "summarise": ("implicit_em.sweeps.__main__", "write the summary of a sweep again"),
     "dashboard": ("implicit_em.dashboard.__main__", "create the saved views of the W&B project"),

@@ -14,6 +14,7 @@ from implicit_em.base.errors import DamagedError, one_line
 from implicit_em.base.files import whole, write_json
 from implicit_em.models.normalizing import Normalizer, taking_raw
 from implicit_em.training.directory import RunDirectory
+from implicit_em.training.saelens import from_saelens, is_saelens
 
 STATISTICS = "data.normalize."
 """Prefix of the names of the normaliser's tensors among the weights; no parameter has it."""
@@ -49,7 +50,7 @@ def load(run_dir: str | Path, classes: Sequence[type[nn.Module]] = ()) -> nn.Mod
     ``classes`` are built.
 
     Args:
-        run_dir: the run directory.
+        run_dir: the run directory, or a folder of SAELens.
         classes: your own model and activation classes, if the run used any.
 
     Returns:
@@ -65,6 +66,8 @@ def load(run_dir: str | Path, classes: Sequence[type[nn.Module]] = ()) -> nn.Mod
         FileNotFoundError: if the directory holds no trained model.
         ValueError: if the model needs a class that is not trusted, or the files are damaged.
     """
+    if is_saelens(run_dir):
+        return from_saelens(run_dir)
     model, normalizer = load_as_trained(run_dir, classes)
     return model if normalizer is None else taking_raw(model, normalizer).eval()
 

@@ -87,7 +87,7 @@ def finish_store(path, shards, documents, width):
         sha256 = digest_of_file(path / shard.file)
         written.append(shard.model_copy(update={"sha256": sha256}))
     manifest = Manifest(
-        settings={"sites": [SITE], "lm": NO_MODEL},
+        settings={"sites": [SITE], "lm": NO_MODEL, "context": {"length": 12}},
         model={"name": "tiny"},
         text={"documents": documents},
         versions={},

@@ -1,0 +1,152 @@
+"""``implicit-em export RUN --format ...``: write a finished run for other tools."""
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import get_class
+from safetensors.torch import save
+
+from implicit_em.base.arguments import Parser
+from implicit_em.base.errors import ConfigError, RunError, one_line
+from implicit_em.base.files import whole, write_json
+from implicit_em.base.quiet import quieten
+from implicit_em.config.schema import to_plain
+from implicit_em.config.spec import RunSpec
+from implicit_em.data import ActivationDataModule
+from implicit_em.models import SparseAutoencoder
+from implicit_em.training.decoding import decoder_of
+from implicit_em.training.directory import RunDirectory
+from implicit_em.training.loading import load_as_trained
+from implicit_em.training.progress import working
+from implicit_em.training.saelens import CONFIG, WEIGHTS, to_saelens
+
+FORMATS = ("saelens", "safetensors")
+PLACES = {"saelens": "saelens", "safetensors": "export.safetensors"}
+"""Default folder or file of each format, in the run's directory."""
+HOOKS = {"resid": "blocks.{}.hook_resid_post", "mlp": "blocks.{}.hook_mlp_out"}
+"""Names that TransformerLens has for sites."""
+
+
+def export(run_dir: str | Path, form: str = "saelens", out: str | Path | None = None) -> Path:
+    """Write a finished run for other tools, which then take raw samples.
+
+    The normalisation is folded into the weights. A model without decoder gets a ridge decoder,
+    fitted on the run's training samples.
+
+    Args:
+        run_dir: path of the run directory.
+        form: ``saelens``, a folder that ``SAE.load_from_disk`` loads; or ``safetensors``, one file
+            with the same arrays, and the settings as its metadata.
+        out: folder or file; by default, in the run directory.
+
+    Returns:
+        The path that was written.
+
+    Raises:
+        FileNotFoundError: if the directory holds no run.
+        ConfigError: if the run is not finished, has no form there, or ``out`` holds something.
+    """
+    run = RunDirectory(run_dir)
+    settings = to_plain(run.read_config())
+    metrics = run.completed_metrics()
+    if form not in FORMATS:
+        raise ConfigError(f"format={form}: allowed are {', '.join(FORMATS)}")
+    if metrics is None:
+        raise ConfigError(f"{run.path}: not finished: only a finished run can be exported")
+    place = Path(out) if out else run.path / PLACES[form]
+    if place.exists():
+        raise ConfigError(f"out={place}: is there already; nothing is overwritten")
+    model: Any
+    model, normalizer = load_as_trained(run.path, [get_class(settings["model"]["_target_"])])
+    data = RunSpec.of_settings(settings).build_data()
+    decoder, origin = None, "its own"
+    if not isinstance(model, SparseAutoencoder):
+        origin = "ridge regression after the training"
+        with working("fitting a ridge decoder"):
+            fitted = decoder_of(model, data)
+        decoder = (fitted.weight, fitted.bias)
+    config, tensors = to_saelens(model, normalizer, decoder)
+    metadata = {
+        "implicit_em_version": version("implicit-em"),
+        "implicit_em_run": metrics["config_fingerprint"],
+        "implicit_em_model": type(model).__name__,
+        "implicit_em_decoder": origin,
+        **(_source_of(data) if isinstance(data, ActivationDataModule) else {}),
+    }
+    content = save(tensors, {"format": "pt", "config": json.dumps(config | {"metadata": metadata})})
+    if form == "safetensors":
+        with whole(place) as temporary:
+            temporary.write_bytes(content)
+        return place
+    with whole(place / WEIGHTS) as temporary:
+        temporary.write_bytes(content)
+    write_json(place / CONFIG, config | {"metadata": metadata})  # last: it makes the folder whole
+    return place
+
+
+def _source_of(data: ActivationDataModule) -> dict[str, Any]:
+    """Return what the field's tools want to know about the activations."""
+    manifest = data.store.manifest
+    kind, _, block = data.site.partition(".")
+    return {
+        "model_name": manifest.model["name"],
+        "hook_name": HOOKS[kind].format(block),
+        "context_size": manifest.settings["context"]["length"],
+        "prepend_bos": bool(manifest.prefix),
+    }
+
+
+def push(folder: Path, repository: str) -> str:
+    """Upload a folder to the Hugging Face hub, and return its address.
+
+    Raises:
+        ConfigError: if the hub's library or a token is missing, or the hub refuses.
+    """
+    try:
+        from huggingface_hub import HfApi, get_token
+    except ModuleNotFoundError as error:
+        raise ConfigError('push: huggingface_hub is missing; pip install -e ".[hub]"') from error
+    if get_token() is None:
+        raise ConfigError("push: no token of the hub; set HF_TOKEN, or run hf auth login")
+    try:
+        api = HfApi()
+        api.create_repo(repository, exist_ok=True)
+        return str(api.upload_folder(repo_id=repository, folder_path=folder))
+    except Exception as error:  # of the name, the network or the server
+        raise ConfigError(f"push={repository}: {one_line(error)}") from error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Export the run named on the command line; return the same exit codes as ``train.py``."""
+    parser = Parser(
+        prog="implicit-em export",
+        description="Write a finished run for other tools, with its normalisation in the weights. "
+        "This builds the classes that the run's configuration names.",
+    )
+    parser.add_argument("run_dir", type=Path, metavar="RUN")
+    parser.add_argument("--format", default="saelens", help="saelens (default) or safetensors")
+    parser.add_argument("--out", type=Path, help="folder or file; default: in the run directory")
+    parser.add_argument("--push", metavar="NAME/REPO", help="upload the folder to the hub as well")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    quieten()
+    try:
+        if options.push and options.format != "saelens":
+            raise ConfigError("push: allowed for --format saelens alone")
+        place = export(options.run_dir, options.format, options.out)
+        print(f"Written to {place}")
+        if options.push:
+            print(push(place, options.push))
+    except (RunError, FileNotFoundError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError | FileNotFoundError) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
