@@ -16,7 +16,6 @@ if TYPE_CHECKING:
         TorchvisionDataModule,
     )
     from implicit_em.engine.modules import EncoderModule, SparseAutoencoderModule
-    from implicit_em.export import export
     from implicit_em.losses import Objective, Term
     from implicit_em.metrics.feature_grid import feature_grid
     from implicit_em.metrics.probe import linear_probe
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from implicit_em.training.decoding import fit_decoder
     from implicit_em.training.loading import load
     from implicit_em.training.run import train
-    from implicit_em.viewer import explore
+    from implicit_em.viewer.exploring import explore, features
 
 _HOMES = {
     "Encoder": "models",
@@ -37,9 +36,9 @@ _HOMES = {
     "TensorDataModule": "data",
     "Term": "losses",
     "TorchvisionDataModule": "data",
-    "explore": "viewer",
-    "export": "export",
+    "explore": "viewer.exploring",
     "feature_grid": "metrics.feature_grid",
+    "features": "viewer.exploring",
     "fit_decoder": "training.decoding",
     "linear_probe": "metrics.probe",
     "load": "training.loading",

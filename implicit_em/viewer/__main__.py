@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 
     def run() -> None:
-        from implicit_em.viewer import explore
+        from implicit_em.viewer.exploring import explore
 
         if options.serve and (options.out or options.single):
             raise ConfigError("serve: its page is not kept; leave out --out and --single")

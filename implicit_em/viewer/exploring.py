@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import permutations
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from implicit_em.base.errors import ConfigError
 from implicit_em.config.schema import to_plain
 from implicit_em.config.spec import RunSpec
-from implicit_em.data import ActivationDataModule
+from implicit_em.data import ActivationDataModule, ResidentDataModule
 from implicit_em.metrics.dictionaries import cosines
 from implicit_em.models import SparseAutoencoder
 from implicit_em.training.decoding import decoder_of
@@ -144,46 +145,82 @@ def _put(
     """Write the data of a run, and return the directions of its units."""
     settings = to_plain(run.read_config())
     data = RunSpec.of_settings(settings).build_data()
-    samples, labels = data.final_samples()
     spilled = folder / str(number)
     spilled.mkdir()
-    with RateProgress(f"{run.path}: encoding", len(samples), "samples") as progress:
-        activity = Activity.record(model, samples, spilled, progress.advance)
-    if isinstance(model, SparseAutoencoder):
-        directions_KD = model.decoder.weight.detach().cpu().numpy().T
-        decoder = "its own decoder"
-    else:
-        with working(f"{run.path}: fitting a ridge decoder"):
-            directions_KD = decoder_of(model, data).weight.cpu().numpy()
-        decoder = "a ridge decoder, fitted afterwards"
-    seen = seen_of(data, samples, labels)
-    effects = Effects.of(data, lm) if isinstance(data, ActivationDataModule) else None
-    encoder_KD = model.weight.detach().cpu().numpy()
-    features = Features(activity, seen, encoder_KD, directions_KD, effects)
-    with RateProgress(f"{run.path}: writing", activity.units, "features") as progress:
-        for block, units in enumerate(features.blocks()):
-            page.put(f"{number}/block-{block}", units)
+    found = _features(run, model, data, spilled, lm)
+    rows = []
+    with RateProgress(f"{run.path}: writing", len(found), "features") as progress:
+        for block in range(found.activity.blocks):
+            units = found.block(block)
+            page.put(f"{number}/block-{block}", [unit.shown for unit in units])
+            rows += [unit.row for unit in units]
             progress.advance(len(units))
     shutil.rmtree(spilled)
-    page.put(f"{number}/table", features.columns)
+    page.put(f"{number}/table", {name: [row[name] for row in rows] for name in rows[0]})
+    has_own = isinstance(model, SparseAutoencoder)
     metrics = run.completed_metrics() or {}
     about = {
         "name": run.path.name,
         "model": settings["model"]["_target_"].rpartition(".")[2],
-        "units": activity.units,
+        "units": len(found),
         "block": BLOCK,
-        "decoder": decoder,
-        "samples": f"{len(samples):,} {data.final} samples",
-        "kind": seen.kind,
-        "labels": list(seen.labels),
+        "decoder": "its own decoder" if has_own else "a ridge decoder, fitted afterwards",
+        "samples": f"{found.activity.samples:,} {data.final} samples",
+        "kind": found.seen.kind,
+        "labels": list(found.seen.labels),
         "command": " ".join(["implicit-em train", *run.read_overrides()]),
         "metrics": {key: v for key, v in metrics.items() if not isinstance(v, dict | list)},
         "history": _history(run.history),
         "settings": OmegaConf.to_yaml(OmegaConf.create(settings)),
-        **seen.about(),
+        **found.seen.about(),
     }
     page.put(f"{number}/about", about)
-    return directions_KD
+    return found.directions_KD
+
+
+def features(run_dir: str | Path, lm: str | None = None) -> Features:
+    """Return the features of a finished run; a notebook displays ``features(run)[12]``.
+
+    The samples are those on which the run was measured. What activates the features lies in a
+    temporary folder, which is removed with the result. This builds the classes that the run's
+    configuration names.
+
+    Args:
+        run_dir: path of the run directory.
+        lm: as for ``explore``.
+
+    Raises:
+        ConfigError: if the run is not finished, or its data or the language model cannot be read.
+        FileNotFoundError: if there is no run.
+    """
+    run = RunDirectory(run_dir)
+    model = _model(run)
+    data = RunSpec.of_settings(to_plain(run.read_config())).build_data()
+    folder = Path(mkdtemp(prefix="implicit-em-"))
+    try:
+        found = _features(run, model, data, folder, lm)
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    finalize(found, shutil.rmtree, folder, ignore_errors=True)
+    return found
+
+
+def _features(
+    run: RunDirectory, model: Any, data: ResidentDataModule, folder: Path, lm: str | None
+) -> Features:
+    """Encode the final samples of a run, and return its features."""
+    samples, labels = data.final_samples()
+    with RateProgress(f"{run.path}: encoding", len(samples), "samples") as progress:
+        activity = Activity.record(model, samples, folder, progress.advance)
+    if isinstance(model, SparseAutoencoder):
+        directions_KD = model.decoder.weight.detach().cpu().numpy().T
+    else:
+        with working(f"{run.path}: fitting a ridge decoder"):
+            directions_KD = decoder_of(model, data).weight.cpu().numpy()
+    effects = Effects.of(data, lm) if isinstance(data, ActivationDataModule) else None
+    encoder_KD = model.weight.detach().cpu().numpy()
+    return Features(activity, seen_of(data, samples, labels), encoder_KD, directions_KD, effects)
 
 
 def _history(path: Path) -> dict[str, list[float | None]]:

@@ -1,10 +1,13 @@
 """Everything that pages show of each unit, as plain data."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, overload
 
 import numpy as np
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from scipy.sparse import csc_array, csr_array
 
 from implicit_em.metrics.dictionaries import cosines
@@ -31,9 +34,37 @@ TOGETHER = 2**24
 """Largest number of entries on which joint activity is counted."""
 
 
-@dataclass
-class Features:
-    """The units of a run.
+@dataclass(frozen=True)
+class Feature:
+    """A unit and all that is shown of it; a notebook displays it.
+
+    Args:
+        number: number of the unit.
+        row: what the table of all units has: ``density``, ``max``, ``mean``, ``label``, ``auroc``
+            and, for texts, the ids of ``tokens``.
+        shown: examples, labels, neighbours and so on.
+        seen: the samples.
+    """
+
+    number: int
+    row: dict[str, Any]
+    shown: dict[str, Any]
+    seen: Seen
+
+    def __repr__(self) -> str:
+        shares = f"active on {100 * self.row['density']:.3g} % of the samples"
+        return f"Feature({self.number}, {shares}, best label {self.row['label'] or 'none'})"
+
+    def _repr_html_(self) -> str:
+        loader = PackageLoader("implicit_em.viewer", "")
+        environment = Environment(loader=loader, undefined=StrictUndefined, autoescape=True)
+        vocabulary = self.seen.about().get("vocabulary", [])
+        template = environment.get_template("feature.html.j2")
+        return template.render(feature=self, kind=self.seen.kind, vocabulary=vocabulary)
+
+
+class Features(Sequence[Feature]):
+    """The units of a run, worked out block by block.
 
     Args:
         activity: what activates them.
@@ -41,35 +72,62 @@ class Features:
         encoder_KD: rows of the encoder.
         directions_KD: directions that the units stand for, of a decoder.
         effects: effects of directions on a language model's logits; ``None`` if there are none.
-        columns: what the table of all units shows, by name; ``blocks`` fills it.
     """
 
-    activity: Activity
-    seen: Seen
-    encoder_KD: np.ndarray
-    directions_KD: np.ndarray
-    effects: Effects | None = None
-    columns: dict[str, list[Any]] = field(default_factory=dict)
+    def __init__(
+        self,
+        activity: Activity,
+        seen: Seen,
+        encoder_KD: np.ndarray,
+        directions_KD: np.ndarray,
+        effects: Effects | None = None,
+    ) -> None:
+        self.activity, self.seen, self.effects = activity, seen, effects
+        self.encoder_KD, self.directions_KD = encoder_KD, directions_KD
+        self._last: tuple[int, list[Feature]] = (-1, [])
 
-    def blocks(self) -> Iterator[list[dict[str, Any]]]:
-        """Yield all that is shown of the units of each block."""
-        self.columns.update({name: [] for name in ("density", "max", "mean", "label", "auroc")})
-        if self.seen.kind == "texts":
-            self.columns["tokens"] = []
-        joint = _Joint(self.activity)
-        for number, units in enumerate(self.activity):
-            near = self._near(units)
-            together = joint.with_others(number)
-            effects = self._effects(units)
-            yield [
-                {
-                    "near": near[place],
-                    "together": together[place],
-                    "effects": effects[place],
-                    **self._of(unit),
-                }
-                for place, unit in enumerate(units)
-            ]
+    def __len__(self) -> int:
+        return self.activity.units
+
+    @overload
+    def __getitem__(self, number: int) -> Feature: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> list[Feature]: ...
+
+    def __getitem__(self, number: int | slice) -> Feature | list[Feature]:
+        if isinstance(number, slice):
+            return [self[place] for place in range(*number.indices(len(self)))]
+        place = range(len(self))[number]
+        return self.block(place // BLOCK)[place % BLOCK]
+
+    def block(self, number: int) -> list[Feature]:
+        """Return the units of a block; the last block that was asked for is kept."""
+        if self._last[0] != number:
+            self._last = (number, list(self._block(number)))
+        return self._last[1]
+
+    def table(self) -> pd.DataFrame:
+        """Return a row for each unit; see ``Feature.row``."""
+        return pd.DataFrame([feature.row for feature in self]).rename_axis("feature")
+
+    @cached_property
+    def _joint(self) -> "_Joint":
+        return _Joint(self.activity)
+
+    def _block(self, number: int) -> Iterator[Feature]:
+        units = self.activity.block(number)
+        more = zip(
+            units,
+            self._near(units),
+            self._joint.with_others(number),
+            self._effects(units),
+            strict=True,
+        )
+        for unit, near, together, effects in more:
+            row, shown = self._of(unit)
+            shown |= {"near": near, "together": together, "effects": effects}
+            yield Feature(unit.number, row, shown, self.seen)
 
     def _effects(self, units: list[Unit]) -> list[Any]:
         own = [unit.number for unit in units]
@@ -83,7 +141,7 @@ class Features:
         cosines_BK[np.arange(len(own)), own] = 0
         return _shortened(largest_of_each_row(cosines_BK, NEAR))
 
-    def _of(self, unit: Unit) -> dict[str, Any]:
+    def _of(self, unit: Unit) -> tuple[dict[str, Any], dict[str, Any]]:
         seen, size = self.seen, self.activity.samples
         values_E = unit.values_E.astype(np.float64)
         largest = float(values_E.max(initial=0))
@@ -97,16 +155,11 @@ class Features:
             "mean": short(values_E.mean()) if len(values_E) else 0,
             "label": best[1] if seen.kind != "texts" else ": ".join(filter(None, best[:2])),
             "auroc": best[2],
-            "tokens": [token for token, *_ in more.get("tokens", [])],
         }
-        for name, column in self.columns.items():
-            column.append(row[name])
-        return {
-            "histogram": counts.tolist(),
-            "labels": labels,
-            "examples": self._examples(unit),
-            **more,
-        }
+        if "tokens" in more:
+            row["tokens"] = [token for token, *_ in more["tokens"]]
+        shown = {"histogram": counts.tolist(), "labels": labels, "examples": self._examples(unit)}
+        return row, shown | more
 
     def _labels(self, unit: Unit) -> list[list[Any]]:
         """Return the labels that the unit tells best from all others, with their AUROC."""

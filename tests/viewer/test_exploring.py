@@ -12,6 +12,7 @@ from helpers.pages import texts_of_store
 from helpers.stores import SINK
 
 from implicit_em import explore
+from implicit_em import features as features_of
 from implicit_em.base.errors import ConfigError
 from implicit_em.config.spec import RunSpec
 from implicit_em.data import as_unit_float
@@ -226,3 +227,36 @@ def test_a_run_that_is_not_finished_has_nothing_to_show(trained, tmp_path):
     (run / "metrics.json").unlink()
     with pytest.raises(ConfigError, match=r"run: not finished: only a finished run has features"):
         explore([run])
+
+
+@pytest.mark.parametrize("kind", ["texts", "images", "vectors"])
+def test_features_one_by_one_are_those_of_the_page(trained, page_of, kind):
+    run = trained(kind)
+    read, found = page_of(run), features_of(run)
+    assert len(found) == read("0/about")["units"]
+    assert json.loads(json.dumps([feature.shown for feature in found])) == read("0/block-0")
+    assert found.table().to_dict("list") == read("0/table")
+    assert found[-1].number == found[len(found) - 1].number == len(found) - 1
+    assert [feature.number for feature in found[1:3]] == [1, 2]
+    with pytest.raises(IndexError):
+        found[len(found)]
+
+
+@pytest.mark.parametrize("kind", ["texts", "images", "vectors"])
+def test_a_notebook_displays_a_feature_and_runs_nothing_of_its_text(trained, kind):
+    feature = features_of(trained(kind))[0]
+    shown = feature._repr_html_()
+    assert "<b>Feature 0</b>" in shown
+    assert "<script" not in shown
+    assert repr(feature).startswith("Feature(0, active on ")
+    if kind == "texts":
+        assert shown.count("<p ") == len(feature.shown["examples"]["strongest"])
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;" in shown
+
+
+def test_the_folder_of_features_goes_with_them(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    found = features_of(trained("vectors"))
+    assert len(list(tmp_path.iterdir())) == 1
+    del found
+    assert list(tmp_path.iterdir()) == []
