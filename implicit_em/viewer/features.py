@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from scipy.sparse import csc_array, csr_array
+from scipy.stats import rankdata
 
 from implicit_em.metrics.dictionaries import cosines
 from implicit_em.viewer.activity import BLOCK, Activity, Unit
@@ -164,11 +165,10 @@ class Features(Sequence[Feature]):
     def _labels(self, unit: Unit) -> list[list[Any]]:
         """Return the labels that the unit tells best from all others, with their AUROC."""
         found: list[list[Any]] = []
+        ranks_E = rankdata(unit.values_E)
         for name, (numbers_N, values) in self.seen.labels.items():
-            # The first place is for samples without a value.
-            counts_C = np.bincount(numbers_N + 1, minlength=len(values) + 1)
             of_active_E = numbers_N[unit.samples_E] + 1
-            aurocs_C = label_aurocs(unit.values_E, of_active_E, counts_C)[1:]
+            aurocs_C = label_aurocs(ranks_E, of_active_E, self.seen.counts[name])[1:]
             of_label = zip(values, aurocs_C, strict=True)
             if values == ["no", "yes"]:  # a class of tokens, which its name says
                 of_label = zip([""], aurocs_C[1:], strict=True)
@@ -194,8 +194,7 @@ class _Joint:
     """How often units are active on the same samples: the first ones, as many as memory takes."""
 
     def __init__(self, activity: Activity) -> None:
-        total = sum(len(unit.samples_E) for units in activity for unit in units)
-        share = min(1.0, TOGETHER / max(total, 1))
+        share = min(1.0, TOGETHER / max(activity.entries, 1))
         self.size = max(1, int(share * activity.samples))
         parts = [
             unit.samples_E[: np.searchsorted(unit.samples_E, self.size)]

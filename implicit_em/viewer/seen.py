@@ -48,6 +48,11 @@ class Seen(ABC):
         self.samples = samples
         self.labels = labels
         self.groups_N = np.arange(len(samples))
+        # The first place is for samples without a value.
+        self.counts = {
+            name: np.bincount(numbers_N + 1, minlength=len(values) + 1)
+            for name, (numbers_N, values) in labels.items()
+        }
 
     def about(self) -> dict[str, Any]:
         """Return what the page must know about all samples."""

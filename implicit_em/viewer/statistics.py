@@ -4,7 +4,6 @@
 """
 
 import numpy as np
-from scipy.stats import rankdata
 
 
 def strongest(values_E: np.ndarray, groups_E: np.ndarray, most: int) -> np.ndarray:
@@ -58,21 +57,21 @@ def silent(
     return ranks_M + np.searchsorted(samples_E - np.arange(len(samples_E)), ranks_M, side="right")
 
 
-def label_aurocs(values_E: np.ndarray, labels_E: np.ndarray, counts_C: np.ndarray) -> np.ndarray:
+def label_aurocs(ranks_E: np.ndarray, labels_E: np.ndarray, counts_C: np.ndarray) -> np.ndarray:
     """Return how well a unit tells each label from all others, shape ``(C,)``.
 
     This is the probability that the unit is more active on a sample with the label than on one
     without, where a tie counts half (Hanley & McNeil 1982). NaN for labels of no or all samples.
 
     Args:
-        values_E: activations, above 0; the unit is 0 on all other samples.
+        ranks_E: ranks of the activations among those above 0, from 1 on, where ties share a mean;
+            the unit is 0 on all other samples.
         labels_E: number of the label of each active sample.
         counts_C: number of samples with each label, silent ones included.
     """
     total, active_C = counts_C.sum(), np.bincount(labels_E, minlength=len(counts_C))
-    zeros = total - len(values_E)
-    ranks_E = zeros + rankdata(values_E)
-    of_active_C = np.bincount(labels_E, weights=ranks_E, minlength=len(counts_C))
+    zeros = total - len(ranks_E)
+    of_active_C = np.bincount(labels_E, weights=zeros + ranks_E, minlength=len(counts_C))
     sums_C = of_active_C + (counts_C - active_C) * (zeros + 1) / 2
     pairs_C = (counts_C * (total - counts_C)).astype(np.float64)
     pairs_C[pairs_C == 0] = np.nan
