@@ -7,8 +7,8 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from implicit_em.data import SuperpositionDataModule
+from implicit_em.metrics.pursuit import pursuit_l0
 from implicit_em.metrics.recovery import recovery
-from implicit_em.recover.criteria import pursuit_l0
 from implicit_em.studies.execution import has_diverged
 from implicit_em.studies.measurements import Measurement, samples_of
 from implicit_em.studies.runs import Run, matrices_of

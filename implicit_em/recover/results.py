@@ -18,7 +18,7 @@ class Results:
 
     protocol: Protocol
     tuning: pd.DataFrame  # measuring.measure_all, of the grids
-    chosen: pd.DataFrame  # criteria.choose
+    chosen: pd.DataFrame  # studies.choice.choose
     finals: pd.DataFrame  # measuring.measure_all
     controls: pd.DataFrame  # measuring.measure_all
 

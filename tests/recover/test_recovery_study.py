@@ -14,8 +14,8 @@ import implicit_em
 from implicit_em.base.errors import ConfigError
 from implicit_em.config.spec import RunSpec
 from implicit_em.metrics.dictionaries import cosines
+from implicit_em.metrics.pursuit import pursuit_l0
 from implicit_em.recover.__main__ import main
-from implicit_em.recover.criteria import pursuit_l0
 from implicit_em.recover.protocol import Protocol
 from implicit_em.recover.stages import Stages
 from implicit_em.recover.study import _prepare, recover

@@ -1,15 +1,13 @@
-"""How a setting is chosen, without the truth and by it."""
+"""The number of directions that describe a sample, against a pursuit by least squares."""
 
 import warnings
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from implicit_em.recover.criteria import DISTORTION, PURSUED, pursuit_l0
-from implicit_em.studies.choice import choose
+from implicit_em.metrics.pursuit import DISTORTION, PURSUED, pursuit_l0
 
 
 def sparse_samples(seed=0, features=24, width=16, density=0.06):
@@ -78,18 +76,3 @@ def test_only_the_first_samples_are_described():
     x_ND = np.random.default_rng(0).normal(size=(PURSUED, 8))
     more_ND = np.vstack([x_ND, np.full((10, 8), 1e6)])
     assert pursuit_l0(np.eye(8), more_ND) == pursuit_l0(np.eye(8), x_ND)
-
-
-def test_each_criterion_takes_each_familys_best_setting_and_none_that_diverged():
-    tuning = pd.DataFrame(
-        {
-            "family": ["a", "a", "a", "b", "b"],
-            "settings": list("pqrst"),
-            "run": list("12345"),
-            "pursuit_l0": [3.0, 1.0, np.nan, 5.0, 4.0],
-            "found": [0.9, 0.2, np.nan, 0.1, 0.7],
-        }
-    )
-    chosen = choose(tuning, {"blind": "-pursuit_l0", "truth": "found"})
-    by = {name: list(rows["settings"]) for name, rows in chosen.groupby("criterion")}
-    assert by == {"blind": ["q", "t"], "truth": ["p", "t"]}

@@ -1,4 +1,8 @@
-"""The criterion that chooses a setting without the truth."""
+"""How many of a dictionary's directions describe a sample: a criterion that needs no truth.
+
+True features describe samples with the fewest directions. The codes of a model play no part, so
+models with different numbers of active units can be compared.
+"""
 
 import warnings
 
