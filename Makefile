@@ -75,6 +75,10 @@ test-browser: $(STAMP) ## Open the pages of runs in a real Chromium, which it in
 	test -x /usr/bin/chromium || (apt-get update -qq && apt-get install -qq chromium)
 	$(BIN)/python -m pytest -m browser tests/viewer $(ARGS)
 
+.PHONY: test-peers
+test-peers: $(STAMP) ## Let SAELens read and write models, in an environment of its own that is installed first
+	$(BIN)/python -m pytest -m peers $(ARGS)
+
 .PHONY: docs
 docs: $(STAMP) ## Build the documentation into site/, where a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

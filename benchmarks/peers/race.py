@@ -54,7 +54,7 @@ class Contender:
 
 def measure(size: Size) -> Result:
     """Install what is missing, make the activations, and train in turns."""
-    others = {name: _environment(name, packages) for name, packages in PACKAGES.items()}
+    others = {name: environment(name, packages) for name, packages in PACKAGES.items()}
     contenders = [
         Contender("this project", sys.executable, "here"),
         Contender(f"this project, {SEVERAL} runs", sys.executable, "here", SEVERAL),
@@ -104,7 +104,7 @@ def measure(size: Size) -> Result:
     )
 
 
-def _environment(name: str, packages: Sequence[str]) -> str:
+def environment(name: str, packages: Sequence[str]) -> str:
     """Return the interpreter of a tool's environment, which is made once."""
     folder = RESULTS / "environments" / name
     python, marker = folder / "bin" / "python", folder / "installed.json"
