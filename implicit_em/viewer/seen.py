@@ -3,7 +3,7 @@
 import base64
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -153,12 +153,13 @@ class Texts(Seen):
             data.column(name, split)[:size].numpy().astype(np.int64)
             for name in ("token", "document", "place")
         )
-        self.documents, self.vocabulary = store.documents(), store.vocabulary()
+        self.documents, vocabulary = store.documents(), store.vocabulary()
+        self.vocabulary = readable(vocabulary, store.manifest.special_tokens)
         labels = {
             name: (self.documents.labels[name].numpy()[self.document_N], values)
             for name, values in store.manifest.labels.items()
         }
-        for name, of_id in classes_of(self.vocabulary, store.manifest.special_tokens).items():
+        for name, of_id in classes_of(vocabulary, store.manifest.special_tokens).items():
             labels[f"token: {name}"] = (of_id[self.token_N].astype(np.int64), ["no", "yes"])
         super().__init__(samples, labels)
         self.groups_N = self.document_N
@@ -226,6 +227,26 @@ def seen_of(data: ResidentDataModule, samples: Any, labels: Tensor) -> Seen:
     if is_image(data.sample_shape):
         return Images(samples, named_labels, (shape[0], shape[1]), data.normalizer)
     return Vectors(samples, named_labels)
+
+
+def readable(vocabulary: Sequence[str], special: Collection[int]) -> list[str]:
+    """Return the texts of tokens with a space in front of words.
+
+    WordPiece keeps no spaces, and writes ``##`` in front of what continues a word. There, a space
+    is put in front of other tokens that start with a letter or digit.
+
+    Args:
+        vocabulary: text of each token id.
+        special: token ids that are no text.
+    """
+    if sum(text.startswith("##") for text in vocabulary) < len(vocabulary) / 20:
+        return list(vocabulary)
+    return [
+        text.removeprefix("##")
+        if text.startswith("##") or token in special or not text[:1].isalnum()
+        else f" {text}"
+        for token, text in enumerate(vocabulary)
+    ]
 
 
 def named(label: tuple[np.ndarray, Sequence[str]], sample: int) -> str:
