@@ -58,7 +58,7 @@ matrix: $(STAMP) ## Run the tests of the science with Python 3.11, 3.12 and 3.13
 	$(BIN)/nox $(if $(ARGS),-- $(ARGS))
 
 .PHONY: test-slow
-test-slow: $(STAMP) ## Run the long checks: published figures, notebooks, ten thousand fuzzed inputs
+test-slow: language-models ## Run the long checks: published figures, notebooks, ten thousand fuzzed inputs
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 .PHONY: torture
