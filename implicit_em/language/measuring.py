@@ -24,7 +24,7 @@ from implicit_em.metrics.probe import linear_probe
 from implicit_em.metrics.sparse_probe import sparse_probe
 from implicit_em.metrics.token_classes import classes_of, newline_next
 from implicit_em.models import SparseAutoencoder
-from implicit_em.studies.measurements import Measurement
+from implicit_em.studies.measurements import OF_TRAINING, Measurement
 from implicit_em.studies.runs import Run, matrices_of
 from implicit_em.training.decoding import BATCH, RidgeDecoder, encoded, fit_decoder
 from implicit_em.training.loading import load_as_trained
@@ -38,8 +38,6 @@ KIND = "kind"
 """Label of the documents that is probed, where the store has it."""
 PROBED_UNITS = (1, 5)
 """Numbers of units of a sparse probe."""
-FROM_METRICS = ("parameters", "epochs", "train_seconds", "l0_target", "l0_reached")
-"""Entries of ``metrics.json`` that stand beside the measurement."""
 SUMS = ("tokens", "active", "variance", "ridge", "own")
 """Sums over the tokens of each document."""
 
@@ -67,7 +65,7 @@ def quality_of(tokens: Tokens, k: int | None = None) -> Measurement:
     """Return the measurement of runs; with k, only so many entries of a code are kept."""
     name = "language" if k is None else f"language_{k}"
     measure = partial(_quality, tokens=tokens, k=k)
-    return Measurement(name, f"1, {tokens.fitted}, {tokens.probed}", measure, FROM_METRICS)
+    return Measurement(name, f"1, {tokens.fitted}, {tokens.probed}", measure, OF_TRAINING)
 
 
 def losses_of_all(runs: Sequence[Run], lm: LanguageModelSettings, tokens: Tokens) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from implicit_em.data import SuperpositionDataModule
 from implicit_em.metrics.pursuit import pursuit_l0
 from implicit_em.metrics.recovery import recovery
 from implicit_em.studies.execution import has_diverged
-from implicit_em.studies.measurements import Measurement, samples_of
+from implicit_em.studies.measurements import OF_TRAINING, Measurement, samples_of
 from implicit_em.studies.runs import Run, matrices_of
 from implicit_em.studies.stages import settings_of
 from implicit_em.training.decoding import fit_decoder
@@ -76,5 +76,4 @@ def _recovery(run: Run) -> dict[str, Any]:
     return {**more, **found}
 
 
-FROM_METRICS = ("parameters", "epochs", "train_seconds", "l0_target", "l0_reached")
-RECOVERY = Measurement("recovery", 5, _recovery, FROM_METRICS)
+RECOVERY = Measurement("recovery", 5, _recovery, OF_TRAINING)

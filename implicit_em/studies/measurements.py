@@ -16,6 +16,9 @@ from implicit_em.data import as_unit_float
 from implicit_em.studies.runs import Run
 from implicit_em.studies.stages import settings_of
 
+OF_TRAINING = ("parameters", "epochs", "train_seconds", "l0_target", "l0_reached")
+"""Keys of ``metrics.json`` that say how a run was trained."""
+
 
 @dataclass(frozen=True)
 class Measurement:

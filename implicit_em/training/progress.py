@@ -13,6 +13,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
@@ -24,6 +25,20 @@ from implicit_em.training.history import RunLogger
 from implicit_em.training.results import IN_TABLE
 
 log = logging.getLogger(__name__)
+
+
+def _bar_on_a_terminal(
+    what: str, count: ProgressColumn, shown: ProgressColumn, total: int, **fields: Any
+) -> Progress | None:
+    """Start and return a bar with a single task; ``None`` if output is not a terminal."""
+    console = Console()
+    if not console.is_terminal:
+        return None
+    columns = (TextColumn(what), BarColumn(), count, shown, TimeRemainingColumn())
+    bar = Progress(*columns, console=console)
+    bar.add_task("", total=total, **fields)
+    bar.start()
+    return bar
 
 
 class EpochProgress(RunLogger):
@@ -40,19 +55,9 @@ class EpochProgress(RunLogger):
         self._done = 0
         self._lock = threading.Lock()
         self._start = time.monotonic()
-        self._bar: Progress | None = None
-        console = Console()
-        if console.is_terminal:
-            self._bar = Progress(
-                TextColumn("training" if runs == 1 else f"training {runs} runs"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("epochs{task.fields[loss]}"),
-                TimeRemainingColumn(),
-                console=console,
-            )
-            self._bar.add_task("", total=epochs, loss="")
-            self._bar.start()
+        what = "training" if runs == 1 else f"training {runs} runs"
+        shown = TextColumn("epochs{task.fields[loss]}")
+        self._bar = _bar_on_a_terminal(what, MofNCompleteColumn(), shown, epochs, loss="")
 
     def skip(self, epochs: int) -> None:
         """Count epochs that an earlier part of the run has trained."""
@@ -105,19 +110,8 @@ class RateProgress:
         self.what, self.total, self.things = what, total, things
         self._done = self._tenths = 0
         self._start = time.monotonic()
-        console = Console()
-        self._bar: Progress | None = None
-        if console.is_terminal:
-            self._bar = Progress(
-                TextColumn(what),
-                BarColumn(),
-                TaskProgressColumn(),
-                TextColumn("{task.fields[rate]}"),
-                TimeRemainingColumn(),
-                console=console,
-            )
-            self._bar.add_task("", total=total, rate="")
-            self._bar.start()
+        shown = TextColumn("{task.fields[rate]}")
+        self._bar = _bar_on_a_terminal(what, TaskProgressColumn(), shown, total, rate="")
 
     def advance(self, count: int) -> None:
         """Count what was done."""

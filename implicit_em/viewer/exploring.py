@@ -40,7 +40,7 @@ MOST_IN_ONE_FILE = 1000
 
 
 def explore(
-    runs: Sequence[str | Path],
+    runs: str | Path | Sequence[str | Path],
     out: str | Path | None = None,
     single: bool = False,
     lm: str | None = None,
@@ -51,7 +51,7 @@ def explore(
     their directions. This builds the classes that the runs' configurations name.
 
     Args:
-        runs: run directories; several must have data of one width.
+        runs: a run directory, or several, whose data must have one width.
         out: folder or file of the page; by default, ``explore`` or ``explore.html`` in the first
             run's directory. An earlier page there is replaced.
         single: whether to write a single file, for at most 1,000 features.
@@ -63,11 +63,13 @@ def explore(
         The path of the file to open.
 
     Raises:
-        ConfigError: if a run is not finished, its data or the language model cannot be read, or
-            something else is at ``out``.
+        ConfigError: if no run is named, one is not finished, its data or the language model cannot
+            be read, or something else is at ``out``.
         FileNotFoundError: if there is no run.
     """
-    directories = [RunDirectory(run) for run in runs]
+    directories = [RunDirectory(run) for run in ([runs] if isinstance(runs, str | Path) else runs)]
+    if not directories:
+        raise ConfigError("runs: none is named")
     place = Path(out) if out else directories[0].path / PLACES[single]
     page: Page = SingleFile(place) if single else Folder(place)
     page.check()
@@ -160,7 +162,7 @@ def _put(
     has_own = isinstance(model, SparseAutoencoder)
     metrics = run.completed_metrics() or {}
     about = {
-        "name": run.path.name,
+        "name": run.path.resolve().name,
         "model": settings["model"]["_target_"].rpartition(".")[2],
         "units": len(found),
         "block": BLOCK,

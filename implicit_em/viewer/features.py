@@ -7,13 +7,13 @@ from typing import Any, overload
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from scipy.sparse import csc_array, csr_array
 from scipy.stats import rankdata
 
 from implicit_em.metrics.dictionaries import cosines
 from implicit_em.viewer.activity import BLOCK, Activity, Unit
 from implicit_em.viewer.effects import Effects
+from implicit_em.viewer.page import render
 from implicit_em.viewer.seen import Seen, short
 from implicit_em.viewer.statistics import (
     by_rank,
@@ -57,11 +57,9 @@ class Feature:
         return f"Feature({self.number}, {shares}, best label {self.row['label'] or 'none'})"
 
     def _repr_html_(self) -> str:
-        loader = PackageLoader("implicit_em.viewer", "")
-        environment = Environment(loader=loader, undefined=StrictUndefined, autoescape=True)
         vocabulary = self.seen.about().get("vocabulary", [])
-        template = environment.get_template("feature.html.j2")
-        return template.render(feature=self, kind=self.seen.kind, vocabulary=vocabulary)
+        content = {"feature": self, "kind": self.seen.kind, "vocabulary": vocabulary}
+        return render("feature.html.j2", **content)
 
 
 class Features(Sequence[Feature]):

@@ -21,6 +21,8 @@ from implicit_em.base.files import whole
 MARK = "implicit-em features"
 """Name of the generator in the page, by which an earlier one is known."""
 INDEX = "index.html"
+OF_A_PAGE = {INDEX, "app.js", "style.css", "data"}
+"""All that the folder of a page holds."""
 
 
 class Page(Protocol):
@@ -55,9 +57,10 @@ class Folder:
 
     def check(self) -> None:
         """Raise ``ConfigError`` if the folder holds something else than an earlier page."""
-        if self.path.is_dir() and not any(self.path.iterdir()):
+        if not self.path.exists():
             return
-        if self.path.exists() and not _is_page(self.path / INDEX):
+        held = {path.name for path in self.path.iterdir()} if self.path.is_dir() else {""}
+        if held and not (held <= OF_A_PAGE and _is_page(self.path / INDEX)):
             raise ConfigError(f"out={self.path}: {_REFUSED}")
 
     def put(self, name: str, content: Any) -> None:
@@ -155,9 +158,14 @@ def _asset(name: str) -> str:
 
 
 def _html(**content: Any) -> str:
+    return render("index.html.j2", mark=MARK, **content)
+
+
+def render(template: str, **content: Any) -> str:
+    """Fill in a template of this package; text in it is escaped, and a missing value an error."""
     loader = PackageLoader("implicit_em.viewer", "")
     environment = Environment(loader=loader, undefined=StrictUndefined, autoescape=True)
-    return environment.get_template("index.html.j2").render(mark=MARK, **content)
+    return environment.get_template(template).render(**content)
 
 
 def _hash(text: str) -> str:

@@ -2,28 +2,19 @@
 
 import torch
 
-from implicit_em.models import (
-    BatchTopK,
-    Dictionary,
-    Encoder,
-    Gated,
-    JumpReLU,
-    SampledEncoder,
-    SparseAutoencoder,
-    TopK,
-)
+from implicit_em import models
 
 WIDTH, UNITS = 6, 9
 MODELS = {
-    "encoder": Encoder,
-    "sampled": SampledEncoder,
-    "sae": SparseAutoencoder,
-    "l1": Dictionary,
-    "l1_norm": lambda *size: Dictionary(*size, unit_columns=False, subtract_bias=False),
-    "topk": lambda *size: TopK(*size, k=3),
-    "batch_topk": lambda *size: BatchTopK(*size, k=3),
-    "jump_relu": JumpReLU,
-    "gated": Gated,
+    "encoder": models.Encoder,
+    "sampled": models.SampledEncoder,
+    "sae": models.SparseAutoencoder,
+    "l1": models.Dictionary,
+    "l1_norm": lambda *size: models.Dictionary(*size, unit_columns=False, subtract_bias=False),
+    "topk": lambda *size: models.TopK(*size, k=3),
+    "batch_topk": lambda *size: models.BatchTopK(*size, k=3),
+    "jump_relu": models.JumpReLU,
+    "gated": models.Gated,
 }
 
 

@@ -193,6 +193,10 @@ def test_an_earlier_page_is_replaced_and_nothing_else(trained, tmp_path, capsys)
     for _ in range(2):
         assert main([str(run), "--out", str(page)]) == 0
     assert f"Open {page / 'index.html'}" in capsys.readouterr().out
+    (page / "notes.txt").write_text("mine, beside an earlier page")
+    assert main([str(run), "--out", str(page)]) == 2
+    assert "holds other files" in capsys.readouterr().err
+    (page / "notes.txt").unlink()
     (page / "index.html").write_text("mine")
     for options in ([], ["--single"]):
         out = page / "index.html" if options else page
@@ -213,7 +217,9 @@ def test_a_page_that_fails_leaves_nothing(trained, tmp_path, monkeypatch):
 def test_what_cannot_be_shown_is_one_line(trained, tmp_path, monkeypatch):
     run, other = trained("vectors"), trained("images")
     with pytest.raises(FileNotFoundError, match=r"is no run directory"):
-        explore([tmp_path])
+        explore(tmp_path)
+    with pytest.raises(ConfigError, match=r"runs: none is named"):
+        explore([])
     with pytest.raises(ConfigError, match=r"runs on data of widths 6 and 64: their features"):
         explore([run, other])
     monkeypatch.setattr(exploring, "MOST_IN_ONE_FILE", 3)
