@@ -16,6 +16,8 @@ FOLDER = "recover"
 """Folder of ``conf/experiment`` with the grids."""
 OF_THE_STAGES = ("seed", "data.final")
 """Settings that only a stage sets."""
+COLUMNS = ("pursuit_l0", "ridge_fvu", "found_0.8", "found_0.9", "mean_cosine", "auroc")
+"""Measures that may choose a setting."""
 NEEDED = ("data.features", "data.width", "data.density")
 """Settings of the middle cell that decide the number of units, and what figures show."""
 
@@ -50,6 +52,10 @@ class Protocol(study_protocol.Protocol):
             raise ValueError(f"toy_families={unknown[0]}: allowed: {', '.join(self.families)}")
         if len(self.criteria) < 2:
             raise ValueError("criteria: must be blind and truth")
+        for name, column in self.criteria.items():
+            if column.removeprefix("-") not in COLUMNS:
+                allowed = ", ".join(COLUMNS)
+                raise ValueError(f"criteria.{name}={column}: allowed, also with a minus: {allowed}")
         return self
 
     def chosen(self, words: Sequence[str]) -> list[str]:

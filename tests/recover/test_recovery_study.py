@@ -244,6 +244,10 @@ def test_some_controls_have_at_most_as_many_units_as_inputs(conf):
         (["toy_families=[nobody]"], "toy_families=nobody: allowed: derived, "),
         (["middle.seed=3"], "few_features.seed: a cell cannot set it; a stage does"),
         (["criteria={blind: l0}"], "criteria: must be blind and truth"),
+        (
+            ["criteria.blind=-persuit_l0"],
+            "criteria.blind=-persuit_l0: allowed, also with a minus: ",
+        ),
         (["criteria={blnd: l0}"], "criteria.blnd"),
         (["middle={}"], "middle.data.features: missing"),
         (["middle.data.featurs=3", *CHANGES], "data.featurs=3: no such setting"),
