@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "cells of conf/recover.yaml or groups of them (all if none is named), keys of that file, "
         "e.g. seeds=[1,2] or middle.data.samples=5000, and settings of all runs; any KEY=VALUE "
         "makes it a trial",
-        {"quick": "a trial of a few cells with few settings, in about ten minutes"},
+        {"quick": "a trial of a few cells with few settings, in a few minutes"},
         prog="implicit-em recover",
         description="Tune all families on data with known features, train the chosen settings "
         "over seeds, and measure which features they find.",
