@@ -10,7 +10,7 @@ from wandb_workspaces.workspaces import internal
 
 from implicit_em.engine.modules import DERIVED_LOSS, SAE_LOSS
 from implicit_em.experiments.figures import PICTURES
-from implicit_em.experiments.plan import EXPERIMENTS
+from implicit_em.experiments.paper import EXPERIMENTS
 from implicit_em.metrics.energies import CURVES
 
 MONITORED = [f"monitor/{name}" for name in CURVES]

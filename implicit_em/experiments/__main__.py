@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from implicit_em.experiments.plan import EXPERIMENTS
+from implicit_em.experiments.paper import EXPERIMENTS
 from implicit_em.experiments.reproduce import PAPER, reproduce
 from implicit_em.studies.command_line import run_study
 

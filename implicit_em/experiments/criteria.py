@@ -8,18 +8,16 @@ All intervals are 95 % intervals over seeds; where two models are compared, runs
 are paired. Fractions such as accuracies are in [0, 1].
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from math import log, log10
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
 from implicit_em.experiments.evidence import Evidence
 from implicit_em.studies import statistics
+from implicit_em.studies.claims import Claims, Finding
 from implicit_em.studies.statistics import Estimate
-
-Outcome = Literal["reproduced", "partly", "not reproduced"]
 
 _OWN_CONTROL = (
     "the control was one pool of all rows' permutations, against which noise of another mean or "
@@ -36,48 +34,11 @@ AMENDMENTS: Mapping[str, str] = {
 """Claims whose criterion changed after the first full run: what it was, and why."""
 
 
-@dataclass(frozen=True)
-class Finding:
-    """The verdict on a claim, the figures that decided, and their meaning."""
-
-    outcome: Outcome
-    estimate: Estimate  # of the quantity that decided, or the first of several
-    measured: str  # the estimate and the other quantities that decided, as text
-    why: str
+CLAIMS: Claims[Evidence] = Claims("paper", AMENDMENTS)
+claim = CLAIMS.claim
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A claim of the paper."""
-
-    key: str
-    experiment: str
-    statement: str
-    paper: str  # the paper's value
-    judge: Callable[[Evidence], Finding]  # its docstring is the criterion
-
-    @property
-    def criterion(self) -> str:
-        """The criterion in words."""
-        return " ".join((self.judge.__doc__ or "").split())
-
-
-CLAIMS: dict[str, Claim] = {}
-
-
-def claim(
-    experiment: str, statement: str, paper: str
-) -> Callable[[Callable[[Evidence], Finding]], Claim]:
-    """Make a claim of a function that judges it."""
-
-    def register(judge: Callable[[Evidence], Finding]) -> Claim:
-        CLAIMS[judge.__name__] = Claim(judge.__name__, experiment, statement, paper, judge)
-        return CLAIMS[judge.__name__]
-
-    return register
-
-
-def outcome(reproduced: Any, partly: Any) -> Outcome:
+def outcome(reproduced: Any, partly: Any) -> str:
     """Return the verdict of two conditions."""
     return "reproduced" if reproduced else "partly" if partly else "not reproduced"
 

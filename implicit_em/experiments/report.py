@@ -8,10 +8,9 @@ from typing import Any
 import pandas as pd
 
 from implicit_em.experiments import tables
-from implicit_em.experiments.criteria import AMENDMENTS
+from implicit_em.experiments.criteria import AMENDMENTS, CLAIMS
 from implicit_em.experiments.evidence import Evidence
 from implicit_em.experiments.paper import TABLES
-from implicit_em.experiments.verdicts import as_markdown
 from implicit_em.studies.pages import Report
 from implicit_em.studies.tables import records
 
@@ -30,7 +29,7 @@ class Study:
     @property
     def verdict_table(self) -> str:
         """The verdicts as Markdown."""
-        return "" if self.verdicts is None else as_markdown(self.verdicts)
+        return "" if self.verdicts is None else CLAIMS.as_markdown(self.verdicts)
 
     @property
     def claims(self) -> list[dict[str, Any]]:

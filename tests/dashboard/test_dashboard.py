@@ -13,7 +13,7 @@ from wandb_workspaces.workspaces import Workspace, internal
 from implicit_em.dashboard.__main__ import main
 from implicit_em.dashboard.views import specification
 from implicit_em.experiments.figures import PICTURES
-from implicit_em.experiments.plan import EXPERIMENTS
+from implicit_em.experiments.paper import EXPERIMENTS
 from implicit_em.metrics.feature_grid import save_figure
 from implicit_em.studies.summary_run import log_summary
 from implicit_em.training.run import train

@@ -21,7 +21,7 @@ def test_the_page_of_results_shows_the_verdicts_of_the_full_run():
 
 def test_every_claim_was_judged_by_the_criterion_that_stands_there_now():
     judged = {verdict["claim"]: verdict["criterion"] for verdict in VERDICTS["verdicts"]}
-    assert judged == {key: claim.criterion for key, claim in CLAIMS.items()}
+    assert judged == {key: claim.criterion for key, claim in CLAIMS.by_key.items()}
     amended = {v["claim"] for v in VERDICTS["verdicts"] if v["amended"]}
     assert amended == set(AMENDMENTS)
 

@@ -76,9 +76,9 @@ FLIPS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("key", CLAIMS)
+@pytest.mark.parametrize("key", CLAIMS.by_key)
 def test_the_published_results_are_reproduced(key):
-    finding = CLAIMS[key].judge(as_published())
+    finding = CLAIMS.by_key[key].judge(as_published())
     assert finding.outcome == "reproduced"
     assert finding.measured
     assert finding.why.endswith(".")
@@ -87,15 +87,15 @@ def test_the_published_results_are_reproduced(key):
 
 @pytest.mark.parametrize(("key", "verdict", "change"), FLIPS)
 def test_a_failing_result_flips_the_verdict(key, verdict, change):
-    finding = CLAIMS[key].judge(change(as_published()))
+    finding = CLAIMS.by_key[key].judge(change(as_published()))
     assert finding.outcome == verdict
     assert finding.why.endswith(".")
 
 
 def test_every_claim_has_a_result_that_flips_it():
     flipped = {key for key, *_ in FLIPS}
-    assert flipped == set(CLAIMS)
-    assert {key for key, verdict, _ in FLIPS if verdict == NOT} == set(CLAIMS) - {
+    assert flipped == set(CLAIMS.by_key)
+    assert {key for key, verdict, _ in FLIPS if verdict == NOT} == set(CLAIMS.by_key) - {
         "rate_decides_quality"
     }
 
@@ -103,10 +103,10 @@ def test_every_claim_has_a_result_that_flips_it():
 def test_rate_that_changes_nothing_does_not_decide_the_quality():
     evidence = changed("dynamics", "probe_accuracy", 0.922, **SGD)(as_published())
     evidence = changed("dynamics", "final_loss", -520.0, **SGD)(evidence)
-    assert CLAIMS["rate_decides_quality"].judge(evidence).outcome == NOT
+    assert CLAIMS.by_key["rate_decides_quality"].judge(evidence).outcome == NOT
 
 
-@pytest.mark.parametrize("claim", CLAIMS.values(), ids=lambda claim: claim.key)
+@pytest.mark.parametrize("claim", CLAIMS.by_key.values(), ids=lambda claim: claim.key)
 def test_a_criterion_says_when_the_claim_is_reproduced_and_when_partly(claim):
     assert claim.criterion.startswith("Reproduced if")
     assert " Partly if " in claim.criterion
@@ -117,7 +117,7 @@ def test_the_verdict_on_convergence_tells_both_truths():
     change = changed(
         "crossings", "measured", lambda e: 1.1 * np.array([16, 32, 64, 128] * 2), **SGD
     )
-    why = CLAIMS["sgd_converges"].judge(change(as_published())).why
+    why = CLAIMS.by_key["sgd_converges"].judge(change(as_published())).why
     first, second = why.split(". But ")
     assert first.startswith("The number came back")
     assert second.startswith("it is not convergence")

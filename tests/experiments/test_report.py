@@ -12,7 +12,6 @@ from implicit_em.experiments import tables
 from implicit_em.experiments.criteria import AMENDMENTS, CLAIMS
 from implicit_em.experiments.paper import TABLES, Published
 from implicit_em.experiments.report import Study, write_report
-from implicit_em.experiments.verdicts import judge, write_verdicts
 from implicit_em.studies.pages import Report
 
 EXPERIMENTS = ["ablation", "benchmark", "dynamics", "features", "theorem"]
@@ -104,15 +103,15 @@ def test_a_caption_is_latex(tmp_path, evidence):
 
 
 def test_verdicts_are_one_row_a_claim_of_the_experiments():
-    verdicts = judge(as_published(), EXPERIMENTS)
-    assert verdicts["claim"].tolist() == list(CLAIMS)
+    verdicts = CLAIMS.judge(as_published(), EXPERIMENTS)
+    assert verdicts["claim"].tolist() == list(CLAIMS.by_key)
     assert (verdicts["verdict"] == "reproduced").all()
-    some = judge(as_published(), ["ablation"])
+    some = CLAIMS.judge(as_published(), ["ablation"])
     assert set(some["experiment"]) == {"ablation"}
 
 
 def test_the_file_of_verdicts_holds_criterion_value_and_interval(tmp_path):
-    write_verdicts(judge(as_published(), EXPERIMENTS), {"commit": "abc"}, tmp_path)
+    CLAIMS.write(CLAIMS.judge(as_published(), EXPERIMENTS), {"commit": "abc"}, tmp_path)
     content = json.loads((tmp_path / "verdicts.json").read_text())
     assert content["provenance"] == {"commit": "abc"}
     rows = {row["claim"]: row for row in content["verdicts"]}
@@ -124,7 +123,7 @@ def test_the_file_of_verdicts_holds_criterion_value_and_interval(tmp_path):
     assert (count["low"], count["high"], count["p_value"]) == (None, None, None)
     assert {key for key, row in rows.items() if row["amended"]} == set(AMENDMENTS)
     table = (tmp_path / "verdicts.md").read_text()
-    assert table.count("**reproduced**") == len(CLAIMS)
+    assert table.count("**reproduced**") == len(CLAIMS.by_key)
 
 
 def test_a_report_with_verdicts(tmp_path, evidence):
@@ -133,7 +132,7 @@ def test_a_report_with_verdicts(tmp_path, evidence):
         (tmp_path / "figures" / f"figure{number}.png").write_bytes(b"png")
     measured = {"table1": tables.measure("table1", evidence)}
     measured["table1"].loc[1, ["paper_text", "measured_text", "deviates"]] = ["1", "2", True]
-    verdicts = judge(evidence, ["ablation"])
+    verdicts = CLAIMS.judge(evidence, ["ablation"])
     study = Study(["ablation"], evidence, measured, verdicts)
     page = write_report(Report(tmp_path, {"commit": "abc"}), study)
     report = (tmp_path / "report.md").read_text()

@@ -15,9 +15,8 @@ from helpers.paths import ROOT
 from implicit_em.base.errors import ConfigError, RunError
 from implicit_em.experiments.__main__ import main
 from implicit_em.experiments.evidence import table
-from implicit_em.experiments.paper import PROTOCOL
-from implicit_em.experiments.plan import EXPERIMENTS, is_protocol, plan, protocol
-from implicit_em.experiments.reproduce import reproduce
+from implicit_em.experiments.paper import EXPERIMENTS, PROTOCOL
+from implicit_em.experiments.reproduce import STUDY, reproduce
 from implicit_em.studies.command_line import run_study
 from implicit_em.studies.protocol import trial_label
 from implicit_em.studies.study_directory import refuse_directory
@@ -131,7 +130,7 @@ def test_a_study_goes_on_with_what_is_missing(study, overrides, tmp_path, caplog
 
 @pytest.mark.slow
 def test_a_run_that_experiments_share_is_trained_once(study, overrides):
-    runs = plan(list(EXPERIMENTS), study / "runs", CONF, overrides)
+    runs = STUDY.plan(list(EXPERIMENTS), study / "runs", CONF, overrides)
     shared = [run for run in runs if len(run.places) > 1]
     assert all(run.completed for run in runs)
     assert {"ablation", "benchmark", "dynamics", "features"} in [set(run.sweeps) for run in shared]
@@ -143,7 +142,7 @@ def test_a_run_that_experiments_share_is_trained_once(study, overrides):
 
 def test_a_run_of_the_experiment_alone_is_found_by_its_fingerprint(tmp_path, overrides):
     reproduce(tmp_path, ["benchmark"], overrides, workers=1, conf=CONF)
-    runs = plan(["ablation"], tmp_path / "runs", CONF, overrides)
+    runs = STUDY.plan(["ablation"], tmp_path / "runs", CONF, overrides)
     assert [run.label for run in runs if run.completed] == ["benchmark/model=encoder,seed=1"]
 
 
@@ -160,10 +159,12 @@ def test_damaged_results_are_made_again(study, overrides, tmp_path):
     (jobs[0] / "metrics.json").write_text("{")
     (jobs[1] / "metrics.json").write_text("{}")
     (jobs[2] / "model.safetensors").unlink()
-    planned = plan(["ablation"], directory / "runs", CONF, overrides)
+    planned = STUDY.plan(["ablation"], directory / "runs", CONF, overrides)
     assert [run.completed for run in planned].count(True) == 1
     reproduce(directory, ["ablation"], overrides, workers=2, conf=CONF)
-    assert all(run.completed for run in plan(["ablation"], directory / "runs", CONF, overrides))
+    assert all(
+        run.completed for run in STUDY.plan(["ablation"], directory / "runs", CONF, overrides)
+    )
     (directory / "study.json").write_text("?")
     with pytest.raises(ConfigError, match=r"study\.json: cannot be read"):
         reproduce(directory, ["ablation"], overrides, conf=CONF)
@@ -227,12 +228,17 @@ def test_a_mistake_gives_one_line_before_anything_is_written(
 
 
 def test_the_files_hold_the_protocol_that_the_code_pins(tmp_path):
-    assert protocol(list(EXPERIMENTS), plan(list(EXPERIMENTS), tmp_path, CONF)) == PROTOCOL
+    everything = list(EXPERIMENTS)
+    assert STUDY.digests(everything, STUDY.plan(everything, tmp_path, CONF)) == PROTOCOL
 
 
 def test_another_setting_is_no_protocol_and_another_device_is(tmp_path):
-    assert is_protocol(["theorem"], plan(["theorem"], tmp_path, CONF, ["trainer.threads=2"]))
-    assert not is_protocol(["theorem"], plan(["theorem"], tmp_path, CONF, ["lr.value=1e-2"]))
+    threads, rate = (
+        STUDY.plan(["theorem"], tmp_path, CONF, [change])
+        for change in ("trainer.threads=2", "lr.value=1e-2")
+    )
+    assert STUDY.is_protocol(["theorem"], threads)
+    assert not STUDY.is_protocol(["theorem"], rate)
 
 
 def test_changed_configuration_files_make_a_trial(tmp_path, small_mnist):
