@@ -19,7 +19,13 @@ from implicit_em.base.quiet import quieten
 from implicit_em.config.fingerprint import given
 from implicit_em.config.mistakes import nearest
 from implicit_em.config.spec import RunSpec
-from implicit_em.engine.modules import build_objective, module_class, refusal_of_devices
+from implicit_em.engine.em import EM
+from implicit_em.engine.modules import (
+    EnergyModule,
+    build_objective,
+    module_class,
+    refusal_of_devices,
+)
 from implicit_em.engine.schedulers import (
     build_schedule,
     interval_of,
@@ -30,6 +36,7 @@ from implicit_em.engine.sparse import largest_share
 from implicit_em.engine.stack import BareReplica, Stack
 from implicit_em.losses import Objective
 from implicit_em.metrics.energies import CURVES
+from implicit_em.models import Mixture
 from implicit_em.models.linear import SharedInput
 
 DERIVED_FLAGS = ("logger", "callbacks", "default_root_dir", "check_val_every_n_epoch")
@@ -135,6 +142,8 @@ def _dry_run(spec: RunSpec, trainer: pl.Trainer) -> None:
         with _refusing("optimizer"):
             optimizer = instantiate(settings["optimizer"], _partial_=True)(module.parameters())
             optimizer.step()
+        if isinstance(optimizer, EM):
+            _check_em(module)
         if settings["lr"]["schedule"]:
             _check_schedule(settings, optimizer)
         batch_size = settings["data"]["batch_size"]
@@ -185,6 +194,21 @@ def _check_target(spec: RunSpec, objective: Objective, loss: str) -> None:
         raise ConfigError(
             f"model.l0={l0}: no term of {loss} makes the units sparse; such terms, if their weight "
             "is not 0, are lse, l1, l1_norm and gates_l1, and your own that declare makes_sparse"
+        )
+
+
+def _check_em(module: EnergyModule) -> None:
+    """Raise ``ConfigError`` for a model or an objective of which EM has no M-step."""
+    if not isinstance(module.model, Mixture):
+        raise ConfigError(f"optimizer=em: fits models.Mixture, not {type(module.model).__name__}")
+    terms = module.objective.terms
+    if (
+        list(terms) != ["lse"]
+        or terms["lse"].options != {"reduction": "mean"}
+        or terms["lse"].weight != 1
+    ):
+        raise ConfigError(
+            "optimizer=em: needs lse alone, of weight 1 and reduction=mean, as in loss=likelihood"
         )
 
 

@@ -303,3 +303,18 @@ def orthogonality(weight: Tensor) -> Tensor:
     gram = weight @ weight.mT
     identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     return (gram - identity).square().sum((-2, -1))
+
+
+@takes_stacks
+def decay(weight: Tensor) -> Tensor:
+    """Weight decay, ``||W||_F^2 / 2``: the volume control of the variance then has an end.
+
+    The variance of a unit is at most ``s ||w_j||^2``, with s the largest eigenvalue of the data's
+    covariance, if the activation's slope is at most 1. So ``-log Var(E_j) + c ||w_j||^2 / 2`` is at
+    least ``1 - log(2 s / c)``, up to the eps of the variance, and the objective is bounded below.
+    Without other terms, a row ends at the length ``sqrt(2 / c)``.
+
+    Args:
+        weight: encoder matrix, shape ``(..., K, D)``.
+    """
+    return weight.square().sum((-2, -1)) / 2

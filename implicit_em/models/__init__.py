@@ -7,6 +7,7 @@ from implicit_em.models.dictionary import Dictionary
 from implicit_em.models.encoder import Encoder, SampledEncoder
 from implicit_em.models.gated import Gated
 from implicit_em.models.jump_relu import JumpReLU
+from implicit_em.models.mixture import Mixture
 from implicit_em.models.sae import SparseAutoencoder
 from implicit_em.models.topk import TopK
 
@@ -22,6 +23,7 @@ __all__ = [
     "GaussianMixture",
     "JumpReLU",
     "KMeans",
+    "Mixture",
     "Pixels",
     "SampledEncoder",
     "SparseAutoencoder",

@@ -5,7 +5,7 @@ import inspect
 import numpy as np
 import pytest
 import pytorch_lightning as pl
-from helpers.models import MODEL_OF_LOSS
+from helpers.models import MODEL_OF_LOSS, MODEL_OF_OPTIMIZER
 from helpers.paths import ROOT
 from helpers.stores import make_store
 from hydra.utils import get_method
@@ -32,7 +32,10 @@ def test_every_file_opens_with_what_it_is_for(path):
 def test_every_option_composes_and_passes_the_check(option, composed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("X.npy", np.zeros((10, 2)))
-    model = MODEL_OF_LOSS.get(option.removeprefix("loss="))
+    model = {
+        **{f"loss={name}": model for name, model in MODEL_OF_LOSS.items()},
+        **{f"optimizer={name}": model for name, model in MODEL_OF_OPTIMIZER.items()},
+    }.get(option)
     beside = [f"model={model}"] if model else []
     if option == "data=tensors":
         beside = ["data.path=X.npy"]

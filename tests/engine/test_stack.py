@@ -24,7 +24,7 @@ from implicit_em.engine.stack import (
     stack_models,
     takes_stacks,
 )
-from implicit_em.losses import Term, decorrelation, l1, lse, mse, orthogonality, variance
+from implicit_em.losses import Term, decay, decorrelation, l1, lse, mse, orthogonality, variance
 from implicit_em.models import Encoder, SparseAutoencoder
 from implicit_em.models.linear import Linear
 
@@ -62,7 +62,7 @@ def options(group):
 
 
 CHOICES = [
-    *(f"optimizer={name}" for name in options("optimizer")),
+    *(f"optimizer={name}" for name in options("optimizer") if name != "em"),
     *(f"lr={name}" for name in options("lr")),
     *(f"loss={name}" for name in options("loss") if name not in MODEL_OF_LOSS),
     *(f"activation={name}" for name in options("activation")),
@@ -74,6 +74,13 @@ CHOICES = [
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_of_the_configuration_trains_as_alone(composed, choice):
     cfg = composed(choice, "model.hidden=32", "lr.value=0.01")
+    build = [partial(configured, cfg, seed) for seed in (1, 2, 3)]
+    assert_equal_alone(build, [blocks(1), blocks(1), blocks(2)])
+
+
+@pytest.mark.parametrize("optimizer", ["em", "adam"])
+def test_mixtures_train_as_alone(composed, optimizer):
+    cfg = composed("model=mixture", f"optimizer={optimizer}", "model.hidden=32", "lr.value=0.1")
     build = [partial(configured, cfg, seed) for seed in (1, 2, 3)]
     assert_equal_alone(build, [blocks(1), blocks(1), blocks(2)])
 
@@ -103,7 +110,7 @@ def test_an_autoencoder_of_any_activation_trains_as_alone(composed):
 
 
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (1.0, 0.3), (2.5, 0.01)])
-@pytest.mark.parametrize("function", [lse, variance, decorrelation, orthogonality, l1])
+@pytest.mark.parametrize("function", [lse, variance, decorrelation, orthogonality, decay, l1])
 def test_terms_of_different_weights_train_as_alone(function, weights):
     build = [
         partial(run, seed, terms=DERIVED | {"one": Term(function, weight)})

@@ -1,4 +1,4 @@
-"""Which model goes with which loss."""
+"""Which model goes with which loss and optimizer."""
 
 import re
 
@@ -10,3 +10,5 @@ MODEL_OF_LOSS = {
     if (loss := re.search("override /loss: (?!lse_var_tc)(.+)", path.read_text()))
 }
 """A model for each loss that the encoder alone has no use for."""
+MODEL_OF_OPTIMIZER = {"em": "mixture"}
+"""A model for each optimizer that fits no other."""

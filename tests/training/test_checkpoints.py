@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.breaking import broken_off, every_block, fails_once, steps_of
+from helpers.models import MODEL_OF_OPTIMIZER
 from helpers.paths import ROOT
 from helpers.results import results
 
@@ -167,7 +168,8 @@ def test_a_run_that_broke_off_within_an_epoch_goes_on_to_the_same_bits(
 ):
     every_block(monkeypatch, 2)  # of an epoch's ten batches
     settings = [f"optimizer={optimizer}", f"lr={lr}", "checkpoint.steps=4", "metrics_every=1"]
-    cfg = composed(*small, *settings)
+    model = MODEL_OF_OPTIMIZER.get(optimizer, "encoder")
+    cfg = composed(*small, f"model={model}", *settings)
     train(cfg, tmp_path / "undisturbed")
     broken_off(monkeypatch, cfg, tmp_path / "again", block=9)  # 6 steps into epoch 2
     assert steps_of(monkeypatch, cfg, tmp_path / "again") == 6

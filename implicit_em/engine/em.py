@@ -1,0 +1,54 @@
+"""Explicit EM as an optimizer: M-steps in closed form."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+class EM(Optimizer):
+    """M-steps of a ``models.Mixture``, from the gradients of its mean negative log-likelihood.
+
+    These gradients hold the sufficient statistics of a batch. With means < > over its samples, they
+    are ``pi_j - <r_j>`` at the logits, and ``<r_j> w_j - <r_j x>`` at the means. A step averages
+    the statistics, ``pi_j <- (1 - rho) pi_j + rho <r_j>``, and likewise those of the means, which
+    then move by ``-rho / pi_j`` times their gradient, with the new ``pi_j`` (online EM: Cappé and
+    Moulines 2009). So a step of EM is a gradient step with a preconditioner. With ``rho = 1`` and
+    all samples in one batch it is the exact one (Dempster, Laird and Rubin 1977).
+
+    Args:
+        params: the weight and the bias of the mixture's layer, in this order.
+        lr: step size ``rho``, above 0 and at most 1.
+
+    The objective must be ``lse`` alone, with ``reduction=mean`` and weight 1.
+
+    Raises:
+        ValueError: if ``lr`` is out of range, or there are other parameters.
+    """
+
+    def __init__(self, params: Iterable[Tensor], lr: float = 1.0) -> None:
+        if not 0 < lr <= 1:
+            raise ValueError(f"lr={lr}: must be above 0 and at most 1")
+        super().__init__(params, {"lr": lr})
+        shapes = [tuple(tensor.shape) for tensor in self.param_groups[0]["params"]]
+        if [len(shape) for shape in shapes] != [2, 1]:
+            raise ValueError(f"parameters of shapes {shapes}: must be those of models.Mixture")
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Make an M-step."""
+        loss = None if closure is None else closure()
+        group = self.param_groups[0]
+        step: float = group["lr"]
+        means_KD, logits_K = group["params"]
+        if means_KD.grad is None:
+            return loss
+        weights_K = logits_K.softmax(-1).sub_(logits_K.grad, alpha=step)
+        weights_K.clamp_min_(
+            torch.finfo(weights_K.dtype).tiny
+        )  # of components that are responsible for nothing
+        means_KD.addcdiv_(means_KD.grad, weights_K[:, None], value=-step)
+        logits_K.copy_(weights_K.log_())
+        return loss
