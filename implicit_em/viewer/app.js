@@ -73,6 +73,9 @@
     .replace(/[\u007f-\u009f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g,
       (c) => `‹${c.charCodeAt(0).toString(16)}›`);
 
+  /** Make a cell of a table; a number is never broken, a text may be. */
+  const td = (cell) => h("td", { class: /^[-–+\d.,e %]+$/.test(cell) ? "number" : null }, cell);
+
   // Charts ---------------------------------------------------------------------------------------
 
   /** Draw bars over [0, end], on a logarithmic scale of counts. */
@@ -274,7 +277,7 @@
       state.page = Math.min(state.page, last);
       const shown = some.slice(state.page * PAGE, (state.page + 1) * PAGE);
       body.replaceChildren(...shown.map((unit) => h("tr", {}, columns.map(([name, , , cell]) =>
-        h("td", {}, name === "unit" ? h("a", { href: `#${run}/feature/${unit}` }, String(unit)) : cell(unit))))));
+        td(name === "unit" ? h("a", { href: `#${run}/feature/${unit}` }, String(unit)) : cell(unit))))));
       heads.forEach((head, place) => head.setAttribute("aria-sort",
         columns[place][0] !== state.sort ? "none" : state.down ? "descending" : "ascending"));
       count.textContent = `${some.length.toLocaleString("en")} of ${units.length.toLocaleString("en")} features`
@@ -310,7 +313,7 @@
           h("label", { for: "find" }, "Search"), search, h("kbd", {}, "/"),
           h("span", {}, dead, h("label", { for: "dead" }, "only dead features"))),
         count,
-        h("div", { class: "scroll" }, h("table", {},
+        h("div", { class: "scroll" }, h("table", { class: "features" },
           h("caption", { class: "small" }, "Arrow keys choose a row, Enter opens it."),
           h("thead", {}, h("tr", {}, heads)), body)),
         pages);
