@@ -112,20 +112,25 @@
 
   /** Draw all features by density and by how well they tell a label. */
   function scatter(run, table) {
-    const [width, height, left, top, bottom] = [720, 270, 52, 10, 40];
+    const width = Math.max(320, Math.min(720, main.clientWidth)); // so that its text stays readable
+    const [height, left, top, bottom] = [270, 52, 10, 40];
     const alive = table.density.map((d, unit) => unit).filter((unit) => table.density[unit] > 0);
     const logs = alive.map((unit) => Math.log10(table.density[unit]));
     if (!alive.length || table.auroc.every((value) => value === null)) return null;
-    const [low, high] = [Math.floor(Math.min(...logs)), 0];
-    const x = (log) => left + (width - left - 8) * (log - low) / (high - low || 1);
+    const low = Math.floor(Math.min(...logs));
+    const high = Math.max(low + 1, Math.ceil(Math.max(...logs)));
+    const x = (log) => left + (width - left - 8) * (log - low) / (high - low);
     const y = (auroc) => top + (height - bottom - top) * (1 - auroc) / 0.5;
     const dots = alive.map((unit, place) => svg("circle", {
       cx: x(logs[place]), cy: y(Math.max(table.auroc[unit] ?? 0.5, 0.5)), r: 3.2, class: "dot",
       click: () => go(`${run}/feature/${unit}`),
     }, svg("title", {}, `${unit}: ${table.label[unit]}, AUROC ${number(table.auroc[unit])}, active on ${percent(table.density[unit])}`)));
     const ticks = [];
-    for (let log = low; log <= high; log++) {
-      ticks.push(svg("text", { x: x(log), y: height - 22, class: "tick", "text-anchor": log ? "middle" : "end" }, percent(10 ** log)));
+    const step = Math.ceil((high - low) * 60 / (width - left)); // decades from tick to tick
+    const shares = [...Array(high - low + 1).keys()].filter((place) => place % step === 0).map((place) => 10 ** (high - place));
+    if (shares.length === 2) shares.push(5 * 10 ** low, 2 * 10 ** low);
+    for (const share of shares) {
+      ticks.push(svg("text", { x: x(Math.log10(share)), y: height - 22, class: "tick", "text-anchor": share === shares[0] ? "end" : "middle" }, `${Number((100 * share).toPrecision(1))} %`));
     }
     for (const auroc of [0.5, 0.75, 1]) {
       ticks.push(svg("text", { x: left - 6, y: y(auroc) + 4, class: "tick", "text-anchor": "end" }, String(auroc)));
