@@ -64,7 +64,9 @@
       : value === 0 ? "0"
         : Math.abs(value) >= 1e5 || Math.abs(value) < 1e-3 ? value.toExponential(2)
           : String(Number(value.toPrecision(4)));
-  const percent = (share) => share === 0 ? "0 %" : `${Number((100 * share).toPrecision(3))} %`;
+  const ratio = (value) => typeof value === "number" ? value.toFixed(3) : "–";
+  const percent = (share) => share === 0 ? "0 %"
+    : `${share < 1e-3 ? Number((100 * share).toPrecision(3)) : (100 * share).toPrecision(3)} %`;
 
   /** Make characters visible that would hide, reorder or break the text around them. */
   const visible = (text) => text
@@ -124,7 +126,7 @@
     const dots = alive.map((unit, place) => svg("circle", {
       cx: x(logs[place]), cy: y(Math.max(table.auroc[unit] ?? 0.5, 0.5)), r: 3.2, class: "dot",
       click: () => go(`${run}/feature/${unit}`),
-    }, svg("title", {}, `${unit}: ${table.label[unit]}, AUROC ${number(table.auroc[unit])}, active on ${percent(table.density[unit])}`)));
+    }, svg("title", {}, `${unit}: ${table.label[unit]}, AUROC ${ratio(table.auroc[unit])}, active on ${percent(table.density[unit])}`)));
     const ticks = [];
     const step = Math.ceil((high - low) * 60 / (width - left)); // decades from tick to tick
     const shares = [...Array(high - low + 1).keys()].filter((place) => place % step === 0).map((place) => 10 ** (high - place));
@@ -236,14 +238,14 @@
       ["density", "active on", (unit) => table.density[unit], (unit) => percent(table.density[unit])],
       ["max", "strongest", (unit) => table.max[unit], (unit) => number(table.max[unit])],
       ["mean", "mean if active", (unit) => table.mean[unit], (unit) => number(table.mean[unit])],
-      ["auroc", "AUROC", (unit) => table.auroc[unit] ?? 0, (unit) => number(table.auroc[unit])],
+      ["auroc", "AUROC", (unit) => table.auroc[unit] ?? 0, (unit) => ratio(table.auroc[unit])],
       ["label", "label", (unit) => table.label[unit], (unit) => table.label[unit]],
     ];
     if (RUNS > 1) {
       const partners = await Promise.all(others(run).map((other) => load(`${run}/matches-${other}`)));
       const stability = units.map((unit) =>
         partners.reduce((sum, [, cosines]) => sum + cosines[unit], 0) / partners.length);
-      columns.splice(4, 0, ["stability", "in other runs", (unit) => stability[unit], (unit) => number(stability[unit])]);
+      columns.splice(4, 0, ["stability", "in other runs", (unit) => stability[unit], (unit) => ratio(stability[unit])]);
     }
     if (table.tokens) columns.push(["tokens", "tokens", (unit) => words(unit).join(" "), (unit) => words(unit).map((word) => h("span", { class: "token" }, word))]);
     const search = h("input", {
@@ -344,9 +346,9 @@
     if (shown.row) side.push(curve("encoder weights, by input", shown.row));
     side.push(histogram(shown.histogram, table.max[unit]));
     const lists = [
-      ["Labels it tells from all others", shown.labels, ([name, value, auroc]) => [nameOf(about, name, value), number(auroc)], ["label", "AUROC"]],
+      ["Labels it tells from all others", shown.labels, ([name, value, auroc]) => [nameOf(about, name, value), ratio(auroc)], ["label", "AUROC"]],
       ["Tokens that raise it most", shown.tokens ?? [], ([id, mean, count]) => [h("span", { class: "token" }, visible(vocabulary[id] ?? "")), number(mean), count.toLocaleString("en")], ["token", "mean", "occurs"]],
-      ["Nearest by direction", shown.near, ([other, cosine]) => [linked(other), number(cosine)], ["feature", "cosine"]],
+      ["Nearest by direction", shown.near, ([other, cosine]) => [linked(other), ratio(cosine)], ["feature", "cosine"]],
       ["Active together", shown.together, ([other, share]) => [linked(other), percent(share)], ["feature", "of the samples of either"]],
     ];
     for (const [part, title] of [["direction", "Its direction"], ["encoder", "Its encoder row"]]) {
@@ -360,7 +362,7 @@
       const partners = await Promise.all((await partnersOf(run, unit)).slice(1)
         .map(async ([other, partner, cosine]) => [other, (await load(`${other}/about`)).name, partner, cosine]));
       lists.push(["In the other runs", partners,
-        ([other, name, partner, cosine]) => [name, linked(partner, other), number(cosine)], ["run", "feature", "cosine"]]);
+        ([other, name, partner, cosine]) => [name, linked(partner, other), ratio(cosine)], ["run", "feature", "cosine"]]);
     }
     return () => {
       document.title = `Feature ${unit} of ${about.name}`;
@@ -404,7 +406,7 @@
         h("p", {}, "Partners are those whose directions are most alike."),
         h("div", { class: "compared" }, columns.map(({ other, partner, cosine, about, table, shown }) => h("section", {},
           h("h2", {}, h("a", { href: `#${other}/feature/${partner}` }, `${about.name}, feature ${partner}`)),
-          facts(table, partner, [["cosine", number(cosine)], ["best label", `${table.label[partner]} (${number(table.auroc[partner])})`]]),
+          facts(table, partner, [["cosine", ratio(cosine)], ["best label", `${table.label[partner]}, AUROC ${ratio(table.auroc[partner])}`]]),
           pictures(shown), histogram(shown.histogram, table.max[partner]),
           list("Strongest", about, table, partner, shown.examples.strongest.slice(0, 8))))));
       const step = (by) => go(`${run}/compare/${(unit + by + own.units) % own.units}`);
