@@ -170,14 +170,15 @@
     const [sample, value, labels, place, start, ids, values] = shown;
     const words = ids.map((id, offset) => {
       const active = values[offset];
-      const text = visible(vocabulary[id] ?? `‹${id}›`);
+      // The space before a word stands outside the coloured box, so that lines break there.
+      const [, space, text] = /^( (?=.))?(.*)$/s.exec(visible(vocabulary[id] ?? `‹${id}›`));
       const span = h("span", {
         class: active === null ? "token left-out" : active > 0 ? "token active" : "token",
         title: active === null ? "left out of the data" : `activation ${number(active)}`,
       }, text);
       if (active > 0) span.style.setProperty("--share", String(Math.min(1, active / top)));
       if (start + offset === place) span.classList.add("here");
-      return span;
+      return [space ?? "", span];
     });
     return h("li", { class: "context" },
       h("div", { class: "words", dir: "auto" }, words),
