@@ -372,11 +372,12 @@
         h("p", { class: "small" }, `of ${about.name}; directions are those of ${about.decoder}`,
           RUNS > 1 ? [". ", h("a", { href: `#${run}/compare/${unit}` }, "Compare it in all runs"), "."] : []),
         h("div", { class: "columns" },
-          h("div", { class: "side" }, side.filter(Boolean), lists.map(([title, rows, cells, heads]) => rows.length ? h("section", {},
+          h("div", {}, side.filter(Boolean)),
+          h("div", { class: "examples" }, examples(about, table, unit, shown.examples)),
+          h("div", {}, lists.map(([title, rows, cells, heads]) => rows.length ? h("section", {},
             h("h3", {}, title),
             h("table", {}, h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head)))),
-              h("tbody", {}, rows.map((row) => h("tr", {}, cells(row).map((cell) => h("td", {}, cell))))))) : null)),
-          h("div", { class: "examples" }, examples(about, table, unit, shown.examples))));
+              h("tbody", {}, rows.map((row) => h("tr", {}, cells(row).map(td)))))) : null))));
       // Keys may come faster than pages: the address knows where the reader is.
       const now = () => Number(location.hash.split("/")[2]);
       const step = (by) => go(`${run}/feature/${(now() + by + about.units) % about.units}`);
