@@ -369,8 +369,8 @@
       document.title = `Feature ${unit} of ${about.name}`;
       main.replaceChildren(
         h("h1", {}, `Feature ${unit}`),
-        h("p", { class: "small" }, `of ${about.name}; directions are those of ${about.decoder}`,
-          RUNS > 1 ? [". ", h("a", { href: `#${run}/compare/${unit}` }, "Compare it in all runs"), "."] : []),
+        h("p", { class: "small" }, `Of ${about.name}. Directions are those of ${about.decoder}.`,
+          RUNS > 1 ? [" ", h("a", { href: `#${run}/compare/${unit}` }, "Compare it in all runs"), "."] : []),
         h("div", { class: "columns" },
           h("div", {}, side.filter(Boolean)),
           h("div", { class: "examples" }, examples(about, table, unit, shown.examples)),
@@ -578,8 +578,8 @@
     const names = await Promise.all([...Array(RUNS).keys()].map(async (other) => (await load(`${other}/about`)).name));
     const link = (place, title, current) => h("a", { href: `#${place}`, "aria-current": current ? "page" : null }, title);
     return () => document.getElementById("nav").replaceChildren(...names.flatMap((name, other) => [
-      link(String(other), RUNS > 1 ? name : "Features", other === run && !view),
-      link(`${other}/run`, RUNS > 1 ? "its run" : "Run", other === run && view === "run"),
+      link(String(other), RUNS > 1 ? `Features of ${name}` : "Features", other === run && !view),
+      link(`${other}/run`, RUNS > 1 ? `Run ${name}` : "Run", other === run && view === "run"),
     ]), ...(SERVED ? [link("0/try", "Try it", view === "try")] : []));
   }
 
