@@ -64,7 +64,9 @@
       : value === 0 ? "0"
         : Math.abs(value) >= 1e5 || Math.abs(value) < 1e-3 ? value.toExponential(2)
           : String(Number(value.toPrecision(4)));
-  const percent = (share) => share === 0 ? "0 %" : `${Number((100 * share).toPrecision(3))} %`;
+  const ratio = (value) => typeof value === "number" ? value.toFixed(3) : "–";
+  const percent = (share) => share === 0 ? "0 %"
+    : `${share < 1e-3 ? Number((100 * share).toPrecision(3)) : (100 * share).toPrecision(3)} %`;
 
   /** Make characters visible that would hide, reorder or break the text around them. */
   const visible = (text) => text
@@ -72,6 +74,9 @@
     .replace(/[\u0000-\u001f]/g, (c) => String.fromCharCode(0x2400 + c.charCodeAt(0)))
     .replace(/[\u007f-\u009f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g,
       (c) => `‹${c.charCodeAt(0).toString(16)}›`);
+
+  /** Make a cell of a table; a number is never broken, a text may be. */
+  const td = (cell) => h("td", { class: /^[-–+\d.,e %]+$/.test(cell) ? "number" : null }, cell);
 
   // Charts ---------------------------------------------------------------------------------------
 
@@ -109,20 +114,25 @@
 
   /** Draw all features by density and by how well they tell a label. */
   function scatter(run, table) {
-    const [width, height, left, top, bottom] = [720, 270, 52, 10, 40];
+    const width = Math.max(320, Math.min(720, main.clientWidth)); // so that its text stays readable
+    const [height, left, top, bottom] = [270, 52, 10, 40];
     const alive = table.density.map((d, unit) => unit).filter((unit) => table.density[unit] > 0);
     const logs = alive.map((unit) => Math.log10(table.density[unit]));
     if (!alive.length || table.auroc.every((value) => value === null)) return null;
-    const [low, high] = [Math.floor(Math.min(...logs)), 0];
-    const x = (log) => left + (width - left - 8) * (log - low) / (high - low || 1);
+    const low = Math.floor(Math.min(...logs));
+    const high = Math.max(low + 1, Math.ceil(Math.max(...logs)));
+    const x = (log) => left + (width - left - 8) * (log - low) / (high - low);
     const y = (auroc) => top + (height - bottom - top) * (1 - auroc) / 0.5;
     const dots = alive.map((unit, place) => svg("circle", {
       cx: x(logs[place]), cy: y(Math.max(table.auroc[unit] ?? 0.5, 0.5)), r: 3.2, class: "dot",
       click: () => go(`${run}/feature/${unit}`),
-    }, svg("title", {}, `${unit}: ${table.label[unit]}, AUROC ${number(table.auroc[unit])}, active on ${percent(table.density[unit])}`)));
+    }, svg("title", {}, `${unit}: ${table.label[unit]}, AUROC ${ratio(table.auroc[unit])}, active on ${percent(table.density[unit])}`)));
     const ticks = [];
-    for (let log = low; log <= high; log++) {
-      ticks.push(svg("text", { x: x(log), y: height - 22, class: "tick", "text-anchor": log ? "middle" : "end" }, percent(10 ** log)));
+    const step = Math.ceil((high - low) * 60 / (width - left)); // decades from tick to tick
+    const shares = [...Array(high - low + 1).keys()].filter((place) => place % step === 0).map((place) => 10 ** (high - place));
+    if (shares.length === 2) shares.push(5 * 10 ** low, 2 * 10 ** low);
+    for (const share of shares) {
+      ticks.push(svg("text", { x: x(Math.log10(share)), y: height - 22, class: "tick", "text-anchor": share === shares[0] ? "end" : "middle" }, `${Number((100 * share).toPrecision(1))} %`));
     }
     for (const auroc of [0.5, 0.75, 1]) {
       ticks.push(svg("text", { x: left - 6, y: y(auroc) + 4, class: "tick", "text-anchor": "end" }, String(auroc)));
@@ -160,14 +170,15 @@
     const [sample, value, labels, place, start, ids, values] = shown;
     const words = ids.map((id, offset) => {
       const active = values[offset];
-      const text = visible(vocabulary[id] ?? `‹${id}›`);
+      // The space before a word stands outside the coloured box, so that lines break there.
+      const [, space, text] = /^( (?=.))?(.*)$/s.exec(visible(vocabulary[id] ?? `‹${id}›`));
       const span = h("span", {
         class: active === null ? "token left-out" : active > 0 ? "token active" : "token",
         title: active === null ? "left out of the data" : `activation ${number(active)}`,
       }, text);
       if (active > 0) span.style.setProperty("--share", String(Math.min(1, active / top)));
       if (start + offset === place) span.classList.add("here");
-      return span;
+      return [space ?? "", span];
     });
     return h("li", { class: "context" },
       h("div", { class: "words", dir: "auto" }, words),
@@ -228,14 +239,14 @@
       ["density", "active on", (unit) => table.density[unit], (unit) => percent(table.density[unit])],
       ["max", "strongest", (unit) => table.max[unit], (unit) => number(table.max[unit])],
       ["mean", "mean if active", (unit) => table.mean[unit], (unit) => number(table.mean[unit])],
-      ["auroc", "AUROC", (unit) => table.auroc[unit] ?? 0, (unit) => number(table.auroc[unit])],
+      ["auroc", "AUROC", (unit) => table.auroc[unit] ?? 0, (unit) => ratio(table.auroc[unit])],
       ["label", "label", (unit) => table.label[unit], (unit) => table.label[unit]],
     ];
     if (RUNS > 1) {
       const partners = await Promise.all(others(run).map((other) => load(`${run}/matches-${other}`)));
       const stability = units.map((unit) =>
         partners.reduce((sum, [, cosines]) => sum + cosines[unit], 0) / partners.length);
-      columns.splice(4, 0, ["stability", "in other runs", (unit) => stability[unit], (unit) => number(stability[unit])]);
+      columns.splice(4, 0, ["stability", "in other runs", (unit) => stability[unit], (unit) => ratio(stability[unit])]);
     }
     if (table.tokens) columns.push(["tokens", "tokens", (unit) => words(unit).join(" "), (unit) => words(unit).map((word) => h("span", { class: "token" }, word))]);
     const search = h("input", {
@@ -274,7 +285,7 @@
       state.page = Math.min(state.page, last);
       const shown = some.slice(state.page * PAGE, (state.page + 1) * PAGE);
       body.replaceChildren(...shown.map((unit) => h("tr", {}, columns.map(([name, , , cell]) =>
-        h("td", {}, name === "unit" ? h("a", { href: `#${run}/feature/${unit}` }, String(unit)) : cell(unit))))));
+        td(name === "unit" ? h("a", { href: `#${run}/feature/${unit}` }, String(unit)) : cell(unit))))));
       heads.forEach((head, place) => head.setAttribute("aria-sort",
         columns[place][0] !== state.sort ? "none" : state.down ? "descending" : "ascending"));
       count.textContent = `${some.length.toLocaleString("en")} of ${units.length.toLocaleString("en")} features`
@@ -310,7 +321,7 @@
           h("label", { for: "find" }, "Search"), search, h("kbd", {}, "/"),
           h("span", {}, dead, h("label", { for: "dead" }, "only dead features"))),
         count,
-        h("div", { class: "scroll" }, h("table", {},
+        h("div", { class: "scroll" }, h("table", { class: "features" },
           h("caption", { class: "small" }, "Arrow keys choose a row, Enter opens it."),
           h("thead", {}, h("tr", {}, heads)), body)),
         pages);
@@ -336,9 +347,9 @@
     if (shown.row) side.push(curve("encoder weights, by input", shown.row));
     side.push(histogram(shown.histogram, table.max[unit]));
     const lists = [
-      ["Labels it tells from all others", shown.labels, ([name, value, auroc]) => [nameOf(about, name, value), number(auroc)], ["label", "AUROC"]],
+      ["Labels it tells from all others", shown.labels, ([name, value, auroc]) => [nameOf(about, name, value), ratio(auroc)], ["label", "AUROC"]],
       ["Tokens that raise it most", shown.tokens ?? [], ([id, mean, count]) => [h("span", { class: "token" }, visible(vocabulary[id] ?? "")), number(mean), count.toLocaleString("en")], ["token", "mean", "occurs"]],
-      ["Nearest by direction", shown.near, ([other, cosine]) => [linked(other), number(cosine)], ["feature", "cosine"]],
+      ["Nearest by direction", shown.near, ([other, cosine]) => [linked(other), ratio(cosine)], ["feature", "cosine"]],
       ["Active together", shown.together, ([other, share]) => [linked(other), percent(share)], ["feature", "of the samples of either"]],
     ];
     for (const [part, title] of [["direction", "Its direction"], ["encoder", "Its encoder row"]]) {
@@ -352,20 +363,21 @@
       const partners = await Promise.all((await partnersOf(run, unit)).slice(1)
         .map(async ([other, partner, cosine]) => [other, (await load(`${other}/about`)).name, partner, cosine]));
       lists.push(["In the other runs", partners,
-        ([other, name, partner, cosine]) => [name, linked(partner, other), number(cosine)], ["run", "feature", "cosine"]]);
+        ([other, name, partner, cosine]) => [name, linked(partner, other), ratio(cosine)], ["run", "feature", "cosine"]]);
     }
     return () => {
       document.title = `Feature ${unit} of ${about.name}`;
       main.replaceChildren(
         h("h1", {}, `Feature ${unit}`),
-        h("p", { class: "small" }, `of ${about.name}; directions are those of ${about.decoder}`,
-          RUNS > 1 ? [". ", h("a", { href: `#${run}/compare/${unit}` }, "Compare it in all runs"), "."] : []),
+        h("p", { class: "small" }, `Of ${about.name}. Directions are those of ${about.decoder}.`,
+          RUNS > 1 ? [" ", h("a", { href: `#${run}/compare/${unit}` }, "Compare it in all runs"), "."] : []),
         h("div", { class: "columns" },
-          h("div", { class: "side" }, side.filter(Boolean), lists.map(([title, rows, cells, heads]) => rows.length ? h("section", {},
+          h("div", {}, side.filter(Boolean)),
+          h("div", { class: "examples" }, examples(about, table, unit, shown.examples)),
+          h("div", {}, lists.map(([title, rows, cells, heads]) => rows.length ? h("section", {},
             h("h3", {}, title),
             h("table", {}, h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head)))),
-              h("tbody", {}, rows.map((row) => h("tr", {}, cells(row).map((cell) => h("td", {}, cell))))))) : null)),
-          h("div", { class: "examples" }, examples(about, table, unit, shown.examples))));
+              h("tbody", {}, rows.map((row) => h("tr", {}, cells(row).map(td)))))) : null))));
       // Keys may come faster than pages: the address knows where the reader is.
       const now = () => Number(location.hash.split("/")[2]);
       const step = (by) => go(`${run}/feature/${(now() + by + about.units) % about.units}`);
@@ -396,7 +408,7 @@
         h("p", {}, "Partners are those whose directions are most alike."),
         h("div", { class: "compared" }, columns.map(({ other, partner, cosine, about, table, shown }) => h("section", {},
           h("h2", {}, h("a", { href: `#${other}/feature/${partner}` }, `${about.name}, feature ${partner}`)),
-          facts(table, partner, [["cosine", number(cosine)], ["best label", `${table.label[partner]} (${number(table.auroc[partner])})`]]),
+          facts(table, partner, [["cosine", ratio(cosine)], ["best label", `${table.label[partner]}, AUROC ${ratio(table.auroc[partner])}`]]),
           pictures(shown), histogram(shown.histogram, table.max[partner]),
           list("Strongest", about, table, partner, shown.examples.strongest.slice(0, 8))))));
       const step = (by) => go(`${run}/compare/${(unit + by + own.units) % own.units}`);
@@ -566,8 +578,8 @@
     const names = await Promise.all([...Array(RUNS).keys()].map(async (other) => (await load(`${other}/about`)).name));
     const link = (place, title, current) => h("a", { href: `#${place}`, "aria-current": current ? "page" : null }, title);
     return () => document.getElementById("nav").replaceChildren(...names.flatMap((name, other) => [
-      link(String(other), RUNS > 1 ? name : "Features", other === run && !view),
-      link(`${other}/run`, RUNS > 1 ? "its run" : "Run", other === run && view === "run"),
+      link(String(other), RUNS > 1 ? `Features of ${name}` : "Features", other === run && !view),
+      link(`${other}/run`, RUNS > 1 ? `Run ${name}` : "Run", other === run && view === "run"),
     ]), ...(SERVED ? [link("0/try", "Try it", view === "try")] : []));
   }
 
