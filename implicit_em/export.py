@@ -71,21 +71,21 @@ def export(run_dir: str | Path, form: str = "saelens", out: str | Path | None = 
             fitted = decoder_of(model, data)
         decoder = (fitted.weight, fitted.bias)
     config, tensors = to_saelens(model, normalizer, decoder)
-    metadata = {
+    config["metadata"] |= {
         "implicit_em_version": version("implicit-em"),
         "implicit_em_run": metrics["config_fingerprint"],
         "implicit_em_model": type(model).__name__,
         "implicit_em_decoder": origin,
         **(_source_of(data) if isinstance(data, ActivationDataModule) else {}),
     }
-    content = save(tensors, {"format": "pt", "config": json.dumps(config | {"metadata": metadata})})
+    content = save(tensors, {"format": "pt", "config": json.dumps(config)})
     if form == "safetensors":
         with whole(place) as temporary:
             temporary.write_bytes(content)
         return place
     with whole(place / WEIGHTS) as temporary:
         temporary.write_bytes(content)
-    write_json(place / CONFIG, config | {"metadata": metadata})  # last: it makes the folder whole
+    write_json(place / CONFIG, config)  # last: it makes the folder whole
     return place
 
 

@@ -31,6 +31,8 @@ PLAIN = (Encoder, SampledEncoder, SparseAutoencoder, Dictionary)
 """Models whose only nonlinearity is ReLU."""
 CLASSES = {"standard": Dictionary, "topk": TopK, "jumprelu": JumpReLU, "gated": Gated}
 """Class of the model for each architecture."""
+VERSION = "6.0.0"
+"""Version of SAELens that introduced this format. Without it, SAELens drops the metadata."""
 DEFAULTS = {"normalize_activations": "none", "reshape_activations": "none"}
 """Settings of which only these values can be read."""
 
@@ -94,6 +96,7 @@ def to_saelens(
         settings = {"architecture": "topk", "k": model.k, "rescale_acts_by_decoder_norm": False}
     settings |= {"d_in": rows_KD.shape[1], "d_sae": len(rows_KD), "dtype": "float32"}
     settings |= {"device": "cpu", "apply_b_dec_to_input": False, **DEFAULTS}
+    settings["metadata"] = {"sae_lens_version": VERSION}
     return settings, {name: array.detach().float().contiguous() for name, array in tensors.items()}
 
 

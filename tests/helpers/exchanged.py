@@ -1,8 +1,13 @@
 """Models of every family that other tools can read."""
 
+import json
+
 import torch
+from safetensors.torch import save_file
 
 from implicit_em import models
+from implicit_em.models.normalizing import fit_normalizer
+from implicit_em.training.saelens import to_saelens
 
 WIDTH, UNITS = 6, 9
 MODELS = {
@@ -28,3 +33,17 @@ def made(name):
         if name == "batch_topk":
             model.threshold.fill_(0.4)
     return model.eval(), 3 + 2 * torch.randn(200, WIDTH, generator=generator)
+
+
+def write_folder(folder, name):
+    """Write a whitened model of a family as a folder of SAELens; gives raw samples."""
+    model, x_ND = made(name)
+    normalizer = fit_normalizer("zca", lambda: [x_ND.double()])
+    own = isinstance(model, models.SparseAutoencoder)
+    decoder = None if own else (torch.randn(UNITS, WIDTH), torch.randn(WIDTH))
+    config, arrays = to_saelens(model, normalizer, decoder)
+    config["metadata"]["note"] = name
+    folder.mkdir()
+    (folder / "cfg.json").write_text(json.dumps(config))
+    save_file(arrays, folder / "sae_weights.safetensors")
+    return x_ND

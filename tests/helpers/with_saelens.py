@@ -50,6 +50,8 @@ if __name__ == "__main__":
     for word in sys.argv[2:]:
         kind, _, folder = word.partition("=")
         if kind == "read":
-            answer(SAE.load_from_disk(folder), folder, samples)
+            sae = SAE.load_from_disk(folder)
+            assert sae.cfg.metadata.note == Path(folder).name
+            answer(sae, folder, samples)
         else:
             make(kind, folder, samples)

@@ -1,20 +1,14 @@
 """Folders that go to SAELens and come from there, in its own environment: ``make test-peers``."""
 
-import json
 import subprocess
 
 import numpy as np
 import pytest
-import torch
-from helpers.exchanged import MODELS, UNITS, WIDTH, made
+from helpers.exchanged import MODELS, write_folder
 from helpers.paths import ROOT
-from safetensors.torch import save_file
 
 import implicit_em
 from benchmarks.peers.race import PACKAGES, environment
-from implicit_em.models import SparseAutoencoder
-from implicit_em.models.normalizing import fit_normalizer
-from implicit_em.training.saelens import to_saelens
 
 pytestmark = pytest.mark.peers
 KINDS = ("standard", "topk", "jumprelu", "gated")
@@ -26,14 +20,7 @@ def exchanged(tmp_path_factory):
     folder = tmp_path_factory.mktemp("exchanged")
     words = []
     for name in MODELS:
-        model, x_ND = made(name)
-        normalizer = fit_normalizer("zca", lambda x_ND=x_ND: [x_ND.double()])
-        own = isinstance(model, SparseAutoencoder)
-        decoder = None if own else (torch.randn(UNITS, WIDTH), torch.randn(WIDTH))
-        config, arrays = to_saelens(model, normalizer, decoder)
-        (folder / name).mkdir()
-        (folder / name / "cfg.json").write_text(json.dumps(config | {"metadata": {"a": "b"}}))
-        save_file(arrays, folder / name / "sae_weights.safetensors")
+        x_ND = write_folder(folder / name, name)
         words.append(f"read={folder / name}")
     words += [f"{kind}={folder / f'their-{kind}'}" for kind in KINDS]
     np.save(folder / "samples.npy", x_ND.numpy())
