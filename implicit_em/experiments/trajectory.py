@@ -1,5 +1,6 @@
 """The Lightning callback that follows a layer through its training."""
 
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from implicit_em.metrics import Redundancy
 from implicit_em.training.measurement import probe_module
 
 IDENTITY_SAMPLES = 128
+LAG = 10
+"""Epochs over which slow changes are told from fluctuations."""
 
 
 class Trajectory(Callback):
@@ -22,40 +25,44 @@ class Trajectory(Callback):
 
     - ``row_angle``: mean angle that the weight rows turned in this epoch, in degrees
     - ``correlation_change``: root mean square change of the correlations between components
+    - ``row_angle_ten``, ``correlation_change_ten``: the same over the last ten epochs
     - ``log_variance``: median over the components of ``log Var(E_j)``
     - ``identity_correlation``, ``identity_error``: ``theorem.agreement`` on the first 128 images
     - ``probe_accuracy``: accuracy of the linear probe, after ``probe_epochs`` and the last epoch
 
-    The first two do not depend on the scale of the energies.
+    The first four do not depend on the scale of the energies.
     """
 
     def __init__(self) -> None:
-        self._before: tuple[Tensor, Tensor] | None = None
+        self._before: deque[tuple[Tensor, Tensor]] = deque(maxlen=LAG)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the initial weights and correlations."""
-        self._before = self._state(trainer, pl_module)[:2]
+        self._before.append(self._state(trainer, pl_module)[:2])
 
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure and log."""
         assert isinstance(pl_module, EnergyModule)
-        assert self._before is not None
         rows_KD, correlation_KK, variance_K, energies_BK = self._state(trainer, pl_module)
         identity = agreement(energies_BK[:IDENTITY_SAMPLES])
         values: dict[str, Tensor | float] = {
-            "row_angle": row_angle(self._before[0], rows_KD),
-            "correlation_change": _rms_off_diagonal(correlation_KK - self._before[1]),
+            "row_angle": row_angle(self._before[-1][0], rows_KD),
+            "correlation_change": _rms_off_diagonal(correlation_KK - self._before[-1][1]),
             "log_variance": variance_K.log().median(),
             "identity_correlation": identity["correlation"],
             "identity_error": identity["max_error"],
         }
+        if len(self._before) == LAG:
+            rows, correlations = self._before[0]
+            values["row_angle_ten"] = row_angle(rows, rows_KD)
+            values["correlation_change_ten"] = _rms_off_diagonal(correlation_KK - correlations)
         epoch = trainer.current_epoch + 1
         if epoch in probe_epochs(epoch) or epoch == trainer.max_epochs:
             accuracy = probe_module(pl_module, _data(trainer), torch.get_num_threads())
             if accuracy is not None:
                 values["probe_accuracy"] = accuracy
-        self._before = rows_KD, correlation_KK
+        self._before.append((rows_KD, correlation_KK))
         pl_module.log_dict(
             {f"trajectory/{key}": torch.as_tensor(v).double() for key, v in values.items()}
         )
