@@ -19,7 +19,7 @@ from implicit_em.data import Block, ResidentLoader
 from implicit_em.engine.control import SparsityControl
 from implicit_em.engine.sparse import largest_share
 from implicit_em.engine.stack import BareReplica, Stack
-from implicit_em.losses import Objective, Term, decorrelation, lse, variance
+from implicit_em.losses import Objective, Term, decay, decorrelation, lse, variance
 from implicit_em.models import Encoder
 
 
@@ -28,8 +28,8 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
 
     The K components have energies ``E = relu(W x + b)``; a low energy explains a sample well. Their
     responsibilities are ``softmax(-E)``. Adam minimises ``lse_weight * LSE + var_weight * variance
-    + tc_weight * decorrelation``, with the terms of ``implicit_em.losses``. Samples are used
-    without scaling: scale the features first if their scales differ.
+    + tc_weight * decorrelation + decay_weight * decay``, with the terms of ``implicit_em.losses``.
+    Samples are used without scaling: scale the features first if their scales differ.
 
     It is no ``DensityMixin`` and has no ``score``: a layer whose energies are all 0 would score
     best. Select models by the step that follows in a pipeline.
@@ -40,6 +40,7 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             ``batch_size``.
         var_weight: weight of the variance term, which keeps components alive.
         tc_weight: weight of the decorrelation term, which keeps components different.
+        decay_weight: weight of the weight decay, with which energies do not grow for ever.
         l0: mean number of active components of a sample to train for: a factor on ``lse_weight`` is
             controlled. ``None`` leaves the weight as it is.
         lr: learning rate of Adam.
@@ -69,6 +70,7 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         lse_weight: float = 1.0,
         var_weight: float = 1.0,
         tc_weight: float = 1.0,
+        decay_weight: float = 0.0,
         l0: float | None = None,
         lr: float = 1e-3,
         max_iter: int = 100,
@@ -80,6 +82,7 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         self.lse_weight = lse_weight
         self.var_weight = var_weight
         self.tc_weight = tc_weight
+        self.decay_weight = decay_weight
         self.l0 = l0
         self.lr = lr
         self.max_iter = max_iter
@@ -155,7 +158,7 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     def _check_parameters(self) -> None:
         for name, least in (("n_components", 1), ("max_iter", 1), ("batch_size", 2)):
             check_scalar(getattr(self, name), name, Integral, min_val=least)
-        for name in ("lse_weight", "var_weight", "tc_weight", "lr"):
+        for name in ("lse_weight", "var_weight", "tc_weight", "decay_weight", "lr"):
             value = getattr(self, name)
             bounds = "neither" if name == "lr" else "both"
             check_scalar(value, name, Real, min_val=0, include_boundaries=bounds)
@@ -206,6 +209,7 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
                 "lse": Term(lse, float(self.lse_weight)),
                 "var": Term(variance, float(self.var_weight)),
                 "tc": Term(decorrelation, float(self.tc_weight)),
+                "decay": Term(decay, float(self.decay_weight)),
             }
         )
         self._optimizer.param_groups[0]["lr"] = float(self.lr)

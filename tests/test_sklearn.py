@@ -138,6 +138,17 @@ def test_the_weights_of_the_terms_reach_the_objective(digits, brief):
     assert alive[1] > 12
 
 
+def test_decay_keeps_the_rows_short(digits, brief):
+    lengths = [
+        np.linalg.norm(
+            brief.set_params(decay_weight=weight, max_iter=60, lr=1e-2).fit(digits[0]).components_,
+            axis=1,
+        ).max()
+        for weight in (0, 2)
+    ]
+    assert lengths[1] < 1.1 < lengths[0]  # near sqrt(2 / 2)
+
+
 def test_l0_is_the_number_of_active_components(digits):
     active = {}
     for l0 in (None, 3):
@@ -161,6 +172,7 @@ def test_columns_have_names(digits, brief):
         ({"batch_size": 1}, "batch_size == 1"),
         ({"max_iter": 0}, "max_iter == 0"),
         ({"tc_weight": -1}, "tc_weight == -1"),
+        ({"decay_weight": -1}, "decay_weight == -1"),
         ({"lr": 0}, "lr == 0"),
         ({"l0": 0}, "l0 == 0"),
         ({"l0": 9}, "l0 == 9, must be <= 8"),
