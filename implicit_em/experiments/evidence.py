@@ -1,6 +1,5 @@
 """The study's evidence: its runs as tables, and measurements of the trained models."""
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +12,7 @@ import implicit_em
 from implicit_em.data import as_unit_float
 from implicit_em.experiments import dynamics, prototypes, theorem
 from implicit_em.metrics import SILENT_SHARE, Redundancy
-from implicit_em.studies.runs import Run, matrices_of
+from implicit_em.studies.runs import Run, matrices_of, table
 from implicit_em.training.measurement import energies_of
 
 IDENTITY_IMAGES = 128
@@ -86,31 +85,6 @@ class _Images:
         test, test_labels = data.split("test")
         self.train, self.train_labels = as_unit_float(train), train_labels.numpy()
         self.test, self.test_labels = as_unit_float(test), test_labels.numpy()
-
-
-def table(runs: Sequence[Run], sweeps: Sequence[str]) -> pd.DataFrame:
-    """Return one row per run of the sweeps: its metrics, its values of the axes, and ``directory``.
-
-    An axis is called by the last part of its key: ``lr`` for ``lr.value``.
-    """
-    rows = []
-    for run in runs:
-        for place in run.places:
-            if place.sweep in sweeps:
-                row = {**run.metrics(), "directory": run.directory}
-                for key, value in place.axes.items():
-                    row[key.removesuffix(".value").rpartition(".")[2]] = _number(value)
-                rows.append(row)
-    frame = pd.DataFrame(rows)
-    nothing = frame.columns[frame.isna().all()]
-    return frame.astype(dict.fromkeys(nothing, float))
-
-
-def _number(text: str) -> int | float | str:
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(text)
-    return text
 
 
 def _history(directory: object) -> pd.DataFrame:

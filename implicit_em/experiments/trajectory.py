@@ -31,9 +31,13 @@ class Trajectory(Callback):
     - ``probe_accuracy``: accuracy of the linear probe, after ``probe_epochs`` and the last epoch
 
     The first four do not depend on the scale of the energies.
+
+    Args:
+        probes: whether to measure the probe.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, probes: bool = True) -> None:
+        self._probes = probes
         self._before: deque[tuple[Tensor, Tensor]] = deque(maxlen=LAG)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -58,7 +62,7 @@ class Trajectory(Callback):
             values["row_angle_ten"] = row_angle(rows, rows_KD)
             values["correlation_change_ten"] = _rms_off_diagonal(correlation_KK - correlations)
         epoch = trainer.current_epoch + 1
-        if epoch in probe_epochs(epoch) or epoch == trainer.max_epochs:
+        if self._probes and (epoch in probe_epochs(epoch) or epoch == trainer.max_epochs):
             accuracy = probe_module(pl_module, _data(trainer), torch.get_num_threads())
             if accuracy is not None:
                 values["probe_accuracy"] = accuracy

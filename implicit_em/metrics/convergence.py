@@ -1,4 +1,4 @@
-"""The epoch at which a training run counts as converged."""
+"""The epoch at which a training run counts as converged, by two rules."""
 
 from collections.abc import Sequence
 
@@ -18,3 +18,28 @@ def convergence_epoch(
         return None
     small = np.lib.stride_tricks.sliding_window_view(changes < threshold, patience).all(axis=1)
     return int(small.argmax()) + 2 if small.any() else None
+
+
+def settling_epoch(
+    over_one: Sequence[float], over_ten: Sequence[float], patience: int = 5
+) -> int | None:
+    """Return the epoch from which on changes over ten epochs are those of fluctuations.
+
+    A random walk gets ``sqrt(10)`` times as far in ten epochs as in one. What drifts gets farther,
+    and what fluctuates about a place gets less far. The rule needs no threshold on the changes
+    themselves, so it holds at any rate, and whatever the scale of the energies.
+
+    Args:
+        over_one: change over each epoch: an angle, or a distance.
+        over_ten: change over the ten epochs up to the same one; NaN before the tenth.
+        patience: least number of epochs for which it must hold, up to the end.
+
+    Returns:
+        The first epoch, counted from 1, from which on up to the end no change over ten epochs
+        exceeds ``sqrt(10)`` times that over one; ``None`` if the last ``patience`` epochs do.
+    """
+    walked = np.sqrt(10) * np.asarray(over_one, dtype=np.float64)
+    within = np.asarray(over_ten, dtype=np.float64) <= walked
+    outside = np.flatnonzero(~within)
+    first = int(outside[-1]) + 1 if len(outside) else 0
+    return first + 1 if len(within) - first >= patience else None

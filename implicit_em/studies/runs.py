@@ -1,5 +1,6 @@
 """The runs of a study, composed from the sweep axes in ``conf/experiment``."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
@@ -100,6 +102,31 @@ def matrices_of(model: Any) -> dict[str, np.ndarray]:
     return {name: weight.detach().numpy() for name, weight in matrices.items()}
 
 
+def table(runs: Sequence[Run], sweeps: Sequence[str]) -> pd.DataFrame:
+    """Return one row per run of the sweeps: its metrics, its values of the axes, and ``directory``.
+
+    An axis is called by the last part of its key: ``lr`` for ``lr.value``.
+    """
+    rows = []
+    for run in runs:
+        for place in run.places:
+            if place.sweep in sweeps:
+                row = {**run.metrics(), "directory": run.directory}
+                for key, value in place.axes.items():
+                    row[key.removesuffix(".value").rpartition(".")[2]] = _number(value)
+                rows.append(row)
+    frame = pd.DataFrame(rows)
+    nothing = frame.columns[frame.isna().all()]
+    return frame.astype(dict.fromkeys(nothing, float))
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
+
+
 def plan_sweeps(
     sweeps: Sequence[str], directory: Path, conf: Path, overrides: Sequence[str] = ()
 ) -> list[Run]:
@@ -123,7 +150,7 @@ def plan_sweeps(
             continue
         check(RunSpec.of(cfg))
         job = ",".join(f"{key}={value}" for key, value in sorted(place.axes.items()))
-        where = complete.get(fingerprint, directory / place.sweep / job)
+        where = complete.get(fingerprint, directory / Path(place.sweep).name / job)
         runs[fingerprint] = Run(cfg, fingerprint, where, [place], fingerprint in complete)
     for run in runs.values():
         found = RunDirectory(run.directory)

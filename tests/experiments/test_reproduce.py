@@ -14,11 +14,11 @@ from helpers.paths import ROOT
 
 from implicit_em.base.errors import ConfigError, RunError
 from implicit_em.experiments.__main__ import main
-from implicit_em.experiments.evidence import table
 from implicit_em.experiments.paper import EXPERIMENTS, PROTOCOL
 from implicit_em.experiments.reproduce import STUDY, reproduce
 from implicit_em.studies.command_line import run_study
 from implicit_em.studies.protocol import trial_label
+from implicit_em.studies.runs import table
 from implicit_em.studies.study_directory import refuse_directory
 
 CONF = ROOT / "conf"
