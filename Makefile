@@ -37,6 +37,10 @@ compare: $(STAMP) ## Tune and compare all families into results/compare; goes on
 recover: $(STAMP) ## Tune all families on known features into results/recover; goes on where it stopped (ARGS=--quick for a trial)
 	$(BIN)/python -m implicit_em.recover $(ARGS)
 
+.PHONY: theory
+theory: $(STAMP) ## Answer the theory's open questions into results/theory; goes on where it stopped (ARGS=--quick for a trial)
+	$(BIN)/python -m implicit_em.theory $(ARGS)
+
 .PHONY: language
 language: language-models ## Tune all families on language models into results/language; goes on where it stopped (ARGS="minilm", ARGS=--quick for a trial)
 	$(BIN)/python -m implicit_em.language $(ARGS)

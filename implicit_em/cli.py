@@ -46,6 +46,7 @@ COMMANDS = {
     "reproduce": ("implicit_em.experiments.__main__", "reproduce the paper"),
     "compare": ("implicit_em.compare.__main__", "tune and compare all families of models"),
     "recover": ("implicit_em.recover.__main__", "tune all families on data with known features"),
+    "theory": ("implicit_em.theory.__main__", "answer the theory's open questions"),
     "language": ("implicit_em.language.__main__", "tune all families on language models"),
     "harvest": ("implicit_em.cli", "write a store of vectors from inside a language model"),
     "explore": ("implicit_em.viewer.__main__", "write a page of every feature of finished runs"),

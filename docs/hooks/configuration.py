@@ -32,6 +32,7 @@ GROUPS = {
     "experiment/recover": "The grids of the recovery study, one for each family.",
     "experiment/recover/toys": "The grids of its larger data sets.",
     "experiment/language": "The grids of the study of language models, one for each family.",
+    "experiment/theory": "The sweeps of the study of open questions, some for each experiment.",
     "experiment/knobs": "What the comparison varies of the derived model, one setting at a time.",
 }
 """The config groups, in the order of the page."""

@@ -2,4 +2,12 @@
 
 from collections.abc import Mapping
 
-PROTOCOL: Mapping[str, str] = {}
+PROTOCOL: Mapping[str, str] = {
+    "theory/volume_today": "4a99ed471041f802",
+    "theory/volume_decay": "c0b6cf0e9110a96e",
+    "theory/volume_hinge": "5cb74709566b76ea",
+    "theory/volume_penalty": "8a983c0dfc648a16",
+    "theory/volume_unit": "9232c6d8dc8c0182",
+    "theory/volume_today_rates": "793a21142a1146b2",
+    "theory/volume_decay_rates": "8ad84a936936cf51",
+}
