@@ -416,6 +416,21 @@
     };
   }
 
+  /** Say how well features tell labels, beside random directions that are active as often. */
+  function control(pairs) {
+    const [ours, random] = pairs.map((values) => [...values].sort((a, b) => a - b));
+    const middle = (values) => values[Math.floor(values.length / 2)].toFixed(3);
+    const ends = (values) => `${values[0].toFixed(3)} to ${values[values.length - 1].toFixed(3)}`;
+    return [
+      h("h2", {}, "Labels, beside random directions"),
+      h("p", {}, `The AUROC of the best label of ${ours.length} features, evenly spaced by how often they are active, and of random directions that are active as often.`),
+      h("table", {},
+        h("thead", {}, h("tr", {}, ["", "median", "from lowest to highest"].map((head) => h("th", { scope: "col" }, head)))),
+        h("tbody", {}, [["features", ours], ["random directions", random]].map(([name, values]) =>
+          h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, middle(values)), h("td", {}, ends(values)))))),
+    ];
+  }
+
   async function showRun(run) {
     const about = await load(`${run}/about`);
     const table = await load(`${run}/table`);
@@ -434,6 +449,7 @@
         h("h2", {}, "Density"),
         h("p", {}, `Features by the share of samples on which they are active, from a millionth to all. ${about.units - logs.length} are dead.`),
         histogram(counts, 1),
+        ...(about.control.length ? control(about.control) : []),
         h("h2", {}, "Training"),
         h("div", { class: "curves" }, Object.entries(about.history).map(([name, values]) => name === "epoch" ? null : curve(name, values)).filter(Boolean)),
         h("h2", {}, "Settings"), h("pre", { tabindex: "0" }, about.settings));

@@ -26,6 +26,7 @@ from implicit_em.training.directory import RunDirectory
 from implicit_em.training.loading import load_as_trained
 from implicit_em.training.progress import RateProgress, working
 from implicit_em.viewer.activity import BLOCK, Activity
+from implicit_em.viewer.controls import evenly_spaced, random_units
 from implicit_em.viewer.effects import Effects
 from implicit_em.viewer.features import Features
 from implicit_em.viewer.page import Folder, Page, SingleFile, scratch
@@ -158,6 +159,8 @@ def _put(
             rows += [unit.row for unit in units]
             progress.advance(len(units))
     shutil.rmtree(spilled)
+    with working(f"{run.path}: random directions, for comparison"):
+        control = _control(found, rows, data.final_samples()[0])
     page.put(f"{number}/table", {name: [row[name] for row in rows] for name in rows[0]})
     has_own = isinstance(model, SparseAutoencoder)
     metrics = run.completed_metrics() or {}
@@ -170,6 +173,7 @@ def _put(
         "samples": f"{found.activity.samples:,} {data.final} samples",
         "kind": found.seen.kind,
         "labels": list(found.seen.labels),
+        "control": control,
         "command": " ".join(["implicit-em train", *run.read_overrides()]),
         "metrics": {key: v for key, v in metrics.items() if not isinstance(v, dict | list)},
         "history": _history(run.history),
@@ -178,6 +182,18 @@ def _put(
     }
     page.put(f"{number}/about", about)
     return found.directions_KD
+
+
+def _control(found: Features, rows: Sequence[dict[str, Any]], samples: Any) -> list[list[float]]:
+    """Return the AUROC of the best label of some features, and of as many random directions."""
+    chosen = evenly_spaced([row["density"] for row in rows])
+    if not chosen or rows[chosen[0]]["auroc"] is None:
+        return []
+    size = found.activity.samples
+    counts = [max(1, round(rows[unit]["density"] * size)) for unit in chosen]
+    controls = random_units(samples, found.encoder_KD.shape[1], counts)
+    pairs = [(rows[k]["auroc"], found.best_auroc(c)) for k, c in zip(chosen, controls, strict=True)]
+    return [list(values) for values in zip(*pairs, strict=True)]
 
 
 def features(run_dir: str | Path, lm: str | None = None) -> Features:

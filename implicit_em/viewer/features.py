@@ -100,6 +100,11 @@ class Features(Sequence[Feature]):
         place = range(len(self))[number]
         return self.block(place // BLOCK)[place % BLOCK]
 
+    def best_auroc(self, unit: Unit) -> float | None:
+        """Return the AUROC of the label that a unit tells best; ``None`` without labels."""
+        labels = self._labels(unit)
+        return labels[0][2] if labels else None
+
     def block(self, number: int) -> list[Feature]:
         """Return the units of a block; the last block that was asked for is kept."""
         if self._last[0] != number:

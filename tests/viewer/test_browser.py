@@ -76,6 +76,7 @@ def test_every_view_opens(pages, opened, kind):
     page.goto(f"{page.url.partition('#')[0]}#0/run")
     page.wait_for_selector("h2")
     assert "implicit-em train" in page.locator("pre").first.inner_text()
+    assert page.get_by_text("random directions", exact=True).count() == (kind != "vectors")
     page.goto(f"{page.url.partition('#')[0]}#0/feature/1")
     page.wait_for_selector("text=Strongest")
     assert page.title().startswith("Feature 1 of ")
