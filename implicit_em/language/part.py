@@ -11,7 +11,7 @@ import pandas as pd
 from implicit_em.base.errors import RunError
 from implicit_em.config.harvest import LanguageModelSettings
 from implicit_em.language.measuring import losses_of_all, quality_of, stabilities
-from implicit_em.language.protocol import CAUSAL, FOLDER, L0, Protocol
+from implicit_em.language.protocol import CAUSAL, FOLDER, L0, TUNED, Protocol
 from implicit_em.language.report import Content
 from implicit_em.language.results import Results
 from implicit_em.language.stages import Stages
@@ -24,9 +24,6 @@ from implicit_em.studies.stages import Setting, settings_of, training_of
 from implicit_em.training.progress import working
 
 log = logging.getLogger(__name__)
-
-TUNED = ("ridge_fvu", "l0", "silent_units", "final_loss", "error")
-"""Entries of ``metrics.json`` in the table of the grids."""
 
 
 class Language(parts.Part[Protocol]):
@@ -131,5 +128,5 @@ def tuning_table(runs: Sequence[Run]) -> pd.DataFrame:
     for run in runs:
         metrics = run.metrics()
         row = {"family": run.sweep, "settings": settings_of(run), "run": run.fingerprint}
-        rows.append(row | {key: metrics.get(key) for key in TUNED})
-    return pd.DataFrame(rows).astype(dict.fromkeys(TUNED[:-1], float))
+        rows.append(row | {key: metrics.get(key) for key in (*TUNED, "error")})
+    return pd.DataFrame(rows).astype(dict.fromkeys(TUNED, float))

@@ -14,6 +14,8 @@ FOLDER = "language"
 L0 = "model.l0"
 HARVEST, CAUSAL = "harvest", "causal"
 """Keys of a part: overrides of its harvest, and whether the language model is causal."""
+TUNED = ("ridge_fvu", "l0", "silent_units", "final_loss")
+"""Entries of ``metrics.json`` in the table of the grids, of which one chooses."""
 
 
 class Tokens(BaseModel):
@@ -46,6 +48,8 @@ class Protocol(study_protocol.Protocol):
             for key in (HARVEST, CAUSAL, "model.hidden"):
                 if key not in part:
                     raise ValueError(f"parts.{name}.{key}: missing")
+        if self.criterion not in TUNED:
+            raise ValueError(f"criterion={self.criterion}: allowed: {', '.join(TUNED)}")
         if self.tuning.get(L0) not in self.l0:
             allowed = ", ".join(map(str, self.l0))
             raise ValueError(f"tuning.{L0}={self.tuning.get(L0)}: allowed: {allowed}")

@@ -26,6 +26,9 @@ from implicit_em.training.results import IN_TABLE
 
 log = logging.getLogger(__name__)
 
+PAUSE = 2.0
+"""Least number of seconds between two lines of ``RateProgress``, except the last."""
+
 
 def _bar_on_a_terminal(
     what: str, count: ProgressColumn, shown: ProgressColumn, total: int, **fields: Any
@@ -98,7 +101,7 @@ class EpochProgress(RunLogger):
 class RateProgress:
     """Shows how much of a long work is done, how fast, and the time that is left.
 
-    It is a bar on a terminal, elsewhere a line after each tenth.
+    It is a bar on a terminal, elsewhere a line after each tenth, at most one in two seconds.
 
     Args:
         what: what is done, such as ``harvesting``.
@@ -109,19 +112,22 @@ class RateProgress:
     def __init__(self, what: str, total: int, things: str) -> None:
         self.what, self.total, self.things = what, total, things
         self._done = self._tenths = 0
-        self._start = time.monotonic()
+        self._start = self._said = time.monotonic()
         shown = TextColumn("{task.fields[rate]}")
         self._bar = _bar_on_a_terminal(what, TaskProgressColumn(), shown, total, rate="")
 
     def advance(self, count: int) -> None:
         """Count what was done."""
         self._done += count
-        rate = self._done / max(time.monotonic() - self._start, 1e-9)
+        now = time.monotonic()
+        rate = self._done / max(now - self._start, 1e-9)
         if self._bar is not None:
             shown = f"{rate:,.0f} {self.things}/s"
             self._bar.update(self._bar.task_ids[0], completed=self._done, rate=shown)
-        elif (tenths := 10 * self._done // self.total) > self._tenths:
-            self._tenths = tenths
+            return
+        tenths, ended = 10 * self._done // self.total, self._done >= self.total
+        if tenths > self._tenths and (ended or now > self._said + PAUSE):
+            self._tenths, self._said = tenths, now
             log.info(
                 "%s: %s of %s %s  %.0f %s/s  %.0f s left",
                 self.what,

@@ -228,6 +228,7 @@ def test_it_goes_on_where_it_was_stopped(study, conf, changes, monkeypatch):
         ("nowhere", "nowhere: no such part; allowed: minilm, smollm2"),
         ("tuning.model.l0=7", "tuning.model.l0=7: allowed: 16, 32, 64, 128"),
         ("finals.model.l0=7", "finals.model.l0: the protocol sets it; allowed: l0"),
+        ("criterion=fvu", "criterion=fvu: allowed: ridge_fvu, l0, silent_units, final_loss"),
         ("permuted=[pca]", "permuted=pca: allowed: derived, l1, l1_norm, topk"),
         ("tokens.fitted=0", "tokens.fitted=0: Input should be greater than 0"),
     ],
