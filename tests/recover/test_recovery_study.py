@@ -23,7 +23,7 @@ from implicit_em.studies.stages import compose_settings
 from implicit_em.training.directory import RunDirectory
 
 CONF = ROOT / "conf"
-DIGEST = "865ac26f1ce77c0b"
+DIGEST = "f54f3e5f3f951462"
 """The digest of the committed protocol, pinned."""
 pytestmark = pytest.mark.usefixtures("coarse")
 CHANGES = [
