@@ -20,6 +20,8 @@ from torch.nn.functional import embedding_bag, pad
 
 AT_A_TIME = 2**25
 """Number of pre-activations above which they are computed for some samples at a time."""
+LEAST_UNITS = 1024
+"""Smallest number of units of a layer for which sparse products pay."""
 Choice = Callable[[Tensor], Tensor]
 """Function from pre-activations to a mask of those that take part."""
 

@@ -8,12 +8,10 @@ from typing import Literal
 
 from torch import nn
 
+from implicit_em.codes import LEAST_UNITS
 from implicit_em.engine.stack import Replica
 
 Sparse = Literal["auto", "on", "off"] | bool
-
-LEAST_UNITS = 1024
-"""Smallest number of units of a layer that takes sparse steps by itself."""
 LARGEST_SHARE = 1 / 16
 """Largest share of a batch's activations that are entries of a code; above it, a step is dense."""
 

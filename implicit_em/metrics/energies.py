@@ -8,9 +8,12 @@ collects several metrics for one pass over the images.
 from typing import Any
 
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 from torchmetrics import MeanMetric, MeanSquaredError, Metric, MetricCollection
 from torchmetrics.utilities import dim_zero_cat
+
+from implicit_em.codes import LEAST_UNITS
 
 ROUNDING = 8 * torch.finfo(torch.float32).eps
 """Relative variation of a constant by float32 rounding alone."""
@@ -21,6 +24,8 @@ FINAL = (*CURVES, "l0", "silent_units", "maximum_responsibility")
 """Names of the metrics of a trained model, beside its reconstruction error."""
 RECONSTRUCTION = ("reconstruction_mse", "transpose_reconstruction_mse")
 """Names of the reconstruction error: by a decoder, or by the transposed encoder."""
+LARGEST_SHARE = 1 / 32
+"""Largest share of active units at which products through these alone pay."""
 GRAM_ROWS = 1024
 """Number of rows in a block of the samples' N x N matrix of inner products."""
 
@@ -121,8 +126,10 @@ class Redundancy(EnergyMoments):
 
     def _fold(self) -> None:
         if not self._wide:
-            self.products = [self.products_KK[None]]
-            self.samples = [self._batches[-1].new_zeros(0, len(self.sums_K))]
+            empty = self._batches[-1].new_zeros(0, len(self.sums_K))
+            products = dim_zero_cat(self.products)
+            total_KK = products[0] if len(products) == 1 else products.sum(0)
+            self.products, self.samples = [self._with_batches(total_KK)[None]], [empty]
 
     @property
     def _wide(self) -> bool:
@@ -136,10 +143,13 @@ class Redundancy(EnergyMoments):
     @property
     def products_KK(self) -> Tensor:
         """Sum over the samples of the products of two components."""
-        total_KK = dim_zero_cat(self.products).sum(0)
+        return self._with_batches(dim_zero_cat(self.products).sum(0))
+
+    def _with_batches(self, total_KK: Tensor) -> Tensor:
+        """Add the products of the samples that are kept, in place."""
         for batch_BK in self._batches:
-            energies_BK = batch_BK.double()
-            total_KK += energies_BK.mT @ energies_BK
+            if len(batch_BK):
+                total_KK += _products(batch_BK.double())
         return total_KK
 
     @property
@@ -164,6 +174,16 @@ class Redundancy(EnergyMoments):
             squares_KK = self.correlation_KK.square()
             total, diagonal_K = squares_KK.sum(), squares_KK.diagonal()
         return torch.where((diagonal_K > 0).sum() < 2, torch.nan, total - diagonal_K.sum())
+
+
+def _products(energies_BK: Tensor) -> Tensor:
+    """Return ``E^T E``; of a wide layer with few active units, through these alone."""
+    if energies_BK.device.type == "cpu" and energies_BK.shape[1] >= LEAST_UNITS:
+        active = energies_BK.count_nonzero()
+        if active <= LARGEST_SHARE * energies_BK.numel():
+            active_BK = csr_array(energies_BK.numpy())
+            return torch.from_numpy((active_BK.T @ active_BK).toarray())
+    return energies_BK.mT @ energies_BK
 
 
 def _scale(mean_K: Tensor, variance_K: Tensor) -> Tensor:

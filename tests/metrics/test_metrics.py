@@ -146,6 +146,18 @@ def test_redundancy_is_that_of_the_units_that_vary_however_the_samples_come(arra
     assert metric.compute().item() == pytest.approx(expected, rel=1e-9, abs=1e-9, nan_ok=True)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.2])
+def test_products_of_a_wide_layer_with_few_active_units_are_those_of_all(share):
+    generator = torch.Generator().manual_seed(0)
+    active = torch.rand(1100, 1024, generator=generator) < share
+    energies = torch.rand(1100, 1024, generator=generator) * active
+    metric = Redundancy(1024)
+    for batch in energies.split(500):
+        metric.update(batch)
+    double = energies.double()
+    torch.testing.assert_close(metric.products_KK, double.mT @ double, rtol=1e-12, atol=1e-12)
+
+
 def test_a_wide_layer_needs_no_matrix_of_all_pairs_of_components_or_of_samples():
     samples, components = GRAM_ROWS + 76, GRAM_ROWS + 176
     energies = drawn(samples, components)

@@ -12,7 +12,7 @@ from implicit_em import models
 from implicit_em.models.normalizing import Normalized, Normalizer, fit_normalizer, taking_raw
 
 AFFINE = ("centre", "standard", "scale", "zca")
-NOT_FOLDED = ("Gated", "GaussianMixture", "KMeans", "NMF")
+NOT_FOLDED = ("Gated", "GaussianMixture", "KMeans", "Mixture", "NMF")
 MODELS = [
     getattr(models, name) for name in models.__all__ if hasattr(getattr(models, name), "weight")
 ]
