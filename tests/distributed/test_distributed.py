@@ -314,6 +314,7 @@ def ranks(parent):
 ENDLESS = ["trainer.max_epochs=1000000", "metrics_every=1000000"]
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_run_with_an_error(composed, small, tmp_path, caplog):
     processes = []
     with ThreadPoolExecutor() as pool:

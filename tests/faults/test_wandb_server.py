@@ -91,7 +91,7 @@ def unused_port():
         return listening.getsockname()[1]
 
 
-@pytest.mark.parametrize("fault", ["down", "silent", 401, slow(403), slow(500), slow(0.7)])
+@pytest.mark.parametrize("fault", ["down", slow("silent"), 401, slow(403), slow(500), slow(0.7)])
 def test_a_server_that_does_not_take_a_run_delays_one_of_a_process(
     fault, server, lines, tmp_path, monkeypatch
 ):
@@ -141,6 +141,7 @@ def test_a_server_that_disappears_delays_the_end_of_one_run_of_a_process(
     assert epochs_in(file) == list(range(100))
 
 
+@pytest.mark.slow
 def test_what_was_not_sent_is_sent_by_the_command_of_the_line(server, lines, tmp_path):
     begun, late = tmp_path / "begun", tmp_path / "late"
     loggers = [start(begun)]

@@ -268,6 +268,7 @@ def test_finished_jobs_are_reused(sweep, stacks):
     assert before.items() <= after.items()
 
 
+@pytest.mark.slow
 def test_each_job_has_a_wandb_run_of_its_own(sweep):
     code, directory = sweep("seed=1,2", "logger=wandb", "metrics_every=1", STACKED)
     assert code == 0
@@ -305,6 +306,7 @@ def wait_for(condition, process, seconds=60):
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_after_kill_9(sweep, small, tmp_path, stacks):
     arguments = ["-m", *small, LAST_BATCH_FILLS_ITS_LANES]
     axes = ["trainer.max_epochs=2,40", "seed=1,2", "probe=none"]

@@ -71,6 +71,7 @@ def test_a_sweep_that_grows_keeps_its_directories(sweep):
     assert before.items() <= after.items(), "what is finished is not trained again"
 
 
+@pytest.mark.slow
 def test_a_value_in_the_middle_of_a_list_trains_the_new_job_alone(sweep):
     _, directory = sweep("lr.value=1e-3,1e-2", "seed=1,3", "probe=none")
     before = {path: path.stat().st_mtime_ns for path in directory.rglob("metrics.json")}

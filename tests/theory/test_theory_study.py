@@ -107,7 +107,7 @@ def test_the_files_hold_the_protocol_that_the_code_pins(tmp_path):
 
 
 def test_a_small_study_writes_everything_and_goes_on(small_mnist, tmp_path, caplog):
-    overrides = [f"data.root={small_mnist}", "data.batch_size=64", "trainer.max_epochs=2"]
+    overrides = [f"data.root={small_mnist}", "data.batch_size=64", "trainer.max_epochs=1"]
     overrides += ["seed=1", "logger=csv"]
     page = study(tmp_path / "trial", overrides=overrides, workers=2, conf=CONF)
     report = page.with_suffix(".md").read_text()
@@ -126,6 +126,6 @@ def test_a_small_study_writes_everything_and_goes_on(small_mnist, tmp_path, capl
 def test_a_trial_may_not_write_where_the_protocol_does(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="results/theory is for the protocol alone"):
-        study(overrides=["trainer.max_epochs=2"], conf=CONF)
+        study(experiments=["volume"], overrides=["trainer.max_epochs=2"], conf=CONF)
     with pytest.raises(ConfigError, match="nothing: no such experiment; allowed: volume"):
         study(experiments=["nothing"], conf=CONF)

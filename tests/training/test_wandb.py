@@ -12,6 +12,7 @@ from implicit_em.experiments.reproduce import reproduce
 from implicit_em.training.tracking import wandb_mode
 
 
+@pytest.mark.slow
 def test_a_sweep_and_a_run_alone_are_runs_of_their_own(command_line, small, tmp_path, capfd):
     overrides = [*small, "logger=wandb", "metrics_every=1"]
     sweep = tmp_path / "sweep-7"
