@@ -7,6 +7,7 @@ collects several metrics for one pass over the images.
 
 from typing import Any
 
+import numpy as np
 import torch
 from scipy.sparse import csr_array
 from torch import Tensor
@@ -24,7 +25,7 @@ FINAL = (*CURVES, "l0", "silent_units", "maximum_responsibility")
 """Names of the metrics of a trained model, beside its reconstruction error."""
 RECONSTRUCTION = ("reconstruction_mse", "transpose_reconstruction_mse")
 """Names of the reconstruction error: by a decoder, or by the transposed encoder."""
-LARGEST_SHARE = 1 / 32
+LARGEST_SHARE = 1 / 64
 """Largest share of active units at which products through these alone pay."""
 GRAM_ROWS = 1024
 """Number of rows in a block of the samples' N x N matrix of inner products."""
@@ -127,8 +128,9 @@ class Redundancy(EnergyMoments):
     def _fold(self) -> None:
         if not self._wide:
             empty = self._batches[-1].new_zeros(0, len(self.sums_K))
-            products = dim_zero_cat(self.products)
-            total_KK = products[0] if len(products) == 1 else products.sum(0)
+            # One matrix is added to in place: a copy of it would cost more than its products.
+            one = isinstance(self.products, list) and [len(part) for part in self.products] == [1]
+            total_KK = self.products[0][0] if one else dim_zero_cat(self.products).sum(0)
             self.products, self.samples = [self._with_batches(total_KK)[None]], [empty]
 
     @property
@@ -149,7 +151,7 @@ class Redundancy(EnergyMoments):
         """Add the products of the samples that are kept, in place."""
         for batch_BK in self._batches:
             if len(batch_BK):
-                total_KK += _products(batch_BK.double())
+                _add_products(total_KK, batch_BK.double())
         return total_KK
 
     @property
@@ -176,14 +178,18 @@ class Redundancy(EnergyMoments):
         return torch.where((diagonal_K > 0).sum() < 2, torch.nan, total - diagonal_K.sum())
 
 
-def _products(energies_BK: Tensor) -> Tensor:
-    """Return ``E^T E``; of a wide layer with few active units, through these alone."""
-    if energies_BK.device.type == "cpu" and energies_BK.shape[1] >= LEAST_UNITS:
+def _add_products(total_KK: Tensor, energies_BK: Tensor) -> None:
+    """Add ``E^T E`` in place; for a wide layer with few active units, through these alone."""
+    units = len(total_KK)
+    if energies_BK.device.type == "cpu" and units >= LEAST_UNITS:
         active = energies_BK.count_nonzero()
         if active <= LARGEST_SHARE * energies_BK.numel():
             active_BK = csr_array(energies_BK.numpy())
-            return torch.from_numpy((active_BK.T @ active_BK).toarray())
-    return energies_BK.mT @ energies_BK
+            products = (active_BK.T @ active_BK).tocoo()
+            places = torch.from_numpy(products.row.astype(np.int64) * units + products.col)
+            total_KK.view(-1)[places] += torch.from_numpy(products.data)
+            return
+    total_KK += energies_BK.mT @ energies_BK
 
 
 def _scale(mean_K: Tensor, variance_K: Tensor) -> Tensor:
