@@ -13,9 +13,10 @@ from sklearn.cluster import KMeans
 from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 
+from implicit_em.metrics.purity import top_classes, top_purity
+
 CENTROIDS = 64
 PERMUTATIONS = 200
-TOP_IMAGES = 100
 PERCENTILE = 95
 
 
@@ -108,26 +109,14 @@ def describe(rows_KD: np.ndarray, prototypes: Prototypes, seed: int = 0) -> dict
     return result
 
 
-def purity(scores_NK: np.ndarray, labels_N: np.ndarray, top: int = TOP_IMAGES) -> float:
-    """Return the share of the commonest class among a component's top images, in [0, 1].
-
-    It is the mean over the components whose scores vary; NaN if there is none. Labels are integers
-    from 0.
-    """
-    varying_NK = scores_NK[:, np.ptp(scores_NK, axis=0) > 0]
-    best_TK = np.argsort(-varying_NK, axis=0, kind="stable")[:top]
-    counts = [np.bincount(labels).max() for labels in labels_N[best_TK].T]
-    return float(np.mean(counts) / len(best_TK)) if counts else float("nan")
-
-
 def purities(energies_NK: np.ndarray, labels_N: np.ndarray) -> dict[str, float]:
-    """Return ``purity`` by responsibility, ``softmax(-E)``, by activation, E itself, and by chance.
+    """Return ``top_purity`` by responsibility, ``softmax(-E)``, by activation, and by chance.
 
     Random scores give the purity by chance, which is more than a tenth for ten classes.
     """
-    chance_NK = np.random.default_rng(0).random((len(labels_N), 200))
-    return {
-        "purity_chance": purity(chance_NK, labels_N),
-        "purity_responsibility": purity(softmax(-energies_NK, axis=1), labels_N),
-        "purity_activation": purity(energies_NK, labels_N),
+    scores = {
+        "purity_chance": np.random.default_rng(0).random((len(labels_N), 200)),
+        "purity_responsibility": softmax(-energies_NK, axis=1),
+        "purity_activation": energies_NK,
     }
+    return {name: top_purity(top_classes(values, labels_N)) for name, values in scores.items()}

@@ -8,13 +8,14 @@ All intervals are 95 % intervals over seeds; runs of the same seed are paired. F
 accuracies are in [0, 1].
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from implicit_em.studies import statistics
 from implicit_em.studies.claims import Claims, Finding
+from implicit_em.theory.depth import EQUAL, WAYS
 from implicit_em.theory.experiment import Evidence
 
 AMENDMENTS: Mapping[str, str] = {}
@@ -107,3 +108,139 @@ def others_do_as_well(evidence: Evidence) -> Finding:
 def _candidate(evidence: Evidence, name: str) -> pd.DataFrame:
     runs = evidence["volume"]["runs"]
     return runs[runs["candidate"] == name]
+
+
+FEW = 16
+"""Number of lower units, of 64, up to which an upper unit is made of a few."""
+
+
+@claim("depth", "A second layer makes classes easier to read", "sparse probe above one layer's")
+def second_layer_reads_better(evidence: Evidence) -> Finding:
+    """Yes if the sparse probe of 5 units on the second of two layers is above that on the first
+    layer of the same run, and above that on one layer of as many parameters, both where the layers
+    are trained in turn and where they are trained jointly: all four paired differences have
+    intervals above 0. Partly if both differences do in one of the two ways of training.
+    """
+    equal = _layer(evidence, "one", 1, 1, units=EQUAL[2])
+    gaps = {}
+    for way in ("turns", "joint"):
+        first, second = (_layer(evidence, way, 2, layer) for layer in (1, 2))
+        gaps[way] = [statistics.difference(second, other) for other in (first, equal)]
+    above = [all(map(_above, own)) for own in gaps.values()]
+    texts = [
+        f"{WAYS[way]} {own[0].text(2, 100, 'points')} over the first, "
+        f"{own[1].text(2, 100, 'points')} over one layer"
+        for way, own in gaps.items()
+    ]
+    return Finding(
+        outcome(all(above), any(above)),
+        gaps["turns"][0],
+        "; ".join(texts),
+        "The probe of a single unit, on the second of layers trained in turn less that on the "
+        f"first: {_rise(evidence, 'sparse_probe_1')}.",
+    )
+
+
+@claim("depth", "Joint training is better than layer by layer", "sparse probe above that in turn")
+def joint_is_better(evidence: Evidence) -> Finding:
+    """Yes if the sparse probe of 5 units on the last layer is higher where layers are trained
+    jointly than where they are trained in turn, for two and for three layers: both paired
+    differences have intervals above 0. Partly if one has.
+    """
+    gaps = _gaps(evidence, "joint", "turns")
+    above = [_above(gap) for gap in gaps]
+    purer = _gaps(evidence, "joint", "turns", "top_purity")
+    return Finding(
+        outcome(all(above), any(above)),
+        gaps[0],
+        _of_both(gaps),
+        f"Purity of the last layer's units, jointly against in turn: {_of_both(purer)}.",
+    )
+
+
+@claim("depth", "Layers need not wait for those below", "at most 0.3 points below in turn")
+def layers_need_not_wait(evidence: Evidence) -> Finding:
+    """Yes if the sparse probe of 5 units on the last layer, where all layers learn at the same time
+    and each from its own terms alone, is close to where they learn in turn, for two and for three
+    layers: both paired differences have intervals above -0.3 points. Partly if both mean
+    differences are above -0.3 points.
+    """
+    gaps = _gaps(evidence, "together", "turns")
+    lows = [gap.value if gap.low is None else gap.low for gap in gaps]
+    return Finding(
+        outcome(min(lows) > -CLOSE, min(gap.value for gap in gaps) > -CLOSE),
+        gaps[0],
+        _of_both(gaps),
+        "Three layers in turn take three times as many epochs.",
+    )
+
+
+@claim("depth", "Upper units are mixtures of a few of their class", "few, and of its class")
+def upper_units_are_mixtures(evidence: Evidence) -> Finding:
+    """Yes if the units of the second of two layers consist of few lower units of their own class,
+    both where the layers are trained in turn and where they are trained jointly. Few: at most 16 of
+    the 64 lower units carry 90 % of the absolute sum of a unit's weights, as the median over the
+    units and the mean over the seeds. Of their own class: the share of a unit's positive weights
+    that lies on lower units whose strongest 100 samples have the same commonest class, less that
+    which equal weights would give, has an interval above 0. Partly if one of the two holds in both
+    ways of training.
+    """
+    carried, gaps = {}, {}
+    for way in ("turns", "joint"):
+        carried[way] = _layer(evidence, way, 2, 2, "carried").mean()
+        gaps[way] = statistics.difference(
+            *(_layer(evidence, way, 2, 2, measure) for measure in ("agreement", "chance"))
+        )
+    few = max(carried.values()) <= FEW
+    agree = all(map(_above, gaps.values()))
+    texts = [
+        f"{WAYS[way]} {carried[way]:.0f} units, weight on their class less chance "
+        f"{gaps[way].text(1, 100, 'points')}"
+        for way in gaps
+    ]
+    return Finding(
+        outcome(few and agree, few or agree),
+        gaps["turns"],
+        "; ".join(texts),
+        "In rows of normal random numbers, 41 of 64 units carry 90 %. Purity of the second of "
+        f"layers trained in turn less that of the first: {_rise(evidence, 'top_purity')}.",
+    )
+
+
+def _layer(
+    evidence: Evidence,
+    way: str,
+    layers: int,
+    layer: int,
+    measure: str = "sparse_probe_5",
+    units: int = 64,
+) -> pd.Series:
+    """Return what was measured of a layer of the nets of one kind, by seed."""
+    rows = evidence["depth"]["layers"]
+    place = {"way": way, "layers": layers, "layer": layer, "units": units}
+    return rows[(rows[[*place]] == pd.Series(place)).all(axis=1)].set_index("seed")[measure]
+
+
+def _gaps(
+    evidence: Evidence, way: str, other: str, measure: str = "sparse_probe_5"
+) -> list[statistics.Estimate]:
+    """Return the paired differences of two ways' last layers, for two and for three layers."""
+    return [
+        statistics.difference(*(_layer(evidence, one, n, n, measure) for one in (way, other)))
+        for n in (2, 3)
+    ]
+
+
+def _rise(evidence: Evidence, measure: str) -> str:
+    """Return what the second of layers trained in turn has more than the first, as text."""
+    second, first = (_layer(evidence, "turns", 2, layer, measure) for layer in (2, 1))
+    return statistics.difference(second, first).text(2, 100, "points")
+
+
+def _of_both(gaps: Sequence[statistics.Estimate]) -> str:
+    two, three = (gap.text(2, 100, "points") for gap in gaps)
+    return f"{two} with two layers, {three} with three"
+
+
+def _above(gap: statistics.Estimate) -> bool:
+    return gap.low is not None and gap.low > 0

@@ -76,15 +76,6 @@ def test_the_best_cosine_is_the_largest_in_size_whatever_the_scale():
     assert prototypes.best_cosine(np.zeros((1, 3)), targets) == 0
 
 
-def test_purity_is_the_share_of_the_commonest_class_at_the_top():
-    labels = np.array([0, 0, 1, 1, 2, 2])
-    scores = np.array([[6, 5, 1, 1, 1, 1], [6, 0, 5, 0, 4, 0], [7, 7, 7, 7, 7, 7]], float).T
-    assert prototypes.purity(scores[:, :1], labels, top=2) == 1
-    assert prototypes.purity(scores[:, 1:2], labels, top=3) == pytest.approx(1 / 3)
-    assert prototypes.purity(scores, labels, top=2) == 0.75, "one that does not vary is left out"
-    assert np.isnan(prototypes.purity(scores[:, 2:], labels))
-
-
 def test_purities_read_low_energies_as_responsibility():
     labels = np.repeat([0, 1], 150)
     energies = np.stack([10.0 * labels, np.ones(300)], axis=1)  # low for class 0

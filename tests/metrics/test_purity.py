@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from implicit_em.metrics.purity import class_purity
+from implicit_em.metrics.purity import class_purity, top_classes, top_purity
 
 LABELS = np.array([7, 7, 7, 3, 3, 9])
 
@@ -43,3 +43,13 @@ def test_order_scale_and_sign_do_not_matter(activations, order, exponent):
 
 def test_a_single_class_is_pure():
     assert class_purity(np.random.default_rng(0).random((6, 3)), np.zeros(6)) == pytest.approx(1)
+
+
+def test_the_purity_of_the_strongest_is_the_share_of_their_commonest_class():
+    labels = np.array([0, 0, 1, 1, 2, 2])
+    scores = np.array([[6, 5, 1, 1, 1, 1], [6, 0, 5, 0, 4, 0], [7, 7, 7, 7, 7, 7]], float).T
+    counts = top_classes(scores, labels, top=2)
+    assert counts.tolist() == [[2, 0, 0], [1, 1, 0], [0, 0, 0]]
+    assert top_purity(counts) == 0.75, "one that does not vary is left out"
+    assert top_purity(top_classes(scores[:, 1:2], labels, top=3)) == pytest.approx(1 / 3)
+    assert np.isnan(top_purity(counts[2:]))

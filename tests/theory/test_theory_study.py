@@ -34,16 +34,47 @@ def evidence():
         for candidate in CANDIDATES
         for seed in SEEDS
     ]
-    return {"volume": {"runs": pd.DataFrame(runs), "matched": pd.DataFrame(probes)}}
+    return {
+        "volume": {"runs": pd.DataFrame(runs), "matched": pd.DataFrame(probes)},
+        "depth": {"layers": pd.DataFrame(layers())},
+    }
 
 
-def changed(table, column, value, **where):
+def layers():
+    """Layers of nets that get better upwards, and a little better if trained jointly."""
+    places = [("one", 1, 1, units) for units in (64, 70, 75)]
+    places += [
+        (way, depth, layer, 64)
+        for way in ("turns", "together", "joint")
+        for depth in (2, 3)
+        for layer in range(1, depth + 1)
+    ]
+    return [
+        {
+            "way": way,
+            "layers": depth,
+            "layer": layer,
+            "units": units,
+            "seed": seed,
+            "sparse_probe_1": 0.7,
+            "sparse_probe_5": 0.8 + 0.05 * layer + 0.01 * (way == "joint") + 1e-4 * seed * layer,
+            "top_purity": 0.6,
+            "carried": 5.0,
+            "agreement": 0.6 + 0.01 * seed,
+            "chance": 0.1,
+        }
+        for way, depth, layer, units in places
+        for seed in SEEDS
+    ]
+
+
+def changed(table, column, value, experiment="volume", **where):
     def change(found):
-        frame = found["volume"][table]
+        frame = found[experiment][table]
         rows = pd.concat([frame[key] == wanted for key, wanted in where.items()], axis=1).all(
             axis=1
         )
-        found["volume"][table] = frame.assign(**{column: frame[column].mask(rows, value)})
+        found[experiment][table] = frame.assign(**{column: frame[column].mask(rows, value)})
         return found
 
     return change
@@ -56,6 +87,10 @@ def both(*changes):
         return found
 
     return change
+
+
+def layer(column, value, **where):
+    return changed("layers", column, value, "depth", **where)
 
 
 NEVER = float("nan")
@@ -74,6 +109,20 @@ FLIPS = [
         "others_do_as_well",
         "no",
         both(*(changed("runs", "dead_units", 1, candidate=name) for name in ("hinge", "penalty", "unit"))),
+    ),
+    ("second_layer_reads_better", "partly", layer("sparse_probe_5", 0.8, way="joint", layers=2, layer=2)),
+    ("second_layer_reads_better", "partly", layer("sparse_probe_5", 0.95, way="turns", layers=2, layer=1, seed=1)),
+    ("second_layer_reads_better", "no", layer("sparse_probe_5", 0.95, way="one", units=70)),
+    ("joint_is_better", "partly", layer("sparse_probe_5", 0.9, way="joint", layers=3, layer=3)),
+    ("joint_is_better", "no", layer("sparse_probe_5", 0.9, way="joint", seed=2)),
+    ("layers_need_not_wait", "partly", layer("sparse_probe_5", 0.898, way="together", layers=2, layer=2, seed=1)),
+    ("layers_need_not_wait", "no", layer("sparse_probe_5", 0.94, way="together", layers=3, layer=3)),
+    ("upper_units_are_mixtures", "partly", layer("carried", 30.0, way="joint", layers=2, layer=2)),
+    ("upper_units_are_mixtures", "partly", layer("agreement", 0.1, way="turns", layers=2, layer=2)),
+    (
+        "upper_units_are_mixtures",
+        "no",
+        both(layer("carried", 30.0, way="joint"), layer("agreement", 0.1, way="turns")),
     ),
 ]  # fmt: skip
 
@@ -106,20 +155,26 @@ def test_the_files_hold_the_protocol_that_the_code_pins(tmp_path):
     assert STUDY.digests(everything, STUDY.plan(everything, tmp_path, CONF)) == PROTOCOL
 
 
-def test_a_small_study_writes_everything_and_goes_on(small_mnist, tmp_path, caplog):
+@pytest.mark.usefixtures("coarse")
+@pytest.mark.parametrize(
+    "experiments", [["volume"], pytest.param(list(EXPERIMENTS), marks=pytest.mark.slow)], ids=len
+)
+def test_a_small_study_writes_everything_and_goes_on(experiments, small_mnist, tmp_path, caplog):
     overrides = [f"data.root={small_mnist}", "data.batch_size=64", "trainer.max_epochs=1"]
     overrides += ["seed=1", "logger=csv"]
-    page = study(tmp_path / "trial", overrides=overrides, workers=2, conf=CONF)
+    place = (tmp_path / "trial", experiments, overrides, 2, CONF)
+    page = study(*place)
     report = page.with_suffix(".md").read_text()
     assert "TRIAL with data.batch_size=64" in report
     assert not (tmp_path / "trial" / "verdicts.json").exists()
-    for name, experiment in EXPERIMENTS.items():
+    for name in experiments:
+        experiment = EXPERIMENTS[name]
         assert f"## {experiment.title}" in report
         for picture in experiment.pictures:
             assert (tmp_path / "trial" / "figures" / f"{name}_{picture}.png").stat().st_size > 1000
     caplog.set_level("INFO")
     caplog.clear()
-    study(tmp_path / "trial", overrides=overrides, workers=2, conf=CONF)
+    study(*place)
     assert "to train" not in caplog.text
 
 
