@@ -57,11 +57,12 @@ def _size_of(spec: RunSpec, in_features: int) -> tuple[int, int]:
 
 def _moments_of(spec: RunSpec) -> int:
     """Return the number of tensors that the optimizer keeps for each parameter, of its shape."""
-    parameter = nn.Parameter(torch.zeros(2))
-    parameter.grad = torch.zeros(2)
-    optimizer: Any = instantiate(spec.settings["optimizer"], _partial_=True)([parameter])
+    weight, bias = nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2))
+    for parameter in (weight, bias):
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer: Any = instantiate(spec.settings["optimizer"], _partial_=True)([weight, bias])
     optimizer.step()
     return sum(
-        isinstance(value, torch.Tensor) and value.shape == parameter.shape
-        for value in optimizer.state[parameter].values()
+        isinstance(value, torch.Tensor) and value.shape == weight.shape
+        for value in optimizer.state[weight].values()
     )

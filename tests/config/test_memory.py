@@ -8,8 +8,10 @@ from implicit_em.config import memory
 from implicit_em.config.memory import refuse_what_memory_cannot_hold
 from implicit_em.config.spec import RunSpec
 
+MOMENTS = [("adam", 2), ("sgd", 0), ("momentum", 1), ("em", 0)]
 
-@pytest.mark.parametrize(("optimizer", "moments"), [("adam", 2), ("sgd", 0), ("momentum", 1)])
+
+@pytest.mark.parametrize(("optimizer", "moments"), MOMENTS)
 def test_the_moments_are_those_that_the_optimizer_keeps(composed, small, optimizer, moments):
     spec = RunSpec.of(composed(*small, f"optimizer={optimizer}"))
     assert memory._moments_of(spec) == moments

@@ -2,6 +2,7 @@
 
 import math
 
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from implicit_em.config.spec import RunSpec
 from implicit_em.engine.em import EM
 from implicit_em.losses import lse
 from implicit_em.models import Mixture
+from implicit_em.training.run import train
 
 
 def mixture(x_ND, units, seed=0):
@@ -163,3 +165,10 @@ def test_what_em_cannot_fit_is_refused(composed, overrides, message):
 
 def test_em_is_composed_with_its_model(composed):
     check(RunSpec.of(composed("model=mixture", "optimizer=em", "lr.value=1")))
+
+
+def test_a_run_trains_by_explicit_em(composed, small, tmp_path):
+    overrides = ["model=mixture", "optimizer=em", "lr.value=1", "data.batch_size=600"]
+    train(composed(*small, *overrides, "trainer.max_epochs=4", "probe=none"), tmp_path)
+    losses = pd.read_csv(tmp_path / "history.csv")["train/loss"]
+    assert (losses.diff().dropna() < 0).all()
