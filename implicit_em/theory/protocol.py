@@ -10,4 +10,8 @@ PROTOCOL: Mapping[str, str] = {
     "theory/volume_unit": "9232c6d8dc8c0182",
     "theory/volume_today_rates": "793a21142a1146b2",
     "theory/volume_decay_rates": "8ad84a936936cf51",
+    "theory/explicit_em_exact": "5ba7b429a8138bdc",
+    "theory/explicit_em_stochastic": "f0fdf8ebdda2f525",
+    "theory/explicit_em_adam": "1d93fdb9bb2392c5",
+    "theory/explicit_em_sgd": "341848508a2e7cd4",
 }
