@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+ROUNDING = 16
+"""Rounding errors of a weight after a step, at most, in units of the weight's before."""
+
 
 class EM(Optimizer):
     """M-steps of a ``models.Mixture``, from the gradients of its mean negative log-likelihood.
@@ -16,7 +19,8 @@ class EM(Optimizer):
     the statistics, ``pi_j <- (1 - rho) pi_j + rho <r_j>``, and likewise those of the means, which
     then move by ``-rho / pi_j`` times their gradient, with the new ``pi_j`` (online EM: Cappé and
     Moulines 2009). So a step of EM is a gradient step with a preconditioner. With ``rho = 1`` and
-    all samples in one batch it is the exact one (Dempster, Laird and Rubin 1977).
+    all samples in one batch it is the exact one (Dempster, Laird and Rubin 1977). A component that
+    a batch gives no responsibility stays where it is.
 
     Args:
         params: the weight and the bias of the mixture's layer, in this order.
@@ -45,10 +49,10 @@ class EM(Optimizer):
         means_KD, logits_K = group["params"]
         if means_KD.grad is None:
             return loss
-        weights_K = logits_K.softmax(-1).sub_(logits_K.grad, alpha=step)
-        weights_K.clamp_min_(
-            torch.finfo(weights_K.dtype).tiny
-        )  # of components that are responsible for nothing
+        before_K, number = logits_K.softmax(-1), torch.finfo(logits_K.dtype)
+        weights_K = before_K.sub(logits_K.grad, alpha=step)
+        # A weight that has all but vanished is rounding, and the means' step divides by it.
+        weights_K.clamp_min_(number.tiny).clamp_min_(before_K.mul_(ROUNDING * number.eps))
         means_KD.addcdiv_(means_KD.grad, weights_K[:, None], value=-step)
         logits_K.copy_(weights_K.log_())
         return loss

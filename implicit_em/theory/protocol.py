@@ -14,4 +14,8 @@ PROTOCOL: Mapping[str, str] = {
     "theory/depth_turns": "55c111cae398fb19",
     "theory/depth_together": "25dc5325bea7bc68",
     "theory/depth_joint": "9fb3307229bb53f3",
+    "theory/explicit_em_exact": "5ba7b429a8138bdc",
+    "theory/explicit_em_stochastic": "f0fdf8ebdda2f525",
+    "theory/explicit_em_adam": "1d93fdb9bb2392c5",
+    "theory/explicit_em_sgd": "341848508a2e7cd4",
 }

@@ -172,3 +172,16 @@ def test_a_run_trains_by_explicit_em(composed, small, tmp_path):
     train(composed(*small, *overrides, "trainer.max_epochs=4", "probe=none"), tmp_path)
     losses = pd.read_csv(tmp_path / "history.csv")["train/loss"]
     assert (losses.diff().dropna() < 0).all()
+
+
+def test_a_component_that_is_hardly_responsible_does_not_leave_the_samples():
+    """In float32 its new weight is lost to rounding, and may not divide its step."""
+    centres_CD = 3 * samples(10, 64)
+    x_ND = (samples(600, 64, seed=1) + centres_CD[torch.arange(600) % 10]).float()
+    model = mixture(x_ND, 64).float()
+    model.linear.bias.data.zero_()
+    optimizer, longest = EM(model.parameters()), x_ND.norm(dim=1).max()
+    for x_BD in x_ND[torch.randperm(600)].split(64):
+        make_step(model, optimizer, x_BD)
+        assert model(x_ND).isfinite().all()
+        assert model.weight.norm(dim=1).max() <= 2 * longest

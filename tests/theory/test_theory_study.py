@@ -6,6 +6,7 @@ from helpers.paths import ROOT
 
 from implicit_em.base.errors import ConfigError
 from implicit_em.theory.criteria import CLAIMS
+from implicit_em.theory.explicit_em import EXPLICIT, best, end_of, largest_fall
 from implicit_em.theory.protocol import PROTOCOL
 from implicit_em.theory.study import EXPERIMENTS, STUDY, study
 from implicit_em.theory.volume import CANDIDATES
@@ -37,6 +38,7 @@ def evidence():
     return {
         "volume": {"runs": pd.DataFrame(runs), "matched": pd.DataFrame(probes)},
         "depth": {"layers": pd.DataFrame(layers())},
+        "explicit_em": evidence_of_explicit_em(),
     }
 
 
@@ -68,6 +70,35 @@ def layers():
     ]
 
 
+def evidence_of_explicit_em():
+    settings = [("exact", "1"), ("stochastic", "0.3"), ("incremental", "")]
+    settings += [("adam", "0.1"), ("sgd", "16")]
+    finals = [
+        {"method": method, "rate": rate, "seed": seed, "purity": 0.75, "nmi": 0.5}
+        for method, rate in settings
+        for seed in SEEDS
+    ]
+    curves = [
+        {
+            **row,
+            "pass": number,
+            "seconds": 0.5 * number,
+            "likelihood": 160
+            + row["seed"] / 10
+            - 10 / number
+            + 5 * (row["method"] == "stochastic"),
+        }
+        for row in finals
+        for number in range(1, 21)
+    ]
+    steps = [
+        {"seed": seed, "error": 1e-14, "lowest_rate": 30.0, "largest_rate": 400.0} for seed in SEEDS
+    ]
+    passes = [{"seed": seed, "fall": 1e-8, "fall_reference": 0.0} for seed in SEEDS]
+    tables = {"finals": finals, "curves": curves, "steps": steps, "passes": passes}
+    return {name: pd.DataFrame(rows) for name, rows in tables.items()}
+
+
 def changed(table, column, value, experiment="volume", **where):
     def change(found):
         frame = found[experiment][table]
@@ -75,6 +106,23 @@ def changed(table, column, value, experiment="volume", **where):
             axis=1
         )
         found[experiment][table] = frame.assign(**{column: frame[column].mask(rows, value)})
+        return found
+
+    return change
+
+
+def changed_em(table, column, value, **where):
+    return changed(table, column, value, experiment="explicit_em", **where)
+
+
+def slower(factor):
+    """All forms of explicit EM take longer."""
+
+    def change(found):
+        curves = found["explicit_em"]["curves"]
+        explicit = curves["method"].isin(EXPLICIT)
+        seconds = curves["seconds"].where(~explicit, factor * curves["seconds"])
+        found["explicit_em"]["curves"] = curves.assign(seconds=seconds)
         return found
 
     return change
@@ -124,6 +172,18 @@ FLIPS = [
         "no",
         both(layer("carried", 30.0, way="joint"), layer("agreement", 0.1, way="turns")),
     ),
+    ("a_step_is_an_m_step", "partly", changed_em("passes", "fall", 1e-5, seed=2)),
+    ("a_step_is_an_m_step", "partly", changed_em("passes", "fall_reference", 1e-10, seed=2)),
+    ("a_step_is_an_m_step", "no", changed_em("steps", "error", 1e-8, seed=2)),
+    ("ahead_after_equal_passes", "partly", changed_em("curves", "likelihood", 170.0, method="adam", **{"pass": 20})),
+    ("ahead_after_equal_passes", "no", changed_em("curves", "likelihood", 170.0, method="sgd")),
+    ("ahead_after_equal_passes", "no", changed_em("curves", "likelihood", 150.0, method="stochastic", seed=1)),
+    ("ahead_after_equal_seconds", "partly", changed_em("curves", "likelihood", 170.0, method="adam", **{"pass": 20})),
+    ("ahead_after_equal_seconds", "no", changed_em("curves", "likelihood", 170.0, method="adam")),
+    ("ahead_after_equal_seconds", "no", slower(20)),
+    ("components_are_as_good", "partly", changed_em("finals", "purity", 0.73, method="stochastic", seed=1)),
+    ("components_are_as_good", "no", changed_em("finals", "purity", 0.70, method="stochastic")),
+    ("components_are_as_good", "no", changed_em("finals", "purity", 0.80, method="stochastic")),
 ]  # fmt: skip
 
 
@@ -142,6 +202,29 @@ def test_a_failing_result_flips_the_verdict(key, verdict, change):
 
 def test_every_verdict_is_flipped_by_some_result():
     assert {(key, verdict) for key, verdict, _ in FLIPS} >= {(key, "no") for key in CLAIMS.by_key}
+
+
+def test_the_best_setting_is_that_of_the_largest_mean_at_the_budget():
+    rows = [
+        ("adam", "0.1", 1, 10.0, 2.0),
+        ("adam", "0.1", 2, 20.0, 4.0),
+        ("sgd", "8", 1, 14.0, 1.0),
+        ("sgd", "8", 2, 15.0, 2.0),
+    ]
+    columns = ["method", "rate", "pass", "likelihood", "seconds"]
+    curves = pd.concat(pd.DataFrame(rows, columns=columns).assign(seed=seed) for seed in (1, 2))
+    both = ("adam", "sgd")
+    assert str(best(curves, both, "pass", 1)) == "SGD 8"
+    at_end = best(curves, both, "pass", 2)
+    assert (str(at_end), at_end.likelihoods.to_dict()) == ("Adam 0.1", {1: 20.0, 2: 20.0})
+    assert end_of(curves, "seconds") == 2
+    assert best(curves, ("adam",), "seconds", 3).likelihoods[1] == 15
+    assert str(best(curves, both, "seconds", 1.5)) == "SGD 8"  # Adam's first pass is not over
+
+
+def test_a_fall_is_relative_and_a_rise_is_none():
+    assert largest_fall([-10.0, -20.0, -19.0, -30.0]) == pytest.approx(0.05)
+    assert largest_fall([-10.0, -20.0]) == largest_fall([-10.0]) == 0
 
 
 @pytest.mark.parametrize("claim", CLAIMS.by_key.values(), ids=lambda claim: claim.key)
