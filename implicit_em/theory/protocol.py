@@ -10,4 +10,13 @@ PROTOCOL: Mapping[str, str] = {
     "theory/volume_unit": "9232c6d8dc8c0182",
     "theory/volume_today_rates": "793a21142a1146b2",
     "theory/volume_decay_rates": "8ad84a936936cf51",
+    "theory/lse_weight": "b2486454ebbf82d6",
+    "theory/lse_temperature": "e383b355f83270fd",
+    "theory/lse_square": "64d12aa4f71dca18",
+    "theory/lse_today": "245c278be0414b42",
+    "theory/lse_square_today": "36438af42d5bb34d",
+    "theory/lse_mixture": "b40e57cb0d2d24a3",
+    "theory/anomaly_derived": "2b389996c1f616af",
+    "theory/anomaly_mixture": "647b919cb64e7b4a",
+    "theory/anomaly_sae": "15334f3b649056b3",
 }

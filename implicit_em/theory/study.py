@@ -11,7 +11,7 @@ from implicit_em.studies.pages import Report
 from implicit_em.studies.runs import Run
 from implicit_em.studies.summary_run import log_summary
 from implicit_em.studies.tables import records
-from implicit_em.theory import volume
+from implicit_em.theory import anomaly, lse, volume
 from implicit_em.theory.criteria import CLAIMS
 from implicit_em.theory.experiment import Experiment
 from implicit_em.theory.protocol import PROTOCOL
@@ -22,7 +22,11 @@ log = logging.getLogger(__name__)
 THEORY = Path("results/theory")
 QUICK = ("trainer.max_epochs=3", "seed=1")
 """Settings of a quick trial."""
-EXPERIMENTS: dict[str, Experiment] = {"volume": volume.EXPERIMENT}
+EXPERIMENTS: dict[str, Experiment] = {
+    "volume": volume.EXPERIMENT,
+    "lse": lse.EXPERIMENT,
+    "anomaly": anomaly.EXPERIMENT,
+}
 
 
 def study(

@@ -1,7 +1,10 @@
 """The study of open questions: criteria on made-up results, and a small study from end to end."""
 
+import shutil
+
 import pandas as pd
 import pytest
+from helpers import theory
 from helpers.paths import ROOT
 
 from implicit_em.base.errors import ConfigError
@@ -34,7 +37,11 @@ def evidence():
         for candidate in CANDIDATES
         for seed in SEEDS
     ]
-    return {"volume": {"runs": pd.DataFrame(runs), "matched": pd.DataFrame(probes)}}
+    return {
+        "volume": {"runs": pd.DataFrame(runs), "matched": pd.DataFrame(probes)},
+        "lse": theory.lse(),
+        "anomaly": theory.anomaly(),
+    }
 
 
 def changed(table, column, value, **where):
@@ -76,6 +83,7 @@ FLIPS = [
         both(*(changed("runs", "dead_units", 1, candidate=name) for name in ("hinge", "penalty", "unit"))),
     ),
 ]  # fmt: skip
+FLIPS += theory.FLIPS
 
 
 @pytest.mark.parametrize("key", CLAIMS.by_key)
@@ -106,26 +114,47 @@ def test_the_files_hold_the_protocol_that_the_code_pins(tmp_path):
     assert STUDY.digests(everything, STUDY.plan(everything, tmp_path, CONF)) == PROTOCOL
 
 
-def test_a_small_study_writes_everything_and_goes_on(small_mnist, tmp_path, caplog):
+@pytest.fixture
+def thin(tmp_path):
+    """A configuration folder whose long sweeps have two values left of each axis."""
+    conf = shutil.copytree(CONF, tmp_path / "conf")
+    long = {
+        "null,0,1,2,3,4,5,6,7,8,9": "null,3",
+        "0.1,0.3,1,3,10": "0.1,1",
+        "0.1,0.25,0.5,1,2,4": "1,2",
+    }
+    for file in (conf / "experiment" / "theory").iterdir():
+        for values, left in long.items():
+            file.write_text(file.read_text().replace(f": {values}\n", f": {left}\n"))
+    return conf
+
+
+@pytest.mark.usefixtures("coarse")
+def test_a_small_study_writes_everything_and_goes_on(
+    small_mnist, tmp_path, thin, monkeypatch, caplog
+):
+    monkeypatch.setattr("implicit_em.theory.anomaly.cores", lambda: 1)  # no other processes
+    caplog.set_level("INFO")
     overrides = [f"data.root={small_mnist}", "data.batch_size=64", "trainer.max_epochs=2"]
     overrides += ["seed=1", "logger=csv"]
-    page = study(tmp_path / "trial", overrides=overrides, workers=2, conf=CONF)
+    page = study(tmp_path / "trial", overrides=overrides, workers=2, conf=thin)
     report = page.with_suffix(".md").read_text()
     assert "TRIAL with data.batch_size=64" in report
     assert not (tmp_path / "trial" / "verdicts.json").exists()
     for name, experiment in EXPERIMENTS.items():
         assert f"## {experiment.title}" in report
         for picture in experiment.pictures:
-            assert (tmp_path / "trial" / "figures" / f"{name}_{picture}.png").stat().st_size > 1000
-    caplog.set_level("INFO")
+            assert (tmp_path / "trial" / "figures" / f"{name}_{picture}.png").stat().st_size > 500
+    assert caplog.text.count("Fashion-MNIST is left out") == 1
+    assert "Fashion-MNIST was not in the folder of the data" in report
     caplog.clear()
-    study(tmp_path / "trial", overrides=overrides, workers=2, conf=CONF)
+    study(tmp_path / "trial", overrides=overrides, workers=2, conf=thin)
     assert "to train" not in caplog.text
 
 
 def test_a_trial_may_not_write_where_the_protocol_does(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="results/theory is for the protocol alone"):
-        study(overrides=["trainer.max_epochs=2"], conf=CONF)
+        study(experiments=["volume"], overrides=["trainer.max_epochs=2"], conf=CONF)
     with pytest.raises(ConfigError, match="nothing: no such experiment; allowed: volume"):
         study(experiments=["nothing"], conf=CONF)
