@@ -88,9 +88,10 @@ class Run:
     def model(self) -> Any:
         """Load the trained model, on the CPU, for the samples that the run's data module gives.
 
-        Its class may be a user's own.
+        Its class and its activation's may be a user's own.
         """
-        classes = [get_class(self.cfg.model._target_)]
+        parts = [self.cfg.model, self.cfg.model.get("activation")]
+        classes = [get_class(part._target_) for part in parts if part is not None]
         return load_as_trained(self.directory, classes)[0]
 
 

@@ -18,4 +18,13 @@ PROTOCOL: Mapping[str, str] = {
     "theory/explicit_em_stochastic": "f0fdf8ebdda2f525",
     "theory/explicit_em_adam": "1d93fdb9bb2392c5",
     "theory/explicit_em_sgd": "341848508a2e7cd4",
+    "theory/lse_weight": "b2486454ebbf82d6",
+    "theory/lse_temperature": "e383b355f83270fd",
+    "theory/lse_square": "64d12aa4f71dca18",
+    "theory/lse_today": "245c278be0414b42",
+    "theory/lse_square_today": "36438af42d5bb34d",
+    "theory/lse_mixture": "b40e57cb0d2d24a3",
+    "theory/anomaly_derived": "2b389996c1f616af",
+    "theory/anomaly_mixture": "647b919cb64e7b4a",
+    "theory/anomaly_sae": "15334f3b649056b3",
 }

@@ -19,6 +19,7 @@ from implicit_em.studies import figures as style
 from implicit_em.studies.runs import Run, table
 from implicit_em.studies.tables import mean_and_deviation
 from implicit_em.theory.experiment import Experiment, Picture, Tables
+from implicit_em.theory.matching import probe_at
 
 CANDIDATES = {
     "today": "today's",
@@ -112,9 +113,7 @@ def matched(runs: pd.DataFrame) -> pd.DataFrame:
     density = float(today["density"].mean())
     rows = []
     for (candidate, seed), curve in middle.groupby(["candidate", "seed"], sort=False):
-        curve = curve.sort_values("density")
-        ends = {"left": np.nan, "right": np.nan}
-        probe = np.interp(density, curve["density"], curve["probe_accuracy"], **ends)
+        probe = probe_at(density, curve)
         rows.append({"candidate": candidate, "seed": seed, "density": density, "probe": probe})
     return pd.DataFrame(rows)
 

@@ -1,7 +1,10 @@
 """The study of open questions: criteria on made-up results, and a small study from end to end."""
 
+import shutil
+
 import pandas as pd
 import pytest
+from helpers import theory
 from helpers.paths import ROOT
 
 from implicit_em.base.errors import ConfigError
@@ -39,6 +42,8 @@ def evidence():
         "volume": {"runs": pd.DataFrame(runs), "matched": pd.DataFrame(probes)},
         "depth": {"layers": pd.DataFrame(layers())},
         "explicit_em": evidence_of_explicit_em(),
+        "lse": theory.lse(),
+        "anomaly": theory.anomaly(),
     }
 
 
@@ -185,6 +190,7 @@ FLIPS = [
     ("components_are_as_good", "no", changed_em("finals", "purity", 0.70, method="stochastic")),
     ("components_are_as_good", "no", changed_em("finals", "purity", 0.80, method="stochastic")),
 ]  # fmt: skip
+FLIPS += theory.FLIPS
 
 
 @pytest.mark.parametrize("key", CLAIMS.by_key)
@@ -238,14 +244,33 @@ def test_the_files_hold_the_protocol_that_the_code_pins(tmp_path):
     assert STUDY.digests(everything, STUDY.plan(everything, tmp_path, CONF)) == PROTOCOL
 
 
+@pytest.fixture
+def thin(tmp_path):
+    """A configuration folder whose long sweeps have two values left of each axis."""
+    conf = shutil.copytree(CONF, tmp_path / "conf")
+    long = {
+        "null,0,1,2,3,4,5,6,7,8,9": "null,3",
+        "0.1,0.3,1,3,10": "0.1,1",
+        "0.1,0.25,0.5,1,2,4": "1,2",
+    }
+    for file in (conf / "experiment" / "theory").iterdir():
+        for values, left in long.items():
+            file.write_text(file.read_text().replace(f": {values}\n", f": {left}\n"))
+    return conf
+
+
 @pytest.mark.usefixtures("coarse")
 @pytest.mark.parametrize(
     "experiments", [["volume"], pytest.param(list(EXPERIMENTS), marks=pytest.mark.slow)], ids=len
 )
-def test_a_small_study_writes_everything_and_goes_on(experiments, small_mnist, tmp_path, caplog):
+def test_a_small_study_writes_everything_and_goes_on(
+    experiments, small_mnist, tmp_path, thin, monkeypatch, caplog
+):
+    monkeypatch.setattr("implicit_em.theory.anomaly.cores", lambda: 1)  # no other processes
+    caplog.set_level("INFO")
     overrides = [f"data.root={small_mnist}", "data.batch_size=64", "trainer.max_epochs=1"]
     overrides += ["seed=1", "logger=csv"]
-    place = (tmp_path / "trial", experiments, overrides, 2, CONF)
+    place = (tmp_path / "trial", experiments, overrides, 2, thin)
     page = study(*place)
     report = page.with_suffix(".md").read_text()
     assert "TRIAL with data.batch_size=64" in report
@@ -254,8 +279,10 @@ def test_a_small_study_writes_everything_and_goes_on(experiments, small_mnist, t
         experiment = EXPERIMENTS[name]
         assert f"## {experiment.title}" in report
         for picture in experiment.pictures:
-            assert (tmp_path / "trial" / "figures" / f"{name}_{picture}.png").stat().st_size > 1000
-    caplog.set_level("INFO")
+            assert (tmp_path / "trial" / "figures" / f"{name}_{picture}.png").stat().st_size > 500
+    if "anomaly" in experiments:
+        assert caplog.text.count("Fashion-MNIST is left out") == 1
+        assert "Fashion-MNIST was not in the folder of the data" in report
     caplog.clear()
     study(*place)
     assert "to train" not in caplog.text
