@@ -1,5 +1,7 @@
 """Finished runs, whose pages are tested."""
 
+import json
+
 import pytest
 from helpers.language import make_model, make_text
 from helpers.pages import HOSTILE, texts_of_store
@@ -10,6 +12,8 @@ from hydra import compose, initialize_config_dir
 from implicit_em.harvest.run import harvest
 from implicit_em.training.run import train
 
+LINE = "1" + "<script>alert('1')</script>" * 400_000
+"""A line of ten megabytes, whose hash puts it among the test documents."""
 BRIEF = ["trainer.max_epochs=1", "logger=csv", "picture=false", "probe=none"]
 
 
@@ -52,9 +56,13 @@ def harvested(models, tmp_path_factory):
     """Train a run on a store of a tiny language model, once for its overrides."""
     folder = tmp_path_factory.mktemp("harvested")
     text = make_text(folder / "rows.jsonl")
+    line = folder / "line.jsonl"
+    row = json.dumps({"text": LINE, "label": "c"}) + "\n"
+    line.write_text(text.read_text() + row)
 
-    def harvested(kind, *overrides):
-        store, run = folder / f"store-{kind}", folder / "-".join([kind, *overrides])
+    def harvested(kind, *overrides, text=text):
+        store = folder / f"store-{kind}-{text.stem}"
+        run = folder / "-".join([kind, text.stem, *overrides])
         if not store.exists():
             lm = ["lm=auto", f"lm.path={models[kind]}", "text=files", f"store={store}"]
             reads = [f"text.paths=[{text}]", "text.label=label", "sites=[resid.1]"]
@@ -65,4 +73,5 @@ def harvested(models, tmp_path_factory):
             train(composed("train", *data, *BRIEF, *overrides), run)
         return run
 
+    harvested.line = line
     return harvested

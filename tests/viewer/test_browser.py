@@ -146,6 +146,20 @@ def test_text_from_anywhere_stays_text(pages, opened):
         assert page.locator("main script").count() == 0
 
 
+def test_a_line_of_ten_megabytes_is_cut_and_stays_text(harvested, opened, tmp_path):
+    run = harvested("gpt2", "data.first_positions=0", text=harvested.line)
+    page = opened(explore([run], tmp_path / "page"))
+    shown = ""
+    for feature in range(5):
+        page.goto(f"{page.url.partition('#')[0]}#0/feature/{feature}")
+        page.wait_for_selector(f"h1:text-is('Feature {feature}')")
+        shown += "".join(page.locator(".words").all_inner_texts())
+    assert "<script>alert" in shown
+    assert page.locator("main script").count() == 0
+    files = [file for file in (tmp_path / "page").rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) < 2**20
+
+
 def test_nothing_else_may_run_or_load(pages, opened, browser):
     for kind in ("texts", "single"):
         context, refused = browser.new_context(), []
