@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 ROUNDING = 16
-"""Rounding errors of a weight after a step, at most, in units of the weight's before."""
+"""Least weight after a step, in units of the rounding of the weight before."""
 
 
 class EM(Optimizer):
@@ -22,11 +22,11 @@ class EM(Optimizer):
     all samples in one batch it is the exact one (Dempster, Laird and Rubin 1977). A component that
     a batch gives no responsibility stays where it is.
 
+    The objective must be ``lse`` alone, with ``reduction=mean`` and weight 1.
+
     Args:
         params: the weight and the bias of the mixture's layer, in this order.
         lr: step size ``rho``, above 0 and at most 1.
-
-    The objective must be ``lse`` alone, with ``reduction=mean`` and weight 1.
 
     Raises:
         ValueError: if ``lr`` is out of range, or there are other parameters.

@@ -135,10 +135,18 @@ class SampledEncoder(Encoder):
         Raises:
             ValueError: if there are fewer samples than rows.
         """
-        hidden = len(self.weight)
-        if len(x) < hidden:
-            raise ValueError(f"hidden={hidden}: more than the {len(x)} training samples")
         mean_D = x.mean(0)
-        rows_KD = nn.functional.normalize(x[torch.randperm(len(x))[:hidden]] - mean_D)
+        rows_KD = nn.functional.normalize(drawn(x, len(self.weight)) - mean_D)
         self.weight.copy_(rows_KD / 3**0.5)
         self.linear.bias.copy_(-self.weight @ mean_D)
+
+
+def drawn(x: Tensor, hidden: int) -> Tensor:
+    """Return as many samples as components, drawn from ``(N, D)`` without replacement.
+
+    Raises:
+        ValueError: if there are fewer samples than components.
+    """
+    if len(x) < hidden:
+        raise ValueError(f"hidden={hidden}: more than the {len(x)} training samples")
+    return x[torch.randperm(len(x))[:hidden]]

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from implicit_em.models.encoder import Encoder
+from implicit_em.models.encoder import Encoder, drawn
 
 
 class Mixture(Encoder):
@@ -41,7 +41,4 @@ class Mixture(Encoder):
         Raises:
             ValueError: if there are fewer samples than components.
         """
-        hidden = len(self.weight)
-        if len(x) < hidden:
-            raise ValueError(f"hidden={hidden}: more than the {len(x)} training samples")
-        self.weight.copy_(x[torch.randperm(len(x))[:hidden]])
+        self.weight.copy_(drawn(x, len(self.weight)))

@@ -22,6 +22,11 @@ def mean_and_deviation(mean: float | None, deviation: float | None, form: str) -
     return f"{mean:{form}}" + ("" if pd.isna(deviation) else f" ± {deviation:{form}}")
 
 
+def over_runs(values: pd.Series, form: str) -> str:
+    """Return ``mean ± deviation`` of the values of runs, in a format."""
+    return mean_and_deviation(values.mean(), values.std(), form)
+
+
 def percent(share: float, digits: int | None = None) -> str:
     """Return a share as text: ``5 %``; a dash for NaN."""
     text = f"{100 * share:g} %" if digits is None else f"{100 * share:.{digits}f} %"

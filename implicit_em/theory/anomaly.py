@@ -1,4 +1,4 @@
-"""Experiment 3, evidence at work: the evidence of a sample as an anomaly score.
+"""Experiment: the evidence of a sample as an anomaly score.
 
 The mixture is not normalised, so its evidence compares samples under one model, not models. That is
 all that an anomaly score needs. A score is larger for what it takes for an anomaly.
@@ -28,7 +28,7 @@ from implicit_em.models import GaussianMixture, KMeans, Mixture, SparseAutoencod
 from implicit_em.studies import figures as style
 from implicit_em.studies.measurements import Measurement
 from implicit_em.studies.runs import Run
-from implicit_em.studies.tables import mean_and_deviation
+from implicit_em.studies.tables import over_runs
 from implicit_em.theory.experiment import Experiment, Picture, Tables
 
 log = logging.getLogger(__name__)
@@ -254,7 +254,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for method, name in METHODS.items():
         values = {key: of[of["method"] == method]["auroc"] for key, of in columns.items()}
-        texts = {k: mean_and_deviation(v.mean(), v.std(), ".3f") for k, v in values.items()}
+        texts = {key: over_runs(column, ".3f") for key, column in values.items()}
         rows.append({"score": name, **texts})
     return pd.DataFrame(rows)
 

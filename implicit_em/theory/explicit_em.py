@@ -1,4 +1,4 @@
-"""Experiment 2: explicit EM, and what gradient descent on LSE is beside it.
+"""Experiment: explicit EM, and what gradient descent on LSE is beside it.
 
 All methods fit the same mixture to the same samples, from the same starts. A pass is one E-step, or
 one gradient, of each sample.
@@ -21,7 +21,7 @@ from implicit_em.models import Encoder
 from implicit_em.studies import figures as style
 from implicit_em.studies.measurements import Measurement
 from implicit_em.studies.runs import Run
-from implicit_em.studies.tables import mean_and_deviation
+from implicit_em.studies.tables import over_runs
 from implicit_em.theory import free_layer
 from implicit_em.theory.em_measuring import (
     INCREMENTAL,
@@ -212,20 +212,16 @@ def summary(finals: pd.DataFrame) -> pd.DataFrame:
             {
                 "method": METHODS[method],
                 "rate": rate or "–",
-                "after a tenth": _text(group["early"], ".2f"),
-                "log-likelihood": _text(group["likelihood"], ".2f"),
-                "on test samples": _text(group["test_likelihood"], ".2f"),
-                "purity (%)": _text(100 * group["purity"], ".1f"),
-                "mutual information (%)": _text(100 * group["nmi"], ".1f"),
-                "probe (%)": _text(100 * group["probe"].astype(float), ".2f"),
+                "after a tenth": over_runs(group["early"], ".2f"),
+                "log-likelihood": over_runs(group["likelihood"], ".2f"),
+                "on test samples": over_runs(group["test_likelihood"], ".2f"),
+                "purity (%)": over_runs(100 * group["purity"], ".1f"),
+                "mutual information (%)": over_runs(100 * group["nmi"], ".1f"),
+                "probe (%)": over_runs(100 * group["probe"].astype(float), ".2f"),
                 "seconds a pass": "–" if np.isnan(pace) else f"{pace:.2f}",
             }
         )
     return pd.DataFrame(rows)
-
-
-def _text(values: pd.Series, form: str) -> str:
-    return mean_and_deviation(values.mean(), values.std(), form)
 
 
 def readable_steps(steps: pd.DataFrame) -> pd.DataFrame:

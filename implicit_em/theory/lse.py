@@ -1,4 +1,4 @@
-"""Experiment 2: what LSE is: an L1, or a count of active units; what is left of responsibilities.
+"""Experiment: what LSE is, an L1 or a count of active units; what is left of responsibilities.
 
 All energies are divided by the temperature of their run. So responsibilities are ``softmax(-E)``,
 and LSE is ``-log sum_j exp(-E_j)``.
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from implicit_em.data import as_unit_float
 from implicit_em.studies import figures as style
 from implicit_em.studies.runs import Run
-from implicit_em.studies.tables import mean_and_deviation, records
+from implicit_em.studies.tables import over_runs, records
 from implicit_em.theory.experiment import Experiment, Picture, Tables
 from implicit_em.theory.matching import probe_at
 
@@ -201,14 +201,14 @@ def standing(table: pd.DataFrame) -> pd.DataFrame:
 
     def row(group: pd.DataFrame) -> dict[str, str]:
         return {
-            "density (%)": _text(100 * group["density"], ".1f"),
-            "E < 0.1 (%)": _text(100 * group["below"], ".1f"),
-            "E > 3 (%)": _text(100 * group["above"], ".1f"),
-            "mean e^-E": _text(group["survival"], ".3f"),
-            "LSE + log K": _text(group["excess"], ".3f"),
+            "density (%)": over_runs(100 * group["density"], ".1f"),
+            "E < 0.1 (%)": over_runs(100 * group["below"], ".1f"),
+            "E > 3 (%)": over_runs(100 * group["above"], ".1f"),
+            "mean e^-E": over_runs(group["survival"], ".3f"),
+            "LSE + log K": over_runs(group["excess"], ".3f"),
             **{
-                f"R² (slope), {name}": _text(group[f"{key}_explains"], ".3f")
-                + f" ({_text(group[f'{key}_slope'], '.2f')})"
+                f"R² (slope), {name}": over_runs(group[f"{key}_explains"], ".3f")
+                + f" ({over_runs(group[f'{key}_slope'], '.2f')})"
                 for key, name in FORMS.items()
             },
         }
@@ -221,14 +221,14 @@ def meaning(table: pd.DataFrame) -> pd.DataFrame:
 
     def row(group: pd.DataFrame) -> dict[str, str]:
         return {
-            "silent units": _text(group["silent"], ".1f"),
-            "perplexity": _text(group["perplexity"], ".1f"),
-            "largest": _text(group["largest"], ".3f"),
-            "says of the sample (nats)": _text(group["of_sample"], ".3f"),
-            "says of the label (%)": _text(100 * group["information"], ".1f"),
-            "purity, least E (%)": _text(100 * group["purity_least"], ".1f"),
-            "purity, largest E (%)": _text(100 * group["purity_most"], ".1f"),
-            "probe (%)": _text(100 * group["probe_accuracy"], ".2f"),
+            "silent units": over_runs(group["silent"], ".1f"),
+            "perplexity": over_runs(group["perplexity"], ".1f"),
+            "largest": over_runs(group["largest"], ".3f"),
+            "says of the sample (nats)": over_runs(group["of_sample"], ".3f"),
+            "says of the label (%)": over_runs(100 * group["information"], ".1f"),
+            "purity, least E (%)": over_runs(100 * group["purity_least"], ".1f"),
+            "purity, largest E (%)": over_runs(100 * group["purity_most"], ".1f"),
+            "probe (%)": over_runs(100 * group["probe_accuracy"], ".2f"),
         }
 
     return _over_seeds(table, row)
@@ -247,10 +247,6 @@ def _over_seeds(table: pd.DataFrame, row: Callable[[pd.DataFrame], dict[str, str
         }
         rows.append(settings | row(group))
     return pd.DataFrame(rows)
-
-
-def _text(values: pd.Series, form: str) -> str:
-    return mean_and_deviation(values.mean(), values.std(), form)
 
 
 def where(tables: Tables) -> Figure:

@@ -1,4 +1,4 @@
-"""Experiment 1: a volume control that ends.
+"""Experiment: a volume control that ends.
 
 The variance term rewards growing energies for ever. Each candidate bounds the objective below.
 """
@@ -17,7 +17,7 @@ from implicit_em.metrics.convergence import settling_epoch
 from implicit_em.models import Encoder
 from implicit_em.studies import figures as style
 from implicit_em.studies.runs import Run, table
-from implicit_em.studies.tables import mean_and_deviation
+from implicit_em.studies.tables import over_runs
 from implicit_em.theory.experiment import Experiment, Picture, Tables
 from implicit_em.theory.matching import probe_at
 
@@ -144,16 +144,12 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
                 "settled": f"{settled.notna().sum()} of {len(group)}"
                 + (f", by epoch {settled.max():.0f}" if settled.notna().any() else ""),
                 "dead": f"{group['dead_units'].max():.0f}",
-                "density (%)": _text(100 * group["density"], ".1f"),
-                "probe (%)": _text(100 * group["probe_accuracy"], ".2f"),
-                "final loss": _text(group["final_loss"], ".1f"),
+                "density (%)": over_runs(100 * group["density"], ".1f"),
+                "probe (%)": over_runs(100 * group["probe_accuracy"], ".2f"),
+                "final loss": over_runs(group["final_loss"], ".1f"),
             }
         )
     return pd.DataFrame(rows)
-
-
-def _text(values: pd.Series, form: str) -> str:
-    return mean_and_deviation(values.mean(), values.std(), form)
 
 
 def settling(tables: Tables) -> Figure:
