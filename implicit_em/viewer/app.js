@@ -419,7 +419,7 @@
   /** Say how well features tell labels, beside random directions that are active as often. */
   function control(pairs) {
     const [ours, random] = pairs.map((values) => [...values].sort((a, b) => a - b));
-    const middle = (values) => values[Math.floor(values.length / 2)].toFixed(3);
+    const middle = (values) => ((values[(values.length - 1) >> 1] + values[values.length >> 1]) / 2).toFixed(3);
     const ends = (values) => `${values[0].toFixed(3)} to ${values[values.length - 1].toFixed(3)}`;
     return [
       h("h2", {}, "Labels, beside random directions"),
