@@ -56,15 +56,15 @@ def decay_settles(evidence: Evidence) -> Finding:
         outcome(alive and settled.all(), alive and settled.sum() >= 2),
         statistics.share(count, len(runs)),
         f"{count} of {len(runs)} runs settle; {runs['dead_units'].max():.0f} dead at most",
-        f"Of today's objective, {int(today['settled'].notna().sum())} of {len(today)} runs settle "
-        "by the same rule.",
+        f"Of the paper's objective, {int(today['settled'].notna().sum())} of {len(today)} runs "
+        "settle by the same rule.",
     )
 
 
-@claim("volume", "Weight decay costs no probe accuracy", "at most 0.3 points below today's")
+@claim("volume", "Weight decay costs no probe accuracy", "at most 0.3 points below the paper's")
 def decay_keeps_the_probe(evidence: Evidence) -> Finding:
-    """Yes if the paired difference between the probe with weight decay and today's, both at the
-    density of today's objective with a weight of 1 for LSE, has an interval above -0.3 points.
+    """Yes if the paired difference between the probe with weight decay and the paper's, both at the
+    density of the paper's objective with a weight of 1 for LSE, has an interval above -0.3 points.
     Partly if the mean difference is above -0.3 points.
     """
     matched = evidence["volume"]["matched"]
@@ -86,8 +86,8 @@ def decay_keeps_the_probe(evidence: Evidence) -> Finding:
 @claim("volume", "Another bounded objective does as well", "settled, none dead, probe kept")
 def others_do_as_well(evidence: Evidence) -> Finding:
     """Yes if one of the other candidates settles in every run at the middle rate and a weight of 1
-    with no dead unit, and its mean probe at the density of today's objective is at most 0.3 points
-    below today's. Partly if one settles with no dead unit, whatever its probe.
+    with no dead unit, and its mean probe at the density of the paper's objective is at most 0.3
+    points below the paper's. Partly if one settles with no dead unit, whatever its probe.
     """
     matched = evidence["volume"]["matched"].groupby("candidate")["probe"].mean()
     found, settling = [], []
@@ -340,7 +340,7 @@ def _above(gap: statistics.Estimate) -> bool:
 
 @claim("lse", "In real runs LSE counts the active units", "R² of at least 0.9, above that of L1")
 def lse_counts(evidence: Evidence) -> Finding:
-    """Yes if, with today's objective, ReLU, a weight of 1 and a temperature of 1, the share of
+    """Yes if, with the paper's objective, ReLU, a weight of 1 and a temperature of 1, the share of
     active units explains at least 90 % of the variance of LSE + log K over the test samples
     (squared correlation) in every seed, and more than the sum of the energies does. Partly if it
     explains less than 90 %, but more than the sum of the energies in every seed.
@@ -432,8 +432,8 @@ def low_energy_is_a_match(evidence: Evidence) -> Finding:
 @claim("anomaly", "The evidence is a better anomaly score than the references", "on 2 of 3 kinds")
 def evidence_beats_references(evidence: Evidence) -> Finding:
     """Yes if on at least two of the three kinds of tasks (Fashion-MNIST, held-out digits, corrupted
-    digits) the evidence of today's objective has a higher mean AUROC over the tasks than each of
-    the four references: Gaussian mixture, k-means, isolation forest, error of the SAE. Each
+    digits) the evidence of the paper's objective has a higher mean AUROC over the tasks than each
+    of the four references: Gaussian mixture, k-means, isolation forest, error of the SAE. Each
     difference, paired over the seeds, needs an interval above 0. Partly if on one kind. A kind that
     was not measured does not count.
     """
@@ -450,8 +450,8 @@ def evidence_with_decay_beats_references(evidence: Evidence) -> Finding:
 
 @claim("anomaly", "The evidence says more than the number of active units", "on 2 of 3 kinds")
 def evidence_beats_the_count(evidence: Evidence) -> Finding:
-    """Yes if on at least two of the three kinds of tasks the evidence of today's objective has a
-    higher mean AUROC over the tasks than the number of active units of the same model; the
+    """Yes if on at least two of the three kinds of tasks the evidence of the paper's objective has
+    a higher mean AUROC over the tasks than the number of active units of the same model; the
     difference, paired over the seeds, needs an interval above 0. Partly if on one.
     """
     return _beats(evidence, "today", ["today_active"])

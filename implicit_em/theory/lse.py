@@ -31,7 +31,7 @@ ACTIVATIONS = {
     "Mixture": "explicit mixture",
 }
 """Classes of the activations, and of the model that is a density, as the tables show them."""
-OBJECTIVES = {0.0: "today's objective", 0.1: "with weight decay"}
+OBJECTIVES = {0.0: "the paper's objective", 0.1: "with weight decay"}
 """Weights of the decay, as the tables show them."""
 LOW, HIGH = 0.1, 3.0
 """Active energies below count by their size, those above as one."""

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from torch import Tensor
 
 from implicit_em.losses import takes_stacks
@@ -22,7 +23,7 @@ from implicit_em.theory.experiment import Experiment, Picture, Tables
 from implicit_em.theory.matching import probe_at
 
 CANDIDATES = {
-    "today": "today's",
+    "today": "the paper's",
     "decay": "weight decay",
     "hinge": "variance floor",
     "penalty": "variance penalty",
@@ -76,7 +77,7 @@ class UnitRows(Encoder):
 
 
 def measure(runs: Sequence[Run]) -> Tables:
-    """Return ``runs``, one row each, and ``matched``: the probes at the density of today's runs."""
+    """Return ``runs``, one row each, and ``matched``: probes at the density of the paper's."""
     frames = []
     for candidate in CANDIDATES:
         sweeps = [f"theory/volume_{candidate}", f"theory/volume_{candidate}_rates"]
@@ -103,7 +104,7 @@ def _settled(directory: object) -> float:
 
 
 def matched(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return each candidate's probe, one row a seed, at the density of today's objective.
+    """Return each candidate's probe, one row a seed, at the density of the paper's objective.
 
     The density is the mean over the seeds at a weight of 1. Between two weights of LSE the probe is
     interpolated linearly; beyond the ends of a candidate's densities it is NaN.
@@ -119,7 +120,7 @@ def matched(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _curves(runs: pd.DataFrame) -> Tables:
-    """Return what rows do along the training of one run each: today's, and with weight decay."""
+    """Return what rows do along the training of one run each: the paper's, and with decay."""
     shown = runs[(runs["weight"] == 1) & (runs["seed"] == runs["seed"].min())]
     frames = []
     for run in shown[shown["candidate"].isin(["today", "decay"])].itertuples():
@@ -153,22 +154,25 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def settling(tables: Tables) -> Figure:
-    """Draw the loss, and how far rows get in ten epochs against one, of today's and of decay."""
-    figure = Figure(figsize=(style.WIDTH, 2.8))
+    """Draw the loss, and how far rows get in ten epochs against one, with and without decay."""
+    figure = Figure(figsize=(style.WIDTH, 3.4))
     panels = figure.subplots(1, 2)
     looks = {"today": style.BLACK, "decay": style.VERMILION}
     lines = ["-", "--", ":"]
     for candidate, colour in looks.items():
         curves = tables["curves"][tables["curves"]["candidate"] == candidate]
         for line, (rate, curve) in zip(lines, curves.groupby("lr"), strict=False):
-            label = f"{CANDIDATES[candidate]}, {rate:g}"
+            label = f"{CANDIDATES[candidate]}, rate {rate:g}"
             panels[0].plot(curve["epoch"], curve["train/loss"], line, color=colour, label=label)
             ratio = curve["row_angle_ten"] / curve["row_angle"]
             panels[1].plot(curve["epoch"], ratio, line, color=colour)
     panels[1].axhline(np.sqrt(10), color=style.GREY, lw=0.8)
     panels[0].set(title="loss", xlabel="epoch")
     panels[1].set(title="angle over ten epochs / over one", xlabel="epoch", yscale="log")
-    panels[0].legend()
+    panels[1].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panels[1].yaxis.set_major_formatter("{x:g}")
+    panels[1].minorticks_off()
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
@@ -199,7 +203,7 @@ EXPERIMENT = Experiment(
     shown={"runs": ("Every setting, over the seeds", summary)},
     pictures={
         "settling": Picture(
-            "Today's objective and that with weight decay, at three rates, one seed. Left: the "
+            "The paper's objective and that with weight decay, at three rates, one seed. Left: the "
             "loss. Right: how much farther the rows turn in ten epochs than in one; a random walk "
             "gets to the grey line.",
             settling,
