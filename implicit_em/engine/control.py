@@ -11,11 +11,11 @@ from implicit_em.engine.rounding import each_alone
 from implicit_em.models import SparseAutoencoder
 
 RESPONSE = 0.5
-"""Weight of a step in the mean of L0 that is controlled. A longer mean delays the answer. Where units
-respond within some ten steps, L0 would then swing for ever."""
+"""Weight of a step in the mean of L0 that is controlled. A longer mean delays the answer. Where
+units respond within some ten steps, L0 would then swing for ever."""
 MOMENTUM = 0.1
-"""Weight of a step in the mean of L0 that held-out samples are compared with: ten batches even out the
-noise."""
+"""Weight of a step in the mean of L0 that held-out samples are compared with. Ten batches even out
+the noise."""
 LARGEST_ERROR = math.log(4)
 """Largest error that counts: the integral moves a weight by at most 1.4 % in a step, later 10 %."""
 FIRST_RATE = 0.01

@@ -99,7 +99,8 @@ def test_too_many_active_units_raise_the_weights_and_too_few_lower_them(times):
 def simulated(speed, steps=1500, target=8.0, needed=4.0):
     """L0 of a training in which its logarithm falls as the factor exceeds the one needed.
 
-    It does so with inertia, as with Adam. ``speed`` is the change in a step if the factor is e times too large.
+    It does so with inertia, as with Adam. ``speed`` is the change in a step if the factor is e
+    times too large.
     """
     state, log_l0, change, l0s = State(*map(number, (target, target, 0, 0))), 4.0, 0.0, []
     for step in range(steps):
