@@ -15,7 +15,7 @@ import pandas as pd
 
 from implicit_em.studies import statistics
 from implicit_em.studies.claims import Claims, Finding
-from implicit_em.theory import anomaly, lse
+from implicit_em.theory import anomaly, lse, reconstruction
 from implicit_em.theory.depth import EQUAL, WAYS
 from implicit_em.theory.experiment import Evidence
 from implicit_em.theory.explicit_em import DESCENT, EXPLICIT, best, end_of
@@ -30,6 +30,8 @@ AS_PURE = 0.01
 """Difference in purity that counts as none."""
 HALF_A_POINT = 0.005
 """Probe accuracy that a temperature may cost."""
+STRONG = 0.7
+"""Rank correlation that counts as strong."""
 
 
 def outcome(yes: Any, partly: Any = False) -> str:
@@ -427,6 +429,95 @@ def low_energy_is_a_match(evidence: Evidence) -> Finding:
         f"{', '.join(shown)}; ReLU {100 * relu.mean():.1f} %",
         f"Low energies match for: {', '.join(found) or 'none'}.",
     )
+
+
+@claim("reconstruction", "L1's lead is in the directions of its rows", "ahead at equal shares, too")
+def the_lead_is_in_directions(evidence: Evidence) -> Finding:
+    """Yes if at both densities L1 has a better probe than the derived model, and still has it once
+    the thresholds of both are moved so that each unit is active on the same share of the training
+    samples. Each difference, paired over the seeds, needs an interval above 0. Partly if that holds
+    at one density. No if L1 has no lead as trained.
+    """
+    as_trained = _leads(evidence, "l1", "derived")
+    equal = _leads(evidence, "l1", "derived", "probe_equal")
+    there = [at for at in as_trained if _above(as_trained[at])]
+    kept = [at for at in there if _above(equal[at])]
+    return Finding(
+        outcome(len(kept) == len(as_trained), kept),
+        equal[reconstruction.DENSITIES[0]],
+        f"equal shares: {_at_densities(equal)}",
+        f"As trained, L1 is ahead by {_at_densities(as_trained)}.",
+    )
+
+
+@claim("reconstruction", "Weight decay closes the gap to L1", "at most 0.3 points below, at both")
+def decay_closes_the_gap(evidence: Evidence) -> Finding:
+    """Yes if at both densities the difference between the probe of the derived model with weight
+    decay and that of L1, paired over the seeds, has an interval above -0.3 points. Partly if it has
+    at one.
+    """
+    gaps = _leads(evidence, "derived_decay", "l1")
+    closed = [at for at, gap in gaps.items() if gap.low is not None and gap.low > -CLOSE]
+    return Finding(
+        outcome(len(closed) == len(gaps), closed),
+        gaps[reconstruction.DENSITIES[0]],
+        _at_densities(gaps),
+        f"Without decay: {_at_densities(_leads(evidence, 'derived', 'l1'))}.",
+    )
+
+
+@claim("reconstruction", "With a decoder as well, the derived terms beat L1", "ahead at both")
+def the_hybrid_beats_l1(evidence: Evidence) -> Finding:
+    """Yes if at both densities the hybrid with weight decay and a weight of 10,000 for the squared
+    error has a better probe than L1. The difference, paired over the seeds, needs an interval above
+    0. Partly if it has one at one density.
+    """
+    leads = _leads(evidence, "hybrid_10000_decay", "l1")
+    won = [at for at, lead in leads.items() if _above(lead)]
+    return Finding(
+        outcome(len(won) == len(leads), won),
+        leads[reconstruction.DENSITIES[0]],
+        _at_densities(leads),
+        f"With a weight of 100: {_at_densities(_leads(evidence, 'hybrid_100_decay', 'l1'))}.",
+    )
+
+
+@claim("reconstruction", "The probe follows the explained variance", "rank correlation of -0.7")
+def the_probe_follows_the_variance(evidence: Evidence) -> Finding:
+    """Yes if at both densities, over the means of the nine variants, the rank correlation between
+    the probe and the variance that the ridge decoder leaves unexplained is at most -0.7. Partly if
+    at one.
+    """
+    runs = evidence["reconstruction"]["runs"]
+    found = {}
+    for target in reconstruction.DENSITIES:
+        there = runs[runs["target"] == target].groupby("variant")
+        probes, unexplained = there["probe_accuracy"].mean(), there["ridge_fvu"].mean()
+        found[target] = probes.corr(unexplained, "spearman")
+    low = [at for at, value in found.items() if value <= -STRONG]
+    return Finding(
+        outcome(len(low) == len(found), low),
+        statistics.Estimate(found[reconstruction.DENSITIES[0]]),
+        ", ".join(f"{value:.2f} at {100 * at:.0f} %" for at, value in found.items()),
+        "A negative correlation means: the more variance is explained, the better the probe.",
+    )
+
+
+def _leads(
+    evidence: Evidence, first: str, second: str, column: str = "probe_accuracy"
+) -> dict[float, statistics.Estimate]:
+    """Return how far one variant is ahead of another, by density."""
+    runs = evidence["reconstruction"]["runs"]
+    found = {}
+    for target in reconstruction.DENSITIES:
+        there = runs[runs["target"] == target].set_index("seed")
+        probes = [there[there["variant"] == name][column] for name in (first, second)]
+        found[target] = statistics.difference(*probes)
+    return found
+
+
+def _at_densities(leads: Mapping[float, statistics.Estimate]) -> str:
+    return ", ".join(f"{e.text(2, 100, 'points')} at {100 * at:.0f} %" for at, e in leads.items())
 
 
 @claim("anomaly", "The evidence is a better anomaly score than the references", "on 2 of 3 kinds")

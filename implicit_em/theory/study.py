@@ -11,7 +11,7 @@ from implicit_em.studies.pages import Report
 from implicit_em.studies.runs import Run
 from implicit_em.studies.summary_run import log_summary
 from implicit_em.studies.tables import records
-from implicit_em.theory import anomaly, depth, explicit_em, lse, volume
+from implicit_em.theory import anomaly, depth, explicit_em, lse, reconstruction, volume
 from implicit_em.theory.criteria import CLAIMS
 from implicit_em.theory.experiment import Experiment
 from implicit_em.theory.protocol import PROTOCOL
@@ -26,6 +26,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "volume": volume.EXPERIMENT,
     "explicit_em": explicit_em.EXPERIMENT,
     "depth": depth.EXPERIMENT,
+    "reconstruction": reconstruction.EXPERIMENT,
     "lse": lse.EXPERIMENT,
     "anomaly": anomaly.EXPERIMENT,
 }

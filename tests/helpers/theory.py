@@ -30,6 +30,30 @@ def lse():
     return {"regimes": pd.DataFrame(regimes), "responsibilities": pd.DataFrame(responsibilities)}
 
 
+def reconstruction():
+    """What the experiment would measure if every answer were yes."""
+    probes = {
+        "l1": 0.940,
+        "placed": 0.938,
+        "random": 0.925,
+        "derived": 0.930,
+        "derived_decay": 0.9405,
+        "hybrid_100": 0.926,
+        "hybrid_10000": 0.935,
+        "hybrid_100_decay": 0.941,
+        "hybrid_10000_decay": 0.945,
+    }
+    rows = [
+        {"variant": variant, "target": target, "seed": seed, "density": target}
+        | {"probe_accuracy": probe + 1e-4 * seed * (number % 3)}
+        | {"probe_equal": probe - 0.01 + 1e-4 * seed * (number % 3), "ridge_fvu": 2 - 2 * probe}
+        for number, (variant, probe) in enumerate(probes.items())
+        for target in (0.2, 0.3)
+        for seed in SEEDS
+    ]
+    return {"runs": pd.DataFrame(rows)}
+
+
 def anomaly():
     """What the experiment would measure if every answer were yes."""
     levels = {"today": 0.9, "decay": 0.9, "today_active": 0.7, "sae": 0.6}
@@ -65,7 +89,36 @@ def _auroc(value, **where):
     return changed("anomaly", "aurocs", "auroc", value, **where)
 
 
+def _reconstructed(column, value, **where):
+    return changed("reconstruction", "runs", column, value, **where)
+
+
 FLIPS = [
+    (
+        "the_lead_is_in_directions",
+        "partly",
+        _reconstructed("probe_equal", 0.9, variant="l1", target=0.2),
+    ),
+    ("the_lead_is_in_directions", "no", _reconstructed("probe_equal", 0.9, variant="l1", seed=1)),
+    ("the_lead_is_in_directions", "no", _reconstructed("probe_accuracy", 0.95, variant="derived")),
+    (
+        "decay_closes_the_gap",
+        "partly",
+        _reconstructed("probe_accuracy", 0.93, variant="derived_decay", target=0.3),
+    ),
+    ("decay_closes_the_gap", "no", _reconstructed("probe_accuracy", 0.95, variant="l1", seed=2)),
+    (
+        "the_hybrid_beats_l1",
+        "partly",
+        _reconstructed("probe_accuracy", 0.94, variant="hybrid_10000_decay", target=0.2),
+    ),
+    ("the_hybrid_beats_l1", "no", _reconstructed("probe_accuracy", 0.95, variant="l1", seed=2)),
+    (
+        "the_probe_follows_the_variance",
+        "partly",
+        _reconstructed("ridge_fvu", 0.01, variant=("random", "hybrid_100", "derived"), target=0.3),
+    ),
+    ("the_probe_follows_the_variance", "no", _reconstructed("ridge_fvu", 0.01, variant="random")),
     ("lse_counts", "partly", changed("lse", "regimes", "count_explains", 0.8, decay=0, seed=2)),
     ("lse_counts", "no", changed("lse", "regimes", "l1_explains", 0.97, decay=0, seed=1)),
     ("lse_counts", "yes", changed("lse", "regimes", "count_explains", 0.8, decay=0.1)),

@@ -42,6 +42,7 @@ def evidence():
         "volume": {"runs": pd.DataFrame(runs), "matched": pd.DataFrame(probes)},
         "depth": {"layers": pd.DataFrame(layers())},
         "explicit_em": evidence_of_explicit_em(),
+        "reconstruction": theory.reconstruction(),
         "lse": theory.lse(),
         "anomaly": theory.anomaly(),
     }
