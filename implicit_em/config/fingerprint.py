@@ -27,7 +27,7 @@ NO_RESULT = (
     "trainer.profiler",
 )
 """Settings and groups of settings that affect no result."""
-OPTIONAL = ("warmup", "temperature", "eps", "unbiased")
+OPTIONAL = ("warmup", "temperature", "eps", "unbiased", "reduction")
 """Options of loss terms for which null means the default of the term's function."""
 UNNAMED: Mapping[str, Mapping[str, Any]] = {
     "data": {"final": "test", "normalize": "none", "feature_dims": None},

@@ -85,7 +85,9 @@ def _variance(batch: _Batch, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
     return -floored_K.log().sum(), batch.centred_N * slope_K[batch.pattern.column_N]
 
 
-def _decorrelation(batch: _Batch, unbiased: bool = False) -> tuple[Tensor, Tensor]:
+def _decorrelation(
+    batch: _Batch, unbiased: bool = False, reduction: derived.PairReduction = "sum"
+) -> tuple[Tensor, Tensor]:
     """``||C - diag C||_F^2`` of ``C = Z^T Z``, Z the standardised energies; see ``derived``.
 
     A standardised energy is ``z_bj = t_bj - level_j``, where t is 0 outside of the entries. So sums
@@ -93,7 +95,7 @@ def _decorrelation(batch: _Batch, unbiased: bool = False) -> tuple[Tensor, Tenso
     the samples would lose precision in this difference. It gets an entry for each sample, and the
     level 0.
     """
-    derived.check_unbiased(unbiased, batch.size)
+    factor = derived.decorrelation_scale(unbiased, reduction, batch.size, batch.units)
     dtype = batch.values_N.dtype
     pattern, values_N, own_N = _filled(batch)
     unit_N, size = pattern.column_N, batch.size
@@ -111,14 +113,12 @@ def _decorrelation(batch: _Batch, unbiased: bool = False) -> tuple[Tensor, Tenso
         value = value - diagonal_K.square().sum()
         pull_N -= z_N * diagonal_K.to(dtype)[unit_N]
     radial_K = pattern.sum_columns(t_N * pull_N)
-    factor = 1.0
     if unbiased:
-        factor = size / (size - 1)
         of_itself_N, floor_K = z_N.square(), level_K.square()
         above_N = of_itself_N - floor_K.to(dtype)[unit_N]
         length_B = pattern.sum_rows(above_N) + floor_K.sum()
         fourth_K = pattern.sum_columns(of_itself_N.square()) + silent_K * floor_K.square()
-        value = (value - length_B.square().sum() + fourth_K.sum()) * factor
+        value = value - length_B.square().sum() + fourth_K.sum()
         length_N = length_B.to(dtype)[pattern.row_N]
         of_lengths_K = pattern.sum_columns(above_N * length_N) + floor_K * length_B.sum()
         radial_K += fourth_K - of_lengths_K
@@ -132,7 +132,7 @@ def _decorrelation(batch: _Batch, unbiased: bool = False) -> tuple[Tensor, Tenso
         pull_N -= (pulls_K / size).to(dtype)[unit_N]
     slope_K = (4 * factor * scale_K).to(dtype)
     gradient_N = slope_K[unit_N] * (pull_N - z_N * radial_K.to(dtype)[unit_N])
-    return value, gradient_N if own_N is None else gradient_N[own_N]
+    return value * factor, gradient_N if own_N is None else gradient_N[own_N]
 
 
 def _filled(batch: _Batch) -> tuple[Pattern, Tensor, Tensor | None]:

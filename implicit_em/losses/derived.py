@@ -24,6 +24,7 @@ from torch.autograd.function import once_differentiable
 from implicit_em.losses.stacking import makes_sparse, takes_stacks
 
 Reduction = Literal["sum", "mean", "count"]
+PairReduction = Literal["sum", "mean"]
 Gradient = Callable[[Tensor], Iterable[tuple[float, Tensor, Tensor]]]
 """From a weight ``(R, 1, 1)`` to triples; the sum of their products is the weighted gradient."""
 
@@ -68,7 +69,9 @@ def variance(energies: Tensor, eps: float = 1e-6) -> Tensor:
 
 
 @takes_stacks
-def decorrelation(energies: Tensor, unbiased: bool = False) -> Tensor:
+def decorrelation(
+    energies: Tensor, unbiased: bool = False, reduction: PairReduction = "sum"
+) -> Tensor:
     """Decorrelation: ``sum_{i != j} Corr(E)_ij^2`` over the batch; keeps components different.
 
     It is a proxy of total correlation (Oursland 2026, arXiv 2601.06478), close to the off-diagonal
@@ -82,14 +85,21 @@ def decorrelation(energies: Tensor, unbiased: bool = False) -> Tensor:
     never negative, is left out. What remains is the small bias of the batch's own means and
     variances, and the value may fall below 0.
 
+    K vectors in D dimensions cannot all be at right angles if K exceeds D. The squared cosines of a
+    vector with all K add up to K / D at least, on average over the vectors (Welch 1974). So the sum
+    pulls on each component with a force that grows with K. Divided by K, it does not.
+
     Args:
         energies: shape ``(..., B, K)``.
         unbiased: whether to leave the products of samples with themselves out.
+        reduction: how the pairs of a component are combined. ``sum`` is the paper's protocol.
+            ``mean`` is the sum divided by K.
 
     Raises:
-        ValueError: if ``unbiased`` is set for a single sample.
+        ValueError: if ``unbiased`` is set for a single sample, or ``reduction`` is another word.
     """
-    return evaluate(energies, [(decorrelation, {"unbiased": unbiased})])[0]
+    options = {"unbiased": unbiased, "reduction": reduction}
+    return evaluate(energies, [(decorrelation, options)])[0]
 
 
 Terms = Sequence[tuple[Callable[..., Tensor], Mapping[str, Any]]]
@@ -217,7 +227,9 @@ def _variance(batch: _Batch, eps: float = 1e-6) -> tuple[Tensor, Gradient]:
     return -floored.log().sum((-2, -1)), gradient
 
 
-def _decorrelation(batch: _Batch, unbiased: bool = False) -> tuple[Tensor, Gradient]:
+def _decorrelation(
+    batch: _Batch, unbiased: bool = False, reduction: PairReduction = "sum"
+) -> tuple[Tensor, Gradient]:
     """``||C - diag C||_F^2`` of ``C = Z^T Z``, Z the standardised energies.
 
     The gradient is ``s (G - Z sum_b(Z G))`` with ``G = 4 Z (C - diag C)`` and s the scale of Z. If
@@ -227,7 +239,7 @@ def _decorrelation(batch: _Batch, unbiased: bool = False) -> tuple[Tensor, Gradi
     The unbiased form subtracts the samples' products with themselves, ``sum_b |z_b|^4 - sum Z^4``,
     and multiplies by ``B / (B - 1)``; G loses ``4 (|z_b|^2 Z - Z^3)``.
     """
-    check_unbiased(unbiased, batch.size)
+    factor = decorrelation_scale(unbiased, reduction, *batch.energies.shape[-2:])
     mean, centred, squares = batch.statistics
     scale = scale_of(mean, squares, batch.size, torch.finfo(mean.dtype).eps)
     standardised = centred * scale
@@ -240,12 +252,10 @@ def _decorrelation(batch: _Batch, unbiased: bool = False) -> tuple[Tensor, Gradi
         gram = torch.bmm(standardised.mT, standardised)
         gram.diagonal(dim1=-2, dim2=-1).zero_()
         value = gram.square().sum((-2, -1))
-    factor = 1.0
     if unbiased:
-        factor = batch.size / (batch.size - 1)
         of_itself = standardised.square()
         lengths = of_itself.sum(-1, keepdim=True)
-        value = (value - lengths.square().sum((-2, -1)) + of_itself.square().sum((-2, -1))) * factor
+        value = value - lengths.square().sum((-2, -1)) + of_itself.square().sum((-2, -1))
 
     def gradient(weight: Tensor) -> Iterable[tuple[float, Tensor, Tensor]]:
         if wide:
@@ -260,13 +270,20 @@ def _decorrelation(batch: _Batch, unbiased: bool = False) -> tuple[Tensor, Gradi
         yield 4 * factor, pull, slope
         yield -4 * factor, standardised, slope * radial
 
-    return value, gradient
+    return value * factor, gradient
 
 
-def check_unbiased(unbiased: bool, samples: int) -> None:
-    """Raise ``ValueError`` for an unbiased estimate from a single sample."""
+def decorrelation_scale(
+    unbiased: bool, reduction: PairReduction, samples: int, units: int
+) -> float:
+    """Return the factor of the sum over the pairs, or raise ``ValueError``."""
     if unbiased and samples < 2:
         raise ValueError(f"unbiased=True: needs at least 2 samples, not {samples}")
+    if reduction not in get_args(PairReduction):
+        allowed = ", ".join(get_args(PairReduction))
+        raise ValueError(f"reduction={reduction!r}: allowed are {allowed}")
+    factor = samples / (samples - 1) if unbiased else 1.0
+    return factor / units if reduction == "mean" else factor
 
 
 def scale_of(mean: Tensor, squares: Tensor, samples: int, eps: float) -> Tensor:

@@ -16,6 +16,7 @@ TERMS = {
     "variance": (variance, {"eps": 1e-3}),
     "decorrelation": (decorrelation, {}),
     "unbiased decorrelation": (decorrelation, {"unbiased": True}),
+    "decorrelation, mean": (decorrelation, {"unbiased": True, "reduction": "mean"}),
 }
 
 

@@ -204,3 +204,25 @@ def test_a_dead_unit_adds_nothing_to_the_unbiased_form():
 def test_a_single_sample_has_no_unbiased_form():
     with pytest.raises(ValueError, match="unbiased=True: needs at least 2 samples, not 1"):
         unbiased(draw(1, 4))
+
+
+@pytest.mark.parametrize("form", [False, True])
+def test_the_mean_is_the_sum_divided_by_the_number_of_components(form):
+    energies = [draw(9, 7).requires_grad_() for _ in range(2)]
+    for one, reduction in zip(energies, ("sum", "mean"), strict=True):
+        decorrelation(one, unbiased=form, reduction=reduction).backward()
+    assert_close(energies[1].grad * 7, energies[0].grad)
+    both = [decorrelation(energies[0], form, reduction) for reduction in ("sum", "mean")]
+    assert both[1].item() == pytest.approx(both[0].item() / 7, rel=1e-14)
+
+
+def test_correlations_of_a_component_add_up_to_its_share_of_the_dimensions_at_least():
+    mixed = draw(4000, 5) @ draw(5, 40, seed=1)
+    with_itself = decorrelation(mixed, reduction="mean").item() + 1
+    assert with_itself >= 40 / 5
+    assert decorrelation(draw(4000, 40), reduction="mean").item() < 0.1
+
+
+def test_another_reduction_is_refused():
+    with pytest.raises(ValueError, match="reduction='count': allowed are sum, mean"):
+        decorrelation(draw(4, 3), reduction="count")
