@@ -30,7 +30,7 @@ NO_RESULT = (
 OPTIONAL = ("warmup", "temperature", "eps", "unbiased", "reduction")
 """Options of loss terms for which null means the default of the term's function."""
 UNNAMED: Mapping[str, Mapping[str, Any]] = {
-    "data": {"final": "test", "normalize": "none", "feature_dims": None},
+    "data": {"final": "test", "normalize": "none", "feature_dims": None, "drop_last": False},
     "trainer": {"sparse": "auto"},
 }
 """Settings that earlier runs lack, by group, with the values that hold for those runs."""

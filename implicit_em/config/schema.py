@@ -59,6 +59,7 @@ class _Data(_Built):
     final: Literal["test", "validation"] = "test"
     normalize: Literal["none", "centre", "standard", "scale", "l2", "zca"] = "none"
     feature_dims: PositiveInt | None = None
+    drop_last: bool = False
 
 
 def _as_word(switch: Any) -> Any:

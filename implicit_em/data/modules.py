@@ -52,6 +52,7 @@ class ResidentDataModule(pl.LightningDataModule):
         normalize: normalisation of the samples, by statistics of the training samples that are not
             held out: ``none``, ``centre``, ``standard``, ``scale``, ``l2`` or ``zca``; see
             ``models.normalizing.fit_normalizer``.
+        drop_last: whether to leave out the last batch of an epoch if it would be smaller.
 
     Raises:
         ValueError: if ``final`` or ``normalize`` is another word, or ``final`` is ``validation``
@@ -65,6 +66,7 @@ class ResidentDataModule(pl.LightningDataModule):
         seed: int = 0,
         final: Final = "test",
         normalize: Option = "none",
+        drop_last: bool = False,
     ) -> None:
         super().__init__()
         for name, value, allowed in (("final", final, Final), ("normalize", normalize, Option)):
@@ -77,6 +79,7 @@ class ResidentDataModule(pl.LightningDataModule):
         self.seed = seed
         self.final = final
         self.normalize = normalize
+        self.drop_last = drop_last
         self.sample_shape: tuple[int, ...] = ()
         self._splits: Splits | None = None
 
@@ -232,6 +235,7 @@ class ResidentDataModule(pl.LightningDataModule):
             indices=rows,
             seed=self.seed,
             shuffle=self.shuffle,
+            drop_last=self.drop_last,
         )
         if self.trainer is None or _counts_batches(self.trainer):
             return loader

@@ -42,7 +42,7 @@ class ResidentLoader:
     float32 in [0, 1]. The order of an epoch is a permutation drawn from ``(seed, epoch)`` alone,
     whatever else uses random numbers. A new iteration goes on to the next epoch, unless
     ``set_epoch`` names another. The last batch may be smaller. It is left out if it would hold a
-    single sample, which has no variance.
+    single sample, which has no variance, or if ``drop_last`` says so.
 
     Args:
         inputs: samples of shape ``(N, D)``, uint8 or floating point.
@@ -52,6 +52,7 @@ class ResidentLoader:
         indices: rows to use, int64; ``None`` for all.
         group: processes of the run, each of which gets its part of every batch, possibly empty.
         shuffle: order of an epoch; with several windows, ``inputs`` reads the next one ahead.
+        drop_last: whether to leave out the last batch if it would be smaller, and not the only one.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class ResidentLoader:
         indices: Tensor | None = None,
         group: Group | None = None,
         shuffle: Shuffle = in_one_window,
+        drop_last: bool = False,
     ) -> None:
         self.inputs = inputs
         self.labels = labels
@@ -71,6 +73,7 @@ class ResidentLoader:
         self.indices = torch.arange(len(inputs)) if indices is None else indices
         self.group = group or Group()
         self.shuffle = shuffle
+        self.drop_last = drop_last
         self.epoch = 0
         self._batch = 0  # number of batches of this epoch handed out so far
         self._resuming = False
@@ -103,7 +106,9 @@ class ResidentLoader:
         return self.shuffle(self.indices, np.random.default_rng((self.seed, self.epoch)))
 
     def __len__(self) -> int:
-        return -(-len(self.indices) // self.batch_size) - self._leaves_one_out
+        full, rest = divmod(len(self.indices), self.batch_size)
+        dropped = self._leaves_one_out or (self.drop_last and full)
+        return full + bool(rest and not dropped)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for indices in self.index_batches():

@@ -199,3 +199,15 @@ def test_the_position_counts_batches_handed_out_and_is_plain():
     next(iterator)
     next(iterator)
     assert resident.state_dict() == {"epoch": 0, "batch": 2}
+
+
+@pytest.mark.parametrize(
+    ("samples", "sizes"), [(22, [4] * 5), (20, [4] * 5), (21, [4] * 5), (3, [3])]
+)
+def test_a_smaller_last_batch_is_left_out_unless_it_is_the_only_one(samples, sizes):
+    resident = loader(samples, drop_last=True)
+    (first,) = epochs(resident, 1)
+    assert list(map(len, first)) == sizes
+    assert len(resident) == len(sizes)
+    whole = epochs(loader(samples), 1)[0]
+    assert first == whole[: len(sizes)], "nothing else changes"
