@@ -145,14 +145,16 @@ def plan_sweeps(
         if (metrics := RunDirectory(path.parent).completed_metrics())
     }
     for place, cfg in compose_sweeps(sweeps, conf, overrides):
-        fingerprint = config_fingerprint(cfg)
+        spec = RunSpec.of(cfg)
+        fingerprint = spec.fingerprint
         if fingerprint in runs:
             runs[fingerprint].places.append(place)
             continue
-        check(RunSpec.of(cfg))
+        check(spec)
         job = ",".join(f"{key}={value}" for key, value in sorted(place.axes.items()))
         where = complete.get(fingerprint, directory / Path(place.sweep).name / job)
         runs[fingerprint] = Run(cfg, fingerprint, where, [place], fingerprint in complete)
+        runs[fingerprint].spec = spec
     for run in runs.values():
         found = RunDirectory(run.directory)
         if found.config.exists() and config_fingerprint(found.read_config()) != run.fingerprint:
