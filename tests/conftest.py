@@ -1,11 +1,15 @@
 """Fixtures: small data in MNIST's format, composed configurations, the command line."""
 
+import gc
+import importlib.metadata
 import logging
 import os
+import pickle
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import pytest
@@ -14,18 +18,45 @@ from helpers.data import SIDE
 from helpers.paths import ROOT
 from helpers.wandb_server import Server, serving
 from hydra import compose, initialize_config_dir
+from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hypothesis import settings
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 settings.register_profile("untimed", deadline=None)  # a busy machine is no defect
 settings.load_profile("untimed")
+gc.set_threshold(*gc.get_threshold()[:2], 100)  # a full collection walks through all of torch
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def read_once() -> Iterator[None]:
+    """Parse a text once in this process: Hydra reads the same twenty files for each command.
+
+    Lightning asks all installed packages for callbacks, each time a Trainer is built. They stay
+    what they are while tests run.
+    """
+    parse, pickled = OmegaConf.load, {}
+
+    def load(file: TextIO | Path | str) -> DictConfig:
+        if isinstance(file, Path | str):
+            return parse(file)
+        text = file.read()
+        if text not in pickled:
+            file.seek(0)
+            pickled[text] = pickle.dumps(parse(file))
+        return pickle.loads(pickled[text])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OmegaConf, "load", load)
+        found = cache(importlib.metadata.entry_points)
+        patch.setattr("lightning_fabric.utilities.registry.entry_points", found)
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -123,6 +154,8 @@ def command_line_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable
         monkeypatch.setattr(sys, "argv", [f"implicit-em {command}", *arguments])
         monkeypatch.setattr(CheckCallback, "sweep_directory", None)
         monkeypatch.setenv("HYDRA_FULL_ERROR", "")
+        # Hydra composes everything once more before, for a mode that no file of ours sets.
+        monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: None)
         handlers = list(logging.root.handlers)
         try:
             return getattr(cli, command)()
