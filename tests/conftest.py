@@ -11,6 +11,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TextIO
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -56,6 +57,14 @@ def read_once() -> Iterator[None]:
         patch.setattr(OmegaConf, "load", load)
         found = cache(importlib.metadata.entry_points)
         patch.setattr("lightning_fabric.utilities.registry.entry_points", found)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def coarse_pictures() -> Iterator[None]:
+    """Draw the picture that each run leaves with few dots."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(matplotlib.rcParams, "savefig.dpi", 20)
         yield
 
 
