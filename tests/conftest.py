@@ -118,16 +118,16 @@ def small_mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def small(small_mnist: Path) -> list[str]:
+@pytest.fixture(scope="session")
+def small(small_mnist: Path) -> tuple[str, ...]:
     """Overrides of a run that takes a moment."""
-    return [
+    return (
         f"data.root={small_mnist}",
         "data.batch_size=64",
         "model.hidden=5",
         "trainer.max_epochs=2",
         "logger=csv",
-    ]
+    )
 
 
 @cache
@@ -136,7 +136,7 @@ def _compose(*overrides: str) -> DictConfig:
         return compose("train", overrides=list(overrides))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def composed() -> Callable[..., DictConfig]:
     """Compose the configuration with overrides, without Hydra's own node."""
     return lambda *overrides: _compose(*overrides).copy()
