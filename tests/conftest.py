@@ -1,12 +1,17 @@
 """Fixtures: small data in MNIST's format, composed configurations, the command line."""
 
+import gc
+import importlib.metadata
 import logging
 import os
+import pickle
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
+from typing import TextIO
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -14,18 +19,53 @@ from helpers.data import SIDE
 from helpers.paths import ROOT
 from helpers.wandb_server import Server, serving
 from hydra import compose, initialize_config_dir
+from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hypothesis import settings
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 settings.register_profile("untimed", deadline=None)  # a busy machine is no defect
 settings.load_profile("untimed")
+gc.set_threshold(*gc.get_threshold()[:2], 100)  # a full collection walks through all of torch
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def read_once() -> Iterator[None]:
+    """Parse a text once in this process: Hydra reads the same twenty files for each command.
+
+    Lightning asks all installed packages for callbacks, each time a Trainer is built. They stay
+    what they are while tests run.
+    """
+    parse, pickled = OmegaConf.load, {}
+
+    def load(file: TextIO | Path | str) -> DictConfig:
+        if isinstance(file, Path | str):
+            return parse(file)
+        text = file.read()
+        if text not in pickled:
+            file.seek(0)
+            pickled[text] = pickle.dumps(parse(file))
+        return pickle.loads(pickled[text])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OmegaConf, "load", load)
+        found = cache(importlib.metadata.entry_points)
+        patch.setattr("lightning_fabric.utilities.registry.entry_points", found)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def coarse_pictures() -> Iterator[None]:
+    """Draw the picture that each run leaves with few dots."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(matplotlib.rcParams, "savefig.dpi", 20)
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -78,16 +118,16 @@ def small_mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def small(small_mnist: Path) -> list[str]:
+@pytest.fixture(scope="session")
+def small(small_mnist: Path) -> tuple[str, ...]:
     """Overrides of a run that takes a moment."""
-    return [
+    return (
         f"data.root={small_mnist}",
         "data.batch_size=64",
         "model.hidden=5",
         "trainer.max_epochs=2",
         "logger=csv",
-    ]
+    )
 
 
 @cache
@@ -96,7 +136,7 @@ def _compose(*overrides: str) -> DictConfig:
         return compose("train", overrides=list(overrides))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def composed() -> Callable[..., DictConfig]:
     """Compose the configuration with overrides, without Hydra's own node."""
     return lambda *overrides: _compose(*overrides).copy()
@@ -123,6 +163,8 @@ def command_line_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable
         monkeypatch.setattr(sys, "argv", [f"implicit-em {command}", *arguments])
         monkeypatch.setattr(CheckCallback, "sweep_directory", None)
         monkeypatch.setenv("HYDRA_FULL_ERROR", "")
+        # Hydra composes everything once more before, for a mode that no file of ours sets.
+        monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: None)
         handlers = list(logging.root.handlers)
         try:
             return getattr(cli, command)()

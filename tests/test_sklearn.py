@@ -37,7 +37,7 @@ def brief():
     return ImplicitEM(8, max_iter=3, random_state=0)
 
 
-@parametrize_with_checks([ImplicitEM()])
+@parametrize_with_checks([ImplicitEM(max_iter=3)])
 def test_it_is_an_estimator(estimator, check, monkeypatch):
     monkeypatch.setenv("SCIPY_ARRAY_API", "1")  # else one of the checks is skipped
     check(estimator)

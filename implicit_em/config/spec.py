@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,10 @@ STEP_FLAGS = ("threads", "compile", "sparse", "gradient_clip_val", "gradient_cli
 
 @dataclass(frozen=True)
 class RunSpec:
-    """A run's settings: resolved, validated, hashed, and as plain data that can be pickled.
+    """A run's settings: resolved, validated, and as plain data that can be pickled.
 
     Args:
         settings: composed configuration as plain containers.
-        fingerprint: hash of the settings that affect results.
-        identity: hash that does not depend on the number of epochs; it marks a run's checkpoints.
         overrides: Hydra's overrides of the run.
         choices: chosen option of each config group.
         group: name of the sweep that the run belongs to, or ``None``.
@@ -42,8 +41,6 @@ class RunSpec:
     """
 
     settings: dict[str, Any]
-    fingerprint: str
-    identity: str
     overrides: tuple[str, ...] = ()
     choices: Mapping[str, str] | None = None
     group: str | None = None
@@ -77,7 +74,17 @@ class RunSpec:
     def of_settings(cls, settings: dict[str, Any]) -> "RunSpec":
         """Make the specification from settings that were validated earlier."""
         model = settings["model"]["_target_"].rpartition(".")[2]
-        return cls(settings, config_fingerprint(settings), run_identity(settings), tags=(model,))
+        return cls(settings, tags=(model,))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the settings that affect results."""
+        return config_fingerprint(self.settings)
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash that does not depend on the number of epochs; it marks a run's checkpoints."""
+        return run_identity(self.settings)
 
     def has_made(self, metrics: Mapping[str, Any]) -> bool:
         """Return whether the content of a ``metrics.json`` belongs to this run."""

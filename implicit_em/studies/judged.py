@@ -110,7 +110,7 @@ class JudgedStudy:
     def digests(self, experiments: Sequence[str], runs: Sequence[Run]) -> dict[str, str]:
         """Return a digest of each sweep's runs."""
         return {
-            sweep: digest(run.cfg for run in runs if sweep in run.sweeps)
+            sweep: digest(run.spec.settings for run in runs if sweep in run.sweeps)
             for sweep in self._sweeps(experiments)
         }
 

@@ -1,7 +1,7 @@
 """The protocol of a study as its file in ``conf/`` fixes it; the changes that make it a trial."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -19,7 +19,7 @@ from pydantic import (
 from yaml import YAMLError
 
 from implicit_em.base.errors import ConfigError, one_line
-from implicit_em.config.fingerprint import affects_results, config_fingerprint
+from implicit_em.config.fingerprint import affects_results, config_fingerprint, deciding
 from implicit_em.config.mistakes import nearest
 
 
@@ -159,16 +159,16 @@ class Protocol(BaseModel):
                 )
 
 
-def digest(cfgs: Iterable[DictConfig], *more: str) -> str:
+def digest(cfgs: Iterable[DictConfig | Mapping[str, Any]], *more: str) -> str:
     """Return 16 hexadecimal digits that identify a set of runs, whatever their order and device.
 
     The texts ``more`` are hashed before the runs.
     """
     fingerprints = []
     for cfg in cfgs:
-        cfg = cfg.copy()
-        OmegaConf.update(cfg, "trainer", {"accelerator": "cpu", "threads": 1}, merge=True)
-        fingerprints.append(config_fingerprint(cfg))
+        settings = deciding(cfg)
+        settings["trainer"] |= {"accelerator": "cpu", "threads": 1}
+        fingerprints.append(config_fingerprint(settings))
     text = ",".join([*more, *sorted(fingerprints)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.utils import get_class
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from implicit_em.base.errors import ConfigError
 from implicit_em.config.check import check
@@ -21,7 +21,7 @@ from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.config.mistakes import explain
 from implicit_em.config.spec import RunSpec
 from implicit_em.models import SparseAutoencoder
-from implicit_em.sweeps.jobs import JobComposer, enumerate_jobs
+from implicit_em.sweeps.jobs import TaskComposer, enumerate_jobs
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.loading import load_as_trained
 
@@ -145,14 +145,16 @@ def plan_sweeps(
         if (metrics := RunDirectory(path.parent).completed_metrics())
     }
     for place, cfg in compose_sweeps(sweeps, conf, overrides):
-        fingerprint = config_fingerprint(cfg)
+        spec = RunSpec.of(cfg)
+        fingerprint = spec.fingerprint
         if fingerprint in runs:
             runs[fingerprint].places.append(place)
             continue
-        check(RunSpec.of(cfg))
+        check(spec)
         job = ",".join(f"{key}={value}" for key, value in sorted(place.axes.items()))
         where = complete.get(fingerprint, directory / Path(place.sweep).name / job)
         runs[fingerprint] = Run(cfg, fingerprint, where, [place], fingerprint in complete)
+        runs[fingerprint].spec = spec
     for run in runs.values():
         found = RunDirectory(run.directory)
         if found.config.exists() and config_fingerprint(found.read_config()) != run.fingerprint:
@@ -180,14 +182,11 @@ def compose_sweeps(
                 base = compose("train", overrides=typed, return_hydra_config=True)
                 axes = list(base.hydra.sweeper.params or ())
                 _refuse_fixed(axes, overrides)
-                composer = JobComposer(base, loader)
+                composer = TaskComposer(base, loader)
                 for job in enumerate_jobs(base, loader):
                     values = dict(override.split("=", 1) for override in job)
                     place = Place(sweep, {axis: values[axis] for axis in axes})
-                    cfg = composer.compose(job)
-                    cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-                    OmegaConf.set_struct(cfg, True)  # as Hydra does
-                    jobs.append((place, cfg))
+                    jobs.append((place, composer.compose(job)))
             except HydraException as error:
                 raise ConfigError(explain(error, typed, loader, "train")) from error
     return jobs

@@ -64,33 +64,71 @@ class JobComposer:
     def __init__(self, sweep: DictConfig, loader: ConfigLoader) -> None:
         self._sweep, self._loader = sweep, loader
         self._composed: dict[tuple[str, ...], DictConfig] = {}
-        self._options = cache(loader.get_group_options)  # which looks through all folders
+        repository = loader.repository  # type: ignore[attr-defined]
+        self._options = cache(repository.get_group_options)  # the loader copies all of it first
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """Return the configuration of a job with Hydra's own node, or raise its exceptions."""
-        parser = OverridesParser.create(config_loader=self._loader)
-        parsed = parser.parse_overrides(list(overrides))
+        parsed = self._parse(overrides)
         values = [override for override in parsed if self._sets_a_value(override)]
-        rest = tuple(str(o.input_line) for o in parsed if o not in values)
+        rest = self._rest(parsed)
         if rest not in self._composed:
-            self._composed[rest] = self._loader.load_sweep_config(self._sweep, list(rest))
+            self._composed[rest] = self._by_hydra(rest)
         job = self._composed[rest].copy()
         try:
             for override in values:
                 OmegaConf.update(job, override.key_or_group, override.value())
         except OmegaConfBaseException:  # Hydra raises the error that can be explained
-            return self._loader.load_sweep_config(self._sweep, list(overrides))
-        task = [override for override in parsed if not override.is_hydra_override()]
+            return self._by_hydra(overrides)
+        self._note(job, [override for override in parsed if not override.is_hydra_override()])
+        return job
+
+    def _parse(self, overrides: Sequence[str]) -> list[Override]:
+        return OverridesParser.create(config_loader=self._loader).parse_overrides(list(overrides))
+
+    def _rest(self, parsed: Sequence[Override]) -> tuple[str, ...]:
+        """Return the overrides that Hydra must compose: all but those that set a value."""
+        return tuple(str(o.input_line) for o in parsed if not self._sets_a_value(o))
+
+    def _by_hydra(self, overrides: Sequence[str]) -> DictConfig:
+        return self._loader.load_sweep_config(self._sweep, list(overrides))
+
+    def _note(self, job: DictConfig, task: list[Override]) -> None:
+        """Note a job's overrides in Hydra's own node."""
         job.hydra.overrides.task = [override.input_line for override in task]
         names = job.hydra.job.config.override_dirname
         job.hydra.job.override_dirname = get_overrides_dirname(task, **names)
-        return job
 
     def _sets_a_value(self, override: Override) -> bool:
         changes_keys = override.is_add() or override.is_force_add() or override.is_delete()
         key = override.key_or_group
         in_group = "/" in key or self._options(key)
         return not (changes_keys or override.package or in_group or key.startswith("hydra."))
+
+
+class TaskComposer(JobComposer):
+    """Composes jobs without Hydra's own node, which is the larger part to copy.
+
+    The sweep was composed as one run, whose overrides the jobs repeat. Its configuration is that of
+    all jobs that choose no further groups, but for their values.
+    """
+
+    def __init__(self, sweep: DictConfig, loader: ConfigLoader) -> None:
+        super().__init__(sweep, loader)
+        own = self._rest(self._parse(sweep.hydra.overrides.task))
+        self._composed[own] = _without_hydra(sweep)
+
+    def _by_hydra(self, overrides: Sequence[str]) -> DictConfig:
+        return _without_hydra(super()._by_hydra(overrides))
+
+    def _note(self, job: DictConfig, task: list[Override]) -> None:
+        """Note nothing: there is no node for it."""
+
+
+def _without_hydra(cfg: DictConfig) -> DictConfig:
+    task = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    OmegaConf.set_struct(task, True)  # as Hydra does
+    return task
 
 
 def note_jobs(directory: Path, jobs: Mapping[str, str]) -> None:

@@ -23,6 +23,7 @@ from implicit_em.studies.study_directory import refuse_directory
 
 CONF = ROOT / "conf"
 PACKAGED = ROOT / "implicit_em" / "conf"
+pytestmark = pytest.mark.usefixtures("coarse")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def overrides(small_mnist):
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory, overrides):
+def study(tmp_path_factory, overrides, coarse):
     """A directory with all five experiments."""
     directory = tmp_path_factory.mktemp("study") / "trial"
     reproduce(directory, overrides=overrides, workers=2, conf=CONF)

@@ -1,6 +1,7 @@
 """Losses of tiny models with replaced vectors, beside transformers that knows no store."""
 
 import json
+from functools import cache
 from itertools import chain
 
 import pytest
@@ -99,12 +100,27 @@ def filter_with_a_sink(store, site):
 # --- beside a pass that computes everything
 
 
-def by_definition(folder, store, site, tokens, function):
-    """Return predicted tokens, clean and spliced loss and divergence of each document."""
+@cache
+def network_of(folder):
     import transformers
 
-    network = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
-    module = network.get_submodule(place_of(site, folder.name))
+    return transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+
+
+def full_pass(folder, ids):
+    with torch.no_grad():
+        return network_of(folder)(ids[None]).logits[0].double().log_softmax(-1)
+
+
+@cache
+def clean_pass(folder, ids):
+    """A pass with nothing replaced, which is the same for every site."""
+    return full_pass(folder, torch.tensor(ids))
+
+
+def by_definition(folder, store, site, tokens, function):
+    """Return predicted tokens, clean and spliced loss and divergence of each document."""
+    module = network_of(folder).get_submodule(place_of(site, folder.name))
     documents, manifest = store.documents(), store.manifest
     special = torch.tensor(manifest.special_tokens)
     numbers = [n for n in range(len(documents)) if documents.splits_N[n] == 2]
@@ -120,11 +136,10 @@ def by_definition(folder, store, site, tokens, function):
             kept &= output[0].norm(dim=-1) <= (tokens.largest_norm or torch.inf)
             return torch.where(kept[:, None], function(output[0]), output[0])[None]
 
-        with torch.no_grad():
-            clean = network(ids[None]).logits[0].double().log_softmax(-1)
-            hook = module.register_forward_hook(replace)
-            spliced = network(ids[None]).logits[0].double().log_softmax(-1)
-            hook.remove()
+        clean = clean_pass(folder, tuple(ids.tolist()))
+        hook = module.register_forward_hook(replace)
+        spliced = full_pass(folder, ids)
+        hook.remove()
         for at in range(1, len(ids)):
             place = at - len(manifest.prefix)
             if place >= 0 and ids[at] not in special:
@@ -172,9 +187,7 @@ def test_sums_of_documents_are_those_of_full_passes_one_context_at_a_time(
 @pytest.mark.parametrize("site", SITES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_pass_that_begins_at_a_site_is_a_full_pass_bit_for_bit(kind, site, loaded, models):
-    import transformers
-
-    network = transformers.AutoModelForCausalLM.from_pretrained(models[kind]).eval()
+    network = network_of(models[kind])
     module = network.get_submodule(place_of(site, kind))
     torch.manual_seed(0)
     ids, mask = torch.randint(1, 200, (3, LENGTH)), torch.ones(3, LENGTH, dtype=torch.int64)

@@ -4,10 +4,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
 from implicit_em.config import CONF
-from implicit_em.sweeps.jobs import JobComposer
+from implicit_em.sweeps.jobs import JobComposer, TaskComposer
 
 
 @pytest.fixture
@@ -39,6 +39,37 @@ def test_a_job_is_what_hydra_composes(sweep, overrides):
     composer.compose(["seed=9", "lr.value=5"])  # leaves nothing behind
     expected = loader.load_sweep_config(config, overrides)
     assert OmegaConf.to_yaml(composer.compose(overrides)) == OmegaConf.to_yaml(expected)
+
+
+@pytest.mark.parametrize(
+    ("typed", "axes"),
+    [
+        (["experiment=compare/topk"], ["model.k=3", "lr.value=1e-2"]),
+        (["experiment=ablation", "data.root=here", "optimizer=sgd"], ["loss=lse", "seed=2"]),
+        (["experiment=ablation", "+loss.lse.temperature=2", "~loss.tc"], ["seed=2"]),
+    ],
+)
+def test_a_job_of_a_study_is_what_hydra_composes_without_its_node(typed, axes):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        config = compose("train", overrides=typed, return_hydra_config=True)
+        composer = TaskComposer(config, loader)
+        composer.compose([*axes, *typed])["seed"] = 9  # leaves nothing behind
+        job = composer.compose([*axes, *typed])
+        expected = loader.load_sweep_config(config, [*axes, *typed])
+    with open_dict(expected):
+        del expected["hydra"]
+    assert OmegaConf.to_yaml(job) == OmegaConf.to_yaml(expected)
+    assert OmegaConf.is_struct(job)
+
+
+def test_a_study_composes_its_base_once(monkeypatch):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        config = compose("train", overrides=["loss=lse"], return_hydra_config=True)
+        monkeypatch.setattr(loader, "load_sweep_config", lambda *_: pytest.fail("composed again"))
+        jobs = [TaskComposer(config, loader).compose([f"seed={n}", "loss=lse"]) for n in (1, 2)]
+    assert [job.seed for job in jobs] == [1, 2]
 
 
 def test_a_mistake_is_hydras_own(sweep):

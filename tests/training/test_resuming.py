@@ -1,6 +1,7 @@
 """``resume=DIR``: a run goes on in its own directory and with its own settings."""
 
 import json
+import shutil
 
 import pytest
 import yaml
@@ -11,18 +12,27 @@ from implicit_em.engine.stack import Stack
 from implicit_em.training.run import train
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def settings(small):
     return [*small, "optimizer=momentum", "trainer.max_epochs=4"]
 
 
-@pytest.fixture
-def broken(command_line, composed, settings, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, composed, settings):
     """A run that broke off after two epochs, beside an undisturbed one."""
-    train(composed(*settings), tmp_path / "undisturbed")
-    broken_off(monkeypatch, composed(*settings), tmp_path / "run", block=3)
-    overrides = tmp_path / "run" / ".hydra" / "overrides.yaml"
+    folder = tmp_path_factory.mktemp("trained")
+    train(composed(*settings), folder / "undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        broken_off(patch, composed(*settings), folder / "run", block=3)
+    overrides = folder / "run" / ".hydra" / "overrides.yaml"
     overrides.write_text(yaml.safe_dump(settings))
+    return folder
+
+
+@pytest.fixture
+def broken(trained, tmp_path):
+    """Copies of the two; gives the directory of the run that broke off."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     return tmp_path / "run"
 
 
