@@ -92,8 +92,7 @@ def decorrelation(
     Args:
         energies: shape ``(..., B, K)``.
         unbiased: whether to leave the products of samples with themselves out.
-        reduction: how the pairs of a component are combined. ``sum`` is the paper's protocol.
-            ``mean`` is the sum divided by K.
+        reduction: ``sum``, as in the paper, over all pairs of components; ``mean`` divides it by K.
 
     Raises:
         ValueError: if ``unbiased`` is set for a single sample, or ``reduction`` is another word.

@@ -109,8 +109,8 @@ class JobComposer:
 class TaskComposer(JobComposer):
     """Composes jobs without Hydra's own node, which is the larger part to copy.
 
-    The sweep was composed as one run, whose overrides the jobs repeat. Its configuration is that of
-    all jobs that choose no further groups, but for their values.
+    The sweep is already composed once. A job that chooses no other groups differs from it in values
+    alone, so it starts from a copy.
     """
 
     def __init__(self, sweep: DictConfig, loader: ConfigLoader) -> None:

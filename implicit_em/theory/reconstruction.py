@@ -1,7 +1,8 @@
 """Experiment: why L1 wins where 20 to 30 % of the units are active, and what makes up for it.
 
-Every run is near one of two densities. The derived models reach theirs by a controlled weight of
-LSE; L1 has the weights and the rate that the comparison of families has chosen for it.
+Every run is near one of two densities. Plain L1 has the weights and the rate that the comparison of
+families has chosen. All others reach their density by a controlled weight: of L1 in ``placed``, of
+LSE in the rest.
 """
 
 from collections.abc import Sequence
@@ -34,7 +35,7 @@ VARIANTS = {
 DENSITIES = (0.2, 0.3)
 """Shares of active units that the variants are compared at."""
 L1_WEIGHTS = {0.07: 0.2, 0.045: 0.3}
-"""Density that each weight of L1 leads to, about."""
+"""Approximate density for each weight of L1."""
 
 
 def variant(cfg: Any) -> str:
@@ -58,7 +59,7 @@ def density(cfg: Any) -> float:
 def at_equal_shares(
     rows_KD: np.ndarray, train_ND: np.ndarray, test_MD: np.ndarray, share: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return codes of all samples in which each unit is active on the same share of the first.
+    """Return codes of both sets. Each unit is active on the same share of the training samples.
 
     The codes are ``max(0, w_j x - q_j)``, with the quantile ``q_j`` of the training samples. So
     they depend on the directions of the rows alone, up to the scale of each unit.
@@ -69,7 +70,7 @@ def at_equal_shares(
 
 
 def _by_run(run: Run) -> dict[str, float]:
-    """Return probes of a run with equal shares, and of which units are active."""
+    """Return two probes of a run: of codes at equal shares, and of whether a unit is active."""
     model, (train, labels, test, test_labels) = run.model(), samples_of(run)
     codes = [model.encode(x).detach().numpy() > 0 for x in (train, test)]
     equal = at_equal_shares(
@@ -87,7 +88,7 @@ PROBES = Measurement("reconstruction", 1, _by_run, METRICS)
 
 
 def measure(runs: Sequence[Run]) -> Tables:
-    """Return ``runs``, one row each; probes of changed codes are kept by the runs."""
+    """Return ``runs``, a row for each run, whose directory keeps its two probes."""
     measured = PROBES.of(runs, cores()).drop(columns=["family", "settings", "run"])
     settings = [{"variant": variant(run.cfg), "target": density(run.cfg)} for run in runs]
     return {"runs": pd.concat([pd.DataFrame(settings), measured], axis=1)}
