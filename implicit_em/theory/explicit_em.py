@@ -301,7 +301,8 @@ def race(tables: Tables) -> Figure:
         axes.minorticks_off()
     every = pd.concat(shown)
     panels[0].set(ylabel="log-likelihood (nats)")
-    panels[0].set_ylim(every[every["pass"] >= 2]["likelihood"].min())
+    later = every[every["pass"] >= min(2, every["pass"].max())]
+    panels[0].set_ylim(later["likelihood"].min())
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
