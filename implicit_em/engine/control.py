@@ -88,7 +88,7 @@ class SparsityControl(nn.Module):
 
     target: Tensor
     running: Tensor
-    """L0 of the last ten batches."""
+    """Mean L0 of about the last ten batches."""
     ratio: Tensor
     """L0 of held-out samples divided by that of batches."""
 

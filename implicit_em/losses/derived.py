@@ -86,8 +86,9 @@ def decorrelation(
     variances, and the value may fall below 0.
 
     K vectors in D dimensions cannot all be at right angles if K exceeds D. The squared cosines of a
-    vector with all K add up to K / D at least, on average over the vectors (Welch 1974). So the sum
-    pulls on each component with a force that grows with K. Divided by K, it does not.
+    vector with all K add up to K / D at least, on average over the vectors (Welch 1974). For linear
+    energies of whitened samples these are the correlations. So the sum pulls on each component with
+    a force that grows with K. Divided by K, it does not.
 
     Args:
         energies: shape ``(..., B, K)``.
