@@ -42,7 +42,7 @@ class ResidentLoader:
     float32 in [0, 1]. The order of an epoch is a permutation drawn from ``(seed, epoch)`` alone,
     whatever else uses random numbers. A new iteration goes on to the next epoch, unless
     ``set_epoch`` names another. The last batch may be smaller. It is left out if it would hold a
-    single sample, which has no variance, or if ``drop_last`` says so.
+    single sample, which has no variance, or if ``drop_last`` says so and it is not the only one.
 
     Args:
         inputs: samples of shape ``(N, D)``, uint8 or floating point.

@@ -17,15 +17,16 @@ MOMENTUM = 0.1
 """Weight of a step in the mean of L0 that held-out samples are compared with. Ten batches even out
 the noise."""
 LARGEST_ERROR = math.log(4)
-"""Largest error that counts: the integral moves a weight by at most 1.4 % in a step, later 10 %."""
+"""Largest error that counts: the integral moves a weight by at most 1.4 % in a step
+at first, and by 10 % at the end."""
 FIRST_RATE = 0.01
-"""Change of the log factor in a step, for an error of 1, at first: features must form meanwhile."""
+"""Change of the log factor in a step, for an error of 1, at first. Features must form meanwhile."""
 LAST_RATE = 0.07
 """The same at the end, when units respond fast and what is left of the error must go."""
 GAIN = 1.0
 """Part of the error that acts at once; it damps the swings of the integral."""
 WIDEST = 16.0
-"""Largest log factor that the integral reaches: weights may be wrong by six orders of magnitude."""
+"""Largest log factor of the integral: weights may be wrong by nearly seven orders of magnitude."""
 HOLD = 0.98
 """Share of the training from which on the factor is constant: the last steps have one objective."""
 AVERAGING = 0.05

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 ROUNDING = 16
-"""Least weight after a step, in units of the rounding of the weight before."""
+"""A weight falls in one step to no less than so many times its own rounding."""
 
 
 class EM(Optimizer):
@@ -49,10 +49,10 @@ class EM(Optimizer):
         means_KD, logits_K = group["params"]
         if means_KD.grad is None:
             return loss
-        before_K, number = logits_K.softmax(-1), torch.finfo(logits_K.dtype)
+        before_K, precision = logits_K.softmax(-1), torch.finfo(logits_K.dtype)
         weights_K = before_K.sub(logits_K.grad, alpha=step)
         # A weight that has all but vanished is rounding, and the means' step divides by it.
-        weights_K.clamp_min_(number.tiny).clamp_min_(before_K.mul_(ROUNDING * number.eps))
+        weights_K.clamp_min_(precision.tiny).clamp_min_(before_K * (ROUNDING * precision.eps))
         means_KD.addcdiv_(means_KD.grad, weights_K[:, None], value=-step)
         logits_K.copy_(weights_K.log_())
         return loss

@@ -64,7 +64,7 @@ def _lse(
     batch: _Batch, reduction: derived.Reduction = "sum", temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """``-t log sum_j exp(-E_j / t)``: each unit without an entry adds ``exp(0)``."""
-    factor, divisor = derived.lse_scale(reduction, temperature, batch.size, batch.units)
+    factor, divisor = derived.lse_factors(reduction, temperature, batch.size, batch.units)
     pattern, values_N = batch.pattern, batch.values_N
     zeros_B = batch.units - pattern.counts
     lowest_B = torch.where(zeros_B > 0, 0.0, torch.inf).to(values_N.dtype)
@@ -95,13 +95,13 @@ def _decorrelation(
     the samples would lose precision in this difference. It gets an entry for each sample, and the
     level 0.
     """
-    factor = derived.decorrelation_scale(unbiased, reduction, batch.size, batch.units)
+    factor = derived.pair_factor(unbiased, reduction, batch.size, batch.units)
     dtype = batch.values_N.dtype
     pattern, values_N, own_N = _filled(batch)
     unit_N, size = pattern.column_N, batch.size
     silent_K = size - pattern.transposed.counts
     mean_K, squares_K = batch.mean_K, batch.squares_K
-    scale_K = derived.scale_of(mean_K, squares_K, size, torch.finfo(dtype).eps)
+    scale_K = derived.inverse_lengths(mean_K, squares_K, size, torch.finfo(dtype).eps)
     level_K = torch.where(silent_K > 0, scale_K * mean_K, 0.0)
     z_N = (values_N - mean_K.to(dtype)[unit_N]) * scale_K.to(dtype)[unit_N]
     t_N = z_N + level_K.to(dtype)[unit_N]

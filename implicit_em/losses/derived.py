@@ -85,15 +85,16 @@ def decorrelation(
     never negative, is left out. What remains is the small bias of the batch's own means and
     variances, and the value may fall below 0.
 
-    K vectors in D dimensions cannot all be at right angles if K exceeds D. The squared cosines of a
-    vector with all K add up to K / D at least, on average over the vectors (Welch 1974). For linear
-    energies of whitened samples these are the correlations. So the sum pulls on each component with
-    a force that grows with K. Divided by K, it does not.
+    K vectors in D dimensions cannot all be at right angles if K exceeds D. Add up the squared
+    cosines of a vector with all K vectors. The mean of this sum over the vectors is at least K / D
+    (Welch 1974). For linear energies of whitened samples, the cosines are the correlations. So the
+    sum pulls on each component with a force that grows with K. With ``mean``, the force does not.
 
     Args:
         energies: shape ``(..., B, K)``.
         unbiased: whether to leave the products of samples with themselves out.
-        reduction: ``sum``, as in the paper, over all pairs of components; ``mean`` divides it by K.
+        reduction: ``sum``, as in the paper, over all pairs of components. ``mean`` is the sum over
+            the pairs of one component, averaged over the components.
 
     Raises:
         ValueError: if ``unbiased`` is set for a single sample, or ``reduction`` is another word.
@@ -188,7 +189,7 @@ def _lse(
     batch: _Batch, reduction: Reduction = "sum", temperature: float = 1.0
 ) -> tuple[Tensor, Gradient]:
     """``-t log sum_j exp(-E_j / t)``; gradient ``r = softmax(-E / t)``."""
-    factor, divisor = lse_scale(reduction, temperature, *batch.energies.shape[-2:])
+    factor, divisor = lse_factors(reduction, temperature, *batch.energies.shape[-2:])
     lowest = batch.energies.amin(-1, keepdim=True)
     logits = lowest - batch.energies
     if temperature != 1:
@@ -204,12 +205,11 @@ def _lse(
     return total * factor / divisor, gradient
 
 
-def lse_scale(
+def lse_factors(
     reduction: Reduction, temperature: float, samples: int, units: int
 ) -> tuple[int, int]:
     """Return factor and divisor of the sum over the samples, or raise ``ValueError``."""
-    if reduction not in get_args(Reduction):
-        raise ValueError(f"reduction={reduction!r}: allowed are {', '.join(get_args(Reduction))}")
+    _refuse_unknown(reduction, get_args(Reduction))
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature={temperature}: must be above 0, and finite")
     return units if reduction == "count" else 1, 1 if reduction == "sum" else samples
@@ -237,11 +237,11 @@ def _decorrelation(
     has the same norm, and ``(Z Z^T) Z = Z C``.
 
     The unbiased form subtracts the samples' products with themselves, ``sum_b |z_b|^4 - sum Z^4``,
-    and multiplies by ``B / (B - 1)``; G loses ``4 (|z_b|^2 Z - Z^3)``.
+    and multiplies by ``B / (B - 1)``; G loses ``4 (|z_b|^2 Z - Z^3)``. The mean form divides by K.
     """
-    factor = decorrelation_scale(unbiased, reduction, *batch.energies.shape[-2:])
+    factor = pair_factor(unbiased, reduction, *batch.energies.shape[-2:])
     mean, centred, squares = batch.statistics
-    scale = scale_of(mean, squares, batch.size, torch.finfo(mean.dtype).eps)
+    scale = inverse_lengths(mean, squares, batch.size, torch.finfo(mean.dtype).eps)
     standardised = centred * scale
     wide = standardised.shape[-1] > batch.size
     if wide:
@@ -273,20 +273,21 @@ def _decorrelation(
     return value * factor, gradient
 
 
-def decorrelation_scale(
-    unbiased: bool, reduction: PairReduction, samples: int, units: int
-) -> float:
+def pair_factor(unbiased: bool, reduction: PairReduction, samples: int, units: int) -> float:
     """Return the factor of the sum over the pairs, or raise ``ValueError``."""
     if unbiased and samples < 2:
         raise ValueError(f"unbiased=True: needs at least 2 samples, not {samples}")
-    if reduction not in get_args(PairReduction):
-        allowed = ", ".join(get_args(PairReduction))
-        raise ValueError(f"reduction={reduction!r}: allowed are {allowed}")
+    _refuse_unknown(reduction, get_args(PairReduction))
     factor = samples / (samples - 1) if unbiased else 1.0
     return factor / units if reduction == "mean" else factor
 
 
-def scale_of(mean: Tensor, squares: Tensor, samples: int, eps: float) -> Tensor:
+def _refuse_unknown(reduction: str, allowed: Sequence[str]) -> None:
+    if reduction not in allowed:
+        raise ValueError(f"reduction={reduction!r}: allowed are {', '.join(allowed)}")
+
+
+def inverse_lengths(mean: Tensor, squares: Tensor, samples: int, eps: float) -> Tensor:
     """Return 1 over the root of each component's sum of squared deviations, 0 for a constant one.
 
     Centring leaves an error of a few ``eps |mean|`` in each of the B entries. A component that

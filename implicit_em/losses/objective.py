@@ -192,7 +192,7 @@ class StackedObjective(Objective):
             torch.mul(full, full.new_tensor(factors), out=weights)
 
     def control(self, factor: Tensor) -> list[Tensor]:
-        """Multiply the weights of terms that make units sparse by a factor, and return them.
+        """Set the weights of terms that make units sparse to a multiple of their own; return them.
 
         The factor and each of the new tensors returned have shape ``(R,)``.
         """

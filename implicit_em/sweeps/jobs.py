@@ -57,18 +57,19 @@ def _example(override: Override) -> str:
 class JobComposer:
     """Composes the jobs of a sweep, from its configuration with Hydra's own node.
 
-    Hydra takes tens of milliseconds to compose a configuration, so it composes once for each choice
-    of groups. The values of the other overrides are then set directly.
+    Hydra takes tens of milliseconds to compose a configuration, so this class has it compose once
+    for each choice of groups. The values of the other overrides are then set directly.
     """
 
     def __init__(self, sweep: DictConfig, loader: ConfigLoader) -> None:
         self._sweep, self._loader = sweep, loader
         self._composed: dict[tuple[str, ...], DictConfig] = {}
         repository = loader.repository  # type: ignore[attr-defined]
-        self._options = cache(repository.get_group_options)  # the loader copies all of it first
+        # The loader's own function copies the repository in each call.
+        self._options = cache(repository.get_group_options)
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """Return the configuration of a job with Hydra's own node, or raise its exceptions."""
+        """Return the configuration of a job, or raise Hydra's exceptions."""
         parsed = self._parse(overrides)
         values = [override for override in parsed if self._sets_a_value(override)]
         rest = self._rest(parsed)

@@ -263,8 +263,8 @@ def _columns(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return the AUROCs, a row for each method and seed, by the tasks' names in print."""
     kinds = over_tasks(table)
     shown = {name: kinds[kinds["kind"] == kind] for kind, name in KINDS.items()}
-    corrupted = table[table["kind"] == "corrupted"]
-    shown |= {str(task): rows for task, rows in corrupted.groupby("task", sort=False)}
+    of_corruptions = table[table["kind"] == "corrupted"]
+    shown |= {str(task): rows for task, rows in of_corruptions.groupby("task", sort=False)}
     return {name: rows for name, rows in shown.items() if len(rows)}
 
 

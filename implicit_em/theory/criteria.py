@@ -459,7 +459,7 @@ def decay_closes_the_gap(evidence: Evidence) -> Finding:
     gaps = _leads(evidence, "derived_decay", "l1")
     closed = [at for at, gap in gaps.items() if gap.low is not None and gap.low > -CLOSE]
     others = _at_densities(_leads(evidence, "derived", "l1"))
-    return _at_both(gaps, closed, f"Without decay: {others}.")
+    return _by_densities(gaps, closed, f"Without decay: {others}.")
 
 
 @claim("reconstruction", "With a decoder as well, the derived terms beat L1", "ahead at both")
@@ -471,7 +471,7 @@ def the_hybrid_beats_l1(evidence: Evidence) -> Finding:
     leads = _leads(evidence, "hybrid_10000_decay", "l1")
     won = [at for at, lead in leads.items() if _above(lead)]
     others = _at_densities(_leads(evidence, "hybrid_100_decay", "l1"))
-    return _at_both(leads, won, f"With a weight of 100: {others}.")
+    return _by_densities(leads, won, f"With a weight of 100: {others}.")
 
 
 @claim("reconstruction", "The probe follows the explained variance", "rank correlation of -0.7")
@@ -508,7 +508,9 @@ def _leads(
     return found
 
 
-def _at_both(leads: Mapping[float, statistics.Estimate], met: Sequence[float], why: str) -> Finding:
+def _by_densities(
+    leads: Mapping[float, statistics.Estimate], met: Sequence[float], why: str
+) -> Finding:
     """Judge by the densities at which a criterion is met."""
     first = leads[reconstruction.DENSITIES[0]]
     return Finding(outcome(len(met) == len(leads), met), first, _at_densities(leads), why)

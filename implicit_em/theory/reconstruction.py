@@ -50,7 +50,7 @@ def variant(cfg: Any) -> str:
 
 
 def density(cfg: Any) -> float:
-    """Return the density that a run aims at."""
+    """Return the density at which a run is compared."""
     if cfg.model.l0 is None:
         return L1_WEIGHTS[cfg.loss.l1.weight]
     return round(cfg.model.l0 / cfg.model.hidden, 2)
@@ -72,18 +72,22 @@ def at_equal_shares(
 def _by_run(run: Run) -> dict[str, float]:
     """Return two probes of a run: of codes at equal shares, and of whether a unit is active."""
     model, (train, labels, test, test_labels) = run.model(), samples_of(run)
-    codes = [model.encode(x).detach().numpy() > 0 for x in (train, test)]
+    active = [model.encode(x).detach().numpy() > 0 for x in (train, test)]
     equal = at_equal_shares(
         model.weight.detach().numpy(), train.numpy(), test.numpy(), density(run.cfg)
     )
     targets = labels.numpy(), test_labels.numpy()
     return {
-        name: linear_probe(first, targets[0], second, targets[1], 1)
-        for name, (first, second) in {"probe_equal": equal, "probe_binary": codes}.items()
+        name: linear_probe(train_codes, targets[0], test_codes, targets[1], 1)
+        for name, (train_codes, test_codes) in {
+            "probe_equal": equal,
+            "probe_binary": active,
+        }.items()
     }
 
 
 METRICS = ("density", "dead_units", "probe_accuracy", "ridge_fvu")
+"""Metrics of a run that the tables show beside its two probes."""
 PROBES = Measurement("reconstruction", 1, _by_run, METRICS)
 
 

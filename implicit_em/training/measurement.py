@@ -57,12 +57,14 @@ def l0_reached(target: float, l0: float, weights: Mapping[str, float]) -> bool:
     Args:
         target: L0 that the training should lead to.
         l0: mean number of active units in a final sample.
-        weights: controlled weights at the end, by the name of their term.
+        weights: mean controlled weights of the last epoch, by the name of their term.
     """
     reached = abs(l0 / target - 1) <= L0_TOLERANCE
     if not reached:
         listed = ", ".join(f"loss.{name}.weight={weight:.3g}" for name, weight in weights.items())
-        log.warning("model.l0=%g: not reached: L0 is %.3g, at the end with %s", target, l0, listed)
+        log.warning(
+            "model.l0=%g: not reached: L0 is %.3g, in the last epoch with %s", target, l0, listed
+        )
     return reached
 
 
