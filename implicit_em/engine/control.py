@@ -10,26 +10,23 @@ from torch import Tensor, nn
 from implicit_em.engine.rounding import each_alone
 from implicit_em.models import SparseAutoencoder
 
-RESPONSE = 0.5
-"""Weight of a step in the mean of L0 that is controlled. A longer mean delays the answer. Where
-units respond within some ten steps, L0 would then swing for ever."""
 MOMENTUM = 0.1
 """Weight of a step in the mean of L0 that held-out samples are compared with. Ten batches even out
 the noise."""
 LARGEST_ERROR = math.log(4)
 """Largest error that counts: the integral moves a weight by at most 1.4 % in a step
-at first, and by 10 % at the end."""
+at first, and by 14 % at the end."""
 FIRST_RATE = 0.01
 """Change of the log factor in a step, for an error of 1, at first. Features must form meanwhile."""
-LAST_RATE = 0.07
+LAST_RATE = 0.1
 """The same at the end, when units respond fast and what is left of the error must go."""
-GAIN = 1.0
+GAIN = 1.3
 """Part of the error that acts at once; it damps the swings of the integral."""
 WIDEST = 16.0
 """Largest log factor of the integral: weights may be wrong by nearly seven orders of magnitude."""
-HOLD = 0.98
+HOLD = 0.995
 """Share of the training from which on the factor is constant: the last steps have one objective."""
-AVERAGING = 0.05
+AVERAGING = 0.1
 """Weight of a step in the mean of the log factor that is held."""
 MOST_APART = 2.0
 """Largest factor by which L0 of held-out samples is taken to differ from that of a batch."""
@@ -45,10 +42,8 @@ START_SAMPLES = 10_000
 class State(NamedTuple):
     """What the law remembers; shape ``()`` each, or ``(R,)`` in a stack."""
 
-    recent: Tensor
-    """Exponential mean of L0 over about two steps; it starts at the target."""
     running: Tensor
-    """The same over about ten steps."""
+    """Exponential mean of L0 over about ten steps; it starts at the target."""
     integral: Tensor
     """Log of the factor, but for the part that acts at once."""
     held: Tensor
@@ -58,7 +53,7 @@ class State(NamedTuple):
 def law(state: State, l0: Tensor, target: Tensor, progress: Tensor) -> tuple[State, Tensor]:
     """Return the next state, and the factor of a step: a proportional-integral controller.
 
-    The factor is ``exp(integral + GAIN * error)`` with ``error = log(recent / target)``. The
+    The factor is ``exp(integral + GAIN * error)`` with ``error = log(L0 / target)``. The
     integral adds up the errors times a rate, which rises with the square of the progress. From
     ``HOLD`` on, the factor is a geometric mean of those before, in which the latest count most.
 
@@ -70,14 +65,13 @@ def law(state: State, l0: Tensor, target: Tensor, progress: Tensor) -> tuple[Sta
     """
     holds = progress >= HOLD
     rate = FIRST_RATE + (LAST_RATE - FIRST_RATE) * progress.square()
-    recent = state.recent + RESPONSE * (l0 - state.recent)
     running = state.running + MOMENTUM * (l0 - state.running)
-    error = each_alone(torch.log, recent / target).clamp(-LARGEST_ERROR, LARGEST_ERROR)
+    error = each_alone(torch.log, l0 / target).clamp(-LARGEST_ERROR, LARGEST_ERROR)
     integral = (state.integral + rate * error).clamp(-WIDEST, WIDEST)
     exponent = integral + GAIN * error
     held = torch.where(holds, state.held, state.held + AVERAGING * (exponent - state.held))
     factor = each_alone(torch.exp, torch.where(holds, held, exponent))
-    return State(recent, running, integral, held), factor
+    return State(running, integral, held), factor
 
 
 class SparsityControl(nn.Module):
@@ -95,12 +89,12 @@ class SparsityControl(nn.Module):
 
     def __init__(self, target: float) -> None:
         super().__init__()
-        values = (target, target, 0, 0)
+        values = (target, 0, 0)
         start = State(*(torch.tensor(value, dtype=torch.float64) for value in values))
         for name, value in start._asdict().items():
             self.register_buffer(name, value)
-        self.register_buffer("ratio", torch.ones_like(start.recent))
-        self.register_buffer("target", start.recent.clone(), persistent=False)
+        self.register_buffer("ratio", torch.ones_like(start.running))
+        self.register_buffer("target", start.running.clone(), persistent=False)
 
     @torch.no_grad()
     def update(self, l0: Tensor, progress: Tensor) -> Tensor:
