@@ -60,8 +60,9 @@ def _prepare(
             stages = Stages(protocol, part, runs, varied, ())
             prepared.append(Knobs(stages, dataset, results, conf, trial))
         else:
-            families = settings(dataset, tuple(protocol.families))
-            controls = settings(dataset, tuple(protocol.controls))
-            stages = Stages(protocol, part, runs, families, controls)
+            own = protocol.of_part(part)
+            families = settings(dataset, tuple(own.families), own.parts[part].grids)
+            controls = settings(dataset, tuple(own.controls))
+            stages = Stages(own, part, runs, families, controls)
             prepared.append(Families(stages, dataset, results, conf, trial))
     return prepared

@@ -36,6 +36,7 @@ def findings(results: Results) -> list[str]:
         activity=activity,
         counted=_other_measures(results),
         fronts=results.fronts(),
+        also=[family for part in protocol.parts.values() for family in part.also],
         control=None if best_controls.empty else best_controls.iloc[-1],
         lost_decoders=lost[lost["sum"] > 0],
         missing={

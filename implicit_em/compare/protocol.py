@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from itertools import product
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from implicit_em.base.errors import ConfigError
 from implicit_em.studies import protocol as study_protocol
@@ -16,6 +16,17 @@ DERIVED = "derived"
 KNOBS = "knobs"  # the part that varies one setting of the derived model at a time
 
 
+class PartSettings(BaseModel):
+    """What sets a part apart; each field is explained in ``conf/compare.yaml``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    width: PositiveInt | None = None
+    widths: dict[str, PositiveInt] = {}
+    also: AnyNames = []
+    grids: str = "compare"
+
+
 class Protocol(study_protocol.Protocol):
     """What is compared, and how; each field is explained in ``conf/compare.yaml``."""
 
@@ -25,7 +36,7 @@ class Protocol(study_protocol.Protocol):
 
     datasets: Names
     width: PositiveInt
-    parts: Annotated[dict[str, dict[str, PositiveInt]], Field(min_length=1)]
+    parts: Annotated[dict[str, PartSettings], Field(min_length=1)]
     knobs: AnyNames
     densities: Annotated[list[Density], Field(min_length=1), AfterValidator(distinct)]
     reach: Factor
@@ -41,14 +52,25 @@ class Protocol(study_protocol.Protocol):
         self.require("tuning", "probe", "linear", default="linear")
         return self
 
-    def of_part(self, part: str) -> dict[str, Any]:
+    def of_part(self, part: str) -> Self:
+        """Return the protocol of one part: with its width, its families, and no other part."""
+        own = self._own(part)
+        values = {
+            "width": own.width or self.width,
+            "families": [*self.families, *own.also],
+            "parts": {part: own},
+        }
+        return self.model_copy(update=values)
+
+    def deciding(self, part: str) -> dict[str, Any]:
         """Return everything that decides a part's results, including its widths."""
         left_out = {"datasets", "parts", "quick"}
         if part == KNOBS:
             left_out |= {"reference", "families", "controls", "finals", "densities"}
         else:
             left_out |= {"knobs"}
-        return self.model_dump(exclude=left_out) | {"widths": self.parts.get(part, {})}
+        content = self.of_part(part).model_dump(exclude=left_out)
+        return content | {"widths": self._own(part).widths}
 
     def chosen(self, words: Sequence[str]) -> list[tuple[str, str]]:
         """Return the data sets and parts that words name; all data sets or parts if none does."""
@@ -64,4 +86,8 @@ class Protocol(study_protocol.Protocol):
 
     def width_of(self, part: str, family: str) -> int:
         """Return the number of units K that a family has in a part."""
-        return self.parts.get(part, {}).get(family, self.width)
+        own = self._own(part)
+        return own.widths.get(family, own.width or self.width)
+
+    def _own(self, part: str) -> PartSettings:
+        return self.parts.get(part, PartSettings())

@@ -30,5 +30,5 @@ class Stages(stages.Stages[Protocol]):
 
 def digest(protocol: Protocol, part: str, settings: Sequence[Setting]) -> str:
     """Return a digest of a part of a protocol with all its settings and controls."""
-    fixed = json.dumps(protocol.of_part(part), sort_keys=True)
+    fixed = json.dumps(protocol.deciding(part), sort_keys=True)
     return study_protocol.digest((setting.cfg for setting in settings), fixed)

@@ -10,6 +10,8 @@ NAMES = {
     "jump_relu": "JumpReLU",
     "gated": "Gated",
     "hybrid": "SAE with LSE + var + tc",
+    "derived_decay": "derived with decay",
+    "hybrid_decay": "SAE with LSE + var + tc + decay",
     "pixels": "pixels",
     "pca": "PCA",
     "ica": "ICA",

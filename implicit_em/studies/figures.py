@@ -52,6 +52,8 @@ LOOKS = {
     "jump_relu": Look(GREEN, "-", "P"),
     "gated": Look(PURPLE, "-", "X"),
     "hybrid": Look(VERMILION, "-", "*"),
+    "derived_decay": Look(BLACK, "--", "D"),
+    "hybrid_decay": Look(VERMILION, "--", "h"),
 }
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ from implicit_em.base.errors import ConfigError
 from implicit_em.compare.__main__ import main
 from implicit_em.compare.comparison import compare
 from implicit_em.compare.knobs import CURVE
-from implicit_em.compare.protocol import Protocol
+from implicit_em.compare.protocol import PartSettings, Protocol
 from implicit_em.compare.stages import Stages, digest
 from implicit_em.config.spec import RunSpec
 from implicit_em.data import ResidentDataModule
@@ -102,7 +103,7 @@ def changes(small_mnist):
         "families=[derived,toy]",
         "controls=[controls_without_seeds]",
         "width=16",
-        "parts.equal_parameters={derived: 32}",
+        "parts.equal_parameters.widths={derived: 32}",
         "seeds=[1,2]",
         "always.data.val_size=100",
         "tuning.trainer.max_epochs=2",
@@ -373,8 +374,12 @@ def test_another_comparison_is_not_written_over(comparison, conf, changes):
         (["finals.data.final=validation"], "finals.data.final=validation: must be test"),
         (["parts.knobs={}"], "parts.knobs: must be a plain name, and neither a data set's nor"),
         (
-            ["equal_parameters", "parts.equal_parameters.derivd=32", "families=[derived]"],
-            "parts.equal_parameters.derivd=32: no family or control; allowed: batch_topk, ",
+            [
+                "equal_parameters",
+                "parts.equal_parameters.widths={derivd: 32}",
+                "families=[derived]",
+            ],
+            "parts.equal_parameters.widths.derivd=32: no family or control; allowed: batch_topk, ",
         ),
         (
             ["finals.trainer.max_epochs=five", "families=[derived]", "equal_width"],
@@ -443,26 +448,44 @@ def committed():
     return protocol, *(compose_settings(some, "compare", CONF) for some in names)
 
 
-def digests(protocol, dataset, settings):
-    knobs = compose_settings([*CURVE, *protocol.knobs], "knobs", CONF, [f"data={dataset}"])
-    parts = {**dict.fromkeys(protocol.parts, settings), "knobs": knobs}
-    return {part: digest(protocol, part, own) for part, own in parts.items()}
-
-
 def test_the_files_hold_the_protocol_that_is_pinned(committed):
     protocol, settings, controls = committed
-    assert digests(protocol, "mnist", [*settings, *controls]) == DIGESTS["mnist"]
+    for part in ("equal_width", "equal_parameters"):
+        assert digest(protocol, part, [*settings, *controls]) == DIGESTS["mnist"][part]
+    knobs = compose_settings([*CURVE, *protocol.knobs], "knobs", CONF)
+    assert digest(protocol, "knobs", knobs) == DIGESTS["mnist"]["knobs"]
 
 
 @pytest.mark.slow
-def test_the_files_hold_the_protocol_that_is_pinned_on_other_data(committed):
+@pytest.mark.parametrize("dataset", DIGESTS)
+def test_every_part_is_pinned_on_all_data(dataset):
+    protocol = Protocol.read(CONF)
+
+    def composed(names, folder="compare"):
+        return compose_settings(names, folder, CONF, [f"data={dataset}"])
+
+    found = {"knobs": digest(protocol, "knobs", composed([*CURVE, *protocol.knobs], "knobs"))}
+    for part, own in protocol.parts.items():
+        families = composed(protocol.of_part(part).families, own.grids)
+        assert set(Counter(setting.family for setting in families).values()) == {32}
+        found[part] = digest(protocol, part, [*families, *composed(protocol.controls)])
+    assert found == DIGESTS[dataset]
+
+
+def test_a_part_has_its_own_width_families_and_grids(committed):
     protocol, _, _ = committed
-    settings = [
-        setting
-        for names in (protocol.families, protocol.controls)
-        for setting in compose_settings(names, "compare", CONF, ["data=fashion_mnist"])
-    ]
-    assert digests(protocol, "fashion_mnist", settings) == DIGESTS["fashion_mnist"]
+    own = protocol.of_part("decay_128")
+    assert own.families == [*protocol.families, "derived_decay", "hybrid_decay"]
+    assert (own.width, own.width_of("decay_128", "topk")) == (128, 128)
+    assert list(own.parts) == ["decay_128"]
+    grids = {
+        folder: compose_settings(["topk"], folder, CONF)
+        for folder in ("compare", own.parts["decay_128"].grids)
+    }
+    narrow, wide = ({s.cfg.model.k for s in settings} for settings in grids.values())
+    assert [k / 128 for k in sorted(wide)] == pytest.approx(
+        [k / 64 for k in sorted(narrow)], abs=0.01
+    )
 
 
 def test_a_part_has_a_digest_of_what_it_runs_alone(committed):
@@ -478,7 +501,9 @@ def test_a_part_has_a_digest_of_what_it_runs_alone(committed):
         }
 
     assert changed(knobs=["rate"]) == {"knobs"}
-    assert changed(parts={**protocol.parts, "equal_parameters": {}}) == {"equal_parameters"}
+    assert changed(parts={**protocol.parts, "equal_parameters": PartSettings()}) == {
+        "equal_parameters"
+    }
     assert changed(datasets=["mnist"]) == set()
     assert changed(densities=[0.1]) == {"equal_width", "equal_parameters"}
     assert changed(seeds=[1]) == {"equal_width", "equal_parameters", "knobs"}
