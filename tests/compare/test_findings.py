@@ -47,6 +47,18 @@ def test_the_front_is_counted():
     )
 
 
+def test_families_that_a_part_adds_count_on_the_front_beside_the_reference():
+    levels = {"derived": 0.93, "derived_decay": 0.95, "topk": 0.94}
+    with_decay = said(families=levels, part="decay_64")
+    assert "a setting of derived stands at 0 of 5 densities" in with_decay
+    assert (
+        "On the front of the finals' means, a setting of derived, derived with decay or SAE with "
+        "LSE + var + tc + decay stands at 5 of 5 densities (5 %, 10 %, 20 %, 30 %, 50 %)."
+        in with_decay
+    )
+    assert "a setting of derived, derived with decay" not in said(families=levels)
+
+
 def test_where_the_front_has_ended_nobody_stands():
     found = results(families={"derived": 0.95, "topk": 0.94})
     tuning = found.tuning[found.tuning["density"] < 0.25]

@@ -18,16 +18,17 @@ def curve(density, level=0.94, sparse=0.03):
     return level - sparse * (1 - np.log(density / 0.03) / np.log(20))
 
 
-def results(families=None, widths=None, spread=0.001, **changes) -> Results:
+def results(families=None, widths=None, spread=0.001, part="equal_width", **changes) -> Results:
     """Return the results of families, each with the level of its curve.
 
     Args:
         families: level by family; all of the protocol's, the first the best, where none are given.
         widths: K of those that are not 64 wide.
         spread: deviation over the seeds.
+        part: name of the part.
         changes: of the protocol's keys.
     """
-    protocol = Protocol.read(ROOT / "conf")
+    protocol = Protocol.read(ROOT / "conf").of_part(part)
     levels = families or {f: 0.945 - 0.004 * n for n, f in enumerate(protocol.families)}
     protocol = protocol.model_copy(update={"families": list(levels), **changes})
     tuning = pd.DataFrame(
