@@ -1,5 +1,7 @@
 """What the tables of a part say, one sentence each; ``findings.md.j2`` has the words."""
 
+import pandas as pd
+
 from implicit_em.compare.results import Results
 from implicit_em.compare.wording import ACTIVE, widths_of
 from implicit_em.studies.pages import sentences
@@ -22,8 +24,6 @@ def findings(results: Results) -> list[str]:
     activity = Matched(results.at_activity(), reference, ACTIVE)
     fvu = results.finals.groupby(["family", "settings"], sort=False)["fvu"].mean()
     lost = fvu.gt(1).groupby("family", sort=False).agg(["sum", "size"])
-    controls = results.controls.groupby("family")[["probe_accuracy", "exact_density", "units"]]
-    best_controls = controls.mean().sort_values("probe_accuracy")
     reached = density.at.groupby("family")["target"].agg(list)
     return sentences(
         "implicit_em.compare",
@@ -37,7 +37,7 @@ def findings(results: Results) -> list[str]:
         counted=_other_measures(results),
         fronts=results.fronts(),
         also=[family for part in protocol.parts.values() for family in part.also],
-        control=None if best_controls.empty else best_controls.iloc[-1],
+        control=_best_control(results),
         lost_decoders=lost[lost["sum"] > 0],
         missing={
             family: [percent(t) for t in protocol.densities if t not in reached.get(family, [])]
@@ -45,6 +45,14 @@ def findings(results: Results) -> list[str]:
         },
         diverged=results.diverged.groupby(["family", "settings"], sort=False)["seed"].agg(list),
     )
+
+
+def _best_control(results: Results) -> pd.Series | None:
+    """Return the means over the runs of the control with the best probe; ``None`` without any."""
+    if results.controls.empty:
+        return None
+    controls = results.controls.groupby("family")[["probe_accuracy", "exact_density", "units"]]
+    return controls.mean().sort_values("probe_accuracy").iloc[-1]
 
 
 def _other_measures(results: Results) -> tuple[str, list[tuple[str, Matched]]]:
