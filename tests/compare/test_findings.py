@@ -59,6 +59,12 @@ def test_families_that_a_part_adds_count_on_the_front_beside_the_reference():
     assert "a setting of derived, derived with decay" not in said(families=levels)
 
 
+def test_a_part_without_controls_names_none():
+    alone = replace(results(), controls=pd.DataFrame())
+    assert "Of the controls" in said()
+    assert "Of the controls" not in " ".join(findings(alone))
+
+
 def test_where_the_front_has_ended_nobody_stands():
     found = results(families={"derived": 0.95, "topk": 0.94})
     tuning = found.tuning[found.tuning["density"] < 0.25]
