@@ -29,7 +29,7 @@ GROUPS = {
     "experiment": "A study of the paper, its sweep included: `-m experiment=ablation`. Or "
     "`overcomplete`, the recommended start for more units than inputs.",
     "experiment/compare": "The grids of the comparison, one for each family.",
-    "experiment/compare/wide": "The grids of its part of 128 units.",
+    "experiment/compare/wide": "The grids of the comparison at 128 units.",
     "experiment/recover": "The grids of the recovery study, one for each family.",
     "experiment/recover/toys": "The grids of its larger data sets.",
     "experiment/language": "The grids of the study of language models, one for each family.",

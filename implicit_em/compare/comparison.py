@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from implicit_em.base.errors import ConfigError
 from implicit_em.compare.knobs import CURVE
 from implicit_em.compare.parts import Families, Knobs, Part
 from implicit_em.compare.protocol import KNOBS, Protocol
@@ -61,7 +62,12 @@ def _prepare(
             prepared.append(Knobs(stages, dataset, results, conf, trial))
         else:
             own = protocol.of_part(part)
-            families = settings(dataset, tuple(own.families), own.parts[part].grids)
+            grids = own.parts[part].grids
+            if not any((conf / "experiment" / grids).glob("*.yaml")):
+                raise ConfigError(
+                    f"parts.{part}.grids={grids}: no grids in conf/experiment/{grids}"
+                )
+            families = settings(dataset, tuple(own.families), grids)
             controls = settings(dataset, tuple(own.controls))
             stages = Stages(own, part, runs, families, controls)
             prepared.append(Families(stages, dataset, results, conf, trial))

@@ -51,13 +51,14 @@ class Families(Part):
     def plan(self) -> list[Run]:
         """Return the grids, a final of each family, and the controls."""
         # A family has a grid; a control has a model.
-        folders = (self.conf / "experiment" / "compare", self.conf / "model")
+        own = self.protocol.parts[self.part]
+        folders = (self.conf / "experiment" / own.grids, self.conf / "model")
         known = {path.stem for folder in folders for path in folder.glob("*.yaml")}
         known -= set(self.protocol.controls)
-        for family, width in self.protocol.parts[self.part].widths.items():
+        for family, width in own.widths.items():
             if family not in known:
                 raise ConfigError(
-                    f"parts.{self.part}.widths.{family}={width}: no family or control; "
+                    f"parts.{self.part}.widths={{{family}: {width}}}: no family or control; "
                     f"allowed: {', '.join(sorted(known))}"
                 )
         self.grids, self.controls = self.stages.grids(), self.stages.controls()

@@ -32,6 +32,7 @@ class Protocol(study_protocol.Protocol):
 
     file = "compare.yaml"
     nested = ("parts",)
+    in_nested = PartSettings
     set_elsewhere: ClassVar = {"data": "datasets", "model.hidden": "width, parts", "seed": "seeds"}
 
     datasets: Names
@@ -44,10 +45,15 @@ class Protocol(study_protocol.Protocol):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "Protocol":
-        for part in self.parts:
+        taken = {*self.families, *self.controls}
+        for part, own in self.parts.items():
             if part in (KNOBS, *self.datasets) or not part.isidentifier():
                 raise ValueError(
                     f"parts.{part}: must be a plain name, and neither a data set's nor {KNOBS}"
+                )
+            if twice := [family for family in own.also if family in taken]:
+                raise ValueError(
+                    f"parts.{part}.also={twice[0]}: is among families or controls already"
                 )
         self.require("tuning", "probe", "linear", default="linear")
         return self
@@ -86,8 +92,7 @@ class Protocol(study_protocol.Protocol):
 
     def width_of(self, part: str, family: str) -> int:
         """Return the number of units K that a family has in a part."""
-        own = self._own(part)
-        return own.widths.get(family, own.width or self.width)
+        return self._own(part).widths.get(family, self.of_part(part).width)
 
     def _own(self, part: str) -> PartSettings:
         return self.parts.get(part, PartSettings())

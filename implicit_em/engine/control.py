@@ -15,17 +15,18 @@ MOMENTUM = 0.1
 the noise."""
 LARGEST_ERROR = math.log(4)
 """Largest error that counts: the integral moves a weight by at most 1.4 % in a step
-at first, and by 14 % at the end."""
+at first, and by 15 % at the end."""
 FIRST_RATE = 0.01
 """Change of the log factor in a step, for an error of 1, at first. Features must form meanwhile."""
 LAST_RATE = 0.1
 """The same at the end, when units respond fast and what is left of the error must go."""
 GAIN = 1.3
-"""Part of the error that acts at once; it damps the swings of the integral."""
+"""Factor of the error that acts at once; it damps the swings of the integral."""
 WIDEST = 16.0
 """Largest log factor of the integral: weights may be wrong by nearly seven orders of magnitude."""
 HOLD = 0.995
-"""Share of the training from which on the factor is constant: the last steps have one objective."""
+"""Share of the training from which on the factor is constant: the last steps have one objective.
+A run of fewer than 200 steps has none of these."""
 AVERAGING = 0.1
 """Weight of a step in the mean of the log factor that is held."""
 MOST_APART = 2.0

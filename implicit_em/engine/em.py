@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 ROUNDING = 16
-"""A weight falls in one step to no less than so many times its own rounding."""
+"""A step lowers a weight to no less than this many roundings of its old value."""
 
 
 class EM(Optimizer):

@@ -319,8 +319,8 @@ class EnergyModule(pl.LightningModule):
         if expected != found:
             name = next(n for n in (expected | found) if expected.get(n) != found.get(n))
             raise DamagedError(
-                f"the checkpoint is another model's: {name} is {found.get(name)} there, "
-                f"{expected.get(name)} here"
+                f"the checkpoint is another model's or an earlier version's: {name} is "
+                f"{found.get(name)} there, {expected.get(name)} here"
             )
         # Lightning converts the module only after this: float64 would be rounded to float32.
         name, _ = next(self.model.named_parameters())

@@ -47,6 +47,8 @@ class Protocol(BaseModel):
     """Name of the file in ``conf/``."""
     nested: ClassVar[Sequence[str]] = ()
     """Fields that hold settings by name, as ``parts.NAME.KEY=VALUE`` changes them."""
+    in_nested: ClassVar[type[BaseModel] | None] = None
+    """Model of these settings, if there is one."""
     set_elsewhere: ClassVar[dict[str, str]] = {"seed": "seeds"}
     """Keys of a run that the protocol sets under another name."""
 
@@ -105,7 +107,9 @@ class Protocol(BaseModel):
         first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
         key = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
-            return f"{key}: no such key; {nearest(key, cls.model_fields)}"
+            *above, name = map(str, first["loc"])
+            model = cls.in_nested if above and cls.in_nested else cls
+            return f"{key}: no such key; {nearest(name, model.model_fields)}"
         if first["type"] == "missing":
             return f"{key}: missing"
         where = f"{key}={first['input']}: " if key else ""
@@ -125,7 +129,10 @@ class Protocol(BaseModel):
         if not setting:
             content[name] = parsed
         elif name in cls.nested and own:
-            content[name].setdefault(part, {})[own] = parsed
+            try:
+                content[name].setdefault(part, {})[own] = parsed
+            except (AttributeError, TypeError) as error:
+                raise ConfigError(f"{change}: {name}.{part} has no keys") from error
         elif isinstance(content[name], dict):
             content[name][setting] = parsed
         else:

@@ -63,7 +63,10 @@ def l0_reached(target: float, l0: float, weights: Mapping[str, float]) -> bool:
     if not reached:
         listed = ", ".join(f"loss.{name}.weight={weight:.3g}" for name, weight in weights.items())
         log.warning(
-            "model.l0=%g: not reached: L0 is %.3g, in the last epoch with %s", target, l0, listed
+            "model.l0=%g: not reached: L0 is %.3g; mean weights of the last epoch: %s",
+            target,
+            l0,
+            listed,
         )
     return reached
 

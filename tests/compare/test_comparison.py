@@ -379,8 +379,23 @@ def test_another_comparison_is_not_written_over(comparison, conf, changes):
                 "parts.equal_parameters.widths={derivd: 32}",
                 "families=[derived]",
             ],
-            "parts.equal_parameters.widths.derivd=32: no family or control; allowed: batch_topk, ",
+            "parts.equal_parameters.widths={derivd: 32}: no family or control; allowed: batch",
         ),
+        (["parts.decay_64.also=[l1]"], "parts.decay_64.also=l1: is among families or controls"),
+        (["parts.decay_64.also=[controls]"], "parts.decay_64.also=controls: is among families or"),
+        (
+            ["decay_64", "parts.decay_64.also=[foo]", "families=[derived]"],
+            "foo: not in compare; allowed: batch_topk, ",
+        ),
+        (
+            ["decay_64", "parts.decay_64.grids=nowhere"],
+            "parts.decay_64.grids=nowhere: no grids in conf/experiment/nowhere",
+        ),
+        (
+            ["parts.decay_64.widht=3"],
+            "parts.decay_64.widht: no such key; did you mean width?",
+        ),
+        (["parts.equal_width=3", "parts.equal_width.width=3"], "parts.equal_width.width=3: parts."),
         (
             ["finals.trainer.max_epochs=five", "families=[derived]", "equal_width"],
             "trainer.max_epochs=five: ",
@@ -501,9 +516,12 @@ def test_a_part_has_a_digest_of_what_it_runs_alone(committed):
         }
 
     assert changed(knobs=["rate"]) == {"knobs"}
-    assert changed(parts={**protocol.parts, "equal_parameters": PartSettings()}) == {
-        "equal_parameters"
-    }
+    for part, own in (
+        ("equal_parameters", PartSettings()),
+        ("equal_width", PartSettings(width=32)),
+        ("equal_width", PartSettings(also=["l2"])),
+    ):
+        assert changed(parts={**protocol.parts, part: own}) == {part}
     assert changed(datasets=["mnist"]) == set()
     assert changed(densities=[0.1]) == {"equal_width", "equal_parameters"}
     assert changed(seeds=[1]) == {"equal_width", "equal_parameters", "knobs"}

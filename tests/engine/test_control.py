@@ -123,6 +123,7 @@ def test_l0_settles_whether_units_respond_slowly_or_fast(speed, drift):
 
 def test_l0_swings_for_ever_if_it_is_smoothed():
     assert max(simulated(0.3, smoothed=0.1)[-300:]) > 20
+    assert max(simulated(0.3)[-300:]) < 1.05 * 8
 
 
 def test_a_needed_weight_that_drifts_leaves_l0_behind_if_the_factor_is_held_for_long(monkeypatch):

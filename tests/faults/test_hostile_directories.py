@@ -426,7 +426,10 @@ def test_a_checkpoint_of_other_shapes_is_refused_in_one_line(run, wider, command
     torch.save(foreign | {OWN: own[OWN]}, run.checkpoint)
     assert command(run.path) == 2
     out, err = capfd.readouterr()
-    reason = "the checkpoint is another model's: model.linear.weight is (7, 64) there, (5, 64) here"
+    reason = (
+        "the checkpoint is another model's or an earlier version's: "
+        "model.linear.weight is (7, 64) there, (5, 64) here"
+    )
     assert err == f"error: {reason}\n"
     assert "Traceback" not in out
     assert run.read_metrics()["error"] == reason
