@@ -138,6 +138,10 @@ def _dry_run(spec: RunSpec, trainer: pl.Trainer) -> None:
             objective = build_objective(given(settings["loss"]))
         _check_terms(settings["loss"])
         _check_target(spec, objective, loss)
+        if isinstance(word := settings["model"].get("activation"), str):
+            raise ConfigError(
+                f"model.activation={word}: a group of its own; did you mean activation={word}?"
+            )
         module = _try_module(spec, loss, model)
         with _refusing("optimizer"):
             optimizer = instantiate(settings["optimizer"], _partial_=True)(module.parameters())

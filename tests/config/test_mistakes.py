@@ -92,6 +92,7 @@ MISTAKES = {
     "trainer.gradient_clip_val=much": ["trainer.gradient_clip_val=much", "number"],
     "loss.lse._target_=nowhere.lse": ["loss", "nowhere"],
     "trainer.sparse=maybe": ["trainer.sparse=maybe", "'auto', 'on' or 'off'"],
+    "model.activation=gelu": ["model.activation=gelu: ", "did you mean activation=gelu?"],
     "trainer.sparse=on activation=softplus": ["trainer: sparse=on", "activation=relu"],
     "trainer.sparse=on trainer.precision=bf16-mixed": [
         "sparse=on",
