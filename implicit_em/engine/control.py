@@ -14,8 +14,8 @@ MOMENTUM = 0.1
 """Weight of a step in the mean of L0 that held-out samples are compared with. Ten batches even out
 the noise."""
 LARGEST_ERROR = math.log(4)
-"""Largest error that counts: the integral moves a weight by at most 1.4 % in a step
-at first, and by 15 % at the end."""
+"""Largest error that counts: the integral moves a weight by at most 1.4 % in a step at first, later
+15 %."""
 FIRST_RATE = 0.01
 """Change of the log factor in a step, for an error of 1, at first. Features must form meanwhile."""
 LAST_RATE = 0.1
