@@ -282,6 +282,8 @@ class EnergyModule(pl.LightningModule):
         columns = [f"train/{name}" for name in names]
         if self.control is not None:
             columns += ["control/l0", *(f"control/{n}_weight" for n in self.objective.sparse)]
+        if self.sparse_up_to:
+            columns.append("train/sparse_steps")
         losses_ST = torch.cat(self._losses).double().cpu()
         self._losses.clear()
         bad_ST = ~losses_ST.isfinite()

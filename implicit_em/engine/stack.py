@@ -119,7 +119,8 @@ class Stack:
         """Train each replica on its block; neighbours with equal blocks share them in memory.
 
         Returns the total and the unweighted terms at each step, shape ``(S, 1 + T, R)``. Under a
-        control, L0 and the controlled weights follow them. Errors of updates are left in
+        control, L0 and the controlled weights follow them. Where steps may be sparse, the last
+        value is 1 for a sparse step, else 0. Errors of updates are left in
         ``failures``; the first is raised if all replicas have failed.
         """
         self._merge_updates()
@@ -200,19 +201,20 @@ class Stack:
         return total, *parts
 
     def evaluate(self, x: SharedInput, progress: Tensor | None = None) -> Any:
-        """Return the total, the unweighted terms, and the tensors from which to go backward.
+        """Return the total, the values that ``train`` returns, and where to go backward from.
 
-        ``progress`` is the share of the training so far, ``(R,)``. If it is given, L0 and the
-        controlled weights follow the terms.
+        ``progress`` is the share of the training so far, ``(R,)``; ``None`` without a control.
         """
         return self._differentiate(self._outputs(x), progress)
 
     def _differentiate(self, outputs: Mapping[str, Tensor], progress: Tensor | None) -> Any:
         together = len(self.replicas) == 1 or statistics_fill_lanes(outputs)
-        controlled = [] if progress is None else self._regulate(outputs, progress, together)
+        further = [] if progress is None else self._regulate(outputs, progress, together)
+        if self._sparse_up_to:
+            further.append(self.parameters[0].new_full((1,), _has_codes(outputs)))
         if together:
             total, values, own = self.objective.differentiate(outputs)
-            return total, [*values, *controlled], own
+            return total, [*values, *further], own
         totals, parts, starts = zip(
             *(
                 objective.differentiate({k: v[r : r + 1] for k, v in outputs.items()})
@@ -221,7 +223,7 @@ class Stack:
             strict=True,
         )
         terms = [torch.cat(values) for values in zip(*parts, strict=True)]
-        return torch.cat(totals), [*terms, *controlled], [*chain.from_iterable(starts)]
+        return torch.cat(totals), [*terms, *further], [*chain.from_iterable(starts)]
 
     @torch.no_grad()
     def _regulate(
@@ -257,8 +259,7 @@ class Stack:
 
     def _alike(self, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
         """Replace codes by tensors if any process has too many active units for a code."""
-        has_codes = all(isinstance(outputs[name], Code) for name in CODED.intersection(outputs))
-        if self.group.agrees(has_codes, self.parameters[0].device):
+        if self.group.agrees(_has_codes(outputs), self.parameters[0].device):
             return outputs
         return {
             name: output.dense().unsqueeze(0) if isinstance(output, Code) else output
@@ -272,6 +273,11 @@ class Stack:
             gradients = none if stacked.grad is None else stacked.grad.unbind()
             for parameters, gradient in zip(self._parameters_of_replicas, gradients, strict=True):
                 parameters[number].grad = gradient
+
+
+def _has_codes(outputs: Mapping[str, Any]) -> bool:
+    """Return whether a step is sparse: what may be a code is one."""
+    return all(isinstance(outputs[name], Code) for name in CODED.intersection(outputs))
 
 
 def _l0(energies: Tensor | Code) -> Tensor:

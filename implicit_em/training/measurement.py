@@ -52,22 +52,19 @@ def evaluate_module(
 
 
 def l0_reached(target: float, l0: float, weights: Mapping[str, float]) -> bool:
-    """Return whether L0 is near the target of its control; if not, a warning says what it is.
+    """Return whether L0 is near its target; if not, a warning says what it is.
 
     Args:
         target: L0 that the training should lead to.
         l0: mean number of active units in a final sample.
-        weights: mean controlled weights of the last epoch, by the name of their term.
+        weights: mean controlled weights of the last epoch, by the name of their term; none if a
+            model with a ``k`` is led there by itself.
     """
     reached = abs(l0 / target - 1) <= L0_TOLERANCE
     if not reached:
         listed = ", ".join(f"loss.{name}.weight={weight:.3g}" for name, weight in weights.items())
-        log.warning(
-            "model.l0=%g: not reached: L0 is %.3g; mean weights of the last epoch: %s",
-            target,
-            l0,
-            listed,
-        )
+        led_by = f"; mean weights of the last epoch: {listed}" if listed else ""
+        log.warning("model.l0=%g: not reached: L0 is %.3g%s", target, l0, led_by)
     return reached
 
 

@@ -49,8 +49,8 @@ class Results:
         final_loss: mean loss over the steps of the last epoch.
         convergence_epoch: first of five successive epochs whose loss changes by less than 1.
         measured: final metrics of the model by name.
-        l0_target: L0 that a controller aims at; ``None`` without one.
-        l0_reached: whether ``measured["l0"]`` is near this target; ``None`` without one.
+        l0_target: the ``model.l0`` of the run.
+        l0_reached: whether ``measured["l0"]`` is near this target.
         probe_accuracy: accuracy of the linear probe, in [0, 1].
         train_seconds: seconds of training, including those before an interruption.
     """
@@ -78,7 +78,8 @@ class Results:
     @classmethod
     def of(cls, spec: RunSpec) -> "Results":
         """Return the results of a run before it begins."""
-        return cls(spec.settings["seed"], spec.fingerprint, l0_target=spec.l0)
+        target = spec.settings["model"].get("l0")
+        return cls(spec.settings["seed"], spec.fingerprint, l0_target=target)
 
     def updated(self, measured: Mapping[str, Any] | None = None, **values: Any) -> "Results":
         """Return these results with further values; ``measured`` adds final metrics."""

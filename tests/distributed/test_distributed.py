@@ -134,7 +134,10 @@ def steps(group, network, loss, size, dtype):
     gradients = [p.grad.clone() for p in parameters if p.grad is not None]
     if dtype == torch.float64:
         losses.append(stack.train([Block(IMAGES, order[1:])]))
-    return gradients, torch.cat(losses), [p.detach().clone() for p in parameters]
+    values = torch.cat(losses)
+    if share:
+        values = values[:, :-1]  # whether it was sparse: processes may differ
+    return gradients, values, [p.detach().clone() for p in parameters]
 
 
 def loader(group):

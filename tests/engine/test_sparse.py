@@ -2,6 +2,7 @@
 
 import copy
 
+import pandas as pd
 import pytest
 import torch
 from helpers.breaking import broken_off, every_block
@@ -59,6 +60,8 @@ def replica(composed, model, share, *settings):
 def stepped(one, batches):
     """Take steps; gives all losses, the last gradients, and the last weights and buffers."""
     losses = Stack([one]).train([Block(torch.cat(batches), rows_of(batches))])
+    if one.sparse_up_to:
+        losses = losses[:, :-1]  # whether the step was sparse
     gradients = {n: p.grad.clone() for n, p in one.model.named_parameters()}
     state = {n: value.detach().clone().double() for n, value in one.model.state_dict().items()}
     return losses, gradients, state
@@ -227,7 +230,8 @@ def test_a_term_of_ones_own_may_declare_that_it_takes_codes():
         Stack([run(terms={**DERIVED, "own": Term(term)}, sparse_up_to=share)]).train([blocks()[0]])
         for share in (1.0, 0.0)
     )
-    assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert found[:, -1].tolist() == [[1]] * 3, "sparse steps"
+    assert_close(found[:, :-1], expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("word", ["maybe", None, 1])
@@ -262,6 +266,22 @@ def test_a_run_resumes_within_an_epoch_to_the_same_bits(
     broken_off(monkeypatch, cfg, tmp_path / "again", block=3)
     train(cfg, tmp_path / "again")
     assert results(tmp_path / "again") == results(tmp_path / "once")
+
+
+@pytest.mark.parametrize(
+    ("sparse", "model", "share"), [("auto", "topk", 1), ("auto", "l1", 0), ("on", "l1", 1)]
+)
+def test_the_history_shows_the_share_of_sparse_steps(
+    composed, small, tmp_path, sparse, model, share
+):
+    wide = [f"model={model}", "model.hidden=1024", "probe=none", "trainer.max_epochs=1"]
+    train(composed(*small, *wide, f"trainer.sparse={sparse}"), tmp_path)
+    assert pd.read_csv(tmp_path / "history.csv")["train/sparse_steps"].tolist() == [share]
+
+
+def test_a_run_of_dense_steps_alone_has_no_such_share(composed, small, tmp_path):
+    train(composed(*small, "model.hidden=1024", "probe=none", "trainer.sparse=off"), tmp_path)
+    assert "train/sparse_steps" not in pd.read_csv(tmp_path / "history.csv")
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(composed, small, tmp_path):

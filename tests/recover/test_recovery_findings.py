@@ -95,7 +95,7 @@ def test_what_the_blind_choice_loses_is_said():
 
 
 def test_finals_that_miss_their_number_of_active_units_are_counted():
-    said_of = "Of 10 finals whose L0 is controlled, {} its target by more than 5 %"
+    said_of = "Of 10 finals with an `l0_target`, {} it by more than 5 %"
     assert said_of.format("0 miss") + "." in said(BOTH)
     assert said_of.format("3 miss") + ": 3 of TopK." in said(BOTH, missed=3)
     assert said_of.format("1 misses") + ": 1 of TopK." in said(BOTH, missed=1)

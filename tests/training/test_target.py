@@ -44,9 +44,22 @@ def test_where_there_is_a_k_both_names_make_the_same_run(model, composed, small,
     other = composed(*small, model, "model.k=2")
     assert fingerprint(other) != fingerprint(runs[0])
     metrics = train(runs[0], tmp_path)
-    assert (metrics["l0_target"], metrics["l0_reached"]) == (None, None)
     assert train(runs[1], tmp_path) == metrics, "it is complete"
     assert implicit_em.load(tmp_path).k == 3
+
+
+@WITH_K
+def test_a_model_with_a_k_that_misses_the_target_is_marked(
+    model, composed, small, tmp_path, caplog
+):
+    cfg = composed(*small, f"model={model}", "model.hidden=32", "model.l0=3", "probe=none")
+    with caplog.at_level(logging.WARNING):
+        metrics = train(cfg, tmp_path)
+    assert metrics["l0_target"] == 3
+    assert metrics["l0_reached"] == (model == "topk")
+    lines = [r.getMessage() for r in caplog.records if "model.l0" in r.getMessage()]
+    missed = f"model.l0=3: not reached: L0 is {metrics['l0']:.3g}"
+    assert lines == ([] if metrics["l0_reached"] else [missed])
 
 
 @WITH_K
