@@ -1,9 +1,14 @@
 """``data=activations``: which tokens of a store are read, in which order, and runs on them."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 from helpers.breaking import broken_off, every_block
+from helpers.paths import ROOT
 from helpers.results import results
 from helpers.stores import SINK, SITE, SPECIAL, WIDTH, make_store
 
@@ -12,6 +17,7 @@ from implicit_em.config.spec import RunSpec
 from implicit_em.data import ActivationDataModule, ActivationStore, as_unit_float
 from implicit_em.data.activations import in_windows
 from implicit_em.data.mapped import MappedSamples
+from implicit_em.data.store import read_manifest, write_manifest
 from implicit_em.evaluate import main as evaluate_main
 from implicit_em.models.normalizing import fit_normalizer
 from implicit_em.training.loading import load, load_as_trained
@@ -330,3 +336,30 @@ def test_the_path_does_not_decide_which_run_it_is(store, composed, tmp_path):
     assert RunSpec.of(composed(*BRIEF, "data.path=moved")).fingerprint == here
     make_store(tmp_path / "other", [("train", [50]), ("test", [50])])
     assert RunSpec.of(composed(*BRIEF, "data.path=other")).fingerprint != here
+
+
+@pytest.mark.slow
+def test_20_gigabytes_train_in_2(tmp_path):
+    store = make_store(tmp_path / "store", [("train", [2**16]), ("test", [1_000])], width=384)
+    manifest = read_manifest(store)
+    first, last = manifest.shards
+    shards = [first.model_copy(update={"number": number}) for number in range(400)]
+    for shard in shards[1:]:  # one file under all names
+        (store / shard.file).hardlink_to(store / first.file)
+    write_manifest(store, manifest.model_copy(update={"shards": [*shards, last]}))
+    code = (
+        "import sys; from implicit_em import cli; from implicit_em.compare.costs import "
+        "peak_memory; code = cli.main(sys.argv[1:]); print('peak', peak_memory()); sys.exit(code)"
+    )
+    typed = ["data=activations", f"data.path={store}", "data.buffer=5e8", "data.batch_size=4096"]
+    typed += ["model=topk", "model.hidden=16", "trainer.max_epochs=1", "probe=none", "logger=csv"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, "train", *typed],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "18,294,400 training tokens, 7,920,000 left out" in done.stdout
+    assert int(done.stdout.split("peak ")[1]) < 2 * 2**30
