@@ -102,10 +102,11 @@ def _harvest(cfg: DictConfig) -> None:
 @contextmanager
 def _logged_errors() -> Iterator[None]:
     """Mark an error that is already logged; in a sweep, leave it to Hydra, which goes on."""
+    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN  # the end of another job forgets it
     try:
         yield
     except RunError as error:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
+        if in_sweep:
             raise
         raise LoggedError(error) from error
 

@@ -250,6 +250,15 @@ def test_a_diverging_job_fails_alone(sweep, stacks, capfd):
     assert not any("failed" in line for run in others for line in messages(run))
 
 
+def test_a_job_that_fails_after_the_end_of_another_fails_alone(sweep):
+    schedule = ["lr=step", "lr.schedule.step_size=30", "lr.schedule.gamma=1e30"]
+    code, directory = sweep(*schedule, "trainer.max_epochs=1,33", "probe=none", STACKED)
+    assert code == 1
+    jobs = read_jobs(directory)
+    assert sorted(jobs["status"]) == ["completed", "failed"]
+    assert "not finite at step" in " ".join(jobs["error"].dropna())
+
+
 def test_a_job_whose_data_cannot_be_split_fails_by_itself(sweep, capfd):
     code, directory = sweep("data.val_size=0,10,599", "probe=none", STACKED)
     assert announced(capfd.readouterr().out) == ["2 jobs together:", "One job by itself:"]
