@@ -102,7 +102,8 @@ def _harvest(cfg: DictConfig) -> None:
 @contextmanager
 def _logged_errors() -> Iterator[None]:
     """Mark an error that is already logged; in a sweep, leave it to Hydra, which goes on."""
-    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN  # the end of another job forgets it
+    # Read now: the end of another job that trains together makes Hydra forget it.
+    in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         yield
     except RunError as error:
