@@ -1,14 +1,10 @@
 """``data=activations``: which tokens of a store are read, in which order, and runs on them."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
 from helpers.breaking import broken_off, every_block
-from helpers.paths import ROOT
+from helpers.processes import trained_in_a_process
 from helpers.results import results
 from helpers.stores import SINK, SITE, SPECIAL, WIDTH, make_store
 
@@ -347,19 +343,8 @@ def test_20_gigabytes_train_in_2(tmp_path):
     for shard in shards[1:]:  # one file under all names
         (store / shard.file).hardlink_to(store / first.file)
     write_manifest(store, manifest.model_copy(update={"shards": [*shards, last]}))
-    code = (
-        "import sys; from implicit_em import cli; from implicit_em.compare.costs import "
-        "peak_memory; code = cli.main(sys.argv[1:]); print('peak', peak_memory()); sys.exit(code)"
-    )
     typed = ["data=activations", f"data.path={store}", "data.buffer=5e8", "data.batch_size=4096"]
     typed += ["model=topk", "model.hidden=16", "trainer.max_epochs=1", "probe=none", "logger=csv"]
-    done = subprocess.run(
-        [sys.executable, "-c", code, "train", *typed],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "18,294,400 training tokens, 7,920,000 left out" in done.stdout
-    assert int(done.stdout.split("peak ")[1]) < 2 * 2**30
+    printed, peak = trained_in_a_process(tmp_path, *typed)
+    assert "18,294,400 training tokens, 7,920,000 left out" in printed
+    assert peak < 2 * 2**30

@@ -3,14 +3,12 @@
 import json
 import mmap
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import safetensors.numpy
 import torch
-from helpers.paths import ROOT
+from helpers.processes import trained_in_a_process
 from helpers.results import results
 
 from implicit_em.base.errors import ConfigError
@@ -174,18 +172,9 @@ def sparse(path, rows, width):
 @pytest.mark.parametrize("name", ["X.npy", "X.safetensors"])
 def test_32_gigabytes_train_in_2(tmp_path, name):
     sparse(tmp_path / name, 2**21, 2**12)
-    code = (
-        "import sys; from implicit_em import cli; from implicit_em.compare.costs import "
-        "peak_memory; code = cli.main(sys.argv[1:]); print('peak', peak_memory()); sys.exit(code)"
-    )
     typed = [f"data.path={name}", "data.batch_size=1024", "model.hidden=5", "trainer.max_epochs=1"]
-    done = subprocess.run(
-        [sys.executable, "-c", code, "train", "data=tensors", *typed, "probe=none", "logger=csv"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
+    printed, peak = trained_in_a_process(
+        tmp_path, "data=tensors", *typed, "probe=none", "logger=csv"
     )
-    assert done.returncode == 0, done.stderr
-    assert f"digest of {name}: 34.4 of 34.4 GB" in done.stdout
-    assert int(done.stdout.split("peak ")[1]) < 2 * 2**30
+    assert f"digest of {name}: 34.4 of 34.4 GB" in printed
+    assert peak < 2 * 2**30

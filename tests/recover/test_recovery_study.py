@@ -171,7 +171,7 @@ def test_a_model_without_a_decoder_is_measured_by_a_ridge_decoder(study):
         assert rows[name].tolist() == rows[f"ridge_{name}"].tolist()
 
 
-def test_targets_of_controllers_stand_beside_what_was_reached(study):
+def test_targets_stand_beside_what_was_reached(study):
     finals = table(study, "finals")
     derived, topk = (finals[finals["family"] == name] for name in ("derived", "topk"))
     assert topk["l0_reached"].astype(bool).all(), "it keeps k"

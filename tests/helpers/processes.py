@@ -1,0 +1,30 @@
+"""Training in a process of its own."""
+
+import os
+import subprocess
+import sys
+
+from helpers.paths import ROOT
+
+CODE = """
+import sys
+from implicit_em import cli
+from implicit_em.compare.costs import peak_memory
+code = cli.main(["train", *sys.argv[1:]])
+print("peak", peak_memory())
+sys.exit(code)
+"""
+
+
+def trained_in_a_process(directory, *typed):
+    """Train in a directory; gives what was printed, and the peak of the memory in bytes."""
+    done = subprocess.run(
+        [sys.executable, "-c", CODE, *typed],
+        cwd=directory,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    printed, _, peak = done.stdout.rpartition("peak ")
+    return printed, int(peak)
