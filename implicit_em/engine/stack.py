@@ -119,9 +119,9 @@ class Stack:
         """Train each replica on its block; neighbours with equal blocks share them in memory.
 
         Returns the total and the unweighted terms at each step, shape ``(S, 1 + T, R)``. Under a
-        control, L0 and the controlled weights follow them. Where steps may be sparse, the last
-        value is 1 for a sparse step, else 0. Errors of updates are left in
-        ``failures``; the first is raised if all replicas have failed.
+        control, L0 and the controlled weights follow them. If steps may be sparse, a last value is
+        1 for a sparse step, else 0. Errors of updates are left in ``failures``; the first is raised
+        if all replicas have failed.
         """
         self._merge_updates()
         neighbours = [(block, len(list(equal))) for block, equal in groupby(blocks)]
@@ -201,9 +201,10 @@ class Stack:
         return total, *parts
 
     def evaluate(self, x: SharedInput, progress: Tensor | None = None) -> Any:
-        """Return the total, the values that ``train`` returns, and where to go backward from.
+        """Return the total, the values that follow it, and the tensors from which to go backward.
 
-        ``progress`` is the share of the training so far, ``(R,)``; ``None`` without a control.
+        The values are those that ``train`` returns of a step. ``progress`` is the share of the
+        training so far, ``(R,)``; ``None`` without a control.
         """
         return self._differentiate(self._outputs(x), progress)
 

@@ -117,7 +117,7 @@ class Fit:
 
     @property
     def controlled_weights(self) -> dict[str, float]:
-        """The weights that a control of L0 had in the last epoch, by the name of their term."""
+        """Mean weights that a control of L0 set in the last epoch, by the name of their term."""
         names = self.module.objective.sparse if self.module.control is not None else ()
         return {name: self.history.column(f"control/{name}_weight")[-1] for name in names}
 

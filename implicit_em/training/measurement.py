@@ -57,14 +57,14 @@ def l0_reached(target: float, l0: float, weights: Mapping[str, float]) -> bool:
     Args:
         target: L0 that the training should lead to.
         l0: mean number of active units in a final sample.
-        weights: mean controlled weights of the last epoch, by the name of their term; none if a
-            model with a ``k`` is led there by itself.
+        weights: mean controlled weights of the last epoch, by the name of their term; empty
+            without a control.
     """
     reached = abs(l0 / target - 1) <= L0_TOLERANCE
     if not reached:
         listed = ", ".join(f"loss.{name}.weight={weight:.3g}" for name, weight in weights.items())
-        led_by = f"; mean weights of the last epoch: {listed}" if listed else ""
-        log.warning("model.l0=%g: not reached: L0 is %.3g%s", target, l0, led_by)
+        said_of_weights = f"; mean weights of the last epoch: {listed}" if listed else ""
+        log.warning("model.l0=%g: not reached: L0 is %.3g%s", target, l0, said_of_weights)
     return reached
 
 

@@ -49,8 +49,8 @@ class Results:
         final_loss: mean loss over the steps of the last epoch.
         convergence_epoch: first of five successive epochs whose loss changes by less than 1.
         measured: final metrics of the model by name.
-        l0_target: the ``model.l0`` of the run.
-        l0_reached: whether ``measured["l0"]`` is near this target.
+        l0_target: the ``model.l0`` of the run; ``None`` without one.
+        l0_reached: whether ``measured["l0"]`` is near this target; ``None`` without one.
         probe_accuracy: accuracy of the linear probe, in [0, 1].
         train_seconds: seconds of training, including those before an interruption.
     """
