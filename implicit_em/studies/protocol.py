@@ -46,7 +46,10 @@ class Protocol(BaseModel):
     file: ClassVar[str]
     """Name of the file in ``conf/``."""
     nested: ClassVar[Sequence[str]] = ()
-    """Fields that hold settings by name, as ``parts.NAME.KEY=VALUE`` changes them."""
+    """Fields that hold settings by name, as ``parts.NAME.KEY=VALUE`` changes them.
+
+    Such a change needs a name that is there; ``parts.NAME={...}`` adds one.
+    """
     in_nested: ClassVar[type[BaseModel] | None] = None
     """Model of these settings, if there is one."""
     set_elsewhere: ClassVar[dict[str, str]] = {"seed": "seeds"}
@@ -130,8 +133,11 @@ class Protocol(BaseModel):
             content[name] = parsed
         elif name in cls.nested and own:
             try:
-                content[name].setdefault(part, {})[own] = parsed
-            except (AttributeError, TypeError) as error:
+                if part not in content[name]:
+                    hint = nearest(part, content[name])
+                    raise ConfigError(f"{change}: {name} has no {part}; {hint}")
+                content[name][part][own] = parsed
+            except TypeError as error:
                 raise ConfigError(f"{change}: {name}.{part} has no keys") from error
         elif isinstance(content[name], dict):
             content[name][setting] = parsed

@@ -392,6 +392,10 @@ def test_another_comparison_is_not_written_over(comparison, conf, changes):
             "parts.decay_64.grids=nowhere: no grids in conf/experiment/nowhere",
         ),
         (
+            ["parts.decay_46.width=3"],
+            "parts.decay_46.width=3: parts has no decay_46; did you mean decay_64?",
+        ),
+        (
             ["parts.decay_64.widht=3"],
             "parts.decay_64.widht: no such key; did you mean width?",
         ),
