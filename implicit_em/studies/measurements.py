@@ -1,5 +1,6 @@
 """What a study measures of trained runs, kept in each run's directory."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +43,10 @@ class Measurement:
         """Return the numbers of runs, a row for each; up to ``workers`` processes measure."""
         left = self.left(runs)
         processes = joblib.Parallel(n_jobs=min(workers, max(1, len(left))))
-        processes(joblib.delayed(self._measure)(run) for run in left)
+        with warnings.catch_warnings():
+            # joblib replaces a process whose memory has grown, and loses nothing.
+            warnings.filterwarnings("ignore", message="A worker stopped")
+            processes(joblib.delayed(self._measure)(run) for run in left)
         return self.table(runs)
 
     def left(self, runs: Sequence[Run]) -> list[Run]:

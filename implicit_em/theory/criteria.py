@@ -20,8 +20,13 @@ from implicit_em.theory.depth import EQUAL, WAYS
 from implicit_em.theory.experiment import Evidence
 from implicit_em.theory.explicit_em import DESCENT, EXPLICIT, best, end_of
 
-AMENDMENTS: Mapping[str, str] = {}
-"""Claims whose criterion changed after the first full run: what it was, and why."""
+AMENDMENTS: Mapping[str, str] = {
+    "decay_settles": "For 'partly', the code asked that no unit be dead at all three rates. The "
+    "words ask it of two, and so does the code now. The verdict was no.",
+    "unit_rows_settle": "Added after the first full run, in which unit rows had settled at the "
+    "middle rate. It was committed before they were trained at the other two.",
+}
+"""Claims whose criterion changed after the first full run, or was added: what it was, and why."""
 CLAIMS: Claims[Evidence] = Claims("fixed beforehand", AMENDMENTS)
 claim = CLAIMS.claim
 CLOSE = 0.003
@@ -47,19 +52,29 @@ def decay_settles(evidence: Evidence) -> Finding:
     epochs than a random walk would, sqrt(10) times as far as in one. Partly if every run at two of
     the rates settles, with no dead unit.
     """
-    runs = _candidate(evidence, "decay")
-    runs = runs[runs["weight"] == 1]
-    alive = bool((runs["dead_units"] == 0).all())
-    settled = runs["settled"].notna().groupby(runs["lr"]).all()
-    count = int(runs["settled"].notna().sum())
-    today = _candidate(evidence, "today")
-    today = today[today["weight"] == 1]
+    return _settles(evidence, "decay")
+
+
+@claim("volume", "With unit rows, training ends", "settled, none dead, in all runs")
+def unit_rows_settle(evidence: Evidence) -> Finding:
+    """Yes if the same holds of unit rows times a gain of 4.5: at every one of the three rates every
+    run settles, and no unit is dead in any of them. Partly if that holds at two of the rates.
+    """
+    return _settles(evidence, "unit")
+
+
+def _settles(evidence: Evidence, name: str) -> Finding:
+    runs, today = (_candidate(evidence, one) for one in (name, "today"))
+    runs, today = (one[one["weight"] == 1] for one in (runs, today))
+    settled, dead = runs["settled"].notna(), runs["dead_units"] > 0
+    good = (settled & ~dead).groupby(runs["lr"]).all()
+    where = ", ".join(f"{rate:g}" for rate in sorted(runs["lr"][dead].unique()))
     return Finding(
-        outcome(alive and settled.all(), alive and settled.sum() >= 2),
-        statistics.share(count, len(runs)),
-        f"{count} of {len(runs)} runs settle; {runs['dead_units'].max():.0f} dead at most",
-        f"Of the paper's objective, {int(today['settled'].notna().sum())} of {len(today)} runs "
-        "settle by the same rule.",
+        outcome(good.all(), good.sum() >= 2),
+        statistics.share(int(settled.sum()), len(runs)),
+        f"{settled.sum()} of {len(runs)} runs settle; {runs['dead_units'].max():.0f} dead at most",
+        f"Units are dead at these rates: {where or 'none'}. Of the paper's objective, "
+        f"{today['settled'].notna().sum()} of {len(today)} runs settle by the same rule.",
     )
 
 

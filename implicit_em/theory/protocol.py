@@ -10,6 +10,7 @@ PROTOCOL: Mapping[str, str] = {
     "theory/volume_unit": "9232c6d8dc8c0182",
     "theory/volume_today_rates": "793a21142a1146b2",
     "theory/volume_decay_rates": "8ad84a936936cf51",
+    "theory/volume_unit_rates": "3577554bd43f7b23",
     "theory/depth_one": "8ee356dff115f216",
     "theory/depth_turns": "55c111cae398fb19",
     "theory/depth_together": "25dc5325bea7bc68",

@@ -196,8 +196,7 @@ EXPERIMENT = Experiment(
     title="A volume control that ends",
     sweeps=[
         *(f"volume_{candidate}" for candidate in CANDIDATES),
-        "volume_today_rates",
-        "volume_decay_rates",
+        *(f"volume_{candidate}_rates" for candidate in ("today", "decay", "unit")),
     ],
     measure=measure,
     shown={"runs": ("Every setting, over the seeds", summary)},

@@ -151,7 +151,10 @@ NEVER = float("nan")
 FLIPS = [
     ("decay_settles", "partly", changed("runs", "settled", NEVER, candidate="decay", lr=1e-2)),
     ("decay_settles", "no", changed("runs", "settled", NEVER, candidate="decay", seed=2)),
+    ("decay_settles", "partly", changed("runs", "dead_units", 1, candidate="decay", lr=1e-2, seed=2)),
     ("decay_settles", "no", changed("runs", "dead_units", 1, candidate="decay", seed=2)),
+    ("unit_rows_settle", "partly", changed("runs", "dead_units", 1, candidate="unit", lr=1e-3, seed=2)),
+    ("unit_rows_settle", "no", changed("runs", "settled", NEVER, candidate="unit", seed=2)),
     ("decay_keeps_the_probe", "partly", changed("matched", "probe", 0.934, candidate="decay", seed=1)),
     ("decay_keeps_the_probe", "no", changed("matched", "probe", 0.93, candidate="decay")),
     (
