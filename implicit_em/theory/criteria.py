@@ -15,7 +15,7 @@ import pandas as pd
 
 from implicit_em.studies import statistics
 from implicit_em.studies.claims import Claims, Finding
-from implicit_em.theory import anomaly, lse, reconstruction
+from implicit_em.theory import anomaly, lse, reconstruction, volume
 from implicit_em.theory.depth import EQUAL, WAYS
 from implicit_em.theory.experiment import Evidence
 from implicit_em.theory.explicit_em import DESCENT, EXPLICIT, best, end_of
@@ -110,7 +110,7 @@ def others_do_as_well(evidence: Evidence) -> Finding:
     found, settling = [], []
     for name in ("hinge", "penalty", "unit"):
         runs = _candidate(evidence, name)
-        runs = runs[runs["weight"] == 1]
+        runs = runs[(runs["weight"] == 1) & (runs["lr"] == volume.MIDDLE)]
         if runs["settled"].notna().all() and (runs["dead_units"] == 0).all():
             settling.append(name)
             if matched[name] - matched["today"] > -CLOSE:
