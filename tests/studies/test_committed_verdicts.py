@@ -1,0 +1,71 @@
+"""The full runs of the studies that judge claims, and what the documentation says of them."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.paths import ROOT
+
+from implicit_em.experiments import criteria as of_the_paper
+from implicit_em.experiments.figures import PICTURES
+from implicit_em.studies.claims import Claims
+from implicit_em.theory import criteria as of_the_theory
+from implicit_em.theory.study import EXPERIMENTS
+
+
+@dataclass
+class Committed:
+    directory: Path
+    claims: Claims[Any]
+    pictures: int
+
+    @property
+    def content(self) -> dict[str, Any]:
+        return json.loads((self.directory / "verdicts.json").read_text())
+
+
+RESULTS = ROOT / "docs" / "results"
+STUDIES = {
+    "paper": Committed(RESULTS, of_the_paper.CLAIMS, len(PICTURES)),
+    "theory": Committed(
+        RESULTS / "theory",
+        of_the_theory.CLAIMS,
+        sum(len(experiment.pictures) for experiment in EXPERIMENTS.values()),
+    ),
+}
+
+
+@pytest.fixture(params=STUDIES)
+def study(request):
+    return STUDIES[request.param]
+
+
+def test_the_page_of_results_shows_the_verdicts_of_the_full_run(study):
+    verdicts = (study.directory / "verdicts.md").read_text().strip()
+    assert verdicts in (ROOT / "docs" / "results.md").read_text()
+
+
+def test_every_claim_was_judged_by_the_criterion_that_stands_there_now(study):
+    judged = {verdict["claim"]: verdict["criterion"] for verdict in study.content["verdicts"]}
+    assert judged == {key: claim.criterion for key, claim in study.claims.by_key.items()}
+    amended = {v["claim"] for v in study.content["verdicts"] if v["amended"]}
+    assert amended == set(study.claims.amendments)
+
+
+def test_the_results_say_where_they_come_from(study):
+    provenance = study.content["provenance"]
+    assert re.fullmatch(r"[0-9a-f]{7,}", provenance["commit"]), "a clean commit"
+    assert all(provenance[key] for key in ("versions", "processor", "device", "runs", "command"))
+
+
+def test_the_report_is_whole_and_no_trial(study):
+    report = (study.directory / "report.md").read_text()
+    figures = re.findall(r"\]\((figures/.*?)\)", report)
+    assert len(figures) == study.pictures
+    assert all((study.directory / path).exists() for path in figures)
+    assert "TRIAL" not in report
+    assert "No reason is known" not in report
+    assert not re.search(r"\bnan\b", report)
