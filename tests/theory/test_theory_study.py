@@ -212,7 +212,8 @@ def test_a_failing_result_flips_the_verdict(key, verdict, change):
 
 def test_another_objective_is_judged_at_the_middle_rate():
     change = changed("runs", "dead_units", 1, candidate="unit", lr=1e-2)
-    assert CLAIMS.by_key["others_do_as_well"].judge(change(evidence())).measured.startswith("3 of 3")
+    finding = CLAIMS.by_key["others_do_as_well"].judge(change(evidence()))
+    assert finding.measured.startswith("3 of 3")
 
 
 def test_every_verdict_is_flipped_by_some_result():
