@@ -171,8 +171,10 @@ def _dry_run(spec: RunSpec, trainer: pl.Trainer) -> None:
         raise ConfigError(
             f"data.batch_size=1: must be at least 2 for loss term {', '.join(undefined)}"
         )
-    with _refusing("trainer"):
+    try:
         sparse = largest_share(settings["trainer"].get("sparse", "auto"), module, trainer.precision)
+    except ValueError as error:
+        raise ConfigError(f"trainer.{error}") from error
     for share in (0.0, 1.0) if sparse else (0.0,):
         with torch.random.fork_rng(devices=[]), _refusing(f"{model} in training, with {loss}"):
             replica = BareReplica(module.model, module.objective, optimizer, sparse_up_to=share)
@@ -186,8 +188,11 @@ def _check_target(spec: RunSpec, objective: Objective, loss: str) -> None:
     model, epochs = spec.settings["model"], spec.settings["trainer"]["max_epochs"]
     if (l0 := model.get("l0")) is None:
         return
-    if model.get("k", l0) != l0:
-        raise ConfigError(f"model.l0={l0}: beside model.k={model['k']}; allowed is one of them")
+    if (k := model.get("k", l0)) != l0:
+        typed = "null" if k is None else k
+        raise ConfigError(f"model.l0={l0}: beside model.k={typed}; allowed is one of them")
+    if spec.l0 is None and not isinstance(l0, int):
+        raise ConfigError(f"model.l0={l0}: must be a whole number, because it takes the place of k")
     if model["hidden"] is not None and l0 > model["hidden"]:
         raise ConfigError(f"model.l0={l0}: must be at most model.hidden={model['hidden']}")
     if spec.l0 is None:

@@ -201,13 +201,15 @@ class GaussianMixture(Encoder):
         """Fit to the training samples ``(N, D)``."""
         from sklearn.mixture import GaussianMixture as Fit
 
-        fitted = Fit(
+        mixture = Fit(
             len(self.weight),
             covariance_type="diag",
             reg_covar=self.floor,
             max_iter=self.iterations,
             random_state=_seed(),
-        ).fit(x.numpy())
+        )
+        with _stopping_early():
+            fitted = mixture.fit(x.numpy())
         log_scale_K = 0.5 * np.log(2 * np.pi * fitted.covariances_).sum(1)
         _copy(self.weight, fitted.means_)
         _copy(self.linear.bias, log_scale_K - np.log(fitted.weights_))

@@ -60,7 +60,8 @@ MISTAKES = {
     "model.l0=much": ["model.l0=much: should be a valid number"],
     "model.l0=65": ["model.l0=65: must be at most model.hidden=64"],
     "model=jump_relu model.l0=65": ["model.l0=65: must be at most model.hidden=64"],
-    "model=topk model.l0=2.5": ["model=topk", "k=2.5", "whole number from 1 to hidden=64"],
+    "model=topk model.l0=2.5": ["model.l0=2.5: must be a whole number"],
+    "model=topk model.l0=4 model.k=null": ["model.l0=4: beside model.k=null; allowed is one"],
     "model=topk model.l0=32 model.k=16": [
         "model.l0=32: beside model.k=16; allowed is one of them",
     ],
@@ -93,7 +94,7 @@ MISTAKES = {
     "loss.lse._target_=nowhere.lse": ["loss", "nowhere"],
     "trainer.sparse=maybe": ["trainer.sparse=maybe", "'auto', 'on' or 'off'"],
     "model.activation=gelu": ["model.activation=gelu: ", "did you mean activation=gelu?"],
-    "trainer.sparse=on activation=softplus": ["trainer: sparse=on", "activation=relu"],
+    "trainer.sparse=on activation=softplus": ["trainer.sparse=on", "activation=relu"],
     "trainer.sparse=on trainer.precision=bf16-mixed": [
         "sparse=on",
         "sparse steps need 32-true or 64-true",
