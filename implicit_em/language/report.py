@@ -12,7 +12,6 @@ from implicit_em.language import figures
 from implicit_em.language.findings import findings
 from implicit_em.language.results import MEASURES, PRIMARY, UNIT, Results, summed
 from implicit_em.studies.families import name_of
-from implicit_em.studies.tables import records
 from implicit_em.studies.text_tables import differences_table, matched_table, mean_over_seeds
 
 OF_FINALS = (
@@ -87,11 +86,6 @@ class Content:
     def permuted(self) -> pd.DataFrame:
         """The families on the model with permuted weights, as text."""
         return _at(self.results.permuted, self.results.tuned_at, OF_FINALS)
-
-    @property
-    def stability(self) -> list[dict[str, object]]:
-        """How alike the seeds of each family are."""
-        return records(self.results.stability)
 
 
 def _at(table: pd.DataFrame, l0: int, columns: Sequence[str]) -> pd.DataFrame:
