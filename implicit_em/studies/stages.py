@@ -95,13 +95,16 @@ class Stages(ABC, Generic[P]):
         return [self.run(*setting, settings) for setting in one_of_each_family(self.settings)]
 
     def controls(self) -> list[Run]:
-        """Return the runs of the controls, once per seed if they draw random numbers."""
-        settings = {k: v for k, v in self.protocol.finals.items() if k != "trainer.max_epochs"}
-        return [
-            self.run(axes["model"], axes, cfg, {**settings, "seed": seed})
-            for _, axes, cfg in self.control_settings
-            for seed in ([int(axes["seed"])] if "seed" in axes else self.protocol.seeds)
-        ]
+        """Return the runs of the controls, once per seed if they draw random numbers.
+
+        They keep their own number of epochs: none.
+        """
+        runs = []
+        for _, axes, cfg in self.control_settings:
+            settings = {**self.protocol.finals, "trainer.max_epochs": cfg.trainer.max_epochs}
+            seeds = [int(axes["seed"])] if "seed" in axes else self.protocol.seeds
+            runs += [self.run(axes["model"], axes, cfg, {**settings, "seed": s}) for s in seeds]
+        return runs
 
     def run(
         self, family: str, axes: Mapping[str, str], cfg: DictConfig, settings: Mapping[str, Any]

@@ -106,6 +106,16 @@ def test_finals_are_trained_at_each_l0_with_each_seed(study):
     assert finals[["probe_label", "probe_label_1", "probe_label_5"]].notna().all(axis=None)
 
 
+def test_controls_are_not_trained(study):
+    runs = [
+        path.parent
+        for name in ("pca", "ica", "pixels")
+        for path in study.glob(f"runs/{name}/*/metrics.json")
+    ]
+    assert len(runs) == 3
+    assert all(RunDirectory(run).read_config().trainer.max_epochs == 0 for run in runs)
+
+
 def test_the_setting_with_the_lowest_fvu_of_the_validation_documents_is_chosen(study):
     tuning, chosen = table(study, "tuning"), table(study, "chosen")
     best = tuning.loc[tuning.groupby("family")["ridge_fvu"].idxmin(), "run"]
