@@ -15,8 +15,6 @@ class Stages(stages.Stages[Protocol]):
     def own(self, family: str) -> dict[str, Any]:
         """Return the cell's settings of the data, and the number of units K."""
         settings = self.protocol.of_cell(self.part)
-        if family not in self.protocol.families:  # a control, which is not trained
-            settings.pop("trainer.max_epochs", None)
         if family in AT_MOST_WIDTH:
             units = min(settings["model.hidden"], settings["data.width"])
             return {**settings, "model.hidden": units}

@@ -62,10 +62,7 @@ class Stages(ABC, Generic[P]):
 
     @abstractmethod
     def own(self, family: str) -> Mapping[str, Any]:
-        """Return a family's settings in this part, which take precedence over those of a stage.
-
-        A model whose ``hidden`` is null keeps it.
-        """
+        """Return a family's settings in this part, which take precedence over those of a stage."""
 
     def grids(self) -> list[Run]:
         """Return the runs of the grids: each setting once per family."""
@@ -95,25 +92,27 @@ class Stages(ABC, Generic[P]):
         return [self.run(*setting, settings) for setting in one_of_each_family(self.settings)]
 
     def controls(self) -> list[Run]:
-        """Return the runs of the controls, once per seed if they draw random numbers.
-
-        They keep their own number of epochs: none.
-        """
-        runs = []
-        for _, axes, cfg in self.control_settings:
-            settings = {**self.protocol.finals, "trainer.max_epochs": cfg.trainer.max_epochs}
-            seeds = [int(axes["seed"])] if "seed" in axes else self.protocol.seeds
-            runs += [self.run(axes["model"], axes, cfg, {**settings, "seed": s}) for s in seeds]
-        return runs
+        """Return the runs of the controls, once per seed if they draw random numbers."""
+        return [
+            self.run(axes["model"], axes, cfg, {**self.protocol.finals, "seed": seed})
+            for _, axes, cfg in self.control_settings
+            for seed in ([int(axes["seed"])] if "seed" in axes else self.protocol.seeds)
+        ]
 
     def run(
         self, family: str, axes: Mapping[str, str], cfg: DictConfig, settings: Mapping[str, Any]
     ) -> Run:
-        """Return the run of a setting with the settings of a stage."""
-        cfg, own = cfg.copy(), dict(self.own(family))
+        """Return the run of a setting with the settings of a stage.
+
+        A model that is not trained stays so, and one whose ``hidden`` is null keeps it.
+        """
+        cfg = cfg.copy()
+        changes = {**self.protocol.always, **settings, **self.own(family)}
+        if cfg.trainer.max_epochs == 0:
+            changes.pop("trainer.max_epochs", None)
         if cfg.model.hidden is None:
-            own.pop("model.hidden", None)
-        for key, value in {**self.protocol.always, **settings, **own}.items():
+            changes.pop("model.hidden", None)
+        for key, value in changes.items():
             try:
                 OmegaConf.update(cfg, key, value)
             except OmegaConfBaseException as error:
