@@ -81,7 +81,7 @@ class ICA(_Factors):
 
     takes_stacks = takes_parts = folds = True
 
-    def __init__(self, in_features: int, hidden: int = 64, iterations: int = 500) -> None:
+    def __init__(self, in_features: int, hidden: int = 64, iterations: int = 200) -> None:
         super().__init__(in_features, hidden)
         self.iterations = iterations
 
@@ -89,11 +89,14 @@ class ICA(_Factors):
         """Fit to the training samples ``(N, D)``."""
         from sklearn.decomposition import PCA, FastICA
 
-        # FastICA's own whitening divides by 0 where an input never varies.
-        white = PCA(len(self.weight), whiten=True, random_state=_seed()).fit(x.numpy())
+        # FastICA's own whitening divides by 0 where an input never varies. And it takes the square
+        # root of a matrix that is nearly singular where components are nearly Gaussian: in float32
+        # the rotation would be none.
+        samples = x.double().numpy()
+        white = PCA(len(self.weight), whiten=True, random_state=_seed()).fit(samples)
         rotation = FastICA(whiten=False, max_iter=self.iterations, random_state=_seed())
         with _stopping_early():
-            rotation_KK = rotation.fit(white.transform(x.numpy())).components_
+            rotation_KK = rotation.fit(white.transform(samples)).components_
         scale_K1 = np.sqrt(white.explained_variance_)[:, None]
         self._set(
             rotation_KK @ (white.components_ / scale_K1),

@@ -49,6 +49,17 @@ def test_independent_components_have_unit_variance_and_no_correlation(x):
     assert_close(model(x), fitted(PCA, x)(x), rtol=1e-2, atol=1e-3)
 
 
+def test_independent_components_of_gaussian_samples_are_still_a_rotation():
+    """There are no components to find: the steps of FastICA are noise, and nearly singular."""
+    x = torch.randn(1000, 256, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    model = ICA(256, 256, iterations=3)
+    model.start(x)
+    model.requires_grad_(False)
+    assert_close(model(x), x, rtol=0, atol=1e-4)
+    assert_close(model.encode(x).T.cov(), torch.eye(256), rtol=0, atol=1e-4)
+
+
 def test_factors_are_not_negative_and_codes_are_the_best_for_them(x):
     model = fitted(NMF, x)
     codes = model.encode(x)
