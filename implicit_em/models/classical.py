@@ -89,9 +89,9 @@ class ICA(_Factors):
         """Fit to the training samples ``(N, D)``."""
         from sklearn.decomposition import PCA, FastICA
 
-        # FastICA's own whitening divides by 0 where an input never varies. And it takes the square
-        # root of a matrix that is nearly singular where components are nearly Gaussian: in float32
-        # the rotation would be none.
+        # FastICA's own whitening divides by 0 where an input never varies. Where components are
+        # nearly Gaussian, it takes the root of a nearly singular matrix. In float32, the result may
+        # then be far from a rotation.
         samples = x.double().numpy()
         white = PCA(len(self.weight), whiten=True, random_state=_seed()).fit(samples)
         rotation = FastICA(whiten=False, max_iter=self.iterations, random_state=_seed())
