@@ -33,6 +33,9 @@ def distinct(values: list[Any]) -> list[Any]:
 AnyNames = Annotated[list[str], AfterValidator(distinct)]
 Names = Annotated[AnyNames, Field(min_length=1)]
 STAGES = ("always", "tuning", "finals")
+MAPPING = "must be a mapping, {KEY: VALUE, ...}"
+SHAPES = {"dict_type": MAPPING, "model_type": MAPPING, "list_type": "must be a list, [VALUE, ...]"}
+"""What a value has to be, by pydantic's type of the mistake; others keep pydantic's words."""
 
 
 class Protocol(BaseModel):
@@ -116,7 +119,7 @@ class Protocol(BaseModel):
         if first["type"] == "missing":
             return f"{key}: missing"
         where = f"{key}={first['input']}: " if key else ""
-        return where + first["msg"].removeprefix("Value error, ")
+        return where + SHAPES.get(first["type"], first["msg"]).removeprefix("Value error, ")
 
     @classmethod
     def _change(cls, content: Any, change: str) -> None:

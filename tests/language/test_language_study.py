@@ -240,6 +240,8 @@ def test_it_goes_on_where_it_was_stopped(study, conf, changes, monkeypatch):
         ("finals.model.l0=7", "finals.model.l0: the protocol sets it; allowed: l0"),
         ("criterion=fvu", "criterion=fvu: allowed: ridge_fvu, l0, silent_units, final_loss"),
         ("permuted=[pca]", "permuted=pca: allowed: derived, l1, l1_norm, topk"),
+        ("parts.minilm=3", "parts.minilm=3: must be a mapping, {KEY: VALUE, ...}"),
+        ("seeds=3", "seeds=3: must be a list, [VALUE, ...]"),
         ("tokens.fitted=0", "tokens.fitted=0: Input should be greater than 0"),
     ],
 )
