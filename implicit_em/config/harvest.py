@@ -54,7 +54,7 @@ Share = Annotated[FiniteFloat, Field(ge=0, lt=1)]
 
 
 class SplitSettings(_Section):
-    """Shares of the documents that are held out."""
+    """Shares of the documents for validation and for testing."""
 
     validation: Share
     test: Share

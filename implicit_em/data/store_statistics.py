@@ -28,13 +28,13 @@ class TokenFilter:
 
     Args:
         first_positions: number of first positions of each context that are left out.
-        special_tokens: whether special tokens are left out.
+        drop_special_tokens: whether special tokens are left out.
         largest_norm: largest norm of a vector; tokens with a larger one are left out. ``None`` for
             no limit.
     """
 
     first_positions: int = 0
-    special_tokens: bool = False
+    drop_special_tokens: bool = False
     largest_norm: float | None = None
 
     def needs(self, site: str) -> tuple[str, ...]:
@@ -50,7 +50,7 @@ class TokenFilter:
             special: token ids that are no text.
         """
         kept_N = arrays["position"] >= self.first_positions
-        if self.special_tokens:
+        if self.drop_special_tokens:
             kept_N &= ~torch.isin(arrays["token"], torch.tensor(sorted(special), dtype=torch.int32))
         if self.largest_norm is not None:
             kept_N &= arrays[f"norm.{site}"] <= self.largest_norm

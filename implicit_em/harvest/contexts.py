@@ -223,7 +223,7 @@ def cut(
 class Batch(NamedTuple):
     """Contexts that a model reads together, int64, padded on the right.
 
-    The mask is 1 for tokens and 0 for padding. The place of a token is that in its document, -1 for
+    The mask is 1 for tokens and 0 for padding. A token's place is its index in its document, -1 for
     special tokens.
     """
 

@@ -36,7 +36,7 @@ FROM_HUB = (WEIGHTS, "*.json", "*.txt", "*.model")
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """The files of a model: a folder, and the name of the GGUF file in it if it is one."""
+    """The files of a model: a folder and, for a GGUF file, its name in the folder."""
 
     folder: Path
     gguf: str | None = None
@@ -74,8 +74,8 @@ def find(lm: LanguageModelSettings) -> ModelFiles:
         package = find_spec(lm.package)
         if package is None or package.origin is None:
             raise ConfigError(
-                f"lm={lm.name}: its weights are not installed; make language-models does it, or "
-                f"choose your own model: lm=auto lm.path=..."
+                f"lm={lm.name}: its weights are not installed; make language-models installs "
+                f"them, or choose your own model: lm=auto lm.path=..."
             )
         path = Path(package.origin).parent / path
     elif not path.exists():
@@ -360,7 +360,10 @@ def _loaded(
             tokenizer = transformers.AutoTokenizer.from_pretrained(**files.arguments)
             what = "its network"
             network, found = getattr(transformers, auto).from_pretrained(
-                **files.arguments, dtype=torch.float32, output_loading_info=True
+                **files.arguments,
+                use_safetensors=None if files.gguf else True,  # never pickle
+                dtype=torch.float32,
+                output_loading_info=True,
             )
     except Exception as error:  # transformers raises any
         raise ConfigError(

@@ -168,7 +168,7 @@ def _announce(writer: StoreWriter, manifest: Manifest, missing: list[int]) -> No
     shards = manifest.shards
     tokens = sum(shard.tokens for shard in shards)
     log.info(
-        "%s: %s of %s tokens, %s documents; %d shards, %.3g GB, of which %d are there",
+        "%s: %s of %s tokens, %s documents; %d shards, %.3g GB; %d shards are there already",
         writer.path,
         ", ".join(manifest.sites),
         f"{tokens:,}",

@@ -69,9 +69,8 @@ def spliced_losses(
     vectors. A predicted token is one of text: each but the first of a context counts if it is no
     special token. Where contexts are packed, the end of the document before it is read, too.
 
-    Whole documents are measured, in a random order that is the same for everyone. The one that
-    would make more than ``most`` tokens ends the choice, so a smaller choice is part of a larger
-    one. Memory holds the logits of a pass twice, whatever the number of replacements.
+    Whole documents are measured. They are added in a random order, the same for everyone, as long
+    as they have at most ``most`` tokens together. So a smaller choice is part of a larger one. Memory holds the logits of a pass twice, whatever the number of replacements.
 
     Args:
         store: where contexts come from.

@@ -112,7 +112,7 @@ def test_an_incomplete_store_is_refused(path):
     [
         (TokenFilter(), lambda a: np.full(100, True)),
         (TokenFilter(first_positions=3), lambda a: a["position"] >= 3),
-        (TokenFilter(special_tokens=True), lambda a: ~np.isin(a["token"], SPECIAL)),
+        (TokenFilter(drop_special_tokens=True), lambda a: ~np.isin(a["token"], SPECIAL)),
         (TokenFilter(largest_norm=200.0), lambda a: a["token"] != 5),
         (
             TokenFilter(2, True, 200.0),

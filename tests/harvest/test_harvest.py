@@ -20,6 +20,7 @@ from helpers.language import BLOCKS, LONGEST, WIDTH, make_model, make_text
 from helpers.paths import ROOT
 from hydra import compose, initialize_config_dir
 from rich.console import Console
+from safetensors.torch import load_file
 from torch import nn
 
 from implicit_em.base.errors import ConfigError, WriteError
@@ -501,6 +502,15 @@ def test_a_model_that_lacks_a_file_is_refused(remove, reason, harvested, models,
         harvested(f"lm.path={folder}")
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "store").exists()
+
+
+def test_weights_in_pickle_are_not_read(harvested, models, tmp_path):
+    folder = shutil.copytree(models["llama"], tmp_path / "model")
+    (weights,) = folder.glob("*.safetensors")
+    torch.save(load_file(weights), folder / "pytorch_model.bin")
+    weights.rename(folder / "other.safetensors")
+    with pytest.raises(ConfigError, match="its network cannot be loaded"):
+        harvested(f"lm.path={folder}")
 
 
 def test_without_transformers_one_line_says_what_to_install(harvested, monkeypatch):

@@ -94,7 +94,7 @@ def halved(x_ND):
 def filter_with_a_sink(store, site):
     """A filter that leaves out special tokens, first positions, and a fifth by their norms."""
     norms_N = store.column(f"norm.{site}", "test")
-    return TokenFilter(1, special_tokens=True, largest_norm=norms_N.quantile(0.8).item())
+    return TokenFilter(1, drop_special_tokens=True, largest_norm=norms_N.quantile(0.8).item())
 
 
 # --- beside a pass that computes everything
@@ -132,7 +132,7 @@ def by_definition(folder, store, site, tokens, function):
 
         def replace(module, inputs, output, ids=ids):
             kept = torch.arange(len(ids)) >= tokens.first_positions
-            kept &= ~torch.isin(ids, special) | (not tokens.special_tokens)
+            kept &= ~torch.isin(ids, special) | (not tokens.drop_special_tokens)
             kept &= output[0].norm(dim=-1) <= (tokens.largest_norm or torch.inf)
             return torch.where(kept[:, None], function(output[0]), output[0])[None]
 
