@@ -21,7 +21,7 @@ FITTED = 4096
 """Number of training samples that ``decoder_of`` fits on, unless ``EACH`` makes more."""
 EACH = 8
 """Number of samples for each unit, if that makes more."""
-WIDEST = 4096
+WIDEST = 8192
 """Number of units above which the fit of so many would take too long, and ``FITTED`` must do."""
 MOST_FITTED = 16_384
 """Largest number of samples that the fit takes."""
