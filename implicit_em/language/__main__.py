@@ -17,10 +17,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "language models of conf/language.yaml (all if none is named), keys of that file, e.g. "
         "seeds=[1,2] or parts.minilm.model.hidden=1024, and settings of all runs; any KEY=VALUE "
         "makes it a trial",
-        {"quick": "a trial on one small harvest with few settings, in about ten minutes"},
+        {"quick": "a trial of three families on a small harvest, in about ten minutes"},
         prog="implicit-em language",
         description="Harvest activations of language models, tune all families on them, train "
-        "the chosen settings over seeds, and measure them inside the models.",
+        "the chosen settings over seeds, and measure them, inside the model if it is causal.",
     )
 
 

@@ -1,4 +1,4 @@
-"""What is measured of a run on held-out documents, and which labels are probed."""
+"""What is measured of a run, and which labels are probed."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -156,9 +156,9 @@ def _activity(model: Any, x: Tensor) -> dict[str, Any]:
 def _by_document(model: Any, decoder: RidgeDecoder, data: ActivationDataModule) -> dict[str, Any]:
     """Return sums over the tokens of each document that is measured.
 
-    ``documents`` are their numbers, ``tokens`` those of tokens, ``active`` of active units,
-    ``variance`` of squares about the mean of all, and ``ridge`` and ``own`` of squared errors: of
-    the ridge decoder, and of the model's own, if it has one.
+    ``documents`` holds the documents' numbers. ``tokens`` and ``active`` count tokens and active
+    units. ``variance`` sums squares about the mean of all tokens. ``ridge`` and ``own`` sum squared
+    errors: of the ridge decoder, and of the model's own, if it has one.
     """
     samples, _ = data.final_samples()
     numbers_N = data.column("document", data.final)[: len(samples)]

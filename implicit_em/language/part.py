@@ -91,7 +91,8 @@ class Language(parts.Part[Protocol]):
                 stabilities([r for r in finals if r.cfg.model.l0 == self.protocol.tuning[L0]]),
             )
         runs = [*finals, *permuted, *filterfalse(has_diverged, grids), *controls]
-        content = Content(results, self.name, training_of(runs))
+        cfg = finals[0].cfg
+        content = Content(results, self.name, cfg.data, cfg.trainer.max_epochs, training_of(runs))
         return self.write(content, runs, command)
 
     def _trained(self, runs: list[Run], workers: int) -> list[Run]:

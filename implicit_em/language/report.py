@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -27,6 +27,8 @@ class Content:
 
     results: Results
     name: str  # of the language model
+    data: Mapping[str, Any]  # settings of the finals' data
+    passes: int  # over the training tokens
     training: str  # optimizers and schedules of the runs
 
     template: ClassVar[str] = "report.md.j2"

@@ -41,7 +41,7 @@ def _recovered(sums: np.ndarray) -> np.ndarray:
 MEASURES = {
     PRIMARY: Compared(("ridge", "variance"), _explained, "Variance explained by a ridge decoder"),
     "variance_explained": Compared(
-        ("own", "variance"), _explained, "Variance explained by the own decoder"
+        ("own", "variance"), _explained, "Variance explained by the family's own decoder"
     ),
     "ce_recovered": Compared(
         ("clean", "zero", "spliced"), _recovered, "Cross-entropy recovered inside the model"
