@@ -1,4 +1,4 @@
-"""``implicit-em evaluate RUN_DIR [data=...]``: measure a finished run again."""
+"""``implicit-em evaluate RUN [data=...]``: measure a finished run again."""
 
 import argparse
 import logging
@@ -22,15 +22,26 @@ from implicit_em.config import CONF
 from implicit_em.config.mistakes import explain
 from implicit_em.config.schema import to_plain
 from implicit_em.config.spec import RunSpec
+from implicit_em.data import ActivationDataModule, ResidentDataModule
 from implicit_em.data.tensors import FILES
+from implicit_em.harvest.models import CausalModel, model_of
+from implicit_em.harvest.splicing import spliced_losses
+from implicit_em.metrics.language import measured_inside
+from implicit_em.models import SparseAutoencoder
+from implicit_em.training.decoding import decoder_of, reconstruction
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.loading import load_weights
 from implicit_em.training.measurement import evaluate_module, probe_module
-from implicit_em.training.progress import print_result
+from implicit_em.training.progress import print_result, working
 from implicit_em.training.results import without_infinities
 
 
-def evaluate(run_dir: str | Path, data: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def evaluate(
+    run_dir: str | Path,
+    data: Mapping[str, Any] | None = None,
+    inside: bool = False,
+    lm: str | None = None,
+) -> dict[str, Any]:
     """Return the metrics of a finished run on its own data, or on other data of the same width.
 
     This builds the classes that the run's configuration names. Use ``implicit_em.load`` for a
@@ -39,10 +50,15 @@ def evaluate(run_dir: str | Path, data: Mapping[str, Any] | None = None) -> dict
     Args:
         run_dir: path of the run directory.
         data: another ``data`` node as plain containers.
+        inside: whether to measure the causal language model that the data are from as well, with
+            reconstructions in place of its vectors: ``metrics.language.INSIDE``.
+        lm: folder, GGUF file or hub name of the language model; ``None`` for the place that
+            ``conf/lm`` names.
 
     Raises:
         FileNotFoundError: if the directory holds no trained model.
-        ConfigError: if files are damaged, or the data cannot be read or have another width.
+        ConfigError: if files are damaged, the data cannot be read or have another width, or
+            reconstructions cannot be put into a language model.
     """
     quieten()
     run = RunDirectory(run_dir)
@@ -62,13 +78,33 @@ def evaluate(run_dir: str | Path, data: Mapping[str, Any] | None = None) -> dict
     module = spec.build_module(trained_width)
     if (normalizer := load_weights(module.model, run)) is not None:
         samples.normalize_by(normalizer)
+    measured = _inside(module.model, samples, lm) if inside or lm else {}
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False}
     trainer = spec.build_trainer(strategy="auto", devices=1, enable_progress_bar=False, **quiet)
     metrics = {"seed": settings["seed"], "status": "evaluated"}
     metrics |= evaluate_module(module, samples, trainer)
     if settings["probe"] == "linear":
         metrics["probe_accuracy"] = probe_module(module, samples, threads)
-    return without_infinities(metrics)
+    return without_infinities(metrics | measured)
+
+
+def _inside(model: Any, data: ResidentDataModule, lm: str | None) -> dict[str, float]:
+    """Return what the language model predicts with the reconstructions of final samples."""
+    if not isinstance(data, ActivationDataModule):
+        raise ConfigError("inside: the run's data are from no language model; allowed for a store")
+    if data.normalizer is not None and data.normalizer.mean is None:
+        raise ConfigError("inside: data.normalize=l2 leaves no length to put into the model")
+    model.eval()
+    own = isinstance(model, SparseAutoencoder)
+    with working("measuring inside the language model"):
+        causal = CausalModel.load(model_of(data.store.manifest, lm), "cpu")
+        decode = model.decode if own else decoder_of(model, data)
+        replacements = {"": reconstruction(model, data.normalizer, decode)}
+        found = spliced_losses(data.store, causal, data.site, data.rule, replacements, data.final)
+    ((spliced_N, divergence_N),) = found.spliced.values()
+    sums = (found.predicted_N, found.clean_N, found.zero.loss_N, spliced_N, divergence_N)
+    measured = measured_inside(*(values_N.sum().item() for values_N in sums))
+    return {key: float(value) for key, value in measured.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,11 +122,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=[],
         help="settings of data, e.g. data=kmnist data.root=elsewhere",
     )
+    parser.add_argument(
+        "--inside",
+        action="store_true",
+        help="also put reconstructions into the causal language model that the data are from, and "
+        "measure what it then predicts",
+    )
+    parser.add_argument(
+        "--lm",
+        help="folder, GGUF file or hub name of the language model for --inside, if it is none of "
+        "conf/lm",
+    )
     parser.add_argument("--conf", type=Path, default=CONF, help="folder of configuration files")
     options = parser.parse_intermixed_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
-        metrics = evaluate(options.run_dir, _data(options))
+        metrics = evaluate(options.run_dir, _data(options), options.inside, options.lm)
     except (RunError, OSError, ImportError, HydraException, OmegaConfBaseException) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2

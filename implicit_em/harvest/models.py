@@ -12,12 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from implicit_em.base.digest import digest_of_file
 from implicit_em.base.errors import ConfigError, one_line
+from implicit_em.config import CONF
 from implicit_em.config.harvest import SITE, LanguageModelSettings
 from implicit_em.config.resolvers import lm_name
+from implicit_em.data import Manifest
 
 BLOCKS = {
     "encoder.layer": "output.dense",  # BERT, RoBERTa
@@ -84,6 +87,32 @@ def find(lm: LanguageModelSettings) -> ModelFiles:
     if lm.sha256 is not None and lm.sha256 != (found := _digest(files.weights)):
         raise ConfigError(f"lm.sha256={lm.sha256}: {path} holds other weights, of digest {found}")
     return files
+
+
+def model_of(manifest: Manifest, path: str | None) -> LanguageModelSettings:
+    """Return where the model is that a store was harvested from; the store does not say so.
+
+    Args:
+        manifest: manifest of the store.
+        path: folder, GGUF file or name on the hub; ``None`` for the place that ``conf/lm`` names.
+
+    Raises:
+        ConfigError: if it is not there, or another.
+    """
+    saved, known = manifest.settings["lm"], None
+    for file in (CONF / "lm").glob("*.yaml"):
+        lm = OmegaConf.load(file)
+        if lm.name == saved["name"] and not OmegaConf.is_missing(lm, "path"):
+            known = LanguageModelSettings(package=lm.package, path=lm.path, **saved)
+    if path is not None:
+        known = LanguageModelSettings(package=None, path=path, **saved)
+    if known is None:
+        raise ConfigError(f"lm={saved['name']}: the store does not say where it is; --lm names it")
+    if find(known).digests() != manifest.model["files"]:
+        raise ConfigError(
+            f"lm.path={known.path}: other files than those that the store was harvested from"
+        )
+    return known
 
 
 def _from_hub(name: str) -> Path:

@@ -70,7 +70,8 @@ def spliced_losses(
     special token. Where contexts are packed, the end of the document before it is read, too.
 
     Whole documents are measured. They are added in a random order, the same for everyone, as long
-    as they have at most ``most`` tokens together. So a smaller choice is part of a larger one. Memory holds the logits of a pass twice, whatever the number of replacements.
+    as they have at most ``most`` tokens together. So a smaller choice is part of a larger one.
+    Memory holds the logits of a pass twice, whatever the number of replacements.
 
     Args:
         store: where contexts come from.

@@ -26,7 +26,13 @@ from implicit_em.metrics.token_classes import classes_of, newline_next
 from implicit_em.models import SparseAutoencoder
 from implicit_em.studies.measurements import OF_TRAINING, Measurement
 from implicit_em.studies.runs import Run, matrices_of
-from implicit_em.training.decoding import BATCH, RidgeDecoder, encoded, fit_decoder
+from implicit_em.training.decoding import (
+    BATCH,
+    RidgeDecoder,
+    encoded,
+    fit_decoder,
+    reconstruction,
+)
 from implicit_em.training.loading import load_as_trained
 from implicit_em.training.measurement import energies_of
 
@@ -109,13 +115,7 @@ def reconstruction_of(run: Run) -> Callable[[Tensor], Tensor]:
     else:
         arrays = load_file(run.directory / DECODER)
         decode = RidgeDecoder(model, arrays["weight"], arrays["bias"])
-
-    def reconstruct(x_ND: Tensor) -> Tensor:
-        normalised = x_ND if normalizer is None else normalizer(x_ND)
-        found = decode(model.encode(normalised))
-        return found if normalizer is None else normalizer.inverse(found)
-
-    return reconstruct
+    return reconstruction(model, normalizer, decode)
 
 
 def stabilities(runs: Sequence[Run]) -> pd.DataFrame:

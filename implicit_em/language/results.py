@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from implicit_em.language.protocol import L0, Protocol
-from implicit_em.metrics.language import ce_recovered
+from implicit_em.metrics.language import ce_recovered, measured_inside
 from implicit_em.studies.bootstrap import Measure, against
 from implicit_em.studies.pairs import Matched
 
@@ -49,9 +49,10 @@ MEASURES = {
 }
 UNIT = "active units"
 """What an L0 counts, as text."""
+OF_LOSSES = ("predicted", "clean", "zero", "spliced", "divergence")
 OF_DOCUMENTS = (
     *("documents", "tokens", "active", "variance", "ridge", "own"),
-    *("predicted", "clean", "zero", "spliced", "divergence"),
+    *OF_LOSSES,
 )
 """Columns with a number for each document; tables of numbers have their sums."""
 
@@ -112,10 +113,8 @@ def summed(table: pd.DataFrame) -> pd.DataFrame:
     for name, compared in MEASURES.items():
         if set(compared.sums) <= set(known):
             found[name] = compared.measure(totals[list(compared.sums)].to_numpy(np.float64))
-    if "divergence" in totals:
-        found["kl_nats"] = totals["divergence"] / totals["predicted"]
-        found["ce_nats"] = totals["spliced"] / totals["predicted"]
-        found["ce_clean_nats"] = totals["clean"] / totals["predicted"]
+    if set(OF_LOSSES) <= set(known):
+        found = found.assign(**measured_inside(**totals[list(OF_LOSSES)].astype(float)))
     return found
 
 

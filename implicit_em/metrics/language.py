@@ -3,6 +3,32 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
+INSIDE = ("ce_recovered", "ce_nats", "ce_clean_nats", "kl_nats")
+"""Keys of ``measured_inside``."""
+
+
+def measured_inside(
+    predicted: ArrayLike,
+    clean: ArrayLike,
+    zero: ArrayLike,
+    spliced: ArrayLike,
+    divergence: ArrayLike,
+) -> dict[str, np.ndarray]:
+    """Return ``INSIDE`` from sums over predicted tokens, each of the same shape.
+
+    They are the share of the cross-entropy recovered, and in nats for each predicted token the
+    cross-entropy with reconstructions, that of the model itself, and the divergence.
+
+    Args:
+        predicted: number of predicted tokens.
+        clean: cross-entropy of the model itself, in nats.
+        zero: cross-entropy with zeros for the vectors.
+        spliced: cross-entropy with their reconstructions.
+        divergence: KL(clean || spliced), in nats.
+    """
+    shares = (np.divide(each, predicted) for each in (spliced, clean, divergence))
+    return dict(zip(INSIDE, (ce_recovered(clean, zero, spliced), *shares), strict=True))
+
 
 def ce_recovered(clean: ArrayLike, zero: ArrayLike, spliced: ArrayLike) -> np.ndarray:
     """Return the share of the cross-entropy that a reconstruction recovers, float64.

@@ -1,6 +1,6 @@
 """A linear decoder for any model, fitted by ridge regression after the training."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from implicit_em.data.modules import fixed_choice
 from implicit_em.metrics.dictionaries import cosines
 from implicit_em.metrics.reconstruction import RIDGE, fvu_of, ridge_decoder, wide_ridge_decoder
 from implicit_em.metrics.recovery import recovered
+from implicit_em.models.normalizing import Normalizer
 from implicit_em.training.loading import load
 
 FITTED = 4096
@@ -99,6 +100,25 @@ def fit_decoder(run: str | Path | Any, x: Any, ridge: float = RIDGE) -> RidgeDec
     weight, bias = fit(encoded(model, samples, BATCH), ridge)
     dtype = _at_least_float32(model.weight.dtype)
     return RidgeDecoder(model, weight.to(dtype), bias.to(dtype))
+
+
+def reconstruction(
+    model: Any, normalizer: Normalizer | None, decode: Callable[[Tensor], Tensor]
+) -> Callable[[Tensor], Tensor]:
+    """Return the map from raw vectors ``(N, D)`` to their reconstructions.
+
+    Args:
+        model: model of normalised vectors.
+        normalizer: what normalises them; ``None`` for a model that takes raw vectors.
+        decode: map from codes to normalised vectors: a model's own, or a ``RidgeDecoder``.
+    """
+
+    def reconstruct(x_ND: Tensor) -> Tensor:
+        normalised = x_ND if normalizer is None else normalizer(x_ND)
+        found = decode(model.encode(normalised))
+        return found if normalizer is None else normalizer.inverse(found)
+
+    return reconstruct
 
 
 def decoder_of(model: Any, data: ResidentDataModule) -> RidgeDecoder:

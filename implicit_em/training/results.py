@@ -13,6 +13,7 @@ from implicit_em.config.fingerprint import RESULTS_SCHEMA
 from implicit_em.config.mistakes import nearest
 from implicit_em.config.spec import RunSpec
 from implicit_em.metrics.energies import CURVES, FINAL, RECONSTRUCTION
+from implicit_em.metrics.language import INSIDE
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ BY_RIDGE = ("ridge_fvu", "features_found")
 IN_TABLE = (
     *("dead_units", "silent_units", "redundancy"),
     *("responsibility_entropy", "maximum_responsibility", "density", "l0"),
-    *(*RECONSTRUCTION, *BY_RIDGE),
+    *(*RECONSTRUCTION, *BY_RIDGE, *INSIDE),
     *("probe_accuracy", "final_loss", "convergence_epoch", "parameters", "epochs", "train_seconds"),
 )
 """Keys in the table of a run; those without a value are left out."""

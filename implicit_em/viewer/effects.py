@@ -5,13 +5,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 
 from implicit_em.base.errors import ConfigError
-from implicit_em.config import CONF
-from implicit_em.config.harvest import LanguageModelSettings
-from implicit_em.data import ActivationDataModule, Manifest
-from implicit_em.harvest.models import CausalModel, find
+from implicit_em.data import ActivationDataModule
+from implicit_em.harvest.models import CausalModel, model_of
 from implicit_em.training.progress import working
 from implicit_em.viewer.seen import short
 
@@ -19,32 +16,6 @@ log = logging.getLogger(__name__)
 
 MOST = 8
 """Number of tokens that are shown on each side."""
-
-
-def model_of(manifest: Manifest, path: str | None) -> LanguageModelSettings:
-    """Return where the model is that a store was harvested from; the store does not say so.
-
-    Args:
-        manifest: manifest of the store.
-        path: folder, GGUF file or name on the hub; ``None`` for the place that ``conf/lm`` names.
-
-    Raises:
-        ConfigError: if it is not there, or another.
-    """
-    saved, known = manifest.settings["lm"], None
-    for file in (CONF / "lm").glob("*.yaml"):
-        lm = OmegaConf.load(file)
-        if lm.name == saved["name"] and not OmegaConf.is_missing(lm, "path"):
-            known = LanguageModelSettings(package=lm.package, path=lm.path, **saved)
-    if path is not None:
-        known = LanguageModelSettings(package=None, path=path, **saved)
-    if known is None:
-        raise ConfigError(f"lm={saved['name']}: the store does not say where it is; --lm names it")
-    if find(known).digests() != manifest.model["files"]:
-        raise ConfigError(
-            f"lm.path={known.path}: other files than those that the store was harvested from"
-        )
-    return known
 
 
 class Effects:

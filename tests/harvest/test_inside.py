@@ -1,0 +1,108 @@
+"""A finished run is measured inside the language model that its data are from."""
+
+import numpy as np
+import pytest
+import torch
+from helpers.language import make_model, make_text
+from torch.nn.functional import cross_entropy, kl_div
+
+import implicit_em
+from implicit_em.data import ActivationDataModule
+from implicit_em.evaluate import evaluate, main
+from implicit_em.metrics.language import INSIDE, measured_inside
+
+SITE = 2
+BRIEF = ("trainer.max_epochs=1", "model.hidden=12", "data.batch_size=64", "logger=csv")
+RUNS = {
+    "own": ("model=topk", "model.k=4"),
+    "ridge": ("model=sampled",),
+    "lengths": ("model=topk", "model.k=4", "data.normalize=l2"),
+}
+
+
+@pytest.fixture
+def trained(command_line_of, tmp_path):
+    """Harvest a tiny model's vectors, train a run on them, and return where the model is."""
+
+    def trained(kind="llama", name="own"):
+        folder = make_model(tmp_path / "model", kind, head=kind != "bert")
+        reads = ["lm=auto", f"lm.path={folder}", "text=files", "threads=1", "tokens=null"]
+        reads += [f"text.paths=[{make_text(tmp_path / 'rows.jsonl')}]", "context.length=12"]
+        store = f"store={tmp_path / 'store'}"
+        assert command_line_of("harvest", *reads, store, f"sites=[resid.{SITE}]") == 0
+        data = ["data=activations", f"data.path={tmp_path / 'store'}", "data.val_size=50"]
+        run = f"hydra.run.dir={tmp_path / 'run'}"
+        assert command_line_of("train", *data, *RUNS[name], *BRIEF, run) == 0
+        return folder
+
+    return trained
+
+
+def test_the_losses_are_those_of_transformers_with_a_hook(trained, tmp_path):
+    import transformers
+
+    folder = trained()
+    found = evaluate("run", inside=True, lm=str(folder))
+    model = implicit_em.load("run")
+    data = ActivationDataModule(tmp_path / "store")
+    documents, sums = data.store.documents(), np.zeros(5)
+    network = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    replace = {
+        "clean": lambda x_LD: x_LD,
+        "zero": torch.zeros_like,
+        "spliced": lambda x_LD: model.reconstruct(x_LD[0])[None],
+    }
+    length = data.store.manifest.settings["context"]["length"]
+    for number in np.flatnonzero(documents.splits_N.numpy() == 2):
+        for ids_L in documents.ids(number).long().split(length):
+            chances = {}
+            for name, function in replace.items():
+                block = network.model.layers[SITE]
+                hook = block.register_forward_hook(lambda m, i, o, f=function: f(o))
+                with torch.no_grad():
+                    chances[name] = network(ids_L[None]).logits[0, :-1].double().log_softmax(-1)
+                hook.remove()
+            losses = [
+                cross_entropy(chance, ids_L[1:], reduction="sum") for chance in chances.values()
+            ]
+            spliced, clean = chances["spliced"], chances["clean"]
+            divergence = kl_div(spliced, clean, reduction="sum", log_target=True)
+            sums += [len(ids_L) - 1, *losses, divergence]
+    for key, value in measured_inside(*sums).items():
+        assert found[key] == pytest.approx(value, abs=1e-4), key
+
+
+def test_a_run_without_decoder_gets_one_and_the_table_shows_what_it_does(trained, capsys):
+    folder = trained(name="ridge")
+    capsys.readouterr()
+    assert main(["run", "--lm", str(folder)]) == 0
+    shown = capsys.readouterr().out
+    assert all(key.replace("_", " ") in shown for key in INSIDE)
+    assert not set(INSIDE) & set(evaluate("run")), "it is measured only if it is asked for"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "reason"),
+    [
+        ("bert", "own", "that reads ahead; allowed are causal models"),
+        ("llama", "lengths", "inside: data.normalize=l2 leaves no length to put into the model"),
+    ],
+)
+def test_a_model_that_cannot_take_reconstructions_is_refused(kind, name, reason, trained, capsys):
+    folder = trained(kind, name)
+    capsys.readouterr()
+    assert main(["run", "--inside", "--lm", str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert reason in error
+    assert error.count("\n") == 1
+
+
+def test_without_the_language_model_one_line_says_so(trained, command_line, small, capsys):
+    trained()
+    assert command_line(*small, "trainer.max_epochs=1", "hydra.run.dir=images") == 0
+    capsys.readouterr()
+    for run, reason in (("run", "--lm names it"), ("images", "are from no language model")):
+        assert main([run, "--inside"]) == 2
+        error = capsys.readouterr().err
+        assert reason in error
+        assert error.count("\n") == 1
