@@ -71,7 +71,7 @@ def quality_of(tokens: Tokens, k: int | None = None) -> Measurement:
     """Return the measurement of runs; with k, only so many entries of a code are kept."""
     name = "language" if k is None else f"language_{k}"
     measure = partial(_quality, tokens=tokens, k=k)
-    return Measurement(name, f"1, {tokens.fitted}, {tokens.probed}", measure, OF_TRAINING)
+    return Measurement(name, f"2, {tokens.fitted}, {tokens.probed}", measure, OF_TRAINING)
 
 
 def losses_of_all(runs: Sequence[Run], lm: LanguageModelSettings, tokens: Tokens) -> pd.DataFrame:

@@ -1,7 +1,11 @@
 """The linear probe: the accuracy of a linear classifier on the features."""
 
+from typing import Any
+
 import numpy as np
 from threadpoolctl import threadpool_limits
+
+from implicit_em.metrics.reconstruction import SPARSE, WIDE
 
 
 def linear_probe(
@@ -28,10 +32,33 @@ def linear_probe(
     """
     # Imported here: scikit-learn brings pandas, and a run without the probe needs neither.
     from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
+
+    classifier = LogisticRegression(max_iter=10_000)
+    with threadpool_limits(limits=threads):
+        train, test = standardised(train_features, test_features)
+        classifier.fit(train, train_labels)
+        return float(classifier.score(test, test_labels))
+
+
+def standardised(train_features: np.ndarray, test_features: np.ndarray) -> tuple[Any, Any]:
+    """Return the features of both sets, standardised by the training set's mean and deviation.
+
+    Those of wide, sparse layers keep their means, and are sparse arrays: the intercept of a linear
+    classifier, which no penalty holds, takes the means up.
+
+    Args:
+        train_features: shape ``(N, K)``.
+        test_features: shape ``(M, K)``.
+    """
     from sklearn.preprocessing import StandardScaler
 
-    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=10_000))
-    with threadpool_limits(limits=threads):
-        classifier.fit(train_features, train_labels)
-        return float(classifier.score(test_features, test_labels))
+    units, active = train_features.shape[1], np.count_nonzero(train_features)
+    sparse = units >= WIDE and active <= SPARSE * train_features.size
+    sets: list[Any] = [train_features, test_features]
+    if sparse:
+        from scipy.sparse import csr_array
+
+        sets = list(map(csr_array, sets))
+    scaler = StandardScaler(with_mean=not sparse).fit(sets[0])
+    train, test = map(scaler.transform, sets)
+    return train, test

@@ -1,8 +1,11 @@
 """The k-sparse probe: the accuracy of a linear classifier on a handful of units."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
+
+from implicit_em.metrics.probe import standardised
 
 SIZES = (1, 2, 5, 10)
 
@@ -29,10 +32,8 @@ def sparse_probe(
         raise ValueError("features must be finite")  # the scaler accepts NaN
     # Imported here, as in ``linear_probe``.
     from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
 
-    scaler = StandardScaler().fit(train_features)
-    train_NK, test_MK = scaler.transform(train_features), scaler.transform(test_features)
+    train_NK, test_MK = standardised(train_features, test_features)
     accuracies: dict[int, list[float]] = {size: [] for size in sizes}
     several_classes = min(len(np.unique(labels)) for labels in (train_labels, test_labels)) > 1
     for label in np.intersect1d(train_labels, test_labels) if several_classes else ():
@@ -42,10 +43,17 @@ def sparse_probe(
         for size, values in accuracies.items():
             units = ranking_K[:size]
             probe = LogisticRegression(class_weight="balanced", tol=1e-6, max_iter=10_000)
-            probe.fit(train_NK[:, units].astype(np.float64), train_N)
-            hits_M = probe.predict(test_MK[:, units].astype(np.float64)) == test_M
+            probe.fit(_columns(train_NK, units), train_N)
+            hits_M = probe.predict(_columns(test_MK, units)) == test_M
             values.append((hits_M[test_M].mean() + hits_M[~test_M].mean()) / 2)
     return {
         size: float(np.mean(values)) if values else float("nan")
         for size, values in accuracies.items()
     }
+
+
+def _columns(features_NK: Any, units: np.ndarray) -> np.ndarray:
+    """Return some columns of an array, which may be sparse, in float64."""
+    columns = features_NK[:, units]
+    dense = columns if isinstance(columns, np.ndarray) else columns.toarray()
+    return dense.astype(np.float64)

@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
+from scipy.sparse import issparse
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from implicit_em.metrics.probe import linear_probe
+from implicit_em.metrics.probe import linear_probe, standardised
+from implicit_em.metrics.reconstruction import WIDE
 
 
 def clusters(distance, samples=120, classes=3, features=4, seed=0):
@@ -14,6 +16,12 @@ def clusters(distance, samples=120, classes=3, features=4, seed=0):
     points = rng.normal(size=(samples, features)) + distance * np.eye(features)[labels]
     half = samples // 2
     return points[:half], labels[:half], points[half:], labels[half:]
+
+
+def sparse_features(width, samples=2000):
+    """Features of which one in thirty is active, the first ones more often in their class."""
+    train, labels, test, test_labels = clusters(3, samples, features=width)
+    return np.maximum(train - 1.8, 0), labels, np.maximum(test - 1.8, 0), test_labels
 
 
 def test_separable_classes_are_read_without_error():
@@ -33,6 +41,26 @@ def test_equals_the_standardised_logistic_regression():
     expected = (pipeline.fit(train, train_labels).predict(test) == test_labels).mean()
     assert 0.5 < expected < 1
     assert linear_probe(train, train_labels, test, test_labels) == expected
+
+
+def test_the_classifier_of_sparse_features_is_that_of_the_same_features_centred():
+    train, labels, test, test_labels = sparse_features(WIDE)
+    kept, scaler = standardised(train, test), StandardScaler().fit(train)
+    assert all(map(issparse, kept))
+    centred = scaler.transform(train), scaler.transform(test)
+    exact = LogisticRegression(tol=1e-10, max_iter=10_000)
+    found, expected = (exact.fit(a, labels).predict_proba(b) for a, b in (kept, centred))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    accuracy = (expected.argmax(1) == test_labels).mean()
+    assert 0.5 < accuracy < 1
+    assert linear_probe(train, labels, test, test_labels) == pytest.approx(accuracy, abs=0.01)
+
+
+@pytest.mark.parametrize("width", [WIDE, WIDE - 1])
+def test_only_wide_sparse_features_keep_their_means(width):
+    train, _, test, _ = sparse_features(width)
+    assert issparse(standardised(train, test)[0]) == (width == WIDE)
+    assert not issparse(standardised(train + 1, test)[0])
 
 
 def test_scale_and_shift_of_the_features_do_not_matter():

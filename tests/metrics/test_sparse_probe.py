@@ -1,11 +1,14 @@
 import numpy as np
 import pytest
+from scipy.sparse import issparse
 from sklearn.feature_selection import SelectKBest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from implicit_em.metrics.probe import standardised
+from implicit_em.metrics.reconstruction import WIDE
 from implicit_em.metrics.sparse_probe import SIZES, sparse_probe
 
 
@@ -54,6 +57,15 @@ def test_equals_the_selection_and_regression_of_scikit_learn(size):
     expected = by_hand(*data, size)
     assert 0.6 < expected < 0.95
     assert sparse_probe(*data, sizes=[size])[size] == pytest.approx(expected, abs=1e-12)
+
+
+def test_wide_sparse_features_give_the_same_accuracies():
+    train, labels, test, test_labels = clusters(distance=3, features=WIDE)
+    data = np.maximum(train - 1.8, 0), labels, np.maximum(test - 1.8, 0), test_labels
+    assert issparse(standardised(data[0], data[2])[0])
+    expected = by_hand(*data, 5)
+    assert 0.6 < expected < 0.95
+    assert sparse_probe(*data, sizes=[5])[5] == pytest.approx(expected, abs=1e-12)
 
 
 def test_labels_that_say_nothing_give_a_half_however_rare_the_class():
