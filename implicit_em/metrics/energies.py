@@ -53,10 +53,10 @@ class EnergyMoments(Metric):
 
     def update(self, energies: Tensor) -> None:
         """Add a batch of energies ``(B, K)``."""
-        energies_BK = energies.double()
-        self.count += len(energies_BK)
-        self.sums_K += energies_BK.sum(0)
-        self.squares_K += energies_BK.square().sum(0)
+        exact_BK = energies.to(torch.float64, copy=True)
+        self.count += len(exact_BK)
+        self.sums_K += exact_BK.sum(0)
+        self.squares_K += exact_BK.square_().sum(0)
 
     @property
     def mean_K(self) -> Tensor:
@@ -151,7 +151,7 @@ class Redundancy(EnergyMoments):
         """Add the products of the samples that are kept, in place."""
         for batch_BK in self._batches:
             if len(batch_BK):
-                _add_products(total_KK, batch_BK.double())
+                _add_products(total_KK, batch_BK)
         return total_KK
 
     @property
@@ -184,12 +184,13 @@ def _add_products(total_KK: Tensor, energies_BK: Tensor) -> None:
     if energies_BK.device.type == "cpu" and units >= LEAST_UNITS:
         active = energies_BK.count_nonzero()
         if active <= LARGEST_SHARE * energies_BK.numel():
-            active_BK = csr_array(energies_BK.numpy())
+            active_BK = csr_array(energies_BK.numpy()).astype(np.float64)
             products = (active_BK.T @ active_BK).tocoo()
             places = torch.from_numpy(products.row.astype(np.int64) * units + products.col)
-            total_KK.view(-1)[places] += torch.from_numpy(products.data)
+            total_KK.view(-1).index_add_(0, places, torch.from_numpy(products.data))
             return
-    total_KK += energies_BK.mT @ energies_BK
+    exact_BK = energies_BK.double()
+    total_KK += exact_BK.mT @ exact_BK
 
 
 def _scale(mean_K: Tensor, variance_K: Tensor) -> Tensor:
@@ -240,11 +241,12 @@ class SilentUnits(Metric):
 
     def update(self, energies: Tensor) -> None:
         """Add a batch of energies ``(B, K)``."""
-        magnitudes_BK = energies.double().abs()
+        if not len(energies):
+            return
+        magnitudes_BK = energies.abs()
         self.count += magnitudes_BK.numel()
-        self.total += magnitudes_BK.sum()
-        # Joined with the peaks, as a batch may be empty.
-        self.peaks_K.copy_(torch.cat([self.peaks_K[None], magnitudes_BK]).amax(0))
+        self.total += magnitudes_BK.sum(dtype=torch.float64)
+        self.peaks_K.copy_(self.peaks_K.maximum(magnitudes_BK.amax(0)))
 
     def compute(self) -> Tensor:
         """Return the count, int64."""
@@ -264,9 +266,11 @@ class ResponsibilityEntropy(_Mean):
 
     def update(self, energies: Tensor) -> None:  # type: ignore[override]
         """Add a batch of energies ``(B, K)``."""
-        log_responsibilities_BK = (-energies.double()).log_softmax(-1)
-        entropies_B = -(log_responsibilities_BK.exp() * log_responsibilities_BK).sum(-1)
-        super().update(entropies_B)
+        gaps_BK = _gaps(energies)
+        weights_BK = gaps_BK.neg().exp_()
+        sums_B = weights_BK.sum(-1)
+        # log r = -gap - log sum exp(-gap)
+        super().update(sums_B.log() + weights_BK.mul_(gaps_BK).sum(-1) / sums_B)
 
 
 class MaximumResponsibility(_Mean):
@@ -274,27 +278,54 @@ class MaximumResponsibility(_Mean):
 
     def update(self, energies: Tensor) -> None:  # type: ignore[override]
         """Add a batch of energies ``(B, K)``."""
-        super().update((-energies.double()).softmax(-1).amax(-1))
+        super().update(_gaps(energies).neg_().exp_().sum(-1).reciprocal())
 
 
-class Density(_Mean):
+def _gaps(energies_BK: Tensor) -> Tensor:
+    """Return how far energies are above the least one of their sample, float64."""
+    exact_BK = energies_BK.to(torch.float64, copy=True)
+    return exact_BK.sub_(exact_BK.amin(-1, keepdim=True))
+
+
+class _Active(Metric):
+    """Number of active pairs of an image and a component, divided by a count; float64."""
+
+    full_state_update = False
+    count: Tensor
+    active: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        for name in ("count", "active"):
+            zero = torch.zeros((), dtype=torch.float64)
+            self.add_state(name, zero, dist_reduce_fx="sum")
+        self.set_dtype(torch.float64)
+
+    def compute(self) -> Tensor:
+        """Return the quotient."""
+        return self.active / self.count
+
+
+class Density(_Active):
     """Share of (image, component) pairs with ``|E_j| > threshold``."""
 
     def __init__(self, threshold: float = 0.01, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.threshold = threshold
 
-    def update(self, energies: Tensor) -> None:  # type: ignore[override]
+    def update(self, energies: Tensor) -> None:
         """Add a batch of energies ``(B, K)``."""
-        super().update((energies.abs() > self.threshold).double())
+        self.count += energies.numel()
+        self.active += (energies.abs() > self.threshold).count_nonzero()
 
 
-class L0(_Mean):
+class L0(_Active):
     """Mean over the images of the number of components with ``E_j > 0``."""
 
-    def update(self, energies: Tensor) -> None:  # type: ignore[override]
+    def update(self, energies: Tensor) -> None:
         """Add a batch of energies ``(B, K)``."""
-        super().update((energies > 0).sum(-1).double())
+        self.count += len(energies)
+        self.active += (energies > 0).count_nonzero()
 
 
 def energy_metrics(components: int) -> MetricCollection:
