@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from implicit_em.language.protocol import REACHED
 from implicit_em.language.results import MEASURES, PRIMARY, Results, summed
 from implicit_em.studies.pages import sentences
 from implicit_em.studies.pairs import SIGNIFICANT
@@ -13,7 +14,7 @@ RIVAL = "l1"
 def findings(results: Results) -> list[str]:
     """Return what the tables say, one sentence each."""
     finals, controls, permuted = map(summed, (results.finals, results.controls, results.permuted))
-    missed = finals[finals["l0_reached"] == 0]
+    missed = finals[finals[REACHED] == 0]
     return sentences(
         "implicit_em.language",
         "findings.md.j2",

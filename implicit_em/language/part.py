@@ -11,7 +11,7 @@ import pandas as pd
 from implicit_em.base.errors import RunError
 from implicit_em.config.harvest import LanguageModelSettings
 from implicit_em.language.measuring import losses_of_all, quality_of, stabilities
-from implicit_em.language.protocol import CAUSAL, FOLDER, L0, TUNED, Protocol
+from implicit_em.language.protocol import CAUSAL, FOLDER, L0, REACHED, TUNED, Protocol
 from implicit_em.language.report import Content
 from implicit_em.language.results import Results
 from implicit_em.language.stages import Stages
@@ -75,7 +75,7 @@ class Language(parts.Part[Protocol]):
         if all(map(has_diverged, grids)):
             raise RunError(f"{self.name}: every setting diverged")
         tuning = tuning_table(grids)
-        chosen = choose(tuning, {"validation": f"-{self.protocol.criterion}"})
+        chosen = choose(reaching(tuning), {"validation": f"-{self.protocol.criterion}"})
         settings = self.stages.picked(chosen)
         finals = self._trained(self.stages.at_each_l0(settings), workers)
         permuted = self.stages.permuted(settings, self.directory / "permuted")
@@ -129,5 +129,14 @@ def tuning_table(runs: Sequence[Run]) -> pd.DataFrame:
     for run in runs:
         metrics = run.metrics()
         row = {"family": run.sweep, "settings": settings_of(run), "run": run.fingerprint}
-        rows.append(row | {key: metrics.get(key) for key in (*TUNED, "error")})
+        rows.append(row | {key: metrics.get(key) for key in (*TUNED, REACHED, "error")})
     return pd.DataFrame(rows).astype(dict.fromkeys(TUNED, float))
+
+
+def reaching(tuning: pd.DataFrame) -> pd.DataFrame:
+    """Return the settings that end near their L0, and all of a family that has none.
+
+    With more active units than the others, a setting would be chosen for these.
+    """
+    reached = tuning[REACHED].eq(True)
+    return tuning[reached | ~reached.groupby(tuning["family"]).transform("any")]

@@ -16,6 +16,8 @@ HARVEST, CAUSAL = "harvest", "causal"
 """Keys of a part: overrides of its harvest, and whether the language model is causal."""
 TUNED = ("ridge_fvu", "l0", "silent_units", "final_loss")
 """Entries of ``metrics.json`` in the table of the grids, of which one chooses."""
+REACHED = "l0_reached"
+"""Entry of ``metrics.json`` that tells whether a run ends near its L0."""
 
 
 class Tokens(BaseModel):

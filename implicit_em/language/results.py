@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from implicit_em.language.protocol import L0, Protocol
+from implicit_em.language.protocol import L0, REACHED, Protocol
 from implicit_em.metrics.language import ce_recovered, measured_inside
 from implicit_em.studies.bootstrap import Measure, against
 from implicit_em.studies.pairs import Matched
@@ -84,7 +84,11 @@ class Results:
     def _tested(self, compared: Compared) -> Matched:
         at = self.finals[["target", "family", "seed"]].copy()
         of_runs = zip(*(self.finals[name] for name in compared.sums), strict=True)
-        stacked = [np.column_stack(s) if all(map(_is_list, s)) else None for s in of_runs]
+        compared_N = self.finals[REACHED] != 0
+        stacked = [
+            np.column_stack(sums) if reached and all(map(_is_list, sums)) else None
+            for reached, sums in zip(compared_N, of_runs, strict=True)
+        ]
         at["sums"] = pd.Series(stacked, at.index, dtype=object)
         reference, resamples = self.protocol.reference, self.protocol.resamples
         return Matched(against(at, reference, compared.measure, resamples), reference, UNIT)
