@@ -78,6 +78,11 @@ class Language(parts.Part[Protocol]):
         chosen = choose(reaching(tuning), {"validation": f"-{self.protocol.criterion}"})
         settings = self.stages.picked(chosen)
         finals = self._trained(self.stages.at_each_l0(settings), workers)
+        if not any(run.metrics()[REACHED] for run in finals):
+            raise RunError(
+                f"{self.name}: no final ends within 5 % of its model.l0, so none is compared; "
+                "more steps bring them nearer"
+            )
         permuted = self.stages.permuted(settings, self.directory / "permuted")
         permuted = self._trained(permuted, workers) if permuted else []
         with working(f"{self.name}: measuring finals and controls"):

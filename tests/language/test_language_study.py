@@ -11,6 +11,7 @@ from helpers.paths import ROOT
 from helpers.small_studies import conf_with
 from safetensors.torch import load_file
 
+from implicit_em.base.errors import RunError
 from implicit_em.config.harvest import LanguageModelSettings
 from implicit_em.data import ActivationDataModule, ActivationStore
 from implicit_em.data.modules import fixed_choice
@@ -18,9 +19,11 @@ from implicit_em.harvest.models import CausalModel
 from implicit_em.harvest.splicing import spliced_losses
 from implicit_em.language.__main__ import main
 from implicit_em.language.measuring import Largest
+from implicit_em.language.part import reaching
 from implicit_em.language.protocol import FOLDER, Protocol
-from implicit_em.language.results import MEASURES, PRIMARY
+from implicit_em.language.results import MEASURES, PRIMARY, Results
 from implicit_em.language.study import language
+from implicit_em.studies.runs import Run
 from implicit_em.studies.stages import compose_settings
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.loading import load
@@ -120,6 +123,36 @@ def test_the_setting_with_the_lowest_fvu_of_the_validation_documents_is_chosen(s
     tuning, chosen = table(study, "tuning"), table(study, "chosen")
     best = tuning.loc[tuning.groupby("family")["ridge_fvu"].idxmin(), "run"]
     assert set(chosen["run"]) == set(best)
+
+
+def test_a_setting_that_misses_its_l0_is_chosen_only_where_all_do():
+    tuning = pd.DataFrame(
+        {
+            "family": ["a", "a", "b", "b", "c"],
+            "run": list("vwxyz"),
+            "l0_reached": [False, True, False, False, None],
+        }
+    )
+    assert list(reaching(tuning)["run"]) == ["w", "x", "y", "z"]
+
+
+def test_a_final_that_misses_its_l0_is_not_compared_there():
+    rows = [(family, seed) for family in ("derived", "l1") for seed in (1, 2)]
+    finals = pd.DataFrame(rows, columns=["family", "seed"]).assign(
+        target=16, ridge=[[1.0, 2.0]] * 4, variance=[[4.0, 4.0]] * 4
+    )
+    empty, protocol = pd.DataFrame(), Protocol.read(CONF, ["resamples=50"])
+    for reached, seeds in (([True] * 4, 2), ([True, True, False, True], 1)):
+        some = finals.assign(l0_reached=reached)
+        at = Results(protocol, empty, empty, some, empty, empty, empty).tests[PRIMARY].at
+        assert at.set_index("family")["n"].to_dict() == {"derived": 2, "l1": seeds}
+
+
+def test_without_a_final_that_reaches_its_l0_one_line_says_so(study, conf, changes, monkeypatch):
+    known = Run.metrics
+    monkeypatch.setattr(Run, "metrics", lambda run: known(run) | {"l0_reached": False})
+    with pytest.raises(RunError, match=r"tiny: no final ends within 5 % of its model\.l0"):
+        language(study.parent, [], changes, workers=1, conf=conf)
 
 
 def test_the_report_says_what_the_tables_say(study):
