@@ -84,10 +84,9 @@ class Results:
     def _tested(self, compared: Compared) -> Matched:
         at = self.finals[["target", "family", "seed"]].copy()
         of_runs = zip(*(self.finals[name] for name in compared.sums), strict=True)
-        compared_N = self.finals[REACHED] != 0
         stacked = [
             np.column_stack(sums) if reached and all(map(_is_list, sums)) else None
-            for reached, sums in zip(compared_N, of_runs, strict=True)
+            for reached, sums in zip(self.finals[REACHED], of_runs, strict=True)
         ]
         at["sums"] = pd.Series(stacked, at.index, dtype=object)
         reference, resamples = self.protocol.reference, self.protocol.resamples
