@@ -14,7 +14,7 @@ from implicit_em.base.errors import ConfigError
 from implicit_em.base.threads import torch_threads
 from implicit_em.config import CONF
 from implicit_em.config.harvest import HarvestSettings
-from implicit_em.harvest.models import find
+from implicit_em.harvest.model_files import find
 from implicit_em.harvest.run import Work, batches_of, prepare, write_shards
 from implicit_em.harvest.writing import StoreWriter
 

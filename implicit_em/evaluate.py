@@ -24,7 +24,8 @@ from implicit_em.config.schema import to_plain
 from implicit_em.config.spec import RunSpec
 from implicit_em.data import ActivationDataModule, ResidentDataModule
 from implicit_em.data.tensors import FILES
-from implicit_em.harvest.models import CausalModel, model_of
+from implicit_em.harvest.model_files import model_of
+from implicit_em.harvest.models import CausalModel
 from implicit_em.harvest.splicing import spliced_losses
 from implicit_em.metrics.language import measured_inside
 from implicit_em.models import SparseAutoencoder

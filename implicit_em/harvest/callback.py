@@ -27,7 +27,7 @@ class CheckHarvest(Callback):
 
 def _check(config: DictConfig) -> None:
     from implicit_em.config.harvest import HarvestSettings
-    from implicit_em.harvest.models import find  # loads torch, which --help does not need
+    from implicit_em.harvest.model_files import find  # loads torch, which --help does not need
     from implicit_em.harvest.run import build_source
     from implicit_em.harvest.writing import StoreWriter
 

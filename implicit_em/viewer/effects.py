@@ -8,7 +8,8 @@ import torch
 
 from implicit_em.base.errors import ConfigError
 from implicit_em.data import ActivationDataModule
-from implicit_em.harvest.models import CausalModel, model_of
+from implicit_em.harvest.model_files import model_of
+from implicit_em.harvest.models import CausalModel
 from implicit_em.training.progress import working
 from implicit_em.viewer.seen import short
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from implicit_em.base.errors import ConfigError
 from implicit_em.data import ActivationDataModule, ResidentDataModule
-from implicit_em.harvest.models import LanguageModel, model_of
+from implicit_em.harvest.model_files import model_of
+from implicit_em.harvest.models import LanguageModel
 from implicit_em.metrics.feature_grid import is_image
 from implicit_em.viewer.seen import short
 

@@ -26,8 +26,7 @@ from torch import nn
 from implicit_em.base.errors import ConfigError, WriteError
 from implicit_em.config.harvest import HarvestSettings
 from implicit_em.data import ActivationStore
-from implicit_em.harvest import models as language_models
-from implicit_em.harvest import writing
+from implicit_em.harvest import model_files, writing
 from implicit_em.harvest.models import LanguageModel, permute_entries
 from implicit_em.harvest.run import batches_of, harvest, prepare
 from implicit_em.harvest.writing import StoreWriter
@@ -483,7 +482,7 @@ def test_a_mistake_gives_one_line_and_leaves_nothing(
 def hide_packages(monkeypatch):
     """Let the packages with weights look missing, whether they are installed or not."""
     hidden = lambda name: None if "minilm" in name else find_spec(name)  # noqa: E731
-    monkeypatch.setattr(language_models, "find_spec", hidden)
+    monkeypatch.setattr(model_files, "find_spec", hidden)
 
 
 @pytest.mark.parametrize(
@@ -514,7 +513,7 @@ def test_weights_in_pickle_are_not_read(harvested, models, tmp_path):
 
 
 def test_without_transformers_one_line_says_what_to_install(harvested, monkeypatch):
-    monkeypatch.setattr(language_models, "find_spec", lambda _: None)
+    monkeypatch.setattr(model_files, "find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"transformers is missing; pip install -e \"\.\[lang"):
         harvested()
 
