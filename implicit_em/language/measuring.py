@@ -1,6 +1,7 @@
 """What is measured of a run, and which labels are probed."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,7 @@ from implicit_em.language.protocol import Tokens
 from implicit_em.metrics.densities import EDGES, density_histogram
 from implicit_em.metrics.dictionaries import stability
 from implicit_em.metrics.probe import linear_probe
+from implicit_em.metrics.sparse import compact
 from implicit_em.metrics.sparse_probe import sparse_probe
 from implicit_em.metrics.token_classes import classes_of, newline_next
 from implicit_em.models import SparseAutoencoder
@@ -46,6 +48,25 @@ PROBED_UNITS = (1, 5)
 """Numbers of units of a sparse probe."""
 SUMS = ("tokens", "active", "variance", "ridge", "own")
 """Sums over the tokens of each document."""
+
+
+class Counted:
+    """A model that counts the samples on which each unit of its codes is active.
+
+    Args:
+        model: model whose ``encode`` gives the codes.
+        units: number of its units K.
+    """
+
+    def __init__(self, model: Any, units: int) -> None:
+        self.model, self.weight = model, model.weight
+        self.active_K = torch.zeros(units, dtype=torch.int64)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the codes ``(..., K)`` of samples ``(..., D)``, and count."""
+        codes = self.model.encode(x)
+        self.active_K += (codes != 0).flatten(0, -2).sum(0)
+        return codes
 
 
 class Largest:
@@ -133,22 +154,21 @@ def _quality(run: Run, tokens: Tokens, k: int | None) -> dict[str, Any]:
     code = model if k is None else Largest(model, k)
     train, rows = data.split("train")[0], data.train_indices()
     fitted = train.index_select(0, rows[fixed_choice(len(rows), tokens.fitted)])
-    decoder = fit_decoder(code, fitted)
+    counted = Counted(code, len(model.weight))
+    decoder = replace(fit_decoder(counted, fitted), model=code)
     if k is None:
         arrays = {"weight": decoder.weight.contiguous(), "bias": decoder.bias}
         save_tensors(run.directory / DECODER, arrays)
     return {
-        **_activity(code, fitted),
+        **_activity(counted.active_K, len(fitted)),
         **_by_document(model, decoder, data),
         **_probes(code, data, tokens.probed),
     }
 
 
-def _activity(model: Any, x: Tensor) -> dict[str, Any]:
+def _activity(active_K: Tensor, tokens: int) -> dict[str, Any]:
     """Return the units that no token activates, and a histogram of the others' densities."""
-    active_K = sum((codes != 0).sum(0) for codes, _ in encoded(model, x, BATCH))
-    assert isinstance(active_K, Tensor)
-    counts = density_histogram((active_K.double() / len(x)).numpy())
+    counts = density_histogram((active_K.double() / tokens).numpy())
     bins = ["units_dead", *(f"units_to_{edge:g}" for edge in EDGES)]
     return {"units": len(active_K), **dict(zip(bins, counts.tolist(), strict=True))}
 
@@ -193,10 +213,10 @@ def _probes(model: Any, data: ActivationDataModule, most: int) -> dict[str, Any]
     chosen = rows[fixed_choice(len(rows), most)]
     final, _ = data.final_samples()
     measured = fixed_choice(len(final), most)
-    codes = [
-        energies_of(model, samples.index_select(0, rows))
-        for samples, rows in ((train, chosen), (final, measured))
-    ]
+    codes = compact(
+        energies_of(model, train.index_select(0, chosen)),
+        energies_of(model, final.index_select(0, measured)),
+    )
     labels = [labels_of(data, "train", chosen), labels_of(data, data.final, measured)]
     found: dict[str, Any] = {}
     for name in labels[0]:

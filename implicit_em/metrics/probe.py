@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from implicit_em.metrics.reconstruction import SPARSE, WIDE
+from implicit_em.metrics.sparse import compact
 
 
 def linear_probe(
-    train_features: np.ndarray,
+    train_features: Any,
     train_labels: np.ndarray,
-    test_features: np.ndarray,
+    test_features: Any,
     test_labels: np.ndarray,
     threads: int | None = None,
 ) -> float:
@@ -21,7 +21,8 @@ def linear_probe(
     converges (Oursland 2026, arXiv 2601.06478).
 
     Args:
-        train_features: features to fit on, shape ``(N, K)``.
+        train_features: features to fit on, shape ``(N, K)``, an array or, for both sets, a sparse
+            one.
         train_labels: classes to fit on, shape ``(N,)``.
         test_features: features to score on, shape ``(M, K)``.
         test_labels: classes to score on, shape ``(M,)``.
@@ -40,25 +41,19 @@ def linear_probe(
         return float(classifier.score(test, test_labels))
 
 
-def standardised(train_features: np.ndarray, test_features: np.ndarray) -> tuple[Any, Any]:
+def standardised(train_features: Any, test_features: Any) -> tuple[Any, Any]:
     """Return the features of both sets, standardised by the training set's mean and deviation.
 
     Those of wide, sparse layers keep their means, and are sparse arrays: the intercept of a linear
     classifier, which no penalty holds, takes the means up.
 
     Args:
-        train_features: shape ``(N, K)``.
+        train_features: shape ``(N, K)``, an array or, for both sets, a sparse one.
         test_features: shape ``(M, K)``.
     """
+    from scipy.sparse import issparse
     from sklearn.preprocessing import StandardScaler
 
-    units, active = train_features.shape[1], np.count_nonzero(train_features)
-    sparse = units >= WIDE and active <= SPARSE * train_features.size
-    sets: list[Any] = [train_features, test_features]
-    if sparse:
-        from scipy.sparse import csr_array
-
-        sets = list(map(csr_array, sets))
-    scaler = StandardScaler(with_mean=not sparse).fit(sets[0])
-    train, test = map(scaler.transform, sets)
-    return train, test
+    train, test = compact(train_features, test_features)
+    scaler = StandardScaler(with_mean=not issparse(train)).fit(train)
+    return scaler.transform(train), scaler.transform(test)

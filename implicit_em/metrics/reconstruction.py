@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from implicit_em.metrics.sparse import csr_of, is_sparse
+
 CUTOFF = 1e-10
 """Share of the largest eigenvalue of the units' correlation matrix below which others count as 0.
 
@@ -17,8 +19,6 @@ RIDGE = 1e-3
 """Default strength of the ridge: it weighs as much as one activation in a thousand samples."""
 BLOCK = 4096
 """Number of samples of a block."""
-WIDE, SPARSE = 1024, 1 / 16
-"""Number of units from which, and density up to which, only active entries are multiplied."""
 CONSTANT = 1e-12
 """Variance of a unit in squares of its mean, up to which float32 holds nothing but rounding."""
 
@@ -109,7 +109,9 @@ def ridge_decoder(pairs: Pairs, ridge: float = RIDGE) -> tuple[Tensor, Tensor]:
     """
     pairs = iter(pairs)
     head = next(pairs)
-    moments = (_SparseMoments if _is_sparse(head[0]) else _Moments)(chain([head], pairs))
+    # On a GPU, dense products are faster.
+    sparse = head[0].device.type == "cpu" and is_sparse(head[0].numpy())
+    moments = (_SparseMoments if sparse else _Moments)(chain([head], pairs))
     scale_K = _scale(moments.variance_K, moments.mean_K, moments.active_K)
     matrix_KK, covariance_KD = moments.scaled(scale_K)
     matrix_KK.diagonal().add_(ridge)
@@ -206,20 +208,13 @@ class _SparseMoments(_Moments):
         return count, totals, torch.zeros(units, dtype=double), first_D
 
 
-def _is_sparse(activations_BK: Tensor) -> bool:
-    """Return whether only active entries are worth multiplying; on a GPU, they are not."""
-    if activations_BK.device.type != "cpu" or activations_BK.shape[1] < WIDE:
-        return False
-    return activations_BK.count_nonzero().item() <= SPARSE * activations_BK.numel()
-
-
 def _larger_blocks(pairs: Pairs) -> Iterator[tuple[Any, Tensor]]:
     """Yield blocks of ``BLOCK`` samples or more: codes as sparse arrays, and inputs, float64."""
-    from scipy.sparse import csr_array, vstack
+    from scipy.sparse import vstack
 
     codes, inputs, count = [], [], 0
     for activations_BK, x_BD in pairs:
-        codes.append(csr_array(activations_BK.double().numpy()))
+        codes.append(csr_of(activations_BK.numpy()).astype(np.float64))
         inputs.append(x_BD.double())
         count += len(x_BD)
         if count >= BLOCK:

@@ -6,14 +6,15 @@ from typing import Any
 import numpy as np
 
 from implicit_em.metrics.probe import standardised
+from implicit_em.metrics.sparse import entries
 
 SIZES = (1, 2, 5, 10)
 
 
 def sparse_probe(
-    train_features: np.ndarray,
+    train_features: Any,
     train_labels: np.ndarray,
-    test_features: np.ndarray,
+    test_features: Any,
     test_labels: np.ndarray,
     sizes: Iterable[int] = SIZES,
 ) -> dict[int, float]:
@@ -28,7 +29,7 @@ def sparse_probe(
     2503.09532). The mean is over the classes in both sets; it is NaN if a set has a single class,
     or if they share none.
     """
-    if not (np.isfinite(train_features).all() and np.isfinite(test_features).all()):
+    if not all(np.isfinite(entries(each)).all() for each in (train_features, test_features)):
         raise ValueError("features must be finite")  # the scaler accepts NaN
     # Imported here, as in ``linear_probe``.
     from sklearn.linear_model import LogisticRegression

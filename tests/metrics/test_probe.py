@@ -6,7 +6,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from implicit_em.metrics.probe import linear_probe, standardised
-from implicit_em.metrics.reconstruction import WIDE
+from implicit_em.metrics.sparse import WIDE
 
 
 def clusters(distance, samples=120, classes=3, features=4, seed=0):

@@ -8,7 +8,7 @@ from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from implicit_em.metrics import reconstruction
+from implicit_em.metrics import reconstruction, sparse
 from implicit_em.metrics.reconstruction import (
     fvu,
     fvu_of,
@@ -151,8 +151,9 @@ def pairs(activations, x, block=64, dtype=torch.float64):
 def by_active_entries(pairs, ridge):
     """``ridge_decoder`` as it treats a wide, sparse layer, in larger blocks of uneven sizes."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("WIDE", 1), ("SPARSE", 1), ("BLOCK", 100)):
-            patch.setattr(reconstruction, name, value)
+        patch.setattr(reconstruction, "BLOCK", 100)
+        for name in ("WIDE", "SPARSE"):
+            patch.setattr(sparse, name, 1)
         return ridge_decoder(pairs, ridge)
 
 
@@ -210,13 +211,13 @@ def test_a_wide_sparse_layer_is_multiplied_by_its_active_entries(x, monkeypatch)
     random = np.random.default_rng(3)
     codes = random.exponential(size=(N, 2_000)) * (random.random((N, 2_000)) < 0.02)
     codes[:, 0], codes[:, 1] = 0, 0.1  # units that are silent and constant
-    sparse = ridge_decoder(pairs(codes.astype(np.float32), x, dtype=torch.float32))
-    monkeypatch.setattr(reconstruction, "SPARSE", 0)
+    by_entries = ridge_decoder(pairs(codes.astype(np.float32), x, dtype=torch.float32))
+    monkeypatch.setattr(sparse, "SPARSE", 0)
     dense = ridge_decoder(pairs(codes.astype(np.float32), x))
-    for found, expected in zip(sparse, dense, strict=True):
+    for found, expected in zip(by_entries, dense, strict=True):
         assert torch.allclose(found, expected, rtol=1e-6, atol=1e-6)
-    assert not sparse[0][:2].any()
-    monkeypatch.setattr(reconstruction, "SPARSE", 0.01)
+    assert not by_entries[0][:2].any()
+    monkeypatch.setattr(sparse, "SPARSE", 0.01)
     monkeypatch.setattr(reconstruction, "_larger_blocks", None)
     ridge_decoder(pairs(codes, x))
 

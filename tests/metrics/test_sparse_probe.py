@@ -8,7 +8,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from implicit_em.metrics.probe import standardised
-from implicit_em.metrics.reconstruction import WIDE
+from implicit_em.metrics.sparse import WIDE
 from implicit_em.metrics.sparse_probe import SIZES, sparse_probe
 
 
