@@ -105,7 +105,7 @@ def fit_decoder(run: str | Path | Any, x: Any, ridge: float = RIDGE) -> RidgeDec
 def reconstruction(
     model: Any, normalizer: Normalizer | None, decode: Callable[[Tensor], Tensor]
 ) -> Callable[[Tensor], Tensor]:
-    """Return the map from raw vectors ``(N, D)`` to their reconstructions.
+    """Return the map from raw vectors ``(N, D)`` to their reconstructions, of the same dtype.
 
     Args:
         model: model of normalised vectors.
@@ -114,9 +114,10 @@ def reconstruction(
     """
 
     def reconstruct(x_ND: Tensor) -> Tensor:
-        normalised = x_ND if normalizer is None else normalizer(x_ND)
+        raw_ND = x_ND.to(model.weight.dtype)
+        normalised = raw_ND if normalizer is None else normalizer(raw_ND)
         found = decode(model.encode(normalised))
-        return found if normalizer is None else normalizer.inverse(found)
+        return (found if normalizer is None else normalizer.inverse(found)).to(x_ND.dtype)
 
     return reconstruct
 

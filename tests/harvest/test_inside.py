@@ -16,6 +16,8 @@ BRIEF = ("trainer.max_epochs=1", "model.hidden=12", "data.batch_size=64", "logge
 RUNS = {
     "own": ("model=topk", "model.k=4"),
     "ridge": ("model=sampled",),
+    "own in float64": ("model=topk", "model.k=4", "trainer.precision=64-true"),
+    "ridge in float64": ("model=sampled", "trainer.precision=64-true"),
     "lengths": ("model=topk", "model.k=4", "data.normalize=l2"),
 }
 
@@ -79,6 +81,13 @@ def test_a_run_without_decoder_gets_one_and_the_table_shows_what_it_does(trained
     shown = capsys.readouterr().out
     assert all(key.replace("_", " ") in shown for key in INSIDE)
     assert not set(INSIDE) & set(evaluate("run")), "it is measured only if it is asked for"
+
+
+@pytest.mark.parametrize("name", ["own in float64", "ridge in float64"])
+def test_a_model_in_float64_is_measured_too(name, trained):
+    folder = trained(name=name)
+    found = evaluate("run", inside=True, lm=str(folder))
+    assert np.isfinite([found[key] for key in INSIDE]).all()
 
 
 @pytest.mark.parametrize(
