@@ -36,7 +36,7 @@ def ce_recovered(clean: ArrayLike, zero: ArrayLike, spliced: ArrayLike) -> np.nd
     It is ``(zero - spliced) / (zero - clean)``: 1 for a reconstruction that costs nothing, and 0
     for one that is as bad as zeros (the loss recovered of Bricken et al. 2023, Towards
     Monosemanticity). It lies beyond these if the reconstruction is better than the vectors
-    themselves, or worse than zeros. NaN or infinite if zeros cost nothing.
+    themselves, or worse than zeros. NaN if zeros cost nothing: then there is nothing to recover.
 
     Args:
         clean: cross-entropy of the model itself; all three have shapes that broadcast.
@@ -44,5 +44,5 @@ def ce_recovered(clean: ArrayLike, zero: ArrayLike, spliced: ArrayLike) -> np.nd
         spliced: cross-entropy with their reconstructions.
     """
     clean, zero, spliced = (np.asarray(loss, dtype=np.float64) for loss in (clean, zero, spliced))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.divide(zero - spliced, zero - clean)
+    cost = np.where(zero > clean, zero - clean, np.nan)
+    return (zero - spliced) / cost
