@@ -1,5 +1,6 @@
 """The results on one language model, and the families in pairs."""
 
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -9,8 +10,10 @@ import pandas as pd
 
 from implicit_em.language.protocol import L0, REACHED, Protocol
 from implicit_em.metrics.language import ce_recovered, measured_inside
-from implicit_em.studies.bootstrap import Measure, against
+from implicit_em.studies.bootstrap import Measure, UndefinedError, against
 from implicit_em.studies.pairs import Matched
+
+log = logging.getLogger(__name__)
 
 PRIMARY = "ridge_variance_explained"
 """Measure that the families are compared by; it was fixed before the first run."""
@@ -74,12 +77,19 @@ class Results:
 
     @cached_property
     def tests(self) -> dict[str, Matched]:
-        """The families at each L0 by each measure, tested in pairs against the reference."""
-        return {
-            name: self._tested(compared)
-            for name, compared in MEASURES.items()
-            if set(compared.sums) <= set(self.finals)
-        }
+        """The families at each L0 by each measure, tested in pairs against the reference.
+
+        A measure that is undefined is left out: there is no cross-entropy to recover where zeros
+        cost nothing.
+        """
+        tests = {}
+        for name, compared in MEASURES.items():
+            if set(compared.sums) <= set(self.finals):
+                try:
+                    tests[name] = self._tested(compared)
+                except UndefinedError as error:
+                    log.warning("%s is not compared: %s", name, error)
+        return tests
 
     def _tested(self, compared: Compared) -> Matched:
         at = self.finals[["target", "family", "seed"]].copy()

@@ -17,6 +17,10 @@ AT_ONCE = 2**22
 ESTIMATED = ["low", "high", "p_value", "mean_low", "mean_high"]
 
 
+class UndefinedError(ValueError):
+    """A measure is not finite in a resample."""
+
+
 def against(
     at: pd.DataFrame, reference: str, measure: Measure, resamples: int = RESAMPLES, seed: int = 0
 ) -> pd.DataFrame:
@@ -49,8 +53,8 @@ def against(
         family's own mean. ``std`` remains the deviation over seeds.
 
     Raises:
-        ValueError: if the sums differ in shape, there is a single document, or the measure is not
-            finite.
+        UndefinedError: if the measure is not finite in a resample.
+        ValueError: if the sums differ in shape, or there is a single document.
     """
     at = at.reset_index(drop=True)
     there = at.dropna(subset="sums")
@@ -60,7 +64,7 @@ def against(
     undefined = there[~np.isfinite([value_C, *value_RC]).all(0)]
     if len(undefined):
         target, family, run = undefined[["target", "family", "seed"]].iloc[0]
-        raise ValueError(
+        raise UndefinedError(
             f"target={target}, family={family}, seed={run}: the measure must be finite in every "
             "resample"
         )

@@ -1,4 +1,4 @@
-"""Tiny random language models with tokenizers of their own, and some text for them to read."""
+"""Tiny language models with tokenizers of their own, and some text for them to read."""
 
 import json
 import random
@@ -13,7 +13,8 @@ WIDTH, BLOCKS, LONGEST = 16, 4, 32
 def make_model(folder: Path, kind: str, head: bool = False) -> Path:
     """Write a model like ``bert``, ``llama`` or ``gpt2`` with its tokenizer; gives the folder.
 
-    With a head, it predicts the next token, and its weights are so large that predictions differ.
+    Its weights are random. With a head, it has learned a little about the next token, so that
+    zeros for its vectors cost cross-entropy.
     """
     import transformers
 
@@ -28,11 +29,27 @@ def make_model(folder: Path, kind: str, head: bool = False) -> Path:
         config = cls(**size, **heads, max_position_embeddings=LONGEST)
     torch.manual_seed(0)
     if head:
-        config.initializer_range = 0.3
+        config.initializer_range = 0.3  # predictions differ
     auto = transformers.AutoModelForCausalLM if head else transformers.AutoModel
-    auto.from_config(config).save_pretrained(folder)
+    model = auto.from_config(config)
+    if head:
+        teach(model, tokenizer)
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def teach(model, tokenizer, steps: int = 30) -> None:
+    """Let a causal model read random words for a few steps."""
+    words = " ".join(random.Random(1).choices(WORDS, k=2000))
+    ids_T = torch.tensor(tokenizer(words)["input_ids"])
+    ids_BL = ids_T[: len(ids_T) // LONGEST * LONGEST].view(-1, LONGEST)
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(ids_BL, labels=ids_BL).loss.backward()
+        optimizer.step()
+    model.eval()
 
 
 def words_between_marks():

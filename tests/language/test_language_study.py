@@ -222,6 +222,17 @@ def test_losses_are_those_of_the_spliced_model(study, changes):
     assert row["ce_recovered"] == pytest.approx(recovered, rel=1e-3)
 
 
+def test_where_zeros_cost_nothing_the_recovered_share_is_not_compared(caplog):
+    rows = [(family, seed) for family in ("derived", "l1") for seed in (1, 2)]
+    losses = {"clean": [[2.0, 2.0]] * 4, "zero": [[1.0, 1.0]] * 4, "spliced": [[2.0, 2.5]] * 4}
+    finals = pd.DataFrame(rows, columns=["family", "seed"]).assign(
+        target=16, l0_reached=True, ridge=[[1.0, 2.0]] * 4, variance=[[4.0, 4.0]] * 4, **losses
+    )
+    empty, protocol = pd.DataFrame(), Protocol.read(CONF, ["resamples=50"])
+    assert list(Results(protocol, empty, empty, finals, empty, empty, empty).tests) == [PRIMARY]
+    assert "ce_recovered is not compared: target=16, family=derived, seed=1" in caplog.text
+
+
 def test_of_a_controls_code_the_largest_entries_are_kept():
     model = Largest(torch.nn.Linear(3, 3), 2)
     model.model.encode = lambda x: x
