@@ -41,7 +41,7 @@ def make_model(folder: Path, kind: str, head: bool = False) -> Path:
 
 def teach(model, tokenizer, steps: int = 30) -> None:
     """Let a causal model read random words for a few steps."""
-    words = " ".join(random.Random(1).choices(WORDS, k=2000))
+    words = " ".join(random.Random(1).choices(WORDS, k=300))
     ids_T = torch.tensor(tokenizer(words)["input_ids"])
     ids_BL = ids_T[: len(ids_T) // LONGEST * LONGEST].view(-1, LONGEST)
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
