@@ -1,13 +1,12 @@
 """What a language model predicts when the vectors at a site are replaced by others."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from implicit_em.base import interruption
 from implicit_em.base.errors import ConfigError
@@ -108,14 +107,16 @@ def spliced_losses(
             for target in targets:
                 predicted_N += target.owners_P.bincount(minlength=len(predicted_N))
             with model.reading(_sites(site)) as found:
-                clean = [*_log_probabilities(model.logits(batch.ids_BL, batch.mask_BL), targets)]
-            _add(sums_R2N[0], clean, clean, targets)
+                logits_BLV = model.logits(batch.ids_BL, batch.mask_BL)
+            clean = [*map(_clean, _predicting(logits_BLV, targets))]
+            _add(sums_R2N[0], logits_BLV, clean, targets)
+            del logits_BLV  # before the next pass gives as many
             kept_BL = _kept(batch, found[site], site, tokens, manifest.special_tokens)
             for sums_2N, function in zip(sums_R2N[1:], functions, strict=True):
                 with model.giving({**found, site: _replaced(found[site], kept_BL, function)}):
                     logits_BLV = model.logits(batch.ids_BL, batch.mask_BL)
-                    _add(sums_2N, _log_probabilities(logits_BLV, targets), clean, targets)
-                    del logits_BLV  # before the next pass gives as many
+                    _add(sums_2N, logits_BLV, clean, targets)
+                    del logits_BLV
     zero, *spliced = (Spliced(*sums_2N) for sums_2N in sums_R2N[1:])
     of_name = dict(zip(replacements, spliced, strict=True))
     return Losses(numbers_N, predicted_N, sums_R2N[0, 0], zero, of_name)
@@ -166,23 +167,39 @@ def _targets(batch: Batch, numbers_N: Tensor, special: Tensor) -> list[_Targets]
     ]
 
 
-def _log_probabilities(logits_BLV: Tensor, targets: Sequence[_Targets]) -> Iterator[Tensor]:
-    """Yield the log-probabilities of each context in front of its predicted tokens, (P, V)."""
+class _Clean(NamedTuple):
+    """The model's own distributions p of predicted tokens, and the sums of p log p."""
+
+    chances_PV: Tensor
+    own_P: Tensor
+
+
+def _clean(logits_PV: Tensor) -> _Clean:
+    chances_PV = logits_PV.softmax(-1)
+    return _Clean(chances_PV, _expected(chances_PV, logits_PV, logits_PV.logsumexp(-1)))
+
+
+def _expected(chances_PV: Tensor, logits_PV: Tensor, total_P: Tensor) -> Tensor:
+    """Return the sums of p log q, given the logits of q and their log-sum-exp."""
+    return torch.linalg.vecdot(chances_PV, logits_PV) - total_P
+
+
+def _predicting(logits_BLV: Tensor, targets: Sequence[_Targets]) -> Iterator[Tensor]:
+    """Yield the logits of each context in front of its predicted tokens, (P, V)."""
     for logits_LV, (rows_P, _, _) in zip(logits_BLV, targets, strict=True):
-        yield logits_LV[rows_P.to(logits_LV.device)].log_softmax(-1)
+        yield logits_LV[rows_P.to(logits_LV.device)]
 
 
 def _add(
-    sums_2N: Tensor,
-    spliced: Iterable[Tensor],
-    clean: Sequence[Tensor],
-    targets: Sequence[_Targets],
+    sums_2N: Tensor, logits_BLV: Tensor, clean: Sequence[_Clean], targets: Sequence[_Targets]
 ) -> None:
-    """Add cross-entropies and divergences, given log-probabilities of each context."""
-    for spliced_PV, clean_PV, target in zip(spliced, clean, targets, strict=True):
-        ids_P1 = target.ids_P[:, None].to(spliced_PV.device)
-        loss_P = -spliced_PV.gather(1, ids_P1)[:, 0]
-        divergence_P = F.kl_div(spliced_PV, clean_PV, reduction="none", log_target=True).sum(-1)
+    """Add the cross-entropies and divergences of each context."""
+    logits = _predicting(logits_BLV, targets)
+    for logits_PV, (chances_PV, own_P), target in zip(logits, clean, targets, strict=True):
+        ids_P1 = target.ids_P[:, None].to(logits_PV.device)
+        total_P = logits_PV.logsumexp(-1)
+        loss_P = total_P - logits_PV.gather(1, ids_P1)[:, 0]
+        divergence_P = own_P - _expected(chances_PV, logits_PV, total_P)
         sums_2N.index_add_(1, target.owners_P, torch.stack([loss_P, divergence_P]).double().cpu())
 
 
