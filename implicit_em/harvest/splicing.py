@@ -176,6 +176,7 @@ class _Clean(NamedTuple):
 
 def _clean(logits_PV: Tensor) -> _Clean:
     chances_PV = logits_PV.softmax(-1)
+    # The same operations as for others: a model that nothing changes then diverges by exactly 0.
     return _Clean(chances_PV, _expected(chances_PV, logits_PV, logits_PV.logsumexp(-1)))
 
 
