@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
 from implicit_em.language.results import MEASURES, Results, summed
 from implicit_em.metrics.densities import EDGES
@@ -19,22 +19,41 @@ def over_l0(results: Results, name: str) -> Figure:
     figure = Figure(figsize=(style.WIDTH, 4))
     axes = figure.subplots()
     for family in results.protocol.families:
-        own = at[at["family"] == family].sort_values("target")
+        own = at[at["family"] == family].set_index("target")
         if own.empty:
             continue
+        own = own.reindex(results.protocol.l0)  # a line breaks where its family is not compared
         colour, line, marker = style.look_of(family)
         look: Any = {"color": colour, "ls": line, "marker": marker, "ms": 5}
-        axes.plot(own["target"], 100 * own["mean"], label=name_of(family), **look)
-        low, high = 100 * own["mean_low"], 100 * own["mean_high"]
-        axes.fill_between(own["target"], low, high, color=colour, alpha=0.12, lw=0)
+        axes.plot(own.index, own["mean"], label=name_of(family), **look)
+        low, high = own["mean_low"], own["mean_high"]
+        axes.fill_between(own.index, low, high, color=colour, alpha=0.12, lw=0)
     axes.set_xscale("log", base=2)
     axes.set_xticks(results.protocol.l0)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
+    if name == "ce_recovered":
+        _spread_near_one(axes)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=None))
     axes.set(xlabel="active units of a token", ylabel=f"{MEASURES[name].title} (%)")
     axes.yaxis.label.set_wrap(True)
     figure.legend(loc="outside lower center", ncols=4)
     return figure
+
+
+def _spread_near_one(axes: Axes) -> None:
+    """Scale shares by the logarithm of what is missing to 1, from 0.002 upwards."""
+    most = 1.002
+    axes.set_yscale(
+        "function",
+        functions=(
+            lambda shares: -np.log(np.maximum(most - shares, 0.001)),
+            lambda scaled: most - np.exp(-scaled),
+        ),
+    )
+    limits = axes.get_ylim()
+    axes.set_yticks([-1, 0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 1])
+    axes.set_ylim(limits)  # ticks outside are not shown
 
 
 def densities(results: Results) -> Figure:

@@ -97,7 +97,9 @@ class Language(parts.Part[Protocol]):
             )
         runs = [*finals, *permuted, *filterfalse(has_diverged, grids), *controls]
         cfg = finals[0].cfg
-        content = Content(results, self.name, cfg.data, cfg.trainer.max_epochs, training_of(runs))
+        weights = "/".join(filter(None, (self.lm.package, self.lm.path)))
+        passes, training = cfg.trainer.max_epochs, training_of(runs)
+        content = Content(results, self.name, weights, cfg.data, passes, training)
         return self.write(content, runs, command)
 
     def _trained(self, runs: list[Run], workers: int) -> list[Run]:

@@ -27,6 +27,7 @@ class Content:
 
     results: Results
     name: str  # of the language model
+    weights: str  # where they are
     data: Mapping[str, Any]  # settings of the finals' data
     passes: int  # over the training tokens
     training: str  # optimizers and schedules of the runs
