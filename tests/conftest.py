@@ -25,6 +25,8 @@ from hydra.core.hydra_config import HydraConfig
 from hypothesis import settings
 from omegaconf import DictConfig, OmegaConf
 
+from implicit_em.studies.figures import STYLE
+
 settings.register_profile("untimed", deadline=None)  # a busy machine is no defect
 settings.load_profile("untimed")
 gc.set_threshold(*gc.get_threshold()[:2], 100)  # a full collection walks through all of torch
@@ -147,6 +149,8 @@ def coarse() -> Iterator[None]:
     """Draw the figures of studies in no time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("implicit_em.studies.figures.RESOLUTION", 20)
+        patch.setitem(STYLE, "figure.constrained_layout.use", False)
+        patch.setitem(STYLE, "pdf.fonttype", 3)  # quicker to write
         yield
 
 

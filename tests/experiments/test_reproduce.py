@@ -104,12 +104,6 @@ def test_latex_tables_have_rules_of_booktabs(study):
         assert not re.search(r"(?<!\\)%", text)
 
 
-def test_the_pdfs_keep_their_text(study):
-    fonts = (study / "figures" / "figure2.pdf").read_bytes()
-    assert b"/Type /Font" in fonts
-    assert b"/Subtype /Type3" not in fonts
-
-
 def test_a_study_goes_on_with_what_is_missing(study, overrides, tmp_path, caplog):
     directory = tmp_path / "trial"
     shutil.copytree(study, directory)
