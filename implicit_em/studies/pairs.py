@@ -122,10 +122,10 @@ class Matched:
         return replace(self, at=corrected)
 
     def where(self, rows: pd.DataFrame, every: pd.DataFrame) -> dict[str, str]:
-        """Return each family's targets in ``rows`` as text; ``all`` if it has no others."""
-        sizes = every.groupby("family").size()
+        """Return each family's targets in ``rows`` as text; ``all`` if these are all in ``every``."""
+        targets = every["target"].nunique()
         return {
-            str(family): "all" if len(own) == sizes[family] > 1 else self.listed(own["target"])
+            str(family): "all" if len(own) == targets > 1 else self.listed(own["target"])
             for family, own in rows.groupby("family", sort=False)
         }
 

@@ -131,7 +131,7 @@ def test_what_is_not_reached_is_said():
     everything = found.finals["family"] == "derived"
     for lost, sentence in (
         (sparse, "TopK does not reach 5 %, 10 %, 20 %."),
-        (everything, "TopK has the best mean, 91.51 %; derived does not get there with all seeds."),
+        (everything, "TopK has the best mean, 91.51 %; derived is not compared there with all seeds."),
     ):
         some = replace(found, finals=found.finals[~lost])
         assert sentence in " ".join(findings(some))
@@ -188,13 +188,13 @@ def test_families_that_get_there_with_some_seeds_only_are_not_the_best():
     some = replace(found, finals=found.finals[~lost])
     said = findings(some)[4]
     assert said.startswith("At 50 % derived has the best mean")
-    assert said.endswith("no other family gets there with all seeds.")
+    assert said.endswith("no other family is compared there with all seeds.")
     at = some.at_density().query("target == 0.5").set_index("family")
     assert at["n"].to_dict() == {"derived": 5, "topk": 2}
     assert at["best"].to_dict() == {"derived": True, "topk": False}
     few = (found.finals["exact_density"] > 0.4) & (found.finals["seed"] > 2)
     nobody = replace(found, finals=found.finals[~few])
-    assert "At 50 % no family gets there with all seeds." in findings(nobody)
+    assert "At 50 % no family is compared with all seeds." in findings(nobody)
     none = replace(found, finals=found.finals[found.finals["exact_density"] < 0.4])
     assert "At 50 %" not in " ".join(findings(none))
 

@@ -85,7 +85,7 @@ def test_where_nobody_finds_anything_nobody_leads_and_nothing_is_tested():
 
 def test_without_the_reference_it_says_so():
     text = said({"middle": {"topk": 0.6, "l1": 0.3}})
-    assert "TopK has the best mean, 60.00 %; derived does not get there with all seeds." in text
+    assert "TopK has the best mean, 60.00 %; derived is not compared there with all seeds." in text
     assert "paired tests" not in text
 
 
