@@ -1,5 +1,6 @@
 """The command line: ``implicit-em COMMAND ...``; a mistake prints one clear line."""
 
+import logging
 import os
 import re
 import sys
@@ -41,6 +42,8 @@ from implicit_em.sweeps.callback import CheckCallback
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 TRAIN, HARVEST = "train", "harvest"
 """Commands that Hydra composes; each has a primary configuration of this name."""
+log = logging.getLogger(__name__)
+
 COMMANDS = {
     "train": ("implicit_em.cli", "train one run or, with -m, a sweep"),
     "reproduce": ("implicit_em.experiments.__main__", "reproduce the paper"),
@@ -96,7 +99,11 @@ def _harvest(cfg: DictConfig) -> None:
     from implicit_em.harvest.run import harvest
 
     with _logged_errors():
-        harvest(cfg)
+        try:
+            harvest(cfg)
+        except RunError as error:
+            log.error("error: %s", error)
+            raise
 
 
 @contextmanager

@@ -58,8 +58,13 @@ class _Data(_Built):
     val_size: NonNegativeInt
     final: Literal["test", "validation"] = "test"
     normalize: Literal["none", "centre", "standard", "scale", "l2", "zca"] = "none"
+    seed: NonNegativeInt = 0
     feature_dims: PositiveInt | None = None
     drop_last: bool = False
+    first_positions: NonNegativeInt = 0
+    special_tokens: bool = False
+    largest_norm: Annotated[FiniteFloat, Field(gt=0)] | None = None
+    buffer: Annotated[FiniteFloat, Field(gt=0)] = 1.0
 
 
 def _as_word(switch: Any) -> Any:

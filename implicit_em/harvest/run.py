@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from implicit_em.base import interruption
-from implicit_em.base.errors import ConfigError, RunError, one_line
+from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.base.threads import torch_threads
 from implicit_em.config.harvest import HarvestSettings
 from implicit_em.data.store import SPLITS, TOKENS, Documents, Manifest, Shard
@@ -50,21 +50,17 @@ def harvest(cfg: DictConfig) -> None:
         WriteError: if a file cannot be written.
         Interrupted: if a signal asked for it.
     """
-    try:
-        settings = HarvestSettings.of(cfg)
-        writer = StoreWriter(settings.store)
-        writer.refuse_other(settings.deciding())
-        with interruption.listening(), torch_threads(settings.threads):
-            work = prepare(settings, writer)
-            missing = writer.missing(work.manifest)
-            _announce(writer, work.manifest, missing)
-            writer.begin(work.manifest, work.documents, work.model.vocabulary())
-            mine = [place for place in missing if place % settings.parts == settings.part]
-            write_shards(work, writer, mine)
-            _conclude(writer, settings)
-    except RunError as error:
-        log.error("error: %s", error)
-        raise
+    settings = HarvestSettings.of(cfg)
+    writer = StoreWriter(settings.store)
+    writer.refuse_other(settings.deciding())
+    with interruption.listening(), torch_threads(settings.threads):
+        work = prepare(settings, writer)
+        missing = writer.missing(work.manifest)
+        _announce(writer, work.manifest, missing)
+        writer.begin(work.manifest, work.documents, work.model.vocabulary())
+        mine = [place for place in missing if place % settings.parts == settings.part]
+        write_shards(work, writer, mine)
+        _conclude(writer, settings)
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,9 @@ def _against_rival(results: Results) -> dict[str, list[str]]:
 
 
 def _best(controls: pd.DataFrame) -> pd.DataFrame:
-    """Return the control that explains most of the variance at each L0."""
+    """Return the control that explains most of the variance at each L0; empty without controls."""
+    if controls.empty:
+        return controls
     means = controls.groupby(["target", "family"], sort=False)[PRIMARY].mean().reset_index()
     return means.loc[means.groupby("target")[PRIMARY].idxmax()]
 

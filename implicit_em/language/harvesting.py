@@ -7,6 +7,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
+from omegaconf import DictConfig
 
 from implicit_em.base.errors import ConfigError
 from implicit_em.config.harvest import HarvestSettings, LanguageModelSettings
@@ -24,12 +25,17 @@ def harvested(overrides: Sequence[str], store: Path, conf: Path) -> LanguageMode
     Raises:
         ConfigError: if a setting, the model or the text is refused.
     """
+    cfg = composed(overrides, store, conf)
+    harvest(cfg)
+    return HarvestSettings.of(cfg).lm
+
+
+def composed(overrides: Sequence[str], store: Path, conf: Path) -> DictConfig:
+    """Return the configuration of a harvest with these overrides; ``ConfigError`` if refused."""
     typed = [*overrides, f"store={store}"]
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         try:
-            cfg = compose("harvest", overrides=typed)
+            return compose("harvest", overrides=typed)
         except HydraException as error:
             raise ConfigError(explain(error, typed, loader, "harvest")) from error
-    harvest(cfg)
-    return HarvestSettings.of(cfg).lm

@@ -62,10 +62,10 @@ class Language(parts.Part[Protocol]):
     def plan(self) -> Iterator[Run]:
         """Yield what is not complete: the grids, a final of each family, and the controls."""
         log.info("%s: checking the runs", self.name)
-        finals = self.stages.possible_finals(**{L0: max(self.protocol.l0)})
-        for run in (*self.stages.grids(), *finals, *self.stages.controls()):
-            if not run.completed:
-                yield run
+        waiting = [run for run in self.stages.planned() if not run.completed]
+        for stage in {run.cfg.data.final: run for run in waiting}.values():
+            stage.spec.build_data()  # refuses a store that has too few tokens
+        yield from waiting
 
     def run(self, command: str, workers: int) -> Path:
         """Tune, choose, train and measure the finals; write tables, figures and report."""

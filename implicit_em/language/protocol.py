@@ -25,8 +25,8 @@ class Tokens(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    fitted: PositiveInt
-    probed: PositiveInt
+    fitted: Annotated[int, Field(ge=2)]
+    probed: Annotated[int, Field(ge=2)]
     losses: PositiveInt
 
 
@@ -35,7 +35,7 @@ class Protocol(study_protocol.Protocol):
 
     file = "language.yaml"
     nested = ("parts",)
-    set_elsewhere: ClassVar = {"model.hidden": "parts", "seed": "seeds"}
+    set_elsewhere: ClassVar = {"model.hidden": "parts.NAME.model.hidden", "seed": "seeds"}
 
     parts: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
     l0: Annotated[list[PositiveInt], Field(min_length=1), AfterValidator(distinct)]
@@ -50,6 +50,8 @@ class Protocol(study_protocol.Protocol):
             for key in (HARVEST, CAUSAL, "model.hidden"):
                 if key not in part:
                     raise ValueError(f"parts.{name}.{key}: missing")
+            if not isinstance(part[CAUSAL], bool):
+                raise ValueError(f"parts.{name}.{CAUSAL}={part[CAUSAL]}: allowed: true, false")
         if self.criterion not in TUNED:
             raise ValueError(f"criterion={self.criterion}: allowed: {', '.join(TUNED)}")
         if self.tuning.get(L0) not in self.l0:

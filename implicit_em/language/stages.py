@@ -18,18 +18,28 @@ AT_MOST_WIDTH = ("pca", "ica")
 
 @dataclass
 class Stages(stages.Stages[Protocol]):
-    """The runs of each stage on one store; ``part`` names the language model."""
+    """The runs of each stage on one store; ``part`` names the language model.
 
-    store: Path
+    Without a store, which is yet to be harvested, runs can be checked and not trained.
+    """
+
+    store: Path | None
 
     def own(self, family: str) -> Mapping[str, Any]:
         """Return the store, and the number of units K."""
         settings = self.protocol.settings_of(self.part)
+        if self.store is None:
+            return settings | {"data.path": ""}
         settings |= {"data.path": str(self.store), "data.digest": digest_of_store(self.store)}
         if family in AT_MOST_WIDTH:
             width = ActivationDataModule(self.store).in_features
             settings["model.hidden"] = min(settings["model.hidden"], width)
         return settings
+
+    def planned(self) -> list[Run]:
+        """Return the runs of the grids, a final of each family, and the controls."""
+        finals = self.possible_finals(**{L0: max(self.protocol.l0)})
+        return [*self.grids(), *finals, *self.controls()]
 
     def at_each_l0(self, chosen: Sequence[Setting]) -> list[Run]:
         """Return the runs of chosen settings, once per L0 and seed."""

@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from implicit_em.config import CONF
-from implicit_em.language.harvesting import harvested
+from implicit_em.config.harvest import HarvestSettings
+from implicit_em.harvest.models import CausalModel
+from implicit_em.language.harvesting import composed, harvested
 from implicit_em.language.part import Language
-from implicit_em.language.protocol import FOLDER, HARVEST, Protocol
+from implicit_em.language.protocol import CAUSAL, FOLDER, HARVEST, Protocol
+from implicit_em.language.stages import Stages
 from implicit_em.studies.parts import Study
-from implicit_em.studies.stages import compose_settings
+from implicit_em.studies.stages import check_all, compose_settings
 
 log = logging.getLogger(__name__)
 
@@ -46,18 +49,27 @@ def _prepare(
     overrides: Sequence[str],
     trial: str | None,
 ) -> list[Language]:
-    """Harvest, then compose and check the runs of all parts."""
+    """Compose the runs of all parts and check them; harvest what is missing."""
+    names = protocol.chosen(words)
+    log.info("composing the runs of %s", ", ".join(protocol.families))
+    always = ["data=activations", "data.digest=null", *overrides]
+    settings, controls = (
+        compose_settings(names, FOLDER, conf, always)
+        for names in (protocol.families, protocol.controls)
+    )
+    for name in names:
+        part, store = protocol.parts[name], directory / name / "store"
+        if not store.exists():  # a mistake is found before hours of harvesting
+            planned = Stages(protocol, name, directory, settings, controls, None)
+            check_all(planned.planned(), here=False)
+            lm = HarvestSettings.of(composed(part[HARVEST], store, conf)).lm
+            if part[CAUSAL]:
+                CausalModel.load(lm, "cpu")  # refuses one that reads ahead
     prepared = []
-    for name in protocol.chosen(words):
+    for name in names:
         folder, typed = directory / name, protocol.parts[name][HARVEST]
         lm = harvested(typed, folder / "store", conf)
         if protocol.permuted:
             harvested([*typed, "lm.permuted=0"], folder / "permuted", conf)
-        log.info("%s: composing the runs of %s", name, ", ".join(protocol.families))
-        always = ["data=activations", "data.digest=null", *overrides]
-        settings, controls = (
-            compose_settings(names, FOLDER, conf, always)
-            for names in (protocol.families, protocol.controls)
-        )
         prepared.append(Language(protocol, name, settings, controls, lm, folder, conf, trial))
     return prepared

@@ -122,7 +122,7 @@ class Matched:
         return replace(self, at=corrected)
 
     def where(self, rows: pd.DataFrame, every: pd.DataFrame) -> dict[str, str]:
-        """Return each family's targets in ``rows`` as text; ``all`` if these are all in ``every``."""
+        """Return each family's targets in ``rows`` as text; ``all`` if no other is in ``every``."""
         targets = every["target"].nunique()
         return {
             str(family): "all" if len(own) == targets > 1 else self.listed(own["target"])

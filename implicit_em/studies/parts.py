@@ -166,7 +166,9 @@ class Study(Generic[P]):
         if quick:
             given = self.protocol.read(conf).quick
             words = words or [word for word in given if "=" not in word]
-            changes = [*(word for word in given if "=" in word), *changes]
+            typed = {change.partition("=")[0] for change in changes}
+            short = [word for word in given if "=" in word and word.partition("=")[0] not in typed]
+            changes = [*short, *changes]
             if directory == self.directory:
                 directory = directory.with_name(f"{directory.name}-quick")
         self.protocol.refuse_misspelt(changes, conf)
@@ -180,5 +182,5 @@ class Study(Generic[P]):
         with study_directory.alone(directory, self.noun):
             write_json(note, {"trial": trial})
             folders = {"directory": (directory, self.directory), "conf": (conf, CONF)}
-            typed = command(self.name, [*words, *changes], **folders)
-            return [part.run(typed, workers or cores()) for part in prepared]
+            line = command(self.name, [*words, *changes], **folders)
+            return [part.run(line, workers or cores()) for part in prepared]

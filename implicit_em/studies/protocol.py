@@ -34,7 +34,12 @@ AnyNames = Annotated[list[str], AfterValidator(distinct)]
 Names = Annotated[AnyNames, Field(min_length=1)]
 STAGES = ("always", "tuning", "finals")
 MAPPING = "must be a mapping, {KEY: VALUE, ...}"
-SHAPES = {"dict_type": MAPPING, "model_type": MAPPING, "list_type": "must be a list, [VALUE, ...]"}
+SHAPES = {
+    "dict_type": MAPPING,
+    "model_type": MAPPING,
+    "list_type": "must be a list, [VALUE, ...]",
+    "too_short": "must not be empty",
+}
 """What a value has to be, by pydantic's type of the mistake; others keep pydantic's words."""
 
 
@@ -114,12 +119,15 @@ class Protocol(BaseModel):
         key = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
             *above, name = map(str, first["loc"])
-            model = cls.in_nested if above and cls.in_nested else cls
-            return f"{key}: no such key; {nearest(name, model.model_fields)}"
+            inner = cls.model_fields[above[0]].annotation if above else cls
+            model = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else None
+            known = (model or cls.in_nested or cls).model_fields
+            return f"{key}: no such key; {nearest(name, known)}"
         if first["type"] == "missing":
             return f"{key}: missing"
         where = f"{key}={first['input']}: " if key else ""
-        return where + SHAPES.get(first["type"], first["msg"]).removeprefix("Value error, ")
+        message = SHAPES.get(first["type"], first["msg"]).removeprefix("Value error, ")
+        return where + message.removeprefix("Input ")
 
     @classmethod
     def _change(cls, content: Any, change: str) -> None:

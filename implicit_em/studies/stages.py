@@ -13,7 +13,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from implicit_em.base.errors import ConfigError
 from implicit_em.config.check import check
-from implicit_em.config.fingerprint import config_fingerprint
+from implicit_em.config.fingerprint import config_fingerprint, nodes
+from implicit_em.config.mistakes import nearest
+from implicit_em.config.schema import to_plain
 from implicit_em.studies.protocol import Protocol
 from implicit_em.studies.runs import Place, Run, compose_sweeps
 from implicit_em.training.directory import RunDirectory
@@ -116,22 +118,23 @@ class Stages(ABC, Generic[P]):
             try:
                 OmegaConf.update(cfg, key, value)
             except OmegaConfBaseException as error:
-                raise ConfigError(f"{key}={value}: no such setting") from error
+                hint = nearest(key, [name for name, _ in nodes(to_plain(cfg))])
+                raise ConfigError(f"{key}={value}: no such setting; {hint}") from error
         fingerprint = config_fingerprint(cfg)
         directory = self.directory / family / fingerprint
         completed = RunDirectory(directory).completed_metrics() is not None
         return Run(cfg, fingerprint, directory, [Place(family, axes)], completed, batch=family)
 
 
-def check_all(runs: Iterable[Run]) -> None:
-    """Refuse runs that could not be trained.
+def check_all(runs: Iterable[Run], here: bool = True) -> None:
+    """Refuse runs that could not be trained, ``here`` with the device and files of this machine.
 
     Raises:
         ConfigError: of the first of them, with its family and setting.
     """
     for run in runs:
         try:
-            check(run.spec)
+            check(run.spec, here)
         except ConfigError as error:
             raise ConfigError(f"{error} ({run.sweep}, {settings_of(run)})") from error
 

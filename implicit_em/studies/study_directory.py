@@ -25,7 +25,9 @@ def read_note(note: Path) -> dict[str, Any]:
 def refuse_directory(
     directory: Path, protocols: Path, note: Mapping[str, Any], trial: str | None
 ) -> None:
-    """Refuse a directory whose note is of another study; a trial may not write to ``protocols``."""
+    """Refuse a file, and a directory of another study; a trial may not write to ``protocols``."""
+    if directory.exists() and not directory.is_dir():
+        raise ConfigError(f"--directory {directory}: is a file")
     if trial and directory.resolve() == protocols.resolve():
         raise ConfigError(
             f"{protocols} is for the protocol alone: name another --directory for a {trial}"

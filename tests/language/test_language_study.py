@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pandas as pd
 import pytest
@@ -273,6 +274,15 @@ def test_it_goes_on_where_it_was_stopped(study, conf, changes, monkeypatch):
     pd.testing.assert_frame_equal(table(study, "finals"), before)
 
 
+def test_controls_and_permuted_weights_can_be_left_out(study, conf, changes, tmp_path):
+    for name in ("store", "runs"):
+        shutil.copytree(study / name, tmp_path / "trial" / "tiny" / name)
+    few = [word for word in changes if not word.startswith(("controls=", "permuted="))]
+    language(tmp_path / "trial", [], [*few, "controls=[]", "permuted=[]"], workers=1, conf=conf)
+    said = (tmp_path / "trial" / "tiny" / "report.md").read_text()
+    assert "control" not in said.partition("## Findings")[2].partition("##")[0]
+
+
 # --- what is refused
 
 
@@ -286,7 +296,12 @@ def test_it_goes_on_where_it_was_stopped(study, conf, changes, monkeypatch):
         ("permuted=[pca]", "permuted=pca: allowed: derived, l1, l1_norm, topk"),
         ("parts.minilm=3", "parts.minilm=3: must be a mapping, {KEY: VALUE, ...}"),
         ("seeds=3", "seeds=3: must be a list, [VALUE, ...]"),
-        ("tokens.fitted=0", "tokens.fitted=0: Input should be greater than 0"),
+        ("parts.minilm.causal=perhaps", "parts.minilm.causal=perhaps: allowed: true, false"),
+        ("seeds=[]", "seeds=[]: must not be empty"),
+        ("tokens.fited=3", "tokens.fited: no such key; did you mean fitted?"),
+        ("always.data.batchsize=3", "data.batchsize=3: no such setting; did you mean data."),
+        ("parts.minilm.model.hidden=-3", "model.hidden=-3: should be greater than 0"),
+        ("tokens.fitted=0", "tokens.fitted=0: should be greater than or equal to 2"),
     ],
 )
 def test_a_mistake_in_the_protocol_gives_one_line(tmp_path, capfd, change, message):
@@ -297,13 +312,26 @@ def test_a_mistake_in_the_protocol_gives_one_line(tmp_path, capfd, change, messa
     assert error.count("\n") == 1
 
 
-def test_a_model_that_is_not_there_is_refused_before_anything_is_read(tmp_path, capfd):
-    part = {"harvest": ["lm=auto", "lm.path=nowhere"], "causal": False, "model.hidden": 8}
+def refused(tmp_path, capfd, path, causal):
+    """The one line that refuses a language model; nothing is harvested."""
+    part = {"harvest": ["lm=auto", f"lm.path={path}"], "causal": causal, "model.hidden": 128}
     typed = [f"parts={json.dumps({'tiny': part})}", "--directory", str(tmp_path / "trial")]
     assert main(typed) == 2
     error = capfd.readouterr().err
-    assert "lm.path=nowhere: no such folder or file" in error
     assert error.count("\n") == 1
+    assert not list(tmp_path.rglob("*.safetensors"))
+    return error
+
+
+def test_a_model_that_is_not_there_is_refused_before_anything_is_read(tmp_path, capfd):
+    found = refused(tmp_path, capfd, "nowhere", causal=False)
+    assert "lm.path=nowhere: no such folder or file" in found
+
+
+def test_a_model_that_reads_ahead_is_not_measured_inside(tmp_path, tmp_path_factory, capfd):
+    model = make_model(tmp_path_factory.mktemp("model") / "bert", "bert", head=True)
+    capfd.readouterr()
+    assert "that reads ahead; allowed are causal models" in refused(tmp_path, capfd, model, True)
 
 
 def test_the_committed_protocol_is_pinned():
