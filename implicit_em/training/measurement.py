@@ -108,22 +108,22 @@ def probe_module(
         accuracy = linear_probe(
             train, train_labels[indices].cpu().numpy(), test, test_labels.cpu().numpy(), threads
         )
-    log.info("linear probe: %.2f %% of the %s images", 100 * accuracy, data.final)
+    log.info("linear probe: %.2f %% of the %s samples", 100 * accuracy, data.final)
     return accuracy
 
 
-def monitoring_cost(images: int, components: int, in_features: int) -> float:
-    """Return the time to measure one of N images divided by the time to train on it.
+def monitoring_cost(samples: int, components: int, in_features: int) -> float:
+    """Return the time to measure one of N samples divided by the time to train on it.
 
     Training takes 4 to 6 D K operations. The redundancy takes at most 2 min(N, K) K operations in
     float64, which count twice, so its share is about min(N, K) / D. ``make bench`` measures the
     ratio: for MNIST on one thread 0.36 at K = 64, 0.67 at 256, 1.6 at 1,024 and 5.0 at 4,096.
     """
-    return MONITORING_COST + min(images, components) / in_features
+    return MONITORING_COST + min(samples, components) / in_features
 
 
 def monitoring_interval(data: ResidentDataModule, components: int) -> int:
     """Return the epochs between two measurements; timing them would make equal runs differ."""
-    images = len(data.monitored_indices())
-    cost = monitoring_cost(images, components, data.in_features)
-    return max(1, int(np.ceil(cost * images / len(data.train_indices()) / MONITORING_SHARE)))
+    samples = len(data.monitored_indices())
+    cost = monitoring_cost(samples, components, data.in_features)
+    return max(1, int(np.ceil(cost * samples / len(data.train_indices()) / MONITORING_SHARE)))
