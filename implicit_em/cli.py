@@ -39,11 +39,11 @@ from implicit_em.config.mistakes import explain, nearest
 from implicit_em.sweeps import launchers
 from implicit_em.sweeps.callback import CheckCallback
 
+log = logging.getLogger(__name__)
+
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 TRAIN, HARVEST = "train", "harvest"
 """Commands that Hydra composes; each has a primary configuration of this name."""
-log = logging.getLogger(__name__)
-
 COMMANDS = {
     "train": ("implicit_em.cli", "train one run or, with -m, a sweep"),
     "reproduce": ("implicit_em.experiments.__main__", "reproduce the paper"),

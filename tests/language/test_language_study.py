@@ -299,7 +299,7 @@ def test_controls_and_permuted_weights_can_be_left_out(study, conf, changes, tmp
         ("parts.minilm.causal=perhaps", "parts.minilm.causal=perhaps: allowed: true, false"),
         ("seeds=[]", "seeds=[]: must not be empty"),
         ("tokens.fited=3", "tokens.fited: no such key; did you mean fitted?"),
-        ("always.data.batchsize=3", "data.batchsize=3: no such setting; did you mean data."),
+        ("always.data.batchsize=3", "data.batchsize=3: no such setting; did you mean data.batch_"),
         ("parts.minilm.model.hidden=-3", "model.hidden=-3: should be greater than 0"),
         ("tokens.fitted=0", "tokens.fitted=0: should be greater than or equal to 2"),
     ],
