@@ -63,7 +63,7 @@ class Protocol(study_protocol.Protocol):
         own = self._own(part)
         values = {
             "width": own.width or self.width,
-            "families": [*self.families, *own.also],
+            "families": list(dict.fromkeys([*self.families, *own.also])),
             "parts": {part: own},
         }
         return self.model_copy(update=values)

@@ -497,6 +497,8 @@ def test_a_part_has_its_own_width_families_and_grids(committed):
     assert own.families == [*protocol.families, "derived_decay", "hybrid_decay"]
     assert (own.width, own.width_of("decay_128", "topk")) == (128, 128)
     assert list(own.parts) == ["decay_128"]
+    assert own.of_part("decay_128") == own
+    assert own.deciding("decay_128") == protocol.deciding("decay_128")
     grids = {
         folder: compose_settings(["topk"], folder, CONF)
         for folder in ("compare", own.parts["decay_128"].grids)
