@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from implicit_em.base.allocation import keep_freed_memory
 from implicit_em.codes import Code
 from implicit_em.data import Block, batches_of
 from implicit_em.distributed import Group
@@ -88,6 +89,7 @@ class Stack:
     """
 
     def __init__(self, replicas: Sequence[Replica], group: Group | None = None) -> None:
+        keep_freed_memory()
         first = replicas[0]
         models = [replica.model for replica in replicas]
         self.stacked = takes_stacks(first.model) and not first.sparse_up_to

@@ -12,6 +12,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from implicit_em.base import interruption
+from implicit_em.base.allocation import keep_freed_memory
 from implicit_em.base.errors import ConfigError
 from implicit_em.base.threads import cores
 from implicit_em.config.check import WIDTH_TRIED
@@ -83,6 +84,7 @@ def train_together(
     if workers is None:
         workers = max(1, cores() // threads) if trainer["accelerator"] == "cpu" else 1
     under_way: list[Future[T]] = []
+    keep_freed_memory()
     # Each probe limits the threads of the process for a while, and they end in any order.
     with interruption.listening(), _handlers_by_thread() as assign, threadpool_limits(threads):
         rendezvous = Rendezvous(workers, threads, progress)

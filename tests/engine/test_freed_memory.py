@@ -1,0 +1,61 @@
+"""Training keeps freed memory for the next tensors."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+
+PROBE = """
+import ctypes
+from resource import RUSAGE_SELF, getrusage
+from threading import Thread
+
+import torch
+from implicit_em.engine.stack import BareReplica, Stack
+from implicit_em.losses import Objective, Term, lse
+from implicit_em.models import Encoder
+
+PR_SET_THP_DISABLE = 41  # huge pages would make fewer faults
+ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
+model = Encoder(8, 4)
+Stack([BareReplica(model, Objective({"lse": Term(lse)}), torch.optim.SGD(model.parameters()))])
+
+def step():
+    [torch.ones(2**22) for _ in range(5)]
+
+def count():
+    for number in range(20):
+        if number == 10:
+            before = getrusage(RUSAGE_SELF).ru_minflt
+        step()
+    print((getrusage(RUSAGE_SELF).ru_minflt - before) / 10)
+
+thread = Thread(target=count)
+thread.start()
+thread.join()
+"""
+"""Prints the mean page faults of a step in a thread; each step has 5 tensors of 16 MiB."""
+PAGES = 2**24 // os.sysconf("SC_PAGESIZE")
+"""Pages of a tensor."""
+
+
+def page_faults(**environment: str) -> float:
+    process = subprocess.run(
+        [sys.executable, "-c", PROBE],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return float(process.stdout)
+
+
+def test_the_next_tensor_gets_the_memory_of_the_last() -> None:
+    assert page_faults() < PAGES / 2
+
+
+def test_a_setting_of_the_environment_stays() -> None:
+    assert page_faults(MALLOC_ARENA_MAX="8") > PAGES
