@@ -24,8 +24,18 @@ def keep_freed_memory() -> None:
     would return memory. So call this before threads start. A setting that the user has made in the
     environment stays as it is.
     """
-    if platform.libc_ver()[0] != "glibc":
+    if not _has_glibc():
         return
     for variable, (parameter, value) in SETTINGS.items():
         if variable not in os.environ:
             ctypes.CDLL(None).mallopt(parameter, value)
+
+
+def return_freed_memory() -> None:
+    """Return the freed memory of the process to the kernel, if its C library is glibc."""
+    if _has_glibc():
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _has_glibc() -> bool:
+    return platform.libc_ver()[0] == "glibc"

@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from hydra.utils import instantiate
 
+from implicit_em.base.allocation import return_freed_memory
 from implicit_em.data import Block
 from implicit_em.engine.modules import ADAM, EncoderModule, EnergyModule
 from implicit_em.engine.sparse import largest_share
@@ -69,6 +70,7 @@ def _cost(run: Run) -> dict[str, float]:
 
 def _forget_peak() -> int:
     """Begin a new peak if the system can; reading the data is not a family's cost."""
+    return_freed_memory()
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     return peak_memory()
