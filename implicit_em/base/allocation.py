@@ -11,7 +11,10 @@ SETTINGS = {
     "MALLOC_MMAP_THRESHOLD_": (-3, LARGEST),
     "MALLOC_ARENA_MAX": (-8, 1),
 }
-"""Environment variables of glibc, each with its parameter of ``mallopt`` and our value."""
+"""Environment variables of glibc, each with its parameter of ``mallopt`` and our value.
+
+The numbers of the parameters are in glibc's ``malloc.h``; ``man mallopt`` says what they do.
+"""
 
 
 @cache
@@ -21,8 +24,8 @@ def keep_freed_memory() -> None:
     Each step allocates the same large tensors. By default, glibc returns their memory to the
     kernel, which must clear it again for the next step. With this, only blocks of 2 GiB and more
     are returned. All threads then share one pool, because the pools that glibc makes for threads
-    would return memory. So call this before threads start. A setting that the user has made in the
-    environment stays as it is.
+    would return memory. A thread keeps the pool it has, so call this before threads start. What a
+    variable of ``SETTINGS`` says stays as it is.
     """
     if not _has_glibc():
         return

@@ -84,7 +84,7 @@ def train_together(
     if workers is None:
         workers = max(1, cores() // threads) if trainer["accelerator"] == "cpu" else 1
     under_way: list[Future[T]] = []
-    keep_freed_memory()
+    keep_freed_memory()  # before the threads start
     # Each probe limits the threads of the process for a while, and they end in any order.
     with interruption.listening(), _handlers_by_thread() as assign, threadpool_limits(threads):
         rendezvous = Rendezvous(workers, threads, progress)
