@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from implicit_em.base.allocation import keep_freed_memory
+from implicit_em.base.denormals import flushed_denormals
 from implicit_em.codes import Code
 from implicit_em.data import Block, batches_of
 from implicit_em.distributed import Group
@@ -117,6 +118,7 @@ class Stack:
         self._settings: list[Any] = []
         self._forward = torch.compile(self.evaluate) if first.compiled else self.evaluate
 
+    @flushed_denormals()
     def train(self, blocks: Sequence[Block]) -> Tensor:
         """Train each replica on its block; neighbours with equal blocks share them in memory.
 

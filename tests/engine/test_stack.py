@@ -599,3 +599,18 @@ def test_a_stack_of_equal_runs_gives_each_the_same():
     assert_same(*found)
     other = trained([run(1), run(2)], [blocks(1)] * 2)
     assert not torch.equal(other[0][0], other[1][0]), "the comparison can fail"
+
+
+def test_the_moments_of_dead_units_do_not_become_denormal() -> None:
+    flushes = torch.set_flush_denormal(False)
+    one = run(terms={"l1": Term(l1)})
+    for parameter in one.model.parameters():
+        parameter.data.fill_(-1)  # on images, all units are dead, so each gradient is 0
+        tiny = torch.full_like(parameter, torch.finfo(torch.float32).tiny)
+        moments = {"step": torch.tensor(9.0), "exp_avg": tiny, "exp_avg_sq": tiny.clone()}
+        one.bare_optimizer.state[parameter] = moments
+    Stack([one]).train([blocks()[0]])
+    for parameter in one.model.parameters():
+        mean = one.bare_optimizer.state[parameter]["exp_avg"]
+        assert (mean == 0).all() if flushes else (mean > 0).all()
+        assert (parameter == -1).all()
