@@ -131,7 +131,7 @@ def keep_largest(activations: Tensor, count: int | Sequence[int]) -> Tensor:
         least = _least_kept(activations, each)
         counts = activations.new_tensor(each).view(-1, *[1] * (activations.dim() - 1))
         # An element that is 0 stays 0, whether it is kept or not.
-        kept = activations >= torch.where(least == 0, _above_zero(least), least)
+        kept = (activations >= least) & (activations != 0)
         # Only on a CPU: elsewhere, asking would make the host wait for the device.
         if kept.device.type != "cpu" or (kept.sum(-1, keepdim=True) > counts).any():
             kept = _first_from(activations, least, counts)
@@ -187,11 +187,12 @@ def largest_positive(z: Tensor, count: int) -> Tensor:
         chosen = _by_candidates(z, count)
         if chosen is not None:
             return chosen
-    least = z.topk(count, sorted=False).values.amin(-1, keepdim=True).maximum(_above_zero(z))
-    chosen = z >= least
+    least = z.topk(count, sorted=False).values.amin(-1, keepdim=True)
+    positive = z > 0
+    chosen = (z >= least) & positive
     if chosen.count_nonzero() <= count * z[..., 0].numel() and (chosen.sum(-1) <= count).all():
         return chosen
-    return _first_from(z, least, z.new_tensor(count))
+    return _first_from(z, least, z.new_tensor(count)) & positive
 
 
 def _by_candidates(z: Tensor, count: int) -> Tensor | None:
@@ -218,11 +219,6 @@ def _by_candidates(z: Tensor, count: int) -> Tensor | None:
     chosen = torch.zeros_like(z, dtype=torch.bool)
     chosen.view(-1)[found.flat_N[chosen_N]] = True
     return chosen
-
-
-def _above_zero(like: Tensor) -> Tensor:
-    """Return the smallest number above 0, of the dtype of a tensor."""
-    return torch.nextafter(like.new_zeros(()), like.new_ones(()))
 
 
 def _first_from(values: Tensor, least: Tensor, counts: Tensor) -> Tensor:
