@@ -124,7 +124,7 @@ def test_a_layer_keeps_what_is_chosen_with_the_gradients_of_autograd(
     origin = draw(4, seed=3).requires_grad_() if moved else None
     x, weights = draw(9, 4), draw(9, 7, seed=5)
     z = linear(x - origin if moved else x)
-    bound = z.detach().flatten().quantile(1 - density).item() - (density == 1)
+    bound = z.detach().flatten().quantile(1 - density).item() + (density == 0) - (density == 1)
     layer = Layer(linear, x, most, origin)
     found = layer.keep(lambda some: some > bound)
     mask = z > bound

@@ -1,5 +1,6 @@
 """The base of today's sparse autoencoders: a dictionary that starts from the data."""
 
+from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 import torch
@@ -11,7 +12,7 @@ from implicit_em.models.sae import SparseAutoencoder
 
 Middle = Literal["zero", "mean", "median"]
 COLUMNS = 8192
-"""Number of columns whose lengths are kept at a time, as temporary tensors should fit a cache."""
+"""Number of columns whose lengths are kept at a time."""
 
 
 class Dictionary(SparseAutoencoder):
@@ -79,17 +80,16 @@ class Dictionary(SparseAutoencoder):
 
     def pre_activations(self, x: Tensor | SharedInput) -> Tensor:
         """Return ``W_e (x - b_d) + b_e``, shape ``(..., K)``."""
-        linear = self.encoder.linear
-        if not self.subtract_bias:
-            return linear(x)
-        # W_e b_d, not x - b_d: a stack's batches are shared, and larger than its weights.
-        shift = (linear.weight * self.decoder.bias.unsqueeze(-2)).sum(-1)
-        return linear(x, linear.bias - shift)
+        return self.encoder.linear(x, origin=self._origin)
+
+    @property
+    def _origin(self) -> Tensor | None:
+        """What is subtracted from inputs."""
+        return self.decoder.bias if self.subtract_bias else None
 
     def layer(self, x: Tensor, most: int) -> Layer:
         """Return the pre-activations of inputs ``(B, D)``; see ``codes.Layer``."""
-        origin = self.decoder.bias if self.subtract_bias else None
-        return Layer(self.encoder.linear, x, most, origin)
+        return Layer(self.encoder.linear, x, most, self._origin)
 
     def encode(self, x: Tensor | SharedInput) -> Tensor:
         """Return the hidden activations ``(..., K)`` of inputs ``(..., D)``."""
@@ -108,16 +108,22 @@ class Dictionary(SparseAutoencoder):
         """Remove the part of the decoder's gradient that changes the lengths of its columns."""
         weight = self.decoder.weight
         if self.unit_columns and weight.grad is not None:
-            blocks = zip(weight.split(COLUMNS, -1), weight.grad.split(COLUMNS, -1), strict=True)
-            for columns, slope in blocks:
+            for columns, slope in zip(_parts(weight), _parts(weight.grad), strict=True):
                 slope.sub_(columns * (columns * slope).sum(-2, keepdim=True))
 
     @torch.no_grad()
     def after_step(self) -> None:
         """Give the decoder's columns length 1 again."""
         if self.unit_columns:
-            for columns in self.decoder.weight.split(COLUMNS, -1):
+            for columns in _parts(self.decoder.weight):
                 columns.div_(columns.square().sum(-2, keepdim=True).sqrt_())
+
+
+def _parts(weight: Tensor) -> Iterator[Tensor]:
+    """Yield parts of ``(..., D, K)``, with whole columns, whose temporary tensors fit a cache."""
+    for columns in weight.split(COLUMNS, -1):
+        # Only a CPU has such a cache; elsewhere, more calls cost time.
+        yield from columns if weight.dim() == 3 and weight.device.type == "cpu" else [columns]
 
 
 def geometric_median(x: Tensor, tolerance: float = 1e-4, iterations: int = 100) -> Tensor:

@@ -44,10 +44,10 @@ class Linear(nn.Linear):
 
     takes_stacks = takes_parts = True
 
-    def forward(self, x: Any, bias: Tensor | None = None) -> Tensor:
-        """Return ``x W^T + b``, shape ``(..., K)``; a ``bias`` replaces the layer's own.
+    def forward(self, x: Any, bias: Tensor | None = None, origin: Tensor | None = None) -> Tensor:
+        """Return ``(x - origin) W^T + b``, shape ``(..., K)``; a ``bias`` replaces the layer's own.
 
-        The inputs may also be a ``Code``.
+        Without an ``origin`` ``(..., D)``, the inputs may also be a ``Code``.
         """
         own: Tensor | None = self.bias
         bias = own if bias is None else bias
@@ -55,6 +55,9 @@ class Linear(nn.Linear):
             product = x @ self.weight.mT
             return product if bias is None else product + bias
         if self.weight.dim() == 2:
+            if origin is not None:
+                shift = (self.weight * origin).sum(-1)
+                bias = -shift if bias is None else bias - shift
             return nn.functional.linear(in_dtype_of(self.weight, x), self.weight, bias)
         if bias is None:
             bias = self.weight.new_zeros(self.weight.shape[:-1])
@@ -63,7 +66,7 @@ class Linear(nn.Linear):
         dtype = torch.get_autocast_dtype(device) if autocast else self.weight.dtype
         if not isinstance(x, SharedInput):
             x = SharedInput(x, [1] * len(x))
-        return _Affine.apply(self.weight, bias, x.batches, x.counts, dtype)
+        return _Affine.apply(self.weight, bias, origin, x.batches, x.counts, dtype)
 
 
 def in_dtype_of(weight: Tensor, x: Tensor) -> Tensor:
@@ -79,16 +82,31 @@ def floating(x: Tensor) -> Tensor:
 
 
 class _Affine(Function):
-    """``x W^T + b`` for a stack; autograd's own would give the weight a transposed gradient."""
+    """``(x - o) W^T + b`` for a stack; autograd's own would give the weight a transposed gradient.
+
+    The origin o is not subtracted from the batches, which replicas share and which are larger than
+    the weights. ``W o`` is subtracted from the bias, and ``g o^T`` from the gradient of W.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, weight: Tensor, bias: Tensor, batches: Tensor, counts: Any, dtype: torch.dtype
+        ctx: Any,
+        weight: Tensor,
+        bias: Tensor,
+        origin: Tensor | None,
+        batches: Tensor,
+        counts: Any,
+        dtype: torch.dtype,
     ) -> Tensor:
         ctx.counts, ctx.dtype = counts, weight.dtype
-        weight, bias, batches = weight.to(dtype), bias.to(dtype), batches.to(dtype)
-        ctx.save_for_backward(weight, batches)
         bias = bias.unsqueeze(-2)
+        if origin is not None:
+            # This order of the factors rounds alike in a stack of any size.
+            with torch.autocast(weight.device.type, enabled=False):
+                bias = bias - origin.unsqueeze(-2) @ weight.mT
+            origin = origin.to(dtype)
+        weight, bias, batches = weight.to(dtype), bias.to(dtype), batches.to(dtype)
+        ctx.save_for_backward(weight, origin, batches)
         z = weight.new_empty(len(weight), batches.shape[-2], weight.shape[-2])
         for some, x in SharedInput(batches, counts).runs():
             torch.baddbmm(bias[some], x, weight[some].mT, out=z[some])
@@ -97,10 +115,15 @@ class _Affine(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        weight, batches = ctx.saved_tensors
-        slope = torch.empty_like(weight)
+        weight, origin, batches = ctx.saved_tensors
+        of_bias = grad.sum(-2)
+        slope, of_origin = torch.empty_like(weight), None
+        if origin is not None:
+            minus = -of_bias
+            torch.mul(minus.unsqueeze(-1), origin.unsqueeze(-2), out=slope)
+            of_origin = (minus.unsqueeze(-2) @ weight).squeeze(-2).to(ctx.dtype)
         for some, x in SharedInput(batches, ctx.counts).runs():
-            torch.bmm(grad[some].mT, x, out=slope[some])
+            slope[some].baddbmm_(grad[some].mT, x, beta=0 if origin is None else 1)
         # Only activations need a gradient, and replicas do not share these.
-        inputs = torch.bmm(grad, weight) if ctx.needs_input_grad[2] else None
-        return slope.to(ctx.dtype), grad.sum(-2).to(ctx.dtype), inputs, None, None
+        inputs = torch.bmm(grad, weight) if ctx.needs_input_grad[3] else None
+        return slope.to(ctx.dtype), of_bias.to(ctx.dtype), of_origin, inputs, None, None

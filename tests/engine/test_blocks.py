@@ -170,28 +170,61 @@ def test_a_stack_of_layers_gives_values_and_gradients_of_each(counts):
 
 
 @pytest.mark.parametrize("inputs", ["shared", "own"])
-def test_a_stack_of_layers_passes_gradcheck(inputs):
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_stack_of_layers_passes_gradcheck(inputs, moved):
     layers = [Linear(3, 2).double() for _ in range(2)]
     stack = stack_of(layers)
     x = draw(2, 4, 3).double().requires_grad_(inputs == "own")
+    origin = draw(2, 3).double().requires_grad_() if moved else None
 
-    def energies(weight, bias, x):
+    def energies(weight, bias, x, origin):
         stack.weight, stack.bias = nn.Parameter(weight), nn.Parameter(bias)
         del stack._parameters["weight"], stack._parameters["bias"]
         stack.weight, stack.bias = weight, bias
-        return stack(x if inputs == "own" else SharedInput(x, (1, 1)))
+        return stack(x if inputs == "own" else SharedInput(x, (1, 1)), origin=origin)
 
     weight, bias = (v.detach().requires_grad_() for v in (stack.weight, stack.bias))
-    assert torch.autograd.gradcheck(energies, (weight, bias, x))
+    assert torch.autograd.gradcheck(energies, (weight, bias, x, origin))
 
 
-def test_a_stack_of_layers_computes_in_the_precision_of_autocast():
+@pytest.mark.parametrize("bias", [False, True])
+def test_an_origin_is_subtracted_from_the_inputs(bias):
+    layers = [Linear(6, 5, bias=bias) for _ in range(2)]
+    stack = stack_of(layers) if bias else Linear(6, 5, bias=False)
+    stack.weight = nn.Parameter(torch.stack([layer.weight.detach() for layer in layers]))
+    x, origins = draw(4, 6), draw(2, 6)
+    z = stack(SharedInput(x.unsqueeze(0), (2,)), origin=origins)
+    for number, (layer, origin) in enumerate(zip(layers, origins, strict=True)):
+        assert_close(layer(x, origin=origin), layer(x - origin))
+        assert_close(z[number], layer(x - origin))
+
+
+def test_an_origin_rounds_alike_in_a_stack_of_any_size():
+    layers = [Linear(784, 64) for _ in range(5)]
+    x, origins, slope = draw(1, 128, 784), draw(5, 784), draw(5, 128, 64)
+
+    def gradients(some):
+        stack = stack_of(layers[some])
+        origin = origins[some].clone().requires_grad_()
+        z = stack(SharedInput(x, (len(origin),)), origin=origin)
+        return [z, *torch.autograd.grad(z, [stack.weight, stack.bias, origin], slope[some])]
+
+    together = gradients(slice(None))
+    for number in range(5):
+        alone = gradients(slice(number, number + 1))
+        for all_of_them, own in zip(together, alone, strict=True):
+            assert torch.equal(all_of_them[number], own[0])
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_stack_of_layers_computes_in_the_precision_of_autocast(moved):
     layers = [Linear(6, 5) for _ in range(2)]
     stack = stack_of(layers)
     x = draw(1, 4, 6)
+    origins = draw(2, 6) if moved else None
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        z = stack(SharedInput(x, (2,)))
-        expected = layers[1](x[0])
+        z = stack(SharedInput(x, (2,)), origin=origins)
+        expected = layers[1](x[0], origin=origins[1] if moved else None)
     assert z.dtype == torch.bfloat16
     assert_close(z[1], expected)
     z.sum().backward()
