@@ -94,8 +94,8 @@ def test_a_step_has_the_gradients_of_the_dense_one(composed, model, share):
 
 
 @pytest.mark.parametrize("model", FAMILIES)
-def test_two_hundred_steps_lead_to_the_weights_of_the_dense_ones(composed, model):
-    batches = [samples(number) for number in range(200)]
+def test_a_hundred_steps_lead_to_the_weights_of_the_dense_ones(composed, model):
+    batches = [samples(number) for number in range(100)]
     dense, found = (
         stepped(replica(composed, model, s, *settings_of(model)), batches) for s in (0, 1)
     )

@@ -249,9 +249,14 @@ def test_every_criterion_says_when_it_is_met(claim):
     assert claim.experiment in EXPERIMENTS
 
 
+@pytest.mark.slow
 def test_the_files_hold_the_protocol_that_the_code_pins(tmp_path):
     everything = list(EXPERIMENTS)
     assert STUDY.digests(everything, STUDY.plan(everything, tmp_path, CONF)) == PROTOCOL
+
+
+def test_the_files_hold_the_protocol_of_a_short_experiment(tmp_path):
+    assert STUDY.is_protocol(["volume"], STUDY.plan(["volume"], tmp_path, CONF))
 
 
 @pytest.fixture
