@@ -196,11 +196,10 @@ def test_the_jobs_of_a_stacked_sweep_try_a_dead_server_once(
 
 def test_a_service_that_dies_costs_a_run_its_log_alone(server, lines, tmp_path):
     logger = start(tmp_path / "first")
-    children = psutil.Process().children(recursive=True)
-    services = [child for child in children if child.name() == "wandb-core"]
-    service = max(services, key=lambda child: child.create_time())  # others may be about to end
-    service.kill()
-    service.wait()
+    for child in psutil.Process().children(recursive=True):
+        if child.name() == "wandb-core":  # those of earlier runs may not have ended yet
+            child.kill()
+            child.wait()
     metrics = {"status": "interrupted", "final_loss": 1.0}
     with within(OWN):
         log(logger, 0, 1)
