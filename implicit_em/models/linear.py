@@ -47,18 +47,12 @@ class Linear(nn.Linear):
     def forward(self, x: Any, bias: Tensor | None = None, origin: Tensor | None = None) -> Tensor:
         """Return ``(x - origin) W^T + b``, shape ``(..., K)``; a ``bias`` replaces the layer's own.
 
-        Without an ``origin`` ``(..., D)``, the inputs may also be a ``Code``.
+        The inputs may also be a ``Code``. The origin ``(..., D)`` is 0 by default.
         """
         own: Tensor | None = self.bias
         bias = own if bias is None else bias
-        if isinstance(x, Code):
-            product = x @ self.weight.mT
-            return product if bias is None else product + bias
-        if self.weight.dim() == 2:
-            if origin is not None:
-                shift = (self.weight * origin).sum(-1)
-                bias = -shift if bias is None else bias - shift
-            return nn.functional.linear(in_dtype_of(self.weight, x), self.weight, bias)
+        if isinstance(x, Code) or self.weight.dim() == 2:
+            return self._alone(x, bias, origin)
         if bias is None:
             bias = self.weight.new_zeros(self.weight.shape[:-1])
         device = self.weight.device.type
@@ -67,6 +61,15 @@ class Linear(nn.Linear):
         if not isinstance(x, SharedInput):
             x = SharedInput(x, [1] * len(x))
         return _Affine.apply(self.weight, bias, origin, x.batches, x.counts, dtype)
+
+    def _alone(self, x: Tensor | Code, bias: Tensor | None, origin: Tensor | None) -> Tensor:
+        if origin is not None:
+            shift = (self.weight * origin).sum(-1)
+            bias = -shift if bias is None else bias - shift
+        if isinstance(x, Code):
+            product = x @ self.weight.mT
+            return product if bias is None else product + bias
+        return nn.functional.linear(in_dtype_of(self.weight, x), self.weight, bias)
 
 
 def in_dtype_of(weight: Tensor, x: Tensor) -> Tensor:

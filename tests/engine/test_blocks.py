@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from implicit_em.codes import Code, Pattern
 from implicit_em.data import (
     Block,
     BlockLoader,
@@ -196,6 +197,8 @@ def test_an_origin_is_subtracted_from_the_inputs(bias):
     z = stack(SharedInput(x.unsqueeze(0), (2,)), origin=origins)
     for number, (layer, origin) in enumerate(zip(layers, origins, strict=True)):
         assert_close(layer(x, origin=origin), layer(x - origin))
+        code = Code(x.flatten(), Pattern.where(torch.ones_like(x, dtype=torch.bool)))
+        assert_close(layer(code, origin=origin), layer(x - origin))
         assert_close(z[number], layer(x - origin))
 
 
