@@ -13,6 +13,8 @@ from implicit_em.models.sae import SparseAutoencoder
 Middle = Literal["zero", "mean", "median"]
 COLUMNS = 8192
 """Number of columns whose lengths are kept at a time."""
+ELEMENTS = 2**17
+"""Number of weights of a stack that a CPU changes at a time, if a replica has no more."""
 
 
 class Dictionary(SparseAutoencoder):
@@ -123,7 +125,10 @@ def _parts(weight: Tensor) -> Iterator[Tensor]:
     """Yield parts of ``(..., D, K)``, with whole columns, whose temporary tensors fit a cache."""
     for columns in weight.split(COLUMNS, -1):
         # Only a CPU has such a cache; elsewhere, more calls cost time.
-        yield from columns if weight.dim() == 3 and weight.device.type == "cpu" else [columns]
+        if weight.dim() == 3 and weight.device.type == "cpu":
+            yield from columns.split(max(1, ELEMENTS // columns[0].numel()))
+        else:
+            yield columns
 
 
 def geometric_median(x: Tensor, tolerance: float = 1e-4, iterations: int = 100) -> Tensor:
