@@ -129,6 +129,7 @@ def small(small_mnist: Path) -> tuple[str, ...]:
         "model.hidden=5",
         "trainer.max_epochs=2",
         "logger=csv",
+        "picture=false",
     )
 
 

@@ -57,7 +57,7 @@ def test_the_specification_is_what_the_packages_own_models_hold(printed):
 
 def test_every_key_of_a_panel_is_one_that_a_run_logs(composed, small, printed, tmp_path):
     history, values, images, settings = {"epoch"}, set(), set(), {}
-    online = ["logger=wandb", "logger.mode=offline"]
+    online = ["logger=wandb", "logger.mode=offline", "picture=true"]
     for name, choice in (("encoder", "callbacks=trajectory"), ("sae", "model=sae")):
         train(composed(*small, *online, "metrics_every=1", choice), tmp_path / name)
         metrics = json.loads((tmp_path / name / "metrics.json").read_text())

@@ -67,7 +67,7 @@ def messages(run):
 
 
 def test_a_stacked_sweep_equals_the_basic_launchers_file_by_file(sweep, stacks, capfd):
-    axes = ["seed=1,2", "loss=lse,lse_var_tc"]
+    axes = ["seed=1,2", "loss=lse,lse_var_tc", "picture=true"]
     code, found = sweep(*axes, STACKED)
     assert code == 0
     out = capfd.readouterr().out

@@ -61,7 +61,7 @@ def results(directory):
 
 
 def test_a_run_directory_holds_the_contract(composed, small, tmp_path):
-    metrics = train(composed(*small), tmp_path / "run")
+    metrics = train(composed(*small, "picture=true"), tmp_path / "run")
     for name in CONTRACT:
         assert (tmp_path / "run" / name).stat().st_size > 0, name
     assert set(metrics) >= KEYS
@@ -129,7 +129,7 @@ def test_the_default_logger_writes_the_same_results(composed, small, tmp_path):
 def test_tensorboard_has_settings_curves_final_metrics_and_the_features(composed, small, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    metrics = train(composed(*small, "logger=tensorboard"), tmp_path)
+    metrics = train(composed(*small, "picture=true", "logger=tensorboard"), tmp_path)
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [event.value for event in events.Scalars("train/loss")][-1] == pytest.approx(
         metrics["final_loss"]
