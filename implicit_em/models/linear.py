@@ -64,6 +64,7 @@ class Linear(nn.Linear):
 
     def _alone(self, x: Tensor | Code, bias: Tensor | None, origin: Tensor | None) -> Tensor:
         if origin is not None:
+            # Not a product, which autocast would compute with fewer bits.
             shift = (self.weight * origin).sum(-1)
             bias = -shift if bias is None else bias - shift
         if isinstance(x, Code):
@@ -87,8 +88,8 @@ def floating(x: Tensor) -> Tensor:
 class _Affine(Function):
     """``(x - o) W^T + b`` for a stack; autograd's own would give the weight a transposed gradient.
 
-    The origin o is not subtracted from the batches, which replicas share and which are larger than
-    the weights. ``W o`` is subtracted from the bias, and ``g o^T`` from the gradient of W.
+    Replicas share their batches, so the origin o is not subtracted from these. Instead, ``W o`` is
+    subtracted from the bias, and ``g o^T`` from the gradient of W; g is the bias's gradient.
     """
 
     @staticmethod
@@ -104,7 +105,7 @@ class _Affine(Function):
         ctx.counts, ctx.dtype = counts, weight.dtype
         bias = bias.unsqueeze(-2)
         if origin is not None:
-            # This order of the factors rounds alike in a stack of any size.
+            # In this order of the factors, a product rounds alike in a stack of any size.
             with torch.autocast(weight.device.type, enabled=False):
                 bias = bias - origin.unsqueeze(-2) @ weight.mT
             origin = origin.to(dtype)
