@@ -64,7 +64,7 @@ class Linear(nn.Linear):
 
     def _alone(self, x: Tensor | Code, bias: Tensor | None, origin: Tensor | None) -> Tensor:
         if origin is not None:
-            # Not a product, which autocast would compute with fewer bits.
+            # Not a matrix product, which autocast would compute with fewer bits.
             shift = (self.weight * origin).sum(-1)
             bias = -shift if bias is None else bias - shift
         if isinstance(x, Code):
