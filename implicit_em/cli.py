@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from implicit_em.base import interruption
+from implicit_em.base.allocation import keep_freed_memory
 from implicit_em.base.arguments import Parser
 from implicit_em.base.errors import (
     ConfigError,
@@ -78,6 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {name}: no such command; {nearest(name, COMMANDS)}", file=sys.stderr)
         return REFUSED
     sys.path.append(os.getcwd())  # for modules that a user's configuration names
+    keep_freed_memory()  # before a library, such as pandas, starts a thread with memory of its own
     if name in (TRAIN, HARVEST):
         sys.argv = [f"implicit-em {name}", *rest]  # Hydra reads its arguments from here
         return train() if name == TRAIN else harvest()
