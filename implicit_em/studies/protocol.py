@@ -107,8 +107,8 @@ class Protocol(BaseModel):
             raise ConfigError(cls._describe(error)) from error
         if protocol.reference not in protocol.families:
             raise ConfigError(
-                f"reference={protocol.reference}: allowed are the families, "
-                f"{', '.join(protocol.families)}"
+                f"reference={protocol.reference}: must be one of "
+                f"families=[{','.join(protocol.families)}]"
             )
         return protocol
 

@@ -404,7 +404,7 @@ def test_another_comparison_is_not_written_over(comparison, conf, changes):
             ["finals.trainer.max_epochs=five", "families=[derived]", "equal_width"],
             "trainer.max_epochs=five: ",
         ),
-        (["reference=topk", "families=[l1]"], "reference=topk: allowed are the families, l1"),
+        (["reference=topk", "families=[l1]"], "reference=topk: must be one of families=[l1]"),
         (["width.k=3"], "width.k=3: width has no k"),
         (["families=[derived,none]"], "none: not in compare; allowed: batch_topk, "),
         (["tuning.lr.valu=1", "families=[derived]"], "lr.valu=1: no such setting"),
