@@ -35,10 +35,13 @@ def describe(command: str, runs: Sequence[Run], **more: str) -> dict[str, str]:
 
 
 def history_of(file: Path, *more: str) -> str:
-    """Return the commit that added a file, and the last that touched it or ``more`` beside it."""
-    log = ("log", "-1", "--format=%h")
-    first = _git(file.parent, *log, "--diff-filter=A", "--", file.name)
-    last = _git(file.parent, *log, "--", file.name, *more)
+    """Return the commit that added a file, and the last that touched it or ``more`` beside it.
+
+    A file that was moved was added under its first name.
+    """
+    added = ("log", "--follow", "--diff-filter=A", "--format=%h", "--", file.name)
+    first = _git(file.parent, *added).rpartition("\n")[2]
+    last = _git(file.parent, "log", "-1", "--format=%h", "--", file.name, *more)
     return f"first committed in {first}, last touched in {last}"
 
 
