@@ -21,7 +21,7 @@ from benchmarks.common import (
     track,
 )
 from benchmarks.step import build_stack, random_block
-from implicit_em.compare.costs import peak_memory
+from implicit_em_studies.comparison.costs import peak_memory
 
 EXPONENT = 1.15
 """Most that the step time may grow by: as K to this power."""

@@ -25,7 +25,7 @@ from hydra.core.hydra_config import HydraConfig
 from hypothesis import settings
 from omegaconf import DictConfig, OmegaConf
 
-from implicit_em.studies.figures import STYLE
+from implicit_em_studies.shared.figures import STYLE
 
 settings.register_profile("untimed", deadline=None)  # a busy machine is no defect
 settings.load_profile("untimed")
@@ -149,7 +149,7 @@ def composed() -> Callable[..., DictConfig]:
 def coarse() -> Iterator[None]:
     """Draw the figures of studies in no time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("implicit_em.studies.figures.RESOLUTION", 20)
+        patch.setattr("implicit_em_studies.shared.figures.RESOLUTION", 20)
         patch.setitem(STYLE, "figure.constrained_layout.use", False)
         patch.setitem(STYLE, "pdf.fonttype", 3)  # quicker to write
         yield

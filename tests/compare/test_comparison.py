@@ -18,18 +18,18 @@ from helpers.paths import ROOT
 
 import implicit_em
 from implicit_em.base.errors import ConfigError
-from implicit_em.compare.__main__ import main
-from implicit_em.compare.comparison import compare
-from implicit_em.compare.knobs import CURVE
-from implicit_em.compare.protocol import PartSettings, Protocol
-from implicit_em.compare.stages import Stages, digest
 from implicit_em.config.spec import RunSpec
 from implicit_em.data import ResidentDataModule
 from implicit_em.metrics.dictionaries import stability
 from implicit_em.metrics.quality import Encoded, quality
 from implicit_em.models import Dictionary
-from implicit_em.studies.stages import compose_settings
 from implicit_em.training.directory import RunDirectory
+from implicit_em_studies.comparison.__main__ import main
+from implicit_em_studies.comparison.comparison import compare
+from implicit_em_studies.comparison.knobs import CURVE
+from implicit_em_studies.comparison.protocol import PartSettings, Protocol
+from implicit_em_studies.comparison.stages import Stages, digest
+from implicit_em_studies.shared.stages import compose_settings
 
 CONF = ROOT / "conf"
 """Of the protocol's parts on each data set: another one is another protocol."""
@@ -77,9 +77,9 @@ class Inline(nullcontext):
 def coarse():
     """Draw figures, and measure costs, in no time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("implicit_em.studies.figures.RESOLUTION", 20)
-        patch.setattr("implicit_em.compare.costs.ProcessPoolExecutor", Inline)
-        patch.setattr("implicit_em.compare.costs.SECONDS", 0.01)
+        patch.setattr("implicit_em_studies.shared.figures.RESOLUTION", 20)
+        patch.setattr("implicit_em_studies.comparison.costs.ProcessPoolExecutor", Inline)
+        patch.setattr("implicit_em_studies.comparison.costs.SECONDS", 0.01)
         yield
 
 
@@ -300,7 +300,9 @@ def test_tuning_never_reads_the_test_set_and_takes_what_diverges_for_a_result(
     monkeypatch.setattr(
         ResidentDataModule, "split", lambda self, name: (read.add(name), split(self, name))[1]
     )
-    monkeypatch.setattr("implicit_em.compare.parts.choose", lambda _, t: 1 / tables.append(t))
+    monkeypatch.setattr(
+        "implicit_em_studies.comparison.parts.choose", lambda _, t: 1 / tables.append(t)
+    )
     tuned_alone = [*changes, "controls=[]"]
     for _ in range(2):
         with pytest.raises(TypeError), caplog.at_level("INFO"):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from implicit_em.compare.costs import _forget_peak, peak_memory
+from implicit_em_studies.comparison.costs import _forget_peak, peak_memory
 
 MUCH = 2**28
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from helpers.made_up_comparison import curve
 
-from implicit_em.compare.knobs import effects, knob_findings
+from implicit_em_studies.comparison.knobs import effects, knob_findings
 
 SEEDS = range(1, 6)
 NOISE = (-1e-3, 4e-4, 1e-3, 1e-4, -5e-4)

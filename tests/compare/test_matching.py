@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from implicit_em.compare.matching import at_density, matched
+from implicit_em_studies.comparison.matching import at_density, matched
 
 
 def test_between_two_settings_the_value_is_linear_in_the_logarithm_of_density():

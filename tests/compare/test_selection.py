@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from implicit_em.compare.selection import fronts, on_front, select
+from implicit_em_studies.comparison.selection import fronts, on_front, select
 
 
 def grid(*rows):

@@ -10,13 +10,13 @@ from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from wandb_workspaces.workspaces import Workspace, internal
 
-from implicit_em.dashboard.__main__ import main
-from implicit_em.dashboard.views import specification
-from implicit_em.experiments.figures import PICTURES
-from implicit_em.experiments.paper import EXPERIMENTS
 from implicit_em.metrics.feature_grid import save_figure
-from implicit_em.studies.summary_run import log_summary
 from implicit_em.training.run import train
+from implicit_em_studies.dashboard.__main__ import main
+from implicit_em_studies.dashboard.views import specification
+from implicit_em_studies.paper.figures import PICTURES
+from implicit_em_studies.paper.paper import EXPERIMENTS
+from implicit_em_studies.shared.summary_run import log_summary
 
 CONF = ["--conf", str(ROOT / "conf")]
 NAMES = ["ablation", "benchmark", "dynamics", "features"]
@@ -176,8 +176,8 @@ def test_without_an_account_a_line_says_what_can_be_done(capsys):
 def test_without_the_package_a_line_says_what_to_install(monkeypatch, capsys):
     for name in [name for name in sys.modules if name.startswith("wandb_workspaces")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delitem(sys.modules, "implicit_em.dashboard.views")
-    monkeypatch.delattr("implicit_em.dashboard.views")
+    monkeypatch.delitem(sys.modules, "implicit_em_studies.dashboard.views")
+    monkeypatch.delattr("implicit_em_studies.dashboard.views")
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
     assert main(["--dry-run", *CONF]) == 2
     assert "wandb-workspaces" in (line := only_line(capsys))

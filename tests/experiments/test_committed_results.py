@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from helpers.paths import ROOT
 
-from implicit_em.experiments.paper import TABLES
+from implicit_em_studies.paper.paper import TABLES
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers.made_up_study import as_published
 
-from implicit_em.experiments.criteria import CLAIMS
+from implicit_em_studies.paper.criteria import CLAIMS
 
 
 def changed(table, column, value, **where):

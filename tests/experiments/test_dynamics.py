@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from implicit_em.experiments import dynamics
+from implicit_em_studies.paper import dynamics
 
 
 def run(optimizer, hidden, epochs=300):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from implicit_em.experiments import prototypes
+from implicit_em_studies.paper import prototypes
 
 SHAPE = (12, 12)
 

@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 from helpers.made_up_study import as_published
 
-from implicit_em.experiments import tables
-from implicit_em.experiments.criteria import AMENDMENTS, CLAIMS
-from implicit_em.experiments.paper import TABLES, Published
-from implicit_em.experiments.report import Study, write_report
-from implicit_em.studies.pages import Report
+from implicit_em_studies.paper import tables
+from implicit_em_studies.paper.criteria import AMENDMENTS, CLAIMS
+from implicit_em_studies.paper.paper import TABLES, Published
+from implicit_em_studies.paper.report import Study, write_report
+from implicit_em_studies.shared.pages import Report
 
 EXPERIMENTS = ["ablation", "benchmark", "dynamics", "features", "theorem"]
 

@@ -13,13 +13,13 @@ from filelock import FileLock
 from helpers.paths import ROOT
 
 from implicit_em.base.errors import ConfigError, RunError
-from implicit_em.experiments.__main__ import main
-from implicit_em.experiments.paper import EXPERIMENTS, PROTOCOL
-from implicit_em.experiments.reproduce import STUDY, reproduce
-from implicit_em.studies.command_line import run_study
-from implicit_em.studies.protocol import trial_label
-from implicit_em.studies.runs import table
-from implicit_em.studies.study_directory import refuse_directory
+from implicit_em_studies.paper.__main__ import main
+from implicit_em_studies.paper.paper import EXPERIMENTS, PROTOCOL
+from implicit_em_studies.paper.reproduce import STUDY, reproduce
+from implicit_em_studies.shared.command_line import run_study
+from implicit_em_studies.shared.protocol import trial_label
+from implicit_em_studies.shared.runs import table
+from implicit_em_studies.shared.study_directory import refuse_directory
 
 CONF = ROOT / "conf"
 PACKAGED = ROOT / "implicit_em" / "conf"

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from implicit_em import Encoder
-from implicit_em.experiments import theorem
+from implicit_em_studies.paper import theorem
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from implicit_em.experiments.trajectory import probe_epochs, row_angle
 from implicit_em.training.run import train
+from implicit_em_studies.paper.trajectory import probe_epochs, row_angle
 
 
 @pytest.fixture

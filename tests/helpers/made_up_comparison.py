@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 
 from helpers.paths import ROOT
-from implicit_em.compare.protocol import Protocol
-from implicit_em.compare.results import Results, choose
 from implicit_em.metrics.densities import EDGES
+from implicit_em_studies.comparison.protocol import Protocol
+from implicit_em_studies.comparison.results import Results, choose
 
 KNOBS = np.geomspace(0.03, 0.6, 8)
 NOISE = (-1.0, 0.4, 1.0, 0.1, -0.5)

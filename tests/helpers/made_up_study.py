@@ -5,7 +5,7 @@ from math import log
 import numpy as np
 import pandas as pd
 
-from implicit_em.experiments.evidence import Evidence
+from implicit_em_studies.paper.evidence import Evidence
 
 RATES = (1e-4, 1e-3, 1e-2, 1e-1)
 NOISE = (-1.0, 0.0, 1.0, 0.5, -0.5)

@@ -9,7 +9,7 @@ from helpers.paths import ROOT
 CODE = """
 import sys
 from implicit_em import cli
-from implicit_em.compare.costs import peak_memory
+from implicit_em_studies.comparison.costs import peak_memory
 code = cli.main(["train", *sys.argv[1:]])
 print("peak", peak_memory())
 sys.exit(code)

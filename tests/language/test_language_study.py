@@ -18,16 +18,16 @@ from implicit_em.data import ActivationDataModule, ActivationStore
 from implicit_em.data.modules import fixed_choice
 from implicit_em.harvest.models import CausalModel
 from implicit_em.harvest.splicing import spliced_losses
-from implicit_em.language.__main__ import main
-from implicit_em.language.measuring import Largest
-from implicit_em.language.part import reaching
-from implicit_em.language.protocol import FOLDER, Protocol
-from implicit_em.language.results import MEASURES, PRIMARY, Results
-from implicit_em.language.study import language
-from implicit_em.studies.runs import Run
-from implicit_em.studies.stages import compose_settings
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.loading import load
+from implicit_em_studies.language.__main__ import main
+from implicit_em_studies.language.measuring import Largest
+from implicit_em_studies.language.part import reaching
+from implicit_em_studies.language.protocol import FOLDER, Protocol
+from implicit_em_studies.language.results import MEASURES, PRIMARY, Results
+from implicit_em_studies.language.study import language
+from implicit_em_studies.shared.runs import Run
+from implicit_em_studies.shared.stages import compose_settings
 
 CONF = ROOT / "conf"
 pytestmark = pytest.mark.usefixtures("coarse")
@@ -78,7 +78,7 @@ def study(tmp_path_factory, conf, changes, coarse):
     """The directory of a study, whose probes read the label of the documents."""
     directory = tmp_path_factory.mktemp("language") / "trial"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("implicit_em.language.measuring.KIND", "label")
+        patch.setattr("implicit_em_studies.language.measuring.KIND", "label")
         language(directory, [], changes, workers=1, conf=conf)
     return directory / "tiny"
 
@@ -267,7 +267,7 @@ def path_of(changes):
 def test_it_goes_on_where_it_was_stopped(study, conf, changes, monkeypatch):
     monkeypatch.setattr("implicit_em.engine.stack.Stack.train", lambda *_: pytest.fail("trained"))
     for name in ("_quality", "spliced_losses"):
-        again = f"implicit_em.language.measuring.{name}"
+        again = f"implicit_em_studies.language.measuring.{name}"
         monkeypatch.setattr(again, lambda *_, **__: pytest.fail("measured"))
     before = table(study, "finals")
     language(study.parent, [], changes, workers=1, conf=conf)

@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 from helpers.paths import ROOT
 
-from implicit_em.recover.findings import findings
-from implicit_em.recover.protocol import Protocol
-from implicit_em.recover.report import Content
-from implicit_em.recover.results import FOUND, Results
+from implicit_em_studies.recovery.findings import findings
+from implicit_em_studies.recovery.protocol import Protocol
+from implicit_em_studies.recovery.report import Content
+from implicit_em_studies.recovery.results import FOUND, Results
 
 NOISE = (-0.02, 0.01, 0.02, -0.01, 0.0)
 SEEDS = range(1, 6)

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from implicit_em.studies import bootstrap, pairs
-from implicit_em.studies.bootstrap import UndefinedError, against
+from implicit_em_studies.shared import bootstrap, pairs
+from implicit_em_studies.shared.bootstrap import UndefinedError, against
 
 LEVELS = {"a": 0.30, "b": 0.31, "c": 0.28}
 

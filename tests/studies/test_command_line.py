@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from implicit_em.studies.command_line import command
+from implicit_em_studies.shared.command_line import command
 
 
 def test_a_command_names_an_option_only_if_it_is_not_the_default():
     default, other = Path("results/paper"), Path("else where")
     assert command("compare", ["mnist"], directory=(default, default)) == (
-        "python -m implicit_em.compare mnist"
+        "python -m implicit_em_studies.comparison mnist"
     )
     assert command("compare", [], directory=(other, default)) == (
-        "python -m implicit_em.compare --directory 'else where'"
+        "python -m implicit_em_studies.comparison --directory 'else where'"
     )

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from helpers.paths import ROOT
 
-from implicit_em.experiments import criteria as of_the_paper
-from implicit_em.experiments.figures import PICTURES
-from implicit_em.studies.claims import Claims
-from implicit_em.theory import criteria as of_the_theory
-from implicit_em.theory.study import EXPERIMENTS
+from implicit_em_studies.paper import criteria as of_the_paper
+from implicit_em_studies.paper.figures import PICTURES
+from implicit_em_studies.shared.claims import Claims
+from implicit_em_studies.theory import criteria as of_the_theory
+from implicit_em_studies.theory.study import EXPERIMENTS
 
 
 @dataclass

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from implicit_em.studies.pairs import Matched, against, target_text
+from implicit_em_studies.shared.pairs import Matched, against, target_text
 
 CELLS = ("wide", "narrow")
 LEVELS = {"a": 0.93, "b": 0.92, "c": 0.95}

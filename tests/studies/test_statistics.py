@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from implicit_em.studies import statistics
+from implicit_em_studies.shared import statistics
 
 values = st.lists(st.floats(0.1, 100), min_size=3, max_size=8, unique=True)
 

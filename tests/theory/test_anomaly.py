@@ -11,7 +11,7 @@ from torchvision.datasets import MNIST
 
 from implicit_em.base.errors import ConfigError
 from implicit_em.models import Encoder, Mixture, SparseAutoencoder
-from implicit_em.theory.anomaly import (
+from implicit_em_studies.theory.anomaly import (
     WithoutDigit,
     aurocs,
     corrupted,

@@ -14,8 +14,8 @@ from implicit_em.engine.modules import EncoderModule, build_objective
 from implicit_em.engine.stack import outputs_of
 from implicit_em.models import Encoder
 from implicit_em.models.declarations import undeclared
-from implicit_em.studies.measurements import Measurement
-from implicit_em.theory.depth import SHOWN, Deep, InTurn, lower_terms, measure, mixture
+from implicit_em_studies.shared.measurements import Measurement
+from implicit_em_studies.theory.depth import SHOWN, Deep, InTurn, lower_terms, measure, mixture
 
 DECAY = 0.1
 ALIVE = 15
@@ -25,7 +25,7 @@ LOSS = {
     "var": {"_target_": "implicit_em.losses.variance"},
     "tc": {"_target_": "implicit_em.losses.decorrelation"},
     "decay": {"_target_": "implicit_em.losses.decay", "weight": DECAY},
-    "lower": {"_target_": "implicit_em.theory.depth.lower_terms"},
+    "lower": {"_target_": "implicit_em_studies.theory.depth.lower_terms"},
 }
 
 
@@ -124,7 +124,7 @@ def test_a_stack_gives_the_bits_of_its_runs(joint):
 def test_layers_in_turn_are_trained_to_their_end_one_by_one():
     steps, x = 3, draw(40, 6)
     torch.manual_seed(ALIVE)
-    spec = {"_target_": "implicit_em.theory.depth.Deep", "in_features": 6, "hidden": 5}
+    spec = {"_target_": "implicit_em_studies.theory.depth.Deep", "in_features": 6, "hidden": 5}
     module = EncoderModule({**spec, "layers": 3, "joint": False}, LOSS).double()
     model = module.model
     inputs, expected = x, []

@@ -8,9 +8,11 @@ from helpers.paths import ROOT
 from torch.testing import assert_close
 
 from implicit_em.data import Block
-from implicit_em.studies.runs import plan_sweeps
-from implicit_em.theory import em_measuring
-from implicit_em.theory.em_measuring import (
+from implicit_em.training.measurement import energies_of
+from implicit_em.training.run import train
+from implicit_em_studies.shared.runs import plan_sweeps
+from implicit_em_studies.theory import em_measuring
+from implicit_em_studies.theory.em_measuring import (
     INCREMENTAL,
     PACE,
     STEPS,
@@ -19,9 +21,7 @@ from implicit_em.theory.em_measuring import (
     method_of,
     start_of,
 )
-from implicit_em.theory.mixtures import Fit, exact
-from implicit_em.training.measurement import energies_of
-from implicit_em.training.run import train
+from implicit_em_studies.theory.mixtures import Fit, exact
 
 CONF = ROOT / "conf"
 

@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import minimize
 from torch.testing import assert_close
 
-from implicit_em.theory.free_layer import (
+from implicit_em_studies.theory.free_layer import (
     DECAY,
     VARIANTS,
     WEIGHT,

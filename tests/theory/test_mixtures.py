@@ -9,7 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from implicit_em.losses import lse
-from implicit_em.theory.mixtures import (
+from implicit_em_studies.theory.mixtures import (
     Fit,
     e_step,
     exact,
@@ -67,7 +67,9 @@ def test_a_model_gives_the_energies_of_its_mixture():
 
 
 def test_exact_em_is_the_plain_one_and_its_likelihood_never_falls(monkeypatch):
-    monkeypatch.setattr("implicit_em.theory.mixtures.PART", 50)  # several parts, one of them short
+    monkeypatch.setattr(
+        "implicit_em_studies.theory.mixtures.PART", 50
+    )  # several parts, one of them short
     x_ND = samples()
     fit = start(x_ND)
     means_KD, weights_K = fit.means_KD, fit.log_weights_K.exp()

@@ -8,11 +8,11 @@ from helpers import theory
 from helpers.paths import ROOT
 
 from implicit_em.base.errors import ConfigError
-from implicit_em.theory.criteria import CLAIMS
-from implicit_em.theory.explicit_em import EXPLICIT, best, end_of, largest_fall
-from implicit_em.theory.protocol import PROTOCOL
-from implicit_em.theory.study import EXPERIMENTS, STUDY, study
-from implicit_em.theory.volume import CANDIDATES
+from implicit_em_studies.theory.criteria import CLAIMS
+from implicit_em_studies.theory.explicit_em import EXPLICIT, best, end_of, largest_fall
+from implicit_em_studies.theory.protocol import PROTOCOL
+from implicit_em_studies.theory.study import EXPERIMENTS, STUDY, study
+from implicit_em_studies.theory.volume import CANDIDATES
 
 CONF = ROOT / "conf"
 SEEDS = (1, 2, 3)
@@ -281,7 +281,7 @@ def thin(tmp_path):
 def test_a_small_study_writes_everything_and_goes_on(
     experiments, small_mnist, tmp_path, thin, monkeypatch, caplog
 ):
-    monkeypatch.setattr("implicit_em.theory.anomaly.cores", lambda: 1)  # no other processes
+    monkeypatch.setattr("implicit_em_studies.theory.anomaly.cores", lambda: 1)  # no other processes
     caplog.set_level("INFO")
     overrides = [f"data.root={small_mnist}", "data.batch_size=64", "trainer.max_epochs=1"]
     overrides += ["seed=1", "logger=csv"]

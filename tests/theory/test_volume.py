@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from implicit_em.models import Encoder
-from implicit_em.theory.volume import UnitRows, hinge, matched, penalty
+from implicit_em_studies.theory.volume import UnitRows, hinge, matched, penalty
 
 
 def draw(*shape):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from implicit_em.theory.lse import (
+from implicit_em_studies.theory.lse import (
     Square,
     excess,
     first,

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from implicit_em.config import CONF
-from implicit_em.studies.runs import compose_sweeps
-from implicit_em.theory.reconstruction import (
+from implicit_em_studies.shared.runs import compose_sweeps
+from implicit_em_studies.theory.reconstruction import (
     DENSITIES,
     EXPERIMENT,
     VARIANTS,

@@ -8,8 +8,8 @@ from helpers.wandb_runs import group_of, inspect, records
 from omegaconf import OmegaConf
 
 from implicit_em.base.errors import ConfigError
-from implicit_em.experiments.reproduce import reproduce
 from implicit_em.training.tracking import wandb_mode
+from implicit_em_studies.paper.reproduce import reproduce
 
 
 @pytest.mark.slow

@@ -1,0 +1,5 @@
+"""The studies that stand on the framework: paper, comparison, recovery, language, theory.
+
+Each is a package with a command of its own, and ``shared`` is what they have in common. A study
+imports ``implicit_em``, never the reverse.
+"""

@@ -1,0 +1,74 @@
+"""The whole comparison from one call: every part that was asked for."""
+
+import logging
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from implicit_em.base.errors import ConfigError
+from implicit_em.config import CONF
+from implicit_em_studies.comparison.knobs import CURVE
+from implicit_em_studies.comparison.parts import Families, Knobs, Part
+from implicit_em_studies.comparison.protocol import KNOBS, Protocol
+from implicit_em_studies.comparison.stages import Stages
+from implicit_em_studies.shared.parts import Study
+from implicit_em_studies.shared.stages import Setting, compose_settings
+
+log = logging.getLogger(__name__)
+
+COMPARISON = Path("results/compare")
+
+
+def compare(
+    directory: str | Path = COMPARISON,
+    parts: Sequence[str] = (),
+    changes: Sequence[str] = (),
+    workers: int | None = None,
+    conf: str | Path = CONF,
+) -> list[Path]:
+    """Run parts of the comparison as ``Study.run`` does; results lie by data set and part.
+
+    ``parts`` names data sets and parts; all data sets if none is named, and all parts likewise.
+
+    Raises:
+        ConfigError: if a setting is refused, or the directory holds a study of other settings.
+        RunError: if runs failed, or no setting comes near any density.
+    """
+    study = Study("compare", "comparison", COMPARISON, Protocol, _prepare)
+    return study.run(directory, parts, changes, workers, conf)
+
+
+def _prepare(
+    protocol: Protocol,
+    words: Sequence[str],
+    directory: Path,
+    conf: Path,
+    overrides: Sequence[str],
+    trial: str | None,
+) -> list[Part]:
+    """Compose and check the runs of all parts."""
+
+    @cache
+    def settings(dataset: str, names: tuple[str, ...], folder: str = "compare") -> list[Setting]:
+        log.info("%s: composing the runs of %s", dataset, ", ".join(names))
+        return compose_settings(names, folder, conf, [f"data={dataset}", *overrides])
+
+    prepared: list[Part] = []
+    for dataset, part in protocol.chosen(words):
+        runs, results = directory / dataset / "runs", directory / dataset / part
+        if part == KNOBS:
+            varied = settings(dataset, (*CURVE, *protocol.knobs), KNOBS)
+            stages = Stages(protocol, part, runs, varied, ())
+            prepared.append(Knobs(stages, dataset, results, conf, trial))
+        else:
+            own = protocol.of_part(part)
+            grids = own.parts[part].grids
+            if not any((conf / "experiment" / grids).glob("*.yaml")):
+                raise ConfigError(
+                    f"parts.{part}.grids={grids}: no grids in conf/experiment/{grids}"
+                )
+            families = settings(dataset, tuple(own.families), grids)
+            controls = settings(dataset, tuple(own.controls))
+            stages = Stages(own, part, runs, families, controls)
+            prepared.append(Families(stages, dataset, results, conf, trial))
+    return prepared

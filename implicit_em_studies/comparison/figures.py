@@ -1,0 +1,204 @@
+"""The figures of a part: curves over density, grids of settings, features, histograms."""
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from implicit_em.metrics.densities import EDGES
+from implicit_em.metrics.feature_grid import draw_grid
+from implicit_em_studies.comparison.knobs import BASE, CURVE
+from implicit_em_studies.comparison.matching import at_density
+from implicit_em_studies.comparison.results import Results
+from implicit_em_studies.comparison.selection import on_front
+from implicit_em_studies.shared import figures as style
+from implicit_em_studies.shared.families import name_of
+from implicit_em_studies.shared.tables import records
+
+DENSITY, VALIDATION = "active units on a sample (%)", "probe accuracy, validation (%)"
+TICKS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
+FEW_TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+SATURATING = 0.005
+MARKERS = "os^DvPX*<"
+VIRIDIS = colormaps["viridis"]
+POINTS = 60  # densities at which a band is drawn
+LEADER = {"arrowstyle": "-", "relpos": (0, 0.5), "color": "#bbbbbb", "lw": 0.5}
+ENDS = 1 + 1e-9  # factor by which a curve reaches past its ends: logarithms round
+
+
+def quality_over_density(results: Results) -> Figure:
+    """Draw the finals' probe accuracy and unexplained variance over their density, with bands."""
+    figure = Figure(figsize=(style.WIDTH, 8.2))
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    _curves(upper, results, "probe_accuracy")
+    upper.set(ylabel="probe accuracy, test (%)", xlabel="")
+    _curves(lower, results, "least_squares_fvu")
+    lower.set(ylabel="variance unexplained by the best linear decoder (%)")
+    figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def _curves(axes: Axes, results: Results, value: str) -> None:
+    for family in results.protocol.families:
+        finals = results.finals[results.finals["family"] == family]
+        if finals.empty:
+            continue
+        colour, line, marker = style.look_of(family)
+        _band(axes, finals, "exact_density", value, color=colour, ls=line, lw=1.3, alpha=0.15)
+        means = finals.groupby("settings")[["exact_density", value]].mean()
+        axes.plot(means["exact_density"], 100 * means[value], marker, color=colour, ms=4.5)
+        axes.plot([], [], marker, color=colour, ms=4.5, ls=line, lw=1.3, label=name_of(family))
+    _density_axis(axes)
+    _controls(axes, results.controls, value)
+
+
+def _band(
+    axes: Axes, runs: pd.DataFrame, density: str, value: str, *, alpha: float, **line: Any
+) -> None:
+    """Draw the mean of the seeds' curves ± one deviation, where all seeds have a density."""
+    seeds = runs.groupby("seed")
+    first, last = seeds[density].min().max(), seeds[density].max().min()
+    grid = np.geomspace(first, last, POINTS) if 0 < first < last else np.array([])
+    curves = np.array(
+        [[at_density(rows[density], rows[value], x, ENDS) for x in grid] for _, rows in seeds]
+    )
+    middle = curves.mean(0)
+    spread = curves.std(0, ddof=1) if len(curves) > 1 else np.zeros_like(middle)
+    low, high = 100 * (middle - spread), 100 * (middle + spread)
+    axes.fill_between(grid, low, high, color=line["color"], alpha=alpha, lw=0)
+    axes.plot(grid, 100 * middle, **line)
+
+
+def _controls(axes: Axes, controls: pd.DataFrame, value: str) -> None:
+    """Mark each control and write its name beside the axes, also if it lies below them."""
+    low, high = axes.get_ylim()
+    low = max(0.0, low)
+    axes.set_ylim(low, high)
+    if controls.empty:
+        return
+    means = 100 * controls.groupby("family", sort=False)[["exact_density", value]].mean().dropna()
+    means = means.sort_values(value)
+    names = means[value].clip(low, high).to_numpy(copy=True)
+    gap = (high - low) / 28
+    for place in range(1, len(names)):  # no two names overlap, from the lowest up
+        names[place] = max(names[place], names[place - 1] + gap)
+    names -= max(0.0, names[-1] - high)
+    for (family, density, height), name in zip(means.itertuples(), names, strict=True):
+        axes.plot(density / 100, height, "x", color="#666666", ms=4)
+        axes.annotate(
+            f"{name_of(str(family))} {height:.1f}",
+            (density / 100, height),
+            (1.03, float(name)),
+            textcoords=axes.get_yaxis_transform(),
+            fontsize=7,
+            color="#666666",
+            va="center",
+            annotation_clip=False,
+            arrowprops=LEADER if low <= height <= high else None,
+        )
+
+
+def _density_axis(axes: Axes, ticks: Sequence[float] = TICKS) -> None:
+    axes.set(xscale="log", xlabel=DENSITY, xlim=(TICKS[0], 1.1))
+    axes.set_xticks(ticks)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def grids(results: Results) -> Figure:
+    """Draw every setting of every grid on validation samples, each family before all others."""
+    tuning = results.tuning.dropna(subset=["density", "probe_accuracy"])
+    tuning = tuning[tuning["density"] > 0]
+    front = tuning[on_front(tuning, "density", "probe_accuracy")].sort_values("density")
+    low = 100 * tuning["probe_accuracy"].quantile(0.02)
+    top = 100 * tuning["probe_accuracy"].max()
+
+    def panel(axes: Axes, family: str) -> None:
+        rows = tuning[tuning["family"] == family]
+        chosen = results.chosen[results.chosen["family"] == family]
+        axes.step(*_points(front), where="post", color=style.GREY, lw=1)
+        axes.plot(*_points(tuning), ".", color="#dddddd", ms=3)
+        axes.plot(*_points(rows), ".", color=style.look_of(family).colour, ms=5)
+        axes.plot(*_points(chosen), "o", mfc="none", mec=style.VERMILION, ms=8)
+        axes.set_ylim(float(low) - 1, float(top) + 0.5)
+        _density_axis(axes, FEW_TICKS)
+
+    return style.panels(results.protocol.families, panel, 2.0, DENSITY, VALIDATION)
+
+
+def knobs(table: pd.DataFrame, moved: pd.DataFrame) -> Figure:
+    """Draw the settings of ``knobs.effects`` over their density, each knob before the curve."""
+    curve = table[table["knob"].isin(CURVE)]
+    base = moved[moved["knob"] == BASE]
+    shown = moved.dropna(subset=["density", "probe_accuracy"])
+    low = 100 * shown["probe_accuracy"].quantile(0.05) - 1
+    high = 100 * shown["probe_accuracy"].max() + 1
+
+    def panel(axes: Axes, knob: str) -> None:
+        _band(axes, curve, "density", "probe_accuracy", color=style.GREY, lw=1, alpha=0.3)
+        axes.plot(*_points(base), "x", color=style.BLACK, ms=6)
+        rows = records(shown[shown["knob"] == knob])
+        colours = VIRIDIS(np.linspace(0, 0.9, len(rows)))
+        for row, colour, marker in zip(rows, colours, cycle(MARKERS), strict=False):
+            name = ", ".join(part.partition("=")[2] for part in row["settings"].split(", "))
+            height = max(low, 100 * row["probe_accuracy"])
+            axes.plot(row["density"], height, marker, color=colour, ms=4.5, label=name)
+        axes.legend(
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.13),
+            ncols=3,
+            fontsize=6,
+            handlelength=1,
+            columnspacing=0.8,
+            labelspacing=0.3,
+        )
+        axes.set_ylim(float(low) - 0.5, float(high))
+        _density_axis(axes, FEW_TICKS)
+
+    names = [knob for knob in shown["knob"].unique() if knob != BASE]
+    return style.panels(names, panel, 2.5, DENSITY, VALIDATION)
+
+
+def _points(rows: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    """Return the density of settings, and their probe accuracy in per cent."""
+    return rows["density"], 100 * rows["probe_accuracy"]
+
+
+def features(weights: Mapping[str, np.ndarray], sample_shape: Sequence[int]) -> Figure:
+    """Draw the weight rows ``(K, D)`` of each family."""
+
+    def panel(axes: Axes, family: str) -> None:
+        draw_grid(axes, weights[family], sample_shape, "bottom", SATURATING)
+
+    return style.panels(list(weights), panel, 3.2)
+
+
+def histograms(results: Results, density: float) -> Figure:
+    """Draw the units by how often they are active, for each family's setting at one density."""
+    shown = at_target(results, density)
+    bins = ["units_dead", *(f"units_to_{edge:g}" for edge in EDGES)]
+    labels = ["dead", *(f"{100 * edge:g}" for edge in EDGES)]
+
+    def panel(axes: Axes, family: str) -> None:
+        rows = shown[shown["family"] == family]
+        shares = 100 * rows[bins].div(rows["units"], axis=0).mean()
+        axes.bar(range(len(bins)), shares, color=style.look_of(family).colour)
+        axes.set_ylim(0, 100)
+        axes.set_xticks(range(0, len(bins), 3), labels[::3])
+        axes.grid(axis="x", visible=False)
+
+    activity = "active on at most so many of the test samples (%)"
+    return style.panels(list(shown["family"].unique()), panel, 1.8, activity, "units (%)")
+
+
+def at_target(results: Results, density: float) -> pd.DataFrame:
+    """Return the finals of the settings that were chosen at a density."""
+    chosen = results.chosen[results.chosen["target"] == density]
+    keys = pd.MultiIndex.from_frame(results.finals[["family", "settings"]])
+    return results.finals[keys.isin(pd.MultiIndex.from_frame(chosen[["family", "settings"]]))]

@@ -1,0 +1,68 @@
+"""What the tables of a part say, one sentence each; ``findings.md.j2`` has the words."""
+
+import pandas as pd
+
+from implicit_em_studies.comparison.results import Results
+from implicit_em_studies.comparison.wording import ACTIVE, widths_of
+from implicit_em_studies.shared.pages import sentences
+from implicit_em_studies.shared.pairs import SIGNIFICANT, Matched
+from implicit_em_studies.shared.tables import percent
+
+# Measures beside the probe: the name of each, and 1 if more is better, -1 if less is.
+OTHER_MEASURES = {
+    "least_squares_fvu": ("variance that the best linear decoder leaves unexplained", -1),
+    "sparse_probe_1": ("sparse probe of 1 unit", 1),
+    "sparse_probe_5": ("sparse probe of 5 units", 1),
+}
+ENOUGH = 2  # densities at which the derived model has to be on the front; fixed before any run
+
+
+def findings(results: Results) -> list[str]:
+    """Return what the tables say, one sentence each."""
+    protocol, reference = results.protocol, results.protocol.reference
+    density = Matched(results.at_density(), reference)
+    activity = Matched(results.at_activity(), reference, ACTIVE)
+    fvu = results.finals.groupby(["family", "settings"], sort=False)["fvu"].mean()
+    lost = fvu.gt(1).groupby("family", sort=False).agg(["sum", "size"])
+    reached = density.at.groupby("family")["target"].agg(list)
+    return sentences(
+        "implicit_em_studies.comparison",
+        "findings.md.j2",
+        significant=SIGNIFICANT,
+        enough=ENOUGH,
+        reference=reference,
+        widths=widths_of(results.finals),
+        density=density,
+        activity=activity,
+        counted=_other_measures(results),
+        fronts=results.fronts(),
+        also=[family for part in protocol.parts.values() for family in part.also],
+        control=_best_control(results),
+        lost_decoders=lost[lost["sum"] > 0],
+        missing={
+            family: [percent(t) for t in protocol.densities if t not in reached.get(family, [])]
+            for family in protocol.families
+        },
+        diverged=results.diverged.groupby(["family", "settings"], sort=False)["seed"].agg(list),
+    )
+
+
+def _best_control(results: Results) -> pd.Series | None:
+    """Return the means over the runs of the control with the best probe; ``None`` without any."""
+    if results.controls.empty:
+        return None
+    controls = results.controls.groupby("family")[["probe_accuracy", "exact_density", "units"]]
+    return controls.mean().sort_values("probe_accuracy").iloc[-1]
+
+
+def _other_measures(results: Results) -> tuple[str, list[tuple[str, Matched]]]:
+    """Return whether density or activity is equal, and the tests by each other measure."""
+    alike = results.at_activity()["p_holm"].isna().all()
+    at, equal = (results.at_density, "density") if alike else (results.at_activity, "activity")
+    counted = []
+    for value, (label, sign) in OTHER_MEASURES.items():
+        tests = at(value).dropna(subset="p_holm")
+        if len(tests):
+            tests["ahead"] *= sign
+            counted.append((label, Matched(tests, results.protocol.reference)))
+    return equal, counted

@@ -1,0 +1,77 @@
+"""What each setting of the derived model moves: density, or quality at the same density."""
+
+from typing import Any
+
+import pandas as pd
+
+from implicit_em_studies.comparison.matching import at_density
+from implicit_em_studies.shared.pages import sentences
+from implicit_em_studies.shared.pairs import SIGNIFICANT, TESTED, lead
+from implicit_em_studies.shared.statistics import holm
+from implicit_em_studies.shared.tables import records
+
+BASE = "base"
+CURVE = (BASE, "sparsity")  # the knobs whose settings make the curve over the weight of LSE
+
+
+def effects(table: pd.DataFrame, beyond: float) -> pd.DataFrame:
+    """Compare each setting with the curve over the weight of LSE.
+
+    Args:
+        table: one row per run: ``knob``, ``settings``, ``seed``, ``density`` and
+            ``probe_accuracy``; the last two are null if the run diverged.
+        beyond: factor by which a curve reaches past its ends, as in ``matching.at_density``.
+
+    Returns:
+        One row per setting: ``n`` runs that did not diverge, means and deviations (``_std``), and
+        ``matching.lead`` over the curve with ``p_holm``, corrected over all settings. Settings of
+        the curve itself are not tested.
+    """
+    curves: dict[Any, pd.DataFrame] = dict(iter(table[table["knob"].isin(CURVE)].groupby("seed")))
+    rows: list[dict[str, Any]] = []
+    for (knob, settings), runs in table.groupby(["knob", "settings"], sort=False):
+        kept = runs.dropna(subset=["density", "probe_accuracy"]).set_index("seed")
+        row = {"knob": knob, "settings": settings, "n": len(kept), "pairs": 0}
+        for column in ("density", "probe_accuracy"):
+            row |= {column: kept[column].mean(), f"{column}_std": kept[column].std()}
+        reached = {}
+        for seed, density in kept["density"].items():
+            curve = curves[seed]
+            reached[seed] = at_density(curve["density"], curve["probe_accuracy"], density, beyond)
+        expected = pd.Series(reached, dtype=float).dropna()
+        if knob not in CURVE and len(expected):
+            row |= lead(kept["probe_accuracy"], expected)
+        rows.append(row)
+    measured = ["density", "density_std", "probe_accuracy", "probe_accuracy_std"]
+    frame = pd.DataFrame(rows, columns=["knob", "settings", "n", *measured, *TESTED])
+    tests = {f"{row}": None if pd.isna(p) else p for row, p in frame["p_value"].items()}
+    frame["p_holm"] = pd.Series(list(holm(tests).values()), dtype=float)
+    return frame.astype(dict.fromkeys([*measured, *TESTED[1:]], float))
+
+
+def knob_findings(moved: pd.DataFrame, reach: float) -> list[str]:
+    """Return what ``effects`` says, one sentence each; ``knob_findings.md.j2`` has the words.
+
+    A setting moves density if it changes it by at least the factor ``reach``.
+    """
+    base = moved[moved["knob"] == BASE]
+    ranges: dict[str, tuple[float, float]] = {}
+    for knob, rows in moved[moved["knob"] != BASE].groupby("knob", sort=False):
+        if rows["density"].notna().any():
+            densities = pd.concat([base, rows])["density"]
+            ranges[str(knob).replace("_", " ")] = densities.min(), densities.max()
+    clear = moved[moved["p_holm"] < SIGNIFICANT].sort_values("ahead")
+    default = base["density"].mean()
+    return sentences(
+        "implicit_em_studies.comparison",
+        "knob_findings.md.j2",
+        reach=reach,
+        default=None if pd.isna(default) else default,
+        moving={knob: ends for knob, ends in ranges.items() if ends[1] >= reach * ends[0]},
+        still=[knob for knob, ends in ranges.items() if ends[1] < reach * ends[0]],
+        tested=int(moved["p_holm"].notna().sum()),
+        better=records(clear[clear["ahead"] > 0][::-1]),
+        worse=records(clear[clear["ahead"] < 0]),
+        full=list(moved.loc[moved["density"] == 1, "settings"]),
+        lost=list(moved.loc[moved["n"] == 0, "settings"]),
+    )

@@ -1,0 +1,100 @@
+"""The measurements of grids, finals and controls; a run's quality is kept in its directory."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from implicit_em.metrics.densities import density
+from implicit_em.metrics.dictionaries import stability, varying
+from implicit_em.metrics.quality import Encoded, quality
+from implicit_em.models import SparseAutoencoder
+from implicit_em.training.measurement import energies_of
+from implicit_em_studies.shared.measurements import Measurement, samples_of
+from implicit_em_studies.shared.runs import Run, matrices_of
+from implicit_em_studies.shared.stages import describe, settings_of
+
+FROM_METRICS = ("parameters", "epochs", "train_seconds", "redundancy", "responsibility_entropy")
+BATCH = 2_000  # samples that are decoded at a time
+
+
+def tuning_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """Return the measurements of complete or diverged runs on held-out samples, a row for each.
+
+    ``density`` counts values that are not exactly zero, as for the finals; ``metrics.json`` counts
+    by a threshold.
+    """
+    held_out = samples_of(runs[0])[2]
+    rows = []
+    for run in runs:
+        metrics = run.metrics()
+        keys = ("probe_accuracy", "silent_units", "final_loss", "error")
+        measured = {key: metrics.get(key) for key in keys} | {"density": None}
+        if metrics.get("status") == "completed":
+            measured["density"] = density(energies_of(run.model(), held_out))
+        for family, axes in run.places:
+            settings = describe(run.cfg, axes)
+            row = {"family": family, "settings": settings, "run": run.fingerprint}
+            rows.append(row | {"seed": run.cfg.seed} | measured)
+    numbers = ["density", "probe_accuracy", "silent_units", "final_loss"]
+    return pd.DataFrame(rows).astype(dict.fromkeys(numbers, float))
+
+
+def measure_all(runs: Sequence[Run], workers: int) -> pd.DataFrame:
+    """Return ``quality`` and some metrics of complete runs, a row for each.
+
+    ``units`` is the number K and ``active_units`` the L0. Up to ``workers`` processes measure the
+    runs that were not measured before.
+    """
+    measured = QUALITY.of(runs, workers)
+    if measured.empty:
+        return measured
+    return measured.assign(active_units=measured["exact_density"] * measured["units"])
+
+
+def stabilities(runs: Sequence[Run]) -> pd.DataFrame:
+    """Return how alike the weight rows of each setting's seeds are, for runs on one data set.
+
+    ``encoder_stability`` and ``decoder_stability`` are null for a single seed or a missing matrix.
+    """
+    by_setting: dict[tuple[str, str], list[dict[str, np.ndarray]]] = {}
+    varies_D = varying(samples_of(runs[0])[0].numpy())
+    for run in runs:
+        matrices = matrices_of(run.model())
+        matrices["encoder"] = matrices["encoder"][:, varies_D]
+        by_setting.setdefault((run.sweep, settings_of(run)), []).append(matrices)
+    rows: list[dict[str, Any]] = []
+    for (family, settings), seeds in by_setting.items():
+        rows.append({"family": family, "settings": settings})
+        for name in ("encoder", "decoder"):
+            found = [seed[name] for seed in seeds if name in seed]
+            rows[-1][f"{name}_stability"] = stability(found)
+    return pd.DataFrame(rows)
+
+
+def _quality(run: Run) -> dict[str, Any]:
+    model = run.model()
+    train_x, train_labels, test_x, test_labels = samples_of(run)
+    train, test = (
+        Encoded(x.numpy(), labels.numpy(), energies_of(model, x))
+        for x, labels in ((train_x, train_labels), (test_x, test_labels))
+    )
+    matrices, reconstruction = matrices_of(model), None
+    if isinstance(model, SparseAutoencoder):
+        batches = torch.from_numpy(test.activations_NK).split(BATCH)
+        with torch.no_grad():
+            reconstruction = torch.cat([model.decode(batch) for batch in batches]).numpy()
+    measures = quality(
+        train,
+        test,
+        matrices["encoder"],
+        matrices.get("decoder"),
+        reconstruction,
+        run.cfg.trainer.threads,
+    )
+    return {"units": train.activations_NK.shape[1]} | measures
+
+
+QUALITY = Measurement("quality", 1, _quality, FROM_METRICS)

@@ -1,0 +1,98 @@
+"""The protocol of the comparison, as ``conf/compare.yaml`` fixes it."""
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+from implicit_em.base.errors import ConfigError
+from implicit_em_studies.shared import protocol as study_protocol
+from implicit_em_studies.shared.protocol import AnyNames, Names, distinct
+
+Density = Annotated[float, Field(gt=0, lt=1)]
+Factor = Annotated[float, Field(ge=1)]
+DERIVED = "derived"
+KNOBS = "knobs"  # the part that varies one setting of the derived model at a time
+
+
+class PartSettings(BaseModel):
+    """What sets a part apart; each field is explained in ``conf/compare.yaml``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    width: PositiveInt | None = None
+    widths: dict[str, PositiveInt] = {}
+    also: AnyNames = []
+    grids: str = "compare"
+
+
+class Protocol(study_protocol.Protocol):
+    """What is compared, and how; each field is explained in ``conf/compare.yaml``."""
+
+    file = "compare.yaml"
+    nested = ("parts",)
+    in_nested = PartSettings
+    set_elsewhere: ClassVar = {"data": "datasets", "model.hidden": "width, parts", "seed": "seeds"}
+
+    datasets: Names
+    width: PositiveInt
+    parts: Annotated[dict[str, PartSettings], Field(min_length=1)]
+    knobs: AnyNames
+    densities: Annotated[list[Density], Field(min_length=1), AfterValidator(distinct)]
+    reach: Factor
+    beyond: Factor
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> "Protocol":
+        taken = {*self.families, *self.controls}
+        for part, own in self.parts.items():
+            if part in (KNOBS, *self.datasets) or not part.isidentifier():
+                raise ValueError(
+                    f"parts.{part}: must be a plain name, and neither a data set's nor {KNOBS}"
+                )
+            if twice := [family for family in own.also if family in taken]:
+                raise ValueError(
+                    f"parts.{part}.also={twice[0]}: is among families or controls already"
+                )
+        self.require("tuning", "probe", "linear", default="linear")
+        return self
+
+    def of_part(self, part: str) -> Self:
+        """Return the protocol of one part: with its width, its families, and no other part."""
+        own = self._own(part)
+        values = {
+            "width": own.width or self.width,
+            "families": list(dict.fromkeys([*self.families, *own.also])),
+            "parts": {part: own},
+        }
+        return self.model_copy(update=values)
+
+    def deciding(self, part: str) -> dict[str, Any]:
+        """Return everything that decides a part's results, including its widths."""
+        left_out = {"datasets", "parts", "quick"}
+        if part == KNOBS:
+            left_out |= {"reference", "families", "controls", "finals", "densities"}
+        else:
+            left_out |= {"knobs"}
+        content = self.of_part(part).model_dump(exclude=left_out)
+        return content | {"widths": self._own(part).widths}
+
+    def chosen(self, words: Sequence[str]) -> list[tuple[str, str]]:
+        """Return the data sets and parts that words name; all data sets or parts if none does."""
+        every_part = [*self.parts, *([KNOBS] if self.knobs else [])]
+        allowed = [*self.datasets, *every_part]
+        if unknown := [word for word in words if word not in allowed]:
+            raise ConfigError(f"{unknown[0]}: no such part; allowed: {', '.join(allowed)}")
+        datasets, parts = (
+            [name for name in names if name in words] or list(names)
+            for names in (self.datasets, every_part)
+        )
+        return [(dataset, part) for part, dataset in product(parts, datasets)]
+
+    def width_of(self, part: str, family: str) -> int:
+        """Return the number of units K that a family has in a part."""
+        return self._own(part).widths.get(family, self.of_part(part).width)
+
+    def _own(self, part: str) -> PartSettings:
+        return self.parts.get(part, PartSettings())

@@ -1,0 +1,72 @@
+"""The results of a part, and the families at matched density."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from implicit_em_studies.comparison.matching import matched
+from implicit_em_studies.comparison.protocol import Protocol
+from implicit_em_studies.comparison.selection import fronts, select
+from implicit_em_studies.shared.pairs import against
+
+
+@dataclass(frozen=True)
+class Results:
+    """The measurements of a part, each table from the function beside it."""
+
+    protocol: Protocol
+    tuning: pd.DataFrame  # measuring.tuning_table, of the grids
+    chosen: pd.DataFrame  # selection.select
+    finals: pd.DataFrame  # measuring.measure_all
+    controls: pd.DataFrame  # measuring.measure_all
+    stability: pd.DataFrame  # measuring.stabilities
+    costs: pd.DataFrame  # costs.costs
+    diverged: pd.DataFrame  # family, settings and seed of the finals that diverged
+
+    def at_density(self, value: str = "probe_accuracy") -> pd.DataFrame:
+        """Return the families at the protocol's densities, as ``matching.against`` does."""
+        at = matched(self.finals, self.protocol.densities, self.protocol.beyond, value=value)
+        return against(at, self.protocol.reference)
+
+    def at_activity(self, value: str = "probe_accuracy") -> pd.DataFrame:
+        """Return the families at equal numbers of active units, densities times the usual width.
+
+        Numbers below the widest family's at the lowest density are left out: it was not tuned
+        there. The table is empty if all families have one width.
+        """
+        least = min(self.protocol.densities) * self.finals["units"].max()
+        counts = [density * self.protocol.width for density in self.protocol.densities]
+        differ = self.finals["units"].nunique() > 1
+        targets = [count for count in counts if differ and count > 0.999 * least]
+        at = matched(self.finals, targets, self.protocol.beyond, "active_units", value)
+        return against(at, self.protocol.reference)
+
+    @property
+    def shown_density(self) -> float:
+        """The density at which most families have a setting; the lowest of several."""
+        reached = self.chosen.merge(self.finals[["family", "settings"]].drop_duplicates())
+        families = reached.groupby("target").size()
+        return max(self.protocol.densities, key=lambda target: (families.get(target, 0), -target))
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return all tables by name."""
+        kept = ("tuning", "chosen", "finals", "controls", "stability", "costs")
+        tables = {"matched_density": self.at_density()} | {n: getattr(self, n) for n in kept}
+        activity = self.at_activity()
+        return tables if activity.empty else {**tables, "matched_activity": activity}
+
+    def fronts(self) -> dict[str, pd.DataFrame]:
+        """Return the families on the front of the grids, and on that of the finals' means."""
+        means = self.finals.groupby(["family", "settings"], sort=False, as_index=False).mean(
+            numeric_only=True
+        )
+        arguments = (self.protocol.densities, self.protocol.reach)
+        return {
+            "tuning": fronts(self.tuning, *arguments),
+            "finals": fronts(means.rename(columns={"exact_density": "density"}), *arguments),
+        }
+
+
+def choose(protocol: Protocol, tuning: pd.DataFrame) -> pd.DataFrame:
+    """Return the settings of the grids that the protocol chooses."""
+    return select(tuning, protocol.densities, protocol.reach, protocol.beyond)

@@ -1,0 +1,248 @@
+"""What is measured of a run, and which labels are probed."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from hydra.utils import get_class
+from safetensors.torch import load_file
+from torch import Tensor
+
+from implicit_em.config.harvest import LanguageModelSettings
+from implicit_em.data import ActivationDataModule
+from implicit_em.data.modules import fixed_choice
+from implicit_em.data.store import Split, save_tensors
+from implicit_em.harvest.models import CausalModel
+from implicit_em.harvest.splicing import spliced_losses
+from implicit_em.metrics.densities import EDGES, density_histogram
+from implicit_em.metrics.dictionaries import stability
+from implicit_em.metrics.probe import linear_probe
+from implicit_em.metrics.sparse import compact
+from implicit_em.metrics.sparse_probe import sparse_probe
+from implicit_em.metrics.token_classes import classes_of, newline_next
+from implicit_em.models import SparseAutoencoder
+from implicit_em.training.decoding import (
+    BATCH,
+    RidgeDecoder,
+    encoded,
+    fit_decoder,
+    reconstruction,
+)
+from implicit_em.training.loading import load_as_trained
+from implicit_em.training.measurement import energies_of
+from implicit_em_studies.language.protocol import Tokens
+from implicit_em_studies.shared.measurements import OF_TRAINING, Measurement
+from implicit_em_studies.shared.runs import Run, matrices_of
+
+DECODER = "ridge_decoder.safetensors"
+"""File of the ridge decoder, beside the model: its ``weight`` ``(K, D)`` and ``bias`` ``(D,)``."""
+AT_ONCE = 16
+"""Number of runs whose reconstructions share the passes of a language model."""
+KIND = "kind"
+"""Label of the documents that is probed, where the store has it."""
+PROBED_UNITS = (1, 5)
+"""Numbers of units of a sparse probe."""
+SUMS = ("tokens", "active", "variance", "ridge", "own")
+"""Sums over the tokens of each document."""
+
+
+class Counted:
+    """A model that counts the samples on which each unit of its codes is active.
+
+    Args:
+        model: model whose ``encode`` gives the codes.
+        units: number of its units K.
+    """
+
+    def __init__(self, model: Any, units: int) -> None:
+        self.model, self.weight = model, model.weight
+        self.active_K = torch.zeros(units, dtype=torch.int64)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the codes ``(..., K)`` of samples ``(..., D)``, and count."""
+        codes = self.model.encode(x)
+        self.active_K += (codes != 0).flatten(0, -2).sum(0)
+        return codes
+
+
+class Largest:
+    """A model of whose code only the k entries of largest magnitude are kept.
+
+    Args:
+        model: model whose ``encode`` gives the codes.
+        k: number of entries that are kept.
+    """
+
+    def __init__(self, model: Any, k: int) -> None:
+        self.model, self.k = model, k
+        self.weight = model.weight
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the codes ``(..., K)`` of samples ``(..., D)``."""
+        codes = self.model.encode(x)
+        kept = codes.abs().topk(min(self.k, codes.shape[-1])).indices
+        return torch.zeros_like(codes).scatter(-1, kept, codes.gather(-1, kept))
+
+
+def quality_of(tokens: Tokens, k: int | None = None) -> Measurement:
+    """Return the measurement of runs; with k, only so many entries of a code are kept."""
+    name = "language" if k is None else f"language_{k}"
+    measure = partial(_quality, tokens=tokens, k=k)
+    return Measurement(name, f"2, {tokens.fitted}, {tokens.probed}", measure, OF_TRAINING)
+
+
+def losses_of_all(runs: Sequence[Run], lm: LanguageModelSettings, tokens: Tokens) -> pd.DataFrame:
+    """Return sums of losses over the tokens of each document, a row for each run.
+
+    The reconstructions of a run are those of its own decoder or, if it has none, of the ridge
+    decoder beside it. ``clean``, ``zero`` and ``spliced`` are sums of cross-entropies and
+    ``divergence`` of KL divergences in nats, over ``predicted`` tokens; see
+    ``harvest.splicing.spliced_losses``.
+    """
+    measurement = Measurement("losses", f"1, {tokens.losses}", None)
+    if left := measurement.left(runs):
+        language_model = CausalModel.load(lm, "cpu")
+    for start in range(0, len(left), AT_ONCE):
+        some = left[start : start + AT_ONCE]
+        data = some[0].spec.build_data()
+        assert isinstance(data, ActivationDataModule)
+        replacements = {run.label: reconstruction_of(run) for run in some}
+        found = spliced_losses(
+            data.store, language_model, data.site, data.rule, replacements, most=tokens.losses
+        )
+        shared = {
+            "predicted": found.predicted_N.tolist(),
+            "clean": found.clean_N.tolist(),
+            "zero": found.zero.loss_N.tolist(),
+        }
+        for run in some:
+            loss_N, divergence_N = found.spliced[run.label]
+            own = {"spliced": loss_N.tolist(), "divergence": divergence_N.tolist()}
+            measurement.keep(run, shared | own)
+    return measurement.table(runs)
+
+
+def reconstruction_of(run: Run) -> Callable[[Tensor], Tensor]:
+    """Return a run's map from raw vectors ``(N, D)`` to their reconstructions."""
+    model: Any
+    model, normalizer = load_as_trained(run.directory, [get_class(run.cfg.model._target_)])
+    decode: Callable[[Tensor], Tensor]
+    if isinstance(model, SparseAutoencoder):
+        decode = model.decode
+    else:
+        arrays = load_file(run.directory / DECODER)
+        decode = RidgeDecoder(model, arrays["weight"], arrays["bias"])
+    return reconstruction(model, normalizer, decode)
+
+
+def stabilities(runs: Sequence[Run]) -> pd.DataFrame:
+    """Return how alike the directions of each family's seeds are: matched encoder rows."""
+    rows: dict[str, list[np.ndarray]] = {}
+    for run in runs:
+        rows.setdefault(run.sweep, []).append(matrices_of(run.model())["encoder"])
+    found = [{"family": name, "stability": stability(seeds)} for name, seeds in rows.items()]
+    return pd.DataFrame(found)
+
+
+def _quality(run: Run, tokens: Tokens, k: int | None) -> dict[str, Any]:
+    model, data = run.model(), run.spec.build_data()
+    assert isinstance(data, ActivationDataModule)
+    code = model if k is None else Largest(model, k)
+    train, rows = data.split("train")[0], data.train_indices()
+    fitted = train.index_select(0, rows[fixed_choice(len(rows), tokens.fitted)])
+    counted = Counted(code, len(model.weight))
+    decoder = replace(fit_decoder(counted, fitted), model=code)
+    if k is None:
+        arrays = {"weight": decoder.weight.contiguous(), "bias": decoder.bias}
+        save_tensors(run.directory / DECODER, arrays)
+    return {
+        **_activity(counted.active_K, len(fitted)),
+        **_by_document(model, decoder, data),
+        **_probes(code, data, tokens.probed),
+    }
+
+
+def _activity(active_K: Tensor, tokens: int) -> dict[str, Any]:
+    """Return the units that no token activates, and a histogram of the others' densities."""
+    counts = density_histogram((active_K.double() / tokens).numpy())
+    bins = ["units_dead", *(f"units_to_{edge:g}" for edge in EDGES)]
+    return {"units": len(active_K), **dict(zip(bins, counts.tolist(), strict=True))}
+
+
+def _by_document(model: Any, decoder: RidgeDecoder, data: ActivationDataModule) -> dict[str, Any]:
+    """Return sums over the tokens of each document that is measured.
+
+    ``documents`` holds the documents' numbers. ``tokens`` and ``active`` count tokens and active
+    units. ``variance`` sums squares about the mean of all tokens. ``ridge`` and ``own`` sum squared
+    errors: of the ridge decoder, and of the model's own, if it has one.
+    """
+    samples, _ = data.final_samples()
+    numbers_N = data.column("document", data.final)[: len(samples)]
+    documents, place_N = numbers_N.unique(return_inverse=True)
+    sums = {name: torch.zeros(len(documents), dtype=torch.float64) for name in SUMS}
+    mean_D = sum(x.double().sum(0) for x in samples.split(BATCH)) / len(samples)
+    has_own = isinstance(model, SparseAutoencoder)
+    done = 0
+    for codes_BK, x_BD in encoded(decoder.model, samples, BATCH):
+        place_B = place_N[done : done + len(x_BD)]
+        done += len(x_BD)
+        exact_BD = x_BD.double()
+        of_each = {
+            "tokens": torch.ones(len(x_BD)),
+            "active": (codes_BK != 0).sum(-1),
+            "variance": (exact_BD - mean_D).square().sum(-1),
+            "ridge": (exact_BD - decoder(codes_BK)).square().sum(-1),
+        }
+        if has_own:
+            own_BD = model.decode(codes_BK.to(model.weight.dtype))
+            of_each["own"] = (exact_BD - own_BD).square().sum(-1)
+        for name, values_B in of_each.items():
+            sums[name].index_add_(0, place_B, values_B.double())
+    if not has_own:
+        del sums["own"]
+    return {"documents": documents.tolist(), **{name: s.tolist() for name, s in sums.items()}}
+
+
+def _probes(model: Any, data: ActivationDataModule, most: int) -> dict[str, Any]:
+    """Return the accuracies of probes: sparse ones on each label, and a full one on the kind."""
+    train, rows = data.split("train")[0], data.train_indices()
+    chosen = rows[fixed_choice(len(rows), most)]
+    final, _ = data.final_samples()
+    measured = fixed_choice(len(final), most)
+    codes = compact(
+        energies_of(model, train.index_select(0, chosen)),
+        energies_of(model, final.index_select(0, measured)),
+    )
+    labels = [labels_of(data, "train", chosen), labels_of(data, data.final, measured)]
+    found: dict[str, Any] = {}
+    for name in labels[0]:
+        arrays = (codes[0], labels[0][name], codes[1], labels[1][name])
+        accuracies = sparse_probe(*arrays, PROBED_UNITS)
+        found |= {f"probe_{name}_{size}": value for size, value in accuracies.items()}
+        if name == KIND and len(np.unique(labels[0][KIND])) > 1:
+            found[f"probe_{KIND}"] = linear_probe(*arrays, threads=1)
+    return {name: None if np.isnan(value) else value for name, value in found.items()}
+
+
+def labels_of(data: ActivationDataModule, split: Split, rows: Tensor) -> dict[str, np.ndarray]:
+    """Return labels of some tokens of a split: the kind of text, and classes of tokens.
+
+    The last token of a document has no next one, and counts as one without a newline.
+    """
+    store = data.store
+    token, document, place = (
+        data.column(name, split)[rows].numpy() for name in ("token", "document", "place")
+    )
+    vocabulary, documents = store.vocabulary(), store.documents()
+    ids_T, starts_N = documents.ids_T.numpy(), documents.starts_N.numpy()
+    labels = {}
+    if KIND in documents.labels:
+        labels[KIND] = documents.labels[KIND].numpy()[document]
+    for name, of_id in classes_of(vocabulary, store.manifest.special_tokens).items():
+        labels[name] = of_id[token]
+    labels["newline_next"] = newline_next(vocabulary, ids_T, starts_N, document, place)[0]
+    return labels

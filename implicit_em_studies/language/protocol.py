@@ -1,0 +1,76 @@
+"""The protocol of the study of language models, as ``conf/language.yaml`` fixes it."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+from implicit_em.base.errors import ConfigError
+from implicit_em_studies.shared import protocol as study_protocol
+from implicit_em_studies.shared.protocol import AnyNames, distinct
+
+FOLDER = "language"
+"""Folder of ``conf/experiment`` with the grids."""
+L0 = "model.l0"
+HARVEST, CAUSAL = "harvest", "causal"
+"""Keys of a part: overrides of its harvest, and whether the language model is causal."""
+TUNED = ("ridge_fvu", "l0", "silent_units", "final_loss")
+"""Entries of ``metrics.json`` in the table of the grids, of which one chooses."""
+REACHED = "l0_reached"
+"""Entry of ``metrics.json`` that tells whether a run ends near its L0."""
+
+
+class Tokens(BaseModel):
+    """Numbers of tokens; each is explained in ``conf/language.yaml``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    fitted: Annotated[int, Field(ge=2)]
+    probed: Annotated[int, Field(ge=2)]
+    losses: PositiveInt
+
+
+class Protocol(study_protocol.Protocol):
+    """What is trained on which model's activations; ``conf/language.yaml`` explains each field."""
+
+    file = "language.yaml"
+    nested = ("parts",)
+    set_elsewhere: ClassVar = {"model.hidden": "parts.NAME.model.hidden", "seed": "seeds"}
+
+    parts: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+    l0: Annotated[list[PositiveInt], Field(min_length=1), AfterValidator(distinct)]
+    permuted: AnyNames
+    criterion: str
+    tokens: Tokens
+    resamples: PositiveInt
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> "Protocol":
+        for name, part in self.parts.items():
+            for key in (HARVEST, CAUSAL, "model.hidden"):
+                if key not in part:
+                    raise ValueError(f"parts.{name}.{key}: missing")
+            if not isinstance(part[CAUSAL], bool):
+                raise ValueError(f"parts.{name}.{CAUSAL}={part[CAUSAL]}: allowed: true, false")
+        if self.criterion not in TUNED:
+            raise ValueError(f"criterion={self.criterion}: allowed: {', '.join(TUNED)}")
+        if self.tuning.get(L0) not in self.l0:
+            allowed = ", ".join(map(str, self.l0))
+            raise ValueError(f"tuning.{L0}={self.tuning.get(L0)}: allowed: {allowed}")
+        for stage in ("always", "finals"):
+            if L0 in getattr(self, stage):
+                raise ValueError(f"{stage}.{L0}: the protocol sets it; allowed: l0")
+        if unknown := [name for name in self.permuted if name not in self.families]:
+            raise ValueError(f"permuted={unknown[0]}: allowed: {', '.join(self.families)}")
+        return self
+
+    def chosen(self, words: Sequence[str]) -> list[str]:
+        """Return the parts that words name; all if none does."""
+        if unknown := [word for word in words if word not in self.parts]:
+            raise ConfigError(f"{unknown[0]}: no such part; allowed: {', '.join(self.parts)}")
+        return [name for name in self.parts if name in words or not words]
+
+    def settings_of(self, part: str) -> dict[str, Any]:
+        """Return the settings of a part's runs."""
+        own = (HARVEST, CAUSAL)
+        return {key: value for key, value in self.parts[part].items() if key not in own}

@@ -1,0 +1,86 @@
+"""Figures 2 and 6: what each term does."""
+
+from math import log
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
+
+from implicit_em_studies.paper.evidence import Evidence
+from implicit_em_studies.shared import figures as style
+
+LOSSES = {
+    "lse": "LSE",
+    "lse_var": "LSE + var",
+    "lse_var_tc": "LSE + var + tc",
+    "var_tc": "var + tc",
+}
+
+
+def ablation(evidence: Evidence) -> Figure:
+    """Draw dead units, redundancy and responsibility entropy of each loss."""
+    figure = Figure(figsize=(style.WIDTH, 2.7))
+    panels = figure.subplots(1, 3)
+    titles = {
+        "dead_units": "dead units (of 64)",
+        "redundancy": "redundancy  ‖Corr - I‖²",
+        "responsibility_entropy": "responsibility entropy (nats)",
+    }
+    for axes, (key, title) in zip(panels, titles.items(), strict=True):
+        _bars(axes, evidence.ablation, key)
+        axes.set_title(title)
+        axes.grid(axis="x", visible=False)
+    panels[0].set_ylim(0, 72)
+    panels[1].set(yscale="log", ylim=(10, 6000))
+    panels[1].yaxis.set_major_formatter(ScalarFormatter())
+    panels[2].axhline(log(64), color=style.GREY, ls="--", lw=1, zorder=0)
+    panels[2].text(3.55, log(64) + 0.06, "ln 64", color="#666666", ha="right", fontsize=8)
+    panels[2].set_ylim(0, 4.9)
+    return figure
+
+
+def _bars(axes: Axes, runs: pd.DataFrame, key: str) -> None:
+    colours = (style.GREY, style.ORANGE, style.BLUE, style.GREEN)
+    text: Any = {"ha": "center", "fontsize": 8}
+    for x, (loss, colour) in enumerate(zip(LOSSES, colours, strict=True)):
+        values = pd.to_numeric(runs.loc[runs["loss"] == loss, key], errors="coerce").dropna()
+        if values.empty:
+            look = text | {"transform": axes.get_xaxis_transform(), "rotation": 90}
+            axes.text(x, 0.03, "undefined", color="#666666", **look)
+            continue
+        style.bar(axes, x, values, 0.7, 0.15, color=colour)
+        mean = values.mean()
+        axes.annotate(
+            f"{mean:.2f}" if key == "responsibility_entropy" else f"{mean:,.0f}",
+            (x, max(mean, values.max())),
+            (0, 4),
+            textcoords="offset points",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
+            **text,
+        )
+    axes.set_xlim(-0.6, len(LOSSES) - 0.4)
+    axes.set_xticks(range(len(LOSSES)), list(LOSSES.values()), rotation=28, ha="right")
+
+
+def correlations(evidence: Evidence) -> Figure:
+    """Draw the correlation matrix of each loss of the ablation."""
+    figure = Figure(figsize=(style.WIDTH, 2.1))
+    panels = figure.subplots(1, len(LOSSES))
+    colours = mpl.colormaps["PuOr"].with_extremes(bad="#e6e6e6")
+    for axes, (loss, label) in zip(panels, LOSSES.items(), strict=True):
+        matrix_KK = evidence.correlations[loss]
+        varies_K = matrix_KK.diagonal() > 0
+        shown = np.where(varies_K[:, None] & varies_K, matrix_KK, np.nan)
+        image = axes.imshow(shown, cmap=colours, vmin=-1, vmax=1)
+        axes.set(title=label, xticks=[], yticks=[])
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(True)
+        if not varies_K.any():
+            middle: Any = {"ha": "center", "va": "center", "transform": axes.transAxes}
+            axes.text(0.5, 0.5, "no unit varies", **middle)
+    figure.colorbar(image, ax=panels, label="correlation", shrink=0.9)
+    return figure

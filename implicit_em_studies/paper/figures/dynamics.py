@@ -1,0 +1,145 @@
+"""Figures 4, 5, 7 and 8: training."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullFormatter, ScalarFormatter
+
+from implicit_em_studies.paper.dynamics import POWER_OF_T
+from implicit_em_studies.paper.evidence import Evidence
+from implicit_em_studies.shared import figures as style
+
+OPTIMIZERS = {"sgd": ("SGD", style.BLUE, "o"), "adam": ("Adam", style.VERMILION, "s")}
+RATES = {1e-4: style.SKY, 1e-3: style.GREEN, 1e-2: style.ORANGE, 1e-1: style.PURPLE}
+
+
+def dynamics(evidence: Evidence) -> Figure:
+    """Draw convergence epoch, probe and loss over the rate, for both optimizers."""
+    figure = Figure(figsize=(style.WIDTH, 2.7))
+    panels = figure.subplots(1, 3)
+    titles = {
+        "convergence_epoch": "converged at epoch",
+        "probe_accuracy": "probe accuracy (%)",
+        "final_loss": "final loss",
+    }
+    longest = int(evidence.dynamics["epochs"].max())
+    for shift, (optimizer, look) in zip((0.94, 1 / 0.94), OPTIMIZERS.items(), strict=True):
+        runs = evidence.dynamics[evidence.dynamics["optimizer"] == optimizer]
+        runs = runs.assign(lr=shift * runs["lr"], probe_accuracy=100 * runs["probe_accuracy"])
+        never = runs.loc[runs["convergence_epoch"].isna(), "lr"]
+        _, colour, marker = look
+        height = np.full(len(never), 1.08 * longest)
+        panels[0].plot(never, height, marker, mfc="none", color=colour, ms=6)
+        for axes, key in zip(panels, titles, strict=True):
+            _over_rate(axes, runs.dropna(subset=key), key, look)
+    panels[0].axhline(1.08 * longest, color=style.GREY, lw=0.8, zorder=0)
+    panels[0].set_ylim(0, 1.2 * longest)
+    panels[0].text(1.8e-4, 1.105 * longest, "never", fontsize=8, color="#666666")
+    for axes, title in zip(panels, titles.values(), strict=True):
+        axes.set(title=title, xscale="log", xlabel="learning rate", xlim=(6e-5, 1.7e-1))
+    panels[1].legend(loc="lower right")
+    return figure
+
+
+def _over_rate(axes: Axes, runs: pd.DataFrame, key: str, look: tuple[str, str, str]) -> None:
+    """Draw each run as a dot, and mean ± deviation of the runs at each rate."""
+    if runs.empty:
+        return
+    label, colour, marker = look
+    axes.plot(runs["lr"], runs[key], ".", color=colour, ms=3, alpha=0.7)
+    at_rate = runs[key].astype(float).groupby(runs["lr"]).agg(["mean", "std"])
+    points: Any = (at_rate.index, at_rate["mean"], at_rate["std"])
+    axes.errorbar(*points, color=colour, marker=marker, ms=5, lw=1, capsize=2, label=label)
+
+
+def losses(evidence: Evidence) -> Figure:
+    """Draw the curves of the loss and its terms for both optimizers."""
+    figure = Figure(figsize=(style.WIDTH, 4.4))
+    panels = figure.subplots(2, 4, sharex=True, sharey="col")
+    terms = {"loss": "loss", "lse": "LSE", "var": "variance", "tc": "decorrelation"}
+    run: Any
+    for row, (optimizer, (label, *_)) in zip(panels, OPTIMIZERS.items(), strict=True):
+        for run in evidence.dynamics[evidence.dynamics["optimizer"] == optimizer].itertuples():
+            epochs = run.history["epoch"]
+            for axes, term in zip(row, terms, strict=True):
+                axes.plot(epochs, run.history[f"train/{term}"], color=RATES[run.lr], lw=0.8)
+        ends = np.array([10.0, evidence.dynamics["epochs"].max()])
+        if ends[1] > ends[0]:
+            law = -350 - 64 * POWER_OF_T[optimizer] * np.log(ends / 10)
+            row[0].plot(ends, law, color=style.BLACK, ls=":", lw=1.2)
+        row[0].set_ylabel(label)
+    for axes, title in zip(panels[0], terms.values(), strict=True):
+        axes.set_title(title)
+    panels[0, 0].set_xscale("log")
+    for axes in panels[1]:
+        axes.set_xlabel("epoch")
+    handles = [Line2D([], [], color=c, label=f"{rate:g}") for rate, c in RATES.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, title="learning rate")
+    return figure
+
+
+def crossings(evidence: Evidence) -> Figure:
+    """Draw the epoch of convergence against the width, with the law's two lines."""
+    figure = Figure(figsize=(style.WIDTH, 2.9))
+    left, right = figure.subplots(1, 2)
+    widths = np.sort(evidence.crossings["hidden"].unique()).astype(float)
+    for optimizer, (label, colour, marker) in OPTIMIZERS.items():
+        rows = evidence.crossings[evidence.crossings["optimizer"] == optimizer]
+        one = rows[rows["threshold"] == 1]
+        power = POWER_OF_T[optimizer]
+        name = f"law, {label}: {'' if power == 1 else power}K"
+        for axes in (left, right):
+            axes.plot(widths, power * widths, color=colour, ls="--", lw=1, label=name)
+        left.plot(one["hidden"], one["measured"], marker, color=colour, ms=6, label=label)
+        for threshold, fill in ((0.5, "none"), (2.0, colour)):
+            other = rows[rows["threshold"] == threshold]
+            scaled = other["measured"] * threshold
+            right.plot(other["hidden"], scaled, marker, color=colour, mfc=fill, ms=6)
+    left.set(title="threshold 1", ylabel="epoch of convergence")
+    right.set(title="thresholds 0.5 and 2", ylabel="epoch × threshold")
+    for axes in (left, right):
+        axes.set(xscale="log", yscale="log", xlabel="width K")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(ScalarFormatter())
+            axis.set_minor_formatter(NullFormatter())
+        axes.set_xticks(widths, minor=False)
+        axes.set_yticks([8, 16, 32, 64, 128, 256])
+    left.legend()
+    handles = [
+        Line2D([], [], marker="o", ls="", color="#666666", mfc=fill, label=f"threshold {name}")
+        for name, fill in (("0.5", "none"), ("2", "#666666"))
+    ]
+    right.legend(handles=handles)
+    return figure
+
+
+def settling(evidence: Evidence) -> Figure:
+    """Draw the turn of the rows, the change of the correlations and the probe along training."""
+    figure = Figure(figsize=(style.WIDTH, 2.6))
+    panels = figure.subplots(1, 3)
+    keys = {
+        "row_angle": "turn of a row (° an epoch)",
+        "correlation_change": "change of correlations",
+        "probe_accuracy": "probe accuracy (%)",
+    }
+    for optimizer, (label, colour, marker) in OPTIMIZERS.items():
+        runs: Any = evidence.widths
+        run = runs[(runs["optimizer"] == optimizer) & (runs["hidden"] == 64)].iloc[0]
+        for axes, (key, title) in zip(panels, keys.items(), strict=True):
+            curve = run["history"].set_index("epoch")[f"trajectory/{key}"].dropna()
+            axes.set(title=title, xscale="log", xlabel="epoch")
+            if key == "probe_accuracy":
+                axes.plot(100 * curve, color=colour, marker=marker, ms=3, label=label)
+            else:
+                axes.plot(curve, color=colour, label=label)
+                axes.set_yscale("log")
+            if not pd.isna(run["convergence_epoch"]):
+                axes.axvline(run["convergence_epoch"], color=colour, ls="--", lw=1)
+    for axes in panels:
+        axes.title.set_fontsize(8)
+    panels[0].legend()
+    return figure

@@ -1,0 +1,131 @@
+"""The content of the study's report: tables, figures, findings, and what its template names."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import ClassVar
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from implicit_em.base.tables import format_value
+from implicit_em_studies.recovery import figures
+from implicit_em_studies.recovery.findings import findings
+from implicit_em_studies.recovery.results import FOUND, Results
+from implicit_em_studies.shared.families import name_of
+from implicit_em_studies.shared.pairs import ahead_text
+from implicit_em_studies.shared.tables import percent
+from implicit_em_studies.shared.text_tables import differences_table, matched_table, mean_over_seeds
+
+OF_CONTROLS = ("units", FOUND, "mean_cosine", "auroc", "l0", "ridge_fvu", "pursuit_l0")
+OF_FINALS = (
+    *(FOUND, "found_0.9", "mean_cosine", "split", "merged", "auroc", "dead_units"),
+    *("l0", "l0_target", "l0_reached", "ridge_fvu", "pursuit_l0"),
+)
+
+
+@dataclass(frozen=True)
+class Content:
+    """The families in every cell."""
+
+    results: Results
+    training: str  # optimizers and schedules of the runs
+
+    template: ClassVar[str] = "report.md.j2"
+
+    @cached_property
+    def findings(self) -> list[str]:
+        """What the tables say, one sentence each."""
+        return findings(self.results)
+
+    @property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Tables of numbers by name."""
+        return self.results.tables()
+
+    @property
+    def figures(self) -> Mapping[str, Callable[[], Figure]]:
+        """Functions that draw the figures, by name; those without cells are left out."""
+        groups, drawn = set(self.results.cells["group"]), {"l0": partial(figures.l0, self.results)}
+        for criterion in self.results.protocol.criteria:
+            if "cells" in groups:
+                drawn[f"phases_{criterion}"] = partial(figures.phases, self.results, criterion)
+            if "variations" in groups:
+                draw = partial(figures.variations, self.results, criterion)
+                drawn[f"variations_{criterion}"] = draw
+        return drawn
+
+    @property
+    def cells(self) -> pd.DataFrame:
+        """What each cell is, as text."""
+        shown = ["cell", "group", "features", "width", "units", "density", "true_l0", "changes"]
+        return _in_words(self.results.cells[shown])
+
+    def matched(self, criterion: str) -> pd.DataFrame:
+        """Return the share found by each family in each cell, as text, with a row for each cell."""
+        at = self.results.tests(criterion).at
+        return _by_cell(matched_table(at, self.results.protocol))
+
+    def differences(self, criterion: str) -> pd.DataFrame:
+        """Return each family's lead over the reference in each cell, as text."""
+        at = self.results.tests(criterion).at
+        return _by_cell(differences_table(at, self.results.protocol))
+
+    @property
+    def behind(self) -> pd.DataFrame:
+        """Where the reference is significantly worse than another family, as text."""
+        rows = [
+            {
+                "chosen": "by the truth" if criterion == "truth" else "without the truth",
+                "cell": row.target,
+                "family": name_of(str(row.family)),
+                "its mean": percent(float(row.mean), 1),  # type: ignore[arg-type]
+                "points ahead": ahead_text(row),
+            }
+            for criterion in self.results.protocol.criteria
+            for row in self.results.tests(criterion).worse.itertuples()
+        ]
+        return pd.DataFrame(rows)
+
+    @property
+    def random(self) -> pd.DataFrame:
+        """Random directions, and what theory expects of as many, as text."""
+        own = self.results.controls.query("family == 'random'")
+        means = own.groupby("cell")[["mean_cosine", FOUND]].mean()
+        cells = self.results.cells.set_index("cell").loc[list(means.index)]
+        table = pd.DataFrame(
+            {
+                "mean best cosine": means["mean_cosine"],
+                "expected": cells["random_mean_cosine"],
+                "share found": means[FOUND],
+                "share expected": cells["random_found_0.8"],
+            }
+        )
+        return _in_words(table.reset_index())
+
+    def of_cell(self, cell: str) -> pd.DataFrame:
+        """Return the finals of a cell as text."""
+        results = self.results
+        table = mean_over_seeds(results.finals[results.finals["cell"] == cell], OF_FINALS)
+        chosen = results.chosen[results.chosen["cell"] == cell]
+        by = chosen.groupby(["family", "settings"])["criterion"].agg(" and ".join)
+        by.index = by.index.map(lambda key: (name_of(key[0]), key[1]))
+        keys = pd.MultiIndex.from_frame(table[["family", "settings"]])
+        table.insert(2, "chosen", by.reindex(keys).to_numpy())
+        return table
+
+    def controls_of(self, cell: str) -> pd.DataFrame:
+        """Return the controls of a cell as text."""
+        controls = self.results.controls
+        own = controls[controls["cell"] == cell]
+        return mean_over_seeds(own, OF_CONTROLS).drop(columns="settings")
+
+
+def _by_cell(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of families by cell as one of cells by family, which fits the page."""
+    return table.set_index("family").T.rename_axis("cell").reset_index()
+
+
+def _in_words(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of numbers as text."""
+    return table.map(format_value).rename(columns=lambda name: name.replace("_", " "))

@@ -1,0 +1,91 @@
+"""The style that all figures share, with colours that the colour-blind can tell apart."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from implicit_em_studies.shared.families import name_of
+
+# Okabe and Ito's palette.
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#999999"
+STYLE: Any = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "legend.fontsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.5,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,  # TrueType: text stays text
+    "figure.constrained_layout.use": True,
+}
+WIDTH = 7.0  # inches: the width of a page's text
+LINE = 100  # characters in a line of that width
+RESOLUTION = 200  # dots per inch of the PNG files
+
+
+class Look(NamedTuple):
+    """How a family is drawn."""
+
+    colour: str
+    line: str
+    marker: str
+
+
+LOOKS = {
+    "derived": Look(BLACK, "-", "o"),
+    "derived_without_lse": Look(GREY, "-", "o"),
+    "l1": Look(ORANGE, "-", "s"),
+    "l1_norm": Look(ORANGE, "--", "D"),
+    "topk": Look(BLUE, "-", "^"),
+    "batch_topk": Look(SKY, "-", "v"),
+    "jump_relu": Look(GREEN, "-", "P"),
+    "gated": Look(PURPLE, "-", "X"),
+    "hybrid": Look(VERMILION, "-", "*"),
+    "derived_decay": Look(BLACK, "--", "D"),
+    "hybrid_decay": Look(VERMILION, "--", "h"),
+}
+
+
+def bar(axes: Axes, x: float, values: pd.Series, width: float, spread: float, **look: Any) -> None:
+    """Draw the mean of values as a bar, and each value as a dot within ``spread`` of its middle."""
+    axes.bar(x, values.mean(), width, **look)
+    axes.plot(x + np.linspace(-spread, spread, len(values)), values, ".", color=BLACK, ms=4)
+
+
+def look_of(family: str) -> Look:
+    """Return how a family is drawn; those of the project have a look of their own."""
+    return LOOKS.get(family, Look(VERMILION, ":", "."))
+
+
+def panels(
+    families: Sequence[str],
+    draw: Callable[[Axes, str], None],
+    height: float,
+    x_label: str = "",
+    y_label: str = "",
+) -> Figure:
+    """Draw a panel for each family, three in a row, with the family's name above."""
+    lines = -(-len(families) // 3)
+    figure = Figure(figsize=(WIDTH, height * lines + 0.3))
+    panels = figure.subplots(lines, 3, squeeze=False, sharey=False)
+    for axes, family in zip(panels.flat, families, strict=False):
+        draw(axes, family)
+        axes.set_title(name_of(family))
+        axes.set_xlabel("")
+    for axes in panels.flat[len(families) :]:
+        axes.set_axis_off()
+    if x_label:
+        figure.supxlabel(x_label, fontsize=9)
+        figure.supylabel(y_label, fontsize=9)
+    return figure

@@ -1,0 +1,133 @@
+"""A study of experiments that end with verdicts: its runs, and the order in which it is made."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from implicit_em.base.errors import ConfigError
+from implicit_em.base.files import write_json
+from implicit_em.base.tables import print_rows
+from implicit_em.config import CONF
+from implicit_em_studies.shared import provenance, study_directory
+from implicit_em_studies.shared.claims import Claims
+from implicit_em_studies.shared.command_line import command
+from implicit_em_studies.shared.execution import execute
+from implicit_em_studies.shared.pages import Report, forget
+from implicit_em_studies.shared.protocol import digest, trial_label
+from implicit_em_studies.shared.runs import Run, plan_sweeps
+
+
+@dataclass(frozen=True)
+class JudgedStudy:
+    """A study with verdicts.
+
+    Args:
+        package: last part of the name of its package, which has its command and its criteria.
+        directory: directory of the protocol's results.
+        experiments: the sweeps, files of ``conf/experiment``, of each experiment.
+        protocol: the digest of each sweep's runs.
+        claims: what is judged.
+        write: function of a report, the complete runs and the experiments, which measures, draws
+            and writes; it returns the path of the page.
+    """
+
+    package: str
+    directory: Path
+    experiments: Mapping[str, Sequence[str]]
+    protocol: Mapping[str, str]
+    claims: Claims[Any]
+    write: Callable[[Report, Sequence[Run], Sequence[str]], Path]
+
+    def run(
+        self,
+        directory: str | Path,
+        experiments: Sequence[str] = (),
+        overrides: Sequence[str] = (),
+        workers: int | None = None,
+        conf: str | Path = CONF,
+    ) -> Path:
+        """Run experiments and write the report; return its path.
+
+        Complete runs are reused, and a stopped study goes on. Experiments that the directory holds
+        already stay in its report. Settings other than the protocol's make a trial: everything says
+        so, and there are no verdicts.
+
+        Args:
+            experiments: names of experiments; all if none is named.
+            overrides: settings of all runs in Hydra's notation, as ``trainer.max_epochs=2``.
+            workers: number of stacks that train at a time; ``None`` for one per core.
+
+        Raises:
+            ConfigError: if a setting is refused, or the directory holds a study of other settings.
+            RunError: if runs failed.
+        """
+        directory, conf = Path(directory), Path(conf)
+        known = self.experiments
+        if unknown := [name for name in experiments if name not in known]:
+            raise ConfigError(f"{unknown[0]}: no such experiment; allowed: {', '.join(known)}")
+        experiments = experiments or list(known)
+        study_directory.refuse_arguments(workers, conf, "train.yaml")
+        conf = conf.resolve()
+        file = directory / "study.json"
+        note = study_directory.read_note(file)
+        together = [n for n in known if n in experiments or n in note.get("experiments", ())]
+        runs = self.plan(together, directory / "runs", conf, overrides)
+        trial = None
+        if not self.is_protocol(together, runs):
+            trial = trial_label(overrides) or "TRIAL with changed configuration files"
+        study_directory.refuse_directory(directory, self.directory, note, trial)
+        runs[0].spec.build_data()  # refuses data that cannot be read
+        with study_directory.alone(directory, "study"):
+            write_json(file, {"trial": trial, "experiments": note.get("experiments", [])})
+            execute(runs, workers, ["trial"] if trial else [])
+            write_json(file, {"trial": trial, "experiments": together})
+            forget(directory, "report.*", "verdicts.*")
+            folders = {"directory": (directory, self.directory), "conf": (conf, CONF)}
+            typed = command(self.package, [*together, *overrides], **folders)
+            criteria = Path(__file__).parents[1] / self.package / "criteria.py"
+            history = provenance.history_of(criteria)
+            origin = provenance.describe(typed, runs, criteria=history)
+            return self.write(Report(directory, origin, trial), runs, together)
+
+    def plan(
+        self,
+        experiments: Sequence[str],
+        directory: Path,
+        conf: Path,
+        overrides: Sequence[str] = (),
+    ) -> list[Run]:
+        """Plan the runs of experiments as ``plan_sweeps`` does; W&B groups them by experiment."""
+        runs = plan_sweeps(self._sweeps(experiments), directory, conf, overrides)
+        for run in runs:
+            of = [name for name, sweeps in self.experiments.items() if {*sweeps} & {*run.sweeps}]
+            run.group = next(name for name in of if run.sweep in self.experiments[name])
+            run.tags = of
+        return runs
+
+    def digests(self, experiments: Sequence[str], runs: Sequence[Run]) -> dict[str, str]:
+        """Return a digest of each sweep's runs."""
+        return {
+            sweep: digest(run.spec.settings for run in runs if sweep in run.sweeps)
+            for sweep in self._sweeps(experiments)
+        }
+
+    def is_protocol(self, experiments: Sequence[str], runs: Sequence[Run]) -> bool:
+        """Return whether the runs are those of the protocol."""
+        return self.digests(experiments, runs).items() <= self.protocol.items()
+
+    def verdicts(
+        self, report: Report, evidence: Any, experiments: Sequence[str]
+    ) -> pd.DataFrame | None:
+        """Judge, write and print; a trial has no verdicts."""
+        if report.trial:
+            return None
+        found = self.claims.judge(evidence, experiments)
+        self.claims.write(found, report.provenance, report.directory)
+        print_rows("Verdicts", found[["statement", self.claims.expected, "measured", "verdict"]])
+        return found
+
+    def _sweeps(self, experiments: Sequence[str]) -> list[str]:
+        return [sweep for name in experiments for sweep in self.experiments[name]]

@@ -1,0 +1,103 @@
+"""What a study measures of trained runs, kept in each run's directory."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from implicit_em.base.errors import DamagedError
+from implicit_em.base.files import read_json, write_json
+from implicit_em.data import as_unit_float
+from implicit_em_studies.shared.runs import Run
+from implicit_em_studies.shared.stages import settings_of
+
+OF_TRAINING = ("parameters", "epochs", "train_seconds", "l0_target", "l0_reached")
+"""Keys of ``metrics.json`` that say how a run was trained."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Numbers of a complete run, by name; those known already are not measured again.
+
+    Args:
+        name: name of the file, without ``.json``, and of the key under which the numbers are kept.
+        schema: version of the measurement, with all that decides it beside the run; another one is
+            measured again.
+        measure: function of a module, which other processes can import; ``None`` where runs are
+            measured together, and ``keep`` takes their numbers.
+        metrics: keys of ``metrics.json`` that stand beside the numbers.
+    """
+
+    name: str
+    schema: int | str
+    measure: Callable[[Run], dict[str, Any]] | None
+    metrics: Sequence[str] = ()
+
+    def of(self, runs: Sequence[Run], workers: int) -> pd.DataFrame:
+        """Return the numbers of runs, a row for each; up to ``workers`` processes measure."""
+        left = self.left(runs)
+        processes = joblib.Parallel(n_jobs=min(workers, max(1, len(left))))
+        with warnings.catch_warnings():
+            # joblib replaces a process whose memory has grown, and loses nothing.
+            warnings.filterwarnings("ignore", message="A worker stopped")
+            processes(joblib.delayed(self._measure)(run) for run in left)
+        return self.table(runs)
+
+    def left(self, runs: Sequence[Run]) -> list[Run]:
+        """Return the runs that are not measured yet."""
+        return [run for run in runs if self.known(run) is None]
+
+    def table(self, runs: Sequence[Run]) -> pd.DataFrame:
+        """Return the numbers of measured runs, a row for each."""
+        return pd.DataFrame([self._row(run) for run in runs])
+
+    def keep(self, run: Run, values: Mapping[str, Any]) -> None:
+        """Write a run's numbers."""
+        content = {"schema": self.schema, "run": run.fingerprint, self.name: values}
+        write_json(run.directory / f"{self.name}.json", content)
+
+    def known(self, run: Run) -> dict[str, Any] | None:
+        """Return a run's earlier measurement; ``None`` if it is missing or damaged."""
+        try:
+            content = read_json(run.directory / f"{self.name}.json")
+        except (OSError, DamagedError):
+            return None
+        if not isinstance(content, dict) or not isinstance(content.get(self.name), dict):
+            return None
+        same = (content.get("schema"), content.get("run")) == (self.schema, run.fingerprint)
+        return content[self.name] if same else None
+
+    def _row(self, run: Run) -> dict[str, Any]:
+        row: dict[str, Any] = {"family": run.sweep, "settings": settings_of(run)}
+        row |= {"seed": run.cfg.seed, "run": run.fingerprint}
+        metrics = run.metrics()
+        row |= {key: metrics.get(key) for key in self.metrics}
+        known = self.known(run) or {}
+        return row | {key: np.nan if value is None else value for key, value in known.items()}
+
+    def _measure(self, run: Run) -> None:
+        if run.cfg.trainer.threads:
+            torch.set_num_threads(run.cfg.trainer.threads)
+        assert self.measure is not None
+        self.keep(run, self.measure(run))
+
+
+def samples_of(run: Run) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return a run's training samples and labels, then those that it is measured on."""
+    data = run.spec.build_data()
+    samples, labels = data.split("train")
+    indices = data.train_indices()
+    final, final_labels = data.final_samples()
+    return _floats(samples[indices]), labels[indices], _floats(final), final_labels
+
+
+def _floats(samples: Tensor) -> Tensor:
+    """Return samples in a precision that numpy has."""
+    x = as_unit_float(samples)
+    return x.to(torch.promote_types(x.dtype, torch.float32))

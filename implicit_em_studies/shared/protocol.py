@@ -1,0 +1,202 @@
+"""The protocol of a study as its file in ``conf/`` fixes it; the changes that make it a trial."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    ValidationError,
+    model_validator,
+)
+from yaml import YAMLError
+
+from implicit_em.base.errors import ConfigError, nearest, one_line
+from implicit_em.config.fingerprint import affects_results, config_fingerprint, deciding
+
+
+def distinct(values: list[Any]) -> list[Any]:
+    """Refuse a list that has a value twice."""
+    if len(set(values)) < len(values):
+        raise ValueError("each must be there once")
+    return values
+
+
+AnyNames = Annotated[list[str], AfterValidator(distinct)]
+Names = Annotated[AnyNames, Field(min_length=1)]
+STAGES = ("always", "tuning", "finals")
+MAPPING = "must be a mapping, {KEY: VALUE, ...}"
+SHAPES = {
+    "dict_type": MAPPING,
+    "model_type": MAPPING,
+    "list_type": "must be a list, [VALUE, ...]",
+    "too_short": "must not be empty",
+}
+"""What a value has to be, by pydantic's type of the mistake; others keep pydantic's words."""
+
+
+class Protocol(BaseModel):
+    """Families that are tuned on a grid; what is chosen is trained over seeds.
+
+    A study adds its own fields; its file explains each of them.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: ClassVar[str]
+    """Name of the file in ``conf/``."""
+    nested: ClassVar[Sequence[str]] = ()
+    """Fields that hold settings by name, as ``parts.NAME.KEY=VALUE`` changes them.
+
+    Such a change needs a name that is there; ``parts.NAME={...}`` adds one.
+    """
+    in_nested: ClassVar[type[BaseModel] | None] = None
+    """Model of these settings, if there is one."""
+    set_elsewhere: ClassVar[dict[str, str]] = {"seed": "seeds"}
+    """Keys of a run that the protocol sets under another name."""
+
+    reference: str
+    families: Names
+    controls: AnyNames
+    always: dict[str, Any]
+    tuning: dict[str, Any]
+    finals: dict[str, Any]
+    seeds: Annotated[list[NonNegativeInt], Field(min_length=1), AfterValidator(distinct)]
+    quick: list[str] = []
+
+    @model_validator(mode="after")
+    def _keeps_the_test_set_for_the_finals(self) -> Self:
+        self.require("tuning", "data.final", "validation")
+        self.require("finals", "data.final", "test")
+        for stage in STAGES:
+            for key, name in self.set_elsewhere.items():
+                if key in getattr(self, stage) and not (stage == "tuning" and key == "seed"):
+                    raise ValueError(f"{stage}.{key}: the protocol sets it; allowed: {name}")
+        return self
+
+    def require(self, stage: str, key: str, allowed: Any, default: Any = None) -> None:
+        """Refuse another value of a stage's setting; ``default`` is that of ``train.yaml``."""
+        found = {key: default, **self.always, **getattr(self, stage)}[key]
+        if found != allowed:
+            raise ValueError(f"{stage}.{key}={found}: must be {allowed}")
+
+    @classmethod
+    def read(cls, conf: Path, changes: Sequence[str] = ()) -> Self:
+        """Return the protocol of a configuration folder, with changes such as ``seeds=[1,2]``.
+
+        Raises:
+            ConfigError: if it cannot be read, or a value is not allowed.
+        """
+        path = conf / cls.file
+        try:
+            content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+            for change in changes:
+                cls._change(content, change)
+            protocol = cls.model_validate(content)
+        except (OSError, YAMLError, OmegaConfBaseException) as error:
+            raise ConfigError(f"{path}: {one_line(error)}") from error
+        except ValidationError as error:
+            raise ConfigError(cls._describe(error)) from error
+        if protocol.reference not in protocol.families:
+            raise ConfigError(
+                f"reference={protocol.reference}: must be one of "
+                f"families=[{','.join(protocol.families)}]"
+            )
+        return protocol
+
+    @classmethod
+    def _describe(cls, error: ValidationError) -> str:
+        """Return the first mistake; a misspelt key comes before the key that it leaves missing."""
+        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+        key = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            *above, name = map(str, first["loc"])
+            inner = cls.model_fields[above[0]].annotation if above else cls
+            model = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else None
+            known = (model or cls.in_nested or cls).model_fields
+            return f"{key}: no such key; {nearest(name, known)}"
+        if first["type"] == "missing":
+            return f"{key}: missing"
+        where = f"{key}={first['input']}: " if key else ""
+        message = SHAPES.get(first["type"], first["msg"]).removeprefix("Value error, ")
+        return where + message.removeprefix("Input ")
+
+    @classmethod
+    def _change(cls, content: Any, change: str) -> None:
+        """Set a key; a stage's settings have keys with dots, as in ``tuning.lr.value=1e-3``."""
+        key, _, value = change.partition("=")
+        name, _, setting = key.partition(".")
+        try:
+            parsed: Any = OmegaConf.create(f"value: {value}")
+        except YAMLError as error:
+            raise ConfigError(f"{change}: {one_line(error)}") from error
+        parsed = OmegaConf.to_container(parsed)["value"]  # type: ignore[index,call-overload]
+        part, _, own = setting.partition(".")
+        if not setting:
+            content[name] = parsed
+        elif name in cls.nested and own:
+            try:
+                if part not in content[name]:
+                    hint = nearest(part, content[name])
+                    raise ConfigError(f"{change}: {name} has no {part}; {hint}")
+                content[name][part][own] = parsed
+            except TypeError as error:
+                raise ConfigError(f"{change}: {name}.{part} has no keys") from error
+        elif isinstance(content[name], dict):
+            content[name][setting] = parsed
+        else:
+            raise ConfigError(f"{change}: {name} has no {setting}")
+
+    @classmethod
+    def refuse_misspelt(cls, changes: Sequence[str], conf: Path) -> None:
+        """Refuse changes of keys that neither the protocol nor a run's configuration has."""
+        groups = [path.name for path in conf.iterdir() if path.is_dir()]
+        known = [*cls.model_fields, *groups, *map(str, OmegaConf.load(conf / "train.yaml"))]
+        for change in changes:
+            name = change.lstrip("~").partition("=")[0].partition(".")[0].partition("/")[0]
+            if not change.startswith("+") and name not in known:
+                raise ConfigError(f"{change}: no such key; {nearest(name, known)}")
+
+    @classmethod
+    def has(cls, change: str) -> bool:
+        """Return whether a ``KEY=VALUE`` changes the protocol rather than a setting of all runs."""
+        return change.partition("=")[0].partition(".")[0] in cls.model_fields
+
+    def refuse_own_settings(self, overrides: Sequence[str]) -> None:
+        """Refuse settings of all runs that the protocol sets itself."""
+        for override in overrides:
+            key = override.lstrip("+~").partition("=")[0]
+            instead = [f"{name}.{key}" for name in STAGES if key in getattr(self, name)]
+            if key in self.set_elsewhere:
+                instead.append(self.set_elsewhere[key])
+            if instead:
+                raise ConfigError(
+                    f"{override}: the protocol sets it; allowed: {', '.join(instead)}"
+                )
+
+
+def digest(cfgs: Iterable[DictConfig | Mapping[str, Any]], *more: str) -> str:
+    """Return 16 hexadecimal digits that identify a set of runs, whatever their order and device.
+
+    The texts ``more`` are hashed before the runs.
+    """
+    fingerprints = []
+    for cfg in cfgs:
+        settings = deciding(cfg)
+        settings["trainer"] |= {"accelerator": "cpu", "threads": 1}
+        fingerprints.append(config_fingerprint(settings))
+    text = ",".join([*more, *sorted(fingerprints)])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def trial_label(changes: Sequence[str]) -> str | None:
+    """Return the label of a trial with these ``KEY=VALUE``; ``None`` if none affects results."""
+    decisive = sorted(filter(affects_results, changes))
+    return f"TRIAL with {', '.join(decisive)}" if decisive else None

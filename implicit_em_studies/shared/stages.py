@@ -1,0 +1,166 @@
+"""The runs of tuned families: grids, then chosen settings over seeds, and controls."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from implicit_em.base.errors import ConfigError, nearest
+from implicit_em.config.check import check
+from implicit_em.config.fingerprint import config_fingerprint, nodes
+from implicit_em.config.schema import to_plain
+from implicit_em.training.directory import RunDirectory
+from implicit_em_studies.shared.protocol import Protocol
+from implicit_em_studies.shared.runs import Place, Run, compose_sweeps
+
+P = TypeVar("P", bound=Protocol)
+
+
+class Setting(NamedTuple):
+    """A setting of a family's grid, or a control."""
+
+    family: str  # or the file of controls
+    axes: Mapping[str, str]  # value of each axis, in Hydra's notation
+    cfg: DictConfig  # without the settings of a stage
+
+
+def compose_settings(
+    names: Sequence[str], folder: str, conf: Path, overrides: Sequence[str] = ()
+) -> list[Setting]:
+    """Compose all settings in these files of a folder of ``conf/experiment``.
+
+    Raises:
+        ConfigError: if a name has no file, or a setting cannot be composed.
+    """
+    allowed = sorted(path.stem for path in (conf / "experiment" / folder).glob("*.yaml"))
+    if unknown := [name for name in names if name not in allowed]:
+        raise ConfigError(f"{unknown[0]}: not in {folder}; allowed: {', '.join(allowed)}")
+    sweeps = {f"{folder}/{name}": name for name in names}
+    composed = compose_sweeps(list(sweeps), conf, overrides)
+    return [Setting(sweeps[place.sweep], place.axes, cfg) for place, cfg in composed]
+
+
+def one_of_each_family(settings: Sequence[Setting]) -> list[Setting]:
+    """Return the first setting of each family."""
+    return list({setting.family: setting for setting in reversed(settings)}.values())
+
+
+@dataclass
+class Stages(ABC, Generic[P]):
+    """The runs of each stage of a part; runs of one fingerprint share a directory."""
+
+    protocol: P
+    part: str
+    directory: Path  # of all runs that may be shared
+    settings: Sequence[Setting]  # of the families' grids
+    control_settings: Sequence[Setting]
+
+    @abstractmethod
+    def own(self, family: str) -> Mapping[str, Any]:
+        """Return a family's settings in this part, which take precedence over those of a stage."""
+
+    def grids(self) -> list[Run]:
+        """Return the runs of the grids: each setting once per family."""
+        return [run for _, run in self._tuned]
+
+    @cached_property
+    def _tuned(self) -> list[tuple[Setting, Run]]:
+        each = [(setting, self.run(*setting, self.protocol.tuning)) for setting in self.settings]
+        return list({(one.family, run.fingerprint): (one, run) for one, run in each}.values())
+
+    def picked(self, chosen: pd.DataFrame) -> list[Setting]:
+        """Return the settings of the runs that the columns ``family`` and ``run`` name."""
+        names = set(zip(chosen["family"], chosen["run"], strict=True))
+        return [one for one, run in self._tuned if (one.family, run.fingerprint) in names]
+
+    def finals(self, chosen: Sequence[Setting], **more: Any) -> list[Run]:
+        """Return the runs of the chosen settings, with ``more`` settings, once per seed."""
+        return [
+            self.run(*setting, {**self.protocol.finals, **more, "seed": seed})
+            for setting in chosen
+            for seed in self.protocol.seeds
+        ]
+
+    def possible_finals(self, **more: Any) -> list[Run]:
+        """Return one final of each family; a mistake in it is a mistake in all of them."""
+        settings = {**self.protocol.finals, **more, "seed": self.protocol.seeds[0]}
+        return [self.run(*setting, settings) for setting in one_of_each_family(self.settings)]
+
+    def controls(self) -> list[Run]:
+        """Return the runs of the controls, once per seed if they draw random numbers."""
+        return [
+            self.run(axes["model"], axes, cfg, {**self.protocol.finals, "seed": seed})
+            for _, axes, cfg in self.control_settings
+            for seed in ([int(axes["seed"])] if "seed" in axes else self.protocol.seeds)
+        ]
+
+    def run(
+        self, family: str, axes: Mapping[str, str], cfg: DictConfig, settings: Mapping[str, Any]
+    ) -> Run:
+        """Return the run of a setting with the settings of a stage.
+
+        A model that is not trained stays so, and one whose ``hidden`` is null keeps it.
+        """
+        cfg = cfg.copy()
+        changes = {**self.protocol.always, **settings, **self.own(family)}
+        if cfg.trainer.max_epochs == 0:
+            changes.pop("trainer.max_epochs", None)
+        if cfg.model.hidden is None:
+            changes.pop("model.hidden", None)
+        for key, value in changes.items():
+            try:
+                OmegaConf.update(cfg, key, value)
+            except OmegaConfBaseException as error:
+                hint = nearest(key, [name for name, _ in nodes(to_plain(cfg))])
+                raise ConfigError(f"{key}={value}: no such setting; {hint}") from error
+        fingerprint = config_fingerprint(cfg)
+        directory = self.directory / family / fingerprint
+        completed = RunDirectory(directory).completed_metrics() is not None
+        return Run(cfg, fingerprint, directory, [Place(family, axes)], completed, batch=family)
+
+
+def check_all(runs: Iterable[Run], here: bool = True) -> None:
+    """Refuse runs that could not be trained, ``here`` with the device and files of this machine.
+
+    Raises:
+        ConfigError: of the first of them, with its family and setting.
+    """
+    for run in runs:
+        try:
+            check(run.spec, here)
+        except ConfigError as error:
+            raise ConfigError(f"{error} ({run.sweep}, {settings_of(run)})") from error
+
+
+def settings_of(run: Run) -> str:
+    """Return a run's values of its family's axes as text: ``k=3, lr=0.001``."""
+    return describe(run.cfg, run.axes)
+
+
+def describe(cfg: DictConfig, axes: Mapping[str, str]) -> str:
+    """Return a configuration's values of axes as text; a config group's value is its option."""
+    parts = []
+    for key, option in axes.items():
+        value = OmegaConf.select(cfg, key.lstrip("+"))
+        value = option if OmegaConf.is_config(value) else value
+        name = key.removesuffix(".value").removesuffix(".weight").rpartition(".")[2]
+        parts.append(f"{name}={value:g}" if isinstance(value, int | float) else f"{name}={value}")
+    return ", ".join(parts)
+
+
+def training_of(runs: Sequence[Run]) -> str:
+    """Return optimizers and schedules of runs as text."""
+    found = set()
+    for run in runs:
+        optimizer, schedule = run.cfg.optimizer._target_, run.cfg.lr.schedule
+        found.add((optimizer, schedule._target_.rpartition(".")[2] if schedule else ""))
+    return "; ".join(
+        f"{optimizer.rpartition('.')[2]}, {schedule or 'a constant rate'}"
+        for optimizer, schedule in sorted(found)
+    )

@@ -1,0 +1,412 @@
+"""Experiment: explicit EM, and what gradient descent on LSE is beside it.
+
+All methods fit the same mixture to the same samples, from the same starts. A pass is one E-step, or
+one gradient, of each sample.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+
+from implicit_em.base.threads import cores
+from implicit_em.data import ResidentDataModule
+from implicit_em.models import Encoder
+from implicit_em_studies.shared import figures as style
+from implicit_em_studies.shared.measurements import Measurement
+from implicit_em_studies.shared.runs import Run
+from implicit_em_studies.shared.tables import over_runs
+from implicit_em_studies.theory import free_layer
+from implicit_em_studies.theory.em_measuring import (
+    INCREMENTAL,
+    KMEANS,
+    PACE,
+    QUALITY,
+    STEPS,
+    keep_paces,
+    method_of,
+    monitored,
+)
+from implicit_em_studies.theory.experiment import Experiment, Picture, Tables
+
+TRAINED = ("exact", "stochastic", "adam", "sgd")
+"""Methods that have a sweep; its name ends with theirs."""
+METHODS = {
+    "exact": "exact EM",
+    "stochastic": "stochastic EM",
+    "incremental": "incremental EM",
+    "adam": "Adam",
+    "sgd": "SGD",
+    "kmeans": "k-means",
+}
+"""Names of the methods, as the tables show them."""
+EXPLICIT = ("exact", "stochastic", "incremental")
+DESCENT = ("adam", "sgd")
+SETTING = ["method", "rate"]
+
+
+class Best(NamedTuple):
+    """The best setting of several methods, and its likelihoods by seed."""
+
+    method: str
+    rate: str
+    likelihoods: pd.Series
+
+    def __str__(self) -> str:
+        return _named(self.method, self.rate)
+
+
+def _named(method: str, rate: str) -> str:
+    return METHODS[method] + (f" {rate}" if rate and method != "exact" else "")
+
+
+def measure(runs: Sequence[Run]) -> Tables:
+    """Return what the methods reach and how fast, what their steps share, and the free layer.
+
+    ``finals`` has a row for each method, rate and seed, ``curves`` one for each of their passes.
+    ``steps`` compares gradient steps with M-steps, ``passes`` exact EM with float64. The rows of
+    ``free_layer`` and ``free_curves`` are factors on a row.
+    """
+    exacts = [run for run in runs if method_of(run) == "exact"]
+    QUALITY.of(runs, workers=1)
+    for measurement in (STEPS, INCREMENTAL, KMEANS):
+        measurement.of(exacts, cores())
+    first = min(run.cfg.seed for run in runs)
+    timed = [run for run in runs if run.cfg.seed == first]
+    keep_paces(timed)
+    every = pd.DataFrame(_rows(runs, _paces(timed)))
+    curves = every[[*SETTING, "seed", "curve", "pass_seconds"]].explode("curve").dropna()
+    curves["pass"] = curves.groupby([*SETTING, "seed"]).cumcount() + 1
+    curves = curves.assign(
+        likelihood=curves["curve"].astype(float), seconds=curves["pass"] * curves["pass_seconds"]
+    )
+    return {
+        "finals": every.drop(columns="curve"),
+        "curves": curves.drop(columns=["curve", "pass_seconds"]),
+        **_of_steps(exacts),
+        **_free_layer(exacts[0].spec.build_data()),
+    }
+
+
+def _paces(timed: Sequence[Run]) -> dict[tuple[str, str], float]:
+    """Return the seconds of a pass of each method and rate."""
+    paces = {("kmeans", ""): np.nan}
+    for run in timed:
+        found = _known(PACE, run)
+        paces[method_of(run), run.axes["lr.value"]] = found["pass_seconds"]
+        if "incremental" in found:
+            paces["incremental", ""] = found["incremental"]
+    return paces
+
+
+def _rows(runs: Sequence[Run], paces: Mapping[tuple[str, str], float]) -> Iterator[dict[str, Any]]:
+    """Yield the finals, with the ``curve`` of the likelihood, a list."""
+    for run in runs:
+        history = pd.read_csv(run.directory / "history.csv")
+        curve = (-history["likelihood/lse"]).to_list()
+        found: dict[tuple[str, str], Any] = {
+            (method_of(run), run.axes["lr.value"]): {**_known(QUALITY, run), "curve": curve}
+        }
+        if method_of(run) == "exact":
+            found["incremental", ""] = _known(INCREMENTAL, run)
+            found["kmeans", ""] = {**_known(KMEANS, run), "curve": None}
+        for setting, values in found.items():
+            curve = values["curve"]
+            row: dict[str, Any] = dict(zip(SETTING, setting, strict=True))
+            row |= {"seed": run.cfg.seed, **values, "pass_seconds": paces[setting]}
+            yield row | {"early": curve[max(1, len(curve) // 10) - 1] if curve else np.nan}
+
+
+def _known(measurement: Measurement, run: Run) -> dict[str, Any]:
+    found = measurement.known(run)
+    assert found is not None, "it was measured before"
+    return found
+
+
+def _of_steps(exacts: Sequence[Run]) -> Tables:
+    steps, passes = [], []
+    for run in exacts:
+        found = _known(STEPS, run)
+        steps += [{"seed": run.cfg.seed, "at": at, **found[at]} for at in ("start", "end")]
+        losses = pd.read_csv(run.directory / "history.csv")["train/loss"].to_numpy()
+        passes.append(
+            {
+                "seed": run.cfg.seed,
+                "fall": largest_fall(losses),
+                "fall_reference": largest_fall(found["reference"]),
+                "likelihoods_apart": float(np.abs(losses - found["reference"]).max()),
+                "means_apart": found["means_apart"],
+            }
+        )
+    return {"steps": pd.DataFrame(steps), "passes": pd.DataFrame(passes)}
+
+
+def largest_fall(losses: Sequence[float] | np.ndarray) -> float:
+    """Return the largest rise of a loss from one pass to the next, relative to it; at least 0."""
+    return max([0.0, *((after - before) / abs(before) for before, after in pairwise(losses))])
+
+
+def _free_layer(data: ResidentDataModule) -> Tables:
+    """Return the objectives of the M-step of a unit of the paper's layer as it starts.
+
+    Its responsibilities are multiplied by the number of units, as ``reduction=count`` does.
+    """
+    x_ND = monitored(data)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        r_NK = (-Encoder(x_ND.shape[1])(x_ND).double()).softmax(1)
+    factors = torch.tensor(free_layer.FACTORS), torch.linspace(0.05, 3, 60)
+    return {
+        name: free_layer.along_rows(r_NK[:, 0] * r_NK.shape[1], x_ND, values)
+        for name, values in zip(("free_layer", "free_curves"), factors, strict=True)
+    }
+
+
+def best(curves: pd.DataFrame, methods: Sequence[str], column: str, budget: float) -> Best:
+    """Return the setting of methods that has the largest mean likelihood at a budget.
+
+    Between two passes the likelihood is interpolated linearly; before the first one there is none.
+
+    Args:
+        curves: the table ``curves``.
+        methods: the methods to choose from.
+        column: ``pass`` or ``seconds``.
+        budget: number of them.
+    """
+    found = []
+    own = curves[curves["method"].isin(methods)]
+    for (method, rate), runs in own.groupby(SETTING, sort=False):
+        reached = {
+            seed: np.interp(budget, curve[column], curve["likelihood"], left=np.nan)
+            for seed, curve in runs.groupby("seed")
+        }
+        found.append(Best(str(method), str(rate), pd.Series(reached, dtype=float)))
+    return max(found, key=lambda one: np.nan_to_num(one.likelihoods.mean(), nan=-np.inf))
+
+
+def end_of(curves: pd.DataFrame, column: str) -> float:
+    """Return the number of passes, or the seconds, after which the first setting is at its end."""
+    return float(curves.groupby(SETTING)[column].max().min())
+
+
+def best_rates(finals: pd.DataFrame) -> dict[str, str]:
+    """Return the rate of each method whose mean likelihood at the end is largest."""
+    means = finals.groupby(SETTING)["likelihood"].mean().sort_values()
+    return {str(method): str(rate) for method, rate in means.index}  # the last of each stays
+
+
+def summary(finals: pd.DataFrame) -> pd.DataFrame:
+    """Return one row for each method and rate, over the seeds."""
+    rows = []
+    order = finals["method"].map(list(METHODS).index), finals["rate"].replace("", "0").astype(float)
+    for _, group in finals.groupby([*order], sort=True):
+        method, rate = group[SETTING].iloc[0]
+        pace = group["pass_seconds"].mean()
+        rows.append(
+            {
+                "method": METHODS[method],
+                "rate": rate or "–",
+                "after a tenth": over_runs(group["early"], ".2f"),
+                "log-likelihood": over_runs(group["likelihood"], ".2f"),
+                "on test samples": over_runs(group["test_likelihood"], ".2f"),
+                "purity (%)": over_runs(100 * group["purity"], ".1f"),
+                "mutual information (%)": over_runs(100 * group["nmi"], ".1f"),
+                "probe (%)": over_runs(100 * group["probe"].astype(float), ".2f"),
+                "seconds a pass": "–" if np.isnan(pace) else f"{pace:.2f}",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def readable_steps(steps: pd.DataFrame) -> pd.DataFrame:
+    """Return the comparison of the steps, for a report."""
+    return pd.DataFrame(
+        {
+            "seed": steps["seed"],
+            "at the": steps["at"],
+            "difference": steps["error"].map("{:.1e}".format),
+            "rates of an M-step": [
+                f"{low:.0f} to {high:,.0f}"
+                for low, high in zip(steps["lowest_rate"], steps["largest_rate"], strict=True)
+            ],
+        }
+    )
+
+
+def readable_passes(passes: pd.DataFrame) -> pd.DataFrame:
+    """Return the comparison of exact EM with float64, for a report."""
+    names = {
+        "fall": "largest fall",
+        "fall_reference": "in float64",
+        "likelihoods_apart": "log-likelihoods apart (nats)",
+        "means_apart": "means apart",
+    }
+    shown = passes[list(names)].map("{:.1e}".format).rename(columns=names)
+    return pd.concat([passes["seed"], shown], axis=1)
+
+
+def readable_free_layer(free: pd.DataFrame) -> pd.DataFrame:
+    """Return the objectives along a row, one line for each variant."""
+    rows = []
+    for name, (_, _, step) in free_layer.VARIANTS.items():
+        energies, volume = name.split(", ", 1)
+        values = {
+            f"× {factor:g}": f"{value:,.3f}"
+            for factor, value in zip(free["factor"], free[name], strict=True)
+        }
+        rows.append({"energies": energies, "volume term": volume, **values, "M-step": step})
+    return pd.DataFrame(rows)
+
+
+LOOKS = {
+    "exact": (style.BLACK, "-"),
+    "stochastic": (style.BLUE, "-"),
+    "incremental": (style.SKY, "-"),
+    "adam": (style.VERMILION, "--"),
+    "sgd": (style.ORANGE, "--"),
+    "kmeans": (style.GREY, ":"),
+}
+
+
+def race(tables: Tables) -> Figure:
+    """Draw the likelihood over passes and seconds, of each method at its best rate."""
+    figure = Figure(figsize=(style.WIDTH, 3.0))
+    panels = figure.subplots(1, 2, sharey=True)
+    curves, finals = tables["curves"], tables["finals"]
+    rates, shown = best_rates(finals), []
+    for method in (*EXPLICIT, *DESCENT):
+        colour, line = LOOKS[method]
+        rate = rates[method]
+        own = curves[(curves["method"] == method) & (curves["rate"] == rate)]
+        means = own.groupby("pass")[["seconds", "likelihood"]].mean().reset_index()
+        shown.append(means)
+        label = _named(method, rate)
+        for axes, column in zip(panels, ("pass", "seconds"), strict=True):
+            for _, curve in own.groupby("seed"):
+                axes.plot(curve[column], curve["likelihood"], line, color=colour, lw=0.5, alpha=0.5)
+            axes.plot(means[column], means["likelihood"], line, color=colour, label=label)
+    colour, line = LOOKS["kmeans"]
+    limit = finals[finals["method"] == "kmeans"]["likelihood"].mean()
+    for axes, name in zip(panels, ("passes", "seconds of training"), strict=True):
+        axes.axhline(limit, color=colour, ls=line, label="k-means, at its end")
+        axes.set(xlabel=name, xscale="log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
+    every = pd.concat(shown)
+    panels[0].set(ylabel="log-likelihood (nats)")
+    later = every[every["pass"] >= min(2, every["pass"].max())]
+    panels[0].set_ylim(later["likelihood"].min())
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def rates(tables: Tables) -> Figure:
+    """Draw the likelihood at the end over the rate, for each method that has one."""
+    figure = Figure(figsize=(style.WIDTH, 2.5))
+    finals = tables["finals"]
+    panels = figure.subplots(1, 3, sharey=True)
+    names = ("step size", "rate", "rate")
+    for axes, method, name in zip(panels, ("stochastic", *DESCENT), names, strict=True):
+        _levels(axes, finals, ("exact", "incremental"))
+        own = finals[finals["method"] == method]
+        own = own.assign(rate=own["rate"].astype(float)).sort_values("rate")
+        means = own.groupby("rate")["likelihood"].mean()
+        colour, line = LOOKS[method]
+        axes.plot(own["rate"], own["likelihood"], ".", color=colour, ms=4)
+        axes.plot(means.index, means, line, color=colour)
+        axes.set(title=METHODS[method], xlabel=name, xscale="log")
+        axes.set_xticks(means.index, [f"{rate:g}" for rate in means.index], minor=False)
+        axes.minorticks_off()
+    panels[0].set(ylabel="log-likelihood (nats)")
+    panels[0].legend()
+    return figure
+
+
+def _levels(axes: Axes, finals: pd.DataFrame, methods: Sequence[str]) -> None:
+    """Draw the mean likelihoods at the end of methods that have no rate."""
+    for method in methods:
+        level = finals[finals["method"] == method]["likelihood"].mean()
+        axes.axhline(level, color=LOOKS[method][0], lw=0.8, label=METHODS[method])
+
+
+def free_rows(tables: Tables) -> Figure:
+    """Draw what an M-step of a free layer makes least along the scale of a row."""
+    figure = Figure(figsize=(style.WIDTH, 2.8))
+    panels = figure.subplots(1, 2)
+    curves = tables["free_curves"]
+    shown = (
+        ("no end, or an end at 0", ("ReLU, none", "linear, none", "linear, log variance")),
+        (
+            "an end",
+            (
+                "ReLU, log variance",
+                "linear, log variance and penalty",
+                "linear, log variance and decay",
+            ),
+        ),
+    )
+    colours = (style.BLACK, style.VERMILION, style.BLUE)
+    for axes, (title, variants) in zip(panels, shown, strict=True):
+        for name, colour in zip(variants, colours, strict=True):
+            label = name.replace("none", "no volume term")
+            axes.plot(curves["factor"], curves[name], color=colour, label=label)
+            if title == "an end":
+                lowest = curves.iloc[int(curves[name].argmin())]
+                axes.plot(lowest["factor"], lowest[name], "o", color=colour, ms=4)
+        axes.set(title=title, xlabel="factor on the row")
+        axes.legend()
+    panels[0].set(ylabel="objective of the M-step")
+    return figure
+
+
+EXPERIMENT = Experiment(
+    title="Explicit EM, and gradient descent beside it",
+    sweeps=[f"explicit_em_{method}" for method in TRAINED],
+    measure=measure,
+    shown={
+        "finals": (
+            "Every method and rate at its end, over the seeds. Log-likelihoods are in nats a "
+            "sample, up to a constant of the samples",
+            summary,
+        ),
+        "steps": (
+            "A gradient step with the preconditioner 1 / ⟨r⟩ against an M-step, in float64: their "
+            "largest difference, relative; and the rates that the M-step chooses",
+            readable_steps,
+        ),
+        "passes": (
+            "Exact EM: the largest fall of the likelihood from one pass to the next, relative; and "
+            "how far the runs, in float32, are from float64",
+            readable_passes,
+        ),
+        "free_layer": (
+            "The free layer: the objective of the M-step of one row, times a factor. The row is "
+            "the M-step of the penalty or, for decay, its own",
+            readable_free_layer,
+        ),
+    },
+    pictures={
+        "race": Picture(
+            "Log-likelihood of 10,000 training samples, each method at its best rate. Thick: means "
+            "over the seeds; thin: runs. Left: over passes. Right: over the seconds of training "
+            "alone, on one thread.",
+            race,
+        ),
+        "rates": Picture(
+            "Log-likelihood at the end over the rate. Dots: runs; lines: means over the seeds.",
+            rates,
+        ),
+        "free_layer": Picture(
+            "What the M-step of a free layer makes least, along the scale of one row, the "
+            "responsibilities held fixed. Dots: the least value on a curve.",
+            free_rows,
+        ),
+    },
+)

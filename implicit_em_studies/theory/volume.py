@@ -1,0 +1,216 @@
+"""Experiment: a volume control that ends.
+
+The variance term rewards growing energies for ever. Each candidate bounds the objective below.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+from torch import Tensor
+
+from implicit_em.losses import takes_stacks
+from implicit_em.metrics.convergence import settling_epoch
+from implicit_em.models import Encoder
+from implicit_em_studies.shared import figures as style
+from implicit_em_studies.shared.runs import Run, table
+from implicit_em_studies.shared.tables import over_runs
+from implicit_em_studies.theory.experiment import Experiment, Picture, Tables
+from implicit_em_studies.theory.matching import probe_at
+
+CANDIDATES = {
+    "today": "the paper's",
+    "decay": "weight decay",
+    "hinge": "variance floor",
+    "penalty": "variance penalty",
+    "unit": "unit rows",
+}
+"""Names of the candidates, as the tables show them."""
+MIDDLE = 1e-3
+"""The rate at which candidates are compared at equal density."""
+
+
+@takes_stacks
+def hinge(energies: Tensor, floor: float = 1.0, eps: float = 1e-4) -> Tensor:
+    """Variance floor: ``sum_j max(0, floor - sqrt(Var(E_j) + eps))`` (VICReg, Bardes 2022).
+
+    It is never negative, and does not reward energies that vary more than the floor.
+    """
+    deviations = (energies.var(-2) + eps).sqrt()
+    return (floor - deviations).clamp_min(0).sum(-1)
+
+
+@takes_stacks
+def penalty(energies: Tensor, scale: float = 10.0, eps: float = 1e-6) -> Tensor:
+    """Variance with a penalty: ``sum_j Var(E_j) / scale^2 - log(Var(E_j) + eps)``.
+
+    Each unit's part is least where its variance is ``scale^2``.
+    """
+    variances = energies.var(-2)
+    return (variances / scale**2 - (variances + eps).log()).sum(-1)
+
+
+class UnitRows(Encoder):
+    """The derived model with rows of one fixed length: ``E = activation(g W x / |w_j| + b)``.
+
+    Args:
+        gain: the length g of the rows.
+    """
+
+    takes_stacks = takes_parts = True
+
+    def __init__(
+        self, in_features: int, hidden: int = 64, activation: Any = None, gain: float = 4.5
+    ) -> None:
+        super().__init__(in_features, hidden, activation)
+        self.gain = gain
+
+    def forward(self, x: Any) -> Tensor:
+        """Return the energies ``(..., K)`` of inputs ``(..., D)``."""
+        lengths = self.weight.norm(dim=-1, keepdim=True)
+        linear = self.linear(x, torch.zeros_like(self.linear.bias))
+        return self.activation(linear * (self.gain / lengths).mT + self.linear.bias.unsqueeze(-2))
+
+
+def measure(runs: Sequence[Run]) -> Tables:
+    """Return ``runs``, one row each, and ``matched``: probes at the density of the paper's."""
+    frames = []
+    for candidate in CANDIDATES:
+        sweeps = [f"theory/volume_{candidate}", f"theory/volume_{candidate}_rates"]
+        frames.append(table(runs, sweeps).assign(candidate=candidate))
+    every = pd.concat(frames, ignore_index=True)
+    every["settled"] = [_settled(directory) for directory in every["directory"]]
+    columns = ["candidate", "lr", "weight", "seed", "settled", "dead_units", "density"]
+    every = every[[*columns, "probe_accuracy", "redundancy", "final_loss", "directory"]]
+    return {"runs": every.drop(columns="directory"), "matched": matched(every), **_curves(every)}
+
+
+def _settled(directory: object) -> float:
+    """Return the epoch at which rows and correlations have settled; NaN for never."""
+    history = pd.read_csv(f"{directory}/history.csv")
+    latest = 0
+    for name in ("trajectory/row_angle", "trajectory/correlation_change"):
+        if f"{name}_ten" not in history:  # a run of fewer epochs
+            return np.nan
+        epoch = settling_epoch(history[name].to_list(), history[f"{name}_ten"].to_list())
+        if epoch is None:
+            return np.nan
+        latest = max(latest, epoch)
+    return float(latest)
+
+
+def matched(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return each candidate's probe, one row a seed, at the density of the paper's objective.
+
+    The density is the mean over the seeds at a weight of 1. Between two weights of LSE the probe is
+    interpolated linearly; beyond the ends of a candidate's densities it is NaN.
+    """
+    middle = runs[runs["lr"] == MIDDLE]
+    today = middle[(middle["candidate"] == "today") & (middle["weight"] == 1)]
+    density = float(today["density"].mean())
+    rows = []
+    for (candidate, seed), curve in middle.groupby(["candidate", "seed"], sort=False):
+        probe = probe_at(density, curve)
+        rows.append({"candidate": candidate, "seed": seed, "density": density, "probe": probe})
+    return pd.DataFrame(rows)
+
+
+def _curves(runs: pd.DataFrame) -> Tables:
+    """Return what rows do along the training of one run each: the paper's, and with decay."""
+    shown = runs[(runs["weight"] == 1) & (runs["seed"] == runs["seed"].min())]
+    frames = []
+    for run in shown[shown["candidate"].isin(["today", "decay"])].itertuples():
+        history: Any = pd.read_csv(f"{run.directory}/history.csv")
+        history = history.rename(columns=lambda name: name.removeprefix("trajectory/"))
+        kept = ["epoch", "train/loss", "row_angle", "row_angle_ten", "log_variance"]
+        history = history.reindex(columns=kept)
+        frames.append(history.assign(candidate=run.candidate, lr=run.lr))
+    return {"curves": pd.concat(frames, ignore_index=True)}
+
+
+def summary(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return one row for each candidate, rate and weight, over the seeds."""
+    rows = []
+    for (candidate, rate, weight), group in runs.groupby(["candidate", "lr", "weight"], sort=False):
+        settled = group["settled"]
+        rows.append(
+            {
+                "candidate": CANDIDATES[str(candidate)],
+                "rate": f"{rate:g}",
+                "weight of LSE": f"{weight:g}",
+                "settled": f"{settled.notna().sum()} of {len(group)}"
+                + (f", by epoch {settled.max():.0f}" if settled.notna().any() else ""),
+                "dead": f"{group['dead_units'].max():.0f}",
+                "density (%)": over_runs(100 * group["density"], ".1f"),
+                "probe (%)": over_runs(100 * group["probe_accuracy"], ".2f"),
+                "final loss": over_runs(group["final_loss"], ".1f"),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def settling(tables: Tables) -> Figure:
+    """Draw the loss, and how far rows get in ten epochs against one, with and without decay."""
+    figure = Figure(figsize=(style.WIDTH, 3.4))
+    panels = figure.subplots(1, 2)
+    looks = {"today": style.BLACK, "decay": style.VERMILION}
+    lines = ["-", "--", ":"]
+    for candidate, colour in looks.items():
+        curves = tables["curves"][tables["curves"]["candidate"] == candidate]
+        for line, (rate, curve) in zip(lines, curves.groupby("lr"), strict=False):
+            label = f"{CANDIDATES[candidate]}, rate {rate:g}"
+            panels[0].plot(curve["epoch"], curve["train/loss"], line, color=colour, label=label)
+            ratio = curve["row_angle_ten"] / curve["row_angle"]
+            panels[1].plot(curve["epoch"], ratio, line, color=colour)
+    panels[1].axhline(np.sqrt(10), color=style.GREY, lw=0.8)
+    panels[0].set(title="loss", xlabel="epoch")
+    panels[1].set(title="angle over ten epochs / over one", xlabel="epoch", yscale="log")
+    panels[1].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panels[1].yaxis.set_major_formatter("{x:g}")
+    panels[1].minorticks_off()
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def fronts(tables: Tables) -> Figure:
+    """Draw the probe over the density of each candidate, at the middle rate."""
+    figure = Figure(figsize=(style.WIDTH, 2.8))
+    axes = figure.subplots()
+    colours = [style.BLACK, style.VERMILION, style.BLUE, style.GREEN, style.PURPLE]
+    runs = tables["runs"][tables["runs"]["lr"] == MIDDLE]
+    for (candidate, name), colour in zip(CANDIDATES.items(), colours, strict=True):
+        own = runs[runs["candidate"] == candidate]
+        means = own.groupby("weight")[["density", "probe_accuracy"]].mean().sort_values("density")
+        axes.plot(100 * own["density"], 100 * own["probe_accuracy"], ".", color=colour, ms=4)
+        axes.plot(100 * means["density"], 100 * means["probe_accuracy"], color=colour, label=name)
+    axes.set(xlabel="density (%)", ylabel="probe accuracy (%)")
+    axes.legend()
+    return figure
+
+
+EXPERIMENT = Experiment(
+    title="A volume control that ends",
+    sweeps=[
+        *(f"volume_{candidate}" for candidate in CANDIDATES),
+        *(f"volume_{candidate}_rates" for candidate in ("today", "decay", "unit")),
+    ],
+    measure=measure,
+    shown={"runs": ("Every setting, over the seeds", summary)},
+    pictures={
+        "settling": Picture(
+            "The paper's objective and that with weight decay, at three rates, one seed. Left: the "
+            "loss. Right: how much farther the rows turn in ten epochs than in one; a random walk "
+            "gets to the grey line.",
+            settling,
+        ),
+        "fronts": Picture(
+            "Probe accuracy over density, as the weight of LSE moves it. Dots: runs; lines: means "
+            "over the seeds.",
+            fronts,
+        ),
+    },
+)
