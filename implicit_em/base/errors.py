@@ -4,6 +4,12 @@ import difflib
 import signal
 import sys
 import textwrap
+from collections.abc import Callable, Iterable
+
+FAILED, REFUSED, INTERRUPTED = 1, 2, 130
+"""Exit codes of a failed run, of bad input, and after Ctrl-C."""
+MOST_LISTED = 12
+"""Largest number of allowed names that are listed beside a hint."""
 
 
 class RunError(Exception):
@@ -87,3 +93,29 @@ def _missing_name(error: BaseException) -> str | None:
         return None
     close = difflib.get_close_matches(name, dir(sys.modules[module]), n=1)
     return f"{module} has no {name}" + (f"; did you mean {close[0]}?" if close else "")
+
+
+def exit_code(run: Callable[[], object]) -> int:
+    """Call a function; print an error of the project as one line, and return the exit code."""
+    try:
+        run()
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return REFUSED if isinstance(error, ConfigError) else FAILED
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """Return a hint at the allowed name that is closest, and the names on the same level."""
+    allowed = list(allowed)
+    close = difflib.get_close_matches(name, allowed, n=1)
+    parent = close[0].rpartition(".")[0] if close else name.rpartition(".")[0]
+    beside = [key for key in allowed if key.rpartition(".")[0] == parent]
+    listed = ", ".join(beside or sorted({key.partition(".")[0] for key in allowed}))
+    if not close:
+        return f"allowed: {listed}"
+    hint = f"did you mean {close[0]}?"
+    return hint if len(beside) > MOST_LISTED else f"{hint} allowed: {listed}"

@@ -1,4 +1,4 @@
-"""The command line: ``implicit-em COMMAND ...``; a mistake prints one clear line."""
+"""The commands that Hydra composes: ``train`` and ``harvest``."""
 
 import logging
 import os
@@ -7,8 +7,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +22,11 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from implicit_em.base import interruption
-from implicit_em.base.allocation import keep_freed_memory
 from implicit_em.base.arguments import Parser
 from implicit_em.base.errors import (
+    FAILED,
+    INTERRUPTED,
+    REFUSED,
     ConfigError,
     Interrupted,
     LoggedError,
@@ -36,54 +36,14 @@ from implicit_em.base.errors import (
     one_line,
 )
 from implicit_em.config import CONF
-from implicit_em.config.mistakes import explain, nearest
+from implicit_em.config.mistakes import explain
 from implicit_em.sweeps import launchers
 from implicit_em.sweeps.callback import CheckCallback
 
 log = logging.getLogger(__name__)
 
-FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 TRAIN, HARVEST = "train", "harvest"
-"""Commands that Hydra composes; each has a primary configuration of this name."""
-COMMANDS = {
-    "train": ("implicit_em.cli", "train one run or, with -m, a sweep"),
-    "reproduce": ("implicit_em.experiments.__main__", "reproduce the paper"),
-    "compare": ("implicit_em.compare.__main__", "tune and compare all families of models"),
-    "recover": ("implicit_em.recover.__main__", "tune all families on data with known features"),
-    "theory": ("implicit_em.theory.__main__", "answer the theory's open questions"),
-    "language": ("implicit_em.language.__main__", "tune all families on language models"),
-    "harvest": ("implicit_em.cli", "write a store of vectors from inside a language model"),
-    "explore": ("implicit_em.viewer.__main__", "write a page of every feature of finished runs"),
-    "export": ("implicit_em.export", "write a finished run for other tools, such as SAELens"),
-    "evaluate": ("implicit_em.evaluate", "measure a finished run again, also on other data"),
-    "summarise": ("implicit_em.sweeps.__main__", "write the summary of a sweep again"),
-    "dashboard": ("implicit_em.dashboard.__main__", "create the saved views of the W&B project"),
-}
-"""Module and help of each command."""
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command named by the arguments (by default the process's); return its exit code."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    name, rest = (arguments or ["--help"])[0], arguments[1:]
-    if name in ("--help", "-h"):
-        width = max(map(len, COMMANDS))
-        print("usage: implicit-em COMMAND ...; implicit-em COMMAND --help explains a command\n")
-        for command, (_, explanation) in COMMANDS.items():
-            print(f"  {command:{width}}  {explanation}")
-        return 0
-    if name == "--version":
-        print(version("implicit-em"))
-        return 0
-    if name not in COMMANDS:
-        print(f"error: {name}: no such command; {nearest(name, COMMANDS)}", file=sys.stderr)
-        return REFUSED
-    sys.path.append(os.getcwd())  # for modules that a user's configuration names
-    keep_freed_memory()  # before a library, such as pandas, starts a thread with memory of its own
-    if name in (TRAIN, HARVEST):
-        sys.argv = [f"implicit-em {name}", *rest]  # Hydra reads its arguments from here
-        return train() if name == TRAIN else harvest()
-    return import_module(COMMANDS[name][0]).main(rest)
+"""The commands, each with a primary configuration of its name."""
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name=TRAIN)
@@ -121,25 +81,25 @@ def _logged_errors() -> Iterator[None]:
         raise LoggedError(error) from error
 
 
-def train() -> int:
-    """Train the run or sweep that the process's arguments describe; return its exit code.
+def train(arguments: Sequence[str]) -> int:
+    """Train the run or sweep that the arguments describe; return the exit code.
 
     A sweep ends with its summary, even if jobs failed.
     """
     try:
-        code = _compose_and_run(_train, TRAIN)
+        code = _compose_and_run(_train, TRAIN, arguments)
     finally:
         complete = _summarise()
     return code or (0 if complete else FAILED)
 
 
-def harvest() -> int:
-    """Write the store that the process's arguments describe; return its exit code."""
-    return _compose_and_run(_harvest, HARVEST)
+def harvest(arguments: Sequence[str]) -> int:
+    """Write the store that the arguments describe; return the exit code."""
+    return _compose_and_run(_harvest, HARVEST, arguments)
 
 
-def _compose_and_run(task: Callable[[], Any], config: str) -> int:
-    """Let Hydra compose a primary configuration from the process's arguments and run a task.
+def _compose_and_run(task: Callable[[], Any], config: str, arguments: Sequence[str]) -> int:
+    """Let Hydra compose a primary configuration from the arguments and run a task.
 
     Bad input prints one line on stderr; ``HYDRA_FULL_ERROR=1`` prints the traceback instead.
 
@@ -147,11 +107,12 @@ def _compose_and_run(task: Callable[[], Any], config: str) -> int:
         Exit code: 0 for success, 1 for a failed run or job, 2 for bad input, and 128 plus the
         number of the signal that interrupted it: 130 after Ctrl-C, 143 after SIGTERM.
     """
-    sys.argv[1:] = _options_first(sys.argv[1:])
     # Shells leave ~ as it is after the = of an override, and Hydra refuses it.
-    sys.argv[1:] = [
-        re.sub(r"(?<=[=,])~(?=/)", os.path.expanduser("~"), word) for word in sys.argv[1:]
+    words = [
+        re.sub(r"(?<=[=,])~(?=/)", os.path.expanduser("~"), word)
+        for word in _options_first(arguments)
     ]
+    sys.argv = [f"implicit-em {config}", *words]  # Hydra reads its arguments from here
     full_error = bool(os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise the error instead of printing it
     try:
@@ -164,7 +125,7 @@ def _compose_and_run(task: Callable[[], Any], config: str) -> int:
         return INTERRUPTED
 
 
-def _options_first(arguments: list[str]) -> list[str]:
+def _options_first(arguments: Sequence[str]) -> list[str]:
     """Return the arguments with the overrides last: Hydra's parser wants them in one place."""
     parser = get_args_parser()
     parser.error = partial(Parser.error, parser)  # type: ignore[method-assign, arg-type]
@@ -227,7 +188,3 @@ def _explain(error: Exception, config: str) -> str:
                 provider="command-line", path=f"file://{Path(arguments.config_dir).resolve()}"
             )
         return explain(error, arguments.overrides, loader, config)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

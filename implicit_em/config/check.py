@@ -14,10 +14,9 @@ import torch
 from hydra.utils import get_class, get_method, instantiate
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from implicit_em.base.errors import ConfigError, one_line
+from implicit_em.base.errors import ConfigError, nearest, one_line
 from implicit_em.base.quiet import quieten
 from implicit_em.config.fingerprint import given
-from implicit_em.config.mistakes import nearest
 from implicit_em.config.spec import RunSpec
 from implicit_em.engine.em import EM
 from implicit_em.engine.modules import (

@@ -8,6 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from implicit_em.config.renamed import with_earlier_names
+
 RESULTS_SCHEMA = 2
 """Version of the files in a run directory; part of the fingerprint."""
 _DECIDE = (
@@ -41,7 +43,7 @@ def config_fingerprint(cfg: DictConfig | Mapping[str, Any]) -> str:
 
     The order of the loss terms counts, because the rounding of their sum depends on it.
     """
-    settings = deciding(cfg)
+    settings = with_earlier_names(deciding(cfg))
     settings["loss"] = [[name, term] for name, term in settings["loss"].items()]
     settings["schema"] = RESULTS_SCHEMA
     canonical = json.dumps(_same_numbers(settings), sort_keys=True)

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,10 @@ from hydra.errors import (
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from implicit_em.base.errors import one_line
+from implicit_em.base.errors import nearest, one_line
 from implicit_em.config import CONF
 from implicit_em.config.fingerprint import nodes
 
-MOST_LISTED = 12
-"""Largest number of allowed names that are listed beside a hint."""
 LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm", "submitit_slurm_stacked", "ray")
 """Launchers that the extra ``cluster`` installs."""
 
@@ -70,19 +68,6 @@ def explain(error: Exception, overrides: Sequence[str], loader: ConfigLoader, co
             "hydra/sweeper=optuna objective=KEY"
         )
     return _no_option(overrides, loader, config) or message
-
-
-def nearest(name: str, allowed: Iterable[str]) -> str:
-    """Return a hint at the allowed name that is closest, and the names on the same level."""
-    allowed = list(allowed)
-    close = difflib.get_close_matches(name, allowed, n=1)
-    parent = close[0].rpartition(".")[0] if close else name.rpartition(".")[0]
-    beside = [key for key in allowed if key.rpartition(".")[0] == parent]
-    listed = ", ".join(beside or sorted({key.partition(".")[0] for key in allowed}))
-    if not close:
-        return f"allowed: {listed}"
-    hint = f"did you mean {close[0]}?"
-    return hint if len(beside) > MOST_LISTED else f"{hint} allowed: {listed}"
 
 
 def _beside(key: str, loader: ConfigLoader, config: str, overrides: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from implicit_em.base.errors import DamagedError, one_line
 from implicit_em.config.fingerprint import config_fingerprint
+from implicit_em.config.renamed import with_new_names
 
 LARGEST = 2**20
 """Largest size of a file in bytes."""
@@ -36,7 +37,7 @@ def read_config(path: Path) -> DictConfig:
             f"{path}: allowed are {MOST_REFERENCES} references ${{...}}, to its own settings alone"
         )
     try:
-        config = OmegaConf.create(content)
+        config = OmegaConf.create(with_new_names(content))
         OmegaConf.resolve(config)
         config_fingerprint(config)  # every run has one
     except Exception as error:  # damaged content may raise anything

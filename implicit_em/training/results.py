@@ -8,9 +8,8 @@ from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
 from typing import Any
 
-from implicit_em.base.errors import ConfigError
+from implicit_em.base.errors import ConfigError, nearest
 from implicit_em.config.fingerprint import RESULTS_SCHEMA
-from implicit_em.config.mistakes import nearest
 from implicit_em.config.spec import RunSpec
 from implicit_em.metrics.energies import CURVES, FINAL, RECONSTRUCTION
 from implicit_em.metrics.language import INSIDE

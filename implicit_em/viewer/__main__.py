@@ -8,9 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from implicit_em.base.arguments import Parser
-from implicit_em.base.errors import ConfigError
+from implicit_em.base.errors import ConfigError, exit_code
 from implicit_em.base.quiet import quieten
-from implicit_em.studies.command_line import exit_code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

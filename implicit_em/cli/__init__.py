@@ -1,0 +1,51 @@
+"""The command line: ``implicit-em COMMAND ...``; a mistake prints one clear line.
+
+A command is a function of its arguments that returns an exit code. It is an entry point of the
+group ``implicit_em.commands``, so any installed package can add one. The first line of its
+docstring is its help.
+"""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import EntryPoint, entry_points, version
+from itertools import groupby
+
+from implicit_em.base.allocation import keep_freed_memory
+from implicit_em.base.errors import REFUSED, nearest
+
+GROUP = "implicit_em.commands"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command named by the arguments (by default the process's); return its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    name, rest = (arguments or ["--help"])[0], arguments[1:]
+    commands = {command.name: command for command in entry_points(group=GROUP)}
+    if name in ("--help", "-h"):
+        print("usage: implicit-em COMMAND ...; implicit-em COMMAND --help explains a command")
+        print("\n".join(_help(commands)))
+        return 0
+    if name == "--version":
+        print(version("implicit-em"))
+        return 0
+    if name not in commands:
+        print(f"error: {name}: no such command; {nearest(name, commands)}", file=sys.stderr)
+        return REFUSED
+    sys.path.append(os.getcwd())  # for modules that a user's configuration names
+    keep_freed_memory()  # before a library, such as pandas, starts a thread with memory of its own
+    return commands[name].load()(rest)
+
+
+def _help(commands: Mapping[str, EntryPoint]) -> Iterator[str]:
+    """Yield a line for each command, by the packages that they are from."""
+    width = max(map(len, commands))
+    for _, own in groupby(sorted(commands.values(), key=_home), _home):
+        yield ""
+        for command in own:
+            explanation = (command.load().__doc__ or "").partition(".")[0]
+            yield f"  {command.name:{width}}  {explanation}"
+
+
+def _home(command: EntryPoint) -> str:
+    return command.module.partition(".")[0]

@@ -1,0 +1,45 @@
+"""The framework's commands; each imports what it needs when it is called."""
+
+from collections.abc import Sequence
+
+
+def train(arguments: Sequence[str]) -> int:
+    """Train one run or, with -m, a sweep."""
+    from implicit_em.cli import composed
+
+    return composed.train(arguments)
+
+
+def harvest(arguments: Sequence[str]) -> int:
+    """Write a store of vectors from inside a language model."""
+    from implicit_em.cli import composed
+
+    return composed.harvest(arguments)
+
+
+def explore(arguments: Sequence[str]) -> int:
+    """Write a page of every feature of finished runs."""
+    from implicit_em.viewer.__main__ import main
+
+    return main(arguments)
+
+
+def export(arguments: Sequence[str]) -> int:
+    """Write a finished run for other tools, such as SAELens."""
+    from implicit_em.export import main
+
+    return main(arguments)
+
+
+def evaluate(arguments: Sequence[str]) -> int:
+    """Measure a finished run again, also on other data."""
+    from implicit_em.evaluate import main
+
+    return main(arguments)
+
+
+def summarise(arguments: Sequence[str]) -> int:
+    """Write the summary of a sweep again."""
+    from implicit_em.sweeps.__main__ import main
+
+    return main(arguments)
