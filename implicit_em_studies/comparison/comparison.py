@@ -11,6 +11,7 @@ from implicit_em_studies.comparison.knobs import CURVE
 from implicit_em_studies.comparison.parts import Families, Knobs, Part
 from implicit_em_studies.comparison.protocol import KNOBS, Protocol
 from implicit_em_studies.comparison.stages import Stages
+from implicit_em_studies.shared.configuration import folder_of
 from implicit_em_studies.shared.parts import Study
 from implicit_em_studies.shared.stages import Setting, compose_settings
 
@@ -63,7 +64,7 @@ def _prepare(
         else:
             own = protocol.of_part(part)
             grids = own.parts[part].grids
-            if not any((conf / "experiment" / grids).glob("*.yaml")):
+            if not any((folder_of(conf) / "experiment" / grids).glob("*.yaml")):
                 raise ConfigError(
                     f"parts.{part}.grids={grids}: no grids in conf/experiment/{grids}"
                 )

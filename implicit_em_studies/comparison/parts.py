@@ -18,6 +18,7 @@ from implicit_em_studies.comparison.report import FamiliesContent, KnobsContent
 from implicit_em_studies.comparison.results import Results, choose
 from implicit_em_studies.comparison.stages import Stages, digest
 from implicit_em_studies.shared import parts
+from implicit_em_studies.shared.configuration import folder_of
 from implicit_em_studies.shared.execution import has_diverged
 from implicit_em_studies.shared.families import name_of
 from implicit_em_studies.shared.runs import Run, matrices_of
@@ -52,7 +53,7 @@ class Families(Part):
         """Return the grids, a final of each family, and the controls."""
         # A family has a grid; a control has a model.
         own = self.protocol.parts[self.part]
-        folders = (self.conf / "experiment" / own.grids, self.conf / "model")
+        folders = (folder_of(self.conf) / "experiment" / own.grids, self.conf / "model")
         known = {path.stem for folder in folders for path in folder.glob("*.yaml")}
         known -= set(self.protocol.controls)
         for family, width in own.widths.items():

@@ -60,4 +60,4 @@ def _report(report: Report, runs: Sequence[Run], experiments: Sequence[str]) -> 
     return page
 
 
-STUDY = JudgedStudy("experiments", PAPER, EXPERIMENTS, PROTOCOL, CLAIMS, _report)
+STUDY = JudgedStudy("reproduce", PAPER, EXPERIMENTS, PROTOCOL, CLAIMS, _report)

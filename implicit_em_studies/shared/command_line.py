@@ -18,7 +18,7 @@ def command(study: str, words: Sequence[str], **options: tuple[Path, Path]) -> s
 
     ``options`` are the value and the default of each path; a path at its default is left out.
     """
-    typed = ["python", "-m", f"implicit_em.{study}", *words]
+    typed = ["implicit-em", study, *words]
     for name, (path, default) in options.items():
         typed += [f"--{name}", str(path)] if path != default else []
     return shlex.join(typed)

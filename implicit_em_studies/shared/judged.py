@@ -1,5 +1,6 @@
 """A study of experiments that end with verdicts: its runs, and the order in which it is made."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ class JudgedStudy:
     """A study with verdicts.
 
     Args:
-        package: last part of the name of its package, which has its command and its criteria.
+        name: its command.
         directory: directory of the protocol's results.
         experiments: the sweeps, files of ``conf/experiment``, of each experiment.
         protocol: the digest of each sweep's runs.
@@ -34,7 +35,7 @@ class JudgedStudy:
             and writes; it returns the path of the page.
     """
 
-    package: str
+    name: str
     directory: Path
     experiments: Mapping[str, Sequence[str]]
     protocol: Mapping[str, str]
@@ -86,9 +87,9 @@ class JudgedStudy:
             write_json(file, {"trial": trial, "experiments": together})
             forget(directory, "report.*", "verdicts.*")
             folders = {"directory": (directory, self.directory), "conf": (conf, CONF)}
-            typed = command(self.package, [*together, *overrides], **folders)
-            criteria = Path(__file__).parents[1] / self.package / "criteria.py"
-            history = provenance.history_of(criteria)
+            typed = command(self.name, [*together, *overrides], **folders)
+            criteria = inspect.getfile(next(iter(self.claims.by_key.values())).judge)
+            history = provenance.history_of(Path(criteria))
             origin = provenance.describe(typed, runs, criteria=history)
             return self.write(Report(directory, origin, trial), runs, together)
 

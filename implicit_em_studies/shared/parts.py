@@ -18,6 +18,7 @@ from implicit_em.config import CONF
 from implicit_em.training.progress import working
 from implicit_em_studies.shared import provenance, study_directory
 from implicit_em_studies.shared.command_line import command
+from implicit_em_studies.shared.configuration import folder_of
 from implicit_em_studies.shared.execution import execute_all
 from implicit_em_studies.shared.pages import Report, forget
 from implicit_em_studies.shared.protocol import trial_label
@@ -97,7 +98,7 @@ class Part(ABC, Generic[P]):
     def write(self, content: Content, runs: Sequence[Run], command: str, **note: Any) -> Path:
         """Write tables, figures, findings and report; ``note`` is kept beside the findings."""
         forget(self.directory, "report.*", "findings.json", "tables/*.csv", "figures/*.*")
-        file = self.conf.resolve() / self.protocol.file
+        file = folder_of(self.conf) / self.protocol.file
         history = provenance.history_of(file, f"experiment/{self.folder}")
         origin = provenance.describe(command, runs, protocol=history)
         report = Report(self.directory, origin, self.trial)

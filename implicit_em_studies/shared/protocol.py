@@ -20,6 +20,7 @@ from yaml import YAMLError
 
 from implicit_em.base.errors import ConfigError, nearest, one_line
 from implicit_em.config.fingerprint import affects_results, config_fingerprint, deciding
+from implicit_em_studies.shared.configuration import folder_of
 
 
 def distinct(values: list[Any]) -> list[Any]:
@@ -94,7 +95,7 @@ class Protocol(BaseModel):
         Raises:
             ConfigError: if it cannot be read, or a value is not allowed.
         """
-        path = conf / cls.file
+        path = folder_of(conf) / cls.file
         try:
             content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
             for change in changes:

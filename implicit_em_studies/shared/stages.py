@@ -16,6 +16,7 @@ from implicit_em.config.check import check
 from implicit_em.config.fingerprint import config_fingerprint, nodes
 from implicit_em.config.schema import to_plain
 from implicit_em.training.directory import RunDirectory
+from implicit_em_studies.shared.configuration import folder_of
 from implicit_em_studies.shared.protocol import Protocol
 from implicit_em_studies.shared.runs import Place, Run, compose_sweeps
 
@@ -38,7 +39,7 @@ def compose_settings(
     Raises:
         ConfigError: if a name has no file, or a setting cannot be composed.
     """
-    allowed = sorted(path.stem for path in (conf / "experiment" / folder).glob("*.yaml"))
+    allowed = sorted(path.stem for path in (folder_of(conf) / "experiment" / folder).glob("*.yaml"))
     if unknown := [name for name in names if name not in allowed]:
         raise ConfigError(f"{unknown[0]}: not in {folder}; allowed: {', '.join(allowed)}")
     sweeps = {f"{folder}/{name}": name for name in names}

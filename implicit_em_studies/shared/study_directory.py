@@ -9,6 +9,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from implicit_em.base.errors import ConfigError, one_line
+from implicit_em_studies.shared.configuration import folder_of
 
 
 def read_note(note: Path) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def refuse_arguments(workers: int | None, conf: Path, needed: str) -> None:
     """Refuse an impossible number of workers, and a configuration folder without a needed file."""
     if workers is not None and workers < 1:
         raise ConfigError(f"workers={workers}: must be at least 1")
-    if not (conf / needed).exists():
+    if not any((folder / needed).exists() for folder in (conf, folder_of(conf))):
         raise ConfigError(f"conf={conf}: no {needed} there; name the folder of the configuration")
 
 

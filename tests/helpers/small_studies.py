@@ -1,8 +1,6 @@
 """Configuration files of studies with small grids."""
 
-import shutil
-
-from helpers.paths import ROOT
+from helpers.paths import copied_configuration
 
 FAMILY = """# @package _global_
 # A family in few settings.
@@ -17,7 +15,7 @@ hydra:
 
 def conf_with(folder, grids):
     """Copy the configuration files; the grids, by their files, take a model and an axis."""
-    shutil.copytree(ROOT / "conf", folder)
+    copied_configuration(folder)
     for name, (model, axis) in grids.items():
         (folder / "experiment" / f"{name}.yaml").write_text(FAMILY.format(model=model, axis=axis))
     return folder

@@ -8,8 +8,8 @@ from implicit_em_studies.shared.command_line import command
 def test_a_command_names_an_option_only_if_it_is_not_the_default():
     default, other = Path("results/paper"), Path("else where")
     assert command("compare", ["mnist"], directory=(default, default)) == (
-        "python -m implicit_em_studies.comparison mnist"
+        "implicit-em compare mnist"
     )
     assert command("compare", [], directory=(other, default)) == (
-        "python -m implicit_em_studies.comparison --directory 'else where'"
+        "implicit-em compare --directory 'else where'"
     )

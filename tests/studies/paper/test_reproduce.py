@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from filelock import FileLock
-from helpers.paths import ROOT
+from helpers.paths import ROOT, copied_configuration
 
 from implicit_em.base.errors import ConfigError, RunError
 from implicit_em_studies.paper.__main__ import main
@@ -237,7 +237,7 @@ def test_another_setting_is_no_protocol_and_another_device_is(tmp_path):
 
 
 def test_changed_configuration_files_make_a_trial(tmp_path, small_mnist):
-    shutil.copytree(CONF, tmp_path / "conf")
+    copied_configuration(tmp_path / "conf")
     file = tmp_path / "conf" / "trainer" / "default.yaml"
     file.write_text(file.read_text().replace("max_epochs: 100", "max_epochs: 1"))
     overrides = [f"data.root={small_mnist}", "logger=csv"]

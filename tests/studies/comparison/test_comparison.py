@@ -14,7 +14,7 @@ import pytest
 import torch
 from filelock import FileLock
 from helpers.comparison_digests import DIGESTS
-from helpers.paths import ROOT
+from helpers.paths import ROOT, copied_configuration
 
 import implicit_em
 from implicit_em.base.errors import ConfigError
@@ -87,7 +87,7 @@ def coarse():
 def conf(tmp_path_factory):
     """Configuration files with two families of few settings."""
     directory = tmp_path_factory.mktemp("conf") / "conf"
-    shutil.copytree(CONF, directory)
+    copied_configuration(directory)
     (directory / "experiment" / "compare" / "toy.yaml").write_text(TOY)
     (directory / "experiment" / "compare" / "derived.yaml").write_text(DERIVED)
     return directory
