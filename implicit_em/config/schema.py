@@ -1,6 +1,5 @@
 """The schema of a run's configuration."""
 
-import textwrap
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -19,6 +18,7 @@ from pydantic import (
 )
 
 from implicit_em.base.errors import ConfigError, one_line
+from implicit_em.base.validation import first_mistake
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -155,7 +155,7 @@ def parsed(cfg: DictConfig, schema: type[Schema]) -> tuple[dict[str, Any], Schem
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {one_line(error)}") from error
     except ValidationError as error:
-        raise ConfigError(_describe(error)) from error
+        raise ConfigError(first_mistake(error, schema)) from error
 
 
 def unread(cfg: DictConfig) -> list[str]:
@@ -188,17 +188,3 @@ def to_plain(cfg: DictConfig) -> dict[str, Any]:
         return OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
 
     return {str(key): plain(cfg[key]) for key in cfg if key != "hydra"}
-
-
-def _describe(error: ValidationError) -> str:
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "missing":
-        return f"{key}: missing"
-    if not key:  # several settings contradict each other
-        return str(first["ctx"]["error"])
-    if first["type"] == "extra_forbidden":
-        return f"{key}: no such key"
-    message = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
-    message = message.partition(" or instance of ")[0]
-    return f"{key}={textwrap.shorten(str(first['input']), 100, placeholder='...')}: {message}"

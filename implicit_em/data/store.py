@@ -17,6 +17,7 @@ from torch import Tensor
 from implicit_em.base.digest import digest_of_file
 from implicit_em.base.errors import ConfigError, DamagedError
 from implicit_em.base.files import read_json, whole, write_json
+from implicit_em.base.validation import first_mistake
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -138,9 +139,8 @@ def read_manifest(path: Path) -> Manifest | None:
     except NotADirectoryError as error:
         raise DamagedError(f"{path}: no directory") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise DamagedError(f"{file}: no manifest of a store: {key}: {first['msg']}") from error
+        mistake = first_mistake(error, Manifest)
+        raise DamagedError(f"{file}: no manifest of a store: {mistake}") from error
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:

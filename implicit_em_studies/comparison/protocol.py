@@ -32,7 +32,6 @@ class Protocol(study_protocol.Protocol):
 
     file = "compare.yaml"
     nested = ("parts",)
-    in_nested = PartSettings
     set_elsewhere: ClassVar = {"data": "datasets", "model.hidden": "width, parts", "seed": "seeds"}
 
     datasets: Names

@@ -19,6 +19,7 @@ from pydantic import (
 from yaml import YAMLError
 
 from implicit_em.base.errors import ConfigError, nearest, one_line
+from implicit_em.base.validation import first_mistake
 from implicit_em.config.fingerprint import affects_results, config_fingerprint, deciding
 from implicit_em_studies.shared.configuration import folder_of
 
@@ -33,14 +34,6 @@ def distinct(values: list[Any]) -> list[Any]:
 AnyNames = Annotated[list[str], AfterValidator(distinct)]
 Names = Annotated[AnyNames, Field(min_length=1)]
 STAGES = ("always", "tuning", "finals")
-MAPPING = "must be a mapping, {KEY: VALUE, ...}"
-SHAPES = {
-    "dict_type": MAPPING,
-    "model_type": MAPPING,
-    "list_type": "must be a list, [VALUE, ...]",
-    "too_short": "must not be empty",
-}
-"""What a value has to be, by pydantic's type of the mistake; others keep pydantic's words."""
 
 
 class Protocol(BaseModel):
@@ -58,8 +51,6 @@ class Protocol(BaseModel):
 
     Such a change needs a name that is there; ``parts.NAME={...}`` adds one.
     """
-    in_nested: ClassVar[type[BaseModel] | None] = None
-    """Model of these settings, if there is one."""
     set_elsewhere: ClassVar[dict[str, str]] = {"seed": "seeds"}
     """Keys of a run that the protocol sets under another name."""
 
@@ -104,30 +95,13 @@ class Protocol(BaseModel):
         except (OSError, YAMLError, OmegaConfBaseException) as error:
             raise ConfigError(f"{path}: {one_line(error)}") from error
         except ValidationError as error:
-            raise ConfigError(cls._describe(error)) from error
+            raise ConfigError(first_mistake(error, cls)) from error
         if protocol.reference not in protocol.families:
             raise ConfigError(
                 f"reference={protocol.reference}: must be one of "
                 f"families=[{','.join(protocol.families)}]"
             )
         return protocol
-
-    @classmethod
-    def _describe(cls, error: ValidationError) -> str:
-        """Return the first mistake; a misspelt key comes before the key that it leaves missing."""
-        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
-        key = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
-            *above, name = map(str, first["loc"])
-            inner = cls.model_fields[above[0]].annotation if above else cls
-            model = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else None
-            known = (model or cls.in_nested or cls).model_fields
-            return f"{key}: no such key; {nearest(name, known)}"
-        if first["type"] == "missing":
-            return f"{key}: missing"
-        where = f"{key}={first['input']}: " if key else ""
-        message = SHAPES.get(first["type"], first["msg"]).removeprefix("Value error, ")
-        return where + message.removeprefix("Input ")
 
     @classmethod
     def _change(cls, content: Any, change: str) -> None:

@@ -44,7 +44,7 @@ MISTAKES = {
     "lr.value=-1e-3": ["lr.value=-0.001", "greater than 0"],
     "lr.value=nan": ["lr.value=nan", "finite"],
     "loss.lse.weight=-1": ["loss.lse.weight=-1", "greater than or equal to 0"],
-    "loss.lse=3": ["loss.lse=3", "dictionary"],
+    "loss.lse=3": ["loss.lse=3: must be a mapping"],
     "loss.lse.reduction=max": ["max", "sum, mean, count"],
     "+loss.lse.temprature=2": ["lse.temprature=2", "did you mean temperature?", "reduction"],
     "model.hidden=null": ["model.hidden=null", "whole number"],
