@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -19,7 +17,7 @@ from implicit_em.base.arguments import Parser
 from implicit_em.base.errors import ConfigError, RunError, one_line
 from implicit_em.base.quiet import quieten
 from implicit_em.config import CONF
-from implicit_em.config.mistakes import explain
+from implicit_em.config.composing import composed
 from implicit_em.config.schema import to_plain
 from implicit_em.config.spec import RunSpec
 from implicit_em.data import ActivationDataModule, ResidentDataModule
@@ -154,12 +152,7 @@ def _data(options: argparse.Namespace) -> dict[str, Any]:
         if override.lstrip("+").startswith("data.normalize"):
             raise ConfigError(f"{override}: samples are normalised by the statistics of the run")
     if any(override.startswith("data=") for override in options.overrides):
-        with initialize_config_dir(str(options.conf.resolve()), version_base="1.3"):
-            loader = GlobalHydra.instance().config_loader()
-            try:
-                return to_plain(compose("train", overrides=options.overrides))["data"]
-            except HydraException as error:
-                raise ConfigError(explain(error, options.overrides, loader, "train")) from error
+        return to_plain(composed("train", options.overrides, options.conf))["data"]
     config = RunDirectory(options.run_dir).read_config()
     for override in OverridesParser.create().parse_overrides(options.overrides):
         if override.is_sweep_override():

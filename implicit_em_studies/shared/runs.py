@@ -9,16 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra import compose
 from hydra.utils import get_class
 from omegaconf import DictConfig
 
 from implicit_em.base.errors import ConfigError
 from implicit_em.config.check import check
+from implicit_em.config.composing import composing
 from implicit_em.config.fingerprint import config_fingerprint
-from implicit_em.config.mistakes import explain
 from implicit_em.config.spec import RunSpec
 from implicit_em.models import SparseAutoencoder
 from implicit_em.sweeps.jobs import TaskComposer, enumerate_jobs
@@ -174,21 +172,17 @@ def compose_sweeps(
         ConfigError: if a job cannot be composed, or an override changes what a sweep sets itself.
     """
     jobs = []
-    with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        for sweep in sweeps:
-            typed = [f"experiment={sweep}", *overrides]
-            try:
-                base = compose("train", overrides=typed, return_hydra_config=True)
-                axes = list(base.hydra.sweeper.params or ())
-                _refuse_fixed(axes, overrides)
-                composer = TaskComposer(base, loader)
-                for job in enumerate_jobs(base, loader):
-                    values = dict(override.split("=", 1) for override in job)
-                    place = Place(sweep, {axis: values[axis] for axis in axes})
-                    jobs.append((place, composer.compose(job)))
-            except HydraException as error:
-                raise ConfigError(explain(error, typed, loader, "train")) from error
+    for sweep in sweeps:
+        typed = [f"experiment={sweep}", *overrides]
+        with composing("train", typed, conf) as loader:
+            base = compose("train", overrides=typed, return_hydra_config=True)
+            axes = list(base.hydra.sweeper.params or ())
+            _refuse_fixed(axes, overrides)
+            composer = TaskComposer(base, loader)
+            for job in enumerate_jobs(base, loader):
+                values = dict(override.split("=", 1) for override in job)
+                place = Place(sweep, {axis: values[axis] for axis in axes})
+                jobs.append((place, composer.compose(job)))
     return jobs
 
 
