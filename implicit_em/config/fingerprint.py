@@ -2,36 +2,32 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from implicit_em.base.settings import Difference, differences
 from implicit_em.config.renamed import with_earlier_names
 
 RESULTS_SCHEMA = 2
 """Version of the files in a run directory; part of the fingerprint."""
-_DECIDE = (
+DECIDING = (
     *("model", "loss", "data", "optimizer", "lr", "trainer"),
     *("callbacks", "seed", "probe", "metrics_every"),
 )
-NO_RESULT = (
-    "logger",
-    "checkpoint",
-    "picture",
-    "objective",
-    "overwrite",
-    "data.root",
-    "trainer.enable_progress_bar",
-    "trainer.enable_model_summary",
-    "trainer.log_every_n_steps",
-    "trainer.profiler",
+"""Groups of settings that may affect results; no other is part of the fingerprint."""
+NEVER_DECIDING = ("logger", "checkpoint", "picture", "objective", "overwrite")
+"""Groups of settings that affect no result, whatever they hold."""
+LEFT_OUT = (
+    *("data.root", "trainer.enable_progress_bar", "trainer.enable_model_summary"),
+    *("trainer.log_every_n_steps", "trainer.profiler"),
 )
-"""Settings and groups of settings that affect no result."""
-OPTIONAL = ("warmup", "temperature", "eps", "unbiased", "reduction")
+"""Settings of the groups in ``DECIDING`` that affect no result."""
+NULL_IS_DEFAULT = ("warmup", "temperature", "eps", "unbiased", "reduction")
 """Options of loss terms for which null means the default of the term's function."""
-UNNAMED: Mapping[str, Mapping[str, Any]] = {
+ADDED_LATER: Mapping[str, Mapping[str, Any]] = {
     "data": {"final": "test", "normalize": "none", "feature_dims": None, "drop_last": False},
     "trainer": {"sparse": "auto"},
 }
@@ -52,11 +48,11 @@ def config_fingerprint(cfg: DictConfig | Mapping[str, Any]) -> str:
 
 def deciding(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that affect a run's results, resolved, without loss terms of weight 0."""
-    keys = [key for key in _DECIDE if key in cfg]
+    keys = [key for key in DECIDING if key in cfg]
     settings: Any = {key: _plain_copy(cfg[key]) for key in keys}
-    for group, _, key in (name.partition(".") for name in NO_RESULT):
+    for group, _, key in (name.partition(".") for name in LEFT_OUT):
         settings.get(group, {}).pop(key, None)
-    for name, defaults in UNNAMED.items():
+    for name, defaults in ADDED_LATER.items():
         group = settings.get(name, {})
         for key, default in defaults.items():
             if group.get(key, default) == default:
@@ -78,39 +74,24 @@ def target_of(model: Mapping[str, Any]) -> float | None:
 
 
 def given(loss: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return loss terms without the options of ``OPTIONAL`` that are null."""
+    """Return loss terms without the null options of ``NULL_IS_DEFAULT``."""
     return {
-        name: {
-            key: value for key, value in term.items() if value is not None or key not in OPTIONAL
-        }
+        name: {k: v for k, v in term.items() if v is not None or k not in NULL_IS_DEFAULT}
         for name, term in loss.items()
     }
 
 
-def differences(cfg: Mapping[Any, Any], other: Mapping[Any, Any]) -> list[tuple[str, Any, Any]]:
-    """Return each key at which two runs' settings differ, and both values there."""
-    ours, theirs = (
-        {key: value for key, value in nodes(deciding(c)) if not isinstance(value, Mapping)}
-        for c in (cfg, other)
-    )
-    keys = [key for key in sorted(ours | theirs) if ours.get(key) != theirs.get(key)]
-    if "seed" in keys:  # data.seed follows it
-        keys = [key for key in keys if key != "data.seed"]
-    return [(key, ours.get(key), theirs.get(key)) for key in keys]
-
-
-def nodes(settings: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted key and the value of every setting and group of settings."""
-    for name, value in settings.items():
-        yield f"{prefix}{name}", value
-        if isinstance(value, Mapping):
-            yield from nodes(value, f"{prefix}{name}.")
+def deciding_differences(there: Mapping[Any, Any], here: Mapping[Any, Any]) -> list[Difference]:
+    """Return the settings that affect results and differ between two runs."""
+    found = differences(deciding(there), deciding(here))
+    other_seed = any(key == "seed" for key, *_ in found)  # data.seed follows it
+    return [one for one in found if not (other_seed and one[0] == "data.seed")]
 
 
 def affects_results(override: str) -> bool:
     """Return whether an override such as ``logger.mode=offline`` may change a run's results."""
     key = override.lstrip("+~").partition("=")[0].replace("/", ".")
-    return not any(key == name or key.startswith(f"{name}.") for name in NO_RESULT)
+    return not f"{key}.".startswith(tuple(f"{name}." for name in (*NEVER_DECIDING, *LEFT_OUT)))
 
 
 def run_identity(cfg: Mapping[str, Any]) -> str:

@@ -18,8 +18,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from implicit_em.base.errors import nearest, one_line
+from implicit_em.base.settings import nodes
 from implicit_em.config import CONF
-from implicit_em.config.fingerprint import nodes
 
 LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm", "submitit_slurm_stacked", "ray")
 """Launchers that the extra ``cluster`` installs."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from implicit_em.base.errors import DamagedError, NonFiniteLossError
+from implicit_em.base.settings import differences, listed
 from implicit_em.data import Block, BlockLoader, as_unit_float
 from implicit_em.distributed import GlobalBatch, Group
 from implicit_em.engine.control import SparsityControl
@@ -314,15 +315,13 @@ class EnergyModule(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on within the epoch that was interrupted; refuse the checkpoint of another model."""
-        expected, found = (
+        there, here = (
             {name: tuple(tensor.shape) for name, tensor in state.items()}
-            for state in (self.state_dict(), checkpoint["state_dict"])
+            for state in (checkpoint["state_dict"], self.state_dict())
         )
-        if expected != found:
-            name = next(n for n in (expected | found) if expected.get(n) != found.get(n))
+        if found := differences(there, here):
             raise DamagedError(
-                f"the checkpoint is another model's or an earlier version's: {name} is "
-                f"{found.get(name)} there, {expected.get(name)} here"
+                f"the checkpoint is another model's or an earlier version's: {listed(found)}"
             )
         # Lightning converts the module only after this: float64 would be rounded to float32.
         name, _ = next(self.model.named_parameters())

@@ -12,7 +12,7 @@ from torch import Tensor
 from implicit_em.base.digest import digest_of_file
 from implicit_em.base.errors import ConfigError
 from implicit_em.base.files import half_written, write_json
-from implicit_em.config.fingerprint import nodes
+from implicit_em.base.settings import differences, listed
 from implicit_em.data.store import (
     DOCUMENTS,
     VOCABULARY,
@@ -24,8 +24,6 @@ from implicit_em.data.store import (
     write_manifest,
 )
 
-MOST_SHOWN = 3
-"""Largest number of settings that a refusal names."""
 COMPARED = ("settings", "model", "text", "files")
 """Parts of the manifest that must be those of the store; the others follow from them."""
 
@@ -138,23 +136,10 @@ class StoreWriter:
     def _refuse(self, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
         """Raise ``ConfigError`` with the settings or digests in which two manifests differ."""
         theirs, ours = (
-            {
-                key.removeprefix("settings."): value
-                for part in COMPARED
-                for key, value in nodes({part: content.get(part, {})})
-                if not isinstance(value, Mapping)
-            }
-            for content in (there, here)
+            {part: content.get(part, {}) for part in COMPARED} for content in (there, here)
         )
-        keys = [key for key in sorted(ours | theirs) if ours.get(key) != theirs.get(key)]
-        if keys:
-            shown = [
-                f"{k}={theirs.get(k)!s:.40} there, {ours.get(k)!s:.40} here"
-                for k in keys[:MOST_SHOWN]
-            ]
-            if len(keys) > MOST_SHOWN:
-                shown.append(f"{len(keys) - MOST_SHOWN} more")
+        if found := differences(theirs, ours):
+            shown = listed([(key.removeprefix("settings."), *pair) for key, *pair in found])
             raise ConfigError(
-                f"store={self.path}: holds another store ({'; '.join(shown)}); choose another "
-                "directory"
+                f"store={self.path}: holds another store ({shown}); choose another directory"
             )

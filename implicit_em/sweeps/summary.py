@@ -11,8 +11,9 @@ import pandas as pd
 
 from implicit_em.base.errors import DamagedError
 from implicit_em.base.files import whole
+from implicit_em.base.settings import leaves
 from implicit_em.base.tables import format_value, markdown_table, print_rows
-from implicit_em.config.fingerprint import config_fingerprint, nodes
+from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.sweeps.jobs import noted_jobs
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.results import IN_SUMMARY
@@ -97,8 +98,7 @@ def _read(run: RunDirectory) -> _Job:
         metrics = {"status": "mismatch", "error": "metrics.json is not of this config"}
     pairs = (line.lstrip("+~").partition("=") for line in overrides)
     typed = {key.partition("@")[0]: value for key, _, value in pairs}
-    values = {key: value for key, value in nodes(config) if not isinstance(value, Mapping)}
-    return _Job(run, row | _cells(metrics) | row, typed, typed | values)
+    return _Job(run, row | _cells(metrics) | row, typed, typed | leaves(config))
 
 
 def _differing(jobs: Sequence[_Job]) -> list[dict[str, Any]]:

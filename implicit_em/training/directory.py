@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from implicit_em.base import interruption
 from implicit_em.base.errors import ConfigError, DamagedError
 from implicit_em.base.files import half_written, read_json, whole, write_json
-from implicit_em.config.fingerprint import config_fingerprint, differences
+from implicit_em.base.settings import listed
+from implicit_em.config.fingerprint import config_fingerprint, deciding_differences
 from implicit_em.config.saved import read_choices, read_config, read_overrides
 from implicit_em.config.spec import RunSpec
 
@@ -21,8 +22,6 @@ log = logging.getLogger(__name__)
 
 EPOCHS = "trainer.max_epochs="
 """The override of a saved run that a resumed run may replace."""
-MOST_SHOWN = 3
-"""Largest number of settings that a refusal names."""
 
 
 class RunDirectory:
@@ -134,11 +133,8 @@ class RunDirectory:
         except DamagedError as error:
             return f"{error}; choose another directory, or overwrite=true"
         if config_fingerprint(saved) != spec.fingerprint:
-            found = differences(saved, spec.settings)
-            shown = [f"{key}={old} there, {new} here" for key, old, new in found[:MOST_SHOWN]]
-            if len(found) > MOST_SHOWN:
-                shown.append(f"{len(found) - MOST_SHOWN} more")
-            difference = f" ({'; '.join(shown)})" if shown else ""
+            found = deciding_differences(saved, spec.settings)
+            difference = f" ({listed(found)})" if found else ""
         elif (metrics := self.read_metrics()) and not spec.has_made(metrics):
             difference = f" (metrics.json is of schema {metrics.get('schema')})"
         else:

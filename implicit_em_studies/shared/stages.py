@@ -12,8 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from implicit_em.base.errors import ConfigError, nearest
+from implicit_em.base.settings import nodes
 from implicit_em.config.check import check
-from implicit_em.config.fingerprint import config_fingerprint, nodes
+from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.config.schema import to_plain
 from implicit_em.training.directory import RunDirectory
 from implicit_em_studies.shared.configuration import folder_of

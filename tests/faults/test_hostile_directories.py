@@ -428,7 +428,7 @@ def test_a_checkpoint_of_other_shapes_is_refused_in_one_line(run, wider, command
     out, err = capfd.readouterr()
     reason = (
         "the checkpoint is another model's or an earlier version's: "
-        "model.linear.weight is (7, 64) there, (5, 64) here"
+        "model.linear.bias=(7,) there, (5,) here; model.linear.weight=(7, 64) there, (5, 64) here"
     )
     assert err == f"error: {reason}\n"
     assert "Traceback" not in out
