@@ -8,20 +8,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import get_class
 from safetensors.torch import save
 
 from implicit_em.base.arguments import Parser
 from implicit_em.base.errors import ConfigError, RunError, one_line
 from implicit_em.base.files import whole, write_json
 from implicit_em.base.quiet import quieten
-from implicit_em.config.schema import to_plain
-from implicit_em.config.spec import RunSpec
 from implicit_em.data import ActivationDataModule
 from implicit_em.models import SparseAutoencoder
 from implicit_em.training.decoding import decoder_of
 from implicit_em.training.directory import RunDirectory
-from implicit_em.training.loading import load_as_trained
+from implicit_em.training.loading import load_trusted
 from implicit_em.training.progress import working
 from implicit_em.training.saelens import CONFIG, WEIGHTS, to_saelens
 
@@ -52,18 +49,14 @@ def export(run_dir: str | Path, form: str = "saelens", out: str | Path | None = 
         ConfigError: if the run is not finished, has no form there, or ``out`` holds something.
     """
     run = RunDirectory(run_dir)
-    settings = to_plain(run.read_config())
-    metrics = run.completed_metrics()
+    spec = run.read_spec()
     if form not in FORMATS:
         raise ConfigError(f"format={form}: allowed are {', '.join(FORMATS)}")
-    if metrics is None:
-        raise ConfigError(f"{run.path}: not finished: only a finished run can be exported")
     place = Path(out) if out else run.path / PLACES[form]
     if place.exists():
         raise ConfigError(f"out={place}: is there already; nothing is overwritten")
-    model: Any
-    model, normalizer = load_as_trained(run.path, [get_class(settings["model"]["_target_"])])
-    data = RunSpec.of_settings(settings).build_data()
+    model, normalizer = load_trusted(run)
+    data = spec.build_data()
     decoder, origin = None, "its own"
     if not isinstance(model, SparseAutoencoder):
         origin = "ridge regression after the training"
@@ -73,7 +66,7 @@ def export(run_dir: str | Path, form: str = "saelens", out: str | Path | None = 
     config, tensors = to_saelens(model, normalizer, decoder)
     config["metadata"] |= {
         "implicit_em_version": version("implicit-em"),
-        "implicit_em_run": metrics["config_fingerprint"],
+        "implicit_em_run": spec.fingerprint,
         "implicit_em_model": type(model).__name__,
         "implicit_em_decoder": origin,
         **(_source_of(data) if isinstance(data, ActivationDataModule) else {}),

@@ -14,14 +14,10 @@ def flushed_denormals() -> Iterator[None]:
     becomes denormal where the gradient stays 0: it shrinks at each step, and rounding then keeps it
     above 0. The weights of dead units and of pixels that are hardly ever on are such places.
     """
-    before = _are_flushed()
+    smallest = torch.tensor(torch.finfo(torch.float32).tiny)
+    before = not smallest.div(2).item()
     torch.set_flush_denormal(True)
     try:
         yield
     finally:
         torch.set_flush_denormal(before)
-
-
-def _are_flushed() -> bool:
-    smallest = torch.tensor(torch.finfo(torch.float32).tiny)
-    return not smallest.div(2).item()

@@ -19,13 +19,20 @@ def whole(path: Path) -> Iterator[Path]:
     raised.
     """
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise ``WriteError`` where the block fails to write what belongs to a path."""
+    try:
+        yield
     except OSError as error:
         raise WriteError(f"{path} cannot be written: {error.strerror or error}") from error
 

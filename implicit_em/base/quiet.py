@@ -5,13 +5,14 @@ import sys
 import warnings
 from contextlib import suppress
 
-HOPELESS = (
+NOT_TO_ACT_ON = (
     r".*does not have many workers.*",
     r".*Checkpoint directory .* exists and is not empty.*",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
     r".*The `srun` command is available.*",
     r".*It is recommended to use `self.log.*sync_dist=True.*",  # our metrics are already reduced
 )
+"""Patterns of warnings that ask for nothing a user could do."""
 
 
 def quieten() -> None:
@@ -21,7 +22,7 @@ def quieten() -> None:
     for name in ("pytorch_lightning", "lightning_fabric", "fontTools"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it logs what it also raises
-    for message in HOPELESS:
+    for message in NOT_TO_ACT_ON:
         warnings.filterwarnings("ignore", message)
 
 

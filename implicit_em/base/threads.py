@@ -4,8 +4,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
 
 def cores() -> int:
     """Return the number of cores that this process may use."""
@@ -15,6 +13,8 @@ def cores() -> int:
 @contextmanager
 def torch_threads(number: int) -> Iterator[None]:
     """Let torch compute with a number of threads until the block ends."""
+    import torch  # here, because configurations ask for the number of cores alone
+
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:

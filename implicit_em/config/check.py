@@ -4,7 +4,7 @@ import inspect
 import json
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from implicit_em.base.errors import ConfigError, nearest, one_line
 from implicit_em.base.quiet import quieten
-from implicit_em.config.fingerprint import given
+from implicit_em.config.fingerprint import NEVER_DECIDING, given
 from implicit_em.config.spec import RunSpec
 from implicit_em.engine.em import EM
 from implicit_em.engine.modules import (
@@ -46,6 +46,8 @@ WIDTH_TRIED = 81
 """Input width of the trial model: a square number that is rarely the number of units."""
 WIDEST_TRIED = 2**14
 """Largest number of components of the trial model: the number that was asked for may be a typo."""
+BY_SCHEMA = ("seed", "resume", *NEVER_DECIDING)
+"""Groups of settings that the schema checks, and nothing here."""
 _passed: set[str] = set()
 """Configurations that this process has checked."""
 
@@ -58,16 +60,7 @@ def check(spec: RunSpec, here: bool = True) -> None:
     do, and their final metrics. Errors are passed on. Runs that differ only in the seed or logger
     are checked once. If a run will train ``here``, this machine must have its device and files.
     """
-    irrelevant = (
-        "seed",
-        "logger",
-        "checkpoint",
-        "picture",
-        "objective",
-        "resume",
-        "overwrite",
-    )  # the schema checks them
-    relevant = {key: value for key, value in spec.settings.items() if key not in irrelevant}
+    relevant = {key: value for key, value in spec.settings.items() if key not in BY_SCHEMA}
     relevant["data"] = {**relevant["data"], "seed": None}
     key = json.dumps([relevant, here], default=str)
     if key in _passed:
@@ -127,59 +120,82 @@ def _check_callbacks(settings: Mapping[str, Any]) -> None:
 
 
 def _dry_run(spec: RunSpec, trainer: pl.Trainer) -> None:
-    settings = spec.settings
-    loss, model = (
-        f"{group}={(spec.choices or {})[group]}" if group in (spec.choices or {}) else group
-        for group in ("loss", "model")
-    )
+    """Measure and train a few random samples: each part refuses what it would run into."""
+    choices = spec.choices or {}
+    loss, model = (f"{g}={choices[g]}" if g in choices else g for g in ("loss", "model"))
+    batch_size = spec.settings["data"]["batch_size"]
     with torch.random.fork_rng(devices=[]):
-        with _refusing("loss"):
-            objective = build_objective(given(settings["loss"]))
-        _check_terms(settings["loss"])
-        _check_target(spec, objective, loss)
-        if isinstance(word := settings["model"].get("activation"), str):
-            raise ConfigError(
-                f"model.activation={word}: a group of its own; did you mean activation={word}?"
-            )
+        objective = _try_objective(spec, loss)
         module = _try_module(spec, loss, model)
-        with _refusing("optimizer"):
-            optimizer = instantiate(settings["optimizer"], _partial_=True)(module.parameters())
-            optimizer.step()
-        if isinstance(optimizer, EM):
-            _check_em(module)
-        if settings["lr"]["schedule"]:
-            _check_schedule(settings, optimizer)
-        batch_size = settings["data"]["batch_size"]
-        with _refusing(model):
-            x = torch.rand(min(batch_size, 8), WIDTH_TRIED)
-            outputs = {"x": x, **module.outputs(module.model, x)}
-            reason = refusal_of_devices(module, trainer)
-        energies, units = outputs["energies"].shape[-1], module.model.weight.shape[-2]
-        if energies != units:
-            raise ConfigError(f"{model}: gives {energies} energies; its weight has {units} rows")
-        with _refusing(f"{model} in testing"), torch.no_grad():
-            module.test_step(x, 0)
-            module.finals.compute()
-        if reason:
-            raise ConfigError(f"trainer.devices={settings['trainer']['devices']}: {reason}")
+        optimizer = _try_optimizer(spec, module)
+        x = torch.rand(min(batch_size, 8), WIDTH_TRIED)
+        outputs = _try_measuring(spec, module, model, x, trainer)
         with _refusing(loss):
-            parts = objective.values(outputs)
-        _check_values(parts, ())
-    undefined = [name for name, value in parts.items() if not value.isfinite()]
-    if batch_size == 1 and undefined:
-        raise ConfigError(
-            f"data.batch_size=1: must be at least 2 for loss term {', '.join(undefined)}"
-        )
+            values = objective.values(outputs)
+        _check_values(values, ())
+        undefined = [name for name, value in values.items() if not value.isfinite()]
+        if batch_size == 1 and undefined:
+            raise ConfigError(
+                f"data.batch_size=1: must be at least 2 for loss term {', '.join(undefined)}"
+            )
+        for share in _shares(spec, module, trainer):
+            with _refusing(f"{model} in training, with {loss}"):
+                replica = BareReplica(module.model, module.objective, optimizer, sparse_up_to=share)
+                _, stacked, _ = Stack([replica]).evaluate(SharedInput(x[None], [1]))
+            _check_values(dict(zip(values, stacked[: len(values)], strict=True)), (1,))
+
+
+def _try_objective(spec: RunSpec, loss: str) -> Objective:
+    """Build the objective; refuse options of its terms, and a target that it cannot reach."""
+    terms = spec.settings["loss"]
+    with _refusing("loss"):
+        objective = build_objective(given(terms))
+    for name, term in terms.items():
+        function, own = get_method(term["_target_"]), ("weight", "warmup")
+        _check_keys(f"loss.{name}", term, function, own, lambda p: p.default is not p.empty)
+    _check_target(spec, objective, loss)
+    return objective
+
+
+def _try_optimizer(spec: RunSpec, module: EnergyModule) -> Any:
+    """Build the optimizer and make a step; refuse a model or a schedule that does not fit it."""
+    with _refusing("optimizer"):
+        parameters = module.parameters()
+        optimizer = instantiate(spec.settings["optimizer"], _partial_=True)(parameters)
+        optimizer.step()
+    if isinstance(optimizer, EM):
+        _check_em(module)
+    if spec.settings["lr"]["schedule"]:
+        _check_schedule(spec.settings, optimizer)
+    return optimizer
+
+
+def _try_measuring(
+    spec: RunSpec, module: EnergyModule, model: str, x: torch.Tensor, trainer: pl.Trainer
+) -> dict[str, Any]:
+    """Return the tensors for loss terms; refuse a model that cannot be measured, or divided."""
+    with _refusing(model):
+        outputs = {"x": x, **module.outputs(module.model, x)}
+        reason = refusal_of_devices(module, trainer)
+    energies, units = outputs["energies"].shape[-1], module.model.weight.shape[-2]
+    if energies != units:
+        raise ConfigError(f"{model}: gives {energies} energies; its weight has {units} rows")
+    with _refusing(f"{model} in testing"), torch.no_grad():
+        module.test_step(x, 0)
+        module.finals.compute()
+    if reason:
+        raise ConfigError(f"trainer.devices={spec.settings['trainer']['devices']}: {reason}")
+    return outputs
+
+
+def _shares(spec: RunSpec, module: EnergyModule, trainer: pl.Trainer) -> tuple[float, ...]:
+    """Return the largest share of entries of each kind of step that the run takes."""
+    sparse = spec.settings["trainer"].get("sparse", "auto")
     try:
-        sparse = largest_share(settings["trainer"].get("sparse", "auto"), module, trainer.precision)
+        takes_sparse_steps = largest_share(sparse, module, trainer.precision)
     except ValueError as error:
         raise ConfigError(f"trainer.{error}") from error
-    for share in (0.0, 1.0) if sparse else (0.0,):
-        with torch.random.fork_rng(devices=[]), _refusing(f"{model} in training, with {loss}"):
-            replica = BareReplica(module.model, module.objective, optimizer, sparse_up_to=share)
-            stack = Stack([replica])
-            _, values, _ = stack.evaluate(SharedInput(x[None], [1]))
-        _check_values(dict(zip(parts, values[: len(parts)], strict=True)), (1,))
+    return (0.0, 1.0) if takes_sparse_steps else (0.0,)
 
 
 def _check_target(spec: RunSpec, objective: Objective, loss: str) -> None:
@@ -209,12 +225,8 @@ def _check_em(module: EnergyModule) -> None:
     """Raise ``ConfigError`` for a model or an objective of which EM has no M-step."""
     if not isinstance(module.model, Mixture):
         raise ConfigError(f"optimizer=em: fits models.Mixture, not {type(module.model).__name__}")
-    terms = module.objective.terms
-    if (
-        list(terms) != ["lse"]
-        or terms["lse"].options != {"reduction": "mean"}
-        or terms["lse"].weight != 1
-    ):
+    terms = {n: (t.weight, t.options) for n, t in module.objective.terms.items()}
+    if terms != {"lse": (1, {"reduction": "mean"})}:
         raise ConfigError(
             "optimizer=em: needs lse alone, of weight 1 and reduction=mean, as in loss=likelihood"
         )
@@ -233,20 +245,35 @@ def _check_schedule(settings: Mapping[str, Any], optimizer: Any) -> None:
 
 
 def _check_scheduler(schedule: Mapping[str, Any], means: Sequence[str]) -> None:
-    """Raise ``ConfigError`` for a key that a scheduler of torch does not take."""
+    """Raise ``ConfigError`` for a setting that a scheduler of torch does not take."""
     cls = get_class(schedule["_target_"])
     watches = issubclass(cls, ReduceLROnPlateau)
-    parameters = inspect.signature(cls).parameters.values()
     own = ("interval", "monitor") if watches else ("interval",)
-    allowed = [*own, *(p.name for p in parameters if p.name != "optimizer")]
-    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-    for key, value in schedule.items():
-        if key not in ("_target_", *allowed) and not takes_all:
-            raise ConfigError(f"lr.schedule.{key}={value}: no such key; {nearest(key, allowed)}")
+    _check_keys("lr.schedule", schedule, cls, own, lambda p: p.name != "optimizer")
     if watches and (interval := schedule.get("interval", "epoch")) != "epoch":
         raise ConfigError(f"lr.schedule.interval={interval}: allowed is epoch for {cls.__name__}")
     if (monitor := schedule.get("monitor", means[0])) not in means:
         raise ConfigError(f"lr.schedule.monitor={monitor}: allowed are {', '.join(means)}")
+
+
+def _check_keys(
+    where: str,
+    settings: Mapping[str, Any],
+    called: Callable[..., Any],
+    own: Sequence[str],
+    is_setting: Callable[[inspect.Parameter], bool],
+) -> None:
+    """Raise ``ConfigError`` for a key that is neither ``own`` nor a parameter of what is called.
+
+    The hint names the parameters that are settings.
+    """
+    parameters = inspect.signature(called).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    allowed = [*own, *(name for name, p in parameters.items() if is_setting(p))]
+    for key, value in settings.items():
+        if key not in ("_target_", *allowed, *parameters):
+            raise ConfigError(f"{where}.{key}={value}: no such key; {nearest(key, allowed)}")
 
 
 def _means_of_terms(settings: Mapping[str, Any]) -> list[str]:
@@ -270,6 +297,10 @@ def _check_values(values: Mapping[str, Any], leading: tuple[int, ...]) -> None:
 def _try_module(spec: RunSpec, loss: str, model: str) -> Any:
     """Build the model alone, then with its objective: the message names the one at fault."""
     settings = spec.settings["model"]
+    if isinstance(word := settings.get("activation"), str):
+        raise ConfigError(
+            f"model.activation={word}: a group of its own; did you mean activation={word}?"
+        )
     with _refusing(model):
         module_class(settings["_target_"])
         parameter = inspect.signature(get_class(settings["_target_"])).parameters.get("hidden")
@@ -285,20 +316,6 @@ def _try_module(spec: RunSpec, loss: str, model: str) -> Any:
         instantiate(spec.model_arguments(WIDTH_TRIED))
     with _refusing(f"{loss} does not fit {model}"):
         return spec.build_module(WIDTH_TRIED)
-
-
-def _check_terms(loss: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise ``ConfigError`` for an option that the function of a loss term does not take."""
-    for name, term in loss.items():
-        parameters = inspect.signature(get_method(term["_target_"])).parameters.values()
-        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-            continue
-        allowed = ["weight", "warmup", *(p.name for p in parameters if p.default is not p.empty)]
-        known = {*allowed, "_target_", *(parameter.name for parameter in parameters)}
-        for option, value in term.items():
-            if option not in known:
-                hint = nearest(option, allowed)
-                raise ConfigError(f"loss.{name}.{option}={value}: no such key; {hint}")
 
 
 @contextmanager

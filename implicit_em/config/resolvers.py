@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from implicit_em.base.digest import digest_of, digest_of_store
+from implicit_em.base.threads import cores
 
 _SAFE_NAME = re.compile(r"[\w=,.+@-][\w=,.+@ \[\]-]{0,149}", re.ASCII)
 
@@ -68,13 +69,6 @@ def gpu_in_turn(number: int) -> str:
     return devices[number % len(devices)] if devices else ""
 
 
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    from implicit_em.base.threads import cores  # loads torch
-
-    return cores()
-
-
 def lm_name(name: str, permuted: int | None) -> str:
     """Return the name of a language model, or of its control, which a seed has permuted."""
     return name if permuted is None else f"{name}-permuted-{permuted}"
@@ -85,14 +79,11 @@ def directions(objective: str | Sequence[str] | None) -> str | list[str]:
     return ["maximize"] * len(objective) if isinstance(objective, ListConfig) else "maximize"
 
 
+_RESOLVERS = (
+    *(cores, data_root, digest_of_store, directions, first_given, gpu_in_turn),
+    *(job_directory, lm_name, run_directory),
+)
+for _resolver in _RESOLVERS:
+    OmegaConf.register_new_resolver(_resolver.__name__, _resolver, replace=True)
 OmegaConf.register_new_resolver("digest", digest_of, replace=True)
-OmegaConf.register_new_resolver("digest_of_store", digest_of_store, replace=True)
-OmegaConf.register_new_resolver("data_root", data_root, replace=True)
 OmegaConf.register_new_resolver("token", token, use_cache=True, replace=True)
-OmegaConf.register_new_resolver("first_given", first_given, replace=True)
-OmegaConf.register_new_resolver("run_directory", run_directory, replace=True)
-OmegaConf.register_new_resolver("job_directory", job_directory, replace=True)
-OmegaConf.register_new_resolver("gpu_in_turn", gpu_in_turn, replace=True)
-OmegaConf.register_new_resolver("cores", cores, replace=True)
-OmegaConf.register_new_resolver("lm_name", lm_name, replace=True)
-OmegaConf.register_new_resolver("directions", directions, replace=True)

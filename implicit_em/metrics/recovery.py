@@ -14,7 +14,7 @@ from implicit_em.metrics.dictionaries import cosines
 
 THRESHOLDS = (0.8, 0.9)
 """Cosines above which a feature counts as found."""
-AT_ONCE = 2**24
+RANKS = 2**24
 """Number of ranks to hold at a time."""
 
 
@@ -88,10 +88,10 @@ def presence_auroc(presence_NM: np.ndarray, activations_NK: np.ndarray) -> np.nd
     presence = csc_array(presence_NM, dtype=np.float64)
     first, second = presence[:half], presence[half:]
     best_M, unit_M = np.full(features, -np.inf), np.zeros(features, dtype=int)
-    size = max(1, AT_ONCE // max(1, len(activations_NK)))
+    size = max(1, RANKS // max(1, len(activations_NK)))
     for start in range(0, activations_NK.shape[1], size):
         ranks_NB = rankdata(activations_NK[:half, start : start + size], axis=0)
-        aurocs_BM = _aurocs(ranks_NB.T @ first, first)
+        aurocs_BM = rank_auroc(ranks_NB.T @ first, first.sum(0), half)
         better_M = aurocs_BM.max(0) > best_M
         best_M[better_M] = aurocs_BM.max(0)[better_M]
         unit_M[better_M] = start + aurocs_BM.argmax(0)[better_M]
@@ -100,15 +100,22 @@ def presence_auroc(presence_NM: np.ndarray, activations_NK: np.ndarray) -> np.nd
         some = slice(start, start + size)
         ranks_NB = rankdata(activations_NK[half:, unit_M[some]], axis=0)
         sums_M[some] = second[:, some].multiply(ranks_NB).sum(0)
-    return np.where(np.isfinite(best_M), _aurocs(sums_M, second), np.nan)
+    auroc_M = rank_auroc(sums_M, second.sum(0), second.shape[0])
+    return np.where(np.isfinite(best_M), auroc_M, np.nan)
 
 
-def _aurocs(sums_M: np.ndarray, presence: csc_array) -> np.ndarray:
-    """Return AUROCs ``(..., M)`` from the sums of the ranks of the samples with each feature."""
-    with_M = presence.sum(0)
-    pairs_M = with_M * (presence.shape[0] - with_M)
-    defined_M = np.where(pairs_M > 0, pairs_M, np.nan)
-    return (sums_M - with_M * (with_M + 1) / 2) / defined_M
+def rank_auroc(sums: np.ndarray, having: np.ndarray, samples: int) -> np.ndarray:
+    """Return AUROCs from the sums of the ranks of the samples that have each feature.
+
+    NaN for features that none or all of the samples have.
+
+    Args:
+        sums: sums of ranks, which count from 1, shape ``(..., M)``.
+        having: number of samples that have each feature, shape ``(M,)``.
+        samples: number of all samples.
+    """
+    pairs = having * (samples - having)
+    return (sums - having * (having + 1) / 2) / np.where(pairs > 0, pairs, np.nan)
 
 
 def recovery(

@@ -16,6 +16,7 @@ from implicit_em.base.files import half_written, read_json, whole, write_json
 from implicit_em.base.settings import listed
 from implicit_em.config.fingerprint import config_fingerprint, deciding_differences
 from implicit_em.config.saved import read_choices, read_config, read_overrides
+from implicit_em.config.schema import to_plain
 from implicit_em.config.spec import RunSpec
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,10 @@ class RunDirectory:
                 f"{self.path} is no run directory: it has no .hydra/config.yaml"
             )
         return read_config(self.config)
+
+    def read_spec(self) -> RunSpec:
+        """Return the settings of the run; raise as ``read_config`` does."""
+        return RunSpec.of_settings(to_plain(self.read_config()))
 
     def read_overrides(self) -> list[str]:
         """Return the overrides that started the run, or raise ``DamagedError``."""

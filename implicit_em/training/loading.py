@@ -7,10 +7,11 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from hydra.utils import get_class
 from torch import nn
 
 from implicit_em import models
-from implicit_em.base.errors import DamagedError, one_line
+from implicit_em.base.errors import ConfigError, DamagedError, one_line
 from implicit_em.base.files import whole, write_json
 from implicit_em.models.normalizing import Normalizer, taking_raw
 from implicit_em.training.directory import RunDirectory
@@ -86,6 +87,19 @@ def load_as_trained(
         model = _build(run.read_model()["model"], known)
     normalizer = load_weights(model, run)
     return model.eval(), normalizer
+
+
+def load_trusted(run: RunDirectory) -> tuple[Any, Normalizer | None]:
+    """Rebuild a model as ``load_as_trained`` does, with the classes that the run's settings name.
+
+    Raises:
+        ConfigError: if the run is not finished.
+    """
+    model = run.read_config().model
+    if run.completed_metrics() is None:
+        raise ConfigError(f"{run.path}: not finished; allowed are finished runs")
+    parts = [model, model.get("activation")]
+    return load_as_trained(run.path, [get_class(part._target_) for part in parts if part])
 
 
 def load_weights(model: nn.Module, run: RunDirectory) -> Normalizer | None:

@@ -44,17 +44,15 @@ class Effects:
         Raises:
             ConfigError: if a path is given where no model is, or another one.
         """
+        is_known = path is None
         try:
             lm = model_of(data.store.manifest, path)
-        except ConfigError as error:
-            if path is not None:
-                raise
-            log.info("no effects on logits are shown: %s", error)
-            return None
-        try:
+            is_known = True  # from here on, it is the right model, which may not be causal
             with working(f"loading {lm.name}"):
                 return cls(CausalModel.load(lm, "cpu"), data.normalizer)
         except ConfigError as error:
+            if not is_known:
+                raise
             log.info("no effects on logits are shown: %s", error)
             return None
 
@@ -78,14 +76,9 @@ class Effects:
         """Return the tokens with the largest and the smallest effects of vectors of length 1."""
         unit_BD = torch.nn.functional.normalize(vectors_BD.float(), dim=-1)
         effects_BV = self.model.effects(unit_BD)
-        found = []
-        for sign in (1, -1):
-            values_BM, tokens_BM = (sign * effects_BV).topk(min(MOST, effects_BV.shape[1]))
-            found.append((tokens_BM, sign * values_BM))
+        most = min(MOST, effects_BV.shape[1])
+        sides = [effects_BV.topk(most, largest=largest) for largest in (True, False)]
         return [
-            [
-                [tokens_BM[b].tolist(), list(map(short, values_BM[b]))]
-                for tokens_BM, values_BM in found
-            ]
+            [[side.indices[b].tolist(), list(map(short, side.values[b]))] for side in sides]
             for b in range(len(vectors_BD))
         ]

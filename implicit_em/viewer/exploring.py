@@ -11,19 +11,16 @@ from weakref import finalize
 
 import numpy as np
 import pandas as pd
-from hydra.utils import get_class
 from omegaconf import OmegaConf
 from scipy.optimize import linear_sum_assignment
 
 from implicit_em.base.errors import ConfigError
-from implicit_em.config.schema import to_plain
-from implicit_em.config.spec import RunSpec
 from implicit_em.data import ActivationDataModule, ResidentDataModule
 from implicit_em.metrics.dictionaries import cosines
 from implicit_em.models import SparseAutoencoder
 from implicit_em.training.decoding import decoder_of
 from implicit_em.training.directory import RunDirectory
-from implicit_em.training.loading import load_as_trained
+from implicit_em.training.loading import load_trusted
 from implicit_em.training.progress import RateProgress, working
 from implicit_em.viewer.activity import BLOCK, Activity
 from implicit_em.viewer.controls import evenly_spaced, random_units
@@ -74,7 +71,7 @@ def explore(
     place = Path(out) if out else directories[0].path / PLACES[single]
     page: Page = SingleFile(place) if single else Folder(place)
     page.check()
-    models = [_model(run) for run in directories]
+    models = [load_trusted(run)[0] for run in directories]
     units = sum(len(model.weight) for model in models)
     if single and units > MOST_IN_ONE_FILE:
         raise ConfigError(
@@ -104,9 +101,8 @@ def served(
             model; or if the port is taken.
     """
     directories = [RunDirectory(run) for run in runs]
-    models = [_model(run) for run in directories]
-    first = RunSpec.of_settings(to_plain(directories[0].read_config())).build_data()
-    trial = trial_of(models[0], first, lm)
+    models = [load_trusted(run)[0] for run in directories]
+    trial = trial_of(models[0], directories[0].read_spec().build_data(), lm)
     with TemporaryDirectory(prefix="implicit-em-") as folder:
         page = Folder(Path(folder, "page"), served=True)
         with serving(page.path, trial, port) as (address, server):
@@ -134,20 +130,12 @@ def _write(page: Page, runs: Sequence[RunDirectory], models: Sequence[Any], lm: 
         page.forget()
 
 
-def _model(run: RunDirectory) -> Any:
-    """Return the model of a finished run, for normalised samples."""
-    settings = run.read_config()
-    if run.completed_metrics() is None:
-        raise ConfigError(f"{run.path}: not finished: only a finished run has features to show")
-    return load_as_trained(run.path, [get_class(settings.model._target_)])[0]
-
-
 def _put(
     page: Page, number: int, run: RunDirectory, model: Any, folder: Path, lm: str | None
 ) -> np.ndarray:
     """Write the data of a run, and return the directions of its units."""
-    settings = to_plain(run.read_config())
-    data = RunSpec.of_settings(settings).build_data()
+    spec = run.read_spec()
+    data = spec.build_data()
     spilled = folder / str(number)
     spilled.mkdir()
     found = _features(run, model, data, spilled, lm)
@@ -166,7 +154,7 @@ def _put(
     metrics = run.completed_metrics() or {}
     about = {
         "name": run.path.resolve().name,
-        "model": settings["model"]["_target_"].rpartition(".")[2],
+        "model": type(model).__name__,
         "units": len(found),
         "block": BLOCK,
         "decoder": "its own decoder" if has_own else "a ridge decoder, fitted afterwards",
@@ -177,7 +165,7 @@ def _put(
         "command": " ".join(["implicit-em train", *run.read_overrides()]),
         "metrics": {key: v for key, v in metrics.items() if not isinstance(v, dict | list)},
         "history": _history(run.history),
-        "settings": OmegaConf.to_yaml(OmegaConf.create(settings)),
+        "settings": OmegaConf.to_yaml(OmegaConf.create(spec.settings)),
         **found.seen.about(),
     }
     page.put(f"{number}/about", about)
@@ -212,8 +200,7 @@ def features(run_dir: str | Path, lm: str | None = None) -> Features:
         FileNotFoundError: if there is no run.
     """
     run = RunDirectory(run_dir)
-    model = _model(run)
-    data = RunSpec.of_settings(to_plain(run.read_config())).build_data()
+    model, data = load_trusted(run)[0], run.read_spec().build_data()
     folder = Path(mkdtemp(prefix="implicit-em-"))
     try:
         found = _features(run, model, data, folder, lm)

@@ -1,7 +1,7 @@
 """Everything that pages show of each unit, as plain data."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, overload
 
@@ -11,17 +11,11 @@ from scipy.sparse import csc_array, csr_array
 from scipy.stats import rankdata
 
 from implicit_em.metrics.dictionaries import cosines
+from implicit_em.viewer import statistics
 from implicit_em.viewer.activity import BLOCK, Activity, Unit
 from implicit_em.viewer.effects import Effects
 from implicit_em.viewer.page import render
 from implicit_em.viewer.seen import Seen, short
-from implicit_em.viewer.statistics import (
-    by_rank,
-    label_aurocs,
-    largest_of_each_row,
-    silent,
-    strongest,
-)
 
 STRONGEST, PARTS, OF_EACH_PART, SILENT = 16, 5, 3, 3
 """Numbers of examples: the strongest, of each part of the others by rank, and silent ones."""
@@ -62,6 +56,7 @@ class Feature:
         return render("feature.html.j2", **content)
 
 
+@dataclass(eq=False, repr=False)
 class Features(Sequence[Feature]):
     """The units of a run, worked out block by block.
 
@@ -73,17 +68,12 @@ class Features(Sequence[Feature]):
         effects: effects of directions on a language model's logits; ``None`` if there are none.
     """
 
-    def __init__(
-        self,
-        activity: Activity,
-        seen: Seen,
-        encoder_KD: np.ndarray,
-        directions_KD: np.ndarray,
-        effects: Effects | None = None,
-    ) -> None:
-        self.activity, self.seen, self.effects = activity, seen, effects
-        self.encoder_KD, self.directions_KD = encoder_KD, directions_KD
-        self._last: tuple[int, list[Feature]] = (-1, [])
+    activity: Activity
+    seen: Seen
+    encoder_KD: np.ndarray
+    directions_KD: np.ndarray
+    effects: Effects | None = None
+    _last: tuple[int, list[Feature]] = field(init=False, default=(-1, []))
 
     def __len__(self) -> int:
         return self.activity.units
@@ -121,16 +111,10 @@ class Features(Sequence[Feature]):
 
     def _block(self, number: int) -> Iterator[Feature]:
         units = self.activity.block(number)
-        more = zip(
-            units,
-            self._near(units),
-            self._joint.with_others(number),
-            self._effects(units),
-            strict=True,
-        )
-        for unit, near, together, effects in more:
+        more = (self._near(units), self._joint.with_others(number), self._effects(units))
+        for unit, *others in zip(units, *more, strict=True):
             row, shown = self._of(unit)
-            shown |= {"near": near, "together": together, "effects": effects}
+            shown |= zip(("near", "together", "effects"), others, strict=True)
             yield Feature(unit.number, row, shown, self.seen)
 
     def _effects(self, units: list[Unit]) -> list[Any]:
@@ -143,7 +127,7 @@ class Features(Sequence[Feature]):
         own = [unit.number for unit in units]
         cosines_BK = cosines(self.directions_KD[own], self.directions_KD)
         cosines_BK[np.arange(len(own)), own] = 0
-        return _shortened(largest_of_each_row(cosines_BK, NEAR))
+        return _shortened(statistics.largest_of_each_row(cosines_BK, NEAR))
 
     def _of(self, unit: Unit) -> tuple[dict[str, Any], dict[str, Any]]:
         seen, size = self.seen, self.activity.samples
@@ -171,7 +155,7 @@ class Features(Sequence[Feature]):
         ranks_E = rankdata(unit.values_E)
         for name, (numbers_N, values) in self.seen.labels.items():
             of_active_E = numbers_N[unit.samples_E] + 1
-            aurocs_C = label_aurocs(ranks_E, of_active_E, self.seen.counts[name])[1:]
+            aurocs_C = statistics.label_aurocs(ranks_E, of_active_E, self.seen.counts[name])[1:]
             of_label = zip(values, aurocs_C, strict=True)
             if values == ["no", "yes"]:  # a class of tokens, which its name says
                 of_label = zip([""], aurocs_C[1:], strict=True)
@@ -185,11 +169,13 @@ class Features(Sequence[Feature]):
         def shown(samples: np.ndarray) -> list[Any]:
             return [self.seen.example(unit, int(sample)) for sample in samples]
 
-        parts = by_rank(unit.values_E, PARTS, OF_EACH_PART, generator)
+        best = statistics.strongest(unit.values_E, groups_E, STRONGEST)
+        parts = statistics.by_rank(unit.values_E, PARTS, OF_EACH_PART, generator)
+        silent = statistics.silent(unit.samples_E, self.activity.samples, SILENT, generator)
         return {
-            "strongest": shown(unit.samples_E[strongest(unit.values_E, groups_E, STRONGEST)]),
+            "strongest": shown(unit.samples_E[best]),
             "parts": [shown(unit.samples_E[part]) for part in parts],
-            "silent": shown(silent(unit.samples_E, self.activity.samples, SILENT, generator)),
+            "silent": shown(silent),
         }
 
 
@@ -221,7 +207,7 @@ class _Joint:
         either_BK = self.counts_K[own][:, None] + self.counts_K - both_BK
         shares_BK = both_BK / np.maximum(either_BK, 1)
         shares_BK[np.arange(len(own)), own] = 0
-        return _shortened(largest_of_each_row(shares_BK, NEAR))
+        return _shortened(statistics.largest_of_each_row(shares_BK, NEAR))
 
 
 def _shortened(rows: list[list[tuple[int, float]]]) -> list[list[tuple[int, float]]]:

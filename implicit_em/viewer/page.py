@@ -6,17 +6,18 @@ import json
 import os
 import shutil
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from implicit_em.base.errors import ConfigError, WriteError
-from implicit_em.base.files import whole
+from implicit_em.base.errors import ConfigError
+from implicit_em.base.files import whole, writing
 
 MARK = "implicit-em features"
 """Name of the generator in the page, by which an earlier one is known."""
@@ -25,25 +26,42 @@ OF_A_PAGE = {INDEX, "app.js", "style.css", "data"}
 """All that the folder of a page holds."""
 
 
-class Page(Protocol):
-    """Where a page is written to; nothing is seen there before it is complete."""
+class Page(ABC):
+    """Where a page is written to; nothing is seen there before it is complete.
 
-    path: Path
+    Args:
+        path: path of the page; an earlier page there is replaced.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._temporary = path.with_name(f".{os.getpid()}-{path.name}")
 
     def check(self) -> None:
         """Raise ``ConfigError`` if something else than an earlier page is there."""
+        if self.path.exists() and not self._is_earlier():
+            raise ConfigError(
+                f"out={self.path}: holds other files; nothing is overwritten: choose another place"
+            )
 
+    @abstractmethod
+    def _is_earlier(self) -> bool:
+        """Return whether what is there is an earlier page."""
+
+    @abstractmethod
     def put(self, name: str, content: Any) -> None:
         """Write data that the page loads by their name."""
 
+    @abstractmethod
     def finish(self, runs: int) -> Path:
         """Write the page itself for a number of runs, and return the path to open."""
 
     def forget(self) -> None:
-        """Remove what was not finished."""
+        """Remove what was not finished, if anything is there."""
+        shutil.rmtree(self._temporary, ignore_errors=True)
 
 
-class Folder:
+class Folder(Page):
     """A folder with ``index.html``, whose data are loaded when they are needed.
 
     Args:
@@ -52,56 +70,41 @@ class Folder:
     """
 
     def __init__(self, path: Path, served: bool = False) -> None:
-        self.path, self.served = path, served
-        self._temporary = path.with_name(f".{os.getpid()}-{path.name}")
+        super().__init__(path)
+        self.served = served
 
-    def check(self) -> None:
-        """Raise ``ConfigError`` if the folder holds something else than an earlier page."""
-        if not self.path.exists():
-            return
+    def _is_earlier(self) -> bool:
         held = {path.name for path in self.path.iterdir()} if self.path.is_dir() else {""}
-        if held and not (held <= OF_A_PAGE and _is_page(self.path / INDEX)):
-            raise ConfigError(f"out={self.path}: {_REFUSED}")
+        return not held or (held <= OF_A_PAGE and _is_page(self.path / INDEX))
 
     def put(self, name: str, content: Any) -> None:
         """Write data as a script that hands them to the page: it may not read files."""
-        with _writing(self.path):
+        with writing(self.path):
             path = self._temporary / "data" / f"{name}.js"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f'explorer("{name}",{_json(content)})\n', "ascii")
 
     def finish(self, runs: int) -> Path:
         """Write what is fixed, and put all in its place."""
-        with _writing(self.path):
+        index = _html(runs=runs, single=None, served=self.served)
+        with writing(self.path):
             for name in ("app.js", "style.css"):
                 (self._temporary / name).write_text(_asset(name), "utf-8")
-            (self._temporary / INDEX).write_text(
-                _html(runs=runs, single=None, served=self.served), "utf-8"
-            )
+            (self._temporary / INDEX).write_text(index, "utf-8")
             shutil.rmtree(self.path, ignore_errors=True)
             self._temporary.rename(self.path)
         return self.path / INDEX
 
-    def forget(self) -> None:
-        """Remove what was not finished."""
-        shutil.rmtree(self._temporary, ignore_errors=True)
 
-
-class SingleFile:
-    """One HTML file that holds everything.
-
-    Args:
-        path: the file; an earlier page there is replaced.
-    """
+class SingleFile(Page):
+    """One HTML file that holds everything."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        super().__init__(path)
         self._data: dict[str, Markup] = {}
 
-    def check(self) -> None:
-        """Raise ``ConfigError`` if there is something else than an earlier page."""
-        if self.path.exists() and not _is_page(self.path):
-            raise ConfigError(f"out={self.path}: {_REFUSED}")
+    def _is_earlier(self) -> bool:
+        return _is_page(self.path)
 
     def put(self, name: str, content: Any) -> None:
         """Keep data; in HTML, only ``<`` could end them."""
@@ -109,40 +112,22 @@ class SingleFile:
 
     def finish(self, runs: int) -> Path:
         """Write the file."""
-        script, style = _asset("app.js"), _asset("style.css")
-        single = {
-            "data": self._data,
-            "script": Markup(script),
-            "style": Markup(style),
-            "script_hash": _hash(script),
-            "style_hash": _hash(style),
-        }
+        single: dict[str, Any] = {"data": self._data}
+        for kind, name in (("script", "app.js"), ("style", "style.css")):
+            text = _asset(name)
+            single |= {kind: Markup(text), f"{kind}_hash": _hash(text)}
         with whole(self.path) as temporary:
             temporary.write_text(_html(runs=runs, single=single, served=False), "utf-8")
         return self.path
-
-    def forget(self) -> None:
-        """Do nothing: there is no file before the end."""
 
 
 @contextmanager
 def scratch(beside: Path) -> Iterator[Path]:
     """Yield a temporary folder on the disk of a path."""
-    with _writing(beside):
+    with writing(beside):
         beside.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".explore-", dir=beside.parent) as folder:
             yield Path(folder)
-
-
-_REFUSED = "holds other files; nothing is overwritten: choose another place"
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise WriteError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def _is_page(path: Path) -> bool:

@@ -27,8 +27,8 @@ MOST_TOKENS = 8
 """Largest number of tokens that raise a unit."""
 MOST_LABELS = 200
 """Largest number of values of a label; one with more says nothing about a unit."""
-AT_ONCE = 4096
-"""Number of samples whose mean is taken at a time."""
+AVERAGED = 4096
+"""Number of images that are added up at a time."""
 
 
 class Seen(ABC):
@@ -103,7 +103,7 @@ class Images(Vectors):
     ) -> None:
         super().__init__(samples, labels)
         self.shape, self.normalizer = shape, normalizer
-        some = self._pixels(np.arange(min(len(samples), AT_ONCE)))
+        some = self._pixels(np.arange(min(len(samples), AVERAGED)))
         self.grey = Normalize(float(some.min()), float(some.max()))
 
     def about(self) -> dict[str, Any]:
@@ -121,8 +121,8 @@ class Images(Vectors):
         found = {"weights": _png((255 * coloured[..., :3]).round().astype(np.uint8))}
         if len(unit.samples_E):
             total_D = np.zeros(len(row_D))
-            for start in range(0, len(unit.samples_E), AT_ONCE):
-                some = slice(start, start + AT_ONCE)
+            for start in range(0, len(unit.samples_E), AVERAGED):
+                some = slice(start, start + AVERAGED)
                 total_D += unit.values_E[some] @ self._pixels(unit.samples_E[some])
             found["mean"] = self._grey(total_D / unit.values_E.sum(dtype=np.float64))
         return found
@@ -217,12 +217,9 @@ def seen_of(data: ResidentDataModule, samples: Any, labels: Tensor) -> Seen:
         return Texts(data, data.final, samples)
     numbers_N = labels.cpu().numpy().astype(np.int64)
     values = np.unique(numbers_N)
-    several = 1 < len(values) <= MOST_LABELS
-    named_labels = (
-        {"label": (np.searchsorted(values, numbers_N), [str(value) for value in values])}
-        if several
-        else {}
-    )
+    named_labels = {}
+    if 1 < len(values) <= MOST_LABELS:
+        named_labels["label"] = (np.searchsorted(values, numbers_N), [*map(str, values)])
     shape = tuple(size for size in data.sample_shape if size != 1)
     if is_image(data.sample_shape):
         return Images(samples, named_labels, (shape[0], shape[1]), data.normalizer)

@@ -17,8 +17,8 @@ from implicit_em.viewer.trying import Trial
 HOST = "127.0.0.1"
 MOST_BYTES = 40_000
 """Largest size of a request."""
-A_SECOND, AT_ONCE = 5.0, 10.0
-"""Requests a second that are answered, and how many may come at once."""
+A_SECOND, BURST = 5.0, 10.0
+"""Requests a second that are answered, and how many may come together."""
 
 
 class _Answers:
@@ -26,7 +26,7 @@ class _Answers:
 
     def __init__(self, trial: Trial) -> None:
         self.trial, self._trying = trial, threading.Lock()
-        self._left, self._last, self._counting = AT_ONCE, time.monotonic(), threading.Lock()
+        self._left, self._last, self._counting = BURST, time.monotonic(), threading.Lock()
 
     def __call__(self, question: dict[str, Any]) -> dict[str, Any]:
         with self._trying:
@@ -36,7 +36,7 @@ class _Answers:
         """Count a request, and return whether it may be answered now."""
         with self._counting:
             now = time.monotonic()
-            self._left = min(AT_ONCE, self._left + A_SECOND * (now - self._last))
+            self._left = min(BURST, self._left + A_SECOND * (now - self._last))
             self._last = now
             if self._left < 1:
                 return False

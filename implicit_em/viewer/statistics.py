@@ -5,6 +5,8 @@
 
 import numpy as np
 
+from implicit_em.metrics.recovery import rank_auroc
+
 
 def strongest(values_E: np.ndarray, groups_E: np.ndarray, most: int) -> np.ndarray:
     """Return the entries with the largest values, at most one of each group, largest first.
@@ -73,9 +75,7 @@ def label_aurocs(ranks_E: np.ndarray, labels_E: np.ndarray, counts_C: np.ndarray
     zeros = total - len(ranks_E)
     of_active_C = np.bincount(labels_E, weights=zeros + ranks_E, minlength=len(counts_C))
     sums_C = of_active_C + (counts_C - active_C) * (zeros + 1) / 2
-    pairs_C = (counts_C * (total - counts_C)).astype(np.float64)
-    pairs_C[pairs_C == 0] = np.nan
-    return (sums_C - counts_C * (counts_C + 1) / 2) / pairs_C
+    return rank_auroc(sums_C, counts_C, total)
 
 
 def raised_by(

@@ -119,7 +119,7 @@ def test_the_auroc_of_the_unit_chosen_on_the_other_half(count, sparse, monkeypat
     assert expected != optimistic
     given_presence = csr_array(presence) if sparse else presence
     assert presence_auroc(given_presence, activations) == pytest.approx(expected)
-    monkeypatch.setattr(module, "AT_ONCE", 1)
+    monkeypatch.setattr(module, "RANKS", 1)
     assert presence_auroc(given_presence, activations) == pytest.approx(expected)
 
 
