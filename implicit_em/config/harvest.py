@@ -4,33 +4,16 @@ import re
 from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    FiniteFloat,
-    NonNegativeInt,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, model_validator
 
-from implicit_em.config.schema import MOST_THREADS, parsed
+from implicit_em.config.schema import FixedSection, Seed, Share, Threads, parsed
 
 SITE = re.compile(r"(resid|mlp)\.(\d+)", re.ASCII)
 ELSEWHERE: Any = {"store": True, "part": True, "parts": True, "lm": {"path", "package"}}
 """Settings that say where files lie and who does the work, not what the store holds."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-
-
-class LanguageModelSettings(_Section):
+class LanguageModelSettings(FixedSection):
     """Where a language model is, the digest of its weights, and the seed that permutes them."""
 
     name: str
@@ -40,7 +23,7 @@ class LanguageModelSettings(_Section):
     permuted: Seed | None = None
 
 
-class ContextSettings(_Section):
+class ContextSettings(FixedSection):
     """How documents become contexts."""
 
     length: PositiveInt
@@ -50,10 +33,7 @@ class ContextSettings(_Section):
     padding: Literal["longest", "length", "none"]
 
 
-Share = Annotated[FiniteFloat, Field(ge=0, lt=1)]
-
-
-class SplitSettings(_Section):
+class SplitSettings(FixedSection):
     """Shares of the documents for validation and for testing."""
 
     validation: Share
@@ -76,7 +56,7 @@ def _as_list(sites: Any) -> Any:
     return [sites] if isinstance(sites, str) else sites
 
 
-class HarvestSettings(_Section):
+class HarvestSettings(FixedSection):
     """All settings of a harvest; ``text`` is the node that builds the source of the text."""
 
     lm: LanguageModelSettings
@@ -87,20 +67,19 @@ class HarvestSettings(_Section):
     context: ContextSettings
     split: SplitSettings
     batch_size: PositiveInt
-    threads: Annotated[int, Field(gt=0, le=MOST_THREADS)]
+    threads: Threads
     device: Literal["cpu", "cuda"]
     dtype: Literal["float16", "bfloat16"]
     shard_tokens: PositiveInt
     seed: Seed
-    part: NonNegativeInt
+    part: Annotated[int, Field(ge=0)]
     parts: PositiveInt
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "HarvestSettings":
         if self.part >= self.parts:
-            raise ValueError(
-                f"part={self.part}: of parts={self.parts}, the last is {self.parts - 1}"
-            )
+            last = self.parts - 1
+            raise ValueError(f"part={self.part}: of parts={self.parts}, the last is {last}")
         return self
 
     @classmethod

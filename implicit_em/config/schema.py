@@ -19,23 +19,34 @@ from pydantic import (
 
 from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.base.validation import first_mistake
+from implicit_em.data.modules import Final
+from implicit_em.models.normalizing import Option
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
-MOST_THREADS = 1024
+Positive = Annotated[FiniteFloat, Field(gt=0)]
+Share = Annotated[FiniteFloat, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Threads = Annotated[int, Field(gt=0, le=1024)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="allow", strict=True)
+class Section(BaseModel, extra="allow", strict=True):
+    """A group of settings, which may hold further keys."""
 
 
-class _Built(_Section):
+class FixedSection(Section, extra="forbid"):
+    """A group of settings that holds no further keys, and does not change."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class _Built(Section):
     target: str = Field(alias="_target_")
 
 
 class _Model(_Built):
     hidden: PositiveInt | None
-    l0: Annotated[FiniteFloat, Field(gt=0)] | None = None
+    l0: Positive | None = None
 
 
 class _Term(_Built):
@@ -48,23 +59,23 @@ class _Schedule(_Built):
     monitor: str = "train/loss"
 
 
-class _Rate(_Section):
-    value: Annotated[FiniteFloat, Field(gt=0)]
+class _Rate(Section):
+    value: Positive
     schedule: _Schedule | None
 
 
 class _Data(_Built):
     batch_size: PositiveInt
     val_size: NonNegativeInt
-    final: Literal["test", "validation"] = "test"
-    normalize: Literal["none", "centre", "standard", "scale", "l2", "zca"] = "none"
+    final: Final = "test"
+    normalize: Option = "none"
     seed: NonNegativeInt = 0
     feature_dims: PositiveInt | None = None
     drop_last: bool = False
     first_positions: NonNegativeInt = 0
     special_tokens: bool = False
-    largest_norm: Annotated[FiniteFloat, Field(gt=0)] | None = None
-    buffer: Annotated[FiniteFloat, Field(gt=0)] = 1.0
+    largest_norm: Positive | None = None
+    buffer: Positive = 1.0
 
 
 def _as_word(switch: Any) -> Any:
@@ -72,22 +83,20 @@ def _as_word(switch: Any) -> Any:
     return ("off", "on")[switch] if isinstance(switch, bool) else switch
 
 
-class _Trainer(_Section):
+class _Trainer(Section):
     max_epochs: NonNegativeInt
-    threads: Annotated[int, Field(gt=0, le=MOST_THREADS)] | None
+    threads: Threads | None
     compile: bool
     sparse: Annotated[Literal["auto", "on", "off"], BeforeValidator(_as_word)] = "auto"
     enable_progress_bar: bool
-    gradient_clip_val: Annotated[FiniteFloat, Field(gt=0)] | None = None
+    gradient_clip_val: Positive | None = None
     gradient_clip_algorithm: Literal["norm", "value"] | None = None
 
 
-class _Checkpoint(_Section):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
+class _Checkpoint(FixedSection):
     epochs: PositiveInt = 1
     steps: PositiveInt | None
-    minutes: Annotated[FiniteFloat, Field(gt=0)] | None
+    minutes: Positive | None
 
 
 def _stays_inside(name: Any) -> Any:
@@ -97,11 +106,11 @@ def _stays_inside(name: Any) -> Any:
     return name
 
 
-class _Logger(_Section):
+class _Logger(Section):
     mode: Literal["online", "offline", "disabled"] | None = None
     name: Annotated[Any, AfterValidator(_stays_inside)] = None
     version: Annotated[Any, AfterValidator(_stays_inside)] = None
-    timeout: Annotated[FiniteFloat, Field(gt=0)] | None = None
+    timeout: Positive | None = None
 
 
 def _is_complete(logger: _Logger) -> _Logger:
@@ -119,10 +128,10 @@ def _names_keys(objective: Any) -> Any:
     return objective
 
 
-class _Config(_Section):
+class _Config(Section):
     """Settings of every run; the groups may hold further keys."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    seed: Seed
     probe: Literal["linear", "none"]
     metrics_every: PositiveInt | None
     data: _Data

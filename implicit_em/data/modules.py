@@ -30,7 +30,7 @@ BLOCK = 64
 """Maximum number of batches in a block."""
 EVALUATION_BATCH = 2_000
 Final = Literal["test", "validation"]
-UNLIKE = 1_000
+FAR_APART = 1_000
 """Ratio of the columns' ranges above which normalisation is advised."""
 PATIENCE = 10.0
 """Seconds without an answer after which a download is given up."""
@@ -157,7 +157,7 @@ class ResidentDataModule(pl.LightningDataModule):
         ranges_D = x.amax(0) - x.amin(0)
         ratio = float(ranges_D.max() / ranges_D.where(ranges_D > 0, torch.inf).min())
         mean, spread = float(x.mean(0).norm()), float(x.std(0).norm())
-        if ratio > UNLIKE:
+        if ratio > FAR_APART:
             return [
                 f"data: the ranges of the columns differ by a factor of {ratio:,.0f}, so a few "
                 "columns decide; data.normalize=standard gives each column variance 1"

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate, islice
 from typing import Any
 
@@ -35,6 +36,7 @@ def in_one_window(rows: Tensor, generator: np.random.Generator) -> list[Tensor]:
     return [rows[torch.from_numpy(generator.permutation(len(rows)))]]
 
 
+@dataclass(eq=False)
 class ResidentLoader:
     """Sized, resumable iterable of batches ``(inputs_BD, labels_B)``.
 
@@ -55,25 +57,18 @@ class ResidentLoader:
         drop_last: whether to leave out the last batch if it would be smaller, and not the only one.
     """
 
-    def __init__(
-        self,
-        inputs: Any,
-        labels: Tensor,
-        batch_size: int,
-        seed: int | None = None,
-        indices: Tensor | None = None,
-        group: Group | None = None,
-        shuffle: Shuffle = in_one_window,
-        drop_last: bool = False,
-    ) -> None:
-        self.inputs = inputs
-        self.labels = labels
-        self.batch_size = batch_size
-        self.seed = seed
-        self.indices = torch.arange(len(inputs)) if indices is None else indices
-        self.group = group or Group()
-        self.shuffle = shuffle
-        self.drop_last = drop_last
+    inputs: Any
+    labels: Tensor
+    batch_size: int
+    seed: int | None = None
+    indices: Any = None
+    group: Group = field(default_factory=Group)
+    shuffle: Shuffle = in_one_window
+    drop_last: bool = False
+
+    def __post_init__(self) -> None:
+        if self.indices is None:
+            self.indices = torch.arange(len(self.inputs))
         self.epoch = 0
         self._batch = 0  # number of batches of this epoch handed out so far
         self._resuming = False
@@ -144,6 +139,7 @@ class ResidentLoader:
         self._resuming = True
 
 
+@dataclass(eq=False)
 class Block:
     """Consecutive batches that one call of ``training_step`` trains on.
 
@@ -155,10 +151,11 @@ class Block:
         batches: rows of each batch, int64, on the CPU, where comparing them waits for no device.
     """
 
-    def __init__(self, inputs: Tensor, batches: list[Tensor]) -> None:
-        self.inputs = inputs
-        self.batches = batches
-        self.sizes = tuple(map(len, batches))
+    inputs: Tensor
+    batches: list[Tensor]
+
+    def __post_init__(self) -> None:
+        self.sizes = tuple(map(len, self.batches))
 
     def __iter__(self) -> Iterator[Tensor]:
         for indices in torch.cat(self.batches).to(self.inputs.device).split(self.sizes):

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array
 from torch import Tensor
 from torchmetrics import MeanMetric, MeanSquaredError, Metric, MetricCollection
 from torchmetrics.utilities import dim_zero_cat
 
-from implicit_em.codes import LEAST_UNITS
+from implicit_em.metrics.sparse import add_products, csr_of, is_sparse
 
 ROUNDING = 8 * torch.finfo(torch.float32).eps
 """Relative variation of a constant by float32 rounding alone."""
@@ -180,17 +179,11 @@ class Redundancy(EnergyMoments):
 
 def _add_products(total_KK: Tensor, energies_BK: Tensor) -> None:
     """Add ``E^T E`` in place; for a wide layer with few active units, through these alone."""
-    units = len(total_KK)
-    if energies_BK.device.type == "cpu" and units >= LEAST_UNITS:
-        active = energies_BK.count_nonzero()
-        if active <= LARGEST_SHARE * energies_BK.numel():
-            active_BK = csr_array(energies_BK.numpy()).astype(np.float64)
-            products = (active_BK.T @ active_BK).tocoo()
-            places = torch.from_numpy(products.row.astype(np.int64) * units + products.col)
-            total_KK.view(-1).index_add_(0, places, torch.from_numpy(products.data))
-            return
-    exact_BK = energies_BK.double()
-    total_KK += exact_BK.mT @ exact_BK
+    if energies_BK.device.type == "cpu" and is_sparse(energies_BK.numpy(), LARGEST_SHARE):
+        add_products(total_KK, csr_of(energies_BK.numpy()).astype(np.float64))
+    else:
+        exact_BK = energies_BK.double()
+        total_KK += exact_BK.mT @ exact_BK
 
 
 def _scale(mean_K: Tensor, variance_K: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from implicit_em.metrics.sparse import csr_of, is_sparse
+from implicit_em.metrics.sparse import add_products, csr_of, is_sparse
 
 CUTOFF = 1e-10
 """Share of the largest eigenvalue of the units' correlation matrix below which others count as 0.
@@ -190,22 +190,18 @@ class _SparseMoments(_Moments):
         count = 0
         for codes_BK, x_BD in _larger_blocks(pairs):
             if not count:
-                (units, first_D), double = (codes_BK.shape[1], x_BD[0]), torch.float64
-                products_KK = torch.zeros(units, units, dtype=double)
-                sum_K, sum_D = torch.zeros(units, dtype=double), torch.zeros_like(first_D)
-                products_KD = torch.zeros(units, len(first_D), dtype=double)
-                active_K = torch.zeros(units, dtype=double)
+                first_D, units, width = x_BD[0], codes_BK.shape[1], x_BD.shape[1]
+                shapes = ((units,), (width,), (units, units), (units, width), (units,))
+                totals = [torch.zeros(shape, dtype=torch.float64) for shape in shapes]
+                sum_K, sum_D, products_KK, products_KD, active_K = totals
             moved_BD = x_BD - first_D
-            products = (codes_BK.T @ codes_BK).tocoo()
-            places = torch.from_numpy(products.row.astype(np.int64) * units + products.col)
-            products_KK.view(-1).index_add_(0, places, torch.from_numpy(products.data))
+            add_products(products_KK, codes_BK)
             products_KD += torch.from_numpy(codes_BK.T @ moved_BD.numpy())
             sum_K += torch.from_numpy(codes_BK.sum(0))
             sum_D += moved_BD.sum(0)
             active_K += torch.from_numpy(codes_BK.count_nonzero(0))
             count += len(x_BD)
-        totals = [sum_K, sum_D, products_KK, products_KD, active_K]
-        return count, totals, torch.zeros(units, dtype=double), first_D
+        return count, totals, torch.zeros_like(sum_K), first_D
 
 
 def _larger_blocks(pairs: Pairs) -> Iterator[tuple[Any, Tensor]]:

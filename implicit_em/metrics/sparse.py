@@ -3,16 +3,18 @@
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 WIDE, SPARSE = 1024, 1 / 16
 """Number of units from which, and density up to which, only active entries are multiplied."""
 
 
-def is_sparse(codes_NK: np.ndarray) -> bool:
-    """Return whether only active entries are worth multiplying."""
+def is_sparse(codes_NK: np.ndarray, share: float = SPARSE) -> bool:
+    """Return whether only active entries are worth multiplying: at most this share of all."""
     if codes_NK.shape[1] < WIDE:
         return False
-    return bool(np.count_nonzero(codes_NK) <= SPARSE * codes_NK.size)
+    return bool(np.count_nonzero(codes_NK) <= share * codes_NK.size)
 
 
 def csr_of(codes_NK: np.ndarray) -> Any:
@@ -26,6 +28,13 @@ def csr_of(codes_NK: np.ndarray) -> Any:
     dtype = get_index_dtype(maxval=max(len(flat_E), *codes_NK.shape))
     arrays = values_E, columns_E.astype(dtype), starts.astype(dtype)
     return csr_array(arrays, shape=codes_NK.shape)
+
+
+def add_products(total_KK: Tensor, codes_NK: Any) -> None:
+    """Add ``C^T C`` of codes, sparse and in float64, to a matrix, in place."""
+    products = (codes_NK.T @ codes_NK).tocoo()
+    places = torch.from_numpy(products.row.astype(np.int64) * len(total_KK) + products.col)
+    total_KK.view(-1).index_add_(0, places, torch.from_numpy(products.data))
 
 
 def compact(train_features: Any, test_features: Any) -> tuple[Any, Any]:

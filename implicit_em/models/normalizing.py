@@ -53,13 +53,13 @@ class Normalizer(nn.Module):
             changed = nn.functional.normalize(exact, dim=-1, eps=torch.finfo(exact.dtype).tiny)
         else:
             changed = self.turned(exact - self.mean)
-        return changed.to(_at_least_float32(x))
+        return changed.to(at_least_float32(x.dtype))
 
     def inverse(self, x: Tensor) -> Tensor:
         """Return the samples of normalised samples ``(..., D)``; for ``l2``, x itself."""
         if self.mean is None:
             return x
-        return (self.turned_back(x) + self.mean).to(_at_least_float32(x))
+        return (self.turned_back(x) + self.mean).to(at_least_float32(x.dtype))
 
     def turned(self, x: Tensor) -> Tensor:
         """Return ``A x``, shape ``(..., D)``, float64."""
@@ -95,20 +95,18 @@ def fit_normalizer(option: str, blocks: Callable[[], Iterable[Tensor]]) -> Norma
         low_D, high_D = torch.minimum(low_D, x.amin(0)), torch.maximum(high_D, x.amax(0))
     # The mean of equal values may round to another value, and their variance to more than 0.
     mean_D = torch.where(low_D == high_D, low_D, total_D / count)
-    if option == "centre":
-        return Normalizer(option, mean_D, torch.ones_like(mean_D))
-    centred = (x - mean_D for x in blocks())
-    if option == "zca":
-        products_DD, fourth = torch.zeros(()), torch.zeros(())
-        for x in centred:
-            products_DD, fourth = products_DD + x.T @ x, fourth + x.square().sum(1).square().sum()
-        return Normalizer(option, mean_D, _whitening(products_DD / count, fourth / count, count))
-    variance_D = sum((x.square().sum(0) for x in centred), torch.zeros(())) / count
-    return Normalizer(option, mean_D, _scaling(option, variance_D))
+    squares, fourth = torch.zeros(()), torch.zeros(())
+    for x in blocks() if option != "centre" else ():
+        x = x - mean_D
+        if option == "zca":
+            squares, fourth = squares + x.T @ x, fourth + x.square().sum(1).square().sum()
+        else:
+            squares = squares + x.square().sum(0)
+    return normalizer_of(option, count, mean_D, squares / count, fourth / count)
 
 
 def normalizer_of(
-    option: str, count: int, mean_D: Tensor, covariance_DD: Tensor, fourth: Tensor
+    option: str, count: int, mean_D: Tensor, covariance: Tensor, fourth: Tensor
 ) -> Normalizer:
     """Return the normaliser of ``fit_normalizer``, from statistics of the training samples.
 
@@ -116,7 +114,8 @@ def normalizer_of(
         option: ``centre``, ``standard``, ``scale``, ``zca`` or ``l2``.
         count: number of samples N.
         mean_D: their mean, float64.
-        covariance_DD: their covariance about the mean, divided by N, float64.
+        covariance: their covariance about the mean, divided by N, shape ``(D, D)``, float64; but
+            for ``zca``, its diagonal will do.
         fourth: mean of the fourth power of their distance from the mean, float64.
     """
     if option == "l2":
@@ -124,15 +123,11 @@ def normalizer_of(
     if option == "centre":
         return Normalizer(option, mean_D, torch.ones_like(mean_D))
     if option == "zca":
-        return Normalizer(option, mean_D, _whitening(covariance_DD, fourth, count))
-    return Normalizer(option, mean_D, _scaling(option, covariance_DD.diagonal()))
-
-
-def _scaling(option: str, variance_D: Tensor) -> Tensor:
-    """Return the factor of each column for ``standard`` or ``scale``."""
+        return Normalizer(option, mean_D, _whitening(covariance, fourth, count))
+    variance_D = covariance.diagonal() if covariance.dim() == 2 else covariance
     if option == "scale":
         variance_D = variance_D.mean().expand_as(variance_D).contiguous()
-    return variance_D.rsqrt().where(variance_D > 0, 1)
+    return Normalizer(option, mean_D, variance_D.rsqrt().where(variance_D > 0, 1))
 
 
 def _whitening(covariance_DD: Tensor, fourth: Tensor, count: int) -> Tensor:
@@ -217,5 +212,6 @@ def _is_exact(normalizer: Normalizer, dtype: torch.dtype) -> bool:
     return bool(level.clamp(min=1) * torch.finfo(dtype).eps < ROUNDING)
 
 
-def _at_least_float32(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype, or float32 for a less precise one."""
+    return torch.promote_types(dtype, torch.float32)

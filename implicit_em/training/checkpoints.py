@@ -7,6 +7,7 @@ import random
 import signal
 import time
 import zipfile
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ OWN = "implicit_em"
 """Key of the entries that are added to Lightning's checkpoint."""
 
 
+@dataclass(eq=False, repr=False)
 class LastCheckpoint(Checkpoint):
     """Saves the state after epochs and in between, and when a signal ends the run.
 
@@ -43,23 +45,16 @@ class LastCheckpoint(Checkpoint):
     takes_blocks = True
     """Whether a whole block of steps may pass between two calls of ``on_train_batch_end``."""
 
-    def __init__(
-        self,
-        last: Path,
-        run: str,
-        history: HistoryLogger,
-        epochs: int = 1,
-        steps: int | None = None,
-        minutes: float | None = None,
-    ) -> None:
-        self.last = last
-        self.run = run
-        self.history = history
-        self.epochs = epochs
-        self.steps = steps
-        self.minutes = minutes
-        self.train_seconds = 0.0
-        """Seconds of training, including those before an interruption."""
+    last: Path
+    run: str
+    history: HistoryLogger
+    epochs: int = 1
+    steps: int | None = None
+    minutes: float | None = None
+    train_seconds: float = field(init=False, default=0.0)
+    """Seconds of training, including those before an interruption."""
+
+    def __post_init__(self) -> None:
         self._since = self._saved_at = time.monotonic()
         self._saved_step = self._step = 0
 

@@ -15,12 +15,12 @@ from implicit_em.data.modules import fixed_choice
 from implicit_em.metrics.dictionaries import cosines
 from implicit_em.metrics.reconstruction import RIDGE, fvu_of, ridge_decoder, wide_ridge_decoder
 from implicit_em.metrics.recovery import recovered
-from implicit_em.models.normalizing import Normalizer
+from implicit_em.models.normalizing import Normalizer, at_least_float32
 from implicit_em.training.loading import load
 
 FITTED = 4096
-"""Number of training samples that ``decoder_of`` fits on, unless ``EACH`` makes more."""
-EACH = 8
+"""Number of training samples that ``decoder_of`` fits on, unless the units ask for more."""
+FITTED_PER_UNIT = 8
 """Number of samples for each unit, if that makes more."""
 WIDEST = 8192
 """Number of units above which the fit of so many would take too long, and ``FITTED`` must do."""
@@ -98,7 +98,7 @@ def fit_decoder(run: str | Path | Any, x: Any, ridge: float = RIDGE) -> RidgeDec
     samples = _flat(model, x)
     fit = wide_ridge_decoder if model.weight.shape[-2] > len(samples) else ridge_decoder
     weight, bias = fit(encoded(model, samples, BATCH), ridge)
-    dtype = _at_least_float32(model.weight.dtype)
+    dtype = at_least_float32(model.weight.dtype)
     return RidgeDecoder(model, weight.to(dtype), bias.to(dtype))
 
 
@@ -125,7 +125,7 @@ def reconstruction(
 def decoder_of(model: Any, data: ResidentDataModule) -> RidgeDecoder:
     """Return a ridge decoder, fitted on a fixed choice of the data's training samples."""
     units = len(model.weight)
-    most = min(max(FITTED, EACH * units), MOST_FITTED) if units <= WIDEST else FITTED
+    most = min(max(FITTED, FITTED_PER_UNIT * units), MOST_FITTED) if units <= WIDEST else FITTED
     samples, rows = data.split("train")[0], data.train_indices()
     fitted = rows[fixed_choice(len(rows), most)].to(samples.device)
     return fit_decoder(model, samples.index_select(0, fitted))
@@ -169,7 +169,7 @@ def encoded(model: Any, samples: Any, batch_size: int) -> Iterator[tuple[Tensor,
         batch_size: number of samples in a batch.
     """
     weight = model.weight
-    dtype = _at_least_float32(weight.dtype)
+    dtype = at_least_float32(weight.dtype)
     for batch in _flat(model, samples).split(batch_size):
         x = as_unit_float(batch.to(weight.device)).to(weight.dtype)
         yield model.encode(x).to(dtype), x.to(dtype)
@@ -182,7 +182,3 @@ def _flat(model: Any, samples: Any) -> Samples:
     samples = torch.as_tensor(samples)
     are_rows = samples.shape[-1] == model.weight.shape[-1]
     return samples.flatten(0, -2) if are_rows else samples.flatten(1)
-
-
-def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
