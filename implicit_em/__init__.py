@@ -25,25 +25,19 @@ if TYPE_CHECKING:
     from implicit_em.training.run import train
     from implicit_em.viewer.exploring import explore, features
 
-_HOMES = {
-    "Encoder": "models",
-    "EncoderModule": "engine.modules",
-    "Objective": "losses",
-    "ResidentDataModule": "data",
-    "ResidentLoader": "data",
-    "SparseAutoencoder": "models",
-    "SparseAutoencoderModule": "engine.modules",
-    "TensorDataModule": "data",
-    "Term": "losses",
-    "TorchvisionDataModule": "data",
-    "explore": "viewer.exploring",
-    "feature_grid": "metrics.feature_grid",
-    "features": "viewer.exploring",
-    "fit_decoder": "training.decoding",
-    "linear_probe": "metrics.probe",
-    "load": "training.loading",
-    "train": "training.run",
+_NAMES = {
+    "data": ("ResidentDataModule", "ResidentLoader", "TensorDataModule", "TorchvisionDataModule"),
+    "engine.modules": ("EncoderModule", "SparseAutoencoderModule"),
+    "losses": ("Objective", "Term"),
+    "metrics.feature_grid": ("feature_grid",),
+    "metrics.probe": ("linear_probe",),
+    "models": ("Encoder", "SparseAutoencoder"),
+    "training.decoding": ("fit_decoder",),
+    "training.loading": ("load",),
+    "training.run": ("train",),
+    "viewer.exploring": ("explore", "features"),
 }
+_HOMES = {name: home for home, names in _NAMES.items() for name in names}
 
 __all__ = ["losses", *_HOMES]
 

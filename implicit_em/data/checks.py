@@ -9,7 +9,7 @@ from torch import Tensor
 from implicit_em.base.errors import ConfigError
 from implicit_em.data.mapped import Samples
 
-AT_ONCE = 2**24
+VALUES = 2**24
 """Number of values to check at a time: samples in a file need not fit into memory."""
 
 
@@ -48,7 +48,7 @@ def check_split(subject: str, samples: Samples, labels: Tensor) -> None:
 
 
 def _check_finite(subject: str, samples: Samples) -> None:
-    size = max(1, AT_ONCE // samples.shape[1:].numel())
+    size = max(1, VALUES // samples.shape[1:].numel())
     for number, rows in enumerate(samples.split(size)):
         finite = rows.isfinite()
         if not finite.all():

@@ -21,7 +21,7 @@ TOUCHED = 2**28
 """Number of bytes of a mapping that may lie in memory before they are given back."""
 AROUND = 2**21
 """Number of bytes that a scattered row may bring into memory: a huge page of the file's cache."""
-AT_ONCE = 2**22
+VALUES = 2**22
 """Number of values to copy or normalise at a time."""
 
 
@@ -194,4 +194,4 @@ def _read_through(paths: Sequence[Path]) -> None:
 
 def rows_at_once(shape: torch.Size) -> int:
     """Return the number of rows to copy or normalise at a time, given the shape of all samples."""
-    return max(1, AT_ONCE // max(1, shape[1:].numel()))
+    return max(1, VALUES // max(1, shape[1:].numel()))

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,11 @@ from implicit_em.data.store import ActivationStore, save_tensors
 
 QUANTILES = (0.0, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 0.999, 1.0)
 """Shares of the tokens whose norms are at most the quantile."""
-AT_ONCE = 2**22
+VALUES = 2**22
 """Number of values to add up at a time."""
+
+SAVED = ("count", "mean", "covariance", "fourth", "norms")
+"""Names of the fields of ``Statistics`` in the file that keeps them."""
 
 
 @dataclass(frozen=True)
@@ -95,20 +98,12 @@ def statistics_of(
     file = _cached_at(store, site, split, tokens)
     with suppress(OSError, SafetensorError, KeyError):
         saved = load_file(file)
-        arrays = (saved[name] for name in ("mean", "covariance", "fourth", "norms"))
-        return Statistics(int(saved["count"]), *arrays)
+        count, *others = (saved[name] for name in SAVED)
+        return Statistics(int(count), *others)
     found = _computed(store, site, split, tokens)
     with suppress(WriteError):
-        save_tensors(
-            file,
-            {
-                "count": torch.tensor(found.count),
-                "mean": found.mean_D,
-                "covariance": found.covariance_DD,
-                "fourth": found.fourth,
-                "norms": found.norms_Q,
-            },
-        )
+        values = (torch.as_tensor(getattr(found, field.name)) for field in fields(found))
+        save_tensors(file, dict(zip(SAVED, values, strict=True)))
     return found
 
 
@@ -140,7 +135,7 @@ def _vectors(
     store: ActivationStore, site: str, split: str, tokens: TokenFilter
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield vectors that stay, float64, and their norms, some at a time."""
-    size = max(1, AT_ONCE // store.manifest.sites[site])
+    size = max(1, VALUES // store.manifest.sites[site])
     for shard in store.shards(split):
         arrays = store.read(shard, [site, *tokens.needs(site)])
         kept = tokens.kept(arrays, site, store.manifest.special_tokens).nonzero()[:, 0]

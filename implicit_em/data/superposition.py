@@ -24,7 +24,7 @@ MOST = 0.5
 """Largest frequency of a feature, where not all are equal."""
 STEEPEST = 10
 """Largest exponent of the power law."""
-AT_ONCE = 2**22
+VALUES = 2**22
 """Number of random values to draw at a time."""
 STREAMS = (
     *("directions", "lengths", "presence", "coins", "groups", "strengths"),
@@ -286,7 +286,7 @@ def _draw_strengths(
     rank_M = np.where(children, np.arange(len(children)) - roots, np.arange(len(children)))
     groups_M = rank_M // GROUP + children * -(-roots // GROUP)
     count = settings.samples + settings.test_samples
-    size = max(1, AT_ONCE // settings.features)
+    size = max(1, VALUES // settings.features)
     blocks = []
     for first in range(0, count, size):
         shape = (min(size, count - first), settings.features)

@@ -17,7 +17,7 @@ from implicit_em.data.store import SPLITS, Documents, Split
 from implicit_em.harvest.models import LanguageModel
 from implicit_em.harvest.texts import Document, Source
 
-AT_ONCE = 2**20
+CHARACTERS = 2**20
 """Number of characters to tokenise at a time."""
 
 
@@ -141,7 +141,7 @@ def _tokenised(
         if document is not None:
             batch.append(document)
             characters += len(document.text)
-        if batch and (document is None or characters >= AT_ONCE):
+        if batch and (document is None or characters >= CHARACTERS):
             texts = [read.text for read in batch]
             ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
             yield from zip(batch, ids, strict=True)

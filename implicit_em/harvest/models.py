@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from functools import partial
 from io import StringIO
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -63,6 +63,11 @@ class LanguageModel:
         ConfigError: if the model's blocks are not where those of known architectures are.
     """
 
+    auto = "AutoModel"
+    """Name of transformers' class that loads the network."""
+    needs_all_weights = False
+    """Whether weights that the files lack are refused; a pooler, for example, plays no part."""
+
     def __init__(self, network: Any, tokenizer: Any, name: str, files: dict[str, str]):
         self.network = network.eval().requires_grad_(False)
         self.network.config.use_cache = False  # only text generation needs the keys and values
@@ -78,15 +83,21 @@ class LanguageModel:
         self.depth = len(self.blocks)
 
     @classmethod
-    def load(cls, lm: LanguageModelSettings, device: str) -> "LanguageModel":
+    def load(cls, lm: LanguageModelSettings, device: str) -> Self:
         """Return the model on a device, with permuted entries if the settings say so.
 
         Raises:
-            ConfigError: if it is not there, is another, or cannot be loaded.
+            ConfigError: if it is not there, is another, or cannot be loaded; if it needs a head and
+                has none.
         """
         files = find(lm)
-        tokenizer, network, _ = _loaded(lm, files, device, "AutoModel")
-        return cls(network, tokenizer, lm_name(lm.name, lm.permuted), files.digests())
+        tokenizer, network, missing = _loaded(lm, files, device, cls.auto)
+        model = cls(network, tokenizer, lm_name(lm.name, lm.permuted), files.digests())
+        if missing and cls.needs_all_weights:
+            raise ConfigError(
+                f"lm.path={lm.path}: its head has no weights: {missing[0]} is missing"
+            )
+        return model
 
     @property
     def width(self) -> int:
@@ -158,9 +169,7 @@ class LanguageModel:
 
     def forward(self, ids_BL: Tensor, mask_BL: Tensor) -> None:
         """Let the model read contexts; the mask is 1 for tokens and 0 for padding, int64."""
-        device = self.network.device
-        with torch.inference_mode():
-            self.network(input_ids=ids_BL.to(device), attention_mask=mask_BL.to(device))
+        _read(self.network, ids_BL, mask_BL)
 
 
 class CausalModel(LanguageModel):
@@ -175,6 +184,9 @@ class CausalModel(LanguageModel):
     Raises:
         ConfigError: if it is not causal, or its blocks are not built like those that are known.
     """
+
+    auto = "AutoModelForCausalLM"
+    needs_all_weights = True
 
     def __init__(self, network: Any, tokenizer: Any, name: str, files: dict[str, str]):
         super().__init__(network.base_model, tokenizer, name, files)
@@ -193,28 +205,9 @@ class CausalModel(LanguageModel):
                 "the next token"
             )
 
-    @classmethod
-    def load(cls, lm: LanguageModelSettings, device: str) -> "CausalModel":
-        """Return the model on a device.
-
-        Raises:
-            ConfigError: if it is not there, is another, cannot be loaded, or has no head.
-        """
-        files = find(lm)
-        tokenizer, network, missing = _loaded(lm, files, device, "AutoModelForCausalLM")
-        model = cls(network, tokenizer, lm_name(lm.name, lm.permuted), files.digests())
-        if missing:
-            raise ConfigError(
-                f"lm.path={lm.path}: its head has no weights: {missing[0]} is missing"
-            )
-        return model
-
     def logits(self, ids_BL: Tensor, mask_BL: Tensor) -> Tensor:
         """Return the logits of the next token, float32, ``(B, L, V)``; the mask as in forward."""
-        device = self.network.device
-        with torch.inference_mode():
-            output = self.whole(input_ids=ids_BL.to(device), attention_mask=mask_BL.to(device))
-        return output.logits
+        return _read(self.whole, ids_BL, mask_BL).logits
 
     def effects(self, vectors_ND: Tensor) -> Tensor:
         """Return what vectors, added behind the last block, change in the logits, ``(N, V)``.
@@ -282,6 +275,12 @@ def _loaded(
     if lm.permuted is not None:
         permute_entries(network, lm.permuted)
     return tokenizer, network.to(device), sorted(found["missing_keys"])
+
+
+@torch.inference_mode()
+def _read(network: Any, ids_BL: Tensor, mask_BL: Tensor) -> Any:
+    device = network.device
+    return network(input_ids=ids_BL.to(device), attention_mask=mask_BL.to(device))
 
 
 def _submodule(module: nn.Module, path: str) -> Any:

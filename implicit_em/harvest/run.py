@@ -17,16 +17,8 @@ from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.base.threads import torch_threads
 from implicit_em.config.harvest import HarvestSettings
 from implicit_em.data.store import SPLITS, TOKENS, Documents, Manifest, Shard
-from implicit_em.harvest.contexts import (
-    Affixes,
-    Batch,
-    Gathered,
-    PlannedShard,
-    affixes_of,
-    batches,
-    gather,
-    plan,
-)
+from implicit_em.harvest import contexts
+from implicit_em.harvest.contexts import Affixes, Batch, Gathered, PlannedShard
 from implicit_em.harvest.models import LanguageModel
 from implicit_em.harvest.texts import Source
 from implicit_em.harvest.writing import StoreWriter
@@ -84,9 +76,9 @@ def prepare(settings: HarvestSettings, writer: StoreWriter) -> Work:
     with working(f"loading {settings.lm.name}"):
         model = LanguageModel.load(settings.lm, settings.device)
     model.stop_after(settings.sites)
-    affixes = affixes_of(model, settings.context)
+    affixes = contexts.affixes_of(model, settings.context)
     gathered = _text_of(writer, settings, model, affixes)
-    shards = plan(gathered.documents, settings, affixes)
+    shards = contexts.plan(gathered.documents, settings, affixes)
     manifest = _describe(settings, model, affixes, gathered, shards)
     return Work(settings, model, affixes, gathered.documents, shards, manifest)
 
@@ -123,7 +115,7 @@ def _text_of(
     if documents is not None and writer.manifest is not None:
         return Gathered(documents, writer.manifest.labels, writer.manifest.text["sha256"])
     with working("reading the text"):
-        return gather(build_source(settings), model.tokenizer, settings, affixes)
+        return contexts.gather(build_source(settings), model.tokenizer, settings, affixes)
 
 
 def _describe(
@@ -163,15 +155,12 @@ def _announce(writer: StoreWriter, manifest: Manifest, missing: list[int]) -> No
     """Say what will be written, and refuse it if the disk is too small."""
     shards = manifest.shards
     tokens = sum(shard.tokens for shard in shards)
+    size = tokens * manifest.bytes_a_token / 1e9
     log.info(
-        "%s: %s of %s tokens, %s documents; %d shards, %.3g GB; %d shards are there already",
-        writer.path,
-        ", ".join(manifest.sites),
-        f"{tokens:,}",
-        f"{manifest.text['documents']:,}",
-        len(shards),
-        tokens * manifest.bytes_a_token / 1e9,
-        len(shards) - len(missing),
+        "%s",
+        f"{writer.path}: {', '.join(manifest.sites)} of {tokens:,} tokens, "
+        f"{manifest.text['documents']:,} documents; {len(shards)} shards, {size:.3g} GB; "
+        f"{len(shards) - len(missing)} shards are there already",
     )
     needed = sum(shards[place].tokens for place in missing) * manifest.bytes_a_token
     writer.refuse_small_disk(needed)
@@ -218,9 +207,9 @@ def _read_shard(work: Work, shard: PlannedShard, progress: RateProgress) -> dict
 
 def batches_of(work: Work, shard: PlannedShard) -> Iterator[Batch]:
     """Yield the batches of a shard; those with the longest contexts come first."""
-    context, size = work.settings.context, work.settings.batch_size
-    padding = work.model.padding_id
-    return batches(shard.bounds_C2, work.documents, context, work.affixes, padding, size)
+    settings, padding = work.settings, work.model.padding_id
+    how = (settings.context, work.affixes, padding, settings.batch_size)
+    return contexts.batches(shard.bounds_C2, work.documents, *how)
 
 
 def _check_finite(site: str, vectors_ND: Tensor, norms_N: Tensor, dtype: str) -> None:

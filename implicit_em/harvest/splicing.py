@@ -18,7 +18,7 @@ from implicit_em.harvest.models import CausalModel
 
 Replacement = Callable[[Tensor], Tensor]
 """A function from vectors of tokens to others, float32, ``(N, D)``, on the model's device."""
-AT_ONCE = 2**25
+LOGITS = 2**25
 """Largest number of logits of a pass; a context that has more makes a pass of its own."""
 
 
@@ -99,7 +99,7 @@ def spliced_losses(
     functions = [torch.zeros_like, *replacements.values()]
     predicted_N = torch.zeros(len(numbers_N), dtype=torch.int64)
     sums_R2N = torch.zeros(1 + len(functions), 2, len(numbers_N), dtype=torch.float64)
-    size = max(1, AT_ONCE // (context.length * model.whole.config.vocab_size))
+    size = max(1, LOGITS // (context.length * model.whole.config.vocab_size))
     with torch.inference_mode():
         for batch in batches(contexts_C2, documents, context, affixes, model.padding_id, size):
             interruption.stop_if_requested()

@@ -13,16 +13,8 @@ from implicit_em.base.digest import digest_of_file
 from implicit_em.base.errors import ConfigError
 from implicit_em.base.files import half_written, write_json
 from implicit_em.base.settings import differences, listed
-from implicit_em.data.store import (
-    DOCUMENTS,
-    VOCABULARY,
-    Documents,
-    Manifest,
-    read_documents,
-    read_manifest,
-    save_tensors,
-    write_manifest,
-)
+from implicit_em.data import store
+from implicit_em.data.store import DOCUMENTS, VOCABULARY, Documents, Manifest
 
 COMPARED = ("settings", "model", "text", "files")
 """Parts of the manifest that must be those of the store; the others follow from them."""
@@ -43,7 +35,7 @@ class StoreWriter:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).expanduser()
-        self.manifest = read_manifest(self.path)
+        self.manifest = store.read_manifest(self.path)
 
     def refuse_other(self, settings: Mapping[str, Any]) -> None:
         """Raise ``ConfigError`` if the store was begun with other settings."""
@@ -54,7 +46,7 @@ class StoreWriter:
         """Return the documents of a store that was begun, or raise ``DamagedError``."""
         if self.manifest is None or not (self.path / DOCUMENTS).exists():
             return None
-        return read_documents(self.path, self.manifest)
+        return store.read_documents(self.path, self.manifest)
 
     def missing(self, manifest: Manifest) -> list[int]:
         """Return the places, in the list of all shards, of those that are not written."""
@@ -84,7 +76,7 @@ class StoreWriter:
             WriteError: if a file cannot be written.
         """
         with self._held():
-            there = read_manifest(self.path)
+            there = store.read_manifest(self.path)
             if there is None or not (self.path / DOCUMENTS).exists():
                 documents.save(self.path / DOCUMENTS)
             if there is None or not (self.path / VOCABULARY).exists():
@@ -93,7 +85,7 @@ class StoreWriter:
             files = {name: digest_of_file(self.path / name) for name in names}
             manifest = manifest.model_copy(update={"files": files})
             if there is None:
-                write_manifest(self.path, manifest)
+                store.write_manifest(self.path, manifest)
             else:
                 self._refuse(there.model_dump(), manifest.model_dump())
             self.manifest = there or manifest
@@ -102,20 +94,20 @@ class StoreWriter:
         """Write a shard and note its digest, or raise ``WriteError``."""
         assert self.manifest is not None, "begin() comes first"
         path = self.path / self.manifest.shards[place].file
-        save_tensors(path, arrays)
+        store.save_tensors(path, arrays)
         written = self.manifest.shards[place].model_copy(update={"sha256": digest_of_file(path)})
         with self._held():
-            there = read_manifest(self.path)
+            there = store.read_manifest(self.path)
             assert there is not None, "begin() wrote it"
             there.shards[place] = written
-            write_manifest(self.path, there)
+            store.write_manifest(self.path, there)
             self.manifest = there
 
     def end(self) -> int:
         """Return how many shards are missing; of a complete store, remove what kills have left."""
         assert self.manifest is not None, "begin() comes first"
         with self._held():
-            self.manifest = read_manifest(self.path) or self.manifest
+            self.manifest = store.read_manifest(self.path) or self.manifest
             missing = len(self.missing(self.manifest))
             if not missing:
                 names = [*self.manifest.files, *(shard.file for shard in self.manifest.shards)]

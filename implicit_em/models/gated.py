@@ -52,9 +52,7 @@ class Gated(Dictionary):
     def sparse_outputs(self, x: Tensor, most: int) -> dict[str, Tensor | Code]:
         """Return the tensors of a training step; see ``Encoder.sparse_outputs``."""
         gates = self.layer(x, most).keep(positive)
-        bias, scale = self.encoder.linear.bias, self.log_scale.exp()
-        activations = at_units(_open_gates, gates, bias, scale, self.magnitude_bias)
-        return self._with_gates(activations, gates)
+        return self._with_gates(self._opened(gates), gates)
 
     def _with_gates(self, activations: Any, gates: Any) -> dict[str, Any]:
         frozen = self.decoder.weight.detach()
@@ -63,12 +61,13 @@ class Gated(Dictionary):
 
     def _gate(self, x: Tensor | SharedInput) -> tuple[Tensor, Tensor]:
         gate = self.pre_activations(x)
-        shared = gate - self.encoder.linear.bias.unsqueeze(-2)
-        magnitude = self.log_scale.exp().unsqueeze(-2) * shared + self.magnitude_bias.unsqueeze(-2)
-        activation = self.encoder.activation
-        return (gate > 0) * activation(magnitude), activation(gate)
+        return self._opened(gate), self.encoder.activation(gate)
 
+    def _opened(self, gate: Any) -> Any:
+        """Return the activations for the values of gates; a closed gate is 0."""
 
-def _open_gates(gate: Tensor, bias: Tensor, scale: Tensor, magnitude_bias: Tensor) -> Tensor:
-    """Return the activations for the values of gates; a closed gate is 0."""
-    return (gate > 0) * nn.functional.relu(scale * (gate - bias) + magnitude_bias)
+        def opened(gate: Tensor, bias: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+            return (gate > 0) * self.encoder.activation(scale * (gate - bias) + shift)
+
+        by_unit = (self.encoder.linear.bias, self.log_scale.exp(), self.magnitude_bias)
+        return at_units(opened, gate, *by_unit)

@@ -60,11 +60,11 @@ class JumpReLU(Dictionary):
 
     def encode(self, x: Tensor | SharedInput) -> Tensor:
         """Return the hidden activations ``(..., K)`` of inputs ``(..., D)``."""
-        return self._jump(x)[0]
+        return self._jump(super().encode(x), self.log_threshold.exp())[0]
 
     def training_outputs(self, x: Tensor | SharedInput) -> dict[str, Tensor]:
         """Return the tensors of a training step, with the units that are active."""
-        return self._with_active(*self._jump(x))
+        return self._with_active(*self._jump(super().encode(x), self.log_threshold.exp()))
 
     def sparse_outputs(self, x: Tensor, most: int) -> dict[str, Tensor | Code]:
         """Return the tensors of a training step; see ``Encoder.sparse_outputs``.
@@ -74,18 +74,15 @@ class JumpReLU(Dictionary):
         threshold = self.log_threshold.exp()
         lowest = (threshold.detach() - self.bandwidth / 2).clamp_(min=0)
         near = self.layer(x, most).keep(lambda z: z > lowest)
-        return self._with_active(*at_units(self._jump_of, near, threshold))
+        return self._with_active(*self._jump(near, threshold))
 
     def _with_active(self, activations: Any, active: Any) -> dict[str, Any]:
         like = active.values_N if isinstance(active, Code) else active
         k = torch.as_tensor(self.k, dtype=like.dtype, device=like.device)
         return self._outputs(activations, active=active, k=k)
 
-    def _jump(self, x: Tensor | SharedInput) -> tuple[Tensor, Tensor]:
-        return self._jump_of(super().encode(x), self.log_threshold.exp().unsqueeze(-2))
-
-    def _jump_of(self, z: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
-        return _Jump.apply(z, threshold, self.bandwidth)
+    def _jump(self, z: Tensor | Code, threshold: Tensor) -> Any:
+        return at_units(lambda z, theta: _Jump.apply(z, theta, self.bandwidth), z, threshold)
 
 
 class _Jump(Function):

@@ -11,13 +11,13 @@ from implicit_em.codes import Code, Layer, Pattern, active_units
 from implicit_em.models.dictionary import Dictionary
 from implicit_em.models.linear import SharedInput
 
-PART = 8
+UNITS_PER_PROBE = 8
 """One in so many units of a wide layer gives a bound for the search of the largest activations."""
-LEAST_PART = 4
-"""Number of elements of that part that exceed the bound, beside twice the number expected."""
-MANY = 2**15
+SPARE_PROBES = 4
+"""Number of these units that exceed the bound, beside twice the number expected."""
+LONG_ROW = 2**15
 """Number of elements of a row from which on a bound speeds up the search."""
-THINNED = 61
+STRIDE = 61
 """Step between the elements that give this bound; a prime, so that they are not of the same units.
 """
 
@@ -140,7 +140,7 @@ def keep_largest(activations: Tensor, count: int | Sequence[int]) -> Tensor:
 
 def _least_kept(activations: Tensor, each: Sequence[int]) -> Tensor:
     """Return the smallest of the largest elements of each row ``(..., N)``, shape ``(..., 1)``."""
-    if activations.shape[-1] >= MANY and activations.shape[:-1].numel() == len(each):
+    if activations.shape[-1] >= LONG_ROW and activations.shape[:-1].numel() == len(each):
         rows = activations.reshape(len(each), -1)
         least = [smallest_of_largest(row, n) for row, n in zip(rows, each, strict=True)]
         return torch.stack(least).view(*activations.shape[:-1], 1)
@@ -168,8 +168,8 @@ def smallest_of_largest(values: Tensor, count: int) -> Tensor:
 
 def lower_bound(values: Tensor, count: int) -> Tensor:
     """Return a number above 0 that at least ``count`` of the values exceed, or else 0."""
-    some = values[::THINNED]
-    expected = min(len(some), count * 2 // THINNED + 100)
+    some = values[::STRIDE]
+    expected = min(len(some), count * 2 // STRIDE + 100)
     bound = some.topk(expected, sorted=False).values.amin().clamp(min=0)
     return torch.where((values > bound).count_nonzero() >= count, bound, 0)
 
@@ -183,7 +183,7 @@ def largest_positive(z: Tensor, count: int) -> Tensor:
     count = min(count, z.shape[-1])
     if count == 0:
         return torch.zeros_like(z, dtype=torch.bool)
-    if z.dim() == 2 and z.shape[-1] >= PART * (count + LEAST_PART):
+    if z.dim() == 2 and z.shape[-1] >= UNITS_PER_PROBE * (count + SPARE_PROBES):
         chosen = _by_candidates(z, count)
         if chosen is not None:
             return chosen
@@ -201,8 +201,10 @@ def _by_candidates(z: Tensor, count: int) -> Tensor | None:
     A part of each row gives a bound that more than ``count`` elements of the row should exceed.
     """
     samples, units = z.shape
-    of_part = 2 * count // PART + LEAST_PART
-    bound_B1 = z[:, : units // PART].topk(of_part, sorted=False).values.amin(-1, keepdim=True)
+    probes = 2 * count // UNITS_PER_PROBE + SPARE_PROBES
+    bound_B1 = (
+        z[:, : units // UNITS_PER_PROBE].topk(probes, sorted=False).values.amin(-1, keepdim=True)
+    )
     bound_B1.clamp_(min=0)
     found = Pattern.where(z > bound_B1)
     if ((found.counts < count) & (bound_B1[:, 0] > 0)).any():

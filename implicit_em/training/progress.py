@@ -128,16 +128,8 @@ class RateProgress:
         tenths, ended = 10 * self._done // self.total, self._done >= self.total
         if tenths > self._tenths and (ended or now > self._said + PAUSE):
             self._tenths, self._said = tenths, now
-            log.info(
-                "%s: %s of %s %s  %.0f %s/s  %.0f s left",
-                self.what,
-                f"{self._done:,}",
-                f"{self.total:,}",
-                self.things,
-                rate,
-                self.things,
-                (self.total - self._done) / rate,
-            )
+            left = f"{rate:.0f} {self.things}/s  {(self.total - self._done) / rate:.0f} s left"
+            log.info("%s", f"{self.what}: {self._done:,} of {self.total:,} {self.things}  {left}")
 
     def __enter__(self) -> Self:
         return self

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from hydra.utils import instantiate
 from matplotlib.image import imread
@@ -24,13 +24,8 @@ log = logging.getLogger(__name__)
 
 WANDB = "pytorch_lightning.loggers.WandbLogger"
 Mode = Literal["online", "offline", "disabled"]
-MODES: dict[str, Mode] = {
-    "online": "online",
-    "run": "online",
-    "offline": "offline",
-    "dryrun": "offline",
-    "disabled": "disabled",
-}
+MODES: dict[str, Mode] = {mode: mode for mode in get_args(Mode)}
+MODES |= {"run": "online", "dryrun": "offline"}
 TIMEOUT = 30.0
 """Seconds to wait for the server, for earlier runs without ``logger.timeout``."""
 RETRIED = "-offline"

@@ -39,7 +39,7 @@ def everything_is_large(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tensors, "LARGE", 0)
     monkeypatch.setattr(mapped, "TOUCHED", 10 * mapped.AROUND)
-    monkeypatch.setattr(mapped, "AT_ONCE", 50 * WIDTH)
+    monkeypatch.setattr(mapped, "VALUES", 50 * WIDTH)
 
 
 def ready(path, **arguments):
@@ -132,7 +132,7 @@ def test_a_model_that_starts_from_more_than_memory_holds_is_refused(
 
 
 def test_a_value_that_is_not_finite_is_found_in_a_file(everything_is_large, monkeypatch):
-    monkeypatch.setattr("implicit_em.data.checks.AT_ONCE", 5 * WIDTH)
+    monkeypatch.setattr("implicit_em.data.checks.VALUES", 5 * WIDTH)
     samples = draw()
     samples[200, 7] = np.inf
     with pytest.raises(ConfigError, match=r"path=X.npy: inf at \[200, 7\]; all must be finite"):

@@ -147,7 +147,7 @@ def test_noise_offset_and_outlier_have_the_sizes_that_are_set():
 def test_a_block_of_any_size_gives_the_same_bits(monkeypatch):
     settings = Superposition(**SMALL, correlation=0.5, hierarchy=0.3, strengths="exponential")
     expected = draw.__wrapped__(settings)
-    monkeypatch.setattr("implicit_em.data.superposition.AT_ONCE", 7 * 30)
+    monkeypatch.setattr("implicit_em.data.superposition.VALUES", 7 * 30)
     found = draw.__wrapped__(settings)
     assert found.digest() == expected.digest()
     assert np.array_equal(found.samples_ND, expected.samples_ND)

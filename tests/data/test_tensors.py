@@ -400,7 +400,7 @@ def test_nothing_is_unpickled(files):
     ],
 )
 def test_samples_that_cannot_be_trained_on_are_refused(files, monkeypatch, change, reason):
-    monkeypatch.setattr("implicit_em.data.checks.AT_ONCE", 5 * WIDTH)
+    monkeypatch.setattr("implicit_em.data.checks.VALUES", 5 * WIDTH)
     np.save("A.npy", change(draw()[0]))
     line = refusal_of("A.npy")
     assert line.startswith("path=A.npy: ")

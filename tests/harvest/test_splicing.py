@@ -162,7 +162,7 @@ def place_of(site, kind):
 def test_sums_of_documents_are_those_of_full_passes_one_context_at_a_time(
     kind, site, packing, harvested, loaded, models, monkeypatch
 ):
-    monkeypatch.setattr(splicing, "AT_ONCE", 2**14)  # several batches, each of several contexts
+    monkeypatch.setattr(splicing, "LOGITS", 2**14)  # several batches, each of several contexts
     store = harvested(kind, f"context.packing={packing}")
     tokens = filter_with_a_sink(store, site)
     found = spliced_losses(store, loaded[kind], site, tokens, {"half": halved}, most=ALL)
