@@ -202,10 +202,8 @@ def _by_candidates(z: Tensor, count: int) -> Tensor | None:
     """
     samples, units = z.shape
     probes = 2 * count // UNITS_PER_PROBE + SPARE_PROBES
-    bound_B1 = (
-        z[:, : units // UNITS_PER_PROBE].topk(probes, sorted=False).values.amin(-1, keepdim=True)
-    )
-    bound_B1.clamp_(min=0)
+    probed = z[:, : units // UNITS_PER_PROBE].topk(probes, sorted=False).values
+    bound_B1 = probed.amin(-1, keepdim=True).clamp_(min=0)
     found = Pattern.where(z > bound_B1)
     if ((found.counts < count) & (bound_B1[:, 0] > 0)).any():
         return None

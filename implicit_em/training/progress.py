@@ -1,4 +1,4 @@
-"""Progress and results on the terminal."""
+"""bars.Progress and results on the terminal."""
 
 import logging
 import threading
@@ -8,16 +8,8 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 from pytorch_lightning.utilities import rank_zero_only
+from rich import progress as bars
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from implicit_em.base.tables import format_value
@@ -31,14 +23,14 @@ PAUSE = 2.0
 
 
 def _bar_on_a_terminal(
-    what: str, count: ProgressColumn, shown: ProgressColumn, total: int, **fields: Any
-) -> Progress | None:
+    what: str, count: bars.ProgressColumn, shown: bars.ProgressColumn, total: int, **fields: Any
+) -> bars.Progress | None:
     """Start and return a bar with a single task; ``None`` if output is not a terminal."""
     console = Console()
     if not console.is_terminal:
         return None
-    columns = (TextColumn(what), BarColumn(), count, shown, TimeRemainingColumn())
-    bar = Progress(*columns, console=console)
+    columns = (bars.TextColumn(what), bars.BarColumn(), count, shown, bars.TimeRemainingColumn())
+    bar = bars.Progress(*columns, console=console)
     bar.add_task("", total=total, **fields)
     bar.start()
     return bar
@@ -59,8 +51,8 @@ class EpochProgress(RunLogger):
         self._lock = threading.Lock()
         self._start = time.monotonic()
         what = "training" if runs == 1 else f"training {runs} runs"
-        shown = TextColumn("epochs{task.fields[loss]}")
-        self._bar = _bar_on_a_terminal(what, MofNCompleteColumn(), shown, epochs, loss="")
+        shown = bars.TextColumn("epochs{task.fields[loss]}")
+        self._bar = _bar_on_a_terminal(what, bars.MofNCompleteColumn(), shown, epochs, loss="")
 
     def skip(self, epochs: int) -> None:
         """Count epochs that an earlier part of the run has trained."""
@@ -113,8 +105,8 @@ class RateProgress:
         self.what, self.total, self.things = what, total, things
         self._done = self._tenths = 0
         self._start = self._said = time.monotonic()
-        shown = TextColumn("{task.fields[rate]}")
-        self._bar = _bar_on_a_terminal(what, TaskProgressColumn(), shown, total, rate="")
+        shown = bars.TextColumn("{task.fields[rate]}")
+        self._bar = _bar_on_a_terminal(what, bars.TaskProgressColumn(), shown, total, rate="")
 
     def advance(self, count: int) -> None:
         """Count what was done."""
