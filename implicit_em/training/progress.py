@@ -1,4 +1,4 @@
-"""bars.Progress and results on the terminal."""
+"""Progress and results on the terminal."""
 
 import logging
 import threading
