@@ -16,10 +16,9 @@ from implicit_em.metrics.densities import (
     unit_densities,
 )
 from implicit_em.metrics.dictionaries import coherence, varying
-from implicit_em.metrics.probe import linear_probe
+from implicit_em.metrics.probe import linear_probe, sparse_probe
 from implicit_em.metrics.purity import class_purity
 from implicit_em.metrics.reconstruction import fvu, least_squares_fvu
-from implicit_em.metrics.sparse_probe import sparse_probe
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,8 @@ from implicit_em.harvest.models import CausalModel
 from implicit_em.harvest.splicing import spliced_losses
 from implicit_em.metrics.densities import EDGES, density_histogram
 from implicit_em.metrics.dictionaries import stability
-from implicit_em.metrics.probe import linear_probe
+from implicit_em.metrics.probe import linear_probe, sparse_probe
 from implicit_em.metrics.sparse import compact
-from implicit_em.metrics.sparse_probe import sparse_probe
 from implicit_em.metrics.token_classes import classes_of, newline_next
 from implicit_em.models import SparseAutoencoder
 from implicit_em.training.decoding import (

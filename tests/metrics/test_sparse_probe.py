@@ -7,9 +7,8 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from implicit_em.metrics.probe import standardised
+from implicit_em.metrics.probe import SIZES, sparse_probe, standardised
 from implicit_em.metrics.sparse import WIDE
-from implicit_em.metrics.sparse_probe import SIZES, sparse_probe
 
 
 def clusters(distance, classes=4, features=12, samples=400, seed=0):

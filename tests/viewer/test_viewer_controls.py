@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from implicit_em.viewer.controls import CONTROLS, evenly_spaced, random_units
+from implicit_em.viewer.exploring import CONTROLS, evenly_spaced, random_units
 
 
 def test_units_are_spaced_evenly_by_how_often_they_are_active():
