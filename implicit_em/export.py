@@ -14,6 +14,7 @@ from implicit_em.base.arguments import Parser
 from implicit_em.base.errors import ConfigError, RunError, one_line
 from implicit_em.base.files import whole, write_json
 from implicit_em.base.quiet import quieten
+from implicit_em.base.values import check_word
 from implicit_em.data import ActivationDataModule
 from implicit_em.models import SparseAutoencoder
 from implicit_em.training.decoding import decoder_of
@@ -22,7 +23,6 @@ from implicit_em.training.loading import load_trusted
 from implicit_em.training.progress import working
 from implicit_em.training.saelens import CONFIG, WEIGHTS, to_saelens
 
-FORMATS = ("saelens", "safetensors")
 PLACES = {"saelens": "saelens", "safetensors": "export.safetensors"}
 """Default folder or file of each format, in the run's directory."""
 HOOKS = {"resid": "blocks.{}.hook_resid_post", "mlp": "blocks.{}.hook_mlp_out"}
@@ -50,8 +50,7 @@ def export(run_dir: str | Path, form: str = "saelens", out: str | Path | None = 
     """
     run = RunDirectory(run_dir)
     spec = run.read_spec()
-    if form not in FORMATS:
-        raise ConfigError(f"format={form}: allowed are {', '.join(FORMATS)}")
+    check_word("format", form, PLACES)
     place = Path(out) if out else run.path / PLACES[form]
     if place.exists():
         raise ConfigError(f"out={place}: is there already; nothing is overwritten")

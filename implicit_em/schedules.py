@@ -2,6 +2,8 @@
 
 import math
 
+from implicit_em.base.values import check_number
+
 
 def cosine(progress: float, warmup: float = 0.0, final: float = 0.0) -> float:
     """Linear warm-up to 1, then half a cosine down to ``final`` (Loshchilov and Hutter 2017).
@@ -15,8 +17,7 @@ def cosine(progress: float, warmup: float = 0.0, final: float = 0.0) -> float:
         ValueError: if ``warmup`` or ``final`` is not in [0, 1].
     """
     for name, share in (("warmup", warmup), ("final", final)):
-        if not 0 <= share <= 1:
-            raise ValueError(f"{name}={share}: must be in [0, 1]")
+        check_number(name, share, lambda x: 0 <= x <= 1, "numbers in [0, 1]")
     if progress < warmup:
         return progress / warmup
     remaining = (progress - warmup) / (1 - warmup) if warmup < 1 else 1.0

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from implicit_em.base.digest import digest_of_store
 from implicit_em.base.errors import ConfigError
+from implicit_em.base.values import check_number, check_whole
 from implicit_em.data.mapped import MappedFile, MappedSamples
 from implicit_em.data.modules import ResidentDataModule
 from implicit_em.data.resident import in_one_window
@@ -98,13 +99,10 @@ class ActivationDataModule(ResidentDataModule):
             if value not in allowed:
                 shown, *listed = ("null" if word is None else word for word in (value, *allowed))
                 raise ConfigError(f"{name}={shown}: the store {path} has {', '.join(listed)}")
-        if not isinstance(first_positions, int) or first_positions < 0:
-            raise ConfigError(
-                f"first_positions={first_positions}: allowed are whole numbers from 0 on"
-            )
+        check_whole("first_positions", first_positions, 0)
         for name, number in (("largest_norm", largest_norm), ("buffer", buffer)):
-            if number is not None and not number > 0:
-                raise ConfigError(f"{name}={number}: allowed are numbers greater than 0")
+            if number is not None:
+                check_number(name, number, lambda x: x > 0, "numbers greater than 0")
         super().__init__(**kwargs)
         self.site: str = site  # type: ignore[assignment]
         self.sample_shape = (manifest.sites[self.site],)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.base.threads import torch_threads
+from implicit_em.base.values import check_word
 from implicit_em.data import sharing
 from implicit_em.data.checks import check_labels
 from implicit_em.data.mapped import MappedSamples, Samples, rows_at_once
@@ -69,9 +70,8 @@ class ResidentDataModule(pl.LightningDataModule):
         drop_last: bool = False,
     ) -> None:
         super().__init__()
-        for name, value, allowed in (("final", final, Final), ("normalize", normalize, Option)):
-            if value not in get_args(allowed):
-                raise ValueError(f"{name}={value}: allowed are {', '.join(get_args(allowed))}")
+        check_word("final", final, get_args(Final))
+        check_word("normalize", normalize, get_args(Option))
         if final == "validation" and val_size < 2:
             raise ValueError(f"final=validation: needs val_size of at least 2, not {val_size}")
         self.batch_size = batch_size

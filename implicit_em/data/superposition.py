@@ -14,6 +14,7 @@ from scipy.sparse import csr_array, vstack
 from torch import Tensor
 
 from implicit_em.base.errors import ConfigError
+from implicit_em.base.values import check_number, check_whole, check_word
 from implicit_em.data.modules import ResidentDataModule
 from implicit_em.data.sharing import Source
 
@@ -96,24 +97,17 @@ class Superposition:
     def __post_init__(self) -> None:
         least = {"features": 1, "width": 1, "samples": 2, "test_samples": 2, "data_seed": 0}
         for name, lowest in least.items():
-            value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if not (whole and value >= lowest):
-                self._refuse(name, f"whole numbers from {lowest} on")
-        if not (_is_number(self.density) and 0 < self.density < 1):
-            self._refuse("density", "numbers between 0 and 1")
+            check_whole(name, getattr(self, name), lowest)
+        check_number("density", self.density, lambda x: 0 < x < 1, "numbers between 0 and 1")
         for name in ("correlation", "hierarchy"):
-            if not (_is_number(value := getattr(self, name)) and 0 <= value < 1):
-                self._refuse(name, "numbers from 0 on, less than 1")
+            allowed = "numbers from 0 on, less than 1"
+            check_number(name, getattr(self, name), lambda x: 0 <= x < 1, allowed)
         for name in ("noise", "offset", "outlier"):
-            if not (_is_number(value := getattr(self, name)) and value >= 0):
-                self._refuse(name, "finite numbers from 0 on")
-        if not (_is_number(self.frequencies) and 0 <= self.frequencies <= STEEPEST):
-            self._refuse("frequencies", f"numbers from 0 to {STEEPEST}")
-        if self.strengths not in STRENGTHS:
-            self._refuse("strengths", ", ".join(STRENGTHS))
-        if self.unit_norm not in (True, False):
-            self._refuse("unit_norm", "true and false")
+            check_number(name, getattr(self, name), lambda x: x >= 0, "finite numbers from 0 on")
+        allowed = f"numbers from 0 to {STEEPEST}"
+        check_number("frequencies", self.frequencies, lambda x: 0 <= x <= STEEPEST, allowed)
+        check_word("strengths", self.strengths, STRENGTHS)
+        check_word("unit_norm", self.unit_norm, (True, False))
         most = MOST * float(self._load_R.sum()) / self.features
         if not self._all_equal and self.density > most:
             raise ConfigError(
@@ -121,9 +115,6 @@ class Superposition:
                 f"{self.hierarchy}, allowed are numbers up to {most:.4g}, where every feature "
                 f"without a parent is present in {MOST:.0%} of the samples"
             )
-
-    def _refuse(self, name: str, allowed: str) -> None:
-        raise ConfigError(f"{name}={getattr(self, name)}: allowed are {allowed}")
 
     @property
     def parents_M(self) -> np.ndarray:
@@ -311,10 +302,6 @@ def _draw_values(strengths: str, stream: np.random.Generator, count: int) -> np.
 
 def _unit_rows(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 class SuperpositionDataModule(ResidentDataModule):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from implicit_em.base.digest import FORMATS, digest_of, names_a_file
 from implicit_em.base.errors import ConfigError, one_line
+from implicit_em.base.values import check_number, check_whole
 from implicit_em.data.checks import check_split, check_whole_numbers
 from implicit_em.data.mapped import LARGE, MappedFile, MappedSamples
 from implicit_em.data.modules import ResidentDataModule
@@ -95,15 +96,12 @@ class TensorDataModule(ResidentDataModule):
                 f"test_labels={self.test_labels}: must be given where there are files test_path "
                 "and labels, and only there"
             )
-        if not isinstance(self.test_fraction, float) or not 0 < self.test_fraction < 1:
-            raise ConfigError(
-                f"test_fraction={self.test_fraction}: allowed are numbers between 0 and 1"
-            )
-        if not isinstance(self.split_seed, int) or self.split_seed < 0:
-            raise ConfigError(f"split_seed={self.split_seed}: allowed are whole numbers from 0 on")
-        dims = self.feature_dims
-        if dims is not None and (not isinstance(dims, int) or dims < 1):
-            raise ConfigError(f"feature_dims={dims}: allowed are null and whole numbers from 1 on")
+        check_number(
+            "test_fraction", self.test_fraction, lambda x: 0 < x < 1, "numbers between 0 and 1"
+        )
+        check_whole("split_seed", self.split_seed, 0)
+        if self.feature_dims is not None:
+            check_whole("feature_dims", self.feature_dims, 1)
 
     def prepare_data(self) -> None:
         """Refuse files whose content has changed."""

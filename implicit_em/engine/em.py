@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from implicit_em.base.values import check_number
+
 ROUNDING = 16
 """A step lowers a weight to no less than this many roundings of its old value."""
 
@@ -33,8 +35,7 @@ class EM(Optimizer):
     """
 
     def __init__(self, params: Iterable[Tensor], lr: float = 1.0) -> None:
-        if not 0 < lr <= 1:
-            raise ValueError(f"lr={lr}: must be above 0 and at most 1")
+        check_number("lr", lr, lambda x: 0 < x <= 1, "numbers above 0, up to 1")
         super().__init__(params, {"lr": lr})
         shapes = [tuple(tensor.shape) for tensor in self.param_groups[0]["params"]]
         if [len(shape) for shape in shapes] != [2, 1]:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from torch import nn
 
+from implicit_em.base.values import check_word
 from implicit_em.codes import LEAST_UNITS
 from implicit_em.engine.stack import Replica
 
@@ -29,8 +30,7 @@ def largest_share(sparse: Sparse, replica: Replica, precision: str = "32-true") 
     """
     if isinstance(sparse, bool):
         sparse = "on" if sparse else "off"
-    if sparse not in ("auto", "on", "off"):
-        raise ValueError(f"sparse={sparse}: allowed are auto, on, off")
+    check_word("sparse", sparse, ("auto", "on", "off"))
     if sparse == "off":
         return 0.0
     if reason := refusal(replica, precision):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from implicit_em.base.errors import ConfigError, one_line
+from implicit_em.base.values import check_word
 
 PLAIN = (".txt", ".md")
 SHORTEST = 200
@@ -55,8 +56,7 @@ class Installed:
     def __init__(self, kinds: Sequence[str]) -> None:
         self.kinds = list(kinds)
         for kind in self.kinds:
-            if kind not in KINDS:
-                raise ConfigError(f"text.kinds: {kind}: allowed are {', '.join(KINDS)}")
+            check_word("text.kinds", kind, KINDS)
 
     def documents(self, seed: int) -> Iterator[Document]:
         """Yield the documents, with the labels ``kind`` and ``package``."""

@@ -10,7 +10,6 @@ small operations that autograd would record. ``evaluate`` computes several terms
 set of batch statistics and one gradient.
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
@@ -21,6 +20,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from implicit_em.base.values import check_number, check_word
 from implicit_em.losses.stacking import makes_sparse, takes_stacks
 
 Reduction = Literal["sum", "mean", "count"]
@@ -209,9 +209,8 @@ def lse_factors(
     reduction: Reduction, temperature: float, samples: int, units: int
 ) -> tuple[int, int]:
     """Return factor and divisor of the sum over the samples, or raise ``ValueError``."""
-    _refuse_unknown(reduction, get_args(Reduction))
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature={temperature}: must be above 0, and finite")
+    check_word("reduction", reduction, get_args(Reduction))
+    check_number("temperature", temperature, lambda x: x > 0, "finite numbers above 0")
     return units if reduction == "count" else 1, 1 if reduction == "sum" else samples
 
 
@@ -277,14 +276,9 @@ def pair_factor(unbiased: bool, reduction: PairReduction, samples: int, units: i
     """Return the factor of the sum over the pairs, or raise ``ValueError``."""
     if unbiased and samples < 2:
         raise ValueError(f"unbiased=True: needs at least 2 samples, not {samples}")
-    _refuse_unknown(reduction, get_args(PairReduction))
+    check_word("reduction", reduction, get_args(PairReduction))
     factor = samples / (samples - 1) if unbiased else 1.0
     return factor / units if reduction == "mean" else factor
-
-
-def _refuse_unknown(reduction: str, allowed: Sequence[str]) -> None:
-    if reduction not in allowed:
-        raise ValueError(f"reduction={reduction!r}: allowed are {', '.join(allowed)}")
 
 
 def inverse_lengths(mean: Tensor, squares: Tensor, samples: int, eps: float) -> Tensor:

@@ -179,7 +179,8 @@ class Redundancy(EnergyMoments):
 
 def _add_products(total_KK: Tensor, energies_BK: Tensor) -> None:
     """Add ``E^T E`` in place; for a wide layer with few active units, through these alone."""
-    if energies_BK.device.type == "cpu" and is_sparse(energies_BK.numpy(), LARGEST_SHARE):
+    in_numpy = energies_BK.device.type == "cpu" and energies_BK.dtype != torch.bfloat16
+    if in_numpy and is_sparse(energies_BK.numpy(), LARGEST_SHARE):
         add_products(total_KK, csr_of(energies_BK.numpy()).astype(np.float64))
     else:
         exact_BK = energies_BK.double()

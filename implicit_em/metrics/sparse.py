@@ -10,11 +10,12 @@ WIDE, SPARSE = 1024, 1 / 16
 """Number of units from which, and density up to which, only active entries are multiplied."""
 
 
-def is_sparse(codes_NK: np.ndarray, share: float = SPARSE) -> bool:
-    """Return whether only active entries are worth multiplying: at most this share of all."""
+def is_sparse(codes_NK: np.ndarray, share: float | None = None) -> bool:
+    """Return whether few entries are active: at most a share of all, by default ``SPARSE``."""
     if codes_NK.shape[1] < WIDE:
         return False
-    return bool(np.count_nonzero(codes_NK) <= share * codes_NK.size)
+    most = (SPARSE if share is None else share) * codes_NK.size
+    return bool(np.count_nonzero(codes_NK) <= most)
 
 
 def csr_of(codes_NK: np.ndarray) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from implicit_em.base.values import check_number
 from implicit_em.codes import Code, Layer, positions, smallest_positive
 from implicit_em.models.dictionary import Dictionary
 from implicit_em.models.linear import SharedInput
@@ -42,8 +43,7 @@ class BatchTopK(TopK):
         **kwargs: Any,
     ) -> None:
         super().__init__(in_features, hidden, activation, **kwargs)
-        if not 0 < momentum <= 1:
-            raise ValueError(f"momentum={momentum}: must be above 0 and at most 1")
+        check_number("momentum", momentum, lambda x: 0 < x <= 1, "numbers above 0, up to 1")
         self.momentum = momentum
         self.register_buffer("threshold", torch.zeros(1))
 

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from implicit_em.base.values import check_word
 from implicit_em.codes import Layer
 from implicit_em.models.linear import SharedInput
 from implicit_em.models.sae import SparseAutoencoder
@@ -51,11 +52,9 @@ class Dictionary(SparseAutoencoder):
         middle: Middle = "median",
     ) -> None:
         super().__init__(in_features, hidden, activation)
-        if middle not in get_args(Middle):
-            raise ValueError(f"middle={middle}: allowed are {', '.join(get_args(Middle))}")
-        for name, value in (("unit_columns", unit_columns), ("subtract_bias", subtract_bias)):
-            if not isinstance(value, bool):
-                raise ValueError(f"{name}={value}: must be true or false")
+        check_word("middle", middle, get_args(Middle))
+        check_word("unit_columns", unit_columns, (True, False))
+        check_word("subtract_bias", subtract_bias, (True, False))
         self.unit_columns = unit_columns
         self.subtract_bias = subtract_bias
         self.middle = middle

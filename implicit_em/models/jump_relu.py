@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from implicit_em.base.values import check_number
 from implicit_em.codes import Code, at_units
 from implicit_em.models.dictionary import Dictionary
 from implicit_em.models.linear import SharedInput
@@ -49,11 +50,9 @@ class JumpReLU(Dictionary):
         **kwargs: Any,
     ) -> None:
         super().__init__(in_features, hidden, activation, **kwargs)
-        if not 0 < k <= hidden:
-            raise ValueError(f"k={k}: must be above 0 and at most hidden={hidden}")
+        check_number("k", k, lambda x: 0 < x <= hidden, f"numbers above 0, up to hidden={hidden}")
         for name, value in (("threshold", threshold), ("bandwidth", bandwidth)):
-            if not 0 < value < float("inf"):
-                raise ValueError(f"{name}={value}: must be above 0 and finite")
+            check_number(name, value, lambda x: x > 0, "finite numbers above 0")
         self.k = k
         self.bandwidth = bandwidth
         self.log_threshold = nn.Parameter(torch.full((hidden,), threshold).log())

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from implicit_em.base.values import check_whole
 from implicit_em.codes import Code, Layer, Pattern, active_units
 from implicit_em.models.dictionary import Dictionary
 from implicit_em.models.linear import SharedInput
@@ -60,15 +61,12 @@ class TopK(Dictionary):
         **kwargs: Any,
     ) -> None:
         super().__init__(in_features, hidden, activation, **kwargs)
-        if not isinstance(k, int) or not 1 <= k <= hidden:
-            raise ValueError(f"k={k}: must be a whole number from 1 to hidden={hidden}")
-        if not isinstance(dead_after, int) or dead_after < 1:
-            raise ValueError(f"dead_after={dead_after}: must be a whole number from 1 on")
-        if revived is not None and (not isinstance(revived, int) or revived < 0):
-            raise ValueError(f"revived={revived}: must be null or a whole number from 0 on")
         self.k = k
         self.revived = max(1, in_features // 2) if revived is None else revived
         self.dead_after = dead_after
+        check_whole("k", k, 1, hidden)
+        check_whole("dead_after", dead_after, 1)
+        check_whole("revived", self.revived, 0)
         self.register_buffer("silent_steps", torch.zeros(hidden, dtype=torch.int64))
 
     def encode(self, x: Tensor | SharedInput) -> Tensor:

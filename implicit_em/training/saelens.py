@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from implicit_em.base.errors import ConfigError, DamagedError, one_line
 from implicit_em.base.files import read_json
+from implicit_em.base.values import check_word
 from implicit_em.models import (
     BatchTopK,
     Dictionary,
@@ -114,10 +115,7 @@ def from_saelens(folder: str | Path) -> nn.Module:
     """
     config = read_json(Path(folder, CONFIG))
     architecture = config.get("architecture")
-    if architecture not in CLASSES:
-        raise ConfigError(
-            f"{folder}: architecture={architecture}: allowed are {', '.join(CLASSES)}"
-        )
+    check_word(f"{folder}: architecture", architecture, CLASSES)
     for name, value in {**DEFAULTS, "rescale_acts_by_decoder_norm": False}.items():
         if config.get(name, value) != value:
             raise ConfigError(f"{folder}: {name}={config[name]}: only {value} can be read")

@@ -56,7 +56,7 @@ MISTAKES = {
     "data=mnits": ["data=mnits", "did you mean mnist?", "fashion_mnist, kmnist"],
     "trainer.max_epochs=-1": ["trainer.max_epochs=-1", "greater than or equal to 0"],
     "model=pixels model.hidden=5": ["model=pixels", "hidden=5", "must be null"],
-    "model=topk model.k=65": ["model=topk", "k=65", "whole number from 1 to hidden=64"],
+    "model=topk model.k=65": ["model=topk", "k=65", "whole numbers from 1 to 64"],
     "model.l0=0": ["model.l0=0: should be greater than 0"],
     "model.l0=-3": ["model.l0=-3: should be greater than 0"],
     "model.l0=much": ["model.l0=much: should be a valid number"],

@@ -224,5 +224,5 @@ def test_correlations_of_a_component_add_up_to_its_share_of_the_dimensions_at_le
 
 
 def test_another_reduction_is_refused():
-    with pytest.raises(ValueError, match="reduction='count': allowed are sum, mean"):
+    with pytest.raises(ValueError, match="reduction=count: allowed are sum, mean"):
         decorrelation(draw(4, 3), reduction="count")

@@ -140,7 +140,7 @@ def test_the_means_start_as_samples():
 
 @pytest.mark.parametrize("step", [0, -1, 1.5])
 def test_a_step_size_out_of_range_is_refused(step):
-    with pytest.raises(ValueError, match=f"lr={step}: must be above 0 and at most 1"):
+    with pytest.raises(ValueError, match=f"lr={step}: allowed are numbers above 0, up to 1"):
         EM(Mixture(3, 2).parameters(), lr=step)
 
 
@@ -155,7 +155,10 @@ def test_other_parameters_are_refused():
         ([], "optimizer=em: fits models.Mixture, not Encoder"),
         (["model=mixture", "loss=lse"], "optimizer=em: needs lse alone, of weight 1 and reduction"),
         (["model=mixture", "loss.lse.weight=2"], "optimizer=em: needs lse alone, of weight 1"),
-        (["model=mixture", "lr.value=2"], r"optimizer: .*lr=2: must be above 0 and at most 1"),
+        (
+            ["model=mixture", "lr.value=2"],
+            r"optimizer: .*lr=2: allowed are numbers above 0, up to 1",
+        ),
     ],
 )
 def test_what_em_cannot_fit_is_refused(composed, overrides, message):

@@ -1,0 +1,28 @@
+"""Refusals of values: a message names the setting, the value and what is allowed."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from implicit_em.base.errors import ConfigError
+
+
+def check_word(name: str, value: Any, allowed: Iterable[Any]) -> None:
+    """Raise ``ConfigError`` for a value that is none of those allowed."""
+    if value not in allowed:
+        raise ConfigError(f"{name}={value}: allowed are {', '.join(map(str, allowed))}")
+
+
+def check_whole(name: str, value: Any, least: int, most: int | None = None) -> None:
+    """Raise ``ConfigError`` for a value that is no whole number, or out of range."""
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if not (is_whole and least <= value <= (value if most is None else most)):
+        end = "on" if most is None else f"to {most}"
+        raise ConfigError(f"{name}={value}: allowed are whole numbers from {least} {end}")
+
+
+def check_number(name: str, value: Any, fits: Callable[[float], bool], allowed: str) -> None:
+    """Raise ``ConfigError`` for a value that is no finite number, or does not fit."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (is_number and math.isfinite(value) and fits(value)):
+        raise ConfigError(f"{name}={value}: allowed are {allowed}")
