@@ -1,7 +1,6 @@
 """``implicit-em evaluate RUN [data=...]``: measure a finished run again."""
 
 import argparse
-import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from implicit_em.base.arguments import Parser
-from implicit_em.base.errors import ConfigError, RunError, one_line
+from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.base.quiet import quieten
 from implicit_em.config import CONF
 from implicit_em.config.composing import composed
@@ -107,7 +106,7 @@ def _inside(model: Any, data: ResidentDataModule, lm: str | None) -> dict[str, f
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Evaluate the run named on the command line and print its table."""
+    """Evaluate the run named on the command line and print its table; return the exit code."""
     parser = Parser(
         prog="implicit-em evaluate",
         description="Compute the metrics of a finished run again, also on other data. This builds "
@@ -115,33 +114,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "you do not trust.",
     )
     parser.add_argument("run_dir", type=Path)
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        default=[],
-        help="settings of data, e.g. data=kmnist data.root=elsewhere",
+    typed = "settings of data, e.g. data=kmnist data.root=elsewhere"
+    parser.add_argument("overrides", nargs="*", default=[], help=typed)
+    inside = (
+        "also put reconstructions into the causal language model that the data are from, and "
+        "measure what it then predicts"
     )
-    parser.add_argument(
-        "--inside",
-        action="store_true",
-        help="also put reconstructions into the causal language model that the data are from, and "
-        "measure what it then predicts",
-    )
-    parser.add_argument(
-        "--lm",
-        help="folder, GGUF file or hub name of the language model for --inside, if it is none of "
-        "conf/lm",
-    )
+    parser.add_argument("--inside", action="store_true", help=inside)
+    lm = "folder, GGUF file or hub name of the language model of --inside, if it is none of conf/lm"
+    parser.add_argument("--lm", help=lm)
     parser.add_argument("--conf", type=Path, default=CONF, help="folder of configuration files")
-    options = parser.parse_intermixed_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    return parser.run(arguments, _evaluate_and_print)
+
+
+def _evaluate_and_print(options: argparse.Namespace) -> None:
     try:
         metrics = evaluate(options.run_dir, _data(options), options.inside, options.lm)
-    except (RunError, OSError, ImportError, HydraException, OmegaConfBaseException) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
+    except (OSError, ImportError, HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(one_line(error)) from error
     print_result(metrics)
-    return 0
 
 
 def _data(options: argparse.Namespace) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """``implicit-em export RUN --format ...``: write a finished run for other tools."""
 
+import argparse
 import json
-import logging
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -11,7 +11,7 @@ from typing import Any
 from safetensors.torch import save
 
 from implicit_em.base.arguments import Parser
-from implicit_em.base.errors import ConfigError, RunError, one_line
+from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.base.files import whole, write_json
 from implicit_em.base.quiet import quieten
 from implicit_em.base.values import check_word
@@ -114,7 +114,7 @@ def push(folder: Path, repository: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Export the run named on the command line; return the same exit codes as ``train.py``."""
+    """Export the run named on the command line; return the exit code."""
     parser = Parser(
         prog="implicit-em export",
         description="Write a finished run for other tools, with its normalisation in the weights. "
@@ -124,20 +124,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--format", default="saelens", help="saelens (default) or safetensors")
     parser.add_argument("--out", type=Path, help="folder or file; default: in the run directory")
     parser.add_argument("--push", metavar="NAME/REPO", help="upload the folder to the hub as well")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    return parser.run(arguments, _export_and_push)
+
+
+def _export_and_push(options: argparse.Namespace) -> None:
+    if options.push and options.format != "saelens":
+        raise ConfigError("push: allowed for --format saelens alone")
     quieten()
-    try:
-        if options.push and options.format != "saelens":
-            raise ConfigError("push: allowed for --format saelens alone")
-        place = export(options.run_dir, options.format, options.out)
-        print(f"Written to {place}")
-        if options.push:
-            print(push(place, options.push))
-    except (RunError, FileNotFoundError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError | FileNotFoundError) else 1
-    return 0
+    place = export(options.run_dir, options.format, options.out)
+    print(f"Written to {place}")
+    if options.push:
+        print(push(place, options.push))
 
 
 if __name__ == "__main__":

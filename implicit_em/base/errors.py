@@ -4,7 +4,7 @@ import difflib
 import signal
 import sys
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 """Exit codes of a failed run, of bad input, and after Ctrl-C."""
@@ -25,6 +25,10 @@ class ConfigError(RunError, ValueError):
 
 class DamagedError(ConfigError):
     """A file is damaged or of another kind; the message names it."""
+
+
+class MissingError(ConfigError, FileNotFoundError):
+    """There is no run or no model where one is named; the message names the place."""
 
 
 class WriteError(RunError, OSError):
@@ -93,19 +97,6 @@ def _missing_name(error: BaseException) -> str | None:
         return None
     close = difflib.get_close_matches(name, dir(sys.modules[module]), n=1)
     return f"{module} has no {name}" + (f"; did you mean {close[0]}?" if close else "")
-
-
-def exit_code(run: Callable[[], object]) -> int:
-    """Call a function; print an error of the project as one line, and return the exit code."""
-    try:
-        run()
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return REFUSED if isinstance(error, ConfigError) else FAILED
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on", file=sys.stderr)
-        return INTERRUPTED
-    return 0
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

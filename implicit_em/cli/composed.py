@@ -21,22 +21,10 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from implicit_em.base import interruption
+from implicit_em.base import errors, interruption
 from implicit_em.base.arguments import Parser
-from implicit_em.base.errors import (
-    FAILED,
-    INTERRUPTED,
-    REFUSED,
-    ConfigError,
-    Interrupted,
-    LoggedError,
-    RefusedError,
-    RunError,
-    WriteError,
-    one_line,
-)
 from implicit_em.config import CONF
-from implicit_em.config.mistakes import explain
+from implicit_em.config.composing import explain
 from implicit_em.sweeps import launchers
 from implicit_em.sweeps.callback import CheckCallback
 
@@ -63,7 +51,7 @@ def _harvest(cfg: DictConfig) -> None:
     with _logged_errors():
         try:
             harvest(cfg)
-        except RunError as error:
+        except errors.RunError as error:
             log.error("error: %s", error)
             raise
 
@@ -75,10 +63,10 @@ def _logged_errors() -> Iterator[None]:
     in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         yield
-    except RunError as error:
+    except errors.RunError as error:
         if in_sweep:
             raise
-        raise LoggedError(error) from error
+        raise errors.LoggedError(error) from error
 
 
 def train(arguments: Sequence[str]) -> int:
@@ -90,7 +78,7 @@ def train(arguments: Sequence[str]) -> int:
         code = _compose_and_run(_train, TRAIN, arguments)
     finally:
         complete = _summarise()
-    return code or (0 if complete else FAILED)
+    return code or (0 if complete else errors.FAILED)
 
 
 def harvest(arguments: Sequence[str]) -> int:
@@ -118,11 +106,11 @@ def _compose_and_run(task: Callable[[], Any], config: str, arguments: Sequence[s
     try:
         with interruption.ending():
             return _run(task, config, full_error)
-    except Interrupted as interrupted:
+    except errors.Interrupted as interrupted:
         return 128 + interrupted.signal
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return errors.INTERRUPTED
 
 
 def _options_first(arguments: Sequence[str]) -> list[str]:
@@ -142,7 +130,7 @@ def _summarise() -> bool:
 
     try:
         return summarise(directory)
-    except WriteError as error:
+    except errors.WriteError as error:
         print(f"error: {error}", file=sys.stderr)
         return False
 
@@ -150,16 +138,16 @@ def _summarise() -> bool:
 def _run(task: Callable[[], Any], config: str, full_error: bool) -> int:
     try:
         task()
-    except RefusedError as refused:
+    except errors.RefusedError as refused:
         if full_error:
             raise refused.error from None
         print(f"error: {refused}", file=sys.stderr)
-        return REFUSED
-    except (LoggedError, RunError) as error:
-        cause = error.error if isinstance(error, LoggedError) else error
+        return errors.REFUSED
+    except (errors.LoggedError, errors.RunError) as error:
+        cause = error.error if isinstance(error, errors.LoggedError) else error
         if full_error:
             raise cause from None
-        return REFUSED if isinstance(cause, ConfigError) else FAILED
+        return errors.REFUSED if isinstance(cause, errors.ConfigError) else errors.FAILED
     except Exception as error:
         code, reason = _reason(error, config)
         if full_error or reason is None:
@@ -172,11 +160,12 @@ def _run(task: Callable[[], Any], config: str, full_error: bool) -> int:
 def _reason(error: Exception, config: str) -> tuple[int, str | None]:
     """Return the exit code and one line for an error, or no line if it needs its traceback."""
     if isinstance(error, YAMLError):
-        return REFUSED, one_line(error)
+        return errors.REFUSED, errors.one_line(error)
     number_for_a_group = "Config group override must be a string or a list" in str(error)
     if isinstance(error, HydraException | OmegaConfBaseException) or number_for_a_group:
-        return REFUSED, _explain(error, config)
-    return FAILED, one_line(error) if isinstance(error, OSError) else launchers.lost(error)
+        return errors.REFUSED, _explain(error, config)
+    reason = errors.one_line(error) if isinstance(error, OSError) else launchers.lost(error)
+    return errors.FAILED, reason
 
 
 def _explain(error: Exception, config: str) -> str:

@@ -1,18 +1,25 @@
-"""Configurations that Hydra composes outside of its own command line."""
+"""Configurations composed outside of Hydra's command line; why Hydra cannot compose one."""
 
+import difflib
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from hydra import compose, initialize_config_dir
+from hydra import compose, errors, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
-from omegaconf import DictConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 
-from implicit_em.base.errors import ConfigError
+from implicit_em.base.errors import ConfigError, nearest, one_line
+from implicit_em.base.settings import nodes
 from implicit_em.config import CONF
-from implicit_em.config.mistakes import explain
+
+LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm", "submitit_slurm_stacked", "ray")
+"""Launchers that the extra ``cluster`` installs."""
 
 
 def composed(name: str, overrides: Sequence[str], conf: Path = CONF) -> DictConfig:
@@ -32,5 +39,118 @@ def composing(name: str, overrides: Sequence[str], conf: Path) -> Iterator[Confi
         loader = GlobalHydra.instance().config_loader()
         try:
             yield loader
-        except HydraException as error:
+        except errors.HydraException as error:
             raise ConfigError(explain(error, overrides, loader, name)) from error
+
+
+def shadowed(config: DictConfig) -> str | None:
+    """Return which file of a ``--config-dir`` has the name of one of ours, which comes first."""
+    for source in config.hydra.runtime.config_sources:
+        folder = Path(source.path)
+        for file in folder.rglob("*.yaml") if source.provider == "command-line" else ():
+            ours = CONF / file.relative_to(folder)
+            if ours.exists() and not ours.samefile(file):
+                return f"{file}: the project has {file.relative_to(folder)}; choose another name"
+    return None
+
+
+def explain(error: Exception, overrides: Sequence[str], loader: ConfigLoader, config: str) -> str:
+    """Return one line that explains why Hydra could not compose the primary config ``config``."""
+    message = str(error).strip().splitlines()[0]
+    if isinstance(error, errors.MissingConfigException) and error.missing_cfg_file:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        if group == "hydra/launcher" and choice in LAUNCHERS:
+            override = next((line for line in overrides if line.startswith(f"{group}=")), group)
+            return f'{override}: its launcher is not installed; pip install -e ".[cluster]"'
+        if options := error.options or loader.get_group_options(group):
+            return f"{group}={choice}: no such option; {nearest(choice, options)}"
+        if group == "hydra/sweeper/sampler":
+            return 'hydra/sweeper=optuna: Optuna is not installed; pip install -e ".[optuna]"'
+    if isinstance(error, errors.OverrideParseException):
+        key, _, value = error.override.partition("=")
+        if "=" in value:  # e.g. the name of a job's directory
+            return f"{error.override}: quote what has = or , in it: \"{key}='{value}'\""
+        return f"{error.override}: {message}; write key=value"
+    if several := re.match(r"Ambiguous value for argument '(.*)'", message):
+        return f"{several[1]}: several values make a sweep; allowed with -m, or one of them"
+    if isinstance(error, errors.InstantiationException):
+        return one_line(error)
+    if unknown := re.match(r"Could not override '(.*)'", message):
+        key = unknown[1].partition("@")[0]
+        override = next((line for line in overrides if line.lstrip("+~").startswith(key)), key)
+        return f"{override}: no such key; {_beside(key, loader, config, overrides)}"
+    if "does not support sweep type" in message:
+        key, _, values = next(line for line in overrides if "(" in line).partition("=")
+        return (
+            f"{key}={values}: list the values, as in {key}=1,2,3, or let Optuna choose them: "
+            "hydra/sweeper=optuna objective=KEY"
+        )
+    return _no_option(overrides, loader, config) or message
+
+
+def _beside(key: str, loader: ConfigLoader, config: str, overrides: Sequence[str]) -> str:
+    """Return a hint for an unknown key: options of its group that have it, or the closest key."""
+    if options := _options_with(key, loader):
+        return f"allowed with {', '.join(options)}"
+    parts = key.split(".")
+    keys = [
+        other
+        for other in _keys(loader, config, overrides)
+        if parts[0] == "hydra" or other.partition(".")[0] != "hydra"
+    ]
+    known = max(n for n in range(len(parts)) if n == 0 or ".".join(parts[:n]) in keys)
+    parent = ".".join(parts[:known])
+    siblings = {k.rpartition(".")[2]: k for k in keys if k.rpartition(".")[0] == parent}
+    if close := difflib.get_close_matches(parts[known], siblings, n=1):
+        return nearest(siblings[close[0]], siblings.values())
+    elsewhere = {k.rpartition(".")[2]: k for k in keys}
+    if len(parts) == 1 and (close := difflib.get_close_matches(key, elsewhere, n=1)):
+        return f"did you mean {elsewhere[close[0]]}?"
+    return f"allowed: {', '.join(siblings.values())}"
+
+
+def _options_with(key: str, loader: ConfigLoader) -> list[str]:
+    """Return the options of a key's config group whose files have the key, as they are typed."""
+    parts = key.split(".")
+    group = "/".join(parts[: 2 if parts[0] == "hydra" else 1])
+    found = []
+    for option in loader.get_group_options(group):
+        file = loader.repository.load_config(f"{group}/{option}")  # type: ignore[attr-defined]
+        is_global = file.header.get("package") == "_global_"
+        prefix = "" if is_global else f"{group.replace('/', '.')}."
+        content: Any = OmegaConf.to_container(file.config)
+        if key in dict(nodes(content, prefix)):
+            found.append(f"{group}={option}")
+    return found
+
+
+def _no_option(overrides: Sequence[str], loader: ConfigLoader, config: str) -> str | None:
+    """Explain an override that assigns a number to a config group, such as ``lr=1e-3``."""
+    for line in overrides:
+        try:
+            (override,) = OverridesParser.create(config_loader=loader).parse_overrides([line])
+        except errors.HydraException:
+            continue
+        group = override.key_or_group
+        options = loader.get_group_options(group)
+        if options and not isinstance(override.value(), str | list):
+            hint = ""
+            if f"{group}.value" in _keys(loader, config, []):
+                hint = f"for a number write {group}.value={override.get_value_string()}; "
+            allowed = ", ".join(options)
+            return f"{line}: {group} takes the name of an option; {hint}allowed: {allowed}"
+    return None
+
+
+def _keys(loader: ConfigLoader, config: str, overrides: Sequence[str]) -> list[str]:
+    """Return all keys of the config with the chosen groups, or else of the default config."""
+    choices = [line for line in overrides if loader.get_group_options(line.partition("=")[0])]
+    for attempt in (choices, []):
+        try:
+            cfg = loader.load_configuration(config, attempt, RunMode.RUN)
+        except Exception:  # the mistake is in a choice
+            continue
+        content = OmegaConf.to_container(cfg)
+        assert isinstance(content, dict)
+        return [key for key, _ in nodes(content)]
+    return []

@@ -5,29 +5,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from implicit_em.base.arguments import Parser
-from implicit_em.base.errors import WriteError
+from implicit_em.base.errors import ConfigError
 from implicit_em.sweeps.jobs import noted_jobs
 from implicit_em.sweeps.summary import summarise
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Summarise the sweep directory named on the command line; return the exit code."""
-    parser = Parser(
-        prog="implicit-em summarise", description="Summarise the jobs of a sweep directory."
-    )
+    description = "Summarise the jobs of a sweep directory."
+    parser = Parser(prog="implicit-em summarise", description=description)
     parser.add_argument("directory", type=Path, help="the sweep directory")
-    directory = parser.parse_args(arguments).directory
+    return parser.run(arguments, lambda options: _summarise(options.directory))
+
+
+def _summarise(directory: Path) -> bool:
+    """Return whether the sweep is complete."""
     if not directory.is_dir():
-        print(f"error: {directory}: no such directory", file=sys.stderr)
-        return 2
+        raise ConfigError(f"{directory}: no such directory")
     if noted_jobs(directory) == {} and not any(directory.glob("*/.hydra")):
-        print(f"error: {directory}: no sweep directory: it holds no jobs", file=sys.stderr)
-        return 2
-    try:
-        return 0 if summarise(directory) else 1
-    except WriteError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        raise ConfigError(f"{directory}: no sweep directory: it holds no jobs")
+    return summarise(directory)
 
 
 if __name__ == "__main__":

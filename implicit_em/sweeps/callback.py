@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from implicit_em.base.errors import ConfigError, RefusedError, WriteError
-from implicit_em.config.mistakes import explain, shadowed
+from implicit_em.config.composing import explain, shadowed
 from implicit_em.sweeps import launchers
 from implicit_em.sweeps.jobs import JobComposer, enumerate_jobs, note_jobs
 

@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from implicit_em.base import interruption
-from implicit_em.base.errors import ConfigError, DamagedError
+from implicit_em.base.errors import ConfigError, DamagedError, MissingError
 from implicit_em.base.files import half_written, read_json, whole, write_json
 from implicit_em.base.settings import listed
 from implicit_em.config.fingerprint import config_fingerprint, deciding_differences
@@ -45,13 +45,11 @@ class RunDirectory:
         """Return the composed configuration without building anything that it names.
 
         Raises:
-            FileNotFoundError: if this is not a run directory.
+            MissingError: if this is not a run directory.
             DamagedError: if the file holds no run's configuration.
         """
         if not self.config.exists():
-            raise FileNotFoundError(
-                f"{self.path} is no run directory: it has no .hydra/config.yaml"
-            )
+            raise MissingError(f"{self.path} is no run directory: it has no .hydra/config.yaml")
         return read_config(self.config)
 
     def read_spec(self) -> RunSpec:
@@ -94,11 +92,11 @@ class RunDirectory:
         """Return the content of ``model.json``.
 
         Raises:
-            FileNotFoundError: if the directory holds no trained model.
+            MissingError: if the directory holds no trained model.
             DamagedError: if the file does not describe a model.
         """
         if not self.model.exists():
-            raise FileNotFoundError(f"{self.path} holds no trained model: no {self.model.name}")
+            raise MissingError(f"{self.path} holds no trained model: no {self.model.name}")
         description = read_json(self.model)
         if not isinstance(description, dict) or not isinstance(description.get("model"), dict):
             raise DamagedError(f"{self.model}: describes no model")

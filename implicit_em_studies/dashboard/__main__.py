@@ -1,5 +1,6 @@
 """``implicit-em dashboard``: create the W&B dashboards or update them."""
 
+import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from implicit_em.base.arguments import Parser
-from implicit_em.base.errors import ConfigError, RunError, exit_code, one_line
+from implicit_em.base.errors import ConfigError, RunError, one_line
 from implicit_em.training.tracking import wandb_mode
 from implicit_em_studies.shared.command_line import add_conf
 
@@ -23,9 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--project", help="default: that of conf/logger/wandb.yaml")
     parser.add_argument("--dry-run", action="store_true", help="print what would be sent, as JSON")
     add_conf(parser)
-    options = parser.parse_args(arguments)
 
-    def run() -> None:
+    def run(options: argparse.Namespace) -> None:
         file = options.conf / "logger" / "wandb.yaml"
         if not file.exists():
             raise ConfigError(f"conf={options.conf}: no logger/wandb.yaml there; name the folder")
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             _publish(views, entity, project)
 
-    return exit_code(run)
+    return parser.run(arguments, run)
 
 
 def _views() -> Any:

@@ -1,15 +1,12 @@
 """The command line of a study: which parts to run, settings that change it, where results go."""
 
 import argparse
-import logging
 import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from implicit_em.base.arguments import Parser
-from implicit_em.base.errors import exit_code
 from implicit_em.config import CONF
 
 
@@ -51,17 +48,15 @@ def run_study(
     add_conf(parser)
     for flag, text in (flags or {}).items():
         parser.add_argument(f"--{flag}", action="store_true", help=text)
-    options = parser.parse_intermixed_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 
-    def run() -> None:
+    def run(options: argparse.Namespace) -> None:
         names, settings = (
             [word for word in options.words if ("=" in word) is wanted] for wanted in (False, True)
         )
         chosen = {flag: getattr(options, flag) for flag in flags or {}}
         study(options.directory, names, settings, options.workers, options.conf, **chosen)
 
-    return exit_code(run)
+    return parser.run(arguments, run, "; the same command goes on")
 
 
 def add_conf(parser: argparse.ArgumentParser) -> None:
