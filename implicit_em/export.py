@@ -71,13 +71,11 @@ def export(run_dir: str | Path, form: str = "saelens", out: str | Path | None = 
         **(_source_of(data) if isinstance(data, ActivationDataModule) else {}),
     }
     content = save(tensors, {"format": "pt", "config": json.dumps(config)})
-    if form == "safetensors":
-        with whole(place) as temporary:
-            temporary.write_bytes(content)
-        return place
-    with whole(place / WEIGHTS) as temporary:
+    is_folder = form == "saelens"
+    with whole(place / WEIGHTS if is_folder else place) as temporary:
         temporary.write_bytes(content)
-    write_json(place / CONFIG, config)  # last: it makes the folder whole
+    if is_folder:
+        write_json(place / CONFIG, config)  # last: it makes the folder whole
     return place
 
 

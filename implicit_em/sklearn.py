@@ -204,14 +204,9 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         self.n_iter_ = 0
 
     def _train(self, samples: Tensor, epochs: int) -> None:
-        objective = Objective(
-            {
-                "lse": Term(lse, float(self.lse_weight)),
-                "var": Term(variance, float(self.var_weight)),
-                "tc": Term(decorrelation, float(self.tc_weight)),
-                "decay": Term(decay, float(self.decay_weight)),
-            }
-        )
+        functions = {"lse": lse, "var": variance, "tc": decorrelation, "decay": decay}
+        weights = {name: float(getattr(self, f"{name}_weight")) for name in functions}
+        objective = Objective({name: Term(functions[name], weights[name]) for name in functions})
         self._optimizer.param_groups[0]["lr"] = float(self.lr)
         labels = samples.new_zeros(len(samples))
         loader = ResidentLoader(samples, labels, self.batch_size, seed=self._seed)
@@ -224,8 +219,7 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         )
         replica.sparse_up_to = largest_share("auto", replica)
         stack = Stack([replica])
-        parts: list[Any] = [self.encoder_, self._optimizer]
-        parts += [] if self._control is None else [self._control]
+        parts = [part for part in (self.encoder_, self._optimizer, self._control) if part]
         for epoch in range(self.n_iter_, self.n_iter_ + epochs):
             loader.set_epoch(epoch)
             replica.steps_done = epoch * len(loader)

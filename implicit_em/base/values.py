@@ -1,5 +1,6 @@
 """Refusals of values: a message names the setting, the value and what is allowed."""
 
+import json
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -7,10 +8,14 @@ from typing import Any
 from implicit_em.base.errors import ConfigError
 
 
-def check_word(name: str, value: Any, allowed: Iterable[Any]) -> None:
-    """Raise ``ConfigError`` for a value that is none of those allowed."""
+def check_word(name: str, value: Any, allowed: Iterable[Any], where: str = "") -> None:
+    """Raise ``ConfigError`` for a value that is none of those allowed, shown as YAML has them."""
     if value not in allowed:
-        raise ConfigError(f"{name}={value}: allowed are {', '.join(map(str, allowed))}")
+        shown, *listed = (
+            json.dumps(word) if word is None or isinstance(word, bool) else str(word)
+            for word in (value, *allowed)
+        )
+        raise ConfigError(f"{name}={shown}: allowed{where} are {', '.join(listed)}")
 
 
 def check_whole(name: str, value: Any, least: int, most: int | None = None) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from implicit_em.base.digest import digest_of_store
 from implicit_em.base.errors import ConfigError
-from implicit_em.base.values import check_number, check_whole
+from implicit_em.base.values import check_number, check_whole, check_word
 from implicit_em.data.mapped import MappedFile, MappedSamples
 from implicit_em.data.modules import ResidentDataModule
 from implicit_em.data.resident import in_one_window
@@ -92,13 +92,8 @@ class ActivationDataModule(ResidentDataModule):
         manifest = self.store.manifest
         if site is None and len(manifest.sites) == 1:
             (site,) = manifest.sites
-        for name, value, allowed in (
-            ("site", site, list(manifest.sites)),
-            ("label", label, [None, *manifest.labels]),
-        ):
-            if value not in allowed:
-                shown, *listed = ("null" if word is None else word for word in (value, *allowed))
-                raise ConfigError(f"{name}={shown}: the store {path} has {', '.join(listed)}")
+        check_word("site", site, manifest.sites, f" in the store {path}")
+        check_word("label", label, (None, *manifest.labels), f" in the store {path}")
         check_whole("first_positions", first_positions, 0)
         for name, number in (("largest_norm", largest_norm), ("buffer", buffer)):
             if number is not None:

@@ -89,7 +89,7 @@ class _Gathered(Function):
 
     @staticmethod
     def forward(ctx: Any, part: Tensor, group: Group, samples: int) -> Tensor:
-        ctx.rows = group.part(samples)
+        ctx.own = (slice(None), group.part(samples))
         most = -(-samples // group.size)
         padded = part.new_zeros(most, part.shape[-1])
         padded[: part.shape[-2]] = part[0]
@@ -100,21 +100,16 @@ class _Gathered(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return grad[:, ctx.rows], None, None
+        return grad[ctx.own], None, None
 
 
-class _GatheredEntries(Function):
-    """Entries of all processes; each may have any number of them. See ``_Gathered``."""
+class _GatheredEntries(_Gathered):
+    """Entries of all processes; each may have any number of them."""
 
     @staticmethod
     def forward(ctx: Any, values_N: Tensor, group: Group, before: int) -> Tensor:
         ctx.own = slice(before, before + len(values_N))
         return group.join(values_N)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return grad[ctx.own], None, None
 
 
 class _Shared(Function):

@@ -209,7 +209,7 @@ def _stack_key(request: Any) -> Any:
     if module.sparse_up_to:  # its products fill a core by themselves
         return id(module)
     terms = module.objective.terms.values()
-    terms_take_stacks = all(getattr(term.function, "takes_stacks", False) for term in terms)
+    terms_take_stacks = all(term.declares("takes_stacks") for term in terms)
     if not (terms_take_stacks and _fills(request) and takes_stacks(module.model)):
         return id(module)
     return (

@@ -10,8 +10,8 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from implicit_em.base.errors import ConfigError, one_line
 
-OWN_KEYS = ("_target_", "interval", "monitor")
-"""Keys of a schedule that torch's scheduler does not take."""
+OWN_KEYS = ("interval", "monitor", "schedulers")
+"""Keys of a schedule that torch's scheduler does not take as they are."""
 MONITORED = "train/loss"
 """The mean of an epoch that ``ReduceLROnPlateau`` watches by default."""
 
@@ -67,8 +67,7 @@ def _build_scheduler(schedule: Mapping[str, Any], optimizer: Optimizer) -> Any:
     """Return a scheduler of torch, with the schedulers that it is composed of."""
     parts = [_build_scheduler(part, optimizer) for part in schedule.get("schedulers", ())]
     composed_of = {"schedulers": parts} if parts else {}
-    own = (*OWN_KEYS, "schedulers")
-    arguments = {k: v for k, v in schedule.items() if k == "_target_" or k not in own}
+    arguments = {key: value for key, value in schedule.items() if key not in OWN_KEYS}
     build = instantiate(arguments, _partial_=True, _convert_="all")
     return build(optimizer=optimizer, **composed_of)
 

@@ -108,25 +108,18 @@ def gather(source: Source, tokenizer: Any, settings: HarvestSettings, affixes: A
 
 def _together(read: Sequence[_Read]) -> tuple[Documents, dict[str, list[str]]]:
     """Return documents as the arrays of a store, and the values of each label."""
-    names = sorted({name for document in read for name in document.labels})
-    values = {
-        name: sorted({document.labels[name] for document in read if name in document.labels})
-        for name in names
-    }
-    numbers: dict[str, dict[str | None, int]] = {
-        name: {value: n for n, value in enumerate(values[name])} for name in names
-    }
+    values: dict[str, list[str]] = {}
+    labels: dict[str, Tensor] = {}
+    for name in sorted({name for document in read for name in document.labels}):
+        found = [document.labels.get(name) for document in read]
+        values[name] = sorted({value for value in found if value is not None})
+        numbers = {None: -1} | {value: number for number, value in enumerate(values[name])}
+        labels[name] = torch.tensor([numbers[value] for value in found], dtype=torch.int32)
     documents = Documents(
         torch.from_numpy(np.concatenate([document.ids for document in read])),
         torch.tensor([0, *itertools.accumulate(len(document.ids) for document in read)]),
         torch.tensor([document.split for document in read], dtype=torch.int32),
-        {
-            name: torch.tensor(
-                [numbers[name].get(document.labels.get(name), -1) for document in read],
-                dtype=torch.int32,
-            )
-            for name in names
-        },
+        labels,
     )
     return documents, values
 
@@ -151,10 +144,10 @@ def _tokenised(
 def _split_of(name: bytes, settings: HarvestSettings) -> int:
     """Return the number of the split into which a document goes by the hash of its text."""
     place = int.from_bytes(name[:8], "big") / 2**64
-    test, validation = settings.split.test, settings.split.validation
-    return SPLITS.index(
-        "test" if place < test else "validation" if place < test + validation else "train"
-    )
+    if place < settings.split.test:
+        return SPLITS.index("test")
+    held_out = settings.split.test + settings.split.validation
+    return SPLITS.index("validation" if place < held_out else "train")
 
 
 @dataclass(frozen=True)
@@ -209,11 +202,8 @@ def cut(
     pieces = [(starts_N[number], starts_N[number + 1]) for number in inside]
     if context.packing and pieces:  # documents of a split stand together
         pieces = [(pieces[0][0], pieces[-1][1])]
-    slices = [
-        (start, min(start + size, end))
-        for first, end in pieces
-        for start in range(first, end, size)
-    ]
+    starts = [(start, end) for first, end in pieces for start in range(first, end, size)]
+    slices = [(start, min(start + size, end)) for start, end in starts]
     bounds_C2 = np.array(slices, dtype=np.int64).reshape(-1, 2)
     if context.padding == "none":
         bounds_C2 = bounds_C2[bounds_C2[:, 1] - bounds_C2[:, 0] == size]

@@ -40,11 +40,9 @@ class ModelFiles:
 
     def digests(self) -> dict[str, str]:
         """Return the SHA-256 of the files that decide what the model computes, by their names."""
-        beside = (
-            [] if self.gguf else [self.folder / name for name in ("config.json", "tokenizer.json")]
-        )
-        paths = [*self.weights, *(path for path in beside if path.is_file())]
-        return {path.name: digest_of_file(path) for path in paths}
+        names = () if self.gguf else ("config.json", "tokenizer.json")
+        beside = [path for name in names if (path := self.folder / name).is_file()]
+        return {path.name: digest_of_file(path) for path in (*self.weights, *beside)}
 
 
 def find(lm: LanguageModelSettings) -> ModelFiles:
@@ -123,7 +121,5 @@ def _files_at(path: Path, subject: str) -> ModelFiles:
 
 def _digest(paths: Sequence[Path]) -> str:
     """Return the SHA-256 of a file, or of the digests of several."""
-    digests = [digest_of_file(path) for path in paths]
-    return (
-        digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-    )
+    first, *others = digests = [digest_of_file(path) for path in paths]
+    return hashlib.sha256("".join(digests).encode()).hexdigest() if others else first

@@ -46,6 +46,14 @@ class Term:
             and p.name not in self.options
         )
 
+    def weighs(self, number: float) -> bool:
+        """Return whether the weight is this number, for every replica."""
+        return not isinstance(self.weight, Tensor) and self.weight == number
+
+    def declares(self, *marks: str) -> bool:
+        """Return whether the function has all marks of ``losses.stacking``."""
+        return all(getattr(self.function, mark, False) for mark in marks)
+
 
 class Objective:
     """Weighted sum of loss terms, ``L = sum_t weight_t * term_t``.
@@ -61,26 +69,14 @@ class Objective:
     """
 
     def __init__(self, terms: Mapping[str, Term]) -> None:
-        self.terms = {
-            name: term
-            for name, term in terms.items()
-            if isinstance(term.weight, Tensor) or term.weight != 0
-        }
+        self.terms = {name: term for name, term in terms.items() if not term.weighs(0)}
         if not self.terms:
             raise ValueError("an objective needs at least one term whose weight is not 0")
-        self._unweighted = {
-            name
-            for name, term in self.terms.items()
-            if not isinstance(term.weight, Tensor) and term.weight == 1
-        }
+        self._unweighted = {name for name, term in self.terms.items() if term.weighs(1)}
         inputs = {name: term.inputs for name, term in self.terms.items()}
         self.inputs = {*chain.from_iterable(inputs.values())}
         """Names of all tensors that the terms ask for."""
-        self.sparse = [
-            name
-            for name, term in self.terms.items()
-            if getattr(term.function, "makes_sparse", False)
-        ]
+        self.sparse = [name for name, term in self.terms.items() if term.declares("makes_sparse")]
         """Names of the terms that make units sparse; see ``makes_sparse``."""
         self._closed = {
             name: (term.function, term.options)
@@ -92,13 +88,9 @@ class Objective:
     @property
     def without_codes(self) -> list[str]:
         """Names of the terms that would get a code and cannot take one."""
-        declarations = ("takes_codes", "takes_stacks")
-        return [
-            name
-            for name, inputs in self._others.items()
-            if CODED.intersection(inputs)
-            and not all(getattr(self.terms[name].function, d, False) for d in declarations)
-        ]
+        coded = [name for name, inputs in self._others.items() if CODED.intersection(inputs)]
+        marks = ("takes_codes", "takes_stacks")
+        return [name for name in coded if not self.terms[name].declares(*marks)]
 
     @property
     def signature(self) -> tuple[Any, ...]:
@@ -228,7 +220,7 @@ class StackedObjective(Objective):
 
     def _evaluate(self, term: Term, tensors: Mapping[str, Tensor]) -> Tensor:
         evaluate = super()._evaluate
-        if getattr(term.function, "takes_stacks", False):
+        if term.declares("takes_stacks"):
             return evaluate(term, tensors)
         replicas = zip(*(tensor.unbind() for tensor in tensors.values()), strict=True)
         return torch.stack(

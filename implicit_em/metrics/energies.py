@@ -331,11 +331,8 @@ def energy_metrics(components: int) -> MetricCollection:
             "responsibility_entropy": ResponsibilityEntropy(),
             "density": Density(),
         },
-        compute_groups=[
-            ["redundancy", "dead_units"],  # the first is updated: its state holds the other's
-            ["responsibility_entropy"],
-            ["density"],
-        ],
+        # Of a group, the first is updated: its state holds the other's.
+        compute_groups=[["redundancy", "dead_units"], ["responsibility_entropy"], ["density"]],
     )
 
 

@@ -273,8 +273,8 @@ def test_the_probe_takes_at_most_so_many_tokens(store, composed, tmp_path, monke
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"site": "resid.9"}, r"site=resid.9: the store .*store has resid.0"),
-        ({"label": "topic"}, r"label=topic: the store .*store has null, kind"),
+        ({"site": "resid.9"}, r"site=resid.9: allowed in the store .*store are resid.0"),
+        ({"label": "topic"}, r"label=topic: allowed in the store .*store are null, kind"),
         ({"first_positions": -1}, "first_positions=-1: allowed are whole numbers from 0 on"),
         ({"first_positions": 1.5}, "first_positions=1.5: allowed are whole numbers"),
         ({"largest_norm": 0.0}, "largest_norm=0.0: allowed are numbers greater than 0"),

@@ -275,7 +275,7 @@ def test_the_digest_decides_whether_features_are_the_same():
         ({"outlier": float("nan")}, "outlier=nan: allowed are finite numbers from 0 on"),
         ({"frequencies": 11}, "frequencies=11: allowed are numbers from 0 to 10"),
         ({"strengths": "normal"}, "strengths=normal: allowed are uniform, constant, exponential"),
-        ({"unit_norm": "no"}, "unit_norm=no: allowed are True, False"),
+        ({"unit_norm": "no"}, "unit_norm=no: allowed are true, false"),
         (
             {"density": 0.6, "frequencies": 0.5},
             "density=0.6: with frequencies=0.5 and hierarchy=0.0, allowed are numbers up to 0.5, "

@@ -331,7 +331,7 @@ def test_a_gate_opens_and_the_magnitude_says_how_far():
         (partial(JumpReLU, bandwidth=0), "bandwidth=0: allowed are finite numbers above 0"),
         (partial(JumpReLU, bandwidth=float("nan")), "bandwidth=nan: allowed are finite"),
         (partial(JumpReLU, threshold=float("inf")), "threshold=inf: allowed are finite"),
-        (partial(Dictionary, unit_columns="maybe"), "unit_columns=maybe: allowed are True, False"),
+        (partial(Dictionary, unit_columns="maybe"), "unit_columns=maybe: allowed are true, false"),
         (partial(Dictionary, middle="mode"), "middle=mode: allowed are zero, mean, median"),
     ],
 )
