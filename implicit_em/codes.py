@@ -80,13 +80,11 @@ class Pattern:
 
     def sum_columns(self, values_N: Tensor) -> Tensor:
         """Return the sum of the entries of each column, in float64."""
-        sums = values_N.new_zeros(self.shape[1], dtype=torch.float64)
-        return sums.index_add_(0, self.column_N, values_N.double())
+        return _sums(values_N, self.column_N, self.shape[1])
 
     def sum_rows(self, values_N: Tensor) -> Tensor:
         """Return the sum of the entries of each row, in float64."""
-        sums = values_N.new_zeros(self.shape[0], dtype=torch.float64)
-        return sums.index_add_(0, self.row_N, values_N.double())
+        return _sums(values_N, self.row_N, self.shape[0])
 
     def times(self, values_N: Tensor, table: Tensor) -> Tensor:
         """Return the product ``(rows, D)`` of the matrix with these entries and a table."""
@@ -111,6 +109,11 @@ class Pattern:
             return torch.autograd.grad(product, values_N, grad, retain_graph=True)[0]
 
         return product.detach(), slope
+
+
+def _sums(values_N: Tensor, places_N: Tensor, size: int) -> Tensor:
+    sums = values_N.new_zeros(size, dtype=torch.float64)
+    return sums.index_add_(0, places_N, values_N.double())
 
 
 def positions(mask: Tensor) -> Tensor:
@@ -356,8 +359,7 @@ def active_units(activations: Tensor | Code) -> Tensor:
 def smallest_positive(activations: Tensor | Code) -> Tensor:
     """Return the smallest activation above 0 of a batch, ``(..., 1)``; inf if there is none."""
     if isinstance(activations, Code):
-        activations = activations.values_N.unsqueeze(0)
-        activations = torch.nn.functional.pad(activations, (0, 1))  # a minimum needs an element
+        activations = pad(activations.values_N.unsqueeze(0), (0, 1))  # a minimum needs an element
     return activations.where(activations > 0, torch.inf).flatten(-2).amin(-1, keepdim=True)
 
 

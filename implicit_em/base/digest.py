@@ -47,8 +47,13 @@ def digest_of_file(name: str | Path) -> str:
     path = Path(name).expanduser().resolve()
     if not path.is_file():  # reading a pipe might never end
         raise FileNotFoundError(path)
+    return _hash(path, state_of(path))
+
+
+def state_of(path: Path) -> tuple[int, ...]:
+    """Return numbers that change with the content of a file."""
     state = path.stat()
-    return _hash(path, (state.st_ino, state.st_size, state.st_mtime_ns))
+    return state.st_ino, state.st_size, state.st_mtime_ns
 
 
 @lru_cache(maxsize=1024)

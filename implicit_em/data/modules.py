@@ -16,6 +16,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor
 
+from implicit_em.base.digest import state_of
 from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.base.threads import torch_threads
 from implicit_em.base.values import check_word
@@ -321,8 +322,8 @@ class TorchvisionDataModule(ResidentDataModule):
         call = self.dataset if isinstance(self.dataset, partial) else partial(self.dataset)
         if type(self).read is not TorchvisionDataModule.read or not isinstance(call.func, type):
             return None
-        stats = [(path, path.stat()) for path in sorted((root / call.func.__name__).rglob("*"))]
-        files = [(path, stat.st_ino, stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+        paths = sorted((root / call.func.__name__).rglob("*"))
+        files = [(path, state_of(path)) for path in paths]
         return Source((call.func, call.args, call.keywords, root), files) if files else None
 
     def read(self, train: bool) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from implicit_em.base.digest import FORMATS, digest_of, names_a_file
+from implicit_em.base.digest import FORMATS, digest_of, names_a_file, state_of
 from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.base.values import check_number, check_whole
 from implicit_em.data.checks import check_split, check_whole_numbers
@@ -120,22 +120,19 @@ class TensorDataModule(ResidentDataModule):
         if type(self).read is not TensorDataModule.read:
             return None
         names = [Path(n).resolve() if names_a_file(n) else n for n in self._names()]
-        states = [path.stat() for path in names if isinstance(path, Path)]
-        files = [(state.st_ino, state.st_size, state.st_mtime_ns) for state in states]
+        files = [state_of(path) for path in names if isinstance(path, Path)]
         division = None if self.test_path else (self.test_fraction, self.split_seed)
         return Source((TensorDataModule, names, self.key, division, self.feature_dims), files)
 
     def _remarks(self) -> list[str]:
-        remarks = super()._remarks()
-        if self.feature_dims is None and len(self.sample_shape) > 1:
-            last = self.sample_shape[-1]
-            remarks.insert(
-                0,
-                f"data.path={self.path}: each sample of shape {self.sample_shape} is flattened to "
-                f"{self.in_features:,} inputs; data.feature_dims=1 takes its rows as samples of "
-                f"{last:,} inputs",
-            )
-        return remarks
+        if self.feature_dims is not None or len(self.sample_shape) == 1:
+            return super()._remarks()
+        remark = (
+            f"data.path={self.path}: each sample of shape {self.sample_shape} is flattened to "
+            f"{self.in_features:,} inputs; data.feature_dims=1 takes its rows as samples of "
+            f"{self.sample_shape[-1]:,} inputs"
+        )
+        return [remark, *super()._remarks()]
 
     def read(self, train: bool) -> tuple[Any, Tensor]:
         """Return the samples ``(N, ...)`` and labels ``(N,)``, int64, of a split."""

@@ -7,14 +7,7 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from implicit_em.metrics import DeadUnits, SilentUnits
-from implicit_em.metrics.densities import (
-    EDGES,
-    RELATIVE,
-    density,
-    density_histogram,
-    unit_densities,
-)
+from implicit_em.metrics import DeadUnits, SilentUnits, densities
 from implicit_em.metrics.dictionaries import coherence, varying
 from implicit_em.metrics.probe import linear_probe, sparse_probe
 from implicit_em.metrics.purity import class_purity
@@ -80,11 +73,12 @@ def quality(
 
 
 def _densities(test: Encoded) -> Mapping[str, float | int]:
-    counts = density_histogram(unit_densities(test.activations_NK, RELATIVE))
-    bins = ["units_dead", *(f"units_to_{edge:g}" for edge in EDGES)]
+    relative_K = densities.unit_densities(test.activations_NK, densities.RELATIVE)
+    counts = densities.density_histogram(relative_K)
+    bins = ["units_dead", *(f"units_to_{edge:g}" for edge in densities.EDGES)]
     return {
-        "exact_density": density(test.activations_NK),
-        "relative_density": density(test.activations_NK, RELATIVE),
+        "exact_density": densities.density(test.activations_NK),
+        "relative_density": float(relative_K.mean()),
         **dict(zip(bins, counts.tolist(), strict=True)),
     }
 

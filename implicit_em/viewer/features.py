@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -78,13 +78,7 @@ class Features(Sequence[Feature]):
     def __len__(self) -> int:
         return self.activity.units
 
-    @overload
-    def __getitem__(self, number: int) -> Feature: ...
-
-    @overload
-    def __getitem__(self, number: slice) -> list[Feature]: ...
-
-    def __getitem__(self, number: int | slice) -> Feature | list[Feature]:
+    def __getitem__(self, number: Any) -> Any:
         if isinstance(number, slice):
             return [self[place] for place in range(*number.indices(len(self)))]
         place = range(len(self))[number]
