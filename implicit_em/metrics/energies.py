@@ -30,6 +30,13 @@ GRAM_ROWS = 1024
 """Number of rows in a block of the samples' N x N matrix of inner products."""
 
 
+def _add_sums(metric: Metric, **shapes: tuple[int, ...]) -> None:
+    """Give a metric states that processes add up, and make all its states float64."""
+    for name, shape in shapes.items():
+        metric.add_state(name, torch.zeros(shape), dist_reduce_fx="sum")
+    metric.set_dtype(torch.float64)
+
+
 class EnergyMoments(Metric):
     """First and second moments of each component; base of the metrics of variances.
 
@@ -44,11 +51,7 @@ class EnergyMoments(Metric):
 
     def __init__(self, components: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        zero = torch.zeros((), dtype=torch.float64)
-        self.add_state("count", zero, dist_reduce_fx="sum")
-        self.add_state("sums_K", zero.new_zeros(components), dist_reduce_fx="sum")
-        self.add_state("squares_K", zero.new_zeros(components), dist_reduce_fx="sum")
-        self.set_dtype(torch.float64)
+        _add_sums(self, count=(), sums_K=(components,), squares_K=(components,))
 
     def update(self, energies: Tensor) -> None:
         """Add a batch of energies ``(B, K)``."""
@@ -227,11 +230,8 @@ class SilentUnits(Metric):
     def __init__(self, components: int, share: float = SILENT_SHARE, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.share = share
-        zero = torch.zeros((), dtype=torch.float64)
-        self.add_state("count", zero, dist_reduce_fx="sum")
-        self.add_state("total", zero.clone(), dist_reduce_fx="sum")
-        self.add_state("peaks_K", zero.new_zeros(components), dist_reduce_fx="max")
-        self.set_dtype(torch.float64)
+        self.add_state("peaks_K", torch.zeros(components), dist_reduce_fx="max")
+        _add_sums(self, count=(), total=())
 
     def update(self, energies: Tensor) -> None:
         """Add a batch of energies ``(B, K)``."""
@@ -290,10 +290,7 @@ class _Active(Metric):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        for name in ("count", "active"):
-            zero = torch.zeros((), dtype=torch.float64)
-            self.add_state(name, zero, dist_reduce_fx="sum")
-        self.set_dtype(torch.float64)
+        _add_sums(self, count=(), active=())
 
     def compute(self) -> Tensor:
         """Return the quotient."""

@@ -4,8 +4,8 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, Self
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 from pytorch_lightning.utilities import rank_zero_only
 from rich import progress as bars
@@ -90,7 +90,7 @@ class EpochProgress(RunLogger):
             self._bar = None
 
 
-class RateProgress:
+class RateProgress(AbstractContextManager[Any]):
     """Shows how much of a long work is done, how fast, and the time that is left.
 
     It is a bar on a terminal, elsewhere a line after each tenth, at most one in two seconds.
@@ -122,9 +122,6 @@ class RateProgress:
             self._tenths, self._said = tenths, now
             left = f"{rate:.0f} {self.things}/s  {(self.total - self._done) / rate:.0f} s left"
             log.info("%s", f"{self.what}: {self._done:,} of {self.total:,} {self.things}  {left}")
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: Any) -> None:
         if self._bar is not None:

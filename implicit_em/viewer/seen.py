@@ -2,7 +2,6 @@
 
 import base64
 import io
-from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -31,7 +30,7 @@ AVERAGED = 4096
 """Number of images that are added up at a time."""
 
 
-class Seen(ABC):
+class Seen:
     """The N samples of a page.
 
     Args:
@@ -58,9 +57,10 @@ class Seen(ABC):
         """Return what the page must know about all samples."""
         return {}
 
-    @abstractmethod
-    def example(self, unit: Unit, sample: int) -> Any:
-        """Return a sample and what the unit does on it."""
+    def example(self, unit: Unit, sample: int) -> list[Any]:
+        """Return a sample's number, its activation, and the value of each label."""
+        value = short(unit.at(np.array([sample]))[0])
+        return [sample, value, [named(label, sample) for label in self.labels.values()]]
 
     def of_unit(self, unit: Unit, row_D: np.ndarray) -> dict[str, Any]:
         """Return what else there is to see of a unit, given its row of weights."""
@@ -71,11 +71,6 @@ class Vectors(Seen):
     """Samples that are no images: their numbers are shown."""
 
     kind = "vectors"
-
-    def example(self, unit: Unit, sample: int) -> Any:
-        """Return the sample's number, the activation, and the value of each label."""
-        value = short(unit.at(np.array([sample]))[0])
-        return [sample, value, [named(label, sample) for label in self.labels.values()]]
 
     def of_unit(self, unit: Unit, row_D: np.ndarray) -> dict[str, Any]:
         """Return the row of weights."""
@@ -110,8 +105,8 @@ class Images(Vectors):
         """Return the height and width."""
         return {"shape": list(self.shape)}
 
-    def example(self, unit: Unit, sample: int) -> Any:
-        """Return as ``Vectors`` does, and the image."""
+    def example(self, unit: Unit, sample: int) -> list[Any]:
+        """Return as ``Seen`` does, and the image."""
         return [*super().example(unit, sample), self._grey(self._pixels(np.array([sample]))[0])]
 
     def of_unit(self, unit: Unit, row_D: np.ndarray) -> dict[str, Any]:
@@ -172,7 +167,7 @@ class Texts(Seen):
         """Return the vocabulary."""
         return {"vocabulary": self.vocabulary}
 
-    def example(self, unit: Unit, sample: int) -> Any:
+    def example(self, unit: Unit, sample: int) -> list[Any]:
         """Return a token in its document.
 
         The parts are: the sample's number, its activation, the value of each label, its place in
@@ -191,9 +186,7 @@ class Texts(Seen):
             short(value) if row >= 0 else None
             for row, value in zip(rows, unit.at(rows), strict=True)
         ]
-        labels = [named(label, sample) for label in self.labels.values()]
-        value = short(unit.at(np.array([sample]))[0])
-        return [sample, value, labels, place, start, ids.tolist(), values]
+        return [*super().example(unit, sample), place, start, ids.tolist(), values]
 
     def of_unit(self, unit: Unit, row_D: np.ndarray) -> dict[str, Any]:
         """Return the tokens on which the unit's mean activation is largest."""

@@ -1,7 +1,7 @@
 """What a run's features do on an input of the reader's own."""
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,11 +20,9 @@ MOST_FEATURES = 50
 """Largest number of features that are shown of a token or an image."""
 
 
-class Trial(Protocol):
-    """Answers an input with the features that it activates, or raises ``ValueError``."""
-
-    def __call__(self, question: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the answer to a decoded request."""
+Trial = Callable[[Mapping[str, Any]], dict[str, Any]]
+"""Function from a decoded request to the answer: the features that the input activates. It raises
+``ValueError`` for an input that it cannot take."""
 
 
 class ImageTrial:
