@@ -11,7 +11,7 @@ from typing import Any
 from safetensors.torch import save
 
 from implicit_em.base.arguments import Parser
-from implicit_em.base.errors import ConfigError, one_line
+from implicit_em.base.errors import ConfigError, raising
 from implicit_em.base.files import whole, write_json
 from implicit_em.base.quiet import quieten
 from implicit_em.base.values import check_word
@@ -103,12 +103,10 @@ def push(folder: Path, repository: str) -> str:
         raise ConfigError('push: huggingface_hub is missing; pip install -e ".[hub]"') from error
     if get_token() is None:
         raise ConfigError("push: no token of the hub; set HF_TOKEN, or run hf auth login")
-    try:
+    with raising(ConfigError, f"push={repository}", Exception):  # of the name, network or server
         api = HfApi()
         api.create_repo(repository, exist_ok=True)
         return str(api.upload_folder(repo_id=repository, folder_path=folder))
-    except Exception as error:  # of the name, the network or the server
-        raise ConfigError(f"push={repository}: {one_line(error)}") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

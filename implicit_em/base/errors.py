@@ -4,7 +4,8 @@ import difflib
 import signal
 import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 """Exit codes of a failed run, of bad input, and after Ctrl-C."""
@@ -86,6 +87,15 @@ def one_line(error: BaseException) -> str:
         return missing
     message = " ".join(str(cause).split())
     return textwrap.shorten(message, 300, placeholder=" ...") or type(cause).__name__
+
+
+@contextmanager
+def raising(kind: type[RunError], subject: str, *replaced: type[Exception]) -> Iterator[None]:
+    """Raise an error of the project, ``subject: reason``, in place of errors of other kinds."""
+    try:
+        yield
+    except replaced as error:
+        raise kind(f"{subject}: {one_line(error)}") from error
 
 
 def _missing_name(error: BaseException) -> str | None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from implicit_em.base.errors import DamagedError, WriteError, one_line
+from implicit_em.base.errors import DamagedError, WriteError, raising
 
 
 @contextmanager
@@ -51,9 +51,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file; ``DamagedError`` if ``write_json`` would not write it."""
-    try:
+    with raising(DamagedError, f"{path}: no JSON", ValueError, RecursionError):
         content = json.loads(path.read_text(encoding="utf-8"))
         json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
-    except (ValueError, RecursionError) as error:
-        raise DamagedError(f"{path}: no JSON: {one_line(error)}") from error
     return content

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from implicit_em.base.errors import DamagedError, one_line
+from implicit_em.base.errors import DamagedError, raising
 from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.config.renamed import with_new_names
 
@@ -36,12 +36,11 @@ def read_config(path: Path) -> DictConfig:
         raise DamagedError(
             f"{path}: allowed are {MOST_REFERENCES} references ${{...}}, to its own settings alone"
         )
-    try:
+    # Damaged content may raise anything.
+    with raising(DamagedError, f"{path}: no run's configuration", Exception):
         config = OmegaConf.create(with_new_names(content))
         OmegaConf.resolve(config)
         config_fingerprint(config)  # every run has one
-    except Exception as error:  # damaged content may raise anything
-        raise DamagedError(f"{path}: no run's configuration: {one_line(error)}") from error
     return config
 
 
@@ -65,7 +64,8 @@ def read_choices(path: Path) -> dict[str, str]:
 
 
 def _read(path: Path) -> Any:
-    try:
+    # For example a RecursionError from deeply nested content.
+    with raising(DamagedError, f"{path} cannot be read", Exception):
         with path.open("rb") as file:
             text = file.read(LARGEST + 1)
         if len(text) > LARGEST:
@@ -78,5 +78,3 @@ def _read(path: Path) -> Any:
             if node.anchor is not None:  # a few lines of aliases can fill the memory
                 raise ValueError("anchors and aliases are not read")
         return yaml.load(text, Loader=_Loader)
-    except Exception as error:  # for example a RecursionError from deeply nested content
-        raise DamagedError(f"{path} cannot be read: {one_line(error)}") from error

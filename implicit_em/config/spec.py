@@ -16,7 +16,7 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from implicit_em.base.errors import ConfigError, one_line
+from implicit_em.base.errors import ConfigError, raising
 from implicit_em.config.fingerprint import config_fingerprint, given, run_identity, target_of
 from implicit_em.config.schema import validated
 from implicit_em.data import ResidentDataModule
@@ -105,12 +105,11 @@ class RunSpec:
 
     def build_data(self) -> ResidentDataModule:
         """Return the data module after its data are read, or raise ``ConfigError``."""
-        try:
+        expected = (OSError, RuntimeError, ValueError, TypeError, InstantiationException)
+        with raising(ConfigError, "data", *expected):
             data: ResidentDataModule = instantiate(self.settings["data"])
             data.prepare_data()
             data.setup()
-        except (OSError, RuntimeError, ValueError, TypeError, InstantiationException) as error:
-            raise ConfigError(f"data: {one_line(error)}") from error
         return data
 
     def build_module(self, in_features: int) -> EnergyModule:
@@ -141,10 +140,8 @@ class RunSpec:
         if self.settings["trainer"]["strategy"] == "auto":
             # Also on Slurm, where only submitit may put a job back into the queue.
             defaults["plugins"].append(LightningEnvironment())
-        try:
+        with raising(ConfigError, "trainer", MisconfigurationException, ValueError, TypeError):
             return pl.Trainer(**defaults | self.trainer_flags() | arguments)
-        except (MisconfigurationException, ValueError, TypeError) as error:
-            raise ConfigError(f"trainer: {one_line(error)}") from error
 
     def trainer_flags(self) -> dict[str, Any]:
         """Return the flags of ``pl.Trainer`` that are set, with every ``_target_`` built."""

@@ -8,7 +8,7 @@ from hydra.utils import get_object, instantiate
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from implicit_em.base.errors import ConfigError, one_line
+from implicit_em.base.errors import ConfigError, raising
 
 OWN_KEYS = ("interval", "monitor", "schedulers")
 """Keys of a schedule that torch's scheduler does not take as they are."""
@@ -22,10 +22,8 @@ def is_scheduler(schedule: Mapping[str, Any]) -> bool:
     Raises:
         ConfigError: if it names nothing that can be imported.
     """
-    try:
+    with raising(ConfigError, "lr.schedule", Exception):  # a module may raise any when imported
         target = get_object(schedule["_target_"])
-    except Exception as error:  # a module may raise anything when it is imported
-        raise ConfigError(f"lr.schedule: {one_line(error)}") from error
     return isinstance(target, type) and issubclass(target, LRScheduler)
 
 

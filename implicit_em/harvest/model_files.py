@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from implicit_em.base.digest import digest_of_file
-from implicit_em.base.errors import ConfigError, one_line
+from implicit_em.base.errors import ConfigError, raising
 from implicit_em.config import CONF
 from implicit_em.config.harvest import LanguageModelSettings
 from implicit_em.data import Manifest
@@ -99,12 +99,10 @@ def model_of(manifest: Manifest, path: str | None) -> LanguageModelSettings:
 def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    try:
+    # Of the name, the network, the server, or the disk.
+    subject = f"lm.path={name}: no such folder or file, and not on the hub"
+    with raising(ConfigError, subject, Exception):
         return Path(snapshot_download(name, allow_patterns=list(FROM_HUB)))
-    except Exception as error:  # of the name, the network, the server, or the disk
-        raise ConfigError(
-            f"lm.path={name}: no such folder or file, and not on the hub: {one_line(error)}"
-        ) from error
 
 
 def _files_at(path: Path, subject: str) -> ModelFiles:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from implicit_em.base.errors import ConfigError, one_line
+from implicit_em.base.errors import ConfigError, raising
 from implicit_em.config.harvest import SITE, LanguageModelSettings
 from implicit_em.config.resolvers import lm_name
 from implicit_em.harvest.model_files import ModelFiles, find
@@ -257,21 +257,17 @@ def _loaded(
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    what = "its tokenizer"
-    try:
-        with redirect_stderr(StringIO()):  # a progress bar that cannot be turned off
+    # Transformers raises any error, and shows a progress bar that cannot be turned off.
+    with redirect_stderr(StringIO()):
+        with raising(ConfigError, f"lm.path={lm.path}: its tokenizer cannot be loaded", Exception):
             tokenizer = transformers.AutoTokenizer.from_pretrained(**files.arguments)
-            what = "its network"
+        with raising(ConfigError, f"lm.path={lm.path}: its network cannot be loaded", Exception):
             network, found = getattr(transformers, auto).from_pretrained(
                 **files.arguments,
                 use_safetensors=None if files.gguf else True,  # never pickle
                 dtype=torch.float32,
                 output_loading_info=True,
             )
-    except Exception as error:  # transformers raises any
-        raise ConfigError(
-            f"lm.path={lm.path}: {what} cannot be loaded: {one_line(error)}"
-        ) from error
     if lm.permuted is not None:
         permute_entries(network, lm.permuted)
     return tokenizer, network.to(device), sorted(found["missing_keys"])

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from implicit_em.base.errors import ConfigError, one_line
+from implicit_em.base.errors import ConfigError, one_line, raising
 from implicit_em.base.values import check_word
 
 PLAIN = (".txt", ".md")
@@ -205,10 +205,8 @@ class Hub:
         from datasets import load_dataset
 
         subject = f"text.name={self.name}"
-        try:
+        with raising(ConfigError, subject, Exception):  # of the network, the hub, or the data set
             rows = load_dataset(self.name, self.subset, split=self.split, streaming=True)
-        except Exception as error:  # of the network, the hub, or the data set
-            raise ConfigError(f"{subject}: {one_line(error)}") from error
         for number, row in enumerate(rows, 1):
             yield document_of(f"{subject}, row {number}", row, self.text, self.label)
 

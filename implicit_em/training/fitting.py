@@ -12,7 +12,7 @@ import torch
 from hydra.utils import instantiate
 from pytorch_lightning.loggers import Logger
 
-from implicit_em.base.errors import ConfigError, one_line
+from implicit_em.base.errors import ConfigError, raising
 from implicit_em.config.memory import refuse_what_memory_cannot_hold
 from implicit_em.config.spec import RunSpec
 from implicit_em.data import ResidentDataModule
@@ -155,14 +155,15 @@ def _start(module: EnergyModule, data: ResidentDataModule) -> float:
     if hasattr(model, "start"):
         x = data.starting_samples().to(model.weight.dtype)
         name = type(model).__name__
-        with working(f"{name} starts from the training samples"):
-            try:
-                model.start(x)
-            except ValueError as error:
-                raise ConfigError(
-                    f"model: {name} with {len(model.weight)} units cannot start from training "
-                    f"samples of shape {tuple(x.shape)}: {one_line(error)}"
-                ) from error
+        subject = (
+            f"model: {name} with {len(model.weight)} units cannot start from training samples of "
+            f"shape {tuple(x.shape)}"
+        )
+        with (
+            working(f"{name} starts from the training samples"),
+            raising(ConfigError, subject, ValueError),
+        ):
+            model.start(x)
     if module.control is not None:
         samples = partial(data.starting_samples, START_SAMPLES)
         start_near(module.control.target.item(), model, samples)

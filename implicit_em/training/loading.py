@@ -11,7 +11,7 @@ from hydra.utils import get_class
 from torch import nn
 
 from implicit_em import models
-from implicit_em.base.errors import ConfigError, DamagedError, one_line
+from implicit_em.base.errors import ConfigError, DamagedError, raising
 from implicit_em.base.files import whole, write_json
 from implicit_em.models.normalizing import Normalizer, taking_raw
 from implicit_em.training.directory import RunDirectory
@@ -109,7 +109,8 @@ def load_weights(model: nn.Module, run: RunDirectory) -> Normalizer | None:
         The normaliser of the samples that the weights are for, if there is one.
     """
     content, option = run.weights.read_bytes(), run.read_model().get("normalize")
-    try:
+    # A damaged file may raise anything.
+    with raising(DamagedError, f"{run.weights} does not fit its model", Exception):
         weights = safetensors.torch.load(content)
         normalizer = None
         if option is not None:
@@ -117,8 +118,6 @@ def load_weights(model: nn.Module, run: RunDirectory) -> Normalizer | None:
             normalizer = Normalizer(option, *tensors)
         dtype = next(value.dtype for value in weights.values() if value.is_floating_point())
         model.to(dtype).load_state_dict(weights, assign=True)
-    except Exception as error:  # a damaged file may raise anything
-        raise DamagedError(f"{run.weights} does not fit its model: {one_line(error)}") from error
     return normalizer
 
 
@@ -135,7 +134,6 @@ def _build(spec: Mapping[str, Any], known: Mapping[str, type[nn.Module]]) -> nn.
         for key, value in spec.items()
         if key != "_target_"
     }
-    try:
+    # For example an argument that the class does not have.
+    with raising(DamagedError, f"the model's {target} cannot be built", Exception):
         return cls(**arguments)
-    except Exception as error:  # e.g. an argument that the class does not have
-        raise DamagedError(f"the model's {target} cannot be built: {one_line(error)}") from error

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from implicit_em.base.errors import ConfigError, DamagedError, one_line
+from implicit_em.base.errors import ConfigError, DamagedError, raising
 from implicit_em.base.files import read_json
 from implicit_em.base.values import check_word
 from implicit_em.models import (
@@ -119,7 +119,8 @@ def from_saelens(folder: str | Path) -> nn.Module:
     for name, value in {**DEFAULTS, "rescale_acts_by_decoder_norm": False}.items():
         if config.get(name, value) != value:
             raise ConfigError(f"{folder}: {name}={config[name]}: only {value} can be read")
-    try:
+    damage = (KeyError, ValueError, RuntimeError, SafetensorError)
+    with raising(DamagedError, f"{folder}: no model of SAELens", *damage):
         arrays = load_file(Path(folder, WEIGHTS))
         units, width = arrays["W_dec"].shape
         options = {"k": config["k"]} if architecture == "topk" else {}
@@ -130,8 +131,6 @@ def from_saelens(folder: str | Path) -> nn.Module:
         model.to(arrays["W_dec"].dtype).load_state_dict(
             {**model.state_dict(), **_state_of(architecture, arrays)}
         )
-    except (KeyError, ValueError, RuntimeError, SafetensorError) as error:
-        raise DamagedError(f"{folder}: no model of SAELens: {one_line(error)}") from error
     return model.eval()
 
 
