@@ -9,5 +9,3 @@ from implicit_em.config import resolvers
 
 CONF = Path(__file__).parents[1] / "conf"
 """Folder of the configuration files."""
-
-__all__ = ["CONF", "resolvers"]

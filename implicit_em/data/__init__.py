@@ -7,25 +7,3 @@ from implicit_em.data.store import ActivationStore, Documents, Manifest, Shard
 from implicit_em.data.store_statistics import Statistics, TokenFilter, statistics_of
 from implicit_em.data.superposition import Superposition, SuperpositionDataModule, Truth
 from implicit_em.data.tensors import TensorDataModule
-
-__all__ = [
-    "ActivationDataModule",
-    "ActivationStore",
-    "Block",
-    "BlockLoader",
-    "Documents",
-    "Manifest",
-    "ResidentDataModule",
-    "ResidentLoader",
-    "Shard",
-    "Statistics",
-    "Superposition",
-    "SuperpositionDataModule",
-    "TensorDataModule",
-    "TokenFilter",
-    "TorchvisionDataModule",
-    "Truth",
-    "as_unit_float",
-    "batches_of",
-    "statistics_of",
-]

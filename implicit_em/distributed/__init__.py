@@ -2,5 +2,3 @@
 
 from implicit_em.distributed.group import PER_SAMPLE, Group
 from implicit_em.distributed.strategy import GlobalBatch
-
-__all__ = ["PER_SAMPLE", "GlobalBatch", "Group"]

@@ -4,24 +4,3 @@ from implicit_em.losses.derived import decay, decorrelation, lse, orthogonality,
 from implicit_em.losses.objective import Objective, StackedObjective, Term
 from implicit_em.losses.reconstruction import auxk, gates_l1, gates_mse, l1, l1_norm, mse, target_l0
 from implicit_em.losses.stacking import makes_sparse, takes_codes, takes_stacks
-
-__all__ = [
-    "Objective",
-    "StackedObjective",
-    "Term",
-    "auxk",
-    "decay",
-    "decorrelation",
-    "gates_l1",
-    "gates_mse",
-    "l1",
-    "l1_norm",
-    "lse",
-    "makes_sparse",
-    "mse",
-    "orthogonality",
-    "takes_codes",
-    "takes_stacks",
-    "target_l0",
-    "variance",
-]

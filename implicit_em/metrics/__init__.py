@@ -13,17 +13,3 @@ from implicit_em.metrics.energies import (
     energy_metrics,
     final_metrics,
 )
-
-__all__ = [
-    "L0",
-    "SILENT_SHARE",
-    "DeadUnits",
-    "Density",
-    "EnergyMoments",
-    "MaximumResponsibility",
-    "Redundancy",
-    "ResponsibilityEntropy",
-    "SilentUnits",
-    "energy_metrics",
-    "final_metrics",
-]

@@ -10,22 +10,3 @@ from implicit_em.models.jump_relu import JumpReLU
 from implicit_em.models.mixture import Mixture
 from implicit_em.models.sae import SparseAutoencoder
 from implicit_em.models.topk import TopK
-
-__all__ = [
-    "ICA",
-    "NMF",
-    "PCA",
-    "Abs",
-    "BatchTopK",
-    "Dictionary",
-    "Encoder",
-    "Gated",
-    "GaussianMixture",
-    "JumpReLU",
-    "KMeans",
-    "Mixture",
-    "Pixels",
-    "SampledEncoder",
-    "SparseAutoencoder",
-    "TopK",
-]

@@ -15,14 +15,12 @@ from implicit_em.models import Encoder
 from implicit_em.models.activations import ELEMENTWISE
 from implicit_em.models.declarations import undeclared
 
-MODELS = [
-    getattr(models, name) for name in models.__all__ if hasattr(getattr(models, name), "weight")
-]
+MODELS = [model for model in vars(models).values() if hasattr(model, "weight")]
 OPTIONS = {nn.Threshold: {"threshold": 0.1, "value": 0.05}}
 ACTIVATIONS = [partial(cls, **OPTIONS.get(cls, {})) for cls in (*ELEMENTWISE, models.Abs)]
 TERMS = [
     term
-    for term in map(partial(getattr, losses), losses.__all__)
+    for term in vars(losses).values()
     if inspect.isfunction(term)
     and term not in (losses.makes_sparse, losses.takes_codes, losses.takes_stacks)
 ]

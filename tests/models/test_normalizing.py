@@ -13,9 +13,7 @@ from implicit_em.models.normalizing import Normalized, Normalizer, fit_normalize
 
 AFFINE = ("centre", "standard", "scale", "zca")
 NOT_FOLDED = ("Gated", "GaussianMixture", "KMeans", "Mixture", "NMF")
-MODELS = [
-    getattr(models, name) for name in models.__all__ if hasattr(getattr(models, name), "weight")
-]
+MODELS = [model for model in vars(models).values() if hasattr(model, "weight")]
 
 
 def draw(count=500, width=9, constant=True):
