@@ -26,10 +26,10 @@ from implicit_em.data import TorchvisionDataModule, as_unit_float
 from implicit_em.data.sharing import Source
 from implicit_em.models import GaussianMixture, KMeans, Mixture, SparseAutoencoder
 from implicit_em_studies.shared import figures as style
+from implicit_em_studies.shared.experiment import Experiment, Picture, Tables
 from implicit_em_studies.shared.measurements import Measurement
 from implicit_em_studies.shared.runs import Run
 from implicit_em_studies.shared.tables import over_runs
-from implicit_em_studies.theory.experiment import Experiment, Picture, Tables
 
 log = logging.getLogger(__name__)
 

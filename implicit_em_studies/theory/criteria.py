@@ -15,9 +15,9 @@ import pandas as pd
 
 from implicit_em_studies.shared import statistics
 from implicit_em_studies.shared.claims import Claims, Finding
+from implicit_em_studies.shared.experiment import Evidence
 from implicit_em_studies.theory import anomaly, lse, reconstruction, volume
 from implicit_em_studies.theory.depth import EQUAL, WAYS
-from implicit_em_studies.theory.experiment import Evidence
 from implicit_em_studies.theory.explicit_em import DESCENT, EXPLICIT, best, end_of
 
 AMENDMENTS: Mapping[str, str] = {

@@ -23,10 +23,10 @@ from implicit_em.metrics.quality import Encoded, quality
 from implicit_em.models import Encoder
 from implicit_em.models.linear import Linear, SharedInput
 from implicit_em_studies.shared import figures as style
+from implicit_em_studies.shared.experiment import Experiment, Picture, Tables
 from implicit_em_studies.shared.measurements import Measurement, samples_of
 from implicit_em_studies.shared.runs import Run
 from implicit_em_studies.shared.tables import mean_and_deviation
-from implicit_em_studies.theory.experiment import Experiment, Picture, Tables
 
 WAYS = {
     "one": "one layer",

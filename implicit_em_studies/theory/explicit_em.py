@@ -19,6 +19,7 @@ from implicit_em.base.threads import cores
 from implicit_em.data import ResidentDataModule
 from implicit_em.models import Encoder
 from implicit_em_studies.shared import figures as style
+from implicit_em_studies.shared.experiment import Experiment, Picture, Tables
 from implicit_em_studies.shared.measurements import Measurement
 from implicit_em_studies.shared.runs import Run
 from implicit_em_studies.shared.tables import over_runs
@@ -33,7 +34,6 @@ from implicit_em_studies.theory.em_measuring import (
     method_of,
     monitored,
 )
-from implicit_em_studies.theory.experiment import Experiment, Picture, Tables
 
 TRAINED = ("exact", "stochastic", "adam", "sgd")
 """Methods that have a sweep; its name ends with theirs."""

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from implicit_em.data import as_unit_float
 from implicit_em_studies.shared import figures as style
+from implicit_em_studies.shared.experiment import Experiment, Picture, Tables
 from implicit_em_studies.shared.runs import Run
 from implicit_em_studies.shared.tables import over_runs, records
-from implicit_em_studies.theory.experiment import Experiment, Picture, Tables
 from implicit_em_studies.theory.matching import probe_at
 
 ACTIVATIONS = {

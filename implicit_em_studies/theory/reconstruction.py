@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from implicit_em.base.threads import cores
 from implicit_em.metrics.probe import linear_probe
 from implicit_em_studies.shared import figures as style
+from implicit_em_studies.shared.experiment import Experiment, Picture, Tables
 from implicit_em_studies.shared.measurements import Measurement, samples_of
 from implicit_em_studies.shared.runs import Run
 from implicit_em_studies.shared.tables import over_runs
-from implicit_em_studies.theory.experiment import Experiment, Picture, Tables
 
 VARIANTS = {
     "l1": "L1",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from implicit_em.config import CONF
 from implicit_em.training.progress import working
+from implicit_em_studies.shared.experiment import Experiment
 from implicit_em_studies.shared.judged import JudgedStudy
 from implicit_em_studies.shared.pages import Report
 from implicit_em_studies.shared.runs import Run
@@ -14,7 +15,6 @@ from implicit_em_studies.shared.summary_run import log_summary
 from implicit_em_studies.shared.tables import records
 from implicit_em_studies.theory import anomaly, depth, explicit_em, lse, reconstruction, volume
 from implicit_em_studies.theory.criteria import CLAIMS
-from implicit_em_studies.theory.experiment import Experiment
 from implicit_em_studies.theory.protocol import PROTOCOL
 
 log = logging.getLogger(__name__)

@@ -17,9 +17,9 @@ from implicit_em.losses import takes_stacks
 from implicit_em.metrics.convergence import settling_epoch
 from implicit_em.models import Encoder
 from implicit_em_studies.shared import figures as style
+from implicit_em_studies.shared.experiment import Experiment, Picture, Tables
 from implicit_em_studies.shared.runs import Run, table
 from implicit_em_studies.shared.tables import over_runs
-from implicit_em_studies.theory.experiment import Experiment, Picture, Tables
 from implicit_em_studies.theory.matching import probe_at
 
 CANDIDATES = {
