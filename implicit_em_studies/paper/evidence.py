@@ -12,7 +12,7 @@ import implicit_em
 from implicit_em.data import as_unit_float
 from implicit_em.metrics import SILENT_SHARE, Redundancy
 from implicit_em.training.measurement import energies_of
-from implicit_em_studies.paper import dynamics, prototypes, theorem
+from implicit_em_studies.paper import convergence, identity, prototypes
 from implicit_em_studies.shared.runs import Run, matrices_of, table
 
 IDENTITY_IMAGES = 128
@@ -27,16 +27,16 @@ class Evidence:
     and ``unexplained``, the same over the data's variance.
     """
 
-    draws: pd.DataFrame = field(default_factory=pd.DataFrame)  # theorem.draws
-    encoder: pd.DataFrame = field(default_factory=pd.DataFrame)  # theorem.through_encoder
+    draws: pd.DataFrame = field(default_factory=pd.DataFrame)  # identity.draws
+    encoder: pd.DataFrame = field(default_factory=pd.DataFrame)  # identity.through_encoder
     training: pd.DataFrame = field(default_factory=pd.DataFrame)  # history of the theorem's run
     ablation: pd.DataFrame = field(default_factory=pd.DataFrame)  # runs
     benchmark: pd.DataFrame = field(default_factory=pd.DataFrame)  # runs
     dynamics: pd.DataFrame = field(default_factory=pd.DataFrame)  # runs with their ``history``
     widths: pd.DataFrame = field(default_factory=pd.DataFrame)  # runs with their ``history``
-    crossings: pd.DataFrame = field(default_factory=pd.DataFrame)  # dynamics.crossings
-    trends: pd.DataFrame = field(default_factory=pd.DataFrame)  # dynamics.trends
-    settling: pd.DataFrame = field(default_factory=pd.DataFrame)  # dynamics.settling
+    crossings: pd.DataFrame = field(default_factory=pd.DataFrame)  # convergence.crossings
+    trends: pd.DataFrame = field(default_factory=pd.DataFrame)  # convergence.trends
+    settling: pd.DataFrame = field(default_factory=pd.DataFrame)  # convergence.settling
     features: pd.DataFrame = field(default_factory=pd.DataFrame)  # prototypes.describe, purities
     correlations: dict[str, np.ndarray] = field(default_factory=dict)  # (K, K) of each loss
     weights: dict[str, np.ndarray] = field(default_factory=dict)  # (K, D) of each matrix
@@ -49,9 +49,9 @@ def gather(runs: Sequence[Run], experiments: Sequence[str]) -> Evidence:
     parts: dict[str, Any] = {"sample_shape": images.shape}
     if "theorem" in experiments:
         run: Any = table(runs, ["theorem"]).iloc[0]
-        parts["draws"] = theorem.draws()
+        parts["draws"] = identity.draws()
         encoder: Any = implicit_em.load(run["directory"])
-        parts["encoder"] = theorem.through_encoder(encoder, images.test[:IDENTITY_IMAGES])
+        parts["encoder"] = identity.through_encoder(encoder, images.test[:IDENTITY_IMAGES])
         parts["training"] = _history(run["directory"])
     if "ablation" in experiments:
         parts["ablation"] = table(runs, ["ablation"])
@@ -66,7 +66,7 @@ def gather(runs: Sequence[Run], experiments: Sequence[str]) -> Evidence:
         for name, sweeps in (("dynamics", ["dynamics"]), ("widths", ["width_sgd", "width_adam"])):
             parts[name] = table(runs, sweeps)
             parts[name]["history"] = parts[name]["directory"].map(_history)
-        for measure in (dynamics.crossings, dynamics.trends, dynamics.settling):
+        for measure in (convergence.crossings, convergence.trends, convergence.settling):
             parts[measure.__name__] = measure(parts["widths"])
     if "features" in experiments:
         shown = table(runs, ["features"])

@@ -13,7 +13,7 @@ from implicit_em.data import ResidentDataModule
 from implicit_em.engine.modules import EnergyModule
 from implicit_em.metrics import Redundancy
 from implicit_em.training.measurement import probe_module
-from implicit_em_studies.paper.theorem import agreement
+from implicit_em_studies.paper.identity import agreement
 
 IDENTITY_SAMPLES = 128
 LAG = 10
@@ -27,7 +27,7 @@ class Trajectory(Callback):
     - ``correlation_change``: root mean square change of the correlations between components
     - ``row_angle_ten``, ``correlation_change_ten``: the same over the last ten epochs
     - ``log_variance``: median over the components of ``log Var(E_j)``
-    - ``identity_correlation``, ``identity_error``: ``theorem.agreement`` on the first 128 images
+    - ``identity_correlation``, ``identity_error``: ``identity.agreement`` on the first 128 images
     - ``probe_accuracy``: accuracy of the linear probe, after ``probe_epochs`` and the last epoch
 
     The first four do not depend on the scale of the energies.

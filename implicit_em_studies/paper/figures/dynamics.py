@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-from implicit_em_studies.paper.dynamics import POWER_OF_T
+from implicit_em_studies.paper.convergence import POWER_OF_T
 from implicit_em_studies.paper.evidence import Evidence
 from implicit_em_studies.shared import figures as style
 

@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from implicit_em_studies.paper import theorem
 from implicit_em_studies.paper.evidence import Evidence
+from implicit_em_studies.paper.identity import pairs
 from implicit_em_studies.shared.figures import BLUE, GREY, ORANGE, SKY, VERMILION, WIDTH
 
 SMALLEST_SHOWN = 1e-20  # the closed form's error vanishes if one component takes everything
@@ -17,7 +17,7 @@ def identity(evidence: Evidence) -> Figure:
     """Draw the gradient against the responsibility, and the error's growth with the energies."""
     figure = Figure(figsize=(WIDTH, 2.9))
     left, right = figure.subplots(1, 2)
-    gradient, responsibility = theorem.pairs()
+    gradient, responsibility = pairs()
     _plot_identity(left, gradient, responsibility)
     draws = evidence.draws
     shaped = draws[(draws["batch"] == 64) & (draws["components"] == 128)].sort_values("scale")

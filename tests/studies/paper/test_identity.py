@@ -3,12 +3,12 @@ import pytest
 import torch
 
 from implicit_em import Encoder
-from implicit_em_studies.paper import theorem
+from implicit_em_studies.paper import identity
 
 
 @pytest.fixture(scope="module")
 def draws():
-    return theorem.draws()
+    return identity.draws()
 
 
 def paper(draws, dtype, gradient="autograd"):
@@ -39,18 +39,18 @@ def test_the_error_grows_with_the_energies_in_autograd_and_not_in_closed_form(dr
 
 
 def test_draws_are_the_same_again(draws):
-    assert draws.equals(theorem.draws())
+    assert draws.equals(identity.draws())
 
 
 def test_another_gradient_does_not_agree():
     energies = torch.randn(64, 128, generator=torch.Generator().manual_seed(0))
-    wrong = theorem.agreement(energies, lambda e: torch.logsumexp(e, -1).sum())
+    wrong = identity.agreement(energies, lambda e: torch.logsumexp(e, -1).sum())
     assert wrong["correlation"] < 0
     assert wrong["max_error"] > 1e-3
 
 
 def test_a_single_component_takes_all_responsibility():
-    result = theorem.agreement(torch.tensor([[3.0]]))
+    result = identity.agreement(torch.tensor([[3.0]]))
     assert np.isnan(result["correlation"])
     assert result["max_error"] == 0
 
@@ -60,7 +60,7 @@ def test_the_identity_reaches_the_weights_of_an_encoder():
     encoder = Encoder(20, 6)
     with torch.no_grad():
         encoder.weight.mul_(5)
-    rows = theorem.through_encoder(encoder, torch.rand(32, 20)).set_index(["at", "dtype"])
+    rows = identity.through_encoder(encoder, torch.rand(32, 20)).set_index(["at", "dtype"])
     assert (rows["correlation"] > 0.99999).all()
     assert (rows.xs("float32", level="dtype")["max_error"] < 1e-6).all()
     assert (rows.xs("float64", level="dtype")["max_error"] < 1e-14).all()
@@ -68,7 +68,7 @@ def test_the_identity_reaches_the_weights_of_an_encoder():
 
 
 def test_the_pairs_of_the_figure_are_those_of_the_draw(draws):
-    gradient, responsibility = theorem.pairs()
+    gradient, responsibility = identity.pairs()
     assert gradient.shape == responsibility.shape == (64 * 128,)
     assert np.abs(gradient - responsibility).max() == pytest.approx(
         paper(draws, "float32")["max_error"]

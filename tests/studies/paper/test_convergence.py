@@ -2,12 +2,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from implicit_em_studies.paper import dynamics
+from implicit_em_studies.paper import convergence
 
 
 def run(optimizer, hidden, epochs=300):
     """A run that obeys the law to the letter."""
-    power = dynamics.POWER_OF_T[optimizer]
+    power = convergence.POWER_OF_T[optimizer]
     epoch = np.arange(1, epochs + 1)
     history = pd.DataFrame(
         {
@@ -28,26 +28,26 @@ def runs():
 
 
 def test_runs_that_obey_the_law_cross_where_it_says(runs):
-    crossed = dynamics.crossings(runs).dropna()
+    crossed = convergence.crossings(runs).dropna()
     assert (crossed["measured"] - crossed["predicted"]).abs().max() <= 2
     assert len(crossed) == 12
 
 
 def test_a_run_that_ends_before_it_crosses_has_no_epoch():
-    rows = dynamics.crossings(pd.DataFrame([run("adam", 64, epochs=100)])).set_index("threshold")
+    rows = convergence.crossings(pd.DataFrame([run("adam", 64, epochs=100)])).set_index("threshold")
     assert np.isnan(rows.loc[1.0, "measured"])
     assert rows.loc[2.0, "measured"] == pytest.approx(64, abs=2)
     assert (rows["epochs"] == 100).all()
 
 
 def test_trends_find_exponent_and_slope(runs):
-    trends = dynamics.trends(runs)
+    trends = convergence.trends(runs)
     assert trends["exponent"].tolist() == pytest.approx(trends["exponent_predicted"].tolist())
     assert trends["loss_slope"].tolist() == pytest.approx(trends["loss_slope_predicted"].tolist())
 
 
 def test_settling_looks_at_the_crossing_and_at_what_follows(runs):
-    row = dynamics.settling(runs).set_index(["optimizer", "hidden"]).loc[("sgd", 64)]
+    row = convergence.settling(runs).set_index(["optimizer", "hidden"]).loc[("sgd", 64)]
     assert row["at"] == pytest.approx(64, abs=2)
     assert row["angle_at"] == pytest.approx(90 / row["at"])
     assert row["angle_end"] == pytest.approx(90 / 300)
@@ -58,6 +58,6 @@ def test_settling_looks_at_the_crossing_and_at_what_follows(runs):
 
 
 def test_settling_of_a_run_that_never_crosses_looks_at_its_end():
-    row = dynamics.settling(pd.DataFrame([run("adam", 64, epochs=40)])).iloc[0]
+    row = convergence.settling(pd.DataFrame([run("adam", 64, epochs=40)])).iloc[0]
     assert row[["at", "angle_at", "probe_at", "loss_after", "epochs_after"]].isna().all()
     assert row["angle_end"] == pytest.approx(90 / 40)
