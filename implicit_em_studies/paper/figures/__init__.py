@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
+from implicit_em_studies.paper import ablation, dynamics, features, theorem
 from implicit_em_studies.paper.evidence import Evidence
-from implicit_em_studies.paper.figures import ablation, dynamics, features, theorem
 
 
 class Picture(NamedTuple):
