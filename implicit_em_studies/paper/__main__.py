@@ -3,8 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from implicit_em_studies.paper.paper import EXPERIMENTS
-from implicit_em_studies.paper.reproduce import PAPER, reproduce
+from implicit_em_studies.paper.reproduce import PAPER, STUDY, reproduce
 from implicit_em_studies.shared.command_line import run_study
 
 
@@ -15,8 +14,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         PAPER,
         arguments,
         "EXPERIMENT | KEY=VALUE",
-        f"experiments ({', '.join(EXPERIMENTS)}; all if none is named) and settings for all runs, "
-        "e.g. trainer.max_epochs=2, which make it a trial",
+        f"experiments ({', '.join(STUDY.experiments)}; all if none is named) and settings for all "
+        "runs, e.g. trainer.max_epochs=2, which make it a trial",
         prog="implicit-em reproduce",
         description="Reproduce the paper: runs, tables, figures, verdicts and a report.",
     )

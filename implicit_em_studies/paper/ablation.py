@@ -1,17 +1,25 @@
-"""Figures 2 and 6: what each term does."""
+"""Experiment 2, ablation: what each term does."""
 
+from collections.abc import Sequence
 from math import log
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 
-from implicit_em_studies.paper.evidence import Evidence
+import implicit_em
+from implicit_em.metrics import Redundancy
+from implicit_em.training.measurement import energies_of
+from implicit_em_studies.paper.tables import beside_published, shown
 from implicit_em_studies.shared import figures as style
+from implicit_em_studies.shared.experiment import Experiment, Measured
+from implicit_em_studies.shared.measurements import samples_of
+from implicit_em_studies.shared.runs import Run, table
 
 LOSSES = {
     "lse": "LSE",
@@ -21,17 +29,31 @@ LOSSES = {
 }
 
 
-def ablation(evidence: Evidence) -> Figure:
+def measure(runs: Sequence[Run]) -> Measured:
+    """Return the runs as ``ablation``, table 1, and ``correlations`` ``(K, K)`` of one seed."""
+    ablation = table(runs, ["ablation"])
+    _, _, images, _ = samples_of(runs[0])
+    correlations = {}
+    run: Any
+    for run in ablation[ablation["seed"] == ablation["seed"].min()].itertuples():
+        energies_NK = torch.from_numpy(energies_of(implicit_em.load(run.directory), images))
+        moments = Redundancy(energies_NK.shape[1])
+        moments.update(energies_NK)
+        correlations[run.loss] = moments.correlation_KK.numpy()
+    compared = beside_published("table1", ablation)
+    return {"ablation": ablation, "correlations": correlations, **compared}
+
+
+def ablation(measured: Measured) -> Figure:
     """Draw dead units, redundancy and responsibility entropy of each loss."""
-    figure = Figure(figsize=(style.WIDTH, 2.7))
-    panels = figure.subplots(1, 3)
+    figure, panels = style.subplots(1, 3, 2.7)
     titles = {
         "dead_units": "dead units (of 64)",
         "redundancy": "redundancy  ‖Corr - I‖²",
         "responsibility_entropy": "responsibility entropy (nats)",
     }
     for axes, (key, title) in zip(panels, titles.items(), strict=True):
-        _bars(axes, evidence.ablation, key)
+        _bars(axes, measured["ablation"], key)
         axes.set_title(title)
         axes.grid(axis="x", visible=False)
     panels[0].set_ylim(0, 72)
@@ -66,13 +88,12 @@ def _bars(axes: Axes, runs: pd.DataFrame, key: str) -> None:
     axes.set_xticks(range(len(LOSSES)), list(LOSSES.values()), rotation=28, ha="right")
 
 
-def correlations(evidence: Evidence) -> Figure:
+def correlations(measured: Measured) -> Figure:
     """Draw the correlation matrix of each loss of the ablation."""
-    figure = Figure(figsize=(style.WIDTH, 2.1))
-    panels = figure.subplots(1, len(LOSSES))
+    figure, panels = style.subplots(1, len(LOSSES), 2.1)
     colours = mpl.colormaps["PuOr"].with_extremes(bad="#e6e6e6")
     for axes, (loss, label) in zip(panels, LOSSES.items(), strict=True):
-        matrix_KK = evidence.correlations[loss]
+        matrix_KK = measured["correlations"][loss]
         varies_K = matrix_KK.diagonal() > 0
         shown = np.where(varies_K[:, None] & varies_K, matrix_KK, np.nan)
         image = axes.imshow(shown, cmap=colours, vmin=-1, vmax=1)
@@ -84,3 +105,13 @@ def correlations(evidence: Evidence) -> Figure:
             axes.text(0.5, 0.5, "no unit varies", **middle)
     figure.colorbar(image, ax=panels, label="correlation", shrink=0.9)
     return figure
+
+
+EXPERIMENT = Experiment(
+    title="Experiment 2: ablation",
+    sweeps=["ablation"],
+    measure=measure,
+    shown={"table1": shown("table1")},
+    pictures={"figure2": ablation, "figure6": correlations},
+    unwritten=["ablation", "correlations", "deviations"],
+)

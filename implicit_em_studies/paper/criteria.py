@@ -34,13 +34,8 @@ AMENDMENTS: Mapping[str, str] = {
 """Claims whose criterion changed after the first full run: what it was, and why."""
 
 
-CLAIMS: Claims[Evidence] = Claims("paper", AMENDMENTS)
-claim = CLAIMS.claim
-
-
-def outcome(reproduced: Any, partly: Any) -> str:
-    """Return the verdict of two conditions."""
-    return "reproduced" if reproduced else "partly" if partly else "not reproduced"
+CLAIMS: Claims[Evidence] = Claims("paper", ("reproduced", "partly", "not reproduced"), AMENDMENTS)
+claim, outcome = CLAIMS.claim, CLAIMS.outcome
 
 
 @claim(
@@ -120,7 +115,7 @@ def decorrelation_prevents_redundancy(evidence: Evidence) -> Finding:
         _of(evidence.ablation, loss="lse_var_tc")["redundancy"],
     )
     return Finding(
-        outcome(32.5 <= factor.value <= 130 and _above(factor, 10), _above(factor, 2)),
+        outcome(32.5 <= factor.value <= 130 and factor.above(10), factor.above(2)),
         factor,
         f"a factor of {factor.text(1)}",
         "The sum of squared correlations off the diagonal is "
@@ -150,7 +145,7 @@ def better_than_sae(evidence: Evidence) -> Finding:
     """
     gap = statistics.difference(*_both_models(evidence, "probe_accuracy"))
     return Finding(
-        outcome(abs(gap.value - 0.031) <= 0.01 and _above(gap, 0), _above(gap, 0)),
+        outcome(abs(gap.value - 0.031) <= 0.01 and gap.above(), gap.above()),
         gap,
         gap.text(2, 100, "points"),
         "The SAE is the paper's, untuned and denser: the difference says nothing of a tuned SAE, "
@@ -172,7 +167,7 @@ def twice_as_sparse(evidence: Evidence) -> Finding:
     silent = _of(evidence.benchmark, model="sae")["silent_units"]
     others = (sae / (1 - silent / 64)).mean()
     return Finding(
-        outcome(1.6 <= factor.value <= 2.4 and _above(factor, 1.5), _above(factor, 1)),
+        outcome(1.6 <= factor.value <= 2.4 and factor.above(1.5), factor.above(1)),
         factor,
         f"a factor of {factor.text(2)}",
         f"Of the SAE's 64 units {silent.mean():.0f} are silent, and the others fire on "
@@ -249,7 +244,7 @@ def independent_of_rate(evidence: Evidence) -> Finding:
     ]
     slope = statistics.mean(slopes)
     return Finding(
-        outcome(_within(slope, 5), _within(slope, 10)),
+        outcome(slope.within(5), slope.within(10)),
         slope,
         slope.text(2, unit="epochs a decade"),
         "Where the variances grow as t, the loss changes by K/t in an epoch, whatever the rate: "
@@ -271,7 +266,7 @@ def rate_decides_quality(evidence: Evidence) -> Finding:
         _of(sgd, lr=1e-2)["probe_accuracy"], _of(sgd, lr=1e-4)["probe_accuracy"]
     )
     loss = statistics.difference(_of(sgd, lr=1e-1)["final_loss"], _of(sgd, lr=1e-4)["final_loss"])
-    better, lower = _above(probe, 0), _below(loss, 0)
+    better, lower = probe.above(), loss.below()
     return Finding(
         outcome(better and lower, better or lower),
         probe,
@@ -317,7 +312,7 @@ def sgd_matches_adam(evidence: Evidence) -> Finding:
         best[optimizer] = rate, _of(runs, lr=rate)["probe_accuracy"]
     gap = statistics.difference(best["sgd"][1], best["adam"][1])
     return Finding(
-        outcome(_within(gap, 0.01), abs(gap.value) <= 0.01),
+        outcome(gap.within(0.01), abs(gap.value) <= 0.01),
         gap,
         gap.text(2, 100, "points"),
         f"SGD at {best['sgd'][0]:g} ({100 * best['sgd'][1].mean():.2f} %), Adam at "
@@ -360,7 +355,7 @@ def features_are_prototypes(evidence: Evidence) -> Finding:
         statistics.mean_share(rows[f"{name}_share"]) for name in ("centroid", "smoothness")
     )
     cosine = statistics.mean(rows["centroid"])
-    structured = _above(centroid, 0.8) and _above(smooth, 0.8)
+    structured = centroid.above(0.8) and smooth.above(0.8)
     return Finding(
         outcome(structured and cosine.value >= 0.5, structured),
         centroid,
@@ -391,8 +386,8 @@ def sae_rows_are_noise(evidence: Evidence) -> Finding:
     )
     return Finding(
         outcome(
-            _below(centroid, 0.2) and _below(smooth, 0.2),
-            _below(centroid, 0.5) and _below(smooth, 0.5),
+            centroid.below(0.2) and smooth.below(0.2),
+            centroid.below(0.5) and smooth.below(0.5),
         ),
         centroid,
         f"{centroid.text(1, 100, '%')} of rows beat the control in |cosine|, "
@@ -445,15 +440,3 @@ def _still_moving(evidence: Evidence, optimizer: str) -> str:
         f", and at K = 64 the rows still turn by {row['angle_at']:.2f}° an epoch and the loss "
         f"falls by {row['loss_after']:.0f} more in the {row['epochs_after']:.0f} epochs after it"
     )
-
-
-def _above(estimate: Estimate, bound: float) -> bool:
-    return estimate.low is not None and estimate.low > bound
-
-
-def _below(estimate: Estimate, bound: float) -> bool:
-    return estimate.high is not None and estimate.high < bound
-
-
-def _within(estimate: Estimate, bound: float) -> bool:
-    return _above(estimate, -bound) and _below(estimate, bound)

@@ -1,5 +1,6 @@
-"""Figures 4, 5, 7 and 8: training."""
+"""Experiment 4, dynamics: two optimizers, four rates, four widths."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,26 +10,60 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
+from implicit_em_studies.paper import convergence
 from implicit_em_studies.paper.convergence import POWER_OF_T
-from implicit_em_studies.paper.evidence import Evidence
+from implicit_em_studies.paper.tables import as_text, beside_published, shown
 from implicit_em_studies.shared import figures as style
+from implicit_em_studies.shared.experiment import Experiment, Measured, Shown
+from implicit_em_studies.shared.runs import Run, table
+from implicit_em_studies.shared.tables import history_of
 
 OPTIMIZERS = {"sgd": ("SGD", style.BLUE, "o"), "adam": ("Adam", style.VERMILION, "s")}
 RATES = {1e-4: style.SKY, 1e-3: style.GREEN, 1e-2: style.ORANGE, 1e-1: style.PURPLE}
 
 
-def dynamics(evidence: Evidence) -> Figure:
+def measure(runs: Sequence[Run]) -> Measured:
+    """Return the runs of the ``dynamics`` and of the ``widths`` with their ``history``.
+
+    Beside them, table 3 and what ``convergence`` says of the widths.
+    """
+    dynamics, widths = (
+        table(runs, sweeps).assign(history=lambda rows: rows["directory"].map(history_of))
+        for sweeps in (["dynamics"], ["width_sgd", "width_adam"])
+    )
+    return {
+        "dynamics": dynamics,
+        "widths": widths,
+        **beside_published("table3", dynamics),
+        "crossings": convergence.crossings(widths),
+        "trends": convergence.trends(widths),
+        "settling": convergence.settling(widths),
+    }
+
+
+def _thresholds_side_by_side(crossings: pd.DataFrame) -> pd.DataFrame:
+    numbers = ["predicted", "measured"]
+    beyond = "beyond " + crossings["epochs"].astype(str)
+    texts = crossings.assign(**crossings[numbers].map("{:.0f}".format))
+    texts["measured"] = texts["measured"].mask(crossings["measured"].isna(), beyond)
+    wide = texts.pivot(index=["optimizer", "hidden"], columns="threshold", values=numbers)
+    wide = wide.sort_index(axis=1, level="threshold", sort_remaining=False)
+    wide.columns = wide.columns.map("threshold {0[1]:g}, {0[0]}".format)
+    return as_text(wide.reset_index())
+
+
+def dynamics(measured: Measured) -> Figure:
     """Draw convergence epoch, probe and loss over the rate, for both optimizers."""
-    figure = Figure(figsize=(style.WIDTH, 2.7))
-    panels = figure.subplots(1, 3)
+    figure, panels = style.subplots(1, 3, 2.7)
+    every = measured["dynamics"]
     titles = {
         "convergence_epoch": "converged at epoch",
         "probe_accuracy": "probe accuracy (%)",
         "final_loss": "final loss",
     }
-    longest = int(evidence.dynamics["epochs"].max())
+    longest = int(every["epochs"].max())
     for shift, (optimizer, look) in zip((0.94, 1 / 0.94), OPTIMIZERS.items(), strict=True):
-        runs = evidence.dynamics[evidence.dynamics["optimizer"] == optimizer]
+        runs = every[every["optimizer"] == optimizer]
         runs = runs.assign(lr=shift * runs["lr"], probe_accuracy=100 * runs["probe_accuracy"])
         never = runs.loc[runs["convergence_epoch"].isna(), "lr"]
         _, colour, marker = look
@@ -56,18 +91,18 @@ def _over_rate(axes: Axes, runs: pd.DataFrame, key: str, look: tuple[str, str, s
     axes.errorbar(*points, color=colour, marker=marker, ms=5, lw=1, capsize=2, label=label)
 
 
-def losses(evidence: Evidence) -> Figure:
+def losses(measured: Measured) -> Figure:
     """Draw the curves of the loss and its terms for both optimizers."""
-    figure = Figure(figsize=(style.WIDTH, 4.4))
-    panels = figure.subplots(2, 4, sharex=True, sharey="col")
+    figure, panels = style.subplots(2, 4, 4.4, sharex=True, sharey="col")
+    runs = measured["dynamics"]
     terms = {"loss": "loss", "lse": "LSE", "var": "variance", "tc": "decorrelation"}
     run: Any
     for row, (optimizer, (label, *_)) in zip(panels, OPTIMIZERS.items(), strict=True):
-        for run in evidence.dynamics[evidence.dynamics["optimizer"] == optimizer].itertuples():
+        for run in runs[runs["optimizer"] == optimizer].itertuples():
             epochs = run.history["epoch"]
             for axes, term in zip(row, terms, strict=True):
                 axes.plot(epochs, run.history[f"train/{term}"], color=RATES[run.lr], lw=0.8)
-        ends = np.array([10.0, evidence.dynamics["epochs"].max()])
+        ends = np.array([10.0, runs["epochs"].max()])
         if ends[1] > ends[0]:
             law = -350 - 64 * POWER_OF_T[optimizer] * np.log(ends / 10)
             row[0].plot(ends, law, color=style.BLACK, ls=":", lw=1.2)
@@ -82,13 +117,13 @@ def losses(evidence: Evidence) -> Figure:
     return figure
 
 
-def crossings(evidence: Evidence) -> Figure:
+def crossings(measured: Measured) -> Figure:
     """Draw the epoch of convergence against the width, with the law's two lines."""
-    figure = Figure(figsize=(style.WIDTH, 2.9))
-    left, right = figure.subplots(1, 2)
-    widths = np.sort(evidence.crossings["hidden"].unique()).astype(float)
+    figure, (left, right) = style.subplots(1, 2, 2.9)
+    every = measured["crossings"]
+    widths = np.sort(every["hidden"].unique()).astype(float)
     for optimizer, (label, colour, marker) in OPTIMIZERS.items():
-        rows = evidence.crossings[evidence.crossings["optimizer"] == optimizer]
+        rows = every[every["optimizer"] == optimizer]
         one = rows[rows["threshold"] == 1]
         power = POWER_OF_T[optimizer]
         name = f"law, {label}: {'' if power == 1 else power}K"
@@ -117,17 +152,16 @@ def crossings(evidence: Evidence) -> Figure:
     return figure
 
 
-def settling(evidence: Evidence) -> Figure:
+def settling(measured: Measured) -> Figure:
     """Draw the turn of the rows, the change of the correlations and the probe along training."""
-    figure = Figure(figsize=(style.WIDTH, 2.6))
-    panels = figure.subplots(1, 3)
+    figure, panels = style.subplots(1, 3, 2.6)
+    runs = measured["widths"]
     keys = {
         "row_angle": "turn of a row (° an epoch)",
         "correlation_change": "change of correlations",
         "probe_accuracy": "probe accuracy (%)",
     }
     for optimizer, (label, colour, marker) in OPTIMIZERS.items():
-        runs: Any = evidence.widths
         run = runs[(runs["optimizer"] == optimizer) & (runs["hidden"] == 64)].iloc[0]
         for axes, (key, title) in zip(panels, keys.items(), strict=True):
             curve = run["history"].set_index("epoch")[f"trajectory/{key}"].dropna()
@@ -143,3 +177,29 @@ def settling(evidence: Evidence) -> Figure:
         axes.title.set_fontsize(8)
     panels[0].legend()
     return figure
+
+
+EXPERIMENT = Experiment(
+    title="Experiment 4: dynamics",
+    sweeps=["dynamics", "width_sgd", "width_adam"],
+    measure=measure,
+    shown={
+        "table3": shown("table3"),
+        "crossings": Shown(
+            "Epoch of convergence: predicted by the law, and measured", _thresholds_side_by_side
+        ),
+        "trends": Shown(
+            "Growth: exponent of the variances in t, slope of the loss in log t, from epoch 10 on; "
+            "dead units at the end",
+            as_text,
+        ),
+        "settling": Shown(
+            "At the paper's epoch of convergence and at the run's end: turn of the rows (degrees "
+            "an epoch), change of the correlations (RMS an epoch), probe accuracy; and the fall of "
+            "the loss after it",
+            as_text,
+        ),
+    },
+    pictures={"figure4": dynamics, "figure5": losses, "figure7": crossings, "figure8": settling},
+    unwritten=["dynamics", "widths", "deviations"],
+)

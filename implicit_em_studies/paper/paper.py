@@ -154,15 +154,6 @@ REASONS: Mapping[tuple[str, tuple[str | float, ...], str], str] = {
     ("table3", ("adam", 1e-1), "final_loss"): _LOSS,
 }
 
-EXPERIMENTS = {
-    "theorem": ("theorem",),
-    "ablation": ("ablation",),
-    "benchmark": ("benchmark",),
-    "dynamics": ("dynamics", "width_sgd", "width_adam"),
-    "features": ("features",),
-}
-"""The sweeps of each experiment."""
-
 # Digest of each sweep's runs, from ``JudgedStudy.digests``; a study of other runs is a trial.
 PROTOCOL: Mapping[str, str] = {
     "theorem": "c1f39cdd1e4db512",

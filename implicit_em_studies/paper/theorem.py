@@ -1,25 +1,70 @@
-"""Figure 1: gradient against responsibility."""
+"""Experiment 1, the theorem: the identity of gradient and responsibility."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from implicit_em_studies.paper.evidence import Evidence
-from implicit_em_studies.paper.identity import pairs
-from implicit_em_studies.shared.figures import BLUE, GREY, ORANGE, SKY, VERMILION, WIDTH
+import implicit_em
+from implicit_em_studies.paper.identity import draws, pairs, through_encoder
+from implicit_em_studies.paper.tables import NOTHING, as_text
+from implicit_em_studies.shared.experiment import Experiment, Shown, Tables
+from implicit_em_studies.shared.figures import BLUE, GREY, ORANGE, SKY, VERMILION, subplots
+from implicit_em_studies.shared.measurements import samples_of
+from implicit_em_studies.shared.runs import Run
+from implicit_em_studies.shared.tables import history_of
 
+IDENTITY_IMAGES = 128
 SMALLEST_SHOWN = 1e-20  # the closed form's error vanishes if one component takes everything
 
 
-def identity(evidence: Evidence) -> Figure:
+def measure(runs: Sequence[Run]) -> Tables:
+    """Return the identity in ``draws``, through the ``encoder``, and along its ``training``."""
+    _, _, images, _ = samples_of(runs[0])
+    encoder: Any = implicit_em.load(runs[0].directory)
+    return {
+        "draws": draws(),
+        "encoder": through_encoder(encoder, images[:IDENTITY_IMAGES]),
+        "training": history_of(runs[0].directory),
+    }
+
+
+def _errors_by_draw(draws: pd.DataFrame) -> pd.DataFrame:
+    """Put the precisions and gradients of a draw side by side."""
+    case = ["batch", "components", "scale"]
+    autograd = draws[draws["gradient"] == "autograd"]
+    parts: dict[str, pd.Series] = {}
+    for dtype, rows in autograd.groupby("dtype"):
+        rows = rows.set_index(case)
+        closed = draws[(draws["gradient"] == "closed form") & (draws["dtype"] == dtype)]
+        parts |= {
+            f"{dtype}: correlation": rows["correlation"].map("{:.4f}".format),
+            f"max error {dtype}": rows["max_error"],
+            f"mean error {dtype}": rows["mean_error"],
+            f"bound {dtype}": rows["bound"],
+            f"closed form {dtype}": closed.set_index(case)["max_error"],
+        }
+    return as_text(pd.DataFrame(parts).reset_index().replace("nan", NOTHING))
+
+
+def _extremes_along_training(history: pd.DataFrame) -> pd.DataFrame:
+    extremes = {
+        "epochs": len(history),
+        "smallest correlation": f"{history['trajectory/identity_correlation'].min():.4f}",
+        "largest error": history["trajectory/identity_error"].max(),
+    }
+    return as_text(pd.DataFrame([extremes]))
+
+
+def identity(tables: Tables) -> Figure:
     """Draw the gradient against the responsibility, and the error's growth with the energies."""
-    figure = Figure(figsize=(WIDTH, 2.9))
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = subplots(1, 2, 2.9)
     gradient, responsibility = pairs()
     _plot_identity(left, gradient, responsibility)
-    draws = evidence.draws
+    draws = tables["draws"]
     shaped = draws[(draws["batch"] == 64) & (draws["components"] == 128)].sort_values("scale")
     looks = {
         ("float32", "autograd"): (VERMILION, "o"),
@@ -50,3 +95,23 @@ def _plot_identity(axes: Axes, gradient: np.ndarray, responsibility: np.ndarray)
     axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
     axes.set(xlabel="responsibility  softmax(-E)", ylabel="gradient  ∂LSE/∂E")
     axes.legend(loc="upper left", markerscale=2)
+
+
+EXPERIMENT = Experiment(
+    title="Experiment 1: the theorem",
+    sweeps=["theorem"],
+    measure=measure,
+    shown={
+        "draws": Shown(
+            "Draws of energies: correlation, largest and mean difference between gradient and "
+            "softmax(-E), the bound on it, and the largest difference of the closed form",
+            _errors_by_draw,
+        ),
+        "encoder": Shown(
+            "Through the trained encoder; errors at the weights are relative to the largest one",
+            as_text,
+        ),
+        "training": Shown("Along training, float32, after every epoch", _extremes_along_training),
+    },
+    pictures={"figure1": identity},
+)

@@ -48,10 +48,12 @@ class Claims(Generic[E]):
 
     Args:
         expected: what the column of expected values is called.
+        outcomes: the verdicts, from the best to the worst.
         amendments: claims whose criterion changed after the first full run: what it was, and why.
     """
 
     expected: str
+    outcomes: tuple[str, str, str]
     amendments: Mapping[str, str]
     by_key: dict[str, Claim[E]] = field(default_factory=dict)
 
@@ -66,6 +68,11 @@ class Claims(Generic[E]):
             return claim
 
         return register
+
+    def outcome(self, fully: Any, partly: Any = False) -> str:
+        """Return the verdict of two conditions."""
+        best, middle, worst = self.outcomes
+        return best if fully else middle if partly else worst
 
     def judge(self, evidence: E, experiments: Sequence[str]) -> pd.DataFrame:
         """Return the verdict on each claim of the experiments, with the estimate that decided."""
@@ -90,9 +97,13 @@ class Claims(Generic[E]):
             )
         return pd.DataFrame(rows)
 
+    def in_short(self, verdicts: pd.DataFrame) -> pd.DataFrame:
+        """Return the columns that are printed: what was expected and measured, and the verdict."""
+        return verdicts[["statement", self.expected, "measured", "verdict"]]
+
     def as_markdown(self, verdicts: pd.DataFrame) -> str:
         """Return verdicts as a table: claim, what was expected, what was measured, verdict."""
-        shown = verdicts[["statement", self.expected, "measured", "verdict"]].copy()
+        shown = self.in_short(verdicts).copy()
         shown["verdict"] = shown["verdict"].map("**{}**".format)
         shown.columns = pd.Index(["claim", self.expected, "measured [95 % interval]", "verdict"])
         return markdown_table(shown.map(lambda cell: cell.replace("|", "&#124;")))

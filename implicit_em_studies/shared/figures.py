@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from implicit_em_studies.shared.families import name_of
 
@@ -57,6 +59,35 @@ LOOKS = {
 }
 
 
+def subplots(rows: int, columns: int, height: float, **options: Any) -> tuple[Figure, Any]:
+    """Return a figure as wide as a page's text, and its panels."""
+    figure = Figure(figsize=(WIDTH, height))
+    return figure, figure.subplots(rows, columns, **options)
+
+
+def legend_below(figure: Figure, axes: Axes, columns: int | None = None, **look: Any) -> None:
+    """Write the legend of a panel below all panels, by default on one line."""
+    handles, labels = axes.get_legend_handles_labels()
+    columns = columns or len(labels)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, **look)
+
+
+def plain_logarithm(axis: Axis) -> None:
+    """Write 1, 2 and 5 times the powers of ten along a logarithmic axis."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
+
+
+def dots_and_means(
+    axes: Axes, x: pd.Series, y: pd.Series, line: str = "-", label: str | None = None, **look: Any
+) -> None:
+    """Draw each value as a dot, and a line through the means at each x."""
+    means = y.groupby(x).mean()
+    axes.plot(x, y, ".", ms=4, **look)
+    axes.plot(means.index, means, line, label=label, **look)
+
+
 def bar(axes: Axes, x: float, values: pd.Series, width: float, spread: float, **look: Any) -> None:
     """Draw the mean of values as a bar, and each value as a dot within ``spread`` of its middle."""
     axes.bar(x, values.mean(), width, **look)
@@ -77,8 +108,7 @@ def panels(
 ) -> Figure:
     """Draw a panel for each family, three in a row, with the family's name above."""
     lines = -(-len(families) // 3)
-    figure = Figure(figsize=(WIDTH, height * lines + 0.3))
-    panels = figure.subplots(lines, 3, squeeze=False, sharey=False)
+    figure, panels = subplots(lines, 3, height * lines + 0.3, squeeze=False, sharey=False)
     for axes, family in zip(panels.flat, families, strict=False):
         draw(axes, family)
         axes.set_title(name_of(family))

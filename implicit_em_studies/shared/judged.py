@@ -1,24 +1,30 @@
-"""A study of experiments that end with verdicts: its runs, and the order in which it is made."""
+"""A study of experiments that end with verdicts: its runs, its report, and their order."""
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import Any, TypeVar
 
 from implicit_em.base.errors import ConfigError
 from implicit_em.base.files import write_json
 from implicit_em.base.tables import print_rows
 from implicit_em.config import CONF
+from implicit_em.training.progress import working
 from implicit_em_studies.shared import provenance, study_directory
 from implicit_em_studies.shared.claims import Claims
 from implicit_em_studies.shared.command_line import command
 from implicit_em_studies.shared.execution import execute
+from implicit_em_studies.shared.experiment import Evidence, Experiment
 from implicit_em_studies.shared.pages import Report, forget
 from implicit_em_studies.shared.protocol import digest, trial_label
 from implicit_em_studies.shared.runs import Run, plan_sweeps
+from implicit_em_studies.shared.summary_run import log_summary
+from implicit_em_studies.shared.tables import records
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -27,20 +33,23 @@ class JudgedStudy:
 
     Args:
         name: its command.
+        package: package that has the report's template.
         directory: directory of the protocol's results.
-        experiments: the sweeps, files of ``conf/experiment``, of each experiment.
+        experiments: its experiments by name.
         protocol: the digest of each sweep's runs.
         claims: what is judged.
-        write: function of a report, the complete runs and the experiments, which measures, draws
-            and writes; it returns the path of the page.
+        evidence: function that makes of all that was measured what the criteria judge.
+        file: name of the file of a table or figure, of the ``{experiment}`` and its ``{name}``.
     """
 
     name: str
+    package: str
     directory: Path
-    experiments: Mapping[str, Sequence[str]]
+    experiments: Mapping[str, Experiment]
     protocol: Mapping[str, str]
     claims: Claims[Any]
-    write: Callable[[Report, Sequence[Run], Sequence[str]], Path]
+    evidence: Callable[[Evidence], Any] = dict
+    file: str = "{experiment}_{name}"
 
     def run(
         self,
@@ -91,7 +100,7 @@ class JudgedStudy:
             criteria = inspect.getfile(next(iter(self.claims.by_key.values())).judge)
             history = provenance.history_of(Path(criteria))
             origin = provenance.describe(typed, runs, criteria=history)
-            return self.write(Report(directory, origin, trial), runs, together)
+            return self._write(Report(directory, origin, trial), runs, together)
 
     def plan(
         self,
@@ -103,8 +112,8 @@ class JudgedStudy:
         """Plan the runs of experiments as ``plan_sweeps`` does; W&B groups them by experiment."""
         runs = plan_sweeps(self._sweeps(experiments), directory, conf, overrides)
         for run in runs:
-            of = [name for name, sweeps in self.experiments.items() if {*sweeps} & {*run.sweeps}]
-            run.group = next(name for name in of if run.sweep in self.experiments[name])
+            of = [name for name, one in self.experiments.items() if {*one.sweeps} & {*run.sweeps}]
+            run.group = next(name for name in of if run.sweep in self.experiments[name].sweeps)
             run.tags = of
         return runs
 
@@ -119,16 +128,49 @@ class JudgedStudy:
         """Return whether the runs are those of the protocol."""
         return self.digests(experiments, runs).items() <= self.protocol.items()
 
-    def verdicts(
-        self, report: Report, evidence: Any, experiments: Sequence[str]
-    ) -> pd.DataFrame | None:
-        """Judge, write and print; a trial has no verdicts."""
-        if report.trial:
-            return None
-        found = self.claims.judge(evidence, experiments)
-        self.claims.write(found, report.provenance, report.directory)
-        print_rows("Verdicts", found[["statement", self.claims.expected, "measured", "verdict"]])
-        return found
+    def _write(self, report: Report, runs: Sequence[Run], names: Sequence[str]) -> Path:
+        """Measure, draw, judge and write the report of complete runs; a trial has no verdicts."""
+        experiments = {name: self.experiments[name] for name in names}
+        measured = {}
+        for name, one in experiments.items():
+            own = [run for run in runs if {*run.sweeps} & {*one.sweeps}]
+            with working(f"measuring {name}"):
+                measured[name] = one.measure(own)
+        tables = self._by_file({n: one.tables(measured[n]) for n, one in experiments.items()})
+        report.write_tables(tables)
+        for file, shown in self._by_file({n: one.shown for n, one in experiments.items()}).items():
+            if shown.names:
+                shown.write(tables[file], report.directory / "tables" / file, report.trial)
+        with working("drawing the figures"):
+            report.write_figures(
+                self._by_file({n: one.drawn(measured[n]) for n, one in experiments.items()})
+            )
+        claims, verdicts = [], ""
+        if not report.trial:
+            found = self.claims.judge(self.evidence(measured), names)
+            self.claims.write(found, report.provenance, report.directory)
+            print_rows("Verdicts", self.claims.in_short(found))
+            claims, verdicts = records(found), self.claims.as_markdown(found)
+            tables |= {"verdicts": found}
+        page = report.write_page(
+            self.package,
+            experiments=experiments,
+            measured=measured,
+            claims=claims,
+            verdicts=verdicts,
+            amendments=self.claims.amendments,
+        )
+        log_summary(runs[0].cfg, report.directory, tables, report.provenance, report.trial)
+        log.info("Written to %s", page)
+        return page
+
+    def _by_file(self, found: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
+        """Return what experiments have by name, by the name of its file."""
+        return {
+            self.file.format(experiment=experiment, name=name): one
+            for experiment, own in found.items()
+            for name, one in own.items()
+        }
 
     def _sweeps(self, experiments: Sequence[str]) -> list[str]:
-        return [sweep for name in experiments for sweep in self.experiments[name]]
+        return [sweep for name in experiments for sweep in self.experiments[name].sweeps]

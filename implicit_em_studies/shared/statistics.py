@@ -22,6 +22,24 @@ class Estimate:
     p_value: float | None = None  # two-sided
     test: str | None = None
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The ends of the interval; the value twice if there is none."""
+        low, high = (self.value if end is None else end for end in (self.low, self.high))
+        return low, high
+
+    def above(self, bound: float = 0) -> bool:
+        """Return whether there is an interval, above a bound."""
+        return self.low is not None and self.low > bound
+
+    def below(self, bound: float = 0) -> bool:
+        """Return whether there is an interval, below a bound."""
+        return self.high is not None and self.high < bound
+
+    def within(self, bound: float) -> bool:
+        """Return whether there is an interval, nearer to 0 than a bound."""
+        return self.above(-bound) and self.below(bound)
+
     def text(self, digits: int = 2, scale: float = 1.0, unit: str = "") -> str:
         """Write the value and its interval: ``3.1 [2.5, 3.6] points``."""
         unit = unit and f" {unit}"

@@ -27,6 +27,22 @@ def over_runs(values: pd.Series, form: str) -> str:
     return mean_and_deviation(values.mean(), values.std(), form)
 
 
+def in_words(runs: pd.DataFrame, columns: Mapping[str, tuple[str, str]]) -> dict[str, str]:
+    """Return columns of runs as text, by heading, each as ``over_runs`` writes it in its format.
+
+    A heading with ``(%)`` shows hundred times the numbers.
+    """
+    return {
+        heading: over_runs((100 if "(%)" in heading else 1) * runs[key], form)
+        for heading, (key, form) in columns.items()
+    }
+
+
+def history_of(directory: object) -> pd.DataFrame:
+    """Return what a run logged, a row an epoch."""
+    return pd.read_csv(f"{directory}/history.csv")
+
+
 def percent(share: float, digits: int | None = None) -> str:
     """Return a share as text: ``5 %``; a dash for NaN."""
     text = f"{100 * share:g} %" if digits is None else f"{100 * share:.{digits}f} %"

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from implicit_em_studies.shared.command_line import run_study
-from implicit_em_studies.theory.study import EXPERIMENTS, THEORY, study
+from implicit_em_studies.theory.study import STUDY, THEORY, study
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -14,8 +14,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         THEORY,
         arguments,
         "EXPERIMENT | KEY=VALUE",
-        f"experiments ({', '.join(EXPERIMENTS)}; all if none is named) and settings for all runs, "
-        "e.g. trainer.max_epochs=2, which make it a trial",
+        f"experiments ({', '.join(STUDY.experiments)}; all if none is named) and settings for all "
+        "runs, e.g. trainer.max_epochs=2, which make it a trial",
         {"quick": "a trial of few epochs and one seed, into a directory of its own"},
         prog="implicit-em theory",
         description="Answer the theory's open questions: runs, tables, figures and verdicts.",

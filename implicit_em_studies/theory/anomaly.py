@@ -26,7 +26,7 @@ from implicit_em.data import TorchvisionDataModule, as_unit_float
 from implicit_em.data.sharing import Source
 from implicit_em.models import GaussianMixture, KMeans, Mixture, SparseAutoencoder
 from implicit_em_studies.shared import figures as style
-from implicit_em_studies.shared.experiment import Experiment, Picture, Tables
+from implicit_em_studies.shared.experiment import Experiment, Shown, Tables
 from implicit_em_studies.shared.measurements import Measurement
 from implicit_em_studies.shared.runs import Run
 from implicit_em_studies.shared.tables import over_runs
@@ -270,8 +270,7 @@ def _columns(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def scores(tables: Tables) -> Figure:
     """Draw the mean AUROC of each score in each kind of task, and for each corruption."""
-    figure = Figure(figsize=(style.WIDTH, 4.2))
-    axes = figure.subplots()
+    figure, axes = style.subplots(1, 1, 4.2)
     columns = _columns(tables["aurocs"])
     means = pd.DataFrame({k: rows.groupby("method")["auroc"].mean() for k, rows in columns.items()})
     means = means.reindex(list(METHODS))
@@ -302,8 +301,7 @@ DRAWN = {
 
 def digits(tables: Tables) -> Figure:
     """Draw the AUROC of each held-out digit, means over the seeds."""
-    figure = Figure(figsize=(style.WIDTH, 3.0))
-    axes = figure.subplots()
+    figure, axes = style.subplots(1, 1, 3.0)
     table = tables["aurocs"].query("kind == 'digit'")
     means = (
         table.assign(digit=table["task"].astype(int)).groupby(["method", "digit"])["auroc"].mean()
@@ -320,17 +318,8 @@ def digits(tables: Tables) -> Figure:
 
 EXPERIMENT = Experiment(
     title="Evidence at work",
-    sweeps=["anomaly_derived", "anomaly_mixture", "anomaly_sae"],
+    sweeps=["theory/anomaly_derived", "theory/anomaly_mixture", "theory/anomaly_sae"],
     measure=measure,
-    shown={"aurocs": ("AUROC over the seeds; means over the tasks of a kind", summary)},
-    pictures={
-        "scores": Picture(
-            "AUROC, means over the seeds, and to the left over the tasks of a kind. Blue is below "
-            "0.5: the score takes anomalies for the more normal samples.",
-            scores,
-        ),
-        "digits": Picture(
-            "AUROC of each digit that was left out of the training; means over the seeds.", digits
-        ),
-    },
+    shown={"aurocs": Shown("AUROC over the seeds; means over the tasks of a kind", summary)},
+    pictures={"scores": scores, "digits": digits},
 )

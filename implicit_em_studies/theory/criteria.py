@@ -9,13 +9,13 @@ accuracies are in [0, 1].
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import pandas as pd
 
 from implicit_em_studies.shared import statistics
 from implicit_em_studies.shared.claims import Claims, Finding
 from implicit_em_studies.shared.experiment import Evidence
+from implicit_em_studies.shared.statistics import Estimate
 from implicit_em_studies.theory import anomaly, lse, reconstruction, volume
 from implicit_em_studies.theory.depth import EQUAL, WAYS
 from implicit_em_studies.theory.explicit_em import DESCENT, EXPLICIT, best, end_of
@@ -27,8 +27,8 @@ AMENDMENTS: Mapping[str, str] = {
     "middle rate. It was committed before they were trained at the other two.",
 }
 """Claims whose criterion changed after the first full run, or was added: what it was, and why."""
-CLAIMS: Claims[Evidence] = Claims("fixed beforehand", AMENDMENTS)
-claim = CLAIMS.claim
+CLAIMS: Claims[Evidence] = Claims("fixed beforehand", ("yes", "partly", "no"), AMENDMENTS)
+claim, outcome = CLAIMS.claim, CLAIMS.outcome
 CLOSE = 0.003
 """Difference in probe accuracy that counts as none."""
 AS_PURE = 0.01
@@ -37,11 +37,6 @@ HALF_A_POINT = 0.005
 """Probe accuracy that a temperature may cost."""
 STRONG = 0.7
 """Rank correlation that counts as strong."""
-
-
-def outcome(yes: Any, partly: Any = False) -> str:
-    """Return the verdict of two conditions."""
-    return "yes" if yes else "partly" if partly else "no"
 
 
 @claim("volume", "With weight decay, training ends", "settled, none dead, in all runs")
@@ -89,14 +84,12 @@ def decay_keeps_the_probe(evidence: Evidence) -> Finding:
         name: group.set_index("seed")["probe"] for name, group in matched.groupby("candidate")
     }
     gap = statistics.difference(probes["decay"], probes["today"])
-    low = gap.value if gap.low is None else gap.low
-    better = gap.low is not None and gap.low > 0
     return Finding(
-        outcome(low > -CLOSE, gap.value > -CLOSE),
+        outcome(gap.ends[0] > -CLOSE, gap.value > -CLOSE),
         gap,
         gap.text(2, 100, "points"),
         "At the same density the probe is "
-        + ("better with weight decay." if better else "not better with weight decay."),
+        + ("better with weight decay." if gap.above() else "not better with weight decay."),
     )
 
 
@@ -122,7 +115,7 @@ def others_do_as_well(evidence: Evidence) -> Finding:
     )
     return Finding(
         outcome(found, settling),
-        statistics.Estimate(len(found)),
+        Estimate(len(found)),
         f"{len(found)} of 3; {shown}",
         f"Settled with no dead unit: {', '.join(settling) or 'none'}.",
     )
@@ -143,7 +136,7 @@ def a_step_is_an_m_step(evidence: Evidence) -> Finding:
     equal, rises = error <= 1e-10, fall <= 1e-6 and in_float64 <= 1e-12
     return Finding(
         outcome(equal and rises, equal),
-        statistics.Estimate(float(error), n=len(passes)),
+        Estimate(float(error), n=len(passes)),
         f"difference at most {error:.1e}; falls of at most {fall:.1e}, in float64 {in_float64:.1e}",
         f"The M-steps choose rates between {steps['lowest_rate'].min():.0f} and "
         f"{steps['largest_rate'].max():,.0f}, one for each component.",
@@ -179,7 +172,7 @@ def _ahead(evidence: Evidence, column: str, unit: str) -> Finding:
         explicit, descent = (best(curves, own, column, budget) for own in (EXPLICIT, DESCENT))
         gaps.append(statistics.difference(explicit.likelihoods, descent.likelihoods))
         names.append(f"{explicit} against {descent}")
-    at_end, early = (gap.low is not None and gap.low > 0 for gap in gaps)
+    at_end, early = map(Estimate.above, gaps)
     texts = [gap.text(2, 1, "nats") for gap in gaps]
     return Finding(
         outcome(at_end, early),
@@ -204,10 +197,9 @@ def components_are_as_good(evidence: Evidence) -> Finding:
         finals[(finals["method"] == one.method) & (finals["rate"] == one.rate)] for one in chosen
     )
     gap = statistics.difference(explicit["purity"], descent["purity"])
-    ends = [gap.value if value is None else value for value in (gap.low, gap.high)]
     mutual = [100 * one["nmi"].mean() for one in (explicit, descent)]
     return Finding(
-        outcome(max(map(abs, ends)) < AS_PURE, abs(gap.value) < AS_PURE),
+        outcome(max(map(abs, gap.ends)) < AS_PURE, abs(gap.value) < AS_PURE),
         gap,
         gap.text(2, 100, "points"),
         f"Mutual information with the classes: {mutual[0]:.1f} and {mutual[1]:.1f} %.",
@@ -235,7 +227,7 @@ def second_layer_reads_better(evidence: Evidence) -> Finding:
     for way in ("turns", "joint"):
         first, second = (_layer(evidence, way, 2, layer) for layer in (1, 2))
         gaps[way] = [statistics.difference(second, other) for other in (first, equal)]
-    above = [all(map(_above, own)) for own in gaps.values()]
+    above = [all(map(Estimate.above, own)) for own in gaps.values()]
     texts = [
         f"{WAYS[way]} {own[0].text(2, 100, 'points')} over the first, "
         f"{own[1].text(2, 100, 'points')} over one layer"
@@ -257,7 +249,7 @@ def joint_is_better(evidence: Evidence) -> Finding:
     differences have intervals above 0. Partly if one has.
     """
     gaps = _gaps(evidence, "joint", "turns")
-    above = [_above(gap) for gap in gaps]
+    above = [gap.above() for gap in gaps]
     purer = _gaps(evidence, "joint", "turns", "top_purity")
     return Finding(
         outcome(all(above), any(above)),
@@ -275,7 +267,7 @@ def layers_need_not_wait(evidence: Evidence) -> Finding:
     differences are above -0.3 points.
     """
     gaps = _gaps(evidence, "together", "turns")
-    lows = [gap.value if gap.low is None else gap.low for gap in gaps]
+    lows = [gap.ends[0] for gap in gaps]
     return Finding(
         outcome(min(lows) > -CLOSE, min(gap.value for gap in gaps) > -CLOSE),
         gaps[0],
@@ -301,7 +293,7 @@ def upper_units_are_mixtures(evidence: Evidence) -> Finding:
             *(_layer(evidence, way, 2, 2, measure) for measure in ("agreement", "chance"))
         )
     few = max(carried.values()) <= FEW
-    agree = all(map(_above, gaps.values()))
+    agree = all(map(Estimate.above, gaps.values()))
     texts = [
         f"{WAYS[way]} {carried[way]:.0f} units, weight on their class less chance "
         f"{gaps[way].text(1, 100, 'points')}"
@@ -332,7 +324,7 @@ def _layer(
 
 def _gaps(
     evidence: Evidence, way: str, other: str, measure: str = "sparse_probe_5"
-) -> list[statistics.Estimate]:
+) -> list[Estimate]:
     """Return the paired differences of two ways' last layers, for two and for three layers."""
     return [
         statistics.difference(*(_layer(evidence, one, n, n, measure) for one in (way, other)))
@@ -346,13 +338,9 @@ def _rise(evidence: Evidence, measure: str) -> str:
     return statistics.difference(second, first).text(2, 100, "points")
 
 
-def _of_both(gaps: Sequence[statistics.Estimate]) -> str:
+def _of_both(gaps: Sequence[Estimate]) -> str:
     two, three = (gap.text(2, 100, "points") for gap in gaps)
     return f"{two} with two layers, {three} with three"
-
-
-def _above(gap: statistics.Estimate) -> bool:
-    return gap.low is not None and gap.low > 0
 
 
 @claim("lse", "In real runs LSE counts the active units", "R² of at least 0.9, above that of L1")
@@ -405,7 +393,7 @@ def a_temperature_gives_meaning(evidence: Evidence) -> Finding:
     where = "; ".join(f"{name} at {', '.join(at)}" for name, at in found.items())
     return Finding(
         outcome("ReLU" in found, found),
-        statistics.Estimate(said["ReLU"]),
+        Estimate(said["ReLU"]),
         "said of the label at most: "
         + ", ".join(f"{name} {100 * share:.1f} %" for name, share in said.items()),
         f"The perplexity of ReLU is {relu['perplexity'].min():.1f} at least. Meaningful: "
@@ -433,9 +421,9 @@ def low_energy_is_a_match(evidence: Evidence) -> Finding:
         name = lse.ACTIVATIONS[str(activation)]
         least, most = runs["purity_least"], runs["purity_most"]
         shown.append(f"{name} {100 * least.mean():.1f} % (largest: {100 * most.mean():.1f} %)")
-        if _above(statistics.difference(least, relu)):
+        if statistics.difference(least, relu).above():
             purer.append(name)
-            if _above(statistics.difference(least, most)):
+            if statistics.difference(least, most).above():
                 found.append(name)
     best = max((runs["purity_least"] for runs in purities.values()), key=lambda each: each.mean())
     return Finding(
@@ -455,8 +443,8 @@ def the_lead_is_in_directions(evidence: Evidence) -> Finding:
     """
     as_trained = _leads(evidence, "l1", "derived")
     equal = _leads(evidence, "l1", "derived", "probe_equal")
-    there = [at for at in as_trained if _above(as_trained[at])]
-    kept = [at for at in there if _above(equal[at])]
+    there = [at for at in as_trained if as_trained[at].above()]
+    kept = [at for at in there if equal[at].above()]
     return Finding(
         outcome(len(kept) == len(as_trained), kept),
         equal[reconstruction.DENSITIES[0]],
@@ -472,7 +460,7 @@ def decay_closes_the_gap(evidence: Evidence) -> Finding:
     at one.
     """
     gaps = _leads(evidence, "derived_decay", "l1")
-    closed = [at for at, gap in gaps.items() if gap.low is not None and gap.low > -CLOSE]
+    closed = [at for at, gap in gaps.items() if gap.above(-CLOSE)]
     others = _at_densities(_leads(evidence, "derived", "l1"))
     return _by_densities(gaps, closed, f"Without decay: {others}.")
 
@@ -484,7 +472,7 @@ def the_hybrid_beats_l1(evidence: Evidence) -> Finding:
     0. Partly if it has one at one density.
     """
     leads = _leads(evidence, "hybrid_10000_decay", "l1")
-    won = [at for at, lead in leads.items() if _above(lead)]
+    won = [at for at, lead in leads.items() if lead.above()]
     others = _at_densities(_leads(evidence, "hybrid_100_decay", "l1"))
     return _by_densities(leads, won, f"With a weight of 100: {others}.")
 
@@ -504,7 +492,7 @@ def the_probe_follows_the_variance(evidence: Evidence) -> Finding:
     low = [at for at, value in found.items() if value <= -STRONG]
     return Finding(
         outcome(len(low) == len(found), low),
-        statistics.Estimate(found[reconstruction.DENSITIES[0]]),
+        Estimate(found[reconstruction.DENSITIES[0]]),
         ", ".join(f"{value:.2f} at {100 * at:.0f} %" for at, value in found.items()),
         "A negative correlation means: the more variance is explained, the better the probe.",
     )
@@ -512,7 +500,7 @@ def the_probe_follows_the_variance(evidence: Evidence) -> Finding:
 
 def _leads(
     evidence: Evidence, first: str, second: str, column: str = "probe_accuracy"
-) -> dict[float, statistics.Estimate]:
+) -> dict[float, Estimate]:
     """Return how far one variant is ahead of another, by density."""
     runs = evidence["reconstruction"]["runs"]
     found = {}
@@ -523,15 +511,13 @@ def _leads(
     return found
 
 
-def _by_densities(
-    leads: Mapping[float, statistics.Estimate], met: Sequence[float], why: str
-) -> Finding:
+def _by_densities(leads: Mapping[float, Estimate], met: Sequence[float], why: str) -> Finding:
     """Judge by the densities at which a criterion is met."""
     first = leads[reconstruction.DENSITIES[0]]
     return Finding(outcome(len(met) == len(leads), met), first, _at_densities(leads), why)
 
 
-def _at_densities(leads: Mapping[float, statistics.Estimate]) -> str:
+def _at_densities(leads: Mapping[float, Estimate]) -> str:
     return ", ".join(f"{e.text(2, 100, 'points')} at {100 * at:.0f} %" for at, e in leads.items())
 
 
@@ -575,7 +561,7 @@ def _beats(evidence: Evidence, method: str, others: Sequence[str] = anomaly.REFE
             f"{name} {aurocs[method].mean():.3f} against {aurocs[best].mean():.3f} "
             f"({anomaly.METHODS[best]})"
         )
-        if all(_above(statistics.difference(aurocs[method], aurocs[o])) for o in others):
+        if all(statistics.difference(aurocs[method], aurocs[o]).above() for o in others):
             won.append(name)
     return Finding(
         outcome(len(won) >= 2, won),

@@ -23,10 +23,10 @@ from implicit_em.metrics.quality import Encoded, quality
 from implicit_em.models import Encoder
 from implicit_em.models.linear import Linear, SharedInput
 from implicit_em_studies.shared import figures as style
-from implicit_em_studies.shared.experiment import Experiment, Picture, Tables
+from implicit_em_studies.shared.experiment import Experiment, Shown, Tables
 from implicit_em_studies.shared.measurements import Measurement, samples_of
 from implicit_em_studies.shared.runs import Run
-from implicit_em_studies.shared.tables import mean_and_deviation
+from implicit_em_studies.shared.tables import in_words
 
 WAYS = {
     "one": "one layer",
@@ -231,32 +231,31 @@ def measure(runs: Sequence[Run]) -> Tables:
 
 
 SHOWN = {
-    "sparse_probe_1": ("probe on 1 unit (%)", 100, ".1f"),
-    "sparse_probe_5": ("probe on 5 units (%)", 100, ".1f"),
-    "probe_accuracy": ("probe on all units (%)", 100, ".1f"),
-    "top_purity": ("purity (%)", 100, ".1f"),
-    "exact_density": ("density (%)", 100, ".1f"),
-    "least_squares_fvu": ("pixels unexplained (%)", 100, ".1f"),
-    "dead_units": ("dead units", 1, ".1f"),
-    "carried": ("lower units that carry 90 %", 1, ".0f"),
-    "agreement": ("weight on units of its class (%)", 100, ".1f"),
-    "chance": ("if weights were equal (%)", 100, ".1f"),
+    "sparse_probe_1": ("probe on 1 unit (%)", ".1f"),
+    "sparse_probe_5": ("probe on 5 units (%)", ".1f"),
+    "probe_accuracy": ("probe on all units (%)", ".1f"),
+    "top_purity": ("purity (%)", ".1f"),
+    "exact_density": ("density (%)", ".1f"),
+    "least_squares_fvu": ("pixels unexplained (%)", ".1f"),
+    "dead_units": ("dead units", ".1f"),
+    "carried": ("lower units that carry 90 %", ".0f"),
+    "agreement": ("weight on units of its class (%)", ".1f"),
+    "chance": ("if weights were equal (%)", ".1f"),
 }
-"""What is measured: its name, its factor and its format in tables and figures."""
+"""What is measured: its heading and its format in the table."""
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """Return one row for each layer of each net, over the seeds."""
     rows = rows[(rows["layers"] != 2) | ~rows["way"].isin(LAYER_BY_LAYER)]  # no layer twice
-    groups = rows.groupby(["way", "layers", "layer", "units"], sort=False)
-    means, deviations = groups[[*SHOWN]].mean(), groups[[*SHOWN]].std()
-    shown: Any = means.index.to_frame(index=False)
-    shown["way"] = shown["way"].map(WAYS)
-    shown = shown.rename(columns={"way": "trained"})
-    for key, (name, factor, form) in SHOWN.items():
-        pairs = zip(factor * means[key], factor * deviations[key], strict=True)
-        shown[name] = [mean_and_deviation(mean, deviation, form) for mean, deviation in pairs]
-    return shown
+    columns = {heading: (key, form) for key, (heading, form) in SHOWN.items()}
+    shown = []
+    for (way, layers, layer, units), group in rows.groupby(
+        ["way", "layers", "layer", "units"], sort=False
+    ):
+        place = {"trained": WAYS[way], "layers": layers, "layer": layer, "units": units}
+        shown.append(place | in_words(group, columns))
+    return pd.DataFrame(shown)
 
 
 def by_layer(tables: Tables) -> Figure:
@@ -284,11 +283,10 @@ def by_layer(tables: Tables) -> Figure:
             {"color": style.ORANGE, "ls": "--", "marker": "D"},
         ),
     }
-    figure = Figure(figsize=(style.WIDTH, 4.4))
-    panels = figure.subplots(2, 3)
-    for axes, (key, (name, factor, _)) in zip(panels.flat, SHOWN.items(), strict=False):
+    figure, panels = style.subplots(2, 3, 4.4)
+    for axes, (key, (name, _)) in zip(panels.flat, SHOWN.items(), strict=False):
         for label, (own, look) in lines.items():
-            found = factor * own.groupby("layer")[key].agg(["mean", "min", "max"])
+            found = 100 * own.groupby("layer")[key].agg(["mean", "min", "max"])
             spread = [found["mean"] - found["min"], found["max"] - found["mean"]]
             axes.errorbar(
                 found.index, found["mean"], spread, label=label, ms=4, elinewidth=0.8, **look
@@ -296,8 +294,7 @@ def by_layer(tables: Tables) -> Figure:
         axes.set(title=name, xticks=[1, 2, 3], xlim=(0.8, 3.2))
     for axes in panels[1]:
         axes.set_xlabel("layer")
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    style.legend_below(figure, panels[0, 0], 3)
     return figure
 
 
@@ -305,8 +302,7 @@ def mixtures(tables: Tables) -> Figure:
     """Draw how many lower units make an upper one, and whether they are of its class."""
     rows = tables["layers"]
     upper = rows[(rows["layer"] > 1) & (rows["layers"] == 3)]
-    figure = Figure(figsize=(style.WIDTH, 2.8))
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = style.subplots(1, 2, 2.8)
     colours = {"turns": style.GREEN, "together": style.BLUE, "joint": style.VERMILION}
     for position, (way, colour) in enumerate(colours.items()):
         for layer in (2, 3):
@@ -333,23 +329,8 @@ def mixtures(tables: Tables) -> Figure:
 
 EXPERIMENT = Experiment(
     title="Layers on layers",
-    sweeps=[f"depth_{way}" for way in WAYS],
+    sweeps=[f"theory/depth_{way}" for way in WAYS],
     measure=measure,
-    shown={"layers": ("Every layer, over the seeds", summary)},
-    pictures={
-        "by_layer": Picture(
-            "What is measured of each layer on the test images: means over the seeds, and the "
-            "range. The dotted line is one layer with as many parameters as a net of so many "
-            "layers.",
-            by_layer,
-        ),
-        "mixtures": Picture(
-            "What the units of upper layers are made of, in nets of three layers. Left: how many "
-            "of the 64 lower units carry 90 % of the absolute sum of a unit's weights, median over "
-            "the units; the line is that of rows of normal random numbers. Right: the share of a "
-            "unit's positive weights that lies on lower units of its own class, and what equal "
-            "weights would give. Dots: runs.",
-            mixtures,
-        ),
-    },
+    shown={"layers": Shown("Every layer, over the seeds", summary)},
+    pictures={"by_layer": by_layer, "mixtures": mixtures},
 )

@@ -13,16 +13,15 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
 
 from implicit_em.base.threads import cores
 from implicit_em.data import ResidentDataModule
 from implicit_em.models import Encoder
 from implicit_em_studies.shared import figures as style
-from implicit_em_studies.shared.experiment import Experiment, Picture, Tables
+from implicit_em_studies.shared.experiment import Experiment, Shown, Tables
 from implicit_em_studies.shared.measurements import Measurement
 from implicit_em_studies.shared.runs import Run
-from implicit_em_studies.shared.tables import over_runs
+from implicit_em_studies.shared.tables import history_of, in_words
 from implicit_em_studies.theory import free_layer
 from implicit_em_studies.theory.em_measuring import (
     INCREMENTAL,
@@ -108,8 +107,7 @@ def _paces(timed: Sequence[Run]) -> dict[tuple[str, str], float]:
 def _rows(runs: Sequence[Run], paces: Mapping[tuple[str, str], float]) -> Iterator[dict[str, Any]]:
     """Yield the finals, with the ``curve`` of the likelihood, a list."""
     for run in runs:
-        history = pd.read_csv(run.directory / "history.csv")
-        curve = (-history["likelihood/lse"]).to_list()
+        curve = (-history_of(run.directory)["likelihood/lse"]).to_list()
         found: dict[tuple[str, str], Any] = {
             (method_of(run), run.axes["lr.value"]): {**_known(QUALITY, run), "curve": curve}
         }
@@ -134,7 +132,7 @@ def _of_steps(exacts: Sequence[Run]) -> Tables:
     for run in exacts:
         found = _known(STEPS, run)
         steps += [{"seed": run.cfg.seed, "at": at, **found[at]} for at in ("start", "end")]
-        losses = pd.read_csv(run.directory / "history.csv")["train/loss"].to_numpy()
+        losses = history_of(run.directory)["train/loss"].to_numpy()
         passes.append(
             {
                 "seed": run.cfg.seed,
@@ -203,23 +201,23 @@ def best_rates(finals: pd.DataFrame) -> dict[str, str]:
 
 def summary(finals: pd.DataFrame) -> pd.DataFrame:
     """Return one row for each method and rate, over the seeds."""
+    columns = {
+        "after a tenth": ("early", ".2f"),
+        "log-likelihood": ("likelihood", ".2f"),
+        "on test samples": ("test_likelihood", ".2f"),
+        "purity (%)": ("purity", ".1f"),
+        "mutual information (%)": ("nmi", ".1f"),
+        "probe (%)": ("probe", ".2f"),
+    }
     rows = []
     order = finals["method"].map(list(METHODS).index), finals["rate"].replace("", "0").astype(float)
-    for _, group in finals.groupby([*order], sort=True):
+    for _, group in finals.astype({"probe": float}).groupby([*order], sort=True):
         method, rate = group[SETTING].iloc[0]
         pace = group["pass_seconds"].mean()
         rows.append(
-            {
-                "method": METHODS[method],
-                "rate": rate or "–",
-                "after a tenth": over_runs(group["early"], ".2f"),
-                "log-likelihood": over_runs(group["likelihood"], ".2f"),
-                "on test samples": over_runs(group["test_likelihood"], ".2f"),
-                "purity (%)": over_runs(100 * group["purity"], ".1f"),
-                "mutual information (%)": over_runs(100 * group["nmi"], ".1f"),
-                "probe (%)": over_runs(100 * group["probe"].astype(float), ".2f"),
-                "seconds a pass": "–" if np.isnan(pace) else f"{pace:.2f}",
-            }
+            {"method": METHODS[method], "rate": rate or "–"}
+            | in_words(group, columns)
+            | {"seconds a pass": "–" if np.isnan(pace) else f"{pace:.2f}"}
         )
     return pd.DataFrame(rows)
 
@@ -276,8 +274,7 @@ LOOKS = {
 
 def race(tables: Tables) -> Figure:
     """Draw the likelihood over passes and seconds, of each method at its best rate."""
-    figure = Figure(figsize=(style.WIDTH, 3.0))
-    panels = figure.subplots(1, 2, sharey=True)
+    figure, panels = style.subplots(1, 2, 3.0, sharey=True)
     curves, finals = tables["curves"], tables["finals"]
     rates, shown = best_rates(finals), []
     for method in (*EXPLICIT, *DESCENT):
@@ -296,33 +293,29 @@ def race(tables: Tables) -> Figure:
     for axes, name in zip(panels, ("passes", "seconds of training"), strict=True):
         axes.axhline(limit, color=colour, ls=line, label="k-means, at its end")
         axes.set(xlabel=name, xscale="log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.minorticks_off()
+        style.plain_logarithm(axes.xaxis)
     every = pd.concat(shown)
     panels[0].set(ylabel="log-likelihood (nats)")
     later = every[every["pass"] >= min(2, every["pass"].max())]
     panels[0].set_ylim(later["likelihood"].min())
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    style.legend_below(figure, panels[0], 3)
     return figure
 
 
 def rates(tables: Tables) -> Figure:
     """Draw the likelihood at the end over the rate, for each method that has one."""
-    figure = Figure(figsize=(style.WIDTH, 2.5))
+    figure, panels = style.subplots(1, 3, 2.5, sharey=True)
     finals = tables["finals"]
-    panels = figure.subplots(1, 3, sharey=True)
     names = ("step size", "rate", "rate")
     for axes, method, name in zip(panels, ("stochastic", *DESCENT), names, strict=True):
         _levels(axes, finals, ("exact", "incremental"))
         own = finals[finals["method"] == method]
-        own = own.assign(rate=own["rate"].astype(float)).sort_values("rate")
-        means = own.groupby("rate")["likelihood"].mean()
+        rate = own["rate"].astype(float)
         colour, line = LOOKS[method]
-        axes.plot(own["rate"], own["likelihood"], ".", color=colour, ms=4)
-        axes.plot(means.index, means, line, color=colour)
+        style.dots_and_means(axes, rate, own["likelihood"], line, color=colour)
         axes.set(title=METHODS[method], xlabel=name, xscale="log")
-        axes.set_xticks(means.index, [f"{rate:g}" for rate in means.index], minor=False)
+        ticks = sorted(rate.unique())
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
         axes.minorticks_off()
     panels[0].set(ylabel="log-likelihood (nats)")
     panels[0].legend()
@@ -338,8 +331,7 @@ def _levels(axes: Axes, finals: pd.DataFrame, methods: Sequence[str]) -> None:
 
 def free_rows(tables: Tables) -> Figure:
     """Draw what an M-step of a free layer makes least along the scale of a row."""
-    figure = Figure(figsize=(style.WIDTH, 2.8))
-    panels = figure.subplots(1, 2)
+    figure, panels = style.subplots(1, 2, 2.8)
     curves = tables["free_curves"]
     shown = (
         ("no end, or an end at 0", ("ReLU, none", "linear, none", "linear, log variance")),
@@ -368,45 +360,29 @@ def free_rows(tables: Tables) -> Figure:
 
 EXPERIMENT = Experiment(
     title="Explicit EM, and gradient descent beside it",
-    sweeps=[f"explicit_em_{method}" for method in TRAINED],
+    sweeps=[f"theory/explicit_em_{method}" for method in TRAINED],
     measure=measure,
     shown={
-        "finals": (
+        "finals": Shown(
             "Every method and rate at its end, over the seeds. Log-likelihoods are in nats a "
             "sample, up to a constant of the samples",
             summary,
         ),
-        "steps": (
+        "steps": Shown(
             "A gradient step with the preconditioner 1 / ⟨r⟩ against an M-step, in float64: their "
             "largest difference, relative; and the rates that the M-step chooses",
             readable_steps,
         ),
-        "passes": (
+        "passes": Shown(
             "Exact EM: the largest fall of the likelihood from one pass to the next, relative; and "
             "how far the runs, in float32, are from float64",
             readable_passes,
         ),
-        "free_layer": (
+        "free_layer": Shown(
             "The free layer: the objective of the M-step of one row, times a factor. The row is "
             "the M-step of the penalty or, for decay, its own",
             readable_free_layer,
         ),
     },
-    pictures={
-        "race": Picture(
-            "Log-likelihood of 10,000 training samples, each method at its best rate. Thick: means "
-            "over the seeds; thin: runs. Left: over passes. Right: over the seconds of training "
-            "alone, on one thread.",
-            race,
-        ),
-        "rates": Picture(
-            "Log-likelihood at the end over the rate. Dots: runs; lines: means over the seeds.",
-            rates,
-        ),
-        "free_layer": Picture(
-            "What the M-step of a free layer makes least, along the scale of one row, the "
-            "responsibilities held fixed. Dots: the least value on a curve.",
-            free_rows,
-        ),
-    },
+    pictures={"race": race, "rates": rates, "free_layer": free_rows},
 )

@@ -5,12 +5,12 @@ and LSE is ``-log sum_j exp(-E_j)``.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 from scipy.special import entr, logsumexp, softmax
@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from implicit_em.data import as_unit_float
 from implicit_em_studies.shared import figures as style
-from implicit_em_studies.shared.experiment import Experiment, Picture, Tables
+from implicit_em_studies.shared.experiment import Experiment, Shown, Tables
 from implicit_em_studies.shared.runs import Run
-from implicit_em_studies.shared.tables import over_runs, records
+from implicit_em_studies.shared.tables import in_words, over_runs, records
 from implicit_em_studies.theory.matching import probe_at
 
 ACTIVATIONS = {
@@ -198,19 +198,19 @@ def probes_at_one(table: pd.DataFrame) -> list[float]:
 
 def standing(table: pd.DataFrame) -> pd.DataFrame:
     """Return where energies stand, and what explains ``LSE + log K``, over the seeds."""
+    columns = {
+        "density (%)": ("density", ".1f"),
+        "E < 0.1 (%)": ("below", ".1f"),
+        "E > 3 (%)": ("above", ".1f"),
+        "mean e^-E": ("survival", ".3f"),
+        "LSE + log K": ("excess", ".3f"),
+    }
 
     def row(group: pd.DataFrame) -> dict[str, str]:
-        return {
-            "density (%)": over_runs(100 * group["density"], ".1f"),
-            "E < 0.1 (%)": over_runs(100 * group["below"], ".1f"),
-            "E > 3 (%)": over_runs(100 * group["above"], ".1f"),
-            "mean e^-E": over_runs(group["survival"], ".3f"),
-            "LSE + log K": over_runs(group["excess"], ".3f"),
-            **{
-                f"R² (slope), {name}": over_runs(group[f"{key}_explains"], ".3f")
-                + f" ({over_runs(group[f'{key}_slope'], '.2f')})"
-                for key, name in FORMS.items()
-            },
+        return in_words(group, columns) | {
+            f"R² (slope), {name}": over_runs(group[f"{key}_explains"], ".3f")
+            + f" ({over_runs(group[f'{key}_slope'], '.2f')})"
+            for key, name in FORMS.items()
         }
 
     return _over_seeds(table, row)
@@ -218,20 +218,17 @@ def standing(table: pd.DataFrame) -> pd.DataFrame:
 
 def meaning(table: pd.DataFrame) -> pd.DataFrame:
     """Return what responsibilities say, over the seeds."""
-
-    def row(group: pd.DataFrame) -> dict[str, str]:
-        return {
-            "silent units": over_runs(group["silent"], ".1f"),
-            "perplexity": over_runs(group["perplexity"], ".1f"),
-            "largest": over_runs(group["largest"], ".3f"),
-            "says of the sample (nats)": over_runs(group["of_sample"], ".3f"),
-            "says of the label (%)": over_runs(100 * group["information"], ".1f"),
-            "purity, least E (%)": over_runs(100 * group["purity_least"], ".1f"),
-            "purity, largest E (%)": over_runs(100 * group["purity_most"], ".1f"),
-            "probe (%)": over_runs(100 * group["probe_accuracy"], ".2f"),
-        }
-
-    return _over_seeds(table, row)
+    columns = {
+        "silent units": ("silent", ".1f"),
+        "perplexity": ("perplexity", ".1f"),
+        "largest": ("largest", ".3f"),
+        "says of the sample (nats)": ("of_sample", ".3f"),
+        "says of the label (%)": ("information", ".1f"),
+        "purity, least E (%)": ("purity_least", ".1f"),
+        "purity, largest E (%)": ("purity_most", ".1f"),
+        "probe (%)": ("probe_accuracy", ".2f"),
+    }
+    return _over_seeds(table, partial(in_words, columns=columns))
 
 
 def _over_seeds(table: pd.DataFrame, row: Callable[[pd.DataFrame], dict[str, str]]) -> pd.DataFrame:
@@ -251,14 +248,13 @@ def _over_seeds(table: pd.DataFrame, row: Callable[[pd.DataFrame], dict[str, str
 
 def where(tables: Tables) -> Figure:
     """Draw where active energies of ReLU stand, at a temperature of 1, by the weight of LSE."""
-    figure = Figure(figsize=(style.WIDTH, 2.5))
     relu = tables["regimes"].query("activation == 'ReLU' and temperature == 1")
     looks = {
         "below": (f"E < {LOW:g}", style.SKY),
         "between": ("between", style.GREY),
         "above": (f"E > {HIGH:g}", style.BLUE),
     }
-    panels = figure.subplots(1, len(OBJECTIVES), sharey=True)
+    figure, panels = style.subplots(1, len(OBJECTIVES), 2.5, sharey=True)
     for axes, (decay, title) in zip(panels, OBJECTIVES.items(), strict=True):
         means = relu[relu["decay"] == decay].groupby("weight")[list(looks)].mean()
         positions, bottom = np.arange(len(means)), np.zeros(len(means))
@@ -269,14 +265,13 @@ def where(tables: Tables) -> Figure:
         axes.set_xticks(positions, [f"{weight:g}" for weight in means.index])
         axes.set(title=title, xlabel="weight of LSE")
     panels[0].set_ylabel("active energies (%)")
-    _legend_below(figure, panels[0])
+    style.legend_below(figure, panels[0])
     return figure
 
 
 def fits(tables: Tables) -> Figure:
     """Draw ``LSE + log K`` of samples over its three forms, in one run of each objective."""
-    figure = Figure(figsize=(style.WIDTH, 2.8))
-    panels = figure.subplots(1, len(FORMS), sharey=True)
+    figure, panels = style.subplots(1, len(FORMS), 2.8, sharey=True)
     samples = tables["samples"]
     ends = np.array([samples["excess"].min(), samples["excess"].max()])
     for axes, (form, title) in zip(panels, FORMS.items(), strict=True):
@@ -288,13 +283,8 @@ def fits(tables: Tables) -> Figure:
         axes.plot(ends, ends, color=style.GREY, lw=0.8, label="equal")
         axes.set_xlabel(title)
     panels[0].set_ylabel("LSE + log K")
-    _legend_below(figure, panels[0], markerscale=4)
+    style.legend_below(figure, panels[0], markerscale=4)
     return figure
-
-
-def _legend_below(figure: Figure, axes: Axes, **look: Any) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), **look)
 
 
 LINES = {
@@ -308,7 +298,6 @@ LINES = {
 
 def temperatures(tables: Tables) -> Figure:
     """Draw what responsibilities are over the temperature, with weight decay."""
-    figure = Figure(figsize=(style.WIDTH, 2.8))
     found = tables["responsibilities"]
     sweep = found[(found["decay"] > 0) & (found["weight"] == 1)]
     measures = {
@@ -316,26 +305,23 @@ def temperatures(tables: Tables) -> Figure:
         "information": ("said of the label (%)", 100),
         "probe_accuracy": ("probe accuracy (%)", 100),
     }
-    panels = figure.subplots(1, len(measures))
+    figure, panels = style.subplots(1, len(measures), 2.8)
     for axes, (key, (title, scale)) in zip(panels, measures.items(), strict=True):
         for activation, runs in sweep.groupby("activation", sort=False):
-            look = {"color": LINES[str(activation)]}
-            means = runs.groupby("temperature")[key].mean()
-            axes.plot(runs["temperature"], scale * runs[key], ".", ms=4, **look)
-            axes.plot(means.index, scale * means, label=ACTIVATIONS[str(activation)], **look)
+            look = {"color": LINES[str(activation)], "label": ACTIVATIONS[str(activation)]}
+            style.dots_and_means(axes, runs["temperature"], scale * runs[key], **look)
         axes.set(title=title, xlabel="temperature", xscale="log")
     mixture = found[found["activation"] == "Mixture"]["information"].mean()
     for axes, value in zip(panels, (UNITS / 2, 100 * mixture), strict=False):
         axes.axhline(value, color=style.GREY, lw=1, ls="--")
     panels[1].set_yscale("log")
-    _legend_below(figure, panels[0])
+    style.legend_below(figure, panels[0])
     return figure
 
 
 def matches(tables: Tables) -> Figure:
     """Draw the purity of the least-energy and of the largest-energy unit of each activation."""
-    figure = Figure(figsize=(style.WIDTH, 2.5))
-    axes = figure.subplots()
+    figure, axes = style.subplots(1, 1, 2.5)
     found = tables["responsibilities"].query("temperature == 1 and weight == 1")
     shown = found[(found["decay"] > 0) | (found["activation"] == "Mixture")]
     looks = {
@@ -356,32 +342,13 @@ def matches(tables: Tables) -> Figure:
 EXPERIMENT = Experiment(
     title="What LSE is",
     sweeps=[
-        *("lse_weight", "lse_temperature", "lse_square"),
-        *("lse_today", "lse_square_today", "lse_mixture"),
+        *("theory/lse_weight", "theory/lse_temperature", "theory/lse_square"),
+        *("theory/lse_today", "theory/lse_square_today", "theory/lse_mixture"),
     ],
     measure=measure,
     shown={
-        "regimes": ("Where energies stand, and what explains LSE + log K", standing),
-        "responsibilities": ("What responsibilities say", meaning),
+        "regimes": Shown("Where energies stand, and what explains LSE + log K", standing),
+        "responsibilities": Shown("What responsibilities say", meaning),
     },
-    pictures={
-        "where": Picture(
-            "Active energies of ReLU at a temperature of 1, means over the seeds.", where
-        ),
-        "fits": Picture(
-            "LSE + log K of 500 test samples over what it may be, in one run of ReLU with each "
-            "objective, at a weight and a temperature of 1.",
-            fits,
-        ),
-        "temperatures": Picture(
-            "Responsibilities and the probe over the temperature, with weight decay. Dots: runs; "
-            "lines: means over the seeds. Dashed: K / 2, and what the explicit mixture says.",
-            temperatures,
-        ),
-        "matches": Picture(
-            "Purity of the unit of least and of largest energy, with weight decay at a temperature "
-            "of 1. Ties are shared. Bars: means; dots: seeds.",
-            matches,
-        ),
-    },
+    pictures={"where": where, "fits": fits, "temperatures": temperatures, "matches": matches},
 )

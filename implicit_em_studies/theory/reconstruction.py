@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from implicit_em.base.threads import cores
 from implicit_em.metrics.probe import linear_probe
 from implicit_em_studies.shared import figures as style
-from implicit_em_studies.shared.experiment import Experiment, Picture, Tables
+from implicit_em_studies.shared.experiment import Experiment, Shown, Tables
 from implicit_em_studies.shared.measurements import Measurement, samples_of
 from implicit_em_studies.shared.runs import Run
-from implicit_em_studies.shared.tables import over_runs
+from implicit_em_studies.shared.tables import in_words
 
 VARIANTS = {
     "l1": "L1",
@@ -112,18 +112,14 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
         for key, name in VARIANTS.items():
             group = runs[(runs["target"] == target) & (runs["variant"] == key)]
             if len(group):
-                rows.append({"at": f"{100 * target:.0f} %", "model": name})
-                rows[-1] |= {
-                    shown: over_runs(100 * group[column], form)
-                    for shown, (column, form) in columns.items()
-                }
+                place = {"at": f"{100 * target:.0f} %", "model": name}
+                rows.append(place | in_words(group, columns))
     return pd.DataFrame(rows)
 
 
 def variances(tables: Tables) -> Figure:
     """Draw the probe over the unexplained variance, at each density."""
-    figure = Figure(figsize=(style.WIDTH, 3.2))
-    panels = figure.subplots(1, len(DENSITIES), sharey=True)
+    figure, panels = style.subplots(1, len(DENSITIES), 3.2, sharey=True)
     runs = tables["runs"]
     kinds = [name.partition("_")[0] for name in VARIANTS]
     looks = {
@@ -141,20 +137,14 @@ def variances(tables: Tables) -> Figure:
             axes.plot(x, y, marks[key], color=looks[kind], ms=4, mfc="none", label=name)
         axes.set(title=f"{100 * target:.0f} % active", xlabel="unexplained variance (%)")
     panels[0].set(ylabel="probe accuracy (%)")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    style.legend_below(figure, panels[0], 3)
     return figure
 
 
 EXPERIMENT = Experiment(
     title="Why L1 wins, and what reconstruction adds",
-    sweeps=[f"reconstruction_{name}" for name in ("l1", "placed", "random", "derived", "hybrid")],
+    sweeps=[f"theory/reconstruction_{n}" for n in ("l1", "placed", "random", "derived", "hybrid")],
     measure=measure,
-    shown={"runs": ("Probes and unexplained variance over the seeds", summary)},
-    pictures={
-        "variances": Picture(
-            "Probe accuracy over the variance that the ridge decoder leaves unexplained; one "
-            "point a run. Numbers of hybrids are weights of the squared error.",
-            variances,
-        )
-    },
+    shown={"runs": Shown("Probes and unexplained variance over the seeds", summary)},
+    pictures={"variances": variances},
 )

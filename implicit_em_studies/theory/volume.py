@@ -10,16 +10,15 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
 from torch import Tensor
 
 from implicit_em.losses import takes_stacks
 from implicit_em.metrics.convergence import settling_epoch
 from implicit_em.models import Encoder
 from implicit_em_studies.shared import figures as style
-from implicit_em_studies.shared.experiment import Experiment, Picture, Tables
+from implicit_em_studies.shared.experiment import Experiment, Shown, Tables
 from implicit_em_studies.shared.runs import Run, table
-from implicit_em_studies.shared.tables import over_runs
+from implicit_em_studies.shared.tables import history_of, in_words
 from implicit_em_studies.theory.matching import probe_at
 
 CANDIDATES = {
@@ -32,6 +31,12 @@ CANDIDATES = {
 """Names of the candidates, as the tables show them."""
 MIDDLE = 1e-3
 """The rate at which candidates are compared at equal density."""
+COLUMNS = {
+    "density (%)": ("density", ".1f"),
+    "probe (%)": ("probe_accuracy", ".2f"),
+    "final loss": ("final_loss", ".1f"),
+}
+"""Columns of the table: the key and the format of each."""
 
 
 @takes_stacks
@@ -91,7 +96,7 @@ def measure(runs: Sequence[Run]) -> Tables:
 
 def _settled(directory: object) -> float:
     """Return the epoch at which rows and correlations have settled; NaN for never."""
-    history = pd.read_csv(f"{directory}/history.csv")
+    history = history_of(directory)
     latest = 0
     for name in ("trajectory/row_angle", "trajectory/correlation_change"):
         if f"{name}_ten" not in history:  # a run of fewer epochs
@@ -124,7 +129,7 @@ def _curves(runs: pd.DataFrame) -> Tables:
     shown = runs[(runs["weight"] == 1) & (runs["seed"] == runs["seed"].min())]
     frames = []
     for run in shown[shown["candidate"].isin(["today", "decay"])].itertuples():
-        history: Any = pd.read_csv(f"{run.directory}/history.csv")
+        history: Any = history_of(run.directory)
         history = history.rename(columns=lambda name: name.removeprefix("trajectory/"))
         kept = ["epoch", "train/loss", "row_angle", "row_angle_ten", "log_variance"]
         history = history.reindex(columns=kept)
@@ -137,26 +142,21 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (candidate, rate, weight), group in runs.groupby(["candidate", "lr", "weight"], sort=False):
         settled = group["settled"]
-        rows.append(
-            {
-                "candidate": CANDIDATES[str(candidate)],
-                "rate": f"{rate:g}",
-                "weight of LSE": f"{weight:g}",
-                "settled": f"{settled.notna().sum()} of {len(group)}"
-                + (f", by epoch {settled.max():.0f}" if settled.notna().any() else ""),
-                "dead": f"{group['dead_units'].max():.0f}",
-                "density (%)": over_runs(100 * group["density"], ".1f"),
-                "probe (%)": over_runs(100 * group["probe_accuracy"], ".2f"),
-                "final loss": over_runs(group["final_loss"], ".1f"),
-            }
-        )
+        row = {
+            "candidate": CANDIDATES[str(candidate)],
+            "rate": f"{rate:g}",
+            "weight of LSE": f"{weight:g}",
+            "settled": f"{settled.notna().sum()} of {len(group)}"
+            + (f", by epoch {settled.max():.0f}" if settled.notna().any() else ""),
+            "dead": f"{group['dead_units'].max():.0f}",
+        }
+        rows.append(row | in_words(group, COLUMNS))
     return pd.DataFrame(rows)
 
 
 def settling(tables: Tables) -> Figure:
     """Draw the loss, and how far rows get in ten epochs against one, with and without decay."""
-    figure = Figure(figsize=(style.WIDTH, 3.4))
-    panels = figure.subplots(1, 2)
+    figure, panels = style.subplots(1, 2, 3.4)
     looks = {"today": style.BLACK, "decay": style.VERMILION}
     lines = ["-", "--", ":"]
     for candidate, colour in looks.items():
@@ -169,17 +169,14 @@ def settling(tables: Tables) -> Figure:
     panels[1].axhline(np.sqrt(10), color=style.GREY, lw=0.8)
     panels[0].set(title="loss", xlabel="epoch")
     panels[1].set(title="angle over ten epochs / over one", xlabel="epoch", yscale="log")
-    panels[1].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    panels[1].yaxis.set_major_formatter("{x:g}")
-    panels[1].minorticks_off()
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    style.plain_logarithm(panels[1].yaxis)
+    style.legend_below(figure, panels[0], 2)
     return figure
 
 
 def fronts(tables: Tables) -> Figure:
     """Draw the probe over the density of each candidate, at the middle rate."""
-    figure = Figure(figsize=(style.WIDTH, 2.8))
-    axes = figure.subplots()
+    figure, axes = style.subplots(1, 1, 2.8)
     colours = [style.BLACK, style.VERMILION, style.BLUE, style.GREEN, style.PURPLE]
     runs = tables["runs"][tables["runs"]["lr"] == MIDDLE]
     for (candidate, name), colour in zip(CANDIDATES.items(), colours, strict=True):
@@ -195,22 +192,10 @@ def fronts(tables: Tables) -> Figure:
 EXPERIMENT = Experiment(
     title="A volume control that ends",
     sweeps=[
-        *(f"volume_{candidate}" for candidate in CANDIDATES),
-        *(f"volume_{candidate}_rates" for candidate in ("today", "decay", "unit")),
+        *(f"theory/volume_{candidate}" for candidate in CANDIDATES),
+        *(f"theory/volume_{candidate}_rates" for candidate in ("today", "decay", "unit")),
     ],
     measure=measure,
-    shown={"runs": ("Every setting, over the seeds", summary)},
-    pictures={
-        "settling": Picture(
-            "The paper's objective and that with weight decay, at three rates, one seed. Left: the "
-            "loss. Right: how much farther the rows turn in ten epochs than in one; a random walk "
-            "gets to the grey line.",
-            settling,
-        ),
-        "fronts": Picture(
-            "Probe accuracy over density, as the weight of LSE moves it. Dots: runs; lines: means "
-            "over the seeds.",
-            fronts,
-        ),
-    },
+    shown={"runs": Shown("Every setting, over the seeds", summary)},
+    pictures={"settling": settling, "fronts": fronts},
 )
