@@ -18,7 +18,8 @@ class StudyConfiguration(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Append the folder."""
         framework, studies = (
-            Path(package.__path__[0], "conf").resolve() for package in (implicit_em, implicit_em_studies)
+            Path(package.__path__[0], "conf").resolve()
+            for package in (implicit_em, implicit_em_studies)
         )
         elements = search_path.get_path()
         main = [e.path.removeprefix("file://") for e in elements if e.provider == "main"]

@@ -1,17 +1,16 @@
 """The whole comparison from one call: every part that was asked for."""
 
+import json
 import logging
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from implicit_em.base.errors import ConfigError
 from implicit_em.config import CONF
 from implicit_em_studies.comparison.knobs import CURVE
 from implicit_em_studies.comparison.parts import Families, Knobs, Part
 from implicit_em_studies.comparison.protocol import KNOBS, Protocol
 from implicit_em_studies.comparison.stages import Stages
-from implicit_em_studies.shared.configuration import folder_of
 from implicit_em_studies.shared.parts import Study
 from implicit_em_studies.shared.stages import Setting, compose_settings
 
@@ -50,26 +49,23 @@ def _prepare(
     """Compose and check the runs of all parts."""
 
     @cache
-    def settings(dataset: str, names: tuple[str, ...], folder: str = "compare") -> list[Setting]:
+    def settings(dataset: str, names: tuple[str, ...], grids: str) -> list[Setting]:
         log.info("%s: composing the runs of %s", dataset, ", ".join(names))
-        return compose_settings(names, folder, conf, [f"data={dataset}", *overrides])
+        return compose_settings(names, json.loads(grids), conf, [f"data={dataset}", *overrides])
 
     prepared: list[Part] = []
     for dataset, part in protocol.chosen(words):
         runs, results = directory / dataset / "runs", directory / dataset / part
         if part == KNOBS:
-            varied = settings(dataset, (*CURVE, *protocol.knobs), KNOBS)
+            names = (*CURVE, *protocol.knobs)
+            varied = settings(dataset, names, json.dumps(protocol.knob_grids))
             stages = Stages(protocol, part, runs, varied, ())
             prepared.append(Knobs(stages, dataset, results, conf, trial))
         else:
             own = protocol.of_part(part)
-            grids = own.parts[part].grids
-            if not any((folder_of(conf) / "experiment" / grids).glob("*.yaml")):
-                raise ConfigError(
-                    f"parts.{part}.grids={grids}: no grids in conf/experiment/{grids}"
-                )
+            grids = json.dumps(own.grids)
             families = settings(dataset, tuple(own.families), grids)
-            controls = settings(dataset, tuple(own.controls))
+            controls = settings(dataset, tuple(own.controls), grids)
             stages = Stages(own, part, runs, families, controls)
             prepared.append(Families(stages, dataset, results, conf, trial))
     return prepared

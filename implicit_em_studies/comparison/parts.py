@@ -13,12 +13,11 @@ from implicit_em.training.progress import working
 from implicit_em_studies.comparison.costs import costs
 from implicit_em_studies.comparison.figures import at_target
 from implicit_em_studies.comparison.measuring import measure_all, stabilities, tuning_table
-from implicit_em_studies.comparison.protocol import KNOBS, Protocol
+from implicit_em_studies.comparison.protocol import Protocol
 from implicit_em_studies.comparison.report import FamiliesContent, KnobsContent
 from implicit_em_studies.comparison.results import Results, choose
 from implicit_em_studies.comparison.stages import Stages, digest
 from implicit_em_studies.shared import parts
-from implicit_em_studies.shared.configuration import folder_of
 from implicit_em_studies.shared.execution import has_diverged
 from implicit_em_studies.shared.families import name_of
 from implicit_em_studies.shared.runs import Run, matrices_of
@@ -30,7 +29,7 @@ log = logging.getLogger(__name__)
 class Part(parts.Part[Protocol]):
     """A part on one data set."""
 
-    package, folder = "implicit_em_studies.comparison", "compare"
+    package = "implicit_em_studies.comparison"
 
     def __init__(
         self, stages: Stages, dataset: str, directory: Path, conf: Path, trial: str | None
@@ -52,11 +51,9 @@ class Families(Part):
     def plan(self) -> list[Run]:
         """Return the grids, a final of each family, and the controls."""
         # A family has a grid; a control has a model.
-        own = self.protocol.parts[self.part]
-        folders = (folder_of(self.conf) / "experiment" / own.grids, self.conf / "model")
-        known = {path.stem for folder in folders for path in folder.glob("*.yaml")}
-        known -= set(self.protocol.controls)
-        for family, width in own.widths.items():
+        known = {path.stem for path in (self.conf / "model").glob("*.yaml")}
+        known |= set(self.protocol.grids) - set(self.protocol.controls)
+        for family, width in self.protocol.parts[self.part].widths.items():
             if family not in known:
                 raise ConfigError(
                     f"parts.{self.part}.widths={{{family}: {width}}}: no family or control; "
@@ -104,8 +101,6 @@ class Families(Part):
 
 class Knobs(Part):
     """What the settings of the derived model move."""
-
-    folder = KNOBS
 
     def plan(self) -> list[Run]:
         """Return all runs."""

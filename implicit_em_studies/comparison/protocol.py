@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from itertools import product
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from implicit_em.base.errors import ConfigError
 from implicit_em_studies.shared import protocol as study_protocol
-from implicit_em_studies.shared.protocol import AnyNames, Names, distinct
+from implicit_em_studies.shared.protocol import AnyNames, Names, distinct, grids_in
+from implicit_em_studies.shared.runs import AXES, Grid
 
 Density = Annotated[float, Field(gt=0, lt=1)]
 Factor = Annotated[float, Field(ge=1)]
@@ -24,20 +26,23 @@ class PartSettings(BaseModel):
     width: PositiveInt | None = None
     widths: dict[str, PositiveInt] = {}
     also: AnyNames = []
-    grids: str = "compare"
+    grids: dict[str, dict[str, Any]] = {}
 
 
 class Protocol(study_protocol.Protocol):
     """What is compared, and how; each field is explained in ``conf/compare.yaml``."""
 
     file = "compare.yaml"
-    nested = ("parts",)
+    folders: ClassVar = {"grids": "compare", "knob_grids": KNOBS}
+    nested = ("parts", "grids", "knob_grids")
+    not_hashed = study_protocol.Protocol.not_hashed | {"knob_grids"}
     set_elsewhere: ClassVar = {"data": "datasets", "model.hidden": "width, parts", "seed": "seeds"}
 
     datasets: Names
     width: PositiveInt
     parts: Annotated[dict[str, PartSettings], Field(min_length=1)]
     knobs: AnyNames
+    knob_grids: dict[str, dict[str, Any]]
     densities: Annotated[list[Density], Field(min_length=1), AfterValidator(distinct)]
     reach: Factor
     beyond: Factor
@@ -57,19 +62,28 @@ class Protocol(study_protocol.Protocol):
         self.require("tuning", "probe", "linear", default="linear")
         return self
 
+    @classmethod
+    def _take_grids_in_files(cls, content: dict[str, Any], conf: Path) -> None:
+        super()._take_grids_in_files(content, conf)
+        for part in content.get("parts", {}).values():
+            if isinstance(part.get("grids"), str):
+                part["grids"] = grids_in(part["grids"], conf)
+
     def of_part(self, part: str) -> Self:
         """Return the protocol of one part: with its width, its families, and no other part."""
         own = self._own(part)
         values = {
             "width": own.width or self.width,
             "families": list(dict.fromkeys([*self.families, *own.also])),
+            "grids": self.grids
+            | {n: _changed(self.grids[n], grid) for n, grid in own.grids.items()},
             "parts": {part: own},
         }
         return self.model_copy(update=values)
 
     def deciding(self, part: str) -> dict[str, Any]:
         """Return everything that decides a part's results, including its widths."""
-        left_out = {"datasets", "parts", "quick"}
+        left_out = {*self.not_hashed, "datasets", "parts"}
         if part == KNOBS:
             left_out |= {"reference", "families", "controls", "finals", "densities"}
         else:
@@ -95,3 +109,8 @@ class Protocol(study_protocol.Protocol):
 
     def _own(self, part: str) -> PartSettings:
         return self.parts.get(part, PartSettings())
+
+
+def _changed(grid: Grid, own: Grid) -> Grid:
+    """Return a grid with other settings, and with other values of some axes."""
+    return {**grid, **own, AXES: {**grid.get(AXES, {}), **own.get(AXES, {})}}

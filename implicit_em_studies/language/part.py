@@ -37,7 +37,7 @@ class Language(parts.Part[Protocol]):
             model with permuted weights.
     """
 
-    package, folder = "implicit_em_studies.language", FOLDER
+    package = "implicit_em_studies.language"
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Language(parts.Part[Protocol]):
         self.name, self.lm = name, lm
         runs = directory / "runs"
         self.stages = Stages(protocol, name, runs, settings, controls, directory / "store")
-        fixed = protocol.model_dump(exclude={"quick", "parts"})
+        fixed = protocol.model_dump(exclude={*protocol.not_hashed, "parts"})
         fixed |= {"part": protocol.parts[name]}
         every = (setting.cfg for setting in chain(settings, controls))
         identity = digest(every, json.dumps(fixed, sort_keys=True))

@@ -10,7 +10,6 @@ from implicit_em_studies.shared import protocol as study_protocol
 from implicit_em_studies.shared.protocol import AnyNames, distinct
 
 FOLDER = "language"
-"""Folder of ``conf/experiment`` with the grids."""
 L0 = "model.l0"
 HARVEST, CAUSAL = "harvest", "causal"
 """Keys of a part: overrides of its harvest, and whether the language model is causal."""
@@ -34,7 +33,8 @@ class Protocol(study_protocol.Protocol):
     """What is trained on which model's activations; ``conf/language.yaml`` explains each field."""
 
     file = "language.yaml"
-    nested = ("parts",)
+    folders: ClassVar = {"grids": FOLDER}
+    nested = ("parts", "grids")
     set_elsewhere: ClassVar = {"model.hidden": "parts.NAME.model.hidden", "seed": "seeds"}
 
     parts: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]

@@ -9,7 +9,7 @@ from implicit_em.config.harvest import HarvestSettings
 from implicit_em.harvest.models import CausalModel
 from implicit_em_studies.language.harvesting import composed, harvested
 from implicit_em_studies.language.part import Language
-from implicit_em_studies.language.protocol import CAUSAL, FOLDER, HARVEST, Protocol
+from implicit_em_studies.language.protocol import CAUSAL, HARVEST, Protocol
 from implicit_em_studies.language.stages import Stages
 from implicit_em_studies.shared.parts import Study
 from implicit_em_studies.shared.stages import check_all, compose_settings
@@ -54,7 +54,7 @@ def _prepare(
     log.info("composing the runs of %s", ", ".join(protocol.families))
     always = ["data=activations", "data.digest=null", *overrides]
     settings, controls = (
-        compose_settings(names, FOLDER, conf, always)
+        compose_settings(names, protocol.grids, conf, always)
         for names in (protocol.families, protocol.controls)
     )
     for name in names:

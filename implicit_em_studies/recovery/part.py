@@ -31,11 +31,11 @@ class Recovery(parts.Part[Protocol]):
     """Every family in each cell; the report keeps the cells that the directory holds already.
 
     Args:
-        settings: settings of the grids, by their folder of ``conf/experiment``.
+        settings: settings of the grids, by their field of the protocol.
         controls: settings of the controls.
     """
 
-    package, folder = "implicit_em_studies.recovery", FOLDER
+    package = "implicit_em_studies.recovery"
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Recovery(parts.Part[Protocol]):
         self.settings, self.controls = settings, controls
         earlier = read_note(directory / "findings.json").get("cells", [])
         self.cells = [cell for cell in protocol.chosen([]) if cell in (*cells, *earlier)]
-        fixed = json.dumps(protocol.model_dump(exclude={"quick"}), sort_keys=True)
+        fixed = json.dumps(protocol.model_dump(exclude=set(protocol.not_hashed)), sort_keys=True)
         every = chain(*settings.values(), controls)
         identity = digest((setting.cfg for setting in every), fixed)
         super().__init__(protocol, identity, directory, conf, trial, [FOLDER])

@@ -13,7 +13,6 @@ Cells = dict[str, dict[str, Any]]
 GROUPS = ("cells", "variations", "toys")
 TOYS = "toys"
 FOLDER = "recover"
-"""Folder of ``conf/experiment`` with the grids."""
 OF_THE_STAGES = ("seed", "data.final")
 """Settings that only a stage sets."""
 COLUMNS = ("pursuit_l0", "ridge_fvu", "found_0.8", "found_0.9", "mean_cosine", "auroc")
@@ -26,7 +25,9 @@ class Protocol(study_protocol.Protocol):
     """What is recovered, and how; each field is explained in ``conf/recover.yaml``."""
 
     file = "recover.yaml"
-    nested = GROUPS
+    folders: ClassVar = {"grids": FOLDER, "toy_grids": f"{FOLDER}/{TOYS}"}
+    nested = (*GROUPS, "grids", "toy_grids")
+    not_hashed = study_protocol.Protocol.not_hashed | {"toy_grids"}
     set_elsewhere: ClassVar = {"data": "middle", "model.hidden": "variations", "seed": "seeds"}
 
     middle: dict[str, Any]
@@ -34,6 +35,7 @@ class Protocol(study_protocol.Protocol):
     variations: Cells
     toys: Cells
     toy_families: Names
+    toy_grids: dict[str, dict[str, Any]]
     criteria: dict[Literal["blind", "truth"], str]
 
     @model_validator(mode="after")
@@ -78,5 +80,5 @@ class Protocol(study_protocol.Protocol):
         return {"model.hidden": settings["data.features"], **settings}
 
     def grids_of(self, cell: str) -> str:
-        """Return the folder of ``conf/experiment`` with the grids that are tuned in a cell."""
-        return f"{FOLDER}/{TOYS}" if cell in self.toys else FOLDER
+        """Return the field with the grids that are tuned in a cell."""
+        return "toy_grids" if cell in self.toys else "grids"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from implicit_em.config import CONF
 from implicit_em_studies.recovery.part import Recovery
-from implicit_em_studies.recovery.protocol import FOLDER, TOYS, Protocol
+from implicit_em_studies.recovery.protocol import Protocol
 from implicit_em_studies.shared.parts import Study
 from implicit_em_studies.shared.stages import Setting, compose_settings
 
@@ -52,10 +52,11 @@ def _prepare(
     cells = protocol.chosen(words)
     log.info("composing the runs of %s", ", ".join(protocol.families))
 
-    def composed(names: Sequence[str], folder: str = FOLDER) -> list[Setting]:
-        return compose_settings(names, folder, conf, ["data=superposition", *overrides])
+    def composed(names: Sequence[str], field: str = "grids") -> list[Setting]:
+        grids = getattr(protocol, field)
+        return compose_settings(names, grids, conf, ["data=superposition", *overrides])
 
-    toys = f"{FOLDER}/{TOYS}"
-    settings = {FOLDER: composed(protocol.families), toys: composed(protocol.toy_families, toys)}
+    families = {"grids": protocol.families, "toy_grids": protocol.toy_families}
+    settings = {field: composed(names, field) for field, names in families.items()}
     controls = composed(protocol.controls)
     return [Recovery(protocol, cells, settings, controls, directory, conf, trial)]

@@ -110,7 +110,8 @@ class JudgedStudy:
         overrides: Sequence[str] = (),
     ) -> list[Run]:
         """Plan the runs of experiments as ``plan_sweeps`` does; W&B groups them by experiment."""
-        runs = plan_sweeps(self._sweeps(experiments), directory, conf, overrides)
+        sweeps = {name: {"experiment": name} for name in self._sweeps(experiments)}
+        runs = plan_sweeps(sweeps, directory, conf, overrides)
         for run in runs:
             of = [name for name, one in self.experiments.items() if {*one.sweeps} & {*run.sweeps}]
             run.group = next(name for name in of if run.sweep in self.experiments[name].sweeps)

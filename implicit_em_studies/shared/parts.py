@@ -61,7 +61,6 @@ class Part(ABC, Generic[P]):
     """
 
     package: ClassVar[str]  # which has the templates
-    folder: ClassVar[str]  # of ``conf/experiment``, which has the settings
 
     def __init__(
         self,
@@ -99,7 +98,7 @@ class Part(ABC, Generic[P]):
         """Write tables, figures, findings and report; ``note`` is kept beside the findings."""
         forget(self.directory, "report.*", "findings.json", "tables/*.csv", "figures/*.*")
         file = folder_of(self.conf) / self.protocol.file
-        history = provenance.history_of(file, f"experiment/{self.folder}")
+        history = provenance.history_of(file)
         origin = provenance.describe(command, runs, protocol=history)
         report = Report(self.directory, origin, self.trial)
         report.write_tables(content.tables)

@@ -46,6 +46,11 @@ class Protocol(BaseModel):
 
     file: ClassVar[str]
     """Name of the file in ``conf/``."""
+    folders: ClassVar[Mapping[str, str]]
+    """Fields with grids, and the folders of ``conf/experiment`` that held a file for each grid.
+
+    A configuration folder of that time still has these.
+    """
     nested: ClassVar[Sequence[str]] = ()
     """Fields that hold settings by name, as ``parts.NAME.KEY=VALUE`` changes them.
 
@@ -53,6 +58,8 @@ class Protocol(BaseModel):
     """
     set_elsewhere: ClassVar[dict[str, str]] = {"seed": "seeds"}
     """Keys of a run that the protocol sets under another name."""
+    not_hashed: ClassVar[frozenset[str]] = frozenset({"quick", "grids"})
+    """Fields that no digest needs: the fingerprints of the runs cover the grids."""
 
     reference: str
     families: Names
@@ -62,6 +69,7 @@ class Protocol(BaseModel):
     finals: dict[str, Any]
     seeds: Annotated[list[NonNegativeInt], Field(min_length=1), AfterValidator(distinct)]
     quick: list[str] = []
+    grids: dict[str, dict[str, Any]]
 
     @model_validator(mode="after")
     def _keeps_the_test_set_for_the_finals(self) -> Self:
@@ -88,7 +96,8 @@ class Protocol(BaseModel):
         """
         path = folder_of(conf) / cls.file
         try:
-            content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+            content: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+            cls._take_grids_in_files(content, conf)
             for change in changes:
                 cls._change(content, change)
             protocol = cls.model_validate(content)
@@ -102,6 +111,13 @@ class Protocol(BaseModel):
                 f"families=[{','.join(protocol.families)}]"
             )
         return protocol
+
+    @classmethod
+    def _take_grids_in_files(cls, content: dict[str, Any], conf: Path) -> None:
+        """Fill in the grids of a configuration folder that has a file for each."""
+        for field, folder in cls.folders.items():
+            if grids := grids_in(folder, conf):
+                content.setdefault(field, grids)
 
     @classmethod
     def _change(cls, content: Any, change: str) -> None:
@@ -155,6 +171,12 @@ class Protocol(BaseModel):
                 raise ConfigError(
                     f"{override}: the protocol sets it; allowed: {', '.join(instead)}"
                 )
+
+
+def grids_in(folder: str, conf: Path) -> dict[str, dict[str, Any]]:
+    """Return a grid for each file of a folder of ``conf/experiment``."""
+    files = sorted((folder_of(conf) / "experiment" / folder).glob("*.yaml"))
+    return {file.stem: {"experiment": f"{folder}/{file.stem}"} for file in files}
 
 
 def digest(cfgs: Iterable[DictConfig | Mapping[str, Any]], *more: str) -> str:

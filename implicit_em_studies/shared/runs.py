@@ -1,6 +1,7 @@
-"""The runs of a study, composed from the sweep axes in ``conf/experiment``."""
+"""The runs of a study, composed from grids of settings."""
 
 import contextlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,7 +25,13 @@ from implicit_em.training.directory import RunDirectory
 from implicit_em.training.loading import load_as_trained
 
 FIXED = ("experiment", "callbacks", "model", "loss")
-"""Keys that every experiment sets itself, beside its axes; overrides may not change them."""
+"""Keys that every sweep sets itself, beside its axes; overrides may not change them."""
+AXES = "axes"
+Grid = Mapping[str, Any]
+"""Settings of a sweep by their keys, which may be groups, and under ``axes`` those that vary.
+
+The values of an axis stand in one text, in Hydra's notation.
+"""
 
 
 class Place(NamedTuple):
@@ -127,7 +134,7 @@ def _number(text: str) -> int | float | str:
 
 
 def plan_sweeps(
-    sweeps: Sequence[str], directory: Path, conf: Path, overrides: Sequence[str] = ()
+    sweeps: Mapping[str, Grid], directory: Path, conf: Path, overrides: Sequence[str] = ()
 ) -> list[Run]:
     """Compose and check every run of the sweeps; a run that several share appears once.
 
@@ -164,18 +171,20 @@ def plan_sweeps(
 
 
 def compose_sweeps(
-    sweeps: Sequence[str], conf: Path, overrides: Sequence[str]
+    sweeps: Mapping[str, Grid], conf: Path, overrides: Sequence[str]
 ) -> list[tuple[Place, DictConfig]]:
-    """Return the place and the configuration of each job of the sweeps in ``conf/experiment``.
+    """Return the place and the configuration of each job of the sweeps.
 
     Raises:
         ConfigError: if a job cannot be composed, or an override changes what a sweep sets itself.
     """
     jobs = []
-    for sweep in sweeps:
-        typed = [f"experiment={sweep}", *overrides]
+    for sweep, grid in sweeps.items():
+        typed = [*_as_overrides(grid), *overrides]
         with composing("train", typed, conf) as loader:
             base = compose("train", overrides=typed, return_hydra_config=True)
+            if AXES in grid:
+                base.hydra.sweeper.params = grid[AXES]
             axes = list(base.hydra.sweeper.params or ())
             _refuse_fixed(axes, overrides)
             composer = TaskComposer(base, loader)
@@ -184,6 +193,18 @@ def compose_sweeps(
                 place = Place(sweep, {axis: values[axis] for axis in axes})
                 jobs.append((place, composer.compose(job)))
     return jobs
+
+
+def _as_overrides(grid: Grid) -> list[str]:
+    """Return what a grid sets beside its axes in Hydra's notation; a setting may be a new one."""
+    settings = {key: value for key, value in grid.items() if key != AXES}
+    return [f"{'++' * ('.' in key)}{key}={_in_words(value)}" for key, value in settings.items()]
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}:{_in_words(item)}' for key, item in value.items())}}}"
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _refuse_fixed(axes: Sequence[str], overrides: Sequence[str]) -> None:

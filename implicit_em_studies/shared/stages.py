@@ -17,9 +17,8 @@ from implicit_em.config.check import check
 from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.config.schema import to_plain
 from implicit_em.training.directory import RunDirectory
-from implicit_em_studies.shared.configuration import folder_of
 from implicit_em_studies.shared.protocol import Protocol
-from implicit_em_studies.shared.runs import Place, Run, compose_sweeps
+from implicit_em_studies.shared.runs import Grid, Place, Run, compose_sweeps
 
 P = TypeVar("P", bound=Protocol)
 
@@ -33,19 +32,17 @@ class Setting(NamedTuple):
 
 
 def compose_settings(
-    names: Sequence[str], folder: str, conf: Path, overrides: Sequence[str] = ()
+    names: Sequence[str], grids: Mapping[str, Grid], conf: Path, overrides: Sequence[str] = ()
 ) -> list[Setting]:
-    """Compose all settings in these files of a folder of ``conf/experiment``.
+    """Compose all settings of the grids with these names.
 
     Raises:
-        ConfigError: if a name has no file, or a setting cannot be composed.
+        ConfigError: if a name has no grid, or a setting cannot be composed.
     """
-    allowed = sorted(path.stem for path in (folder_of(conf) / "experiment" / folder).glob("*.yaml"))
-    if unknown := [name for name in names if name not in allowed]:
-        raise ConfigError(f"{unknown[0]}: not in {folder}; allowed: {', '.join(allowed)}")
-    sweeps = {f"{folder}/{name}": name for name in names}
-    composed = compose_sweeps(list(sweeps), conf, overrides)
-    return [Setting(sweeps[place.sweep], place.axes, cfg) for place, cfg in composed]
+    if unknown := [name for name in names if name not in grids]:
+        raise ConfigError(f"{unknown[0]}: has no grid; allowed: {', '.join(grids)}")
+    composed = compose_sweeps({name: grids[name] for name in names}, conf, overrides)
+    return [Setting(place.sweep, place.axes, cfg) for place, cfg in composed]
 
 
 def one_of_each_family(settings: Sequence[Setting]) -> list[Setting]:

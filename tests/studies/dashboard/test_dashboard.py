@@ -6,6 +6,7 @@ import sys
 import pytest
 from helpers.paths import ROOT
 from helpers.wandb_server import ENTITY, inspect
+from implicit_em_studies.paper.figures import PICTURES
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from wandb_workspaces.workspaces import Workspace, internal
@@ -14,7 +15,6 @@ from implicit_em.metrics.feature_grid import save_figure
 from implicit_em.training.run import train
 from implicit_em_studies.dashboard.__main__ import main
 from implicit_em_studies.dashboard.views import specification
-from implicit_em_studies.paper.figures import PICTURES
 from implicit_em_studies.paper.paper import EXPERIMENTS
 from implicit_em_studies.shared.summary_run import log_summary
 

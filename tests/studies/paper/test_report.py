@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.made_up_study import as_published
+from implicit_em_studies.paper.report import Study, write_report
 
 from implicit_em_studies.paper import tables
 from implicit_em_studies.paper.criteria import AMENDMENTS, CLAIMS
 from implicit_em_studies.paper.paper import TABLES, Published
-from implicit_em_studies.paper.report import Study, write_report
 from implicit_em_studies.shared.pages import Report
 
 EXPERIMENTS = ["ablation", "benchmark", "dynamics", "features", "theorem"]

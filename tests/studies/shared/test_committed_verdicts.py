@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from helpers.paths import ROOT
+from implicit_em_studies.paper.figures import PICTURES
 
 from implicit_em_studies.paper import criteria as of_the_paper
-from implicit_em_studies.paper.figures import PICTURES
 from implicit_em_studies.shared.claims import Claims
 from implicit_em_studies.theory import criteria as of_the_theory
 from implicit_em_studies.theory.study import EXPERIMENTS
