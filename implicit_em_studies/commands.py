@@ -5,37 +5,37 @@ from collections.abc import Sequence
 
 def reproduce(arguments: Sequence[str]) -> int:
     """Reproduce the paper."""
-    from implicit_em_studies.paper.__main__ import main
+    from implicit_em_studies.paper.study import STUDY
 
-    return main(arguments)
+    return STUDY.main(arguments)
 
 
 def compare(arguments: Sequence[str]) -> int:
     """Tune and compare all families of models."""
-    from implicit_em_studies.comparison.__main__ import main
+    from implicit_em_studies.comparison.study import STUDY
 
-    return main(arguments)
+    return STUDY.main(arguments)
 
 
 def recover(arguments: Sequence[str]) -> int:
     """Tune all families on data with known features."""
-    from implicit_em_studies.recovery.__main__ import main
+    from implicit_em_studies.recovery.study import STUDY
 
-    return main(arguments)
+    return STUDY.main(arguments)
 
 
 def language(arguments: Sequence[str]) -> int:
     """Tune all families on language models."""
-    from implicit_em_studies.language.__main__ import main
+    from implicit_em_studies.language.study import STUDY
 
-    return main(arguments)
+    return STUDY.main(arguments)
 
 
 def theory(arguments: Sequence[str]) -> int:
     """Answer the theory's open questions."""
-    from implicit_em_studies.theory.__main__ import main
+    from implicit_em_studies.theory.study import STUDY
 
-    return main(arguments)
+    return STUDY.main(arguments)
 
 
 def dashboard(arguments: Sequence[str]) -> int:

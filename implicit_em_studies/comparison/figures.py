@@ -13,13 +13,11 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from implicit_em.metrics.densities import EDGES
 from implicit_em.metrics.feature_grid import draw_grid
-from implicit_em_studies.comparison.knobs import BASE, CURVE
-from implicit_em_studies.comparison.matching import at_density
-from implicit_em_studies.comparison.results import Results
-from implicit_em_studies.comparison.selection import on_front
+from implicit_em_studies.comparison.matching import at_density, on_front
+from implicit_em_studies.comparison.protocol import BASE, CURVE
+from implicit_em_studies.comparison.results import ComparisonResults
 from implicit_em_studies.shared import figures as style
-from implicit_em_studies.shared.families import name_of
-from implicit_em_studies.shared.tables import records
+from implicit_em_studies.shared.tables import name_of, records
 
 DENSITY, VALIDATION = "active units on a sample (%)", "probe accuracy, validation (%)"
 TICKS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
@@ -32,7 +30,7 @@ LEADER = {"arrowstyle": "-", "relpos": (0, 0.5), "color": "#bbbbbb", "lw": 0.5}
 ENDS = 1 + 1e-9  # factor by which a curve reaches past its ends: logarithms round
 
 
-def quality_over_density(results: Results) -> Figure:
+def quality_over_density(results: ComparisonResults) -> Figure:
     """Draw the finals' probe accuracy and unexplained variance over their density, with bands."""
     figure = Figure(figsize=(style.WIDTH, 8.2))
     upper, lower = figure.subplots(2, 1, sharex=True)
@@ -44,7 +42,7 @@ def quality_over_density(results: Results) -> Figure:
     return figure
 
 
-def _curves(axes: Axes, results: Results, value: str) -> None:
+def _curves(axes: Axes, results: ComparisonResults, value: str) -> None:
     for family in results.protocol.families:
         finals = results.finals[results.finals["family"] == family]
         if finals.empty:
@@ -111,7 +109,7 @@ def _density_axis(axes: Axes, ticks: Sequence[float] = TICKS) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def grids(results: Results) -> Figure:
+def grids(results: ComparisonResults) -> Figure:
     """Draw every setting of every grid on validation samples, each family before all others."""
     tuning = results.tuning.dropna(subset=["density", "probe_accuracy"])
     tuning = tuning[tuning["density"] > 0]
@@ -179,7 +177,7 @@ def features(weights: Mapping[str, np.ndarray], sample_shape: Sequence[int]) -> 
     return style.panels(list(weights), panel, 3.2)
 
 
-def histograms(results: Results, density: float) -> Figure:
+def histograms(results: ComparisonResults, density: float) -> Figure:
     """Draw the units by how often they are active, for each family's setting at one density."""
     shown = at_target(results, density)
     bins = ["units_dead", *(f"units_to_{edge:g}" for edge in EDGES)]
@@ -197,7 +195,7 @@ def histograms(results: Results, density: float) -> Figure:
     return style.panels(list(shown["family"].unique()), panel, 1.8, activity, "units (%)")
 
 
-def at_target(results: Results, density: float) -> pd.DataFrame:
+def at_target(results: ComparisonResults, density: float) -> pd.DataFrame:
     """Return the finals of the settings that were chosen at a density."""
     chosen = results.chosen[results.chosen["target"] == density]
     keys = pd.MultiIndex.from_frame(results.finals[["family", "settings"]])

@@ -1,17 +1,21 @@
 """What each setting of the derived model moves: density, or quality at the same density."""
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, ClassVar
 
 import pandas as pd
+from matplotlib.figure import Figure
 
+from implicit_em_studies.comparison import figures
 from implicit_em_studies.comparison.matching import at_density
-from implicit_em_studies.shared.pages import sentences
-from implicit_em_studies.shared.pairs import SIGNIFICANT, TESTED, lead
+from implicit_em_studies.comparison.protocol import BASE, CURVE, ComparisonProtocol
+from implicit_em_studies.shared.pairs import SIGNIFICANT, TESTED, ahead_text, lead
+from implicit_em_studies.shared.report import sentences
 from implicit_em_studies.shared.statistics import holm
-from implicit_em_studies.shared.tables import records
-
-BASE = "base"
-CURVE = (BASE, "sparsity")  # the knobs whose settings make the curve over the weight of LSE
+from implicit_em_studies.shared.tables import mean_and_deviation, records
+from implicit_em_studies.shared.tuned import Content
 
 
 def effects(table: pd.DataFrame, beyond: float) -> pd.DataFrame:
@@ -75,3 +79,52 @@ def knob_findings(moved: pd.DataFrame, reach: float) -> list[str]:
         full=list(moved.loc[moved["density"] == 1, "settings"]),
         lost=list(moved.loc[moved["n"] == 0, "settings"]),
     )
+
+
+@dataclass(frozen=True)
+class KnobsContent(Content[pd.DataFrame]):
+    """The effects of the derived model's settings; the results are the runs of ``effects``."""
+
+    protocol: ComparisonProtocol
+
+    template: ClassVar[str] = "knobs.md.j2"
+
+    @cached_property
+    def moved(self) -> pd.DataFrame:
+        """Effect of each setting."""
+        return effects(self.results, self.protocol.beyond)
+
+    @cached_property
+    def findings(self) -> list[str]:
+        """What the table says, one sentence each."""
+        return knob_findings(self.moved, self.protocol.reach)
+
+    @property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Tables of numbers by name."""
+        return {"runs": self.results, "knobs": self.moved}
+
+    @property
+    def figures(self) -> Mapping[str, Callable[[], Figure]]:
+        """Functions that draw the figures, by name."""
+        return {"knobs": partial(figures.knobs, self.results, self.moved)}
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The effects as text."""
+        moved = self.moved
+        return pd.DataFrame(
+            {
+                "knob": moved["knob"].str.replace("_", " "),
+                "setting": moved["settings"],
+                "n": moved["n"].astype(str),
+                "density, %": _in_per_cent(moved, "density", ".1f"),
+                "probe, %": _in_per_cent(moved, "probe_accuracy", ".2f"),
+                "points above the curve": list(map(ahead_text, moved.itertuples())),
+            }
+        )
+
+
+def _in_per_cent(moved: pd.DataFrame, column: str, form: str) -> list[str]:
+    numbers = zip(100 * moved[column], 100 * moved[f"{column}_std"], strict=True)
+    return [mean_and_deviation(mean, deviation, form) for mean, deviation in numbers]

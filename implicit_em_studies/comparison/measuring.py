@@ -13,8 +13,8 @@ from implicit_em.metrics.quality import Encoded, quality
 from implicit_em.models import SparseAutoencoder
 from implicit_em.training.measurement import energies_of
 from implicit_em_studies.shared.measurements import Measurement, samples_of
+from implicit_em_studies.shared.planning import describe, settings_of
 from implicit_em_studies.shared.runs import Run, matrices_of
-from implicit_em_studies.shared.stages import describe, settings_of
 
 FROM_METRICS = ("parameters", "epochs", "train_seconds", "redundancy", "responsibility_entropy")
 BATCH = 2_000  # samples that are decoded at a time

@@ -8,13 +8,14 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from implicit_em.base.errors import ConfigError
-from implicit_em_studies.shared import protocol as study_protocol
-from implicit_em_studies.shared.protocol import AnyNames, Names, distinct, grids_in
-from implicit_em_studies.shared.runs import AXES, Grid
+from implicit_em_studies.shared.planning import AXES, Grid
+from implicit_em_studies.shared.protocol import AnyNames, Names, Protocol, distinct, grids_in
 
 Density = Annotated[float, Field(gt=0, lt=1)]
 Factor = Annotated[float, Field(ge=1)]
 DERIVED = "derived"
+BASE = "base"
+CURVE = (BASE, "sparsity")  # the knobs whose settings make the curve over the weight of LSE
 KNOBS = "knobs"  # the part that varies one setting of the derived model at a time
 
 
@@ -29,13 +30,13 @@ class PartSettings(BaseModel):
     grids: dict[str, dict[str, Any]] = {}
 
 
-class Protocol(study_protocol.Protocol):
+class ComparisonProtocol(Protocol):
     """What is compared, and how; each field is explained in ``conf/compare.yaml``."""
 
     file = "compare.yaml"
     folders: ClassVar = {"grids": "compare", "knob_grids": KNOBS}
     nested = ("parts", "grids", "knob_grids")
-    not_hashed = study_protocol.Protocol.not_hashed | {"knob_grids"}
+    not_hashed = Protocol.not_hashed | {"knob_grids"}
     set_elsewhere: ClassVar = {"data": "datasets", "model.hidden": "width, parts", "seed": "seeds"}
 
     datasets: Names
@@ -48,7 +49,7 @@ class Protocol(study_protocol.Protocol):
     beyond: Factor
 
     @model_validator(mode="after")
-    def _is_consistent(self) -> "Protocol":
+    def _is_consistent(self) -> "ComparisonProtocol":
         taken = {*self.families, *self.controls}
         for part, own in self.parts.items():
             if part in (KNOBS, *self.datasets) or not part.isidentifier():

@@ -1,4 +1,4 @@
-"""The content of a part's report: tables, figures, findings, and what its template names."""
+"""The report on a part: its findings, tables and figures."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,29 +10,34 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from implicit_em_studies.comparison import figures, text_tables, wording
-from implicit_em_studies.comparison.findings import findings
-from implicit_em_studies.comparison.knobs import effects, knob_findings
-from implicit_em_studies.comparison.protocol import Protocol
-from implicit_em_studies.comparison.results import Results
-from implicit_em_studies.shared import text_tables as matched_tables
-from implicit_em_studies.shared.pairs import ahead_text
-from implicit_em_studies.shared.tables import mean_and_deviation
+from implicit_em_studies.comparison import figures, text_tables
+from implicit_em_studies.comparison.results import ComparisonResults
+from implicit_em_studies.comparison.text_tables import ACTIVE, widths_of
+from implicit_em_studies.shared import pairs
+from implicit_em_studies.shared.pairs import SIGNIFICANT, Matched
+from implicit_em_studies.shared.report import sentences
+from implicit_em_studies.shared.tables import percent
+from implicit_em_studies.shared.tuned import Content
+
+# Measures beside the probe: the name of each, and 1 if more is better, -1 if less is.
+OTHER_MEASURES = {
+    "least_squares_fvu": ("variance that the best linear decoder leaves unexplained", -1),
+    "sparse_probe_1": ("sparse probe of 1 unit", 1),
+    "sparse_probe_5": ("sparse probe of 5 units", 1),
+}
+ENOUGH = 2  # densities at which the derived model has to be on the front; fixed before any run
 
 
 @dataclass(frozen=True)
-class FamiliesContent:
+class FamiliesContent(Content[ComparisonResults]):
     """The families at matched density."""
 
-    results: Results
     weights: Mapping[str, np.ndarray]  # rows (K, D) of each family at ``results.shown_density``
     sample_shape: tuple[int, ...]
     training: str  # optimizers and schedules of the runs
 
-    template: ClassVar[str] = "report.md.j2"
     text: ClassVar[ModuleType] = text_tables
-    matched: ClassVar[ModuleType] = matched_tables
-    words: ClassVar[ModuleType] = wording
+    matched: ClassVar[ModuleType] = pairs
 
     @cached_property
     def findings(self) -> list[str]:
@@ -55,51 +60,52 @@ class FamiliesContent:
         }
 
 
-@dataclass(frozen=True)
-class KnobsContent:
-    """The effects of the derived model's settings."""
-
-    runs: pd.DataFrame  # one row per run, as ``knobs.effects`` takes it
-    protocol: Protocol
-
-    template: ClassVar[str] = "knobs.md.j2"
-
-    @cached_property
-    def moved(self) -> pd.DataFrame:
-        """Effect of each setting."""
-        return effects(self.runs, self.protocol.beyond)
-
-    @cached_property
-    def findings(self) -> list[str]:
-        """What the table says, one sentence each."""
-        return knob_findings(self.moved, self.protocol.reach)
-
-    @property
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """Tables of numbers by name."""
-        return {"runs": self.runs, "knobs": self.moved}
-
-    @property
-    def figures(self) -> Mapping[str, Callable[[], Figure]]:
-        """Functions that draw the figures, by name."""
-        return {"knobs": partial(figures.knobs, self.runs, self.moved)}
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """The effects as text."""
-        moved = self.moved
-        return pd.DataFrame(
-            {
-                "knob": moved["knob"].str.replace("_", " "),
-                "setting": moved["settings"],
-                "n": moved["n"].astype(str),
-                "density, %": _in_per_cent(moved, "density", ".1f"),
-                "probe, %": _in_per_cent(moved, "probe_accuracy", ".2f"),
-                "points above the curve": list(map(ahead_text, moved.itertuples())),
-            }
-        )
+def findings(results: ComparisonResults) -> list[str]:
+    """Return what the tables say, one sentence each."""
+    protocol, reference = results.protocol, results.protocol.reference
+    density = Matched(results.at_density(), reference)
+    activity = Matched(results.at_activity(), reference, ACTIVE)
+    fvu = results.finals.groupby(["family", "settings"], sort=False)["fvu"].mean()
+    lost = fvu.gt(1).groupby("family", sort=False).agg(["sum", "size"])
+    reached = density.at.groupby("family")["target"].agg(list)
+    return sentences(
+        "implicit_em_studies.comparison",
+        "findings.md.j2",
+        significant=SIGNIFICANT,
+        enough=ENOUGH,
+        reference=reference,
+        widths=widths_of(results.finals),
+        density=density,
+        activity=activity,
+        counted=_other_measures(results),
+        fronts=results.fronts(),
+        also=[family for part in protocol.parts.values() for family in part.also],
+        control=_best_control(results),
+        lost_decoders=lost[lost["sum"] > 0],
+        missing={
+            family: [percent(t) for t in protocol.densities if t not in reached.get(family, [])]
+            for family in protocol.families
+        },
+        diverged=results.diverged.groupby(["family", "settings"], sort=False)["seed"].agg(list),
+    )
 
 
-def _in_per_cent(moved: pd.DataFrame, column: str, form: str) -> list[str]:
-    numbers = zip(100 * moved[column], 100 * moved[f"{column}_std"], strict=True)
-    return [mean_and_deviation(mean, deviation, form) for mean, deviation in numbers]
+def _best_control(results: ComparisonResults) -> pd.Series | None:
+    """Return the means over the runs of the control with the best probe; ``None`` without any."""
+    if results.controls.empty:
+        return None
+    controls = results.controls.groupby("family")[["probe_accuracy", "exact_density", "units"]]
+    return controls.mean().sort_values("probe_accuracy").iloc[-1]
+
+
+def _other_measures(results: ComparisonResults) -> tuple[str, list[tuple[str, Matched]]]:
+    """Return whether density or activity is equal, and the tests by each other measure."""
+    alike = results.at_activity()["p_holm"].isna().all()
+    at, equal = (results.at_density, "density") if alike else (results.at_activity, "activity")
+    counted = []
+    for value, (label, sign) in OTHER_MEASURES.items():
+        tests = at(value).dropna(subset="p_holm")
+        if len(tests):
+            tests["ahead"] *= sign
+            counted.append((label, Matched(tests, results.protocol.reference)))
+    return equal, counted

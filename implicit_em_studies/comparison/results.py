@@ -4,17 +4,16 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from implicit_em_studies.comparison.matching import matched
-from implicit_em_studies.comparison.protocol import Protocol
-from implicit_em_studies.comparison.selection import fronts, select
+from implicit_em_studies.comparison.matching import fronts, matched, select
+from implicit_em_studies.comparison.protocol import ComparisonProtocol
 from implicit_em_studies.shared.pairs import against
 
 
 @dataclass(frozen=True)
-class Results:
+class ComparisonResults:
     """The measurements of a part, each table from the function beside it."""
 
-    protocol: Protocol
+    protocol: ComparisonProtocol
     tuning: pd.DataFrame  # measuring.tuning_table, of the grids
     chosen: pd.DataFrame  # selection.select
     finals: pd.DataFrame  # measuring.measure_all
@@ -67,6 +66,6 @@ class Results:
         }
 
 
-def choose(protocol: Protocol, tuning: pd.DataFrame) -> pd.DataFrame:
+def choose(protocol: ComparisonProtocol, tuning: pd.DataFrame) -> pd.DataFrame:
     """Return the settings of the grids that the protocol chooses."""
     return select(tuning, protocol.densities, protocol.reach, protocol.beyond)

@@ -5,11 +5,10 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from implicit_em_studies.comparison.results import Results
-from implicit_em_studies.shared.families import name_of
-from implicit_em_studies.shared.tables import percent
-from implicit_em_studies.shared.text_tables import mean_over_seeds
+from implicit_em_studies.comparison.results import ComparisonResults
+from implicit_em_studies.shared.tables import mean_over_seeds, name_of, percent
 
+ACTIVE = "active units"  # the unit of targets that are numbers of active units
 OF_FINALS = (
     *("exact_density", "relative_density", "probe_accuracy"),
     *("sparse_probe_1", "sparse_probe_2", "sparse_probe_5", "sparse_probe_10"),
@@ -18,7 +17,7 @@ OF_FINALS = (
 )
 
 
-def chosen_table(results: Results) -> pd.DataFrame:
+def chosen_table(results: ComparisonResults) -> pd.DataFrame:
     """Return the chosen settings with density and probe, on validation and test samples."""
     finals = results.finals.groupby(["family", "settings"])[["exact_density", "probe_accuracy"]]
     means = finals.mean().rename(columns={"exact_density": "test", "probe_accuracy": "test_probe"})
@@ -39,7 +38,7 @@ def chosen_table(results: Results) -> pd.DataFrame:
     )
 
 
-def fronts_table(results: Results) -> pd.DataFrame:
+def fronts_table(results: ComparisonResults) -> pd.DataFrame:
     """Return the families on the Pareto fronts of grids and finals, by density."""
     grids, finals = (
         results.fronts()[name].set_index("target")["families"] for name in ("tuning", "finals")
@@ -49,7 +48,7 @@ def fronts_table(results: Results) -> pd.DataFrame:
     return table.rename(index=percent).rename_axis("near").reset_index()
 
 
-def quality_table(results: Results) -> pd.DataFrame:
+def quality_table(results: ComparisonResults) -> pd.DataFrame:
     """Return the quality and stability of the finals, per setting."""
     stability = results.stability.assign(family=results.stability["family"].map(name_of))
     for name in ("encoder_stability", "decoder_stability"):
@@ -58,12 +57,12 @@ def quality_table(results: Results) -> pd.DataFrame:
     return mean_over_seeds(results.finals, OF_FINALS).merge(stability)
 
 
-def controls_table(results: Results) -> pd.DataFrame:
+def controls_table(results: ComparisonResults) -> pd.DataFrame:
     """Return the quality of the controls."""
     return mean_over_seeds(results.controls, ("units", *OF_FINALS)).drop(columns="settings")
 
 
-def costs_table(results: Results) -> pd.DataFrame:
+def costs_table(results: ComparisonResults) -> pd.DataFrame:
     """Return the cost of a training step of each family."""
     costs, reference = results.costs, results.protocol.reference
     step = costs.set_index("family")["step_ms"].get(reference, np.nan)
@@ -77,7 +76,7 @@ def costs_table(results: Results) -> pd.DataFrame:
     )
 
 
-def budget_table(results: Results) -> pd.DataFrame:
+def budget_table(results: ComparisonResults) -> pd.DataFrame:
     """Return each family's numbers of settings and of parameters."""
     finals = results.finals.groupby("family")
     table = pd.DataFrame(
@@ -90,3 +89,16 @@ def budget_table(results: Results) -> pd.DataFrame:
     counts = table.columns.drop("parameters")
     table[counts] = table[counts].fillna(0).astype(int).astype(str)
     return table.fillna("–").rename(index=name_of).rename_axis("family").reset_index()
+
+
+def shared(numbers: pd.Series) -> str:
+    """Return the numbers of the families in the index: ``64 for L1, TopK; 128 for derived``."""
+    return "; ".join(
+        f"{number} for {', '.join(map(name_of, families.index))}"
+        for number, families in numbers.groupby(numbers)
+    )
+
+
+def widths_of(finals: pd.DataFrame) -> str:
+    """Return the number of units K of the families as text."""
+    return shared(finals.groupby("family", sort=False)["units"].first())

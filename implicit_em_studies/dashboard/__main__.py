@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from implicit_em.base.arguments import Parser
 from implicit_em.base.errors import ConfigError, RunError, one_line
 from implicit_em.training.tracking import wandb_mode
-from implicit_em_studies.shared.command_line import add_conf
+from implicit_em_studies.shared.study import add_conf
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

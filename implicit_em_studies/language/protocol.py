@@ -6,10 +6,8 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from implicit_em.base.errors import ConfigError
-from implicit_em_studies.shared import protocol as study_protocol
-from implicit_em_studies.shared.protocol import AnyNames, distinct
+from implicit_em_studies.shared.protocol import AnyNames, Protocol, distinct
 
-FOLDER = "language"
 L0 = "model.l0"
 HARVEST, CAUSAL = "harvest", "causal"
 """Keys of a part: overrides of its harvest, and whether the language model is causal."""
@@ -29,11 +27,11 @@ class Tokens(BaseModel):
     losses: PositiveInt
 
 
-class Protocol(study_protocol.Protocol):
+class LanguageProtocol(Protocol):
     """What is trained on which model's activations; ``conf/language.yaml`` explains each field."""
 
     file = "language.yaml"
-    folders: ClassVar = {"grids": FOLDER}
+    folders: ClassVar = {"grids": "language"}
     nested = ("parts", "grids")
     set_elsewhere: ClassVar = {"model.hidden": "parts.NAME.model.hidden", "seed": "seeds"}
 
@@ -45,7 +43,7 @@ class Protocol(study_protocol.Protocol):
     resamples: PositiveInt
 
     @model_validator(mode="after")
-    def _is_consistent(self) -> "Protocol":
+    def _is_consistent(self) -> "LanguageProtocol":
         for name, part in self.parts.items():
             for key in (HARVEST, CAUSAL, "model.hidden"):
                 if key not in part:

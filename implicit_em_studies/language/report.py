@@ -1,19 +1,27 @@
-"""The content of the study's report: tables, figures, findings, and what its template names."""
+"""The report on one language model: its findings, tables and figures."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, ClassVar
+from typing import Any
 
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
-from implicit_em_studies.language import figures
-from implicit_em_studies.language.findings import findings
-from implicit_em_studies.language.results import MEASURES, PRIMARY, UNIT, Results, summed
-from implicit_em_studies.shared.families import name_of
-from implicit_em_studies.shared.text_tables import differences_table, matched_table, mean_over_seeds
+from implicit_em.metrics.densities import EDGES
+from implicit_em_studies.language.protocol import REACHED
+from implicit_em_studies.language.results import MEASURES, PRIMARY, UNIT, LanguageResults, summed
+from implicit_em_studies.shared import figures as style
+from implicit_em_studies.shared.pairs import SIGNIFICANT, differences_table, matched_table
+from implicit_em_studies.shared.report import sentences
+from implicit_em_studies.shared.tables import mean_over_seeds, name_of
+from implicit_em_studies.shared.tuned import Content
 
+RIVAL = "l1"
+"""Family that the reference has to beat at most of the L0."""
 OF_FINALS = (
     *("l0", "units_dead", PRIMARY, "variance_explained"),
     *("ce_recovered", "ce_nats", "kl_nats", "train_seconds"),
@@ -22,17 +30,14 @@ OF_PROBES = "probe_"
 
 
 @dataclass(frozen=True)
-class Content:
+class LanguageContent(Content[LanguageResults]):
     """The families on one language model."""
 
-    results: Results
     name: str  # of the language model
     weights: str  # where they are
     data: Mapping[str, Any]  # settings of the finals' data
     passes: int  # over the training tokens
     training: str  # optimizers and schedules of the runs
-
-    template: ClassVar[str] = "report.md.j2"
 
     @cached_property
     def findings(self) -> list[str]:
@@ -47,8 +52,8 @@ class Content:
     @property
     def figures(self) -> Mapping[str, Callable[[], Figure]]:
         """Functions that draw the figures, by name."""
-        drawn = {name: partial(figures.over_l0, self.results, name) for name in self.results.tests}
-        return {**drawn, "densities": partial(figures.densities, self.results)}
+        drawn = {name: partial(over_l0, self.results, name) for name in self.results.tests}
+        return {**drawn, "densities": partial(densities, self.results)}
 
     @property
     def measures(self) -> dict[str, str]:
@@ -95,3 +100,124 @@ def _at(table: pd.DataFrame, l0: int, columns: Sequence[str]) -> pd.DataFrame:
     """Return the runs at an L0 as means ± deviations over seeds."""
     found = summed(table[table["target"] == l0]) if len(table) else table
     return mean_over_seeds(found, [name for name in columns if name in found])
+
+
+def findings(results: LanguageResults) -> list[str]:
+    """Return what the tables say, one sentence each."""
+    finals, controls, permuted = map(summed, (results.finals, results.controls, results.permuted))
+    missed = finals[finals[REACHED] == 0]
+    return sentences(
+        "implicit_em_studies.language",
+        "findings.md.j2",
+        significant=SIGNIFICANT,
+        reference=results.protocol.reference,
+        rival=RIVAL,
+        against_rival=_against_rival(results),
+        measures={name: MEASURES[name].title for name in results.tests},
+        matched={
+            name: tests
+            for name, tests in results.tests.items()
+            if (tests.at["family"] == results.protocol.reference).any()
+        },
+        controls=_best(controls),
+        permuted=_gaps(finals[finals["target"] == results.tuned_at], permuted),
+        tuned_at=results.tuned_at,
+        dead=finals.groupby("family", sort=False)["units_dead"].max(),
+        stability=results.stability.set_index("family")["stability"].dropna(),
+        aimed=int(finals["l0_target"].notna().sum()),
+        missed=missed.groupby("family", sort=False).size(),
+        diverged=results.tuning[results.tuning["ridge_fvu"].isna()].groupby("family").size(),
+    )
+
+
+def _against_rival(results: LanguageResults) -> dict[str, list[str]]:
+    """Return at which L0 the reference is better, worse, or neither, by the primary measure."""
+    tests = results.tests[PRIMARY].tests
+    own = tests[tests["family"] == RIVAL]
+    decided = own["p_holm"] < SIGNIFICANT
+    kinds = {
+        "better": decided & (own["ahead"] < 0),
+        "worse": decided & (own["ahead"] > 0),
+        "undecided": ~decided,
+    }
+    return {
+        kind: [str(target) for target in own.loc[rows, "target"]] for kind, rows in kinds.items()
+    }
+
+
+def _best(controls: pd.DataFrame) -> pd.DataFrame:
+    """Return the control that explains most of the variance at each L0; empty without controls."""
+    if controls.empty:
+        return controls
+    means = controls.groupby(["target", "family"], sort=False)[PRIMARY].mean().reset_index()
+    return means.loc[means.groupby("target")[PRIMARY].idxmax()]
+
+
+def _gaps(finals: pd.DataFrame, permuted: pd.DataFrame) -> pd.DataFrame:
+    """Return the variance explained on the model, and on the one with permuted weights."""
+    if permuted.empty:
+        return pd.DataFrame()
+    means = [table.groupby("family", sort=False)[PRIMARY].mean() for table in (finals, permuted)]
+    return pd.concat(means, axis=1, keys=["model", "permuted"], join="inner")
+
+
+def over_l0(results: LanguageResults, name: str) -> Figure:
+    """Draw a measure of every family over the active units, with the intervals of the bootstrap."""
+    at = results.tests[name].at
+    figure = Figure(figsize=(style.WIDTH, 4))
+    axes = figure.subplots()
+    for family in results.protocol.families:
+        own = at[at["family"] == family].set_index("target")
+        if own.empty:
+            continue
+        own = own.reindex(results.protocol.l0)  # a line breaks where its family is not compared
+        colour, line, marker = style.look_of(family)
+        look: Any = {"color": colour, "ls": line, "marker": marker, "ms": 5}
+        axes.plot(own.index, own["mean"], label=name_of(family), **look)
+        low, high = own["mean_low"], own["mean_high"]
+        axes.fill_between(own.index, low, high, color=colour, alpha=0.12, lw=0)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(results.protocol.l0)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    if name == "ce_recovered":
+        _spread_near_one(axes)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=None))
+    axes.set(xlabel="active units of a token", ylabel=f"{MEASURES[name].title} (%)")
+    axes.yaxis.label.set_wrap(True)
+    figure.legend(loc="outside lower center", ncols=4)
+    return figure
+
+
+def _spread_near_one(axes: Axes) -> None:
+    """Scale shares by the logarithm of what is missing to 1, from 0.002 upwards."""
+    most = 1.002
+    axes.set_yscale(
+        "function",
+        functions=(
+            lambda shares: -np.log(np.maximum(most - shares, 0.001)),
+            lambda scaled: most - np.exp(-scaled),
+        ),
+    )
+    limits = axes.get_ylim()
+    axes.set_yticks([-1, 0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 1])
+    axes.set_ylim(limits)  # ticks outside are not shown
+
+
+def densities(results: LanguageResults) -> Figure:
+    """Draw the share of a family's units in each bin of density, at the L0 of the tuning."""
+    finals = summed(results.finals)
+    finals = finals[finals["target"] == results.tuned_at]
+    bins = [f"units_to_{edge:g}" for edge in EDGES]
+
+    def panel(axes: Axes, family: str) -> None:
+        own = finals[finals["family"] == family]
+        if own.empty:
+            return
+        shares = own[["units_dead", *bins]].div(own["units"], axis=0).mean()
+        axes.bar(np.arange(len(shares)), 100 * shares, color=style.look_of(family).colour)
+        labels = ["dead", *(f"{100 * edge:g}" for edge in EDGES)]
+        axes.set_xticks(range(0, len(labels), 3), labels[::3])
+
+    x_label, y_label = "tokens that activate a unit, up to (%)", "units (%)"
+    return style.panels(results.protocol.families, panel, 1.7, x_label, y_label)

@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 
 from implicit_em.metrics.language import ce_recovered, measured_inside
-from implicit_em_studies.language.protocol import L0, REACHED, Protocol
-from implicit_em_studies.shared.bootstrap import Measure, UndefinedError, against
-from implicit_em_studies.shared.pairs import Matched
+from implicit_em_studies.language.protocol import L0, REACHED, LanguageProtocol
+from implicit_em_studies.shared.pairs import Matched, Measure, UndefinedError, against_by_bootstrap
 
 log = logging.getLogger(__name__)
 
@@ -61,15 +60,15 @@ OF_DOCUMENTS = (
 
 
 @dataclass(frozen=True)
-class Results:
+class LanguageResults:
     """The measurements on one language model.
 
     Finals and controls have a ``target``, the L0 at which they are compared.
     """
 
-    protocol: Protocol
+    protocol: LanguageProtocol
     tuning: pd.DataFrame
-    chosen: pd.DataFrame  # studies.choice.choose
+    chosen: pd.DataFrame  # shared.tuned.choose
     finals: pd.DataFrame
     controls: pd.DataFrame
     permuted: pd.DataFrame
@@ -100,7 +99,8 @@ class Results:
         ]
         at["sums"] = pd.Series(stacked, at.index, dtype=object)
         reference, resamples = self.protocol.reference, self.protocol.resamples
-        return Matched(against(at, reference, compared.measure, resamples), reference, UNIT)
+        table = against_by_bootstrap(at, reference, compared.measure, resamples)
+        return Matched(table, reference, UNIT)
 
     @property
     def tuned_at(self) -> int:

@@ -7,10 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from implicit_em_studies.recovery.results import FOUND, Results
+from implicit_em_studies.recovery.results import FOUND, RecoveryResults
 from implicit_em_studies.shared import figures as style
-from implicit_em_studies.shared.families import name_of
 from implicit_em_studies.shared.statistics import mean_share
+from implicit_em_studies.shared.tables import name_of
 
 VIRIDIS = colormaps["viridis"]
 LIGHT = 0.6  # share from which a colour needs dark letters
@@ -18,7 +18,7 @@ FOUND_LABEL = "features found (%)"
 EMPTY = "#eeeeee"  # settings that are no cell
 
 
-def phases(results: Results, criterion: str) -> Figure:
+def phases(results: RecoveryResults, criterion: str) -> Figure:
     """Draw the share found over density and features per dimension, a panel for each family."""
     cells = results.cells[results.cells["group"] == "cells"].set_index("cell")
     ratios_of_cells = cells["features"] / cells["width"]
@@ -53,7 +53,7 @@ def phases(results: Results, criterion: str) -> Figure:
     return figure
 
 
-def variations(results: Results, criterion: str) -> Figure:
+def variations(results: RecoveryResults, criterion: str) -> Figure:
     """Draw the share found in each variation, a dot with its interval for each family."""
     finals = results.finals_of(criterion)
     cells = results.cells
@@ -85,7 +85,7 @@ def variations(results: Results, criterion: str) -> Figure:
     return figure
 
 
-def l0(results: Results) -> Figure:
+def l0(results: RecoveryResults) -> Figure:
     """Draw the finals' L0 over the true L0, a dot for each family and cell; equal on the line."""
     figure = Figure(figsize=(style.WIDTH, 4))
     criteria = list(results.protocol.criteria)

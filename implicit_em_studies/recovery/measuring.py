@@ -11,10 +11,9 @@ from implicit_em.metrics.pursuit import pursuit_l0
 from implicit_em.metrics.recovery import recovery
 from implicit_em.training.decoding import fit_decoder
 from implicit_em.training.measurement import energies_of
-from implicit_em_studies.shared.execution import has_diverged
 from implicit_em_studies.shared.measurements import OF_TRAINING, Measurement, samples_of
-from implicit_em_studies.shared.runs import Run, matrices_of
-from implicit_em_studies.shared.stages import settings_of
+from implicit_em_studies.shared.planning import row_of
+from implicit_em_studies.shared.runs import Run, has_diverged, matrices_of
 
 OF_DIRECTIONS = ("found_0.8", "found_0.9", "mean_cosine", "split", "merged")
 """Measures of a matrix of directions that the truth gives."""
@@ -33,16 +32,7 @@ def measure_all(runs: Sequence[Run], workers: int) -> pd.DataFrame:
         for name in OF_DIRECTIONS:
             own = measured[f"decoder_{name}"].astype(float)
             measured[name] = own.fillna(measured[f"ridge_{name}"])
-    lost = [
-        {
-            "family": run.sweep,
-            "settings": settings_of(run),
-            "seed": run.cfg.seed,
-            "run": run.fingerprint,
-            "error": run.metrics()["error"],
-        }
-        for run in diverged
-    ]
+    lost = [row_of(run) | {"error": run.metrics()["error"]} for run in diverged]
     return pd.concat([measured, pd.DataFrame(lost)], ignore_index=True)
 
 

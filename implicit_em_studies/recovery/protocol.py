@@ -6,13 +6,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from implicit_em.base.errors import ConfigError
-from implicit_em_studies.shared import protocol as study_protocol
-from implicit_em_studies.shared.protocol import Names
+from implicit_em_studies.shared.protocol import Names, Protocol
 
 Cells = dict[str, dict[str, Any]]
 GROUPS = ("cells", "variations", "toys")
 TOYS = "toys"
-FOLDER = "recover"
 OF_THE_STAGES = ("seed", "data.final")
 """Settings that only a stage sets."""
 COLUMNS = ("pursuit_l0", "ridge_fvu", "found_0.8", "found_0.9", "mean_cosine", "auroc")
@@ -21,13 +19,13 @@ NEEDED = ("data.features", "data.width", "data.density")
 """Settings of the middle cell that decide the number of units, and what figures show."""
 
 
-class Protocol(study_protocol.Protocol):
+class RecoveryProtocol(Protocol):
     """What is recovered, and how; each field is explained in ``conf/recover.yaml``."""
 
     file = "recover.yaml"
-    folders: ClassVar = {"grids": FOLDER, "toy_grids": f"{FOLDER}/{TOYS}"}
+    folders: ClassVar = {"grids": "recover", "toy_grids": f"recover/{TOYS}"}
     nested = (*GROUPS, "grids", "toy_grids")
-    not_hashed = study_protocol.Protocol.not_hashed | {"toy_grids"}
+    not_hashed = Protocol.not_hashed | {"toy_grids"}
     set_elsewhere: ClassVar = {"data": "middle", "model.hidden": "variations", "seed": "seeds"}
 
     middle: dict[str, Any]
@@ -39,7 +37,7 @@ class Protocol(study_protocol.Protocol):
     criteria: dict[Literal["blind", "truth"], str]
 
     @model_validator(mode="after")
-    def _is_consistent(self) -> "Protocol":
+    def _is_consistent(self) -> "RecoveryProtocol":
         if missing := [key for key in NEEDED if key not in self.middle]:
             raise ValueError(f"middle.{missing[0]}: missing")
         names = [name for group in GROUPS for name in getattr(self, group)]

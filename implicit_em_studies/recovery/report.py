@@ -1,21 +1,24 @@
-"""The content of the study's report: tables, figures, findings, and what its template names."""
+"""The report on all cells: its findings, tables and figures."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import ClassVar
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from implicit_em.base.tables import format_value
 from implicit_em_studies.recovery import figures
-from implicit_em_studies.recovery.findings import findings
-from implicit_em_studies.recovery.results import FOUND, Results
-from implicit_em_studies.shared.families import name_of
-from implicit_em_studies.shared.pairs import ahead_text
-from implicit_em_studies.shared.tables import percent
-from implicit_em_studies.shared.text_tables import differences_table, matched_table, mean_over_seeds
+from implicit_em_studies.recovery.results import FOUND, RecoveryResults
+from implicit_em_studies.shared.pairs import (
+    SIGNIFICANT,
+    ahead_text,
+    differences_table,
+    matched_table,
+)
+from implicit_em_studies.shared.report import sentences
+from implicit_em_studies.shared.tables import mean_over_seeds, name_of, percent
+from implicit_em_studies.shared.tuned import Content
 
 OF_CONTROLS = ("units", FOUND, "mean_cosine", "auroc", "l0", "ridge_fvu", "pursuit_l0")
 OF_FINALS = (
@@ -25,13 +28,10 @@ OF_FINALS = (
 
 
 @dataclass(frozen=True)
-class Content:
+class RecoveryContent(Content[RecoveryResults]):
     """The families in every cell."""
 
-    results: Results
     training: str  # optimizers and schedules of the runs
-
-    template: ClassVar[str] = "report.md.j2"
 
     @cached_property
     def findings(self) -> list[str]:
@@ -119,6 +119,37 @@ class Content:
         controls = self.results.controls
         own = controls[controls["cell"] == cell]
         return mean_over_seeds(own, OF_CONTROLS).drop(columns="settings")
+
+
+def findings(results: RecoveryResults) -> list[str]:
+    """Return what the tables say, one sentence each."""
+    protocol = results.protocol
+    controls = results.controls.groupby(["cell", "family"], sort=False)[FOUND].mean()
+    diverged = results.tuning[results.tuning["ridge_fvu"].isna()]
+    aimed = results.finals.dropna(subset="l0_target")
+    missed = aimed[aimed["l0_reached"] != 1]
+    return sentences(
+        "implicit_em_studies.recovery",
+        "findings.md.j2",
+        significant=SIGNIFICANT,
+        reference=protocol.reference,
+        matched={criterion: results.tests(criterion) for criterion in protocol.criteria},
+        best_control=controls.idxmax() if len(controls) else None,
+        controls=controls,
+        gaps=_gaps(results),
+        aimed=len(aimed),
+        missed=missed.groupby("family", sort=False).size(),
+        diverged=diverged.groupby("family", sort=False).size(),
+    )
+
+
+def _gaps(results: RecoveryResults) -> pd.Series:
+    """Return how much each family's mean share over cells falls with the blind choice."""
+    truth, blind = (
+        results.finals_of(criterion).groupby(["family", "cell"], sort=False)[FOUND].mean()
+        for criterion in ("truth", "blind")
+    )
+    return (truth - blind).groupby("family", sort=False).mean().dropna()
 
 
 def _by_cell(table: pd.DataFrame) -> pd.DataFrame:

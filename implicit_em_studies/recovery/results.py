@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from implicit_em.metrics.recovery import random_best, random_share
-from implicit_em_studies.recovery.protocol import Protocol
+from implicit_em_studies.recovery.protocol import RecoveryProtocol
 from implicit_em_studies.shared.pairs import Matched, against
 
 FOUND = "found_0.8"
@@ -13,10 +13,10 @@ FOUND = "found_0.8"
 
 
 @dataclass(frozen=True)
-class Results:
+class RecoveryResults:
     """The measurements of all cells; each table has a column ``cell``."""
 
-    protocol: Protocol
+    protocol: RecoveryProtocol
     tuning: pd.DataFrame  # measuring.measure_all, of the grids
     chosen: pd.DataFrame  # studies.choice.choose
     finals: pd.DataFrame  # measuring.measure_all

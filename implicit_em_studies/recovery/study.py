@@ -1,62 +1,164 @@
-"""The whole recovery study from one call."""
+"""The recovery study: what it runs in each cell, and what it writes of all."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
-from implicit_em.config import CONF
-from implicit_em_studies.recovery.part import Recovery
-from implicit_em_studies.recovery.protocol import Protocol
-from implicit_em_studies.shared.parts import Study
-from implicit_em_studies.shared.stages import Setting, compose_settings
+import pandas as pd
+
+from implicit_em.training.progress import working
+from implicit_em_studies.recovery.measuring import measure_all
+from implicit_em_studies.recovery.protocol import RecoveryProtocol
+from implicit_em_studies.recovery.report import RecoveryContent
+from implicit_em_studies.recovery.results import RecoveryResults
+from implicit_em_studies.shared.planning import (
+    Setting,
+    Stages,
+    compose_settings,
+    one_of_each_family,
+    training_of,
+)
+from implicit_em_studies.shared.protocol import digest
+from implicit_em_studies.shared.runs import Run
+from implicit_em_studies.shared.study import Request, read_note
+from implicit_em_studies.shared.tuned import TunedPart, TunedStudy, choose
 
 log = logging.getLogger(__name__)
+AT_MOST_WIDTH = ("pca", "ica")
+"""Controls that have no more units than inputs."""
+TABLES = ("tuning", "chosen", "finals", "controls")
 
-RECOVERY = Path("results/recover")
+
+class RecoveryStages(Stages[RecoveryProtocol]):
+    """The runs of each stage in one cell."""
+
+    def own(self, family: str) -> dict[str, Any]:
+        """Return the cell's settings of the data, and the number of units K."""
+        settings = self.protocol.of_cell(self.part)
+        if family in AT_MOST_WIDTH:
+            units = min(settings["model.hidden"], settings["data.width"])
+            return {**settings, "model.hidden": units}
+        return settings
 
 
-def recover(
-    directory: str | Path = RECOVERY,
-    cells: Sequence[str] = (),
-    changes: Sequence[str] = (),
-    workers: int | None = None,
-    conf: str | Path = CONF,
-    quick: bool = False,
-) -> Path:
-    """Run cells of the study as ``Study.run`` does, and write its report; return its path.
+class RecoveryPart(TunedPart[RecoveryProtocol]):
+    """Every family in each cell; the report keeps the cells that the directory holds already.
 
     Args:
-        cells: names of cells or groups of cells; all if none is named.
-        quick: whether to make a short trial, by default in a directory of its own. The protocol's
-            ``quick`` names its changes, which come before ``changes``, and the cells if none is
-            named.
-
-    Raises:
-        ConfigError: if a setting is refused, or the directory holds a study of other settings.
-        RunError: if runs failed, or all runs of a stage diverged.
+        cells: names of the cells that were asked for.
+        settings: settings of the grids, by their field of the protocol.
+        controls: settings of the controls.
     """
-    study = Study("recover", "recovery", RECOVERY, Protocol, _prepare)
-    (report,) = study.run(directory, cells, changes, workers, conf, quick)
-    return report
+
+    package = "implicit_em_studies.recovery"
+
+    def __init__(
+        self,
+        protocol: RecoveryProtocol,
+        cells: Sequence[str],
+        settings: Mapping[str, Sequence[Setting]],
+        controls: Sequence[Setting],
+        request: Request,
+        trial: str | None,
+    ) -> None:
+        self.settings, self.controls = settings, controls
+        earlier = read_note(request.directory / "findings.json").get("cells", [])
+        self.cells = [cell for cell in protocol.chosen([]) if cell in (*cells, *earlier)]
+        fixed = protocol.model_dump(exclude=set(protocol.not_hashed))
+        every = chain(*settings.values(), controls)
+        identity = digest((setting.cfg for setting in every), fixed)
+        folders = request.directory, request.conf
+        super().__init__(protocol, identity, *folders, trial, ["recover"])
+
+    def stages(self, cell: str) -> RecoveryStages:
+        """Return the stages of a cell."""
+        settings = self.settings[self.protocol.grids_of(cell)]
+        runs = self.directory / "runs" / cell
+        return RecoveryStages(self.protocol, cell, runs, settings, self.controls)
+
+    def plan(self) -> Iterator[Run]:
+        """Yield what is not complete: every kind of run in each cell, and each setting of a grid.
+
+        A setting that is refused in any cell is refused in the one with the fewest units.
+        """
+        fewest = {self.protocol.grids_of(cell): cell for cell in self._by_units()}.values()
+        for cell in self.cells:
+            log.info("%s: checking the runs", cell)
+            stages = self.stages(cell)
+            if cell not in fewest:
+                stages.settings = one_of_each_family(stages.settings)
+            runs = (*stages.grids(), *stages.possible_finals(), *stages.controls())
+            yield from (run for run in runs if not run.completed)
+
+    def _by_units(self) -> list[str]:
+        """Return the cells, those with the fewest units last."""
+        units = {cell: self.protocol.of_cell(cell)["model.hidden"] for cell in self.cells}
+        return sorted(self.cells, key=lambda cell: -units[cell])
+
+    def run(self, command: str, workers: int) -> Path:
+        """Tune, choose and train the finals of each cell; write tables, figures and report."""
+        found: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
+        runs: list[Run] = []
+        for cell in self.cells:
+            tables, own = self._cell(cell, workers)
+            runs += own
+            for name, table in tables.items():
+                found[name].append(table.assign(cell=cell))
+        joined = {name: pd.concat(tables, ignore_index=True) for name, tables in found.items()}
+        content = RecoveryContent(RecoveryResults(self.protocol, **joined), training_of(runs))
+        return self.write(content, runs, command, cells=self.cells)
+
+    def _cell(self, cell: str, workers: int) -> tuple[dict[str, pd.DataFrame], list[Run]]:
+        log.info("cell: %s", cell)
+        stages = self.stages(cell)
+        controls, grids = stages.controls(), stages.grids()
+        self.train(controls, workers)
+        kept = self.trained(grids, workers, f"{cell}: every setting")
+        with working(f"{cell}: measuring controls and grids"):
+            tables = {
+                "controls": measure_all(controls, workers),
+                "tuning": measure_all(grids, workers),
+            }
+        tables["chosen"] = choose(tables["tuning"], self.protocol.criteria)
+        finals = stages.finals(stages.picked(tables["chosen"]))
+        finals = self.trained(finals, workers, f"{cell}: every final")
+        with working(f"{cell}: measuring finals"):
+            tables["finals"] = measure_all(finals, workers)
+        return tables, [*finals, *kept, *controls]
 
 
 def _prepare(
-    protocol: Protocol,
-    words: Sequence[str],
-    directory: Path,
-    conf: Path,
-    overrides: Sequence[str],
-    trial: str | None,
-) -> list[Recovery]:
+    protocol: RecoveryProtocol, request: Request, overrides: Sequence[str], trial: str | None
+) -> list[RecoveryPart]:
     """Compose all settings once, and check the runs of all cells."""
-    cells = protocol.chosen(words)
+    cells = protocol.chosen(request.words)
     log.info("composing the runs of %s", ", ".join(protocol.families))
 
-    def composed(names: Sequence[str], field: str = "grids") -> list[Setting]:
-        grids = getattr(protocol, field)
-        return compose_settings(names, grids, conf, ["data=superposition", *overrides])
+    def composed(names: Sequence[str], grids: Mapping[str, Any]) -> list[Setting]:
+        return compose_settings(names, grids, request.conf, ["data=superposition", *overrides])
 
-    families = {"grids": protocol.families, "toy_grids": protocol.toy_families}
-    settings = {field: composed(names, field) for field, names in families.items()}
-    controls = composed(protocol.controls)
-    return [Recovery(protocol, cells, settings, controls, directory, conf, trial)]
+    settings = {
+        "grids": composed(protocol.families, protocol.grids),
+        "toy_grids": composed(protocol.toy_families, protocol.toy_grids),
+    }
+    controls = composed(protocol.controls, protocol.grids)
+    return [RecoveryPart(protocol, cells, settings, controls, request, trial)]
+
+
+STUDY = TunedStudy(
+    name="recover",
+    noun="recovery",
+    directory=Path("results/recover"),
+    purpose="Tune all families on data with known features, train the chosen settings over seeds, "
+    "and measure which features they find.",
+    metavar="CELL | KEY=VALUE",
+    words="cells of conf/recover.yaml or groups of them (all if none is named), keys of that file, "
+    "e.g. seeds=[1,2] or middle.data.samples=5000, and settings of all runs; any KEY=VALUE makes "
+    "it a trial",
+    quick="a trial of a few cells with few settings, in a few minutes",
+    needs=RecoveryProtocol.file,
+    protocol=RecoveryProtocol,
+    prepare=_prepare,
+)

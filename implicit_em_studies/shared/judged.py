@@ -7,102 +7,72 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from implicit_em.base.errors import ConfigError
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from implicit_em.base.errors import ConfigError, raising
 from implicit_em.base.files import write_json
 from implicit_em.base.tables import print_rows
-from implicit_em.config import CONF
 from implicit_em.training.progress import working
-from implicit_em_studies.shared import provenance, study_directory
 from implicit_em_studies.shared.claims import Claims
-from implicit_em_studies.shared.command_line import command
-from implicit_em_studies.shared.execution import execute
 from implicit_em_studies.shared.experiment import Evidence, Experiment
-from implicit_em_studies.shared.pages import Report, forget
-from implicit_em_studies.shared.protocol import digest, trial_label
-from implicit_em_studies.shared.runs import Run, plan_sweeps
-from implicit_em_studies.shared.summary_run import log_summary
+from implicit_em_studies.shared.planning import Grid, plan_sweeps
+from implicit_em_studies.shared.protocol import digest, folder_of, trial_label
+from implicit_em_studies.shared.report import Report, describe, forget, history_of, log_summary
+from implicit_em_studies.shared.runs import Run, execute
+from implicit_em_studies.shared.study import Part, Plan, Request, Study
 from implicit_em_studies.shared.tables import records
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class JudgedStudy:
+@dataclass(frozen=True, kw_only=True)
+class JudgedStudy(Study):
     """A study with verdicts.
 
     Args:
-        name: its command.
         package: package that has the report's template.
-        directory: directory of the protocol's results.
         experiments: its experiments by name.
         protocol: the digest of each sweep's runs.
         claims: what is judged.
         evidence: function that makes of all that was measured what the criteria judge.
         file: name of the file of a table or figure, of the ``{experiment}`` and its ``{name}``.
+        shortened: settings of a quick trial.
     """
 
-    name: str
     package: str
-    directory: Path
     experiments: Mapping[str, Experiment]
     protocol: Mapping[str, str]
     claims: Claims[Any]
     evidence: Callable[[Evidence], Any] = dict
     file: str = "{experiment}_{name}"
+    shortened: Sequence[str] = ()
 
-    def run(
-        self,
-        directory: str | Path,
-        experiments: Sequence[str] = (),
-        overrides: Sequence[str] = (),
-        workers: int | None = None,
-        conf: str | Path = CONF,
-    ) -> Path:
-        """Run experiments and write the report; return its path.
+    def short(self, conf: Path) -> Sequence[str]:
+        """Return the settings of a quick trial."""
+        return self.shortened
 
-        Complete runs are reused, and a stopped study goes on. Experiments that the directory holds
-        already stay in its report. Settings other than the protocol's make a trial: everything says
-        so, and there are no verdicts.
-
-        Args:
-            experiments: names of experiments; all if none is named.
-            overrides: settings of all runs in Hydra's notation, as ``trainer.max_epochs=2``.
-            workers: number of stacks that train at a time; ``None`` for one per core.
-
-        Raises:
-            ConfigError: if a setting is refused, or the directory holds a study of other settings.
-            RunError: if runs failed.
-        """
-        directory, conf = Path(directory), Path(conf)
-        known = self.experiments
-        if unknown := [name for name in experiments if name not in known]:
+    def plan(self, request: Request) -> Plan:
+        """Return how the study is made; experiments that the directory holds stay in its report."""
+        known, asked = self.experiments, request.words or self.experiments
+        if unknown := [name for name in asked if name not in known]:
             raise ConfigError(f"{unknown[0]}: no such experiment; allowed: {', '.join(known)}")
-        experiments = experiments or list(known)
-        study_directory.refuse_arguments(workers, conf, "train.yaml")
-        conf = conf.resolve()
-        file = directory / "study.json"
-        note = study_directory.read_note(file)
-        together = [n for n in known if n in experiments or n in note.get("experiments", ())]
-        runs = self.plan(together, directory / "runs", conf, overrides)
+        earlier = request.found.get("experiments", ())
+        together = [name for name in known if name in asked or name in earlier]
+        runs = self.runs(together, request.directory / "runs", request.conf, request.changes)
         trial = None
         if not self.is_protocol(together, runs):
-            trial = trial_label(overrides) or "TRIAL with changed configuration files"
-        study_directory.refuse_directory(directory, self.directory, note, trial)
-        runs[0].spec.build_data()  # refuses data that cannot be read
-        with study_directory.alone(directory, "study"):
-            write_json(file, {"trial": trial, "experiments": note.get("experiments", [])})
-            execute(runs, workers, ["trial"] if trial else [])
-            write_json(file, {"trial": trial, "experiments": together})
-            forget(directory, "report.*", "verdicts.*")
-            folders = {"directory": (directory, self.directory), "conf": (conf, CONF)}
-            typed = command(self.name, [*together, *overrides], **folders)
-            criteria = inspect.getfile(next(iter(self.claims.by_key.values())).judge)
-            history = provenance.history_of(Path(criteria))
-            origin = provenance.describe(typed, runs, criteria=history)
-            return self._write(Report(directory, origin, trial), runs, together)
+            trial = trial_label(request.changes) or "TRIAL with changed configuration files"
 
-    def plan(
+        def prepare() -> list[Part]:
+            runs[0].spec.build_data()  # refuses data that cannot be read
+            return [JudgedPart(self, together, runs, request.directory, trial)]
+
+        return Plan(together, trial, prepare)
+
+    def runs(
         self,
         experiments: Sequence[str],
         directory: Path,
@@ -110,7 +80,8 @@ class JudgedStudy:
         overrides: Sequence[str] = (),
     ) -> list[Run]:
         """Plan the runs of experiments as ``plan_sweeps`` does; W&B groups them by experiment."""
-        sweeps = {name: {"experiment": name} for name in self._sweeps(experiments)}
+        grids = self.grids(conf)
+        sweeps = {name: grids.get(name, {"experiment": name}) for name in self._sweeps(experiments)}
         runs = plan_sweeps(sweeps, directory, conf, overrides)
         for run in runs:
             of = [name for name, one in self.experiments.items() if {*one.sweeps} & {*run.sweeps}]
@@ -129,43 +100,19 @@ class JudgedStudy:
         """Return whether the runs are those of the protocol."""
         return self.digests(experiments, runs).items() <= self.protocol.items()
 
-    def _write(self, report: Report, runs: Sequence[Run], names: Sequence[str]) -> Path:
-        """Measure, draw, judge and write the report of complete runs; a trial has no verdicts."""
-        experiments = {name: self.experiments[name] for name in names}
-        measured = {}
-        for name, one in experiments.items():
-            own = [run for run in runs if {*run.sweeps} & {*one.sweeps}]
-            with working(f"measuring {name}"):
-                measured[name] = one.measure(own)
-        tables = self._by_file({n: one.tables(measured[n]) for n, one in experiments.items()})
-        report.write_tables(tables)
-        for file, shown in self._by_file({n: one.shown for n, one in experiments.items()}).items():
-            if shown.names:
-                shown.write(tables[file], report.directory / "tables" / file, report.trial)
-        with working("drawing the figures"):
-            report.write_figures(
-                self._by_file({n: one.drawn(measured[n]) for n, one in experiments.items()})
-            )
-        claims, verdicts = [], ""
-        if not report.trial:
-            found = self.claims.judge(self.evidence(measured), names)
-            self.claims.write(found, report.provenance, report.directory)
-            print_rows("Verdicts", self.claims.in_short(found))
-            claims, verdicts = records(found), self.claims.as_markdown(found)
-            tables |= {"verdicts": found}
-        page = report.write_page(
-            self.package,
-            experiments=experiments,
-            measured=measured,
-            claims=claims,
-            verdicts=verdicts,
-            amendments=self.claims.amendments,
-        )
-        log_summary(runs[0].cfg, report.directory, tables, report.provenance, report.trial)
-        log.info("Written to %s", page)
-        return page
+    def grids(self, conf: Path) -> Mapping[str, Grid]:
+        """Return the sweeps that a file of the study names; others are files of ``experiment``.
 
-    def _by_file(self, found: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
+        Raises:
+            ConfigError: if the file cannot be read.
+        """
+        file = folder_of(conf) / f"{self.name}.yaml"
+        if not file.exists():
+            return {}
+        with raising(ConfigError, f"{file}", OSError, YAMLError, OmegaConfBaseException):
+            return OmegaConf.to_container(OmegaConf.load(file))  # type: ignore[return-value]
+
+    def by_file(self, found: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
         """Return what experiments have by name, by the name of its file."""
         return {
             self.file.format(experiment=experiment, name=name): one
@@ -175,3 +122,67 @@ class JudgedStudy:
 
     def _sweeps(self, experiments: Sequence[str]) -> list[str]:
         return [sweep for name in experiments for sweep in self.experiments[name].sweeps]
+
+
+@dataclass(frozen=True)
+class JudgedPart(Part):
+    """Experiments of a study with verdicts, in one report.
+
+    Args:
+        names: names of the experiments.
+        trial: label of the trial; ``None`` for the protocol.
+    """
+
+    study: JudgedStudy
+    names: Sequence[str]
+    runs: Sequence[Run]
+    directory: Path
+    trial: str | None
+
+    def run(self, command: str, workers: int) -> Path:
+        """Train what is missing, measure, draw, judge and write the report; return its path."""
+        execute(self.runs, workers, ["trial"] if self.trial else [])
+        note = {"trial": self.trial, "experiments": self.names}
+        write_json(self.directory / f"{self.study.noun}.json", note)
+        forget(self.directory, "report.*", "verdicts.*")
+        judge = next(iter(self.study.claims.by_key.values())).judge
+        criteria = history_of(Path(inspect.getfile(judge)))
+        origin = describe(command, self.runs, criteria=criteria)
+        return self._write(Report(self.directory, origin, self.trial))
+
+    def _write(self, report: Report) -> Path:
+        """Measure, draw, judge and write the report of complete runs; a trial has no verdicts."""
+        study, runs = self.study, self.runs
+        experiments = {name: study.experiments[name] for name in self.names}
+        measured = {}
+        for name, one in experiments.items():
+            own = [run for run in runs if {*run.sweeps} & {*one.sweeps}]
+            with working(f"measuring {name}"):
+                measured[name] = one.measure(own)
+        tables = study.by_file({n: one.tables(measured[n]) for n, one in experiments.items()})
+        report.write_tables(tables)
+        for file, shown in study.by_file({n: one.shown for n, one in experiments.items()}).items():
+            if shown.names:
+                shown.write(tables[file], report.directory / "tables" / file, report.trial)
+        with working("drawing the figures"):
+            report.write_figures(
+                study.by_file({n: one.drawn(measured[n]) for n, one in experiments.items()})
+            )
+        claims, verdicts = [], ""
+        if not report.trial:
+            found = study.claims.judge(study.evidence(measured), self.names)
+            study.claims.write(found, report.provenance, report.directory)
+            print_rows("Verdicts", study.claims.in_short(found))
+            claims, verdicts = records(found), study.claims.as_markdown(found)
+            tables |= {"verdicts": found}
+        page = report.write_page(
+            study.package,
+            experiments=experiments,
+            measured=measured,
+            claims=claims,
+            verdicts=verdicts,
+            amendments=study.claims.amendments,
+        )
+        log_summary(runs[0].cfg, report.directory, tables, report.provenance, report.trial)
+        log.info("Written to %s", page)
+        return page

@@ -14,8 +14,8 @@ from torch import Tensor
 from implicit_em.base.errors import DamagedError
 from implicit_em.base.files import read_json, write_json
 from implicit_em.data import as_unit_float
+from implicit_em_studies.shared.planning import row_of
 from implicit_em_studies.shared.runs import Run
-from implicit_em_studies.shared.stages import settings_of
 
 OF_TRAINING = ("parameters", "epochs", "train_seconds", "l0_target", "l0_reached")
 """Keys of ``metrics.json`` that say how a run was trained."""
@@ -74,10 +74,8 @@ class Measurement:
         return content[self.name] if same else None
 
     def _row(self, run: Run) -> dict[str, Any]:
-        row: dict[str, Any] = {"family": run.sweep, "settings": settings_of(run)}
-        row |= {"seed": run.cfg.seed, "run": run.fingerprint}
         metrics = run.metrics()
-        row |= {key: metrics.get(key) for key in self.metrics}
+        row = row_of(run) | {key: metrics.get(key) for key in self.metrics}
         known = self.known(run) or {}
         return row | {key: np.nan if value is None else value for key, value in known.items()}
 

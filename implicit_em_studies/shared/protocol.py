@@ -1,6 +1,7 @@
 """The protocol of a study as its file in ``conf/`` fixes it; the changes that make it a trial."""
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
@@ -20,8 +21,11 @@ from yaml import YAMLError
 
 from implicit_em.base.errors import ConfigError, nearest, one_line
 from implicit_em.base.validation import first_mistake
+from implicit_em.config import CONF
 from implicit_em.config.fingerprint import affects_results, config_fingerprint, deciding
-from implicit_em_studies.shared.configuration import folder_of
+
+STUDIES = Path(__file__).parents[1] / "conf"
+"""Folder of the studies' own files, which Hydra finds beside the framework's."""
 
 
 def distinct(values: list[Any]) -> list[Any]:
@@ -173,22 +177,33 @@ class Protocol(BaseModel):
                 )
 
 
+def folder_of(conf: Path) -> Path:
+    """Return the folder of a study's files for a folder of configuration files.
+
+    Another folder than the framework's own holds everything.
+    """
+    return STUDIES if conf.resolve() == CONF else conf
+
+
 def grids_in(folder: str, conf: Path) -> dict[str, dict[str, Any]]:
     """Return a grid for each file of a folder of ``conf/experiment``."""
     files = sorted((folder_of(conf) / "experiment" / folder).glob("*.yaml"))
     return {file.stem: {"experiment": f"{folder}/{file.stem}"} for file in files}
 
 
-def digest(cfgs: Iterable[DictConfig | Mapping[str, Any]], *more: str) -> str:
+def digest(
+    cfgs: Iterable[DictConfig | Mapping[str, Any]], fixed: Mapping[str, Any] | None = None
+) -> str:
     """Return 16 hexadecimal digits that identify a set of runs, whatever their order and device.
 
-    The texts ``more`` are hashed before the runs.
+    What is ``fixed`` beside the runs is hashed, too.
     """
     fingerprints = []
     for cfg in cfgs:
         settings = deciding(cfg)
         settings["trainer"] |= {"accelerator": "cpu", "threads": 1}
         fingerprints.append(config_fingerprint(settings))
+    more = [] if fixed is None else [json.dumps(fixed, sort_keys=True)]
     text = ",".join([*more, *sorted(fingerprints)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

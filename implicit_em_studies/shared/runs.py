@@ -1,37 +1,30 @@
-"""The runs of a study, composed from grids of settings."""
+"""The runs of a study, and their training: those that are alike together, with one progress bar."""
 
 import contextlib
-import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from hydra import compose
 from hydra.utils import get_class
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from implicit_em.base.errors import ConfigError
-from implicit_em.config.check import check
-from implicit_em.config.composing import composing
-from implicit_em.config.fingerprint import config_fingerprint
+from implicit_em.base.errors import RunError, one_line
 from implicit_em.config.spec import RunSpec
 from implicit_em.models import SparseAutoencoder
-from implicit_em.sweeps.jobs import TaskComposer, enumerate_jobs
+from implicit_em.sweeps.stacked import groups, progress_of, train_together
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.loading import load_as_trained
 
-FIXED = ("experiment", "callbacks", "model", "loss")
-"""Keys that every sweep sets itself, beside its axes; overrides may not change them."""
-AXES = "axes"
-Grid = Mapping[str, Any]
-"""Settings of a sweep by their keys, which may be groups, and under ``axes`` those that vary.
+log = logging.getLogger(__name__)
 
-The values of an axis stand in one text, in Hydra's notation.
-"""
+LOG_FILE = "train.log"
+DIVERGED = "the loss was not finite"
 
 
 class Place(NamedTuple):
@@ -133,83 +126,87 @@ def _number(text: str) -> int | float | str:
     return text
 
 
-def plan_sweeps(
-    sweeps: Mapping[str, Grid], directory: Path, conf: Path, overrides: Sequence[str] = ()
-) -> list[Run]:
-    """Compose and check every run of the sweeps; a run that several share appears once.
-
-    A complete run of the same fingerprint, anywhere below ``directory``, is reused.
+def execute(runs: Sequence[Run], workers: int | None = None, tags: Sequence[str] = ()) -> None:
+    """Train the runs that are not complete, as stacks; ``tags`` are added to each run's own in W&B.
 
     Raises:
-        ConfigError: if a run cannot be trained, or its directory holds another run.
+        RunError: at the end, if runs failed; the others are kept.
     """
-    runs: dict[str, Run] = {}
-    complete = {
-        metrics["config_fingerprint"]: path.parent
-        for path in sorted(directory.glob("*/*/metrics.json"))
-        if (metrics := RunDirectory(path.parent).completed_metrics())
-    }
-    for place, cfg in compose_sweeps(sweeps, conf, overrides):
-        spec = RunSpec.of(cfg)
-        fingerprint = spec.fingerprint
-        if fingerprint in runs:
-            runs[fingerprint].places.append(place)
-            continue
-        check(spec)
-        job = ",".join(f"{key}={value}" for key, value in sorted(place.axes.items()))
-        where = complete.get(fingerprint, directory / Path(place.sweep).name / job)
-        runs[fingerprint] = Run(cfg, fingerprint, where, [place], fingerprint in complete)
-        runs[fingerprint].spec = spec
-    for run in runs.values():
-        found = RunDirectory(run.directory)
-        if found.config.exists() and config_fingerprint(found.read_config()) != run.fingerprint:
-            raise ConfigError(
-                f"{run.directory}: holds a run of other settings; nothing is overwritten: name "
-                "another --directory"
-            )
-    return list(runs.values())
+    waiting = [run for run in runs if not run.completed]
+    for run in runs:
+        if run.completed:
+            log.info("%s: complete already, reused", run.label)
+        if len(run.places) > 1:
+            others = ", ".join(run.sweeps[1:])
+            log.info("%s: serves %s too, by its fingerprint", run.label, others)
+    if not waiting:
+        return
+    log.info("%d of %d runs to train", len(waiting), len(runs))
+    failed = []
+    progress = progress_of([run.spec for run in waiting])
+    for together in _stacks(waiting):
+        jobs = [partial(_train, run, tags) for run in together]
+        errors = train_together([run.spec for run in together], jobs, progress, workers)
+        for run, error in zip(together, errors, strict=True):
+            if error:
+                failed.append(run)
+                log.error("%s failed: %s", run.label, error)
+    if progress is not None:
+        progress.close()
+    if failed:
+        raise RunError(
+            f"{len(failed)} of {len(runs)} runs failed, the first: {failed[0].label}; the others "
+            "are kept, and the same command tries these again"
+        )
 
 
-def compose_sweeps(
-    sweeps: Mapping[str, Grid], conf: Path, overrides: Sequence[str]
-) -> list[tuple[Place, DictConfig]]:
-    """Return the place and the configuration of each job of the sweeps.
+def execute_all(runs: Sequence[Run], workers: int | None = None, tags: Sequence[str] = ()) -> None:
+    """Train as ``execute`` does, but a run that diverges is a result.
 
     Raises:
-        ConfigError: if a job cannot be composed, or an override changes what a sweep sets itself.
+        RunError: at the end, if runs failed in another way.
     """
-    jobs = []
-    for sweep, grid in sweeps.items():
-        typed = [*_as_overrides(grid), *overrides]
-        with composing("train", typed, conf) as loader:
-            base = compose("train", overrides=typed, return_hydra_config=True)
-            if AXES in grid:
-                base.hydra.sweeper.params = grid[AXES]
-            axes = list(base.hydra.sweeper.params or ())
-            _refuse_fixed(axes, overrides)
-            composer = TaskComposer(base, loader)
-            for job in enumerate_jobs(base, loader):
-                values = dict(override.split("=", 1) for override in job)
-                place = Place(sweep, {axis: values[axis] for axis in axes})
-                jobs.append((place, composer.compose(job)))
-    return jobs
+    waiting = list(filterfalse(has_diverged, runs))
+    try:
+        execute(waiting, workers, tags)
+    except RunError:
+        for run in filterfalse(has_diverged, waiting):
+            if RunDirectory(run.directory).completed_metrics() is None:
+                raise
 
 
-def _as_overrides(grid: Grid) -> list[str]:
-    """Return what a grid sets beside its axes in Hydra's notation; a setting may be a new one."""
-    settings = {key: value for key, value in grid.items() if key != AXES}
-    return [f"{'++' * ('.' in key)}{key}={_in_words(value)}" for key, value in settings.items()]
+def has_diverged(run: Run) -> bool:
+    """Return whether a run's loss became infinite or NaN: that is a result, not tried again."""
+    metrics = run.metrics()
+    return (
+        metrics.get("config_fingerprint") == run.fingerprint
+        and metrics["status"] == "failed"
+        and str(metrics.get("error")).startswith(DIVERGED)
+    )
 
 
-def _in_words(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return f"{{{','.join(f'{key}:{_in_words(item)}' for key, item in value.items())}}}"
-    return value if isinstance(value, str) else json.dumps(value)
+def _stacks(runs: Sequence[Run]) -> Iterator[list[Run]]:
+    batches: dict[str, list[Run]] = {}
+    for run in runs:
+        batches.setdefault(run.batch, []).append(run)
+    for batch in batches.values():
+        for positions in groups([run.spec for run in batch]):
+            yield [batch[position] for position in positions]
 
 
-def _refuse_fixed(axes: Sequence[str], overrides: Sequence[str]) -> None:
-    """Refuse overrides of keys that an experiment sets itself; the seed may be chosen."""
-    for override in overrides:
-        key = override.lstrip("+~").partition("=")[0]
-        if key.startswith("hydra") or key in {*FIXED, *axes} - {"seed"}:
-            raise ConfigError(f"{override}: the experiments set {key} themselves")
+def _train(run: Run, tags: Sequence[str]) -> str | None:
+    """Train one run in its own thread, logging to a file; return the error if it fails."""
+    from implicit_em.training.run import train
+
+    logger = {"group": run.group or run.sweep, "tags": [*run.tags, *tags]}
+    known = {key: value for key, value in logger.items() if key in run.cfg.logger}
+    OmegaConf.update(run.cfg, "logger", known, merge=True)
+    run.directory.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(run.directory / LOG_FILE)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    try:
+        train(run.cfg, run.directory)
+    except Exception as error:
+        return one_line(error)
+    return None

@@ -1,12 +1,40 @@
-"""A study's tables: as records, as text, and as CSV files."""
+"""Tables of a study: as records, as text in a report, and as CSV files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from implicit_em.base.files import whole
+
+NAMES = {
+    "derived": "derived",
+    "derived_without_lse": "derived without LSE",
+    "l1": "L1",
+    "l1_norm": "L1 · ‖W_d‖",
+    "topk": "TopK",
+    "batch_topk": "BatchTopK",
+    "jump_relu": "JumpReLU",
+    "gated": "Gated",
+    "hybrid": "SAE with LSE + var + tc",
+    "derived_decay": "derived with decay",
+    "hybrid_decay": "SAE with LSE + var + tc + decay",
+    "pixels": "pixels",
+    "pca": "PCA",
+    "ica": "ICA",
+    "nmf": "NMF",
+    "kmeans": "k-means",
+    "gmm": "Gaussian mixture",
+    "random": "random directions",
+    "untrained": "untrained encoder",
+}
+
+
+def name_of(family: str) -> str:
+    """Return the name of a family or knob in print."""
+    return NAMES.get(family, family.replace("_", " "))
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -56,3 +84,22 @@ def write_tables(tables: Mapping[str, pd.DataFrame], directory: Path, trial: str
             continue  # pandas could not read it
         with whole(directory / f"{name}.csv") as temporary:
             (table.assign(trial=trial) if trial else table).to_csv(temporary, index=False)
+
+
+def mean_over_seeds(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Return mean ± deviation over the seeds of each setting, as text."""
+    rows = []
+    for (family, settings), seeds in frame.groupby(["family", "settings"], sort=False):
+        row = {"family": name_of(str(family)), "settings": settings, "n": str(len(seeds))}
+        for column in columns:
+            values = pd.to_numeric(seeds[column], errors="coerce").dropna().to_numpy()
+            row[column.replace("_", " ")] = _mean_text(values)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _mean_text(values: np.ndarray) -> str:
+    if not len(values):
+        return "–"
+    alike = np.allclose(values, values[0], rtol=1e-12, atol=0)  # equal up to rounding
+    return f"{values.mean():.4g}" + ("" if alike else f" ± {values.std(ddof=1):.2g}")

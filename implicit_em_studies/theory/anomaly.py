@@ -222,9 +222,7 @@ def measure(runs: Sequence[Run]) -> Tables:
     schema = f"1 {'with' if there else 'without'} Fashion-MNIST"
     own = Measurement("anomaly", schema, _by_model).of(runs, cores())
     once = [
-        run
-        for run in runs
-        if run.sweep == "theory/anomaly_derived" and run.cfg.loss.decay.weight == 0
+        run for run in runs if run.sweep == "anomaly_derived" and run.cfg.loss.decay.weight == 0
     ]
     references = Measurement("references", schema, _by_references).of(once, cores())
     return {"aurocs": pd.concat([_rows(own), _rows(references)], ignore_index=True)}
@@ -318,7 +316,7 @@ def digits(tables: Tables) -> Figure:
 
 EXPERIMENT = Experiment(
     title="Evidence at work",
-    sweeps=["theory/anomaly_derived", "theory/anomaly_mixture", "theory/anomaly_sae"],
+    sweeps=["anomaly_derived", "anomaly_mixture", "anomaly_sae"],
     measure=measure,
     shown={"aurocs": Shown("AUROC over the seeds; means over the tasks of a kind", summary)},
     pictures={"scores": scores, "digits": digits},

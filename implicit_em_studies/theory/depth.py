@@ -219,7 +219,7 @@ def measure(runs: Sequence[Run]) -> Tables:
     found: Any = LAYERS.of(runs, workers=1)  # seconds a layer
     every = pd.DataFrame(
         [
-            {"way": run.family.removeprefix("theory/depth_"), "seed": run.seed, **row}
+            {"way": run.family.removeprefix("depth_"), "seed": run.seed, **row}
             for run in found.itertuples()
             for row in run.rows
         ]
@@ -329,7 +329,7 @@ def mixtures(tables: Tables) -> Figure:
 
 EXPERIMENT = Experiment(
     title="Layers on layers",
-    sweeps=[f"theory/depth_{way}" for way in WAYS],
+    sweeps=[f"depth_{way}" for way in WAYS],
     measure=measure,
     shown={"layers": Shown("Every layer, over the seeds", summary)},
     pictures={"by_layer": by_layer, "mixtures": mixtures},

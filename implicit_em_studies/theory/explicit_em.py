@@ -360,7 +360,7 @@ def free_rows(tables: Tables) -> Figure:
 
 EXPERIMENT = Experiment(
     title="Explicit EM, and gradient descent beside it",
-    sweeps=[f"theory/explicit_em_{method}" for method in TRAINED],
+    sweeps=[f"explicit_em_{method}" for method in TRAINED],
     measure=measure,
     shown={
         "finals": Shown(

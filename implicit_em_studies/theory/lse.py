@@ -342,8 +342,8 @@ def matches(tables: Tables) -> Figure:
 EXPERIMENT = Experiment(
     title="What LSE is",
     sweeps=[
-        *("theory/lse_weight", "theory/lse_temperature", "theory/lse_square"),
-        *("theory/lse_today", "theory/lse_square_today", "theory/lse_mixture"),
+        *("lse_weight", "lse_temperature", "lse_square"),
+        *("lse_today", "lse_square_today", "lse_mixture"),
     ],
     measure=measure,
     shown={

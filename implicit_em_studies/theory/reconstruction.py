@@ -143,7 +143,7 @@ def variances(tables: Tables) -> Figure:
 
 EXPERIMENT = Experiment(
     title="Why L1 wins, and what reconstruction adds",
-    sweeps=[f"theory/reconstruction_{n}" for n in ("l1", "placed", "random", "derived", "hybrid")],
+    sweeps=[f"reconstruction_{n}" for n in ("l1", "placed", "random", "derived", "hybrid")],
     measure=measure,
     shown={"runs": Shown("Probes and unexplained variance over the seeds", summary)},
     pictures={"variances": variances},

@@ -1,50 +1,31 @@
-"""The whole study from one call."""
+"""The study of the theory's open questions."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from implicit_em.config import CONF
 from implicit_em_studies.shared.judged import JudgedStudy
 from implicit_em_studies.theory import anomaly, depth, explicit_em, lse, reconstruction, volume
 from implicit_em_studies.theory.criteria import CLAIMS
 from implicit_em_studies.theory.protocol import PROTOCOL
 
-THEORY = Path("results/theory")
-QUICK = ("trainer.max_epochs=3", "seed=1")
-"""Settings of a quick trial."""
+EXPERIMENTS = {
+    "volume": volume.EXPERIMENT,
+    "explicit_em": explicit_em.EXPERIMENT,
+    "depth": depth.EXPERIMENT,
+    "reconstruction": reconstruction.EXPERIMENT,
+    "lse": lse.EXPERIMENT,
+    "anomaly": anomaly.EXPERIMENT,
+}
 STUDY = JudgedStudy(
     name="theory",
+    directory=Path("results/theory"),
+    purpose="Answer the theory's open questions: runs, tables, figures and verdicts.",
+    metavar="EXPERIMENT | KEY=VALUE",
+    words=f"experiments ({', '.join(EXPERIMENTS)}; all if none is named) and settings for all "
+    "runs, e.g. trainer.max_epochs=2, which make it a trial",
+    quick="a trial of few epochs and one seed, into a directory of its own",
+    shortened=("trainer.max_epochs=3", "seed=1"),
     package="implicit_em_studies.theory",
-    directory=THEORY,
-    experiments={
-        "volume": volume.EXPERIMENT,
-        "explicit_em": explicit_em.EXPERIMENT,
-        "depth": depth.EXPERIMENT,
-        "reconstruction": reconstruction.EXPERIMENT,
-        "lse": lse.EXPERIMENT,
-        "anomaly": anomaly.EXPERIMENT,
-    },
+    experiments=EXPERIMENTS,
     protocol=PROTOCOL,
     claims=CLAIMS,
 )
-
-
-def study(
-    directory: str | Path = THEORY,
-    experiments: Sequence[str] = (),
-    overrides: Sequence[str] = (),
-    workers: int | None = None,
-    conf: str | Path = CONF,
-    quick: bool = False,
-) -> Path:
-    """Run experiments and write the report, as ``JudgedStudy.run`` does.
-
-    A ``quick`` trial has settings of its own before ``overrides``, and by default a directory of
-    its own.
-    """
-    directory = Path(directory)
-    if quick:
-        overrides = [*QUICK, *overrides]
-        if directory == THEORY:
-            directory = THEORY.with_name(f"{THEORY.name}-quick")
-    return STUDY.run(directory, experiments, overrides, workers, conf)

@@ -85,7 +85,7 @@ def measure(runs: Sequence[Run]) -> Tables:
     """Return ``runs``, one row each, and ``matched``: probes at the density of the paper's."""
     frames = []
     for candidate in CANDIDATES:
-        sweeps = [f"theory/volume_{candidate}", f"theory/volume_{candidate}_rates"]
+        sweeps = [f"volume_{candidate}", f"volume_{candidate}_rates"]
         frames.append(table(runs, sweeps).assign(candidate=candidate))
     every = pd.concat(frames, ignore_index=True)
     every["settled"] = [_settled(directory) for directory in every["directory"]]
@@ -192,8 +192,8 @@ def fronts(tables: Tables) -> Figure:
 EXPERIMENT = Experiment(
     title="A volume control that ends",
     sweeps=[
-        *(f"theory/volume_{candidate}" for candidate in CANDIDATES),
-        *(f"theory/volume_{candidate}_rates" for candidate in ("today", "decay", "unit")),
+        *(f"volume_{candidate}" for candidate in CANDIDATES),
+        *(f"volume_{candidate}_rates" for candidate in ("today", "decay", "unit")),
     ],
     measure=measure,
     shown={"runs": Shown("Every setting, over the seeds", summary)},

@@ -29,7 +29,7 @@ from implicit_em_studies.comparison.comparison import compare
 from implicit_em_studies.comparison.knobs import CURVE
 from implicit_em_studies.comparison.protocol import PartSettings, Protocol
 from implicit_em_studies.comparison.stages import Stages, digest
-from implicit_em_studies.shared.stages import compose_settings
+from implicit_em_studies.shared.planning import compose_settings
 
 CONF = ROOT / "conf"
 """Of the protocol's parts on each data set: another one is another protocol."""

@@ -8,7 +8,8 @@ import pytest
 from helpers.made_up_comparison import results
 
 from implicit_em_studies.comparison.findings import findings
-from implicit_em_studies.shared.text_tables import differences_table, matched_table, mean_over_seeds
+from implicit_em_studies.shared.pairs import differences_table, matched_table
+from implicit_em_studies.shared.tables import mean_over_seeds
 
 
 def said(**arguments):

@@ -16,7 +16,7 @@ from implicit_em.training.run import train
 from implicit_em_studies.dashboard.__main__ import main
 from implicit_em_studies.dashboard.views import specification
 from implicit_em_studies.paper.paper import EXPERIMENTS
-from implicit_em_studies.shared.summary_run import log_summary
+from implicit_em_studies.shared.report import log_summary
 
 CONF = ["--conf", str(ROOT / "conf")]
 NAMES = ["ablation", "benchmark", "dynamics", "features"]

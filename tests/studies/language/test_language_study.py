@@ -10,6 +10,8 @@ import torch
 from helpers.language import WIDTH, make_model, make_text
 from helpers.paths import ROOT
 from helpers.small_studies import conf_with
+from implicit_em_studies.language.__main__ import main
+from implicit_em_studies.language.part import reaching
 from safetensors.torch import load_file
 
 from implicit_em.base.errors import RunError
@@ -20,14 +22,12 @@ from implicit_em.harvest.models import CausalModel
 from implicit_em.harvest.splicing import spliced_losses
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.loading import load
-from implicit_em_studies.language.__main__ import main
 from implicit_em_studies.language.measuring import Largest
-from implicit_em_studies.language.part import reaching
 from implicit_em_studies.language.protocol import FOLDER, Protocol
 from implicit_em_studies.language.results import MEASURES, PRIMARY, Results
 from implicit_em_studies.language.study import language
+from implicit_em_studies.shared.planning import compose_settings
 from implicit_em_studies.shared.runs import Run
-from implicit_em_studies.shared.stages import compose_settings
 
 CONF = ROOT / "conf"
 pytestmark = pytest.mark.usefixtures("coarse")

@@ -12,7 +12,7 @@ from implicit_em_studies.paper.report import Study, write_report
 from implicit_em_studies.paper import tables
 from implicit_em_studies.paper.criteria import AMENDMENTS, CLAIMS
 from implicit_em_studies.paper.paper import TABLES, Published
-from implicit_em_studies.shared.pages import Report
+from implicit_em_studies.shared.report import Report
 
 EXPERIMENTS = ["ablation", "benchmark", "dynamics", "features", "theorem"]
 

@@ -16,10 +16,9 @@ from implicit_em.base.errors import ConfigError, RunError
 from implicit_em_studies.paper.__main__ import main
 from implicit_em_studies.paper.paper import EXPERIMENTS, PROTOCOL
 from implicit_em_studies.paper.reproduce import STUDY, reproduce
-from implicit_em_studies.shared.command_line import run_study
 from implicit_em_studies.shared.protocol import trial_label
 from implicit_em_studies.shared.runs import table
-from implicit_em_studies.shared.study_directory import refuse_directory
+from implicit_em_studies.shared.study import refuse_directory, run_study
 
 CONF = ROOT / "conf"
 PACKAGED = ROOT / "implicit_em" / "conf"

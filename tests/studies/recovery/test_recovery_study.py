@@ -20,7 +20,7 @@ from implicit_em_studies.recovery.__main__ import main
 from implicit_em_studies.recovery.protocol import Protocol
 from implicit_em_studies.recovery.stages import Stages
 from implicit_em_studies.recovery.study import _prepare, recover
-from implicit_em_studies.shared.stages import compose_settings
+from implicit_em_studies.shared.planning import compose_settings
 
 CONF = ROOT / "conf"
 DIGEST = "f54f3e5f3f951462"
@@ -210,7 +210,7 @@ def test_there_are_ten_cells_of_which_one_is_the_middle():
 
 def test_the_committed_protocol_has_the_pinned_digest(monkeypatch, tmp_path):
     """Another one makes a study of another protocol: change it with intent."""
-    monkeypatch.setattr("implicit_em_studies.shared.parts.check_all", lambda runs: None)
+    monkeypatch.setattr("implicit_em_studies.shared.tuned.check_all", lambda runs: None)
     (part,) = _prepare(Protocol.read(CONF), ["middle"], tmp_path, CONF, [], None)
     assert part.digest == DIGEST
 

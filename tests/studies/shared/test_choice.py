@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from implicit_em_studies.shared.choice import choose
+from implicit_em_studies.shared.tuned import choose
 
 
 def test_each_criterion_takes_each_familys_best_setting_and_none_that_diverged():

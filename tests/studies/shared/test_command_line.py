@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from implicit_em_studies.shared.command_line import command
+from implicit_em_studies.shared.study import command
 
 
 def test_a_command_names_an_option_only_if_it_is_not_the_default():

@@ -1,6 +1,6 @@
 from matplotlib.figure import Figure
 
-from implicit_em_studies.shared.pages import Report
+from implicit_em_studies.shared.report import Report
 
 
 def titled() -> Figure:

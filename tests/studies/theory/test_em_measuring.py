@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from implicit_em.data import Block
 from implicit_em.training.measurement import energies_of
 from implicit_em.training.run import train
-from implicit_em_studies.shared.runs import plan_sweeps
+from implicit_em_studies.shared.planning import plan_sweeps
 from implicit_em_studies.theory import em_measuring
 from implicit_em_studies.theory.em_measuring import (
     INCREMENTAL,

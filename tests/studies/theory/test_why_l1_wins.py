@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from implicit_em.config import CONF
-from implicit_em_studies.shared.runs import compose_sweeps
+from implicit_em_studies.shared.planning import compose_sweeps
 from implicit_em_studies.theory.reconstruction import (
     DENSITIES,
     EXPERIMENT,

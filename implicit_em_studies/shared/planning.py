@@ -1,5 +1,6 @@
-"""The runs of tuned families: grids, then chosen settings over seeds, and controls."""
+"""What a study trains: runs composed from grids; of tuned families, the runs of each stage."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,19 +9,113 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import pandas as pd
+from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from implicit_em.base.errors import ConfigError, nearest
 from implicit_em.base.settings import nodes
 from implicit_em.config.check import check
+from implicit_em.config.composing import composing
 from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.config.schema import to_plain
+from implicit_em.config.spec import RunSpec
+from implicit_em.sweeps.jobs import TaskComposer, enumerate_jobs
 from implicit_em.training.directory import RunDirectory
 from implicit_em_studies.shared.protocol import Protocol
-from implicit_em_studies.shared.runs import Grid, Place, Run, compose_sweeps
+from implicit_em_studies.shared.runs import Place, Run
 
+FIXED = ("experiment", "callbacks", "model", "loss")
+"""Keys that every sweep sets itself, beside its axes; overrides may not change them."""
+AXES = "axes"
+Grid = Mapping[str, Any]
+"""Settings of a sweep by their keys, which may be groups, and under ``axes`` those that vary.
+
+The values of an axis stand in one text, in Hydra's notation.
+"""
 P = TypeVar("P", bound=Protocol)
+
+
+def plan_sweeps(
+    sweeps: Mapping[str, Grid], directory: Path, conf: Path, overrides: Sequence[str] = ()
+) -> list[Run]:
+    """Compose and check every run of the sweeps; a run that several share appears once.
+
+    A complete run of the same fingerprint, anywhere below ``directory``, is reused.
+
+    Raises:
+        ConfigError: if a run cannot be trained, or its directory holds another run.
+    """
+    runs: dict[str, Run] = {}
+    complete = {
+        metrics["config_fingerprint"]: path.parent
+        for path in sorted(directory.glob("*/*/metrics.json"))
+        if (metrics := RunDirectory(path.parent).completed_metrics())
+    }
+    for place, cfg in compose_sweeps(sweeps, conf, overrides):
+        spec = RunSpec.of(cfg)
+        fingerprint = spec.fingerprint
+        if fingerprint in runs:
+            runs[fingerprint].places.append(place)
+            continue
+        check(spec)
+        job = ",".join(f"{key}={value}" for key, value in sorted(place.axes.items()))
+        where = complete.get(fingerprint, directory / Path(place.sweep).name / job)
+        runs[fingerprint] = Run(cfg, fingerprint, where, [place], fingerprint in complete)
+        runs[fingerprint].spec = spec
+    for run in runs.values():
+        found = RunDirectory(run.directory)
+        if found.config.exists() and config_fingerprint(found.read_config()) != run.fingerprint:
+            raise ConfigError(
+                f"{run.directory}: holds a run of other settings; nothing is overwritten: name "
+                "another --directory"
+            )
+    return list(runs.values())
+
+
+def compose_sweeps(
+    sweeps: Mapping[str, Grid], conf: Path, overrides: Sequence[str]
+) -> list[tuple[Place, DictConfig]]:
+    """Return the place and the configuration of each job of the sweeps.
+
+    Raises:
+        ConfigError: if a job cannot be composed, or an override changes what a sweep sets itself.
+    """
+    jobs = []
+    for sweep, grid in sweeps.items():
+        typed = [*_as_overrides(grid), *overrides]
+        with composing("train", typed, conf) as loader:
+            base = compose("train", overrides=typed, return_hydra_config=True)
+            if AXES in grid:
+                base.hydra.sweeper.params = grid[AXES]
+            axes = list(base.hydra.sweeper.params or ())
+            _refuse_fixed(axes, overrides)
+            composer = TaskComposer(base, loader)
+            for job in enumerate_jobs(base, loader):
+                values = dict(override.split("=", 1) for override in job)
+                place = Place(sweep, {axis: values[axis] for axis in axes})
+                jobs.append((place, composer.compose(job)))
+    return jobs
+
+
+def _as_overrides(grid: Grid) -> list[str]:
+    """Return what a grid sets beside its axes in Hydra's notation; a setting may be a new one."""
+    settings = {key: value for key, value in grid.items() if key != AXES}
+    return [f"{'++' * ('.' in key)}{key}={_in_words(value)}" for key, value in settings.items()]
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}:{_in_words(item)}' for key, item in value.items())}}}"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _refuse_fixed(axes: Sequence[str], overrides: Sequence[str]) -> None:
+    """Refuse overrides of keys that an experiment sets itself; the seed may be chosen."""
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        if key.startswith("hydra") or key in {*FIXED, *axes} - {"seed"}:
+            raise ConfigError(f"{override}: the experiments set {key} themselves")
 
 
 class Setting(NamedTuple):
@@ -135,6 +230,12 @@ def check_all(runs: Iterable[Run], here: bool = True) -> None:
             check(run.spec, here)
         except ConfigError as error:
             raise ConfigError(f"{error} ({run.sweep}, {settings_of(run)})") from error
+
+
+def row_of(run: Run) -> dict[str, Any]:
+    """Return what names a run in a table."""
+    row = {"family": run.sweep, "settings": settings_of(run)}
+    return row | {"seed": run.cfg.seed, "run": run.fingerprint}
 
 
 def settings_of(run: Run) -> str:

@@ -1,25 +1,33 @@
-"""A study's report: tables, figures, and a template that is filled in as Markdown and HTML."""
+"""A study's report: its tables, figures and page, where its results come from, and its W&B run."""
 
 import base64
 import html
+import platform
 import re
+import subprocess
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import markdown
 import matplotlib as mpl
 import pandas as pd
+import torch
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
+from omegaconf import DictConfig
+from threadpoolctl import threadpool_info
 
 from implicit_em.base.files import whole
 from implicit_em.base.tables import markdown_table
+from implicit_em.config.schema import to_plain
+from implicit_em.training.tracking import PatientWandbLogger, start_logger
 from implicit_em_studies.shared import figures as style
-from implicit_em_studies.shared.families import name_of
-from implicit_em_studies.shared.tables import percent, write_tables
+from implicit_em_studies.shared.runs import Run
+from implicit_em_studies.shared.tables import name_of, percent, write_tables
 
 LINE_HEIGHT = 0.17
 """Height of a line of a trial's label above a figure, in inches."""
@@ -121,3 +129,78 @@ def to_html(text: str, directory: Path) -> str:
     title = text.partition("\n")[0].lstrip("# ")
     body = re.sub(r'src="([^":]+)"', embed, body)
     return render("implicit_em_studies.shared", "page.html.j2", title=html.escape(title), body=body)
+
+
+def describe(command: str, runs: Sequence[Run], **more: str) -> dict[str, str]:
+    """Return what a reader needs to repeat a study of complete runs, as lines by name."""
+    metrics = [run.metrics() for run in runs]
+    blas = sorted(
+        {info["internal_api"] for info in threadpool_info() if info["user_api"] == "blas"}
+    )
+    return {
+        "command": command,
+        "date": f"{date.today()}",
+        "commit": _git(Path(__file__).parent, "describe", "--always", "--dirty", "--exclude", "*"),
+        **more,
+        "runs": f"{len(runs)}, {sum(run['epochs'] for run in metrics):,} epochs in all",
+        "device": ", ".join(sorted({run["device"] for run in metrics})),
+        "versions": "; ".join(
+            sorted({", ".join(f"{n} {v}" for n, v in run["versions"].items()) for run in metrics})
+        ),
+        "processor": _processor(),
+        "linear algebra": ", ".join(["torch " + torch.backends.cpu.get_cpu_capability(), *blas]),
+        "system": platform.system(),
+    }
+
+
+def history_of(file: Path, *more: str) -> str:
+    """Return the commit that added a file, and the last that touched it or ``more`` beside it.
+
+    A file that was moved was added under its first name.
+    """
+    added = ("log", "--follow", "--diff-filter=A", "--format=%h", "--", file.name)
+    first = _git(file.parent, *added).rpartition("\n")[2]
+    last = _git(file.parent, "log", "-1", "--format=%h", "--", file.name, *more)
+    return f"first committed in {first}, last touched in {last}"
+
+
+def _git(directory: Path, *arguments: str) -> str:
+    try:
+        answer = subprocess.run(
+            ["git", *arguments], cwd=directory, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        answer = ""
+    return answer or "unknown: not a checkout"
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = {line.partition(": ")[2] for line in lines if line.startswith("model name")}
+    return ", ".join(sorted(names)) or platform.processor() or platform.machine()
+
+
+def log_summary(
+    cfg: DictConfig,
+    directory: Path,
+    tables: Mapping[str, pd.DataFrame],
+    provenance: Mapping[str, str],
+    trial: str | None,
+) -> None:
+    """Log the study as a W&B run of job type ``summary``, if the logger of its runs is W&B."""
+    spec = to_plain(cfg)["logger"]
+    if not spec.get("_target_", "").endswith(".WandbLogger"):
+        return
+    spec |= {"name": f"summary of {directory.name}", "job_type": "summary"}
+    tags = ["trial"] if trial else []
+    logger = start_logger(spec, directory, {**provenance, "trial": trial}, "summary", tags)
+    if not isinstance(logger, PatientWandbLogger):
+        return
+    with logger.dropping():
+        for name, frame in tables.items():
+            cells = frame.astype(object).where(frame.notna(), None)
+            logger.log_table(f"tables/{name}", dataframe=cells)
+        for figure in sorted((directory / "figures").glob("*.png")):
+            logger.log_image(f"figures/{figure.stem}", [str(figure)])
+    logger.finish()

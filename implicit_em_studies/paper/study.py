@@ -1,0 +1,31 @@
+"""The study of the paper."""
+
+from pathlib import Path
+
+from implicit_em_studies.paper import ablation, benchmark, dynamics, features, theorem
+from implicit_em_studies.paper.criteria import CLAIMS
+from implicit_em_studies.paper.evidence import Evidence
+from implicit_em_studies.paper.paper import PROTOCOL
+from implicit_em_studies.shared.judged import JudgedStudy
+
+EXPERIMENTS = {
+    "theorem": theorem.EXPERIMENT,
+    "ablation": ablation.EXPERIMENT,
+    "benchmark": benchmark.EXPERIMENT,
+    "dynamics": dynamics.EXPERIMENT,
+    "features": features.EXPERIMENT,
+}
+STUDY = JudgedStudy(
+    name="reproduce",
+    directory=Path("results/paper"),
+    purpose="Reproduce the paper: runs, tables, figures, verdicts and a report.",
+    metavar="EXPERIMENT | KEY=VALUE",
+    words=f"experiments ({', '.join(EXPERIMENTS)}; all if none is named) and settings for all "
+    "runs, e.g. trainer.max_epochs=2, which make it a trial",
+    package="implicit_em_studies.paper",
+    experiments=EXPERIMENTS,
+    protocol=PROTOCOL,
+    claims=CLAIMS,
+    evidence=Evidence.of,
+    file="{name}",
+)

@@ -1,0 +1,170 @@
+"""Studies of families that are tuned: their parts are checked, trained, and written to a page."""
+
+import logging
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import filterfalse
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from implicit_em.base.errors import ConfigError, RunError
+from implicit_em.base.files import write_json
+from implicit_em.training.progress import working
+from implicit_em_studies.shared.planning import P, check_all
+from implicit_em_studies.shared.protocol import folder_of, trial_label
+from implicit_em_studies.shared.report import Report, describe, forget, history_of, log_summary
+from implicit_em_studies.shared.runs import Run, execute_all, has_diverged
+from implicit_em_studies.shared.study import Part, Plan, Request, Study, read_note
+
+log = logging.getLogger(__name__)
+R = TypeVar("R")
+"""What a part measured."""
+
+
+@dataclass(frozen=True)
+class Content(Generic[R]):
+    """What the report of a part shows; its template may name more of a subclass."""
+
+    results: R
+
+    template: ClassVar[str] = "report.md.j2"
+
+    @cached_property
+    @abstractmethod
+    def findings(self) -> list[str]:
+        """What the tables say, one sentence each."""
+
+    @property
+    @abstractmethod
+    def tables(self) -> Mapping[str, pd.DataFrame]:
+        """Tables of numbers by name."""
+
+    @property
+    @abstractmethod
+    def figures(self) -> Mapping[str, Callable[[], Figure]]:
+        """Functions that draw the figures, by name."""
+
+
+class TunedPart(Part, Generic[P]):
+    """A part of tuned families; it is checked as a whole before anything is trained.
+
+    Args:
+        digest: what identifies the part's protocol and settings.
+        directory: directory of tables, figures and report.
+        trial: label of the trial; ``None`` for the protocol.
+        tags: tags of its runs in W&B.
+
+    Raises:
+        ConfigError: if a run is refused, or the directory holds the report of another protocol.
+    """
+
+    package: ClassVar[str]  # which has the templates
+
+    def __init__(
+        self,
+        protocol: P,
+        digest: str,
+        directory: Path,
+        conf: Path,
+        trial: str | None,
+        tags: Sequence[str] = (),
+    ) -> None:
+        self.protocol, self.digest, self.directory = protocol, digest, directory
+        self.conf, self.trial = conf, trial
+        self.tags = [*tags, *(["trial"] if trial else [])]
+        found = read_note(directory / "findings.json").get("digest", digest)
+        if found != digest:
+            raise ConfigError(
+                f"{directory}: holds the report of another protocol, {found}, not {digest}; "
+                "name another directory, or remove it: its runs lie beside it"
+            )
+        check_all(self.plan())
+
+    @abstractmethod
+    def plan(self) -> Iterable[Run]:
+        """Return the runs that are to be checked."""
+
+    def train(self, runs: Sequence[Run], workers: int) -> None:
+        """Train the runs that are not complete; a setting that diverges is a result."""
+        execute_all(runs, workers, self.tags)
+
+    def trained(self, runs: Sequence[Run], workers: int, every: str) -> list[Run]:
+        """Train runs and return those that did not diverge; ``every`` is what messages call them.
+
+        Raises:
+            RunError: if none is left.
+        """
+        self.train(runs, workers)
+        if kept := list(filterfalse(has_diverged, runs)):
+            return kept
+        raise RunError(f"{every} diverged")
+
+    def write(self, content: Content[Any], runs: Sequence[Run], command: str, **note: Any) -> Path:
+        """Write tables, figures, findings and report; ``note`` is kept beside the findings."""
+        forget(self.directory, "report.*", "findings.json", "tables/*.csv", "figures/*.*")
+        history = history_of(folder_of(self.conf) / self.protocol.file)
+        origin = describe(command, runs, protocol=history)
+        report = Report(self.directory, origin, self.trial)
+        report.write_tables(content.tables)
+        with working("drawing the figures"):
+            report.write_figures(content.figures)
+        kept = {"trial": self.trial, "digest": self.digest, **note, "findings": content.findings}
+        write_json(self.directory / "findings.json", kept)
+        page = report.write_page(self.package, content.template, part=self, content=content)
+        log_summary(runs[0].cfg, self.directory, content.tables, origin, self.trial)
+        for sentence in content.findings:
+            log.info("%s", sentence)
+        log.info("Written to %s", page)
+        return page
+
+
+@dataclass(frozen=True, kw_only=True)
+class TunedStudy(Study, Generic[P]):
+    """A study of tuned families.
+
+    Args:
+        protocol: class of its protocol.
+        prepare: function that composes and checks the parts of a request, given the protocol,
+            settings of all runs, and the label of the trial.
+    """
+
+    protocol: type[P]
+    prepare: Callable[[P, Request, Sequence[str], str | None], Sequence[TunedPart[P]]]
+
+    def short(self, conf: Path) -> Sequence[str]:
+        """Return the words of a quick trial, which the protocol names."""
+        return self.protocol.read(conf).quick
+
+    def plan(self, request: Request) -> Plan:
+        """Return how the study is made, with changes of the protocol and settings of all runs."""
+        changes, conf = request.changes, request.conf
+        self.protocol.refuse_misspelt(changes, conf)
+        protocol = self.protocol.read(conf, list(filter(self.protocol.has, changes)))
+        overrides = list(filterfalse(self.protocol.has, changes))
+        protocol.refuse_own_settings(overrides)
+        trial = trial_label(changes)
+        prepare = partial(self.prepare, protocol, request, overrides, trial)
+        return Plan(request.words, trial, prepare)
+
+
+def choose(tuning: pd.DataFrame, criteria: Mapping[Any, str]) -> pd.DataFrame:
+    """Return the best setting of each family by each criterion, a row for each.
+
+    Args:
+        tuning: one row per setting, with ``family``, ``settings``, ``run``, and the criteria's
+            columns, null if the setting diverged.
+        criteria: column of each criterion; with a minus in front, less is better.
+    """
+    rows = []
+    for name, criterion in criteria.items():
+        column = criterion.removeprefix("-")
+        known = tuning.dropna(subset=column)
+        values = -known[column] if criterion.startswith("-") else known[column]
+        best = values.groupby(known["family"], sort=False).idxmax()
+        rows.append(known.loc[best].assign(criterion=name))
+    return pd.concat(rows, ignore_index=True)
