@@ -9,7 +9,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from implicit_em.base.errors import DamagedError, raising
 from implicit_em.config.fingerprint import config_fingerprint
-from implicit_em.config.renamed import with_new_names
 
 LARGEST = 2**20
 """Largest size of a file in bytes."""
@@ -38,7 +37,7 @@ def read_config(path: Path) -> DictConfig:
         )
     # Damaged content may raise anything.
     with raising(DamagedError, f"{path}: no run's configuration", Exception):
-        config = OmegaConf.create(with_new_names(content))
+        config = OmegaConf.create(content)
         OmegaConf.resolve(config)
         config_fingerprint(config)  # every run has one
     return config

@@ -19,6 +19,7 @@ from pydantic import (
 
 from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.base.validation import first_mistake
+from implicit_em.config.renamed import with_new_names
 from implicit_em.data.modules import Final
 from implicit_em.models.normalizing import Option
 
@@ -189,11 +190,14 @@ def unread(cfg: DictConfig) -> list[str]:
 
 
 def to_plain(cfg: DictConfig) -> dict[str, Any]:
-    """Return a configuration as plain containers, resolved, without Hydra's own node."""
+    """Return a configuration as plain containers, resolved, without Hydra's own node.
+
+    What has moved since the configuration was written has its name of today.
+    """
 
     def plain(value: Any) -> Any:
         if not OmegaConf.is_config(value):
             return value
         return OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
 
-    return {str(key): plain(cfg[key]) for key in cfg if key != "hydra"}
+    return with_new_names({str(key): plain(cfg[key]) for key in cfg if key != "hydra"})

@@ -114,4 +114,5 @@ class ComparisonProtocol(Protocol):
 
 def _changed(grid: Grid, own: Grid) -> Grid:
     """Return a grid with other settings, and with other values of some axes."""
-    return {**grid, **own, AXES: {**grid.get(AXES, {}), **own.get(AXES, {})}}
+    axes = {**grid.get(AXES, {}), **own.get(AXES, {})}
+    return {**grid, **own, **({AXES: axes} if axes else {})}

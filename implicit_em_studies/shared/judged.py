@@ -18,7 +18,7 @@ from implicit_em.training.progress import working
 from implicit_em_studies.shared.claims import Claims
 from implicit_em_studies.shared.experiment import Evidence, Experiment
 from implicit_em_studies.shared.planning import Grid, plan_sweeps
-from implicit_em_studies.shared.protocol import digest, folder_of, trial_label
+from implicit_em_studies.shared.protocol import digest, folder_of, grids_in, trial_label
 from implicit_em_studies.shared.report import Report, describe, forget, history_of, log_summary
 from implicit_em_studies.shared.runs import Run, execute
 from implicit_em_studies.shared.study import Part, Plan, Request, Study
@@ -101,14 +101,16 @@ class JudgedStudy(Study):
         return self.digests(experiments, runs).items() <= self.protocol.items()
 
     def grids(self, conf: Path) -> Mapping[str, Grid]:
-        """Return the sweeps that a file of the study names; others are files of ``experiment``.
+        """Return the sweeps that a file of the study or a folder of ``experiment`` has.
+
+        Others are files of ``experiment``.
 
         Raises:
             ConfigError: if the file cannot be read.
         """
         file = folder_of(conf) / f"{self.name}.yaml"
         if not file.exists():
-            return {}
+            return grids_in(self.name, conf)
         with raising(ConfigError, f"{file}", OSError, YAMLError, OmegaConfBaseException):
             return OmegaConf.to_container(OmegaConf.load(file))  # type: ignore[return-value]
 

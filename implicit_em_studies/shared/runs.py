@@ -88,8 +88,9 @@ class Run:
 
         Its class and its activation's may be a user's own.
         """
-        parts = [self.cfg.model, self.cfg.model.get("activation")]
-        classes = [get_class(part._target_) for part in parts if part is not None]
+        model = self.spec.settings["model"]
+        parts = [model, model.get("activation")]
+        classes = [get_class(part["_target_"]) for part in parts if part is not None]
         return load_as_trained(self.directory, classes)[0]
 
 
