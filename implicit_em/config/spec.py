@@ -94,9 +94,8 @@ class RunSpec:
     def takes_processes(self) -> bool:
         """Whether several processes train the run, each on a part of every batch."""
         strategy = self.settings["trainer"]["strategy"]
-        return isinstance(strategy, Mapping) and issubclass(
-            get_class(strategy["_target_"]), GlobalBatch
-        )
+        cls = get_class(strategy["_target_"]) if isinstance(strategy, Mapping) else object
+        return issubclass(cls, GlobalBatch)
 
     @property
     def l0(self) -> float | None:

@@ -106,9 +106,9 @@ class ResidentDataModule(pl.LightningDataModule):
         if self._splits:
             return
         source = self.source()
-        splits = self._splits = sharing.read_once(source, lambda: Splits(self.read))
-        self.sample_shape = splits.sample_shape
-        size = len(splits.on(splits.home, "train")[0])
+        raw = self._splits = sharing.read_once(source, lambda: Splits(self.read))
+        self.sample_shape = raw.sample_shape
+        size = len(raw.on(raw.home, "train")[0])
         if self.val_size > size - 2:
             raise ValueError(
                 f"data.val_size={self.val_size}: must leave at least 2 of {size} images"
@@ -116,9 +116,7 @@ class ResidentDataModule(pl.LightningDataModule):
         if self.normalize != "none":
             if source is not None:
                 source = Source((source.what, self.normalize, self.val_size), source.files)
-            self._splits = sharing.read_once(
-                source, lambda: splits.normalized(self._fitted(splits))
-            )
+            self._splits = sharing.read_once(source, lambda: raw.normalized(self._fitted(raw)))
 
     def _fitted(self, splits: Splits) -> Normalizer:
         """Fit a normaliser to the training samples, by one thread: its bits can be repeated."""

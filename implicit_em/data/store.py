@@ -18,6 +18,7 @@ from implicit_em.base.digest import digest_of_file
 from implicit_em.base.errors import ConfigError, DamagedError
 from implicit_em.base.files import read_json, whole, write_json
 from implicit_em.base.validation import first_mistake
+from implicit_em.base.values import check_word
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -195,10 +196,7 @@ class ActivationStore:
         with safe_open(self.check(shard), framework="pt") as file:
             there = list(file.keys())
             for wanted in names:
-                if wanted not in there:
-                    raise ConfigError(
-                        f"{self.path}: no array {wanted}; there are {', '.join(there)}"
-                    )
+                check_word(f"{self.path}: array", wanted, there)
             return {wanted: file.get_tensor(wanted) for wanted in names or there}
 
     def column(self, name: str, split: str) -> Tensor:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from implicit_em.base.errors import ConfigError, WriteError
+from implicit_em.base.values import check_word
 from implicit_em.data.store import ActivationStore, save_tensors
 
 QUANTILES = (0.0, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 0.999, 1.0)
@@ -91,10 +92,7 @@ def statistics_of(
         ConfigError: if the store lacks the site, or no token is left.
         DamagedError: if a shard is missing or damaged; the message names it.
     """
-    if site not in store.manifest.sites:
-        raise ConfigError(
-            f"{store.path}: no site {site}; there are {', '.join(store.manifest.sites)}"
-        )
+    check_word(f"{store.path}: site", site, store.manifest.sites)
     file = _cached_at(store, site, split, tokens)
     with suppress(OSError, SafetensorError, KeyError):
         saved = load_file(file)

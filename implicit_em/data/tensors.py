@@ -96,9 +96,8 @@ class TensorDataModule(ResidentDataModule):
                 f"test_labels={self.test_labels}: must be given where there are files test_path "
                 "and labels, and only there"
             )
-        check_number(
-            "test_fraction", self.test_fraction, lambda x: 0 < x < 1, "numbers between 0 and 1"
-        )
+        fraction = self.test_fraction
+        check_number("test_fraction", fraction, lambda x: 0 < x < 1, "numbers between 0 and 1")
         check_whole("split_seed", self.split_seed, 0)
         if self.feature_dims is not None:
             check_whole("feature_dims", self.feature_dims, 1)

@@ -1,4 +1,3 @@
 """Several processes that train one run: their group, their Lightning strategy and their start."""
 
-from implicit_em.distributed.group import PER_SAMPLE, Group
-from implicit_em.distributed.strategy import GlobalBatch
+from implicit_em.distributed.group import PER_SAMPLE, GlobalBatch, Group

@@ -184,10 +184,8 @@ class EnergyModule(pl.LightningModule):
             return optimizer
         self._interval = interval_of(schedule)
         scheduler = build_schedule(schedule, optimizer, self._steps())
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": self._interval},
-        }
+        scheduled = {"scheduler": scheduler, "interval": self._interval}
+        return {"optimizer": optimizer, "lr_scheduler": scheduled}
 
     def _steps(self) -> int:
         """Return how often the schedule steps in the whole training."""
@@ -308,10 +306,8 @@ class EnergyModule(pl.LightningModule):
         """Save this model's part of the stack; within an epoch, also the losses so far."""
         checkpoint["state_dict"] = {k: v.clone() for k, v in checkpoint["state_dict"].items()}
         if self._losses:
-            checkpoint["epoch_so_far"] = {
-                "losses": torch.cat(self._losses),
-                "weights": self._at_epoch_start,
-            }
+            losses = torch.cat(self._losses)
+            checkpoint["epoch_so_far"] = {"losses": losses, "weights": self._at_epoch_start}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on within the epoch that was interrupted; refuse the checkpoint of another model."""

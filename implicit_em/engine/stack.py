@@ -6,6 +6,8 @@ way that leaves the rounding of each as it is (``engine.rounding``).
 """
 
 import copy
+import inspect
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +17,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from implicit_em.base.allocation import keep_freed_memory
 from implicit_em.base.denormals import flushed_denormals
@@ -23,13 +25,15 @@ from implicit_em.codes import Code
 from implicit_em.data import Block, batches_of
 from implicit_em.distributed import Group
 from implicit_em.engine.control import SparsityControl
-from implicit_em.engine.optimizers import merge_steps, settings_of
 from implicit_em.engine.rounding import parameters_fill_lanes, statistics_fill_lanes
 from implicit_em.losses import Objective, StackedObjective
 from implicit_em.losses.derived import full_precision
 from implicit_em.losses.objective import CODED
 from implicit_em.models.declarations import undeclared
 from implicit_em.models.linear import SharedInput
+
+Step = Callable[[], Any]
+"""Function that moves weights."""
 
 
 class Replica(Protocol):
@@ -114,7 +118,7 @@ class Stack:
         self._objective_of_each = [build([replica.objective]) for replica in replicas]
         self.failures: dict[int, Exception] = {}
         """Error of a replica's own update, by its position; its weights move no more."""
-        self._updates: list[Callable[[], Any]] = []
+        self._updates: list[Step] = []
         self._settings: list[Any] = []
         self._forward = torch.compile(self.evaluate) if first.compiled else self.evaluate
 
@@ -323,3 +327,44 @@ def stack_models(models: Sequence[nn.Module]) -> nn.Module:
     for name in getattr(stack, "settings", ()):
         setattr(stack, name, [getattr(model, name) for model in models])
     return stack
+
+
+def merge_steps(optimizers: Sequence[Optimizer | None]) -> tuple[list[Step], list[int]]:
+    """Return a step for each set of equal settings, and the positions that none of them covers.
+
+    An optimizer is ``None`` where more than its step moves the weights.
+    """
+    left_out: list[int] = []
+    mergeable: dict[Any, list[Any]] = {}
+    for position, optimizer in enumerate(optimizers):
+        settings = settings_of(optimizer)
+        if settings is None:
+            left_out.append(position)
+        else:
+            mergeable.setdefault(settings, []).append(optimizer)
+    merged = [merge_optimizers(equal) for equal in mergeable.values()]
+    # Without torch's wrappers for profilers and hooks, which cost as much as the step.
+    return [partial(inspect.unwrap(type(one).step), one) for one in merged], left_out
+
+
+def settings_of(optimizer: Optimizer | None) -> Any:
+    """Return a key that optimizers share if they can be merged; ``None`` if this one cannot be."""
+    if optimizer is None or type(optimizer) not in (SGD, Adam, AdamW):  # these treat elements alone
+        return None
+    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+        return None
+    (group,) = optimizer.param_groups
+    return type(optimizer), repr({k: v for k, v in group.items() if k != "params"})
+
+
+def merge_optimizers(optimizers: Sequence[Optimizer]) -> Optimizer:
+    """Return an optimizer of all parameters, which shares its state with those given."""
+    if len(optimizers) == 1:
+        return optimizers[0]
+    merged = copy.copy(optimizers[0])
+    parameters = [p for optimizer in optimizers for p in optimizer.param_groups[0]["params"]]
+    merged.param_groups = [{**merged.param_groups[0], "params": parameters}]
+    merged.state = defaultdict(dict)
+    for optimizer in optimizers:
+        merged.state |= {p: optimizer.state[p] for p in optimizer.param_groups[0]["params"]}
+    return merged

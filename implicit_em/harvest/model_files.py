@@ -90,9 +90,7 @@ def model_of(manifest: Manifest, path: str | None) -> LanguageModelSettings:
     if known is None:
         raise ConfigError(f"lm={saved['name']}: the store does not say where it is; --lm names it")
     if find(known).digests() != manifest.model["files"]:
-        raise ConfigError(
-            f"lm.path={known.path}: other files than those that the store was harvested from"
-        )
+        raise ConfigError(f"lm.path={known.path}: not the files that the store was harvested from")
     return known
 
 

@@ -171,10 +171,7 @@ def _parquet_rows(path: Path) -> Iterator[Any]:
             yield from batch.to_pylist()
 
 
-ROWS: Mapping[str, Callable[[Path], Iterator[Any]]] = {
-    ".jsonl": _json_rows,
-    ".parquet": _parquet_rows,
-}
+ROWS: dict[str, Callable[[Path], Iterator[Any]]] = {".jsonl": _json_rows, ".parquet": _parquet_rows}
 """Functions that read the rows of a file."""
 
 

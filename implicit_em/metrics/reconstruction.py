@@ -168,10 +168,8 @@ class _Moments:
 
     def scaled(self, scale_K: Tensor) -> tuple[Tensor, Tensor]:
         """Return the covariances of scaled units, with each other and with inputs, in place."""
-        return (
-            self.covariance_KK.mul_(scale_K.outer(scale_K)),
-            self.covariance_KD.mul_(scale_K[:, None]),
-        )
+        covariance_KK = self.covariance_KK.mul_(scale_K.outer(scale_K))
+        return covariance_KK, self.covariance_KD.mul_(scale_K[:, None])
 
     def decoder(self, weight_KD: Tensor, scale_K: Tensor) -> tuple[Tensor, Tensor]:
         """Return weight and bias for the units, given the weight for the scaled units."""

@@ -61,9 +61,8 @@ class BatchTopK(TopK):
     def select(self, layer: Layer) -> Tensor | Code:
         """Return the activations of a training batch that are selected."""
         count = int(self.k) * len(layer.x_BD)  # type: ignore[arg-type]
-        return layer.keep(
-            partial(largest_of_all, count=count), among=partial(largest_positive, count=count)
-        )
+        among = partial(largest_positive, count=count)
+        return layer.keep(partial(largest_of_all, count=count), among)
 
     def _with_auxiliary(self, activations: Any, revive: Any) -> dict[str, Any]:
         self._note(smallest_positive(activations))

@@ -106,10 +106,8 @@ class Fit:
         epochs = self.spec.settings["trainer"]["max_epochs"]
         if epochs and not losses and self.trainer.is_global_zero:
             raise ConfigError("trainer: these flags end the run within its first epoch")
-        return {
-            "final_loss": losses[-1] if losses else None,
-            "convergence_epoch": convergence_epoch(losses),
-        }
+        last = losses[-1] if losses else None
+        return {"final_loss": last, "convergence_epoch": convergence_epoch(losses)}
 
     @property
     def _losses(self) -> list[float]:

@@ -29,21 +29,22 @@ MOST_LABELS = 200
 AVERAGED = 4096
 """Number of images that are added up at a time."""
 
+Labels = Mapping[str, tuple[np.ndarray, Sequence[str]]]
+"""By the name of each label, the number of its value for each sample, ``(N,)``, and the names of
+the values; -1 stands for none."""
+
 
 class Seen:
     """The N samples of a page.
 
     Args:
         samples: samples ``(N, D)``, as the model takes them.
-        labels: by the name of each label, the number of its value for each sample, ``(N,)``, and
-            the names of the values; -1 stands for none.
+        labels: their labels.
     """
 
     kind: str
 
-    def __init__(
-        self, samples: Any, labels: Mapping[str, tuple[np.ndarray, Sequence[str]]]
-    ) -> None:
+    def __init__(self, samples: Any, labels: Labels) -> None:
         self.samples = samples
         self.labels = labels
         self.groups_N = np.arange(len(samples))
@@ -90,11 +91,7 @@ class Images(Vectors):
     kind = "images"
 
     def __init__(
-        self,
-        samples: Any,
-        labels: Mapping[str, tuple[np.ndarray, Sequence[str]]],
-        shape: tuple[int, int],
-        normalizer: Any,
+        self, samples: Any, labels: Labels, shape: tuple[int, int], normalizer: Any
     ) -> None:
         super().__init__(samples, labels)
         self.shape, self.normalizer = shape, normalizer

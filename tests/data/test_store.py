@@ -55,7 +55,7 @@ def test_a_store_gives_its_shards_documents_and_vocabulary(path):
 
 def test_an_array_that_is_not_there_is_refused(path):
     store = ActivationStore(path)
-    with pytest.raises(ConfigError, match=r"no array resid\.9; there are .*token"):
+    with pytest.raises(ConfigError, match=r"array=resid\.9: allowed are .*token"):
         store.read(store.shards("test")[0], ["resid.9"])
 
 
@@ -162,5 +162,5 @@ def test_a_filter_that_leaves_nothing_and_a_site_that_is_not_there_are_refused(p
     store = ActivationStore(path)
     with pytest.raises(ConfigError, match=r"largest_norm=1\.0\) leaves no token of train"):
         statistics_of(store, SITE, tokens=TokenFilter(largest_norm=1.0))
-    with pytest.raises(ConfigError, match=r"no site mlp\.0; there are resid\.0"):
+    with pytest.raises(ConfigError, match=r"site=mlp\.0: allowed are resid\.0"):
         statistics_of(store, "mlp.0")

@@ -17,9 +17,10 @@ from torch.testing import assert_close
 
 from implicit_em.data import as_unit_float
 from implicit_em.engine.modules import EncoderModule
-from implicit_em.engine.optimizers import merge_optimizers, merge_steps
 from implicit_em.engine.stack import (
     Stack,
+    merge_optimizers,
+    merge_steps,
     outputs_of,
     stack_models,
     takes_stacks,

@@ -343,7 +343,11 @@ def test_a_text_that_comes_twice_is_read_once(harvested, text, tmp_path):
 def test_a_harvest_killed_three_times_leaves_the_same_bytes(harvested, monkeypatch):
     undisturbed = content(harvested(store="undisturbed"))
     passes = []
-    forward, save, note = LanguageModel.forward, writing.save_tensors, writing.write_manifest
+    forward, save, note = (
+        LanguageModel.forward,
+        writing.store.save_tensors,
+        writing.store.write_manifest,
+    )
 
     def counted(self, *arguments):
         passes.append(arguments)
@@ -356,8 +360,8 @@ def test_a_harvest_killed_three_times_leaves_the_same_bytes(harvested, monkeypat
     monkeypatch.setattr(LanguageModel, "forward", counted)
     kills = (
         (LanguageModel, "forward", fails_once(counted, lambda *_: len(passes) == 5)),
-        (writing, "save_tensors", lambda p, t: (half if "00002" in p.name else save)(p, t)),
-        (writing, "write_manifest", fails_once(note, lambda _, m: sum_written(m) == 5)),
+        (writing.store, "save_tensors", lambda p, t: (half if "00002" in p.name else save)(p, t)),
+        (writing.store, "write_manifest", fails_once(note, lambda _, m: sum_written(m) == 5)),
     )
     for place, name, kill in kills:
         with monkeypatch.context() as patch:
@@ -568,8 +572,10 @@ def test_a_full_disk_ends_it_in_one_line(harvested, monkeypatch):
 
 
 def test_a_store_half_written_is_no_store(harvested, monkeypatch, tmp_path):
-    killed = fails_once(writing.write_manifest, lambda _, manifest: sum_written(manifest) == 2)
-    monkeypatch.setattr(writing, "write_manifest", killed)
+    killed = fails_once(
+        writing.store.write_manifest, lambda _, manifest: sum_written(manifest) == 2
+    )
+    monkeypatch.setattr(writing.store, "write_manifest", killed)
     with pytest.raises(RuntimeError, match="killed"):
         harvested()
     with pytest.raises(ConfigError, match=r"store: not complete: \d+ of \d+ shards are missing"):

@@ -81,7 +81,7 @@ def test_a_model_that_is_not_causal_has_none(harvested, models, tmp_path, caplog
 
 
 def test_a_model_that_is_named_must_be_that_of_the_store(harvested, models, tmp_path):
-    for path, said in ((models["gpt2"], "other files than those"), ("none", "no such folder")):
+    for path, said in ((models["gpt2"], "not the files that"), ("none", "no such folder")):
         with pytest.raises(ConfigError, match=rf"lm.path={path}: .*{said}"):
             explore([harvested("llama")], tmp_path / "page", lm=str(path))
     assert list(tmp_path.iterdir()) == []

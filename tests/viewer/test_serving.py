@@ -134,7 +134,7 @@ def test_what_cannot_be_tried_is_one_line(trained, harvested, models, capsys):
         served([trained("vectors")]).__enter__()
     with pytest.raises(ConfigError, match="lm=tiny: the store does not say where it is"):
         served([trained("texts")]).__enter__()
-    with pytest.raises(ConfigError, match="other files than those that the store was harvested"):
+    with pytest.raises(ConfigError, match="not the files that the store was harvested"):
         served([harvested("bert")], str(models["gpt2"])).__enter__()
     assert main([str(trained("images")), "--serve", "--single"]) == 2
     assert main([str(trained("images")), "--serve", "--port", "99999"]) == 2
