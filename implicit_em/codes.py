@@ -244,12 +244,8 @@ _memory: WeakKeyDictionary[Any, Tensor] = WeakKeyDictionary()
 def _memory_of(linear: Any, samples: int) -> Tensor:
     """Return memory for pre-activations ``(B, K)``, which the layer's next ones will overwrite."""
     weight, size = linear.weight, samples * len(linear.weight)
-    kept = _memory.get(linear)
-    if (
-        kept is None
-        or len(kept) < size
-        or (kept.dtype, kept.device) != (weight.dtype, weight.device)
-    ):
+    kept, kind = _memory.get(linear), (weight.dtype, weight.device)
+    if kept is None or len(kept) < size or (kept.dtype, kept.device) != kind:
         kept = _memory[linear] = weight.new_empty(size)
     return kept[:size].view(samples, len(weight))
 

@@ -49,11 +49,8 @@ class Splits:
         """Return the splits with normalised samples."""
         splits = copy(self)
         splits.normalizer = normalizer
-        splits._tensors = {
-            (name, device): (all_normalized(samples, normalizer), labels)
-            for (name, device), (samples, labels) in self._tensors.items()
-            if device == self.home
-        }
+        own = {key: value for key, value in self._tensors.items() if key[1] == self.home}
+        splits._tensors = {key: (all_normalized(x, normalizer), y) for key, (x, y) in own.items()}
         return splits
 
     def on(self, device: torch.device, name: str) -> tuple[Samples, Tensor]:

@@ -358,12 +358,9 @@ class SuperpositionDataModule(ResidentDataModule):
         directions_MD, matrix_DD = drawn.directions_MD.copy(), np.diag(drawn.scale_D)
         normalizer = self.normalizer
         if normalizer is not None and normalizer.mean is not None:
-            directions_MD, matrix_DD = (
-                normalizer.turned(torch.from_numpy(rows)).numpy()
-                for rows in (directions_MD, matrix_DD)
-            )
-        parents_M = self.superposition.parents_M
-        return Truth(directions_MD, matrix_DD.T, strengths_NM, parents_M)
+            matrices = (torch.from_numpy(rows) for rows in (directions_MD, matrix_DD))
+            directions_MD, matrix_DD = (normalizer.turned(rows).numpy() for rows in matrices)
+        return Truth(directions_MD, matrix_DD.T, strengths_NM, self.superposition.parents_M)
 
     def _rows(self, train: bool) -> slice:
         count = self.superposition.samples

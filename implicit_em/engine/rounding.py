@@ -27,19 +27,16 @@ def activations_fill_lanes(weight: Tensor, batch_sizes: Iterable[int]) -> bool:
         return True
     components, width = weight.shape[-2:]
     sizes = set(batch_sizes)
-    return min(components, width, *sizes) > 1 and all(
-        size * components % (2 * LANES) == 0 for size in sizes
-    )
+    full = all(size * components % (2 * LANES) == 0 for size in sizes)
+    return full and min(components, width, *sizes) > 1
 
 
 def statistics_fill_lanes(outputs: Mapping[str, Tensor]) -> bool:
     """Return whether statistics over samples or components of a stack round as they do alone."""
     energies = outputs.get("energies")
-    return (
-        energies is None
-        or energies.device.type != "cpu"
-        or all(size % LANES == 0 for size in energies.shape[-2:])
-    )
+    if energies is None or energies.device.type != "cpu":
+        return True
+    return all(size % LANES == 0 for size in energies.shape[-2:])
 
 
 def parameters_fill_lanes(model: nn.Module) -> bool:

@@ -158,9 +158,8 @@ class LanguageModel:
         the last block may transformers' be another, because it has passed the model's final norm.
         """
         found: dict[str, Tensor] = {}
-        hooks = [
-            self.module(site).register_forward_hook(partial(_keep, found, site)) for site in sites
-        ]
+        modules = [(self.module(site), partial(_keep, found, site)) for site in sites]
+        hooks = [module.register_forward_hook(keep) for module, keep in modules]
         try:
             yield found
         finally:

@@ -209,10 +209,8 @@ def _kept(
 ) -> Tensor:
     """Return which tokens the filter keeps, bool, shape ``(B, L)``; none of the padding."""
     inside_BL = batch.mask_BL.bool()
-    arrays = {
-        name: values_BL[inside_BL].int()
-        for name, values_BL in zip(TOKENS, batch.tokens, strict=True)
-    }
+    tokens_BL = zip(TOKENS, batch.tokens, strict=True)
+    arrays = {name: values_BL[inside_BL].int() for name, values_BL in tokens_BL}
     vectors_ND = vectors_BLD.cpu()[inside_BL]
     arrays[f"norm.{site}"] = torch.linalg.vector_norm(vectors_ND, dim=-1)
     return inside_BL.masked_scatter(inside_BL, tokens.kept(arrays, site, special))

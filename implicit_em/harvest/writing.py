@@ -127,9 +127,7 @@ class StoreWriter:
 
     def _refuse(self, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
         """Raise ``ConfigError`` with the settings or digests in which two manifests differ."""
-        theirs, ours = (
-            {part: content.get(part, {}) for part in COMPARED} for content in (there, here)
-        )
+        theirs, ours = ({p: content.get(p, {}) for p in COMPARED} for content in (there, here))
         if found := differences(theirs, ours):
             shown = listed([(key.removeprefix("settings."), *pair) for key, *pair in found])
             raise ConfigError(

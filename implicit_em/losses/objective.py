@@ -38,13 +38,8 @@ class Term:
     def inputs(self) -> tuple[str, ...]:
         """Names of the tensors that the function asks for."""
         parameters = inspect.signature(self.function).parameters.values()
-        return tuple(
-            p.name
-            for p in parameters
-            if p.default is p.empty
-            and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-            and p.name not in self.options
-        )
+        needed = [p for p in parameters if p.default is p.empty and p.name not in self.options]
+        return tuple(p.name for p in needed if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
 
     def weighs(self, number: float) -> bool:
         """Return whether the weight is this number, for every replica."""
@@ -164,10 +159,8 @@ class StackedObjective(Objective):
                 constant = values.count(term.weight) == len(values)
             terms[name] = term if constant else replace(term, weight=weights[name])
         super().__init__(terms)
-        self._closed_and_weights = (
-            list(self._closed.values()),
-            [weights[name].view(-1, 1, 1) for name in self._closed],
-        )
+        of_closed = [weights[name].view(-1, 1, 1) for name in self._closed]
+        self._closed_and_weights = (list(self._closed.values()), of_closed)
 
     @property
     def warms_up(self) -> bool:
@@ -177,10 +170,8 @@ class StackedObjective(Objective):
     def warm_up(self, steps_done: Sequence[int]) -> None:
         """Set the weights that rise, given the number of steps that each replica has made."""
         for weights, full, warmups in self._warming:
-            factors = [
-                min(1.0, done / steps) if steps else 1.0
-                for done, steps in zip(steps_done, warmups, strict=True)
-            ]
+            pairs = zip(steps_done, warmups, strict=True)
+            factors = [min(1.0, done / steps) if steps else 1.0 for done, steps in pairs]
             torch.mul(full, full.new_tensor(factors), out=weights)
 
     def control(self, factor: Tensor) -> list[Tensor]:

@@ -145,10 +145,8 @@ def _least_kept(activations: Tensor, each: Sequence[int]) -> Tensor:
     if min(each) == max(each):
         return activations.topk(each[0], sorted=False).values.amin(-1, keepdim=True)
     if activations.device.type == "cpu":  # where sorting takes longer than more calls
-        largest = [
-            row.topk(n, sorted=False).values for row, n in zip(activations, each, strict=True)
-        ]
-        return torch.stack([values.amin(-1, keepdim=True) for values in largest])
+        largest = [row.topk(n, sorted=False) for row, n in zip(activations, each, strict=True)]
+        return torch.stack([found.values.amin(-1, keepdim=True) for found in largest])
     most = activations.topk(max(each)).values
     return torch.stack([row[..., n - 1 : n] for row, n in zip(most, each, strict=True)])
 

@@ -29,8 +29,7 @@ IN_TABLE = (
 IN_SUMMARY = (*CURVES, "probe_accuracy", "features_found", "final_loss", "convergence_epoch")
 """Keys in the tables of a sweep; those without a value are left out of what is shown."""
 NO_OBJECTIVE = (
-    *("seed", "config_fingerprint", "status", "error"),
-    *("device", "schema", "versions"),
+    *("seed", "config_fingerprint", "status", "error", "device", "schema", "versions"),
     *("l0_target", "l0_reached"),
 )
 """Keys that no sweeper can maximise."""
@@ -104,9 +103,8 @@ def without_infinities(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_objective(objective: str | Sequence[str] | None, probe: str) -> None:
     """Raise ``ConfigError`` if an objective does not name a number of ``metrics.json``."""
-    allowed = [
-        key for key in Results(seed=0, config_fingerprint="").as_dict() if key not in NO_OBJECTIVE
-    ]
+    keys = Results(seed=0, config_fingerprint="").as_dict()
+    allowed = [key for key in keys if key not in NO_OBJECTIVE]
     for name in _names(objective):
         if name.removeprefix("-") not in allowed:
             hint = nearest(name.removeprefix("-"), allowed)

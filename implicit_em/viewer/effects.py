@@ -67,10 +67,7 @@ class Effects:
             row_BD = self.normalizer.turned(row_BD)
             direction_BD = self.normalizer.turned_back(direction_BD)
         rows, directions = self._extremes(row_BD), self._extremes(direction_BD)
-        return [
-            {"encoder": row, "direction": direction}
-            for row, direction in zip(rows, directions, strict=True)
-        ]
+        return [{"encoder": row, "direction": d} for row, d in zip(rows, directions, strict=True)]
 
     def _extremes(self, vectors_BD: torch.Tensor) -> list[list[list[Any]]]:
         """Return the tokens with the largest and the smallest effects of vectors of length 1."""

@@ -179,10 +179,8 @@ class Texts(Seen):
             start = max(0, place - BEFORE)
             ids = of_document_T[start : place + AFTER + 1]
             rows = self._rows(document, np.arange(start, start + len(ids)))
-        values = [
-            short(value) if row >= 0 else None
-            for row, value in zip(rows, unit.at(rows), strict=True)
-        ]
+        pairs = zip(rows, unit.at(rows), strict=True)
+        values = [short(value) if row >= 0 else None for row, value in pairs]
         return [*super().example(unit, sample), place, start, ids.tolist(), values]
 
     def of_unit(self, unit: Unit, row_D: np.ndarray) -> dict[str, Any]:
