@@ -103,8 +103,10 @@ def decorrelation(
     return evaluate(energies, [(decorrelation, options)])[0]
 
 
+CLOSED_FORMS = (lse, variance, decorrelation)
+"""Terms with a method of their name in ``_Batch``, here and in ``coded``: value and gradient."""
 Terms = Sequence[tuple[Callable[..., Tensor], Mapping[str, Any]]]
-"""Functions that are keys of ``CLOSED_FORMS``, each with its options."""
+"""Functions of ``CLOSED_FORMS``, each with its options."""
 
 
 def evaluate(energies: Tensor, terms: Terms) -> tuple[Tensor, ...]:
@@ -149,10 +151,86 @@ class _Batch:
         centred = self.energies - mean
         return mean, centred, centred.square().sum(-2, keepdim=True)
 
+    def lse(
+        self, reduction: Reduction = "sum", temperature: float = 1.0
+    ) -> tuple[Tensor, Gradient]:
+        """``-t log sum_j exp(-E_j / t)``; gradient ``r = softmax(-E / t)``."""
+        factor, divisor = lse_factors(reduction, temperature, *self.energies.shape[-2:])
+        lowest = self.energies.amin(-1, keepdim=True)
+        logits = lowest - self.energies
+        if temperature != 1:
+            logits = logits.div_(temperature)
+        likelihoods = logits.exp_()
+        evidence = likelihoods.sum(-1, keepdim=True)
+        responsibilities = likelihoods.div_(evidence)
+        total = (lowest - temperature * evidence.log()).sum((-2, -1))
+
+        def gradient(weight: Tensor) -> Iterable[tuple[float, Tensor, Tensor]]:
+            yield factor / divisor, responsibilities, weight
+
+        return total * factor / divisor, gradient
+
+    def variance(self, eps: float = 1e-6) -> tuple[Tensor, Gradient]:
+        """``-sum_j log(Var_j + eps)``; gradient ``-2 (E - mean) / ((B - 1) (Var + eps))``."""
+        _, centred, squares = self.statistics
+        freedom = self.size - 1
+        floored = (squares / freedom).add_(eps)
+
+        def gradient(weight: Tensor) -> Iterable[tuple[float, Tensor, Tensor]]:
+            yield -2 / freedom, centred, weight / floored
+
+        return -floored.log().sum((-2, -1)), gradient
+
+    def decorrelation(
+        self, unbiased: bool = False, reduction: PairReduction = "sum"
+    ) -> tuple[Tensor, Gradient]:
+        """``||C - diag C||_F^2`` of ``C = Z^T Z``, Z the standardised energies.
+
+        The gradient is ``s (G - Z sum_b(Z G))`` with ``G = 4 Z (C - diag C)`` and s the scale of Z.
+        If there are more components than samples, the B x B matrix ``Z Z^T`` replaces the K x K
+        one: it has the same norm, and ``(Z Z^T) Z = Z C``.
+
+        The unbiased form subtracts the samples' products with themselves, ``sum_b |z_b|^4 -
+        sum Z^4``, and multiplies by ``B / (B - 1)``; G loses ``4 (|z_b|^2 Z - Z^3)``. The mean form
+        divides by K.
+        """
+        factor = pair_factor(unbiased, reduction, *self.energies.shape[-2:])
+        mean, centred, squares = self.statistics
+        scale = inverse_lengths(mean, squares, self.size, torch.finfo(mean.dtype).eps)
+        standardised = centred * scale
+        wide = standardised.shape[-1] > self.size
+        if wide:
+            gram = torch.bmm(standardised, standardised.mT)
+            diagonal = standardised.square().sum(-2, keepdim=True)
+            value = gram.square().sum((-2, -1)) - diagonal.square().sum((-2, -1))
+        else:
+            gram = torch.bmm(standardised.mT, standardised)
+            gram.diagonal(dim1=-2, dim2=-1).zero_()
+            value = gram.square().sum((-2, -1))
+        if unbiased:
+            of_itself = standardised.square()
+            lengths = of_itself.sum(-1, keepdim=True)
+            value = value - lengths.square().sum((-2, -1)) + of_itself.square().sum((-2, -1))
+
+        def gradient(weight: Tensor) -> Iterable[tuple[float, Tensor, Tensor]]:
+            if wide:
+                pull = torch.bmm(gram, standardised).sub_(standardised * diagonal)
+            else:
+                pull = torch.bmm(standardised, gram)
+            if unbiased:
+                pull.sub_(standardised * (lengths - of_itself))
+                pull.sub_(pull.mean(-2, keepdim=True))  # as centring does
+            radial = (standardised * pull).sum(-2, keepdim=True)
+            slope = weight * scale
+            yield 4 * factor, pull, slope
+            yield -4 * factor, standardised, slope * radial
+
+        return value * factor, gradient
+
 
 def _apply_forms(energies: Tensor, terms: Terms) -> tuple[tuple[Tensor, ...], tuple[Gradient, ...]]:
     batch = _Batch(energies)
-    forms = [CLOSED_FORMS[function](batch, **options) for function, options in terms]
+    forms = [getattr(batch, function.__name__)(**options) for function, options in terms]
     values, gradients = zip(*forms, strict=True)
     return values, gradients
 
@@ -185,26 +263,6 @@ class _ClosedForms(Function):
         return _weighted_sum(ctx.gradients, weights), None
 
 
-def _lse(
-    batch: _Batch, reduction: Reduction = "sum", temperature: float = 1.0
-) -> tuple[Tensor, Gradient]:
-    """``-t log sum_j exp(-E_j / t)``; gradient ``r = softmax(-E / t)``."""
-    factor, divisor = lse_factors(reduction, temperature, *batch.energies.shape[-2:])
-    lowest = batch.energies.amin(-1, keepdim=True)
-    logits = lowest - batch.energies
-    if temperature != 1:
-        logits = logits.div_(temperature)
-    likelihoods = logits.exp_()
-    evidence = likelihoods.sum(-1, keepdim=True)
-    responsibilities = likelihoods.div_(evidence)
-    total = (lowest - temperature * evidence.log()).sum((-2, -1))
-
-    def gradient(weight: Tensor) -> Iterable[tuple[float, Tensor, Tensor]]:
-        yield factor / divisor, responsibilities, weight
-
-    return total * factor / divisor, gradient
-
-
 def lse_factors(
     reduction: Reduction, temperature: float, samples: int, units: int
 ) -> tuple[int, int]:
@@ -212,64 +270,6 @@ def lse_factors(
     check_word("reduction", reduction, get_args(Reduction))
     check_number("temperature", temperature, lambda x: x > 0, "finite numbers above 0")
     return units if reduction == "count" else 1, 1 if reduction == "sum" else samples
-
-
-def _variance(batch: _Batch, eps: float = 1e-6) -> tuple[Tensor, Gradient]:
-    """``-sum_j log(Var_j + eps)``; gradient ``-2 (E - mean) / ((B - 1) (Var + eps))``."""
-    _, centred, squares = batch.statistics
-    freedom = batch.size - 1
-    floored = (squares / freedom).add_(eps)
-
-    def gradient(weight: Tensor) -> Iterable[tuple[float, Tensor, Tensor]]:
-        yield -2 / freedom, centred, weight / floored
-
-    return -floored.log().sum((-2, -1)), gradient
-
-
-def _decorrelation(
-    batch: _Batch, unbiased: bool = False, reduction: PairReduction = "sum"
-) -> tuple[Tensor, Gradient]:
-    """``||C - diag C||_F^2`` of ``C = Z^T Z``, Z the standardised energies.
-
-    The gradient is ``s (G - Z sum_b(Z G))`` with ``G = 4 Z (C - diag C)`` and s the scale of Z. If
-    there are more components than samples, the B x B matrix ``Z Z^T`` replaces the K x K one: it
-    has the same norm, and ``(Z Z^T) Z = Z C``.
-
-    The unbiased form subtracts the samples' products with themselves, ``sum_b |z_b|^4 - sum Z^4``,
-    and multiplies by ``B / (B - 1)``; G loses ``4 (|z_b|^2 Z - Z^3)``. The mean form divides by K.
-    """
-    factor = pair_factor(unbiased, reduction, *batch.energies.shape[-2:])
-    mean, centred, squares = batch.statistics
-    scale = inverse_lengths(mean, squares, batch.size, torch.finfo(mean.dtype).eps)
-    standardised = centred * scale
-    wide = standardised.shape[-1] > batch.size
-    if wide:
-        gram = torch.bmm(standardised, standardised.mT)
-        diagonal = standardised.square().sum(-2, keepdim=True)
-        value = gram.square().sum((-2, -1)) - diagonal.square().sum((-2, -1))
-    else:
-        gram = torch.bmm(standardised.mT, standardised)
-        gram.diagonal(dim1=-2, dim2=-1).zero_()
-        value = gram.square().sum((-2, -1))
-    if unbiased:
-        of_itself = standardised.square()
-        lengths = of_itself.sum(-1, keepdim=True)
-        value = value - lengths.square().sum((-2, -1)) + of_itself.square().sum((-2, -1))
-
-    def gradient(weight: Tensor) -> Iterable[tuple[float, Tensor, Tensor]]:
-        if wide:
-            pull = torch.bmm(gram, standardised).sub_(standardised * diagonal)
-        else:
-            pull = torch.bmm(standardised, gram)
-        if unbiased:
-            pull.sub_(standardised * (lengths - of_itself))
-            pull.sub_(pull.mean(-2, keepdim=True))  # as centring does
-        radial = (standardised * pull).sum(-2, keepdim=True)
-        slope = weight * scale
-        yield 4 * factor, pull, slope
-        yield -4 * factor, standardised, slope * radial
-
-    return value * factor, gradient
 
 
 def pair_factor(unbiased: bool, reduction: PairReduction, samples: int, units: int) -> float:
@@ -289,13 +289,6 @@ def inverse_lengths(mean: Tensor, squares: Tensor, samples: int, eps: float) -> 
     """
     rounding = (8 * samples**0.5 * eps * mean).square_()
     return torch.where(squares > rounding, squares, torch.inf).rsqrt_()
-
-
-CLOSED_FORMS: Mapping[Callable[..., Tensor], Callable[..., tuple[Tensor, Gradient]]] = {
-    lse: _lse,
-    variance: _variance,
-    decorrelation: _decorrelation,
-}
 
 
 def _single(energies: Tensor) -> Tensor:
