@@ -2,16 +2,12 @@ import math
 
 import pytest
 import torch
+from helpers.draws import draw
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from implicit_em.losses import decay, decorrelation, lse, variance
-
-
-def draw(*shape, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 def test_is_half_the_sum_of_squares():
@@ -22,11 +18,6 @@ def test_its_gradient_is_the_weight():
     weight = draw(4, 6).requires_grad_()
     decay(weight).backward()
     assert_close(weight.grad, weight.detach())
-
-
-def test_a_stack_gives_each_replicas_own_value():
-    weight = draw(2, 3, 4, 6)
-    assert_close(decay(weight), weight.square().sum((-2, -1)) / 2)
 
 
 @given(st.integers(0, 999), st.floats(-6, 6), st.floats(-4, 2), st.sampled_from([0, 0.3, 3]))

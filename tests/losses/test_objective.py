@@ -1,12 +1,9 @@
 import pytest
 import torch
+from helpers.draws import draw
 from torch.testing import assert_close
 
 from implicit_em.losses import Objective, Term, decorrelation, lse, variance
-
-
-def draw(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def never(energies):
@@ -72,11 +69,3 @@ def test_options_are_passed_and_ask_for_nothing():
     assert term.inputs == ("weight",)
     total, _ = Objective({"scaled": term})(outputs)
     assert_close(total, 0.5 * outputs["weight"].sum() - 9)
-
-
-def test_a_stack_gives_each_replicas_own_total():
-    energies = draw(3, 9, 5)
-    objective = Objective({"lse": Term(lse), "tc": Term(decorrelation, 2)})
-    total, parts = objective({"energies": energies})
-    assert total.shape == parts["tc"].shape == (3,)
-    assert_close(total[1], objective({"energies": energies[1]})[0])

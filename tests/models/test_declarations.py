@@ -2,11 +2,13 @@
 
 import inspect
 from functools import partial
+from itertools import product
 
 import pytest
 import torch
 from helpers.stacking import parts_give_the_same, stacks_give_the_same_bits
 from torch import nn
+from torch.testing import assert_close
 
 from implicit_em import losses, models
 from implicit_em.engine.modules import EncoderModule, module_class
@@ -18,12 +20,19 @@ from implicit_em.models.declarations import undeclared
 MODELS = [model for model in vars(models).values() if hasattr(model, "weight")]
 OPTIONS = {nn.Threshold: {"threshold": 0.1, "value": 0.05}}
 ACTIVATIONS = [partial(cls, **OPTIONS.get(cls, {})) for cls in (*ELEMENTWISE, models.Abs)]
+MARKS = (losses.makes_sparse, losses.takes_codes, losses.takes_stacks)
 TERMS = [
-    term
-    for term in vars(losses).values()
-    if inspect.isfunction(term)
-    and term not in (losses.makes_sparse, losses.takes_codes, losses.takes_stacks)
+    *(Term(f) for f in vars(losses).values() if inspect.isfunction(f)),
+    *(Term(losses.lse, options={"reduction": reduction}) for reduction in ("mean", "count")),
+    Term(losses.lse, options={"temperature": 2.0}),
+    Term(losses.decorrelation, options={"unbiased": True}),
+    Term(losses.decorrelation, options={"reduction": "mean"}),
 ]
+EACH_TERM = pytest.mark.parametrize(
+    "term",
+    [term for term in TERMS if term.function not in MARKS],
+    ids=lambda term: "-".join([term.function.__name__, *map(str, term.options.values())]),
+)
 TRIALS = {"takes_stacks": stacks_give_the_same_bits, "takes_parts": parts_give_the_same}
 
 
@@ -60,21 +69,23 @@ def test_layers_of_torch_take_parts_but_no_stacks(layer):
     assert holds(model, "takes_parts")
 
 
-@pytest.mark.parametrize("term", TERMS, ids=lambda term: term.__name__)
-def test_terms_that_take_stacks_give_each_replica_its_bits(term):
-    assert term.takes_stacks
-    generator = torch.Generator().manual_seed(0)
-    shapes = {"weight": (3, 32, 64), "decoder": (3, 64, 32), "k": (3,)} | dict.fromkeys(
-        ("x", "reconstruction", "auxiliary"), (3, 32, 64)
+def inputs_of(term, *leading, samples=32, units=32, width=64):
+    """Random tensors that a term takes, in float64, by their names."""
+    shapes = {"weight": (units, width), "decoder": (width, units), "k": ()} | dict.fromkeys(
+        ("x", "reconstruction", "auxiliary"), (samples, width)
     )
-    inputs = {
-        name: torch.rand(shapes.get(name, (3, 32, 32)), generator=generator).requires_grad_()
-        for name in Term(term).inputs
-    }
+    draw = partial(torch.rand, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return {name: 2 * draw((*leading, *shapes.get(name, (samples, units)))) for name in term.inputs}
+
+
+@EACH_TERM
+def test_terms_that_take_stacks_give_each_replica_its_bits(term):
+    assert term.function.takes_stacks
+    inputs = {name: value.float() for name, value in inputs_of(term, 3).items()}
 
     def differentiated(tensors):
         objective = StackedObjective(
-            [Objective({"term": Term(term)})] * len(next(iter(tensors.values()))), torch.ones(())
+            [Objective({"term": term})] * len(next(iter(tensors.values()))), torch.ones(())
         )
         tensors = {name: value.detach().requires_grad_() for name, value in tensors.items()}
         total, parts, starts = objective.differentiate(tensors)
@@ -91,6 +102,32 @@ def test_terms_that_take_stacks_give_each_replica_its_bits(term):
         assert len(alone) == len(together)
         for one, all_of_them in zip(alone, together, strict=True):
             assert torch.equal(one[0], all_of_them[number])
+
+
+@EACH_TERM
+def test_a_stack_of_any_shape_gives_each_replica_the_value_that_it_has_without_a_stack(term):
+    inputs = {n: value.requires_grad_() for n, value in inputs_of(term, 2, 3).items()}
+    if "energies" in inputs:
+        inputs["energies"].data[1, 1, :, 2] = 0.1  # a unit that is dead
+    found = term.function(**inputs, **term.options)
+    assert found.shape == (2, 3)
+    for place in product(range(2), range(3)):
+        own = {name: value[place] for name, value in inputs.items()}
+        assert_close(found[place], term.function(**own, **term.options))
+
+
+@EACH_TERM
+@pytest.mark.parametrize(("samples", "units"), [(5, 3), (3, 5)])
+def test_the_gradient_of_a_term_is_its_slope(term, samples, units):
+    inputs = inputs_of(term, samples=samples, units=units, width=4)
+    learned = {term.inputs[0], "decoder"} & inputs.keys()
+    for name in learned:
+        value = inputs[name] - 1
+        inputs[name] = (value + 0.1 * value.sign()).requires_grad_()  # away from the kink of l1
+    assert torch.autograd.gradcheck(
+        lambda *values: term.function(**dict(zip(inputs, values, strict=True)), **term.options),
+        tuple(inputs.values()),
+    )
 
 
 class Levelled(Encoder):
