@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from helpers.replicas import IMAGES, blocks, run
+from helpers.replicas import IMAGES, assert_as_alone, blocks, run, trained
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -193,24 +193,6 @@ def controlled(target, steps=6, **options):
     return run(control=SparsityControl(target), steps_in_all=steps, **options)
 
 
-def trained(runs, blocks_of_runs):
-    """Train all as one stack; gives each run's values ``(S, 1 + T + C)``, weights and state."""
-    stack = Stack(runs)
-    values = []
-    for some in zip(*blocks_of_runs, strict=True):
-        values.append(stack.train(some))
-        for one in runs:
-            one.steps_done += len(values[-1])
-    return [
-        (
-            torch.cat(values)[..., number],
-            *(p.detach().clone() for p in one.model.parameters()),
-            *one.control.buffers(),
-        )
-        for number, one in enumerate(runs)
-    ]
-
-
 @pytest.mark.parametrize(
     ("network", "hidden"),
     [*((network, 32) for network in FAMILIES), (Encoder, 5), (SparseAutoencoder, 5)],
@@ -222,12 +204,7 @@ def test_a_controlled_run_trains_as_alone(network, hidden, dtype):
         partial(controlled, target, steps, seed=seed, **options)
         for seed, (target, steps) in enumerate([(2, 6), (3.5, 6), (2, 60), (4, 9)])
     ]
-    batches = [blocks(seed // 2, count=3) for seed in range(4)]
-    together = trained([make() for make in build], batches)
-    for make, own, found in zip(build, batches, together, strict=True):
-        (alone,) = trained([make()], [own])
-        assert all(map(torch.equal, found, alone))
-        assert not all(map(torch.equal, alone[1:], make().model.parameters())), "it was trained"
+    assert_as_alone(build, [blocks(seed // 2, count=3) for seed in range(4)])
 
 
 @pytest.mark.parametrize("network", FAMILIES)
@@ -235,7 +212,7 @@ def test_a_step_has_the_users_weight_times_the_factor_without_warm_up(network):
     terms = FAMILIES[network]
     replica = controlled(3, steps=6, network=network, terms=terms, dtype=torch.float64)
     before = [p.detach().clone() for p in replica.model.parameters()]
-    (found, *_) = trained([replica], [blocks()])[0]
+    ((found, _),) = trained([replica], [blocks()])
     first = as_unit_float(IMAGES[blocks()[0].batches[0]]).double()
     for parameter, value in zip(replica.model.parameters(), before, strict=True):
         parameter.data = value
@@ -260,7 +237,7 @@ def test_one_factor_holds_for_all_terms_that_make_sparse_also_a_users_own():
         return energies.square().mean((-2, -1))
 
     terms = {"lse": Term(lse), "own": Term(own, 4.0), "var": Term(variance)}
-    (values, *_) = trained([controlled(3, terms=terms)], [blocks()])[0]
+    ((values, _),) = trained([controlled(3, terms=terms)], [blocks()])
     assert values.shape[1] == 1 + 3 + 1 + 2
     torch.testing.assert_close(values[:, -1], 4 * values[:, -2])
 

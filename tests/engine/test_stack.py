@@ -8,7 +8,17 @@ import pytest
 import torch
 from helpers.models import MODEL_OF_LOSS
 from helpers.paths import ROOT
-from helpers.replicas import DERIVED, blocks, configured, run
+from helpers.replicas import (
+    DERIVED,
+    assert_as_alone,
+    assert_same,
+    blocks,
+    configured,
+    equal,
+    held,
+    run,
+    trained,
+)
 from helpers.stacking import stacks_give_the_same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,34 +40,6 @@ from implicit_em.models import Encoder, SparseAutoencoder
 from implicit_em.models.linear import Linear
 
 
-def trained(runs, blocks_of_runs):
-    """Train all as one stack; gives each run's losses ``(S, 1 + T)`` and weights."""
-    stack = Stack(runs)
-    losses = torch.cat([stack.train(some) for some in zip(*blocks_of_runs, strict=True)])
-    return [
-        (losses[..., number], [p.detach().clone() for p in one.model.parameters()])
-        for number, one in enumerate(runs)
-    ]
-
-
-def assert_same(found, expected):
-    (losses, weights), (other_losses, other_weights) = found, expected
-    assert torch.equal(losses, other_losses)
-    assert all(map(torch.equal, weights, other_weights))
-
-
-def assert_equal_alone(build, batches):
-    """Build and train the runs together, then each by itself: the same bits."""
-    together = trained([make() for make in build], batches)
-    for make, own, found in zip(build, batches, together, strict=True):
-        before = [p.detach().clone() for p in make().model.parameters()]
-        (alone,) = trained([make()], [own])
-        assert_same(found, alone)
-        assert not all(map(torch.equal, before, alone[1])), "it was trained"
-        assert alone[0].isfinite().all()
-    return together
-
-
 def options(group):
     return sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
 
@@ -67,23 +49,17 @@ CHOICES = [
     *(f"lr={name}" for name in options("lr")),
     *(f"loss={name}" for name in options("loss") if name not in MODEL_OF_LOSS),
     *(f"activation={name}" for name in options("activation")),
-    "model=sae",
+    *(f"model=sae activation={name}" for name in options("activation")),
+    *(f"model=mixture lr.value=0.1 optimizer={name}" for name in ("em", "adam")),
     "trainer.gradient_clip_val=0.1",
 ]
 
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_of_the_configuration_trains_as_alone(composed, choice):
-    cfg = composed(choice, "model.hidden=32", "lr.value=0.01")
+    cfg = composed("model.hidden=32", "lr.value=0.01", *choice.split())
     build = [partial(configured, cfg, seed) for seed in (1, 2, 3)]
-    assert_equal_alone(build, [blocks(1), blocks(1), blocks(2)])
-
-
-@pytest.mark.parametrize("optimizer", ["em", "adam"])
-def test_mixtures_train_as_alone(composed, optimizer):
-    cfg = composed("model=mixture", f"optimizer={optimizer}", "model.hidden=32", "lr.value=0.1")
-    build = [partial(configured, cfg, seed) for seed in (1, 2, 3)]
-    assert_equal_alone(build, [blocks(1), blocks(1), blocks(2)])
+    assert_as_alone(build, [blocks(1), blocks(1), blocks(2)])
 
 
 def test_runs_of_different_choices_train_as_alone(composed):
@@ -100,14 +76,7 @@ def test_runs_of_different_choices_train_as_alone(composed):
         partial(configured, composed(*overrides, "model.hidden=32"), seed)
         for seed, overrides in enumerate(company)
     ]
-    assert_equal_alone(build, [blocks(seed // 3) for seed in range(len(company))])
-
-
-def test_an_autoencoder_of_any_activation_trains_as_alone(composed):
-    for activation in options("activation"):
-        cfg = composed("model=sae", f"activation={activation}", "model.hidden=32")
-        build = [partial(configured, cfg, seed) for seed in (1, 2)]
-        assert_equal_alone(build, [blocks(1), blocks(2)])
+    assert_as_alone(build, [blocks(seed // 3) for seed in range(len(company))])
 
 
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (1.0, 0.3), (2.5, 0.01)])
@@ -117,7 +86,7 @@ def test_terms_of_different_weights_train_as_alone(function, weights):
         partial(run, seed, terms=DERIVED | {"one": Term(function, weight)})
         for seed, weight in enumerate(weights)
     ]
-    assert_equal_alone(build, [blocks(1), blocks(1)])
+    assert_as_alone(build, [blocks(1), blocks(1)])
 
 
 @pytest.mark.parametrize("seeds", [(1, 1, 1, 1), (1, 1, 2, 2), (1, 2, 1, 2), (1, 2, 3, 4)])
@@ -125,7 +94,7 @@ def test_terms_of_different_weights_train_as_alone(function, weights):
 def test_shared_blocks_and_blocks_of_ones_own_give_the_same_bits(seeds, network):
     terms = DERIVED | ({"mse": Term(mse, 50.0)} if network is SparseAutoencoder else {})
     build = [partial(run, number, terms=terms, network=network) for number in range(4)]
-    assert_equal_alone(build, [blocks(seed) for seed in seeds])
+    assert_as_alone(build, [blocks(seed) for seed in seeds])
 
 
 @pytest.mark.parametrize(
@@ -136,7 +105,7 @@ def test_shared_blocks_and_blocks_of_ones_own_give_the_same_bits(seeds, network)
 def test_sizes_whose_activations_fill_their_lanes_train_as_alone(batch, hidden, activation):
     network = partial(Encoder, activation=activation())
     build = [partial(run, seed, hidden, network=network) for seed in range(5)]
-    assert_equal_alone(build, [blocks(seed // 2, batch, steps=12) for seed in range(5)])
+    assert_as_alone(build, [blocks(seed // 2, batch, steps=12) for seed in range(5)])
 
 
 @settings(max_examples=40)
@@ -180,8 +149,8 @@ def test_a_term_of_ones_own_sees_one_replica_at_a_time():
     }
     build = [partial(run, seed, terms=DERIVED | own) for seed in range(3)]
     assert takes_stacks(build[0]().model)
-    assert_equal_alone(build, [blocks(1), blocks(1), blocks(2)])
-    assert_equal_alone([partial(run, seed, terms=own) for seed in range(2)], [blocks(1)] * 2)
+    assert_as_alone(build, [blocks(1), blocks(1), blocks(2)])
+    assert_as_alone([partial(run, seed, terms=own) for seed in range(2)], [blocks(1)] * 2)
 
 
 def active(energies: Tensor) -> Tensor:
@@ -190,9 +159,9 @@ def active(energies: Tensor) -> Tensor:
 
 def test_a_term_without_a_gradient_is_reported_and_moves_nothing():
     with_it = [partial(run, seed, terms=DERIVED | {"active": Term(active)}) for seed in range(2)]
-    found = assert_equal_alone(with_it, [blocks(1), blocks(2)])
+    found = assert_as_alone(with_it, [blocks(1), blocks(2)])
     (plain,) = trained([run(0)], [blocks(1)])
-    assert all(map(torch.equal, found[0][1], plain[1]))
+    assert equal(found[0][1], plain[1])
     assert torch.equal(found[0][0][:, 1:4], plain[0][:, 1:])
     assert 0 < found[0][0][-1, -1] < 1
 
@@ -203,10 +172,10 @@ def test_parameters_that_no_term_reaches_stay_as_they_are(network, optimizer):
     build = [
         partial(run, seed, 32, {"o": Term(orthogonality)}, network, optimizer) for seed in (0, 1)
     ]
-    for make, (_, weights) in zip(build, assert_equal_alone(build, [blocks(1)] * 2), strict=True):
-        before = list(make().model.parameters())
-        assert not torch.equal(weights[0], before[0])
-        assert all(map(torch.equal, weights[1:], before[1:]))
+    for make, (_, tensors) in zip(build, assert_as_alone(build, [blocks(1)] * 2), strict=True):
+        weight, *others = make().model.state_dict().items()
+        assert not torch.equal(tensors.pop(weight[0]), weight[1])
+        assert equal(tensors, dict(others))
 
 
 class WithBias(Encoder):
@@ -241,8 +210,8 @@ class Frozen(Encoder):
 
 def test_a_frozen_parameter_stays_as_it_is():
     build = [partial(run, seed, network=Frozen) for seed in (0, 1)]
-    for make, (_, weights) in zip(build, assert_equal_alone(build, [blocks(1)] * 2), strict=True):
-        assert torch.equal(weights[1], make().model.linear.bias)
+    for make, (_, tensors) in zip(build, assert_as_alone(build, [blocks(1)] * 2), strict=True):
+        assert torch.equal(tensors["linear.bias"], make().model.linear.bias)
 
 
 def by_definition(energies, x, weight, reconstruction):
@@ -418,10 +387,9 @@ def test_a_model_that_takes_no_stacks_trains_as_plain_torch_trains_it(network):
             total.backward()
             plain.optimizer.step()
             losses.append(torch.stack([total, *parts.values()]).detach())
-    ((found, weights),) = trained([one], [blocks(1, steps=4)])
+    ((found, tensors),) = trained([one], [blocks(1, steps=4)])
     assert_close(found, torch.stack(losses), rtol=1e-4, atol=1e-4)
-    for weight, expected in zip(weights, plain.model.parameters(), strict=True):
-        assert_close(weight, expected.detach(), rtol=1e-3, atol=1e-4)
+    assert_close(tensors, held(plain), rtol=1e-3, atol=1e-4)
     assert_close(dict(one.model.named_buffers()), dict(plain.model.named_buffers()))
 
 
@@ -455,18 +423,13 @@ class ScaledInAnyCompany(Encoder):
 def test_a_model_that_takes_stacks_may_have_parameters_buffers_and_hooks():
     build = [partial(run, seed, network=ScaledInAnyCompany) for seed in range(3)]
     assert takes_stacks(build[0]().model)
-    runs = [make() for make in build]
-    trained(runs, [blocks(1), blocks(1), blocks(2)])
-    for make, own, one in zip(build, [blocks(1), blocks(1), blocks(2)], runs, strict=True):
-        alone = make()
-        bias = alone.model.linear.bias.detach().clone()
-        trained([alone], [own])
-        for key, value in alone.model.state_dict().items():
-            assert torch.equal(one.model.state_dict()[key], value), key
-        assert torch.equal(alone.model.linear.bias, bias), "its gradient was taken away"
-        assert_close(alone.model.scale.max().detach(), torch.tensor(1.01))
-        assert alone.model.steps == 6
-        assert alone.model.mean.any()
+    found = assert_as_alone(build, [blocks(1), blocks(1), blocks(2)])
+    for make, (_, tensors) in zip(build, found, strict=True):
+        bias = make().model.linear.bias
+        assert torch.equal(tensors["linear.bias"], bias), "its gradient was taken away"
+        assert_close(tensors["scale"].max(), torch.tensor(1.01))
+        assert tensors["steps"] == 6
+        assert tensors["mean"].any()
 
 
 @pytest.mark.parametrize("network", NO_STACKS)
@@ -492,7 +455,7 @@ def test_weights_that_rise_over_the_first_steps(hidden):
         for seed, (warmup, done) in enumerate([(4, 0), (0, 0), (10, 1)])
     ]
     batches = [blocks(1, batch=64, count=1)] * 3
-    found = assert_equal_alone(build, batches)
+    found = assert_as_alone(build, batches)
     for (losses, _), (warmup, done) in zip(found, [(4, 0), (0, 0), (10, 1)], strict=True):
         for step, (total, lse_, var, tc, l1_) in enumerate(losses.tolist()):
             share = min(1, (step + done) / warmup) if warmup else 1
@@ -524,7 +487,7 @@ class Deep(Encoder):
 def test_a_model_of_ones_own_that_takes_leading_dimensions_is_stacked(network):
     build = [partial(run, seed, network=network) for seed in range(3)]
     assert takes_stacks(build[0]().model)
-    assert_equal_alone(build, [blocks(1), blocks(1), blocks(2)])
+    assert_as_alone(build, [blocks(1), blocks(1), blocks(2)])
 
 
 def test_making_a_stack_leaves_models_and_random_numbers_alone():

@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from implicit_em.config.spec import RunSpec
 from implicit_em.data import Block
 from implicit_em.engine.control import SparsityControl
+from implicit_em.engine.stack import Stack
 from implicit_em.losses import Objective, Term, decorrelation, lse, variance
 from implicit_em.models import Encoder
 
@@ -74,3 +75,42 @@ def configured(cfg, seed):
         module._optimizer = configured["optimizer"]
         module._scheduler = configured["lr_scheduler"]["scheduler"]
     return module
+
+
+def trained(runs, blocks_of_runs):
+    """Train all as one stack; gives each run's losses ``(S, 1 + T)`` and a copy of its tensors."""
+    stack, losses = Stack(runs), []
+    for some in zip(*blocks_of_runs, strict=True):
+        losses.append(stack.train(some))
+        for one in runs:
+            if isinstance(one, Run):
+                one.steps_done += len(losses[-1])
+    return [(torch.cat(losses)[..., n], held(one)) for n, one in enumerate(runs)]
+
+
+def held(one):
+    """Parameters and buffers of a run's model and of its control, by their names."""
+    tensors = one.model.state_dict() | (dict(one.control.named_buffers()) if one.control else {})
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def equal(tensors, others):
+    assert tensors.keys() == others.keys()
+    return all(torch.equal(tensor, others[name]) for name, tensor in tensors.items())
+
+
+def assert_same(found, expected):
+    (losses, tensors), (other_losses, others) = found, expected
+    assert torch.equal(losses, other_losses)
+    assert equal(tensors, others)
+
+
+def assert_as_alone(build, batches):
+    """Build and train runs together, then each by itself: the same bits. Gives those together."""
+    together = trained([make() for make in build], batches)
+    for make, own, found in zip(build, batches, together, strict=True):
+        (alone,) = trained([make()], [own])
+        assert_same(found, alone)
+        assert not equal(alone[1], held(make())), "it was trained"
+        assert alone[0].isfinite().all()
+    return together

@@ -1,6 +1,5 @@
 """The sparse autoencoders that the derived model is compared with: what each is known for."""
 
-import copy
 from functools import cache, partial
 
 import pytest
@@ -8,7 +7,7 @@ import torch
 from helpers.breaking import broken_off, every_block, steps_of
 from helpers.data import SIDE
 from helpers.paths import ROOT
-from helpers.replicas import IMAGES, blocks, configured
+from helpers.replicas import IMAGES, assert_as_alone, blocks, configured, trained
 from helpers.results import results
 from torch import nn
 from torch.testing import assert_close
@@ -58,15 +57,6 @@ def steps_done(monkeypatch):
     monkeypatch.setattr(EnergyModule, "steps_done", 100)
 
 
-def trained(modules, batches):
-    """Train as one stack; gives each run's losses and all that its model holds."""
-    stack = Stack(modules)
-    losses = torch.cat([stack.train(some) for some in zip(*batches, strict=True)])
-    return [
-        (losses[..., n], copy.deepcopy(one.model.state_dict())) for n, one in enumerate(modules)
-    ]
-
-
 @pytest.mark.parametrize("name", CONTENDERS)
 def test_a_familys_sweep_of_seed_rate_and_sparsity_trains_as_each_alone(name, contender):
     dead_soon = ["model.dead_after=3"] if "topk" in name else []
@@ -75,17 +65,11 @@ def test_a_familys_sweep_of_seed_rate_and_sparsity_trains_as_each_alone(name, co
         for seed, overrides in enumerate([[], ["lr.value=0.003"], [CONTENDERS[name]], []])
     ]
     assert takes_stacks(build[0]().model)
-    batches = [blocks(1), blocks(1), blocks(1), blocks(2)]
-    together = trained([make() for make in build], batches)
-    for make, own, (losses, state) in zip(build, batches, together, strict=True):
-        before = make().model.state_dict()
-        ((alone, expected),) = trained([make()], [own])
-        assert torch.equal(losses, alone)
-        assert losses.isfinite().all()
-        for key, value in expected.items():
-            assert torch.equal(state[key], value), key
-        assert not torch.equal(expected["decoder.weight"], before["decoder.weight"])
-    assert not torch.equal(together[0][1]["decoder.weight"], together[2][1]["decoder.weight"])
+    together = assert_as_alone(build, [blocks(1), blocks(1), blocks(1), blocks(2)])
+    decoders = [tensors["decoder.weight"] for _, tensors in together]
+    for make, decoder in zip(build, decoders, strict=True):
+        assert not torch.equal(decoder, make().model.decoder.weight)
+    assert not torch.equal(decoders[0], decoders[2])
 
 
 @pytest.mark.parametrize("name", UNIT)
