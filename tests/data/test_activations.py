@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from helpers.breaking import broken_off, every_block
 from helpers.processes import trained_in_a_process
 from helpers.results import results
 from helpers.stores import SINK, SITE, SPECIAL, WIDTH, make_store
@@ -206,18 +205,6 @@ def test_to_read_ahead_reads_the_files_of_the_rows(store, monkeypatch):
 
 
 # --- runs
-
-
-@pytest.mark.parametrize("buffer", ["2e9", str(SMALL)])
-def test_a_run_that_breaks_off_within_an_epoch_ends_with_the_same_bits(
-    store, composed, tmp_path, monkeypatch, buffer
-):
-    every_block(monkeypatch, batches=2)
-    cfg = composed(*BRIEF, f"data.buffer={buffer}", "data.label=kind", "checkpoint.steps=1")
-    train(cfg, tmp_path / "undisturbed")
-    broken_off(monkeypatch, cfg, tmp_path / "run", block=18)
-    train(cfg, tmp_path / "run")
-    assert results(tmp_path / "run") == results(tmp_path / "undisturbed")
 
 
 def test_a_stacked_sweep_equals_its_runs_alone_and_gathers_a_batch_for_several(

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers.breaking import broken_off
 from helpers.results import metrics_of, results
 
 import implicit_em
@@ -122,14 +121,6 @@ def test_the_setting_counts_only_where_it_is_not_none(composed, files):
     assert config_fingerprint(cfg) == fingerprint
     for override in ("data.normalize=l2", "data.feature_dims=1"):
         assert config_fingerprint(composed(*BRIEF, override)) != fingerprint
-
-
-def test_a_run_goes_on_to_the_same_bits(composed, files, monkeypatch):
-    cfg = composed(*BRIEF, "data.normalize=zca", "trainer.max_epochs=4")
-    implicit_em.train(cfg, files / "undisturbed")
-    broken_off(monkeypatch, cfg, files / "run", block=3)
-    implicit_em.train(cfg, files / "run")
-    assert results(files / "run") == results(files / "undisturbed")
 
 
 @pytest.mark.parametrize("model", ["encoder", "sae"])

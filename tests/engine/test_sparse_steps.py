@@ -5,9 +5,8 @@ import copy
 import pandas as pd
 import pytest
 import torch
-from helpers.breaking import broken_off, every_block
 from helpers.replicas import DERIVED, blocks, configured, run
-from helpers.results import assert_jobs_equal, results
+from helpers.results import assert_jobs_equal
 from torch.testing import assert_close
 
 from implicit_em import codes
@@ -254,18 +253,6 @@ def test_in_company_a_run_has_the_bits_that_it_has_alone(sweep):
     assert code == 0
     _, alone = sweep(*axes, "trainer.max_epochs=2", directory="alone")
     assert len(assert_jobs_equal(together, alone)) == 4
-
-
-@pytest.mark.parametrize("model", ["encoder", "batch_topk", "gated"])
-def test_a_run_resumes_within_an_epoch_to_the_same_bits(
-    composed, small, monkeypatch, tmp_path, model
-):
-    every_block(monkeypatch, 2)
-    cfg = composed(*small, *SPARSE, f"model={model}", "checkpoint.steps=1", "trainer.max_epochs=2")
-    train(cfg, tmp_path / "once")
-    broken_off(monkeypatch, cfg, tmp_path / "again", block=3)
-    train(cfg, tmp_path / "again")
-    assert results(tmp_path / "again") == results(tmp_path / "once")
 
 
 @pytest.mark.parametrize(

@@ -28,11 +28,22 @@ def every_block(monkeypatch, batches):
 def broken_off(monkeypatch, cfg, directory, block):
     """Train until before the n-th block, as if killed there."""
     seen = []
-    kill = fails_once(Stack.train, lambda *_: seen.append(None) or len(seen) == block)
+    break_off(
+        monkeypatch, cfg, directory, Stack, "train", lambda *_: seen.append(1) or len(seen) == block
+    )
+
+
+def break_off(monkeypatch, cfg, directory, place, name, when=lambda *_: True):
+    """Train until a function of a class or a module is called and a condition holds."""
     with monkeypatch.context() as patch:
-        patch.setattr(Stack, "train", kill)
+        patch.setattr(place, name, fails_once(getattr(place, name), when))
         with pytest.raises(RuntimeError, match="killed"):
             train(cfg, directory)
+
+
+def never_trains(monkeypatch):
+    """Let a test fail that takes a step."""
+    monkeypatch.setattr(Stack, "train", lambda *_: pytest.fail("trained again"))
 
 
 def steps_of(monkeypatch, cfg, directory):

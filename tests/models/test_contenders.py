@@ -4,11 +4,9 @@ from functools import cache, partial
 
 import pytest
 import torch
-from helpers.breaking import broken_off, every_block, steps_of
 from helpers.data import SIDE
 from helpers.paths import ROOT
 from helpers.replicas import IMAGES, assert_as_alone, blocks, configured, trained
-from helpers.results import results
 from torch import nn
 from torch.testing import assert_close
 
@@ -425,18 +423,6 @@ def test_adding_a_contender_is_one_model_file_and_one_yaml(
         assert model.steps == 2 * 10, "two epochs of ten batches"
         assert_close(model.decoder.weight.norm(dim=0), torch.ones(32))
     assert len(list((tmp_path / "sweep").rglob("model.safetensors"))) == 2
-
-
-def test_a_run_that_broke_off_goes_on_with_thresholds_and_counters(
-    composed, small, tmp_path, monkeypatch
-):
-    every_block(monkeypatch, 2)
-    cfg = composed(*small, "model=batch_topk", "model.k=2", "checkpoint.steps=4", "probe=none")
-    train(cfg, tmp_path / "undisturbed")
-    broken_off(monkeypatch, cfg, tmp_path / "again", block=9)
-    assert steps_of(monkeypatch, cfg, tmp_path / "again") == 6
-    assert results(tmp_path / "again") == results(tmp_path / "undisturbed")
-    assert load(tmp_path / "again").threshold > 0
 
 
 @pytest.mark.slow

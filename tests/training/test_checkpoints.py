@@ -8,16 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.breaking import broken_off, every_block, fails_once, steps_of
-from helpers.models import MODEL_OF_OPTIMIZER
-from helpers.paths import ROOT
+from helpers.breaking import broken_off, every_block, steps_of
 from helpers.results import results
 
 from implicit_em.base.errors import ConfigError
-from implicit_em.engine.stack import Stack
-from implicit_em.training import run as training
 from implicit_em.training.checkpoints import OWN, LastCheckpoint, previous, resume_point
-from implicit_em.training.history import HistoryLogger
 from implicit_em.training.run import train
 
 WHOSE = "a run"
@@ -146,111 +141,8 @@ def test_the_one_before_is_used_where_the_last_is_missing(last):
     assert resume_point(last, WHOSE, epochs=4) == (previous(last), 3)
 
 
-OPTIMIZERS = sorted(path.stem for path in (ROOT / "conf" / "optimizer").glob("*.yaml"))
-SCHEDULES = sorted(path.stem for path in (ROOT / "conf" / "lr").glob("*.yaml"))
-
-
-def slow_unless(condition, *values):
-    return pytest.param(*values, marks=[] if condition else pytest.mark.slow)
-
-
-def in_turn(optimizer, lr):
-    """Whether a pair is among the few in which each optimizer and each schedule is."""
-    first, second = OPTIMIZERS.index(optimizer), SCHEDULES.index(lr)
-    return first % len(SCHEDULES) == second % len(OPTIMIZERS)
-
-
 @pytest.mark.parametrize(
-    ("optimizer", "lr"),
-    [slow_unless(in_turn(o, lr), o, lr) for o in OPTIMIZERS for lr in SCHEDULES],
-)
-def test_a_run_that_broke_off_within_an_epoch_goes_on_to_the_same_bits(
-    composed, small, tmp_path, monkeypatch, optimizer, lr
-):
-    every_block(monkeypatch, 2)  # of an epoch's ten batches
-    settings = [f"optimizer={optimizer}", f"lr={lr}", "checkpoint.steps=4", "metrics_every=1"]
-    model = MODEL_OF_OPTIMIZER.get(optimizer, "encoder")
-    cfg = composed(*small, f"model={model}", *settings)
-    train(cfg, tmp_path / "undisturbed")
-    broken_off(monkeypatch, cfg, tmp_path / "again", block=9)  # 6 steps into epoch 2
-    assert steps_of(monkeypatch, cfg, tmp_path / "again") == 6
-    assert results(tmp_path / "again") == results(tmp_path / "undisturbed")
-
-
-TORCH = "_target_: torch.optim.lr_scheduler."
-EACH_STEP = {
-    "StepLR": "step_size: 3",
-    "MultiStepLR": "milestones: [3, 12]",
-    "ConstantLR": "factor: 0.5",
-    "LinearLR": "total_iters: 9",
-    "ExponentialLR": "gamma: 0.9",
-    "PolynomialLR": "total_iters: 15",
-    "CosineAnnealingLR": "T_max: 30",
-    "CosineAnnealingWarmRestarts": "T_0: 6",
-    "CyclicLR": "base_lr: 1e-4, max_lr: 1e-2, step_size_up: 4, cycle_momentum: true",
-    "OneCycleLR": "max_lr: 1e-2, total_steps: 30",
-    "ChainedScheduler": f"schedulers: [{{{TORCH}LinearLR}}, {{{TORCH}ExponentialLR, gamma: 0.9}}]",
-    "SequentialLR": f"schedulers: [{{{TORCH}LinearLR}}, {{{TORCH}ExponentialLR, gamma: 0.9}}], "
-    "milestones: [12]",
-}
-EACH_EPOCH = {
-    "ReduceLROnPlateau": "patience: 0, threshold: 1e9, threshold_mode: abs",
-    "StepLR": "step_size: 1",
-}
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments"),
-    [
-        *(
-            slow_unless(k == "SequentialLR", k, f"{v}, interval: step")
-            for k, v in EACH_STEP.items()
-        ),
-        *(slow_unless(k == "ReduceLROnPlateau", k, v) for k, v in EACH_EPOCH.items()),
-    ],
-)
-def test_schedulers_of_torch_go_on_to_the_same_bits(
-    composed, small, tmp_path, monkeypatch, name, arguments
-):
-    every_block(monkeypatch, 2)
-    schedule = f"lr.schedule={{{TORCH}{name}, {arguments}}}"
-    momentum = "optimizer=momentum"
-    cfg = composed(*small, schedule, momentum, "checkpoint.steps=4", "trainer.max_epochs=3")
-    train(cfg, tmp_path / "undisturbed")
-    broken_off(monkeypatch, cfg, tmp_path / "again", block=9)
-    train(cfg, tmp_path / "again")
-    assert results(tmp_path / "again") == results(tmp_path / "undisturbed")
-
-
-@pytest.fixture(scope="module")
-def undisturbed():
-    """Results of runs that nothing broke off, by their settings."""
-    return {}
-
-
-@pytest.mark.parametrize(
-    ("settings", "block"),
-    [
-        slow_unless(block == 5 or (block in (2, 6, 10) and not settings), settings, block)
-        for settings in ([], ["model=sae"], ["activation={_target_: torch.nn.RReLU}"])
-        for block in range(2, 11)
-    ],
-)
-def test_a_run_may_break_off_anywhere(
-    composed, small, tmp_path, monkeypatch, undisturbed, settings, block
-):
-    every_block(monkeypatch, 2)
-    cfg = composed(*small, *settings, "checkpoint.steps=2")
-    if tuple(settings) not in undisturbed:
-        train(cfg, tmp_path / "undisturbed")
-        undisturbed[tuple(settings)] = results(tmp_path / "undisturbed")
-    broken_off(monkeypatch, cfg, tmp_path / "again", block)
-    assert steps_of(monkeypatch, cfg, tmp_path / "again") == 20 - 2 * (block - 1)
-    assert results(tmp_path / "again") == undisturbed[tuple(settings)]
-
-
-@pytest.mark.parametrize(
-    "interval", [slow_unless(n in (3, 100), n) for n in (2, 3, 4, 5, 7, 8, 100)]
+    "interval", [3, 100, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4, 5, 7, 8))]
 )
 def test_no_more_than_an_interval_is_trained_again(
     composed, small, tmp_path, monkeypatch, interval
@@ -276,31 +168,15 @@ def test_checkpoints_come_by_minutes_too(composed, small, tmp_path, monkeypatch)
 def test_checkpoints_come_every_so_many_epochs_and_at_the_end(
     composed, small, tmp_path, monkeypatch
 ):
-    every_block(monkeypatch, 2)  # of an epoch's ten batches
-    cfg = composed(*small, "checkpoint.epochs=2", "trainer.max_epochs=5")
     saved, save = [], LastCheckpoint._save
 
     def noting(self, trainer):
         saved.append(trainer.current_epoch + 1)
         save(self, trainer)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(LastCheckpoint, "_save", noting)
-        train(cfg, tmp_path / "undisturbed")
+    monkeypatch.setattr(LastCheckpoint, "_save", noting)
+    train(composed(*small, "checkpoint.epochs=2", "trainer.max_epochs=5"), tmp_path)
     assert saved == [2, 4, 5]
-    broken_off(monkeypatch, cfg, tmp_path / "again", block=19)  # 6 steps into epoch 4
-    assert steps_of(monkeypatch, cfg, tmp_path / "again") == 30
-    assert results(tmp_path / "again") == results(tmp_path / "undisturbed")
-
-
-def test_a_damaged_checkpoint_costs_an_interval_and_no_bit(composed, small, tmp_path, monkeypatch):
-    every_block(monkeypatch, 2)
-    cfg = composed(*small, "checkpoint.steps=2")
-    train(cfg, tmp_path / "undisturbed")
-    broken_off(monkeypatch, cfg, tmp_path / "again", block=9)
-    truncate(tmp_path / "again" / "checkpoints" / "last.ckpt")
-    assert steps_of(monkeypatch, cfg, tmp_path / "again") == 6
-    assert results(tmp_path / "again") == results(tmp_path / "undisturbed")
 
 
 def test_the_time_before_a_break_counts(composed, small, tmp_path, monkeypatch):
@@ -311,42 +187,6 @@ def test_the_time_before_a_break_counts(composed, small, tmp_path, monkeypatch):
     state[OWN]["train_seconds"] = 1000.0
     torch.save(state, last)
     assert train(cfg, tmp_path)["train_seconds"] > 1000
-
-
-RANDOM = ["activation={_target_: torch.nn.RReLU}"]
-STOPPING = ["callbacks=early_stopping", "callbacks.early_stopping.patience=2"]
-STOPPING += ["callbacks.early_stopping.min_delta=1e9", "metrics_every=1"]
-
-
-@pytest.mark.parametrize(
-    "settings", [[], RANDOM, slow_unless(False, ["lr=cosine", "optimizer=momentum"]), STOPPING]
-)
-def test_a_run_that_broke_off_between_two_files_goes_on_to_the_same_bits(
-    composed, small, tmp_path, monkeypatch, settings
-):
-    cfg = composed(*small, "trainer.max_epochs=6", *settings)
-    train(cfg, tmp_path / "undisturbed")
-    save = fails_once(HistoryLogger.save, lambda history: len(history.column("train/loss")) == 3)
-    monkeypatch.setattr(HistoryLogger, "save", save)
-    with pytest.raises(RuntimeError, match="killed"):
-        train(cfg, tmp_path / "again")
-    train(cfg, tmp_path / "again")
-    assert results(tmp_path / "again") == results(tmp_path / "undisturbed")
-
-
-@pytest.mark.parametrize("settings", [[], STOPPING])
-def test_a_run_that_broke_off_after_training_only_measures(
-    composed, small, tmp_path, monkeypatch, settings
-):
-    cfg = composed(*small, "trainer.max_epochs=6", *settings)
-    train(cfg, tmp_path / "undisturbed")
-    measure = fails_once(training.evaluate_module, lambda *_: True)
-    monkeypatch.setattr(training, "evaluate_module", measure)
-    with pytest.raises(RuntimeError, match="killed"):
-        train(cfg, tmp_path / "again")
-    monkeypatch.setattr(Stack, "train", lambda *_: pytest.fail("trained again"))
-    train(cfg, tmp_path / "again")
-    assert results(tmp_path / "again") == results(tmp_path / "undisturbed")
 
 
 def test_a_checkpoint_of_unknown_settings_is_not_gone_on_from(composed, small, tmp_path):

@@ -6,8 +6,7 @@ import logging
 import pandas as pd
 import pytest
 import torch
-from helpers.breaking import broken_off, every_block
-from helpers.results import assert_jobs_equal, results
+from helpers.results import assert_jobs_equal
 from safetensors.torch import load_file
 
 import implicit_em
@@ -123,19 +122,6 @@ def test_the_checkpoint_holds_the_control_and_the_model_does_not(composed, setti
     assert set(load_file(tmp_path / "model.safetensors")) == {"linear.weight", "linear.bias"}
     assert "l0" not in json.loads((tmp_path / "model.json").read_text())["model"]
     implicit_em.load(tmp_path)
-
-
-@pytest.mark.parametrize("block", [6, 8, 14, 19])  # five blocks of two batches make an epoch
-@pytest.mark.parametrize("precision", ["32-true", "64-true"])
-def test_an_interrupted_run_ends_as_if_undisturbed(
-    block, precision, composed, settings, tmp_path, monkeypatch
-):
-    every_block(monkeypatch, 2)
-    cfg = composed(*settings, f"trainer.precision={precision}", "checkpoint.steps=2")
-    train(cfg, tmp_path / "undisturbed")
-    broken_off(monkeypatch, cfg, tmp_path / "run", block)
-    train(cfg, tmp_path / "run")
-    assert results(tmp_path / "run") == results(tmp_path / "undisturbed")
 
 
 def test_more_epochs_are_refused(command_line, settings, tmp_path, capfd):
