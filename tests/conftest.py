@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.data import SIDE
+from helpers.lines import one_line
 from helpers.paths import ROOT
 from helpers.wandb_server import Server, serving
 from hydra import compose, initialize_config_dir
@@ -187,6 +188,18 @@ def command_line_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable
 def command_line(command_line_of: Callable[..., int]) -> Callable[..., int]:
     """Run ``implicit-em train ARGS`` in this process, in an empty directory; gives its code."""
     return partial(command_line_of, "train")
+
+
+@pytest.fixture
+def refused(command_line, capfd) -> Callable[..., str]:
+    """Run ``implicit-em train ARGS``, which refuses them; gives the line that says why."""
+
+    def refused(*arguments: str) -> str:
+        capfd.readouterr()
+        assert command_line(*arguments) == 2
+        return one_line(capfd)
+
+    return refused
 
 
 @pytest.fixture

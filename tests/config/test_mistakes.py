@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 from helpers.paths import ROOT
@@ -117,7 +118,40 @@ MISTAKES = {
     "-m loss=lse,lse_vr": ["loss=lse_vr", "did you mean lse_var?"],
     "-m data.batch_size=128,1": ["data.batch_size=1", "at least 2"],
     "-m model.hidden=8,0": ["model.hidden=0", "greater than 0"],
+    "-m seed=1,2,-3": ["seed=-3"],
+    "-m hydra/launcher=stacked seed=1,-1": ["seed=-1"],
+    **{
+        f"-m hydra/launcher=stacked seed=1,2 hydra.launcher.max_stack={value}": ["max_stack", value]
+        for value in ("0", "-3", "many", "1.5")
+    },
+    "data=superposition data.density=2": ["density=2: allowed are numbers between 0 and 1"],
+    "data=superposition data.normalize=whiten": [
+        *("data.normalize=whiten: ", "none", "centre", "standard", "scale", "l2", "zca"),
+    ],
+    "logger=tensorboard logger.name=../x": ["logger.name=../x: must lead nowhere out of the run"],
+    "-m logger=tensorboard logger.name=x,../../../x": ["logger.name=../../../x: must lead nowhere"],
+    "optimizer=em": ["optimizer=em: fits models.Mixture, not Encoder"],
+    "model=mixture optimizer=em loss=lse": ["optimizer=em: needs lse alone, of weight 1 and reduc"],
+    "model=mixture optimizer=em loss.lse.weight=2": ["optimizer=em: needs lse alone, of weight 1"],
+    "model=mixture optimizer=em lr.value=2": ["optimizer: ", "lr=2: allowed are numbers above 0, up to 1"],
+    "trainer=ddp_cpu model=topk": ["trainer.devices=2: 2 devices; allowed is 1, as the"],
+    "trainer=ddp_cpu model=batch_topk": ["trainer.devices=2: 2 devices; allowed is 1, as the"],
 }
+OPTUNA = "-m hydra/sweeper=optuna trainer.max_epochs=1 lr.value=interval(1e-4,1e-2)"
+DENSITY = f"{OPTUNA} objective=density"
+if find_spec("hydra_plugins.hydra_optuna_sweeper"):
+    MISTAKES |= {
+        OPTUNA: ["hydra/sweeper=optuna: needs objective=KEY", "objective=probe_accuracy"],
+        f"{OPTUNA} objective=acuracy": ["objective=acuracy: names no number", "probe_accuracy"],
+        f"{OPTUNA} objective=[]": ["objective=[]: should be a key of metrics.json"],
+        f"{OPTUNA} objective=5": ["objective=5: should be a key of metrics.json"],
+        f"{DENSITY} model.hiden=4": ["model.hiden=4: no such key"],
+        f"{DENSITY} seed=-1,2": ["seed=-1: "],
+        f"{DENSITY} hydra.sweeper.n_trials=x": ["n_trials=x: must be"],
+        f"{DENSITY} hydra.sweeper.n_jobs=0": ["n_jobs=0: must be"],
+        f"{DENSITY} model.hidden=interval(9,3)": ["(9,3): holds no value"],
+        f"{DENSITY} model.hidden=range(9,3)": ["(9,3): holds no value"],
+    }
 
 
 @pytest.mark.parametrize("typed", MISTAKES)
@@ -133,15 +167,15 @@ def test_a_mistake_gives_one_line_and_trains_nothing(typed, command_line, tmp_pa
     for part in MISTAKES.get(typed, ["trainer"]):
         assert part in err
     assert not list(tmp_path.rglob("*.json"))
-    assert not list(tmp_path.glob("outputs")), "a refused run leaves no directory"
+    for name in ("outputs", "multirun"):
+        assert not (tmp_path / name).exists(), "what is refused leaves no directory"
 
 
-def test_a_file_with_the_name_of_one_of_ours_is_refused(command_line, tmp_path, capfd):
+def test_a_file_with_the_name_of_one_of_ours_is_refused(refused, tmp_path):
     own = tmp_path / "my_conf" / "loss" / "l1.yaml"
     own.parent.mkdir(parents=True)
     own.write_text("{}")
-    assert command_line("--config-dir", "my_conf", "loss=l1") == 2
-    assert f"{own}: the project has loss/l1.yaml" in capfd.readouterr().err
+    assert f"{own}: the project has loss/l1.yaml" in refused("--config-dir", "my_conf", "loss=l1")
 
 
 def test_a_key_that_nothing_reads_gets_a_warning(command_line, small, capfd):
@@ -150,12 +184,6 @@ def test_a_key_that_nothing_reads_gets_a_warning(command_line, small, capfd):
     err = capfd.readouterr().err
     unread = ["+foo.bar=1", "+lr.foo=1"]
     assert err == "".join(f"warning: {line}: nothing reads this key\n" for line in unread)
-
-
-def test_a_whole_sweep_is_checked_before_its_first_job(command_line, small, tmp_path, capfd):
-    assert command_line("-m", "seed=1,2,-3", *small) == 2
-    assert "seed=-3" in capfd.readouterr().err
-    assert not list(tmp_path.rglob("metrics.json"))
 
 
 @pytest.mark.parametrize(

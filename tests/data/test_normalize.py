@@ -151,14 +151,6 @@ def test_a_model_without_its_statistics_is_refused(composed, files):
             implicit_em.load("run")
 
 
-def test_another_word_is_refused(command_line, files, capfd):
-    assert command_line(*BRIEF, "data.normalize=whiten") == 2
-    error = capfd.readouterr().err
-    assert error.startswith("error: data.normalize=whiten: ")
-    assert all(option in error for option in OPTIONS)
-    assert error.count("\n") == 1
-
-
 ADVICE = {
     "unlike columns": (lambda x: x * 10.0 ** np.arange(WIDTH), "data.normalize=standard"),
     "far from 0": (lambda x: x + 100, "data.normalize=centre"),

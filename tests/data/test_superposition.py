@@ -314,14 +314,6 @@ def test_a_run_trains_and_probes_nothing(command_line, tmp_path):
     assert metrics["parameters"] == 64 * 256 + 64
 
 
-def test_a_mistake_is_one_line_before_a_directory_exists(command_line, tmp_path, capfd):
-    assert command_line(*BRIEF, "data.density=2", "hydra.run.dir=run") == 2
-    error = capfd.readouterr().err
-    assert "data: density=2: allowed are numbers between 0 and 1" in error
-    assert error.count("\n") == 1
-    assert not (tmp_path / "run").exists()
-
-
 def test_the_file_has_every_setting_at_its_default(composed):
     data = composed("data=superposition").data
     module = SuperpositionDataModule(**{k: v for k, v in data.items() if k != "_target_"})

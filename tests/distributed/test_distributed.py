@@ -333,12 +333,6 @@ def test_a_killed_process_ends_the_run_with_an_error(composed, small, tmp_path, 
     assert metrics["error"] == "process 2 of 2 was killed by SIGKILL"
 
 
-@pytest.mark.parametrize("model", ["topk", "batch_topk"])
-def test_a_model_that_counts_what_it_sees_is_refused(composed, model):
-    with pytest.raises(ConfigError, match=r"trainer\.devices=2: 2 devices; allowed is 1, as the"):
-        check(RunSpec.of(composed(f"model={model}", "trainer=ddp_cpu")))
-
-
 @pytest.mark.parametrize("model", ["l1", "l1_norm", "jump_relu", "gated", "hybrid"])
 def test_a_contender_that_does_not_may_be_trained_by_several(composed, model):
     check(RunSpec.of(composed(f"model={model}", "trainer=ddp_cpu")))

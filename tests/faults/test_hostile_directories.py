@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers.disks import fill, small_disk
+from helpers.lines import one_line
 from helpers.paths import ROOT
 from helpers.results import results
 from hydra import compose, initialize_config_dir
@@ -378,9 +379,7 @@ def test_damaged_weights_are_refused(run, damage, capsys, monkeypatch):
         load(run.path)
     assert not (run.path / "called").exists()
     assert evaluate_main([str(run.path)]) == 2
-    err = capsys.readouterr().err
-    assert "model.safetensors does not fit its model" in err
-    assert err.count("\n") == 1
+    assert "model.safetensors does not fit its model" in one_line(capsys)
 
 
 @pytest.mark.parametrize(
@@ -570,19 +569,6 @@ def test_a_job_never_leaves_its_sweep(cfg, tmp_path):
         directory = job_directory([name], _root_=cfg)
         assert directory == config_fingerprint(cfg)
         assert (tmp_path / directory).resolve().parent == tmp_path.resolve()
-
-
-def test_a_sweep_of_such_names_is_refused_before_its_first_job(command_line, small_mnist, tmp_path):
-    typed = ["logger=tensorboard", "logger.name=x,../../../x", f"hydra.sweep.dir={tmp_path / 's'}"]
-    assert command_line("-m", *settings(small_mnist), *typed) == 2
-    assert not (tmp_path / "s").exists()
-
-
-def test_a_loggers_name_leads_nowhere_else(command, tmp_path, capfd):
-    assert command(tmp_path / "run", "logger=tensorboard", "logger.name=../x") == 2
-    err = capfd.readouterr().err
-    assert "logger.name=../x: must lead nowhere out of the run directory" in err
-    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize("key", ["name", "version"])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.language import make_model, make_text
+from helpers.lines import one_line
 from torch.nn.functional import cross_entropy, kl_div
 
 import implicit_em
@@ -103,9 +104,7 @@ def test_a_model_that_cannot_take_reconstructions_is_refused(kind, name, reason,
     folder = trained(kind, name)
     capsys.readouterr()
     assert main(["run", "--inside", "--lm", str(folder)]) == 2
-    error = capsys.readouterr().err
-    assert reason in error
-    assert error.count("\n") == 1
+    assert reason in one_line(capsys)
 
 
 def test_without_the_language_model_one_line_says_so(trained, command_line, small, capsys):
@@ -114,6 +113,4 @@ def test_without_the_language_model_one_line_says_so(trained, command_line, smal
     capsys.readouterr()
     for run, reason in (("run", "--lm names it"), ("images", "are from no language model")):
         assert main([run, "--inside"]) == 2
-        error = capsys.readouterr().err
-        assert reason in error
-        assert error.count("\n") == 1
+        assert reason in one_line(capsys)

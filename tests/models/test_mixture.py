@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from implicit_em.base.errors import ConfigError
 from implicit_em.config.check import check
 from implicit_em.config.spec import RunSpec
 from implicit_em.engine.em import EM
@@ -147,23 +146,6 @@ def test_a_step_size_out_of_range_is_refused(step):
 def test_other_parameters_are_refused():
     with pytest.raises(ValueError, match=r"must be those of models\.Mixture"):
         EM(torch.nn.Linear(3, 2, bias=False).parameters())
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        ([], "optimizer=em: fits models.Mixture, not Encoder"),
-        (["model=mixture", "loss=lse"], "optimizer=em: needs lse alone, of weight 1 and reduction"),
-        (["model=mixture", "loss.lse.weight=2"], "optimizer=em: needs lse alone, of weight 1"),
-        (
-            ["model=mixture", "lr.value=2"],
-            r"optimizer: .*lr=2: allowed are numbers above 0, up to 1",
-        ),
-    ],
-)
-def test_what_em_cannot_fit_is_refused(composed, overrides, message):
-    with pytest.raises(ConfigError, match=message):
-        check(RunSpec.of(composed("optimizer=em", *overrides)))
 
 
 def test_em_is_composed_with_its_model(composed):

@@ -44,31 +44,6 @@ def test_what_is_no_number_is_no_objective(objective):
         check_objective(objective, "linear")
 
 
-@pytest.mark.parametrize(
-    ("typed", "parts"),
-    [
-        (OPTUNA, ["hydra/sweeper=optuna: needs objective=KEY", "objective=probe_accuracy"]),
-        ([*OPTUNA, "objective=acuracy"], ["objective=acuracy: names no number", "probe_accuracy"]),
-        ([*OPTUNA, "objective=density", "model.hiden=4"], ["model.hiden=4: no such key"]),
-        ([*OPTUNA, "objective=density", "seed=-1,2"], ["seed=-1: "]),
-        ([*OPTUNA, "objective=[]"], ["objective=[]: should be a key of metrics.json"]),
-        ([*OPTUNA, "objective=5"], ["objective=5: should be a key of metrics.json"]),
-        ([*OPTUNA, "objective=density", "hydra.sweeper.n_trials=x"], ["n_trials=x: must be"]),
-        ([*OPTUNA, "objective=density", "hydra.sweeper.n_jobs=0"], ["n_jobs=0: must be"]),
-        ([*OPTUNA, "objective=density", "model.hidden=interval(9,3)"], ["(9,3): holds no value"]),
-        ([*OPTUNA, "objective=density", "model.hidden=range(9,3)"], ["(9,3): holds no value"]),
-    ],
-)
-@needs_optuna
-def test_a_mistake_is_refused_before_the_first_trial(typed, parts, command_line, tmp_path, capfd):
-    assert command_line("-m", *typed) == 2
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert err.count("\n") == 1
-    assert all(part in err for part in parts)
-    assert not list(tmp_path.glob("multirun"))
-
-
 @needs_optuna
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Deprecated API features detected")

@@ -162,13 +162,7 @@ def test_what_times_out_too_often_is_said_in_a_line_and_kept(launcher, sweep, si
 
 
 @pytest.mark.parametrize("value", ["0", "many"])
-def test_a_size_of_stacks_that_cannot_be_is_refused_in_one_line(value, sweep, capfd):
-    code, directory = sweep(
-        "seed=1,2", "hydra/launcher=slurm_stacked", f"hydra.launcher.max_stack={value}"
-    )
-    err = capfd.readouterr().err
-    assert code == 2
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert "max_stack" in err
-    assert not directory.exists()
+def test_a_size_of_stacks_that_cannot_be_is_refused_in_one_line(value, refused, tmp_path):
+    launcher = ["hydra/launcher=slurm_stacked", f"hydra.launcher.max_stack={value}"]
+    assert "max_stack" in refused("-m", "seed=1,2", *launcher)
+    assert not (tmp_path / "multirun").exists()

@@ -212,25 +212,6 @@ def test_memory_grows_with_what_training_takes(composed, small):
     assert memory("data.batch_size=600") > 5 * memory("data.batch_size=60")
 
 
-@pytest.mark.parametrize("value", ["0", "-3", "many", "1.5"])
-def test_a_max_stack_that_cannot_be_is_refused_in_one_line(sweep, capfd, value):
-    code, directory = sweep("seed=1,2", STACKED, f"hydra.launcher.max_stack={value}")
-    shown = capfd.readouterr()
-    assert code == 2
-    assert shown.err.count("\n") == 1
-    assert shown.err.startswith("error: ")
-    assert "max_stack" in shown.err
-    assert value in shown.err
-    assert not directory.exists()
-
-
-def test_a_wrong_job_stops_the_sweep_before_anything_trains(sweep, capfd):
-    code, directory = sweep("seed=1,-1", STACKED)
-    assert code == 2
-    assert "seed=-1" in capfd.readouterr().err
-    assert not directory.exists()
-
-
 def test_a_diverging_job_fails_alone(sweep, stacks, capfd):
     axes = ["lr.value=1e-3,1e-2,1e20", "probe=none"]
     code, found = sweep(*axes, STACKED)

@@ -124,13 +124,11 @@ def test_the_checkpoint_holds_the_control_and_the_model_does_not(composed, setti
     implicit_em.load(tmp_path)
 
 
-def test_more_epochs_are_refused(command_line, settings, tmp_path, capfd):
+def test_more_epochs_are_refused(command_line, refused, settings):
     assert command_line(*settings, "hydra.run.dir=run") == 0
-    capfd.readouterr()
-    assert command_line("resume=run", "trainer.max_epochs=6") == 2
-    err = capfd.readouterr().err
-    assert "error: trainer.max_epochs=6: makes another experiment" in err
-    assert "without a control of model.l0" in err
+    line = refused("resume=run", "trainer.max_epochs=6")
+    assert "error: trainer.max_epochs=6: makes another experiment" in line
+    assert "without a control of model.l0" in line
 
 
 def test_more_epochs_are_taken_where_l0_is_k(command_line, small):

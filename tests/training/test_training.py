@@ -319,12 +319,10 @@ def test_every_callback_trains(composed, small, tmp_path, path):
     assert train(composed(*small, *overrides), tmp_path)["status"] == "completed"
 
 
-def test_a_directory_of_another_run_is_refused_in_one_line(command_line, small, tmp_path, capfd):
-    directory = f"hydra.run.dir={tmp_path / 'run'}"
-    assert command_line(*small, "probe=none", directory) == 0
-    capfd.readouterr()
-    assert command_line(*small, "probe=none", "seed=2", directory) == 2
-    assert "holds a run of other settings (seed=1 there, 2 here)" in capfd.readouterr().err
+def test_a_directory_of_another_run_is_refused_in_one_line(command_line, refused, small):
+    typed = [*small, "probe=none", "hydra.run.dir=run"]
+    assert command_line(*typed) == 0
+    assert "of other settings (seed=1 there, 2 here)" in refused(*typed, "seed=2")
 
 
 def test_a_run_can_be_measured_without_the_test_set(composed, small, tmp_path, monkeypatch):
