@@ -15,11 +15,11 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from helpers.data import SIDE
+from helpers import composing
+from helpers.data import SIDE, write_idx
 from helpers.lines import one_line
 from helpers.paths import ROOT
 from helpers.wandb_server import Server, serving
-from hydra import compose, initialize_config_dir
 from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -114,10 +114,8 @@ def small_mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
         labels = np.arange(count, dtype=np.uint8) % 10
         noise = rng.integers(0, 56, (count, SIDE, SIDE))
         images = (patterns[labels] * rng.random((count, 1, 1)) + noise).astype(np.uint8)
-        header = np.array([0x803, count, SIDE, SIDE], dtype=">i4").tobytes()
-        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(header + images.tobytes())
-        header = np.array([0x801, count], dtype=">i4").tobytes()
-        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
+        write_idx(raw / f"{prefix}-images-idx3-ubyte", images)
+        write_idx(raw / f"{prefix}-labels-idx1-ubyte", labels)
     return root
 
 
@@ -134,16 +132,11 @@ def small(small_mnist: Path) -> tuple[str, ...]:
     )
 
 
-@cache
-def _compose(*overrides: str) -> DictConfig:
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("train", overrides=list(overrides))
-
-
 @pytest.fixture(scope="session")
 def composed() -> Callable[..., DictConfig]:
     """Compose the configuration with overrides, without Hydra's own node."""
-    return lambda *overrides: _compose(*overrides).copy()
+    once = cache(partial(composing.composed, "train"))
+    return lambda *overrides: once(*overrides).copy()
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +204,22 @@ def sweep(command_line, small, tmp_path) -> Callable[..., tuple[int, Path]]:
         return command_line(*arguments), tmp_path / directory
 
     return sweep
+
+
+@pytest.fixture
+def stacks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the stacks that are made of runs that train together."""
+    from implicit_em.engine import rendezvous
+
+    sizes: list[int] = []
+
+    class Counted(rendezvous.Stack):
+        def __init__(self, replicas):
+            sizes.append(len(replicas))
+            super().__init__(replicas)
+
+    monkeypatch.setattr(rendezvous, "Stack", Counted)
+    return sizes
 
 
 @pytest.fixture

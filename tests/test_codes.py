@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from helpers.draws import draw
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
@@ -26,10 +27,6 @@ from implicit_em.models.topk import _by_candidates, largest_positive
 
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 15))
 DENSITIES = st.sampled_from([0.0, 0.1, 0.5, 1.0])
-
-
-def draw(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def mask_of(shape, density, seed=0):

@@ -8,9 +8,9 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-import pytorch_lightning as pl
 import torch
 from helpers.paths import ROOT
+from helpers.trainers import bare_trainer
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.exceptions import NotFittedError
@@ -84,11 +84,8 @@ def test_its_steps_are_those_of_the_projects_module(digits):
     }
     torch.manual_seed(estimator._seed)
     module = EncoderModule({"in_features": 64, "hidden": 16}, loss)
-    flags = dict.fromkeys(
-        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
-    )
     loader = ResidentLoader(x, x.new_zeros(len(x)), 128, seed=estimator._seed)
-    pl.Trainer(max_epochs=2, accelerator="cpu", **flags).fit(module, loader)
+    bare_trainer(max_epochs=2).fit(module, loader)
     assert np.array_equal(estimator.components_, module.model.weight.detach().numpy())
 
 

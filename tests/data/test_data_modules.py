@@ -1,18 +1,11 @@
-import struct
-
 import pytest
 import torch
+from helpers.data import SIDE, write_idx
 from torchvision.datasets import KMNIST, MNIST, FashionMNIST
 
 from implicit_em.data import ResidentDataModule, TorchvisionDataModule
 
-TRAIN, TEST, SIDE = 50, 20, 8
-
-
-def write_idx(path, values):
-    """Write bytes in MNIST's format: magic number, one big-endian size a dimension, values."""
-    header = struct.pack(f">HBB{values.dim()}I", 0, 8, values.dim(), *values.shape)
-    path.write_bytes(header + values.to(torch.uint8).numpy().tobytes())
+TRAIN, TEST = 50, 20
 
 
 @pytest.fixture(params=[MNIST, FashionMNIST, KMNIST])

@@ -9,6 +9,7 @@ import pytest
 import safetensors.numpy
 import torch
 from helpers.breaking import broken_off
+from helpers.pickles import Harmful
 from helpers.results import results as results_of
 from omegaconf import OmegaConf
 
@@ -347,11 +348,6 @@ def refusal_of(path, **arguments):
     return str(refused.value)
 
 
-class Harmful:
-    def __reduce__(self):
-        return os.system, ("touch harmed",)
-
-
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors", ".pt"])
 @pytest.mark.parametrize("damage", ["truncated", "empty", "another format", "pickle"])
 def test_a_file_that_is_none_is_refused(files, suffix, damage):
@@ -361,7 +357,7 @@ def test_a_file_that_is_none_is_refused(files, suffix, damage):
         "truncated": content[: len(content) // 2],
         "empty": b"",
         "another format": b"\x93NUMPY" if suffix == ".npz" else b"PK\3\4" + bytes(100),
-        "pickle": pickle.dumps(Harmful()),
+        "pickle": pickle.dumps(Harmful("harmed")),
     }
     path.write_bytes(other[damage])
     assert refusal_of(path).startswith(f"path={path}: ")
@@ -369,10 +365,10 @@ def test_a_file_that_is_none_is_refused(files, suffix, damage):
 
 
 def test_nothing_is_unpickled(files):
-    torch.save({"x": Harmful()}, "A.pt")
+    torch.save({"x": Harmful("harmed")}, "A.pt")
     assert refusal_of("A.pt") == "path=A.pt: holds more than tensors, and is not unpickled"
-    np.save("A.npy", np.array([Harmful(), None]), allow_pickle=True)
-    np.savez("A.npz", np.array([Harmful(), None]), allow_pickle=True)
+    np.save("A.npy", np.array([Harmful("harmed"), None]), allow_pickle=True)
+    np.savez("A.npz", np.array([Harmful("harmed"), None]), allow_pickle=True)
     for name in ("A.npy", "A.npz"):
         assert refusal_of(name).startswith(f"path={name}: ")
     assert not (files / "harmed").exists()

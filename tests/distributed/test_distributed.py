@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import psutil
@@ -16,11 +15,12 @@ import torch
 from helpers.paths import ROOT
 from helpers.replicas import IMAGES, run
 from helpers.results import results
+from helpers.trainers import bare_trainer
 from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import DataLoader
 
-from implicit_em.base.errors import ConfigError, NonFiniteLossError, RunError
+from implicit_em.base.errors import ConfigError, NonFiniteLossError
 from implicit_em.base.quiet import quieten
 from implicit_em.config.check import check
 from implicit_em.config.spec import RunSpec
@@ -42,6 +42,7 @@ from implicit_em.losses import (
     target_l0,
     variance,
 )
+from implicit_em.metrics.energies import FINAL
 from implicit_em.models import Encoder, Gated, JumpReLU, SparseAutoencoder
 from implicit_em.training.run import train
 
@@ -152,11 +153,7 @@ def fit(group, **flags):
     quieten()
     pl.seed_everything(5, verbose=False)
     module = EncoderModule({"in_features": 64, "hidden": 8}).double()
-    quiet = dict.fromkeys(
-        ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False
-    )
-    trainer = pl.Trainer(accelerator="cpu", max_epochs=2, **flags, **quiet)
-    trainer.fit(module, loader(group))
+    bare_trainer(max_epochs=2, **flags).fit(module, loader(group))
     return [p.detach().clone() for p in module.model.parameters()]
 
 
@@ -262,18 +259,7 @@ def test_the_loaders_of_two_processes_give_the_batches_of_one():
 
 
 DDP = ["trainer=ddp_cpu"]
-MEASURED = (
-    "final_loss",
-    "dead_units",
-    "redundancy",
-    "responsibility_entropy",
-    "maximum_responsibility",
-    "density",
-    "l0",
-    "transpose_reconstruction_mse",
-    "ridge_fvu",
-    "probe_accuracy",
-)
+MEASURED = (*FINAL, "final_loss", "transpose_reconstruction_mse", "ridge_fvu", "probe_accuracy")
 
 
 def files(directory):
@@ -299,15 +285,6 @@ def test_a_run_of_two_processes_is_within_the_spread_over_seeds(composed, small,
     assert train(cfg, tmp_path / "two") == found, "complete: reused"
 
 
-def kill_when(directory, number, victim, found):
-    """Wait for a checkpoint, then send a signal to one of the processes that train."""
-    while not (directory / "checkpoints/last.ckpt").exists():
-        time.sleep(0.05)
-    found += ranks(psutil.Process())
-    found[victim].send_signal(number)
-    return time.monotonic()
-
-
 def ranks(parent):
     """The processes that the training one has started, in their order."""
     children = sorted(parent.children(), key=lambda child: child.create_time())
@@ -315,22 +292,6 @@ def ranks(parent):
 
 
 ENDLESS = ["trainer.max_epochs=1000000", "metrics_every=1000000"]
-
-
-@pytest.mark.slow
-def test_a_killed_process_ends_the_run_with_an_error(composed, small, tmp_path, caplog):
-    processes = []
-    with ThreadPoolExecutor() as pool:
-        killed = pool.submit(kill_when, tmp_path, signal.SIGKILL, 1, processes)
-        with pytest.raises(RunError, match=r"^process 2 of 2 was killed by SIGKILL$"):
-            train(composed(*small, *DDP, *ENDLESS), tmp_path)
-    assert time.monotonic() - killed.result() < 60
-    assert len(processes) == 2
-    assert not any(process.is_running() for process in processes)
-    assert "failed: process 2 of 2 was killed by SIGKILL" in caplog.messages
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics["status"] == "failed"
-    assert metrics["error"] == "process 2 of 2 was killed by SIGKILL"
 
 
 @pytest.mark.parametrize("model", ["l1", "l1_norm", "jump_relu", "gated", "hybrid"])
@@ -423,12 +384,16 @@ def end(process, others):
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_the_command_ends_with_one_when_a_process_is_killed(small, tmp_path, victim):
-    process, others = start(tmp_path, *small, *DDP, *ENDLESS)
+    process, others = start(tmp_path, *small, *DDP, *ENDLESS, "hydra.run.dir=run")
+    assert len(others) == 2
     others[victim].kill()
     code, out = end(process, others)
     assert code == 1
-    assert f"failed: process {victim + 1} of 2 was killed by SIGKILL" in out.splitlines()
+    said = f"process {victim + 1} of 2 was killed by SIGKILL"
+    assert f"failed: {said}" in out.splitlines()
     assert "Traceback" not in out
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert (metrics["status"], metrics["error"]) == ("failed", said)
 
 
 @pytest.mark.slow

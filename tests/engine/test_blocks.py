@@ -1,8 +1,12 @@
 """Blocks of batches, and the linear layer that takes them for a stack."""
 
+from functools import partial
+
 import pytest
 import pytorch_lightning as pl
 import torch
+from helpers.draws import draw
+from helpers.trainers import bare_trainer
 from torch import nn
 from torch.testing import assert_close
 
@@ -116,16 +120,12 @@ def test_batches_are_handed_out_one_by_one_where_something_counts_them(small_mni
     data = TorchvisionDataModule(MNIST, root=small_mnist)
     data.setup()
     assert type(data.train_dataloader()) is ResidentLoader, "without a Trainer"
-    quiet = dict.fromkeys(
-        ("enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False
-    )
-    data.trainer = pl.Trainer(**{"accelerator": "cpu", "logger": False, **quiet, **flags})
+    data.trainer = bare_trainer(**flags)
     data.trainer.strategy.connect(EncoderModule({"in_features": 64, "hidden": 32}))
     assert type(data.train_dataloader()) is kind
 
 
-def draw(*shape):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+draw = partial(draw, dtype=torch.float32)
 
 
 def stack_of(layers):

@@ -5,6 +5,7 @@ from contextlib import suppress
 import pytest
 import pytorch_lightning as pl
 import torch
+from helpers.trainers import bare_trainer
 from torch.testing import assert_close
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -12,6 +13,7 @@ from implicit_em.base.errors import NonFiniteLossError
 from implicit_em.data import ResidentLoader
 from implicit_em.engine.modules import EncoderModule, SparseAutoencoderModule, module_class
 from implicit_em.losses import decorrelation, l1, lse, mse, variance
+from implicit_em.metrics.energies import FINAL
 from implicit_em.models import Encoder, SparseAutoencoder
 
 pytestmark = [
@@ -22,7 +24,8 @@ pytestmark = [
 
 MODEL = {"in_features": 64, "hidden": 5}
 FROZEN = {"_target_": "torch.optim.SGD", "lr": 0.0}
-BOTH = pytest.mark.parametrize("module_type", [EncoderModule, SparseAutoencoderModule])
+BOTH_TYPES = (EncoderModule, SparseAutoencoderModule)
+BOTH = pytest.mark.parametrize("module_type", BOTH_TYPES)
 SAMPLES, BATCH, STEPS = 22, 4, 6
 
 
@@ -46,11 +49,7 @@ def resident_loader():
 
 
 def trainer(**flags):
-    defaults = {"max_epochs": 2, "logger": False, "accelerator": "cpu"}
-    quiet = dict.fromkeys(
-        ("enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False
-    )
-    return pl.Trainer(**(defaults | quiet | flags))
+    return bare_trainer(**{"max_epochs": 2, **flags})
 
 
 class Watch(pl.Callback):
@@ -221,16 +220,7 @@ def test_the_final_metrics_are_given_under_their_own_names(module_type):
     else:
         name, decoded = "reconstruction_mse", module.model(x)
     found = {k: v.item() for k, v in test.callback_metrics.items()}
-    assert set(found) == {
-        "dead_units",
-        "l0",
-        "silent_units",
-        "redundancy",
-        "responsibility_entropy",
-        "maximum_responsibility",
-        "density",
-        name,
-    }
+    assert set(found) == {*FINAL, name}
     assert found[name] == pytest.approx(mse(decoded, x).item())
     assert found["redundancy"] == pytest.approx(decorrelation(energies.double()).item())
 
@@ -249,68 +239,43 @@ def test_a_weight_of_the_objective_is_applied_and_its_options_passed():
     assert fit.callback_metrics["train/loss"].item() == pytest.approx(3 * value.item())
 
 
-def test_without_a_schedule_the_rate_is_constant():
-    watch = Watch()
-    trainer(callbacks=[watch]).fit(EncoderModule(MODEL), plain_loader())
-    assert watch.rates == [1e-3] * 2 * STEPS
-
-
-def test_a_cosine_takes_the_rate_to_zero_step_by_step():
-    watch, schedule = Watch(), {"_target_": "implicit_em.schedules.cosine"}
-    fit = trainer(callbacks=[watch])
-    fit.fit(EncoderModule(MODEL, schedule=schedule), plain_loader())
-    steps = 2 * STEPS
-    expected = [1e-3 * (1 + math.cos(math.pi * step / steps)) / 2 for step in range(steps)]
-    assert watch.rates == pytest.approx(expected)
-    assert fit.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
-
-
-def test_a_warmup_raises_the_rate_from_zero():
-    watch = Watch()
-    schedule = {"_target_": "implicit_em.schedules.cosine", "warmup": 1 / 3, "final": 0.1}
-    optimizer = {"_target_": "torch.optim.SGD", "lr": 0.5, "momentum": 0.9}
-    module = EncoderModule(MODEL, optimizer=optimizer, schedule=schedule)
-    fit = trainer(callbacks=[watch])
-    fit.fit(module, plain_loader())
-    assert watch.rates[:5] == pytest.approx([0, 0.125, 0.25, 0.375, 0.5])
-    assert watch.rates[4:] == sorted(watch.rates[4:], reverse=True)
-    assert fit.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.05)
-
-
-STEP_LR = {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 1, "gamma": 0.5}
+COSINE = {"_target_": "implicit_em.schedules.cosine"}
+TORCH = "torch.optim.lr_scheduler"
+STEP_LR = {"_target_": f"{TORCH}.StepLR", "step_size": 1, "gamma": 0.5}
+SEQUENCE = {
+    "_target_": f"{TORCH}.SequentialLR",
+    "schedulers": [{**STEP_LR, "gamma": 2}, {**STEP_LR, "gamma": 0.1}],
+    "milestones": [2],
+    "interval": "step",
+}
+PLATEAU = {"_target_": f"{TORCH}.ReduceLROnPlateau", "monitor": "train/lse", "patience": 0}
+PLATEAU |= {"threshold": 1e9, "threshold_mode": "abs"}
+HALF = [(1 + math.cos(math.pi * share / 24)) / 2 for share in range(25)]
+"""Half a cosine."""
 
 
 @pytest.mark.parametrize(
     ("schedule", "rates"),
     [
-        (STEP_LR, [1.0] * STEPS + [0.5] * STEPS),
-        ({**STEP_LR, "interval": "step", "step_size": STEPS}, [1.0] * STEPS + [0.5] * STEPS),
+        (None, [1] * 2 * STEPS),
+        (COSINE, HALF[::2]),
         (
-            {
-                "_target_": "torch.optim.lr_scheduler.SequentialLR",
-                "schedulers": [{**STEP_LR, "gamma": 2}, {**STEP_LR, "gamma": 0.1}],
-                "milestones": [2],
-                "interval": "step",
-            },
-            [1, 2, *(10**-step for step in range(2 * STEPS - 2))],
+            {**COSINE, "warmup": 1 / 3, "final": 0.1},
+            [0, 0.25, 0.5, 0.75, *(0.1 + 0.9 * factor for factor in HALF[::3])],
         ),
+        (STEP_LR, [1] * STEPS + [0.5] * STEPS),
+        ({**STEP_LR, "interval": "step", "step_size": STEPS}, [1] * STEPS + [0.5] * STEPS),
+        (SEQUENCE, [1, 2, *(10**-step for step in range(2 * STEPS - 2))]),
+        (PLATEAU, [1] * 2 * STEPS + [0.1] * STEPS),
     ],
 )
-def test_a_scheduler_of_torch_steps_after_epochs_or_steps(schedule, rates):
-    watch, optimizer = Watch(), {"_target_": "torch.optim.SGD", "lr": 1.0}
-    fit = trainer(callbacks=[watch])
+def test_a_schedule_sets_the_rate_of_each_step(schedule, rates):
+    """A thirteenth rate is that which is left at the end."""
+    watch, optimizer = Watch(), {"_target_": "torch.optim.SGD", "lr": 0.5, "momentum": 0.9}
+    fit = trainer(callbacks=[watch], max_epochs=len(rates) // STEPS)
     fit.fit(EncoderModule(MODEL, optimizer=optimizer, schedule=schedule), plain_loader())
-    assert watch.rates == pytest.approx(rates)
-
-
-def test_a_plateau_of_the_mean_that_is_watched_lowers_the_rate():
-    plateau = "torch.optim.lr_scheduler.ReduceLROnPlateau"
-    schedule = {"_target_": plateau, "monitor": "train/lse", "threshold_mode": "abs"}
-    schedule |= {"threshold": 1e9, "patience": 0}
-    watch = Watch()
-    fit = trainer(callbacks=[watch], max_epochs=3)
-    fit.fit(EncoderModule(MODEL, schedule=schedule), plain_loader())
-    assert watch.rates[::STEPS] == pytest.approx([1e-3, 1e-3, 1e-4])
+    found = [*watch.rates, fit.optimizers[0].param_groups[0]["lr"]]
+    assert found[: len(rates)] == pytest.approx([0.5 * rate for rate in rates], abs=1e-12)
 
 
 class Seen(pl.Callback):
@@ -407,28 +372,22 @@ def test_terms_that_are_finite_but_for_their_sum_are_told_apart():
         trainer().fit(EncoderModule(MODEL, loss), plain_loader())
 
 
-def test_an_autoencoder_whose_decoder_nothing_trains_is_refused():
-    loss = {"lse": {"_target_": "implicit_em.losses.lse"}}
-    with pytest.raises(ValueError, match="reconstruction, so that a part of SparseAutoencoder"):
-        SparseAutoencoderModule(MODEL, loss)
-    EncoderModule(MODEL, loss)
+LSE = {"lse": {"_target_": "implicit_em.losses.lse"}}
+MSE = {"mse": {"_target_": "implicit_em.losses.mse"}}
 
 
-def test_an_encoder_has_no_reconstruction():
-    loss = {"mse": {"_target_": "implicit_em.losses.mse"}}
-    with pytest.raises(ValueError, match="term mse needs reconstruction, which Encoder does not"):
-        EncoderModule(MODEL, loss)
-    SparseAutoencoderModule(MODEL, loss)
-
-
-def test_a_term_of_weight_0_does_not_train_a_decoder():
-    loss = {
-        "lse": {"_target_": "implicit_em.losses.lse"},
-        "mse": {"_target_": "implicit_em.losses.mse", "weight": 0.0},
-    }
-    with pytest.raises(ValueError, match="would never be trained"):
-        SparseAutoencoderModule(MODEL, loss)
-    EncoderModule(MODEL, loss)
+@pytest.mark.parametrize(
+    ("module_type", "other", "loss", "message"),
+    [
+        (*BOTH_TYPES[::-1], LSE, "reconstruction, so that a part of SparseAutoencoder"),
+        (*BOTH_TYPES, MSE, "term mse needs reconstruction, which Encoder does not"),
+        (*BOTH_TYPES[::-1], {**LSE, "mse": {**MSE["mse"], "weight": 0.0}}, "would never be tra"),
+    ],
+)
+def test_a_loss_that_does_not_fit_the_model_is_refused(module_type, other, loss, message):
+    with pytest.raises(ValueError, match=message):
+        module_type(MODEL, loss)
+    other(MODEL, loss)
 
 
 class Wider(Encoder):

@@ -8,14 +8,13 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 import torch
+from helpers.trainers import bare_trainer
 from pytorch_lightning.callbacks import EarlyStopping
 
 from implicit_em.base.errors import NonFiniteLossError
 from implicit_em.data import Block, BlockLoader, ResidentLoader
-from implicit_em.engine import rendezvous
 from implicit_em.engine.modules import DERIVED_LOSS, EncoderModule, SparseAutoencoderModule
 from implicit_em.engine.rendezvous import Rendezvous, arrange, current
-from implicit_em.engine.stack import Stack
 from implicit_em.training.checkpoints import LastCheckpoint
 from implicit_em.training.history import HistoryLogger
 from implicit_em.training.progress import EpochProgress
@@ -64,17 +63,10 @@ class Job:
         self.blocks, self.epochs, self.watch = blocks, epochs, Epochs()
 
     def __call__(self):
-        quiet = {"enable_progress_bar": False, "enable_model_summary": False}
-        callbacks = [self.watch, *self.callbacks]
-        flags = {
-            "max_epochs": self.epochs,
-            "accelerator": "cpu",
-            "logger": False,
-            "log_every_n_steps": 0,
-        }
+        flags = {"max_epochs": self.epochs, "log_every_n_steps": 0, **self.flags}
         checkpoints = any(isinstance(one, LastCheckpoint) for one in self.callbacks)
-        flags["enable_checkpointing"] = checkpoints
-        trainer = pl.Trainer(**flags | self.flags, **quiet, callbacks=callbacks)
+        callbacks = [self.watch, *self.callbacks]
+        trainer = bare_trainer(**flags, enable_checkpointing=checkpoints, callbacks=callbacks)
         loader = BlockLoader(self.loader, self.blocks) if self.blocks else self.loader
         trainer.fit(self.module, loader, ckpt_path=self.ckpt_path, weights_only=True)
         return trainer.global_step
@@ -82,6 +74,12 @@ class Job:
     @property
     def weights(self):
         return list(self.module.model.parameters())
+
+
+def saving(seed, directory):
+    """A job that leaves a checkpoint."""
+    history = HistoryLogger(directory / "history.csv")
+    return Job(seed, callbacks=[LastCheckpoint(directory / "last.ckpt", "run", history)])
 
 
 def together(*jobs, workers=1):
@@ -108,20 +106,6 @@ def assert_as_alone(build, workers=1):
         assert alone.watch.losses == job.watch.losses != []
         assert all(map(torch.equal, job.weights, alone.weights))
     return jobs
-
-
-@pytest.fixture
-def stacks(monkeypatch):
-    """The sizes of the stacks that are made."""
-    sizes = []
-
-    class Counted(Stack):
-        def __init__(self, replicas):
-            sizes.append(len(replicas))
-            super().__init__(replicas)
-
-    monkeypatch.setattr(rendezvous, "Stack", Counted)
-    return sizes
 
 
 @pytest.mark.parametrize(("workers", "sizes"), [(1, [5]), (2, [3, 2]), (3, [2, 2, 1])])
@@ -169,12 +153,7 @@ def test_runs_that_leave_early_leave_the_others_as_they_are(stacks):
 
 
 def test_runs_meet_again_after_one_that_goes_on_from_a_checkpoint(stacks, tmp_path):
-    first = Job(
-        1,
-        callbacks=[
-            LastCheckpoint(tmp_path / "last.ckpt", "run", HistoryLogger(tmp_path / "history.csv"))
-        ],
-    )
+    first = saving(1, tmp_path)
     together(first, Job(2))
     build = [
         partial(Job, 1, epochs=4, ckpt_path=tmp_path / "last.ckpt"),
@@ -341,21 +320,11 @@ def test_runs_that_round_as_if_alone_make_a_stack(others, sizes):
 
 
 def test_a_checkpoint_holds_the_weights_and_moments_of_its_own_run(tmp_path):
-    def job(seed, directory):
-        return Job(
-            seed,
-            callbacks=[
-                LastCheckpoint(
-                    directory / "last.ckpt", "run", HistoryLogger(directory / "history.csv")
-                )
-            ],
-        )
-
-    jobs = [job(seed, tmp_path / str(seed)) for seed in range(6)]
+    jobs = [saving(seed, tmp_path / str(seed)) for seed in range(6)]
     together(*jobs)
     for seed in range(6):
         path, path_alone = tmp_path / str(seed) / "last.ckpt", tmp_path / "alone" / "last.ckpt"
-        job(seed, tmp_path / "alone")()
+        saving(seed, tmp_path / "alone")()
         found, expected = (torch.load(p, weights_only=True) for p in (path, path_alone))
         assert found["state_dict"].keys() == expected["state_dict"].keys()
         for key, value in expected["state_dict"].items():

@@ -11,9 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from helpers.paths import ROOT
 from helpers.shapes import Shapes
-from hydra import compose, initialize_config_dir
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -165,11 +163,9 @@ BASES = [
 
 
 @pytest.fixture(scope="module")
-def configurations():
+def configurations(composed):
     """Configurations that pass, as plain containers."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        composed = [compose("train", overrides=overrides) for overrides in BASES]
-    return [OmegaConf.to_container(cfg) for cfg in composed]
+    return [OmegaConf.to_container(composed(*overrides)) for overrides in BASES]
 
 
 @pytest.fixture
@@ -203,12 +199,11 @@ def test_the_check_makes_nothing_large(composed):
 
 
 @pytest.fixture(scope="module")
-def files(small_mnist, tmp_path_factory):
+def files(composed, small_mnist, tmp_path_factory):
     """The files of a finished run, by their paths within it, and its configuration."""
     overrides = [f"data.root={small_mnist}", "model.hidden=3", "trainer.max_epochs=3"]
     overrides += ["logger=csv", "probe=none", "metrics_every=2"]
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("train", overrides=overrides)
+    cfg = composed(*overrides)
     path = tmp_path_factory.mktemp("fuzz") / "seed=1"
     train(cfg, path)
     run = RunDirectory(path)

@@ -6,13 +6,13 @@ import math
 import os
 import shutil
 import socket
-import struct
 import threading
 import time
 
 import pandas as pd
 import pytest
 import torch
+from helpers.data import write_idx
 from helpers.disks import make_read_only, small_disk
 from torchvision.datasets import MNIST
 
@@ -63,11 +63,6 @@ def read(raw):
     data.prepare_data()
     data.setup()
     return data
-
-
-def write_idx(path, values):
-    header = struct.pack(f">HBB{values.dim()}I", 0, 8, values.dim(), *values.shape)
-    path.write_bytes(header + values.to(torch.uint8).numpy().tobytes())
 
 
 def refusal_of(raw):

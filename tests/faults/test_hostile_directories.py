@@ -5,16 +5,16 @@ import logging
 import re
 import shutil
 import time
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from helpers.breaking import never_trains
 from helpers.disks import fill, small_disk
 from helpers.lines import one_line
 from helpers.paths import ROOT
+from helpers.pickles import Harmful
 from helpers.results import results
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
@@ -24,7 +24,6 @@ from implicit_em.config.check import check
 from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.config.resolvers import job_directory
 from implicit_em.config.spec import RunSpec
-from implicit_em.engine.stack import Stack
 from implicit_em.evaluate import main as evaluate_main
 from implicit_em.sweeps.jobs import note_jobs, noted_jobs
 from implicit_em.sweeps.summary import read_jobs, summarise
@@ -53,12 +52,10 @@ def settings(root):
 
 
 @pytest.fixture(scope="module")
-def finished(small_mnist, tmp_path_factory):
+def finished(composed, small_mnist, tmp_path_factory):
     """A finished run that nobody writes to."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("train", overrides=settings(small_mnist))
     path = tmp_path_factory.mktemp("finished") / "run"
-    train(cfg, path)
+    train(composed(*settings(small_mnist)), path)
     return path
 
 
@@ -82,10 +79,6 @@ def command(command_line, small_mnist):
         return command_line(*settings(small_mnist), f"hydra.run.dir={directory}", *arguments)
 
     return command
-
-
-def never_trains(monkeypatch):
-    monkeypatch.setattr(Stack, "train", lambda *_: pytest.fail("trained again"))
 
 
 def the_only_row(run):
@@ -410,12 +403,10 @@ def test_loading_draws_no_random_numbers(run):
 
 
 @pytest.fixture(scope="module")
-def wider(small_mnist, tmp_path_factory):
+def wider(composed, small_mnist, tmp_path_factory):
     """The checkpoint of a run with seven components."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("train", overrides=[*settings(small_mnist), "model.hidden=7"])
     path = tmp_path_factory.mktemp("wider")
-    train(cfg, path)
+    train(composed(*settings(small_mnist), "model.hidden=7"), path)
     return RunDirectory(path).checkpoint
 
 
@@ -434,22 +425,12 @@ def test_a_checkpoint_of_other_shapes_is_refused_in_one_line(run, wider, command
     assert run.read_metrics()["error"] == reason
 
 
-class TouchesAFile:
-    """What a pickle of it would do when it is loaded."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
 def test_a_checkpoint_that_carries_a_pickle_is_not_unpickled(run, cfg, finished, tmp_path, caplog):
     run.metrics.unlink()
     called = tmp_path / "called"
     for path in (run.checkpoint, previous(run.checkpoint)):
         content = torch.load(path, weights_only=True)
-        torch.save({**content, "payload": TouchesAFile(called)}, path)
+        torch.save({**content, "payload": Harmful(called)}, path)
     train(cfg, run.path)
     assert not called.exists()
     assert caplog.text.count("cannot be read (UnpicklingError): not used") == 2
@@ -466,22 +447,14 @@ def foreign(*arguments, **options):
     called.append((arguments, options))
 
 
-FOREIGN = [
-    f"{__name__}.foreign",
-    "os.system",
-    "builtins.eval",
-    "torch.load",
-    "torch.hub.load",
-    "torch.nn.modules.os.system",
-    "torch.nn.Module.__class__",
-    "torch.nn.functional.os.system",
-    "torch.nn.__builtins__.eval",
-    "torch.nn.",
-    "implicit_em.models.encoder.nn.os.system",
-    "implicit_em.models.__class__",
-    "implicit_em.data.TorchvisionDataModule",
-    "subprocess.Popen",
-]
+FOREIGN = f"""
+{__name__}.foreign os.system builtins.eval torch.load torch.hub.load torch.nn.modules.os.system
+torch.nn.Module.__class__ torch.nn.functional.os.system torch.nn.__builtins__.eval torch.nn.
+torch.nn.functional.relu torch.nn.Parameter torch.nn.Missing torch.nnx.ReLU Encoder
+implicit_em.models.encoder.nn.os.system implicit_em.models.__class__ implicit_em.models.encoder
+implicit_em.data.TorchvisionDataModule implicit_em.training.train implicit_em.models.nn.Linear
+subprocess.Popen
+"""
 PLACES = [
     lambda target: {**ENCODER, "_target_": target},
     lambda target: {**ENCODER, "activation": {"_target_": target}},
@@ -494,7 +467,7 @@ PLACES = [
 ]
 
 
-@pytest.mark.parametrize("target", FOREIGN)
+@pytest.mark.parametrize("target", FOREIGN.split())
 def test_loading_never_builds_a_foreign_class(run, monkeypatch, target):
     called.clear()
     monkeypatch.chdir(run.path)

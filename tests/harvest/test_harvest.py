@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 from helpers.breaking import fails_once
+from helpers.composing import composed
 from helpers.language import BLOCKS, LONGEST, WIDTH, make_model, make_text
 from helpers.paths import ROOT
-from hydra import compose, initialize_config_dir
 from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
@@ -71,8 +71,7 @@ def composed_harvest(overrides):
     """Compose the configuration of a harvest."""
 
     def composed_harvest(*further, kind="bert"):
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            return compose("harvest", overrides=overrides(*further, kind=kind))
+        return composed("harvest", *overrides(*further, kind=kind))
 
     return composed_harvest
 
@@ -271,8 +270,7 @@ def test_a_store_whose_manifest_lacks_the_key_is_of_the_trained_model(harvested)
     ],
 )
 def test_the_stores_name_tells_that_a_model_is_permuted(settings, store):
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        assert HarvestSettings.of(compose("harvest", overrides=settings)).store == store
+    assert HarvestSettings.of(composed("harvest", *settings)).store == store
 
 
 # --- the text

@@ -6,9 +6,8 @@ from itertools import chain
 
 import pytest
 import torch
+from helpers.composing import composed
 from helpers.language import BLOCKS, WIDTH, make_model, make_text
-from helpers.paths import ROOT
-from hydra import compose, initialize_config_dir
 
 from implicit_em.base.errors import ConfigError
 from implicit_em.config.harvest import LanguageModelSettings
@@ -68,8 +67,7 @@ def harvested(models, text, tmp_path_factory):
             overrides = ["lm=auto", f"lm.path={models[kind]}", "text=files", f"store={path}"]
             overrides += [f"text.paths=[{text}]", f"sites=[{','.join(SITES)}]", "threads=1"]
             overrides += [f"context.length={LENGTH}", "tokens=null", "split.test=0.3"]
-            with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-                harvest(compose("harvest", overrides=[*overrides, *further]))
+            harvest(composed("harvest", *overrides, *further))
             stores[kind, further] = ActivationStore(path)
         return stores[kind, further]
 

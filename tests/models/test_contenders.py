@@ -4,7 +4,6 @@ from functools import cache, partial
 
 import pytest
 import torch
-from helpers.data import SIDE
 from helpers.paths import ROOT
 from helpers.replicas import IMAGES, assert_as_alone, blocks, configured, trained
 from torch import nn
@@ -12,7 +11,6 @@ from torch.testing import assert_close
 
 from implicit_em import load
 from implicit_em.data import as_unit_float
-from implicit_em.engine import rendezvous
 from implicit_em.engine.modules import EnergyModule
 from implicit_em.engine.stack import Stack, takes_stacks
 from implicit_em.losses import auxk, mse, target_l0
@@ -322,52 +320,6 @@ def test_what_cannot_be_is_refused(make, message):
         make(64, 32)
 
 
-@pytest.fixture
-def stacks(monkeypatch):
-    """Sizes of the stacks that sweeps make, of all runs that may train together."""
-    made = []
-
-    class Counted(Stack):
-        def __init__(self, replicas):
-            made.append(len(replicas))
-            super().__init__(replicas)
-
-    monkeypatch.setattr(rendezvous, "Stack", Counted)
-    monkeypatch.setattr(stacked, "cores", lambda: 1)
-    return made
-
-
-def test_a_sweep_of_a_family_is_one_stack_whatever_its_sparsity(
-    command_line, small, tmp_path, stacks
-):
-    sweep = [
-        "-m",
-        *small,
-        "model=topk",
-        "model.k=2,3",
-        "model.hidden=32",
-        "lr.value=0.01",
-    ]
-    found = {}
-    for launcher in ("stacked", "basic"):
-        directory = tmp_path / launcher
-        assert not command_line(
-            *sweep, f"hydra/launcher={launcher}", f"hydra.sweep.dir={directory}"
-        )
-        found[launcher] = {
-            path.relative_to(directory): path.read_bytes()
-            for name in ("model.safetensors", "history.csv")
-            for path in directory.rglob(name)
-        }
-    assert stacks == [2]  # runs alone meet nobody
-    assert len(found["basic"]) == 4
-    assert found["basic"] == found["stacked"]
-    (first, *_) = sorted((tmp_path / "stacked").rglob("model.json"))
-    model = load(first.parent)
-    assert isinstance(model, TopK)
-    assert (model.encode(torch.rand(5, SIDE**2)) > 0).sum(1).max() <= model.k
-
-
 TOY = '''
 import torch
 from implicit_em.models import Dictionary
@@ -406,6 +358,7 @@ model:
 def test_adding_a_contender_is_one_model_file_and_one_yaml(
     command_line, small, tmp_path, monkeypatch, stacks
 ):
+    monkeypatch.setattr(stacked, "cores", lambda: 1)
     (tmp_path / "halved.py").write_text(TOY)
     (tmp_path / "conf" / "model").mkdir(parents=True)
     (tmp_path / "conf" / "model" / "halved.yaml").write_text(TOY_YAML)

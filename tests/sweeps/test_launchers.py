@@ -6,9 +6,8 @@ import signal
 
 import pytest
 import torch
-from helpers.paths import ROOT
+from helpers import composing
 from helpers.results import assert_jobs_equal, finished
-from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
@@ -33,9 +32,8 @@ def launcher_settings():
 
     def settings(name, *overrides):
         pytest.importorskip(f"hydra_plugins.{BASES[name][1]}", reason="the extra is not installed")
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            own = [f"hydra/launcher={name}", *overrides]
-            return compose("train", own, return_hydra_config=True).hydra
+        own = [f"hydra/launcher={name}", *overrides]
+        return composing.composed("train", *own, return_hydra_config=True).hydra
 
     return settings
 

@@ -7,11 +7,10 @@ import sys
 
 import pandas as pd
 import pytest
-import torch
 from helpers.lines import one_line
 from helpers.paths import ROOT
+from helpers.results import finished
 from omegaconf import OmegaConf
-from safetensors.torch import load_file
 
 from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.config.resolvers import job_directory
@@ -43,15 +42,6 @@ def test_a_sweep_ends_with_its_summary(sweep, capfd):
     assert "mean ± std over seeds" in out
 
 
-def test_a_job_of_a_sweep_equals_the_run_alone(sweep, command_line, small, tmp_path):
-    _, directory = sweep("seed=1,2")
-    assert command_line(*small, "seed=2", f"hydra.run.dir={tmp_path / 'alone'}") == 0
-    (job,) = [path for path in directory.iterdir() if "seed=2" in path.name]
-    swept, alone = (load_file(path / "model.safetensors") for path in (job, tmp_path / "alone"))
-    assert all(torch.equal(swept[key], alone[key]) for key in alone)
-    assert (job / "history.csv").read_text() == (tmp_path / "alone/history.csv").read_text()
-
-
 def test_a_failing_job_does_not_stop_the_others(sweep, capfd):
     code, directory = sweep("probe=linear,none", "lr.value=1e-3,1e25")
     assert code == 1
@@ -63,24 +53,17 @@ def test_a_failing_job_does_not_stop_the_others(sweep, capfd):
     assert capfd.readouterr().out.count(": failed: the loss was not finite") == 2
 
 
-def test_a_sweep_that_grows_keeps_its_directories(sweep):
-    _, directory = sweep("seed=1", "probe=none")
-    before = {path: path.stat().st_mtime_ns for path in directory.rglob("metrics.json")}
-    sweep("seed=1,2", "probe=none")
-    after = {path: path.stat().st_mtime_ns for path in directory.rglob("metrics.json")}
-    assert len(after) == 2
-    assert before.items() <= after.items(), "what is finished is not trained again"
-
-
-@pytest.mark.slow
-def test_a_value_in_the_middle_of_a_list_trains_the_new_job_alone(sweep):
-    _, directory = sweep("lr.value=1e-3,1e-2", "seed=1,3", "probe=none")
-    before = {path: path.stat().st_mtime_ns for path in directory.rglob("metrics.json")}
-    code, _ = sweep("lr.value=1e-3,1e-2", "seed=1,2,3", "probe=none")
-    assert code == 0
-    after = {path: path.stat().st_mtime_ns for path in directory.rglob("metrics.json")}
-    assert before.items() <= after.items()
-    assert len(after) == 6
+@pytest.mark.parametrize("launcher", ["basic", "stacked"])
+def test_a_value_in_the_middle_of_a_list_trains_the_new_job_alone(sweep, stacks, launcher):
+    typed = ["lr.value=1e-3,1e-2", "model.hidden=8", "probe=none", f"hydra/launcher={launcher}"]
+    _, directory = sweep(*typed, "seed=1,3")
+    before = finished(directory)
+    stacks.clear()
+    assert sweep(*typed, "seed=1,3")[0] == 0
+    assert (finished(directory), stacks) == (before, [])
+    assert sweep(*typed, "seed=1,2,3")[0] == 0
+    assert before.items() <= finished(directory).items(), "what is finished is not trained again"
+    assert (len(finished(directory)), sum(stacks)) == (6, 2 * (launcher == "stacked"))
     for _, job in read_jobs(directory).iterrows():
         config = OmegaConf.load(directory / job["directory"] / ".hydra/config.yaml")
         assert job["seed"] == config.seed
@@ -129,15 +112,6 @@ def test_overwriting_replaces_the_old_runs_alone(sweep, grown_old, launcher):
         assert OmegaConf.load(path).optimizer.eps == 1e-8
 
 
-def test_jobs_that_never_started_are_listed(sweep):
-    _, directory = sweep("seed=1,2")
-    (job,) = directory.glob("*seed=2*")
-    shutil.rmtree(job)
-    jobs = read_jobs(directory)
-    assert sorted(jobs["status"]) == ["completed", "not started"]
-    assert jobs.set_index("status").loc["not started", "directory"] == job.name
-
-
 @pytest.mark.slow
 def test_sweeps_of_one_second_have_directories_of_their_own(small, tmp_path):
     arguments = [sys.executable, str(ROOT / "train.py"), "-m", "seed=1", *small, "probe=none"]
@@ -148,31 +122,29 @@ def test_sweeps_of_one_second_have_directories_of_their_own(small, tmp_path):
     assert all(len(list(sweep.rglob("metrics.json"))) == 1 for sweep in sweeps)
 
 
-def test_summarising_on_request_lists_what_never_ended(sweep, capfd):
-    _, directory = sweep("seed=1,2")
-    (killed,) = [path for path in directory.glob("*") if "seed=2" in path.name]
+def test_a_summary_on_request_says_what_became_of_each_job(sweep, capfd):
+    _, directory = sweep("seed=1,2,3,4", "probe=none")
+    completed, killed, never, mismatch = sorted(directory.glob("*seed=*"))
     (killed / "metrics.json").unlink()
+    shutil.rmtree(never)
+    (mismatch / "metrics.json").write_text((completed / "metrics.json").read_text())
     (directory / "summary.csv").unlink()
     capfd.readouterr()
     assert main([str(directory)]) == 1
     shown = capfd.readouterr().out
     assert "seed=2" in shown
     assert "unfinished" in shown
-    assert sorted(pd.read_csv(directory / "summary.csv")["status"]) == ["completed", "unfinished"]
+    for jobs in (read_jobs(directory), pd.read_csv(directory / "summary.csv")):
+        statuses = dict(zip(jobs["directory"], jobs["status"], strict=True))
+        assert [statuses[path.name] for path in (completed, killed, never, mismatch)] == [
+            *("completed", "unfinished", "not started", "mismatch")
+        ]
+        assert jobs["final_loss"].count() == 1, "another configuration's are not believed"
 
 
 def test_what_is_no_sweep_is_refused(tmp_path, capfd):
     assert main([str(tmp_path)]) == 2
     assert capfd.readouterr().err == f"error: {tmp_path}: no sweep directory: it holds no jobs\n"
-
-
-def test_results_beside_another_config_are_not_believed(sweep):
-    _, directory = sweep("seed=1,2")
-    one, two = sorted(directory.glob("*/metrics.json"))
-    one.write_text(two.read_text())
-    jobs = read_jobs(directory)
-    assert sorted(jobs["status"]) == ["completed", "mismatch"]
-    assert jobs["final_loss"].count() == 1
 
 
 def test_grouping_over_seeds():

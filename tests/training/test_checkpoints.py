@@ -4,11 +4,11 @@ import logging
 import shutil
 import tempfile
 import zipfile
-from pathlib import Path
 
 import pytest
 import torch
 from helpers.breaking import broken_off, every_block, steps_of
+from helpers.pickles import Harmful
 from helpers.results import results
 
 from implicit_em.base.errors import ConfigError
@@ -44,16 +44,6 @@ def test_a_checkpoint_ahead_of_the_history_is_not_used(last):
     assert resume_point(last, WHOSE, epochs=2) == (None, 0)
 
 
-class Malicious:
-    """What runs code when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
 def truncate(path):
     path.write_bytes(path.read_bytes()[:-100])
 
@@ -75,9 +65,7 @@ DAMAGES = {
     "a flipped bit": flip_a_bit,
     "of something else": lambda path: torch.save({"global_step": 3}, path),
     "of another version": lambda path: torch.save({**checkpoint(4), OWN: {}}, path),
-    "a pickle": lambda path: torch.save(
-        {**checkpoint(4), "x": Malicious(path.parent / "ran")}, path
-    ),
+    "a pickle": lambda path: torch.save({**checkpoint(4), "x": Harmful(path.parent / "ran")}, path),
     "a directory": lambda path: (path.unlink(), path.mkdir()),
 }
 

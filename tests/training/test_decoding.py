@@ -1,7 +1,6 @@
 """A decoder for any model, and what calling a model gives."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -139,14 +138,6 @@ def test_metrics_that_are_not_finite_are_null_and_named_in_one_line(
     assert all(metrics[key] is None for key in named)
     assert command_line(*command) == 0
     assert "complete already" in capfd.readouterr().out
-
-
-def test_the_redundancy_of_a_dead_layer_is_null_without_a_warning(command_line, small, capfd):
-    dead = ["loss=lse", "lr.value=1", "probe=none", "hydra.run.dir=run"]
-    assert command_line(*small, *dead) == 0
-    metrics = json.loads(Path("run/metrics.json").read_text())
-    assert (metrics["dead_units"], metrics["redundancy"]) == (5, None)
-    assert "not finite" not in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -6,7 +6,7 @@ import signal
 import threading
 
 import pytest
-from helpers.breaking import every_block
+from helpers.breaking import every_block, never_trains
 from helpers.results import results
 
 from implicit_em.base import interruption
@@ -21,18 +21,20 @@ SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR2, 140)]
 
 @pytest.fixture
 def at_block(monkeypatch):
-    """Call a function before the n-th block of steps of this process, counted from 1."""
+    """Call a function before the n-th block of this process; gives the steps of each from then."""
 
     def at_block(number, function):
-        count, train_blocks = [], Stack.train
+        steps, train_blocks = [], Stack.train
 
         def counting(self, blocks):
-            count.append(None)
-            if len(count) == number:
+            if len(steps) + 1 == number:
                 function()
-            return train_blocks(self, blocks)
+            losses = train_blocks(self, blocks)
+            steps.append(len(losses))
+            return losses
 
         monkeypatch.setattr(Stack, "train", counting)
+        return steps
 
     return at_block
 
@@ -48,9 +50,11 @@ def run_settings(small, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def undisturbed():
-    """Results of the run that no signal stops, once it is trained."""
-    return []
+def undisturbed(composed, small, tmp_path_factory):
+    """Results of the run that no signal stops."""
+    directory = tmp_path_factory.mktemp("undisturbed")
+    train(composed(*small, "trainer.max_epochs=3"), directory)
+    return results(directory)
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
@@ -74,7 +78,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(
         train(composed(*run_settings), tmp_path / "undisturbed")
         undisturbed.append(results(tmp_path / "undisturbed"))
     before = signal.getsignal(number)
-    at_block(block, send(number))
+    steps = at_block(block, send(number))
     assert command_line(*run_settings, "hydra.run.dir=again") == code
     assert signal.getsignal(number) is before
     out = capfd.readouterr()
@@ -84,22 +88,8 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     assert metrics["status"] == "interrupted"
     assert metrics["epochs"] == (block - 1) // 4 + (block in (8, 12))
     assert command_line(*run_settings, "hydra.run.dir=again") == 0
-    assert results(tmp_path / "again") == undisturbed[0]
-
-
-def test_no_step_is_trained_twice(command_line, run_settings, at_block, monkeypatch):
-    steps, train_blocks = [], Stack.train
-
-    def counting(self, blocks):
-        losses = train_blocks(self, blocks)
-        steps.append(len(losses))
-        return losses
-
-    monkeypatch.setattr(Stack, "train", counting)
-    at_block(6, send(signal.SIGTERM))
-    assert command_line(*run_settings, "hydra.run.dir=run") == 143
-    assert command_line(*run_settings, "hydra.run.dir=run") == 0
-    assert sum(steps) == 3 * 10
+    assert sum(steps) == 3 * 10, "no step is trained twice"
+    assert results(tmp_path / "again") == undisturbed
 
 
 def test_a_signal_while_it_measures_keeps_what_was_trained(
@@ -114,7 +104,7 @@ def test_a_signal_while_it_measures_keeps_what_was_trained(
     with monkeypatch.context() as patch:
         patch.setattr(training, "evaluate_module", interrupted)
         assert command_line(*run_settings, "hydra.run.dir=run") == 143
-    monkeypatch.setattr(Stack, "train", lambda *_: pytest.fail("trained again"))
+    never_trains(monkeypatch)
     assert command_line(*run_settings, "hydra.run.dir=run") == 0
 
 
@@ -144,7 +134,7 @@ def test_a_signal_too_late_for_a_run_stops_the_sweep_all_the_same(
     "block", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(7, marks=pytest.mark.slow)]
 )
 def test_a_stacked_sweep_stops_and_goes_on(
-    command_line, composed, run_settings, at_block, tmp_path, block
+    command_line, composed, run_settings, at_block, tmp_path, capfd, block
 ):
     settings = [*run_settings, "model.hidden=8"]
     for seed in (1, 2, 3):
@@ -152,6 +142,7 @@ def test_a_stacked_sweep_stops_and_goes_on(
     sweep = ["-m", *settings, "seed=1,2,3", "hydra.sweep.dir=sweep", "hydra/launcher=stacked"]
     at_block(block, send(signal.SIGINT))
     assert command_line(*sweep) == 130
+    assert "SIGINT: saving, then stopping" in capfd.readouterr().out
     for path in tmp_path.glob("sweep/*/metrics.json"):
         assert json.loads(path.read_text())["status"] == "interrupted"
     assert command_line(*sweep) == 0

@@ -35,17 +35,20 @@ def broken(trained, tmp_path):
     return tmp_path / "run"
 
 
-def test_a_run_goes_on_by_its_directory_alone(command_line, broken, tmp_path):
-    assert command_line(f"resume={broken}") == 0
-    assert results(broken) == results(tmp_path / "undisturbed")
-    assert not (tmp_path / "outputs").exists()
-
-
-def test_it_goes_on_beside_what_does_not_affect_the_results(command_line, broken, tmp_path):
-    beside = ["trainer.enable_progress_bar=false", "checkpoint.minutes=1", "logger=tensorboard"]
+@pytest.mark.parametrize(
+    "beside",
+    [
+        [],
+        ["trainer.enable_progress_bar=false", "checkpoint.minutes=1", "logger=tensorboard"],
+    ],
+)
+def test_a_run_goes_on_by_its_directory_alone_beside_what_does_not_affect_the_results(
+    command_line, broken, tmp_path, beside
+):
     assert command_line(f"resume={broken}", *beside) == 0
     assert results(broken) == results(tmp_path / "undisturbed")
-    assert (broken / "tensorboard").exists()
+    assert not (tmp_path / "outputs").exists()
+    assert (broken / "tensorboard").exists() == bool(beside)
 
 
 def test_more_epochs_are_those_of_a_longer_run(command_line, composed, settings, broken, tmp_path):
@@ -56,28 +59,21 @@ def test_more_epochs_are_those_of_a_longer_run(command_line, composed, settings,
     assert json.loads((broken / "metrics.json").read_text())["epochs"] == 6
 
 
-def test_a_complete_run_goes_on_for_more_epochs(command_line, composed, settings, tmp_path):
-    train(composed(*settings, "trainer.max_epochs=6"), tmp_path / "longer")
-    assert command_line(*settings, "hydra.run.dir=run") == 0
+@pytest.mark.parametrize("schedule", [[], ["lr=step", "lr.schedule.step_size=3"]])
+def test_a_complete_run_goes_on_for_more_epochs(
+    command_line, composed, settings, tmp_path, schedule
+):
+    train(composed(*settings, *schedule, "trainer.max_epochs=6"), tmp_path / "longer")
+    assert command_line(*settings, *schedule, "hydra.run.dir=run") == 0
     assert command_line("resume=run", "trainer.max_epochs=6") == 0
     assert results(tmp_path / "run") == results(tmp_path / "longer")
 
 
-@pytest.mark.parametrize(
-    "override",
-    [
-        "seed=2",
-        "loss=lse",
-        "optimizer=adam",
-        "trainer.max_epochs=3",
-        "model.hidden=6",
-        "probe=none",
-        "~loss.tc",
-        "loss.tc.weight=2",
-        "callbacks=early_stopping",
-        "experiment=ablation",
-    ],
-)
+OTHERS = "seed=2 loss=lse optimizer=adam trainer.max_epochs=3 model.hidden=6 probe=none ~loss.tc "
+OTHERS += "loss.tc.weight=2 callbacks=early_stopping experiment=ablation"
+
+
+@pytest.mark.parametrize("override", OTHERS.split(" "))
 def test_another_experiment_is_refused_and_named(refused, broken, monkeypatch, override):
     never_trains(monkeypatch)
     before = sorted((path, path.stat().st_mtime_ns) for path in broken.rglob("*"))
@@ -108,14 +104,6 @@ def test_more_epochs_are_refused_where_the_schedule_depends_on_them(
     assert command_line(*settings, "lr=cosine", "hydra.run.dir=run") == 0
     line = refused("resume=run", "trainer.max_epochs=6")
     assert "error: trainer.max_epochs=6: makes another" in line
-
-
-def test_a_scheduler_of_torch_goes_on_for_more_epochs(command_line, settings, tmp_path):
-    step = ["lr=step", "lr.schedule.step_size=3"]
-    assert command_line(*settings, *step, "hydra.run.dir=run") == 0
-    assert command_line("resume=run", "trainer.max_epochs=6") == 0
-    assert command_line(*settings, *step, "trainer.max_epochs=6", "hydra.run.dir=longer") == 0
-    assert results(tmp_path / "run") == results(tmp_path / "longer")
 
 
 def test_what_is_no_run_is_refused_in_one_line(refused, broken, tmp_path):

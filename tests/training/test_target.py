@@ -6,7 +6,6 @@ import logging
 import pandas as pd
 import pytest
 import torch
-from helpers.results import assert_jobs_equal
 from safetensors.torch import load_file
 
 import implicit_em
@@ -14,7 +13,6 @@ from implicit_em.base.errors import ConfigError
 from implicit_em.config.check import check
 from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.config.spec import RunSpec
-from implicit_em.engine import rendezvous
 from implicit_em.training.measurement import l0_reached
 from implicit_em.training.run import train
 
@@ -134,23 +132,6 @@ def test_more_epochs_are_refused(command_line, refused, settings):
 def test_more_epochs_are_taken_where_l0_is_k(command_line, small):
     assert command_line(*small, "model=topk", "model.l0=3", "hydra.run.dir=run") == 0
     assert command_line("resume=run", "trainer.max_epochs=3") == 0
-
-
-def test_a_sweep_over_targets_is_one_stack(sweep, monkeypatch):
-    made = []
-
-    class Counted(rendezvous.Stack):
-        def __init__(self, replicas):
-            made.append(len(replicas))
-            super().__init__(replicas)
-
-    monkeypatch.setattr(rendezvous, "Stack", Counted)
-    monkeypatch.setattr("implicit_em.sweeps.stacked.cores", lambda: 1)
-    axes = ["model.hidden=32", "probe=none", "model.l0=null,2,5", "trainer.max_epochs=3"]
-    code, together = sweep(*axes, "hydra/launcher=stacked", directory="stacked")
-    assert (code, made) == (0, [2, 1])
-    _, alone = sweep(*axes, directory="alone")
-    assert len(assert_jobs_equal(together, alone)) == 3
 
 
 def test_a_target_that_is_missed_is_marked(composed, settings, tmp_path, caplog):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from filelock import FileLock
 from helpers.paths import ROOT
+from helpers.results import metrics_of
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
@@ -24,47 +25,22 @@ from implicit_em.training import measurement
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.run import train
 
-CONTRACT = [
-    ".hydra/config.yaml",
-    "checkpoints/last.ckpt",
-    "features.png",
-    "history.csv",
-    "metrics.json",
-    "model.json",
-    "model.safetensors",
-]
-KEYS = {
-    "status",
-    "error",
-    "seed",
-    "config_fingerprint",
-    "parameters",
-    "epochs",
-    "final_loss",
-    "convergence_epoch",
-    "dead_units",
-    "redundancy",
-    "responsibility_entropy",
-    "density",
-    "probe_accuracy",
-    "reconstruction_mse",
-    "train_seconds",
-    "device",
-    "versions",
-}
-TIMES = ("train_seconds", "probe_seconds")
-
-
-def results(directory):
-    metrics = json.loads((directory / "metrics.json").read_text())
-    return {key: value for key, value in metrics.items() if key not in TIMES}
+CONTRACT = """
+.hydra/config.yaml checkpoints/last.ckpt features.png history.csv metrics.json model.json
+model.safetensors
+"""
+KEYS = """
+status error seed config_fingerprint parameters epochs final_loss convergence_epoch dead_units
+redundancy responsibility_entropy density probe_accuracy reconstruction_mse train_seconds device
+versions
+"""
 
 
 def test_a_run_directory_holds_the_contract(composed, small, tmp_path):
     metrics = train(composed(*small, "picture=true"), tmp_path / "run")
-    for name in CONTRACT:
+    for name in CONTRACT.split():
         assert (tmp_path / "run" / name).stat().st_size > 0, name
-    assert set(metrics) >= KEYS
+    assert set(metrics) >= set(KEYS.split())
     assert metrics == json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["status"] == "completed"
     assert metrics["parameters"] == 5 * 64 + 5
@@ -122,7 +98,7 @@ def test_more_components_than_monitored_images_make_a_measurement_no_dearer():
 def test_the_default_logger_writes_the_same_results(composed, small, tmp_path):
     train(composed(*small), tmp_path / "csv")
     train(composed(*small, "logger=tensorboard"), tmp_path / "tensorboard")
-    assert results(tmp_path / "csv") == results(tmp_path / "tensorboard")
+    assert metrics_of(tmp_path / "csv") == metrics_of(tmp_path / "tensorboard")
     assert list((tmp_path / "tensorboard").rglob("events.out.*"))
 
 
@@ -151,17 +127,7 @@ def test_the_same_seed_is_bit_identical_and_another_is_not(composed, small, tmp_
         assert torch.equal(weight, weights["b"][key])
         assert not torch.equal(weight, weights["c"][key])
     assert (tmp_path / "a/history.csv").read_text() == (tmp_path / "b/history.csv").read_text()
-    assert results(tmp_path / "a") == results(tmp_path / "b")
-
-
-@pytest.mark.parametrize(
-    "choice", ["optimizer=sgd", "optimizer=momentum", "optimizer=adamw", "lr=cosine"]
-)
-def test_optimizers_and_schedules_train(composed, small, tmp_path, choice):
-    overrides = [choice, "trainer.max_epochs=1", "probe=none"]
-    metrics = train(composed(*small, *overrides), tmp_path)
-    assert metrics["status"] == "completed"
-    assert metrics["probe_accuracy"] is None
+    assert metrics_of(tmp_path / "a") == metrics_of(tmp_path / "b")
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-mixed", "bf16-true"])
@@ -181,6 +147,7 @@ def test_every_activation_trains_and_comes_back(composed, small, tmp_path, path)
 @pytest.mark.parametrize("loss", ["lse", "lse_var", "lse_var_tc", "var_tc"])
 def test_every_loss_trains(composed, small, tmp_path, loss):
     metrics = train(composed(*small, f"loss={loss}", "probe=none"), tmp_path)
+    assert metrics["probe_accuracy"] is None
     columns = pd.read_csv(tmp_path / "history.csv").columns
     trained = [key.removeprefix("train/") for key in columns if key.startswith("train/")]
     assert trained == ["loss", *loss.split("_")]
@@ -195,11 +162,12 @@ def test_the_sae_brings_its_own_loss(composed, small, tmp_path):
     assert isinstance(implicit_em.load(tmp_path), implicit_em.SparseAutoencoder)
 
 
-def test_a_dead_model_has_no_redundancy(composed, small, tmp_path):
+def test_a_dead_model_has_no_redundancy(composed, small, tmp_path, capfd):
     dead = ["loss=lse", "optimizer=sgd", "lr.value=10", "metrics_every=1"]
     metrics = train(composed(*small, *dead), tmp_path)
     assert metrics["dead_units"] == metrics["silent_units"] == 5
     assert metrics["redundancy"] is None
+    assert "not finite" not in capfd.readouterr().out
     assert metrics["responsibility_entropy"] == pytest.approx(np.log(5))
     history = pd.read_csv(tmp_path / "history.csv")
     assert history["monitor/dead_units"].iloc[-1] == 5
@@ -355,6 +323,13 @@ def test_a_setting_that_came_later_leaves_earlier_fingerprints_as_they_were(comp
     assert config_fingerprint(cfg) == fingerprint
 
 
+AFFECTING = """
+seed=2 model.hidden=65 loss.lse.weight=2 loss.lse.reduction=mean activation=abs probe=none
+optimizer=sgd lr.value=2e-3 lr=cosine data.batch_size=64 data=kmnist data.val_size=1
+trainer.max_epochs=99 trainer.precision=64-true trainer.threads=2 callbacks=early_stopping
+"""
+
+
 def test_the_fingerprint_covers_what_affects_the_results(composed, small):
     base = config_fingerprint(composed())
     nothing = ["data.root=/x", "logger=csv", "trainer.enable_progress_bar=false"]
@@ -364,23 +339,5 @@ def test_the_fingerprint_covers_what_affects_the_results(composed, small):
     assert config_fingerprint(composed("loss=lse")) == config_fingerprint(
         composed("loss.var.weight=0", "loss.tc.weight=0")
     )
-    affecting = [
-        "seed=2",
-        "model.hidden=65",
-        "loss.lse.weight=2",
-        "loss.lse.reduction=mean",
-        "activation=abs",
-        "optimizer=sgd",
-        "lr.value=2e-3",
-        "lr=cosine",
-        "data.batch_size=64",
-        "data=kmnist",
-        "data.val_size=1",
-        "trainer.max_epochs=99",
-        "trainer.precision=64-true",
-        "trainer.threads=2",
-        "probe=none",
-        "callbacks=early_stopping",
-    ]
-    fingerprints = {config_fingerprint(composed(override)) for override in affecting}
-    assert len(fingerprints | {base}) == len(affecting) + 1
+    fingerprints = {config_fingerprint(composed(override)) for override in AFFECTING.split()}
+    assert len(fingerprints | {base}) == len(AFFECTING.split()) + 1

@@ -13,10 +13,14 @@ from implicit_em_studies.paper.reproduce import reproduce
 
 
 @pytest.mark.slow
-def test_a_sweep_and_a_run_alone_are_runs_of_their_own(command_line, small, tmp_path, capfd):
+@pytest.mark.parametrize("launcher", ["basic", "stacked"])
+def test_a_sweep_and_a_run_alone_are_runs_of_their_own(
+    command_line, small, tmp_path, capfd, launcher
+):
     overrides = [*small, "logger=wandb", "metrics_every=1"]
     sweep = tmp_path / "sweep-7"
-    assert command_line("-m", "seed=1,2,3", *overrides, f"hydra.sweep.dir={sweep}") == 0
+    together = ["-m", "seed=1,2,3", f"hydra/launcher={launcher}", f"hydra.sweep.dir={sweep}"]
+    assert command_line(*together, *overrides) == 0
     alone = ["seed=4", "experiment=theorem", f"hydra.run.dir={tmp_path / 'alone'}"]
     assert command_line(*overrides, *alone) == 0
     shown = capfd.readouterr()

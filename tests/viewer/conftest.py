@@ -3,11 +3,10 @@
 import json
 
 import pytest
+from helpers.composing import composed
 from helpers.language import make_model, make_text
 from helpers.pages import HOSTILE, texts_of_store
-from helpers.paths import ROOT
 from helpers.stores import make_text_store
-from hydra import compose, initialize_config_dir
 
 from implicit_em.harvest.run import harvest
 from implicit_em.training.run import train
@@ -15,11 +14,6 @@ from implicit_em.training.run import train
 LINE = "1" + "<script>alert('1')</script>" * 400_000
 """A line of ten megabytes, whose hash puts it among the test documents."""
 BRIEF = ["trainer.max_epochs=1", "logger=csv", "picture=false", "probe=none"]
-
-
-def composed(config, *overrides):
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose(config, overrides=list(overrides))
 
 
 @pytest.fixture(scope="session")

@@ -1,3 +1,5 @@
+"""The linear probe on all features, and the sparse one on a few of them."""
+
 import numpy as np
 import pytest
 from scipy.sparse import issparse
@@ -7,8 +9,10 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from implicit_em.metrics.probe import SIZES, sparse_probe, standardised
+from implicit_em.metrics.probe import SIZES, linear_probe, sparse_probe, standardised
 from implicit_em.metrics.sparse import WIDE
+
+BOTH = pytest.mark.parametrize("probe", [linear_probe, sparse_probe])
 
 
 def clusters(distance, classes=4, features=12, samples=400, seed=0):
@@ -18,6 +22,95 @@ def clusters(distance, classes=4, features=12, samples=400, seed=0):
     points = rng.normal(size=(samples, features)) + distance * np.eye(classes, features)[labels]
     half = samples // 2
     return points[:half], labels[:half], points[half:], labels[half:]
+
+
+def sparse_features(width, samples=2000):
+    """Features of which one in thirty is active, the first ones more often in their class."""
+    train, labels, test, test_labels = clusters(3, 3, width, samples)
+    return np.maximum(train - 1.8, 0), labels, np.maximum(test - 1.8, 0), test_labels
+
+
+@BOTH
+def test_scale_and_level_of_the_features_do_not_matter(probe):
+    train, train_labels, test, test_labels = clusters(distance=1.5)
+    rng = np.random.default_rng(1)
+    scale, level = 10.0 ** rng.integers(-4, 5, 12), 10.0 ** rng.integers(0, 4, 12)
+    expected = probe(train, train_labels, test, test_labels)
+    moved = probe(train * scale + level, train_labels, test * scale + level, test_labels)
+    assert moved == (expected if probe is linear_probe else pytest.approx(expected))
+
+
+@BOTH
+def test_dead_and_constant_features_do_not_matter(probe):
+    train, train_labels, test, test_labels = clusters(distance=1.5)
+    expected = probe(train, train_labels, test, test_labels)
+    more = [np.c_[np.zeros(200), np.full(200, 0.1), half] for half in (train, test)]
+    assert probe(more[0], train_labels, more[1], test_labels) == expected
+
+
+@BOTH
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("half", [0, 2])
+def test_features_that_are_not_finite_are_refused(probe, half, value):
+    data = list(clusters(distance=1.5))
+    data[half][3, 1] = value
+    with pytest.raises(ValueError, match=r"NaN|infinity|must be finite"):
+        probe(*data)
+
+
+# --- all features
+
+
+def test_separable_classes_are_read_without_error():
+    assert linear_probe(*clusters(20, 3, 4, 120)) == 1.0
+
+
+def test_is_the_accuracy_on_the_test_half():
+    train, train_labels, test, test_labels = clusters(20, 3, 4, 120)
+    test_labels = test_labels.copy()
+    test_labels[:15] = (test_labels[:15] + 1) % 3
+    assert linear_probe(train, train_labels, test, test_labels) == 45 / 60
+
+
+def test_equals_the_standardised_logistic_regression():
+    train, train_labels, test, test_labels = clusters(distance=1.5)
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=10_000))
+    expected = (pipeline.fit(train, train_labels).predict(test) == test_labels).mean()
+    assert 0.5 < expected < 1
+    assert linear_probe(train, train_labels, test, test_labels) == expected
+
+
+def test_the_classifier_of_sparse_features_is_that_of_the_same_features_centred():
+    train, labels, test, test_labels = sparse_features(WIDE)
+    kept, scaler = standardised(train, test), StandardScaler().fit(train)
+    assert all(map(issparse, kept))
+    centred = scaler.transform(train), scaler.transform(test)
+    exact = LogisticRegression(tol=1e-10, max_iter=10_000)
+    found, expected = (exact.fit(a, labels).predict_proba(b) for a, b in (kept, centred))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    accuracy = (expected.argmax(1) == test_labels).mean()
+    assert 0.5 < accuracy < 1
+    assert linear_probe(train, labels, test, test_labels) == pytest.approx(accuracy, abs=0.01)
+
+
+@pytest.mark.parametrize("width", [WIDE, WIDE - 1])
+def test_only_wide_sparse_features_keep_their_means(width):
+    train, _, test, _ = sparse_features(width)
+    assert issparse(standardised(train, test)[0]) == (width == WIDE)
+    assert not issparse(standardised(train + 1, test)[0])
+
+
+def test_a_dead_layer_reads_the_commonest_class():
+    train_labels, test_labels = np.array([0, 1, 1, 1]), np.array([1, 0, 1, 0])
+    assert linear_probe(np.zeros((4, 3)), train_labels, np.zeros((4, 3)), test_labels) == 0.5
+
+
+def test_the_number_of_threads_does_not_matter():
+    data = clusters(distance=1.5)
+    assert linear_probe(*data, threads=1) == linear_probe(*data)
+
+
+# --- a few
 
 
 def by_hand(train, train_labels, test, test_labels, size):
@@ -75,25 +168,11 @@ def test_labels_that_say_nothing_give_a_half_however_rare_the_class():
     assert list(result.values()) == pytest.approx([0.5] * 4, abs=0.04)
 
 
-def test_scale_level_and_order_of_the_units_do_not_matter():
+def test_the_order_of_the_units_does_not_matter():
     train, train_labels, test, test_labels = clusters(distance=1.5)
-    expected = sparse_probe(train, train_labels, test, test_labels)
-    rng = np.random.default_rng(1)
-    order, scale, level = rng.permutation(12), 10.0 ** rng.integers(-4, 5, 12), rng.normal(size=12)
-    moved = sparse_probe(
-        (train * scale + level)[:, order],
-        train_labels,
-        (test * scale + level)[:, order],
-        test_labels,
-    )
-    assert moved == pytest.approx(expected)
-
-
-def test_dead_and_constant_units_are_chosen_last():
-    train, train_labels, test, test_labels = clusters(distance=1.5)
-    expected = sparse_probe(train, train_labels, test, test_labels)
-    more = [np.c_[np.zeros(200), np.full(200, 0.1), half] for half in (train, test)]
-    assert sparse_probe(more[0], train_labels, more[1], test_labels) == expected
+    order = np.random.default_rng(1).permutation(12)
+    moved = sparse_probe(train[:, order], train_labels, test[:, order], test_labels)
+    assert moved == pytest.approx(sparse_probe(train, train_labels, test, test_labels))
 
 
 def test_a_dead_layer_guesses():
@@ -125,11 +204,3 @@ def test_a_single_class_leaves_nothing_to_tell_apart(half):
     data = list(clusters(distance=1.5))
     data[half] = np.zeros(200, dtype=int)
     assert np.isnan(list(sparse_probe(*data).values())).all()
-
-
-@pytest.mark.parametrize("half", [0, 2])
-def test_features_that_are_not_finite_are_refused(half):
-    data = list(clusters(distance=1.5))
-    data[half][3, 1] = np.nan
-    with pytest.raises(ValueError, match="must be finite"):
-        sparse_probe(*data)
