@@ -11,17 +11,16 @@ quick = settings(max_examples=50)
 
 
 @pytest.mark.parametrize(
-    ("progress", "factor"), [(0, 1), (1 / 3, 0.75), (0.5, 0.5), (2 / 3, 0.25), (1, 0)]
+    ("options", "factors"),
+    [
+        ({}, {0: 1, 1 / 3: 0.75, 0.5: 0.5, 2 / 3: 0.25, 1: 0}),
+        ({"warmup": 0.2, "final": 0.1}, {0: 0, 0.05: 0.25, 0.1: 0.5, 0.2: 1, 0.6: 0.55, 1: 0.1}),
+        ({"warmup": 1.0}, {0.999: 0.999}),
+    ],
 )
-def test_falls_along_half_a_cosine(progress, factor):
-    assert cosine(progress) == pytest.approx(factor, abs=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("progress", "factor"), [(0, 0), (0.05, 0.25), (0.1, 0.5), (0.2, 1), (0.6, 0.55), (1, 0.1)]
-)
-def test_rises_linearly_during_the_warmup_then_falls_to_the_final_factor(progress, factor):
-    assert cosine(progress, warmup=0.2, final=0.1) == pytest.approx(factor)
+def test_rises_linearly_during_the_warmup_then_falls_along_half_a_cosine(options, factors):
+    for progress, factor in factors.items():
+        assert cosine(progress, **options) == pytest.approx(factor, abs=1e-12)
 
 
 @quick
@@ -46,7 +45,3 @@ def test_rises_before_the_warmups_end_and_falls_after_it(first, second, warmup, 
 def test_is_continuous_at_the_warmups_end(warmup, final):
     before = cosine(math.nextafter(warmup, 0), warmup, final)
     assert before == pytest.approx(cosine(warmup, warmup, final))
-
-
-def test_a_warmup_of_all_steps_only_rises():
-    assert cosine(0.999, warmup=1.0) == pytest.approx(0.999)

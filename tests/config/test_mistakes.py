@@ -8,6 +8,7 @@ from importlib.util import find_spec
 import pytest
 from helpers.paths import ROOT
 
+NORMALIZERS = ("none", "centre", "standard", "scale", "l2", "zca")
 MISTAKES = {
     "lr=1e-3": ["lr=1e-3", "write lr.value=1e-3", "constant, cosine, plateau, step, warmup_cosine"],
     "model.hiden=32": ["model.hiden=32", "did you mean model.hidden?"],
@@ -65,9 +66,7 @@ MISTAKES = {
     "model=jump_relu model.l0=65": ["model.l0=65: must be at most model.hidden=64"],
     "model=topk model.l0=2.5": ["model.l0=2.5: must be a whole number"],
     "model=topk model.l0=4 model.k=null": ["model.l0=4: beside model.k=null; allowed is one"],
-    "model=topk model.l0=32 model.k=16": [
-        "model.l0=32: beside model.k=16; allowed is one of them",
-    ],
+    "model=topk model.l0=32 model.k=16": ["model.l0=32: beside model.k=16; allowed is one of"],
     "model.l0=8 loss=var_tc": ["model.l0=8: no term of loss=var_tc makes the units sparse"],
     "model=l1 model.l0=8 loss.l1.weight=0": ["model.l0=8: no term of loss=l1 makes the units"],
     "model.l0=8 trainer.max_epochs=0": ["model.l0=8: nothing is trained", "max_epochs=0"],
@@ -98,10 +97,7 @@ MISTAKES = {
     "trainer.sparse=maybe": ["trainer.sparse=maybe", "'auto', 'on' or 'off'"],
     "model.activation=gelu": ["model.activation=gelu: ", "did you mean activation=gelu?"],
     "trainer.sparse=on activation=softplus": ["trainer.sparse=on", "activation=relu"],
-    "trainer.sparse=on trainer.precision=bf16-mixed": [
-        "sparse=on",
-        "sparse steps need 32-true or 64-true",
-    ],
+    "trainer.sparse=on trainer.precision=bf16-mixed": ["sparse=on", "steps need 32-true or 64-t"],
     "trainer.sparse=on trainer.compile=true": ["sparse=on", "trainer.compile=true"],
     "trainer=gpu": ["trainer", "gpu"],
     "probe=knn": ["probe=knn", "'linear' or 'none'"],
@@ -110,10 +106,7 @@ MISTAKES = {
     "callbacks=best callbacks.best.monitor=final_loss": ["final_loss", "monitor/redundancy"],
     "loss.lse.weight=0 loss.var.weight=0 loss.tc.weight=0": ["loss", "not 0"],
     "logger.mode=sometimes": ["logger.mode=sometimes", "online", "offline"],
-    "-m seed=1,2 hydra.launcher=stacked": [
-        "hydra.launcher=stacked",
-        "write hydra/launcher=stacked",
-    ],
+    "-m seed=1,2 hydra.launcher=stacked": ["hydra.launcher=stacked", "write hydra/launcher=sta"],
     "-m lr=1e-3,1e-2": ["lr=0.001", "write lr.value=0.001"],
     "-m loss=lse,lse_vr": ["loss=lse_vr", "did you mean lse_var?"],
     "-m data.batch_size=128,1": ["data.batch_size=1", "at least 2"],
@@ -125,9 +118,7 @@ MISTAKES = {
         for value in ("0", "-3", "many", "1.5")
     },
     "data=superposition data.density=2": ["density=2: allowed are numbers between 0 and 1"],
-    "data=superposition data.normalize=whiten": [
-        *("data.normalize=whiten: ", "none", "centre", "standard", "scale", "l2", "zca"),
-    ],
+    "data=superposition data.normalize=whiten": ["data.normalize=whiten: ", *NORMALIZERS],
     "logger=tensorboard logger.name=../x": ["logger.name=../x: must lead nowhere out of the run"],
     "-m logger=tensorboard logger.name=x,../../../x": ["logger.name=../../../x: must lead nowhere"],
     "optimizer=em": ["optimizer=em: fits models.Mixture, not Encoder"],

@@ -66,12 +66,6 @@ def test_modules_of_one_source_read_once_and_share_the_tensors(root):
     assert len(second.train_indices()) == len(first.train_indices()) - 11
 
 
-def test_partials_of_one_dataset_are_one_source(root):
-    modules = [ready(root, partial(Digits, transform=None)) for _ in range(2)]
-    assert same_tensors(*modules)
-    assert not same_tensors(modules[0], ready(root, partial(Digits, transform=abs)))
-
-
 def test_a_sweeps_jobs_share(composed, small_mnist):
     jobs = [composed(f"data.root={small_mnist}", f"seed={seed}") for seed in (1, 2)]
     assert same_tensors(*(RunSpec.of(cfg).build_data() for cfg in jobs))
@@ -84,6 +78,9 @@ def test_other_roots_and_data_sets_are_other_sources(root, small_mnist):
     assert Digits.read[-1] == (str(root.parent / "b"), "test")
     assert not same_tensors(first, ready(small_mnist, MNIST))
     assert same_tensors(first, ready(root)), "still there"
+    modules = [ready(root, partial(Digits, transform=t)) for t in (None, None, abs)]
+    assert same_tensors(*modules[:2])
+    assert not same_tensors(*modules[1:])
 
 
 def test_a_relative_root_is_read_where_it_lies(root, monkeypatch):

@@ -3,11 +3,12 @@
 import json
 import mmap
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.numpy
 import torch
+from helpers.arrays import write
 from helpers.processes import trained_in_a_process
 from helpers.results import results
 
@@ -22,16 +23,6 @@ BRIEF = ["data.batch_size=64", "model.hidden=5", "trainer.max_epochs=2", "logger
 def draw(count=300, seed=0):
     rng = np.random.default_rng(seed)
     return (rng.normal(size=(count, WIDTH)) + 3).astype(np.float32)
-
-
-def write(name, samples):
-    if name.endswith(".npy"):
-        np.save(name, samples)
-    elif name.endswith(".pt"):
-        torch.save({"x": torch.from_numpy(samples)}, name)
-    else:
-        safetensors.numpy.save_file({"x": samples}, name)
-    return name
 
 
 @pytest.fixture
@@ -59,8 +50,8 @@ def ready(path, **arguments):
 def test_a_run_on_samples_in_their_file_gives_the_same_bits(
     command_line, tmp_path, monkeypatch, name, options
 ):
-    write(name, draw())
-    write("T.pt", draw(seed=1))
+    write(tmp_path / name, x=draw())
+    write(tmp_path / "T.pt", x=draw(seed=1))
     np.save("y.npy", np.arange(300) % 3)
     typed = ["data=tensors", f"data.path={name}", *options, *BRIEF]
     assert command_line(*typed, "hydra.run.dir=memory") == 0
@@ -72,22 +63,10 @@ def test_a_run_on_samples_in_their_file_gives_the_same_bits(
     assert results(tmp_path / "file") == results(tmp_path / "memory")
 
 
-def test_a_stacked_sweep_shares_samples_in_their_file(command_line, tmp_path, monkeypatch):
-    write("X.npy", draw())
-    typed = ["data=tensors", "data.path=X.npy", *BRIEF, "model.hidden=8"]
-    assert command_line(*typed, "seed=2", "hydra.run.dir=memory") == 0
-    os.utime("X.npy")
-    monkeypatch.setattr(tensors, "LARGE", 0)
-    sweep = ["seed=1,2", "hydra/launcher=stacked", "hydra.sweep.dir=sweep"]
-    assert command_line("-m", *typed, *sweep) == 0
-    (job,) = tmp_path.glob("sweep/*seed=2*")
-    assert results(job) == results(tmp_path / "memory")
-
-
 @pytest.mark.parametrize("option", ["none", "centre", "standard", "scale", "l2", "zca"])
 def test_gathered_rows_are_those_of_a_tensor(everything_is_large, monkeypatch, option):
     samples, rows = draw(), torch.tensor([5, 3, 3, 200])
-    data = ready(write("X.npy", samples), normalize=option)
+    data = ready(write(Path("X.npy"), x=samples), normalize=option)
     found, _ = data.split("train")
     monkeypatch.setattr(tensors, "LARGE", 2**30)
     os.utime("X.npy")
@@ -106,7 +85,7 @@ def test_gathered_rows_are_those_of_a_tensor(everything_is_large, monkeypatch, o
 
 def test_touched_pages_are_given_back(everything_is_large, monkeypatch):
     given = []
-    samples, _ = ready(write("X.npy", draw())).split("train")
+    samples, _ = ready(write(Path("X.npy"), x=draw())).split("train")
     mapping = type("Mapping", (), {"madvise": given.append})()
     monkeypatch.setattr(samples, "files", [samples.files[0]._replace(mapping=mapping)])
     for _ in samples.split(8):
@@ -121,7 +100,7 @@ def test_touched_pages_are_given_back(everything_is_large, monkeypatch):
 def test_a_model_that_starts_from_more_than_memory_holds_is_refused(
     everything_is_large, monkeypatch, command_line, capfd
 ):
-    write("X.npy", draw())
+    write(Path("X.npy"), x=draw())
     memory = type("Memory", (), {"available": 5_000_000, "total": 10**9})
     monkeypatch.setattr(mapped.psutil, "virtual_memory", lambda: memory)
     typed = ["data=tensors", "data.path=X.npy", "model=sampled", *BRIEF]
@@ -136,7 +115,7 @@ def test_a_value_that_is_not_finite_is_found_in_a_file(everything_is_large, monk
     samples = draw()
     samples[200, 7] = np.inf
     with pytest.raises(ConfigError, match=r"path=X.npy: inf at \[200, 7\]; all must be finite"):
-        ready(write("X.npy", samples))
+        ready(write(Path("X.npy"), x=samples))
 
 
 def test_the_digest_of_a_long_file_shows_its_progress(tmp_path, monkeypatch, capfd):

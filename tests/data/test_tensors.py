@@ -6,8 +6,8 @@ import pickle
 
 import numpy as np
 import pytest
-import safetensors.numpy
 import torch
+from helpers.arrays import write
 from helpers.breaking import broken_off
 from helpers.pickles import Harmful
 from helpers.results import results as results_of
@@ -19,7 +19,7 @@ from implicit_em.base.errors import ConfigError
 from implicit_em.config.check import check
 from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.config.spec import RunSpec
-from implicit_em.data import TensorDataModule
+from implicit_em.data import TensorDataModule, tensors
 from implicit_em.evaluate import main as evaluate_main
 
 WIDTH = 12
@@ -32,21 +32,6 @@ def draw(count=300, dtype=np.float32, seed=0):
     labels = np.arange(count) % 3
     centres = 4 * np.random.default_rng(9).normal(size=(3, WIDTH)) - 1
     return (centres[labels] + rng.normal(size=(count, WIDTH))).astype(dtype), labels
-
-
-def write(path, **arrays):
-    """Write arrays in the format of the file's name; one called ``samples`` may stand alone."""
-    only = next(iter(arrays.values())) if len(arrays) == 1 else None
-    tensors = {k: torch.tensor(v) for k, v in arrays.items()}
-    if path.suffix == ".npy":
-        np.save(path, only)
-    elif path.suffix == ".npz":
-        np.savez(path, **arrays)
-    elif path.suffix == ".safetensors":
-        safetensors.numpy.save_file(arrays, path)
-    else:
-        torch.save(tensors if only is None else tensors[next(iter(arrays))], path)
-    return path
 
 
 def ready(path, **arguments):
@@ -203,13 +188,17 @@ def test_images_of_bytes_are_scaled(files):
     assert all(torch.allclose(x, torch.tensor(0.2)) for x, _ in data.train_dataloader())
 
 
-def test_a_stacked_sweep_reads_once_and_equals_runs_alone(command_line, files, monkeypatch):
+@pytest.mark.parametrize("large", [2**30, 0], ids=["in memory", "in the file"])
+def test_a_stacked_sweep_reads_once_and_equals_runs_alone(command_line, files, monkeypatch, large):
     reads = []
     read = TensorDataModule._read
     monkeypatch.setattr(TensorDataModule, "_read", lambda *a: reads.append(a) or read(*a))
     arguments = ["data=tensors", "data.path=X.npy", "data.labels=y.npy", *BRIEF, "model.hidden=8"]
     together = ["-m", *arguments, "seed=1,2", "hydra/launcher=stacked", "hydra.sweep.dir=sweep"]
-    assert command_line(*together) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(tensors, "LARGE", large)
+        assert command_line(*together) == 0
+    os.utime("X.npy")  # to be read anew
     assert len(reads) == 2, "each split once"
     jobs = sorted((files / "sweep").glob("*/metrics.json"))
     assert len(jobs) == 2

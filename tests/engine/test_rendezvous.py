@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 import torch
-from helpers.trainers import bare_trainer
+from helpers.trainers import WITHOUT_REMARKS, bare_trainer
 from pytorch_lightning.callbacks import EarlyStopping
 
 from implicit_em.base.errors import NonFiniteLossError
@@ -19,11 +19,7 @@ from implicit_em.training.checkpoints import LastCheckpoint
 from implicit_em.training.history import HistoryLogger
 from implicit_em.training.progress import EpochProgress
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no"),
-    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.` is deprecated"),
-]
+pytestmark = WITHOUT_REMARKS
 
 IMAGES = torch.randint(
     0, 256, (336, 64), generator=torch.Generator().manual_seed(9), dtype=torch.uint8
@@ -354,14 +350,3 @@ def test_the_progress_counts_the_epochs_of_all_runs(capsys, caplog):
         f"{done} of 20 epochs of 3 runs" for done in (4, 6, 8, 10)
     ]
     assert not caplog.records, "they are no run's own"
-
-
-def test_histories_are_each_runs_own(tmp_path):
-    jobs = [Job(seed, epochs=seed + 1) for seed in range(3)]
-    loggers = [HistoryLogger(tmp_path / f"{seed}.csv") for seed in range(3)]
-    for job, logger in zip(jobs, loggers, strict=True):
-        job.flags["logger"] = logger
-    assert [future.result(0) for future in together(*jobs, workers=2)] == [11, 22, 33]
-    for seed, (job, logger) in enumerate(zip(jobs, loggers, strict=True)):
-        assert len(logger.column("train/loss")) == seed + 1
-        assert logger.column("train/loss")[-1] == job.watch.losses[-1]

@@ -1,7 +1,5 @@
 """Sparse steps take the steps of dense ones, for every family."""
 
-import copy
-
 import pandas as pd
 import pytest
 import torch
@@ -11,7 +9,6 @@ from torch.testing import assert_close
 from implicit_em import codes
 from implicit_em.base.errors import NonFiniteLossError
 from implicit_em.codes import Code
-from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.config.spec import RunSpec
 from implicit_em.data import Block
 from implicit_em.engine import sparse
@@ -260,14 +257,6 @@ def test_a_loss_that_is_not_finite_ends_the_run(composed, small, tmp_path):
     cfg = composed(*small, *SPARSE, "lr.value=1e30", "optimizer=sgd")
     with pytest.raises(NonFiniteLossError):
         train(cfg, tmp_path)
-
-
-def test_the_setting_leaves_fingerprints_as_they_were(composed):
-    cfg = composed("model.hidden=2048")
-    earlier = copy.deepcopy(cfg)
-    del earlier.trainer.sparse
-    assert config_fingerprint(cfg) == config_fingerprint(earlier)
-    assert config_fingerprint(composed("trainer.sparse=off")) != config_fingerprint(composed())
 
 
 def test_the_module_takes_the_setting(composed):

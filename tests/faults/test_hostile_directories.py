@@ -533,7 +533,7 @@ def test_what_builds_says_so(capsys):
 
 LEADING_ELSEWHERE = [
     *("../x", "..", "...", ".", "/etc/x", "seed=1/../../x", "seed=../x", "a/b", "a\\..\\b", "~"),
-    *("~/x", "$HOME", "a\0b", "a\nb", "x" * 151, ""),
+    *("~/x", "$HOME", "a\0b", "a\nb", "x=a\nb", "x=é", "data.root=/x", "x" * 151, ""),
 ]
 
 
@@ -542,6 +542,8 @@ def test_a_job_never_leaves_its_sweep(cfg, tmp_path):
         directory = job_directory([name], _root_=cfg)
         assert directory == config_fingerprint(cfg)
         assert (tmp_path / directory).resolve().parent == tmp_path.resolve()
+    typed = ["seed=1", "loss=lse", "logger.mode=offline"]
+    assert job_directory(typed, _root_=cfg) == "loss=lse,seed=1"
 
 
 @pytest.mark.parametrize("key", ["name", "version"])
@@ -644,10 +646,7 @@ def test_a_command_refuses_it_in_one_line(run, command, command_line, effects, c
         lambda: evaluate_main([str(run.path)]),
     ):
         assert refused() == 2
-        out, err = capfd.readouterr()
-        assert out == ""
-        assert err.startswith("error: ")
-        assert err.count("\n") == 1
+        err = one_line(capfd)
         assert str(run.config) in err
         assert "hunter2" not in err
     assert command(run.path, "overwrite=true") == 0

@@ -33,14 +33,8 @@ from implicit_em.harvest.writing import StoreWriter
 from implicit_em.training import progress
 
 KINDS = ("bert", "llama", "gpt2")
-SMALL = (
-    "sites=[resid.1]",
-    "batch_size=4",
-    "context.length=12",
-    "shard_tokens=120",
-    "threads=1",
-    "tokens=null",
-)
+SMALL = ("sites=[resid.1]", "batch_size=4", "context.length=12", "shard_tokens=120")
+SMALL += ("threads=1", "tokens=null")
 
 
 @pytest.fixture(scope="session")

@@ -295,16 +295,16 @@ def test_a_document_without_a_full_context_is_not_there_if_these_are_left_out(ha
 # --- what is refused
 
 
-def test_a_model_that_reads_ahead_is_refused(tmp_path):
-    folder = make_model(tmp_path / "bert", "bert")
-    with pytest.raises(ConfigError, match=r"^lm=tiny: a BertLMHeadModel that reads ahead; allowed"):
-        CausalModel.load(settings_of(folder), "cpu")
-
-
-def test_a_model_without_the_weights_of_its_head_is_refused(tmp_path):
-    folder = make_model(tmp_path / "llama", "llama")
-    with pytest.raises(ConfigError, match=r"its head has no weights: lm_head\.weight is missing"):
-        CausalModel.load(settings_of(folder), "cpu")
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("bert", r"^lm=tiny: a BertLMHeadModel that reads ahead; allowed"),
+        ("llama", r"its head has no weights: lm_head\.weight is missing"),
+    ],
+)
+def test_a_model_that_cannot_be_spliced_is_refused(kind, reason, tmp_path):
+    with pytest.raises(ConfigError, match=reason):
+        CausalModel.load(settings_of(make_model(tmp_path / kind, kind)), "cpu")
 
 
 def test_a_model_whose_blocks_give_more_than_vectors_is_refused():

@@ -1,9 +1,12 @@
-"""Which model goes with which loss and optimizer."""
+"""The models, and which goes with which loss and optimizer."""
 
 import re
 
 from helpers.paths import ROOT
+from implicit_em import models
 
+MODELS = [model for model in vars(models).values() if hasattr(model, "weight")]
+"""All classes of models."""
 MODEL_OF_LOSS = {
     loss.group(1): path.stem
     for path in sorted((ROOT / "conf" / "model").glob("*.yaml"))

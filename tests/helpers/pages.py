@@ -1,4 +1,7 @@
-"""What pages of runs are made from: a store of hostile tokens."""
+"""What pages of runs are made from, a store of hostile tokens; and the thread of their server."""
+
+import threading
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -13,3 +16,14 @@ def texts_of_store(count=60):
     """Return token ids of documents of different lengths."""
     rng = np.random.default_rng(0)
     return [rng.integers(2, len(HOSTILE), rng.integers(1, 60)).tolist() for _ in range(count)]
+
+
+@contextmanager
+def running(server):
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()

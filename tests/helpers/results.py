@@ -19,14 +19,8 @@ def results(run: Path) -> tuple[dict[str, Any], list[bytes]]:
     return metrics_of(run), files
 
 
-SAME = (
-    "history.csv",
-    "model.safetensors",
-    "model.json",
-    "features.png",
-    ".hydra/config.yaml",
-    ".hydra/overrides.yaml",
-)
+SAME = ("history.csv", "model.safetensors", "model.json", "features.png")
+SAME += (".hydra/config.yaml", ".hydra/overrides.yaml")
 
 
 def assert_jobs_equal(found, expected, files=SAME):

@@ -26,16 +26,6 @@ def test_is_the_sum_of_the_squared_correlations_off_the_diagonal():
     assert decorrelation(energies).item() == pytest.approx(expected, rel=1e-13)
 
 
-@pytest.mark.parametrize("shape", [(4, 9), (9, 4)])
-def test_equals_the_gram_matrix_of_the_samples(shape):
-    energies = draw(*shape).numpy()
-    standardised = (energies - energies.mean(0)) / (energies.std(0) * np.sqrt(len(energies)))
-    gram = standardised @ standardised.T
-    assert gram.shape == (shape[0], shape[0])
-    expected = np.square(gram).sum() - shape[1]
-    assert decorrelation(torch.from_numpy(energies)).item() == pytest.approx(expected)
-
-
 @pytest.mark.parametrize(("copies", "pairs"), [(2, 1), (3, 3), (5, 10)])
 def test_identical_units_cost_two_a_pair(copies, pairs):
     unit = draw(9, 1)

@@ -19,34 +19,22 @@ def naive(losses, threshold, patience):
     return None
 
 
-def test_is_the_first_of_five_consecutive_small_changes():
-    #        1  2  3  4    5    6    7    8    9
-    losses = [9, 6, 3, 2.5, 2.0, 1.5, 1.0, 0.5, 0.0]
-    assert convergence_epoch(losses) == 4
+CASES = {
+    "the first of five small changes": ([9, 6, 3, 2.5, 2, 1.5, 1, 0.5, 0], 4),
+    "four small changes and a large one": ([100, 105, 105, 105, 105, 105, 110] + [110] * 5, 8),
+    "changes of the threshold itself": ([-float(epoch) for epoch in range(20)], None),
+    "changes just below it": ([-0.999 * epoch for epoch in range(20)], 2),
+    "a rising loss counts by magnitude": ([2.0 * epoch for epoch in range(20)], None),
+    "never": ([100 * 0.9**epoch for epoch in range(20)], None),
+    "a missing loss is no small change": ([0, 0, 0, float("nan"), 0, 0, 0, 0, 0, 0], 6),
+    "five changes": ([0.0] * 6, 2),
+    **{f"{epochs} epochs": ([0.0] * epochs, None) for epochs in range(6)},
+}
 
 
-def test_four_small_changes_and_a_large_one_start_the_count_anew():
-    losses = np.cumsum([100, 5, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0])
-    assert convergence_epoch(losses) == 8
-
-
-def test_a_change_of_the_threshold_itself_is_not_small():
-    assert convergence_epoch([-float(epoch) for epoch in range(20)]) is None
-    assert convergence_epoch([-0.999 * epoch for epoch in range(20)]) == 2
-
-
-def test_a_rising_loss_counts_by_magnitude():
-    assert convergence_epoch([2.0 * epoch for epoch in range(20)]) is None
-
-
-def test_never():
-    assert convergence_epoch([100 * 0.9**epoch for epoch in range(20)]) is None
-
-
-@pytest.mark.parametrize("epochs", range(6))
-def test_five_changes_need_six_epochs(epochs):
-    assert convergence_epoch([0.0] * epochs) is None
-    assert convergence_epoch([0.0] * 6) == 2
+@pytest.mark.parametrize(("losses", "epoch"), CASES.values(), ids=CASES)
+def test_is_the_first_of_five_consecutive_small_changes(losses, epoch):
+    assert convergence_epoch(losses) == epoch
 
 
 @settings(max_examples=50)
@@ -55,10 +43,6 @@ def test_agrees_with_the_rule_written_as_a_loop(steps, threshold, patience):
     losses = np.cumsum(np.nan_to_num(steps, nan=7.0)).tolist()
     expected = naive(losses, threshold, patience)
     assert convergence_epoch(losses, threshold, patience) == expected
-
-
-def test_a_missing_loss_is_not_a_small_change():
-    assert convergence_epoch([0, 0, 0, float("nan"), 0, 0, 0, 0, 0, 0]) == 6
 
 
 def changes(path):

@@ -294,10 +294,12 @@ def test_silent_units_are_scale_free_and_dead_units_are_not(energies):
     assert value(DeadUnits(K), 1e-4 * energies) == K
 
 
-def test_responsibility_entropy_is_the_mean_over_the_images(energies):
+def test_entropy_and_maximum_of_the_responsibilities_are_means_over_the_images(energies):
     responsibilities = softmax(energies)
     entropies = -(responsibilities * np.log(responsibilities)).sum(1)
     assert value(ResponsibilityEntropy(), energies) == pytest.approx(entropies.mean(), rel=1e-12)
+    largest = responsibilities.max(1).mean()
+    assert value(MaximumResponsibility(), energies) == pytest.approx(largest, rel=1e-12)
 
 
 @pytest.mark.parametrize("level", [0.0, -3.5, 1e4])
@@ -312,11 +314,6 @@ def test_a_single_explanation_has_no_entropy():
     one[:, 2] = 0
     assert value(ResponsibilityEntropy(), one) == 0
     assert value(MaximumResponsibility(), one) == 1
-
-
-def test_maximum_responsibility_is_the_mean_over_the_images(energies):
-    expected = softmax(energies).max(1).mean()
-    assert value(MaximumResponsibility(), energies) == pytest.approx(expected, rel=1e-12)
 
 
 def test_density_is_the_share_of_active_pairs(energies):

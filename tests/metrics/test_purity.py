@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from implicit_em.metrics.densities import RELATIVE, unit_densities
 from implicit_em.metrics.purity import class_purity, top_classes, top_purity
 
 LABELS = np.array([7, 7, 7, 3, 3, 9])
@@ -35,8 +36,11 @@ def test_of_zeros_and_ones_it_is_the_share_of_the_activating_samples(fires):
     st.permutations(range(6)),
     st.integers(-9, 9),
 )
-def test_order_scale_and_sign_do_not_matter(activations, order, exponent):
+def test_order_scale_and_sign_matter_neither_to_it_nor_to_densities(activations, order, exponent):
     moved = -(2.0**exponent) * activations[list(order)]
+    for relative in (0, RELATIVE):
+        densities = [unit_densities(some, relative) for some in (activations, moved)]
+        assert np.array_equal(*densities)
     expected = class_purity(activations, LABELS)
     assert class_purity(moved, LABELS[list(order)]) == pytest.approx(expected, nan_ok=True)
 

@@ -320,11 +320,6 @@ def test_what_cannot_be_is_refused(make, message):
         make(64, 32)
 
 
-TOY = '''
-import torch
-from implicit_em.models import Dictionary
-
-
 class Halved(Dictionary):
     """Keeps what is above half of a sample's largest activation, and counts its steps."""
 
@@ -342,35 +337,32 @@ class Halved(Dictionary):
     def training_outputs(self, x):
         self.steps += 1
         return super().training_outputs(x)
-'''
+
+
 TOY_YAML = """# @package _global_
 # A contender of one's own.
 defaults:
   - override /loss: mse
   - _self_
 model:
-  _target_: halved.Halved
+  _target_: test_contenders.Halved
   hidden: 32
   share: 0.5
 """
 
 
-def test_adding_a_contender_is_one_model_file_and_one_yaml(
+def test_adding_a_contender_is_one_class_and_one_yaml(
     command_line, small, tmp_path, monkeypatch, stacks
 ):
     monkeypatch.setattr(stacked, "cores", lambda: 1)
-    (tmp_path / "halved.py").write_text(TOY)
     (tmp_path / "conf" / "model").mkdir(parents=True)
     (tmp_path / "conf" / "model" / "halved.yaml").write_text(TOY_YAML)
-    monkeypatch.syspath_prepend(str(tmp_path))
     code = command_line(
         *("-m", "--config-dir", f"{tmp_path}/conf", "hydra/launcher=stacked", *small),
         *("model=halved", "seed=1,2", "model.hidden=32", f"hydra.sweep.dir={tmp_path}/sweep"),
     )
     assert not code
     assert stacks == [2]
-    from halved import Halved
-
     for directory in (path.parent for path in (tmp_path / "sweep").rglob("metrics.json")):
         model = load(directory, classes=[Halved])
         assert model.steps == 2 * 10, "two epochs of ten batches"

@@ -6,6 +6,7 @@ from itertools import product
 
 import pytest
 import torch
+from helpers.models import MODELS
 from helpers.stacking import parts_give_the_same, stacks_give_the_same_bits
 from torch import nn
 from torch.testing import assert_close
@@ -17,7 +18,6 @@ from implicit_em.models import Encoder
 from implicit_em.models.activations import ELEMENTWISE
 from implicit_em.models.declarations import undeclared
 
-MODELS = [model for model in vars(models).values() if hasattr(model, "weight")]
 OPTIONS = {nn.Threshold: {"threshold": 0.1, "value": 0.05}}
 ACTIVATIONS = [partial(cls, **OPTIONS.get(cls, {})) for cls in (*ELEMENTWISE, models.Abs)]
 MARKS = (losses.makes_sparse, losses.takes_codes, losses.takes_stacks)

@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from helpers.models import MODELS
 from sklearn.covariance import ledoit_wolf
 from sklearn.preprocessing import StandardScaler, normalize
 
@@ -13,7 +14,6 @@ from implicit_em.models.normalizing import Normalized, Normalizer, fit_normalize
 
 AFFINE = ("centre", "standard", "scale", "zca")
 NOT_FOLDED = ("Gated", "GaussianMixture", "KMeans", "Mixture", "NMF")
-MODELS = [model for model in vars(models).values() if hasattr(model, "weight")]
 
 
 def draw(count=500, width=9, constant=True):

@@ -13,7 +13,6 @@ from helpers.results import finished
 from omegaconf import OmegaConf
 
 from implicit_em.config.fingerprint import config_fingerprint
-from implicit_em.config.resolvers import job_directory
 from implicit_em.sweeps.__main__ import main
 from implicit_em.sweeps.jobs import note_jobs
 from implicit_em.sweeps.summary import group_over_seeds, read_jobs
@@ -164,18 +163,6 @@ def test_grouping_over_seeds():
     assert grouped.loc["loss=a", "redundancy"] == "10 (1 of 2)"
     assert grouped.loc["loss=b", "dead_units"] == "5"
     assert grouped.loc["loss=b", "redundancy"] == "–"
-
-
-def test_names_that_make_no_directory_become_fingerprints(composed):
-    cfg = composed()
-    assert (
-        job_directory(["seed=1", "loss=lse", "logger.mode=offline"], _root_=cfg)
-        == "loss=lse,seed=1"
-    )
-    for name in ("data.root=/x", "", "..", "a" * 151, "x=a\nb", "x=é"):
-        directory = job_directory([name], _root_=cfg)
-        assert len(directory) == 16
-        assert int(directory, 16) >= 0
 
 
 @pytest.mark.parametrize(

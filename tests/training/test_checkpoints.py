@@ -34,14 +34,18 @@ def last(tmp_path):
     return path
 
 
-def test_a_run_goes_on_after_the_last_epoch(last):
-    assert resume_point(last, WHOSE, epochs=4) == (last, 4)
-    assert resume_point(last, WHOSE, epochs=5) == (last, 4)
-
-
-def test_a_checkpoint_ahead_of_the_history_is_not_used(last):
-    assert resume_point(last, WHOSE, epochs=3) == (previous(last), 3)
-    assert resume_point(last, WHOSE, epochs=2) == (None, 0)
+@pytest.mark.parametrize(
+    ("missing", "epochs", "found"),
+    [(0, 5, 4), (0, 4, 4), (0, 3, 3), (0, 2, 0), (1, 4, 3), (2, 4, 0)],
+)
+def test_a_run_goes_on_from_a_checkpoint_that_is_not_ahead_of_its_history(
+    last, caplog, missing, epochs, found
+):
+    for path in (last, previous(last))[:missing]:
+        path.unlink()
+    path = {4: last, 3: previous(last), 0: None}[found]
+    assert resume_point(last, WHOSE, epochs) == (path, found)
+    assert not caplog.records
 
 
 def truncate(path):
@@ -117,16 +121,6 @@ def test_what_is_not_the_runs_own_is_left_alone(composed, small, tmp_path):
     train(composed(*small), tmp_path)
     assert all(path.exists() for path in mine)
     assert not any(path.exists() for path in left), "half-written by a process that was killed"
-
-
-def test_without_a_checkpoint_a_run_begins_at_the_beginning(tmp_path, caplog):
-    assert resume_point(tmp_path / "last.ckpt", WHOSE, epochs=4) == (None, 0)
-    assert not caplog.records
-
-
-def test_the_one_before_is_used_where_the_last_is_missing(last):
-    last.unlink()
-    assert resume_point(last, WHOSE, epochs=4) == (previous(last), 3)
 
 
 @pytest.mark.parametrize(

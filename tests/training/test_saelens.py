@@ -95,18 +95,12 @@ def test_what_has_no_form_there_is_one_line(tmp_path):
 def test_folders_that_cannot_be_read_are_one_line(tmp_path):
     arrays = to_saelens(made("l1")[0], None, None)[1]
     save_file(arrays, tmp_path / "sae_weights.safetensors")
-    usual = {"architecture": "standard"}
-    for config, said in (
+    for changes, said in (
         ({"architecture": "temporal"}, "architecture=temporal: allowed are standard, topk"),
-        (
-            {**usual, "normalize_activations": "layer_norm"},
-            "normalize_activations=layer_norm: only",
-        ),
-        (
-            {**usual, "rescale_acts_by_decoder_norm": True},
-            "rescale_acts_by_decoder_norm=True: only",
-        ),
+        ({"normalize_activations": "layer_norm"}, "normalize_activations=layer_norm: only"),
+        ({"rescale_acts_by_decoder_norm": True}, "rescale_acts_by_decoder_norm=True: only"),
     ):
+        config = {"architecture": "standard", **changes}
         (tmp_path / "cfg.json").write_text(json.dumps(config))
         with pytest.raises(ConfigError, match=said):
             from_saelens(tmp_path)

@@ -1,10 +1,9 @@
 """Pages of runs in a real browser, without a network: ``make test-browser``."""
 
-import threading
 from contextlib import contextmanager
 
 import pytest
-from helpers.pages import HOSTILE
+from helpers.pages import HOSTILE, running
 
 from implicit_em import explore
 from implicit_em.viewer.exploring import served
@@ -240,14 +239,8 @@ def test_nothing_stands_in_the_way_of_anybody(pages, trained, opened, scheme, wi
 @contextmanager
 def answering(run, lm=None):
     """Serve a run in a thread; gives the address."""
-    with served([run], lm) as (address, server):
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield address
-        finally:
-            server.shutdown()
-            thread.join()
+    with served([run], lm) as (address, server), running(server):
+        yield address
 
 
 def test_a_text_that_is_typed_is_coloured(harvested, models, opened):

@@ -2,13 +2,13 @@
 
 import http.client
 import json
-import threading
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.pages import running
 
 from implicit_em.base.errors import ConfigError
 from implicit_em.config.spec import RunSpec
@@ -22,9 +22,7 @@ from implicit_em.viewer.exploring import served
 @contextmanager
 def serving_of(run, lm=None):
     """Serve a run in a thread; gives a function that asks, and the address."""
-    with served([run], lm) as (address, server):
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    with served([run], lm) as (address, server), running(server):
         host = address.removeprefix("http://").rstrip("/")
 
         def ask(content, path="/encode", method="POST", **headers):
@@ -38,11 +36,7 @@ def serving_of(run, lm=None):
             connection.close()
             return response.status, text
 
-        try:
-            yield ask, address
-        finally:
-            server.shutdown()
-            thread.join()
+        yield ask, address
 
 
 def features_of(pairs, size):

@@ -1,0 +1,20 @@
+"""Files of arrays."""
+
+import numpy as np
+import safetensors.numpy
+import torch
+
+
+def write(path, **arrays):
+    """Write arrays in the format of the file's name; one called ``samples`` may stand alone."""
+    only = next(iter(arrays.values())) if len(arrays) == 1 else None
+    tensors = {name: torch.tensor(array) for name, array in arrays.items()}
+    if path.suffix == ".npy":
+        np.save(path, only)
+    elif path.suffix == ".npz":
+        np.savez(path, **arrays)
+    elif path.suffix == ".safetensors":
+        safetensors.numpy.save_file(arrays, path)
+    else:
+        torch.save(tensors if only is None else next(iter(tensors.values())), path)
+    return path
