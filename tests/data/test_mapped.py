@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.arrays import write
+from helpers.arrays import ready, write
 from helpers.processes import trained_in_a_process
 from helpers.results import results
 
 from implicit_em.base.errors import ConfigError
-from implicit_em.data import TensorDataModule, mapped, tensors
+from implicit_em.data import mapped, tensors
 from implicit_em.data.mapped import MappedSamples
 
 WIDTH = 12
@@ -31,12 +31,6 @@ def everything_is_large(monkeypatch, tmp_path):
     monkeypatch.setattr(tensors, "LARGE", 0)
     monkeypatch.setattr(mapped, "TOUCHED", 10 * mapped.AROUND)
     monkeypatch.setattr(mapped, "VALUES", 50 * WIDTH)
-
-
-def ready(path, **arguments):
-    data = TensorDataModule(path, **arguments)
-    data.setup()
-    return data
 
 
 @pytest.mark.parametrize(

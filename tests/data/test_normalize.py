@@ -1,17 +1,18 @@
 """``data.normalize``: what runs train on, and what their models take."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from helpers import arrays
 from helpers.lines import one_line
 from helpers.results import metrics_of, results
 
 import implicit_em
 from implicit_em.base.errors import DamagedError
 from implicit_em.config.spec import RunSpec
-from implicit_em.data import TensorDataModule
 from implicit_em.evaluate import evaluate, main
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.loading import load_weights
@@ -45,10 +46,7 @@ def files(tmp_path, monkeypatch):
     return tmp_path
 
 
-def ready(**arguments):
-    data = TensorDataModule("X.npy", **arguments)
-    data.setup()
-    return data
+ready = partial(arrays.ready, "X.npy")
 
 
 @pytest.mark.parametrize("options", [("standard", "l2"), pytest.param(OPTIONS, marks=SLOW)])

@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from helpers.arrays import write
+from helpers.arrays import ready, write
 from helpers.breaking import broken_off
 from helpers.pickles import Harmful
 from helpers.results import results as results_of
@@ -32,13 +32,6 @@ def draw(count=300, dtype=np.float32, seed=0):
     labels = np.arange(count) % 3
     centres = 4 * np.random.default_rng(9).normal(size=(3, WIDTH)) - 1
     return (centres[labels] + rng.normal(size=(count, WIDTH))).astype(dtype), labels
-
-
-def ready(path, **arguments):
-    data = TensorDataModule(path, **arguments)
-    data.prepare_data()
-    data.setup()
-    return data
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import pytorch_lightning as pl
 import torch
-from helpers.draws import draw
+from helpers import draws
 from helpers.trainers import bare_trainer
 from torch import nn
 from torch.testing import assert_close
@@ -125,7 +125,7 @@ def test_batches_are_handed_out_one_by_one_where_something_counts_them(small_mni
     assert type(data.train_dataloader()) is kind
 
 
-draw = partial(draw, dtype=torch.float32)
+draw = partial(draws.draw, dtype=torch.float32)
 
 
 def stack_of(layers):

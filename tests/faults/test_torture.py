@@ -14,6 +14,7 @@ import psutil
 import pytest
 import pytorch_lightning as pl
 from helpers.paths import ROOT
+from helpers.processes import wait_for
 from helpers.results import assert_jobs_equal, finished, results
 
 from implicit_em.sweeps.summary import read_jobs
@@ -79,12 +80,6 @@ def trained_again(directory):
 
 def being_written(directory):
     return list((directory / "checkpoints").glob(".*-newest.ckpt"))
-
-
-def wait_for(condition, process):
-    while not condition():
-        assert process.poll() is None, "the run ended before it was killed"
-        time.sleep(0.0002)
 
 
 @pytest.fixture(scope="module")

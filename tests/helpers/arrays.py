@@ -1,8 +1,10 @@
-"""Files of arrays."""
+"""Files of arrays, and data modules that have read them."""
 
 import numpy as np
 import safetensors.numpy
 import torch
+
+from implicit_em.data import TensorDataModule
 
 
 def write(path, **arrays):
@@ -18,3 +20,10 @@ def write(path, **arrays):
     else:
         torch.save(tensors if only is None else next(iter(tensors.values())), path)
     return path
+
+
+def ready(path, **arguments):
+    data = TensorDataModule(path, **arguments)
+    data.prepare_data()
+    data.setup()
+    return data

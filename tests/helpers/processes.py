@@ -1,8 +1,9 @@
-"""Training in a process of its own."""
+"""Training in processes of its own."""
 
 import os
 import subprocess
 import sys
+import time
 
 from helpers.paths import ROOT
 
@@ -28,3 +29,10 @@ def trained_in_a_process(directory, *typed):
     assert done.returncode == 0, done.stderr
     printed, _, peak = done.stdout.rpartition("peak ")
     return printed, int(peak)
+
+
+def wait_for(condition, process):
+    """Wait until a condition holds, before a process is over."""
+    while not condition():
+        assert process.poll() is None, "over too soon"
+        time.sleep(0.0002)

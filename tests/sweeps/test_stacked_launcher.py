@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import threading
-import time
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 from helpers.composing import composed
 from helpers.paths import ROOT
+from helpers.processes import wait_for
 from helpers.results import announced, assert_jobs_equal, finished, metrics_of
 from hydra.test_utils.launcher_common_tests import LauncherTestSuite
 
@@ -239,14 +239,6 @@ def test_a_job_whose_data_cannot_be_split_fails_by_itself(sweep, capfd):
 def epochs_done(run):
     history = run / "history.csv"
     return history.read_text().count("\n") - 1 if history.exists() else 0
-
-
-def wait_for(condition, process, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, "over too soon"
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 @pytest.mark.slow

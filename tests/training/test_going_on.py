@@ -73,7 +73,8 @@ def in_turn(optimizer, lr):
 
 def case(settings, breaks, taken, fast=True):
     """Settings, how the run breaks off, and the steps that it takes when it goes on."""
-    return pytest.param(settings, breaks, taken, marks=[] if fast else pytest.mark.slow)
+    name = f"{' '.join(settings)}, {taken} steps left"
+    return pytest.param(settings, breaks, taken, id=name, marks=[] if fast else pytest.mark.slow)
 
 
 EVERY_2, EVERY_4 = ["checkpoint.steps=2"], ["checkpoint.steps=4"]
