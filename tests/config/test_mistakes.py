@@ -124,7 +124,7 @@ MISTAKES = {
     "optimizer=em": ["optimizer=em: fits models.Mixture, not Encoder"],
     "model=mixture optimizer=em loss=lse": ["optimizer=em: needs lse alone, of weight 1 and reduc"],
     "model=mixture optimizer=em loss.lse.weight=2": ["optimizer=em: needs lse alone, of weight 1"],
-    "model=mixture optimizer=em lr.value=2": ["optimizer: ", "lr=2: allowed are numbers above 0, up to 1"],
+    "model=mixture optimizer=em lr.value=2": ["optimizer: ", "lr=2: allowed are numbers above 0"],
     "trainer=ddp_cpu model=topk": ["trainer.devices=2: 2 devices; allowed is 1, as the"],
     "trainer=ddp_cpu model=batch_topk": ["trainer.devices=2: 2 devices; allowed is 1, as the"],
 }
