@@ -21,6 +21,7 @@ from implicit_em.metrics.probe import linear_probe
 from implicit_em.models import Encoder
 
 FILE = ROOT / "examples" / "derived_in_one_file.py"
+SHOWN = re.compile(r"```python\n# examples/derived_in_one_file.py\n(.*?)```", re.DOTALL)
 
 
 @pytest.fixture
@@ -189,3 +190,10 @@ def test_it_is_short_and_imports_nothing_of_the_framework():
             imported.add(node.module)
     allowed = {"torch", "torchvision", "sklearn", "numpy"} | sys.stdlib_module_names
     assert {name.partition(".")[0] for name in imported} <= allowed
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md"])
+def test_a_page_shows_its_terms_as_they_are(page):
+    (shown,) = SHOWN.findall((ROOT / page).read_text())
+    assert shown.startswith("def terms(")
+    assert f"\n\n{shown}\n\n" in FILE.read_text()
