@@ -18,6 +18,7 @@ from implicit_em_studies.paper.evidence import Evidence
 from implicit_em_studies.shared import statistics
 from implicit_em_studies.shared.claims import Claims, Finding
 from implicit_em_studies.shared.statistics import Estimate
+from implicit_em_studies.shared.tables import rows_of
 
 _OWN_CONTROL = (
     "the control was one pool of all rows' permutations, against which noise of another mean or "
@@ -49,14 +50,10 @@ def identity(evidence: Evidence) -> Finding:
     Partly if only the correlation does.
     """
     draws = evidence.draws
-    paper = draws[
-        (draws["gradient"] == "autograd")
-        & (draws["batch"] == 64)
-        & (draws["components"] == 128)
-        & (draws["scale"] == 1)
-    ].set_index("dtype")
-    single: Any = paper.loc["float32"]
-    double: Any = paper.loc["float64"]
+    paper = rows_of(draws, gradient="autograd", batch=64, components=128, scale=1)
+    single: Any
+    double: Any
+    single, double = (paper.set_index("dtype").loc[dtype] for dtype in ("float32", "float64"))
     correlated = single["correlation"] >= 0.99995 and double["correlation"] >= 0.99995
     small = single["max_error"] <= 1e-7 and double["max_error"] <= 1e-15
     worst = (draws["max_error"] / draws["bound"]).max()
@@ -147,7 +144,7 @@ def better_than_sae(evidence: Evidence) -> Finding:
     return Finding(
         outcome(abs(gap.value - 0.031) <= 0.01 and gap.above(), gap.above()),
         gap,
-        gap.text(2, 100, "points"),
+        gap.points(),
         "The SAE is the paper's, untuned and denser: the difference says nothing of a tuned SAE, "
         "nor of one at the same density.",
     )
@@ -261,7 +258,7 @@ def rate_decides_quality(evidence: Evidence) -> Finding:
     """Reproduced if for SGD, paired by seed, the probe at 1e-2 lies above that at 1e-4 and the
     final loss at 1e-1 below that at 1e-4, both intervals without 0. Partly if one of them does.
     """
-    sgd = evidence.dynamics[evidence.dynamics["optimizer"] == "sgd"]
+    sgd = rows_of(evidence.dynamics, optimizer="sgd")
     probe = statistics.difference(
         _of(sgd, lr=1e-2)["probe_accuracy"], _of(sgd, lr=1e-4)["probe_accuracy"]
     )
@@ -270,7 +267,7 @@ def rate_decides_quality(evidence: Evidence) -> Finding:
     return Finding(
         outcome(better and lower, better or lower),
         probe,
-        f"probe {probe.text(2, 100, 'points')}; loss {loss.text(0)}",
+        f"probe {probe.points()}; loss {loss.text(0)}",
         "A lower loss is not by itself a better encoder: the loss falls with the logarithm of how "
         "far the energies have grown.",
     )
@@ -307,14 +304,14 @@ def sgd_matches_adam(evidence: Evidence) -> Finding:
     """
     best = {}
     for optimizer in ("sgd", "adam"):
-        runs = evidence.dynamics[evidence.dynamics["optimizer"] == optimizer]
+        runs = rows_of(evidence.dynamics, optimizer=optimizer)
         rate = float(runs.groupby("lr")["probe_accuracy"].mean().idxmax())  # type: ignore[arg-type]
         best[optimizer] = rate, _of(runs, lr=rate)["probe_accuracy"]
     gap = statistics.difference(best["sgd"][1], best["adam"][1])
     return Finding(
         outcome(gap.within(0.01), abs(gap.value) <= 0.01),
         gap,
-        gap.text(2, 100, "points"),
+        gap.points(),
         f"SGD at {best['sgd'][0]:g} ({100 * best['sgd'][1].mean():.2f} %), Adam at "
         f"{best['adam'][0]:g} ({100 * best['adam'][1].mean():.2f} %); both rates were chosen on "
         "the test images, as in the paper.",
@@ -328,7 +325,7 @@ def no_unit_dies(evidence: Evidence) -> Finding:
     """
     runs = evidence.dynamics
     dead = runs["dead_units"]
-    main = runs[(runs["optimizer"] == "adam") & (runs["lr"] == 1e-3)]["dead_units"]
+    main = rows_of(runs, optimizer="adam", lr=1e-3)["dead_units"]
     affected = statistics.share(int((dead > 0).sum()), len(dead))
     settings = runs[dead > 0].groupby(["optimizer", "lr"])["dead_units"].max()
     names: Any = settings.items()
@@ -351,9 +348,7 @@ def features_are_prototypes(evidence: Evidence) -> Finding:
     Partly if the shares do.
     """
     rows = _of(evidence.features, model="encoder", matrix="encoder", units="all")
-    centroid, smooth = (
-        statistics.mean_share(rows[f"{name}_share"]) for name in ("centroid", "smoothness")
-    )
+    centroid, smooth = _shares(rows)
     cosine = statistics.mean(rows["centroid"])
     structured = centroid.above(0.8) and smooth.above(0.8)
     return Finding(
@@ -381,9 +376,7 @@ def sae_rows_are_noise(evidence: Evidence) -> Finding:
         _of(evidence.features, model="sae", matrix="encoder", units=units)
         for units in ("all", "live", "silent")
     )
-    centroid, smooth = (
-        statistics.mean_share(rows[f"{name}_share"]) for name in ("centroid", "smoothness")
-    )
+    centroid, smooth = _shares(rows)
     return Finding(
         outcome(
             centroid.below(0.2) and smooth.below(0.2),
@@ -401,9 +394,15 @@ def sae_rows_are_noise(evidence: Evidence) -> Finding:
 
 def _of(frame: pd.DataFrame, **values: object) -> pd.DataFrame:
     """Return the rows with these values, by seed."""
-    for column, value in values.items():
-        frame = frame[frame[column] == value]
+    frame = rows_of(frame, **values)
     return frame.set_index("seed") if frame["seed"].is_unique else frame
+
+
+def _shares(rows: pd.DataFrame) -> tuple[Estimate, Estimate]:
+    """Return the shares of rows above their control, in |cosine| and in smoothness."""
+    names = ("centroid_share", "smoothness_share")
+    centroid, smooth = (statistics.mean_share(rows[name]) for name in names)
+    return centroid, smooth
 
 
 def _both_models(evidence: Evidence, column: str) -> tuple[pd.Series, pd.Series]:
@@ -412,8 +411,7 @@ def _both_models(evidence: Evidence, column: str) -> tuple[pd.Series, pd.Series]
 
 
 def _crossings(evidence: Evidence, optimizer: str) -> pd.DataFrame:
-    frame = evidence.crossings
-    return frame[(frame["optimizer"] == optimizer) & (frame["threshold"] == 1)]
+    return rows_of(evidence.crossings, optimizer=optimizer, threshold=1)
 
 
 def _power_of_width(evidence: Evidence, optimizer: str) -> float:
@@ -432,8 +430,7 @@ def _side_by_side(evidence: Evidence, optimizer: str) -> str:
 
 
 def _still_moving(evidence: Evidence, optimizer: str) -> str:
-    frame = evidence.settling
-    row = frame[(frame["optimizer"] == optimizer) & (frame["hidden"] == 64)].iloc[0]
+    row = rows_of(evidence.settling, optimizer=optimizer, hidden=64).iloc[0]
     if pd.isna(row["angle_at"]):
         return ""
     return (

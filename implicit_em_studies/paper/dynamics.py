@@ -16,7 +16,7 @@ from implicit_em_studies.paper.tables import as_text, beside_published, shown
 from implicit_em_studies.shared import figures as style
 from implicit_em_studies.shared.experiment import Experiment, Measured, Shown
 from implicit_em_studies.shared.runs import Run, table
-from implicit_em_studies.shared.tables import history_of
+from implicit_em_studies.shared.tables import history_of, rows_of
 
 OPTIMIZERS = {"sgd": ("SGD", style.BLUE, "o"), "adam": ("Adam", style.VERMILION, "s")}
 RATES = {1e-4: style.SKY, 1e-3: style.GREEN, 1e-2: style.ORANGE, 1e-1: style.PURPLE}
@@ -63,7 +63,7 @@ def dynamics(measured: Measured) -> Figure:
     }
     longest = int(every["epochs"].max())
     for shift, (optimizer, look) in zip((0.94, 1 / 0.94), OPTIMIZERS.items(), strict=True):
-        runs = every[every["optimizer"] == optimizer]
+        runs = rows_of(every, optimizer=optimizer)
         runs = runs.assign(lr=shift * runs["lr"], probe_accuracy=100 * runs["probe_accuracy"])
         never = runs.loc[runs["convergence_epoch"].isna(), "lr"]
         _, colour, marker = look
@@ -98,7 +98,7 @@ def losses(measured: Measured) -> Figure:
     terms = {"loss": "loss", "lse": "LSE", "var": "variance", "tc": "decorrelation"}
     run: Any
     for row, (optimizer, (label, *_)) in zip(panels, OPTIMIZERS.items(), strict=True):
-        for run in runs[runs["optimizer"] == optimizer].itertuples():
+        for run in rows_of(runs, optimizer=optimizer).itertuples():
             epochs = run.history["epoch"]
             for axes, term in zip(row, terms, strict=True):
                 axes.plot(epochs, run.history[f"train/{term}"], color=RATES[run.lr], lw=0.8)
@@ -123,15 +123,15 @@ def crossings(measured: Measured) -> Figure:
     every = measured["crossings"]
     widths = np.sort(every["hidden"].unique()).astype(float)
     for optimizer, (label, colour, marker) in OPTIMIZERS.items():
-        rows = every[every["optimizer"] == optimizer]
-        one = rows[rows["threshold"] == 1]
+        rows = rows_of(every, optimizer=optimizer)
+        one = rows_of(rows, threshold=1)
         power = POWER_OF_T[optimizer]
         name = f"law, {label}: {'' if power == 1 else power}K"
         for axes in (left, right):
             axes.plot(widths, power * widths, color=colour, ls="--", lw=1, label=name)
         left.plot(one["hidden"], one["measured"], marker, color=colour, ms=6, label=label)
         for threshold, fill in ((0.5, "none"), (2.0, colour)):
-            other = rows[rows["threshold"] == threshold]
+            other = rows_of(rows, threshold=threshold)
             scaled = other["measured"] * threshold
             right.plot(other["hidden"], scaled, marker, color=colour, mfc=fill, ms=6)
     left.set(title="threshold 1", ylabel="epoch of convergence")
@@ -162,7 +162,7 @@ def settling(measured: Measured) -> Figure:
         "probe_accuracy": "probe accuracy (%)",
     }
     for optimizer, (label, colour, marker) in OPTIMIZERS.items():
-        run = runs[(runs["optimizer"] == optimizer) & (runs["hidden"] == 64)].iloc[0]
+        run: Any = rows_of(runs, optimizer=optimizer, hidden=64).iloc[0]
         for axes, (key, title) in zip(panels, keys.items(), strict=True):
             curve = run["history"].set_index("epoch")[f"trajectory/{key}"].dropna()
             axes.set(title=title, xscale="log", xlabel="epoch")

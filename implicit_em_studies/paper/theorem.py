@@ -15,7 +15,7 @@ from implicit_em_studies.shared.experiment import Experiment, Shown, Tables
 from implicit_em_studies.shared.figures import BLUE, GREY, ORANGE, SKY, VERMILION, subplots
 from implicit_em_studies.shared.measurements import samples_of
 from implicit_em_studies.shared.runs import Run
-from implicit_em_studies.shared.tables import history_of
+from implicit_em_studies.shared.tables import history_of, rows_of
 
 IDENTITY_IMAGES = 128
 SMALLEST_SHOWN = 1e-20  # the closed form's error vanishes if one component takes everything
@@ -35,17 +35,15 @@ def measure(runs: Sequence[Run]) -> Tables:
 def _errors_by_draw(draws: pd.DataFrame) -> pd.DataFrame:
     """Put the precisions and gradients of a draw side by side."""
     case = ["batch", "components", "scale"]
-    autograd = draws[draws["gradient"] == "autograd"]
     parts: dict[str, pd.Series] = {}
-    for dtype, rows in autograd.groupby("dtype"):
-        rows = rows.set_index(case)
-        closed = draws[(draws["gradient"] == "closed form") & (draws["dtype"] == dtype)]
+    for dtype, both in draws.set_index(case).groupby("dtype"):
+        rows, closed = (rows_of(both, gradient=way) for way in ("autograd", "closed form"))
         parts |= {
             f"{dtype}: correlation": rows["correlation"].map("{:.4f}".format),
             f"max error {dtype}": rows["max_error"],
             f"mean error {dtype}": rows["mean_error"],
             f"bound {dtype}": rows["bound"],
-            f"closed form {dtype}": closed.set_index(case)["max_error"],
+            f"closed form {dtype}": closed["max_error"],
         }
     return as_text(pd.DataFrame(parts).reset_index().replace("nan", NOTHING))
 
@@ -65,7 +63,7 @@ def identity(tables: Tables) -> Figure:
     gradient, responsibility = pairs()
     _plot_identity(left, gradient, responsibility)
     draws = tables["draws"]
-    shaped = draws[(draws["batch"] == 64) & (draws["components"] == 128)].sort_values("scale")
+    shaped = rows_of(draws, batch=64, components=128).sort_values("scale")
     looks = {
         ("float32", "autograd"): (VERMILION, "o"),
         ("float32", "closed form"): (ORANGE, "^"),
@@ -73,7 +71,7 @@ def identity(tables: Tables) -> Figure:
         ("float64", "closed form"): (SKY, "v"),
     }
     for (dtype, way), (colour, marker) in looks.items():
-        rows = shaped[(shaped["dtype"] == dtype) & (shaped["gradient"] == way)]
+        rows = rows_of(shaped, dtype=dtype, gradient=way)
         seen = rows["max_error"].where(rows["max_error"] > SMALLEST_SHOWN)
         name = f"{dtype}, {way}"
         right.plot(rows["scale"], seen, color=colour, marker=marker, ms=4, label=name)

@@ -40,6 +40,10 @@ class Estimate:
         """Return whether there is an interval, nearer to 0 than a bound."""
         return self.above(-bound) and self.below(bound)
 
+    def points(self, digits: int = 2) -> str:
+        """Write a difference of shares and its interval, in points."""
+        return self.text(digits, 100, "points")
+
     def text(self, digits: int = 2, scale: float = 1.0, unit: str = "") -> str:
         """Write the value and its interval: ``3.1 [2.5, 3.6] points``."""
         unit = unit and f" {unit}"
@@ -88,12 +92,12 @@ def ratio(first: pd.Series, second: pd.Series) -> Estimate:
     if (pairs <= 0).any(axis=None):
         raise ValueError("a ratio needs positive values")
     logs = pairs.map(np.log)
-    estimate = mean(logs[0] - logs[1])
+    estimate = difference(logs[0], logs[1])
     low, high = (
         None if end is None else float(np.exp(end)) for end in (estimate.low, estimate.high)
     )
-    value = float(np.exp(estimate.value))
-    return Estimate(value, low, high, len(pairs), _paired_p(logs), "paired t test of logarithms")
+    value, test = float(np.exp(estimate.value)), "paired t test of logarithms"
+    return replace(estimate, value=value, low=low, high=high, test=test)
 
 
 def share(successes: int, n: int) -> Estimate:

@@ -66,6 +66,13 @@ def in_words(runs: pd.DataFrame, columns: Mapping[str, tuple[str, str]]) -> dict
     }
 
 
+def rows_of(frame: pd.DataFrame, **values: object) -> pd.DataFrame:
+    """Return the rows that have these values in the columns of their names."""
+    for column, value in values.items():
+        frame = frame[frame[column] == value]
+    return frame
+
+
 def history_of(directory: object) -> pd.DataFrame:
     """Return what a run logged, a row an epoch."""
     return pd.read_csv(f"{directory}/history.csv")

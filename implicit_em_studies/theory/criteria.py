@@ -16,6 +16,7 @@ from implicit_em_studies.shared import statistics
 from implicit_em_studies.shared.claims import Claims, Finding
 from implicit_em_studies.shared.experiment import Evidence
 from implicit_em_studies.shared.statistics import Estimate
+from implicit_em_studies.shared.tables import rows_of
 from implicit_em_studies.theory import anomaly, lse, reconstruction, volume
 from implicit_em_studies.theory.depth import EQUAL, WAYS
 from implicit_em_studies.theory.explicit_em import DESCENT, EXPLICIT, best, end_of
@@ -60,7 +61,6 @@ def unit_rows_settle(evidence: Evidence) -> Finding:
 
 def _settles(evidence: Evidence, name: str) -> Finding:
     runs, today = (_candidate(evidence, one) for one in (name, "today"))
-    runs, today = (one[one["weight"] == 1] for one in (runs, today))
     settled, dead = runs["settled"].notna(), runs["dead_units"] > 0
     good = (settled & ~dead).groupby(runs["lr"]).all()
     where = ", ".join(f"{rate:g}" for rate in sorted(runs["lr"][dead].unique()))
@@ -80,14 +80,12 @@ def decay_keeps_the_probe(evidence: Evidence) -> Finding:
     Partly if the mean difference is above -0.3 points.
     """
     matched = evidence["volume"]["matched"]
-    probes = {
-        name: group.set_index("seed")["probe"] for name, group in matched.groupby("candidate")
-    }
+    probes = matched.pivot(index="seed", columns="candidate", values="probe")
     gap = statistics.difference(probes["decay"], probes["today"])
     return Finding(
         outcome(gap.ends[0] > -CLOSE, gap.value > -CLOSE),
         gap,
-        gap.text(2, 100, "points"),
+        gap.points(),
         "At the same density the probe is "
         + ("better with weight decay." if gap.above() else "not better with weight decay."),
     )
@@ -103,7 +101,7 @@ def others_do_as_well(evidence: Evidence) -> Finding:
     found, settling = [], []
     for name in ("hinge", "penalty", "unit"):
         runs = _candidate(evidence, name)
-        runs = runs[(runs["weight"] == 1) & (runs["lr"] == volume.MIDDLE)]
+        runs = runs[runs["lr"] == volume.MIDDLE]
         if runs["settled"].notna().all() and (runs["dead_units"] == 0).all():
             settling.append(name)
             if matched[name] - matched["today"] > -CLOSE:
@@ -193,22 +191,20 @@ def components_are_as_good(evidence: Evidence) -> Finding:
     end = end_of(found["curves"], "pass")
     chosen = [best(found["curves"], methods, "pass", end) for methods in (EXPLICIT, DESCENT)]
     finals = found["finals"].set_index("seed")
-    explicit, descent = (
-        finals[(finals["method"] == one.method) & (finals["rate"] == one.rate)] for one in chosen
-    )
+    explicit, descent = (rows_of(finals, method=one.method, rate=one.rate) for one in chosen)
     gap = statistics.difference(explicit["purity"], descent["purity"])
     mutual = [100 * one["nmi"].mean() for one in (explicit, descent)]
     return Finding(
         outcome(max(map(abs, gap.ends)) < AS_PURE, abs(gap.value) < AS_PURE),
         gap,
-        gap.text(2, 100, "points"),
+        gap.points(),
         f"Mutual information with the classes: {mutual[0]:.1f} and {mutual[1]:.1f} %.",
     )
 
 
 def _candidate(evidence: Evidence, name: str) -> pd.DataFrame:
-    runs = evidence["volume"]["runs"]
-    return runs[runs["candidate"] == name]
+    """Return the runs of a candidate with a weight of 1 for LSE."""
+    return rows_of(evidence["volume"]["runs"], candidate=name, weight=1)
 
 
 FEW = 16
@@ -229,8 +225,7 @@ def second_layer_reads_better(evidence: Evidence) -> Finding:
         gaps[way] = [statistics.difference(second, other) for other in (first, equal)]
     above = [all(map(Estimate.above, own)) for own in gaps.values()]
     texts = [
-        f"{WAYS[way]} {own[0].text(2, 100, 'points')} over the first, "
-        f"{own[1].text(2, 100, 'points')} over one layer"
+        f"{WAYS[way]} {own[0].points()} over the first, {own[1].points()} over one layer"
         for way, own in gaps.items()
     ]
     return Finding(
@@ -296,7 +291,7 @@ def upper_units_are_mixtures(evidence: Evidence) -> Finding:
     agree = all(map(Estimate.above, gaps.values()))
     texts = [
         f"{WAYS[way]} {carried[way]:.0f} units, weight on their class less chance "
-        f"{gaps[way].text(1, 100, 'points')}"
+        f"{gaps[way].points(1)}"
         for way in gaps
     ]
     return Finding(
@@ -318,8 +313,8 @@ def _layer(
 ) -> pd.Series:
     """Return what was measured of a layer of the nets of one kind, by seed."""
     rows = evidence["depth"]["layers"]
-    place = {"way": way, "layers": layers, "layer": layer, "units": units}
-    return rows[(rows[[*place]] == pd.Series(place)).all(axis=1)].set_index("seed")[measure]
+    own = rows_of(rows, way=way, layers=layers, layer=layer, units=units)
+    return own.set_index("seed")[measure]
 
 
 def _gaps(
@@ -335,11 +330,11 @@ def _gaps(
 def _rise(evidence: Evidence, measure: str) -> str:
     """Return what the second of layers trained in turn has more than the first, as text."""
     second, first = (_layer(evidence, "turns", 2, layer, measure) for layer in (2, 1))
-    return statistics.difference(second, first).text(2, 100, "points")
+    return statistics.difference(second, first).points()
 
 
 def _of_both(gaps: Sequence[Estimate]) -> str:
-    two, three = (gap.text(2, 100, "points") for gap in gaps)
+    two, three = (gap.points() for gap in gaps)
     return f"{two} with two layers, {three} with three"
 
 
@@ -378,8 +373,7 @@ def a_temperature_gives_meaning(evidence: Evidence) -> Finding:
     counts as a loss. Partly if that holds for softplus, the absolute value or the square; their
     units are hardly ever silent, so their probe is compared with their own at temperature 1.
     """
-    table = evidence["lse"]["responsibilities"]
-    table = table[(table["decay"] > 0) & (table["weight"] == 1)]
+    table = evidence["lse"]["responsibilities"].query("decay > 0 and weight == 1")
     said: dict[str, float] = {}
     found: dict[str, list[str]] = {}
     for (activation, temperature), runs in table.groupby(["activation", "temperature"], sort=False):
@@ -413,8 +407,8 @@ def low_energy_is_a_match(evidence: Evidence) -> Finding:
     Units with the same energy share a sample. Partly if only the first has.
     """
     table = evidence["lse"]["responsibilities"]
-    ones = (table["weight"] == 1) & (table["temperature"] == 1) & (table["decay"] > 0)
-    purities = {name: runs.set_index("seed") for name, runs in table[ones].groupby("activation")}
+    ones = table.query("weight == 1 and temperature == 1 and decay > 0")
+    purities = {name: runs.set_index("seed") for name, runs in ones.groupby("activation")}
     relu = purities.pop("ReLU")["purity_least"]
     found, purer, shown = [], [], []
     for activation, runs in purities.items():
@@ -505,8 +499,8 @@ def _leads(
     runs = evidence["reconstruction"]["runs"]
     found = {}
     for target in reconstruction.DENSITIES:
-        there = runs[runs["target"] == target].set_index("seed")
-        probes = [there[there["variant"] == name][column] for name in (first, second)]
+        there = rows_of(runs, target=target).set_index("seed")
+        probes = [rows_of(there, variant=name)[column] for name in (first, second)]
         found[target] = statistics.difference(*probes)
     return found
 
@@ -518,7 +512,7 @@ def _by_densities(leads: Mapping[float, Estimate], met: Sequence[float], why: st
 
 
 def _at_densities(leads: Mapping[float, Estimate]) -> str:
-    return ", ".join(f"{e.text(2, 100, 'points')} at {100 * at:.0f} %" for at, e in leads.items())
+    return ", ".join(f"{e.points()} at {100 * at:.0f} %" for at, e in leads.items())
 
 
 @claim("anomaly", "The evidence is a better anomaly score than the references", "on 2 of 3 kinds")

@@ -26,7 +26,7 @@ from implicit_em_studies.shared import figures as style
 from implicit_em_studies.shared.experiment import Experiment, Shown, Tables
 from implicit_em_studies.shared.measurements import Measurement, samples_of
 from implicit_em_studies.shared.runs import Run
-from implicit_em_studies.shared.tables import in_words
+from implicit_em_studies.shared.tables import in_words, rows_of
 
 WAYS = {
     "one": "one layer",
@@ -216,14 +216,9 @@ def measure(runs: Sequence[Run]) -> Tables:
 
     Trained layer by layer, the lower two of three layers are also a net of two.
     """
-    found: Any = LAYERS.of(runs, workers=1)  # seconds a layer
-    every = pd.DataFrame(
-        [
-            {"way": run.family.removeprefix("depth_"), "seed": run.seed, **row}
-            for run in found.itertuples()
-            for row in run.rows
-        ]
-    )
+    found = LAYERS.of(runs, workers=1).explode("rows", ignore_index=True)  # seconds a layer
+    found["way"] = found["family"].str.removeprefix("depth_")
+    every = pd.concat([found[["way", "seed"]], pd.DataFrame(found["rows"].to_list())], axis=1)
     shallow = every[every["way"].isin(LAYER_BY_LAYER) & (every["layer"] < 3)].assign(layers=2)
     columns = ["way", "layers", "layer", "units", "seed", *SHOWN]
     rows = pd.concat([every, shallow], ignore_index=True)[columns]
@@ -260,37 +255,24 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 
 def by_layer(tables: Tables) -> Figure:
     """Draw what is measured of a layer over its number, for each way of training."""
-    rows = tables["layers"]
-    one = rows[rows["way"] == "one"]
     depth = {units: layers for layers, units in EQUAL.items()}
-    deepest = rows[rows["layers"] == 3]
+    rows = tables["layers"]
+    rows = rows.assign(layer=rows["units"].map(depth).fillna(rows["layer"]))
     lines = {
-        "one layer of as many parameters": (
-            one.assign(layer=one["units"].map(depth).fillna(1)),
-            {"color": style.BLACK, "ls": ":", "marker": "s"},
-        ),
-        "in turn": (deepest[deepest["way"] == "turns"], {"color": style.GREEN, "marker": "o"}),
-        "at the same time": (
-            deepest[deepest["way"] == "together"],
-            {"color": style.BLUE, "marker": "^"},
-        ),
-        "jointly, three layers": (
-            deepest[deepest["way"] == "joint"],
-            {"color": style.VERMILION, "marker": "D"},
-        ),
-        "jointly, two layers": (
-            rows[(rows["way"] == "joint") & (rows["layers"] == 2)],
-            {"color": style.ORANGE, "ls": "--", "marker": "D"},
-        ),
+        "one layer of as many parameters": ("one", 1, style.BLACK, ":", "s"),
+        "in turn": ("turns", 3, style.GREEN, "-", "o"),
+        "at the same time": ("together", 3, style.BLUE, "-", "^"),
+        "jointly, three layers": ("joint", 3, style.VERMILION, "-", "D"),
+        "jointly, two layers": ("joint", 2, style.ORANGE, "--", "D"),
     }
     figure, panels = style.subplots(2, 3, 4.4)
     for axes, (key, (name, _)) in zip(panels.flat, SHOWN.items(), strict=False):
-        for label, (own, look) in lines.items():
+        for label, (way, layers, colour, line, marker) in lines.items():
+            own = rows_of(rows, way=way, layers=layers)
             found = 100 * own.groupby("layer")[key].agg(["mean", "min", "max"])
             spread = [found["mean"] - found["min"], found["max"] - found["mean"]]
-            axes.errorbar(
-                found.index, found["mean"], spread, label=label, ms=4, elinewidth=0.8, **look
-            )
+            look: Any = {"color": colour, "ls": line, "marker": marker, "ms": 4, "elinewidth": 0.8}
+            axes.errorbar(found.index, found["mean"], spread, label=label, **look)
         axes.set(title=name, xticks=[1, 2, 3], xlim=(0.8, 3.2))
     for axes in panels[1]:
         axes.set_xlabel("layer")
@@ -300,13 +282,12 @@ def by_layer(tables: Tables) -> Figure:
 
 def mixtures(tables: Tables) -> Figure:
     """Draw how many lower units make an upper one, and whether they are of its class."""
-    rows = tables["layers"]
-    upper = rows[(rows["layer"] > 1) & (rows["layers"] == 3)]
+    upper = tables["layers"].query("layer > 1 and layers == 3")
     figure, (left, right) = style.subplots(1, 2, 2.8)
     colours = {"turns": style.GREEN, "together": style.BLUE, "joint": style.VERMILION}
     for position, (way, colour) in enumerate(colours.items()):
         for layer in (2, 3):
-            own = upper[(upper["way"] == way) & (upper["layer"] == layer)]
+            own = rows_of(upper, way=way, layer=layer)
             x = 4 * (layer - 2) + position
             look = {"color": colour, "label": WAYS[way] if layer == 2 else None}
             style.bar(left, x, own["carried"], 0.8, 0.2, **look)
@@ -321,9 +302,9 @@ def mixtures(tables: Tables) -> Figure:
     for axes in (left, right):
         axes.set_xticks([1, 5], ["layer 2", "layer 3"])
         axes.grid(visible=False, axis="x")
-    handles, labels = left.get_legend_handles_labels()
-    handles, labels = [*handles, chance], [*labels, "equal weights"]
-    figure.legend(handles, labels, loc="outside lower center", ncols=5)
+    chance.set_label("equal weights")
+    handles = [*left.get_legend_handles_labels()[0], chance]
+    figure.legend(handles=handles, loc="outside lower center", ncols=5)
     return figure
 
 

@@ -21,7 +21,7 @@ from implicit_em_studies.shared import figures as style
 from implicit_em_studies.shared.experiment import Experiment, Shown, Tables
 from implicit_em_studies.shared.measurements import Measurement
 from implicit_em_studies.shared.runs import Run
-from implicit_em_studies.shared.tables import history_of, in_words
+from implicit_em_studies.shared.tables import history_of, in_words, rows_of
 from implicit_em_studies.theory import free_layer
 from implicit_em_studies.theory.em_measuring import (
     INCREMENTAL,
@@ -280,7 +280,7 @@ def race(tables: Tables) -> Figure:
     for method in (*EXPLICIT, *DESCENT):
         colour, line = LOOKS[method]
         rate = rates[method]
-        own = curves[(curves["method"] == method) & (curves["rate"] == rate)]
+        own = rows_of(curves, method=method, rate=rate)
         means = own.groupby("pass")[["seconds", "likelihood"]].mean().reset_index()
         shown.append(means)
         label = _named(method, rate)
@@ -289,7 +289,7 @@ def race(tables: Tables) -> Figure:
                 axes.plot(curve[column], curve["likelihood"], line, color=colour, lw=0.5, alpha=0.5)
             axes.plot(means[column], means["likelihood"], line, color=colour, label=label)
     colour, line = LOOKS["kmeans"]
-    limit = finals[finals["method"] == "kmeans"]["likelihood"].mean()
+    limit = rows_of(finals, method="kmeans")["likelihood"].mean()
     for axes, name in zip(panels, ("passes", "seconds of training"), strict=True):
         axes.axhline(limit, color=colour, ls=line, label="k-means, at its end")
         axes.set(xlabel=name, xscale="log")
@@ -309,7 +309,7 @@ def rates(tables: Tables) -> Figure:
     names = ("step size", "rate", "rate")
     for axes, method, name in zip(panels, ("stochastic", *DESCENT), names, strict=True):
         _levels(axes, finals, ("exact", "incremental"))
-        own = finals[finals["method"] == method]
+        own = rows_of(finals, method=method)
         rate = own["rate"].astype(float)
         colour, line = LOOKS[method]
         style.dots_and_means(axes, rate, own["likelihood"], line, color=colour)
@@ -325,7 +325,7 @@ def rates(tables: Tables) -> Figure:
 def _levels(axes: Axes, finals: pd.DataFrame, methods: Sequence[str]) -> None:
     """Draw the mean likelihoods at the end of methods that have no rate."""
     for method in methods:
-        level = finals[finals["method"] == method]["likelihood"].mean()
+        level = rows_of(finals, method=method)["likelihood"].mean()
         axes.axhline(level, color=LOOKS[method][0], lw=0.8, label=METHODS[method])
 
 

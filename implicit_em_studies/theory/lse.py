@@ -20,7 +20,7 @@ from implicit_em.data import as_unit_float
 from implicit_em_studies.shared import figures as style
 from implicit_em_studies.shared.experiment import Experiment, Shown, Tables
 from implicit_em_studies.shared.runs import Run
-from implicit_em_studies.shared.tables import in_words, over_runs, records
+from implicit_em_studies.shared.tables import in_words, over_runs, records, rows_of
 from implicit_em_studies.theory.matching import probe_at
 
 ACTIVATIONS = {
@@ -176,8 +176,7 @@ def _settings(run: Run) -> dict[str, Any]:
 
 def default(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of ReLU with a weight and a temperature of 1: one run a seed and decay."""
-    ones = (table["weight"] == 1) & (table["temperature"] == 1)
-    return table[ones & (table["activation"] == "ReLU")]
+    return rows_of(table, activation="ReLU", weight=1, temperature=1)
 
 
 def probes_at_one(table: pd.DataFrame) -> list[float]:

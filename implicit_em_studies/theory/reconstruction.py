@@ -18,7 +18,7 @@ from implicit_em_studies.shared import figures as style
 from implicit_em_studies.shared.experiment import Experiment, Shown, Tables
 from implicit_em_studies.shared.measurements import Measurement, samples_of
 from implicit_em_studies.shared.runs import Run
-from implicit_em_studies.shared.tables import in_words
+from implicit_em_studies.shared.tables import in_words, rows_of
 
 VARIANTS = {
     "l1": "L1",
@@ -110,7 +110,7 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for target in DENSITIES:
         for key, name in VARIANTS.items():
-            group = runs[(runs["target"] == target) & (runs["variant"] == key)]
+            group = rows_of(runs, target=target, variant=key)
             if len(group):
                 place = {"at": f"{100 * target:.0f} %", "model": name}
                 rows.append(place | in_words(group, columns))
@@ -132,7 +132,7 @@ def variances(tables: Tables) -> Figure:
     marks = dict(zip(VARIANTS, "ososDos^D", strict=True))
     for axes, target in zip(panels, DENSITIES, strict=True):
         for (key, name), kind in zip(VARIANTS.items(), kinds, strict=True):
-            own = runs[(runs["target"] == target) & (runs["variant"] == key)]
+            own = rows_of(runs, target=target, variant=key)
             x, y = 100 * own["ridge_fvu"], 100 * own["probe_accuracy"]
             axes.plot(x, y, marks[key], color=looks[kind], ms=4, mfc="none", label=name)
         axes.set(title=f"{100 * target:.0f} % active", xlabel="unexplained variance (%)")

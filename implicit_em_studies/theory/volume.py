@@ -18,7 +18,7 @@ from implicit_em.models import Encoder
 from implicit_em_studies.shared import figures as style
 from implicit_em_studies.shared.experiment import Experiment, Shown, Tables
 from implicit_em_studies.shared.runs import Run, table
-from implicit_em_studies.shared.tables import history_of, in_words
+from implicit_em_studies.shared.tables import history_of, in_words, rows_of
 from implicit_em_studies.theory.matching import probe_at
 
 CANDIDATES = {
@@ -83,11 +83,13 @@ class UnitRows(Encoder):
 
 def measure(runs: Sequence[Run]) -> Tables:
     """Return ``runs``, one row each, and ``matched``: probes at the density of the paper's."""
-    frames = []
-    for candidate in CANDIDATES:
-        sweeps = [f"volume_{candidate}", f"volume_{candidate}_rates"]
-        frames.append(table(runs, sweeps).assign(candidate=candidate))
-    every = pd.concat(frames, ignore_index=True)
+    every = pd.concat(
+        [
+            table(runs, [f"volume_{name}", f"volume_{name}_rates"]).assign(candidate=name)
+            for name in CANDIDATES
+        ],
+        ignore_index=True,
+    )
     every["settled"] = [_settled(directory) for directory in every["directory"]]
     columns = ["candidate", "lr", "weight", "seed", "settled", "dead_units", "density"]
     every = every[[*columns, "probe_accuracy", "redundancy", "final_loss", "directory"]]
@@ -114,9 +116,8 @@ def matched(runs: pd.DataFrame) -> pd.DataFrame:
     The density is the mean over the seeds at a weight of 1. Between two weights of LSE the probe is
     interpolated linearly; beyond the ends of a candidate's densities it is NaN.
     """
-    middle = runs[runs["lr"] == MIDDLE]
-    today = middle[(middle["candidate"] == "today") & (middle["weight"] == 1)]
-    density = float(today["density"].mean())
+    middle = rows_of(runs, lr=MIDDLE)
+    density = float(rows_of(middle, candidate="today", weight=1)["density"].mean())
     rows = []
     for (candidate, seed), curve in middle.groupby(["candidate", "seed"], sort=False):
         probe = probe_at(density, curve)
@@ -126,14 +127,15 @@ def matched(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _curves(runs: pd.DataFrame) -> Tables:
     """Return what rows do along the training of one run each: the paper's, and with decay."""
-    shown = runs[(runs["weight"] == 1) & (runs["seed"] == runs["seed"].min())]
-    frames = []
-    for run in shown[shown["candidate"].isin(["today", "decay"])].itertuples():
-        history: Any = history_of(run.directory)
-        history = history.rename(columns=lambda name: name.removeprefix("trajectory/"))
-        kept = ["epoch", "train/loss", "row_angle", "row_angle_ten", "log_variance"]
-        history = history.reindex(columns=kept)
-        frames.append(history.assign(candidate=run.candidate, lr=run.lr))
+    kept = ["epoch", "train/loss", "row_angle", "row_angle_ten", "log_variance"]
+    shown = runs.query("candidate in ['today', 'decay'] and weight == 1 and seed == seed.min()")
+    frames = [
+        history_of(run.directory)
+        .rename(columns=lambda name: name.removeprefix("trajectory/"))
+        .reindex(columns=kept)
+        .assign(candidate=run.candidate, lr=run.lr)
+        for run in shown.itertuples()
+    ]
     return {"curves": pd.concat(frames, ignore_index=True)}
 
 
