@@ -5,11 +5,11 @@ import json
 import pytest
 from helpers.paths import ROOT
 from helpers.wandb_server import inspect, records
+from implicit_em_studies.paper.reproduce import reproduce
 from omegaconf import OmegaConf
 
 from implicit_em.base.errors import ConfigError
 from implicit_em.training.tracking import wandb_mode
-from implicit_em_studies.paper.reproduce import reproduce
 
 
 def log_of(run_directory):

@@ -141,7 +141,9 @@ def test_a_family_without_a_seed_is_compared_over_the_others():
     at = made(of_seeds=0.05)
     lost = (at["family"] == "b") & (at["seed"] == 2)
     at["sums"] = at["sums"].where(~lost, None)
-    some, full = (against_by_bootstrap(rows, "a", explained, 99) for rows in (at, at[at["seed"] != 2]))
+    some, full = (
+        against_by_bootstrap(rows, "a", explained, 99) for rows in (at, at[at["seed"] != 2])
+    )
     row = row_of(some, "b")
     assert (row["n"], row["pairs"]) == (2, 2)
     assert not row["best"]
