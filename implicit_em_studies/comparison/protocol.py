@@ -60,6 +60,10 @@ class ComparisonProtocol(Protocol):
                 raise ValueError(
                     f"parts.{part}.also={twice[0]}: is among families or controls already"
                 )
+            if unknown := [family for family in own.grids if family not in self.grids]:
+                raise ValueError(
+                    f"parts.{part}.grids.{unknown[0]}: allowed: {', '.join(self.grids)}"
+                )
         self.require("tuning", "probe", "linear", default="linear")
         return self
 

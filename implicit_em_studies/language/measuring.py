@@ -39,7 +39,7 @@ from implicit_em_studies.shared.runs import Run, matrices_of
 
 DECODER = "ridge_decoder.safetensors"
 """File of the ridge decoder, beside the model: its ``weight`` ``(K, D)`` and ``bias`` ``(D,)``."""
-AT_ONCE = 16
+RUNS_AT_ONCE = 16
 """Number of runs whose reconstructions share the passes of a language model."""
 KIND = "kind"
 """Label of the documents that is probed, where the store has it."""
@@ -105,8 +105,8 @@ def losses_of_all(runs: Sequence[Run], lm: LanguageModelSettings, tokens: Tokens
     measurement = Measurement("losses", f"1, {tokens.losses}", None)
     if left := measurement.left(runs):
         language_model = CausalModel.load(lm, "cpu")
-    for start in range(0, len(left), AT_ONCE):
-        some = left[start : start + AT_ONCE]
+    for start in range(0, len(left), RUNS_AT_ONCE):
+        some = left[start : start + RUNS_AT_ONCE]
         data = some[0].spec.build_data()
         assert isinstance(data, ActivationDataModule)
         replacements = {run.label: reconstruction_of(run) for run in some}

@@ -18,7 +18,7 @@ Measure = Callable[[np.ndarray], np.ndarray]
 """A function of sums over documents ``(..., Q)``, with values ``(...)``; higher is better."""
 
 RESAMPLES = 10_000
-AT_ONCE = 2**22
+DOCUMENTS_AT_ONCE = 2**22
 """Number of documents to draw at a time."""
 ESTIMATED = ["low", "high", "p_value", "mean_low", "mean_high"]
 
@@ -250,7 +250,7 @@ def _resampled(sums_CNQ: np.ndarray, measure: Measure, resamples: int, seed: int
     runs, documents, quantities = sums_CNQ.shape
     sums_NM = sums_CNQ.swapaxes(0, 1).reshape(documents, -1)
     random, share_N = np.random.default_rng(seed), np.full(documents, 1 / documents)
-    size = max(1, AT_ONCE // documents)
+    size = max(1, DOCUMENTS_AT_ONCE // documents)
     values = []
     for start in range(0, resamples, size):
         counts_BN = random.multinomial(documents, share_N, min(size, resamples - start))

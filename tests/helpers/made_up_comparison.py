@@ -5,8 +5,8 @@ import pandas as pd
 
 from helpers.paths import ROOT
 from implicit_em.metrics.densities import EDGES
-from implicit_em_studies.comparison.protocol import Protocol
-from implicit_em_studies.comparison.results import Results, choose
+from implicit_em_studies.comparison.protocol import ComparisonProtocol
+from implicit_em_studies.comparison.results import ComparisonResults, choose
 
 KNOBS = np.geomspace(0.03, 0.6, 8)
 NOISE = (-1.0, 0.4, 1.0, 0.1, -0.5)
@@ -18,7 +18,9 @@ def curve(density, level=0.94, sparse=0.03):
     return level - sparse * (1 - np.log(density / 0.03) / np.log(20))
 
 
-def results(families=None, widths=None, spread=0.001, part="equal_width", **changes) -> Results:
+def results(
+    families=None, widths=None, spread=0.001, part="equal_width", **changes
+) -> ComparisonResults:
     """Return the results of families, each with the level of its curve.
 
     Args:
@@ -28,7 +30,7 @@ def results(families=None, widths=None, spread=0.001, part="equal_width", **chan
         part: name of the part.
         changes: of the protocol's keys.
     """
-    protocol = Protocol.read(ROOT / "conf").of_part(part)
+    protocol = ComparisonProtocol.read(ROOT / "conf").of_part(part)
     levels = families or {f: 0.945 - 0.004 * n for n, f in enumerate(protocol.families)}
     protocol = protocol.model_copy(update={"families": list(levels), **changes})
     tuning = pd.DataFrame(
@@ -65,7 +67,7 @@ def results(families=None, widths=None, spread=0.001, part="equal_width", **chan
     stability = picked[["family", "settings"]].assign(encoder_stability=0.7, decoder_stability=0.8)
     costs = pd.DataFrame({"family": list(levels), "step_ms": 0.5, "peak_MiB": 3.0})
     diverged = pd.DataFrame(columns=["family", "settings", "seed"])
-    return Results(protocol, tuning, chosen, finals, controls, stability, costs, diverged)
+    return ComparisonResults(protocol, tuning, chosen, finals, controls, stability, costs, diverged)
 
 
 def _noise(protocol, family, spread):

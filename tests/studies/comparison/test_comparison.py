@@ -14,25 +14,20 @@ import pytest
 import torch
 from filelock import FileLock
 from helpers.comparison_digests import DIGESTS
-from helpers.paths import ROOT, copied_configuration
 
 import implicit_em
 from implicit_em.base.errors import ConfigError
+from implicit_em.config import CONF
 from implicit_em.config.spec import RunSpec
 from implicit_em.data import ResidentDataModule
 from implicit_em.metrics.dictionaries import stability
 from implicit_em.metrics.quality import Encoded, quality
 from implicit_em.models import Dictionary
 from implicit_em.training.directory import RunDirectory
-from implicit_em_studies.comparison.__main__ import main
-from implicit_em_studies.comparison.comparison import compare
-from implicit_em_studies.comparison.knobs import CURVE
-from implicit_em_studies.comparison.protocol import PartSettings, Protocol
-from implicit_em_studies.comparison.stages import Stages, digest
+from implicit_em_studies.comparison.protocol import CURVE, ComparisonProtocol, PartSettings
+from implicit_em_studies.comparison.study import STUDY, ComparisonStages, digest_of
 from implicit_em_studies.shared.planning import compose_settings
-
-CONF = ROOT / "conf"
-"""Of the protocol's parts on each data set: another one is another protocol."""
+from implicit_em_studies.shared.protocol import STUDIES
 
 
 class Toy(Dictionary):
@@ -42,25 +37,12 @@ class Toy(Dictionary):
         return torch.relu(super().encode(x) - 0.1)
 
 
-TOY = """# @package _global_
-# A contender: this file and its class are all that it takes.
-defaults:
-  - override /model: l1
-model:
-  _target_: test_comparison.Toy
-hydra:
-  sweeper:
-    params:
-      loss.l1.weight: 0.1,0.3
-"""
-DERIVED = """# @package _global_
-# The derived model, in few settings.
-hydra:
-  sweeper:
-    params:
-      model: encoder,sampled
-      loss.lse.weight: 0.1,10
-"""
+GRIDS = [
+    # A contender: this entry and its class are all that it takes.
+    'grids.toy={model: l1, model._target_: test_comparison.Toy, axes: {loss.l1.weight: "0.1,0.3"}}',
+    'grids.derived={axes: {model: "encoder,sampled", loss.lse.weight: "0.1,10"}}',
+    'knob_grids.sparsity={axes: {loss.lse.weight: "0.25,10"}}',
+]
 
 
 class Inline(nullcontext):
@@ -84,16 +66,6 @@ def coarse():
 
 
 @pytest.fixture(scope="module")
-def conf(tmp_path_factory):
-    """Configuration files with two families of few settings."""
-    directory = tmp_path_factory.mktemp("conf") / "conf"
-    copied_configuration(directory)
-    (directory / "experiment" / "compare" / "toy.yaml").write_text(TOY)
-    (directory / "experiment" / "compare" / "derived.yaml").write_text(DERIVED)
-    return directory
-
-
-@pytest.fixture(scope="module")
 def changes(small_mnist):
     return [
         f"data.root={small_mnist}",
@@ -110,25 +82,23 @@ def changes(small_mnist):
         "finals.trainer.max_epochs=2",
         "reach=3",
         "beyond=2",
+        *GRIDS,
     ]
 
 
 @pytest.fixture(scope="module")
-def comparison(tmp_path_factory, conf, changes):
+def comparison(tmp_path_factory, changes):
     """A directory with the part in which widths differ."""
     directory = tmp_path_factory.mktemp("comparison") / "trial"
-    compare(directory, ["equal_parameters"], changes, workers=1, conf=conf)
+    STUDY.run(directory, ["equal_parameters"], changes, workers=1)
     return directory
 
 
 @pytest.fixture(scope="module")
-def knobs(tmp_path_factory, conf, changes):
+def knobs(tmp_path_factory, changes):
     """A directory with the derived model's settings: one knob beside sparsity."""
     directory = tmp_path_factory.mktemp("knobs") / "trial"
-    folder = conf / "experiment" / "knobs"
-    sparsity = (folder / "sparsity.yaml").read_text()
-    (folder / "sparsity.yaml").write_text(re.sub("weight: .*", "weight: 0.25,10", sparsity))
-    compare(directory, ["knobs"], [*changes, "knobs=[start]"], workers=1, conf=conf)
+    STUDY.run(directory, ["knobs"], [*changes, "knobs=[start]"], workers=1)
     return directory
 
 
@@ -224,10 +194,11 @@ def test_what_stands_in_the_tables_is_what_the_models_and_the_data_give(comparis
     assert cells[-3:-1] == [f"{means.iloc[0]:.1f} %", f"{means.iloc[1]:.2f} %"]
 
 
-def test_finals_have_their_own_settings_and_not_those_of_tuning(conf, changes):
-    protocol = Protocol.read(conf, ["tuning.optimizer.weight_decay=0.1", "families=[derived]"])
-    settings = compose_settings(["derived"], "compare", conf)
-    stages = Stages(protocol, "equal_width", Path("nowhere"), settings, ())
+def test_finals_have_their_own_settings_and_not_those_of_tuning(changes):
+    changes = ["tuning.optimizer.weight_decay=0.1", "families=[derived]"]
+    protocol = ComparisonProtocol.read(CONF, changes)
+    settings = compose_settings(["derived"], protocol.grids, CONF)
+    stages = ComparisonStages(protocol, "equal_width", Path("nowhere"), settings, ())
     grids = stages.grids()
     chosen = pd.DataFrame({"family": "derived", "run": [grids[0].fingerprint]})
     finals = stages.finals(stages.picked(chosen))
@@ -236,10 +207,11 @@ def test_finals_have_their_own_settings_and_not_those_of_tuning(conf, changes):
     assert [run.cfg.seed for run in finals] == protocol.seeds
 
 
-def test_families_may_share_a_setting(conf):
-    (setting, *_) = compose_settings(["derived"], "compare", conf)
+def test_families_may_share_a_setting():
+    protocol = ComparisonProtocol.read(CONF)
+    (setting, *_) = compose_settings(["derived"], protocol.grids, CONF)
     both = [setting, setting._replace(family="mine"), setting]
-    stages = Stages(Protocol.read(conf), "equal_width", Path("nowhere"), both, ())
+    stages = ComparisonStages(protocol, "equal_width", Path("nowhere"), both, ())
     grids = stages.grids()
     assert [run.sweep for run in grids] == ["derived", "mine"]
     assert len({run.directory for run in grids}) == 2
@@ -247,27 +219,31 @@ def test_families_may_share_a_setting(conf):
     assert {run.sweep for run in stages.finals(stages.picked(chosen))} == {"mine"}
 
 
-def test_a_report_of_another_protocol_is_not_written_over(comparison, conf, changes, tmp_path):
-    directory, other = tmp_path / "trial", tmp_path / "conf"
+def test_a_report_of_another_protocol_is_not_written_over(
+    comparison, changes, tmp_path, monkeypatch
+):
+    directory = tmp_path / "trial"
     shutil.copytree(comparison, directory)
-    shutil.copytree(conf, other)
-    grid = (other / "experiment" / "compare" / "toy.yaml").read_text()
-    (other / "experiment" / "compare" / "toy.yaml").write_text(grid.replace("0.1,0.3", "0.2,0.3"))
+    read = ComparisonProtocol.read
+    monkeypatch.setattr(
+        ComparisonProtocol,
+        "read",
+        lambda *given: read(*given).model_copy(update={"densities": [0.1]}),
+    )
     before = (part(directory) / "report.md").read_text()
     with pytest.raises(ConfigError, match="holds the report of another protocol, "):
-        compare(directory, ["equal_parameters"], changes, workers=1, conf=other)
+        STUDY.run(directory, ["equal_parameters"], changes, workers=1)
     assert (part(directory) / "report.md").read_text() == before
 
 
-def test_data_without_labels_are_refused_before_anything_trains(conf, changes, tmp_path):
+def test_data_without_labels_are_refused_before_anything_trains(changes, tmp_path):
     np.save(tmp_path / "X.npy", np.random.default_rng(0).random((300, 6), dtype=np.float32))
     own = [change for change in changes if not change.startswith(("data.root", "datasets"))]
     with pytest.raises(ConfigError, match=r"data\.labels: the comparison probes for labels"):
-        compare(
+        STUDY.run(
             tmp_path / "trial",
             ["equal_width"],
             [*own, "datasets=[tensors]", f"data.path={tmp_path}/X.npy"],
-            conf=conf,
         )
     assert not (tmp_path / "trial").exists()
 
@@ -289,24 +265,21 @@ def test_settings_are_tuned_on_validation_samples_and_finals_tested(comparison):
 
 
 def test_tuning_never_reads_the_test_set_and_takes_what_diverges_for_a_result(
-    conf, changes, tmp_path, monkeypatch, caplog
+    changes, tmp_path, monkeypatch, caplog
 ):
-    wild = tmp_path / "conf"
-    shutil.copytree(conf, wild)
-    grid = DERIVED.replace("model: encoder,sampled", "lr.value: 1e-3,1e30")
-    (wild / "experiment" / "compare" / "derived.yaml").write_text(grid)
+    wild = 'grids.derived={axes: {lr.value: "1e-3,1e30", loss.lse.weight: "0.1,10"}}'
     read, tables = set(), []
     split = ResidentDataModule.split
     monkeypatch.setattr(
         ResidentDataModule, "split", lambda self, name: (read.add(name), split(self, name))[1]
     )
     monkeypatch.setattr(
-        "implicit_em_studies.comparison.parts.choose", lambda _, t: 1 / tables.append(t)
+        "implicit_em_studies.comparison.study.choose", lambda _, t: 1 / tables.append(t)
     )
-    tuned_alone = [*changes, "controls=[]"]
+    tuned_alone = [*changes, "controls=[]", wild]
     for _ in range(2):
         with pytest.raises(TypeError), caplog.at_level("INFO"):
-            compare(tmp_path / "trial", ["equal_width"], tuned_alone, workers=1, conf=wild)
+            STUDY.run(tmp_path / "trial", ["equal_width"], tuned_alone, workers=1)
     assert read == {"train"}
     diverged = tables[0][tables[0]["error"].notna()]
     assert diverged["settings"].tolist() == ["lr=1e+30, lse=0.1", "lr=1e+30, lse=10"]
@@ -325,7 +298,7 @@ def test_a_trial_says_so_everywhere(comparison):
 
 @pytest.mark.slow
 def test_it_goes_on_with_what_is_missing_and_parts_share_what_they_can(
-    comparison, conf, changes, tmp_path
+    comparison, changes, tmp_path
 ):
     directory = tmp_path / "trial"
     shutil.copytree(comparison, directory)
@@ -337,7 +310,7 @@ def test_it_goes_on_with_what_is_missing_and_parts_share_what_they_can(
     written = (runs / damaged / "metrics.json").stat().st_mtime_ns
     (runs / lost / "metrics.json").unlink()
     (runs / damaged / "quality.json").write_text("{")
-    compare(directory, ["equal_width"], changes, workers=2, conf=conf)
+    STUDY.run(directory, ["equal_width"], changes, workers=2)
     assert sorted(runs.iterdir()) == before, "families of the same width in both parts"
     assert (runs / damaged / "metrics.json").stat().st_mtime_ns == written
     narrow = table(directory, "finals", "equal_width").drop(columns="train_seconds")
@@ -348,11 +321,11 @@ def test_it_goes_on_with_what_is_missing_and_parts_share_what_they_can(
     assert set(finals.loc[finals["family"] == "derived", "units"]) == {32}
 
 
-def test_another_comparison_is_not_written_over(comparison, conf, changes):
+def test_another_comparison_is_not_written_over(comparison, changes):
     with pytest.raises(Exception, match=r"holds TRIAL with .*, not TRIAL with"):
-        compare(comparison, changes=[*changes, "width=8"], conf=conf)
+        STUDY.run(comparison, changes=[*changes, "width=8"])
     with FileLock(comparison / ".lock"), pytest.raises(Exception, match="another comparison"):
-        compare(comparison, ["equal_width"], changes, conf=conf)
+        STUDY.run(comparison, ["equal_width"], changes)
 
 
 @pytest.mark.parametrize(
@@ -387,11 +360,11 @@ def test_another_comparison_is_not_written_over(comparison, conf, changes):
         (["parts.decay_64.also=[controls]"], "parts.decay_64.also=controls: is among families or"),
         (
             ["decay_64", "parts.decay_64.also=[foo]", "families=[derived]"],
-            "foo: not in compare; allowed: batch_topk, ",
+            "foo: has no grid; allowed: derived, ",
         ),
         (
             ["decay_64", "parts.decay_64.grids=nowhere"],
-            "parts.decay_64.grids=nowhere: no grids in conf/experiment/nowhere",
+            "parts.decay_64.grids=nowhere: must be a mapping",
         ),
         (
             ["parts.decay_46.width=3"],
@@ -408,31 +381,25 @@ def test_another_comparison_is_not_written_over(comparison, conf, changes):
         ),
         (["reference=topk", "families=[l1]"], "reference=topk: must be one of families=[l1]"),
         (["width.k=3"], "width.k=3: width has no k"),
-        (["families=[derived,none]"], "none: not in compare; allowed: batch_topk, "),
+        (["families=[derived,none]"], "none: has no grid; allowed: derived, "),
         (["tuning.lr.valu=1", "families=[derived]"], "lr.valu=1: no such setting"),
         (["famlies=[derived]"], "famlies=[derived]: no such key; did you mean families?"),
         (["data=kmnist"], "data=kmnist: the protocol sets it; allowed: datasets"),
         (["model.hidden=8"], "model.hidden=8: the protocol sets it; allowed: width, parts"),
         (["finals.model.hidden=8"], "finals.model.hidden: the protocol sets it; allowed: width"),
         (["tuning.probe=none"], "tuning.probe=none: must be linear"),
-        (["width=16", "families=[derived,topk]", "equal_width"], "model: k=19: must be a whole"),
+        (["width=16", "families=[derived,topk]", "equal_width"], "model: k=19: allowed are whole numbers"),
         (["lr.valu=1"], "lr.valu=1: no such key; did you mean lr.value?"),
-        (["model=topk"], "model=topk: the experiments set model themselves"),
+        (["model=topk", "families=[l1]", "reference=l1"], "model=topk: the experiments set model"),
         (["always.data.val_size=0", "families=[derived]"], "data: "),
-        (["--conf", "nowhere"], "conf=nowhere: no compare.yaml there"),
-        (["--workers", "0"], "workers=0: must be at least 1"),
-        (["seeds=[1,2]"], "results/compare is for the protocol alone"),
+        (["parts.decay_64.grids={foo: {}}"], "parts.decay_64.grids.foo: allowed: derived, "),
     ],
 )
 def test_a_mistake_gives_one_line_before_anything_is_written(
-    arguments, message, conf, tmp_path, monkeypatch, capsys
+    arguments, message, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    if "--conf" not in arguments:
-        arguments = [*arguments, "--conf", str(conf)]
-    if arguments[0] != "seeds=[1,2]":
-        arguments = [*arguments, "--directory", "trial"]
-    assert main(arguments) == 2
+    assert STUDY.main([*arguments, "--directory", "trial"]) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"error: {message}")
     assert err.count("\n") == 1
@@ -447,49 +414,51 @@ def test_a_mistake_gives_one_line_before_anything_is_written(
     ],
 )
 def test_a_mistake_in_the_file_is_named(written, instead, message, tmp_path):
-    text = (CONF / "compare.yaml").read_text()
+    text = (STUDIES / "compare.yaml").read_text()
     (tmp_path / "compare.yaml").write_text(text.replace(written, instead))
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
-        Protocol.read(tmp_path)
+        ComparisonProtocol.read(tmp_path)
 
 
-def test_a_damaged_note_is_said(comparison, conf, changes, tmp_path):
+def test_a_damaged_note_is_said(comparison, changes, tmp_path):
     directory = tmp_path / "trial"
     shutil.copytree(comparison, directory)
     (part(directory) / "findings.json").write_text("[1]")
     with pytest.raises(ConfigError, match=r"findings\.json: cannot be read: not an object"):
-        compare(directory, ["equal_parameters"], changes, conf=conf)
+        STUDY.run(directory, ["equal_parameters"], changes)
 
 
 @pytest.fixture(scope="module")
 def committed():
     """The committed protocol, and the settings of its grids and controls on MNIST."""
-    protocol = Protocol.read(CONF)
+    protocol = ComparisonProtocol.read(CONF)
     names = (protocol.families, protocol.controls)
-    return protocol, *(compose_settings(some, "compare", CONF) for some in names)
+    return protocol, *(compose_settings(some, protocol.grids, CONF) for some in names)
 
 
 def test_the_files_hold_the_protocol_that_is_pinned(committed):
     protocol, settings, controls = committed
     for part in ("equal_width", "equal_parameters"):
-        assert digest(protocol, part, [*settings, *controls]) == DIGESTS["mnist"][part]
-    knobs = compose_settings([*CURVE, *protocol.knobs], "knobs", CONF)
-    assert digest(protocol, "knobs", knobs) == DIGESTS["mnist"]["knobs"]
+        assert digest_of(protocol, part, [*settings, *controls]) == DIGESTS["mnist"][part]
+    knobs = compose_settings([*CURVE, *protocol.knobs], protocol.knob_grids, CONF)
+    assert digest_of(protocol, "knobs", knobs) == DIGESTS["mnist"]["knobs"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dataset", DIGESTS)
 def test_every_part_is_pinned_on_all_data(dataset):
-    protocol = Protocol.read(CONF)
+    protocol = ComparisonProtocol.read(CONF)
 
-    def composed(names, folder="compare"):
-        return compose_settings(names, folder, CONF, [f"data={dataset}"])
+    def composed(names, grids=protocol.grids):
+        return compose_settings(names, grids, CONF, [f"data={dataset}"])
 
-    found = {"knobs": digest(protocol, "knobs", composed([*CURVE, *protocol.knobs], "knobs"))}
-    for part, own in protocol.parts.items():
-        families = composed(protocol.of_part(part).families, own.grids)
+    knobs = composed([*CURVE, *protocol.knobs], protocol.knob_grids)
+    found = {"knobs": digest_of(protocol, "knobs", knobs)}
+    for part in protocol.parts:
+        own = protocol.of_part(part)
+        families = composed(own.families, own.grids)
         assert set(Counter(setting.family for setting in families).values()) == {32}
-        found[part] = digest(protocol, part, [*families, *composed(protocol.controls)])
+        found[part] = digest_of(protocol, part, [*families, *composed(protocol.controls)])
     assert found == DIGESTS[dataset]
 
 
@@ -501,11 +470,10 @@ def test_a_part_has_its_own_width_families_and_grids(committed):
     assert list(own.parts) == ["decay_128"]
     assert own.of_part("decay_128") == own
     assert own.deciding("decay_128") == protocol.deciding("decay_128")
-    grids = {
-        folder: compose_settings(["topk"], folder, CONF)
-        for folder in ("compare", own.parts["decay_128"].grids)
-    }
-    narrow, wide = ({s.cfg.model.k for s in settings} for settings in grids.values())
+    narrow, wide = (
+        {setting.cfg.model.k for setting in compose_settings(["topk"], grids, CONF)}
+        for grids in (protocol.grids, own.grids)
+    )
     assert [k / 128 for k in sorted(wide)] == pytest.approx(
         [k / 64 for k in sorted(narrow)], abs=0.01
     )
@@ -520,7 +488,7 @@ def test_a_part_has_a_digest_of_what_it_runs_alone(committed):
         return {
             part
             for part in ("equal_width", "equal_parameters", "knobs")
-            if digest(other, part, some) != digest(protocol, part, some)
+            if digest_of(other, part, some) != digest_of(protocol, part, some)
         }
 
     assert changed(knobs=["rate"]) == {"knobs"}
@@ -537,9 +505,9 @@ def test_a_part_has_a_digest_of_what_it_runs_alone(committed):
 
 def test_a_knobs_run_that_is_one_of_the_grids_is_no_second_run(committed):
     protocol, settings, _ = committed
-    sparsity = compose_settings(CURVE, "knobs", CONF)
+    sparsity = compose_settings(CURVE, protocol.knob_grids, CONF)
     own, grids = (
-        Stages(protocol, part, Path("nowhere"), some, ())
+        ComparisonStages(protocol, part, Path("nowhere"), some, ())
         for part, some in (("knobs", sparsity), ("equal_width", settings))
     )
     found = {run.fingerprint: run.directory for run in own.knobs()}
@@ -550,9 +518,9 @@ def test_a_knobs_run_that_is_one_of_the_grids_is_no_second_run(committed):
 
 def test_a_setting_that_two_knobs_share_is_trained_once(committed):
     protocol, _, _ = committed
-    twice = compose_settings(["base"], "knobs", CONF)
+    twice = compose_settings(["base"], protocol.knob_grids, CONF)
     again = [setting._replace(family="rate") for setting in twice]
-    runs = Stages(protocol, "knobs", Path("nowhere"), [*twice, *again], ()).knobs()
+    runs = ComparisonStages(protocol, "knobs", Path("nowhere"), [*twice, *again], ()).knobs()
     assert [run.cfg.seed for run in runs] == protocol.seeds
     assert [run.sweeps for run in runs] == [["base", "rate"]] * 5
 
@@ -569,7 +537,7 @@ def test_equal_parameters_are_equal_to_a_hundredth(committed):
     protocol, settings, _ = committed
     first = list({setting.family: setting for setting in reversed(settings)}.values())
     counts = {}
-    for run in Stages(protocol, "equal_parameters", Path("nowhere"), first, ()).grids():
+    for run in ComparisonStages(protocol, "equal_parameters", Path("nowhere"), first, ()).grids():
         module = run.spec.build_module(784)
         counts[run.sweep] = sum(p.numel() for p in module.model.parameters())
     assert counts["derived"] == 100_480

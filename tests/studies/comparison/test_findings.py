@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from helpers.made_up_comparison import results
 
-from implicit_em_studies.comparison.findings import findings
+from implicit_em_studies.comparison.report import findings
 from implicit_em_studies.shared.pairs import differences_table, matched_table
 from implicit_em_studies.shared.tables import mean_over_seeds
 

@@ -8,13 +8,10 @@ import pandas as pd
 import pytest
 import torch
 from helpers.language import WIDTH, make_model, make_text
-from helpers.paths import ROOT
-from helpers.small_studies import conf_with
-from implicit_em_studies.language.__main__ import main
-from implicit_em_studies.language.part import reaching
 from safetensors.torch import load_file
 
 from implicit_em.base.errors import RunError
+from implicit_em.config import CONF
 from implicit_em.config.harvest import LanguageModelSettings
 from implicit_em.data import ActivationDataModule, ActivationStore
 from implicit_em.data.modules import fixed_choice
@@ -23,13 +20,12 @@ from implicit_em.harvest.splicing import spliced_losses
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.loading import load
 from implicit_em_studies.language.measuring import Largest
-from implicit_em_studies.language.protocol import FOLDER, Protocol
-from implicit_em_studies.language.results import MEASURES, PRIMARY, Results
-from implicit_em_studies.language.study import language
+from implicit_em_studies.language.protocol import LanguageProtocol
+from implicit_em_studies.language.results import MEASURES, PRIMARY, LanguageResults
+from implicit_em_studies.language.study import STUDY, reaching
 from implicit_em_studies.shared.planning import compose_settings
 from implicit_em_studies.shared.runs import Run
 
-CONF = ROOT / "conf"
 pytestmark = pytest.mark.usefixtures("coarse")
 CHANGES = [
     "logger=csv",
@@ -45,15 +41,9 @@ CHANGES = [
     "tokens.probed=100",
     "tokens.losses=400",
     "resamples=200",
+    'grids.derived={model: sampled, axes: {lr.value: "1e-3,1e-2"}}',
+    'grids.topk={model: topk, axes: {lr.value: "1e-3,1e-2"}}',
 ]
-
-
-@pytest.fixture(scope="module")
-def conf(tmp_path_factory):
-    """Configuration files with two families of two settings."""
-    axis = "lr.value: 1e-3,1e-2"
-    grids = {"language/derived": ("sampled", axis), "language/topk": ("topk", axis)}
-    return conf_with(tmp_path_factory.mktemp("conf") / "conf", grids)
 
 
 @pytest.fixture(scope="module")
@@ -74,12 +64,12 @@ def changes(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory, conf, changes, coarse):
+def study(tmp_path_factory, changes, coarse):
     """The directory of a study, whose probes read the label of the documents."""
     directory = tmp_path_factory.mktemp("language") / "trial"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("implicit_em_studies.language.measuring.KIND", "label")
-        language(directory, [], changes, workers=1, conf=conf)
+        STUDY.run(directory, [], changes, workers=1)
     return directory / "tiny"
 
 
@@ -142,18 +132,18 @@ def test_a_final_that_misses_its_l0_is_not_compared_there():
     finals = pd.DataFrame(rows, columns=["family", "seed"]).assign(
         target=16, ridge=[[1.0, 2.0]] * 4, variance=[[4.0, 4.0]] * 4
     )
-    empty, protocol = pd.DataFrame(), Protocol.read(CONF, ["resamples=50"])
+    empty, protocol = pd.DataFrame(), LanguageProtocol.read(CONF, ["resamples=50"])
     for reached, seeds in (([True] * 4, 2), ([True, True, False, True], 1)):
         some = finals.assign(l0_reached=reached)
-        at = Results(protocol, empty, empty, some, empty, empty, empty).tests[PRIMARY].at
+        at = LanguageResults(protocol, empty, empty, some, empty, empty, empty).tests[PRIMARY].at
         assert at.set_index("family")["n"].to_dict() == {"derived": 2, "l1": seeds}
 
 
-def test_without_a_final_that_reaches_its_l0_one_line_says_so(study, conf, changes, monkeypatch):
+def test_without_a_final_that_reaches_its_l0_one_line_says_so(study, changes, monkeypatch):
     known = Run.metrics
     monkeypatch.setattr(Run, "metrics", lambda run: known(run) | {"l0_reached": False})
     with pytest.raises(RunError, match=r"tiny: no final ends within 5 % of its model\.l0"):
-        language(study.parent, [], changes, workers=1, conf=conf)
+        STUDY.run(study.parent, [], changes, workers=1)
 
 
 def test_the_report_says_what_the_tables_say(study):
@@ -229,8 +219,10 @@ def test_where_zeros_cost_nothing_the_recovered_share_is_not_compared(caplog):
     finals = pd.DataFrame(rows, columns=["family", "seed"]).assign(
         target=16, l0_reached=True, ridge=[[1.0, 2.0]] * 4, variance=[[4.0, 4.0]] * 4, **losses
     )
-    empty, protocol = pd.DataFrame(), Protocol.read(CONF, ["resamples=50"])
-    assert list(Results(protocol, empty, empty, finals, empty, empty, empty).tests) == [PRIMARY]
+    empty, protocol = pd.DataFrame(), LanguageProtocol.read(CONF, ["resamples=50"])
+    assert list(LanguageResults(protocol, empty, empty, finals, empty, empty, empty).tests) == [
+        PRIMARY
+    ]
     assert "ce_recovered is not compared: target=16, family=derived, seed=1" in caplog.text
 
 
@@ -264,21 +256,21 @@ def path_of(changes):
     return path
 
 
-def test_it_goes_on_where_it_was_stopped(study, conf, changes, monkeypatch):
+def test_it_goes_on_where_it_was_stopped(study, changes, monkeypatch):
     monkeypatch.setattr("implicit_em.engine.stack.Stack.train", lambda *_: pytest.fail("trained"))
     for name in ("_quality", "spliced_losses"):
         again = f"implicit_em_studies.language.measuring.{name}"
         monkeypatch.setattr(again, lambda *_, **__: pytest.fail("measured"))
     before = table(study, "finals")
-    language(study.parent, [], changes, workers=1, conf=conf)
+    STUDY.run(study.parent, [], changes, workers=1)
     pd.testing.assert_frame_equal(table(study, "finals"), before)
 
 
-def test_controls_and_permuted_weights_can_be_left_out(study, conf, changes, tmp_path):
+def test_controls_and_permuted_weights_can_be_left_out(study, changes, tmp_path):
     for name in ("store", "runs"):
         shutil.copytree(study / name, tmp_path / "trial" / "tiny" / name)
     few = [word for word in changes if not word.startswith(("controls=", "permuted="))]
-    language(tmp_path / "trial", [], [*few, "controls=[]", "permuted=[]"], workers=1, conf=conf)
+    STUDY.run(tmp_path / "trial", [], [*few, "controls=[]", "permuted=[]"], workers=1)
     said = (tmp_path / "trial" / "tiny" / "report.md").read_text()
     assert "control" not in said.partition("## Findings")[2].partition("##")[0]
 
@@ -305,7 +297,7 @@ def test_controls_and_permuted_weights_can_be_left_out(study, conf, changes, tmp
     ],
 )
 def test_a_mistake_in_the_protocol_gives_one_line(tmp_path, capfd, change, message):
-    code = main([change, "--directory", str(tmp_path / "trial")])
+    code = STUDY.main([change, "--directory", str(tmp_path / "trial")])
     error = capfd.readouterr().err
     assert code == 2
     assert error.startswith(f"error: {message}")
@@ -316,7 +308,7 @@ def refused(tmp_path, capfd, path, causal):
     """The one line that refuses a language model; nothing is harvested."""
     part = {"harvest": ["lm=auto", f"lm.path={path}"], "causal": causal, "model.hidden": 128}
     typed = [f"parts={json.dumps({'tiny': part})}", "--directory", str(tmp_path / "trial")]
-    assert main(typed) == 2
+    assert STUDY.main(typed) == 2
     error = capfd.readouterr().err
     assert error.count("\n") == 1
     assert not list(tmp_path.rglob("*.safetensors"))
@@ -335,8 +327,8 @@ def test_a_model_that_reads_ahead_is_not_measured_inside(tmp_path, tmp_path_fact
 
 
 def test_the_committed_protocol_is_pinned():
-    protocol = Protocol.read(CONF)
+    protocol = LanguageProtocol.read(CONF)
     assert list(protocol.parts) == ["minilm", "smollm2"]
-    grids = compose_settings(protocol.families, FOLDER, CONF, ["data=activations"])
+    grids = compose_settings(protocol.families, protocol.grids, CONF, ["data=activations"])
     of_family = pd.Series([setting.family for setting in grids]).value_counts()
     assert set(of_family) == {6}, "the same budget for all"

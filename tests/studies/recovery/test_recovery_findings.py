@@ -2,12 +2,11 @@
 
 import numpy as np
 import pandas as pd
-from helpers.paths import ROOT
 
-from implicit_em_studies.recovery.findings import findings
-from implicit_em_studies.recovery.protocol import Protocol
-from implicit_em_studies.recovery.report import Content
-from implicit_em_studies.recovery.results import FOUND, Results
+from implicit_em.config import CONF
+from implicit_em_studies.recovery.protocol import RecoveryProtocol
+from implicit_em_studies.recovery.report import RecoveryContent, findings
+from implicit_em_studies.recovery.results import FOUND, RecoveryResults
 
 NOISE = (-0.02, 0.01, 0.02, -0.01, 0.0)
 SEEDS = range(1, 6)
@@ -15,7 +14,7 @@ SEEDS = range(1, 6)
 
 def results(shares, lost_by_blind=0.0, missed=0, control=0.2):
     """Return results of families with these shares in each cell, chosen by two criteria."""
-    protocol = Protocol.read(ROOT / "conf")
+    protocol = RecoveryProtocol.read(CONF)
     settings = {"truth": "best", "blind": "best" if not lost_by_blind else "other"}
     chosen, finals = [], []
     for cell, families in shares.items():
@@ -42,7 +41,7 @@ def results(shares, lost_by_blind=0.0, missed=0, control=0.2):
     topk = finals["family"] == "topk"
     finals["l0_target"] = np.where(topk, 4.0, np.nan)
     finals["l0_reached"] = np.where(topk, topk.cumsum() > missed, np.nan).astype(object)
-    return Results(protocol, tuning, pd.DataFrame(chosen), finals, pd.DataFrame(controls))
+    return RecoveryResults(protocol, tuning, pd.DataFrame(chosen), finals, pd.DataFrame(controls))
 
 
 def said(*arguments, **options):
@@ -60,7 +59,7 @@ def test_who_leads_is_said_of_each_cell_and_where_the_derived_model_falls_behind
     assert "Derived is significantly worse than TopK (dense)." in text
     assert "Derived is significantly better than TopK (middle)." in text
     assert "Of 2 paired tests in the same cell, settings chosen by the truth, derived is" in text
-    behind = Content(results(BOTH), "").behind
+    behind = RecoveryContent(results(BOTH), "").behind
     assert set(behind["cell"]) == {"dense"}
     assert list(behind["its mean"]) == ["70.0 %"] * 2
     assert all(text.startswith("+40.00 [") for text in behind["points ahead"])
@@ -72,7 +71,7 @@ def test_a_lead_within_the_noise_is_not_significant():
     assert "(not significant" in text
     assert "significantly better in 0, significantly worse in 0, and undecided in 1" in text
     assert "Derived is significantly" not in text
-    assert Content(results({"middle": {"derived": 0.601, "topk": 0.6}}), "").behind.empty
+    assert RecoveryContent(results({"middle": {"derived": 0.601, "topk": 0.6}}), "").behind.empty
 
 
 def test_where_nobody_finds_anything_nobody_leads_and_nothing_is_tested():

@@ -7,22 +7,18 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.paths import ROOT
-from helpers.small_studies import conf_with
 
 import implicit_em
-from implicit_em.base.errors import ConfigError
+from implicit_em.config import CONF
 from implicit_em.config.spec import RunSpec
 from implicit_em.metrics.dictionaries import cosines
 from implicit_em.metrics.pursuit import pursuit_l0
 from implicit_em.training.directory import RunDirectory
-from implicit_em_studies.recovery.__main__ import main
-from implicit_em_studies.recovery.protocol import Protocol
-from implicit_em_studies.recovery.stages import Stages
-from implicit_em_studies.recovery.study import _prepare, recover
+from implicit_em_studies.recovery.protocol import RecoveryProtocol
+from implicit_em_studies.recovery.study import STUDY, RecoveryStages
 from implicit_em_studies.shared.planning import compose_settings
+from implicit_em_studies.shared.study import Request
 
-CONF = ROOT / "conf"
 DIGEST = "f54f3e5f3f951462"
 """The digest of the committed protocol, pinned."""
 pytestmark = pytest.mark.usefixtures("coarse")
@@ -42,25 +38,17 @@ CHANGES = [
     "tuning.trainer.max_epochs=1",
     "finals.trainer.max_epochs=1",
     "variations.half_the_units.model.hidden=8",
+    'grids.derived={model: encoder, axes: {model.l0: "2,4"}}',
+    "grids.topk={model: topk, axes: {model.l0: 2}}",
+    'toy_grids.derived={model: encoder, axes: {loss.lse.weight: "1,2"}}',
 ]
 
 
 @pytest.fixture(scope="module")
-def conf(tmp_path_factory):
-    """Configuration files with two families of two settings."""
-    grids = {
-        "recover/derived": ("encoder", "model.l0: 2,4"),
-        "recover/topk": ("topk", "model.l0: 2"),
-        "recover/toys/derived": ("encoder", "loss.lse.weight: 1,2"),
-    }
-    return conf_with(tmp_path_factory.mktemp("conf") / "conf", grids)
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory, conf, coarse):
+def study(tmp_path_factory, coarse):
     """A directory with the middle cell and a variation."""
     directory = tmp_path_factory.mktemp("recovery") / "trial"
-    recover(directory, ["middle", "half_the_units"], CHANGES, workers=1, conf=conf)
+    STUDY.run(directory, ["middle", "half_the_units"], CHANGES, workers=1)
     return directory
 
 
@@ -70,7 +58,7 @@ def table(directory, name):
 
 @pytest.mark.slow
 def test_it_goes_on_with_what_is_missing_and_keeps_the_cells_that_the_directory_holds(
-    study, conf, tmp_path
+    study, tmp_path
 ):
     directory = tmp_path / "trial"
     shutil.copytree(study, directory)
@@ -79,7 +67,7 @@ def test_it_goes_on_with_what_is_missing_and_keeps_the_cells_that_the_directory_
     (runs[0] / "metrics.json").unlink()
     (runs[1] / "recovery.json").write_text("{")
     written = (runs[1] / "metrics.json").stat().st_mtime_ns
-    recover(directory, ["middle"], CHANGES, workers=1, conf=conf)
+    STUDY.run(directory, ["middle"], CHANGES, workers=1)
     assert (runs[1] / "metrics.json").stat().st_mtime_ns == written
     after = table(directory, "finals").drop(columns="train_seconds")
     pd.testing.assert_frame_equal(after, before)
@@ -88,10 +76,10 @@ def test_it_goes_on_with_what_is_missing_and_keeps_the_cells_that_the_directory_
 
 
 @pytest.mark.slow
-def test_invocations_of_different_cells_add_up(study, conf, tmp_path):
+def test_invocations_of_different_cells_add_up(study, tmp_path):
     directory = tmp_path / "trial"
     for cell in ("half_the_units", "middle"):
-        recover(directory, [cell], CHANGES, workers=1, conf=conf)
+        STUDY.run(directory, [cell], CHANGES, workers=1)
     for name in ("finals", "chosen", "controls"):
         first, second = (
             table(where, name).drop(columns="train_seconds", errors="ignore")
@@ -189,18 +177,18 @@ def test_tuning_is_measured_on_held_out_samples(study):
 
 
 def test_every_family_has_the_same_budget():
-    protocol, sizes = Protocol.read(CONF), {}
-    grids = [*protocol.families, *(f"toys/{family}" for family in protocol.toy_families)]
-    for family in grids:
-        text = (CONF / "experiment" / "recover" / f"{family}.yaml").read_text()
-        assert "8 settings" in text.partition("defaults:")[0]
-        axes = text.partition("params:")[2].strip().splitlines()
-        sizes[family] = np.prod([len(axis.split(",")) for axis in axes])
+    protocol = RecoveryProtocol.read(CONF)
+    families = {"grids": protocol.families, "toy_grids": protocol.toy_families}
+    sizes = {
+        (field, family): len(compose_settings([family], getattr(protocol, field), CONF))
+        for field, names in families.items()
+        for family in names
+    }
     assert set(sizes.values()) == {8}, sizes
 
 
 def test_there_are_ten_cells_of_which_one_is_the_middle():
-    protocol = Protocol.read(CONF)
+    protocol = RecoveryProtocol.read(CONF)
     assert len(protocol.cells) == 10
     settings = [protocol.of_cell(cell) for cell in protocol.cells]
     assert len({str(sorted(one.items())) for one in settings}) == 10
@@ -211,23 +199,22 @@ def test_there_are_ten_cells_of_which_one_is_the_middle():
 def test_the_committed_protocol_has_the_pinned_digest(monkeypatch, tmp_path):
     """Another one makes a study of another protocol: change it with intent."""
     monkeypatch.setattr("implicit_em_studies.shared.tuned.check_all", lambda runs: None)
-    (part,) = _prepare(Protocol.read(CONF), ["middle"], tmp_path, CONF, [], None)
+    (part,) = STUDY.plan(Request(tmp_path, ["middle"], [], CONF, {})).prepare()
     assert part.digest == DIGEST
 
 
 def test_quick_is_a_trial_of_three_cells_that_the_protocol_has():
-    protocol = Protocol.read(CONF)
+    protocol = RecoveryProtocol.read(CONF)
     words = [word for word in protocol.quick if "=" not in word]
     assert len(protocol.chosen(words)) == 3
-    Protocol.read(CONF, [word for word in protocol.quick if "=" in word])
+    RecoveryProtocol.read(CONF, [word for word in protocol.quick if "=" in word])
 
 
-def test_some_controls_have_at_most_as_many_units_as_inputs(conf):
-    protocol = Protocol.read(conf, [change for change in CHANGES if Protocol.has(change)])
-    controls = compose_settings(
-        ["controls", "controls_without_seeds"], "recover", conf, ["data=superposition"]
-    )
-    stages = Stages(protocol, "middle", conf, [], controls)
+def test_some_controls_have_at_most_as_many_units_as_inputs():
+    protocol = RecoveryProtocol.read(CONF, list(filter(RecoveryProtocol.has, CHANGES)))
+    names = ["controls", "controls_without_seeds"]
+    controls = compose_settings(names, protocol.grids, CONF, ["data=superposition"])
+    stages = RecoveryStages(protocol, "middle", CONF, [], controls)
     units = {run.sweep: run.cfg.model.hidden for run in stages.controls()}
     assert units == {"ica": 6, "kmeans": 12, "random": 12, "pca": 6}
 
@@ -252,23 +239,15 @@ def test_some_controls_have_at_most_as_many_units_as_inputs(conf):
         (["middle={}"], "middle.data.features: missing"),
         (["middle.data.featurs=3", *CHANGES], "data.featurs=3: no such setting"),
         (["middle.data.density=2", *CHANGES[2:6]], "data: density=2: "),
-        (["--workers", "0"], "workers=0: must be at least 1"),
-        (["seeds=[1,2]"], "results/recover is for the protocol alone"),
+        (["families=[derived,topk,nobody]"], "nobody: has no grid; allowed: derived, "),
     ],
 )
 def test_a_mistake_gives_one_line_before_anything_is_written(
-    arguments, message, conf, tmp_path, monkeypatch, capsys
+    arguments, message, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    where = [] if arguments == ["seeds=[1,2]"] else ["--directory", "trial"]
-    assert main([*arguments, *where, "--conf", str(conf)]) == 2
+    assert STUDY.main([*arguments, "--directory", "trial"]) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"error: {message}")
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
-
-
-def test_a_report_of_another_protocol_is_not_written_over(study, conf):
-    other = ["middle.data.samples=600"]
-    with pytest.raises(ConfigError, match="holds TRIAL with"):
-        recover(study, ["middle"], [*CHANGES, *other], workers=1, conf=conf)

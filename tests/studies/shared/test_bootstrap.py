@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from implicit_em_studies.shared import pairs
-from implicit_em_studies.shared.pairs import UndefinedError
+from implicit_em_studies.shared.pairs import UndefinedError, against_by_bootstrap
 
 LEVELS = {"a": 0.30, "b": 0.31, "c": 0.28}
 
@@ -97,7 +97,7 @@ def test_the_rest_is_the_table_of_pairs():
 def test_another_target_or_block_changes_nothing(monkeypatch):
     first, second = made(target="x"), made(target="y", rng=1)
     alone = against_by_bootstrap(first, "a", explained, resamples=50)
-    monkeypatch.setattr(pairs, "AT_ONCE", 40 * 7)
+    monkeypatch.setattr(pairs, "DOCUMENTS_AT_ONCE", 40 * 7)
     both = against_by_bootstrap(pd.concat([second, first]), "a", explained, resamples=50)
     both = both[both["target"] == "x"].reset_index(drop=True)
     pd.testing.assert_frame_equal(alone, both)
