@@ -10,8 +10,7 @@ from wandb_workspaces.workspaces import internal
 
 from implicit_em.engine.modules import DERIVED_LOSS, SAE_LOSS
 from implicit_em.metrics.energies import CURVES
-from implicit_em_studies.paper.figures import PICTURES
-from implicit_em_studies.paper.paper import EXPERIMENTS
+from implicit_em_studies.paper.reproduce import STUDY
 
 MONITORED = [f"monitor/{name}" for name in CURVES]
 Panels = Sequence[wr.LinePlot | wr.BarPlot | wr.ScatterPlot | wr.MediaBrowser]
@@ -81,7 +80,7 @@ def _features() -> dict[str, Panels]:
             *("responsibility_entropy", "redundancy", "density"),
         ),
         "Figures of the study": [
-            _images(*(f"figures/{n}" for n, p in PICTURES.items() if p.experiment == "features"))
+            _images(*(f"figures/{name}" for name in STUDY.experiments["features"].pictures))
         ],
     }
 
@@ -117,7 +116,7 @@ def _dashboard(
     for heading, panels in sections.items():
         for number, panel in enumerate(panels):
             panel._id = _digest(name, heading, str(number))
-    tags = sorted({experiment, *EXPERIMENTS[experiment]})
+    tags = sorted({experiment, *STUDY.experiments[experiment].sweeps})
     workspace = ws.Workspace(
         entity=entity,
         project=project,

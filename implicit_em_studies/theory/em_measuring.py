@@ -23,6 +23,7 @@ from implicit_em.models import Mixture
 from implicit_em.training.measurement import energies_of
 from implicit_em_studies.shared.measurements import Measurement
 from implicit_em_studies.shared.runs import Run
+from implicit_em_studies.theory.matching import purity
 from implicit_em_studies.theory.mixtures import (
     Fit,
     exact,
@@ -73,9 +74,8 @@ def agreement_with_labels(components_N: np.ndarray, labels_N: np.ndarray) -> dic
     ``purity`` is the share of samples in the commonest class of their component. ``nmi`` is the
     mutual information, divided by the mean of the entropies.
     """
-    largest_K = contingency_matrix(labels_N, components_N).max(0)
     return {
-        "purity": float(largest_K.sum() / len(labels_N)),
+        "purity": purity(contingency_matrix(labels_N, components_N)) / len(labels_N),
         "nmi": float(normalized_mutual_info_score(labels_N, components_N)),
     }
 

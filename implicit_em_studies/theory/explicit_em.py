@@ -159,10 +159,10 @@ def _free_layer(data: ResidentDataModule) -> Tables:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         r_NK = (-Encoder(x_ND.shape[1])(x_ND).double()).softmax(1)
-    factors = torch.tensor(free_layer.FACTORS), torch.linspace(0.05, 3, 60)
+    r_N = r_NK[:, 0] * r_NK.shape[1]
     return {
-        name: free_layer.along_rows(r_NK[:, 0] * r_NK.shape[1], x_ND, values)
-        for name, values in zip(("free_layer", "free_curves"), factors, strict=True)
+        "free_layer": free_layer.along_rows(r_N, x_ND, torch.tensor(free_layer.FACTORS)),
+        "free_curves": free_layer.along_rows(r_N, x_ND, torch.linspace(0.05, 3, 60)),
     }
 
 
@@ -333,23 +333,20 @@ def free_rows(tables: Tables) -> Figure:
     """Draw what an M-step of a free layer makes least along the scale of a row."""
     figure, panels = style.subplots(1, 2, 2.8)
     curves = tables["free_curves"]
-    shown = (
-        ("no end, or an end at 0", ("ReLU, none", "linear, none", "linear, log variance")),
-        (
-            "an end",
-            (
-                "ReLU, log variance",
-                "linear, log variance and penalty",
-                "linear, log variance and decay",
-            ),
-        ),
-    )
+    ending = [
+        "ReLU, log variance",
+        *(f"linear, log variance and {n}" for n in ("penalty", "decay")),
+    ]
+    shown = {
+        "no end, or an end at 0": ["ReLU, none", "linear, none", "linear, log variance"],
+        "an end": ending,
+    }
     colours = (style.BLACK, style.VERMILION, style.BLUE)
-    for axes, (title, variants) in zip(panels, shown, strict=True):
+    for axes, (title, variants) in zip(panels, shown.items(), strict=True):
         for name, colour in zip(variants, colours, strict=True):
             label = name.replace("none", "no volume term")
             axes.plot(curves["factor"], curves[name], color=colour, label=label)
-            if title == "an end":
+            if name in ending:
                 lowest = curves.iloc[int(curves[name].argmin())]
                 axes.plot(lowest["factor"], lowest[name], "o", color=colour, ms=4)
         axes.set(title=title, xlabel="factor on the row")

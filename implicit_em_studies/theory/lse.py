@@ -21,7 +21,7 @@ from implicit_em_studies.shared import figures as style
 from implicit_em_studies.shared.experiment import Experiment, Shown, Tables
 from implicit_em_studies.shared.runs import Run
 from implicit_em_studies.shared.tables import in_words, over_runs, records, rows_of
-from implicit_em_studies.theory.matching import probe_at
+from implicit_em_studies.theory.matching import probe_at, purity
 
 ACTIVATIONS = {
     "ReLU": "ReLU",
@@ -131,11 +131,6 @@ def first(scores_NK: np.ndarray) -> np.ndarray:
 def joint(shares_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
     """Return the joint distribution of labels and units, shape ``(C, K)``, which sums to 1."""
     return np.stack([shares_NK[labels_N == c].sum(0) for c in np.unique(labels_N)]) / len(labels_N)
-
-
-def purity(joint_CK: np.ndarray) -> float:
-    """Return the share of samples whose label is the commonest one of the unit that they draw."""
-    return float(joint_CK.max(0).sum())
 
 
 def measure(runs: Sequence[Run]) -> Tables:

@@ -72,17 +72,14 @@ def at_equal_shares(
 def _by_run(run: Run) -> dict[str, float]:
     """Return two probes of a run: of codes at equal shares, and of whether a unit is active."""
     model, (train, labels, test, test_labels) = run.model(), samples_of(run)
-    active = [model.encode(x).detach().numpy() > 0 for x in (train, test)]
-    equal = at_equal_shares(
-        model.weight.detach().numpy(), train.numpy(), test.numpy(), density(run.cfg)
-    )
-    targets = labels.numpy(), test_labels.numpy()
+    rows_KD, share = model.weight.detach().numpy(), density(run.cfg)
+    codes = {
+        "probe_equal": at_equal_shares(rows_KD, train.numpy(), test.numpy(), share),
+        "probe_binary": [model.encode(x).detach().numpy() > 0 for x in (train, test)],
+    }
     return {
-        name: linear_probe(train_codes, targets[0], test_codes, targets[1], 1)
-        for name, (train_codes, test_codes) in {
-            "probe_equal": equal,
-            "probe_binary": active,
-        }.items()
+        name: linear_probe(of_train, labels.numpy(), of_test, test_labels.numpy(), threads=1)
+        for name, (of_train, of_test) in codes.items()
     }
 
 

@@ -99,15 +99,13 @@ def measure(runs: Sequence[Run]) -> Tables:
 def _settled(directory: object) -> float:
     """Return the epoch at which rows and correlations have settled; NaN for never."""
     history = history_of(directory)
-    latest = 0
-    for name in ("trajectory/row_angle", "trajectory/correlation_change"):
-        if f"{name}_ten" not in history:  # a run of fewer epochs
-            return np.nan
-        epoch = settling_epoch(history[name].to_list(), history[f"{name}_ten"].to_list())
-        if epoch is None:
-            return np.nan
-        latest = max(latest, epoch)
-    return float(latest)
+    if "trajectory/row_angle_ten" not in history:  # a run of fewer epochs
+        return np.nan
+    rows, correlations = (
+        settling_epoch(history[name].to_list(), history[f"{name}_ten"].to_list())
+        for name in ("trajectory/row_angle", "trajectory/correlation_change")
+    )
+    return np.nan if rows is None or correlations is None else float(max(rows, correlations))
 
 
 def matched(runs: pd.DataFrame) -> pd.DataFrame:

@@ -6,7 +6,7 @@ import sys
 import pytest
 from helpers.paths import ROOT
 from helpers.wandb_server import ENTITY, inspect
-from implicit_em_studies.paper.figures import PICTURES
+from implicit_em_studies.paper.reproduce import STUDY
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from wandb_workspaces.workspaces import Workspace, internal
@@ -15,7 +15,6 @@ from implicit_em.metrics.feature_grid import save_figure
 from implicit_em.training.run import train
 from implicit_em_studies.dashboard.__main__ import main
 from implicit_em_studies.dashboard.views import specification
-from implicit_em_studies.paper.paper import EXPERIMENTS
 from implicit_em_studies.shared.report import log_summary
 
 CONF = ["--conf", str(ROOT / "conf")]
@@ -70,8 +69,9 @@ def test_every_key_of_a_panel_is_one_that_a_run_logs(composed, small, printed, t
         history |= set(header.split(",")) & set(read["summary"])
         images |= pictures(read)
         settings |= flatten(read["config"])
-    for name in PICTURES:
-        save_figure(Figure(), picture(tmp_path / "study" / "figures" / f"{name}.png"))
+    for experiment in STUDY.experiments.values():
+        for name in experiment.pictures:
+            save_figure(Figure(), picture(tmp_path / "study" / "figures" / f"{name}.png"))
     log_summary(composed(*online), tmp_path / "study", {}, {}, None)
     images |= pictures(read_run(tmp_path / "study"))
 
@@ -131,7 +131,7 @@ def test_a_dashboard_is_over_the_runs_of_its_experiment(printed):
         (runs,) = view["spec"]["section"]["runSets"]
         by_tag, study = runs["filters"]["filters"]
         assert by_tag["key"]["name"] == "tags"
-        assert set(by_tag["value"]) == {name, *EXPERIMENTS[name]}
+        assert set(by_tag["value"]) == {name, *STUDY.experiments[name].sweeps}
         assert (study["key"]["name"], study["value"], study["connector"]) == (
             "jobType",
             "summary",

@@ -2,26 +2,31 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from helpers.made_up_study import as_published
-from implicit_em_studies.paper.report import Study, write_report
+from implicit_em_studies.paper.reproduce import STUDY
+from matplotlib.figure import Figure
 
 from implicit_em_studies.paper import tables
 from implicit_em_studies.paper.criteria import AMENDMENTS, CLAIMS
 from implicit_em_studies.paper.paper import TABLES, Published
 from implicit_em_studies.shared.report import Report
+from implicit_em_studies.shared.tables import rows_of
 
-EXPERIMENTS = ["ablation", "benchmark", "dynamics", "features", "theorem"]
+EXPERIMENTS = list(STUDY.experiments)
+
+
+def compared(evidence, name):
+    """A table of the paper, and the figures that deviate."""
+    return tables.beside_published(name, getattr(evidence, TABLES[name].experiment))
 
 
 def figures(evidence, name, **where):
-    cells = tables.measure(name, evidence)
-    for column, value in where.items():
-        cells = cells[cells[column] == value]
-    return cells.set_index("quantity")
+    return rows_of(compared(evidence, name)[name], **where).set_index("quantity")
 
 
 @pytest.fixture
@@ -49,19 +54,26 @@ def test_a_table_puts_mean_and_deviation_beside_the_papers_figure(evidence):
     assert row["paper"] == 1875
     assert row["mean"] == pytest.approx(np.mean(values))
     assert row["std"] == pytest.approx(np.std(values, ddof=1))
-    assert (row["n"], row["measured_text"]) == (3, "1,875.0 ± 40.0")
+    assert row["n"] == 3
     probe = figures(evidence, "table2", model="encoder").loc["probe_accuracy"]
-    assert probe["paper_text"] == "93.4 ± 0.4"
+    assert (probe["paper"], probe["paper_std"]) == (93.4, 0.4)
     assert probe["mean"] == pytest.approx(93.4)
+    first, second = (
+        tables.side_by_side(name, compared(evidence, name)[name]).iloc[row]
+        for name, row in (("table1", 1), ("table2", 0))
+    )
+    assert (first["redundancy, paper"], first["redundancy"]) == ("1,875", "1,875.0 ± 40.0")
+    assert second["probe (%), paper"] == "93.4 ± 0.4"
+    assert (first["n"], second["n"]) == ("3", "5")
 
 
 def test_the_published_figures_do_not_deviate_from_themselves(evidence):
     for name in ("table1", "table2"):
-        assert tables.deviations(tables.measure(name, evidence)).empty
-    cells = tables.measure("table3", evidence)
-    epochs = cells[(cells["quantity"] == "convergence_epoch") & (cells["optimizer"] == "adam")]
-    assert epochs["measured_text"].tolist() == ["never"] * 4
-    assert not epochs["deviates"].any()
+        assert compared(evidence, name)["deviations"] == []
+    adam = figures(evidence, "table3", optimizer="adam").loc["convergence_epoch"]
+    assert not adam["deviates"].any()
+    printed = tables.side_by_side("table3", compared(evidence, "table3")["table3"])
+    assert rows_of(printed, optimizer="adam")["converged at"].tolist() == ["never"] * 4
 
 
 @pytest.mark.parametrize(
@@ -95,8 +107,8 @@ def test_the_papers_figures_are_the_papers():
 
 
 def test_a_caption_is_latex(tmp_path, evidence):
-    cells = tables.measure("table2", evidence)
-    tables.write("table2", cells, tmp_path, "TRIAL with a_b=1 & #~{x}")
+    cells = compared(evidence, "table2")["table2"]
+    tables.shown("table2").write(cells, tmp_path / "table2", "TRIAL with a_b=1 & #~{x}")
     text = (tmp_path / "table2.tex").read_text()
     assert r"a\_b=1 \& \#\textasciitilde{}\{x\}" in text
     assert r"50.3 & 50.3 $\pm$" in text
@@ -126,21 +138,30 @@ def test_the_file_of_verdicts_holds_criterion_value_and_interval(tmp_path):
     assert table.count("**reproduced**") == len(CLAIMS.by_key)
 
 
-def test_a_report_with_verdicts(tmp_path, evidence):
-    (tmp_path / "figures").mkdir()
-    for number in (2, 6):
-        (tmp_path / "figures" / f"figure{number}.png").write_bytes(b"png")
-    measured = {"table1": tables.measure("table1", evidence)}
-    measured["table1"].loc[1, ["paper_text", "measured_text", "deviates"]] = ["1", "2", True]
-    verdicts = CLAIMS.judge(evidence, ["ablation"])
-    study = Study(["ablation"], evidence, measured, verdicts)
-    page = write_report(Report(tmp_path, {"commit": "abc"}), study)
+def test_a_report_with_verdicts(tmp_path, evidence, composed):
+    """As ``JudgedStudy.run`` writes it, with measurements that are made up."""
+    ablation = evidence.ablation.assign(
+        redundancy=evidence.ablation["redundancy"].mask(evidence.ablation["loss"] == "var_tc", 99.0)
+    )
+    measured = {"ablation": ablation, **tables.beside_published("table1", ablation)}
+    experiment = replace(
+        STUDY.experiments["ablation"],
+        measure=lambda runs: measured,
+        pictures={name: lambda measured: Figure() for name in ("figure2", "figure6")},
+    )
+    study = replace(STUDY, experiments={"ablation": experiment})
+    run = SimpleNamespace(cfg=composed("logger=csv"), sweeps=["ablation"])
+    page = study._write(Report(tmp_path, {"commit": "abc"}), [run], ["ablation"])
     report = (tmp_path / "report.md").read_text()
     assert "Of 3 claims: 3 reproduced, 0 partly, 0 not reproduced." in report
     assert "### LSE alone collapses: reproduced" in report
-    assert "paper 1, measured 2. No reason is known." in report
+    assert (
+        "Table 1, var_tc, redundancy: paper 28, measured 99.0 ± 0.0. No reason is known." in report
+    )
     assert "paired t test of logarithms: p = " in report
     for amended in AMENDMENTS:
         assert f"`{amended}`" in report
     assert "TRIAL" not in report
-    assert "data:image/png;base64,cG5n" in page.read_text()
+    assert page.read_text().count("data:image/png;base64,") == 2
+    verdicts = json.loads((tmp_path / "verdicts.json").read_text())["verdicts"]
+    assert [row["experiment"] for row in verdicts] == ["ablation"] * 3

@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 from filelock import FileLock
 from helpers.paths import ROOT, copied_configuration
+from implicit_em_studies.paper.__main__ import main
+from implicit_em_studies.paper.reproduce import STUDY, reproduce
 
 from implicit_em.base.errors import ConfigError, RunError
-from implicit_em_studies.paper.__main__ import main
-from implicit_em_studies.paper.paper import EXPERIMENTS, PROTOCOL
-from implicit_em_studies.paper.reproduce import STUDY, reproduce
+from implicit_em_studies.paper.paper import PROTOCOL
 from implicit_em_studies.shared.protocol import trial_label
 from implicit_em_studies.shared.runs import table
 from implicit_em_studies.shared.study import refuse_directory, run_study
@@ -124,7 +124,7 @@ def test_a_study_goes_on_with_what_is_missing(study, overrides, tmp_path, caplog
 
 @pytest.mark.slow
 def test_a_run_that_experiments_share_is_trained_once(study, overrides):
-    runs = STUDY.plan(list(EXPERIMENTS), study / "runs", CONF, overrides)
+    runs = STUDY.plan(list(STUDY.experiments), study / "runs", CONF, overrides)
     shared = [run for run in runs if len(run.places) > 1]
     assert all(run.completed for run in runs)
     assert {"ablation", "benchmark", "dynamics", "features"} in [set(run.sweeps) for run in shared]
@@ -222,7 +222,7 @@ def test_a_mistake_gives_one_line_before_anything_is_written(
 
 
 def test_the_files_hold_the_protocol_that_the_code_pins(tmp_path):
-    everything = list(EXPERIMENTS)
+    everything = list(STUDY.experiments)
     assert STUDY.digests(everything, STUDY.plan(everything, tmp_path, CONF)) == PROTOCOL
 
 

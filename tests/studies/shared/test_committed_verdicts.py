@@ -8,19 +8,16 @@ from typing import Any
 
 import pytest
 from helpers.paths import ROOT
-from implicit_em_studies.paper.figures import PICTURES
 
-from implicit_em_studies.paper import criteria as of_the_paper
-from implicit_em_studies.shared.claims import Claims
-from implicit_em_studies.theory import criteria as of_the_theory
-from implicit_em_studies.theory.study import EXPERIMENTS
+from implicit_em_studies.paper import reproduce
+from implicit_em_studies.shared.judged import JudgedStudy
+from implicit_em_studies.theory import study as theory
 
 
 @dataclass
 class Committed:
     directory: Path
-    claims: Claims[Any]
-    pictures: int
+    study: JudgedStudy
 
     @property
     def content(self) -> dict[str, Any]:
@@ -29,12 +26,8 @@ class Committed:
 
 RESULTS = ROOT / "docs" / "results"
 STUDIES = {
-    "paper": Committed(RESULTS, of_the_paper.CLAIMS, len(PICTURES)),
-    "theory": Committed(
-        RESULTS / "theory",
-        of_the_theory.CLAIMS,
-        sum(len(experiment.pictures) for experiment in EXPERIMENTS.values()),
-    ),
+    "paper": Committed(RESULTS, reproduce.STUDY),
+    "theory": Committed(RESULTS / "theory", theory.STUDY),
 }
 
 
@@ -49,10 +42,11 @@ def test_the_page_of_results_shows_the_verdicts_of_the_full_run(study):
 
 
 def test_every_claim_was_judged_by_the_criterion_that_stands_there_now(study):
+    claims = study.study.claims
     judged = {verdict["claim"]: verdict["criterion"] for verdict in study.content["verdicts"]}
-    assert judged == {key: claim.criterion for key, claim in study.claims.by_key.items()}
+    assert judged == {key: claim.criterion for key, claim in claims.by_key.items()}
     amended = {v["claim"] for v in study.content["verdicts"] if v["amended"]}
-    assert amended == set(study.claims.amendments)
+    assert amended == set(claims.amendments)
 
 
 def test_the_results_say_where_they_come_from(study):
@@ -64,7 +58,7 @@ def test_the_results_say_where_they_come_from(study):
 def test_the_report_is_whole_and_no_trial(study):
     report = (study.directory / "report.md").read_text()
     figures = re.findall(r"\]\((figures/.*?)\)", report)
-    assert len(figures) == study.pictures
+    assert len(figures) == sum(len(one.pictures) for one in study.study.experiments.values())
     assert all((study.directory / path).exists() for path in figures)
     assert "TRIAL" not in report
     assert "No reason is known" not in report

@@ -1,34 +1,28 @@
 """The study of open questions: criteria on made-up results, and a small study from end to end."""
 
-import shutil
+from functools import partial, reduce
 
 import pandas as pd
 import pytest
 from helpers import theory
-from helpers.paths import ROOT
+from helpers.paths import ROOT, copied_configuration
 
 from implicit_em.base.errors import ConfigError
 from implicit_em_studies.theory.criteria import CLAIMS
 from implicit_em_studies.theory.explicit_em import EXPLICIT, best, end_of, largest_fall
 from implicit_em_studies.theory.protocol import PROTOCOL
-from implicit_em_studies.theory.study import EXPERIMENTS, STUDY, study
+from implicit_em_studies.theory.study import STUDY, study
 from implicit_em_studies.theory.volume import CANDIDATES
 
 CONF = ROOT / "conf"
-SEEDS = (1, 2, 3)
+SEEDS = theory.SEEDS
+EXPERIMENTS = STUDY.experiments
 
 
 def evidence():
     """What the study would measure if every answer were yes."""
     runs = [
-        {
-            "candidate": candidate,
-            "lr": rate,
-            "weight": 1.0,
-            "seed": seed,
-            "settled": 50.0,
-            "dead_units": 0,
-        }
+        {"candidate": candidate, "lr": rate, "weight": 1.0, "seed": seed}
         for candidate in CANDIDATES
         for rate in (1e-3, 3e-3, 1e-2)
         for seed in SEEDS
@@ -38,9 +32,10 @@ def evidence():
         for candidate in CANDIDATES
         for seed in SEEDS
     ]
+    settled = pd.DataFrame(runs).assign(settled=50.0, dead_units=0)
     return {
-        "volume": {"runs": pd.DataFrame(runs), "matched": pd.DataFrame(probes)},
-        "depth": {"layers": pd.DataFrame(layers())},
+        "volume": {"runs": settled, "matched": pd.DataFrame(probes)},
+        "depth": {"layers": layers()},
         "explicit_em": evidence_of_explicit_em(),
         "reconstruction": theory.reconstruction(),
         "lse": theory.lse(),
@@ -57,68 +52,34 @@ def layers():
         for depth in (2, 3)
         for layer in range(1, depth + 1)
     ]
-    return [
-        {
-            "way": way,
-            "layers": depth,
-            "layer": layer,
-            "units": units,
-            "seed": seed,
-            "sparse_probe_1": 0.7,
-            "sparse_probe_5": 0.8 + 0.05 * layer + 0.01 * (way == "joint") + 1e-4 * seed * layer,
-            "top_purity": 0.6,
-            "carried": 5.0,
-            "agreement": 0.6 + 0.01 * seed,
-            "chance": 0.1,
-        }
-        for way, depth, layer, units in places
-        for seed in SEEDS
-    ]
+    rows = [(*place, seed) for place in places for seed in SEEDS]
+    found = pd.DataFrame(rows, columns=["way", "layers", "layer", "units", "seed"])
+    probe = 0.8 + 0.05 * found["layer"] + 0.01 * (found["way"] == "joint")
+    probe += 1e-4 * found["seed"] * found["layer"]
+    found = found.assign(sparse_probe_1=0.7, sparse_probe_5=probe, top_purity=0.6, carried=5.0)
+    return found.assign(agreement=0.6 + 0.01 * found["seed"], chance=0.1)
 
 
 def evidence_of_explicit_em():
     settings = [("exact", "1"), ("stochastic", "0.3"), ("incremental", "")]
     settings += [("adam", "0.1"), ("sgd", "16")]
-    finals = [
-        {"method": method, "rate": rate, "seed": seed, "purity": 0.75, "nmi": 0.5}
-        for method, rate in settings
-        for seed in SEEDS
-    ]
-    curves = [
-        {
-            **row,
-            "pass": number,
-            "seconds": 0.5 * number,
-            "likelihood": 160
-            + row["seed"] / 10
-            - 10 / number
-            + 5 * (row["method"] == "stochastic"),
-        }
-        for row in finals
-        for number in range(1, 21)
-    ]
-    steps = [
-        {"seed": seed, "error": 1e-14, "lowest_rate": 30.0, "largest_rate": 400.0} for seed in SEEDS
-    ]
-    passes = [{"seed": seed, "fall": 1e-8, "fall_reference": 0.0} for seed in SEEDS]
-    tables = {"finals": finals, "curves": curves, "steps": steps, "passes": passes}
-    return {name: pd.DataFrame(rows) for name, rows in tables.items()}
+    rows = [(*setting, seed) for setting in settings for seed in SEEDS]
+    finals = pd.DataFrame(rows, columns=["method", "rate", "seed"]).assign(purity=0.75, nmi=0.5)
+    curves = finals.merge(pd.DataFrame({"pass": range(1, 21)}), "cross")
+    likelihood = 160 + curves["seed"] / 10 - 10 / curves["pass"]
+    likelihood += 5 * (curves["method"] == "stochastic")
+    passes = pd.DataFrame({"seed": SEEDS, "fall": 1e-8, "fall_reference": 0.0})
+    steps = {"seed": SEEDS, "error": 1e-14, "lowest_rate": 30.0, "largest_rate": 400.0}
+    return {
+        "finals": finals,
+        "curves": curves.assign(seconds=0.5 * curves["pass"], likelihood=likelihood),
+        "steps": pd.DataFrame(steps),
+        "passes": passes,
+    }
 
 
-def changed(table, column, value, experiment="volume", **where):
-    def change(found):
-        frame = found[experiment][table]
-        rows = pd.concat([frame[key] == wanted for key, wanted in where.items()], axis=1).all(
-            axis=1
-        )
-        found[experiment][table] = frame.assign(**{column: frame[column].mask(rows, value)})
-        return found
-
-    return change
-
-
-def changed_em(table, column, value, **where):
-    return changed(table, column, value, experiment="explicit_em", **where)
+changed, layer = partial(theory.changed, "volume"), partial(theory.changed, "depth", "layers")
+changed_em = partial(theory.changed, "explicit_em")
 
 
 def slower(factor):
@@ -135,16 +96,7 @@ def slower(factor):
 
 
 def both(*changes):
-    def change(found):
-        for one in changes:
-            found = one(found)
-        return found
-
-    return change
-
-
-def layer(column, value, **where):
-    return changed("layers", column, value, "depth", **where)
+    return lambda found: reduce(lambda found, change: change(found), changes, found)
 
 
 NEVER = float("nan")
@@ -160,12 +112,12 @@ FLIPS = [
     (
         "others_do_as_well",
         "partly",
-        both(*(changed("matched", "probe", 0.9, candidate=name) for name in ("hinge", "penalty", "unit"))),
+        changed("matched", "probe", 0.9, candidate=("hinge", "penalty", "unit")),
     ),
     (
         "others_do_as_well",
         "no",
-        both(*(changed("runs", "dead_units", 1, candidate=name) for name in ("hinge", "penalty", "unit"))),
+        changed("runs", "dead_units", 1, candidate=("hinge", "penalty", "unit")),
     ),
     ("second_layer_reads_better", "partly", layer("sparse_probe_5", 0.8, way="joint", layers=2, layer=2)),
     ("second_layer_reads_better", "partly", layer("sparse_probe_5", 0.95, way="turns", layers=2, layer=1, seed=1)),
@@ -262,7 +214,7 @@ def test_the_files_hold_the_protocol_of_a_short_experiment(tmp_path):
 @pytest.fixture
 def thin(tmp_path):
     """A configuration folder whose long sweeps have two values left of each axis."""
-    conf = shutil.copytree(CONF, tmp_path / "conf")
+    conf = copied_configuration(tmp_path / "conf")
     long = {
         "null,0,1,2,3,4,5,6,7,8,9": "null,3",
         "0.1,0.3,1,3,10": "0.1,1",
@@ -294,6 +246,7 @@ def test_a_small_study_writes_everything_and_goes_on(
         experiment = EXPERIMENTS[name]
         assert f"## {experiment.title}" in report
         for picture in experiment.pictures:
+            assert f"](figures/{name}_{picture}.png)" in report
             assert (tmp_path / "trial" / "figures" / f"{name}_{picture}.png").stat().st_size > 500
     if "anomaly" in experiments:
         assert caplog.text.count("Fashion-MNIST is left out") == 1

@@ -15,10 +15,10 @@ from implicit_em_studies.theory.lse import (
     forms,
     joint,
     probes_at_one,
-    purity,
     regimes,
     responsibilities,
 )
+from implicit_em_studies.theory.matching import purity
 
 LABELS_N = np.array([0, 1, 1, 2, 0, 2, 1])
 

@@ -38,8 +38,8 @@ def test_a_longer_row_changes_nothing_but_the_scale():
 
 
 def test_every_run_is_a_known_variant_and_every_variant_has_runs_at_each_density():
-    names = [f"theory/{name}" for name in EXPERIMENT.sweeps]
-    found = [(variant(cfg), density(cfg)) for _, cfg in compose_sweeps(names, CONF, [])]
+    runs = compose_sweeps(EXPERIMENT.sweeps, CONF, [])
+    found = [(variant(cfg), density(cfg)) for _, cfg in runs]
     assert {kind: found.count(kind) for kind in found} == {
         (name, target): 5 for name in VARIANTS for target in DENSITIES
     }
