@@ -10,7 +10,7 @@ from wandb_workspaces.workspaces import internal
 
 from implicit_em.engine.modules import DERIVED_LOSS, SAE_LOSS
 from implicit_em.metrics.energies import CURVES
-from implicit_em_studies.paper.reproduce import STUDY
+from implicit_em_studies.paper.study import STUDY
 
 MONITORED = [f"monitor/{name}" for name in CURVES]
 Panels = Sequence[wr.LinePlot | wr.BarPlot | wr.ScatterPlot | wr.MediaBrowser]

@@ -150,9 +150,9 @@ class JudgedPart(Part):
         judge = next(iter(self.study.claims.by_key.values())).judge
         criteria = history_of(Path(inspect.getfile(judge)))
         origin = describe(command, self.runs, criteria=criteria)
-        return self._write(Report(self.directory, origin, self.trial))
+        return self.write(Report(self.directory, origin, self.trial))
 
-    def _write(self, report: Report) -> Path:
+    def write(self, report: Report) -> Path:
         """Measure, draw, judge and write the report of complete runs; a trial has no verdicts."""
         study, runs = self.study, self.runs
         experiments = {name: study.experiments[name] for name in self.names}

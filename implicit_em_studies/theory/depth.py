@@ -248,7 +248,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     for (way, layers, layer, units), group in rows.groupby(
         ["way", "layers", "layer", "units"], sort=False
     ):
-        place = {"trained": WAYS[way], "layers": layers, "layer": layer, "units": units}
+        place = {"trained": WAYS[str(way)], "layers": layers, "layer": layer, "units": units}
         shown.append(place | in_words(group, columns))
     return pd.DataFrame(shown)
 

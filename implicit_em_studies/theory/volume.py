@@ -18,7 +18,7 @@ from implicit_em.models import Encoder
 from implicit_em_studies.shared import figures as style
 from implicit_em_studies.shared.experiment import Experiment, Shown, Tables
 from implicit_em_studies.shared.runs import Run, table
-from implicit_em_studies.shared.tables import history_of, in_words, rows_of
+from implicit_em_studies.shared.tables import history_of, in_words, records, rows_of
 from implicit_em_studies.theory.matching import probe_at
 
 CANDIDATES = {
@@ -128,11 +128,11 @@ def _curves(runs: pd.DataFrame) -> Tables:
     kept = ["epoch", "train/loss", "row_angle", "row_angle_ten", "log_variance"]
     shown = runs.query("candidate in ['today', 'decay'] and weight == 1 and seed == seed.min()")
     frames = [
-        history_of(run.directory)
+        history_of(run["directory"])
         .rename(columns=lambda name: name.removeprefix("trajectory/"))
         .reindex(columns=kept)
-        .assign(candidate=run.candidate, lr=run.lr)
-        for run in shown.itertuples()
+        .assign(candidate=run["candidate"], lr=run["lr"])
+        for run in records(shown)
     ]
     return {"curves": pd.concat(frames, ignore_index=True)}
 

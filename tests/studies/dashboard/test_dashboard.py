@@ -6,7 +6,6 @@ import sys
 import pytest
 from helpers.paths import ROOT
 from helpers.wandb_server import ENTITY, inspect
-from implicit_em_studies.paper.reproduce import STUDY
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from wandb_workspaces.workspaces import Workspace, internal
@@ -15,6 +14,7 @@ from implicit_em.metrics.feature_grid import save_figure
 from implicit_em.training.run import train
 from implicit_em_studies.dashboard.__main__ import main
 from implicit_em_studies.dashboard.views import specification
+from implicit_em_studies.paper.study import STUDY
 from implicit_em_studies.shared.report import log_summary
 
 CONF = ["--conf", str(ROOT / "conf")]

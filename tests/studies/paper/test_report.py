@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.made_up_study import as_published
-from implicit_em_studies.paper.reproduce import STUDY
 from matplotlib.figure import Figure
 
 from implicit_em_studies.paper import tables
 from implicit_em_studies.paper.criteria import AMENDMENTS, CLAIMS
 from implicit_em_studies.paper.paper import TABLES, Published
+from implicit_em_studies.paper.study import STUDY
+from implicit_em_studies.shared.judged import JudgedPart
 from implicit_em_studies.shared.report import Report
 from implicit_em_studies.shared.tables import rows_of
 
@@ -139,7 +140,7 @@ def test_the_file_of_verdicts_holds_criterion_value_and_interval(tmp_path):
 
 
 def test_a_report_with_verdicts(tmp_path, evidence, composed):
-    """As ``JudgedStudy.run`` writes it, with measurements that are made up."""
+    """As ``JudgedPart.run`` writes it, with measurements that are made up."""
     ablation = evidence.ablation.assign(
         redundancy=evidence.ablation["redundancy"].mask(evidence.ablation["loss"] == "var_tc", 99.0)
     )
@@ -151,7 +152,8 @@ def test_a_report_with_verdicts(tmp_path, evidence, composed):
     )
     study = replace(STUDY, experiments={"ablation": experiment})
     run = SimpleNamespace(cfg=composed("logger=csv"), sweeps=["ablation"])
-    page = study._write(Report(tmp_path, {"commit": "abc"}), [run], ["ablation"])
+    part = JudgedPart(study, ["ablation"], [run], tmp_path, None)
+    page = part.write(Report(tmp_path, {"commit": "abc"}))
     report = (tmp_path / "report.md").read_text()
     assert "Of 3 claims: 3 reproduced, 0 partly, 0 not reproduced." in report
     assert "### LSE alone collapses: reproduced" in report

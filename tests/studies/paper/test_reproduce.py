@@ -5,23 +5,19 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pandas as pd
 import pytest
 from filelock import FileLock
 from helpers.paths import ROOT, copied_configuration
-from implicit_em_studies.paper.__main__ import main
-from implicit_em_studies.paper.reproduce import STUDY, reproduce
 
 from implicit_em.base.errors import ConfigError, RunError
 from implicit_em_studies.paper.paper import PROTOCOL
+from implicit_em_studies.paper.study import STUDY
 from implicit_em_studies.shared.protocol import trial_label
 from implicit_em_studies.shared.runs import table
-from implicit_em_studies.shared.study import refuse_directory, run_study
 
 CONF = ROOT / "conf"
-PACKAGED = ROOT / "implicit_em" / "conf"
 pytestmark = pytest.mark.usefixtures("coarse")
 
 
@@ -40,7 +36,7 @@ def overrides(small_mnist):
 def study(tmp_path_factory, overrides, coarse):
     """A directory with all five experiments."""
     directory = tmp_path_factory.mktemp("study") / "trial"
-    reproduce(directory, overrides=overrides, workers=2, conf=CONF)
+    STUDY.run(directory, changes=overrides, workers=2, conf=CONF)
     return directory
 
 
@@ -114,7 +110,7 @@ def test_a_study_goes_on_with_what_is_missing(study, overrides, tmp_path, caplog
     written = (kept / "metrics.json").stat().st_mtime_ns
     (lost / "metrics.json").unlink()
     with caplog.at_level("INFO"):
-        reproduce(directory, ["ablation"], overrides, workers=1, conf=CONF)
+        STUDY.run(directory, ["ablation"], overrides, workers=1, conf=CONF)
     assert re.search(r"1 of \d+ runs to train", caplog.text)
     assert "Experiment 5" in (directory / "report.md").read_text(), "what was there stays"
     assert f"ablation/{kept.name}: complete already, reused" in caplog.text
@@ -124,7 +120,7 @@ def test_a_study_goes_on_with_what_is_missing(study, overrides, tmp_path, caplog
 
 @pytest.mark.slow
 def test_a_run_that_experiments_share_is_trained_once(study, overrides):
-    runs = STUDY.plan(list(STUDY.experiments), study / "runs", CONF, overrides)
+    runs = STUDY.runs(list(STUDY.experiments), study / "runs", CONF, overrides)
     shared = [run for run in runs if len(run.places) > 1]
     assert all(run.completed for run in runs)
     assert {"ablation", "benchmark", "dynamics", "features"} in [set(run.sweeps) for run in shared]
@@ -135,14 +131,14 @@ def test_a_run_that_experiments_share_is_trained_once(study, overrides):
 
 
 def test_a_run_of_the_experiment_alone_is_found_by_its_fingerprint(tmp_path, overrides):
-    reproduce(tmp_path, ["benchmark"], overrides, workers=1, conf=CONF)
-    runs = STUDY.plan(["ablation"], tmp_path / "runs", CONF, overrides)
+    STUDY.run(tmp_path, ["benchmark"], overrides, workers=1, conf=CONF)
+    runs = STUDY.runs(["ablation"], tmp_path / "runs", CONF, overrides)
     assert [run.label for run in runs if run.completed] == ["benchmark/model=encoder,seed=1"]
 
 
 def test_another_study_is_not_written_over(study, overrides):
     with pytest.raises(ConfigError, match="holds a run of other settings; nothing is overwritten"):
-        reproduce(study, ["ablation"], [*overrides, "trainer.min_epochs=2"], conf=CONF)
+        STUDY.run(study, ["ablation"], [*overrides, "trainer.min_epochs=2"], conf=CONF)
 
 
 @pytest.mark.slow
@@ -153,39 +149,39 @@ def test_damaged_results_are_made_again(study, overrides, tmp_path):
     (jobs[0] / "metrics.json").write_text("{")
     (jobs[1] / "metrics.json").write_text("{}")
     (jobs[2] / "model.safetensors").unlink()
-    planned = STUDY.plan(["ablation"], directory / "runs", CONF, overrides)
+    planned = STUDY.runs(["ablation"], directory / "runs", CONF, overrides)
     assert [run.completed for run in planned].count(True) == 1
-    reproduce(directory, ["ablation"], overrides, workers=2, conf=CONF)
+    STUDY.run(directory, ["ablation"], overrides, workers=2, conf=CONF)
     assert all(
-        run.completed for run in STUDY.plan(["ablation"], directory / "runs", CONF, overrides)
+        run.completed for run in STUDY.runs(["ablation"], directory / "runs", CONF, overrides)
     )
     (directory / "study.json").write_text("?")
     with pytest.raises(ConfigError, match=r"study\.json: cannot be read"):
-        reproduce(directory, ["ablation"], overrides, conf=CONF)
+        STUDY.run(directory, ["ablation"], overrides, conf=CONF)
 
 
 @pytest.mark.slow
 def test_a_seed_alone_other_than_the_first_is_shown(tmp_path, overrides):
     seeds = [*(o for o in overrides if not o.startswith("seed")), "seed=2"]
-    reproduce(tmp_path, ["features"], seeds, workers=2, conf=CONF)
+    STUDY.run(tmp_path, ["features"], seeds, workers=2, conf=CONF)
     assert (tmp_path / "figures" / "figure3.png").exists()
 
 
 def test_a_trial_of_other_settings_is_another_study(tmp_path, overrides):
     (tmp_path / "study.json").write_text('{"trial": "TRIAL with seed=7", "experiments": []}')
     with pytest.raises(ConfigError, match="holds TRIAL with seed=7, not TRIAL with data"):
-        reproduce(tmp_path, ["theorem"], overrides, conf=CONF)
+        STUDY.run(tmp_path, ["theorem"], overrides, conf=CONF)
 
 
 def test_two_studies_at_once_in_a_directory_are_refused(tmp_path, overrides):
     with FileLock(tmp_path / ".lock"), pytest.raises(ConfigError, match="another study"):
-        reproduce(tmp_path, ["theorem"], overrides, conf=CONF)
+        STUDY.run(tmp_path, ["theorem"], overrides, conf=CONF)
 
 
 def test_a_failed_run_fails_the_study_and_keeps_the_others(tmp_path, overrides):
     dangerous = [*overrides, "lr.value=1e38", "optimizer=sgd"]
     with pytest.raises(RunError, match=r"\d of 4 runs failed, the first: ablation/.*kept"):
-        reproduce(tmp_path, ["ablation"], dangerous, workers=2, conf=CONF)
+        STUDY.run(tmp_path, ["ablation"], dangerous, workers=2, conf=CONF)
     assert not (tmp_path / "report.html").exists()
     assert "not finite" in (tmp_path / "runs/ablation/loss=lse_var,seed=1/train.log").read_text()
 
@@ -196,8 +192,6 @@ def test_a_failed_run_fails_the_study_and_keeps_the_others(tmp_path, overrides):
         (["ablations"], "ablations: no such experiment; allowed: theorem, ablation, benchmark"),
         (["lr.valu=1"], "lr.valu=1: no such key; did you mean lr.value?"),
         (["ablation", "trainer.max_epochs=-1"], "trainer.max_epochs=-1: "),
-        (["--conf", "nowhere"], "conf=nowhere: no train.yaml there"),
-        (["--workers", "0"], "workers=0: must be at least 1"),
         (["ablation", "loss=lse"], "loss=lse: the experiments set loss themselves"),
         (["dynamics", "model.hidden=32"], "model.hidden=32: the experiments set model.hidden"),
         (["theorem", "callbacks=none"], "callbacks=none: the experiments set callbacks"),
@@ -205,16 +199,13 @@ def test_a_failed_run_fails_the_study_and_keeps_the_others(tmp_path, overrides):
             ["theorem", "hydra.sweeper.params=null"],
             "hydra.sweeper.params=null: the experiments set",
         ),
-        (["ablation", "trainer.max_epochs=2"], "results/paper is for the protocol alone"),
     ],
 )
 def test_a_mistake_gives_one_line_before_anything_is_written(
     arguments, message, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    if "--conf" not in arguments:
-        arguments = [*arguments, "--conf", str(CONF)]
-    assert main(arguments) == 2
+    assert STUDY.main(arguments) == 2
     err = capsys.readouterr().err
     assert err.startswith(f"error: {message}")
     assert err.count("\n") == 1
@@ -223,12 +214,12 @@ def test_a_mistake_gives_one_line_before_anything_is_written(
 
 def test_the_files_hold_the_protocol_that_the_code_pins(tmp_path):
     everything = list(STUDY.experiments)
-    assert STUDY.digests(everything, STUDY.plan(everything, tmp_path, CONF)) == PROTOCOL
+    assert STUDY.digests(everything, STUDY.runs(everything, tmp_path, CONF)) == PROTOCOL
 
 
 def test_another_setting_is_no_protocol_and_another_device_is(tmp_path):
     threads, rate = (
-        STUDY.plan(["theorem"], tmp_path, CONF, [change])
+        STUDY.runs(["theorem"], tmp_path, CONF, [change])
         for change in ("trainer.threads=2", "lr.value=1e-2")
     )
     assert STUDY.is_protocol(["theorem"], threads)
@@ -241,7 +232,7 @@ def test_changed_configuration_files_make_a_trial(tmp_path, small_mnist):
     file.write_text(file.read_text().replace("max_epochs: 100", "max_epochs: 1"))
     overrides = [f"data.root={small_mnist}", "logger=csv"]
     directory = tmp_path / "study"
-    reproduce(directory, ["theorem"], overrides, workers=1, conf=tmp_path / "conf")
+    STUDY.run(directory, ["theorem"], overrides, workers=1, conf=tmp_path / "conf")
     assert "TRIAL with changed configuration files" in (directory / "report.md").read_text()
 
 
@@ -252,26 +243,6 @@ def test_what_affects_no_result_makes_no_trial():
     )
     assert trial_label(["+trainer.profiler=null", "data.root=elsewhere"]) is None
     assert trial_label(["lr.value=1", "logger=csv"]) == "TRIAL with lr.value=1"
-
-
-def test_the_protocols_directory_is_known_by_any_name(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in (
-        Path("results/paper"),
-        tmp_path / "results" / "paper",
-        Path("results/../results/paper"),
-    ):
-        with pytest.raises(ConfigError, match="is for the protocol alone"):
-            refuse_directory(name, Path("results/paper"), {}, "TRIAL with lr.value=1")
-
-
-def test_options_may_stand_anywhere_among_the_words(monkeypatch):
-    asked = []
-    arguments = ["theorem", "--workers", "2", "lr.value=1", "--directory", "here", "ablation"]
-    run_study(
-        lambda *taken: asked.append(taken), Path("there"), arguments, "WORD", "what", prog="p"
-    )
-    assert asked == [(Path("here"), ["theorem", "ablation"], ["lr.value=1"], 2, PACKAGED)]
 
 
 def test_make_passes_the_epochs_of_a_trial_on():

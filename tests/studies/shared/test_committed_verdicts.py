@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from helpers.paths import ROOT
 
-from implicit_em_studies.paper import reproduce
+from implicit_em_studies.paper import study as paper
 from implicit_em_studies.shared.judged import JudgedStudy
 from implicit_em_studies.theory import study as theory
 
@@ -26,7 +26,7 @@ class Committed:
 
 RESULTS = ROOT / "docs" / "results"
 STUDIES = {
-    "paper": Committed(RESULTS, reproduce.STUDY),
+    "paper": Committed(RESULTS, paper.STUDY),
     "theory": Committed(RESULTS / "theory", theory.STUDY),
 }
 

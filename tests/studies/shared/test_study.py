@@ -1,15 +1,139 @@
-"""The command line that all studies share."""
+"""What every study promises, on a toy: its command, its directory, and what it refuses."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from implicit_em_studies.shared.study import command
+import pytest
+from filelock import FileLock
+
+from implicit_em.base.errors import RunError
+from implicit_em.config import CONF
+from implicit_em_studies.shared.protocol import trial_label
+from implicit_em_studies.shared.study import Part, Plan, Study, command
+
+
+@dataclass(frozen=True)
+class ToyPart(Part):
+    directory: Path
+    said: list
+
+    def run(self, command, workers):
+        page = self.directory / "report.md"
+        page.write_text(command)
+        self.said.append((command, workers))
+        if "fail=1" in command:
+            raise RunError("1 of 2 runs failed")
+        if "stop=1" in command:
+            raise KeyboardInterrupt
+        return page
+
+
+@dataclass(frozen=True, kw_only=True)
+class Toy(Study):
+    said: list
+
+    def plan(self, request):
+        part = ToyPart(request.directory, self.said)
+        return Plan(request.words, trial_label(request.changes), lambda: [part])
+
+    def short(self, conf):
+        return ["first", "lr.value=1", "seed=1"]
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    about = {"purpose": "Play.", "metavar": "WORD", "words": "what", "quick": "a short one"}
+    return Toy(name="toy", directory=Path("results/toy"), needs="train.yaml", said=[], **about)
 
 
 def test_a_command_names_an_option_only_if_it_is_not_the_default():
     default, other = Path("results/paper"), Path("else where")
-    assert command("compare", ["mnist"], directory=(default, default)) == (
-        "implicit-em compare mnist"
+    assert (
+        command("compare", ["mnist"], directory=(default, default)) == "implicit-em compare mnist"
     )
-    assert command("compare", [], directory=(other, default)) == (
-        "implicit-em compare --directory 'else where'"
-    )
+    typed = command("compare", [], directory=(other, default))
+    assert typed == "implicit-em compare --directory 'else where'"
+
+
+def test_options_may_stand_anywhere_among_the_words(toy):
+    typed = ["one", "--workers", "2", "lr.value=1", "--directory", "here", "two"]
+    assert toy.main(typed) == 0
+    assert toy.said == [("implicit-em toy one two lr.value=1 --directory here", 2)]
+    assert Path("here/report.md").exists()
+
+
+def test_quick_is_short_in_a_directory_of_its_own_and_yields_to_what_is_typed(toy):
+    assert toy.main(["--quick", "seed=2", "--workers", "1"]) == 0
+    assert toy.main(["--quick", "other", "--directory", "there", "--workers", "1"]) == 0
+    assert [said for said, _ in toy.said] == [
+        "implicit-em toy first lr.value=1 seed=2 --directory results/toy-quick",
+        "implicit-em toy other lr.value=1 seed=1 --directory there",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["--workers", "0"], "workers=0: must be at least 1"),
+        (["--conf", "nowhere"], "conf=nowhere: no train.yaml there; name the folder of"),
+        (["lr.value=1"], "results/toy is for the protocol alone: name another --directory for a"),
+        (["lr.value=1", "--directory", "results/../results/toy"], "results/toy is for the protoc"),
+        (["--directory", "file"], "--directory file: is a file"),
+        (["--directory", "file/below"], "file/below: cannot be made: "),
+        (["--directory", "trial"], "trial: holds TRIAL with lr.value=1, not one of the protocol"),
+        (["lr.value=2", "--directory", "trial"], "trial: holds TRIAL with lr.value=1, not TRIAL"),
+        (["--directory", "damaged"], "damaged/study.json: cannot be read: not an object"),
+        (["--directory", "torn"], "torn/study.json: cannot be read: "),
+        (["--quik"], "unrecognized arguments: --quik; implicit-em toy --help explains"),
+    ],
+)
+def test_a_mistake_gives_one_line_before_anything_runs(toy, typed, message, capsys):
+    assert toy.main(["lr.value=1", "--directory", "trial"]) == 0
+    Path("file").touch()
+    for name, text in (("damaged", "[1]"), ("torn", '{"tri')):
+        Path(name).mkdir()
+        Path(name, "study.json").write_text(text)
+    before = sorted(Path.cwd().rglob("*"))
+    toy.said.clear()
+    try:
+        code = toy.main(typed)
+    except SystemExit as end:
+        code = end.code
+    assert code == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {message}")
+    assert err.count("\n") == 1
+    assert not toy.said
+    assert sorted(Path.cwd().rglob("*")) == before
+
+
+def test_one_process_at_a_time_has_a_directory(toy, capsys):
+    assert toy.main([]) == 0
+    with FileLock("results/toy/.lock"):
+        assert toy.main([]) == 2
+    assert capsys.readouterr().err == "error: results/toy: another study is running there\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "line"),
+    [
+        ("fail=1", 1, "error: 1 of 2 runs failed\n"),
+        ("stop=1", 130, "interrupted; the same command goes on\n"),
+    ],
+)
+def test_what_ends_a_study_has_an_exit_code_and_the_same_command_goes_on(
+    toy, change, code, line, capsys
+):
+    for _ in range(2):
+        assert toy.main([change, "--directory", "trial"]) == code
+        assert capsys.readouterr().err == line
+
+
+def test_a_folder_of_configuration_files_is_resolved_and_named_if_it_is_another(toy, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "train.yaml").touch()
+    assert toy.main(["--conf", "mine"]) == 0
+    assert toy.main(["--conf", str(CONF)]) == 0
+    own = f"implicit-em toy --conf {tmp_path / 'mine'}"
+    assert [said for said, _ in toy.said] == [own, "implicit-em toy"]

@@ -149,7 +149,7 @@ def test_layers_in_turn_are_trained_to_their_end_one_by_one():
 
 def test_layer_by_layer_the_lower_two_of_three_layers_are_a_net_of_two(monkeypatch):
     rows = [{"layers": 3, "layer": n, "units": 64} | dict.fromkeys(SHOWN, n) for n in (1, 2, 3)]
-    families = [f"theory/depth_{way}" for way in ("turns", "together", "joint")]
+    families = [f"depth_{way}" for way in ("turns", "together", "joint")]
     found = pd.DataFrame({"family": families, "seed": 1, "rows": [rows] * 3})
     monkeypatch.setattr(Measurement, "of", lambda self, runs, workers: found)
     layers = measure([])["layers"].groupby(["way", "layers"])["probe_accuracy"].agg(list).to_dict()

@@ -22,6 +22,7 @@ from implicit_em_studies.theory.em_measuring import (
     start_of,
 )
 from implicit_em_studies.theory.mixtures import Fit, exact
+from implicit_em_studies.theory.study import STUDY
 
 CONF = ROOT / "conf"
 
@@ -32,9 +33,11 @@ def runs(small_mnist, tmp_path_factory):
     overrides = [f"data.root={small_mnist}", "trainer.max_epochs=4", "seed=1", "logger=csv"]
     overrides += ["probe=none", "picture=false"]
     directory = tmp_path_factory.mktemp("runs")
-    (exactly,) = plan_sweeps(["theory/explicit_em_exact"], directory, CONF, overrides)
+    grids = STUDY.grids(CONF)
+    exact, sgd = ({name: grids[name]} for name in ("explicit_em_exact", "explicit_em_sgd"))
+    (exactly,) = plan_sweeps(exact, directory, CONF, overrides)
     overrides = [*overrides, "data.batch_size=100"]
-    descent = plan_sweeps(["theory/explicit_em_sgd"], directory, CONF, overrides)
+    descent = plan_sweeps(sgd, directory, CONF, overrides)
     chosen = [exactly, next(run for run in descent if run.axes["lr.value"] == "16")]
     for run in chosen:
         train(run.cfg, run.directory)

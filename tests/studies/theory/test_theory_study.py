@@ -11,7 +11,7 @@ from implicit_em.base.errors import ConfigError
 from implicit_em_studies.theory.criteria import CLAIMS
 from implicit_em_studies.theory.explicit_em import EXPLICIT, best, end_of, largest_fall
 from implicit_em_studies.theory.protocol import PROTOCOL
-from implicit_em_studies.theory.study import STUDY, study
+from implicit_em_studies.theory.study import STUDY
 from implicit_em_studies.theory.volume import CANDIDATES
 
 CONF = ROOT / "conf"
@@ -204,11 +204,11 @@ def test_every_criterion_says_when_it_is_met(claim):
 @pytest.mark.slow
 def test_the_files_hold_the_protocol_that_the_code_pins(tmp_path):
     everything = list(EXPERIMENTS)
-    assert STUDY.digests(everything, STUDY.plan(everything, tmp_path, CONF)) == PROTOCOL
+    assert STUDY.digests(everything, STUDY.runs(everything, tmp_path, CONF)) == PROTOCOL
 
 
 def test_the_files_hold_the_protocol_of_a_short_experiment(tmp_path):
-    assert STUDY.is_protocol(["volume"], STUDY.plan(["volume"], tmp_path, CONF))
+    assert STUDY.is_protocol(["volume"], STUDY.runs(["volume"], tmp_path, CONF))
 
 
 @pytest.fixture
@@ -220,9 +220,10 @@ def thin(tmp_path):
         "0.1,0.3,1,3,10": "0.1,1",
         "0.1,0.25,0.5,1,2,4": "1,2",
     }
-    for file in (conf / "experiment" / "theory").iterdir():
-        for values, left in long.items():
-            file.write_text(file.read_text().replace(f": {values}\n", f": {left}\n"))
+    file = conf / "theory.yaml"
+    for values, left in long.items():
+        assert f'"{values}"' in file.read_text()
+        file.write_text(file.read_text().replace(f'"{values}"', f'"{left}"'))
     return conf
 
 
@@ -238,7 +239,7 @@ def test_a_small_study_writes_everything_and_goes_on(
     overrides = [f"data.root={small_mnist}", "data.batch_size=64", "trainer.max_epochs=1"]
     overrides += ["seed=1", "logger=csv"]
     place = (tmp_path / "trial", experiments, overrides, 2, thin)
-    page = study(*place)
+    page = STUDY.run(*place)
     report = page.with_suffix(".md").read_text()
     assert "TRIAL with data.batch_size=64" in report
     assert not (tmp_path / "trial" / "verdicts.json").exists()
@@ -252,13 +253,13 @@ def test_a_small_study_writes_everything_and_goes_on(
         assert caplog.text.count("Fashion-MNIST is left out") == 1
         assert "Fashion-MNIST was not in the folder of the data" in report
     caplog.clear()
-    study(*place)
+    STUDY.run(*place)
     assert "to train" not in caplog.text
 
 
 def test_a_trial_may_not_write_where_the_protocol_does(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="results/theory is for the protocol alone"):
-        study(experiments=["volume"], overrides=["trainer.max_epochs=2"], conf=CONF)
+        STUDY.run(words=["volume"], changes=["trainer.max_epochs=2"], conf=CONF)
     with pytest.raises(ConfigError, match="nothing: no such experiment; allowed: volume"):
-        study(experiments=["nothing"], conf=CONF)
+        STUDY.run(words=["nothing"], conf=CONF)

@@ -13,6 +13,7 @@ from implicit_em_studies.theory.reconstruction import (
     density,
     variant,
 )
+from implicit_em_studies.theory.study import STUDY
 
 
 def test_each_unit_is_active_on_the_same_share_of_the_training_samples():
@@ -38,7 +39,8 @@ def test_a_longer_row_changes_nothing_but_the_scale():
 
 
 def test_every_run_is_a_known_variant_and_every_variant_has_runs_at_each_density():
-    runs = compose_sweeps(EXPERIMENT.sweeps, CONF, [])
+    grids = STUDY.grids(CONF)
+    runs = compose_sweeps({name: grids[name] for name in EXPERIMENT.sweeps}, CONF, [])
     found = [(variant(cfg), density(cfg)) for _, cfg in runs]
     assert {kind: found.count(kind) for kind in found} == {
         (name, target): 5 for name in VARIANTS for target in DENSITIES
