@@ -126,7 +126,9 @@ def matched(runs: pd.DataFrame) -> pd.DataFrame:
 def _curves(runs: pd.DataFrame) -> Tables:
     """Return what rows do along the training of one run each: the paper's, and with decay."""
     kept = ["epoch", "train/loss", "row_angle", "row_angle_ten", "log_variance"]
-    shown = runs.query("candidate in ['today', 'decay'] and weight == 1 and seed == seed.min()")
+    shown: Any = runs.query(
+        "candidate in ['today', 'decay'] and weight == 1 and seed == seed.min()"
+    )
     frames = [
         history_of(run["directory"])
         .rename(columns=lambda name: name.removeprefix("trajectory/"))

@@ -106,13 +106,6 @@ def test_rate_that_changes_nothing_does_not_decide_the_quality():
     assert CLAIMS.by_key["rate_decides_quality"].judge(evidence).outcome == NOT
 
 
-@pytest.mark.parametrize("claim", CLAIMS.by_key.values(), ids=lambda claim: claim.key)
-def test_a_criterion_says_when_the_claim_is_reproduced_and_when_partly(claim):
-    assert claim.criterion.startswith("Reproduced if")
-    assert " Partly if " in claim.criterion
-    assert "\n" not in claim.criterion
-
-
 def test_the_verdict_on_convergence_tells_both_truths():
     change = changed(
         "crossings", "measured", lambda e: 1.1 * np.array([16, 32, 64, 128] * 2), **SGD

@@ -49,6 +49,15 @@ def test_every_claim_was_judged_by_the_criterion_that_stands_there_now(study):
     assert amended == set(claims.amendments)
 
 
+def test_a_criterion_says_when_the_answer_is_yes_and_when_partly(study):
+    claims = study.study.claims
+    for claim in claims.by_key.values():
+        assert claim.criterion.startswith(f"{claims.outcomes[0].capitalize()} if")
+        assert " Partly if " in claim.criterion
+        assert "\n" not in claim.criterion
+        assert claim.experiment in study.study.experiments
+
+
 def test_the_results_say_where_they_come_from(study):
     provenance = study.content["provenance"]
     assert re.fullmatch(r"[0-9a-f]{7,}", provenance["commit"]), "a clean commit"

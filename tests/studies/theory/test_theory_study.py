@@ -7,7 +7,6 @@ import pytest
 from helpers import theory
 from helpers.paths import ROOT, copied_configuration
 
-from implicit_em.base.errors import ConfigError
 from implicit_em_studies.theory.criteria import CLAIMS
 from implicit_em_studies.theory.explicit_em import EXPLICIT, best, end_of, largest_fall
 from implicit_em_studies.theory.protocol import PROTOCOL
@@ -195,12 +194,6 @@ def test_a_fall_is_relative_and_a_rise_is_none():
     assert largest_fall([-10.0, -20.0]) == largest_fall([-10.0]) == 0
 
 
-@pytest.mark.parametrize("claim", CLAIMS.by_key.values(), ids=lambda claim: claim.key)
-def test_every_criterion_says_when_it_is_met(claim):
-    assert claim.criterion.startswith("Yes if")
-    assert claim.experiment in EXPERIMENTS
-
-
 @pytest.mark.slow
 def test_the_files_hold_the_protocol_that_the_code_pins(tmp_path):
     everything = list(EXPERIMENTS)
@@ -255,11 +248,3 @@ def test_a_small_study_writes_everything_and_goes_on(
     caplog.clear()
     STUDY.run(*place)
     assert "to train" not in caplog.text
-
-
-def test_a_trial_may_not_write_where_the_protocol_does(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="results/theory is for the protocol alone"):
-        STUDY.run(words=["volume"], changes=["trainer.max_epochs=2"], conf=CONF)
-    with pytest.raises(ConfigError, match="nothing: no such experiment; allowed: volume"):
-        STUDY.run(words=["nothing"], conf=CONF)
