@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,25 @@ def study(request):
     return STUDIES[request.param]
 
 
-def test_the_page_of_results_shows_the_verdicts_of_the_full_run(study):
+def test_the_report_shows_the_verdicts_of_the_full_run(study):
     verdicts = (study.directory / "verdicts.md").read_text().strip()
-    assert verdicts in (ROOT / "docs" / "results.md").read_text()
+    assert verdicts in (study.directory / "report.md").read_text()
+
+
+def test_the_page_of_results_counts_the_verdicts():
+    page = (ROOT / "docs" / "results.md").read_text()
+    given = Counter(verdict["verdict"] for verdict in STUDIES["paper"].content["verdicts"])
+    reproduced, partly, nots = (given[v] for v in ("reproduced", "partly", "not reproduced"))
+    counted = f"{reproduced} are reproduced, {partly} partly and {nots} not"
+    assert f"Of {given.total()} claims, {counted}" in page
+
+    shown = re.findall(r"^\| `(\w+)`: [^|]*\| (\d) \| (\d) \| (\d) \|", page, re.MULTILINE)
+    given = Counter((v["experiment"], v["verdict"]) for v in STUDIES["theory"].content["verdicts"])
+    counts = {name: tuple(map(int, numbers)) for name, *numbers in shown}
+    assert counts == {
+        name: tuple(given[name, verdict] for verdict in ("yes", "partly", "no"))
+        for name, _ in given
+    }
 
 
 def test_every_claim_was_judged_by_the_criterion_that_stands_there_now(study):

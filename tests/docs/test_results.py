@@ -1,12 +1,15 @@
-"""What of a study's results is committed: text, tables and small pictures."""
+"""The pages on results: what of a study is committed, and tables that follow from the studies'."""
 
+import re
 import runpy
 
 import numpy as np
 from helpers.paths import ROOT
 from PIL import Image
 
-PUBLISH = runpy.run_path(str(ROOT / "docs/publish.py"))
+DOCS = ROOT / "docs"
+PUBLISH = runpy.run_path(str(DOCS / "publish.py"))
+MADE = runpy.run_path(str(DOCS / "tables.py"))
 
 
 def test_a_study_is_copied_without_pdfs_html_and_runs_and_its_pictures_shrink(tmp_path):
@@ -29,9 +32,28 @@ def test_a_study_is_copied_without_pdfs_html_and_runs_and_its_pictures_shrink(tm
 
 
 def test_the_committed_pictures_are_small_already():
-    pictures = sorted((ROOT / "docs").rglob("*.png"))
+    pictures = sorted(DOCS.rglob("*.png"))
     assert pictures
     for path in pictures:
         with Image.open(path) as picture:
             assert picture.mode == "P", path
             assert picture.width <= PUBLISH["WIDTH"], path
+
+
+def test_every_table_stands_on_one_page_as_the_studies_have_it_now():
+    pages = [path.read_text() for path in sorted(DOCS.rglob("*.md"))]
+    shown = [name for page in pages for _, name in MADE["PLACE"].findall(page)]
+    assert sorted(shown) == sorted(MADE["TABLES"])
+    for page in pages:
+        assert MADE["with_tables"](page) == page
+
+
+def test_the_page_of_results_is_short_and_each_study_has_a_table_a_figure_and_a_report():
+    page = (DOCS / "results.md").read_text()
+    assert page.count("\n") <= 200
+    for section in page.split("\n## ")[1:]:
+        assert re.search(r"^\| ?:?-", section, re.MULTILINE), section
+        (picture,) = re.findall(r"!\[[^]]+\]\(([^)]+)\)", section)
+        assert (DOCS / picture).exists()
+        assert "](results/" in section
+        assert len(re.findall("^- ", section, re.MULTILINE)) == 3
