@@ -26,6 +26,7 @@ PAGES = [
 FILE = re.compile(r"```(?:python|yaml)\n# (\S+\.(?:py|yaml))\n(.*?)```", re.DOTALL)
 PYTHON = re.compile(r"```python\n(?!# \S+\.py\n)(.*?)```", re.DOTALL)
 COMMAND = re.compile(r"^(?:implicit-em train|python train\.py)\b(.*)$", re.MULTILINE)
+BOX = re.compile(r"^│ (.+?) +│", re.MULTILINE)
 HARVEST = re.compile(r"^implicit-em harvest\b(.*)$", re.MULTILINE)
 PLUGINS = {"ray_local": "hydra_ray_launcher", "optuna": "hydra_optuna_sweeper"}
 NOT_INSTALLED = [name for name, at in PLUGINS.items() if not find_spec(f"hydra_plugins.{at}")]
@@ -243,34 +244,54 @@ def test_the_readmes_lines_of_python_train(monkeypatch):
 
 
 def test_the_tutorial_can_be_followed_and_leaves_what_it_and_the_reference_say(
-    command_line, small_mnist, tmp_path, monkeypatch
+    command_line, small_mnist, tmp_path, monkeypatch, capfd
 ):
+    page = text("docs/tutorial.md")
     (tmp_path / "data").symlink_to(small_mnist)
+    printed = {}
     for command in commands("docs/tutorial.md"):
         assert command_line(*command) == 0
+        printed[command[-1]] = capfd.readouterr().out
+    assert BOX.findall(page) == BOX.findall(printed["hydra.run.dir=first-run"])
 
-    names = run_python("".join(PYTHON.findall(text("docs/tutorial.md"))), monkeypatch)
-    assert len(names["jobs"]) == 4
+    names = run_python("".join(PYTHON.findall(page)), monkeypatch)
+    shown = page.partition("| directory |")[2].partition("\n\n")[0]
+    assert shown.partition("\n")[0].strip(" |").split(" | ") == names["columns"]
+    assert re.findall(r"^\| ([^ ]+=[^ ]+) \|", shown, re.MULTILINE) == list(names["jobs"].index)
     assert names["energies"].shape == names["responsibilities"].shape == (200, 64)
     assert (tmp_path / "grid.png").exists()
     run = tmp_path / "first-run"
-    tree = text("docs/tutorial.md").partition("first-run/\n")[2].partition("```")[0]
+    tree = page.partition("first-run/\n")[2].partition("```")[0]
     shown = {name.rstrip("/") for name in re.findall(r"── (\S+)", tree)}
     assert shown == {path.name for path in run.iterdir()} - {".lock"}
     explained = re.findall(r"^\| `(\w+)` ", text("docs/reference/metrics.md"), re.MULTILINE)
     assert set(json.loads((run / "metrics.json").read_text())) == set(explained) - {"epoch"}
 
 
-def test_the_tutorial_on_spectra_finds_what_it_says(command_line, monkeypatch):
+def test_the_tutorial_on_spectra_finds_what_it_says(command_line, monkeypatch, capfd):
     page = "docs/tutorial-spectra.md"
     makes_the_data, *looks = PYTHON.findall(text(page))
     run_python(makes_the_data, monkeypatch)
+    printed = []
     for command in commands(page):
         assert command_line(*command, "trainer.enable_progress_bar=false") == 0
+        printed.append(capfd.readouterr().out)
+    assert BOX.findall(text(page)) == BOX.findall(printed[0])
     names = run_python(makes_the_data + "".join(looks), monkeypatch)
     assert sorted(names["of_pure"].argmax(1)) == list(range(8)), "a component for each substance"
     assert names["of_pure"].max(1).min() > 0.9
     assert names["of_topk"].mean() > names["of_derived"].mean() + 0.2
+
+
+def test_a_run_whose_loss_is_not_finite_fails_in_the_line_that_is_shown(
+    command_line, small_mnist, capfd
+):
+    page = "docs/how-to/unhealthy.md"
+    (command,) = [c for c in commands(page) if "lr.value=1e30" in c]
+    assert command_line(*command, f"data.root={small_mnist}", "logger=csv") == 1
+    (shown,) = re.findall("^failed: .*", text(page), re.MULTILINE)
+    (failed,) = re.findall("^failed: .*", "".join(capfd.readouterr()), re.MULTILINE)
+    assert re.sub(r"\d+", "N", failed) == re.sub(r"\d+", "N", shown)
 
 
 def test_the_glossary_explains_every_metric_of_a_run():
