@@ -53,19 +53,15 @@ def table(study: str, name: str) -> pd.DataFrame:
     return pd.read_csv(RESULTS / study / "tables" / f"{name}.csv")
 
 
-def findings(study: str) -> list[str]:
-    """Read the findings of a study."""
-    return json.loads((RESULTS / study / "findings.json").read_text())["findings"]
-
-
 def told(pattern: re.Pattern[str], study: str) -> list[Any]:
     """Return what a pattern finds in the findings of a study."""
-    return pattern.findall("\n".join(findings(study)))
+    content = json.loads((RESULTS / study / "findings.json").read_text())
+    return pattern.findall("\n".join(content["findings"]))
 
 
-def percents(mean: float, deviation: float, digits: int = 2) -> str:
+def percents(mean: float, deviation: float) -> str:
     """Return the mean and the standard deviation of shares, in per cent."""
-    return f"{100 * mean:.{digits}f} ± {100 * deviation:.{digits}f}"
+    return f"{100 * mean:.2f} ± {100 * deviation:.2f}"
 
 
 def points(row: Any, sign: int = 1) -> str:
@@ -126,9 +122,8 @@ def best_others() -> str:
             best = others.loc[others["mean"].idxmax()]
             ahead = points(best, -1) if "derived" in whole.index else "–"
             row = {"comparison": name, "density": f"{100 * density:g} %"}
-            rows.append(
-                row | {"best other family": name_of(best.name), "derived is ahead by": ahead}
-            )
+            row["best other family"] = name_of(best.name)
+            rows.append(row | {"derived is ahead by": ahead})
             name = ""  # once is enough
     return markdown(rows)
 
