@@ -141,8 +141,10 @@ def on_fashion_mnist() -> str:
 def each_family(data: str) -> str:
     """At which densities derived is significantly better or worse than each family."""
     rows: dict[str, dict[str, str]] = {}
-    parts = {name.removeprefix(f"{data}, "): part for name, part in COMPARED.items()}
-    parts = {name: part for name, part in parts.items() if "MNIST" not in name}
+    start = f"{data}, "
+    parts = {
+        name.removeprefix(start): part for name, part in COMPARED.items() if name.startswith(start)
+    }
     for name, part in parts.items():
         tested = table(part, "matched_density").query("family != 'derived'")
         for family, tests in tested.groupby("family", sort=False):
