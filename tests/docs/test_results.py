@@ -1,4 +1,4 @@
-"""The pages on results: what of a study is committed, and tables that follow from the studies'."""
+"""The pages on results: what of a study is committed, and what a section has."""
 
 import re
 import runpy
@@ -9,7 +9,6 @@ from PIL import Image
 
 DOCS = ROOT / "docs"
 PUBLISH = runpy.run_path(str(DOCS / "publish.py"))
-MADE = runpy.run_path(str(DOCS / "tables.py"))
 
 
 def test_a_study_is_copied_without_pdfs_html_and_runs_and_its_pictures_shrink(tmp_path):
@@ -38,14 +37,6 @@ def test_the_committed_pictures_are_small_already():
         with Image.open(path) as picture:
             assert picture.mode == "P", path
             assert picture.width <= PUBLISH["WIDTH"], path
-
-
-def test_every_table_stands_on_one_page_as_the_studies_have_it_now():
-    pages = [path.read_text() for path in sorted(DOCS.rglob("*.md"))]
-    shown = [name for page in pages for _, name in MADE["PLACE"].findall(page)]
-    assert sorted(shown) == sorted(MADE["TABLES"])
-    for page in pages:
-        assert MADE["with_tables"](page) == page
 
 
 def test_the_page_of_results_is_short_and_each_study_has_a_table_a_figure_and_a_report():

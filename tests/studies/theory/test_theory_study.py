@@ -232,7 +232,7 @@ def test_a_small_study_writes_everything_and_goes_on(
     overrides = [f"data.root={small_mnist}", "data.batch_size=64", "trainer.max_epochs=1"]
     overrides += ["seed=1", "logger=csv"]
     place = (tmp_path / "trial", experiments, overrides, 2, thin)
-    page = STUDY.run(*place)
+    (page,) = STUDY.run(*place)
     report = page.with_suffix(".md").read_text()
     assert "TRIAL with data.batch_size=64" in report
     assert not (tmp_path / "trial" / "verdicts.json").exists()
