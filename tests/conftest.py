@@ -156,17 +156,17 @@ def command_line_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable
     monkeypatch.chdir(tmp_path)
 
     def command_line_of(command: str, *arguments: str) -> int:
-        from implicit_em import cli
+        from implicit_em.cli import composed
         from implicit_em.sweeps.callback import CheckCallback
 
-        monkeypatch.setattr(sys, "argv", [f"implicit-em {command}", *arguments])
+        monkeypatch.setattr(sys, "argv", [])
         monkeypatch.setattr(CheckCallback, "sweep_directory", None)
         monkeypatch.setenv("HYDRA_FULL_ERROR", "")
         # Hydra composes everything once more before, for a mode that no file of ours sets.
         monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: None)
         handlers = list(logging.root.handlers)
         try:
-            return getattr(cli, command)()
+            return getattr(composed, command)(arguments)
         finally:
             for handler in set(logging.root.handlers) - set(handlers):
                 handler.close()

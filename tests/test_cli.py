@@ -3,27 +3,28 @@
 import os
 import subprocess
 import sys
-import tomllib
-from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import entry_points, version
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from helpers.lines import one_line
-from helpers.paths import ROOT
 from helpers.wheel import install_wheel
 
-from implicit_em.cli import COMMANDS, main
+from implicit_em.cli import GROUP, main
 from implicit_em.sweeps.summary import read_jobs
 
-HYDRAS = "implicit_em.cli"
-"""Module of the commands whose arguments Hydra reads."""
+COMMANDS = {command.name: command for command in entry_points(group=GROUP)}
 
 
 def test_the_help_names_every_command(capsys):
     assert main(["--help"]) == main([]) == 0
     shown = capsys.readouterr().out
-    assert all(name in shown for name in COMMANDS)
+    assert {"train", "harvest", "explore", "reproduce", "compare", "language"} < {*COMMANDS}
+    for name, command in COMMANDS.items():
+        assert f"  {name} " in shown
+        assert command.load().__doc__.partition(".")[0] in shown
+    assert shown.index("  train ") < shown.index("  compare "), "the framework's come first"
 
 
 def test_the_version_is_the_packages(capsys):
@@ -48,18 +49,21 @@ def test_an_option_may_follow_the_overrides(refused):
     assert refused("seed=1", "-m", "lr.valu=3").startswith("error: lr.valu=3: no such key")
 
 
-@pytest.mark.parametrize("name", sorted(n for n, (m, _) in COMMANDS.items() if m != HYDRAS))
-def test_a_command_passes_its_arguments_on(name, monkeypatch):
-    seen = []
-    monkeypatch.setattr(import_module(COMMANDS[name][0]), "main", lambda a: seen.append(a) or 3)
-    assert main([name, "some", "words"]) == 3
-    assert seen == [["some", "words"]]
+def test_a_package_may_add_a_command(monkeypatch, capsys):
+    class Found(SimpleNamespace):
+        name, module = "mine", "my_package.commands"
 
+        def load(self):
+            return greet
 
-def test_the_wheel_declares_the_command():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    module, _, function = project["scripts"]["implicit-em"].partition(":")
-    assert getattr(import_module(module), function) is main
+    def greet(arguments):
+        """Greet. What follows is not shown."""
+        return len(arguments)
+
+    monkeypatch.setattr("implicit_em.cli.entry_points", lambda group: [*COMMANDS.values(), Found()])
+    assert main(["mine", "some", "words"]) == 2
+    assert main(["--help"]) == 0
+    assert capsys.readouterr().out.endswith("\n  mine       Greet\n")
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +103,11 @@ def test_a_wheel_trains_and_summarises_outside_of_a_checkout(launcher, wheel, tm
     again = run("summarise", "sweep")
     assert again.returncode == 0, again.stderr
     assert "4 jobs" in again.stdout
+
+    for study in ("recover", "theory"):
+        quick = run(study, "--quick", "trainer.max_epoch=1")
+        assert quick.returncode == 2
+        assert quick.stderr.startswith("error: trainer.max_epoch=1: no such")
 
     mistyped = run("train", "lr.valu=1")
     assert mistyped.returncode == 2

@@ -95,12 +95,12 @@ def _compose_and_run(task: Callable[[], Any], config: str, arguments: Sequence[s
         Exit code: 0 for success, 1 for a failed run or job, 2 for bad input, and 128 plus the
         number of the signal that interrupted it: 130 after Ctrl-C, 143 after SIGTERM.
     """
-    # Shells leave ~ as it is after the = of an override, and Hydra refuses it.
-    words = [
+    sys.argv = [f"implicit-em {config}"]  # Hydra reads its arguments from here
+    sys.argv += [
+        # Shells leave ~ as it is after the = of an override, and Hydra refuses it.
         re.sub(r"(?<=[=,])~(?=/)", os.path.expanduser("~"), word)
         for word in _options_first(arguments)
     ]
-    sys.argv = [f"implicit-em {config}", *words]  # Hydra reads its arguments from here
     full_error = bool(os.environ.get("HYDRA_FULL_ERROR"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise the error instead of printing it
     try:

@@ -45,12 +45,14 @@ def composing(name: str, overrides: Sequence[str], conf: Path) -> Iterator[Confi
 
 def shadowed(config: DictConfig) -> str | None:
     """Return which file of a ``--config-dir`` has the name of one of ours, which comes first."""
-    for source in config.hydra.runtime.config_sources:
-        folder = Path(source.path)
-        for file in folder.rglob("*.yaml") if source.provider == "command-line" else ():
-            ours = CONF / file.relative_to(folder)
-            if ours.exists() and not ours.samefile(file):
-                return f"{file}: the project has {file.relative_to(folder)}; choose another name"
+    sources = [source for source in config.hydra.runtime.config_sources if source.schema == "file"]
+    theirs = [Path(source.path) for source in sources if source.provider == "command-line"]
+    ours = [Path(source.path) for source in sources if source.provider != "command-line"]
+    for folder in theirs:
+        for file in folder.rglob("*.yaml"):
+            name = file.relative_to(folder)
+            if any((own / name).exists() and not (own / name).samefile(file) for own in ours):
+                return f"{file}: the project has {name}; choose another name"
     return None
 
 

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from implicit_em.base.digest import digest_of, digest_of_store
@@ -79,9 +80,15 @@ def directions(objective: str | Sequence[str] | None) -> str | list[str]:
     return ["maximize"] * len(objective) if isinstance(objective, ListConfig) else "maximize"
 
 
+def options(*groups: str) -> str:
+    """Return the options of config groups, a line for each group, while Hydra composes or helps."""
+    loader = GlobalHydra.instance().config_loader()
+    return "\n".join(f"  {group}: {', '.join(loader.get_group_options(group))}" for group in groups)
+
+
 _RESOLVERS = (
     *(cores, data_root, digest_of_store, directions, first_given, gpu_in_turn),
-    *(job_directory, lm_name, run_directory),
+    *(job_directory, lm_name, options, run_directory),
 )
 for _resolver in _RESOLVERS:
     OmegaConf.register_new_resolver(_resolver.__name__, _resolver, replace=True)

@@ -6,8 +6,8 @@ import pytest
 from helpers.results import finished
 from omegaconf import OmegaConf
 
-from implicit_em import cli
 from implicit_em.base.errors import ConfigError
+from implicit_em.cli import composed as commands
 from implicit_em.sweeps.summary import read_jobs
 from implicit_em.training.results import check_objective, values_of
 
@@ -30,7 +30,7 @@ needs_optuna = pytest.mark.skipif(
 )
 def test_the_task_returns_what_a_sweeper_maximises(objective, value, composed, monkeypatch):
     monkeypatch.setattr("implicit_em.training.run.train", lambda cfg: METRICS)
-    assert cli._train.__wrapped__(composed(f"objective={objective}")) == value
+    assert commands._train.__wrapped__(composed(f"objective={objective}")) == value
 
 
 def test_a_metric_that_is_null_is_named(caplog):
