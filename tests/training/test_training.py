@@ -263,6 +263,7 @@ def test_evaluating_again_gives_the_same_metrics(composed, small, tmp_path, caps
 def test_evaluating_says_what_is_wrong(composed, small, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     train(composed(*small, "probe=none"), tmp_path / "run")
+    capsys.readouterr()
     wrong = {
         (str(tmp_path),): "no run directory",
         (str(tmp_path / "run"), "seed=3"): "seed=3",
