@@ -46,7 +46,9 @@ def test_what_does_not_train_loads_none_of_the_libraries(tmp_path, arguments, co
 
 def test_the_configuration_of_a_harvest_is_shown_without_the_libraries(tmp_path):
     arguments = ["harvest", "lm=smollm2", "--cfg", "job"]
-    assert not loaded(tmp_path, *arguments, program="implicit_em/cli/__main__.py") & set(LIBRARIES.split())
+    assert not loaded(tmp_path, *arguments, program="implicit_em/cli/__main__.py") & set(
+        LIBRARIES.split()
+    )
 
 
 @pytest.mark.slow

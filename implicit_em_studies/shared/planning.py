@@ -83,7 +83,7 @@ def compose_sweeps(
     """
     jobs = []
     for sweep, grid in sweeps.items():
-        typed = [*_as_overrides(grid), *overrides]
+        typed = [*as_overrides(grid), *overrides]
         with composing("train", typed, conf) as loader:
             base = compose("train", overrides=typed, return_hydra_config=True)
             if AXES in grid:
@@ -98,7 +98,7 @@ def compose_sweeps(
     return jobs
 
 
-def _as_overrides(grid: Grid) -> list[str]:
+def as_overrides(grid: Grid) -> list[str]:
     """Return what a grid sets beside its axes in Hydra's notation; a setting may be a new one."""
     settings = {key: value for key, value in grid.items() if key != AXES}
     return [f"{'++' * ('.' in key)}{key}={_in_words(value)}" for key, value in settings.items()]

@@ -20,10 +20,15 @@ from omegaconf import OmegaConf
 import implicit_em
 from implicit_em.config import CONF
 from implicit_em.config.fingerprint import config_fingerprint
+from implicit_em.config.spec import RunSpec
 from implicit_em.engine.stack import Stack
 from implicit_em.evaluate import evaluate
 from implicit_em.sweeps.summary import read_jobs
 from implicit_em.training.run import train
+from implicit_em_studies.comparison.protocol import ComparisonProtocol
+from implicit_em_studies.renamed import RENAMED
+from implicit_em_studies.shared.planning import as_overrides
+from implicit_em_studies.shared.protocol import STUDIES
 
 EARLIER = ROOT / "tests" / "fixtures" / "earlier"
 FINGERPRINTS = json.loads((EARLIER / "fingerprints.json").read_text())
@@ -45,7 +50,12 @@ def earlier(tmp_path, monkeypatch):
     [pytest.param(key, marks=[pytest.mark.slow] * ("experiment=" in key)) for key in FINGERPRINTS],
 )
 def test_settings_have_the_fingerprints_that_they_had(overrides, composed):
-    assert config_fingerprint(composed(*overrides.split())) == FINGERPRINTS[overrides]
+    """A grid that had a file of its own is an entry of the comparison's protocol now."""
+    folder, _, name = overrides.removeprefix("experiment=").partition("/")
+    protocol = ComparisonProtocol.read(CONF)
+    grids = {"compare": protocol.grids, "knobs": protocol.knob_grids}.get(folder)
+    typed = as_overrides(grids[name]) if grids and name else overrides.split()
+    assert config_fingerprint(composed(*typed)) == FINGERPRINTS[overrides]
 
 
 def test_a_complete_run_is_found_complete(earlier, composed, monkeypatch):
@@ -87,7 +97,7 @@ def test_a_run_goes_on_from_its_checkpoint(earlier, composed, monkeypatch):
 def test_every_target_of_the_configuration_is_there():
     targets = {
         target
-        for path in CONF.rglob("*.yaml")
+        for path in (*CONF.rglob("*.yaml"), *STUDIES.rglob("*.yaml"))
         for target in re.findall(r"(?:_target_|class): (implicit_em[\w.]+)", path.read_text())
     }
     assert len(targets) > 30
@@ -101,7 +111,7 @@ models.ICA models.JumpReLU models.KMeans models.NMF models.PCA models.Pixels mod
 models.SparseAutoencoder models.TopK models.linear.Linear losses.lse losses.variance
 losses.decorrelation losses.orthogonality losses.mse losses.l1 losses.l1_norm losses.auxk
 losses.target_l0 losses.gates_l1 losses.gates_mse data.TensorDataModule data.TorchvisionDataModule
-data.ResidentDataModule distributed.GlobalBatch schedules.cosine experiments.trajectory.Trajectory
+data.ResidentDataModule distributed.GlobalBatch schedules.cosine
 sweeps.callback.CheckCallback sweeps.summary.read_jobs evaluate.evaluate metrics.Density
 metrics.Redundancy sklearn.ImplicitEM losses train load Encoder SparseAutoencoder EncoderModule
 SparseAutoencoderModule Objective Term ResidentDataModule ResidentLoader TensorDataModule
@@ -116,7 +126,7 @@ def test_documented_names_stay(name):
     assert hasattr(importlib.import_module(module), attribute)
 
 
-@pytest.mark.parametrize("name", ["evaluate", "sweeps", "experiments", "compare", "dashboard"])
+@pytest.mark.parametrize("name", ["evaluate", "export", "sweeps", "viewer", "cli"])
 def test_documented_commands_stay(name, monkeypatch, capsys):
     spec = importlib.util.find_spec(f"implicit_em.{name}")
     if spec.submodule_search_locations:
@@ -133,3 +143,25 @@ def test_saved_settings_are_those_that_were_saved(earlier):
         config_fingerprint(saved)
         == json.loads((earlier / "completed" / "metrics.json").read_text())["config_fingerprint"]
     )
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_what_has_moved_is_found_by_its_earlier_name_and_keeps_its_fingerprint(old, composed):
+    assert get_object(RENAMED[old])
+    earlier, now = (
+        composed(f"++callbacks.one={{_target_:{name}}}") for name in (old, RENAMED[old])
+    )
+    assert RunSpec.of(earlier).settings == RunSpec.of(now).settings
+    assert {config_fingerprint(cfg) for cfg in (earlier, now)} == {RunSpec.of(now).fingerprint}
+    without = composed("++callbacks.one={_target_:somewhere.else}")
+    assert config_fingerprint(without) != config_fingerprint(now)
+
+
+def test_a_model_that_has_moved_loads_by_its_earlier_name(earlier):
+    unit = "implicit_em.theory.volume.UnitRows"
+    file = earlier / "completed" / "model.json"
+    content = json.loads(file.read_text())
+    content["model"] |= {"_target_": unit, "gain": 4.5}
+    file.write_text(json.dumps(content))
+    model = implicit_em.load("completed", classes=[get_object(RENAMED[unit])])
+    assert (type(model).__name__, model.gain) == ("UnitRows", 4.5)

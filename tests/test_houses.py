@@ -1,0 +1,46 @@
+"""Two houses: the framework knows nothing of the studies that stand on it."""
+
+import re
+
+import pytest
+from helpers.paths import CONF, ROOT, STUDIES_CONF
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+FRAMEWORK, STUDIES = ROOT / "implicit_em", ROOT / "implicit_em_studies"
+MOST_ENTRIES = 20
+
+
+def test_the_framework_is_small_enough_to_be_seen_at_a_glance():
+    shown = [path for path in FRAMEWORK.iterdir() if path.name != "__pycache__"]
+    assert len(shown) <= MOST_ENTRIES, sorted(path.name for path in shown)
+
+
+def test_no_file_of_the_framework_names_a_study():
+    modules = {
+        ".".join(path.relative_to(STUDIES).with_suffix("").parts[-2:])
+        for path in STUDIES.glob("*/*.py")
+        if path.stem != "__init__"
+    }
+    assert "theory.volume" in modules
+    named = re.compile(r"implicit_em_studies|\b(" + "|".join(map(re.escape, modules)) + r")\b")
+    for path in FRAMEWORK.rglob("*"):
+        if path.is_file() and "__pycache__" not in path.parts:
+            found = named.search(path.read_text(errors="ignore"))
+            assert not found, f"{path}: {found[0]}"
+
+
+@pytest.mark.parametrize("folder", [CONF, ROOT / "conf"], ids=["package", "link"])
+def test_hydra_finds_the_studies_beside_the_frameworks_own_configuration(folder):
+    with initialize_config_dir(str(folder), version_base="1.3"):
+        assert compose("train", overrides=["callbacks=trajectory"]).callbacks.trajectory.probes
+        assert "ablation" in GlobalHydra.instance().config_loader().get_group_options("experiment")
+
+
+def test_hydra_finds_no_study_beside_another_configuration(tmp_path):
+    (tmp_path / "train.yaml").touch()
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        paths = [
+            e.path for e in GlobalHydra.instance().config_loader().get_search_path().get_path()
+        ]
+    assert not any(str(STUDIES_CONF) in path for path in paths)
