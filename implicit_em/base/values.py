@@ -18,12 +18,17 @@ def check_word(name: str, value: Any, allowed: Iterable[Any], where: str = "") -
         raise ConfigError(f"{name}={shown}: allowed{where} are {', '.join(listed)}")
 
 
-def check_whole(name: str, value: Any, least: int, most: int | None = None) -> None:
+def check_whole(
+    name: str, value: Any, least: int, most: int | None = None, or_null: bool = False
+) -> None:
     """Raise ``ConfigError`` for a value that is no whole number, or out of range."""
+    if or_null and value is None:
+        return
     is_whole = isinstance(value, int) and not isinstance(value, bool)
     if not (is_whole and least <= value <= (value if most is None else most)):
         end = "on" if most is None else f"to {most}"
-        raise ConfigError(f"{name}={value}: allowed are whole numbers from {least} {end}")
+        null = "null and " if or_null else ""
+        raise ConfigError(f"{name}={value}: allowed are {null}whole numbers from {least} {end}")
 
 
 def check_number(name: str, value: Any, fits: Callable[[float], bool], allowed: str) -> None:

@@ -99,8 +99,7 @@ class TensorDataModule(ResidentDataModule):
         fraction = self.test_fraction
         check_number("test_fraction", fraction, lambda x: 0 < x < 1, "numbers between 0 and 1")
         check_whole("split_seed", self.split_seed, 0)
-        if self.feature_dims is not None:
-            check_whole("feature_dims", self.feature_dims, 1)
+        check_whole("feature_dims", self.feature_dims, 1, or_null=True)
 
     def prepare_data(self) -> None:
         """Refuse files whose content has changed."""

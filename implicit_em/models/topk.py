@@ -66,7 +66,7 @@ class TopK(Dictionary):
         self.dead_after = dead_after
         check_whole("k", k, 1, hidden)
         check_whole("dead_after", dead_after, 1)
-        check_whole("revived", self.revived, 0)
+        check_whole("revived", revived, 0, or_null=True)
         self.register_buffer("silent_steps", torch.zeros(hidden, dtype=torch.int64))
 
     def encode(self, x: Tensor | SharedInput) -> Tensor:

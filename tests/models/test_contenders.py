@@ -305,7 +305,7 @@ def test_a_gate_opens_and_the_magnitude_says_how_far():
         (partial(TopK, k=2.5), "k=2.5: allowed are whole numbers"),
         (partial(TopK, k=None), "k=None: allowed are whole numbers"),
         (partial(TopK, dead_after=0.5), "dead_after=0.5: allowed are whole numbers from 1 on"),
-        (partial(TopK, revived=-1), "revived=-1: allowed are whole numbers from 0 on"),
+        (partial(TopK, revived=-1), "revived=-1: allowed are null and whole numbers from 0 on"),
         (partial(BatchTopK, momentum=7), "momentum=7: allowed are numbers above 0, up to 1"),
         (partial(JumpReLU, k=40), "k=40"),
         (partial(JumpReLU, bandwidth=0), "bandwidth=0: allowed are finite numbers above 0"),
