@@ -33,7 +33,7 @@ def test_no_file_of_the_framework_names_a_study():
 @pytest.mark.parametrize("folder", [CONF, ROOT / "conf"], ids=["package", "link"])
 def test_hydra_finds_the_studies_beside_the_frameworks_own_configuration(folder):
     with initialize_config_dir(str(folder), version_base="1.3"):
-        assert compose("train", overrides=["callbacks=trajectory"]).callbacks.trajectory.probes
+        assert compose("train", overrides=["callbacks=trajectory"]).callbacks.trajectory
         assert "ablation" in GlobalHydra.instance().config_loader().get_group_options("experiment")
 
 

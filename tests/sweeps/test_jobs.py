@@ -44,7 +44,7 @@ def test_a_job_is_what_hydra_composes(sweep, overrides):
 @pytest.mark.parametrize(
     ("typed", "axes"),
     [
-        (["experiment=compare/topk"], ["model.k=3", "lr.value=1e-2"]),
+        (["experiment=dynamics", "model=topk"], ["model.k=3", "lr.value=1e-2"]),
         (["experiment=ablation", "data.root=here", "optimizer=sgd"], ["loss=lse", "seed=2"]),
         (["experiment=ablation", "+loss.lse.temperature=2", "~loss.tc"], ["seed=2"]),
     ],

@@ -126,7 +126,7 @@ def test_documented_names_stay(name):
     assert hasattr(importlib.import_module(module), attribute)
 
 
-@pytest.mark.parametrize("name", ["evaluate", "export", "sweeps", "viewer", "cli"])
+@pytest.mark.parametrize("name", ["evaluate", "export", "sweeps", "viewer"])
 def test_documented_commands_stay(name, monkeypatch, capsys):
     spec = importlib.util.find_spec(f"implicit_em.{name}")
     if spec.submodule_search_locations:
