@@ -3,13 +3,12 @@
 import json
 
 import pytest
-from helpers.paths import ROOT
 from helpers.wandb_server import inspect, records
-from implicit_em_studies.paper.reproduce import reproduce
 from omegaconf import OmegaConf
 
 from implicit_em.base.errors import ConfigError
 from implicit_em.training.tracking import wandb_mode
+from implicit_em_studies.paper.study import STUDY
 
 
 def log_of(run_directory):
@@ -108,7 +107,7 @@ def test_a_study_groups_its_experiments_and_logs_a_summary(small_mnist, tmp_path
         "seed=1",
         "logger.mode=offline",
     ]
-    reproduce(tmp_path, ["ablation"], overrides, workers=2, conf=ROOT / "conf")
+    STUDY.run(tmp_path, ["ablation"], overrides, workers=2)
 
     for directory in (tmp_path / "runs" / "ablation").iterdir():
         (run,) = records(log_of(directory), "run")
