@@ -65,7 +65,7 @@ class Experiment:
 
     Args:
         title: heading of its section in the report.
-        sweeps: names of its files in ``conf/experiment``.
+        sweeps: names of its sweeps, of the study's file or of ``conf/experiment``.
         measure: function of its complete runs.
         shown: tables that the report shows, by name.
         pictures: functions that draw its figures from what was measured, by name; their captions
