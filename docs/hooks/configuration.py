@@ -1,4 +1,4 @@
-"""The reference of the configuration, made from the files in ``conf/`` when the site is built."""
+"""The reference of the configuration, made from its files when the site is built."""
 
 import re
 from collections.abc import Iterator
@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-CONF = Path(__file__).parents[2] / "implicit_em" / "conf"
+ROOT = Path(__file__).parents[2]
+FRAMEWORK, STUDIES = ROOT / "implicit_em" / "conf", ROOT / "implicit_em_studies" / "conf"
 PLACE = "<!-- every group, option and key -->"
 GROUPS = {
     "model": "The network. Each model chooses the loss that goes with it.",
@@ -26,22 +27,17 @@ GROUPS = {
     "combination of the listed values, as Hydra's own `basic` does. Neither has a file here.",
     "lm": "The language model of a [harvest](../how-to/harvest.md).",
     "text": "What the language model reads.",
-    "experiment": "A study of the paper, its sweep included: `-m experiment=ablation`. Or "
-    "`overcomplete`, the recommended start for more units than inputs.",
-    "experiment/compare": "The grids of the comparison, one for each family.",
-    "experiment/compare/wide": "The grids of the comparison at 128 units.",
-    "experiment/recover": "The grids of the recovery study, one for each family.",
-    "experiment/recover/toys": "The grids of its larger data sets.",
-    "experiment/language": "The grids of the study of language models, one for each family.",
-    "experiment/theory": "The sweeps of the study of open questions, some for each experiment.",
-    "experiment/knobs": "What the comparison varies of the derived model, one setting at a time.",
+    "experiment": "The sweeps of the paper's study, `-m experiment=ablation`. And `overcomplete`, "
+    "the recommended start for more units than inputs.",
 }
 """The config groups, in the order of the page."""
 PROTOCOLS = {
-    "comparison": "compare.yaml",
-    "recovery study": "recover.yaml",
-    "study of language models": "language.yaml",
+    "The protocol of the comparison": "compare.yaml",
+    "The protocol of the recovery study": "recover.yaml",
+    "The protocol of the study of language models": "language.yaml",
+    "The sweeps of the theory's open questions": "theory.yaml",
 }
+"""The files of studies, which are shown as they are."""
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -49,20 +45,23 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     return markdown.replace(PLACE, reference()) if PLACE in markdown else markdown
 
 
-def reference(conf: Path = CONF) -> str:
-    """Return the reference of a folder of configuration files, in Markdown."""
+def reference() -> str:
+    """Return the reference of both folders of configuration files, in Markdown."""
     sections = [
-        _section("## A run", conf / "train.yaml", ""),
-        _section("## A harvest", conf / "harvest.yaml", ""),
+        _section("## A run", FRAMEWORK / "train.yaml", ""),
+        _section("## A harvest", FRAMEWORK / "harvest.yaml", ""),
     ]
     for group, purpose in GROUPS.items():
         sections.append(f"## {group}\n\n{purpose}\n")
+        files = [file for conf in (FRAMEWORK, STUDIES) for file in (conf / group).glob("*.yaml")]
         sections += [
             _section(f"### {group}={file.stem}", file, group.replace("/", ".") + ".")
-            for file in sorted((conf / group).glob("*.yaml"))
+            for file in sorted(files, key=lambda file: file.stem)
         ]
-    for study, file in PROTOCOLS.items():
-        sections.append(_section(f"## The protocol of the {study}", conf / file, ""))
+    for heading, name in PROTOCOLS.items():
+        file = STUDIES / name
+        place = f"The file `{file.relative_to(ROOT)}`:"
+        sections.append(f"## {heading}\n\n{place}\n\n```yaml\n{file.read_text()}```\n")
     return "\n".join(sections)
 
 

@@ -10,7 +10,8 @@ from helpers.paths import ROOT
 from implicit_em import data, losses, metrics, models
 
 CONFIGURATION = runpy.run_path(str(ROOT / "docs/hooks/configuration.py"))
-FILES = sorted((ROOT / "conf/").rglob("*.yaml"))
+PACKAGES = ("implicit_em", "implicit_em_studies")
+FILES = [file for name in PACKAGES for file in sorted((ROOT / name / "conf").rglob("*.yaml"))]
 
 
 @pytest.fixture(scope="module")
@@ -18,13 +19,16 @@ def reference():
     return CONFIGURATION["reference"]()
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT / "conf")))
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_every_file_says_what_it_is_for_and_is_in_the_reference(file, reference):
     assert CONFIGURATION["purpose"](file).endswith(".")
-    group = file.relative_to(ROOT / "conf").parent
-    hydras_own = str(group) in ("hydra/hydra_logging", "hydra/job_logging", "hydra/launcher/common")
-    if str(group) != "." and not hydras_own:
+    package, _, *folders, _ = file.relative_to(ROOT).parts
+    group = "/".join(folders)
+    hydras_own = group in ("hydra/hydra_logging", "hydra/job_logging", "hydra/launcher/common")
+    if group and not hydras_own:
         assert f"### {group}={file.stem}\n" in reference
+    elif package == "implicit_em_studies":
+        assert f"```yaml\n{file.read_text()}```\n" in reference
 
 
 def test_a_key_has_its_default_and_its_comment(reference):
