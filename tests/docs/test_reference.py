@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -46,13 +47,13 @@ def test_every_public_function_and_class_has_its_place(package):
     assert sorted(shown) == sorted(public)
 
 
-def test_the_page_on_architecture_names_every_folder():
+def test_the_page_on_architecture_shows_the_layers_that_the_linter_holds():
     page = (ROOT / "docs/explanation/architecture.md").read_text()
-    package = ROOT / "implicit_em"
-    folders = {p.parent.name for p in package.glob("*/__init__.py")}
-    files = {p.stem for p in package.glob("*.py")} - {"__init__"}
-    named = set(re.findall(r"`(\w+)/?`", page))
-    assert folders | files <= named
+    diagram = page.partition("```text\n")[2].partition("```")[0]
+    shown = [set(names.split(", ")) for names in re.findall(r"^  (\w.*?)(?:  |$)", diagram, re.M)]
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    framework, studies = (c["layers"] for c in tool["contracts"] if c["type"] == "layers")
+    assert shown == [set(layer.split(" | ")) for layer in [*studies, *framework]]
 
 
 def test_equations_become_mathml_and_pages_load_nothing_from_elsewhere(tmp_path):
