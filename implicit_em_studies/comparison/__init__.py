@@ -1,4 +1,1 @@
-"""The derived model against the sparse autoencoders of others, at matched density.
-
-It imports from ``studies`` and the layers below, not from ``experiments``.
-"""
+"""The derived model against the sparse autoencoders of others, at matched density."""

@@ -1,4 +1,1 @@
-"""The W&B dashboards of the paper's study, as code.
-
-It imports from ``experiments`` and the layers below.
-"""
+"""The W&B dashboards of the paper's study, as code."""

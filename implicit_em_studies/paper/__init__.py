@@ -1,4 +1,1 @@
-"""The paper's five experiments: runs, evidence, criteria, tables, figures and a report.
-
-It imports from ``studies`` and the layers below, not from ``compare``.
-"""
+"""The paper's five experiments: runs, evidence, criteria, tables, figures and a report."""
