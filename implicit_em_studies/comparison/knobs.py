@@ -11,9 +11,8 @@ from matplotlib.figure import Figure
 from implicit_em_studies.comparison import figures
 from implicit_em_studies.comparison.matching import at_density
 from implicit_em_studies.comparison.protocol import BASE, CURVE, ComparisonProtocol
-from implicit_em_studies.shared.pairs import SIGNIFICANT, TESTED, ahead_text, lead
+from implicit_em_studies.shared.pairs import SIGNIFICANT, TESTED, ahead_text, corrected, lead
 from implicit_em_studies.shared.report import sentences
-from implicit_em_studies.shared.statistics import holm
 from implicit_em_studies.shared.tables import mean_and_deviation, records
 from implicit_em_studies.shared.tuned import Content
 
@@ -48,9 +47,8 @@ def effects(table: pd.DataFrame, beyond: float) -> pd.DataFrame:
         rows.append(row)
     measured = ["density", "density_std", "probe_accuracy", "probe_accuracy_std"]
     frame = pd.DataFrame(rows, columns=["knob", "settings", "n", *measured, *TESTED])
-    tests = {f"{row}": None if pd.isna(p) else p for row, p in frame["p_value"].items()}
-    frame["p_holm"] = pd.Series(list(holm(tests).values()), dtype=float)
-    return frame.astype(dict.fromkeys([*measured, *TESTED[1:]], float))
+    frame = frame.astype(dict.fromkeys([*measured, *TESTED[1:]], float))
+    return frame.assign(p_holm=corrected(frame["p_value"]))
 
 
 def knob_findings(moved: pd.DataFrame, reach: float) -> list[str]:

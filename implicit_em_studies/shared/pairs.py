@@ -43,36 +43,36 @@ def against(at: pd.DataFrame, reference: str) -> pd.DataFrame:
         ``lead`` with ``p_holm``, corrected over the families at this target. ``best`` marks the
         highest mean of those over all seeds. Missing numbers are null.
     """
-    table: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     seeds = at["seed"].nunique()
     for target, here in at.dropna(subset="value").groupby("target", sort=False):
         values = {
-            str(family): rows.set_index("seed")["value"]
-            for family, rows in here.groupby("family", sort=False)
+            str(family): own.set_index("seed")["value"]
+            for family, own in here.groupby("family", sort=False)
         }
-        tests = {
-            family: lead(value, values[reference])
-            for family, value in values.items()
-            if family != reference
-            and reference in values
-            and len(value.index.intersection(values[reference].index))
-        }
-        adjusted = holm({family: test["p_value"] for family, test in tests.items()})
-        whole = [value.mean() for value in values.values() if len(value) == seeds]
+        expected = values.get(reference, pd.Series(dtype=float))
         for family, value in values.items():
-            row = {
-                "target": target,
-                "family": family,
-                "n": len(value),
-                "mean": float(value.mean()),
-                "std": float(value.std()),
-                "best": len(value) == seeds and value.mean() == max(whole),
-                "p_holm": adjusted.get(family),
-            }
-            table.append({"pairs": 0, **row, **tests.get(family, {})})
-    columns = ["target", "family", "n", "mean", "std", *TESTED, "p_holm", "best"]
-    numbers = ["std", *TESTED[1:], "p_holm"]
-    return pd.DataFrame(table, columns=columns).astype(dict.fromkeys(numbers, float))
+            row = {"target": target, "family": family, "n": len(value), "pairs": 0}
+            row |= {"mean": float(value.mean()), "std": float(value.std())}
+            if family != reference and value.index.isin(expected.index).any():
+                row |= lead(value, expected)
+            rows.append(row)
+    table = pd.DataFrame(rows, columns=["target", "family", "n", "mean", "std", *TESTED])
+    table = table.astype(dict.fromkeys(["std", *TESTED[1:]], float))
+    complete = table["mean"].where(table["n"] == seeds)
+    highest = complete.groupby(table["target"]).transform("max")
+    return table.assign(p_holm=_corrected_by_target(table), best=complete == highest)
+
+
+def corrected(p_values: pd.Series) -> pd.Series:
+    """Return p-values after Holm's correction over all of them; null ones do not count."""
+    tested = p_values.dropna()
+    adjusted = holm({str(row): p for row, p in tested.items()})
+    return pd.Series(list(adjusted.values()), tested.index, float).reindex(p_values.index)
+
+
+def _corrected_by_target(table: pd.DataFrame) -> pd.Series:
+    return table.groupby("target", sort=False)["p_value"].transform(corrected)
 
 
 class Leader(NamedTuple):
@@ -126,9 +126,7 @@ class Matched:
 
     def corrected_over_all(self) -> "Matched":
         """Return the tests, with Holm's correction over all targets together."""
-        p_values = holm({str(row): p for row, p in self.tests["p_value"].items()}).values()
-        corrected = self.tests.assign(p_holm=pd.array(list(p_values), "Float64"))
-        return replace(self, at=corrected)
+        return replace(self, at=self.tests.assign(p_holm=corrected(self.tests["p_value"])))
 
     def where(self, rows: pd.DataFrame, every: pd.DataFrame) -> dict[str, str]:
         """Return each family's targets in ``rows`` as text; ``all`` if no other is in ``every``."""
@@ -231,10 +229,7 @@ def against_by_bootstrap(
         if row.pairs:
             rows[-1] |= _lead(own, drawn[row.target, reference], seed)
     table[ESTIMATED] = pd.DataFrame(rows, columns=ESTIMATED)
-    for _, here in table.dropna(subset="p_value").groupby("target"):
-        adjusted = holm({str(row): p for row, p in here["p_value"].items()})
-        table.loc[here.index, "p_holm"] = list(adjusted.values())
-    return table
+    return table.assign(p_holm=_corrected_by_target(table))
 
 
 def _stacked(sums: pd.Series) -> np.ndarray:
