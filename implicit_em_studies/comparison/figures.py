@@ -9,9 +9,7 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
 
-from implicit_em.metrics.densities import EDGES
 from implicit_em.metrics.feature_grid import draw_grid
 from implicit_em_studies.comparison.matching import at_density, on_front
 from implicit_em_studies.comparison.protocol import BASE, CURVE
@@ -32,13 +30,12 @@ ENDS = 1 + 1e-9  # factor by which a curve reaches past its ends: logarithms rou
 
 def quality_over_density(results: ComparisonResults) -> Figure:
     """Draw the finals' probe accuracy and unexplained variance over their density, with bands."""
-    figure = Figure(figsize=(style.WIDTH, 8.2))
-    upper, lower = figure.subplots(2, 1, sharex=True)
+    figure, (upper, lower) = style.subplots(2, 1, 8.2, sharex=True)
     _curves(upper, results, "probe_accuracy")
     upper.set(ylabel="probe accuracy, test (%)", xlabel="")
     _curves(lower, results, "least_squares_fvu")
     lower.set(ylabel="variance unexplained by the best linear decoder (%)")
-    figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    style.legend_below(figure, upper, columns=4)
     return figure
 
 
@@ -104,9 +101,8 @@ def _controls(axes: Axes, controls: pd.DataFrame, value: str) -> None:
 
 def _density_axis(axes: Axes, ticks: Sequence[float] = TICKS) -> None:
     axes.set(xscale="log", xlabel=DENSITY, xlim=(TICKS[0], 1.1))
-    axes.set_xticks(ticks)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:g}"))
-    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(ticks, [f"{100 * x:g}" for x in ticks])
+    axes.minorticks_off()
 
 
 def grids(results: ComparisonResults) -> Figure:
@@ -180,19 +176,12 @@ def features(weights: Mapping[str, np.ndarray], sample_shape: Sequence[int]) -> 
 def histograms(results: ComparisonResults, density: float) -> Figure:
     """Draw the units by how often they are active, for each family's setting at one density."""
     shown = at_target(results, density)
-    bins = ["units_dead", *(f"units_to_{edge:g}" for edge in EDGES)]
-    labels = ["dead", *(f"{100 * edge:g}" for edge in EDGES)]
-
-    def panel(axes: Axes, family: str) -> None:
-        rows = shown[shown["family"] == family]
-        shares = 100 * rows[bins].div(rows["units"], axis=0).mean()
-        axes.bar(range(len(bins)), shares, color=style.look_of(family).colour)
-        axes.set_ylim(0, 100)
-        axes.set_xticks(range(0, len(bins), 3), labels[::3])
-        axes.grid(axis="x", visible=False)
-
     activity = "active on at most so many of the test samples (%)"
-    return style.panels(list(shown["family"].unique()), panel, 1.8, activity, "units (%)")
+    figure = style.density_histograms(list(shown["family"].unique()), shown, 1.8, activity)
+    for axes in figure.axes:
+        axes.set_ylim(0, 100)
+        axes.grid(axis="x", visible=False)
+    return figure
 
 
 def at_target(results: ComparisonResults, density: float) -> pd.DataFrame:

@@ -9,15 +9,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
-from implicit_em.metrics.densities import EDGES
 from implicit_em_studies.language.protocol import REACHED
 from implicit_em_studies.language.results import MEASURES, PRIMARY, UNIT, LanguageResults, summed
 from implicit_em_studies.shared import figures as style
 from implicit_em_studies.shared.pairs import SIGNIFICANT, differences_table, matched_table
 from implicit_em_studies.shared.report import sentences
-from implicit_em_studies.shared.tables import mean_over_seeds, name_of
+from implicit_em_studies.shared.tables import mean_over_seeds, name_of, rows_of
 from implicit_em_studies.shared.tuned import Content
 
 RIVAL = "l1"
@@ -164,8 +163,7 @@ def _gaps(finals: pd.DataFrame, permuted: pd.DataFrame) -> pd.DataFrame:
 def over_l0(results: LanguageResults, name: str) -> Figure:
     """Draw a measure of every family over the active units, with the intervals of the bootstrap."""
     at = results.tests[name].at
-    figure = Figure(figsize=(style.WIDTH, 4))
-    axes = figure.subplots()
+    figure, axes = style.subplots(1, 1, 4)
     for family in results.protocol.families:
         own = at[at["family"] == family].set_index("target")
         if own.empty:
@@ -177,15 +175,14 @@ def over_l0(results: LanguageResults, name: str) -> Figure:
         low, high = own["mean_low"], own["mean_high"]
         axes.fill_between(own.index, low, high, color=colour, alpha=0.12, lw=0)
     axes.set_xscale("log", base=2)
+    style.plain_logarithm(axes.xaxis)
     axes.set_xticks(results.protocol.l0)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_locator(NullLocator())
     if name == "ce_recovered":
         _spread_near_one(axes)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=None))
     axes.set(xlabel="active units of a token", ylabel=f"{MEASURES[name].title} (%)")
     axes.yaxis.label.set_wrap(True)
-    figure.legend(loc="outside lower center", ncols=4)
+    style.legend_below(figure, axes, columns=4)
     return figure
 
 
@@ -206,18 +203,6 @@ def _spread_near_one(axes: Axes) -> None:
 
 def densities(results: LanguageResults) -> Figure:
     """Draw the share of a family's units in each bin of density, at the L0 of the tuning."""
-    finals = summed(results.finals)
-    finals = finals[finals["target"] == results.tuned_at]
-    bins = [f"units_to_{edge:g}" for edge in EDGES]
-
-    def panel(axes: Axes, family: str) -> None:
-        own = finals[finals["family"] == family]
-        if own.empty:
-            return
-        shares = own[["units_dead", *bins]].div(own["units"], axis=0).mean()
-        axes.bar(np.arange(len(shares)), 100 * shares, color=style.look_of(family).colour)
-        labels = ["dead", *(f"{100 * edge:g}" for edge in EDGES)]
-        axes.set_xticks(range(0, len(labels), 3), labels[::3])
-
-    x_label, y_label = "tokens that activate a unit, up to (%)", "units (%)"
-    return style.panels(results.protocol.families, panel, 1.7, x_label, y_label)
+    finals = rows_of(results.finals, target=results.tuned_at)
+    activity = "tokens that activate a unit, up to (%)"
+    return style.density_histograms(results.protocol.families, finals, 1.7, activity)

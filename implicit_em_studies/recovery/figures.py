@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import PercentFormatter
 
 from implicit_em_studies.recovery.results import FOUND, RecoveryResults
 from implicit_em_studies.shared import figures as style
@@ -48,7 +49,7 @@ def phases(results: RecoveryResults, criterion: str) -> Figure:
     figure = style.panels(results.protocol.families, panel, 1.9, x_label, y_label)
     shown = [axes for axes in figure.axes if axes.images]
     scale = figure.colorbar(shown[0].images[0], ax=figure.axes, shrink=0.6, aspect=30)
-    scale.ax.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f}"))
+    scale.ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=None))
     scale.set_label(FOUND_LABEL)
     return figure
 
@@ -60,8 +61,7 @@ def variations(results: RecoveryResults, criterion: str) -> Figure:
     names = ["middle", *cells.loc[cells["group"] == "variations", "cell"]]
     names = [name for name in names if name in set(cells["cell"])]
     families = results.protocol.families
-    figure = Figure(figsize=(style.WIDTH, 1.2 + 0.6 * len(names)))
-    axes = figure.subplots()
+    figure, axes = style.subplots(1, 1, 1.2 + 0.6 * len(names))
     for place, family in enumerate(families):
         colour, _, marker = style.look_of(family)
         own = finals[finals["family"] == family].groupby("cell")[FOUND]
@@ -81,18 +81,17 @@ def variations(results: RecoveryResults, criterion: str) -> Figure:
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.set(xlabel=FOUND_LABEL, xlim=(-2, 102))
-    figure.legend(loc="outside lower center", ncols=5)
+    style.legend_below(figure, axes, columns=5)
     return figure
 
 
 def l0(results: RecoveryResults) -> Figure:
     """Draw the finals' L0 over the true L0, a dot for each family and cell; equal on the line."""
-    figure = Figure(figsize=(style.WIDTH, 4))
     criteria = list(results.protocol.criteria)
     varied = results.cells["group"] == "variations"  # most have the true L0 of the middle cell
     cells = results.cells if varied.all() else results.cells[~varied]
     truth = cells.set_index("cell")["true_l0"]
-    panels = figure.subplots(1, len(criteria), sharex=True, sharey=True)
+    figure, panels = style.subplots(1, len(criteria), 4, sharex=True, sharey=True)
     for axes, criterion in zip(panels, criteria, strict=True):
         finals = results.finals_of(criterion)
         shown = finals[finals["cell"].isin(truth.index)]
@@ -106,19 +105,17 @@ def l0(results: RecoveryResults) -> Figure:
         axes.axline((1, 1), (2, 2), color=style.GREY, lw=1)
         axes.set(xscale="log", yscale="log", xlabel="features present in a sample")
         axes.set_title(f"chosen {'by the truth' if criterion == 'truth' else 'without the truth'}")
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axis.set_minor_locator(NullLocator())
-        _ticks(axes, truth, means)
+        _powers_of_two(axes.xaxis, truth)
+        _powers_of_two(axes.yaxis, means)
     panels[0].set_ylabel("active units of a sample")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    style.legend_below(figure, panels[0], columns=5)
     return figure
 
 
-def _ticks(axes: Axes, *numbers: pd.Series) -> None:
+def _powers_of_two(axis: Axis, numbers: pd.Series) -> None:
     """Mark the powers of two among the numbers, which a logarithmic axis leaves out."""
-    for axis, values in zip((axes.xaxis, axes.yaxis), numbers, strict=True):
-        positive = values[values > 0]
-        if len(positive):
-            low, high = np.floor(np.log2(positive.min())), np.ceil(np.log2(positive.max()))
-            axis.set_ticks(2.0 ** np.arange(low, high + 1))
+    style.plain_logarithm(axis)
+    positive = numbers[numbers > 0]
+    if len(positive):
+        low, high = np.floor(np.log2(positive.min())), np.ceil(np.log2(positive.max()))
+        axis.set_ticks(2.0 ** np.arange(low, high + 1))
