@@ -37,19 +37,12 @@ def matched(
     The column ``along`` is matched, the column ``value`` is compared. ``beyond`` is the factor of
     ``at_density``.
     """
-    return pd.DataFrame(
-        [
-            {
-                "family": family,
-                "target": target,
-                "seed": seed,
-                "value": at_density(curve[along], curve[value], target, beyond),
-            }
-            for target in sorted(targets)
-            for (family, seed), curve in finals.groupby(["family", "seed"], sort=False)
-        ],
-        columns=["family", "target", "seed", "value"],
-    )
+    rows = [
+        (family, target, seed, at_density(curve[along], curve[value], target, beyond))
+        for target in sorted(targets)
+        for (family, seed), curve in finals.groupby(["family", "seed"], sort=False)
+    ]
+    return pd.DataFrame(rows, columns=["family", "target", "seed", "value"])
 
 
 def select(

@@ -1,15 +1,13 @@
 """The protocol of the comparison, as ``conf/compare.yaml`` fixes it."""
 
 from collections.abc import Sequence
-from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
-from implicit_em.base.errors import ConfigError
 from implicit_em_studies.shared.planning import AXES, Grid
-from implicit_em_studies.shared.protocol import AnyNames, Names, Protocol, distinct, grids_in
+from implicit_em_studies.shared.protocol import Distinct, Protocol, Some, grids_in, named
 
 Density = Annotated[float, Field(gt=0, lt=1)]
 Factor = Annotated[float, Field(ge=1)]
@@ -26,7 +24,7 @@ class PartSettings(BaseModel):
 
     width: PositiveInt | None = None
     widths: dict[str, PositiveInt] = {}
-    also: AnyNames = []
+    also: Distinct[str] = []
     grids: dict[str, dict[str, Any]] = {}
 
 
@@ -39,12 +37,12 @@ class ComparisonProtocol(Protocol):
     not_hashed = Protocol.not_hashed | {"knob_grids"}
     set_elsewhere: ClassVar = {"data": "datasets", "model.hidden": "width, parts", "seed": "seeds"}
 
-    datasets: Names
+    datasets: Some[str]
     width: PositiveInt
     parts: Annotated[dict[str, PartSettings], Field(min_length=1)]
-    knobs: AnyNames
+    knobs: Distinct[str]
     knob_grids: dict[str, dict[str, Any]]
-    densities: Annotated[list[Density], Field(min_length=1), AfterValidator(distinct)]
+    densities: Some[Density]
     reach: Factor
     beyond: Factor
 
@@ -57,13 +55,11 @@ class ComparisonProtocol(Protocol):
                     f"parts.{part}: must be a plain name, and neither a data set's nor {KNOBS}"
                 )
             if twice := [family for family in own.also if family in taken]:
-                raise ValueError(
-                    f"parts.{part}.also={twice[0]}: is among families or controls already"
-                )
+                already = "is among families or controls already"
+                raise ValueError(f"parts.{part}.also={twice[0]}: {already}")
             if unknown := [family for family in own.grids if family not in self.grids]:
-                raise ValueError(
-                    f"parts.{part}.grids.{unknown[0]}: allowed: {', '.join(self.grids)}"
-                )
+                allowed = ", ".join(self.grids)
+                raise ValueError(f"parts.{part}.grids.{unknown[0]}: allowed: {allowed}")
         self.require("tuning", "probe", "linear", default="linear")
         return self
 
@@ -77,11 +73,11 @@ class ComparisonProtocol(Protocol):
     def of_part(self, part: str) -> Self:
         """Return the protocol of one part: with its width, its families, and no other part."""
         own = self._own(part)
+        changed = {name: _changed(self.grids[name], grid) for name, grid in own.grids.items()}
         values = {
             "width": own.width or self.width,
             "families": list(dict.fromkeys([*self.families, *own.also])),
-            "grids": self.grids
-            | {n: _changed(self.grids[n], grid) for n, grid in own.grids.items()},
+            "grids": self.grids | changed,
             "parts": {part: own},
         }
         return self.model_copy(update=values)
@@ -99,14 +95,10 @@ class ComparisonProtocol(Protocol):
     def chosen(self, words: Sequence[str]) -> list[tuple[str, str]]:
         """Return the data sets and parts that words name; all data sets or parts if none does."""
         every_part = [*self.parts, *([KNOBS] if self.knobs else [])]
-        allowed = [*self.datasets, *every_part]
-        if unknown := [word for word in words if word not in allowed]:
-            raise ConfigError(f"{unknown[0]}: no such part; allowed: {', '.join(allowed)}")
-        datasets, parts = (
-            [name for name in names if name in words] or list(names)
-            for names in (self.datasets, every_part)
-        )
-        return [(dataset, part) for part, dataset in product(parts, datasets)]
+        asked = named(words, [*self.datasets, *every_part], "part")
+        parts = [part for part in every_part if part in asked] or every_part
+        datasets = [name for name in self.datasets if name in asked] or self.datasets
+        return [(dataset, part) for part in parts for dataset in datasets]
 
     def width_of(self, part: str, family: str) -> int:
         """Return the number of units K that a family has in a part."""

@@ -45,11 +45,6 @@ class FamiliesContent(Content[ComparisonResults]):
         return findings(self.results)
 
     @property
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """Tables of numbers by name."""
-        return self.results.tables()
-
-    @property
     def figures(self) -> Mapping[str, Callable[[], Figure]]:
         """Functions that draw the figures, by name."""
         return {

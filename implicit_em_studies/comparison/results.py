@@ -7,17 +7,13 @@ import pandas as pd
 from implicit_em_studies.comparison.matching import fronts, matched, select
 from implicit_em_studies.comparison.protocol import ComparisonProtocol
 from implicit_em_studies.shared.pairs import against
+from implicit_em_studies.shared.tuned import Results
 
 
 @dataclass(frozen=True)
-class ComparisonResults:
-    """The measurements of a part, each table from the function beside it."""
+class ComparisonResults(Results[ComparisonProtocol]):
+    """The measurements of a part, each further table from the function beside it."""
 
-    protocol: ComparisonProtocol
-    tuning: pd.DataFrame  # measuring.tuning_table, of the grids
-    chosen: pd.DataFrame  # selection.select
-    finals: pd.DataFrame  # measuring.measure_all
-    controls: pd.DataFrame  # measuring.measure_all
     stability: pd.DataFrame  # measuring.stabilities
     costs: pd.DataFrame  # costs.costs
     diverged: pd.DataFrame  # family, settings and seed of the finals that diverged
@@ -49,16 +45,14 @@ class ComparisonResults:
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return all tables by name."""
-        kept = ("tuning", "chosen", "finals", "controls", "stability", "costs")
-        tables = {"matched_density": self.at_density()} | {n: getattr(self, n) for n in kept}
-        activity = self.at_activity()
+        kept = self.kept("tuning", "chosen", "finals", "controls", "stability", "costs")
+        tables, activity = {"matched_density": self.at_density()} | kept, self.at_activity()
         return tables if activity.empty else {**tables, "matched_activity": activity}
 
     def fronts(self) -> dict[str, pd.DataFrame]:
         """Return the families on the front of the grids, and on that of the finals' means."""
-        means = self.finals.groupby(["family", "settings"], sort=False, as_index=False).mean(
-            numeric_only=True
-        )
+        finals = self.finals.groupby(["family", "settings"], sort=False, as_index=False)
+        means = finals.mean(numeric_only=True)
         arguments = (self.protocol.densities, self.protocol.reach)
         return {
             "tuning": fronts(self.tuning, *arguments),

@@ -1,5 +1,6 @@
 """What is measured of a run, and which labels are probed."""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,13 +25,8 @@ from implicit_em.metrics.probe import linear_probe, sparse_probe
 from implicit_em.metrics.sparse import compact
 from implicit_em.metrics.token_classes import classes_of, newline_next
 from implicit_em.models import SparseAutoencoder
-from implicit_em.training.decoding import (
-    BATCH,
-    RidgeDecoder,
-    encoded,
-    fit_decoder,
-    reconstruction,
-)
+from implicit_em.training import decoding
+from implicit_em.training.decoding import BATCH, RidgeDecoder, encoded, fit_decoder
 from implicit_em.training.loading import load_as_trained
 from implicit_em.training.measurement import energies_of
 from implicit_em_studies.language.protocol import Tokens
@@ -45,8 +41,6 @@ KIND = "kind"
 """Label of the documents that is probed, where the store has it."""
 PROBED_UNITS = (1, 5)
 """Numbers of units of a sparse probe."""
-SUMS = ("tokens", "active", "variance", "ridge", "own")
-"""Sums over the tokens of each document."""
 
 
 class Counted:
@@ -127,15 +121,12 @@ def losses_of_all(runs: Sequence[Run], lm: LanguageModelSettings, tokens: Tokens
 
 def reconstruction_of(run: Run) -> Callable[[Tensor], Tensor]:
     """Return a run's map from raw vectors ``(N, D)`` to their reconstructions."""
-    model: Any
     model, normalizer = load_as_trained(run.directory, [get_class(run.cfg.model._target_)])
-    decode: Callable[[Tensor], Tensor]
     if isinstance(model, SparseAutoencoder):
-        decode = model.decode
-    else:
-        arrays = load_file(run.directory / DECODER)
-        decode = RidgeDecoder(model, arrays["weight"], arrays["bias"])
-    return reconstruction(model, normalizer, decode)
+        return decoding.reconstruction(model, normalizer, model.decode)
+    arrays = load_file(run.directory / DECODER)
+    decode = RidgeDecoder(model, arrays["weight"], arrays["bias"])
+    return decoding.reconstruction(model, normalizer, decode)
 
 
 def stabilities(runs: Sequence[Run]) -> pd.DataFrame:
@@ -182,13 +173,10 @@ def _by_document(model: Any, decoder: RidgeDecoder, data: ActivationDataModule) 
     samples, _ = data.final_samples()
     numbers_N = data.column("document", data.final)[: len(samples)]
     documents, place_N = numbers_N.unique(return_inverse=True)
-    sums = {name: torch.zeros(len(documents), dtype=torch.float64) for name in SUMS}
+    sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(len(documents), dtype=torch.float64))
     mean_D = sum(x.double().sum(0) for x in samples.split(BATCH)) / len(samples)
-    has_own = isinstance(model, SparseAutoencoder)
-    done = 0
-    for codes_BK, x_BD in encoded(decoder.model, samples, BATCH):
-        place_B = place_N[done : done + len(x_BD)]
-        done += len(x_BD)
+    codes = encoded(decoder.model, samples, BATCH)
+    for place_B, (codes_BK, x_BD) in zip(place_N.split(BATCH), codes, strict=True):
         exact_BD = x_BD.double()
         of_each = {
             "tokens": torch.ones(len(x_BD)),
@@ -196,13 +184,11 @@ def _by_document(model: Any, decoder: RidgeDecoder, data: ActivationDataModule) 
             "variance": (exact_BD - mean_D).square().sum(-1),
             "ridge": (exact_BD - decoder(codes_BK)).square().sum(-1),
         }
-        if has_own:
+        if isinstance(model, SparseAutoencoder):
             own_BD = model.decode(codes_BK.to(model.weight.dtype))
             of_each["own"] = (exact_BD - own_BD).square().sum(-1)
         for name, values_B in of_each.items():
             sums[name].index_add_(0, place_B, values_B.double())
-    if not has_own:
-        del sums["own"]
     return {"documents": documents.tolist(), **{name: s.tolist() for name, s in sums.items()}}
 
 

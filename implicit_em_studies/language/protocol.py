@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
-from implicit_em.base.errors import ConfigError
-from implicit_em_studies.shared.protocol import AnyNames, Protocol, distinct
+from implicit_em_studies.shared.protocol import Distinct, Protocol, Some, named, refuse_others
 
 L0 = "model.l0"
 HARVEST, CAUSAL = "harvest", "causal"
@@ -36,8 +35,8 @@ class LanguageProtocol(Protocol):
     set_elsewhere: ClassVar = {"model.hidden": "parts.NAME.model.hidden", "seed": "seeds"}
 
     parts: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
-    l0: Annotated[list[PositiveInt], Field(min_length=1), AfterValidator(distinct)]
-    permuted: AnyNames
+    l0: Some[PositiveInt]
+    permuted: Distinct[str]
     criterion: str
     tokens: Tokens
     resamples: PositiveInt
@@ -50,23 +49,17 @@ class LanguageProtocol(Protocol):
                     raise ValueError(f"parts.{name}.{key}: missing")
             if not isinstance(part[CAUSAL], bool):
                 raise ValueError(f"parts.{name}.{CAUSAL}={part[CAUSAL]}: allowed: true, false")
-        if self.criterion not in TUNED:
-            raise ValueError(f"criterion={self.criterion}: allowed: {', '.join(TUNED)}")
-        if self.tuning.get(L0) not in self.l0:
-            allowed = ", ".join(map(str, self.l0))
-            raise ValueError(f"tuning.{L0}={self.tuning.get(L0)}: allowed: {allowed}")
+        refuse_others("criterion", [self.criterion], TUNED)
+        refuse_others(f"tuning.{L0}", [self.tuning.get(L0)], self.l0)
         for stage in ("always", "finals"):
             if L0 in getattr(self, stage):
                 raise ValueError(f"{stage}.{L0}: the protocol sets it; allowed: l0")
-        if unknown := [name for name in self.permuted if name not in self.families]:
-            raise ValueError(f"permuted={unknown[0]}: allowed: {', '.join(self.families)}")
+        refuse_others("permuted", self.permuted, self.families)
         return self
 
     def chosen(self, words: Sequence[str]) -> list[str]:
         """Return the parts that words name; all if none does."""
-        if unknown := [word for word in words if word not in self.parts]:
-            raise ConfigError(f"{unknown[0]}: no such part; allowed: {', '.join(self.parts)}")
-        return [name for name in self.parts if name in words or not words]
+        return named(words, list(self.parts), "part")
 
     def settings_of(self, part: str) -> dict[str, Any]:
         """Return the settings of a part's runs."""

@@ -44,11 +44,6 @@ class LanguageContent(Content[LanguageResults]):
         return findings(self.results)
 
     @property
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """Tables of numbers by name."""
-        return self.results.tables()
-
-    @property
     def figures(self) -> Mapping[str, Callable[[], Figure]]:
         """Functions that draw the figures, by name."""
         drawn = {name: partial(over_l0, self.results, name) for name in self.results.tests}
@@ -104,20 +99,16 @@ def _at(table: pd.DataFrame, l0: int, columns: Sequence[str]) -> pd.DataFrame:
 def findings(results: LanguageResults) -> list[str]:
     """Return what the tables say, one sentence each."""
     finals, controls, permuted = map(summed, (results.finals, results.controls, results.permuted))
-    missed = finals[finals[REACHED] == 0]
+    missed, reference = finals[finals[REACHED] == 0], results.protocol.reference
     return sentences(
         "implicit_em_studies.language",
         "findings.md.j2",
         significant=SIGNIFICANT,
-        reference=results.protocol.reference,
+        reference=reference,
         rival=RIVAL,
         against_rival=_against_rival(results),
         measures={name: MEASURES[name].title for name in results.tests},
-        matched={
-            name: tests
-            for name, tests in results.tests.items()
-            if (tests.at["family"] == results.protocol.reference).any()
-        },
+        matched={n: t for n, t in results.tests.items() if reference in set(t.at["family"])},
         controls=_best(controls),
         permuted=_gaps(finals[finals["target"] == results.tuned_at], permuted),
         tuned_at=results.tuned_at,
@@ -131,17 +122,10 @@ def findings(results: LanguageResults) -> list[str]:
 
 def _against_rival(results: LanguageResults) -> dict[str, list[str]]:
     """Return at which L0 the reference is better, worse, or neither, by the primary measure."""
-    tests = results.tests[PRIMARY].tests
-    own = tests[tests["family"] == RIVAL]
-    decided = own["p_holm"] < SIGNIFICANT
-    kinds = {
-        "better": decided & (own["ahead"] < 0),
-        "worse": decided & (own["ahead"] > 0),
-        "undecided": ~decided,
-    }
-    return {
-        kind: [str(target) for target in own.loc[rows, "target"]] for kind, rows in kinds.items()
-    }
+    found = results.tests[PRIMARY]
+    undecided = found.tests.drop(found.better.index).drop(found.worse.index)
+    kinds = {"better": found.better, "worse": found.worse, "undecided": undecided}
+    return {kind: [*rows_of(rows, family=RIVAL)["target"].map(str)] for kind, rows in kinds.items()}
 
 
 def _best(controls: pd.DataFrame) -> pd.DataFrame:

@@ -11,6 +11,7 @@ import pandas as pd
 from implicit_em.metrics.language import ce_recovered, measured_inside
 from implicit_em_studies.language.protocol import L0, REACHED, LanguageProtocol
 from implicit_em_studies.shared.pairs import Matched, Measure, UndefinedError, against_by_bootstrap
+from implicit_em_studies.shared.tuned import Results
 
 log = logging.getLogger(__name__)
 
@@ -52,25 +53,17 @@ MEASURES = {
 UNIT = "active units"
 """What an L0 counts, as text."""
 OF_LOSSES = ("predicted", "clean", "zero", "spliced", "divergence")
-OF_DOCUMENTS = (
-    *("documents", "tokens", "active", "variance", "ridge", "own"),
-    *OF_LOSSES,
-)
+OF_DOCUMENTS = ("documents", "tokens", "active", "variance", "ridge", "own", *OF_LOSSES)
 """Columns with a number for each document; tables of numbers have their sums."""
 
 
 @dataclass(frozen=True)
-class LanguageResults:
+class LanguageResults(Results[LanguageProtocol]):
     """The measurements on one language model.
 
     Finals and controls have a ``target``, the L0 at which they are compared.
     """
 
-    protocol: LanguageProtocol
-    tuning: pd.DataFrame
-    chosen: pd.DataFrame  # shared.tuned.choose
-    finals: pd.DataFrame
-    controls: pd.DataFrame
     permuted: pd.DataFrame
     stability: pd.DataFrame
 
@@ -110,9 +103,9 @@ class LanguageResults:
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return all tables by name."""
         tests = [tested.at.assign(measure=name) for name, tested in self.tests.items()]
-        of_runs = ("finals", "controls", "permuted")
-        measured = {name: summed(getattr(self, name)) for name in of_runs}
-        kept = {name: getattr(self, name) for name in ("tuning", "chosen", "stability")}
+        of_runs = self.kept("finals", "controls", "permuted")
+        measured = {name: summed(table) for name, table in of_runs.items()}
+        kept = self.kept("tuning", "chosen", "stability")
         return {**kept, **measured, "tests": pd.concat(tests, ignore_index=True)}
 
 

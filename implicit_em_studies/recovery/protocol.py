@@ -5,8 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from implicit_em.base.errors import ConfigError
-from implicit_em_studies.shared.protocol import Names, Protocol
+from implicit_em_studies.shared.protocol import Protocol, Some, named, refuse_others
 
 Cells = dict[str, dict[str, Any]]
 GROUPS = ("cells", "variations", "toys")
@@ -32,7 +31,7 @@ class RecoveryProtocol(Protocol):
     cells: Annotated[Cells, Field(min_length=1)]
     variations: Cells
     toys: Cells
-    toy_families: Names
+    toy_families: Some[str]
     toy_grids: dict[str, dict[str, Any]]
     criteria: dict[Literal["blind", "truth"], str]
 
@@ -48,8 +47,7 @@ class RecoveryProtocol(Protocol):
                 raise ValueError(
                     f"{name}: must be a plain name of one cell, and none of {', '.join(GROUPS)}"
                 )
-        if unknown := [name for name in self.toy_families if name not in self.families]:
-            raise ValueError(f"toy_families={unknown[0]}: allowed: {', '.join(self.families)}")
+        refuse_others("toy_families", self.toy_families, self.families)
         if len(self.criteria) < 2:
             raise ValueError("criteria: must be blind and truth")
         for name, column in self.criteria.items():
@@ -62,11 +60,9 @@ class RecoveryProtocol(Protocol):
         """Return the cells that words name, or groups of cells; all if none does."""
         groups = {group: list(getattr(self, group)) for group in GROUPS}
         every = [name for names in groups.values() for name in names]
-        if unknown := [word for word in words if word not in (*groups, *every)]:
-            allowed = ", ".join([*groups, *every])
-            raise ConfigError(f"{unknown[0]}: no such cell; allowed: {allowed}")
-        named = {name for word in words for name in groups.get(word, [word])}
-        return [name for name in every if name in named or not words]
+        asked = named(words, [*groups, *every], "cell")
+        cells = {name for word in asked for name in groups.get(word, [word])}
+        return [name for name in every if name in cells]
 
     def group_of(self, cell: str) -> str:
         """Return the group that a cell belongs to."""

@@ -10,14 +10,9 @@ from matplotlib.figure import Figure
 from implicit_em.base.tables import format_value
 from implicit_em_studies.recovery import figures
 from implicit_em_studies.recovery.results import FOUND, RecoveryResults
-from implicit_em_studies.shared.pairs import (
-    SIGNIFICANT,
-    ahead_text,
-    differences_table,
-    matched_table,
-)
+from implicit_em_studies.shared import pairs
 from implicit_em_studies.shared.report import sentences
-from implicit_em_studies.shared.tables import mean_over_seeds, name_of, percent
+from implicit_em_studies.shared.tables import mean_over_seeds, name_of, percent, rows_of
 from implicit_em_studies.shared.tuned import Content
 
 OF_CONTROLS = ("units", FOUND, "mean_cosine", "auroc", "l0", "ridge_fvu", "pursuit_l0")
@@ -37,11 +32,6 @@ class RecoveryContent(Content[RecoveryResults]):
     def findings(self) -> list[str]:
         """What the tables say, one sentence each."""
         return findings(self.results)
-
-    @property
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """Tables of numbers by name."""
-        return self.results.tables()
 
     @property
     def figures(self) -> Mapping[str, Callable[[], Figure]]:
@@ -64,12 +54,12 @@ class RecoveryContent(Content[RecoveryResults]):
     def matched(self, criterion: str) -> pd.DataFrame:
         """Return the share found by each family in each cell, as text, with a row for each cell."""
         at = self.results.tests(criterion).at
-        return _by_cell(matched_table(at, self.results.protocol))
+        return _by_cell(pairs.matched_table(at, self.results.protocol))
 
     def differences(self, criterion: str) -> pd.DataFrame:
         """Return each family's lead over the reference in each cell, as text."""
         at = self.results.tests(criterion).at
-        return _by_cell(differences_table(at, self.results.protocol))
+        return _by_cell(pairs.differences_table(at, self.results.protocol))
 
     @property
     def behind(self) -> pd.DataFrame:
@@ -80,7 +70,7 @@ class RecoveryContent(Content[RecoveryResults]):
                 "cell": row.target,
                 "family": name_of(str(row.family)),
                 "its mean": percent(float(row.mean), 1),  # type: ignore[arg-type]
-                "points ahead": ahead_text(row),
+                "points ahead": pairs.ahead_text(row),
             }
             for criterion in self.results.protocol.criteria
             for row in self.results.tests(criterion).worse.itertuples()
@@ -105,9 +95,8 @@ class RecoveryContent(Content[RecoveryResults]):
 
     def of_cell(self, cell: str) -> pd.DataFrame:
         """Return the finals of a cell as text."""
-        results = self.results
-        table = mean_over_seeds(results.finals[results.finals["cell"] == cell], OF_FINALS)
-        chosen = results.chosen[results.chosen["cell"] == cell]
+        table = mean_over_seeds(rows_of(self.results.finals, cell=cell), OF_FINALS)
+        chosen = rows_of(self.results.chosen, cell=cell)
         by = chosen.groupby(["family", "settings"])["criterion"].agg(" and ".join)
         by.index = by.index.map(lambda key: (name_of(key[0]), key[1]))
         keys = pd.MultiIndex.from_frame(table[["family", "settings"]])
@@ -116,8 +105,7 @@ class RecoveryContent(Content[RecoveryResults]):
 
     def controls_of(self, cell: str) -> pd.DataFrame:
         """Return the controls of a cell as text."""
-        controls = self.results.controls
-        own = controls[controls["cell"] == cell]
+        own = rows_of(self.results.controls, cell=cell)
         return mean_over_seeds(own, OF_CONTROLS).drop(columns="settings")
 
 
@@ -131,7 +119,7 @@ def findings(results: RecoveryResults) -> list[str]:
     return sentences(
         "implicit_em_studies.recovery",
         "findings.md.j2",
-        significant=SIGNIFICANT,
+        significant=pairs.SIGNIFICANT,
         reference=protocol.reference,
         matched={criterion: results.tests(criterion) for criterion in protocol.criteria},
         best_control=controls.idxmax() if len(controls) else None,

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -19,7 +19,7 @@ from pydantic import (
 )
 from yaml import YAMLError
 
-from implicit_em.base.errors import ConfigError, nearest, one_line
+from implicit_em.base.errors import ConfigError, nearest, raising
 from implicit_em.base.validation import first_mistake
 from implicit_em.config import CONF
 from implicit_em.config.fingerprint import affects_results, config_fingerprint, deciding
@@ -35,8 +35,9 @@ def distinct(values: list[Any]) -> list[Any]:
     return values
 
 
-AnyNames = Annotated[list[str], AfterValidator(distinct)]
-Names = Annotated[AnyNames, Field(min_length=1)]
+V = TypeVar("V")
+Distinct = Annotated[list[V], AfterValidator(distinct)]
+Some = Annotated[Distinct[V], Field(min_length=1)]
 STAGES = ("always", "tuning", "finals")
 
 
@@ -66,12 +67,12 @@ class Protocol(BaseModel):
     """Fields that no digest needs: the fingerprints of the runs cover the grids."""
 
     reference: str
-    families: Names
-    controls: AnyNames
+    families: Some[str]
+    controls: Distinct[str]
     always: dict[str, Any]
     tuning: dict[str, Any]
     finals: dict[str, Any]
-    seeds: Annotated[list[NonNegativeInt], Field(min_length=1), AfterValidator(distinct)]
+    seeds: Some[NonNegativeInt]
     quick: list[str] = []
     grids: dict[str, dict[str, Any]]
 
@@ -99,21 +100,18 @@ class Protocol(BaseModel):
             ConfigError: if it cannot be read, or a value is not allowed.
         """
         path = folder_of(conf) / cls.file
-        try:
+        with raising(ConfigError, f"{path}", OSError, YAMLError, OmegaConfBaseException):
             content: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
             cls._take_grids_in_files(content, conf)
             for change in changes:
                 cls._change(content, change)
+        try:
             protocol = cls.model_validate(content)
-        except (OSError, YAMLError, OmegaConfBaseException) as error:
-            raise ConfigError(f"{path}: {one_line(error)}") from error
         except ValidationError as error:
             raise ConfigError(first_mistake(error, cls)) from error
         if protocol.reference not in protocol.families:
-            raise ConfigError(
-                f"reference={protocol.reference}: must be one of "
-                f"families=[{','.join(protocol.families)}]"
-            )
+            allowed = f"families=[{','.join(protocol.families)}]"
+            raise ConfigError(f"reference={protocol.reference}: must be one of {allowed}")
         return protocol
 
     @classmethod
@@ -128,11 +126,9 @@ class Protocol(BaseModel):
         """Set a key; a stage's settings have keys with dots, as in ``tuning.lr.value=1e-3``."""
         key, _, value = change.partition("=")
         name, _, setting = key.partition(".")
-        try:
-            parsed: Any = OmegaConf.create(f"value: {value}")
-        except YAMLError as error:
-            raise ConfigError(f"{change}: {one_line(error)}") from error
-        parsed = OmegaConf.to_container(parsed)["value"]  # type: ignore[index,call-overload]
+        with raising(ConfigError, change, YAMLError):
+            typed = OmegaConf.create(f"value: {value}")
+        parsed = OmegaConf.to_container(typed)["value"]  # type: ignore[index,call-overload]
         part, _, own = setting.partition(".")
         if not setting:
             content[name] = parsed
@@ -169,12 +165,10 @@ class Protocol(BaseModel):
         for override in overrides:
             key = override.lstrip("+~").partition("=")[0]
             instead = [f"{name}.{key}" for name in STAGES if key in getattr(self, name)]
-            if key in self.set_elsewhere:
-                instead.append(self.set_elsewhere[key])
+            instead += [name for own, name in self.set_elsewhere.items() if own == key]
             if instead:
-                raise ConfigError(
-                    f"{override}: the protocol sets it; allowed: {', '.join(instead)}"
-                )
+                allowed = ", ".join(instead)
+                raise ConfigError(f"{override}: the protocol sets it; allowed: {allowed}")
 
 
 def folder_of(conf: Path) -> Path:
@@ -198,13 +192,11 @@ def digest(
 
     What is ``fixed`` beside the runs is hashed, too.
     """
-    fingerprints = []
-    for cfg in cfgs:
-        settings = deciding(cfg)
+    every = list(map(deciding, cfgs))
+    for settings in every:
         settings["trainer"] |= {"accelerator": "cpu", "threads": 1}
-        fingerprints.append(config_fingerprint(settings))
     more = [] if fixed is None else [json.dumps(fixed, sort_keys=True)]
-    text = ",".join([*more, *sorted(fingerprints)])
+    text = ",".join([*more, *sorted(map(config_fingerprint, every))])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -212,3 +204,21 @@ def trial_label(changes: Sequence[str]) -> str | None:
     """Return the label of a trial with these ``KEY=VALUE``; ``None`` if none affects results."""
     decisive = sorted(filter(affects_results, changes))
     return f"TRIAL with {', '.join(decisive)}" if decisive else None
+
+
+def named(words: Sequence[str], allowed: Sequence[str], kind: str) -> list[str]:
+    """Return those of the allowed names that words name; all if none does.
+
+    Raises:
+        ConfigError: if a word is none of them; ``kind`` is what a name stands for.
+    """
+    if unknown := [word for word in words if word not in allowed]:
+        raise ConfigError(f"{unknown[0]}: no such {kind}; allowed: {', '.join(allowed)}")
+    return [name for name in allowed if name in words or not words]
+
+
+def refuse_others(key: str, values: Iterable[Any], allowed: Sequence[Any]) -> None:
+    """Refuse a value of a key that is not allowed."""
+    for value in values:
+        if value not in allowed:
+            raise ValueError(f"{key}={value}: allowed: {', '.join(map(str, allowed))}")

@@ -1,7 +1,7 @@
 """Studies of families that are tuned: their parts are checked, trained, and written to a page."""
 
 import logging
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -27,6 +27,25 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True)
+class Results(ABC, Generic[P]):
+    """The tables of a part, each with a row for each run; a study has more of them."""
+
+    protocol: P
+    tuning: pd.DataFrame  # of the grids
+    chosen: pd.DataFrame  # settings of the grids
+    finals: pd.DataFrame
+    controls: pd.DataFrame
+
+    @abstractmethod
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return all tables by name."""
+
+    def kept(self, *names: str) -> dict[str, pd.DataFrame]:
+        """Return the tables of these names as they are."""
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
 class Content(Generic[R]):
     """What the report of a part shows; its template may name more of a subclass."""
 
@@ -40,9 +59,10 @@ class Content(Generic[R]):
         """What the tables say, one sentence each."""
 
     @property
-    @abstractmethod
     def tables(self) -> Mapping[str, pd.DataFrame]:
         """Tables of numbers by name."""
+        results: Any = self.results
+        return results.tables()
 
     @property
     @abstractmethod
