@@ -15,7 +15,7 @@ from implicit_em_studies.comparison.matching import at_density, on_front
 from implicit_em_studies.comparison.protocol import BASE, CURVE
 from implicit_em_studies.comparison.results import ComparisonResults
 from implicit_em_studies.shared import figures as style
-from implicit_em_studies.shared.tables import name_of, records
+from implicit_em_studies.shared.tables import name_of, records, rows_of
 
 DENSITY, VALIDATION = "active units on a sample (%)", "probe accuracy, validation (%)"
 TICKS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
@@ -186,6 +186,4 @@ def histograms(results: ComparisonResults, density: float) -> Figure:
 
 def at_target(results: ComparisonResults, density: float) -> pd.DataFrame:
     """Return the finals of the settings that were chosen at a density."""
-    chosen = results.chosen[results.chosen["target"] == density]
-    keys = pd.MultiIndex.from_frame(results.finals[["family", "settings"]])
-    return results.finals[keys.isin(pd.MultiIndex.from_frame(chosen[["family", "settings"]]))]
+    return results.finals.merge(rows_of(results.chosen, target=density)[["family", "settings"]])

@@ -81,19 +81,13 @@ def _quality(run: Run) -> dict[str, Any]:
         Encoded(x.numpy(), labels.numpy(), energies_of(model, x))
         for x, labels in ((train_x, train_labels), (test_x, test_labels))
     )
-    matrices, reconstruction = matrices_of(model), None
+    matrices, threads, reconstruction = matrices_of(model), run.cfg.trainer.threads, None
     if isinstance(model, SparseAutoencoder):
         batches = torch.from_numpy(test.activations_NK).split(BATCH)
         with torch.no_grad():
             reconstruction = torch.cat([model.decode(batch) for batch in batches]).numpy()
-    measures = quality(
-        train,
-        test,
-        matrices["encoder"],
-        matrices.get("decoder"),
-        reconstruction,
-        run.cfg.trainer.threads,
-    )
+    encoder, decoder = matrices["encoder"], matrices.get("decoder")
+    measures = quality(train, test, encoder, decoder, reconstruction, threads)
     return {"units": train.activations_NK.shape[1]} | measures
 
 

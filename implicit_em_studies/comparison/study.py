@@ -19,13 +19,7 @@ from implicit_em_studies.comparison.measuring import measure_all, stabilities, t
 from implicit_em_studies.comparison.protocol import CURVE, DERIVED, KNOBS, ComparisonProtocol
 from implicit_em_studies.comparison.report import FamiliesContent
 from implicit_em_studies.comparison.results import ComparisonResults, choose
-from implicit_em_studies.shared.planning import (
-    Setting,
-    Stages,
-    compose_settings,
-    row_of,
-    training_of,
-)
+from implicit_em_studies.shared import planning
 from implicit_em_studies.shared.protocol import digest
 from implicit_em_studies.shared.runs import Place, Run, has_diverged, matrices_of
 from implicit_em_studies.shared.study import Request
@@ -35,7 +29,7 @@ from implicit_em_studies.shared.tuned import TunedPart, TunedStudy
 log = logging.getLogger(__name__)
 
 
-class ComparisonStages(Stages[ComparisonProtocol]):
+class ComparisonStages(planning.Stages[ComparisonProtocol]):
     """The runs of each stage of a part on one data set."""
 
     def own(self, family: str) -> dict[str, int]:
@@ -53,7 +47,7 @@ class ComparisonStages(Stages[ComparisonProtocol]):
         return list(runs.values())
 
 
-def digest_of(protocol: ComparisonProtocol, part: str, settings: Sequence[Setting]) -> str:
+def digest_of(protocol: ComparisonProtocol, part: str, settings: Sequence[planning.Setting]) -> str:
     """Return a digest of a part of a protocol with all its settings and controls."""
     return digest((setting.cfg for setting in settings), protocol.deciding(part))
 
@@ -107,25 +101,17 @@ class FamiliesPart(ComparisonPart):
             raise RunError(f"{self.name}: no setting comes near any density")
         finals = self.stages.finals(self.stages.picked(chosen))
         kept = self.trained(finals, workers, f"{self.name}: every final")
-        lost = [row_of(run) for run in filter(has_diverged, finals)]
+        diverged = map(planning.row_of, filter(has_diverged, finals))
+        lost = pd.DataFrame(diverged, columns=["family", "settings", "seed"])
         first = {run.sweep: run for run in reversed(kept)}
         with working("measuring finals and controls"):
-            results = ComparisonResults(
-                self.protocol,
-                tuning,
-                chosen,
-                measure_all(kept, workers),
-                measure_all(self.controls, workers),
-                stabilities(kept),
-                costs([first[name] for name in self.protocol.families if name in first]),
-                pd.DataFrame(lost, columns=["family", "settings", "seed"]),
-            )
-        content = FamiliesContent(
-            results,
-            _weights_shown(results, kept),
-            kept[0].spec.build_data().sample_shape,
-            training_of([*self.grids, *kept]),
-        )
+            measured = measure_all(kept, workers), measure_all(self.controls, workers)
+            alike = stabilities(kept)
+            steps = costs([first[name] for name in self.protocol.families if name in first])
+        results = ComparisonResults(self.protocol, tuning, chosen, *measured, alike, steps, lost)
+        shown, shape = _weights_shown(results, kept), kept[0].spec.build_data().sample_shape
+        training = planning.training_of([*self.grids, *kept])
+        content = FamiliesContent(results, shown, shape, training)
         return self.write(content, [*kept, *self.grids, *self.controls], command)
 
 
@@ -163,9 +149,11 @@ def _prepare(
     conf = request.conf
 
     @cache
-    def settings(dataset: str, names: tuple[str, ...], grids: str) -> list[Setting]:
+    def settings(dataset: str, names: tuple[str, ...], grids: str) -> list[planning.Setting]:
         log.info("%s: composing the runs of %s", dataset, ", ".join(names))
-        return compose_settings(names, json.loads(grids), conf, [f"data={dataset}", *overrides])
+        return planning.compose_settings(
+            names, json.loads(grids), conf, [f"data={dataset}", *overrides]
+        )
 
     prepared: list[ComparisonPart] = []
     for dataset, part in protocol.chosen(request.words):

@@ -29,8 +29,9 @@ from implicit_em.training import decoding
 from implicit_em.training.decoding import BATCH, RidgeDecoder, encoded, fit_decoder
 from implicit_em.training.loading import load_as_trained
 from implicit_em.training.measurement import energies_of
-from implicit_em_studies.language.protocol import Tokens
+from implicit_em_studies.language.protocol import REACHED, TUNED, Tokens
 from implicit_em_studies.shared.measurements import OF_TRAINING, Measurement
+from implicit_em_studies.shared.planning import row_of
 from implicit_em_studies.shared.runs import Run, matrices_of
 
 DECODER = "ridge_decoder.safetensors"
@@ -86,6 +87,15 @@ def quality_of(tokens: Tokens, k: int | None = None) -> Measurement:
     name = "language" if k is None else f"language_{k}"
     measure = partial(_quality, tokens=tokens, k=k)
     return Measurement(name, f"2, {tokens.fitted}, {tokens.probed}", measure, OF_TRAINING)
+
+
+def tuning_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """Return what ``metrics.json`` says of the runs of the grids, a row for each."""
+    rows = []
+    for run in runs:
+        metrics = run.metrics()
+        rows.append(row_of(run) | {key: metrics.get(key) for key in (*TUNED, REACHED, "error")})
+    return pd.DataFrame(rows).drop(columns="seed").astype(dict.fromkeys(TUNED, float))
 
 
 def losses_of_all(runs: Sequence[Run], lm: LanguageModelSettings, tokens: Tokens) -> pd.DataFrame:

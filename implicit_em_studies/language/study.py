@@ -17,25 +17,11 @@ from implicit_em.data import ActivationDataModule
 from implicit_em.harvest.models import CausalModel
 from implicit_em.harvest.run import harvest
 from implicit_em.training.progress import working
-from implicit_em_studies.language.measuring import losses_of_all, quality_of, stabilities
-from implicit_em_studies.language.protocol import (
-    CAUSAL,
-    HARVEST,
-    L0,
-    REACHED,
-    TUNED,
-    LanguageProtocol,
-)
+from implicit_em_studies.language import measuring
+from implicit_em_studies.language.protocol import CAUSAL, HARVEST, L0, REACHED, LanguageProtocol
 from implicit_em_studies.language.report import LanguageContent
 from implicit_em_studies.language.results import LanguageResults
-from implicit_em_studies.shared.planning import (
-    Setting,
-    Stages,
-    check_all,
-    compose_settings,
-    row_of,
-    training_of,
-)
+from implicit_em_studies.shared import planning
 from implicit_em_studies.shared.protocol import digest
 from implicit_em_studies.shared.runs import Run
 from implicit_em_studies.shared.study import Request
@@ -43,12 +29,9 @@ from implicit_em_studies.shared.tuned import TunedPart, TunedStudy, choose
 
 log = logging.getLogger(__name__)
 
-AT_MOST_WIDTH = ("pca", "ica")
-"""Controls that have no more units than inputs."""
-
 
 @dataclass
-class LanguageStages(Stages[LanguageProtocol]):
+class LanguageStages(planning.Stages[LanguageProtocol]):
     """The runs of each stage on one store; ``part`` names the language model.
 
     Without a store, which is yet to be harvested, runs can be checked and not trained.
@@ -62,7 +45,7 @@ class LanguageStages(Stages[LanguageProtocol]):
         if self.store is None:
             return settings | {"data.path": ""}
         settings |= {"data.path": str(self.store), "data.digest": digest_of_store(self.store)}
-        if family in AT_MOST_WIDTH:
+        if family in planning.AT_MOST_WIDTH:
             width = ActivationDataModule(self.store).in_features
             settings["model.hidden"] = min(settings["model.hidden"], width)
         return settings
@@ -72,11 +55,11 @@ class LanguageStages(Stages[LanguageProtocol]):
         finals = self.possible_finals(**{L0: max(self.protocol.l0)})
         return [*self.grids(), *finals, *self.controls()]
 
-    def at_each_l0(self, chosen: Sequence[Setting]) -> list[Run]:
+    def at_each_l0(self, chosen: Sequence[planning.Setting]) -> list[Run]:
         """Return the runs of chosen settings, once per L0 and seed."""
         return [run for l0 in self.protocol.l0 for run in self.finals(chosen, **{L0: l0})]
 
-    def permuted(self, chosen: Sequence[Setting], store: Path) -> list[Run]:
+    def permuted(self, chosen: Sequence[planning.Setting], store: Path) -> list[Run]:
         """Return the runs of chosen settings on another store, once per seed."""
         some = [setting for setting in chosen if setting.family in self.protocol.permuted]
         return replace(self, store=store).finals(some, **{L0: self.protocol.tuning[L0]})
@@ -94,12 +77,7 @@ class LanguagePart(TunedPart[LanguageProtocol]):
     package = "implicit_em_studies.language"
 
     def __init__(
-        self,
-        stages: LanguageStages,
-        lm: LanguageModelSettings,
-        directory: Path,
-        conf: Path,
-        trial: str | None,
+        self, stages: LanguageStages, lm: LanguageModelSettings, request: Request, trial: str | None
     ) -> None:
         self.stages, self.name, self.lm = stages, stages.part, lm
         protocol = stages.protocol
@@ -107,8 +85,8 @@ class LanguagePart(TunedPart[LanguageProtocol]):
         fixed |= {"part": protocol.parts[self.name]}
         every = chain(stages.settings, stages.control_settings)
         identity = digest((setting.cfg for setting in every), fixed)
-        tags = ["language", self.name]
-        super().__init__(protocol, identity, directory, conf, trial, tags)
+        folders = request.directory / self.name, request.conf
+        super().__init__(protocol, identity, *folders, trial, ["language", self.name])
 
     def plan(self) -> Iterator[Run]:
         """Yield what is not complete: the grids, a final of each family, and the controls."""
@@ -123,7 +101,7 @@ class LanguagePart(TunedPart[LanguageProtocol]):
         controls, grids = self.stages.controls(), self.stages.grids()
         self.train(controls, workers)
         kept = self.trained(grids, workers, f"{self.name}: every setting")
-        tuning = tuning_table(grids)
+        tuning = measuring.tuning_table(grids)
         chosen = choose(reaching(tuning), {"validation": f"-{self.protocol.criterion}"})
         settings = self.stages.picked(chosen)
         every = f"{self.name}: every final"
@@ -136,19 +114,18 @@ class LanguagePart(TunedPart[LanguageProtocol]):
         permuted = self.stages.permuted(settings, self.directory / "permuted")
         permuted = self.trained(permuted, workers, every) if permuted else []
         with working(f"{self.name}: measuring finals and controls"):
-            results = LanguageResults(
-                self.protocol,
-                tuning,
-                chosen,
+            measured = (
                 self._finals(finals, workers),
                 self._controls(controls, workers),
                 self._measured(permuted, workers),
-                stabilities([r for r in finals if r.cfg.model.l0 == self.protocol.tuning[L0]]),
             )
+            tuned_at = self.protocol.tuning[L0]
+            alike = measuring.stabilities([r for r in finals if r.cfg.model.l0 == tuned_at])
+        results = LanguageResults(self.protocol, tuning, chosen, *measured, alike)
         runs = [*finals, *permuted, *kept, *controls]
         cfg = finals[0].cfg
         weights = "/".join(filter(None, (self.lm.package, self.lm.path)))
-        passes, training = cfg.trainer.max_epochs, training_of(runs)
+        passes, training = cfg.trainer.max_epochs, planning.training_of(runs)
         content = LanguageContent(results, self.name, weights, cfg.data, passes, training)
         return self.write(content, runs, command)
 
@@ -157,29 +134,20 @@ class LanguagePart(TunedPart[LanguageProtocol]):
         table = self._measured(runs, workers)
         if not self.protocol.parts[self.name][CAUSAL]:
             return table
-        losses = losses_of_all(runs, self.lm, self.protocol.tokens)
+        losses = measuring.losses_of_all(runs, self.lm, self.protocol.tokens)
         return table.merge(losses, on=["family", "settings", "seed", "run"])
 
     def _measured(self, runs: Sequence[Run], workers: int) -> pd.DataFrame:
-        table = quality_of(self.protocol.tokens).of(runs, workers)
+        table = measuring.quality_of(self.protocol.tokens).of(runs, workers)
         return table.assign(target=[run.cfg.model.l0 for run in runs])
 
     def _controls(self, runs: Sequence[Run], workers: int) -> pd.DataFrame:
         """Measure the controls with as many entries of a code as each L0."""
         tables = [
-            quality_of(self.protocol.tokens, k).of(runs, workers).assign(target=k)
+            measuring.quality_of(self.protocol.tokens, k).of(runs, workers).assign(target=k)
             for k in self.protocol.l0
         ]
         return pd.concat(tables, ignore_index=True)
-
-
-def tuning_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """Return what ``metrics.json`` says of the runs of the grids, a row for each."""
-    rows = []
-    for run in runs:
-        metrics = run.metrics()
-        rows.append(row_of(run) | {key: metrics.get(key) for key in (*TUNED, REACHED, "error")})
-    return pd.DataFrame(rows).drop(columns="seed").astype(dict.fromkeys(TUNED, float))
 
 
 def reaching(tuning: pd.DataFrame) -> pd.DataFrame:
@@ -199,7 +167,7 @@ def _prepare(
     log.info("composing the runs of %s", ", ".join(protocol.families))
     always = ["data=activations", "data.digest=null", *overrides]
     settings, controls = (
-        compose_settings(families, protocol.grids, conf, always)
+        planning.compose_settings(families, protocol.grids, conf, always)
         for families in (protocol.families, protocol.controls)
     )
     folders = {name: request.directory / name for name in names}
@@ -209,7 +177,7 @@ def _prepare(
     }
     for name, folder in folders.items():
         if not (folder / "store").exists():  # a mistake is found before hours of harvesting
-            check_all(replace(stages[name], store=None).planned(), here=False)
+            planning.check_all(replace(stages[name], store=None).planned(), here=False)
             lm = _harvest(protocol, name, folder / "store", conf).lm
             if protocol.parts[name][CAUSAL]:
                 CausalModel.load(lm, "cpu")  # refuses one that reads ahead
@@ -218,7 +186,7 @@ def _prepare(
         lm = _harvest(protocol, name, folder / "store", conf, make=True).lm
         if protocol.permuted:
             _harvest(protocol, name, folder / "permuted", conf, "lm.permuted=0", make=True)
-        prepared.append(LanguagePart(stages[name], lm, folder, conf, trial))
+        prepared.append(LanguagePart(stages[name], lm, request, trial))
     return prepared
 
 

@@ -13,31 +13,22 @@ from implicit_em_studies.recovery.measuring import measure_all
 from implicit_em_studies.recovery.protocol import RecoveryProtocol
 from implicit_em_studies.recovery.report import RecoveryContent
 from implicit_em_studies.recovery.results import RecoveryResults
-from implicit_em_studies.shared.planning import (
-    Setting,
-    Stages,
-    compose_settings,
-    one_of_each_family,
-    training_of,
-)
+from implicit_em_studies.shared import planning
 from implicit_em_studies.shared.protocol import digest
 from implicit_em_studies.shared.runs import Run
 from implicit_em_studies.shared.study import Request, read_note
 from implicit_em_studies.shared.tuned import TunedPart, TunedStudy, choose
 
 log = logging.getLogger(__name__)
-AT_MOST_WIDTH = ("pca", "ica")
-"""Controls that have no more units than inputs."""
-TABLES = ("tuning", "chosen", "finals", "controls")
 
 
-class RecoveryStages(Stages[RecoveryProtocol]):
+class RecoveryStages(planning.Stages[RecoveryProtocol]):
     """The runs of each stage in one cell."""
 
     def own(self, family: str) -> dict[str, Any]:
         """Return the cell's settings of the data, and the number of units K."""
         settings = self.protocol.of_cell(self.part)
-        if family in AT_MOST_WIDTH:
+        if family in planning.AT_MOST_WIDTH:
             units = min(settings["model.hidden"], settings["data.width"])
             return {**settings, "model.hidden": units}
         return settings
@@ -58,8 +49,8 @@ class RecoveryPart(TunedPart[RecoveryProtocol]):
         self,
         protocol: RecoveryProtocol,
         cells: Sequence[str],
-        settings: Mapping[str, Sequence[Setting]],
-        controls: Sequence[Setting],
+        settings: Mapping[str, Sequence[planning.Setting]],
+        controls: Sequence[planning.Setting],
         request: Request,
         trial: str | None,
     ) -> None:
@@ -88,7 +79,7 @@ class RecoveryPart(TunedPart[RecoveryProtocol]):
             log.info("%s: checking the runs", cell)
             stages = self.stages(cell)
             if cell not in fewest:
-                stages.settings = one_of_each_family(stages.settings)
+                stages.settings = planning.one_of_each_family(stages.settings)
             runs = (*stages.grids(), *stages.possible_finals(), *stages.controls())
             yield from (run for run in runs if not run.completed)
 
@@ -99,34 +90,29 @@ class RecoveryPart(TunedPart[RecoveryProtocol]):
 
     def run(self, command: str, workers: int) -> Path:
         """Tune, choose and train the finals of each cell; write tables, figures and report."""
-        found: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
-        runs: list[Run] = []
-        for cell in self.cells:
-            tables, own = self._cell(cell, workers)
-            runs += own
-            for name, table in tables.items():
-                found[name].append(table.assign(cell=cell))
-        joined = {name: pd.concat(tables, ignore_index=True) for name, tables in found.items()}
-        content = RecoveryContent(RecoveryResults(self.protocol, **joined), training_of(runs))
+        found, runs_of_cells = zip(*(self._cell(cell, workers) for cell in self.cells), strict=True)
+        tables = [pd.concat(of_cells, ignore_index=True) for of_cells in zip(*found, strict=True)]
+        runs = list(chain(*runs_of_cells))
+        content = RecoveryContent(
+            RecoveryResults(self.protocol, *tables), planning.training_of(runs)
+        )
         return self.write(content, runs, command, cells=self.cells)
 
-    def _cell(self, cell: str, workers: int) -> tuple[dict[str, pd.DataFrame], list[Run]]:
+    def _cell(self, cell: str, workers: int) -> tuple[list[pd.DataFrame], list[Run]]:
+        """Return the tables of a cell, in the order of ``RecoveryResults``, and its runs."""
         log.info("cell: %s", cell)
         stages = self.stages(cell)
         controls, grids = stages.controls(), stages.grids()
         self.train(controls, workers)
         kept = self.trained(grids, workers, f"{cell}: every setting")
         with working(f"{cell}: measuring controls and grids"):
-            tables = {
-                "controls": measure_all(controls, workers),
-                "tuning": measure_all(grids, workers),
-            }
-        tables["chosen"] = choose(tables["tuning"], self.protocol.criteria)
-        finals = stages.finals(stages.picked(tables["chosen"]))
+            of_controls, tuning = measure_all(controls, workers), measure_all(grids, workers)
+        chosen = choose(tuning, self.protocol.criteria)
+        finals = stages.finals(stages.picked(chosen))
         finals = self.trained(finals, workers, f"{cell}: every final")
         with working(f"{cell}: measuring finals"):
-            tables["finals"] = measure_all(finals, workers)
-        return tables, [*finals, *kept, *controls]
+            tables = [tuning, chosen, measure_all(finals, workers), of_controls]
+        return [table.assign(cell=cell) for table in tables], [*finals, *kept, *controls]
 
 
 def _prepare(
@@ -136,8 +122,10 @@ def _prepare(
     cells = protocol.chosen(request.words)
     log.info("composing the runs of %s", ", ".join(protocol.families))
 
-    def composed(names: Sequence[str], grids: Mapping[str, Any]) -> list[Setting]:
-        return compose_settings(names, grids, request.conf, ["data=superposition", *overrides])
+    def composed(names: Sequence[str], grids: Mapping[str, Any]) -> list[planning.Setting]:
+        return planning.compose_settings(
+            names, grids, request.conf, ["data=superposition", *overrides]
+        )
 
     settings = {
         "grids": composed(protocol.families, protocol.grids),

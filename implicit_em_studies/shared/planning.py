@@ -27,6 +27,8 @@ from implicit_em_studies.shared.runs import Place, Run
 
 FIXED = ("experiment", "callbacks", "model", "loss")
 """Keys that every sweep sets itself, beside its axes; overrides may not change them."""
+AT_MOST_WIDTH = ("pca", "ica")
+"""Controls that have no more units than inputs."""
 AXES = "axes"
 Grid = Mapping[str, Any]
 """Settings of a sweep by their keys, which may be groups, and under ``axes`` those that vary.

@@ -27,7 +27,7 @@ from implicit_em.config.schema import to_plain
 from implicit_em.training.tracking import PatientWandbLogger, start_logger
 from implicit_em_studies.shared import figures as style
 from implicit_em_studies.shared.runs import Run
-from implicit_em_studies.shared.tables import name_of, percent, write_tables
+from implicit_em_studies.shared.tables import name_of, percent
 
 LINE_HEIGHT = 0.17
 """Height of a line of a trial's label above a figure, in inches."""
@@ -42,8 +42,13 @@ class Report:
     trial: str | None = None  # label of the trial; ``None`` for the protocol
 
     def write_tables(self, tables: Mapping[str, pd.DataFrame]) -> None:
-        """Write tables as CSV."""
-        write_tables(tables, self.directory / "tables", self.trial)
+        """Write tables as CSV, those of a trial with its label in a column."""
+        for name, table in tables.items():
+            if not len(table.columns):
+                continue  # pandas could not read it
+            labelled = table.assign(trial=self.trial) if self.trial else table
+            with whole(self.directory / "tables" / f"{name}.csv") as temporary:
+                labelled.to_csv(temporary, index=False)
 
     def write_figures(self, figures: Mapping[str, Callable[[], Figure]]) -> None:
         """Draw figures in the common style and write each as PNG and PDF."""

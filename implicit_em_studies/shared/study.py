@@ -155,10 +155,8 @@ class Study(ABC):
             parser.add_argument("--quick", action="store_true", help=self.quick)
 
         def run(given: argparse.Namespace) -> None:
-            names, changes = (
-                [word for word in given.words if ("=" in word) is wanted]
-                for wanted in (False, True)
-            )
+            names = [word for word in given.words if "=" not in word]
+            changes = [word for word in given.words if "=" in word]
             self.run(given.directory, names, changes, given.workers, given.conf, given.quick)
 
         return parser.run(arguments, run, "; the same command goes on")

@@ -1,13 +1,10 @@
 """Tables of a study: as records, as text in a report, and as CSV files."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-
-from implicit_em.base.files import whole
 
 NAMES = {
     "derived": "derived",
@@ -82,15 +79,6 @@ def percent(share: float, digits: int | None = None) -> str:
     """Return a share as text: ``5 %``; a dash for NaN."""
     text = f"{100 * share:g} %" if digits is None else f"{100 * share:.{digits}f} %"
     return text.replace("nan %", "–")
-
-
-def write_tables(tables: Mapping[str, pd.DataFrame], directory: Path, trial: str | None) -> None:
-    """Write tables as CSV, those of a trial with its label in a column."""
-    for name, table in tables.items():
-        if not len(table.columns):
-            continue  # pandas could not read it
-        with whole(directory / f"{name}.csv") as temporary:
-            (table.assign(trial=trial) if trial else table).to_csv(temporary, index=False)
 
 
 def mean_over_seeds(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
