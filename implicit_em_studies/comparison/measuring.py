@@ -60,18 +60,16 @@ def stabilities(runs: Sequence[Run]) -> pd.DataFrame:
     ``encoder_stability`` and ``decoder_stability`` are null for a single seed or a missing matrix.
     """
     by_setting: dict[tuple[str, str], list[dict[str, np.ndarray]]] = {}
-    varies_D = varying(samples_of(runs[0])[0].numpy())
     for run in runs:
-        matrices = matrices_of(run.model())
-        matrices["encoder"] = matrices["encoder"][:, varies_D]
-        by_setting.setdefault((run.sweep, settings_of(run)), []).append(matrices)
-    rows: list[dict[str, Any]] = []
+        by_setting.setdefault((run.sweep, settings_of(run)), []).append(matrices_of(run.model()))
+    varies_D = varying(samples_of(runs[0])[0].numpy())
+    rows = []
     for (family, settings), seeds in by_setting.items():
-        rows.append({"family": family, "settings": settings})
-        for name in ("encoder", "decoder"):
-            found = [seed[name] for seed in seeds if name in seed]
-            rows[-1][f"{name}_stability"] = stability(found)
-    return pd.DataFrame(rows)
+        encoder = stability([seed["encoder"][:, varies_D] for seed in seeds])
+        decoder = stability([seed["decoder"] for seed in seeds if "decoder" in seed])
+        rows.append((family, settings, encoder, decoder))
+    columns = ["family", "settings", "encoder_stability", "decoder_stability"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _quality(run: Run) -> dict[str, Any]:

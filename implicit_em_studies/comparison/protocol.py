@@ -84,11 +84,9 @@ class ComparisonProtocol(Protocol):
 
     def deciding(self, part: str) -> dict[str, Any]:
         """Return everything that decides a part's results, including its widths."""
-        left_out = {*self.not_hashed, "datasets", "parts"}
-        if part == KNOBS:
-            left_out |= {"reference", "families", "controls", "finals", "densities"}
-        else:
-            left_out |= {"knobs"}
+        of_families = {"reference", "families", "controls", "finals", "densities"}
+        unused = of_families if part == KNOBS else {"knobs"}
+        left_out = {*self.not_hashed, "datasets", "parts", *unused}
         content = self.of_part(part).model_dump(exclude=left_out)
         return content | {"widths": self._own(part).widths}
 

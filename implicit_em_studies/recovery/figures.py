@@ -32,8 +32,8 @@ def phases(results: RecoveryResults, criterion: str) -> Figure:
 
     def panel(axes: Axes, family: str) -> None:
         own = finals[finals["family"] == family]
-        shares = own.pivot_table(FOUND, "ratio", "density").reindex(ratios, axis=0)
-        shares_RC = shares.reindex(densities, axis=1).to_numpy(np.float64)
+        shares = own.pivot_table(FOUND, "ratio", "density").reindex(ratios, columns=densities)
+        shares_RC = shares.to_numpy(np.float64)
         axes.imshow(shares_RC, VIRIDIS, vmin=0, vmax=1, origin="lower", aspect="auto")
         for (row, column), share in np.ndenumerate(shares_RC):
             if np.isfinite(share):

@@ -36,13 +36,12 @@ class RecoveryContent(Content[RecoveryResults]):
     @property
     def figures(self) -> Mapping[str, Callable[[], Figure]]:
         """Functions that draw the figures, by name; those without cells are left out."""
-        groups, drawn = set(self.results.cells["group"]), {"l0": partial(figures.l0, self.results)}
-        for criterion in self.results.protocol.criteria:
-            if "cells" in groups:
-                drawn[f"phases_{criterion}"] = partial(figures.phases, self.results, criterion)
-            if "variations" in groups:
-                draw = partial(figures.variations, self.results, criterion)
-                drawn[f"variations_{criterion}"] = draw
+        drawn = {"l0": partial(figures.l0, self.results)}
+        groups = {"cells": figures.phases, "variations": figures.variations}
+        for group, draw in groups.items():
+            if (self.results.cells["group"] == group).any():
+                for criterion in self.results.protocol.criteria:
+                    drawn[f"{draw.__name__}_{criterion}"] = partial(draw, self.results, criterion)
         return drawn
 
     @property

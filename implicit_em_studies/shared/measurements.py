@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,14 +65,11 @@ class Measurement:
 
     def known(self, run: Run) -> dict[str, Any] | None:
         """Return a run's earlier measurement; ``None`` if it is missing or damaged."""
-        try:
-            content = read_json(run.directory / f"{self.name}.json")
-        except (OSError, DamagedError):
-            return None
-        if not isinstance(content, dict) or not isinstance(content.get(self.name), dict):
-            return None
-        same = (content.get("schema"), content.get("run")) == (self.schema, run.fingerprint)
-        return content[self.name] if same else None
+        with suppress(OSError, DamagedError):
+            match read_json(run.directory / f"{self.name}.json"):
+                case {"schema": self.schema, "run": run.fingerprint, self.name: dict(values)}:
+                    return values
+        return None
 
     def _row(self, run: Run) -> dict[str, Any]:
         metrics = run.metrics()

@@ -103,9 +103,8 @@ def sentences(package: str, template: str, /, **content: Any) -> list[str]:
 
 
 def _environment(package: str) -> Environment:
-    loader = ChoiceLoader(
-        [PackageLoader(name, "") for name in (package, "implicit_em_studies.shared")]
-    )
+    packages = package, "implicit_em_studies.shared"
+    loader = ChoiceLoader([PackageLoader(name, "") for name in packages])
     environment = Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)
     environment.filters |= {
         "table": markdown_table,
@@ -139,9 +138,9 @@ def to_html(text: str, directory: Path) -> str:
 def describe(command: str, runs: Sequence[Run], **more: str) -> dict[str, str]:
     """Return what a reader needs to repeat a study of complete runs, as lines by name."""
     metrics = [run.metrics() for run in runs]
-    blas = sorted(
-        {info["internal_api"] for info in threadpool_info() if info["user_api"] == "blas"}
-    )
+    versions = {", ".join(f"{n} {v}" for n, v in run["versions"].items()) for run in metrics}
+    blas = {info["internal_api"] for info in threadpool_info() if info["user_api"] == "blas"}
+    capability = f"torch {torch.backends.cpu.get_cpu_capability()}"
     return {
         "command": command,
         "date": f"{date.today()}",
@@ -149,11 +148,9 @@ def describe(command: str, runs: Sequence[Run], **more: str) -> dict[str, str]:
         **more,
         "runs": f"{len(runs)}, {sum(run['epochs'] for run in metrics):,} epochs in all",
         "device": ", ".join(sorted({run["device"] for run in metrics})),
-        "versions": "; ".join(
-            sorted({", ".join(f"{n} {v}" for n, v in run["versions"].items()) for run in metrics})
-        ),
+        "versions": "; ".join(sorted(versions)),
         "processor": _processor(),
-        "linear algebra": ", ".join(["torch " + torch.backends.cpu.get_cpu_capability(), *blas]),
+        "linear algebra": ", ".join([capability, *sorted(blas)]),
         "system": platform.system(),
     }
 
