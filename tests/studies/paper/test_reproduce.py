@@ -4,11 +4,9 @@ import json
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 
 import pandas as pd
 import pytest
-from filelock import FileLock
 from helpers.paths import ROOT, copied_configuration
 
 from implicit_em.base.errors import ConfigError, RunError
@@ -40,22 +38,6 @@ def study(tmp_path_factory, overrides, coarse):
     return directory
 
 
-class Page(HTMLParser):
-    def __init__(self, text):
-        super().__init__()
-        self.images, self.addresses, self.text = [], [], ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        values = dict(attributes)
-        if tag == "img":
-            self.images.append(values["src"])
-        self.addresses += [values[key] for key in ("src", "href") if key in values]
-
-    def handle_data(self, data):
-        self.text += data
-
-
 def test_every_table_and_figure_is_written_and_none_half(study):
     tables = {path.name for path in (study / "tables").iterdir()}
     figures = {path.name for path in (study / "figures").iterdir()}
@@ -67,10 +49,10 @@ def test_every_table_and_figure_is_written_and_none_half(study):
 
 
 def test_the_report_needs_nothing_but_itself(study):
-    page = Page((study / "report.html").read_text())
-    assert len(page.images) == 9
-    assert all(src.startswith("data:image/png;base64,") for src in page.images)
-    assert all(address.startswith("data:") for address in page.addresses)
+    page = (study / "report.html").read_text()
+    assert page.count("<img ") == page.count('src="data:image/png;base64,') == 9
+    addresses = re.findall(r"""\s(?:src|href)\s*=\s*["']?([^"'\s>]*)""", page)
+    assert all(address.startswith("data:") for address in addresses)
     markdown = (study / "report.md").read_text()
     assert all((study / path).exists() for path in re.findall(r"\]\((figures/.*?)\)", markdown))
     assert "nan" not in re.findall(r"[\w-]+", markdown)
@@ -82,7 +64,7 @@ def test_a_trial_says_so_everywhere_and_gives_no_verdicts(study, overrides):
     report = (study / "report.md").read_text()
     assert label in report
     assert "reproduced" not in report.lower().replace("reproduction", "")
-    assert label in Page((study / "report.html").read_text()).text
+    assert re.search(f">[^<]*{label}", (study / "report.html").read_text())
     for path in (study / "tables").glob("*.csv"):
         assert (pd.read_csv(path)["trial"] == label).all()
     for path in [*(study / "tables").glob("*.md"), *(study / "tables").glob("*.tex")]:
@@ -155,9 +137,6 @@ def test_damaged_results_are_made_again(study, overrides, tmp_path):
     assert all(
         run.completed for run in STUDY.runs(["ablation"], directory / "runs", CONF, overrides)
     )
-    (directory / "study.json").write_text("?")
-    with pytest.raises(ConfigError, match=r"study\.json: cannot be read"):
-        STUDY.run(directory, ["ablation"], overrides, conf=CONF)
 
 
 @pytest.mark.slow
@@ -167,49 +146,12 @@ def test_a_seed_alone_other_than_the_first_is_shown(tmp_path, overrides):
     assert (tmp_path / "figures" / "figure3.png").exists()
 
 
-def test_a_trial_of_other_settings_is_another_study(tmp_path, overrides):
-    (tmp_path / "study.json").write_text('{"trial": "TRIAL with seed=7", "experiments": []}')
-    with pytest.raises(ConfigError, match="holds TRIAL with seed=7, not TRIAL with data"):
-        STUDY.run(tmp_path, ["theorem"], overrides, conf=CONF)
-
-
-def test_two_studies_at_once_in_a_directory_are_refused(tmp_path, overrides):
-    with FileLock(tmp_path / ".lock"), pytest.raises(ConfigError, match="another study"):
-        STUDY.run(tmp_path, ["theorem"], overrides, conf=CONF)
-
-
 def test_a_failed_run_fails_the_study_and_keeps_the_others(tmp_path, overrides):
     dangerous = [*overrides, "lr.value=1e38", "optimizer=sgd"]
     with pytest.raises(RunError, match=r"\d of 4 runs failed, the first: ablation/.*kept"):
         STUDY.run(tmp_path, ["ablation"], dangerous, workers=2, conf=CONF)
     assert not (tmp_path / "report.html").exists()
     assert "not finite" in (tmp_path / "runs/ablation/loss=lse_var,seed=1/train.log").read_text()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["ablations"], "ablations: no such experiment; allowed: theorem, ablation, benchmark"),
-        (["lr.valu=1"], "lr.valu=1: no such key; did you mean lr.value?"),
-        (["ablation", "trainer.max_epochs=-1"], "trainer.max_epochs=-1: "),
-        (["ablation", "loss=lse"], "loss=lse: the experiments set loss themselves"),
-        (["dynamics", "model.hidden=32"], "model.hidden=32: the experiments set model.hidden"),
-        (["theorem", "callbacks=none"], "callbacks=none: the experiments set callbacks"),
-        (
-            ["theorem", "hydra.sweeper.params=null"],
-            "hydra.sweeper.params=null: the experiments set",
-        ),
-    ],
-)
-def test_a_mistake_gives_one_line_before_anything_is_written(
-    arguments, message, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
-    assert STUDY.main(arguments) == 2
-    err = capsys.readouterr().err
-    assert err.startswith(f"error: {message}")
-    assert err.count("\n") == 1
-    assert not list(tmp_path.iterdir())
 
 
 def test_the_files_hold_the_protocol_that_the_code_pins(tmp_path):

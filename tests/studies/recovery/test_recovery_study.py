@@ -1,12 +1,11 @@
-"""The recovery study from end to end on small data; how it goes on, and what it refuses."""
+"""The recovery study from end to end on small data."""
 
-import json
-import re
-import shutil
+from collections import Counter
 
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.studies import report_of, table
 
 import implicit_em
 from implicit_em.config import CONF
@@ -52,29 +51,6 @@ def study(tmp_path_factory, coarse):
     return directory
 
 
-def table(directory, name):
-    return pd.read_csv(directory / "tables" / f"{name}.csv")
-
-
-@pytest.mark.slow
-def test_it_goes_on_with_what_is_missing_and_keeps_the_cells_that_the_directory_holds(
-    study, tmp_path
-):
-    directory = tmp_path / "trial"
-    shutil.copytree(study, directory)
-    before = table(directory, "finals").drop(columns="train_seconds")
-    runs = sorted(directory.glob("runs/middle/topk/*"))
-    (runs[0] / "metrics.json").unlink()
-    (runs[1] / "recovery.json").write_text("{")
-    written = (runs[1] / "metrics.json").stat().st_mtime_ns
-    STUDY.run(directory, ["middle"], CHANGES, workers=1)
-    assert (runs[1] / "metrics.json").stat().st_mtime_ns == written
-    after = table(directory, "finals").drop(columns="train_seconds")
-    pd.testing.assert_frame_equal(after, before)
-    kept = json.loads((directory / "findings.json").read_text())["cells"]
-    assert kept == ["middle", "half_the_units"]
-
-
 @pytest.mark.slow
 def test_invocations_of_different_cells_add_up(study, tmp_path):
     directory = tmp_path / "trial"
@@ -98,12 +74,7 @@ def test_every_table_has_every_cell(study):
 
 
 def test_the_report_says_what_the_tables_say(study):
-    text = (study / "report.md").read_text()
-    said = json.loads((study / "findings.json").read_text())["findings"]
-    assert said
-    assert all(sentence in text for sentence in said)
-    assert "> **TRIAL with" in text
-    assert "nan" not in re.findall(r"[\w-]+", text)
+    report_of(study)
     figures = {path.stem for path in (study / "figures").iterdir()}
     by = {f"{name}_{how}" for name in ("phases", "variations") for how in ("blind", "truth")}
     assert figures == {"l0", *by}
@@ -178,13 +149,10 @@ def test_tuning_is_measured_on_held_out_samples(study):
 
 def test_every_family_has_the_same_budget():
     protocol = RecoveryProtocol.read(CONF)
-    families = {"grids": protocol.families, "toy_grids": protocol.toy_families}
-    sizes = {
-        (field, family): len(compose_settings([family], getattr(protocol, field), CONF))
-        for field, names in families.items()
-        for family in names
-    }
-    assert set(sizes.values()) == {8}, sizes
+    toys = (protocol.toy_families, protocol.toy_grids)
+    for names, grids in ((protocol.families, protocol.grids), toys):
+        families = Counter(setting.family for setting in compose_settings(names, grids, CONF))
+        assert families == dict.fromkeys(names, 8)
 
 
 def test_there_are_ten_cells_of_which_one_is_the_middle():
@@ -217,37 +185,3 @@ def test_some_controls_have_at_most_as_many_units_as_inputs():
     stages = RecoveryStages(protocol, "middle", CONF, [], controls)
     units = {run.sweep: run.cfg.model.hidden for run in stages.controls()}
     assert units == {"ica": 6, "kmeans": 12, "random": 12, "pca": 6}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["nowhere"], "nowhere: no such cell; allowed: cells, variations, toys, few_features, "),
-        (["data=mnist"], "data=mnist: the protocol sets it; allowed: middle"),
-        (["model.hidden=8"], "model.hidden=8: the protocol sets it; allowed: variations"),
-        (["finals.data.final=validation"], "finals.data.final=validation: must be test"),
-        (["cells.toys={}"], "toys: must be a plain name of one cell, and none of cells"),
-        (["toys.dense={}"], "dense: must be a plain name of one cell, and none of cells"),
-        (["toy_families=[nobody]"], "toy_families=nobody: allowed: derived, "),
-        (["middle.seed=3"], "few_features.seed: a cell cannot set it; a stage does"),
-        (["criteria={blind: l0}"], "criteria: must be blind and truth"),
-        (
-            ["criteria.blind=-persuit_l0"],
-            "criteria.blind=-persuit_l0: allowed, also with a minus: ",
-        ),
-        (["criteria={blnd: l0}"], "criteria.blnd"),
-        (["middle={}"], "middle.data.features: missing"),
-        (["middle.data.featurs=3", *CHANGES], "data.featurs=3: no such setting"),
-        (["middle.data.density=2", *CHANGES[2:6]], "data: density=2: "),
-        (["families=[derived,topk,nobody]"], "nobody: has no grid; allowed: derived, "),
-    ],
-)
-def test_a_mistake_gives_one_line_before_anything_is_written(
-    arguments, message, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
-    assert STUDY.main([*arguments, "--directory", "trial"]) == 2
-    err = capsys.readouterr().err
-    assert err.startswith(f"error: {message}")
-    assert err.count("\n") == 1
-    assert not list(tmp_path.iterdir())

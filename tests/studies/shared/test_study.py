@@ -44,7 +44,9 @@ class Toy(Study):
 def toy(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     about = {"purpose": "Play.", "metavar": "WORD", "words": "what", "quick": "a short one"}
-    return Toy(name="toy", directory=Path("results/toy"), needs="train.yaml", said=[], **about)
+    return Toy(
+        name="toy", noun="game", directory=Path("results/toy"), needs="train.yaml", said=[], **about
+    )
 
 
 def test_a_command_names_an_option_only_if_it_is_not_the_default():
@@ -83,8 +85,8 @@ def test_quick_is_short_in_a_directory_of_its_own_and_yields_to_what_is_typed(to
         (["--directory", "file/below"], "file/below: cannot be made: "),
         (["--directory", "trial"], "trial: holds TRIAL with lr.value=1, not one of the protocol"),
         (["lr.value=2", "--directory", "trial"], "trial: holds TRIAL with lr.value=1, not TRIAL"),
-        (["--directory", "damaged"], "damaged/study.json: cannot be read: not an object"),
-        (["--directory", "torn"], "torn/study.json: cannot be read: "),
+        (["--directory", "damaged"], "damaged/game.json: cannot be read: not an object"),
+        (["--directory", "torn"], "torn/game.json: cannot be read: "),
         (["--quik"], "unrecognized arguments: --quik; implicit-em toy --help explains"),
     ],
 )
@@ -93,7 +95,7 @@ def test_a_mistake_gives_one_line_before_anything_runs(toy, typed, message, caps
     Path("file").touch()
     for name, text in (("damaged", "[1]"), ("torn", '{"tri')):
         Path(name).mkdir()
-        Path(name, "study.json").write_text(text)
+        Path(name, "game.json").write_text(text)
     before = sorted(Path.cwd().rglob("*"))
     toy.said.clear()
     try:
@@ -112,7 +114,7 @@ def test_one_process_at_a_time_has_a_directory(toy, capsys):
     assert toy.main([]) == 0
     with FileLock("results/toy/.lock"):
         assert toy.main([]) == 2
-    assert capsys.readouterr().err == "error: results/toy: another study is running there\n"
+    assert capsys.readouterr().err == "error: results/toy: another game is running there\n"
 
 
 @pytest.mark.parametrize(

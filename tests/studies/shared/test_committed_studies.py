@@ -1,4 +1,4 @@
-"""The full runs of the studies that judge claims, and what the documentation says of them."""
+"""The full runs under docs/results/, and what the documentation says of them."""
 
 import json
 import re
@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from helpers.paths import ROOT
 
 from implicit_em_studies.paper import study as paper
+from implicit_em_studies.paper.paper import TABLES
 from implicit_em_studies.shared.judged import JudgedStudy
 from implicit_em_studies.theory import study as theory
 
@@ -26,6 +28,7 @@ class Committed:
 
 
 RESULTS = ROOT / "docs" / "results"
+PARTS = sorted(RESULTS.glob("compare/*/*/findings.json"))
 STUDIES = {
     "paper": Committed(RESULTS, paper.STUDY),
     "theory": Committed(RESULTS / "theory", theory.STUDY),
@@ -82,10 +85,34 @@ def test_the_results_say_where_they_come_from(study):
 
 
 def test_the_report_is_whole_and_no_trial(study):
-    report = (study.directory / "report.md").read_text()
-    figures = re.findall(r"\]\((figures/.*?)\)", report)
+    report, figures = whole_report_of(study.directory)
     assert len(figures) == sum(len(one.pictures) for one in study.study.experiments.values())
-    assert all((study.directory / path).exists() for path in figures)
-    assert "TRIAL" not in report
     assert "No reason is known" not in report
+
+
+def whole_report_of(directory):
+    """Return a report that is no trial and shows no number that is none, and its figures."""
+    report = (directory / "report.md").read_text()
+    figures = re.findall(r"\]\((figures/.*?)\)", report)
+    assert all((directory / path).exists() for path in figures)
+    assert "TRIAL" not in report
     assert not re.search(r"\bnan\b", report)
+    return report, figures
+
+
+@pytest.mark.parametrize("note", PARTS, ids=lambda note: "-".join(note.parts[-3:-1]))
+def test_the_report_of_a_part_is_whole_and_no_trial(note):
+    found = json.loads(note.read_text())
+    report, figures = whole_report_of(note.parent)
+    assert figures
+    assert all(sentence in report for sentence in found["findings"])
+    assert found["trial"] is None
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_has_every_published_figure(name):
+    cells = pd.read_csv(RESULTS / "tables" / f"{name}.csv")
+    assert cells["paper"].notna().sum() == sum(
+        figure.value is not None for row in TABLES[name].rows.values() for figure in row.values()
+    )
+    assert cells.loc[cells["deviates"].fillna(False).astype(bool), "reason"].notna().all()

@@ -1,0 +1,106 @@
+"""A mistake in what is asked of a study; rows of one study hold what all protocols share."""
+
+import shlex
+
+import pytest
+from helpers.lines import one_line
+
+from implicit_em_studies.comparison.study import STUDY as COMPARE
+from implicit_em_studies.language.study import STUDY as LANGUAGE
+from implicit_em_studies.paper.study import STUDY as REPRODUCE
+from implicit_em_studies.recovery.study import STUDY as RECOVER
+
+STUDIES = {study.name: study for study in (REPRODUCE, COMPARE, RECOVER, LANGUAGE)}
+SMALL = "middle.data.features=12 middle.data.width=6"
+MISTAKES = [
+    ("reproduce ablations", "ablations: no such experiment; allowed: theorem, ablation, benchmark"),
+    ("reproduce lr.valu=1", "lr.valu=1: no such key; did you mean lr.value?"),
+    ("reproduce ablation trainer.max_epochs=-1", "trainer.max_epochs=-1: "),
+    ("reproduce ablation loss=lse", "loss=lse: the experiments set loss themselves"),
+    ("reproduce dynamics model.hidden=32", "model.hidden=32: the experiments set model.hidden"),
+    ("reproduce theorem callbacks=none", "callbacks=none: the experiments set callbacks"),
+    ("reproduce theorem hydra.sweeper.params=null", "hydra.sweeper.params=null: the experiments s"),
+    ("compare cifar", "cifar: no such part; allowed: mnist, fashion_mnist, equal_width, equal_par"),
+    ("compare seeds=[]", "seeds=[]: must not be empty"),
+    ("compare seeds=1", "seeds=1: must be a list, [VALUE, ...]"),
+    ("compare seeds=[1", "seeds=[1: "),
+    ("compare densities=[0.1,2]", "densities.1=2: "),
+    ("compare densities=[0.1,0.1]", "densities=[0.1, 0.1]: each must be there once"),
+    ("compare seeds=[1,1]", "seeds=[1, 1]: each must be there once"),
+    ("compare seed=7", "seed=7: the protocol sets it; allowed: tuning.seed, seeds"),
+    (
+        "compare trainer.max_epochs=2",
+        "trainer.max_epochs=2: the protocol sets it; allowed: tuning.trainer.max_epochs, "
+        "finals.trainer.max_epochs",
+    ),
+    ("compare reach=0.5", "reach=0.5: "),
+    ("compare tuning.data.final=test", "tuning.data.final=test: must be validation"),
+    ("compare finals.data.final=validation", "finals.data.final=validation: must be test"),
+    ("compare parts.knobs={}", "parts.knobs: must be a plain name, and neither a data set's nor"),
+    (
+        "compare equal_parameters families=[derived] parts.equal_parameters.widths='{derivd: 32}'",
+        "parts.equal_parameters.widths={derivd: 32}: no family or control; allowed: batch",
+    ),
+    ("compare parts.decay_64.also=[l1]", "parts.decay_64.also=l1: is among families or controls"),
+    ("compare parts.decay_64.also=[controls]", "parts.decay_64.also=controls: is among families"),
+    (
+        "compare decay_64 parts.decay_64.also=[foo] families=[derived]",
+        "foo: has no grid; allowed: ",
+    ),
+    ("compare parts.decay_64.grids=nowhere", "parts.decay_64.grids=nowhere: must be a mapping"),
+    ("compare parts.decay_46.width=3", "parts.decay_46.width=3: parts has no decay_46; did you me"),
+    ("compare parts.decay_64.widht=3", "parts.decay_64.widht: no such key; did you mean width?"),
+    ("compare parts.equal_width=3 parts.equal_width.width=3", "parts.equal_width.width=3: parts."),
+    (
+        "compare finals.trainer.max_epochs=five families=[derived] equal_width",
+        "trainer.max_epochs=five: ",
+    ),
+    ("compare reference=topk families=[l1]", "reference=topk: must be one of families=[l1]"),
+    ("compare width.k=3", "width.k=3: width has no k"),
+    ("compare families=[derived,none]", "none: has no grid; allowed: derived, "),
+    ("compare tuning.lr.valu=1 families=[derived]", "lr.valu=1: no such setting; did you mean lr."),
+    ("compare famlies=[derived]", "famlies=[derived]: no such key; did you mean families?"),
+    ("compare data=kmnist", "data=kmnist: the protocol sets it; allowed: datasets"),
+    ("compare model.hidden=8", "model.hidden=8: the protocol sets it; allowed: width, parts"),
+    ("compare finals.model.hidden=8", "finals.model.hidden: the protocol sets it; allowed: width"),
+    ("compare tuning.probe=none", "tuning.probe=none: must be linear"),
+    ("compare width=16 families=[derived,topk] equal_width", "model: k=19: allowed are "),
+    ("compare lr.valu=1", "lr.valu=1: no such key; did you mean lr.value?"),
+    ("compare model=topk families=[l1] reference=l1", "model=topk: the experiments set model"),
+    ("compare always.data.val_size=0 families=[derived]", "data: "),
+    ("compare parts.decay_64.grids='{foo: {}}'", "parts.decay_64.grids.foo: allowed: derived, "),
+    ("recover nowhere", "nowhere: no such cell; allowed: cells, variations, toys, few_features, "),
+    ("recover data=mnist", "data=mnist: the protocol sets it; allowed: middle"),
+    ("recover model.hidden=8", "model.hidden=8: the protocol sets it; allowed: variations"),
+    ("recover cells.toys={}", "toys: must be a plain name of one cell, and none of cells"),
+    ("recover toys.dense={}", "dense: must be a plain name of one cell, and none of cells"),
+    ("recover toy_families=[nobody]", "toy_families=nobody: allowed: derived, "),
+    ("recover middle.seed=3", "few_features.seed: a cell cannot set it; a stage does"),
+    ("recover criteria='{blind: l0}'", "criteria: must be blind and truth"),
+    ("recover criteria.blind=-persuit_l0", "criteria.blind=-persuit_l0: allowed, also with a min"),
+    ("recover criteria='{blnd: l0}'", "criteria.blnd"),
+    ("recover middle={}", "middle.data.features: missing"),
+    (f"recover middle.data.featurs=3 {SMALL}", "data.featurs=3: no such setting"),
+    (f"recover middle.data.density=2 {SMALL}", "data: density=2: "),
+    ("language nowhere", "nowhere: no such part; allowed: minilm, smollm2"),
+    ("language tuning.model.l0=7", "tuning.model.l0=7: allowed: 16, 32, 64, 128"),
+    ("language finals.model.l0=7", "finals.model.l0: the protocol sets it; allowed: l0"),
+    ("language criterion=fvu", "criterion=fvu: allowed: ridge_fvu, l0, silent_units, final_loss"),
+    ("language permuted=[pca]", "permuted=pca: allowed: derived, l1, l1_norm, topk"),
+    ("language parts.minilm=3", "parts.minilm=3: must be a mapping, {KEY: VALUE, ...}"),
+    ("language parts.minilm.causal=perhaps", "parts.minilm.causal=perhaps: allowed: true, false"),
+    ("language tokens.fited=3", "tokens.fited: no such key; did you mean fitted?"),
+    ("language parts.minilm.model.hidden=-3", "model.hidden=-3: should be greater than 0"),
+    ("language tokens.fitted=0", "tokens.fitted=0: should be greater than or equal to 2"),
+]
+
+
+@pytest.mark.parametrize(("typed", "message"), MISTAKES)
+def test_a_mistake_gives_one_line_before_anything_is_written(
+    typed, message, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.chdir(tmp_path)
+    study, *words = shlex.split(typed)
+    assert STUDIES[study].main([*words, "--directory", "trial"]) == 2
+    assert one_line(capfd).startswith(f"error: {message}")
+    assert not list(tmp_path.iterdir())
