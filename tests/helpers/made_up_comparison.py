@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from helpers.paths import ROOT
+from helpers.studies import crossed
 from implicit_em.metrics.densities import EDGES
 from implicit_em_studies.comparison.protocol import ComparisonProtocol
 from implicit_em_studies.comparison.results import ComparisonResults, choose
@@ -33,23 +34,13 @@ def results(
     protocol = ComparisonProtocol.read(ROOT / "conf").of_part(part)
     levels = families or {f: 0.945 - 0.004 * n for n, f in enumerate(protocol.families)}
     protocol = protocol.model_copy(update={"families": list(levels), **changes})
-    tuning = pd.DataFrame(
-        [
-            {
-                "family": family,
-                "settings": f"knob={knob:.3g}, lr={rate:g}",
-                "run": f"{family} {knob:.3g} {rate:g}",
-                "density": knob,
-                "probe_accuracy": curve(knob, level) - 0.002 * (rate != 1e-3),
-                "silent_units": 0.0,
-                "final_loss": 1.0,
-                "error": None,
-            }
-            for family, level in levels.items()
-            for knob in KNOBS
-            for rate in (1e-3, 3e-3)
-        ]
-    )
+    tuning = crossed(family=levels, density=KNOBS, lr=(1e-3, 3e-3))
+    texts = [f"{knob:.3g}, lr={rate:g}" for _, knob, rate in tuning.itertuples(index=False)]
+    tuning["settings"] = [f"knob={text}" for text in texts]
+    tuning["run"] = tuning["family"] + " " + pd.Series(texts).str.replace(", lr=", " ")
+    probe = curve(tuning["density"], tuning["family"].map(levels))
+    tuning["probe_accuracy"] = probe - 0.002 * (tuning.pop("lr") != 1e-3)
+    tuning = tuning.assign(silent_units=0.0, final_loss=1.0, error=None)
     chosen = choose(protocol, tuning)
     picked = tuning[tuning["run"].isin(chosen["run"])]
     finals = pd.DataFrame(

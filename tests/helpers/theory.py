@@ -1,37 +1,54 @@
-"""Made-up results of the theory study's experiments, and changes that flip their verdicts."""
+"""Made-up results of the theory study's experiments: what they would measure if all went well."""
 
+import numpy as np
 import pandas as pd
+
+from helpers.studies import crossed
+from implicit_em_studies.theory.volume import CANDIDATES
 
 SEEDS = (1, 2, 3)
 UNITS = ("ReLU", "Softplus", "Abs", "Square")
-OTHERS = UNITS[1:]
 
 
-def lse():
-    """What the experiment would measure if every answer were yes."""
-    ones = {"activation": "ReLU", "weight": 1.0, "temperature": 1.0}
-    standing = {"below": 0.01, "above": 0.9, "soft_explains": 0.99, "count_explains": 0.95}
-    regimes = [
-        ones | standing | {"decay": decay, "seed": seed, "l1_explains": 0.3 + 0.01 * seed}
-        for decay in (0.0, 0.1)
-        for seed in SEEDS
-    ]
-    said = {"perplexity": 20.0, "perplexity_share": 0.3, "purity_most": 0.4, "weight": 1.0}
-    responsibilities = [
-        said
-        | {"activation": activation, "decay": 0.1, "temperature": temperature, "seed": seed}
-        | {"information": 0.6 if temperature < 1 else 0.1}
-        | {"probe_accuracy": 0.94, "probe_at_one": 0.94 + 0.001 * seed}
-        | {"purity_least": (0.2 if activation == "ReLU" else 0.5) + 0.001 * seed}
-        for activation in UNITS
-        for temperature in (0.1, 1.0)
-        for seed in SEEDS
-    ]
-    return {"regimes": pd.DataFrame(regimes), "responsibilities": pd.DataFrame(responsibilities)}
+def volume():
+    runs = crossed(candidate=CANDIDATES, lr=(1e-3, 3e-3, 1e-2), seed=SEEDS)
+    matched = crossed(candidate=CANDIDATES, seed=SEEDS)
+    matched["probe"] = 0.94 + 0.001 * matched["seed"] * (matched["candidate"] != "unit")
+    return {"runs": runs.assign(weight=1.0, settled=50.0, dead_units=0), "matched": matched}
+
+
+def depth():
+    """Layers of nets that get better upwards, and a little better if trained jointly."""
+    places = [("one", 1, 1, units) for units in (64, 70, 75)]
+    ways = ("turns", "together", "joint")
+    places += [(way, n, k, 64) for way in ways for n in (2, 3) for k in range(1, n + 1)]
+    rows = [(*place, seed) for place in places for seed in SEEDS]
+    found = pd.DataFrame(rows, columns=["way", "layers", "layer", "units", "seed"])
+    probe = 0.8 + 0.05 * found["layer"] + 0.01 * (found["way"] == "joint")
+    probe += 1e-4 * found["seed"] * found["layer"]
+    found = found.assign(sparse_probe_1=0.7, sparse_probe_5=probe, top_purity=0.6, carried=5.0)
+    return {"layers": found.assign(agreement=0.6 + 0.01 * found["seed"], chance=0.1)}
+
+
+def explicit_em():
+    settings = [("exact", "1"), ("stochastic", "0.3"), ("incremental", "")]
+    settings += [("adam", "0.1"), ("sgd", "16")]
+    rows = [(*setting, seed) for setting in settings for seed in SEEDS]
+    finals = pd.DataFrame(rows, columns=["method", "rate", "seed"]).assign(purity=0.75, nmi=0.5)
+    curves = finals.merge(pd.DataFrame({"pass": range(1, 21)}), "cross")
+    likelihood = 160 + curves["seed"] / 10 - 10 / curves["pass"]
+    likelihood += 5 * (curves["method"] == "stochastic")
+    passes = pd.DataFrame({"seed": SEEDS, "fall": 1e-8, "fall_reference": 0.0})
+    steps = {"seed": SEEDS, "error": 1e-14, "lowest_rate": 30.0, "largest_rate": 400.0}
+    return {
+        "finals": finals,
+        "curves": curves.assign(seconds=0.5 * curves["pass"], likelihood=likelihood),
+        "steps": pd.DataFrame(steps),
+        "passes": passes,
+    }
 
 
 def reconstruction():
-    """What the experiment would measure if every answer were yes."""
     probes = {
         "l1": 0.940,
         "placed": 0.938,
@@ -43,28 +60,40 @@ def reconstruction():
         "hybrid_100_decay": 0.941,
         "hybrid_10000_decay": 0.945,
     }
-    rows = [
-        {"variant": variant, "target": target, "seed": seed, "density": target}
-        | {"probe_accuracy": probe + 1e-4 * seed * (number % 3)}
-        | {"probe_equal": probe - 0.01 + 1e-4 * seed * (number % 3), "ridge_fvu": 2 - 2 * probe}
-        for number, (variant, probe) in enumerate(probes.items())
-        for target in (0.2, 0.3)
-        for seed in SEEDS
-    ]
-    return {"runs": pd.DataFrame(rows)}
+    rows = crossed(variant=probes, target=(0.2, 0.3), seed=SEEDS)
+    probe = rows["variant"].map(probes)
+    shifted = probe + 1e-4 * rows["seed"] * (rows["variant"].map(list(probes).index) % 3)
+    rows = rows.assign(density=rows["target"], probe_accuracy=shifted, probe_equal=shifted - 0.01)
+    return {"runs": rows.assign(ridge_fvu=2 - 2 * probe)}
+
+
+def lse():
+    regimes = crossed(decay=(0.0, 0.1), seed=SEEDS)
+    regimes = regimes.assign(activation="ReLU", weight=1.0, temperature=1.0, below=0.01, above=0.9)
+    regimes = regimes.assign(soft_explains=0.99, count_explains=0.95)
+    said = crossed(activation=UNITS, temperature=(0.1, 1.0), seed=SEEDS)
+    said = said.assign(decay=0.1, weight=1.0, perplexity=20.0, perplexity_share=0.3)
+    said = said.assign(purity_most=0.4, probe_accuracy=0.94)
+    said["information"] = np.where(said["temperature"] < 1, 0.6, 0.1)
+    said["probe_at_one"] = 0.94 + 0.001 * said["seed"]
+    said["purity_least"] = np.where(said["activation"] == "ReLU", 0.2, 0.5) + 0.001 * said["seed"]
+    regimes["l1_explains"] = 0.3 + 0.01 * regimes["seed"]
+    return {"regimes": regimes, "responsibilities": said}
 
 
 def anomaly():
-    """What the experiment would measure if every answer were yes."""
     levels = {"today": 0.9, "decay": 0.9, "today_active": 0.7, "sae": 0.6}
-    rows = [
-        {"method": method, "kind": kind, "task": task, "seed": seed}
-        | {"auroc": levels.get(method, 0.8) + 0.001 * seed}
-        for method in (*levels, "gmm", "kmeans", "forest")
-        for kind, task in (("fashion", "fashion"), ("digit", "0"), ("corrupted", "blur"))
-        for seed in SEEDS
-    ]
-    return {"aurocs": pd.DataFrame(rows)}
+    levels |= dict.fromkeys(("gmm", "kmeans", "forest"), 0.8)
+    tasks = {"fashion": "fashion", "digit": "0", "corrupted": "blur"}
+    rows = crossed(method=levels, kind=tasks, seed=SEEDS)
+    rows["task"] = rows["kind"].map(tasks)
+    return {"aurocs": rows.assign(auroc=rows["method"].map(levels) + 0.001 * rows["seed"])}
+
+
+def evidence():
+    """What the study would measure if every answer were yes."""
+    parts = (volume, depth, explicit_em, reconstruction, lse, anomaly)
+    return {part.__name__: part() for part in parts}
 
 
 def changed(experiment, table, column, value, **where):
@@ -79,69 +108,3 @@ def changed(experiment, table, column, value, **where):
         return found
 
     return change
-
-
-def _said(column, value, **where):
-    return changed("lse", "responsibilities", column, value, **where)
-
-
-def _auroc(value, **where):
-    return changed("anomaly", "aurocs", "auroc", value, **where)
-
-
-def _reconstructed(column, value, **where):
-    return changed("reconstruction", "runs", column, value, **where)
-
-
-FLIPS = [
-    (
-        "the_lead_is_in_directions",
-        "partly",
-        _reconstructed("probe_equal", 0.9, variant="l1", target=0.2),
-    ),
-    ("the_lead_is_in_directions", "no", _reconstructed("probe_equal", 0.9, variant="l1", seed=1)),
-    ("the_lead_is_in_directions", "no", _reconstructed("probe_accuracy", 0.95, variant="derived")),
-    (
-        "decay_closes_the_gap",
-        "partly",
-        _reconstructed("probe_accuracy", 0.93, variant="derived_decay", target=0.3),
-    ),
-    ("decay_closes_the_gap", "no", _reconstructed("probe_accuracy", 0.95, variant="l1", seed=2)),
-    (
-        "the_hybrid_beats_l1",
-        "partly",
-        _reconstructed("probe_accuracy", 0.94, variant="hybrid_10000_decay", target=0.2),
-    ),
-    ("the_hybrid_beats_l1", "no", _reconstructed("probe_accuracy", 0.95, variant="l1", seed=2)),
-    (
-        "the_probe_follows_the_variance",
-        "partly",
-        _reconstructed("ridge_fvu", 0.01, variant=("random", "hybrid_100", "derived"), target=0.3),
-    ),
-    ("the_probe_follows_the_variance", "no", _reconstructed("ridge_fvu", 0.01, variant="random")),
-    ("lse_counts", "partly", changed("lse", "regimes", "count_explains", 0.8, decay=0, seed=2)),
-    ("lse_counts", "no", changed("lse", "regimes", "l1_explains", 0.97, decay=0, seed=1)),
-    ("lse_counts", "yes", changed("lse", "regimes", "count_explains", 0.8, decay=0.1)),
-    ("lse_counts", "no", changed("lse", "regimes", "count_explains", 0.2, decay=0, seed=3)),
-    ("a_temperature_gives_meaning", "partly", _said("information", 0.4, activation="ReLU", seed=3)),
-    ("a_temperature_gives_meaning", "partly", _said("perplexity_share", 0.6, activation="ReLU")),
-    ("a_temperature_gives_meaning", "partly", _said("probe_at_one", 0.99, activation="ReLU")),
-    ("a_temperature_gives_meaning", "partly", _said("probe_at_one", None, activation="ReLU")),
-    ("a_temperature_gives_meaning", "no", _said("information", 0.4)),
-    ("a_temperature_gives_meaning", "no", _said("probe_accuracy", 0.9)),
-    ("low_energy_is_a_match", "partly", _said("purity_most", 0.6)),
-    ("low_energy_is_a_match", "yes", _said("purity_most", 0.6, activation=("Abs", "Square"))),
-    ("low_energy_is_a_match", "no", _said("purity_least", 0.15, activation=OTHERS, seed=2)),
-    ("evidence_beats_references", "yes", _auroc(0.95, method="gmm", kind="fashion")),
-    ("evidence_beats_references", "partly", _auroc(0.95, method="gmm", kind=("fashion", "digit"))),
-    ("evidence_beats_references", "no", _auroc(0.95, method="sae")),
-    ("evidence_beats_references", "no", _auroc(0.5, method="today", seed=2)),
-    ("evidence_with_decay_beats_references", "partly", _auroc(0.95, kind=("fashion", "digit"))),
-    ("evidence_with_decay_beats_references", "no", _auroc(0.5, method="decay")),
-    (
-        "evidence_beats_the_count",
-        "partly",
-        _auroc(0.95, method="today_active", kind=("digit", "corrupted")),
-    ),
-    ("evidence_beats_the_count", "no", _auroc(0.95, method="today_active")),
-]

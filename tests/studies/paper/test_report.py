@@ -5,7 +5,6 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 from helpers.made_up_study import as_published
 from matplotlib.figure import Figure
@@ -32,21 +31,7 @@ def figures(evidence, name, **where):
 
 @pytest.fixture
 def evidence():
-    """The paper's figures, with every column that the tables read."""
-    made = as_published()
-    silent = {"silent_units": 0, "density": 0.27, "probe_accuracy": 0.9}
-    ablation = made.ablation.assign(**silent)
-    four = ablation[ablation["loss"] == "lse_var_tc"].assign(
-        loss="var_tc", redundancy=28.0, responsibility_entropy=1.99
-    )
-    ablation = pd.concat([ablation, four])
-    entropies = {"lse": 4.16, "lse_var": 3.77, "lse_var_tc": 3.85, "var_tc": 1.99}
-    losses = {"lse": -532.05, "lse_var": -1170.0, "lse_var_tc": -999.0, "var_tc": -613.0}
-    ablation["responsibility_entropy"] = ablation["loss"].map(entropies)
-    ablation["final_loss"] = ablation["loss"].map(losses)
-    benchmark = made.benchmark.assign(reconstruction=0.016, unexplained=0.24, dead_units=0)
-    dynamics = made.dynamics.assign(silent_units=0)
-    return replace(made, ablation=ablation, benchmark=benchmark, dynamics=dynamics)
+    return as_published()
 
 
 def test_a_table_puts_mean_and_deviation_beside_the_papers_figure(evidence):
@@ -113,6 +98,15 @@ def test_a_caption_is_latex(tmp_path, evidence):
     text = (tmp_path / "table2.tex").read_text()
     assert r"a\_b=1 \& \#\textasciitilde{}\{x\}" in text
     assert r"50.3 & 50.3 $\pm$" in text
+
+
+def test_the_pdfs_keep_their_text(tmp_path):
+    titled = Figure()
+    titled.subplots().set_title("L1 · ‖W_d‖")
+    Report(tmp_path, {}, None).write_figures({"titled": lambda: titled})
+    fonts = (tmp_path / "figures" / "titled.pdf").read_bytes()
+    assert b"/Type /Font" in fonts
+    assert b"/Subtype /Type3" not in fonts
 
 
 def test_verdicts_are_one_row_a_claim_of_the_experiments():

@@ -4,81 +4,22 @@ from functools import partial, reduce
 
 import pandas as pd
 import pytest
-from helpers import theory
 from helpers.paths import ROOT, copied_configuration
+from helpers.theory import changed, evidence
 
 from implicit_em_studies.theory.criteria import CLAIMS
 from implicit_em_studies.theory.explicit_em import EXPLICIT, best, end_of, largest_fall
 from implicit_em_studies.theory.protocol import PROTOCOL
 from implicit_em_studies.theory.study import STUDY
-from implicit_em_studies.theory.volume import CANDIDATES
 
 CONF = ROOT / "conf"
-SEEDS = theory.SEEDS
 EXPERIMENTS = STUDY.experiments
 
 
-def evidence():
-    """What the study would measure if every answer were yes."""
-    runs = [
-        {"candidate": candidate, "lr": rate, "weight": 1.0, "seed": seed}
-        for candidate in CANDIDATES
-        for rate in (1e-3, 3e-3, 1e-2)
-        for seed in SEEDS
-    ]
-    probes = [
-        {"candidate": candidate, "seed": seed, "probe": 0.94 + 0.001 * seed * (candidate != "unit")}
-        for candidate in CANDIDATES
-        for seed in SEEDS
-    ]
-    settled = pd.DataFrame(runs).assign(settled=50.0, dead_units=0)
-    return {
-        "volume": {"runs": settled, "matched": pd.DataFrame(probes)},
-        "depth": {"layers": layers()},
-        "explicit_em": evidence_of_explicit_em(),
-        "reconstruction": theory.reconstruction(),
-        "lse": theory.lse(),
-        "anomaly": theory.anomaly(),
-    }
-
-
-def layers():
-    """Layers of nets that get better upwards, and a little better if trained jointly."""
-    places = [("one", 1, 1, units) for units in (64, 70, 75)]
-    places += [
-        (way, depth, layer, 64)
-        for way in ("turns", "together", "joint")
-        for depth in (2, 3)
-        for layer in range(1, depth + 1)
-    ]
-    rows = [(*place, seed) for place in places for seed in SEEDS]
-    found = pd.DataFrame(rows, columns=["way", "layers", "layer", "units", "seed"])
-    probe = 0.8 + 0.05 * found["layer"] + 0.01 * (found["way"] == "joint")
-    probe += 1e-4 * found["seed"] * found["layer"]
-    found = found.assign(sparse_probe_1=0.7, sparse_probe_5=probe, top_purity=0.6, carried=5.0)
-    return found.assign(agreement=0.6 + 0.01 * found["seed"], chance=0.1)
-
-
-def evidence_of_explicit_em():
-    settings = [("exact", "1"), ("stochastic", "0.3"), ("incremental", "")]
-    settings += [("adam", "0.1"), ("sgd", "16")]
-    rows = [(*setting, seed) for setting in settings for seed in SEEDS]
-    finals = pd.DataFrame(rows, columns=["method", "rate", "seed"]).assign(purity=0.75, nmi=0.5)
-    curves = finals.merge(pd.DataFrame({"pass": range(1, 21)}), "cross")
-    likelihood = 160 + curves["seed"] / 10 - 10 / curves["pass"]
-    likelihood += 5 * (curves["method"] == "stochastic")
-    passes = pd.DataFrame({"seed": SEEDS, "fall": 1e-8, "fall_reference": 0.0})
-    steps = {"seed": SEEDS, "error": 1e-14, "lowest_rate": 30.0, "largest_rate": 400.0}
-    return {
-        "finals": finals,
-        "curves": curves.assign(seconds=0.5 * curves["pass"], likelihood=likelihood),
-        "steps": pd.DataFrame(steps),
-        "passes": passes,
-    }
-
-
-changed, layer = partial(theory.changed, "volume"), partial(theory.changed, "depth", "layers")
-changed_em = partial(theory.changed, "explicit_em")
+volume, em = partial(changed, "volume"), partial(changed, "explicit_em")
+layer, auroc = partial(changed, "depth", "layers"), partial(changed, "anomaly", "aurocs", "auroc")
+said = partial(changed, "lse", "responsibilities")
+rebuilt = partial(changed, "reconstruction", "runs")
 
 
 def slower(factor):
@@ -100,24 +41,16 @@ def both(*changes):
 
 NEVER = float("nan")
 FLIPS = [
-    ("decay_settles", "partly", changed("runs", "settled", NEVER, candidate="decay", lr=1e-2)),
-    ("decay_settles", "no", changed("runs", "settled", NEVER, candidate="decay", seed=2)),
-    ("decay_settles", "partly", changed("runs", "dead_units", 1, candidate="decay", lr=1e-2, seed=2)),
-    ("decay_settles", "no", changed("runs", "dead_units", 1, candidate="decay", seed=2)),
-    ("unit_rows_settle", "partly", changed("runs", "dead_units", 1, candidate="unit", lr=1e-3, seed=2)),
-    ("unit_rows_settle", "no", changed("runs", "settled", NEVER, candidate="unit", seed=2)),
-    ("decay_keeps_the_probe", "partly", changed("matched", "probe", 0.934, candidate="decay", seed=1)),
-    ("decay_keeps_the_probe", "no", changed("matched", "probe", 0.93, candidate="decay")),
-    (
-        "others_do_as_well",
-        "partly",
-        changed("matched", "probe", 0.9, candidate=("hinge", "penalty", "unit")),
-    ),
-    (
-        "others_do_as_well",
-        "no",
-        changed("runs", "dead_units", 1, candidate=("hinge", "penalty", "unit")),
-    ),
+    ("decay_settles", "partly", volume("runs", "settled", NEVER, candidate="decay", lr=1e-2)),
+    ("decay_settles", "no", volume("runs", "settled", NEVER, candidate="decay", seed=2)),
+    ("decay_settles", "partly", volume("runs", "dead_units", 1, candidate="decay", lr=1e-2, seed=2)),
+    ("decay_settles", "no", volume("runs", "dead_units", 1, candidate="decay", seed=2)),
+    ("unit_rows_settle", "partly", volume("runs", "dead_units", 1, candidate="unit", lr=1e-3, seed=2)),
+    ("unit_rows_settle", "no", volume("runs", "settled", NEVER, candidate="unit", seed=2)),
+    ("decay_keeps_the_probe", "partly", volume("matched", "probe", 0.934, candidate="decay", seed=1)),
+    ("decay_keeps_the_probe", "no", volume("matched", "probe", 0.93, candidate="decay")),
+    ("others_do_as_well", "partly", volume("matched", "probe", 0.9, candidate=("hinge", "penalty", "unit"))),
+    ("others_do_as_well", "no", volume("runs", "dead_units", 1, candidate=("hinge", "penalty", "unit"))),
     ("second_layer_reads_better", "partly", layer("sparse_probe_5", 0.8, way="joint", layers=2, layer=2)),
     ("second_layer_reads_better", "partly", layer("sparse_probe_5", 0.95, way="turns", layers=2, layer=1, seed=1)),
     ("second_layer_reads_better", "no", layer("sparse_probe_5", 0.95, way="one", units=70)),
@@ -127,25 +60,50 @@ FLIPS = [
     ("layers_need_not_wait", "no", layer("sparse_probe_5", 0.94, way="together", layers=3, layer=3)),
     ("upper_units_are_mixtures", "partly", layer("carried", 30.0, way="joint", layers=2, layer=2)),
     ("upper_units_are_mixtures", "partly", layer("agreement", 0.1, way="turns", layers=2, layer=2)),
-    (
-        "upper_units_are_mixtures",
-        "no",
-        both(layer("carried", 30.0, way="joint"), layer("agreement", 0.1, way="turns")),
-    ),
-    ("a_step_is_an_m_step", "partly", changed_em("passes", "fall", 1e-5, seed=2)),
-    ("a_step_is_an_m_step", "partly", changed_em("passes", "fall_reference", 1e-10, seed=2)),
-    ("a_step_is_an_m_step", "no", changed_em("steps", "error", 1e-8, seed=2)),
-    ("ahead_after_equal_passes", "partly", changed_em("curves", "likelihood", 170.0, method="adam", **{"pass": 20})),
-    ("ahead_after_equal_passes", "no", changed_em("curves", "likelihood", 170.0, method="sgd")),
-    ("ahead_after_equal_passes", "no", changed_em("curves", "likelihood", 150.0, method="stochastic", seed=1)),
-    ("ahead_after_equal_seconds", "partly", changed_em("curves", "likelihood", 170.0, method="adam", **{"pass": 20})),
-    ("ahead_after_equal_seconds", "no", changed_em("curves", "likelihood", 170.0, method="adam")),
+    ("upper_units_are_mixtures", "no", both(layer("carried", 30.0, way="joint"), layer("agreement", 0.1, way="turns"))),
+    ("a_step_is_an_m_step", "partly", em("passes", "fall", 1e-5, seed=2)),
+    ("a_step_is_an_m_step", "partly", em("passes", "fall_reference", 1e-10, seed=2)),
+    ("a_step_is_an_m_step", "no", em("steps", "error", 1e-8, seed=2)),
+    ("ahead_after_equal_passes", "partly", em("curves", "likelihood", 170.0, method="adam", **{"pass": 20})),
+    ("ahead_after_equal_passes", "no", em("curves", "likelihood", 170.0, method="sgd")),
+    ("ahead_after_equal_passes", "no", em("curves", "likelihood", 150.0, method="stochastic", seed=1)),
+    ("ahead_after_equal_seconds", "partly", em("curves", "likelihood", 170.0, method="adam", **{"pass": 20})),
+    ("ahead_after_equal_seconds", "no", em("curves", "likelihood", 170.0, method="adam")),
     ("ahead_after_equal_seconds", "no", slower(20)),
-    ("components_are_as_good", "partly", changed_em("finals", "purity", 0.73, method="stochastic", seed=1)),
-    ("components_are_as_good", "no", changed_em("finals", "purity", 0.70, method="stochastic")),
-    ("components_are_as_good", "no", changed_em("finals", "purity", 0.80, method="stochastic")),
+    ("components_are_as_good", "partly", em("finals", "purity", 0.73, method="stochastic", seed=1)),
+    ("components_are_as_good", "no", em("finals", "purity", 0.70, method="stochastic")),
+    ("components_are_as_good", "no", em("finals", "purity", 0.80, method="stochastic")),
+    ("the_lead_is_in_directions", "partly", rebuilt("probe_equal", 0.9, variant="l1", target=0.2)),
+    ("the_lead_is_in_directions", "no", rebuilt("probe_equal", 0.9, variant="l1", seed=1)),
+    ("the_lead_is_in_directions", "no", rebuilt("probe_accuracy", 0.95, variant="derived")),
+    ("decay_closes_the_gap", "partly", rebuilt("probe_accuracy", 0.93, variant="derived_decay", target=0.3)),
+    ("decay_closes_the_gap", "no", rebuilt("probe_accuracy", 0.95, variant="l1", seed=2)),
+    ("the_hybrid_beats_l1", "partly", rebuilt("probe_accuracy", 0.94, variant="hybrid_10000_decay", target=0.2)),
+    ("the_hybrid_beats_l1", "no", rebuilt("probe_accuracy", 0.95, variant="l1", seed=2)),
+    ("the_probe_follows_the_variance", "partly", rebuilt("ridge_fvu", 0.01, variant=("random", "hybrid_100", "derived"), target=0.3)),
+    ("the_probe_follows_the_variance", "no", rebuilt("ridge_fvu", 0.01, variant="random")),
+    ("lse_counts", "partly", changed("lse", "regimes", "count_explains", 0.8, decay=0, seed=2)),
+    ("lse_counts", "no", changed("lse", "regimes", "l1_explains", 0.97, decay=0, seed=1)),
+    ("lse_counts", "yes", changed("lse", "regimes", "count_explains", 0.8, decay=0.1)),
+    ("lse_counts", "no", changed("lse", "regimes", "count_explains", 0.2, decay=0, seed=3)),
+    ("a_temperature_gives_meaning", "partly", said("information", 0.4, activation="ReLU", seed=3)),
+    ("a_temperature_gives_meaning", "partly", said("perplexity_share", 0.6, activation="ReLU")),
+    ("a_temperature_gives_meaning", "partly", said("probe_at_one", 0.99, activation="ReLU")),
+    ("a_temperature_gives_meaning", "partly", said("probe_at_one", None, activation="ReLU")),
+    ("a_temperature_gives_meaning", "no", said("information", 0.4)),
+    ("a_temperature_gives_meaning", "no", said("probe_accuracy", 0.9)),
+    ("low_energy_is_a_match", "partly", said("purity_most", 0.6)),
+    ("low_energy_is_a_match", "yes", said("purity_most", 0.6, activation=("Abs", "Square"))),
+    ("low_energy_is_a_match", "no", said("purity_least", 0.15, activation=("Softplus", "Abs", "Square"), seed=2)),
+    ("evidence_beats_references", "yes", auroc(0.95, method="gmm", kind="fashion")),
+    ("evidence_beats_references", "partly", auroc(0.95, method="gmm", kind=("fashion", "digit"))),
+    ("evidence_beats_references", "no", auroc(0.95, method="sae")),
+    ("evidence_beats_references", "no", auroc(0.5, method="today", seed=2)),
+    ("evidence_with_decay_beats_references", "partly", auroc(0.95, kind=("fashion", "digit"))),
+    ("evidence_with_decay_beats_references", "no", auroc(0.5, method="decay")),
+    ("evidence_beats_the_count", "partly", auroc(0.95, method="today_active", kind=("digit", "corrupted"))),
+    ("evidence_beats_the_count", "no", auroc(0.95, method="today_active")),
 ]  # fmt: skip
-FLIPS += theory.FLIPS
 
 
 @pytest.mark.parametrize("key", CLAIMS.by_key)
@@ -162,7 +120,7 @@ def test_a_failing_result_flips_the_verdict(key, verdict, change):
 
 
 def test_another_objective_is_judged_at_the_middle_rate():
-    change = changed("runs", "dead_units", 1, candidate="unit", lr=1e-2)
+    change = volume("runs", "dead_units", 1, candidate="unit", lr=1e-2)
     finding = CLAIMS.by_key["others_do_as_well"].judge(change(evidence()))
     assert finding.measured.startswith("3 of 3")
 
