@@ -39,6 +39,8 @@ def test_what_noise_could_do_is_not_significant():
     noisy = said(families={"derived": 0.94, "topk": 0.9401}, spread=0.01)
     assert "(not significant, p = " in noisy
     assert "(significant" not in noisy
+    assert "significantly better in 0, significantly worse in 0, and undecided in 5" in noisy
+    assert "Derived is significantly" not in noisy
 
 
 def test_the_front_is_counted():
@@ -134,8 +136,9 @@ def test_what_is_not_reached_is_said():
         (sparse, "TopK does not reach 5 %, 10 %, 20 %."),
         (everything, "91.51 %; derived is not compared there with all seeds."),
     ):
-        some = replace(found, finals=found.finals[~lost])
-        assert sentence in " ".join(findings(some))
+        text = " ".join(findings(replace(found, finals=found.finals[~lost])))
+        assert sentence in text
+        assert ("paired tests" in text) == (lost is sparse)
 
 
 def test_families_of_other_widths_are_also_compared_by_their_active_units():

@@ -4,6 +4,7 @@ import json
 import sys
 
 import pytest
+from helpers.lines import one_line
 from helpers.paths import ROOT
 from helpers.wandb_server import ENTITY, inspect
 from matplotlib.figure import Figure
@@ -69,9 +70,10 @@ def test_every_key_of_a_panel_is_one_that_a_run_logs(composed, small, printed, t
         history |= set(header.split(",")) & set(read["summary"])
         images |= pictures(read)
         settings |= flatten(read["config"])
+    (tmp_path / "study" / "figures").mkdir(parents=True)
     for experiment in STUDY.experiments.values():
         for name in experiment.pictures:
-            save_figure(Figure(), picture(tmp_path / "study" / "figures" / f"{name}.png"))
+            save_figure(Figure(), tmp_path / "study" / "figures" / f"{name}.png")
     log_summary(composed(*online), tmp_path / "study", {}, {}, None)
     images |= pictures(read_run(tmp_path / "study"))
 
@@ -121,11 +123,6 @@ def flatten(value, prefix=""):
     }
 
 
-def picture(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
-
-
 def test_a_dashboard_is_over_the_runs_of_its_experiment(printed):
     for view, name in zip(printed(), NAMES, strict=True):
         (runs,) = view["spec"]["section"]["runSets"]
@@ -156,20 +153,13 @@ def test_run_twice_there_is_one_of_each(server, capsys):
 def test_a_server_that_refuses_gives_one_line(fault, server, capsys):
     server.fault = fault
     assert main(CONF) == 1
-    assert only_line(capsys).startswith("error: W&B: ")
-
-
-def only_line(capsys):
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    (line,) = shown.err.splitlines()
-    return line
+    assert one_line(capsys).startswith("error: W&B: ")
 
 
 def test_without_an_account_a_line_says_what_can_be_done(capsys):
     assert main(CONF) == 2
-    assert only_line(capsys) == (
-        "error: W&B is offline (not logged in): run wandb login first, or add --dry-run"
+    assert one_line(capsys) == (
+        "error: W&B is offline (not logged in): run wandb login first, or add --dry-run\n"
     )
 
 
@@ -180,10 +170,10 @@ def test_without_the_package_a_line_says_what_to_install(monkeypatch, capsys):
     monkeypatch.delattr("implicit_em_studies.dashboard.views")
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
     assert main(["--dry-run", *CONF]) == 2
-    assert "wandb-workspaces" in (line := only_line(capsys))
+    assert "wandb-workspaces" in (line := one_line(capsys))
     assert 'pip install -e ".[dashboard]"' in line
 
 
 def test_elsewhere_than_in_the_repository_a_line_says_so(tmp_path, capsys):
     assert main(["--dry-run", "--conf", str(tmp_path)]) == 2
-    assert "logger/wandb.yaml" in only_line(capsys)
+    assert "logger/wandb.yaml" in one_line(capsys)

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
+from helpers.draws import draw
 from helpers.stacking import stacks_give_the_same_bits
 from torch import nn
 from torch.testing import assert_close
@@ -27,11 +28,6 @@ LOSS = {
     "decay": {"_target_": "implicit_em.losses.decay", "weight": DECAY},
     "lower": {"_target_": "implicit_em_studies.theory.depth.lower_terms"},
 }
-
-
-def draw(*shape):
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 def deep(layers=3, joint=True):

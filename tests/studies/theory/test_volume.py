@@ -4,15 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers.draws import draw
 from torch.testing import assert_close
 
 from implicit_em.models import Encoder
 from implicit_em_studies.theory.volume import UnitRows, hinge, matched, penalty
-
-
-def draw(*shape):
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 def test_the_floor_is_what_deviations_lack():
