@@ -192,20 +192,21 @@ def test_families_may_share_a_setting():
     assert {run.sweep for run in stages.finals(stages.picked(chosen))} == {"mine"}
 
 
-def test_a_report_of_another_protocol_is_not_written_over(
-    comparison, changes, tmp_path, monkeypatch
-):
-    shutil.copytree(comparison, tmp_path / "mnist" / "equal_parameters")
-    read = ComparisonProtocol.read
-    monkeypatch.setattr(
-        ComparisonProtocol,
-        "read",
-        lambda *given: read(*given).model_copy(update={"densities": [0.1]}),
-    )
-    with pytest.raises(ConfigError, match="holds the report of another protocol, "):
+@pytest.mark.parametrize(
+    ("note", "message"),
+    [
+        ('{"digest": "other"}', "holds the report of another protocol, other, not "),
+        ("[1]", r"findings\.json: cannot be read: not an object"),
+    ],
+)
+def test_a_report_of_another_protocol_is_not_written_over(note, message, changes, tmp_path):
+    findings = tmp_path / "mnist" / "equal_parameters" / "findings.json"
+    findings.parent.mkdir(parents=True)
+    findings.write_text(note)
+    with pytest.raises(ConfigError, match=message):
         STUDY.run(tmp_path, ["equal_parameters"], changes, workers=1)
-    left = (tmp_path / "mnist" / "equal_parameters" / "report.md").read_text()
-    assert left == (comparison / "report.md").read_text()
+    assert findings.read_text() == note
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [findings]
 
 
 def test_data_without_labels_are_refused_before_anything_trains(changes, tmp_path):
@@ -306,13 +307,6 @@ def test_a_mistake_in_the_file_is_named(written, instead, message, tmp_path):
     (tmp_path / "compare.yaml").write_text(text.replace(written, instead))
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
         ComparisonProtocol.read(tmp_path)
-
-
-def test_a_damaged_note_is_said(changes, tmp_path):
-    (tmp_path / "mnist" / "equal_parameters").mkdir(parents=True)
-    (tmp_path / "mnist" / "equal_parameters" / "findings.json").write_text("[1]")
-    with pytest.raises(ConfigError, match=r"findings\.json: cannot be read: not an object"):
-        STUDY.run(tmp_path, ["equal_parameters"], changes)
 
 
 @pytest.fixture(scope="module")
