@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from types import ModuleType
 from typing import ClassVar
 
@@ -26,33 +26,6 @@ OTHER_MEASURES = {
     "sparse_probe_5": ("sparse probe of 5 units", 1),
 }
 ENOUGH = 2  # densities at which the derived model has to be on the front; fixed before any run
-
-
-@dataclass(frozen=True)
-class FamiliesContent(Content[ComparisonResults]):
-    """The families at matched density."""
-
-    weights: Mapping[str, np.ndarray]  # rows (K, D) of each family at ``results.shown_density``
-    sample_shape: tuple[int, ...]
-    training: str  # optimizers and schedules of the runs
-
-    text: ClassVar[ModuleType] = text_tables
-    matched: ClassVar[ModuleType] = pairs
-
-    @cached_property
-    def findings(self) -> list[str]:
-        """What the tables say, one sentence each."""
-        return findings(self.results)
-
-    @property
-    def figures(self) -> Mapping[str, Callable[[], Figure]]:
-        """Functions that draw the figures, by name."""
-        return {
-            "pareto": partial(figures.quality_over_density, self.results),
-            "grids": partial(figures.grids, self.results),
-            "features": partial(figures.features, self.weights, self.sample_shape),
-            "histograms": partial(figures.histograms, self.results, self.results.shown_density),
-        }
 
 
 def findings(results: ComparisonResults) -> list[str]:
@@ -83,6 +56,30 @@ def findings(results: ComparisonResults) -> list[str]:
         },
         diverged=results.diverged.groupby(["family", "settings"], sort=False)["seed"].agg(list),
     )
+
+
+@dataclass(frozen=True)
+class FamiliesContent(Content[ComparisonResults]):
+    """The families at matched density."""
+
+    say = staticmethod(findings)
+
+    weights: Mapping[str, np.ndarray]  # rows (K, D) of each family at ``results.shown_density``
+    sample_shape: tuple[int, ...]
+    training: str  # optimizers and schedules of the runs
+
+    text: ClassVar[ModuleType] = text_tables
+    matched: ClassVar[ModuleType] = pairs
+
+    @property
+    def figures(self) -> Mapping[str, Callable[[], Figure]]:
+        """Functions that draw the figures, by name."""
+        return {
+            "pareto": partial(figures.quality_over_density, self.results),
+            "grids": partial(figures.grids, self.results),
+            "features": partial(figures.features, self.weights, self.sample_shape),
+            "histograms": partial(figures.histograms, self.results, self.results.shown_density),
+        }
 
 
 def _best_control(results: ComparisonResults) -> pd.Series | None:

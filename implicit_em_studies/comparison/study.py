@@ -146,14 +146,12 @@ def _prepare(
     protocol: ComparisonProtocol, request: Request, overrides: Sequence[str], trial: str | None
 ) -> list[ComparisonPart]:
     """Compose and check the runs of all parts."""
-    conf = request.conf
 
     @cache
     def settings(dataset: str, names: tuple[str, ...], grids: str) -> list[planning.Setting]:
         log.info("%s: composing the runs of %s", dataset, ", ".join(names))
-        return planning.compose_settings(
-            names, json.loads(grids), conf, [f"data={dataset}", *overrides]
-        )
+        always = [f"data={dataset}", *overrides]
+        return planning.compose_settings(names, json.loads(grids), request.conf, always)
 
     prepared: list[ComparisonPart] = []
     for dataset, part in protocol.chosen(request.words):
@@ -163,14 +161,14 @@ def _prepare(
             names = (*CURVE, *protocol.knobs)
             varied = settings(dataset, names, json.dumps(protocol.knob_grids))
             stages = ComparisonStages(protocol, part, runs, varied, ())
-            prepared.append(KnobsPart(stages, dataset, results, conf, trial))
+            prepared.append(KnobsPart(stages, dataset, results, request.conf, trial))
         else:
             own = protocol.of_part(part)
             grids = json.dumps(own.grids)
             families = settings(dataset, tuple(own.families), grids)
             controls = settings(dataset, tuple(own.controls), grids)
             stages = ComparisonStages(own, part, runs, families, controls)
-            prepared.append(FamiliesPart(stages, dataset, results, conf, trial))
+            prepared.append(FamiliesPart(stages, dataset, results, request.conf, trial))
     return prepared
 
 

@@ -5,13 +5,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
-from implicit_em_studies.shared.protocol import (
-    Distinct,
-    Protocol,
-    Some,
-    named,
-    refuse_others,
-)
+from implicit_em_studies.shared.protocol import Distinct, Protocol, Some, named, refuse_others
 
 L0 = "model.l0"
 HARVEST, CAUSAL = "harvest", "causal"

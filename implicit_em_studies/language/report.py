@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,20 +28,41 @@ OF_FINALS = (
 OF_PROBES = "probe_"
 
 
+def findings(results: LanguageResults) -> list[str]:
+    """Return what the tables say, one sentence each."""
+    finals, controls, permuted = map(summed, (results.finals, results.controls, results.permuted))
+    missed, reference = finals[finals[REACHED] == 0], results.protocol.reference
+    return sentences(
+        "implicit_em_studies.language",
+        "findings.md.j2",
+        significant=SIGNIFICANT,
+        reference=reference,
+        rival=RIVAL,
+        against_rival=_against_rival(results),
+        measures={name: MEASURES[name].title for name in results.tests},
+        matched={n: t for n, t in results.tests.items() if reference in set(t.at["family"])},
+        controls=_best(controls),
+        permuted=_gaps(finals[finals["target"] == results.tuned_at], permuted),
+        tuned_at=results.tuned_at,
+        dead=finals.groupby("family", sort=False)["units_dead"].max(),
+        stability=results.stability.set_index("family")["stability"].dropna(),
+        aimed=int(finals["l0_target"].notna().sum()),
+        missed=missed.groupby("family", sort=False).size(),
+        diverged=results.tuning[results.tuning["ridge_fvu"].isna()].groupby("family").size(),
+    )
+
+
 @dataclass(frozen=True)
 class LanguageContent(Content[LanguageResults]):
     """The families on one language model."""
+
+    say = staticmethod(findings)
 
     name: str  # of the language model
     weights: str  # where they are
     data: Mapping[str, Any]  # settings of the finals' data
     passes: int  # over the training tokens
     training: str  # optimizers and schedules of the runs
-
-    @cached_property
-    def findings(self) -> list[str]:
-        """What the tables say, one sentence each."""
-        return findings(self.results)
 
     @property
     def figures(self) -> Mapping[str, Callable[[], Figure]]:
@@ -94,30 +115,6 @@ def _at(table: pd.DataFrame, l0: int, columns: Sequence[str]) -> pd.DataFrame:
     """Return the runs at an L0 as means ± deviations over seeds."""
     found = summed(table[table["target"] == l0]) if len(table) else table
     return mean_over_seeds(found, [name for name in columns if name in found])
-
-
-def findings(results: LanguageResults) -> list[str]:
-    """Return what the tables say, one sentence each."""
-    finals, controls, permuted = map(summed, (results.finals, results.controls, results.permuted))
-    missed, reference = finals[finals[REACHED] == 0], results.protocol.reference
-    return sentences(
-        "implicit_em_studies.language",
-        "findings.md.j2",
-        significant=SIGNIFICANT,
-        reference=reference,
-        rival=RIVAL,
-        against_rival=_against_rival(results),
-        measures={name: MEASURES[name].title for name in results.tests},
-        matched={n: t for n, t in results.tests.items() if reference in set(t.at["family"])},
-        controls=_best(controls),
-        permuted=_gaps(finals[finals["target"] == results.tuned_at], permuted),
-        tuned_at=results.tuned_at,
-        dead=finals.groupby("family", sort=False)["units_dead"].max(),
-        stability=results.stability.set_index("family")["stability"].dropna(),
-        aimed=int(finals["l0_target"].notna().sum()),
-        missed=missed.groupby("family", sort=False).size(),
-        diverged=results.tuning[results.tuning["ridge_fvu"].isna()].groupby("family").size(),
-    )
 
 
 def _against_rival(results: LanguageResults) -> dict[str, list[str]]:

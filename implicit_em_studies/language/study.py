@@ -143,10 +143,8 @@ class LanguagePart(TunedPart[LanguageProtocol]):
 
     def _controls(self, runs: Sequence[Run], workers: int) -> pd.DataFrame:
         """Measure the controls with as many entries of a code as each L0."""
-        tables = [
-            measuring.quality_of(self.protocol.tokens, k).of(runs, workers).assign(target=k)
-            for k in self.protocol.l0
-        ]
+        tokens, l0 = self.protocol.tokens, self.protocol.l0
+        tables = [measuring.quality_of(tokens, k).of(runs, workers).assign(target=k) for k in l0]
         return pd.concat(tables, ignore_index=True)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -22,16 +22,35 @@ OF_FINALS = (
 )
 
 
+def findings(results: RecoveryResults) -> list[str]:
+    """Return what the tables say, one sentence each."""
+    protocol = results.protocol
+    controls = results.controls.groupby(["cell", "family"], sort=False)[FOUND].mean()
+    diverged = results.tuning[results.tuning["ridge_fvu"].isna()]
+    aimed = results.finals.dropna(subset="l0_target")
+    missed = aimed[aimed["l0_reached"] != 1]
+    return sentences(
+        "implicit_em_studies.recovery",
+        "findings.md.j2",
+        significant=pairs.SIGNIFICANT,
+        reference=protocol.reference,
+        matched={criterion: results.tests(criterion) for criterion in protocol.criteria},
+        best_control=controls.idxmax() if len(controls) else None,
+        controls=controls,
+        gaps=_gaps(results),
+        aimed=len(aimed),
+        missed=missed.groupby("family", sort=False).size(),
+        diverged=diverged.groupby("family", sort=False).size(),
+    )
+
+
 @dataclass(frozen=True)
 class RecoveryContent(Content[RecoveryResults]):
     """The families in every cell."""
 
-    training: str  # optimizers and schedules of the runs
+    say = staticmethod(findings)
 
-    @cached_property
-    def findings(self) -> list[str]:
-        """What the tables say, one sentence each."""
-        return findings(self.results)
+    training: str  # optimizers and schedules of the runs
 
     @property
     def figures(self) -> Mapping[str, Callable[[], Figure]]:
@@ -106,28 +125,6 @@ class RecoveryContent(Content[RecoveryResults]):
         """Return the controls of a cell as text."""
         own = rows_of(self.results.controls, cell=cell)
         return mean_over_seeds(own, OF_CONTROLS).drop(columns="settings")
-
-
-def findings(results: RecoveryResults) -> list[str]:
-    """Return what the tables say, one sentence each."""
-    protocol = results.protocol
-    controls = results.controls.groupby(["cell", "family"], sort=False)[FOUND].mean()
-    diverged = results.tuning[results.tuning["ridge_fvu"].isna()]
-    aimed = results.finals.dropna(subset="l0_target")
-    missed = aimed[aimed["l0_reached"] != 1]
-    return sentences(
-        "implicit_em_studies.recovery",
-        "findings.md.j2",
-        significant=pairs.SIGNIFICANT,
-        reference=protocol.reference,
-        matched={criterion: results.tests(criterion) for criterion in protocol.criteria},
-        best_control=controls.idxmax() if len(controls) else None,
-        controls=controls,
-        gaps=_gaps(results),
-        aimed=len(aimed),
-        missed=missed.groupby("family", sort=False).size(),
-        diverged=diverged.groupby("family", sort=False).size(),
-    )
 
 
 def _gaps(results: RecoveryResults) -> pd.Series:

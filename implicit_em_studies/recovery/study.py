@@ -74,7 +74,9 @@ class RecoveryPart(TunedPart[RecoveryProtocol]):
 
         A setting that is refused in any cell is refused in the one with the fewest units.
         """
-        fewest = {self.protocol.grids_of(cell): cell for cell in self._by_units()}.values()
+        units = {cell: self.protocol.of_cell(cell)["model.hidden"] for cell in self.cells}
+        by_units = sorted(self.cells, key=lambda cell: -units[cell])  # the fewest come last
+        fewest = {self.protocol.grids_of(cell): cell for cell in by_units}.values()
         for cell in self.cells:
             log.info("%s: checking the runs", cell)
             stages = self.stages(cell)
@@ -83,19 +85,13 @@ class RecoveryPart(TunedPart[RecoveryProtocol]):
             runs = (*stages.grids(), *stages.possible_finals(), *stages.controls())
             yield from (run for run in runs if not run.completed)
 
-    def _by_units(self) -> list[str]:
-        """Return the cells, those with the fewest units last."""
-        units = {cell: self.protocol.of_cell(cell)["model.hidden"] for cell in self.cells}
-        return sorted(self.cells, key=lambda cell: -units[cell])
-
     def run(self, command: str, workers: int) -> Path:
         """Tune, choose and train the finals of each cell; write tables, figures and report."""
         found, runs_of_cells = zip(*(self._cell(cell, workers) for cell in self.cells), strict=True)
         tables = [pd.concat(of_cells, ignore_index=True) for of_cells in zip(*found, strict=True)]
         runs = list(chain(*runs_of_cells))
-        content = RecoveryContent(
-            RecoveryResults(self.protocol, *tables), planning.training_of(runs)
-        )
+        results = RecoveryResults(self.protocol, *tables)
+        content = RecoveryContent(results, planning.training_of(runs))
         return self.write(content, runs, command, cells=self.cells)
 
     def _cell(self, cell: str, workers: int) -> tuple[list[pd.DataFrame], list[Run]]:
@@ -122,10 +118,10 @@ def _prepare(
     cells = protocol.chosen(request.words)
     log.info("composing the runs of %s", ", ".join(protocol.families))
 
+    always = ["data=superposition", *overrides]
+
     def composed(names: Sequence[str], grids: Mapping[str, Any]) -> list[planning.Setting]:
-        return planning.compose_settings(
-            names, grids, request.conf, ["data=superposition", *overrides]
-        )
+        return planning.compose_settings(names, grids, request.conf, always)
 
     settings = {
         "grids": composed(protocol.families, protocol.grids),

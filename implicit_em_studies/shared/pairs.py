@@ -102,12 +102,9 @@ class Matched:
                 continue
             ordered = records(complete.sort_values("mean", ascending=False, kind="stable"))
             others = [row for row in ordered if row["family"] != self.reference]
-            yield Leader(
-                target_text(target, self.unit),
-                next(iter(ordered), None),
-                next(iter(others), None),
-                len(others) < len(ordered),
-            )
+            best, rival = (next(iter(rows), None) for rows in (ordered, others))
+            where, there = target_text(target, self.unit), len(others) < len(ordered)
+            yield Leader(where, best, rival, there)
 
     @property
     def tests(self) -> pd.DataFrame:

@@ -177,16 +177,16 @@ class Stages(ABC, Generic[P]):
 
     def finals(self, chosen: Sequence[Setting], **more: Any) -> list[Run]:
         """Return the runs of the chosen settings, with ``more`` settings, once per seed."""
-        return [
-            self.run(*setting, {**self.protocol.finals, **more, "seed": seed})
-            for setting in chosen
-            for seed in self.protocol.seeds
-        ]
+        seeds = self.protocol.seeds
+        return [self._final(one, seed, **more) for one in chosen for seed in seeds]
 
     def possible_finals(self, **more: Any) -> list[Run]:
         """Return one final of each family; a mistake in it is a mistake in all of them."""
-        settings = {**self.protocol.finals, **more, "seed": self.protocol.seeds[0]}
-        return [self.run(*setting, settings) for setting in one_of_each_family(self.settings)]
+        seed, families = self.protocol.seeds[0], one_of_each_family(self.settings)
+        return [self._final(one, seed, **more) for one in families]
+
+    def _final(self, setting: Setting, seed: int, **more: Any) -> Run:
+        return self.run(*setting, {**self.protocol.finals, **more, "seed": seed})
 
     def controls(self) -> list[Run]:
         """Return the runs of the controls, once per seed if they draw random numbers."""

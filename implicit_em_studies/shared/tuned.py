@@ -52,11 +52,12 @@ class Content(Generic[R]):
     results: R
 
     template: ClassVar[str] = "report.md.j2"
+    say: ClassVar[Any]  # function of the results, for the findings
 
     @cached_property
-    @abstractmethod
     def findings(self) -> list[str]:
         """What the tables say, one sentence each."""
+        return type(self).say(self.results)
 
     @property
     def tables(self) -> Mapping[str, pd.DataFrame]:
