@@ -60,9 +60,8 @@ def _band(
     seeds = runs.groupby("seed")
     first, last = seeds[density].min().max(), seeds[density].max().min()
     grid = np.geomspace(first, last, POINTS) if 0 < first < last else np.array([])
-    curves = np.array(
-        [[at_density(rows[density], rows[value], x, ENDS) for x in grid] for _, rows in seeds]
-    )
+    of_seeds = [(rows[density], rows[value]) for _, rows in seeds]
+    curves = np.array([[at_density(*curve, x, ENDS) for x in grid] for curve in of_seeds])
     middle = curves.mean(0)
     spread = curves.std(0, ddof=1) if len(curves) > 1 else np.zeros_like(middle)
     low, high = 100 * (middle - spread), 100 * (middle + spread)

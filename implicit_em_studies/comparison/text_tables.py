@@ -40,10 +40,8 @@ def chosen_table(results: ComparisonResults) -> pd.DataFrame:
 
 def fronts_table(results: ComparisonResults) -> pd.DataFrame:
     """Return the families on the Pareto fronts of grids and finals, by density."""
-    grids, finals = (
-        results.fronts()[name].set_index("target")["families"] for name in ("tuning", "finals")
-    )
-    table = pd.DataFrame({"grids, validation": grids, "finals, test": finals})
+    on = {name: front.set_index("target")["families"] for name, front in results.fronts().items()}
+    table = pd.DataFrame({"grids, validation": on["tuning"], "finals, test": on["finals"]})
     table = table.map(lambda families: ", ".join(map(name_of, families)) or "–")
     return table.rename(index=percent).rename_axis("near").reset_index()
 

@@ -69,8 +69,7 @@ def subplots(rows: int, columns: int, height: float, **options: Any) -> tuple[Fi
 def legend_below(figure: Figure, axes: Axes, columns: int | None = None, **look: Any) -> None:
     """Write the legend of a panel below all panels, by default on one line."""
     handles, labels = axes.get_legend_handles_labels()
-    columns = columns or len(labels)
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, **look)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns or len(labels), **look)
 
 
 def plain_logarithm(axis: Axis) -> None:

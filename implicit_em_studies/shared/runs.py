@@ -187,12 +187,10 @@ def has_diverged(run: Run) -> bool:
 
 
 def _stacks(runs: Sequence[Run]) -> Iterator[list[Run]]:
-    batches: dict[str, list[Run]] = {}
-    for run in runs:
-        batches.setdefault(run.batch, []).append(run)
-    for batch in batches.values():
-        for positions in groups([run.spec for run in batch]):
-            yield [batch[position] for position in positions]
+    for batch in dict.fromkeys(run.batch for run in runs):
+        own = [run for run in runs if run.batch == batch]
+        for positions in groups([run.spec for run in own]):
+            yield [own[position] for position in positions]
 
 
 def _train(run: Run, tags: Sequence[str]) -> str | None:
