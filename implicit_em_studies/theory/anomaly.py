@@ -29,7 +29,7 @@ from implicit_em_studies.shared import figures as style
 from implicit_em_studies.shared.experiment import Experiment, Shown, Tables
 from implicit_em_studies.shared.measurements import Measurement
 from implicit_em_studies.shared.runs import Run
-from implicit_em_studies.shared.tables import over_runs
+from implicit_em_studies.shared.tables import over_runs, rows_of
 
 log = logging.getLogger(__name__)
 
@@ -213,17 +213,15 @@ def measure(runs: Sequence[Run]) -> Tables:
 
     References are fitted once for each seed and digit. Without Fashion-MNIST, its task is left out.
     """
-    there = True
+    schema = "1 with Fashion-MNIST"
     try:
         fashion(runs[0].spec.settings["data"]["root"])
     except ConfigError as error:
-        there = False
+        schema = "1 without Fashion-MNIST"
         log.info("Fashion-MNIST is left out; data/README.md says where to put it: %s", error)
-    schema = f"1 {'with' if there else 'without'} Fashion-MNIST"
     own = Measurement("anomaly", schema, _by_model).of(runs, cores())
-    once = [
-        run for run in runs if run.sweep == "anomaly_derived" and run.cfg.loss.decay.weight == 0
-    ]
+    derived = [run for run in runs if run.sweep == "anomaly_derived"]
+    once = [run for run in derived if run.cfg.loss.decay.weight == 0]
     references = Measurement("references", schema, _by_references).of(once, cores())
     return {"aurocs": pd.concat([_rows(own), _rows(references)], ignore_index=True)}
 
@@ -233,8 +231,8 @@ def _rows(wide: pd.DataFrame) -> pd.DataFrame:
     columns = [name for name in wide.columns.astype(str) if " " in name]
     rows = wide.melt("seed", columns, value_name="auroc").dropna(subset="auroc")
     rows[["method", "task"]] = rows["variable"].str.split(" ", expand=True)
-    kinds = [_kind(task) for task in rows["task"]]
-    return rows.assign(kind=kinds)[["method", "kind", "task", "seed", "auroc"]]
+    rows["kind"] = rows["task"].map(_kind)
+    return rows[["method", "kind", "task", "seed", "auroc"]]
 
 
 def _kind(task: str) -> str:
@@ -247,31 +245,28 @@ def over_tasks(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Return one row for each method: its AUROC in each column of ``_columns``, over the seeds."""
-    columns = _columns(table)
-    rows = []
-    for method, name in METHODS.items():
-        values = {key: of[of["method"] == method]["auroc"] for key, of in columns.items()}
-        texts = {key: over_runs(column, ".3f") for key, column in values.items()}
-        rows.append({"score": name, **texts})
-    return pd.DataFrame(rows)
+    """Return one row for each method: its AUROC in each kind of task and each corruption."""
+    texts = _over_seeds(table, partial(over_runs, form=".3f")).fillna("–")
+    return texts.rename(METHODS).rename_axis("score").reset_index()
 
 
-def _columns(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return the AUROCs, a row for each method and seed, by the tasks' names in print."""
+def _over_seeds(table: pd.DataFrame, value: Callable[[pd.Series], Any]) -> pd.DataFrame:
+    """Return a value of the AUROCs over the seeds: a row a method, then a column a kind and task.
+
+    The tasks are the corruptions. The columns have the names that are printed.
+    """
     kinds = over_tasks(table)
-    shown = {name: kinds[kinds["kind"] == kind] for kind, name in KINDS.items()}
-    of_corruptions = table[table["kind"] == "corrupted"]
-    shown |= {str(task): rows for task, rows in of_corruptions.groupby("task", sort=False)}
-    return {name: rows for name, rows in shown.items() if len(rows)}
+    shown = {name: rows_of(kinds, kind=kind) for kind, name in KINDS.items()}
+    corruptions = rows_of(table, kind="corrupted").groupby("task", sort=False)
+    shown |= {str(task): rows for task, rows in corruptions}
+    by_name = {n: rows.groupby("method")["auroc"].agg(value) for n, rows in shown.items()}
+    return pd.DataFrame(by_name).reindex(list(METHODS)).dropna(axis=1, how="all")
 
 
 def scores(tables: Tables) -> Figure:
     """Draw the mean AUROC of each score in each kind of task, and for each corruption."""
     figure, axes = style.subplots(1, 1, 4.2)
-    columns = _columns(tables["aurocs"])
-    means = pd.DataFrame({k: rows.groupby("method")["auroc"].mean() for k, rows in columns.items()})
-    means = means.reindex(list(METHODS))
+    means = _over_seeds(tables["aurocs"], pd.Series.mean)
     axes.imshow(means, cmap="RdBu_r", vmin=0, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(means.to_numpy()):
         colour = "white" if abs(value - 0.5) > 0.35 else style.BLACK
@@ -300,10 +295,8 @@ DRAWN = {
 def digits(tables: Tables) -> Figure:
     """Draw the AUROC of each held-out digit, means over the seeds."""
     figure, axes = style.subplots(1, 1, 3.0)
-    table = tables["aurocs"].query("kind == 'digit'")
-    means = (
-        table.assign(digit=table["task"].astype(int)).groupby(["method", "digit"])["auroc"].mean()
-    )
+    table = tables["aurocs"].query("kind == 'digit'").astype({"task": int})
+    means = table.groupby(["method", "task"])["auroc"].mean()
     for place, (method, (colour, marker)) in enumerate(DRAWN.items()):
         own = means[method]
         shift = 0.1 * (place - len(DRAWN) // 2)

@@ -190,20 +190,18 @@ def _layers(run: Run) -> dict[str, Any]:
     with torch.no_grad():
         train, test = (model.each(x) if deep else [model(x)] for x in (train_x, test_x))
         weights = [linear.weight for linear in (model.linears if deep else [model.linear])]
+    classes = [top_classes(test_NK.numpy(), test_labels.numpy()) for test_NK in test]
     rows: list[dict[str, Any]] = []
-    lower_classes_JC = None
-    for weight, train_NK, test_NK in zip(weights, train, test, strict=True):
+    for layer, (weight, train_NK, test_NK) in enumerate(zip(weights, train, test, strict=True)):
         measures: dict[str, Any] = quality(
             Encoded(train_x.numpy(), train_labels.numpy(), train_NK.numpy()),
             Encoded(test_x.numpy(), test_labels.numpy(), test_NK.numpy()),
             threads=run.cfg.trainer.threads,
         )
-        classes_KC = top_classes(test_NK.numpy(), test_labels.numpy())
-        measures["top_purity"] = top_purity(classes_KC)
-        if lower_classes_JC is not None:
-            measures |= mixture(weight.detach().numpy(), classes_KC, lower_classes_JC)
-        lower_classes_JC = classes_KC
-        rows.append({"layers": len(weights), "layer": len(rows) + 1, "units": len(weight)})
+        measures["top_purity"] = top_purity(classes[layer])
+        if layer:
+            measures |= mixture(weight.detach().numpy(), classes[layer], classes[layer - 1])
+        rows.append({"layers": len(weights), "layer": layer + 1, "units": len(weight)})
         rows[-1] |= {key: None if pd.isna(value) else value for key, value in measures.items()}
     return {"rows": rows}
 

@@ -180,11 +180,10 @@ def probes_at_one(table: pd.DataFrame) -> list[float]:
     ReLU is trained with several weights of LSE, which move its density. The other activations are
     hardly ever 0.
     """
-    at_one = table[table["temperature"] == 1]
-    curves = dict(list(at_one.groupby(["activation", "decay", "seed"])))
     found = []
     for row in records(table):
-        curve = curves[row["activation"], row["decay"], row["seed"]]
+        alike = {key: row[key] for key in ("activation", "decay", "seed")}
+        curve = rows_of(table, temperature=1, **alike)
         alone = len(curve) == 1
         found.append(curve["probe_accuracy"].iloc[0] if alone else probe_at(row["density"], curve))
     return found
@@ -250,13 +249,11 @@ def where(tables: Tables) -> Figure:
     }
     figure, panels = style.subplots(1, len(OBJECTIVES), 2.5, sharey=True)
     for axes, (decay, title) in zip(panels, OBJECTIVES.items(), strict=True):
-        means = relu[relu["decay"] == decay].groupby("weight")[list(looks)].mean()
-        positions, bottom = np.arange(len(means)), np.zeros(len(means))
+        shares = 100 * rows_of(relu, decay=decay).groupby("weight")[list(looks)].mean()
+        bottoms, positions = shares.cumsum(axis=1) - shares, range(len(shares))
         for key, (label, colour) in looks.items():
-            heights = 100 * means[key].to_numpy()
-            axes.bar(positions, heights, 0.7, bottom, color=colour, label=label)
-            bottom += heights
-        axes.set_xticks(positions, [f"{weight:g}" for weight in means.index])
+            axes.bar(positions, shares[key], 0.7, bottoms[key], color=colour, label=label)
+        axes.set_xticks(positions, shares.index.map("{:g}".format))
         axes.set(title=title, xlabel="weight of LSE")
     panels[0].set_ylabel("active energies (%)")
     style.legend_below(figure, panels[0])
@@ -267,12 +264,11 @@ def fits(tables: Tables) -> Figure:
     """Draw ``LSE + log K`` of samples over its three forms, in one run of each objective."""
     figure, panels = style.subplots(1, len(FORMS), 2.8, sharey=True)
     samples = tables["samples"]
-    ends = np.array([samples["excess"].min(), samples["excess"].max()])
+    ends = samples["excess"].agg(["min", "max"])
+    colours = dict(zip(OBJECTIVES, (style.BLACK, style.VERMILION), strict=True))
     for axes, (form, title) in zip(panels, FORMS.items(), strict=True):
-        for colour, (decay, name) in zip(
-            (style.BLACK, style.VERMILION), OBJECTIVES.items(), strict=True
-        ):
-            own = samples[samples["decay"] == decay]
+        for decay, colour in colours.items():
+            own, name = rows_of(samples, decay=decay), OBJECTIVES[decay]
             axes.plot(own[form], own["excess"], ".", color=colour, ms=2, label=name)
         axes.plot(ends, ends, color=style.GREY, lw=0.8, label="equal")
         axes.set_xlabel(title)
@@ -293,7 +289,7 @@ LINES = {
 def temperatures(tables: Tables) -> Figure:
     """Draw what responsibilities are over the temperature, with weight decay."""
     found = tables["responsibilities"]
-    sweep = found[(found["decay"] > 0) & (found["weight"] == 1)]
+    sweep = found.query("decay > 0 and weight == 1")
     measures = {
         "perplexity": ("perplexity", 1),
         "information": ("said of the label (%)", 100),
@@ -317,7 +313,7 @@ def matches(tables: Tables) -> Figure:
     """Draw the purity of the least-energy and of the largest-energy unit of each activation."""
     figure, axes = style.subplots(1, 1, 2.5)
     found = tables["responsibilities"].query("temperature == 1 and weight == 1")
-    shown = found[(found["decay"] > 0) | (found["activation"] == "Mixture")]
+    shown = found.query("decay > 0 or activation == 'Mixture'")
     looks = {
         "purity_least": ("least energy", style.BLUE, -0.2),
         "purity_most": ("largest energy", style.ORANGE, 0.2),

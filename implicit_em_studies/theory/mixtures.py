@@ -181,11 +181,9 @@ def gradient_against_m_step(x_ND: Tensor, fit: Fit) -> dict[str, float]:
         r_NK = (weights_K.log() - distances_NK.square() / 2).softmax(1)
         shares_K = r_NK.mean(0)
         expected_KD = r_NK.T @ x_ND / (len(x_ND) * shares_K[:, None])
-        errors = (
-            (means_KD - slope_KD / shares_K[:, None] - expected_KD).abs().max()
-            / expected_KD.abs().max(),
-            (weights_K - slope_K - shares_K).abs().max() / shares_K.max(),
-        )
+        of_means = (means_KD - slope_KD / shares_K[:, None] - expected_KD).abs().max()
+        of_weights = (weights_K - slope_K - shares_K).abs().max()
+        errors = of_means / expected_KD.abs().max(), of_weights / shares_K.max()
         return {
             "error": float(torch.stack(errors).max()),
             "lowest_rate": float(1 / shares_K.max()),

@@ -6,6 +6,7 @@ LSE in the rest.
 """
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -105,12 +106,11 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
         "unexplained variance (%)": ("ridge_fvu", ".1f"),
     }
     rows = []
-    for target in DENSITIES:
-        for key, name in VARIANTS.items():
-            group = rows_of(runs, target=target, variant=key)
-            if len(group):
-                place = {"at": f"{100 * target:.0f} %", "model": name}
-                rows.append(place | in_words(group, columns))
+    for target, (key, name) in product(DENSITIES, VARIANTS.items()):
+        group = rows_of(runs, target=target, variant=key)
+        if len(group):
+            place = {"at": f"{100 * target:.0f} %", "model": name}
+            rows.append(place | in_words(group, columns))
     return pd.DataFrame(rows)
 
 
@@ -118,7 +118,6 @@ def variances(tables: Tables) -> Figure:
     """Draw the probe over the unexplained variance, at each density."""
     figure, panels = style.subplots(1, len(DENSITIES), 3.2, sharey=True)
     runs = tables["runs"]
-    kinds = [name.partition("_")[0] for name in VARIANTS]
     looks = {
         "l1": style.BLACK,
         "placed": style.GREY,
@@ -128,10 +127,10 @@ def variances(tables: Tables) -> Figure:
     }
     marks = dict(zip(VARIANTS, "ososDos^D", strict=True))
     for axes, target in zip(panels, DENSITIES, strict=True):
-        for (key, name), kind in zip(VARIANTS.items(), kinds, strict=True):
-            own = rows_of(runs, target=target, variant=key)
+        for key, name in VARIANTS.items():
+            own, colour = rows_of(runs, target=target, variant=key), looks[key.partition("_")[0]]
             x, y = 100 * own["ridge_fvu"], 100 * own["probe_accuracy"]
-            axes.plot(x, y, marks[key], color=looks[kind], ms=4, mfc="none", label=name)
+            axes.plot(x, y, marks[key], color=colour, ms=4, mfc="none", label=name)
         axes.set(title=f"{100 * target:.0f} % active", xlabel="unexplained variance (%)")
     panels[0].set(ylabel="probe accuracy (%)")
     style.legend_below(figure, panels[0], 3)

@@ -83,14 +83,12 @@ class UnitRows(Encoder):
 
 def measure(runs: Sequence[Run]) -> Tables:
     """Return ``runs``, one row each, and ``matched``: probes at the density of the paper's."""
-    every = pd.concat(
-        [
-            table(runs, [f"volume_{name}", f"volume_{name}_rates"]).assign(candidate=name)
-            for name in CANDIDATES
-        ],
-        ignore_index=True,
-    )
-    every["settled"] = [_settled(directory) for directory in every["directory"]]
+    of_each = [
+        table(runs, [f"volume_{name}", f"volume_{name}_rates"]).assign(candidate=name)
+        for name in CANDIDATES
+    ]
+    every = pd.concat(of_each, ignore_index=True)
+    every["settled"] = every["directory"].map(_settled)
     columns = ["candidate", "lr", "weight", "seed", "settled", "dead_units", "density"]
     every = every[[*columns, "probe_accuracy", "redundancy", "final_loss", "directory"]]
     return {"runs": every.drop(columns="directory"), "matched": matched(every), **_curves(every)}
@@ -158,21 +156,19 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
 
 def settling(tables: Tables) -> Figure:
     """Draw the loss, and how far rows get in ten epochs against one, with and without decay."""
-    figure, panels = style.subplots(1, 2, 3.4)
+    figure, (left, right) = style.subplots(1, 2, 3.4)
     looks = {"today": style.BLACK, "decay": style.VERMILION}
-    lines = ["-", "--", ":"]
     for candidate, colour in looks.items():
-        curves = tables["curves"][tables["curves"]["candidate"] == candidate]
-        for line, (rate, curve) in zip(lines, curves.groupby("lr"), strict=False):
+        curves = rows_of(tables["curves"], candidate=candidate).set_index("epoch").groupby("lr")
+        for line, (rate, curve) in zip(["-", "--", ":"], curves, strict=False):
             label = f"{CANDIDATES[candidate]}, rate {rate:g}"
-            panels[0].plot(curve["epoch"], curve["train/loss"], line, color=colour, label=label)
-            ratio = curve["row_angle_ten"] / curve["row_angle"]
-            panels[1].plot(curve["epoch"], ratio, line, color=colour)
-    panels[1].axhline(np.sqrt(10), color=style.GREY, lw=0.8)
-    panels[0].set(title="loss", xlabel="epoch")
-    panels[1].set(title="angle over ten epochs / over one", xlabel="epoch", yscale="log")
-    style.plain_logarithm(panels[1].yaxis)
-    style.legend_below(figure, panels[0], 2)
+            left.plot(curve["train/loss"], line, color=colour, label=label)
+            right.plot(curve["row_angle_ten"] / curve["row_angle"], line, color=colour)
+    right.axhline(np.sqrt(10), color=style.GREY, lw=0.8)
+    left.set(title="loss", xlabel="epoch")
+    right.set(title="angle over ten epochs / over one", xlabel="epoch", yscale="log")
+    style.plain_logarithm(right.yaxis)
+    style.legend_below(figure, left, 2)
     return figure
 
 
@@ -180,9 +176,9 @@ def fronts(tables: Tables) -> Figure:
     """Draw the probe over the density of each candidate, at the middle rate."""
     figure, axes = style.subplots(1, 1, 2.8)
     colours = [style.BLACK, style.VERMILION, style.BLUE, style.GREEN, style.PURPLE]
-    runs = tables["runs"][tables["runs"]["lr"] == MIDDLE]
+    runs = rows_of(tables["runs"], lr=MIDDLE)
     for (candidate, name), colour in zip(CANDIDATES.items(), colours, strict=True):
-        own = runs[runs["candidate"] == candidate]
+        own = rows_of(runs, candidate=candidate)
         means = own.groupby("weight")[["density", "probe_accuracy"]].mean().sort_values("density")
         axes.plot(100 * own["density"], 100 * own["probe_accuracy"], ".", color=colour, ms=4)
         axes.plot(100 * means["density"], 100 * means["probe_accuracy"], color=colour, label=name)
