@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from implicit_em.base.threads import cores
@@ -21,18 +20,8 @@ from implicit_em_studies.shared import figures as style
 from implicit_em_studies.shared.experiment import Experiment, Shown, Tables
 from implicit_em_studies.shared.measurements import Measurement
 from implicit_em_studies.shared.runs import Run
-from implicit_em_studies.shared.tables import history_of, in_words, rows_of
-from implicit_em_studies.theory import free_layer
-from implicit_em_studies.theory.em_measuring import (
-    INCREMENTAL,
-    KMEANS,
-    PACE,
-    QUALITY,
-    STEPS,
-    keep_paces,
-    method_of,
-    monitored,
-)
+from implicit_em_studies.shared.tables import history_of, in_words, mean_and_deviation, rows_of
+from implicit_em_studies.theory import em_measuring, free_layer
 
 TRAINED = ("exact", "stochastic", "adam", "sgd")
 """Methods that have a sweep; its name ends with theirs."""
@@ -72,22 +61,21 @@ def measure(runs: Sequence[Run]) -> Tables:
     ``steps`` compares gradient steps with M-steps, ``passes`` exact EM with float64. The rows of
     ``free_layer`` and ``free_curves`` are factors on a row.
     """
-    exacts = [run for run in runs if method_of(run) == "exact"]
-    QUALITY.of(runs, workers=1)
-    for measurement in (STEPS, INCREMENTAL, KMEANS):
+    exacts = [run for run in runs if em_measuring.method_of(run) == "exact"]
+    em_measuring.QUALITY.of(runs, workers=1)
+    for measurement in (em_measuring.STEPS, em_measuring.INCREMENTAL, em_measuring.KMEANS):
         measurement.of(exacts, cores())
     first = min(run.cfg.seed for run in runs)
     timed = [run for run in runs if run.cfg.seed == first]
-    keep_paces(timed)
+    em_measuring.keep_paces(timed)
     every = pd.DataFrame(_rows(runs, _paces(timed)))
     curves = every[[*SETTING, "seed", "curve", "pass_seconds"]].explode("curve").dropna()
     curves["pass"] = curves.groupby([*SETTING, "seed"]).cumcount() + 1
-    curves = curves.assign(
-        likelihood=curves["curve"].astype(float), seconds=curves["pass"] * curves["pass_seconds"]
-    )
+    curves["likelihood"] = curves.pop("curve").astype(float)
+    curves["seconds"] = curves["pass"] * curves.pop("pass_seconds")
     return {
         "finals": every.drop(columns="curve"),
-        "curves": curves.drop(columns=["curve", "pass_seconds"]),
+        "curves": curves,
         **_of_steps(exacts),
         **_free_layer(exacts[0].spec.build_data()),
     }
@@ -97,8 +85,8 @@ def _paces(timed: Sequence[Run]) -> dict[tuple[str, str], float]:
     """Return the seconds of a pass of each method and rate."""
     paces = {("kmeans", ""): np.nan}
     for run in timed:
-        found = _known(PACE, run)
-        paces[method_of(run), run.axes["lr.value"]] = found["pass_seconds"]
+        found = _known(em_measuring.PACE, run)
+        paces[em_measuring.method_of(run), run.axes["lr.value"]] = found["pass_seconds"]
         if "incremental" in found:
             paces["incremental", ""] = found["incremental"]
     return paces
@@ -107,18 +95,17 @@ def _paces(timed: Sequence[Run]) -> dict[tuple[str, str], float]:
 def _rows(runs: Sequence[Run], paces: Mapping[tuple[str, str], float]) -> Iterator[dict[str, Any]]:
     """Yield the finals, with the ``curve`` of the likelihood, a list."""
     for run in runs:
-        curve = (-history_of(run.directory)["likelihood/lse"]).to_list()
-        found: dict[tuple[str, str], Any] = {
-            (method_of(run), run.axes["lr.value"]): {**_known(QUALITY, run), "curve": curve}
-        }
-        if method_of(run) == "exact":
-            found["incremental", ""] = _known(INCREMENTAL, run)
-            found["kmeans", ""] = {**_known(KMEANS, run), "curve": None}
+        method, curve = em_measuring.method_of(run), -history_of(run.directory)["likelihood/lse"]
+        own = {**_known(em_measuring.QUALITY, run), "curve": curve.to_list()}
+        found: dict[tuple[str, str], Any] = {(method, run.axes["lr.value"]): own}
+        if method == "exact":
+            found["incremental", ""] = _known(em_measuring.INCREMENTAL, run)
+            found["kmeans", ""] = {**_known(em_measuring.KMEANS, run), "curve": None}
         for setting, values in found.items():
-            curve = values["curve"]
+            passes = values["curve"]
             row: dict[str, Any] = dict(zip(SETTING, setting, strict=True))
             row |= {"seed": run.cfg.seed, **values, "pass_seconds": paces[setting]}
-            yield row | {"early": curve[max(1, len(curve) // 10) - 1] if curve else np.nan}
+            yield row | {"early": passes[max(1, len(passes) // 10) - 1] if passes else np.nan}
 
 
 def _known(measurement: Measurement, run: Run) -> dict[str, Any]:
@@ -130,7 +117,7 @@ def _known(measurement: Measurement, run: Run) -> dict[str, Any]:
 def _of_steps(exacts: Sequence[Run]) -> Tables:
     steps, passes = [], []
     for run in exacts:
-        found = _known(STEPS, run)
+        found = _known(em_measuring.STEPS, run)
         steps += [{"seed": run.cfg.seed, "at": at, **found[at]} for at in ("start", "end")]
         losses = history_of(run.directory)["train/loss"].to_numpy()
         passes.append(
@@ -155,7 +142,7 @@ def _free_layer(data: ResidentDataModule) -> Tables:
 
     Its responsibilities are multiplied by the number of units, as ``reduction=count`` does.
     """
-    x_ND = monitored(data)
+    x_ND = em_measuring.monitored(data)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         r_NK = (-Encoder(x_ND.shape[1])(x_ND).double()).softmax(1)
@@ -177,14 +164,15 @@ def best(curves: pd.DataFrame, methods: Sequence[str], column: str, budget: floa
         column: ``pass`` or ``seconds``.
         budget: number of them.
     """
-    found = []
-    own = curves[curves["method"].isin(methods)]
-    for (method, rate), runs in own.groupby(SETTING, sort=False):
-        reached = {
-            seed: np.interp(budget, curve[column], curve["likelihood"], left=np.nan)
-            for seed, curve in runs.groupby("seed")
-        }
-        found.append(Best(str(method), str(rate), pd.Series(reached, dtype=float)))
+
+    def reached(curve: pd.DataFrame) -> float:
+        return float(np.interp(budget, curve[column], curve["likelihood"], left=np.nan))
+
+    own = curves[curves["method"].isin(methods)].groupby(SETTING, sort=False)
+    found = [
+        Best(str(method), str(rate), runs.groupby("seed").apply(reached))
+        for (method, rate), runs in own
+    ]
     return max(found, key=lambda one: np.nan_to_num(one.likelihoods.mean(), nan=-np.inf))
 
 
@@ -213,28 +201,19 @@ def summary(finals: pd.DataFrame) -> pd.DataFrame:
     order = finals["method"].map(list(METHODS).index), finals["rate"].replace("", "0").astype(float)
     for _, group in finals.astype({"probe": float}).groupby([*order], sort=True):
         method, rate = group[SETTING].iloc[0]
-        pace = group["pass_seconds"].mean()
-        rows.append(
-            {"method": METHODS[method], "rate": rate or "–"}
-            | in_words(group, columns)
-            | {"seconds a pass": "–" if np.isnan(pace) else f"{pace:.2f}"}
-        )
+        pace = mean_and_deviation(group["pass_seconds"].mean(), None, ".2f")
+        names = {"method": METHODS[method], "rate": rate or "–"}
+        rows.append(names | in_words(group, columns) | {"seconds a pass": pace})
     return pd.DataFrame(rows)
 
 
 def readable_steps(steps: pd.DataFrame) -> pd.DataFrame:
     """Return the comparison of the steps, for a report."""
-    return pd.DataFrame(
-        {
-            "seed": steps["seed"],
-            "at the": steps["at"],
-            "difference": steps["error"].map("{:.1e}".format),
-            "rates of an M-step": [
-                f"{low:.0f} to {high:,.0f}"
-                for low, high in zip(steps["lowest_rate"], steps["largest_rate"], strict=True)
-            ],
-        }
-    )
+    shown = steps[["seed", "at"]].rename(columns={"at": "at the"})
+    lowest, largest = steps["lowest_rate"], steps["largest_rate"]
+    rates = lowest.map("{:.0f} to ".format) + largest.map("{:,.0f}".format)
+    texts = {"difference": steps["error"].map("{:.1e}".format), "rates of an M-step": rates}
+    return shown.assign(**texts)
 
 
 def readable_passes(passes: pd.DataFrame) -> pd.DataFrame:
@@ -251,15 +230,11 @@ def readable_passes(passes: pd.DataFrame) -> pd.DataFrame:
 
 def readable_free_layer(free: pd.DataFrame) -> pd.DataFrame:
     """Return the objectives along a row, one line for each variant."""
-    rows = []
-    for name, (_, _, step) in free_layer.VARIANTS.items():
-        energies, volume = name.split(", ", 1)
-        values = {
-            f"× {factor:g}": f"{value:,.3f}"
-            for factor, value in zip(free["factor"], free[name], strict=True)
-        }
-        rows.append({"energies": energies, "volume term": volume, **values, "M-step": step})
-    return pd.DataFrame(rows)
+    shown = free.set_index("factor").rename("× {:g}".format).T.map("{:,.3f}".format)
+    names = shown.index.to_series().str.split(", ", n=1, expand=True)
+    names.columns = pd.Index(["energies", "volume term"])
+    steps = [step for *_, step in free_layer.VARIANTS.values()]
+    return names.join(shown).assign(**{"M-step": steps})
 
 
 LOOKS = {
@@ -276,27 +251,24 @@ def race(tables: Tables) -> Figure:
     """Draw the likelihood over passes and seconds, of each method at its best rate."""
     figure, panels = style.subplots(1, 2, 3.0, sharey=True)
     curves, finals = tables["curves"], tables["finals"]
-    rates, shown = best_rates(finals), []
-    for method in (*EXPLICIT, *DESCENT):
-        colour, line = LOOKS[method]
-        rate = rates[method]
-        own = rows_of(curves, method=method, rate=rate)
-        means = own.groupby("pass")[["seconds", "likelihood"]].mean().reset_index()
-        shown.append(means)
-        label = _named(method, rate)
-        for axes, column in zip(panels, ("pass", "seconds"), strict=True):
-            for _, curve in own.groupby("seed"):
-                axes.plot(curve[column], curve["likelihood"], line, color=colour, lw=0.5, alpha=0.5)
-            axes.plot(means[column], means["likelihood"], line, color=colour, label=label)
-    colour, line = LOOKS["kmeans"]
+    rates = best_rates(finals)
+    curves = curves[curves["rate"] == curves["method"].map(rates)]
+    means = curves.groupby(["method", "pass"], as_index=False)[["seconds", "likelihood"]].mean()
     limit = rows_of(finals, method="kmeans")["likelihood"].mean()
-    for axes, name in zip(panels, ("passes", "seconds of training"), strict=True):
+    names = {"pass": "passes", "seconds": "seconds of training"}
+    for axes, (column, name) in zip(panels, names.items(), strict=True):
+        for method in (*EXPLICIT, *DESCENT):
+            colour, line = LOOKS[method]
+            for _, curve in rows_of(curves, method=method).groupby("seed"):
+                axes.plot(curve[column], curve["likelihood"], line, color=colour, lw=0.5, alpha=0.5)
+            mean, label = rows_of(means, method=method), _named(method, rates[method])
+            axes.plot(mean[column], mean["likelihood"], line, color=colour, label=label)
+        colour, line = LOOKS["kmeans"]
         axes.axhline(limit, color=colour, ls=line, label="k-means, at its end")
         axes.set(xlabel=name, xscale="log")
         style.plain_logarithm(axes.xaxis)
-    every = pd.concat(shown)
+    later = means[means["pass"] >= min(2, means["pass"].max())]
     panels[0].set(ylabel="log-likelihood (nats)")
-    later = every[every["pass"] >= min(2, every["pass"].max())]
     panels[0].set_ylim(later["likelihood"].min())
     style.legend_below(figure, panels[0], 3)
     return figure
@@ -308,7 +280,9 @@ def rates(tables: Tables) -> Figure:
     finals = tables["finals"]
     names = ("step size", "rate", "rate")
     for axes, method, name in zip(panels, ("stochastic", *DESCENT), names, strict=True):
-        _levels(axes, finals, ("exact", "incremental"))
+        for level in ("exact", "incremental"):  # which have no rate
+            height = rows_of(finals, method=level)["likelihood"].mean()
+            axes.axhline(height, color=LOOKS[level][0], lw=0.8, label=METHODS[level])
         own = rows_of(finals, method=method)
         rate = own["rate"].astype(float)
         colour, line = LOOKS[method]
@@ -322,13 +296,6 @@ def rates(tables: Tables) -> Figure:
     return figure
 
 
-def _levels(axes: Axes, finals: pd.DataFrame, methods: Sequence[str]) -> None:
-    """Draw the mean likelihoods at the end of methods that have no rate."""
-    for method in methods:
-        level = rows_of(finals, method=method)["likelihood"].mean()
-        axes.axhline(level, color=LOOKS[method][0], lw=0.8, label=METHODS[method])
-
-
 def free_rows(tables: Tables) -> Figure:
     """Draw what an M-step of a free layer makes least along the scale of a row."""
     figure, panels = style.subplots(1, 2, 2.8)
@@ -337,10 +304,8 @@ def free_rows(tables: Tables) -> Figure:
         "ReLU, log variance",
         *(f"linear, log variance and {n}" for n in ("penalty", "decay")),
     ]
-    shown = {
-        "no end, or an end at 0": ["ReLU, none", "linear, none", "linear, log variance"],
-        "an end": ending,
-    }
+    endless = ["ReLU, none", "linear, none", "linear, log variance"]
+    shown = {"no end, or an end at 0": endless, "an end": ending}
     colours = (style.BLACK, style.VERMILION, style.BLUE)
     for axes, (title, variants) in zip(panels, shown.items(), strict=True):
         for name, colour in zip(variants, colours, strict=True):
