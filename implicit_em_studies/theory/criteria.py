@@ -97,19 +97,15 @@ def others_do_as_well(evidence: Evidence) -> Finding:
     with no dead unit, and its mean probe at the density of the paper's objective is at most 0.3
     points below the paper's. Partly if one settles with no dead unit, whatever its probe.
     """
-    matched = evidence["volume"]["matched"].groupby("candidate")["probe"].mean()
-    found, settling = [], []
-    for name in ("hinge", "penalty", "unit"):
-        runs = _candidate(evidence, name)
-        runs = runs[runs["lr"] == volume.MIDDLE]
-        if runs["settled"].notna().all() and (runs["dead_units"] == 0).all():
-            settling.append(name)
-            if matched[name] - matched["today"] > -CLOSE:
-                found.append(name)
-    gaps = 100 * (matched - matched["today"])
+    probes = evidence["volume"]["matched"].groupby("candidate")["probe"].mean()
+    gaps = (probes - probes["today"])[["hinge", "penalty", "unit"]]
+    runs = {name: rows_of(_candidate(evidence, name), lr=volume.MIDDLE) for name in gaps.index}
+    good = {n: own["settled"].notna() & (own["dead_units"] == 0) for n, own in runs.items()}
+    settling = [name for name in good if good[name].all()]
+    found = [name for name in settling if gaps[name] > -CLOSE]
     shown = ", ".join(
-        f"{name} {gaps[name]:+.2f} points" if pd.notna(gaps[name]) else f"{name}: another density"
-        for name in ("hinge", "penalty", "unit")
+        f"{name}: another density" if pd.isna(gap) else f"{name} {100 * gap:+.2f} points"
+        for name, gap in gaps.items()
     )
     return Finding(
         outcome(found, settling),
@@ -165,18 +161,17 @@ def ahead_after_equal_seconds(evidence: Evidence) -> Finding:
 def _ahead(evidence: Evidence, column: str, unit: str) -> Finding:
     curves = evidence["explicit_em"]["curves"]
     end = end_of(curves, column)
-    gaps, names = [], []
-    for budget in (end, end / 10):
-        explicit, descent = (best(curves, own, column, budget) for own in (EXPLICIT, DESCENT))
-        gaps.append(statistics.difference(explicit.likelihoods, descent.likelihoods))
-        names.append(f"{explicit} against {descent}")
-    at_end, early = map(Estimate.above, gaps)
-    texts = [gap.text(2, 1, "nats") for gap in gaps]
+    at_end, early = (
+        [best(curves, own, column, budget) for own in (EXPLICIT, DESCENT)]
+        for budget in (end, end / 10)
+    )
+    gap, first = (statistics.difference(*(b.likelihoods for b in both)) for both in (at_end, early))
     return Finding(
-        outcome(at_end, early),
-        gaps[0],
-        f"{texts[0]} after {end:.3g} {unit}, {texts[1]} after {end / 10:.2g}",
-        f"At the end {names[0]}, at a tenth {names[1]}.",
+        outcome(gap.above(), first.above()),
+        gap,
+        f"{gap.text(2, 1, 'nats')} after {end:.3g} {unit}, "
+        f"{first.text(2, 1, 'nats')} after {end / 10:.2g}",
+        f"At the end {at_end[0]} against {at_end[1]}, at a tenth {early[0]} against {early[1]}.",
     )
 
 
@@ -219,18 +214,16 @@ def second_layer_reads_better(evidence: Evidence) -> Finding:
     intervals above 0. Partly if both differences do in one of the two ways of training.
     """
     equal = _layer(evidence, "one", 1, 1, units=EQUAL[2])
-    gaps = {}
+    rises, above, texts = [], [], []
     for way in ("turns", "joint"):
         first, second = (_layer(evidence, way, 2, layer) for layer in (1, 2))
-        gaps[way] = [statistics.difference(second, other) for other in (first, equal)]
-    above = [all(map(Estimate.above, own)) for own in gaps.values()]
-    texts = [
-        f"{WAYS[way]} {own[0].points()} over the first, {own[1].points()} over one layer"
-        for way, own in gaps.items()
-    ]
+        rise, lead = (statistics.difference(second, other) for other in (first, equal))
+        rises.append(rise)
+        above.append(rise.above() and lead.above())
+        texts.append(f"{WAYS[way]} {rise.points()} over the first, {lead.points()} over one layer")
     return Finding(
         outcome(all(above), any(above)),
-        gaps["turns"][0],
+        rises[0],
         "; ".join(texts),
         "The probe of a single unit, on the second of layers trained in turn less that on the "
         f"first: {_rise(evidence, 'sparse_probe_1')}.",
@@ -281,22 +274,19 @@ def upper_units_are_mixtures(evidence: Evidence) -> Finding:
     which equal weights would give, has an interval above 0. Partly if one of the two holds in both
     ways of training.
     """
-    carried, gaps = {}, {}
+    gaps, few, texts = [], [], []
     for way in ("turns", "joint"):
-        carried[way] = _layer(evidence, way, 2, 2, "carried").mean()
-        gaps[way] = statistics.difference(
-            *(_layer(evidence, way, 2, 2, measure) for measure in ("agreement", "chance"))
+        carried, agreement, chance = (
+            _layer(evidence, way, 2, 2, measure) for measure in ("carried", "agreement", "chance")
         )
-    few = max(carried.values()) <= FEW
-    agree = all(map(Estimate.above, gaps.values()))
-    texts = [
-        f"{WAYS[way]} {carried[way]:.0f} units, weight on their class less chance "
-        f"{gaps[way].points(1)}"
-        for way in gaps
-    ]
+        few.append(carried.mean() <= FEW)
+        gaps.append(statistics.difference(agreement, chance))
+        text = f"{WAYS[way]} {carried.mean():.0f} units, weight on their class less chance "
+        texts.append(text + gaps[-1].points(1))
+    agree = [gap.above() for gap in gaps]
     return Finding(
-        outcome(few and agree, few or agree),
-        gaps["turns"],
+        outcome(all(few + agree), all(few) or all(agree)),
+        gaps[0],
         "; ".join(texts),
         "In rows of normal random numbers, 41 of 64 units carry 90 %. Purity of the second of "
         f"layers trained in turn less that of the first: {_rise(evidence, 'top_purity')}.",
@@ -374,16 +364,16 @@ def a_temperature_gives_meaning(evidence: Evidence) -> Finding:
     units are hardly ever silent, so their probe is compared with their own at temperature 1.
     """
     table = evidence["lse"]["responsibilities"].query("decay > 0 and weight == 1")
-    said: dict[str, float] = {}
+    table = table.replace({"activation": lse.ACTIVATIONS})
+    settings = table.groupby(["activation", "temperature"], sort=False)
+    said = settings["information"].mean().groupby("activation", sort=False).max()
     found: dict[str, list[str]] = {}
-    for (activation, temperature), runs in table.groupby(["activation", "temperature"], sort=False):
-        name = lse.ACTIVATIONS[str(activation)]
-        said[name] = max(said.get(name, 0.0), float(runs["information"].mean()))
+    for (name, temperature), runs in settings:
         meaning = (runs["perplexity_share"] <= 0.5) & (runs["information"] >= 0.5)
         lost = (runs["probe_at_one"] - runs["probe_accuracy"]).mean(skipna=False)
         if meaning.all() and lost <= HALF_A_POINT:
-            found.setdefault(name, []).append(f"{temperature:g}")
-    relu = table[table["activation"] == "ReLU"]
+            found.setdefault(str(name), []).append(f"{temperature:g}")
+    relu = rows_of(table, activation="ReLU")
     where = "; ".join(f"{name} at {', '.join(at)}" for name, at in found.items())
     return Finding(
         outcome("ReLU" in found, found),
@@ -408,21 +398,20 @@ def low_energy_is_a_match(evidence: Evidence) -> Finding:
     """
     table = evidence["lse"]["responsibilities"]
     ones = table.query("weight == 1 and temperature == 1 and decay > 0")
-    purities = {name: runs.set_index("seed") for name, runs in ones.groupby("activation")}
-    relu = purities.pop("ReLU")["purity_least"]
-    found, purer, shown = [], [], []
-    for activation, runs in purities.items():
-        name = lse.ACTIVATIONS[str(activation)]
-        least, most = runs["purity_least"], runs["purity_most"]
-        shown.append(f"{name} {100 * least.mean():.1f} % (largest: {100 * most.mean():.1f} %)")
-        if statistics.difference(least, relu).above():
-            purer.append(name)
-            if statistics.difference(least, most).above():
-                found.append(name)
-    best = max((runs["purity_least"] for runs in purities.values()), key=lambda each: each.mean())
+    least, most = (
+        ones.pivot(index="seed", columns="activation", values=key).rename(columns=lse.ACTIVATIONS)
+        for key in ("purity_least", "purity_most")
+    )
+    relu, others = least["ReLU"], least.drop(columns="ReLU")
+    purer = [n for n, own in others.items() if statistics.difference(own, relu).above()]
+    found = [n for n in purer if statistics.difference(least[n], most[n]).above()]
+    shown = [
+        f"{name} {100 * own.mean():.1f} % (largest: {100 * most[name].mean():.1f} %)"
+        for name, own in others.items()
+    ]
     return Finding(
         outcome(found, purer),
-        statistics.mean_share(best),
+        statistics.mean_share(others[others.mean().idxmax()]),
         f"{', '.join(shown)}; ReLU {100 * relu.mean():.1f} %",
         f"Low energies match for: {', '.join(found) or 'none'}.",
     )
@@ -478,11 +467,11 @@ def the_probe_follows_the_variance(evidence: Evidence) -> Finding:
     at one.
     """
     runs = evidence["reconstruction"]["runs"]
-    found = {}
-    for target in reconstruction.DENSITIES:
-        there = runs[runs["target"] == target].groupby("variant")
-        probes, unexplained = there["probe_accuracy"].mean(), there["ridge_fvu"].mean()
-        found[target] = probes.corr(unexplained, "spearman")
+    means = runs.groupby(["target", "variant"])[["probe_accuracy", "ridge_fvu"]].mean()
+    found = {
+        at: means.loc[at, "probe_accuracy"].corr(means.loc[at, "ridge_fvu"], "spearman")
+        for at in reconstruction.DENSITIES
+    }
     low = [at for at, value in found.items() if value <= -STRONG]
     return Finding(
         outcome(len(low) == len(found), low),
@@ -496,13 +485,13 @@ def _leads(
     evidence: Evidence, first: str, second: str, column: str = "probe_accuracy"
 ) -> dict[float, Estimate]:
     """Return how far one variant is ahead of another, by density."""
-    runs = evidence["reconstruction"]["runs"]
-    found = {}
-    for target in reconstruction.DENSITIES:
-        there = rows_of(runs, target=target).set_index("seed")
-        probes = [rows_of(there, variant=name)[column] for name in (first, second)]
-        found[target] = statistics.difference(*probes)
-    return found
+    runs = evidence["reconstruction"]["runs"].set_index("seed")
+    return {
+        at: statistics.difference(
+            *(rows_of(runs, target=at, variant=name)[column] for name in (first, second))
+        )
+        for at in reconstruction.DENSITIES
+    }
 
 
 def _by_densities(leads: Mapping[float, Estimate], met: Sequence[float], why: str) -> Finding:
