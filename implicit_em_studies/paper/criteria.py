@@ -51,17 +51,16 @@ def identity(evidence: Evidence) -> Finding:
     """
     draws = evidence.draws
     paper = rows_of(draws, gradient="autograd", batch=64, components=128, scale=1)
-    single: Any
-    double: Any
-    single, double = (paper.set_index("dtype").loc[dtype] for dtype in ("float32", "float64"))
-    correlated = single["correlation"] >= 0.99995 and double["correlation"] >= 0.99995
-    small = single["max_error"] <= 1e-7 and double["max_error"] <= 1e-15
+    columns: Any = paper.set_index("dtype")
+    correlations, errors = columns["correlation"], columns["max_error"]
+    correlated = (correlations >= 0.99995).all()
+    small = errors["float32"] <= 1e-7 and errors["float64"] <= 1e-15
     worst = (draws["max_error"] / draws["bound"]).max()
     return Finding(
         outcome(correlated and small, correlated),
-        Estimate(single["correlation"]),
-        f"r = {single['correlation']:.4f}; error {single['max_error']:.1e} (float32), "
-        f"{double['max_error']:.1e} (float64)",
+        Estimate(correlations["float32"]),
+        f"r = {correlations['float32']:.4f}; error {errors['float32']:.1e} (float32), "
+        f"{errors['float64']:.1e} (float64)",
         "Of an algebraic identity only rounding can be left: the bound eps · (1 + max|E|) is "
         f"reached to {100 * worst:.0f} % at most over all draws.",
     )
@@ -107,10 +106,8 @@ def decorrelation_prevents_redundancy(evidence: Evidence) -> Finding:
     within a factor of two of the paper's 65 and its interval lies above 10. Partly if the interval
     lies above 2.
     """
-    factor = statistics.ratio(
-        _of(evidence.ablation, loss="lse_var")["redundancy"],
-        _of(evidence.ablation, loss="lse_var_tc")["redundancy"],
-    )
+    losses = ("lse_var", "lse_var_tc")
+    factor = statistics.ratio(*(_of(evidence.ablation, loss=loss)["redundancy"] for loss in losses))
     return Finding(
         outcome(32.5 <= factor.value <= 130 and factor.above(10), factor.above(2)),
         factor,
@@ -199,21 +196,17 @@ def sgd_converges(evidence: Evidence) -> Finding:
     by_rate = runs.groupby("lr")["convergence_epoch"].mean()
     near = bool(epochs.notna().all() and by_rate.between(60, 80).all())
     power = _power_of_width(evidence, "sgd")
+    settles = power <= 0.5
     estimate = statistics.mean(runs.groupby("seed")["convergence_epoch"].mean())
-    came_back = (
-        f"The number {'came back' if near else 'did not come back'}: the rule is met at epochs "
-        f"{', '.join(f'{e:.0f}' for e in by_rate)} at the four rates"
-    )
-    meaning = (
-        f"it {'is' if power <= 0.5 else 'is not'} convergence: the epoch grows as "
-        f"K^{power:.2f} (law: K/threshold gives {_side_by_side(evidence, 'sgd')})"
-        f"{_still_moving(evidence, 'sgd')}"
-    )
     return Finding(
-        outcome(near and power <= 0.5, near),
+        outcome(near and settles, near),
         estimate,
         f"epoch {estimate.text(1)}; {int(epochs.notna().sum())} of {len(epochs)} runs",
-        f"{came_back}. {'And' if power <= 0.5 else 'But'} {meaning}.",
+        f"The number {'came back' if near else 'did not come back'}: the rule is met at epochs "
+        f"{', '.join(f'{e:.0f}' for e in by_rate)} at the four rates. "
+        f"{'And it is' if settles else 'But it is not'} convergence: the epoch grows as "
+        f"K^{power:.2f} (law: K/threshold gives {_side_by_side(evidence, 'sgd')})"
+        f"{_still_moving(evidence, 'sgd')}.",
     )
 
 
@@ -234,10 +227,9 @@ def independent_of_rate(evidence: Evidence) -> Finding:
         return Finding(
             "not reproduced", Estimate(float("nan")), measured, "Not all can be compared."
         )
-    decades = runs.assign(decade=runs["lr"].map(log10))
     slopes = [
-        statistics.slope(rows["decade"], rows["convergence_epoch"])
-        for _, rows in decades.groupby("seed")
+        statistics.slope(rows["lr"].map(log10), rows["convergence_epoch"])
+        for _, rows in runs.groupby("seed")
     ]
     slope = statistics.mean(slopes)
     return Finding(
@@ -258,11 +250,11 @@ def rate_decides_quality(evidence: Evidence) -> Finding:
     """Reproduced if for SGD, paired by seed, the probe at 1e-2 lies above that at 1e-4 and the
     final loss at 1e-1 below that at 1e-4, both intervals without 0. Partly if one of them does.
     """
-    sgd = rows_of(evidence.dynamics, optimizer="sgd")
-    probe = statistics.difference(
-        _of(sgd, lr=1e-2)["probe_accuracy"], _of(sgd, lr=1e-4)["probe_accuracy"]
+    low, middle, high = (
+        _of(evidence.dynamics, optimizer="sgd", lr=lr) for lr in (1e-4, 1e-2, 1e-1)
     )
-    loss = statistics.difference(_of(sgd, lr=1e-1)["final_loss"], _of(sgd, lr=1e-4)["final_loss"])
+    probe = statistics.difference(middle["probe_accuracy"], low["probe_accuracy"])
+    loss = statistics.difference(high["final_loss"], low["final_loss"])
     better, lower = probe.above(), loss.below()
     return Finding(
         outcome(better and lower, better or lower),
@@ -302,19 +294,19 @@ def sgd_matches_adam(evidence: Evidence) -> Finding:
     """Reproduced if, each optimizer at the rate with its best mean probe accuracy, the interval of
     the paired difference lies within ±1 point. Partly if the mean difference does.
     """
-    best = {}
-    for optimizer in ("sgd", "adam"):
-        runs = rows_of(evidence.dynamics, optimizer=optimizer)
-        rate = float(runs.groupby("lr")["probe_accuracy"].mean().idxmax())  # type: ignore[arg-type]
-        best[optimizer] = rate, _of(runs, lr=rate)["probe_accuracy"]
-    gap = statistics.difference(best["sgd"][1], best["adam"][1])
+    probes = evidence.dynamics.groupby(["optimizer", "lr"])["probe_accuracy"].mean()
+    sgd, adam = (float(probes[optimizer].idxmax()) for optimizer in ("sgd", "adam"))
+    gap = statistics.difference(
+        _of(evidence.dynamics, optimizer="sgd", lr=sgd)["probe_accuracy"],
+        _of(evidence.dynamics, optimizer="adam", lr=adam)["probe_accuracy"],
+    )
     return Finding(
         outcome(gap.within(0.01), abs(gap.value) <= 0.01),
         gap,
         gap.points(),
-        f"SGD at {best['sgd'][0]:g} ({100 * best['sgd'][1].mean():.2f} %), Adam at "
-        f"{best['adam'][0]:g} ({100 * best['adam'][1].mean():.2f} %); both rates were chosen on "
-        "the test images, as in the paper.",
+        f"SGD at {sgd:g} ({100 * probes['sgd', sgd]:.2f} %), Adam at {adam:g} "
+        f"({100 * probes['adam', adam]:.2f} %); both rates were chosen on the test images, as in "
+        "the paper.",
     )
 
 
@@ -327,9 +319,8 @@ def no_unit_dies(evidence: Evidence) -> Finding:
     dead = runs["dead_units"]
     main = rows_of(runs, optimizer="adam", lr=1e-3)["dead_units"]
     affected = statistics.share(int((dead > 0).sum()), len(dead))
-    settings = runs[dead > 0].groupby(["optimizer", "lr"])["dead_units"].max()
-    names: Any = settings.items()
-    worst = ", ".join(f"{name} {rate:g} (up to {most:.0f})" for (name, rate), most in names)
+    most_dead: Any = runs[dead > 0].groupby(["optimizer", "lr"])["dead_units"].max().items()
+    worst = ", ".join(f"{name} {rate:g} (up to {most:.0f})" for (name, rate), most in most_dead)
     return Finding(
         outcome((dead == 0).all(), (main == 0).all()),
         affected,
@@ -378,10 +369,7 @@ def sae_rows_are_noise(evidence: Evidence) -> Finding:
     )
     centroid, smooth = _shares(rows)
     return Finding(
-        outcome(
-            centroid.below(0.2) and smooth.below(0.2),
-            centroid.below(0.5) and smooth.below(0.5),
-        ),
+        outcome(*(centroid.below(end) and smooth.below(end) for end in (0.2, 0.5))),
         centroid,
         f"{centroid.text(1, 100, '%')} of rows beat the control in |cosine|, "
         f"{smooth.text(1, 100, '%')} in smoothness",
