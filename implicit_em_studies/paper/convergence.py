@@ -18,9 +18,15 @@ POWER_OF_T = {"sgd": 1, "adam": 2}  # the exponent in t of the variances, by the
 THRESHOLDS = (0.5, 1.0, 2.0)
 FITTED_FROM = 10  # first epoch of the fits in log t; before it the layer leaves its initialisation
 AFTER = 50  # epochs over which the loss is followed past the paper's epoch of convergence
+MEASURED = {
+    "trajectory/row_angle": "angle",
+    "trajectory/correlation_change": "correlation",
+    "trajectory/probe_accuracy": "probe",
+}
 SETTLING = [
-    *("optimizer", "hidden", "at", "angle_at", "angle_end", "correlation_at", "correlation_end"),
-    *("probe_at", "probe_end", "loss_after", "epochs_after"),
+    *("optimizer", "hidden", "at"),
+    *(f"{name}_{when}" for name in MEASURED.values() for when in ("at", "end")),
+    *("loss_after", "epochs_after"),
 ]
 
 
@@ -82,25 +88,15 @@ def settling(runs: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for run in _by_width(runs):
-        history = run.history.set_index("epoch")
-        probes = history["trajectory/probe_accuracy"].dropna()
-        at = convergence_epoch(history["train/loss"].tolist())
-        row = {
-            "optimizer": run.optimizer,
-            "hidden": run.hidden,
-            "at": at,
-            "angle_end": history["trajectory/row_angle"].iloc[-1],
-            "correlation_end": history["trajectory/correlation_change"].iloc[-1],
-            "probe_end": probes.iloc[-1],
-        }
+        history = run.history.set_index("epoch").rename(columns=MEASURED)
+        loss, end = history["train/loss"], int(history.index[-1])
+        states = history[list(MEASURED.values())].ffill()
+        at = convergence_epoch(loss.tolist())
+        row = {"optimizer": run.optimizer, "hidden": run.hidden, "at": at}
+        row |= states.loc[end].add_suffix("_end").to_dict()
         if at is not None:
-            until = min(at + AFTER, int(history.index[-1]))
-            row |= {
-                "angle_at": history.loc[at, "trajectory/row_angle"],
-                "correlation_at": history.loc[at, "trajectory/correlation_change"],
-                "probe_at": probes.loc[:at].iloc[-1],
-                "loss_after": history.loc[at, "train/loss"] - history.loc[until, "train/loss"],
-                "epochs_after": until - at,
-            }
+            until = min(at + AFTER, end)
+            row |= states.loc[at].add_suffix("_at").to_dict()
+            row |= {"loss_after": loss[at] - loss[until], "epochs_after": until - at}
         rows.append(row)
     return pd.DataFrame(rows, columns=SETTLING).astype({"at": float})

@@ -69,13 +69,12 @@ def dynamics(measured: Measured) -> Figure:
         _, colour, marker = look
         height = np.full(len(never), 1.08 * longest)
         panels[0].plot(never, height, marker, mfc="none", color=colour, ms=6)
-        for axes, key in zip(panels, titles, strict=True):
+        for axes, (key, title) in zip(panels, titles.items(), strict=True):
             _over_rate(axes, runs.dropna(subset=key), key, look)
+            axes.set(title=title, xscale="log", xlabel="learning rate", xlim=(6e-5, 1.7e-1))
     panels[0].axhline(1.08 * longest, color=style.GREY, lw=0.8, zorder=0)
     panels[0].set_ylim(0, 1.2 * longest)
     panels[0].text(1.8e-4, 1.105 * longest, "never", fontsize=8, color="#666666")
-    for axes, title in zip(panels, titles.values(), strict=True):
-        axes.set(title=title, xscale="log", xlabel="learning rate", xlim=(6e-5, 1.7e-1))
     panels[1].legend(loc="lower right")
     return figure
 
@@ -99,19 +98,17 @@ def losses(measured: Measured) -> Figure:
     run: Any
     for row, (optimizer, (label, *_)) in zip(panels, OPTIMIZERS.items(), strict=True):
         for run in rows_of(runs, optimizer=optimizer).itertuples():
-            epochs = run.history["epoch"]
+            curves = run.history.set_index("epoch")
             for axes, term in zip(row, terms, strict=True):
-                axes.plot(epochs, run.history[f"train/{term}"], color=RATES[run.lr], lw=0.8)
+                axes.plot(curves[f"train/{term}"], color=RATES[run.lr], lw=0.8)
         ends = np.array([10.0, runs["epochs"].max()])
         if ends[1] > ends[0]:
             law = -350 - 64 * POWER_OF_T[optimizer] * np.log(ends / 10)
             row[0].plot(ends, law, color=style.BLACK, ls=":", lw=1.2)
         row[0].set_ylabel(label)
-    for axes, title in zip(panels[0], terms.values(), strict=True):
-        axes.set_title(title)
-    panels[0, 0].set_xscale("log")
-    for axes in panels[1]:
-        axes.set_xlabel("epoch")
+    for (upper, lower), title in zip(panels.T, terms.values(), strict=True):
+        upper.set(title=title, xscale="log")
+        lower.set_xlabel("epoch")
     handles = [Line2D([], [], color=c, label=f"{rate:g}") for rate, c in RATES.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, title="learning rate")
     return figure
@@ -144,11 +141,9 @@ def crossings(measured: Measured) -> Figure:
         axes.set_xticks(widths, minor=False)
         axes.set_yticks([8, 16, 32, 64, 128, 256])
     left.legend()
-    handles = [
-        Line2D([], [], marker="o", ls="", color="#666666", mfc=fill, label=f"threshold {name}")
-        for name, fill in (("0.5", "none"), ("2", "#666666"))
-    ]
-    right.legend(handles=handles)
+    look: Any = {"marker": "o", "ls": "", "color": "#666666"}
+    open_one = Line2D([], [], mfc="none", label="threshold 0.5", **look)
+    right.legend(handles=[open_one, Line2D([], [], label="threshold 2", **look)])
     return figure
 
 
@@ -165,7 +160,8 @@ def settling(measured: Measured) -> Figure:
         run: Any = rows_of(runs, optimizer=optimizer, hidden=64).iloc[0]
         for axes, (key, title) in zip(panels, keys.items(), strict=True):
             curve = run["history"].set_index("epoch")[f"trajectory/{key}"].dropna()
-            axes.set(title=title, xscale="log", xlabel="epoch")
+            axes.set_title(title, fontsize=8)
+            axes.set(xscale="log", xlabel="epoch")
             if key == "probe_accuracy":
                 axes.plot(100 * curve, color=colour, marker=marker, ms=3, label=label)
             else:
@@ -173,8 +169,6 @@ def settling(measured: Measured) -> Figure:
                 axes.set_yscale("log")
             if not pd.isna(run["convergence_epoch"]):
                 axes.axvline(run["convergence_epoch"], color=colour, ls="--", lw=1)
-    for axes in panels:
-        axes.title.set_fontsize(8)
     panels[0].legend()
     return figure
 

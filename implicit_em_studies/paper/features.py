@@ -42,13 +42,12 @@ def measure(runs: Sequence[Run]) -> Measured:
         for matrix, rows_KD in matrices_of(model).items():
             if run.seed == shown["seed"].min():
                 weights[run.model, matrix] = rows_KD
-            for units, chosen_K in kinds.items():
-                if not chosen_K.any():
-                    continue
+            for units in (name for name, chosen_K in kinds.items() if chosen_K.any()):
+                chosen_KD = rows_KD[kinds[units]].astype(np.float64)
                 case = {"model": run.model, "matrix": matrix, "units": units, "seed": run.seed}
-                numbers = describe(rows_KD[chosen_K].astype(np.float64), targets)
+                case["rows"] = len(chosen_KD)
                 extra = of_units if (matrix, units) == ("encoder", "all") else {}
-                rows.append(case | {"rows": int(chosen_K.sum())} | numbers | extra)
+                rows.append(case | describe(chosen_KD, targets) | extra)
     return {"features": pd.DataFrame(rows), "weights": weights, "sample_shape": sample_shape}
 
 
@@ -88,10 +87,9 @@ def prototypes(measured: Measured) -> Figure:
     for number, (kind, (label, colour)) in enumerate(kinds.items()):
         if kind not in by_kind.index:
             continue
-        rows = by_kind.loc[[kind]]
         for x, measure in enumerate(measures):
             centre, name = x + 0.2 * (number - 1.5), None if x else label
-            shares = 100 * rows[f"{measure}_share"]
+            shares = 100 * by_kind.loc[[kind], f"{measure}_share"]
             bar(axes, centre, shares, 0.18, 0.05, color=colour, label=name)
     axes.axhline(5, color=GREY, ls="--", lw=1)
     axes.set_xticks(range(3), ["class mean", "k-means centroid", "smoothness"])

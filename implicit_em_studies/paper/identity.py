@@ -5,6 +5,7 @@ The gradient comes from automatic differentiation through ``torch.logsumexp``. T
 """
 
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -56,19 +57,17 @@ def draws(seed: int = 0) -> pd.DataFrame:
     """
     cases = [(shape, 1.0) for shape in SHAPES] + [(PAPER_SHAPE, s) for s in SCALES if s != 1.0]
     rows = []
-    for shape, scale in cases:
-        standard_BK = _standard_normal(shape, seed)
-        for dtype in DTYPES:
-            energies_BK = (scale * standard_BK).to(dtype)
-            case = {
-                "dtype": str(dtype).removeprefix("torch."),
-                "batch": shape[0],
-                "components": shape[1],
-                "scale": scale,
-                "bound": error_bound(energies_BK),
-            }
-            for name, objective in GRADIENTS.items():
-                rows.append({"gradient": name, **case, **agreement(energies_BK, objective)})
+    for (shape, scale), dtype in product(cases, DTYPES):
+        energies_BK = (scale * _standard_normal(shape, seed)).to(dtype)
+        case = {
+            "dtype": str(dtype).removeprefix("torch."),
+            "batch": shape[0],
+            "components": shape[1],
+            "scale": scale,
+            "bound": error_bound(energies_BK),
+        }
+        for name, objective in GRADIENTS.items():
+            rows.append({"gradient": name, **case, **agreement(energies_BK, objective)})
     return pd.DataFrame(rows)
 
 
@@ -96,20 +95,14 @@ def through_encoder(encoder: Encoder, x_BD: Tensor) -> pd.DataFrame:
         true_BK = (-energies_BK.double()).softmax(-1)
         own_KD = (own_BK * slope_BK).mT @ inputs_BD
         true_KD = (true_BK * slope_BK.double()).mT @ inputs_BD.double()
-        name = str(dtype).removeprefix("torch.")
-        largest = true_KD.detach().abs().max()
-        at_energies = {
-            "scale": float(energies_BK.detach().abs().max()),
-            "bound": error_bound(energies_BK.detach()),
-            **_compare(at_energies_BK, own_BK, true_BK),
-        }
-        at_weights = {
-            "scale": float(largest),
-            **_compare(at_weight_KD / largest, own_KD / largest, true_KD / largest),
-        }
+        case = {"dtype": str(dtype).removeprefix("torch.")}
+        scale, largest = energies_BK.detach().abs().max(), true_KD.detach().abs().max()
+        bound = error_bound(energies_BK.detach())
+        at_energies = _compare(at_energies_BK, own_BK, true_BK)
+        at_weights = _compare(at_weight_KD / largest, own_KD / largest, true_KD / largest)
         rows += [
-            {"at": "energies", "dtype": name, **at_energies},
-            {"at": "weights", "dtype": name, **at_weights},
+            {"at": "energies", **case, "scale": float(scale), "bound": bound, **at_energies},
+            {"at": "weights", **case, "scale": float(largest), **at_weights},
         ]
     return pd.DataFrame(rows)
 
@@ -117,11 +110,9 @@ def through_encoder(encoder: Encoder, x_BD: Tensor) -> pd.DataFrame:
 def _compare(gradient: Tensor, expected: Tensor, true: Tensor) -> dict[str, float]:
     gradient, expected, true = (t.detach().double().flatten() for t in (gradient, expected, true))
     error = (gradient - expected).abs()
-    several = len(gradient) > 1
+    both = torch.stack([gradient, expected])
     return {
-        "correlation": float(torch.stack([gradient, expected]).corrcoef()[0, 1])
-        if several
-        else nan,
+        "correlation": float(both.corrcoef()[0, 1]) if len(gradient) > 1 else nan,
         "max_error": float(error.max()),
         "mean_error": float(error.mean()),
         "max_true_error": float((gradient - true).abs().max()),

@@ -48,11 +48,6 @@ class PublishedTable:
     columns: tuple[Column, ...]  # the paper's, then further ones
     rows: Mapping[tuple[str | float, ...], Mapping[str, Published]]  # by row and column key
 
-    @property
-    def caption(self) -> str:
-        """The title, and how to read the figures."""
-        return f"{self.title} (mean ± standard deviation over n runs; * a deviation)"
-
 
 PROBE = Column("probe_accuracy", "probe (%)", 2, 100)
 DENSITY = Column("density", "density (%)", 1, 100)
@@ -76,8 +71,7 @@ def _row(**figures: float | tuple[float, float] | None) -> dict[str, Published]:
 
 
 def _dynamics(epoch: int | None, probe: float, loss: int, std: int) -> dict[str, Published]:
-    figures = _row(convergence_epoch=epoch, probe_accuracy=probe, final_loss=(loss, std))
-    return figures | _row(dead_units=0)
+    return _row(convergence_epoch=epoch, probe_accuracy=probe, final_loss=(loss, std), dead_units=0)
 
 
 TABLES = {

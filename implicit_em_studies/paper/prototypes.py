@@ -88,21 +88,22 @@ def describe(rows_KD: np.ndarray, prototypes: Prototypes, seed: int = 0) -> dict
     varies_D = prototypes.varies_D
     rng = np.random.default_rng(seed)
     active_KD = rows_KD * varies_D
-    measures = {
-        "class_mean": lambda rows: np.abs(best_cosine(rows, prototypes.class_means_CD)),
-        "centroid": lambda rows: np.abs(best_cosine(rows, prototypes.centroids_CD)),
-        "smoothness": lambda rows: smoothness(rows, prototypes.sample_shape),
-    }
-    controls: dict[str, list[np.ndarray]] = {name: [] for name in measures}
-    permuted_KD = active_KD.copy()
+
+    def likeness(rows_KD: np.ndarray) -> dict[str, np.ndarray]:
+        return {
+            "class_mean": np.abs(best_cosine(rows_KD, prototypes.class_means_CD)),
+            "centroid": np.abs(best_cosine(rows_KD, prototypes.centroids_CD)),
+            "smoothness": smoothness(rows_KD, prototypes.sample_shape),
+        }
+
+    controls, permuted_KD = [], active_KD.copy()
     for _ in range(PERMUTATIONS):
         permuted_KD[:, varies_D] = rng.permuted(active_KD[:, varies_D], axis=1)
-        for name, measure in measures.items():
-            controls[name].append(measure(permuted_KD))
+        controls.append(likeness(permuted_KD))
     signed_K = best_cosine(active_KD, prototypes.centroids_CD)
     result = {"centroid_positive": float((signed_K > 0).mean())}
-    for name, measure in measures.items():
-        own_K, control_PK = measure(active_KD), np.stack(controls[name])
+    for name, own_K in likeness(active_KD).items():
+        control_PK = np.stack([control[name] for control in controls])
         result[name] = float(own_K.mean())
         result[f"{name}_control"] = float(control_PK.mean())
         result[f"{name}_share"] = float((own_K > np.percentile(control_PK, PERCENTILE, 0)).mean())

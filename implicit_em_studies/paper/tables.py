@@ -73,7 +73,8 @@ def _deviates(mean: float | None, std: float | None, complete: bool, paper: Publ
 def shown(name: str) -> Shown:
     """Return how a table of the paper is shown."""
     published = TABLES[name]
-    return Shown(published.caption, partial(side_by_side, name), len(published.by))
+    caption = f"{published.title} (mean ± standard deviation over n runs; * a deviation)"
+    return Shown(caption, partial(side_by_side, name), len(published.by))
 
 
 def side_by_side(name: str, cells: pd.DataFrame) -> pd.DataFrame:

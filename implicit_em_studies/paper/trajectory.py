@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from implicit_em.data import ResidentDataModule
 from implicit_em.engine.modules import EnergyModule
@@ -85,9 +86,7 @@ class Trajectory(Callback):
 
 def row_angle(before_KD: Tensor, after_KD: Tensor) -> Tensor:
     """Return the mean angle, in degrees, between rows before and after; shape ``()``, float64."""
-    first, second = (
-        torch.nn.functional.normalize(w.double(), dim=-1) for w in (before_KD, after_KD)
-    )
+    first, second = (normalize(w.double(), dim=-1) for w in (before_KD, after_KD))
     # Half-angle form: arccos of a cosine near 1 would lose all small angles to rounding.
     return (2 * (0.5 * (first - second).norm(dim=-1)).clamp(max=1).asin()).rad2deg().mean()
 
