@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -42,14 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _views() -> Any:
-    try:
-        from implicit_em_studies.dashboard import views
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "wandb_workspaces":
-            raise
-        raise ConfigError(
-            'the dashboards need wandb-workspaces: pip install -e ".[dashboard]"'
-        ) from error
+    if find_spec("wandb_workspaces") is None:
+        raise ConfigError('the dashboards need wandb-workspaces: pip install -e ".[dashboard]"')
+    from implicit_em_studies.dashboard import views
+
     return views
 
 
