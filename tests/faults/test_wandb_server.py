@@ -9,13 +9,13 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 
 import psutil
 import pytest
 import wandb
 from helpers.paths import ROOT
 from helpers.results import metrics_of
+from helpers.waiting import within
 from helpers.wandb_server import WANDB, inspect, records
 
 from implicit_em.base.errors import ConfigError
@@ -40,14 +40,6 @@ LONG = 60.0
 
 def slow(fault):
     return pytest.param(fault, marks=pytest.mark.slow)
-
-
-@contextmanager
-def within(seconds):
-    start = time.monotonic()
-    yield
-    taken = time.monotonic() - start
-    assert taken < seconds, f"took {taken:.2f} s"
 
 
 @pytest.fixture
