@@ -73,56 +73,48 @@ class Layered(Encoder):
 
 LSE, VAR, TC, ROWS = (Term(f) for f in (lse, variance, decorrelation, orthogonality))
 SUMS = {"lse": LSE, "mean": Term(lse, options={"reduction": "mean"}), "orthogonality": ROWS}
-LOSSES = {
+DERIVED = {"lse": LSE, "var": VAR, "tc": TC}
+OF_ENCODERS = {
     **{name: {name: term} for name, term in SUMS.items()},
     "var": {"var": VAR},
     "tc": {"tc": TC},
     "lse_var": {"lse": LSE, "var": VAR},
-    "lse_var_tc": {"lse": LSE, "var": VAR, "tc": TC},
     "var_tc": {"var": VAR, "tc": TC},
+    **dict.fromkeys(("lse_var_tc", "controlled", "sparse", "sparse or not"), DERIVED),
+}
+OF_LAYERED = {
     "all": {"lse": LSE, "var": VAR, "tc": Term(decorrelation, 2), "rows": Term(orthogonality, 3)},
-    "controlled": {"lse": LSE, "var": VAR, "tc": TC},
     "own": {"lse": LSE, "balance": Term(balance, 10), "pull": Term(pull)},
-    "sparse": {"lse": LSE, "var": VAR, "tc": TC},
-    "sparse or not": {"lse": LSE, "var": VAR, "tc": TC},
 }
-SAE_LOSSES = {
-    "mse": {"mse": Term(mse)},
-    "l1": {"l1": Term(l1)},
-    "sae": {"mse": Term(mse), "l1": Term(l1, 0.01)},
-    "sparse sae": {"mse": Term(mse), "l1": Term(l1, 0.01)},
+LOSSES = {
+    Encoder: OF_ENCODERS | OF_LAYERED,
+    SparseAutoencoder: {
+        "mse": {"mse": Term(mse)},
+        "l1": {"l1": Term(l1)},
+        **{name: {"mse": Term(mse), "l1": Term(l1, 0.01)} for name in ("sae", "sparse")},
+    },
+    Gated: {"sparse": {"mse": Term(mse), "l1": Term(gates_l1, 0.03), "gates": Term(gates_mse)}},
+    JumpReLU: {"sparse": {"mse": Term(mse), "l0": Term(target_l0)}},
+    Layered: OF_LAYERED,
 }
-GATED = {"mse": Term(mse), "l1": Term(gates_l1, 0.03), "gates": Term(gates_mse)}
-JUMPING = {"mse": Term(mse), "l0": Term(target_l0)}
-SPARSE_UP_TO = {
-    "sparse": 1.0,
-    "sparse sae": 1.0,
-    "sparse or not": 0.5,
-    "sparse gated": 1.0,
-    "sparse jumps": 1.0,
-}
+SPARSE_UP_TO = {"sparse": 1.0, "sparse or not": 0.5}
 """Shares of active units; at the last one, some processes have codes and others have not."""
-KINDS = (
-    [(Encoder, loss) for loss in LOSSES.items()]
-    + [(SparseAutoencoder, loss) for loss in SAE_LOSSES.items()]
-    + [(Gated, ("sparse gated", GATED)), (JumpReLU, ("sparse jumps", JUMPING))]
-    + [(Layered, loss) for loss in LOSSES.items() if loss[0] in ("all", "own")]
-)
 SIZES = [(32, 8), (33, 8), (9, 24)]  # samples of a batch and components
 SINGLE = [(1, 8)]  # fewer samples than processes; only for what needs no statistics
 CASES = [
     (network, loss, size)
-    for network, (loss, terms) in KINDS
+    for network, losses in LOSSES.items()
+    for loss, terms in losses.items()
     for size in SIZES + SINGLE * bool(set(terms) <= {*SUMS, "mse", "l1"})
 ]
+KEYS = [(*case, dtype) for case in CASES for dtype in (torch.float32, torch.float64)]
 STEPS = 10
 
 
 def steps(group, network, loss, size, dtype):
     """Take a step, or ten; gives the first one's gradients, all losses and the last weights."""
     batch, hidden = size
-    terms = (LOSSES | SAE_LOSSES | {"sparse gated": GATED, "sparse jumps": JUMPING})[loss]
-    share = SPARSE_UP_TO.get(loss, 0.0)
+    terms, share = LOSSES[network][loss], SPARSE_UP_TO.get(loss, 0.0)
     replica = run(hidden=hidden, terms=terms, network=network, dtype=dtype, sparse_up_to=share)
     if loss == "controlled":
         replica.control, replica.steps_in_all = SparsityControl(hidden / 4), STEPS
@@ -159,21 +151,15 @@ def fit(group, **flags):
 
 def measure(group):
     """Return the steps of all cases, in both precisions."""
-    return {
-        (*case, dtype): steps(group, *case, dtype)
-        for case in CASES
-        for dtype in (torch.float32, torch.float64)
-    }
+    return {key: steps(group, *key) for key in KEYS}
 
 
 def take_part(rank, processes, directory):
     torch.set_num_threads(1)
-    results = measure(Group(rank, processes))
-    fitted = None
+    results, fitted = measure(Group(rank, processes)), None
     if processes == 2:
-        fitted = fit(
-            Group(rank, 2), devices=2, strategy=GlobalBatch(), use_distributed_sampler=False
-        )
+        flags = {"strategy": GlobalBatch(), "use_distributed_sampler": False}
+        fitted = fit(Group(rank, 2), devices=2, **flags)
     torch.save(([*results.values()], fitted), directory / f"{rank}.pt")
 
 
@@ -185,7 +171,6 @@ def together(processes, directory):
 
 
 NO_VALIDATION = pytest.mark.filterwarnings("ignore:.*have no `val_dataloader`")
-KEYS = [(*case, dtype) for case in CASES for dtype in (torch.float32, torch.float64)]
 
 
 @pytest.fixture(scope="module")
@@ -205,9 +190,9 @@ def distance(found, expected):
 
 
 def assert_equal_steps(found, expected, dtype):
-    gradients, losses, weights = found
-    assert distance(gradients, expected[0]) <= (1e-5 if dtype == torch.float32 else 1e-12)
-    assert distance([losses[0]], [expected[1][0]]) <= (1e-5 if dtype == torch.float32 else 1e-12)
+    (gradients, losses, weights), most = found, 1e-5 if dtype == torch.float32 else 1e-12
+    assert distance(gradients, expected[0]) <= most
+    assert distance([losses[0]], [expected[1][0]]) <= most
     if dtype == torch.float64:
         torch.testing.assert_close(weights, expected[2], rtol=0, atol=1e-6)
 
