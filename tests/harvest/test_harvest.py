@@ -61,33 +61,24 @@ def overrides(models, text, tmp_path):
 
 
 @pytest.fixture
-def composed_harvest(overrides):
-    """Compose the configuration of a harvest."""
-
-    def composed_harvest(*further, kind="bert"):
-        return composed("harvest", *overrides(*further, kind=kind))
-
-    return composed_harvest
-
-
-@pytest.fixture
-def harvested(composed_harvest, tmp_path):
+def harvested(overrides, tmp_path):
     """Harvest into a directory; gives the directory."""
 
     def harvested(*further, kind="bert", store="store"):
-        harvest(composed_harvest(*further, f"store={tmp_path / store}", kind=kind))
+        lines = overrides(*further, f"store={tmp_path / store}", kind=kind)
+        harvest(composed("harvest", *lines))
         return tmp_path / store
 
     return harvested
 
 
 @pytest.fixture
-def prepared(composed_harvest):
+def prepared(overrides):
     """Prepare a harvest; gives its work."""
 
     def prepared(*further, kind="bert"):
-        settings = HarvestSettings.of(composed_harvest(*further, kind=kind))
-        return prepare(settings, StoreWriter("nowhere"))
+        cfg = composed("harvest", *overrides(*further, kind=kind))
+        return prepare(HarvestSettings.of(cfg), StoreWriter("nowhere"))
 
     return prepared
 
@@ -203,20 +194,15 @@ def test_permuting_moves_the_entries_of_matrices_and_leaves_vectors(kind, models
     assert {value.dim() for value in before.values()} == {1, 2, 3}
 
 
-def test_a_matrix_that_modules_share_is_permuted_once():
-    alone, shared = nn.Linear(5, 4), nn.Sequential(nn.Linear(5, 4), nn.Linear(5, 4))
-    shared[0].weight = shared[1].weight = nn.Parameter(alone.weight.detach().clone())
-    for network in (alone, shared):
+def test_neither_modules_that_share_a_matrix_nor_its_order_in_memory_matter():
+    rows, shared = nn.Linear(5, 4), nn.Sequential(nn.Linear(5, 4), nn.Linear(5, 4))
+    columns = nn.Linear(5, 4)
+    shared[0].weight = shared[1].weight = nn.Parameter(rows.weight.detach().clone())
+    columns.weight = nn.Parameter(rows.weight.detach().T.contiguous().T)
+    for network in (rows, shared, columns):
         permute_entries(network, 0)
     assert shared[0].weight is shared[1].weight
-    assert torch.equal(shared[0].weight, alone.weight)
-
-
-def test_the_order_of_a_matrix_in_memory_does_not_matter():
-    rows, columns = nn.Linear(5, 4), nn.Linear(5, 4)
-    columns.weight = nn.Parameter(rows.weight.detach().T.contiguous().T)
-    for network in (rows, columns):
-        permute_entries(network, 0)
+    assert torch.equal(shared[0].weight, rows.weight)
     assert torch.equal(columns.weight, rows.weight)
 
 
@@ -334,12 +320,8 @@ def test_a_text_that_comes_twice_is_read_once(harvested, text, tmp_path):
 
 def test_a_harvest_killed_three_times_leaves_the_same_bytes(harvested, monkeypatch):
     undisturbed = content(harvested(store="undisturbed"))
-    passes = []
-    forward, save, note = (
-        LanguageModel.forward,
-        writing.store.save_tensors,
-        writing.store.write_manifest,
-    )
+    passes, forward = [], LanguageModel.forward
+    save, note = writing.store.save_tensors, writing.store.write_manifest
 
     def counted(self, *arguments):
         passes.append(arguments)
@@ -381,13 +363,6 @@ def test_four_parts_make_the_store_of_one_process(harvested, command_line_of, ov
     assert content(tmp_path / "parts") == alone
 
 
-def test_a_shard_depends_on_no_other(harvested):
-    path = harvested()
-    before = content(path)
-    (path / "train-00001.safetensors").unlink()
-    assert content(harvested()) == before
-
-
 def test_the_seed_deals_contexts_anew(harvested):
     stores = [ActivationStore(harvested(f"seed={seed}", store=f"{seed}")) for seed in (0, 1)]
     first, second = ([s.tokens for s in store.manifest.shards] for store in stores)
@@ -397,27 +372,26 @@ def test_the_seed_deals_contexts_anew(harvested):
 
 
 @pytest.mark.slow
-def test_four_parts_by_joblib_and_sigkill_leave_the_same_bytes(harvested, overrides, tmp_path):
+def test_four_parts_by_joblib_and_sigkill_leave_the_same_bytes(
+    harvested, overrides, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     alone = content(harvested())
     command = [sys.executable, "-m", "implicit_em.cli", "harvest", *overrides()]
     joblib = ["-m", "hydra/launcher=joblib_local", "hydra.launcher.n_jobs=2", "parts=4"]
     joblib += ["part=0,1,2,3", f"store={tmp_path / 'joblib'}"]
-    subprocess.run([*command, *joblib], cwd=tmp_path, env=environment(), check=True)
+    subprocess.run([*command, *joblib], cwd=tmp_path, check=True)
     assert content(tmp_path / "joblib") == alone
 
     store = tmp_path / "killed"
     for written in (1, 3, 5):
-        process = subprocess.Popen([*command, f"store={store}"], cwd=tmp_path, env=environment())
+        process = subprocess.Popen([*command, f"store={store}"], cwd=tmp_path)
         while process.poll() is None and len(list(store.glob("t*.safetensors"))) < written:
             time.sleep(0.001)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    subprocess.run([*command, f"store={store}"], cwd=tmp_path, env=environment(), check=True)
+    subprocess.run([*command, f"store={store}"], cwd=tmp_path, check=True)
     assert content(store) == alone
-
-
-def environment():
-    return os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 # --- what is refused
@@ -564,9 +538,7 @@ def test_a_full_disk_ends_it_in_one_line(harvested, monkeypatch):
 
 
 def test_a_store_half_written_is_no_store(harvested, monkeypatch, tmp_path):
-    killed = fails_once(
-        writing.store.write_manifest, lambda _, manifest: sum_written(manifest) == 2
-    )
+    killed = fails_once(writing.store.write_manifest, lambda _, m: sum_written(m) == 2)
     monkeypatch.setattr(writing.store, "write_manifest", killed)
     with pytest.raises(RuntimeError, match="killed"):
         harvested()
