@@ -123,35 +123,24 @@ def test_images_and_vectors_show_samples_and_labels(trained, page_of):
         assert shown["labels"] == []
 
 
-def test_neighbours_are_those_of_directions_and_of_joint_activity(trained, page_of):
+@pytest.mark.parametrize("entries", [features.TOGETHER, 40])
+def test_neighbours_are_those_of_directions_and_of_joint_activity(
+    trained, page_of, monkeypatch, entries
+):
+    """Joint activity is counted on as many samples as memory takes."""
+    monkeypatch.setattr(features, "TOGETHER", entries)
     run = trained("images", "model=topk", "model.k=2")
-    codes_NK, _, _ = codes_of(run)
     decoder_KD = load_as_trained(run)[0].decoder.weight.detach().numpy().T
-    cosines_KK, active_NK = cosines(decoder_KD, decoder_KD), codes_NK > 0
+    cosines_KK, active_NK = cosines(decoder_KD, decoder_KD), codes_of(run)[0] > 0
+    some_NK = active_NK[: int(entries / active_NK.sum() * len(active_NK))]
     for unit, shown in enumerate(page_of(run)("0/block-0")):
         others = [other for other in range(5) if other != unit]
         expected = {n: cosines_KK[unit, n] for n in others if cosines_KK[unit, n] > 0}
         assert dict(shown["near"]) == pytest.approx(expected, rel=1e-3)
         for other, share in shown["together"]:
-            both = (active_NK[:, unit] & active_NK[:, other]).sum()
-            either = (active_NK[:, unit] | active_NK[:, other]).sum()
-            assert share == pytest.approx(both / either, rel=1e-3)
-
-
-def test_joint_activity_is_counted_on_as_many_samples_as_memory_takes(
-    trained, page_of, monkeypatch
-):
-    run = trained("images")
-    monkeypatch.setattr(features, "TOGETHER", 40)
-    active_NK = codes_of(run)[0] > 0
-    size = int(40 / active_NK.sum() * len(active_NK))
-    some_NK = active_NK[:size]
-    for unit, shown in enumerate(page_of(run)("0/block-0")):
-        for other, share in shown["together"]:
             both = (some_NK[:, unit] & some_NK[:, other]).sum()
-            assert share == pytest.approx(
-                both / (some_NK[:, unit] | some_NK[:, other]).sum(), rel=1e-3
-            )
+            either = (some_NK[:, unit] | some_NK[:, other]).sum()
+            assert share == pytest.approx(both / either, rel=1e-3)
 
 
 def test_runs_are_matched_by_their_directions(trained, page_of):
