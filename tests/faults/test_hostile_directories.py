@@ -372,17 +372,12 @@ def test_loading_draws_no_random_numbers(run):
 # Checkpoints
 
 
-@pytest.fixture(scope="module")
-def wider(composed, small_mnist, tmp_path_factory):
-    """The checkpoint of a run with seven components."""
-    path = tmp_path_factory.mktemp("wider")
-    train(composed(*settings(small_mnist), "model.hidden=7"), path)
-    return RunDirectory(path).checkpoint
-
-
-def test_a_checkpoint_of_other_shapes_is_refused_in_one_line(run, wider, command, capfd):
+def test_a_checkpoint_of_other_shapes_is_refused_in_one_line(run, cfg, command, tmp_path, capfd):
     run.metrics.unlink()
-    foreign, own = (torch.load(path, weights_only=True) for path in (wider, run.checkpoint))
+    wider = RunDirectory(tmp_path / "wider")
+    cfg.model.hidden = 7
+    train(cfg, wider.path)
+    foreign, own = (torch.load(of.checkpoint, weights_only=True) for of in (wider, run))
     torch.save(foreign | {OWN: own[OWN]}, run.checkpoint)
     assert command(run.path) == 2
     out, err = capfd.readouterr()

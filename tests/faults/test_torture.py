@@ -97,12 +97,9 @@ def kill_and_go_on(directory, settings, rng, while_saving):
     process = start_run(directory, settings)
     wait_for(last.exists, process)
     if while_saving:
-        skip = rng.randrange(8)
-        for _ in range(skip):
+        for _ in range(1 + rng.randrange(8)):
             wait_for(lambda: not being_written(directory), process)
             wait_for(lambda: being_written(directory), process)
-        wait_for(lambda: not being_written(directory), process)
-        wait_for(lambda: being_written(directory), process)
     else:
         time.sleep(rng.uniform(0, 3))
     assert process.poll() is None, "the run ended before it was killed"
