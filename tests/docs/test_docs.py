@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.language import WIDTH, make_model, make_text
+from helpers.language import WIDTH, make_model, reads
 from helpers.paths import ROOT
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -50,16 +50,20 @@ def run_python(code, monkeypatch):
     return names
 
 
+def write_files(page, folder):
+    """Write every file that a page shows into a folder; gives their names."""
+    shown = FILE.findall(text(page))
+    for name, content in shown:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    return {name for name, _ in shown}
+
+
 @pytest.fixture
 def own_files(command_line, tmp_path, monkeypatch):
-    """Write every file that the guide shows beside the command line's directory."""
-    shown = FILE.findall(text("docs/how-to/extend.md"))
-    for name, content in shown:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
+    """Write the files of the guide beside the command line's directory."""
     monkeypatch.syspath_prepend(str(tmp_path))
-    return {name for name, _ in shown}
+    return write_files("docs/how-to/extend.md", tmp_path)
 
 
 def test_the_guide_shows_a_term_an_activation_a_data_set_and_a_model(own_files):
@@ -121,9 +125,7 @@ def test_custom_model_activation_and_data_train_and_come_back(own_files, command
 
 def test_a_schedule_of_several_schedulers_trains(command_line, small, tmp_path):
     page = "docs/how-to/learning-rate.md"
-    ((name, content),) = FILE.findall(text(page))
-    (tmp_path / name).parent.mkdir(parents=True)
-    (tmp_path / name).write_text(content)
+    assert len(write_files(page, tmp_path)) == 1
     command = ["--config-dir", "my_conf", "lr=warm_cosine"]
     assert command in commands(page)
     assert command_line(*command, *small, "probe=none", "hydra.run.dir=run") == 0
@@ -178,9 +180,8 @@ def test_harvests_compose_and_their_store_is_read_as_shown(command_line_of, tmp_
         choices = [re.sub(r",[^]]*$", "", word) for word in line if word != "-m"]
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             HarvestSettings.of(compose("harvest", overrides=choices))
-    reads = ["lm=auto", f"lm.path={make_model(tmp_path / 'model', 'bert')}", "text=files"]
-    reads += [f"text.paths=[{make_text(tmp_path / 'rows.jsonl')}]", "context.length=16"]
-    assert command_line_of("harvest", *reads, "store=stores/minilm", "threads=1") == 0
+    lines = [*reads(tmp_path, "bert"), "context.length=16", "store=stores/minilm"]
+    assert command_line_of("harvest", *lines) == 0
     names = run_python(*PYTHON.findall(page), monkeypatch)
     assert names["vectors"].shape[1] == names["statistics"].mean_D.numel() == WIDTH
     written = {path.name for path in (tmp_path / "stores/minilm").iterdir()} - {".lock"}
@@ -192,10 +193,8 @@ def test_a_store_is_trained_on_and_its_model_read_as_shown(
     command_line_of, tmp_path, monkeypatch, capfd
 ):
     page = "docs/how-to/language-models.md"
-    reads = ["lm=auto", f"lm.path={make_model(tmp_path / 'model', 'bert')}", "text=files"]
-    reads += [f"text.paths=[{make_text(tmp_path / 'rows.jsonl')}]", "text.label=label"]
-    reads += ["context.length=16", "split.test=0.2", "store=stores/minilm", "threads=1"]
-    assert command_line_of("harvest", *reads) == 0
+    own = ["text.label=label", "context.length=16", "split.test=0.2", "store=stores/minilm"]
+    assert command_line_of("harvest", *reads(tmp_path, "bert"), *own) == 0
     trains, _, probes, _, goes_on = commands(page)
     brief = ["model.hidden=20", "model.l0=5", "data.batch_size=64", "logger=csv"]
     assert command_line_of("train", *trains, *brief, "hydra.run.dir=outputs/RUN") == 0
@@ -215,12 +214,10 @@ def test_a_store_is_trained_on_and_its_model_read_as_shown(
 
 
 def test_a_source_of_ones_own_is_harvested(command_line_of, tmp_path, monkeypatch):
-    page = text("docs/how-to/harvest.md")
-    for name, content in FILE.findall(page):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(content)
+    page = "docs/how-to/harvest.md"
+    assert write_files(page, tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    (line,) = [line.split() for line in HARVEST.findall(page) if "--config-dir" in line]
+    (line,) = [line.split() for line in HARVEST.findall(text(page)) if "--config-dir" in line]
     model = ["lm=auto", f"lm.path={make_model(tmp_path / 'model', 'llama')}", "threads=1"]
     assert command_line_of("harvest", *line, *model, "context.length=16") == 0
     store = ActivationStore(tmp_path / "stores/squares")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers.language import make_model, make_text
+from helpers.language import reads
 from helpers.lines import one_line
 from torch.nn.functional import cross_entropy, kl_div
 
@@ -28,15 +28,13 @@ def trained(command_line_of, tmp_path):
     """Harvest a tiny model's vectors, train a run on them, and return where the model is."""
 
     def trained(kind="llama", name="own"):
-        folder = make_model(tmp_path / "model", kind, head=kind != "bert")
-        reads = ["lm=auto", f"lm.path={folder}", "text=files", "threads=1", "tokens=null"]
-        reads += [f"text.paths=[{make_text(tmp_path / 'rows.jsonl')}]", "context.length=12"]
-        store = f"store={tmp_path / 'store'}"
-        assert command_line_of("harvest", *reads, store, f"sites=[resid.{SITE}]") == 0
+        own = [f"store={tmp_path / 'store'}", f"sites=[resid.{SITE}]", "context.length=12"]
+        lines = [*reads(tmp_path, kind, head=kind != "bert"), *own, "tokens=null"]
+        assert command_line_of("harvest", *lines) == 0
         data = ["data=activations", f"data.path={tmp_path / 'store'}", "data.val_size=50"]
         run = f"hydra.run.dir={tmp_path / 'run'}"
         assert command_line_of("train", *data, *RUNS[name], *BRIEF, run) == 0
-        return folder
+        return tmp_path / "model"
 
     return trained
 

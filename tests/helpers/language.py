@@ -96,3 +96,9 @@ def make_text(path: Path, documents: int = 40) -> Path:
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def reads(folder: Path, kind: str, head: bool = False) -> list[str]:
+    """Write a model and a text into a folder; gives the overrides of a harvest that reads them."""
+    model, text = make_model(folder / "model", kind, head), make_text(folder / "rows.jsonl")
+    return ["lm=auto", f"lm.path={model}", "text=files", f"text.paths=[{text}]", "threads=1"]
