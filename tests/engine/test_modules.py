@@ -48,6 +48,13 @@ def trainer(**flags):
     return bare_trainer(**{"max_epochs": 2, **flags})
 
 
+def fitted(module, *loaders, **flags):
+    """The Trainer that has fitted the module."""
+    fit = trainer(**flags)
+    fit.fit(module, *loaders)
+    return fit
+
+
 class Watch(pl.Callback):
     """The rates, losses and weights of each step, and the mean loss that an epoch's end finds."""
 
@@ -100,8 +107,7 @@ def test_a_compiled_step_trains_to_nearly_the_same_weights(module_type):
 @pytest.mark.parametrize("loader", [plain_loader, resident_loader])
 def test_fits_under_a_bare_trainer(module_type, loader):
     module, watch = module_type(MODEL), Watch()
-    fit = trainer(callbacks=[watch])
-    fit.fit(module, loader())
+    fit = fitted(module, loader(), callbacks=[watch])
     assert fit.global_step == len(watch.losses) == 2 * STEPS
     assert sum(watch.losses[STEPS:]) < sum(watch.losses[:STEPS])
     terms = module.objective.terms
@@ -112,8 +118,8 @@ def test_fits_under_a_bare_trainer(module_type, loader):
 @pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-true", "bf16-mixed"])
 def test_a_target_is_followed_under_a_bare_trainer(module_type, precision, tmp_path):
     module = module_type(MODEL, l0=2)
-    fit = trainer(precision=precision, enable_checkpointing=True, default_root_dir=tmp_path)
-    fit.fit(module, plain_loader())
+    flags = {"precision": precision, "enable_checkpointing": True, "default_root_dir": tmp_path}
+    fit = fitted(module, plain_loader(), **flags)
     (name,) = module.objective.sparse
     assert {"control/l0", f"control/{name}_weight"} <= set(fit.callback_metrics)
     assert module.control.running.dtype == torch.float64
@@ -130,8 +136,7 @@ def test_a_target_needs_the_end_of_the_training():
 
 
 def test_batches_of_images_alone_are_taken_too():
-    module, fit = EncoderModule(MODEL), trainer()
-    fit.fit(module, DataLoader(images(), BATCH))
+    fit = fitted(EncoderModule(MODEL), DataLoader(images(), BATCH))
     assert fit.global_step == 2 * STEPS
 
 
@@ -147,10 +152,8 @@ def test_comes_back_from_a_checkpoint(module_type, tmp_path):
     spec = MODEL | {"activation": {"_target_": "torch.nn.LeakyReLU", "negative_slope": 0.3}}
     schedule = {"_target_": "implicit_em.schedules.cosine"}
     module = module_type(spec, schedule=schedule)
-    fit = trainer(enable_checkpointing=True, default_root_dir=tmp_path)
-    fit.fit(module, plain_loader())
+    fit = fitted(module, plain_loader(), enable_checkpointing=True, default_root_dir=tmp_path)
     path = fit.checkpoint_callback.best_model_path
-    torch.load(path, weights_only=True)
     loaded = module_type.load_from_checkpoint(path, weights_only=True)
     assert torch.equal(loaded(images()), module(images()))
     assert dict(loaded.hparams) == dict(module.hparams)
@@ -160,8 +163,7 @@ def test_comes_back_from_a_checkpoint(module_type, tmp_path):
 @BOTH
 def test_the_logged_losses_are_plain_means_over_the_steps(module_type):
     module = module_type(MODEL, optimizer=FROZEN)
-    fit = trainer()
-    fit.fit(module, plain_loader())
+    fit = fitted(module, plain_loader())
     totals, weighted = [], []
     parts = {name: [] for name in module.objective.terms}
     for x in images().flatten(1).split(BATCH):
@@ -174,10 +176,8 @@ def test_the_logged_losses_are_plain_means_over_the_steps(module_type):
         weighted.append(totals[-1] * len(x))
         for name, value in values.items():
             parts[name].append(value)
-    expected = {"train/loss": torch.stack(totals).double().mean()}
-    expected |= {
-        f"train/{name}": torch.stack(values).double().mean() for name, values in parts.items()
-    }
+    series = {"loss": totals, **parts}
+    expected = {f"train/{name}": torch.stack(v).double().mean() for name, v in series.items()}
     assert_close(fit.callback_metrics, expected, rtol=1e-6, atol=1e-6)
     by_sample = torch.stack(weighted).double().sum() / SAMPLES
     assert abs(by_sample - expected["train/loss"]) > 1e-3 * abs(by_sample), "the case tells nothing"
@@ -186,8 +186,7 @@ def test_the_logged_losses_are_plain_means_over_the_steps(module_type):
 @BOTH
 def test_a_validation_loader_gives_the_curves(module_type):
     module = module_type(MODEL, optimizer=FROZEN)
-    fit = trainer()
-    fit.fit(module, plain_loader(), plain_loader(batch_size=10))
+    fit = fitted(module, plain_loader(), plain_loader(batch_size=10))
     energies = module(images()).detach().double()
     curves = {k: v for k, v in fit.callback_metrics.items() if k.startswith("monitor/")}
     assert curves == {
@@ -222,8 +221,7 @@ def test_a_weight_of_the_objective_is_applied_and_its_options_passed():
         "off": {"_target_": "implicit_em.losses.orthogonality", "weight": 0.0},
     }
     module = EncoderModule(MODEL, loss, FROZEN)
-    fit = trainer()
-    fit.fit(module, plain_loader(batch_size=SAMPLES))
+    fit = fitted(module, plain_loader(batch_size=SAMPLES))
     value = lse(module(images()).detach(), "mean")
     assert set(fit.callback_metrics) == {"train/loss", "train/lse"}
     assert fit.callback_metrics["train/lse"].item() == pytest.approx(value.item())
@@ -263,8 +261,8 @@ HALF = [(1 + math.cos(math.pi * share / 24)) / 2 for share in range(25)]
 def test_a_schedule_sets_the_rate_of_each_step(schedule, rates):
     """A thirteenth rate is that which is left at the end."""
     watch, optimizer = Watch(), {"_target_": "torch.optim.SGD", "lr": 0.5, "momentum": 0.9}
-    fit = trainer(callbacks=[watch], max_epochs=len(rates) // STEPS)
-    fit.fit(EncoderModule(MODEL, optimizer=optimizer, schedule=schedule), plain_loader())
+    module = EncoderModule(MODEL, optimizer=optimizer, schedule=schedule)
+    fit = fitted(module, plain_loader(), callbacks=[watch], max_epochs=len(rates) // STEPS)
     found = [*watch.rates, fit.optimizers[0].param_groups[0]["lr"]]
     assert found[: len(rates)] == pytest.approx([0.5 * rate for rate in rates], abs=1e-12)
 
@@ -277,8 +275,7 @@ def test_a_callback_finds_the_means_of_the_epoch_at_its_end():
 
 
 def test_an_epoch_that_is_cut_short_has_its_means(tmp_path):
-    fit = trainer(max_epochs=-1, max_steps=STEPS + 2)
-    fit.fit(EncoderModule(MODEL), plain_loader())
+    fit = fitted(EncoderModule(MODEL), plain_loader(), max_epochs=-1, max_steps=STEPS + 2)
     assert fit.callback_metrics["train/loss"].isfinite()
 
 
@@ -405,7 +402,6 @@ def test_an_epoch_broken_off_leaves_no_losses_behind():
     module = EncoderModule(MODEL, optimizer=FROZEN)
     with suppress(RuntimeError):
         trainer(callbacks=[Stop()]).fit(module, plain_loader(100 * images()))
-    fit = trainer(max_epochs=1)
-    fit.fit(module, plain_loader(batch_size=SAMPLES))
+    fit = fitted(module, plain_loader(batch_size=SAMPLES), max_epochs=1)
     expected = module.objective(module.outputs(module.model, images().flatten(1)))[0]
     assert fit.callback_metrics["train/loss"].item() == pytest.approx(expected.item())
