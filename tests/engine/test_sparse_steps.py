@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 import torch
+from helpers.draws import draw
 from helpers.replicas import DERIVED, blocks, configured, run
 from torch.testing import assert_close
 
@@ -11,7 +12,6 @@ from implicit_em.base.errors import NonFiniteLossError
 from implicit_em.codes import Code
 from implicit_em.config.spec import RunSpec
 from implicit_em.data import Block
-from implicit_em.engine import sparse
 from implicit_em.engine.control import SparsityControl
 from implicit_em.engine.modules import EncoderModule
 from implicit_em.engine.sparse import LARGEST_SHARE, LEAST_UNITS, largest_share
@@ -26,8 +26,7 @@ WIDTH, UNITS, SAMPLES = 12, 40, 24
 
 
 def samples(number, count=SAMPLES):
-    generator = torch.Generator().manual_seed(number)
-    return torch.randn(count, WIDTH, generator=generator, dtype=torch.float64)
+    return draw(count, WIDTH, seed=number)
 
 
 def replica(composed, model, share, *settings):
@@ -160,8 +159,8 @@ def test_a_step_makes_a_code_only_up_to_its_share(composed):
     assert not isinstance(one.model.sparse_outputs(samples(1), active - 1)["energies"], Code)
 
 
-def module(hidden=LEAST_UNITS, **options):
-    return EncoderModule({"in_features": 2, "hidden": hidden}, **options)
+def module(hidden=LEAST_UNITS, model=None, **options):
+    return EncoderModule({"in_features": 2, "hidden": hidden, **(model or {})}, **options)
 
 
 def test_wide_layers_take_sparse_steps_by_themselves():
@@ -169,6 +168,8 @@ def test_wide_layers_take_sparse_steps_by_themselves():
     assert largest_share("auto", module(LEAST_UNITS - 1)) == 0
     assert largest_share("off", module()) == 0
     assert largest_share("on", module(8)) == 1
+    assert largest_share(True, module(8)) == 1, "a bare word of YAML's"
+    assert largest_share(False, module()) == 0
 
 
 class Subclass(Encoder):
@@ -182,26 +183,21 @@ def usage(energies):
 
 REFUSED = {
     "the class Subclass does not declare steps_sparsely": {
-        "model": {"_target_": f"{__name__}.Subclass", "in_features": 2}
+        "model": {"_target_": f"{__name__}.Subclass"}
     },
     "activation Softplus: sparse steps need activation=relu": {
-        "model": {"in_features": 2, "activation": {"_target_": "torch.nn.Softplus"}}
+        "model": {"activation": {"_target_": "torch.nn.Softplus"}}
     },
     "loss term usage: needs the marks takes_codes and takes_stacks": {
-        "model": {"in_features": 2},
-        "loss": {"usage": {"_target_": f"{__name__}.usage"}},
+        "loss": {"usage": {"_target_": f"{__name__}.usage"}}
     },
-    "trainer.compile=true: compiled steps are dense": {
-        "model": {"in_features": 2},
-        "compiled": True,
-    },
+    "trainer.compile=true: compiled steps are dense": {"compiled": True},
 }
 
 
 @pytest.mark.parametrize("reason", REFUSED)
-def test_what_takes_no_sparse_steps_is_refused_and_trains_densely_by_itself(reason, monkeypatch):
-    monkeypatch.setattr(sparse, "LEAST_UNITS", 1)
-    one = EncoderModule(**REFUSED[reason])
+def test_what_takes_no_sparse_steps_is_refused_and_trains_densely_by_itself(reason):
+    one = module(**REFUSED[reason])
     assert largest_share("auto", one) == 0
     with pytest.raises(ValueError, match=f"sparse=on: {reason}"):
         largest_share("on", one)
@@ -227,11 +223,6 @@ def test_a_term_of_ones_own_may_declare_that_it_takes_codes():
 def test_another_word_is_refused(word, said):
     with pytest.raises(ValueError, match=f"sparse={said}: allowed are auto, on, off"):
         largest_share(word, module())
-
-
-def test_yaml_takes_bare_words_for_booleans():
-    assert largest_share(True, module(8)) == 1
-    assert largest_share(False, module()) == 0
 
 
 SPARSE = ["trainer.sparse=on", "model.hidden=24"]
