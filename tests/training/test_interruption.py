@@ -63,20 +63,8 @@ def undisturbed(composed, small, tmp_path_factory):
     [1, pytest.param(6, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.slow), 12],
 )
 def test_a_signal_saves_and_the_same_command_goes_on(
-    command_line,
-    composed,
-    run_settings,
-    undisturbed,
-    at_block,
-    tmp_path,
-    capfd,
-    number,
-    code,
-    block,
+    command_line, run_settings, undisturbed, at_block, tmp_path, capfd, number, code, block
 ):
-    if not undisturbed:
-        train(composed(*run_settings), tmp_path / "undisturbed")
-        undisturbed.append(results(tmp_path / "undisturbed"))
     before = signal.getsignal(number)
     steps = at_block(block, send(number))
     assert command_line(*run_settings, "hydra.run.dir=again") == code
