@@ -90,11 +90,8 @@ def test_terms_that_take_stacks_give_each_replica_its_bits(term):
         tensors = {name: value.detach().requires_grad_() for name, value in tensors.items()}
         total, parts, starts = objective.differentiate(tensors)
         torch.autograd.backward(*zip(*starts, strict=True))
-        return [
-            total,
-            *parts,
-            *(value.grad for value in tensors.values() if value.grad is not None),
-        ]
+        gradients = [value.grad for value in tensors.values() if value.grad is not None]
+        return [total, *parts, *gradients]
 
     together = differentiated(inputs)
     for number in range(3):
@@ -165,14 +162,7 @@ class Counting(Encoder):
 
 
 @pytest.mark.parametrize(
-    ("cls", "declaration"),
-    [
-        (Levelled, "takes_stacks"),
-        (Levelled, "takes_parts"),
-        (Noisy, "takes_stacks"),
-        (Noisy, "takes_parts"),
-        (Counting, "takes_parts"),
-    ],
+    ("cls", "declaration"), [*product((Levelled, Noisy), TRIALS), (Counting, "takes_parts")]
 )
 def test_a_false_declaration_is_found_out(cls, declaration):
     model = build(cls)
