@@ -1,10 +1,9 @@
 """``data=superposition``: samples with known features."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
+from helpers.results import metrics_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -308,7 +307,7 @@ BRIEF = ["data=superposition", "data.samples=600", "data.test_samples=200", "log
 def test_a_run_trains_and_probes_nothing(command_line, tmp_path):
     arguments = ["trainer.max_epochs=1", "hydra.run.dir=run"]
     assert command_line(*BRIEF, *arguments) == 0
-    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    metrics = metrics_of(tmp_path / "run")
     assert metrics["status"] == "completed"
     assert metrics["probe_accuracy"] is None
     assert metrics["parameters"] == 64 * 256 + 64
