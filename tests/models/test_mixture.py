@@ -5,12 +5,11 @@ import math
 import pandas as pd
 import pytest
 import torch
+from helpers.draws import draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from implicit_em.config.check import check
-from implicit_em.config.spec import RunSpec
 from implicit_em.engine.em import EM
 from implicit_em.losses import lse
 from implicit_em.models import Mixture
@@ -26,8 +25,7 @@ def mixture(x_ND, units, seed=0):
 
 
 def samples(count, width, seed=0, spread=1.0):
-    generator = torch.Generator().manual_seed(seed)
-    return spread * torch.randn(count, width, generator=generator, dtype=torch.float64)
+    return spread * draw(count, width, seed=seed)
 
 
 def densities(means_KD, weights_K, x_ND):
@@ -146,10 +144,6 @@ def test_a_step_size_out_of_range_is_refused(step):
 def test_other_parameters_are_refused():
     with pytest.raises(ValueError, match=r"must be those of models\.Mixture"):
         EM(torch.nn.Linear(3, 2, bias=False).parameters())
-
-
-def test_em_is_composed_with_its_model(composed):
-    check(RunSpec.of(composed("model=mixture", "optimizer=em", "lr.value=1")))
 
 
 def test_a_run_trains_by_explicit_em(composed, small, tmp_path):
