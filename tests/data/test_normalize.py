@@ -56,10 +56,8 @@ def test_a_stacked_sweep_equals_runs_alone_and_its_models_take_raw_samples(
     sweep = [f"data.normalize={','.join(options)}", "hydra/launcher=stacked"]
     assert command_line("-m", *BRIEF, *sweep, "hydra.sweep.dir=sweep") == 0
     raw, accuracies = torch.from_numpy(np.load("X.npy")), []
-    configs = {
-        path.parent: RunDirectory(path.parent) for path in files.glob("sweep/*/metrics.json")
-    }
-    jobs = {run.read_config().data.normalize: path for path, run in configs.items()}
+    found = [path.parent for path in files.glob("sweep/*/metrics.json")]
+    jobs = {RunDirectory(job).read_config().data.normalize: job for job in found}
     for option in options:
         job = jobs[option]
         assert command_line(*BRIEF, f"data.normalize={option}", f"hydra.run.dir={option}") == 0

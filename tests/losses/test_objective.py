@@ -38,15 +38,12 @@ def test_gradient_is_the_weighted_sum_of_the_terms_gradients():
     assert_close(found, 2 * of_lse + 0.1 * of_tc)
 
 
-def test_a_term_of_weight_0_is_neither_computed_nor_reported():
-    objective = Objective({"lse": Term(lse), "off": Term(never, 0.0)})
+def test_a_term_of_weight_0_is_neither_computed_nor_reported_and_asks_for_nothing():
+    off = {"never": Term(never, 0.0), "scaled": Term(scaled, 0.0)}
+    objective = Objective({"lse": Term(lse), **off})
+    assert objective.inputs == {"energies"}
     _, parts = objective({"energies": draw(9, 5)})
     assert list(parts) == list(objective.terms) == ["lse"]
-
-
-def test_a_term_of_weight_0_asks_for_nothing():
-    objective = Objective({"lse": Term(lse), "off": Term(scaled, 0.0)})
-    assert objective.inputs == {"energies"}
 
 
 @pytest.mark.parametrize("terms", [{}, {"lse": Term(lse, 0.0), "off": Term(never, 0)}])

@@ -6,15 +6,13 @@ from implicit_em.losses import orthogonality
 
 
 def test_is_the_squared_distance_of_the_row_products_from_the_identity():
-    rows = draw(4, 6).tolist()
-    expected = 0.0
+    weight, expected = draw(4, 6), 0.0
+    rows = weight.tolist()
     for i, left in enumerate(rows):
         for j, right in enumerate(rows):
             product = sum(a * b for a, b in zip(left, right, strict=True))
             expected += (product - (i == j)) ** 2
-    assert orthogonality(torch.tensor(rows, dtype=torch.float64)).item() == pytest.approx(
-        expected, rel=1e-12
-    )
+    assert orthogonality(weight).item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_unit_rows_at_right_angles_cost_nothing():

@@ -63,9 +63,7 @@ def test_matching_does_not_depend_on_order_scale_and_sign(rows, others, order, s
 def test_each_row_is_matched_once():
     axes = np.eye(2)
     assert matched_cosine(axes, np.array([[1.0, 0], [1.0, 0]])) == 0.5, "not each to its nearest"
-    tilted = np.array(
-        [[0.8, 0.6], [1.0, 0.0]]
-    )  # the first is nearer to the axis that the other takes
+    tilted = np.array([[0.8, 0.6], [1.0, 0.0]])  # both are nearer to the first axis
     assert matched_cosine(axes, tilted) == pytest.approx((0.6 + 1) / 2)
 
 

@@ -41,12 +41,8 @@ def test_all_measurements_of_one_encoder_by_name(model, sets):
     assert result["exact_density"] == density(test.activations_NK)
     assert result["relative_density"] <= result["exact_density"]
     assert sum(value for key, value in result.items() if key.startswith("units_")) == K
-    assert (
-        result["units_dead"]
-        == result["silent_units"]
-        == (test.activations_NK == 0).all(0).sum()
-        > 0
-    )
+    silent = (test.activations_NK == 0).all(0).sum()
+    assert result["units_dead"] == result["silent_units"] == silent > 0
     assert result["dead_units"] == (test.activations_NK.var(0, ddof=1) < 0.01).sum()
     assert result["fvu"] == fvu(test.x_ND, guess) > 1 > result["least_squares_fvu"] > 0
     assert result["probe_accuracy"] == result["sparse_probe_10"] == 1
@@ -63,9 +59,7 @@ def test_what_an_encoder_lacks_is_none_under_the_same_names(model, sets):
     assert list(bare) == list(full)
     missing = {key for key, value in bare.items() if value is None}
     assert missing == {"fvu"} | {key for key in full if "coherence" in key}
-    assert {key: full[key] for key in full.keys() - missing} == {
-        key: bare[key] for key in full.keys() - missing
-    }
+    assert all(full[key] == bare[key] for key in full.keys() - missing)
 
 
 def test_a_dead_encoder_has_no_purity_and_its_probes_guess(sets):
