@@ -8,13 +8,9 @@ from implicit_em_studies.paper.evidence import Evidence
 from implicit_em_studies.paper.paper import PROTOCOL
 from implicit_em_studies.shared.judged import JudgedStudy
 
-EXPERIMENTS = {
-    "theorem": theorem.EXPERIMENT,
-    "ablation": ablation.EXPERIMENT,
-    "benchmark": benchmark.EXPERIMENT,
-    "dynamics": dynamics.EXPERIMENT,
-    "features": features.EXPERIMENT,
-}
+MODULES = (theorem, ablation, benchmark, dynamics, features)
+EXPERIMENTS = {one.__name__.rpartition(".")[2]: one.EXPERIMENT for one in MODULES}
+"""The experiments, each by the name of its module."""
 STUDY = JudgedStudy(
     name="reproduce",
     directory=Path("results/paper"),

@@ -7,14 +7,9 @@ from implicit_em_studies.theory import anomaly, depth, explicit_em, lse, reconst
 from implicit_em_studies.theory.criteria import CLAIMS
 from implicit_em_studies.theory.protocol import PROTOCOL
 
-EXPERIMENTS = {
-    "volume": volume.EXPERIMENT,
-    "explicit_em": explicit_em.EXPERIMENT,
-    "depth": depth.EXPERIMENT,
-    "reconstruction": reconstruction.EXPERIMENT,
-    "lse": lse.EXPERIMENT,
-    "anomaly": anomaly.EXPERIMENT,
-}
+MODULES = (volume, explicit_em, depth, reconstruction, lse, anomaly)
+EXPERIMENTS = {one.__name__.rpartition(".")[2]: one.EXPERIMENT for one in MODULES}
+"""The experiments, each by the name of its module."""
 STUDY = JudgedStudy(
     name="theory",
     directory=Path("results/theory"),
