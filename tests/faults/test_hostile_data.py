@@ -13,6 +13,7 @@ import pytest
 import torch
 from helpers.data import write_idx
 from helpers.disks import make_read_only, small_disk
+from helpers.ports import free_ports
 from helpers.waiting import soon
 from torchvision.datasets import MNIST
 
@@ -49,11 +50,8 @@ def packed(raw, monkeypatch):
         resources.append((archive.name, hashlib.md5(archive.read_bytes()).hexdigest()))
         path.unlink()
     monkeypatch.setattr(Digits, "resources", resources)
-    with socket.socket() as nobody_listens:
-        nobody_listens.bind(("127.0.0.1", 0))
-        port = nobody_listens.getsockname()[1]
-        monkeypatch.setattr(Digits, "mirrors", [f"http://127.0.0.1:{port}/"])
-        yield raw
+    monkeypatch.setattr(Digits, "mirrors", [f"http://127.0.0.1:{free_ports(1)[0]}/"])
+    return raw
 
 
 def read(raw):

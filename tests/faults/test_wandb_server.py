@@ -5,7 +5,6 @@ import logging
 import os
 import re
 import shlex
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import psutil
 import pytest
 import wandb
 from helpers.paths import ROOT
+from helpers.ports import free_ports
 from helpers.results import metrics_of
 from helpers.waiting import within
 from helpers.wandb_server import WANDB, inspect, records
@@ -75,18 +75,12 @@ def sync(line, directory):
     subprocess.run([str(WANDB), *arguments], check=True, capture_output=True, cwd=directory)
 
 
-def unused_port():
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]
-
-
 @pytest.mark.parametrize("fault", ["down", slow("silent"), 401, slow(403), slow(500), slow(0.7)])
 def test_a_server_that_does_not_take_a_run_delays_one_of_a_process(
     fault, server, lines, tmp_path, monkeypatch
 ):
     if fault == "down":
-        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{unused_port()}")
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{free_ports(1)[0]}")
     else:
         server.fault = fault
     first, second = tmp_path / "first", tmp_path / "second"

@@ -2,12 +2,13 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+from helpers.ports import free_ports
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel")
 PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
@@ -62,7 +63,7 @@ def running(cpus):
         for name in ("state", "spool"):
             (directory / name).mkdir()
         hostname = subprocess.check_output(["hostname", "-s"], text=True).strip()
-        controller, node = _free_ports(2)
+        controller, node = free_ports(2)
         (directory / "slurm.conf").write_text(
             CONFIGURATION.format(
                 directory=directory, controller=controller, node=node, hostname=hostname, cpus=cpus
@@ -123,11 +124,3 @@ def _wait_for(ready, daemons, directory, seconds=60):
             logs = [f"{log.name}:\n{log.read_text()[-3000:]}" for log in directory.glob("*.log")]
             raise RuntimeError("Slurm does not start\n" + "\n".join(logs))
         time.sleep(0.1)
-
-
-def _free_ports(count):
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]

@@ -16,15 +16,11 @@ from implicit_em.training.loading import load_as_trained
 
 
 def effect_of(folder, vector_D):
-    """Return what a vector behind the last block does to the logits of the next token."""
+    """Return what a vector behind Llama's last block does to the logits of the next token."""
     import transformers
 
     network = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
-    if folder.name == "gpt2":
-        scaled_D = (vector_D - vector_D.mean()) * network.transformer.ln_f.weight
-    else:
-        scaled_D = vector_D * network.model.norm.weight
-    logits_V = network.lm_head.weight @ scaled_D
+    logits_V = network.lm_head.weight @ (vector_D * network.model.norm.weight)
     return (logits_V - logits_V.mean()).detach()
 
 
