@@ -349,18 +349,25 @@ OTHER_WEIGHTS = {
 }
 
 
-@pytest.mark.parametrize("damage", [*NO_WEIGHTS, *OTHER_WEIGHTS])
-def test_damaged_weights_and_those_of_another_model_are_refused(run, damage, capsys, monkeypatch):
-    monkeypatch.chdir(run.path)
-    if damage in NO_WEIGHTS:
-        write(run.weights, NO_WEIGHTS[damage](run.weights.read_bytes()))
-    else:
-        save_file(OTHER_WEIGHTS[damage](load_file(run.weights)), run.weights)
+def assert_no_weights(run, capsys):
     with pytest.raises(DamagedError, match=r"model\.safetensors does not fit its model"):
         load(run.path)
-    assert not (run.path / "called").exists()
     assert evaluate_main([str(run.path)]) == 2
     assert "model.safetensors does not fit its model" in one_line(capsys)
+
+
+@pytest.mark.parametrize("damage", NO_WEIGHTS)
+def test_damaged_weights_are_refused(run, damage, capsys, monkeypatch):
+    monkeypatch.chdir(run.path)
+    write(run.weights, NO_WEIGHTS[damage](run.weights.read_bytes()))
+    assert_no_weights(run, capsys)
+    assert not (run.path / "called").exists()
+
+
+@pytest.mark.parametrize("change", OTHER_WEIGHTS)
+def test_weights_of_another_model_are_refused(run, change, capsys):
+    save_file(OTHER_WEIGHTS[change](load_file(run.weights)), run.weights)
+    assert_no_weights(run, capsys)
 
 
 def test_loading_draws_no_random_numbers(run):
