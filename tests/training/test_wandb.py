@@ -36,7 +36,7 @@ def flatten(value, key=""):
 def test_a_sweep_and_a_run_alone_are_runs_of_their_own(
     command_line, small, tmp_path, capfd, launcher
 ):
-    overrides = [*small, "logger=wandb", "metrics_every=1"]
+    overrides = [*small, "picture=true", "logger=wandb", "metrics_every=1"]
     sweep = tmp_path / "sweep-7"
     together = ["-m", "seed=1,2,3", f"hydra/launcher={launcher}", f"hydra.sweep.dir={sweep}"]
     assert command_line(*together, *overrides) == 0
