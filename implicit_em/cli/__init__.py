@@ -12,7 +12,7 @@ from importlib.metadata import EntryPoint, entry_points, version
 from itertools import groupby
 
 from implicit_em.base.allocation import keep_freed_memory
-from implicit_em.base.errors import REFUSED, nearest
+from implicit_em.base.errors import FAILED, REFUSED, nearest, one_line
 
 GROUP = "implicit_em.commands"
 
@@ -21,7 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command named by the arguments (by default the process's); return its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     name, rest = (arguments or ["--help"])[0], arguments[1:]
-    commands = {command.name: command for command in entry_points(group=GROUP)}
+    # Of two commands with one name, ours comes last and stays.
+    found = sorted(entry_points(group=GROUP), key=lambda one: one.module.startswith("implicit_em"))
+    commands = {command.name: command for command in found}
     if name in ("--help", "-h"):
         print("usage: implicit-em COMMAND ...; implicit-em COMMAND --help explains a command")
         print("\n".join(_help(commands)))
@@ -34,7 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return REFUSED
     sys.path.append(os.getcwd())  # for modules that a user's configuration names
     keep_freed_memory()  # before a library, such as pandas, starts a thread with memory of its own
-    return commands[name].load()(rest)
+    try:
+        command = commands[name].load()
+    except ImportError as error:
+        print(f"error: {name}: cannot be loaded: {one_line(error)}", file=sys.stderr)
+        return FAILED
+    return command(rest)
 
 
 def _help(commands: Mapping[str, EntryPoint]) -> Iterator[str]:
@@ -43,8 +50,11 @@ def _help(commands: Mapping[str, EntryPoint]) -> Iterator[str]:
     for _, own in groupby(sorted(commands.values(), key=_home), _home):
         yield ""
         for command in own:
-            explanation = (command.load().__doc__ or "").partition(".")[0]
-            yield f"  {command.name:{width}}  {explanation}"
+            try:
+                text = (command.load().__doc__ or "").partition(".")[0]
+            except ImportError as error:
+                text = f"cannot be loaded: {one_line(error)}"
+            yield f"  {command.name:{width}}  {text}"
 
 
 def _home(command: EntryPoint) -> str:

@@ -13,6 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from implicit_em.base.errors import ConfigError, nearest, one_line
 from implicit_em.base.settings import nodes
@@ -39,8 +40,12 @@ def composing(name: str, overrides: Sequence[str], conf: Path) -> Iterator[Confi
         loader = GlobalHydra.instance().config_loader()
         try:
             yield loader
-        except errors.HydraException as error:
+        except (errors.HydraException, OmegaConfBaseException) as error:
             raise ConfigError(explain(error, overrides, loader, name)) from error
+        except ValueError as error:  # a number that was assigned to a group
+            if isinstance(error, ConfigError) or not (line := _no_option(overrides, loader, name)):
+                raise
+            raise ConfigError(line) from error
 
 
 def shadowed(config: DictConfig) -> str | None:

@@ -10,7 +10,6 @@ from importlib.metadata import entry_points
 from typing import Any
 
 GROUP = "implicit_em.renamed"
-TARGET = "_target_"
 
 
 @cache
@@ -25,23 +24,18 @@ def _earlier() -> dict[str, str]:
 
 
 def with_new_names(settings: Any) -> Any:
-    """Return plain settings whose every ``_target_`` has the name of today."""
-    return _targets(settings, _renamed())
+    """Return plain settings in which what has moved has its name of today."""
+    return _renaming(settings, _renamed())
 
 
 def with_earlier_names(settings: Any) -> Any:
-    """Return plain settings whose every ``_target_`` has the name that it was first saved by."""
-    return _targets(settings, _earlier())
+    """Return plain settings in which what has moved has the name that it was first saved by."""
+    return _renaming(settings, _earlier())
 
 
-def _targets(settings: Any, names: Mapping[str, str]) -> Any:
+def _renaming(settings: Any, names: Mapping[str, str]) -> Any:
     if isinstance(settings, dict):
-        return {
-            key: names.get(value, value)
-            if key == TARGET and isinstance(value, str)
-            else _targets(value, names)
-            for key, value in settings.items()
-        }
+        return {key: _renaming(value, names) for key, value in settings.items()}
     if isinstance(settings, list | tuple):
-        return [_targets(item, names) for item in settings]
-    return settings
+        return [_renaming(item, names) for item in settings]
+    return names.get(settings, settings) if isinstance(settings, str) else settings

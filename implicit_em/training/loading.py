@@ -13,6 +13,7 @@ from torch import nn
 from implicit_em import models
 from implicit_em.base.errors import ConfigError, DamagedError, raising
 from implicit_em.base.files import whole, write_json
+from implicit_em.config.schema import to_plain
 from implicit_em.models.normalizing import Normalizer, taking_raw
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.saelens import from_saelens, is_saelens
@@ -95,11 +96,11 @@ def load_trusted(run: RunDirectory) -> tuple[Any, Normalizer | None]:
     Raises:
         ConfigError: if the run is not finished.
     """
-    model = run.read_config().model
+    model = to_plain(run.read_config())["model"]
     if run.completed_metrics() is None:
         raise ConfigError(f"{run.path}: not finished; allowed are finished runs")
     parts = [model, model.get("activation")]
-    return load_as_trained(run.path, [get_class(part._target_) for part in parts if part])
+    return load_as_trained(run.path, [get_class(part["_target_"]) for part in parts if part])
 
 
 def load_weights(model: nn.Module, run: RunDirectory) -> Normalizer | None:

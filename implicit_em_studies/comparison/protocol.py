@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from implicit_em_studies.shared.planning import AXES, Grid
-from implicit_em_studies.shared.protocol import Distinct, Protocol, Some, grids_in, named
+from implicit_em_studies.shared.protocol import Distinct, Grids, Protocol, Some, grids_in, named
 
 Density = Annotated[float, Field(gt=0, lt=1)]
 Factor = Annotated[float, Field(ge=1)]
@@ -25,7 +25,7 @@ class PartSettings(BaseModel):
     width: PositiveInt | None = None
     widths: dict[str, PositiveInt] = {}
     also: Distinct[str] = []
-    grids: dict[str, dict[str, Any]] = {}
+    grids: Grids = {}
 
 
 class ComparisonProtocol(Protocol):
@@ -41,7 +41,7 @@ class ComparisonProtocol(Protocol):
     width: PositiveInt
     parts: Annotated[dict[str, PartSettings], Field(min_length=1)]
     knobs: Distinct[str]
-    knob_grids: dict[str, dict[str, Any]]
+    knob_grids: Grids
     densities: Some[Density]
     reach: Factor
     beyond: Factor

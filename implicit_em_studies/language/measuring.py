@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from hydra.utils import get_class
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -27,7 +26,8 @@ from implicit_em.metrics.token_classes import classes_of, newline_next
 from implicit_em.models import SparseAutoencoder
 from implicit_em.training import decoding
 from implicit_em.training.decoding import BATCH, RidgeDecoder, encoded, fit_decoder
-from implicit_em.training.loading import load_as_trained
+from implicit_em.training.directory import RunDirectory
+from implicit_em.training.loading import load_trusted
 from implicit_em.training.measurement import energies_of
 from implicit_em_studies.language.protocol import REACHED, TUNED, Tokens
 from implicit_em_studies.shared.measurements import OF_TRAINING, Measurement
@@ -131,7 +131,7 @@ def losses_of_all(runs: Sequence[Run], lm: LanguageModelSettings, tokens: Tokens
 
 def reconstruction_of(run: Run) -> Callable[[Tensor], Tensor]:
     """Return a run's map from raw vectors ``(N, D)`` to their reconstructions."""
-    model, normalizer = load_as_trained(run.directory, [get_class(run.cfg.model._target_)])
+    model, normalizer = load_trusted(RunDirectory(run.directory))
     if isinstance(model, SparseAutoencoder):
         return decoding.reconstruction(model, normalizer, model.decode)
     arrays = load_file(run.directory / DECODER)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from implicit_em_studies.shared.protocol import Protocol, Some, named, refuse_others
+from implicit_em_studies.shared.protocol import Grids, Protocol, Some, named, refuse_others
 
 Cells = dict[str, dict[str, Any]]
 GROUPS = ("cells", "variations", "toys")
@@ -32,7 +32,7 @@ class RecoveryProtocol(Protocol):
     variations: Cells
     toys: Cells
     toy_families: Some[str]
-    toy_grids: dict[str, dict[str, Any]]
+    toy_grids: Grids
     criteria: dict[Literal["blind", "truth"], str]
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import TypeAdapter, ValidationError
 from yaml import YAMLError
 
 from implicit_em.base.errors import ConfigError, raising
@@ -18,7 +19,7 @@ from implicit_em.training.progress import working
 from implicit_em_studies.shared.claims import Claims
 from implicit_em_studies.shared.experiment import Evidence, Experiment
 from implicit_em_studies.shared.planning import Grid, plan_sweeps
-from implicit_em_studies.shared.protocol import digest, folder_of, grids_in, trial_label
+from implicit_em_studies.shared.protocol import Grids, digest, folder_of, grids_in, trial_label
 from implicit_em_studies.shared.report import Report, describe, forget, history_of, log_summary
 from implicit_em_studies.shared.runs import Run, execute
 from implicit_em_studies.shared.study import Part, Plan, Request, Study
@@ -111,8 +112,10 @@ class JudgedStudy(Study):
         file = folder_of(conf) / f"{self.name}.yaml"
         if not file.exists():
             return grids_in(self.name, conf)
-        with raising(ConfigError, f"{file}", OSError, YAMLError, OmegaConfBaseException):
-            return OmegaConf.to_container(OmegaConf.load(file))  # type: ignore[return-value]
+        with raising(
+            ConfigError, f"{file}", OSError, YAMLError, OmegaConfBaseException, ValidationError
+        ):
+            return TypeAdapter(Grids).validate_python(OmegaConf.to_container(OmegaConf.load(file)))
 
     def by_file(self, found: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
         """Return what experiments have by name, by the name of its file."""

@@ -36,6 +36,22 @@ def distinct(values: list[Any]) -> list[Any]:
 
 
 V = TypeVar("V")
+
+
+def _with_axes(grid: dict[str, Any]) -> dict[str, Any]:
+    """Refuse a grid whose axes are not texts by the keys of settings."""
+    axes = grid.get("axes", {})
+    if not isinstance(axes, dict) or not all(
+        isinstance(v, str | int | float) for v in axes.values()
+    ):
+        raise ValueError(
+            "axes must be a mapping with the values of each in one text, as {k: '1,2'}"
+        )
+    return grid
+
+
+Grids = dict[str, Annotated[dict[str, Any], AfterValidator(_with_axes)]]
+"""Grids by name: settings, and under ``axes`` those that vary."""
 Distinct = Annotated[list[V], AfterValidator(distinct)]
 Some = Annotated[Distinct[V], Field(min_length=1)]
 STAGES = ("always", "tuning", "finals")
@@ -74,7 +90,7 @@ class Protocol(BaseModel):
     finals: dict[str, Any]
     seeds: Some[NonNegativeInt]
     quick: list[str] = []
-    grids: dict[str, dict[str, Any]]
+    grids: Grids
 
     @model_validator(mode="after")
     def _keeps_the_test_set_for_the_finals(self) -> Self:

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from implicit_em.base.errors import RunError, one_line
@@ -19,7 +18,7 @@ from implicit_em.config.spec import RunSpec
 from implicit_em.models import SparseAutoencoder
 from implicit_em.sweeps.stacked import groups, progress_of, train_together
 from implicit_em.training.directory import RunDirectory
-from implicit_em.training.loading import load_as_trained
+from implicit_em.training.loading import load_trusted
 
 log = logging.getLogger(__name__)
 
@@ -88,10 +87,7 @@ class Run:
 
         Its class and its activation's may be a user's own.
         """
-        model = self.spec.settings["model"]
-        parts = [model, model.get("activation")]
-        classes = [get_class(part["_target_"]) for part in parts if part is not None]
-        return load_as_trained(self.directory, classes)[0]
+        return load_trusted(RunDirectory(self.directory))[0]
 
 
 def matrices_of(model: Any) -> dict[str, np.ndarray]:

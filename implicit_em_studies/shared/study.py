@@ -201,8 +201,9 @@ def _refuse_arguments(workers: int | None, conf: Path, needed: str) -> None:
     """Refuse an impossible number of workers, and a configuration folder without a needed file."""
     if workers is not None and workers < 1:
         raise ConfigError(f"workers={workers}: must be at least 1")
-    if not any((folder / needed).exists() for folder in (conf, folder_of(conf))):
-        raise ConfigError(f"conf={conf}: no {needed} there; name the folder of the configuration")
+    for name in ("train.yaml", needed):
+        if not any((folder / name).exists() for folder in (conf, folder_of(conf))):
+            raise ConfigError(f"conf={conf}: no {name} there; name the folder of the configuration")
 
 
 def _refuse_directory(
