@@ -40,12 +40,11 @@ def composing(name: str, overrides: Sequence[str], conf: Path) -> Iterator[Confi
         loader = GlobalHydra.instance().config_loader()
         try:
             yield loader
-        except (errors.HydraException, OmegaConfBaseException) as error:
+        except ConfigError:
+            raise
+        # A ValueError is Hydra's for a number that was assigned to a group.
+        except (errors.HydraException, OmegaConfBaseException, ValueError) as error:
             raise ConfigError(explain(error, overrides, loader, name)) from error
-        except ValueError as error:  # a number that was assigned to a group
-            if isinstance(error, ConfigError) or not (line := _no_option(overrides, loader, name)):
-                raise
-            raise ConfigError(line) from error
 
 
 def shadowed(config: DictConfig) -> str | None:

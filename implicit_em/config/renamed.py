@@ -13,24 +13,19 @@ GROUP = "implicit_em.renamed"
 
 
 @cache
-def _renamed() -> dict[str, str]:
-    tables = [table.load() for table in entry_points(group=GROUP)]
-    return {old: new for table in tables for old, new in table.items()}
-
-
-@cache
-def _earlier() -> dict[str, str]:
-    return {new: old for old, new in _renamed().items()}
+def _names(earlier: bool) -> dict[str, str]:
+    moved = [pair for table in entry_points(group=GROUP) for pair in table.load().items()]
+    return {new: old for old, new in moved} if earlier else dict(moved)
 
 
 def with_new_names(settings: Any) -> Any:
     """Return plain settings in which what has moved has its name of today."""
-    return _renaming(settings, _renamed())
+    return _renaming(settings, _names(earlier=False))
 
 
 def with_earlier_names(settings: Any) -> Any:
     """Return plain settings in which what has moved has the name that it was first saved by."""
-    return _renaming(settings, _earlier())
+    return _renaming(settings, _names(earlier=True))
 
 
 def _renaming(settings: Any, names: Mapping[str, str]) -> Any:

@@ -43,7 +43,6 @@ class PublishedTable:
     """A table of the paper."""
 
     title: str
-    experiment: str
     by: tuple[str, ...]  # the axes whose values name the rows
     columns: tuple[Column, ...]  # the paper's, then further ones
     rows: Mapping[tuple[str | float, ...], Mapping[str, Published]]  # by row and column key
@@ -77,7 +76,6 @@ def _dynamics(epoch: int | None, probe: float, loss: int, std: int) -> dict[str,
 TABLES = {
     "table1": PublishedTable(
         "Ablation: what each term of the objective does",
-        "ablation",
         ("loss",),
         (DEAD, REDUNDANCY, ENTROPY, LOSS, SILENT, DENSITY, PROBE),
         {
@@ -91,7 +89,6 @@ TABLES = {
     ),
     "table2": PublishedTable(
         "Benchmark: the derived encoder against the standard SAE",
-        "benchmark",
         ("model",),
         (PROBE, DENSITY, PARAMETERS, DEAD, SILENT, RECONSTRUCTION, UNEXPLAINED),
         {
@@ -101,7 +98,6 @@ TABLES = {
     ),
     "table3": PublishedTable(
         "Dynamics: two optimizers, four rates",
-        "dynamics",
         ("optimizer", "lr"),
         (CONVERGED, PROBE, LOSS, DEAD, SILENT),
         {

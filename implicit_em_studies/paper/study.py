@@ -15,9 +15,6 @@ STUDY = JudgedStudy(
     name="reproduce",
     directory=Path("results/paper"),
     purpose="Reproduce the paper: runs, tables, figures, verdicts and a report.",
-    metavar="EXPERIMENT | KEY=VALUE",
-    words=f"experiments ({', '.join(EXPERIMENTS)}; all if none is named) and settings for all "
-    "runs, e.g. trainer.max_epochs=2, which make it a trial",
     package="implicit_em_studies.paper",
     experiments=EXPERIMENTS,
     protocol=PROTOCOL,

@@ -7,19 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from pydantic import TypeAdapter, ValidationError
-from yaml import YAMLError
-
-from implicit_em.base.errors import ConfigError, raising
+from implicit_em.base.errors import ConfigError
 from implicit_em.base.files import write_json
 from implicit_em.base.tables import print_rows
 from implicit_em.training.progress import working
 from implicit_em_studies.shared.claims import Claims
 from implicit_em_studies.shared.experiment import Evidence, Experiment
 from implicit_em_studies.shared.planning import Grid, plan_sweeps
-from implicit_em_studies.shared.protocol import Grids, digest, folder_of, grids_in, trial_label
+from implicit_em_studies.shared.protocol import digest, folder_of, grids_in, read_grids, trial_label
 from implicit_em_studies.shared.report import Report, describe, forget, history_of, log_summary
 from implicit_em_studies.shared.runs import Run, execute
 from implicit_em_studies.shared.study import Part, Plan, Request, Study
@@ -50,6 +45,10 @@ class JudgedStudy(Study):
     evidence: Callable[[Evidence], Any] = dict
     file: str = "{experiment}_{name}"
     shortened: Sequence[str] = ()
+    metavar: str = "EXPERIMENT | KEY=VALUE"
+    words: str = (
+        "experiments, all if none is named, and settings of all runs, which make it a trial"
+    )
 
     def short(self, conf: Path) -> Sequence[str]:
         """Return the settings of a quick trial."""
@@ -110,12 +109,7 @@ class JudgedStudy(Study):
             ConfigError: if the file cannot be read.
         """
         file = folder_of(conf) / f"{self.name}.yaml"
-        if not file.exists():
-            return grids_in(self.name, conf)
-        with raising(
-            ConfigError, f"{file}", OSError, YAMLError, OmegaConfBaseException, ValidationError
-        ):
-            return TypeAdapter(Grids).validate_python(OmegaConf.to_container(OmegaConf.load(file)))
+        return read_grids(file) if file.exists() else grids_in(self.name, conf)
 
     def by_file(self, found: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
         """Return what experiments have by name, by the name of its file."""

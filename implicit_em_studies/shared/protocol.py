@@ -14,6 +14,7 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeInt,
+    TypeAdapter,
     ValidationError,
     model_validator,
 )
@@ -39,14 +40,12 @@ V = TypeVar("V")
 
 
 def _with_axes(grid: dict[str, Any]) -> dict[str, Any]:
-    """Refuse a grid whose axes are not texts by the keys of settings."""
+    """Refuse a grid whose axes are no texts by the keys of settings."""
     axes = grid.get("axes", {})
-    if not isinstance(axes, dict) or not all(
-        isinstance(v, str | int | float) for v in axes.values()
+    if not isinstance(axes, dict) or any(
+        isinstance(one, dict | list | None) for one in axes.values()
     ):
-        raise ValueError(
-            "axes must be a mapping with the values of each in one text, as {k: '1,2'}"
-        )
+        raise ValueError("axes must be a mapping, with the values of each axis in a text: '1,2'")
     return grid
 
 
@@ -115,12 +114,10 @@ class Protocol(BaseModel):
         Raises:
             ConfigError: if it cannot be read, or a value is not allowed.
         """
-        path = folder_of(conf) / cls.file
-        with raising(ConfigError, f"{path}", OSError, YAMLError, OmegaConfBaseException):
-            content: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-            cls._take_grids_in_files(content, conf)
-            for change in changes:
-                cls._change(content, change)
+        content = read_yaml(folder_of(conf) / cls.file)
+        cls._take_grids_in_files(content, conf)
+        for change in changes:
+            cls._change(content, change)
         try:
             protocol = cls.model_validate(content)
         except ValidationError as error:
@@ -142,7 +139,7 @@ class Protocol(BaseModel):
         """Set a key; a stage's settings have keys with dots, as in ``tuning.lr.value=1e-3``."""
         key, _, value = change.partition("=")
         name, _, setting = key.partition(".")
-        with raising(ConfigError, change, YAMLError):
+        with raising(ConfigError, change, YAMLError, OmegaConfBaseException):
             typed = OmegaConf.create(f"value: {value}")
         parsed = OmegaConf.to_container(typed)["value"]  # type: ignore[index,call-overload]
         part, _, own = setting.partition(".")
@@ -193,6 +190,20 @@ def folder_of(conf: Path) -> Path:
     Another folder than the framework's own holds everything.
     """
     return STUDIES if conf.resolve() == CONF else conf
+
+
+def read_yaml(path: Path) -> Any:
+    """Return the content of a file as plain containers, or raise ``ConfigError``."""
+    with raising(ConfigError, f"{path}", OSError, YAMLError, OmegaConfBaseException):
+        return OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+
+
+def read_grids(file: Path) -> dict[str, dict[str, Any]]:
+    """Return the grids of a file that holds nothing else, or raise ``ConfigError``."""
+    try:
+        return TypeAdapter(Grids).validate_python(read_yaml(file))
+    except ValidationError as error:
+        raise ConfigError(f"{file}: {first_mistake(error, Protocol)}") from error
 
 
 def grids_in(folder: str, conf: Path) -> dict[str, dict[str, Any]]:

@@ -14,9 +14,6 @@ STUDY = JudgedStudy(
     name="theory",
     directory=Path("results/theory"),
     purpose="Answer the theory's open questions: runs, tables, figures and verdicts.",
-    metavar="EXPERIMENT | KEY=VALUE",
-    words=f"experiments ({', '.join(EXPERIMENTS)}; all if none is named) and settings for all "
-    "runs, e.g. trainer.max_epochs=2, which make it a trial",
     quick="a trial of few epochs and one seed, into a directory of its own",
     shortened=("trainer.max_epochs=3", "seed=1"),
     package="implicit_em_studies.theory",

@@ -18,11 +18,12 @@ from implicit_em_studies.shared.report import Report
 from implicit_em_studies.shared.tables import rows_of
 
 EXPERIMENTS = list(STUDY.experiments)
+OF = {"table1": "ablation", "table2": "benchmark", "table3": "dynamics"}
 
 
 def compared(evidence, name):
     """A table of the paper, and the figures that deviate."""
-    return tables.beside_published(name, getattr(evidence, TABLES[name].experiment))
+    return tables.beside_published(name, getattr(evidence, OF[name]))
 
 
 def figures(evidence, name, **where):
