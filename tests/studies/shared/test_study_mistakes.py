@@ -49,7 +49,10 @@ MISTAKES = [
     ),
     ("compare grids.topk.axes=3", "grids.topk={'model': 'topk', 'axes': 3}: axes must be a map"),
     ("recover 'grids.l1={axes: {model.l0: [2,4]}}'", "grids.l1={'axes': {'model.l0': [2, 4]}}: "),
-    ("theory volume optimizer=3", "optimizer=3: optimizer takes the name of an option; allowed: "),
+    (
+        "reproduce theorem optimizer=3",
+        "optimizer=3: optimizer takes the name of an option; allowed: ",
+    ),
     ("compare parts.decay_64.grids=nowhere", "parts.decay_64.grids=nowhere: must be a mapping"),
     ("compare parts.decay_46.width=3", "parts.decay_46.width=3: parts has no decay_46; did you me"),
     ("compare parts.decay_64.widht=3", "parts.decay_64.widht: no such key; did you mean width?"),
