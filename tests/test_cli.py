@@ -51,7 +51,7 @@ def test_an_option_may_follow_the_overrides(refused):
 
 def test_a_package_may_add_a_command(monkeypatch, capsys):
     class Found(SimpleNamespace):
-        name, module = "mine", "my_package.commands"
+        module, dist = "my_package.commands", SimpleNamespace(name="my-package")
 
         def load(self):
             return greet
@@ -60,10 +60,13 @@ def test_a_package_may_add_a_command(monkeypatch, capsys):
         """Greet. What follows is not shown."""
         return len(arguments)
 
-    monkeypatch.setattr("implicit_em.cli.entry_points", lambda group: [*COMMANDS.values(), Found()])
+    found = [*COMMANDS.values(), Found(name="mine"), Found(name="theory")]
+    monkeypatch.setattr("implicit_em.cli.entry_points", lambda group: found)
     assert main(["mine", "some", "words"]) == 2
     assert main(["--help"]) == 0
-    assert capsys.readouterr().out.endswith("\n  mine       Greet\n")
+    shown = capsys.readouterr().out
+    assert shown.endswith("\n  mine       Greet\n")
+    assert "  theory     Answer" in shown, "the project's own stays"
 
 
 @pytest.fixture(scope="module")

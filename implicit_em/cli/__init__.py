@@ -14,22 +14,23 @@ from itertools import groupby
 from implicit_em.base.allocation import keep_freed_memory
 from implicit_em.base.errors import FAILED, REFUSED, nearest, one_line
 
-GROUP = "implicit_em.commands"
+GROUP, OWN = "implicit_em.commands", "implicit-em"
+"""The entry points, and the distribution of the project."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command named by the arguments (by default the process's); return its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     name, rest = (arguments or ["--help"])[0], arguments[1:]
-    # Of two commands with one name, ours comes last and stays.
-    found = sorted(entry_points(group=GROUP), key=lambda one: one.module.startswith("implicit_em"))
+    # Of two commands with one name, the project's own comes last and stays.
+    found = sorted(entry_points(group=GROUP), key=lambda one: getattr(one.dist, "name", "") == OWN)
     commands = {command.name: command for command in found}
     if name in ("--help", "-h"):
         print("usage: implicit-em COMMAND ...; implicit-em COMMAND --help explains a command")
         print("\n".join(_help(commands)))
         return 0
     if name == "--version":
-        print(version("implicit-em"))
+        print(version(OWN))
         return 0
     if name not in commands:
         print(f"error: {name}: no such command; {nearest(name, commands)}", file=sys.stderr)
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _help(commands: Mapping[str, EntryPoint]) -> Iterator[str]:
-    """Yield a line for each command, by the packages that they are from."""
+    """Yield a line for each command, grouped by package."""
     width = max(map(len, commands))
     for _, own in groupby(sorted(commands.values(), key=_home), _home):
         yield ""

@@ -40,7 +40,7 @@ V = TypeVar("V")
 
 
 def _with_axes(grid: dict[str, Any]) -> dict[str, Any]:
-    """Refuse a grid whose axes are no texts by the keys of settings."""
+    """Refuse a grid with an axis that has no text."""
     axes = grid.get("axes", {})
     if not isinstance(axes, dict) or any(
         isinstance(one, dict | list | None) for one in axes.values()
