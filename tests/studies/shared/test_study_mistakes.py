@@ -11,7 +11,8 @@ from implicit_em_studies.paper.study import STUDY as REPRODUCE
 from implicit_em_studies.recovery.study import STUDY as RECOVER
 
 STUDIES = {study.name: study for study in (REPRODUCE, COMPARE, RECOVER, LANGUAGE)}
-SMALL = "middle.data.features=12 middle.data.width=6"
+ONE = "families=[derived] grids.derived='{axes: {loss.lse.weight: 1}}'"
+SMALL = "families=[derived] toy_families=[derived] middle.data.features=12 middle.data.width=6"
 MISTAKES = [
     ("reproduce ablations", "ablations: no such experiment; allowed: theorem, ablation, benchmark"),
     ("reproduce lr.valu=1", "lr.valu=1: no such key; did you mean lr.value?"),
@@ -38,7 +39,7 @@ MISTAKES = [
     ("compare finals.data.final=validation", "finals.data.final=validation: must be test"),
     ("compare parts.knobs={}", "parts.knobs: must be a plain name, and neither a data set's nor"),
     (
-        "compare equal_parameters families=[derived] parts.equal_parameters.widths='{derivd: 32}'",
+        f"compare equal_parameters {ONE} parts.equal_parameters.widths='{{derivd: 32}}'",
         "parts.equal_parameters.widths={derivd: 32}: no family or control; allowed: batch",
     ),
     ("compare parts.decay_64.also=[l1]", "parts.decay_64.also=l1: is among families or controls"),
@@ -58,13 +59,13 @@ MISTAKES = [
     ("compare parts.decay_64.widht=3", "parts.decay_64.widht: no such key; did you mean width?"),
     ("compare parts.equal_width=3 parts.equal_width.width=3", "parts.equal_width.width=3: parts."),
     (
-        "compare finals.trainer.max_epochs=five families=[derived] equal_width",
+        f"compare finals.trainer.max_epochs=five {ONE} equal_width",
         "trainer.max_epochs=five: ",
     ),
     ("compare reference=topk families=[l1]", "reference=topk: must be one of families=[l1]"),
     ("compare width.k=3", "width.k=3: width has no k"),
     ("compare families=[derived,none]", "none: has no grid; allowed: derived, "),
-    ("compare tuning.lr.valu=1 families=[derived]", "lr.valu=1: no such setting; did you mean lr."),
+    (f"compare tuning.lr.valu=1 {ONE}", "lr.valu=1: no such setting; did you mean lr."),
     ("compare famlies=[derived]", "famlies=[derived]: no such key; did you mean families?"),
     ("compare data=kmnist", "data=kmnist: the protocol sets it; allowed: datasets"),
     ("compare model.hidden=8", "model.hidden=8: the protocol sets it; allowed: width, parts"),
@@ -73,7 +74,7 @@ MISTAKES = [
     ("compare width=16 families=[derived,topk] equal_width", "model: k=19: allowed are "),
     ("compare lr.valu=1", "lr.valu=1: no such key; did you mean lr.value?"),
     ("compare model=topk families=[l1] reference=l1", "model=topk: the experiments set model"),
-    ("compare always.data.val_size=0 families=[derived]", "data: "),
+    (f"compare always.data.val_size=0 {ONE}", "data: "),
     ("compare parts.decay_64.grids='{foo: {}}'", "parts.decay_64.grids.foo: allowed: derived, "),
     ("recover nowhere", "nowhere: no such cell; allowed: cells, variations, toys, few_features, "),
     ("recover data=mnist", "data=mnist: the protocol sets it; allowed: middle"),
