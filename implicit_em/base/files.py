@@ -1,14 +1,20 @@
-"""Files that are written whole or not at all, and JSON that may be damaged."""
+"""Files that are written whole or not at all, and files that may be damaged or be no files."""
 
 import json
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from implicit_em.base.errors import DamagedError, WriteError, raising
+
+LARGEST_JSON = 2**26
+"""Largest size of a JSON file in bytes: the text of 256,000 token ids takes a tenth of it."""
+LONGEST_HEADER = 10**8
+"""Largest size of the header of a .safetensors file in bytes, as in the format's own library."""
 
 
 @contextmanager
@@ -49,9 +55,67 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to read it, but nothing that could have no end: a pipe or a device.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        DamagedError: if it cannot be opened or is no file; the message names it.
+    """
+    try:
+        file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115  (closed below)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise DamagedError(f"{path} cannot be read: {error.strerror}") from error
+    with file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise DamagedError(f"{path} cannot be read: no regular file")
+        yield file
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe may have no writer
+
+
+def read_bytes(path: Path, most: int | None = None) -> bytes:
+    """Return the content of a file; raise as ``opened`` does, or if it has more bytes."""
+    with opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if most is not None and size > most:
+            raise DamagedError(f"{path} cannot be read: {size:,} bytes; allowed are {most:,}")
+        return file.read(size)
+
+
+def read_safetensors(path: Path) -> bytes:
+    """Return the content of a .safetensors file, which is as long as its header says.
+
+    Nothing is read of another file: its size may be more than memory has. Raises as ``opened``
+    does.
+    """
+    with opened(path) as file:
+        size, length = os.fstat(file.fileno()).st_size, int.from_bytes(file.read(8), "little")
+        with raising(DamagedError, f"{path}: no safetensors file", Exception):
+            if length > min(size, LONGEST_HEADER):
+                raise ValueError(f"{size:,} bytes, and a header of {length:,}")
+            entries = json.loads(file.read(length))
+            ends = [value["data_offsets"][1] for key, value in entries.items() if key[:2] != "__"]
+            if size != 8 + length + max(ends, default=0):
+                raise ValueError(f"{size:,} bytes; its header says another number")
+        file.seek(0)
+        return file.read(size)
+
+
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file; ``DamagedError`` if ``write_json`` would not write it."""
+    """Return the content of a JSON file.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        DamagedError: if it is no file, too large, or holds what ``write_json`` would not write.
+    """
+    content = read_bytes(path, LARGEST_JSON)
     with raising(DamagedError, f"{path}: no JSON", ValueError, RecursionError):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
-    return content
+        value = json.loads(content.decode())
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    return value
