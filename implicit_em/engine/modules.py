@@ -339,10 +339,14 @@ class EnergyModule(pl.LightningModule):
         """Add a batch, or this process's part of it, to the final metrics."""
         x = self._inputs(batch)
         energies = self(x)
-        decoded = self.model.decode(energies)
+        decoded = self.decoded(energies)
         if decoded.shape != x.shape:  # a model that transforms its input has no x to compare with
             decoded = torch.full_like(x, torch.nan)
         self.finals.update(energies=energies, preds=decoded, target=x)
+
+    def decoded(self, energies: Tensor) -> Tensor:
+        """Return the reconstructions ``(B, D)`` that are measured."""
+        return self.model.decode(energies)
 
     def on_test_epoch_end(self) -> None:
         """Pass the final metrics to the Trainer under their own names."""
@@ -356,6 +360,10 @@ class EncoderModule(EnergyModule):
     network = Encoder
     default_loss = DERIVED_LOSS
     reconstruction_metric = "transpose_reconstruction_mse"
+
+    def decoded(self, energies: Tensor) -> Tensor:
+        """Return ``E W``, the product with the transposed encoder matrix, shape ``(B, D)``."""
+        return energies @ self.model.weight
 
 
 class SparseAutoencoderModule(EnergyModule):

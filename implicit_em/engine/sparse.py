@@ -11,6 +11,7 @@ from torch import nn
 from implicit_em.base.values import check_word
 from implicit_em.codes import LEAST_UNITS
 from implicit_em.engine.stack import Replica
+from implicit_em.models.declarations import declares
 
 Sparse = Literal["auto", "on", "off"] | bool
 LARGEST_SHARE = 1 / 16
@@ -47,7 +48,7 @@ def largest_share(sparse: Sparse, replica: Replica, precision: str = "32-true") 
 def refusal(replica: Replica, precision: str) -> str | None:
     """Return why a run takes no sparse steps; ``None`` if it does."""
     model = replica.model
-    if vars(type(model)).get("steps_sparsely") is not True:
+    if not declares(model, "steps_sparsely"):
         return f"the class {type(model).__name__} does not declare steps_sparsely = True"
     activation = getattr(model, "encoder", model).activation
     if type(activation) is not nn.ReLU:

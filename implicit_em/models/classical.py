@@ -27,7 +27,7 @@ class Pixels(Encoder):
         ValueError: if ``hidden`` is another number.
     """
 
-    takes_stacks = takes_parts = folds = True
+    takes_stacks = takes_parts = decodes = True
 
     def __init__(self, in_features: int, hidden: int | None = None) -> None:
         if hidden not in (None, in_features):

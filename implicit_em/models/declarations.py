@@ -13,6 +13,11 @@ place of normalised ones. Without this declaration the normaliser stays in front
 ``steps_sparsely = True``: the model has a method ``sparse_outputs`` for sparse steps, which gives
 what ``training_outputs`` gives. Without this declaration all steps are dense.
 
+``decodes = True``: the rows of an ``Encoder`` are also its decoder, so ``decode`` returns ``E W``.
+Without this declaration ``decode`` and ``reconstruct`` raise. Such a class does not declare
+``folds``: rows that take raw samples would not give them back. A ``SparseAutoencoder`` has a
+decoder, and declares nothing.
+
 A declaration holds for the class whose body makes it. A subclass may compute something else, so it
 declares anew.
 """
@@ -27,6 +32,11 @@ STACKED = {*ELEMENTWISE, nn.Sequential, nn.ModuleList, nn.ModuleDict}
 """Classes of ``torch.nn`` that need neither declaration."""
 BY_SAMPLE = STACKED | {nn.Linear, nn.LayerNorm, nn.PReLU}
 """Classes of ``torch.nn`` that need not declare ``takes_parts``."""
+
+
+def declares(model: nn.Module, declaration: str) -> bool:
+    """Return whether the class of a model itself makes a declaration."""
+    return vars(type(model)).get(declaration) is True
 
 
 def undeclared(model: nn.Module, declaration: Literal["takes_stacks", "takes_parts"]) -> list[str]:

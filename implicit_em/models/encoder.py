@@ -5,7 +5,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from implicit_em.base.errors import ConfigError
 from implicit_em.codes import Code, Layer, positive
+from implicit_em.models.declarations import declares
 from implicit_em.models.linear import Linear, SharedInput
 
 UNITS = 256
@@ -53,24 +55,22 @@ class Encoder(nn.Module):
         return self(x)
 
     def decode(self, energies: Tensor) -> Tensor:
-        """Return ``E W``, the reconstructions ``(..., D)`` by the transposed encoder matrix."""
+        """Return ``E W``, the reconstructions ``(..., D)``, of a class whose rows are a decoder.
+
+        Raises:
+            ValueError: if the class does not declare ``decodes`` (see ``models.declarations``).
+                ``implicit_em.fit_decoder`` then fits a decoder.
+        """
+        if not declares(self, "decodes"):
+            raise ConfigError(
+                f"{type(self).__name__}: its rows are no decoder; "
+                "implicit_em.fit_decoder(model, x) fits one"
+            )
         return energies @ self.weight
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Return reconstructions of inputs by the transposed encoder matrix, both ``(..., D)``.
-
-        This matrix is not trained as a decoder; ``implicit_em.fit_decoder`` fits one.
-
-        Raises:
-            ValueError: if the rows of the matrix have another width than the inputs.
-        """
-        reconstruction = self.decode(self.encode(x))
-        if reconstruction.shape != x.shape:
-            raise ValueError(
-                f"{type(self).__name__}: its rows have width {self.weight.shape[-1]}, its inputs "
-                f"{x.shape[-1]}; implicit_em.fit_decoder fits a decoder"
-            )
-        return reconstruction
+        """Return reconstructions of inputs, both ``(..., D)``; raise as ``decode`` does."""
+        return self.decode(self.encode(x))
 
     def extra_repr(self) -> str:
         """Return what calling the model returns."""
@@ -80,7 +80,7 @@ class Encoder(nn.Module):
     def fold(self, normalizer: Any) -> None:
         """Replace W by ``W A`` and b by ``b - W A m``, to take raw samples.
 
-        The energies of x are then those of ``A (x - m)`` before. ``decode`` no longer reconstructs.
+        The energies of x are then those of ``A (x - m)`` before.
 
         Args:
             normalizer: affine ``models.normalizing.Normalizer``, which maps x to ``A (x - m)``.

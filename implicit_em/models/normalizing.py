@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from implicit_em.models.declarations import declares
 from implicit_em.models.linear import floating
 from implicit_em.models.sae import SparseAutoencoder
 
@@ -175,7 +176,10 @@ class Normalized(nn.Module):
         return self.model.encode(self.normalizer(floating(x)))
 
     def decode(self, energies: Tensor) -> Tensor:
-        """Return reconstructions ``(..., D)`` of raw samples from energies ``(..., K)``."""
+        """Return reconstructions ``(..., D)`` of raw samples from energies ``(..., K)``.
+
+        Raises what the model's own ``decode`` raises, if it has no decoder.
+        """
         return self.normalizer.inverse(self.model.decode(energies))
 
     def reconstruct(self, x: Tensor) -> Tensor:
@@ -194,7 +198,7 @@ def taking_raw(model: Any, normalizer: Normalizer) -> nn.Module:
     ``folds`` (see ``models.declarations``), and the weights' precision allows it. Otherwise a
     ``Normalized`` holds both.
     """
-    if vars(type(model)).get("folds") is not True or not _is_exact(normalizer, model.weight.dtype):
+    if not declares(model, "folds") or not _is_exact(normalizer, model.weight.dtype):
         return Normalized(model, normalizer)
     model.fold(normalizer)
     return model

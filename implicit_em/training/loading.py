@@ -59,8 +59,9 @@ def load(run_dir: str | Path, classes: Sequence[type[nn.Module]] = ()) -> nn.Mod
         The model, for floating-point inputs ``(..., D)``; bytes must be scaled to [0, 1]. It
         converts inputs to its dtype. ``model.encode(x)`` returns the energies ``(..., K)`` of an
         ``Encoder``, or the hidden activations of a ``SparseAutoencoder``. ``model.reconstruct(x)``
-        returns reconstructions ``(..., D)``. Calling an ``Encoder`` encodes, calling a
-        ``SparseAutoencoder`` reconstructs; ``repr(model)`` says which. If the run normalised its
+        returns reconstructions ``(..., D)``, or raises if the model has no decoder; see
+        ``fit_decoder``. Calling an ``Encoder`` encodes, calling a ``SparseAutoencoder``
+        reconstructs; ``repr(model)`` says which. If the run normalised its
         samples, the model takes raw ones: the normaliser is folded into the model's weights, or a
         ``models.normalizing.Normalized`` holds both.
 

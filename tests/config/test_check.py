@@ -53,11 +53,11 @@ class OneLess(Encoder):
         return super().forward(x)[..., 1:]
 
 
-class Undecoded(Encoder):
+class Unmeasured(Encoder):
     """Fails only when it is measured."""
 
-    def decode(self, energies):
-        raise NotImplementedError("no decoder")
+    def encode(self, x):
+        raise NotImplementedError("no code")
 
 
 class Expanded(Encoder):
@@ -91,7 +91,7 @@ class Expanded(Encoder):
             r"\(a term is a function, not a class\)$",
         ),
         (["model._target_=test_check.OneLess"], "model: gives 63 energies; its weight has 64 rows"),
-        (["model._target_=test_check.Undecoded"], "model in testing: no decoder"),
+        (["model._target_=test_check.Unmeasured"], "model in testing: no code"),
         (["model._target_=test_check.Centred"], "model in training, with loss: 'SharedInput'"),
     ],
 )

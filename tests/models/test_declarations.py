@@ -178,3 +178,18 @@ class Doubled(Encoder):
 def test_a_subclass_and_each_part_of_a_model_declare_for_themselves():
     assert undeclared(Doubled(64, 32), "takes_stacks") == ["Doubled"]
     assert undeclared(Encoder(64, 32, nn.RReLU()), "takes_parts") == ["RReLU"]
+
+
+def test_rows_are_a_decoder_where_the_body_of_the_class_says_so():
+    class Tied(Encoder):
+        decodes = True
+
+    class Changed(Tied):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    model, x = Tied(6, 4), torch.randn(3, 6)
+    assert torch.equal(model.reconstruct(x), model.encode(x) @ model.weight)
+    with pytest.raises(ValueError, match=r"^Changed: its rows are no decoder; .*fit_decoder"):
+        Changed(6, 4).reconstruct(x)
+    assert torch.equal(models.Pixels(6).reconstruct(x), x)
