@@ -25,7 +25,7 @@ def check_splits(splits: Mapping[str, tuple[Samples, Tensor]]) -> None:
 
 
 def check_split(subject: str, samples: Samples, labels: Tensor) -> None:
-    """Refuse samples that cannot be trained on, and labels of another number."""
+    """Refuse samples that cannot be trained on, and labels of another number or kind."""
     if len(samples.shape) < 2:
         raise ConfigError(
             f"{subject}: samples of shape {tuple(samples.shape)}; allowed is (N, ...), of two "
@@ -34,6 +34,7 @@ def check_split(subject: str, samples: Samples, labels: Tensor) -> None:
     count, shape = len(samples), tuple(samples.shape[1:])
     if len(labels) != count:
         raise ConfigError(f"{subject}: {count} samples, but {len(labels)} labels")
+    check_whole_numbers(subject, labels)
     if count < 2 or samples.shape.numel() == 0:
         raise ConfigError(
             f"{subject}: {count} samples of shape {shape}; at least 2 are needed, none empty"

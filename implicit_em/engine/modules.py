@@ -16,7 +16,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from implicit_em.base.errors import DamagedError, NonFiniteLossError
+from implicit_em.base.errors import ConfigError, DamagedError, NonFiniteLossError
 from implicit_em.base.settings import differences, listed
 from implicit_em.data import Block, BlockLoader, as_unit_float
 from implicit_em.distributed import GlobalBatch, Group
@@ -64,10 +64,11 @@ def build_objective(loss: Spec) -> Objective:
 class EnergyModule(pl.LightningModule):
     """Base of both modules: objective, optimizer, epoch means, curves and final metrics.
 
-    A batch is a tensor of images of any shape ``(B, ...)``, or a tuple that begins with one. Each
-    epoch logs the mean over its steps of the total and of each term, as ``train/loss`` and
-    ``train/<term>``. A validation loader adds the curves ``monitor/<metric>``. A ``Stack`` of this
-    module alone, or of several, makes the steps.
+    A batch is a tensor of images of any shape ``(B, ...)``, or a tuple that begins with one. Labels
+    behind it, of integers, are ignored; floating-point values raise ``ValueError``. Each epoch logs
+    the mean over its steps of the total and of each term, as ``train/loss`` and ``train/<term>``. A
+    validation loader adds the curves ``monitor/<metric>``. A ``Stack`` of this module alone, or of
+    several, makes the steps.
 
     Args:
         model: arguments of the network, with ``in_features``; ``_target_`` may name a subclass.
@@ -173,7 +174,14 @@ class EnergyModule(pl.LightningModule):
         return self.model.encode(self._inputs(x))
 
     def _inputs(self, batch: Any) -> Tensor:
-        images = batch if isinstance(batch, Tensor) else batch[0]
+        images, *others = [batch] if isinstance(batch, Tensor) else batch
+        for place, other in enumerate(others, start=1):
+            if isinstance(other, Tensor) and (other.is_floating_point() or other.is_complex()):
+                raise ConfigError(
+                    f"batch[{place}]: values of {other.dtype} and shape {tuple(other.shape)}; "
+                    "allowed beside the inputs are labels, of integers, which are ignored: there "
+                    "is no other target than the inputs"
+                )
         return as_unit_float(images.flatten(1)).to(self.model.weight.dtype)
 
     def configure_optimizers(self) -> Any:

@@ -172,3 +172,14 @@ def test_holding_out_too_much_is_refused(val_size):
     with pytest.raises(ValueError, match=rf"data\.val_size={val_size}: .*at least 2 of 50"):
         Columns(val_size=val_size).setup()
     assert len(ready(Columns(val_size=48)).train_indices()) == 2
+
+
+def test_values_in_place_of_labels_are_refused():
+    class Measured(Columns):
+        def read(self, train):
+            samples, indices = super().read(train)
+            return samples, indices / 2
+
+    message = r"^train split: labels of shape \(50,\) and torch\.float32; allowed are whole numbers"
+    with pytest.raises(ValueError, match=message):
+        ready(Measured())

@@ -86,7 +86,7 @@ class Poisoned:
         self.epoch += 1
         for batch, x in enumerate(images().flatten(1).split(BATCH)[:5], start=1):
             poison = (self.epoch, batch) == (2, 3)
-            yield (self.value * x if poison else x), torch.zeros(len(x))
+            yield (self.value * x if poison else x), torch.zeros(len(x), dtype=torch.int64)
 
 
 @pytest.mark.slow
@@ -138,6 +138,15 @@ def test_a_target_needs_the_end_of_the_training():
 def test_batches_of_images_alone_are_taken_too():
     fit = fitted(EncoderModule(MODEL), DataLoader(images(), BATCH))
     assert fit.global_step == 2 * STEPS
+
+
+@pytest.mark.parametrize("step", ["fit", "validate", "test"])
+def test_a_target_that_would_be_ignored_is_refused(step):
+    x = images().flatten(1)
+    loader = DataLoader(TensorDataset(x, torch.arange(len(x)), x + 1), BATCH)
+    message = r"^batch\[2\]: values of torch\.float32 and shape \(4, 64\); allowed .* labels"
+    with pytest.raises(ValueError, match=message):
+        getattr(trainer(), step)(EncoderModule(MODEL), loader)
 
 
 def test_bytes_and_floats_give_the_same_energies():
