@@ -19,7 +19,7 @@ from implicit_em.data.modules import ResidentDataModule
 from implicit_em.data.resident import in_one_window
 from implicit_em.data.sharing import Source
 from implicit_em.data.store import SPLITS, ActivationStore, Split
-from implicit_em.data.store_statistics import Statistics, TokenFilter, statistics_of
+from implicit_em.data.store_statistics import Statistics, TokenFilter, kept_at, statistics_of
 from implicit_em.data.tensors import read_tensor
 from implicit_em.models.normalizing import Normalizer, normalizer_of
 
@@ -176,13 +176,21 @@ class ActivationDataModule(ResidentDataModule):
 
     def statistics(self) -> Statistics:
         """Return the statistics of the training tokens that are left; the store keeps them."""
-        return statistics_of(self.store, self.site, "train", self.rule)
+        return _statistics(self.store.path, digest_of_store(self.store.path), self.site, self.rule)
+
+    @property
+    def normalized_by(self) -> str | None:
+        """SHA-256 of the statistics that normalise the samples; ``None`` without any."""
+        return None if self.normalizer is None else self.statistics().digest()
 
     def _remarks(self) -> list[str]:
         found = self.statistics()
         total = sum(shard.tokens for shard in self.store.shards("train"))
         anisotropy = found.mean_D.norm() / found.covariance_DD.trace().sqrt()
+        again = f"data: {self.store.path} cannot be written: each run computes its statistics again"
+        is_kept = kept_at(self.store, self.site, "train", self.rule).exists()
         return [
+            *([] if is_kept else [again]),
             f"data: {found.count:,} training tokens, {total - found.count:,} left out; "
             f"anisotropy |mean|/|std| {anisotropy:.2f}",
             *super()._remarks(),
@@ -262,6 +270,11 @@ def _kept(path: Path, digest: str | None, site: str, tokens: TokenFilter) -> Kep
         sizes_S = torch.tensor([shard.tokens for shard in store.shards(split)], dtype=torch.int64)
         ends[split] = torch.searchsorted(rows[split], sizes_S.cumsum(0))
     return Kept(tokens, rows, ends)
+
+
+@lru_cache(maxsize=2)
+def _statistics(path: Path, digest: str | None, site: str, tokens: TokenFilter) -> Statistics:
+    return statistics_of(ActivationStore(path), site, "train", tokens)
 
 
 def _too_few(path: Path, count: int) -> str:

@@ -133,6 +133,11 @@ class ResidentDataModule(pl.LightningDataModule):
         """Normaliser that was applied to the samples; ``None`` if they are as they were read."""
         return self._splits.normalizer if self._splits else None
 
+    @property
+    def normalized_by(self) -> str | None:
+        """SHA-256 of statistics that were not fitted by this module; ``None`` without any."""
+        return None
+
     def normalize_by(self, normalizer: Normalizer) -> None:
         """Normalise the samples that were read, by the statistics of other samples."""
         assert self._splits, "setup() comes first"

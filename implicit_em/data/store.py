@@ -137,8 +137,6 @@ def read_manifest(path: Path) -> Manifest | None:
         return Manifest.model_validate(read_json(file))
     except FileNotFoundError:
         return None
-    except NotADirectoryError as error:
-        raise DamagedError(f"{path}: no directory") from error
     except ValidationError as error:
         mistake = first_mistake(error, Manifest)
         raise DamagedError(f"{file}: no manifest of a store: {mistake}") from error

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor
 
 from implicit_em.base.errors import ConfigError, WriteError
+from implicit_em.base.files import read_safetensors
+from implicit_em.base.threads import torch_threads
 from implicit_em.base.values import check_word
 from implicit_em.data.store import ActivationStore, save_tensors
 
@@ -24,6 +25,8 @@ VALUES = 2**22
 
 SAVED = ("count", "mean", "covariance", "fourth", "norms")
 """Names of the fields of ``Statistics`` in the file that keeps them."""
+DIGEST = "sha256"
+"""Name of their digest there, uint8."""
 
 
 @dataclass(frozen=True)
@@ -79,33 +82,54 @@ class Statistics:
     fourth: Tensor
     norms_Q: Tensor
 
+    def digest(self, purpose: str = "") -> str:
+        """Return the SHA-256 of all bits of the statistics and of a purpose."""
+        found = hashlib.sha256(purpose.encode())
+        for name, array in self.arrays().items():
+            found.update(f"{name} {array.dtype} {tuple(array.shape)}".encode())
+            found.update(array.numpy().tobytes())
+        return found.hexdigest()
+
+    def arrays(self) -> dict[str, Tensor]:
+        """Return the statistics by their names in the file that keeps them."""
+        values = (torch.as_tensor(getattr(self, field.name)) for field in fields(self))
+        return dict(zip(SAVED, values, strict=True))
+
 
 def statistics_of(
     store: ActivationStore, site: str, split: str = "train", tokens: TokenFilter = TokenFilter()
 ) -> Statistics:
     """Return the statistics of a site over exactly the tokens of a split that a filter leaves.
 
-    They are computed once for each filter, in two passes, and kept in the store's directory if it
-    can be written.
+    They are computed once for each filter, in two passes and by one thread: their bits can be
+    repeated. The store's directory keeps them with their digest. They are computed again where it
+    does not hold, and each time where nothing can be written.
 
     Raises:
         ConfigError: if the store lacks the site, or no token is left.
         DamagedError: if a shard is missing or damaged; the message names it.
     """
     check_word(f"{store.path}: site", site, store.manifest.sites)
-    file = _cached_at(store, site, split, tokens)
-    with suppress(OSError, SafetensorError, KeyError):
-        saved = load_file(file)
+    file = kept_at(store, site, split, tokens)
+    with suppress(Exception):  # a damaged file may raise any
+        saved = load(read_safetensors(file))
         count, *others = (saved[name] for name in SAVED)
-        return Statistics(int(count), *others)
-    found = _computed(store, site, split, tokens)
+        found = Statistics(int(count), *others)
+        if torch.equal(saved[DIGEST], _as_tensor(found.digest(file.stem))):
+            return found
+    with torch_threads(1):
+        found = _computed(store, site, split, tokens)
     with suppress(WriteError):
-        values = (torch.as_tensor(getattr(found, field.name)) for field in fields(found))
-        save_tensors(file, dict(zip(SAVED, values, strict=True)))
+        save_tensors(file, {**found.arrays(), DIGEST: _as_tensor(found.digest(file.stem))})
     return found
 
 
-def _cached_at(store: ActivationStore, site: str, split: str, tokens: TokenFilter) -> Path:
+def _as_tensor(digest: str) -> Tensor:
+    return torch.tensor(list(bytes.fromhex(digest)), dtype=torch.uint8)
+
+
+def kept_at(store: ActivationStore, site: str, split: str, tokens: TokenFilter) -> Path:
+    """Return the file in which the store keeps what ``statistics_of`` returns."""
     shards = [shard.sha256 for shard in store.shards(split)]
     key = json.dumps([site, asdict(tokens), sorted(store.manifest.special_tokens), shards])
     name = hashlib.sha256(key.encode()).hexdigest()[:16]

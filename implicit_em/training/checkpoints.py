@@ -18,8 +18,8 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from implicit_em.base import interruption
-from implicit_em.base.errors import Interrupted
-from implicit_em.base.files import whole
+from implicit_em.base.errors import ConfigError, Interrupted
+from implicit_em.base.files import opened, whole
 from implicit_em.training.history import HistoryLogger
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ class LastCheckpoint(Checkpoint):
         last: path of the last checkpoint; the one before it is ``previous.ckpt`` beside it.
         run: identity of the run, see ``run_identity``.
         history: the run's history, which is written with each checkpoint.
+        statistics: SHA-256 of the statistics that normalise the samples, if a store keeps them.
         epochs: number of epochs from one checkpoint to the next; the last epoch is always saved.
         steps: largest number of optimizer steps between two checkpoints, rounded down to whole
             blocks of steps; ``None`` sets no limit.
@@ -48,6 +49,7 @@ class LastCheckpoint(Checkpoint):
     last: Path
     run: str
     history: HistoryLogger
+    statistics: str | None = None
     epochs: int = 1
     steps: int | None = None
     minutes: float | None = None
@@ -95,6 +97,7 @@ class LastCheckpoint(Checkpoint):
         self._count()
         checkpoint[OWN] = {
             "run": self.run,
+            "statistics": self.statistics,
             "random_state": _random_state(),
             "train_seconds": self.train_seconds,
             "stopped": trainer.should_stop,
@@ -201,35 +204,46 @@ def newest(last: Path) -> Path:
     return last.with_stem("newest")
 
 
-def resume_point(last: Path, run: str, epochs: int) -> tuple[Path | None, int]:
+def resume_point(
+    last: Path, run: str, epochs: int, statistics: str | None = None
+) -> tuple[Path | None, int]:
     """Return the newest usable checkpoint of a run and its finished epochs, or ``None`` and 0.
 
     A checkpoint is unusable if it is damaged, belongs to another run, or is later than the
     ``epochs`` of the history, which would then have a gap. Nothing is unpickled.
+
+    Raises:
+        ConfigError: if it was trained with other ``statistics``; see ``LastCheckpoint``.
     """
     for path in (newest(last), last, previous(last)):
         if not path.exists():
             continue
         try:
-            owner, done = _owner_and_epochs(path)
+            entries, done = _entries_and_epochs(path)
         except Exception as error:  # a damaged file may raise anything
             log.warning("%s cannot be read (%s): not used", path, type(error).__name__)
             continue
-        if owner != run:
+        if entries["run"] != run:
             log.warning("%s belongs to another run: not used", path)
         elif done <= epochs:
+            if entries.get("statistics", statistics) != statistics:  # earlier ones lack it
+                raise ConfigError(
+                    f"{path}: trained with other statistics than the store's; delete "
+                    f"{path.parent} to train anew"
+                )
             return path, done
     return None, 0
 
 
-def _owner_and_epochs(path: Path) -> tuple[str, int]:
-    """Return the identity of a checkpoint's run and the number of finished epochs."""
-    with zipfile.ZipFile(path) as archive:
-        if damaged := archive.testzip():  # torch ignores the checksums
-            raise zipfile.BadZipFile(damaged)
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+def _entries_and_epochs(path: Path) -> tuple[dict[str, Any], int]:
+    """Return what was added to a checkpoint, and the number of finished epochs."""
+    with opened(path) as file:
+        with zipfile.ZipFile(file) as archive:
+            if damaged := archive.testzip():  # torch ignores the checksums
+                raise zipfile.BadZipFile(damaged)
+        file.seek(0)
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     entries = checkpoint[OWN]
-    if not {"random_state", "train_seconds", "stopped"} <= entries.keys():
+    if not {"run", "random_state", "train_seconds", "stopped"} <= entries.keys():
         raise KeyError(OWN)
-    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-    return entries["run"], epochs
+    return entries, checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]

@@ -63,9 +63,10 @@ class Fit:
         pl.seed_everything(settings["seed"], verbose=False)
         module = spec.build_module(data.in_features)
         history = HistoryLogger(run.history)
-        checkpoint, done = resume_point(run.checkpoint, spec.identity, history.restore())
+        whose, statistics = (run.checkpoint, spec.identity), data.normalized_by
+        checkpoint, done = resume_point(*whose, history.restore(), statistics)
         history.forget_after(done)
-        saving = LastCheckpoint(run.checkpoint, spec.identity, history, **settings["checkpoint"])
+        saving = LastCheckpoint(*whose, history, statistics, **settings["checkpoint"])
         progress = _progress(spec)
         if checkpoint:
             log.info("goes on after epoch %d of %d", done, settings["trainer"]["max_epochs"])

@@ -1,18 +1,25 @@
 """``data=activations``: which tokens of a store are read, in which order, and runs on them."""
 
+import random
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
+from helpers.breaking import break_off, broken_off, every_block
 from helpers.processes import trained_in_a_process
 from helpers.results import results
 from helpers.stores import SINK, SITE, SPECIAL, WIDTH, make_store
 
 from implicit_em.base.errors import ConfigError
 from implicit_em.config.spec import RunSpec
-from implicit_em.data import ActivationDataModule, ActivationStore, as_unit_float
-from implicit_em.data.activations import in_windows
+from implicit_em.data import ActivationDataModule, ActivationStore, as_unit_float, sharing
+from implicit_em.data.activations import _statistics, in_windows
 from implicit_em.data.mapped import MappedSamples
-from implicit_em.data.store import read_manifest, write_manifest
+from implicit_em.data.store import read_manifest, save_tensors, write_manifest
+from implicit_em.data.store_statistics import DIGEST
+from implicit_em.engine.stack import Stack
 from implicit_em.evaluate import main as evaluate_main
 from implicit_em.models.normalizing import fit_normalizer
 from implicit_em.training.loading import load, load_as_trained
@@ -313,6 +320,76 @@ def test_the_path_does_not_decide_which_run_it_is(store, composed, tmp_path):
     assert RunSpec.of(composed(*BRIEF, "data.path=moved")).fingerprint == here
     make_store(tmp_path / "other", [("train", [50]), ("test", [50])])
     assert RunSpec.of(composed(*BRIEF, "data.path=other")).fingerprint != here
+
+
+# --- statistics that change
+
+
+NORMALISED = [*BRIEF, "data.normalize=zca", "probe=none"]
+
+
+@pytest.fixture
+def anew(monkeypatch):
+    """Forget what this process has read, as if it were another."""
+
+    def anew():
+        sharing._known.clear()
+        _statistics.cache_clear()
+
+    anew()
+    return anew
+
+
+def test_a_run_does_not_go_on_with_other_statistics(store, composed, tmp_path, monkeypatch, anew):
+    cfg, again = composed(*NORMALISED), tmp_path / "again"
+    train(cfg, tmp_path / "undisturbed")
+    broken_off(monkeypatch, cfg, again, 3)
+    (file,) = (store.path / "statistics").iterdir()
+    found = ready(store, normalize="zca").statistics()
+    other = replace(found, mean_D=found.mean_D.nextafter(torch.tensor(torch.inf).double()))
+    digest = torch.tensor(list(bytes.fromhex(other.digest(file.stem)))).byte()
+    save_tensors(file, {**other.arrays(), DIGEST: digest})
+    anew()
+    with pytest.raises(ConfigError, match=r"last\.ckpt: trained with other statistics than the"):
+        train(cfg, again)
+    file.unlink()
+    anew()
+    train(cfg, again)
+    assert results(again) == results(tmp_path / "undisturbed")
+
+
+@pytest.mark.slow
+def test_bits_of_statistics_that_flip_at_any_moment_change_no_result(
+    store, composed, tmp_path, monkeypatch, anew
+):
+    every_block(monkeypatch, 4)  # of an epoch's 20 batches
+    cfg, chance = composed(*NORMALISED), random.Random(0)
+    train(cfg, tmp_path / "undisturbed")
+    (file,) = (store.path / "statistics").iterdir()
+
+    def flip():
+        content = bytearray(file.read_bytes())
+        content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+        file.write_bytes(content)
+
+    def breaks(when, last, seen):
+        seen.append(len(seen) == when and flip())
+        return len(seen) == last
+
+    for number in range(24):
+        run, last = tmp_path / f"run-{number}", chance.randrange(6, 15)
+        moment = chance.choice(["before", "while it trains", "while it is down"])
+        if moment == "before":
+            flip()
+        anew()
+        when = chance.randrange(last) if moment == "while it trains" else None
+        broken = partial(breaks, when, last, [])
+        break_off(monkeypatch, cfg, run, Stack, "train", lambda *_, broken=broken: broken())
+        if moment == "while it is down":
+            flip()
+        anew()
+        train(cfg, run)
+        assert results(run) == results(tmp_path / "undisturbed"), moment
 
 
 @pytest.mark.slow

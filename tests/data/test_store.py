@@ -1,16 +1,22 @@
 """Stores of activations: what reads them, what is refused, statistics of what a filter leaves."""
 
 import json
+import os
+import shutil
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from helpers.stores import SITE, SPECIAL, WIDTH, make_store
+from helpers.waiting import soon
+from safetensors.torch import load, save
 
 from implicit_em.base.errors import ConfigError, DamagedError
+from implicit_em.base.threads import torch_threads
 from implicit_em.data import ActivationStore, Documents, TokenFilter, statistics_of
 from implicit_em.data.store import DOCUMENTS, VOCABULARY
-from implicit_em.data.store_statistics import QUANTILES
+from implicit_em.data.store_statistics import DIGEST, QUANTILES, SAVED, kept_at
 
 
 @pytest.fixture
@@ -80,7 +86,7 @@ def test_a_damaged_or_missing_file_is_named(name, damage, path):
 def test_what_is_no_store_is_refused(path, tmp_path):
     with pytest.raises(ConfigError, match=r"elsewhere: no store: it has no manifest\.json"):
         ActivationStore(tmp_path / "elsewhere")
-    with pytest.raises(DamagedError, match="no directory"):
+    with pytest.raises(DamagedError, match="Not a directory"):
         ActivationStore(path / DOCUMENTS)
     manifest = path / "manifest.json"
     content = json.loads(manifest.read_text())
@@ -146,10 +152,59 @@ def test_statistics_are_computed_once_for_each_filter(path, monkeypatch):
     for one, other in zip(first, again, strict=True):
         assert one.count == other.count
         assert torch.equal(one.covariance_DD, other.covariance_DD)
-    for file in (path / "statistics").iterdir():
-        file.write_bytes(file.read_bytes()[:50])
-    repaired = statistics_of(store, SITE)
-    assert torch.equal(repaired.mean_D, first[0].mean_D), "a damaged file is computed again"
+
+
+def flipped(content, share):
+    """The content with a bit changed that stands there, of 100."""
+    changed = bytearray(content)
+    changed[share * len(changed) // 100] ^= 1 << share % 8
+    return bytes(changed)
+
+
+def other_shape(content):
+    arrays = load(content)
+    return save({**arrays, "covariance": arrays["covariance"].flatten()})
+
+
+DAMAGES = {
+    "empty": lambda content: b"",
+    "cut": lambda content: content[:50],
+    "not a number": lambda content: save(load(content) | {"mean": torch.full((3,), torch.nan)}),
+    "another shape": other_shape,
+    "without digest": lambda content: save({k: v for k, v in load(content).items() if k in SAVED}),
+    "a digest of another kind": lambda content: save(load(content) | {DIGEST: torch.zeros(1)}),
+    **{f"a bit at {share} %": partial(flipped, share=share) for share in range(0, 100, 3)},
+}
+
+
+def test_damaged_statistics_are_computed_again(path):
+    store = ActivationStore(path)
+    first, other = (statistics_of(store, SITE, tokens=t) for t in (TokenFilter(), TokenFilter(1)))
+    assert first.digest() != other.digest()
+    file = kept_at(store, SITE, "train", TokenFilter())
+    (others,) = {*file.parent.iterdir()} - {file}
+    content = file.read_bytes()
+    for name, damage in {**DAMAGES, "of another filter": lambda _: others.read_bytes()}.items():
+        file.write_bytes(damage(content))
+        assert file.read_bytes() != content, name
+        assert statistics_of(store, SITE).digest() == first.digest(), name
+        assert file.read_bytes() == content, name
+    file.unlink()
+    os.mkfifo(file)
+    with soon():
+        assert statistics_of(store, SITE).digest() == first.digest()
+
+
+def test_statistics_do_not_depend_on_threads(tmp_path):
+    path = make_store(tmp_path, [("train", [70_000]), ("test", [20])])
+    digests = []
+    for threads in (1, 2):
+        with torch_threads(threads):
+            store = ActivationStore(path)
+            digests.append(statistics_of(store, SITE).digest())
+            assert torch.get_num_threads() == threads
+        shutil.rmtree(path / "statistics")
+    assert digests[0] == digests[1]
 
 
 def test_the_splits_have_statistics_of_their_own(path):
