@@ -10,7 +10,7 @@ from implicit_em.base.errors import ConfigError
 
 def check_word(name: str, value: Any, allowed: Iterable[Any], where: str = "") -> None:
     """Raise ``ConfigError`` for a value that is none of those allowed, shown as YAML has them."""
-    if value not in allowed:
+    if value not in (allowed := list(allowed)):  # also of a dictionary: not every value has a hash
         shown, *listed = (
             json.dumps(word) if word is None or isinstance(word, bool) else str(word)
             for word in (value, *allowed)

@@ -11,9 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from implicit_em.base.values import check_whole
 from implicit_em.models.encoder import Encoder
 from implicit_em.models.linear import in_dtype_of
 from implicit_em.models.sae import SparseAutoencoder
+
+MOST_SWEEPS = 10_000
+"""Largest number of sweeps with which NMF finds the codes of a sample."""
 
 
 class Pixels(Encoder):
@@ -124,6 +128,7 @@ class NMF(_Factors):
         self, in_features: int, hidden: int = 64, iterations: int = 200, sweeps: int = 50
     ) -> None:
         super().__init__(in_features, hidden)
+        check_whole("sweeps", sweeps, 1, MOST_SWEEPS)
         self.iterations = iterations
         self.sweeps = sweeps
 

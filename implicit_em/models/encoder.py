@@ -38,6 +38,8 @@ class Encoder(nn.Module):
         self, in_features: int, hidden: int = 64, activation: nn.Module | None = None
     ) -> None:
         super().__init__()
+        if not (activation is None or callable(activation)):
+            raise ConfigError(f"activation={activation}: must be a module, such as torch.nn.ReLU()")
         self.linear = Linear(in_features, hidden)
         self.activation = nn.ReLU() if activation is None else activation
 

@@ -1,11 +1,12 @@
 """Normalisation of samples by the statistics of training samples, and models that take raw ones."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from implicit_em.base.values import check_word
 from implicit_em.models.declarations import declares
 from implicit_em.models.linear import floating
 from implicit_em.models.sae import SparseAutoencoder
@@ -26,7 +27,7 @@ class Normalizer(nn.Module):
         factor: symmetric matrix A, shape ``(D, D)``, or its diagonal, shape ``(D,)``.
 
     Raises:
-        ValueError: if the tensors are not those of the option.
+        ValueError: if there is no such option, or the tensors are not those of it.
     """
 
     mean: Tensor | None
@@ -36,6 +37,7 @@ class Normalizer(nn.Module):
         self, option: str, mean: Tensor | None = None, factor: Tensor | None = None
     ) -> None:
         super().__init__()
+        check_word("normalize", option, [name for name in get_args(Option) if name != "none"])
         if mean is None or factor is None:
             fits = option == "l2" and mean is factor
         else:
@@ -44,8 +46,8 @@ class Normalizer(nn.Module):
         if not fits:
             raise ValueError(f"normalize={option}: its statistics are of other shapes")
         self.option = option
-        self.register_buffer("mean", mean)
-        self.register_buffer("factor", factor)
+        self.register_buffer("mean", None if mean is None else mean.double())
+        self.register_buffer("factor", None if factor is None else factor.double())
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised samples of samples ``(..., D)``, in float32 or float64."""

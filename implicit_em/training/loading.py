@@ -12,12 +12,24 @@ from torch import nn
 
 from implicit_em import models
 from implicit_em.base.errors import ConfigError, DamagedError, raising
-from implicit_em.base.files import whole, write_json
+from implicit_em.base.files import read_safetensors, whole, write_json
 from implicit_em.config.schema import to_plain
+from implicit_em.models.activations import ELEMENTWISE
 from implicit_em.models.normalizing import Normalizer, taking_raw
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.saelens import from_saelens, is_saelens
 
+MODELS: dict[str, Any] = {
+    f"implicit_em.models.{name}": cls
+    for name, cls in vars(models).items()
+    if isinstance(cls, type) and hasattr(cls, "encode")
+}
+"""Models that ``load`` builds."""
+ACTIVATIONS: dict[str, Any] = {
+    **{f"torch.nn.{cls.__name__}": cls for cls in (*ELEMENTWISE, nn.PReLU, nn.RReLU)},
+    "implicit_em.models.Abs": models.Abs,
+}
+"""Activations that ``load`` builds. Other classes of torch could be made to take for ever."""
 STATISTICS = "data.normalize."
 """Prefix of the names of the normaliser's tensors among the weights; no parameter has it."""
 
@@ -48,8 +60,9 @@ def save_model(
 def load(run_dir: str | Path, classes: Sequence[type[nn.Module]] = ()) -> nn.Module:
     """Rebuild the trained model of a run, in evaluation mode, on the CPU.
 
-    Nothing is unpickled. Only this package's models, modules of ``torch.nn`` and the given
-    ``classes`` are built.
+    Nothing is unpickled. Only this package's models, elementwise activations of ``torch.nn`` and
+    the given ``classes`` are built. Weights are not read if their file is longer or shorter than
+    its header says.
 
     Args:
         run_dir: the run directory, or a folder of SAELens.
@@ -57,7 +70,8 @@ def load(run_dir: str | Path, classes: Sequence[type[nn.Module]] = ()) -> nn.Mod
 
     Returns:
         The model, for floating-point inputs ``(..., D)``; bytes must be scaled to [0, 1]. It
-        converts inputs to its dtype. ``model.encode(x)`` returns the energies ``(..., K)`` of an
+        converts inputs to its dtype. Its parameters need no gradients; ``model.requires_grad_()``
+        makes them trainable. ``model.encode(x)`` returns the energies ``(..., K)`` of an
         ``Encoder``, or the hidden activations of a ``SparseAutoencoder``. ``model.reconstruct(x)``
         returns reconstructions ``(..., D)``, or raises if the model has no decoder; see
         ``fit_decoder``. Calling an ``Encoder`` encodes, calling a ``SparseAutoencoder``
@@ -70,9 +84,10 @@ def load(run_dir: str | Path, classes: Sequence[type[nn.Module]] = ()) -> nn.Mod
         ValueError: if the model needs a class that is not trusted, or the files are damaged.
     """
     if is_saelens(run_dir):
-        return from_saelens(run_dir)
+        return from_saelens(run_dir).requires_grad_(False)
     model, normalizer = load_as_trained(run_dir, classes)
-    return model if normalizer is None else taking_raw(model, normalizer).eval()
+    raw = model if normalizer is None else taking_raw(model, normalizer).eval()
+    return raw.requires_grad_(False)
 
 
 def load_as_trained(
@@ -83,11 +98,20 @@ def load_as_trained(
     These are the samples that the run's data module gives.
     """
     run = RunDirectory(run_dir)
-    known = {f"{cls.__module__}.{cls.__qualname__}": cls for cls in classes}
+    paths = {_public_name(f"{cls.__module__}.{cls.__qualname__}"): cls for cls in classes}
+    own = {path: cls for path, cls in paths.items() if path not in MODELS | ACTIVATIONS}
+    spec = run.read_model()["model"]
     # On "meta" no tensor takes memory, however large the file claims it is.
-    with nullcontext() if classes else torch.device("meta"):
-        model = _build(run.read_model()["model"], known)
+    device = nullcontext() if own else torch.device("meta")
+    with raising(DamagedError, f"{run.model} cannot be built", Exception), device:
+        model = _build(spec, MODELS | own, ACTIVATIONS | own)
     normalizer = load_weights(model, run)
+    if not own:  # what an activation is given shows in use
+        with (
+            raising(DamagedError, f"{run.model}: its model gives nothing", Exception),
+            torch.no_grad(),
+        ):
+            model.eval().encode(torch.zeros(1, spec["in_features"]))
     return model.eval(), normalizer
 
 
@@ -95,13 +119,15 @@ def load_trusted(run: RunDirectory) -> tuple[Any, Normalizer | None]:
     """Rebuild a model as ``load_as_trained`` does, with the classes that the run's settings name.
 
     Raises:
-        ConfigError: if the run is not finished.
+        ConfigError: if the run is not finished, or a class cannot be imported.
     """
     model = to_plain(run.read_config())["model"]
     if run.completed_metrics() is None:
         raise ConfigError(f"{run.path}: not finished; allowed are finished runs")
     parts = [model, model.get("activation")]
-    return load_as_trained(run.path, [get_class(part["_target_"]) for part in parts if part])
+    with raising(ConfigError, f"{run.config}: model", Exception):
+        classes = [get_class(part["_target_"]) for part in parts if part]
+    return load_as_trained(run.path, classes)
 
 
 def load_weights(model: nn.Module, run: RunDirectory) -> Normalizer | None:
@@ -110,7 +136,10 @@ def load_weights(model: nn.Module, run: RunDirectory) -> Normalizer | None:
     Returns:
         The normaliser of the samples that the weights are for, if there is one.
     """
-    content, option = run.weights.read_bytes(), run.read_model().get("normalize")
+    description = run.read_model()
+    option, width = description.get("normalize"), description["model"].get("in_features")
+    with raising(DamagedError, str(run.weights), MemoryError):
+        content = read_safetensors(run.weights)
     # A damaged file may raise anything.
     with raising(DamagedError, f"{run.weights} does not fit its model", Exception):
         weights = safetensors.torch.load(content)
@@ -118,24 +147,30 @@ def load_weights(model: nn.Module, run: RunDirectory) -> Normalizer | None:
         if option is not None:
             tensors = (weights.pop(f"{STATISTICS}{name}", None) for name in ("mean", "factor"))
             normalizer = Normalizer(option, *tensors)
+            if normalizer.mean is not None and len(normalizer.mean) != width:
+                raise ValueError(f"statistics of {len(normalizer.mean)} inputs, of {width}")
         dtype = next(value.dtype for value in weights.values() if value.is_floating_point())
         model.to(dtype).load_state_dict(weights, assign=True)
     return normalizer
 
 
-def _build(spec: Mapping[str, Any], known: Mapping[str, type[nn.Module]]) -> nn.Module:
-    target = str(spec.get("_target_"))
-    package, _, name = target.rpartition(".")
-    trusted: Any = {("torch", "nn"): nn, ("implicit_em", "models"): models}
-    home = trusted.get(tuple(package.split(".")[:2]))
-    cls = known.get(target) or getattr(home, name, None)
-    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
-        raise ValueError(f"the model needs {target}: pass the class, load(..., classes=[{name}])")
+def _build(spec: Mapping[str, Any], allowed: Mapping[str, Any], within: Mapping[str, Any]) -> Any:
+    """Build one of the allowed classes, whose arguments may be modules of the classes within."""
+    name = str(spec.get("_target_"))
+    if (cls := allowed.get(_public_name(name))) is None:
+        short = name.rpartition(".")[2]
+        raise ConfigError(f"the model needs {name}: pass the class, load(..., classes=[{short}])")
     arguments = {
-        key: _build(value, known) if isinstance(value, Mapping) and "_target_" in value else value
+        key: _build(value, within, within) if isinstance(value, Mapping) else value
         for key, value in spec.items()
         if key != "_target_"
     }
-    # For example an argument that the class does not have.
-    with raising(DamagedError, f"the model's {target} cannot be built", Exception):
-        return cls(**arguments)
+    return cls(**arguments)
+
+
+def _public_name(path: str) -> str:
+    """Return the path of a class of torch or of this package as the docs write it."""
+    for home in ("torch.nn", "implicit_em.models"):
+        if path.startswith(f"{home}."):
+            return f"{home}.{path.rpartition('.')[2]}"
+    return path

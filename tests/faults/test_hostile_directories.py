@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import shutil
 
@@ -25,16 +26,18 @@ from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.config.resolvers import job_directory
 from implicit_em.config.spec import RunSpec
 from implicit_em.evaluate import main as evaluate_main
+from implicit_em.export import main as export_main
 from implicit_em.sweeps.jobs import note_jobs, noted_jobs
 from implicit_em.sweeps.summary import read_jobs, summarise
 from implicit_em.training import run as training
 from implicit_em.training.checkpoints import OWN, LastCheckpoint, previous
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.history import HistoryLogger
-from implicit_em.training.loading import load
+from implicit_em.training.loading import STATISTICS, load
 from implicit_em.training.run import train
 
 EPOCHS = 4
+NORMALIZER = ("mean", "factor")
 
 
 def settings(root):
@@ -318,6 +321,25 @@ NO_MODELS = {
     "more than memory holds": {**ENCODER, "hidden": 10**9, "in_features": 10**7},
     "more than can be counted": {**ENCODER, "hidden": 10**30},
     "deep": "[" * 100_000,
+    "a class that nobody needs": {
+        "_target_": "torch.nn.LSTM",
+        "input_size": 1,
+        "num_layers": 10**7,
+    },
+    "the same as an activation": {
+        **ENCODER,
+        "activation": {"_target_": "torch.nn.LSTM", "input_size": 1, "num_layers": 10**7},
+    },
+    "a foreign class": {**ENCODER, "_target_": "my_models.Mine"},
+    "a model of models": {**ENCODER, "activation": ENCODER},
+    "no class of a part": {**ENCODER, "activation": {"negative_slope": 0.3}},
+    "a word for a part": {**ENCODER, "activation": "torch.nn.ReLU"},
+    "an activation alone": {"_target_": "torch.nn.PReLU"},
+    "a text for a slope": {
+        **ENCODER,
+        "activation": {"_target_": "torch.nn.LeakyReLU", "negative_slope": "steep"},
+    },
+    "no end of sweeps": {**ENCODER, "_target_": "implicit_em.models.NMF", "sweeps": 10**12},
 }
 
 
@@ -329,6 +351,36 @@ def test_a_damaged_description_of_a_model_is_refused(run, content):
     with soon(), pytest.raises(ValueError, match=r"model|Encoder") as refused:
         load(run.path)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("option", ["../../x", "none", "l2", {"centre": 1}, ["centre"], 3, ""])
+def test_a_normalisation_that_is_none_of_ours_is_refused(run, option):
+    weights = load_file(run.weights) | {f"{STATISTICS}{n}": torch.ones(64) for n in NORMALIZER}
+    save_file(weights, run.weights)
+    run.model.write_text(json.dumps(run.read_model() | {"normalize": "centre"}))
+    load(run.path)
+    run.model.write_text(json.dumps(run.read_model() | {"normalize": option}))
+    with pytest.raises(DamagedError, match=r"normalize="):
+        load(run.path)
+
+
+def test_statistics_of_another_width_are_refused(run, capsys):
+    weights = load_file(run.weights) | {f"{STATISTICS}{n}": torch.ones(63) for n in NORMALIZER}
+    save_file(weights, run.weights)
+    run.model.write_text(json.dumps(run.read_model() | {"normalize": "centre"}))
+    assert_no_weights(run, capsys)
+
+
+def test_a_foreign_class_is_named_in_one_line_by_commands(run, capsys):
+    run.model.write_text(json.dumps({"model": {**ENCODER, "_target_": "my_models.Mine"}}))
+    assert export_main([str(run.path)]) == 2
+    line = "the model needs my_models.Mine: pass the class, load(..., classes=[Mine])"
+    assert one_line(capsys) == f"error: {run.model} cannot be built: {line}\n"
+    config = OmegaConf.load(run.config)
+    config.model._target_ = "my_models.Mine"
+    OmegaConf.save(config, run.config)
+    assert export_main([str(run.path)]) == 2
+    assert one_line(capsys).startswith(f"error: {run.config}: model: ")
 
 
 NO_WEIGHTS = {
@@ -349,19 +401,35 @@ OTHER_WEIGHTS = {
 }
 
 
-def assert_no_weights(run, capsys):
-    with pytest.raises(DamagedError, match=r"model\.safetensors does not fit its model"):
+def assert_no_weights(run, capsys, reason="does not fit its model"):
+    with soon(), pytest.raises(DamagedError, match=rf"model\.safetensors:? {reason}"):
         load(run.path)
     assert evaluate_main([str(run.path)]) == 2
-    assert "model.safetensors does not fit its model" in one_line(capsys)
+    assert reason in one_line(capsys)
 
 
 @pytest.mark.parametrize("damage", NO_WEIGHTS)
 def test_damaged_weights_are_refused(run, damage, capsys, monkeypatch):
     monkeypatch.chdir(run.path)
     write(run.weights, NO_WEIGHTS[damage](run.weights.read_bytes()))
-    assert_no_weights(run, capsys)
+    assert_no_weights(run, capsys, "no safetensors file")
     assert not (run.path / "called").exists()
+
+
+@pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
+@pytest.mark.parametrize("kind", ["a pipe", "a device", "much larger"])
+def test_what_would_be_read_for_ever_is_refused(run, name, kind, capsys):
+    path = run.path / name
+    if kind == "much larger":
+        os.truncate(path, 200 * 10**9)
+    else:
+        path.unlink()
+        os.mkfifo(path) if kind == "a pipe" else path.symlink_to("/dev/zero")
+    with soon(), pytest.raises(DamagedError, match=re.escape(name)):
+        load(run.path)
+    with soon():
+        assert evaluate_main([str(run.path)]) == 2
+    assert name in one_line(capsys)
 
 
 @pytest.mark.parametrize("change", OTHER_WEIGHTS)
@@ -466,8 +534,8 @@ def test_a_list_of_targets_is_not_built(run):
     called.clear()
     spec = {**ENCODER, "activation": [{"_target_": f"{__name__}.foreign"}]}
     run.model.write_text(json.dumps({"schema": 1, "model": spec}))
-    with pytest.raises(TypeError):
-        load(run.path)(torch.zeros(1, 64))
+    with pytest.raises(DamagedError, match=r"activation=\[.*\]: must be a module"):
+        load(run.path)
     assert not called
 
 

@@ -91,3 +91,25 @@ def test_a_directory_without_a_model_is_not_found(tmp_path, missing):
 def test_no_directory_is_not_found(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no trained model"):
         load(tmp_path / "nowhere")
+
+
+def test_a_loaded_model_needs_no_gradients(tmp_path):
+    loaded = load(saved(tmp_path, Encoder(64, 5), ENCODER))
+    assert not loaded.encode(torch.rand(2, 64)).requires_grad
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+@pytest.mark.parametrize("cls", [nn.PReLU, nn.RReLU, nn.Hardtanh])
+def test_activations_of_torch_are_built_without_being_given(tmp_path, cls):
+    spec = ENCODER | {"activation": {"_target_": path_of(cls)}}
+    assert type(load(saved(tmp_path, Encoder(64, 5, cls()), spec)).activation) is cls
+
+
+def test_other_classes_of_torch_are_built_where_they_are_given(tmp_path):
+    model = Encoder(64, 5, nn.Softmax(-1))
+    spec = ENCODER | {"activation": {"_target_": "torch.nn.Softmax", "dim": -1}}
+    saved(tmp_path, model, spec)
+    x = torch.randn(9, 64)
+    assert torch.equal(load(tmp_path, classes=[nn.Softmax])(x), model(x))
+    with pytest.raises(ValueError, match=r"needs torch\.nn\.Softmax: .* classes=\[Softmax\]"):
+        load(tmp_path)

@@ -97,6 +97,7 @@ def test_folders_that_cannot_be_read_are_one_line(tmp_path):
     save_file(arrays, tmp_path / "sae_weights.safetensors")
     for changes, said in (
         ({"architecture": "temporal"}, "architecture=temporal: allowed are standard, topk"),
+        ({"architecture": {"name": "topk"}}, "architecture={'name': 'topk'}: allowed are"),
         ({"normalize_activations": "layer_norm"}, "normalize_activations=layer_norm: only"),
         ({"rescale_acts_by_decoder_norm": True}, "rescale_acts_by_decoder_norm=True: only"),
     ):
