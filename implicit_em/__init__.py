@@ -1,11 +1,13 @@
 """Decoder-free sparse autoencoders derived from implicit EM.
 
 The names below are the public interface. Each is imported on first use, because the command line
-must answer before torch is loaded.
+must answer before torch is loaded. So are modules, such as ``implicit_em.export``.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from implicit_em.base.lazy import submodule
 
 if TYPE_CHECKING:
     from implicit_em import losses
@@ -43,11 +45,9 @@ __all__ = ["losses", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "losses":
-        return import_module("implicit_em.losses")
     if name in _HOMES:
         return getattr(import_module(f"implicit_em.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return submodule(__name__, name)
 
 
 def __dir__() -> list[str]:

@@ -2,3 +2,7 @@
 
 It imports from ``config`` and below.
 """
+
+from implicit_em.base import lazy
+
+lazy.offer_submodules(__name__)

@@ -34,7 +34,7 @@ BATCH = 256
 """Number of samples encoded at a time: a block that stays in a processor's cache."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RidgeDecoder:
     """Linear decoder ``x' = a W + b`` of a model's energies or activations ``a``.
 
@@ -55,6 +55,10 @@ class RidgeDecoder:
     def reconstruct(self, x: Any) -> Tensor:
         """Return reconstructions ``(N, D)`` of samples ``(N, ...)`` from their energies."""
         return torch.cat([self(activations) for activations, _ in encoded(self.model, x, BATCH)])
+
+    def __repr__(self) -> str:
+        units, width = self.weight.shape
+        return f"RidgeDecoder({units} units of {type(self.model).__name__} -> {width} inputs)"
 
     def fvu(self, x: Any) -> float:
         """Return the fraction of the variance of samples ``(N, ...)`` that is left unexplained.

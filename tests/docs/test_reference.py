@@ -2,12 +2,14 @@
 
 import re
 import runpy
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 from helpers.paths import ROOT
 
+import implicit_em
 from implicit_em import data, losses, metrics, models
 
 CONFIGURATION = runpy.run_path(str(ROOT / "docs/hooks/configuration.py"))
@@ -67,3 +69,30 @@ def test_equations_become_mathml_and_pages_load_nothing_from_elsewhere(tmp_path)
     Path(tmp_path / "page.html").write_text('<script src="https://a.org/b.js"></script>')
     with pytest.raises(Exception, match=r"loads https://a\.org/b\.js"):
         offline["on_post_build"]({"site_dir": tmp_path})
+
+
+NAMED = sorted(
+    {
+        name
+        for page in (ROOT / "docs" / "reference").glob("*.md")
+        for name in re.findall(r"^::: (\S+)$", page.read_text(), re.M)
+    }
+)
+
+
+@pytest.mark.parametrize("named", NAMED)
+def test_what_the_reference_names_is_there_after_import_of_the_package_alone(named, monkeypatch):
+    found = implicit_em
+    for part in named.split(".")[1:]:
+        if f"{found.__name__}.{part}" in sys.modules:  # bound by what this process has imported
+            monkeypatch.delitem(vars(found), part, raising=False)
+        found = getattr(found, part)
+    assert callable(found)
+
+
+def test_what_the_package_lacks_is_no_attribute():
+    for module in (implicit_em, implicit_em.models, implicit_em.engine):
+        with pytest.raises(
+            AttributeError, match=f"module '{module.__name__}' has no attribute 'no"
+        ):
+            _ = module.nothing

@@ -42,6 +42,7 @@ def test_a_decoder_is_fitted_to_any_model_and_measured_on_any_samples(kind, samp
     model = kind(64, 20)
     decoder = fit_decoder(model, samples[:500])
     assert (decoder.weight.shape, decoder.bias.shape) == ((20, 64), (64,))
+    assert repr(decoder) == f"RidgeDecoder(20 units of {kind.__name__} -> 64 inputs)"
     x = samples[500:].flatten(1) / 255
     decoded = decoder(model.encode(x)).detach()
     assert torch.allclose(decoder.reconstruct(samples[500:]), decoded, atol=1e-6)
