@@ -84,12 +84,19 @@ def _as_word(switch: Any) -> Any:
     return ("off", "on")[switch] if isinstance(switch, bool) else switch
 
 
+def _counts_steps(every: Any) -> Any:
+    if every != "auto" and (type(every) is not int or every < 0):
+        raise ValueError("should be auto or a whole number from 0 on")
+    return every
+
+
 class _Trainer(Section):
     max_epochs: NonNegativeInt
     threads: Threads | None
     compile: bool
     sparse: Annotated[Literal["auto", "on", "off"], BeforeValidator(_as_word)] = "auto"
     enable_progress_bar: bool
+    log_every_n_steps: Annotated[Any, AfterValidator(_counts_steps)] = 0
     gradient_clip_val: Positive | None = None
     gradient_clip_algorithm: Literal["norm", "value"] | None = None
 

@@ -23,7 +23,10 @@ from implicit_em.data import ResidentDataModule
 from implicit_em.distributed import GlobalBatch
 from implicit_em.engine.modules import EnergyModule, module_class
 
-STEP_FLAGS = ("threads", "compile", "sparse", "gradient_clip_val", "gradient_clip_algorithm")
+STEP_FLAGS = (
+    *("threads", "compile", "sparse", "gradient_clip_val", "gradient_clip_algorithm"),
+    "log_every_n_steps",
+)
 """Keys of ``trainer`` that belong to the training step; ``pl.Trainer`` does not take them."""
 
 
@@ -136,6 +139,7 @@ class RunSpec:
         A flag that Lightning refuses, or a device that this machine lacks, raises ``ConfigError``.
         """
         defaults: dict[str, Any] = {"profiler": NoProfiler(), "plugins": list(plugins)}
+        defaults["log_every_n_steps"] = 0  # Lightning's own
         if self.settings["trainer"]["strategy"] == "auto":
             # Also on Slurm, where only submitit may put a job back into the queue.
             defaults["plugins"].append(LightningEnvironment())

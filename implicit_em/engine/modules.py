@@ -7,7 +7,7 @@ them: they are built from plain dictionaries in Hydra's notation.
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -49,6 +49,17 @@ HOOKS_WITHIN_A_STEP = (
 )
 """Hooks that only Lightning's own optimization calls; here a stack makes the step."""
 ADAM: Spec = {"_target_": "torch.optim.Adam", "lr": 1e-3, "fused": True}
+
+
+class LoggedSteps(NamedTuple):
+    """Steps of a block that are logged."""
+
+    steps: range
+    """Their numbers in the training, from 1."""
+    rates: list[float]
+    """Learning rate of each."""
+    values_PT: Tensor
+    """Values of each, on the training device: those of ``columns``, then L0 and the FVU."""
 
 
 def build_objective(loss: Spec) -> Objective:
@@ -140,6 +151,11 @@ class EnergyModule(pl.LightningModule):
         self._clip = instantiate(specs["clip"], _partial_=True) if specs["clip"] else None
         self.compiled = compiled
         self.sparse_up_to = 0.0
+        self.log_every = 0
+        self.training_mean: Tensor | None = None
+        self.logged: list[LoggedSteps] = []
+        """Steps that were logged; whoever sets ``log_every`` takes them out."""
+        self._rates: list[float] = []
         self._losses: list[Tensor] = []
         self._at_epoch_start: list[Tensor] = []
 
@@ -241,11 +257,25 @@ class EnergyModule(pl.LightningModule):
             inputs = Group.of(self.trainer).join(self._inputs(batch))
             batch = Block(inputs, [torch.arange(len(inputs))])
         losses_ST = self._train(batch).squeeze(-1)
+        if self.log_every:
+            losses_ST = self._log_steps(losses_ST)
         self._losses.append(losses_ST)
         _count_steps(self.trainer, len(losses_ST))
         if self.trainer.is_last_batch:  # callbacks' ``on_train_epoch_end`` precedes the module's
             self._log_means()
         return losses_ST[-1, 0]
+
+    def _log_steps(self, values_ST: Tensor) -> Tensor:
+        """Keep the values of the steps that are logged, and return what counts for the epoch."""
+        steps = range(self.steps_done + 1, self.steps_done + 1 + len(values_ST))
+        some = slice(-steps.start % self.log_every, None, self.log_every)
+        rates, self._rates = self._rates or [self._rate] * len(steps), []
+        self.logged.append(LoggedSteps(steps[some], rates[some], values_ST[some]))
+        return values_ST[:, :-2]
+
+    @property
+    def _rate(self) -> float:
+        return float(self._optimizer.param_groups[0]["lr"])
 
     @property
     def bare_optimizer(self) -> Optimizer | None:
@@ -261,6 +291,8 @@ class EnergyModule(pl.LightningModule):
         """Clip the gradients, and make a step of the optimizer and of a schedule over steps."""
         if self._clip is not None:
             self._clip(self.model.parameters())
+        if self.log_every:
+            self._rates.append(self._rate)
         self._optimizer.step()
         if self._scheduler is not None and self._interval == "step":
             self._scheduler.step()
@@ -282,15 +314,17 @@ class EnergyModule(pl.LightningModule):
             means = self.trainer.callback_metrics
             step_after_epoch(self._scheduler, self.hparams["schedule"], means)
 
+    @property
+    def columns(self) -> list[str]:
+        """Names of the values of a step, without those of steps that are logged."""
+        columns = [f"train/{name}" for name in ("loss", *self.objective.terms)]
+        if self.control is not None:
+            columns += ["control/l0", *(f"control/{n}_weight" for n in self.objective.sparse)]
+        return [*columns, "train/sparse_steps"] if self.sparse_up_to else columns
+
     @torch.no_grad()
     def _log_means(self) -> None:
         """Log the means over the steps, or restore the weights if a loss was not finite."""
-        names = ["loss", *self.objective.terms]
-        columns = [f"train/{name}" for name in names]
-        if self.control is not None:
-            columns += ["control/l0", *(f"control/{n}_weight" for n in self.objective.sparse)]
-        if self.sparse_up_to:
-            columns.append("train/sparse_steps")
         losses_ST = torch.cat(self._losses).double().cpu()
         self._losses.clear()
         bad_ST = ~losses_ST.isfinite()
@@ -298,7 +332,8 @@ class EnergyModule(pl.LightningModule):
             for value, before in zip(self._state(), self._at_epoch_start, strict=True):
                 value.copy_(before)
             first = int(bad_ST.any(1).nonzero()[0])
-            found = zip(names[1:], bad_ST[first, 1 : len(names)], strict=True)
+            terms = list(self.objective.terms)
+            found = zip(terms, bad_ST[first, 1 : 1 + len(terms)], strict=True)
             culprits = [name for name, bad in found if bad]
             step = self.trainer.global_step - len(losses_ST) + 1 + first
             raise NonFiniteLossError(
@@ -307,7 +342,7 @@ class EnergyModule(pl.LightningModule):
                 "epoch began with"
             )
         means_T = losses_ST.mean(0)
-        means = dict(zip(columns, means_T, strict=True))
+        means = dict(zip(self.columns, means_T, strict=True))
         self.log_dict(means, on_step=False, on_epoch=True, batch_size=1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -217,6 +217,7 @@ def _stack_key(request: Any) -> Any:
         repr({k: v for k, v in module.hparams["model"].items() if k not in module.model.settings}),
         module.objective.signature,
         module.control is None,
+        module.log_every > 0,
         block.sizes,
         module.device,
         module.compiled,

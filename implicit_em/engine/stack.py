@@ -48,6 +48,12 @@ class Replica(Protocol):
     control: SparsityControl | None
     """Controller of the weights that make units sparse; all replicas of a stack have one, or none.
     """
+    log_every: int
+    """Number of steps from one that is logged to the next, 0 for none. All replicas of a stack log
+    steps, or none does."""
+    training_mean: Tensor | None
+    """Mean of the training samples, shape ``(D,)``, for the FVU of steps that are logged; ``None``
+    for a model without a decoder."""
 
     @property
     def bare_optimizer(self) -> Optimizer | None:
@@ -55,7 +61,7 @@ class Replica(Protocol):
 
     @property
     def steps_done(self) -> int:
-        """Number of steps before this block; read only if a term's weight depends on it."""
+        """Number of steps before this block; read only if something of a step depends on it."""
 
     @property
     def steps_in_all(self) -> int:
@@ -77,6 +83,8 @@ class BareReplica:
     steps_done: int = 0
     control: SparsityControl | None = None
     steps_in_all: int = 0
+    log_every: int = 0
+    training_mean: Tensor | None = None
 
     def update(self) -> None:
         """Make an optimizer step."""
@@ -116,6 +124,15 @@ class Stack:
         build = partial(StackedObjective, like=weight, controlled=bool(controls))
         self.objective = build([replica.objective for replica in replicas])
         self._objective_of_each = [build([replica.objective]) for replica in replicas]
+        self._names = self.objective.inputs | ({"energies"} if controls else set())
+        self._measures = bool(first.log_every) and not first.compiled
+        means = [r.training_mean for r in replicas if r.training_mean is not None]
+        self._mean_R1D = torch.stack(means).unsqueeze(-2) if means else None
+        self._not_measured: list[Tensor] = []
+        if first.log_every:
+            dtype = torch.promote_types(self.dtype, torch.float32)
+            nan_R = torch.full((len(replicas),), torch.nan, dtype=dtype, device=weight.device)
+            self._not_measured = [nan_R, nan_R]
         self.failures: dict[int, Exception] = {}
         """Error of a replica's own update, by its position; its weights move no more."""
         self._updates: list[Step] = []
@@ -127,9 +144,10 @@ class Stack:
         """Train each replica on its block; neighbours with equal blocks share them in memory.
 
         Returns the total and the unweighted terms at each step, shape ``(S, 1 + T, R)``. Under a
-        control, L0 and the controlled weights follow them. If steps may be sparse, a last value is
-        1 for a sparse step, else 0. Errors of updates are left in ``failures``; the first is raised
-        if all replicas have failed.
+        control, L0 and the controlled weights follow them. If steps may be sparse, the next value
+        is 1 for a sparse step, else 0. If steps are logged, L0 and the FVU come last: NaN for other
+        steps, for an FVU without a decoder, and for compiled steps, which are all the same. Errors
+        of updates are left in ``failures``; the first is raised if all replicas have failed.
         """
         self._merge_updates()
         neighbours = [(block, len(list(equal))) for block, equal in groupby(blocks)]
@@ -138,10 +156,12 @@ class Stack:
         values: list[Tensor] = []
         steps = zip(blocks[0].sizes, batches_of(parts, self.dtype), strict=True)
         progress = self._progress(len(blocks[0].sizes))
+        logged = self._logged(len(blocks[0].sizes))
         for number, (size, batches) in enumerate(steps):
             if self.objective.warms_up:
                 self._warm_up(number)
-            values += self._step(SharedInput(batches, counts), size, progress[number])
+            inputs = SharedInput(batches, counts)
+            values += self._step(inputs, size, progress[number], logged[number])
         if len(self.failures) == len(self.replicas):
             raise self.failures[0]
         return torch.stack(values).view(len(progress), -1, len(self.replicas))
@@ -181,15 +201,27 @@ class Stack:
         target: Tensor = self._control.target
         return torch.tensor(shares_SR, dtype=target.dtype).to(target.device).unbind()
 
-    def _step(self, x: SharedInput, samples: int, progress: Tensor | None) -> Iterable[Tensor]:
+    def _logged(self, steps: int) -> list[bool]:
+        """Return which steps of a block a replica logs; their numbers alone decide."""
+        if not self._measures:
+            return [False] * steps
+        counts = [(replica.steps_done, replica.log_every) for replica in self.replicas]
+        return [
+            any((done + number) % every == 0 for done, every in counts)
+            for number in range(1, steps + 1)
+        ]
+
+    def _step(
+        self, x: SharedInput, samples: int, progress: Tensor | None, logged: bool
+    ) -> Iterable[Tensor]:
         if self.group.size == 1:
-            total, parts, starts = self._forward(x, progress)
+            total, parts, starts = self._forward(x, progress, logged)
         else:
-            outputs = self._outputs(x)
+            outputs = self._outputs(x, logged)
             if self._sparse_up_to:
                 outputs = self._alike(outputs)
             outputs = self.group.gather(outputs, samples)
-            total, parts, starts = self._differentiate(outputs, progress)
+            total, parts, starts = self._differentiate(outputs, progress, logged)
         for parameter in self.parameters:
             parameter.grad = None
         with full_precision(total):
@@ -206,24 +238,29 @@ class Stack:
                 update()
         if self._after_step:
             self._after_step()
-        return total, *parts
+        return total, *parts, *([] if logged else self._not_measured)
 
-    def evaluate(self, x: SharedInput, progress: Tensor | None = None) -> Any:
+    def evaluate(self, x: SharedInput, progress: Tensor | None = None, logged: bool = False) -> Any:
         """Return the total, the values that follow it, and the tensors from which to go backward.
 
-        The values are those that ``train`` returns of a step. ``progress`` is the share of the
-        training so far, ``(R,)``; ``None`` without a control.
+        The values are those that ``train`` returns of a step, with L0 and the FVU only if it is
+        ``logged``. ``progress`` is the share of the training so far, ``(R,)``; ``None`` without a
+        control.
         """
-        return self._differentiate(self._outputs(x), progress)
+        return self._differentiate(self._outputs(x, logged), progress, logged)
 
-    def _differentiate(self, outputs: Mapping[str, Tensor], progress: Tensor | None) -> Any:
+    def _differentiate(
+        self, outputs: Mapping[str, Tensor], progress: Tensor | None, logged: bool
+    ) -> Any:
+        measured = self._measured(outputs) if logged else []
+        outputs = {name: outputs[name] for name in self._names}  # alike, whether logged or not
         together = len(self.replicas) == 1 or statistics_fill_lanes(outputs)
         further = [] if progress is None else self._regulate(outputs, progress, together)
         if self._sparse_up_to:
             further.append(self.parameters[0].new_full((1,), _has_codes(outputs)))
         if together:
             total, values, own = self.objective.differentiate(outputs)
-            return total, [*values, *further], own
+            return total, [*values, *further, *measured], own
         totals, parts, starts = zip(
             *(
                 objective.differentiate({k: v[r : r + 1] for k, v in outputs.items()})
@@ -232,7 +269,19 @@ class Stack:
             strict=True,
         )
         terms = [torch.cat(values) for values in zip(*parts, strict=True)]
-        return torch.cat(totals), [*terms, *further], [*chain.from_iterable(starts)]
+        return torch.cat(totals), [*terms, *further, *measured], [*chain.from_iterable(starts)]
+
+    @torch.no_grad()
+    def _measured(self, outputs: Mapping[str, Any]) -> list[Tensor]:
+        """Return L0, and the FVU of the batch about the training mean, ``(R,)`` each."""
+        nan_R = self._not_measured[0]
+        l0 = _l0(outputs["energies"]).to(nan_R.dtype)
+        if self._mean_R1D is None:
+            return [l0, nan_R]
+        x = outputs["x"].to(nan_R.dtype)
+        others = outputs["reconstruction"], self._mean_R1D
+        residual, spread = ((x - other).square().sum((-2, -1)) for other in others)
+        return [l0, residual / spread]
 
     @torch.no_grad()
     def _regulate(
@@ -246,8 +295,11 @@ class Stack:
                 objective.control(own)
         return [l0, *self.objective.control(factor)]
 
-    def _outputs(self, x: SharedInput) -> Mapping[str, Any]:
-        names = self.objective.inputs | ({"energies"} if self._control is not None else set())
+    def _outputs(self, x: SharedInput, logged: bool) -> Mapping[str, Any]:
+        names = self._names
+        if logged:
+            decoded = {"x", "reconstruction"} if self._mean_R1D is not None else set()
+            names = names | {"energies"} | decoded
         if self.stacked:
             tensors = outputs_of(self.model, x)
             if "x" in names:

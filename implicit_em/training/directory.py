@@ -36,6 +36,7 @@ class RunDirectory:
         self.hydra = self.path / ".hydra" / "hydra.yaml"
         self.metrics = self.path / "metrics.json"
         self.history = self.path / "history.csv"
+        self.steps = self.path / "steps.csv"
         self.features = self.path / "features.png"
         self.weights = self.path / "model.safetensors"
         self.model = self.path / "model.json"
@@ -204,12 +205,13 @@ class RunDirectory:
         for path in self._results:
             path.unlink(missing_ok=True)
         newest = self.checkpoint.with_stem("newest")
-        for path in (*self._results, self.history, newest, self.config, self.overrides):
+        written = (*self._results, self.history, self.steps, newest, self.config, self.overrides)
+        for path in written:
             for part in half_written(path):
                 part.unlink()
 
     def _clear(self) -> None:
-        for path in (*self._results, self.history):
+        for path in (*self._results, self.history, self.steps):
             path.unlink(missing_ok=True)
         for path in (self.config.parent, self.checkpoint.parent, self.path / "wandb"):
             shutil.rmtree(path, ignore_errors=True)

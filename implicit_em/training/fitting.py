@@ -29,8 +29,9 @@ from implicit_em.training.checkpoints import (
 from implicit_em.training.decoding import BATCH, encoded
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.history import HistoryLogger
-from implicit_em.training.measurement import monitoring_interval
+from implicit_em.training.measurement import monitored_samples, monitoring_interval
 from implicit_em.training.progress import EpochProgress, working
+from implicit_em.training.steps import StepLog
 from implicit_em.training.tracking import log_again
 
 log = logging.getLogger(__name__)
@@ -68,11 +69,14 @@ class Fit:
         history.forget_after(done)
         saving = LastCheckpoint(*whose, history, statistics, **settings["checkpoint"])
         progress = _progress(spec)
+        own = next((bar for bar in progress if bar.runs == 1), None)
+        every = settings["trainer"].get("log_every_n_steps", 0)  # earlier runs lack it
         if checkpoint:
             log.info("goes on after epoch %d of %d", done, settings["trainer"]["max_epochs"])
             for bar in progress:
                 bar.skip(done)
-            log_again(logger, history.rows)
+            rows = sorted(history.rows.items())
+            log_again(logger, ({**row, "epoch": epoch - 1} for epoch, row in rows), "epoch")
         else:
             saving.train_seconds = _start(module, data)
         trainer = spec.build_trainer(
@@ -82,6 +86,7 @@ class Fit:
             callbacks=[
                 *map(instantiate, settings["callbacks"].values()),
                 *([HeldOut(data)] if module.control is not None and data.val_size else []),
+                StepLog(run.steps, every, data, logger, own),
                 saving,
             ],
             default_root_dir=run.path,
@@ -135,9 +140,7 @@ class HeldOut(pl.Callback):
     """Tells the control of L0, after each epoch, how many units are active on held-out samples."""
 
     def __init__(self, data: ResidentDataModule) -> None:
-        samples, rows = data.split("train")[0], data.monitored_indices()
-        some = rows[:: -(-len(rows) // COMPARED)].to(samples.device)
-        self.samples = samples.index_select(0, some)
+        self.samples = monitored_samples(data, COMPARED)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Log ``control/held_out_l0`` and compare it with that of the batches."""

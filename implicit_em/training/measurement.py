@@ -122,6 +122,13 @@ def monitoring_cost(samples: int, components: int, in_features: int) -> float:
     return MONITORING_COST + min(samples, components) / in_features
 
 
+def monitored_samples(data: ResidentDataModule, most: int) -> Tensor:
+    """Return samples held out, or else training samples, shape ``(N, D)``: a fixed choice."""
+    samples, rows = data.split("train")[0], data.monitored_indices()
+    some = rows[:: -(-len(rows) // most)].to(samples.device)
+    return samples.index_select(0, some)
+
+
 def monitoring_interval(data: ResidentDataModule, components: int) -> int:
     """Return the epochs between two measurements; timing them would make equal runs differ."""
     samples = len(data.monitored_indices())

@@ -1,6 +1,7 @@
 """Progress and results on the terminal."""
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -10,7 +11,7 @@ from typing import Any
 from pytorch_lightning.utilities import rank_zero_only
 from rich import progress as bars
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from implicit_em.base.tables import format_value
 from implicit_em.training.history import RunLogger
@@ -18,6 +19,10 @@ from implicit_em.training.results import IN_TABLE
 
 log = logging.getLogger(__name__)
 
+SHOWN = {"loss": "loss", "l0": "L0", "fvu": "FVU"}
+"""Values of a step that are shown, and what they are called."""
+MANY_EPOCHS = 10
+"""Number of epochs from which on their lines are enough of a log."""
 PAUSE = 2.0
 """Least number of seconds between two lines of ``RateProgress``, except the last."""
 
@@ -29,7 +34,9 @@ def _bar_on_a_terminal(
     console = Console()
     if not console.is_terminal:
         return None
-    columns = (bars.TextColumn(what), bars.BarColumn(), count, shown, bars.TimeRemainingColumn())
+    rest = bars.BarColumn(bar_width=None)  # what the others leave
+    left = bars.TimeRemainingColumn(table_column=Column(no_wrap=True))
+    columns = (bars.TextColumn(what), rest, count, shown, left)
     bar = bars.Progress(*columns, console=console)
     bar.add_task("", total=total, **fields)
     bar.start()
@@ -39,7 +46,8 @@ def _bar_on_a_terminal(
 class EpochProgress(RunLogger):
     """Shows a bar over the epochs on a terminal; elsewhere a line after every tenth of them.
 
-    It is a logger because a callback would cost time at every step. If several ``runs`` log here,
+    If steps are logged, the bar counts these, and few epochs have a line after every tenth, too. It
+    is a logger because a callback would cost time at every step. If several ``runs`` log here,
     ``epochs`` is the total number of their epochs.
     """
 
@@ -47,12 +55,14 @@ class EpochProgress(RunLogger):
         super().__init__()
         self.epochs = epochs
         self.runs = runs
-        self._done = 0
+        self._done = self._tenths = 0
+        self._counts_steps = False
         self._lock = threading.Lock()
         self._start = time.monotonic()
         what = "training" if runs == 1 else f"training {runs} runs"
-        shown = bars.TextColumn("epochs{task.fields[loss]}")
-        self._bar = _bar_on_a_terminal(what, bars.MofNCompleteColumn(), shown, epochs, loss="")
+        shown = bars.TextColumn("{task.fields[text]}")
+        count = bars.MofNCompleteColumn(table_column=Column(no_wrap=True))
+        self._bar = _bar_on_a_terminal(what, count, shown, epochs, text="epochs")
 
     def skip(self, epochs: int) -> None:
         """Count epochs that an earlier part of the run has trained."""
@@ -69,7 +79,8 @@ class EpochProgress(RunLogger):
             self._done += 1
             done = self._done
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=done, loss=loss)
+            if not self._counts_steps:
+                self._bar.update(self._bar.task_ids[0], completed=done, text=f"epochs{loss}")
         elif done == self.epochs or done % max(1, self.epochs // 10) == 0:
             seconds = f"{time.monotonic() - self._start:.0f} s"
             if self.runs == 1:
@@ -77,6 +88,23 @@ class EpochProgress(RunLogger):
             else:  # belongs to no run's log; written at once, because other threads print, too
                 line = f"{done} of {self.epochs} epochs of {self.runs} runs  {seconds}\n"
                 print(line, end="", flush=True)
+
+    @rank_zero_only
+    def show_step(self, done: int, steps: int, values: Mapping[str, float]) -> None:
+        """Show what was logged last of a single run's steps, of which so many are done."""
+        found = {key: values[key] for key in SHOWN if not math.isnan(values.get(key, math.nan))}
+        shown = "".join(f"  {SHOWN[key]} {value:.4g}" for key, value in found.items())
+        tenths = 10 * done // steps
+        self._counts_steps = True
+        if self._bar is not None:
+            task = self._bar.task_ids[0]
+            self._bar.update(task, total=steps, completed=done, text=f"steps{shown}")
+        elif found and tenths > self._tenths:
+            self._tenths = tenths
+            if self.epochs < MANY_EPOCHS and done % (steps // self.epochs):
+                # The end of an epoch has a line of its own.
+                seconds = time.monotonic() - self._start
+                log.info("step %d/%d%s  %.0f s", done, steps, shown, seconds)
 
     def finalize(self, status: str) -> None:
         """Close the bar of a single run."""

@@ -4,7 +4,7 @@ import logging
 import os
 import secrets
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
@@ -28,6 +28,8 @@ MODES: dict[str, Mode] = {mode: mode for mode in get_args(Mode)}
 MODES |= {"run": "online", "dryrun": "offline"}
 TIMEOUT = 30.0
 """Seconds to wait for the server, for earlier runs without ``logger.timeout``."""
+GLOBAL_STEP = "trainer/global_step"
+"""Name under which Lightning's logger passes the number of a step to W&B."""
 RETRIED = "-offline"
 """Suffix of an offline run's id, because wandb's service keeps the id of a failed attempt."""
 
@@ -83,21 +85,23 @@ def finish_logger(logger: Logger | None, metrics: Mapping[str, Any], features: P
         logger.finalize("success" if completed else "failed")
 
 
-def log_again(logger: Logger | None, rows: Mapping[int, Mapping[str, float | None]]) -> None:
-    """Log the earlier epochs of a resumed run, unless W&B already has them.
+def log_again(
+    logger: Logger | None, rows: Iterable[Mapping[str, float | None]], place: str
+) -> None:
+    """Log the earlier rows of a resumed run, unless W&B already has them.
 
-    An offline run logs all epochs, because it writes new files. An online run logs the epochs from
-    the server's last one, which may be incomplete there. ``rows`` is the history by epoch, from 1.
+    An offline run logs all rows, because it writes new files. An online run logs the rows from the
+    server's last one, which may be incomplete there. ``place`` is a value that rises from row to
+    row, such as ``epoch``.
     """
     if not isinstance(logger, PatientWandbLogger):
         return
     with logger.dropping():
         run = logger.experiment
-        complete = run.summary.get("epoch", 0) if run.resumed else 0
-        for epoch, row in sorted(rows.items()):
-            if epoch > complete:
-                measured = {key: value for key, value in row.items() if value is not None}
-                run.log({**measured, "epoch": epoch - 1})
+        complete = run.summary.get(place, 0) if run.resumed else 0
+        for row in rows:
+            if (row[place] or 0) >= complete:
+                run.log({key: value for key, value in row.items() if value is not None})
 
 
 class PatientWandbLogger(WandbLogger):
@@ -208,6 +212,7 @@ def _start_wandb(arguments: dict[str, Any], mode: Mode, reason: str) -> PatientW
     logger = PatientWandbLogger(run)
     with logger.dropping():
         run.define_metric("*", step_metric="epoch")
+        run.define_metric("step/*", step_metric=GLOBAL_STEP)
     if mode == "offline":
         log.info("W&B offline (%s); to upload: %s", reason, _sync_command(run))
     else:

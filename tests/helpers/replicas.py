@@ -36,6 +36,8 @@ class Run:
     steps_done: int = 0
     control: SparsityControl | None = None
     steps_in_all: int = 0
+    log_every: int = 0
+    training_mean: torch.Tensor | None = None
 
     @property
     def bare_optimizer(self):

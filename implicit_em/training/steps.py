@@ -1,0 +1,248 @@
+"""What is logged within epochs: single steps, and what samples measured between blocks tell."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import Logger
+from torch import Tensor, nn
+
+from implicit_em.base.errors import WriteError
+from implicit_em.data import BlockLoader, ResidentDataModule
+from implicit_em.models.normalizing import at_least_float32
+from implicit_em.training.decoding import BATCH, encoded
+from implicit_em.training.history import Table
+from implicit_em.training.measurement import monitored_samples
+from implicit_em.training.progress import EpochProgress
+from implicit_em.training.tracking import GLOBAL_STEP, log_again
+
+ROWS = 200
+"""Number of rows that ``auto`` aims at."""
+EPOCHS = 20
+"""Number of epochs from which on ``auto`` logs no steps: the history has rows enough."""
+PAUSE = 2.0
+"""Least number of seconds between two transfers from the training device."""
+WRITING_SHARE = 0.001
+"""Largest share of the time that writing the file takes, beside that before a checkpoint."""
+MEAN_OF = 2**14
+"""Number of training samples whose mean FVU is about: more would change it by less than 1e-4."""
+ELEMENTS = 2**24
+"""Number of values of these samples at most."""
+
+POINTS = 20
+"""Largest number of times that samples are measured in a run."""
+MONITORED_SHARE = 0.01
+"""Number of samples measured in all, as a share of those trained on."""
+MONITORED = (256, 2048)
+"""Least and largest number of samples measured at a time."""
+
+
+def interval(setting: str | int, epochs: int, steps: int) -> int:
+    """Return the number of steps from one row to the next, 0 for none.
+
+    Args:
+        setting: that number, or ``auto``.
+        epochs: number of epochs of the run.
+        steps: number of its steps.
+    """
+    if setting != "auto":
+        return int(setting)
+    return max(1, round(steps / ROWS)) if epochs < EPOCHS else 0
+
+
+class StepLog(pl.Callback):
+    """Writes ``steps.csv``, and passes its rows on to a logger and to the progress.
+
+    The number of a step decides whether it is logged. A ``Stack`` computes the values, and they
+    stay on the training device for ``PAUSE`` seconds or until a checkpoint. Between two blocks of
+    steps, samples are measured as ``monitor/...``: those held out, or else training samples.
+
+    Args:
+        path: path of the file.
+        setting: ``trainer.log_every_n_steps``.
+        data: the data module.
+        logger: experiment logger, if there is one.
+        progress: progress of this run alone, if it is shown.
+    """
+
+    takes_blocks = True
+
+    def __init__(
+        self,
+        path: Path,
+        setting: str | int,
+        data: ResidentDataModule,
+        logger: Logger | None = None,
+        progress: EpochProgress | None = None,
+    ) -> None:
+        self.table = Table(path, "step")
+        self.setting = setting
+        self.data = data
+        self.logger = logger
+        self.progress = progress
+        self._monitored: list[tuple[int, Tensor]] = []
+        self._flush_at = self._write_at = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Decide which steps are logged, and go on from the rows before the checkpoint."""
+        self.steps = pl_module.steps_in_all
+        assert trainer.max_epochs is not None
+        pl_module.log_every = interval(self.setting, trainer.max_epochs, self.steps)
+        if trainer.is_global_zero:
+            self.table.read()
+            self.table.forget_after(trainer.global_step)
+            earlier = sorted(self.table.rows.items())
+            log_again(self.logger, (_named(n, row) for n, row in earlier), "step/samples")
+        if not pl_module.log_every:
+            return
+        loader: Any = trainer.train_dataloader
+        blocks = isinstance(loader, BlockLoader)
+        self._steps_an_epoch = len(loader.resident) if blocks else int(trainer.num_training_batches)
+        if "reconstruction" in pl_module.model.provides:
+            dtype = at_least_float32(pl_module.model.weight.dtype)
+            pl_module.training_mean = self._mean().to(pl_module.device, dtype)
+        measured = int(MONITORED_SHARE * self._samples(self.steps))
+        least, most = MONITORED
+        self._x = monitored_samples(self.data, min(max(least, measured // POINTS), most))
+        points = min(max(1, measured // len(self._x)), POINTS)
+        self._monitor_every = max(1, self.steps // points)
+        self._done = trainer.global_step
+        self._flush_at = time.monotonic() + PAUSE
+        self._show(self._done, {})
+
+    def _samples(self, steps: int) -> int:
+        """Return the number of samples in so many steps; an epoch's last batch may be smaller."""
+        full, size = self._steps_an_epoch, self.data.batch_size
+        epochs, further = divmod(steps, full)
+        return epochs * min(full * size, len(self.data.train_indices())) + further * size
+
+    def _mean(self) -> Tensor:
+        """Return the mean of the training samples, shape ``(D,)``, float64."""
+        width, normalizer = self.data.in_features, self.data.normalizer
+        if normalizer is not None and normalizer.mean is not None:
+            return torch.zeros(width, dtype=torch.float64)
+        some = self.data.starting_samples(min(MEAN_OF, max(1, ELEMENTS // width)))
+        return some.mean(0, dtype=torch.float64)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any, **__: Any) -> None:
+        """Measure samples, and pass on what was logged, if it is time to."""
+        if not pl_module.log_every:
+            return
+        before, self._done = self._done, trainer.global_step
+        due = self._done // self._monitor_every > before // self._monitor_every
+        if due and trainer.is_global_zero:
+            self._monitored.append((self._done, self._measure(pl_module)))
+        if time.monotonic() >= self._flush_at:
+            self._flush(trainer, pl_module)
+            if time.monotonic() >= self._write_at:
+                with suppress(WriteError):  # the next checkpoint says it
+                    self._write()
+
+    @torch.no_grad()
+    def _measure(self, module: Any) -> Tensor:
+        """Return L0, FVU and the number of inactive units of the samples, shape ``(3,)``."""
+        model, mean_D = module.model, module.training_mean
+        total, residual, spread = torch.zeros(3, dtype=torch.float64, device=module.device)
+        active_K = torch.zeros(len(model.weight), dtype=torch.bool, device=module.device)
+        with _evaluating(model):
+            for energies_BK, x_BD in encoded(model, self._x, BATCH):
+                active_BK = energies_BK > 0
+                total += active_BK.sum()
+                active_K |= active_BK.any(0)
+                if mean_D is not None:
+                    decoded_BD = model.decode(energies_BK.to(model.weight.dtype))
+                    residual += (x_BD - decoded_BD).square().sum()
+                    spread += (x_BD - mean_D).square().sum()
+        return torch.stack([total / len(self._x), residual / spread, (~active_K).sum()])
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: Any) -> None:
+        """Write all rows: a checkpoint must not be ahead of them."""
+        self._flush(trainer, pl_module)
+        if trainer.is_global_zero:
+            self._write()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Write the last rows."""
+        self.on_save_checkpoint(trainer, pl_module, {})
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Write the last rows, if the device and the disk allow it."""
+        with suppress(WriteError, RuntimeError):
+            self.on_save_checkpoint(trainer, pl_module, {})
+
+    def _flush(self, trainer: pl.Trainer, module: Any) -> None:
+        """Fetch what was logged from the training device, and pass it on."""
+        self._flush_at = time.monotonic() + PAUSE
+        logged, module.logged = module.logged, []
+        monitored, self._monitored = self._monitored, []
+        if not (logged or monitored) or not trainer.is_global_zero:
+            return
+        rows: dict[int, dict[str, float]] = {}
+        if logged:
+            values = torch.cat([one.values_PT for one in logged]).double().tolist()
+            places = [pair for one in logged for pair in zip(one.steps, one.rates, strict=True)]
+            for (step, rate), found in zip(places, values, strict=True):
+                rows[step] = self._row(module, step, rate, found)
+        for step, found_3 in monitored:
+            names = ("monitor/l0", "monitor/fvu", "monitor/inactive_units")
+            rows.setdefault(step, {"samples": self._samples(step)})
+            rows[step] |= zip(names, found_3.tolist(), strict=True)
+        if logged:
+            self._show(trainer.global_step, rows[places[-1][0]])
+        for step, row in sorted(rows.items()):
+            self.table.add(step, row)
+            if self.logger is not None:
+                named = _named(step, self.table.rows[step])
+                self.logger.log_metrics({k: v for k, v in named.items() if v is not None}, step)
+
+    def _row(self, module: Any, step: int, rate: float, values: list[float]) -> dict[str, float]:
+        found = dict(zip([*module.columns, "l0", "fvu"], values, strict=True))
+        terms = module.objective.terms
+        factor = torch.nan
+        if module.control is not None:
+            found["l0"] = found["control/l0"]
+            name = module.objective.sparse[0]
+            factor = found[f"control/{name}_weight"] / terms[name].weight
+        return {
+            "samples": self._samples(step),
+            "loss": found["train/loss"],
+            **{f"loss/{name}": found[f"train/{name}"] for name in terms},
+            "l0": found["l0"],
+            "fvu": found["fvu"],
+            "lr": rate,
+            "l0_factor": factor,
+        }
+
+    def _show(self, step: int, row: Mapping[str, float]) -> None:
+        if self.progress is not None:
+            self.progress.show_step(step, self.steps, row)
+
+    def _write(self) -> None:
+        started = time.monotonic()
+        if self.table.rows:
+            self.table.write()
+        else:  # of an earlier part of the run, that does not count
+            self.table.path.unlink(missing_ok=True)
+        now = time.monotonic()
+        self._write_at = now + (now - started) / WRITING_SHARE
+
+
+def _named(step: int, row: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Return a row as a logger gets it."""
+    return {f"step/{key}": value for key, value in row.items()} | {GLOBAL_STEP: step}
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model and its parts into eval mode for a while."""
+    modes = {part: part.training for part in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
