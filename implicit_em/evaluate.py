@@ -1,8 +1,10 @@
 """``implicit-em evaluate RUN [data=...]``: measure a finished run again."""
 
 import argparse
+import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from implicit_em.base.arguments import Parser
+from implicit_em.base.digest import digest_of_file
 from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.base.quiet import quieten
 from implicit_em.config import CONF
@@ -28,6 +31,7 @@ from implicit_em.metrics.language import measured_inside
 from implicit_em.models import SparseAutoencoder
 from implicit_em.training.decoding import decoder_of, reconstruction
 from implicit_em.training.directory import RunDirectory
+from implicit_em.training.evaluations import digest_of_samples, record
 from implicit_em.training.loading import load_weights
 from implicit_em.training.measurement import evaluate_module, probe_module
 from implicit_em.training.progress import print_result, working
@@ -42,8 +46,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Return the metrics of a finished run on its own data, or on other data of the same width.
 
-    This builds the classes that the run's configuration names. Use ``implicit_em.load`` for a
-    directory that you do not trust.
+    They are also kept in the run's ``evaluations/``; see ``training.evaluations.record``. This
+    builds the classes that the run's configuration names. Use ``implicit_em.load`` for a directory
+    that you do not trust.
 
     Args:
         run_dir: path of the run directory.
@@ -58,9 +63,17 @@ def evaluate(
         ConfigError: if files are damaged, the data cannot be read or have another width, or
             reconstructions cannot be put into a language model.
     """
+    return _measured(run_dir, data, inside, lm)[0]
+
+
+def _measured(
+    run_dir: str | Path, data: Mapping[str, Any] | None, inside: bool, lm: str | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what ``evaluate`` does, and what is kept of it."""
     quieten()
     run = RunDirectory(run_dir)
-    settings = to_plain(run.read_config()) | ({"data": dict(data)} if data else {})
+    saved = to_plain(run.read_config())
+    settings = saved | {"data": dict(data or saved["data"])}
     settings["data"].pop("normalize", None)  # the run's own statistics normalise the samples
     spec = RunSpec.of_settings(settings)
     trained_width = run.read_model()["model"].get("in_features")
@@ -73,17 +86,21 @@ def evaluate(
             f"data: samples of width {samples.in_features}, but the model was trained on width "
             f"{trained_width}"
         )
+    digest, weights = digest_of_samples(samples), digest_of_file(run.weights)[:16]
     module = spec.build_module(trained_width)
     if (normalizer := load_weights(module.model, run)) is not None:
         samples.normalize_by(normalizer)
-    measured = _inside(module.model, samples, lm) if inside or lm else {}
+    options = {"inside": inside or lm is not None}
+    measured = _inside(module.model, samples, lm) if options["inside"] else {}
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False}
     trainer = spec.build_trainer(strategy="auto", devices=1, enable_progress_bar=False, **quiet)
-    metrics = {"seed": settings["seed"], "status": "evaluated"}
-    metrics |= evaluate_module(module, samples, trainer)
+    metrics: dict[str, Any] = evaluate_module(module, samples, trainer)
     if settings["probe"] == "linear":
         metrics["probe_accuracy"] = probe_module(module, samples, threads)
-    return without_infinities(metrics | measured)
+    metrics = without_infinities(metrics | measured)
+    own = saved["data"]
+    kept = record(run.path, metrics, settings["data"], digest, weights, options, own)
+    return {"seed": settings["seed"], "status": "evaluated", **metrics}, kept
 
 
 def _inside(model: Any, data: ResidentDataModule, lm: str | None) -> dict[str, float]:
@@ -123,16 +140,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--inside", action="store_true", help=inside)
     lm = "folder, GGUF file or hub name of the language model of --inside, if it is none of conf/lm"
     parser.add_argument("--lm", help=lm)
+    parser.add_argument("--json", action="store_true", help="print what is kept, as JSON, alone")
     parser.add_argument("--conf", type=Path, default=CONF, help="folder of configuration files")
     return parser.run(arguments, _evaluate_and_print)
 
 
 def _evaluate_and_print(options: argparse.Namespace) -> None:
     try:
-        metrics = evaluate(options.run_dir, _data(options), options.inside, options.lm)
+        # What is said meanwhile goes to stderr.
+        with redirect_stdout(sys.stderr) if options.json else nullcontext():
+            data = _data(options)
+            metrics, kept = _measured(options.run_dir, data, options.inside, options.lm)
     except (OSError, ImportError, HydraException, OmegaConfBaseException) as error:
         raise ConfigError(one_line(error)) from error
-    print_result(metrics)
+    if options.json:
+        print(json.dumps(kept, indent=2))
+    else:
+        print_result(metrics)
 
 
 def _data(options: argparse.Namespace) -> dict[str, Any]:

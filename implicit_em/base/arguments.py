@@ -25,7 +25,7 @@ class Parser(argparse.ArgumentParser):
     ) -> int:
         """Call a function of the options, whose log goes to stdout; return the exit code.
 
-        An error of the project prints one line on stderr.
+        An error of the project prints one line on stderr. With ``--json`` the log goes there, too.
 
         Args:
             arguments: command line; ``None`` for that of the process.
@@ -36,7 +36,8 @@ class Parser(argparse.ArgumentParser):
             0 for success, 1 for failure, 2 for bad input, 130 after Ctrl-C.
         """
         options = self.parse_intermixed_args(arguments)
-        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+        stream = sys.stderr if getattr(options, "json", False) else sys.stdout
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=stream)
         try:
             return FAILED if function(options) is False else 0
         except RunError as error:

@@ -15,6 +15,7 @@ from implicit_em.base.settings import leaves
 from implicit_em.base.tables import format_value, markdown_table, print_rows
 from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.sweeps.jobs import noted_jobs
+from implicit_em.training import evaluations
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.results import IN_SUMMARY
 
@@ -98,7 +99,8 @@ def _read(run: RunDirectory) -> _Job:
         metrics = {"status": "mismatch", "error": "metrics.json is not of this config"}
     pairs = (line.lstrip("+~").partition("=") for line in overrides)
     typed = {key.partition("@")[0]: value for key, _, value in pairs}
-    return _Job(run, row | _cells(metrics) | row, typed, typed | leaves(config))
+    row |= _cells(metrics) | evaluations.columns(run.path) | row
+    return _Job(run, row, typed, typed | leaves(config))
 
 
 def _differing(jobs: Sequence[_Job]) -> list[dict[str, Any]]:

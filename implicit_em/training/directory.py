@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from implicit_em.base import interruption
 from implicit_em.base.errors import ConfigError, DamagedError, MissingError
-from implicit_em.base.files import half_written, read_json, whole, write_json
+from implicit_em.base.files import half_written, read_json, whole, write_json, writing
 from implicit_em.base.settings import listed
 from implicit_em.config.fingerprint import config_fingerprint, deciding_differences
 from implicit_em.config.renamed import with_new_names
@@ -24,6 +24,10 @@ log = logging.getLogger(__name__)
 
 EPOCHS = "trainer.max_epochs="
 """The override of a saved run that a resumed run may replace."""
+EVALUATIONS = "evaluations"
+"""Folder of what was measured of a finished run."""
+DERIVED = (EVALUATIONS, "saelens", "export.safetensors", "explore", "explore.html")
+"""What other commands make of a run's weights, in its directory; it goes with these weights."""
 
 
 class RunDirectory:
@@ -201,7 +205,10 @@ class RunDirectory:
                 read_config(temporary)  # a run that cannot be read could never be resumed
 
     def _remove_results(self) -> None:
-        """Remove an unfinished run's results and the partial files of killed processes."""
+        """Remove results, what is derived from them, and partial files of killed processes."""
+        if self.weights.exists():  # otherwise none of these can be of this run
+            for name in DERIVED:
+                _remove(self.path / name)
         for path in self._results:
             path.unlink(missing_ok=True)
         newest = self.checkpoint.with_stem("newest")
@@ -211,7 +218,8 @@ class RunDirectory:
                 part.unlink()
 
     def _clear(self) -> None:
-        for path in (*self._results, self.history, self.steps):
+        self._remove_results()
+        for path in (self.history, self.steps):
             path.unlink(missing_ok=True)
         for path in (self.config.parent, self.checkpoint.parent, self.path / "wandb"):
             shutil.rmtree(path, ignore_errors=True)
@@ -219,3 +227,12 @@ class RunDirectory:
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Write ``metrics.json``, the last file of a run."""
         write_json(self.metrics, metrics)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a link, or a folder with all that it holds, if it is there."""
+    with writing(path):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

@@ -35,7 +35,8 @@ NO_OBJECTIVE = (
 """Keys that no sweeper can maximise."""
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions of what the results depend on."""
     return {name: version(name) for name in VERSIONS_OF} | {"python": platform.python_version()}
 
 
@@ -72,7 +73,7 @@ class Results:
     probe_seconds: float | None = None
     device: str | None = None
     schema: int = RESULTS_SCHEMA
-    versions: Mapping[str, str] = field(default_factory=_versions)
+    versions: Mapping[str, str] = field(default_factory=versions)
 
     @classmethod
     def of(cls, spec: RunSpec) -> "Results":

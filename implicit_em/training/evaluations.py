@@ -1,0 +1,140 @@
+"""What was measured of a trained model after its training, kept in a folder beside it."""
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from implicit_em.base.digest import digest_of, digest_of_store
+from implicit_em.base.errors import DamagedError, WriteError
+from implicit_em.base.files import read_json, write_json
+from implicit_em.config.fingerprint import deciding
+from implicit_em.data import ActivationDataModule, ResidentDataModule, TensorDataModule
+from implicit_em.data.tensors import FILES
+from implicit_em.training.directory import EVALUATIONS
+from implicit_em.training.results import versions
+
+log = logging.getLogger(__name__)
+
+OWN = "own"
+"""Name of a measurement on the data that the run was trained for."""
+OF_TRAINING = ("batch_size", "buffer", "drop_last", "normalize", "seed")
+"""Settings of ``data`` that do not change what is measured of a trained model."""
+COLUMN = "evaluation"
+"""First part of the names of columns, before the measurement's name and the metric's key."""
+
+
+def record(
+    folder: Path,
+    metrics: Mapping[str, Any],
+    data: Mapping[str, Any],
+    digest: str | None,
+    weights: str,
+    options: Mapping[str, bool],
+    own: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write a measurement as JSON, and return its content.
+
+    There is one file for each choice of data, weights and options. The same measurement replaces
+    itself; another one has a file of its own. If a file cannot be written, a warning says so.
+
+    Args:
+        folder: run directory, or another; the file goes into its ``evaluations/``.
+        metrics: what was measured; no NaN or infinity.
+        data: settings of the data, as plain containers.
+        digest: digest of the data, from ``digest_of_samples``.
+        weights: digest of the weights.
+        options: further choices that decide what is measured, such as ``inside``.
+        own: settings of the data that the model was trained for; ``None`` for a model from
+            elsewhere.
+    """
+    name = "-".join(
+        [_name(data, digest, own), *(word for word, chosen in options.items() if chosen)]
+    )
+    content = {
+        "schema": 1,
+        "name": name,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "data": dict(data),
+        "data_digest": digest,
+        "weights_digest": weights,
+        "options": dict(options),
+        "versions": versions(),
+        "metrics": dict(metrics),
+    }
+    try:
+        write_json(folder / EVALUATIONS / f"{name}.{weights[:8]}.json", content)
+    except WriteError as error:
+        log.warning("%s", error)
+    return content
+
+
+def _name(data: Mapping[str, Any], digest: str | None, own: Mapping[str, Any] | None) -> str:
+    """Return ``own``, or a name that two runs share if and only if their data are the same."""
+    decides = _deciding(data, digest)
+    if own is not None:
+        unchanged = _measured(data) == _measured(own)  # its own digest, of any kind, was checked
+        if unchanged or decides == _deciding(own, own.get("digest") or digest):
+            return OWN
+    place = data.get("path") or data.get("dataset", data)["_target_"].replace(".", "/")
+    text = json.dumps(decides, sort_keys=True, default=str)
+    said = re.sub(r"[^\w-]+", "_", Path(place).stem, flags=re.ASCII)
+    return f"{said}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _deciding(data: Mapping[str, Any], digest: str | None) -> dict[str, Any]:
+    """Return the settings that identify data, with the digest of the content."""
+    decides: dict[str, Any] = deciding({"data": _measured(data) | {"digest": digest}})["data"]
+    return decides
+
+
+def _measured(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in data.items() if key not in OF_TRAINING}
+
+
+def digest_of_samples(data: ResidentDataModule) -> str | None:
+    """Return 16 hexadecimal digits of the content that a data module has read.
+
+    It is that of the store or files, or of the samples in memory, which must not be normalised yet.
+    """
+    if isinstance(data, ActivationDataModule):
+        return digest_of_store(data.store.path)
+    if isinstance(data, TensorDataModule):
+        return digest_of(*(getattr(data, name) for name in FILES))
+    found = hashlib.sha256()
+    for samples in (part for name in ("train", "test") for part in data.split(name)):
+        if not isinstance(samples, Tensor):  # in a file that only its own module knows
+            return None
+        found.update(samples.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()[:16]
+
+
+def read(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the measurements in a folder by name; a warning names a damaged file."""
+    found = {}
+    for path in sorted((folder / EVALUATIONS).glob("*.json")):
+        try:
+            match content := read_json(path):
+                case {"name": str(name), "metrics": dict()}:
+                    found[name] = content
+                case _:
+                    raise DamagedError(f"{path}: no measurement")
+        except (DamagedError, OSError) as error:
+            log.warning("%s", error)
+    return found
+
+
+def columns(folder: Path) -> dict[str, Any]:
+    """Return the numbers of all measurements in a folder, as ``evaluation.NAME.KEY``."""
+    return {
+        f"{COLUMN}.{name}.{key}": value
+        for name, content in read(folder).items()
+        for key, value in content["metrics"].items()
+    }
