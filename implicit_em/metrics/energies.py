@@ -5,6 +5,7 @@ batch may be empty: so can be the part of a small batch that a process gets. ``e
 collects several metrics for one pass over the images.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,12 @@ ROUNDING = 8 * torch.finfo(torch.float32).eps
 SILENT_SHARE = 0.01
 CURVES = ("dead_units", "redundancy", "responsibility_entropy", "density")
 """Names of the metrics that are followed during training."""
-FINAL = (*CURVES, "l0", "silent_units", "maximum_responsibility")
+FINAL = (*CURVES, "l0", "inactive_units", "silent_units", "maximum_responsibility")
 """Names of the metrics of a trained model, beside its reconstruction error."""
 RECONSTRUCTION = ("reconstruction_mse", "transpose_reconstruction_mse")
 """Names of the reconstruction error: by a decoder, or by the transposed encoder."""
+OWN_DECODER = ("reconstruction_mse", "fvu")
+"""Names of the metrics of a decoder that was trained."""
 LARGEST_SHARE = 1 / 64
 """Largest share of active units at which products through these alone pay."""
 GRAM_ROWS = 1024
@@ -247,6 +250,29 @@ class SilentUnits(Metric):
         return (self.peaks_K <= self.share * self.total / self.count).sum()
 
 
+class InactiveUnits(Metric):
+    """Number of components with ``E_j > 0`` for no image: dead units, as the field counts them.
+
+    Args:
+        components: number of components K.
+    """
+
+    full_state_update = False
+    active_K: Tensor
+
+    def __init__(self, components: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        _add_sums(self, active_K=(components,))
+
+    def update(self, energies: Tensor) -> None:
+        """Add a batch of energies ``(B, K)``."""
+        self.active_K += (energies > 0).any(0)
+
+    def compute(self) -> Tensor:
+        """Return the count, int64."""
+        return (self.active_K == 0).sum()
+
+
 class _Mean(MeanMetric):
     """Mean of a quantity over the samples, in float64."""
 
@@ -319,6 +345,41 @@ class L0(_Active):
         self.active += (energies > 0).count_nonzero()
 
 
+class UnexplainedVariance(Metric):
+    """Fraction of variance unexplained, ``sum (x - x̂)² / sum (x - mean x)²``, in float64.
+
+    Both sums run over images and inputs, and the mean is that of the images. It is NaN if no input
+    varies.
+    """
+
+    full_state_update = False
+    raw: Callable[[Tensor], Tensor] | None = None
+    """Map from normalised samples to those that are measured; ``None`` for the samples as given."""
+    count: Tensor
+    residual: Tensor
+    squares: Tensor
+    sums_D: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        _add_sums(self, count=(), residual=(), squares=(), sums_D=())  # D follows from a batch
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Add a batch of images and their reconstructions, both ``(B, D)``."""
+        pair = (target, preds) if self.raw is None else (self.raw(target), self.raw(preds))
+        target_BD, preds_BD = (values.double() for values in pair)
+        self.count += len(target_BD)
+        self.residual += (target_BD - preds_BD).square().sum()
+        self.squares += target_BD.square().sum()
+        self.sums_D = self.sums_D + target_BD.sum(0)
+
+    def compute(self) -> Tensor:
+        """Return the fraction, float64."""
+        level = self.sums_D.square().sum() / self.count
+        variance = self.squares - level
+        return self.residual / torch.where(variance > ROUNDING**2 * level, variance, torch.nan)
+
+
 def energy_metrics(components: int) -> MetricCollection:
     """Return the metrics to follow during training; they are updated with ``energies``."""
     return MetricCollection(
@@ -343,12 +404,14 @@ def final_metrics(components: int, reconstruction: str = "reconstruction_mse") -
         reconstruction: name of the mean squared reconstruction error.
     """
     collection = energy_metrics(components)
-    collection.add_metrics(
-        {
-            "l0": L0(),
-            "silent_units": SilentUnits(components),
-            "maximum_responsibility": MaximumResponsibility(),
-            reconstruction: MeanSquaredError().set_dtype(torch.float64),
-        }
-    )
+    further: dict[str, Any] = {
+        "l0": L0(),
+        "inactive_units": InactiveUnits(components),
+        "silent_units": SilentUnits(components),
+        "maximum_responsibility": MaximumResponsibility(),
+        reconstruction: MeanSquaredError().set_dtype(torch.float64),
+    }
+    collection.add_metrics(further)
+    if reconstruction in OWN_DECODER:
+        collection.add_metrics({"fvu": UnexplainedVariance()})
     return collection

@@ -133,8 +133,8 @@ def _without_hydra(cfg: DictConfig) -> DictConfig:
 
 
 def note_jobs(directory: Path, jobs: Mapping[str, str]) -> None:
-    """Add jobs, given as their overrides by directory name, to the list in a sweep's directory."""
-    write_json(directory / JOBS, {**noted_jobs(directory), **jobs})
+    """Put jobs, given as their overrides by directory name, first in a sweep directory's list."""
+    write_json(directory / JOBS, {**jobs, **noted_jobs(directory), **jobs})
 
 
 def noted_jobs(directory: Path) -> dict[str, str]:

@@ -14,10 +14,11 @@ from implicit_em.base.files import whole
 from implicit_em.base.settings import leaves
 from implicit_em.base.tables import format_value, markdown_table, print_rows
 from implicit_em.config.fingerprint import config_fingerprint
+from implicit_em.metrics.language import INSIDE
 from implicit_em.sweeps.jobs import noted_jobs
 from implicit_em.training import evaluations
 from implicit_em.training.directory import RunDirectory
-from implicit_em.training.results import IN_SUMMARY
+from implicit_em.training.results import in_table
 
 
 def summarise(directory: Path) -> bool:
@@ -34,7 +35,7 @@ def summarise(directory: Path) -> bool:
         temporary.write_text(_markdown(grouped, failed))
 
     names = _short_names(jobs["job"].tolist())
-    rows = jobs.assign(job=names)[["job", "status", *_shown(jobs)]].astype(object)
+    rows = jobs.assign(job=names)[["job", "status", *columns_of(jobs)]].astype(object)
     print_rows(f"{len(jobs)} jobs", rows.where(rows.notna(), None))
     if 0 < len(grouped) < len(jobs):
         print_rows("mean ± std over seeds", grouped)
@@ -45,7 +46,7 @@ def summarise(directory: Path) -> bool:
 
 
 def read_jobs(directory: str | Path) -> pd.DataFrame:
-    """Return one row for each job of a sweep directory.
+    """Return one row for each job of a sweep directory, in the order in which they were typed.
 
     The columns are ``job``, ``directory``, the settings that differ between the jobs, and every key
     of ``metrics.json``. A setting, such as ``lr.value`` or ``model``, must have been typed for some
@@ -56,27 +57,30 @@ def read_jobs(directory: str | Path) -> pd.DataFrame:
     belong to another configuration, in which case they are left out.
     """
     directory = Path(directory)
-    waiting = noted_jobs(directory)
-    jobs = []
-    for config in sorted(directory.glob("*/.hydra/config.yaml")):
-        run = RunDirectory(config.parents[1])
-        waiting.pop(run.path.name, None)
-        jobs.append(_read(run))
-    rows: list[dict[str, Any]] = [
-        dict.fromkeys(("job", "directory")) | settings | job.row
+    noted = noted_jobs(directory)
+    started = {config.parents[1].name for config in directory.glob("*/.hydra/config.yaml")}
+    jobs = [
+        _read(RunDirectory(directory / name))
+        if name in started
+        else _Job(RunDirectory(directory / name), noted[name], {"status": "not started"})
+        for name in dict.fromkeys([*noted, *sorted(started)])
+    ]
+    table = pd.DataFrame(
+        {
+            "job": job.name or job.run.path.name,
+            "directory": job.run.path.name,
+            **settings,
+            **job.row,
+        }
         for job, settings in zip(jobs, _differing(jobs), strict=True)
-    ]
-    rows += [
-        {"job": job or name, "directory": name, "status": "not started"}
-        for name, job in sorted(waiting.items())
-    ]
-    table = pd.DataFrame(rows)
-    return table.reindex(columns=list(dict.fromkeys([*table.columns, "error", *IN_SUMMARY])))
+    )
+    return table.reindex(columns=list(dict.fromkeys([*table.columns, "error"])))
 
 
 @dataclass
 class _Job:
     run: RunDirectory
+    name: str
     row: dict[str, Any]
     typed: Mapping[str, str] = field(default_factory=dict)
     """The text that overrides assign to keys and config groups."""
@@ -85,13 +89,13 @@ class _Job:
 
 
 def _read(run: RunDirectory) -> _Job:
-    row: dict[str, Any] = {"job": run.path.name, "directory": run.path.name}
+    name = ""
     try:
         overrides = run.read_overrides()
-        row["job"] = ",".join(overrides) or run.path.name
+        name = ",".join(overrides)
         config = run.read_config()
     except DamagedError as error:
-        return _Job(run, row | {"status": "damaged", "error": str(error)})
+        return _Job(run, name, {"status": "damaged", "error": str(error)})
     metrics = run.read_metrics()
     if metrics is None:
         metrics = {"status": "unfinished"}
@@ -99,8 +103,8 @@ def _read(run: RunDirectory) -> _Job:
         metrics = {"status": "mismatch", "error": "metrics.json is not of this config"}
     pairs = (line.lstrip("+~").partition("=") for line in overrides)
     typed = {key.partition("@")[0]: value for key, _, value in pairs}
-    row |= _cells(metrics) | evaluations.columns(run.path) | row
-    return _Job(run, row, typed, typed | leaves(config))
+    row = _cells(metrics) | evaluations.columns(run.path)
+    return _Job(run, name, row, typed, typed | leaves(config))
 
 
 def _differing(jobs: Sequence[_Job]) -> list[dict[str, Any]]:
@@ -108,7 +112,8 @@ def _differing(jobs: Sequence[_Job]) -> list[dict[str, Any]]:
     keys = dict.fromkeys(key for job in jobs for key in job.typed)
     found: list[dict[str, Any]] = []
     for job in jobs:
-        defaults = {} if job.settings.keys() >= keys.keys() else job.run.read_choices()
+        complete = not job.settings or job.settings.keys() >= keys.keys()
+        defaults = {} if complete else job.run.read_choices()
         found.append({key: job.settings.get(key, defaults.get(key)) for key in keys})
     known = [settings for job, settings in zip(jobs, found, strict=True) if job.settings]
     differing = [key for key in keys if any(s[key] != known[0][key] for s in known)]
@@ -123,7 +128,7 @@ def group_over_seeds(jobs: pd.DataFrame) -> pd.DataFrame:
     """Return one row, mean ± std as text, for all completed jobs that differ only in the seed."""
     completed = jobs[jobs["status"] == "completed"]
     names = completed["job"].map(lambda job: re.sub("(^|,)seed=[^,]*", "", job).lstrip(","))
-    rows, shown = [], _shown(completed)
+    rows, shown = [], columns_of(completed)
     for name, group in completed.groupby(names, sort=False):
         cells = {key: _mean_and_std(group[key]) for key in shown}
         rows.append({"job": name or "default", "n": str(len(group)), **cells})
@@ -132,8 +137,22 @@ def group_over_seeds(jobs: pd.DataFrame) -> pd.DataFrame:
     return grouped
 
 
-def _shown(jobs: pd.DataFrame) -> list[str]:
-    return [key for key in IN_SUMMARY if jobs[key].notna().any()]
+def columns_of(jobs: pd.DataFrame) -> list[str]:
+    """Return the columns with a value that say something of the family of a completed job.
+
+    Of an evaluation these are the same, but on the run's own data only what was measured inside a
+    language model: the run has the others.
+    """
+    known = jobs.astype(object).where(jobs.notna(), None)[jobs["status"] == "completed"]
+    asked = [key for row in known.to_dict("records") for key in in_table(row, of_sweep=True)]
+    columns = list(dict.fromkeys(asked))
+    for column in jobs:
+        kind, _, rest = str(column).partition(".")
+        name, _, key = rest.partition(".")
+        is_own = name.removesuffix("-inside") == evaluations.OWN
+        if kind == evaluations.COLUMN and key in (*INSIDE, *(() if is_own else asked)):
+            columns.append(str(column))
+    return [column for column in columns if column in jobs and jobs[column].notna().any()]
 
 
 def _mean_and_std(column: pd.Series) -> str:

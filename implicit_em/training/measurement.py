@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from implicit_em.data import ResidentDataModule
+from implicit_em.data import ActivationDataModule, ResidentDataModule
 from implicit_em.data.modules import fixed_choice
 from implicit_em.engine.modules import EnergyModule
+from implicit_em.losses import lse
 from implicit_em.metrics.energies import RECONSTRUCTION
 from implicit_em.metrics.probe import linear_probe
 from implicit_em.training.decoding import encoded, features_found, ridge_fvu
@@ -19,9 +21,10 @@ from implicit_em.training.progress import working
 
 log = logging.getLogger(__name__)
 
-MAY_NOT_APPLY = (*RECONSTRUCTION, "redundancy")
+MAY_NOT_APPLY = (*RECONSTRUCTION, "fvu", "redundancy")
 """Metrics that are undefined for some models whose energies are finite."""
-
+DISTORTING = ("standard", "zca")
+"""Normalisations that change the fraction of variance unexplained."""
 L0_TOLERANCE = 0.05
 """Largest relative distance of L0 from its target at which the target counts as reached."""
 MONITORING_SHARE = 0.05
@@ -32,23 +35,38 @@ MONITORING_COST = 0.4
 
 def evaluate_module(
     module: EnergyModule, data: ResidentDataModule, trainer: pl.Trainer
-) -> dict[str, float | int | None]:
+) -> dict[str, Any]:
     """Return the metrics of the final samples.
 
     ``None`` stands for a reconstruction that does not apply, and for the redundancy of a layer in
-    which fewer than two units vary. Metrics are not finite if energies overflow.
+    which fewer than two units vary. Metrics are not finite if energies overflow. The FVU is that of
+    samples as they are before normalisation.
     """
+    normalizer = data.normalizer
+    if "fvu" in module.finals and normalizer is not None and normalizer.option in DISTORTING:
+        module.finals["fvu"].raw = deepcopy(normalizer).to(trainer.strategy.root_device).inverse
     trainer.test(module, datamodule=data, verbose=False)
-    results: dict[str, float | int | None] = {}
+    results: dict[str, Any] = {}
     for key in map(str, module.finals):
         value = trainer.callback_metrics[key].item()
-        if key in ("dead_units", "silent_units"):
+        if key.endswith("_units"):
             value = int(value)
         results[key] = None if key in MAY_NOT_APPLY and np.isnan(value) else value
     if trainer.is_global_zero:
         results["ridge_fvu"] = ridge_fvu(module.model, data)
         results["features_found"] = features_found(module.model, data)
-    return results
+    return results | _described(module, data)
+
+
+def _described(module: EnergyModule, data: ResidentDataModule) -> dict[str, Any]:
+    """Return what tables have to know of a model and its data: ``results.DESCRIBED``."""
+    by_em = any(term.function is lse for term in module.objective.terms.values())
+    return {
+        "units": module.model.weight.shape[-2],
+        "inputs": data.in_features,
+        "responsibilities": by_em or hasattr(module.model, "responsibilities"),
+        "site": data.site if isinstance(data, ActivationDataModule) else None,
+    }
 
 
 def l0_reached(target: float, l0: float, weights: Mapping[str, float]) -> bool:

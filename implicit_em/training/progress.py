@@ -15,7 +15,7 @@ from rich.table import Column, Table
 
 from implicit_em.base.tables import format_value
 from implicit_em.training.history import RunLogger
-from implicit_em.training.results import IN_TABLE
+from implicit_em.training.results import in_table
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +173,7 @@ def print_result(metrics: Mapping[str, Any], directory: str | None = None) -> No
     table = Table(title=f"seed {metrics['seed']}, {metrics['status']}", title_justify="left")
     table.add_column("metric")
     table.add_column("value", justify="right")
-    for key in IN_TABLE:
+    for key in in_table(metrics):
         if metrics.get(key) is not None or key == "redundancy":
             table.add_row(key.replace("_", " "), format_value(metrics.get(key)))
     console = Console()

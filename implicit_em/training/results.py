@@ -19,20 +19,44 @@ log = logging.getLogger(__name__)
 VERSIONS_OF = ("implicit-em", "torch", "pytorch-lightning", "hydra-core", "numpy", "scikit-learn")
 BY_RIDGE = ("ridge_fvu", "features_found")
 """Measurements of a decoder that is fitted by ridge regression after the training."""
+DESCRIBED = ("units", "inputs", "responsibilities", "site")
+"""What decides which metrics a table shows: the numbers K and D, whether energies are those of a
+mixture, and the place in a language model that the samples are from."""
+RESPONSIBILITIES = ("responsibility_entropy", "maximum_responsibility")
+OF_TRAINING = ("final_loss", "convergence_epoch")
+ENDS = (*OF_TRAINING, "parameters", "epochs", "train_seconds")
 IN_TABLE = (
-    *("dead_units", "silent_units", "redundancy"),
-    *("responsibility_entropy", "maximum_responsibility", "density", "l0"),
-    *(*RECONSTRUCTION, *BY_RIDGE, *INSIDE),
-    *("probe_accuracy", "final_loss", "convergence_epoch", "parameters", "epochs", "train_seconds"),
+    *("dead_units", "silent_units", "redundancy", *RESPONSIBILITIES, "density", "l0"),
+    *(*RECONSTRUCTION, "fvu", *BY_RIDGE, *INSIDE, "probe_accuracy", *ENDS),
 )
 """Keys in the table of a run; those without a value are left out."""
-IN_SUMMARY = (*CURVES, "probe_accuracy", "features_found", "final_loss", "convergence_epoch")
+IN_SUMMARY = (*CURVES, "probe_accuracy", "features_found", *OF_TRAINING)
 """Keys in the tables of a sweep; those without a value are left out of what is shown."""
+LEADING = ("l0", "fvu", "ridge_fvu", "inactive_units", "silent_units")
+"""Keys that come first for a wide layer and for activations of a language model."""
+WIDE_TABLE = (
+    *(*LEADING, *INSIDE, "redundancy", *RESPONSIBILITIES, "reconstruction_mse"),
+    *("features_found", "probe_accuracy", *ENDS),
+)
+"""The table of such a run: without the paper's absolute thresholds."""
+WIDE_SUMMARY = (
+    *(*LEADING, "redundancy", *RESPONSIBILITIES[:1]),
+    *("probe_accuracy", "features_found", *OF_TRAINING),
+)
 NO_OBJECTIVE = (
     *("seed", "config_fingerprint", "status", "error", "device", "schema", "versions"),
-    *("l0_target", "l0_reached"),
+    *("l0_target", "l0_reached", *DESCRIBED),
 )
 """Keys that no sweeper can maximise."""
+
+
+def in_table(metrics: Mapping[Any, Any], of_sweep: bool = False) -> list[str]:
+    """Return the keys that say something of a run's family, for its table or that of its sweep."""
+    units, inputs = (metrics.get(key) or 0 for key in ("units", "inputs"))
+    if units <= inputs and not metrics.get("site"):  # an earlier run has none of these keys
+        return list(IN_SUMMARY if of_sweep else IN_TABLE)
+    omitted = () if metrics.get("responsibilities") else RESPONSIBILITIES
+    return [key for key in (WIDE_SUMMARY if of_sweep else WIDE_TABLE) if key not in omitted]
 
 
 def versions() -> dict[str, str]:
@@ -63,8 +87,10 @@ class Results:
     epochs: int | None = None
     final_loss: float | None = None
     convergence_epoch: int | None = None
-    measured: Mapping[str, float | int | None] = field(
-        default_factory=lambda: dict.fromkeys((*FINAL, *RECONSTRUCTION, *BY_RIDGE))
+    measured: Mapping[str, Any] = field(
+        default_factory=lambda: dict.fromkeys(
+            (*FINAL, *RECONSTRUCTION, "fvu", *BY_RIDGE, *DESCRIBED)
+        )
     )
     l0_target: float | None = None
     l0_reached: bool | None = None

@@ -18,16 +18,20 @@ from implicit_em.metrics.energies import (
     FINAL,
     GRAM_ROWS,
     L0,
+    OWN_DECODER,
     RECONSTRUCTION,
     DeadUnits,
     Density,
+    InactiveUnits,
     MaximumResponsibility,
     Redundancy,
     ResponsibilityEntropy,
     SilentUnits,
+    UnexplainedVariance,
     energy_metrics,
     final_metrics,
 )
+from implicit_em.metrics.reconstruction import fvu
 
 SAMPLES, K = 150, 6
 BATCHES = [1, 64, 0, 7, 78]  # one is empty, as a process's part may be
@@ -278,6 +282,42 @@ def test_silent_units_are_scale_free_and_dead_units_are_not(energies):
     assert value(DeadUnits(K), 1e-4 * energies) == K
 
 
+def test_inactive_units_are_never_above_zero(energies):
+    weakest = energies * torch.tensor([1.0, 1.0, 1e-30, 1.0, 1.0, -1.0])
+    expected = (weakest.numpy() <= 0).all(0).sum()
+    assert value(InactiveUnits(K), weakest) == expected == 3
+    assert value(SilentUnits(K), weakest) == 3, "the third is active, but weakly"
+    once = torch.zeros(SAMPLES, K)
+    once[-1, 2] = 1e-30
+    first, other = InactiveUnits(K), InactiveUnits(K)
+    first.update(once[:-1])
+    other.update(once[-1:])
+    first.merge_state(other)  # as processes add their states
+    assert first.compute() == K - 1
+
+
+@pytest.mark.parametrize("level", [0, 1e3])
+def test_the_unexplained_variance_is_that_of_the_definition(level):
+    draw = torch.Generator().manual_seed(1)
+    x, error = (torch.randn(SAMPLES, 9, generator=draw) for _ in range(2))
+    x = x * torch.arange(9) + level
+    parts, whole = [UnexplainedVariance() for _ in range(2)], UnexplainedVariance()
+    for metric, of in ((parts[0], slice(0, 40)), (parts[1], slice(40, None)), (whole, slice(None))):
+        for x_BD, error_BD in zip(x[of].split(30), error[of].split(30), strict=True):
+            metric.update(x_BD + error_BD, x_BD)
+    whole.update(x[:0], x[:0])
+    expected = fvu(x.numpy(), (x + error).numpy())
+    assert whole.compute().item() == pytest.approx(expected, rel=1e-6)
+    parts[0].merge_state(parts[1])
+    assert parts[0].compute().item() == pytest.approx(expected, rel=1e-6)
+    mean = UnexplainedVariance()
+    mean.update(x.double().mean(0).expand_as(x), x)
+    assert mean.compute().item() == pytest.approx(1, abs=1e-6), "the mean explains nothing"
+    constant = UnexplainedVariance()
+    constant.update(x[:1].expand_as(x), x[:1].expand_as(x))
+    assert constant.compute().isnan()
+
+
 def test_entropy_and_maximum_of_the_responsibilities_are_means_over_the_images(energies):
     responsibilities = softmax(-energies.double().numpy(), axis=1)
     entropies = -(responsibilities * np.log(responsibilities)).sum(1)
@@ -367,6 +407,7 @@ def test_final_metrics_hold_all_and_name_the_reconstruction_error(energies):
     assert set(found) == {
         "dead_units",
         "l0",
+        "inactive_units",
         "silent_units",
         "redundancy",
         "responsibility_entropy",
@@ -377,13 +418,14 @@ def test_final_metrics_hold_all_and_name_the_reconstruction_error(energies):
     expected = np.square((reconstruction - x).double().numpy()).mean()
     assert found["transpose_reconstruction_mse"].item() == pytest.approx(expected, rel=1e-6)
     assert found["silent_units"].item() == 3
-    assert "reconstruction_mse" in final_metrics(K)
+    assert set(OWN_DECODER) <= set(final_metrics(K))
 
 
 @pytest.mark.parametrize("reconstruction", RECONSTRUCTION)
 def test_the_tuples_name_the_metrics_of_the_collections(reconstruction):
     assert set(energy_metrics(K)) == set(CURVES)
-    assert set(final_metrics(K, reconstruction)) == {*FINAL, reconstruction}
+    own = OWN_DECODER if reconstruction in OWN_DECODER else (reconstruction,)
+    assert set(final_metrics(K, reconstruction)) == {*FINAL, *own}
 
 
 def test_states_are_float64_and_stay_so(energies):
