@@ -1,7 +1,6 @@
 """OmegaConf resolvers that ``conf/`` uses; importing this module registers them."""
 
 import os
-import re
 import secrets
 from collections.abc import Sequence
 from functools import cache
@@ -13,8 +12,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from implicit_em.base.digest import digest_of, digest_of_store
 from implicit_em.base.threads import cores
-
-_SAFE_NAME = re.compile(r"[\w=,.+@-][\w=,.+@ \[\]-]{0,149}", re.ASCII)
+from implicit_em.config.job_directories import job_directory
 
 
 @cache
@@ -31,14 +29,6 @@ def first_given(*values: Any) -> Any:
 def run_directory(resumed: str | None, new: str) -> str:
     """Return the directory of the resumed run, or else that of a new run."""
     return new if resumed is None else str(resumed)
-
-
-def job_directory(overrides: Sequence[str], *, _root_: DictConfig) -> str:
-    """Return a directory name: the overrides that affect results, or else the fingerprint."""
-    from implicit_em.config.fingerprint import affects_results, config_fingerprint
-
-    name = ",".join(sorted(filter(affects_results, overrides)))
-    return name if _SAFE_NAME.fullmatch(name) and name.strip(".") else config_fingerprint(_root_)
 
 
 def data_root(*, _parent_: DictConfig) -> str:

@@ -16,8 +16,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from implicit_em.base.errors import ConfigError, RefusedError, WriteError
 from implicit_em.config.composing import explain, shadowed
+from implicit_em.config.job_directories import begin_sweep, note_jobs
 from implicit_em.sweeps import launchers
-from implicit_em.sweeps.jobs import JobComposer, enumerate_jobs, note_jobs
+from implicit_em.sweeps.jobs import JobComposer, enumerate_jobs, fixed_keys
 
 
 class CheckCallback(Callback):
@@ -64,6 +65,7 @@ def composed_jobs(config: DictConfig) -> Iterator[tuple[list[str], DictConfig]]:
     composer = JobComposer(config, loader)
     overrides = config.hydra.overrides.task
     try:
+        begin_sweep(Path(config.hydra.sweep.dir), fixed_keys(config, loader))
         for overrides in enumerate_jobs(config, loader):
             yield overrides, composer.compose(overrides)
     except (HydraException, OmegaConfBaseException, ValueError) as error:

@@ -1,9 +1,7 @@
-"""The jobs of a sweep: their overrides, their configurations, and the list of them on disk."""
+"""The jobs of a sweep: their overrides and their configurations."""
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import get_overrides_dirname
@@ -15,13 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from implicit_em.base.errors import DamagedError
-from implicit_em.base.files import read_json, write_json
 from implicit_em.sweeps import launchers
-
-log = logging.getLogger(__name__)
-
-JOBS = "jobs.json"
 
 
 def enumerate_jobs(config: DictConfig, loader: ConfigLoader) -> Iterator[list[str]]:
@@ -29,14 +21,25 @@ def enumerate_jobs(config: DictConfig, loader: ConfigLoader) -> Iterator[list[st
 
     If the sweeper chooses jobs by earlier results, one example is yielded, with the first values.
     """
-    parser = OverridesParser.create(config_loader=loader)
+    overrides = _typed(config, loader)
     if launchers.optimises(config):
-        yield [*map(_example, parser.parse_overrides(config.hydra.overrides.task))]
+        yield [*map(_example, overrides)]
         return
-    lines = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-    overrides = parser.parse_overrides([*lines, *config.hydra.overrides.task])
     for batch in BasicSweeper.split_arguments(overrides, max_batch_size=None):
         yield from batch
+
+
+def fixed_keys(config: DictConfig, loader: ConfigLoader) -> set[str]:
+    """Return the keys to which a sweep gives one value in all jobs."""
+    return {o.get_key_element() for o in _typed(config, loader) if not o.is_sweep_override()}
+
+
+def _typed(config: DictConfig, loader: ConfigLoader) -> list[Override]:
+    """Return the overrides of a sweep; Optuna's parameters are read by Optuna alone."""
+    params = {} if launchers.optimises(config) else config.hydra.sweeper.params or {}
+    lines = [f"{key}={value}" for key, value in params.items()]
+    parser = OverridesParser.create(config_loader=loader)
+    return parser.parse_overrides([*lines, *config.hydra.overrides.task])
 
 
 def _example(override: Override) -> str:
@@ -130,26 +133,3 @@ def _without_hydra(cfg: DictConfig) -> DictConfig:
     task = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     OmegaConf.set_struct(task, True)  # as Hydra does
     return task
-
-
-def note_jobs(directory: Path, jobs: Mapping[str, str]) -> None:
-    """Put jobs, given as their overrides by directory name, first in a sweep directory's list."""
-    write_json(directory / JOBS, {**jobs, **noted_jobs(directory), **jobs})
-
-
-def noted_jobs(directory: Path) -> dict[str, str]:
-    """Return the valid entries of a sweep's list of jobs, which may be missing or damaged."""
-    try:
-        jobs = read_json(directory / JOBS)
-        if not isinstance(jobs, dict):
-            raise DamagedError(f"{directory / JOBS}: no list of jobs")
-    except DamagedError as error:
-        log.warning("%s; jobs that never started are not known", error)
-        return {}
-    except OSError:
-        return {}
-    return {name: job for name, job in jobs.items() if isinstance(job, str) and _is_a_name(name)}
-
-
-def _is_a_name(name: str) -> bool:
-    return name not in ("", "..") and Path(name).name == name

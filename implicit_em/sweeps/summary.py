@@ -14,11 +14,11 @@ from implicit_em.base.files import whole
 from implicit_em.base.settings import leaves
 from implicit_em.base.tables import format_value, markdown_table, print_rows
 from implicit_em.config.fingerprint import config_fingerprint
+from implicit_em.config.job_directories import noted_jobs
 from implicit_em.metrics.language import INSIDE
-from implicit_em.sweeps.jobs import noted_jobs
 from implicit_em.training import evaluations
 from implicit_em.training.directory import RunDirectory
-from implicit_em.training.results import in_table
+from implicit_em.training.results import IN_SUMMARY, in_table
 
 
 def summarise(directory: Path) -> bool:
@@ -65,16 +65,12 @@ def read_jobs(directory: str | Path) -> pd.DataFrame:
         else _Job(RunDirectory(directory / name), noted[name], {"status": "not started"})
         for name in dict.fromkeys([*noted, *sorted(started)])
     ]
-    table = pd.DataFrame(
-        {
-            "job": job.name or job.run.path.name,
-            "directory": job.run.path.name,
-            **settings,
-            **job.row,
-        }
+    rows = [
+        dict.fromkeys(("job", "directory")) | settings | job.row | job.named
         for job, settings in zip(jobs, _differing(jobs), strict=True)
-    )
-    return table.reindex(columns=list(dict.fromkeys([*table.columns, "error"])))
+    ]
+    table = pd.DataFrame(rows)
+    return table.reindex(columns=list(dict.fromkeys([*table.columns, "error", *IN_SUMMARY])))
 
 
 @dataclass
@@ -86,6 +82,10 @@ class _Job:
     """The text that overrides assign to keys and config groups."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The value of every key, and ``typed`` for the groups."""
+
+    @property
+    def named(self) -> dict[str, Any]:
+        return {"job": self.name or self.run.path.name, "directory": self.run.path.name}
 
 
 def _read(run: RunDirectory) -> _Job:
@@ -103,7 +103,7 @@ def _read(run: RunDirectory) -> _Job:
         metrics = {"status": "mismatch", "error": "metrics.json is not of this config"}
     pairs = (line.lstrip("+~").partition("=") for line in overrides)
     typed = {key.partition("@")[0]: value for key, _, value in pairs}
-    row = _cells(metrics) | evaluations.columns(run.path)
+    row = _cells(metrics | evaluations.columns(run.path))
     return _Job(run, name, row, typed, typed | leaves(config))
 
 

@@ -52,7 +52,8 @@ NO_OBJECTIVE = (
 
 def in_table(metrics: Mapping[Any, Any], of_sweep: bool = False) -> list[str]:
     """Return the keys that say something of a run's family, for its table or that of its sweep."""
-    units, inputs = (metrics.get(key) or 0 for key in ("units", "inputs"))
+    sizes = (metrics.get(key) for key in ("units", "inputs"))
+    units, inputs = (size if isinstance(size, int | float) else 0 for size in sizes)
     if units <= inputs and not metrics.get("site"):  # an earlier run has none of these keys
         return list(IN_SUMMARY if of_sweep else IN_TABLE)
     omitted = () if metrics.get("responsibilities") else RESPONSIBILITIES

@@ -23,11 +23,10 @@ from safetensors.torch import load_file, save_file
 from implicit_em.base.errors import ConfigError, DamagedError
 from implicit_em.config.check import check
 from implicit_em.config.fingerprint import config_fingerprint
-from implicit_em.config.resolvers import job_directory
+from implicit_em.config.job_directories import JobDirectories, note_jobs, noted_jobs
 from implicit_em.config.spec import RunSpec
 from implicit_em.evaluate import main as evaluate_main
 from implicit_em.export import main as export_main
-from implicit_em.sweeps.jobs import note_jobs, noted_jobs
 from implicit_em.sweeps.summary import read_jobs, summarise
 from implicit_em.training import run as training
 from implicit_em.training.checkpoints import OWN, LastCheckpoint, previous
@@ -580,11 +579,14 @@ LEADING_ELSEWHERE = [
 
 def test_a_job_never_leaves_its_sweep(cfg, tmp_path):
     for name in LEADING_ELSEWHERE:
-        directory = job_directory([name], _root_=cfg)
+        directory = JobDirectories(tmp_path).name_of([name], cfg)
         assert directory == config_fingerprint(cfg)
         assert (tmp_path / directory).resolve().parent == tmp_path.resolve()
     typed = ["seed=1", "loss=lse", "logger.mode=offline"]
-    assert job_directory(typed, _root_=cfg) == "loss=lse,seed=1"
+    assert JobDirectories(tmp_path).name_of(typed, cfg) == "loss=lse,seed=1"
+    (tmp_path / "jobs.json").write_text(json.dumps({"../x": "a", "..": "b", "$HOME": "c"}))
+    for job in "abc":
+        assert JobDirectories(tmp_path).name_of([job], cfg) == job
 
 
 @pytest.mark.parametrize("key", ["name", "version"])
