@@ -18,6 +18,7 @@ from helpers.results import results
 from helpers.trainers import bare_trainer
 from safetensors.torch import load_file
 from torch import nn
+from torch.multiprocessing import start_processes
 from torch.utils.data import DataLoader
 
 from implicit_em.base.errors import ConfigError, NonFiniteLossError
@@ -164,13 +165,25 @@ def take_part(rank, processes, directory):
 
 
 def together(processes, directory):
-    """Measure in several processes; gives the results of each."""
-    run_together(take_part, (processes, directory), processes, "gloo")
+    """Measure in several processes; gives the results of each.
+
+    They are forked, because a spawned one would import for five seconds.
+    """
+
+    def forked(*arguments, **options):
+        return start_processes(*arguments, **options | {"start_method": "fork"})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("implicit_em.distributed.processes.start_processes", forked)
+        run_together(take_part, (processes, directory), processes, "gloo")
     loaded = [torch.load(directory / f"{rank}.pt") for rank in range(processes)]
     return [dict(zip(KEYS, values, strict=True)) for values, _ in loaded], [f for _, f in loaded]
 
 
-NO_VALIDATION = pytest.mark.filterwarnings("ignore:.*have no `val_dataloader`")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*have no `val_dataloader`"),
+    pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +223,6 @@ def test_all_processes_have_the_same_weights_and_losses(two):
             assert all(map(torch.equal, mine, yours)), key
 
 
-@NO_VALIDATION
 def test_a_bare_trainer_trains_on_the_batches_of_all_its_processes(two):
     expected = fit(Group())
     for found in two[1]:
@@ -295,7 +307,6 @@ def test_a_model_that_mixes_samples_or_draws_is_refused(composed, typed):
         check(RunSpec.of(composed(*activation, *DDP)))
 
 
-@NO_VALIDATION
 def test_a_trainer_without_the_other_processes_says_so():
     with pytest.raises(ValueError, match="this is one process, and 2 are needed"):
         fit(Group(), devices=2, strategy=GlobalBatch())
