@@ -15,7 +15,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from helpers import composing
+from helpers import composing, hub_server
 from helpers.data import SIDE, write_idx
 from helpers.lines import one_line
 from helpers.paths import ROOT
@@ -100,6 +100,21 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
         yield server
         wandb.teardown()
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[hub_server.Hub]:
+    """A hub on loopback with an account, and its client as in a new process with an empty cache."""
+    from huggingface_hub import constants
+
+    with hub_server.serving() as server, pytest.MonkeyPatch.context() as patch:
+        settings = {"HF_ENDPOINT": server.url, "HF_TOKEN": hub_server.TOKEN}
+        settings |= {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+        for name, value in {**settings, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}.items():
+            patch.setenv(name, value)
+        importlib.reload(constants)
+        yield server
+    importlib.reload(constants)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from implicit_em.config.schema import to_plain
 from implicit_em.models.activations import ELEMENTWISE
 from implicit_em.models.normalizing import Normalizer, taking_raw
 from implicit_em.training.directory import RunDirectory
-from implicit_em.training.saelens import from_saelens, is_saelens
+from implicit_em.training.foreign import is_foreign, read_foreign
 
 MODELS: dict[str, Any] = {
     f"implicit_em.models.{name}": cls
@@ -65,7 +65,8 @@ def load(run_dir: str | Path, classes: Sequence[type[nn.Module]] = ()) -> nn.Mod
     its header says.
 
     Args:
-        run_dir: the run directory, or a folder of SAELens.
+        run_dir: the run directory; a folder of SAELens or of dictionary_learning; or such a folder
+            on the Hugging Face hub, ``hub:OWNER/NAME[@REVISION][:FOLDER]``.
         classes: your own model and activation classes, if the run used any.
 
     Returns:
@@ -83,8 +84,8 @@ def load(run_dir: str | Path, classes: Sequence[type[nn.Module]] = ()) -> nn.Mod
         FileNotFoundError: if the directory holds no trained model.
         ValueError: if the model needs a class that is not trusted, or the files are damaged.
     """
-    if is_saelens(run_dir):
-        return from_saelens(run_dir).requires_grad_(False)
+    if is_foreign(run_dir):
+        return read_foreign(run_dir).model.requires_grad_(False)
     model, normalizer = load_as_trained(run_dir, classes)
     raw = model if normalizer is None else taking_raw(model, normalizer).eval()
     return raw.requires_grad_(False)

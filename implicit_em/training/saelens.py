@@ -4,16 +4,14 @@ Its encoder is ``z = (x - b_dec) W_enc + b_enc``, its decoder ``a W_dec + b_dec`
 whether ``b_dec`` is subtracted.
 """
 
-from pathlib import Path
+import logging
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from implicit_em.base.errors import ConfigError, DamagedError, raising
-from implicit_em.base.files import read_json
+from implicit_em.base.errors import ConfigError
 from implicit_em.base.values import check_word
 from implicit_em.models import (
     BatchTopK,
@@ -27,15 +25,36 @@ from implicit_em.models import (
 )
 from implicit_em.models.normalizing import Normalizer
 
+log = logging.getLogger(__name__)
+
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 PLAIN = (Encoder, SampledEncoder, SparseAutoencoder, Dictionary)
 """Models whose only nonlinearity is ReLU."""
 CLASSES = {"standard": Dictionary, "topk": TopK, "jumprelu": JumpReLU, "gated": Gated}
 """Class of the model for each architecture."""
+TRAINED = ("batchtopk", "matryoshka_batchtopk")
+"""Architectures of checkpoints, which are a ``jumprelu`` after the training."""
+ENCODER = {"W_enc": "encoder.linear.weight", "b_enc": "encoder.linear.bias"}
+DECODER = {"W_dec": "decoder.weight", "b_dec": "decoder.bias"}
+GATES = {"b_gate": "encoder.linear.bias", "r_mag": "log_scale", "b_mag": "magnitude_bias"}
+PARAMETERS: Mapping[str, Mapping[str, str]] = {
+    "standard": ENCODER | DECODER,
+    "topk": ENCODER | DECODER,
+    "jumprelu": ENCODER | DECODER | {"threshold": "log_threshold"},
+    "gated": DECODER | {"W_enc": ENCODER["W_enc"]} | GATES,
+}
+"""Names of this package's parameters by those of SAELens's arrays, for each architecture."""
 VERSION = "6.0.0"
 """Version of SAELens that introduced this format. Without it, SAELens drops the metadata."""
+EARLIER = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}
+"""Names that settings had before, and their names since."""
 DEFAULTS = {"normalize_activations": "none", "reshape_activations": "none"}
-"""Settings of which only these values can be read."""
+UNFOLDED = ("expected_average_only_in", "covariance_whitening")
+"""Normalisations that SAELens folds into the weights after the training. Where that was not done,
+it takes vectors as they are."""
+LEAST_LENGTH = 1e-8
+"""Length that SAELens takes for shorter rows of a decoder."""
+DTYPES = {str(d)[6:]: d for d in (torch.float32, torch.float64, torch.float16, torch.bfloat16)}
 
 
 def to_saelens(
@@ -101,50 +120,63 @@ def to_saelens(
     return settings, {name: array.detach().float().contiguous() for name, array in tensors.items()}
 
 
-def is_saelens(folder: str | Path) -> bool:
-    """Return whether a folder is one of SAELens."""
-    return Path(folder, CONFIG).is_file() and Path(folder, WEIGHTS).is_file()
+def of_today(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration as SAELens writes it since 6.0, which also reads earlier ones."""
+    config = {EARLIER.get(name, name): value for name, value in config.items()}
+    metadata = {name: config[name] for name in ("model_name", "hook_name") if name in config}
+    function = config.get("activation_fn", "relu")
+    check_word("activation_fn", function, ("relu", "topk"))
+    if function == "topk":
+        config |= {"architecture": "topk", **config.get("activation_fn_kwargs", {})}
+    if isinstance(option := config.get("normalize_activations"), bool | None):
+        config["normalize_activations"] = UNFOLDED[0] if option else "none"
+    return {"architecture": "standard", **config, "metadata": metadata | config.get("metadata", {})}
 
 
-def from_saelens(folder: str | Path) -> nn.Module:
-    """Return the model in a folder of SAELens, in evaluation mode, on the CPU.
+def from_saelens(config: Mapping[str, Any], arrays: dict[str, Tensor]) -> nn.Module:
+    """Return the model that SAELens would load, in evaluation mode, on the CPU.
+
+    Args:
+        config: configuration, as ``of_today`` returns it.
+        arrays: arrays by their names.
 
     Raises:
         ConfigError: if it has another architecture, or a setting that this package lacks.
-        DamagedError: if the files do not fit together.
+        ValueError: if configuration and arrays do not fit together.
     """
-    config = read_json(Path(folder, CONFIG))
-    architecture = config.get("architecture")
-    check_word(f"{folder}: architecture", architecture, CLASSES)
-    for name, value in {**DEFAULTS, "rescale_acts_by_decoder_norm": False}.items():
-        if config.get(name, value) != value:
-            raise ConfigError(f"{folder}: {name}={config[name]}: only {value} can be read")
-    damage = (KeyError, ValueError, RuntimeError, SafetensorError)
-    with raising(DamagedError, f"{folder}: no model of SAELens", *damage):
-        arrays = load_file(Path(folder, WEIGHTS))
-        units, width = arrays["W_dec"].shape
-        options = {"k": config["k"]} if architecture == "topk" else {}
-        subtract = bool(config.get("apply_b_dec_to_input", True))
-        model: Any = CLASSES[architecture](
-            width, units, unit_columns=False, subtract_bias=subtract, **options
-        )
-        model.to(arrays["W_dec"].dtype).load_state_dict(
-            {**model.state_dict(), **_state_of(architecture, arrays)}
-        )
-    return model.eval()
-
-
-def _state_of(architecture: str, arrays: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return SAELens's arrays by the names of this package's parameters."""
-    bias = "b_gate" if architecture == "gated" else "b_enc"
-    found = {
-        "encoder.linear.weight": arrays["W_enc"].T,
-        "encoder.linear.bias": arrays[bias],
-        "decoder.weight": arrays["W_dec"].T,
-        "decoder.bias": arrays["b_dec"],
+    architecture, arrays = config["architecture"], dict(arrays)
+    check_word("architecture", architecture, (*CLASSES, *TRAINED))
+    for name, word in DEFAULTS.items():
+        more = UNFOLDED if name == "normalize_activations" else ()
+        check_word(name, config.get(name, word), (word, *more))
+    if (option := config.get("normalize_activations")) in UNFOLDED:
+        said = "not folded into the weights; vectors are taken unscaled, as SAELens does"
+        log.warning("normalize_activations=%s: %s", option, said)
+    if not (arrays.pop("scaling_factor", torch.ones(())) == 1).all():
+        raise ConfigError("scaling_factor: allowed are ones alone")
+    if architecture in TRAINED:
+        architecture = "jumprelu"
+        arrays["threshold"] = arrays.pop("topk_threshold").expand(len(arrays["W_dec"]))
+    parameters = PARAMETERS[architecture]
+    if different := sorted(set(arrays) ^ set(parameters)):
+        raise ValueError(f"{architecture}: missing or unknown: {', '.join(different)}")
+    dtype = DTYPES[str(config.get("dtype", arrays["W_dec"].dtype)).removeprefix("torch.")]
+    arrays = {name: array.to(dtype) for name, array in arrays.items()}
+    if config.get("rescale_acts_by_decoder_norm"):
+        # The k largest are those of activations times the lengths of the decoder's rows.
+        length_K = arrays["W_dec"].norm(dim=1).clamp(min=LEAST_LENGTH)
+        arrays |= {name: arrays[name] * length_K for name in ENCODER}
+        arrays["W_dec"] = arrays["W_dec"] / length_K[:, None]
+    if "threshold" in arrays:
+        arrays["threshold"] = arrays["threshold"].clamp(min=0).log()
+    units, width = arrays["W_dec"].shape
+    options = {"k": config["k"]} if architecture == "topk" else {}
+    subtract = bool(config.get("apply_b_dec_to_input", True))
+    model: Any = CLASSES[architecture](
+        width, units, unit_columns=False, subtract_bias=subtract, **options
+    )
+    state = {
+        parameters[name]: array.T if array.dim() == 2 else array for name, array in arrays.items()
     }
-    if architecture == "gated":
-        found |= {"log_scale": arrays["r_mag"], "magnitude_bias": arrays["b_mag"]}
-    elif architecture == "jumprelu":
-        found["log_threshold"] = arrays["threshold"].log()
-    return found
+    model.to(dtype).load_state_dict({**model.state_dict(), **state})
+    return model.eval()

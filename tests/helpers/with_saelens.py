@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from sae_lens import (
     SAE,
+    BatchTopKTrainingSAE,
+    BatchTopKTrainingSAEConfig,
     GatedSAE,
     GatedSAEConfig,
     JumpReLUSAE,
@@ -15,14 +17,25 @@ from sae_lens import (
     StandardSAEConfig,
     TopKSAE,
     TopKSAEConfig,
+    TopKTrainingSAE,
+    TopKTrainingSAEConfig,
 )
 
+UNFOLDED = {"normalize_activations": "expected_average_only_in"}
 KINDS = {
     "standard": (StandardSAE, StandardSAEConfig, {}),
+    "standard-unscaled": (StandardSAE, StandardSAEConfig, UNFOLDED),
     "topk": (TopKSAE, TopKSAEConfig, {"k": 4}),
+    "topk-rescaled": (TopKSAE, TopKSAEConfig, {"k": 4, "rescale_acts_by_decoder_norm": True}),
+    "topk-checkpoint": (TopKTrainingSAE, TopKTrainingSAEConfig, {"k": 4}),
+    "topk-trained": (TopKTrainingSAE, TopKTrainingSAEConfig, {"k": 4}),
+    "batchtopk-checkpoint": (BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig, {"k": 4}),
+    "batchtopk-trained": (BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig, {"k": 4}),
     "jumprelu": (JumpReLUSAE, JumpReLUSAEConfig, {}),
     "gated": (GatedSAE, GatedSAEConfig, {}),
 }
+"""By name, what makes a model; ``checkpoint`` is a folder of the training, ``trained`` its end.
+``-whole`` behind a name stands for a model whose input keeps ``b_dec``."""
 
 
 def answer(sae, folder, samples):
@@ -36,13 +49,19 @@ def answer(sae, folder, samples):
 def make(kind, folder, samples):
     """Make a model with random weights, save it, and answer."""
     torch.manual_seed(0)
-    cls, config, more = KINDS[kind]
-    sae = cls(config(d_in=samples.shape[1], d_sae=12, apply_b_dec_to_input=kind != "topk", **more))
+    name = kind.removesuffix("-whole")
+    cls, config, more = KINDS[name]
+    sae = cls(config(d_in=samples.shape[1], d_sae=12, apply_b_dec_to_input=name == kind, **more))
     with torch.no_grad():
-        for name, parameter in sae.named_parameters():
-            parameter.copy_(torch.rand_like(parameter) - (0 if name == "threshold" else 0.5))
-    sae.save_model(folder)
-    answer(sae, folder, samples)
+        for part, parameter in sae.named_parameters():
+            parameter.copy_(torch.rand_like(parameter) - (0 if part == "threshold" else 0.5))
+        if hasattr(sae, "topk_threshold"):
+            sae.topk_threshold.fill_(0.3)
+    (sae.save_inference_model if name.endswith("-trained") else sae.save_model)(folder)
+    if name == "batchtopk-checkpoint":  # what SAELens measures is the model of its end
+        make(kind.replace("checkpoint", "trained"), Path(folder).with_suffix(".end"), samples)
+    else:
+        answer(sae if name == "topk-checkpoint" else SAE.load_from_disk(folder), folder, samples)
 
 
 if __name__ == "__main__":

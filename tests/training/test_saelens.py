@@ -14,26 +14,53 @@ from implicit_em.base.errors import ConfigError, DamagedError
 from implicit_em.export import export, main
 from implicit_em.models import PCA, Encoder
 from implicit_em.models.normalizing import fit_normalizer, taking_raw
-from implicit_em.training.saelens import from_saelens, to_saelens
+from implicit_em.training.foreign import CONVERT, read_foreign
+from implicit_em.training.saelens import to_saelens
 
 
 def theirs(config, arrays, x_ND):
     """Return codes and reconstructions as SAELens computes them."""
-    shifted_ND = x_ND - arrays["b_dec"] * config["apply_b_dec_to_input"]
+    shifted_ND = x_ND - arrays["b_dec"] * config.get("apply_b_dec_to_input", True)
     z_NK = shifted_ND @ arrays["W_enc"]
+    length_K = torch.ones(())
     match config["architecture"]:
         case "gated":
             magnitude_NK = shifted_ND @ (arrays["W_enc"] * arrays["r_mag"].exp()) + arrays["b_mag"]
             codes_NK = (z_NK + arrays["b_gate"] > 0) * magnitude_NK.relu()
         case "topk":
-            top = (z_NK + arrays["b_enc"]).topk(config["k"])
+            if config.get("rescale_acts_by_decoder_norm"):
+                length_K = arrays["W_dec"].norm(dim=-1)
+            top = ((z_NK + arrays["b_enc"]) * length_K).topk(config["k"])
             codes_NK = torch.zeros_like(z_NK).scatter(1, top.indices, top.values.relu())
         case "jumprelu":
             z_NK = z_NK + arrays["b_enc"]
             codes_NK = z_NK.relu() * (z_NK > arrays["threshold"])
+        case "batchtopk":
+            z_NK = z_NK + arrays["b_enc"]
+            codes_NK = z_NK.relu() * (z_NK > arrays["topk_threshold"])
         case "standard":
             codes_NK = (z_NK + arrays["b_enc"]).relu()
-    return codes_NK, codes_NK @ arrays["W_dec"] + arrays["b_dec"]
+    return codes_NK, (codes_NK / length_K) @ arrays["W_dec"] + arrays["b_dec"]
+
+
+def random_arrays(architecture):
+    torch.manual_seed(0)
+    names = ["W_enc", "W_dec", "b_dec"]
+    names += ["b_gate", "r_mag", "b_mag"] if architecture == "gated" else ["b_enc"]
+    shapes = {"W_enc": (WIDTH, UNITS), "W_dec": (UNITS, WIDTH), "b_dec": (WIDTH,)}
+    arrays = {name: torch.randn(shapes.get(name, (UNITS,))) for name in names}
+    if architecture == "jumprelu":  # one below 0 does nothing
+        arrays["threshold"] = torch.rand(UNITS) - 0.3
+    if architecture == "batchtopk":
+        arrays["topk_threshold"] = torch.tensor(0.4, dtype=torch.float64)
+    return arrays
+
+
+def written(folder, config, arrays, names=("cfg.json", "sae_weights.safetensors")):
+    folder.mkdir(exist_ok=True)
+    save_file(arrays, folder / names[1])
+    (folder / names[0]).write_text(json.dumps(config))
+    return folder
 
 
 @pytest.mark.parametrize("option", [None, "scale", "standard", "zca"])
@@ -62,24 +89,97 @@ def test_their_formulas_give_our_codes_and_reconstructions(name, option, tmp_pat
     torch.testing.assert_close(again.reconstruct(x_ND), found_ND, atol=5e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("architecture", ["standard", "topk", "jumprelu", "gated"])
+RESCALED = {"rescale_acts_by_decoder_norm": True}
+UNFOLDED = {"normalize_activations": "expected_average_only_in"}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "more"),
+    [
+        *((name, {}) for name in ("standard", "topk", "jumprelu", "gated", "batchtopk")),
+        *(("topk", RESCALED), ("standard", UNFOLDED), ("topk", {"dtype": "float64"})),
+    ],
+)
 @pytest.mark.parametrize("subtract", [True, False])
-def test_a_folder_of_theirs_is_read(architecture, subtract, tmp_path):
-    torch.manual_seed(0)
-    names = ["W_enc", "W_dec", "b_dec"]
-    names += ["b_gate", "r_mag", "b_mag"] if architecture == "gated" else ["b_enc"]
-    shapes = {"W_enc": (WIDTH, UNITS), "W_dec": (UNITS, WIDTH), "b_dec": (WIDTH,)}
-    arrays = {name: torch.randn(shapes.get(name, (UNITS,))) for name in names}
-    if architecture == "jumprelu":
-        arrays["threshold"] = torch.rand(UNITS)
-    config = {"architecture": architecture, "k": 2, "apply_b_dec_to_input": subtract}
-    save_file(arrays, tmp_path / "sae_weights.safetensors")
-    (tmp_path / "cfg.json").write_text(json.dumps(config))
-    model, x_ND = implicit_em.load(tmp_path), torch.randn(50, WIDTH)
+def test_a_folder_of_theirs_is_read(architecture, more, subtract, tmp_path, caplog):
+    arrays = random_arrays(architecture)
+    config = {"architecture": architecture, "k": 2, "apply_b_dec_to_input": subtract, **more}
+    model, x_ND = implicit_em.load(written(tmp_path, config, arrays)), torch.randn(50, WIDTH)
     codes_NK, found_ND = theirs(config, arrays, x_ND)
+    ours_NK = model.encode(x_ND)
+    torch.testing.assert_close(ours_NK, codes_NK, atol=1e-5, rtol=1e-5, check_dtype=False)
+    ours_ND = model.reconstruct(x_ND)
+    torch.testing.assert_close(ours_ND, found_ND, atol=1e-5, rtol=1e-5, check_dtype=False)
+    assert str(ours_ND.dtype) == f"torch.{more.get('dtype', 'float32')}"
+    assert implicit_em.fit_decoder(model, x_ND).fvu(x_ND) < 1
+    assert ("vectors are taken unscaled" in caplog.text) == (more == UNFOLDED)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "earlier"),
+    [
+        ("standard", {"activation_fn_str": "relu", "normalize_activations": False}),
+        ("topk", {"activation_fn": "topk", "activation_fn_kwargs": {"k": 2}}),
+        ("standard", {"normalize_activations": True, "hook_point": "blocks.0.hook_resid_pre"}),
+    ],
+)
+def test_a_configuration_from_before_6_0_is_read(architecture, earlier, tmp_path):
+    arrays, x_ND = random_arrays(architecture), torch.randn(50, WIDTH)
+    model = implicit_em.load(written(tmp_path, {"sae_lens_version": "5.0.0", **earlier}, arrays))
+    codes_NK, found_ND = theirs({"architecture": architecture, "k": 2}, arrays, x_ND)
     torch.testing.assert_close(model.encode(x_ND), codes_NK, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(model.reconstruct(x_ND), found_ND, atol=1e-5, rtol=1e-5)
-    assert implicit_em.fit_decoder(model, x_ND).fvu(x_ND) < 1
+
+
+def of_dictionary_learning(kind, arrays):
+    """Return the arrays under the names that dictionary_learning has for them."""
+    bias = {"AutoEncoder": "bias", "AutoEncoderNew": "decoder.bias"}.get(kind, "b_dec")
+    names = {"W_enc": "encoder.weight", "W_dec": "decoder.weight", "b_enc": "encoder.bias"}
+    names |= {"b_gate": "gate_bias", "b_mag": "mag_bias", "b_dec": bias}
+    if kind == "GatedAutoEncoder":
+        names["b_dec"] = "decoder_bias"
+    if kind in ("JumpReluAutoEncoder", "MatryoshkaBatchTopKSAE"):
+        names = {}
+    found = {
+        names.get(n, n): (a.T if a.dim() == 2 and n in names else a).contiguous()
+        for n, a in arrays.items()
+    }
+    if "TopK" in kind:
+        found |= {"k": torch.tensor(2), "threshold": torch.tensor(0.4)}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "architecture", "subtract"),
+    [
+        ("AutoEncoder", "standard", True),
+        ("AutoEncoderNew", "standard", False),
+        ("AutoEncoderTopK", "topk", True),
+        ("BatchTopKSAE", "batchtopk", True),
+        ("MatryoshkaBatchTopKSAE", "batchtopk", True),
+        ("JumpReluAutoEncoder", "jumprelu", False),
+        ("GatedAutoEncoder", "gated", True),
+    ],
+)
+def test_dictionary_learning_is_read_once_its_pickle_is_converted(
+    kind, architecture, subtract, tmp_path, monkeypatch
+):
+    arrays, x_ND = random_arrays(architecture), torch.randn(50, WIDTH)
+    config = {"architecture": architecture, "k": 2, "apply_b_dec_to_input": subtract}
+    codes_NK, found_ND = theirs(config, arrays, x_ND)
+    arrays.pop("topk_threshold", None)
+    torch.save(of_dictionary_learning(kind, arrays), tmp_path / "ae.pt")
+    trainer = {"dict_class": kind, "k": 2, "layer": 3, "lm_name": "gpt2"}
+    (tmp_path / "config.json").write_text(json.dumps({"trainer": trainer, "buffer": {}}))
+    with pytest.raises(ConfigError) as refused:
+        implicit_em.load(tmp_path)
+    assert CONVERT in str(refused.value)
+    monkeypatch.chdir(tmp_path)
+    exec(CONVERT)
+    model = implicit_em.load(tmp_path)
+    torch.testing.assert_close(model.encode(x_ND), codes_NK, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model.reconstruct(x_ND), found_ND, atol=1e-5, rtol=1e-5)
+    assert read_foreign(tmp_path).metadata["hook_name"] == "blocks.3.hook_resid_post"
 
 
 def test_what_has_no_form_there_is_one_line(tmp_path):
@@ -92,22 +192,33 @@ def test_what_has_no_form_there_is_one_line(tmp_path):
         to_saelens(model, fit_normalizer("l2", lambda: [x_ND]), None)
 
 
-def test_folders_that_cannot_be_read_are_one_line(tmp_path):
-    arrays = to_saelens(made("l1")[0], None, None)[1]
-    save_file(arrays, tmp_path / "sae_weights.safetensors")
-    for changes, said in (
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
         ({"architecture": "temporal"}, "architecture=temporal: allowed are standard, topk"),
-        ({"architecture": {"name": "topk"}}, "architecture={'name': 'topk'}: allowed are"),
-        ({"normalize_activations": "layer_norm"}, "normalize_activations=layer_norm: only"),
-        ({"rescale_acts_by_decoder_norm": True}, "rescale_acts_by_decoder_norm=True: only"),
-    ):
-        config = {"architecture": "standard", **changes}
-        (tmp_path / "cfg.json").write_text(json.dumps(config))
-        with pytest.raises(ConfigError, match=said):
-            from_saelens(tmp_path)
-    (tmp_path / "cfg.json").write_text(json.dumps({"architecture": "gated"}))
-    with pytest.raises(DamagedError, match=r"no model of SAELens: 'b_gate'"):
-        from_saelens(tmp_path)
+        ({"architecture": {"a": 1}}, "architecture={'a': 1}: allowed are standard, topk"),
+        ({"architecture": "gated"}, "gated: missing or unknown: b_enc, b_gate, b_mag, r_mag"),
+        ({"architecture": "topk", "k": UNITS + 1}, f"k={UNITS + 1}: allowed are whole numbers"),
+        ({"normalize_activations": "layer_norm"}, "normalize_activations=layer_norm: allowed are"),
+        ({"reshape_activations": "hook_z"}, "reshape_activations=hook_z: allowed are none"),
+        ({"activation_fn": "tanh-relu"}, "activation_fn=tanh-relu: allowed are relu, topk"),
+        ({"dtype": "int8"}, "'int8'"),
+    ],
+)
+def test_folders_that_cannot_be_read_are_one_line(changes, said, tmp_path):
+    arrays = to_saelens(made("l1")[0], None, None)[1]
+    written(tmp_path, {"architecture": "standard", **changes}, arrays)
+    with pytest.raises(DamagedError) as refused:
+        implicit_em.load(tmp_path)
+    assert str(refused.value).startswith(f"{tmp_path}: {said}")
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"metadata": 3}'])
+def test_damaged_configurations_are_one_line(content, tmp_path):
+    written(tmp_path, {}, random_arrays("standard"))
+    (tmp_path / "cfg.json").write_text(content)
+    with pytest.raises(DamagedError, match=str(tmp_path)):
+        implicit_em.load(tmp_path)
 
 
 @pytest.fixture

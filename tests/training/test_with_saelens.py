@@ -11,7 +11,12 @@ import implicit_em
 from benchmarks.peers.race import PACKAGES, environment
 
 pytestmark = pytest.mark.peers
-KINDS = ("standard", "topk", "jumprelu", "gated")
+ENDS = ("", "-whole")
+KINDS = [
+    f"{name}{end}"
+    for name in ("standard", "standard-unscaled", "topk", "topk-rescaled", "jumprelu", "gated")
+    for end in ENDS
+] + [f"{n}-{s}{e}" for n in ("topk", "batchtopk") for s in ("checkpoint", "trained") for e in ENDS]
 
 
 @pytest.fixture(scope="module")
