@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-from functools import lru_cache
+import os
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 BLOCK = 2**24
 """Number of bytes to read at a time."""
@@ -25,9 +25,13 @@ def digest_of(*names: Any) -> str | None:
     also compose where its files are missing.
     """
     try:
-        content = [digest_of_file(name) if names_a_file(name) else name for name in names]
+        return digest_over([digest_of_file(name) if names_a_file(name) else name for name in names])
     except (OSError, ValueError):
         return None
+
+
+def digest_over(content: list[Any]) -> str:
+    """Return 16 hexadecimal digits over digests of files and other values."""
     return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()[:16]
 
 
@@ -47,25 +51,42 @@ def digest_of_file(name: str | Path) -> str:
     path = Path(name).expanduser().resolve()
     if not path.is_file():  # reading a pipe might never end
         raise FileNotFoundError(path)
-    return _hash(path, state_of(path))
+    with path.open("rb", buffering=0) as file:
+        return digest_of_open(file)
 
 
-def state_of(path: Path) -> tuple[int, ...]:
-    """Return numbers that change with the content of a file."""
-    state = path.stat()
-    return state.st_ino, state.st_size, state.st_mtime_ns
+State = tuple[int, ...]
+"""Device, inode, size, and times of the last change of a file and of its entry."""
 
 
-@lru_cache(maxsize=1024)
-def _hash(path: Path, state: tuple[int, ...]) -> str:
-    """Hash a file once for each of its states: a configuration is resolved many times."""
+def state_of(file: Path | int) -> State:
+    """Return numbers that change with the content of a file, given its path or descriptor."""
+    state = os.stat(file)
+    return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
+
+
+_digests: dict[State, str] = {}
+
+
+def digest_of_open(file: IO[bytes]) -> str:
+    """Return the SHA-256 of an open file, hashed once for each of its states.
+
+    A configuration is resolved many times.
+    """
+    state = state_of(file.fileno())
+    if state not in _digests:
+        _digests[state] = _hash(file)
+    return _digests[state]
+
+
+def _hash(file: IO[bytes]) -> str:
     digest, done, told = hashlib.sha256(), 0, 0
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-            done += len(block)
-            if size > LONG and 10 * done // size > told:
-                told = 10 * done // size
-                print(f"digest of {path.name}: {done / 1e9:.1f} of {size / 1e9:.1f} GB", flush=True)
+    name, size = Path(file.name).name, os.fstat(file.fileno()).st_size
+    file.seek(0)
+    while block := file.read(BLOCK):
+        digest.update(block)
+        done += len(block)
+        if size > LONG and 10 * done // size > told:
+            told = 10 * done // size
+            print(f"digest of {name}: {done / 1e9:.1f} of {size / 1e9:.1f} GB", flush=True)
     return digest.hexdigest()

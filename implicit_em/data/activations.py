@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from implicit_em.base.digest import digest_of_store
+from implicit_em.base.digest import state_of
 from implicit_em.base.errors import ConfigError
 from implicit_em.base.values import check_number, check_whole, check_word
-from implicit_em.data.mapped import MappedFile, MappedSamples
+from implicit_em.data.arrays import ArrayOnDisk
 from implicit_em.data.modules import ResidentDataModule
+from implicit_em.data.on_disk import SamplesOnDisk
 from implicit_em.data.resident import in_one_window
 from implicit_em.data.sharing import Source
 from implicit_em.data.store import SPLITS, ActivationStore, Split
 from implicit_em.data.store_statistics import Statistics, TokenFilter, kept_at, statistics_of
-from implicit_em.data.tensors import read_tensor
 from implicit_em.models.normalizing import Normalizer, normalizer_of
 
 HALF, FLOAT32 = 2, 4
@@ -56,7 +56,9 @@ class ActivationDataModule(ResidentDataModule):
     Tokens that a rule leaves out stay in the store. If all others fit into ``buffer`` as float32,
     they are held in memory, beside a copy as they were read. Otherwise they stay in their files. An
     epoch then goes through windows of shards, in a random order. A window takes at most half of
-    ``buffer``, and its tokens are shuffled. The next one is read meanwhile.
+    ``buffer``, and its tokens are shuffled. The next one is read meanwhile. A file that changes
+    after ``setup`` is never taken for what it was: reading it raises ``DamagedError``, and so does
+    saving a checkpoint.
 
     Args:
         path: directory of the store.
@@ -108,19 +110,20 @@ class ActivationDataModule(ResidentDataModule):
 
     def prepare_data(self) -> None:
         """Refuse another store, and one with damaged files."""
-        found = self.digest and digest_of_store(self.store.path)
-        if found != self.digest:
+        if self.digest not in (None, self.store.digest):
             raise ConfigError(
-                f"digest={self.digest}: path={self.store.path} is another store: {found}"
+                f"digest={self.digest}: path={self.store.path} is another store: "
+                f"{self.store.digest}"
             )
         for shard in self.store.manifest.shards:
             self.store.check(shard)
 
     def source(self) -> Source | None:
-        """Return the store with its digest, and the settings that select from it."""
+        """Return the store with the state of its files, and the settings that select from it."""
         choice = (self.site, self.label, self.tokens, self.val_size, self.buffer)
         what = (ActivationDataModule, self.store.path.resolve(), choice)
-        return Source(what, digest_of_store(self.store.path))
+        files = [state_of(self.store.path / shard.file) for shard in self.store.manifest.shards]
+        return Source(what, [self.store.digest, *files])
 
     def setup(self, stage: str | None = None) -> None:
         """Read and normalise the vectors, unless a module with the same source has done so."""
@@ -137,22 +140,17 @@ class ActivationDataModule(ResidentDataModule):
         else:
             files, rows, labels = self._split("train")
             if self.val_size:
-                start = sum(len(file.values) for file in files)
+                start = sum(file.shape[0] for file in files)
                 further, held_out, others = self._split("validation")
                 files = [*files, *further]
                 rows = torch.cat([rows, start + held_out[: self.val_size]])
                 labels = torch.cat([labels, others[: self.val_size]])
-        samples = MappedSamples(files)[rows]
+        samples = SamplesOnDisk(files)[rows]
         return samples.in_memory() if self._in_memory else samples, labels
 
-    def _split(self, name: Split) -> tuple[list[MappedFile], Tensor, Tensor]:
-        """Return a split's files, and the rows and labels of its tokens that are left."""
-        files = []
-        for shard in self.store.shards(name):
-            path = self.store.path / shard.file
-            values, mapping = read_tensor(str(path), path, self.site)
-            assert mapping is not None, "safetensors are always mapped"
-            files.append(MappedFile(path, values, mapping))
+    def _split(self, name: Split) -> tuple[list[ArrayOnDisk], Tensor, Tensor]:
+        """Return a split's vectors, and the rows and labels of its tokens that are left."""
+        files = [self.store.arrays(shard)[self.site] for shard in self.store.shards(name)]
         rows = self._kept.rows[name]
         if self.label is None:
             return files, rows, torch.zeros(1, dtype=torch.int64).expand(len(rows))
@@ -164,9 +162,9 @@ class ActivationDataModule(ResidentDataModule):
         count = sum(map(len, self._kept.rows.values()))
         return FLOAT32 * count * self.in_features <= self.buffer
 
-    @property
+    @cached_property
     def _kept(self) -> Kept:
-        return _kept(self.store.path, digest_of_store(self.store.path), self.site, self.tokens)
+        return _kept(self.store.path, self.store.digest, self.site, self.tokens)
 
     def _fitted(self, splits: Any) -> Normalizer:
         found = self.statistics()
@@ -176,7 +174,7 @@ class ActivationDataModule(ResidentDataModule):
 
     def statistics(self) -> Statistics:
         """Return the statistics of the training tokens that are left; the store keeps them."""
-        return _statistics(self.store.path, digest_of_store(self.store.path), self.site, self.rule)
+        return _statistics(self.store.path, self.store.digest, self.site, self.rule)
 
     @property
     def normalized_by(self) -> str | None:
@@ -249,8 +247,10 @@ def in_windows(shards: Sequence[Tensor], most: int, generator: np.random.Generat
 
 @lru_cache(maxsize=4)
 def _kept(path: Path, digest: str | None, site: str, tokens: TokenFilter) -> Kept:
-    """Return the tokens that are left; the digest makes sure that the store is the same."""
+    """Return the tokens that are left; another digest than that of the store is refused."""
     store = ActivationStore(path)
+    if store.digest != digest:
+        raise ConfigError(f"path={path}: another store than before: {store.digest}, not {digest}")
     special = store.manifest.special_tokens
     columns: dict[Split, dict[str, Tensor]] = {
         split: {name: store.column(name, split) for name in tokens.needs(site)} for split in SPLITS

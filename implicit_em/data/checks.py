@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from implicit_em.base.errors import ConfigError
-from implicit_em.data.mapped import Samples
+from implicit_em.data.on_disk import Samples
 
 VALUES = 2**24
 """Number of values to check at a time: samples in a file need not fit into memory."""
@@ -16,7 +16,7 @@ VALUES = 2**24
 def check_splits(splits: Mapping[str, tuple[Samples, Tensor]]) -> None:
     """Refuse splits that cannot be used for training or measurement."""
     for name, (samples, labels) in splits.items():
-        if isinstance(samples, Tensor):  # a file is checked when it is mapped
+        if isinstance(samples, Tensor):  # a file is checked when it is opened
             check_split(f"{name} split", samples, labels)
     if len(shapes := {tuple(samples.shape[1:]) for samples, _ in splits.values()}) > 1:
         raise ConfigError(f"samples of unlike shapes: {' and '.join(map(str, sorted(shapes)))}")

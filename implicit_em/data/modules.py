@@ -21,8 +21,9 @@ from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.base.threads import torch_threads
 from implicit_em.base.values import check_word
 from implicit_em.data import sharing
+from implicit_em.data.arrays import rows_at_once
 from implicit_em.data.checks import check_labels
-from implicit_em.data.mapped import MappedSamples, Samples, rows_at_once
+from implicit_em.data.on_disk import Samples, SamplesOnDisk
 from implicit_em.data.resident import BlockLoader, ResidentLoader, as_unit_float, in_one_window
 from implicit_em.data.sharing import Source, Splits
 from implicit_em.distributed import Group
@@ -42,7 +43,7 @@ class ResidentDataModule(pl.LightningDataModule):
     """Base of the data modules; a subclass implements ``read``.
 
     The training device holds one copy of the samples, shape ``(N, D)``. Modules with equal
-    ``source`` and normalisation share it. Samples of a large file stay there, as ``MappedSamples``.
+    ``source`` and normalisation share it. Samples of a large file stay there, as ``SamplesOnDisk``.
 
     Args:
         batch_size: number of samples in a training batch.
@@ -176,8 +177,8 @@ class ResidentDataModule(pl.LightningDataModule):
     def split(self, name: str) -> tuple[Any, Tensor]:
         """Return samples ``(N, D)`` and labels of ``train`` or ``test``, on the training device.
 
-        Samples of a large mapped file are ``MappedSamples`` in place of a tensor. Do not write to
-        them: other modules may share them.
+        Samples of a large file are ``SamplesOnDisk`` in place of a tensor. Do not write to them:
+        other modules may share them.
         """
         assert self._splits, "setup() comes first"
         device = self.trainer.strategy.root_device if self.trainer else self._splits.home
@@ -195,7 +196,7 @@ class ResidentDataModule(pl.LightningDataModule):
         samples: Samples = self.split("train")[0]
         rows = self._shuffled()[self.val_size :][:most].sort().values
         chosen = samples[rows.to(samples.device)]
-        return as_unit_float(chosen.in_memory() if isinstance(chosen, MappedSamples) else chosen)
+        return as_unit_float(chosen.in_memory() if isinstance(chosen, SamplesOnDisk) else chosen)
 
     def train_indices(self) -> Tensor:
         """Return the rows of the training samples that are not held out, int64."""
@@ -222,6 +223,12 @@ class ResidentDataModule(pl.LightningDataModule):
     def most_probed(self) -> int | None:
         """Largest number of samples of a split that a probe takes; ``None`` for all."""
         return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return no state; raise ``DamagedError``, and save nothing, if a file has changed."""
+        if self._splits:
+            self._splits.check()
+        return {}
 
     def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
         """Return the batch as it is: its data lie on the device already."""

@@ -1,6 +1,7 @@
 """Batches and blocks of batches from a data set in memory."""
 
 import logging
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, islice
@@ -53,7 +54,7 @@ class ResidentLoader:
         seed: seed of the permutations; ``None`` keeps the order of ``indices``.
         indices: rows to use, int64; ``None`` for all.
         group: processes of the run, each of which gets its part of every batch, possibly empty.
-        shuffle: order of an epoch; with several windows, ``inputs`` reads the next one ahead.
+        shuffle: order of an epoch; of several windows, ``inputs`` holds the current and the next.
         drop_last: whether to leave out the last batch if it would be smaller, and not the only one.
     """
 
@@ -119,13 +120,14 @@ class ResidentLoader:
             self.set_epoch(self.epoch + 1)
         windows = self.windows()
         batches = torch.cat(windows).split(self.batch_size)
-        starts = accumulate(map(len, windows), initial=0)
-        coming = list(zip(starts, windows[1:], strict=False))  # a window, and when to read it ahead
+        ends = list(accumulate(map(len, windows)))
+        held = None  # number of the window that is trained on
         for batch in batches[self._batch : len(self)]:
-            while coming and coming[0][0] <= self._batch * self.batch_size:
-                window = coming.pop(0)[1]
-                if hasattr(self.inputs, "read_ahead"):  # a tensor is in memory
-                    self.inputs.read_ahead(window)
+            current = bisect_right(ends, self._batch * self.batch_size)
+            # A tensor is in memory as a whole.
+            if current != held and len(windows) > 1 and hasattr(self.inputs, "hold"):
+                self.inputs.hold(windows[current : current + 2])
+                held = current
             self._batch += 1
             yield batch
 

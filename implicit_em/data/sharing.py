@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from implicit_em.data.checks import check_splits
-from implicit_em.data.mapped import Samples, all_normalized
+from implicit_em.data.on_disk import Samples, SamplesOnDisk, all_normalized
 from implicit_em.models.normalizing import Normalizer
 
 lock = RLock()
@@ -52,6 +52,12 @@ class Splits:
         own = {key: value for key, value in self._tensors.items() if key[1] == self.home}
         splits._tensors = {key: (all_normalized(x, normalizer), y) for key, (x, y) in own.items()}
         return splits
+
+    def check(self) -> None:
+        """Raise ``DamagedError`` if a file from which samples are read is not as it was."""
+        for samples, _ in tuple(self._tensors.values()):
+            if isinstance(samples, SamplesOnDisk):
+                samples.check()
 
     def on(self, device: torch.device, name: str) -> tuple[Samples, Tensor]:
         """Return the samples ``(N, D)`` and labels of a split on a device."""

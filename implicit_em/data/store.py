@@ -14,11 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from implicit_em.base.digest import digest_of_file
-from implicit_em.base.errors import ConfigError, DamagedError
+from implicit_em.base.digest import digest_of_file, digest_of_store
+from implicit_em.base.errors import ConfigError, DamagedError, raising
 from implicit_em.base.files import read_json, whole, write_json
 from implicit_em.base.validation import first_mistake
 from implicit_em.base.values import check_word
+from implicit_em.data.arrays import ArrayOnDisk, in_safetensors, opened
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -150,7 +151,8 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
 class ActivationStore:
     """A complete store, read from its directory.
 
-    Each file is compared with its digest when it is first read.
+    Each file is compared with its digest when it is first read. ``digest`` is that of the manifest
+    from which ``manifest`` was read, see ``base.digest.digest_of_store``.
 
     Args:
         path: directory of the store.
@@ -162,7 +164,10 @@ class ActivationStore:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).expanduser()
+        self.digest = digest_of_store(self.path)
         manifest = read_manifest(self.path)
+        if digest_of_store(self.path) != self.digest:
+            raise ConfigError(f"{self.path}: its {MANIFEST} changes while it is read")
         if manifest is None:
             raise ConfigError(
                 f"{self.path}: no store: it has no {MANIFEST}; implicit-em harvest writes one"
@@ -191,11 +196,36 @@ class ActivationStore:
             ConfigError: if the store has no array of a name.
             DamagedError: if the file is missing or damaged; the message names it.
         """
-        with safe_open(self.check(shard), framework="pt") as file:
-            there = list(file.keys())
-            for wanted in names:
-                check_word(f"{self.path}: array", wanted, there)
-            return {wanted: file.get_tensor(wanted) for wanted in names or there}
+        arrays = self.arrays(shard)
+        for wanted in names:
+            check_word(f"{self.path}: array", wanted, arrays)
+        return {wanted: arrays[wanted].whole() for wanted in names or arrays}
+
+    def arrays(self, shard: Shard) -> dict[str, ArrayOnDisk]:
+        """Return the arrays of a shard, as ``read`` names them; they stay in the file.
+
+        Raises:
+            DamagedError: if the file is missing, damaged, or not as the manifest describes it.
+        """
+        path, count = self.check(shard), shard.tokens
+        no_shard = raising(DamagedError, f"{path}: no shard", Exception)  # its content is anybody's
+        with opened(path, sha256=shard.sha256) as file, no_shard:
+            names, get = in_safetensors(file)
+            arrays = {name: get(name) for name in names}
+        vectors = {s: (self.manifest.dtype, count, d) for s, d in self.manifest.sites.items()}
+        norms = {f"norm.{site}": ("float32", count) for site in vectors}
+        for name, expected in {
+            **dict.fromkeys(TOKENS, ("int32", count)),
+            **norms,
+            **vectors,
+        }.items():
+            array = arrays.get(name)
+            found = array and (str(array.dtype).removeprefix("torch."), *array.shape)
+            if found != expected:
+                raise DamagedError(
+                    f"{path}: {name} is {_type(found)}, but the manifest says {_type(expected)}"
+                )
+        return arrays
 
     def column(self, name: str, split: str) -> Tensor:
         """Return an array of all shards of a split, one after another; raises as ``read`` does."""
@@ -222,6 +252,11 @@ def read_documents(path: Path, manifest: Manifest) -> Documents:
         labels = {name: file.get_tensor(f"label.{name}") for name in manifest.labels}
         ids_T, starts_N, splits_N = map(file.get_tensor, ("ids", "starts", "splits"))
         return Documents(ids_T, starts_N, splits_N, labels)
+
+
+def _type(array: tuple[Any, ...] | None) -> str:
+    """Return how a message calls the type and shape of an array."""
+    return f"{array[0]} of shape {array[1:]}" if array else "missing"
 
 
 def checked(path: Path, sha256: str | None) -> Path:

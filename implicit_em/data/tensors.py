@@ -1,43 +1,53 @@
 """Your own samples, from files of arrays."""
 
-import json
+import math
 import pickle
-import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
-from mmap import mmap
+import sys
+import zipfile
+from dataclasses import replace
+from functools import partial
+from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
-from implicit_em.base.digest import FORMATS, digest_of, names_a_file, state_of
+from implicit_em.base.digest import (
+    FORMATS,
+    digest_of_file,
+    digest_over,
+    names_a_file,
+    state_of,
+)
 from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.base.values import check_number, check_whole
+from implicit_em.data.arrays import (
+    ArrayOnDisk,
+    Arrays,
+    in_safetensors,
+    opened,
+    refuse_beyond_memory,
+)
 from implicit_em.data.checks import check_split, check_whole_numbers
-from implicit_em.data.mapped import LARGE, MappedFile, MappedSamples
 from implicit_em.data.modules import ResidentDataModule
+from implicit_em.data.on_disk import LARGE, SamplesOnDisk
 from implicit_em.data.sharing import Source
 
 FILES = ("path", "labels", "test_path", "test_labels")
 """Settings that may name a file, in the order of the digest."""
-DTYPES = {
-    **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
-    **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8},
-    **{"U8": torch.uint8, "BOOL": torch.bool},
-}
-"""Types of the values in a .safetensors file, by their names there."""
+DESCRIPTION = 2**20
+"""Largest number of bytes in which a .pt file may describe its tensors."""
 
 
 class TensorDataModule(ResidentDataModule):
     """Samples from .npy, .npz, .safetensors or .pt files, with labels if there are any.
 
-    Nothing is unpickled. All formats except .npz are mapped into memory, read-only. On a CPU they
-    stay so if the test samples have their own file; otherwise the two splits are copies. Samples
-    larger than ``mapped.LARGE`` always stay in their file, and batches are gathered from it.
+    Nothing is unpickled. Samples larger than ``on_disk.LARGE`` stay in their file, and each batch
+    is read from it. A file that changes after ``prepare_data`` is never taken for what it was:
+    reading it raises ``DamagedError``, and so does saving a checkpoint. Arrays of .npz files, and
+    those whose rows do not follow one another, are read into memory whatever their size.
 
     Args:
         path: file of the samples ``(N, ...)``: uint8, which is scaled to [0, 1], or floating point.
@@ -81,6 +91,7 @@ class TensorDataModule(ResidentDataModule):
         self.key, self.feature_dims = key, feature_dims
         self.test_fraction, self.split_seed = test_fraction, split_seed
         self.digest = digest
+        self._content: dict[Any, str] = {}  # the digest of each file
         self._check_settings()
 
     def _check_settings(self) -> None:
@@ -103,7 +114,11 @@ class TensorDataModule(ResidentDataModule):
 
     def prepare_data(self) -> None:
         """Refuse files whose content has changed."""
-        found = self.digest and digest_of(*self._names())
+        if self.digest is None:
+            return
+        names = self._names()
+        self._content = {name: digest_of_file(name) for name in names if names_a_file(name)}
+        found = digest_over([self._content.get(name, name) for name in names])
         if found != self.digest:
             raise ConfigError(
                 f"digest={self.digest}: the content of path={self.path}, or of the files beside "
@@ -151,131 +166,208 @@ class TensorDataModule(ResidentDataModule):
         """Return samples, labels, and the number of samples in each row of the file."""
         subject, labels_subject = f"{setting}={path}", f"{labels_setting}={labels}"
         apart = names_a_file(labels)
-        samples: Any
-        samples, file = read_tensor(subject, path, self.key, besides=None if apart else labels)
-        leading = samples.shape[: 1 if self.feature_dims is None else -self.feature_dims]
+        array = self._array(subject, path, self.key, besides=None if apart else labels)
+        leading = array.shape[: 1 if self.feature_dims is None else -self.feature_dims]
         if self.feature_dims is not None and not leading:
             raise ConfigError(
-                f"{subject}: samples of shape {tuple(samples.shape)}; data.feature_dims="
+                f"{subject}: samples of shape {tuple(array.shape)}; data.feature_dims="
                 f"{self.feature_dims} leaves no dimension that counts them"
             )
         together = leading[1:].numel()
-        samples = samples.flatten(0, len(leading) - 1) if len(leading) > 1 else samples
+        shape = array.shape if not leading else (leading.numel(), *array.shape[len(leading) :])
+        samples: Any
+        if isinstance(array, Tensor):
+            samples = array.reshape(shape)
+        else:
+            array = replace(array, shape=torch.Size(shape))
+            large = array.shape.numel() * max(4, array.dtype.itemsize) > LARGE
+            samples = SamplesOnDisk([array]) if large else array.whole()
         if labels is None:
             targets = torch.zeros(samples.shape[:1], dtype=torch.int64)
         else:
             inside = (f"{labels_subject} in {subject}", path, labels)
-            where = (labels_subject, labels) if apart else inside
-            targets, _ = read_tensor(*where)
+            found = self._array(*((labels_subject, labels) if apart else inside))
+            targets = found if isinstance(found, Tensor) else found.whole()
             if targets.shape == leading:
                 targets = targets.flatten()
             elif targets.shape[:1] == leading[:1]:
                 targets = targets.repeat_interleave(together, 0)
             check_whole_numbers(labels_subject, targets)
-        if file is not None and samples.numel() * max(4, samples.itemsize) > LARGE:
-            samples = MappedSamples([MappedFile(path, samples, file)])
         check_split(subject, samples, targets)
         return samples, targets.long(), together
 
+    def _array(
+        self, subject: str, path: Path, key: str | None = None, besides: str | None = None
+    ) -> Tensor | ArrayOnDisk:
+        """Return an array of a file: the one of name ``key``, or the only one ``besides`` another.
 
-def read_tensor(
-    subject: str, path: Path, key: str | None = None, besides: str | None = None
-) -> tuple[Tensor, mmap | None]:
-    """Return an array of a file: the one that ``key`` names, or the only one ``besides`` another.
-
-    If the format allows it, the array stays in the file, and its mapping is returned as well. The
-    mapping is read-only: writing to the array ends the process.
-    """
-    try:
-        with _opened(path) as (names, get, file):
-            found = [name for name in names if (name != besides if key is None else name == key)]
-            if len(found) != 1:
-                what = "one is to be named by key" if key is None else f"none is named {key}"
-                listed = ", ".join(map(str, names))
-                raise ConfigError(f"{subject}: holds the arrays {listed}; {what}")
-            array = get(found[0])
-        if isinstance(array, np.ndarray):
-            if array.dtype.kind in "US":
+        It stays in the file if its rows follow one another there.
+        """
+        formats = {".npz": _in_npz, ".npy": _in_npy, ".safetensors": in_safetensors, ".pt": _in_pt}
+        try:
+            with opened(path, sha256=self._content.get(path)) as file:
+                names, get = formats[path.suffix](file)
+                found = [
+                    name for name in names if (name != besides if key is None else name == key)
+                ]
+                if len(found) != 1:
+                    what = "one is to be named by key" if key is None else f"none is named {key}"
+                    listed = ", ".join(map(str, names))
+                    raise ConfigError(f"{subject}: holds the arrays {listed}; {what}")
+                array = get(found[0])
+            if isinstance(array, np.ndarray):
+                if array.dtype.kind in "US":
+                    raise ConfigError(
+                        f"{subject}: holds text; allowed are numbers. For labels, save "
+                        "np.unique(labels, return_inverse=True)[1]"
+                    )
+                array = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+            if not isinstance(array, Tensor | ArrayOnDisk):
                 raise ConfigError(
-                    f"{subject}: holds text; allowed are numbers. For labels, save "
-                    "np.unique(labels, return_inverse=True)[1]"
+                    f"{subject}: holds a {type(array).__name__}; allowed are dense arrays"
                 )
-            array = _as_tensor(array.astype(array.dtype.newbyteorder("="), copy=False))
-        if not isinstance(array, Tensor) or array.layout is not torch.strided:
+        except ConfigError:
+            raise
+        except pickle.UnpicklingError as error:
             raise ConfigError(
-                f"{subject}: holds a {type(array).__name__}; allowed are dense arrays"
-            )
-        if array.numel() * array.element_size() > array.untyped_storage().nbytes():
-            raise ConfigError(f"{subject}: is of shape {tuple(array.shape)}, but holds less")
-    except ConfigError:
-        raise
-    except pickle.UnpicklingError as error:
-        raise ConfigError(f"{subject}: holds more than tensors, and is not unpickled") from error
-    except Exception as error:  # a damaged file can cause any
-        raise ConfigError(f"{subject}: {type(error).__name__}: {one_line(error)}") from error
-    return array.detach(), file
+                f"{subject}: holds more than dense tensors, and is not unpickled"
+            ) from error
+        except Exception as error:  # a damaged file can cause any
+            raise ConfigError(f"{subject}: {type(error).__name__}: {one_line(error)}") from error
+        return array
 
 
-Opened = tuple[Collection[Any], Callable[[Any], Any], mmap | None]
+def _in_npz(file: FileIO) -> Arrays:
+    archive = np.lib.npyio.NpzFile(file, allow_pickle=False)
+    parts = {part.filename: part for part in zipfile.ZipFile(file).infolist()}
+
+    def get(name: str) -> np.ndarray:
+        refuse_beyond_memory(parts[f"{name}.npy"].file_size)
+        return archive[name]
+
+    return archive.files, get
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Opened]:
-    """Yield the names of a file's arrays, a function that returns one of them, and the mapping."""
-    if path.suffix == ".npz":
-        with path.open("rb") as file, np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
-            yield archive.files, archive.__getitem__, None
-    elif path.suffix == ".npy":
-        array: Any = np.lib.format.open_memmap(path, mode="r")
-        # An array in the other byte order is copied.
-        yield [path.stem], lambda _: array, array.base if array.dtype.isnative else None
-    else:
-        content: Any = np.memmap(path, mode="r")
-        opened = _in_safetensors if path.suffix == ".safetensors" else _in_pt
-        yield (*opened(path, content), content.base)
+def _in_npy(file: FileIO) -> Arrays:
+    formats = np.lib.format
+    headers = {(1, 0): formats.read_array_header_1_0, (2, 0): formats.read_array_header_2_0}
+    shape, by_columns, dtype = headers[formats.read_magic(file)](file)
+
+    def get(name: str) -> Any:
+        if not by_columns and dtype.isnative and dtype.kind in "biufc":
+            kind = torch.from_numpy(np.empty(0, dtype)).dtype
+            return ArrayOnDisk.found(file, start, kind, shape)
+        refuse_beyond_memory(math.prod(shape) * dtype.itemsize)
+        file.seek(0)
+        return formats.read_array(file, allow_pickle=False)
+
+    start = file.tell()
+    return [Path(str(file.name)).stem], get
 
 
-def _in_safetensors(path: Path, content: np.ndarray) -> tuple[Collection[str], Any]:
-    with safe_open(path, framework="numpy") as checked:
-        names = checked.keys()
-    start = 8 + int.from_bytes(content[:8].tobytes(), "little")
-    header = json.loads(content[8:start].tobytes())
-
-    def get(name: str) -> Tensor:
-        entry = header[name]
-        if (dtype := DTYPES.get(entry["dtype"])) is None:
-            raise TypeError(f"{name} is of {entry['dtype']}; allowed are {', '.join(DTYPES)}")
-        first, last = entry["data_offsets"]
-        values = _as_tensor(content[start + first : start + last])
-        return values.view(dtype).view(entry["shape"])
-
-    return names, get
-
-
-def _in_pt(path: Path, content: np.ndarray) -> tuple[Collection[Any], Any]:
-    from torch._subclasses.fake_tensor import FakeTensorMode  # a second, for this format alone
-
-    # torch's own mapping is private and writable, which the system refuses beyond its memory.
-    with FakeTensorMode():
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    fakes = loaded if isinstance(loaded, Mapping) else {path.stem: loaded}
+def _in_pt(file: FileIO) -> Arrays:
+    """Find the tensors of a file that ``torch.save`` has written: a zip archive, uncompressed."""
+    if not zipfile.is_zipfile(file):
+        raise TypeError("a file in torch's old format, or none of it; save it with torch.save")
+    with zipfile.ZipFile(file) as archive:
+        parts = {part.filename.partition("/")[2]: part for part in archive.infolist()}
+        if any(part.compress_type != zipfile.ZIP_STORED for part in parts.values()):
+            raise TypeError("its parts are compressed; save it with torch.save")
+        if parts["data.pkl"].file_size > DESCRIPTION:
+            raise ValueError(f"it describes its tensors in more than {DESCRIPTION} bytes")
+        if archive.read(parts["byteorder"]).decode() != sys.byteorder:
+            raise TypeError("its numbers are in another byte order")
+        loaded = _Described(archive.open(parts["data.pkl"])).load()
+    found = loaded if isinstance(loaded, dict) else {Path(str(file.name)).stem: loaded}
 
     def get(name: Any) -> Any:
-        fake = fakes[name]
-        if not isinstance(fake, Tensor) or fake.layout is not torch.strided:
-            return fake
-        storage: Any = fake.untyped_storage()
-        if (first := storage._checkpoint_offset) is None:
-            raise TypeError("a file in torch's old format; save it again with torch.save")
-        values = _as_tensor(content[first : first + storage.nbytes()]).view(fake.dtype)
-        return values.as_strided(fake.shape, fake.stride(), fake.storage_offset())
+        if not isinstance(tensor := found[name], _Saved):
+            return tensor
+        part = parts[f"data/{tensor.key}"]
+        size = math.prod(tensor.shape) * tensor.dtype.itemsize
+        if size > part.file_size:
+            raise ConfigError(f"{file.name}: is of shape {tensor.shape}, but holds less")
+        file.seek(part.header_offset + 26)  # the lengths of two fields before the content
+        lengths = np.frombuffer(file.read(4), "<u2").sum()
+        start = part.header_offset + 30 + int(lengths)
+        meta = torch.empty_strided(tensor.shape, tensor.stride, device="meta")
+        if meta.is_contiguous():
+            first = start + tensor.first * tensor.dtype.itemsize
+            return ArrayOnDisk.found(file, first, tensor.dtype, tensor.shape)
+        count = part.file_size // tensor.dtype.itemsize
+        stored = ArrayOnDisk.found(file, start, tensor.dtype, (count,)).whole()
+        return stored.as_strided(tensor.shape, tensor.stride, tensor.first).contiguous()
 
-    return fakes.keys(), get
+    return found.keys(), get
 
 
-def _as_tensor(array: np.ndarray) -> Tensor:
-    with warnings.catch_warnings(action="ignore", category=UserWarning):  # it is read-only
-        return torch.from_numpy(array)
+class _Saved(NamedTuple):
+    """A tensor in a .pt file: which part holds it, its first element there, shape and strides."""
+
+    dtype: torch.dtype
+    key: str
+    first: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+STORAGES = {
+    **{"DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16},
+    **{"BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32},
+    **{"ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8},
+    "BoolStorage": torch.bool,
+}
+"""Types of the values in a .pt file, by the names of torch's storages."""
+
+
+_Unpickler: Any = pickle._Unpickler  # C's would reserve any memory that a file asks for
+
+
+class _Described(_Unpickler):
+    """Reads a pickle of tensors, with a ``_Saved`` in place of each.
+
+    No name in the file is imported, and each operation takes a time and a memory of its own length:
+    tuples come as lists, which are no keys, so nothing nested is ever hashed.
+    """
+
+    def persistent_load(self, pid: Any) -> tuple[torch.dtype, str]:
+        _, dtype, key, *_ = pid
+        return dtype, key
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "torch" and name in STORAGES:
+            return STORAGES[name]
+        try:
+            return _FUNCTIONS[module, name]
+        except KeyError as error:
+            raise pickle.UnpicklingError(f"{module}.{name}") from error
+
+    def _list(self, count: int) -> None:
+        self.stack[-count:] = [self.stack[-count:]]
+
+    def _forget(self) -> None:
+        self.stack.pop()  # attributes of a dictionary
+
+    dispatch = _Unpickler.dispatch | {
+        pickle.TUPLE[0]: _Unpickler.load_list,
+        pickle.TUPLE1[0]: partial(_list, count=1),
+        pickle.TUPLE2[0]: partial(_list, count=2),
+        pickle.TUPLE3[0]: partial(_list, count=3),
+        pickle.BUILD[0]: _forget,
+    }
+
+
+def _rebuilt(storage: Any, first: int, shape: Any, stride: Any, *_: Any) -> _Saved:
+    dtype, key = storage
+    return _Saved(dtype, key, first, tuple(shape), tuple(stride))
+
+
+_FUNCTIONS = {
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuilt,
+    ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
+    ("collections", "OrderedDict"): lambda: {},
+}
+"""What stands for the functions that a .pt file of tensors calls."""
 
 
 def _check_file(subject: str, path: Path) -> None:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from implicit_em.data import ResidentDataModule, SuperpositionDataModule, as_unit_float
-from implicit_em.data.mapped import MappedSamples, Samples
 from implicit_em.data.modules import fixed_choice
+from implicit_em.data.on_disk import Samples, SamplesOnDisk
 from implicit_em.metrics.dictionaries import cosines
 from implicit_em.metrics.reconstruction import RIDGE, fvu_of, ridge_decoder, wide_ridge_decoder
 from implicit_em.metrics.recovery import recovered
@@ -181,7 +181,7 @@ def encoded(model: Any, samples: Any, batch_size: int) -> Iterator[tuple[Tensor,
 
 def _flat(model: Any, samples: Any) -> Samples:
     """Return samples of any shape as ``(N, D)``."""
-    if isinstance(samples, MappedSamples):
+    if isinstance(samples, SamplesOnDisk):
         return samples
     samples = torch.as_tensor(samples)
     are_rows = samples.shape[-1] == model.weight.shape[-1]

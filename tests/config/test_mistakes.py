@@ -95,7 +95,10 @@ MISTAKES = {
     "trainer.gradient_clip_val=much": ["trainer.gradient_clip_val=much", "number"],
     "loss.lse._target_=nowhere.lse": ["loss", "nowhere"],
     "trainer.sparse=maybe": ["trainer.sparse=maybe", "'auto', 'on' or 'off'"],
-    "trainer.log_every_n_steps=often": ["trainer.log_every_n_steps=often", "auto or a whole number"],
+    "trainer.log_every_n_steps=often": [
+        "trainer.log_every_n_steps=often",
+        "auto or a whole number",
+    ],
     "trainer.log_every_n_steps=-1": ["trainer.log_every_n_steps=-1", "auto or a whole number"],
     "trainer.log_every_n_steps=true": ["trainer.log_every_n_steps=True", "from 0 on"],
     "trainer.log_every_n_steps=null": ["trainer.log_every_n_steps=None", "from 0 on"],

@@ -3,10 +3,12 @@
 import random
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from helpers import changes
 from helpers.breaking import break_off, broken_off, every_block
 from helpers.processes import trained_in_a_process
 from helpers.results import results
@@ -16,7 +18,7 @@ from implicit_em.base.errors import ConfigError
 from implicit_em.config.spec import RunSpec
 from implicit_em.data import ActivationDataModule, ActivationStore, as_unit_float, sharing
 from implicit_em.data.activations import _statistics, in_windows
-from implicit_em.data.mapped import MappedSamples
+from implicit_em.data.on_disk import SamplesOnDisk
 from implicit_em.data.store import read_manifest, save_tensors, write_manifest
 from implicit_em.data.store_statistics import DIGEST
 from implicit_em.engine.stack import Stack
@@ -28,6 +30,7 @@ from implicit_em.training.run import train
 SIZES = [("train", [300, 200, 250, 150]), ("validation", [60, 50]), ("test", [80, 40])]
 SMALL = 3_000
 """Bytes of a buffer that holds about a shard and a half."""
+FEW_BYTES = SimpleNamespace(available=100)
 BRIEF = [
     *("data=activations", "data.path=store", "data.batch_size=32", "data.val_size=40"),
     *("model.hidden=5", "trainer.max_epochs=3", "logger=csv", "picture=false"),
@@ -61,7 +64,7 @@ def usual(arrays):
 
 
 def in_memory(samples):
-    return as_unit_float(samples.in_memory() if isinstance(samples, MappedSamples) else samples)
+    return as_unit_float(samples.in_memory() if isinstance(samples, SamplesOnDisk) else samples)
 
 
 # --- which tokens
@@ -83,7 +86,7 @@ def test_the_tokens_are_those_that_the_rules_leave(store, arguments, keep, buffe
     median = store.column(f"norm.{SITE}", "train")[others].double().quantile(0.5)
     data = ready(store, label="kind", val_size=30, buffer=buffer, **arguments)
     samples, labels = data.split("train")
-    assert isinstance(samples, MappedSamples) == (buffer == SMALL)
+    assert isinstance(samples, SamplesOnDisk) == (buffer == SMALL)
     rows = data.train_indices()
     for found, found_labels, split, count in (
         (samples[rows], labels[rows], "train", None),
@@ -154,25 +157,26 @@ def test_a_shard_larger_than_a_window_is_one():
 
 
 @pytest.mark.parametrize("buffer", [2e9, SMALL])
-def test_an_epoch_takes_each_token_once_and_reads_each_window_ahead_once(
+def test_an_epoch_takes_each_token_once_and_holds_each_window_and_the_next(
     store, buffer, monkeypatch
 ):
-    data, ahead = ready(store, batch_size=32, buffer=buffer), []
-    monkeypatch.setattr(MappedSamples, "read_ahead", lambda self, rows: ahead.append(rows))
+    data, held = ready(store, batch_size=32, buffer=buffer), []
+    monkeypatch.setattr(SamplesOnDisk, "hold", lambda self, windows: held.append(windows))
     loader, orders = data.train_dataloader(), []
     for _ in range(2):
-        ahead.clear()
+        held.clear()
         orders.append(torch.cat(list(loader.index_batches())))
         assert torch.equal(orders[-1].sort().values, data.train_indices())
-        _, *others = loader.windows()
-        assert bool(others) == (buffer == SMALL)
-        assert all(map(torch.equal, ahead, others))
-        assert len(ahead) == len(others)
+        windows = loader.windows()
+        pairs = [windows[number : number + 2] for number in range(len(windows))]
+        assert len(held) == (len(pairs) if buffer == SMALL else 0)
+        for found, expected in zip(held, pairs, strict=False):
+            assert all(map(torch.equal, found, expected))
     assert not torch.equal(*orders)
 
 
-def test_where_a_device_holds_all_nothing_is_read_ahead(store, monkeypatch):
-    monkeypatch.setattr(MappedSamples, "to", lambda self, device: self.in_memory())
+def test_where_a_device_has_all_no_window_is_held(store, monkeypatch):
+    monkeypatch.setattr(SamplesOnDisk, "to", lambda self, device: self.in_memory())
     data = ready(store, batch_size=32, buffer=SMALL)
     inputs, labels = data.split("train")
     loader = data._loader(inputs.to("cpu"), labels, 32, seed=0, shuffle=data.shuffle)
@@ -181,34 +185,44 @@ def test_where_a_device_holds_all_nothing_is_read_ahead(store, monkeypatch):
     assert torch.equal(torch.cat(batches).sort().values, torch.arange(len(inputs)))
 
 
-def test_a_window_is_read_ahead_when_the_one_before_begins(store, monkeypatch):
-    data, ahead = ready(store, batch_size=8, buffer=SMALL), []
-    monkeypatch.setattr(MappedSamples, "read_ahead", lambda self, rows: ahead.append(rows))
+def test_a_window_is_held_from_its_first_batch_on(store, monkeypatch):
+    data, held = ready(store, batch_size=8, buffer=SMALL), []
+    monkeypatch.setattr(SamplesOnDisk, "hold", lambda self, windows: held.append(windows[0]))
     loader = data.train_dataloader()
     first, second, third = loader.windows()
     batches = loader.index_batches()
-    next(batches)
-    assert len(ahead) == 1
-    assert torch.equal(ahead[0], second)
-    for _ in range(len(first) // 8):
+    for _ in range(len(first) // 8 + 1):
         next(batches)
-    assert len(ahead) == 1, "the last batch of the first window holds some of the second"
+    assert len(held) == 1, "the last batch of the first window holds some of the second"
     next(batches)
-    assert torch.equal(ahead[1], third)
+    assert len(held) == 2
     loader.load_state_dict({"epoch": 0, "batch": (len(first) + len(second)) // 8 + 1})
-    ahead.clear()
+    held.clear()
     next(loader.index_batches())
-    assert len(ahead) == 2, "after a resume, also what was read ahead before"
+    assert len(held) == 1, "after a resume, only those that are needed"
+    assert torch.equal(held[0], third)
 
 
-def test_to_read_ahead_reads_the_files_of_the_rows(store, monkeypatch):
+def test_rows_of_held_windows_come_from_memory_and_others_from_their_files(store, monkeypatch):
     samples, _ = ready(store, buffer=SMALL).split("train")
-    threads = []
-    monkeypatch.setattr("implicit_em.data.mapped._read_through", threads.append)
-    samples.read_ahead(torch.tensor([0, 1, len(samples) - 1]))
-    assert [[path.name for path in paths] for paths in threads] == [
-        ["train-00000.safetensors", "train-00003.safetensors"]
-    ]
+    windows = torch.randperm(len(samples)).split(100)
+    expected = samples.in_memory()
+    samples.hold(windows[:2])
+    samples.hold(windows[1:3])
+    held = list(samples._windows)
+    samples.hold([window.flip(0) for window in windows[1:3]])
+    assert samples._windows == held, "they are read once"
+    for window in held:
+        window.values.result()
+    reads, read = [], SamplesOnDisk._read
+    monkeypatch.setattr(SamplesOnDisk, "_read", lambda *a: reads.append(a) or read(*a))
+    between = torch.cat([windows[1][-9:], windows[2][:9]])
+    for rows, count in ((windows[1], 0), (windows[2][:7], 0), (between, 1), (windows[0], 2)):
+        assert torch.equal(samples.index_select(0, rows), expected[rows])
+        assert len(reads) == count
+    monkeypatch.setattr("implicit_em.data.on_disk.psutil.virtual_memory", lambda: FEW_BYTES)
+    samples.hold([windows[0]])
+    assert samples._windows == [], "where memory is short, none is held"
 
 
 # --- runs
@@ -219,7 +233,7 @@ def test_a_stacked_sweep_equals_its_runs_alone_and_gathers_a_batch_for_several(
 ):
     typed = [*BRIEF, "model.hidden=64", f"data.buffer={SMALL}", "probe=none"]
     assert command_line(*typed, "seed=2", "hydra.run.dir=alone") == 0
-    gathered, select = [], MappedSamples.index_select
+    gathered, select = [], SamplesOnDisk.index_select
 
     def counting(self, dim, rows):
         gathered.append(len(rows))
@@ -229,7 +243,7 @@ def test_a_stacked_sweep_equals_its_runs_alone_and_gathers_a_batch_for_several(
     for name, seeds in (("one", "1"), ("four", "1,2,3,4")):
         gathered.clear()
         with monkeypatch.context() as patch:
-            patch.setattr(MappedSamples, "index_select", counting)
+            patch.setattr(SamplesOnDisk, "index_select", counting)
             sweep = [f"seed={seeds}", "hydra/launcher=stacked", f"hydra.sweep.dir={name}"]
             assert command_line("-m", *typed, *sweep) == 0
         counts.append(gathered.count(32))
@@ -390,6 +404,55 @@ def test_bits_of_statistics_that_flip_at_any_moment_change_no_result(
         anew()
         train(cfg, run)
         assert results(run) == results(tmp_path / "undisturbed"), moment
+
+
+def before_block(monkeypatch, number, change):
+    """Change something before the n-th block; gives a list that gets what undoes it."""
+    seen, undo, train_blocks = [], [], Stack.train
+
+    def changing(self, blocks):
+        seen.append(blocks)
+        if len(seen) == number:
+            undo.append(change())
+        return train_blocks(self, blocks)
+
+    monkeypatch.setattr(Stack, "train", changing)
+    return undo
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    """Results of the run that nothing disturbs, once there are any."""
+    return []
+
+
+WINDOWS = [*BRIEF, f"data.buffer={SMALL}", "checkpoint.steps=1", "probe=none"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [changes.overwritten, changes.restored, changes.deleted, *changes.OF_A_STORE],
+)
+def test_a_run_whose_store_changes_is_refused_and_goes_on_to_the_same_bits(
+    store, command_line, monkeypatch, tmp_path, capfd, undisturbed, change
+):
+    every_block(monkeypatch, 2)
+    if not undisturbed:
+        assert command_line(*WINDOWS, "hydra.run.dir=undisturbed") == 0
+        undisturbed.append(results(tmp_path / "undisturbed"))
+    place = store.path if change in changes.OF_A_STORE else store.path / "train-00001.safetensors"
+    with monkeypatch.context() as patch:
+        undo = before_block(patch, 13, lambda: change(place))
+        capfd.readouterr()
+        code = command_line(*WINDOWS, "hydra.run.dir=run")
+    out, err = capfd.readouterr()
+    refused = change is not changes.given_another_manifest  # which is not looked at again
+    assert code == (2 if refused else 0)
+    assert "Traceback" not in out + err
+    assert len(err.splitlines()) == refused
+    undo[0]()
+    assert command_line(*WINDOWS, "hydra.run.dir=run") == 0
+    assert results(tmp_path / "run") == undisturbed[0]
 
 
 @pytest.mark.slow

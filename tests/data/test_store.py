@@ -12,10 +12,11 @@ from helpers.stores import SITE, SPECIAL, WIDTH, make_store
 from helpers.waiting import soon
 from safetensors.torch import load, save
 
+from implicit_em.base.digest import digest_of_file
 from implicit_em.base.errors import ConfigError, DamagedError
 from implicit_em.base.threads import torch_threads
 from implicit_em.data import ActivationStore, Documents, TokenFilter, statistics_of
-from implicit_em.data.store import DOCUMENTS, VOCABULARY
+from implicit_em.data.store import DOCUMENTS, VOCABULARY, save_tensors, write_manifest
 from implicit_em.data.store_statistics import DIGEST, QUANTILES, SAVED, kept_at
 
 
@@ -108,6 +109,44 @@ def test_an_incomplete_store_is_refused(path):
     (path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ConfigError, match="not complete: 1 of 3 shards are missing"):
         ActivationStore(path)
+
+
+def rewritten(path, name, content=None, **changed):
+    """Give a shard other content or arrays, and the manifest its digest, or other entries."""
+    store = ActivationStore(path)
+    (shard,) = (shard for shard in store.manifest.shards if shard.file == name)
+    if content is None:
+        arrays = {key: changed.pop(key, array) for key, array in store.read(shard).items()}
+        save_tensors(path / name, {key: x for key, x in arrays.items() if x is not None})
+    else:
+        (path / name).write_bytes(content)
+    other = shard.model_copy(update={"sha256": digest_of_file(path / name), **changed})
+    shards = [other if each is shard else each for each in store.manifest.shards]
+    write_manifest(path, store.manifest.model_copy(update={"shards": shards}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"tokens": 15_000}, r"token is int32 of shape \(40,\), but the manifest says int32 of"),
+        ({"tokens": -1}, r".*but the manifest says int32 of shape \(-1,\)"),
+        ({"place": torch.zeros(39).int()}, r"place is int32 of shape \(39,\), but the manifest"),
+        ({"place": torch.zeros(40)}, "place is float32 of shape"),
+        ({"place": None}, "place is missing, but the manifest says int32"),
+        ({SITE: torch.zeros(40, 2).half()}, rf"{SITE} is float16 of shape \(40, 2\), but"),
+        ({SITE: torch.zeros(7, WIDTH).half()}, rf"{SITE} is float16 of shape \(7, 3\), but"),
+        ({SITE: torch.zeros(40, WIDTH)}, rf"{SITE} is float32 of shape \(40, 3\), but"),
+        ({"content": b"no tensors at all"}, "no shard: a header of"),
+        ({"content": b"\2\0\0\0\0\0\0\0[]"}, "token is missing"),
+        ({"content": b"\2\0\0\0\0\0\0\0{"}, "no shard: Expecting"),
+        ({"content": b""}, "no shard: Expecting value"),
+    ],
+)
+def test_a_shard_that_is_not_as_the_manifest_says_is_refused(path, changes, reason):
+    rewritten(path, "train-00001.safetensors", **changes)
+    with pytest.raises(DamagedError, match=rf"train-00001.safetensors: {reason}") as refused:
+        statistics_of(ActivationStore(path), SITE)
+    assert "\n" not in str(refused.value)
 
 
 # --- filters and statistics

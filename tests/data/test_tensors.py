@@ -3,14 +3,18 @@
 import json
 import os
 import pickle
+import sys
+import zipfile
 
 import numpy as np
 import pytest
 import torch
 from helpers.arrays import ready, write
 from helpers.breaking import broken_off
+from helpers.changes import overwritten
 from helpers.pickles import Harmful
 from helpers.results import results as results_of
+from helpers.waiting import soon
 from omegaconf import OmegaConf
 
 import implicit_em
@@ -75,17 +79,11 @@ def test_an_archive_holds_samples_and_labels(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".safetensors", ".pt"])
-def test_files_are_mapped_into_memory_not_read(tmp_path, suffix):
-    """Of a file that is changed in place, the samples are those of the change."""
+def test_samples_in_memory_stay_as_they_were_read(tmp_path, suffix):
     path = write(tmp_path / f"X{suffix}", samples=draw()[0])
     samples = ready(path, test_path=path).split("train")[0]
-    content = path.read_bytes()
-    value = samples[-1, -1].item()
-    place = content.rindex(np.float32(value).tobytes())
-    with path.open("r+b") as file:
-        file.seek(place)
-        file.write(np.float32(value + 1).tobytes())
-    assert samples[-1, -1].item() == np.float32(value + 1)
+    overwritten(path)
+    assert np.array_equal(samples, draw()[0])
 
 
 def test_orders_of_bytes_and_axes_do_not_matter(tmp_path):
@@ -341,7 +339,7 @@ def test_a_file_that_is_none_is_refused(files, suffix, damage):
 
 def test_nothing_is_unpickled(files):
     torch.save({"x": Harmful("harmed")}, "A.pt")
-    assert refusal_of("A.pt") == "path=A.pt: holds more than tensors, and is not unpickled"
+    assert refusal_of("A.pt") == "path=A.pt: holds more than dense tensors, and is not unpickled"
     np.save("A.npy", np.array([Harmful("harmed"), None]), allow_pickle=True)
     np.savez("A.npz", np.array([Harmful("harmed"), None]), allow_pickle=True)
     for name in ("A.npy", "A.npz"):
@@ -446,11 +444,79 @@ def test_a_tensor_larger_than_its_file_is_refused(files):
     assert refusal_of("A.pt").endswith("is of shape (1000000000, 1000), but holds less")
 
 
-def test_sparse_tensors_and_other_things_are_refused(files):
-    torch.save(torch.eye(5).to_sparse(), "A.pt")
-    torch.save([torch.eye(5)], "B.pt")
-    for name in ("A.pt", "B.pt"):
-        assert "allowed are dense arrays" in refusal_of(name)
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (torch.eye(5).to_sparse(), "holds more than dense tensors, and is not unpickled"),
+        ({"x": torch.eye(5).to(torch.complex64)}, "holds more than dense tensors"),
+        ([torch.eye(5)], "holds a list; allowed are dense arrays"),
+        ({"x": {"y": torch.eye(5)}}, "holds a dict; allowed are dense arrays"),
+    ],
+)
+def test_other_things_than_dense_tensors_are_refused(files, content, reason):
+    torch.save(content, "A.pt")
+    assert reason in refusal_of("A.pt")
+
+
+def test_a_pt_file_may_hold_parameters_views_and_transposed_tensors(files):
+    x = torch.tensor(draw()[0])
+    for saved in (torch.nn.Parameter(x), torch.cat([x, x])[300:], x.T.contiguous().T, x[:, ::2]):
+        torch.save({"x": saved, "y": torch.arange(300), "other": 3.5}, "A.pt")
+        data = ready("A.pt", key="x", labels="y", test_path="A.pt")
+        assert torch.equal(data.split("train")[0], saved.detach())
+    layer = torch.nn.Linear(4, 3)
+    torch.save(layer.state_dict(), "A.pt")
+    assert torch.equal(ready("A.pt", key="weight", test_path="A.pt").split("test")[0], layer.weight)
+
+
+def pt_of(description, compression=zipfile.ZIP_STORED, name="a/data.pkl"):
+    with zipfile.ZipFile("A.pt", "w", compression) as archive:
+        archive.writestr("a/byteorder", sys.byteorder)
+        archive.writestr(name, description)
+    return refusal_of("A.pt")
+
+
+def test_a_pt_file_that_is_larger_than_it_looks_is_refused_soon(files):
+    """Compressed, or with a pickle that asks for memory or time that the file does not have."""
+    doubled = b"\x80\x02}" + b"))\x86" + b"q\0h\0\x86" * 60  # a key of 2^60 parts
+    pickles = {
+        "a key": doubled + b"K\1s.",
+        "a memo": b"\x80\x02Nr\xff\xff\xff\x7f.",
+        "bytes": b"\x80\x05\x96" + (2**60).to_bytes(8, "little") + b".",
+        "many": b"\x80\x02" + b"c_codecs\nencode\n" + b"X" + bytes([255, 0, 0, 0]) + b"x" * 255,
+        "a dictionary": b"\x80\x02ccollections\nOrderedDict\n](K\1K\2\x86e\x85R.",
+    }
+    with soon():
+        assert "its parts are compressed" in pt_of(bytes(10**7), zipfile.ZIP_DEFLATED)
+        assert "in more than 1048576 bytes" in pt_of(b"N" * 2**21)
+        for description in pickles.values():
+            pt_of(description)
+        assert "KeyError" in pt_of(b"N.", name="a/other.pkl")
+
+
+@pytest.mark.parametrize("length", [2**40, 10**7 + 1])
+def test_a_safetensors_file_with_a_header_of_any_length_is_refused(files, length):
+    (files / "A.safetensors").write_bytes(length.to_bytes(8, "little") + b"{}")
+    assert f"a header of {length} bytes" in refusal_of("A.safetensors")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"shape": [300, 12], "data_offsets": [0, 10**12]},
+        {"shape": [10**9, 12], "data_offsets": [0, 48 * 10**9]},
+        {"shape": [-2, -2], "data_offsets": [0, 16]},
+        {"shape": [300, 12], "data_offsets": [-9, 14391]},
+        {"shape": "ab", "data_offsets": [0, 4]},
+        {"shape": [2], "data_offsets": None},
+        {},
+    ],
+)
+def test_a_safetensors_file_whose_header_contradicts_it_is_refused(files, entry):
+    header = json.dumps({"x": {"dtype": "F32", **entry}}).encode()
+    content = len(header).to_bytes(8, "little") + header + bytes(14_400)
+    (files / "A.safetensors").write_bytes(content)
+    assert refusal_of("A.safetensors").startswith("path=A.safetensors: ")
 
 
 def test_the_check_looks_at_files_only_where_the_run_will_be(configured, files):

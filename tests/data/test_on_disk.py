@@ -1,20 +1,24 @@
 """Samples of files that memory may not hold: they stay in the file, and train to the same bits."""
 
 import json
-import mmap
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import changes
 from helpers.arrays import ready, write
 from helpers.processes import trained_in_a_process
 from helpers.results import results
+from helpers.stores import make_store
 
-from implicit_em.base.errors import ConfigError
-from implicit_em.data import mapped, tensors
-from implicit_em.data.mapped import MappedSamples
+from implicit_em.base import digest
+from implicit_em.base.errors import ConfigError, DamagedError
+from implicit_em.data import ActivationDataModule, TensorDataModule, arrays, tensors
+from implicit_em.data.on_disk import SamplesOnDisk
+from implicit_em.data.store import save_tensors
 
 WIDTH = 12
 BRIEF = ["data.batch_size=64", "model.hidden=5", "trainer.max_epochs=2", "logger=csv"]
@@ -29,8 +33,7 @@ def draw(count=300, seed=0):
 def everything_is_large(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tensors, "LARGE", 0)
-    monkeypatch.setattr(mapped, "TOUCHED", 10 * mapped.AROUND)
-    monkeypatch.setattr(mapped, "VALUES", 50 * WIDTH)
+    monkeypatch.setattr(arrays, "VALUES", 50 * WIDTH)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +55,7 @@ def test_a_run_on_samples_in_their_file_gives_the_same_bits(
     os.utime(name)  # to be read anew
     with monkeypatch.context() as patch:
         patch.setattr(tensors, "LARGE", 0)
-        assert isinstance(ready(name).split("train")[0], MappedSamples)
+        assert isinstance(ready(name).split("train")[0], SamplesOnDisk)
         assert command_line(*typed, "hydra.run.dir=file") == 0
     assert results(tmp_path / "file") == results(tmp_path / "memory")
 
@@ -60,11 +63,11 @@ def test_a_run_on_samples_in_their_file_gives_the_same_bits(
 @pytest.mark.parametrize("option", ["none", "centre", "standard", "scale", "l2", "zca"])
 def test_gathered_rows_are_those_of_a_tensor(everything_is_large, monkeypatch, option):
     samples, rows = draw(), torch.tensor([5, 3, 3, 200])
-    data = ready(write(Path("X.npy"), x=samples), normalize=option)
-    found, _ = data.split("train")
-    monkeypatch.setattr(tensors, "LARGE", 2**30)
-    os.utime("X.npy")
-    expected, _ = ready("X.npy", normalize=option).split("train")
+    with monkeypatch.context() as patch:
+        patch.setattr(tensors, "LARGE", 2**30)
+        expected, _ = ready(write(Path("X.npy"), x=samples), normalize=option).split("train")
+    os.utime("X.npy")  # to be read anew
+    found, _ = ready("X.npy", normalize=option).split("train")
     assert found.shape == expected.shape
     assert found.dtype == expected.dtype
     # A product of matrices rounds by the number of its rows.
@@ -77,18 +80,79 @@ def test_gathered_rows_are_those_of_a_tensor(everything_is_large, monkeypatch, o
         assert torch.allclose(ours, theirs, rtol=0, atol=tolerance)
 
 
-def test_touched_pages_are_given_back(everything_is_large, monkeypatch):
-    given = []
-    samples, _ = ready(write(Path("X.npy"), x=draw())).split("train")
-    mapping = type("Mapping", (), {"madvise": given.append})()
-    monkeypatch.setattr(samples, "files", [samples.files[0]._replace(mapping=mapping)])
-    for _ in samples.split(8):
-        pass
-    assert given.count(mmap.MADV_DONTNEED) == 240 / 8 / 10, "one huge page for rows in order"
-    given.clear()
-    samples.index_select(0, torch.arange(0, 240, 6))
-    assert given.count(mmap.MADV_DONTNEED) == 240 / 6 / 10, "one for each scattered row"
-    assert given[0] == mmap.MADV_RANDOM, "nothing is read around scattered rows"
+@pytest.mark.parametrize("rows", [[7], [0, 299], [3, 4, 5, 6], [10, 13, 14, 17], range(300)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
+def test_rows_are_read_together_where_they_lie_together(tmp_path, monkeypatch, rows, dtype):
+    monkeypatch.setattr(arrays, "VALUES", 50 * WIDTH)
+    places, fill = [], arrays._fill
+    monkeypatch.setattr(arrays, "_fill", lambda *a: places.append(len(a[2])) or fill(*a))
+    values, rows = torch.tensor(draw()).to(dtype), torch.tensor(list(rows), dtype=torch.int64)
+    save_tensors(tmp_path / "X.safetensors", {"w": torch.zeros(3), "x": values})
+    with arrays.opened(tmp_path / "X.safetensors") as file:
+        found = arrays.in_safetensors(file)[1]("x")
+    found.read(rows, out := torch.empty(len(rows), WIDTH, dtype=dtype))
+    assert torch.equal(out, values[rows])
+    far = int((rows.diff() > arrays.APART).sum()) + len(rows) // 50
+    assert len(places) == (far if len(rows) > 50 else min(len(rows), far + 1))
+    assert sum(places) <= arrays.APART * out.nbytes
+
+
+@pytest.fixture(params=["npy", "safetensors", "store"])
+def on_disk(request, everything_is_large, tmp_path):
+    """What makes a data module whose samples stay in their file, and one of their files."""
+    if request.param == "store":
+        store = make_store(tmp_path / "store", [("train", [300, 200]), ("test", [80])])
+        pinned = digest.digest_of_store(store)
+        make = partial(ActivationDataModule, store, buffer=3_000, digest=pinned)
+        return make, store / "train-00001.safetensors"
+    file = write(Path(f"X.{request.param}"), x=draw())
+    pinned = digest.digest_of(file, None, file, None)
+    return partial(TensorDataModule, file, test_path=file, digest=pinned), file
+
+
+def set_up(data):
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+@pytest.mark.parametrize("change", changes.OF_A_FILE)
+def test_of_a_file_that_changed_nothing_is_read_even_if_its_digest_is_right_again(on_disk, change):
+    make, file = on_disk
+    data = set_up(make())
+    samples, rows = data.split("train")[0], data.train_indices()
+    expected = samples.index_select(0, rows)
+    assert data.state_dict() == {}
+    undo = change(file)
+    for after in (lambda: None, undo):
+        after()
+        for refused in (
+            lambda: samples.index_select(0, rows),
+            lambda: samples.hold([rows]) or samples.index_select(0, rows[3:9]),
+            lambda: data.state_dict(),  # what Lightning asks for before it saves
+        ):
+            with pytest.raises(DamagedError, match=rf"{file.name}: changed, replaced or deleted"):
+                refused()
+    again = set_up(make()).split("train")[0].index_select(0, rows)
+    assert torch.equal(again, expected), "a module that comes after reads it"
+
+
+def test_a_file_that_changes_while_it_is_read_is_noticed(on_disk, monkeypatch):
+    make, file = on_disk
+    data = set_up(make())
+    samples, fill = data.split("train")[0], arrays._fill
+    monkeypatch.setattr(arrays, "_fill", lambda *a: fill(*a) or os.utime(file))
+    with pytest.raises(DamagedError, match="changed, replaced or deleted"):
+        samples.index_select(0, data.train_indices())
+
+
+def test_what_is_read_has_the_digest_that_was_compared(on_disk):
+    make, file = on_disk
+    data = make()
+    data.prepare_data()
+    changes.overwritten(file)
+    with pytest.raises(DamagedError, match=r"changed, replaced or deleted|damaged"):
+        data.setup()
 
 
 def test_a_model_that_starts_from_more_than_memory_holds_is_refused(
@@ -96,7 +160,7 @@ def test_a_model_that_starts_from_more_than_memory_holds_is_refused(
 ):
     write(Path("X.npy"), x=draw())
     memory = type("Memory", (), {"available": 5_000_000, "total": 10**9})
-    monkeypatch.setattr(mapped.psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(arrays.psutil, "virtual_memory", lambda: memory)
     typed = ["data=tensors", "data.path=X.npy", "model=sampled", *BRIEF]
     assert command_line(*typed, "hydra.run.dir=enough") == 0
     memory.available = 5_000
@@ -113,8 +177,6 @@ def test_a_value_that_is_not_finite_is_found_in_a_file(everything_is_large, monk
 
 
 def test_the_digest_of_a_long_file_shows_its_progress(tmp_path, monkeypatch, capfd):
-    from implicit_em.base import digest
-
     path = tmp_path / "X.npy"
     np.save(path, draw())
     short = digest.digest_of(path)

@@ -1,0 +1,179 @@
+"""Arrays in files: described when their file is opened, read when their values are needed.
+
+A file is read, never mapped. Each read looks at the file's state before and after, so a file that
+changes while a run reads it ends the run, and is never taken for what was checked.
+"""
+
+import json
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+from implicit_em.base.digest import State, digest_of_open, state_of
+from implicit_em.base.errors import ConfigError, DamagedError
+
+DTYPES = {
+    **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
+    **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8},
+    **{"U8": torch.uint8, "BOOL": torch.bool},
+}
+"""Types of the values in a .safetensors file, by their names there."""
+HEADER = 10**7
+"""Largest number of bytes of the header of a .safetensors file."""
+VALUES = 2**22
+"""Number of values to read, copy or normalise at a time."""
+APART = 4
+"""Largest distance of rows that are read together with those between them."""
+
+Arrays = tuple[Collection[Any], Callable[[Any], Any]]
+"""The names of a file's arrays, and a function that returns one of them."""
+
+
+@contextmanager
+def opened(path: Path, state: State | None = None, sha256: str | None = None) -> Iterator[FileIO]:
+    """Yield a file to read from, whose state must not change meanwhile.
+
+    Args:
+        path: path of the file.
+        state: state that the file must be in, ``None`` for any.
+        sha256: digest that its content must have, ``None`` for any.
+
+    Raises:
+        DamagedError: if the file is not there, or not as it was.
+    """
+    try:
+        if not path.is_file():  # opening a pipe might never end
+            raise FileNotFoundError
+        with path.open("rb", buffering=0) as file:
+            found = state_of(file.fileno())
+            same = state in (None, found) and (sha256 is None or digest_of_open(file) == sha256)
+            if same:
+                file.seek(0)
+                yield file
+                same = state_of(file.fileno()) == found
+    except (FileNotFoundError, EOFError):
+        same = False
+    except OSError as error:
+        raise DamagedError(f"{path}: {error.strerror or error}") from error
+    if not same:
+        raise DamagedError(
+            f"{path}: changed, replaced or deleted since it was checked; once the file is as it "
+            "was, the same command goes on"
+        )
+
+
+@dataclass(frozen=True)
+class ArrayOnDisk:
+    """An array in a file: its rows follow one another from a byte on.
+
+    Args:
+        path: the file.
+        state: its state when the array was found; reading from any other raises ``DamagedError``.
+        start: first byte of the array.
+        dtype: type of the values, in the byte order of the machine.
+        shape: shape ``(N, ...)``.
+    """
+
+    path: Path
+    state: State
+    start: int
+    dtype: torch.dtype
+    shape: torch.Size
+
+    @classmethod
+    def found(cls, file: FileIO, start: int, dtype: torch.dtype, shape: Any) -> "ArrayOnDisk":
+        """Return an array of an open file; ``ValueError`` if the file ends before it does."""
+        state = state_of(file.fileno())
+        array = cls(Path(str(file.name)).absolute(), state, start, dtype, torch.Size(shape))
+        if min(start, *shape, 0) < 0 or start + array.nbytes > state[2]:
+            raise ValueError("an array ends beyond the end of the file")
+        return array
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes of the array."""
+        return self.shape.numel() * self.dtype.itemsize
+
+    def whole(self) -> Tensor:
+        """Return all values; ``ConfigError`` if memory does not hold them."""
+        refuse_beyond_memory(self.nbytes)
+        values = torch.empty(self.shape, dtype=self.dtype)
+        with opened(self.path, self.state) as file:
+            _fill(file, self.start, _bytes_of(values))
+        return values
+
+    def read(self, rows: Tensor, out: Tensor) -> None:
+        """Read rows, ascending int64, into a tensor."""
+        width = self.shape[1:].numel() * self.dtype.itemsize
+        rows_N = rows.numpy()
+        # Rows that lie close together are read at once, up to so many.
+        apart = np.flatnonzero(np.diff(rows_N) > APART) + 1
+        starts = np.union1d(apart, np.arange(0, len(rows_N), rows_at_once(self.shape)))
+        ends = [*starts[1:].tolist(), len(rows_N)]
+        content = _bytes_of(out)
+        with opened(self.path, self.state) as file:
+            for start, end in zip(starts.tolist(), ends, strict=True):
+                first, count = int(rows_N[start]), int(rows_N[end - 1] - rows_N[start]) + 1
+                place = self.start + first * width
+                if count == end - start:
+                    _fill(file, place, content[start * width : end * width])
+                else:
+                    between = out.new_empty(count, *out.shape[1:])
+                    _fill(file, place, _bytes_of(between))
+                    torch.index_select(between, 0, rows[start:end] - first, out=out[start:end])
+
+
+def in_safetensors(file: FileIO) -> Arrays:
+    """Find the arrays of a .safetensors file."""
+    length = int.from_bytes(file.read(8), "little")
+    if length > HEADER:
+        raise ValueError(f"a header of {length} bytes; at most {HEADER} are read")
+    header = json.loads(file.read(length))
+
+    def get(name: str) -> ArrayOnDisk:
+        entry = header[name]
+        if (dtype := DTYPES.get(entry["dtype"])) is None:
+            raise TypeError(f"{name} is of {entry['dtype']}; allowed are {', '.join(DTYPES)}")
+        first, last = entry["data_offsets"]
+        array = ArrayOnDisk.found(file, 8 + length + first, dtype, entry["shape"])
+        if first < 0 or array.nbytes != last - first:
+            raise ValueError(f"{name}: bytes {first} to {last} do not make {entry['shape']}")
+        return array
+
+    return [name for name in header if name != "__metadata__"], get
+
+
+def refuse_beyond_memory(size: int) -> None:
+    """Raise ``ConfigError`` if so many bytes are not free in memory."""
+    if size > (free := psutil.virtual_memory().available):
+        raise ConfigError(
+            f"data: {size / 1e9:.1f} GB of samples must be held in memory, but only "
+            f"{free / 1e9:.1f} GB are free"
+        )
+
+
+def rows_at_once(shape: torch.Size) -> int:
+    """Return the number of rows to copy or normalise at a time, given the shape of all samples."""
+    return max(1, VALUES // max(1, shape[1:].numel()))
+
+
+def _bytes_of(values: Tensor) -> memoryview:
+    return values.view(-1).view(torch.uint8).numpy().data
+
+
+def _fill(file: FileIO, place: int, content: memoryview) -> None:
+    """Read bytes from a place of a file on."""
+    file.seek(place)
+    while content:
+        count = file.readinto(content)  # at most 2 GiB
+        if not count:
+            raise EOFError
+        content = content[count:]
