@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from implicit_em.base.errors import ConfigError
@@ -11,11 +11,14 @@ from implicit_em.base.errors import ConfigError
 def check_word(name: str, value: Any, allowed: Iterable[Any], where: str = "") -> None:
     """Raise ``ConfigError`` for a value that is none of those allowed, shown as YAML has them."""
     if value not in (allowed := list(allowed)):  # also of a dictionary: not every value has a hash
-        shown, *listed = (
-            json.dumps(word) if word is None or isinstance(word, bool) else str(word)
-            for word in (value, *allowed)
-        )
-        raise ConfigError(f"{name}={shown}: allowed{where} are {', '.join(listed)}")
+        several = isinstance(value, Sequence) and not isinstance(value, str)
+        shown = f"[{', '.join(map(_shown, value))}]" if several else _shown(value)
+        words = f"{'is one of' if several else 'are'} {', '.join(map(_shown, allowed))}"
+        raise ConfigError(f"{name}={shown}: allowed{where} {words}")
+
+
+def _shown(word: Any) -> str:
+    return json.dumps(word) if word is None or isinstance(word, bool) else str(word)
 
 
 def check_whole(

@@ -12,10 +12,12 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra.utils import get_class, get_method, instantiate
+from pytorch_lightning.accelerators import AcceleratorRegistry
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from implicit_em.base.errors import ConfigError, nearest, one_line
 from implicit_em.base.quiet import quieten
+from implicit_em.base.values import check_word
 from implicit_em.config.fingerprint import NEVER_DECIDING, given
 from implicit_em.config.spec import RunSpec
 from implicit_em.engine.em import EM
@@ -68,7 +70,7 @@ def check(spec: RunSpec, here: bool = True) -> None:
     trainer = _check_trainer(spec, here)
     _check_callbacks(spec.settings)
     if here:
-        with torch.random.fork_rng(devices=[]), _refusing("data"):
+        with torch.random.fork_rng(devices=[]), _refusing("data", "data"):
             instantiate(spec.settings["data"])
     _dry_run(spec, trainer)
     _passed.add(key)
@@ -79,6 +81,8 @@ def _check_trainer(spec: RunSpec, here: bool) -> pl.Trainer:
     allowed = [f for f in inspect.signature(pl.Trainer).parameters if f not in DERIVED_FLAGS]
     with _refusing("trainer"):
         flags = spec.trainer_flags()
+    if here and isinstance(accelerator := flags.get("accelerator", "auto"), str):
+        check_word("trainer.accelerator", accelerator, _accelerators(), " on this machine")
     if (nodes := flags.get("num_nodes", 1)) != 1:
         raise ConfigError(f"trainer.num_nodes={nodes}: allowed is 1")
     if flags.pop("accumulate_grad_batches", 1) != 1:
@@ -98,12 +102,20 @@ def _check_trainer(spec: RunSpec, here: bool) -> pl.Trainer:
         devices = int(flags.get("devices", 1))
     except (TypeError, ValueError, OverflowError):  # a list, for example; Lightning checks it
         devices = 1
-    if devices > MOST_DEVICES:  # Lightning would list every one
-        raise ConfigError(f"trainer.devices={devices}: allowed are at most {MOST_DEVICES}")
+    if devices != -1 and not 0 < devices <= MOST_DEVICES:  # Lightning would list every one
+        raise ConfigError(
+            f"trainer.devices={devices}: allowed are -1, for all, and at most {MOST_DEVICES}"
+        )
     if not here:
         flags |= {"accelerator": "cpu", "strategy": "auto", "devices": 1}
     with _refusing("trainer"):
         return pl.Trainer(**flags, logger=False, enable_checkpointing=False)
+
+
+def _accelerators() -> list[str]:
+    """Return the words for the devices of this machine."""
+    found = [n for n, entry in AcceleratorRegistry.items() if entry["accelerator"].is_available()]
+    return ["auto", *(["gpu"] if {"cuda", "mps"} & {*found} else []), *found]
 
 
 def _check_callbacks(settings: Mapping[str, Any]) -> None:
@@ -115,7 +127,7 @@ def _check_callbacks(settings: Mapping[str, Any]) -> None:
                 f"callbacks.{name}.monitor={monitor}: allowed are {', '.join(allowed)}; the loss "
                 "itself is not: it has no lower bound and cannot select a model"
             )
-        with _refusing(f"callbacks.{name}"):
+        with _refusing(f"callbacks.{name}", f"callbacks.{name}"):
             instantiate(callback)
 
 
@@ -159,7 +171,7 @@ def _try_objective(spec: RunSpec, loss: str) -> Objective:
 
 def _try_optimizer(spec: RunSpec, module: EnergyModule) -> Any:
     """Build the optimizer and make a step; refuse a model or a schedule that does not fit it."""
-    with _refusing("optimizer"):
+    with _refusing("optimizer", "optimizer"):
         parameters = module.parameters()
         optimizer = instantiate(spec.settings["optimizer"], _partial_=True)(parameters)
         optimizer.step()
@@ -239,7 +251,7 @@ def _check_schedule(settings: Mapping[str, Any], optimizer: Any) -> None:
     if is_scheduler(schedule):
         _check_scheduler(schedule, means)
     calls = settings["trainer"]["max_epochs"] if interval_of(schedule) == "epoch" else 1
-    with _refusing("lr.schedule"):
+    with _refusing("lr.schedule", "lr.schedule"):
         scheduler = build_schedule(schedule, optimizer, calls)
         step_after_epoch(scheduler, schedule, dict.fromkeys(means, 0.0))
 
@@ -312,14 +324,18 @@ def _try_module(spec: RunSpec, loss: str, model: str) -> Any:
         if spec.l0 is not None:
             settings["l0"] = min(spec.l0, WIDEST_TRIED)
         spec = replace(spec, settings={**spec.settings, "model": settings})
-    with _refusing(model):
+    with _refusing(model, "model"):
         instantiate(spec.model_arguments(WIDTH_TRIED))
     with _refusing(f"{loss} does not fit {model}"):
         return spec.build_module(WIDTH_TRIED)
 
 
 @contextmanager
-def _refusing(subject: str) -> Iterator[None]:
+def _refusing(subject: str, arguments: str | None = None) -> Iterator[None]:
+    """Raise ``ConfigError`` in place of any error.
+
+    ``arguments`` is the group whose keys are the arguments of what is built.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -328,4 +344,8 @@ def _refusing(subject: str) -> Iterator[None]:
         if unknown := re.search(r"got an unexpected keyword argument '(\w+)'", str(error)):
             group = subject.partition("=")[0]
             raise ConfigError(f"{group}.{unknown[1]}: no such key of {subject}") from error
-        raise ConfigError(f"{subject}: {one_line(error)}") from error
+        message = one_line(error)
+        names_a_key = arguments and re.match(r"\w+=", message)
+        raise ConfigError(
+            f"{arguments}.{message}" if names_a_key else f"{subject}: {message}"
+        ) from error

@@ -1,12 +1,19 @@
 """What a user types wrong gives one line that names key, value and what is allowed."""
 
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
 
 import pytest
 from helpers.paths import ROOT
+from omegaconf import OmegaConf
+
+from implicit_em.base.errors import ConfigError
+from implicit_em.base.settings import nodes
+from implicit_em.config import composing
+from implicit_em.config.composing import ELSEWHERE
 
 NORMALIZERS = ("none", "centre", "standard", "scale", "l2", "zca")
 MISTAKES = {
@@ -57,8 +64,8 @@ MISTAKES = {
     "activation=swish": ["activation=swish", "abs, gelu, identity, leaky_relu, relu, softplus"],
     "data=mnits": ["data=mnits", "did you mean mnist?", "fashion_mnist, kmnist"],
     "trainer.max_epochs=-1": ["trainer.max_epochs=-1", "greater than or equal to 0"],
-    "model=pixels model.hidden=5": ["model=pixels", "hidden=5", "must be null"],
-    "model=topk model.k=65": ["model=topk", "k=65", "whole numbers from 1 to 64"],
+    "model=pixels model.hidden=5": ["model.hidden=5: must be null"],
+    "model=topk model.k=65": ["model.k=65: allowed are whole numbers from 1 to 64"],
     "model.l0=0": ["model.l0=0: should be greater than 0"],
     "model.l0=-3": ["model.l0=-3: should be greater than 0"],
     "model.l0=much": ["model.l0=much: should be a valid number"],
@@ -106,7 +113,10 @@ MISTAKES = {
     "trainer.sparse=on activation=softplus": ["trainer.sparse=on", "activation=relu"],
     "trainer.sparse=on trainer.precision=bf16-mixed": ["sparse=on", "steps need 32-true or 64-t"],
     "trainer.sparse=on trainer.compile=true": ["sparse=on", "trainer.compile=true"],
-    "trainer=gpu": ["trainer", "gpu"],
+    "trainer=gpu": ["trainer.accelerator=gpu: allowed on this machine are auto, cpu"],
+    "trainer.accelerator=tpu": ["trainer.accelerator=tpu: allowed on this machine are auto"],
+    "trainer.devices=0": ["trainer.devices=0: allowed are -1, for all, and at most 1024"],
+    "-m learning_rate=1e-3,1e-2": ["learning_rate=0.001: no such key; did you mean lr.value?"],
     "probe=knn": ["probe=knn", "'linear' or 'none'"],
     "optimizer=sgd +optimizer.betas=[0,1]": ["optimizer", "betas"],
     "seed": ["seed", "key=value"],
@@ -131,7 +141,7 @@ MISTAKES = {
     "optimizer=em": ["optimizer=em: fits models.Mixture, not Encoder"],
     "model=mixture optimizer=em loss=lse": ["optimizer=em: needs lse alone, of weight 1 and reduc"],
     "model=mixture optimizer=em loss.lse.weight=2": ["optimizer=em: needs lse alone, of weight 1"],
-    "model=mixture optimizer=em lr.value=2": ["optimizer: ", "lr=2: allowed are numbers above 0"],
+    "model=mixture optimizer=em lr.value=2": ["optimizer.lr=2: allowed are numbers above 0"],
     "trainer=ddp_cpu model=topk": ["trainer.devices=2: 2 devices; allowed is 1, as the"],
     "trainer=ddp_cpu model=batch_topk": ["trainer.devices=2: 2 devices; allowed is 1, as the"],
 }
@@ -201,3 +211,13 @@ def test_the_traceback_is_there_on_request(typed, command_line, tmp_path, capfd)
     )
     assert shown.returncode != 0
     assert "Traceback" in shown.stderr
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_names_of_other_tools_lead_to_ours(name, composed):
+    meant, _, with_option = ELSEWHERE[name].partition(", ")
+    with pytest.raises(ConfigError) as refused:
+        composing.composed("train", [f"{name}=1"])
+    assert str(refused.value) == f"{name}=1: no such key; did you mean {ELSEWHERE[name]}?"
+    settings = OmegaConf.to_container(composed(*re.findall(r"\w+=\w+", with_option)))
+    assert meant in dict(nodes(settings))

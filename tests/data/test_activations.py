@@ -305,11 +305,22 @@ def test_held_out_documents_are_needed_to_measure_on_them(tmp_path):
         ready(store, val_size=10, final="validation")
 
 
-@pytest.mark.parametrize("setting", ["data.site=resid.7", "data.label=x", "data.path=nowhere"])
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("data.site=resid.7", "data.site=resid.7: allowed in the store store are resid.0"),
+        (
+            "data.site=[resid.0,mlp.1]",
+            "data.site=[resid.0, mlp.1]: allowed in the store store is one",
+        ),
+        ("data.label=x", "data.label=x: allowed in the store store are null, kind"),
+        ("data.path=nowhere", "data: nowhere: no store"),
+    ],
+)
 def test_what_is_not_there_is_refused_in_one_line_before_training(
-    store, refused, tmp_path, setting
+    store, refused, tmp_path, setting, said
 ):
-    assert refused(*BRIEF, setting, "hydra.run.dir=run").startswith("error: data: ")
+    assert refused(*BRIEF, setting, "hydra.run.dir=run").startswith(f"error: {said}")
     assert not (tmp_path / "run" / "metrics.json").exists()
 
 

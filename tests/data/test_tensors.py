@@ -242,7 +242,7 @@ def test_a_run_that_never_began_leaves_its_directory_free(command_line, refused,
     np.save("text.npy", np.array(["a", "b"] * 150))
     arguments = ["data=tensors", *BRIEF, "data.path=X.npy", "hydra.run.dir=run"]
     line = refused(*arguments, "data.labels=text.npy")
-    assert "data: labels=text.npy: holds text; allowed are numbers" in line
+    assert "data.labels=text.npy: holds text; allowed are numbers" in line
     assert command_line(*arguments) == 0
 
 
@@ -284,19 +284,19 @@ def test_a_run_does_not_go_on_with_other_content(refused, broken):
 
 
 MISTAKES = {
-    ("data.path=nowhere.npy",): "data: path=nowhere.npy: no such file",
+    ("data.path=nowhere.npy",): "data.path=nowhere.npy: no such file",
     (): "error: data.path: missing; write data.path=...",
-    ("data.path=null",): "data: path=None: allowed are files .npy, .npz, .safetensors, .pt",
-    ("data.path=.",): "data: path=.: allowed are files .npy, .npz, .safetensors, .pt",
-    ("data.path=X.csv",): "data: path=X.csv: allowed are files .npy",
-    ("data.path=pipe.npy",): "data: path=pipe.npy: no such file",
-    ("data.path=X.npy", "data.labels=z.npy"): "data: labels=z.npy: no such file",
-    ("data.path=X.npy", "data.test_path=z.npy"): "data: test_path=z.npy: no such file",
-    ("data.path=X.npy", "data.test_labels=y.npy"): "data: test_labels=y.npy: must be given where",
+    ("data.path=null",): "data.path=None: allowed are files .npy, .npz, .safetensors, .pt",
+    ("data.path=.",): "data.path=.: allowed are files .npy, .npz, .safetensors, .pt",
+    ("data.path=X.csv",): "data.path=X.csv: allowed are files .npy",
+    ("data.path=pipe.npy",): "data.path=pipe.npy: no such file",
+    ("data.path=X.npy", "data.labels=z.npy"): "data.labels=z.npy: no such file",
+    ("data.path=X.npy", "data.test_path=z.npy"): "data.test_path=z.npy: no such file",
+    ("data.path=X.npy", "data.test_labels=y.npy"): "data.test_labels=y.npy: must be given where",
     ("data.path=X.npy", "data.labels=y.npy", "data.test_path=X.npy"): "test_labels=None: must be",
-    ("data.path=X.npy", "data.test_fraction=1"): "data: test_fraction=1: allowed are numbers",
-    ("data.path=X.npy", "data.test_fraction=half"): "data: test_fraction=half: allowed are",
-    ("data.path=X.npy", "data.split_seed=-1"): "data: split_seed=-1: allowed are whole numbers",
+    ("data.path=X.npy", "data.test_fraction=1"): "data.test_fraction=1: allowed are numbers",
+    ("data.path=X.npy", "data.test_fraction=half"): "data.test_fraction=half: allowed are",
+    ("data.path=X.npy", "data.split_seed=-1"): "data.split_seed=-1: allowed are whole numbers",
     ("data.path=X.npy", "+data.tset_path=X.npy"): "tset_path",
 }
 
@@ -310,7 +310,7 @@ def test_a_mistake_is_refused_before_a_directory_exists(refused, files, typed):
 
 def test_a_mistake_stops_a_sweep_before_its_first_job(refused, files):
     line = refused("-m", "data=tensors", "data.path=X.npy,deep/no.npy", *BRIEF)
-    assert line == "error: data: path=deep/no.npy: no such file\n"
+    assert line == "error: data.path=deep/no.npy: no such file\n"
     assert not (files / "multirun").exists()
 
 
