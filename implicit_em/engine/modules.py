@@ -21,6 +21,7 @@ from implicit_em.base.settings import differences, listed
 from implicit_em.data import Block, BlockLoader, as_unit_float
 from implicit_em.distributed import GlobalBatch, Group
 from implicit_em.engine.control import SparsityControl
+from implicit_em.engine.describing import describe
 from implicit_em.engine.rendezvous import current
 from implicit_em.engine.schedulers import build_schedule, interval_of, step_after_epoch
 from implicit_em.engine.sparse import Sparse, largest_share
@@ -82,7 +83,8 @@ class EnergyModule(pl.LightningModule):
     several, makes the steps.
 
     Args:
-        model: arguments of the network, with ``in_features``; ``_target_`` may name a subclass.
+        model: arguments of the network, with ``in_features``; ``_target_`` may name a subclass. Or
+            the network itself: its weights are trained, and checkpoints hold its arguments.
         loss: terms as ``{name: {_target_: function, weight: 1.0, warmup: 0, **options}}``.
         optimizer: ``_target_`` and arguments of a ``torch.optim`` optimizer.
         schedule: ``_target_`` and arguments of a function from progress in [0, 1] to a factor on
@@ -104,8 +106,10 @@ class EnergyModule(pl.LightningModule):
             leaves the weights as they are.
 
     Raises:
-        ValueError: if the objective needs a tensor that the model lacks, or leaves a part of the
-            model untrained; if ``l0`` is out of range, or no term makes units sparse.
+        ValueError: if a network that is given is of another kind, needs no gradients or cannot be
+            built again from its arguments; if the objective needs a tensor that the model lacks, or
+            leaves a part of the model untrained; if ``l0`` is out of range, or no term makes units
+            sparse.
     """
 
     network: ClassVar[type[nn.Module]]
@@ -117,7 +121,7 @@ class EnergyModule(pl.LightningModule):
 
     def __init__(
         self,
-        model: Spec,
+        model: Spec | nn.Module,
         loss: Spec | None = None,
         optimizer: Spec | None = None,
         schedule: Spec | None = None,
@@ -129,8 +133,10 @@ class EnergyModule(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         target = f"{self.network.__module__}.{self.network.__qualname__}"
+        given = isinstance(model, nn.Module)
+        arguments = self._described(model) if isinstance(model, nn.Module) else model
         specs: dict[str, Any] = {
-            "model": {"_target_": target, **model},
+            "model": {"_target_": target, **arguments},
             "loss": dict(loss or self.default_loss),
             "optimizer": dict(optimizer or ADAM),
             "schedule": dict(schedule or {}),
@@ -140,7 +146,7 @@ class EnergyModule(pl.LightningModule):
             "sparse": sparse,
         }
         self.save_hyperparameters(specs, logger=False)
-        self.model = instantiate(specs["model"])
+        self.model = model if given else instantiate(specs["model"])
         self.objective = build_objective(specs["loss"])
         self._check_fit()
         components = self.model.weight.shape[-2]
@@ -158,6 +164,20 @@ class EnergyModule(pl.LightningModule):
         self._rates: list[float] = []
         self._losses: list[Tensor] = []
         self._at_epoch_start: list[Tensor] = []
+
+    def _described(self, model: nn.Module) -> dict[str, Any]:
+        """Return the arguments of a network that was given, or refuse it."""
+        if not isinstance(model, self.network):
+            raise ConfigError(
+                f"model: a {type(model).__name__}; allowed are arguments in a dictionary, or an "
+                f"instance of {self.network.__name__} or a subclass"
+            )
+        if frozen := [name for name, p in model.named_parameters() if not p.requires_grad]:
+            raise ConfigError(
+                f"model: {', '.join(frozen)} need no gradients, as in a loaded model; "
+                "model.requires_grad_() lets them train"
+            )
+        return describe(model)
 
     def _check_fit(self) -> None:
         provides = ("x", "energies", "weight", *self.model.provides)

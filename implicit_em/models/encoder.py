@@ -8,13 +8,14 @@ from torch import Tensor, nn
 from implicit_em.base.errors import ConfigError
 from implicit_em.codes import Code, Layer, positive
 from implicit_em.models.declarations import declares
+from implicit_em.models.described import Described
 from implicit_em.models.linear import Linear, SharedInput
 
 UNITS = 256
 """Number of units whose pre-activations of all samples ``place_biases`` holds in memory."""
 
 
-class Encoder(nn.Module):
+class Encoder(Described):
     """Linear layer and activation that give energies, ``E = activation(W x + b)``.
 
     The layer starts as ``torch.nn.Linear`` does. Oursland 2024 reads the outputs of such a layer as

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from implicit_em.codes import Code, Layer, positive
+from implicit_em.models.described import Described
 from implicit_em.models.encoder import Encoder
 from implicit_em.models.linear import Linear, SharedInput
 
 
-class SparseAutoencoder(nn.Module):
+class SparseAutoencoder(Described):
     """Encoder and linear decoder, trained on reconstruction and a sparsity penalty.
 
     The hidden activations take the place of the derived model's energies: every term and metric of
