@@ -84,7 +84,7 @@ def test_its_steps_are_those_of_the_projects_module(digits):
     }
     torch.manual_seed(estimator._seed)
     module = EncoderModule({"in_features": 64, "hidden": 16}, loss)
-    loader = ResidentLoader(x, x.new_zeros(len(x)), 128, seed=estimator._seed)
+    loader = ResidentLoader(x, torch.zeros(len(x), dtype=torch.int64), 128, seed=estimator._seed)
     bare_trainer(max_epochs=2).fit(module, loader)
     assert np.array_equal(estimator.components_, module.model.weight.detach().numpy())
 
