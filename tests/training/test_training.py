@@ -81,7 +81,9 @@ class Blank(ResidentDataModule):
 
     def read(self, train):
         count = 60_000 if train else 10_000
-        return torch.zeros(1, 28, 28, dtype=torch.uint8).expand(count, -1, -1), torch.zeros(count)
+        return torch.zeros(1, 28, 28, dtype=torch.uint8).expand(count, -1, -1), torch.zeros(
+            count
+        ).long()
 
 
 @pytest.mark.parametrize(
