@@ -5,6 +5,8 @@ group ``implicit_em.commands``, so any installed package can add one. The first 
 docstring is its help.
 """
 
+import atexit
+import gc
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ImportError as error:
         print(f"error: {name}: cannot be loaded: {one_line(error)}", file=sys.stderr)
         return FAILED
+    atexit.register(gc.freeze)  # else a process ends with a search of all of torch for garbage
     return command(rest)
 
 

@@ -29,7 +29,6 @@ from implicit_em.viewer.effects import Effects
 from implicit_em.viewer.features import Features
 from implicit_em.viewer.page import Folder, Page, SingleFile, scratch
 from implicit_em.viewer.seen import seen_of, short
-from implicit_em.viewer.serving import serving
 from implicit_em.viewer.trying import trial_of
 
 PLACES = {False: "explore", True: "explore.html"}
@@ -103,6 +102,8 @@ def served(
         ConfigError: as ``explore`` does; if the run's samples are neither images nor of a language
             model; or if the port is taken.
     """
+    from implicit_em.viewer.serving import serving  # here, because it loads a web server
+
     directories = [RunDirectory(run) for run in runs]
     models = [load_trusted(run)[0] for run in directories]
     trial = trial_of(models[0], directories[0].read_spec().build_data(), lm)

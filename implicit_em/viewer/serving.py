@@ -1,135 +1,169 @@
 """A local server for a page on which the reader tries inputs."""
 
+import asyncio
 import json
-import threading
+import logging
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
-from http import HTTPStatus
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from implicit_em.base.errors import ConfigError
+from aiohttp import web
+
+from implicit_em.base.errors import ConfigError, raising
+from implicit_em.viewer.page import INDEX
 from implicit_em.viewer.trying import Trial
 
 HOST = "127.0.0.1"
 MOST_BYTES = 40_000
-"""Largest size of a request."""
-A_SECOND, BURST = 5.0, 10.0
-"""Requests a second that are answered, and how many may come together."""
+"""Largest size of an input."""
+INPUTS_A_SECOND, REQUESTS_A_SECOND = 5.0, 100.0
+"""Inputs, and requests of any kind, that are answered each second; at once, twice as many."""
+MOST_CONNECTIONS = 64
+"""Number of connections that are kept; a further one closes the oldest."""
+PATIENCE = 10.0
+"""Seconds in which a client must have sent a whole request."""
+TOO_MANY = "allowed are {:g} requests a second"
+
+_of_clients = logging.getLogger(f"{__name__}.clients")
+_of_clients.setLevel(logging.CRITICAL)  # what clients send wrongly is their own matter
 
 
-class _Answers:
-    """Answers one input after another, and only so many a second."""
+class _Rate:
+    """Counts requests, and lets only so many pass each second."""
 
-    def __init__(self, trial: Trial) -> None:
-        self.trial, self._trying = trial, threading.Lock()
-        self._left, self._last, self._counting = BURST, time.monotonic(), threading.Lock()
-
-    def __call__(self, question: dict[str, Any]) -> dict[str, Any]:
-        with self._trying:
-            return self.trial(question)
+    def __init__(self, a_second: float) -> None:
+        self.a_second, self._left, self._last = a_second, 2 * a_second, time.monotonic()
 
     def allowed(self) -> bool:
         """Count a request, and return whether it may be answered now."""
-        with self._counting:
-            now = time.monotonic()
-            self._left = min(BURST, self._left + A_SECOND * (now - self._last))
-            self._last = now
-            if self._left < 1:
-                return False
-            self._left -= 1
-            return True
+        now = time.monotonic()
+        more = self.a_second * (now - self._last)
+        self._left, self._last = min(2 * self.a_second, self._left + more), now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
 
-class _Handler(SimpleHTTPRequestHandler):
-    """Gives the files of a page, and answers ``POST /encode`` from this page alone."""
+class Server:
+    """Gives the files of a page, and answers ``POST /encode`` from this page alone.
 
-    def __init__(self, *args: Any, answers: "_Answers", **kwargs: Any) -> None:
-        self.answers = answers
-        super().__init__(*args, **kwargs)
+    Args:
+        folder: folder of the page.
+        trial: answers inputs, one after another.
+        listening: socket that listens.
+        runner: runner of the server's event loop.
+    """
 
-    def do_GET(self) -> None:
-        """Give a file of the page; another host name is that of another site."""
-        if self._is_ours:
-            super().do_GET()
+    def __init__(
+        self, folder: Path, trial: Trial, listening: socket.socket, runner: asyncio.Runner
+    ) -> None:
+        self.folder, self.trial, self.listening, self.runner = folder, trial, listening, runner
+        self.port: int = listening.getsockname()[1]
+        self._requests, self._inputs = _Rate(REQUESTS_A_SECOND), _Rate(INPUTS_A_SECOND)
+        self._worker, self._ended = ThreadPoolExecutor(1), asyncio.Event()
 
-    def do_HEAD(self) -> None:
-        """Give the headers of a file."""
-        if self._is_ours:
-            super().do_HEAD()
+    def serve_forever(self) -> None:
+        """Answer until ``shutdown`` is called, or Ctrl-C raises ``KeyboardInterrupt``."""
+        self.runner.run(self._serve())
 
-    def do_POST(self) -> None:
+    def shutdown(self) -> None:
+        """Let ``serve_forever`` return; this may be called from any thread."""
+        self.runner.get_loop().call_soon_threadsafe(self._ended.set)
+
+    async def _serve(self) -> None:
+        app = web.Application(middlewares=[self._checked], client_max_size=MOST_BYTES)
+        app.router.add_get("/", self._index)
+        app.router.add_post("/encode", self._encode)
+        app.router.add_static("/", self.folder)
+        times = {"keepalive_timeout": PATIENCE, "lingering_time": 1, "shutdown_timeout": 0.1}
+        options: dict[str, Any] = {"access_log": None, "logger": _of_clients, **times}
+        application = web.AppRunner(app, auto_decompress=False, **options)
+        await application.setup()
+        answering = application.server
+        assert answering is not None
+
+        def connected() -> web.RequestHandler:
+            for oldest in answering.connections[: 1 - MOST_CONNECTIONS]:
+                if oldest.transport is not None:
+                    oldest.transport.abort()
+            return answering()
+
+        loop = asyncio.get_running_loop()
+        listener = await loop.create_server(connected, sock=self.listening)
+        try:
+            await self._ended.wait()
+        finally:
+            listener.close()
+            self._worker.shutdown(wait=False, cancel_futures=True)
+            await application.cleanup()
+
+    @web.middleware
+    async def _checked(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """Refuse floods, and another host name, which is that of another site."""
+        if request.headers.get("Host") not in (f"{HOST}:{self.port}", f"localhost:{self.port}"):
+            return _says(403, error="another host")
+        if not self._requests.allowed():
+            return _says(429, error=TOO_MANY.format(REQUESTS_A_SECOND))
+        try:
+            return await handler(request)
+        except TimeoutError:
+            return _says(408, error=f"allowed are {PATIENCE:g} seconds")
+        except OSError:  # of a name that no file can have
+            return _says(404, error="no such address")
+
+    async def _index(self, request: web.Request) -> web.FileResponse:
+        return web.FileResponse(self.folder / INDEX)
+
+    async def _encode(self, request: web.Request) -> web.Response:
         """Answer an input."""
-        if not self._is_ours:
-            return
-        origin, kind = self.headers.get("Origin"), self.headers.get("Content-Type", "")
-        size = self.headers.get("Content-Length", "")
-        if self.path != "/encode":
-            self._say(HTTPStatus.NOT_FOUND, "no such address")
-        elif origin != f"http://{self.headers['Host']}" or kind != "application/json":
-            self._say(HTTPStatus.FORBIDDEN, "another page may not ask")
-        elif not size.isdigit() or int(size) > MOST_BYTES:
-            self._say(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"allowed are {MOST_BYTES:,} bytes")
-        elif not self.answers.allowed():
-            self._say(HTTPStatus.TOO_MANY_REQUESTS, f"allowed are {A_SECOND:g} requests a second")
-        else:
-            self._answer(self.rfile.read(int(size)))
-
-    def _answer(self, body: bytes) -> None:
+        if (
+            request.headers.get("Origin") != f"http://{request.headers['Host']}"
+            or request.headers.get("Content-Type") != "application/json"
+        ):
+            return _says(403, error="another page may not ask")
+        if not self._inputs.allowed():
+            return _says(429, error=TOO_MANY.format(INPUTS_A_SECOND))
+        async with asyncio.timeout(PATIENCE):
+            body = await request.read()
         try:
             question = json.loads(body)
             if not isinstance(question, dict):
                 raise ValueError("needs an object")
-            answer = self.answers(question)
-        except (ValueError, TypeError, RecursionError) as error:
-            self._say(HTTPStatus.BAD_REQUEST, str(error))
-        else:
-            self._send(HTTPStatus.OK, answer)
+            loop = asyncio.get_running_loop()
+            answer = await loop.run_in_executor(self._worker, self.trial, question)
+        except Exception as error:  # of JSON, of the input, or of what a model makes of it
+            return _says(400, error=str(error))
+        return _says(200, **answer)
 
-    @property
-    def _is_ours(self) -> bool:
-        port = self.server.server_address[1]  # type: ignore[index]
-        if self.headers.get("Host") in (f"{HOST}:{port}", f"localhost:{port}"):
-            return True
-        self._say(HTTPStatus.FORBIDDEN, "another host")
-        return False
 
-    def _say(self, status: HTTPStatus, error: str) -> None:
-        self.close_connection = True  # what was not read must not be taken for a request
-        self._send(status, {"error": error})
-
-    def _send(self, status: HTTPStatus, content: dict[str, Any]) -> None:
-        body = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("X-Content-Type-Options", "nosniff")
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args: Any) -> None:
-        """Say nothing."""
+def _says(status: int, **content: Any) -> web.Response:
+    headers = {"X-Content-Type-Options": "nosniff"}
+    return web.json_response(content, status=status, headers=headers)
 
 
 @contextmanager
-def serving(folder: Path, trial: Trial, port: int = 0) -> Iterator[tuple[str, Any]]:
-    """Serve a page to this machine alone; yield its address, and the server.
+def serving(folder: Path, trial: Trial, port: int = 0) -> Iterator[tuple[str, Server]]:
+    """Listen on this machine alone; yield the address of a page, and the server.
 
     Args:
-        folder: folder of the page.
+        folder: folder of the page; the server needs it when it begins to answer.
         trial: answers inputs.
         port: port; 0 takes a free one.
 
     Raises:
-        ConfigError: if the port is taken.
+        ConfigError: if the port is taken, or there is none of this number.
     """
-    handler = partial(_Handler, answers=_Answers(trial), directory=str(folder))
-    try:
-        server = ThreadingHTTPServer((HOST, port), handler)
-    except (OSError, OverflowError) as error:
-        raise ConfigError(f"port={port}: {error}") from error
-    with server:
-        yield f"http://{HOST}:{server.server_address[1]}/", server
+    if not 0 <= port < 2**16:
+        raise ConfigError(f"port={port}: allowed are 0 to {2**16 - 1}")
+    with raising(ConfigError, f"port={port}", OSError):
+        listening = socket.create_server((HOST, port))
+    with listening, asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        server = Server(folder, trial, listening, runner)
+        yield f"http://{HOST}:{server.port}/", server

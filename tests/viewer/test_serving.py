@@ -2,7 +2,12 @@
 
 import http.client
 import json
-from contextlib import contextmanager
+import os
+import signal
+import socket
+import threading
+import time
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -93,14 +98,16 @@ def test_other_pages_hosts_sizes_and_floods_are_refused(trained, monkeypatch):
         assert ask(question, Content_Type="text/plain")[0] == 403
         assert ask(question, Host="example.org")[0] == 403
         assert ask(b"", "/index.html", "GET", Host="example.org:80")[0] == 403
-        assert ask(question, "/elsewhere")[0] == 404
+        assert ask(question, "/elsewhere")[0] == 405
         assert ask(b"x" * (serving.MOST_BYTES + 1))[0] == 413
         assert ask(b"", "/index.html", "GET")[0] == 200
         assert ask(b"", "/../../../../etc/passwd", "GET")[0] == 404
         assert ask(b"", "/../" + Path(__file__).name, "GET")[0] == 404
         statuses = [ask(question)[0] for _ in range(30)]
         assert set(statuses) == {200, 429}
-        assert statuses.index(429) <= serving.BURST + 2
+        assert statuses.index(429) <= 2 * serving.INPUTS_A_SECOND + 2
+        monkeypatch.setattr(serving._Rate, "allowed", lambda rate: rate.a_second < 10)
+        assert ask(b"", "/index.html", "GET")[0] == 429
 
 
 def test_it_ends_and_leaves_nothing(trained, tmp_path, monkeypatch):
@@ -114,11 +121,79 @@ def test_it_ends_and_leaves_nothing(trained, tmp_path, monkeypatch):
         http.client.HTTPConnection(address.split("/")[2], timeout=2).request("GET", "/")
 
 
+MALFORMED = {
+    b"POST /encode HTTP/1.1\r\nContent-Length: " + b"9" * 5000: 400,
+    "POST /encode HTTP/1.1\r\nContent-Length: ²".encode(): 400,
+    b"POST /encode HTTP/1.1\r\nContent-Length: -1": 400,
+    b"GET /%00 HTTP/1.1": 404,
+    b"GET /%ff HTTP/1.1": 404,
+    b"GET /data/" + b"a" * 999 + b" HTTP/1.1": 404,
+    b"GET /data HTTP/1.1": 403,
+    b"GET * HTTP/9.9": 400,
+    b"\x16\x03\x01\x02\x00\x01\x00": 400,
+}
+
+
+def test_what_is_malformed_is_refused_without_a_word(trained, capfd):
+    with serving_of(trained("images")) as (ask, address):
+        host, port = address.removeprefix("http://").rstrip("/").split(":")
+        found = {}
+        for request in MALFORMED:
+            with closing(socket.create_connection((host, int(port)), timeout=5)) as client:
+                client.sendall(request + f"\r\nHost: {host}:{port}\r\n\r\n".encode())
+                found[request] = int(client.recv(99).split()[1])
+        huge = b'{"pixels": [' + b"9" * 400 + b",0" * 63 + b"]}"
+        assert [ask(body)[0] for body in (huge, b"\xff", b"[" * 30_000)] == [400] * 3
+        assert ask({"pixels": [0.5] * 64})[0] == 200
+    assert found == MALFORMED
+    assert capfd.readouterr().err == ""
+
+
+def test_slow_clients_take_no_threads_and_lose_their_connections(trained, monkeypatch):
+    """Those that are too many lose them at once, the others when their time is over."""
+    monkeypatch.setattr(serving, "PATIENCE", 0.5)
+    with serving_of(trained("images")) as (ask, address):
+        host = address.removeprefix("http://").rstrip("/")
+        place = (host.split(":")[0], int(host.split(":")[1]))
+        before = threading.active_count()
+        clients = [socket.create_connection(place, timeout=5) for _ in range(212)]
+        for client in clients:
+            client.sendall(b"GET / HTTP/1.1\r\n")
+        assert ask({"pixels": [0.5] * 64})[0] == 200
+        assert threading.active_count() <= before + 2
+        usual = f"Host: {host}\r\nOrigin: http://{host}\r\nContent-Type: application/json"
+        clients.append(socket.create_connection(place, timeout=5))
+        clients[-1].sendall(
+            f"POST /encode HTTP/1.1\r\n{usual}\r\nContent-Length: 9\r\n\r\n".encode()
+        )
+        assert clients[-1].recv(99).startswith(b"HTTP/1.1 408")
+        for client in clients[:-1]:
+            with closing(client), suppress(ConnectionResetError):
+                assert client.recv(99) == b""
+        clients[-1].close()
+
+
+def test_ctrl_c_ends_it_at_once(trained, monkeypatch):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with served([trained("images")]) as (address, server):
+            place = serving.HOST, int(address.rstrip("/").rpartition(":")[2])
+            with closing(socket.create_connection(place)) as slow:
+                slow.sendall(b"POST /encode HTTP/1.1\r\n")
+                threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+                start = time.monotonic()
+                with pytest.raises(KeyboardInterrupt):
+                    server.serve_forever()
+        assert time.monotonic() - start < 2
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_ctrl_c_ends_the_command(trained, monkeypatch, capsys):
     def interrupted(self):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("http.server.ThreadingHTTPServer.serve_forever", interrupted)
+    monkeypatch.setattr(serving.Server, "serve_forever", interrupted)
     assert main([str(trained("images")), "--serve"]) == 0
     assert "Open http://127.0.0.1:" in capsys.readouterr().out
 
