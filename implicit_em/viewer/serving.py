@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,24 +56,29 @@ class Server:
         folder: folder of the page.
         trial: answers inputs, one after another.
         listening: socket that listens.
-        runner: runner of the server's event loop.
+        loop: the server's own event loop.
     """
 
     def __init__(
-        self, folder: Path, trial: Trial, listening: socket.socket, runner: asyncio.Runner
+        self,
+        folder: Path,
+        trial: Trial,
+        listening: socket.socket,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
-        self.folder, self.trial, self.listening, self.runner = folder, trial, listening, runner
+        self.folder, self.trial, self.listening, self.loop = folder, trial, listening, loop
         self.port: int = listening.getsockname()[1]
         self._requests, self._inputs = _Rate(REQUESTS_A_SECOND), _Rate(INPUTS_A_SECOND)
         self._worker, self._ended = ThreadPoolExecutor(1), asyncio.Event()
 
     def serve_forever(self) -> None:
         """Answer until ``shutdown`` is called, or Ctrl-C raises ``KeyboardInterrupt``."""
-        self.runner.run(self._serve())
+        with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
+            runner.run(self._serve())
 
     def shutdown(self) -> None:
         """Let ``serve_forever`` return; this may be called from any thread."""
-        self.runner.get_loop().call_soon_threadsafe(self._ended.set)
+        self.loop.call_soon_threadsafe(self._ended.set)
 
     async def _serve(self) -> None:
         app = web.Application(middlewares=[self._checked], client_max_size=MOST_BYTES)
@@ -93,8 +98,7 @@ class Server:
                     oldest.transport.abort()
             return answering()
 
-        loop = asyncio.get_running_loop()
-        listener = await loop.create_server(connected, sock=self.listening)
+        listener = await self.loop.create_server(connected, sock=self.listening)
         try:
             await self._ended.wait()
         finally:
@@ -136,8 +140,7 @@ class Server:
             question = json.loads(body)
             if not isinstance(question, dict):
                 raise ValueError("needs an object")
-            loop = asyncio.get_running_loop()
-            answer = await loop.run_in_executor(self._worker, self.trial, question)
+            answer = await self.loop.run_in_executor(self._worker, self.trial, question)
         except Exception as error:  # of JSON, of the input, or of what a model makes of it
             return _says(400, error=str(error))
         return _says(200, **answer)
@@ -164,6 +167,6 @@ def serving(folder: Path, trial: Trial, port: int = 0) -> Iterator[tuple[str, Se
         raise ConfigError(f"port={port}: allowed are 0 to {2**16 - 1}")
     with raising(ConfigError, f"port={port}", OSError):
         listening = socket.create_server((HOST, port))
-    with listening, asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
-        server = Server(folder, trial, listening, runner)
+    with listening, closing(asyncio.new_event_loop()) as loop:
+        server = Server(folder, trial, listening, loop)
         yield f"http://{HOST}:{server.port}/", server
