@@ -231,7 +231,7 @@
     const haystack = units.map((unit) =>
       `${unit}\n${table.label[unit]}\n${words(unit).join("\n")}`.toLowerCase());
     const state = {
-      sort: query.get("sort") ?? "density", down: query.get("down") !== "0",
+      sort: query.get("sort") ?? (table.auroc.some((value) => value !== null) ? "auroc" : "max"), down: query.get("down") !== "0",
       find: query.get("find") ?? "", dead: query.get("dead") === "1", page: Number(query.get("page") ?? 0),
     };
     const columns = [

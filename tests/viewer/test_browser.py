@@ -98,6 +98,15 @@ def test_it_sorts_and_the_link_knows_it(pages, opened):
     assert features(page) == order[::-1]
 
 
+def test_the_first_view_starts_with_what_tells_most(pages, opened):
+    for kind, column in (("images", "AUROC"), ("vectors", "strongest")):
+        page = opened(pages[kind])
+        assert page.locator("th[aria-sort=descending]").inner_text() == column
+        place = page.locator("th").all_inner_texts().index(column) + 1
+        values = page.locator(f"tbody tr td:nth-child({place})").all_inner_texts()
+        assert [float(value) for value in values] == sorted(map(float, values), reverse=True)
+
+
 def test_it_searches_numbers_labels_and_tokens(pages, opened):
     page = opened(pages["texts"])
     page.keyboard.press("/")
