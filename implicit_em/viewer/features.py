@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csc_array, csr_array
+from scipy.sparse import csc_array, issparse
 from scipy.stats import rankdata
 
 from implicit_em.metrics.dictionaries import cosines
@@ -27,6 +28,8 @@ NEAR = 6
 """Number of other units that are shown of a unit."""
 TOGETHER = 2**24
 """Largest number of entries on which joint activity is counted."""
+DENSE = 1 / 4
+"""Density above which it is counted by dense products: faster, in the memory of sparse ones."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +99,13 @@ class Features(Sequence[Feature]):
         return self._last[1]
 
     def table(self) -> pd.DataFrame:
-        """Return a row for each unit; see ``Feature.row``."""
-        return pd.DataFrame([feature.row for feature in self]).rename_axis("feature")
+        """Return a row for each unit; see ``Feature.row``. Tokens are there as text."""
+        rows = [self._row(unit, self._labels(unit)) for units in self.activity for unit in units]
+        table = pd.DataFrame(rows).rename_axis("feature")
+        if "tokens" in table:
+            vocabulary = self.seen.about()["vocabulary"]
+            table["tokens"] = [[vocabulary[token] for token in row] for row in table["tokens"]]
+        return table
 
     @cached_property
     def _joint(self) -> "_Joint":
@@ -124,24 +132,27 @@ class Features(Sequence[Feature]):
         return _shortened(statistics.largest_of_each_row(cosines_BK, NEAR))
 
     def _of(self, unit: Unit) -> tuple[dict[str, Any], dict[str, Any]]:
-        seen, size = self.seen, self.activity.samples
+        values_E, labels = unit.values_E.astype(np.float64), self._labels(unit)
+        counts = np.histogram(values_E, BINS, (0, values_E.max(initial=0) or 1))[0]
+        shown = {"histogram": counts.tolist(), "labels": labels, "examples": self._examples(unit)}
+        if (tokens := self.seen.tokens(unit)) is not None:
+            shown["tokens"] = tokens
+        more = self.seen.of_unit(unit, self.encoder_KD[unit.number])
+        return self._row(unit, labels), shown | more
+
+    def _row(self, unit: Unit, labels: list[list[Any]]) -> dict[str, Any]:
         values_E = unit.values_E.astype(np.float64)
-        largest = float(values_E.max(initial=0))
-        counts = np.histogram(values_E, BINS, (0, largest or 1))[0]
-        labels = self._labels(unit)
-        more = seen.of_unit(unit, self.encoder_KD[unit.number])
         best = labels[0] if labels else ["", "", None]
         row = {
-            "density": short(len(values_E) / size),
-            "max": short(largest),
+            "density": short(len(values_E) / self.activity.samples),
+            "max": short(values_E.max(initial=0)),
             "mean": short(values_E.mean()) if len(values_E) else 0,
-            "label": best[1] if seen.kind != "texts" else ": ".join(filter(None, best[:2])),
+            "label": best[1] if self.seen.kind != "texts" else ": ".join(filter(None, best[:2])),
             "auroc": best[2],
         }
-        if "tokens" in more:
-            row["tokens"] = [token for token, *_ in more["tokens"]]
-        shown = {"histogram": counts.tolist(), "labels": labels, "examples": self._examples(unit)}
-        return row, shown | more
+        if (tokens := self.seen.tokens(unit)) is not None:
+            row["tokens"] = [token for token, *_ in tokens]
+        return row
 
     def _labels(self, unit: Unit) -> list[list[Any]]:
         """Return the labels that the unit tells best from all others, with their AUROC."""
@@ -150,27 +161,23 @@ class Features(Sequence[Feature]):
         for name, (numbers_N, values) in self.seen.labels.items():
             of_active_E = numbers_N[unit.samples_E] + 1
             aurocs_C = statistics.label_aurocs(ranks_E, of_active_E, self.seen.counts[name])[1:]
-            of_label = zip(values, aurocs_C, strict=True)
             if values == ["no", "yes"]:  # a class of tokens, which its name says
-                of_label = zip([""], aurocs_C[1:], strict=True)
-            found += [[name, value, short(a)] for value, a in of_label if not np.isnan(a)]
+                values, aurocs_C = [""], aurocs_C[1:]
+            best = np.argsort(-aurocs_C, kind="stable")[:LABELS]  # NaN comes last
+            found += [[name, values[c], short(aurocs_C[c])] for c in best if aurocs_C[c] >= 0]
         return sorted(found, key=lambda label: -label[2])[:LABELS]
 
     def _examples(self, unit: Unit) -> dict[str, Any]:
         generator = np.random.default_rng(unit.number)
         groups_E = self.seen.groups_N[unit.samples_E]
 
-        def shown(samples: np.ndarray) -> list[Any]:
-            return [self.seen.example(unit, int(sample)) for sample in samples]
-
         best = statistics.strongest(unit.values_E, groups_E, STRONGEST)
         parts = statistics.by_rank(unit.values_E, PARTS, OF_EACH_PART, generator)
         silent = statistics.silent(unit.samples_E, self.activity.samples, SILENT, generator)
-        return {
-            "strongest": shown(unit.samples_E[best]),
-            "parts": [shown(unit.samples_E[part]) for part in parts],
-            "silent": shown(silent),
-        }
+        samples = [*(unit.samples_E[part] for part in (best, *parts)), silent]
+        shown = iter(self.seen.examples(unit, np.concatenate(samples)))
+        first, *others, last = ([*islice(shown, len(some))] for some in samples)
+        return {"strongest": first, "parts": others, "silent": last}
 
 
 class _Joint:
@@ -187,9 +194,11 @@ class _Joint:
         self.counts_K = np.array([len(part) for part in parts])
         ends_K = np.concatenate([[0], self.counts_K.cumsum()])
         rows_E = np.concatenate(parts).astype(np.int32)
-        shape = (self.size, activity.units)
-        self.columns = csc_array((np.ones(len(rows_E), np.float32), rows_E, ends_K), shape=shape)
-        self.rows: csr_array = self.columns.tocsr()
+        shape, ones_E = (self.size, activity.units), np.ones(len(rows_E), np.float32)
+        active = csc_array((ones_E, rows_E, ends_K), shape=shape)
+        is_dense = active.nnz > DENSE * self.size * activity.units
+        self.columns: Any = active.toarray() if is_dense else active
+        self.rows: Any = self.columns if is_dense else active.tocsr()
 
     def with_others(self, block: int) -> list[list[tuple[int, float]]]:
         """Return the units that share most samples with each unit of a block.
@@ -197,7 +206,9 @@ class _Joint:
         The share is that of the samples on which either is active (Jaccard's index).
         """
         own = np.arange(block * BLOCK, min((block + 1) * BLOCK, len(self.counts_K)))
-        both_BK = (self.columns[:, own].T @ self.rows).toarray()
+        both_BK = self.columns[:, own].T @ self.rows
+        if issparse(both_BK):
+            both_BK = both_BK.toarray()
         either_BK = self.counts_K[own][:, None] + self.counts_K - both_BK
         shares_BK = both_BK / np.maximum(either_BK, 1)
         shares_BK[np.arange(len(own)), own] = 0

@@ -58,14 +58,24 @@ class Seen:
         """Return what the page must know about all samples."""
         return {}
 
-    def example(self, unit: Unit, sample: int) -> list[Any]:
-        """Return a sample's number, its activation, and the value of each label."""
-        value = short(unit.at(np.array([sample]))[0])
-        return [sample, value, [named(label, sample) for label in self.labels.values()]]
+    def examples(self, unit: Unit, samples_M: np.ndarray) -> list[list[Any]]:
+        """Return, of each sample, its number, its activation, and the value of each label."""
+        pairs = zip(samples_M.tolist(), shortened(unit.at(samples_M)), strict=True)
+        return [
+            [sample, value, [named(label, sample) for label in self.labels.values()]]
+            for sample, value in pairs
+        ]
 
     def of_unit(self, unit: Unit, row_D: np.ndarray) -> dict[str, Any]:
         """Return what else there is to see of a unit, given its row of weights."""
         return {}
+
+    def tokens(self, unit: Unit) -> list[list[Any]] | None:
+        """Return the tokens on which the unit's mean activation is largest; ``None`` of others.
+
+        The parts are: the token's id, the mean, and how often the token occurs.
+        """
+        return None
 
 
 class Vectors(Seen):
@@ -75,7 +85,7 @@ class Vectors(Seen):
 
     def of_unit(self, unit: Unit, row_D: np.ndarray) -> dict[str, Any]:
         """Return the row of weights."""
-        return {"row": [short(weight) for weight in row_D]}
+        return {"row": shortened(row_D)}
 
 
 class Images(Vectors):
@@ -102,9 +112,10 @@ class Images(Vectors):
         """Return the height and width."""
         return {"shape": list(self.shape)}
 
-    def example(self, unit: Unit, sample: int) -> list[Any]:
+    def examples(self, unit: Unit, samples_M: np.ndarray) -> list[list[Any]]:
         """Return as ``Seen`` does, and the image."""
-        return [*super().example(unit, sample), self._grey(self._pixels(np.array([sample]))[0])]
+        pairs = zip(super().examples(unit, samples_M), self._pixels(samples_M), strict=True)
+        return [[*one, self._grey(pixels_D)] for one, pixels_D in pairs]
 
     def of_unit(self, unit: Unit, row_D: np.ndarray) -> dict[str, Any]:
         """Return the row of weights as an image, and the mean of what activates the unit."""
@@ -146,6 +157,8 @@ class Texts(Seen):
             for name in ("token", "document", "place")
         )
         self.documents, vocabulary = store.documents(), store.vocabulary()
+        self._firsts = self.documents.starts_N.numpy()
+        self._sizes = np.diff(self._firsts)
         self.vocabulary = readable(vocabulary, store.manifest.special_tokens)
         labels = {
             name: (self.documents.labels[name].numpy()[self.document_N], values)
@@ -164,37 +177,50 @@ class Texts(Seen):
         """Return the vocabulary."""
         return {"vocabulary": self.vocabulary}
 
-    def example(self, unit: Unit, sample: int) -> list[Any]:
-        """Return a token in its document.
+    def examples(self, unit: Unit, samples_M: np.ndarray) -> list[list[Any]]:
+        """Return tokens in their documents.
 
         The parts are: the sample's number, its activation, the value of each label, its place in
         the document, the place of the first token that is shown, the token ids that are shown, and
         the activation on each, ``None`` for tokens that are no samples.
         """
-        document, place = int(self.document_N[sample]), int(self.place_N[sample])
-        of_document_T = self.documents.ids(document).numpy()
-        if place < 0:  # a special token, which stands in no document
-            start, ids, rows = -1, self.token_N[[sample]], np.array([sample])
-        else:
-            start = max(0, place - BEFORE)
-            ids = of_document_T[start : place + AFTER + 1]
-            rows = self._rows(document, np.arange(start, start + len(ids)))
-        pairs = zip(rows, unit.at(rows), strict=True)
-        values = [short(value) if row >= 0 else None for row, value in pairs]
-        return [*super().example(unit, sample), place, start, ids.tolist(), values]
+        documents_M, places_M = self.document_N[samples_M], self.place_N[samples_M]
+        special_M = places_M < 0  # those stand in no document, and are shown alone
+        starts_M = np.where(special_M, -1, (places_M - BEFORE).clip(min=0))
+        left_M = self._sizes[documents_M] - starts_M
+        sizes_M = np.where(special_M, 1, np.minimum(places_M + AFTER + 1 - starts_M, left_M))
+        ends_M = sizes_M.cumsum()
+        steps_T = np.arange(sizes_M.sum()) - np.repeat(ends_M - sizes_M, sizes_M)
+        documents_T, places_T = (
+            np.repeat(documents_M, sizes_M),
+            np.repeat(starts_M, sizes_M) + steps_T,
+        )
+        rows_T = self._rows(documents_T, places_T)
+        ids_T = self.documents.ids_T.numpy()[self._firsts[documents_T] + places_T]
+        rows_T[ends_M[special_M] - 1] = samples_M[special_M]
+        ids_T[ends_M[special_M] - 1] = self.token_N[samples_M[special_M]]
+        pairs = zip(rows_T.tolist(), shortened(unit.at(rows_T)), strict=True)
+        ids, values = ids_T.tolist(), [value if row >= 0 else None for row, value in pairs]
+        shown = zip(places_M.tolist(), starts_M.tolist(), ends_M - sizes_M, ends_M, strict=True)
+        return [
+            [*one, place, start, ids[first:end], values[first:end]]
+            for one, (place, start, first, end) in zip(
+                super().examples(unit, samples_M), shown, strict=True
+            )
+        ]
 
-    def of_unit(self, unit: Unit, row_D: np.ndarray) -> dict[str, Any]:
-        """Return the tokens on which the unit's mean activation is largest."""
+    def tokens(self, unit: Unit) -> list[list[Any]]:
+        """Return the tokens that raise the unit."""
         tokens_E = self.token_N[unit.samples_E]
         found = raised_by(unit.values_E, tokens_E, self.counts_V, LEAST, MOST_TOKENS)
-        return {"tokens": [[token, short(mean), count] for token, mean, count in found]}
+        return [[token, short(mean), count] for token, mean, count in found]
 
     def _keys(self, documents: Any, places: Any) -> Any:
         return documents * np.int64(2**32) + places + 1
 
-    def _rows(self, document: int, places: np.ndarray) -> np.ndarray:
-        """Return the rows of tokens of a document, -1 for tokens that are no samples."""
-        keys = self._keys(np.int64(document), places)
+    def _rows(self, documents: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """Return the rows of tokens of documents, -1 for tokens that are no samples."""
+        keys = self._keys(documents, places)
         found = np.searchsorted(self._keys_N, keys).clip(max=len(self._keys_N) - 1)
         return np.where(self._keys_N[found] == keys, self._order_N[found], -1)
 
@@ -244,6 +270,11 @@ def named(label: tuple[np.ndarray, Sequence[str]], sample: int) -> str:
 def short(value: Any) -> float:
     """Return a number with four digits that count, so that pages stay small."""
     return float(f"{float(value):.4g}")
+
+
+def shortened(values: Any) -> list[float]:
+    """Return ``short`` of each number of an array or tensor."""
+    return [value and short(value) for value in values.tolist()]
 
 
 def _png(pixels: np.ndarray) -> str:

@@ -123,12 +123,13 @@ def test_images_and_vectors_show_samples_and_labels(trained, page_of):
         assert shown["labels"] == []
 
 
-@pytest.mark.parametrize("entries", [features.TOGETHER, 40])
+@pytest.mark.parametrize(("entries", "dense"), [(features.TOGETHER, 0), (40, 1)])
 def test_neighbours_are_those_of_directions_and_of_joint_activity(
-    trained, page_of, monkeypatch, entries
+    trained, page_of, monkeypatch, entries, dense
 ):
     """Joint activity is counted on as many samples as memory takes."""
     monkeypatch.setattr(features, "TOGETHER", entries)
+    monkeypatch.setattr(features, "DENSE", dense)
     run = trained("images", "model=topk", "model.k=2")
     decoder_KD = load_as_trained(run)[0].decoder.weight.detach().numpy().T
     cosines_KK, active_NK = cosines(decoder_KD, decoder_KD), codes_of(run)[0] > 0
@@ -230,11 +231,24 @@ def test_features_one_by_one_are_those_of_the_page(trained, page_of, kind):
     read, found = page_of(run), features_of(run)
     assert len(found) == read("0/about")["units"]
     assert json.loads(json.dumps([feature.shown for feature in found])) == read("0/block-0")
-    assert found.table().to_dict("list") == read("0/table")
+    table = read("0/table")
+    if kind == "texts":
+        words = read("0/about")["vocabulary"]
+        table["tokens"] = [[words[token] for token in row] for row in table["tokens"]]
+    assert found.table().to_dict("list") == table
     assert found[-1].number == found[len(found) - 1].number == len(found) - 1
     assert [feature.number for feature in found[1:3]] == [1, 2]
     with pytest.raises(IndexError):
         found[len(found)]
+
+
+def test_the_table_needs_neither_examples_nor_the_language_model(harvested, models, monkeypatch):
+    found = features_of(harvested("llama"), lm=str(models["llama"]))
+    monkeypatch.setattr("implicit_em.viewer.seen.Texts.examples", None)
+    monkeypatch.setattr("implicit_em.viewer.effects.CausalModel", None)
+    assert len(found.table()) == len(found)
+    with pytest.raises(AttributeError, match="load"):
+        found[0]
 
 
 @pytest.mark.parametrize("kind", ["texts", "images", "vectors"])
