@@ -1,6 +1,7 @@
 """A linear decoder for any model, fitted by ridge regression after the training."""
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from implicit_em.base.threads import torch_threads
 from implicit_em.data import ResidentDataModule, SuperpositionDataModule, as_unit_float
 from implicit_em.data.modules import fixed_choice
 from implicit_em.data.on_disk import Samples, SamplesOnDisk
@@ -26,6 +28,8 @@ WIDEST = 8192
 """Number of units above which the fit of so many would take too long, and ``FITTED`` must do."""
 MOST_FITTED = 16_384
 """Largest number of samples that the fit takes."""
+ALONE = 2048
+"""Number of units up to which one thread fits a decoder in seconds."""
 MEASURED = 2048
 """Largest number of final samples that ``ridge_fvu`` measures the decoder on."""
 FOUND = 0.8
@@ -127,7 +131,15 @@ def reconstruction(
 
 
 def decoder_of(model: Any, data: ResidentDataModule) -> RidgeDecoder:
-    """Return a ridge decoder, fitted on a fixed choice of the data's training samples."""
+    """Return a ridge decoder, fitted on a fixed choice of the data's training samples.
+
+    Of up to ``ALONE`` units, one thread fits it: on a busy machine, several wait for each other.
+    """
+    with torch_threads(1) if len(model.weight) <= ALONE else nullcontext():
+        return _decoder_of(model, data)
+
+
+def _decoder_of(model: Any, data: ResidentDataModule) -> RidgeDecoder:
     units = len(model.weight)
     most = min(max(FITTED, FITTED_PER_UNIT * units), MOST_FITTED) if units <= WIDEST else FITTED
     samples, rows = data.split("train")[0], data.train_indices()
@@ -142,7 +154,7 @@ def ridge_fvu(model: Any, data: ResidentDataModule) -> float:
     """
     final = data.final_samples()[0]
     measured = fixed_choice(len(final), MEASURED).to(final.device)
-    return decoder_of(model, data).fvu(final.index_select(0, measured))
+    return _decoder_of(model, data).fvu(final.index_select(0, measured))
 
 
 def features_found(model: Any, data: ResidentDataModule) -> float | None:

@@ -9,6 +9,7 @@ from helpers.paths import ROOT
 from torch import nn
 
 import implicit_em
+from implicit_em.base.threads import torch_threads
 from implicit_em.config.spec import RunSpec
 from implicit_em.data.superposition import draw
 from implicit_em.metrics.reconstruction import fvu
@@ -86,6 +87,15 @@ def test_a_run_is_measured_by_the_decoder_of_a_fixed_choice(composed, small, tmp
     assert decoder.fvu(data.split("test")[0][final]) == metrics["ridge_fvu"]
     assert 0 < metrics["ridge_fvu"] < 1
     assert 0 < metrics["l0"] < 5
+
+
+def test_one_thread_fits_the_decoder_of_few_units(monkeypatch):
+    threads = []
+    monkeypatch.setattr(decoding, "_decoder_of", lambda *_: threads.append(torch.get_num_threads()))
+    with torch_threads(2):
+        for units in (5, 5000):
+            decoding.decoder_of(Encoder(3, units), None)
+        assert (threads, torch.get_num_threads()) == ([1, 2], 2)
 
 
 def test_known_features_that_a_ridge_decoder_finds_are_counted(composed, small, tmp_path):
