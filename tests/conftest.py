@@ -2,11 +2,13 @@
 
 import gc
 import importlib.metadata
+import io
 import logging
 import os
 import pickle
 import sys
 from collections.abc import Callable, Iterator
+from copy import copy
 from functools import cache, partial
 from pathlib import Path
 from typing import TextIO
@@ -20,9 +22,17 @@ from helpers.data import SIDE, write_idx
 from helpers.lines import one_line
 from helpers.paths import ROOT
 from helpers.wandb_server import Server, serving
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import (
+    CachingConfigRepository,
+    ConfigRepository,
+    IConfigRepository,
+)
 from hydra._internal.hydra import Hydra
+from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.plugins.config_source import ConfigResult
 from hypothesis import settings
 from omegaconf import DictConfig, OmegaConf
 
@@ -30,7 +40,14 @@ from implicit_em_studies.shared.figures import STYLE
 
 settings.register_profile("untimed", deadline=None)  # a busy machine is no defect
 settings.load_profile("untimed")
-gc.set_threshold(*gc.get_threshold()[:2], 100)  # a full collection walks through all of torch
+gc.disable()
+gc.set_threshold(2000, 10, 200)
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage from now on, and never walk through what was imported, all of torch."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -39,25 +56,48 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def read_once() -> Iterator[None]:
-    """Parse a text once in this process: Hydra reads the same twenty files for each command.
+def composed_once() -> Iterator[None]:
+    """Parse a text, read a file of the project and merge the same files once in this process.
 
-    Lightning asks all installed packages for callbacks, each time a Trainer is built. They stay
-    what they are while tests run.
+    Hydra does so for each command, and for each job of a sweep. Lightning asks all installed
+    packages for callbacks, each time a Trainer is built. They stay what they are while tests run.
     """
-    parse, pickled = OmegaConf.load, {}
+    parse, read = OmegaConf.load, ConfigRepository.load_config
+    merge, known = ConfigLoaderImpl._compose_config_from_defaults_list, {}
+
+    def once(key, make):
+        if key not in known:
+            known[key] = pickle.dumps(make())
+        return pickle.loads(known[key])
 
     def load(file: TextIO | Path | str) -> DictConfig:
         if isinstance(file, Path | str):
             return parse(file)
         text = file.read()
-        if text not in pickled:
-            file.seek(0)
-            pickled[text] = pickle.dumps(parse(file))
-        return pickle.loads(pickled[text])
+        return once(text, lambda: parse(io.StringIO(text)))
+
+    def of(repo: IConfigRepository) -> tuple[str, ...] | None:
+        """Return where a repository reads, if no test can write there."""
+        places = tuple(source.full_path() for source in repo.get_sources())
+        lasting = ("pkg://", "structured://", f"file://{ROOT}/")
+        return places if all(place.startswith(lasting) for place in places) else None
+
+    def load_config(repo: ConfigRepository, config_path: str) -> ConfigResult | None:
+        places, make = of(repo), partial(read, repo, config_path)
+        return once((places, config_path), make) if places else make()
+
+    def compose(loader, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
+        places, make = of(repo), partial(merge, loader, defaults, repo)
+        return once((places, repr(defaults)), make) if places else make()
+
+    def start(caching: CachingConfigRepository, delegate: ConfigRepository) -> None:
+        caching.delegate, caching.cache = copy(delegate), {}  # Hydra copies all sources
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(OmegaConf, "load", load)
+        patch.setattr(ConfigRepository, "load_config", load_config)
+        patch.setattr(CachingConfigRepository, "__init__", start)
+        patch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", compose)
         found = cache(importlib.metadata.entry_points)
         patch.setattr("lightning_fabric.utilities.registry.entry_points", found)
         yield
