@@ -4,40 +4,29 @@ import os
 import platform
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from types import SimpleNamespace
 
 import pytest
+from helpers import replicas
 
 from implicit_em.base import allocation
+from implicit_em.cli import main
+from implicit_em.engine.stack import Stack
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 
-STACK = """
-from implicit_em.engine.stack import BareReplica, Stack
-from implicit_em.losses import Objective, Term, lse
-from implicit_em.models import Encoder
-
-model = Encoder(8, 4)
-Stack([BareReplica(model, Objective({"lse": Term(lse)}), torch.optim.SGD(model.parameters()))])
-"""
-COMMAND = """
-from contextlib import suppress
-from implicit_em.cli import main
-
-with suppress(SystemExit):
-    main(["compare", "no_such_part"])
-"""
-"""A study reads its protocol; pandas, which it imports, may start a thread."""
 PROBE = """
 import ctypes
 from resource import RUSAGE_SELF, getrusage
 from threading import Thread
 
 import torch
+from implicit_em.base.allocation import keep_freed_memory
 
 PR_SET_THP_DISABLE = 41  # huge pages would make fewer faults
 ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
-{before}
+keep_freed_memory()
 
 def step():
     [torch.ones(2**22) for _ in range(5)]
@@ -59,11 +48,28 @@ PAGES = 2**24 // os.sysconf("SC_PAGESIZE")
 """Pages of a tensor."""
 
 
-@pytest.mark.parametrize("before", [STACK, COMMAND], ids=["stack", "command"])
-def test_the_next_tensor_gets_the_memory_of_the_last(before: str) -> None:
-    typed = [sys.executable, "-c", PROBE.format(before=before)]
-    process = subprocess.run(typed, stdout=subprocess.PIPE, check=True)
+def test_the_next_tensor_gets_the_memory_of_the_last() -> None:
+    process = subprocess.run([sys.executable, "-c", PROBE], stdout=subprocess.PIPE, check=True)
     assert max(map(float, process.stdout.split())) < PAGES / 2
+
+
+def test_a_stack_keeps_freed_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[bool] = []
+    monkeypatch.setattr("implicit_em.engine.stack.keep_freed_memory", lambda: kept.append(True))
+    Stack([replicas.run()])
+    assert kept
+
+
+def test_a_command_keeps_freed_memory_before_it_loads_a_library(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A library, such as pandas, may start a thread, which would have a pool of its own."""
+    order: list[str] = []
+    monkeypatch.setattr("implicit_em.cli.keep_freed_memory", lambda: order.append("kept"))
+    monkeypatch.setattr(EntryPoint, "load", lambda _: order.append("loaded") or len)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    main(["compare", "no_such_part"])
+    assert order == ["kept", "loaded"]
 
 
 def test_a_setting_of_the_environment_stays(monkeypatch: pytest.MonkeyPatch) -> None:
