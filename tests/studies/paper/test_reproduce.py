@@ -34,7 +34,7 @@ def overrides(small_mnist):
 def study(tmp_path_factory, overrides, coarse):
     """A directory with all five experiments."""
     directory = tmp_path_factory.mktemp("study") / "trial"
-    STUDY.run(directory, changes=overrides, workers=2, conf=CONF)
+    STUDY.run(directory, changes=overrides, workers=1, conf=CONF)  # two would need processes
     return directory
 
 
@@ -149,7 +149,7 @@ def test_a_seed_alone_other_than_the_first_is_shown(tmp_path, overrides):
 def test_a_failed_run_fails_the_study_and_keeps_the_others(tmp_path, overrides):
     dangerous = [*overrides, "lr.value=1e38", "optimizer=sgd"]
     with pytest.raises(RunError, match=r"\d of 4 runs failed, the first: ablation/.*kept"):
-        STUDY.run(tmp_path, ["ablation"], dangerous, workers=2, conf=CONF)
+        STUDY.run(tmp_path, ["ablation"], dangerous, workers=1, conf=CONF)
     assert not (tmp_path / "report.html").exists()
     assert "not finite" in (tmp_path / "runs/ablation/loss=lse_var,seed=1/train.log").read_text()
 
