@@ -271,7 +271,8 @@ def test_controls_and_permuted_weights_can_be_left_out(study, changes, tmp_path)
 def refused(tmp_path, capfd, path, causal):
     """The one line that refuses a language model; nothing is harvested."""
     part = {"harvest": ["lm=auto", f"lm.path={path}"], "causal": causal, "model.hidden": 128}
-    typed = [f"parts={json.dumps({'tiny': part})}", "--directory", str(tmp_path / "trial")]
+    few = ["families=[derived]", "permuted=[]", "controls=[]"]
+    typed = [f"parts={json.dumps({'tiny': part})}", *few, "--directory", str(tmp_path / "trial")]
     capfd.readouterr()
     assert STUDY.main(typed) == 2
     assert not list(tmp_path.rglob("*.safetensors"))
