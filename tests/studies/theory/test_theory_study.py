@@ -189,7 +189,8 @@ def test_a_small_study_writes_everything_and_goes_on(
     caplog.set_level("INFO")
     overrides = [f"data.root={small_mnist}", "data.batch_size=64", "trainer.max_epochs=1"]
     overrides += ["seed=1", "logger=csv"]
-    place = (tmp_path / "trial", experiments, overrides, 2, thin)
+    workers = min(2, len(experiments))
+    place = (tmp_path / "trial", experiments, overrides, workers, thin)
     (page,) = STUDY.run(*place)
     report = page.with_suffix(".md").read_text()
     assert "TRIAL with data.batch_size=64" in report
