@@ -301,7 +301,7 @@ def test_the_derived_model_starts_as_it_is():
     ids=["encoder", "l1", "l1_norm", "gated"],
 )
 def test_the_target_is_reached(network, terms):
-    steps, target = 1500, 8
+    steps, target = 800, 8
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1000, 32, generator=generator).abs()
     replica = controlled(target, steps, terms=terms, network=lambda _, k: network(32, k))
