@@ -67,7 +67,9 @@ def composed_once() -> Iterator[None]:
 
     def once(key, make):
         if key not in known:
-            known[key] = pickle.dumps(make())
+            if (made := make()) is None:
+                return None  # a plugin that is imported later may bring it
+            known[key] = pickle.dumps(made)
         return pickle.loads(known[key])
 
     def load(file: TextIO | Path | str) -> DictConfig:
