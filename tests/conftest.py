@@ -2,7 +2,6 @@
 
 import gc
 import importlib.metadata
-import io
 import logging
 import os
 import pickle
@@ -76,7 +75,8 @@ def composed_once() -> Iterator[None]:
         if isinstance(file, Path | str):
             return parse(file)
         text = file.read()
-        return once(text, lambda: parse(io.StringIO(text)))
+        file.seek(0)  # an error names the file
+        return once(text, partial(parse, file))
 
     def of(repo: IConfigRepository) -> tuple[str, ...] | None:
         """Return where a repository reads, if no test can write there."""
