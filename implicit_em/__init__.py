@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from implicit_em.metrics.probe import linear_probe
     from implicit_em.models import Encoder, SparseAutoencoder
     from implicit_em.training.decoding import fit_decoder
+    from implicit_em.training.finished import Run
     from implicit_em.training.loading import load
     from implicit_em.training.run import train
     from implicit_em.viewer.exploring import explore, features
@@ -35,6 +36,7 @@ _NAMES = {
     "metrics.probe": ("linear_probe",),
     "models": ("Encoder", "SparseAutoencoder"),
     "training.decoding": ("fit_decoder",),
+    "training.finished": ("Run",),
     "training.loading": ("load",),
     "training.run": ("train",),
     "viewer.exploring": ("explore", "features"),

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def fit_decoder(run: str | Path | Any, x: Any, ridge: float = RIDGE) -> RidgeDec
     not matter, and a unit that few samples activate gets a small weight.
 
     Args:
-        run: run directory, or a model with ``encode``.
+        run: run directory, a ``Run``, or a model with ``encode``.
         x: samples to fit on, a tensor or array of shape ``(N, ...)``, or ``(..., D)`` for rows of
             the model's own width. Bytes are scaled to [0, 1]; other values must be those that the
             model takes.
@@ -102,7 +103,7 @@ def fit_decoder(run: str | Path | Any, x: Any, ridge: float = RIDGE) -> RidgeDec
         raise ValueError(f"ridge={ridge}: must be above 0")
     if len(shape := np.shape(x)) < 2 or shape[0] < 2:
         raise ValueError(f"samples of shape {tuple(shape)}: allowed is (N, ...), N from 2 on")
-    model: Any = load(run) if isinstance(run, str | Path) else run
+    model: Any = load(Path(run)) if isinstance(run, str | PathLike) else run
     samples = _flat(model, x)
     fit = wide_ridge_decoder if model.weight.shape[-2] > len(samples) else ridge_decoder
     weight, bias = fit(encoded(model, samples, BATCH), ridge)

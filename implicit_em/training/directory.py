@@ -47,6 +47,11 @@ class RunDirectory:
         self.checkpoint = self.path / "checkpoints" / "last.ckpt"
         self._results = (self.metrics, self.features, self.weights, self.model)
 
+    def check_is_one(self) -> None:
+        """Raise ``MissingError`` if this is not a run directory."""
+        if not self.config.exists():
+            raise MissingError(f"{self.path} is no run directory: it has no .hydra/config.yaml")
+
     def read_config(self) -> DictConfig:
         """Return the composed configuration without building anything that it names.
 
@@ -54,8 +59,7 @@ class RunDirectory:
             MissingError: if this is not a run directory.
             DamagedError: if the file holds no run's configuration.
         """
-        if not self.config.exists():
-            raise MissingError(f"{self.path} is no run directory: it has no .hydra/config.yaml")
+        self.check_is_one()
         return read_config(self.config)
 
     def read_spec(self) -> RunSpec:
