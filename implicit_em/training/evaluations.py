@@ -61,7 +61,7 @@ def record(
     content = {
         "schema": 1,
         "name": name,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "data": dict(data),
         "data_digest": digest,
         "weights_digest": weights,
@@ -70,7 +70,7 @@ def record(
         "metrics": dict(metrics),
     }
     try:
-        write_json(folder / EVALUATIONS / f"{name}.{weights[:8]}.json", content)
+        write_json(folder / EVALUATIONS / f"{name}.{_hash(f'{digest} {weights}')}.json", content)
     except WriteError as error:
         log.warning("%s", error)
     return content
@@ -86,7 +86,11 @@ def _name(data: Mapping[str, Any], digest: str | None, own: Mapping[str, Any] | 
     place = data.get("path") or data.get("dataset", data)["_target_"].replace(".", "/")
     text = json.dumps(decides, sort_keys=True, default=str)
     said = re.sub(r"[^\w-]+", "_", Path(place).stem, flags=re.ASCII)
-    return f"{said}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return f"{said}-{_hash(text)}"
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _deciding(data: Mapping[str, Any], digest: str | None) -> dict[str, Any]:
@@ -117,18 +121,18 @@ def digest_of_samples(data: ResidentDataModule) -> str | None:
 
 
 def read(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the measurements in a folder by name; a warning names a damaged file."""
-    found = {}
+    """Return the measurements in a folder by name, the latest of each; warn of damaged files."""
+    found: list[dict[str, Any]] = []
     for path in sorted((folder / EVALUATIONS).glob("*.json")):
         try:
             match content := read_json(path):
-                case {"name": str(name), "metrics": dict()}:
-                    found[name] = content
+                case {"name": str(), "date": str(), "metrics": dict()}:
+                    found.append(content)
                 case _:
                     raise DamagedError(f"{path}: no measurement")
         except (DamagedError, OSError) as error:
             log.warning("%s", error)
-    return found
+    return {content["name"]: content for content in sorted(found, key=lambda one: one["date"])}
 
 
 def columns(folder: Path) -> dict[str, Any]:

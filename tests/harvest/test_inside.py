@@ -80,7 +80,12 @@ def test_a_run_without_decoder_gets_one_and_the_table_shows_what_it_does(trained
     capsys.readouterr()
     assert main(["run", "--lm", str(folder)]) == 0
     shown = capsys.readouterr().out
-    assert all(key.replace("_", " ") in shown for key in INSIDE)
+    assert all(key.replace("_", " ") in shown for key in (*INSIDE, "inactive_units", "ridge_fvu"))
+    assert "responsibility entropy" in shown, "its energies are those of a mixture"
+    assert "dead units" not in shown
+    kept = implicit_em.Run("run").evaluations["own-inside"]
+    assert (kept["options"], kept["metrics"]["site"]) == ({"inside": True}, f"resid.{SITE}")
+    assert set(INSIDE) < set(kept["metrics"])
     assert not set(INSIDE) & set(evaluate("run")), "it is measured only if it is asked for"
 
 

@@ -40,7 +40,8 @@ def test_the_same_measurement_replaces_itself_and_no_other(tmp_path):
     assert len(names | {OWN}) == 5
     assert f"{OWN}-inside" in names
     written(tmp_path, weights="v" * 16, own=own)
-    assert len(list((tmp_path / EVALUATIONS).iterdir())) == 6
+    assert written(tmp_path, digest="f", own=DATA, metrics={"l0": 3.0}) == OWN, "any content is"
+    assert len(list((tmp_path / EVALUATIONS).iterdir())) == 7
     kept = read(tmp_path)[OWN]
     assert kept.keys() >= {"date", "data", "data_digest", "weights_digest", "versions", "options"}
 
