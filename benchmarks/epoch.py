@@ -3,6 +3,9 @@
 Both train the derived encoder on MNIST, in turns within one process: the project as ``train.py``
 does it by default, with its history, W&B (offline), checkpoints and curves; the plain loop with
 nothing but the steps themselves.
+
+Step logging is measured apart: the same epochs with and without it, in turns. One size is that of
+the runs above. The other is that of a language model's vectors: random ones, of MiniLM's width.
 """
 
 import gc
@@ -17,11 +20,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from benchmarks.clock import WITH_CLOCK, epoch_seconds, read_clocks
-from benchmarks.common import Device, Result, Target, devices, rows_not_measured, spread, track
+from benchmarks.common import (
+    CPU,
+    Device,
+    Result,
+    Target,
+    devices,
+    rows_not_measured,
+    spread,
+    track,
+)
 from benchmarks.sweeps import compose_run
 from implicit_em.config.spec import RunSpec
 from implicit_em.training.measurement import MONITORING_SHARE, monitoring_cost
@@ -29,6 +42,15 @@ from implicit_em.training.run import train
 
 RATIO = 1.0
 """What the project may cost, in epochs of the plain loop."""
+LOGGED_RATIO = 1.02
+"""What an epoch with step logging may cost, in epochs without."""
+WIDTH = 384
+EVERY = "5"
+"""Steps from one row to the next, as ``auto`` has it for an epoch of a million vectors."""
+LANGUAGE = (
+    *("data=tensors", "data.batch_size=1024", "data.val_size=2048", "data.normalize=scale"),
+    *("model=topk", "model.hidden=2048", "model.l0=32", "picture=false"),
+)
 
 
 @dataclass(frozen=True)
@@ -39,14 +61,16 @@ class Size:
         epochs: in a repeat, after the first; at least 2, as not every epoch measures the curves.
         repeats: of both in turn.
         overrides: of the default run.
+        vectors: of the width of a language model's, in an epoch; a fifth more are for the test.
     """
 
     epochs: int = 6
     repeats: int = 5
     overrides: tuple[str, ...] = ()
+    vectors: int = 2**16
 
 
-QUICK = Size(epochs=2, repeats=1)
+QUICK = Size(epochs=2, repeats=1, vectors=2**12)
 
 
 @contextmanager
@@ -118,6 +142,10 @@ def measure(size: Size) -> Result:
             Target(f"project / plain, {device}", row["ratio"]["median"], RATIO),
             Target(f"curves, {device}: share of training, %", share, 100 * MONITORING_SHARE),
         ]
+    for row in _logging_costs(size):
+        rows.append(row)
+        name = f"epoch that logs steps / one that does not, {row['device']}"
+        targets.append(Target(name, row["logging_ratio"]["median"], LOGGED_RATIO))
     spec = RunSpec.of(compose_run(size.overrides))
     cfg = spec.settings
     setting = {
@@ -162,6 +190,37 @@ def _compare(device: Device, size: Size) -> dict[str, Any]:
         **_curves_cost(clocks, monitored / len(data.train_indices())),
         "curves_assumed_cost": round(assumed, 4),
     }
+
+
+def _logging_costs(size: Size) -> Iterator[dict[str, Any]]:
+    """Time epochs with and without step logging, of each size, on a CPU."""
+    generator = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "vectors.npy"
+        vectors = generator.standard_normal((size.vectors * 5 // 4, WIDTH), dtype=np.float32)
+        np.save(path, vectors)
+        sizes: dict[str, tuple[Sequence[str], str]] = {
+            "MNIST": (size.overrides, "auto"),
+            "vectors, K = 2,048": ((*LANGUAGE, f"data.path={path}"), EVERY),
+        }
+        for name, (own, every) in sizes.items():
+            overrides = [*own, *CPU.overrides, "probe=none", WITH_CLOCK]
+            overrides.append(f"trainer.max_epochs={size.epochs + 1}")
+            seconds: dict[str, list[float]] = {"0": [], every: []}
+            for _ in track(range(size.repeats), f"step logging, {name}"):
+                for each, found in seconds.items():
+                    gc.collect()
+                    flag = f"trainer.log_every_n_steps={each}"
+                    found.append(
+                        statistics.median(epoch_seconds(project_epochs([*overrides, flag])))
+                    )
+            logged, not_logged = seconds[every], seconds["0"]
+            yield {
+                "device": f"{CPU}, {name}",
+                "logging_steps_s": spread(logged),
+                "without_s": spread(not_logged),
+                "logging_ratio": spread([a / b for a, b in zip(logged, not_logged, strict=True)]),
+            }
 
 
 def _curves_cost(clocks: Sequence[Mapping[str, Any]], images: float) -> dict[str, Any]:

@@ -17,9 +17,10 @@ DATA = f"data.root={ROOT / 'data'}"
 
 
 def compose_run(overrides: Sequence[str] = ()) -> DictConfig:
-    """Return the default configuration with overrides, its data those of the checkout."""
+    """Return the default configuration with overrides, its data those of the checkout or chosen."""
+    root = [] if any(line.startswith("data=") for line in overrides) else [DATA]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return compose("train", overrides=[DATA, *overrides])
+        return compose("train", overrides=[*root, *overrides])
 
 
 def run_sweep(launcher: str, overrides: Sequence[str], directory: Path) -> float:

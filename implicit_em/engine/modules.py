@@ -290,7 +290,8 @@ class EnergyModule(pl.LightningModule):
         steps = range(self.steps_done + 1, self.steps_done + 1 + len(values_ST))
         some = slice(-steps.start % self.log_every, None, self.log_every)
         rates, self._rates = self._rates or [self._rate] * len(steps), []
-        self.logged.append(LoggedSteps(steps[some], rates[some], values_ST[some]))
+        if steps[some]:
+            self.logged.append(LoggedSteps(steps[some], rates[some], values_ST[some]))
         return values_ST[:, :-2]
 
     @property

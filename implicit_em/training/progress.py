@@ -101,7 +101,7 @@ class EpochProgress(RunLogger):
             self._bar.update(task, total=steps, completed=done, text=f"steps{shown}")
         elif found and tenths > self._tenths:
             self._tenths = tenths
-            if self.epochs < MANY_EPOCHS and done % (steps // self.epochs):
+            if self.epochs < MANY_EPOCHS and done % max(1, steps // self.epochs):
                 # The end of an epoch has a line of its own.
                 seconds = time.monotonic() - self._start
                 log.info("step %d/%d%s  %.0f s", done, steps, shown, seconds)

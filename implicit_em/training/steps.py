@@ -18,7 +18,7 @@ from implicit_em.training.decoding import BATCH, encoded
 from implicit_em.training.history import Table
 from implicit_em.training.measurement import monitored_samples
 from implicit_em.training.progress import EpochProgress
-from implicit_em.training.tracking import GLOBAL_STEP, log_again
+from implicit_em.training.tracking import GLOBAL_STEP, STEP, log_again
 
 ROWS = 200
 """Number of rows that ``auto`` aims at."""
@@ -41,17 +41,17 @@ MONITORED = (256, 2048)
 """Least and largest number of samples measured at a time."""
 
 
-def interval(setting: str | int, epochs: int, steps: int) -> int:
+def interval(setting: str | int, steps: int, epoch: int) -> int:
     """Return the number of steps from one row to the next, 0 for none.
 
     Args:
         setting: that number, or ``auto``.
-        epochs: number of epochs of the run.
-        steps: number of its steps.
+        steps: number of steps of the run.
+        epoch: number of steps of an epoch.
     """
     if setting != "auto":
         return int(setting)
-    return max(1, round(steps / ROWS)) if epochs < EPOCHS else 0
+    return max(1, round(steps / ROWS)) if steps < EPOCHS * epoch else 0
 
 
 class StepLog(pl.Callback):
@@ -84,24 +84,27 @@ class StepLog(pl.Callback):
         self.data = data
         self.logger = logger
         self.progress = progress
+        self.steps = 0  # of the run, once it trains
         self._monitored: list[tuple[int, Tensor]] = []
         self._flush_at = self._write_at = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Decide which steps are logged, and go on from the rows before the checkpoint."""
-        self.steps = pl_module.steps_in_all
-        assert trainer.max_epochs is not None
-        pl_module.log_every = interval(self.setting, trainer.max_epochs, self.steps)
+        loader: Any = trainer.train_dataloader
+        blocks = isinstance(loader, BlockLoader)
+        batches = len(loader.resident) if blocks else int(trainer.num_training_batches)
+        steps = pl_module.steps_in_all
+        pl_module.log_every = interval(self.setting, steps, batches)
         if trainer.is_global_zero:
             self.table.read()
             self.table.forget_after(trainer.global_step)
             earlier = sorted(self.table.rows.items())
-            log_again(self.logger, (_named(n, row) for n, row in earlier), "step/samples")
+            log_again(self.logger, (_named(n, row) for n, row in earlier), f"{STEP}samples")
+        self.steps = steps
         if not pl_module.log_every:
             return
-        loader: Any = trainer.train_dataloader
-        blocks = isinstance(loader, BlockLoader)
-        self._steps_an_epoch = len(loader.resident) if blocks else int(trainer.num_training_batches)
+        samples = min(batches * self.data.batch_size, len(self.data.train_indices()))
+        self._epoch = batches, samples
         if "reconstruction" in pl_module.model.provides:
             dtype = at_least_float32(pl_module.model.weight.dtype)
             pl_module.training_mean = self._mean().to(pl_module.device, dtype)
@@ -116,9 +119,9 @@ class StepLog(pl.Callback):
 
     def _samples(self, steps: int) -> int:
         """Return the number of samples in so many steps; an epoch's last batch may be smaller."""
-        full, size = self._steps_an_epoch, self.data.batch_size
-        epochs, further = divmod(steps, full)
-        return epochs * min(full * size, len(self.data.train_indices())) + further * size
+        batches, samples = self._epoch
+        epochs, further = divmod(steps, batches)
+        return epochs * samples + further * self.data.batch_size
 
     def _mean(self) -> Tensor:
         """Return the mean of the training samples, shape ``(D,)``, float64."""
@@ -140,7 +143,7 @@ class StepLog(pl.Callback):
             self._flush(trainer, pl_module)
             if time.monotonic() >= self._write_at:
                 with suppress(WriteError):  # the next checkpoint says it
-                    self._write()
+                    self._write(trainer)
 
     @torch.no_grad()
     def _measure(self, module: Any) -> Tensor:
@@ -162,8 +165,7 @@ class StepLog(pl.Callback):
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: Any) -> None:
         """Write all rows: a checkpoint must not be ahead of them."""
         self._flush(trainer, pl_module)
-        if trainer.is_global_zero:
-            self._write()
+        self._write(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Write the last rows."""
@@ -196,8 +198,7 @@ class StepLog(pl.Callback):
         for step, row in sorted(rows.items()):
             self.table.add(step, row)
             if self.logger is not None:
-                named = _named(step, self.table.rows[step])
-                self.logger.log_metrics({k: v for k, v in named.items() if v is not None}, step)
+                self.logger.log_metrics(_named(step, self.table.rows[step]), step)
 
     def _row(self, module: Any, step: int, rate: float, values: list[float]) -> dict[str, float]:
         found = dict(zip([*module.columns, "l0", "fvu"], values, strict=True))
@@ -221,7 +222,9 @@ class StepLog(pl.Callback):
         if self.progress is not None:
             self.progress.show_step(step, self.steps, row)
 
-    def _write(self) -> None:
+    def _write(self, trainer: pl.Trainer) -> None:
+        if not (trainer.is_global_zero and self.steps):
+            return
         started = time.monotonic()
         if self.table.rows:
             self.table.write()
@@ -231,9 +234,10 @@ class StepLog(pl.Callback):
         self._write_at = now + (now - started) / WRITING_SHARE
 
 
-def _named(step: int, row: Mapping[str, float | None]) -> dict[str, float | None]:
+def _named(step: int, row: Mapping[str, float | None]) -> dict[str, float]:
     """Return a row as a logger gets it."""
-    return {f"step/{key}": value for key, value in row.items()} | {GLOBAL_STEP: step}
+    named = {f"{STEP}{key}": value for key, value in row.items() if value is not None}
+    return named | {GLOBAL_STEP: step}
 
 
 @contextmanager

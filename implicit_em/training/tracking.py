@@ -30,6 +30,8 @@ TIMEOUT = 30.0
 """Seconds to wait for the server, for earlier runs without ``logger.timeout``."""
 GLOBAL_STEP = "trainer/global_step"
 """Name under which Lightning's logger passes the number of a step to W&B."""
+STEP = "step/"
+"""Start of the names of values that belong to a step; W&B draws others over the epochs."""
 RETRIED = "-offline"
 """Suffix of an offline run's id, because wandb's service keeps the id of a failed attempt."""
 
@@ -101,7 +103,7 @@ def log_again(
         complete = run.summary.get(place, 0) if run.resumed else 0
         for row in rows:
             if (row[place] or 0) >= complete:
-                run.log({key: value for key, value in row.items() if value is not None})
+                logger.log_metrics({k: value for k, value in row.items() if value is not None})
 
 
 class PatientWandbLogger(WandbLogger):
@@ -115,6 +117,7 @@ class PatientWandbLogger(WandbLogger):
     def __init__(self, run: "wandb.Run") -> None:
         super().__init__(experiment=run)
         self._warned = False
+        self._of_steps: set[str] = set()
 
     @contextmanager
     def dropping(self) -> Iterator[None]:
@@ -130,6 +133,11 @@ class PatientWandbLogger(WandbLogger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics, or drop them if W&B refuses them."""
         with self.dropping():
+            for key in metrics:
+                if key.startswith(STEP) and key not in self._of_steps:
+                    # One by one: W&B chooses at random between the patterns step/* and *.
+                    self._of_steps.add(key)
+                    self.experiment.define_metric(key, step_metric=GLOBAL_STEP)
             super().log_metrics(metrics, step)
 
     @rank_zero_only
@@ -212,7 +220,6 @@ def _start_wandb(arguments: dict[str, Any], mode: Mode, reason: str) -> PatientW
     logger = PatientWandbLogger(run)
     with logger.dropping():
         run.define_metric("*", step_metric="epoch")
-        run.define_metric("step/*", step_metric=GLOBAL_STEP)
     if mode == "offline":
         log.info("W&B offline (%s); to upload: %s", reason, _sync_command(run))
     else:

@@ -19,7 +19,7 @@ def results(run: Path) -> tuple[dict[str, Any], list[bytes]]:
     return metrics_of(run), files
 
 
-SAME = ("history.csv", "model.safetensors", "model.json", "features.png")
+SAME = ("history.csv", "steps.csv", "model.safetensors", "model.json", "features.png")
 SAME += (".hydra/config.yaml", ".hydra/overrides.yaml")
 
 

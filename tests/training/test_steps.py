@@ -4,6 +4,7 @@ import io
 import logging
 import re
 from functools import cache
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -21,7 +22,7 @@ from implicit_em.models import Encoder, SparseAutoencoder, TopK
 from implicit_em.training import progress, steps
 from implicit_em.training.progress import EpochProgress
 from implicit_em.training.run import train
-from implicit_em.training.steps import interval
+from implicit_em.training.steps import StepLog, interval
 
 MEAN = (IMAGES / 255).mean(0)
 SPARSE = {"mse": Term(mse), "l1": Term(l1)}
@@ -31,18 +32,36 @@ MONITORED = ["monitor/l0", "monitor/fvu", "monitor/inactive_units"]
 
 
 @pytest.mark.parametrize(
-    ("setting", "epochs", "count", "expected"),
+    ("setting", "count", "epoch", "expected"),
     [
-        ("auto", 1, 977, 5),
-        ("auto", 1, 50, 1),
-        ("auto", 19, 8911, 45),
-        ("auto", 20, 9380, 0),
-        (7, 100, 46_900, 7),
-        (0, 1, 977, 0),
+        ("auto", 977, 977, 5),
+        ("auto", 50, 50, 1),
+        ("auto", 19 * 469, 469, 45),
+        ("auto", 20 * 469, 469, 0),
+        (7, 100 * 469, 469, 7),
+        (0, 977, 977, 0),
     ],
 )
-def test_auto_logs_about_two_hundred_steps_of_few_epochs(setting, epochs, count, expected):
-    assert interval(setting, epochs, count) == expected
+def test_auto_logs_about_two_hundred_steps_of_few_epochs(setting, count, epoch, expected):
+    assert interval(setting, count, epoch) == expected
+
+
+def test_an_error_before_the_training_leaves_the_file_as_it_is(tmp_path):
+    path = tmp_path / "steps.csv"
+    path.write_text("step,loss\n1,0.5\n")
+    trainer, module = SimpleNamespace(is_global_zero=True), SimpleNamespace(logged=[])
+    StepLog(path, "auto", None).on_exception(trainer, module, RuntimeError())
+    assert path.exists()
+
+
+def test_only_the_first_process_writes(tmp_path):
+    path = tmp_path / "steps.csv"
+    path.write_text("step,loss\n1,0.5\n")
+    log, module = StepLog(path, "auto", None), SimpleNamespace(logged=[object()])
+    log.steps = 10
+    log.on_save_checkpoint(SimpleNamespace(is_global_zero=False), module, {})
+    assert path.exists()
+    assert not module.logged
 
 
 class Watched(SparseAutoencoder):

@@ -112,6 +112,7 @@ def test_tensorboard_has_settings_curves_final_metrics_and_the_features(composed
     metrics = train(composed(*small, "picture=true", "logger=tensorboard"), tmp_path)
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert events.Scalars("train/loss")[-1].value == pytest.approx(metrics["final_loss"])
+    assert [point.step for point in events.Scalars("step/loss")] == [*range(1, 21)]
     assert events.Scalars("redundancy")[0].value == pytest.approx(metrics["redundancy"])
     assert "hp_metric" not in events.Tags()["scalars"]
     assert events.Images("features")[0].width > 0

@@ -81,6 +81,17 @@ def test_a_failed_job_ends_as_failed(command_line, small, tmp_path):
     assert read["exit_code"] == 1
     assert read["summary"]["status"] == "failed"
     assert "not finite" in read["summary"]["error"]
+    log = log_of(tmp_path / "run")
+    rows = [record["history"]["item"] for record in records(log, "history")]
+    steps = [row for row in rows if "step/samples" in row]
+    assert [row["trainer/global_step"] for row in steps][:9] == [*range(1, 10)], (
+        "before the failure"
+    )
+    assert {"step/loss", "step/loss/lse", "step/l0", "step/lr"} <= steps[0].keys()
+    metrics = [record["metric"] for record in records(log, "metric")]
+    axes = {metric["name"]: metric["step_metric"] for metric in metrics if "name" in metric}
+    assert axes.keys() == {key for row in steps for key in row if key.startswith("step/")}
+    assert set(axes.values()) == {"trainer/global_step"}
 
 
 def test_the_mode_is_never_asked_for(monkeypatch):
