@@ -222,13 +222,13 @@ def test_a_timeout_is_a_number_of_seconds(value, composed):
         RunSpec.of(composed(f"logger.timeout={value}"))
 
 
-ROWS = {epoch: {"train/loss": 10.0 - epoch, "monitor/density": None} for epoch in (1, 2, 3)}
+ROWS = [{"epoch": n, "train/loss": 9.0 - n, "monitor/density": None} for n in range(3)]
 
 
 def test_an_offline_run_that_goes_on_has_the_same_id_and_all_epochs(server, tmp_path):
     for done in (0, 2):
         logger = start(tmp_path / "run", mode="offline")
-        log_again(logger, {epoch: ROWS[epoch] for epoch in range(1, done + 1)})
+        log_again(logger, ROWS[:done], "epoch")
         log(logger, done)
         logger.finish()
     files = sorted(tmp_path.glob("run/wandb/offline-run-*/*.wandb"), key=os.path.getmtime)
@@ -245,7 +245,7 @@ def test_an_online_run_that_goes_on_sends_what_the_server_lacks(server, tmp_path
     assert [row["epoch"] for row in server.rows[run_id]] == [0, 1]
     logger = start(tmp_path / "run")
     assert logger.experiment.resumed
-    log_again(logger, ROWS)
+    log_again(logger, ROWS, "epoch")
     log(logger, 3)
     logger.finish()
     rows = server.rows[run_id]
