@@ -99,7 +99,8 @@ class StepLog(pl.Callback):
             self.table.read()
             self.table.forget_after(trainer.global_step)
             earlier = sorted(self.table.rows.items())
-            log_again(self.logger, (_named(n, row) for n, row in earlier), f"{STEP}samples")
+            rows = ({**_named(row), GLOBAL_STEP: step} for step, row in earlier)
+            log_again(self.logger, rows, f"{STEP}samples")
         self.steps = steps
         if not pl_module.log_every:
             return
@@ -198,7 +199,7 @@ class StepLog(pl.Callback):
         for step, row in sorted(rows.items()):
             self.table.add(step, row)
             if self.logger is not None:
-                self.logger.log_metrics(_named(step, self.table.rows[step]), step)
+                self.logger.log_metrics(_named(self.table.rows[step]), step)
 
     def _row(self, module: Any, step: int, rate: float, values: list[float]) -> dict[str, float]:
         found = dict(zip([*module.columns, "l0", "fvu"], values, strict=True))
@@ -234,10 +235,9 @@ class StepLog(pl.Callback):
         self._write_at = now + (now - started) / WRITING_SHARE
 
 
-def _named(step: int, row: Mapping[str, float | None]) -> dict[str, float]:
+def _named(row: Mapping[str, float | None]) -> dict[str, float]:
     """Return a row as a logger gets it."""
-    named = {f"{STEP}{key}": value for key, value in row.items() if value is not None}
-    return named | {GLOBAL_STEP: step}
+    return {f"{STEP}{key}": value for key, value in row.items() if value is not None}
 
 
 @contextmanager

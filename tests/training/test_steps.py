@@ -13,6 +13,7 @@ from helpers.breaking import broken_off
 from helpers.replicas import IMAGES, blocks, equal, run, trained
 from helpers.results import results
 from rich.console import Console
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from implicit_em.codes import Code
 from implicit_em.engine.control import SparsityControl
@@ -123,6 +124,27 @@ def test_the_steps_that_are_logged_are_those_that_are_not(network, terms, count,
             logged = values[:, -2].isfinite()
             assert logged.nonzero()[:, 0].tolist() == list(range(every - 1, 6, every))
             assert torch.equal(values[:, -1].isfinite(), logged & (mean is not None))
+
+
+class Fetched(TorchDispatchMode):
+    """Counts how often the host waits for a value."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_host_waits_for_no_value_of_a_step():
+    counts = []
+    for every in (0, 1):
+        sparse = {"network": SparseAutoencoder, "terms": SPARSE, "training_mean": MEAN}
+        stack = Stack([run(seed, log_every=every, **sparse) for seed in range(2)])
+        with Fetched() as fetched:
+            stack.train([blocks(0)[0], blocks(1)[0]])
+        counts.append(fetched.count)
+    assert counts[0] == counts[1], "those of the optimizer"
 
 
 @pytest.fixture(scope="module")
