@@ -33,6 +33,7 @@ COLUMN = "evaluation"
 
 def record(
     folder: Path,
+    model: str,
     metrics: Mapping[str, Any],
     data: Mapping[str, Any],
     digest: str | None,
@@ -47,6 +48,7 @@ def record(
 
     Args:
         folder: run directory, or another; the file goes into its ``evaluations/``.
+        model: run directory, folder, or address on the hub with the commit.
         metrics: what was measured; no NaN or infinity.
         data: settings of the data, as plain containers.
         digest: digest of the data, from ``digest_of_samples``.
@@ -61,6 +63,7 @@ def record(
     content = {
         "schema": 1,
         "name": name,
+        "model": model,
         "date": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "data": dict(data),
         "data_digest": digest,

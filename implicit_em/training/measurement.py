@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from implicit_em.data import ActivationDataModule, ResidentDataModule
 from implicit_em.data.modules import fixed_choice
-from implicit_em.engine.modules import EnergyModule
+from implicit_em.engine.modules import EnergyModule, SparseAutoencoderModule, build_objective
 from implicit_em.losses import lse
+from implicit_em.metrics import final_metrics
 from implicit_em.metrics.energies import RECONSTRUCTION
 from implicit_em.metrics.probe import linear_probe
 from implicit_em.training.decoding import encoded, features_found, ridge_fvu
@@ -31,6 +32,19 @@ MONITORING_SHARE = 0.05
 """Largest share of the training time that measuring the curves may take by default."""
 MONITORING_COST = 0.4
 """Time to measure an image, without its redundancy, divided by the time to train on it."""
+
+
+class Measured(SparseAutoencoderModule):
+    """An autoencoder that is measured, and not trained.
+
+    Args:
+        model: the autoencoder.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        pl.LightningModule.__init__(self)  # without what belongs to a training
+        self.model, self.objective = model, build_objective(self.default_loss)
+        self.finals = final_metrics(len(self.model.weight), self.reconstruction_metric)
 
 
 def evaluate_module(

@@ -170,7 +170,8 @@ def working(message: str) -> Iterator[None]:
 
 def print_result(metrics: Mapping[str, Any], directory: str | None = None) -> None:
     """Print the table of a run's results, and the directory that holds them."""
-    table = Table(title=f"seed {metrics['seed']}, {metrics['status']}", title_justify="left")
+    named = f"seed {metrics['seed']}" if "seed" in metrics else metrics["model"]
+    table = Table(title=f"{named}, {metrics['status']}", title_justify="left")
     table.add_column("metric")
     table.add_column("value", justify="right")
     for key in in_table(metrics):

@@ -20,7 +20,13 @@ DATA = {"_target_": "implicit_em.data.TensorDataModule", "path": "a/X.npy", "fin
 
 
 def written(folder, **values):
-    given = {"metrics": {"l0": 1.0}, "data": DATA, "digest": "d", "weights": "w" * 16}
+    given = {
+        "model": "run",
+        "metrics": {"l0": 1.0},
+        "data": DATA,
+        "digest": "d",
+        "weights": "w" * 16,
+    }
     return record(folder, **{**given, "options": {"inside": False}, **values})["name"]
 
 

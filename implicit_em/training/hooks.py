@@ -1,0 +1,85 @@
+"""The names that other tools have for a site of a language model."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from implicit_em.base.errors import ConfigError
+from implicit_em.data import ActivationStore, Manifest
+
+BLOCKS = {"GPT2": "transformer.h", "GPTNeoX": "gpt_neox.layers", "Bert": "bert.encoder.layer"}
+"""Path of the blocks in transformers' causal models, by the beginning of their class's name."""
+OTHERS = "model.layers"
+"""This path in other models: Llama, Mistral, Qwen, Gemma."""
+FAMILIES = re.compile(
+    r"(.*/)?(distilgpt2|gpt2|gpt-(neo|j)|pythia|bloom|mgpt|opt-|phi-|gemma|(meta-)?llama|codellama|"
+    r"mistral|mixtral|qwen|olmo|stablelm|tiny-?stories|yi-).*",
+    re.IGNORECASE,
+)
+"""Names of models of which TransformerLens 3.9 knows the families."""
+HUB_NAME, NO_NAME = re.compile(r"([\w.-]+/)?\w[\w.-]*", re.ASCII), "auto"
+"""Names on the hub, which paths are not, and the name of a model that was given none."""
+
+
+def hooks_of(site: str, architecture: str) -> list[str]:
+    """Return the names of a site: in TransformerLens, in transformers, and others that exist.
+
+    BERT has a norm behind each block, and its blocks give normalised vectors.
+    """
+    kind, _, number = site.partition(".")
+    block = int(number)
+    path = next((p for name, p in BLOCKS.items() if architecture.startswith(name)), OTHERS)
+    if kind == "mlp":
+        return [f"blocks.{block}.hook_mlp_out", f"{path}.{block}.mlp"]
+    behind = "hook_normalized_resid_post" if architecture.startswith("Bert") else "hook_resid_post"
+    return [f"blocks.{block}.{behind}", f"{path}.{block}", f"blocks.{block + 1}.hook_resid_pre"]
+
+
+def metadata_of(manifest: Manifest, site: str) -> dict[str, Any]:
+    """Return what SAELens wants to know about vectors of a store."""
+    name, architecture = manifest.model["name"], manifest.model.get("architecture", "")
+    lens, transformers, *_ = hooks_of(site, architecture)
+    known = architecture.startswith("Bert") or FAMILIES.fullmatch(name)
+    return {
+        "model_name": name,
+        "model_class_name": "HookedTransformer" if known else "AutoModelForCausalLM",
+        "hook_name": lens if known else transformers,
+        "context_size": manifest.settings["context"]["length"],
+        "prepend_bos": bool(manifest.prefix),
+    }
+
+
+def site_of(metadata: Mapping[str, Any], store: ActivationStore, site: str | None) -> str | None:
+    """Return the site of a store that a model's metadata names, or else the one that was given.
+
+    Args:
+        metadata: ``hook_name`` and ``model_name``, if they are known.
+        store: the store.
+        site: site that was asked for; ``None`` for the one that is named.
+
+    Raises:
+        ConfigError: if the store is of another model, lacks the place, or another was asked for.
+    """
+    manifest, hook = store.manifest, metadata.get("hook_name")
+    theirs, ours = str(metadata.get("model_name") or ""), manifest.model["name"]
+    if _differ(theirs, ours):
+        raise ConfigError(f"model_name={theirs}: {store.path} holds vectors of {ours}")
+    if not hook:
+        return site
+    names = {s: hooks_of(s, manifest.model.get("architecture", "")) for s in manifest.sites}
+    found = next((s for s, hooks in names.items() if hook in hooks), None)
+    if found is None:
+        listed = ", ".join(f"{s} ({hooks[0]})" for s, hooks in names.items())
+        raise ConfigError(f"hook_name={hook}: not in the store {store.path}, which has {listed}")
+    if site not in (None, found):
+        raise ConfigError(f"data.site={site}: the model is of {found}, its hook_name={hook}")
+    return found
+
+
+def _differ(*names: str) -> bool:
+    """Return whether names cannot be of one model: none contains the first word of the other."""
+    if NO_NAME in names or not all(map(HUB_NAME.fullmatch, names)):
+        return False
+    words = [re.findall("[a-z0-9]+", name.rpartition("/")[2].lower()) for name in names]
+    first, second = ("".join(one) for one in words)
+    return words[0][0] not in second and words[1][0] not in first

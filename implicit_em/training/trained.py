@@ -1,0 +1,204 @@
+"""A trained model of raw samples, and the samples that it is measured on."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from implicit_em.base.digest import digest_of_file
+from implicit_em.base.errors import ConfigError
+from implicit_em.config import CONF
+from implicit_em.config.composing import composed
+from implicit_em.config.schema import to_plain
+from implicit_em.config.spec import RunSpec
+from implicit_em.data import ActivationDataModule, ActivationStore, ResidentDataModule
+from implicit_em.data.tensors import FILES
+from implicit_em.engine.modules import EnergyModule
+from implicit_em.models import SparseAutoencoder
+from implicit_em.models.normalizing import Normalizer
+from implicit_em.training.decoding import decoder_of, reconstruction
+from implicit_em.training.directory import RunDirectory
+from implicit_em.training.evaluations import digest_of_samples
+from implicit_em.training.foreign import Foreign, is_foreign, read_foreign
+from implicit_em.training.hooks import site_of
+from implicit_em.training.loading import load_trusted
+from implicit_em.training.measurement import Measured
+
+OUTPUTS = Path("outputs")
+"""Where runs lie, and what is made of the models of other tools."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model of raw samples, and the samples that it is measured on.
+
+    Args:
+        address: run directory, folder of another tool, or address on the hub with the commit.
+        name: name for people.
+        model: the model, for samples that ``normalizer`` has normalised.
+        weights: file of the weights.
+        spec: settings of the samples and of a Trainer; of the training, too, if it was a run.
+        output: directory for what is made of the model.
+        normalizer: normaliser of raw samples; ``None`` for a model that takes raw samples.
+        run: the run that trained the model; ``None`` for a model of another tool.
+        metadata: what another tool says of the model's origin.
+    """
+
+    address: str
+    name: str
+    model: Any
+    weights: Path
+    spec: RunSpec
+    output: Path
+    normalizer: Normalizer | None = None
+    run: RunDirectory | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the file of the weights."""
+        return digest_of_file(self.weights)
+
+    @property
+    def has_decoder(self) -> bool:
+        """Whether the model has a decoder of its own."""
+        return isinstance(self.model, SparseAutoencoder)
+
+    @cached_property
+    def _read(self) -> tuple[ResidentDataModule, str | None]:
+        width = self.model.weight.shape[1]
+        if self.spec.settings["data"] is None:
+            raise ConfigError(
+                f"{self.address}: says nothing of its data; write data=activations data.path=STORE"
+            )
+        data = self.spec.build_data()
+        if data.in_features != width:
+            raise ConfigError(
+                f"data: samples of width {data.in_features}, but the model was trained on width "
+                f"{width}"
+            )
+        digest = digest_of_samples(data)
+        if self.normalizer is not None:
+            data.normalize_by(self.normalizer)
+        return data, digest
+
+    @property
+    def data(self) -> ResidentDataModule:
+        """The samples, as the model takes them.
+
+        Raises:
+            ConfigError: if none are named, they cannot be read, or they have another width.
+        """
+        return self._read[0]
+
+    @property
+    def data_digest(self) -> str | None:
+        """Digest of the samples as they were read; raises as ``data`` does."""
+        return self._read[1]
+
+    @property
+    def module(self) -> EnergyModule:
+        """A module that measures the model."""
+        if self.run is None:
+            return Measured(self.model)
+        module = self.spec.build_module(self.model.weight.shape[1])
+        module.model = self.model
+        return module
+
+    @property
+    def reconstruct(self) -> Callable[[Tensor], Tensor]:
+        """Map from raw vectors to reconstructions, by its own decoder or a ridge decoder."""
+        decode = self.model.decode if self.has_decoder else decoder_of(self.model, self.data)
+        return reconstruction(self.model, self.normalizer, decode)
+
+
+def trained(path: str | Path, data: Mapping[str, Any] | None = None) -> Trained:
+    """Return the trained model of a run, or one of another tool.
+
+    This builds the classes that a run's configuration names. A folder of another tool names none.
+
+    Args:
+        path: run directory; or what ``foreign.read_foreign`` takes.
+        data: ``data`` node as plain containers; ``None`` for that of the run.
+
+    Raises:
+        FileNotFoundError: if there is no run.
+        ConfigError: if the run is not finished, files are damaged, or the data contradict what
+            another tool says of a model's origin.
+    """
+    if is_foreign(path):
+        return _of_foreign(read_foreign(path), data)
+    run = RunDirectory(path)
+    model, normalizer = load_trusted(run)
+    settings = to_plain(run.read_config())
+    return Trained(
+        address=str(path),
+        name=run.path.resolve().name,
+        model=model,
+        weights=run.weights,
+        spec=_with_data(settings, data or settings["data"]),
+        output=run.path,
+        normalizer=normalizer,
+        run=run,
+    )
+
+
+def _of_foreign(found: Foreign, data: Mapping[str, Any] | None) -> Trained:
+    if data is not None and issubclass(get_class(data["_target_"]), ActivationDataModule):
+        site = site_of(found.metadata, ActivationStore(data["path"]), data.get("site"))
+        data = {**data, "site": site}
+    digest = digest_of_file(found.weights)[:16]
+    return Trained(
+        address=found.address,
+        name=found.name,
+        model=found.model,
+        weights=found.weights,
+        spec=_with_data(to_plain(composed("train", [])), data),
+        output=OUTPUTS / re.sub(r"[^\w.-]+", "-", f"{found.name}-{digest}"),
+        metadata=found.metadata,
+    )
+
+
+def _with_data(settings: Mapping[str, Any], data: Mapping[str, Any] | None) -> RunSpec:
+    """Return settings with other data, which come raw: the model's own normaliser is used."""
+    raw = None if data is None else {k: v for k, v in data.items() if k != "normalize"}
+    return RunSpec.of_settings({**settings, "data": raw})
+
+
+def typed_data(
+    path: str | Path, overrides: Sequence[str], conf: Path = CONF
+) -> dict[str, Any] | None:
+    """Return the ``data`` node that overrides of a command line name; ``None`` without any.
+
+    They change the node of a run. With ``data=OPTION``, and for a model of another tool, it is
+    composed from a folder of configuration files.
+
+    Raises:
+        ConfigError: if an override is no setting of data, normalises them, or has several values.
+    """
+    for override in overrides:
+        if not override.lstrip("+").startswith("data"):
+            raise ConfigError(f"{override}: only settings of data can differ from the run's own")
+        if override.lstrip("+").startswith("data.normalize"):
+            why = "samples are normalised by the statistics of the run"
+            why = "the model takes raw samples" if is_foreign(path) else why
+            raise ConfigError(f"{override}: {why}")
+    if not overrides:
+        return None
+    if is_foreign(path) or any(override.startswith("data=") for override in overrides):
+        return to_plain(composed("train", overrides, conf))["data"]
+    config = RunDirectory(path).read_config()
+    for parsed in OverridesParser.create().parse_overrides(list(overrides)):
+        if parsed.is_sweep_override():
+            raise ConfigError(f"{parsed.input_line}: several values; one is measured at a time")
+        OmegaConf.update(config, parsed.key_or_group, parsed.value(), merge=True)
+        if parsed.key_or_group in {f"data.{name}" for name in FILES}:
+            config.data.digest = None  # that of the files it was trained on
+    return to_plain(config)["data"]
