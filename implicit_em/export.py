@@ -1,125 +1,170 @@
-"""``implicit-em export RUN --format ...``: write a finished run for other tools."""
+"""``implicit-em export PATH --format ...``: write a trained model for other tools."""
 
 import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from hydra.utils import instantiate
 from safetensors.torch import save
 
 from implicit_em.base.arguments import Parser
-from implicit_em.base.errors import ConfigError, raising
-from implicit_em.base.files import whole, write_json
+from implicit_em.base.errors import ConfigError
+from implicit_em.base.files import read_bytes, read_json, whole, write_json
 from implicit_em.base.quiet import quieten
+from implicit_em.base.tables import format_value
 from implicit_em.base.values import check_word
 from implicit_em.data import ActivationDataModule
-from implicit_em.models import SparseAutoencoder
+from implicit_em.training import evaluations, hub
 from implicit_em.training.decoding import decoder_of
-from implicit_em.training.directory import RunDirectory
-from implicit_em.training.loading import load_trusted
+from implicit_em.training.hooks import metadata_of
 from implicit_em.training.progress import working
 from implicit_em.training.saelens import CONFIG, WEIGHTS, to_saelens
+from implicit_em.training.trained import Trained, trained
 
 PLACES = {"saelens": "saelens", "safetensors": "export.safetensors"}
-"""Default folder or file of each format, in the run's directory."""
-HOOKS = {"resid": "blocks.{}.hook_resid_post", "mlp": "blocks.{}.hook_mlp_out"}
-"""Names that TransformerLens has for sites."""
+"""Default folder or file of each format, in the directory of what is made of a model."""
+NO_HOOK = "sae"
+"""Folder on the hub of a model that is of no language model."""
 
 
-def export(run_dir: str | Path, form: str = "saelens", out: str | Path | None = None) -> Path:
-    """Write a finished run for other tools, which then take raw samples.
-
-    The normalisation is folded into the weights. A model without decoder gets a ridge decoder,
-    fitted on the run's training samples.
+@dataclass(frozen=True)
+class Exported:
+    """A trained model in a format of other tools, not yet written.
 
     Args:
-        run_dir: path of the run directory.
+        model: the trained model.
+        form: ``saelens`` or ``safetensors``.
+        config: its configuration.
+        content: the file of its weights.
+    """
+
+    model: Trained
+    form: str
+    config: dict[str, Any]
+    content: bytes
+
+    @classmethod
+    def of(cls, path: str | Path, form: str) -> "Exported":
+        """Return a trained model in a format; see ``export``."""
+        check_word("format", form, PLACES)
+        model = trained(path)
+        decoder, origin = None, "its own"
+        if not model.has_decoder:
+            origin = "ridge regression after the training"
+            with working("fitting a ridge decoder"):
+                fitted = decoder_of(model.model, model.data)
+            decoder = (fitted.weight, fitted.bias)
+        config, tensors = to_saelens(model.model, model.normalizer, decoder)
+        config["metadata"] = {
+            **_source_of(model),
+            **config["metadata"],
+            "implicit_em_version": version("implicit-em"),
+            "implicit_em_model": type(model.model).__name__,
+            "implicit_em_decoder": origin,
+            "implicit_em_weights": model.digest[:16],
+        }
+        is_file = form == "safetensors"
+        content = save(tensors, {"config": json.dumps(config)} if is_file else None)
+        return cls(model, form, config, content)
+
+    def write(self, out: str | Path | None) -> Path:
+        """Write the folder or file, unless it is there already, and return its path."""
+        place = Path(out) if out else self.model.output / PLACES[self.form]
+        weights = place / WEIGHTS if self.form == "saelens" else place
+        if place.exists():
+            if not self._is_at(place, weights):
+                raise ConfigError(f"out={place}: is there already; nothing is overwritten")
+            return place
+        with whole(weights) as temporary:
+            temporary.write_bytes(self.content)
+        if self.form == "saelens":
+            write_json(place / CONFIG, self.config)  # last: it makes the folder whole
+        return place
+
+    def _is_at(self, place: Path, weights: Path) -> bool:
+        try:
+            same = self.form != "saelens" or read_json(place / CONFIG) == self.config
+            return same and read_bytes(weights) == self.content
+        except (OSError, ConfigError):
+            return False
+
+    def push(self, repository: str, place: Path) -> str:
+        """Upload a folder that was written, and return its address on the hub."""
+        run = self.model.run
+        metrics = dict((run and run.completed_metrics()) or {})
+        kept = sorted(evaluations.read(self.model.output).values(), key=lambda one: one["date"])
+        own = [
+            measured
+            for measured in kept
+            if measured["weights_digest"] == self.model.digest[:16]
+            and (run is None or measured["name"].startswith(evaluations.OWN))
+        ]
+        for last in own[-1:]:
+            metrics |= last["metrics"] | {"measured_on": last["data_digest"]}
+        shown = {name: format_value(value) for name, value in metrics.items() if value is not None}
+        metadata = self.config["metadata"]
+        card = {"config": self.config, "metadata": metadata, "metrics": shown}
+        files = {name: place / name for name in (CONFIG, WEIGHTS)}
+        return hub.push(repository, str(metadata.get("hook_name") or NO_HOOK), files, card)
+
+
+def _source_of(model: Trained) -> dict[str, Any]:
+    """Return where a model comes from, and what SAELens wants to know about its vectors."""
+    if model.run is None:
+        return {name: value for name, value in model.metadata.items() if value is not None}
+    settings = model.spec.settings["data"]
+    found = {
+        "implicit_em_run": model.run.read_spec().fingerprint,
+        "implicit_em_command": " ".join(["implicit-em train", *model.run.read_overrides()]),
+        "implicit_em_data": settings.get("digest"),
+    }
+    data = instantiate(settings)  # which reads nothing yet
+    if isinstance(data, ActivationDataModule):
+        found |= metadata_of(data.store.manifest, data.site)
+    return found
+
+
+def export(path: str | Path, form: str = "saelens", out: str | Path | None = None) -> Path:
+    """Write a trained model for other tools, which then take raw samples.
+
+    The normalisation is folded into the weights. A model without decoder gets a ridge decoder,
+    fitted on the run's training samples. What is there already stays if it is the same.
+
+    Args:
+        path: run directory; or folder or address of another tool's model, see ``evaluate``.
         form: ``saelens``, a folder that ``SAE.load_from_disk`` loads; or ``safetensors``, one file
             with the same arrays, and the settings as its metadata.
-        out: folder or file; by default, in the run directory.
+        out: folder or file; by default in the run directory, or in ``outputs/NAME-DIGEST``.
 
     Returns:
         The path that was written.
 
     Raises:
-        FileNotFoundError: if the directory holds no run.
-        ConfigError: if the run is not finished, has no form there, or ``out`` holds something.
+        FileNotFoundError: if there is no run.
+        ConfigError: if the run is not finished, has no form there, or ``out`` holds something else.
     """
-    run = RunDirectory(run_dir)
-    spec = run.read_spec()
-    check_word("format", form, PLACES)
-    place = Path(out) if out else run.path / PLACES[form]
-    if place.exists():
-        raise ConfigError(f"out={place}: is there already; nothing is overwritten")
-    model, normalizer = load_trusted(run)
-    data = spec.build_data()
-    decoder, origin = None, "its own"
-    if not isinstance(model, SparseAutoencoder):
-        origin = "ridge regression after the training"
-        with working("fitting a ridge decoder"):
-            fitted = decoder_of(model, data)
-        decoder = (fitted.weight, fitted.bias)
-    config, tensors = to_saelens(model, normalizer, decoder)
-    config["metadata"] |= {
-        "implicit_em_version": version("implicit-em"),
-        "implicit_em_run": spec.fingerprint,
-        "implicit_em_model": type(model).__name__,
-        "implicit_em_decoder": origin,
-        **(_source_of(data) if isinstance(data, ActivationDataModule) else {}),
-    }
-    content = save(tensors, {"format": "pt", "config": json.dumps(config)})
-    is_folder = form == "saelens"
-    with whole(place / WEIGHTS if is_folder else place) as temporary:
-        temporary.write_bytes(content)
-    if is_folder:
-        write_json(place / CONFIG, config)  # last: it makes the folder whole
-    return place
-
-
-def _source_of(data: ActivationDataModule) -> dict[str, Any]:
-    """Return what the field's tools want to know about the activations."""
-    manifest = data.store.manifest
-    kind, _, block = data.site.partition(".")
-    return {
-        "model_name": manifest.model["name"],
-        "hook_name": HOOKS[kind].format(block),
-        "context_size": manifest.settings["context"]["length"],
-        "prepend_bos": bool(manifest.prefix),
-    }
-
-
-def push(folder: Path, repository: str) -> str:
-    """Upload a folder to the Hugging Face hub, and return its address.
-
-    Raises:
-        ConfigError: if the hub's library or a token is missing, or the hub refuses.
-    """
-    try:
-        from huggingface_hub import HfApi, get_token
-    except ModuleNotFoundError as error:
-        raise ConfigError('push: huggingface_hub is missing; pip install -e ".[hub]"') from error
-    if get_token() is None:
-        raise ConfigError("push: no token of the hub; set HF_TOKEN, or run hf auth login")
-    with raising(ConfigError, f"push={repository}", Exception):  # of the name, network or server
-        api = HfApi()
-        api.create_repo(repository, exist_ok=True)
-        return str(api.upload_folder(repo_id=repository, folder_path=folder))
+    return Exported.of(path, form).write(out)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Export the run named on the command line; return the exit code."""
+    """Export the model named on the command line; return the exit code."""
     parser = Parser(
         prog="implicit-em export",
-        description="Write a finished run for other tools, with its normalisation in the weights. "
-        "This builds the classes that the run's configuration names.",
+        description="Write a trained model for other tools, with its normalisation in the weights. "
+        "This builds the classes that a run's configuration names.",
     )
-    parser.add_argument("run_dir", type=Path, metavar="RUN")
+    path = "run directory, folder of SAELens or dictionary_learning, or hub:OWNER/NAME[:FOLDER]"
+    parser.add_argument("path", metavar="PATH", help=path)
     parser.add_argument("--format", default="saelens", help="saelens (default) or safetensors")
-    parser.add_argument("--out", type=Path, help="folder or file; default: in the run directory")
-    parser.add_argument("--push", metavar="NAME/REPO", help="upload the folder to the hub as well")
+    out = "folder or file; default: in RUN, or in outputs/NAME-DIGEST"
+    parser.add_argument("--out", type=Path, help=out)
+    push = "also upload it to the hub, into a folder named by its place, with a model card"
+    parser.add_argument("--push", metavar="OWNER/NAME", help=push)
     return parser.run(arguments, _export_and_push)
 
 
@@ -127,10 +172,15 @@ def _export_and_push(options: argparse.Namespace) -> None:
     if options.push and options.format != "saelens":
         raise ConfigError("push: allowed for --format saelens alone")
     quieten()
-    place = export(options.run_dir, options.format, options.out)
+    if options.push:
+        hub.check(options.push)  # before anything takes time
+    exported = Exported.of(options.path, options.format)
+    if options.push:
+        hub.create(options.push)  # before anything is written
+    place = exported.write(options.out)
     print(f"Written to {place}")
     if options.push:
-        print(push(place, options.push))
+        print(f"Pushed to {exported.push(options.push, place)}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def quieten() -> None:
     """Let libraries log only warnings, and only those that the user can act on."""
     import pytorch_lightning  # noqa: F401  (it sets its own level when imported)
 
-    for name in ("pytorch_lightning", "lightning_fabric", "fontTools"):
+    for name in ("pytorch_lightning", "lightning_fabric", "fontTools", "httpx", "httpx2"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # it logs what it also raises
     for message in NOT_TO_ACT_ON:

@@ -3,7 +3,7 @@
 import glob
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,9 @@ from implicit_em.base.errors import ConfigError
 
 PREFIX = "hub:"
 ADDRESS = re.compile(r"hub:(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^:]+))?(:(?P<folder>[^/].*))?")
+
+CARD, README = Path(__file__).with_name("card.md.j2"), "README.md"
+"""Template of a model card, and the card's name on the hub."""
 
 
 def is_address(path: str | Path) -> bool:
@@ -57,3 +60,47 @@ def _asking(subject: str) -> Iterator[Any]:
     except Exception as error:  # of the name, the network, the server, or the disk
         reason = textwrap.shorten(str(error), 200, placeholder=" ...")
         raise ConfigError(f"{subject}: {reason}") from error
+
+
+def check(repository: str) -> None:
+    """Raise ``ConfigError`` for what is no name, and without a client or a token."""
+    if not ADDRESS.fullmatch(f"{PREFIX}{repository}") or {":", "@"} & set(repository):
+        raise ConfigError(f"push={repository}: write OWNER/NAME")
+    with _asking("push") as client:
+        token = client.get_token()
+    if token is None:
+        raise ConfigError("push: no token of the hub; set HF_TOKEN, or run hf auth login")
+
+
+def create(repository: str) -> None:
+    """Create a repository, if there is none; raise ``ConfigError`` if the hub refuses."""
+    with _asking(f"push={repository}") as client:
+        client.HfApi().create_repo(repository, exist_ok=True)
+
+
+def push(repository: str, folder: str, files: Mapping[str, Path], card: Mapping[str, Any]) -> str:
+    """Write a folder of a repository, with a model card, in one commit; return its address.
+
+    The card is also that of the repository, unless this has one.
+
+    Args:
+        repository: ``OWNER/NAME``.
+        folder: the folder in it.
+        files: files by their names there.
+        card: values of the card's template.
+
+    Raises:
+        ConfigError: if the hub refuses.
+    """
+    with _asking(f"push={repository}") as client:
+        api, add = client.HfApi(), client.CommitOperationAdd
+        tags = ["sparse-autoencoder", "saelens", "mechanistic-interpretability"]
+        values = {"repository": repository, "folder": folder, **card}
+        data = client.ModelCardData(library_name="saelens", tags=tags)
+        text = str(client.ModelCard.from_template(data, template_path=str(CARD), **values)).encode()
+        operations = [add(f"{folder}/{name}", path) for name, path in files.items()]
+        operations.append(add(f"{folder}/{README}", text))
+        if not api.file_exists(repository, README):
+            operations.append(add(README, text))
+        api.create_commit(repository, operations, commit_message=f"Write {folder}")
+    return f"{PREFIX}{repository}:{folder}"

@@ -74,7 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, function):
         path = unquote(urlsplit(self.path).path)
         self.server.asked.append((self.command, path))
-        self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.body = self._body()
         try:
             if self.command == "POST" and self.headers.get("Authorization") != f"Bearer {TOKEN}":
                 self._send(401, {"error": "Invalid user token."})
@@ -83,6 +83,16 @@ class _Handler(BaseHTTPRequestHandler):
         except _Missing as error:
             code = NOT_FOUND[str(error)]
             self._send(404, {"error": str(error)}, {"X-Error-Code": code})
+
+    def _body(self):
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
 
     def _send(self, status, content=b"", headers=()):
         data = content if isinstance(content, bytes) else json.dumps(content).encode()

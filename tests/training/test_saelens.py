@@ -246,21 +246,28 @@ def test_a_run_is_exported_with_a_ridge_decoder_and_says_so(run, capsys):
         assert torch.equal(array, whole[name])
 
 
-def test_bad_exports_are_one_line(run, capsys, monkeypatch, tmp_path):
-    assert main([str(run)]) == 0
+def test_an_export_that_is_there_stays_and_nothing_else_is_overwritten(run, capsys, tmp_path):
+    weights = run / "saelens" / "sae_weights.safetensors"
+    for form in ("saelens", "safetensors"):
+        assert main([str(run), "--format", form]) == 0
+        before = weights.stat().st_mtime_ns
+        assert main([str(run), "--format", form]) == 0
+    assert weights.stat().st_mtime_ns == before
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
     for arguments, said in (
         ([str(run)], f"out={run / 'saelens'}: is there already; nothing is overwritten"),
+        ([str(run), "--out", str(tmp_path)], f"out={tmp_path}: is there already"),
         ([str(run), "--format", "pickle"], "format=pickle: allowed are saelens, safetensors"),
         ([str(run), "--format", "safetensors", "--push", "a/b"], "push: allowed for --format"),
+        ([str(run), "--push", "b"], "push=b: write OWNER/NAME"),
         ([str(tmp_path)], f"{tmp_path} is no run directory"),
     ):
         capsys.readouterr()
         assert main(arguments) == 2
         assert said in capsys.readouterr().err
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "none"))
-    assert main([str(run), "--out", str(tmp_path / "other"), "--push", "a/b"]) == 2
-    assert "push: no token of the hub" in capsys.readouterr().err
+    assert weights.read_bytes() == changed
 
 
 def test_a_run_on_a_store_names_the_place_in_the_model(tmp_path, command_line):
@@ -272,7 +279,8 @@ def test_a_run_on_a_store_names_the_place_in_the_model(tmp_path, command_line):
     further = ["probe=none", "picture=false", f"hydra.run.dir={tmp_path / 'run'}"]
     assert command_line(*data, *brief, *further) == 0
     config = json.loads((export(tmp_path / "run") / "cfg.json").read_text())
-    assert config["metadata"]["hook_name"] == "blocks.0.hook_resid_post"
+    assert config["metadata"]["hook_name"] == "model.layers.0"
+    assert config["metadata"]["model_class_name"] == "AutoModelForCausalLM"
     assert config["metadata"]["implicit_em_decoder"] == "its own"
     assert (config["architecture"], config["k"]) == ("topk", 2)
 
