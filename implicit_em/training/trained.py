@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.utils import get_class
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from implicit_em.base.digest import digest_of_file
-from implicit_em.base.errors import ConfigError
+from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.config import CONF
 from implicit_em.config.composing import composed
 from implicit_em.config.schema import to_plain
@@ -195,10 +197,14 @@ def typed_data(
     if is_foreign(path) or any(override.startswith("data=") for override in overrides):
         return to_plain(composed("train", overrides, conf))["data"]
     config = RunDirectory(path).read_config()
-    for parsed in OverridesParser.create().parse_overrides(list(overrides)):
-        if parsed.is_sweep_override():
-            raise ConfigError(f"{parsed.input_line}: several values; one is measured at a time")
-        OmegaConf.update(config, parsed.key_or_group, parsed.value(), merge=True)
-        if parsed.key_or_group in {f"data.{name}" for name in FILES}:
-            config.data.digest = None  # that of the files it was trained on
-    return to_plain(config)["data"]
+    try:
+        for parsed in OverridesParser.create().parse_overrides(list(overrides)):
+            if parsed.is_sweep_override():
+                line = parsed.input_line
+                raise ConfigError(f"{line}: several values; one is measured at a time")
+            OmegaConf.update(config, parsed.key_or_group, parsed.value(), merge=True)
+            if parsed.key_or_group in {f"data.{name}" for name in FILES}:
+                config.data.digest = None  # that of the files it was trained on
+        return to_plain(config)["data"]
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(one_line(error)) from error

@@ -1,6 +1,7 @@
-"""``implicit-em explore RUN ...``: write a page of every feature of finished runs."""
+"""``implicit-em explore PATH ...``: write a page of every feature of trained models."""
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,16 +11,23 @@ from implicit_em.base.arguments import Parser
 from implicit_em.base.errors import ConfigError
 from implicit_em.base.quiet import quieten
 
+SETTING = re.compile(r"[+~]*data[.=]")
+"""Beginning of a setting of data."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the page, or serve it; return the exit code."""
     parser = Parser(
         prog="implicit-em explore",
-        description="Write a page of every feature of finished runs, which opens in any browser "
+        description="Write a page of every feature of trained models, which opens in any browser "
         "without a server. This builds the classes that the runs' configurations name.",
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directories")
-    out = "folder of the page, or its file; default: RUN/explore"
+    paths = (
+        "run directories; folders of SAELens or dictionary_learning, or hub:OWNER/NAME[:FOLDER]; "
+        "and settings of data, e.g. data=activations data.path=STORE"
+    )
+    parser.add_argument("paths", nargs="+", metavar="PATH", help=paths)
+    out = "folder of the page, or its file; default: explore in RUN, or in outputs/NAME-DIGEST"
     parser.add_argument("--out", type=Path, help=out)
     single = "one file, for at most 1,000 features"
     parser.add_argument("--single", action="store_true", help=single)
@@ -35,21 +43,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _write_or_serve(options: argparse.Namespace) -> None:
-    from implicit_em.viewer.exploring import explore
+    from implicit_em.training.trained import typed_data
+    from implicit_em.viewer.exploring import explore, served
 
     if options.serve and (options.out or options.single):
         raise ConfigError("serve: its page is not kept; leave out --out and --single")
     quieten()
-    if options.serve:
-        _serve(options)
-    else:
-        print(f"Open {explore(options.runs, options.out, options.single, options.lm)}")
-
-
-def _serve(options: argparse.Namespace) -> None:
-    from implicit_em.viewer.exploring import served
-
-    with suppress(KeyboardInterrupt), served(options.runs, options.lm, options.port) as found:
+    # A job of a sweep may have a directory of such a name.
+    typed = [word for word in options.paths if SETTING.match(word) and not Path(word).exists()]
+    runs = [word for word in options.paths if word not in typed]
+    if not runs:
+        raise ConfigError(f"{typed[0]}: name a run directory, or a folder, before it")
+    data = typed_data(runs[0], typed)
+    if not options.serve:
+        print(f"Open {explore(runs, options.out, options.single, options.lm, data)}")
+        return
+    with suppress(KeyboardInterrupt), served(runs, options.lm, options.port, data) as found:
         address, server = found
         print(f"Open {address} here; Ctrl-C ends it", flush=True)
         server.serve_forever()

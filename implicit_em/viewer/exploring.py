@@ -1,7 +1,7 @@
-"""From finished runs to a page of their features."""
+"""From trained models to a page of their features."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import permutations
 from pathlib import Path
@@ -17,13 +17,12 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from implicit_em.base.errors import ConfigError
-from implicit_em.data import ActivationDataModule, ResidentDataModule
+from implicit_em.data import ActivationDataModule
 from implicit_em.metrics.dictionaries import cosines
-from implicit_em.models import Encoder, SparseAutoencoder
+from implicit_em.models import Encoder
 from implicit_em.training.decoding import BATCH, decoder_of, encoded
-from implicit_em.training.directory import RunDirectory
-from implicit_em.training.loading import load_trusted
 from implicit_em.training.progress import RateProgress, working
+from implicit_em.training.trained import Trained, trained
 from implicit_em.viewer.activity import BLOCK, Activity, Unit
 from implicit_em.viewer.effects import Effects
 from implicit_em.viewer.features import Features
@@ -44,20 +43,24 @@ def explore(
     out: str | Path | None = None,
     single: bool = False,
     lm: str | None = None,
+    data: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a page of the features of finished runs; it opens in a browser without a server.
+    """Write a page of the features of trained models; it opens in a browser without a server.
 
-    The samples are those on which the runs were measured. Features of several runs are matched by
-    their directions. This builds the classes that the runs' configurations name.
+    The samples are those on which the runs were measured, or others. Features of several models are
+    matched by their directions. This builds the classes that the runs' configurations name.
 
     Args:
-        runs: a run directory, or several, whose data must have one width.
+        runs: a run directory, or the folder or address of another tool's model (see ``evaluate``);
+            or several, whose data must have one width.
         out: folder or file of the page; by default, ``explore`` or ``explore.html`` in the first
-            run's directory. An earlier page there is replaced.
+            run's directory or, for another tool's model, in ``outputs/NAME-DIGEST``. An earlier
+            page there is replaced.
         single: whether to write a single file, for at most 1,000 features.
         lm: folder, GGUF file or hub name of the language model that a store was harvested from;
             ``None`` for the place that ``conf/lm`` names. A causal one shows which tokens a feature
             promotes.
+        data: ``data`` node as plain containers; ``None`` for that of each run.
 
     Returns:
         The path of the file to open.
@@ -67,113 +70,126 @@ def explore(
             be read, or something else is at ``out``.
         FileNotFoundError: if there is no run.
     """
-    directories = [RunDirectory(run) for run in ([runs] if isinstance(runs, str | Path) else runs)]
-    if not directories:
+    named = [runs] if isinstance(runs, str | Path) else runs
+    if not named:
         raise ConfigError("runs: none is named")
-    place = Path(out) if out else directories[0].path / PLACES[single]
+    models = [trained(run, data) for run in named]
+    place = Path(out) if out else models[0].output / PLACES[single]
     page: Page = SingleFile(place) if single else Folder(place)
     page.check()
-    models = [load_trusted(run)[0] for run in directories]
-    units = sum(len(model.weight) for model in models)
+    units = sum(len(found.model.weight) for found in models)
     if single and units > MOST_IN_ONE_FILE:
         raise ConfigError(
             f"single: {units:,} features; a file holds at most {MOST_IN_ONE_FILE:,}, a folder all"
         )
-    return _write(page, directories, models, lm)
+    return _write(page, models, lm)
 
 
 @contextmanager
 def served(
-    runs: Sequence[str | Path], lm: str | None = None, port: int = 0
+    runs: Sequence[str | Path],
+    lm: str | None = None,
+    port: int = 0,
+    data: Mapping[str, Any] | None = None,
 ) -> Iterator[tuple[str, Any]]:
-    """Serve a page of runs to this machine alone, on which inputs of the first run can be tried.
+    """Serve a page of models to this machine alone, on which inputs of the first can be tried.
 
     The page lies in a temporary folder, and is gone at the end.
 
     Args:
-        runs: run directories, as for ``explore``.
+        runs: as for ``explore``.
         lm: as for ``explore``.
         port: port; 0 takes a free one.
+        data: as for ``explore``.
 
     Yields:
         The page's address, and the server: ``serve_forever`` answers, ``shutdown`` ends it.
 
     Raises:
-        ConfigError: as ``explore`` does; if the run's samples are neither images nor of a language
-            model; or if the port is taken.
+        ConfigError: as ``explore`` does; if the first model's samples are neither images nor of a
+            language model; or if the port is taken.
     """
     from implicit_em.viewer.serving import serving  # here, because it loads a web server
 
-    directories = [RunDirectory(run) for run in runs]
-    models = [load_trusted(run)[0] for run in directories]
-    trial = trial_of(models[0], directories[0].read_spec().build_data(), lm)
+    models = [trained(run, data) for run in runs]
+    trial = trial_of(models[0].model, models[0].data, lm)
     with TemporaryDirectory(prefix="implicit-em-") as folder:
         page = Folder(Path(folder, "page"), served=True)
         with serving(page.path, trial, port) as (address, server):
-            _write(page, directories, models, lm)
+            _write(page, models, lm)
             yield address, server
 
 
-def _write(page: Page, runs: Sequence[RunDirectory], models: Sequence[Any], lm: str | None) -> Path:
+def _write(page: Page, models: Sequence[Trained], lm: str | None) -> Path:
     """Write everything of a page, and return the path to open."""
-    widths = {model.weight.shape[1] for model in models}
+    widths = {found.model.weight.shape[1] for found in models}
     if len(widths) > 1:
         listed = " and ".join(map(str, sorted(widths)))
         raise ConfigError(f"runs on data of widths {listed}: their features cannot be matched")
     try:
         with scratch(page.path) as folder:
             directions = [
-                _put(page, number, run, model, folder, lm)
-                for number, (run, model) in enumerate(zip(runs, models, strict=True))
+                _put(page, number, found, folder, lm) for number, found in enumerate(models)
             ]
         for first, second, partner_K, cosine_K in matches(directions):
             content = [partner_K.tolist(), list(map(short, cosine_K))]
             page.put(f"{first}/matches-{second}", content)
-        return page.finish(len(runs))
+        return page.finish(len(models))
     finally:
         page.forget()
 
 
-def _put(
-    page: Page, number: int, run: RunDirectory, model: Any, folder: Path, lm: str | None
-) -> np.ndarray:
-    """Write the data of a run, and return the directions of its units."""
-    spec = run.read_spec()
-    data = spec.build_data()
+def _put(page: Page, number: int, model: Trained, folder: Path, lm: str | None) -> np.ndarray:
+    """Write the data of a model, and return the directions of its units."""
     spilled = folder / str(number)
     spilled.mkdir()
-    found = _features(run, model, data, spilled, lm)
+    found = _features(model, spilled, lm)
     rows = []
-    with RateProgress(f"{run.path}: writing", len(found), "features") as progress:
+    with RateProgress(f"{model.address}: writing", len(found), "features") as progress:
         for block in range(found.activity.blocks):
             units = found.block(block)
             page.put(f"{number}/block-{block}", [unit.shown for unit in units])
             rows += [unit.row for unit in units]
             progress.advance(len(units))
     shutil.rmtree(spilled)
-    with working(f"{run.path}: random directions, for comparison"):
-        control = _control(found, rows, data.final_samples()[0])
+    with working(f"{model.address}: random directions, for comparison"):
+        control = _control(found, rows, model.data.final_samples()[0])
     page.put(f"{number}/table", {name: [row[name] for row in rows] for name in rows[0]})
-    has_own = isinstance(model, SparseAutoencoder)
-    metrics = run.completed_metrics() or {}
     about = {
-        "name": run.path.resolve().name,
-        "model": type(model).__name__,
+        "name": model.name,
+        "model": type(model.model).__name__,
         "units": len(found),
         "block": BLOCK,
-        "decoder": "its own decoder" if has_own else "a ridge decoder, fitted afterwards",
-        "samples": f"{found.activity.samples:,} {data.final} samples",
+        "decoder": "its own decoder" if model.has_decoder else "a ridge decoder, fitted afterwards",
+        "samples": f"{found.activity.samples:,} {model.data.final} samples",
         "kind": found.seen.kind,
         "labels": list(found.seen.labels),
         "control": control,
-        "command": " ".join(["implicit-em train", *run.read_overrides()]),
-        "metrics": {key: v for key, v in metrics.items() if not isinstance(v, dict | list)},
-        "history": _history(run.history),
-        "settings": OmegaConf.to_yaml(OmegaConf.create(spec.settings)),
+        **_of_training(model),
         **found.seen.about(),
     }
     page.put(f"{number}/about", about)
     return found.directions_KD
+
+
+def _of_training(model: Trained) -> dict[str, Any]:
+    """Return what is known of a model's training."""
+    if (run := model.run) is None:
+        told = {"address": model.address, "weights": model.digest, "metadata": model.metadata}
+        settings = {**told, "data": model.spec.settings["data"]}
+        return {
+            "command": f"implicit-em explore {model.address}",
+            "metrics": {},
+            "history": {},
+            "settings": OmegaConf.to_yaml(OmegaConf.create(settings)),
+        }
+    metrics = run.completed_metrics() or {}
+    return {
+        "command": " ".join(["implicit-em train", *run.read_overrides()]),
+        "metrics": {key: v for key, v in metrics.items() if not isinstance(v, dict | list)},
+        "history": _history(run.history),
+        "settings": OmegaConf.to_yaml(OmegaConf.create(run.read_spec().settings)),
+    }
 
 
 def _control(found: Features, rows: Sequence[dict[str, Any]], samples: Any) -> list[list[float]]:
@@ -188,26 +204,27 @@ def _control(found: Features, rows: Sequence[dict[str, Any]], samples: Any) -> l
     return [list(values) for values in zip(*pairs, strict=True)]
 
 
-def features(run_dir: str | Path, lm: str | None = None) -> Features:
-    """Return the features of a finished run; a notebook displays ``features(run)[12]``.
+def features(
+    run: str | Path, lm: str | None = None, data: Mapping[str, Any] | None = None
+) -> Features:
+    """Return the features of a trained model; a notebook displays ``features(run)[12]``.
 
-    The samples are those on which the run was measured. What activates the features lies in a
-    temporary folder, which is removed with the result. This builds the classes that the run's
+    The samples are those on which the run was measured, or others. What activates the features lies
+    in a temporary folder, which is removed with the result. This builds the classes that the run's
     configuration names.
 
     Args:
-        run_dir: path of the run directory.
+        run: run directory, or the folder or address of another tool's model.
         lm: as for ``explore``.
+        data: as for ``explore``.
 
     Raises:
         ConfigError: if the run is not finished, or its data or the language model cannot be read.
         FileNotFoundError: if there is no run.
     """
-    run = RunDirectory(run_dir)
-    model, data = load_trusted(run)[0], run.read_spec().build_data()
-    folder = Path(mkdtemp(prefix="implicit-em-"))
+    model, folder = trained(run, data), Path(mkdtemp(prefix="implicit-em-"))
     try:
-        found = _features(run, model, data, folder, lm)
+        found = _features(model, folder, lm)
     except BaseException:
         shutil.rmtree(folder)
         raise
@@ -215,17 +232,16 @@ def features(run_dir: str | Path, lm: str | None = None) -> Features:
     return found
 
 
-def _features(
-    run: RunDirectory, model: Any, data: ResidentDataModule, folder: Path, lm: str | None
-) -> Features:
-    """Encode the final samples of a run, and return its features."""
+def _features(found: Trained, folder: Path, lm: str | None) -> Features:
+    """Encode the final samples, and return the features of a model."""
+    model, data = found.model, found.data
     samples, labels = data.final_samples()
-    with RateProgress(f"{run.path}: encoding", len(samples), "samples") as progress:
+    with RateProgress(f"{found.address}: encoding", len(samples), "samples") as progress:
         activity = Activity.record(model, samples, folder, progress.advance)
-    if isinstance(model, SparseAutoencoder):
+    if found.has_decoder:
         directions_KD = model.decoder.weight.detach().cpu().numpy().T
     else:
-        with working(f"{run.path}: fitting a ridge decoder"):
+        with working(f"{found.address}: fitting a ridge decoder"):
             directions_KD = decoder_of(model, data).weight.cpu().numpy()
     effects = Effects.of(data, lm) if isinstance(data, ActivationDataModule) else None
     encoder_KD = model.weight.detach().cpu().numpy()

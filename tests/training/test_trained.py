@@ -16,7 +16,8 @@ from implicit_em.base.errors import ConfigError
 from implicit_em.evaluate import main
 from implicit_em.metrics.reconstruction import fvu
 from implicit_em.training.hooks import hooks_of, metadata_of, site_of
-from implicit_em.training.trained import trained
+from implicit_em.training.trained import trained, typed_data
+from implicit_em.viewer.__main__ import main as explore_main
 
 WIDTH, UNITS = 3, 8
 
@@ -162,3 +163,28 @@ def test_an_export_names_the_place_as_transformer_lens_or_transformers_do(
     assert (found["model_class_name"], found["hook_name"]) == (cls, hook)
     assert site_of(found, store, None) == "resid.3"
     assert hook in hooks_of("resid.3", architecture)
+
+
+def test_its_features_are_shown_on_the_vectors_that_are_named(store, tmp_path, capsys):
+    folder = made(tmp_path / "sae", hook_name="blocks.0.hook_resid_post")
+    before = sorted(folder.iterdir())
+    data = ["data=activations", f"data.path={store}"]
+    assert explore_main([*data, str(folder), str(folder), "data.largest_norm=null"]) == 0
+    (index,) = (tmp_path / "outputs").glob("sae-*/explore/index.html")
+    assert capsys.readouterr().out.endswith(f"Open {index.relative_to(tmp_path)}\n")
+    assert sorted(folder.iterdir()) == before
+    about = (index.parent / "data" / "0" / "about.js").read_text()
+    assert '"decoder":"its own decoder"' in about
+    assert f"address: {folder}" in about
+    node = typed_data(folder, [*data, "data.largest_norm=null"])
+    table = implicit_em.features(folder, data=node).table()
+    x_ND = trained(folder, node).data.split("test")[0].float()
+    active_NK = implicit_em.load(folder).encode(x_ND) > 0
+    np.testing.assert_allclose(table["density"], active_NK.double().mean(0), atol=1e-4)
+    for words, said in (
+        ([str(folder)], "says nothing of its data; write data=activations data.path=STORE"),
+        (data, "data=activations: name a run directory, or a folder, before it"),
+        ([str(folder), "data=none"], "data=none: no such option"),
+    ):
+        assert explore_main(words) == 2
+        assert said in one_line(capsys)
