@@ -8,9 +8,12 @@ from helpers.lines import one_line
 from torch.nn.functional import cross_entropy, kl_div
 
 import implicit_em
+from implicit_em.base.errors import ConfigError
 from implicit_em.data import ActivationDataModule
 from implicit_em.evaluate import evaluate, main
+from implicit_em.export import export
 from implicit_em.metrics.language import INSIDE, measured_inside
+from implicit_em.training.trained import typed_data
 
 SITE = 2
 BRIEF = ("trainer.max_epochs=1", "model.hidden=12", "data.batch_size=64", "logger=csv")
@@ -39,7 +42,7 @@ def trained(command_line_of, tmp_path):
     return trained
 
 
-def test_the_losses_are_those_of_transformers_with_a_hook(trained, tmp_path):
+def test_the_losses_are_those_of_transformers_with_a_hook_also_of_an_export(trained, tmp_path):
     import transformers
 
     folder = trained()
@@ -73,6 +76,14 @@ def test_the_losses_are_those_of_transformers_with_a_hook(trained, tmp_path):
     assert np.isfinite(list(expected.values())).all()
     for key, value in expected.items():
         assert found[key] == pytest.approx(value, abs=1e-4), key
+    # A folder of another tool is measured alike.
+    place, data = export("run"), typed_data("run", ["data.batch_size=7"])
+    exported = evaluate(place, data, inside=True, lm=str(folder), out="elsewhere")
+    for key in (*INSIDE, "fvu", "ridge_fvu", "l0", "inactive_units", "redundancy"):
+        assert exported[key] == pytest.approx(found[key], rel=1e-3, abs=1e-5), key
+    assert exported["site"] == f"resid.{SITE}"
+    with pytest.raises(ConfigError, match=r"data\.site=resid\.1: the model is of resid\.2, its"):
+        evaluate(place, {**data, "site": "resid.1"})
 
 
 def test_a_run_without_decoder_gets_one_and_the_table_shows_what_it_does(trained, capsys):
