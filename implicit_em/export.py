@@ -116,7 +116,8 @@ class Exported:
 def _source_of(model: Trained) -> dict[str, Any]:
     """Return where a model comes from, and what SAELens wants to know about its vectors."""
     if model.run is None:
-        return {name: value for name, value in model.metadata.items() if value is not None}
+        source = {"implicit_em_source": model.address if hub.is_address(model.address) else None}
+        return {k: v for k, v in {**model.metadata, **source}.items() if v is not None}
     settings = model.spec.settings["data"]
     found = {
         "implicit_em_run": model.run.read_spec().fingerprint,

@@ -160,7 +160,9 @@ def from_saelens(config: Mapping[str, Any], arrays: dict[str, Tensor]) -> nn.Mod
     parameters = PARAMETERS[architecture]
     if different := sorted(set(arrays) ^ set(parameters)):
         raise ValueError(f"{architecture}: missing or unknown: {', '.join(different)}")
-    dtype = DTYPES[str(config.get("dtype", arrays["W_dec"].dtype)).removeprefix("torch.")]
+    word = str(config.get("dtype", arrays["W_dec"].dtype)).removeprefix("torch.")
+    check_word("dtype", word, DTYPES)
+    dtype = DTYPES[word]
     arrays = {name: array.to(dtype) for name, array in arrays.items()}
     if config.get("rescale_acts_by_decoder_norm"):
         # The k largest are those of activations times the lengths of the decoder's rows.
@@ -170,6 +172,8 @@ def from_saelens(config: Mapping[str, Any], arrays: dict[str, Tensor]) -> nn.Mod
     if "threshold" in arrays:
         arrays["threshold"] = arrays["threshold"].clamp(min=0).log()
     units, width = arrays["W_dec"].shape
+    for name, size in (("d_in", width), ("d_sae", units)):
+        check_word(name, config.get(name, size), (size,), " by its weights")
     options = {"k": config["k"]} if architecture == "topk" else {}
     subtract = bool(config.get("apply_b_dec_to_input", True))
     model: Any = CLASSES[architecture](

@@ -161,3 +161,6 @@ def test_a_model_of_another_tool_is_pushed_with_a_card_of_the_repository(hub, tm
     x_ND = torch.randn(20, 6)
     ours, theirs = implicit_em.load(tmp_path / "mine"), implicit_em.load("hub:me/new:sae")
     torch.testing.assert_close(theirs.reconstruct(x_ND), ours.reconstruct(x_ND))
+    assert main(["hub:me/new:sae", "--push", "me/again"]) == 0
+    (commit,) = hub.repositories["me/new"]
+    assert f"| made of | hub:me/new@{commit}:sae |" in hub.files("me/again")["README.md"].decode()

@@ -202,7 +202,8 @@ def test_what_has_no_form_there_is_one_line(tmp_path):
         ({"normalize_activations": "layer_norm"}, "normalize_activations=layer_norm: allowed are"),
         ({"reshape_activations": "hook_z"}, "reshape_activations=hook_z: allowed are none"),
         ({"activation_fn": "tanh-relu"}, "activation_fn=tanh-relu: allowed are relu, topk"),
-        ({"dtype": "int8"}, "'int8'"),
+        ({"dtype": "int8"}, "dtype=int8: allowed are float32, float64, float16, bfloat16"),
+        ({"d_in": 5}, f"d_in=5: allowed by its weights are {WIDTH}"),
     ],
 )
 def test_folders_that_cannot_be_read_are_one_line(changes, said, tmp_path):
