@@ -38,7 +38,9 @@ Arrays = tuple[Collection[Any], Callable[[Any], Any]]
 
 
 @contextmanager
-def opened(path: Path, state: State | None = None, sha256: str | None = None) -> Iterator[FileIO]:
+def unchanged(
+    path: Path, state: State | None = None, sha256: str | None = None
+) -> Iterator[FileIO]:
     """Yield a file to read from, whose state must not change meanwhile.
 
     Args:
@@ -106,7 +108,7 @@ class ArrayOnDisk:
         """Return all values; ``ConfigError`` if memory does not hold them."""
         refuse_beyond_memory(self.nbytes)
         values = torch.empty(self.shape, dtype=self.dtype)
-        with opened(self.path, self.state) as file:
+        with unchanged(self.path, self.state) as file:
             _fill(file, self.start, _bytes_of(values))
         return values
 
@@ -119,7 +121,7 @@ class ArrayOnDisk:
         starts = np.union1d(apart, np.arange(0, len(rows_N), rows_at_once(self.shape)))
         ends = [*starts[1:].tolist(), len(rows_N)]
         content = _bytes_of(out)
-        with opened(self.path, self.state) as file:
+        with unchanged(self.path, self.state) as file:
             for start, end in zip(starts.tolist(), ends, strict=True):
                 first, count = int(rows_N[start]), int(rows_N[end - 1] - rows_N[start]) + 1
                 place = self.start + first * width

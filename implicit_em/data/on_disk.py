@@ -10,7 +10,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from implicit_em.data.arrays import ArrayOnDisk, opened, refuse_beyond_memory, rows_at_once
+from implicit_em.data.arrays import ArrayOnDisk, refuse_beyond_memory, rows_at_once, unchanged
 from implicit_em.data.resident import as_unit_float
 from implicit_em.models.normalizing import Normalizer
 
@@ -126,7 +126,7 @@ class SamplesOnDisk:
     def check(self) -> None:
         """Raise ``DamagedError`` if a file is not as it was when its array was found."""
         for array in self.arrays:
-            with opened(array.path, array.state):
+            with unchanged(array.path, array.state):
                 pass
 
     def split(self, size: int) -> Iterator[Tensor]:

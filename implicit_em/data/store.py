@@ -19,7 +19,7 @@ from implicit_em.base.errors import ConfigError, DamagedError, raising
 from implicit_em.base.files import read_json, whole, write_json
 from implicit_em.base.validation import first_mistake
 from implicit_em.base.values import check_word
-from implicit_em.data.arrays import ArrayOnDisk, in_safetensors, opened
+from implicit_em.data.arrays import ArrayOnDisk, in_safetensors, unchanged
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -209,7 +209,7 @@ class ActivationStore:
         """
         path, count = self.check(shard), shard.tokens
         no_shard = raising(DamagedError, f"{path}: no shard", Exception)  # its content is anybody's
-        with opened(path, sha256=shard.sha256) as file, no_shard:
+        with unchanged(path, sha256=shard.sha256) as file, no_shard:
             names, get = in_safetensors(file)
             arrays = {name: get(name) for name in names}
         vectors = {s: (self.manifest.dtype, count, d) for s, d in self.manifest.sites.items()}

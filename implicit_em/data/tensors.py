@@ -27,8 +27,8 @@ from implicit_em.data.arrays import (
     ArrayOnDisk,
     Arrays,
     in_safetensors,
-    opened,
     refuse_beyond_memory,
+    unchanged,
 )
 from implicit_em.data.checks import check_split, check_whole_numbers
 from implicit_em.data.modules import ResidentDataModule
@@ -37,6 +37,7 @@ from implicit_em.data.sharing import Source
 
 FILES = ("path", "labels", "test_path", "test_labels")
 """Settings that may name a file, in the order of the digest."""
+BYTEORDER = sys.byteorder.encode()
 DESCRIPTION = 2**20
 """Largest number of bytes in which a .pt file may describe its tensors."""
 
@@ -205,7 +206,7 @@ class TensorDataModule(ResidentDataModule):
         """
         formats = {".npz": _in_npz, ".npy": _in_npy, ".safetensors": in_safetensors, ".pt": _in_pt}
         try:
-            with opened(path, sha256=self._content.get(path)) as file:
+            with unchanged(path, sha256=self._content.get(path)) as file:
                 names, get = formats[path.suffix](file)
                 found = [
                     name for name in names if (name != besides if key is None else name == key)
@@ -275,7 +276,7 @@ def _in_pt(file: FileIO) -> Arrays:
             raise TypeError("its parts are compressed; save it with torch.save")
         if parts["data.pkl"].file_size > DESCRIPTION:
             raise ValueError(f"it describes its tensors in more than {DESCRIPTION} bytes")
-        if archive.read(parts["byteorder"]).decode() != sys.byteorder:
+        if "byteorder" in parts and archive.open(parts["byteorder"]).read(6) != BYTEORDER:
             raise TypeError("its numbers are in another byte order")
         loaded = _Described(archive.open(parts["data.pkl"])).load()
     found = loaded if isinstance(loaded, dict) else {Path(str(file.name)).stem: loaded}
@@ -284,8 +285,8 @@ def _in_pt(file: FileIO) -> Arrays:
         if not isinstance(tensor := found[name], _Saved):
             return tensor
         part = parts[f"data/{tensor.key}"]
-        size = math.prod(tensor.shape) * tensor.dtype.itemsize
-        if size > part.file_size:
+        count = part.file_size // tensor.dtype.itemsize
+        if not 0 <= tensor.first <= count - math.prod(tensor.shape):
             raise ConfigError(f"{file.name}: is of shape {tensor.shape}, but holds less")
         file.seek(part.header_offset + 26)  # the lengths of two fields before the content
         lengths = np.frombuffer(file.read(4), "<u2").sum()
@@ -294,7 +295,6 @@ def _in_pt(file: FileIO) -> Arrays:
         if meta.is_contiguous():
             first = start + tensor.first * tensor.dtype.itemsize
             return ArrayOnDisk.found(file, first, tensor.dtype, tensor.shape)
-        count = part.file_size // tensor.dtype.itemsize
         stored = ArrayOnDisk.found(file, start, tensor.dtype, (count,)).whole()
         return stored.as_strided(tensor.shape, tensor.stride, tensor.first).contiguous()
 
@@ -309,15 +309,6 @@ class _Saved(NamedTuple):
     first: int
     shape: tuple[int, ...]
     stride: tuple[int, ...]
-
-
-STORAGES = {
-    **{"DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16},
-    **{"BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32},
-    **{"ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8},
-    "BoolStorage": torch.bool,
-}
-"""Types of the values in a .pt file, by the names of torch's storages."""
 
 
 _Unpickler: Any = pickle._Unpickler  # C's would reserve any memory that a file asks for
@@ -335,12 +326,9 @@ class _Described(_Unpickler):
         return dtype, key
 
     def find_class(self, module: str, name: str) -> Any:
-        if module == "torch" and name in STORAGES:
-            return STORAGES[name]
-        try:
-            return _FUNCTIONS[module, name]
-        except KeyError as error:
-            raise pickle.UnpicklingError(f"{module}.{name}") from error
+        if (module, name) not in _KNOWN:
+            raise pickle.UnpicklingError(f"{module}.{name}")
+        return _KNOWN[module, name]
 
     def _list(self, count: int) -> None:
         self.stack[-count:] = [self.stack[-count:]]
@@ -362,12 +350,21 @@ def _rebuilt(storage: Any, first: int, shape: Any, stride: Any, *_: Any) -> _Sav
     return _Saved(dtype, key, first, tuple(shape), tuple(stride))
 
 
-_FUNCTIONS = {
+_STORAGES = {
+    **{"Double": torch.float64, "Float": torch.float32, "Half": torch.float16},
+    **{"BFloat16": torch.bfloat16, "Long": torch.int64, "Int": torch.int32, "Short": torch.int16},
+    **{"Char": torch.int8, "Byte": torch.uint8, "Bool": torch.bool},
+}
+_BESIDE = [("torch", "Size"), ("torch", "device"), ("_codecs", "encode"), ("__builtin__", "set")]
+_KNOWN: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor_v2"): _rebuilt,
     ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
     ("collections", "OrderedDict"): lambda: {},
+    **{("torch", f"{name}Storage"): dtype for name, dtype in _STORAGES.items()},
+    **{("torch", str(dtype).removeprefix("torch.")): dtype for dtype in _STORAGES.values()},
+    **dict.fromkeys(_BESIDE, lambda *_: None),
 }
-"""What stands for the functions that a .pt file of tensors calls."""
+"""What stands for the names in a .pt file of tensors, and of other values beside them."""
 
 
 def _check_file(subject: str, path: Path) -> None:

@@ -88,7 +88,7 @@ def test_rows_are_read_together_where_they_lie_together(tmp_path, monkeypatch, r
     monkeypatch.setattr(arrays, "_fill", lambda *a: places.append(len(a[2])) or fill(*a))
     values, rows = torch.tensor(draw()).to(dtype), torch.tensor(list(rows), dtype=torch.int64)
     save_tensors(tmp_path / "X.safetensors", {"w": torch.zeros(3), "x": values})
-    with arrays.opened(tmp_path / "X.safetensors") as file:
+    with arrays.unchanged(tmp_path / "X.safetensors") as file:
         found = arrays.in_safetensors(file)[1]("x")
     found.read(rows, out := torch.empty(len(rows), WIDTH, dtype=dtype))
     assert torch.equal(out, values[rows])

@@ -461,7 +461,8 @@ def test_other_things_than_dense_tensors_are_refused(files, content, reason):
 def test_a_pt_file_may_hold_parameters_views_and_transposed_tensors(files):
     x = torch.tensor(draw()[0])
     for saved in (torch.nn.Parameter(x), torch.cat([x, x])[300:], x.T.contiguous().T, x[:, ::2]):
-        torch.save({"x": saved, "y": torch.arange(300), "other": 3.5}, "A.pt")
+        beside = {"shape": x.shape, "dtype": x.dtype, "text": b"any", "set": {1}, "other": 3.5}
+        torch.save({"x": saved, "y": torch.arange(300), **beside}, "A.pt")
         data = ready("A.pt", key="x", labels="y", test_path="A.pt")
         assert torch.equal(data.split("train")[0], saved.detach())
     layer = torch.nn.Linear(4, 3)
