@@ -2,7 +2,6 @@
 
 import math
 import pickle
-import sys
 import zipfile
 from dataclasses import replace
 from functools import partial
@@ -14,13 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from implicit_em.base.digest import (
-    FORMATS,
-    digest_of_file,
-    digest_over,
-    names_a_file,
-    state_of,
-)
+from implicit_em.base.digest import FORMATS, digest_of_file, digest_over, names_a_file, state_of
 from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.base.values import check_number, check_whole
 from implicit_em.data.arrays import (
@@ -37,7 +30,6 @@ from implicit_em.data.sharing import Source
 
 FILES = ("path", "labels", "test_path", "test_labels")
 """Settings that may name a file, in the order of the digest."""
-BYTEORDER = sys.byteorder.encode()
 DESCRIPTION = 2**20
 """Largest number of bytes in which a .pt file may describe its tensors."""
 
@@ -276,8 +268,6 @@ def _in_pt(file: FileIO) -> Arrays:
             raise TypeError("its parts are compressed; save it with torch.save")
         if parts["data.pkl"].file_size > DESCRIPTION:
             raise ValueError(f"it describes its tensors in more than {DESCRIPTION} bytes")
-        if "byteorder" in parts and archive.open(parts["byteorder"]).read(6) != BYTEORDER:
-            raise TypeError("its numbers are in another byte order")
         loaded = _Described(archive.open(parts["data.pkl"])).load()
     found = loaded if isinstance(loaded, dict) else {Path(str(file.name)).stem: loaded}
 
