@@ -11,6 +11,8 @@ BLOCK = 2**24
 LONG = 4 * 10**9
 """Size in bytes above which the progress of a digest is shown: it then takes about ten seconds."""
 FORMATS = (".npy", ".npz", ".safetensors", ".pt")
+UNREADABLE = (OSError, TypeError, ValueError, RuntimeError)
+"""Errors of a path that names no file; ``RuntimeError`` is that of a loop of links."""
 
 
 def names_a_file(name: Any) -> bool:
@@ -26,7 +28,7 @@ def digest_of(*names: Any) -> str | None:
     """
     try:
         return digest_over([digest_of_file(name) if names_a_file(name) else name for name in names])
-    except (OSError, ValueError):
+    except UNREADABLE:
         return None
 
 
@@ -42,7 +44,7 @@ def digest_of_store(path: Any) -> str | None:
     """
     try:
         return digest_of_file(Path(path) / "manifest.json")[:16]
-    except (OSError, TypeError):
+    except UNREADABLE:
         return None
 
 

@@ -1,12 +1,14 @@
 """What pydantic refuses, in one line."""
 
 import textwrap
-from typing import get_args
+from pathlib import Path
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from implicit_em.base.errors import nearest
+from implicit_em.base.errors import DamagedError, nearest
+from implicit_em.base.files import read_json
 
 MAPPING = "must be a mapping, {KEY: VALUE, ...}"
 SHAPES = {
@@ -16,6 +18,22 @@ SHAPES = {
     "too_short": "must not be empty",
 }
 """What a value has to be, by pydantic's type of the mistake; others keep pydantic's words."""
+
+
+Content = TypeVar("Content", bound=BaseModel)
+
+
+def read_as(schema: type[Content], path: Path) -> Content:
+    """Return the content of a JSON file; raise as ``read_json`` and ``conforming`` do."""
+    return conforming(schema, read_json(path), str(path))
+
+
+def conforming(schema: type[Content], content: Any, subject: str) -> Content:
+    """Return content of a file, or raise ``DamagedError``, ``subject: mistake``."""
+    try:
+        return schema.model_validate(content)
+    except ValidationError as error:
+        raise DamagedError(f"{subject}: {first_mistake(error, schema)}") from error
 
 
 def first_mistake(error: ValidationError, schema: type[BaseModel]) -> str:

@@ -15,7 +15,7 @@ from implicit_em.base.digest import state_of
 from implicit_em.base.errors import ConfigError
 from implicit_em.base.values import check_number, check_whole, check_word
 from implicit_em.data.arrays import ArrayOnDisk
-from implicit_em.data.modules import ResidentDataModule
+from implicit_em.data.modules import ResidentDataModule, fixed_choice
 from implicit_em.data.on_disk import SamplesOnDisk
 from implicit_em.data.resident import in_one_window
 from implicit_em.data.sharing import Source
@@ -210,10 +210,10 @@ class ActivationDataModule(ResidentDataModule):
         """
         return self.store.column(name, split)[self._kept.rows[split]]
 
-    @property
-    def most_probed(self) -> int:
-        """Largest number of tokens of a split that a probe takes."""
-        return PROBED
+    def probed(self, labels: Tensor) -> Tensor:
+        """Return which tokens of a split a probe takes: at most ``PROBED``, with a label."""
+        rows = fixed_choice(len(labels), PROBED)
+        return rows[labels.cpu()[rows] >= 0]
 
     def starting_samples(self, most: int | None = None) -> Tensor:
         """Return training vectors ``(N, D)`` to start a model from, at most ``STARTED``."""

@@ -219,10 +219,9 @@ class ResidentDataModule(pl.LightningDataModule):
         size = len(self._splits.on(self._splits.home, "train")[0])
         return torch.from_numpy(np.random.default_rng(0).permutation(size))
 
-    @property
-    def most_probed(self) -> int | None:
-        """Largest number of samples of a split that a probe takes; ``None`` for all."""
-        return None
+    def probed(self, labels: Tensor) -> Tensor:
+        """Return which samples of a split a probe takes, given their labels; int64."""
+        return torch.arange(len(labels))
 
     def state_dict(self) -> dict[str, Any]:
         """Return no state; raise ``DamagedError``, and save nothing, if a file has changed."""

@@ -5,21 +5,24 @@ A store is a directory. Its manifest says where all comes from and has a digest 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from implicit_em.base.digest import digest_of_file, digest_of_store
 from implicit_em.base.errors import ConfigError, DamagedError, raising
-from implicit_em.base.files import read_json, whole, write_json
-from implicit_em.base.validation import first_mistake
+from implicit_em.base.files import whole, write_json
+from implicit_em.base.validation import read_as
 from implicit_em.base.values import check_word
 from implicit_em.data.arrays import ArrayOnDisk, in_safetensors, unchanged
+from implicit_em.data.checks import check_numbers
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -30,8 +33,13 @@ TOKENS = ("token", "document", "position", "place")
 """Arrays of a shard beside the vectors and their norms, int32, shape ``(N,)``."""
 
 
+Count = Annotated[int, Field(ge=0, lt=2**40)]
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
 class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Shard(_Entry):
@@ -41,9 +49,9 @@ class Shard(_Entry):
     """
 
     split: Split
-    number: int
-    tokens: int
-    sha256: str | None = None
+    number: Count
+    tokens: Count
+    sha256: Digest | None = None
 
     @property
     def file(self) -> str:
@@ -51,32 +59,76 @@ class Shard(_Entry):
         return f"{self.split}-{self.number:05d}.safetensors"
 
 
+def _are_all(files: dict[str, str | None]) -> dict[str, str | None]:
+    if set(files) != {DOCUMENTS, VOCABULARY}:
+        raise ValueError(f"must be {DOCUMENTS} and {VOCABULARY}")
+    return files
+
+
+def _are_others(shards: list[Shard]) -> list[Shard]:
+    if len({shard.file for shard in shards}) < len(shards):
+        raise ValueError("must be each once")
+    return shards
+
+
+def _say_what_was_read(settings: dict[str, Any]) -> dict[str, Any]:
+    kinds = (("lm", "name", str), ("context", "length", int))
+    for group, key, kind in kinds:
+        if not isinstance(settings.get(group), dict) or type(settings[group].get(key)) is not kind:
+            raise ValueError(f"must have {group}.{key}")
+    return settings
+
+
+class Model(TypedDict):
+    """The model that a store was harvested from."""
+
+    name: str
+    architecture: str
+    blocks: Count
+    files: dict[str, Digest]
+    """SHA-256 of its files."""
+
+
+class Text(TypedDict):
+    """The text that the model read."""
+
+    documents: Count
+    tokens: Count
+    """Number of tokens of the documents."""
+    sha256: Digest
+    """Digest of texts and labels."""
+
+
+class Vocabulary(_Entry):
+    """The text of each token id."""
+
+    tokens: list[str]
+
+
 class Manifest(_Entry):
     """What a store holds, and where it comes from."""
 
     version: Literal[1] = 1
-    settings: dict[str, Any]
+    settings: Annotated[dict[str, Any], AfterValidator(_say_what_was_read)]
     """Settings that decide what the store holds."""
-    model: dict[str, Any]
-    """The model's ``name``, ``architecture`` and ``blocks``, and the SHA-256 of its ``files``."""
-    text: dict[str, Any]
-    """The number of ``documents``, of their ``tokens``, and the ``sha256`` of texts and labels."""
+    model: Model
+    text: Text
     versions: dict[str, str]
     """Versions of the libraries that began the store."""
-    sites: dict[str, int]
+    sites: Annotated[dict[str, Annotated[int, Field(ge=1, lt=2**31)]], Field(min_length=1)]
     """Width D of the vectors of each site."""
     dtype: Literal["float16", "bfloat16"]
-    special_tokens: list[int]
+    special_tokens: list[TokenId]
     """Token ids that are no text."""
-    prefix: list[int]
+    prefix: list[TokenId]
     """Special tokens in front of each context."""
-    suffix: list[int]
+    suffix: list[TokenId]
     """Special tokens at the end of each context."""
     labels: dict[str, list[str]]
     """The values of each label, by their numbers."""
-    files: dict[str, str]
-    """SHA-256 of the other files."""
-    shards: list[Shard]
+    files: Annotated[dict[str, Digest | None], AfterValidator(_are_all)]
+    """SHA-256 of the other files; ``None`` until they are written."""
+    shards: Annotated[list[Shard], AfterValidator(_are_others)]
 
     @property
     def bytes_a_token(self) -> int:
@@ -133,14 +185,10 @@ def read_manifest(path: Path) -> Manifest | None:
     Raises:
         DamagedError: if the file is no manifest of this version.
     """
-    file = path / MANIFEST
     try:
-        return Manifest.model_validate(read_json(file))
+        return read_as(Manifest, path / MANIFEST)
     except FileNotFoundError:
         return None
-    except ValidationError as error:
-        mistake = first_mistake(error, Manifest)
-        raise DamagedError(f"{file}: no manifest of a store: {mistake}") from error
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
@@ -199,7 +247,11 @@ class ActivationStore:
         arrays = self.arrays(shard)
         for wanted in names:
             check_word(f"{self.path}: array", wanted, arrays)
-        return {wanted: arrays[wanted].whole() for wanted in names or arrays}
+        found = {wanted: arrays[wanted].whole() for wanted in names or arrays}
+        for name in {*TOKENS} & found.keys():
+            low, end = -1 if name == "place" else 0, self._ends.get(name, 2**31)
+            check_numbers(self.path / shard.file, found, name, shard.tokens, low, end)
+        return found
 
     def arrays(self, shard: Shard) -> dict[str, ArrayOnDisk]:
         """Return the arrays of a shard, as ``read`` names them; they stay in the file.
@@ -236,22 +288,40 @@ class ActivationStore:
         """Return the path of a shard, or raise ``DamagedError`` if it is not as it was written."""
         return checked(self.path / shard.file, shard.sha256)
 
+    @cached_property
+    def _ends(self) -> dict[str, int]:
+        """One more than the largest number of an array, by its name."""
+        return {"token": len(self.vocabulary()), "document": self.manifest.text["documents"]}
+
     def documents(self) -> Documents:
         """Return the documents, or raise ``DamagedError``."""
-        return read_documents(self.path, self.manifest)
+        found = read_documents(self.path, self.manifest)
+        ids = {"ids": found.ids_T}
+        check_numbers(self.path / DOCUMENTS, ids, "ids", len(found.ids_T), 0, self._ends["token"])
+        return found
 
     def vocabulary(self) -> list[str]:
         """Return the text of each token id, or raise ``DamagedError``."""
-        checked(self.path / VOCABULARY, self.manifest.files[VOCABULARY])
-        return read_json(self.path / VOCABULARY)["tokens"]
+        file = checked(self.path / VOCABULARY, self.manifest.files[VOCABULARY])
+        return read_as(Vocabulary, file).tokens
 
 
 def read_documents(path: Path, manifest: Manifest) -> Documents:
     """Return the documents of a store, which may not be complete, or raise ``DamagedError``."""
-    with safe_open(checked(path / DOCUMENTS, manifest.files[DOCUMENTS]), framework="pt") as file:
-        labels = {name: file.get_tensor(f"label.{name}") for name in manifest.labels}
-        ids_T, starts_N, splits_N = map(file.get_tensor, ("ids", "starts", "splits"))
-        return Documents(ids_T, starts_N, splits_N, labels)
+    file = checked(path / DOCUMENTS, manifest.files[DOCUMENTS])
+    damaged = raising(DamagedError, f"{file}: no documents of a store", SafetensorError)
+    with damaged, safe_open(file, framework="pt") as content:
+        arrays = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+    documents, tokens = manifest.text["documents"], manifest.text["tokens"]
+    check_numbers(file, arrays, "ids", tokens, 0, 2**31)
+    check_numbers(file, arrays, "starts", documents + 1, 0, tokens + 1)
+    check_numbers(file, arrays, "splits", documents, 0, len(SPLITS))
+    for name, values in manifest.labels.items():
+        check_numbers(file, arrays, f"label.{name}", documents, -1, len(values))
+    if (arrays["starts"].diff() < 0).any():
+        raise DamagedError(f"{file}: starts: a document ends before it starts")
+    labels = {name: arrays[f"label.{name}"] for name in manifest.labels}
+    return Documents(arrays["ids"], arrays["starts"], arrays["splits"], labels)
 
 
 def _type(array: tuple[Any, ...] | None) -> str:

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from implicit_em.base.digest import digest_of_file
 from implicit_em.base.errors import ConfigError, raising
+from implicit_em.base.validation import conforming
 from implicit_em.config import CONF
 from implicit_em.config.harvest import LanguageModelSettings
 from implicit_em.data import Manifest
@@ -80,15 +81,16 @@ def model_of(manifest: Manifest, path: str | None) -> LanguageModelSettings:
     Raises:
         ConfigError: if it is not there, or another.
     """
-    saved, known = manifest.settings["lm"], None
+    saved, place = manifest.settings["lm"], None
     for file in (CONF / "lm").glob("*.yaml"):
         lm = OmegaConf.load(file)
         if lm.name == saved["name"] and not OmegaConf.is_missing(lm, "path"):
-            known = LanguageModelSettings(package=lm.package, path=lm.path, **saved)
+            place = {"package": lm.package, "path": lm.path}
     if path is not None:
-        known = LanguageModelSettings(package=None, path=path, **saved)
-    if known is None:
+        place = {"package": None, "path": path}
+    if place is None:
         raise ConfigError(f"lm={saved['name']}: the store does not say where it is; --lm names it")
+    known = conforming(LanguageModelSettings, saved | place, "the store's settings.lm")
     if find(known).digests() != manifest.model["files"]:
         raise ConfigError(f"lm.path={known.path}: not the files that the store was harvested from")
     return known

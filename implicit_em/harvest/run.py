@@ -16,7 +16,7 @@ from implicit_em.base import interruption
 from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.base.threads import torch_threads
 from implicit_em.config.harvest import HarvestSettings
-from implicit_em.data.store import SPLITS, TOKENS, Documents, Manifest, Shard
+from implicit_em.data.store import DOCUMENTS, SPLITS, TOKENS, VOCABULARY, Documents, Manifest, Shard
 from implicit_em.harvest import contexts
 from implicit_em.harvest.contexts import Affixes, Batch, Gathered, PlannedShard
 from implicit_em.harvest.models import LanguageModel
@@ -146,7 +146,7 @@ def _describe(
         prefix=affixes.prefix,
         suffix=affixes.suffix,
         labels=gathered.labels,
-        files={},
+        files=dict.fromkeys((DOCUMENTS, VOCABULARY)),
         shards=[Shard(split=s.split, number=s.number, tokens=s.tokens) for s in shards],
     )
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from implicit_em.base import interruption
 from implicit_em.base.errors import ConfigError
+from implicit_em.base.validation import conforming
 from implicit_em.config.harvest import ContextSettings
 from implicit_em.data.store import TOKENS, ActivationStore, Documents, Split
 from implicit_em.data.store_statistics import TokenFilter
@@ -90,7 +91,8 @@ def spliced_losses(
     if model.files != manifest.model["files"]:
         raise ConfigError(f"lm={model.name}: {store.path} was harvested from another model")
     model.module(site)
-    context = ContextSettings(**manifest.settings["context"])
+    saved = manifest.settings["context"]
+    context = conforming(ContextSettings, saved, f"{store.path}: settings.context")
     affixes = Affixes(manifest.prefix, manifest.suffix)
     numbers_N, contexts_C2 = _choose(documents, cut(documents, split, context, affixes), most)
     if not len(numbers_N):

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from implicit_em.data import ActivationDataModule, ResidentDataModule
-from implicit_em.data.modules import fixed_choice
 from implicit_em.engine.modules import EnergyModule, SparseAutoencoderModule, build_objective
 from implicit_em.losses import lse
 from implicit_em.metrics import final_metrics
@@ -126,11 +125,11 @@ def probe_module(
     train_samples, train_labels = data.split("train")
     test_samples, test_labels = data.final_samples()
     indices = data.train_indices()
-    indices = indices[fixed_choice(len(indices), data.most_probed)]
+    indices = indices[data.probed(train_labels[indices])]
     if len(train_labels[indices].unique()) < 2:
         log.info("no linear probe: no labels, or all of a single class")
         return None
-    tested = fixed_choice(len(test_labels), data.most_probed)
+    tested = data.probed(test_labels)
     test_labels = test_labels[tested]
     train = energies_of(module.model, train_samples[indices])
     test = energies_of(module.model, test_samples[tested])

@@ -16,7 +16,13 @@ from helpers.stores import SINK, SITE, SPECIAL, WIDTH, make_store
 
 from implicit_em.base.errors import ConfigError
 from implicit_em.config.spec import RunSpec
-from implicit_em.data import ActivationDataModule, ActivationStore, as_unit_float, sharing
+from implicit_em.data import (
+    ActivationDataModule,
+    ActivationStore,
+    Documents,
+    as_unit_float,
+    sharing,
+)
 from implicit_em.data.activations import _statistics, in_windows
 from implicit_em.data.on_disk import SamplesOnDisk
 from implicit_em.data.store import read_manifest, save_tensors, write_manifest
@@ -273,6 +279,16 @@ def test_the_probe_takes_at_most_so_many_tokens(store, composed, tmp_path, monke
     )
     train(composed(*BRIEF, "data.label=kind"), tmp_path / "run")
     assert asked == [[30, 30, 30, 30]]
+
+
+def test_the_probe_leaves_out_documents_without_a_label(tmp_path):
+    labels = {"kind": torch.tensor([0, -1] * 5).int()}
+    texts = torch.arange(20).int(), torch.arange(0, 21, 2), torch.zeros(10).int()
+    path = make_store(tmp_path / "store", SIZES, documents=Documents(*texts, labels))
+    data = ready(ActivationStore(path), label="kind")
+    for _, found in (data.split("train"), data.split("test")):
+        assert sorted(found.unique().tolist()) == [-1, 0]
+        assert torch.equal(data.probed(found), (found == 0).nonzero()[:, 0])
 
 
 # --- what is refused

@@ -3,7 +3,8 @@
 import json
 import os
 import shutil
-from functools import partial
+from functools import partial, reduce
+from operator import getitem
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ def test_a_store_gives_its_shards_documents_and_vocabulary(path):
         list(range(5, 12)),
     ]
     assert documents.labels["kind"].tolist() == [1, -1]
-    assert store.vocabulary() == ["a", "b"]
+    assert store.vocabulary()[:2] == ["a", "b"]
     assert store.manifest.bytes_a_token == 2 * WIDTH + 4 + 4 * 4
 
 
@@ -89,18 +90,94 @@ def test_what_is_no_store_is_refused(path, tmp_path):
         ActivationStore(tmp_path / "elsewhere")
     with pytest.raises(DamagedError, match="Not a directory"):
         ActivationStore(path / DOCUMENTS)
-    manifest = path / "manifest.json"
-    content = json.loads(manifest.read_text())
-    for damaged, reason in (
-        ("{", "no JSON"),
-        (json.dumps({**content, "version": 2}), "version"),
-        (json.dumps({**content, "shards": 3}), "shards"),
-        ("[]", "no manifest of a store"),
-    ):
-        manifest.write_text(damaged)
-        with pytest.raises(DamagedError, match=reason) as refused:
-            ActivationStore(path)
-        assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ((), [], "must be a mapping"),
+        (("version",), 2, "version=2"),
+        (("settings",), {}, "must have lm.name"),
+        (("settings", "context", "length"), "x", "must have context.length"),
+        (("model",), {}, "model.name: missing"),
+        (("text", "documents"), -1, "text.documents=-1"),
+        (("sites",), {}, "sites={}: must not be empty"),
+        (("sites", SITE), 0, "sites.resid.0=0: should be greater"),
+        (("special_tokens",), [10**30], "special_tokens.0=1000"),
+        (("prefix",), [-1], "prefix.0=-1"),
+        (("labels", "kind"), "x", "labels.kind=x: must be a list"),
+        (("files",), {}, f"files={{}}: must be {DOCUMENTS} and {VOCABULARY}"),
+        (("files", DOCUMENTS), "../x", f"files.{DOCUMENTS}=../x"),
+        (("shards",), 3, "shards=3: must be a list"),
+        (("shards", 0, "tokens"), 10**30, "shards.0.tokens=1000"),
+        (("shards", 0, "number"), 1, "must be each once"),
+        (("shards", 0, "sha256"), "0", "shards.0.sha256=0"),
+    ],
+)
+def test_a_manifest_with_a_malformed_value_is_refused(path, key, value, message):
+    file = path / "manifest.json"
+    content = {"": json.loads(file.read_text())}
+    *above, last = ("", *key)
+    reduce(getitem, above, content)[last] = value
+    file.write_text(json.dumps(content[""]))
+    with pytest.raises(DamagedError) as refused:
+        ActivationStore(path)
+    assert message in str(refused.value)
+    assert str(refused.value).startswith(f"{file}: ")
+    assert "\n" not in str(refused.value)
+
+
+def rewritten(path, name, change):
+    """Change the content of a store's file, and note its digest as if it were written so."""
+    file = path / name
+    file.write_bytes(change(file.read_bytes()))
+    noted = json.loads((path / "manifest.json").read_text())
+    for entry in noted["shards"]:
+        if name == f"{entry['split']}-{entry['number']:05d}.safetensors":
+            entry["sha256"] = digest_of_file(file)
+    noted["files"] |= {name: digest_of_file(file)} if name in noted["files"] else {}
+    (path / "manifest.json").write_text(json.dumps(noted))
+
+
+def with_number(name, number):
+    def change(content):
+        arrays = load(content)
+        arrays[name][-1] = number
+        return save(arrays)
+
+    return change
+
+
+def with_array(name, array):
+    return lambda content: save(load(content) | {name: array})
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("test-00000.safetensors", with_number("token", 10**6), "token=1000000: allowed"),
+        ("test-00000.safetensors", with_number("document", 10**6), "document=1000000: allowed"),
+        ("test-00000.safetensors", with_number("document", -1), "document=-1: allowed"),
+        ("test-00000.safetensors", with_array("position", torch.ones(20)), "position of shape"),
+        (DOCUMENTS, with_number("ids", 20), "ids=20: allowed"),
+        (DOCUMENTS, with_number("label.kind", 2), "label.kind=2: allowed"),
+        (DOCUMENTS, with_number("splits", 3), "splits=3: allowed"),
+        (DOCUMENTS, with_array("starts", torch.tensor([0, 13, 12])), "starts=13: allowed"),
+        (DOCUMENTS, with_array("starts", torch.tensor([5, 0, 12])), "ends before it starts"),
+        (DOCUMENTS, lambda content: save({"ids": load(content)["ids"]}), "has no array starts"),
+        (DOCUMENTS, lambda content: b"[]", "no documents of a store"),
+        (VOCABULARY, lambda content: b'{"tokens": [1]}', "tokens.0=1: should be a valid string"),
+        (VOCABULARY, lambda content: b"[1]", "must be a mapping"),
+    ],
+)
+def test_what_a_file_with_the_right_digest_cannot_hold_is_refused(path, name, change, message):
+    rewritten(path, name, change)
+    store = ActivationStore(path)
+    with pytest.raises(DamagedError) as refused:
+        _ = store.vocabulary(), store.documents(), vectors_of(store, "test")
+    assert str(path / name) in str(refused.value)
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 def test_an_incomplete_store_is_refused(path):

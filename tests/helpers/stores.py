@@ -40,13 +40,15 @@ def make_store(path, sizes, width=WIDTH, documents=None):
             {"kind": (torch.arange(10) % 2).int()},
         )
     documents.save(path / DOCUMENTS)
-    (path / VOCABULARY).write_text(json.dumps({"tokens": ["a", "b"]}))
+    (path / VOCABULARY).write_text(json.dumps({"tokens": [*"abcdefghijklmnopqrst"]}))
     shards = {
         Shard(split=split, number=number, tokens=tokens): make_shard(rng, tokens, width)
         for split, counts in sizes
         for number, tokens in enumerate(counts)
     }
-    return finish_store(path, shards, len(documents), width)
+    for arrays in shards.values():
+        arrays["document"] %= len(documents)
+    return finish_store(path, shards, documents, width)
 
 
 def make_text_store(path, vocabulary, texts, width=WIDTH):
@@ -64,7 +66,8 @@ def make_text_store(path, vocabulary, texts, width=WIDTH):
     ids_T = torch.tensor([token for text in texts for token in text]).int()
     starts_N = torch.tensor([0, *map(len, texts)]).cumsum(0)
     kinds_N = (torch.arange(len(texts)) % 2).int()
-    Documents(ids_T, starts_N, splits_N, {"kind": kinds_N}).save(path / DOCUMENTS)
+    documents = Documents(ids_T, starts_N, splits_N, {"kind": kinds_N})
+    documents.save(path / DOCUMENTS)
     (path / VOCABULARY).write_text(json.dumps({"tokens": vocabulary}))
     shards = {}
     for number, split in ((0, "train"), (2, "test")):
@@ -76,7 +79,7 @@ def make_text_store(path, vocabulary, texts, width=WIDTH):
         shard = Shard(split=split, number=0, tokens=len(rows))
         given = {"token": token_N, "document": document_N, "place": place_N}
         shards[shard] = make_shard(rng, len(rows), width, **given)
-    return finish_store(path, shards, len(texts), width)
+    return finish_store(path, shards, documents, width)
 
 
 def finish_store(path, shards, documents, width):
@@ -88,8 +91,12 @@ def finish_store(path, shards, documents, width):
         written.append(shard.model_copy(update={"sha256": sha256}))
     manifest = Manifest(
         settings={"sites": [SITE], "lm": NO_MODEL, "context": {"length": 12}},
-        model={"name": "tiny"},
-        text={"documents": documents},
+        model={"name": "tiny", "architecture": "Tiny", "blocks": 1, "files": {}},
+        text={
+            "documents": len(documents),
+            "tokens": len(documents.ids_T),
+            "sha256": "0" * 64,
+        },
         versions={},
         sites={SITE: width},
         dtype="float16",
