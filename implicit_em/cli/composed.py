@@ -19,7 +19,6 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from implicit_em.base import errors, interruption
 from implicit_em.base.arguments import Parser
@@ -159,8 +158,6 @@ def _run(task: Callable[[], Any], config: str, full_error: bool) -> int:
 
 def _reason(error: Exception, config: str) -> tuple[int, str | None]:
     """Return the exit code and one line for an error, or no line if it needs its traceback."""
-    if isinstance(error, YAMLError):
-        return errors.REFUSED, errors.one_line(error)
     number_for_a_group = "Config group override must be a string or a list" in str(error)
     if isinstance(error, HydraException | OmegaConfBaseException) or number_for_a_group:
         return errors.REFUSED, _explain(error, config)

@@ -8,16 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, errors, initialize_config_dir
+from hydra._internal.core_plugins import file_config_source
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from implicit_em.base.errors import ConfigError, nearest, one_line
 from implicit_em.base.settings import nodes
 from implicit_em.config import CONF
+from implicit_em.config.saved import read_yaml
 
 LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm", "submitit_slurm_stacked", "ray")
 """Launchers that the extra ``cluster`` installs."""
@@ -38,6 +43,29 @@ ELSEWHERE = {
     "log_to_wandb": "logger, as in logger=wandb",
 }
 """What is meant by keys of SAELens, dictionary_learning and Lightning."""
+
+
+class FileConfigSource(file_config_source.FileConfigSource):
+    """Hydra's source of files, but for those that would take all time or memory.
+
+    Hydra finds it by its name.
+    """
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """Return the content of a file, or raise an error that ``explain`` makes one line of."""
+        path = Path(self.path, self._normalize_file_name(config_path))
+        try:
+            if path.exists():
+                read_yaml(path)
+            return super().load_config(config_path)
+        except ConfigError as error:
+            raise errors.ConfigCompositionException(str(error)) from error
+        except (YAMLError, ValueError, RecursionError) as error:  # OmegaConf refuses more
+            raise errors.ConfigCompositionException(f"{path}: {one_line(error)}") from error
+
+
+# Hydra keeps the first one of a name.
+SourcesRegistry.instance().types["file"] = FileConfigSource
 
 
 def composed(name: str, overrides: Sequence[str], conf: Path = CONF) -> DictConfig:
@@ -62,6 +90,17 @@ def composing(name: str, overrides: Sequence[str], conf: Path) -> Iterator[Confi
         # A ValueError is Hydra's for a number that was assigned to a group.
         except (errors.HydraException, OmegaConfBaseException, ValueError) as error:
             raise ConfigError(explain(error, overrides, loader, name)) from error
+
+
+def typed(config: DictConfig) -> list[str]:
+    """Return the overrides as they were typed; to resolve one may fail."""
+    overrides: Any = OmegaConf.to_container(config.hydra.overrides.task)
+    return overrides
+
+
+def unresolved(error: OmegaConfBaseException) -> str:
+    """Return one line that names the key whose value cannot be resolved."""
+    return f"{error.full_key}: {str(error).strip().splitlines()[0]}"
 
 
 def shadowed(config: DictConfig) -> str | None:

@@ -17,8 +17,9 @@ from pydantic import (
     ValidationError,
 )
 
-from implicit_em.base.errors import ConfigError, one_line
+from implicit_em.base.errors import ConfigError
 from implicit_em.base.validation import first_mistake
+from implicit_em.config.composing import typed, unresolved
 from implicit_em.config.renamed import with_new_names
 from implicit_em.data.modules import Final
 from implicit_em.models.normalizing import Option
@@ -170,7 +171,7 @@ def parsed(cfg: DictConfig, schema: type[Schema]) -> tuple[dict[str, Any], Schem
     except MissingMandatoryValue as error:
         raise ConfigError(f"{error.full_key}: missing; write {error.full_key}=...") from error
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key}: {one_line(error)}") from error
+        raise ConfigError(unresolved(error)) from error
     except ValidationError as error:
         raise ConfigError(first_mistake(error, schema)) from error
 
@@ -181,7 +182,7 @@ def unread(cfg: DictConfig) -> list[str]:
     Args:
         cfg: composed configuration with Hydra's own node.
     """
-    added = [line for line in cfg.hydra.overrides.task if line.startswith("+")]
+    added = [line for line in typed(cfg) if line.startswith("+")]
     if not added:
         return []
     read = {*_Config.model_fields, *(f"lr.{key}" for key in _Rate.model_fields)} - {"lr"}

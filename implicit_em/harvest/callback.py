@@ -5,9 +5,8 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from implicit_em.base.errors import ConfigError, RefusedError
 from implicit_em.sweeps import launchers
-from implicit_em.sweeps.callback import composed_jobs, refuse_launch
+from implicit_em.sweeps.callback import composed_jobs, refuse_launch, refusing
 
 
 class CheckHarvest(Callback):
@@ -15,14 +14,16 @@ class CheckHarvest(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check a harvest in one process."""
-        refuse_launch(config)
-        _check(config)
+        with refusing():
+            refuse_launch(config)
+            _check(config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check every part; a single wrong one stops all."""
-        refuse_launch(config)
-        for _, job in composed_jobs(config):
-            _check(job)
+        with refusing():
+            refuse_launch(config)
+            for _, job in composed_jobs(config):
+                _check(job)
 
 
 def _check(config: DictConfig) -> None:
@@ -31,11 +32,8 @@ def _check(config: DictConfig) -> None:
     from implicit_em.harvest.run import build_source
     from implicit_em.harvest.writing import StoreWriter
 
-    try:
-        settings = HarvestSettings.of(config)
-        StoreWriter(settings.store).refuse_other(settings.deciding())
-        if launchers.run_here(config):
-            find(settings.lm)
-            build_source(settings)
-    except ConfigError as error:
-        raise RefusedError(str(error), error) from error
+    settings = HarvestSettings.of(config)
+    StoreWriter(settings.store).refuse_other(settings.deciding())
+    if launchers.run_here(config):
+        find(settings.lm)
+        build_source(settings)

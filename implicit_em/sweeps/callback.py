@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,8 +14,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from implicit_em.base.errors import ConfigError, RefusedError, WriteError
-from implicit_em.config.composing import explain, shadowed
+from implicit_em.base.errors import ConfigError, RefusedError, RunError, one_line
+from implicit_em.config.composing import explain, shadowed, typed, unresolved
 from implicit_em.config.job_directories import begin_sweep, note_jobs
 from implicit_em.sweeps import launchers
 from implicit_em.sweeps.jobs import JobComposer, enumerate_jobs, fixed_keys
@@ -29,41 +29,52 @@ class CheckCallback(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the configuration of a single run."""
-        _begin(config)
-        choices = config.hydra.runtime.choices
-        shown = " ".join(f"{group}={choices.get(group)}" for group in ("model", "loss", "data"))
-        run = f"{shown} seed={config.seed}" if config.resume is None else f"resume={config.resume}"
-        with _showing(f"checking {run}"):
-            _check(config, config.hydra.run.dir, here=True)
+        with refusing():
+            _begin(config)
+            choices, resumed = config.hydra.runtime.choices, config.resume
+            shown = " ".join(f"{group}={choices.get(group)}" for group in ("model", "loss", "data"))
+            run = f"{shown} seed={config.seed}" if resumed is None else f"resume={resumed}"
+            with _showing(f"checking {run}"):
+                _check(config, config.hydra.run.dir, here=True)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the configuration of every job; a single wrong one stops the sweep."""
-        _begin(config)
         jobs = {}
-        with _showing("checking the jobs"):
-            for overrides, job in composed_jobs(config):
-                directory = Path(job.hydra.sweep.dir) / job.hydra.sweep.subdir
-                if not launchers.optimises(config):
-                    jobs[directory.name] = ",".join(filter_overrides(overrides))
-                _check(job, directory, here=launchers.run_here(config))
-        CheckCallback.sweep_directory = Path(config.hydra.sweep.dir)
-        try:
+        with refusing():
+            _begin(config)
+            with _showing("checking the jobs"):
+                for overrides, job in composed_jobs(config):
+                    directory = Path(job.hydra.sweep.dir) / job.hydra.sweep.subdir
+                    if not launchers.optimises(config):
+                        jobs[directory.name] = ",".join(filter_overrides(overrides))
+                    _check(job, directory, here=launchers.run_here(config))
+            CheckCallback.sweep_directory = Path(config.hydra.sweep.dir)
             note_jobs(CheckCallback.sweep_directory, jobs)
-        except WriteError as error:
-            raise RefusedError(str(error), error) from error
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Raise ``RefusedError`` for any error: Hydra would warn of it, and start the job."""
+    try:
+        yield
+    except OmegaConfBaseException as error:
+        raise RefusedError(unresolved(error), error) from error
+    except Exception as error:
+        kind = "" if isinstance(error, RunError) else f"{type(error).__name__}: "
+        raise RefusedError(f"{kind}{error if not kind else one_line(error)}", error) from error
 
 
 def refuse_launch(config: DictConfig) -> None:
-    """Raise ``RefusedError`` for a launcher or sweeper that cannot start."""
+    """Raise ``ConfigError`` for a launcher or sweeper that cannot start."""
     if reason := launchers.refusal(config) or shadowed(config):
-        raise RefusedError(reason, ConfigError(reason))
+        raise ConfigError(reason)
 
 
 def composed_jobs(config: DictConfig) -> Iterator[tuple[list[str], DictConfig]]:
     """Yield the overrides and configuration of each job, or raise ``RefusedError``."""
     loader = GlobalHydra.instance().config_loader()
     composer = JobComposer(config, loader)
-    overrides = config.hydra.overrides.task
+    overrides = typed(config)
     try:
         begin_sweep(Path(config.hydra.sweep.dir), fixed_keys(config, loader))
         for overrides in enumerate_jobs(config, loader):
@@ -99,20 +110,17 @@ def _check(config: DictConfig, directory: str | Path, here: bool) -> None:
     from implicit_em.training.resuming import continued
 
     task = config
-    try:
-        resumed = config.resume is not None
-        if resumed:
-            if config.hydra.mode == RunMode.MULTIRUN:
-                raise ConfigError(
-                    f"resume={config.resume}: only a single run can be resumed; a sweep goes on "
-                    "when its command is repeated with its hydra.sweep.dir"
-                )
-            task = continued(config, config.hydra.overrides.task)
-        spec = RunSpec.of(task, config.hydra)
-        check(spec, here)
-        check_objective(config.objective, spec.settings["probe"])
-        refusal = RunDirectory(directory).refusal(spec)
-        if refusal and not (resumed or spec.settings["overwrite"]):
-            raise ConfigError(refusal)
-    except ConfigError as error:
-        raise RefusedError(str(error), error) from error
+    resumed = config.resume is not None
+    if resumed:
+        if config.hydra.mode == RunMode.MULTIRUN:
+            raise ConfigError(
+                f"resume={config.resume}: only a single run can be resumed; a sweep goes on "
+                "when its command is repeated with its hydra.sweep.dir"
+            )
+        task = continued(config, config.hydra.overrides.task)
+    spec = RunSpec.of(task, config.hydra)
+    check(spec, here)
+    check_objective(config.objective, spec.settings["probe"])
+    refusal = RunDirectory(directory).refusal(spec)
+    if refusal and not (resumed or spec.settings["overwrite"]):
+        raise ConfigError(refusal)

@@ -13,6 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from implicit_em.config.composing import typed
 from implicit_em.sweeps import launchers
 
 
@@ -39,7 +40,7 @@ def _typed(config: DictConfig, loader: ConfigLoader) -> list[Override]:
     params = {} if launchers.optimises(config) else config.hydra.sweeper.params or {}
     lines = [f"{key}={value}" for key, value in params.items()]
     parser = OverridesParser.create(config_loader=loader)
-    return parser.parse_overrides([*lines, *config.hydra.overrides.task])
+    return parser.parse_overrides([*lines, *typed(config)])
 
 
 def _example(override: Override) -> str:
@@ -119,7 +120,7 @@ class TaskComposer(JobComposer):
 
     def __init__(self, sweep: DictConfig, loader: ConfigLoader) -> None:
         super().__init__(sweep, loader)
-        own = self._rest(self._parse(sweep.hydra.overrides.task))
+        own = self._rest(self._parse(typed(sweep)))
         self._composed[own] = _without_hydra(sweep)
 
     def _by_hydra(self, overrides: Sequence[str]) -> DictConfig:

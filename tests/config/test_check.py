@@ -5,6 +5,7 @@ from functools import wraps
 
 import pytest
 import pytorch_lightning as pl
+from helpers.waiting import soon
 from omegaconf import OmegaConf
 from torch import nn
 
@@ -153,8 +154,35 @@ def test_data_come_from_here_or_from_the_checkout(tmp_path, monkeypatch):
     assert data_root(_parent_=mnist) == "data"
 
 
-def test_yaml_that_is_none_gives_one_line(refused, tmp_path):
+BOMB = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9 * (n > 0))}]\n" for n in range(9))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("_target_: x\n  hidden: 3\n", "mapping values are not allowed"),
+        (BOMB, "more than 2,000 values"),
+        ("x: &x [*x]", "more than 50 values in one another"),
+        ("x: " + "9" * 5_000, "Exceeds the limit"),
+        ("x: " + "${oc.decode:" * 300 + "1" + "}" * 300, "maximum recursion depth"),
+        ("a: 1\na: 2", "found duplicate key a"),
+    ],
+)
+def test_yaml_that_is_none_gives_one_line(refused, tmp_path, content, reason):
     path = tmp_path / "mine" / "model" / "bad.yaml"
     path.parent.mkdir(parents=True)
-    path.write_text("_target_: x\n  hidden: 3\n")
-    assert "bad.yaml" in refused("--config-dir", str(tmp_path / "mine"), "model=bad")
+    path.write_text(content)
+    with soon():
+        line = refused("--config-dir", str(tmp_path / "mine"), "model=bad")
+    assert str(path) in line
+    assert reason in line
+    assert [*tmp_path.iterdir()] == [tmp_path / "mine"]
+
+
+def test_aliases_may_repeat_a_few_values(command_line, small, tmp_path):
+    path = tmp_path / "mine" / "callbacks" / "twice.yaml"
+    path.parent.mkdir(parents=True)
+    kind = "_target_: pytorch_lightning.Callback"
+    path.write_text(f"one: &one {{{kind}}}\nother:\n  <<: *one\n")
+    brief = [*small, "probe=none", "trainer.max_epochs=0", "callbacks=twice"]
+    assert command_line("--config-dir", str(tmp_path / "mine"), *brief) == 0

@@ -627,8 +627,6 @@ YAML = {
     "bytes": b"\xff\xfe\x00\x01",
     "control characters": "a: \x07",
     "a bomb": laughs(),
-    "an anchor": "seed: &one 1",
-    "merged": "a: &a {b: 1}\nc:\n  <<: *a",
     "large": "a: " + "x" * 2**21,
     "many values": "a: [" + "1, " * 300_000 + "1]",
     "deep": "[" * 400_000,
@@ -695,7 +693,7 @@ def test_a_command_refuses_it_in_one_line(run, command, command_line, effects, c
 
 
 @pytest.mark.parametrize(
-    "content", ["", "3", "{a: 1}", "[1]", "[[a]]", "[*a]", "- &a x\n- *a", laughs(), "[" * 9**6]
+    "content", ["", "3", "{a: 1}", "[1]", "[[a]]", "[*a]", "&a [*a]", laughs(), "[" * 9**6]
 )
 def test_overrides_that_are_none_are_refused_soon(run, content):
     write(run.overrides, content)
@@ -709,7 +707,7 @@ def test_a_run_with_overrides_that_are_none_is_refused_in_one_line(run, command_
     write(run.overrides, laughs())
     assert command_line(f"resume={run.path}", "trainer.max_epochs=100") == 2
     err = capfd.readouterr().err
-    assert err == f"error: {run.overrides} cannot be read: anchors and aliases are not read\n"
+    assert err == f"error: {run.overrides} cannot be read: more than 2,000 values\n"
     assert run.completed_metrics(), "all is as it was"
 
 
