@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from implicit_em.base import interruption
 from implicit_em.base.errors import ConfigError, DamagedError, MissingError
-from implicit_em.base.files import half_written, read_json, whole, write_json, writing
+from implicit_em.base.files import half_written, read_bytes, read_json, whole, write_json, writing
 from implicit_em.base.settings import listed
 from implicit_em.config.fingerprint import config_fingerprint, deciding_differences
 from implicit_em.config.renamed import with_new_names
@@ -96,7 +96,7 @@ class RunDirectory:
     @property
     def _has_no_picture(self) -> bool:
         # A study has thousands of runs, and to parse each configuration would take a minute.
-        return self.config.exists() and "\npicture: false\n" in self.config.read_text()
+        return self.config.exists() and b"\npicture: false\n" in read_bytes(self.config)
 
     def read_model(self) -> dict[str, Any]:
         """Return the content of ``model.json``.
@@ -115,9 +115,9 @@ class RunDirectory:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Hold the directory's lock, after waiting for a process that already holds it."""
-        self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock")
-        with suppress(Timeout):
+        with writing(self.path), suppress(Timeout):
+            self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         if not lock.is_locked:
             log.info("%s: another process trains there: waiting for it", self.path)

@@ -12,7 +12,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from implicit_em.base.errors import WriteError
-from implicit_em.base.files import whole
+from implicit_em.base.files import read_bytes, whole
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Table:
                 log.warning("%s is damaged after %s %d: cut there", self.path, self.index, last)
 
     def _read_rows(self) -> None:
-        rows, _, half_a_row = self.path.read_text(encoding="utf-8").rpartition("\n")
+        rows, _, half_a_row = read_bytes(self.path).decode().rpartition("\n")
         last = 0
         for row in csv.DictReader(rows.splitlines(), strict=True):
             number = int(row.pop(self.index))

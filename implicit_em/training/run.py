@@ -2,6 +2,7 @@
 
 import logging
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,9 @@ def train(cfg: DictConfig, directory: str | Path | None = None) -> dict[str, Any
 
 def _train_once(spec: RunSpec, run: RunDirectory, resumed: bool) -> dict[str, Any]:
     """Train with the directory locked, unless the run is already complete there."""
-    with run.held():
+    with ExitStack() as stack:
         try:
+            stack.enter_context(run.held())
             complete = run.claim(spec, resumed)
         except RunError as error:
             log.error("error: %s", error)

@@ -15,7 +15,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from implicit_em.base.errors import ConfigError, one_line
-from implicit_em.base.files import whole
+from implicit_em.base.files import read_bytes, whole
 
 if TYPE_CHECKING:
     import wandb
@@ -191,7 +191,7 @@ def _run_id(directory: Path) -> str:
     if not path.exists():
         with whole(path) as temporary:
             temporary.write_text(secrets.token_hex(6))
-    return path.read_text().strip()
+    return read_bytes(path).decode().strip()
 
 
 def _start_wandb(arguments: dict[str, Any], mode: Mode, reason: str) -> PatientWandbLogger | None:

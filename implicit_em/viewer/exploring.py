@@ -17,6 +17,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from implicit_em.base.errors import ConfigError
+from implicit_em.base.files import opened
 from implicit_em.data import ActivationDataModule
 from implicit_em.metrics.dictionaries import cosines
 from implicit_em.models import Encoder
@@ -249,7 +250,8 @@ def _features(found: Trained, folder: Path, lm: str | None) -> Features:
 
 
 def _history(path: Path) -> dict[str, list[float | None]]:
-    table = pd.read_csv(path)
+    with opened(path) as file:
+        table = pd.read_csv(file)
     return {
         str(name): [short(value) if np.isfinite(value) else None for value in table[name]]
         for name in table

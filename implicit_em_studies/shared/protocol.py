@@ -22,7 +22,7 @@ from yaml import YAMLError
 
 from implicit_em.base.errors import ConfigError, nearest, raising
 from implicit_em.base.validation import first_mistake
-from implicit_em.config import CONF
+from implicit_em.config import CONF, saved
 from implicit_em.config.fingerprint import affects_results, config_fingerprint, deciding
 
 STUDIES = Path(__file__).parents[1] / "conf"
@@ -195,6 +195,7 @@ def folder_of(conf: Path) -> Path:
 def read_yaml(path: Path) -> Any:
     """Return the content of a file as plain containers, or raise ``ConfigError``."""
     with raising(ConfigError, f"{path}", OSError, YAMLError, OmegaConfBaseException):
+        saved.read_yaml(path)  # refuses what would take all time or memory
         return OmegaConf.to_container(OmegaConf.load(path), resolve=True)
 
 

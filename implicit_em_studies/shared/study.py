@@ -1,7 +1,6 @@
 """A study from one call: its command, its directory, and the order in which it is made."""
 
 import argparse
-import json
 import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from implicit_em.base.arguments import Parser
 from implicit_em.base.errors import ConfigError, raising
-from implicit_em.base.files import write_json
+from implicit_em.base.files import read_json, write_json
 from implicit_em.base.threads import cores
 from implicit_em.config import CONF
 from implicit_em_studies.shared.protocol import folder_of
@@ -181,8 +180,7 @@ def command(study: str, words: Sequence[str], **options: tuple[Path, Path]) -> s
 
 def read_note(note: Path) -> dict[str, Any]:
     """Return what a directory's note says of its study; empty if there is no note."""
-    with raising(ConfigError, f"{note}: cannot be read", ValueError, OSError):
-        content = json.loads(note.read_text()) if note.exists() else {}
+    content = read_json(note) if note.exists() else {}
     if not isinstance(content, dict):
         raise ConfigError(f"{note}: cannot be read: not an object")
     return content

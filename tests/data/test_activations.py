@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers import changes
 from helpers.breaking import break_off, broken_off, every_block
+from helpers.disks import make_read_only, small_disk
 from helpers.processes import trained_in_a_process
 from helpers.results import results
 from helpers.stores import SINK, SITE, SPECIAL, WIDTH, make_store
@@ -361,6 +362,24 @@ def test_the_path_does_not_decide_which_run_it_is(store, composed, tmp_path):
     assert RunSpec.of(composed(*BRIEF, "data.path=moved")).fingerprint == here
     make_store(tmp_path / "other", [("train", [50]), ("test", [50])])
     assert RunSpec.of(composed(*BRIEF, "data.path=other")).fingerprint != here
+
+
+def test_a_read_only_store_trains_and_says_once_that_it_keeps_no_statistics(
+    composed, tmp_path, anew, caplog
+):
+    caplog.set_level("INFO", "implicit_em")
+    with small_disk(tmp_path / "disk") as disk:
+        path = make_store(disk / "store", SIZES)
+        make_read_only(disk)
+        for name in ("run", "again"):
+            caplog.clear()
+            anew()
+            train(composed(*NORMALISED, f"data.path={path}"), tmp_path / name)
+            lines = [line for line in caplog.messages if str(path) in line]
+            assert lines == [
+                f"data: {path} cannot be written: each run computes its statistics again"
+            ]
+    assert results(tmp_path / "run") == results(tmp_path / "again")
 
 
 # --- statistics that change

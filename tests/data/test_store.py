@@ -9,6 +9,7 @@ from operator import getitem
 import numpy as np
 import pytest
 import torch
+from helpers.disks import make_read_only, small_disk
 from helpers.stores import SITE, SPECIAL, WIDTH, make_store
 from helpers.waiting import soon
 from safetensors.torch import load, save
@@ -19,6 +20,7 @@ from implicit_em.base.threads import torch_threads
 from implicit_em.data import ActivationStore, Documents, TokenFilter, statistics_of
 from implicit_em.data.store import DOCUMENTS, VOCABULARY, save_tensors, write_manifest
 from implicit_em.data.store_statistics import DIGEST, QUANTILES, SAVED, kept_at
+from implicit_em.harvest.writing import StoreWriter
 
 
 @pytest.fixture
@@ -188,7 +190,7 @@ def test_an_incomplete_store_is_refused(path):
         ActivationStore(path)
 
 
-def rewritten(path, name, content=None, **changed):
+def described_otherwise(path, name, content=None, **changed):
     """Give a shard other content or arrays, and the manifest its digest, or other entries."""
     store = ActivationStore(path)
     (shard,) = (shard for shard in store.manifest.shards if shard.file == name)
@@ -220,10 +222,18 @@ def rewritten(path, name, content=None, **changed):
     ],
 )
 def test_a_shard_that_is_not_as_the_manifest_says_is_refused(path, changes, reason):
-    rewritten(path, "train-00001.safetensors", **changes)
+    described_otherwise(path, "train-00001.safetensors", **changes)
     with pytest.raises(DamagedError, match=rf"train-00001.safetensors: {reason}") as refused:
         statistics_of(ActivationStore(path), SITE)
     assert "\n" not in str(refused.value)
+
+
+def test_a_store_on_a_read_only_disk_is_refused_by_a_harvest(tmp_path):
+    with small_disk(tmp_path / "disk") as disk:
+        writer = StoreWriter(make_store(disk / "store", [("train", [10])]))
+        make_read_only(disk)
+        with pytest.raises(ConfigError, match=r"^store=.*store: Read-only file system$"):
+            writer.end()
 
 
 # --- filters and statistics

@@ -5,12 +5,13 @@ import logging
 import os
 import re
 import shutil
+from contextlib import nullcontext
 
 import pandas as pd
 import pytest
 import torch
 from helpers.breaking import never_trains
-from helpers.disks import fill, small_disk
+from helpers.disks import fill, make_read_only, small_disk
 from helpers.lines import one_line
 from helpers.paths import ROOT
 from helpers.pickles import Harmful
@@ -138,6 +139,16 @@ def test_a_disk_that_is_full_from_the_beginning_is_said(command, tmp_path, capfd
         assert command(disk / "run") == 1
         no_space(capfd, "config.yaml")
         assert not list((disk / "run" / ".hydra").iterdir())
+
+
+def test_a_directory_that_cannot_be_written_is_said_in_one_line(command, tmp_path, capfd):
+    with small_disk(tmp_path / "disk") as disk:
+        (disk / "run").mkdir()
+        make_read_only(disk)
+        capfd.readouterr()
+        assert command(disk / "run") == 1
+        out, err = capfd.readouterr()
+    assert out + err == f"error: {disk}/run cannot be written: Read-only file system\n"
 
 
 def test_a_run_that_failed_keeps_its_own_error_on_a_full_disk(cfg, tmp_path, monkeypatch, caplog):
@@ -675,6 +686,20 @@ def test_a_configuration_that_is_none_is_refused_soon(run, effects, tmp_path, ca
     assert "hunter2" not in line + capfd.readouterr().out
     assert not effects
     assert not (tmp_path / "called").exists()
+
+
+@pytest.mark.parametrize("name", ["config", "overrides", "hydra", "metrics", "model", "history"])
+def test_a_pipe_in_place_of_a_file_is_read_as_damaged(run, name):
+    path = getattr(run, name)
+    path.unlink()
+    os.mkfifo(path)
+    with soon():
+        for read in (run.read_config, run.read_overrides, run.read_model):
+            with nullcontext() if name not in read.__name__ else pytest.raises(DamagedError):
+                read()
+        assert (run.read_metrics() is None) == (name == "metrics")
+        assert run.read_choices() == {}
+        assert HistoryLogger(run.history).restore() == (0 if name == "history" else EPOCHS)
 
 
 @pytest.mark.parametrize("content", ["a bomb", "the environment"])

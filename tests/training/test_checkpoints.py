@@ -1,6 +1,7 @@
 """Where an interrupted run goes on."""
 
 import logging
+import os
 import shutil
 import tempfile
 import zipfile
@@ -71,6 +72,7 @@ DAMAGES = {
     "of another version": lambda path: torch.save({**checkpoint(4), OWN: {}}, path),
     "a pickle": lambda path: torch.save({**checkpoint(4), "x": Harmful(path.parent / "ran")}, path),
     "a directory": lambda path: (path.unlink(), path.mkdir()),
+    "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
 }
 
 

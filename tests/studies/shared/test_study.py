@@ -86,7 +86,7 @@ def test_quick_is_short_in_a_directory_of_its_own_and_yields_to_what_is_typed(to
         (["--directory", "trial"], "trial: holds TRIAL with lr.value=1, not one of the protocol"),
         (["lr.value=2", "--directory", "trial"], "trial: holds TRIAL with lr.value=1, not TRIAL"),
         (["--directory", "damaged"], "damaged/game.json: cannot be read: not an object"),
-        (["--directory", "torn"], "torn/game.json: cannot be read: "),
+        (["--directory", "torn"], "torn/game.json: no JSON: "),
         (["--quik"], "unrecognized arguments: --quik; implicit-em toy --help explains"),
     ],
 )
