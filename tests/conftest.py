@@ -28,6 +28,7 @@ from hydra._internal.config_repository import (
     IConfigRepository,
 )
 from hydra._internal.hydra import Hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -79,10 +80,12 @@ def composed_once() -> Iterator[None]:
         return once(text, partial(parse, file))
 
     def of(repo: IConfigRepository) -> tuple[str, ...] | None:
-        """Return where a repository reads, if no test can write there."""
+        """Return where a repository reads, if no test can write there, and which launchers are."""
         places = tuple(source.full_path() for source in repo.get_sources())
         lasting = ("pkg://", "structured://", f"file://{ROOT}/")
-        return places if all(place.startswith(lasting) for place in places) else None
+        launchers = ConfigStore.instance().repo.get("hydra", {}).get("launcher", {})
+        lasts = all(place.startswith(lasting) for place in places)
+        return (*places, *launchers) if lasts else None
 
     def load_config(repo: ConfigRepository, config_path: str) -> ConfigResult | None:
         places, make = of(repo), partial(read, repo, config_path)
