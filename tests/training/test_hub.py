@@ -135,7 +135,11 @@ def test_what_was_pushed_is_found_by_its_hook_and_says_what_it_is(hub, run, caps
     card = ModelCard(files[f"{place}README.md"].decode())
     assert card.data.library_name == "saelens"
     metrics = json.loads((run / "metrics.json").read_text())
-    manifest = json.loads((run / "saelens" / "cfg.json").read_text())["metadata"]
+    config = json.loads((run / "saelens" / "cfg.json").read_text())
+    manifest = config["metadata"]
+    assert (config["architecture"], config["k"]) == ("topk", 2)
+    assert manifest["model_class_name"] == "AutoModelForCausalLM"
+    assert manifest["implicit_em_decoder"] == "its own"
     for said in (
         "4 units for vectors of width 3",
         "`implicit-em train data=activations",

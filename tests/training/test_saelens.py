@@ -271,21 +271,6 @@ def test_an_export_that_is_there_stays_and_nothing_else_is_overwritten(run, caps
     assert weights.read_bytes() == changed
 
 
-def test_a_run_on_a_store_names_the_place_in_the_model(tmp_path, command_line):
-    from helpers.stores import make_text_store
-
-    store = make_text_store(tmp_path / "store", list("abcdefghij"), [[2, 3, 4, 6, 7]] * 30)
-    data = ["data=activations", f"data.path={store}", "data.batch_size=16", "model=topk"]
-    brief = ["model.hidden=4", "model.k=2", "trainer.max_epochs=1", "logger=csv"]
-    further = ["probe=none", "picture=false", f"hydra.run.dir={tmp_path / 'run'}"]
-    assert command_line(*data, *brief, *further) == 0
-    config = json.loads((export(tmp_path / "run") / "cfg.json").read_text())
-    assert config["metadata"]["hook_name"] == "model.layers.0"
-    assert config["metadata"]["model_class_name"] == "AutoModelForCausalLM"
-    assert config["metadata"]["implicit_em_decoder"] == "its own"
-    assert (config["architecture"], config["k"]) == ("topk", 2)
-
-
 def test_a_folded_model_equals_its_export(tmp_path):
     model, x_ND = made("l1")
     normalizer = fit_normalizer("zca", lambda: [x_ND.double()])

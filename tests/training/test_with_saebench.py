@@ -115,5 +115,4 @@ def test_an_evaluation_takes_a_run_on_a_language_model(command_line, tmp_path):
     measures = result["eval_result_metrics"]["meta_structure"]
     assert measures["decoder_fraction_variance_explained"] < 1
     metadata = result["sae_cfg_dict"]["metadata"]
-    assert metadata["model_name"] == "tiny"
-    assert (metadata["hook_name"], metadata["hook_layer"]) == ("blocks.0.hook_resid_post", 0)
+    assert (metadata["model_name"], metadata["hook_name"]) == ("tiny", "model.layers.0")
