@@ -60,28 +60,26 @@ def evaluate(
             another width or are of another place, or reconstructions cannot be put into a language
             model.
     """
-    return _measured(path, data, inside, lm, out)[0]
+    quieten()
+    return _measured(trained(path, data), inside, lm, out)[0]
 
 
 def _measured(
-    path: str | Path,
-    data: Mapping[str, Any] | None,
-    inside: bool,
-    lm: str | None,
-    out: str | Path | None,
+    found: Trained, inside: bool, lm: str | None, out: str | Path | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what ``evaluate`` does, and what is kept of it."""
-    quieten()
-    found = trained(path, data)
     settings = found.spec.settings
     threads = settings["trainer"]["threads"]
     if threads:
         torch.set_num_threads(threads)
-    samples, options = found.data, {"inside": inside or lm is not None}
-    measured = _inside(found, lm) if options["inside"] else {}
-    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False}
+    samples, inside = found.data, inside or lm is not None
+    measured = _inside(found, lm) if inside else {}
     trainer = found.spec.build_trainer(
-        strategy="auto", devices=1, enable_progress_bar=False, **quiet
+        strategy="auto",
+        devices=1,
+        enable_progress_bar=False,
+        logger=False,
+        enable_checkpointing=False,
     )
     module = found.module
     metrics: dict[str, Any] = evaluate_module(module, samples, trainer)
@@ -91,7 +89,7 @@ def _measured(
     own = to_plain(found.run.read_config())["data"] if found.run else None
     of_data = (settings["data"], found.data_digest)
     kept = record(
-        Path(out or found.output), found.address, metrics, *of_data, found.digest[:16], options, own
+        Path(out or found.output), found.address, metrics, *of_data, found.digest[:16], inside, own
     )
     named = {"seed": settings["seed"]} if found.run else {"model": found.address}
     return {**named, "status": "evaluated", **metrics}, kept
@@ -144,9 +142,10 @@ def _evaluate_and_print(options: argparse.Namespace) -> None:
     try:
         # What is said meanwhile goes to stderr.
         with redirect_stdout(sys.stderr) if options.json else nullcontext():
+            quieten()
             data = typed_data(options.path, options.overrides, options.conf)
-            choices = (options.inside, options.lm, options.out)
-            metrics, kept = _measured(options.path, data, *choices)
+            found = trained(options.path, data)
+            metrics, kept = _measured(found, options.inside, options.lm, options.out)
     except (OSError, ImportError, HydraException, OmegaConfBaseException) as error:
         raise ConfigError(one_line(error)) from error
     if options.json:

@@ -97,15 +97,15 @@ class Exported:
         """Upload a folder that was written, and return its address on the hub."""
         run = self.model.run
         metrics = dict((run and run.completed_metrics()) or {})
-        kept = sorted(evaluations.read(self.model.output).values(), key=lambda one: one["date"])
         own = [
             measured
-            for measured in kept
+            for name, measured in evaluations.read(self.model.output).items()
             if measured["weights_digest"] == self.model.digest[:16]
-            and (run is None or measured["name"].startswith(evaluations.OWN))
+            and (run is None or evaluations.is_own(name))
         ]
-        for last in own[-1:]:
-            metrics |= last["metrics"] | {"measured_on": last["data_digest"]}
+        if own:
+            last = max(own, key=lambda measured: measured["date"])
+            metrics |= last["metrics"] | {"measured_on": last.get("data_digest")}
         shown = {name: format_value(value) for name, value in metrics.items() if value is not None}
         metadata = self.config["metadata"]
         card = {"config": self.config, "metadata": metadata, "metrics": shown}
@@ -170,10 +170,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _export_and_push(options: argparse.Namespace) -> None:
-    if options.push and options.format != "saelens":
-        raise ConfigError("push: allowed for --format saelens alone")
     quieten()
     if options.push:
+        if options.format != "saelens":
+            raise ConfigError("push: allowed for --format saelens alone")
         hub.check(options.push)  # before anything takes time
     exported = Exported.of(options.path, options.format)
     if options.push:

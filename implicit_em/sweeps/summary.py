@@ -149,8 +149,10 @@ def columns_of(jobs: pd.DataFrame) -> list[str]:
     for column in jobs:
         kind, _, rest = str(column).partition(".")
         name, _, key = rest.partition(".")
-        is_own = name.removesuffix("-inside") == evaluations.OWN
-        if kind == evaluations.COLUMN and key in (*INSIDE, *(() if is_own else asked)):
+        if kind == evaluations.COLUMN and key in (
+            *INSIDE,
+            *(() if evaluations.is_own(name) else asked),
+        ):
             columns.append(str(column))
     return [column for column in columns if column in jobs and jobs[column].notna().any()]
 

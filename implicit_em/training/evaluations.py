@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 OWN = "own"
 """Name of a measurement on the data that the run was trained for."""
+INSIDE = "-inside"
+"""End of the name of a measurement that was also made inside a language model."""
 OF_TRAINING = ("batch_size", "buffer", "drop_last", "normalize", "seed")
 """Settings of ``data`` that do not change what is measured of a trained model."""
 COLUMN = "evaluation"
@@ -38,12 +40,12 @@ def record(
     data: Mapping[str, Any],
     digest: str | None,
     weights: str,
-    options: Mapping[str, bool],
+    inside: bool = False,
     own: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write a measurement as JSON, and return its content.
 
-    There is one file for each choice of data, weights and options. The same measurement replaces
+    There is one file for each choice of data, weights and ``inside``. The same measurement replaces
     itself; another one has a file of its own. If a file cannot be written, a warning says so.
 
     Args:
@@ -53,13 +55,11 @@ def record(
         data: settings of the data, as plain containers.
         digest: digest of the data, from ``digest_of_samples``.
         weights: digest of the weights.
-        options: further choices that decide what is measured, such as ``inside``.
+        inside: whether it was measured inside a language model, too.
         own: settings of the data that the model was trained for; ``None`` for a model from
             elsewhere.
     """
-    name = "-".join(
-        [_name(data, digest, own), *(word for word, chosen in options.items() if chosen)]
-    )
+    name = _name(data, digest, own) + INSIDE * inside
     content = {
         "schema": 1,
         "name": name,
@@ -68,7 +68,7 @@ def record(
         "data": dict(data),
         "data_digest": digest,
         "weights_digest": weights,
-        "options": dict(options),
+        "options": {"inside": inside},
         "versions": versions(),
         "metrics": dict(metrics),
     }
@@ -77,6 +77,11 @@ def record(
     except WriteError as error:
         log.warning("%s", error)
     return content
+
+
+def is_own(name: str) -> bool:
+    """Return whether a measurement of this name was made on the data that a run was trained for."""
+    return name.removesuffix(INSIDE) == OWN
 
 
 def _name(data: Mapping[str, Any], digest: str | None, own: Mapping[str, Any] | None) -> str:
@@ -129,7 +134,7 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
     for path in sorted((folder / EVALUATIONS).glob("*.json")):
         try:
             match content := read_json(path):
-                case {"name": str(), "date": str(), "metrics": dict()}:
+                case {"name": str(), "date": str(), "weights_digest": str(), "metrics": dict()}:
                     found.append(content)
                 case _:
                     raise DamagedError(f"{path}: no measurement")

@@ -13,7 +13,7 @@ from implicit_em.evaluate import evaluate, main
 from implicit_em.export import PLACES as EXPORTED
 from implicit_em.sweeps.summary import read_jobs
 from implicit_em.training.directory import DERIVED, EVALUATIONS, RunDirectory
-from implicit_em.training.evaluations import OWN, columns, read, record
+from implicit_em.training.evaluations import OWN, columns, is_own, read, record
 from implicit_em.viewer.exploring import PLACES as EXPLORED
 
 DATA = {"_target_": "implicit_em.data.TensorDataModule", "path": "a/X.npy", "final": "test"}
@@ -27,7 +27,7 @@ def written(folder, **values):
         "digest": "d",
         "weights": "w" * 16,
     }
-    return record(folder, **{**given, "options": {"inside": False}, **values})["name"]
+    return record(folder, **{**given, **values})["name"]
 
 
 def test_the_same_measurement_replaces_itself_and_no_other(tmp_path):
@@ -39,15 +39,18 @@ def test_the_same_measurement_replaces_itself_and_no_other(tmp_path):
     others = [
         {"digest": "e"},
         {"data": DATA | {"final": "validation"}},
-        {"options": {"inside": True}},
+        {"inside": True},
         {"own": None},
     ]
     names = {written(tmp_path, **{"own": own, **other}) for other in others}
     assert len(names | {OWN}) == 5
     assert f"{OWN}-inside" in names
+    others = written(tmp_path, own=own, digest="e", data=DATA | {"path": "own.npy"})
+    assert others.startswith(OWN)
+    assert [is_own(name) for name in (OWN, f"{OWN}-inside", others)] == [True, True, False]
     written(tmp_path, weights="v" * 16, own=own)
     assert written(tmp_path, digest="f", own=DATA, metrics={"l0": 3.0}) == OWN, "any content is"
-    assert len(list((tmp_path / EVALUATIONS).iterdir())) == 7
+    assert len(list((tmp_path / EVALUATIONS).iterdir())) == 8
     kept = read(tmp_path)[OWN]
     assert kept.keys() >= {"date", "data", "data_digest", "weights_digest", "versions", "options"}
 
