@@ -93,6 +93,15 @@ class RunDirectory:
             return metrics
         return None if missing else metrics
 
+    def finished_metrics(self) -> dict[str, Any]:
+        """Return the metrics of a completed run, or raise ``ConfigError``, which says why not."""
+        if metrics := self.completed_metrics():
+            return metrics
+        found = self.read_metrics() or {"status": "no metrics.json"}
+        lacking = "files are missing" if found["status"] == "completed" else found["status"]
+        reason = found.get("error") or lacking
+        raise ConfigError(f"{self.path}: not finished: {reason}; allowed are finished runs")
+
     @property
     def _has_no_picture(self) -> bool:
         # A study has thousands of runs, and to parse each configuration would take a minute.

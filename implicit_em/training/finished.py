@@ -9,7 +9,7 @@ import pandas as pd
 from omegaconf import DictConfig
 from torch import nn
 
-from implicit_em.base.errors import ConfigError, DamagedError, raising
+from implicit_em.base.errors import DamagedError, raising
 from implicit_em.training import evaluations
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.loading import load
@@ -49,13 +49,7 @@ class Run:
         Raises:
             ConfigError: if the run is not finished.
         """
-        metrics = self._directory.completed_metrics()
-        if metrics is None:
-            found = self._directory.read_metrics() or {"status": "no metrics.json"}
-            lacking = "files are missing" if found["status"] == "completed" else None
-            reason = found.get("error") or lacking or found["status"]
-            raise ConfigError(f"{self.path}: not finished: {reason}; allowed are finished runs")
-        return metrics
+        return self._directory.finished_metrics()
 
     @cached_property
     def history(self) -> pd.DataFrame:
@@ -65,7 +59,7 @@ class Run:
     @cached_property
     def steps(self) -> pd.DataFrame:
         """The rows of ``steps.csv`` by ``step``; empty if the run has logged no steps."""
-        return _read(self.path / "steps.csv", "step")
+        return _read(self._directory.steps, "step")
 
     @cached_property
     def config(self) -> DictConfig:

@@ -123,8 +123,7 @@ def load_trusted(run: RunDirectory) -> tuple[Any, Normalizer | None]:
         ConfigError: if the run is not finished, or a class cannot be imported.
     """
     model = to_plain(run.read_config())["model"]
-    if run.completed_metrics() is None:
-        raise ConfigError(f"{run.path}: not finished; allowed are finished runs")
+    run.finished_metrics()
     parts = [model, model.get("activation")]
     with raising(ConfigError, f"{run.config}: model", Exception):
         classes = [get_class(part["_target_"]) for part in parts if part]
