@@ -133,7 +133,6 @@ class EnergyModule(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         target = f"{self.network.__module__}.{self.network.__qualname__}"
-        given = isinstance(model, nn.Module)
         arguments = self._described(model) if isinstance(model, nn.Module) else model
         specs: dict[str, Any] = {
             "model": {"_target_": target, **arguments},
@@ -146,7 +145,7 @@ class EnergyModule(pl.LightningModule):
             "sparse": sparse,
         }
         self.save_hyperparameters(specs, logger=False)
-        self.model = model if given else instantiate(specs["model"])
+        self.model = model if isinstance(model, nn.Module) else instantiate(specs["model"])
         self.objective = build_objective(specs["loss"])
         self._check_fit()
         components = self.model.weight.shape[-2]

@@ -128,11 +128,9 @@ class Stack:
         self._measures = bool(first.log_every) and not first.compiled
         means = [r.training_mean for r in replicas if r.training_mean is not None]
         self._mean_R1D = torch.stack(means).unsqueeze(-2) if means else None
-        self._not_measured: list[Tensor] = []
-        if first.log_every:
-            dtype = torch.promote_types(self.dtype, torch.float32)
-            nan_R = torch.full((len(replicas),), torch.nan, dtype=dtype, device=weight.device)
-            self._not_measured = [nan_R, nan_R]
+        dtype = torch.promote_types(self.dtype, torch.float32)
+        nan_R = torch.full((len(replicas),), torch.nan, dtype=dtype, device=weight.device)
+        self._not_measured = [nan_R, nan_R] if first.log_every else []
         self.failures: dict[int, Exception] = {}
         """Error of a replica's own update, by its position; its weights move no more."""
         self._updates: list[Step] = []

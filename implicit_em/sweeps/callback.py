@@ -60,8 +60,9 @@ def refusing() -> Iterator[None]:
     except OmegaConfBaseException as error:
         raise RefusedError(unresolved(error), error) from error
     except Exception as error:
-        kind = "" if isinstance(error, RunError) else f"{type(error).__name__}: "
-        raise RefusedError(f"{kind}{error if not kind else one_line(error)}", error) from error
+        named = f"{type(error).__name__}: {one_line(error)}"
+        said = str(error) if isinstance(error, RunError) else named
+        raise RefusedError(said, error) from error
 
 
 def refuse_launch(config: DictConfig) -> None:

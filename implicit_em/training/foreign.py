@@ -65,10 +65,6 @@ class Foreign:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
-def _of_saelens(config: Any, arrays: dict[str, Tensor]) -> Content:
-    return saelens.of_today(config), arrays
-
-
 def _of_dictionary_learning(config: Any, arrays: dict[str, Tensor]) -> Content:
     """Return configuration and arrays as SAELens would have them."""
     trainer = config["trainer"]
@@ -92,7 +88,7 @@ def _of_dictionary_learning(config: Any, arrays: dict[str, Tensor]) -> Content:
 
 
 FORMS: Mapping[tuple[str, str], Callable[[Any, dict[str, Tensor]], Content]] = {
-    (saelens.CONFIG, saelens.WEIGHTS): _of_saelens,
+    (saelens.CONFIG, saelens.WEIGHTS): lambda config, arrays: (saelens.of_today(config), arrays),
     ("config.json", "ae.safetensors"): _of_dictionary_learning,
 }
 """By the names of a configuration and its weights, what gives them as SAELens would have them."""

@@ -163,19 +163,17 @@ class StepLog(pl.Callback):
                     spread += (x_BD - mean_D).square().sum()
         return torch.stack([total / len(self._x), residual / spread, (~active_K).sum()])
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: Any) -> None:
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, *_: Any, **__: Any) -> None:
         """Write all rows: a checkpoint must not be ahead of them."""
         self._flush(trainer, pl_module)
         self._write(trainer)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Write the last rows."""
-        self.on_save_checkpoint(trainer, pl_module, {})
+    on_train_end = on_save_checkpoint
 
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
         """Write the last rows, if the device and the disk allow it."""
         with suppress(WriteError, RuntimeError):
-            self.on_save_checkpoint(trainer, pl_module, {})
+            self.on_save_checkpoint(trainer, pl_module)
 
     def _flush(self, trainer: pl.Trainer, module: Any) -> None:
         """Fetch what was logged from the training device, and pass it on."""

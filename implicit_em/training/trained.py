@@ -157,14 +157,9 @@ def _of_foreign(found: Foreign, data: Mapping[str, Any] | None) -> Trained:
         site = site_of(found.metadata, ActivationStore(data["path"]), data.get("site"))
         data = {**data, "site": site}
     digest = digest_of_file(found.weights)[:16]
+    output = OUTPUTS / re.sub(r"[^\w.-]+", "-", f"{found.name}-{digest}")
     return Trained(
-        address=found.address,
-        name=found.name,
-        model=found.model,
-        weights=found.weights,
-        spec=_with_data(to_plain(composed("train", [])), data),
-        output=OUTPUTS / re.sub(r"[^\w.-]+", "-", f"{found.name}-{digest}"),
-        metadata=found.metadata,
+        **vars(found), spec=_with_data(to_plain(composed("train", [])), data), output=output
     )
 
 
