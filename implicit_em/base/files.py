@@ -61,7 +61,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
     Raises:
         FileNotFoundError: if there is none.
-        DamagedError: if it cannot be opened or is no file; the message names it.
+        DamagedError: if it cannot be opened or read, or is no file; the message names it.
     """
     try:
         file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115  (closed below)
@@ -69,7 +69,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         raise
     except OSError as error:
         raise DamagedError(f"{path} cannot be read: {error.strerror}") from error
-    with file:
+    with file, raising(DamagedError, f"{path} cannot be read", OSError):
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise DamagedError(f"{path} cannot be read: no regular file")
         yield file

@@ -83,6 +83,13 @@ def test_what_is_no_file_is_not_read(tmp_path, kind, read):
         read(path)
 
 
+def test_a_file_that_fails_while_it_is_read_is_named(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.symlink_to("/proc/self/mem")  # a regular file that has no byte at its start
+    with pytest.raises(DamagedError, match=r"model\.safetensors cannot be read: .*Input/output"):
+        read_safetensors(path)
+
+
 @pytest.mark.parametrize(
     "content",
     [
