@@ -58,7 +58,8 @@ class JobDirectories:
             if (self._sweep / name).exists():  # of this job, or it will be refused
                 return name
         else:
-            name = ",".join(line for line in lines if not self._is_left_out(line))
+            fixed = self._fixed
+            name = ",".join(o for o in lines if "/" not in o or o.partition("=")[0] not in fixed)
         if self._existing:
             with suppress(Exception):  # if there is no fingerprint, the check says why
                 if found := self._existing.get(config_fingerprint(cfg)):
@@ -66,9 +67,6 @@ class JobDirectories:
         if whole or (_is_safe(name) and not (self._sweep / name).exists()):
             return name
         return config_fingerprint(cfg)
-
-    def _is_left_out(self, line: str) -> bool:
-        return "/" in line and line.partition("=")[0] in self._fixed
 
     @cached_property
     def _existing(self) -> dict[str, str]:

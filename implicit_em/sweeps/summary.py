@@ -65,10 +65,11 @@ def read_jobs(directory: str | Path) -> pd.DataFrame:
         else _Job(RunDirectory(directory / name), noted[name], {"status": "not started"})
         for name in dict.fromkeys([*noted, *sorted(started)])
     ]
-    rows = [
-        dict.fromkeys(("job", "directory")) | settings | job.row | job.named
-        for job, settings in zip(jobs, _differing(jobs), strict=True)
-    ]
+    rows = []
+    for job, settings in zip(jobs, _differing(jobs), strict=True):
+        place = job.run.path.name
+        named = {"job": job.name or place, "directory": place}
+        rows.append(named | settings | job.row | named)
     table = pd.DataFrame(rows)
     return table.reindex(columns=list(dict.fromkeys([*table.columns, "error", *IN_SUMMARY])))
 
@@ -82,10 +83,6 @@ class _Job:
     """The text that overrides assign to keys and config groups."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """The value of every key, and ``typed`` for the groups."""
-
-    @property
-    def named(self) -> dict[str, Any]:
-        return {"job": self.name or self.run.path.name, "directory": self.run.path.name}
 
 
 def _read(run: RunDirectory) -> _Job:

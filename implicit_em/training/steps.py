@@ -1,15 +1,15 @@
 """What is logged within epochs: single steps, and what samples measured between blocks tell."""
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import Logger
-from torch import Tensor, nn
+from torch import Tensor
 
 from implicit_em.base.errors import WriteError
 from implicit_em.data import BlockLoader, ResidentDataModule
@@ -152,15 +152,18 @@ class StepLog(pl.Callback):
         model, mean_D = module.model, module.training_mean
         total, residual, spread = torch.zeros(3, dtype=torch.float64, device=module.device)
         active_K = torch.zeros(len(model.weight), dtype=torch.bool, device=module.device)
-        with _evaluating(model):
-            for energies_BK, x_BD in encoded(model, self._x, BATCH):
-                active_BK = energies_BK > 0
-                total += active_BK.sum()
-                active_K |= active_BK.any(0)
-                if mean_D is not None:
-                    decoded_BD = model.decode(energies_BK.to(model.weight.dtype))
-                    residual += (x_BD - decoded_BD).square().sum()
-                    spread += (x_BD - mean_D).square().sum()
+        in_training = [part for part in model.modules() if part.training]
+        model.eval()
+        for energies_BK, x_BD in encoded(model, self._x, BATCH):
+            active_BK = energies_BK > 0
+            total += active_BK.sum()
+            active_K |= active_BK.any(0)
+            if mean_D is not None:
+                decoded_BD = model.decode(energies_BK.to(model.weight.dtype))
+                residual += (x_BD - decoded_BD).square().sum()
+                spread += (x_BD - mean_D).square().sum()
+        for part in in_training:
+            part.training = True
         return torch.stack([total / len(self._x), residual / spread, (~active_K).sum()])
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, *_: Any, **__: Any) -> None:
@@ -236,15 +239,3 @@ class StepLog(pl.Callback):
 def _named(row: Mapping[str, float | None]) -> dict[str, float]:
     """Return a row as a logger gets it."""
     return {f"{STEP}{key}": value for key, value in row.items() if value is not None}
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model and its parts into eval mode for a while."""
-    modes = {part: part.training for part in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes.items():
-            part.training = training

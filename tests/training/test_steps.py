@@ -252,11 +252,17 @@ def test_values_stay_on_the_device_for_two_seconds_or_until_a_checkpoint(
     assert len(fetched) == 10
 
 
-def test_a_measurement_is_in_eval_mode_and_leaves_the_modes_as_they_are():
-    model = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.BatchNorm1d(2).eval())
-    with steps._evaluating(model):
-        assert not any(part.training for part in model.modules())
-    assert [part.training for part in model.modules()] == [True, True, False]
+def test_a_measurement_is_in_eval_mode_and_leaves_the_modes_as_they_are(tmp_path):
+    model, seen = Encoder(64, 5), []
+    model.activation.eval()
+    before = [part.training for part in model.modules()]
+    model.register_forward_hook(lambda *_: seen.extend(p.training for p in model.modules()))
+    log = StepLog(tmp_path / "steps.csv", "auto", None)
+    log._x = torch.rand(10, 64)
+    log._measure(SimpleNamespace(model=model, training_mean=None, device="cpu"))
+    assert [part.training for part in model.modules()] == before
+    assert any(before)
+    assert seen == [False] * len(before)
 
 
 def test_a_terminal_of_eighty_columns_shows_the_numbers(monkeypatch):
