@@ -181,9 +181,10 @@ def typed_data(
         ConfigError: if an override is no setting of data, normalises them, or has several values.
     """
     for override in overrides:
-        if not override.lstrip("+").startswith("data"):
+        key = override.lstrip("+").partition("=")[0]
+        if key.partition(".")[0] != "data":
             raise ConfigError(f"{override}: only settings of data can differ from the run's own")
-        if override.lstrip("+").startswith("data.normalize"):
+        if key == "data.normalize":
             why = "samples are normalised by the statistics of the run"
             why = "the model takes raw samples" if is_foreign(path) else why
             raise ConfigError(f"{override}: {why}")

@@ -268,6 +268,7 @@ def test_evaluating_says_what_is_wrong(composed, small, tmp_path, capsys, monkey
     wrong = {
         (str(tmp_path),): "no run directory",
         (str(tmp_path / "run"), "seed=3"): "seed=3",
+        (str(tmp_path / "run"), "dataset=kmnist"): "dataset=kmnist: only settings of data",
         (str(tmp_path / "run"), "data=mnist"): "width 784, but the model was trained on width 64",
     }
     for arguments, reason in wrong.items():
