@@ -17,7 +17,7 @@ FAMILIES = re.compile(
     re.IGNORECASE,
 )
 """Names of models of which TransformerLens 3.9 knows the families."""
-HUB_NAME, NO_NAME = re.compile(r"([\w.-]+/)?\w[\w.-]*", re.ASCII), "auto"
+HUB_NAME, NO_NAME = re.compile(r"([\w.-]+/)?[a-zA-Z0-9][\w.-]*", re.ASCII), "auto"
 """Names on the hub, which paths are not, and the name of a model that was given none."""
 
 

@@ -131,6 +131,7 @@ def test_a_hook_names_a_site(architecture, hook, site):
         ("sentence-transformers/all-MiniLM-L6-v2", "minilm", True),
         ("/models/mine", "minilm", True),
         (None, "minilm", True),
+        ("_", "minilm", True),
         ("gpt2-small", "auto", True),
         ("gpt2-small", "minilm", False),
         ("EleutherAI/pythia-70m", "smollm2-q4_1", False),
