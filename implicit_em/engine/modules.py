@@ -288,14 +288,10 @@ class EnergyModule(pl.LightningModule):
         """Keep the values of the steps that are logged, and return what counts for the epoch."""
         steps = range(self.steps_done + 1, self.steps_done + 1 + len(values_ST))
         some = slice(-steps.start % self.log_every, None, self.log_every)
-        rates, self._rates = self._rates or [self._rate] * len(steps), []
+        rates, self._rates = self._rates or [self._optimizer.param_groups[0]["lr"]] * len(steps), []
         if steps[some]:
             self.logged.append(LoggedSteps(steps[some], rates[some], values_ST[some]))
         return values_ST[:, :-2]
-
-    @property
-    def _rate(self) -> float:
-        return float(self._optimizer.param_groups[0]["lr"])
 
     @property
     def bare_optimizer(self) -> Optimizer | None:
@@ -312,7 +308,7 @@ class EnergyModule(pl.LightningModule):
         if self._clip is not None:
             self._clip(self.model.parameters())
         if self.log_every:
-            self._rates.append(self._rate)
+            self._rates.append(self._optimizer.param_groups[0]["lr"])
         self._optimizer.step()
         if self._scheduler is not None and self._interval == "step":
             self._scheduler.step()

@@ -24,13 +24,9 @@ CONVERT = (
 )
 """Program that makes ``ae.safetensors`` of the weights of dictionary_learning."""
 CLASSES = {
-    "AutoEncoder": "standard",
-    "AutoEncoderNew": "standard",
-    "AutoEncoderTopK": "topk",
-    "BatchTopKSAE": "jumprelu",
-    "MatryoshkaBatchTopKSAE": "jumprelu",
-    "JumpReluAutoEncoder": "jumprelu",
-    "GatedAutoEncoder": "gated",
+    **dict.fromkeys(("AutoEncoder", "AutoEncoderNew"), "standard"),
+    **{"AutoEncoderTopK": "topk", "GatedAutoEncoder": "gated"},
+    **dict.fromkeys(("BatchTopKSAE", "MatryoshkaBatchTopKSAE", "JumpReluAutoEncoder"), "jumprelu"),
 }
 """SAELens's architecture for each class of dictionary_learning."""
 WHOLE_INPUT = ("AutoEncoderNew", "JumpReluAutoEncoder")

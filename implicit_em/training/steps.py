@@ -116,7 +116,8 @@ class StepLog(pl.Callback):
         self._monitor_every = max(1, self.steps // points)
         self._done = trainer.global_step
         self._flush_at = time.monotonic() + PAUSE
-        self._show(self._done, {})
+        if self.progress is not None:
+            self.progress.show_step(self._done, steps, {})
 
     def _samples(self, steps: int) -> int:
         """Return the number of samples in so many steps; an epoch's last batch may be smaller."""
@@ -195,8 +196,8 @@ class StepLog(pl.Callback):
             names = ("monitor/l0", "monitor/fvu", "monitor/inactive_units")
             rows.setdefault(step, {"samples": self._samples(step)})
             rows[step] |= zip(names, found_3.tolist(), strict=True)
-        if logged:
-            self._show(trainer.global_step, rows[places[-1][0]])
+        if logged and self.progress is not None:
+            self.progress.show_step(trainer.global_step, self.steps, rows[places[-1][0]])
         for step, row in sorted(rows.items()):
             self.table.add(step, row)
             if self.logger is not None:
@@ -219,10 +220,6 @@ class StepLog(pl.Callback):
             "lr": rate,
             "l0_factor": factor,
         }
-
-    def _show(self, step: int, row: Mapping[str, float]) -> None:
-        if self.progress is not None:
-            self.progress.show_step(step, self.steps, row)
 
     def _write(self, trainer: pl.Trainer) -> None:
         if not (trainer.is_global_zero and self.steps):
