@@ -159,7 +159,9 @@ def _run(task: Callable[[], Any], config: str, full_error: bool) -> int:
 def _reason(error: Exception, config: str) -> tuple[int, str | None]:
     """Return the exit code and one line for an error, or no line if it needs its traceback."""
     number_for_a_group = "Config group override must be a string or a list" in str(error)
-    if isinstance(error, HydraException | OmegaConfBaseException) or number_for_a_group:
+    too_deep = isinstance(error, RecursionError) and not HydraConfig.initialized()
+    typed_wrongly = isinstance(error, HydraException | OmegaConfBaseException)
+    if typed_wrongly or number_for_a_group or too_deep:
         return errors.REFUSED, _explain(error, config)
     reason = errors.one_line(error) if isinstance(error, OSError) else launchers.lost(error)
     return errors.FAILED, reason

@@ -22,10 +22,14 @@ from yaml import YAMLError
 from implicit_em.base.errors import ConfigError, nearest, one_line
 from implicit_em.base.settings import nodes
 from implicit_em.config import CONF
-from implicit_em.config.saved import read_yaml
+from implicit_em.config.saved import MOST_VALUES, read_yaml
 
 LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm", "submitit_slurm_stacked", "ray")
 """Launchers that the extra ``cluster`` installs."""
+
+REFUSALS = (errors.HydraException, OmegaConfBaseException, ValueError, RecursionError)
+"""Errors of Hydra for what was typed: ``ValueError`` is that for a number in place of a group's
+option, ``RecursionError`` that for thousands of brackets."""
 
 ELSEWHERE = {
     **dict.fromkeys(("learning_rate", "base_lr"), "lr.value"),
@@ -43,6 +47,9 @@ ELSEWHERE = {
     "log_to_wandb": "logger, as in logger=wandb",
 }
 """What is meant by keys of SAELens, dictionary_learning and Lightning."""
+
+
+_REFERENCE = re.compile(r"\$\{(\.*)([\w.]+)\}")
 
 
 class FileConfigSource(file_config_source.FileConfigSource):
@@ -75,7 +82,8 @@ def composed(name: str, overrides: Sequence[str], conf: Path = CONF) -> DictConf
         ConfigError: if it cannot be composed; the message says why.
     """
     with composing(name, overrides, conf):
-        return compose(name, overrides=list(overrides))
+        check_references(config := compose(name, overrides=list(overrides)))
+    return config
 
 
 @contextmanager
@@ -87,8 +95,7 @@ def composing(name: str, overrides: Sequence[str], conf: Path) -> Iterator[Confi
             yield loader
         except ConfigError:
             raise
-        # A ValueError is Hydra's for a number that was assigned to a group.
-        except (errors.HydraException, OmegaConfBaseException, ValueError) as error:
+        except REFUSALS as error:
             raise ConfigError(explain(error, overrides, loader, name)) from error
 
 
@@ -96,6 +103,27 @@ def typed(config: DictConfig) -> list[str]:
     """Return the overrides as they were typed; to resolve one may fail."""
     overrides: Any = OmegaConf.to_container(config.hydra.overrides.task)
     return overrides
+
+
+def check_references(config: DictConfig) -> None:
+    """Raise ``ConfigError`` for a setting whose references would take all time or memory.
+
+    Ten references in a text, each to a text of ten others, stand for a hundred.
+    """
+    content: Any = OmegaConf.to_container(config)
+    texts, known = dict(nodes(content)), dict[str, int]()
+
+    def size(key: str) -> int:
+        if key not in known:
+            known[key] = 1  # also of what refers to itself, which OmegaConf refuses
+            for dots, name in _REFERENCE.findall(str(texts.get(key, ""))):
+                above = key.split(".")[: -len(dots)] if dots else []
+                known[key] += size(".".join([*above, name]))
+        return known[key]
+
+    for key in sorted(texts, key=lambda key: key.startswith("hydra")):  # it has the overrides
+        if not isinstance(texts[key], dict) and size(key) > MOST_VALUES:
+            raise ConfigError(f"{key}: its references stand for more than {MOST_VALUES:,} values")
 
 
 def unresolved(error: OmegaConfBaseException) -> str:
@@ -119,6 +147,8 @@ def shadowed(config: DictConfig) -> str | None:
 def explain(error: Exception, overrides: Sequence[str], loader: ConfigLoader, config: str) -> str:
     """Return one line that explains why Hydra could not compose the primary config ``config``."""
     message = str(error).strip().splitlines()[0]
+    if isinstance(error, RecursionError):
+        return f"{max(overrides, key=len):.60}...: too many brackets in one another"
     if isinstance(error, errors.MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         if group == "hydra/launcher" and choice in LAUNCHERS:

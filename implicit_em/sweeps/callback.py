@@ -8,14 +8,20 @@ from typing import Any, ClassVar
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import filter_overrides
-from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from implicit_em.base.errors import ConfigError, RefusedError, RunError, one_line
-from implicit_em.config.composing import explain, shadowed, typed, unresolved
+from implicit_em.config.composing import (
+    REFUSALS,
+    check_references,
+    explain,
+    shadowed,
+    typed,
+    unresolved,
+)
 from implicit_em.config.job_directories import begin_sweep, note_jobs
 from implicit_em.sweeps import launchers
 from implicit_em.sweeps.jobs import JobComposer, enumerate_jobs, fixed_keys
@@ -66,7 +72,8 @@ def refusing() -> Iterator[None]:
 
 
 def refuse_launch(config: DictConfig) -> None:
-    """Raise ``ConfigError`` for a launcher or sweeper that cannot start."""
+    """Raise ``ConfigError`` for a launcher that cannot start, or for settings without end."""
+    check_references(config)
     if reason := launchers.refusal(config) or shadowed(config):
         raise ConfigError(reason)
 
@@ -80,7 +87,7 @@ def composed_jobs(config: DictConfig) -> Iterator[tuple[list[str], DictConfig]]:
         begin_sweep(Path(config.hydra.sweep.dir), fixed_keys(config, loader))
         for overrides in enumerate_jobs(config, loader):
             yield overrides, composer.compose(overrides)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except REFUSALS as error:
         reason = explain(error, overrides, loader, config.hydra.job.config_name)
         raise RefusedError(reason, error) from error
 

@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from hydra.utils import get_class
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from implicit_em.base.digest import digest_of_file
 from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.config import CONF
-from implicit_em.config.composing import composed
+from implicit_em.config.composing import REFUSALS, composed
 from implicit_em.config.schema import to_plain
 from implicit_em.config.spec import RunSpec
 from implicit_em.data import ActivationDataModule, ActivationStore, ResidentDataModule
@@ -202,5 +200,5 @@ def typed_data(
             if parsed.key_or_group in {f"data.{name}" for name in FILES}:
                 config.data.digest = None  # that of the files it was trained on
         return to_plain(config)["data"]
-    except (HydraException, OmegaConfBaseException) as error:
+    except REFUSALS as error:
         raise ConfigError(one_line(error)) from error

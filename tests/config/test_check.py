@@ -11,6 +11,7 @@ from torch import nn
 
 from implicit_em.base.errors import ConfigError
 from implicit_em.config import check as checking
+from implicit_em.config import composing
 from implicit_em.config.check import check
 from implicit_em.config.resolvers import data_root
 from implicit_em.config.spec import RunSpec
@@ -177,6 +178,26 @@ def test_yaml_that_is_none_gives_one_line(refused, tmp_path, content, reason):
     assert str(path) in line
     assert reason in line
     assert [*tmp_path.iterdir()] == [tmp_path / "mine"]
+
+
+@pytest.mark.parametrize("beside", ["${own.%d}", "${.%d}"])
+def test_references_that_would_take_all_time_give_one_line(refused, tmp_path, beside):
+    path = tmp_path / "mine" / "own" / "bomb.yaml"
+    path.parent.mkdir(parents=True)
+    lines = [f"{n}: {' '.join([beside % (n - 1)] * 10) if n else 1}" for n in range(8)]
+    path.write_text("\n".join(lines))
+    with soon():
+        line = refused("--config-dir", "mine", "+own=bomb", "data.root=${own.7}")
+    assert "data.root: its references stand for more than 2,000 values" in line
+    assert [*tmp_path.iterdir()] == [tmp_path / "mine"]
+
+
+def test_brackets_in_one_another_give_one_line(refused, tmp_path):
+    deep = "+x=" + "[" * 1_000 + "]" * 1_000
+    with soon():
+        assert refused(deep).endswith("[...: too many brackets in one another\n")
+        with pytest.raises(ConfigError, match="too many brackets in one another"):
+            composing.composed("train", [deep])
 
 
 def test_aliases_may_repeat_a_few_values(command_line, small, tmp_path):
