@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from implicit_em.base import errors, interruption
 from implicit_em.base.arguments import Parser
 from implicit_em.config import CONF
-from implicit_em.config.composing import explain
+from implicit_em.config.composing import REFUSALS, explain
 from implicit_em.sweeps import launchers
 from implicit_em.sweeps.callback import CheckCallback
 
@@ -158,10 +158,8 @@ def _run(task: Callable[[], Any], config: str, full_error: bool) -> int:
 
 def _reason(error: Exception, config: str) -> tuple[int, str | None]:
     """Return the exit code and one line for an error, or no line if it needs its traceback."""
-    number_for_a_group = "Config group override must be a string or a list" in str(error)
-    too_deep = isinstance(error, RecursionError) and not HydraConfig.initialized()
-    typed_wrongly = isinstance(error, HydraException | OmegaConfBaseException)
-    if typed_wrongly or number_for_a_group or too_deep:
+    composing = not HydraConfig.initialized() and CheckCallback.sweep_directory is None
+    if isinstance(error, REFUSALS if composing else HydraException | OmegaConfBaseException):
         return errors.REFUSED, _explain(error, config)
     reason = errors.one_line(error) if isinstance(error, OSError) else launchers.lost(error)
     return errors.FAILED, reason
@@ -175,4 +173,4 @@ def _explain(error: Exception, config: str) -> str:
             loader.get_search_path().prepend(
                 provider="command-line", path=f"file://{Path(arguments.config_dir).resolve()}"
             )
-        return explain(error, arguments.overrides, loader, config)
+        return " ".join(explain(error, arguments.overrides, loader, config).split())

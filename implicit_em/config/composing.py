@@ -29,7 +29,7 @@ LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm", "submitit_slurm_stack
 
 REFUSALS = (errors.HydraException, OmegaConfBaseException, ValueError, RecursionError)
 """Errors of Hydra for what was typed: ``ValueError`` is that for a number in place of a group's
-option, ``RecursionError`` that for thousands of brackets."""
+option or of 5,000 digits, ``RecursionError`` that for thousands of brackets."""
 
 ELSEWHERE = {
     **dict.fromkeys(("learning_rate", "base_lr"), "lr.value"),
@@ -209,7 +209,7 @@ def _options_with(key: str, loader: ConfigLoader) -> list[str]:
     parts = key.split(".")
     group = "/".join(parts[: 2 if parts[0] == "hydra" else 1])
     found = []
-    for option in loader.get_group_options(group):
+    for option in loader.get_group_options(group) if group else ():
         file = loader.repository.load_config(f"{group}/{option}")  # type: ignore[attr-defined]
         is_global = file.header.get("package") == "_global_"
         prefix = "" if is_global else f"{group.replace('/', '.')}."
@@ -224,7 +224,7 @@ def _no_option(overrides: Sequence[str], loader: ConfigLoader, config: str) -> s
     for line in overrides:
         try:
             (override,) = OverridesParser.create(config_loader=loader).parse_overrides([line])
-        except errors.HydraException:
+        except REFUSALS:
             continue
         group = override.key_or_group
         options = loader.get_group_options(group)

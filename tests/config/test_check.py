@@ -192,6 +192,10 @@ def test_references_that_would_take_all_time_give_one_line(refused, tmp_path, be
     assert [*tmp_path.iterdir()] == [tmp_path / "mine"]
 
 
+def test_lines_in_an_override_give_one_line(refused):
+    assert "seed=1 seed=2: quote what has = or , in it" in refused("seed=1\nseed=2")
+
+
 def test_brackets_in_one_another_give_one_line(refused, tmp_path):
     deep = "+x=" + "[" * 1_000 + "]" * 1_000
     with soon():

@@ -120,6 +120,8 @@ MISTAKES = {
     "probe=knn": ["probe=knn", "'linear' or 'none'"],
     "optimizer=sgd +optimizer.betas=[0,1]": ["optimizer", "betas"],
     "seed": ["seed", "key=value"],
+    "=": ["=: no such key; allowed: "],
+    f"seed={'9' * 5_000}": ["Exceeds the limit (4300 digits)"],
     "seed=${oc.decode:'[1'}": ["seed: ", "missing BRACKET_CLOSE"],
     "-m seed=1,2 model.hidden=${nowhere:1}": ["model.hidden: Unsupported interpolation type"],
     "hydra.run.dir=${oc.env:NOWHERE}": ["hydra.run.dir: ", "'NOWHERE' not found"],
