@@ -49,6 +49,7 @@ VERSION = "6.0.0"
 EARLIER = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}
 """Names that settings had before, and their names since."""
 DEFAULTS = {"normalize_activations": "none", "reshape_activations": "none"}
+BOOLEANS = ("apply_b_dec_to_input", "rescale_acts_by_decoder_norm")
 UNFOLDED = ("expected_average_only_in", "covariance_whitening")
 """Normalisations that SAELens folds into the weights after the training. Where that was not done,
 it takes vectors as they are."""
@@ -149,6 +150,9 @@ def from_saelens(config: Mapping[str, Any], arrays: dict[str, Tensor]) -> nn.Mod
     for name, word in DEFAULTS.items():
         more = UNFOLDED if name == "normalize_activations" else ()
         check_word(name, config.get(name, word), (word, *more))
+    for name in BOOLEANS:
+        if not isinstance(value := config.get(name, False), bool):
+            raise ConfigError(f"{name}={value!r}: allowed are true and false, without quotes")
     if (option := config.get("normalize_activations")) in UNFOLDED:
         said = "not folded into the weights; vectors are taken unscaled, as SAELens does"
         log.warning("normalize_activations=%s: %s", option, said)

@@ -202,6 +202,8 @@ def test_what_has_no_form_there_is_one_line(tmp_path):
         ({"normalize_activations": "layer_norm"}, "normalize_activations=layer_norm: allowed are"),
         ({"reshape_activations": "hook_z"}, "reshape_activations=hook_z: allowed are none"),
         ({"activation_fn": "tanh-relu"}, "activation_fn=tanh-relu: allowed are relu, topk"),
+        ({"apply_b_dec_to_input": "false"}, "apply_b_dec_to_input='false': allowed are true and"),
+        ({"rescale_acts_by_decoder_norm": []}, "rescale_acts_by_decoder_norm=[]: allowed are true"),
         ({"dtype": "int8"}, "dtype=int8: allowed are float32, float64, float16, bfloat16"),
         ({"d_in": 5}, f"d_in=5: allowed by its weights are {WIDTH}"),
     ],
