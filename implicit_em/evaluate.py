@@ -45,8 +45,8 @@ def evaluate(
     Args:
         path: run directory; folder of SAELens or of dictionary_learning; or such a folder on the
             hub, ``hub:OWNER/NAME[@REVISION][:FOLDER]``.
-        data: another ``data`` node as plain containers. A model of another tool takes raw samples,
-            and its ``hook_name`` chooses the site of a store.
+        data: another ``data`` node as plain containers; a model of another tool needs one. Such a
+            model takes raw samples, and its ``hook_name`` chooses the site of a store.
         inside: whether to measure the causal language model that the data are from as well, with
             reconstructions in place of its vectors: ``metrics.language.INSIDE``.
         lm: folder, GGUF file or hub name of the language model; ``None`` for the place that
@@ -67,7 +67,7 @@ def evaluate(
 def _measured(
     found: Trained, inside: bool, lm: str | None, out: str | Path | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what ``evaluate`` does, and what is kept of it."""
+    """Return what ``evaluate`` returns, and what is kept of it."""
     settings = found.spec.settings
     threads = settings["trainer"]["threads"]
     if threads:
@@ -99,7 +99,7 @@ def _inside(found: Trained, lm: str | None) -> dict[str, float]:
     """Return what the language model predicts with the reconstructions of final samples."""
     data = found.data
     if not isinstance(data, ActivationDataModule):
-        raise ConfigError("inside: the data are from no language model; allowed for a store")
+        raise ConfigError("inside: the data are from no language model; needs data=activations")
     if data.normalizer is not None and data.normalizer.mean is None:
         raise ConfigError("inside: data.normalize=l2 leaves no length to put into the model")
     with working("measuring inside the language model"):
@@ -131,8 +131,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--inside", action="store_true", help=inside)
     lm = "folder, GGUF file or hub name of the language model of --inside, if it is none of conf/lm"
     parser.add_argument("--lm", help=lm)
-    parser.add_argument("--json", action="store_true", help="print what is kept, as JSON, alone")
-    out = "directory that keeps it; default: RUN, or outputs/NAME-DIGEST"
+    parser.add_argument("--json", action="store_true", help="print only what is kept, as JSON")
+    out = "directory for evaluations/; default: the run, or outputs/NAME-DIGEST"
     parser.add_argument("--out", type=Path, help=out)
     parser.add_argument("--conf", type=Path, default=CONF, help="folder of configuration files")
     return parser.run(arguments, _evaluate_and_print)

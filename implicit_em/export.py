@@ -27,20 +27,20 @@ from implicit_em.training.saelens import CONFIG, WEIGHTS, to_saelens
 from implicit_em.training.trained import Trained, trained
 
 PLACES = {"saelens": "saelens", "safetensors": "export.safetensors"}
-"""Default folder or file of each format, in the directory of what is made of a model."""
+"""Default folder or file of each format, in the directory for what is made of a model."""
 NO_HOOK = "sae"
-"""Folder on the hub of a model that is of no language model."""
+"""Folder on the hub for a model without a hook: its data are from no language model."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A trained model in a format of other tools, not yet written.
+    """A trained model in a format of other tools, before it is written.
 
     Args:
         model: the trained model.
         form: ``saelens`` or ``safetensors``.
-        config: its configuration.
-        content: the file of its weights.
+        config: configuration of the model, as the other tool has it.
+        content: content of the file of weights.
     """
 
     model: Trained
@@ -134,7 +134,7 @@ def export(path: str | Path, form: str = "saelens", out: str | Path | None = Non
     """Write a trained model for other tools, which then take raw samples.
 
     The normalisation is folded into the weights. A model without decoder gets a ridge decoder,
-    fitted on the run's training samples. What is there already stays if it is the same.
+    fitted on the run's training samples. If the same export is there already, it stays.
 
     Args:
         path: run directory; or folder or address of another tool's model, see ``evaluate``.
@@ -162,9 +162,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     path = "run directory, folder of SAELens or dictionary_learning, or hub:OWNER/NAME[:FOLDER]"
     parser.add_argument("path", metavar="PATH", help=path)
     parser.add_argument("--format", default="saelens", help="saelens (default) or safetensors")
-    out = "folder or file; default: in RUN, or in outputs/NAME-DIGEST"
+    out = "folder or file; default: in the run, or in outputs/NAME-DIGEST"
     parser.add_argument("--out", type=Path, help=out)
-    push = "also upload it to the hub, into a folder named by its place, with a model card"
+    push = "also upload it to the hub, into a folder named by its hook, with a model card"
     parser.add_argument("--push", metavar="OWNER/NAME", help=push)
     return parser.run(arguments, _export_and_push)
 

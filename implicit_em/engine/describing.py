@@ -1,4 +1,4 @@
-"""The class and arguments of a module, in Hydra's notation: what a checkpoint says of a model."""
+"""The class and arguments of a module, in Hydra's notation, as a checkpoint holds them."""
 
 import inspect
 from typing import Any
@@ -18,7 +18,7 @@ def describe(model: nn.Module) -> dict[str, Any]:
     """Return the ``_target_`` and arguments of a model and of its activation.
 
     Raises:
-        ConfigError: if a model that is built of them is another one than this.
+        ConfigError: if a model that is built from them is not like this one.
     """
     subject = f"model: this {type(model).__name__} cannot be built again"
     hint = "give its arguments as a dictionary"
@@ -56,7 +56,7 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def _facts(model: nn.Module) -> dict[str, Any]:
-    """Return what two models of the same arguments share, whatever their weights."""
+    """Return what two models with the same arguments share, whatever their weights."""
     facts: dict[str, Any] = {name: tuple(v.shape) for name, v in model.state_dict().items()}
     for name, part in model.named_modules():
         facts[name] = type(part).__name__

@@ -76,11 +76,11 @@ def build_objective(loss: Spec) -> Objective:
 class EnergyModule(pl.LightningModule):
     """Base of both modules: objective, optimizer, epoch means, curves and final metrics.
 
-    A batch is a tensor of images of any shape ``(B, ...)``, or a tuple that begins with one. Labels
-    behind it, of integers, are ignored; floating-point values raise ``ValueError``. Each epoch logs
-    the mean over its steps of the total and of each term, as ``train/loss`` and ``train/<term>``. A
-    validation loader adds the curves ``monitor/<metric>``. A ``Stack`` of this module alone, or of
-    several, makes the steps.
+    A batch is a tensor of images of any shape ``(B, ...)``, or a tuple that begins with one.
+    Integer labels behind it are ignored; floating-point values raise ``ValueError``. Each epoch
+    logs the mean over its steps of the total and of each term, as ``train/loss`` and
+    ``train/<term>``. A validation loader adds the curves ``monitor/<metric>``. A ``Stack`` of this
+    module alone, or of several, makes the steps.
 
     Args:
         model: arguments of the network, with ``in_features``; ``_target_`` may name a subclass. Or
@@ -106,8 +106,8 @@ class EnergyModule(pl.LightningModule):
             leaves the weights as they are.
 
     Raises:
-        ValueError: if a network that is given is of another kind, needs no gradients or cannot be
-            built again from its arguments; if the objective needs a tensor that the model lacks, or
+        ValueError: if the given network is of another kind, needs no gradients, or cannot be built
+            again from its arguments; if the objective needs a tensor that the model lacks, or
             leaves a part of the model untrained; if ``l0`` is out of range, or no term makes units
             sparse.
     """
@@ -165,7 +165,7 @@ class EnergyModule(pl.LightningModule):
         self._at_epoch_start: list[Tensor] = []
 
     def _described(self, model: nn.Module) -> dict[str, Any]:
-        """Return the arguments of a network that was given, or refuse it."""
+        """Return the arguments of the given network, or refuse it."""
         if not isinstance(model, self.network):
             raise ConfigError(
                 f"model: a {type(model).__name__}; allowed are arguments in a dictionary, or an "
@@ -214,8 +214,7 @@ class EnergyModule(pl.LightningModule):
             if isinstance(other, Tensor) and (other.is_floating_point() or other.is_complex()):
                 raise ConfigError(
                     f"batch[{place}]: values of {other.dtype} and shape {tuple(other.shape)}; "
-                    "allowed beside the inputs are labels, of integers, which are ignored: there "
-                    "is no other target than the inputs"
+                    "allowed beside the inputs are integer labels, which are ignored"
                 )
         return as_unit_float(images.flatten(1)).to(self.model.weight.dtype)
 
@@ -332,7 +331,7 @@ class EnergyModule(pl.LightningModule):
 
     @property
     def columns(self) -> list[str]:
-        """Names of the values of a step, without those of steps that are logged."""
+        """Names of the values of each step; L0 and FVU of a step that is logged follow them."""
         columns = [f"train/{name}" for name in ("loss", *self.objective.terms)]
         if self.control is not None:
             columns += ["control/l0", *(f"control/{n}_weight" for n in self.objective.sparse)]

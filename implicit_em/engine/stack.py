@@ -143,9 +143,10 @@ class Stack:
 
         Returns the total and the unweighted terms at each step, shape ``(S, 1 + T, R)``. Under a
         control, L0 and the controlled weights follow them. If steps may be sparse, the next value
-        is 1 for a sparse step, else 0. If steps are logged, L0 and the FVU come last: NaN for other
-        steps, for an FVU without a decoder, and for compiled steps, which are all the same. Errors
-        of updates are left in ``failures``; the first is raised if all replicas have failed.
+        is 1 for a sparse step, else 0. If steps are logged, L0 and the FVU come last. They are NaN
+        for other steps and for compiled ones, which must all be alike; the FVU is also NaN without
+        a decoder. Errors of updates are left in ``failures``; the first is raised if all replicas
+        have failed.
         """
         self._merge_updates()
         neighbours = [(block, len(list(equal))) for block, equal in groupby(blocks)]
@@ -200,7 +201,7 @@ class Stack:
         return torch.tensor(shares_SR, dtype=target.dtype).to(target.device).unbind()
 
     def _logged(self, steps: int) -> list[bool]:
-        """Return which steps of a block a replica logs; their numbers alone decide."""
+        """Return which steps of a block any replica logs; their numbers alone decide."""
         if not self._measures:
             return [False] * steps
         counts = [(replica.steps_done, replica.log_every) for replica in self.replicas]
@@ -251,7 +252,7 @@ class Stack:
         self, outputs: Mapping[str, Tensor], progress: Tensor | None, logged: bool
     ) -> Any:
         measured = self._measured(outputs) if logged else []
-        outputs = {name: outputs[name] for name in self._names}  # alike, whether logged or not
+        outputs = {name: outputs[name] for name in self._names}  # the same if nothing is logged
         together = len(self.replicas) == 1 or statistics_fill_lanes(outputs)
         further = [] if progress is None else self._regulate(outputs, progress, together)
         if self._sparse_up_to:

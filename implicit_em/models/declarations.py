@@ -14,8 +14,8 @@ place of normalised ones. Without this declaration the normaliser stays in front
 what ``training_outputs`` gives. Without this declaration all steps are dense.
 
 ``decodes = True``: the rows of an ``Encoder`` are also its decoder, so ``decode`` returns ``E W``.
-Without this declaration ``decode`` and ``reconstruct`` raise. Such a class does not declare
-``folds``: rows that take raw samples would not give them back. A ``SparseAutoencoder`` has a
+Without this declaration ``decode`` and ``reconstruct`` raise. A class with it does not declare
+``folds``: rows that take raw samples would not give these back. A ``SparseAutoencoder`` has a
 decoder, and declares nothing.
 
 A declaration holds for the class whose body makes it. A subclass may compute something else, so it

@@ -11,7 +11,7 @@ class Described(nn.Module):
     made_with: tuple[tuple[Any, ...], dict[str, Any]]
 
     def __new__(cls, *arguments: Any, **by_name: Any) -> "Described":
-        """Note the arguments, for subclasses too, whatever their ``__init__`` does with them."""
+        """Note the arguments, also those of a subclass that its ``__init__`` does not pass on."""
         made = super().__new__(cls)
         vars(made)["made_with"] = (arguments, by_name)
         return made

@@ -27,7 +27,7 @@ class Normalizer(nn.Module):
         factor: symmetric matrix A, shape ``(D, D)``, or its diagonal, shape ``(D,)``.
 
     Raises:
-        ValueError: if there is no such option, or the tensors are not those of it.
+        ValueError: if there is no such option, or if it needs other tensors.
     """
 
     mean: Tensor | None

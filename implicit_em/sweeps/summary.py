@@ -135,10 +135,10 @@ def group_over_seeds(jobs: pd.DataFrame) -> pd.DataFrame:
 
 
 def columns_of(jobs: pd.DataFrame) -> list[str]:
-    """Return the columns with a value that say something of the family of a completed job.
+    """Return the columns with a value that say something of the model of a completed job.
 
-    Of an evaluation these are the same, but on the run's own data only what was measured inside a
-    language model: the run has the others.
+    An evaluation has the same columns. One on the run's own data has only those that were measured
+    inside a language model, because the run has the others.
     """
     known = jobs.astype(object).where(jobs.notna(), None)[jobs["status"] == "completed"]
     asked = [key for row in known.to_dict("records") for key in in_table(row, of_sweep=True)]

@@ -134,7 +134,8 @@ def reconstruction(
 def decoder_of(model: Any, data: ResidentDataModule) -> RidgeDecoder:
     """Return a ridge decoder, fitted on a fixed choice of the data's training samples.
 
-    Of up to ``ALONE`` units, one thread fits it: on a busy machine, several wait for each other.
+    One thread fits a decoder of up to ``ALONE`` units. On a busy machine, several threads would
+    wait for each other.
     """
     with torch_threads(1) if len(model.weight) <= ALONE else nullcontext():
         return _decoder_of(model, data)

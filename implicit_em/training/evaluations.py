@@ -45,11 +45,11 @@ def record(
 ) -> dict[str, Any]:
     """Write a measurement as JSON, and return its content.
 
-    There is one file for each choice of data, weights and ``inside``. The same measurement replaces
-    itself; another one has a file of its own. If a file cannot be written, a warning says so.
+    There is one file for each choice of data, weights and ``inside``: the same measurement replaces
+    its file, and any other has a file of its own. If a file cannot be written, a warning says so.
 
     Args:
-        folder: run directory, or another; the file goes into its ``evaluations/``.
+        folder: run directory, or another; the file goes into ``evaluations/`` there.
         model: run directory, folder, or address on the hub with the commit.
         metrics: what was measured; no NaN or infinity.
         data: settings of the data, as plain containers.
@@ -114,7 +114,8 @@ def _measured(data: Mapping[str, Any]) -> dict[str, Any]:
 def digest_of_samples(data: ResidentDataModule) -> str | None:
     """Return 16 hexadecimal digits of the content that a data module has read.
 
-    It is that of the store or files, or of the samples in memory, which must not be normalised yet.
+    It is that of the store or files, or else of the samples in memory, which must not be normalised
+    yet. ``None`` stands for samples in a file of another data module.
     """
     if isinstance(data, ActivationDataModule):
         return digest_of_store(data.store.path)

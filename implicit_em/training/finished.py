@@ -18,8 +18,8 @@ from implicit_em.training.loading import load
 class Run:
     """A run, read from its directory; a file is read when it is first asked for.
 
-    It takes the place of the directory's path, as in ``implicit_em.features(run)``. Nothing that
-    the files name is built, but for the model; see ``implicit_em.load``.
+    It may stand for the directory's path, as in ``implicit_em.features(run)``. Only ``model``
+    builds a class that the files name, as ``implicit_em.load`` does.
 
     Args:
         path: the run directory.
@@ -63,7 +63,11 @@ class Run:
 
     @cached_property
     def config(self) -> DictConfig:
-        """The settings, resolved, such as ``config.lr.value``; ``DamagedError`` if they are not."""
+        """The settings, resolved, such as ``config.lr.value``.
+
+        Raises:
+            DamagedError: if they cannot be read.
+        """
         return self._directory.read_config()
 
     @cached_property

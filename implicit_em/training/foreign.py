@@ -1,6 +1,6 @@
 """Autoencoders of other tools: a folder on the disk, or one on the Hugging Face hub.
 
-Read are the folders of SAELens, and those of dictionary_learning, whose weights must be no pickle.
+Folders of SAELens are read, and those of dictionary_learning whose weights are no pickle.
 """
 
 import re
@@ -66,7 +66,7 @@ def _of_dictionary_learning(config: Any, arrays: dict[str, Tensor]) -> Content:
     trainer = config["trainer"]
     check_word("dict_class", kind := trainer["dict_class"], tuple(CLASSES))
     architecture = CLASSES[kind]
-    # Linear layers have transposed matrices. The other buffers repeat the settings.
+    # Matrices of linear layers are transposed. The other buffers repeat the settings.
     found = {ARRAYS.get(k, k): a.T if k.endswith(".weight") else a for k, a in arrays.items()}
     threshold = found.pop("threshold", None)
     if architecture == "jumprelu" and threshold is not None:
@@ -87,7 +87,7 @@ FORMS: Mapping[tuple[str, str], Callable[[Any, dict[str, Tensor]], Content]] = {
     (saelens.CONFIG, saelens.WEIGHTS): lambda config, arrays: (saelens.of_today(config), arrays),
     ("config.json", "ae.safetensors"): _of_dictionary_learning,
 }
-"""By the names of a configuration and its weights, what gives them as SAELens would have them."""
+"""What puts a configuration and its weights into SAELens's form, by the names of the two files."""
 
 
 def is_foreign(path: str | Path) -> bool:
@@ -100,7 +100,7 @@ def read_foreign(path: str | Path) -> Foreign:
     """Return the autoencoder at a path for which ``is_foreign`` holds.
 
     Raises:
-        ConfigError: if it is not there, only its pickle is, or a setting cannot be read.
+        ConfigError: if it is not there, if only its pickle is, or if a setting cannot be read.
         DamagedError: if its files do not fit together.
     """
     address, folder, name = str(path), Path(path), Path(path).resolve().name

@@ -28,14 +28,14 @@ class RunLogger(Logger):
 
 
 class Table:
-    """Rows of values by a whole number, and the CSV file that holds them.
+    """Rows of values, each with a whole number, and the CSV file that holds them.
 
     A cell is empty if its value was not measured or cannot be computed.
 
     Args:
         path: path of the file.
-        index: name of the numbers, and of the first column.
-        consecutive: whether the numbers are 1, 2, 3 and so on; if not, they rise.
+        index: name of the numbers, which are the first column.
+        consecutive: whether the numbers are 1, 2, 3 and so on; otherwise they only rise.
     """
 
     def __init__(self, path: Path, index: str, consecutive: bool = False) -> None:

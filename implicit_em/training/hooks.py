@@ -10,7 +10,7 @@ from implicit_em.data import ActivationStore, Manifest
 BLOCKS = {"GPT2": "transformer.h", "GPTNeoX": "gpt_neox.layers", "Bert": "bert.encoder.layer"}
 """Path of the blocks in transformers' causal models, by the beginning of their class's name."""
 OTHERS = "model.layers"
-"""This path in other models: Llama, Mistral, Qwen, Gemma."""
+"""The same path in any other model, such as Llama, Mistral, Qwen or Gemma."""
 FAMILIES = re.compile(
     r"(.*/)?(distilgpt2|gpt2|gpt-(neo|j)|pythia|bloom|mgpt|opt-|phi-|gemma|(meta-)?llama|codellama|"
     r"mistral|mixtral|qwen|olmo|stablelm|tiny-?stories|yi-).*",
@@ -58,7 +58,8 @@ def site_of(metadata: Mapping[str, Any], store: ActivationStore, site: str | Non
         site: site that was asked for; ``None`` for the one that is named.
 
     Raises:
-        ConfigError: if the store is of another model, lacks the place, or another was asked for.
+        ConfigError: if the store is of another model or lacks the site, or if another site was
+            asked for.
     """
     manifest, hook = store.manifest, metadata.get("hook_name")
     theirs, ours = str(metadata.get("model_name") or ""), manifest.model["name"]

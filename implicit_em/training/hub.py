@@ -33,7 +33,8 @@ def fetch(address: str, names: Sequence[str]) -> tuple[str, Path]:
         names: names of the files that are wanted; those that the folder lacks are left out.
 
     Raises:
-        ConfigError: if the address is none, or there is no such repository, revision or network.
+        ConfigError: if it is no address, or if there is no such repository or revision, or no
+            network.
     """
     found = ADDRESS.fullmatch(address)
     if found is None or ".." in re.split("[:/]", address):
@@ -63,7 +64,7 @@ def _asking(subject: str) -> Iterator[Any]:
 
 
 def check(repository: str) -> None:
-    """Raise ``ConfigError`` for what is no name, and without a client or a token."""
+    """Raise ``ConfigError`` if this is no name, or without the hub's client or a token."""
     if not ADDRESS.fullmatch(f"{PREFIX}{repository}") or {":", "@"} & set(repository):
         raise ConfigError(f"push={repository}: write OWNER/NAME")
     with _asking("push") as client:

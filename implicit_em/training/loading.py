@@ -29,7 +29,7 @@ ACTIVATIONS: dict[str, Any] = {
     **{f"torch.nn.{cls.__name__}": cls for cls in (*ELEMENTWISE, nn.PReLU, nn.RReLU)},
     "implicit_em.models.Abs": models.Abs,
 }
-"""Activations that ``load`` builds. Other classes of torch could be made to take for ever."""
+"""Activations that ``load`` builds. With some arguments, other classes of torch take for ever."""
 STATISTICS = "data.normalize."
 """Prefix of the names of the normaliser's tensors among the weights; no parameter has it."""
 
@@ -107,9 +107,9 @@ def load_as_trained(
     with raising(DamagedError, f"{run.model} cannot be built", Exception), device:
         model = _build(spec, MODELS | own, ACTIVATIONS | own)
     normalizer = load_weights(model, run)
-    if not own:  # what an activation is given shows in use
+    if not own:  # only use shows what an activation makes of its arguments
         with (
-            raising(DamagedError, f"{run.model}: its model gives nothing", Exception),
+            raising(DamagedError, f"{run.model}: the model cannot encode", Exception),
             torch.no_grad(),
         ):
             model.eval().encode(torch.zeros(1, spec["in_features"]))

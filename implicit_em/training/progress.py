@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 SHOWN = {"loss": "loss", "l0": "L0", "fvu": "FVU"}
 """Values of a step that are shown, and what they are called."""
 MANY_EPOCHS = 10
-"""Number of epochs from which on their lines are enough of a log."""
+"""Number of epochs from which on a log has no lines for steps."""
 PAUSE = 2.0
 """Least number of seconds between two lines of ``RateProgress``, except the last."""
 
@@ -46,9 +46,9 @@ def _bar_on_a_terminal(
 class EpochProgress(RunLogger):
     """Shows a bar over the epochs on a terminal; elsewhere a line after every tenth of them.
 
-    If steps are logged, the bar counts these, and few epochs have a line after every tenth, too. It
-    is a logger because a callback would cost time at every step. If several ``runs`` log here,
-    ``epochs`` is the total number of their epochs.
+    If steps are logged, the bar counts these, and a run of few epochs also has a line after each
+    tenth of its steps. This is a logger because a callback would cost time at every step. If
+    several ``runs`` log here, ``epochs`` is the total number of their epochs.
     """
 
     def __init__(self, epochs: int, runs: int = 1) -> None:
@@ -91,7 +91,7 @@ class EpochProgress(RunLogger):
 
     @rank_zero_only
     def show_step(self, done: int, steps: int, values: Mapping[str, float]) -> None:
-        """Show what was logged last of a single run's steps, of which so many are done."""
+        """Show the last values that were logged of a single run, and how many steps are done."""
         found = {key: values[key] for key in SHOWN if not math.isnan(values.get(key, math.nan))}
         shown = "".join(f"  {SHOWN[key]} {value:.4g}" for key, value in found.items())
         tenths = 10 * done // steps

@@ -38,7 +38,7 @@ WIDE_TABLE = (
     *(*LEADING, *INSIDE, "redundancy", *RESPONSIBILITIES, "reconstruction_mse"),
     *("features_found", "probe_accuracy", *ENDS),
 )
-"""The table of such a run: without the paper's absolute thresholds."""
+"""Keys in the table of such a run: none has an absolute threshold."""
 WIDE_SUMMARY = (
     *(*LEADING, "redundancy", *RESPONSIBILITIES[:1]),
     *("probe_accuracy", "features_found", *OF_TRAINING),
@@ -51,7 +51,7 @@ NO_OBJECTIVE = (
 
 
 def in_table(metrics: Mapping[Any, Any], of_sweep: bool = False) -> list[str]:
-    """Return the keys that say something of a run's family, for its table or that of its sweep."""
+    """Return the keys that say something of a run's model, for its table or that of its sweep."""
     sizes = (metrics.get(key) for key in ("units", "inputs"))
     units, inputs = (size if isinstance(size, int | float) else 0 for size in sizes)
     if units <= inputs and not metrics.get("site"):  # an earlier run has none of these keys

@@ -33,7 +33,7 @@ PLAIN = (Encoder, SampledEncoder, SparseAutoencoder, Dictionary)
 CLASSES = {"standard": Dictionary, "topk": TopK, "jumprelu": JumpReLU, "gated": Gated}
 """Class of the model for each architecture."""
 TRAINED = ("batchtopk", "matryoshka_batchtopk")
-"""Architectures of checkpoints, which are a ``jumprelu`` after the training."""
+"""Architectures of checkpoints that become a ``jumprelu`` after the training."""
 ENCODER = {"W_enc": "encoder.linear.weight", "b_enc": "encoder.linear.bias"}
 DECODER = {"W_dec": "decoder.weight", "b_dec": "decoder.bias"}
 GATES = {"b_gate": "encoder.linear.bias", "r_mag": "log_scale", "b_mag": "magnitude_bias"}
@@ -47,12 +47,12 @@ PARAMETERS: Mapping[str, Mapping[str, str]] = {
 VERSION = "6.0.0"
 """Version of SAELens that introduced this format. Without it, SAELens drops the metadata."""
 EARLIER = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}
-"""Names that settings had before, and their names since."""
+"""Names of settings by those that they had before."""
 DEFAULTS = {"normalize_activations": "none", "reshape_activations": "none"}
 BOOLEANS = ("apply_b_dec_to_input", "rescale_acts_by_decoder_norm")
 UNFOLDED = ("expected_average_only_in", "covariance_whitening")
-"""Normalisations that SAELens folds into the weights after the training. Where that was not done,
-it takes vectors as they are."""
+"""Normalisations that SAELens folds into the weights after the training. If that was not done, it
+takes vectors as they are."""
 LEAST_LENGTH = 1e-8
 """Length that SAELens takes for shorter rows of a decoder."""
 DTYPES = {str(d)[6:]: d for d in (torch.float32, torch.float64, torch.float16, torch.bfloat16)}
@@ -122,7 +122,7 @@ def to_saelens(
 
 
 def of_today(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration as SAELens writes it since 6.0, which also reads earlier ones."""
+    """Return a configuration as SAELens writes it since 6.0, also for one from before."""
     config = {EARLIER.get(name, name): value for name, value in config.items()}
     metadata = {name: config[name] for name in ("model_name", "hook_name") if name in config}
     function = config.get("activation_fn", "relu")
@@ -154,7 +154,7 @@ def from_saelens(config: Mapping[str, Any], arrays: dict[str, Tensor]) -> nn.Mod
         if not isinstance(value := config.get(name, False), bool):
             raise ConfigError(f"{name}={value!r}: allowed are true and false, without quotes")
     if (option := config.get("normalize_activations")) in UNFOLDED:
-        said = "not folded into the weights; vectors are taken unscaled, as SAELens does"
+        said = "not folded into the weights; vectors are taken unscaled, as in SAELens"
         log.warning("normalize_activations=%s: %s", option, said)
     if not (arrays.pop("scaling_factor", torch.ones(())) == 1).all():
         raise ConfigError("scaling_factor: allowed are ones alone")

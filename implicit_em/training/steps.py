@@ -1,4 +1,4 @@
-"""What is logged within epochs: single steps, and what samples measured between blocks tell."""
+"""What is logged within epochs: single steps, and samples that are measured between blocks."""
 
 import time
 from collections.abc import Mapping
@@ -23,15 +23,16 @@ from implicit_em.training.tracking import GLOBAL_STEP, STEP, log_again
 ROWS = 200
 """Number of rows that ``auto`` aims at."""
 EPOCHS = 20
-"""Number of epochs from which on ``auto`` logs no steps: the history has rows enough."""
+"""Number of epochs from which on ``auto`` logs no steps: the history then has enough rows."""
 PAUSE = 2.0
 """Least number of seconds between two transfers from the training device."""
 WRITING_SHARE = 0.001
-"""Largest share of the time that writing the file takes, beside that before a checkpoint."""
+"""Largest share of the time that goes into writing the file between two checkpoints."""
 MEAN_OF = 2**14
-"""Number of training samples whose mean FVU is about: more would change it by less than 1e-4."""
+"""Largest number of training samples in the mean that the FVU is about; more would change it by
+less than 1e-4."""
 ELEMENTS = 2**24
-"""Number of values of these samples at most."""
+"""Largest number of values of these samples."""
 
 POINTS = 20
 """Largest number of times that samples are measured in a run."""
@@ -57,9 +58,9 @@ def interval(setting: str | int, steps: int, epoch: int) -> int:
 class StepLog(pl.Callback):
     """Writes ``steps.csv``, and passes its rows on to a logger and to the progress.
 
-    The number of a step decides whether it is logged. A ``Stack`` computes the values, and they
-    stay on the training device for ``PAUSE`` seconds or until a checkpoint. Between two blocks of
-    steps, samples are measured as ``monitor/...``: those held out, or else training samples.
+    The number of a step decides whether it is logged. A ``Stack`` computes the values. They stay on
+    the training device for ``PAUSE`` seconds, or until a checkpoint. The columns ``monitor/...``
+    are measured between two blocks of steps, on samples held out or else on training samples.
 
     Args:
         path: path of the file.
@@ -227,7 +228,7 @@ class StepLog(pl.Callback):
         started = time.monotonic()
         if self.table.rows:
             self.table.write()
-        else:  # of an earlier part of the run, that does not count
+        else:  # the file is of an earlier part of the run, which does not count
             self.table.path.unlink(missing_ok=True)
         now = time.monotonic()
         self._write_at = now + (now - started) / WRITING_SHARE

@@ -31,7 +31,7 @@ TIMEOUT = 30.0
 GLOBAL_STEP = "trainer/global_step"
 """Name under which Lightning's logger passes the number of a step to W&B."""
 STEP = "step/"
-"""Start of the names of values that belong to a step; W&B draws others over the epochs."""
+"""Beginning of the names of values that belong to a step; W&B draws all others over epochs."""
 RETRIED = "-offline"
 """Suffix of an offline run's id, because wandb's service keeps the id of a failed attempt."""
 

@@ -44,7 +44,7 @@ class Trained:
         name: name for people.
         model: the model, for samples that ``normalizer`` has normalised.
         weights: file of the weights.
-        spec: settings of the samples and of a Trainer; of the training, too, if it was a run.
+        spec: settings of the samples and of a Trainer; for a run, also those of the training.
         output: directory for what is made of the model.
         normalizer: normaliser of raw samples; ``None`` for a model that takes raw samples.
         run: the run that trained the model; ``None`` for a model of another tool.
@@ -162,7 +162,7 @@ def _of_foreign(found: Foreign, data: Mapping[str, Any] | None) -> Trained:
 
 
 def _with_data(settings: Mapping[str, Any], data: Mapping[str, Any] | None) -> RunSpec:
-    """Return settings with other data, which come raw: the model's own normaliser is used."""
+    """Return settings with other data, unnormalised: the model's own normaliser is used."""
     raw = None if data is None else {k: v for k, v in data.items() if k != "normalize"}
     return RunSpec.of_settings({**settings, "data": raw})
 
@@ -172,8 +172,8 @@ def typed_data(
 ) -> dict[str, Any] | None:
     """Return the ``data`` node that overrides of a command line name; ``None`` without any.
 
-    They change the node of a run. With ``data=OPTION``, and for a model of another tool, it is
-    composed from a folder of configuration files.
+    They change the node of a run. With ``data=OPTION``, and for a model of another tool, the node
+    is composed from a folder of configuration files.
 
     Raises:
         ConfigError: if an override is no setting of data, normalises them, or has several values.
@@ -198,7 +198,7 @@ def typed_data(
                 raise ConfigError(f"{line}: several values; one is measured at a time")
             OmegaConf.update(config, parsed.key_or_group, parsed.value(), merge=True)
             if parsed.key_or_group in {f"data.{name}" for name in FILES}:
-                config.data.digest = None  # that of the files it was trained on
+                config.data.digest = None  # it is that of other files
         return to_plain(config)["data"]
     except REFUSALS as error:
         raise ConfigError(one_line(error)) from error

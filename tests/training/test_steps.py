@@ -102,7 +102,7 @@ def test_l0_and_fvu_are_those_of_the_definition(sparse_up_to):
         (TopK, REVIVED, 1, {"sparse_up_to": 1.0}),
     ],
 )
-def test_the_steps_that_are_logged_are_those_that_are_not(network, terms, count, options):
+def test_a_step_is_the_same_whether_it_is_logged_or_not(network, terms, count, options):
     mean = MEAN if issubclass(network, SparseAutoencoder) else None
 
     def make(log_every):
