@@ -46,20 +46,20 @@ ELSEWHERE = {
     "dtype": "trainer.precision",
     "log_to_wandb": "logger, as in logger=wandb",
 }
-"""What is meant by keys of SAELens, dictionary_learning and Lightning."""
+"""Keys of the project by those of SAELens, dictionary_learning and Lightning."""
 
 
 _REFERENCE = re.compile(r"\$\{(\.*)([\w.]+)\}")
 
 
 class FileConfigSource(file_config_source.FileConfigSource):
-    """Hydra's source of files, but for those that would take all time or memory.
+    """Hydra's source of files; it refuses a file that would take all time or memory.
 
-    Hydra finds it by its name.
+    Hydra finds the class by its name.
     """
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """Return the content of a file, or raise an error that ``explain`` makes one line of."""
+        """Return the content of a file, or raise an error of which ``explain`` makes one line."""
         path = Path(self.path, self._normalize_file_name(config_path))
         try:
             if path.exists():
@@ -71,7 +71,7 @@ class FileConfigSource(file_config_source.FileConfigSource):
             raise errors.ConfigCompositionException(f"{path}: {one_line(error)}") from error
 
 
-# Hydra keeps the first one of a name.
+# Of several sources of one name, Hydra keeps the first.
 SourcesRegistry.instance().types["file"] = FileConfigSource
 
 
@@ -100,7 +100,7 @@ def composing(name: str, overrides: Sequence[str], conf: Path) -> Iterator[Confi
 
 
 def typed(config: DictConfig) -> list[str]:
-    """Return the overrides as they were typed; to resolve one may fail."""
+    """Return the overrides as they were typed, because resolving them may fail."""
     overrides: Any = OmegaConf.to_container(config.hydra.overrides.task)
     return overrides
 

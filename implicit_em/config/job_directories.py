@@ -25,10 +25,10 @@ _FINGERPRINT = re.compile("[0-9a-f]{16}")
 class JobDirectories:
     """Names of the directories of a sweep's jobs.
 
-    A job keeps the directory that the list on disk has for it. Another one gets that of a run of
-    its fingerprint. Otherwise its directory is named after the overrides that affect results. If
-    these make no name, fixed overrides that hold a slash are left out. If this does not help, or
-    another run has that name, it is the fingerprint.
+    A job keeps the directory that the list on disk has for it. Any other job gets the directory of
+    a run of its fingerprint, if there is one. Otherwise its directory is named after the overrides
+    that affect results. If these make no name, fixed overrides that hold a slash are left out. If
+    that makes no name either, or another run has it, the fingerprint names the directory.
 
     Args:
         sweep: directory of the sweep.
@@ -37,7 +37,7 @@ class JobDirectories:
 
     def __init__(self, sweep: Path, fixed: Collection[str] = ()) -> None:
         self._sweep, self._fixed = sweep, fixed
-        # A name that is a fingerprint follows from the job, whose files may have changed.
+        # A fingerprint is not taken from the list: if the job's files have changed, it has another.
         self._names = {
             job: name
             for name, job in noted_jobs(sweep).items()
@@ -45,7 +45,7 @@ class JobDirectories:
         }
 
     def name_of(self, overrides: Sequence[str], cfg: DictConfig) -> str:
-        """Return the name of a job's directory: that of the first call, whatever happens then."""
+        """Return the name of a job's directory; the first call decides it."""
         job = ",".join(overrides)
         if job not in self._names:
             self._names[job] = self._chosen(overrides, cfg)
@@ -83,7 +83,7 @@ def _is_safe(name: str) -> bool:
 
 
 def _fingerprint_of(config: Path) -> str:
-    """Return the fingerprint of a run, if possible from its metrics: that is much faster."""
+    """Return the fingerprint of a run, from its metrics if they have it: that is much faster."""
     with suppress(DamagedError, OSError):
         match read_json(config.parents[1] / "metrics.json"):
             case {"config_fingerprint": str(fingerprint)}:

@@ -17,9 +17,9 @@ LARGEST = 2**20
 MOST_VALUES = 2_000
 """Largest number of values in a file: OmegaConf takes 0.25 ms and 1 kB for each."""
 MOST_EVENTS = 2 * MOST_VALUES + 4
-"""Largest number of events: each value has two at most, and so have the document and the file."""
+"""Largest number of events: at most two for each value, two for the document, two for the file."""
 DEEPEST = 50
-"""Largest number of values in one another."""
+"""Largest depth of nested values."""
 MOST_REFERENCES = 8
 """Largest number of references to other settings: each may double the number of values."""
 
@@ -71,7 +71,7 @@ def read_choices(path: Path) -> dict[str, str]:
 def read_yaml(path: Path) -> Any:
     """Return the content of a YAML file, or raise ``DamagedError`` if it is damaged or too large.
 
-    A value counts as often as aliases repeat it: a few lines of them can fill the memory.
+    A value counts as often as aliases repeat it: a few lines of aliases can fill the memory.
     """
     text = read_bytes(path, LARGEST)
     # For example a ValueError from a number with thousands of digits.
@@ -83,9 +83,9 @@ def read_yaml(path: Path) -> Any:
 
 
 def _count(node: yaml.Node | None, known: dict[int, int], depth: int = 0) -> int:
-    """Return the number of values in a node, or raise ``ValueError`` if they are too deep."""
-    if depth > DEEPEST:  # also what holds itself
-        raise ValueError(f"more than {DEEPEST} values in one another")
+    """Return the number of values in a node, or raise ``ValueError`` if they nest too deep."""
+    if depth > DEEPEST:  # as is a value that holds itself
+        raise ValueError(f"nested more than {DEEPEST} deep")
     if id(node) not in known:
         parts: Any = node.value if isinstance(node, yaml.CollectionNode) else []
         parts = chain(*parts) if isinstance(node, yaml.MappingNode) else parts

@@ -163,7 +163,7 @@ BOMB = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9 * (n > 0))}]\n" for 
     [
         ("_target_: x\n  hidden: 3\n", "mapping values are not allowed"),
         (BOMB, "more than 2,000 values"),
-        ("x: &x [*x]", "more than 50 values in one another"),
+        ("x: &x [*x]", "nested more than 50 deep"),
         ("x: " + "9" * 5_000, "Exceeds the limit"),
         ("x: " + "${oc.decode:" * 300 + "1" + "}" * 300, "maximum recursion depth"),
         ("a: 1\na: 2", "found duplicate key a"),
