@@ -5,7 +5,7 @@ does it by default, with its history, W&B (offline), checkpoints and curves; the
 nothing but the steps themselves.
 
 Step logging is measured apart: the same epochs with and without it, in turns. One size is that of
-the runs above. The other is that of a language model's vectors: random ones, of MiniLM's width.
+the runs above. The other has random vectors of MiniLM's width.
 """
 
 import gc
@@ -61,7 +61,7 @@ class Size:
         epochs: in a repeat, after the first; at least 2, as not every epoch measures the curves.
         repeats: of both in turn.
         overrides: of the default run.
-        vectors: of the width of a language model's, in an epoch; a fifth more are for the test.
+        vectors: number of vectors in an epoch, as wide as a language model's.
     """
 
     epochs: int = 6

@@ -45,7 +45,7 @@ gc.set_threshold(2000, 10, 200)
 
 
 def pytest_collection_finish() -> None:
-    """Collect garbage from now on, and never walk through what was imported, all of torch."""
+    """Collect garbage from now on, but never among what was imported: that is all of torch."""
     gc.freeze()
     gc.enable()
 
@@ -57,7 +57,7 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def composed_once() -> Iterator[None]:
-    """Parse a text, read a file of the project and merge the same files once in this process.
+    """Parse each text, and read and merge the project's files, once in this process.
 
     Hydra does so for each command, and for each job of a sweep. Lightning asks all installed
     packages for callbacks, each time a Trainer is built. They stay what they are while tests run.
@@ -80,7 +80,10 @@ def composed_once() -> Iterator[None]:
         return once(text, partial(parse, file))
 
     def of(repo: IConfigRepository) -> tuple[str, ...] | None:
-        """Return where a repository reads, if no test can write there, and which launchers are."""
+        """Return the places that a repository reads, and the launchers that are known.
+
+        Return ``None`` if a test can write there.
+        """
         places = tuple(source.full_path() for source in repo.get_sources())
         lasting = ("pkg://", "structured://", f"file://{ROOT}/")
         launchers = ConfigStore.instance().repo.get("hydra", {}).get("launcher", {})

@@ -25,7 +25,7 @@ class Parser(argparse.ArgumentParser):
     ) -> int:
         """Call a function of the options, whose log goes to stdout; return the exit code.
 
-        An error of the project prints one line on stderr. With ``--json`` the log goes there, too.
+        An error of the project prints one line on stderr. With ``--json``, so does the log.
 
         Args:
             arguments: command line; ``None`` for that of the process.

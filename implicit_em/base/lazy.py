@@ -1,4 +1,4 @@
-"""Submodules that are imported when they are first used: ``package.module.name`` needs no more."""
+"""Submodules that are imported on first use, so that ``package.module.name`` works."""
 
 import sys
 from functools import partial
@@ -8,12 +8,15 @@ from typing import Any
 
 
 def submodule(package: str, name: str) -> Any:
-    """Return a submodule, or raise what a module raises that has no such attribute."""
+    """Return a submodule, or raise ``AttributeError`` as a module does."""
     if not name.startswith("_") and find_spec(f"{package}.{name}"):
         return import_module(f"{package}.{name}")
     raise AttributeError(f"module {package!r} has no attribute {name!r}", name=name)
 
 
 def offer_submodules(package: str) -> None:
-    """Let a package have its submodules as attributes; type checkers go on to see what it has."""
+    """Give a package its submodules as attributes.
+
+    Type checkers do not see this, and still report names that the package lacks.
+    """
     vars(sys.modules[package])["__getattr__"] = partial(submodule, package)

@@ -29,7 +29,7 @@ def read_as(schema: type[Content], path: Path) -> Content:
 
 
 def conforming(schema: type[Content], content: Any, subject: str) -> Content:
-    """Return content of a file, or raise ``DamagedError``, ``subject: mistake``."""
+    """Return content by its schema, or raise ``DamagedError`` with ``subject: mistake``."""
     try:
         return schema.model_validate(content)
     except ValidationError as error:

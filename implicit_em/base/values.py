@@ -10,7 +10,7 @@ from implicit_em.base.errors import ConfigError
 
 def check_word(name: str, value: Any, allowed: Iterable[Any], where: str = "") -> None:
     """Raise ``ConfigError`` for a value that is none of those allowed, shown as YAML has them."""
-    if value not in (allowed := list(allowed)):  # also of a dictionary: not every value has a hash
+    if value not in (allowed := list(allowed)):  # a list, because not every value has a hash
         several = isinstance(value, Sequence) and not isinstance(value, str)
         shown = f"[{', '.join(map(_shown, value))}]" if several else _shown(value)
         words = f"{'is one of' if several else 'are'} {', '.join(map(_shown, allowed))}"

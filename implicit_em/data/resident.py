@@ -54,7 +54,7 @@ class ResidentLoader:
         seed: seed of the permutations; ``None`` keeps the order of ``indices``.
         indices: rows to use, int64; ``None`` for all.
         group: processes of the run, each of which gets its part of every batch, possibly empty.
-        shuffle: order of an epoch; of several windows, ``inputs`` holds the current and the next.
+        shuffle: order of an epoch, in windows; if there are several, ``inputs`` holds two of them.
         drop_last: whether to leave out the last batch if it would be smaller, and not the only one.
     """
 
@@ -124,7 +124,7 @@ class ResidentLoader:
         held = None  # number of the window that is trained on
         for batch in batches[self._batch : len(self)]:
             current = bisect_right(ends, self._batch * self.batch_size)
-            # A tensor is in memory as a whole.
+            # Samples in their files hold windows; a tensor is in memory as a whole.
             if current != held and len(windows) > 1 and hasattr(self.inputs, "hold"):
                 self.inputs.hold(windows[current : current + 2])
                 held = current

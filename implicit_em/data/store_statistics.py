@@ -101,9 +101,9 @@ def statistics_of(
 ) -> Statistics:
     """Return the statistics of a site over exactly the tokens of a split that a filter leaves.
 
-    They are computed once for each filter, in two passes and by one thread: their bits can be
-    repeated. The store's directory keeps them with their digest. They are computed again where it
-    does not hold, and each time where nothing can be written.
+    They are computed in two passes, by one thread, so their bits can be repeated. The store's
+    directory keeps them for each filter, with their digest. They are computed again if the digest
+    does not match, and each time if nothing can be written.
 
     Raises:
         ConfigError: if the store lacks the site, or no token is left.

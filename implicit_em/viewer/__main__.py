@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "and settings of data, e.g. data=activations data.path=STORE"
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help=paths)
-    out = "folder of the page, or its file; default: explore in RUN, or in outputs/NAME-DIGEST"
+    out = "folder or file of the page; default: in the run, or in outputs/NAME-DIGEST"
     parser.add_argument("--out", type=Path, help=out)
     single = "one file, for at most 1,000 features"
     parser.add_argument("--single", action="store_true", help=single)

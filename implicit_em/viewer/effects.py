@@ -26,7 +26,7 @@ class Effects:
     """The direct effects of directions on the logits of the next token.
 
     Args:
-        lm: where the model is whose vectors are encoded; it is loaded for the first effects.
+        lm: settings of the language model whose vectors are encoded; it is loaded on first use.
         normalizer: normaliser of these vectors; ``None`` for none.
     """
 

@@ -29,7 +29,7 @@ NEAR = 6
 TOGETHER = 2**24
 """Largest number of entries on which joint activity is counted."""
 DENSE = 1 / 4
-"""Density above which it is counted by dense products: faster, in the memory of sparse ones."""
+"""Density above which dense products count it: they are faster, and take no more memory."""
 
 
 @dataclass(frozen=True)

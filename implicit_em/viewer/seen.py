@@ -59,7 +59,7 @@ class Seen:
         return {}
 
     def examples(self, unit: Unit, samples_M: np.ndarray) -> list[list[Any]]:
-        """Return, of each sample, its number, its activation, and the value of each label."""
+        """Return, for each sample, its number, its activation, and the value of each label."""
         pairs = zip(samples_M.tolist(), shortened(unit.at(samples_M)), strict=True)
         return [
             [sample, value, [named(label, sample) for label in self.labels.values()]]
@@ -71,9 +71,9 @@ class Seen:
         return {}
 
     def tokens(self, unit: Unit) -> list[list[Any]] | None:
-        """Return the tokens on which the unit's mean activation is largest; ``None`` of others.
+        """Return the tokens on which a unit's mean activation is largest; ``None`` without tokens.
 
-        The parts are: the token's id, the mean, and how often the token occurs.
+        Each is the token's id, the mean, and how often the token occurs.
         """
         return None
 
@@ -210,7 +210,7 @@ class Texts(Seen):
         ]
 
     def tokens(self, unit: Unit) -> list[list[Any]]:
-        """Return the tokens that raise the unit."""
+        """Return the tokens as ``Seen`` does."""
         tokens_E = self.token_N[unit.samples_E]
         found = raised_by(unit.values_E, tokens_E, self.counts_V, LEAST, MOST_TOKENS)
         return [[token, short(mean), count] for token, mean, count in found]

@@ -21,7 +21,7 @@ HOST = "127.0.0.1"
 MOST_BYTES = 40_000
 """Largest size of an input."""
 INPUTS_A_SECOND, REQUESTS_A_SECOND = 5.0, 100.0
-"""Inputs, and requests of any kind, that are answered each second; at once, twice as many."""
+"""Inputs, and requests of any kind, that are answered each second; twice as many at once."""
 MOST_CONNECTIONS = 64
 """Number of connections that are kept; a further one closes the oldest."""
 PATIENCE = 10.0
@@ -29,11 +29,11 @@ PATIENCE = 10.0
 TOO_MANY = "allowed are {:g} requests a second"
 
 _of_clients = logging.getLogger(f"{__name__}.clients")
-_of_clients.setLevel(logging.CRITICAL)  # what clients send wrongly is their own matter
+_of_clients.setLevel(logging.CRITICAL)  # mistakes of clients are not logged
 
 
 class _Rate:
-    """Counts requests, and lets only so many pass each second."""
+    """Counts requests, and lets a number of them pass each second."""
 
     def __init__(self, a_second: float) -> None:
         self.a_second, self._left, self._last = a_second, 2 * a_second, time.monotonic()

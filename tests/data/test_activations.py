@@ -453,7 +453,7 @@ def test_bits_of_statistics_that_flip_at_any_moment_change_no_result(
 
 
 def before_block(monkeypatch, number, change):
-    """Change something before the n-th block; gives a list that gets what undoes it."""
+    """Change something before the n-th block; gives a list for the function that undoes it."""
     seen, undo, train_blocks = [], [], Stack.train
 
     def changing(self, blocks):
@@ -468,7 +468,7 @@ def before_block(monkeypatch, number, change):
 
 @pytest.fixture(scope="module")
 def undisturbed():
-    """Results of the run that nothing disturbs, once there are any."""
+    """A list for the results of the run that nothing disturbs."""
     return []
 
 

@@ -6,7 +6,7 @@ import shutil
 
 
 def _changed(file, change):
-    """Change a file; to undo it gives the former bytes and time."""
+    """Change a file. Undoing this gives it the former bytes and time."""
     content, state = file.read_bytes(), file.stat()
     change(content)
 
@@ -61,7 +61,7 @@ def made_a_pipe(file):
 
 
 def renamed_over(file):
-    """Put other bytes there, and back, by renames; the file itself is touched by no one."""
+    """Put another file in its place, and back, by renames; the file itself does not change."""
     aside = file.with_suffix(".aside")
     os.link(file, aside)
     other = file.with_suffix(".other")
@@ -74,7 +74,7 @@ OF_A_FILE = [overwritten, restored, touched, cut, emptied, deleted, made_a_pipe,
 
 
 def swapped(store):
-    """Put another store of the same sizes in the place of one, by two renames."""
+    """Put another store of the same sizes in its place, by two renames."""
     aside, other = store.with_name("aside"), store.with_name("other")
     shutil.copytree(store, other, dirs_exist_ok=True)
     for file in other.glob("train-*"):

@@ -150,7 +150,7 @@ def test_what_is_malformed_is_refused_without_a_word(trained, capfd):
 
 
 def test_slow_clients_take_no_threads_and_lose_their_connections(trained, monkeypatch):
-    """Those that are too many lose them at once, the others when their time is over."""
+    """Surplus connections are closed at once, the others when their time is over."""
     monkeypatch.setattr(serving, "PATIENCE", 0.5)
     with serving_of(trained("images")) as (ask, address):
         host = address.removeprefix("http://").rstrip("/")
