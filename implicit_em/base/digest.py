@@ -71,9 +71,9 @@ _digests: dict[State, str] = {}
 
 
 def digest_of_open(file: IO[bytes]) -> str:
-    """Return the SHA-256 of an open file, hashed once for each of its states.
+    """Return the SHA-256 of an open file.
 
-    A configuration is resolved many times.
+    It is hashed once for each of its states, because a configuration is resolved many times.
     """
     state = state_of(file.fileno())
     if state not in _digests:

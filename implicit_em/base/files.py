@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and files that may be damaged or be no files."""
+"""Files that are written whole or not at all, and the reading of files that may be damaged."""
 
 import json
 import os
@@ -61,7 +61,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
     Raises:
         FileNotFoundError: if there is none.
-        DamagedError: if it cannot be opened or read, or is no file; the message names it.
+        DamagedError: if it cannot be opened or read, or is no regular file; the message names it.
     """
     try:
         file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115  (closed below)
@@ -80,7 +80,7 @@ def _open_at_once(path: str, flags: int) -> int:
 
 
 def read_bytes(path: Path, most: int | None = None) -> bytes:
-    """Return the content of a file; raise as ``opened`` does, or if it has more bytes."""
+    """Return the content of a file; raise as ``opened`` does, or if it is longer than ``most``."""
     with opened(path) as file:
         size = os.fstat(file.fileno()).st_size
         if most is not None and size > most:
@@ -89,10 +89,10 @@ def read_bytes(path: Path, most: int | None = None) -> bytes:
 
 
 def read_safetensors(path: Path) -> bytes:
-    """Return the content of a .safetensors file, which is as long as its header says.
+    """Return the content of a .safetensors file.
 
-    Nothing is read of another file: its size may be more than memory has. Raises as ``opened``
-    does.
+    It must be as long as its header says. Otherwise its content is not read, because it may be
+    larger than memory, and ``DamagedError`` is raised. Raises as ``opened`` does.
     """
     with opened(path) as file:
         size, length = os.fstat(file.fileno()).st_size, int.from_bytes(file.read(8), "little")
@@ -112,7 +112,8 @@ def read_json(path: Path) -> Any:
 
     Raises:
         FileNotFoundError: if there is none.
-        DamagedError: if it is no file, too large, or holds what ``write_json`` would not write.
+        DamagedError: if it cannot be opened, is no regular file, is too large, or holds what
+            ``write_json`` would not write.
     """
     content = read_bytes(path, LARGEST_JSON)
     with raising(DamagedError, f"{path}: no JSON", ValueError, RecursionError):

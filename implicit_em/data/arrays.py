@@ -1,7 +1,7 @@
-"""Arrays in files: described when their file is opened, read when their values are needed.
+"""Arrays in files: found when their file is opened, read when their values are needed.
 
-A file is read, never mapped. Each read looks at the file's state before and after, so a file that
-changes while a run reads it ends the run, and is never taken for what was checked.
+A file is read, never mapped. Each read looks at the file's state before and after. So a file that
+changes while a run reads it ends the run, and is never taken for the file that was checked.
 """
 
 import json
@@ -31,7 +31,7 @@ HEADER = 10**7
 VALUES = 2**22
 """Number of values to read, copy or normalise at a time."""
 APART = 4
-"""Largest distance of rows that are read together with those between them."""
+"""Largest distance of two rows that are read in one piece, with those between them."""
 
 Arrays = tuple[Collection[Any], Callable[[Any], Any]]
 """The names of a file's arrays, and a function that returns one of them."""
@@ -116,7 +116,7 @@ class ArrayOnDisk:
         """Read rows, ascending int64, into a tensor."""
         width = self.shape[1:].numel() * self.dtype.itemsize
         rows_N = rows.numpy()
-        # Rows that lie close together are read at once, up to so many.
+        # Rows that lie close together are read in one piece, up to a number of rows.
         apart = np.flatnonzero(np.diff(rows_N) > APART) + 1
         starts = np.union1d(apart, np.arange(0, len(rows_N), rows_at_once(self.shape)))
         ends = [*starts[1:].tolist(), len(rows_N)]

@@ -107,7 +107,8 @@ class SamplesOnDisk:
     def hold(self, windows: Sequence[Tensor]) -> None:
         """Read the rows of these windows, int64, into memory, and forget any others.
 
-        They are read meanwhile. What cannot be read raises its error when rows of it are asked for.
+        Threads read them meanwhile. If a window cannot be read, its error is raised when its rows
+        are asked for.
         """
         wanted = [self._rows_of(rows).sort().values for rows in windows]
         with self._lock:

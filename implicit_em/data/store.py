@@ -199,8 +199,8 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
 class ActivationStore:
     """A complete store, read from its directory.
 
-    Each file is compared with its digest when it is first read. ``digest`` is that of the manifest
-    from which ``manifest`` was read, see ``base.digest.digest_of_store``.
+    Each file is compared with its digest when it is first read. ``digest`` is that of the file from
+    which ``manifest`` was read; see ``base.digest.digest_of_store``.
 
     Args:
         path: directory of the store.

@@ -31,7 +31,7 @@ from implicit_em.data.sharing import Source
 FILES = ("path", "labels", "test_path", "test_labels")
 """Settings that may name a file, in the order of the digest."""
 DESCRIPTION = 2**20
-"""Largest number of bytes in which a .pt file may describe its tensors."""
+"""Largest number of bytes of the part of a .pt file that describes its tensors."""
 
 
 class TensorDataModule(ResidentDataModule):
@@ -261,13 +261,13 @@ def _in_npy(file: FileIO) -> Arrays:
 def _in_pt(file: FileIO) -> Arrays:
     """Find the tensors of a file that ``torch.save`` has written: a zip archive, uncompressed."""
     if not zipfile.is_zipfile(file):
-        raise TypeError("a file in torch's old format, or none of it; save it with torch.save")
+        raise TypeError("no file of torch, or one in its old format; save it with torch.save")
     with zipfile.ZipFile(file) as archive:
         parts = {part.filename.partition("/")[2]: part for part in archive.infolist()}
         if any(part.compress_type != zipfile.ZIP_STORED for part in parts.values()):
             raise TypeError("its parts are compressed; save it with torch.save")
         if parts["data.pkl"].file_size > DESCRIPTION:
-            raise ValueError(f"it describes its tensors in more than {DESCRIPTION} bytes")
+            raise ValueError(f"its description of tensors has more than {DESCRIPTION:,} bytes")
         loaded = _Described(archive.open(parts["data.pkl"])).load()
     found = loaded if isinstance(loaded, dict) else {Path(str(file.name)).stem: loaded}
 
@@ -354,7 +354,7 @@ _KNOWN: dict[tuple[str, str], Any] = {
     **{("torch", str(dtype).removeprefix("torch.")): dtype for dtype in _STORAGES.values()},
     **dict.fromkeys(_BESIDE, lambda *_: None),
 }
-"""What stands for the names in a .pt file of tensors, and of other values beside them."""
+"""What stands for the names in a .pt file of tensors and of other values."""
 
 
 def _check_file(subject: str, path: Path) -> None:

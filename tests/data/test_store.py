@@ -191,7 +191,7 @@ def test_an_incomplete_store_is_refused(path):
 
 
 def described_otherwise(path, name, content=None, **changed):
-    """Give a shard other content or arrays, and the manifest its digest, or other entries."""
+    """Give a shard other content, arrays or entries in the manifest, which notes its digest."""
     store = ActivationStore(path)
     (shard,) = (shard for shard in store.manifest.shards if shard.file == name)
     if content is None:
@@ -281,7 +281,7 @@ def test_statistics_are_computed_once_for_each_filter(path, monkeypatch):
 
 
 def flipped(content, share):
-    """The content with a bit changed that stands there, of 100."""
+    """The content with one bit changed, at so many per cent of its length."""
     changed = bytearray(content)
     changed[share * len(changed) // 100] ^= 1 << share % 8
     return bytes(changed)

@@ -487,7 +487,7 @@ def test_a_pt_file_that_is_larger_than_it_looks_is_refused_soon(files):
     }
     with soon():
         assert "its parts are compressed" in pt_of(bytes(10**7), zipfile.ZIP_DEFLATED)
-        assert "in more than 1048576 bytes" in pt_of(b"N" * 2**21)
+        assert "has more than 1,048,576 bytes" in pt_of(b"N" * 2**21)
         for description in pickles.values():
             pt_of(description)
         assert "KeyError" in pt_of(b"N.", name="a/other.pkl")
