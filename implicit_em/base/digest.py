@@ -6,13 +6,15 @@ import os
 from pathlib import Path
 from typing import IO, Any
 
+from implicit_em.base.files import opened
+
 BLOCK = 2**24
 """Number of bytes to read at a time."""
 LONG = 4 * 10**9
 """Size in bytes above which the progress of a digest is shown: it then takes about ten seconds."""
 FORMATS = (".npy", ".npz", ".safetensors", ".pt")
 UNREADABLE = (OSError, TypeError, ValueError, RuntimeError)
-"""Errors of a path that names no file; ``RuntimeError`` is that of a loop of links."""
+"""Errors of a path that names no file; ``RuntimeError`` is that of a home that is not known."""
 
 
 def names_a_file(name: Any) -> bool:
@@ -49,11 +51,8 @@ def digest_of_store(path: Any) -> str | None:
 
 
 def digest_of_file(name: str | Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal digits; ``OSError`` if it cannot be read."""
-    path = Path(name).expanduser().resolve()
-    if not path.is_file():  # reading a pipe might never end
-        raise FileNotFoundError(path)
-    with path.open("rb", buffering=0) as file:
+    """Return the SHA-256 of a file in hexadecimal digits; raise as ``files.opened`` does."""
+    with opened(Path(name).expanduser(), buffering=0) as file:
         return digest_of_open(file)
 
 

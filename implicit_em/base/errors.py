@@ -1,6 +1,7 @@
 """Errors that the user can act on; each message is one line."""
 
 import difflib
+import re
 import signal
 import sys
 import textwrap
@@ -90,12 +91,19 @@ def one_line(error: BaseException) -> str:
 
 
 @contextmanager
-def raising(kind: type[RunError], subject: str, *replaced: type[Exception]) -> Iterator[None]:
-    """Raise an error of the project, ``subject: reason``, in place of errors of other kinds."""
+def raising(
+    kind: type[RunError], subject: str, *replaced: type[Exception], is_group: bool = False
+) -> Iterator[None]:
+    """Raise an error of the project, ``subject: reason``, in place of errors of other kinds.
+
+    Of a group of settings, a reason that begins with ``key=`` follows a dot: that is the key.
+    """
     try:
         yield
     except replaced as error:
-        raise kind(f"{subject}: {one_line(error)}") from error
+        reason = one_line(error)
+        mark = "." if is_group and re.match(r"\w+=", reason) else ": "
+        raise kind(f"{subject}{mark}{reason}") from error
 
 
 def _missing_name(error: BaseException) -> str | None:

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from implicit_em.base.errors import DamagedError, WriteError, raising
 
@@ -56,15 +56,19 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path, buffering: int = -1) -> Iterator[IO[bytes]]:
     """Open a file to read it, but nothing that could have no end: a pipe or a device.
+
+    Args:
+        path: path of the file.
+        buffering: as of ``open``; 0 for a file of which nothing is read ahead.
 
     Raises:
         FileNotFoundError: if there is none.
         DamagedError: if it cannot be opened or read, or is no regular file; the message names it.
     """
     try:
-        file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115  (closed below)
+        file = open(path, "rb", buffering, opener=_open_at_once)  # noqa: SIM115  (closed below)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -95,16 +99,27 @@ def read_safetensors(path: Path) -> bytes:
     larger than memory, and ``DamagedError`` is raised. Raises as ``opened`` does.
     """
     with opened(path) as file:
-        size, length = os.fstat(file.fileno()).st_size, int.from_bytes(file.read(8), "little")
+        size = os.fstat(file.fileno()).st_size
         with raising(DamagedError, f"{path}: no safetensors file", Exception):
-            if length > min(size, LONGEST_HEADER):
-                raise ValueError(f"{size:,} bytes, and a header of {length:,}")
-            entries = json.loads(file.read(length))
-            ends = [value["data_offsets"][1] for key, value in entries.items() if key[:2] != "__"]
-            if size != 8 + length + max(ends, default=0):
+            start, entries = safetensors_header(file)
+            ends = [entry["data_offsets"][1] for entry in entries.values()]
+            if size != start + max(ends, default=0):
                 raise ValueError(f"{size:,} bytes; its header says another number")
         file.seek(0)
         return file.read(size)
+
+
+def safetensors_header(file: IO[bytes]) -> tuple[int, dict[str, Any]]:
+    """Return where the values of a .safetensors file begin, and the entries of its arrays.
+
+    Anything may be raised: the file may be of another kind.
+    """
+    size, length = os.fstat(file.fileno()).st_size, int.from_bytes(file.read(8), "little")
+    if length > min(size, LONGEST_HEADER):
+        raise ValueError(f"{size:,} bytes, and a header of {length:,}")
+    entries = dict(json.loads(file.read(length)))
+    entries.pop("__metadata__", None)
+    return 8 + length, entries
 
 
 def read_json(path: Path) -> Any:

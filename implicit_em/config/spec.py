@@ -108,7 +108,7 @@ class RunSpec:
     def build_data(self) -> ResidentDataModule:
         """Return the data module after its data are read, or raise ``ConfigError``."""
         expected = (OSError, RuntimeError, ValueError, TypeError, InstantiationException)
-        with raising(ConfigError, "data", *expected):
+        with raising(ConfigError, "data", *expected, is_group=True):
             data: ResidentDataModule = instantiate(self.settings["data"])
             data.prepare_data()
             data.setup()

@@ -4,13 +4,11 @@ A file is read, never mapped. Each read looks at the file's state before and aft
 changes while a run reads it ends the run, and is never taken for the file that was checked.
 """
 
-import json
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import psutil
@@ -19,6 +17,7 @@ from torch import Tensor
 
 from implicit_em.base.digest import State, digest_of_open, state_of
 from implicit_em.base.errors import ConfigError, DamagedError
+from implicit_em.base.files import opened, safetensors_header
 
 DTYPES = {
     **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
@@ -26,8 +25,6 @@ DTYPES = {
     **{"U8": torch.uint8, "BOOL": torch.bool},
 }
 """Types of the values in a .safetensors file, by their names there."""
-HEADER = 10**7
-"""Largest number of bytes of the header of a .safetensors file."""
 VALUES = 2**22
 """Number of values to read, copy or normalise at a time."""
 APART = 4
@@ -40,7 +37,7 @@ Arrays = tuple[Collection[Any], Callable[[Any], Any]]
 @contextmanager
 def unchanged(
     path: Path, state: State | None = None, sha256: str | None = None
-) -> Iterator[FileIO]:
+) -> Iterator[IO[bytes]]:
     """Yield a file to read from, whose state must not change meanwhile.
 
     Args:
@@ -52,9 +49,7 @@ def unchanged(
         DamagedError: if the file is not there, or not as it was.
     """
     try:
-        if not path.is_file():  # opening a pipe might never end
-            raise FileNotFoundError
-        with path.open("rb", buffering=0) as file:
+        with opened(path, buffering=0) as file:
             found = state_of(file.fileno())
             same = state in (None, found) and (sha256 is None or digest_of_open(file) == sha256)
             if same:
@@ -91,10 +86,10 @@ class ArrayOnDisk:
     shape: torch.Size
 
     @classmethod
-    def found(cls, file: FileIO, start: int, dtype: torch.dtype, shape: Any) -> "ArrayOnDisk":
+    def found(cls, file: IO[bytes], start: int, dtype: torch.dtype, shape: Any) -> "ArrayOnDisk":
         """Return an array of an open file; ``ValueError`` if the file ends before it does."""
         state = state_of(file.fileno())
-        array = cls(Path(str(file.name)).absolute(), state, start, dtype, torch.Size(shape))
+        array = cls(Path(file.name).absolute(), state, start, dtype, torch.Size(shape))
         if min(start, *shape, 0) < 0 or start + array.nbytes > state[2]:
             raise ValueError("an array ends beyond the end of the file")
         return array
@@ -133,24 +128,21 @@ class ArrayOnDisk:
                     torch.index_select(between, 0, rows[start:end] - first, out=out[start:end])
 
 
-def in_safetensors(file: FileIO) -> Arrays:
+def in_safetensors(file: IO[bytes]) -> Arrays:
     """Find the arrays of a .safetensors file."""
-    length = int.from_bytes(file.read(8), "little")
-    if length > HEADER:
-        raise ValueError(f"a header of {length} bytes; at most {HEADER} are read")
-    header = json.loads(file.read(length))
+    start, header = safetensors_header(file)
 
     def get(name: str) -> ArrayOnDisk:
         entry = header[name]
         if (dtype := DTYPES.get(entry["dtype"])) is None:
             raise TypeError(f"{name} is of {entry['dtype']}; allowed are {', '.join(DTYPES)}")
         first, last = entry["data_offsets"]
-        array = ArrayOnDisk.found(file, 8 + length + first, dtype, entry["shape"])
+        array = ArrayOnDisk.found(file, start + first, dtype, entry["shape"])
         if first < 0 or array.nbytes != last - first:
             raise ValueError(f"{name}: bytes {first} to {last} do not make {entry['shape']}")
         return array
 
-    return [name for name in header if name != "__metadata__"], get
+    return header, get
 
 
 def refuse_beyond_memory(size: int) -> None:
@@ -171,8 +163,8 @@ def _bytes_of(values: Tensor) -> memoryview:
     return values.view(-1).view(torch.uint8).numpy().data
 
 
-def _fill(file: FileIO, place: int, content: memoryview) -> None:
-    """Read bytes from a place of a file on."""
+def _fill(file: Any, place: int, content: memoryview) -> None:
+    """Read bytes from a place of a file, which is not buffered, on."""
     file.seek(place)
     while content:
         count = file.readinto(content)  # at most 2 GiB

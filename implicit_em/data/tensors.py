@@ -3,11 +3,10 @@
 import math
 import pickle
 import zipfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from io import FileIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -230,18 +229,17 @@ class TensorDataModule(ResidentDataModule):
         return array
 
 
-def _in_npz(file: FileIO) -> Arrays:
-    archive = np.lib.npyio.NpzFile(file, allow_pickle=False)
-    parts = {part.filename: part for part in zipfile.ZipFile(file).infolist()}
+def _in_npz(file: IO[bytes]) -> Arrays:
+    archive, parts = np.lib.npyio.NpzFile(file, allow_pickle=False), zipfile.ZipFile(file)
 
     def get(name: str) -> np.ndarray:
-        refuse_beyond_memory(parts[f"{name}.npy"].file_size)
+        refuse_beyond_memory(parts.getinfo(f"{name}.npy").file_size)
         return archive[name]
 
     return archive.files, get
 
 
-def _in_npy(file: FileIO) -> Arrays:
+def _in_npy(file: IO[bytes]) -> Arrays:
     formats = np.lib.format
     headers = {(1, 0): formats.read_array_header_1_0, (2, 0): formats.read_array_header_2_0}
     shape, by_columns, dtype = headers[formats.read_magic(file)](file)
@@ -255,10 +253,10 @@ def _in_npy(file: FileIO) -> Arrays:
         return formats.read_array(file, allow_pickle=False)
 
     start = file.tell()
-    return [Path(str(file.name)).stem], get
+    return [Path(file.name).stem], get
 
 
-def _in_pt(file: FileIO) -> Arrays:
+def _in_pt(file: IO[bytes]) -> Arrays:
     """Find the tensors of a file that ``torch.save`` has written: a zip archive, uncompressed."""
     if not zipfile.is_zipfile(file):
         raise TypeError("no file of torch, or one in its old format; save it with torch.save")
@@ -269,15 +267,15 @@ def _in_pt(file: FileIO) -> Arrays:
         if parts["data.pkl"].file_size > DESCRIPTION:
             raise ValueError(f"its description of tensors has more than {DESCRIPTION:,} bytes")
         loaded = _Described(archive.open(parts["data.pkl"])).load()
-    found = loaded if isinstance(loaded, dict) else {Path(str(file.name)).stem: loaded}
+    found = loaded if isinstance(loaded, dict) else {Path(file.name).stem: loaded}
 
     def get(name: Any) -> Any:
         if not isinstance(tensor := found[name], _Saved):
             return tensor
-        part = parts[f"data/{tensor.key}"]
+        part = parts["data/" + tensor.key]
         count = part.file_size // tensor.dtype.itemsize
         if not 0 <= tensor.first <= count - math.prod(tensor.shape):
-            raise ConfigError(f"{file.name}: is of shape {tensor.shape}, but holds less")
+            raise ConfigError(f"{file.name}: is of shape {tuple(tensor.shape)}, but holds less")
         file.seek(part.header_offset + 26)  # the lengths of two fields before the content
         lengths = np.frombuffer(file.read(4), "<u2").sum()
         start = part.header_offset + 30 + int(lengths)
@@ -291,7 +289,8 @@ def _in_pt(file: FileIO) -> Arrays:
     return found.keys(), get
 
 
-class _Saved(NamedTuple):
+@dataclass
+class _Saved:
     """A tensor in a .pt file: which part holds it, its first element there, shape and strides."""
 
     dtype: torch.dtype
@@ -308,7 +307,7 @@ class _Described(_Unpickler):
     """Reads a pickle of tensors, with a ``_Saved`` in place of each.
 
     No name in the file is imported, and each operation takes a time and a memory of its own length:
-    tuples come as lists, which are no keys, so nothing nested is ever hashed.
+    tuples and frozen sets come as lists, which are no keys, so nothing nested is ever hashed.
     """
 
     def persistent_load(self, pid: Any) -> tuple[torch.dtype, str]:
@@ -328,6 +327,7 @@ class _Described(_Unpickler):
 
     dispatch = _Unpickler.dispatch | {
         pickle.TUPLE[0]: _Unpickler.load_list,
+        pickle.FROZENSET[0]: _Unpickler.load_list,
         pickle.TUPLE1[0]: partial(_list, count=1),
         pickle.TUPLE2[0]: partial(_list, count=2),
         pickle.TUPLE3[0]: partial(_list, count=3),
@@ -337,7 +337,7 @@ class _Described(_Unpickler):
 
 def _rebuilt(storage: Any, first: int, shape: Any, stride: Any, *_: Any) -> _Saved:
     dtype, key = storage
-    return _Saved(dtype, key, first, tuple(shape), tuple(stride))
+    return _Saved(dtype, key, first, torch.Size(shape), torch.Size(stride))
 
 
 _STORAGES = {

@@ -123,7 +123,7 @@ def test_of_a_file_that_changed_nothing_is_read_even_if_its_digest_is_right_agai
     samples, rows = data.split("train")[0], data.train_indices()
     expected = samples.index_select(0, rows)
     assert data.state_dict() == {}
-    undo = change(file)
+    undo, pipe = change(file), " cannot be read: no regular file"
     for after in (lambda: None, undo):
         after()
         for refused in (
@@ -131,7 +131,8 @@ def test_of_a_file_that_changed_nothing_is_read_even_if_its_digest_is_right_agai
             lambda: samples.hold([rows]) or samples.index_select(0, rows[3:9]),
             lambda: data.state_dict(),  # what Lightning asks for before it saves
         ):
-            with pytest.raises(DamagedError, match=rf"{file.name}: changed, replaced or deleted"):
+            said = rf"{file.name}(: changed, replaced or deleted|{pipe})"
+            with pytest.raises(DamagedError, match=said):
                 refused()
     again = set_up(make()).split("train")[0].index_select(0, rows)
     assert torch.equal(again, expected), "a module that comes after reads it"

@@ -274,7 +274,7 @@ def test_a_run_goes_on_to_the_same_bits_where_its_files_lie_now(command_line, br
 def test_a_run_does_not_go_on_with_other_content(refused, broken):
     np.save("X.npy", draw(seed=1)[0])
     line = refused(f"resume={broken}")
-    assert line.startswith("error: data: digest=")
+    assert line.startswith("error: data.digest=")
     assert "the content of path=X.npy, or of the files beside it, is another" in line
     write(broken.parent / "X.npy", samples=draw()[0])
     write(broken.parent / "Z.npy", samples=draw(seed=1)[0])
@@ -472,14 +472,21 @@ def test_a_pt_file_may_hold_parameters_views_and_transposed_tensors(files):
 def pt_of(description, compression=zipfile.ZIP_STORED, name="a/data.pkl"):
     with zipfile.ZipFile("A.pt", "w", compression) as archive:
         archive.writestr(name, description)
+        archive.writestr("a/data/0", b"")
     return refusal_of("A.pt")
 
 
 def test_a_pt_file_that_is_larger_than_it_looks_is_refused_soon(files):
     """Compressed, or with a pickle that asks for memory or time that the file does not have."""
     doubled = b"\x80\x02}" + b"))\x86" + b"q\0h\0\x86" * 60  # a key of 2^60 parts
+    rebuild, storage = b"ctorch._utils\n_rebuild_tensor_v2\n", b"(K\0ctorch\nFloatStorage\n"
+    nested = rebuild + b"q\x000K\0q\x010" + b"h\0((K\0K\0tK\0(h\1h\1t)tRq\x010" * 60
     pickles = {
         "a key": doubled + b"K\1s.",
+        "a key of tensors": b"}" + nested + b"h\1K\1s.",
+        "names": b"}K\0q\x000" + b"(h\0(h\0\x91\x91q\x000" * 60 + b"h\0K\1sK\1K\1s.",
+        "a part": b"]q\x000" + b"(h\0h\0lq\x000" * 60 + rebuild + b"(" + storage + b"h\0tQK\0))tR.",
+        "a shape": rebuild + b"(" + storage + b"X\1\0\0\x000tQK\0((K\0lJ\xff\xff\xff\x7ft)tR.",
         "a memo": b"\x80\x02Nr\xff\xff\xff\x7f.",
         "bytes": b"\x80\x05\x96" + (2**60).to_bytes(8, "little") + b".",
         "many": b"\x80\x02" + b"c_codecs\nencode\n" + b"X" + bytes([255, 0, 0, 0]) + b"x" * 255,
@@ -496,7 +503,7 @@ def test_a_pt_file_that_is_larger_than_it_looks_is_refused_soon(files):
 @pytest.mark.parametrize("length", [2**40, 10**7 + 1])
 def test_a_safetensors_file_with_a_header_of_any_length_is_refused(files, length):
     (files / "A.safetensors").write_bytes(length.to_bytes(8, "little") + b"{}")
-    assert f"a header of {length} bytes" in refusal_of("A.safetensors")
+    assert f"10 bytes, and a header of {length:,}" in refusal_of("A.safetensors")
 
 
 @pytest.mark.parametrize(
