@@ -1,13 +1,12 @@
 """Checks of the data that are read: samples, labels and splits."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from implicit_em.base.errors import ConfigError, DamagedError
+from implicit_em.base.errors import ConfigError
 from implicit_em.data.on_disk import Samples
 
 VALUES = 2**24
@@ -79,24 +78,3 @@ def check_labels(name: str, labels: Tensor, classes: Sequence[Any]) -> None:
             f"{name} split: label {labels[first].item()} of sample {first}; the data set has the "
             f"classes 0 to {len(classes) - 1}"
         )
-
-
-def check_numbers(
-    path: Path, arrays: Mapping[str, Tensor], name: str, count: int, low: int, end: int
-) -> None:
-    """Refuse a file whose array is not ``count`` whole numbers from ``low`` to below ``end``.
-
-    Raises:
-        DamagedError: if they are others, or there is no array of this name.
-    """
-    if name not in arrays:
-        raise DamagedError(f"{path}: has no array {name}")
-    numbers = arrays[name]
-    if numbers.shape != (count,) or numbers.dtype not in (torch.int32, torch.int64):
-        raise DamagedError(
-            f"{path}: {name} of shape {tuple(numbers.shape)} and {numbers.dtype}; allowed are "
-            f"{count} whole numbers"
-        )
-    for number in (numbers.min().item(), numbers.max().item()) if count else ():
-        if not low <= number < end:
-            raise DamagedError(f"{path}: {name}={number}: allowed are {low} to {end - 1}")

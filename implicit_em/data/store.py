@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from typing_extensions import TypedDict
@@ -22,13 +22,12 @@ from implicit_em.base.files import whole, write_json
 from implicit_em.base.validation import read_as
 from implicit_em.base.values import check_word
 from implicit_em.data.arrays import ArrayOnDisk, in_safetensors, unchanged
-from implicit_em.data.checks import check_numbers
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 MANIFEST = "manifest.json"
-DOCUMENTS = "documents.safetensors"
-VOCABULARY = "vocabulary.json"
+DOCUMENTS: Final = "documents.safetensors"
+VOCABULARY: Final = "vocabulary.json"
 TOKENS = ("token", "document", "position", "place")
 """Arrays of a shard beside the vectors and their norms, int32, shape ``(N,)``."""
 
@@ -57,12 +56,6 @@ class Shard(_Entry):
     def file(self) -> str:
         """The name of the file."""
         return f"{self.split}-{self.number:05d}.safetensors"
-
-
-def _are_all(files: dict[str, str | None]) -> dict[str, str | None]:
-    if set(files) != {DOCUMENTS, VOCABULARY}:
-        raise ValueError(f"must be {DOCUMENTS} and {VOCABULARY}")
-    return files
 
 
 def _are_others(shards: list[Shard]) -> list[Shard]:
@@ -99,6 +92,12 @@ class Text(TypedDict):
     """Digest of texts and labels."""
 
 
+Files = TypedDict(
+    "Files", {"documents.safetensors": Digest | None, "vocabulary.json": Digest | None}
+)
+"""SHA-256 of the files that are no shards; ``None`` until they are written."""
+
+
 class Vocabulary(_Entry):
     """The text of each token id."""
 
@@ -126,8 +125,7 @@ class Manifest(_Entry):
     """Special tokens at the end of each context."""
     labels: dict[str, list[str]]
     """The values of each label, by their numbers."""
-    files: Annotated[dict[str, Digest | None], AfterValidator(_are_all)]
-    """SHA-256 of the other files; ``None`` until they are written."""
+    files: Files
     shards: Annotated[list[Shard], AfterValidator(_are_others)]
 
     @property
@@ -202,6 +200,8 @@ class ActivationStore:
     Each file is compared with its digest when it is first read. ``digest`` is that of the file from
     which ``manifest`` was read; see ``base.digest.digest_of_store``.
 
+    Stores of one path and digest are equal.
+
     Args:
         path: directory of the store.
 
@@ -228,6 +228,14 @@ class ActivationStore:
             )
         self.manifest = manifest
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ActivationStore):
+            return NotImplemented
+        return (self.path, self.digest) == (other.path, other.digest)
+
+    def __hash__(self) -> int:
+        return hash((self.path, self.digest))
+
     def shards(self, split: str) -> list[Shard]:
         """Return the shards of ``train``, ``validation`` or ``test``."""
         return [shard for shard in self.manifest.shards if shard.split == split]
@@ -250,7 +258,7 @@ class ActivationStore:
         found = {wanted: arrays[wanted].whole() for wanted in names or arrays}
         for name in {*TOKENS} & found.keys():
             low, end = -1 if name == "place" else 0, self._ends.get(name, 2**31)
-            check_numbers(self.path / shard.file, found, name, shard.tokens, low, end)
+            _check_range(self.path / shard.file, name, found[name], low, end)
         return found
 
     def arrays(self, shard: Shard) -> dict[str, ArrayOnDisk]:
@@ -259,25 +267,11 @@ class ActivationStore:
         Raises:
             DamagedError: if the file is missing, damaged, or not as the manifest describes it.
         """
-        path, count = self.check(shard), shard.tokens
-        no_shard = raising(DamagedError, f"{path}: no shard", Exception)  # its content is anybody's
-        with unchanged(path, sha256=shard.sha256) as file, no_shard:
-            names, get = in_safetensors(file)
-            arrays = {name: get(name) for name in names}
-        vectors = {s: (self.manifest.dtype, count, d) for s, d in self.manifest.sites.items()}
-        norms = {f"norm.{site}": ("float32", count) for site in vectors}
-        for name, expected in {
-            **dict.fromkeys(TOKENS, ("int32", count)),
-            **norms,
-            **vectors,
-        }.items():
-            array = arrays.get(name)
-            found = array and (str(array.dtype).removeprefix("torch."), *array.shape)
-            if found != expected:
-                raise DamagedError(
-                    f"{path}: {name} is {_type(found)}, but the manifest says {_type(expected)}"
-                )
-        return arrays
+        expected: dict[str, tuple[Any, ...]] = dict.fromkeys(TOKENS, ("int32", shard.tokens))
+        for site, width in self.manifest.sites.items():
+            expected[site] = (self.manifest.dtype, shard.tokens, width)
+            expected[f"norm.{site}"] = ("float32", shard.tokens)
+        return _arrays(self.path / shard.file, shard.sha256, expected)
 
     def column(self, name: str, split: str) -> Tensor:
         """Return an array of all shards of a split, one after another; raises as ``read`` does."""
@@ -296,8 +290,7 @@ class ActivationStore:
     def documents(self) -> Documents:
         """Return the documents, or raise ``DamagedError``."""
         found = read_documents(self.path, self.manifest)
-        ids = {"ids": found.ids_T}
-        check_numbers(self.path / DOCUMENTS, ids, "ids", len(found.ids_T), 0, self._ends["token"])
+        _check_range(self.path / DOCUMENTS, "ids", found.ids_T, 0, self._ends["token"])
         return found
 
     def vocabulary(self) -> list[str]:
@@ -308,25 +301,49 @@ class ActivationStore:
 
 def read_documents(path: Path, manifest: Manifest) -> Documents:
     """Return the documents of a store, which may not be complete, or raise ``DamagedError``."""
-    file = checked(path / DOCUMENTS, manifest.files[DOCUMENTS])
-    damaged = raising(DamagedError, f"{file}: no documents of a store", SafetensorError)
-    with damaged, safe_open(file, framework="pt") as content:
-        arrays = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
-    documents, tokens = manifest.text["documents"], manifest.text["tokens"]
-    check_numbers(file, arrays, "ids", tokens, 0, 2**31)
-    check_numbers(file, arrays, "starts", documents + 1, 0, tokens + 1)
-    check_numbers(file, arrays, "splits", documents, 0, len(SPLITS))
-    for name, values in manifest.labels.items():
-        check_numbers(file, arrays, f"label.{name}", documents, -1, len(values))
+    file, documents, tokens = path / DOCUMENTS, manifest.text["documents"], manifest.text["tokens"]
+    ends = {"splits": len(SPLITS)} | {f"label.{n}": len(v) for n, v in manifest.labels.items()}
+    expected: dict[str, tuple[Any, ...]] = dict.fromkeys(ends, ("int32", documents))
+    expected |= {"ids": ("int32", tokens), "starts": ("int64", documents + 1)}
+    found = _arrays(file, manifest.files[DOCUMENTS], expected)
+    arrays = {name: found[name].whole() for name in expected}
+    for name, end in {**ends, "ids": 2**31, "starts": tokens + 1}.items():
+        _check_range(file, name, arrays[name], -1 if name.startswith("label.") else 0, end)
     if (arrays["starts"].diff() < 0).any():
         raise DamagedError(f"{file}: starts: a document ends before it starts")
     labels = {name: arrays[f"label.{name}"] for name in manifest.labels}
     return Documents(arrays["ids"], arrays["starts"], arrays["splits"], labels)
 
 
-def _type(array: tuple[Any, ...] | None) -> str:
-    """Return how a message calls the type and shape of an array."""
-    return f"{array[0]} of shape {array[1:]}" if array else "missing"
+def _arrays(
+    path: Path, sha256: str | None, expected: Mapping[str, tuple[Any, ...]]
+) -> dict[str, ArrayOnDisk]:
+    """Return the arrays of a file, or raise ``DamagedError`` if it is not as it is described.
+
+    Args:
+        path: path of the file.
+        sha256: its digest.
+        expected: by the names of arrays that it must hold, the dtype, then the shape.
+    """
+    no_arrays = raising(DamagedError, f"{path}: no arrays", Exception)  # its content is anybody's
+    with unchanged(checked(path, sha256), sha256=sha256) as file, no_arrays:
+        names, get = in_safetensors(file)
+        arrays = {name: get(name) for name in names}
+    for name, (dtype, *shape) in expected.items():
+        array = arrays.get(name)
+        found = array and f"{str(array.dtype).removeprefix('torch.')} of shape {tuple(array.shape)}"
+        if found != (described := f"{dtype} of shape {tuple(shape)}"):
+            raise DamagedError(
+                f"{path}: {name} is {found or 'missing'}, but the manifest says {described}"
+            )
+    return arrays
+
+
+def _check_range(path: Path, name: str, numbers: Tensor, low: int, end: int) -> None:
+    """Raise ``DamagedError`` if a number of an array is not from ``low`` to below ``end``."""
+    for number in (numbers.min().item(), numbers.max().item()) if len(numbers) else ():
+        if not low <= number < end:
+            raise DamagedError(f"{path}: {name}={number}: allowed are {low} to {end - 1}")
 
 
 def checked(path: Path, sha256: str | None) -> Path:
@@ -337,8 +354,6 @@ def checked(path: Path, sha256: str | None) -> Path:
         raise DamagedError(
             f"{path}: missing; the command of the store's harvest writes it again"
         ) from error
-    except OSError as error:
-        raise DamagedError(f"{path}: {error.strerror}") from error
     if found != sha256:
         raise DamagedError(
             f"{path}: damaged: its SHA-256 is not that of the manifest; delete it, and the command "

@@ -146,7 +146,7 @@ def _describe(
         prefix=affixes.prefix,
         suffix=affixes.suffix,
         labels=gathered.labels,
-        files=dict.fromkeys((DOCUMENTS, VOCABULARY)),
+        files={DOCUMENTS: None, VOCABULARY: None},
         shards=[Shard(split=s.split, number=s.number, tokens=s.tokens) for s in shards],
     )
 
