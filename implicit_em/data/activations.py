@@ -164,7 +164,7 @@ class ActivationDataModule(ResidentDataModule):
 
     @cached_property
     def _kept(self) -> Kept:
-        return _kept(self.store.path, self.store.digest, self.site, self.tokens)
+        return _kept(self.store, self.site, self.tokens)
 
     def _fitted(self, splits: Any) -> Normalizer:
         found = self.statistics()
@@ -174,7 +174,7 @@ class ActivationDataModule(ResidentDataModule):
 
     def statistics(self) -> Statistics:
         """Return the statistics of the training tokens that are left; the store keeps them."""
-        return _statistics(self.store.path, self.store.digest, self.site, self.rule)
+        return _statistics(self.store, self.site, "train", self.rule)
 
     @property
     def normalized_by(self) -> str | None:
@@ -246,11 +246,8 @@ def in_windows(shards: Sequence[Tensor], most: int, generator: np.random.Generat
 
 
 @lru_cache(maxsize=4)
-def _kept(path: Path, digest: str | None, site: str, tokens: TokenFilter) -> Kept:
-    """Return the tokens that are left; another digest than that of the store is refused."""
-    store = ActivationStore(path)
-    if store.digest != digest:
-        raise ConfigError(f"path={path}: another store than before: {store.digest}, not {digest}")
+def _kept(store: ActivationStore, site: str, tokens: TokenFilter) -> Kept:
+    """Return the tokens that are left."""
     special = store.manifest.special_tokens
     columns: dict[Split, dict[str, Tensor]] = {
         split: {name: store.column(name, split) for name in tokens.needs(site)} for split in SPLITS
@@ -266,15 +263,13 @@ def _kept(path: Path, digest: str | None, site: str, tokens: TokenFilter) -> Kep
         kept = tokens.kept(columns[split], site, special)
         rows[split] = kept.nonzero()[:, 0]
         if split != "validation" and len(rows[split]) < 2:
-            raise ConfigError(f"{split}: {_too_few(path, len(rows[split]))}")
+            raise ConfigError(f"{split}: {_too_few(store.path, len(rows[split]))}")
         sizes_S = torch.tensor([shard.tokens for shard in store.shards(split)], dtype=torch.int64)
         ends[split] = torch.searchsorted(rows[split], sizes_S.cumsum(0))
     return Kept(tokens, rows, ends)
 
 
-@lru_cache(maxsize=2)
-def _statistics(path: Path, digest: str | None, site: str, tokens: TokenFilter) -> Statistics:
-    return statistics_of(ActivationStore(path), site, "train", tokens)
+_statistics = lru_cache(maxsize=2)(statistics_of)
 
 
 def _too_few(path: Path, count: int) -> str:

@@ -1,10 +1,10 @@
 """Samples that stay in their files, and are read a few rows or a window at a time."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
-from dataclasses import dataclass, field, replace
-from threading import Lock, Thread
+from dataclasses import dataclass, replace
+from threading import Lock
 
 import psutil
 import torch
@@ -23,7 +23,7 @@ class Window:
     """Rows in memory, as they were read; int64, ascending, without repetitions."""
 
     rows: Tensor
-    values: Future[Tensor] = field(default_factory=Future)
+    values: Future[Tensor]
 
     @property
     def failed(self) -> bool:
@@ -52,7 +52,7 @@ class SamplesOnDisk:
         self._rows: Tensor | None = None
         self._normalizer: Normalizer | None = None
         self._windows: list[Window] = []  # shared with copies, like the lock
-        self._lock = Lock()
+        self._lock, self._reader = Lock(), ThreadPoolExecutor(2)
 
     @property
     def shape(self) -> torch.Size:
@@ -110,7 +110,7 @@ class SamplesOnDisk:
         Threads read them meanwhile. If a window cannot be read, its error is raised when its rows
         are asked for.
         """
-        wanted = [self._rows_of(rows).sort().values for rows in windows]
+        wanted = [self._rows_of(rows).sort().values for rows in windows if len(rows)]
         with self._lock:
             self._windows[:] = [
                 window
@@ -121,8 +121,8 @@ class SamplesOnDisk:
                 there = any(torch.equal(window.rows, rows) for window in self._windows)
                 size = len(rows) * self._empty(1).nbytes
                 if not there and size < psutil.virtual_memory().available:
-                    self._windows.append(window := Window(rows))
-                    Thread(target=self._read_into, args=(window,), daemon=True).start()
+                    values = self._reader.submit(self._read, rows)
+                    self._windows.append(Window(rows, values))
 
     def check(self) -> None:
         """Raise ``DamagedError`` if a file is not as it was when its array was found."""
@@ -176,12 +176,6 @@ class SamplesOnDisk:
             if len(some):
                 array.read(some - (end - array.shape[0]), out)
         return values
-
-    def _read_into(self, window: Window) -> None:
-        try:
-            window.values.set_result(self._read(window.rows))
-        except Exception as error:
-            window.values.set_exception(error)
 
 
 Samples = Tensor | SamplesOnDisk
