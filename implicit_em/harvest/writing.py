@@ -118,16 +118,13 @@ class StoreWriter:
     @contextmanager
     def _held(self) -> Iterator[None]:
         """Hold the store's lock: processes write the manifest one after another."""
-        lock = FileLock(self.path / ".lock")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
+            held = FileLock(self.path / ".lock").acquire()
         except OSError as error:
             raise ConfigError(f"store={self.path}: {error.strerror}") from error
-        try:
+        with held:
             yield
-        finally:
-            lock.release()
 
     def _refuse(self, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
         """Raise ``ConfigError`` with the settings or digests in which two manifests differ."""

@@ -25,8 +25,6 @@ FINAL = (*CURVES, "l0", "inactive_units", "silent_units", "maximum_responsibilit
 """Names of the metrics of a trained model, beside its reconstruction error."""
 RECONSTRUCTION = ("reconstruction_mse", "transpose_reconstruction_mse")
 """Names of the reconstruction error: by a decoder, or by the transposed encoder."""
-OWN_DECODER = ("reconstruction_mse", "fvu")
-"""Names of the metrics of a decoder that was trained."""
 LARGEST_SHARE = 1 / 64
 """Largest share of active units at which products through these alone pay."""
 GRAM_ROWS = 1024
@@ -404,14 +402,14 @@ def final_metrics(components: int, reconstruction: str = "reconstruction_mse") -
         reconstruction: name of the mean squared reconstruction error.
     """
     collection = energy_metrics(components)
-    further: dict[str, Any] = {
-        "l0": L0(),
-        "inactive_units": InactiveUnits(components),
-        "silent_units": SilentUnits(components),
-        "maximum_responsibility": MaximumResponsibility(),
-        reconstruction: MeanSquaredError().set_dtype(torch.float64),
-    }
-    collection.add_metrics(further)
-    if reconstruction in OWN_DECODER:
-        collection.add_metrics({"fvu": UnexplainedVariance()})
+    collection.add_metrics(
+        {
+            "l0": L0(),
+            "inactive_units": InactiveUnits(components),
+            "silent_units": SilentUnits(components),
+            "maximum_responsibility": MaximumResponsibility(),
+            reconstruction: MeanSquaredError().set_dtype(torch.float64),
+            **({"fvu": UnexplainedVariance()} if reconstruction == RECONSTRUCTION[0] else {}),
+        }
+    )
     return collection

@@ -176,20 +176,18 @@ def _put(page: Page, number: int, model: Trained, folder: Path, lm: str | None) 
 def _of_training(model: Trained) -> dict[str, Any]:
     """Return what is known of a model's training."""
     if (run := model.run) is None:
+        command, metrics, history = f"implicit-em explore {model.address}", {}, {}
         told = {"address": model.address, "weights": model.digest, "metadata": model.metadata}
         settings = {**told, "data": model.spec.settings["data"]}
-        return {
-            "command": f"implicit-em explore {model.address}",
-            "metrics": {},
-            "history": {},
-            "settings": OmegaConf.to_yaml(OmegaConf.create(settings)),
-        }
-    metrics = run.completed_metrics() or {}
+    else:
+        command = " ".join(["implicit-em train", *run.read_overrides()])
+        metrics, history = run.completed_metrics() or {}, _history(run.history)
+        settings = run.read_spec().settings
     return {
-        "command": " ".join(["implicit-em train", *run.read_overrides()]),
+        "command": command,
         "metrics": {key: v for key, v in metrics.items() if not isinstance(v, dict | list)},
-        "history": _history(run.history),
-        "settings": OmegaConf.to_yaml(OmegaConf.create(run.read_spec().settings)),
+        "history": history,
+        "settings": OmegaConf.to_yaml(OmegaConf.create(settings)),
     }
 
 

@@ -100,7 +100,8 @@ class Features(Sequence[Feature]):
 
     def table(self) -> pd.DataFrame:
         """Return a row for each unit; see ``Feature.row``. Tokens are there as text."""
-        rows = [self._row(unit, self._labels(unit)) for units in self.activity for unit in units]
+        all_units = (unit for units in self.activity for unit in units)
+        rows = [self._row(unit, self._labels(unit), self.seen.tokens(unit)) for unit in all_units]
         table = pd.DataFrame(rows).rename_axis("feature")
         if "tokens" in table:
             vocabulary = self.seen.about()["vocabulary"]
@@ -132,15 +133,18 @@ class Features(Sequence[Feature]):
         return _shortened(statistics.largest_of_each_row(cosines_BK, NEAR))
 
     def _of(self, unit: Unit) -> tuple[dict[str, Any], dict[str, Any]]:
-        values_E, labels = unit.values_E.astype(np.float64), self._labels(unit)
+        labels, tokens = self._labels(unit), self.seen.tokens(unit)
+        row = self._row(unit, labels, tokens)
+        values_E = unit.values_E.astype(np.float64)
         counts = np.histogram(values_E, BINS, (0, values_E.max(initial=0) or 1))[0]
         shown = {"histogram": counts.tolist(), "labels": labels, "examples": self._examples(unit)}
-        if (tokens := self.seen.tokens(unit)) is not None:
+        if tokens is not None:
             shown["tokens"] = tokens
-        more = self.seen.of_unit(unit, self.encoder_KD[unit.number])
-        return self._row(unit, labels), shown | more
+        return row, shown | self.seen.of_unit(unit, self.encoder_KD[unit.number])
 
-    def _row(self, unit: Unit, labels: list[list[Any]]) -> dict[str, Any]:
+    def _row(
+        self, unit: Unit, labels: list[list[Any]], tokens: list[list[Any]] | None
+    ) -> dict[str, Any]:
         values_E = unit.values_E.astype(np.float64)
         best = labels[0] if labels else ["", "", None]
         row = {
@@ -150,7 +154,7 @@ class Features(Sequence[Feature]):
             "label": best[1] if self.seen.kind != "texts" else ": ".join(filter(None, best[:2])),
             "auroc": best[2],
         }
-        if (tokens := self.seen.tokens(unit)) is not None:
+        if tokens is not None:
             row["tokens"] = [token for token, *_ in tokens]
         return row
 
