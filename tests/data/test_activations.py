@@ -215,7 +215,7 @@ def test_rows_of_held_windows_come_from_memory_and_others_from_their_files(store
     windows = torch.randperm(len(samples)).split(100)
     expected = samples.in_memory()
     samples.hold(windows[:2])
-    samples.hold(windows[1:3])
+    samples.hold([torch.arange(0), *windows[1:3]])
     held = list(samples._windows)
     samples.hold([window.flip(0) for window in windows[1:3]])
     assert samples._windows == held, "they are read once"
