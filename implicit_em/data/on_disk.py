@@ -5,6 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass, replace
 from threading import Lock
+from typing import Any
 
 import psutil
 import torch
@@ -70,22 +71,21 @@ class SamplesOnDisk:
 
     def __getitem__(self, rows: Tensor) -> "SamplesOnDisk":
         """Return the samples of these rows, int64; they also stay in the files."""
-        chosen = copy(self)
-        chosen._rows = self._rows_of(rows)
-        return chosen
+        return self._with(_rows=self._rows_of(rows))
 
     def flatten(self, start: int) -> "SamplesOnDisk":
         """Return the samples with the dimensions from ``start`` on flattened into one."""
-        shape = self.shape[start:].numel()
-        flat = copy(self)
-        flat.arrays = [replace(a, shape=torch.Size((*a.shape[:start], shape))) for a in self.arrays]
-        flat._windows = []
-        return flat
+        width = self.shape[start:].numel()
+        flat = [replace(a, shape=torch.Size((*a.shape[:start], width))) for a in self.arrays]
+        return self._with(arrays=flat, _windows=[])
 
     def normalized(self, normalizer: Normalizer) -> "SamplesOnDisk":
         """Return samples whose rows are normalised when they are asked for."""
+        return self._with(_normalizer=normalizer)
+
+    def _with(self, **changes: Any) -> "SamplesOnDisk":
         changed = copy(self)
-        changed._normalizer = normalizer
+        vars(changed).update(changes)
         return changed
 
     def index_select(self, dim: int, rows: Tensor) -> Tensor:
@@ -139,9 +139,7 @@ class SamplesOnDisk:
         """Return a copy on a CUDA device with enough room, or else samples whose rows go there."""
         if device.type == "cuda" and 2 * self._bytes < torch.cuda.mem_get_info(device)[0]:
             return self._whole(device)
-        moved = copy(self)
-        moved.device = device
-        return moved
+        return self._with(device=device)
 
     def in_memory(self) -> Tensor:
         """Return a copy in memory, or raise ``ConfigError`` if it does not fit."""

@@ -191,22 +191,19 @@ class Texts(Seen):
         sizes_M = np.where(special_M, 1, np.minimum(places_M + AFTER + 1 - starts_M, left_M))
         ends_M = sizes_M.cumsum()
         steps_T = np.arange(sizes_M.sum()) - np.repeat(ends_M - sizes_M, sizes_M)
-        documents_T, places_T = (
-            np.repeat(documents_M, sizes_M),
-            np.repeat(starts_M, sizes_M) + steps_T,
-        )
+        documents_T = np.repeat(documents_M, sizes_M)
+        places_T = np.repeat(starts_M, sizes_M) + steps_T
         rows_T = self._rows(documents_T, places_T)
         ids_T = self.documents.ids_T.numpy()[self._firsts[documents_T] + places_T]
         rows_T[ends_M[special_M] - 1] = samples_M[special_M]
         ids_T[ends_M[special_M] - 1] = self.token_N[samples_M[special_M]]
         pairs = zip(rows_T.tolist(), shortened(unit.at(rows_T)), strict=True)
         ids, values = ids_T.tolist(), [value if row >= 0 else None for row, value in pairs]
-        shown = zip(places_M.tolist(), starts_M.tolist(), ends_M - sizes_M, ends_M, strict=True)
+        slices = map(slice, ends_M - sizes_M, ends_M)
+        parts = (super().examples(unit, samples_M), places_M.tolist(), starts_M.tolist(), slices)
         return [
-            [*one, place, start, ids[first:end], values[first:end]]
-            for one, (place, start, first, end) in zip(
-                super().examples(unit, samples_M), shown, strict=True
-            )
+            [*one, place, start, ids[shown], values[shown]]
+            for one, place, start, shown in zip(*parts, strict=True)
         ]
 
     def tokens(self, unit: Unit) -> list[list[Any]]:
