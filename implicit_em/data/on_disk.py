@@ -53,7 +53,7 @@ class SamplesOnDisk:
         self._rows: Tensor | None = None
         self._normalizer: Normalizer | None = None
         self._windows: list[Window] = []  # shared with copies, like the lock
-        self._lock, self._reader = Lock(), ThreadPoolExecutor(2)
+        self._lock = Lock()
 
     @property
     def shape(self) -> torch.Size:
@@ -121,7 +121,8 @@ class SamplesOnDisk:
                 there = any(torch.equal(window.rows, rows) for window in self._windows)
                 size = len(rows) * self._empty(1).nbytes
                 if not there and size < psutil.virtual_memory().available:
-                    values = self._reader.submit(self._read, rows)
+                    # A thread of its own: those of a pool would be lacking in a forked process.
+                    values = ThreadPoolExecutor(1).submit(self._read, rows)
                     self._windows.append(Window(rows, values))
 
     def check(self) -> None:
