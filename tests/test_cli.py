@@ -45,6 +45,12 @@ def test_an_option_that_does_not_exist_gives_one_line(name, capsys, monkeypatch)
     assert one_line(capsys).endswith(f"; implicit-em {name} --help explains\n")
 
 
+@pytest.mark.parametrize("name", ["evaluate", "explore", "export", "summarise"])
+def test_a_path_that_no_file_can_have_gives_one_line(name, capsys):
+    assert main([name, "x" * 300]) in (1, 2)
+    assert "name too long" in one_line(capsys)
+
+
 def test_an_option_may_follow_the_overrides(refused):
     assert refused("seed=1", "-m", "lr.valu=3").startswith("error: lr.valu=3: no such key")
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from implicit_em.base.errors import FAILED, INTERRUPTED, REFUSED, ConfigError, RunError
+from implicit_em.base.errors import FAILED, INTERRUPTED, REFUSED, ConfigError, RunError, one_line
 
 
 class Parser(argparse.ArgumentParser):
@@ -25,7 +25,8 @@ class Parser(argparse.ArgumentParser):
     ) -> int:
         """Call a function of the options, whose log goes to stdout; return the exit code.
 
-        An error of the project prints one line on stderr. With ``--json``, so does the log.
+        An error of the project, or of a file, prints one line on stderr. With ``--json`` the log
+        goes there, too.
 
         Args:
             arguments: command line; ``None`` for that of the process.
@@ -43,6 +44,9 @@ class Parser(argparse.ArgumentParser):
         except RunError as error:
             print(f"error: {error}", file=sys.stderr)
             return REFUSED if isinstance(error, ConfigError) else FAILED
+        except OSError as error:  # of a path that no file can have, or a disk
+            print(f"error: {one_line(error)}", file=sys.stderr)
+            return FAILED
         except KeyboardInterrupt:
             print(f"interrupted{after_interruption}", file=sys.stderr)
             return INTERRUPTED

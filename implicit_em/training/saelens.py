@@ -164,6 +164,8 @@ def from_saelens(config: Mapping[str, Any], arrays: dict[str, Tensor]) -> nn.Mod
     parameters = PARAMETERS[architecture]
     if different := sorted(set(arrays) ^ set(parameters)):
         raise ValueError(f"{architecture}: missing or unknown: {', '.join(different)}")
+    if wrong := [name for name, array in arrays.items() if not array.is_floating_point()]:
+        raise ValueError(f"{wrong[0]} is of {arrays[wrong[0]].dtype}; allowed is floating point")
     word = str(config.get("dtype", arrays["W_dec"].dtype)).removeprefix("torch.")
     check_word("dtype", word, DTYPES)
     dtype = DTYPES[word]

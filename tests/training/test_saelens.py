@@ -216,6 +216,13 @@ def test_folders_that_cannot_be_read_are_one_line(changes, said, tmp_path):
     assert str(refused.value).startswith(f"{tmp_path}: {said}")
 
 
+def test_weights_that_are_no_real_numbers_are_one_line(tmp_path):
+    arrays = {name: array.to(torch.complex64) for name, array in random_arrays("topk").items()}
+    written(tmp_path, {"architecture": "topk", "k": 2}, arrays)
+    with pytest.raises(DamagedError, match=r": \w+ is of torch.complex64; allowed is floating"):
+        implicit_em.load(tmp_path)
+
+
 @pytest.mark.parametrize("content", ["[]", "{", '{"metadata": 3}'])
 def test_damaged_configurations_are_one_line(content, tmp_path):
     written(tmp_path, {}, random_arrays("standard"))
