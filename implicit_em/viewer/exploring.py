@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from scipy.optimize import linear_sum_assignment
 from torch import nn
 
-from implicit_em.base.errors import ConfigError
+from implicit_em.base.errors import ConfigError, DamagedError, raising
 from implicit_em.base.files import opened
 from implicit_em.data import ActivationDataModule
 from implicit_em.metrics.dictionaries import cosines
@@ -248,12 +248,12 @@ def _features(found: Trained, folder: Path, lm: str | None) -> Features:
 
 
 def _history(path: Path) -> dict[str, list[float | None]]:
-    with opened(path) as file:
+    with opened(path) as file, raising(DamagedError, f"{path}: no table", ValueError, TypeError):
         table = pd.read_csv(file)
-    return {
-        str(name): [short(value) if np.isfinite(value) else None for value in table[name]]
-        for name in table
-    }
+        return {
+            str(name): [short(value) if np.isfinite(value) else None for value in table[name]]
+            for name in table
+        }
 
 
 def matches(directions: Sequence[np.ndarray]) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:

@@ -13,7 +13,7 @@ from helpers.stores import SINK
 
 from implicit_em import explore
 from implicit_em import features as features_of
-from implicit_em.base.errors import ConfigError
+from implicit_em.base.errors import ConfigError, DamagedError
 from implicit_em.config.spec import RunSpec
 from implicit_em.data import as_unit_float
 from implicit_em.metrics.dictionaries import cosines
@@ -216,6 +216,14 @@ def test_what_cannot_be_shown_is_one_line(trained, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"single: 4 features; a file holds at most 3, a folder"):
         explore([run], single=True)
     assert main([str(tmp_path)]) == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"epoch,l0\n1,many\n"])
+def test_a_history_that_is_no_table_is_one_line(content, tmp_path):
+    path = tmp_path / "history.csv"
+    path.write_bytes(content)
+    with pytest.raises(DamagedError, match=r"history\.csv: no table: "):
+        exploring._history(path)
 
 
 def test_a_run_that_is_not_finished_has_nothing_to_show(trained, tmp_path):
