@@ -337,6 +337,8 @@ class _Described(_Unpickler):
 
 def _rebuilt(storage: Any, first: int, shape: Any, stride: Any, *_: Any) -> _Saved:
     dtype, key = storage
+    if min(stride, default=0) < 0:  # torch writes none, and would overlook it here
+        raise ValueError(f"a tensor of strides {stride}")
     return _Saved(dtype, key, first, torch.Size(shape), torch.Size(stride))
 
 

@@ -438,6 +438,16 @@ def test_test_samples_of_another_width_or_scale_are_refused(files):
         assert "one split is of uint8" in refusal_of(path, test_path=test_path)
 
 
+def test_a_negative_stride_is_refused(files):
+    torch.save(torch.arange(600.0).as_strided((50, 3), (7, 5)), "A.pt")
+    with zipfile.ZipFile("A.pt") as archive:
+        parts = {part.filename: archive.read(part) for part in archive.infolist()}
+    with zipfile.ZipFile("A.pt", "w") as archive:
+        for name, content in parts.items():  # a stride of 7, and one of -7
+            archive.writestr(name, content.replace(b"K\x07", b"J\xf9\xff\xff\xff"))
+    assert refusal_of("A.pt").endswith("a tensor of strides [-7, 5]")
+
+
 def test_a_tensor_larger_than_its_file_is_refused(files):
     torch.save(torch.zeros(1).expand(10**9, 10**3), "A.pt")
     assert refusal_of("A.pt").endswith("is of shape (1000000000, 1000), but holds less")
