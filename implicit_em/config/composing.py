@@ -148,7 +148,8 @@ def explain(error: Exception, overrides: Sequence[str], loader: ConfigLoader, co
     """Return one line that explains why Hydra could not compose the primary config ``config``."""
     message = str(error).strip().splitlines()[0]
     if isinstance(error, RecursionError):
-        return f"{max(overrides, key=len):.60}...: too many brackets in one another"
+        longest = max(overrides, key=len, default="")
+        return f"brackets, or a file's keys, are too deep in one another: {longest:.60}"
     if isinstance(error, errors.MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         if group == "hydra/launcher" and choice in LAUNCHERS:
