@@ -31,9 +31,14 @@ class Page(ABC):
 
     Args:
         path: path of the page; an earlier page there is replaced.
+
+    Raises:
+        ConfigError: if the path has no name of its own.
     """
 
     def __init__(self, path: Path) -> None:
+        if not path.name:  # "." or "/"
+            raise ConfigError(f"out={path}: needs a name")
         self.path = path
         self._temporary = path.with_name(f".{os.getpid()}-{path.name}")
 

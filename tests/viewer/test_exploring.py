@@ -215,6 +215,9 @@ def test_what_cannot_be_shown_is_one_line(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(exploring, "MOST_IN_ONE_FILE", 3)
     with pytest.raises(ConfigError, match=r"single: 4 features; a file holds at most 3, a folder"):
         explore([run], single=True)
+    for single in (False, True):
+        with pytest.raises(ConfigError, match=r"out=\.: needs a name"):
+            explore([run], ".", single=single)
     assert main([str(tmp_path)]) == 2
 
 
