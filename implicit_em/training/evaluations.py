@@ -135,7 +135,13 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
     for path in sorted((folder / EVALUATIONS).glob("*.json")):
         try:
             match content := read_json(path):
-                case {"name": str(), "date": str(), "weights_digest": str(), "metrics": dict()}:
+                case {
+                    "name": str(),
+                    "date": str(),
+                    "metrics": dict(),
+                    "weights_digest": str(),
+                    "data_digest": _,
+                }:
                     found.append(content)
                 case _:
                     raise DamagedError(f"{path}: no measurement")

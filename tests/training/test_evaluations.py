@@ -57,11 +57,13 @@ def test_the_same_measurement_replaces_itself_and_no_other(tmp_path):
 
 def test_a_damaged_file_is_named_and_left_out(tmp_path, caplog):
     written(tmp_path, own=DATA)
-    for name, content in {"cut": "{", "other": "[1]"}.items():
+    bare = json.dumps({"name": "bare", "date": "", "metrics": {"l0": 2.0}})
+    for name, content in {"cut": "{", "other": "[1]", "bare": bare}.items():
         (tmp_path / EVALUATIONS / f"{name}.json").write_text(content)
     assert columns(tmp_path) == {"evaluation.own.l0": 1.0}
     assert "cut.json" in caplog.text
     assert "other.json: no measurement" in caplog.text
+    assert "bare.json: no measurement" in caplog.text
 
 
 @pytest.fixture
