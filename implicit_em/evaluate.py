@@ -16,7 +16,6 @@ from implicit_em.base.arguments import Parser
 from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.base.quiet import quieten
 from implicit_em.config import CONF
-from implicit_em.config.schema import to_plain
 from implicit_em.data import ActivationDataModule
 from implicit_em.harvest.model_files import model_of
 from implicit_em.harvest.models import CausalModel
@@ -86,11 +85,7 @@ def _measured(
     if settings["probe"] == "linear":
         metrics["probe_accuracy"] = probe_module(module, samples, threads)
     metrics = without_infinities(metrics | measured)
-    own = to_plain(found.run.read_config())["data"] if found.run else None
-    of_data = (settings["data"], found.data_digest)
-    kept = record(
-        Path(out or found.output), found.address, metrics, *of_data, found.digest[:16], inside, own
-    )
+    kept = record(found, metrics, inside, Path(out) if out else None)
     named = {"seed": settings["seed"]} if found.run else {"model": found.address}
     return {**named, "status": "evaluated", **metrics}, kept
 

@@ -9,17 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from implicit_em.base.digest import digest_of, digest_of_store
 from implicit_em.base.errors import DamagedError, WriteError
 from implicit_em.base.files import read_json, write_json
 from implicit_em.config.fingerprint import deciding
-from implicit_em.data import ActivationDataModule, ResidentDataModule, TensorDataModule
-from implicit_em.data.tensors import FILES
+from implicit_em.config.schema import to_plain
 from implicit_em.training.directory import EVALUATIONS
 from implicit_em.training.results import versions
+from implicit_em.training.trained import Trained
 
 log = logging.getLogger(__name__)
 
@@ -34,14 +30,7 @@ COLUMN = "evaluation"
 
 
 def record(
-    folder: Path,
-    model: str,
-    metrics: Mapping[str, Any],
-    data: Mapping[str, Any],
-    digest: str | None,
-    weights: str,
-    inside: bool = False,
-    own: Mapping[str, Any] | None = None,
+    found: Trained, metrics: Mapping[str, Any], inside: bool = False, folder: Path | None = None
 ) -> dict[str, Any]:
     """Write a measurement as JSON, and return its content.
 
@@ -49,21 +38,19 @@ def record(
     its file, and any other has a file of its own. If a file cannot be written, a warning says so.
 
     Args:
-        folder: run directory, or another; the file goes into ``evaluations/`` there.
-        model: run directory, folder, or address on the hub with the commit.
+        found: the model and its data.
         metrics: what was measured; no NaN or infinity.
-        data: settings of the data, as plain containers.
-        digest: digest of the data, from ``digest_of_samples``.
-        weights: digest of the weights.
         inside: whether it was measured inside a language model, too.
-        own: settings of the data that the model was trained for; ``None`` for a model from
-            elsewhere.
+        folder: the file goes into its ``evaluations/``; ``None`` for the model's own.
     """
+    data, digest, weights = found.spec.settings["data"], found.data_digest, found.digest[:16]
+    own = None if found.run is None else to_plain(found.run.read_config())["data"]
     name = _name(data, digest, own) + INSIDE * inside
+    folder = folder or found.output
     content = {
         "schema": 1,
         "name": name,
-        "model": model,
+        "model": found.address,
         "date": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "data": dict(data),
         "data_digest": digest,
@@ -109,24 +96,6 @@ def _deciding(data: Mapping[str, Any], digest: str | None) -> dict[str, Any]:
 
 def _measured(data: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in data.items() if key not in OF_TRAINING}
-
-
-def digest_of_samples(data: ResidentDataModule) -> str | None:
-    """Return 16 hexadecimal digits of the content that a data module has read.
-
-    It is that of the store or files, or else of the samples in memory, which must not be normalised
-    yet. ``None`` stands for samples in a file of another data module.
-    """
-    if isinstance(data, ActivationDataModule):
-        return digest_of_store(data.store.path)
-    if isinstance(data, TensorDataModule):
-        return digest_of(*(getattr(data, name) for name in FILES))
-    found = hashlib.sha256()
-    for samples in (part for name in ("train", "test") for part in data.split(name)):
-        if not isinstance(samples, Tensor):  # in a file that only its own module knows
-            return None
-        found.update(samples.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()[:16]
 
 
 def read(folder: Path) -> dict[str, dict[str, Any]]:

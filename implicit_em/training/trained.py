@@ -1,5 +1,6 @@
 """A trained model of raw samples, and the samples that it is measured on."""
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,25 +8,30 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from implicit_em.base.digest import digest_of_file
+from implicit_em.base.digest import digest_of, digest_of_file, digest_of_store
 from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.config import CONF
 from implicit_em.config.composing import REFUSALS, composed
 from implicit_em.config.schema import to_plain
 from implicit_em.config.spec import RunSpec
-from implicit_em.data import ActivationDataModule, ActivationStore, ResidentDataModule
+from implicit_em.data import (
+    ActivationDataModule,
+    ActivationStore,
+    ResidentDataModule,
+    TensorDataModule,
+)
 from implicit_em.data.tensors import FILES
 from implicit_em.engine.modules import EnergyModule
 from implicit_em.models import SparseAutoencoder
 from implicit_em.models.normalizing import Normalizer
 from implicit_em.training.decoding import decoder_of, reconstruction
 from implicit_em.training.directory import RunDirectory
-from implicit_em.training.evaluations import digest_of_samples
 from implicit_em.training.foreign import Foreign, is_foreign, read_foreign
 from implicit_em.training.hooks import site_of
 from implicit_em.training.loading import load_trusted
@@ -165,6 +171,23 @@ def _with_data(settings: Mapping[str, Any], data: Mapping[str, Any] | None) -> R
     """Return settings with other data, unnormalised: the model's own normaliser is used."""
     raw = None if data is None else {k: v for k, v in data.items() if k != "normalize"}
     return RunSpec.of_settings({**settings, "data": raw})
+
+
+def digest_of_samples(data: ResidentDataModule) -> str | None:
+    """Return 16 hexadecimal digits of the content that a data module has read.
+
+    It is that of the store or files, or of the samples in memory, which must not be normalised yet.
+    """
+    if isinstance(data, ActivationDataModule):
+        return digest_of_store(data.store.path)
+    if isinstance(data, TensorDataModule):
+        return digest_of(*(getattr(data, name) for name in FILES))
+    found = hashlib.sha256()
+    for samples in (part for name in ("train", "test") for part in data.split(name)):
+        if not isinstance(samples, Tensor):  # in a file that only its own module knows
+            return None
+        found.update(samples.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()[:16]
 
 
 def typed_data(

@@ -2,10 +2,12 @@
 
 import json
 from contextlib import suppress
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from helpers.lines import one_line
+from omegaconf import OmegaConf
 
 from implicit_em.base.errors import ConfigError
 from implicit_em.config.spec import RunSpec
@@ -19,15 +21,16 @@ from implicit_em.viewer.exploring import PLACES as EXPLORED
 DATA = {"_target_": "implicit_em.data.TensorDataModule", "path": "a/X.npy", "final": "test"}
 
 
-def written(folder, **values):
-    given = {
-        "model": "run",
-        "metrics": {"l0": 1.0},
-        "data": DATA,
-        "digest": "d",
-        "weights": "w" * 16,
-    }
-    return record(folder, **{**given, **values})["name"]
+def written(folder, own=None, data=DATA, digest="d", weights="w" * 16, metrics=None, inside=False):
+    found = SimpleNamespace(
+        address="run",
+        spec=SimpleNamespace(settings={"data": data}),
+        data_digest=digest,
+        digest=weights,
+        output=folder,
+        run=own and SimpleNamespace(read_config=lambda: OmegaConf.create({"data": own})),
+    )
+    return record(found, metrics or {"l0": 1.0}, inside)["name"]
 
 
 def test_the_same_measurement_replaces_itself_and_no_other(tmp_path):
