@@ -68,17 +68,17 @@ class Fit:
         checkpoint, done = resume_point(*whose, history.restore(), statistics)
         history.forget_after(done)
         saving = LastCheckpoint(*whose, history, statistics, **settings["checkpoint"])
-        progress = _progress(spec)
-        own = next((bar for bar in progress if bar.runs == 1), None)
         every = settings["trainer"].get("log_every_n_steps", 0)  # earlier runs lack it
         if checkpoint:
             log.info("goes on after epoch %d of %d", done, settings["trainer"]["max_epochs"])
-            for bar in progress:
-                bar.skip(done)
             rows = sorted(history.rows.items())
             log_again(logger, ({**row, "epoch": epoch - 1} for epoch, row in rows), "epoch")
         else:
             saving.train_seconds = _start(module, data)
+        progress = _progress(spec)  # after the start, which shows a line of its own on a terminal
+        for bar in progress:
+            bar.skip(done)
+        own = next((bar for bar in progress if bar.runs == 1), None)
         trainer = spec.build_trainer(
             plugins=[DirectCheckpointIO()],
             enable_progress_bar=False,  # Lightning's own

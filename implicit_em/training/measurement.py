@@ -58,7 +58,8 @@ def evaluate_module(
     normalizer = data.normalizer
     if "fvu" in module.finals and normalizer is not None and normalizer.option in DISTORTING:
         module.finals["fvu"].raw = deepcopy(normalizer).to(trainer.strategy.root_device).inverse
-    trainer.test(module, datamodule=data, verbose=False)
+    with working("measuring the model", logged=False):
+        trainer.test(module, datamodule=data, verbose=False)
     results: dict[str, Any] = {}
     for key in map(str, module.finals):
         value = trainer.callback_metrics[key].item()
@@ -66,7 +67,8 @@ def evaluate_module(
             value = int(value)
         results[key] = None if key in MAY_NOT_APPLY and np.isnan(value) else value
     if trainer.is_global_zero:
-        results["ridge_fvu"] = ridge_fvu(module.model, data)
+        with working("fitting a ridge decoder", logged=False):
+            results["ridge_fvu"] = ridge_fvu(module.model, data)
         results["features_found"] = features_found(module.model, data)
     return results | _described(module, data)
 

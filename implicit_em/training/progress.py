@@ -157,27 +157,32 @@ class RateProgress(AbstractContextManager[Any]):
 
 
 @contextmanager
-def working(message: str) -> Iterator[None]:
-    """Show a message and, on a terminal, a spinner while work without steps goes on."""
+def working(message: str, logged: bool = True) -> Iterator[None]:
+    """Show a message with a spinner while work without steps goes on.
+
+    Elsewhere than on a terminal it is a line of the log, if it is to be ``logged``.
+    """
     console = Console()
     if console.is_terminal and threading.current_thread() is threading.main_thread():
         with console.status(message):
             yield
     else:
-        log.info("%s ...", message)
+        if logged:
+            log.info("%s ...", message)
         yield
 
 
 def print_result(metrics: Mapping[str, Any], directory: str | None = None) -> None:
     """Print the table of a run's results, and the directory that holds them."""
     named = f"seed {metrics['seed']}" if "seed" in metrics else metrics["model"]
-    table = Table(title=f"{named}, {metrics['status']}", title_justify="left")
+    console = Console()
+    console.print(f"{named}, {metrics['status']}", soft_wrap=True, highlight=False, markup=False)
+    table = Table()
     table.add_column("metric")
     table.add_column("value", justify="right")
     for key in in_table(metrics):
         if metrics.get(key) is not None or key == "redundancy":
             table.add_row(key.replace("_", " "), format_value(metrics.get(key)))
-    console = Console()
     console.print(table)
     if directory is not None:
         console.print(f"Written to {directory}", soft_wrap=True, highlight=False)

@@ -3,7 +3,7 @@
 import io
 import logging
 import re
-from functools import cache
+from functools import cache, partial
 from types import SimpleNamespace
 
 import pandas as pd
@@ -277,6 +277,16 @@ def test_a_terminal_of_eighty_columns_shows_the_numbers(monkeypatch):
     last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue()).splitlines()[-1]
     assert len(last) <= 80
     assert last.endswith(" 12345/100000 steps  loss -1235  L0 1032  FVU 0.1235 -:--:--")
+
+
+def test_one_line_at_a_time_moves_on_a_terminal(composed, settings, tmp_path, monkeypatch):
+    screen = io.StringIO()
+    terminal = partial(Console, force_terminal=True, width=80, file=screen)
+    monkeypatch.setattr(progress, "Console", terminal)
+    shown = "model=topk", "model.k=2", "trainer.enable_progress_bar=true", "trainer.max_epochs=1"
+    train(composed(*settings, *shown), tmp_path)
+    places = [screen.getvalue().index(what) for what in ("starts from", "training ", "measuring")]
+    assert places == sorted(places), "the bar begins after the start of the model"
 
 
 def test_a_log_has_a_line_a_tenth_of_few_epochs(caplog):

@@ -46,7 +46,7 @@ def test_a_folder_is_measured_on_raw_vectors_and_nothing_is_written_there(store,
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     data = ["data=activations", f"data.path={store}", "data.largest_norm=null"]
     assert main([str(folder), *data]) == 0
-    assert f"{folder}, evaluated" in capsys.readouterr().out.replace("\n", "")
+    assert f"{folder}, evaluated" in capsys.readouterr().out
     (file,) = (tmp_path / "outputs").glob("sae-*/evaluations/*.json")
     kept = json.loads(file.read_text())
     assert kept["model"] == str(folder)
