@@ -59,8 +59,10 @@ def record(
         "versions": versions(),
         "metrics": dict(metrics),
     }
+    path = folder / EVALUATIONS / f"{name}.{_hash(f'{digest} {weights}')}.json"
     try:
-        write_json(folder / EVALUATIONS / f"{name}.{_hash(f'{digest} {weights}')}.json", content)
+        write_json(path, content)
+        log.info("written to %s", path)
     except WriteError as error:
         log.warning("%s", error)
     return content
