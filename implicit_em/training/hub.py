@@ -11,6 +11,7 @@ from typing import Any
 from implicit_em.base.errors import ConfigError
 
 PREFIX = "hub:"
+FORM = f"{PREFIX}OWNER/NAME[@REVISION][:FOLDER]"
 ADDRESS = re.compile(r"hub:(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^:]+))?(:(?P<folder>[^/].*))?")
 
 CARD, README = Path(__file__).with_name("card.md.j2"), "README.md"
@@ -38,7 +39,7 @@ def fetch(address: str, names: Sequence[str]) -> tuple[str, Path]:
     """
     found = ADDRESS.fullmatch(address)
     if found is None or ".." in re.split("[:/]", address):
-        raise ConfigError(f"{address}: write hub:OWNER/NAME[@REVISION][:FOLDER]")
+        raise ConfigError(f"{address}: write {FORM}")
     repo, folder = found["repo"], (found["folder"] or "").rstrip("/")
     patterns = [glob.escape(str(Path(folder, name))) for name in names]
     with _asking(address) as client:

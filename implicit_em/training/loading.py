@@ -11,13 +11,14 @@ from hydra.utils import get_class
 from torch import nn
 
 from implicit_em import models
-from implicit_em.base.errors import ConfigError, DamagedError, raising
+from implicit_em.base.errors import ConfigError, DamagedError, MissingError, raising
 from implicit_em.base.files import read_safetensors, whole, write_json
 from implicit_em.config.schema import to_plain
 from implicit_em.models.activations import ELEMENTWISE
 from implicit_em.models.normalizing import Normalizer, taking_raw
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.foreign import is_foreign, read_foreign
+from implicit_em.training.hub import FORM
 
 MODELS: dict[str, Any] = {
     f"implicit_em.models.{name}": cls
@@ -84,8 +85,12 @@ def load(run_dir: str | Path, classes: Sequence[type[nn.Module]] = ()) -> nn.Mod
         FileNotFoundError: if the directory holds no trained model.
         ValueError: if the model needs a class that is not trusted, or the files are damaged.
     """
+    if not all(isinstance(cls, type) for cls in classes):  # two names, as SAELens takes them
+        raise ConfigError(f"{classes}: no classes; on the Hugging Face hub: {FORM}, in one")
     if is_foreign(run_dir):
         return read_foreign(run_dir).model.requires_grad_(False)
+    if not Path(run_dir).exists():
+        raise MissingError(f"{run_dir}: no such directory; on the Hugging Face hub: {FORM}")
     model, normalizer = load_as_trained(run_dir, classes)
     raw = model if normalizer is None else taking_raw(model, normalizer).eval()
     return raw.requires_grad_(False)

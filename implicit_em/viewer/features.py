@@ -81,6 +81,9 @@ class Features(Sequence[Feature]):
     def __len__(self) -> int:
         return self.activity.units
 
+    def __repr__(self) -> str:
+        return f"Features({len(self)} units; [12] is one, .table() has them all)"
+
     def __getitem__(self, number: Any) -> Any:
         if isinstance(number, slice):
             return [self[place] for place in range(*number.indices(len(self)))]

@@ -89,8 +89,10 @@ def test_a_directory_without_a_model_is_not_found(tmp_path, missing):
 
 
 def test_no_directory_is_not_found(tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds no trained model"):
+    with pytest.raises(FileNotFoundError, match="no such directory; on the Hugging Face hub: hub:"):
         load(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"^blocks.3: no classes; on the .* hub: hub:OWNER"):
+        load("release", "blocks.3")
 
 
 def test_a_loaded_model_needs_no_gradients(tmp_path):
