@@ -210,6 +210,11 @@ class EnergyModule(pl.LightningModule):
 
     def _inputs(self, batch: Any) -> Tensor:
         images, *others = [batch] if isinstance(batch, Tensor) else batch
+        if not isinstance(images, Tensor):
+            raise ConfigError(
+                f"batch: a {type(batch).__name__} that does not begin with a tensor; allowed is a "
+                "tensor of inputs, or a tuple that begins with one"
+            )
         for place, other in enumerate(others, start=1):
             if isinstance(other, Tensor) and (other.is_floating_point() or other.is_complex()):
                 raise ConfigError(
@@ -425,7 +430,12 @@ class EncoderModule(EnergyModule):
 
 
 class SparseAutoencoderModule(EnergyModule):
-    """The baseline: encoder and decoder, trained on reconstruction and sparsity."""
+    """The baseline: encoder and decoder, trained on reconstruction and sparsity.
+
+    Without ``loss``, these are ``mse`` and ``l1`` for any network. For TopK, give the terms of
+    ``conf/loss/topk.yaml``: ``loss={"mse": {"_target_": "implicit_em.losses.mse"}, "auxk":
+    {"_target_": "implicit_em.losses.auxk", "weight": 1 / 32}}``.
+    """
 
     network = SparseAutoencoder
     default_loss = SAE_LOSS

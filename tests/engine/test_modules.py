@@ -152,6 +152,11 @@ def test_a_target_that_would_be_ignored_is_refused(step):
         getattr(trainer(), step)(EncoderModule(MODEL), loader)
 
 
+def test_a_batch_without_a_tensor_is_refused():
+    with pytest.raises(ValueError, match=r"^batch: a dict that does not begin with a tensor"):
+        EncoderModule(MODEL)({"x": images()})
+
+
 def test_bytes_and_floats_give_the_same_energies():
     module = EncoderModule(MODEL)
     pixels = (images() * 255).to(torch.uint8)
