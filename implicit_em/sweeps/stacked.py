@@ -105,7 +105,7 @@ def _handlers_by_thread() -> Iterator[Callable[[threading.Thread], None]]:
     """Yield a function that restricts new handlers of the root logger to one thread's records."""
 
     def records_of(thread: threading.Thread) -> Callable[[logging.LogRecord], bool]:
-        return lambda record: record.thread == thread.ident
+        return lambda record: threading.current_thread() is thread  # a later one may have its ident
 
     root = logging.getLogger()
     before, in_this_thread = list(root.handlers), records_of(threading.current_thread())

@@ -1,5 +1,6 @@
 """Sweeps that train as stacks, through the command line: each job is as the basic launcher's."""
 
+import logging
 import subprocess
 import sys
 import threading
@@ -330,3 +331,20 @@ class TestHydrasOwnSuite(LauncherTestSuite):
 
     The suite expects what Hydra 1.1 does by default: that a job changes into its directory.
     """
+
+
+def test_a_job_that_has_ended_takes_no_lines_of_the_next_one():
+    class Ended(threading.Thread):
+        ident = property(lambda self: threading.get_ident())  # the system may give it to the next
+
+    log, said = logging.getLogger("implicit_em"), [[], []]
+    with stacked._handlers_by_thread() as assign:
+        for number, lines in enumerate(said):
+            handler = logging.Handler()
+            handler.emit = lambda record, lines=lines: lines.append(record.getMessage())
+            logging.root.addHandler(handler)
+            thread = Ended(target=log.warning, args=("job %d", number))
+            assign(thread)
+            thread.start()
+            thread.join()
+    assert said == [["job 0"], ["job 1"]]
