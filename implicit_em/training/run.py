@@ -106,7 +106,7 @@ def _train_here(spec: RunSpec, run: RunDirectory) -> dict[str, Any]:
         results = results.updated(status="completed")
     except Interrupted as error:
         epochs = fit.so_far["epochs"] if fit else 0
-        log.warning("%s after %s epochs: the same command goes on", error, epochs)
+        log.warning("%s; epochs complete: %s; the same command goes on", error, epochs)
         raise
     except (KeyboardInterrupt, SystemExit) as error:  # Lightning raises either for Ctrl-C
         raise KeyboardInterrupt from error
