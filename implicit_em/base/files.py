@@ -15,6 +15,8 @@ LARGEST_JSON = 2**26
 """Largest size of a JSON file in bytes: the text of 256,000 token ids takes a tenth of it."""
 LONGEST_HEADER = 10**8
 """Largest size of the header of a .safetensors file in bytes, as in the format's own library."""
+UNLIKE_A_HEADER = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
+"""Errors of a file whose beginning is no header of a .safetensors file."""
 
 
 @contextmanager
@@ -100,7 +102,7 @@ def read_safetensors(path: Path) -> bytes:
     """
     with opened(path) as file:
         size = os.fstat(file.fileno()).st_size
-        with raising(DamagedError, f"{path}: no safetensors file", Exception):
+        with raising(DamagedError, f"{path}: no safetensors file", *UNLIKE_A_HEADER):
             start, entries = safetensors_header(file)
             ends = [entry["data_offsets"][1] for entry in entries.values()]
             if size != start + max(ends, default=0):
@@ -112,7 +114,7 @@ def read_safetensors(path: Path) -> bytes:
 def safetensors_header(file: IO[bytes]) -> tuple[int, dict[str, Any]]:
     """Return where the values of a .safetensors file begin, and the entries of its arrays.
 
-    Anything may be raised: the file may be of another kind.
+    Any of ``UNLIKE_A_HEADER`` may be raised: the file may be of another kind.
     """
     size, length = os.fstat(file.fileno()).st_size, int.from_bytes(file.read(8), "little")
     if length > min(size, LONGEST_HEADER):
