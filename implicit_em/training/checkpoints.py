@@ -244,6 +244,7 @@ def _entries_and_epochs(path: Path) -> tuple[dict[str, Any], int]:
         file.seek(0)
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     entries = checkpoint[OWN]
-    if not {"run", "random_state", "train_seconds", "stopped"} <= entries.keys():
+    done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    if done < 0 or not {"run", "random_state", "train_seconds", "stopped"} <= entries.keys():
         raise KeyError(OWN)
-    return entries, checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    return entries, done

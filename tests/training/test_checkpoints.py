@@ -70,6 +70,7 @@ DAMAGES = {
     "a flipped bit": flip_a_bit,
     "of something else": lambda path: torch.save({"global_step": 3}, path),
     "of another version": lambda path: torch.save({**checkpoint(4), OWN: {}}, path),
+    "of epochs before the first": lambda path: torch.save(checkpoint(-1), path),
     "a pickle": lambda path: torch.save({**checkpoint(4), "x": Harmful(path.parent / "ran")}, path),
     "a directory": lambda path: (path.unlink(), path.mkdir()),
     "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
