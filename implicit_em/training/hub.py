@@ -1,6 +1,7 @@
 """Folders on the Hugging Face hub: fetched by their address, and written."""
 
 import glob
+import logging
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,6 +43,8 @@ def fetch(address: str, names: Sequence[str]) -> tuple[str, Path]:
         raise ConfigError(f"{address}: write {FORM}")
     repo, folder = found["repo"], (found["folder"] or "").rstrip("/")
     patterns = [glob.escape(str(Path(folder, name))) for name in names]
+    # It would warn that no file matches, which the caller's error says.
+    logging.getLogger("huggingface_hub._snapshot_download").setLevel(logging.ERROR)
     with _asking(address) as client:
         options = {"revision": found["revision"], "allow_patterns": patterns}
         snapshot = Path(client.snapshot_download(repo, **options))

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 import sys
 
 import pytest
@@ -69,7 +70,8 @@ def test_the_cache_is_enough_without_a_network(hub, pushed, monkeypatch):
     assert not hub.asked
 
 
-def test_what_is_not_there_is_one_line(hub, pushed, tmp_path):
+def test_what_is_not_there_is_one_line(hub, pushed, monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("huggingface_hub"), "propagate", True)
     for address, said in (
         ("hub:me", "write hub:OWNER/NAME[@REVISION][:FOLDER]"),
         ("hub:me/saes:../../secret", "write hub:OWNER/NAME"),
@@ -83,6 +85,7 @@ def test_what_is_not_there_is_one_line(hub, pushed, tmp_path):
         assert said in str(refused.value), refused.value
         assert str(refused.value).startswith("hub:me")
     assert not [path for path in hub.downloads() if path.endswith(".pt")]
+    assert not caplog.records  # of the client
 
 
 def test_without_the_client_one_line_says_what_to_install(monkeypatch):
