@@ -67,12 +67,13 @@ def _of_dictionary_learning(config: Any, arrays: dict[str, Tensor]) -> Content:
     check_word("dict_class", kind := trainer["dict_class"], tuple(CLASSES))
     architecture = CLASSES[kind]
     # Matrices of linear layers are transposed. The other buffers repeat the settings.
-    found = {ARRAYS.get(k, k): a.T if k.endswith(".weight") else a for k, a in arrays.items()}
+    found = {ARRAYS.get(k, k): a.t() if k.endswith(".weight") else a for k, a in arrays.items()}
     threshold = found.pop("threshold", None)
     if architecture == "jumprelu" and threshold is not None:
         found["threshold"] = threshold.expand(len(found["W_dec"]))
-    for name in ("k", "group_sizes"):
-        found.pop(name, None)
+    found.pop("group_sizes", None)
+    if (own := found.pop("k", None)) is not None:
+        check_word("k", trainer.get("k"), [own.item()], " by its weights")
     place = str(trainer.get("submodule_name") or f"resid_post_layer_{trainer['layer']}")
     hook = SUBMODULE.sub(r"blocks.\2.hook_\1", place)
     return {

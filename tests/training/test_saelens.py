@@ -182,6 +182,26 @@ def test_dictionary_learning_is_read_once_its_pickle_is_converted(
     assert read_foreign(tmp_path).metadata["hook_name"] == "blocks.3.hook_resid_post"
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"k": torch.tensor(3)}, "k=2: allowed by its weights are 3"),
+        ({"encoder.weight": torch.zeros(9)}, "Error(s) in loading state_dict for TopK: size"),
+    ],
+)
+def test_weights_of_dictionary_learning_that_contradict_its_settings_are_one_line(
+    changes, said, tmp_path, recwarn
+):
+    arrays = of_dictionary_learning("AutoEncoderTopK", random_arrays("topk"))
+    save_file({**arrays, **changes}, tmp_path / "ae.safetensors")
+    trainer = {"dict_class": "AutoEncoderTopK", "k": 2, "layer": 3}
+    (tmp_path / "config.json").write_text(json.dumps({"trainer": trainer}))
+    with pytest.raises(DamagedError) as refused:
+        implicit_em.load(tmp_path)
+    assert str(refused.value).startswith(f"{tmp_path}: {said}")
+    assert not recwarn
+
+
 def test_what_has_no_form_there_is_one_line(tmp_path):
     model, x_ND = made("encoder")
     with pytest.raises(ConfigError, match=r"model: a PCA; SAELens has a form for Encoder, "):
