@@ -247,4 +247,6 @@ def _entries_and_epochs(path: Path) -> tuple[dict[str, Any], int]:
     done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     if done < 0 or not {"run", "random_state", "train_seconds", "stopped"} <= entries.keys():
         raise KeyError(OWN)
+    if not {"state_dict", "optimizer_states", "lr_schedulers", "callbacks"} <= checkpoint.keys():
+        raise KeyError  # Lightning would
     return entries, done
