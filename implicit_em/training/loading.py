@@ -127,10 +127,10 @@ def load_trusted(run: RunDirectory) -> tuple[Any, Normalizer | None]:
     Raises:
         ConfigError: if the run is not finished, or a class cannot be imported.
     """
-    model = to_plain(run.read_config())["model"]
+    config = to_plain(run.read_config())
     run.finished_metrics()
-    parts = [model, model.get("activation")]
     with raising(ConfigError, f"{run.config}: model", Exception):
+        parts = [config["model"], config["model"].get("activation")]
         classes = [get_class(part["_target_"]) for part in parts if part]
     return load_as_trained(run.path, classes)
 

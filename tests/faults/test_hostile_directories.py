@@ -389,9 +389,10 @@ def test_a_foreign_class_is_named_in_one_line_by_commands(run, capsys):
     assert one_line(capsys) == f"error: {run.model} cannot be built: {line}\n"
     config = OmegaConf.load(run.config)
     config.model._target_ = "my_models.Mine"
-    OmegaConf.save(config, run.config)
-    assert export_main([str(run.path)]) == 2
-    assert one_line(capsys).startswith(f"error: {run.config}: model: ")
+    for damaged in (config, OmegaConf.create({"seed": 1})):
+        OmegaConf.save(damaged, run.config)
+        assert export_main([str(run.path)]) == 2
+        assert one_line(capsys).startswith(f"error: {run.config}: model: ")
 
 
 NO_WEIGHTS = {
