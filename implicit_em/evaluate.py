@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from implicit_em.base.arguments import Parser
 from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.base.quiet import quieten
+from implicit_em.base.values import check_whole
 from implicit_em.config import CONF
 from implicit_em.data import ActivationDataModule
 from implicit_em.harvest.model_files import model_of
@@ -70,6 +71,7 @@ def _measured(
     settings = found.spec.settings
     threads = settings["trainer"]["threads"]
     if threads:
+        check_whole("trainer.threads", threads, 1)
         torch.set_num_threads(threads)
     samples, inside = found.data, inside or lm is not None
     measured = _inside(found, lm) if inside else {}

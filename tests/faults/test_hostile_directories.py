@@ -382,6 +382,15 @@ def test_statistics_of_another_width_are_refused(run, capsys):
     assert_no_weights(run, capsys)
 
 
+def test_saved_threads_that_are_no_number_are_one_line(run, capsys):
+    config = OmegaConf.load(run.config)
+    config.trainer.threads = "many"
+    OmegaConf.save(config, run.config)
+    assert evaluate_main([str(run.path)]) == 2
+    line = "trainer.threads=many: allowed are whole numbers from 1 on"
+    assert one_line(capsys) == f"error: {line}\n"
+
+
 def test_a_foreign_class_is_named_in_one_line_by_commands(run, capsys):
     run.model.write_text(json.dumps({"model": {**ENCODER, "_target_": "my_models.Mine"}}))
     assert export_main([str(run.path)]) == 2
