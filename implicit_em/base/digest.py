@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import IO, Any
 
-from implicit_em.base.files import opened
+from implicit_em.base.files import LARGEST_JSON, opened, read_bytes
 
 BLOCK = 2**24
 """Number of bytes to read at a time."""
@@ -45,7 +45,8 @@ def digest_of_store(path: Any) -> str | None:
     The manifest holds the digests of all files.
     """
     try:
-        return digest_of_file(Path(path) / "manifest.json")[:16]
+        content = read_bytes(Path(path).expanduser() / "manifest.json", LARGEST_JSON)
+        return hashlib.sha256(content).hexdigest()[:16]
     except UNREADABLE:
         return None
 

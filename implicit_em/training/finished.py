@@ -90,5 +90,5 @@ def _read(path: Path, index: str) -> pd.DataFrame:
     """Return a table by its first column; without rows if there is no file."""
     if not path.exists():
         return pd.DataFrame(index=pd.Index([], name=index, dtype="int64"))
-    with raising(DamagedError, f"{path}: no table", ValueError, OSError):
+    with raising(DamagedError, f"{path}: no table", ValueError, TypeError, OSError):
         return pd.read_csv(path, index_col=index)

@@ -93,9 +93,10 @@ def test_a_run_that_is_not_finished_says_so_and_has_its_curves(copied, metrics, 
 def test_what_is_no_run_or_damaged_is_named(copied, tmp_path):
     with pytest.raises(FileNotFoundError, match="is no run directory"):
         implicit_em.Run(tmp_path)
-    (copied / "history.csv").write_bytes(b"\xff")
-    with pytest.raises(DamagedError, match=r"history\.csv: no table"):
-        assert implicit_em.Run(copied).history
+    for content in (b"\xff", b"hello"):
+        (copied / "history.csv").write_bytes(content)
+        with pytest.raises(DamagedError, match=r"history\.csv: no table"):
+            assert implicit_em.Run(copied).history
     (copied / ".hydra/config.yaml").write_text("[")
     with pytest.raises(DamagedError, match=r"config\.yaml"):
         assert implicit_em.Run(copied).config
