@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from implicit_em.base.values import check_word
 from implicit_em.codes import Layer
-from implicit_em.models.linear import SharedInput
+from implicit_em.models.linear import Linear, SharedInput, TiedLinear
 from implicit_em.models.sae import SparseAutoencoder
 
 Middle = Literal["zero", "mean", "median"]
@@ -28,6 +28,8 @@ class Dictionary(SparseAutoencoder):
     of Conerly et al. and Gao et al. 2024. With free columns and ``b_d`` not subtracted, the model
     is that of Conerly et al. 2024 (Circuits Updates, April), for a penalty on ``|a_j| ||W_d,j||``.
 
+    A tied dictionary has no decoder of its own: ``W_d = W_e^T`` throughout.
+
     Args:
         in_features: width D of the input.
         hidden: number of hidden units K.
@@ -35,6 +37,7 @@ class Dictionary(SparseAutoencoder):
         unit_columns: whether the columns of ``W_d`` keep length 1; if not, they start with 0.1.
         subtract_bias: whether ``b_d`` is subtracted from the input.
         middle: start of ``b_d``: zero, or the mean or geometric median of the data.
+        tied: whether the rows of ``W_e`` are the columns of ``W_d``.
 
     Raises:
         ValueError: if ``middle`` is another word, or a switch is not a bool.
@@ -50,18 +53,24 @@ class Dictionary(SparseAutoencoder):
         unit_columns: bool = True,
         subtract_bias: bool = True,
         middle: Middle = "median",
+        tied: bool = False,
     ) -> None:
         super().__init__(in_features, hidden, activation)
         check_word("middle", middle, get_args(Middle))
         check_word("unit_columns", unit_columns, (True, False))
         check_word("subtract_bias", subtract_bias, (True, False))
+        check_word("tied", tied, (True, False))
         self.unit_columns = unit_columns
         self.subtract_bias = subtract_bias
         self.middle = middle
+        self.tied = tied
+        if tied:
+            self.decoder = TiedLinear(self.encoder.linear)
         with torch.no_grad():
             columns = self.decoder.weight
             columns.mul_((1 if unit_columns else 0.1) / columns.norm(dim=0))
-            self.encoder.weight.copy_(columns.T)
+            if not tied:
+                self.encoder.weight.copy_(columns.T)
             self.decoder.bias.zero_()
             self.encoder.linear.bias.zero_()
 
@@ -98,7 +107,12 @@ class Dictionary(SparseAutoencoder):
 
     @torch.no_grad()
     def fold(self, normalizer: Any) -> None:
-        """Change the weights to take and reconstruct raw samples; see ``Encoder.fold``."""
+        """Change the weights to take and reconstruct raw samples; see ``Encoder.fold``.
+
+        A tied dictionary is no longer tied then.
+        """
+        if self.tied:
+            self.decoder, self.tied = self.decoder.untied(), False
         bias = self.encoder.linear.bias.clone()
         super().fold(normalizer)
         if self.subtract_bias:  # the decoder's bias, which is subtracted, holds the mean
@@ -107,9 +121,10 @@ class Dictionary(SparseAutoencoder):
     @torch.no_grad()
     def before_step(self) -> None:
         """Remove the part of the decoder's gradient that changes the lengths of its columns."""
-        weight = self.decoder.weight
+        weight = self.encoder.weight if self.tied else self.decoder.weight
         if self.unit_columns and weight.grad is not None:
-            for columns, slope in zip(_parts(weight), _parts(weight.grad), strict=True):
+            slopes = weight.grad.mT if self.tied else weight.grad
+            for columns, slope in zip(_parts(self.decoder.weight), _parts(slopes), strict=True):
                 slope.sub_(columns * (columns * slope).sum(-2, keepdim=True))
 
     @torch.no_grad()

@@ -73,6 +73,44 @@ class Linear(nn.Linear):
         return nn.functional.linear(in_dtype_of(self.weight, x), self.weight, bias)
 
 
+class TiedLinear(nn.Module):
+    """Decoder of activations ``(..., K)`` whose matrix is that of an encoder, transposed.
+
+    Args:
+        linear: the encoder's layer, of weight ``(K, D)``.
+    """
+
+    takes_stacks = takes_parts = True
+
+    def __init__(self, linear: Linear) -> None:
+        super().__init__()
+        self._encoder = (linear,)  # in a tuple, so that its parameters are registered once
+        self.bias = nn.Parameter(linear.weight.new_zeros(linear.weight.shape[-1]))
+
+    @property
+    def weight(self) -> Tensor:
+        """The matrix, shape ``(D, K)``: a view of the encoder's."""
+        return self._encoder[0].weight.mT
+
+    def forward(self, activations: Any, bias: Tensor | None = None) -> Tensor:
+        """Return ``a W + b``, shape ``(..., D)``; a ``bias`` replaces the layer's own.
+
+        The activations may also be a ``Code``.
+        """
+        rows = self._encoder[0].weight
+        if not isinstance(activations, Code):
+            activations = in_dtype_of(rows, activations)
+        return activations @ rows + (self.bias if bias is None else bias).unsqueeze(-2)
+
+    def untied(self) -> Linear:
+        """Return an ordinary layer with the same weight and bias."""
+        width, units = self.weight.shape
+        with torch.device(self.bias.device):
+            layer = Linear(units, width, dtype=self.bias.dtype)
+        layer.load_state_dict({"weight": self.weight, "bias": self.bias})
+        return layer
+
+
 def in_dtype_of(weight: Tensor, x: Tensor) -> Tensor:
     """Return inputs in the dtype of a weight, or raise what ``floating`` raises."""
     return floating(x).to(weight.dtype)
