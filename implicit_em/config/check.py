@@ -34,7 +34,7 @@ from implicit_em.engine.schedulers import (
     step_after_epoch,
 )
 from implicit_em.engine.sparse import largest_share
-from implicit_em.engine.stack import BareReplica, Stack
+from implicit_em.engine.stack import BareReplica, Stack, steers
 from implicit_em.losses import Objective
 from implicit_em.metrics.energies import CURVES
 from implicit_em.models import Mixture
@@ -226,7 +226,7 @@ def _check_target(spec: RunSpec, objective: Objective, loss: str) -> None:
         return
     if epochs == 0:
         raise ConfigError(f"model.l0={l0}: nothing is trained with trainer.max_epochs=0")
-    if not objective.sparse:
+    if not objective.sparse and not steers(get_class(model["_target_"])):
         raise ConfigError(
             f"model.l0={l0}: no term of {loss} makes the units sparse; such terms, if their weight "
             "is not 0, are lse, l1, l1_norm and gates_l1, and your own that declare makes_sparse"

@@ -22,6 +22,9 @@ LAST_RATE = 0.1
 """The same at the end, when units respond fast and what is left of the error must go."""
 GAIN = 1.3
 """Factor of the error that acts at once; it damps the swings of the integral."""
+PROMPT_RATE = 0.2
+"""Change of the log factor in a step, for an error of 1, where L0 follows at once: with a log L0 that
+falls by up to 3 for a factor of e, there is no swing."""
 WIDEST = 16.0
 """Largest log factor of the integral: weights may be wrong by nearly seven orders of magnitude."""
 HOLD = 0.995
@@ -51,7 +54,9 @@ class State(NamedTuple):
     """Exponential mean of the log factor, up to ``HOLD``."""
 
 
-def law(state: State, l0: Tensor, target: Tensor, progress: Tensor) -> tuple[State, Tensor]:
+def law(
+    state: State, l0: Tensor, target: Tensor, progress: Tensor, prompt: bool = False
+) -> tuple[State, Tensor]:
     """Return the next state, and the factor of a step: a proportional-integral controller.
 
     The factor is ``exp(integral + GAIN * error)`` with ``error = log(L0 / target)``. The
@@ -63,13 +68,18 @@ def law(state: State, l0: Tensor, target: Tensor, progress: Tensor) -> tuple[Sta
         l0: mean number of active units of a sample in the batch.
         target: number that it should be.
         progress: share of the training before this step, in [0, 1].
+        prompt: whether L0 follows the factor at once, as it does a threshold and not a weight. The
+            rate is ``PROMPT_RATE`` then, and no part acts at once.
     """
     holds = progress >= HOLD
     rate = FIRST_RATE + (LAST_RATE - FIRST_RATE) * progress.square()
+    gain = GAIN
+    if prompt:
+        rate, gain = torch.full_like(rate, PROMPT_RATE), 0.0
     running = state.running + MOMENTUM * (l0 - state.running)
     error = each_alone(torch.log, l0 / target).clamp(-LARGEST_ERROR, LARGEST_ERROR)
     integral = (state.integral + rate * error).clamp(-WIDEST, WIDEST)
-    exponent = integral + GAIN * error
+    exponent = integral + gain * error
     held = torch.where(holds, state.held, state.held + AVERAGING * (exponent - state.held))
     factor = each_alone(torch.exp, torch.where(holds, held, exponent))
     return State(running, integral, held), factor
@@ -80,6 +90,7 @@ class SparsityControl(nn.Module):
 
     Args:
         target: mean number of active units in a sample that the training should lead to.
+        prompt: whether L0 follows the factor at once; see ``law``.
     """
 
     target: Tensor
@@ -88,8 +99,9 @@ class SparsityControl(nn.Module):
     ratio: Tensor
     """L0 of held-out samples divided by that of batches."""
 
-    def __init__(self, target: float) -> None:
+    def __init__(self, target: float, prompt: bool = False) -> None:
         super().__init__()
+        self.prompt = prompt
         values = (target, 0, 0)
         start = State(*(torch.tensor(value, dtype=torch.float64) for value in values))
         for name, value in start._asdict().items():
@@ -101,7 +113,7 @@ class SparsityControl(nn.Module):
     def update(self, l0: Tensor, progress: Tensor) -> Tensor:
         """Take a step of ``law``, and return the factor; all have the shape of the state."""
         before = State(*(getattr(self, name) for name in State._fields))
-        after, factor = law(before, l0.double(), self.target / self.ratio, progress)
+        after, factor = law(before, l0.double(), self.target / self.ratio, progress, self.prompt)
         for old, new in zip(before, after, strict=True):
             old.copy_(new)
         return factor

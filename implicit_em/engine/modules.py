@@ -25,7 +25,7 @@ from implicit_em.engine.describing import describe
 from implicit_em.engine.rendezvous import current
 from implicit_em.engine.schedulers import build_schedule, interval_of, step_after_epoch
 from implicit_em.engine.sparse import Sparse, largest_share
-from implicit_em.engine.stack import Stack, outputs_of
+from implicit_em.engine.stack import Stack, outputs_of, steers
 from implicit_em.losses import Objective, Term
 from implicit_em.metrics import energy_metrics, final_metrics
 from implicit_em.models import Encoder, SparseAutoencoder
@@ -150,7 +150,7 @@ class EnergyModule(pl.LightningModule):
         self._check_fit()
         components = self.model.weight.shape[-2]
         self._check_target(l0, components)
-        self.control = None if l0 is None else SparsityControl(l0)
+        self.control = None if l0 is None else SparsityControl(l0, steers(self.model))
         self.curves = energy_metrics(components)
         self.finals = final_metrics(components, self.reconstruction_metric)
         self._clip = instantiate(specs["clip"], _partial_=True) if specs["clip"] else None
@@ -198,7 +198,7 @@ class EnergyModule(pl.LightningModule):
             return
         if not 0 < l0 <= components:
             raise ValueError(f"l0={l0}: must be above 0 and at most {components}, all units")
-        if not self.objective.sparse:
+        if not self.controlled:
             raise ValueError(
                 f"l0={l0}: none of its terms ({', '.join(self.objective.terms)}) makes the units "
                 "sparse"
@@ -335,11 +335,24 @@ class EnergyModule(pl.LightningModule):
             step_after_epoch(self._scheduler, self.hparams["schedule"], means)
 
     @property
+    def controlled(self) -> dict[str, str]:
+        """Settings that a control of L0 changes, by the names of their columns."""
+        if steers(self.model):
+            return {"temperature": "model.temperature"}
+        return {f"{name}_weight": f"loss.{name}.weight" for name in self.objective.sparse}
+
+    def uncontrolled(self, name: str) -> float:
+        """Return what the factor of a control multiplies, given a name in ``controlled``."""
+        if steers(self.model):
+            return float(self.model.initial)
+        return self.objective.terms[name.removesuffix("_weight")].weight
+
+    @property
     def columns(self) -> list[str]:
         """Names of the values of each step; L0 and FVU of a step that is logged follow them."""
         columns = [f"train/{name}" for name in ("loss", *self.objective.terms)]
         if self.control is not None:
-            columns += ["control/l0", *(f"control/{n}_weight" for n in self.objective.sparse)]
+            columns += ["control/l0", *(f"control/{name}" for name in self.controlled)]
         return [*columns, "train/sparse_steps"] if self.sparse_up_to else columns
 
     @torch.no_grad()

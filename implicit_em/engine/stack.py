@@ -121,7 +121,8 @@ class Stack:
         self._after_step = getattr(self.model, "after_step", None)
         controls = [replica.control for replica in replicas if replica.control is not None]
         self._control: Any = stack_models(controls) if controls else None
-        build = partial(StackedObjective, like=weight, controlled=bool(controls))
+        controlled = bool(controls) and not steers(first.model)
+        build = partial(StackedObjective, like=weight, controlled=controlled)
         self.objective = build([replica.objective for replica in replicas])
         self._objective_of_each = [build([replica.objective]) for replica in replicas]
         self._names = self.objective.inputs | ({"energies"} if controls else set())
@@ -286,12 +287,14 @@ class Stack:
     def _regulate(
         self, outputs: Mapping[str, Tensor], progress: Tensor, together: bool
     ) -> list[Tensor]:
-        """Set the weights that make units sparse; return L0 and these weights, ``(R,)`` each."""
+        """Set what makes units sparse, weights or a temperature; return L0 and these, ``(R,)`` each."""
         l0 = _l0(outputs["energies"])
         factor = self._control.update(l0, progress)
-        if not together:
+        if not together and not steers(self.model):
             for objective, own in zip(self._objective_of_each, factor.split(1), strict=True):
                 objective.control(own)
+        if steers(self.model):
+            return [l0, self.model.steer(factor)]
         return [l0, *self.objective.control(factor)]
 
     def _outputs(self, x: SharedInput, logged: bool) -> Mapping[str, Any]:
@@ -347,6 +350,11 @@ def _l0(energies: Tensor | Code) -> Tensor:
     # As numbers, whose sums are vectorised; whole numbers below 2^24 are exact in float32.
     active = torch.gt(energies, 0, out=torch.empty_like(energies, dtype=torch.float32))
     return active.sum(-1).double().mean(-1)
+
+
+def steers(model: Any) -> bool:
+    """Return whether a model itself has what a control of L0 sets: the method ``steer``."""
+    return hasattr(model, "steer")
 
 
 def outputs_of(model: Any, x: Tensor | SharedInput) -> dict[str, Tensor]:

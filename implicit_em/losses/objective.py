@@ -12,7 +12,7 @@ from torch import Tensor
 from implicit_em.codes import Code
 from implicit_em.losses import coded, derived
 
-CODED = {"energies", "active", "gates"}
+CODED = {"energies", "active", "gates", "slab"}
 """Names of the tensors of a model that may be codes."""
 
 

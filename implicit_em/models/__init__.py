@@ -10,6 +10,7 @@ from implicit_em.models.gated import Gated
 from implicit_em.models.jump_relu import JumpReLU
 from implicit_em.models.mixture import Mixture
 from implicit_em.models.sae import SparseAutoencoder
+from implicit_em.models.spike_slab import SpikeSlab
 from implicit_em.models.topk import TopK
 
 lazy.offer_submodules(__name__)

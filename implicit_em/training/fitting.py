@@ -120,10 +120,10 @@ class Fit:
         return self.history.column("train/loss")  # filled only in the first process
 
     @property
-    def controlled_weights(self) -> dict[str, float]:
-        """Mean weights that a control of L0 set in the last epoch, by the name of their term."""
-        names = self.module.objective.sparse if self.module.control is not None else ()
-        return {name: self.history.column(f"control/{name}_weight")[-1] for name in names}
+    def controlled(self) -> dict[str, float]:
+        """Means of the settings that a control of L0 changed, over the last epoch."""
+        settings = self.module.controlled if self.module.control is not None else {}
+        return {key: self.history.column(f"control/{name}")[-1] for name, key in settings.items()}
 
     @property
     def so_far(self) -> dict[str, Any]:

@@ -84,20 +84,20 @@ def _described(module: EnergyModule, data: ResidentDataModule) -> dict[str, Any]
     }
 
 
-def l0_reached(target: float, l0: float, weights: Mapping[str, float]) -> bool:
+def l0_reached(target: float, l0: float, settings: Mapping[str, float]) -> bool:
     """Return whether L0 is near its target; if not, a warning says what it is.
 
     Args:
         target: L0 that the training should lead to.
         l0: mean number of active units in a final sample.
-        weights: mean controlled weights of the last epoch, by the name of their term; empty
-            without a control.
+        settings: means over the last epoch of the settings that a control changed; empty without
+            a control.
     """
     reached = abs(l0 / target - 1) <= L0_TOLERANCE
     if not reached:
-        listed = ", ".join(f"loss.{name}.weight={weight:.3g}" for name, weight in weights.items())
-        said_of_weights = f"; mean weights of the last epoch: {listed}" if listed else ""
-        log.warning("model.l0=%g: not reached: L0 is %.3g%s", target, l0, said_of_weights)
+        listed = ", ".join(f"{key}={value:.3g}" for key, value in settings.items())
+        said_of_them = f"; means over the last epoch: {listed}" if listed else ""
+        log.warning("model.l0=%g: not reached: L0 is %.3g%s", target, l0, said_of_them)
     return reached
 
 

@@ -131,7 +131,7 @@ def _measure(results: Results, fit: Fit) -> Results:
     results = results.updated(evaluate_module(fit.module, fit.data, fit.trainer))
     target, l0 = results.l0_target, results.measured["l0"]
     if target is not None and l0 is not None:
-        results = results.updated(l0_reached=l0_reached(target, l0, fit.controlled_weights))
+        results = results.updated(l0_reached=l0_reached(target, l0, fit.controlled))
     if fit.trainer.world_size > 1:
         leave()
     interruption.stop_if_requested()

@@ -210,8 +210,8 @@ class StepLog(pl.Callback):
         factor = torch.nan
         if module.control is not None:
             found["l0"] = found["control/l0"]
-            name = module.objective.sparse[0]
-            factor = found[f"control/{name}_weight"] / terms[name].weight
+            name = next(iter(module.controlled))
+            factor = found[f"control/{name}"] / module.uncontrolled(name)
         return {
             "samples": self._samples(step),
             "loss": found["train/loss"],
