@@ -14,6 +14,10 @@ from implicit_em.models.sae import SparseAutoencoder
 Middle = Literal["zero", "mean", "median"]
 COLUMNS = 8192
 """Number of columns whose lengths are kept at a time."""
+TIED_START = 0.7
+"""Biases of a tied dictionary at the start, as a share of those at which pre-activations become sparse.
+The rows overlap, so the biases end far below 0. From 0, they do not get there in a thousand steps.
+"""
 ELEMENTS = 2**17
 """Number of weights of a stack that a CPU changes at a time, if a replica has no more."""
 
@@ -83,8 +87,14 @@ class Dictionary(SparseAutoencoder):
 
     @torch.no_grad()
     def place_biases(self, x: Tensor, share: float) -> None:
-        """Set the encoder's biases so that a share of samples ``(N, D)`` activates each unit."""
+        """Set the encoder's biases so that a share of samples ``(N, D)`` activates each unit.
+
+        Those of a tied dictionary move only a part of the way from the mean pre-activation to there.
+        """
         super().place_biases(x, share)
+        if self.tied:
+            bias, mean_K = self.encoder.linear.bias, self.weight @ x.mean(0)
+            bias.copy_(TIED_START * bias - (1 - TIED_START) * mean_K)
         if self.subtract_bias:
             self.encoder.linear.bias.add_(self.encoder.weight @ self.decoder.bias)
 

@@ -1,13 +1,12 @@
 """Units that are each on or off: energies that see the data, and no decoder."""
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from implicit_em.base.values import check_number, check_word
-from implicit_em.codes import Code, at_units
+from implicit_em.codes import AT_A_TIME, Code, at_units
 from implicit_em.models.dictionary import Dictionary
 from implicit_em.models.linear import SharedInput
 
@@ -60,7 +59,7 @@ class SpikeSlab(Dictionary):
         hidden: int = 64,
         activation: nn.Module | None = None,
         temperature: float = 0.1,
-        log_odds: float = 15.0,
+        log_odds: float = 30.0,
         held: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -131,11 +130,13 @@ class SpikeSlab(Dictionary):
 
     @torch.no_grad()
     def place_biases(self, x: Tensor, share: float) -> None:
-        """Set the temperature at which a share of the activations of samples ``(N, D)`` is not 0.
+        """Set the biases of a tied dictionary, and the temperature.
 
-        The biases stay.
+        At this temperature, a share of the activations of samples ``(N, D)`` is not 0.
         """
-        a = super().encode(x).flatten()
+        super().place_biases(x, share)
+        some = x[: max(1, AT_A_TIME // len(self.weight))]
+        a = super().encode(some).flatten()
         least = a.kthvalue(max(1, round((1 - share) * len(a)))).values
         if least > 0:
             self.temperature.copy_(least.square() / (2 * (self.log_odds - LEAST_ODDS)))

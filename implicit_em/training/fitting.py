@@ -166,9 +166,11 @@ def _start(module: EnergyModule, data: ResidentDataModule) -> float:
             raising(ConfigError, subject, ValueError),
         ):
             model.start(x)
+    target = model.k if getattr(model, "tied", False) and hasattr(model, "k") else None
     if module.control is not None:
-        samples = partial(data.starting_samples, START_SAMPLES)
-        start_near(module.control.target.item(), model, samples)
+        target = module.control.target.item()
+    if target is not None:
+        start_near(target, model, partial(data.starting_samples, START_SAMPLES))
     return time.monotonic() - started
 
 
