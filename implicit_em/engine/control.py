@@ -23,8 +23,8 @@ LAST_RATE = 0.1
 GAIN = 1.3
 """Factor of the error that acts at once; it damps the swings of the integral."""
 PROMPT_RATE = 0.2
-"""Change of the log factor in a step, for an error of 1, where L0 follows at once: with a log L0 that
-falls by up to 3 for a factor of e, there is no swing."""
+"""Change of the log factor in a step, for an error of 1, where L0 follows at once. The log of L0
+falls by up to 3 if the factor grows by e, so there is no swing."""
 WIDEST = 16.0
 """Largest log factor of the integral: weights may be wrong by nearly seven orders of magnitude."""
 HOLD = 0.995

@@ -287,7 +287,7 @@ class Stack:
     def _regulate(
         self, outputs: Mapping[str, Tensor], progress: Tensor, together: bool
     ) -> list[Tensor]:
-        """Set what makes units sparse, weights or a temperature; return L0 and these, ``(R,)`` each."""
+        """Set weights, or a temperature, that make units sparse; return L0 and these, ``(R,)``."""
         l0 = _l0(outputs["energies"])
         factor = self._control.update(l0, progress)
         if not together and not steers(self.model):

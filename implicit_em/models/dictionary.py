@@ -8,15 +8,15 @@ from torch import Tensor, nn
 
 from implicit_em.base.values import check_word
 from implicit_em.codes import Layer
-from implicit_em.models.linear import Linear, SharedInput, TiedLinear
+from implicit_em.models.linear import SharedInput, TiedLinear, upper_quantile
 from implicit_em.models.sae import SparseAutoencoder
 
 Middle = Literal["zero", "mean", "median"]
 COLUMNS = 8192
 """Number of columns whose lengths are kept at a time."""
-TIED_START = 0.7
-"""Biases of a tied dictionary at the start, as a share of those at which pre-activations become sparse.
-The rows overlap, so the biases end far below 0. From 0, they do not get there in a thousand steps.
+TIED_START = 0.4
+"""Part of the way to sparse pre-activations at which the biases of a tied dictionary start. Its rows
+overlap, so its biases end far below 0. From 0, units die on the way; from 1, none is often active.
 """
 ELEMENTS = 2**17
 """Number of weights of a stack that a CPU changes at a time, if a replica has no more."""
@@ -89,14 +89,17 @@ class Dictionary(SparseAutoencoder):
     def place_biases(self, x: Tensor, share: float) -> None:
         """Set the encoder's biases so that a share of samples ``(N, D)`` activates each unit.
 
-        Those of a tied dictionary move only a part of the way from the mean pre-activation to there.
+        Pre-activations of a tied dictionary are centred. Then all are lowered by the same number, a
+        part of their quantile: a unit of much variance is active more often.
         """
-        super().place_biases(x, share)
+        bias = self.encoder.linear.bias
         if self.tied:
-            bias, mean_K = self.encoder.linear.bias, self.weight @ x.mean(0)
-            bias.copy_(TIED_START * bias - (1 - TIED_START) * mean_K)
+            bias.copy_(-self.weight @ x.mean(0))
+            bias.sub_(TIED_START * upper_quantile(self.encoder.linear, x, share))
+        else:
+            super().place_biases(x, share)
         if self.subtract_bias:
-            self.encoder.linear.bias.add_(self.encoder.weight @ self.decoder.bias)
+            bias.add_(self.encoder.weight @ self.decoder.bias)
 
     def pre_activations(self, x: Tensor | SharedInput) -> Tensor:
         """Return ``W_e (x - b_d) + b_e``, shape ``(..., K)``."""

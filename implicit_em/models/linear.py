@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from implicit_em.codes import Code
+from implicit_em.codes import AT_A_TIME, Code
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,15 @@ class TiedLinear(nn.Module):
             layer = Linear(units, width, dtype=self.bias.dtype)
         layer.load_state_dict({"weight": self.weight, "bias": self.bias})
         return layer
+
+
+def upper_quantile(linear: nn.Linear, x: Tensor, share: float) -> Tensor:
+    """Return the number that a share of the outputs for samples ``(N, D)`` exceed, above 0.
+
+    Of many samples for a wide layer, the first ones count alone.
+    """
+    outputs = linear(x[: max(1, AT_A_TIME // len(linear.weight))]).flatten()
+    return outputs.kthvalue(max(1, round((1 - share) * len(outputs)))).values.clamp(min=0)
 
 
 def in_dtype_of(weight: Tensor, x: Tensor) -> Tensor:

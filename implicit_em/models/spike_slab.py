@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from implicit_em.base.values import check_number, check_word
-from implicit_em.codes import AT_A_TIME, Code, at_units
+from implicit_em.codes import Code, at_units
 from implicit_em.models.dictionary import Dictionary
-from implicit_em.models.linear import SharedInput
+from implicit_em.models.linear import SharedInput, upper_quantile
 
 LEAST_ODDS = 3.0
 """Log odds at which a unit without evidence, ``z <= 0``, has the responsibility 0."""
@@ -27,9 +27,9 @@ class SpikeSlab(Dictionary):
     A training step is one of EM. The E-step is ``r``. The M-step holds it fixed, and is score
     matching (Hyvärinen 2005) of the energy with the units given, ``||x - m||^2 / 2 + sum_j s_j
     e_j``, in expectation over ``s_j``, which is 1 with probability ``r_j``: the terms ``mse`` and
-    ``slab`` of the losses. As T falls, it becomes a k-sparse autoencoder with tied weights (Makhzani
-    and Frey 2013): hard EM. The relatives are the spike-and-slab RBM (Courville 2011) and score
-    matching as an autoencoder (Swersky 2011).
+    ``slab`` of the losses. As T falls, it becomes a k-sparse autoencoder with tied weights
+    (Makhzani and Frey 2013): hard EM. The relatives are the spike-and-slab RBM (Courville 2011) and
+    score matching as an autoencoder (Swersky 2011).
 
     F belongs to no normalised density, so there is no likelihood.
 
@@ -135,9 +135,8 @@ class SpikeSlab(Dictionary):
         At this temperature, a share of the activations of samples ``(N, D)`` is not 0.
         """
         super().place_biases(x, share)
-        some = x[: max(1, AT_A_TIME // len(self.weight))]
-        a = super().encode(some).flatten()
-        least = a.kthvalue(max(1, round((1 - share) * len(a)))).values
+        origin = 0 if self._origin is None else self._origin
+        least = upper_quantile(self.encoder.linear, x - origin, share)
         if least > 0:
             self.temperature.copy_(least.square() / (2 * (self.log_odds - LEAST_ODDS)))
             self.initial.copy_(self.temperature)
