@@ -126,7 +126,7 @@ class Dictionary(SparseAutoencoder):
 
         A tied dictionary is no longer tied then.
         """
-        if self.tied:
+        if isinstance(self.decoder, TiedLinear):
             self.decoder, self.tied = self.decoder.untied(), False
         bias = self.encoder.linear.bias.clone()
         super().fold(normalizer)

@@ -105,9 +105,9 @@ class TiedLinear(nn.Module):
     def untied(self) -> Linear:
         """Return an ordinary layer with the same weight and bias."""
         width, units = self.weight.shape
-        with torch.device(self.bias.device):
-            layer = Linear(units, width, dtype=self.bias.dtype)
-        layer.load_state_dict({"weight": self.weight, "bias": self.bias})
+        layer = Linear(units, width, device="meta")  # where no random numbers are drawn
+        weight = self.weight.clone(memory_format=torch.contiguous_format)
+        layer.load_state_dict({"weight": weight, "bias": self.bias}, assign=True)
         return layer
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from implicit_em.codes import Code, Layer, positive
 from implicit_em.models.described import Described
 from implicit_em.models.encoder import Encoder
-from implicit_em.models.linear import Linear, SharedInput
+from implicit_em.models.linear import Linear, SharedInput, TiedLinear
 
 
 class SparseAutoencoder(Described):
@@ -33,7 +33,7 @@ class SparseAutoencoder(Described):
     ) -> None:
         super().__init__()
         self.encoder = Encoder(in_features, hidden, activation)
-        self.decoder = Linear(hidden, in_features)
+        self.decoder: Linear | TiedLinear = Linear(hidden, in_features)
 
     @property
     def weight(self) -> Tensor:

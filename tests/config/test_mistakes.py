@@ -21,7 +21,7 @@ MISTAKES = {
     "model.hiden=32": ["model.hiden=32", "did you mean model.hidden?"],
     "trainer.max_epoch=3": ["trainer.max_epoch=3", "did you mean trainer.max_epochs?"],
     "+trainer.max_epoch=3": ["trainer.max_epoch=3", "did you mean max_epochs?"],
-    "model.k=8": ["model.k=8: no such key", "model=batch_topk, model=jump_relu, model=topk"],
+    "model.k=8": ["model.k=8: no such key", "model=batch_topk, model=jump_relu, model=tied_"],
     "loss.foo.weight=1": ["loss.foo.weight=1", "allowed: loss.lse, loss.var, loss.tc"],
     "callbacks=[earlystopping]": ["did you mean early_stopping?", "best, early_stopping, lr_mon"],
     "model._target_=implicit_em.models.Encodr": ["no Encodr; did you mean Encoder?"],

@@ -44,7 +44,7 @@ from implicit_em.losses import (
     variance,
 )
 from implicit_em.metrics.energies import FINAL
-from implicit_em.models import Encoder, Gated, JumpReLU, SparseAutoencoder
+from implicit_em.models import Dictionary, Encoder, Gated, JumpReLU, SparseAutoencoder
 from implicit_em.training.run import train
 
 
@@ -72,6 +72,13 @@ class Layered(Encoder):
         return super().forward(x) + self.second(x[..., : self.second.in_features]).tanh()
 
 
+class Tied(Dictionary):
+    """A dictionary of one matrix."""
+
+    def __init__(self, in_features, hidden):
+        super().__init__(in_features, hidden, tied=True)
+
+
 LSE, VAR, TC, ROWS = (Term(f) for f in (lse, variance, decorrelation, orthogonality))
 SUMS = {"lse": LSE, "mean": Term(lse, options={"reduction": "mean"}), "orthogonality": ROWS}
 DERIVED = {"lse": LSE, "var": VAR, "tc": TC}
@@ -96,6 +103,7 @@ LOSSES = {
     },
     Gated: {"sparse": {"mse": Term(mse), "l1": Term(gates_l1, 0.03), "gates": Term(gates_mse)}},
     JumpReLU: {"sparse": {"mse": Term(mse), "l0": Term(target_l0)}},
+    Tied: {name: {"mse": Term(mse), "l1": Term(l1, 0.01)} for name in ("sae", "sparse")},
     Layered: OF_LAYERED,
 }
 SPARSE_UP_TO = {"sparse": 1.0, "sparse or not": 0.5}

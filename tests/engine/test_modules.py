@@ -446,6 +446,7 @@ GIVEN = [
     lambda: SparseAutoencoder(64, 5, nn.LeakyReLU(0.3)),
     lambda: models.BatchTopK(64, 5, k=2, momentum=0.5, middle="zero", unit_columns=False),
     lambda: models.JumpReLU(64, 5, k=2, threshold=0.25),
+    lambda: models.TopK(64, 5, k=2, tied=True),
 ]
 
 

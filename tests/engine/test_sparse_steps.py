@@ -21,7 +21,7 @@ from implicit_em.models import Encoder
 from implicit_em.training.run import train
 
 FAMILIES = ("encoder", "sampled", "sae", "l1", "l1_norm", "topk", "batch_topk", "jump_relu")
-FAMILIES += ("gated", "hybrid")
+FAMILIES += ("gated", "hybrid", "tied_topk", "tied_batch_topk")
 WIDTH, UNITS, SAMPLES = 12, 40, 24
 
 

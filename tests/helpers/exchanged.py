@@ -18,6 +18,8 @@ MODELS = {
     "l1_norm": lambda *size: models.Dictionary(*size, unit_columns=False, subtract_bias=False),
     "topk": lambda *size: models.TopK(*size, k=3),
     "batch_topk": lambda *size: models.BatchTopK(*size, k=3),
+    "tied_topk": lambda *size: models.TopK(*size, k=3, tied=True),
+    "tied_batch_topk": lambda *size: models.BatchTopK(*size, k=3, tied=True),
     "jump_relu": models.JumpReLU,
     "gated": models.Gated,
 }
@@ -30,7 +32,7 @@ def made(name):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-        if name == "batch_topk":
+        if isinstance(model, models.BatchTopK):
             model.threshold.fill_(0.4)
     return model.eval(), 3 + 2 * torch.randn(200, WIDTH, generator=generator)
 

@@ -1,12 +1,15 @@
 """The models, and which goes with which loss and optimizer."""
 
 import re
+from functools import partial
 
 from helpers.paths import ROOT
 from implicit_em import models
 
 MODELS = [model for model in vars(models).values() if hasattr(model, "weight")]
 """All classes of models."""
+TIED = [partial(cls, tied=True) for cls in MODELS if issubclass(cls, models.Dictionary)]
+"""Those that may be tied, tied."""
 MODEL_OF_LOSS = {
     loss.group(1): path.stem
     for path in sorted((ROOT / "conf" / "model").glob("*.yaml"))

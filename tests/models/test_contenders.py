@@ -10,12 +10,14 @@ from torch import nn
 from torch.testing import assert_close
 
 from implicit_em import load
+from implicit_em.codes import Code
 from implicit_em.data import as_unit_float
 from implicit_em.engine.modules import EnergyModule
-from implicit_em.engine.stack import Stack, takes_stacks
+from implicit_em.engine.stack import Stack, stack_models, takes_stacks
 from implicit_em.losses import auxk, mse, target_l0
 from implicit_em.models import BatchTopK, Dictionary, Gated, JumpReLU, TopK, dictionary, topk
 from implicit_em.models.dictionary import geometric_median
+from implicit_em.models.linear import SharedInput
 from implicit_em.models.topk import keep_largest
 from implicit_em.sweeps import stacked
 from implicit_em.training.run import train
@@ -24,7 +26,9 @@ CONTENDERS = {
     "l1": "loss.l1.weight=0.1",
     "l1_norm": "loss.l1.weight=0.1",
     "topk": "model.k=3",
+    "tied_topk": "model.k=3",
     "batch_topk": "model.k=3",
+    "tied_batch_topk": "model.k=3",
     "jump_relu": "model.k=3",
     "gated": "loss.l1.weight=0.1",
     "hybrid": "loss.tc.weight=0.1",
@@ -62,10 +66,15 @@ def test_a_familys_sweep_of_seed_rate_and_sparsity_trains_as_each_alone(name, co
     ]
     assert takes_stacks(build[0]().model)
     together = assert_as_alone(build, [blocks(1), blocks(1), blocks(1), blocks(2)])
-    decoders = [tensors["decoder.weight"] for _, tensors in together]
-    for make, decoder in zip(build, decoders, strict=True):
-        assert not torch.equal(decoder, make().model.decoder.weight)
-    assert not torch.equal(decoders[0], decoders[2])
+    rows = [tensors["encoder.linear.weight"] for _, tensors in together]
+    for make, found in zip(build, rows, strict=True):
+        assert not torch.equal(found, make().model.weight)
+    assert not torch.equal(rows[0], rows[2])
+
+
+def slope_of(model):
+    """Return the gradient of the decoder's matrix."""
+    return model.weight.grad.mT if model.tied else model.decoder.weight.grad
 
 
 @pytest.mark.parametrize("name", UNIT)
@@ -75,7 +84,7 @@ def test_columns_of_the_decoder_have_length_1_after_each_step(name, contender):
     for block in blocks(1, steps=6, count=6):
         before = module.model.decoder.weight.detach().clone()
         stack.train([block])
-        columns, slope = module.model.decoder.weight.detach(), module.model.decoder.weight.grad
+        columns, slope = module.model.decoder.weight.detach(), slope_of(module.model)
         assert_close(columns.norm(dim=0), torch.ones(32), rtol=1e-6, atol=0)
         assert not torch.equal(columns, before)
         assert ((before * slope).sum(0).abs() <= 1e-5 * slope.norm()).all(), "along the columns"
@@ -107,17 +116,55 @@ def test_the_decoders_bias_starts_in_the_middle(middle):
     assert_close(model.encode(X), (X @ model.weight.T).relu())
 
 
-def test_columns_keep_their_length_in_blocks_as_in_one(monkeypatch):
-    models = [Dictionary(64, 96) for _ in range(2)]
+@pytest.mark.parametrize("way", ["dense", "stacked", "sparse"])
+@pytest.mark.parametrize("cls", [Dictionary, TopK, BatchTopK, JumpReLU, Gated])
+def test_a_tied_matrix_gets_the_gradients_of_encoder_and_decoder(cls, way):
+    x = X.double()
+    tied, free = (cls(64, 32, tied=tied).double() for tied in (True, False))
+    tied.start(x)
+    free.load_state_dict(tied.state_dict() | {"decoder.weight": tied.decoder.weight})
+    stepped = stack_models([tied]) if way == "stacked" else tied
+    for model in (stepped, free):
+        model.dead_after = 1
+        if way == "stacked" and model.tied:
+            outputs = model.training_outputs(SharedInput(x[None], [1]))
+        elif way == "sparse" and model.tied:
+            outputs = model.sparse_outputs(x, x.numel())
+            assert isinstance(outputs["energies"], Code)
+        else:
+            outputs = model.training_outputs(x)
+        parts = [outputs[name] for name in ("reconstruction", "auxiliary") if name in outputs]
+        sum((part - x).square().sum() for part in parts).backward()
+    expected = {name: parameter.grad for name, parameter in free.named_parameters()}
+    expected["encoder.linear.weight"] += expected.pop("decoder.weight").T
+    found = {name: parameter.grad for name, parameter in stepped.named_parameters()}
+    assert found.keys() == expected.keys()
+    for name, slope in expected.items():
+        assert slope.norm() > 0
+        assert_close(found[name].view_as(slope), slope, rtol=1e-9, atol=1e-9)
+
+
+def test_a_tied_dictionary_has_one_matrix():
+    model = TopK(64, 32, k=3, tied=True)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 32 * (64 + 1) + 64
+    assert torch.equal(model.decode(model.encode(X)), model.encode(X) @ model.weight)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_columns_keep_their_length_in_blocks_as_in_one(tied, monkeypatch):
+    models = [Dictionary(64, 96, tied=tied) for _ in range(2)]
     models[1].load_state_dict(models[0].state_dict())
     slope = torch.randn(64, 96)
     for model, columns in zip(models, (96, 32), strict=True):
         monkeypatch.setattr(dictionary, "COLUMNS", columns)
-        weight = model.decoder.weight
-        weight.grad = slope.clone()
+        weight = model.decoder.weight.detach()
+        if tied:
+            model.weight.grad = slope.T.clone()
+        else:
+            model.decoder.weight.grad = slope.clone()
         model.before_step()
-        assert_close((weight * weight.grad).sum(0), torch.zeros(96), rtol=0, atol=1e-5)
-        weight.data.add_(weight.grad)
+        assert_close((weight * slope_of(model)).sum(0), torch.zeros(96), rtol=0, atol=1e-5)
+        weight.add_(slope_of(model))
         model.after_step()
         assert_close(weight.norm(dim=0), torch.ones(96))
     assert_close(models[0].decoder.weight, models[1].decoder.weight)
@@ -217,8 +264,9 @@ def test_a_batch_without_activity_leaves_the_threshold():
     assert model.threshold == 0.5
 
 
-def test_units_that_are_silent_for_long_are_dead_and_learn_from_what_is_missing():
-    model = TopK(64, 32, k=2, dead_after=4, subtract_bias=False)
+@pytest.mark.parametrize("tied", [False, True])
+def test_units_that_are_silent_for_long_are_dead_and_learn_from_what_is_missing(tied):
+    model = TopK(64, 32, k=2, dead_after=4, subtract_bias=False, tied=tied)
     with torch.no_grad():
         model.encoder.linear.bias[:5] = -0.5
         model.weight[:5] = 0.01
@@ -232,12 +280,10 @@ def test_units_that_are_silent_for_long_are_dead_and_learn_from_what_is_missing(
     loss.backward()
     dead = model.silent_steps >= 4
     assert 5 <= dead.sum() < 32
-    slope = model.decoder.weight.grad
-    assert (slope[:, dead].norm(dim=0) > 0).all()
-    assert (slope[:, ~dead] == 0).all()
+    revived = Dictionary.encode(model, X) * dead
+    assert torch.equal((slope_of(model) != 0).any(0), (revived > 0).any(0))
     assert model.decoder.bias.grad is None
     missing = X - outputs["reconstruction"]
-    revived = Dictionary.encode(model, X) * dead
     assert_close(loss, (revived @ model.decoder.weight.T - missing).square().mean())
 
 
@@ -312,6 +358,7 @@ def test_a_gate_opens_and_the_magnitude_says_how_far():
         (partial(JumpReLU, bandwidth=float("nan")), "bandwidth=nan: allowed are finite"),
         (partial(JumpReLU, threshold=float("inf")), "threshold=inf: allowed are finite"),
         (partial(Dictionary, unit_columns="maybe"), "unit_columns=maybe: allowed are true, false"),
+        (partial(Dictionary, tied="yes"), "tied=yes: allowed are true, false"),
         (partial(Dictionary, middle="mode"), "middle=mode: allowed are zero, mean, median"),
     ],
 )

@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 import torch
-from helpers.models import MODELS
+from helpers.models import MODELS, TIED
 from helpers.stacking import parts_give_the_same, stacks_give_the_same_bits
 from torch import nn
 from torch.testing import assert_close
@@ -47,7 +47,7 @@ def build(cls):
 
 
 @pytest.mark.parametrize("declaration", TRIALS)
-@pytest.mark.parametrize("cls", MODELS)
+@pytest.mark.parametrize("cls", MODELS + TIED)
 def test_a_model_declares_what_is_true_of_it(cls, declaration):
     model = build(cls)
     assert (undeclared(model, declaration) == []) == holds(model, declaration)

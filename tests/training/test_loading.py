@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from implicit_em.models import Abs, Encoder, SparseAutoencoder
+from implicit_em.models import Abs, Encoder, SparseAutoencoder, TopK
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.loading import load, save_model
 
 ENCODER = {"_target_": "implicit_em.models.Encoder", "in_features": 64, "hidden": 5}
 SAE = ENCODER | {"_target_": "implicit_em.models.SparseAutoencoder"}
+TIED = ENCODER | {"_target_": "implicit_em.models.TopK", "k": 2, "tied": True}
 LEAKY = {"_target_": "torch.nn.LeakyReLU", "negative_slope": 0.3}
 ABS = {"_target_": "implicit_em.models.Abs"}
 
@@ -41,6 +42,7 @@ def saved(directory, model, spec, shape=(8, 8)):
         (Encoder(64, 5, nn.LeakyReLU(0.3)), ENCODER | {"activation": LEAKY}),
         (Encoder(64, 5, Abs()), ENCODER | {"activation": ABS}),
         (SparseAutoencoder(64, 5, nn.LeakyReLU(0.3)), SAE | {"activation": LEAKY}),
+        (TopK(64, 5, k=2, tied=True), TIED),
     ],
 )
 def test_a_model_comes_back_bit_for_bit(tmp_path, model, spec, dtype):

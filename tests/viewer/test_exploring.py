@@ -145,9 +145,10 @@ def test_neighbours_are_those_of_directions_and_of_joint_activity(
 
 
 def test_runs_are_matched_by_their_directions(trained, page_of):
-    runs = [trained("images", "model=topk", "model.k=2", f"seed={seed}") for seed in (1, 2)]
+    runs = [trained("images", f"model={name}", "model.k=2") for name in ("topk", "tied_topk")]
     read = page_of(*runs)
-    first, second = (load_as_trained(run)[0].decoder.weight.detach().numpy().T for run in runs)
+    untied, tied = (load_as_trained(run)[0] for run in runs)
+    first, second = untied.decoder.weight.detach().numpy().T, tied.weight.detach().numpy()
     partner, cosine = read("0/matches-1")
     assert sorted(partner) == list(range(5))
     assert cosine == pytest.approx(cosines(first, second)[range(5), partner], rel=1e-3, abs=1e-9)
