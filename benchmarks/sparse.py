@@ -4,17 +4,18 @@ import multiprocessing
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
+from torch import Tensor
 
-from benchmarks.common import Result, Target, devices, rows_not_measured, spread, track
+from benchmarks.common import MIB, Result, Target, devices, rows_not_measured, spread, track
 from benchmarks.step import random_block
 from benchmarks.sweeps import compose_run
-from benchmarks.width import exponent
+from benchmarks.width import exponent, peak_bytes
 from implicit_em.config.spec import RunSpec
 from implicit_em.engine.stack import BareReplica, Stack
 
@@ -24,6 +25,8 @@ OF_DENSE = 0.3
 """Largest ratio of a sparse step of the derived model to its dense one."""
 GROWTH = 1.05
 """Largest exponent of the step time in K."""
+OF_TOPK, BYTES_OF_TOPK = 1.0, 0.51
+"""Largest ratios of a tied step to TopK's, and of its weights and Adam's moments to TopK's."""
 SAMPLES, WIDTH = 20_000, 384
 STILL = ["optimizer=adam", "lr.value=1e-9"]
 """A rate so small that the number of active units stays."""
@@ -42,7 +45,9 @@ class Point:
         return f"{self.model}, K = {self.units:,}, {self.active} active, batch {self.batch_size:,}"
 
 
-FAMILIES = ("topk", "encoder", "l1", "batch_topk", "jump_relu", "gated")
+TIED = ("tied_topk", "tied_batch_topk")
+"""Models without a decoder of their own, whose steps are taken in turns with TopK's."""
+FAMILIES = ("topk", "encoder", "l1", "batch_topk", "jump_relu", "gated", *TIED)
 WIDER = (1024, 16384, 65536)
 POINTS = (
     *map(Point, FAMILIES),
@@ -61,7 +66,7 @@ class Size:
     steps: int = 7
 
 
-QUICK = Size((Point("topk", 1024, batch_size=256), Point("encoder", 1024, batch_size=256)), 2)
+QUICK = Size(tuple(Point(m, 1024, batch_size=256) for m in ("topk", "encoder", "tied_topk")), 2)
 
 
 def measure(size: Size) -> Result:
@@ -73,19 +78,18 @@ def measure(size: Size) -> Result:
             continue
         for point in track(size.points, f"sparse, {device}"):
             with ProcessPoolExecutor(1, mp_context=spawn) as process:
+                memory = process.submit(_memory, point, device).result()
                 times = process.submit(_times, point, size.steps, device).result()
             row = {name: spread([1e3 * t for t in some]) for name, some in times.items()}
             medians = {name: cell["median"] for name, cell in row.items()}
             least = medians["product_ms"] + medians["search_ms"] + medians["optimizer_ms"]
-            rows.append(
-                {
-                    "device": device,
-                    "step": str(point),
-                    **row,
-                    "sparse_to_dense": round(medians["sparse_ms"] / medians["dense_ms"], 3),
-                    "sparse_to_least": round(medians["sparse_ms"] / least, 3),
-                }
-            )
+            others = {"dense": medians["dense_ms"], "least": least}
+            if point.model in TIED:
+                others["topk"] = medians["topk_ms"]
+            ratios = {
+                f"sparse_to_{n}": round(medians["sparse_ms"] / t, 3) for n, t in others.items()
+            }
+            rows.append({"device": device, "step": str(point), **row, **ratios, **memory})
     setting = {"in_features": WIDTH, "threads": 1, "steps_of_each_kind": size.steps}
     return Result(
         "sparse",
@@ -99,6 +103,12 @@ def measure(size: Size) -> Result:
 def _targets(points: tuple[Point, ...], rows: list[dict[str, Any]]) -> list[Target]:
     measured = dict(zip(points, rows, strict=True))
     targets = []
+    topk = measured.get(Point("topk"), {})
+    for model in TIED:
+        row = measured.get(Point(model), {})
+        targets.append(Target(f"sparse to topk, {model}", row.get("sparse_to_topk"), OF_TOPK))
+        share = round(row["weights_MiB"] / topk["weights_MiB"], 3) if row and topk else None
+        targets.append(Target(f"weights and moments to topk, {model}", share, BYTES_OF_TOPK))
     for model, column, limit in (
         ("topk", "sparse_to_least", OF_THE_LEAST),
         ("encoder", "sparse_to_dense", OF_DENSE),
@@ -114,15 +124,46 @@ def _targets(points: tuple[Point, ...], rows: list[dict[str, Any]]) -> list[Targ
     return targets
 
 
+def _samples(device: str) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(SAMPLES, WIDTH, generator=generator).to(device)
+
+
+def _memory(point: Point, device: str) -> dict[str, float]:
+    """Return the size of the weights with Adam's moments, and the peak of sparse steps, in MiB.
+
+    The peak is that above the memory in use before the model.
+    """
+    torch.set_num_threads(1)
+    samples_ND = _samples(device)
+    few_ND = samples_ND[:256]  # to place the biases takes less memory than a step
+
+    def train(point: Point) -> Stack:
+        stack = _stack(point, few_ND, 1.0)
+        for _ in range(3):
+            _step(stack, samples_ND, point)
+        return stack
+
+    train(Point(point.model, 8, 1, 8))  # what libraries set up once is no cost of the model
+    before = peak_bytes(device)
+    (replica,) = train(point).replicas
+    optimizer: Any = replica.bare_optimizer
+    moments = [value for state in optimizer.state.values() for value in state.values()]
+    kept = sum(tensor.nbytes for tensor in [*replica.model.parameters(), *moments])
+    found = {"weights_MiB": kept, "peak_MiB": peak_bytes(device) - before}
+    return {name: round(size / MIB, 2) for name, size in found.items()}
+
+
 def _times(point: Point, steps: int, device: str) -> dict[str, list[float]]:
     """Return the seconds of each kind of step, and of its parts."""
     torch.set_num_threads(1)
-    generator = torch.Generator().manual_seed(0)
-    samples_ND = torch.randn(SAMPLES, WIDTH, generator=generator).to(device)
+    samples_ND = _samples(device)
     kinds = {
         "dense_ms": _stack(point, samples_ND, 0.0),
         "sparse_ms": _stack(point, samples_ND, 1.0),
     }
+    if point.model in TIED:
+        kinds["topk_ms"] = _stack(replace(point, model="topk"), samples_ND, 1.0)
     x_BD = samples_ND[: point.batch_size]
     (replica,) = kinds["dense_ms"].replicas
     optimizer: Any = replica.bare_optimizer
@@ -150,11 +191,11 @@ def _times(point: Point, steps: int, device: str) -> dict[str, list[float]]:
     return {"search_ms": [0.0], **{name: some[1:] for name, some in times.items()}}
 
 
-def _step(stack: Stack, samples_ND: torch.Tensor, point: Point) -> None:
+def _step(stack: Stack, samples_ND: Tensor, point: Point) -> None:
     stack.train([random_block(samples_ND, point.batch_size, 1)])
 
 
-def _stack(point: Point, samples_ND: torch.Tensor, share: float) -> Stack:
+def _stack(point: Point, samples_ND: Tensor, share: float) -> Stack:
     """Return a stack of one run with about ``point.active`` active units a sample."""
     settings = [f"model={point.model}", f"model.hidden={point.units}", *STILL]
     settings += [f"model.k={point.active}"] if "topk" in point.model else []

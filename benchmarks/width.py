@@ -137,12 +137,13 @@ def _cost(point: Point, seconds: float) -> tuple[list[float], int]:
         return times[1:]
 
     train(8, 8, 0)  # what libraries set up once is no cost of the width
-    before = _peak_memory(device)
+    before = peak_bytes(device.type)
     times = train(point.hidden, point.batch_size, seconds)
-    return times, _peak_memory(device) - before
+    return times, peak_bytes(device.type) - before
 
 
-def _peak_memory(device: Device) -> int:
-    if device.type == "cuda":
+def peak_bytes(device: str) -> int:
+    """Return the most memory that this process has used so far: of the GPU, or its own."""
+    if device == "cuda":
         return torch.cuda.max_memory_allocated()
     return peak_memory()

@@ -5,10 +5,11 @@ import json
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import epoch, harvest, sgemm, stacked, width
+from benchmarks import epoch, harvest, sgemm, sparse, stacked, width
 from benchmarks.clock import WITH_CLOCK, epoch_seconds, read_clocks, seconds_a_run_and_epoch
 from benchmarks.common import (
     ACCELERATED,
+    MIB,
     NOT_MEASURED,
     Device,
     Result,
@@ -59,6 +60,14 @@ def test_a_sweep_is_typed_as_its_label_says():
     assert len(set(axis.partition("=")[2].split(","))) == 24
     assert "trainer.threads=2" in sweep.overrides
     assert str(sweep) == "cpu, basic launcher, rates: 24, threads: 2"
+
+
+@pytest.mark.parametrize("model", ["topk", "tied_topk"])
+def test_weights_and_moments_of_a_sparse_step_are_those_of_one_matrix_or_two(model):
+    point = sparse.Point(model, units=1024, active=8, batch_size=64)
+    found = sparse._memory(point, "cpu")
+    numbers = (1 if model in sparse.TIED else 2) * 1024 * sparse.WIDTH + 1024 + sparse.WIDTH
+    assert found["weights_MiB"] == pytest.approx(3 * 4 * numbers / MIB, abs=0.01)
 
 
 @pytest.mark.slow
