@@ -140,7 +140,7 @@ def _memory(point: Point, device: str) -> dict[str, float]:
 
     def train(point: Point) -> Stack:
         stack = _stack(point, few_ND, 1.0)
-        for _ in range(3):
+        for _ in range(10):  # until freed memory fits what the next step allocates
             _step(stack, samples_ND, point)
         return stack
 
