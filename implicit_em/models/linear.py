@@ -100,7 +100,8 @@ class TiedLinear(nn.Module):
         rows = self._encoder[0].weight
         if not isinstance(activations, Code):
             activations = in_dtype_of(rows, activations)
-        return activations @ rows + (self.bias if bias is None else bias).unsqueeze(-2)
+        bias = self.bias if bias is None else bias
+        return activations @ rows + (bias if bias.dim() == 1 else bias.unsqueeze(-2))
 
     def untied(self) -> Linear:
         """Return an ordinary layer with the same weight and bias."""
