@@ -23,8 +23,8 @@ LAST_RATE = 0.1
 GAIN = 1.3
 """Factor of the error that acts at once; it damps the swings of the integral."""
 PROMPT_RATE = 0.2
-"""Change of the log factor in a step, for an error of 1, where L0 follows at once. The log of L0
-falls by up to 3 if the factor grows by e, so there is no swing."""
+"""The same where L0 follows at once. It does not swing if L0 falls by the fifth power of the factor
+or less."""
 WIDEST = 16.0
 """Largest log factor of the integral: weights may be wrong by nearly seven orders of magnitude."""
 HOLD = 0.995
@@ -72,10 +72,8 @@ def law(
             rate is ``PROMPT_RATE`` then, and no part acts at once.
     """
     holds = progress >= HOLD
-    rate = FIRST_RATE + (LAST_RATE - FIRST_RATE) * progress.square()
-    gain = GAIN
-    if prompt:
-        rate, gain = torch.full_like(rate, PROMPT_RATE), 0.0
+    rate: Tensor | float = FIRST_RATE + (LAST_RATE - FIRST_RATE) * progress.square()
+    rate, gain = (PROMPT_RATE, 0.0) if prompt else (rate, GAIN)
     running = state.running + MOMENTUM * (l0 - state.running)
     error = each_alone(torch.log, l0 / target).clamp(-LARGEST_ERROR, LARGEST_ERROR)
     integral = (state.integral + rate * error).clamp(-WIDEST, WIDEST)

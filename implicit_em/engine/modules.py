@@ -345,7 +345,7 @@ class EnergyModule(pl.LightningModule):
         """Return what the factor of a control multiplies, given a name in ``controlled``."""
         if steers(self.model):
             return float(self.model.initial)
-        return self.objective.terms[name.removesuffix("_weight")].weight
+        return float(self.objective.terms[name.removesuffix("_weight")].weight)
 
     @property
     def columns(self) -> list[str]:

@@ -119,9 +119,10 @@ class Stack:
         self.dtype = weight.dtype
         self._before_step = getattr(self.model, "before_step", None)
         self._after_step = getattr(self.model, "after_step", None)
+        self._steer = getattr(self.model, "steer", None)
         controls = [replica.control for replica in replicas if replica.control is not None]
         self._control: Any = stack_models(controls) if controls else None
-        controlled = bool(controls) and not steers(first.model)
+        controlled = bool(controls) and not self._steer
         build = partial(StackedObjective, like=weight, controlled=controlled)
         self.objective = build([replica.objective for replica in replicas])
         self._objective_of_each = [build([replica.objective]) for replica in replicas]
@@ -287,14 +288,14 @@ class Stack:
     def _regulate(
         self, outputs: Mapping[str, Tensor], progress: Tensor, together: bool
     ) -> list[Tensor]:
-        """Set weights, or a temperature, that make units sparse; return L0 and these, ``(R,)``."""
+        """Set what makes units sparse, and return L0 and what was set, ``(R,)`` each."""
         l0 = _l0(outputs["energies"])
         factor = self._control.update(l0, progress)
-        if not together and not steers(self.model):
+        if self._steer:
+            return [l0, self._steer(factor)]
+        if not together:
             for objective, own in zip(self._objective_of_each, factor.split(1), strict=True):
                 objective.control(own)
-        if steers(self.model):
-            return [l0, self.model.steer(factor)]
         return [l0, *self.objective.control(factor)]
 
     def _outputs(self, x: SharedInput, logged: bool) -> Mapping[str, Any]:
@@ -353,7 +354,7 @@ def _l0(energies: Tensor | Code) -> Tensor:
 
 
 def steers(model: Any) -> bool:
-    """Return whether a model itself has what a control of L0 sets: the method ``steer``."""
+    """Return whether a control of L0 sets something of a model or its class, by ``steer``."""
     return hasattr(model, "steer")
 
 
@@ -370,7 +371,7 @@ def takes_stacks(model: nn.Module) -> bool:
 def stack_models(models: Sequence[nn.Module]) -> nn.Module:
     """Return a model whose parameters and buffers hold those of all models, shape ``(R, ...)``.
 
-    The models' own become views of them. Each attribute that the class names in ``settings``
+    The models' own become views of them. Each other attribute that the class names in ``settings``
     becomes a list of the models' values.
     """
     stack = copy.deepcopy(models[0])
@@ -384,7 +385,8 @@ def stack_models(models: Sequence[nn.Module]) -> nn.Module:
         module, _, leaf = name.rpartition(".")
         setattr(stack.get_submodule(module), leaf, values)
     for name in getattr(stack, "settings", ()):
-        setattr(stack, name, [getattr(model, name) for model in models])
+        if not isinstance(getattr(stack, name), Tensor):
+            setattr(stack, name, [getattr(model, name) for model in models])
     return stack
 
 
