@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from implicit_em.base.values import check_word
-from implicit_em.codes import Layer
-from implicit_em.models.linear import SharedInput, TiedLinear, upper_quantile
+from implicit_em.codes import AT_A_TIME, Layer
+from implicit_em.models.linear import SharedInput, TiedLinear
 from implicit_em.models.sae import SparseAutoencoder
 
 Middle = Literal["zero", "mean", "median"]
@@ -97,7 +97,7 @@ class Dictionary(SparseAutoencoder):
         bias = self.encoder.linear.bias
         if self.tied:
             bias.copy_(-self.weight @ x.mean(0))
-            bias.sub_(TIED_START * upper_quantile(self.encoder.linear, x, share))
+            bias.sub_(TIED_START * _upper_quantile(self.encoder.linear, x, share))
         else:
             super().place_biases(x, share)
         if self.subtract_bias:
@@ -148,6 +148,15 @@ class Dictionary(SparseAutoencoder):
         if self.unit_columns:
             for columns in _parts(self.decoder.weight):
                 columns.div_(columns.square().sum(-2, keepdim=True).sqrt_())
+
+
+def _upper_quantile(linear: nn.Linear, x: Tensor, share: float) -> Tensor:
+    """Return the number that a share of the outputs for samples ``(N, D)`` exceed, above 0.
+
+    Of many samples for a wide layer, the first ones count alone.
+    """
+    outputs = linear(x[: max(1, AT_A_TIME // len(linear.weight))]).flatten()
+    return outputs.kthvalue(max(1, round((1 - share) * len(outputs)))).values.clamp(min=0)
 
 
 def _parts(weight: Tensor) -> Iterator[Tensor]:

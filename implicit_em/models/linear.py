@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from implicit_em.codes import AT_A_TIME, Code
+from implicit_em.codes import Code
 
 
 @dataclass(frozen=True)
@@ -110,15 +110,6 @@ class TiedLinear(nn.Module):
         weight = self.weight.clone(memory_format=torch.contiguous_format)
         layer.load_state_dict({"weight": weight, "bias": self.bias}, assign=True)
         return layer
-
-
-def upper_quantile(linear: nn.Linear, x: Tensor, share: float) -> Tensor:
-    """Return the number that a share of the outputs for samples ``(N, D)`` exceed, above 0.
-
-    Of many samples for a wide layer, the first ones count alone.
-    """
-    outputs = linear(x[: max(1, AT_A_TIME // len(linear.weight))]).flatten()
-    return outputs.kthvalue(max(1, round((1 - share) * len(outputs)))).values.clamp(min=0)
 
 
 def in_dtype_of(weight: Tensor, x: Tensor) -> Tensor:

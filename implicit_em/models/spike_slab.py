@@ -4,14 +4,20 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
+from implicit_em.base.errors import ConfigError
 from implicit_em.base.values import check_number, check_word
 from implicit_em.codes import Code, at_units
 from implicit_em.models.dictionary import Dictionary
-from implicit_em.models.linear import SharedInput, upper_quantile
+from implicit_em.models.jump_relu import JumpReLU
+from implicit_em.models.linear import SharedInput
 
 LEAST_ODDS = 3.0
 """Log odds at which a unit without evidence, ``z <= 0``, has the responsibility 0."""
+PLACED = 2**24
+"""Largest number of activations whose quantile gives the temperature at the start."""
 
 
 class SpikeSlab(Dictionary):
@@ -36,7 +42,7 @@ class SpikeSlab(Dictionary):
     Args:
         in_features: width D of the input.
         hidden: number of units K.
-        activation: function of the pre-activations that gives ``a``; ``None`` for ReLU.
+        activation: ReLU, or ``None`` for it.
         temperature: T at the start, in units of a squared pre-activation; ``model.l0`` steers it.
         log_odds: ``lambda``, above 3. A unit is half on at ``z^2 = 2 lambda T``, off from ``z^2 = 2
             (lambda - 3) T`` down, and fully on from ``2 (lambda + 3) T`` up.
@@ -45,10 +51,12 @@ class SpikeSlab(Dictionary):
         kwargs: further arguments of ``Dictionary``.
 
     Raises:
-        ValueError: if an option is out of its range, or ``tied`` is given as false.
+        ValueError: if an option is out of its range, the activation is another, or ``tied`` is
+            given as false.
     """
 
     takes_stacks = takes_parts = folds = steps_sparsely = True
+    settings: ClassVar[tuple[str, ...]] = ("temperature",)
     provides: ClassVar[tuple[str, ...]] = (*Dictionary.provides, "slab")
     temperature: Tensor
     initial: Tensor
@@ -65,6 +73,8 @@ class SpikeSlab(Dictionary):
     ) -> None:
         check_word("tied", kwargs.pop("tied", True), (True,))
         super().__init__(in_features, hidden, activation, tied=True, **kwargs)
+        if not isinstance(self.encoder.activation, nn.ReLU):
+            raise ConfigError(f"activation={activation}: allowed is relu")
         check_number("temperature", temperature, lambda x: x > 0, "finite numbers above 0")
         check_number("log_odds", log_odds, lambda x: x > LEAST_ODDS, "finite numbers above 3")
         check_word("held", held, (True, False))
@@ -76,21 +86,20 @@ class SpikeSlab(Dictionary):
     def encode(self, x: Tensor | SharedInput) -> Tensor:
         """Return the code ``E = r a``, shape ``(..., K)``, of inputs ``(..., D)``."""
         a = super().encode(x)
-        return a * self._responsibilities(a)
+        return a * gate(self._energies(a), self._at())
 
-    def responsibilities(self, x: Tensor | SharedInput) -> Tensor:
-        """Return ``r = dF/de``, shape ``(..., K)``: how far each unit is on."""
-        return self._responsibilities(super().encode(x))
-
-    def energies(self, x: Tensor | SharedInput) -> Tensor:
+    def energies(self, x: Tensor) -> Tensor:
         """Return the energies ``e`` of the units when they are on, shape ``(..., K)``."""
-        a = super().encode(x)
-        return self.log_odds * self._at(a) - a.square() / 2
+        return self._energies(super().encode(x))
+
+    def responsibilities(self, x: Tensor) -> Tensor:
+        """Return ``r = dF/de``, shape ``(..., K)``: how far each unit is on."""
+        return gate(self.energies(x), self.temperature)
 
     def free_energy(self, x: Tensor) -> Tensor:
         """Return ``F(x)``, shape ``(...)``, of inputs ``(..., D)``."""
-        distance = (x - self.decoder.bias.unsqueeze(-2)).square().sum(-1) / 2
-        return distance + free_energy(self.energies(x), self.temperature.unsqueeze(-1)).sum(-1)
+        distance = (x - self.decoder.bias).square().sum(-1) / 2
+        return distance + free_energy(self.energies(x), self.temperature).sum(-1)
 
     def training_outputs(self, x: Tensor | SharedInput) -> dict[str, Tensor]:
         """Return the tensors of a training step, with the terms of the slab."""
@@ -102,29 +111,23 @@ class SpikeSlab(Dictionary):
         return self._step(self.layer(x, most).keep(lambda z: z > least))
 
     def _step(self, a: Tensor | Code) -> dict[str, Any]:
-        temperature_K = self.temperature.clone().expand(*self.temperature.shape[:-1], a.shape[-1])
-        activations, slab = at_units(self._slab, a, temperature_K)
-        return self._outputs(activations, slab=slab)
+        options = self._at(), self.log_odds, self.held
+        code, slab = at_units(lambda a: _Step.apply(a, *options), a)
+        return self._outputs(code, slab=slab)
 
-    def _slab(self, a: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``E``, and what a squared row length of 1 adds to the slab's term."""
-        energy = self.log_odds * temperature - a.square() / 2
-        if self.held:
-            r = gate(energy.detach(), temperature)
-            return r * a, temperature * r + r * (1 - r) * a.square() / 2
-        r = gate(energy, temperature)
-        return r * a, temperature * (r - slope(energy, temperature) * a.square())
+    def _energies(self, a: Tensor) -> Tensor:
+        return self.log_odds * self._at() - a.square() / 2
 
-    def _responsibilities(self, a: Tensor) -> Tensor:
-        temperature = self._at(a)
-        return gate(self.log_odds * temperature - a.square() / 2, temperature)
-
-    def _at(self, a: Tensor) -> Tensor:
-        return self.temperature.unsqueeze(-2) if self.temperature.dim() > 1 else self.temperature
+    def _at(self) -> Tensor:
+        """Return the temperature, to go with activations ``(..., K)``, also of a stack."""
+        return self.temperature if self.temperature.dim() == 1 else self.temperature.unsqueeze(-2)
 
     @torch.no_grad()
     def steer(self, factor: Tensor) -> Tensor:
-        """Set the temperature to a multiple ``(R,)`` of its start; return it, shape ``(R,)``."""
+        """Set the temperature to a multiple ``(R,)`` of its start; return it, shape ``(R,)``.
+
+        It holds from the next step on.
+        """
         self.temperature.copy_(self.initial * factor.view(self.initial.shape))
         return self.temperature.flatten().clone()
 
@@ -132,30 +135,45 @@ class SpikeSlab(Dictionary):
     def place_biases(self, x: Tensor, share: float) -> None:
         """Set the biases of a tied dictionary, and the temperature.
 
-        At this temperature, a share of the activations of samples ``(N, D)`` is not 0.
+        At this temperature, a share of the activations of samples ``(N, D)`` is not 0, at most half
+        of those above 0.
         """
         super().place_biases(x, share)
-        origin = 0 if self._origin is None else self._origin
-        least = upper_quantile(self.encoder.linear, x - origin, share)
-        if least > 0:
+        a = super().encode(x[:: -(-len(x) * len(self.weight) // PLACED)])
+        positive = a[a > 0]
+        if len(positive):
+            count = min(round(share * a.numel()), len(positive) // 2)
+            least = positive.kthvalue(len(positive) - count).values
             self.temperature.copy_(least.square() / (2 * (self.log_odds - LEAST_ODDS)))
             self.initial.copy_(self.temperature)
+
+    @torch.no_grad()
+    def hard(self) -> JumpReLU:
+        """Return the model in which a unit is on, ``E_j = z_j``, if ``r_j`` exceeds 1/2, else off.
+
+        It is the limit of T towards 0 in which ``lambda T`` stays.
+        """
+        units, width = self.weight.shape
+        own = ("unit_columns", "subtract_bias", "middle", "tied")
+        options: dict[str, Any] = {name: getattr(self, name) for name in own}
+        with torch.device(self.weight.device):
+            model = JumpReLU(width, units, k=units, **options)
+        model = model.to(self.weight.dtype)
+        threshold = (2 * self.log_odds * self.temperature).sqrt()
+        state = {n: v for n, v in self.state_dict().items() if n not in ("temperature", "initial")}
+        model.load_state_dict({**state, "log_threshold": threshold.log().expand(units)})
+        return model.train(self.training)
 
 
 def gate(energies: Tensor, temperature: Tensor | float) -> Tensor:
     """Return the responsibilities of energies: 1 from ``-3 T`` down, 0 from ``3 T`` up.
 
     With ``s = 1/2 - e / (6 T)`` between 0 and 1, it is ``s^2 (3 - 2 s)``. At ``e = 0`` it has the
-    value and slope of ``sigmoid(-e / T)``, and it ends where the sigmoid has 0.05 left.
+    value and slope of ``sigmoid(-e / T)``, and it ends where the sigmoid has 0.05 left. Its
+    derivative is ``-s (1 - s) / T``.
     """
     s = _share(energies, temperature)
     return s.square() * (3 - 2 * s)
-
-
-def slope(energies: Tensor, temperature: Tensor | float) -> Tensor:
-    """Return the derivative of ``gate`` by the energies, ``-s (1 - s) / T``."""
-    s = _share(energies, temperature)
-    return -s * (1 - s) / temperature
 
 
 def free_energy(energies: Tensor, temperature: Tensor | float) -> Tensor:
@@ -165,9 +183,38 @@ def free_energy(energies: Tensor, temperature: Tensor | float) -> Tensor:
     stands for ``-T log(1 + exp(-e / T))``, a log-sum-exp of a unit that is on or off.
     """
     s = _share(energies, temperature)
-    below = (energies + 3 * temperature).clamp(max=0)
-    return below - 3 * temperature * s.pow(3) * (2 - s)
+    between = -3 * temperature * s.pow(3) * (2 - s)
+    return torch.where(energies < -3 * temperature, energies, between)
 
 
 def _share(energies: Tensor, temperature: Tensor | float) -> Tensor:
     return (0.5 - energies / (6 * temperature)).clamp(0, 1)
+
+
+class _Step(Function):
+    """``E = r a`` of a step, and what each unit adds to the term ``slab`` for a row of length 1.
+
+    The latter is ``T r + r (1 - r) a^2 / 2`` where r is held fixed. If not, it is T times the
+    derivative of E by z, ``T r + s (1 - s) a^2``. Inside of the gate, s has the slope ``a / 6 T``.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, a: Tensor, temperature: Tensor, log_odds: float, held: bool
+    ) -> tuple[Tensor, Tensor]:
+        s = _share(log_odds * temperature - a.square() / 2, temperature)
+        r, between = s.square() * (3 - 2 * s), s * (1 - s)
+        if held:
+            variance = r * (1 - r)
+            ctx.save_for_backward(r, variance * a)
+            return r * a, temperature * r + variance * a.square() / 2
+        spread = between * a.square()
+        inside = (between > 0) * (1 - 2 * s) * a / (6 * temperature)
+        ctx.save_for_backward(r + spread / temperature, 3 * between * a + inside * a.square())
+        return r * a, temperature * r + spread
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        of_code, of_slab = ctx.saved_tensors
+        return grads[0] * of_code + grads[1] * of_slab, None, None, None
