@@ -189,8 +189,8 @@ class Normalized(nn.Module):
         return self.decode(self.encode(x))
 
     def responsibilities(self, x: Tensor) -> Tensor:
-        """Return ``softmax(-E)``, shape ``(..., K)``: the posterior over components."""
-        return (-self.encode(x)).softmax(-1)
+        """Return the model's own responsibilities ``(..., K)`` for raw samples ``(..., D)``."""
+        return self.model.responsibilities(self.normalizer(floating(x)))
 
 
 def taking_raw(model: Any, normalizer: Normalizer) -> nn.Module:

@@ -16,6 +16,7 @@ from implicit_em.losses import lse
 from implicit_em.metrics import final_metrics
 from implicit_em.metrics.energies import RECONSTRUCTION
 from implicit_em.metrics.probe import linear_probe
+from implicit_em.models import Encoder
 from implicit_em.training.decoding import encoded, features_found, ridge_fvu
 from implicit_em.training.progress import working
 
@@ -79,7 +80,7 @@ def _described(module: EnergyModule, data: ResidentDataModule) -> dict[str, Any]
     return {
         "units": module.model.weight.shape[-2],
         "inputs": data.in_features,
-        "responsibilities": by_em or hasattr(module.model, "responsibilities"),
+        "responsibilities": by_em or isinstance(module.model, Encoder),
         "site": data.site if isinstance(data, ActivationDataModule) else None,
     }
 

@@ -10,6 +10,8 @@ MODELS = [model for model in vars(models).values() if hasattr(model, "weight")]
 """All classes of models."""
 TIED = [partial(cls, tied=True) for cls in MODELS if issubclass(cls, models.Dictionary)]
 """Those that may be tied, tied."""
+OPTIONS = {models.SpikeSlab: {"temperature": 1e-3}}
+"""Arguments with which a model has activations for small samples, if the defaults have none."""
 MODEL_OF_LOSS = {
     loss.group(1): path.stem
     for path in sorted((ROOT / "conf" / "model").glob("*.yaml"))

@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 import torch
-from helpers.models import MODELS, TIED
+from helpers.models import MODELS, OPTIONS, TIED
 from helpers.stacking import parts_give_the_same, stacks_give_the_same_bits
 from torch import nn
 from torch.testing import assert_close
@@ -18,8 +18,8 @@ from implicit_em.models import Encoder
 from implicit_em.models.activations import ELEMENTWISE
 from implicit_em.models.declarations import undeclared
 
-OPTIONS = {nn.Threshold: {"threshold": 0.1, "value": 0.05}}
-ACTIVATIONS = [partial(cls, **OPTIONS.get(cls, {})) for cls in (*ELEMENTWISE, models.Abs)]
+THRESHOLD = {nn.Threshold: {"threshold": 0.1, "value": 0.05}}
+ACTIVATIONS = [partial(cls, **THRESHOLD.get(cls, {})) for cls in (*ELEMENTWISE, models.Abs)]
 MARKS = (losses.makes_sparse, losses.takes_codes, losses.takes_stacks)
 TERMS = [
     *(Term(f) for f in vars(losses).values() if inspect.isfunction(f)),
@@ -43,7 +43,7 @@ def holds(model, declaration):
 
 def build(cls):
     torch.manual_seed(0)
-    return cls(64) if cls is models.Pixels else cls(64, 32)
+    return cls(64) if cls is models.Pixels else cls(64, 32, **OPTIONS.get(cls, {}))
 
 
 @pytest.mark.parametrize("declaration", TRIALS)

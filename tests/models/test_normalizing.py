@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from helpers.models import MODELS, TIED
+from helpers.models import MODELS, OPTIONS, TIED
 from sklearn.covariance import ledoit_wolf
 from sklearn.preprocessing import StandardScaler, normalize
 
@@ -79,7 +79,8 @@ def test_a_model_takes_raw_samples_in_place_of_normalised_ones(cls, option):
     torch.manual_seed(3)
     x = draw(constant=False)
     normalizer = fitted(option, x)
-    model, same = ((cls(9) if cls is models.Pixels else cls(9, 12)).double() for _ in range(2))
+    sizes, options = (9,) if cls is models.Pixels else (9, 12), OPTIONS.get(cls, {})
+    model, same = (cls(*sizes, **options).double() for _ in range(2))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.rand_like(parameter) - 0.3)
