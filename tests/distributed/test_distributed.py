@@ -30,7 +30,7 @@ from implicit_em.distributed import GlobalBatch, Group
 from implicit_em.distributed.processes import run_together
 from implicit_em.engine.control import SparsityControl
 from implicit_em.engine.modules import EncoderModule
-from implicit_em.engine.stack import Stack
+from implicit_em.engine.stack import Stack, steers
 from implicit_em.losses import (
     Term,
     decorrelation,
@@ -40,11 +40,19 @@ from implicit_em.losses import (
     lse,
     mse,
     orthogonality,
+    slab,
     target_l0,
     variance,
 )
 from implicit_em.metrics.energies import FINAL
-from implicit_em.models import Dictionary, Encoder, Gated, JumpReLU, SparseAutoencoder
+from implicit_em.models import (
+    Dictionary,
+    Encoder,
+    Gated,
+    JumpReLU,
+    SparseAutoencoder,
+    SpikeSlab,
+)
 from implicit_em.training.run import train
 
 
@@ -82,6 +90,7 @@ class Tied(Dictionary):
 LSE, VAR, TC, ROWS = (Term(f) for f in (lse, variance, decorrelation, orthogonality))
 SUMS = {"lse": LSE, "mean": Term(lse, options={"reduction": "mean"}), "orthogonality": ROWS}
 DERIVED = {"lse": LSE, "var": VAR, "tc": TC}
+SCORE = {"mse": Term(mse), "slab": Term(slab)}
 OF_ENCODERS = {
     **{name: {name: term} for name, term in SUMS.items()},
     "var": {"var": VAR},
@@ -104,6 +113,7 @@ LOSSES = {
     Gated: {"sparse": {"mse": Term(mse), "l1": Term(gates_l1, 0.03), "gates": Term(gates_mse)}},
     JumpReLU: {"sparse": {"mse": Term(mse), "l0": Term(target_l0)}},
     Tied: {name: {"mse": Term(mse), "l1": Term(l1, 0.01)} for name in ("sae", "sparse")},
+    SpikeSlab: dict.fromkeys(("controlled", "sparse", "sparse or not"), SCORE),
     Layered: OF_LAYERED,
 }
 SPARSE_UP_TO = {"sparse": 1.0, "sparse or not": 0.5}
@@ -126,7 +136,8 @@ def steps(group, network, loss, size, dtype):
     terms, share = LOSSES[network][loss], SPARSE_UP_TO.get(loss, 0.0)
     replica = run(hidden=hidden, terms=terms, network=network, dtype=dtype, sparse_up_to=share)
     if loss == "controlled":
-        replica.control, replica.steps_in_all = SparsityControl(hidden / 4), STEPS
+        control = SparsityControl(hidden / 4, steers(replica.model))
+        replica.control, replica.steps_in_all = control, STEPS
     generator = torch.Generator().manual_seed(3)
     order = [torch.randint(0, len(IMAGES), (batch,), generator=generator) for _ in range(STEPS)]
     stack = Stack([replica], group)
@@ -299,7 +310,7 @@ def ranks(parent):
 ENDLESS = ["trainer.max_epochs=1000000", "metrics_every=1000000"]
 
 
-@pytest.mark.parametrize("model", ["l1", "l1_norm", "jump_relu", "gated", "hybrid"])
+@pytest.mark.parametrize("model", ["l1", "jump_relu", "gated", "hybrid", "spike_slab"])
 def test_a_contender_that_does_not_may_be_trained_by_several(composed, model):
     check(RunSpec.of(composed(f"model={model}", "trainer=ddp_cpu")))
 

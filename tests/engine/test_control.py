@@ -14,7 +14,7 @@ from implicit_em.data import Block, as_unit_float
 from implicit_em.engine import control
 from implicit_em.engine.control import SparsityControl, State, law, start_near
 from implicit_em.engine.modules import EncoderModule
-from implicit_em.engine.stack import Stack, outputs_of, stack_models
+from implicit_em.engine.stack import Stack, outputs_of, stack_models, steers
 from implicit_em.losses import (
     Term,
     decorrelation,
@@ -25,13 +25,22 @@ from implicit_em.losses import (
     lse,
     makes_sparse,
     mse,
+    slab,
     variance,
 )
-from implicit_em.models import Dictionary, Encoder, Gated, SampledEncoder, SparseAutoencoder
+from implicit_em.models import (
+    Dictionary,
+    Encoder,
+    Gated,
+    SampledEncoder,
+    SparseAutoencoder,
+    SpikeSlab,
+)
 
 DERIVED = {"lse": Term(lse, warmup=3), "var": Term(variance), "tc": Term(decorrelation)}
 RECONSTRUCTING = {"mse": Term(mse), "l1": Term(l1, 0.03)}
 GATED = {"mse": Term(mse), "l1": Term(gates_l1, 0.03), "gates": Term(gates_mse)}
+SCORE = {"mse": Term(mse), "slab": Term(slab)}
 FAMILIES = {
     Encoder: DERIVED,
     SampledEncoder: DERIVED,
@@ -115,6 +124,27 @@ def simulated(speed, steps=1500, target=8.0, needed=4.0, drift=0.0, smoothed=1.0
     return l0s
 
 
+@pytest.mark.parametrize("power", [1, 3, 5])
+def test_l0_that_follows_at_once_comes_to_its_target_without_a_swing(power):
+    state, l0s, target = State(*map(number, (8.0, 0, 0))), [400.0], number(8.0)
+    for step in range(60):
+        state, factor = law(state, number(l0s[-1]), target, number(step / 60), prompt=True)
+        l0s.append(400 / factor.item() ** power)
+    assert l0s == pytest.approx(sorted(l0s, reverse=True), rel=1e-9)
+    assert l0s[-1] == pytest.approx(8, rel=1e-3)
+
+
+def test_a_step_sets_the_temperature_of_the_next_one():
+    replica = controlled(3, network=SpikeSlab, terms=SCORE, dtype=torch.float64)
+    started, fresh = replica.model.temperature.clone(), SparsityControl(3, prompt=True)
+    ((found, _),) = trained([replica], [blocks()])
+    for step, (l0, temperature) in enumerate(found[:, -2:]):
+        factor = fresh.update(l0, number(step / 6))
+        assert temperature == started * factor.to(started.dtype)
+    assert replica.model.temperature == temperature != started
+    assert replica.model.initial == started
+
+
 @pytest.mark.parametrize("drift", [0, -2])
 @pytest.mark.parametrize("speed", [0.01, 0.03, 0.1, 0.2])
 def test_l0_settles_whether_units_respond_slowly_or_fast(speed, drift):
@@ -190,16 +220,19 @@ def test_the_state_keeps_its_precision(dtype):
 
 
 def controlled(target, steps=6, **options):
-    return run(control=SparsityControl(target), steps_in_all=steps, **options)
+    replica = run(steps_in_all=steps, **options)
+    replica.control = SparsityControl(target, steers(replica.model))
+    return replica
 
 
 @pytest.mark.parametrize(
     ("network", "hidden"),
-    [*((network, 32) for network in FAMILIES), (Encoder, 5), (SparseAutoencoder, 5)],
+    [*((network, 32) for network in (*FAMILIES, SpikeSlab)), (Encoder, 5), (SparseAutoencoder, 5)],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_controlled_run_trains_as_alone(network, hidden, dtype):
-    options = {"network": network, "terms": FAMILIES[network], "hidden": hidden, "dtype": dtype}
+    terms = FAMILIES.get(network, SCORE)
+    options = {"network": network, "terms": terms, "hidden": hidden, "dtype": dtype}
     build = [
         partial(controlled, target, steps, seed=seed, **options)
         for seed, (target, steps) in enumerate([(2, 6), (3.5, 6), (2, 60), (4, 9)])
@@ -246,7 +279,7 @@ def test_one_factor_holds_for_all_terms_that_make_sparse_also_a_users_own():
 @pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore")
 def test_a_compiled_step_is_controlled_alike():
-    for network, terms in ((Encoder, DERIVED), (Gated, GATED)):
+    for network, terms in ((Encoder, DERIVED), (Gated, GATED), (SpikeSlab, SCORE)):
         options = {"network": network, "terms": terms}
         (plain,) = trained([controlled(3, **options)], [blocks()])
         (compiled,) = trained([controlled(3, compiled=True, **options)], [blocks()])
@@ -297,8 +330,9 @@ def test_the_derived_model_starts_as_it_is():
             {"mse": Term(mse), "l1": Term(l1_norm, 0.03)},
         ),
         (Gated, GATED),
+        (SpikeSlab, SCORE),
     ],
-    ids=["encoder", "l1", "l1_norm", "gated"],
+    ids=["encoder", "l1", "l1_norm", "gated", "spike_slab"],
 )
 def test_the_target_is_reached(network, terms):
     steps, target = 800, 8

@@ -15,13 +15,13 @@ from implicit_em.data import Block
 from implicit_em.engine.control import SparsityControl
 from implicit_em.engine.modules import EncoderModule
 from implicit_em.engine.sparse import LARGEST_SHARE, LEAST_UNITS, largest_share
-from implicit_em.engine.stack import BareReplica, Stack
+from implicit_em.engine.stack import BareReplica, Stack, steers
 from implicit_em.losses import Term, takes_codes, takes_stacks
 from implicit_em.models import Encoder
 from implicit_em.training.run import train
 
 FAMILIES = ("encoder", "sampled", "sae", "l1", "l1_norm", "topk", "batch_topk", "jump_relu")
-FAMILIES += ("gated", "hybrid", "tied_topk", "tied_batch_topk")
+FAMILIES += ("gated", "hybrid", "tied_topk", "tied_batch_topk", "spike_slab")
 WIDTH, UNITS, SAMPLES = 12, 40, 24
 
 
@@ -37,6 +37,8 @@ def replica(composed, model, share, *settings):
     module = RunSpec.of(cfg).build_module(WIDTH).double()
     if hasattr(module.model, "start"):
         module.model.start(samples(99, 100))
+    if steers(module.model):
+        module.model.place_biases(samples(99, 100), 0.3)
     optimizer = torch.optim.Adam(module.model.parameters(), lr=1e-2)
     return BareReplica(module.model, module.objective, optimizer, sparse_up_to=share)
 
@@ -97,7 +99,7 @@ def test_a_hundred_steps_lead_to_the_weights_of_the_dense_ones(assert_as_dense, 
     assert_as_dense(model, batches, *settings_of(model), tolerance=1e-8)
 
 
-@pytest.mark.parametrize("model", ["l1", "topk", "jump_relu", "gated"])
+@pytest.mark.parametrize("model", ["l1", "topk", "jump_relu", "gated", "spike_slab"])
 @pytest.mark.parametrize("level", [-100.0, 100.0], ids=["no unit active", "all units active"])
 def test_the_limits_of_activity_have_the_gradients_of_the_dense_step(assert_as_dense, model, level):
     def move(one):
@@ -128,12 +130,12 @@ def test_one_sample_is_a_batch_for_models_without_batch_statistics(assert_as_den
     assert_as_dense(model, [samples(1)[:1]])
 
 
-@pytest.mark.parametrize("model", ["encoder", "l1", "gated"])
+@pytest.mark.parametrize("model", ["encoder", "l1", "gated", "spike_slab"])
 def test_a_control_sees_the_l0_of_the_dense_step(composed, model):
     found = []
     for share in (0.0, 1.0):
         one = replica(composed, model, share)
-        one.control, one.steps_in_all = SparsityControl(6), 40
+        one.control, one.steps_in_all = SparsityControl(6, steers(one.model)), 40
         found.append(stepped(one, [samples(number) for number in range(40)]))
         assert one.control.integral != 0
     assert_equal_steps(found[1], found[0], 1e-8)

@@ -8,11 +8,11 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from implicit_em.config.spec import RunSpec
-from implicit_em.data import Block
+from implicit_em.data import Block, as_unit_float
 from implicit_em.engine.control import SparsityControl
 from implicit_em.engine.stack import Stack
 from implicit_em.losses import Objective, Term, decorrelation, lse, variance
-from implicit_em.models import Encoder
+from implicit_em.models import Encoder, SpikeSlab
 
 IMAGES = torch.randint(
     0, 256, (400, 64), generator=torch.Generator().manual_seed(9), dtype=torch.uint8
@@ -54,6 +54,9 @@ class Run:
 def run(seed=0, hidden=32, terms=None, network=Encoder, optimizer=torch.optim.Adam, **fields):
     torch.manual_seed(seed)
     model = network(64, hidden).to(fields.pop("dtype", torch.float32))
+    # At its default temperature, no image turns on a unit.
+    if isinstance(model, SpikeSlab) and model.weight.shape[-1] == IMAGES.shape[-1]:
+        model.place_biases(as_unit_float(IMAGES).to(model.weight.dtype), 0.3)
     optimizer = partial(optimizer, lr=1e-2)(model.parameters())
     return Run(model, Objective(terms or DERIVED), optimizer, **fields)
 
