@@ -8,8 +8,12 @@ from implicit_em import models
 
 MODELS = [model for model in vars(models).values() if hasattr(model, "weight")]
 """All classes of models."""
-TIED = [partial(cls, tied=True) for cls in MODELS if issubclass(cls, models.Dictionary)]
-"""Those that may be tied, tied."""
+TIED = [
+    partial(cls, tied=True)
+    for cls in MODELS
+    if issubclass(cls, models.Dictionary) and cls is not models.SpikeSlab
+]
+"""Those that may be tied or not, tied."""
 OPTIONS = {models.SpikeSlab: {"temperature": 1e-3}}
 """Arguments with which a model has activations for small samples, if the defaults have none."""
 MODEL_OF_LOSS = {
