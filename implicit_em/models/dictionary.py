@@ -8,10 +8,13 @@ from torch import Tensor, nn
 
 from implicit_em.base.values import check_word
 from implicit_em.codes import AT_A_TIME, Layer
-from implicit_em.models.linear import SharedInput, TiedLinear
+from implicit_em.models.linear import SharedInput, TiedLinear, freeze
 from implicit_em.models.sae import SparseAutoencoder
 
 Middle = Literal["zero", "mean", "median"]
+Frozen = Literal["encoder", "decoder", "near"]
+NEAREST = 0.8
+"""Least cosine of the columns of a decoder that stays near its start, with that start."""
 COLUMNS = 8192
 """Number of columns whose lengths are kept at a time."""
 TIED_START = 0.4
@@ -34,7 +37,8 @@ class Dictionary(SparseAutoencoder):
     of Conerly et al. and Gao et al. 2024. With free columns and ``b_d`` not subtracted, the model
     is that of Conerly et al. 2024 (Circuits Updates, April), for a penalty on ``|a_j| ||W_d,j||``.
 
-    A tied dictionary has no decoder of its own: ``W_d = W_e^T`` throughout.
+    A tied dictionary has no decoder of its own: ``W_d = W_e^T`` throughout. A frozen one is a
+    control (Korznikov et al. 2026, arXiv 2602.14111): what does training one of the matrices add?
 
     Args:
         in_features: width D of the input.
@@ -44,12 +48,16 @@ class Dictionary(SparseAutoencoder):
         subtract_bias: whether ``b_d`` is subtracted from the input.
         middle: start of ``b_d``: zero, or the mean or geometric median of the data.
         tied: whether the rows of ``W_e`` are the columns of ``W_d``.
+        frozen: matrix that keeps its random start, ``encoder`` or ``decoder``; or ``near``, where
+            the columns of ``W_d`` keep a cosine of at least 0.8 with theirs; ``None`` for none.
 
     Raises:
-        ValueError: if ``middle`` is another word, or a switch is not a bool.
+        ValueError: if ``middle`` or ``frozen`` is another word, a switch is not a bool, or a tied
+            dictionary is frozen, or columns without a fixed length are to stay near their start.
     """
 
     takes_stacks = takes_parts = folds = steps_sparsely = True
+    start_columns: Tensor
 
     def __init__(
         self,
@@ -60,16 +68,23 @@ class Dictionary(SparseAutoencoder):
         subtract_bias: bool = True,
         middle: Middle = "median",
         tied: bool = False,
+        frozen: Frozen | None = None,
     ) -> None:
         super().__init__(in_features, hidden, activation)
         check_word("middle", middle, get_args(Middle))
         check_word("unit_columns", unit_columns, (True, False))
         check_word("subtract_bias", subtract_bias, (True, False))
         check_word("tied", tied, (True, False))
+        check_word("frozen", frozen, (None, *get_args(Frozen)))
+        if tied:
+            check_word("frozen", frozen, (None,), " with tied=true")
+        if frozen == "near":
+            check_word("unit_columns", unit_columns, (True,), " with frozen=near")
         self.unit_columns = unit_columns
         self.subtract_bias = subtract_bias
         self.middle = middle
         self.tied = tied
+        self.frozen = frozen
         if tied:
             self.decoder = TiedLinear(self.encoder.linear)
         with torch.no_grad():
@@ -79,6 +94,10 @@ class Dictionary(SparseAutoencoder):
                 self.encoder.weight.copy_(columns.T)
             self.decoder.bias.zero_()
             self.encoder.linear.bias.zero_()
+        if frozen == "near":
+            self.register_buffer("start_columns", columns.detach().clone())
+        elif frozen:
+            freeze(self.decoder if frozen == "decoder" else self.encoder.linear)
 
     @torch.no_grad()
     def start(self, x: Tensor) -> None:
@@ -144,10 +163,22 @@ class Dictionary(SparseAutoencoder):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Give the decoder's columns length 1 again."""
-        if self.unit_columns:
+        """Give the decoder's columns length 1 again, and turn those back that have to stay near."""
+        if self.unit_columns and self.frozen != "decoder":
             for columns in _parts(self.decoder.weight):
                 columns.div_(columns.square().sum(-2, keepdim=True).sqrt_())
+        if self.frozen == "near":
+            starts = _parts(self.start_columns)
+            for columns, start in zip(_parts(self.decoder.weight), starts, strict=True):
+                _keep_near(columns, start)
+
+
+def _keep_near(columns: Tensor, start: Tensor) -> None:
+    """Turn unit columns ``(..., D, K)`` back to the least cosine with their start, if below it."""
+    along = (columns * start).sum(-2, keepdim=True)
+    across = columns - along * start
+    across.mul_((1 - NEAREST**2) ** 0.5 / across.square().sum(-2, keepdim=True).sqrt_())
+    columns.copy_(torch.where(along < NEAREST, NEAREST * start + across, columns))
 
 
 def _upper_quantile(linear: nn.Linear, x: Tensor, share: float) -> Tensor:

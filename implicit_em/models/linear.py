@@ -112,6 +112,13 @@ class TiedLinear(nn.Module):
         return layer
 
 
+def freeze(layer: nn.Linear) -> None:
+    """Make the weight of a layer a buffer under the same name: no optimizer moves it."""
+    weight = layer.weight.detach()
+    del layer.weight
+    layer.register_buffer("weight", weight)
+
+
 def in_dtype_of(weight: Tensor, x: Tensor) -> Tensor:
     """Return inputs in the dtype of a weight, or raise what ``floating`` raises."""
     return floating(x).to(weight.dtype)

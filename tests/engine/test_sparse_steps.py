@@ -99,6 +99,11 @@ def test_a_hundred_steps_lead_to_the_weights_of_the_dense_ones(assert_as_dense, 
     assert_as_dense(model, batches, *settings_of(model), tolerance=1e-8)
 
 
+@pytest.mark.parametrize("frozen", ["encoder", "decoder", "near"])
+def test_frozen_matrices_take_part_in_a_sparse_step_as_in_a_dense_one(assert_as_dense, frozen):
+    assert_as_dense("frozen_topk", [samples(1), samples(2)], f"model.frozen={frozen}")
+
+
 @pytest.mark.parametrize("model", ["l1", "topk", "jump_relu", "gated", "spike_slab"])
 @pytest.mark.parametrize("level", [-100.0, 100.0], ids=["no unit active", "all units active"])
 def test_the_limits_of_activity_have_the_gradients_of_the_dense_step(assert_as_dense, model, level):

@@ -90,6 +90,45 @@ def test_columns_of_the_decoder_have_length_1_after_each_step(name, contender):
         assert ((before * slope).sum(0).abs() <= 1e-5 * slope.norm()).all(), "along the columns"
 
 
+@pytest.mark.parametrize("frozen", ["encoder", "decoder", "near"])
+def test_what_is_frozen_keeps_its_random_start_alone_and_in_company(frozen, contender):
+    """At a rate that turns every free column far away from its start."""
+    build = [
+        partial(contender, "frozen_topk", f"model.frozen={frozen}", "lr.value=0.3", seed=seed)
+        for seed in (0, 1)
+    ]
+    together = assert_as_alone(build, [blocks(1, steps=40), blocks(2, steps=40)])
+    for make, (_, tensors) in zip(build, together, strict=True):
+        before = make().model.state_dict()
+        encoder, decoder = "encoder.linear.weight", "decoder.weight"
+        for name in (encoder, decoder):
+            assert torch.equal(tensors[name], before[name]) == (name.startswith(frozen))
+        cosines = (tensors[decoder] * before[decoder]).sum(0)
+        if frozen == "near":
+            assert cosines.min() == pytest.approx(0.8, abs=1e-5)
+            assert_close(tensors[decoder].norm(dim=0), torch.ones(32))
+            assert torch.equal(tensors["start_columns"], before[decoder])
+        elif frozen == "encoder":
+            assert cosines.min() < 0.7, "nothing holds it"
+    moved = {name for name, _ in build[0]().model.named_parameters()}
+    left = [name for name in (encoder, decoder) if name not in moved]
+    assert all(name.startswith(frozen) for name in left), "no optimizer sees it"
+    assert len(left) == (frozen != "near")
+
+
+def test_columns_are_turned_back_the_shortest_way():
+    model = TopK(64, 32, frozen="near")
+    start = model.decoder.weight.detach().clone()
+    with torch.no_grad():
+        model.decoder.weight.copy_(torch.randn(64, 32))
+    free = model.decoder.weight.detach().clone()
+    model.after_step()
+    near = model.decoder.weight.detach()
+    assert_close((near * start).sum(0), torch.full((32,), 0.8))
+    across = free - start * (free * start).sum(0)
+    assert_close(near - 0.8 * start, 0.6 * across / across.norm(dim=0))
+
+
 def test_free_columns_change_their_lengths(contender):
     module = contender("l1_norm")
     assert_close(module.model.decoder.weight.norm(dim=0), torch.full((32,), 0.1))
@@ -360,6 +399,12 @@ def test_a_gate_opens_and_the_magnitude_says_how_far():
         (partial(Dictionary, unit_columns="maybe"), "unit_columns=maybe: allowed are true, false"),
         (partial(Dictionary, tied="yes"), "tied=yes: allowed are true, false"),
         (partial(Dictionary, middle="mode"), "middle=mode: allowed are zero, mean, median"),
+        (partial(TopK, frozen="all"), "frozen=all: allowed are null, encoder, decoder, near"),
+        (partial(TopK, frozen="near", tied=True), "frozen=near: allowed with tied=true are null"),
+        (
+            partial(TopK, frozen="near", unit_columns=False),
+            "unit_columns=false: allowed with frozen=near are true",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(make, message):
