@@ -1,11 +1,12 @@
 """The protocol of the study of language models, as ``conf/language.yaml`` fixes it."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from implicit_em_studies.shared.protocol import Distinct, Protocol, Some, named, refuse_others
+from implicit_em_studies.shared.targets import Asked
 
 L0 = "model.l0"
 HARVEST, CAUSAL = "harvest", "causal"
@@ -26,6 +27,17 @@ class Tokens(BaseModel):
     losses: PositiveInt
 
 
+class Lead(Asked):
+    """A lead of families over another; each field is explained in ``conf/language.yaml``."""
+
+    of: Some[str]
+    over: str
+    by: Literal["ridge_variance_explained", "variance_explained", "ce_recovered"]
+    above: float
+    at_least: PositiveInt
+    required: bool = True
+
+
 class LanguageProtocol(Protocol):
     """What is trained on which model's activations; ``conf/language.yaml`` explains each field."""
 
@@ -36,7 +48,9 @@ class LanguageProtocol(Protocol):
 
     parts: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
     l0: Some[PositiveInt]
+    halved: Distinct[str] = Field(default_factory=list)
     permuted: Distinct[str]
+    targets: list[Lead] = Field(default_factory=list)
     criterion: str
     tokens: Tokens
     resamples: PositiveInt
@@ -55,13 +69,19 @@ class LanguageProtocol(Protocol):
             if L0 in getattr(self, stage):
                 raise ValueError(f"{stage}.{L0}: the protocol sets it; allowed: l0")
         refuse_others("permuted", self.permuted, self.families)
+        refuse_others("halved", self.halved, list(self.grids))
+        for number, lead in enumerate(self.targets):
+            refuse_others(f"targets[{number}]", [*lead.of, lead.over], list(self.grids))
         return self
 
     def chosen(self, words: Sequence[str]) -> list[str]:
         """Return the parts that words name; all if none does."""
         return named(words, list(self.parts), "part")
 
-    def settings_of(self, part: str) -> dict[str, Any]:
-        """Return the settings of a part's runs."""
+    def settings_of(self, part: str, family: str) -> dict[str, Any]:
+        """Return the settings of a family's runs in a part."""
         own = (HARVEST, CAUSAL)
-        return {key: value for key, value in self.parts[part].items() if key not in own}
+        settings = {key: value for key, value in self.parts[part].items() if key not in own}
+        if family in self.halved:
+            settings["model.hidden"] //= 2
+        return settings

@@ -13,6 +13,7 @@ from matplotlib.ticker import PercentFormatter
 
 from implicit_em_studies.language.protocol import REACHED
 from implicit_em_studies.language.results import MEASURES, PRIMARY, UNIT, LanguageResults, summed
+from implicit_em_studies.language.targets import verdicts
 from implicit_em_studies.shared import figures as style
 from implicit_em_studies.shared.pairs import SIGNIFICANT, differences_table, matched_table
 from implicit_em_studies.shared.report import sentences
@@ -31,6 +32,7 @@ OF_PROBES = "probe_"
 def findings(results: LanguageResults) -> list[str]:
     """Return what the tables say, one sentence each."""
     finals, controls, permuted = map(summed, (results.finals, results.controls, results.permuted))
+    beside = results.beside_variants(finals, controls)
     missed, reference = finals[finals[REACHED] == 0], results.protocol.reference
     return sentences(
         "implicit_em_studies.language",
@@ -41,7 +43,8 @@ def findings(results: LanguageResults) -> list[str]:
         against_rival=_against_rival(results),
         measures={name: MEASURES[name].title for name in results.tests},
         matched={n: t for n, t in results.tests.items() if reference in set(t.at["family"])},
-        controls=_best(controls),
+        controls=_best(summed(results.untrained)),
+        variants=beside.groupby("family", sort=False)[PRIMARY].mean() if len(beside) else {},
         permuted=_gaps(finals[finals["target"] == results.tuned_at], permuted),
         tuned_at=results.tuned_at,
         dead=finals.groupby("family", sort=False)["units_dead"].max(),
@@ -57,6 +60,7 @@ class LanguageContent(Content[LanguageResults]):
     """The families on one language model."""
 
     say = staticmethod(findings)
+    judge = staticmethod(verdicts)
 
     name: str  # of the language model
     weights: str  # where they are
@@ -95,7 +99,8 @@ class LanguageContent(Content[LanguageResults]):
 
     def controls_at(self, l0: int) -> pd.DataFrame:
         """Return the controls of which so many entries are kept, as text."""
-        return _at(self.results.controls, l0, ("units", PRIMARY))
+        measures = (PRIMARY, "variance_explained", "ce_recovered")
+        return _at(self.results.controls, l0, ("units", "l0", *measures))
 
     @property
     def probes(self) -> pd.DataFrame:

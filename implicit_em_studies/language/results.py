@@ -75,15 +75,25 @@ class LanguageResults(Results[LanguageProtocol]):
         cost nothing.
         """
         tests = {}
-        for name, compared in MEASURES.items():
-            if set(compared.sums) <= set(self.finals):
-                try:
-                    tests[name] = self._tested(compared)
-                except UndefinedError as error:
-                    log.warning("%s is not compared: %s", name, error)
+        for name in self.measured:
+            try:
+                tests[name] = self.tested(name, self.protocol.reference)
+            except UndefinedError as error:
+                log.warning("%s is not compared: %s", name, error)
         return tests
 
-    def _tested(self, compared: Compared) -> Matched:
+    @property
+    def measured(self) -> list[str]:
+        """The measures whose sums the finals have."""
+        return [name for name, one in MEASURES.items() if set(one.sums) <= set(self.finals)]
+
+    def tested(self, name: str, reference: str) -> Matched:
+        """Return the families at each L0 by a measure, tested in pairs against one of them.
+
+        Raises:
+            UndefinedError: if the measure is not finite in a resample.
+        """
+        compared = MEASURES[name]
         at = self.finals[["target", "family", "seed"]].copy()
         of_runs = zip(*(self.finals[name] for name in compared.sums), strict=True)
         stacked = [
@@ -91,8 +101,7 @@ class LanguageResults(Results[LanguageProtocol]):
             for reached, sums in zip(self.finals[REACHED], of_runs, strict=True)
         ]
         at["sums"] = pd.Series(stacked, at.index, dtype=object)
-        reference, resamples = self.protocol.reference, self.protocol.resamples
-        table = against_by_bootstrap(at, reference, compared.measure, resamples)
+        table = against_by_bootstrap(at, reference, compared.measure, self.protocol.resamples)
         return Matched(table, reference, UNIT)
 
     @property

@@ -23,7 +23,7 @@ from implicit_em_studies.language.report import LanguageContent
 from implicit_em_studies.language.results import LanguageResults
 from implicit_em_studies.shared import planning
 from implicit_em_studies.shared.protocol import digest
-from implicit_em_studies.shared.runs import Run
+from implicit_em_studies.shared.runs import Run, has_diverged
 from implicit_em_studies.shared.study import Request
 from implicit_em_studies.shared.tuned import TunedPart, TunedStudy, choose
 
@@ -41,7 +41,7 @@ class LanguageStages(planning.Stages[LanguageProtocol]):
 
     def own(self, family: str) -> Mapping[str, Any]:
         """Return the store, and the number of units K."""
-        settings = self.protocol.settings_of(self.part)
+        settings = self.protocol.settings_of(self.part, family)
         if self.store is None:
             return settings | {"data.path": ""}
         settings |= {"data.path": str(self.store), "data.digest": digest_of_store(self.store)}
@@ -111,18 +111,21 @@ class LanguagePart(TunedPart[LanguageProtocol]):
                 f"{self.name}: no final ends within 5 % of its model.l0, so none is compared; "
                 "more steps bring them nearer"
             )
+        variants = self.stages.at_each_l0(self.stages.varied(settings))
+        self.train(variants, workers)  # one that diverges is left out
+        variants = [run for run in variants if not has_diverged(run)]
         permuted = self.stages.permuted(settings, self.directory / "permuted")
         permuted = self.trained(permuted, workers, every) if permuted else []
         with working(f"{self.name}: measuring finals and controls"):
             measured = (
                 self._finals(finals, workers),
-                self._controls(controls, workers),
+                pd.concat([self._controls(controls, workers), self._finals(variants, workers)]),
                 self._measured(permuted, workers),
             )
             tuned_at = self.protocol.tuning[L0]
             alike = measuring.stabilities([r for r in finals if r.cfg.model.l0 == tuned_at])
         results = LanguageResults(self.protocol, tuning, chosen, *measured, alike)
-        runs = [*finals, *permuted, *kept, *controls]
+        runs = [*finals, *permuted, *kept, *controls, *variants]
         cfg = finals[0].cfg
         weights = "/".join(filter(None, (self.lm.package, self.lm.path)))
         passes, training = cfg.trainer.max_epochs, planning.training_of(runs)
@@ -132,7 +135,7 @@ class LanguagePart(TunedPart[LanguageProtocol]):
     def _finals(self, runs: Sequence[Run], workers: int) -> pd.DataFrame:
         """Measure the finals, inside the language model if it is causal."""
         table = self._measured(runs, workers)
-        if not self.protocol.parts[self.name][CAUSAL]:
+        if table.empty or not self.protocol.parts[self.name][CAUSAL]:
             return table
         losses = measuring.losses_of_all(runs, self.lm, self.protocol.tokens)
         return table.merge(losses, on=["family", "settings", "seed", "run"])

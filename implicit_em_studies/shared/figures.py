@@ -55,6 +55,10 @@ LOOKS = {
     "jump_relu": Look(GREEN, "-", "P"),
     "gated": Look(PURPLE, "-", "X"),
     "hybrid": Look(VERMILION, "-", "*"),
+    "spike_slab": Look(BLACK, ":", "s"),
+    "tied_topk": Look(BLUE, ":", "<"),
+    "tied_batch_topk": Look(SKY, ":", ">"),
+    "topk_half": Look(BLUE, "--", "d"),
     "derived_decay": Look(BLACK, "--", "D"),
     "hybrid_decay": Look(VERMILION, "--", "h"),
 }

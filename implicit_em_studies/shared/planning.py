@@ -22,7 +22,7 @@ from implicit_em.config.schema import to_plain
 from implicit_em.config.spec import RunSpec
 from implicit_em.sweeps.jobs import TaskComposer, enumerate_jobs
 from implicit_em.training.directory import RunDirectory
-from implicit_em_studies.shared.protocol import Protocol
+from implicit_em_studies.shared.protocol import OF, Protocol
 from implicit_em_studies.shared.runs import Place, Run
 
 FIXED = ("experiment", "callbacks", "model", "loss")
@@ -181,9 +181,22 @@ class Stages(ABC, Generic[P]):
         return [self._final(one, seed, **more) for one in chosen for seed in seeds]
 
     def possible_finals(self, **more: Any) -> list[Run]:
-        """Return one final of each family; a mistake in it is a mistake in all of them."""
+        """Return one final of each family and variant; a mistake in it is one in all of them."""
         seed, families = self.protocol.seeds[0], one_of_each_family(self.settings)
-        return [self._final(one, seed, **more) for one in families]
+        every = [*families, *self.varied(families)]
+        return [self._final(one, seed, **more) for one in every]
+
+    def varied(self, chosen: Iterable[Setting]) -> list[Setting]:
+        """Return the variants of chosen settings."""
+        found = []
+        for setting in chosen:
+            for name, variant in self.protocol.variants.items():
+                if variant[OF] == setting.family:
+                    cfg = setting.cfg.copy()
+                    for key in variant.keys() - {OF}:
+                        OmegaConf.update(cfg, key, variant[key], force_add=True)
+                    found.append(Setting(name, setting.axes, cfg))
+        return found
 
     def _final(self, setting: Setting, seed: int, **more: Any) -> Run:
         return self.run(*setting, {**self.protocol.finals, **more, "seed": seed})

@@ -51,6 +51,20 @@ def _with_axes(grid: dict[str, Any]) -> dict[str, Any]:
 
 Grids = dict[str, Annotated[dict[str, Any], AfterValidator(_with_axes)]]
 """Grids by name: settings, and under ``axes`` those that vary."""
+
+
+def _with_origin(variant: dict[str, Any]) -> dict[str, Any]:
+    """Refuse a variant that does not say of which family it is."""
+    if OF not in variant:
+        raise ValueError(f"{OF} must name the family of which it is a variant")
+    return variant
+
+
+OF = "of"
+Variants = dict[str, Annotated[dict[str, Any], AfterValidator(_with_origin)]]
+"""Controls that are trained, by name: with the settings that were chosen for the family ``of``, and
+settings of their own.
+"""
 Distinct = Annotated[list[V], AfterValidator(distinct)]
 Some = Annotated[Distinct[V], Field(min_length=1)]
 STAGES = ("always", "tuning", "finals")
@@ -78,8 +92,10 @@ class Protocol(BaseModel):
     """
     set_elsewhere: ClassVar[dict[str, str]] = {"seed": "seeds"}
     """Keys of a run that the protocol sets under another name."""
-    not_hashed: ClassVar[frozenset[str]] = frozenset({"quick", "grids"})
-    """Fields that no digest needs: the fingerprints of the runs cover the grids."""
+    not_hashed: ClassVar[frozenset[str]] = frozenset({"quick", "grids", "targets"})
+    """Fields that no digest needs: the fingerprints of the runs cover the grids, and targets judge
+    what was measured.
+    """
 
     reference: str
     families: Some[str]
@@ -90,11 +106,14 @@ class Protocol(BaseModel):
     seeds: Some[NonNegativeInt]
     quick: list[str] = []
     grids: Grids
+    variants: Variants = {}
 
     @model_validator(mode="after")
     def _keeps_the_test_set_for_the_finals(self) -> Self:
         self.require("tuning", "data.final", "validation")
         self.require("finals", "data.final", "test")
+        for name, variant in self.variants.items():
+            refuse_others(f"variants.{name}.{OF}", [variant[OF]], list(self.grids))
         for stage in STAGES:
             for key, name in self.set_elsewhere.items():
                 if key in getattr(self, stage) and not (stage == "tuning" and key == "seed"):

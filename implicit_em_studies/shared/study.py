@@ -6,13 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
 from implicit_em.base.arguments import Parser
-from implicit_em.base.errors import ConfigError, raising
+from implicit_em.base.errors import ConfigError, RunError, raising
 from implicit_em.base.files import read_json, write_json
 from implicit_em.base.threads import cores
 from implicit_em.config import CONF
@@ -21,6 +22,9 @@ from implicit_em_studies.shared.protocol import folder_of
 
 class Part(ABC):
     """A part of a study, with a report of its own."""
+
+    missed: Sequence[str] = ()
+    """Targets that the part has missed."""
 
     @abstractmethod
     def run(self, command: str, workers: int) -> Path:
@@ -121,7 +125,7 @@ class Study(ABC):
 
         Raises:
             ConfigError: if a setting is refused, or the directory holds another study.
-            RunError: if runs failed.
+            RunError: if runs failed, or, once all reports are written, if a target is missed.
         """
         directory, conf = Path(directory or self.directory), Path(conf)
         _refuse_arguments(workers, conf, self.needs)
@@ -139,7 +143,10 @@ class Study(ABC):
             write_json(note, {**found, "trial": plan.trial})
             folders = {"directory": (directory, self.directory), "conf": (conf, CONF)}
             typed = command(self.name, [*plan.words, *changes], **folders)
-            return [part.run(typed, workers or cores()) for part in parts]
+            pages = [part.run(typed, workers or cores()) for part in parts]
+        if missed := list(chain.from_iterable(part.missed for part in parts)):
+            raise RunError(f"{len(missed)} missed targets, the first: {missed[0]}")
+        return pages
 
     def main(self, arguments: Sequence[str]) -> int:
         """Run what the command line asks for; return the same exit codes as ``train.py``."""

@@ -14,12 +14,15 @@ from matplotlib.figure import Figure
 
 from implicit_em.base.errors import ConfigError, RunError
 from implicit_em.base.files import write_json
+from implicit_em.base.tables import print_rows
 from implicit_em.training.progress import working
 from implicit_em_studies.shared.planning import P, check_all
-from implicit_em_studies.shared.protocol import folder_of, trial_label
+from implicit_em_studies.shared.protocol import OF, folder_of, trial_label
 from implicit_em_studies.shared.report import Report, describe, forget, history_of, log_summary
 from implicit_em_studies.shared.runs import Run, execute_all, has_diverged
 from implicit_em_studies.shared.study import Part, Plan, Request, Study, read_note
+from implicit_em_studies.shared.tables import rows_of
+from implicit_em_studies.shared.targets import MISSED, TARGETS, judged
 
 log = logging.getLogger(__name__)
 R = TypeVar("R")
@@ -40,6 +43,22 @@ class Results(ABC, Generic[P]):
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return all tables by name."""
 
+    @property
+    def untrained(self) -> pd.DataFrame:
+        """The controls that are not trained, without variants of families."""
+        return self.controls[~self._are_variants(self.controls)]
+
+    def beside_variants(self, finals: pd.DataFrame, controls: pd.DataFrame) -> pd.DataFrame:
+        """Return the rows of the variants and, before them, of the families that they are of."""
+        controls = controls[self._are_variants(controls)]
+        made = controls["family"].unique() if len(controls) else ()
+        origins = {self.protocol.variants[name][OF] for name in made}
+        return pd.concat([finals[finals["family"].isin(origins)], controls], ignore_index=True)
+
+    def _are_variants(self, controls: pd.DataFrame) -> pd.Series:
+        families = controls.get("family", pd.Series(dtype=object))
+        return families.isin(list(self.protocol.variants))
+
     def kept(self, *names: str) -> dict[str, pd.DataFrame]:
         """Return the tables of these names as they are."""
         return {name: getattr(self, name) for name in names}
@@ -53,11 +72,17 @@ class Content(Generic[R]):
 
     template: ClassVar[str] = "report.md.j2"
     say: ClassVar[Any]  # function of the results, for the findings
+    judge: ClassVar[Any] = staticmethod(lambda results: [])  # the same, for the verdicts on targets
 
     @cached_property
     def findings(self) -> list[str]:
         """What the tables say, one sentence each."""
         return type(self).say(self.results)
+
+    @cached_property
+    def verdicts(self) -> pd.DataFrame:
+        """Verdicts on the targets of the study, a row for each."""
+        return judged(type(self).judge(self.results))
 
     @property
     def tables(self) -> Mapping[str, pd.DataFrame]:
@@ -126,8 +151,12 @@ class TunedPart(Part, Generic[P]):
         raise RunError(f"{every} diverged")
 
     def write(self, content: Content[Any], runs: Sequence[Run], command: str, **note: Any) -> Path:
-        """Write tables, figures, findings and report; ``note`` is kept beside the findings."""
-        forget(self.directory, "report.*", "findings.json", "tables/*.csv", "figures/*.*")
+        """Write tables, figures, findings and report; ``note`` is kept beside the findings.
+
+        A trial has no verdicts.
+        """
+        patterns = "report.*", "findings.json", "verdicts.*", "tables/*.csv", "figures/*.*"
+        forget(self.directory, *patterns)
         history = history_of(folder_of(self.conf) / self.protocol.file)
         origin = describe(command, runs, protocol=history)
         report = Report(self.directory, origin, self.trial)
@@ -136,7 +165,15 @@ class TunedPart(Part, Generic[P]):
             report.write_figures(content.figures)
         kept = {"trial": self.trial, "digest": self.digest, **note, "findings": content.findings}
         write_json(self.directory / "findings.json", kept)
-        page = report.write_page(self.package, content.template, part=self, content=content)
+        verdicts = judged([]) if self.trial else content.verdicts
+        if len(verdicts):
+            TARGETS.write(verdicts, origin, self.directory)
+            print_rows("Verdicts", TARGETS.in_short(verdicts))
+            self.missed = list(rows_of(verdicts, verdict=MISSED)["statement"])
+        shown = TARGETS.as_markdown(verdicts) if len(verdicts) else ""
+        page = report.write_page(
+            self.package, content.template, part=self, content=content, verdicts=shown
+        )
         log_summary(runs[0].cfg, self.directory, content.tables, origin, self.trial)
         for sentence in content.findings:
             log.info("%s", sentence)

@@ -24,9 +24,11 @@ from implicit_em.training.loading import load
 from implicit_em_studies.language.measuring import Largest
 from implicit_em_studies.language.protocol import LanguageProtocol
 from implicit_em_studies.language.results import MEASURES, PRIMARY, LanguageResults
-from implicit_em_studies.language.study import STUDY, reaching
-from implicit_em_studies.shared.planning import compose_settings
+from implicit_em_studies.language.study import STUDY, LanguageStages, reaching
+from implicit_em_studies.language.targets import verdicts
+from implicit_em_studies.shared.planning import compose_settings, one_of_each_family
 from implicit_em_studies.shared.runs import Run
+from implicit_em_studies.shared.targets import judged
 
 pytestmark = pytest.mark.usefixtures("coarse")
 CHANGES = [
@@ -34,6 +36,7 @@ CHANGES = [
     "families=[derived,topk]",
     "controls=[controls_without_seeds]",
     "permuted=[topk]",
+    "variants={near: {of: topk, model.frozen: near}}",
     "seeds=[1,2]",
     "l0=[2,4]",
     "tuning.model.l0=2",
@@ -94,7 +97,15 @@ def test_finals_are_trained_at_each_l0_with_each_seed(study):
     assert set(table(study, "permuted")["family"]) == {"topk"}
     controls = table(study, "controls")
     assert set(controls["target"]) == {2, 4}
-    assert set(controls["units"]) == {WIDTH}, "PCA, and the activations themselves"
+    of_variants = controls["family"] == "near"
+    assert set(controls.loc[~of_variants, "units"]) == {WIDTH}, (
+        "PCA, and the activations themselves"
+    )
+    trained = controls[of_variants]
+    assert set(trained["settings"]) == set(topk["settings"]), "those that were chosen for TopK"
+    assert trained.groupby("target")["seed"].agg(list).to_dict() == {2: [1, 2], 4: [1, 2]}
+    measured = ["l0", "variance_explained", "ce_recovered"]
+    assert trained[measured].notna().all(axis=None)
     assert finals[["probe_label", "probe_label_1", "probe_label_5"]].notna().all(axis=None)
 
 
@@ -125,14 +136,82 @@ def test_a_setting_that_misses_its_l0_is_chosen_only_where_all_do():
     assert list(reaching(tuning)["run"]) == ["w", "x", "y", "z"]
 
 
+def made_up(finals, *changes):
+    """The results of made-up finals."""
+    empty, protocol = pd.DataFrame(), LanguageProtocol.read(CONF, ["resamples=50", *changes])
+    return LanguageResults(protocol, empty, empty, finals, empty, empty, empty)
+
+
 def compared_of(**columns):
     """The tests of made-up finals: two families, two seeds, two documents."""
     rows = [(family, seed) for family in ("derived", "l1") for seed in (1, 2)]
     finals = pd.DataFrame(rows, columns=["family", "seed"]).assign(
         target=16, ridge=[[1.0, 2.0]] * 4, variance=[[4.0, 4.0]] * 4, **columns
     )
-    empty, protocol = pd.DataFrame(), LanguageProtocol.read(CONF, ["resamples=50"])
-    return LanguageResults(protocol, empty, empty, finals, empty, empty, empty).tests
+    return made_up(finals).tests
+
+
+LOST = {"spike_slab": 1.0, "tied_topk": 1.0, "l1": 1.5, "topk": 0.5, "topk_half": 1.01}
+"""Squared errors of made-up families, in hundredths of the variance."""
+
+
+def judged_at(changes=(), inside=True, **better):
+    """The verdicts on made-up finals, by statement; a family may be better than LOST says.
+
+    ``better`` has points by family, at each L0.
+    """
+    rows = [
+        {"family": family, "target": l0, "seed": seed, "l0_reached": seed != missing}
+        | {name: [(lost - points) / 100, 2 * (lost - points) / 100] for name in ("ridge", "own")}
+        | {"spliced": [(lost - points) / 100, 2 * (lost - points) / 100]}
+        for family, lost in {"derived": 30.0, **LOST}.items()
+        for at, l0 in enumerate((16, 32, 64, 128))
+        for points in [better.get(family, [0] * 4)[at] or 0]
+        for missing in [1 if better.get(family, [0] * 4)[at] is None else 0]
+        for seed in (1, 2, 3)
+    ]
+    finals = pd.DataFrame(rows).assign(
+        **{name: [[1.0, 2.0]] * len(rows) for name in ("variance", "zero")}
+    )
+    finals["clean"] = [[0.0, 0.0]] * len(rows)
+    if not inside:
+        finals = finals.drop(columns="spliced")
+    found = judged(verdicts(made_up(finals, *changes)))
+    return found.set_index("statement")
+
+
+BY_RIDGE = "{} over {}: variance explained by a ridge decoder"
+BY_OWN = "{} over {}: variance explained by the family's own decoder"
+
+
+def test_a_lead_is_judged_by_its_interval_at_most_of_the_l0():
+    found = judged_at()
+    assert len(found) == 9
+    by_ridge = found.loc[BY_RIDGE.format("spike and slab", "L1")]
+    assert (by_ridge["verdict"], by_ridge["required"]) == ("met", True)
+    assert by_ridge["measured"].startswith("at 4 of 4; 16 active units: +0.50 [+0.50, +0.50]; 32")
+    assert by_ridge["target"] == "lower end of the 95 % interval above -0.5 points, at 3 of 4 L0"
+    inside = "tied TopK over {}: cross-entropy recovered inside the model"
+    assert found.loc[inside.format("TopK of half the units"), "verdict"] == "met"
+    assert found.loc[inside.format("TopK"), "verdict"] == "no", "a question: -0.50 is not above it"
+    soft = found.loc[BY_OWN.format("spike and slab", "tied TopK")]
+    assert (soft["verdict"], soft["measured"][:14]) == ("no", "at 0 of 4; 16 ")
+
+
+def test_a_target_is_missed_where_too_few_l0_hold_it_with_all_seeds():
+    found = judged_at(l1=[0, 0, 0, 9], topk_half=[0, 0, 9, 9], spike_slab=[0.1] * 4)["verdict"]
+    assert found[BY_RIDGE.format("tied TopK", "L1")] == "met"
+    assert found[BY_OWN.format("tied TopK", "TopK of half the units")] == "missed"
+    assert found[BY_OWN.format("spike and slab", "tied TopK")] == "yes"
+    found = judged_at(l1=[0, 0, None, None], topk_half=[0, 0, 0, None])["verdict"]
+    assert found[BY_RIDGE.format("tied TopK", "L1")] == "missed", "seed 1 of L1 misses its L0"
+    assert found[BY_OWN.format("tied TopK", "TopK of half the units")] == "met"
+
+
+def test_what_a_language_model_or_a_study_lacks_is_not_judged():
+    assert list(judged_at(["families=[derived,l1,topk,tied_topk]"], inside=False).index) == [
+        BY_RIDGE.format("tied TopK", "L1")
+    ]
 
 
 def test_a_final_that_misses_its_l0_is_not_compared_there():
@@ -256,13 +335,25 @@ def test_it_goes_on_where_it_was_stopped(study, changes, monkeypatch):
     pd.testing.assert_frame_equal(table(study, "finals"), before)
 
 
-def test_controls_and_permuted_weights_can_be_left_out(study, changes, tmp_path):
+def test_a_study_without_controls_and_permuted_weights_fails_if_it_misses_a_target(
+    study, changes, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("implicit_em_studies.shared.tuned.trial_label", lambda changes: None)
     for name in ("store", "runs"):
         shutil.copytree(study / name, tmp_path / "trial" / "tiny" / name)
-    few = [word for word in changes if not word.startswith(("controls=", "permuted="))]
-    STUDY.run(tmp_path / "trial", [], [*few, "controls=[]", "permuted=[]"], workers=1)
-    said = (tmp_path / "trial" / "tiny" / "report.md").read_text()
+    left_out = ("controls", "permuted", "variants")
+    few = [word for word in changes if not word.startswith(left_out)]
+    lead = "of: [topk], over: derived, by: ridge_variance_explained, at_least: 2"
+    asked = f"targets=[{{{lead}, above: 200}}, {{{lead}, above: -200}}]"
+    few += ["controls=[]", "permuted=[]", "variants={}", asked]
+    with pytest.raises(RunError, match="1 missed targets, the first: TopK over derived: variance"):
+        STUDY.run(tmp_path / "trial", [], few, workers=1)
+    part = tmp_path / "trial" / "tiny"
+    said = (part / "report.md").read_text()
     assert "control" not in said.partition("## Findings")[2].partition("##")[0]
+    assert (part / "verdicts.md").read_text().strip() in said
+    judged = json.loads((part / "verdicts.json").read_text())["verdicts"]
+    assert [verdict["verdict"] for verdict in judged] == ["missed", "met"]
 
 
 # --- what is refused
@@ -292,3 +383,21 @@ def test_the_committed_protocol_is_pinned():
     grids = compose_settings(protocol.families, protocol.grids, CONF, ["data=activations"])
     families = Counter(setting.family for setting in grids)
     assert families == dict.fromkeys(protocol.families, 6), "the same budget for all"
+
+
+def test_a_family_of_half_the_units_has_as_many_parameters_as_a_tied_one(tmp_path):
+    protocol = LanguageProtocol.read(
+        CONF, ["families=[derived,topk,tied_topk,topk_half]", "permuted=[]"]
+    )
+    grids = compose_settings(protocol.families, protocol.grids, CONF, ["data=activations"])
+    stages = LanguageStages(protocol, "minilm", tmp_path, one_of_each_family(grids), [], None)
+    counts = {
+        run.sweep: sum(p.numel() for p in run.spec.build_module(384).model.parameters())
+        for run in stages.possible_finals(**{"model.l0": 32})
+    }
+    assert counts["tied_topk"] == 3072 * 385 + 384
+    assert counts["topk_half"] == pytest.approx(counts["tied_topk"], rel=0.002)
+    assert counts["topk"] > 1.9 * counts["tied_topk"]
+    frozen = [counts[f"topk_frozen_{name}"] for name in ("encoder", "decoder")]
+    assert frozen == [counts["topk"] - 3072 * 384] * 2
+    assert counts["topk_near_start"] == counts["topk"]
