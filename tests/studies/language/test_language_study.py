@@ -343,8 +343,8 @@ def test_a_study_without_controls_and_permuted_weights_fails_if_it_misses_a_targ
         shutil.copytree(study / name, tmp_path / "trial" / "tiny" / name)
     left_out = ("controls", "permuted", "variants")
     few = [word for word in changes if not word.startswith(left_out)]
-    lead = "of: [topk], over: derived, by: ridge_variance_explained, at_least: 2"
-    asked = f"targets=[{{{lead}, above: 200}}, {{{lead}, above: -200}}]"
+    lead = "of: [topk], over: derived, by: ridge_variance_explained, at_least: 2, above: 200"
+    asked = f"targets=[{{{lead}}}, {{{lead}, required: false}}]"
     few += ["controls=[]", "permuted=[]", "variants={}", asked]
     with pytest.raises(RunError, match="1 missed targets, the first: TopK over derived: variance"):
         STUDY.run(tmp_path / "trial", [], few, workers=1)
@@ -353,7 +353,7 @@ def test_a_study_without_controls_and_permuted_weights_fails_if_it_misses_a_targ
     assert "control" not in said.partition("## Findings")[2].partition("##")[0]
     assert (part / "verdicts.md").read_text().strip() in said
     judged = json.loads((part / "verdicts.json").read_text())["verdicts"]
-    assert [verdict["verdict"] for verdict in judged] == ["missed", "met"]
+    assert [verdict["verdict"] for verdict in judged] == ["missed", "no"]
 
 
 # --- what is refused

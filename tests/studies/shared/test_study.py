@@ -23,6 +23,8 @@ class ToyPart(Part):
         self.said.append((command, workers))
         if "fail=1" in command:
             raise RunError("1 of 2 runs failed")
+        if "miss=1" in command:
+            vars(self)["missed"] = ["as good as another"]
         if "stop=1" in command:
             raise KeyboardInterrupt
         return page
@@ -139,3 +141,9 @@ def test_a_folder_of_configuration_files_is_resolved_and_named_if_it_is_another(
     assert toy.main(["--conf", str(CONF)]) == 0
     own = f"implicit-em toy --conf {tmp_path / 'mine'}"
     assert [said for said, _ in toy.said] == [own, "implicit-em toy"]
+
+
+def test_a_missed_target_fails_once_all_reports_are_written(toy, capsys):
+    assert toy.main(["miss=1", "--directory", "there"]) == 1
+    assert capsys.readouterr().err == "error: 1 missed targets, the first: as good as another\n"
+    assert Path("there/report.md").exists()
