@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
 from implicit_em_studies.shared.protocol import Grids, Protocol, Some, named, refuse_others
+from implicit_em_studies.shared.targets import Asked
 
 Cells = dict[str, dict[str, Any]]
 GROUPS = ("cells", "variations", "toys")
@@ -16,6 +17,16 @@ COLUMNS = ("pursuit_l0", "ridge_fvu", "found_0.8", "found_0.9", "mean_cosine", "
 """Measures that may choose a setting."""
 NEEDED = ("data.features", "data.width", "data.density")
 """Settings of the middle cell that decide the number of units, and what figures show."""
+
+
+class Recovered(Asked):
+    """What families have to recover; each field is explained in ``conf/recover.yaml``."""
+
+    of: Some[str]
+    over: str
+    by: Literal["blind", "truth"]
+    behind: NonNegativeInt
+    mean: float
 
 
 class RecoveryProtocol(Protocol):
@@ -34,6 +45,7 @@ class RecoveryProtocol(Protocol):
     toy_families: Some[str]
     toy_grids: Grids
     criteria: dict[Literal["blind", "truth"], str]
+    targets: Recovered | None = None
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "RecoveryProtocol":
@@ -48,6 +60,8 @@ class RecoveryProtocol(Protocol):
                     f"{name}: must be a plain name of one cell, and none of {', '.join(GROUPS)}"
                 )
         refuse_others("toy_families", self.toy_families, self.families)
+        if self.targets:
+            refuse_others("targets", [*self.targets.of, self.targets.over], list(self.grids))
         if len(self.criteria) < 2:
             raise ValueError("criteria: must be blind and truth")
         for name, column in self.criteria.items():

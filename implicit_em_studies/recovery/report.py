@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from implicit_em.base.tables import format_value
 from implicit_em_studies.recovery import figures
 from implicit_em_studies.recovery.results import FOUND, RecoveryResults
+from implicit_em_studies.recovery.targets import verdicts
 from implicit_em_studies.shared import pairs
 from implicit_em_studies.shared.report import sentences
 from implicit_em_studies.shared.tables import mean_over_seeds, name_of, percent, rows_of
@@ -25,7 +26,8 @@ OF_FINALS = (
 def findings(results: RecoveryResults) -> list[str]:
     """Return what the tables say, one sentence each."""
     protocol = results.protocol
-    controls = results.controls.groupby(["cell", "family"], sort=False)[FOUND].mean()
+    controls = results.untrained.groupby(["cell", "family"], sort=False)[FOUND].mean()
+    beside = results.beside_variants(results.finals_of("blind"), results.controls)
     diverged = results.tuning[results.tuning["ridge_fvu"].isna()]
     aimed = results.finals.dropna(subset="l0_target")
     missed = aimed[aimed["l0_reached"] != 1]
@@ -37,6 +39,7 @@ def findings(results: RecoveryResults) -> list[str]:
         matched={criterion: results.tests(criterion) for criterion in protocol.criteria},
         best_control=controls.idxmax() if len(controls) else None,
         controls=controls,
+        variants=beside.groupby("family", sort=False)[FOUND].mean() if len(beside) else {},
         gaps=_gaps(results),
         aimed=len(aimed),
         missed=missed.groupby("family", sort=False).size(),
@@ -49,6 +52,7 @@ class RecoveryContent(Content[RecoveryResults]):
     """The families in every cell."""
 
     say = staticmethod(findings)
+    judge = staticmethod(verdicts)
 
     training: str  # optimizers and schedules of the runs
 

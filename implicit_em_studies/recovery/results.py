@@ -41,12 +41,16 @@ class RecoveryResults(Results[RecoveryProtocol]):
         chosen = rows_of(self.chosen, criterion=criterion)
         return self.finals.merge(chosen[["cell", "family", "settings"]])
 
-    def tests(self, criterion: str, value: str = FOUND) -> Matched:
-        """Return the families in each cell, tested in pairs against the reference."""
+    def tests(self, criterion: str, reference: str | None = None) -> Matched:
+        """Return the families in each cell, tested in pairs against one of them.
+
+        That is the protocol's reference if none is named.
+        """
+        reference = reference or self.protocol.reference
         finals = self.finals_of(criterion)
-        at = finals.rename(columns={"cell": "target", value: "value"})
+        at = finals.rename(columns={"cell": "target", FOUND: "value"})
         at = at[["target", "family", "seed", "value"]]
-        return Matched(against(at, self.protocol.reference), self.protocol.reference)
+        return Matched(against(at, reference), reference)
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return all tables by name."""

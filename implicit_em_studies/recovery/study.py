@@ -15,8 +15,9 @@ from implicit_em_studies.recovery.report import RecoveryContent
 from implicit_em_studies.recovery.results import RecoveryResults
 from implicit_em_studies.shared import planning
 from implicit_em_studies.shared.protocol import digest
-from implicit_em_studies.shared.runs import Run
+from implicit_em_studies.shared.runs import Run, has_diverged
 from implicit_em_studies.shared.study import Request, read_note
+from implicit_em_studies.shared.tables import rows_of
 from implicit_em_studies.shared.tuned import TunedPart, TunedStudy, choose
 
 log = logging.getLogger(__name__)
@@ -106,9 +107,14 @@ class RecoveryPart(TunedPart[RecoveryProtocol]):
         chosen = choose(tuning, self.protocol.criteria)
         finals = stages.finals(stages.picked(chosen))
         finals = self.trained(finals, workers, f"{cell}: every final")
+        blind = stages.picked(rows_of(chosen, criterion="blind"))
+        variants = stages.finals(stages.varied(blind))
+        self.train(variants, workers)
         with working(f"{cell}: measuring finals"):
+            of_controls = pd.concat([of_controls, measure_all(variants, workers)])
             tables = [tuning, chosen, measure_all(finals, workers), of_controls]
-        return [table.assign(cell=cell) for table in tables], [*finals, *kept, *controls]
+        variants = [run for run in variants if not has_diverged(run)]
+        return [table.assign(cell=cell) for table in tables], [*finals, *kept, *controls, *variants]
 
 
 def _prepare(

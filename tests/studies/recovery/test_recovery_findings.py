@@ -2,11 +2,14 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from implicit_em.config import CONF
 from implicit_em_studies.recovery.protocol import RecoveryProtocol
 from implicit_em_studies.recovery.report import RecoveryContent, findings
 from implicit_em_studies.recovery.results import FOUND, RecoveryResults
+from implicit_em_studies.recovery.targets import verdicts
+from implicit_em_studies.shared.targets import judged
 
 NOISE = (-0.02, 0.01, 0.02, -0.01, 0.0)
 SEEDS = range(1, 6)
@@ -87,6 +90,31 @@ def test_finals_that_miss_their_number_of_active_units_are_counted():
     assert said_of.format("0 miss") + "." in said(BOTH)
     assert said_of.format("3 miss") + ": 3 of TopK." in said(BOTH, missed=3)
     assert said_of.format("1 misses") + ": 1 of TopK." in said(BOTH, missed=1)
+
+
+CELLS = RecoveryProtocol.read(CONF).chosen([])
+
+
+@pytest.mark.parametrize(
+    ("behind", "by", "cells", "verdict"),
+    [
+        (4, 0.05, 22, "met"),
+        (5, 0.05, 22, "missed"),
+        (4, 0.1, 22, "missed"),  # 1.3 points on average
+        (4, 0.05, 21, "not judged"),
+    ],
+)
+def test_a_family_may_find_fewer_features_in_few_cells(behind, by, cells, verdict):
+    """It finds half a point more, and in some cells, fewer."""
+    shares = {
+        cell: {"topk": 0.6, "spike_slab": 0.605 - by * (number < behind), "derived": 0.9}
+        for number, cell in enumerate(CELLS[:cells])
+    }
+    row, lost = judged(verdicts(results(shares))).to_dict("records")
+    assert row["verdict"] == verdict
+    assert row["statement"] == "spike and slab finds the features that TopK finds"
+    assert row["measured"].startswith(f"fewer in {behind} of {cells} ({', '.join(CELLS[:behind])})")
+    assert lost["verdict"] == ("missed" if cells == 22 else verdict), "no run of it is left"
 
 
 def test_controls_and_what_diverged_are_said():

@@ -18,7 +18,7 @@ from implicit_em_studies.recovery.study import STUDY, RecoveryStages
 from implicit_em_studies.shared.planning import compose_settings
 from implicit_em_studies.shared.study import Request
 
-DIGEST = "f54f3e5f3f951462"
+DIGEST = "70b785236fb297a6"
 """The digest of the committed protocol, pinned."""
 pytestmark = pytest.mark.usefixtures("coarse")
 CHANGES = [
@@ -28,6 +28,7 @@ CHANGES = [
     "toy_families=[derived]",
     "controls=[controls_without_seeds]",
     "seeds=[1,2]",
+    "variants={near: {of: topk, model.frozen: near}}",
     "middle.data.features=12",
     "middle.data.width=6",
     "middle.data.density=0.1",
@@ -113,6 +114,17 @@ def test_what_stands_in_the_tables_is_what_models_and_truth_give(study):
     assert row["ridge_fvu"] == pytest.approx(measured["ridge_fvu"], rel=1e-3)
     own_KD = model.decoder.weight.detach().numpy().T
     assert row["pursuit_l0"] == pytest.approx(pursuit_l0(own_KD, test.numpy()))
+
+
+def test_a_variant_is_trained_with_what_was_chosen_without_the_truth(study):
+    controls, chosen = table(study, "controls"), table(study, "chosen")
+    for cell, own in controls[controls["family"] == "near"].groupby("cell"):
+        by = {"cell": cell, "family": "topk", "criterion": "blind"}
+        blind = chosen[(chosen[list(by)] == pd.Series(by)).all(axis=1)]
+        assert set(own["settings"]) == set(blind["settings"])
+        assert sorted(own["seed"]) == [1, 2]
+        assert own["found_0.8"].tolist() == own["decoder_found_0.8"].tolist()
+    assert "features are found by: TopK" in (study / "report.md").read_text()
 
 
 @pytest.mark.parametrize("stage", ["tuning", "finals"])
