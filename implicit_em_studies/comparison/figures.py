@@ -50,7 +50,7 @@ def _curves(axes: Axes, results: ComparisonResults, value: str) -> None:
         axes.plot(means["exact_density"], 100 * means[value], marker, color=colour, ms=4.5)
         axes.plot([], [], marker, color=colour, ms=4.5, ls=line, lw=1.3, label=name_of(family))
     _density_axis(axes)
-    _controls(axes, results.controls, value)
+    _controls(axes, results.untrained, value)
 
 
 def _band(

@@ -4,10 +4,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
 from implicit_em_studies.shared.planning import AXES, Grid
-from implicit_em_studies.shared.protocol import Distinct, Grids, Protocol, Some, grids_in, named
+from implicit_em_studies.shared.protocol import (
+    Distinct,
+    Grids,
+    Protocol,
+    Some,
+    Variants,
+    grids_in,
+    named,
+    refuse_others,
+)
+from implicit_em_studies.shared.targets import Asked
 
 Density = Annotated[float, Field(gt=0, lt=1)]
 Factor = Annotated[float, Field(ge=1)]
@@ -25,7 +35,18 @@ class PartSettings(BaseModel):
     width: PositiveInt | None = None
     widths: dict[str, PositiveInt] = {}
     also: Distinct[str] = []
+    variants: Variants = {}
     grids: Grids = {}
+
+
+class Matching(Asked):
+    """What families have to reach at matched density; ``conf/compare.yaml`` explains each field."""
+
+    of: Some[str]
+    parts: Some[str]
+    fvu: NonNegativeInt
+    probe: NonNegativeInt
+    behind: float
 
 
 class ComparisonProtocol(Protocol):
@@ -45,6 +66,7 @@ class ComparisonProtocol(Protocol):
     densities: Some[Density]
     reach: Factor
     beyond: Factor
+    targets: Matching | None = None
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "ComparisonProtocol":
@@ -60,6 +82,9 @@ class ComparisonProtocol(Protocol):
             if unknown := [family for family in own.grids if family not in self.grids]:
                 allowed = ", ".join(self.grids)
                 raise ValueError(f"parts.{part}.grids.{unknown[0]}: allowed: {allowed}")
+        if self.targets:
+            refuse_others("targets.of", self.targets.of, list(self.grids))
+            refuse_others("targets.parts", self.targets.parts, list(self.parts))
         self.require("tuning", "probe", "linear", default="linear")
         return self
 
@@ -78,6 +103,7 @@ class ComparisonProtocol(Protocol):
             "width": own.width or self.width,
             "families": list(dict.fromkeys([*self.families, *own.also])),
             "grids": self.grids | changed,
+            "variants": own.variants,
             "parts": {part: own},
         }
         return self.model_copy(update=values)
@@ -86,8 +112,10 @@ class ComparisonProtocol(Protocol):
         """Return everything that decides a part's results, including its widths."""
         of_families = {"reference", "families", "controls", "finals", "densities"}
         unused = of_families if part == KNOBS else {"knobs"}
-        left_out = {*self.not_hashed, "datasets", "parts", *unused}
+        left_out = {*self.not_hashed, "datasets", "parts", "variants", *unused}
         content = self.of_part(part).model_dump(exclude=left_out)
+        variants = self._own(part).variants
+        content |= {"variants": variants} if variants else {}
         return content | {"widths": self._own(part).widths}
 
     def chosen(self, words: Sequence[str]) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from implicit_em_studies.comparison import figures, text_tables
 from implicit_em_studies.comparison.results import ComparisonResults
+from implicit_em_studies.comparison.targets import verdicts
 from implicit_em_studies.comparison.text_tables import ACTIVE, widths_of
 from implicit_em_studies.shared import pairs
 from implicit_em_studies.shared.pairs import SIGNIFICANT, Matched
@@ -33,6 +34,7 @@ def findings(results: ComparisonResults) -> list[str]:
     protocol, reference = results.protocol, results.protocol.reference
     density = Matched(results.at_density(), reference)
     activity = Matched(results.at_activity(), reference, ACTIVE)
+    beside = results.beside_variants(results.finals, results.controls)
     fvu = results.finals.groupby(["family", "settings"], sort=False)["fvu"].mean()
     lost = fvu.gt(1).groupby("family", sort=False).agg(["sum", "size"])
     reached = density.at.groupby("family")["target"].agg(list)
@@ -49,6 +51,7 @@ def findings(results: ComparisonResults) -> list[str]:
         fronts=results.fronts(),
         also=[family for part in protocol.parts.values() for family in part.also],
         control=_best_control(results),
+        variants=beside.groupby("family", sort=False)["probe_accuracy"].mean(),
         lost_decoders=lost[lost["sum"] > 0],
         missing={
             family: [percent(t) for t in protocol.densities if t not in reached.get(family, [])]
@@ -63,6 +66,7 @@ class FamiliesContent(Content[ComparisonResults]):
     """The families at matched density."""
 
     say = staticmethod(findings)
+    judge = staticmethod(verdicts)
 
     weights: Mapping[str, np.ndarray]  # rows (K, D) of each family at ``results.shown_density``
     sample_shape: tuple[int, ...]
@@ -84,9 +88,9 @@ class FamiliesContent(Content[ComparisonResults]):
 
 def _best_control(results: ComparisonResults) -> pd.Series | None:
     """Return the means over the runs of the control with the best probe; ``None`` without any."""
-    if results.controls.empty:
+    if results.untrained.empty:
         return None
-    controls = results.controls.groupby("family")[["probe_accuracy", "exact_density", "units"]]
+    controls = results.untrained.groupby("family")[["probe_accuracy", "exact_density", "units"]]
     return controls.mean().sort_values("probe_accuracy").iloc[-1]
 
 

@@ -9,6 +9,9 @@ from implicit_em_studies.comparison.protocol import ComparisonProtocol
 from implicit_em_studies.shared.pairs import against
 from implicit_em_studies.shared.tuned import Results
 
+TARGET_LEADS = "target_leads"
+"""Name of the table that verdicts on several parts are made of."""
+
 
 @dataclass(frozen=True)
 class ComparisonResults(Results[ComparisonProtocol]):
@@ -17,6 +20,7 @@ class ComparisonResults(Results[ComparisonProtocol]):
     stability: pd.DataFrame  # measuring.stabilities
     costs: pd.DataFrame  # costs.costs
     diverged: pd.DataFrame  # family, settings and seed of the finals that diverged
+    elsewhere: pd.DataFrame  # ``target_leads`` of other parts and data sets
 
     def at_density(self, value: str = "probe_accuracy") -> pd.DataFrame:
         """Return the families at the protocol's densities, as ``matching.against`` does."""
@@ -37,6 +41,26 @@ class ComparisonResults(Results[ComparisonProtocol]):
         return against(at, self.protocol.reference)
 
     @property
+    def target_leads(self) -> pd.DataFrame:
+        """Leads over the reference of each family that has targets, a row for each density.
+
+        ``fvu_ahead`` is that of `least_squares_fvu`, where less is better, ``probe_ahead`` that of
+        the probe; null where a family does not reach the density. Empty in parts without targets.
+        """
+        asked = self.protocol.targets
+        if not asked or not set(asked.parts) & set(self.protocol.parts):
+            return pd.DataFrame()
+        every = pd.MultiIndex.from_product(
+            [asked.of, self.protocol.densities], names=["family", "target"]
+        )
+        measures = {"fvu_ahead": "least_squares_fvu", "probe_ahead": "probe_accuracy"}
+        leads = {
+            name: self.at_density(value).set_index(["family", "target"])["ahead"].reindex(every)
+            for name, value in measures.items()
+        }
+        return pd.DataFrame(leads).reset_index()
+
+    @property
     def shown_density(self) -> float:
         """The density at which most families have a setting; the lowest of several."""
         reached = self.chosen.merge(self.finals[["family", "settings"]].drop_duplicates())
@@ -47,6 +71,7 @@ class ComparisonResults(Results[ComparisonProtocol]):
         """Return all tables by name."""
         kept = self.kept("tuning", "chosen", "finals", "controls", "stability", "costs")
         tables, activity = {"matched_density": self.at_density()} | kept, self.at_activity()
+        tables |= {} if self.target_leads.empty else {TARGET_LEADS: self.target_leads}
         return tables if activity.empty else {**tables, "matched_activity": activity}
 
     def fronts(self) -> dict[str, pd.DataFrame]:

@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Sequence
 from functools import cache
-from itertools import groupby
+from itertools import filterfalse, groupby, product
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from implicit_em_studies.comparison.knobs import KnobsContent
 from implicit_em_studies.comparison.measuring import measure_all, stabilities, tuning_table
 from implicit_em_studies.comparison.protocol import CURVE, DERIVED, KNOBS, ComparisonProtocol
 from implicit_em_studies.comparison.report import FamiliesContent
-from implicit_em_studies.comparison.results import ComparisonResults, choose
+from implicit_em_studies.comparison.results import TARGET_LEADS, ComparisonResults, choose
 from implicit_em_studies.shared import planning
 from implicit_em_studies.shared.protocol import digest
 from implicit_em_studies.shared.runs import Place, Run, has_diverged, matrices_of
@@ -91,9 +91,9 @@ class FamiliesPart(ComparisonPart):
 
     def run(self, command: str, workers: int) -> Path:
         """Tune, choose, train the finals, and write tables, figures and report."""
-        for family, controls in groupby(self.controls, lambda run: run.sweep):
+        for family, own in groupby(self.controls, lambda run: run.sweep):
             log.info("control: %s", name_of(family))  # first, as one may not be fitted
-            self.train(list(controls), workers)
+            self.train(list(own), workers)
         self.train(self.grids, workers)
         tuning = tuning_table(self.grids)
         chosen = choose(self.protocol, tuning)
@@ -101,18 +101,30 @@ class FamiliesPart(ComparisonPart):
             raise RunError(f"{self.name}: no setting comes near any density")
         finals = self.stages.finals(self.stages.picked(chosen))
         kept = self.trained(finals, workers, f"{self.name}: every final")
+        variants = self.stages.finals(self.stages.varied(self.stages.picked(chosen)))
+        self.train(variants, workers)  # one that diverges is left out
+        controls = [*self.controls, *filterfalse(has_diverged, variants)]
         diverged = map(planning.row_of, filter(has_diverged, finals))
         lost = pd.DataFrame(diverged, columns=["family", "settings", "seed"])
         first = {run.sweep: run for run in reversed(kept)}
         with working("measuring finals and controls"):
-            measured = measure_all(kept, workers), measure_all(self.controls, workers)
+            measured = measure_all(kept, workers), measure_all(controls, workers)
             alike = stabilities(kept)
             steps = costs([first[name] for name in self.protocol.families if name in first])
-        results = ComparisonResults(self.protocol, tuning, chosen, *measured, alike, steps, lost)
+        more = alike, steps, lost, self._elsewhere()
+        results = ComparisonResults(self.protocol, tuning, chosen, *measured, *more)
         shown, shape = _weights_shown(results, kept), kept[0].spec.build_data().sample_shape
         training = planning.training_of([*self.grids, *kept])
         content = FamiliesContent(results, shown, shape, training)
-        return self.write(content, [*kept, *self.grids, *self.controls], command)
+        return self.write(content, [*kept, *self.grids, *controls], command)
+
+    def _elsewhere(self) -> pd.DataFrame:
+        """Return ``target_leads`` of the reports on other parts and data that are there."""
+        asked, folder = self.protocol.targets, self.directory.parents[1]
+        parts = product(self.protocol.datasets, asked.parts if asked else ())
+        files = [folder / data / part / "tables" / f"{TARGET_LEADS}.csv" for data, part in parts]
+        others = [file for file in files if file.exists() and self.directory not in file.parents]
+        return pd.concat([pd.DataFrame(), *map(pd.read_csv, others)], ignore_index=True)
 
 
 class KnobsPart(ComparisonPart):

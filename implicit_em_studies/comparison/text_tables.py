@@ -57,7 +57,9 @@ def quality_table(results: ComparisonResults) -> pd.DataFrame:
 
 def controls_table(results: ComparisonResults) -> pd.DataFrame:
     """Return the quality of the controls."""
-    return mean_over_seeds(results.controls, ("units", *OF_FINALS)).drop(columns="settings")
+    table = mean_over_seeds(results.controls, ("units", *OF_FINALS))
+    untrained = table["settings"].str.startswith("model=")
+    return table.assign(settings=table["settings"].mask(untrained, "–"))
 
 
 def costs_table(results: ComparisonResults) -> pd.DataFrame:

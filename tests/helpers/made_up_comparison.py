@@ -58,7 +58,8 @@ def results(
     stability = picked[["family", "settings"]].assign(encoder_stability=0.7, decoder_stability=0.8)
     costs = pd.DataFrame({"family": list(levels), "step_ms": 0.5, "peak_MiB": 3.0})
     diverged = pd.DataFrame(columns=["family", "settings", "seed"])
-    return ComparisonResults(protocol, tuning, chosen, finals, controls, stability, costs, diverged)
+    more = finals, controls, stability, costs, diverged, pd.DataFrame()
+    return ComparisonResults(protocol, tuning, chosen, *more)
 
 
 def _noise(protocol, family, spread):

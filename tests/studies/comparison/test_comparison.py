@@ -25,7 +25,7 @@ from implicit_em.models import Dictionary
 from implicit_em.training.directory import RunDirectory
 from implicit_em_studies.comparison.protocol import CURVE, ComparisonProtocol, PartSettings
 from implicit_em_studies.comparison.study import STUDY, ComparisonStages, digest_of
-from implicit_em_studies.shared.planning import compose_settings
+from implicit_em_studies.shared.planning import compose_settings, one_of_each_family
 from implicit_em_studies.shared.protocol import STUDIES
 
 
@@ -61,6 +61,8 @@ def changes(small_mnist):
         "controls=[controls_without_seeds]",
         "width=16",
         "parts.equal_parameters.widths={derived: 32}",
+        "parts.equal_parameters.variants={near: {of: toy, model.frozen: near}}",
+        "targets=null",
         "seeds=[1,2]",
         "always.data.val_size=100",
         "tuning.trainer.max_epochs=2",
@@ -309,6 +311,19 @@ def test_a_mistake_in_the_file_is_named(written, instead, message, tmp_path):
         ComparisonProtocol.read(tmp_path)
 
 
+def test_variants_are_controls_with_the_settings_that_were_chosen(comparison):
+    controls, finals = table(comparison, "controls"), table(comparison, "finals")
+    toys, near = (
+        rows[rows["family"] == name] for rows, name in ((finals, "toy"), (controls, "near"))
+    )
+    by = ["settings", "seed"]
+    assert near[by].sort_values(by).values.tolist() == toys[by].sort_values(by).values.tolist()
+    assert near["fvu"].notna().all()
+    report = (comparison / "report.md").read_text()
+    assert re.search(rf"\| near +\| {near['settings'].iloc[0]} +\|", report)
+    assert "On average over the chosen settings, the probe reaches: toy" in report
+
+
 @pytest.fixture(scope="module")
 def committed():
     """The committed protocol, and the settings of its grids and controls on MNIST."""
@@ -342,7 +357,7 @@ def test_every_part_is_that_of_the_results_on_all_data(dataset):
 
     knobs = composed([*CURVE, *protocol.knobs], protocol.knob_grids)
     found = {"knobs": digest_of(protocol, "knobs", knobs)}
-    for part in protocol.parts:
+    for part in digests(dataset).keys() - {"knobs"}:
         own = protocol.of_part(part)
         families = composed(own.families, own.grids)
         assert set(Counter(setting.family for setting in families).values()) == {32}
@@ -423,10 +438,13 @@ def test_every_family_has_the_same_budget(committed):
 
 def test_equal_parameters_are_equal_to_a_hundredth(committed):
     protocol, settings, _ = committed
-    first = list({setting.family: setting for setting in reversed(settings)}.values())
+    first = one_of_each_family(settings)
     counts = {}
-    for run in ComparisonStages(protocol, "equal_parameters", Path("nowhere"), first, ()).grids():
+    part = "decoder_free_parameters"
+    first += one_of_each_family(compose_settings(protocol.parts[part].also, protocol.grids, CONF))
+    for run in ComparisonStages(protocol, part, Path("nowhere"), first, ()).grids():
         module = run.spec.build_module(784)
         counts[run.sweep] = sum(p.numel() for p in module.model.parameters())
-    assert counts["derived"] == 100_480
+    assert (counts["derived"], counts["spike_slab"]) == (100_480, 101_264)
+    assert len(counts) == 12
     assert all(abs(count / counts["derived"] - 1) < 0.01 for count in counts.values()), counts

@@ -8,8 +8,10 @@ import pytest
 from helpers.made_up_comparison import results
 
 from implicit_em_studies.comparison.report import findings
+from implicit_em_studies.comparison.targets import verdicts
 from implicit_em_studies.shared.pairs import differences_table, matched_table
 from implicit_em_studies.shared.tables import mean_over_seeds
+from implicit_em_studies.shared.targets import judged
 
 
 def said(**arguments):
@@ -110,6 +112,37 @@ def test_the_best_control_is_named_with_who_is_above_it():
     found = results(families={"derived": 0.95, "topk": 0.94})
     none = replace(found, controls=found.controls.iloc[:0])
     assert "controls" not in " ".join(findings(none))
+
+
+@pytest.mark.parametrize(
+    ("fvu_lower", "probe_near", "verdict"), [(13, 10, "met"), (12, 15, "missed"), (15, 9, "missed")]
+)
+def test_a_target_over_several_parts_waits_for_all_of_them(fvu_lower, probe_near, verdict):
+    """In this part, at all five densities, both families explain more, and probe as well."""
+    part = results({"derived": 0.90, "spike_slab": 0.94, "tied_topk": 0.94}, part="decoder_free_64")
+    assert list(judged(verdicts(part))["verdict"]) == ["not judged"] * 2
+    others = [
+        {"family": "tied_topk", "target": number}
+        | {
+            "fvu_ahead": 0.1 - 0.2 * (number < fvu_lower),
+            "probe_ahead": -0.02 * (number >= probe_near),
+        }
+        for number in range(15)
+    ]
+    slab, tied = judged(verdicts(replace(part, elsewhere=pd.DataFrame(others)))).itertuples()
+    assert (slab.verdict, tied.verdict) == ("not judged", verdict)
+    assert slab.measured == "FVU lower in 5, probe within it in 5 of 5"
+    assert (
+        tied.measured == f"FVU lower in {5 + fvu_lower}, probe within it in {5 + probe_near} of 20"
+    )
+    assert judged(verdicts(results({"derived": 0.9, "tied_topk": 0.94}))).empty, "another part"
+
+
+def test_a_density_that_is_not_reached_counts_against_a_family():
+    families, densities = {"derived": 0.90, "tied_topk": 0.94}, [0.05, 0.1, 0.2, 0.3, 0.5, 0.99]
+    part = results(families, part="decoder_free_64", densities=densities)
+    (row,) = judged(verdicts(part)).itertuples()
+    assert row.measured == "FVU lower in 5, probe within it in 5 of 6"
 
 
 def test_a_decoder_that_reconstructs_nothing_is_named():
