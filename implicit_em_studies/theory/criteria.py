@@ -17,7 +17,7 @@ from implicit_em_studies.shared.claims import Claims, Finding
 from implicit_em_studies.shared.experiment import Evidence
 from implicit_em_studies.shared.statistics import Estimate
 from implicit_em_studies.shared.tables import rows_of
-from implicit_em_studies.theory import anomaly, lse, reconstruction, volume
+from implicit_em_studies.theory import anomaly, lse, reconstruction, spike_slab, volume
 from implicit_em_studies.theory.depth import EQUAL, WAYS
 from implicit_em_studies.theory.explicit_em import DESCENT, EXPLICIT, best, end_of
 
@@ -502,6 +502,185 @@ def _by_densities(leads: Mapping[float, Estimate], met: Sequence[float], why: st
 
 def _at_densities(leads: Mapping[float, Estimate]) -> str:
     return ", ".join(f"{e.points()} at {100 * at:.0f} %" for at, e in leads.items())
+
+
+ROUNDING = 1e-10
+"""Error of an identity in float64 that counts as none: a sum of 784 products has a hundredth."""
+A_POINT = 0.01
+"""Share of the variance that counts: about the smallest gap between families of autoencoders."""
+TWICE = 2.0
+"""Factor within which T counts as equal to a variance."""
+NEAR = 0.1
+"""Distance of a run's L0 from its target, as a share, up to which the run counts: a tenth more
+active units explain about a point more."""
+
+
+@claim("spike_slab", "The reconstruction is the gradient of the energy", "up to rounding")
+def the_identity_holds(evidence: Evidence) -> Finding:
+    """Yes if in every run of the step, after training and in float64, the derivative of F by an
+    energy equals the responsibility, and its negative gradient in x the reconstruction minus x,
+    both up to 1e-10. A sum of 784 products is rounded by about 1e-12.
+    """
+    errors = evidence["spike_slab"]["codes"]["identity"]
+    largest = float(errors.max())
+    return Finding(
+        outcome(largest <= ROUNDING),
+        Estimate(largest, n=len(errors)),
+        f"errors of at most {largest:.1e} in {len(errors)} runs",
+        "Both derivatives are autograd's, on test samples.",
+    )
+
+
+@claim("spike_slab", "These energies see the data, the paper's do not", "less left unexplained")
+def energies_see_the_data(evidence: Evidence) -> Finding:
+    """Yes if at both L0 a ridge decoder of the step's code leaves less variance unexplained than
+    one of the paper's objective. The difference, paired over the seeds, needs an interval above 1
+    point, which is about the smallest gap between families of autoencoders. Partly if at one L0.
+    Runs whose L0 is more than 10 % from its target do not count.
+    """
+    leads = _unexplained(evidence, "paper", "step", "ridge_fvu")
+    return _at_both(leads, A_POINT, "The paper's objective leaves more by these.")
+
+
+@claim("spike_slab", "The squared error is needed", "more left unexplained without")
+def the_error_is_needed(evidence: Evidence) -> Finding:
+    """Yes if at both L0 the rows leave more variance unexplained when the error has a weight of
+    1/1,000, by an interval above 0. Partly if at one. Runs whose L0 is more than 10 % from its
+    target do not count.
+    """
+    leads = _unexplained(evidence, "no_error", "step")
+    return _at_both(leads, 0, "With a thousandth of the error, the rows leave more by these.")
+
+
+@claim("spike_slab", "The slab's term is needed", "more left unexplained without")
+def the_slab_is_needed(evidence: Evidence) -> Finding:
+    """Yes if at both L0 the rows leave more variance unexplained without the slab's term, by an
+    interval above 0. Partly if at one. Runs whose L0 is more than 10 % from its target do not
+    count.
+    """
+    leads = _unexplained(evidence, "no_slab", "step")
+    return _at_both(leads, 0, "Without the slab's term, the rows leave more by these.")
+
+
+@claim("spike_slab", "The step is better than score matching of F", "less left unexplained")
+def the_step_beats_the_exact_form(evidence: Evidence) -> Finding:
+    """Yes if at both L0 the step, which holds the responsibilities fixed, leaves less variance
+    unexplained by its rows than score matching of F itself, by an interval above 0. Partly if at
+    one. Runs whose L0 is more than 10 % from its target do not count.
+    """
+    leads = _unexplained(evidence, "exact", "step")
+    return _at_both(leads, 0, "Score matching of F leaves more by these.")
+
+
+@claim("spike_slab", "Denoising does as well as the slab's term", "at most 1 point behind")
+def denoising_does_as_well(evidence: Evidence) -> Finding:
+    """Yes if at both L0 the rows leave at most 1 point more unexplained when they learn from noisy
+    samples, with noise of variance T and without the slab's term: an interval of the difference
+    below 1 point. Partly if at one. A point is about the smallest gap between families. Runs whose
+    L0 is more than 10 % from its target do not count.
+    """
+    behind = _unexplained(evidence, "step", "denoising")
+    against = _unexplained(evidence, "exact", "denoising")
+    why = f"It leads by these; over score matching of F by {_at_l0s(against)}."
+    return _at_both(behind, -A_POINT, why)
+
+
+@claim("spike_slab", "T is the variance of the noise", "within a factor of 2 of the residual's")
+def the_temperature_is_the_noise(evidence: Evidence) -> Finding:
+    """Yes if at each of the four L0 the mean T, as the target of L0 has steered it, is within a
+    factor of 2 of the mean squared residual of an input. Partly if at some. From the smallest L0 to
+    the largest, the target grows by a factor of 8.
+    """
+    means = evidence["spike_slab"]["codes"].groupby("target")[["temperature", "residual"]].mean()
+    ratios = means["temperature"] / means["residual"]
+    near = ratios.between(1 / TWICE, TWICE)
+    rises = means["temperature"].is_monotonic_increasing
+    falls = means["temperature"].is_monotonic_decreasing
+    course = "falls" if falls else "rises" if rises else "neither rises nor falls"
+    return Finding(
+        outcome(near.all(), near.any()),
+        Estimate(float(ratios.iloc[0])),
+        ", ".join(f"{ratio:.3g} at L0 {target}" for target, ratio in ratios.items()),
+        f"T divided by the mean squared residual. As L0 grows, T {course}.",
+    )
+
+
+@claim("spike_slab", "Responsibilities say more than on or off", "more explained, better probe")
+def responsibilities_say_more(evidence: Evidence) -> Finding:
+    """Yes if at both L0 the code r a is better than a where r is above 1/2, by both measures: the
+    variance that a ridge decoder leaves unexplained and the probe. Each difference, paired over the
+    seeds, needs an interval above 0. Partly if that holds of one of the two measures.
+    """
+    steps = evidence["spike_slab"]["codes"].set_index("seed")
+    own = {at: rows_of(steps, target=at) for at in spike_slab.L0S}
+    explained = {at: statistics.difference(o["hard_fvu"], o["soft_fvu"]) for at, o in own.items()}
+    probed = {at: statistics.difference(o["soft_probe"], o["hard_probe"]) for at, o in own.items()}
+    more = [all(lead.above() for lead in leads.values()) for leads in (explained, probed)]
+    return Finding(
+        outcome(all(more), any(more)),
+        explained[spike_slab.L0S[0]],
+        f"variance {_at_l0s(explained)}; probe {_at_l0s(probed)}",
+        f"{100 * steps['undecided'].mean():.0f} % of the active entries have an r from .05 to .95.",
+    )
+
+
+@claim("spike_slab", "The paper's variance or decorrelation adds something", "1 point at both L0")
+def the_papers_terms_add(evidence: Evidence) -> Finding:
+    """Yes if one of the two terms, at one of its two weights, lowers the variance that the rows
+    leave unexplained at both L0: the lead, paired over the seeds, needs an interval above 1 point.
+    The best of four tries leads by chance, so a smaller one does not count. Partly if at one L0.
+    Runs whose L0 is more than 10 % from its target do not count.
+    """
+    tries = {name: _unexplained(evidence, "step", name) for name in spike_slab.ADDED}
+    won = {n: sum(e.above(A_POINT) for e in leads.values()) for n, leads in tries.items()}
+    best = max(tries, key=lambda n: (won[n], sum(e.value for e in tries[n].values())))
+    return Finding(
+        outcome(won[best] == len(spike_slab.L0S), won[best]),
+        tries[best][spike_slab.L0S[0]],
+        f"{spike_slab.VARIANTS[best]}: {_at_l0s(tries[best])}",
+        f"This is the best of {len(tries)} tries.",
+    )
+
+
+@claim("spike_slab", "The soft model beats its hard limit", "less left unexplained, at both L0")
+def soft_beats_hard(evidence: Evidence) -> Finding:
+    """Yes if at both L0 the step leaves less variance unexplained by its rows than tied BatchTopK,
+    by an interval above 0. Partly if at one. Runs whose L0 is more than 10 % from its target do not
+    count.
+    """
+    leads = _unexplained(evidence, "hard", "step")
+    by_ridge = _at_l0s(_unexplained(evidence, "hard", "step", "ridge_fvu"))
+    return _at_both(
+        leads, 0, f"The hard limit leaves more by these; by a ridge decoder {by_ridge}."
+    )
+
+
+def _unexplained(
+    evidence: Evidence, first: str, second: str, column: str = "fvu"
+) -> dict[int, Estimate]:
+    """Return how much more variance one variant leaves unexplained than another, by L0.
+
+    It is NaN if no seed has both variants near their L0.
+    """
+    runs = evidence["spike_slab"]["runs"].set_index("seed")
+    runs = runs[(runs["l0"] / runs["target"] - 1).abs() <= NEAR]
+    found = {}
+    for at in spike_slab.L0S:
+        both = [rows_of(runs, target=at, variant=name)[column] for name in (first, second)]
+        shared = both[0].index.intersection(both[1].index)
+        found[at] = statistics.difference(*both) if len(shared) else Estimate(float("nan"), n=0)
+    return found
+
+
+def _at_both(leads: Mapping[int, Estimate], bound: float, why: str) -> Finding:
+    """Judge by the L0 at which a lead is above a bound."""
+    met = [at for at, lead in leads.items() if lead.above(bound)]
+    first = leads[spike_slab.L0S[0]]
+    return Finding(outcome(len(met) == len(leads), met), first, _at_l0s(leads), why)
+
+
+def _at_l0s(leads: Mapping[int, Estimate]) -> str:
+    return ", ".join(f"{lead.points()} at L0 {at}" for at, lead in leads.items())
 
 
 @claim("anomaly", "The evidence is a better anomaly score than the references", "on 2 of 3 kinds")
