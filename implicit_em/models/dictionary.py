@@ -37,8 +37,9 @@ class Dictionary(SparseAutoencoder):
     of Conerly et al. and Gao et al. 2024. With free columns and ``b_d`` not subtracted, the model
     is that of Conerly et al. 2024 (Circuits Updates, April), for a penalty on ``|a_j| ||W_d,j||``.
 
-    A tied dictionary has no decoder of its own: ``W_d = W_e^T`` throughout. A frozen one is a
-    control (Korznikov et al. 2026, arXiv 2602.14111): what does training one of the matrices add?
+    A tied dictionary has no decoder matrix of its own: ``W_d = W_e^T`` throughout, as in the
+    k-sparse autoencoder of Makhzani and Frey 2013 (arXiv 1312.5663). A frozen one is a control
+    (Korznikov et al. 2026, arXiv 2602.14111): what does training one of the matrices add?
 
     Args:
         in_features: width D of the input.
