@@ -18,7 +18,7 @@ from implicit_em_studies.recovery.study import STUDY, RecoveryStages
 from implicit_em_studies.shared.planning import compose_settings
 from implicit_em_studies.shared.study import Request
 
-DIGEST = "70b785236fb297a6"
+DIGEST = "9eb63bcf0eea9dce"
 """The digest of the committed protocol, pinned."""
 pytestmark = pytest.mark.usefixtures("coarse")
 CHANGES = [
