@@ -82,6 +82,7 @@ class ComparisonProtocol(Protocol):
             if unknown := [family for family in own.grids if family not in self.grids]:
                 allowed = ", ".join(self.grids)
                 raise ValueError(f"parts.{part}.grids.{unknown[0]}: allowed: {allowed}")
+            self.refuse_variants(f"parts.{part}.variants", own.variants)
         if self.targets:
             refuse_others("targets.of", self.targets.of, list(self.grids))
             refuse_others("targets.parts", self.targets.parts, list(self.parts))
@@ -103,19 +104,20 @@ class ComparisonProtocol(Protocol):
             "width": own.width or self.width,
             "families": list(dict.fromkeys([*self.families, *own.also])),
             "grids": self.grids | changed,
-            "variants": own.variants,
+            "variants": self.variants | own.variants,
             "parts": {part: own},
         }
         return self.model_copy(update=values)
 
     def deciding(self, part: str) -> dict[str, Any]:
         """Return everything that decides a part's results, including its widths."""
-        of_families = {"reference", "families", "controls", "finals", "densities"}
+        of_families = {"reference", "families", "controls", "finals", "densities", "variants"}
         unused = of_families if part == KNOBS else {"knobs"}
-        left_out = {*self.not_hashed, "datasets", "parts", "variants", *unused}
-        content = self.of_part(part).model_dump(exclude=left_out)
-        variants = self._own(part).variants
-        content |= {"variants": variants} if variants else {}
+        own = self.of_part(part)
+        # Digests of parts without variants are older than these.
+        without = set() if own.variants else {"variants"}
+        left_out = {*self.not_hashed, "datasets", "parts", *unused, *without}
+        content = own.model_dump(exclude=left_out)
         return content | {"widths": self._own(part).widths}
 
     def chosen(self, words: Sequence[str]) -> list[tuple[str, str]]:

@@ -52,16 +52,8 @@ def _with_axes(grid: dict[str, Any]) -> dict[str, Any]:
 Grids = dict[str, Annotated[dict[str, Any], AfterValidator(_with_axes)]]
 """Grids by name: settings, and under ``axes`` those that vary."""
 
-
-def _with_origin(variant: dict[str, Any]) -> dict[str, Any]:
-    """Refuse a variant that does not say of which family it is."""
-    if OF not in variant:
-        raise ValueError(f"{OF} must name the family of which it is a variant")
-    return variant
-
-
 OF = "of"
-Variants = dict[str, Annotated[dict[str, Any], AfterValidator(_with_origin)]]
+Variants = dict[str, dict[str, Any]]
 """Controls that are trained, by name: with the settings that were chosen for the family ``of``, and
 settings of their own.
 """
@@ -112,8 +104,7 @@ class Protocol(BaseModel):
     def _keeps_the_test_set_for_the_finals(self) -> Self:
         self.require("tuning", "data.final", "validation")
         self.require("finals", "data.final", "test")
-        for name, variant in self.variants.items():
-            refuse_others(f"variants.{name}.{OF}", [variant[OF]], list(self.grids))
+        self.refuse_variants("variants", self.variants)
         for stage in STAGES:
             for key, name in self.set_elsewhere.items():
                 if key in getattr(self, stage) and not (stage == "tuning" and key == "seed"):
@@ -125,6 +116,13 @@ class Protocol(BaseModel):
         found = {key: default, **self.always, **getattr(self, stage)}[key]
         if found != allowed:
             raise ValueError(f"{stage}.{key}={found}: must be {allowed}")
+
+    def refuse_variants(self, key: str, variants: Variants) -> None:
+        """Refuse variants of what is no family, or with the name of a family."""
+        for name, variant in variants.items():
+            refuse_others(f"{key}.{name}.{OF}", [variant.get(OF)], list(self.grids))
+            if name in self.grids:
+                raise ValueError(f"{key}.{name}: is the name of a family")
 
     @classmethod
     def read(cls, conf: Path, changes: Sequence[str] = ()) -> Self:

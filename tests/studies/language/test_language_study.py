@@ -12,7 +12,7 @@ from helpers.lines import one_line
 from helpers.studies import report_of, table
 from safetensors.torch import load_file
 
-from implicit_em.base.errors import RunError
+from implicit_em.base.errors import ConfigError, RunError
 from implicit_em.config import CONF
 from implicit_em.config.harvest import LanguageModelSettings
 from implicit_em.data import ActivationDataModule, ActivationStore
@@ -401,3 +401,22 @@ def test_a_family_of_half_the_units_has_as_many_parameters_as_a_tied_one(tmp_pat
     frozen = [counts[f"topk_frozen_{name}"] for name in ("encoder", "decoder")]
     assert frozen == [counts["topk"] - 3072 * 384] * 2
     assert counts["topk_near_start"] == counts["topk"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("variants={x: {of: nobody}}", "variants.x.of=nobody: allowed: derived, l1, "),
+        ("variants={x: {}}", "variants.x.of=None: allowed: derived, l1, "),
+        ("variants={l1: {of: topk}}", "variants.l1: is the name of a family"),
+        ("halved=[nobody]", "halved=nobody: allowed: derived, l1, "),
+        ("targets=[{of: [topk], over: l1}]", r"targets.0.by: missing"),
+        (
+            "targets=[{of: [nobody], over: l1, by: ce_recovered, above: 0, at_least: 3}]",
+            r"targets\[0\]=nobody: allowed: derived, l1, ",
+        ),
+    ],
+)
+def test_a_variant_or_a_target_of_no_family_is_refused(change, message):
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        LanguageProtocol.read(CONF, [change])
