@@ -131,7 +131,7 @@ def test_a_target_that_is_missed_is_marked(composed, settings, tmp_path, caplog)
     weight = pd.read_csv(tmp_path / "history.csv")["control/lse_weight"].iloc[-1]
     (line,) = [r.getMessage() for r in caplog.records if "model.l0" in r.getMessage()]
     assert line == (
-        f"model.l0=3: not reached: L0 is {metrics['l0']:.3g}; mean weights of the last epoch: "
+        f"model.l0=3: not reached: L0 is {metrics['l0']:.3g}; means over the last epoch: "
         f"loss.lse.weight={weight:.3g}"
     )
 
