@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,12 +20,15 @@ from implicit_em.base.quiet import quieten
 from implicit_em.base.tables import format_value
 from implicit_em.base.values import check_word
 from implicit_em.data import ActivationDataModule
+from implicit_em.models import JumpReLU, SpikeSlab
 from implicit_em.training import evaluations, hub
-from implicit_em.training.decoding import decoder_of
+from implicit_em.training.decoding import decoder_of, own_fvu
 from implicit_em.training.hooks import metadata_of
 from implicit_em.training.progress import working
 from implicit_em.training.saelens import CONFIG, WEIGHTS, to_saelens
 from implicit_em.training.trained import Trained, trained
+
+log = logging.getLogger(__name__)
 
 PLACES = {"saelens": "saelens", "safetensors": "export.safetensors"}
 """Default folder or file of each format, in the directory for what is made of a model."""
@@ -59,7 +63,10 @@ class Exported:
             with working("fitting a ridge decoder"):
                 fitted = decoder_of(model.model, model.data)
             decoder = (fitted.weight, fitted.bias)
-        config, tensors = to_saelens(model.model, model.normalizer, decoder)
+        written, said = model.model, dict[str, Any]()
+        if isinstance(written, SpikeSlab):
+            written, said = _hardened(written, model)
+        config, tensors = to_saelens(written, model.normalizer, decoder)
         config["metadata"] = {
             **_source_of(model),
             **config["metadata"],
@@ -67,6 +74,7 @@ class Exported:
             "implicit_em_model": type(model.model).__name__,
             "implicit_em_decoder": origin,
             "implicit_em_weights": model.digest[:16],
+            **said,
         }
         is_file = form == "safetensors"
         content = save(tensors, {"config": json.dumps(config)} if is_file else None)
@@ -111,6 +119,16 @@ class Exported:
         card = {"config": self.config, "metadata": metadata, "metrics": shown}
         files = {name: place / name for name in (CONFIG, WEIGHTS)}
         return hub.push(repository, str(metadata.get("hook_name") or NO_HOOK), files, card)
+
+
+def _hardened(soft: SpikeSlab, model: Trained) -> tuple[JumpReLU, dict[str, Any]]:
+    """Return the form of a model that others have, and what it changes; a warning says it, too."""
+    hard = soft.hard()
+    found, own = (own_fvu(one, model.data) for one in (hard, soft))
+    word = "on or off, from r = 1/2 on"
+    log.warning("units are %s, in the export: FVU %.4f; %.4f in the run", word, found, own)
+    fvus = {"implicit_em_fvu": found, "implicit_em_fvu_of_run": own}
+    return hard, {"implicit_em_code": word, **fvus}
 
 
 def _source_of(model: Trained) -> dict[str, Any]:

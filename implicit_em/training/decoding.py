@@ -154,9 +154,17 @@ def ridge_fvu(model: Any, data: ResidentDataModule) -> float:
 
     They are a fixed choice, at most ``MEASURED``.
     """
+    return _decoder_of(model, data).fvu(_measured(data))
+
+
+def own_fvu(model: Any, data: ResidentDataModule) -> float:
+    """Return the FVU of the same samples, as the model takes them, by its own decoder."""
+    return fvu_of((x, model.decode(code)) for code, x in encoded(model, _measured(data), BATCH))
+
+
+def _measured(data: ResidentDataModule) -> Tensor:
     final = data.final_samples()[0]
-    measured = fixed_choice(len(final), MEASURED).to(final.device)
-    return _decoder_of(model, data).fvu(final.index_select(0, measured))
+    return final.index_select(0, fixed_choice(len(final), MEASURED).to(final.device))
 
 
 def features_found(model: Any, data: ResidentDataModule) -> float | None:
