@@ -228,6 +228,9 @@ class Stack:
         with full_precision(total):
             tensors, gradients = zip(*starts, strict=True)
             torch.autograd.backward(tensors, gradients)
+        if self._steer and progress is not None:
+            factor = len(self.objective.terms) + 1  # its place, behind L0
+            parts[factor] = self._steer(parts[factor])
         if self.group.size > 1:
             self.group.add_gradients(self.parameters)
         if self._before_step:
@@ -288,11 +291,11 @@ class Stack:
     def _regulate(
         self, outputs: Mapping[str, Tensor], progress: Tensor, together: bool
     ) -> list[Tensor]:
-        """Set what makes units sparse, and return L0 and what was set, ``(R,)`` each."""
+        """Return L0, and what a control sets: weights, or a factor for ``steer``, ``(R,)`` each."""
         l0 = _l0(outputs["energies"])
         factor = self._control.update(l0, progress)
-        if self._steer:
-            return [l0, self._steer(factor)]
+        if self._steer:  # once the step has gone backward
+            return [l0, factor]
         if not together:
             for objective, own in zip(self._objective_of_each, factor.split(1), strict=True):
                 objective.control(own)

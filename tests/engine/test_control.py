@@ -279,11 +279,24 @@ def test_one_factor_holds_for_all_terms_that_make_sparse_also_a_users_own():
 @pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore")
 def test_a_compiled_step_is_controlled_alike():
-    for network, terms in ((Encoder, DERIVED), (Gated, GATED), (SpikeSlab, SCORE)):
+    for network, terms in ((Encoder, DERIVED), (Gated, GATED)):
         options = {"network": network, "terms": terms}
         (plain,) = trained([controlled(3, **options)], [blocks()])
         (compiled,) = trained([controlled(3, compiled=True, **options)], [blocks()])
         torch.testing.assert_close(compiled, plain, rtol=1e-3, atol=1e-3, check_dtype=False)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_step_goes_backward_at_its_own_temperature(monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    options = {"network": SpikeSlab, "terms": SCORE, "dtype": torch.float64}
+    options["optimizer"] = torch.optim.SGD
+    plain, compiled = (
+        trained([controlled(3, compiled=one, **options)], [blocks(steps=2)])[0]
+        for one in (False, True)
+    )
+    torch.testing.assert_close(compiled, plain, rtol=1e-12, atol=1e-12)
 
 
 def pre_activations(model, x):

@@ -1,6 +1,7 @@
 """The sparse autoencoders that the derived model is compared with: what each is known for."""
 
 from functools import cache, partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from implicit_em import load
 from implicit_em.codes import Code
 from implicit_em.data import as_unit_float
 from implicit_em.engine.modules import EnergyModule
+from implicit_em.engine.rendezvous import arrange
 from implicit_em.engine.stack import Stack, stack_models, takes_stacks
 from implicit_em.losses import auxk, mse, target_l0
 from implicit_em.models import BatchTopK, Dictionary, Gated, JumpReLU, TopK, dictionary, topk
@@ -57,6 +59,12 @@ def steps_done(monkeypatch):
     monkeypatch.setattr(EnergyModule, "steps_done", 100)
 
 
+def stacks_of(modules):
+    """The number of stacks that runs with the same block make."""
+    requests = [SimpleNamespace(module=one, block=blocks(1)[0]) for one in modules]
+    return len(arrange(requests, 1))
+
+
 @pytest.mark.parametrize("name", CONTENDERS)
 def test_a_familys_sweep_of_seed_rate_and_sparsity_trains_as_each_alone(name, contender):
     dead_soon = ["model.dead_after=3"] if "topk" in name else []
@@ -75,6 +83,19 @@ def test_a_familys_sweep_of_seed_rate_and_sparsity_trains_as_each_alone(name, co
 def slope_of(model):
     """Return the gradient of the decoder's matrix."""
     return model.weight.grad.mT if model.tied else model.decoder.weight.grad
+
+
+def test_runs_of_any_temperature_and_target_train_as_alone(contender):
+    company = [
+        ["model.l0=null", "model.temperature=0.02"],
+        ["model.l0=null", "model.temperature=0.05", "lr.value=0.003"],
+        ["model.l0=null", "model.temperature=0.02", "loss.slab.weight=0.5"],
+    ]
+    build = [partial(contender, "spike_slab", *own, seed=seed) for seed, own in enumerate(company)]
+    assert_as_alone(build, [blocks(1), blocks(1), blocks(2)])
+    assert stacks_of([make() for make in build]) == 1
+    other = contender("spike_slab", "model.l0=null", "model.log_odds=9")
+    assert stacks_of([build[0](), other]) == 2
 
 
 @pytest.mark.parametrize("name", UNIT)
