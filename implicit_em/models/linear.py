@@ -112,7 +112,7 @@ class TiedLinear(nn.Module):
         return layer
 
 
-def freeze(layer: nn.Linear) -> None:
+def freeze(layer: Any) -> None:
     """Make the weight of a layer a buffer under the same name: no optimizer moves it."""
     weight = layer.weight.detach()
     del layer.weight
