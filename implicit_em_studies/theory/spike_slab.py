@@ -44,7 +44,7 @@ L0S = (8, 16)
 CHECKED = 64
 """Number of test samples on which the identity is checked."""
 FITTED = 20_000
-"""Number of training samples that the ridge decoder and the probe of a code are fitted to."""
+"""Number of training samples that a ridge decoder of a code is fitted to."""
 
 
 class Denoising(SpikeSlab):
@@ -114,7 +114,6 @@ def codes(model: SpikeSlab, x_ND: Tensor) -> tuple[Tensor, Tensor]:
 def _by_run(run: Run) -> dict[str, float]:
     """Return the identity's error, T beside the residual, and what both codes say."""
     model, (train, labels, test, test_labels) = run.model(), samples_of(run)
-    train, labels = train[:FITTED], labels[:FITTED]
     with torch.no_grad():
         residual = (model.reconstruct(test) - test).square().mean()
         r_NK = model.responsibilities(test)
@@ -125,7 +124,7 @@ def _by_run(run: Run) -> dict[str, float]:
     }
     pairs = zip(("soft", "hard"), codes(model, train), codes(model, test), strict=True)
     for name, of_train, of_test in pairs:
-        weight, bias = ridge_decoder([(of_train, train)])
+        weight, bias = ridge_decoder([(of_train[:FITTED], train[:FITTED])])
         found[f"{name}_fvu"] = fvu_of([(test, of_test.double() @ weight + bias)])
         learnt, tested = (of_train.numpy(), labels.numpy()), (of_test.numpy(), test_labels.numpy())
         found[f"{name}_probe"] = linear_probe(*learnt, *tested, threads=1)
@@ -203,7 +202,8 @@ def variances(tables: Tables) -> Figure:
             axes.plot(
                 100 * own["fvu"], [place] * len(own), "o", color=style.BLACK, ms=4, mfc="none"
             )
-        axes.set(title=f"L0 {target}", xlabel="unexplained variance (%)")
+        axes.set(title=f"L0 {target}", xlabel="unexplained variance (%)", xscale="log")
+        style.plain_logarithm(axes.xaxis)
     panels[0].set_yticks(range(len(shown)), [VARIANTS[name] for name in shown])
     panels[0].invert_yaxis()
     return figure
