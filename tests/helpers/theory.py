@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 
 from helpers.studies import crossed
-from implicit_em_studies.theory.spike_slab import VARIANTS
 from implicit_em_studies.theory.volume import CANDIDATES
 
 SEEDS = (1, 2, 3)
@@ -82,18 +81,6 @@ def lse():
     return {"regimes": regimes, "responsibilities": said}
 
 
-def spike_slab():
-    levels = dict.fromkeys(VARIANTS, 0.2) | {"no_slab": 0.23, "no_error": 0.6, "exact": 0.25}
-    levels |= {"denoising": 0.205, "tc_0.0001": 0.18, "hard": 0.21, "paper": 0.4}
-    runs = crossed(variant=VARIANTS, target=(8, 16), seed=SEEDS)
-    fvu = runs["variant"].map(levels) + 1e-4 * runs["seed"] * (runs["variant"] != "step")
-    runs = runs.assign(l0=1.05 * runs["target"], fvu=fvu, ridge_fvu=fvu - 0.02)
-    steps = crossed(target=(4, 8, 16, 32), seed=SEEDS)
-    steps = steps.assign(identity=1e-14, temperature=0.02, residual=0.015, undecided=0.3)
-    steps = steps.assign(soft_fvu=0.2, hard_fvu=0.21 + 1e-3 * steps["seed"])
-    return {"runs": runs, "codes": steps.assign(soft_probe=0.95, hard_probe=0.94)}
-
-
 def anomaly():
     levels = {"today": 0.9, "decay": 0.9, "today_active": 0.7, "sae": 0.6}
     levels |= dict.fromkeys(("gmm", "kmeans", "forest"), 0.8)
@@ -105,7 +92,7 @@ def anomaly():
 
 def evidence():
     """What the study would measure if every answer were yes."""
-    parts = (volume, depth, explicit_em, reconstruction, lse, spike_slab, anomaly)
+    parts = (volume, depth, explicit_em, reconstruction, lse, anomaly)
     return {part.__name__: part() for part in parts}
 
 

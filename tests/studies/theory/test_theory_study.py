@@ -20,7 +20,6 @@ volume, em = partial(changed, "volume"), partial(changed, "explicit_em")
 layer, auroc = partial(changed, "depth", "layers"), partial(changed, "anomaly", "aurocs", "auroc")
 said = partial(changed, "lse", "responsibilities")
 rebuilt = partial(changed, "reconstruction", "runs")
-own, step = partial(changed, "spike_slab", "runs", "fvu"), partial(changed, "spike_slab", "codes")
 
 
 def slower(factor):
@@ -96,33 +95,6 @@ FLIPS = [
     ("low_energy_is_a_match", "partly", said("purity_most", 0.6)),
     ("low_energy_is_a_match", "yes", said("purity_most", 0.6, activation=("Abs", "Square"))),
     ("low_energy_is_a_match", "no", said("purity_least", 0.15, activation=("Softplus", "Abs", "Square"), seed=2)),
-    ("the_identity_holds", "no", step("identity", 1e-9, seed=2)),
-    ("energies_see_the_data", "partly", changed("spike_slab", "runs", "ridge_fvu", 0.185, variant="paper", target=8)),
-    ("energies_see_the_data", "no", changed("spike_slab", "runs", "ridge_fvu", 0.185, variant="paper")),
-    ("the_error_is_needed", "partly", own(0.1, variant="no_error", target=16)),
-    ("the_error_is_needed", "no", own(0.1, variant="no_error", seed=2)),
-    ("the_slab_is_needed", "partly", own(0.1, variant="no_slab", target=8)),
-    ("the_slab_is_needed", "no", own(0.1, variant="no_slab", seed=1)),
-    ("the_slab_is_needed", "no", changed("spike_slab", "runs", "l0", 20, variant="no_slab")),
-    ("the_slab_is_needed", "partly", changed("spike_slab", "runs", "l0", 7.1, target=8)),
-    ("the_slab_is_needed", "yes", changed("spike_slab", "runs", "l0", 7.1, target=8, seed=1)),
-    ("the_step_beats_the_exact_form", "partly", own(0.1, variant="exact", target=16)),
-    ("the_step_beats_the_exact_form", "no", own(0.3, variant="step", seed=3)),
-    ("denoising_does_as_well", "partly", own(0.212, variant="denoising", target=16)),
-    ("denoising_does_as_well", "no", own(0.212, variant="denoising")),
-    ("denoising_does_as_well", "no", own(0.28, variant="denoising", seed=1)),
-    ("the_temperature_is_the_noise", "partly", step("temperature", 0.05, target=(4, 8, 16))),
-    ("the_temperature_is_the_noise", "partly", step("temperature", 0.007, target=32)),
-    ("the_temperature_is_the_noise", "no", step("temperature", 0.05)),
-    ("responsibilities_say_more", "partly", step("hard_fvu", 0.19, target=16)),
-    ("responsibilities_say_more", "partly", step("hard_probe", 0.96, target=8)),
-    ("responsibilities_say_more", "no", both(step("hard_probe", 0.96), step("hard_fvu", 0.19))),
-    ("responsibilities_say_more", "yes", both(step("hard_probe", 0.96, target=4), step("hard_fvu", 0.1, target=32))),
-    ("the_papers_terms_add", "partly", own(0.195, variant="tc_0.0001", target=8)),
-    ("the_papers_terms_add", "no", own(0.191, variant="tc_0.0001")),
-    ("the_papers_terms_add", "yes", both(own(0.2, variant="tc_0.0001"), own(0.15, variant="var_1e-05"))),
-    ("soft_beats_hard", "partly", own(0.19, variant="hard", target=8)),
-    ("soft_beats_hard", "no", own(0.19, variant="hard", seed=2)),
     ("evidence_beats_references", "yes", auroc(0.95, method="gmm", kind="fashion")),
     ("evidence_beats_references", "partly", auroc(0.95, method="gmm", kind=("fashion", "digit"))),
     ("evidence_beats_references", "no", auroc(0.95, method="sae")),
@@ -198,8 +170,6 @@ def thin(tmp_path):
         "null,0,1,2,3,4,5,6,7,8,9": "null,3",
         "0.1,0.3,1,3,10": "0.1,1",
         "0.1,0.25,0.5,1,2,4": "1,2",
-        "4,8,16,32": "8,16",
-        "1e-5,1e-4": "1e-5",
     }
     file = conf / "theory.yaml"
     for values, left in long.items():
