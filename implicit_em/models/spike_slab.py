@@ -12,7 +12,7 @@ from implicit_em.base.values import check_number, check_word
 from implicit_em.codes import Code, at_units
 from implicit_em.models.dictionary import Dictionary
 from implicit_em.models.jump_relu import JumpReLU
-from implicit_em.models.linear import SharedInput
+from implicit_em.models.linear import SharedInput, in_dtype_of
 
 LEAST_ODDS = 3.0
 """Log odds at which a unit without evidence, ``z <= 0``, has the responsibility 0."""
@@ -39,6 +39,12 @@ class SpikeSlab(Dictionary):
 
     F belongs to no normalised density, so there is no likelihood.
 
+    Samples may differ much in length, as vectors from inside language models do. With one
+    temperature for all, the long ones would have most of the active units. So a model is ``scaled``
+    by default: x is divided by its own root mean square s before anything else, and ``E`` is
+    multiplied by it. All of the above then holds for ``x / s`` and ``m = 0``, and the code of ``c
+    x`` is c times that of x. The reconstruction is ``W^T E + m``.
+
     Args:
         in_features: width D of the input.
         hidden: number of units K.
@@ -48,14 +54,16 @@ class SpikeSlab(Dictionary):
             (lambda - 3) T`` down, and fully on from ``2 (lambda + 3) T`` up.
         held: whether a step holds the responsibilities fixed. If not, the step is score matching
             of F itself, whose gradient goes through them.
+        scaled: whether each sample is divided by its own root mean square. Its mean is not
+            subtracted then.
         kwargs: further arguments of ``Dictionary``.
 
     Raises:
-        ValueError: if an option is out of its range, the activation is another, or ``tied`` is
-            given as false.
+        ValueError: if an option is out of its range, the activation is another, ``tied`` is given
+            as false, or ``subtract_bias`` as true for a scaled model.
     """
 
-    takes_stacks = takes_parts = folds = steps_sparsely = True
+    takes_stacks = takes_parts = steps_sparsely = True
     settings: ClassVar[tuple[str, ...]] = ("temperature",)
     provides: ClassVar[tuple[str, ...]] = (*Dictionary.provides, "slab")
     temperature: Tensor
@@ -69,9 +77,13 @@ class SpikeSlab(Dictionary):
         temperature: float = 0.1,
         log_odds: float = 30.0,
         held: bool = True,
+        scaled: bool = True,
         **kwargs: Any,
     ) -> None:
         check_word("tied", kwargs.pop("tied", True), (True,))
+        check_word("scaled", scaled, (True, False))
+        if scaled:
+            check_word("subtract_bias", kwargs.setdefault("subtract_bias", False), (False,))
         super().__init__(in_features, hidden, activation, tied=True, **kwargs)
         if not isinstance(self.encoder.activation, nn.ReLU):
             raise ConfigError(f"activation={activation}: allowed is relu")
@@ -80,40 +92,56 @@ class SpikeSlab(Dictionary):
         check_word("held", held, (True, False))
         self.log_odds = log_odds
         self.held = held
+        self.scaled = scaled
         self.register_buffer("temperature", torch.tensor([float(temperature)]))
         self.register_buffer("initial", self.temperature.clone())
 
     def encode(self, x: Tensor | SharedInput) -> Tensor:
         """Return the code ``E = r a``, shape ``(..., K)``, of inputs ``(..., D)``."""
+        x, scale = self._scaled(x)
         a = super().encode(x)
-        return a * gate(self._energies(a), self._at())
+        return _times(a * gate(self._energies(a), self._at()), scale)
 
     def energies(self, x: Tensor) -> Tensor:
         """Return the energies ``e`` of the units when they are on, shape ``(..., K)``."""
-        return self._energies(super().encode(x))
+        return self._energies(super().encode(self._scaled(x)[0]))
 
     def responsibilities(self, x: Tensor) -> Tensor:
         """Return ``r = dF/de``, shape ``(..., K)``: how far each unit is on."""
         return gate(self.energies(x), self.temperature)
 
     def free_energy(self, x: Tensor) -> Tensor:
-        """Return ``F(x)``, shape ``(...)``, of inputs ``(..., D)``."""
-        distance = (x - self.decoder.bias).square().sum(-1) / 2
-        return distance + free_energy(self.energies(x), self.temperature).sum(-1)
+        """Return ``F(x)``, shape ``(...)``, of inputs ``(..., D)``; ``F(x / s)`` if scaled."""
+        moved = self._scaled(x)[0] if self.scaled else x - self.decoder.bias
+        units = free_energy(self.energies(x), self.temperature)
+        return moved.square().sum(-1) / 2 + units.sum(-1)
 
     def training_outputs(self, x: Tensor | SharedInput) -> dict[str, Tensor]:
         """Return the tensors of a training step, with the terms of the slab."""
-        return self._step(super().encode(x))
+        x, scale = self._scaled(x)
+        return self._step(super().encode(x), scale)
 
     def sparse_outputs(self, x: Tensor, most: int) -> dict[str, Tensor | Code]:
         """Return the tensors of a training step; see ``Encoder.sparse_outputs``."""
         least = (2 * (self.log_odds - LEAST_ODDS) * self.temperature).sqrt()
-        return self._step(self.layer(x, most).keep(lambda z: z > least))
+        x, scale = self._scaled(x)
+        return self._step(self.layer(x, most).keep(lambda z: z > least), scale)
 
-    def _step(self, a: Tensor | Code) -> dict[str, Any]:
+    def _step(self, a: Tensor | Code, scale: Tensor | None) -> dict[str, Any]:
         options = self._at(), self.log_odds, self.held
         code, slab = at_units(lambda a: _Step.apply(a, *options), a)
-        return self._outputs(code, slab=slab)
+        return self._outputs(_times(code, scale), slab=_times(_times(slab, scale), scale))
+
+    def _scaled(self, x: Any) -> tuple[Any, Tensor | None]:
+        """Return samples divided by their root mean squares ``(..., 1)``, and these."""
+        if not self.scaled:
+            return x, None
+        if isinstance(x, SharedInput):
+            batches, scales = self._scaled(x.batches)
+            return SharedInput(batches, x.counts), SharedInput(scales, x.counts).expanded()
+        exact = in_dtype_of(self.weight, x)
+        scale = exact.square().mean(-1, keepdim=True).sqrt()
+        return exact / scale.clamp(min=torch.finfo(scale.dtype).tiny), scale
 
     def _energies(self, a: Tensor) -> Tensor:
         return self.log_odds * self._at() - a.square() / 2
@@ -138,6 +166,7 @@ class SpikeSlab(Dictionary):
         At this temperature, a share of the activations of samples ``(N, D)`` is not 0, at most half
         of those above 0.
         """
+        x, _ = self._scaled(x)
         super().place_biases(x, share)
         a = super().encode(x[:: -(-len(x) * len(self.weight) // PLACED)])
         positive = a[a > 0]
@@ -151,7 +180,8 @@ class SpikeSlab(Dictionary):
     def hard(self) -> JumpReLU:
         """Return the model in which a unit is on, ``E_j = z_j``, if ``r_j`` exceeds 1/2, else off.
 
-        It is the limit of T towards 0 in which ``lambda T`` stays.
+        It is the limit of T towards 0 in which ``lambda T`` stays. It does not scale samples: of a
+        scaled model, it is right for those whose root mean square is 1.
         """
         units, width = self.weight.shape
         own = ("unit_columns", "subtract_bias", "middle", "tied")
@@ -163,6 +193,16 @@ class SpikeSlab(Dictionary):
         state = {n: v for n, v in self.state_dict().items() if n not in ("temperature", "initial")}
         model.load_state_dict({**state, "log_threshold": threshold.log().expand(units)})
         return model.train(self.training)
+
+
+def _times(values: Any, scale: Tensor | None) -> Any:
+    """Return activations ``(..., B, K)``, or a code, times a number of each sample."""
+    if scale is None:
+        return values
+    if isinstance(values, Code):
+        own_N = scale.flatten()[values.pattern.row_N]
+        return Code(values.values_N * own_N, values.pattern)
+    return values * scale
 
 
 def gate(energies: Tensor, temperature: Tensor | float) -> Tensor:

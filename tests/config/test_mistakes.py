@@ -21,7 +21,10 @@ MISTAKES = {
     "model.hiden=32": ["model.hiden=32", "did you mean model.hidden?"],
     "trainer.max_epoch=3": ["trainer.max_epoch=3", "did you mean trainer.max_epochs?"],
     "+trainer.max_epoch=3": ["trainer.max_epoch=3", "did you mean max_epochs?"],
-    "model.k=8": ["model.k=8: no such key", "model=batch_topk, model=jump_relu, model=tied_"],
+    "model.k=8": [
+        "model.k=8: no such key",
+        "model=batch_topk, model=frozen_topk, model=jump_relu, ",
+    ],
     "loss.foo.weight=1": ["loss.foo.weight=1", "allowed: loss.lse, loss.var, loss.tc"],
     "callbacks=[earlystopping]": ["did you mean early_stopping?", "best, early_stopping, lr_mon"],
     "model._target_=implicit_em.models.Encodr": ["no Encodr; did you mean Encoder?"],
@@ -78,7 +81,10 @@ MISTAKES = {
     "model=l1 model.l0=8 loss.l1.weight=0": ["model.l0=8: no term of loss=l1 makes the units"],
     "model.l0=8 trainer.max_epochs=0": ["model.l0=8: nothing is trained", "max_epochs=0"],
     "model=kmeans +model.l0=8": ["model.l0=8: nothing is trained", "max_epochs=0"],
-    "model=pca model.l0=8": ["model.l0=8: no such key", "model=encoder, model=gated"],
+    "model=pca model.l0=8": [
+        "model.l0=8: no such key",
+        "model=encoder, model=frozen_topk, model=gated",
+    ],
     "objective=l0_reached": ["objective=l0_reached: names no number of metrics.json"],
     "model=topk loss=gated": ["loss=gated", "model=topk", "l1 needs gates"],
     "model=l1 loss.l1.warmup=-3": ["loss.l1.warmup=-3", "greater than or equal to 0"],

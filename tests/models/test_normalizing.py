@@ -15,7 +15,7 @@ from implicit_em.models.linear import TiedLinear
 from implicit_em.models.normalizing import Normalized, Normalizer, fit_normalizer, taking_raw
 
 AFFINE = ("centre", "standard", "scale", "zca")
-NOT_FOLDED = ("Gated", "GaussianMixture", "KMeans", "Mixture", "NMF", "Pixels")
+NOT_FOLDED = ("Gated", "GaussianMixture", "KMeans", "Mixture", "NMF", "Pixels", "SpikeSlab")
 
 
 def draw(count=500, width=9, constant=True):

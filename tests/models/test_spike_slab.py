@@ -32,7 +32,10 @@ def draw(*shape, seed=0, scale=1.0):
 def made(seed=0, units=UNITS, temperature=0.15, log_odds=5.0, **options):
     """A model with random rows, biases and middle, of which some units are on, off and between."""
     model = SpikeSlab(
-        *(WIDTH, units), temperature=temperature, log_odds=log_odds, unit_columns=False, **options
+        *(WIDTH, units),
+        temperature=temperature,
+        log_odds=log_odds,
+        **{"unit_columns": False, "scaled": False} | options,
     ).double()
     with torch.no_grad():
         for number, parameter in enumerate(model.parameters()):
@@ -397,3 +400,31 @@ def test_the_temperature_is_placed_so_that_a_share_of_the_activations_is_not_0(s
 def test_what_cannot_be_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         SpikeSlab(WIDTH, UNITS, **options)
+
+
+def test_a_scaled_model_multiplies_the_code_as_the_sample_is():
+    model, x = made(scaled=True), samples()
+    with torch.no_grad():
+        model.decoder.bias.zero_()
+    code, factor = model.encode(x), draw(SAMPLES, 1, seed=7).abs() + 0.01
+    assert 0 < (code > 0).double().mean() < 1
+    assert torch.allclose(model.encode(factor * x), factor * code, rtol=1e-10)
+    assert torch.allclose(model.reconstruct(factor * x), factor * model.reconstruct(x), rtol=1e-10)
+    assert torch.allclose(model.responsibilities(factor * x), model.responsibilities(x))
+    assert (model.encode(torch.zeros_like(x)) == 0).all()
+    root = x.square().mean(-1, keepdim=True).sqrt()
+    plain = made(scaled=False, subtract_bias=False)
+    plain.load_state_dict(model.state_dict())
+    assert torch.allclose(code, root * plain.encode(x / root))
+    scaled, ordinary = model.training_outputs(x), plain.training_outputs(x / root)
+    assert torch.allclose(scaled["slab"], root.square() * ordinary["slab"])
+    y = (x / root).requires_grad_()
+    (slope,) = torch.autograd.grad(plain.free_energy(y).sum(), y)
+    assert torch.allclose(root * (y - slope), model.reconstruct(x)), "the gradient reconstructs x"
+
+
+def test_a_scaled_model_does_not_subtract_a_bias():
+    with pytest.raises(ValueError, match="subtract_bias=true: allowed are false"):
+        SpikeSlab(WIDTH, UNITS, subtract_bias=True)
+    with pytest.raises(TypeError, match="must be floating point"):
+        SpikeSlab(WIDTH, UNITS).encode(torch.ones(2, WIDTH, dtype=torch.int64))
