@@ -132,7 +132,7 @@ class SpikeSlab(Dictionary):
         code, slab = at_units(lambda a: _Step.apply(a, *options), a)
         return self._outputs(_times(code, scale), slab=_times(_times(slab, scale), scale))
 
-    def _scaled(self, x: Any) -> tuple[Any, Tensor | None]:
+    def _scaled(self, x: Any) -> tuple[Any, Any]:
         """Return samples divided by their root mean squares ``(..., 1)``, and these."""
         if not self.scaled:
             return x, None
