@@ -268,6 +268,7 @@ def test_the_tutorial_can_be_followed_and_leaves_what_it_and_the_reference_say(
     assert set(json.loads((run / "metrics.json").read_text())) == set(explained)
 
 
+@pytest.mark.slow
 def test_the_tutorial_on_spectra_finds_what_it_says(command_line, monkeypatch, capfd):
     page = "docs/tutorial-spectra.md"
     makes_the_data, *looks = PYTHON.findall(text(page))

@@ -103,6 +103,7 @@ def test_a_server_that_does_not_take_a_run_delays_one_of_a_process(
 
 
 @pytest.mark.parametrize("fault", ["gone", slow("silent"), slow(500)])
+@pytest.mark.slow
 def test_a_server_that_disappears_delays_the_end_of_one_run_of_a_process(
     fault, server, lines, tmp_path
 ):
@@ -146,6 +147,7 @@ def test_what_was_not_sent_is_sent_by_the_command_of_the_line(server, lines, tmp
     assert epochs == {id_of(begun): [0, 1, 2], id_of(late): [1, 2]}
 
 
+@pytest.mark.slow
 def test_a_run_whose_server_disappears_has_the_results_of_one_without(
     server, composed, small, lines, tmp_path, monkeypatch
 ):

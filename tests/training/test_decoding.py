@@ -98,6 +98,7 @@ def test_one_thread_fits_the_decoder_of_few_units(monkeypatch):
         assert (threads, torch.get_num_threads()) == ([1, 2], 2)
 
 
+@pytest.mark.slow
 def test_known_features_that_a_ridge_decoder_finds_are_counted(composed, small, tmp_path):
     known = ["data=superposition", "data.features=40", "data.width=20", "data.density=0.05"]
     sizes = ["data.samples=3000", "data.test_samples=200", "data.batch_size=64"]

@@ -16,6 +16,7 @@ from implicit_em.config.check import check
 from implicit_em.config.spec import RunSpec
 from implicit_em.export import export
 from implicit_em.metrics.reconstruction import fvu
+from implicit_em.models.normalizing import Normalized
 from implicit_em.training.run import train
 from implicit_em.training.trained import trained
 from implicit_em.viewer.exploring import explore
@@ -75,9 +76,9 @@ def test_an_export_has_hard_units_and_says_what_this_changes(run, tmp_path, capl
     assert said["implicit_em_code"] == "on or off, from r = 1/2 on"
     model, other, found = implicit_em.load(run), implicit_em.load(folder), trained(run)
     raw = found.normalizer.inverse(found.data.split("test")[0]).float()
-    torch.testing.assert_close(other.encode(raw), model.hard().encode(raw), atol=1e-4, rtol=1e-4)
-    on = model.responsibilities(raw) > 0.5
-    assert torch.equal(other.encode(raw) > 0, on)
+    hard = Normalized(model.model.hard(), model.normalizer)
+    torch.testing.assert_close(other.encode(raw), hard.encode(raw), atol=1e-4, rtol=1e-4)
+    assert 0 < (hard.encode(raw) > 0).double().mean() < 1
     fvus = [fvu(raw.numpy(), one.reconstruct(raw).numpy()) for one in (other, model)]
     assert [said["implicit_em_fvu"], said["implicit_em_fvu_of_run"]] == pytest.approx(
         fvus, rel=1e-3
@@ -113,7 +114,7 @@ def test_half_precision_and_a_temperature_of_ones_own(composed, settings, tmp_pa
     metrics = train(composed(*settings, *own, "trainer.max_epochs=2"), tmp_path)
     assert 0 < metrics["l0"] < 32
     assert metrics["fvu"] < 1
-    assert implicit_em.load(tmp_path).temperature == torch.tensor([0.05])
+    assert implicit_em.load(tmp_path).model.temperature == torch.tensor([0.05])
 
 
 @pytest.mark.parametrize(
