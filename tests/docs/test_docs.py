@@ -141,6 +141,7 @@ def test_a_mistake_in_an_own_option_lists_it(own_files, command_line, capfd):
     assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_own_data_trains(command_line, tmp_path, monkeypatch):
     shown = [c for c in commands("docs/how-to/own-data.md") if c[0] == "data=tensors"]
     assert len(shown) == 5

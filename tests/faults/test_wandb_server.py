@@ -76,6 +76,7 @@ def sync(line, directory):
 
 
 @pytest.mark.parametrize("fault", ["down", slow("silent"), 401, slow(403), slow(500), slow(0.7)])
+@pytest.mark.slow
 def test_a_server_that_does_not_take_a_run_delays_one_of_a_process(
     fault, server, lines, tmp_path, monkeypatch
 ):

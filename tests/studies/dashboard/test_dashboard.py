@@ -136,6 +136,7 @@ def test_a_dashboard_is_over_the_runs_of_its_experiment(printed):
         )
 
 
+@pytest.mark.slow
 def test_run_twice_there_is_one_of_each(server, capsys):
     assert main(CONF) == 0
     first = {key: view["spec"] for key, view in server.views.items()}
