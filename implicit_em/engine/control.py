@@ -23,8 +23,8 @@ LAST_RATE = 0.1
 GAIN = 1.3
 """Factor of the error that acts at once; it damps the swings of the integral."""
 PROMPT_RATE = 0.2
-"""The same where L0 follows at once. It does not swing if L0 falls by the fifth power of the factor
-or less."""
+"""Change of the log factor in a step, for an error of 1, where L0 follows at once. L0 does not
+swing if it falls by the fifth power of the factor or less."""
 WIDEST = 16.0
 """Largest log factor of the integral: weights may be wrong by nearly seven orders of magnitude."""
 HOLD = 0.995

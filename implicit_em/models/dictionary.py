@@ -20,8 +20,8 @@ COLUMNS = 8192
 TIED_START = 0.4
 """Part of the way to sparse pre-activations at which the biases of a tied dictionary start.
 
-Its rows overlap, so its biases end far below 0. From 0, units die on the way; from 1, none is often
-active.
+Its rows overlap, so its biases end far below 0. From 0, units die on the way. From 0.7, codes of
+many active units explain less.
 """
 ELEMENTS = 2**17
 """Number of weights of a stack that a CPU changes at a time, if a replica has no more."""
