@@ -17,10 +17,10 @@ NEAREST = 0.8
 """Least cosine of the columns of a decoder that stays near its start, with that start."""
 COLUMNS = 8192
 """Number of columns whose lengths are kept at a time."""
-TIED_START = 0.4
-"""Part of the way to sparse pre-activations at which the biases of a tied dictionary start.
+TIED_START = 8
+"""Biases of a tied dictionary start at so many times the density that others start at.
 
-Its rows overlap, so its biases end far below 0. From 0, units die on the way. From 0.7, codes of
+Its rows overlap, so its biases have a long way to go. If they start near the end of it, codes of
 many active units explain less.
 """
 ELEMENTS = 2**17
@@ -111,13 +111,15 @@ class Dictionary(SparseAutoencoder):
     def place_biases(self, x: Tensor, share: float) -> None:
         """Set the encoder's biases so that a share of samples ``(N, D)`` activates each unit.
 
-        Pre-activations of a tied dictionary are centred. Then all are lowered by the same number, a
-        part of their quantile: a unit of much variance is active more often.
+        Pre-activations of a tied dictionary are centred. Then all are lowered by the same number,
+        so that ``TIED_START`` times the share of them is above 0, at most half. A unit of much
+        variance is active more often.
         """
         bias = self.encoder.linear.bias
         if self.tied:
             bias.copy_(-self.weight @ x.mean(0))
-            bias.sub_(TIED_START * _upper_quantile(self.encoder.linear, x, share))
+            density = min(0.5, TIED_START * share)
+            bias.sub_(_upper_quantile(self.encoder.linear, x, density))
         else:
             super().place_biases(x, share)
         if self.subtract_bias:

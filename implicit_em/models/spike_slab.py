@@ -75,7 +75,7 @@ class SpikeSlab(Dictionary):
         hidden: int = 64,
         activation: nn.Module | None = None,
         temperature: float = 0.1,
-        log_odds: float = 30.0,
+        log_odds: float = 100.0,
         held: bool = True,
         scaled: bool = True,
         **kwargs: Any,
