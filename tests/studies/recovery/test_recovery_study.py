@@ -18,7 +18,7 @@ from implicit_em_studies.recovery.study import STUDY, RecoveryStages
 from implicit_em_studies.shared.planning import compose_settings
 from implicit_em_studies.shared.study import Request
 
-DIGEST = "d2af2973b4b6d0e8"
+DIGEST = "be70dbb65bd44947"
 """The digest of the committed protocol, pinned."""
 pytestmark = pytest.mark.usefixtures("coarse")
 CHANGES = [
