@@ -54,10 +54,12 @@ def in_table(metrics: Mapping[Any, Any], of_sweep: bool = False) -> list[str]:
     """Return the keys that say something of a run's model, for its table or that of its sweep."""
     sizes = (metrics.get(key) for key in ("units", "inputs"))
     units, inputs = (size if isinstance(size, int | float) else 0 for size in sizes)
-    if units <= inputs and not metrics.get("site"):  # an earlier run has none of these keys
-        return list(IN_SUMMARY if of_sweep else IN_TABLE)
-    omitted = () if metrics.get("responsibilities") else RESPONSIBILITIES
-    return [key for key in (WIDE_SUMMARY if of_sweep else WIDE_TABLE) if key not in omitted]
+    # An earlier run has none of what is ``DESCRIBED``.
+    keys: tuple[str, ...] = IN_SUMMARY if of_sweep else IN_TABLE
+    if units > inputs or metrics.get("site"):
+        keys = WIDE_SUMMARY if of_sweep else WIDE_TABLE
+    omitted = () if metrics.get("responsibilities") in (None, True) else RESPONSIBILITIES
+    return [key for key in keys if key not in omitted]
 
 
 def versions() -> dict[str, str]:

@@ -24,11 +24,17 @@ ABSOLUTE = {"dead_units", "density"}
 """Keys of metrics with the paper's absolute thresholds."""
 
 
-@pytest.mark.parametrize("metrics", [{}, PAPER, PAPER | {"responsibilities": False}])
+@pytest.mark.parametrize("metrics", [{}, PAPER])
 def test_the_papers_tables_stay(metrics):
     assert in_table(metrics) == list(IN_TABLE)
     assert in_table(metrics, of_sweep=True) == list(IN_SUMMARY)
     assert IN_TABLE[:5] == ("dead_units", "silent_units", "redundancy", *RESPONSIBILITIES)
+
+
+@pytest.mark.parametrize(("of_sweep", "keys"), [(False, IN_TABLE), (True, IN_SUMMARY)])
+def test_a_narrow_model_without_a_softmax_over_units_has_no_responsibilities(of_sweep, keys):
+    shown = in_table(PAPER | {"responsibilities": False}, of_sweep)
+    assert shown == [key for key in keys if key not in RESPONSIBILITIES]
 
 
 @pytest.mark.parametrize("wide", [{"units": 785}, {"site": "resid.3"}])
