@@ -9,12 +9,16 @@ from implicit_em.base.errors import ConfigError
 
 
 def check_word(name: str, value: Any, allowed: Iterable[Any], where: str = "") -> None:
-    """Raise ``ConfigError`` for a value that is none of those allowed, shown as YAML has them."""
+    """Raise ``ConfigError`` for a value that is none of those allowed, shown as YAML has them.
+
+    ``where`` says with what, or in which place, these are allowed.
+    """
     if value not in (allowed := list(allowed)):  # a list, because not every value has a hash
         several = isinstance(value, Sequence) and not isinstance(value, str)
         shown = f"[{', '.join(map(_shown, value))}]" if several else _shown(value)
-        words = f"{'is one of' if several else 'are'} {', '.join(map(_shown, allowed))}"
-        raise ConfigError(f"{name}={shown}: allowed{where} {words}")
+        verb = "is one of" if several else "is" if len(allowed) == 1 else "are"
+        words = ", ".join(map(_shown, allowed))
+        raise ConfigError(f"{name}={shown}{where}: allowed {verb} {words}")
 
 
 def _shown(word: Any) -> str:

@@ -73,7 +73,7 @@ def _of_dictionary_learning(config: Any, arrays: dict[str, Tensor]) -> Content:
         found["threshold"] = threshold.expand(len(found["W_dec"]))
     found.pop("group_sizes", None)
     if (own := found.pop("k", None)) is not None:
-        check_word("k", trainer.get("k"), [own.item()], " by its weights")
+        check_word("k", trainer.get("k"), [own.item()], " with these weights")
     place = str(trainer.get("submodule_name") or f"resid_post_layer_{trainer['layer']}")
     hook = SUBMODULE.sub(r"blocks.\2.hook_\1", place)
     return {

@@ -179,7 +179,7 @@ def from_saelens(config: Mapping[str, Any], arrays: dict[str, Tensor]) -> nn.Mod
         arrays["threshold"] = arrays["threshold"].clamp(min=0).log()
     units, width = arrays["W_dec"].shape
     for name, size in (("d_in", width), ("d_sae", units)):
-        check_word(name, config.get(name, size), (size,), " by its weights")
+        check_word(name, config.get(name, size), (size,), " with these weights")
     options = {"k": config["k"]} if architecture == "topk" else {}
     subtract = bool(config.get("apply_b_dec_to_input", True))
     model: Any = CLASSES[architecture](

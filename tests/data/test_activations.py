@@ -298,8 +298,8 @@ def test_the_probe_leaves_out_documents_without_a_label(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"site": "resid.9"}, r"site=resid.9: allowed in the store .*store are resid.0"),
-        ({"label": "topic"}, r"label=topic: allowed in the store .*store are null, kind"),
+        ({"site": "resid.9"}, r"site=resid.9 in the store .*store: allowed is resid.0"),
+        ({"label": "topic"}, r"label=topic in the store .*store: allowed are null, kind"),
         ({"first_positions": -1}, "first_positions=-1: allowed are whole numbers from 0 on"),
         ({"first_positions": 1.5}, "first_positions=1.5: allowed are whole numbers"),
         ({"largest_norm": 0.0}, "largest_norm=0.0: allowed are numbers greater than 0"),
@@ -325,12 +325,12 @@ def test_held_out_documents_are_needed_to_measure_on_them(tmp_path):
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("data.site=resid.7", "data.site=resid.7: allowed in the store store are resid.0"),
+        ("data.site=resid.7", "data.site=resid.7 in the store store: allowed is resid.0"),
         (
             "data.site=[resid.0,mlp.1]",
-            "data.site=[resid.0, mlp.1]: allowed in the store store is one",
+            "data.site=[resid.0, mlp.1] in the store store: allowed is one",
         ),
-        ("data.label=x", "data.label=x: allowed in the store store are null, kind"),
+        ("data.label=x", "data.label=x in the store store: allowed are null, kind"),
         ("data.path=nowhere", "data: nowhere: no store"),
     ],
 )

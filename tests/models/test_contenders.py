@@ -421,10 +421,10 @@ def test_a_gate_opens_and_the_magnitude_says_how_far():
         (partial(Dictionary, tied="yes"), "tied=yes: allowed are true, false"),
         (partial(Dictionary, middle="mode"), "middle=mode: allowed are zero, mean, median"),
         (partial(TopK, frozen="all"), "frozen=all: allowed are null, encoder, decoder, near"),
-        (partial(TopK, frozen="near", tied=True), "frozen=near: allowed with tied=true are null"),
+        (partial(TopK, frozen="near", tied=True), "frozen=near with tied=true: allowed is null"),
         (
             partial(TopK, frozen="near", unit_columns=False),
-            "unit_columns=false: allowed with frozen=near are true",
+            "unit_columns=false with frozen=near: allowed is true",
         ),
     ],
 )

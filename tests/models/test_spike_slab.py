@@ -393,7 +393,7 @@ def test_the_temperature_is_placed_so_that_a_share_of_the_activations_is_not_0(s
         ({"temperature": float("nan")}, "temperature=nan"),
         ({"log_odds": 3}, "log_odds=3: allowed are finite numbers above 3"),
         ({"held": "yes"}, "held=yes: allowed are true, false"),
-        ({"tied": False}, "tied=false: allowed are true"),
+        ({"tied": False}, "tied=false: allowed is true"),
         ({"activation": nn.Softplus()}, "activation=Softplus.*: allowed is relu"),
     ],
 )
@@ -424,7 +424,7 @@ def test_a_scaled_model_multiplies_the_code_as_the_sample_is():
 
 
 def test_a_scaled_model_does_not_subtract_a_bias():
-    with pytest.raises(ValueError, match="subtract_bias=true: allowed are false"):
+    with pytest.raises(ValueError, match="subtract_bias=true: allowed is false"):
         SpikeSlab(WIDTH, UNITS, subtract_bias=True)
     with pytest.raises(TypeError, match="must be floating point"):
         SpikeSlab(WIDTH, UNITS).encode(torch.ones(2, WIDTH, dtype=torch.int64))

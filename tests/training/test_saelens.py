@@ -185,7 +185,7 @@ def test_dictionary_learning_is_read_once_its_pickle_is_converted(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"k": torch.tensor(3)}, "k=2: allowed by its weights are 3"),
+        ({"k": torch.tensor(3)}, "k=2 with these weights: allowed is 3"),
         ({"encoder.weight": torch.zeros(9)}, "Error(s) in loading state_dict for TopK: size"),
     ],
 )
@@ -220,12 +220,12 @@ def test_what_has_no_form_there_is_one_line(tmp_path):
         ({"architecture": "gated"}, "gated: missing or unknown: b_enc, b_gate, b_mag, r_mag"),
         ({"architecture": "topk", "k": UNITS + 1}, f"k={UNITS + 1}: allowed are whole numbers"),
         ({"normalize_activations": "layer_norm"}, "normalize_activations=layer_norm: allowed are"),
-        ({"reshape_activations": "hook_z"}, "reshape_activations=hook_z: allowed are none"),
+        ({"reshape_activations": "hook_z"}, "reshape_activations=hook_z: allowed is none"),
         ({"activation_fn": "tanh-relu"}, "activation_fn=tanh-relu: allowed are relu, topk"),
         ({"apply_b_dec_to_input": "false"}, "apply_b_dec_to_input='false': allowed are true and"),
         ({"rescale_acts_by_decoder_norm": []}, "rescale_acts_by_decoder_norm=[]: allowed are true"),
         ({"dtype": "int8"}, "dtype=int8: allowed are float32, float64, float16, bfloat16"),
-        ({"d_in": 5}, f"d_in=5: allowed by its weights are {WIDTH}"),
+        ({"d_in": 5}, f"d_in=5 with these weights: allowed is {WIDTH}"),
     ],
 )
 def test_folders_that_cannot_be_read_are_one_line(changes, said, tmp_path):
