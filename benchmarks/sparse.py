@@ -45,7 +45,7 @@ class Point:
         return f"{self.model}, K = {self.units:,}, {self.active} active, batch {self.batch_size:,}"
 
 
-TIED = ("tied_topk", "tied_batch_topk")
+TIED = ("tied_topk", "tied_batch_topk", "spike_slab")
 """Models without a decoder of their own, whose steps are taken in turns with TopK's."""
 FAMILIES = ("topk", "encoder", "l1", "batch_topk", "jump_relu", "gated", *TIED)
 WIDER = (1024, 16384, 65536)

@@ -62,12 +62,23 @@ def test_a_sweep_is_typed_as_its_label_says():
     assert str(sweep) == "cpu, basic launcher, rates: 24, threads: 2"
 
 
-@pytest.mark.parametrize("model", ["topk", "tied_topk"])
+@pytest.mark.parametrize("model", ["topk", "tied_topk", "spike_slab"])
 def test_weights_and_moments_of_a_sparse_step_are_those_of_one_matrix_or_two(model):
     point = sparse.Point(model, units=1024, active=8, batch_size=64)
     found = sparse._memory(point, "cpu")
     numbers = (1 if model in sparse.TIED else 2) * 1024 * sparse.WIDTH + 1024 + sparse.WIDTH
     assert found["weights_MiB"] == pytest.approx(3 * 4 * numbers / MIB, abs=0.01)
+
+
+def test_a_step_of_units_that_are_on_or_off_has_as_many_active_ones_and_searches_none():
+    point = sparse.Point("spike_slab", units=1024, active=8, batch_size=256)
+    samples_ND = sparse._samples("cpu")
+    (replica,) = sparse._stack(point, samples_ND, 1.0).replicas
+    code_BK = replica.model.encode(samples_ND[: point.batch_size])
+    assert (code_BK > 0).sum() / point.batch_size == pytest.approx(8, rel=0.1)
+    times = sparse._times(point, 1, "cpu")
+    assert {"sparse_ms", "dense_ms", "topk_ms"} < set(times)
+    assert times["search_ms"] == [0]
 
 
 @pytest.mark.slow
