@@ -8,7 +8,8 @@ way that leaves the rounding of each as it is (``engine.rounding``).
 import copy
 import inspect
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, groupby
@@ -27,7 +28,7 @@ from implicit_em.distributed import Group
 from implicit_em.engine.control import SparsityControl
 from implicit_em.engine.rounding import parameters_fill_lanes, statistics_fill_lanes
 from implicit_em.losses import Objective, StackedObjective
-from implicit_em.losses.derived import full_precision
+from implicit_em.losses.derived import full_precision, single
 from implicit_em.losses.objective import CODED
 from implicit_em.models.declarations import undeclared
 from implicit_em.models.linear import SharedInput
@@ -91,6 +92,17 @@ class BareReplica:
         self.bare_optimizer.step()
 
 
+@contextmanager
+def _casts_not_kept() -> Iterator[None]:
+    """Let autocast convert weights anew each time: those that it keeps miss the next update."""
+    before = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(before)
+
+
 class Stack:
     """Replicas that take their steps together.
 
@@ -140,6 +152,7 @@ class Stack:
         self._forward = torch.compile(self.evaluate) if first.compiled else self.evaluate
 
     @flushed_denormals()
+    @_casts_not_kept()
     def train(self, blocks: Sequence[Block]) -> Tensor:
         """Train each replica on its block; neighbours with equal blocks share them in memory.
 
@@ -256,24 +269,25 @@ class Stack:
     def _differentiate(
         self, outputs: Mapping[str, Tensor], progress: Tensor | None, logged: bool
     ) -> Any:
-        measured = self._measured(outputs) if logged else []
-        outputs = {name: outputs[name] for name in self._names}  # the same if nothing is logged
-        together = len(self.replicas) == 1 or statistics_fill_lanes(outputs)
-        further = [] if progress is None else self._regulate(outputs, progress, together)
-        if self._sparse_up_to:
-            further.append(self.parameters[0].new_full((1,), _has_codes(outputs)))
-        if together:
-            total, values, own = self.objective.differentiate(outputs)
-            return total, [*values, *further, *measured], own
-        totals, parts, starts = zip(
-            *(
-                objective.differentiate({k: v[r : r + 1] for k, v in outputs.items()})
-                for r, objective in enumerate(self._objective_of_each)
-            ),
-            strict=True,
-        )
-        terms = [torch.cat(values) for values in zip(*parts, strict=True)]
-        return torch.cat(totals), [*terms, *further, *measured], [*chain.from_iterable(starts)]
+        with full_precision(self.parameters[0]):
+            measured = self._measured(outputs) if logged else []
+            outputs = {n: _exact(outputs[n]) for n in self._names}  # the same if nothing is logged
+            together = len(self.replicas) == 1 or statistics_fill_lanes(outputs)
+            further = [] if progress is None else self._regulate(outputs, progress, together)
+            if self._sparse_up_to:
+                further.append(self.parameters[0].new_full((1,), _has_codes(outputs)))
+            if together:
+                total, values, own = self.objective.differentiate(outputs)
+                return total, [*values, *further, *measured], own
+            totals, parts, starts = zip(
+                *(
+                    objective.differentiate({k: v[r : r + 1] for k, v in outputs.items()})
+                    for r, objective in enumerate(self._objective_of_each)
+                ),
+                strict=True,
+            )
+            terms = [torch.cat(values) for values in zip(*parts, strict=True)]
+            return torch.cat(totals), [*terms, *further, *measured], [*chain.from_iterable(starts)]
 
     @torch.no_grad()
     def _measured(self, outputs: Mapping[str, Any]) -> list[Tensor]:
@@ -340,6 +354,11 @@ class Stack:
             gradients = none if stacked.grad is None else stacked.grad.unbind()
             for parameters, gradient in zip(self._parameters_of_replicas, gradients, strict=True):
                 parameters[number].grad = gradient
+
+
+def _exact(output: Any) -> Any:
+    """Return a tensor of half precision as float32: the terms are sums of many numbers."""
+    return single(output) if isinstance(output, Tensor) and output.is_floating_point() else output
 
 
 def _has_codes(outputs: Mapping[str, Any]) -> bool:

@@ -113,7 +113,7 @@ def evaluate(energies: Tensor, terms: Terms) -> tuple[Tensor, ...]:
     """Return the value of each term, shape ``(...)``, for energies ``(..., B, K)``."""
     leading = energies.shape[:-2]
     with full_precision(energies):
-        values = _ClosedForms.apply(_single(energies).reshape(-1, *energies.shape[-2:]), terms)
+        values = _ClosedForms.apply(single(energies).reshape(-1, *energies.shape[-2:]), terms)
     return tuple(value.view(leading) for value in values)
 
 
@@ -125,7 +125,7 @@ def value_and_gradient(
     The energies have shape ``(R, B, K)``, and each weight has shape ``(R, 1, 1)``.
     """
     with full_precision(energies):
-        values, gradients = _apply_forms(_single(energies.detach()), terms)
+        values, gradients = _apply_forms(single(energies.detach()), terms)
         return list(values), _weighted_sum(gradients, weights).to(energies.dtype)
 
 
@@ -291,9 +291,9 @@ def inverse_lengths(mean: Tensor, squares: Tensor, samples: int, eps: float) -> 
     return torch.where(squares > rounding, squares, torch.inf).rsqrt_()
 
 
-def _single(energies: Tensor) -> Tensor:
-    """Return energies of half precision as float32, others as they are."""
-    return energies if energies.dtype in (torch.float32, torch.float64) else energies.float()
+def single(tensor: Tensor) -> Tensor:
+    """Return a tensor of half precision as float32, of float32 and float64 as it is."""
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
 @takes_stacks

@@ -76,7 +76,7 @@ class JumpReLU(Dictionary):
         return self._with_active(*self._jump(near, threshold))
 
     def _with_active(self, activations: Any, active: Any) -> dict[str, Any]:
-        like = active.values_N if isinstance(active, Code) else active
+        like = self.log_threshold
         k = torch.as_tensor(self.k, dtype=like.dtype, device=like.device)
         return self._outputs(activations, active=active, k=k)
 

@@ -127,7 +127,8 @@ def keep_largest(activations: Tensor, count: int | Sequence[int]) -> Tensor:
         return activations
     with torch.no_grad():
         least = _least_kept(activations, each)
-        counts = activations.new_tensor(each).view(-1, *[1] * (activations.dim() - 1))
+        counts = torch.tensor(each, device=activations.device)  # half precision has few integers
+        counts = counts.view(-1, *[1] * (activations.dim() - 1))
         # An element that is 0 stays 0, whether it is kept or not.
         kept = (activations >= least) & (activations != 0)
         # Only on a CPU: elsewhere, asking would make the host wait for the device.
@@ -188,7 +189,7 @@ def largest_positive(z: Tensor, count: int) -> Tensor:
     chosen = (z >= least) & positive
     if chosen.count_nonzero() <= count * z[..., 0].numel() and (chosen.sum(-1) <= count).all():
         return chosen
-    return _first_from(z, least, z.new_tensor(count)) & positive
+    return _first_from(z, least, count) & positive
 
 
 def _by_candidates(z: Tensor, count: int) -> Tensor | None:
@@ -217,7 +218,7 @@ def _by_candidates(z: Tensor, count: int) -> Tensor | None:
     return chosen
 
 
-def _first_from(values: Tensor, least: Tensor, counts: Tensor) -> Tensor:
+def _first_from(values: Tensor, least: Tensor, counts: Tensor | int) -> Tensor:
     """Return a mask of ``counts`` elements: those above ``least``, and the first equal ones."""
     above = values > least
     equal = values == least

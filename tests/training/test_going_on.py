@@ -81,6 +81,7 @@ EVERY_2, EVERY_4 = ["checkpoint.steps=2"], ["checkpoint.steps=4"]
 LED = [*EVERY_2, "model.l0=3", "model.hidden=32", "trainer.max_epochs=4", "probe=none"]
 SPARSE = ["trainer.sparse=on", "model.hidden=24", "checkpoint.steps=1"]
 SPARSELY = ("encoder", "tied_batch_topk", "gated")
+HALF = ("encoder", "spike_slab")
 MOMENTUM, LONG = ["optimizer=momentum"], ["trainer.max_epochs=6"]
 CASES = [
     *(
@@ -106,6 +107,7 @@ CASES = [
         for bits in (32, 64)
         for block in (6, 8, 14, 19)
     ),
+    *(case([*LED, "trainer.precision=bf16-mixed", f"model={m}"], at_block(8), 26) for m in HALF),
     *(case([*SPARSE, f"model={m}"], at_block(3), 16) for m in SPARSELY),
     case(["model=batch_topk", "model.k=2", *EVERY_4, "probe=none"], at_block(9), 6),
     case(["checkpoint.epochs=2", "trainer.max_epochs=5"], at_block(19), 30),
