@@ -4,10 +4,12 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import epoch, harvest, jobs, paper, sgemm, sparse, stacked, width
+import torch
+
+from benchmarks import epoch, gpu, harvest, jobs, paper, sgemm, sparse, stacked, width
 from benchmarks.common import RESULTS, Result, machine, show, write
 from benchmarks.peers import race
 
@@ -22,7 +24,8 @@ PARTS: Mapping[str, Callable[[bool], Result]] = {
 }
 PAPER = "paper"
 PEERS = "peers"
-APART = (PAPER, PEERS)
+GPU = "gpu"
+APART = (PAPER, PEERS, GPU)
 """Parts that are measured only if they are asked for."""
 
 
@@ -34,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         nargs="*",
         metavar="PART",
         help=f"{', '.join(PARTS)} (all of these by default), {PAPER}, which takes half an hour and "
-        f"more, or {PEERS}, which installs other tools",
+        f"more, {PEERS}, which installs other tools, or {GPU}, which also does",
     )
     parser.add_argument("--quick", action="store_true", help="a trial, whose numbers mean little")
     parser.add_argument(
@@ -45,20 +48,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for part in options.parts:
         if part not in (*PARTS, *APART):
             parser.error(f"no part {part}; there are {', '.join((*PARTS, *APART))}")
+    if GPU in options.parts and not (options.quick or torch.cuda.is_available()):
+        parser.error(f"{GPU}: there is no CUDA device; --quick tries it on the CPU")
     os.environ["WANDB_MODE"] = "offline"
     trial = options.quick or options.epochs is not None
     directory = options.directory or (RESULTS / "quick" if trial else RESULTS)
     about, started = machine(), time.monotonic()
     for part in options.parts or PARTS:
+        results: Iterable[Result]
         if part == PAPER:
-            result = paper.measure(options.epochs or (1 if options.quick else None))
+            results = [paper.measure(options.epochs or (1 if options.quick else None))]
         elif part == PEERS:
-            result = race.measure(race.QUICK if options.quick else race.Size())
+            results = [race.measure(race.QUICK if options.quick else race.Size())]
+        elif part == GPU:
+            results = gpu.measure(gpu.QUICK if options.quick else gpu.FULL)
         else:
-            result = PARTS[part](options.quick)
-        content = result.content(about)
-        show(content)
-        write(content, directory)
+            results = [PARTS[part](options.quick)]
+        for result in results:
+            content = result.content(about)
+            show(content)
+            write(content, directory)
     print(f"\nWritten to {directory} after {time.monotonic() - started:.0f} s")
     return 0
 

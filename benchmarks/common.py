@@ -86,9 +86,9 @@ def devices() -> list[Device]:
     return [CPU, *(ACCELERATED if torch.cuda.is_available() else ())]
 
 
-def rows_not_measured(column: str) -> list[dict[str, Any]]:
-    """Return rows that say, in a column, what cannot be measured here."""
-    here = devices()
+def rows_not_measured(column: str, on: Sequence[Device] = ()) -> list[dict[str, Any]]:
+    """Return rows that say, in a column, what is not among some devices, or those of here."""
+    here = on or devices()
     return [{"device": str(d), column: NOT_MEASURED} for d in ACCELERATED if d not in here]
 
 

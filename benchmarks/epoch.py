@@ -131,10 +131,10 @@ def plain_epochs(images_ND: Tensor, cfg: Mapping[str, Any], epochs: int) -> list
     return seconds
 
 
-def measure(size: Size) -> Result:
-    """Time both in turns."""
+def measure(size: Size, on: Sequence[Device] = ()) -> Result:
+    """Time both in turns; step logging only if no devices are given."""
     rows, targets = [], []
-    for device in devices():
+    for device in on or devices():
         row = _compare(device, size)
         rows.append(row)
         share = row["curves_share_of_training_%"]["median"]
@@ -142,7 +142,7 @@ def measure(size: Size) -> Result:
             Target(f"project / plain, {device}", row["ratio"]["median"], RATIO),
             Target(f"curves, {device}: share of training, %", share, 100 * MONITORING_SHARE),
         ]
-    for row in _logging_costs(size):
+    for row in () if on else _logging_costs(size):
         rows.append(row)
         name = f"epoch that logs steps / one that does not, {row['device']}"
         targets.append(Target(name, row["logging_ratio"]["median"], LOGGED_RATIO))
@@ -159,7 +159,7 @@ def measure(size: Size) -> Result:
         "epoch",
         "Seconds an epoch: the project, loggers on, and a plain loop without any framework",
         setting,
-        rows + rows_not_measured("project_s"),
+        rows + rows_not_measured("project_s", on),
         targets,
     )
 

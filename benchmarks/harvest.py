@@ -2,14 +2,14 @@
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 
-from benchmarks.common import Result, Target, devices, spread, track
+from benchmarks.common import Device, Result, Target, devices, spread, track
 from implicit_em.base.errors import ConfigError
 from implicit_em.base.threads import torch_threads
 from implicit_em.config import CONF
@@ -35,12 +35,12 @@ class Size:
 QUICK = Size(tokens=2_000, repeats=1)
 
 
-def measure(size: Size) -> Result:
+def measure(size: Size, on: Sequence[Device] = ()) -> Result:
     """Time both in turns, in one process."""
     rows, targets = [], []
     for name, site in SITES.items():
         settings = _settings(name, site, size)
-        for device in (str(device) for device in devices() if "," not in str(device)):
+        for device in (str(device) for device in on or devices() if "," not in str(device)):
             label = f"{settings.lm.name}, {site}, {device}"
             row = _compare(label, settings.model_copy(update={"device": device}), size)
             rows.append(row)

@@ -2,7 +2,7 @@
 
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +12,7 @@ import torch
 from hydra.utils import instantiate
 from torch import Tensor
 
-from benchmarks.common import MIB, Result, Target, devices, rows_not_measured, spread, track
+from benchmarks.common import MIB, Device, Result, Target, devices, rows_not_measured, spread, track
 from benchmarks.step import random_block
 from benchmarks.sweeps import compose_run
 from benchmarks.width import exponent, peak_bytes
@@ -69,11 +69,12 @@ class Size:
 QUICK = Size(tuple(Point(m, 1024, batch_size=256) for m in ("topk", "encoder", "tied_topk")), 2)
 
 
-def measure(size: Size) -> Result:
+def measure(size: Size, on: Sequence[Device] = ()) -> Result:
     """Measure each point in a process of its own, dense and sparse steps in turns."""
     spawn = multiprocessing.get_context("spawn")
     rows: list[dict[str, Any]] = []
-    for device in map(str, devices()):
+    names = [str(device) for device in on or devices()]
+    for device in names:
         if "," in device:  # half precision and compiled steps are dense
             continue
         for point in track(size.points, f"sparse, {device}"):
@@ -95,8 +96,8 @@ def measure(size: Size) -> Result:
         "sparse",
         "Steps through the active units, through all units, and the least that a step must do",
         setting,
-        rows + rows_not_measured("step"),
-        _targets(size.points, [row for row in rows if row["device"] == "cpu"]),
+        rows + rows_not_measured("step", on),
+        _targets(size.points, [row for row in rows if row["device"] == names[0]]),
     )
 
 

@@ -2,6 +2,7 @@
 
 import statistics
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,14 +91,14 @@ class Timing:
     device_memory: int | None
 
 
-def measure(size: Size) -> Result:
+def measure(size: Size, on: Sequence[Device] = ()) -> Result:
     """Run all sweeps in turns; returns seconds a run and epoch, and their ratios."""
     spec = RunSpec.of(compose_run(size.overrides))
     cfg = spec.settings
     data = spec.build_data()
     images, hidden = len(data.train_indices()), cfg["model"]["hidden"]
     flop = products_flop(images, hidden, data.in_features)
-    sweeps = [sweep for device in devices() for sweep in _sweeps(device, size)]
+    sweeps = [sweep for device in on or devices() for sweep in _sweeps(device, size)]
     timings: dict[Sweep, list[Timing]] = {sweep: [] for sweep in sweeps}
     for sweep in track(sweeps * size.repeats, "sweeps"):
         timings[sweep].append(_time(sweep, size, flop))
@@ -124,7 +125,7 @@ def measure(size: Size) -> Result:
         "stacked",
         "Sweeps by train.py, loggers on: seconds a run and epoch, one after another and stacked",
         setting,
-        rows + rows_not_measured("sweep"),
+        rows + rows_not_measured("sweep", on),
         targets,
     )
 

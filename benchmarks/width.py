@@ -62,11 +62,11 @@ class Point:
         return f"{self.device}, batch {self.batch_size}, K = {self.hidden}"
 
 
-def measure(size: Size) -> Result:
+def measure(size: Size, on: Sequence[Device] = ()) -> Result:
     """Measure each point in a process of its own; returns times, memory and fitted exponents."""
     points = [
         Point(device, batch_size, hidden)
-        for device in devices()
+        for device in on or devices()
         for batch_size in size.batch_sizes
         for hidden in size.widths
     ]
@@ -86,7 +86,7 @@ def measure(size: Size) -> Result:
             }
         )
     targets = []
-    for device in devices():
+    for device in on or devices():
         for batch_size in size.batch_sizes:
             fitted = [
                 row
@@ -105,7 +105,7 @@ def measure(size: Size) -> Result:
         "width",
         "Step time and peak memory of a run alone (no Trainer), above those of the loaded data",
         setting,
-        rows + rows_not_measured("batch_size"),
+        rows + rows_not_measured("batch_size", on),
         targets,
     )
 

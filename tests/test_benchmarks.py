@@ -1,11 +1,14 @@
 """The measurements: their arithmetic, and the shapes of small ones. No speed is asserted."""
 
 import json
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 
 from benchmarks import __main__ as command
-from benchmarks import epoch, harvest, sgemm, sparse, stacked, width
+from benchmarks import epoch, gpu, harvest, sgemm, sparse, stacked, width
 from benchmarks.clock import WITH_CLOCK, epoch_seconds, read_clocks, seconds_a_run_and_epoch
 from benchmarks.common import (
     ACCELERATED,
@@ -18,6 +21,7 @@ from benchmarks.common import (
     machine,
     spread,
 )
+from benchmarks.peers import race
 from benchmarks.sweeps import run_sweep
 from implicit_em.base.errors import ConfigError
 
@@ -136,8 +140,63 @@ def test_a_language_model_without_weights_is_not_measured(monkeypatch):
 def test_an_unknown_part_is_refused(capsys):
     with pytest.raises(SystemExit):
         command.main(["speed"])
-    parts = "epoch, stacked, sgemm, jobs, sparse, width, harvest, paper, peers"
+    parts = "epoch, stacked, sgemm, jobs, sparse, width, harvest, paper, peers, gpu"
     assert f"there are {parts}" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="it would be measured")
+def test_a_gpu_that_is_not_there_is_not_measured(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["gpu"])
+    assert "gpu: there is no CUDA device; --quick tries it on the CPU" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_trial_for_a_gpu_runs_on_the_cpu(small, tmp_path, monkeypatch):
+    asked = []
+
+    def elsewhere(size, on):  # in processes of its own
+        asked.append(on)
+        return Result("x", "Nothing", {}, [{"a": 1}])
+
+    monkeypatch.setattr(gpu, "devices", lambda: [Device("cpu")])
+    for part in (stacked, race, harvest):
+        monkeypatch.setattr(part, "measure", elsewhere)
+    for part in (sparse, width):
+        threads = lambda count, mp_context: ThreadPoolExecutor(count)  # noqa: E731
+        monkeypatch.setattr(part, "ProcessPoolExecutor", threads)
+    monkeypatch.setattr(gpu, "MODELS", ("topk", "encoder", "spike_slab"))
+    monkeypatch.setattr(gpu, "UNITS", 64)
+    monkeypatch.setattr(gpu, "RUN", (*small, *gpu.RUN))
+    points = tuple(sparse.Point("topk", units, 4, 32) for units in (64, 128))
+    sizes = [epoch.Size(2, 1, (*small, "metrics_every=1")), None]
+    sizes += [width.Size((512, 1024), (64,), 512, 0), sparse.Size(points, 1), None, None]
+    monkeypatch.setattr(gpu, "QUICK", sizes)
+    assert command.main(["gpu", "--quick", "--directory", str(tmp_path)]) == 0
+    assert asked == [[Device("cpu")]] * 3
+    parts = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
+    assert parts.keys() == {f"gpu_{name}" for name in ("waits", "epoch", "width", "sparse", "x")}
+    *steps, run = parts["gpu_waits"]["rows"]
+    assert all(NOT_MEASURED in row.values() for row in (*steps, run))
+    assert {target["verdict"] for target in parts["gpu_waits"]["targets"]} == {"not measured"}
+    assert [row["device"] for row in parts["gpu_sparse"]["rows"]][:3] == ["cpu", "cpu", "cuda"]
+
+
+def test_what_waits_is_counted_or_named(monkeypatch):
+    modes = []
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+
+    def waits():
+        if modes[-1] == "error":
+            raise RuntimeError("called a synchronizing CUDA operation\nand more")
+        for _ in range(3):
+            warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+
+    assert gpu._waits(waits, Device("cuda"), "warn") == 3
+    assert gpu._waits(waits, Device("cuda"), "error") == "called a synchronizing CUDA operation"
+    assert gpu._waits(lambda: None, Device("cpu"), "warn") == NOT_MEASURED
+    assert modes == ["warn", 0, "error", 0]
 
 
 def test_a_result_without_targets_or_spread(tmp_path):

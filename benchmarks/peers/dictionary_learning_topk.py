@@ -14,7 +14,7 @@ trainer = TopKTrainer(
     lr=task.rate,
     warmup_steps=0,
     seed=task.seed,
-    device="cpu",
+    device=task.device,
 )
 done = iter(range(task.steps))
 measure(task, lambda batch: trainer.update(next(done), batch), trainer.ae.forward)

@@ -23,7 +23,7 @@ for seed in range(task.seed, task.seed + runs):
     settings = [f"model.hidden={task.units}", f"model.k={task.active}", f"lr.value={task.rate}"]
     spec = RunSpec.of(compose_run(["model=topk", *settings]))
     torch.manual_seed(seed)
-    module = spec.build_module(samples_ND.shape[1])
+    module = spec.build_module(samples_ND.shape[1]).to(task.device)
     module.model.start(samples_ND[:10_000])
     optimizer = instantiate(spec.settings["optimizer"], _partial_=True)(module.parameters())
     replica = BareReplica(module.model, module.objective, optimizer)
@@ -35,7 +35,7 @@ stacks = [Stack(replicas)] if together else [Stack([replica]) for replica in rep
 
 def step(batch: torch.Tensor) -> None:
     """Take a step of each run."""
-    block = Block(batch, [torch.arange(len(batch))])
+    block = Block(batch, [torch.arange(len(batch), device=batch.device)])
     for stack in stacks:
         stack.train([block] * len(stack.replicas))
 

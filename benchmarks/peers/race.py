@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import RESULTS, Result, Target, spread, track
+from benchmarks.common import CPU, RESULTS, Device, Result, Target, spread, track
 from benchmarks.peers.task import Task
 
 SCRIPTS = Path(__file__).parent
@@ -52,8 +52,8 @@ class Contender:
         return self.name
 
 
-def measure(size: Size) -> Result:
-    """Install what is missing, make the activations, and train in turns."""
+def measure(size: Size, on: Sequence[Device] = (CPU,)) -> Result:
+    """Install what is missing, make the activations, and train in turns on the first device."""
     others = {name: environment(name, packages) for name, packages in PACKAGES.items()}
     contenders = [
         Contender("this project", sys.executable, "here"),
@@ -66,7 +66,7 @@ def measure(size: Size) -> Result:
     rows: list[dict[str, Any]] = []
     targets: list[Target] = []
     for units in size.widths:
-        task = Task(str(path), units, 32, 1024, size.steps, 1e-3, 0)
+        task = Task(str(path), units, 32, 1024, size.steps, 1e-3, 0, on[0].type)
         measured: dict[str, list[dict[str, float]]] = {one.name: [] for one in contenders}
         for contender in track(contenders * size.turns, f"K = {units:,}"):
             found = measured[contender.name]
@@ -91,6 +91,7 @@ def measure(size: Size) -> Result:
         "batch_size": 1024,
         "steps": size.steps,
         "rate": 1e-3,
+        "device": on[0].type,
         "dtype": "float32",
         "threads": 1,
         "versions": ", ".join(package for some in PACKAGES.values() for package in some),

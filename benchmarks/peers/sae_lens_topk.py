@@ -14,7 +14,7 @@ sae = TopKTrainingSAE(
         d_sae=task.units,
         k=task.active,
         apply_b_dec_to_input=True,
-        device="cpu",
+        device=task.device,
         dtype="float32",
     )
 )
@@ -23,7 +23,7 @@ settings = SAETrainerConfig(
     train_batch_size_samples=task.batch_size,
     lr=task.rate,
     lr_end=task.rate,
-    device="cpu",
+    device=task.device,
 )
 trainer = SAETrainer(cfg=settings, sae=sae, data_provider=iter(()))
 

@@ -30,6 +30,7 @@ class Task:
     steps: int
     rate: float
     seed: int
+    device: str = "cpu"
 
     @classmethod
     def given(cls) -> "Task":
@@ -38,8 +39,8 @@ class Task:
         return cls(**json.loads(sys.argv[1]))
 
     def samples(self) -> tuple[Tensor, Tensor]:
-        """Return the samples to train on, and those held out, float32."""
-        samples_ND = torch.from_numpy(np.load(self.path))
+        """Return the samples to train on, and those held out, float32, on the device."""
+        samples_ND = torch.from_numpy(np.load(self.path)).to(self.device)
         return samples_ND[:-HELD_OUT], samples_ND[-HELD_OUT:]
 
     def batches(self, samples_ND: Tensor) -> Iterator[Tensor]:
@@ -64,21 +65,26 @@ def measure(
     """Take the steps, and print what they cost and what the autoencoder leaves unexplained."""
     train_ND, final_ND = task.samples()
     batches = task.batches(train_ND)
-    before = memory()
+    before = memory(task.device)
     for _ in range(WARM):
         step(next(batches))
+    synchronize = torch.cuda.synchronize if task.device == "cuda" else lambda: None
+    synchronize()
     started = time.perf_counter()
     for _ in range(task.steps - WARM):
         step(next(batches))
+    synchronize()
     seconds = time.perf_counter() - started
-    peak = memory() - before
+    peak = memory(task.device) - before
     with torch.no_grad():
         left = fvu(final_ND, torch.cat([reconstruct(some) for some in final_ND.split(2048)]))
     report(1e3 * seconds / (task.steps - WARM), peak, left)
 
 
-def memory() -> int:
-    """Return the most bytes that this process has used so far."""
+def memory(device: str) -> int:
+    """Return the most bytes that this process has used so far, of a GPU or its own."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status")
     if status.exists():
         (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
