@@ -112,6 +112,11 @@ def test_compiled_steps_give_about_the_same(build):
     assert not torch.equal(losses, expected), "it was compiled"
 
 
+def test_layers_that_take_no_stacks_see_each_update(composed, halved):
+    cfg = composed("model=topk", "model.hidden=24")
+    assert_same(*(trained([configured(cfg, 1)], [batches(n)])[0] for n in (1, STEPS)))
+
+
 def test_products_of_weights_in_a_term_are_exact():
     build = partial(run, terms={"one": Term(orthogonality)})
     ((expected, _),) = trained([build()], [blocks()])
