@@ -22,13 +22,14 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from implicit_em.base.allocation import keep_freed_memory
 from implicit_em.base.denormals import flushed_denormals
+from implicit_em.base.placement import full_precision
 from implicit_em.codes import Code
 from implicit_em.data import Block, batches_of
 from implicit_em.distributed import Group
 from implicit_em.engine.control import SparsityControl
 from implicit_em.engine.rounding import parameters_fill_lanes, statistics_fill_lanes
 from implicit_em.losses import Objective, StackedObjective
-from implicit_em.losses.derived import full_precision, single
+from implicit_em.losses.derived import single
 from implicit_em.losses.objective import CODED
 from implicit_em.models.declarations import undeclared
 from implicit_em.models.linear import SharedInput

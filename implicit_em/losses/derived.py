@@ -11,7 +11,6 @@ set of batch statistics and one gradient.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from implicit_em.base.placement import full_precision
 from implicit_em.base.values import check_number, check_word
 from implicit_em.losses.stacking import makes_sparse, takes_stacks
 
@@ -127,14 +127,6 @@ def value_and_gradient(
     with full_precision(energies):
         values, gradients = _apply_forms(single(energies.detach()), terms)
         return list(values), _weighted_sum(gradients, weights).to(energies.dtype)
-
-
-def full_precision(tensor: Tensor) -> AbstractContextManager[Any]:
-    """Return a context without autocast: products are as precise as their factors."""
-    device = tensor.device.type
-    if torch.is_autocast_enabled(device):
-        return torch.autocast(device, enabled=False)
-    return nullcontext()
 
 
 class _Batch:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from implicit_em.base.placement import autocasts, full_precision
 from implicit_em.codes import Code
 
 
@@ -55,9 +56,9 @@ class Linear(nn.Linear):
             return self._alone(x, bias, origin)
         if bias is None:
             bias = self.weight.new_zeros(self.weight.shape[:-1])
-        device = self.weight.device.type
-        autocast = torch.is_autocast_enabled(device)
-        dtype = torch.get_autocast_dtype(device) if autocast else self.weight.dtype
+        dtype = self.weight.dtype
+        if autocasts(self.weight):
+            dtype = torch.get_autocast_dtype(self.weight.device.type)
         if not isinstance(x, SharedInput):
             x = SharedInput(x, [1] * len(x))
         return _Affine.apply(self.weight, bias, origin, x.batches, x.counts, dtype)
@@ -152,7 +153,7 @@ class _Affine(Function):
         bias = bias.unsqueeze(-2)
         if origin is not None:
             # In this order of the factors, a product rounds alike in a stack of any size.
-            with torch.autocast(weight.device.type, enabled=False):
+            with full_precision(weight):
                 bias = bias - origin.unsqueeze(-2) @ weight.mT
             origin = origin.to(dtype)
         weight, bias, batches = weight.to(dtype), bias.to(dtype), batches.to(dtype)
