@@ -60,7 +60,10 @@ class Pattern:
     @cached_property
     def counts(self) -> Tensor:
         """Number of entries in each row."""
-        return torch.bincount(self.row_N, minlength=self.shape[0])
+        if self.row_N.device.type == "cpu":
+            return torch.bincount(self.row_N, minlength=self.shape[0])
+        ones_N = torch.ones_like(self.row_N)  # elsewhere, ``bincount`` makes the host wait
+        return ones_N.new_zeros(self.shape[0]).index_add_(0, self.row_N, ones_N)
 
     @cached_property
     def starts(self) -> Tensor:
@@ -306,7 +309,8 @@ class Layer:
         flat_N = values_N = self.x_BD.new_zeros(0)
         for first, z in self._parts():
             chosen = _noticing(choose, z)
-            if among is None and len(values_N) + int(chosen.count_nonzero()) > self.most:
+            on_cpu = chosen.device.type == "cpu"  # elsewhere, the count is one wait more
+            if on_cpu and among is None and len(values_N) + int(chosen.count_nonzero()) > self.most:
                 return self._dense(choose)
             found_N = positions(chosen)
             values = z.view(-1).index_select(0, found_N)
@@ -322,6 +326,42 @@ class Layer:
             return self._dense(choose)
         pattern = Pattern.of_flat((samples, units), flat_N)
         return Code(self._attach(values_N, pattern), pattern)
+
+    def keep_largest(
+        self, count: int, units: Tensor | None = None, of_all: bool = False
+    ) -> Tensor | Code:
+        """Return the largest pre-activations, and 0 for the others, without waiting for a device.
+
+        A code has an entry for each of the ``count``. Those that are not above 0 become entries of
+        value 0, through which no gradient goes. Among equal ones, ``torch.topk`` chooses.
+
+        Args:
+            count: number that each sample keeps, or the batch.
+            units: mask ``(1, K)`` of the units that take part; ``None`` for all.
+            of_all: whether the batch keeps ``count`` of all, and not of each sample.
+        """
+        samples, width = len(self.x_BD), len(self.linear.weight)
+        values, places = [], []
+        for first, z in self._parts():
+            rows = z if units is None else z * units
+            rows = rows.reshape(1, -1) if of_all else rows
+            found = rows.topk(min(count, rows.shape[-1]), sorted=False)
+            starts = torch.arange(len(rows), device=z.device).unsqueeze(-1) * width
+            values.append(found.values.flatten())
+            places.append((found.indices + (starts + first * width)).flatten())
+        values_N, flat_N = torch.cat(values), torch.cat(places)
+        if of_all and len(values_N) > count:
+            values_N, left_N = values_N.topk(count, sorted=False)
+            flat_N = flat_N[left_N]
+        taken_N = ~(values_N <= 0)  # NaN too, so that the run notices it
+        if len(values_N) > self.most:
+            flat = torch.zeros_like(self.z_BK, dtype=torch.bool).view(-1)
+            mask_BK = flat.index_copy_(0, flat_N, taken_N).view_as(self.z_BK)
+            return self._attach(self.z_BK, None).where(mask_BK, 0)
+        flat_N, order_N = flat_N.sort()
+        pattern = Pattern.of_flat((samples, width), flat_N)
+        kept_N = self._attach(values_N[order_N], pattern)
+        return Code(kept_N.where(taken_N[order_N], 0), pattern)
 
     def _dense(self, choose: Choice) -> Tensor:
         return self._attach(self.z_BK, None).where(_noticing(choose, self.z_BK), 0)
@@ -347,9 +387,9 @@ def active_units(activations: Tensor | Code) -> Tensor:
     """Return which units ``(..., K)`` of ``(..., B, K)`` are above 0 on at least one sample."""
     if isinstance(activations, Tensor):
         return (activations > 0).any(-2)
-    active_N = activations.values_N > 0
-    active_K = active_N.new_zeros(activations.shape[1])
-    return active_K.index_fill_(0, activations.pattern.column_N[active_N], True)
+    active_N, units = activations.values_N > 0, activations.shape[1]
+    place_N = activations.pattern.column_N.where(active_N, units)  # one beyond the last unit
+    return active_N.new_zeros(units + 1).index_fill_(0, place_N, True)[:units]
 
 
 def smallest_positive(activations: Tensor | Code) -> Tensor:

@@ -21,6 +21,8 @@ def full_precision(tensor: Tensor) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def numbers_like(tensor: Tensor, numbers: Sequence[float]) -> Tensor:
-    """Return numbers in the dtype and on the device of a tensor, without waiting for the device."""
-    return torch.tensor(numbers, dtype=tensor.dtype).to(tensor.device, non_blocking=True)
+def numbers_like(
+    tensor: Tensor, numbers: float | Sequence[float], dtype: torch.dtype | None = None
+) -> Tensor:
+    """Return numbers on the device of a tensor, without waiting for it; by default in its dtype."""
+    return torch.tensor(numbers, dtype=dtype or tensor.dtype).to(tensor.device, non_blocking=True)

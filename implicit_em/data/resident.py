@@ -160,7 +160,8 @@ class Block:
         self.sizes = tuple(map(len, self.batches))
 
     def __iter__(self) -> Iterator[Tensor]:
-        for indices in torch.cat(self.batches).to(self.inputs.device).split(self.sizes):
+        rows = torch.cat(self.batches).to(self.inputs.device, non_blocking=True)
+        for indices in rows.split(self.sizes):
             yield self.inputs.index_select(0, indices)
 
     def part(self, group: Group) -> "Block":

@@ -22,7 +22,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from implicit_em.base.allocation import keep_freed_memory
 from implicit_em.base.denormals import flushed_denormals
-from implicit_em.base.placement import full_precision
+from implicit_em.base.placement import full_precision, numbers_like
 from implicit_em.codes import Code
 from implicit_em.data import Block, batches_of
 from implicit_em.distributed import Group
@@ -213,8 +213,7 @@ class Stack:
         shares_SR = [
             [min((done + step) / total, 1.0) for done, total in counts] for step in range(steps)
         ]
-        target: Tensor = self._control.target
-        return torch.tensor(shares_SR, dtype=target.dtype).to(target.device).unbind()
+        return numbers_like(self._control.target, shares_SR).unbind()
 
     def _logged(self, steps: int) -> list[bool]:
         """Return which steps of a block any replica logs; their numbers alone decide."""

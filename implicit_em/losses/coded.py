@@ -160,12 +160,14 @@ def _gram(t: Code, level_K: Tensor, wide: bool) -> tuple[Tensor, Tensor]:
     order_N = None if wide else t.pattern.order_N
     rows = t.pattern if order_N is None else t.pattern.transposed
     values_N = t.values_N if order_N is None else t.values_N[order_N]
-    starts = rows.starts.tolist()
     value = torch.zeros((), dtype=torch.float64, device=values_N.device)
     pull_N = torch.zeros_like(values_N)
     block = max(1, AT_A_TIME // rows.shape[1])
-    for first in range(0, rows.shape[0], block):
-        last = min(first + block, rows.shape[0])
+    size = rows.shape[0]
+    # One block has all entries: the host asks no device where those of several begin.
+    starts = rows.starts.tolist() if block < size else [0, *[len(values_N)] * size]
+    for first in range(0, size, block):
+        last = min(first + block, size)
         own = slice(starts[first], starts[last])
         z = values_N.new_zeros(rows.shape[1], last - first)
         z[rows.column_N[own], rows.row_N[own] - first] = values_N[own]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from implicit_em.base.placement import numbers_like
 from implicit_em.codes import Code
 from implicit_em.losses import coded, derived
 
@@ -172,7 +173,7 @@ class StackedObjective(Objective):
         for weights, full, warmups in self._warming:
             pairs = zip(steps_done, warmups, strict=True)
             factors = [min(1.0, done / steps) if steps else 1.0 for done, steps in pairs]
-            torch.mul(full, full.new_tensor(factors), out=weights)
+            torch.mul(full, numbers_like(full, factors), out=weights)
 
     def control(self, factor: Tensor) -> list[Tensor]:
         """Set the weights of terms that make units sparse to a multiple of their own; return them.

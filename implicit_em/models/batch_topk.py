@@ -61,6 +61,8 @@ class BatchTopK(TopK):
     def select(self, layer: Layer) -> Tensor | Code:
         """Return the activations of a training batch that are selected."""
         count = int(self.k) * len(layer.x_BD)  # type: ignore[arg-type]
+        if layer.x_BD.device.type != "cpu":  # where the host would wait for the device
+            return layer.keep_largest(count, of_all=True)
         among = partial(largest_positive, count=count)
         return layer.keep(partial(largest_of_all, count=count), among)
 

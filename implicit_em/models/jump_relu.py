@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from implicit_em.base.placement import numbers_like
 from implicit_em.base.values import check_number
 from implicit_em.codes import Code, at_units
 from implicit_em.models.dictionary import Dictionary
@@ -76,8 +77,7 @@ class JumpReLU(Dictionary):
         return self._with_active(*self._jump(near, threshold))
 
     def _with_active(self, activations: Any, active: Any) -> dict[str, Any]:
-        like = self.log_threshold
-        k = torch.as_tensor(self.k, dtype=like.dtype, device=like.device)
+        k = numbers_like(self.log_threshold, self.k)
         return self._outputs(activations, active=active, k=k)
 
     def _jump(self, z: Tensor | Code, threshold: Tensor) -> Any:

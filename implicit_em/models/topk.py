@@ -1,12 +1,12 @@
 """TopK: the k largest activations of each sample, and a reconstruction that revives dead units."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from implicit_em.base.placement import numbers_like
 from implicit_em.base.values import check_whole
 from implicit_em.codes import Code, Layer, Pattern, active_units
 from implicit_em.models.dictionary import Dictionary
@@ -87,14 +87,14 @@ class TopK(Dictionary):
 
     def select(self, layer: Layer) -> Tensor | Code:
         """Return the activations of a training batch that are selected."""
-        return layer.keep(partial(largest_positive, count=int(self.k)))  # type: ignore[arg-type]
+        return largest_of(layer, int(self.k))  # type: ignore[arg-type]
 
     def sparse_outputs(self, x: Tensor, most: int) -> dict[str, Tensor | Code]:
         """Return the tensors of a training step; see ``Encoder.sparse_outputs``."""
         layer = self.layer(x, most)
         return self._with_auxiliary(
             self.select(layer),
-            lambda dead: layer.keep(lambda z: largest_positive(z * dead, self.revived)),
+            lambda dead: largest_of(layer, self.revived, dead),
         )
 
     def _with_auxiliary(
@@ -114,6 +114,16 @@ class TopK(Dictionary):
         return {**outputs, "auxiliary": auxiliary}
 
 
+def largest_of(layer: Layer, count: int, units: Tensor | None = None) -> Tensor | Code:
+    """Return the ``count`` largest pre-activations of each sample that are above 0.
+
+    Only units in the mask ``(1, K)`` take part, if there is one.
+    """
+    if layer.x_BD.device.type != "cpu":  # where the host would wait for the device
+        return layer.keep_largest(count, units)
+    return layer.keep(lambda z: largest_positive(z if units is None else z * units, count))
+
+
 def keep_largest(activations: Tensor, count: int | Sequence[int]) -> Tensor:
     """Return the ``count`` largest elements of each row, and 0 for the others.
 
@@ -127,7 +137,8 @@ def keep_largest(activations: Tensor, count: int | Sequence[int]) -> Tensor:
         return activations
     with torch.no_grad():
         least = _least_kept(activations, each)
-        counts = torch.tensor(each, device=activations.device)  # half precision has few integers
+        # As integers: half precision has few of these.
+        counts = numbers_like(activations, each, torch.int64)
         counts = counts.view(-1, *[1] * (activations.dim() - 1))
         # An element that is 0 stays 0, whether it is kept or not.
         kept = (activations >= least) & (activations != 0)
@@ -139,13 +150,15 @@ def keep_largest(activations: Tensor, count: int | Sequence[int]) -> Tensor:
 
 def _least_kept(activations: Tensor, each: Sequence[int]) -> Tensor:
     """Return the smallest of the largest elements of each row ``(..., N)``, shape ``(..., 1)``."""
-    if activations.shape[-1] >= LONG_ROW and activations.shape[:-1].numel() == len(each):
+    on_cpu = activations.device.type == "cpu"
+    long = activations.shape[-1] >= LONG_ROW and activations.shape[:-1].numel() == len(each)
+    if long and on_cpu:  # elsewhere, the host would wait for the device
         rows = activations.reshape(len(each), -1)
         least = [smallest_of_largest(row, n) for row, n in zip(rows, each, strict=True)]
         return torch.stack(least).view(*activations.shape[:-1], 1)
     if min(each) == max(each):
         return activations.topk(each[0], sorted=False).values.amin(-1, keepdim=True)
-    if activations.device.type == "cpu":  # where sorting takes longer than more calls
+    if on_cpu:  # where sorting takes longer than more calls
         largest = [row.topk(n, sorted=False) for row, n in zip(activations, each, strict=True)]
         return torch.stack([found.values.amin(-1, keepdim=True) for found in largest])
     most = activations.topk(max(each)).values
