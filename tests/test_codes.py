@@ -149,6 +149,31 @@ def test_a_choice_among_all_samples_sees_the_parts_together(monkeypatch):
     assert_close(found.dense(), expected.dense())
 
 
+@pytest.mark.parametrize("of_all", [False, True], ids=["of each sample", "of the batch"])
+@pytest.mark.parametrize("some", [False, True], ids=["all units", "some units"])
+@pytest.mark.parametrize("most", [0, 100])
+@pytest.mark.parametrize("at_a_time", [2**26, 20], ids=["at once", "in parts"])
+def test_a_fixed_number_of_the_largest_is_what_devices_would_have_to_wait_for(
+    of_all, some, most, at_a_time, monkeypatch
+):
+    monkeypatch.setattr(codes, "AT_A_TIME", at_a_time)
+    linear, x, slopes = torch.nn.Linear(4, 7, dtype=torch.float64), draw(9, 4), draw(9, 7, seed=5)
+    units = torch.arange(7)[None] % 2 == 0 if some else torch.ones(1, 7, dtype=torch.bool)
+    count = 30 if of_all else 4  # more than are above 0, in some samples and of some units
+    z = linear(x)
+    mask = (largest_of_all if of_all else largest_positive)(z.detach() * units, count)
+    found = Layer(linear, x, most).keep_largest(count, units if some else None, of_all)
+    assert isinstance(found, Code) == (most > 0)
+    dense = found.dense() if isinstance(found, Code) else found
+    assert_close(dense, z * mask)
+    gradients = (torch.autograd.grad(one, linear.weight, slopes) for one in (dense, z * mask))
+    assert_close(*gradients)
+    with torch.no_grad():
+        linear.weight[2, 1] = torch.nan
+    found = Layer(linear, x, most).keep_largest(count, of_all=of_all)
+    assert (found.values_N if isinstance(found, Code) else found).isnan().any(), "it is noticed"
+
+
 def test_a_wide_layer_never_holds_the_pre_activations_of_all_samples(monkeypatch):
     monkeypatch.setattr(codes, "AT_A_TIME", 20)
     seen = []

@@ -12,7 +12,7 @@ import tempfile
 import traceback
 from collections import Counter
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -89,10 +89,15 @@ def steps(cfg, place, share=0.0):
     return [value.cpu() for value in values], waits
 
 
+@cache
+def configuration(name, *settings):
+    dead = ["model.dead_after=2"] if "topk" in name else []
+    return composed("train", f"model={name}", f"model.hidden={UNITS}", *dead, *settings)
+
+
 def family(name, share, *settings):
     """Take the steps of a family on both; gives whether they agree, and the waits of a step."""
-    dead = ["model.dead_after=2"] if "topk" in name else []
-    cfg = composed("train", f"model={name}", f"model.hidden={UNITS}", *dead, *settings)
+    cfg = configuration(name, *settings)
     expected, _ = steps(cfg, "cpu", share)
     found, (one, three) = steps(cfg, device.NAME, share)
     agree = [torch.allclose(a, b, 1e-4, 1e-6, True) for a, b in zip(found, expected, strict=True)]
@@ -288,16 +293,18 @@ def main():
 
 
 def table(found):
-    """Return the table of waits, in Markdown."""
-    rows = ["| family | dense | sparse |", "|---|---|---|"]
+    """Return the table of waits of a step, in Markdown; families with equal ones share a row."""
+    rows = {}
     for name in FAMILIES:
-        cells = (found.get(f"{name} {kind}", {}).get("step") for kind in ("dense", "sparse"))
-        said = [
-            "–" if c is None else ", ".join(f"{n:g} {k}" for k, n in c.items()) or "0"
-            for c in cells
-        ]
-        rows.append(f"| `{name}` | {' | '.join(said)} |")
-    return "\n".join(rows)
+        steps = (found.get(f"{name} {kind}", {}).get("step") for kind in ("dense", "sparse"))
+        cells = ("–" if one is None else _said(one) for one in steps)
+        rows.setdefault(" | ".join(cells), []).append(f"`{name}`")
+    lines = [f"| {', '.join(names)} | {cells} |" for cells, names in rows.items()]
+    return "\n".join(["| families | dense | sparse |", "|---|---|---|", *lines])
+
+
+def _said(waits):
+    return ", ".join(f"{number:g} {kind}" for kind, number in sorted(waits.items())) or "0"
 
 
 if __name__ == "__main__":
