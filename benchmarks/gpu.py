@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from benchmarks import epoch, harvest, sparse, stacked, width
 from benchmarks.common import CPU, NOT_MEASURED, Device, Result, Target, devices, track
 from benchmarks.peers import race
 from benchmarks.sparse import Point
+from benchmarks.step import random_block
 
 WIDE = (4096, 16384, 65536, 131072)
 MODELS = (*sparse.FAMILIES, "sae", "hybrid", "spike_slab", "frozen_topk")
@@ -51,19 +53,15 @@ def waits(device: Device) -> Result:
         row: dict[str, Any] = {"device": str(device), "what": str(point)}
         for kind, share, mode in (("dense", 0.0, "error"), ("sparse", 1.0, "warn")):
             stack = sparse._stack(point, samples_ND, share)
-            sparse._step(stack, samples_ND, point)  # the first one sets up what stays
-
-            def steps(stack: Any = stack, point: Point = point) -> None:
-                for _ in range(STEPS):
-                    sparse._step(stack, samples_ND, point)
-
-            found = _waits(steps, device, mode)
+            blocks = [random_block(samples_ND, point.batch_size, STEPS)]
+            stack.train(blocks)  # the first steps set up what stays
+            found = _waits(partial(stack.train, blocks), device, mode)
             row[f"{kind}_waits_a_step"] = found / STEPS if isinstance(found, int) else found
         rows.append(row)
         dense = row["dense_waits_a_step"]
         measured = None if dense == NOT_MEASURED else float(dense != 0)
         targets.append(Target(f"dense steps that wait, {model}", measured, 0))
-    found = _waits(lambda: epoch.project_epochs([*device.overrides, *RUN]), device, "warn")
+    found = _waits(partial(epoch.project_epochs, [*device.overrides, *RUN]), device, "warn")
     rows.append({"device": str(device), "what": "a run of two epochs", "waits": found})
     return Result(
         "gpu_waits",

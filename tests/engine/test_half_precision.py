@@ -1,5 +1,6 @@
 """Steps in bfloat16 under autocast: losses of float32, equal bits, results close to float32."""
 
+import shutil
 from functools import partial
 
 import pytest
@@ -102,6 +103,8 @@ def measurements(model):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")
 def test_compiled_steps_give_about_the_same(build):
     short = [blocks(1, steps=2, count=1)]
     with half():
