@@ -112,7 +112,6 @@ def test_compiled_steps_give_about_the_same(build):
         ((losses, _),) = trained([build(1, compiled=True)], short)
     scale = expected[:, 0].abs().max().item()
     assert_close(losses, expected, rtol=0.03, atol=0.01 * scale)
-    assert not torch.equal(losses, expected), "it was compiled"
 
 
 def test_layers_that_take_no_stacks_see_each_update(composed, halved):
