@@ -22,7 +22,7 @@ def full_precision(tensor: Tensor) -> AbstractContextManager[Any]:
 
 
 def numbers_like(
-    tensor: Tensor, numbers: float | Sequence[float], dtype: torch.dtype | None = None
+    tensor: Tensor, numbers: float | Sequence[Any], dtype: torch.dtype | None = None
 ) -> Tensor:
     """Return numbers on the device of a tensor, without waiting for it; by default in its dtype."""
     return torch.tensor(numbers, dtype=dtype or tensor.dtype).to(tensor.device, non_blocking=True)
