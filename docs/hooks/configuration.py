@@ -27,8 +27,8 @@ GROUPS = {
     "combination of the listed values, as Hydra's own `basic` does. Neither has a file here.",
     "lm": "The language model of a [harvest](../how-to/harvest.md).",
     "text": "What the language model reads.",
-    "experiment": "The sweeps of the paper's study, `-m experiment=ablation`. And for more units than "
-    "inputs, `overcomplete`, the recommended start, and `derived`, the paper's objective.",
+    "experiment": "The sweeps of the paper's study, `-m experiment=ablation`. For more units than "
+    "inputs: `overcomplete`, the recommended start, and `derived`, the paper's objective.",
 }
 """The config groups, in the order of the page."""
 PROTOCOLS = {
