@@ -341,5 +341,5 @@ def test_a_filter_that_leaves_nothing_and_a_site_that_is_not_there_are_refused(p
     store = ActivationStore(path)
     with pytest.raises(ConfigError, match=r"largest_norm=1\.0\) leaves no token of train"):
         statistics_of(store, SITE, tokens=TokenFilter(largest_norm=1.0))
-    with pytest.raises(ConfigError, match=r"site=mlp\.0: allowed are resid\.0"):
+    with pytest.raises(ConfigError, match=r"site=mlp\.0: allowed is resid\.0"):
         statistics_of(store, "mlp.0")
