@@ -83,7 +83,8 @@ class SpikeSlab(Dictionary):
         check_word("tied", kwargs.pop("tied", True), (True,))
         check_word("scaled", scaled, (True, False))
         if scaled:
-            check_word("subtract_bias", kwargs.setdefault("subtract_bias", False), (False,))
+            subtracts = kwargs.setdefault("subtract_bias", False)
+            check_word("subtract_bias", subtracts, (False,), " with scaled=true")
         super().__init__(in_features, hidden, activation, tied=True, **kwargs)
         if not isinstance(self.encoder.activation, nn.ReLU):
             raise ConfigError(f"activation={activation}: allowed is relu")

@@ -424,7 +424,7 @@ def test_a_scaled_model_multiplies_the_code_as_the_sample_is():
 
 
 def test_a_scaled_model_does_not_subtract_a_bias():
-    with pytest.raises(ValueError, match="subtract_bias=true: allowed is false"):
+    with pytest.raises(ValueError, match="subtract_bias=true with scaled=true: allowed is false"):
         SpikeSlab(WIDTH, UNITS, subtract_bias=True)
     with pytest.raises(TypeError, match="must be floating point"):
         SpikeSlab(WIDTH, UNITS).encode(torch.ones(2, WIDTH, dtype=torch.int64))
