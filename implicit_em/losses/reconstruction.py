@@ -43,6 +43,19 @@ class _SquaredError(Function):
         return slope, -slope if ctx.needs_input_grad[1] else None
 
 
+@takes_stacks
+def nested_mse(prefixes: Tensor, x: Tensor) -> Tensor:
+    """Mean of the errors of P dictionaries, each a prefix of the next (Bussmann et al. 2025).
+
+    The paper takes the sum (arXiv 2503.17547).
+
+    Args:
+        prefixes: the reconstructions, shape ``(..., B, P, D)``.
+        x: inputs, shape ``(..., B, D)``.
+    """
+    return mse(prefixes.movedim(-2, -3), x.unsqueeze(-3)).mean(-1)
+
+
 @makes_sparse
 @takes_codes
 @takes_stacks

@@ -19,6 +19,7 @@ from implicit_em.models import (
     Encoder,
     Gated,
     JumpReLU,
+    Matryoshka,
     SampledEncoder,
     SparseAutoencoder,
     TopK,
@@ -76,7 +77,7 @@ def to_saelens(
         ConfigError: if SAELens has no such architecture, or the normaliser is not affine.
     """
     own = model.encoder if isinstance(model, SparseAutoencoder) else model
-    known = (*PLAIN, TopK, BatchTopK, JumpReLU, Gated)
+    known = (*PLAIN, TopK, BatchTopK, Matryoshka, JumpReLU, Gated)
     if type(model) not in known:
         names = ", ".join(cls.__name__ for cls in known)
         raise ConfigError(f"model: a {type(model).__name__}; SAELens has a form for {names}")

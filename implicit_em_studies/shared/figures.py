@@ -52,6 +52,7 @@ LOOKS = {
     "l1_norm": Look(ORANGE, "--", "D"),
     "topk": Look(BLUE, "-", "^"),
     "batch_topk": Look(SKY, "-", "v"),
+    "matryoshka": Look(SKY, "--", "p"),
     "jump_relu": Look(GREEN, "-", "P"),
     "gated": Look(PURPLE, "-", "X"),
     "hybrid": Look(VERMILION, "-", "*"),

@@ -13,6 +13,7 @@ NAMES = {
     "l1_norm": "L1 · ‖W_d‖",
     "topk": "TopK",
     "batch_topk": "BatchTopK",
+    "matryoshka": "Matryoshka",
     "jump_relu": "JumpReLU",
     "gated": "Gated",
     "hybrid": "SAE with LSE + var + tc",

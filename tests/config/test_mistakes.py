@@ -23,7 +23,7 @@ MISTAKES = {
     "+trainer.max_epoch=3": ["trainer.max_epoch=3", "did you mean max_epochs?"],
     "model.k=8": [
         "model.k=8: no such key",
-        "model=batch_topk, model=frozen_topk, model=jump_relu, ",
+        "model=batch_topk, model=frozen_topk, model=jump_relu, model=matryoshka, ",
     ],
     "loss.foo.weight=1": ["loss.foo.weight=1", "allowed: loss.lse, loss.var, loss.tc"],
     "callbacks=[earlystopping]": ["did you mean early_stopping?", "best, early_stopping, lr_mon"],

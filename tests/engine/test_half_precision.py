@@ -27,7 +27,7 @@ STEPS = 6
 X = as_unit_float(IMAGES)
 FAMILIES = {
     name: f"model={name} loss.auxk.weight=0.1 model.dead_after=1"
-    for name in ("topk", "batch_topk", "tied_topk", "tied_batch_topk", "frozen_topk")
+    for name in ("topk", "batch_topk", "tied_topk", "tied_batch_topk", "frozen_topk", "matryoshka")
 }
 FAMILIES |= {name: f"model={name}" for name in ("sae", "l1", "jump_relu", "gated", "hybrid")}
 FAMILIES |= {"derived": "model=encoder", "derived with l0": "model=encoder model.l0=4"}

@@ -22,6 +22,7 @@ from implicit_em.training.run import train
 
 FAMILIES = ("encoder", "sampled", "sae", "l1", "l1_norm", "topk", "batch_topk", "jump_relu")
 FAMILIES += ("gated", "hybrid", "tied_topk", "tied_batch_topk", "spike_slab")
+FAMILIES += ("matryoshka",)
 WIDTH, UNITS, SAMPLES = 12, 40, 24
 
 
@@ -58,7 +59,8 @@ def rows_of(batches):
 
 
 def settings_of(model):
-    return ["model.dead_after=2", "+model.revived=5"] if "topk" in model else []
+    revives = "topk" in model or model == "matryoshka"
+    return ["model.dead_after=2", "+model.revived=5"] if revives else []
 
 
 def assert_equal_steps(found, expected, tolerance):

@@ -35,7 +35,7 @@ from implicit_em.sweeps import stacked
 
 FAMILIES = ("encoder", "sampled", "mixture", "hybrid", "sae", "l1", "l1_norm", "gated")
 FAMILIES += ("jump_relu", "topk", "batch_topk", "tied_topk", "tied_batch_topk", "spike_slab")
-FAMILIES += ("frozen_topk",)
+FAMILIES += ("frozen_topk", "matryoshka")
 CONTROLLED = ("encoder", "gated", "spike_slab")
 """Families that ``model.l0`` steers in three ways."""
 WIDTH, UNITS, SAMPLES = 8, 96, 16
@@ -91,7 +91,7 @@ def steps(cfg, place, share=0.0):
 
 @cache
 def configuration(name, *settings):
-    dead = ["model.dead_after=2"] if "topk" in name else []
+    dead = ["model.dead_after=2"] if "topk" in name or name == "matryoshka" else []
     return composed("train", f"model={name}", f"model.hidden={UNITS}", *dead, *settings)
 
 

@@ -20,6 +20,7 @@ MODELS = {
     "batch_topk": lambda *size: models.BatchTopK(*size, k=3),
     "tied_topk": lambda *size: models.TopK(*size, k=3, tied=True),
     "tied_batch_topk": lambda *size: models.BatchTopK(*size, k=3, tied=True),
+    "matryoshka": lambda *size: models.Matryoshka(*size, k=3, prefixes=[0.5]),
     "jump_relu": models.JumpReLU,
     "gated": models.Gated,
 }

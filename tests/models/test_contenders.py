@@ -31,10 +31,12 @@ CONTENDERS = {
     "tied_topk": "model.k=3",
     "batch_topk": "model.k=3",
     "tied_batch_topk": "model.k=3",
+    "matryoshka": "model.k=3",
     "jump_relu": "model.k=3",
     "gated": "loss.l1.weight=0.1",
     "hybrid": "loss.tc.weight=0.1",
 }
+REVIVING = ("topk", "tied_topk", "batch_topk", "tied_batch_topk", "matryoshka")
 UNIT = [name for name in CONTENDERS if name != "l1_norm"]
 X = as_unit_float(IMAGES)
 
@@ -67,7 +69,7 @@ def stacks_of(modules):
 
 @pytest.mark.parametrize("name", CONTENDERS)
 def test_a_familys_sweep_of_seed_rate_and_sparsity_trains_as_each_alone(name, contender):
-    dead_soon = ["model.dead_after=3"] if "topk" in name else []
+    dead_soon = ["model.dead_after=3"] if name in REVIVING else []
     build = [
         partial(contender, name, *dead_soon, *overrides, seed=seed)
         for seed, overrides in enumerate([[], ["lr.value=0.003"], [CONTENDERS[name]], []])
