@@ -7,7 +7,7 @@ from pathlib import Path
 from implicit_em.base.arguments import Parser
 from implicit_em.base.errors import ConfigError
 from implicit_em.config.job_directories import noted_jobs
-from implicit_em.sweeps.summary import summarise
+from implicit_em.sweeps.summary import started_jobs, summarise
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,7 +22,7 @@ def _summarise(directory: Path) -> bool:
     """Return whether the sweep is complete."""
     if not directory.is_dir():
         raise ConfigError(f"{directory}: no such directory")
-    if noted_jobs(directory) == {} and not any(directory.glob("*/.hydra")):
+    if not noted_jobs(directory) and not started_jobs(directory):
         raise ConfigError(f"{directory}: no sweep directory: it holds no jobs")
     return summarise(directory)
 

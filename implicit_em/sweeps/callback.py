@@ -52,7 +52,9 @@ class CheckCallback(Callback):
                 for overrides, job in composed_jobs(config):
                     directory = Path(job.hydra.sweep.dir) / job.hydra.sweep.subdir
                     if not launchers.optimises(config):
-                        jobs[directory.name] = ",".join(filter_overrides(overrides))
+                        jobs[str(Path(job.hydra.sweep.subdir))] = ",".join(
+                            filter_overrides(overrides)
+                        )
                     _check(job, directory, here=launchers.run_here(config))
             CheckCallback.sweep_directory = Path(config.hydra.sweep.dir)
             note_jobs(CheckCallback.sweep_directory, jobs)

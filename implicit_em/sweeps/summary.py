@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def read_jobs(directory: str | Path) -> pd.DataFrame:
     """
     directory = Path(directory)
     noted = noted_jobs(directory)
-    started = {config.parents[1].name for config in directory.glob("*/.hydra/config.yaml")}
+    started = started_jobs(directory)
     jobs = [
         _read(RunDirectory(directory / name))
         if name in started
@@ -67,11 +68,20 @@ def read_jobs(directory: str | Path) -> pd.DataFrame:
     ]
     rows = []
     for job, settings in zip(jobs, _differing(jobs), strict=True):
-        place = job.run.path.name
+        place = str(job.run.path.relative_to(directory))
         named = {"job": job.name or place, "directory": place}
         rows.append(named | settings | job.row | named)
     table = pd.DataFrame(rows)
     return table.reindex(columns=list(dict.fromkeys([*table.columns, "error", *IN_SUMMARY])))
+
+
+def started_jobs(directory: Path) -> set[str]:
+    """Return the paths of a sweep's jobs that have begun, relative to the sweep's directory.
+
+    ``hydra.sweep.subdir`` may put them into folders, such as ``${data.site}/${seed}``.
+    """
+    configs = chain(*(directory.glob(f"{level}/.hydra/config.yaml") for level in ("*", "*/*")))
+    return {str(config.parents[1].relative_to(directory)) for config in configs}
 
 
 @dataclass

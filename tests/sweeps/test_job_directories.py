@@ -88,6 +88,20 @@ def test_a_job_that_moves_is_noted_once(tmp_path):
     assert list(noted_jobs(tmp_path)) == ["seed=3", "seed=1", "b"]
 
 
+def test_jobs_lie_in_folders_if_their_subdir_says_so(command_line, tmp_path):
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).random((40, 6)))
+    brief = ["trainer.max_epochs=1", "model.hidden=3", "logger=csv", "picture=false", "probe=none"]
+    typed = ["-m", "data=tensors", *brief, "hydra.sweep.dir=s", f"data.path={tmp_path}/a.npy"]
+    nested = "hydra.sweep.subdir=s${seed}/${hydra.runtime.choices.model}"
+    assert command_line(*typed, "seed=2,1", "model=l1,sae", nested) == 0
+    every = ["s2/l1", "s2/sae", "s1/l1", "s1/sae"]
+    for _ in range(2):
+        jobs = read_jobs(tmp_path / "s")
+        assert sorted(jobs["directory"]) == sorted(every)
+        assert list(jobs["status"]) == 4 * ["completed"]
+        (tmp_path / "s" / "jobs.json").unlink(missing_ok=True)
+
+
 def test_a_sweep_grows_over_paths_and_keeps_its_directories(command_line, tmp_path):
     for name in "ab":
         np.save(tmp_path / f"{name}.npy", np.random.default_rng(0).random((40, 6)))
