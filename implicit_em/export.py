@@ -103,6 +103,12 @@ class Exported:
 
     def push(self, repository: str, place: Path) -> str:
         """Upload a folder that was written, and return its address on the hub."""
+        files = {name: place / name for name in (CONFIG, WEIGHTS)}
+        folder = str(self.config["metadata"].get("hook_name") or NO_HOOK)
+        return hub.push(repository, folder, files, self.card())
+
+    def card(self) -> dict[str, Any]:
+        """Return the values of a model card: what the model is, and what was measured of it."""
         run = self.model.run
         metrics = dict((run and run.completed_metrics()) or {})
         own = [
@@ -115,10 +121,7 @@ class Exported:
             last = max(own, key=lambda measured: measured["date"])
             metrics |= last["metrics"] | {"measured_on": last.get("data_digest")}
         shown = {name: format_value(value) for name, value in metrics.items() if value is not None}
-        metadata = self.config["metadata"]
-        card = {"config": self.config, "metadata": metadata, "metrics": shown}
-        files = {name: place / name for name in (CONFIG, WEIGHTS)}
-        return hub.push(repository, str(metadata.get("hook_name") or NO_HOOK), files, card)
+        return {"config": self.config, "metadata": self.config["metadata"], "metrics": shown}
 
 
 def _hardened(soft: SpikeSlab, model: Trained) -> tuple[JumpReLU, dict[str, Any]]:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Template
+
 from implicit_em.base.errors import ConfigError
 
 PREFIX = "hub:"
@@ -83,6 +85,12 @@ def create(repository: str) -> None:
         client.HfApi().create_repo(repository, exist_ok=True)
 
 
+def model_card(folder: str, values: Mapping[str, Any], repository: str | None = None) -> str:
+    """Return the card of a model that SAELens loads: from a repository, or from this folder."""
+    template = Template(CARD.read_text("utf-8"), keep_trailing_newline=True)
+    return template.render(repository=repository, folder=folder, **values)
+
+
 def push(repository: str, folder: str, files: Mapping[str, Path], card: Mapping[str, Any]) -> str:
     """Write a folder of a repository, with a model card, in one commit; return its address.
 
@@ -92,17 +100,14 @@ def push(repository: str, folder: str, files: Mapping[str, Path], card: Mapping[
         repository: ``OWNER/NAME``.
         folder: the folder in it.
         files: files by their names there.
-        card: values of the card's template.
+        card: values of the card's template; see ``model_card``.
 
     Raises:
         ConfigError: if the hub refuses.
     """
     with _asking(f"push={repository}") as client:
         api, add = client.HfApi(), client.CommitOperationAdd
-        tags = ["sparse-autoencoder", "saelens", "mechanistic-interpretability"]
-        values = {"repository": repository, "folder": folder, **card}
-        data = client.ModelCardData(library_name="saelens", tags=tags)
-        text = str(client.ModelCard.from_template(data, template_path=str(CARD), **values)).encode()
+        text = model_card(folder, card, repository).encode()
         operations = [add(f"{folder}/{name}", path) for name, path in files.items()]
         operations.append(add(f"{folder}/{README}", text))
         if not api.file_exists(repository, README):
