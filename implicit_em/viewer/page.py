@@ -94,7 +94,7 @@ class Folder(Page):
         index = _html(runs=runs, single=None, served=self.served)
         with writing(self.path):
             for name in ("app.js", "style.css"):
-                (self._temporary / name).write_text(_asset(name), "utf-8")
+                (self._temporary / name).write_text(asset(name), "utf-8")
             (self._temporary / INDEX).write_text(index, "utf-8")
             shutil.rmtree(self.path, ignore_errors=True)
             self._temporary.rename(self.path)
@@ -119,7 +119,7 @@ class SingleFile(Page):
         """Write the file."""
         single: dict[str, Any] = {"data": self._data}
         for kind, name in (("script", "app.js"), ("style", "style.css")):
-            text = _asset(name)
+            text = asset(name)
             single |= {kind: Markup(text), f"{kind}_hash": _hash(text)}
         with whole(self.path) as temporary:
             temporary.write_text(_html(runs=runs, single=single, served=False), "utf-8")
@@ -143,7 +143,8 @@ def _json(content: Any) -> str:
     return json.dumps(content, separators=(",", ":"), allow_nan=False)
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """Return the text of a file of this package."""
     return files("implicit_em.viewer").joinpath(name).read_text("utf-8")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,7 +41,7 @@ def commands(page):
     """Return the arguments of every ``implicit-em train`` and ``python train.py`` of a page."""
     fences = re.findall(r"```sh\n(.*?)```", text(page), re.DOTALL)
     lines = COMMAND.findall("".join(fences))
-    return [line.partition(" #")[0].replace('"', "").split() for line in lines]
+    return [shlex.split(line, comments=True) for line in lines]
 
 
 def run_python(code, monkeypatch):

@@ -1,0 +1,128 @@
+"""``implicit-em collect DIR``: what others need of all finished runs below a directory."""
+
+import argparse
+import logging
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from implicit_em.base.arguments import Parser
+from implicit_em.base.errors import ConfigError
+from implicit_em.base.files import whole
+from implicit_em.base.quiet import quieten
+from implicit_em.base.tables import format_value
+from implicit_em.evaluate import evaluate
+from implicit_em.export import Exported
+from implicit_em.training import evaluations
+from implicit_em.training.directory import RunDirectory
+from implicit_em.training.hub import README, model_card
+from implicit_em.viewer.exploring import explore
+from implicit_em.viewer.page import INDEX, asset, render
+
+log = logging.getLogger(__name__)
+
+INSIDE = f"{evaluations.OWN}{evaluations.INSIDE}"
+"""Name of the measurement inside a language model."""
+SHOWN = (
+    *("units", "inputs", "l0", "fvu", "ridge_fvu", "ce_recovered"),
+    *("inactive_units", "probe_accuracy", "train_seconds"),
+)
+"""Metrics in the index."""
+NOTHING = format_value(None)
+
+
+def collect(directory: str | Path, lm: str | None = None) -> Path:
+    """Write an index of all finished runs, and of each a page, a model card and an export.
+
+    Runs on a causal language model are also measured inside it. What is there already stays, so the
+    same call goes on. What cannot be made, such as an export of a model that SAELens has no form
+    for, is left out, and a line says why.
+
+    Args:
+        directory: directory whose runs are collected, at any depth.
+        lm: as for ``explore``.
+
+    Returns:
+        The path of the index.
+
+    Raises:
+        ConfigError: if it holds no finished run.
+    """
+    root = Path(directory)
+    found = sorted(path.parents[1] for path in root.rglob(".hydra/config.yaml"))
+    runs = {path: RunDirectory(path).completed_metrics() for path in found}
+    if not any(runs.values()):
+        raise ConfigError(f"{root}: holds no finished run")
+    rows = [_row(root, path, metrics, lm) for path, metrics in runs.items() if metrics]
+    left = [str(path.relative_to(root)) for path, metrics in runs.items() if not metrics]
+    for path in left:
+        log.warning("%s: not finished, so left out", root / path)
+    with whole(root / INDEX) as temporary:
+        temporary.write_text(_index(root, rows, left), "utf-8")
+    return root / INDEX
+
+
+def _index(root: Path, rows: Sequence[Any], left: Sequence[str]) -> str:
+    filled = [n for n, _ in enumerate(SHOWN) if any(row["cells"][n] != NOTHING for row in rows)]
+    headings = [SHOWN[n].replace("_", " ") for n in filled]
+    shown = [{**row, "cells": [row["cells"][n] for n in filled]} for row in rows]
+    style = Markup(asset("style.css"))
+    hours = str(timedelta(seconds=round(sum(row["seconds"] for row in rows))))
+    content = {"headings": headings, "rows": shown, "left": left, "hours": hours, "style": style}
+    return render("collection.html.j2", name=root.resolve().name, **content)
+
+
+def _row(root: Path, path: Path, metrics: dict[str, Any], lm: str | None) -> dict[str, Any]:
+    """Write what a run lacks, and return what the index says of it."""
+    if metrics.get("site") and INSIDE not in evaluations.read(path):
+        _unless_refused(path, lambda: evaluate(path, inside=True, lm=lm))
+    card = path / "saelens" / README
+    if not card.exists():
+        _unless_refused(path, lambda: _export(root, path, card))
+    if not (path / "explore" / INDEX).exists():
+        explore(path, lm=lm)
+    inside = evaluations.read(path).get(INSIDE, {"metrics": {}})["metrics"]
+    told = metrics | inside
+    return {
+        "path": path.relative_to(root).as_posix(),
+        "card": card.relative_to(root).as_posix() if card.exists() else None,
+        "seconds": metrics["train_seconds"],
+        "cells": [format_value(told.get(key)) for key in SHOWN],
+    }
+
+
+def _unless_refused(path: Path, make: Callable[[], object]) -> None:
+    try:
+        make()
+    except ConfigError as error:
+        log.warning("%s: %s", path, error)
+
+
+def _export(root: Path, path: Path, card: Path) -> None:
+    exported = Exported.of(path, "saelens")
+    place = exported.write(card.parent)
+    named = root.resolve().name / place.relative_to(root)  # also once the directory was moved
+    with whole(card) as temporary:
+        temporary.write_text(model_card(named.as_posix(), exported.card()), "utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Collect the runs of the directory named on the command line; return the exit code."""
+    parser = Parser(
+        prog="implicit-em collect",
+        description="Write what others need of all finished runs below a directory: pages, exports "
+        "with model cards, and an index. The same command goes on. This builds the classes that "
+        "the runs' configurations name.",
+    )
+    parser.add_argument("directory", type=Path, metavar="DIR", help="directory of runs or sweeps")
+    lm = "folder, GGUF file or hub name of the language model, if it is none of conf/lm"
+    parser.add_argument("--lm", help=lm)
+    return parser.run(arguments, _collect_and_print, "; the same command goes on")
+
+
+def _collect_and_print(options: argparse.Namespace) -> None:
+    quieten()
+    print(f"Open {collect(options.directory, options.lm)}")
