@@ -39,15 +39,20 @@ def digest_over(content: list[Any]) -> str:
     return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()[:16]
 
 
-def digest_of_store(path: Any) -> str | None:
+def digest_of_store(path: Any, ahead: Any = None) -> str | None:
     """Return 16 hexadecimal digits of a store of activations, or ``None`` where there is none.
 
-    The manifest holds the digests of all files.
+    The manifest holds the digests of all files. If shards are made ``ahead`` of a training, those
+    of the shards are left out: the digest is then that of the plan, from which all shards follow.
     """
     try:
         content = read_bytes(Path(path).expanduser() / "manifest.json", LARGEST_JSON)
+        if ahead is not None:
+            plan = json.loads(content)
+            shards = [{**shard, "sha256": None} for shard in plan["shards"]]
+            content = json.dumps({**plan, "shards": shards}, sort_keys=True).encode()
         return hashlib.sha256(content).hexdigest()[:16]
-    except UNREADABLE:
+    except (*UNREADABLE, LookupError):
         return None
 
 

@@ -3,13 +3,14 @@
 import json
 import os
 import re
+import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from implicit_em.base.errors import DamagedError, WriteError, raising
+from implicit_em.base.errors import ConfigError, DamagedError, WriteError, raising
 
 LARGEST_JSON = 2**26
 """Largest size of a JSON file in bytes: the text of 256,000 token ids takes a tenth of it."""
@@ -49,6 +50,24 @@ def half_written(path: Path) -> list[Path]:
     """Return the temporary files of ``path`` that killed processes have left."""
     name = re.compile(r"\.\d+-" + re.escape(path.name))
     return [found for found in path.parent.glob(".*") if name.fullmatch(found.name)]
+
+
+def refuse_small_disk(name: str, path: Path, needed: int) -> None:
+    """Raise ``ConfigError`` if the disk of a directory, or of the one to be, has less room.
+
+    Args:
+        name: the setting that names the directory.
+        path: the directory.
+        needed: number of bytes.
+    """
+    folder = path.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    if needed > (free := shutil.disk_usage(folder).free):
+        raise ConfigError(
+            f"{name}={path}: the shards need {needed / 1e9:.3g} GB more, but "
+            f"{free / 1e9:.3g} GB are free"
+        )
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -68,6 +68,7 @@ def check(spec: RunSpec, here: bool = True) -> None:
     if key in _passed:
         return
     trainer = _check_trainer(spec, here)
+    _check_ahead(spec)
     _check_callbacks(spec.settings)
     if here:
         with torch.random.fork_rng(devices=[]), _refusing("data", "data"):
@@ -110,6 +111,18 @@ def _check_trainer(spec: RunSpec, here: bool) -> pl.Trainer:
         flags |= {"accelerator": "cpu", "strategy": "auto", "devices": 1}
     with _refusing("trainer"):
         return pl.Trainer(**flags, logger=False, enable_checkpointing=False)
+
+
+def _check_ahead(spec: RunSpec) -> None:
+    """Raise ``ConfigError`` for a run that cannot read a store that is made meanwhile."""
+    trainer, ahead = spec.settings["trainer"], spec.settings["data"].get("ahead")
+    if ahead is not None and (epochs := trainer["max_epochs"]) > 1:
+        raise ConfigError(
+            f"trainer.max_epochs={epochs}: with data.ahead={ahead}, allowed is 1: each shard is "
+            "read once"
+        )
+    if ahead is not None and spec.takes_processes:
+        raise ConfigError(f"data.ahead={ahead}: one process trains; choose another trainer")
 
 
 def _accelerators() -> list[str]:

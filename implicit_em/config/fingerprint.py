@@ -27,6 +27,8 @@ LEFT_OUT = (
 """Settings of the groups in ``DECIDING`` that affect no result."""
 NULL_IS_DEFAULT = ("warmup", "temperature", "eps", "unbiased", "reduction")
 """Options of loss terms for which null means the default of the term's function."""
+AHEAD = ("ahead", "kept", "tokens", "producer")
+"""Settings of a store that is made as it is read."""
 ADDED_LATER: Mapping[str, Mapping[str, Any]] = {
     "data": {"final": "test", "normalize": "none", "feature_dims": None, "drop_last": False},
     "trainer": {"sparse": "auto"},
@@ -58,6 +60,11 @@ def deciding(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
             if group.get(key, default) == default:
                 group.pop(key, None)
     data = settings.get("data", {})
+    if data.keys() >= {*AHEAD}:
+        made = data["ahead"] is not None  # how many shards are made ahead, and by what, is all one
+        for key in ("producer",) if made else AHEAD:
+            del data[key]
+        data |= {"ahead": True} if made else {}
     if data.get("digest") is not None:  # it identifies the files, wherever they are
         for key in ("path", "labels", "test_path", "test_labels"):
             data.pop(key, None)

@@ -9,8 +9,11 @@ from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, model_
 from implicit_em.config.schema import FixedSection, Seed, Share, Threads, parsed
 
 SITE = re.compile(r"(resid|mlp)\.(\d+)", re.ASCII)
-ELSEWHERE: Any = {"store": True, "part": True, "parts": True, "lm": {"path", "package"}}
-"""Settings that say where files lie and who does the work, not what the store holds."""
+ELSEWHERE: Any = {
+    **dict.fromkeys(("store", "kept", "part", "parts"), True),
+    "lm": {"path", "package"},
+}
+"""Settings that say where files lie and who writes which, not what they hold."""
 
 
 class LanguageModelSettings(FixedSection):
@@ -72,6 +75,7 @@ class HarvestSettings(FixedSection):
     dtype: Literal["float16", "bfloat16"]
     shard_tokens: PositiveInt
     seed: Seed
+    kept: Annotated[int, Field(ge=0)] | None
     part: Annotated[int, Field(ge=0)]
     parts: PositiveInt
 

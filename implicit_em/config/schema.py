@@ -78,6 +78,7 @@ class _Data(_Built):
     special_tokens: bool = False
     largest_norm: Positive | None = None
     buffer: Positive = 1.0
+    ahead: PositiveInt | None = None
 
 
 def _as_word(switch: Any) -> Any:

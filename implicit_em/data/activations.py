@@ -1,6 +1,8 @@
 """Vectors from inside a language model, read from a store."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import pairwise
@@ -13,18 +15,24 @@ from torch import Tensor
 
 from implicit_em.base.digest import state_of
 from implicit_em.base.errors import ConfigError
+from implicit_em.base.files import refuse_small_disk
 from implicit_em.base.values import check_number, check_whole, check_word
+from implicit_em.data.ahead import Making, Producer, Stream, StreamLoader
 from implicit_em.data.arrays import ArrayOnDisk
 from implicit_em.data.modules import ResidentDataModule, fixed_choice
 from implicit_em.data.on_disk import SamplesOnDisk
-from implicit_em.data.resident import in_one_window
+from implicit_em.data.resident import ResidentLoader, in_one_window
 from implicit_em.data.sharing import Source
-from implicit_em.data.store import SPLITS, ActivationStore, Split
+from implicit_em.data.store import SPLITS, ActivationStore, Shard, Split
 from implicit_em.data.store_statistics import Statistics, TokenFilter, kept_at, statistics_of
 from implicit_em.models.normalizing import Normalizer, normalizer_of
 
+log = logging.getLogger(__name__)
+
 HALF, FLOAT32 = 2, 4
 """Bytes of a number in the store, and of a normalised one."""
+SURE = 0.99
+"""Share of the tokens that a store has, judged by some of its shards, that it surely has."""
 STARTED = 2**17
 """Largest number of vectors that a model starts from."""
 PROBED = 20_000
@@ -60,6 +68,12 @@ class ActivationDataModule(ResidentDataModule):
     after ``setup`` is never taken for what it was: reading it raises ``DamagedError``, and so does
     saving a checkpoint.
 
+    With ``ahead``, the store need not be complete: training shards that it lacks are made while a
+    run trains, see ``data.ahead.Stream``. There is one epoch. Its order is that of the shards, and
+    windows follow one another in this order. Whatever else takes training tokens takes those of the
+    first ``kept`` shards: the largest norm, the statistics, and ``split``. They, and the shards of
+    the other splits, are made first and stay.
+
     Args:
         path: directory of the store.
         site: place in the model whose vectors are taken; ``None`` if the store has only one.
@@ -70,7 +84,12 @@ class ActivationDataModule(ResidentDataModule):
             rules leave; tokens with a larger one are left out. ``None`` for no limit.
         buffer: number of bytes for vectors in memory.
         digest: digest of the store, from ``base.digest.digest_of_store``; another store is refused.
-            ``None`` accepts any.
+            ``None`` accepts any. With ``ahead``, it is that of the plan.
+        ahead: number of shards that are made ahead of the window that is trained on; ``None`` to
+            read a whole store.
+        kept: number of training shards that stay, with ``ahead``.
+        tokens: number of tokens of the epoch, of those that are left, with ``ahead``.
+        producer: what makes shards, with ``ahead``; see ``data.ahead.Producer``.
         kwargs: arguments of ``ResidentDataModule``.
 
     Raises:
@@ -88,9 +107,19 @@ class ActivationDataModule(ResidentDataModule):
         largest_norm: float | None = 10.0,
         buffer: float = 2e9,
         digest: str | None = None,
+        ahead: int | None = None,
+        kept: int = 8,
+        tokens: int | None = None,
+        producer: Producer | None = None,
         **kwargs: Any,
     ) -> None:
-        self.store = ActivationStore(path)
+        check_whole("ahead", ahead, 1, or_null=True)
+        if ahead is not None:
+            check_whole("kept", kept, 1)
+            check_whole("tokens", tokens, 2)
+        elif tokens is not None:
+            raise ConfigError(f"tokens={tokens}: only with data.ahead; an epoch takes all tokens")
+        self.store = ActivationStore(path, None if ahead is None else kept)
         manifest = self.store.manifest
         if site is None and len(manifest.sites) == 1:
             (site,) = manifest.sites
@@ -107,22 +136,42 @@ class ActivationDataModule(ResidentDataModule):
         self.tokens = TokenFilter(first_positions, not special_tokens, largest_norm)
         self.buffer = buffer
         self.digest = digest
+        self.ahead, self.epoch_tokens, self.producer = ahead, tokens, producer
+        self._stream: Stream | None = None
+        self._ends: list[int] = []  # see Stream
 
     def prepare_data(self) -> None:
-        """Refuse another store, and one with damaged files."""
+        """Refuse another store, and one with damaged files; make what is missing and stays."""
         if self.digest not in (None, self.store.digest):
             raise ConfigError(
                 f"digest={self.digest}: path={self.store.path} is another store: "
                 f"{self.store.digest}"
             )
-        for shard in self.store.manifest.shards:
+        if self.ahead is not None and (missing := self.store.missing()):
+            self._make(missing)
+        for shard in self.store.held:
             self.store.check(shard)
+
+    def _make(self, missing: Sequence[int]) -> None:
+        """Make shards that stay."""
+        manifest, path = self.store.manifest, self.store.path
+        tokens = sum(manifest.shards[place].tokens for place in missing)
+        refuse_small_disk("path", path, tokens * manifest.bytes_a_token)
+        log.info(
+            "data: harvesting the shards that stay: %d, %s tokens", len(missing), f"{tokens:,}"
+        )
+        with closing(Making(self.producer, path)) as making:
+            for place in missing:
+                making.ask(place, "")
+            for _ in missing:
+                making.answer()
+        self.store = ActivationStore(path, self.store.kept)
 
     def source(self) -> Source | None:
         """Return the store with the state of its files, and the settings that select from it."""
-        choice = (self.site, self.label, self.tokens, self.val_size, self.buffer)
+        choice = (self.site, self.label, self.tokens, self.val_size, self.buffer, self.store.kept)
         what = (ActivationDataModule, self.store.path.resolve(), choice)
-        files = [state_of(self.store.path / shard.file) for shard in self.store.manifest.shards]
+        files = [state_of(self.store.file(shard)) for shard in self.store.held]
         return Source(what, [self.store.digest, *files])
 
     def setup(self, stage: str | None = None) -> None:
@@ -131,7 +180,20 @@ class ActivationDataModule(ResidentDataModule):
         if self.final == "validation" and held_out < 2:
             raise ConfigError(f"final=validation: {_too_few(self.store.path, held_out)}")
         self.val_size = min(self.val_size, held_out)
+        if self.ahead is not None:
+            self._refuse_too_many_tokens()
         super().setup(stage)
+
+    def _refuse_too_many_tokens(self) -> None:
+        """Refuse more tokens than the training shards have, judged by those that stay."""
+        shards = [shard for shard in self.store.manifest.shards if shard.split == "train"]
+        read = sum(shard.tokens for shard in self.store.shards("train"))
+        left = len(self._kept.rows["train"]) * sum(shard.tokens for shard in shards) / read
+        if self.epoch_size > (most := int(SURE * left)):
+            raise ConfigError(
+                f"tokens={self.epoch_size}: allowed are up to {most}, judged by the "
+                f"{len(self.store.shards('train'))} shards that stay"
+            )
 
     def read(self, train: bool) -> tuple[Any, Tensor]:
         """Return vectors ``(N, D)``, those held out last, and the numbers of their labels."""
@@ -191,8 +253,83 @@ class ActivationDataModule(ResidentDataModule):
             *([] if is_kept else [again]),
             f"data: {found.count:,} training tokens, {total - found.count:,} left out; "
             f"anisotropy |mean|/|std| {anisotropy:.2f}",
+            *self._remarks_on_order(),
             *super()._remarks(),
         ]
+
+    def _remarks_on_order(self) -> list[str]:
+        if self.ahead is None:
+            return []
+        stream = self._streamed(self.ahead)
+        largest = max(map(len, stream.windows))
+        return [
+            f"data: an epoch of {len(stream):,} tokens, in windows of up to {largest} shards; a "
+            f"window and the shards ahead of it take up to {stream.most_bytes / 1e9:.3g} GB of disk"
+        ]
+
+    @property
+    def epoch_size(self) -> int:
+        """Number of training tokens of an epoch."""
+        return super().epoch_size if self.epoch_tokens is None else self.epoch_tokens
+
+    def _training_batches(self) -> ResidentLoader:
+        if self.ahead is None:
+            return super()._training_batches()
+        stream = self._stream = self._streamed(self.ahead)
+        labels = torch.full((1,), -1, device=stream.device).expand(len(stream))
+        rows = range(len(stream))
+        return StreamLoader(stream, labels, self.batch_size, indices=rows, drop_last=self.drop_last)
+
+    def _streamed(self, ahead: int) -> Stream:
+        """Return the training tokens in the order of their shards."""
+        shards = self.store.manifest.shards
+        places = [place for place, shard in enumerate(shards) if shard.split == "train"]
+        sizes = {place: shards[place].tokens for place in places}
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        return Stream(
+            self.store,
+            torch.Size((self.epoch_size, self.in_features)),
+            together(sizes, self._window_size),
+            self._samples_of,
+            self.seed,
+            ahead,
+            self.producer,
+            self._ends,
+            device,
+            lambda: self.on_progress(),
+        )
+
+    def _samples_of(self, shards: Sequence[Shard]) -> SamplesOnDisk:
+        """Return the normalised vectors of shards whose tokens are left."""
+        special, needed = self.store.manifest.special_tokens, self.rule.needs(self.site)
+        columns = [self.store.read(shard, needed) for shard in shards]
+        kept = torch.cat([self.rule.kept(arrays, self.site, special) for arrays in columns])
+        samples = SamplesOnDisk([self.store.arrays(shard)[self.site] for shard in shards])
+        samples = samples[kept.nonzero()[:, 0]]
+        return samples if self.normalizer is None else samples.normalized(self.normalizer)
+
+    @property
+    def progress(self) -> str:
+        """How many shards were made for the training; empty if none is."""
+        return "" if self._stream is None else self._stream.progress
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the ends of the windows of a stream; raise ``DamagedError`` for changed files."""
+        return super().state_dict() if self.ahead is None else {"ends": [*self._ends]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with the windows of a stream."""
+        self._ends[:] = state["ends"]
+
+    def teardown(self, stage: str) -> None:
+        """Drop the shards that were made for a training that has finished."""
+        if self._stream is not None:
+            self._stream.close(drop=True)
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Make no more shards for a training that does not go on."""
+        if self._stream is not None:
+            self._stream.close()
 
     def _shuffled(self) -> Tensor:
         """Return the rows: those held out first, then the others, which their shards mix."""
@@ -225,7 +362,12 @@ class ActivationDataModule(ResidentDataModule):
             return super().shuffle(rows, generator)
         ends = self._kept.ends["train"].tolist()
         shards = [rows[start:end] for start, end in pairwise([0, *ends])]
-        return in_windows(shards, int(self.buffer / 2 / (HALF * self.in_features)), generator)
+        return in_windows(shards, self._window_size, generator)
+
+    @property
+    def _window_size(self) -> int:
+        """Largest number of tokens of a window of several shards."""
+        return int(self.buffer / 2 / (HALF * self.in_features))
 
 
 def in_windows(shards: Sequence[Tensor], most: int, generator: np.random.Generator) -> list[Tensor]:
@@ -234,15 +376,28 @@ def in_windows(shards: Sequence[Tensor], most: int, generator: np.random.Generat
     A window takes whole shards, in a random order, and its rows are shuffled. It takes at most
     ``most`` rows, or one shard that has more.
     """
-    windows: list[list[Tensor]] = []
+    numbers = generator.permutation(len(shards)).tolist()
+    windows = together({number: len(shards[number]) for number in numbers}, most)
+    rows = [torch.cat([shards[number] for number in window]) for window in windows]
+    return [in_one_window(window, generator)[0] for window in rows]
+
+
+def together(sizes: Mapping[int, int], most: int) -> list[list[int]]:
+    """Return names in their order, in groups of at most a size, or of one that is larger.
+
+    Args:
+        sizes: size of each, by its name.
+        most: largest size of several together.
+    """
+    groups: list[list[int]] = []
     room = 0
-    for number in generator.permutation(len(shards)):
-        if not windows or len(shards[number]) > room:
-            windows.append([])
+    for name, size in sizes.items():
+        if not groups or size > room:
+            groups.append([])
             room = most
-        windows[-1].append(shards[number])
-        room -= len(shards[number])
-    return [in_one_window(torch.cat(window), generator)[0] for window in windows]
+        groups[-1].append(name)
+        room -= size
+    return groups
 
 
 @lru_cache(maxsize=4)

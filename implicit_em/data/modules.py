@@ -83,6 +83,7 @@ class ResidentDataModule(pl.LightningDataModule):
         self.normalize = normalize
         self.drop_last = drop_last
         self.sample_shape: tuple[int, ...] = ()
+        self.on_progress: Callable[[], None] = lambda: None
         self._splits: Splits | None = None
 
     def shuffle(self, rows: Tensor, generator: np.random.Generator) -> list[Tensor]:
@@ -202,6 +203,16 @@ class ResidentDataModule(pl.LightningDataModule):
         """Return the rows of the training samples that are not held out, int64."""
         return self._shuffled()[self.val_size :].sort().values
 
+    @property
+    def epoch_size(self) -> int:
+        """Number of training samples of an epoch."""
+        return len(self.train_indices())
+
+    @property
+    def progress(self) -> str:
+        """What is told beside the steps of a training; empty for nothing."""
+        return ""
+
     def monitored_indices(self) -> Tensor:
         """Return the rows held out, or else a fixed choice of the training samples, int64."""
         return self._shuffled()[: self.val_size or 10_000].sort().values
@@ -238,20 +249,22 @@ class ResidentDataModule(pl.LightningDataModule):
 
         A Trainer gets blocks of batches, unless one of its flags or callbacks counts batches.
         """
-        rows = self.train_indices()
-        loader = self._loader(
-            *self.split("train"),
-            self.batch_size,
-            indices=rows,
-            seed=self.seed,
-            shuffle=self.shuffle,
-            drop_last=self.drop_last,
-        )
+        loader = self._training_batches()
         if self.trainer is None or _counts_batches(self.trainer):
             return loader
         model: Any = self.trainer.lightning_module.model
         size = block_size(self.batch_size, model.weight.shape[-2], self.in_features)
         return BlockLoader(loader, size)
+
+    def _training_batches(self) -> ResidentLoader:
+        return self._loader(
+            *self.split("train"),
+            self.batch_size,
+            indices=self.train_indices(),
+            seed=self.seed,
+            shuffle=self.shuffle,
+            drop_last=self.drop_last,
+        )
 
     def val_dataloader(self) -> ResidentLoader:
         """Return batches of the samples on which the curves over training are measured."""

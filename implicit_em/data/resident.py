@@ -113,11 +113,7 @@ class ResidentLoader:
 
     def index_batches(self) -> Iterator[Tensor]:
         """Iterate over the rows of each batch of all processes, int64 of shape ``(B,)``."""
-        # The position is cleared here, not after the last batch: Lightning never asks for one more.
-        if self._resuming:
-            self._resuming = False
-        elif self._batch:
-            self.set_epoch(self.epoch + 1)
+        self._go_on()
         windows = self.windows()
         batches = torch.cat(windows).split(self.batch_size)
         ends = list(accumulate(map(len, windows)))
@@ -130,6 +126,14 @@ class ResidentLoader:
                 held = current
             self._batch += 1
             yield batch
+
+    def _go_on(self) -> None:
+        """Set the position from which an iteration goes on."""
+        # It is cleared here, not after the last batch: Lightning never asks for one more.
+        if self._resuming:
+            self._resuming = False
+        elif self._batch:
+            self.set_epoch(self.epoch + 1)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position: the epoch, and the number of its batches handed out."""

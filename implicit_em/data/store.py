@@ -28,6 +28,8 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 MANIFEST = "manifest.json"
 DOCUMENTS: Final = "documents.safetensors"
 VOCABULARY: Final = "vocabulary.json"
+AHEAD = "ahead"
+"""Folder, in a store, of the shards that are made ahead of a training, and dropped behind it."""
 TOKENS = ("token", "document", "position", "place")
 """Arrays of a shard beside the vectors and their norms, int32, shape ``(N,)``."""
 
@@ -194,34 +196,52 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     write_json(path / MANIFEST, manifest.model_dump())
 
 
+def missing_of(path: Path, manifest: Manifest) -> list[int]:
+    """Return the places, in the list of all shards, of those that a directory lacks."""
+    return [
+        place
+        for place, shard in enumerate(manifest.shards)
+        if shard.sha256 is None or not (path / shard.file).exists()
+    ]
+
+
+def is_whole(path: Path) -> bool:
+    """Return whether a directory holds a store and all of its shards."""
+    manifest = read_manifest(path)
+    return manifest is not None and not missing_of(path, manifest)
+
+
 class ActivationStore:
     """A complete store, read from its directory.
 
     Each file is compared with its digest when it is first read. ``digest`` is that of the file from
     which ``manifest`` was read; see ``base.digest.digest_of_store``.
 
-    Stores of one path and digest are equal.
+    Stores of one path, digest and ``kept`` are equal.
 
     Args:
         path: directory of the store.
+        kept: number of training shards that count, the first ones; others are made while a run
+            trains, so that ``digest`` is that of the plan. ``None`` for all.
 
     Raises:
-        ConfigError: if it holds no store, or one that is not complete.
+        ConfigError: if it holds no store, or, without ``kept``, one that is not complete.
         DamagedError: if its manifest is damaged.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, kept: int | None = None) -> None:
         self.path = Path(path).expanduser()
-        self.digest = digest_of_store(self.path)
+        self.kept = kept
+        self.digest = digest_of_store(self.path, kept)
         manifest = read_manifest(self.path)
-        if digest_of_store(self.path) != self.digest:
+        if digest_of_store(self.path, kept) != self.digest:
             raise ConfigError(f"{self.path}: its {MANIFEST} changes while it is read")
         if manifest is None:
             raise ConfigError(
                 f"{self.path}: no store: it has no {MANIFEST}; implicit-em harvest writes one"
             )
         missing = sum(shard.sha256 is None for shard in manifest.shards)
-        if missing:
+        if missing and kept is None:
             raise ConfigError(
                 f"{self.path}: not complete: {missing} of {len(manifest.shards)} shards are "
                 "missing; the command of its harvest goes on"
@@ -231,14 +251,31 @@ class ActivationStore:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ActivationStore):
             return NotImplemented
-        return (self.path, self.digest) == (other.path, other.digest)
+        return (self.path, self.digest, self.kept) == (other.path, other.digest, other.kept)
 
     def __hash__(self) -> int:
-        return hash((self.path, self.digest))
+        return hash((self.path, self.digest, self.kept))
 
     def shards(self, split: str) -> list[Shard]:
-        """Return the shards of ``train``, ``validation`` or ``test``."""
-        return [shard for shard in self.manifest.shards if shard.split == split]
+        """Return the shards of ``train``, ``validation`` or ``test`` that count."""
+        found = [shard for shard in self.manifest.shards if shard.split == split]
+        return found[: self.kept] if split == "train" else found
+
+    @property
+    def held(self) -> list[Shard]:
+        """The shards of all splits that count."""
+        return [shard for split in SPLITS for shard in self.shards(split)]
+
+    def missing(self) -> list[int]:
+        """Return the places, in the list of all shards, of those that count and are not there."""
+        held = {shard.file for shard in self.held}
+        places = missing_of(self.path, self.manifest)
+        return [place for place in places if self.manifest.shards[place].file in held]
+
+    def file(self, shard: Shard) -> Path:
+        """Return the path of a shard: in the folder ``AHEAD`` if it was made for a training."""
+        ahead = self.path / AHEAD / shard.file
+        return ahead if self.kept is not None and ahead.exists() else self.path / shard.file
 
     def read(self, shard: Shard, names: Sequence[str] = ()) -> dict[str, Tensor]:
         """Return arrays of a shard by their names, or all of them.
@@ -258,7 +295,7 @@ class ActivationStore:
         found = {wanted: arrays[wanted].whole() for wanted in names or arrays}
         for name in {*TOKENS} & found.keys():
             low, end = -1 if name == "place" else 0, self._ends.get(name, 2**31)
-            _check_range(self.path / shard.file, name, found[name], low, end)
+            _check_range(self.file(shard), name, found[name], low, end)
         return found
 
     def arrays(self, shard: Shard) -> dict[str, ArrayOnDisk]:
@@ -271,7 +308,7 @@ class ActivationStore:
         for site, width in self.manifest.sites.items():
             expected[site] = (self.manifest.dtype, shard.tokens, width)
             expected[f"norm.{site}"] = ("float32", shard.tokens)
-        return _arrays(self.path / shard.file, shard.sha256, expected)
+        return _arrays(self.file(shard), shard.sha256, expected)
 
     def column(self, name: str, split: str) -> Tensor:
         """Return an array of all shards of a split, one after another; raises as ``read`` does."""
@@ -280,7 +317,7 @@ class ActivationStore:
 
     def check(self, shard: Shard) -> Path:
         """Return the path of a shard, or raise ``DamagedError`` if it is not as it was written."""
-        return checked(self.path / shard.file, shard.sha256)
+        return checked(self.file(shard), shard.sha256)
 
     @cached_property
     def _ends(self) -> dict[str, int]:

@@ -1,9 +1,10 @@
 """One harvest: from a composed configuration to a store, or to one part of its shards."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from implicit_em.base import interruption
 from implicit_em.base.errors import ConfigError, one_line
+from implicit_em.base.files import refuse_small_disk
 from implicit_em.base.threads import torch_threads
 from implicit_em.config.harvest import HarvestSettings
 from implicit_em.data.store import DOCUMENTS, SPLITS, TOKENS, VOCABULARY, Documents, Manifest, Shard
@@ -47,12 +49,12 @@ def harvest(cfg: DictConfig) -> None:
     writer.refuse_other(settings.deciding())
     with interruption.listening(), torch_threads(settings.threads):
         work = prepare(settings, writer)
-        missing = writer.missing(work.manifest)
+        missing = _missing(writer, work)
         _announce(writer, work.manifest, missing)
         writer.begin(work.manifest, work.documents, work.model.vocabulary())
         mine = [place for place in missing if place % settings.parts == settings.part]
         write_shards(work, writer, mine)
-        _conclude(writer, settings)
+        _conclude(writer, work)
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def write_shards(work: Work, writer: StoreWriter, places: Sequence[int]) -> None
     tokens = sum(work.shards[place].tokens for place in places)
     with RateProgress("harvesting", tokens, "tokens") as progress:
         for place in places:
-            writer.write(place, _read_shard(work, work.shards[place], progress))
+            writer.write(place, read_shard(work, work.shards[place], progress.advance))
 
 
 def build_source(settings: HarvestSettings) -> Source:
@@ -151,32 +153,54 @@ def _describe(
     )
 
 
+def _missing(writer: StoreWriter, work: Work) -> list[int]:
+    """Return the places of the shards that are missing, of those that are to be written."""
+    kept = work.settings.kept
+    later = [s.split == "train" and kept is not None and s.number >= kept for s in work.shards]
+    return [place for place in writer.missing(work.manifest) if not later[place]]
+
+
 def _announce(writer: StoreWriter, manifest: Manifest, missing: list[int]) -> None:
     """Say what will be written, and refuse it if the disk is too small."""
     shards = manifest.shards
     tokens = sum(shard.tokens for shard in shards)
     size = tokens * manifest.bytes_a_token / 1e9
+    there = len(shards) - len(writer.missing(manifest))
     log.info(
         "%s",
         f"{writer.path}: {', '.join(manifest.sites)} of {tokens:,} tokens, "
         f"{manifest.text['documents']:,} documents; {len(shards)} shards, {size:.3g} GB; "
-        f"{len(shards) - len(missing)} shards are there already",
+        f"{there} shards are there already",
     )
     needed = sum(shards[place].tokens for place in missing) * manifest.bytes_a_token
-    writer.refuse_small_disk(needed)
+    refuse_small_disk("store", writer.path, needed)
 
 
-def _conclude(writer: StoreWriter, settings: HarvestSettings) -> None:
-    missing = writer.end()
-    if missing:
+def _conclude(writer: StoreWriter, work: Work) -> None:
+    later, settings = writer.end(), work.settings
+    if missing := len(_missing(writer, work)):
         part = f"part {settings.part} of {settings.parts}"
         log.info("%s: %s is complete; %d shards of others are missing", writer.path, part, missing)
+    elif later:
+        log.info("%s: complete but for %d shards, which data.ahead=N makes", writer.path, later)
     else:
         log.info("%s is complete", writer.path)
 
 
-def _read_shard(work: Work, shard: PlannedShard, progress: RateProgress) -> dict[str, Tensor]:
-    """Return the arrays of a shard: vectors of every site, their norms, and their tokens."""
+def read_shard(
+    work: Work, shard: PlannedShard, advance: Callable[[int], Any] = bool
+) -> dict[str, Tensor]:
+    """Return the arrays of a shard: vectors of every site, their norms, and their tokens.
+
+    Args:
+        work: what the harvest needs.
+        shard: the shard.
+        advance: function that is told how many tokens were read.
+
+    Raises:
+        ConfigError: if a vector is not finite as a number of the store.
+        Interrupted: if a signal asked for it.
+    """
     settings, model = work.settings, work.model
     seed = [settings.seed, SPLITS.index(shard.split), shard.number]
     rows_N = torch.from_numpy(np.random.default_rng(seed).permutation(shard.tokens))
@@ -199,7 +223,7 @@ def _read_shard(work: Work, shard: PlannedShard, progress: RateProgress) -> dict
                 arrays[site][rows] = vectors.to(dtype)
                 arrays[f"norm.{site}"][rows] = torch.linalg.vector_norm(vectors, dim=-1)
             done += len(rows)
-            progress.advance(len(rows))
+            advance(len(rows))
     for site in settings.sites:
         _check_finite(site, arrays[site], arrays[f"norm.{site}"], settings.dtype)
     return arrays

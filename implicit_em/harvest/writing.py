@@ -1,6 +1,5 @@
 """The store while it is written; several processes may write its shards."""
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from implicit_em.base.errors import ConfigError
 from implicit_em.base.files import half_written, write_json
 from implicit_em.base.settings import differences, listed
 from implicit_em.data import store
-from implicit_em.data.store import DOCUMENTS, VOCABULARY, Documents, Manifest
+from implicit_em.data.store import DOCUMENTS, VOCABULARY, Documents, Manifest, Shard
 
 COMPARED = ("settings", "model", "text", "files")
 """Parts of the manifest that must be those of the store; the others follow from them."""
@@ -50,23 +49,7 @@ class StoreWriter:
 
     def missing(self, manifest: Manifest) -> list[int]:
         """Return the places, in the list of all shards, of those that are not written."""
-        there = manifest if self.manifest is None else self.manifest
-        return [
-            place
-            for place, shard in enumerate(there.shards)
-            if shard.sha256 is None or not (self.path / shard.file).exists()
-        ]
-
-    def refuse_small_disk(self, needed: int) -> None:
-        """Raise ``ConfigError`` if the disk has less room than so many bytes."""
-        folder = self.path.absolute()
-        while not folder.exists():
-            folder = folder.parent
-        if needed > (free := shutil.disk_usage(folder).free):
-            raise ConfigError(
-                f"store={self.path}: the shards need {needed / 1e9:.3g} GB more, but "
-                f"{free / 1e9:.3g} GB are free"
-            )
+        return store.missing_of(self.path, manifest if self.manifest is None else self.manifest)
 
     def begin(self, manifest: Manifest, documents: Documents, vocabulary: Sequence[str]) -> None:
         """Write everything but the shards, unless that was done before.
@@ -90,18 +73,31 @@ class StoreWriter:
                 self._refuse(there.model_dump(), manifest.model_dump())
             self.manifest = there or manifest
 
-    def write(self, place: int, arrays: dict[str, Tensor]) -> None:
-        """Write a shard and note its digest, or raise ``WriteError``."""
+    def write(self, place: int, arrays: dict[str, Tensor], folder: str = "") -> Shard:
+        """Write a shard into a folder of the store, note its digest, and return it with that.
+
+        Raises:
+            ConfigError: if it was written before, with other bits.
+            WriteError: if it cannot be written.
+        """
         assert self.manifest is not None, "begin() comes first"
-        path = self.path / self.manifest.shards[place].file
+        path = self.path / folder / self.manifest.shards[place].file
         store.save_tensors(path, arrays)
         written = self.manifest.shards[place].model_copy(update={"sha256": digest_of_file(path)})
         with self._held():
             there = store.read_manifest(self.path)
             assert there is not None, "begin() wrote it"
-            there.shards[place] = written
-            store.write_manifest(self.path, there)
+            if (noted := there.shards[place].sha256) is None:
+                there.shards[place] = written
+                store.write_manifest(self.path, there)
             self.manifest = there
+        if noted not in (None, written.sha256):
+            path.unlink()
+            raise ConfigError(
+                f"{path}: has other bits than when it was first harvested; harvest it with the "
+                "machine and the libraries that began the store, or choose another directory"
+            )
+        return written
 
     def end(self) -> int:
         """Return how many shards are missing; of a complete store, remove what kills have left."""

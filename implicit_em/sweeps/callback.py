@@ -10,7 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import filter_overrides
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from implicit_em.base.errors import ConfigError, RefusedError, RunError, one_line
@@ -45,11 +45,13 @@ class CheckCallback(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the configuration of every job; a single wrong one stops the sweep."""
-        jobs = {}
+        jobs: dict[str, str] = {}
+        made: set[str] = set()
         with refusing():
             _begin(config)
             with _showing("checking the jobs"):
                 for overrides, job in composed_jobs(config):
+                    _refuse_again(job, made)
                     directory = Path(job.hydra.sweep.dir) / job.hydra.sweep.subdir
                     if not launchers.optimises(config):
                         jobs[str(Path(job.hydra.sweep.subdir))] = ",".join(
@@ -110,6 +112,21 @@ def _showing(message: str) -> AbstractContextManager[Any]:
     from rich.console import Console
 
     return Console().status(message)
+
+
+def _refuse_again(job: DictConfig, made: set[str]) -> None:
+    """Raise ``ConfigError`` for a second job that trains while its store is made."""
+    if OmegaConf.select(job, "data.ahead") is None:
+        return
+    from implicit_em.data.store import is_whole
+
+    path = str(job.data.path)
+    if path in made and not is_whole(Path(path).expanduser()):
+        raise ConfigError(
+            f"data.ahead={job.data.ahead}: {path} is made as it is read, which a single run can "
+            "do; implicit-em harvest makes a whole store, for any number of runs"
+        )
+    made.add(path)
 
 
 def _check(config: DictConfig, directory: str | Path, here: bool) -> None:

@@ -167,4 +167,4 @@ def monitoring_interval(data: ResidentDataModule, components: int) -> int:
     """Return the epochs between two measurements; timing them would make equal runs differ."""
     samples = len(data.monitored_indices())
     cost = monitoring_cost(samples, components, data.in_features)
-    return max(1, int(np.ceil(cost * samples / len(data.train_indices()) / MONITORING_SHARE)))
+    return max(1, int(np.ceil(cost * samples / data.epoch_size / MONITORING_SHARE)))

@@ -90,10 +90,16 @@ class EpochProgress(RunLogger):
                 print(line, end="", flush=True)
 
     @rank_zero_only
-    def show_step(self, done: int, steps: int, values: Mapping[str, float]) -> None:
-        """Show the last values that were logged of a single run, and how many steps are done."""
+    def show_step(
+        self, done: int, steps: int, values: Mapping[str, float], beside: str = ""
+    ) -> None:
+        """Show the last values that were logged of a single run, and how many steps are done.
+
+        What the data say of their own progress stands ``beside`` the values.
+        """
         found = {key: values[key] for key in SHOWN if not math.isnan(values.get(key, math.nan))}
-        shown = "".join(f"  {SHOWN[key]} {value:.4g}" for key, value in found.items())
+        parts = [f"{SHOWN[key]} {value:.4g}" for key, value in found.items()]
+        shown = "".join(f"  {part}" for part in (*parts, beside) if part)
         tenths = 10 * done // steps
         self._counts_steps = True
         if self._bar is not None:

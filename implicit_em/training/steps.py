@@ -105,7 +105,7 @@ class StepLog(pl.Callback):
         self.steps = steps
         if not pl_module.log_every:
             return
-        samples = min(batches * self.data.batch_size, len(self.data.train_indices()))
+        samples = min(batches * self.data.batch_size, self.data.epoch_size)
         self._epoch = batches, samples
         if "reconstruction" in pl_module.model.provides:
             dtype = at_least_float32(pl_module.model.weight.dtype)
@@ -117,8 +117,13 @@ class StepLog(pl.Callback):
         self._monitor_every = max(1, self.steps // points)
         self._done = trainer.global_step
         self._flush_at = time.monotonic() + PAUSE
+        self._last: Mapping[str, float] = {}
+        self.data.on_progress = self._show
+        self._show()
+
+    def _show(self) -> None:
         if self.progress is not None:
-            self.progress.show_step(self._done, steps, {})
+            self.progress.show_step(self._done, self.steps, self._last, self.data.progress)
 
     def _samples(self, steps: int) -> int:
         """Return the number of samples in so many steps; an epoch's last batch may be smaller."""
@@ -197,8 +202,9 @@ class StepLog(pl.Callback):
             names = ("monitor/l0", "monitor/fvu", "monitor/inactive_units")
             rows.setdefault(step, {"samples": self._samples(step)})
             rows[step] |= zip(names, found_3.tolist(), strict=True)
-        if logged and self.progress is not None:
-            self.progress.show_step(trainer.global_step, self.steps, rows[places[-1][0]])
+        if logged:
+            self._last = rows[places[-1][0]]
+            self._show()
         for step, row in sorted(rows.items()):
             self.table.add(step, row)
             if self.logger is not None:

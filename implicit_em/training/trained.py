@@ -14,7 +14,7 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from implicit_em.base.digest import digest_of, digest_of_file, digest_of_store
+from implicit_em.base.digest import digest_of, digest_of_file
 from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.config import CONF
 from implicit_em.config.composing import REFUSALS, composed
@@ -179,7 +179,7 @@ def digest_of_samples(data: ResidentDataModule) -> str | None:
     It is that of the store or files, or of the samples in memory, which must not be normalised yet.
     """
     if isinstance(data, ActivationDataModule):
-        return digest_of_store(data.store.path)
+        return data.store.digest
     if isinstance(data, TensorDataModule):
         return digest_of(*(getattr(data, name) for name in FILES))
     found = hashlib.sha256()

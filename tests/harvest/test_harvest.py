@@ -9,25 +9,32 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
+from functools import partial
 from importlib.util import find_spec
 from io import StringIO
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from helpers.breaking import fails_once
 from helpers.composing import composed
 from helpers.language import BLOCKS, LONGEST, WIDTH, make_model, make_text
 from helpers.paths import ROOT
+from helpers.processes import wait_for
 from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
 
+from implicit_em.base import files
+from implicit_em.base.digest import digest_of_store
 from implicit_em.base.errors import ConfigError, WriteError
 from implicit_em.config.harvest import HarvestSettings
 from implicit_em.data import ActivationStore
+from implicit_em.data.store import read_manifest
 from implicit_em.harvest import model_files, writing
 from implicit_em.harvest.models import LanguageModel, permute_entries
+from implicit_em.harvest.producing import Harvest
 from implicit_em.harvest.run import batches_of, harvest, prepare
 from implicit_em.harvest.writing import StoreWriter
 from implicit_em.training import progress
@@ -394,6 +401,99 @@ def test_four_parts_by_joblib_and_sigkill_leave_the_same_bytes(
     assert content(store) == alone
 
 
+# --- shards that are made while a run trains
+
+
+def test_what_a_harvest_leaves_is_made_later_with_the_same_bytes(
+    harvested, models, tmp_path, caplog
+):
+    caplog.set_level("INFO")
+    whole = content(harvested(store="whole"))
+    plan = harvested("kept=1")
+    shards = sorted(name for name in whole if name.startswith("train"))
+    left = f"complete but for {len(shards) - 1} shards, which data.ahead=N makes"
+    assert caplog.messages[-1].endswith(left)
+    there = {name for name in content(plan) if name[:5] in ("train", "valid", "test-")}
+    assert there == {name for name in whole if name[:5] in ("valid", "test-")} | {shards[0]}
+    assert digest_of_store(plan, 1) == digest_of_store(tmp_path / "whole", 1)
+    write = Harvest(str(models["bert"])).open(plan)
+    for place in range(1, len(shards)):
+        written = write(place, "ahead")
+        assert (plan / "ahead" / written.file).read_bytes() == whole[written.file]
+    assert content(plan)["manifest.json"] == whole["manifest.json"]
+    shutil.rmtree(plan / "ahead")
+    assert content(harvested()) == whole, "the same command without kept makes the store whole"
+
+
+@pytest.mark.slow
+def test_three_kills_on_each_side_leave_the_weights_of_a_whole_store(
+    harvested, models, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'tests'}")
+    monkeypatch.setenv("SECONDS_A_BATCH", "0.1")
+    whole, plan = harvested(store="whole"), harvested("kept=1")
+    command = [sys.executable, "-m", "implicit_em.cli", "train", "data=activations", "data.ahead=1"]
+    command += ["data.kept=1", "data.tokens=500", "data.batch_size=16", "data.buffer=8000"]
+    command += [f"data.producer.lm={models['bert']}", "model.hidden=5", "trainer.max_epochs=1"]
+    command += ["+callbacks.slow._target_=helpers.slow.Slow", "checkpoint.steps=1", "probe=none"]
+    command += ["logger=csv"]
+
+    def run(store, name):
+        where = [f"data.path={store}", f"hydra.run.dir={tmp_path / name}"]
+        return subprocess.Popen([*command, *where], stderr=subprocess.PIPE, text=True)
+
+    def producer_of(process):
+        children = psutil.Process(process.pid).children()
+        return next((c for c in children if "spawn_main" in " ".join(c.cmdline())), None)
+
+    def noted():
+        return sum(shard.sha256 is not None for shard in read_manifest(plan).shards)
+
+    def in_the_ring():
+        return len(list((plan / "ahead").glob("*.safetensors")))
+
+    for count in range(noted() + 1, noted() + 4):
+        process = run(plan, "ring")
+        wait_for(lambda count=count: noted() >= count, process, 0.05)
+        process.kill()
+        process.wait()
+    for count in (0, 1, 1):
+        process = run(plan, "ring")
+        wait_for(partial(producer_of, process), process, 0.05)
+        wait_for(lambda count=count: in_the_ring() >= count, process, 0.05)
+        producer_of(process).kill()
+        assert process.wait() == 1
+        said = process.stderr.read()
+        assert said.count("was killed by SIGKILL; the same command goes on") == 1
+    assert run(plan, "ring").wait() == run(whole, "alone").wait() == 0
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("ring", "alone")]
+    assert weights[0] == weights[1]
+    assert [path.name for path in (plan / "ahead").iterdir()] == [".lock"]
+
+
+def test_another_model_makes_no_shards(harvested, models):
+    plan = harvested("kept=0")
+    with pytest.raises(ConfigError, match="not the files that the store was harvested from"):
+        Harvest(str(models["llama"])).open(plan)
+    with pytest.raises(ConfigError, match="no store; implicit-em harvest begins one"):
+        Harvest().open(plan / "nowhere")
+
+
+def test_a_shard_that_is_harvested_again_with_other_bits_is_refused(harvested, monkeypatch):
+    path = harvested()
+    before = content(path)
+    (path / "train-00001.safetensors").unlink()
+    with monkeypatch.context() as patch:
+        load = LanguageModel.load
+        patch.setattr(LanguageModel, "load", lambda *a: scaled(load(*a)))
+        with pytest.raises(
+            ConfigError, match=r"train-00001\.safetensors: has other bits than when"
+        ):
+            harvested()
+    assert content(path) == {k: v for k, v in before.items() if k != "train-00001.safetensors"}
+    assert content(harvested()) == before
+
+
 # --- what is refused
 
 
@@ -423,6 +523,7 @@ def test_four_parts_by_joblib_and_sigkill_leave_the_same_bytes(
         ),
         (["text.text=body"], r"text\.text=body: .*rows\.jsonl, row 1 lacks it"),
         (["split.test=0.95"], r"split=.*: validation and test together must be less than 1"),
+        (["kept=-1"], r"kept=-1: should be greater than or equal to 0"),
         (["part=4", "parts=4"], r"part=4: of parts=4, the last is 3"),
         (["dtype=float32"], r"dtype=float32: should be 'float16' or 'bfloat16'"),
         (["tokens=0"], r"tokens=0: should be greater than 0"),
@@ -514,7 +615,7 @@ def test_another_model_under_the_same_settings_is_refused(harvested, models):
 
 def test_too_small_a_disk_is_refused_before_anything_is_written(harvested, monkeypatch, tmp_path):
     disk = namedtuple("disk", "free")
-    monkeypatch.setattr(writing.shutil, "disk_usage", lambda _: disk(1000))
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: disk(1000))
     with pytest.raises(ConfigError, match=r"the shards need .* GB more, but 1e-06 GB are free"):
         harvested()
     assert not (tmp_path / "store").exists()

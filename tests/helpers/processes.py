@@ -31,8 +31,8 @@ def trained_in_a_process(directory, *typed):
     return printed, int(peak)
 
 
-def wait_for(condition, process):
-    """Wait until a condition holds, before a process is over."""
+def wait_for(condition, process, pause=0.0002):
+    """Wait until a condition holds, before a process is over; look at it each so many seconds."""
     while not condition():
         assert process.poll() is None, "over too soon"
-        time.sleep(0.0002)
+        time.sleep(pause)

@@ -1,13 +1,27 @@
 """Small stores of activations."""
 
 import json
+import os
+import shutil
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from implicit_em.base.digest import digest_of_file
 from implicit_em.data import Documents, Manifest, Shard
-from implicit_em.data.store import DOCUMENTS, VOCABULARY, save_tensors, write_manifest
+from implicit_em.data.store import (
+    DOCUMENTS,
+    VOCABULARY,
+    read_manifest,
+    save_tensors,
+    write_manifest,
+)
+from implicit_em.harvest.writing import StoreWriter
 
 SITE, WIDTH, SPECIAL, SINK = "resid.0", 3, [0, 1], 5
 NO_MODEL = {"name": "tiny", "sha256": None}
@@ -109,3 +123,60 @@ def finish_store(path, shards, documents, width):
     )
     write_manifest(path, manifest)
     return path
+
+
+def make_plan(path, whole):
+    """Write the plan of a whole store: all of it but the shards; gives the directory."""
+    path.mkdir()
+    for name in (DOCUMENTS, VOCABULARY):
+        shutil.copy(whole / name, path / name)
+    manifest = read_manifest(whole)
+    shards = [shard.model_copy(update={"sha256": None}) for shard in manifest.shards]
+    write_manifest(path, manifest.model_copy(update={"shards": shards}))
+    return path
+
+
+@dataclass
+class Copies:
+    """A producer of shards that copies those of a whole store, and notes each in a file.
+
+    If a file ``fault`` is in the whole store, it does what this says of the shard that it names:
+    ``kill``, ``raise``, ``wait`` or ``change`` it.
+    """
+
+    lm: str
+    """The directory of the whole store."""
+
+    def open(self, store):
+        return lambda place, folder: self._write(StoreWriter(store), place, folder)
+
+    def _write(self, writer, place, folder):
+        file = writer.manifest.shards[place].file
+        fault = self.path / "fault"
+        what, which = fault.read_text().split() if fault.exists() else (None, None)
+        arrays = load_file(self.path / file)
+        if which == file:
+            fault.unlink()
+            if what == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if what == "raise":
+                raise RuntimeError("no more paper")
+            if what == "wait":
+                time.sleep(1000)
+            arrays["token"] += 1
+        written = writer.write(place, arrays, folder)
+        with (self.path / "made").open("a") as made:
+            made.write(f"{written.file}\n")
+        return written
+
+    @property
+    def path(self):
+        return Path(self.lm)
+
+
+def made(whole):
+    """Return the names of the shards that were copied from a store, and forget them."""
+    noted = whole / "made"
+    names = noted.read_text().split() if noted.exists() else []
+    noted.unlink(missing_ok=True)
+    return names
