@@ -51,10 +51,10 @@ def permute_entries(network: nn.Module, seed: int) -> None:
 
 
 class LanguageModel:
-    """A language model with its tokenizer, in float32, without dropout and gradients.
+    """A language model with its tokenizer; ``load`` gives one in float32, without dropout.
 
     Args:
-        network: transformers' model without a head.
+        network: transformers' model without a head; nothing of it is changed.
         tokenizer: transformers' tokenizer.
         name: name of the model in messages and in the manifest.
         files: SHA-256 of its files by their names.
@@ -69,8 +69,7 @@ class LanguageModel:
     """Whether weights that the files lack are refused; a pooler, for example, plays no part."""
 
     def __init__(self, network: Any, tokenizer: Any, name: str, files: dict[str, str]):
-        self.network = network.eval().requires_grad_(False)
-        self.network.config.use_cache = False  # only text generation needs the keys and values
+        self.network = network
         self.tokenizer, self.name, self.files = tokenizer, name, files
         paths = [path for path in BLOCKS if isinstance(_submodule(network, path), nn.ModuleList)]
         if not paths:
@@ -175,7 +174,7 @@ class CausalModel(LanguageModel):
     """A language model with its head, whose vectors at a site can be replaced.
 
     Args:
-        network: transformers' model with the head that predicts the next token.
+        network: transformers' model with the head that predicts the next token; in evaluation mode.
         tokenizer: transformers' tokenizer.
         name: name of the model in messages.
         files: SHA-256 of its files by their names.
@@ -189,7 +188,7 @@ class CausalModel(LanguageModel):
 
     def __init__(self, network: Any, tokenizer: Any, name: str, files: dict[str, str]):
         super().__init__(network.base_model, tokenizer, name, files)
-        self.whole = network.eval().requires_grad_(False)
+        self.whole = network
         outputs: list[Any] = []
         hook = self.blocks[-1].register_forward_hook(lambda *call: outputs.append(call[2]))
         self.forward(torch.tensor([[0, 0], [0, 1]]), torch.ones(2, 2, dtype=torch.int64))
@@ -269,13 +268,15 @@ def _loaded(
             )
     if lm.permuted is not None:
         permute_entries(network, lm.permuted)
-    return tokenizer, network.to(device), sorted(found["missing_keys"])
+    network = network.to(device).eval().requires_grad_(False)
+    return tokenizer, network, sorted(found["missing_keys"])
 
 
 @torch.inference_mode()
 def _read(network: Any, ids_BL: Tensor, mask_BL: Tensor) -> Any:
     device = network.device
-    return network(input_ids=ids_BL.to(device), attention_mask=mask_BL.to(device))
+    tokens = {"input_ids": ids_BL.to(device), "attention_mask": mask_BL.to(device)}
+    return network(**tokens, use_cache=False)  # only text generation needs the keys and values
 
 
 def _submodule(module: nn.Module, path: str) -> Any:
