@@ -17,7 +17,6 @@ from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.base.quiet import quieten
 from implicit_em.base.values import check_whole
 from implicit_em.config import CONF
-from implicit_em.data import ActivationDataModule
 from implicit_em.harvest.model_files import model_of
 from implicit_em.harvest.models import CausalModel
 from implicit_em.harvest.splicing import spliced_losses
@@ -94,14 +93,10 @@ def _measured(
 
 def _inside(found: Trained, lm: str | None) -> dict[str, float]:
     """Return what the language model predicts with the reconstructions of final samples."""
-    data = found.data
-    if not isinstance(data, ActivationDataModule):
-        raise ConfigError("inside: the data are from no language model; needs data=activations")
-    if data.normalizer is not None and data.normalizer.mean is None:
-        raise ConfigError("inside: data.normalize=l2 leaves no length to put into the model")
+    data = found.inside("inside")
+    replacements = {"": found.coder}
     with working("measuring inside the language model"):
         causal = CausalModel.load(model_of(data.store.manifest, lm), "cpu")
-        replacements = {"": found.reconstruct}
         losses = spliced_losses(data.store, causal, data.site, data.rule, replacements, data.final)
     ((spliced_N, divergence_N),) = losses.spliced.values()
     sums = (losses.predicted_N, losses.clean_N, losses.zero.loss_N, spliced_N, divergence_N)

@@ -22,9 +22,8 @@ from implicit_em.base.values import check_word
 from implicit_em.data import ActivationDataModule
 from implicit_em.models import JumpReLU, SpikeSlab
 from implicit_em.training import evaluations, hub
-from implicit_em.training.decoding import decoder_of, own_fvu
+from implicit_em.training.decoding import own_fvu
 from implicit_em.training.hooks import metadata_of
-from implicit_em.training.progress import working
 from implicit_em.training.saelens import CONFIG, WEIGHTS, to_saelens
 from implicit_em.training.trained import Trained, trained
 
@@ -58,10 +57,8 @@ class Exported:
         check_word("format", form, PLACES)
         model = trained(path)
         decoder, origin = None, "its own"
-        if not model.has_decoder:
+        if (fitted := model.coder.decoder) is not None:
             origin = "ridge regression after the training"
-            with working("fitting a ridge decoder"):
-                fitted = decoder_of(model.model, model.data)
             decoder = (fitted.weight, fitted.bias)
         written, said = model.model, dict[str, Any]()
         if isinstance(written, SpikeSlab):

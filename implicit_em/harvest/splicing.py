@@ -1,18 +1,20 @@
 """What a language model predicts when the vectors at a site are replaced by others."""
 
+import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from implicit_em.base import interruption
 from implicit_em.base.errors import ConfigError
 from implicit_em.base.validation import conforming
 from implicit_em.config.harvest import ContextSettings
-from implicit_em.data.store import TOKENS, ActivationStore, Documents, Split
+from implicit_em.data.store import ActivationStore, Documents, Split
 from implicit_em.data.store_statistics import TokenFilter
 from implicit_em.harvest.contexts import Affixes, Batch, batches, cut
 from implicit_em.harvest.models import CausalModel
@@ -21,6 +23,9 @@ Replacement = Callable[[Tensor], Tensor]
 """A function from vectors of tokens to others, float32, ``(N, D)``, on the model's device."""
 LOGITS = 2**25
 """Largest number of logits of a pass; a context that has more makes a pass of its own."""
+
+CACHES = ("cache", "past_key_values")
+"""Names that transformers has, and had before 5.24, for the keys and values of earlier tokens."""
 
 
 class Spliced(NamedTuple):
@@ -53,6 +58,156 @@ class Losses:
     spliced: dict[str, Spliced]
 
 
+@dataclass(frozen=True)
+class Splice:
+    """Where vectors inside a language model are replaced: at a site, if a rule keeps the token.
+
+    Args:
+        site: the site.
+        tokens: the rule.
+        special: token ids that are no text.
+    """
+
+    site: str
+    tokens: TokenFilter
+    special: Collection[int]
+
+    def replaced(
+        self, ids_BL: Tensor, mask_BT: Tensor, vectors_BLD: Tensor, function: Replacement
+    ) -> Tensor:
+        """Return vectors of which those of tokens that the rule keeps are replaced.
+
+        Nothing of the padding is, which may be on either side.
+
+        Args:
+            ids_BL: token ids.
+            mask_BT: 1 for tokens and 0 for padding, also for what was read before these tokens.
+            vectors_BLD: vectors at the site.
+            function: what replaces them.
+        """
+        kept_BL = self._kept(ids_BL, mask_BT, vectors_BLD).to(vectors_BLD.device)
+        vectors_BLD = vectors_BLD.clone()
+        if kept_BL.any():
+            vectors_BLD[kept_BL] = function(vectors_BLD[kept_BL])
+        return vectors_BLD
+
+    def _kept(self, ids_BL: Tensor, mask_BT: Tensor, vectors_BLD: Tensor) -> Tensor:
+        inside_BL = mask_BT[:, -ids_BL.shape[1] :].bool()
+        position_BL = mask_BT.cumsum(1)[:, -ids_BL.shape[1] :] - 1
+        norms_N = torch.linalg.vector_norm(vectors_BLD[inside_BL].float(), dim=-1)
+        arrays = {"token": ids_BL[inside_BL].int(), "position": position_BL[inside_BL].int()}
+        arrays = {name: values_N.cpu() for name, values_N in arrays.items()}
+        arrays[f"norm.{self.site}"] = norms_N.cpu()
+        inside_BL = inside_BL.cpu()
+        kept_N = self.tokens.kept(arrays, self.site, self.special)
+        return inside_BL.masked_scatter(inside_BL, kept_N)
+
+
+@contextmanager
+def replacing(model: CausalModel, splice: Splice, function: Replacement) -> Iterator[None]:
+    """Replace vectors in each pass of a model, also in one that goes on from a cache.
+
+    Raises in a pass:
+        ConfigError: if it gets vectors in place of token ids, or a mask of another shape.
+    """
+    read: list[tuple[Tensor, Tensor]] = []
+    forward = inspect.signature(model.network.forward)
+
+    def note(network: nn.Module, values: Any, settings: Any) -> None:
+        read[:] = [_tokens_of(forward.bind(*values, **settings).arguments)]
+
+    def replace(module: nn.Module, values: Any, output: Any) -> Any:
+        vectors_BLD, *others = output if isinstance(output, tuple) else (output,)
+        replaced_BLD = splice.replaced(*read[0], vectors_BLD, function)
+        return (replaced_BLD, *others) if isinstance(output, tuple) else replaced_BLD
+
+    hooks = [model.module(splice.site).register_forward_hook(replace)]
+    hooks.append(model.network.register_forward_pre_hook(note, with_kwargs=True))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _tokens_of(call: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Return the token ids of a pass ``(B, L)``, and its mask with what was read before them."""
+    ids_BL, mask_BT = call.get("input_ids"), call.get("attention_mask")
+    if ids_BL is None:
+        raise ConfigError("inputs_embeds: the rule of a run needs token ids; give input_ids")
+    caches = [found for name in CACHES if (found := call.get(name)) is not None]
+    shape = (len(ids_BL), ids_BL.shape[1] + sum(int(one.get_seq_length()) for one in caches))
+    if mask_BT is None:
+        mask_BT = ids_BL.new_ones(shape)
+    if (found := tuple(getattr(mask_BT, "shape", ()))) != shape:
+        raise ConfigError(f"attention_mask of shape {found}: allowed is {shape}, 0 for padding")
+    return ids_BL, mask_BT
+
+
+class Passes:
+    """Passes of a model over the contexts that it was harvested from, with vectors replaced.
+
+    Args:
+        store: where contexts come from.
+        model: the model that the store was harvested from.
+        site: where vectors are replaced.
+        tokens: which tokens are replaced.
+        split: the split that contexts are taken from.
+
+    Raises:
+        ConfigError: if the model is another, or lacks the site.
+        DamagedError: if the store's documents are damaged.
+    """
+
+    def __init__(
+        self,
+        store: ActivationStore,
+        model: CausalModel,
+        site: str,
+        tokens: TokenFilter,
+        split: Split = "test",
+    ) -> None:
+        manifest = store.manifest
+        if model.files != manifest.model["files"]:
+            raise ConfigError(f"lm={model.name}: {store.path} was harvested from another model")
+        model.module(site)
+        self.model, self.documents = model, store.documents()
+        self.splice = Splice(site, tokens, manifest.special_tokens)
+        saved = manifest.settings["context"]
+        self._context = conforming(ContextSettings, saved, f"{store.path}: settings.context")
+        self._affixes = Affixes(manifest.prefix, manifest.suffix)
+        self.contexts_C2 = cut(self.documents, split, self._context, self._affixes)
+
+    def holding(self, documents_E: np.ndarray, places_E: np.ndarray) -> np.ndarray:
+        """Return the contexts that hold tokens, given their documents and places there."""
+        at_E = (self.documents.starts_N.numpy()[documents_E] + places_E)[places_E >= 0]
+        numbers_E = np.searchsorted(self.contexts_C2[:, 0], at_E, side="right") - 1
+        return self.contexts_C2[np.unique(numbers_E)]
+
+    def batches(self, contexts_C2: np.ndarray) -> Iterator[Batch]:
+        """Yield contexts in batches, whose logits memory can hold; raises ``Interrupted``."""
+        size = LOGITS // (self._context.length * self.model.whole.config.vocab_size)
+        options = (self._context, self._affixes, self.model.padding_id, max(1, size))
+        for batch in batches(contexts_C2, self.documents, *options):
+            interruption.stop_if_requested()
+            yield batch
+
+    def clean(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the logits ``(B, L, V)``, and the vectors that ``spliced`` needs."""
+        with self.model.reading(_sites(self.splice.site)) as found:
+            return self.model.logits(batch.ids_BL, batch.mask_BL), found
+
+    def spliced(
+        self, batch: Batch, found: dict[str, Tensor], function: Replacement
+    ) -> tuple[Tensor, Tensor]:
+        """Return the logits with vectors replaced, and these vectors, ``(B, L, D)``."""
+        site = self.splice.site
+        vectors_BLD = self.splice.replaced(batch.ids_BL, batch.mask_BL, found[site], function)
+        with self.model.giving({**found, site: vectors_BLD}):
+            return self.model.logits(batch.ids_BL, batch.mask_BL), vectors_BLD
+
+
+@torch.inference_mode()
 def spliced_losses(
     store: ActivationStore,
     model: CausalModel,
@@ -87,38 +242,26 @@ def spliced_losses(
         DamagedError: if the store's documents are damaged.
         Interrupted: if a signal asked for it.
     """
-    manifest, documents = store.manifest, store.documents()
-    if model.files != manifest.model["files"]:
-        raise ConfigError(f"lm={model.name}: {store.path} was harvested from another model")
-    model.module(site)
-    saved = manifest.settings["context"]
-    context = conforming(ContextSettings, saved, f"{store.path}: settings.context")
-    affixes = Affixes(manifest.prefix, manifest.suffix)
-    numbers_N, contexts_C2 = _choose(documents, cut(documents, split, context, affixes), most)
+    passes = Passes(store, model, site, tokens, split)
+    numbers_N, contexts_C2 = _choose(passes.documents, passes.contexts_C2, most)
     if not len(numbers_N):
         raise ConfigError(f"split={split}: {store.path} has no documents there")
-    special = torch.tensor(manifest.special_tokens, dtype=torch.int64)
+    special = torch.tensor(store.manifest.special_tokens, dtype=torch.int64)
     functions = [torch.zeros_like, *replacements.values()]
     predicted_N = torch.zeros(len(numbers_N), dtype=torch.int64)
     sums_R2N = torch.zeros(1 + len(functions), 2, len(numbers_N), dtype=torch.float64)
-    size = max(1, LOGITS // (context.length * model.whole.config.vocab_size))
-    with torch.inference_mode():
-        for batch in batches(contexts_C2, documents, context, affixes, model.padding_id, size):
-            interruption.stop_if_requested()
-            targets = _targets(batch, numbers_N, special)
-            for target in targets:
-                predicted_N += target.owners_P.bincount(minlength=len(predicted_N))
-            with model.reading(_sites(site)) as found:
-                logits_BLV = model.logits(batch.ids_BL, batch.mask_BL)
-            clean = [*map(_clean, _predicting(logits_BLV, targets))]
-            _add(sums_R2N[0], logits_BLV, clean, targets)
+    for batch in passes.batches(contexts_C2):
+        targets = _targets(batch, numbers_N, special)
+        for target in targets:
+            predicted_N += target.owners_P.bincount(minlength=len(predicted_N))
+        logits_BLV, found = passes.clean(batch)
+        clean = [*map(_clean, _predicting(logits_BLV, targets))]
+        _add(sums_R2N[0], logits_BLV, clean, targets)
+        for sums_2N, function in zip(sums_R2N[1:], functions, strict=True):
             del logits_BLV  # before the next pass gives as many
-            kept_BL = _kept(batch, found[site], site, tokens, manifest.special_tokens)
-            for sums_2N, function in zip(sums_R2N[1:], functions, strict=True):
-                with model.giving({**found, site: _replaced(found[site], kept_BL, function)}):
-                    logits_BLV = model.logits(batch.ids_BL, batch.mask_BL)
-                    _add(sums_2N, logits_BLV, clean, targets)
-                    del logits_BLV
+            logits_BLV, _ = passes.spliced(batch, found, function)
+            _add(sums_2N, logits_BLV, clean, targets)
+        del logits_BLV
     zero, *spliced = (Spliced(*sums_2N) for sums_2N in sums_R2N[1:])
     of_name = dict(zip(replacements, spliced, strict=True))
     return Losses(numbers_N, predicted_N, sums_R2N[0, 0], zero, of_name)
@@ -206,22 +349,51 @@ def _add(
         sums_2N.index_add_(1, target.owners_P, torch.stack([loss_P, divergence_P]).double().cpu())
 
 
-def _kept(
-    batch: Batch, vectors_BLD: Tensor, site: str, tokens: TokenFilter, special: Collection[int]
-) -> Tensor:
-    """Return which tokens the filter keeps, bool, shape ``(B, L)``; none of the padding."""
-    inside_BL = batch.mask_BL.bool()
-    tokens_BL = zip(TOKENS, batch.tokens, strict=True)
-    arrays = {name: values_BL[inside_BL].int() for name, values_BL in tokens_BL}
-    vectors_ND = vectors_BLD.cpu()[inside_BL]
-    arrays[f"norm.{site}"] = torch.linalg.vector_norm(vectors_ND, dim=-1)
-    return inside_BL.masked_scatter(inside_BL, tokens.kept(arrays, site, special))
+class Moved(NamedTuple):
+    """What a replacement changes in a language model, over some contexts.
+
+    Args:
+        contexts: number of contexts.
+        tokens: number of tokens whose vectors it changes.
+        loss: change of the mean cross-entropy of a predicted token, in nats.
+        chances_V: change of the next token's probabilities, a mean over these tokens, float64.
+    """
+
+    contexts: int
+    tokens: int
+    loss: float
+    chances_V: Tensor
+
+    def extremes(self, most: int) -> list[list[tuple[int, float]]]:
+        """Return the tokens that become less likely, then those more likely: ids and changes."""
+        most = min(most, len(self.chances_V))
+        sides = (self.chances_V.topk(most, largest=largest) for largest in (False, True))
+        return [list(zip(ids.tolist(), values.tolist(), strict=True)) for values, ids in sides]
 
 
-def _replaced(vectors_BLD: Tensor, kept_BL: Tensor, function: Replacement) -> Tensor:
-    """Return vectors of which those that are kept are replaced."""
-    kept_BL = kept_BL.to(vectors_BLD.device)
-    vectors_BLD = vectors_BLD.clone()
-    if kept_BL.any():
-        vectors_BLD[kept_BL] = function(vectors_BLD[kept_BL])
-    return vectors_BLD
+@torch.inference_mode()
+def moved(passes: Passes, contexts_C2: np.ndarray, function: Replacement) -> Moved:
+    """Return what a replacement changes in some of the contexts of a store.
+
+    Predicted tokens are those of ``spliced_losses``, of the whole contexts. Probabilities are those
+    of the token behind each one whose vector changes.
+    """
+    numbers_N, special = torch.arange(len(passes.documents)), torch.tensor([*passes.splice.special])
+    sums_22N = torch.zeros(2, 2, len(numbers_N), dtype=torch.float64)
+    tokens, predicted, chances_V = 0, 0, torch.zeros((), dtype=torch.float64)
+    for batch in passes.batches(contexts_C2):
+        targets = _targets(batch, numbers_N, special)
+        logits_BLV, found = passes.clean(batch)
+        spliced_BLV, vectors_BLD = passes.spliced(batch, found, function)
+        changed_BL = (vectors_BLD != found[passes.splice.site]).any(-1)
+        tokens += int(changed_BL.sum())
+        predicted += sum(len(target.ids_P) for target in targets)
+        clean = [*map(_clean, _predicting(logits_BLV, targets))]
+        for sums_2N, sign, both_BLV in zip(
+            sums_22N, (-1, 1), (logits_BLV, spliced_BLV), strict=True
+        ):
+            _add(sums_2N, both_BLV, clean, targets)
+            chances_V = chances_V + sign * both_BLV[changed_BL].softmax(-1).double().sum(0).cpu()
+    clean_N, spliced_N = sums_22N[:, 0]
+    loss = (spliced_N - clean_N).sum().item() / max(predicted, 1)
+    return Moved(len(contexts_C2), tokens, loss, chances_V / max(tokens, 1))

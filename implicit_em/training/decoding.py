@@ -1,6 +1,6 @@
 """A linear decoder for any model, fitted by ridge regression after the training."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from os import PathLike
@@ -111,24 +111,41 @@ def fit_decoder(run: str | Path | Any, x: Any, ridge: float = RIDGE) -> RidgeDec
     return RidgeDecoder(model, weight.to(dtype), bias.to(dtype))
 
 
-def reconstruction(
-    model: Any, normalizer: Normalizer | None, decode: Callable[[Tensor], Tensor]
-) -> Callable[[Tensor], Tensor]:
-    """Return the map from raw vectors ``(N, D)`` to their reconstructions, of the same dtype.
+@dataclass(frozen=True, repr=False)
+class Coder:
+    """A model's map from raw vectors to its code, and from there to reconstructions.
 
     Args:
         model: model of normalised vectors.
         normalizer: what normalises them; ``None`` for a model that takes raw vectors.
-        decode: map from codes to normalised vectors: a model's own, or a ``RidgeDecoder``.
+        decoder: decoder of a model that has none; ``None`` for the model's own.
     """
 
-    def reconstruct(x_ND: Tensor) -> Tensor:
-        raw_ND = x_ND.to(model.weight.dtype)
-        normalised = raw_ND if normalizer is None else normalizer(raw_ND)
-        found = decode(model.encode(normalised))
-        return (found if normalizer is None else normalizer.inverse(found)).to(x_ND.dtype)
+    model: Any
+    normalizer: Normalizer | None
+    decoder: RidgeDecoder | None
 
-    return reconstruct
+    def encode(self, x_ND: Tensor) -> Tensor:
+        """Return the code ``(N, K)`` of raw vectors."""
+        raw_ND = x_ND.to(self.model.weight.dtype)
+        return self.model.encode(raw_ND if self.normalizer is None else self.normalizer(raw_ND))
+
+    def decode(self, code_NK: Tensor) -> Tensor:
+        """Return raw vectors ``(N, D)`` of a code."""
+        found_ND = (self.decoder or self.model.decode)(code_NK)
+        return found_ND if self.normalizer is None else self.normalizer.inverse(found_ND)
+
+    def on(self, device: torch.device) -> "Coder":
+        """Return the same on a device, to which the model itself is moved."""
+        normalizer, decoder = self.normalizer, self.decoder
+        if decoder is not None:
+            parts = (decoder.weight.to(device), decoder.bias.to(device))
+            decoder = RidgeDecoder(decoder.model, *parts)
+        return Coder(self.model.to(device), normalizer and normalizer.to(device), decoder)
+
+    def __call__(self, x_ND: Tensor) -> Tensor:
+        """Return the reconstructions of raw vectors, both ``(N, D)`` and of one dtype."""
+        return self.decode(self.encode(x_ND)).to(x_ND.dtype)
 
 
 def decoder_of(model: Any, data: ResidentDataModule) -> RidgeDecoder:

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -30,12 +30,13 @@ from implicit_em.data.tensors import FILES
 from implicit_em.engine.modules import EnergyModule
 from implicit_em.models import SparseAutoencoder
 from implicit_em.models.normalizing import Normalizer
-from implicit_em.training.decoding import decoder_of, reconstruction
+from implicit_em.training.decoding import Coder, decoder_of
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.foreign import Foreign, is_foreign, read_foreign
 from implicit_em.training.hooks import site_of
 from implicit_em.training.loading import load_trusted
 from implicit_em.training.measurement import Measured
+from implicit_em.training.progress import working
 
 OUTPUTS = Path("outputs")
 """Where runs lie, and what is made of the models of other tools."""
@@ -118,11 +119,30 @@ class Trained:
         module.model = self.model
         return module
 
-    @property
-    def reconstruct(self) -> Callable[[Tensor], Tensor]:
-        """Map from raw vectors to reconstructions, by its own decoder or a ridge decoder."""
-        decode = self.model.decode if self.has_decoder else decoder_of(self.model, self.data)
-        return reconstruction(self.model, self.normalizer, decode)
+    @cached_property
+    def coder(self) -> Coder:
+        """The model on raw vectors, with its own decoder or, if it has none, a ridge decoder."""
+        decoder = None
+        if not self.has_decoder:
+            with working(f"{self.address}: fitting a ridge decoder"):
+                decoder = decoder_of(self.model, self.data)
+        return Coder(self.model, self.normalizer, decoder)
+
+    def inside(self, purpose: str) -> ActivationDataModule:
+        """Return the samples, if vectors like them can be put into a language model.
+
+        Raises:
+            ConfigError: if they cannot; the message begins with the purpose.
+        """
+        if not isinstance(data := self.data, ActivationDataModule):
+            raise ConfigError(
+                f"{purpose}: the data are from no language model; needs data=activations"
+            )
+        if self.normalizer is not None and self.normalizer.mean is None:
+            raise ConfigError(
+                f"{purpose}: data.normalize=l2 leaves no length to put into the model"
+            )
+        return data
 
 
 def trained(path: str | Path, data: Mapping[str, Any] | None = None) -> Trained:

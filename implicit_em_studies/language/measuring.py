@@ -24,8 +24,7 @@ from implicit_em.metrics.probe import linear_probe, sparse_probe
 from implicit_em.metrics.sparse import compact
 from implicit_em.metrics.token_classes import classes_of, newline_next
 from implicit_em.models import SparseAutoencoder
-from implicit_em.training import decoding
-from implicit_em.training.decoding import BATCH, RidgeDecoder, encoded, fit_decoder
+from implicit_em.training.decoding import BATCH, Coder, RidgeDecoder, encoded, fit_decoder
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.loading import load_trusted
 from implicit_em.training.measurement import energies_of
@@ -133,10 +132,9 @@ def reconstruction_of(run: Run) -> Callable[[Tensor], Tensor]:
     """Return a run's map from raw vectors ``(N, D)`` to their reconstructions."""
     model, normalizer = load_trusted(RunDirectory(run.directory))
     if isinstance(model, SparseAutoencoder):
-        return decoding.reconstruction(model, normalizer, model.decode)
+        return Coder(model, normalizer, None)
     arrays = load_file(run.directory / DECODER)
-    decode = RidgeDecoder(model, arrays["weight"], arrays["bias"])
-    return decoding.reconstruction(model, normalizer, decode)
+    return Coder(model, normalizer, RidgeDecoder(model, arrays["weight"], arrays["bias"]))
 
 
 def stabilities(runs: Sequence[Run]) -> pd.DataFrame:
