@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         TorchvisionDataModule,
     )
     from implicit_em.engine.modules import EncoderModule, SparseAutoencoderModule
+    from implicit_em.harvest.steering import steer
     from implicit_em.losses import Objective, Term
     from implicit_em.metrics.feature_grid import feature_grid
     from implicit_em.metrics.probe import linear_probe
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _NAMES = {
     "data": ("ResidentDataModule", "ResidentLoader", "TensorDataModule", "TorchvisionDataModule"),
     "engine.modules": ("EncoderModule", "SparseAutoencoderModule"),
+    "harvest.steering": ("steer",),
     "losses": ("Objective", "Term"),
     "metrics.feature_grid": ("feature_grid",),
     "metrics.probe": ("linear_probe",),

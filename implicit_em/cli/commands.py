@@ -45,6 +45,13 @@ def collect(arguments: Sequence[str]) -> int:
     return main(arguments)
 
 
+def steer(arguments: Sequence[str]) -> int:
+    """Write a text with a unit of a run pulled, beside the text without."""
+    from implicit_em.harvest.steering import main
+
+    return main(arguments)
+
+
 def summarise(arguments: Sequence[str]) -> int:
     """Write the summary of a sweep again."""
     from implicit_em.sweeps.__main__ import main

@@ -1,0 +1,284 @@
+"""``implicit-em steer RUN --unit N --strength S --prompt "..."``: pull a unit of a run."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from implicit_em.base.arguments import Parser
+from implicit_em.base.errors import ConfigError
+from implicit_em.base.quiet import quieten
+from implicit_em.base.values import check_number, check_whole, check_word
+from implicit_em.data import ActivationDataModule
+from implicit_em.data.modules import fixed_choice
+from implicit_em.harvest.model_files import model_of
+from implicit_em.harvest.models import CausalModel
+from implicit_em.harvest.splicing import Moved, Passes, Replacement, Splice, moved, replacing
+from implicit_em.training.decoding import BATCH, Coder, encoded
+from implicit_em.training.progress import working
+from implicit_em.training.trained import Trained, trained
+
+CONTEXTS = 32
+"""Largest number of contexts in which an ablation is measured."""
+MOST = 8
+"""Number of tokens that are shown on each side."""
+
+
+@dataclass(frozen=True)
+class Steering:
+    """A trained model whose units are pulled inside the language model that its samples are from.
+
+    Args:
+        coder: the model on raw vectors, with a decoder.
+        data: its samples.
+        splice: where vectors are replaced.
+    """
+
+    coder: Coder
+    data: ActivationDataModule
+    splice: Splice
+    _known: dict[int, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, found: Trained) -> "Steering":
+        """Return the steering of a trained model; one without decoder gets a ridge decoder.
+
+        Raises:
+            ConfigError: if its samples are from no language model, or have no length.
+        """
+        data = found.inside("steer")
+        special = data.store.manifest.special_tokens
+        return cls(found.coder, data, Splice(data.site, data.rule, special))
+
+    def replacement(
+        self, units: Mapping[int, float], how: str = "add", error: bool = True
+    ) -> Replacement:
+        """Return what pulls units; see ``steer``."""
+        check(self.coder.model, units, how)
+        coder, numbers = self.coder, list(units)
+        strengths_U = torch.tensor(list(units.values()), dtype=torch.float64)
+
+        def pulled(x_ND: Tensor) -> Tensor:
+            code_NK = coder.encode(x_ND)
+            own_NU = code_NK[:, numbers] if how == "add" else 0
+            changed_NK = code_NK.clone()
+            changed_NK[:, numbers] = (own_NU + strengths_U.to(code_NK)).to(code_NK)
+            found_ND = coder.decode(changed_NK)
+            if error:  # an unchanged code then changes no bit
+                found_ND = x_ND + (found_ND - coder.decode(code_NK))
+            return found_ND.to(x_ND.dtype)
+
+        return pulled
+
+    def activations(self, unit: int) -> Tensor:
+        """Return the unit's activation on each of the final samples, shape ``(N,)``."""
+        if unit not in self._known:
+            samples, _ = self.data.final_samples()
+            with working("encoding the samples", logged=False):
+                codes = encoded(self.coder.model, samples, BATCH)
+                self._known[unit] = torch.cat([code_BK[:, unit].cpu() for code_BK, _ in codes])
+        return self._known[unit]
+
+    def reach(self, unit: int) -> str:
+        """Return a line that says how active a unit is at most, and how often."""
+        values_N = self.activations(unit)
+        samples, share = (
+            f"{len(values_N):,} {self.data.final} samples",
+            (values_N > 0).float().mean(),
+        )
+        if not share:
+            return f"unit {unit} is dead: none of {samples} activates it"
+        return f"unit {unit}: at most {values_N.max():.4g}, active on {share:.3%} of {samples}"
+
+    def ablated(self, passes: Passes, unit: int, rows_E: Tensor) -> Moved | None:
+        """Return what setting a unit to 0 changes; ``None`` if nothing activates it.
+
+        It is measured in a fixed choice of the contexts that activate the unit, at most 32.
+
+        Args:
+            passes: passes of the language model over the contexts of the final samples.
+            unit: number of the unit.
+            rows_E: rows of the final samples that activate it.
+        """
+        columns = (self.data.column(name, self.data.final) for name in ("document", "place"))
+        contexts_C2 = passes.holding(*(column_N[rows_E].numpy() for column_N in columns))
+        if not len(contexts_C2):
+            return None
+        some_C2 = contexts_C2[fixed_choice(len(contexts_C2), CONTEXTS).numpy()]
+        return moved(passes, some_C2, self.replacement({unit: 0.0}, "set"))
+
+    def passes(self, model: CausalModel) -> Passes:
+        """Return passes of the language model over the contexts of the final samples."""
+        site, tokens = self.splice.site, self.splice.tokens
+        return Passes(self.data.store, model, site, tokens, self.data.final)
+
+    def write(self, model: CausalModel, prompt: str, tokens: int, seed: int | None = None) -> str:
+        """Return how a model goes on with a prompt: greedily or, with a seed, sampled.
+
+        Raises:
+            ConfigError: if the prompt is empty, or the model cannot take as many tokens.
+        """
+        own = model.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        ids = [*self.data.store.manifest.prefix, *own]
+        if not own:
+            raise ConfigError("prompt: is empty; needs some text")
+        if model.longest is not None and len(ids) + tokens > model.longest:
+            said = f"prompt of {len(ids)} tokens and tokens={tokens}"
+            raise ConfigError(f"{said}: {model.name} takes {model.longest} tokens in all")
+        options: dict[str, Any] = {
+            "do_sample": seed is not None,
+            "max_new_tokens": tokens,
+            "use_cache": True,
+        }
+        options["pad_token_id"] = model.padding_id
+        options |= {} if seed is None else {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+        ids_1L = torch.tensor([ids], device=model.whole.device)
+        with torch.random.fork_rng(devices=[]), torch.inference_mode():
+            torch.manual_seed(seed or 0)
+            found_1L = model.whole.generate(
+                ids_1L, attention_mask=ids_1L.new_ones(ids_1L.shape), **options
+            )
+        return model.tokenizer.decode(found_1L[0, len(ids) :])
+
+
+def check(model: Any, units: Mapping[int, float], how: str) -> None:
+    """Raise ``ConfigError`` for a unit that a model lacks, a strength, or a way to pull."""
+    check_word("how", how, ("add", "set"))
+    for unit, strength in units.items():
+        check_whole("unit", unit, 0, len(model.weight) - 1)
+        check_number("strength", strength, lambda _: True, "finite numbers")
+
+
+@contextmanager
+def steer(
+    lm: Any,
+    run: str | Path | Steering,
+    units: Mapping[int, float],
+    site: str | None = None,
+    how: str = "add",
+    error: bool = True,
+) -> Iterator[Steering]:
+    """Pull units of a trained model inside a language model, as long as the context lasts.
+
+    The vector x of a token becomes ``x + D(a') - D(a)``. Here a is the code of x, a' the code with
+    the units changed, and D the decoder. Only tokens that the run reads are changed: special ones,
+    first positions and large norms stay as the settings of its data say. Padding stays, too.
+    Batches may be padded on either side, and generation may keep its keys and values.
+
+    How active each unit is at most on the run's final samples is printed.
+
+    Args:
+        lm: a causal model of transformers in evaluation mode, of any floating-point type.
+        run: run directory, or folder or address of another tool's model; or what this context has
+            given before, which is not read again.
+        units: strengths by the numbers of units, in the unit's own activation.
+        site: site whose vectors are changed; ``None`` for that of the run. The largest norm stays
+            that of the run's own.
+        how: ``add`` adds the strength to the activation, ``set`` replaces it: 0 removes the unit.
+        error: whether what the decoder does not reconstruct of x stays; if not, x becomes
+            ``D(a')``.
+
+    Yields:
+        The steering: ``activations(unit)`` has a unit's activation on the final samples.
+
+    Raises:
+        FileNotFoundError: if there is no run.
+        ConfigError: if the run's data are from no language model, a unit or strength is out of its
+            range, or the language model is not causal, lacks the site, or has another width.
+    """
+    steering = run if isinstance(run, Steering) else Steering.of(trained(run))
+    splice = replace(steering.splice, site=site or steering.splice.site)
+    if not hasattr(lm, "base_model") or lm.training:
+        state = "in training mode" if hasattr(lm, "base_model") else f"a {type(lm).__name__}"
+        raise ConfigError(f"lm: {state}; needs a causal model of transformers in evaluation mode")
+    model = CausalModel(lm, None, type(lm).__name__, {})
+    (width,) = steering.data.sample_shape
+    if model.width != width:
+        raise ConfigError(f"lm: vectors of width {model.width}, but the run has width {width}")
+    on_device = replace(steering, coder=steering.coder.on(lm.device))
+    function = on_device.replacement(units, how, error)
+    for unit in units:
+        print(steering.reach(unit))
+    with replacing(model, splice, function):
+        yield on_device
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write a text with and without a unit that is pulled; return the exit code."""
+    parser = Parser(
+        prog="implicit-em steer",
+        description="Write on from a prompt: the language model as it is, and with a unit pulled "
+        "at the site of the run. This builds the classes that the run's configuration names.",
+    )
+    path = "run directory, or a model of another tool"
+    parser.add_argument("path", metavar="RUN", help=path)
+    parser.add_argument("--unit", type=int, required=True, help="number of the unit")
+    strength = "what is added to the unit's activation"
+    parser.add_argument("--strength", type=float, help=strength)
+    parser.add_argument("--set", action="store_true", help="set the activation to the strength")
+    remove = "set it to 0, and measure what this changes in test documents"
+    parser.add_argument("--remove", action="store_true", help=remove)
+    parser.add_argument("--prompt", required=True, help="text to go on from")
+    parser.add_argument("--tokens", type=int, default=40, help="number of new tokens; default: 40")
+    seed = "seed of a sample; without it, each token is the most likely one"
+    parser.add_argument("--seed", type=int, help=seed)
+    error = "leave out what the decoder does not reconstruct"
+    parser.add_argument("--no-error", action="store_true", help=error)
+    lm = "folder, GGUF file or hub name of the language model, if it is none of conf/lm"
+    parser.add_argument("--lm", help=lm)
+    return parser.run(arguments, _steer_and_print)
+
+
+def _steer_and_print(options: argparse.Namespace) -> None:
+    if options.remove == (options.strength is not None):
+        raise ConfigError("steer: needs either --strength or --remove")
+    check_whole("tokens", options.tokens, 1)
+    check_whole("seed", options.seed, 0, or_null=True)
+    quieten()
+    found = trained(options.path)
+    unit, how = options.unit, "set" if options.set or options.remove else "add"
+    strength = 0.0 if options.remove else options.strength
+    check(found.model, {unit: strength}, how)
+    store = found.inside("steer").store
+    with working("loading the language model"):
+        model = CausalModel.load(model_of(store.manifest, options.lm), "cpu")
+    steering = Steering.of(found)
+    pulled = steer(model.whole, steering, {unit: strength}, how=how, error=not options.no_error)
+    texts = []
+    for context in (nullcontext(), pulled):
+        with context:
+            texts.append(steering.write(model, options.prompt, options.tokens, options.seed))
+    table = Table("as it is", f"unit {unit}: {how} {strength:g} at {steering.splice.site}")
+    table.add_row(*map(Text, texts))
+    Console().print(table)
+    if options.remove:
+        rows_E = steering.activations(unit).nonzero()[:, 0]
+        with working("measuring the ablation"):
+            changes = steering.ablated(steering.passes(model), unit, rows_E)
+        if changes is not None:
+            print(told(changes, store.vocabulary()))
+
+
+def told(found: Moved, vocabulary: Sequence[str]) -> str:
+    """Return lines that say what an ablation changes."""
+    lines = [
+        f"without it, in {found.contexts} contexts: {found.loss:+.4f} nats a token; "
+        f"the {found.tokens} active tokens make the next one"
+    ]
+    for word, side in zip(("less", "more"), found.extremes(MOST), strict=True):
+        shown = (f"{vocabulary[token]!r} {100 * change:+.2f} %" for token, change in side)
+        lines.append(f"  {word} likely: {', '.join(shown)}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
