@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, model_
 
 from implicit_em.config.schema import FixedSection, Seed, Share, Threads, parsed
 
-SITE = re.compile(r"(resid|mlp)\.(\d+)", re.ASCII)
+SITE = re.compile(r"(resid|mlpin|mlp|attn)\.(\d+)", re.ASCII)
 ELSEWHERE: Any = {
     **dict.fromkeys(("store", "kept", "part", "parts"), True),
     "lm": {"path", "package"},
@@ -51,7 +51,9 @@ class SplitSettings(FixedSection):
 
 def _are_sites(sites: list[str]) -> list[str]:
     if not sites or len(set(sites)) < len(sites) or not all(map(SITE.fullmatch, sites)):
-        raise ValueError("should be a list of resid.N and mlp.N, each once, with N from 0 on")
+        raise ValueError(
+            "should be a list of resid.N, mlpin.N, mlp.N and attn.N, each once, with N from 0 on"
+        )
     return sites
 
 

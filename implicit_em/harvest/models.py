@@ -1,6 +1,6 @@
 """Language models, and the vectors at sites inside them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from functools import partial
 from io import StringIO
@@ -15,12 +15,23 @@ from implicit_em.config.harvest import SITE, LanguageModelSettings
 from implicit_em.config.resolvers import lm_name
 from implicit_em.harvest.model_files import ModelFiles, find
 
-BLOCKS = {
-    "encoder.layer": "output.dense",  # BERT, RoBERTa
-    "layers": "mlp",  # Llama, Mistral, Qwen, Gemma, GPT-NeoX
-    "h": "mlp",  # GPT-2
+BLOCKS: dict[str, dict[str, tuple[str, ...]]] = {
+    "encoder.layer": {  # BERT, RoBERTa
+        "mlp": ("output.dense",),
+        "mlpin": ("intermediate.dense",),
+        "attn": ("attention.output.dense",),
+    },
+    "layers": {  # Llama, Mistral, Qwen, Gemma, GPT-NeoX
+        "mlp": ("mlp",),
+        "mlpin": ("mlp",),
+        "attn": ("self_attn.o_proj", "self_attn.dense", "attention.dense"),
+    },
+    "h": {"mlp": ("mlp",), "mlpin": ("mlp",), "attn": ("attn.c_proj",)},  # GPT-2
 }
-"""Path of the blocks in a model, and path of the MLP, up to its last product, in a block."""
+"""Path of the blocks in a model, and in a block the path of the module of each kind of site.
+
+Its output is what MLP or attention give, up to their last product; of ``mlpin``, it is its input.
+"""
 NORMS = ("norm", "ln_f", "final_layer_norm")
 """Names of the norm behind the last block."""
 SPACE = "▁"
@@ -78,7 +89,7 @@ class LanguageModel:
                 "models built like BERT, Llama or GPT-2"
             )
         self.blocks: Any = _submodule(network, paths[0])
-        self._mlp = BLOCKS[paths[0]]
+        self._inside = BLOCKS[paths[0]]
         self.depth = len(self.blocks)
 
     @classmethod
@@ -124,18 +135,25 @@ class LanguageModel:
         ]
 
     def module(self, site: str) -> nn.Module:
-        """Return the module whose output a site is, or raise ``ConfigError``."""
+        """Return the module whose output a site is, or whose input (``mlpin``).
+
+        Raises:
+            ConfigError: if the model has no such site.
+        """
         match = SITE.fullmatch(site)
         block = int(match[2]) if match else self.depth
         if match is None or block >= self.depth:
             last = self.depth - 1
             raise ConfigError(
                 f"sites={site}: {self.name} has {self.depth} blocks; allowed are resid.0 to "
-                f"resid.{last} and mlp.0 to mlp.{last}"
+                f"resid.{last}, and so on for mlpin, mlp and attn"
             )
-        found = self.blocks[block]
-        if match[1] == "mlp" and (found := _submodule(found, self._mlp)) is None:
-            raise ConfigError(f"sites={site}: the blocks of {self.name} have no {self._mlp}")
+        if match[1] == "resid":
+            return self.blocks[block]
+        paths = self._inside[match[1]]
+        found = next(filter(None, (_submodule(self.blocks[block], path) for path in paths)), None)
+        if found is None:
+            raise ConfigError(f"sites={site}: the blocks of {self.name} have no {paths[0]}")
         return found
 
     def stop_after(self, sites: Sequence[str]) -> None:
@@ -157,8 +175,12 @@ class LanguageModel:
         the last block may transformers' be another, because it has passed the model's final norm.
         """
         found: dict[str, Tensor] = {}
-        modules = [(self.module(site), partial(_keep, found, site)) for site in sites]
-        hooks = [module.register_forward_hook(keep) for module, keep in modules]
+        hooks = []
+        for site in sites:
+            module, keep = self.module(site), partial(_keep, found, site)
+            read = site.startswith("mlpin")
+            add = module.register_forward_pre_hook if read else module.register_forward_hook
+            hooks.append(add(keep))
         try:
             yield found
         finally:
@@ -228,16 +250,18 @@ class CausalModel(LanguageModel):
         """Let sites give these vectors, ``(B, L, D)``, in each pass, and compute nothing for them.
 
         The blocks before a ``resid`` site are not computed either. So a pass equals one in which
-        forward hooks replace the outputs, bit for bit.
+        forward hooks replace the outputs, bit for bit. An ``mlpin`` site is what its MLP reads.
         """
-        given: dict[nn.Module, Tensor] = {}
+        given: dict[nn.Module, Any] = {}
         for site, vectors_BLD in vectors.items():
             module = self.module(site)
             kind, _, block = site.partition(".")
             before = self.blocks[: int(block)] if kind == "resid" else []
-            given |= dict.fromkeys([*before, module], vectors_BLD)
-        for module, vectors_BLD in given.items():
-            module.forward = partial(_give, vectors_BLD)
+            given |= dict.fromkeys([*before, module], partial(_give, vectors_BLD))
+            if kind == "mlpin":
+                given[module] = partial(_take, module.forward, vectors_BLD)
+        for module, forward in given.items():
+            module.forward = forward
         try:
             yield
         finally:
@@ -286,9 +310,14 @@ def _submodule(module: nn.Module, path: str) -> Any:
         return None
 
 
-def _keep(found: dict[str, Tensor], site: str, module: nn.Module, inputs: Any, output: Any) -> None:
-    found[site] = output[0] if isinstance(output, tuple) else output
+def _keep(found: dict[str, Tensor], site: str, module: nn.Module, *inputs_and_output: Any) -> None:
+    vectors = inputs_and_output[-1]
+    found[site] = vectors[0] if isinstance(vectors, tuple) else vectors
 
 
 def _give(vectors: Tensor, *inputs: Any, **settings: Any) -> Tensor:
     return vectors
+
+
+def _take(forward: Callable[[Tensor], Any], vectors: Tensor, *inputs: Any) -> Any:
+    return forward(vectors)

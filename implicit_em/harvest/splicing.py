@@ -289,7 +289,7 @@ def _counts(inside_T: np.ndarray) -> np.ndarray:
 def _sites(site: str) -> list[str]:
     """Return the sites whose vectors a pass needs that begins at a site."""
     kind, _, block = site.partition(".")
-    return [f"resid.{int(block) - 1}", site] if kind == "mlp" and int(block) else [site]
+    return [site] if kind == "resid" or not int(block) else [f"resid.{int(block) - 1}", site]
 
 
 class _Targets(NamedTuple):

@@ -7,10 +7,15 @@ from typing import Any
 from implicit_em.base.errors import ConfigError
 from implicit_em.data import ActivationStore, Manifest
 
-BLOCKS = {"GPT2": "transformer.h", "GPTNeoX": "gpt_neox.layers", "Bert": "bert.encoder.layer"}
-"""Path of the blocks in transformers' causal models, by the beginning of their class's name."""
-OTHERS = "model.layers"
-"""The same path in any other model, such as Llama, Mistral, Qwen or Gemma."""
+MODULES = {
+    "GPT2": ("transformer.h", "attn", "ln_2"),
+    "GPTNeoX": ("gpt_neox.layers", "attention", "post_attention_layernorm"),
+    "Bert": ("bert.encoder.layer", "attention.output.dense", "attention.output"),
+}
+"""Path of the blocks in transformers' causal models, by the beginning of their class's name. In a
+block, the module of its attention, and the norm in front of its MLP."""
+OTHERS = ("model.layers", "self_attn", "post_attention_layernorm")
+"""The same of any other model, such as Llama, Mistral or Qwen."""
 FAMILIES = re.compile(
     r"(.*/)?(distilgpt2|gpt2|gpt-(neo|j)|pythia|bloom|mgpt|opt-|phi-|gemma|(meta-)?llama|codellama|"
     r"mistral|mixtral|qwen|olmo|stablelm|tiny-?stories|yi-).*",
@@ -28,11 +33,17 @@ def hooks_of(site: str, architecture: str) -> list[str]:
     """
     kind, _, number = site.partition(".")
     block = int(number)
-    path = next((p for name, p in BLOCKS.items() if architecture.startswith(name)), OTHERS)
+    found = next((m for name, m in MODULES.items() if architecture.startswith(name)), OTHERS)
+    path, attention, norm = f"{found[0]}.{block}", *found[1:]
     if kind == "mlp":
-        return [f"blocks.{block}.hook_mlp_out", f"{path}.{block}.mlp"]
+        return [f"blocks.{block}.hook_mlp_out", f"{path}.mlp"]
+    if kind == "attn":
+        return [f"blocks.{block}.hook_attn_out", f"{path}.{attention}"]
+    if kind == "mlpin":
+        normalized = f"blocks.{block}.ln2.hook_normalized"
+        return [f"blocks.{block}.mlp.hook_in", f"{path}.{norm}", normalized]
     behind = "hook_normalized_resid_post" if architecture.startswith("Bert") else "hook_resid_post"
-    return [f"blocks.{block}.{behind}", f"{path}.{block}", f"blocks.{block + 1}.hook_resid_pre"]
+    return [f"blocks.{block}.{behind}", path, f"blocks.{block + 1}.hook_resid_pre"]
 
 
 def metadata_of(manifest: Manifest, site: str) -> dict[str, Any]:

@@ -144,20 +144,39 @@ def test_the_vectors_are_the_librarys_hidden_states_bit_for_bit(kind, harvested,
     assert seen == int((arrays["place"] >= 0).sum()) == len(documents.ids_T)
 
 
-@pytest.mark.parametrize(("kind", "mlp"), [("bert", "output.dense"), ("llama", "mlp")])
-def test_the_mlps_output_is_that_of_its_module_in_the_same_batches(kind, mlp, harvested, prepared):
-    settings = ("sites=[mlp.1]", "dtype=bfloat16", "context.padding=length")
+@pytest.mark.parametrize(
+    ("kind", "site", "module"),
+    [
+        ("bert", "mlp", "output.dense"),
+        ("llama", "mlp", "mlp"),
+        ("bert", "mlpin", "attention.output"),  # the norm in front of the MLP
+        ("llama", "mlpin", "post_attention_layernorm"),
+        ("gpt2", "mlpin", "ln_2"),
+        ("bert", "attn", "attention.output.dense"),
+        ("llama", "attn", "self_attn"),
+        ("gpt2", "attn", "attn"),
+    ],
+)
+def test_a_site_inside_of_a_block_is_the_output_of_a_module(
+    kind, site, module, harvested, prepared
+):
+    site = f"{site}.1"
+    settings = (f"sites=[{site}]", "dtype=bfloat16", "context.padding=length")
     store = ActivationStore(harvested(*settings, kind=kind))
-    assert store.manifest.sites == {"mlp.1": WIDTH}
+    assert store.manifest.sites == {site: WIDTH}
     work, kept = prepared(*settings, kind=kind), []
-    work.model.blocks[1].get_submodule(mlp).register_forward_hook(lambda *a: kept.append(a[2]))
+
+    def keep(module, inputs, output):
+        kept.append(output[0] if isinstance(output, tuple) else output)
+
+    work.model.blocks[1].get_submodule(module).register_forward_hook(keep)
     for planned, shard in zip(work.shards, store.manifest.shards, strict=True):
         found = []
         for batch in batches_of(work, planned):
             assert batch.ids_BL.shape[1] == 12
             work.model.forward(batch.ids_BL, batch.mask_BL)
             found.append(kept.pop()[batch.mask_BL.bool()])
-        vectors, expected = store.read(shard, ["mlp.1"])["mlp.1"], torch.cat(found).bfloat16()
+        vectors, expected = store.read(shard, [site])[site], torch.cat(found).bfloat16()
         assert sorted(vectors.tolist()) == sorted(expected.tolist())
         assert not torch.equal(vectors, expected), "the tokens are shuffled"
 
@@ -504,7 +523,7 @@ def test_a_shard_that_is_harvested_again_with_other_bits_is_refused(harvested, m
             ["sites=[resid.4]"],
             r"sites=resid\.4: auto has 4 blocks; allowed are resid\.0 to resid\.3",
         ),
-        (["sites=[attn.0]"], r"sites=\['attn\.0'\]: should be a list of resid\.N and mlp\.N"),
+        (["sites=[head.0]"], r"sites=\['head\.0'\]: should be a list of resid\.N, mlpin\.N, mlp"),
         (["sites=[]"], r"sites=\[\]: should be a list"),
         (["lm.path=nowhere"], r"lm\.path=nowhere: no such folder or file, and not on the hub: \w"),
         (["lm=minilm"], r"lm=minilm: its weights are not installed; make language-models"),

@@ -84,7 +84,7 @@ def test_mistakes_are_one_line(store, tmp_path, capsys):
     assert not (tmp_path / "outputs").exists()
 
 
-def held(architecture="LlamaModel", name="auto", sites=("resid.3", "mlp.3")):
+def held(architecture="LlamaModel", name="auto", sites=("resid.3", "mlp.3", "mlpin.3", "attn.3")):
     manifest = SimpleNamespace(
         model={"name": name, "architecture": architecture},
         sites=dict.fromkeys(sites, 6),
@@ -104,6 +104,12 @@ def held(architecture="LlamaModel", name="auto", sites=("resid.3", "mlp.3")):
         ("GPT2Model", "transformer.h.3", "resid.3"),
         ("GPT2Model", "blocks.3.hook_mlp_out", "mlp.3"),
         ("GPTNeoXModel", "gpt_neox.layers.3", "resid.3"),
+        ("GPTNeoXModel", "gpt_neox.layers.3.attention", "attn.3"),
+        ("LlamaModel", "blocks.3.hook_attn_out", "attn.3"),
+        ("LlamaModel", "blocks.3.mlp.hook_in", "mlpin.3"),
+        ("LlamaModel", "model.layers.3.post_attention_layernorm", "mlpin.3"),
+        ("GPT2Model", "blocks.3.ln2.hook_normalized", "mlpin.3"),
+        ("BertModel", "bert.encoder.layer.3.attention.output", "mlpin.3"),
         ("BertModel", "blocks.3.hook_normalized_resid_post", "resid.3"),
         ("BertModel", "blocks.3.hook_resid_post", None),
         ("LlamaModel", "blocks.3.hook_normalized_resid_post", None),
