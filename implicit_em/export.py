@@ -56,6 +56,9 @@ class Exported:
         """Return a trained model in a format; see ``export``."""
         check_word("format", form, PLACES)
         model = trained(path)
+        if len(model.sites) > 1:
+            listed = ",".join(model.sites)
+            raise ConfigError(f"data.site=[{listed}]: {form} has no form for several sites")
         decoder, origin = None, "its own"
         if (fitted := model.coder.decoder) is not None:
             origin = "ridge regression after the training"
@@ -145,6 +148,9 @@ def _source_of(model: Trained) -> dict[str, Any]:
     data = instantiate(settings)  # which reads nothing yet
     if isinstance(data, ActivationDataModule):
         found |= metadata_of(data.store.manifest, data.site)
+        if data.out_features is not None:
+            (target,) = data.parts
+            found["hook_name_out"] = metadata_of(data.store.manifest, target)["hook_name"]
     return found
 
 

@@ -46,12 +46,20 @@ PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "64-true")
 MOST_DEVICES = 1024
 WIDTH_TRIED = 81
 """Input width of the trial model: a square number that is rarely the number of units."""
+TARGET_TRIED = 36
+"""Width of a target that is not the input."""
 WIDEST_TRIED = 2**14
 """Largest number of components of the trial model: the number that was asked for may be a typo."""
 BY_SCHEMA = ("seed", "resume", *NEVER_DECIDING)
 """Groups of settings that the schema checks, and nothing here."""
 _passed: set[str] = set()
 """Configurations that this process has checked."""
+
+
+def widths_tried(spec: RunSpec) -> tuple[int, ...]:
+    """Return the input width of the trial model, and that of a target that is not the input."""
+    other = spec.settings["data"].get("target") is not None
+    return (WIDTH_TRIED, TARGET_TRIED) if other else (WIDTH_TRIED,)
 
 
 def check(spec: RunSpec, here: bool = True) -> None:
@@ -153,7 +161,7 @@ def _dry_run(spec: RunSpec, trainer: pl.Trainer) -> None:
         objective = _try_objective(spec, loss)
         module = _try_module(spec, loss, model)
         optimizer = _try_optimizer(spec, module)
-        x = torch.rand(min(batch_size, 8), WIDTH_TRIED)
+        x = torch.rand(min(batch_size, 8), sum(widths_tried(spec)))
         outputs = _try_measuring(spec, module, model, x, trainer)
         with _refusing(loss):
             values = objective.values(outputs)
@@ -196,17 +204,17 @@ def _try_optimizer(spec: RunSpec, module: EnergyModule) -> Any:
 
 
 def _try_measuring(
-    spec: RunSpec, module: EnergyModule, model: str, x: torch.Tensor, trainer: pl.Trainer
+    spec: RunSpec, module: EnergyModule, model: str, rows: torch.Tensor, trainer: pl.Trainer
 ) -> dict[str, Any]:
     """Return the tensors for loss terms; refuse a model that cannot be measured, or divided."""
     with _refusing(model):
-        outputs = {"x": x, **module.outputs(module.model, x)}
+        outputs = module.outputs(module.model, rows)
         reason = refusal_of_devices(module, trainer)
     energies, units = outputs["energies"].shape[-1], module.model.weight.shape[-2]
     if energies != units:
         raise ConfigError(f"{model}: gives {energies} energies; its weight has {units} rows")
     with _refusing(f"{model} in testing"), torch.no_grad():
-        module.test_step(x, 0)
+        module.test_step(rows, 0)
         module.finals.compute()
     if reason:
         raise ConfigError(f"trainer.devices={spec.settings['trainer']['devices']}: {reason}")
@@ -337,10 +345,11 @@ def _try_module(spec: RunSpec, loss: str, model: str) -> Any:
         if spec.l0 is not None:
             settings["l0"] = min(spec.l0, WIDEST_TRIED)
         spec = replace(spec, settings={**spec.settings, "model": settings})
+    widths = widths_tried(spec)
     with _refusing(model, "model"):
-        instantiate(spec.model_arguments(WIDTH_TRIED))
+        instantiate(spec.model_arguments(*widths))
     with _refusing(f"{loss} does not fit {model}"):
-        return spec.build_module(WIDTH_TRIED)
+        return spec.build_module(*widths)
 
 
 @contextmanager

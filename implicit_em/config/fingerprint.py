@@ -30,7 +30,11 @@ NULL_IS_DEFAULT = ("warmup", "temperature", "eps", "unbiased", "reduction")
 AHEAD = ("ahead", "kept", "tokens", "producer")
 """Settings of a store that is made as it is read."""
 ADDED_LATER: Mapping[str, Mapping[str, Any]] = {
-    "data": {"final": "test", "normalize": "none", "feature_dims": None, "drop_last": False},
+    "data": {
+        **{"final": "test", "normalize": "none", "feature_dims": None, "drop_last": False},
+        "target": None,
+    },
+    "model": {"skip": False},
     "trainer": {"sparse": "auto"},
 }
 """Settings that earlier runs lack, by group, with the values that hold for those runs."""

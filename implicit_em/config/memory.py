@@ -19,22 +19,25 @@ INPUT_COPIES = 6
 """Number of tensors of the shape of a batch in a step with a decoder."""
 
 
-def memory_of(spec: RunSpec, in_features: int) -> int:
-    """Return a rough number of bytes that training takes; ``in_features`` is the data's width D."""
-    weights, components = _size_of(spec, in_features)
+def memory_of(spec: RunSpec, in_features: int, out_features: int | None = None) -> int:
+    """Return a rough number of bytes that training takes; see ``RunSpec.model_arguments``."""
+    weights, components = _size_of(spec, in_features, out_features)
     batch = spec.settings["data"]["batch_size"]
     elements = WEIGHT_COPIES * weights
     elements += ENERGY_COPIES * batch * components + INPUT_COPIES * batch * in_features
+    elements += INPUT_COPIES * batch * (out_features or 0)
     elements += 2 * min(batch, components) ** 2
     return 4 * elements
 
 
-def refuse_what_memory_cannot_hold(spec: RunSpec, in_features: int) -> None:
+def refuse_what_memory_cannot_hold(
+    spec: RunSpec, in_features: int, out_features: int | None = None
+) -> None:
     """Raise ``ConfigError`` for a width whose weights and pre-activations exceed the memory.
 
     The number is that of a sparse step without active units. Most steps take more.
     """
-    weights, components = _size_of(spec, in_features)
+    weights, components = _size_of(spec, in_features, out_features)
     moments = _moments_of(spec)
     at_a_time = min(AT_A_TIME, spec.settings["data"]["batch_size"] * components)
     needed = 4 * ((2 + moments) * weights + at_a_time)
@@ -48,10 +51,10 @@ def refuse_what_memory_cannot_hold(spec: RunSpec, in_features: int) -> None:
         )
 
 
-def _size_of(spec: RunSpec, in_features: int) -> tuple[int, int]:
+def _size_of(spec: RunSpec, in_features: int, out_features: int | None) -> tuple[int, int]:
     """Return the number of parameters of the model, and of its components."""
     with torch.device("meta"):
-        model = instantiate(spec.model_arguments(in_features))
+        model = instantiate(spec.model_arguments(in_features, out_features))
     return sum(parameter.numel() for parameter in model.parameters()), model.weight.shape[-2]
 
 

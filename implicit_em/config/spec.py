@@ -114,11 +114,11 @@ class RunSpec:
             data.setup()
         return data
 
-    def build_module(self, in_features: int) -> EnergyModule:
-        """Return a new, untrained LightningModule for inputs of width D."""
+    def build_module(self, in_features: int, out_features: int | None = None) -> EnergyModule:
+        """Return a new, untrained LightningModule; see ``model_arguments``."""
         trainer = self.settings["trainer"]
         return module_class(self.settings["model"]["_target_"])(
-            model=self.model_arguments(in_features),
+            model=self.model_arguments(in_features, out_features),
             loss=given(self.settings["loss"]),
             optimizer=self.settings["optimizer"],
             schedule=self.settings["lr"]["schedule"],
@@ -128,10 +128,16 @@ class RunSpec:
             sparse=trainer.get("sparse", "auto"),
         )
 
-    def model_arguments(self, in_features: int) -> dict[str, Any]:
-        """Return the model's class (``_target_``) and arguments for inputs of width D."""
+    def model_arguments(self, in_features: int, out_features: int | None = None) -> dict[str, Any]:
+        """Return the model's class (``_target_``) and arguments.
+
+        Args:
+            in_features: width D of the inputs.
+            out_features: width T of a target that is not the input; ``None`` without one.
+        """
         settings = {key: value for key, value in self.settings["model"].items() if key != "l0"}
-        return {**settings, "in_features": in_features}
+        target = {} if out_features is None else {"out_features": out_features}
+        return {**settings, "in_features": in_features, **target}
 
     def build_trainer(self, plugins: Sequence[Any] = (), **arguments: Any) -> pl.Trainer:
         """Return a Trainer, for which ``arguments`` take precedence over the settings.

@@ -1,11 +1,12 @@
 """Vectors from inside a language model, read from a store."""
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from implicit_em.base.errors import ConfigError
 from implicit_em.base.files import refuse_small_disk
 from implicit_em.base.values import check_number, check_whole, check_word
 from implicit_em.data.ahead import Making, Producer, Stream, StreamLoader
-from implicit_em.data.arrays import ArrayOnDisk
+from implicit_em.data.arrays import ArrayOnDisk, SideBySide
 from implicit_em.data.modules import ResidentDataModule, fixed_choice
 from implicit_em.data.on_disk import SamplesOnDisk
 from implicit_em.data.resident import ResidentLoader, in_one_window
@@ -76,7 +77,8 @@ class ActivationDataModule(ResidentDataModule):
 
     Args:
         path: directory of the store.
-        site: place in the model whose vectors are taken; ``None`` if the store has only one.
+        site: place in the model whose vectors are taken; ``None`` if the store has only one. Of a
+            list, the vectors of a token stand side by side: a sample of a crosscoder.
         label: label of the documents that the probe predicts; ``None`` probes nothing.
         first_positions: number of first positions of each context that are left out.
         special_tokens: whether special tokens are kept.
@@ -90,6 +92,9 @@ class ActivationDataModule(ResidentDataModule):
         kept: number of training shards that stay, with ``ahead``.
         tokens: number of tokens of the epoch, of those that are left, with ``ahead``.
         producer: what makes shards, with ``ahead``; see ``data.ahead.Producer``.
+        target: place whose vectors are to be explained; ``None`` for the ``site``, ``mlp`` for the
+            output of the MLP in its block. A row of the data holds a sample and its target. Each
+            place is normalised by itself, and a token stays if the rules leave it at each.
         kwargs: arguments of ``ResidentDataModule``.
 
     Raises:
@@ -100,7 +105,7 @@ class ActivationDataModule(ResidentDataModule):
     def __init__(
         self,
         path: str | Path,
-        site: str | None = None,
+        site: str | Sequence[str] | None = None,
         label: str | None = None,
         first_positions: int = 0,
         special_tokens: bool = False,
@@ -111,6 +116,7 @@ class ActivationDataModule(ResidentDataModule):
         kept: int = 8,
         tokens: int | None = None,
         producer: Producer | None = None,
+        target: str | None = None,
         **kwargs: Any,
     ) -> None:
         check_whole("ahead", ahead, 1, or_null=True)
@@ -123,15 +129,33 @@ class ActivationDataModule(ResidentDataModule):
         manifest = self.store.manifest
         if site is None and len(manifest.sites) == 1:
             (site,) = manifest.sites
-        check_word("site", site, manifest.sites, f" in the store {path}")
+        sites = [site] if isinstance(site, str | None) else [*site]
+        if target == "mlp" and len(sites) == 1:
+            target = f"mlp.{str(site).rpartition('.')[2]}"
+        check_word("target", target, (None, *manifest.sites), f" in the store {path}")
+        for one in sites:
+            check_word("site", one, manifest.sites, f" in the store {path}")
+        named = [*sites, *([target] if target else [])]
+        if not sites or len(set(named)) < len(named):
+            raise ConfigError(f"site={site}, target={target}: each site is named once")
         check_word("label", label, (None, *manifest.labels), f" in the store {path}")
         check_whole("first_positions", first_positions, 0)
         for name, number in (("largest_norm", largest_norm), ("buffer", buffer)):
             if number is not None:
                 check_number(name, number, lambda x: x > 0, "numbers greater than 0")
         super().__init__(**kwargs)
-        self.site: str = site  # type: ignore[assignment]
-        self.sample_shape = (manifest.sites[self.site],)
+        self.sites: tuple[str, ...] = tuple(sites)  # type: ignore[arg-type]
+        """Places whose vectors make a sample."""
+        self.site = "+".join(self.sites)
+        self.columns = self.sites if target is None else (*self.sites, target)
+        """Places whose vectors stand side by side in a row."""
+        if self.normalize == "l2" and len(self.columns) > 1:
+            raise ConfigError("normalize=l2: a sample is of several sites, and has no one length")
+        self.out_features = None if target is None else manifest.sites[target]
+        self.sample_shape = (sum(manifest.sites[name] for name in self.columns),)
+        explained = self.sites if target is None else (target,)
+        ends = [0, *accumulate(manifest.sites[name] for name in explained)]
+        self.parts = dict(zip(explained, map(slice, ends, ends[1:]), strict=False))
         self.label = label
         self.tokens = TokenFilter(first_positions, not special_tokens, largest_norm)
         self.buffer = buffer
@@ -169,7 +193,14 @@ class ActivationDataModule(ResidentDataModule):
 
     def source(self) -> Source | None:
         """Return the store with the state of its files, and the settings that select from it."""
-        choice = (self.site, self.label, self.tokens, self.val_size, self.buffer, self.store.kept)
+        choice = (
+            self.columns,
+            self.label,
+            self.tokens,
+            self.val_size,
+            self.buffer,
+            self.store.kept,
+        )
         what = (ActivationDataModule, self.store.path.resolve(), choice)
         files = [state_of(self.store.file(shard)) for shard in self.store.held]
         return Source(what, [self.store.digest, *files])
@@ -210,49 +241,62 @@ class ActivationDataModule(ResidentDataModule):
         samples = SamplesOnDisk(files)[rows]
         return samples.in_memory() if self._in_memory else samples, labels
 
-    def _split(self, name: Split) -> tuple[list[ArrayOnDisk], Tensor, Tensor]:
+    def _split(self, name: Split) -> tuple[list[Any], Tensor, Tensor]:
         """Return a split's vectors, and the rows and labels of its tokens that are left."""
-        files = [self.store.arrays(shard)[self.site] for shard in self.store.shards(name)]
+        files = [self._rows_of(self.store.arrays(shard)) for shard in self.store.shards(name)]
         rows = self._kept.rows[name]
         if self.label is None:
             return files, rows, torch.zeros(1, dtype=torch.int64).expand(len(rows))
         numbers_N = self.store.documents().labels[self.label].long()
         return files, rows, numbers_N[self.column("document", name)]
 
+    def _rows_of(self, arrays: Mapping[str, ArrayOnDisk]) -> ArrayOnDisk | SideBySide:
+        first, *others = (arrays[name] for name in self.columns)
+        return SideBySide((first, *others)) if others else first
+
     @property
     def _in_memory(self) -> bool:
         count = sum(map(len, self._kept.rows.values()))
-        return FLOAT32 * count * self.in_features <= self.buffer
+        return FLOAT32 * count * self.sample_shape[0] <= self.buffer
 
     @cached_property
     def _kept(self) -> Kept:
-        return _kept(self.store, self.site, self.tokens)
+        return _kept(self.store, self.columns, self.tokens)
 
     def _fitted(self, splits: Any) -> Normalizer:
-        found = self.statistics()
-        return normalizer_of(
-            self.normalize, found.count, found.mean_D, found.covariance_DD, found.fourth
-        )
+        parts = [
+            normalizer_of(self.normalize, s.count, s.mean_D, s.covariance_DD, s.fourth)
+            for s in map(self.statistics, self.columns)
+        ]
+        return Normalizer.side_by_side(parts)
 
-    def statistics(self) -> Statistics:
-        """Return the statistics of the training tokens that are left; the store keeps them."""
-        return _statistics(self.store, self.site, "train", self.rule)
+    def statistics(self, site: str | None = None) -> Statistics:
+        """Return the statistics of the training tokens that are left; the store keeps them.
+
+        Args:
+            site: one of ``columns``; ``None`` for the first.
+        """
+        return _statistics(self.store, site or self.columns[0], "train", self.rule)
 
     @property
     def normalized_by(self) -> str | None:
         """SHA-256 of the statistics that normalise the samples; ``None`` without any."""
-        return None if self.normalizer is None else self.statistics().digest()
+        if self.normalizer is None:
+            return None
+        first, *others = (self.statistics(name).digest() for name in self.columns)
+        return hashlib.sha256("".join([first, *others]).encode()).hexdigest() if others else first
 
     def _remarks(self) -> list[str]:
-        found = self.statistics()
-        total = sum(shard.tokens for shard in self.store.shards("train"))
-        anisotropy = found.mean_D.norm() / found.covariance_DD.trace().sqrt()
+        found = [self.statistics(name) for name in self.columns]
+        count, total = found[0].count, sum(shard.tokens for shard in self.store.shards("train"))
+        anisotropies = [float(s.mean_D.norm() / s.covariance_DD.trace().sqrt()) for s in found]
+        listed = ", ".join(f"{one:.2f}" for one in anisotropies)
         again = f"data: {self.store.path} cannot be written: each run computes its statistics again"
-        is_kept = kept_at(self.store, self.site, "train", self.rule).exists()
+        is_kept = kept_at(self.store, self.columns[0], "train", self.rule).exists()
         return [
             *([] if is_kept else [again]),
-            f"data: {found.count:,} training tokens, {total - found.count:,} left out; "
-            f"anisotropy |mean|/|std| {anisotropy:.2f}",
+            f"data: {count:,} training tokens, {total - count:,} left out; "
+            f"anisotropy |mean|/|std| {listed}",
             *self._remarks_on_order(),
             *super()._remarks(),
         ]
@@ -288,7 +332,7 @@ class ActivationDataModule(ResidentDataModule):
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         return Stream(
             self.store,
-            torch.Size((self.epoch_size, self.in_features)),
+            torch.Size((self.epoch_size, *self.sample_shape)),
             together(sizes, self._window_size),
             self._samples_of,
             self.seed,
@@ -301,10 +345,10 @@ class ActivationDataModule(ResidentDataModule):
 
     def _samples_of(self, shards: Sequence[Shard]) -> SamplesOnDisk:
         """Return the normalised vectors of shards whose tokens are left."""
-        special, needed = self.store.manifest.special_tokens, self.rule.needs(self.site)
-        columns = [self.store.read(shard, needed) for shard in shards]
-        kept = torch.cat([self.rule.kept(arrays, self.site, special) for arrays in columns])
-        samples = SamplesOnDisk([self.store.arrays(shard)[self.site] for shard in shards])
+        special, site = self.store.manifest.special_tokens, self.columns[0]
+        columns = [self.store.read(shard, self.rule.needs(site)) for shard in shards]
+        kept = torch.cat([self.rule.kept(arrays, site, special) for arrays in columns])
+        samples = SamplesOnDisk([self._rows_of(self.store.arrays(shard)) for shard in shards])
         samples = samples[kept.nonzero()[:, 0]]
         return samples if self.normalizer is None else samples.normalized(self.normalizer)
 
@@ -367,7 +411,7 @@ class ActivationDataModule(ResidentDataModule):
     @property
     def _window_size(self) -> int:
         """Largest number of tokens of a window of several shards."""
-        return int(self.buffer / 2 / (HALF * self.in_features))
+        return int(self.buffer / 2 / (HALF * self.sample_shape[0]))
 
 
 def in_windows(shards: Sequence[Tensor], most: int, generator: np.random.Generator) -> list[Tensor]:
@@ -401,17 +445,19 @@ def together(sizes: Mapping[int, int], most: int) -> list[list[int]]:
 
 
 @lru_cache(maxsize=4)
-def _kept(store: ActivationStore, site: str, tokens: TokenFilter) -> Kept:
+def _kept(store: ActivationStore, sites: Sequence[str], tokens: TokenFilter) -> Kept:
     """Return the tokens that are left."""
-    special = store.manifest.special_tokens
+    special, site = store.manifest.special_tokens, sites[0]
+    needed = dict.fromkeys(name for one in sites for name in tokens.needs(one))
     columns: dict[Split, dict[str, Tensor]] = {
-        split: {name: store.column(name, split) for name in tokens.needs(site)} for split in SPLITS
+        split: {name: store.column(name, split) for name in needed} for split in SPLITS
     }
-    if tokens.largest_norm is not None:
+    if (medians := tokens.largest_norm) is not None:
         others = replace(tokens, largest_norm=None).kept(columns["train"], site, special)
-        norms_N = columns["train"][f"norm.{site}"][others].double().numpy()
-        median = float(np.median(norms_N)) if len(norms_N) else np.nan
-        tokens = replace(tokens, largest_norm=tokens.largest_norm * median)
+        norms = [columns["train"][f"norm.{one}"][others].double().numpy() for one in sites]
+        largest = [medians * float(np.median(n)) if len(n) else np.nan for n in norms]
+        limits = tuple(zip(sites, largest, strict=True)) if len(sites) > 1 else ()
+        tokens = replace(tokens, largest_norm=None if limits else largest[0], limits=limits)
     rows: dict[Split, Tensor] = {}
     ends: dict[Split, Tensor] = {}
     for split in SPLITS:
@@ -424,7 +470,7 @@ def _kept(store: ActivationStore, site: str, tokens: TokenFilter) -> Kept:
     return Kept(tokens, rows, ends)
 
 
-_statistics = lru_cache(maxsize=2)(statistics_of)
+_statistics = lru_cache(maxsize=8)(statistics_of)
 
 
 def _too_few(path: Path, count: int) -> str:

@@ -128,6 +128,32 @@ class ArrayOnDisk:
                     torch.index_select(between, 0, rows[start:end] - first, out=out[start:end])
 
 
+@dataclass(frozen=True)
+class SideBySide:
+    """Arrays of one file whose rows ``(N, D)`` stand side by side; it stands for one array."""
+
+    arrays: tuple[ArrayOnDisk, ...]
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape ``(N, sum of D)``."""
+        widths = (array.shape[1] for array in self.arrays)
+        return torch.Size((self.arrays[0].shape[0], sum(widths)))
+
+    def __getattr__(self, name: str) -> Any:
+        """Return the ``path``, ``state`` or ``dtype``, which all arrays share."""
+        return getattr(self.arrays[0], name)
+
+    def read(self, rows: Tensor, out: Tensor) -> None:
+        """Read rows, ascending int64, into a tensor."""
+        for array, columns in zip(
+            self.arrays, out.split([a.shape[1] for a in self.arrays], dim=1), strict=True
+        ):
+            part = torch.empty(columns.shape, dtype=out.dtype)
+            array.read(rows, part)
+            columns.copy_(part)
+
+
 def in_safetensors(file: IO[bytes]) -> Arrays:
     """Find the arrays of a .safetensors file."""
     start, header = safetensors_header(file)

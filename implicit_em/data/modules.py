@@ -83,6 +83,10 @@ class ResidentDataModule(pl.LightningDataModule):
         self.normalize = normalize
         self.drop_last = drop_last
         self.sample_shape: tuple[int, ...] = ()
+        self.out_features: int | None = None
+        """Width of the target that stands behind each sample; ``None`` if that is the sample."""
+        self.parts: dict[str, slice] = {}
+        """Columns of what is to be explained that belong to each site of a language model."""
         self.on_progress: Callable[[], None] = lambda: None
         self._splits: Splits | None = None
 
@@ -100,8 +104,8 @@ class ResidentDataModule(pl.LightningDataModule):
 
     @property
     def in_features(self) -> int:
-        """Width D of a flattened sample."""
-        return int(np.prod(self.sample_shape))
+        """Width D of a flattened sample, its target not counted."""
+        return int(np.prod(self.sample_shape)) - (self.out_features or 0)
 
     def setup(self, stage: str | None = None) -> None:
         """Read and normalise both splits, unless a module with the same source has done so."""

@@ -11,7 +11,11 @@ import psutil
 import torch
 from torch import Tensor
 
-from implicit_em.data.arrays import ArrayOnDisk, refuse_beyond_memory, rows_at_once, unchanged
+from implicit_em.data.arrays import (
+    refuse_beyond_memory,
+    rows_at_once,
+    unchanged,
+)
 from implicit_em.data.resident import as_unit_float
 from implicit_em.models.normalizing import Normalizer
 
@@ -46,7 +50,7 @@ class SamplesOnDisk:
         arrays: arrays whose samples follow one another, of one shape and dtype.
     """
 
-    def __init__(self, arrays: Sequence[ArrayOnDisk]) -> None:
+    def __init__(self, arrays: Sequence[Any]) -> None:
         self.arrays = arrays
         self.device = torch.device("cpu")
         self._ends = torch.tensor([array.shape[0] for array in arrays]).cumsum(0)
@@ -75,6 +79,8 @@ class SamplesOnDisk:
 
     def flatten(self, start: int) -> "SamplesOnDisk":
         """Return the samples with the dimensions from ``start`` on flattened into one."""
+        if len(self.shape) == start + 1:
+            return self
         width = self.shape[start:].numel()
         flat = [replace(a, shape=torch.Size((*a.shape[:start], width))) for a in self.arrays]
         return self._with(arrays=flat, _windows=[])

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -38,15 +38,18 @@ class TokenFilter:
         drop_special_tokens: whether special tokens are left out.
         largest_norm: largest norm of a vector; tokens with a larger one are left out. ``None`` for
             no limit.
+        limits: largest norms at sites by their names, all of which a token must keep.
     """
 
     first_positions: int = 0
     drop_special_tokens: bool = False
     largest_norm: float | None = None
+    limits: tuple[tuple[str, float], ...] = field(default=(), repr=False)
 
     def needs(self, site: str) -> tuple[str, ...]:
         """Return the names of the arrays of a shard that decide."""
-        return "token", "position", f"norm.{site}"
+        sites = dict.fromkeys([site, *(name for name, _ in self.limits)])
+        return "token", "position", *(f"norm.{name}" for name in sites)
 
     def kept(self, arrays: Mapping[str, Tensor], site: str, special: Collection[int]) -> Tensor:
         """Return which tokens of a shard stay, bool, shape ``(N,)``.
@@ -61,6 +64,8 @@ class TokenFilter:
             kept_N &= ~torch.isin(arrays["token"], torch.tensor(sorted(special), dtype=torch.int32))
         if self.largest_norm is not None:
             kept_N &= arrays[f"norm.{site}"] <= self.largest_norm
+        for name, largest in self.limits:
+            kept_N &= arrays[f"norm.{name}"] <= largest
         return kept_N
 
 
@@ -131,7 +136,10 @@ def _as_tensor(digest: str) -> Tensor:
 def kept_at(store: ActivationStore, site: str, split: str, tokens: TokenFilter) -> Path:
     """Return the file in which the store keeps what ``statistics_of`` returns."""
     shards = [shard.sha256 for shard in store.shards(split)]
-    key = json.dumps([site, asdict(tokens), sorted(store.manifest.special_tokens), shards])
+    rule = asdict(tokens)
+    if not tokens.limits:  # as in stores from before there were any
+        del rule["limits"]
+    key = json.dumps([site, rule, sorted(store.manifest.special_tokens), shards])
     name = hashlib.sha256(key.encode()).hexdigest()[:16]
     return store.path / "statistics" / f"{name}.safetensors"
 

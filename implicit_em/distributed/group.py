@@ -23,7 +23,9 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from implicit_em.base import interruption
 from implicit_em.codes import Code, Pattern
 
-PER_SAMPLE = frozenset({"x", "energies", "reconstruction", "active", "gates", "auxiliary", "slab"})
+PER_SAMPLE = frozenset(
+    {"x", "target", "whole", "energies", "reconstruction", "active", "gates", "auxiliary", "slab"}
+)
 """Names of the tensors for loss terms that have a row for each sample; others are weights."""
 
 

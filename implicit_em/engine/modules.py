@@ -30,6 +30,7 @@ from implicit_em.losses import Objective, Term
 from implicit_em.metrics import energy_metrics, final_metrics
 from implicit_em.models import Encoder, SparseAutoencoder
 from implicit_em.models.declarations import undeclared
+from implicit_em.models.sae import decoded
 
 Spec = Mapping[str, Any]
 
@@ -77,7 +78,9 @@ class EnergyModule(pl.LightningModule):
     """Base of both modules: objective, optimizer, epoch means, curves and final metrics.
 
     A batch is a tensor of images of any shape ``(B, ...)``, or a tuple that begins with one.
-    Integer labels behind it are ignored; floating-point values raise ``ValueError``. Each epoch
+    Integer labels behind it are ignored; floating-point values raise ``ValueError``. A model with
+    ``out_features`` takes inputs and targets, as a tuple of two floating-point tensors or side by
+    side in one. Each epoch
     logs the mean over its steps of the total and of each term, as ``train/loss`` and
     ``train/<term>``. A validation loader adds the curves ``monitor/<metric>``. A ``Stack`` of this
     module alone, or of several, makes the steps.
@@ -179,7 +182,7 @@ class EnergyModule(pl.LightningModule):
         return describe(model)
 
     def _check_fit(self) -> None:
-        provides = ("x", "energies", "weight", *self.model.provides)
+        provides = ("x", "target", "energies", "weight", *self.model.provides)
         for name, term in self.objective.terms.items():
             if missing := set(term.inputs) - set(provides):
                 raise ValueError(
@@ -205,8 +208,23 @@ class EnergyModule(pl.LightningModule):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the energies ``(B, K)`` of images ``(B, ...)``."""
-        return self.model.encode(self._inputs(x))
+        """Return the energies ``(B, K)`` of images ``(B, ...)``, or of those of a batch."""
+        rows = self._inputs(x)
+        alone = rows.shape[-1] == self.model.weight.shape[-1]
+        return self.model.encode(rows if alone else self.model.sides(rows)[0])
+
+    def _rows(self, batch: Any) -> Tensor:
+        """Return inputs and targets side by side, ``(B, D + T)``, or the inputs alone."""
+        rows, targets = self._inputs(batch), self.model.out_features
+        if (
+            targets is not None
+            and rows.shape[-1] != (width := self.model.weight.shape[-1]) + targets
+        ):
+            raise ConfigError(
+                f"batch: {rows.shape[-1]} values of a sample; with out_features={targets} allowed "
+                f"are inputs and targets, {width} + {targets}, side by side or as a tuple of two"
+            )
+        return rows
 
     def _inputs(self, batch: Any) -> Tensor:
         images, *others = [batch] if isinstance(batch, Tensor) else batch
@@ -215,6 +233,9 @@ class EnergyModule(pl.LightningModule):
                 f"batch: a {type(batch).__name__} that does not begin with a tensor; allowed is a "
                 "tensor of inputs, or a tuple that begins with one"
             )
+        is_target = self.model.out_features is not None and bool(others)
+        if is_target and isinstance(others[0], Tensor) and others[0].is_floating_point():
+            images = torch.cat([as_unit_float(images.flatten(1)), others.pop(0).flatten(1)], dim=1)
         for place, other in enumerate(others, start=1):
             if isinstance(other, Tensor) and (other.is_floating_point() or other.is_complex()):
                 raise ConfigError(
@@ -277,7 +298,7 @@ class EnergyModule(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Train on a batch or a block of batches, and return the objective of the last step."""
         if not isinstance(batch, Block):  # each process gets its part of a batch, but whole blocks
-            inputs = Group.of(self.trainer).join(self._inputs(batch))
+            inputs = Group.of(self.trainer).join(self._rows(batch))
             batch = Block(inputs, [torch.arange(len(inputs))])
         losses_ST = self._train(batch).squeeze(-1)
         if self.log_every:
@@ -413,16 +434,16 @@ class EnergyModule(pl.LightningModule):
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Add a batch, or this process's part of it, to the final metrics."""
-        x = self._inputs(batch)
-        energies = self(x)
-        decoded = self.decoded(energies)
-        if decoded.shape != x.shape:  # a model that transforms its input has no x to compare with
-            decoded = torch.full_like(x, torch.nan)
-        self.finals.update(energies=energies, preds=decoded, target=x)
+        x, target = self.model.sides(self._rows(batch))
+        energies = self.model.encode(x)
+        decoded = self.decoded(energies, x)
+        if decoded.shape != target.shape:  # as of a model that transforms its input
+            decoded = torch.full_like(target, torch.nan)
+        self.finals.update(energies=energies, preds=decoded, target=target)
 
-    def decoded(self, energies: Tensor) -> Tensor:
+    def decoded(self, energies: Tensor, x: Tensor) -> Tensor:
         """Return the reconstructions ``(B, D)`` that are measured."""
-        return self.model.decode(energies)
+        return decoded(self.model, energies, x)
 
     def on_test_epoch_end(self) -> None:
         """Pass the final metrics to the Trainer under their own names."""
@@ -437,7 +458,7 @@ class EncoderModule(EnergyModule):
     default_loss = DERIVED_LOSS
     reconstruction_metric = "transpose_reconstruction_mse"
 
-    def decoded(self, energies: Tensor) -> Tensor:
+    def decoded(self, energies: Tensor, x: Tensor) -> Tensor:
         """Return ``E W``, the product with the transposed encoder matrix, shape ``(B, D)``."""
         return energies @ self.model.weight
 

@@ -8,7 +8,7 @@ way that leaves the rounding of each as it is (``engine.rounding``).
 import copy
 import inspect
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -296,9 +296,10 @@ class Stack:
         l0 = _l0(outputs["energies"]).to(nan_R.dtype)
         if self._mean_R1D is None:
             return [l0, nan_R]
-        x = outputs["x"].to(nan_R.dtype)
-        others = outputs["reconstruction"], self._mean_R1D
-        residual, spread = ((x - other).square().sum((-2, -1)) for other in others)
+        pairs = (("target", outputs["reconstruction"]), ("whole", self._mean_R1D))
+        residual, spread = (
+            (outputs[name].to(nan_R.dtype) - other).square().sum((-2, -1)) for name, other in pairs
+        )
         return [l0, residual / spread]
 
     @torch.no_grad()
@@ -315,28 +316,25 @@ class Stack:
                 objective.control(own)
         return [l0, *self.objective.control(factor)]
 
-    def _outputs(self, x: SharedInput, logged: bool) -> Mapping[str, Any]:
+    def _outputs(self, rows: SharedInput, logged: bool) -> Mapping[str, Any]:
         names = self._names
         if logged:
-            decoded = {"x", "reconstruction"} if self._mean_R1D is not None else set()
+            decoded = {"target", "whole", "reconstruction"} if self._mean_R1D is not None else set()
             names = names | {"energies"} | decoded
         if self.stacked:
-            tensors = outputs_of(self.model, x)
-            if "x" in names:
-                tensors["x"] = x.expanded()
+            tensors = outputs_of(self.model, rows, names)
             return {name: tensors[name] for name in names}
-        outputs = {"x": x.batches[0], **self._outputs_of_one(x.batches[0])}
+        step = self._sparse_outputs if self._sparse_up_to else None
+        outputs = outputs_of(self.model, rows.batches[0], names, step)
         return {
             name: outputs[name] if isinstance(outputs[name], Code) else outputs[name].unsqueeze(0)
             for name in names
         }
 
-    def _outputs_of_one(self, x: Tensor) -> Mapping[str, Any]:
+    def _sparse_outputs(self, x: Tensor) -> Mapping[str, Any]:
         model: Any = self.model
-        if not self._sparse_up_to:
-            return outputs_of(model, x)
         most = int(self._sparse_up_to * len(x) * model.weight.shape[-2])
-        return {"weight": model.weight, **model.sparse_outputs(x, most)}
+        return model.sparse_outputs(x, most)
 
     def _alike(self, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
         """Replace codes by tensors if any process has too many active units for a code."""
@@ -380,9 +378,30 @@ def steers(model: Any) -> bool:
     return hasattr(model, "steer")
 
 
-def outputs_of(model: Any, x: Tensor | SharedInput) -> dict[str, Tensor]:
-    """Return the tensors for loss terms, except ``x``, of a model or a stack and its inputs."""
-    return {"weight": model.weight, **model.training_outputs(x)}
+def outputs_of(
+    model: Any,
+    rows: Tensor | SharedInput,
+    names: Collection[str] = ("x", "target"),
+    training_outputs: Callable[[Any], Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Return the tensors for loss terms of a model or a stack.
+
+    Args:
+        model: model or stack.
+        rows: inputs, with their targets beside them if these are others.
+        names: those of ``x``, ``target`` and ``whole`` that are asked for. The target of loss terms
+            is what a linear path of the model leaves of the whole one.
+        training_outputs: function from inputs to tensors; ``None`` for the model's own.
+    """
+    x, target = model.sides(rows)
+    outputs = {"weight": model.weight, **(training_outputs or model.training_outputs)(x)}
+    if "x" in names:
+        outputs["x"] = x.expanded() if isinstance(x, SharedInput) else x
+    if {"target", "whole"}.intersection(names):
+        whole = target.expanded() if isinstance(target, SharedInput) else target
+        left = model.to_explain(x, whole) if hasattr(model, "to_explain") else whole
+        outputs |= {"target": left, "whole": whole}
+    return outputs
 
 
 def takes_stacks(model: nn.Module) -> bool:

@@ -20,7 +20,10 @@ from implicit_em.harvest.contexts import Affixes, Batch, batches, cut
 from implicit_em.harvest.models import CausalModel
 
 Replacement = Callable[[Tensor], Tensor]
-"""A function from vectors of tokens to others, float32, ``(N, D)``, on the model's device."""
+"""A function from vectors of tokens to others, float32, ``(N, D)``, on the model's device.
+
+It may return others of a smaller or larger width, those of another site.
+"""
 LOGITS = 2**25
 """Largest number of logits of a pass; a context that has more makes a pass of its own."""
 
@@ -66,38 +69,52 @@ class Splice:
         site: the site.
         tokens: the rule.
         special: token ids that are no text.
+        reads: sites whose vectors, side by side, a replacement gets; by default the site itself.
     """
 
     site: str
     tokens: TokenFilter
     special: Collection[int]
+    reads: Sequence[str] = ()
+
+    @property
+    def needs(self) -> list[str]:
+        """Sites whose vectors are needed."""
+        limited = (name for name, _ in self.tokens.limits)
+        return [*dict.fromkeys([self.site, *self.reads, *limited])]
 
     def replaced(
-        self, ids_BL: Tensor, mask_BT: Tensor, vectors_BLD: Tensor, function: Replacement
+        self,
+        ids_BL: Tensor,
+        mask_BT: Tensor,
+        found: Mapping[str, Tensor],
+        function: Replacement,
     ) -> Tensor:
-        """Return vectors of which those of tokens that the rule keeps are replaced.
+        """Return the site's vectors, of which those of tokens that the rule keeps are replaced.
 
         Nothing of the padding is, which may be on either side.
 
         Args:
             ids_BL: token ids.
             mask_BT: 1 for tokens and 0 for padding, also for what was read before these tokens.
-            vectors_BLD: vectors at the site.
+            found: vectors ``(B, L, D)`` at the sites of ``needs``.
             function: what replaces them.
         """
-        kept_BL = self._kept(ids_BL, mask_BT, vectors_BLD).to(vectors_BLD.device)
-        vectors_BLD = vectors_BLD.clone()
+        vectors_BLD = found[self.site].clone()
+        kept_BL = self._kept(ids_BL, mask_BT, found).to(vectors_BLD.device)
         if kept_BL.any():
-            vectors_BLD[kept_BL] = function(vectors_BLD[kept_BL])
+            read = [found[name][kept_BL] for name in self.reads or [self.site]]
+            vectors_BLD[kept_BL] = function(torch.cat(read, dim=-1))
         return vectors_BLD
 
-    def _kept(self, ids_BL: Tensor, mask_BT: Tensor, vectors_BLD: Tensor) -> Tensor:
+    def _kept(self, ids_BL: Tensor, mask_BT: Tensor, found: Mapping[str, Tensor]) -> Tensor:
         inside_BL = mask_BT[:, -ids_BL.shape[1] :].bool()
         position_BL = mask_BT.cumsum(1)[:, -ids_BL.shape[1] :] - 1
-        norms_N = torch.linalg.vector_norm(vectors_BLD[inside_BL].float(), dim=-1)
         arrays = {"token": ids_BL[inside_BL].int(), "position": position_BL[inside_BL].int()}
         arrays = {name: values_N.cpu() for name, values_N in arrays.items()}
-        arrays[f"norm.{self.site}"] = norms_N.cpu()
+        for name in self.needs:
+            norms_N = torch.linalg.vector_norm(found[name][inside_BL].float(), dim=-1)
+            arrays[f"norm.{name}"] = norms_N.cpu()
         inside_BL = inside_BL.cpu()
         kept_N = self.tokens.kept(arrays, self.site, self.special)
         return inside_BL.masked_scatter(inside_BL, kept_N)
@@ -108,26 +125,36 @@ def replacing(model: CausalModel, splice: Splice, function: Replacement) -> Iter
     """Replace vectors in each pass of a model, also in one that goes on from a cache.
 
     Raises in a pass:
-        ConfigError: if it gets vectors in place of token ids, or a mask of another shape.
+        ConfigError: if it gets vectors in place of token ids, or a mask of another shape; or if a
+            site that is read comes behind the one that is replaced.
     """
     read: list[tuple[Tensor, Tensor]] = []
     forward = inspect.signature(model.network.forward)
 
     def note(network: nn.Module, values: Any, settings: Any) -> None:
         read[:] = [_tokens_of(forward.bind(*values, **settings).arguments)]
+        found.clear()
 
-    def replace(module: nn.Module, values: Any, output: Any) -> Any:
-        vectors_BLD, *others = output if isinstance(output, tuple) else (output,)
-        replaced_BLD = splice.replaced(*read[0], vectors_BLD, function)
-        return (replaced_BLD, *others) if isinstance(output, tuple) else replaced_BLD
+    def replace(module: nn.Module, *values: Any) -> Any:
+        vectors_BLD, *others = values[-1] if isinstance(values[-1], tuple) else values[-1:]
+        found[splice.site] = vectors_BLD
+        if late := [name for name in splice.needs if name not in found]:
+            raise ConfigError(f"site={splice.site}: a pass gives {late[0]} behind it")
+        replaced_BLD = splice.replaced(*read[0], found, function)
+        return (replaced_BLD, *others) if isinstance(values[-1], tuple) else replaced_BLD
 
-    hooks = [model.module(splice.site).register_forward_hook(replace)]
-    hooks.append(model.network.register_forward_pre_hook(note, with_kwargs=True))
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+    module = model.module(splice.site)
+    taken = splice.site.startswith("mlpin")
+    add = module.register_forward_pre_hook if taken else module.register_forward_hook
+    others = [name for name in splice.needs if name != splice.site]
+    with model.reading(others) as found:
+        hooks = [add(replace)]
+        hooks.append(model.network.register_forward_pre_hook(note, with_kwargs=True))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
 
 def _tokens_of(call: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
@@ -153,9 +180,10 @@ class Passes:
         site: where vectors are replaced.
         tokens: which tokens are replaced.
         split: the split that contexts are taken from.
+        reads: as in ``Splice``.
 
     Raises:
-        ConfigError: if the model is another, or lacks the site.
+        ConfigError: if the model is another, or lacks a site.
         DamagedError: if the store's documents are damaged.
     """
 
@@ -166,13 +194,15 @@ class Passes:
         site: str,
         tokens: TokenFilter,
         split: Split = "test",
+        reads: Sequence[str] = (),
     ) -> None:
         manifest = store.manifest
         if model.files != manifest.model["files"]:
             raise ConfigError(f"lm={model.name}: {store.path} was harvested from another model")
-        model.module(site)
         self.model, self.documents = model, store.documents()
-        self.splice = Splice(site, tokens, manifest.special_tokens)
+        self.splice = Splice(site, tokens, manifest.special_tokens, reads)
+        for name in self.splice.needs:
+            model.module(name)
         saved = manifest.settings["context"]
         self._context = conforming(ContextSettings, saved, f"{store.path}: settings.context")
         self._affixes = Affixes(manifest.prefix, manifest.suffix)
@@ -194,7 +224,8 @@ class Passes:
 
     def clean(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the logits ``(B, L, V)``, and the vectors that ``spliced`` needs."""
-        with self.model.reading(_sites(self.splice.site)) as found:
+        needed = [*_sites(self.splice.site), *self.splice.needs]
+        with self.model.reading([*dict.fromkeys(needed)]) as found:
             return self.model.logits(batch.ids_BL, batch.mask_BL), found
 
     def spliced(
@@ -202,8 +233,9 @@ class Passes:
     ) -> tuple[Tensor, Tensor]:
         """Return the logits with vectors replaced, and these vectors, ``(B, L, D)``."""
         site = self.splice.site
-        vectors_BLD = self.splice.replaced(batch.ids_BL, batch.mask_BL, found[site], function)
-        with self.model.giving({**found, site: vectors_BLD}):
+        vectors_BLD = self.splice.replaced(batch.ids_BL, batch.mask_BL, found, function)
+        given = {name: found[name] for name in _sites(site)}
+        with self.model.giving({**given, site: vectors_BLD}):
             return self.model.logits(batch.ids_BL, batch.mask_BL), vectors_BLD
 
 
@@ -216,6 +248,7 @@ def spliced_losses(
     replacements: Mapping[str, Replacement],
     split: Split = "test",
     most: int = 20_000,
+    reads: Sequence[str] = (),
 ) -> Losses:
     """Return the losses of a model whose vectors at a site are replaced.
 
@@ -236,18 +269,19 @@ def spliced_losses(
         replacements: what maps vectors to their reconstructions, by names.
         split: the split that documents are taken from.
         most: largest number of the documents' tokens; there is one document at least.
+        reads: sites whose vectors, side by side, are mapped; by default the site itself.
 
     Raises:
         ConfigError: if the model is another, lacks the site, or the split has no documents.
         DamagedError: if the store's documents are damaged.
         Interrupted: if a signal asked for it.
     """
-    passes = Passes(store, model, site, tokens, split)
+    passes = Passes(store, model, site, tokens, split, reads)
     numbers_N, contexts_C2 = _choose(passes.documents, passes.contexts_C2, most)
     if not len(numbers_N):
         raise ConfigError(f"split={split}: {store.path} has no documents there")
     special = torch.tensor(store.manifest.special_tokens, dtype=torch.int64)
-    functions = [torch.zeros_like, *replacements.values()]
+    functions = [_zero, *replacements.values()]
     predicted_N = torch.zeros(len(numbers_N), dtype=torch.int64)
     sums_R2N = torch.zeros(1 + len(functions), 2, len(numbers_N), dtype=torch.float64)
     for batch in passes.batches(contexts_C2):
@@ -397,3 +431,7 @@ def moved(passes: Passes, contexts_C2: np.ndarray, function: Replacement) -> Mov
     clean_N, spliced_N = sums_22N[:, 0]
     loss = (spliced_N - clean_N).sum().item() / max(predicted, 1)
     return Moved(len(contexts_C2), tokens, loss, chances_V / max(tokens, 1))
+
+
+def _zero(x_ND: Tensor) -> Tensor:
+    return x_ND.new_zeros(())

@@ -56,8 +56,10 @@ class Steering:
             ConfigError: if its samples are from no language model, or have no length.
         """
         data = found.inside("steer")
-        special = data.store.manifest.special_tokens
-        return cls(found.coder, data, Splice(data.site, data.rule, special))
+        if len(data.parts) > 1:
+            raise ConfigError(f"steer: a code of several sites at once, {', '.join(data.parts)}")
+        (place,), special = data.parts, data.store.manifest.special_tokens
+        return cls(found.coder, data, Splice(place, data.rule, special, data.columns))
 
     def replacement(
         self, units: Mapping[int, float], how: str = "add", error: bool = True
@@ -67,15 +69,16 @@ class Steering:
         coder, numbers = self.coder, list(units)
         strengths_U = torch.tensor(list(units.values()), dtype=torch.float64)
 
-        def pulled(x_ND: Tensor) -> Tensor:
+        def pulled(rows: Tensor) -> Tensor:
+            x_ND, own_NT = coder.model.sides(rows)
             code_NK = coder.encode(x_ND)
             own_NU = code_NK[:, numbers] if how == "add" else 0
             changed_NK = code_NK.clone()
             changed_NK[:, numbers] = (own_NU + strengths_U.to(code_NK)).to(code_NK)
-            found_ND = coder.decode(changed_NK)
+            found_NT = coder.decode(changed_NK, x_ND)
             if error:  # an unchanged code then changes no bit
-                found_ND = x_ND + (found_ND - coder.decode(code_NK))
-            return found_ND.to(x_ND.dtype)
+                found_NT = own_NT + (found_NT - coder.decode(code_NK, x_ND))
+            return found_NT.to(own_NT.dtype)
 
         return pulled
 
@@ -118,8 +121,8 @@ class Steering:
 
     def passes(self, model: CausalModel) -> Passes:
         """Return passes of the language model over the contexts of the final samples."""
-        site, tokens = self.splice.site, self.splice.tokens
-        return Passes(self.data.store, model, site, tokens, self.data.final)
+        site, tokens, reads = self.splice.site, self.splice.tokens, self.splice.reads
+        return Passes(self.data.store, model, site, tokens, self.data.final, reads)
 
     def write(self, model: CausalModel, prompt: str, tokens: int, seed: int | None = None) -> str:
         """Return how a model goes on with a prompt: greedily or, with a seed, sampled.
@@ -196,12 +199,16 @@ def steer(
             range, or the language model is not causal, lacks the site, or has another width.
     """
     steering = run if isinstance(run, Steering) else Steering.of(trained(run))
-    splice = replace(steering.splice, site=site or steering.splice.site)
+    splice = steering.splice
+    if site is not None and site != splice.site:
+        if steering.data.out_features is not None:
+            raise ConfigError(f"site={site}: the run's target is {splice.site}; allowed is null")
+        splice = replace(splice, site=site, reads=[site])
     if not hasattr(lm, "base_model") or lm.training:
         state = "in training mode" if hasattr(lm, "base_model") else f"a {type(lm).__name__}"
         raise ConfigError(f"lm: {state}; needs a causal model of transformers in evaluation mode")
     model = CausalModel(lm, None, type(lm).__name__, {})
-    (width,) = steering.data.sample_shape
+    width = steering.coder.model.weight.shape[-1]
     if model.width != width:
         raise ConfigError(f"lm: vectors of width {model.width}, but the run has width {width}")
     on_device = replace(steering, coder=steering.coder.on(lm.device))

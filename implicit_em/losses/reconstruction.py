@@ -12,9 +12,12 @@ from implicit_em.losses.stacking import makes_sparse, takes_codes, takes_stacks
 
 
 @takes_stacks
-def mse(reconstruction: Tensor, x: Tensor) -> Tensor:
-    """Mean squared error over all elements of ``(..., B, D)``."""
-    return _SquaredError.apply(*torch.broadcast_tensors(reconstruction, x))
+def mse(reconstruction: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error over all elements of ``(..., B, D)``.
+
+    The target of a model is its input, unless ``data.target`` names another.
+    """
+    return _SquaredError.apply(*torch.broadcast_tensors(reconstruction, target))
 
 
 class _SquaredError(Function):
@@ -25,8 +28,8 @@ class _SquaredError(Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, reconstruction: Tensor, x: Tensor) -> Tensor:
-        difference = reconstruction - x
+    def forward(ctx: Any, reconstruction: Tensor, target: Tensor) -> Tensor:
+        difference = reconstruction - target
         ctx.save_for_backward(difference)
         if difference.device.type != "cpu":
             return difference.square().mean((-2, -1))
@@ -44,16 +47,16 @@ class _SquaredError(Function):
 
 
 @takes_stacks
-def nested_mse(prefixes: Tensor, x: Tensor) -> Tensor:
+def nested_mse(prefixes: Tensor, target: Tensor) -> Tensor:
     """Mean of the errors of P dictionaries, each a prefix of the next (Bussmann et al. 2025).
 
     The paper takes the sum (arXiv 2503.17547).
 
     Args:
         prefixes: the reconstructions, shape ``(..., B, P, D)``.
-        x: inputs, shape ``(..., B, D)``.
+        target: what is to be explained, shape ``(..., B, D)``.
     """
-    return mse(prefixes.movedim(-2, -3), x.unsqueeze(-3)).mean(-1)
+    return mse(prefixes.movedim(-2, -3), target.unsqueeze(-3)).mean(-1)
 
 
 @makes_sparse
@@ -82,7 +85,7 @@ def l1_norm(energies: Tensor | Code, decoder: Tensor) -> Tensor:
 
 
 @takes_stacks
-def auxk(auxiliary: Tensor, reconstruction: Tensor, x: Tensor) -> Tensor:
+def auxk(auxiliary: Tensor, reconstruction: Tensor, target: Tensor) -> Tensor:
     """Error with which dead units reconstruct the residual of the others (Gao et al. 2024).
 
     It is the mean square over all elements of ``(..., B, D)``. No gradient goes through the
@@ -90,7 +93,7 @@ def auxk(auxiliary: Tensor, reconstruction: Tensor, x: Tensor) -> Tensor:
     """
     if not auxiliary.requires_grad:
         return auxiliary.new_zeros(auxiliary.shape[:-2])
-    missing = (x - reconstruction).detach()
+    missing = (target - reconstruction).detach()
     some_dead = auxiliary.any(-1).any(-1)
     return mse(auxiliary, missing) * some_dead
 
@@ -118,6 +121,6 @@ def gates_l1(gates: Tensor | Code) -> Tensor:
 
 
 @takes_stacks
-def gates_mse(auxiliary: Tensor, x: Tensor) -> Tensor:
+def gates_mse(auxiliary: Tensor, target: Tensor) -> Tensor:
     """Mean squared error of the gates' own reconstruction (Rajamanoharan et al., as above)."""
-    return mse(auxiliary, x)
+    return mse(auxiliary, target)

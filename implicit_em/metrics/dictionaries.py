@@ -9,6 +9,9 @@ from itertools import combinations
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+SINGLE = 0.9
+"""Share of the sum of a row's norms above which a single site has it."""
+
 
 def varying(x_ND: np.ndarray) -> np.ndarray:
     """Return which features take more than one value, bool, shape ``(D,)``.
@@ -61,6 +64,21 @@ def cosines(first_KD: np.ndarray, second_LD: np.ndarray, signed: bool = True) ->
     """
     cosines_KL = (_unit_rows(first_KD) @ _unit_rows(second_LD).T).clip(-1, 1)
     return cosines_KL if signed else np.abs(cosines_KL)
+
+
+def norms_at_sites(rows_KD: np.ndarray, parts: Sequence[slice]) -> np.ndarray:
+    """Return the lengths of a decoder's rows at each of S sites, float64, shape ``(K, S)``.
+
+    Compare them where each site has the same mean square, as in normalised samples (Lindsey et al.
+    2024, Sparse crosscoders for cross-layer features and model diffing).
+    """
+    parts_KD = (rows_KD[:, columns].astype(np.float64) for columns in parts)
+    return np.stack([np.linalg.norm(part_KD, axis=1) for part_KD in parts_KD], axis=1)
+
+
+def single_site(norms_KS: np.ndarray) -> np.ndarray:
+    """Return which units are of a single site: it has more than ``SINGLE`` of their norms' sum."""
+    return norms_KS.max(1) > SINGLE * norms_KS.sum(1)
 
 
 def _unit_rows(rows_KD: np.ndarray) -> np.ndarray:

@@ -1,17 +1,34 @@
-"""Models that remember the arguments that they were made with."""
+"""Models that remember their arguments, and know what a row of data holds."""
 
 from typing import Any
 
 from torch import nn
+
+from implicit_em.models.linear import SharedInput
 
 
 class Described(nn.Module):
     """Base of the models: ``made_with`` has the positional arguments and those by name."""
 
     made_with: tuple[tuple[Any, ...], dict[str, Any]]
+    out_features: int | None = None
+    """Width T of a target that is not the input; ``None`` if the input is to be explained."""
 
     def __new__(cls, *arguments: Any, **by_name: Any) -> "Described":
         """Note the arguments, also those of a subclass that its ``__init__`` does not pass on."""
         made = super().__new__(cls)
         vars(made)["made_with"] = (arguments, by_name)
         return made
+
+    def sides(self, rows: Any) -> tuple[Any, Any]:
+        """Return inputs ``(..., D)`` and targets ``(..., T)``, which stand side by side in rows.
+
+        Rows are a tensor or a ``SharedInput``. Without a target, both are the rows themselves.
+        """
+        if self.out_features is None:
+            return rows, rows
+        if isinstance(rows, SharedInput):
+            x, target = self.sides(rows.batches)
+            return SharedInput(x, rows.counts), SharedInput(target, rows.counts)
+        x, target = rows.tensor_split([rows.shape[-1] - self.out_features], dim=-1)
+        return x.contiguous(), target.contiguous()

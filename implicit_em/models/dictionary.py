@@ -6,8 +6,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from implicit_em.base.errors import ConfigError
 from implicit_em.base.values import check_word
 from implicit_em.codes import AT_A_TIME, Layer
+from implicit_em.models.encoder import OWN_INPUT
 from implicit_em.models.linear import SharedInput, TiedLinear, freeze
 from implicit_em.models.sae import SparseAutoencoder
 
@@ -49,10 +51,14 @@ class Dictionary(SparseAutoencoder):
         subtract_bias: whether ``b_d`` is subtracted from the input.
         middle: start of ``b_d``: zero, or the mean or geometric median of the data.
         tied: whether the rows of ``W_e`` are the columns of ``W_d``.
+        out_features: width of a target that is not the input. Then rows of ``W_e`` start in
+            directions of their own, and nothing is subtracted from the input.
+        skip: see ``SparseAutoencoder``.
         frozen: matrix that keeps its random start, ``encoder`` or ``decoder``; or ``near``, where
             the columns of ``W_d`` keep a cosine of at least 0.8 with theirs; ``None`` for none.
 
     Raises:
+        ConfigError: if a tied dictionary is to explain another target than its input.
         ValueError: if ``middle`` or ``frozen`` is another word, a switch is not a bool, or a tied
             dictionary is frozen, or columns without a fixed length are to stay near their start.
     """
@@ -70,8 +76,10 @@ class Dictionary(SparseAutoencoder):
         middle: Middle = "median",
         tied: bool = False,
         frozen: Frozen | None = None,
+        out_features: int | None = None,
+        skip: bool = False,
     ) -> None:
-        super().__init__(in_features, hidden, activation)
+        super().__init__(in_features, hidden, activation, out_features, skip)
         check_word("middle", middle, get_args(Middle))
         check_word("unit_columns", unit_columns, (True, False))
         check_word("subtract_bias", subtract_bias, (True, False))
@@ -79,10 +87,12 @@ class Dictionary(SparseAutoencoder):
         check_word("frozen", frozen, (None, *get_args(Frozen)))
         if tied:
             check_word("frozen", frozen, (None,), " with tied=true")
+            if out_features is not None:
+                raise ConfigError(OWN_INPUT)
         if frozen == "near":
             check_word("unit_columns", unit_columns, (True,), " with frozen=near")
         self.unit_columns = unit_columns
-        self.subtract_bias = subtract_bias
+        self.subtract_bias = subtract_bias and out_features is None
         self.middle = middle
         self.tied = tied
         self.frozen = frozen
@@ -90,8 +100,11 @@ class Dictionary(SparseAutoencoder):
             self.decoder = TiedLinear(self.encoder.linear)
         with torch.no_grad():
             columns = self.decoder.weight
-            columns.mul_((1 if unit_columns else 0.1) / columns.norm(dim=0))
-            if not tied:
+            length = 1 if unit_columns else 0.1
+            columns.mul_(length / columns.norm(dim=0))
+            if out_features is not None:
+                self.encoder.weight.mul_(length / self.encoder.weight.norm(dim=1, keepdim=True))
+            elif not tied:
                 self.encoder.weight.copy_(columns.T)
             self.decoder.bias.zero_()
             self.encoder.linear.bias.zero_()
@@ -102,7 +115,7 @@ class Dictionary(SparseAutoencoder):
 
     @torch.no_grad()
     def start(self, x: Tensor) -> None:
-        """Set the decoder's bias to the middle of the training samples ``(N, D)``."""
+        """Set the decoder's bias to the middle of what is to be explained, ``(N, D)``."""
         if self.middle != "zero":
             middle = x.mean(0) if self.middle == "mean" else geometric_median(x)
             self.decoder.bias.copy_(middle)

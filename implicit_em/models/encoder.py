@@ -11,6 +11,8 @@ from implicit_em.models.declarations import declares
 from implicit_em.models.described import Described
 from implicit_em.models.linear import Linear, SharedInput
 
+OWN_INPUT = "its rows also decode, so it explains its input alone; allowed is data.target=null"
+"""Message of a model that takes no other target."""
 UNITS = 256
 """Number of units whose pre-activations of all samples ``place_biases`` holds in memory."""
 
@@ -25,6 +27,8 @@ class Encoder(Described):
         in_features: width D of the input.
         hidden: number of components K.
         activation: elementwise function; ``None`` for ReLU.
+        out_features: width of a target that the input stands for; a decoder that is fitted after
+            the training explains it. ``None`` for the input itself.
     """
 
     takes_stacks = takes_parts = folds = steps_sparsely = True
@@ -36,9 +40,16 @@ class Encoder(Described):
     """Arguments in which replicas of a stack may differ; a stack holds a list of their values."""
 
     def __init__(
-        self, in_features: int, hidden: int = 64, activation: nn.Module | None = None
+        self,
+        in_features: int,
+        hidden: int = 64,
+        activation: nn.Module | None = None,
+        out_features: int | None = None,
     ) -> None:
         super().__init__()
+        if out_features is not None and declares(self, "decodes"):
+            raise ConfigError(OWN_INPUT)
+        self.out_features = out_features
         if not (activation is None or callable(activation)):
             raise ConfigError(f"activation={activation}: must be a module, such as torch.nn.ReLU()")
         self.linear = Linear(in_features, hidden)
@@ -88,6 +99,7 @@ class Encoder(Described):
         Args:
             normalizer: affine ``models.normalizing.Normalizer``, which maps x to ``A (x - m)``.
         """
+        normalizer, _ = normalizer.sides(self.out_features)
         rows_KD = normalizer.turned(self.weight)
         self.linear.bias.sub_(rows_KD @ normalizer.mean)
         self.weight.copy_(rows_KD)

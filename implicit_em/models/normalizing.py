@@ -1,6 +1,6 @@
 """Normalisation of samples by the statistics of training samples, and models that take raw ones."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -73,6 +73,31 @@ class Normalizer(nn.Module):
         """Return ``A^-1 x``, shape ``(..., D)``, float64."""
         factor = self.factor.double()
         return x.double() @ torch.linalg.inv(factor) if factor.dim() == 2 else x.double() / factor
+
+    def sides(self, out_features: int | None) -> tuple["Normalizer", "Normalizer"]:
+        """Return the normalisers of inputs and targets, which stand side by side in samples.
+
+        Args:
+            out_features: width of the targets; ``None`` if they are the inputs.
+        """
+        if out_features is None or self.mean is None:
+            return self, self
+        first, second = slice(-out_features), slice(-out_features, None)
+        parts = ((s, s) if self.factor.dim() == 2 else s for s in (first, second))
+        pairs = zip((first, second), parts, strict=True)
+        of_input, of_target = (
+            Normalizer(self.option, self.mean[s], self.factor[p]) for s, p in pairs
+        )
+        return of_input, of_target
+
+    @classmethod
+    def side_by_side(cls, parts: Sequence["Normalizer"]) -> "Normalizer":
+        """Return the normaliser of samples that stand side by side, each with its own."""
+        if len(parts) == 1:
+            return parts[0]
+        means, factors = [part.mean for part in parts], [part.factor for part in parts]
+        join = torch.cat if factors[0].dim() == 1 else lambda each: torch.block_diag(*each)
+        return cls(parts[0].option, torch.cat(means), join(factors))  # type: ignore[arg-type]
 
 
 def fit_normalizer(option: str, blocks: Callable[[], Iterable[Tensor]]) -> Normalizer:
@@ -175,22 +200,39 @@ class Normalized(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the energies or hidden activations ``(..., K)`` of raw samples ``(..., D)``."""
-        return self.model.encode(self.normalizer(floating(x)))
+        return self.model.encode(self._normalized(x))
 
-    def decode(self, energies: Tensor) -> Tensor:
+    def decode(self, energies: Tensor, x: Tensor | None = None) -> Tensor:
         """Return reconstructions ``(..., D)`` of raw samples from energies ``(..., K)``.
 
         Raises what the model's own ``decode`` raises, if it has no decoder.
         """
-        return self.normalizer.inverse(self.model.decode(energies))
+        inputs = [] if x is None else [self._normalized(x)]
+        return self._sides[1].inverse(self.model.decode(energies, *inputs))
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Return the reconstructions of raw samples, both ``(..., D)``; for ``l2``, of length 1."""
-        return self.decode(self.encode(x))
+        return self._sides[1].inverse(self.model.reconstruct(self._normalized(x)))
+
+    @property
+    def out_features(self) -> int | None:
+        """Width of a target that is not the input."""
+        return self.model.out_features
+
+    def sides(self, rows: Any) -> tuple[Any, Any]:
+        """Return the inputs and targets of rows, as the model does."""
+        return self.model.sides(rows)
+
+    @property
+    def _sides(self) -> tuple[Normalizer, Normalizer]:
+        return self.normalizer.sides(self.out_features)
+
+    def _normalized(self, x: Tensor) -> Tensor:
+        return self._sides[0](floating(x))
 
     def responsibilities(self, x: Tensor) -> Tensor:
         """Return the model's own responsibilities ``(..., K)`` for raw samples ``(..., D)``."""
-        return self.model.responsibilities(self.normalizer(floating(x)))
+        return self.model.responsibilities(self._normalized(x))
 
 
 def taking_raw(model: Any, normalizer: Normalizer) -> nn.Module:

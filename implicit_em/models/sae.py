@@ -5,6 +5,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from implicit_em.base.errors import ConfigError
+from implicit_em.base.values import check_word
 from implicit_em.codes import Code, Layer, positive
 from implicit_em.models.described import Described
 from implicit_em.models.encoder import Encoder
@@ -21,6 +23,13 @@ class SparseAutoencoder(Described):
         in_features: width D of the input.
         hidden: number of hidden units K.
         activation: elementwise function; ``None`` for ReLU.
+        out_features: width T of a target that is not the input: the model is then a transcoder
+            (Dunefsky et al. 2024, arXiv 2406.11944). ``None`` for the input itself.
+        skip: whether a linear path ``W_skip x``, 0 at the start, is added to the decoder's output
+            (Paulo et al. 2025, arXiv 2501.18823). The loss terms get what it leaves of a target.
+
+    Raises:
+        ValueError: if ``skip`` is no bool, or true without another target.
     """
 
     takes_stacks = takes_parts = folds = steps_sparsely = True
@@ -29,11 +38,24 @@ class SparseAutoencoder(Described):
     settings: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
-        self, in_features: int, hidden: int = 64, activation: nn.Module | None = None
+        self,
+        in_features: int,
+        hidden: int = 64,
+        activation: nn.Module | None = None,
+        out_features: int | None = None,
+        skip: bool = False,
     ) -> None:
         super().__init__()
+        check_word("skip", skip, (True, False))
+        if skip and out_features is None:
+            raise ConfigError("skip=true: the input would explain itself; needs data.target")
+        width = in_features if out_features is None else out_features
+        self.out_features = out_features
         self.encoder = Encoder(in_features, hidden, activation)
-        self.decoder: Linear | TiedLinear = Linear(hidden, in_features)
+        self.decoder: Linear | TiedLinear = Linear(hidden, width)
+        self.skip = Linear(in_features, width, bias=False) if skip else None
+        if self.skip is not None:
+            nn.init.zeros_(self.skip.weight)
 
     @property
     def weight(self) -> Tensor:
@@ -44,17 +66,39 @@ class SparseAutoencoder(Described):
         """Return the hidden activations ``(..., K)`` of inputs ``(..., D)``."""
         return self.encoder(x)
 
-    def decode(self, activations: Tensor | Code) -> Tensor:
-        """Return the reconstructions ``(..., D)`` of activations ``(..., K)``."""
-        return self.decoder(activations)
+    def decode(self, activations: Tensor | Code, x: Tensor | None = None) -> Tensor:
+        """Return the reconstructions ``(..., D)`` or ``(..., T)`` of activations ``(..., K)``.
+
+        Args:
+            activations: what ``encode`` returns.
+            x: the inputs ``(..., D)``; only a model with a linear path needs them.
+
+        Raises:
+            ValueError: if it needs the inputs and has none.
+        """
+        if self.skip is None:
+            return self.decoder(activations)
+        if x is None:
+            raise ConfigError("decode: with skip=true it needs the inputs, decode(activations, x)")
+        return self.decoder(activations) + self.skip(x)
+
+    def to_explain(self, x: Any, target: Tensor) -> Tensor:
+        """Return what the linear path of inputs leaves of a target; without one, the target."""
+        return target if self.skip is None else target - self.skip(x)
 
     @torch.no_grad()
     def fold(self, normalizer: Any) -> None:
         """Change the weights to take and reconstruct raw samples; see ``Encoder.fold``."""
-        self.encoder.fold(normalizer)
+        of_input, of_target = normalizer.sides(self.out_features)
+        self.encoder.fold(of_input)
         columns, bias = self.decoder.weight, self.decoder.bias
-        columns.copy_(normalizer.turned_back(columns.T).T)
-        bias.copy_(normalizer.inverse(bias.double()))
+        columns.copy_(of_target.turned_back(columns.T).T)
+        level = bias.double()
+        if self.skip is not None:
+            path_TD = of_input.turned(self.skip.weight)
+            level = level - path_TD @ of_input.mean
+            self.skip.weight.copy_(of_target.turned_back(path_TD.T).T)
+        bias.copy_(of_target.inverse(level))
 
     def place_biases(self, x: Tensor, share: float) -> None:
         """Set the encoder's biases so that a share of samples ``(N, D)`` activates each unit."""
@@ -75,23 +119,29 @@ class SparseAutoencoder(Described):
     def _outputs(self, activations: Any, **others: Any) -> dict[str, Any]:
         return {
             "energies": activations,
-            "reconstruction": self.decode(activations),
+            "reconstruction": (self.decode if self.skip is None else self.decoder)(activations),
             "decoder": self.decoder.weight,
             **others,
         }
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Return the reconstructions of inputs by the decoder, both ``(..., D)``."""
-        return self.decode(self.encode(x))
+        """Return the reconstructions ``(..., D)`` or ``(..., T)`` of inputs ``(..., D)``."""
+        return decoded(self, self.encode(x), x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the reconstructions of inputs, both ``(..., D)``."""
+        """Return what ``reconstruct`` returns."""
         return self.reconstruct(x)
 
     def extra_repr(self) -> str:
         """Return what calling the model returns."""
-        units, width = self.weight.shape[-2:]
+        units, width = self.weight.shape[-2], self.out_features or self.weight.shape[-1]
         return (
             f"model(x), model.reconstruct(x): reconstructions (..., {width})\n"
             f"model.encode(x): activations (..., {units})"
         )
+
+
+def decoded(model: Any, activations: Tensor, x: Tensor) -> Tensor:
+    """Return the reconstructions of activations by a model's decoder and its linear path."""
+    inputs = [] if getattr(model, "skip", None) is None else [x]
+    return model.decode(activations, *inputs)

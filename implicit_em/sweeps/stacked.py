@@ -15,7 +15,7 @@ from implicit_em.base import interruption
 from implicit_em.base.allocation import keep_freed_memory
 from implicit_em.base.errors import ConfigError
 from implicit_em.base.threads import cores
-from implicit_em.config.check import WIDTH_TRIED
+from implicit_em.config.check import widths_tried
 from implicit_em.config.memory import memory_of
 from implicit_em.config.spec import RunSpec
 from implicit_em.engine.rendezvous import Rendezvous, split_evenly
@@ -153,21 +153,22 @@ def _shared(spec: RunSpec) -> tuple[tuple[Any, ...], int] | None:
     ):
         return None
     try:
-        width = spec.build_data().in_features
+        data = spec.build_data()
     except ConfigError:  # the run itself will raise it
         return None
     if _draws(spec):
         return None
-    return tuple(trainer[key] for key in OF_THE_PROCESS), memory_of(spec, width)
+    memory = memory_of(spec, data.in_features, data.out_features)
+    return tuple(trainer[key] for key in OF_THE_PROCESS), memory
 
 
 def _draws(spec: RunSpec) -> bool:
     """Return whether a step draws random numbers, whose generator the whole process shares."""
     with torch.random.fork_rng(devices=[]):
-        module = spec.build_module(WIDTH_TRIED)
-        x = torch.rand(8, WIDTH_TRIED)
+        module = spec.build_module(*widths_tried(spec))
+        x = torch.rand(8, sum(widths_tried(spec)))
         before = torch.get_rng_state()
-        module.objective({"x": x, **module.outputs(module.model, x)})
+        module.objective(module.outputs(module.model, x))
         return not torch.equal(before, torch.get_rng_state())
 
 

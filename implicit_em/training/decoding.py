@@ -1,6 +1,6 @@
 """A linear decoder for any model, fitted by ridge regression after the training."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from os import PathLike
@@ -12,13 +12,25 @@ import torch
 from torch import Tensor, nn
 
 from implicit_em.base.threads import torch_threads
-from implicit_em.data import ResidentDataModule, SuperpositionDataModule, as_unit_float
+from implicit_em.data import (
+    ResidentDataModule,
+    SuperpositionDataModule,
+    as_unit_float,
+)
 from implicit_em.data.modules import fixed_choice
 from implicit_em.data.on_disk import Samples, SamplesOnDisk
-from implicit_em.metrics.dictionaries import cosines
-from implicit_em.metrics.reconstruction import RIDGE, fvu_of, ridge_decoder, wide_ridge_decoder
+from implicit_em.metrics.dictionaries import cosines, norms_at_sites, single_site
+from implicit_em.metrics.energies import UnexplainedVariance
+from implicit_em.metrics.reconstruction import (
+    RIDGE,
+    Pairs,
+    fvu_of,
+    ridge_decoder,
+    wide_ridge_decoder,
+)
 from implicit_em.metrics.recovery import recovered
 from implicit_em.models.normalizing import Normalizer, at_least_float32
+from implicit_em.models.sae import SparseAutoencoder, decoded
 from implicit_em.training.loading import load
 
 FITTED = 4096
@@ -59,25 +71,30 @@ class RidgeDecoder:
 
     def reconstruct(self, x: Any) -> Tensor:
         """Return reconstructions ``(N, D)`` of samples ``(N, ...)`` from their energies."""
-        return torch.cat([self(activations) for activations, _ in encoded(self.model, x, BATCH)])
+        flat = _flat(self.model, x)
+        return torch.cat([self(code) for code, _ in _with_targets(self.model, flat, flat)])
 
     def __repr__(self) -> str:
         units, width = self.weight.shape
         return f"RidgeDecoder({units} units of {type(self.model).__name__} -> {width} inputs)"
 
-    def fvu(self, x: Any) -> float:
+    def fvu(self, x: Any, target: Any = None) -> float:
         """Return the fraction of the variance of samples ``(N, ...)`` that is left unexplained.
 
-        It is ``sum (x - x')^2 / sum (x - mean x)^2``, over samples and features.
+        It is ``sum (x - x')^2 / sum (x - mean x)^2``, over samples and features. With a ``target``,
+        as in ``fit_decoder``, it is that of the target.
         """
-        return fvu_of((x, self(activations)) for activations, x in encoded(self.model, x, BATCH))
+        pairs = _with_targets(self.model, x, target)
+        return fvu_of((wanted, self(code)) for code, wanted in pairs)
 
-    def explained_variance(self, x: Any) -> float:
+    def explained_variance(self, x: Any, target: Any = None) -> float:
         """Return the fraction of the variance of samples ``(N, ...)`` explained: 1 - FVU."""
-        return 1 - self.fvu(x)
+        return 1 - self.fvu(x, target)
 
 
-def fit_decoder(run: str | Path | Any, x: Any, ridge: float = RIDGE) -> RidgeDecoder:
+def fit_decoder(
+    run: str | Path | Any, x: Any, ridge: float = RIDGE, target: Any = None
+) -> RidgeDecoder:
     """Fit a linear decoder to a model that may have none, by ridge regression.
 
     With ``z`` the scaled energies, the weight of ``z`` is ``(mean z z^T + ridge I)^-1 mean z (x -
@@ -90,6 +107,8 @@ def fit_decoder(run: str | Path | Any, x: Any, ridge: float = RIDGE) -> RidgeDec
             the model's own width. Bytes are scaled to [0, 1]; other values must be those that the
             model takes.
         ridge: strength of the ridge, above 0; it weighs as much as ``ridge N`` activations.
+        target: what the decoder is to explain, a tensor or array of shape ``(N, T)``; ``None`` for
+            the samples.
 
     Returns:
         The decoder. Its ``fvu(x)`` and ``explained_variance(x)`` measure it on any samples.
@@ -104,9 +123,13 @@ def fit_decoder(run: str | Path | Any, x: Any, ridge: float = RIDGE) -> RidgeDec
     if len(shape := np.shape(x)) < 2 or shape[0] < 2:
         raise ValueError(f"samples of shape {tuple(shape)}: allowed is (N, ...), N from 2 on")
     model: Any = load(Path(run)) if isinstance(run, str | PathLike) else run
-    samples = _flat(model, x)
-    fit = wide_ridge_decoder if model.weight.shape[-2] > len(samples) else ridge_decoder
-    weight, bias = fit(encoded(model, samples, BATCH), ridge)
+    return _fitted(model, _with_targets(model, x, target), len(_flat(model, x)), ridge)
+
+
+def _fitted(model: Any, pairs: Pairs, samples: int, ridge: float = RIDGE) -> RidgeDecoder:
+    """Return the decoder for pairs of codes ``(B, K)`` and what they are to explain, ``(B, T)``."""
+    fit = wide_ridge_decoder if model.weight.shape[-2] > samples else ridge_decoder
+    weight, bias = fit(pairs, ridge)
     dtype = at_least_float32(model.weight.dtype)
     return RidgeDecoder(model, weight.to(dtype), bias.to(dtype))
 
@@ -127,13 +150,25 @@ class Coder:
 
     def encode(self, x_ND: Tensor) -> Tensor:
         """Return the code ``(N, K)`` of raw vectors."""
-        raw_ND = x_ND.to(self.model.weight.dtype)
-        return self.model.encode(raw_ND if self.normalizer is None else self.normalizer(raw_ND))
+        return self.model.encode(self._normalized(x_ND))
 
-    def decode(self, code_NK: Tensor) -> Tensor:
-        """Return raw vectors ``(N, D)`` of a code."""
-        found_ND = (self.decoder or self.model.decode)(code_NK)
-        return found_ND if self.normalizer is None else self.normalizer.inverse(found_ND)
+    def decode(self, code_NK: Tensor, x_ND: Tensor | None = None) -> Tensor:
+        """Return raw vectors ``(N, T)`` of a code; a linear path needs the raw vectors ``x_ND``."""
+        if x_ND is None or self.decoder is not None:
+            found_NT = (self.decoder or self.model.decode)(code_NK)
+        else:
+            found_NT = decoded(self.model, code_NK, self._normalized(x_ND))
+        return found_NT if self._sides is None else self._sides[1].inverse(found_NT)
+
+    @property
+    def _sides(self) -> tuple[Normalizer, Normalizer] | None:
+        if self.normalizer is None:
+            return None
+        return self.normalizer.sides(self.model.out_features)
+
+    def _normalized(self, x_ND: Tensor) -> Tensor:
+        raw_ND = x_ND.to(self.model.weight.dtype)
+        return raw_ND if self._sides is None else self._sides[0](raw_ND)
 
     def on(self, device: torch.device) -> "Coder":
         """Return the same on a device, to which the model itself is moved."""
@@ -144,8 +179,8 @@ class Coder:
         return Coder(self.model.to(device), normalizer and normalizer.to(device), decoder)
 
     def __call__(self, x_ND: Tensor) -> Tensor:
-        """Return the reconstructions of raw vectors, both ``(N, D)`` and of one dtype."""
-        return self.decode(self.encode(x_ND)).to(x_ND.dtype)
+        """Return the reconstructions ``(N, T)`` of raw vectors ``(N, D)``, in their dtype."""
+        return self.decode(self.encode(x_ND), x_ND).to(x_ND.dtype)
 
 
 def decoder_of(model: Any, data: ResidentDataModule) -> RidgeDecoder:
@@ -163,7 +198,8 @@ def _decoder_of(model: Any, data: ResidentDataModule) -> RidgeDecoder:
     most = min(max(FITTED, FITTED_PER_UNIT * units), MOST_FITTED) if units <= WIDEST else FITTED
     samples, rows = data.split("train")[0], data.train_indices()
     fitted = rows[fixed_choice(len(rows), most)].to(samples.device)
-    return fit_decoder(model, samples.index_select(0, fitted))
+    chosen = samples.index_select(0, fitted)
+    return _fitted(model, encoded(model, chosen, BATCH), len(chosen))
 
 
 def ridge_fvu(model: Any, data: ResidentDataModule) -> float:
@@ -171,12 +207,42 @@ def ridge_fvu(model: Any, data: ResidentDataModule) -> float:
 
     They are a fixed choice, at most ``MEASURED``.
     """
-    return _decoder_of(model, data).fvu(_measured(data))
+    decoder = _decoder_of(model, data)
+    return fvu_of((x, decoder(code)) for code, x in encoded(model, _measured(data), BATCH))
+
+
+def at_sites(model: Any, data: ResidentDataModule) -> dict[str, Any]:
+    """Return the FVU of final samples at each site of a crosscoder, and its single-site units.
+
+    They are those of its own decoder, or of the ridge decoder of ``decoder_of``. Samples are as
+    they are before normalisation, rows as they are after it.
+    """
+    decode, weight_KD = decoder_and_rows(model, data)
+    raw = (lambda x: x) if data.normalizer is None else data.normalizer.inverse
+    found = {site: UnexplainedVariance() for site in data.parts}
+    for code, x_BD in encoded(model, data.final_samples()[0], BATCH):
+        wanted_BD, decoded_BD = raw(x_BD), raw(decode(code.to(model.weight.dtype)))
+        for site, columns in data.parts.items():
+            found[site].update(decoded_BD[:, columns], wanted_BD[:, columns])
+    norms_KS = norms_at_sites(weight_KD.cpu().numpy(), [*data.parts.values()])
+    fvus = {f"fvu.{site}": metric.compute().item() for site, metric in found.items()}
+    return {**fvus, "single_site_units": int(single_site(norms_KS).sum())}
+
+
+def decoder_and_rows(
+    model: Any, data: ResidentDataModule
+) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """Return a model's decoder and its rows ``(K, D)``: its own, or the ridge decoder's."""
+    if isinstance(model, SparseAutoencoder):
+        return model.decode, model.decoder.weight.detach().T
+    fitted = decoder_of(model, data)
+    return fitted, fitted.weight
 
 
 def own_fvu(model: Any, data: ResidentDataModule) -> float:
     """Return the FVU of the same samples, as the model takes them, by its own decoder."""
-    return fvu_of((x, model.decode(code)) for code, x in encoded(model, _measured(data), BATCH))
+    pairs = both_sides(model, _measured(data), BATCH)
+    return fvu_of((target, model.reconstruct(x)) for x, target in pairs)
 
 
 def _measured(data: ResidentDataModule) -> Tensor:
@@ -203,7 +269,9 @@ def features_found(model: Any, data: ResidentDataModule) -> float | None:
 
 @torch.no_grad()
 def encoded(model: Any, samples: Any, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield energies ``(B, K)`` and inputs ``(B, D)``, in float32 or float64, batch by batch.
+    """Yield energies ``(B, K)`` and what is to be explained, in float32 or float64, by batches.
+
+    That is the inputs ``(B, D)``, or the targets that stand beside them.
 
     Args:
         model: model whose ``encode`` gives energies, or hidden activations.
@@ -211,11 +279,32 @@ def encoded(model: Any, samples: Any, batch_size: int) -> Iterator[tuple[Tensor,
             width; uint8, which is scaled to [0, 1], or floating point.
         batch_size: number of samples in a batch.
     """
+    dtype = at_least_float32(model.weight.dtype)
+    for x, target in both_sides(model, samples, batch_size):
+        yield model.encode(x).to(dtype), target.to(dtype)
+
+
+def both_sides(model: Any, samples: Any, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield inputs and targets in the model's dtype, batch by batch; see ``encoded``."""
     weight = model.weight
-    dtype = at_least_float32(weight.dtype)
     for batch in _flat(model, samples).split(batch_size):
-        x = as_unit_float(batch.to(weight.device)).to(weight.dtype)
-        yield model.encode(x).to(dtype), x.to(dtype)
+        rows = as_unit_float(batch.to(weight.device)).to(weight.dtype)
+        yield model.sides(rows) if hasattr(model, "sides") else (rows, rows)
+
+
+@torch.no_grad()
+def _with_targets(model: Any, x: Any, target: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield what ``encoded`` yields; targets ``(N, T)`` may be given apart from the inputs."""
+    if target is None:
+        yield from encoded(model, x, BATCH)
+        return
+    inputs, targets = _flat(model, x), torch.as_tensor(target).flatten(1)
+    if len(inputs) != len(targets):
+        raise ValueError(f"target: {len(targets)} samples; allowed are {len(inputs)}, as in x")
+    dtype = at_least_float32(model.weight.dtype)
+    for some, wanted in zip(inputs.split(BATCH), targets.split(BATCH), strict=True):
+        rows = as_unit_float(some.to(model.weight.device)).to(model.weight.dtype)
+        yield model.encode(rows).to(dtype), wanted.to(rows.device, dtype)
 
 
 def _flat(model: Any, samples: Any) -> Samples:

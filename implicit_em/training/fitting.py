@@ -3,7 +3,6 @@
 import logging
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from implicit_em.engine.control import START_SAMPLES, start_near
 from implicit_em.engine.modules import EnergyModule
 from implicit_em.engine.rendezvous import current
 from implicit_em.metrics.convergence import convergence_epoch
+from implicit_em.models import SparseAutoencoder
 from implicit_em.training.checkpoints import (
     DirectCheckpointIO,
     LastCheckpoint,
@@ -60,9 +60,9 @@ class Fit:
         settings = spec.settings
         if settings["trainer"]["threads"]:
             torch.set_num_threads(settings["trainer"]["threads"])
-        refuse_what_memory_cannot_hold(spec, data.in_features)
+        refuse_what_memory_cannot_hold(spec, data.in_features, data.out_features)
         pl.seed_everything(settings["seed"], verbose=False)
-        module = spec.build_module(data.in_features)
+        module = spec.build_module(data.in_features, data.out_features)
         history = HistoryLogger(run.history)
         whose, statistics = (run.checkpoint, spec.identity), data.normalized_by
         checkpoint, done = resume_point(*whose, history.restore(), statistics)
@@ -155,7 +155,8 @@ def _start(module: EnergyModule, data: ResidentDataModule) -> float:
     started = time.monotonic()
     model = module.model
     if hasattr(model, "start"):
-        x = data.starting_samples().to(model.weight.dtype)
+        x, target = model.sides(data.starting_samples().to(model.weight.dtype))
+        x = target if isinstance(model, SparseAutoencoder) else x
         name = type(model).__name__
         subject = (
             f"model: {name} with {len(model.weight)} units cannot start from training samples of "
@@ -170,7 +171,7 @@ def _start(module: EnergyModule, data: ResidentDataModule) -> float:
     if module.control is not None:
         target = module.control.target.item()
     if target is not None:
-        start_near(target, model, partial(data.starting_samples, START_SAMPLES))
+        start_near(target, model, lambda: model.sides(data.starting_samples(START_SAMPLES))[0])
     return time.monotonic() - started
 
 

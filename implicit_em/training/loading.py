@@ -142,7 +142,8 @@ def load_weights(model: nn.Module, run: RunDirectory) -> Normalizer | None:
         The normaliser of the samples that the weights are for, if there is one.
     """
     description = run.read_model()
-    option, width = description.get("normalize"), description["model"].get("in_features")
+    option, arguments = description.get("normalize"), description["model"]
+    width = arguments.get("in_features", 0) + (arguments.get("out_features") or 0)
     with raising(DamagedError, str(run.weights), MemoryError):
         content = read_safetensors(run.weights)
     # A damaged file may raise anything.
@@ -153,7 +154,7 @@ def load_weights(model: nn.Module, run: RunDirectory) -> Normalizer | None:
             tensors = (weights.pop(f"{STATISTICS}{name}", None) for name in ("mean", "factor"))
             normalizer = Normalizer(option, *tensors)
             if normalizer.mean is not None and len(normalizer.mean) != width:
-                raise ValueError(f"statistics of {len(normalizer.mean)} inputs, of {width}")
+                raise ValueError(f"statistics of {len(normalizer.mean)} values, of {width}")
         dtype = next(value.dtype for value in weights.values() if value.is_floating_point())
         model.to(dtype).load_state_dict(weights, assign=True)
     return normalizer

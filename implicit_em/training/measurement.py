@@ -17,7 +17,7 @@ from implicit_em.metrics import final_metrics
 from implicit_em.metrics.energies import RECONSTRUCTION
 from implicit_em.metrics.probe import linear_probe
 from implicit_em.models import Encoder
-from implicit_em.training.decoding import encoded, features_found, ridge_fvu
+from implicit_em.training.decoding import at_sites, encoded, features_found, ridge_fvu
 from implicit_em.training.progress import working
 
 log = logging.getLogger(__name__)
@@ -57,8 +57,11 @@ def evaluate_module(
     samples as they are before normalisation.
     """
     normalizer = data.normalizer
-    if "fvu" in module.finals and normalizer is not None and normalizer.option in DISTORTING:
-        module.finals["fvu"].raw = deepcopy(normalizer).to(trainer.strategy.root_device).inverse
+    several = len(data.parts) > 1
+    distorts = normalizer is not None and (normalizer.option in DISTORTING or several)
+    if normalizer is not None and "fvu" in module.finals and distorts:
+        of_target = deepcopy(normalizer.sides(module.model.out_features)[1])
+        module.finals["fvu"].raw = of_target.to(trainer.strategy.root_device).inverse
     with working("measuring the model", logged=False):
         trainer.test(module, datamodule=data, verbose=False)
     results: dict[str, Any] = {}
@@ -70,6 +73,7 @@ def evaluate_module(
     if trainer.is_global_zero:
         with working("fitting a ridge decoder", logged=False):
             results["ridge_fvu"] = ridge_fvu(module.model, data)
+            results |= at_sites(module.model, data) if several else {}
         results["features_found"] = features_found(module.model, data)
     return results | _described(module, data)
 
@@ -82,6 +86,7 @@ def _described(module: EnergyModule, data: ResidentDataModule) -> dict[str, Any]
         "inputs": data.in_features,
         "responsibilities": by_em or isinstance(module.model, Encoder),
         "site": data.site if isinstance(data, ActivationDataModule) else None,
+        **({} if data.out_features is None else {"target": "+".join(data.parts)}),
     }
 
 

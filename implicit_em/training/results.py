@@ -22,6 +22,8 @@ BY_RIDGE = ("ridge_fvu", "features_found")
 DESCRIBED = ("units", "inputs", "responsibilities", "site")
 """What decides which metrics a table shows: the numbers K and D, whether energies are those of a
 mixture, and the place in a language model that the samples are from."""
+AT_SITES = ("single_site_units",)
+"""What is measured of crosscoders alone, beside keys that end with a site, such as ``fvu.SITE``."""
 RESPONSIBILITIES = ("responsibility_entropy", "maximum_responsibility")
 OF_TRAINING = ("final_loss", "convergence_epoch")
 ENDS = (*OF_TRAINING, "parameters", "epochs", "train_seconds")
@@ -59,7 +61,10 @@ def in_table(metrics: Mapping[Any, Any], of_sweep: bool = False) -> list[str]:
     if units > inputs or metrics.get("site"):
         keys = WIDE_SUMMARY if of_sweep else WIDE_TABLE
     omitted = () if metrics.get("responsibilities") in (None, True) else RESPONSIBILITIES
-    return [key for key in keys if key not in omitted]
+    shown = [key for key in keys if key not in omitted]
+    ends = ((str(key), *str(key).partition(".")) for key in metrics)
+    at_sites = [key for key, name, dot, _ in ends if dot and name in shown]
+    return [*shown[:2], *at_sites, *AT_SITES, *shown[2:]] if at_sites else shown
 
 
 def versions() -> dict[str, str]:

@@ -146,7 +146,7 @@ def _measure(results: Results, fit: Fit) -> Results:
 def _save(fit: Fit, run: RunDirectory) -> None:
     """Write the model and, if the run has one, the picture of its features."""
     model, data = fit.module.model, fit.data
-    arguments = fit.spec.model_arguments(data.in_features)
+    arguments = fit.spec.model_arguments(data.in_features, data.out_features)
     save_model(run, model, arguments, data.sample_shape, data.normalizer)
     if not fit.spec.settings.get("picture", True):  # earlier runs lack it
         return

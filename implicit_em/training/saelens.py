@@ -33,6 +33,11 @@ PLAIN = (Encoder, SampledEncoder, SparseAutoencoder, Dictionary)
 """Models whose only nonlinearity is ReLU."""
 CLASSES = {"standard": Dictionary, "topk": TopK, "jumprelu": JumpReLU, "gated": Gated}
 """Class of the model for each architecture."""
+TRANSCODERS = {
+    **{"transcoder": "standard", "skip_transcoder": "standard"},
+    **{"jumprelu_transcoder": "jumprelu", "jumprelu_skip_transcoder": "jumprelu"},
+}
+"""Architecture of the same form without another target, for each that has one."""
 TRAINED = ("batchtopk", "matryoshka_batchtopk")
 """Architectures of checkpoints that become a ``jumprelu`` after the training."""
 ENCODER = {"W_enc": "encoder.linear.weight", "b_enc": "encoder.linear.bias"}
@@ -85,23 +90,17 @@ def to_saelens(
         raise ConfigError(f"activation: {own.activation}; SAELens has ReLU alone")
     if normalizer is not None and normalizer.mean is None:
         raise ConfigError(f"data.normalize={normalizer.option}: cannot be folded into the weights")
+    target = model.out_features
+    if target is not None and type(model) in (TopK, Gated):
+        kind = type(model).__name__
+        raise ConfigError(
+            f"model: a {kind} with data.target; SAELens's transcoders are of ReLU and JumpReLU"
+        )
 
-    rows_KD, bias_K = own.linear.weight.double(), own.linear.bias.double()
-    if isinstance(model, SparseAutoencoder):
-        directions_KD, middle_D = model.decoder.weight.double().T, model.decoder.bias.double()
-    else:
-        assert decoder is not None, "a model without decoder needs one"
-        directions_KD, middle_D = (part.double() for part in decoder)
-    subtracted = isinstance(model, Dictionary) and model.subtract_bias
-    shift_K = -rows_KD @ middle_D if subtracted else torch.zeros_like(bias_K)
-    if normalizer is not None:
-        assert normalizer.mean is not None, "it is affine"
-        mean_D = normalizer.mean.double()
-        rows_KD = normalizer.turned(rows_KD)
-        shift_K = shift_K - rows_KD @ mean_D
-        directions_KD = normalizer.turned_back(directions_KD)
-        middle_D = normalizer.turned_back(middle_D) + mean_D
+    rows_KD, shift_K, directions_KD, middle_D, path_TD = _for_raw(model, normalizer, decoder)
+    bias_K = own.linear.bias.double()
     tensors = {"W_enc": rows_KD.T, "W_dec": directions_KD, "b_dec": middle_D}
+    tensors |= {} if path_TD is None else {"W_skip": path_TD}
     settings: dict[str, Any] = {"architecture": "standard"}
     if isinstance(model, Gated):
         scale_K = model.log_scale.double()
@@ -116,10 +115,46 @@ def to_saelens(
         settings = {"architecture": "jumprelu"}
     elif isinstance(model, TopK):
         settings = {"architecture": "topk", "k": model.k, "rescale_acts_by_decoder_norm": False}
+    if target is not None:
+        form = (settings["architecture"], path_TD is not None)
+        known_forms = {(base, "skip" in name): name for name, base in TRANSCODERS.items()}
+        settings = {"architecture": known_forms[form], "d_out": target}
     settings |= {"d_in": rows_KD.shape[1], "d_sae": len(rows_KD), "dtype": "float32"}
     settings |= {"device": "cpu", "apply_b_dec_to_input": False, **DEFAULTS}
     settings["metadata"] = {"sae_lens_version": VERSION}
     return settings, {name: array.detach().float().contiguous() for name, array in tensors.items()}
+
+
+def _for_raw(
+    model: Any, normalizer: Normalizer | None, decoder: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """Return what maps raw samples, in float64.
+
+    These are the rows of the encoder, what is added to its bias, the rows and the bias of the
+    decoder, and the matrix of the linear path, if there is one.
+    """
+    rows_KD, skip = model.weight.double(), getattr(model, "skip", None)
+    if isinstance(model, SparseAutoencoder):
+        directions_KD, middle_D = model.decoder.weight.double().T, model.decoder.bias.double()
+    else:
+        assert decoder is not None, "a model without decoder needs one"
+        directions_KD, middle_D = (part.double() for part in decoder)
+    subtracted = isinstance(model, Dictionary) and model.subtract_bias
+    shift_K = -rows_KD @ middle_D if subtracted else rows_KD.new_zeros(len(rows_KD))
+    path_TD = None if skip is None else skip.weight.double()
+    if normalizer is not None:
+        of_input, of_target = normalizer.sides(model.out_features)
+        assert of_input.mean is not None, "it is affine"
+        assert of_target.mean is not None, "it is affine"
+        rows_KD = of_input.turned(rows_KD)
+        shift_K = shift_K - rows_KD @ of_input.mean.double()
+        directions_KD = of_target.turned_back(directions_KD)
+        if path_TD is not None:
+            path_TD = of_input.turned(path_TD)
+            middle_D = middle_D - path_TD @ of_input.mean.double()
+            path_TD = of_target.turned_back(path_TD.T).T
+        middle_D = of_target.turned_back(middle_D) + of_target.mean.double()
+    return rows_KD, shift_K, directions_KD, middle_D, path_TD
 
 
 def of_today(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,7 +182,7 @@ def from_saelens(config: Mapping[str, Any], arrays: dict[str, Tensor]) -> nn.Mod
         ValueError: if configuration and arrays do not fit together.
     """
     architecture, arrays = config["architecture"], dict(arrays)
-    check_word("architecture", architecture, (*CLASSES, *TRAINED))
+    check_word("architecture", architecture, (*CLASSES, *TRANSCODERS, *TRAINED))
     for name, word in DEFAULTS.items():
         more = UNFOLDED if name == "normalize_activations" else ()
         check_word(name, config.get(name, word), (word, *more))
@@ -162,7 +197,9 @@ def from_saelens(config: Mapping[str, Any], arrays: dict[str, Tensor]) -> nn.Mod
     if architecture in TRAINED:
         architecture = "jumprelu"
         arrays["threshold"] = arrays.pop("topk_threshold").expand(len(arrays["W_dec"]))
-    parameters = PARAMETERS[architecture]
+    is_transcoder, has_path = architecture in TRANSCODERS, "skip" in architecture
+    architecture = TRANSCODERS.get(architecture, architecture)
+    parameters = {**PARAMETERS[architecture], **({"W_skip": "skip.weight"} if has_path else {})}
     if different := sorted(set(arrays) ^ set(parameters)):
         raise ValueError(f"{architecture}: missing or unknown: {', '.join(different)}")
     if wrong := [name for name, array in arrays.items() if not array.is_floating_point()]:
@@ -178,16 +215,20 @@ def from_saelens(config: Mapping[str, Any], arrays: dict[str, Tensor]) -> nn.Mod
         arrays["W_dec"] = arrays["W_dec"] / length_K[:, None]
     if "threshold" in arrays:
         arrays["threshold"] = arrays["threshold"].clamp(min=0).log()
-    units, width = arrays["W_dec"].shape
-    for name, size in (("d_in", width), ("d_sae", units)):
+    units, target = arrays["W_dec"].shape
+    width = len(arrays["W_enc"]) if is_transcoder else target
+    for name, size in (("d_in", width), ("d_sae", units), ("d_out", target)):
         check_word(name, config.get(name, size), (size,), " with these weights")
     options = {"k": config["k"]} if architecture == "topk" else {}
+    if is_transcoder:
+        options = {"out_features": target, "skip": has_path}
     subtract = bool(config.get("apply_b_dec_to_input", True))
     model: Any = CLASSES[architecture](
         width, units, unit_columns=False, subtract_bias=subtract, **options
     )
     state = {
-        parameters[name]: array.T if array.dim() == 2 else array for name, array in arrays.items()
+        parameters[name]: array.T if name in ("W_enc", "W_dec") and array.dim() == 2 else array
+        for name, array in arrays.items()
     }
     model.to(dtype).load_state_dict({**model.state_dict(), **state})
     return model.eval()

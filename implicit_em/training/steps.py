@@ -14,7 +14,8 @@ from torch import Tensor
 from implicit_em.base.errors import WriteError
 from implicit_em.data import BlockLoader, ResidentDataModule
 from implicit_em.models.normalizing import at_least_float32
-from implicit_em.training.decoding import BATCH, encoded
+from implicit_em.models.sae import decoded
+from implicit_em.training.decoding import BATCH, both_sides
 from implicit_em.training.history import Table
 from implicit_em.training.measurement import monitored_samples
 from implicit_em.training.progress import EpochProgress
@@ -133,11 +134,12 @@ class StepLog(pl.Callback):
 
     def _mean(self) -> Tensor:
         """Return the mean of the training samples, shape ``(D,)``, float64."""
-        width, normalizer = self.data.in_features, self.data.normalizer
+        width = self.data.out_features or self.data.in_features
+        normalizer = self.data.normalizer
         if normalizer is not None and normalizer.mean is not None:
             return torch.zeros(width, dtype=torch.float64)
         some = self.data.starting_samples(min(MEAN_OF, max(1, ELEMENTS // width)))
-        return some.mean(0, dtype=torch.float64)
+        return some[:, -width:].mean(0, dtype=torch.float64)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any, **__: Any) -> None:
         """Measure samples, and pass on what was logged, if it is time to."""
@@ -161,12 +163,13 @@ class StepLog(pl.Callback):
         active_K = torch.zeros(len(model.weight), dtype=torch.bool, device=module.device)
         in_training = [part for part in model.modules() if part.training]
         model.eval()
-        for energies_BK, x_BD in encoded(model, self._x, BATCH):
+        for inputs_BD, x_BD in both_sides(model, self._x, BATCH):
+            energies_BK = model.encode(inputs_BD)
             active_BK = energies_BK > 0
             total += active_BK.sum()
             active_K |= active_BK.any(0)
             if mean_D is not None:
-                decoded_BD = model.decode(energies_BK.to(model.weight.dtype))
+                decoded_BD = decoded(model, energies_BK, inputs_BD)
                 residual += (x_BD - decoded_BD).square().sum()
                 spread += (x_BD - mean_D).square().sum()
         for part in in_training:

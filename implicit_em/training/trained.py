@@ -78,9 +78,15 @@ class Trained:
         """Whether the model has a decoder of its own."""
         return isinstance(self.model, SparseAutoencoder)
 
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Sites of a crosscoder whose vectors make a sample, or the only one, if any is named."""
+        site = (self.spec.settings["data"] or {}).get("site")
+        return tuple(site) if isinstance(site, list) else (site,) if site else ()
+
     @cached_property
     def _read(self) -> tuple[ResidentDataModule, str | None]:
-        width = self.model.weight.shape[1]
+        width, target = self.model.weight.shape[1], self.model.out_features
         if self.spec.settings["data"] is None:
             raise ConfigError(
                 f"{self.address}: says nothing of its data; write data=activations data.path=STORE"
@@ -90,6 +96,11 @@ class Trained:
             raise ConfigError(
                 f"data: samples of width {data.in_features}, but the model was trained on width "
                 f"{width}"
+            )
+        if data.out_features != target:
+            raise ConfigError(
+                f"data.target: of width {data.out_features}, but the model was trained on a target "
+                f"of width {target}"
             )
         digest = digest_of_samples(data)
         if self.normalizer is not None:
@@ -115,7 +126,7 @@ class Trained:
         """A module that measures the model."""
         if self.run is None:
             return Measured(self.model)
-        module = self.spec.build_module(self.model.weight.shape[1])
+        module = self.spec.build_module(self.model.weight.shape[1], self.model.out_features)
         module.model = self.model
         return module
 
@@ -178,8 +189,11 @@ def trained(path: str | Path, data: Mapping[str, Any] | None = None) -> Trained:
 
 def _of_foreign(found: Foreign, data: Mapping[str, Any] | None) -> Trained:
     if data is not None and issubclass(get_class(data["_target_"]), ActivationDataModule):
-        site = site_of(found.metadata, ActivationStore(data["path"]), data.get("site"))
-        data = {**data, "site": site}
+        store, said = ActivationStore(data["path"]), found.metadata
+        data = {**data, "site": site_of(said, store, data.get("site"))}
+        if found.model.out_features is not None:
+            out = {**said, "hook_name": said.get("hook_name_out")}
+            data["target"] = site_of(out, store, data.get("target"))
     digest = digest_of_file(found.weights)[:16]
     output = OUTPUTS / re.sub(r"[^\w.-]+", "-", f"{found.name}-{digest}")
     return Trained(

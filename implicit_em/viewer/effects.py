@@ -28,10 +28,13 @@ class Effects:
     Args:
         lm: settings of the language model whose vectors are encoded; it is loaded on first use.
         normalizer: normaliser of these vectors; ``None`` for none.
+        out_features: width of a target that is not the input.
     """
 
-    def __init__(self, lm: LanguageModelSettings, normalizer: Any) -> None:
-        self.lm, self.normalizer = lm, normalizer
+    def __init__(
+        self, lm: LanguageModelSettings, normalizer: Any, out_features: int | None = None
+    ) -> None:
+        self.lm, self.normalizer, self.out_features = lm, normalizer, out_features
 
     @classmethod
     def of(cls, data: ActivationDataModule, path: str | None = None) -> "Effects | None":
@@ -48,7 +51,7 @@ class Effects:
             ConfigError: if a path is given where no model is, or another one.
         """
         try:
-            return cls(model_of(data.store.manifest, path), data.normalizer)
+            return cls(model_of(data.store.manifest, path), data.normalizer, data.out_features)
         except ConfigError as error:
             if path is not None:
                 raise
@@ -75,8 +78,8 @@ class Effects:
             return [None] * len(encoder_BD)
         row_BD, direction_BD = (torch.from_numpy(some) for some in (encoder_BD, directions_BD))
         if self.normalizer is not None and self.normalizer.mean is not None:
-            row_BD = self.normalizer.turned(row_BD)
-            direction_BD = self.normalizer.turned_back(direction_BD)
+            of_input, of_target = self.normalizer.sides(self.out_features)
+            row_BD, direction_BD = of_input.turned(row_BD), of_target.turned_back(direction_BD)
         rows, directions = (_extremes(self.model, some) for some in (row_BD, direction_BD))
         return [{"encoder": row, "direction": d} for row, d in zip(rows, directions, strict=True)]
 

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import permutations
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
@@ -21,7 +21,7 @@ from implicit_em.base.files import opened
 from implicit_em.data import ActivationDataModule
 from implicit_em.metrics.dictionaries import cosines
 from implicit_em.models import Encoder
-from implicit_em.training.decoding import BATCH, decoder_of, encoded
+from implicit_em.training.decoding import BATCH, decoder_and_rows, encoded
 from implicit_em.training.progress import RateProgress, working
 from implicit_em.training.trained import Trained, trained
 from implicit_em.viewer.activity import BLOCK, Activity, Unit
@@ -123,7 +123,8 @@ def served(
 
 def _write(page: Page, models: Sequence[Trained], lm: str | None) -> Path:
     """Write everything of a page, and return the path to open."""
-    widths = {found.model.weight.shape[1] for found in models}
+    shapes = {(found.model.weight.shape[1], found.model.out_features) for found in models}
+    widths = {width if target is None else target for width, target in shapes}
     if len(widths) > 1:
         listed = " and ".join(map(str, sorted(widths)))
         raise ConfigError(f"runs on data of widths {listed}: their features cannot be matched")
@@ -237,14 +238,15 @@ def _features(found: Trained, folder: Path, lm: str | None) -> Features:
     samples, labels = data.final_samples()
     with RateProgress(f"{found.address}: encoding", len(samples), "samples") as progress:
         activity = Activity.record(model, samples, folder, progress.advance)
-    if found.has_decoder:
-        directions_KD = model.decoder.weight.detach().cpu().numpy().T
-    else:
-        with working(f"{found.address}: fitting a ridge decoder"):
-            directions_KD = decoder_of(model, data).weight.cpu().numpy()
-    effects = Effects.of(data, lm) if isinstance(data, ActivationDataModule) else None
+    fitting = working(f"{found.address}: fitting a ridge decoder")
+    with nullcontext() if found.has_decoder else fitting:
+        directions_KD = decoder_and_rows(model, data)[1].cpu().numpy()
+    effects = None
+    if isinstance(data, ActivationDataModule) and len(data.parts) == 1:  # several are no one place
+        effects = Effects.of(data, lm)
     encoder_KD = model.weight.detach().cpu().numpy()
-    return Features(activity, seen_of(data, samples, labels), encoder_KD, directions_KD, effects)
+    seen = seen_of(data, samples, labels)
+    return Features(activity, seen, encoder_KD, directions_KD, effects, data.parts)
 
 
 def _history(path: Path) -> dict[str, list[float | None]]:
@@ -290,7 +292,8 @@ def random_units(samples: Any, width: int, counts_C: Sequence[int], seed: int = 
         counts_C: number of samples that activate each unit, above 0 and at most N.
         seed: seed of the directions, which are normally distributed.
     """
-    model = Encoder(width, len(counts_C), nn.Identity())
+    target = samples.shape[-1] - width or None
+    model = Encoder(width, len(counts_C), nn.Identity(), target)
     generator = torch.Generator().manual_seed(seed)
     nn.init.normal_(model.weight, generator=generator)
     nn.init.zeros_(model.linear.bias)

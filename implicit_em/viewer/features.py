@@ -1,6 +1,6 @@
 """Everything that pages show of each unit, as plain data."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.sparse import csc_array, issparse
 from scipy.stats import rankdata
 
-from implicit_em.metrics.dictionaries import cosines
+from implicit_em.metrics.dictionaries import cosines, norms_at_sites
 from implicit_em.viewer import statistics
 from implicit_em.viewer.activity import BLOCK, Activity, Unit
 from implicit_em.viewer.effects import Effects
@@ -69,6 +69,8 @@ class Features(Sequence[Feature]):
         encoder_KD: rows of the encoder.
         directions_KD: directions that the units stand for, of a decoder.
         effects: effects of directions on a language model's logits; ``None`` if there are none.
+        sites: columns of the directions at each site; of a crosscoder, rows of the table have the
+            norm of the directions at each, as ``norm.SITE``.
     """
 
     activity: Activity
@@ -76,6 +78,7 @@ class Features(Sequence[Feature]):
     encoder_KD: np.ndarray
     directions_KD: np.ndarray
     effects: Effects | None = None
+    sites: Mapping[str, slice] = field(default_factory=dict)
     _last: tuple[int, list[Feature]] = field(init=False, default=(-1, []))
 
     def __len__(self) -> int:
@@ -157,6 +160,9 @@ class Features(Sequence[Feature]):
             "label": best[1] if self.seen.kind != "texts" else ": ".join(filter(None, best[:2])),
             "auroc": best[2],
         }
+        if len(self.sites) > 1:
+            norms = norms_at_sites(self.directions_KD[[unit.number]], [*self.sites.values()])[0]
+            row |= {f"norm.{site}": short(n) for site, n in zip(self.sites, norms, strict=True)}
         if tokens is not None:
             row["tokens"] = [token for token, *_ in tokens]
         return row

@@ -61,7 +61,7 @@ class TextTrial:
         self.model, self.data = model, data
         manifest = data.store.manifest
         self.language_model = LanguageModel.load(model_of(manifest, path), "cpu")
-        self.language_model.stop_after([data.site])
+        self.language_model.stop_after(data.columns)
         self.prefix, self.suffix = manifest.prefix, manifest.suffix
         self.room = manifest.settings["context"]["length"] - len(self.prefix) - len(self.suffix)
         self.dtype = getattr(torch, manifest.dtype)
@@ -74,16 +74,16 @@ class TextTrial:
         own = self.language_model.tokenizer(text, add_special_tokens=False)["input_ids"]
         ids = [*self.prefix, *own[: self.room], *self.suffix]
         ids_1L = torch.tensor([ids])
-        with self.language_model.reading([self.data.site]) as found:
+        with self.language_model.reading(self.data.columns) as found:
             self.language_model.forward(ids_1L, torch.ones_like(ids_1L))
-        vectors_LD = found[self.data.site][0]
         arrays = {
             "token": ids_1L[0].int(),
             "position": torch.arange(len(ids)),
-            f"norm.{self.data.site}": vectors_LD.norm(dim=-1),
+            **{f"norm.{site}": found[site][0].norm(dim=-1) for site in self.data.columns},
         }
+        vectors_LD = torch.cat([found[site][0] for site in self.data.sites], dim=-1)
         special = self.data.store.manifest.special_tokens
-        kept_L = self.data.rule.kept(arrays, self.data.site, special).tolist()
+        kept_L = self.data.rule.kept(arrays, self.data.columns[0], special).tolist()
         x_LD = vectors_LD.to(self.dtype).to(self.model.weight.dtype)
         features = _active(self.model, self.data.normalizer, x_LD)
         shown = [one if kept else None for one, kept in zip(features, kept_L, strict=True)]
@@ -103,7 +103,7 @@ def trial_of(model: Any, data: ResidentDataModule, lm: str | None) -> Trial:
 def _active(model: Any, normalizer: Any, x_ND: Tensor) -> list[list[list[float]]]:
     """Return the features of each sample that are active, the strongest first."""
     if normalizer is not None:
-        x_ND = normalizer(x_ND).to(x_ND.dtype)
+        x_ND = normalizer.sides(model.out_features)[0](x_ND).to(x_ND.dtype)
     found = []
     for codes_K in model.encode(x_ND):
         values_M, units_M = codes_K.topk(min(MOST_FEATURES, len(codes_K)))

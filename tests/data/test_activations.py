@@ -328,7 +328,11 @@ def test_held_out_documents_are_needed_to_measure_on_them(tmp_path):
         ("data.site=resid.7", "data.site=resid.7 in the store store: allowed is resid.0"),
         (
             "data.site=[resid.0,mlp.1]",
-            "data.site=[resid.0, mlp.1] in the store store: allowed is one",
+            "data.site=mlp.1 in the store store: allowed is resid.0",
+        ),
+        (
+            "data.target=mlp",
+            "data.target=mlp.0 in the store store: allowed are null, resid.0",
         ),
         ("data.label=x", "data.label=x in the store store: allowed are null, kind"),
         ("data.path=nowhere", "data: nowhere: no store"),

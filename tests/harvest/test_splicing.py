@@ -230,6 +230,51 @@ def test_a_pass_that_begins_at_a_site_is_a_full_pass_bit_for_bit(kind, site, loa
 # --- what is replaced
 
 
+def test_a_site_is_replaced_by_what_others_give(harvested, loaded, models):
+    """A transcoder of two sites, beside hooks; tokens stay if the rules of all sites keep them."""
+    store, reads, site = harvested("llama"), ("mlpin.1", "resid.0"), "mlp.2"
+    limits = tuple(
+        (name, store.column(f"norm.{name}", "test").quantile(0.8).item()) for name in (*reads, site)
+    )
+    rule, matrix = TokenFilter(1, True, limits=limits), torch.randn(2 * WIDTH, WIDTH)
+    functions = {"linear": lambda x_ND: x_ND @ matrix, "zero": lambda x_ND: 0 * x_ND[:, :WIDTH]}
+    found = spliced_losses(store, loaded["llama"], site, rule, functions, most=ALL, reads=reads)
+    network, sums = network_of(models["llama"]), torch.zeros(2, dtype=torch.float64)
+    documents, prefix = store.documents(), store.manifest.prefix
+    special = torch.tensor(store.manifest.special_tokens)
+    for number in found.documents_N.tolist():
+        pieces = documents.ids(number).split(LENGTH - len(prefix))
+        for ids in (torch.cat([torch.tensor(prefix), piece.long()]) for piece in pieces):
+            seen = {}
+            hooks = [
+                network.get_submodule(place_of(name, "llama")).register_forward_hook(
+                    lambda *call, name=name, seen=seen: seen.update({name: vectors_of(call[2])[0]})
+                )
+                for name, _ in limits
+            ]
+            full_pass(models["llama"], ids)
+            for hook in hooks:
+                hook.remove()
+            kept = (torch.arange(len(ids)) >= 1) & ~torch.isin(ids, special)
+            for name, largest in limits:
+                kept &= seen[name].norm(dim=-1) <= largest
+            given = torch.cat([seen[name] for name in reads], dim=1) @ matrix
+            whole = torch.where(kept[:, None], given, seen[site])[None]
+            module = network.get_submodule(place_of(site, "llama"))
+            hook = module.register_forward_hook(lambda *_, whole=whole: whole)
+            log_q = full_pass(models["llama"], ids)
+            hook.remove()
+            counts = torch.arange(len(ids)) >= max(1, len(prefix))
+            counts &= ~torch.isin(ids, special)
+            at = counts.nonzero()[:, 0]
+            sums += torch.stack([-log_q[at - 1, ids[at]].sum(), torch.tensor(len(at)).double()])
+    loss = found.spliced["linear"].loss_N.sum()
+    assert loss.item() == pytest.approx(sums[0].item(), rel=1e-5)
+    assert found.predicted_N.sum() == sums[1]
+    assert torch.equal(found.spliced["zero"].loss_N, found.zero.loss_N)
+    assert loss > found.clean_N.sum() + 0.1
+
+
 @pytest.mark.parametrize("site", SITES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_vectors_themselves_change_nothing_and_zeros_are_the_zero_ablation(

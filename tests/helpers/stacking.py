@@ -24,7 +24,7 @@ def _replicas(model):
 
 
 def _samples(model, count=1):
-    width = model.weight.shape[-1]
+    width = model.weight.shape[-1] + (model.out_features or 0)
     return torch.rand(count, SAMPLES, width, generator=torch.Generator().manual_seed(1))
 
 

@@ -23,7 +23,7 @@ from implicit_em.data.store import (
 )
 from implicit_em.harvest.writing import StoreWriter
 
-SITE, WIDTH, SPECIAL, SINK = "resid.0", 3, [0, 1], 5
+SITE, WIDTH, SPECIAL, SINK, OTHER_SINK = "resid.0", 3, [0, 1], 5, 6
 NO_MODEL = {"name": "tiny", "sha256": None}
 
 
@@ -38,11 +38,12 @@ def make_shard(rng, tokens, width=WIDTH, **given):
     return {**ints, SITE: torch.from_numpy(vectors_ND).half(), f"norm.{SITE}": norms_N}
 
 
-def make_store(path, sizes, width=WIDTH, documents=None):
+def make_store(path, sizes, width=WIDTH, documents=None, further=()):
     """Write a store and return its directory.
 
     ``sizes`` holds pairs of a split and the tokens of its shards, in the order of the splits.
     ``documents`` are those of the store, if they are not ten that alternate between two kinds.
+    ``further`` are sites beside ``SITE``, by their widths; ``OTHER_SINK`` has a large norm there.
     """
     path.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)
@@ -62,7 +63,12 @@ def make_store(path, sizes, width=WIDTH, documents=None):
     }
     for arrays in shards.values():
         arrays["document"] %= len(documents)
-    return finish_store(path, shards, documents, width)
+        for site, size in dict(further).items():
+            vectors_ND = 7 + 2 * torch.from_numpy(rng.normal(0, 1, (len(arrays["token"]), size)))
+            vectors_ND[arrays["token"] == OTHER_SINK] *= 100
+            arrays[site] = vectors_ND.half()
+            arrays[f"norm.{site}"] = vectors_ND.norm(dim=1).float()
+    return finish_store(path, shards, documents, {SITE: width, **dict(further)})
 
 
 def make_text_store(path, vocabulary, texts, width=WIDTH):
@@ -93,10 +99,10 @@ def make_text_store(path, vocabulary, texts, width=WIDTH):
         shard = Shard(split=split, number=0, tokens=len(rows))
         given = {"token": token_N, "document": document_N, "place": place_N}
         shards[shard] = make_shard(rng, len(rows), width, **given)
-    return finish_store(path, shards, documents, width)
+    return finish_store(path, shards, documents, {SITE: width})
 
 
-def finish_store(path, shards, documents, width):
+def finish_store(path, shards, documents, sites):
     """Write shards, given with their arrays, and the manifest; gives the directory."""
     written = []
     for shard, arrays in shards.items():
@@ -104,7 +110,7 @@ def finish_store(path, shards, documents, width):
         sha256 = digest_of_file(path / shard.file)
         written.append(shard.model_copy(update={"sha256": sha256}))
     manifest = Manifest(
-        settings={"sites": [SITE], "lm": NO_MODEL, "context": {"length": 12}},
+        settings={"sites": [*sites], "lm": NO_MODEL, "context": {"length": 12}},
         model={"name": "tiny", "architecture": "Tiny", "blocks": 1, "files": {}},
         text={
             "documents": len(documents),
@@ -112,7 +118,7 @@ def finish_store(path, shards, documents, width):
             "sha256": "0" * 64,
         },
         versions={},
-        sites={SITE: width},
+        sites=sites,
         dtype="float16",
         special_tokens=SPECIAL,
         prefix=[0],

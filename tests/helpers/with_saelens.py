@@ -20,8 +20,19 @@ from sae_lens import (
     TopKTrainingSAE,
     TopKTrainingSAEConfig,
 )
+from sae_lens.saes.transcoder import (
+    JumpReLUSkipTranscoder,
+    JumpReLUSkipTranscoderConfig,
+    JumpReLUTranscoder,
+    JumpReLUTranscoderConfig,
+    SkipTranscoder,
+    SkipTranscoderConfig,
+    Transcoder,
+    TranscoderConfig,
+)
 
 UNFOLDED = {"normalize_activations": "expected_average_only_in"}
+OUT = {"d_out": 4, "apply_b_dec_to_input": False}
 KINDS = {
     "standard": (StandardSAE, StandardSAEConfig, {}),
     "standard-unscaled": (StandardSAE, StandardSAEConfig, UNFOLDED),
@@ -33,6 +44,10 @@ KINDS = {
     "batchtopk-trained": (BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig, {"k": 4}),
     "jumprelu": (JumpReLUSAE, JumpReLUSAEConfig, {}),
     "gated": (GatedSAE, GatedSAEConfig, {}),
+    "transcoder": (Transcoder, TranscoderConfig, OUT),
+    "skip_transcoder": (SkipTranscoder, SkipTranscoderConfig, OUT),
+    "jumprelu_transcoder": (JumpReLUTranscoder, JumpReLUTranscoderConfig, OUT),
+    "jumprelu_skip_transcoder": (JumpReLUSkipTranscoder, JumpReLUSkipTranscoderConfig, OUT),
 }
 """By name, what makes a model; ``checkpoint`` is a folder of the training, ``trained`` its end.
 ``-whole`` behind a name stands for a model whose input keeps ``b_dec``."""
@@ -42,7 +57,8 @@ def answer(sae, folder, samples):
     """Write the codes and reconstructions of samples beside a folder."""
     with torch.no_grad():
         codes = sae.encode(torch.from_numpy(samples))
-        arrays = {"codes": codes.numpy(), "reconstructions": sae.decode(codes).numpy()}
+        found = sae(torch.from_numpy(samples)) if hasattr(sae.cfg, "d_out") else sae.decode(codes)
+        arrays = {"codes": codes.numpy(), "reconstructions": found.numpy()}
     np.savez(Path(folder).with_suffix(".npz"), **arrays)
 
 
@@ -51,7 +67,8 @@ def make(kind, folder, samples):
     torch.manual_seed(0)
     name = kind.removesuffix("-whole")
     cls, config, more = KINDS[name]
-    sae = cls(config(d_in=samples.shape[1], d_sae=12, apply_b_dec_to_input=name == kind, **more))
+    how = {"apply_b_dec_to_input": name == kind, **more}
+    sae = cls(config(d_in=samples.shape[1], d_sae=12, **how))
     with torch.no_grad():
         for part, parameter in sae.named_parameters():
             parameter.copy_(torch.rand_like(parameter) - (0 if part == "threshold" else 0.5))

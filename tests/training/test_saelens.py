@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from helpers.exchanged import MODELS, UNITS, WIDTH, made
+from helpers.exchanged import MODELS, TRANSCODERS, UNITS, WIDTH, made, normalizer_of
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -20,7 +20,9 @@ from implicit_em.training.saelens import to_saelens
 
 def theirs(config, arrays, x_ND):
     """Return codes and reconstructions as SAELens computes them."""
-    shifted_ND = x_ND - arrays["b_dec"] * config.get("apply_b_dec_to_input", True)
+    shifted_ND = x_ND
+    if config.get("apply_b_dec_to_input", True):
+        shifted_ND = x_ND - arrays["b_dec"]
     z_NK = shifted_ND @ arrays["W_enc"]
     length_K = torch.ones(())
     match config["architecture"]:
@@ -32,15 +34,16 @@ def theirs(config, arrays, x_ND):
                 length_K = arrays["W_dec"].norm(dim=-1)
             top = ((z_NK + arrays["b_enc"]) * length_K).topk(config["k"])
             codes_NK = torch.zeros_like(z_NK).scatter(1, top.indices, top.values.relu())
-        case "jumprelu":
+        case "jumprelu" | "jumprelu_transcoder" | "jumprelu_skip_transcoder":
             z_NK = z_NK + arrays["b_enc"]
             codes_NK = z_NK.relu() * (z_NK > arrays["threshold"])
         case "batchtopk":
             z_NK = z_NK + arrays["b_enc"]
             codes_NK = z_NK.relu() * (z_NK > arrays["topk_threshold"])
-        case "standard":
+        case "standard" | "transcoder" | "skip_transcoder":
             codes_NK = (z_NK + arrays["b_enc"]).relu()
-    return codes_NK, (codes_NK / length_K) @ arrays["W_dec"] + arrays["b_dec"]
+    decoded_ND = (codes_NK / length_K) @ arrays["W_dec"] + arrays["b_dec"]
+    return codes_NK, decoded_ND + (x_ND @ arrays["W_skip"].T if "W_skip" in arrays else 0)
 
 
 def random_arrays(architecture):
@@ -64,23 +67,25 @@ def written(folder, config, arrays, names=("cfg.json", "sae_weights.safetensors"
 
 
 @pytest.mark.parametrize("option", [None, "scale", "standard", "zca"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, *TRANSCODERS])
 def test_their_formulas_give_our_codes_and_reconstructions(name, option, tmp_path):
     model, x_ND = made(name)
-    normalizer = option and fit_normalizer(option, lambda: [x_ND.double()])
-    seen_ND = x_ND if normalizer is None else normalizer(x_ND)
+    normalizer = option and normalizer_of(model, option, x_ND)
+    of_input, of_target = normalizer.sides(model.out_features) if normalizer else (None, None)
+    seen_ND = x_ND if normalizer is None else of_input(x_ND)
+    width = model.out_features or WIDTH
     decoder = (
-        (torch.randn(UNITS, WIDTH), torch.randn(WIDTH)) if isinstance(model, Encoder) else None
+        (torch.randn(UNITS, width), torch.randn(width)) if isinstance(model, Encoder) else None
     )
     config, arrays = to_saelens(model, normalizer, decoder)
     codes_NK, found_ND = theirs(config, arrays, x_ND)
     expected_NK = model.encode(seen_ND)
     torch.testing.assert_close(codes_NK, expected_NK, atol=2e-5, rtol=1e-5)
     decoded_ND = (
-        model.decode(expected_NK) if decoder is None else expected_NK @ decoder[0] + decoder[1]
+        model.reconstruct(seen_ND) if decoder is None else expected_NK @ decoder[0] + decoder[1]
     )
     if normalizer is not None:
-        decoded_ND = normalizer.inverse(decoded_ND)
+        decoded_ND = of_target.inverse(decoded_ND)
     torch.testing.assert_close(found_ND, decoded_ND, atol=5e-5, rtol=1e-5)
     save_file(arrays, tmp_path / "sae_weights.safetensors")
     (tmp_path / "cfg.json").write_text(json.dumps(config))
@@ -199,7 +204,7 @@ def test_weights_of_dictionary_learning_that_contradict_its_settings_are_one_lin
     with pytest.raises(DamagedError) as refused:
         implicit_em.load(tmp_path)
     assert str(refused.value).startswith(f"{tmp_path}: {said}")
-    assert not recwarn
+    assert not [str(w.message) for w in recwarn]
 
 
 def test_what_has_no_form_there_is_one_line(tmp_path):

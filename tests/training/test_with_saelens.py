@@ -4,7 +4,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from helpers.exchanged import MODELS, write_folder
+from helpers.exchanged import MODELS, TRANSCODERS, write_folder
 from helpers.paths import ROOT
 
 import implicit_em
@@ -17,6 +17,7 @@ KINDS = [
     for name in ("standard", "standard-unscaled", "topk", "topk-rescaled", "jumprelu", "gated")
     for end in ENDS
 ] + [f"{n}-{s}{e}" for n in ("topk", "batchtopk") for s in ("checkpoint", "trained") for e in ENDS]
+KINDS += ["transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"]
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def exchanged(tmp_path_factory):
     """Folders of all families that SAELens has read, and folders that it has made."""
     folder = tmp_path_factory.mktemp("exchanged")
     words = []
-    for name in MODELS:
+    for name in (*MODELS, *TRANSCODERS):
         x_ND = write_folder(folder / name, name)
         words.append(f"read={folder / name}")
     words += [f"{kind}={folder / f'their-{kind}'}" for kind in KINDS]
@@ -35,7 +36,7 @@ def exchanged(tmp_path_factory):
     return folder, x_ND
 
 
-@pytest.mark.parametrize("name", [*MODELS, *(f"their-{kind}" for kind in KINDS)])
+@pytest.mark.parametrize("name", [*MODELS, *TRANSCODERS, *(f"their-{kind}" for kind in KINDS)])
 def test_both_tools_give_the_same_codes_and_reconstructions(exchanged, name):
     folder, x_ND = exchanged
     model = implicit_em.load(folder / name)
