@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from implicit_em.base.imports import quick_imports
+
 
 def train(arguments: Sequence[str]) -> int:
     """Train one run or, with -m, a sweep."""
@@ -19,21 +21,24 @@ def harvest(arguments: Sequence[str]) -> int:
 
 def explore(arguments: Sequence[str]) -> int:
     """Write a page of every feature of finished runs."""
-    from implicit_em.viewer.__main__ import main
+    with quick_imports():
+        from implicit_em.viewer.__main__ import main
 
     return main(arguments)
 
 
 def export(arguments: Sequence[str]) -> int:
     """Write a finished run for other tools, such as SAELens."""
-    from implicit_em.export import main
+    with quick_imports():
+        from implicit_em.export import main
 
     return main(arguments)
 
 
 def evaluate(arguments: Sequence[str]) -> int:
     """Measure a finished run again, also on other data."""
-    from implicit_em.evaluate import main
+    with quick_imports():
+        from implicit_em.evaluate import main
 
     return main(arguments)
 
@@ -54,6 +59,7 @@ def steer(arguments: Sequence[str]) -> int:
 
 def summarise(arguments: Sequence[str]) -> int:
     """Write the summary of a sweep again."""
-    from implicit_em.sweeps.__main__ import main
+    with quick_imports():
+        from implicit_em.sweeps.__main__ import main
 
     return main(arguments)
