@@ -32,7 +32,7 @@ def feature_grid(weight_KD: np.ndarray, sample_shape: Sequence[int]) -> Figure:
     axes = figure.add_subplot()
     shown = draw_grid(axes, weight_KD, sample_shape)
     more = f" (the first {shown:,} of {len(weight_KD):,})" if shown < len(weight_KD) else ""
-    axes.set_title(f"Encoder weights of {shown:,} components{more}", fontsize=10)
+    axes.set_title(f"Encoder weights of {shown:,} components{more}", fontsize=10, y=1)
     return figure
 
 
