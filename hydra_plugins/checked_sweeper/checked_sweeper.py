@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper, BasicSweeperConf
 from hydra.core.config_store import ConfigStore
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
 
 
 @dataclass
@@ -23,8 +25,19 @@ class CheckedSweeper(BasicSweeper):
     """Hydra's basic sweeper, without its own check that every job can be composed.
 
     ``CheckCallback`` has composed every job when the sweep starts. Hydra would take tens of
-    milliseconds a job to do it again.
+    milliseconds a job to do it again, and as many to compose the job that its launcher runs.
     """
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Set up the launcher; for Hydra's basic one, ``JobComposer`` composes the jobs."""
+        from implicit_em.sweeps import launchers
+        from implicit_em.sweeps.jobs import composing_quickly
+
+        if launchers.is_basic(config):
+            hydra_context = composing_quickly(hydra_context, config)
+        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def validate_batch_is_legal(self, batch: Sequence[Sequence[str]]) -> None:
         """Accept all jobs."""

@@ -1,6 +1,8 @@
 """The jobs of a sweep: their overrides and their configurations."""
 
 from collections.abc import Iterator, Sequence
+from copy import copy
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -10,6 +12,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, Transformer
 from hydra.errors import HydraException
+from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -109,6 +112,13 @@ class JobComposer:
         key = override.key_or_group
         in_group = "/" in key or self._options(key)
         return not (changes_keys or override.package or in_group or key.startswith("hydra."))
+
+
+def composing_quickly(context: HydraContext, sweep: DictConfig) -> HydraContext:
+    """Return a context whose loader composes the jobs of a sweep by a ``JobComposer``."""
+    composer, loader = JobComposer(sweep, context.config_loader), copy(context.config_loader)
+    vars(loader)["load_sweep_config"] = lambda _, overrides: composer.compose(overrides)
+    return replace(context, config_loader=loader)
 
 
 class TaskComposer(JobComposer):

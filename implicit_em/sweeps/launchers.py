@@ -20,6 +20,11 @@ def run_here(config: DictConfig) -> bool:
     return _name(config.hydra.launcher) in HERE
 
 
+def is_basic(config: DictConfig) -> bool:
+    """Return whether the launcher is Hydra's own, which runs one job after the other."""
+    return _name(config.hydra.launcher) == "BasicLauncher"
+
+
 def optimises(config: DictConfig) -> bool:
     """Return whether the sweeper chooses jobs by the results of earlier ones."""
     return _name(config.hydra.sweeper) not in GRIDS
@@ -34,7 +39,7 @@ def refusal(config: DictConfig) -> str | None:
         config.hydra.runtime.choices[group] for group in ("hydra/launcher", "hydra/sweeper")
     )
     if config.hydra.mode == RunMode.RUN:
-        if _name(config.hydra.launcher) != "BasicLauncher":
+        if not is_basic(config):
             return f"hydra/launcher={choice}: starts the jobs of a sweep; add -m"
         return f"hydra/sweeper={sweeper}: makes a sweep; add -m" if optimises(config) else None
     if config.get("objective") is None and optimises(config):

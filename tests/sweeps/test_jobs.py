@@ -2,8 +2,11 @@
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.types import HydraContext
 from omegaconf import OmegaConf, open_dict
 
 from implicit_em.config import CONF
@@ -88,3 +91,19 @@ def test_jobs_that_differ_in_values_alone_are_composed_once(sweep, monkeypatch):
         for seed in range(3):
             assert composer.compose([f"loss={loss}", f"seed={seed}"]).seed == seed
     assert len(composed) == 2
+
+
+def test_the_basic_launcher_has_jobs_of_one_choice_composed_once(sweep, monkeypatch):
+    config, loader = sweep
+    composed = []
+    load = loader.load_sweep_config
+    monkeypatch.setattr(loader, "load_sweep_config", lambda *a: composed.append(a) or load(*a))
+    sweeper = Plugins.instance().instantiate_sweeper(
+        hydra_context=HydraContext(loader, Callbacks()), task_function=lambda _: None, config=config
+    )
+    for seed in range(3):
+        found = sweeper.launcher.hydra_context.config_loader.load_sweep_config(
+            config, [f"seed={seed}"]
+        )
+        assert OmegaConf.to_yaml(found) == OmegaConf.to_yaml(load(config, [f"seed={seed}"]))
+    assert len(composed) == 1
