@@ -16,16 +16,21 @@ WITHOUT_CODES = ("mixture",)
 DENSE = [f"{name} dense" for name in FAMILIES] + [f"{name} l0" for name in CONTROLLED]
 SPARSE = [f"{name} sparse" for name in FAMILIES if name not in WITHOUT_CODES]
 COMMANDS = ("run", "resume", "stacked", "sparse", "language", "estimator")
+QUICKLY = """
+from implicit_em.base.imports import quick_imports
+with quick_imports():
+    from helpers.device_paths import show
+show()
+"""
 OF_ENERGIES = ("encoder", "sampled", "hybrid")
 """Families whose decorrelation asks whether a unit is active in most samples."""
 
 
 @pytest.fixture(scope="module")
 def found():
-    script = ROOT / "tests" / "helpers" / "device_paths.py"
     path = os.pathsep.join([str(ROOT / "tests"), str(ROOT)])
     done = subprocess.run(
-        [sys.executable, str(script)],
+        [sys.executable, "-c", QUICKLY],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

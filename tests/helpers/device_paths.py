@@ -312,8 +312,13 @@ def _said(waits):
     return ", ".join(f"{number:g} {kind}" for kind, number in sorted(waits.items())) or "0"
 
 
-if __name__ == "__main__":
+def show():
+    """Take the paths, and print what was found."""
     shown = io.StringIO()
     with contextlib.redirect_stdout(shown):
         results = main()
     print(table(results) if "--table" in sys.argv else json.dumps(results))
+
+
+if __name__ == "__main__":
+    show()
