@@ -227,7 +227,7 @@ def from_saelens(config: Mapping[str, Any], arrays: dict[str, Tensor]) -> nn.Mod
         width, units, unit_columns=False, subtract_bias=subtract, **options
     )
     state = {
-        parameters[name]: array.T if name in ("W_enc", "W_dec") and array.dim() == 2 else array
+        parameters[name]: array.T if array.dim() == 2 and name != "W_skip" else array
         for name, array in arrays.items()
     }
     model.to(dtype).load_state_dict({**model.state_dict(), **state})

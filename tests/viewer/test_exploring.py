@@ -199,7 +199,7 @@ def test_an_earlier_page_is_replaced_and_nothing_else(trained, tmp_path, capsys)
 
 
 def test_a_page_that_fails_leaves_nothing(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(exploring, "decoder_of", lambda *_: 1 / 0)
+    monkeypatch.setattr(exploring, "decoder_and_rows", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         explore([trained("vectors")], tmp_path / "page")
     assert list(tmp_path.iterdir()) == []
