@@ -128,3 +128,50 @@ def test_without_the_language_model_one_line_says_so(trained, command_line, smal
     for run, reason in (("run", "--lm names it"), ("images", "are from no language model")):
         assert main([run, "--inside"]) == 2
         assert reason in one_line(capsys)
+
+
+def test_a_transcoder_is_put_where_it_explains_and_a_crosscoder_into_one_site_at_a_time(
+    command_line_of, tmp_path
+):
+    """The losses are those of transformers with a hook, on whole documents."""
+    import transformers
+
+    own = [f"store={tmp_path / 'store'}", f"sites=[mlpin.{SITE},mlp.{SITE}]", "context.length=12"]
+    lines = [*reads(tmp_path, "llama", head=True), *own, "tokens=null"]
+    assert command_line_of("harvest", *lines) == 0
+    data = ["data=activations", f"data.path={tmp_path / 'store'}", "data.val_size=50"]
+    data += ["data.largest_norm=null", "data.special_tokens=true", *BRIEF]
+    transcoder = [f"data.site=mlpin.{SITE}", "data.target=mlp", "model=l1", "model.skip=true"]
+    crosscoder = [f"data.site=[mlpin.{SITE},mlp.{SITE}]", "model=l1"]
+    found = {}
+    for name, typed in (("transcoder", transcoder), ("crosscoder", crosscoder)):
+        assert command_line_of("train", *data, *typed, f"hydra.run.dir={tmp_path / name}") == 0
+        found[name] = evaluate(tmp_path / name, inside=True, lm=str(tmp_path / "model"))
+    network = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
+    mlp = network.model.layers[SITE].mlp
+    documents = ActivationDataModule(tmp_path / "store", site=f"mlp.{SITE}").store.documents()
+    models = {name: implicit_em.load(tmp_path / name) for name in found}
+    width = network.config.hidden_size
+
+    def replaced(name):
+        def hook(module, inputs, output):
+            rows = inputs[0] if name == "transcoder" else torch.cat([inputs[0], output], -1)
+            return models[name].reconstruct(rows)[..., -width:]
+
+        return hook
+
+    for name, key in (("transcoder", "ce_nats"), ("crosscoder", f"ce_nats.mlp.{SITE}")):
+        total, count = 0.0, 0
+        handle = mlp.register_forward_hook(replaced(name))
+        for number in np.flatnonzero(documents.splits_N.numpy() == 2):
+            for ids_L in documents.ids(number).long().split(12):
+                with torch.no_grad():
+                    logits = network(ids_L[None]).logits[0, :-1].double()
+                total += cross_entropy(logits, ids_L[1:], reduction="sum").item()
+                count += len(ids_L) - 1
+        handle.remove()
+        assert found[name][key] == pytest.approx(total / count, rel=1e-5)
+    names = [f"{key}.{site}.{SITE}" for key in INSIDE for site in ("mlpin", "mlp")]
+    assert {*names} <= {*found["crosscoder"]}
+    assert "ce_nats" not in found["crosscoder"]
+    assert {*INSIDE} <= {*found["transcoder"]}
