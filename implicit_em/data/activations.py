@@ -359,7 +359,7 @@ class ActivationDataModule(ResidentDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the ends of the windows of a stream; raise ``DamagedError`` for changed files."""
-        return super().state_dict() if self.ahead is None else {"ends": [*self._ends]}
+        return super().state_dict() | ({} if self.ahead is None else {"ends": [*self._ends]})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the windows of a stream."""

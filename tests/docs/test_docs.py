@@ -175,7 +175,7 @@ def test_known_features_are_counted(command_line, tmp_path, monkeypatch):
 def test_harvests_compose_and_their_store_is_read_as_shown(command_line_of, tmp_path, monkeypatch):
     page = text("docs/how-to/harvest.md")
     lines = [line.partition(" #")[0].split() for line in HARVEST.findall(page)]
-    assert len(lines) == 9
+    assert len(lines) == 10
     for line in lines:
         if "--config-dir" in line:
             continue  # the test below types it
