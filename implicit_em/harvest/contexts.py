@@ -12,8 +12,9 @@ from torch import Tensor
 
 from implicit_em.base import interruption
 from implicit_em.base.errors import ConfigError
+from implicit_em.base.validation import conforming
 from implicit_em.config.harvest import ContextSettings, HarvestSettings
-from implicit_em.data.store import SPLITS, Documents, Split
+from implicit_em.data.store import SPLITS, ActivationStore, Documents, Split
 from implicit_em.harvest.models import LanguageModel
 from implicit_em.harvest.texts import Document, Source
 
@@ -51,6 +52,13 @@ def affixes_of(model: LanguageModel, context: ContextSettings) -> Affixes:
             f"context.length={context.length}: {model.name} takes {least} to {most} tokens"
         )
     return affixes
+
+
+def harvested_as(store: ActivationStore) -> tuple[ContextSettings, Affixes]:
+    """Return how the documents of a store became contexts."""
+    manifest, subject = store.manifest, f"{store.path}: settings.context"
+    context = conforming(ContextSettings, manifest.settings["context"], subject)
+    return context, Affixes(manifest.prefix, manifest.suffix)
 
 
 class Gathered(NamedTuple):

@@ -61,6 +61,13 @@ def permute_entries(network: nn.Module, seed: int) -> None:
             weight.copy_(torch.from_numpy(entries).view_as(weight))
 
 
+def extremes(values_V: Tensor, most: int) -> list[list[list[Any]]]:
+    """Return the tokens of the largest values, then of the smallest: their ids, and the values."""
+    most = min(most, len(values_V))
+    sides = (values_V.topk(most, largest=largest) for largest in (True, False))
+    return [[ids.tolist(), values.tolist()] for values, ids in sides]
+
+
 class LanguageModel:
     """A language model with its tokenizer; ``load`` gives one in float32, without dropout.
 

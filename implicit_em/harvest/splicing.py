@@ -12,11 +12,9 @@ from torch import Tensor, nn
 
 from implicit_em.base import interruption
 from implicit_em.base.errors import ConfigError
-from implicit_em.base.validation import conforming
-from implicit_em.config.harvest import ContextSettings
 from implicit_em.data.store import ActivationStore, Documents, Split
 from implicit_em.data.store_statistics import TokenFilter
-from implicit_em.harvest.contexts import Affixes, Batch, batches, cut
+from implicit_em.harvest.contexts import Batch, batches, cut, harvested_as
 from implicit_em.harvest.models import CausalModel
 
 Replacement = Callable[[Tensor], Tensor]
@@ -203,9 +201,7 @@ class Passes:
         self.splice = Splice(site, tokens, manifest.special_tokens, reads)
         for name in self.splice.needs:
             model.module(name)
-        saved = manifest.settings["context"]
-        self._context = conforming(ContextSettings, saved, f"{store.path}: settings.context")
-        self._affixes = Affixes(manifest.prefix, manifest.suffix)
+        self._context, self._affixes = harvested_as(store)
         self.contexts_C2 = cut(self.documents, split, self._context, self._affixes)
 
     def holding(self, documents_E: np.ndarray, places_E: np.ndarray) -> np.ndarray:
@@ -397,12 +393,6 @@ class Moved(NamedTuple):
     tokens: int
     loss: float
     chances_V: Tensor
-
-    def extremes(self, most: int) -> list[list[tuple[int, float]]]:
-        """Return the tokens that become less likely, then those more likely: ids and changes."""
-        most = min(most, len(self.chances_V))
-        sides = (self.chances_V.topk(most, largest=largest) for largest in (False, True))
-        return [list(zip(ids.tolist(), values.tolist(), strict=True)) for values, ids in sides]
 
 
 @torch.inference_mode()

@@ -21,7 +21,7 @@ from implicit_em.base.values import check_number, check_whole, check_word
 from implicit_em.data import ActivationDataModule
 from implicit_em.data.modules import fixed_choice
 from implicit_em.harvest.model_files import model_of
-from implicit_em.harvest.models import CausalModel
+from implicit_em.harvest.models import CausalModel, extremes
 from implicit_em.harvest.splicing import Moved, Passes, Replacement, Splice, moved, replacing
 from implicit_em.training.decoding import BATCH, Coder, encoded
 from implicit_em.training.progress import working
@@ -77,8 +77,8 @@ class Steering:
             changed_NK[:, numbers] = (own_NU + strengths_U.to(code_NK)).to(code_NK)
             found_NT = coder.decode(changed_NK, x_ND)
             if error:  # an unchanged code then changes no bit
-                found_NT = own_NT + (found_NT - coder.decode(code_NK, x_ND))
-            return found_NT.to(own_NT.dtype)
+                found_NT = own_NT.to(found_NT) + (found_NT - coder.decode(code_NK, x_ND))
+            return found_NT.to(own_NT)
 
         return pulled
 
@@ -94,35 +94,30 @@ class Steering:
     def reach(self, unit: int) -> str:
         """Return a line that says how active a unit is at most, and how often."""
         values_N = self.activations(unit)
-        samples, share = (
-            f"{len(values_N):,} {self.data.final} samples",
-            (values_N > 0).float().mean(),
-        )
+        samples = f"{len(values_N):,} {self.data.final} samples"
+        share = (values_N > 0).float().mean()
         if not share:
             return f"unit {unit} is dead: none of {samples} activates it"
         return f"unit {unit}: at most {values_N.max():.4g}, active on {share:.3%} of {samples}"
 
-    def ablated(self, passes: Passes, unit: int, rows_E: Tensor) -> Moved | None:
+    def ablated(self, model: CausalModel, unit: int, rows_E: Tensor) -> Moved | None:
         """Return what setting a unit to 0 changes; ``None`` if nothing activates it.
 
         It is measured in a fixed choice of the contexts that activate the unit, at most 32.
 
         Args:
-            passes: passes of the language model over the contexts of the final samples.
+            model: the language model that the samples are from.
             unit: number of the unit.
             rows_E: rows of the final samples that activate it.
         """
+        site, tokens, reads = self.splice.site, self.splice.tokens, self.splice.reads
+        passes = Passes(self.data.store, model, site, tokens, self.data.final, reads)
         columns = (self.data.column(name, self.data.final) for name in ("document", "place"))
         contexts_C2 = passes.holding(*(column_N[rows_E].numpy() for column_N in columns))
         if not len(contexts_C2):
             return None
         some_C2 = contexts_C2[fixed_choice(len(contexts_C2), CONTEXTS).numpy()]
         return moved(passes, some_C2, self.replacement({unit: 0.0}, "set"))
-
-    def passes(self, model: CausalModel) -> Passes:
-        """Return passes of the language model over the contexts of the final samples."""
-        site, tokens, reads = self.splice.site, self.splice.tokens, self.splice.reads
-        return Passes(self.data.store, model, site, tokens, self.data.final, reads)
 
     def write(self, model: CausalModel, prompt: str, tokens: int, seed: int | None = None) -> str:
         """Return how a model goes on with a prompt: greedily or, with a seed, sampled.
@@ -137,19 +132,14 @@ class Steering:
         if model.longest is not None and len(ids) + tokens > model.longest:
             said = f"prompt of {len(ids)} tokens and tokens={tokens}"
             raise ConfigError(f"{said}: {model.name} takes {model.longest} tokens in all")
-        options: dict[str, Any] = {
-            "do_sample": seed is not None,
-            "max_new_tokens": tokens,
-            "use_cache": True,
-        }
-        options["pad_token_id"] = model.padding_id
-        options |= {} if seed is None else {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+        sampled = {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0}
+        options: dict[str, Any] = {"do_sample": False} if seed is None else sampled
+        options |= {"max_new_tokens": tokens, "use_cache": True, "pad_token_id": model.padding_id}
         ids_1L = torch.tensor([ids], device=model.whole.device)
         with torch.random.fork_rng(devices=[]), torch.inference_mode():
             torch.manual_seed(seed or 0)
-            found_1L = model.whole.generate(
-                ids_1L, attention_mask=ids_1L.new_ones(ids_1L.shape), **options
-            )
+            mask_1L = torch.ones_like(ids_1L)
+            found_1L = model.whole.generate(ids_1L, attention_mask=mask_1L, **options)
         return model.tokenizer.decode(found_1L[0, len(ids) :])
 
 
@@ -175,7 +165,8 @@ def steer(
     The vector x of a token becomes ``x + D(a') - D(a)``. Here a is the code of x, a' the code with
     the units changed, and D the decoder. Only tokens that the run reads are changed: special ones,
     first positions and large norms stay as the settings of its data say. Padding stays, too.
-    Batches may be padded on either side, and generation may keep its keys and values.
+    Batches may be padded on either side, and generation may keep its keys and values. The run
+    computes on the CPU, wherever the language model is.
 
     How active each unit is at most on the run's final samples is printed.
 
@@ -211,12 +202,11 @@ def steer(
     width = steering.coder.model.weight.shape[-1]
     if model.width != width:
         raise ConfigError(f"lm: vectors of width {model.width}, but the run has width {width}")
-    on_device = replace(steering, coder=steering.coder.on(lm.device))
-    function = on_device.replacement(units, how, error)
+    function = steering.replacement(units, how, error)
     for unit in units:
         print(steering.reach(unit))
     with replacing(model, splice, function):
-        yield on_device
+        yield steering
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -226,22 +216,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Write on from a prompt: the language model as it is, and with a unit pulled "
         "at the site of the run. This builds the classes that the run's configuration names.",
     )
-    path = "run directory, or a model of another tool"
-    parser.add_argument("path", metavar="RUN", help=path)
-    parser.add_argument("--unit", type=int, required=True, help="number of the unit")
-    strength = "what is added to the unit's activation"
-    parser.add_argument("--strength", type=float, help=strength)
-    parser.add_argument("--set", action="store_true", help="set the activation to the strength")
-    remove = "set it to 0, and measure what this changes in test documents"
-    parser.add_argument("--remove", action="store_true", help=remove)
-    parser.add_argument("--prompt", required=True, help="text to go on from")
-    parser.add_argument("--tokens", type=int, default=40, help="number of new tokens; default: 40")
-    seed = "seed of a sample; without it, each token is the most likely one"
-    parser.add_argument("--seed", type=int, help=seed)
-    error = "leave out what the decoder does not reconstruct"
-    parser.add_argument("--no-error", action="store_true", help=error)
-    lm = "folder, GGUF file or hub name of the language model, if it is none of conf/lm"
-    parser.add_argument("--lm", help=lm)
+    add, lm = parser.add_argument, "folder, GGUF file or hub name, if it is none of conf/lm"
+    add("path", metavar="RUN", help="run directory, or a model of another tool")
+    add("--unit", type=int, required=True, help="number of the unit")
+    add("--strength", type=float, help="what is added to the unit's activation")
+    add("--set", action="store_true", help="set the activation to the strength")
+    add("--remove", action="store_true", help="set it to 0, and measure what this changes")
+    add("--prompt", required=True, help="text to go on from")
+    add("--tokens", type=int, default=40, help="number of new tokens; default: 40")
+    add("--seed", type=int, help="of a sample; without it, the most likely tokens follow")
+    add("--no-error", action="store_true", help="leave out what the decoder does not reconstruct")
+    add("--lm", help=lm)
     return parser.run(arguments, _steer_and_print)
 
 
@@ -270,7 +255,7 @@ def _steer_and_print(options: argparse.Namespace) -> None:
     if options.remove:
         rows_E = steering.activations(unit).nonzero()[:, 0]
         with working("measuring the ablation"):
-            changes = steering.ablated(steering.passes(model), unit, rows_E)
+            changes = steering.ablated(model, unit, rows_E)
         if changes is not None:
             print(told(changes, store.vocabulary()))
 
@@ -281,8 +266,9 @@ def told(found: Moved, vocabulary: Sequence[str]) -> str:
         f"without it, in {found.contexts} contexts: {found.loss:+.4f} nats a token; "
         f"the {found.tokens} active tokens make the next one"
     ]
-    for word, side in zip(("less", "more"), found.extremes(MOST), strict=True):
-        shown = (f"{vocabulary[token]!r} {100 * change:+.2f} %" for token, change in side)
+    for word, side in zip(("more", "less"), extremes(found.chances_V, MOST), strict=True):
+        pairs = zip(*side, strict=True)
+        shown = (f"{vocabulary[token]!r} {100 * change:+.2f} %" for token, change in pairs)
         lines.append(f"  {word} likely: {', '.join(shown)}")
     return "\n".join(lines)
 

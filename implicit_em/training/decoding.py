@@ -167,20 +167,12 @@ class Coder:
         return self.normalizer.sides(self.model.out_features)
 
     def _normalized(self, x_ND: Tensor) -> Tensor:
-        raw_ND = x_ND.to(self.model.weight.dtype)
+        raw_ND = x_ND.to(self.model.weight)  # in its dtype, on its device
         return raw_ND if self._sides is None else self._sides[0](raw_ND)
 
-    def on(self, device: torch.device) -> "Coder":
-        """Return the same on a device, to which the model itself is moved."""
-        normalizer, decoder = self.normalizer, self.decoder
-        if decoder is not None:
-            parts = (decoder.weight.to(device), decoder.bias.to(device))
-            decoder = RidgeDecoder(decoder.model, *parts)
-        return Coder(self.model.to(device), normalizer and normalizer.to(device), decoder)
-
     def __call__(self, x_ND: Tensor) -> Tensor:
-        """Return the reconstructions ``(N, T)`` of raw vectors ``(N, D)``, in their dtype."""
-        return self.decode(self.encode(x_ND), x_ND).to(x_ND.dtype)
+        """Return the reconstructions ``(N, T)`` of vectors ``(N, D)``, of one dtype and device."""
+        return self.decode(self.encode(x_ND), x_ND).to(x_ND)
 
 
 def decoder_of(model: Any, data: ResidentDataModule) -> RidgeDecoder:

@@ -39,7 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "one shows which tokens a feature promotes"
     )
     parser.add_argument("--lm", help=lm)
+    ablate = "features of the first run that are removed inside the language model, e.g. 12,40"
+    parser.add_argument("--ablate", type=_numbers, default=[], metavar="N,N", help=ablate)
     return parser.run(arguments, _write_or_serve)
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
 
 
 def _write_or_serve(options: argparse.Namespace) -> None:
@@ -56,9 +62,12 @@ def _write_or_serve(options: argparse.Namespace) -> None:
         raise ConfigError(f"{typed[0]}: name a run directory, or a folder, before it")
     data = typed_data(runs[0], typed)
     if not options.serve:
-        print(f"Open {explore(runs, options.out, options.single, options.lm, data)}")
+        print(
+            f"Open {explore(runs, options.out, options.single, options.lm, data, options.ablate)}"
+        )
         return
-    with suppress(KeyboardInterrupt), served(runs, options.lm, options.port, data) as found:
+    page = served(runs, options.lm, options.port, data, options.ablate)
+    with suppress(KeyboardInterrupt), page as found:
         address, server = found
         print(f"Open {address} here; Ctrl-C ends it", flush=True)
         server.serve_forever()

@@ -3,7 +3,7 @@
 // attributes that hold no code, so that text from anywhere stays text.
 (() => {
   const PAGE = 100; // rows of the table that are shown at once
-  const SERVED = "served" in document.body.dataset; // by a server that answers inputs
+  const ANSWERS = (document.body.dataset.served ?? "").split(" "); // what a server answers
   const RUNS = Number(document.body.dataset.runs);
   const main = document.getElementById("main");
   const waiting = new Map(); // name of data -> function that takes them
@@ -343,7 +343,9 @@
     const shown = await unitOf(run, unit);
     const vocabulary = about.vocabulary ?? [];
     const linked = (other, to = run) => h("a", { href: `#${to}/feature/${other}` }, String(other));
-    const side = [facts(table, unit, []), pictures(shown)];
+    const gone = shown.ablation;
+    const without = gone ? [["without it", `${gone.loss < 0 ? "" : "+"}${number(gone.loss)} nats a token, in ${gone.contexts} contexts that activate it`]] : [];
+    const side = [facts(table, unit, without), pictures(shown)];
     if (shown.row) side.push(curve("encoder weights, by input", shown.row));
     side.push(histogram(shown.histogram, table.max[unit]));
     const lists = [
@@ -359,6 +361,11 @@
           ([id, value]) => [h("span", { class: "token" }, visible(vocabulary[id] ?? "")), number(value)], ["token", "effect"]]);
       }
     }
+    for (const does of gone ? ["less", "more"] : []) {
+      const [ids, values] = gone[does];
+      lists.push([`Its ablation makes ${does} likely`, ids.map((id, place) => [id, values[place]]),
+        ([id, value]) => [h("span", { class: "token" }, visible(vocabulary[id] ?? "")), `${number(100 * value)} %`], ["next token", "probability"]]);
+    }
     if (RUNS > 1) {
       const partners = await Promise.all((await partnersOf(run, unit)).slice(1)
         .map(async ([other, partner, cosine]) => [other, (await load(`${other}/about`)).name, partner, cosine]));
@@ -371,6 +378,7 @@
         h("h1", {}, `Feature ${unit}`),
         h("p", { class: "small" }, `Of ${about.name}. Directions are those of ${about.decoder}.`,
           RUNS > 1 ? [" ", h("a", { href: `#${run}/compare/${unit}` }, "Compare it in all runs"), "."] : []),
+        ...[run === 0 ? pull(table, unit) : null].filter(Boolean),
         h("div", { class: "columns" },
           h("div", {}, side.filter(Boolean)),
           h("div", { class: "examples" }, examples(about, table, unit, shown.examples)),
@@ -457,25 +465,71 @@
     };
   }
 
+  /** Ask the server, say what it refuses, and show an answer unless a later question was asked. */
+  async function post(name, question, said, show) {
+    const mine = said.asked = (said.asked ?? 0) + 1;
+    said.textContent = "…";
+    let found;
+    try {
+      const response = await fetch(name, {
+        method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(question),
+      });
+      found = await response.json();
+    } catch {
+      found = { error: "The server does not answer." };
+    }
+    if (mine !== said.asked) return;
+    said.textContent = found.error ?? "";
+    if (!found.error) show(found);
+  }
+
+  let prompt = ""; // stays from feature to feature
+
+  /** Offer to pull a feature, and show what the language model then writes. */
+  function pull(table, unit) {
+    const top = table.max[unit];
+    if (!ANSWERS.includes("steer") || !top) return null;
+    const said = h("p", { role: "status", class: "small" });
+    const answer = h("div", { class: "compared" });
+    const text = h("textarea", { id: "prompt", rows: 2, maxlength: 2000, required: "", input: () => { prompt = text.value; } });
+    text.value = prompt;
+    const how = h("select", { id: "how", change: () => { place(); ask(); } },
+      h("option", { value: "add" }, "add"), h("option", { value: "set" }, "set to"));
+    const slider = h("input", { type: "range", id: "strength", max: 4 * top, step: top / 8, input: () => say(), change: () => soon() });
+    const shown = h("output", { for: "strength" });
+    const say = () => { shown.textContent = `${number(Number(slider.value))}, ${number(Number(slider.value) / top)} times its strongest`; };
+    const place = () => { slider.min = how.value === "set" ? 0 : -2 * top; say(); };
+    const written = (title, end) => h("section", {}, h("h3", {}, title),
+      h("p", { class: "written", dir: "auto" }, h("span", { class: "small" }, prompt), end));
+    const ask = () => {
+      if (!text.value.trim()) return;
+      const question = { text: text.value, unit, strength: Number(slider.value), how: how.value };
+      post("steer", question, said, ({ clean, pulled }) => answer.replaceChildren(
+        written("As it is", clean), written(`Pulled: ${how.value === "set" ? "set to" : "add"} ${number(question.strength)}`, pulled)));
+    };
+    let timer;
+    const soon = () => { clearTimeout(timer); timer = setTimeout(ask, 400); }; // keys come fast
+    place();
+    slider.value = 2 * top;
+    say();
+    return h("section", {}, h("h2", {}, "Pull it"),
+      h("form", { submit: (event) => { event.preventDefault(); ask(); } },
+        h("p", {}, h("label", { for: "prompt" }, "A text, from which the language model goes on")), text,
+        h("p", { class: "tools" }, h("label", { for: "how" }, "Its activation:"), how,
+          h("label", { for: "strength" }, "strength"), slider, shown, h("button", {}, "Write"))),
+      said, answer);
+  }
+
   async function showTry() {
     const [about, table] = await Promise.all([load("0/about"), load("0/table")]);
     const vocabulary = about.vocabulary ?? [];
     const said = h("p", { role: "status", class: "small" });
     const answer = h("div", { class: "answer" });
 
-    async function ask(question) {
-      said.textContent = "…";
-      try {
-        const response = await fetch("encode", {
-          method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(question),
-        });
-        const found = await response.json();
-        said.textContent = found.error ?? (found.cut ? "The text was cut to the length of a context." : "");
-        if (!found.error) answer.replaceChildren(...(about.kind === "texts" ? ofText(found) : [ofImage(found.features)]));
-      } catch {
-        said.textContent = "The server does not answer.";
-      }
-    }
+    const ask = (question) => post("encode", question, said, (found) => {
+      if (found.cut) said.textContent = "The text was cut to the length of a context.";
+      answer.replaceChildren(...(about.kind === "texts" ? ofText(found) : [ofImage(found.features)]));
+    });
 
     const rows = (pairs) => h("table", {},
       h("thead", {}, h("tr", {}, ["feature", "activation", "label"].map((head) => h("th", { scope: "col" }, head)))),
@@ -577,7 +631,7 @@
       const draw = view === "feature" ? await showFeature(run, Number(unit))
         : view === "compare" ? await showCompare(run, Number(unit))
           : view === "run" ? await showRun(run)
-          : view === "try" && SERVED ? await showTry()
+          : view === "try" && ANSWERS.includes("encode") ? await showTry()
           : await showTable(run, new URLSearchParams(query));
       const drawNav = await showNav(run, view);
       if (mine !== turn) return;
@@ -596,7 +650,7 @@
     return () => document.getElementById("nav").replaceChildren(...names.flatMap((name, other) => [
       link(String(other), RUNS > 1 ? `Features of ${name}` : "Features", other === run && !view),
       link(`${other}/run`, RUNS > 1 ? `Run ${name}` : "Run", other === run && view === "run"),
-    ]), ...(SERVED ? [link("0/try", "Try it", view === "try")] : []));
+    ]), ...(ANSWERS.includes("encode") ? [link("0/try", "Try it", view === "try")] : []));
   }
 
   addEventListener("hashchange", (event) => {
@@ -605,7 +659,7 @@
     show();
   });
   addEventListener("keydown", (event) => {
-    const typing = event.target.matches?.("input[type=search], textarea, select");
+    const typing = event.target.matches?.("input[type=search], input[type=range], textarea, select");
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (typing && !["Escape", "ArrowDown"].includes(event.key)) return;
     const action = keys[event.key];

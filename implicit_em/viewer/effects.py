@@ -1,7 +1,7 @@
 """Tokens that directions promote and suppress, in a causal language model."""
 
 import logging
-from functools import cached_property
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,26 @@ from implicit_em.base.errors import ConfigError
 from implicit_em.config.harvest import LanguageModelSettings
 from implicit_em.data import ActivationDataModule
 from implicit_em.harvest.model_files import model_of
-from implicit_em.harvest.models import CausalModel
+from implicit_em.harvest.models import CausalModel, extremes
 from implicit_em.training.progress import working
-from implicit_em.viewer.seen import shortened
+from implicit_em.viewer.seen import short
 
 log = logging.getLogger(__name__)
 
 NONE = "no effects on logits are shown: %s"
 MOST = 8
 """Number of tokens that are shown on each side."""
+
+
+@lru_cache(maxsize=1)
+def causal_model(lm: LanguageModelSettings) -> CausalModel | None:
+    """Return a language model on the CPU; ``None`` if it is not causal. The last one is kept."""
+    with working(f"loading {lm.name}"):
+        try:
+            return CausalModel.load(lm, "cpu")
+        except ConfigError as error:
+            log.info(NONE, error)
+            return None
 
 
 class Effects:
@@ -58,39 +69,26 @@ class Effects:
             log.info(NONE, error)
             return None
 
-    @cached_property
-    def model(self) -> CausalModel | None:
-        """The model; ``None`` if it is not causal, and has no such effects."""
-        with working(f"loading {self.lm.name}"):
-            try:
-                return CausalModel.load(self.lm, "cpu")
-            except ConfigError as error:
-                log.info(NONE, error)
-                return None
-
     def of_block(self, encoder_BD: np.ndarray, directions_BD: np.ndarray) -> list[Any]:
         """Return, for each unit, what its encoder row and its direction promote and suppress.
 
         The samples of the model are ``A (x - mean)``. A direction d there is ``A^-1 d`` among the
         vectors x. A row w reads x along ``A^T w``.
         """
-        if self.model is None:
+        if (model := causal_model(self.lm)) is None:
             return [None] * len(encoder_BD)
         row_BD, direction_BD = (torch.from_numpy(some) for some in (encoder_BD, directions_BD))
         if self.normalizer is not None and self.normalizer.mean is not None:
             of_input, of_target = self.normalizer.sides(self.out_features)
             row_BD, direction_BD = of_input.turned(row_BD), of_target.turned_back(direction_BD)
-        rows, directions = (_extremes(self.model, some) for some in (row_BD, direction_BD))
+        rows, directions = (_extremes(model, some) for some in (row_BD, direction_BD))
         return [{"encoder": row, "direction": d} for row, d in zip(rows, directions, strict=True)]
 
 
 def _extremes(model: CausalModel, vectors_BD: torch.Tensor) -> list[list[list[Any]]]:
     """Return the tokens with the largest and the smallest effects of vectors of length 1."""
     unit_BD = torch.nn.functional.normalize(vectors_BD.float(), dim=-1)
-    effects_BV = model.effects(unit_BD)
-    most = min(MOST, effects_BV.shape[1])
-    sides = [effects_BV.topk(most, largest=largest) for largest in (True, False)]
     return [
-        [[side.indices[b].tolist(), shortened(side.values[b])] for side in sides]
-        for b in range(len(vectors_BD))
+        [[ids, [*map(short, values)]] for ids, values in extremes(effects_V, MOST)]
+        for effects_V in model.effects(unit_BD)
     ]

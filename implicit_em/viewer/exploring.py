@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from itertools import permutations
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
@@ -21,15 +21,16 @@ from implicit_em.base.files import opened
 from implicit_em.data import ActivationDataModule
 from implicit_em.metrics.dictionaries import cosines
 from implicit_em.models import Encoder
-from implicit_em.training.decoding import BATCH, decoder_and_rows, encoded
+from implicit_em.training.activity import BLOCK, Activity, Unit
+from implicit_em.training.decoding import BATCH, encoded
 from implicit_em.training.progress import RateProgress, working
 from implicit_em.training.trained import Trained, trained
-from implicit_em.viewer.activity import BLOCK, Activity, Unit
+from implicit_em.viewer.ablations import ablations_of
 from implicit_em.viewer.effects import Effects
 from implicit_em.viewer.features import Features
 from implicit_em.viewer.page import Folder, Page, SingleFile, scratch
 from implicit_em.viewer.seen import seen_of, short
-from implicit_em.viewer.trying import trial_of
+from implicit_em.viewer.trying import trials_of
 
 PLACES = {False: "explore", True: "explore.html"}
 """Default folder and default file of a page, in the directory of the first run."""
@@ -45,6 +46,7 @@ def explore(
     single: bool = False,
     lm: str | None = None,
     data: Mapping[str, Any] | None = None,
+    ablate: Sequence[int] = (),
 ) -> Path:
     """Write a page of the features of trained models; it opens in a browser without a server.
 
@@ -62,13 +64,15 @@ def explore(
             ``None`` for the place that ``conf/lm`` names. A causal one shows which tokens a feature
             promotes.
         data: ``data`` node as plain containers; ``None`` for that of each run.
+        ablate: units of the first run that are set to 0 inside the language model, which must be
+            causal; their pages show what changes. See ``implicit_em.steer``.
 
     Returns:
         The path of the file to open.
 
     Raises:
         ConfigError: if no run is named, one is not finished, its data or the language model cannot
-            be read, or something else is at ``out``.
+            be read, a unit is out of range, or something else is at ``out``.
         FileNotFoundError: if there is no run.
     """
     named = [runs] if isinstance(runs, str | Path) else runs
@@ -83,7 +87,7 @@ def explore(
         raise ConfigError(
             f"single: {units:,} features; a file holds at most {MOST_IN_ONE_FILE:,}, a folder all"
         )
-    return _write(page, models, lm)
+    return _write(page, models, lm, ablate)
 
 
 @contextmanager
@@ -92,6 +96,7 @@ def served(
     lm: str | None = None,
     port: int = 0,
     data: Mapping[str, Any] | None = None,
+    ablate: Sequence[int] = (),
 ) -> Iterator[tuple[str, Any]]:
     """Serve a page of models to this machine alone, on which inputs of the first can be tried.
 
@@ -102,6 +107,7 @@ def served(
         lm: as for ``explore``.
         port: port; 0 takes a free one.
         data: as for ``explore``.
+        ablate: as for ``explore``.
 
     Yields:
         The page's address, and the server: ``serve_forever`` answers, ``shutdown`` ends it.
@@ -113,15 +119,15 @@ def served(
     from implicit_em.viewer.serving import serving  # here, because it loads a web server
 
     models = [trained(run, data) for run in runs]
-    trial = trial_of(models[0].model, models[0].data, lm)
+    trials = trials_of(models[0], lm)
     with TemporaryDirectory(prefix="implicit-em-") as folder:
-        page = Folder(Path(folder, "page"), served=True)
-        with serving(page.path, trial, port) as (address, server):
-            _write(page, models, lm)
+        page = Folder(Path(folder, "page"), served=trials)
+        with serving(page.path, trials, port) as (address, server):
+            _write(page, models, lm, ablate)
             yield address, server
 
 
-def _write(page: Page, models: Sequence[Trained], lm: str | None) -> Path:
+def _write(page: Page, models: Sequence[Trained], lm: str | None, ablate: Sequence[int]) -> Path:
     """Write everything of a page, and return the path to open."""
     shapes = {(found.model.weight.shape[1], found.model.out_features) for found in models}
     widths = {width if target is None else target for width, target in shapes}
@@ -131,7 +137,8 @@ def _write(page: Page, models: Sequence[Trained], lm: str | None) -> Path:
     try:
         with scratch(page.path) as folder:
             directions = [
-                _put(page, number, found, folder, lm) for number, found in enumerate(models)
+                _put(page, number, found, folder, lm, () if number else ablate)
+                for number, found in enumerate(models)
             ]
         for first, second, partner_K, cosine_K in matches(directions):
             content = [partner_K.tolist(), list(map(short, cosine_K))]
@@ -141,11 +148,13 @@ def _write(page: Page, models: Sequence[Trained], lm: str | None) -> Path:
         page.forget()
 
 
-def _put(page: Page, number: int, model: Trained, folder: Path, lm: str | None) -> np.ndarray:
+def _put(
+    page: Page, number: int, model: Trained, folder: Path, lm: str | None, ablate: Sequence[int]
+) -> np.ndarray:
     """Write the data of a model, and return the directions of its units."""
     spilled = folder / str(number)
     spilled.mkdir()
-    found = _features(model, spilled, lm)
+    found = _features(model, spilled, lm, ablate)
     rows = []
     with RateProgress(f"{model.address}: writing", len(found), "features") as progress:
         for block in range(found.activity.blocks):
@@ -205,7 +214,10 @@ def _control(found: Features, rows: Sequence[dict[str, Any]], samples: Any) -> l
 
 
 def features(
-    run: str | Path, lm: str | None = None, data: Mapping[str, Any] | None = None
+    run: str | Path,
+    lm: str | None = None,
+    data: Mapping[str, Any] | None = None,
+    ablate: Sequence[int] = (),
 ) -> Features:
     """Return the features of a trained model; a notebook displays ``features(run)[12]``.
 
@@ -217,14 +229,16 @@ def features(
         run: run directory, or the folder or address of another tool's model.
         lm: as for ``explore``.
         data: as for ``explore``.
+        ablate: as for ``explore``.
 
     Raises:
-        ConfigError: if the run is not finished, or its data or the language model cannot be read.
+        ConfigError: if the run is not finished, a unit is out of range, or its data or the
+            language model cannot be read.
         FileNotFoundError: if there is no run.
     """
     model, folder = trained(run, data), Path(mkdtemp(prefix="implicit-em-"))
     try:
-        found = _features(model, folder, lm)
+        found = _features(model, folder, lm, ablate)
     except BaseException:
         shutil.rmtree(folder)
         raise
@@ -232,21 +246,23 @@ def features(
     return found
 
 
-def _features(found: Trained, folder: Path, lm: str | None) -> Features:
+def _features(found: Trained, folder: Path, lm: str | None, ablate: Sequence[int]) -> Features:
     """Encode the final samples, and return the features of a model."""
+    ablations = ablations_of(found, lm, ablate) if ablate else None
     model, data = found.model, found.data
     samples, labels = data.final_samples()
     with RateProgress(f"{found.address}: encoding", len(samples), "samples") as progress:
         activity = Activity.record(model, samples, folder, progress.advance)
-    fitting = working(f"{found.address}: fitting a ridge decoder")
-    with nullcontext() if found.has_decoder else fitting:
-        directions_KD = decoder_and_rows(model, data)[1].cpu().numpy()
+    if (fitted := found.coder.decoder) is None:
+        directions_KD = model.decoder.weight.detach().cpu().numpy().T
+    else:
+        directions_KD = fitted.weight.cpu().numpy()
     effects = None
     if isinstance(data, ActivationDataModule) and len(data.parts) == 1:  # several are no one place
         effects = Effects.of(data, lm)
     encoder_KD = model.weight.detach().cpu().numpy()
     seen = seen_of(data, samples, labels)
-    return Features(activity, seen, encoder_KD, directions_KD, effects, data.parts)
+    return Features(activity, seen, encoder_KD, directions_KD, effects, ablations, data.parts)
 
 
 def _history(path: Path) -> dict[str, list[float | None]]:

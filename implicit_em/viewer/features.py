@@ -12,8 +12,9 @@ from scipy.sparse import csc_array, issparse
 from scipy.stats import rankdata
 
 from implicit_em.metrics.dictionaries import cosines, norms_at_sites
+from implicit_em.training.activity import BLOCK, Activity, Unit
 from implicit_em.viewer import statistics
-from implicit_em.viewer.activity import BLOCK, Activity, Unit
+from implicit_em.viewer.ablations import Ablations
 from implicit_em.viewer.effects import Effects
 from implicit_em.viewer.page import render
 from implicit_em.viewer.seen import Seen, short
@@ -69,6 +70,7 @@ class Features(Sequence[Feature]):
         encoder_KD: rows of the encoder.
         directions_KD: directions that the units stand for, of a decoder.
         effects: effects of directions on a language model's logits; ``None`` if there are none.
+        ablations: ablations of some units; ``None`` if there are none.
         sites: columns of the directions at each site; of a crosscoder, rows of the table have the
             norm of the directions at each, as ``norm.SITE``.
     """
@@ -78,6 +80,7 @@ class Features(Sequence[Feature]):
     encoder_KD: np.ndarray
     directions_KD: np.ndarray
     effects: Effects | None = None
+    ablations: Ablations | None = None
     sites: Mapping[str, slice] = field(default_factory=dict)
     _last: tuple[int, list[Feature]] = field(init=False, default=(-1, []))
 
@@ -105,14 +108,30 @@ class Features(Sequence[Feature]):
         return self._last[1]
 
     def table(self) -> pd.DataFrame:
-        """Return a row for each unit; see ``Feature.row``. Tokens are there as text."""
+        """Return a row for each unit; see ``Feature.row``. Tokens are there as text.
+
+        With ablations, ``ablation_loss`` is the change of the loss in nats for each predicted
+        token, and ``ablation_less`` and ``ablation_more`` are the tokens that become less and more
+        likely; NaN or ``None`` for units that were not asked for, and for dead ones.
+        """
         all_units = (unit for units in self.activity for unit in units)
-        rows = [self._row(unit, self._labels(unit), self.seen.tokens(unit)) for unit in all_units]
+        rows = [
+            self._row(unit, self._labels(unit), self.seen.tokens(unit)) | self._ablated(unit)
+            for unit in all_units
+        ]
         table = pd.DataFrame(rows).rename_axis("feature")
-        if "tokens" in table:
-            vocabulary = self.seen.about()["vocabulary"]
-            table["tokens"] = [[vocabulary[token] for token in row] for row in table["tokens"]]
+        vocabulary = self.seen.about().get("vocabulary", [])
+        for name in {"tokens", "ablation_less", "ablation_more"} & {*table}:
+            table[name] = [row and [vocabulary[token] for token in row] for row in table[name]]
         return table
+
+    def _ablated(self, unit: Unit) -> dict[str, Any]:
+        """Return the columns of the table that an ablation gives."""
+        if self.ablations is None:
+            return {}
+        found = self.ablations(unit) or {"loss": np.nan, "less": [None], "more": [None]}
+        sides = {f"ablation_{side}": found[side][0] for side in ("less", "more")}
+        return {"ablation_loss": found["loss"], **sides}
 
     @cached_property
     def _joint(self) -> "_Joint":
@@ -146,6 +165,8 @@ class Features(Sequence[Feature]):
         shown = {"histogram": counts.tolist(), "labels": labels, "examples": self._examples(unit)}
         if tokens is not None:
             shown["tokens"] = tokens
+        if self.ablations is not None:
+            shown["ablation"] = self.ablations(unit)
         return row, shown | self.seen.of_unit(unit, self.encoder_KD[unit.number])
 
     def _row(

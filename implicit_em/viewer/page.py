@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -71,10 +71,10 @@ class Folder(Page):
 
     Args:
         path: the folder; an earlier page there is replaced.
-        served: whether a server gives the page, which it may then ask about inputs.
+        served: names of what a server answers, if one gives the page.
     """
 
-    def __init__(self, path: Path, served: bool = False) -> None:
+    def __init__(self, path: Path, served: Collection[str] = ()) -> None:
         super().__init__(path)
         self.served = served
 
@@ -91,7 +91,7 @@ class Folder(Page):
 
     def finish(self, runs: int) -> Path:
         """Write what is fixed, and put all in its place."""
-        index = _html(runs=runs, single=None, served=self.served)
+        index = _html(runs=runs, single=None, served=" ".join(self.served))
         with writing(self.path):
             for name in ("app.js", "style.css"):
                 (self._temporary / name).write_text(asset(name), "utf-8")
@@ -122,7 +122,7 @@ class SingleFile(Page):
             text = asset(name)
             single |= {kind: Markup(text), f"{kind}_hash": _hash(text)}
         with whole(self.path) as temporary:
-            temporary.write_text(_html(runs=runs, single=single, served=False), "utf-8")
+            temporary.write_text(_html(runs=runs, single=single, served=""), "utf-8")
         return self.path
 
 

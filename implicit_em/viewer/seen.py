@@ -15,7 +15,7 @@ from implicit_em.data import ActivationDataModule, ResidentDataModule, as_unit_f
 from implicit_em.data.store import Split
 from implicit_em.metrics.feature_grid import RED_WHITE_BLUE, is_image
 from implicit_em.metrics.token_classes import classes_of
-from implicit_em.viewer.activity import Unit
+from implicit_em.training.activity import Unit
 from implicit_em.viewer.statistics import raised_by
 
 BEFORE, AFTER = 24, 12

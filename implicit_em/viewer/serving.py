@@ -5,9 +5,10 @@ import json
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +51,11 @@ class _Rate:
 
 
 class Server:
-    """Gives the files of a page, and answers ``POST /encode`` from this page alone.
+    """Gives the files of a page, and answers inputs from this page alone.
 
     Args:
         folder: folder of the page.
-        trial: answers inputs, one after another.
+        trials: answer inputs, one after another; ``encode`` answers ``POST /encode``, and so on.
         listening: socket that listens.
         loop: the server's own event loop.
     """
@@ -62,11 +63,11 @@ class Server:
     def __init__(
         self,
         folder: Path,
-        trial: Trial,
+        trials: Mapping[str, Trial],
         listening: socket.socket,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        self.folder, self.trial, self.listening, self.loop = folder, trial, listening, loop
+        self.folder, self.trials, self.listening, self.loop = folder, trials, listening, loop
         self.port: int = listening.getsockname()[1]
         self._requests, self._inputs = _Rate(REQUESTS_A_SECOND), _Rate(INPUTS_A_SECOND)
         self._worker, self._ended = ThreadPoolExecutor(1), asyncio.Event()
@@ -83,7 +84,8 @@ class Server:
     async def _serve(self) -> None:
         app = web.Application(middlewares=[self._checked], client_max_size=MOST_BYTES)
         app.router.add_get("/", self._index)
-        app.router.add_post("/encode", self._encode)
+        for name, trial in self.trials.items():
+            app.router.add_post(f"/{name}", partial(self._answer, trial))
         app.router.add_static("/", self.folder)
         times = {"keepalive_timeout": PATIENCE, "lingering_time": 1, "shutdown_timeout": 0.1}
         options: dict[str, Any] = {"access_log": None, "logger": _of_clients, **times}
@@ -125,7 +127,7 @@ class Server:
     async def _index(self, request: web.Request) -> web.FileResponse:
         return web.FileResponse(self.folder / INDEX)
 
-    async def _encode(self, request: web.Request) -> web.Response:
+    async def _answer(self, trial: Trial, request: web.Request) -> web.Response:
         """Answer an input."""
         if (
             request.headers.get("Origin") != f"http://{request.headers['Host']}"
@@ -140,7 +142,7 @@ class Server:
             question = json.loads(body)
             if not isinstance(question, dict):
                 raise ValueError("needs an object")
-            answer = await self.loop.run_in_executor(self._worker, self.trial, question)
+            answer = await self.loop.run_in_executor(self._worker, trial, question)
         except Exception as error:  # of JSON, of the input, or of what a model makes of it
             return _says(400, error=str(error))
         return _says(200, **answer)
@@ -152,12 +154,14 @@ def _says(status: int, **content: Any) -> web.Response:
 
 
 @contextmanager
-def serving(folder: Path, trial: Trial, port: int = 0) -> Iterator[tuple[str, Server]]:
+def serving(
+    folder: Path, trials: Mapping[str, Trial], port: int = 0
+) -> Iterator[tuple[str, Server]]:
     """Listen on this machine alone; yield the address of a page, and the server.
 
     Args:
         folder: folder of the page; the server needs it when it begins to answer.
-        trial: answers inputs.
+        trials: answer inputs; see ``Server``.
         port: port; 0 takes a free one.
 
     Raises:
@@ -168,5 +172,5 @@ def serving(folder: Path, trial: Trial, port: int = 0) -> Iterator[tuple[str, Se
     with raising(ConfigError, f"port={port}", OSError):
         listening = socket.create_server((HOST, port))
     with listening, closing(asyncio.new_event_loop()) as loop:
-        server = Server(folder, trial, listening, loop)
+        server = Server(folder, trials, listening, loop)
         yield f"http://{HOST}:{server.port}/", server

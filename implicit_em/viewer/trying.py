@@ -1,6 +1,7 @@
-"""What a run's features do on an input of the reader's own."""
+"""What a run's features do on an input of the reader's own, and with a text that they pull."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,16 @@ from torch import Tensor
 from implicit_em.base.errors import ConfigError
 from implicit_em.data import ActivationDataModule, ResidentDataModule
 from implicit_em.harvest.model_files import model_of
-from implicit_em.harvest.models import LanguageModel
+from implicit_em.harvest.models import CausalModel, LanguageModel
+from implicit_em.harvest.splicing import replacing
+from implicit_em.harvest.steering import Steering
 from implicit_em.metrics.feature_grid import is_image
+from implicit_em.training.trained import Trained
+from implicit_em.viewer.effects import causal_model
 from implicit_em.viewer.seen import short
 
+WRITTEN = 32
+"""Number of tokens that a language model writes."""
 MOST_CHARACTERS = 2_000
 """Largest length of a text."""
 MOST_FEATURES = 50
@@ -21,8 +28,8 @@ MOST_FEATURES = 50
 
 
 Trial = Callable[[Mapping[str, Any]], dict[str, Any]]
-"""Function from a decoded request to the answer: the features that the input activates. It raises
-``ValueError`` for an input that it cannot take."""
+"""Function from a decoded request to the answer. It raises ``ValueError`` for an input that it
+cannot take."""
 
 
 class ImageTrial:
@@ -51,26 +58,21 @@ class TextTrial:
     Args:
         model: model of the run, for normalised samples.
         data: its data module.
-        path: where the language model is; ``None`` for the place that ``conf/lm`` names.
-
-    Raises:
-        ConfigError: if the language model is not there, or another.
+        language_model: the language model that the store was harvested from.
     """
 
-    def __init__(self, model: Any, data: ActivationDataModule, path: str | None) -> None:
-        self.model, self.data = model, data
+    def __init__(
+        self, model: Any, data: ActivationDataModule, language_model: LanguageModel
+    ) -> None:
+        self.model, self.data, self.language_model = model, data, language_model
         manifest = data.store.manifest
-        self.language_model = LanguageModel.load(model_of(manifest, path), "cpu")
-        self.language_model.stop_after(data.columns)
         self.prefix, self.suffix = manifest.prefix, manifest.suffix
         self.room = manifest.settings["context"]["length"] - len(self.prefix) - len(self.suffix)
         self.dtype = getattr(torch, manifest.dtype)
 
     def __call__(self, question: Mapping[str, Any]) -> dict[str, Any]:
         """Return the token ids of ``text``, and the features of each; ``None`` if left out."""
-        text = question.get("text")
-        if not isinstance(text, str) or not 0 < len(text) <= MOST_CHARACTERS:
-            raise ValueError(f"text: needs 1 to {MOST_CHARACTERS:,} characters")
+        text = _text_of(question)
         own = self.language_model.tokenizer(text, add_special_tokens=False)["input_ids"]
         ids = [*self.prefix, *own[: self.room], *self.suffix]
         ids_1L = torch.tensor([ids])
@@ -90,13 +92,63 @@ class TextTrial:
         return {"ids": ids, "features": shown, "cut": len(own) > self.room}
 
 
-def trial_of(model: Any, data: ResidentDataModule, lm: str | None) -> Trial:
-    """Return the trial for a run's data, or raise ``ConfigError`` if there is none."""
-    if isinstance(data, ActivationDataModule):
-        return TextTrial(model, data, lm)
+class SteerTrial:
+    """Writes on from a text: the language model as it is, and with a unit of the run pulled.
+
+    Args:
+        steering: the run.
+        language_model: the language model that the store was harvested from.
+    """
+
+    def __init__(self, steering: Steering, language_model: CausalModel) -> None:
+        self.steering, self.language_model = steering, language_model
+        self.clean = ("", "")
+
+    def __call__(self, question: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the ``clean`` and the ``pulled`` end of ``text``; see ``Steering.replacement``."""
+        text = _text_of(question)
+        units = {question.get("unit", -1): question.get("strength", "")}
+        function = self.steering.replacement(units, question.get("how", "add"))
+        write = partial(self.steering.write, self.language_model, text, WRITTEN)
+        if self.clean[0] != text:
+            self.clean = (text, write())
+        with replacing(self.language_model, self.steering.splice, function):
+            return {"clean": self.clean[1], "pulled": write()}
+
+
+def _text_of(question: Mapping[str, Any]) -> str:
+    text = question.get("text")
+    if not isinstance(text, str) or not 0 < len(text) <= MOST_CHARACTERS:
+        raise ValueError(f"text: needs 1 to {MOST_CHARACTERS:,} characters")
+    return text
+
+
+def trials_of(found: Trained, lm: str | None) -> dict[str, Trial]:
+    """Return what can be tried with a run, by names: ``encode`` and, if possible, ``steer``.
+
+    Args:
+        found: the run.
+        lm: where the language model is; ``None`` for the place that ``conf/lm`` names.
+
+    Raises:
+        ConfigError: if its data are neither images nor of a language model, or the language model
+            is not there, or another.
+    """
+    data = found.data
     if is_image(data.sample_shape):
-        return ImageTrial(model, data)
-    raise ConfigError("serve: allowed for images and activations of language models")
+        return {"encode": ImageTrial(found.model, data)}
+    if not isinstance(data, ActivationDataModule):
+        raise ConfigError("serve: allowed for images and activations of language models")
+    settings = model_of(data.store.manifest, lm)
+    if (model := causal_model(settings)) is None:
+        reader = LanguageModel.load(settings, "cpu")
+        reader.stop_after(data.columns)
+        return {"encode": TextTrial(found.model, data, reader)}
+    trials: dict[str, Trial] = {"encode": TextTrial(found.model, data, model)}
+    has_lengths = found.normalizer is None or found.normalizer.mean is not None
+    if has_lengths and len(data.parts) == 1:
+        trials["steer"] = SteerTrial(Steering.of(found), model)
+    return trials
 
 
 @torch.no_grad()

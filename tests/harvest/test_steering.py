@@ -14,12 +14,13 @@ import implicit_em
 from implicit_em import steer
 from implicit_em.base.errors import ConfigError
 from implicit_em.config.harvest import LanguageModelSettings
-from implicit_em.harvest.models import CausalModel
+from implicit_em.harvest.models import CausalModel, extremes
 from implicit_em.harvest.run import harvest
-from implicit_em.harvest.splicing import CACHES, moved
+from implicit_em.harvest.splicing import CACHES, Passes, moved
 from implicit_em.harvest.steering import CONTEXTS, Steering, main
 from implicit_em.training.run import train
 from implicit_em.training.trained import trained
+from implicit_em_studies.language.pulling import target_shifts
 
 SITE, UNIT, LENGTH = 2, 5, 12
 KINDS = ("llama", "gpt2")
@@ -205,12 +206,13 @@ def test_an_ablation_changes_what_full_passes_say(case, folder, monkeypatch):
     path = str(folder / network.config.model_type)
     lm = LanguageModelSettings(name="tiny", package=None, path=path, sha256=None)
     model = CausalModel.load(lm, "cpu")
-    passes, values_N = steering.passes(model), steering.activations(UNIT)
+    passes = Passes(steering.data.store, model, f"resid.{SITE}", steering.data.rule)
+    values_N = steering.activations(UNIT)
     rows_E = values_N.nonzero()[:, 0]
     monkeypatch.setattr("implicit_em.harvest.splicing.LOGITS", 2**14)  # several batches
-    assert steering.ablated(passes, UNIT, rows_E).contexts == CONTEXTS
+    assert steering.ablated(model, UNIT, rows_E).contexts == CONTEXTS
     monkeypatch.setattr("implicit_em.harvest.steering.CONTEXTS", 999)
-    found = steering.ablated(passes, UNIT, rows_E)
+    found = steering.ablated(model, UNIT, rows_E)
     documents, sums, chances_V, tokens = passes.documents, np.zeros(3), 0, 0
     columns = [steering.data.column(name, "test")[rows_E] for name in ("document", "place")]
     contexts_C2 = passes.holding(*(column_E.numpy() for column_E in columns))
@@ -231,12 +233,39 @@ def test_an_ablation_changes_what_full_passes_say(case, folder, monkeypatch):
     assert (found.contexts, found.tokens) == (sums[0], tokens)
     assert found.loss == pytest.approx(sums[2] / sums[1], abs=1e-5)
     torch.testing.assert_close(found.chances_V, chances_V / tokens, atol=1e-6, rtol=1e-3)
-    less, more = found.extremes(2)
-    assert less[0][1] == found.chances_V.min()
-    assert more[0][0] == found.chances_V.argmax()
-    assert steering.ablated(passes, UNIT, torch.tensor([], dtype=torch.int64)) is None
+    (more, _), (_, values) = extremes(found.chances_V, 2)
+    assert (more[0], values[0]) == (found.chances_V.argmax(), found.chances_V.min())
+    assert steering.ablated(model, UNIT, torch.tensor([], dtype=torch.int64)) is None
     nothing = moved(passes, passes.contexts_C2[:2], lambda x_ND: x_ND)
     assert (nothing.tokens, nothing.loss, float(nothing.chances_V.abs().max())) == (0, 0, 0)
+
+
+def test_targets_shift_by_document_beside_random_directions(case, folder):
+    network, _, steering = case
+    lm = LanguageModelSettings(
+        name="tiny", package=None, path=str(folder / network.config.model_type), sha256=None
+    )
+    passes = Passes(
+        steering.data.store, CausalModel.load(lm, "cpu"), f"resid.{SITE}", steering.data.rule
+    )
+    contexts_C2, targets = passes.contexts_C2[:6], torch.tensor([7, 40])
+    table = target_shifts(steering, passes, contexts_C2, UNIT, 3.0, targets, seeds=2)
+    expected: dict[int, list[float]] = {}
+    for start, end in contexts_C2.tolist():
+        number = int(np.searchsorted(passes.documents.starts_N.numpy(), start, side="right")) - 1
+        ids = passes.documents.ids_T[start:end].long()
+        with torch.no_grad():
+            clean = network(ids[None]).logits[0].log_softmax(-1)
+        pulled, here = by_definition(network, steering, ids, CHANGES["add", 3.0])
+        shift_L = (pulled.log_softmax(-1) - clean)[:, targets].mean(-1)
+        expected.setdefault(number, []).extend(shift_L[here].tolist())
+    expected = {number: shifts for number, shifts in expected.items() if shifts}
+    assert table["document"].tolist() == sorted(expected)
+    assert table["tokens"].tolist() == [len(expected[n]) for n in sorted(expected)]
+    assert table["pulled"].tolist() == pytest.approx(
+        [sum(expected[n]) for n in sorted(expected)], abs=1e-3
+    )
+    assert (table["random"] != table["pulled"]).all()
 
 
 # --- what is refused

@@ -21,6 +21,7 @@ from implicit_em.training.directory import RunDirectory
 from implicit_em.training.loading import load_as_trained
 from implicit_em.viewer import exploring, features
 from implicit_em.viewer.__main__ import main
+from implicit_em.viewer.effects import causal_model
 
 
 @pytest.fixture
@@ -199,7 +200,7 @@ def test_an_earlier_page_is_replaced_and_nothing_else(trained, tmp_path, capsys)
 
 
 def test_a_page_that_fails_leaves_nothing(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(exploring, "decoder_and_rows", lambda *_: 1 / 0)
+    monkeypatch.setattr("implicit_em.training.trained.decoder_of", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         explore([trained("vectors")], tmp_path / "page")
     assert list(tmp_path.iterdir()) == []
@@ -258,6 +259,7 @@ def test_the_table_needs_neither_examples_nor_the_language_model(harvested, mode
     found = features_of(harvested("llama"), lm=str(models["llama"]))
     monkeypatch.setattr("implicit_em.viewer.seen.Texts.examples", None)
     monkeypatch.setattr("implicit_em.viewer.effects.CausalModel", None)
+    causal_model.cache_clear()  # of other tests
     assert len(found.table()) == len(found)
     with pytest.raises(AttributeError, match="load"):
         found[0]

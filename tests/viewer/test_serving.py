@@ -13,13 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from helpers.pages import running
 
+import implicit_em
 from implicit_em.base.errors import ConfigError
 from implicit_em.config.spec import RunSpec
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.loading import load, load_as_trained
-from implicit_em.viewer import serving
+from implicit_em.viewer import serving, trying
 from implicit_em.viewer.__main__ import main
 from implicit_em.viewer.exploring import served
 
@@ -87,6 +89,41 @@ def test_a_text_gets_the_features_that_it_has_in_the_store(harvested, models):
         expected_K = codes_NK[rows[short, place]].clip(0)
         np.testing.assert_allclose(features_of(pairs, 5), expected_K, rtol=2e-3, atol=2e-3)
     assert (len(long["ids"]), long["cut"]) == (12, True)
+
+
+def test_a_feature_is_pulled_beside_the_text_without(harvested, models, monkeypatch):
+    monkeypatch.setattr(trying, "WRITTEN", 8)
+    run, lm = harvested("llama"), models["llama"]
+    question = {"text": "cat eel", "unit": 2, "strength": 40.0, "how": "add"}
+    wrong = [{"unit": 5}, {"unit": True}, {"unit": [2]}, {"strength": "4"}, {"strength": 1e999}]
+    wrong += [{"how": "times"}, {"text": ""}, {"text": "cat " * 40}]
+    with serving_of(run, str(lm)) as (ask, _):
+        status, text = ask(question, "/steer")
+        without = json.loads(ask({**question, "strength": 0}, "/steer")[1])
+        shown = ask(b"", "/", "GET")[1].decode()
+    with serving_of(run, str(lm)) as (ask, _):
+        refused = [ask({**question, **one}, "/steer") for one in wrong]
+    found = json.loads(text)
+    assert (status, 'data-served="encode steer"' in shown) == (200, True)
+    assert {code for code, _ in refused} == {400}
+    assert all("error" in json.loads(said) for _, said in refused)
+    assert without["pulled"] == without["clean"] == found["clean"] != found["pulled"]
+    network, tokenizer = (
+        getattr(transformers, auto).from_pretrained(lm)
+        for auto in ("AutoModelForCausalLM", "AutoTokenizer")
+    )
+    ids = tokenizer("cat eel", return_tensors="pt")["input_ids"]
+    options = {"max_new_tokens": trying.WRITTEN, "do_sample": False, "pad_token_id": 0}
+    with implicit_em.steer(network, run, {2: 40.0}):
+        written = network.generate(ids, **options)[0, ids.shape[1] :]
+    assert found["pulled"] == tokenizer.decode(written)
+
+
+def test_what_is_not_causal_is_not_pulled(harvested, models, trained):
+    for run, lm in ((harvested("bert"), str(models["bert"])), (trained("images"), None)):
+        with serving_of(run, lm) as (ask, _):
+            assert ask({}, "/steer")[0] in (404, 405)
+            assert 'data-served="encode"' in ask(b"", "/", "GET")[1].decode()
 
 
 def test_other_pages_hosts_sizes_and_floods_are_refused(trained, monkeypatch):

@@ -6,8 +6,8 @@ import torch
 
 from implicit_em import Encoder
 from implicit_em.base.errors import RunError
-from implicit_em.viewer import activity as module
-from implicit_em.viewer.activity import Activity
+from implicit_em.training import activity as module
+from implicit_em.training.activity import Activity
 
 
 @pytest.fixture(params=[10, 2**21])

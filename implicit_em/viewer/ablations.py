@@ -1,0 +1,54 @@
+"""What the language model loses without a unit, on the contexts that activate it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from implicit_em.base.errors import ConfigError
+from implicit_em.harvest.model_files import model_of
+from implicit_em.harvest.models import extremes
+from implicit_em.harvest.splicing import Moved
+from implicit_em.harvest.steering import MOST, Steering, check
+from implicit_em.training.activity import Unit
+from implicit_em.training.progress import working
+from implicit_em.training.trained import Trained
+from implicit_em.viewer.effects import causal_model
+from implicit_em.viewer.seen import short
+
+Ablations = Callable[[Unit], dict[str, Any] | None]
+"""Function from a unit to what setting it to 0 changes; ``None`` for units that were not asked for,
+and for dead ones.
+
+It is the number of ``contexts`` that were read, and of active ``tokens`` there, the change of the
+``loss`` in nats for each predicted token, and which next tokens become ``more`` and ``less`` likely
+behind the active ones: their ids, and the changes of the probabilities.
+"""
+
+
+def ablations_of(found: Trained, lm: str | None, units: Sequence[int]) -> Ablations:
+    """Return the ablations of some units of a trained model; each is measured once.
+
+    Raises:
+        ConfigError: if a unit is out of range, or the data are from no causal language model.
+    """
+    check(found.model, dict.fromkeys(units, 0.0), "set")
+    settings = model_of(found.inside("ablate").store.manifest, lm)
+    if (model := causal_model(settings)) is None:
+        raise ConfigError(f"ablate: lm={settings.name} is not causal, and predicts nothing")
+    steering, known = Steering.of(found), dict[int, dict[str, Any] | None]()
+
+    def ablated(unit: Unit) -> dict[str, Any] | None:
+        if unit.number in units and unit.number not in known:
+            with working(f"ablating feature {unit.number}"):
+                moved = steering.ablated(model, unit.number, torch.from_numpy(unit.samples_E))
+            known[unit.number] = moved and _shown(moved)
+        return known.get(unit.number)
+
+    return ablated
+
+
+def _shown(moved: Moved) -> dict[str, Any]:
+    sides = ([ids, [*map(short, values)]] for ids, values in extremes(moved.chances_V, MOST))
+    counts = {"contexts": moved.contexts, "tokens": moved.tokens, "loss": short(moved.loss)}
+    return {**counts, **dict(zip(("more", "less"), sides, strict=True))}
