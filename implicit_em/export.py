@@ -20,6 +20,7 @@ from implicit_em.base.quiet import quieten
 from implicit_em.base.tables import format_value
 from implicit_em.base.values import check_word
 from implicit_em.data import ActivationDataModule
+from implicit_em.harvest import delphi
 from implicit_em.models import JumpReLU, SpikeSlab
 from implicit_em.training import evaluations, hub
 from implicit_em.training.decoding import own_fvu
@@ -29,7 +30,7 @@ from implicit_em.training.trained import Trained, trained
 
 log = logging.getLogger(__name__)
 
-PLACES = {"saelens": "saelens", "safetensors": "export.safetensors"}
+PLACES = {"saelens": "saelens", "safetensors": "export.safetensors", "delphi": "delphi"}
 """Default folder or file of each format, in the directory for what is made of a model."""
 NO_HOOK = "sae"
 """Folder on the hub for a model without a hook: its data are from no language model."""
@@ -162,8 +163,9 @@ def export(path: str | Path, form: str = "saelens", out: str | Path | None = Non
 
     Args:
         path: run directory; or folder or address of another tool's model, see ``evaluate``.
-        form: ``saelens``, a folder that ``SAE.load_from_disk`` loads; or ``safetensors``, one file
-            with the same arrays, and the settings as its metadata.
+        form: ``saelens``, a folder that ``SAE.load_from_disk`` loads; ``safetensors``, one file
+            with the same arrays, and the settings as its metadata; or ``delphi``, the activations
+            on test documents, which Delphi's ``LatentDataset`` loads.
         out: folder or file; by default in the run directory, or in ``outputs/NAME-DIGEST``.
 
     Returns:
@@ -173,7 +175,14 @@ def export(path: str | Path, form: str = "saelens", out: str | Path | None = Non
         FileNotFoundError: if there is no run.
         ConfigError: if the run is not finished, has no form there, or ``out`` holds something else.
     """
-    return Exported.of(path, form).write(out)
+    if form != "delphi":
+        return Exported.of(path, form).write(out)
+    found = trained(path)
+    place = Path(out) if out else found.output / PLACES[form]
+    if place.exists():
+        raise ConfigError(f"out={place}: is there already; nothing is overwritten")
+    delphi.write(found, place)
+    return place
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -185,7 +194,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     path = "run directory, folder of SAELens or dictionary_learning, or hub:OWNER/NAME[:FOLDER]"
     parser.add_argument("path", metavar="PATH", help=path)
-    parser.add_argument("--format", default="saelens", help="saelens (default) or safetensors")
+    parser.add_argument(
+        "--format", default="saelens", help="saelens (default), safetensors or delphi"
+    )
     out = "folder or file; default: in the run, or in outputs/NAME-DIGEST"
     parser.add_argument("--out", type=Path, help=out)
     push = "also upload it to the hub, into a folder named by its hook, with a model card"
@@ -199,6 +210,9 @@ def _export_and_push(options: argparse.Namespace) -> None:
         if options.format != "saelens":
             raise ConfigError("push: allowed for --format saelens alone")
         hub.check(options.push)  # before anything takes time
+    if options.format == "delphi":
+        print(f"Written to {export(options.path, options.format, options.out)}")
+        return
     exported = Exported.of(options.path, options.format)
     if options.push:
         hub.create(options.push)  # before anything is written
