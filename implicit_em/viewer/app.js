@@ -364,7 +364,7 @@
     for (const does of gone ? ["less", "more"] : []) {
       const [ids, values] = gone[does];
       lists.push([`Its ablation makes ${does} likely`, ids.map((id, place) => [id, values[place]]),
-        ([id, value]) => [h("span", { class: "token" }, visible(vocabulary[id] ?? "")), `${number(100 * value)} %`], ["next token", "probability"]]);
+        ([id, value]) => [h("span", { class: "token" }, visible(vocabulary[id] ?? "")), `${value > 0 ? "+" : ""}${number(100 * value)} %`], ["next token", "change of its probability"]]);
     }
     if (RUNS > 1) {
       const partners = await Promise.all((await partnersOf(run, unit)).slice(1)
@@ -500,7 +500,7 @@
     const say = () => { shown.textContent = `${number(Number(slider.value))}, ${number(Number(slider.value) / top)} times its strongest`; };
     const place = () => { slider.min = how.value === "set" ? 0 : -2 * top; say(); };
     const written = (title, end) => h("section", {}, h("h3", {}, title),
-      h("p", { class: "written", dir: "auto" }, h("span", { class: "small" }, prompt), end));
+      h("p", { class: "written", dir: "auto" }, h("span", {}, prompt), end));
     const ask = () => {
       if (!text.value.trim()) return;
       const question = { text: text.value, unit, strength: Number(slider.value), how: how.value };
