@@ -24,7 +24,7 @@ def test_what_imports_nothing_leaves_garbage_to_be_found():
     frozen = gc.get_freeze_count()
     with quick_imports():
         import sys  # noqa: F401
-    assert gc.get_freeze_count() == frozen
+    assert gc.get_freeze_count() <= frozen, "what was frozen may have gone meanwhile"
 
 
 def test_garbage_is_searched_again_after_a_failure():

@@ -282,7 +282,7 @@ def main():
     device.install()
     topk.LONG_ROW = 64  # so that rows this short are taken for long ones
     found = {}
-    for name in FAMILIES if "-c" not in sys.argv else ():
+    for name in FAMILIES:
         found[f"{name} dense"] = tried(partial(family, name, 0.0))
         if name != "mixture":
             found[f"{name} sparse"] = tried(partial(family, name, 1.0))
