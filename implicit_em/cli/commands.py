@@ -51,7 +51,7 @@ def collect(arguments: Sequence[str]) -> int:
 
 
 def steer(arguments: Sequence[str]) -> int:
-    """Write a text with a unit of a run pulled, beside the text without."""
+    """Write a text of a language model steered by a unit of a run, beside the text without."""
     from implicit_em.harvest.steering import main
 
     return main(arguments)

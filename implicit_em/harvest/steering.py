@@ -1,4 +1,4 @@
-"""``implicit-em steer RUN --unit N --strength S --prompt "..."``: pull a unit of a run."""
+"""``implicit-em steer RUN --unit N --strength S --prompt "..."``: steer by a unit."""
 
 import argparse
 import sys
@@ -35,7 +35,7 @@ MOST = 8
 
 @dataclass(frozen=True)
 class Steering:
-    """A trained model whose units are pulled inside the language model that its samples are from.
+    """A trained model whose units steer the language model that its samples are from.
 
     Args:
         coder: the model on raw vectors, with a decoder.
@@ -57,14 +57,16 @@ class Steering:
         """
         data = found.inside("steer")
         if len(data.parts) > 1:
-            raise ConfigError(f"steer: a code of several sites at once, {', '.join(data.parts)}")
+            raise ConfigError(
+                f"steer: the run explains {', '.join(data.parts)}; allowed is one site"
+            )
         (place,), special = data.parts, data.store.manifest.special_tokens
         return cls(found.coder, data, Splice(place, data.rule, special, data.columns))
 
     def replacement(
         self, units: Mapping[int, float], how: str = "add", error: bool = True
     ) -> Replacement:
-        """Return what pulls units; see ``steer``."""
+        """Return the replacement of vectors that changes units; see ``steer``."""
         check(self.coder.model, units, how)
         coder, numbers = self.coder, list(units)
         strengths_U = torch.tensor(list(units.values()), dtype=torch.float64)
@@ -92,7 +94,7 @@ class Steering:
         return self._known[unit]
 
     def reach(self, unit: int) -> str:
-        """Return a line that says how active a unit is at most, and how often."""
+        """Return a line with a unit's largest activation, and how often it is active."""
         values_N = self.activations(unit)
         samples = f"{len(values_N):,} {self.data.final} samples"
         share = (values_N > 0).float().mean()
@@ -120,7 +122,7 @@ class Steering:
         return moved(passes, some_C2, self.replacement({unit: 0.0}, "set"))
 
     def write(self, model: CausalModel, prompt: str, tokens: int, seed: int | None = None) -> str:
-        """Return how a model goes on with a prompt: greedily or, with a seed, sampled.
+        """Return how a model continues a prompt: greedily or, with a seed, sampled.
 
         Raises:
             ConfigError: if the prompt is empty, or the model cannot take as many tokens.
@@ -144,7 +146,7 @@ class Steering:
 
 
 def check(model: Any, units: Mapping[int, float], how: str) -> None:
-    """Raise ``ConfigError`` for a unit that a model lacks, a strength, or a way to pull."""
+    """Raise ``ConfigError`` for a unit that a model lacks, a wrong strength, or a wrong ``how``."""
     check_word("how", how, ("add", "set"))
     for unit, strength in units.items():
         check_whole("unit", unit, 0, len(model.weight) - 1)
@@ -160,25 +162,23 @@ def steer(
     how: str = "add",
     error: bool = True,
 ) -> Iterator[Steering]:
-    """Pull units of a trained model inside a language model, as long as the context lasts.
+    """Steer a language model by units of a trained model, as long as the context lasts.
 
     The vector x of a token becomes ``x + D(a') - D(a)``. Here a is the code of x, a' the code with
-    the units changed, and D the decoder. Only tokens that the run reads are changed: special ones,
-    first positions and large norms stay as the settings of its data say. Padding stays, too.
-    Batches may be padded on either side, and generation may keep its keys and values. The run
-    computes on the CPU, wherever the language model is.
-
-    How active each unit is at most on the run's final samples is printed.
+    the units changed, and D the decoder. Tokens that the settings of the run's data leave out stay
+    as they are: special tokens, first positions, large norms. So does padding, on either side.
+    Generation may keep its keys and values. The run computes on the CPU, wherever the language
+    model is. A line for each unit says its largest activation on the run's final samples.
 
     Args:
         lm: a causal model of transformers in evaluation mode, of any floating-point type.
-        run: run directory, or folder or address of another tool's model; or what this context has
-            given before, which is not read again.
-        units: strengths by the numbers of units, in the unit's own activation.
-        site: site whose vectors are changed; ``None`` for that of the run. The largest norm stays
-            that of the run's own.
-        how: ``add`` adds the strength to the activation, ``set`` replaces it: 0 removes the unit.
-        error: whether what the decoder does not reconstruct of x stays; if not, x becomes
+        run: run directory, or folder or address of another tool's model; or what an earlier context
+            has yielded, so that nothing is read again.
+        units: strength for each unit, by its number, on the scale of its activation.
+        site: site whose vectors are changed; ``None`` for that of the run. The largest norm is that
+            of the run's own site.
+        how: ``add`` adds the strength to the activation; ``set`` replaces it, 0 removes the unit.
+        error: whether the part of x stays that the decoder does not reconstruct; if not, x becomes
             ``D(a')``.
 
     Yields:
@@ -210,23 +210,23 @@ def steer(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write a text with and without a unit that is pulled; return the exit code."""
+    """Write a text that is steered by a unit, beside one that is not; return the exit code."""
     parser = Parser(
         prog="implicit-em steer",
-        description="Write on from a prompt: the language model as it is, and with a unit pulled "
-        "at the site of the run. This builds the classes that the run's configuration names.",
+        description="Continue a prompt: by the language model as it is, and steered by a unit at "
+        "the site of the run. This builds the classes that the run's configuration names.",
     )
-    add, lm = parser.add_argument, "folder, GGUF file or hub name, if it is none of conf/lm"
+    add = parser.add_argument
     add("path", metavar="RUN", help="run directory, or a model of another tool")
     add("--unit", type=int, required=True, help="number of the unit")
     add("--strength", type=float, help="what is added to the unit's activation")
     add("--set", action="store_true", help="set the activation to the strength")
     add("--remove", action="store_true", help="set it to 0, and measure what this changes")
-    add("--prompt", required=True, help="text to go on from")
+    add("--prompt", required=True, help="text to continue")
     add("--tokens", type=int, default=40, help="number of new tokens; default: 40")
-    add("--seed", type=int, help="of a sample; without it, the most likely tokens follow")
+    add("--seed", type=int, help="seed of sampled tokens; without it, the most likely follow")
     add("--no-error", action="store_true", help="leave out what the decoder does not reconstruct")
-    add("--lm", help=lm)
+    add("--lm", help="folder, GGUF file or hub name of the language model, if none of conf/lm")
     return parser.run(arguments, _steer_and_print)
 
 
@@ -264,7 +264,7 @@ def told(found: Moved, vocabulary: Sequence[str]) -> str:
     """Return lines that say what an ablation changes."""
     lines = [
         f"without it, in {found.contexts} contexts: {found.loss:+.4f} nats a token; "
-        f"the {found.tokens} active tokens make the next one"
+        f"behind its {found.tokens} active tokens, these become"
     ]
     for word, side in zip(("more", "less"), extremes(found.chances_V, MOST), strict=True):
         pairs = zip(*side, strict=True)

@@ -344,7 +344,7 @@
     const vocabulary = about.vocabulary ?? [];
     const linked = (other, to = run) => h("a", { href: `#${to}/feature/${other}` }, String(other));
     const gone = shown.ablation;
-    const without = gone ? [["without it", `${gone.loss < 0 ? "" : "+"}${number(gone.loss)} nats a token, in ${gone.contexts} contexts that activate it`]] : [];
+    const without = gone ? [["loss without it", `${gone.loss < 0 ? "" : "+"}${number(gone.loss)} nats a token, in ${gone.contexts} contexts that activate it`]] : [];
     const side = [facts(table, unit, without), pictures(shown)];
     if (shown.row) side.push(curve("encoder weights, by input", shown.row));
     side.push(histogram(shown.histogram, table.max[unit]));
@@ -378,7 +378,7 @@
         h("h1", {}, `Feature ${unit}`),
         h("p", { class: "small" }, `Of ${about.name}. Directions are those of ${about.decoder}.`,
           RUNS > 1 ? [" ", h("a", { href: `#${run}/compare/${unit}` }, "Compare it in all runs"), "."] : []),
-        ...[run === 0 ? pull(table, unit) : null].filter(Boolean),
+        ...[run === 0 ? steer(table, unit) : null].filter(Boolean),
         h("div", { class: "columns" },
           h("div", {}, side.filter(Boolean)),
           h("div", { class: "examples" }, examples(about, table, unit, shown.examples)),
@@ -485,8 +485,8 @@
 
   let prompt = ""; // stays from feature to feature
 
-  /** Offer to pull a feature, and show what the language model then writes. */
-  function pull(table, unit) {
+  /** Offer to steer by a feature, and show what the language model then writes. */
+  function steer(table, unit) {
     const top = table.max[unit];
     if (!ANSWERS.includes("steer") || !top) return null;
     const said = h("p", { role: "status", class: "small" });
@@ -497,7 +497,7 @@
       h("option", { value: "add" }, "add"), h("option", { value: "set" }, "set to"));
     const slider = h("input", { type: "range", id: "strength", max: 4 * top, step: top / 8, input: () => say(), change: () => soon() });
     const shown = h("output", { for: "strength" });
-    const say = () => { shown.textContent = `${number(Number(slider.value))}, ${number(Number(slider.value) / top)} times its strongest`; };
+    const say = () => { shown.textContent = `${number(Number(slider.value))}, ${number(Number(slider.value) / top)} times its largest`; };
     const place = () => { slider.min = how.value === "set" ? 0 : -2 * top; say(); };
     const written = (title, end) => h("section", {}, h("h3", {}, title),
       h("p", { class: "written", dir: "auto" }, h("span", {}, prompt), end));
@@ -505,14 +505,14 @@
       if (!text.value.trim()) return;
       const question = { text: text.value, unit, strength: Number(slider.value), how: how.value };
       post("steer", question, said, ({ clean, pulled }) => answer.replaceChildren(
-        written("As it is", clean), written(`Pulled: ${how.value === "set" ? "set to" : "add"} ${number(question.strength)}`, pulled)));
+        written("As it is", clean), written(`Steered: ${how.value === "set" ? "set to" : "add"} ${number(question.strength)}`, pulled)));
     };
     let timer;
     const soon = () => { clearTimeout(timer); timer = setTimeout(ask, 400); }; // keys come fast
     place();
     slider.value = 2 * top;
     say();
-    return h("section", {}, h("h2", {}, "Pull it"),
+    return h("section", {}, h("h2", {}, "Steer"),
       h("form", { submit: (event) => { event.preventDefault(); ask(); } },
         h("p", {}, h("label", { for: "prompt" }, "A text, from which the language model goes on")), text,
         h("p", { class: "tools" }, h("label", { for: "how" }, "Its activation:"), how,

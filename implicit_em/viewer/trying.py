@@ -1,4 +1,4 @@
-"""What a run's features do on an input of the reader's own, and with a text that they pull."""
+"""What a run's features do on an input of the reader's own, and what they make a model write."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -93,7 +93,7 @@ class TextTrial:
 
 
 class SteerTrial:
-    """Writes on from a text: the language model as it is, and with a unit of the run pulled.
+    """Continues a text: by the language model as it is, and steered by a unit of the run.
 
     Args:
         steering: the run.
@@ -105,7 +105,7 @@ class SteerTrial:
         self.clean = ("", "")
 
     def __call__(self, question: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the ``clean`` and the ``pulled`` end of ``text``; see ``Steering.replacement``."""
+        """Return how ``text`` goes on, ``clean`` and ``pulled``; see ``Steering.replacement``."""
         text = _text_of(question)
         units = {question.get("unit", -1): question.get("strength", "")}
         function = self.steering.replacement(units, question.get("how", "add"))

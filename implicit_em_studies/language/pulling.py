@@ -1,4 +1,4 @@
-"""What pulling a unit does to chosen tokens, beside random directions of equal length."""
+"""What steering by a unit does to chosen tokens, beside random directions of equal length."""
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ def target_shifts(
     targets_T: Tensor,
     seeds: int = 4,
 ) -> pd.DataFrame:
-    """Return how far a pulled unit moves the log-probabilities of target tokens, by document.
+    """Return how far a unit moves the log-probabilities of target tokens, by document.
 
     The strength is added to the unit at every token that the run's rule keeps. So each vector moves
     by the same ``d``, along the raw direction of the unit. A random direction is normally
@@ -35,9 +35,9 @@ def target_shifts(
         seeds: number of random directions.
 
     Returns:
-        A row for each document: its number as ``document``, the number of its ``tokens`` that move,
-        and sums over these of the change of the next token's log-probability, a mean over the
-        targets, in nats: ``pulled``, and ``random``, a mean over the random directions.
+        A row for each document: its number as ``document``, and the number of its ``tokens`` that
+        move. ``pulled`` is the sum over these of the change of the next token's log-probability, a
+        mean over the targets, in nats. ``random`` is the same, a mean over the random directions.
     """
     coder, count = steering.coder, len(passes.documents)
     code_2K = torch.zeros(2, len(coder.model.weight), dtype=coder.model.weight.dtype)

@@ -1,4 +1,4 @@
-"""Units that are pulled inside tiny models, beside transformers with hooks of this file."""
+"""Units that steer tiny models, beside transformers with hooks of this file."""
 
 import math
 from inspect import signature
@@ -112,7 +112,7 @@ def test_kept_tokens_of_padded_batches_move_along_the_raw_direction(case, pull, 
         with steer(network, steering, {UNIT: pull[1]}, how=pull[0]):
             found = network(**batch).logits
         again = network(**batch).logits
-    assert torch.equal(clean, again), "afterwards nothing is pulled"
+    assert torch.equal(clean, again), "afterwards nothing is steered"
     assert not torch.allclose(clean, found, atol=1e-3)
     for row, mask in enumerate(batch["attention_mask"].bool()):
         ids = batch["input_ids"][row, mask]

@@ -266,23 +266,23 @@ def test_a_text_that_is_typed_is_coloured(harvested, models, opened):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1200, 390])
-def test_a_feature_is_pulled_by_a_slider(harvested, models, opened, scheme, width, monkeypatch):
+def test_a_slider_steers_by_a_feature(harvested, models, opened, scheme, width, monkeypatch):
     monkeypatch.setattr("implicit_em.viewer.trying.WRITTEN", 8)
     options = {"color_scheme": scheme, "viewport": {"width": width, "height": 800}}
     with answering(harvested("llama"), str(models["llama"]), ablate=[2]) as address:
         page = opened(address, "0/feature/2", offline=False, **options)
         page.get_by_label("A text, from which").fill("cat eel <b>")
         page.get_by_role("button", name="Write").click()
-        page.wait_for_selector("h3:has-text('Pulled: add')")
+        page.wait_for_selector("h3:has-text('Steered: add')")
         before = page.locator(".written").all_inner_texts()
-        title = page.locator("h3", has_text="Pulled").inner_text()
+        title = page.locator("h3", has_text="Steered").inner_text()
         page.get_by_label("strength").focus()
         for _ in range(8):
             page.keyboard.press("ArrowRight")
         assert page.url.endswith("0/feature/2"), "arrows move the slider alone"
-        page.wait_for_selector(f"h3:has-text('Pulled'):not(:text-is('{title}'))")
+        page.wait_for_selector(f"h3:has-text('Steered'):not(:text-is('{title}'))")
         page.get_by_label("Its activation").select_option("set")
-        page.wait_for_selector("h3:has-text('Pulled: set to')")
+        page.wait_for_selector("h3:has-text('Steered: set to')")
         assert page.locator(".written").first.inner_text() == before[0]
         assert before[0].startswith("cat eel <b>")
         assert page.get_by_text("Its ablation makes less likely").count() == 1
@@ -291,7 +291,7 @@ def test_a_feature_is_pulled_by_a_slider(harvested, models, opened, scheme, widt
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_a_page_of_files_does_not_offer_to_pull(harvested, models, opened, tmp_path):
+def test_a_page_of_files_does_not_offer_to_steer(harvested, models, opened, tmp_path):
     page = opened(
         explore([harvested("llama")], tmp_path / "page", lm=str(models["llama"])), "0/feature/2"
     )
