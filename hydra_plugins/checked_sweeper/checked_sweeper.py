@@ -25,7 +25,7 @@ class CheckedSweeper(BasicSweeper):
     """Hydra's basic sweeper, without its own check that every job can be composed.
 
     ``CheckCallback`` has composed every job when the sweep starts. Hydra would take tens of
-    milliseconds a job to do it again, and as many to compose the job that its launcher runs.
+    milliseconds a job to do it again, and as many once more when its launcher runs the job.
     """
 
     def setup(

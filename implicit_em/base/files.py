@@ -53,7 +53,7 @@ def half_written(path: Path) -> list[Path]:
 
 
 def refuse_small_disk(name: str, path: Path, needed: int) -> None:
-    """Raise ``ConfigError`` if the disk of a directory, or of the one to be, has less room.
+    """Raise ``ConfigError`` if the disk of a directory, which need not exist, has less room.
 
     Args:
         name: the setting that names the directory.

@@ -65,7 +65,7 @@ def deciding(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
                 group.pop(key, None)
     data = settings.get("data", {})
     if data.keys() >= {*AHEAD}:
-        made = data["ahead"] is not None  # how many shards are made ahead, and by what, is all one
+        made = data["ahead"] is not None  # how many are made ahead, and by what, changes no result
         for key in ("producer",) if made else AHEAD:
             del data[key]
         data |= {"ahead": True} if made else {}

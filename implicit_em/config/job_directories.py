@@ -108,7 +108,7 @@ def job_directory(overrides: Sequence[str], *, _root_: DictConfig) -> str:
 
 
 def note_jobs(directory: Path, jobs: Mapping[str, str]) -> None:
-    """Put jobs, given as their overrides by path in it, first in a sweep directory's list.
+    """Put jobs first in a sweep directory's list: their overrides by their paths in it.
 
     An entry for the same overrides with another directory is left out.
     """
@@ -132,6 +132,6 @@ def noted_jobs(directory: Path) -> dict[str, str]:
 
 
 def _is_a_name(name: str) -> bool:
-    """Return whether a name is one of a folder below another: ``hydra.sweep.subdir`` may nest."""
+    """Return whether this is a path below the sweep; ``hydra.sweep.subdir`` may have folders."""
     parts = Path(name).parts
     return bool(parts) and not {"..", "/"} & {*parts} and str(Path(name)) == name

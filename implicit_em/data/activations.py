@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 HALF, FLOAT32 = 2, 4
 """Bytes of a number in the store, and of a normalised one."""
 SURE = 0.99
-"""Share of the tokens that a store has, judged by some of its shards, that it surely has."""
+"""Share of its tokens, as estimated from some shards, that a store surely has."""
 STARTED = 2**17
 """Largest number of vectors that a model starts from."""
 PROBED = 20_000
@@ -70,15 +70,14 @@ class ActivationDataModule(ResidentDataModule):
     saving a checkpoint.
 
     With ``ahead``, the store need not be complete: training shards that it lacks are made while a
-    run trains, see ``data.ahead.Stream``. There is one epoch. Its order is that of the shards, and
-    windows follow one another in this order. Whatever else takes training tokens takes those of the
-    first ``kept`` shards: the largest norm, the statistics, and ``split``. They, and the shards of
-    the other splits, are made first and stay.
+    run trains, see ``data.ahead.Stream``. There is one epoch, and its windows follow the order of
+    the shards. The largest norm, the statistics and ``split`` take training tokens of the first
+    ``kept`` shards alone. These, and the shards of the other splits, are made first and stay.
 
     Args:
         path: directory of the store.
-        site: place in the model whose vectors are taken; ``None`` if the store has only one. Of a
-            list, the vectors of a token stand side by side: a sample of a crosscoder.
+        site: place in the model whose vectors are taken; ``None`` if the store has only one. With a
+            list, the vectors of a token at these sites stand side by side, for a crosscoder.
         label: label of the documents that the probe predicts; ``None`` probes nothing.
         first_positions: number of first positions of each context that are left out.
         special_tokens: whether special tokens are kept.
@@ -354,7 +353,7 @@ class ActivationDataModule(ResidentDataModule):
 
     @property
     def progress(self) -> str:
-        """How many shards were made for the training; empty if none is."""
+        """How many shards were made for the training; empty if none has to be made."""
         return "" if self._stream is None else self._stream.progress
 
     def state_dict(self) -> dict[str, Any]:

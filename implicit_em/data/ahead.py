@@ -110,7 +110,7 @@ class Making:
         return found
 
     def clear(self, wanted: Collection[str] = ()) -> None:
-        """Drop all files that were made but those of these names, also what kills have left."""
+        """Drop all files that were made, also half-written ones, except those of these names."""
         for path in self._folder.iterdir():
             if path.name not in (LOCK, *wanted):
                 path.unlink()
@@ -165,7 +165,7 @@ class Stream:
         seed: seed of the order in a window.
         ahead: number of shards that are made ahead of a window.
         producer: what makes them; ``None`` if none is missing.
-        ends: number of tokens up to the end of each window that was trained on before.
+        ends: for each window that was trained on before, the number of tokens up to its end.
         device: device of the rows that are returned.
         on_progress: function that is called when a shard was made.
     """
@@ -300,7 +300,7 @@ class Stream:
     def _shard(self, place: int) -> Shard:
         """Return a shard when it is there."""
         while place not in self._there:
-            assert self._making is not None, "it would be there"
+            assert self._making is not None, "else the shard would be there"
             made = self._making.answer()
             self._there[self._asked.popleft()] = made
             self.on_progress()

@@ -130,7 +130,7 @@ class ArrayOnDisk:
 
 @dataclass(frozen=True)
 class SideBySide:
-    """Arrays of one file whose rows ``(N, D)`` stand side by side; it stands for one array."""
+    """Arrays ``(N, D)`` of one file, used as one array in which their rows stand side by side."""
 
     arrays: tuple[ArrayOnDisk, ...]
 

@@ -84,9 +84,9 @@ class ResidentDataModule(pl.LightningDataModule):
         self.drop_last = drop_last
         self.sample_shape: tuple[int, ...] = ()
         self.out_features: int | None = None
-        """Width of the target that stands behind each sample; ``None`` if that is the sample."""
+        """Width of the target that stands behind each sample; ``None`` without one."""
         self.parts: dict[str, slice] = {}
-        """Columns of what is to be explained that belong to each site of a language model."""
+        """Columns of each site of a language model, in what is to be explained."""
         self.on_progress: Callable[[], None] = lambda: None
         self._splits: Splits | None = None
 
@@ -214,7 +214,7 @@ class ResidentDataModule(pl.LightningDataModule):
 
     @property
     def progress(self) -> str:
-        """What is told beside the steps of a training; empty for nothing."""
+        """Text that stands beside the steps of a training; it may be empty."""
         return ""
 
     def monitored_indices(self) -> Tensor:

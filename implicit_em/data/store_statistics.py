@@ -38,7 +38,7 @@ class TokenFilter:
         drop_special_tokens: whether special tokens are left out.
         largest_norm: largest norm of a vector; tokens with a larger one are left out. ``None`` for
             no limit.
-        limits: largest norms at sites by their names, all of which a token must keep.
+        limits: pairs of a site and the largest norm there; a token must keep all of them.
     """
 
     first_positions: int = 0

@@ -80,10 +80,9 @@ class EnergyModule(pl.LightningModule):
     A batch is a tensor of images of any shape ``(B, ...)``, or a tuple that begins with one.
     Integer labels behind it are ignored; floating-point values raise ``ValueError``. A model with
     ``out_features`` takes inputs and targets, as a tuple of two floating-point tensors or side by
-    side in one. Each epoch
-    logs the mean over its steps of the total and of each term, as ``train/loss`` and
-    ``train/<term>``. A validation loader adds the curves ``monitor/<metric>``. A ``Stack`` of this
-    module alone, or of several, makes the steps.
+    side in one. Each epoch logs the mean over its steps of the total and of each term, as
+    ``train/loss`` and ``train/<term>``. A validation loader adds the curves ``monitor/<metric>``. A
+    ``Stack`` of this module alone, or of several, makes the steps.
 
     Args:
         model: arguments of the network, with ``in_features``; ``_target_`` may name a subclass. Or
@@ -208,7 +207,7 @@ class EnergyModule(pl.LightningModule):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the energies ``(B, K)`` of images ``(B, ...)``, or of those of a batch."""
+        """Return the energies ``(B, K)`` of images ``(B, ...)``, or of the images of a batch."""
         rows = self._inputs(x)
         alone = rows.shape[-1] == self.model.weight.shape[-1]
         return self.model.encode(rows if alone else self.model.sides(rows)[0])

@@ -389,8 +389,8 @@ def outputs_of(
     Args:
         model: model or stack.
         rows: inputs, with their targets beside them if these are others.
-        names: those of ``x``, ``target`` and ``whole`` that are asked for. The target of loss terms
-            is what a linear path of the model leaves of the whole one.
+        names: those of ``x``, ``target`` and ``whole`` that are asked for. ``whole`` is the target
+            of the data, and ``target`` what the model's linear path leaves of it.
         training_outputs: function from inputs to tensors; ``None`` for the model's own.
     """
     x, target = model.sides(rows)

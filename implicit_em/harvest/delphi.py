@@ -66,7 +66,7 @@ def write(found: Trained, place: Path) -> None:
             arrays = {"locations": np.stack(columns, 1).astype(np.uint32), "tokens": tokens_CL}
             with whole(place / module / f"{start}_{end}.safetensors") as temporary:
                 temporary.write_bytes(save({**arrays, "activations": values_E[order_E]}))
-    # Last: it makes the folder whole.
+    # Written last: with it, the folder is whole.
     length, name = context.length, manifest.model["name"]
     settings = {"model_name": name, "ctx_len": length, "cache_ctx_len": length}
     settings |= {"n_tokens": tokens_CL.size, "n_splits": min(FILES, activity.blocks)}

@@ -28,9 +28,9 @@ BLOCKS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "h": {"mlp": ("mlp",), "mlpin": ("mlp",), "attn": ("attn.c_proj",)},  # GPT-2
 }
-"""Path of the blocks in a model, and in a block the path of the module of each kind of site.
+"""Path of the blocks in a model, and in a block the paths of the module of each kind of site.
 
-Its output is what MLP or attention give, up to their last product; of ``mlpin``, it is its input.
+A site is the output of its module; ``mlpin`` is the input of its module.
 """
 NORMS = ("norm", "ln_f", "final_layer_norm")
 """Names of the norm behind the last block."""
@@ -62,7 +62,7 @@ def permute_entries(network: nn.Module, seed: int) -> None:
 
 
 def extremes(values_V: Tensor, most: int) -> list[list[list[Any]]]:
-    """Return the tokens of the largest values, then of the smallest: their ids, and the values."""
+    """Return the ids of the largest values, with these values, then the same of the smallest."""
     most = min(most, len(values_V))
     sides = (values_V.topk(most, largest=largest) for largest in (True, False))
     return [[ids.tolist(), values.tolist()] for values, ids in sides]

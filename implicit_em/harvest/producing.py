@@ -17,8 +17,8 @@ from implicit_em.harvest.writing import StoreWriter
 class Harvest:
     """Harvests the shards of a store that was begun, by the settings in its manifest.
 
-    If these name a CUDA device, it takes the last one of those that are visible. A training on one
-    device takes the first.
+    If these name a CUDA device, it takes the last visible one. A training on one device takes the
+    first.
 
     Args:
         lm: folder, GGUF file or name on the hub of the language model; ``None`` for the place that

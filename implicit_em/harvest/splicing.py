@@ -20,7 +20,7 @@ from implicit_em.harvest.models import CausalModel
 Replacement = Callable[[Tensor], Tensor]
 """A function from vectors of tokens to others, float32, ``(N, D)``, on the model's device.
 
-It may return others of a smaller or larger width, those of another site.
+Their width may be that of another site.
 """
 LOGITS = 2**25
 """Largest number of logits of a pass; a context that has more makes a pass of its own."""
@@ -88,9 +88,9 @@ class Splice:
         found: Mapping[str, Tensor],
         function: Replacement,
     ) -> Tensor:
-        """Return the site's vectors, of which those of tokens that the rule keeps are replaced.
+        """Return the site's vectors, replaced for the tokens that the rule keeps.
 
-        Nothing of the padding is, which may be on either side.
+        Padding stays as it is; it may be on either side.
 
         Args:
             ids_BL: token ids.
@@ -120,11 +120,11 @@ class Splice:
 
 @contextmanager
 def replacing(model: CausalModel, splice: Splice, function: Replacement) -> Iterator[None]:
-    """Replace vectors in each pass of a model, also in one that goes on from a cache.
+    """Replace vectors in each pass of a model, also in one that continues a cache.
 
     Raises in a pass:
         ConfigError: if it gets vectors in place of token ids, or a mask of another shape; or if a
-            site that is read comes behind the one that is replaced.
+            site that is read lies behind the one that is replaced.
     """
     read: list[tuple[Tensor, Tensor]] = []
     forward = inspect.signature(model.network.forward)
@@ -399,8 +399,8 @@ class Moved(NamedTuple):
 def moved(passes: Passes, contexts_C2: np.ndarray, function: Replacement) -> Moved:
     """Return what a replacement changes in some of the contexts of a store.
 
-    Predicted tokens are those of ``spliced_losses``, of the whole contexts. Probabilities are those
-    of the token behind each one whose vector changes.
+    Losses are those of all predicted tokens in the contexts; see ``spliced_losses``. Probabilities
+    are those of the token behind each one whose vector changes.
     """
     numbers_N, special = torch.arange(len(passes.documents)), torch.tensor([*passes.splice.special])
     sums_22N = torch.zeros(2, 2, len(numbers_N), dtype=torch.float64)

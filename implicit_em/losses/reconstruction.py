@@ -48,9 +48,9 @@ class _SquaredError(Function):
 
 @takes_stacks
 def nested_mse(prefixes: Tensor, target: Tensor) -> Tensor:
-    """Mean of the errors of P dictionaries, each a prefix of the next (Bussmann et al. 2025).
+    """Mean of the errors of P nested dictionaries (Bussmann et al. 2025, arXiv 2503.17547).
 
-    The paper takes the sum (arXiv 2503.17547).
+    The paper takes the sum.
 
     Args:
         prefixes: the reconstructions, shape ``(..., B, P, D)``.

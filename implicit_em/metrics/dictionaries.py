@@ -10,7 +10,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 SINGLE = 0.9
-"""Share of the sum of a row's norms above which a single site has it."""
+"""A unit is of a single site if its norm there has a larger share of the sum of its norms."""
 
 
 def varying(x_ND: np.ndarray) -> np.ndarray:
@@ -77,7 +77,7 @@ def norms_at_sites(rows_KD: np.ndarray, parts: Sequence[slice]) -> np.ndarray:
 
 
 def single_site(norms_KS: np.ndarray) -> np.ndarray:
-    """Return which units are of a single site: it has more than ``SINGLE`` of their norms' sum."""
+    """Return which units are of a single site, bool, shape ``(K,)``; see ``SINGLE``."""
     return norms_KS.max(1) > SINGLE * norms_KS.sum(1)
 
 

@@ -27,8 +27,8 @@ class Encoder(Described):
         in_features: width D of the input.
         hidden: number of components K.
         activation: elementwise function; ``None`` for ReLU.
-        out_features: width of a target that the input stands for; a decoder that is fitted after
-            the training explains it. ``None`` for the input itself.
+        out_features: width of a target that is not the input; a decoder that is fitted after the
+            training explains it. ``None`` for the input itself.
     """
 
     takes_stacks = takes_parts = folds = steps_sparsely = True

@@ -1,4 +1,4 @@
-"""Matryoshka: a dictionary whose first units are a dictionary, too."""
+"""Matryoshka: nested dictionaries in one model."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -17,14 +17,14 @@ class Matryoshka(BatchTopK):
     """BatchTopK whose first units reconstruct alone, too (Bussmann et al. 2025, arXiv 2503.17547).
 
     A small dictionary needs general features, and a large one splits them into special ones. Here
-    one model holds dictionaries of several widths, each a prefix of the next, and the loss has an
-    error of each. So the first units stay general. If the model is tied, no prefix has a decoder.
+    one model holds dictionaries of several widths, each a prefix of the next. The loss has the
+    error of each, so that the first units stay general.
 
     Args:
         in_features: width D of the input.
         hidden: number of hidden units K.
         activation: function of the pre-activations, before the selection; ``None`` for ReLU.
-        prefixes: shares of the units that reconstruct alone, too, in rising order.
+        prefixes: shares of the units that reconstruct alone, in rising order.
         kwargs: further arguments of ``BatchTopK``.
 
     Raises:
@@ -77,7 +77,7 @@ class Matryoshka(BatchTopK):
 
 
 def _widths(prefixes: Any, hidden: int) -> list[int]:
-    """Return the numbers of units of the prefixes, or one that is out of range."""
+    """Return the number of units of each prefix; ``[0]``, which is refused, for other values."""
     listed = isinstance(prefixes, Sequence) and not isinstance(prefixes, str)
     if not listed or not all(isinstance(share, float) and 0 < share < 1 for share in prefixes):
         return [0]

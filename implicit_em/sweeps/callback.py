@@ -103,8 +103,8 @@ def _begin(config: DictConfig) -> None:
     """Import what a run needs, which --help does not, and warn of keys that nothing reads."""
     with quick_imports():
         if config.hydra.runtime.choices.get("logger") == "wandb":
-            # The first run imports it. Its classes look for their source in all that is imported,
-            # so that it takes 0.1 s of a processor before torch, and 1 s after it.
+            # The first run needs it. Its classes look for their source in all imported modules, so
+            # the import takes 0.1 s of processor time before torch, and 1 s after it.
             with suppress(ImportError):
                 import wandb.apis.public  # noqa: F401
         import implicit_em.training.run  # noqa: F401
@@ -124,7 +124,7 @@ def _showing(message: str) -> AbstractContextManager[Any]:
 
 
 def _refuse_again(job: DictConfig, made: set[str]) -> None:
-    """Raise ``ConfigError`` for a second job that trains while its store is made."""
+    """Raise ``ConfigError`` for a second job on a store that is made as it is read."""
     if OmegaConf.select(job, "data.ahead") is None:
         return
     from implicit_em.data.store import is_whole
@@ -132,7 +132,7 @@ def _refuse_again(job: DictConfig, made: set[str]) -> None:
     path = str(job.data.path)
     if path in made and not is_whole(Path(path).expanduser()):
         raise ConfigError(
-            f"data.ahead={job.data.ahead}: {path} is made as it is read, which a single run can "
+            f"data.ahead={job.data.ahead}: {path} is made as it is read, which a single run may "
             "do; implicit-em harvest makes a whole store, for any number of runs"
         )
     made.add(path)

@@ -136,7 +136,7 @@ def _fitted(model: Any, pairs: Pairs, samples: int, ridge: float = RIDGE) -> Rid
 
 @dataclass(frozen=True, repr=False)
 class Coder:
-    """A model's map from raw vectors to its code, and from there to reconstructions.
+    """A model on raw vectors: it maps them to its code, and a code to reconstructions.
 
     Args:
         model: model of normalised vectors.
@@ -206,8 +206,8 @@ def ridge_fvu(model: Any, data: ResidentDataModule) -> float:
 def at_sites(model: Any, data: ResidentDataModule) -> dict[str, Any]:
     """Return the FVU of final samples at each site of a crosscoder, and its single-site units.
 
-    They are those of its own decoder, or of the ridge decoder of ``decoder_of``. Samples are as
-    they are before normalisation, rows as they are after it.
+    The decoder is its own, or the ridge decoder of ``decoder_of``. The FVU is that of samples
+    before normalisation; the norms of rows are those after it.
     """
     decode, weight_KD = decoder_and_rows(model, data)
     raw = (lambda x: x) if data.normalizer is None else data.normalizer.inverse
@@ -263,7 +263,7 @@ def features_found(model: Any, data: ResidentDataModule) -> float | None:
 def encoded(model: Any, samples: Any, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield energies ``(B, K)`` and what is to be explained, in float32 or float64, by batches.
 
-    That is the inputs ``(B, D)``, or the targets that stand beside them.
+    To be explained are the inputs ``(B, D)``, or the targets that stand beside them.
 
     Args:
         model: model whose ``encode`` gives energies, or hidden activations.

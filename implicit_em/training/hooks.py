@@ -12,8 +12,8 @@ MODULES = {
     "GPTNeoX": ("gpt_neox.layers", "attention", "post_attention_layernorm"),
     "Bert": ("bert.encoder.layer", "attention.output.dense", "attention.output"),
 }
-"""Path of the blocks in transformers' causal models, by the beginning of their class's name. In a
-block, the module of its attention, and the norm in front of its MLP."""
+"""For transformers' causal models, by the beginning of their class's name: the path of the blocks,
+and in a block the module of its attention, and the norm in front of its MLP."""
 OTHERS = ("model.layers", "self_attn", "post_attention_layernorm")
 """The same of any other model, such as Llama, Mistral or Qwen."""
 FAMILIES = re.compile(

@@ -95,7 +95,7 @@ class EpochProgress(RunLogger):
     ) -> None:
         """Show the last values that were logged of a single run, and how many steps are done.
 
-        What the data say of their own progress stands ``beside`` the values.
+        ``beside`` stands behind the values: what the data say of their own progress.
         """
         found = {key: values[key] for key in SHOWN if not math.isnan(values.get(key, math.nan))}
         parts = [f"{SHOWN[key]} {value:.4g}" for key, value in found.items()]

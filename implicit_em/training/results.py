@@ -23,7 +23,7 @@ DESCRIBED = ("units", "inputs", "responsibilities", "site")
 """What decides which metrics a table shows: the numbers K and D, whether energies are those of a
 mixture, and the place in a language model that the samples are from."""
 AT_SITES = ("single_site_units",)
-"""What is measured of crosscoders alone, beside keys that end with a site, such as ``fvu.SITE``."""
+"""What only crosscoders have, beside keys that end with a site, such as ``fvu.SITE``."""
 RESPONSIBILITIES = ("responsibility_entropy", "maximum_responsibility")
 OF_TRAINING = ("final_loss", "convergence_epoch")
 ENDS = (*OF_TRAINING, "parameters", "epochs", "train_seconds")

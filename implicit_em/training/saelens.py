@@ -37,7 +37,7 @@ TRANSCODERS = {
     **{"transcoder": "standard", "skip_transcoder": "standard"},
     **{"jumprelu_transcoder": "jumprelu", "jumprelu_skip_transcoder": "jumprelu"},
 }
-"""Architecture of the same form without another target, for each that has one."""
+"""For each architecture with a target, that of the same form without."""
 TRAINED = ("batchtopk", "matryoshka_batchtopk")
 """Architectures of checkpoints that become a ``jumprelu`` after the training."""
 ENCODER = {"W_enc": "encoder.linear.weight", "b_enc": "encoder.linear.bias"}
@@ -128,10 +128,10 @@ def to_saelens(
 def _for_raw(
     model: Any, normalizer: Normalizer | None, decoder: tuple[Tensor, Tensor] | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-    """Return what maps raw samples, in float64.
+    """Return the arrays of a model for raw samples, in float64.
 
     These are the rows of the encoder, what is added to its bias, the rows and the bias of the
-    decoder, and the matrix of the linear path, if there is one.
+    decoder, and the matrix of the linear path or ``None``.
     """
     rows_KD, skip = model.weight.double(), getattr(model, "skip", None)
     if isinstance(model, SparseAutoencoder):

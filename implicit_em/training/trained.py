@@ -80,7 +80,7 @@ class Trained:
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """Sites of a crosscoder whose vectors make a sample, or the only one, if any is named."""
+        """Sites that the settings name: several of a crosscoder, one, or none."""
         site = (self.spec.settings["data"] or {}).get("site")
         return tuple(site) if isinstance(site, list) else (site,) if site else ()
 
@@ -143,7 +143,7 @@ class Trained:
         """Return the samples, if vectors like them can be put into a language model.
 
         Raises:
-            ConfigError: if they cannot; the message begins with the purpose.
+            ConfigError: if they cannot be; the message begins with the purpose.
         """
         if not isinstance(data := self.data, ActivationDataModule):
             raise ConfigError(

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "one shows which tokens a feature promotes"
     )
     parser.add_argument("--lm", help=lm)
-    ablate = "features of the first run that are removed inside the language model, e.g. 12,40"
+    ablate = "features of the first run: what the language model loses without each, e.g. 12,40"
     parser.add_argument("--ablate", type=_numbers, default=[], metavar="N,N", help=ablate)
     return parser.run(arguments, _write_or_serve)
 

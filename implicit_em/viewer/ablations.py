@@ -20,9 +20,10 @@ Ablations = Callable[[Unit], dict[str, Any] | None]
 """Function from a unit to what setting it to 0 changes; ``None`` for units that were not asked for,
 and for dead ones.
 
-It is the number of ``contexts`` that were read, and of active ``tokens`` there, the change of the
-``loss`` in nats for each predicted token, and which next tokens become ``more`` and ``less`` likely
-behind the active ones: their ids, and the changes of the probabilities.
+The result has the number of ``contexts`` that were read, the number of ``tokens`` there on which
+the unit is active, and the change of the ``loss`` in nats for each predicted token. ``more`` and
+``less`` are the next tokens that become more and less likely behind the active ones: their ids, and
+the changes of their probabilities.
 """
 
 

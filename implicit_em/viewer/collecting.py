@@ -38,8 +38,8 @@ def collect(directory: str | Path, lm: str | None = None) -> Path:
     """Write an index of all finished runs, and of each a page, a model card and an export.
 
     Runs on a causal language model are also measured inside it. What is there already stays, so the
-    same call goes on. What cannot be made, such as an export of a model that SAELens has no form
-    for, is left out, and a line says why.
+    same call goes on. What cannot be made is left out, and a line says why: SAELens has no form for
+    some models.
 
     Args:
         directory: directory whose runs are collected, at any depth.

@@ -71,8 +71,8 @@ class Features(Sequence[Feature]):
         directions_KD: directions that the units stand for, of a decoder.
         effects: effects of directions on a language model's logits; ``None`` if there are none.
         ablations: ablations of some units; ``None`` if there are none.
-        sites: columns of the directions at each site; of a crosscoder, rows of the table have the
-            norm of the directions at each, as ``norm.SITE``.
+        sites: columns of the directions at each site. The table of a crosscoder has the norm of a
+            direction at each, as ``norm.SITE``.
     """
 
     activity: Activity

@@ -71,7 +71,7 @@ class Folder(Page):
 
     Args:
         path: the folder; an earlier page there is replaced.
-        served: names of what a server answers, if one gives the page.
+        served: names of the requests that a server of the page answers.
     """
 
     def __init__(self, path: Path, served: Collection[str] = ()) -> None:

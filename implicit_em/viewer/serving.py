@@ -51,11 +51,11 @@ class _Rate:
 
 
 class Server:
-    """Gives the files of a page, and answers inputs from this page alone.
+    """Gives the files of a page, and answers requests from this page alone.
 
     Args:
         folder: folder of the page.
-        trials: answer inputs, one after another; ``encode`` answers ``POST /encode``, and so on.
+        trials: answer requests, one after another; ``encode`` answers ``POST /encode``, and so on.
         listening: socket that listens.
         loop: the server's own event loop.
     """
@@ -161,7 +161,7 @@ def serving(
 
     Args:
         folder: folder of the page; the server needs it when it begins to answer.
-        trials: answer inputs; see ``Server``.
+        trials: see ``Server``.
         port: port; 0 takes a free one.
 
     Raises:
