@@ -42,8 +42,8 @@ def digest_over(content: list[Any]) -> str:
 def digest_of_store(path: Any, ahead: Any = None) -> str | None:
     """Return 16 hexadecimal digits of a store of activations, or ``None`` where there is none.
 
-    The manifest holds the digests of all files. If shards are made ``ahead`` of a training, those
-    of the shards are left out: the digest is then that of the plan, from which all shards follow.
+    The manifest holds the digests of all files. If shards are made ``ahead`` of a training, their
+    digests are left out. The result is then that of the plan, from which all shards follow.
     """
     try:
         content = read_bytes(Path(path).expanduser() / "manifest.json", LARGEST_JSON)

@@ -221,8 +221,8 @@ class ActivationStore:
 
     Args:
         path: directory of the store.
-        kept: number of training shards that count, the first ones; others are made while a run
-            trains, so that ``digest`` is that of the plan. ``None`` for all.
+        kept: number of training shards that count, the first ones. The others are made while a run
+            trains, and ``digest`` is that of the plan. ``None`` for all.
 
     Raises:
         ConfigError: if it holds no store, or, without ``kept``, one that is not complete.

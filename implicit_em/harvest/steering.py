@@ -105,7 +105,7 @@ class Steering:
     def ablated(self, model: CausalModel, unit: int, rows_E: Tensor) -> Moved | None:
         """Return what setting a unit to 0 changes; ``None`` if nothing activates it.
 
-        It is measured in a fixed choice of the contexts that activate the unit, at most 32.
+        It is measured in a fixed choice of at most 32 contexts that activate the unit.
 
         Args:
             model: the language model that the samples are from.
