@@ -56,10 +56,7 @@ class Exported:
     def of(cls, path: str | Path, form: str) -> "Exported":
         """Return a trained model in a format; see ``export``."""
         check_word("format", form, PLACES)
-        model = trained(path)
-        if len(model.sites) > 1:
-            listed = ",".join(model.sites)
-            raise ConfigError(f"data.site=[{listed}]: {form} has no form for several sites")
+        model = _of_one_site(path, form)
         decoder, origin = None, "its own"
         if (fitted := model.coder.decoder) is not None:
             origin = "ridge regression after the training"
@@ -125,6 +122,14 @@ class Exported:
         return {"config": self.config, "metadata": self.config["metadata"], "metrics": shown}
 
 
+def _of_one_site(path: str | Path, form: str) -> Trained:
+    model = trained(path)
+    if len(model.sites) > 1:
+        listed = ",".join(model.sites)
+        raise ConfigError(f"data.site=[{listed}]: {form} has no form for several sites")
+    return model
+
+
 def _hardened(soft: SpikeSlab, model: Trained) -> tuple[JumpReLU, dict[str, Any]]:
     """Return the form of a model that others have, and what it changes; a warning says it, too."""
     hard = soft.hard()
@@ -177,7 +182,7 @@ def export(path: str | Path, form: str = "saelens", out: str | Path | None = Non
     """
     if form != "delphi":
         return Exported.of(path, form).write(out)
-    found = trained(path)
+    found = _of_one_site(path, form)
     place = Path(out) if out else found.output / PLACES[form]
     if place.exists():
         raise ConfigError(f"out={place}: is there already; nothing is overwritten")

@@ -199,7 +199,7 @@ def steer(
         state = "in training mode" if hasattr(lm, "base_model") else f"a {type(lm).__name__}"
         raise ConfigError(f"lm: {state}; needs a causal model of transformers in evaluation mode")
     model = CausalModel(lm, None, type(lm).__name__, {})
-    width = steering.coder.model.weight.shape[-1]
+    width = steering.data.store.manifest.sites[steering.splice.site]
     if model.width != width:
         raise ConfigError(f"lm: vectors of width {model.width}, but the run has width {width}")
     function = steering.replacement(units, how, error)

@@ -258,7 +258,7 @@ def _features(found: Trained, folder: Path, lm: str | None, ablate: Sequence[int
     else:
         directions_KD = fitted.weight.cpu().numpy()
     effects = None
-    if isinstance(data, ActivationDataModule) and len(data.parts) == 1:  # several are no one place
+    if isinstance(data, ActivationDataModule) and len(data.sites) == 1:  # several are no one place
         effects = Effects.of(data, lm)
     encoder_KD = model.weight.detach().cpu().numpy()
     seen = seen_of(data, samples, labels)

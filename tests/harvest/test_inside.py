@@ -12,6 +12,7 @@ from implicit_em.base.errors import ConfigError
 from implicit_em.data import ActivationDataModule
 from implicit_em.evaluate import evaluate, main
 from implicit_em.export import export
+from implicit_em.harvest.steering import main as steer
 from implicit_em.metrics.language import INSIDE, measured_inside
 from implicit_em.training.trained import typed_data
 
@@ -175,3 +176,17 @@ def test_a_transcoder_is_put_where_it_explains_and_a_crosscoder_into_one_site_at
     assert {*names} <= {*found["crosscoder"]}
     assert "ce_nats" not in found["crosscoder"]
     assert {*INSIDE} <= {*found["transcoder"]}
+
+
+def test_several_sites_that_explain_one_are_shown_and_pulled_there(command_line_of, tmp_path):
+    sites = f"sites=[mlpin.{SITE},mlp.{SITE},resid.{SITE}]"
+    own = [f"store={tmp_path / 'store'}", sites, "context.length=12", "tokens=null"]
+    assert command_line_of("harvest", *reads(tmp_path, "llama", head=True), *own) == 0
+    data = ["data=activations", f"data.path={tmp_path / 'store'}", "data.val_size=50", *BRIEF]
+    data += [f"data.site=[mlpin.{SITE},mlp.{SITE}]", f"data.target=resid.{SITE}", *RUNS["own"]]
+    assert command_line_of("train", *data, "hydra.run.dir=run") == 0
+    lm = str(tmp_path / "model")
+    shown = implicit_em.explore("run", lm=lm, ablate=[0])
+    assert shown.exists(), "its rows are of several places, so that there are no effects"
+    pulled = ["--unit", "0", "--strength", "2", "--prompt", "cat", "--tokens", "4"]
+    assert steer(["run", *pulled, "--lm", lm]) == 0

@@ -183,8 +183,11 @@ def test_a_crosscoder_is_measured_at_each_of_its_sites(store, composed, tmp_path
     assert 0 <= metrics["single_site_units"] <= 8
     shown = in_table(metrics)
     assert {f"fvu.{SITE}", "fvu.mlp.0", "single_site_units"} <= {*shown}
-    with pytest.raises(ConfigError, match=rf"data.site=\[{SITE},mlp.0\]: saelens has no form for"):
-        export(tmp_path / "run")
+    for form in ("saelens", "delphi"):
+        with pytest.raises(
+            ConfigError, match=rf"data.site=\[{SITE},mlp.0\]: {form} has no form for"
+        ):
+            export(tmp_path / "run", form)
 
 
 def test_the_table_of_a_crosscoders_features_has_the_norms_at_its_sites(store, composed, tmp_path):
