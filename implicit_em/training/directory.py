@@ -129,7 +129,7 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
         if not lock.is_locked:
-            log.info("%s: another process trains there: waiting for it", self.path)
+            log.info("%s: another process is at work there: waiting for it", self.path)
         while not lock.is_locked:
             interruption.stop_if_requested()
             with suppress(Timeout):

@@ -4,6 +4,7 @@ import argparse
 import logging
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def collect(directory: str | Path, lm: str | None = None) -> Path:
 
     Runs on a causal language model are also measured inside it. What is there already stays, so the
     same call goes on. What cannot be made is left out, and a line says why: SAELens has no form for
-    some models.
+    some models, and a run may be damaged. Of two calls at once, one waits for the other at each run.
 
     Args:
         directory: directory whose runs are collected, at any depth.
@@ -49,17 +50,22 @@ def collect(directory: str | Path, lm: str | None = None) -> Path:
         The path of the index.
 
     Raises:
-        ConfigError: if it holds no finished run.
+        ConfigError: if it holds no finished run, or a page of none can be made.
     """
     root = Path(directory)
     found = sorted(path.parents[1] for path in root.rglob(".hydra/config.yaml"))
     runs = {path: RunDirectory(path).completed_metrics() for path in found}
     if not any(runs.values()):
         raise ConfigError(f"{root}: holds no finished run")
-    rows = [_row(root, path, metrics, lm) for path, metrics in runs.items() if metrics]
-    left = [str(path.relative_to(root)) for path, metrics in runs.items() if not metrics]
-    for path in left:
-        log.warning("%s: not finished, so left out", root / path)
+    rows, left = [], []
+    for path, metrics in runs.items():
+        if metrics and (row := _unless_refused(path, partial(_row, root, path, metrics, lm))):
+            rows.append(row)
+        else:
+            log.warning("%s: %sleft out", path, "" if metrics else "not finished, so ")
+            left.append(str(path.relative_to(root)))
+    if not rows:
+        raise ConfigError(f"{root}: no page of a run can be made; the lines above say why")
     with whole(root / INDEX) as temporary:
         temporary.write_text(_index(root, rows, left), "utf-8")
     return root / INDEX
@@ -77,28 +83,30 @@ def _index(root: Path, rows: Sequence[Any], left: Sequence[str]) -> str:
 
 def _row(root: Path, path: Path, metrics: dict[str, Any], lm: str | None) -> dict[str, Any]:
     """Write what a run lacks, and return what the index says of it."""
-    if metrics.get("site") and INSIDE not in evaluations.read(path):
-        _unless_refused(path, lambda: evaluate(path, inside=True, lm=lm))
     card = path / "saelens" / README
-    if not card.exists():
-        _unless_refused(path, lambda: _export(root, path, card))
-    if not (path / "explore" / INDEX).exists():
-        explore(path, lm=lm)
+    with RunDirectory(path).held():
+        if not (path / "explore" / INDEX).exists():
+            explore(path, lm=lm)
+        if metrics.get("site") and INSIDE not in evaluations.read(path):
+            _unless_refused(path, lambda: evaluate(path, inside=True, lm=lm))
+        if not card.exists():
+            _unless_refused(path, lambda: _export(root, path, card))
     inside = evaluations.read(path).get(INSIDE, {"metrics": {}})["metrics"]
     told = metrics | inside
     return {
         "path": path.relative_to(root).as_posix(),
         "card": card.relative_to(root).as_posix() if card.exists() else None,
-        "seconds": metrics["train_seconds"],
+        "seconds": metrics.get("train_seconds", 0),
         "cells": [format_value(told.get(key)) for key in SHOWN],
     }
 
 
-def _unless_refused(path: Path, make: Callable[[], object]) -> None:
+def _unless_refused(path: Path, make: Callable[[], Any]) -> Any:
     try:
-        make()
+        return make()
     except ConfigError as error:
         log.warning("%s: %s", path, error)
+        return None
 
 
 def _export(root: Path, path: Path, card: Path) -> None:

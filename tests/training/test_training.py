@@ -217,7 +217,7 @@ def test_one_process_at_a_time_trains_in_a_directory(composed, small, tmp_path, 
     cfg = composed(*small)
     with ThreadPoolExecutor(1) as pool, FileLock(tmp_path / ".lock"):
         waiting = pool.submit(train, cfg, tmp_path)
-        while "another process trains there" not in caplog.text:
+        while "another process is at work there" not in caplog.text:
             assert not waiting.done()
             time.sleep(0.01)
         assert not (tmp_path / ".hydra").exists()

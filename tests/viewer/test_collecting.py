@@ -1,11 +1,14 @@
 """Runs below a directory, with a page, an export and a card each, and an index."""
 
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 import implicit_em
 from implicit_em.base.errors import ConfigError
+from implicit_em.training.directory import RunDirectory
 from implicit_em.viewer.collecting import collect
 
 
@@ -19,12 +22,15 @@ def test_a_collection_has_what_others_need_of_each_run(tmp_path, trained, caplog
     root = placed(tmp_path / "all", a_one=trained("vectors"), a_pca=trained("vectors", "model=pca"))
     (root / "a/half/.hydra").mkdir(parents=True)
     (root / "a/half/.hydra/config.yaml").touch()
+    shutil.copytree(root / "a/one", root / "a/torn")
+    (root / "a/torn/model.safetensors").write_text("junk")
     index = collect(root)
     page = index.read_text()
     assert "a/one/explore/index.html" in page
     assert "a/pca/explore/index.html" in page
     assert "2 trained models" in page
-    assert "left out: a/half" in page
+    assert "left out: a/half, a/torn" in page
+    assert "a/torn/model.safetensors: no safetensors file" in caplog.text
     assert "SAELens has a form for" in caplog.text
     assert "a/pca/saelens" not in page
     card = (root / "a/one/saelens/README.md").read_text()
@@ -43,6 +49,25 @@ def test_runs_on_a_causal_model_are_measured_inside_it(tmp_path, harvested, mode
     root = placed(tmp_path / "lm", site=harvested("llama"))
     page = collect(root, lm=str(models["llama"])).read_text()
     assert "<th>ce recovered</th>" in page
+
+
+def test_two_calls_at_once_wait_for_each_other_at_each_run(tmp_path, trained, caplog):
+    root = placed(tmp_path / "all", one=trained("vectors"))
+    caplog.set_level("INFO", "implicit_em")
+    with ThreadPoolExecutor(1) as pool, RunDirectory(root / "one").held():
+        other = pool.submit(collect, root)
+        while "another process is at work there" not in caplog.text:
+            assert not other.done()
+            time.sleep(0.01)
+        assert not (root / "one/explore").exists()
+    assert other.result().exists()
+
+
+def test_a_collection_of_damaged_runs_alone_is_none(tmp_path, trained):
+    root = placed(tmp_path / "all", torn=trained("vectors"))
+    (root / "torn/model.safetensors").write_text("junk")
+    with pytest.raises(ConfigError, match="no page of a run can be made"):
+        collect(root)
 
 
 def test_a_directory_without_a_finished_run_is_refused(tmp_path):
