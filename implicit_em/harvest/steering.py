@@ -80,7 +80,9 @@ class Steering:
             found_NT = coder.decode(changed_NK, x_ND)
             if error:  # an unchanged code then changes no bit
                 found_NT = own_NT.to(found_NT) + (found_NT - coder.decode(code_NK, x_ND))
-            return found_NT.to(own_NT)
+            if not (found_NT := found_NT.to(own_NT)).isfinite().all():
+                raise ConfigError("strength: makes vectors that are not finite; allowed is less")
+            return found_NT
 
         return pulled
 
@@ -234,7 +236,7 @@ def _steer_and_print(options: argparse.Namespace) -> None:
     if options.remove == (options.strength is not None):
         raise ConfigError("steer: needs either --strength or --remove")
     check_whole("tokens", options.tokens, 1)
-    check_whole("seed", options.seed, 0, or_null=True)
+    check_whole("seed", options.seed, 0, 2**32 - 1, or_null=True)
     quieten()
     found = trained(options.path)
     unit, how = options.unit, "set" if options.set or options.remove else "add"

@@ -293,6 +293,13 @@ def test_bad_input_is_one_line(folder, units, options, reason):
         pass
 
 
+@pytest.mark.parametrize(("strength", "dtype"), [(1e99, torch.float32), (1e7, torch.float16)])
+def test_a_strength_that_leaves_no_finite_vectors_is_refused(case, strength, dtype):
+    pulled = case[2].replacement({UNIT: strength})
+    with pytest.raises(ConfigError, match=r"^strength: makes vectors that are not finite"):
+        pulled(torch.ones(2, WIDTH, dtype=dtype))
+
+
 def test_other_models_and_passes_are_refused(case):
     import transformers
 
@@ -347,6 +354,7 @@ def test_bad_input_of_the_command_is_one_line(folder, small, command_line, capsy
         ([own, *pull, "--prompt", "cat", "--tokens", "99", *lm], "auto takes 32 tokens in all"),
         ([own, *pull, *prompt, "--tokens", "0"], "tokens=0: allowed"),
         ([own, *pull, *prompt, "--seed", "-1"], "seed=-1: allowed"),
+        ([own, *pull, *prompt, "--seed", str(2**70)], f"seed={2**70}: allowed"),
         ([own, "--unit", "5", *prompt], "steer: needs either --strength or --remove"),
         ([own, *pull, "--remove", *prompt], "steer: needs either --strength or --remove"),
         ([own, *pull, *prompt], "the store does not say where it is; --lm names it"),
