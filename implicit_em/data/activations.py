@@ -128,15 +128,18 @@ class ActivationDataModule(ResidentDataModule):
         manifest = self.store.manifest
         if site is None and len(manifest.sites) == 1:
             (site,) = manifest.sites
-        sites = [site] if isinstance(site, str | None) else [*site]
-        if target == "mlp" and len(sites) == 1:
-            target = f"mlp.{str(site).rpartition('.')[2]}"
-        check_word("target", target, (None, *manifest.sites), f" in the store {path}")
+        is_list = isinstance(site, Sequence) and not isinstance(site, str)
+        sites: list[Any] = [*site] if is_list else [site]
         for one in sites:
             check_word("site", one, manifest.sites, f" in the store {path}")
+        if target == "mlp" and len(sites) == 1:
+            target = f"mlp.{sites[0].rpartition('.')[2]}"
+        check_word("target", target, (None, *manifest.sites), f" in the store {path}")
         named = [*sites, *([target] if target else [])]
         if not sites or len(set(named)) < len(named):
-            raise ConfigError(f"site={site}, target={target}: each site is named once")
+            raise ConfigError(
+                f"site={site}, target={target}: at least one is read, and each site is named once"
+            )
         check_word("label", label, (None, *manifest.labels), f" in the store {path}")
         check_whole("first_positions", first_positions, 0)
         for name, number in (("largest_norm", largest_norm), ("buffer", buffer)):

@@ -68,6 +68,7 @@ def expected_rows(store, split, sites):
         (SITE, "mlp.0", (SITE, "mlp.0"), (3, 4)),
         ("mlp.0", "mlp.0", None, None),
         (SITE, "mlp", (SITE, "mlp.0"), (3, 4)),
+        ([SITE], "mlp", (SITE, "mlp.0"), (3, 4)),
         ([SITE, "mlp.0"], None, (SITE, "mlp.0"), (7, None)),
         ([SITE, "mlp.0"], "attn.0", (SITE, "mlp.0", "attn.0"), (7, 3)),
     ],
@@ -77,7 +78,7 @@ def test_a_row_holds_the_vectors_of_all_sites_side_by_side(
 ):
     if sites is None:
         with pytest.raises(
-            ConfigError, match=r"site=mlp\.0, target=mlp\.0: each site is named once"
+            ConfigError, match=r"site=mlp\.0, target=mlp\.0: .* each site is named once"
         ):
             ready(site=site, target=target)
         return
@@ -101,6 +102,19 @@ def test_each_site_is_normalised_by_its_own_statistics(store, option):
         parts.append(normalizer_of(option, len(x), x.mean(0), covariance, fourth)(x))
     found = data.split("train")[0][data.train_indices()]
     assert_close(found.double(), torch.cat(parts, 1), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("site", "target", "said"),
+    [
+        (None, "mlp", "^site=null in the store store: allowed are"),
+        (3, None, "^site=3 in the store store: allowed are"),
+        ([], None, "at least one is read"),
+    ],
+)
+def test_a_wrong_site_is_named(store, site, target, said):
+    with pytest.raises(ConfigError, match=said):
+        ActivationDataModule("store", site=site, target=target)
 
 
 def test_a_length_of_several_sites_is_none(store):
