@@ -166,10 +166,12 @@ def _announce(writer: StoreWriter, manifest: Manifest, missing: list[int]) -> No
     tokens = sum(shard.tokens for shard in shards)
     size = tokens * manifest.bytes_a_token / 1e9
     there = len(shards) - len(writer.missing(manifest))
+    asked, text = manifest.settings["tokens"], manifest.text
+    end = ", all that the text has" if asked is not None and text["tokens"] < asked else ""
     log.info(
         "%s",
         f"{writer.path}: {', '.join(manifest.sites)} of {tokens:,} tokens, "
-        f"{manifest.text['documents']:,} documents; {len(shards)} shards, {size:.3g} GB; "
+        f"{text['documents']:,} documents{end}; {len(shards)} shards, {size:.3g} GB; "
         f"{there} shards are there already",
     )
     needed = sum(shards[place].tokens for place in missing) * manifest.bytes_a_token

@@ -669,13 +669,13 @@ def test_a_store_half_written_is_no_store(harvested, monkeypatch, tmp_path):
 # --- progress and the end
 
 
-def test_the_size_is_said_before_and_progress_in_tenths(harvested, caplog):
+@pytest.mark.parametrize(("asked", "end"), [("null", ""), ("5000", ", all that the text has")])
+def test_the_size_is_said_before_and_progress_in_tenths(harvested, caplog, asked, end):
     caplog.set_level("INFO")
-    harvested()
+    harvested(f"tokens={asked}")
     said = [record.getMessage() for record in caplog.records]
-    assert re.search(
-        r"resid\.3|resid\.\d of [\d,]+ tokens, 40 documents; \d+ shards, .* GB", said[2]
-    )
+    size = rf"resid\.\d of [\d,]+ tokens, 40 documents{end}; \d+ shards, .* GB"
+    assert re.search(size, said[2])
     rates = [line for line in said if "tokens/s" in line]
     assert 1 <= len(rates) <= 10
     assert re.match(r"harvesting: [\d,]+ of [\d,]+ tokens  \d+ tokens/s  \d+ s left", rates[0])
