@@ -40,7 +40,7 @@ def collect(directory: str | Path, lm: str | None = None) -> Path:
 
     Runs on a causal language model are also measured inside it. What is there already stays, so the
     same call goes on. What cannot be made is left out, and a line says why: SAELens has no form for
-    some models, and a run may be damaged. Of two calls at once, one waits for the other at each run.
+    some models, and a run may be damaged. Of two calls at once, one waits for the other at a run.
 
     Args:
         directory: directory whose runs are collected, at any depth.

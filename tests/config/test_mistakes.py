@@ -88,7 +88,7 @@ MISTAKES = {
     "objective=l0_reached": ["objective=l0_reached: names no number of metrics.json"],
     "model=topk loss=gated": ["loss=gated", "model=topk", "l1 needs gates"],
     "model=l1 loss.l1.warmup=-3": ["loss.l1.warmup=-3", "greater than or equal to 0"],
-    "loss=sae": ["loss=sae", "model=encoder", "needs reconstruction", "x, target, energies, weight"],
+    "loss=sae": ["model=encoder", "needs reconstruction", "x, target, energies, weight"],
     "model=sae loss=lse_var_tc": ["loss=lse_var_tc", "model=sae", "uses the reconstruction"],
     "loss=lse,lse_var": ["loss=lse,lse_var", "-m"],
     "trainer.precision=17": ["trainer", "17", "32-true"],
