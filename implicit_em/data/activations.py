@@ -292,7 +292,8 @@ class ActivationDataModule(ResidentDataModule):
         found = [self.statistics(name) for name in self.columns]
         count, total = found[0].count, sum(shard.tokens for shard in self.store.shards("train"))
         anisotropies = [float(s.mean_D.norm() / s.covariance_DD.trace().sqrt()) for s in found]
-        listed = ", ".join(f"{one:.2f}" for one in anisotropies)
+        named = zip(anisotropies, self.columns, strict=True)
+        listed = ", ".join(f"{a:.2f}" + f" at {site}" * (len(found) > 1) for a, site in named)
         again = f"data: {self.store.path} cannot be written: each run computes its statistics again"
         is_kept = kept_at(self.store, self.columns[0], "train", self.rule).exists()
         return [

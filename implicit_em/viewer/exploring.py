@@ -172,7 +172,7 @@ def _put(
         "units": len(found),
         "block": BLOCK,
         "decoder": "its own decoder" if model.has_decoder else "a ridge decoder, fitted afterwards",
-        "samples": f"{found.activity.samples:,} {model.data.final} samples",
+        "samples": f"{found.activity.samples:,} {model.data.final} samples{_place(model.data)}",
         "kind": found.seen.kind,
         "labels": list(found.seen.labels),
         "control": control,
@@ -181,6 +181,14 @@ def _put(
     }
     page.put(f"{number}/about", about)
     return found.directions_KD
+
+
+def _place(data: Any) -> str:
+    """Return where in a language model samples are from, and what they explain there."""
+    if not isinstance(data, ActivationDataModule):
+        return ""
+    explained = "".join(f", explaining {site}" for site in data.parts if site not in data.sites)
+    return f" of {data.site} in {data.store.manifest.model['name']}{explained}"
 
 
 def _of_training(model: Trained) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """``data=activations``: which tokens of a store are read, in which order, and runs on them."""
 
 import random
+import re
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -139,6 +140,12 @@ def test_the_anisotropy_is_told_once(store):
         f"|mean|/|std| {ratio:.2f}"
     )
     assert ready(store, normalize="scale").remarks() == []
+
+
+def test_two_sites_have_an_anisotropy_each(tmp_path):
+    store = ActivationStore(make_store(tmp_path / "store", SIZES, further={"mlp.1": 3}))
+    (line,) = ready(store, normalize="scale", site=SITE, target="mlp.1").remarks()
+    assert re.search(rf"\|std\| [\d.]+ at {SITE}, [\d.]+ at mlp\.1$", line)
 
 
 # --- in which order

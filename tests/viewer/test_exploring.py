@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from helpers.pages import texts_of_store
-from helpers.stores import SINK
+from helpers.stores import SINK, SITE, make_store
 
 from implicit_em import explore
 from implicit_em import features as features_of
 from implicit_em.base.errors import ConfigError, DamagedError
 from implicit_em.config.spec import RunSpec
-from implicit_em.data import as_unit_float
+from implicit_em.data import ActivationDataModule, as_unit_float
 from implicit_em.metrics.dictionaries import cosines
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.loading import load_as_trained
@@ -107,6 +107,15 @@ def test_a_text_is_shown_around_its_token_with_the_activation_of_each(trained, p
                     assert active == pytest.approx(codes_NK[row, unit].clip(0), rel=1e-3)
             assert value == pytest.approx(codes_NK[sample, unit], rel=1e-3)
             assert labels[0] == "xy"[document % 2]
+
+
+def test_the_page_says_where_its_samples_are_from(trained, page_of, tmp_path):
+    assert re.search(
+        r" test samples of resid\.\d in \w+$", page_of(trained("texts"))("0/about")["samples"]
+    )
+    store = make_store(tmp_path / "store", [("train", [9])], further={"mlp.1": 3})
+    data = ActivationDataModule(store, site=SITE, target="mlp.1")
+    assert exploring._place(data).endswith(", explaining mlp.1")
 
 
 def test_images_and_vectors_show_samples_and_labels(trained, page_of):
