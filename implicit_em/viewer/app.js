@@ -348,23 +348,24 @@
     const side = [facts(table, unit, without), pictures(shown)];
     if (shown.row) side.push(curve("encoder weights, by input", shown.row));
     side.push(histogram(shown.histogram, table.max[unit]));
-    const lists = [
-      ["Labels it tells from all others", shown.labels, ([name, value, auroc]) => [nameOf(about, name, value), ratio(auroc)], ["label", "AUROC"]],
-      ["Tokens that raise it most", shown.tokens ?? [], ([id, mean, count]) => [h("span", { class: "token" }, visible(vocabulary[id] ?? "")), number(mean), count.toLocaleString("en")], ["token", "mean", "occurs"]],
-      ["Nearest by direction", shown.near, ([other, cosine]) => [linked(other), ratio(cosine)], ["feature", "cosine"]],
-      ["Active together", shown.together, ([other, share]) => [linked(other), percent(share)], ["feature", "of the samples of either"]],
-    ];
-    for (const [part, title] of [["direction", "Its direction"], ["encoder", "Its encoder row"]]) {
-      for (const [side, does] of [[0, "promotes"], [1, "suppresses"]]) {
-        const [ids, values] = shown.effects?.[part][side] ?? [[], []];
-        lists.push([`${title} ${does}`, ids.map((id, place) => [id, values[place]]),
-          ([id, value]) => [h("span", { class: "token" }, visible(vocabulary[id] ?? "")), number(value)], ["token", "effect"]]);
-      }
-    }
+    const lists = [];
     for (const does of gone ? ["less", "more"] : []) {
       const [ids, values] = gone[does];
       lists.push([`Its ablation makes ${does} likely`, ids.map((id, place) => [id, values[place]]),
         ([id, value]) => [h("span", { class: "token" }, visible(vocabulary[id] ?? "")), `${value > 0 ? "+" : ""}${number(100 * value)} %`], ["next token", "change of its probability"]]);
+    }
+    lists.push(
+      ["Labels it tells from all others", shown.labels, ([name, value, auroc]) => [nameOf(about, name, value), ratio(auroc)], ["label", "AUROC"]],
+      ["Tokens that raise it most", shown.tokens ?? [], ([id, mean, count]) => [h("span", { class: "token" }, visible(vocabulary[id] ?? "")), number(mean), count.toLocaleString("en")], ["token", "mean", "occurs"]],
+      ["Nearest by direction", shown.near, ([other, cosine]) => [linked(other), ratio(cosine)], ["feature", "cosine"]],
+      ["Active together", shown.together, ([other, share]) => [linked(other), percent(share)], ["feature", "of the samples of either"]],
+    );
+    for (const [part, title] of [["direction", "Its direction"], ["encoder", "Its encoder row"]]) {
+      for (const [side, does] of [[0, "promotes"], [1, "suppresses"]]) {
+        const [ids, values] = shown.effects?.[part]?.[side] ?? [[], []];
+        lists.push([`${title} ${does}`, ids.map((id, place) => [id, values[place]]),
+          ([id, value]) => [h("span", { class: "token" }, visible(vocabulary[id] ?? "")), number(value)], ["token", "effect"]]);
+      }
     }
     if (RUNS > 1) {
       const partners = await Promise.all((await partnersOf(run, unit)).slice(1)

@@ -73,7 +73,8 @@ class Effects:
         """Return, for each unit, what its encoder row and its direction promote and suppress.
 
         The samples of the model are ``A (x - mean)``. A direction d there is ``A^-1 d`` among the
-        vectors x. A row w reads x along ``A^T w``.
+        vectors x. A row w reads x along ``A^T w``. With a target, it reads another place than the
+        direction writes to, which need not be in the residual stream: it is left out.
         """
         if (model := causal_model(self.lm)) is None:
             return [None] * len(encoder_BD)
@@ -81,8 +82,9 @@ class Effects:
         if self.normalizer is not None and self.normalizer.mean is not None:
             of_input, of_target = self.normalizer.sides(self.out_features)
             row_BD, direction_BD = of_input.turned(row_BD), of_target.turned_back(direction_BD)
-        rows, directions = (_extremes(model, some) for some in (row_BD, direction_BD))
-        return [{"encoder": row, "direction": d} for row, d in zip(rows, directions, strict=True)]
+        sides = {"direction": direction_BD} | ({} if self.out_features else {"encoder": row_BD})
+        found = {side: _extremes(model, vectors_BD) for side, vectors_BD in sides.items()}
+        return [dict(zip(found, unit, strict=True)) for unit in zip(*found.values(), strict=True)]
 
 
 def _extremes(model: CausalModel, vectors_BD: torch.Tensor) -> list[list[list[Any]]]:

@@ -1,7 +1,9 @@
 """What directions do to the logits of a causal model, against plain torch."""
 
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ from implicit_em.harvest.models import CausalModel
 from implicit_em.training.decoding import decoder_of
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.loading import load_as_trained
+from implicit_em.viewer import effects
 
 
 def effect_of(folder, vector_D):
@@ -61,6 +64,15 @@ def test_a_page_shows_the_effects_of_raw_directions(models, harvested, normalize
             assert up == pytest.approx(best.values.tolist(), rel=1e-3)
             assert down == pytest.approx((-effect_V).topk(8).values.neg().tolist(), rel=1e-3)
             assert effect_V[suppressed].tolist() == pytest.approx(down, rel=1e-3)
+
+
+def test_a_transcoder_has_effects_of_its_directions_alone(monkeypatch):
+    model = SimpleNamespace(effects=lambda vectors_BD: vectors_BD @ torch.ones(3, 20))
+    monkeypatch.setattr(effects, "causal_model", lambda lm: model)
+    rows_BD = np.ones((2, 3), np.float32)
+    for target, sides in ((None, ["direction", "encoder"]), (3, ["direction"])):
+        found = effects.Effects(None, None, target).of_block(rows_BD, rows_BD)
+        assert [list(unit) for unit in found] == [sides, sides]
 
 
 def test_without_a_head_there_are_no_effects_and_it_is_said(trained, tmp_path, caplog):
