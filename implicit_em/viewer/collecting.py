@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
+from omegaconf import OmegaConf
 
 from implicit_em.base.arguments import Parser
 from implicit_em.base.errors import ConfigError
@@ -28,10 +29,10 @@ log = logging.getLogger(__name__)
 INSIDE = f"{evaluations.OWN}{evaluations.INSIDE}"
 """Name of the measurement inside a language model."""
 SHOWN = (
-    *("units", "inputs", "l0", "fvu", "ridge_fvu", "ce_recovered"),
+    *("family", "site", "target", "units", "inputs", "l0", "fvu", "ridge_fvu", "ce_recovered"),
     *("inactive_units", "probe_accuracy", "train_seconds"),
 )
-"""Metrics in the index."""
+"""Columns of the index: what a run is, and its metrics."""
 NOTHING = format_value(None)
 
 
@@ -83,6 +84,7 @@ def _index(root: Path, rows: Sequence[Any], left: Sequence[str]) -> str:
 
 def _row(root: Path, path: Path, metrics: dict[str, Any], lm: str | None) -> dict[str, Any]:
     """Write what a run lacks, and return what the index says of it."""
+    log.info("%s:", path)
     card = path / "saelens" / README
     with RunDirectory(path).held():
         if not (path / "explore" / INDEX).exists():
@@ -92,7 +94,8 @@ def _row(root: Path, path: Path, metrics: dict[str, Any], lm: str | None) -> dic
         if not card.exists():
             _unless_refused(path, lambda: _export(root, path, card))
     inside = evaluations.read(path).get(INSIDE, {"metrics": {}})["metrics"]
-    told = metrics | inside
+    named = str(OmegaConf.select(RunDirectory(path).read_config(), "model._target_", default=""))
+    told = {"family": named.rpartition(".")[2], **metrics, **inside}
     return {
         "path": path.relative_to(root).as_posix(),
         "card": card.relative_to(root).as_posix() if card.exists() else None,

@@ -31,6 +31,7 @@ def test_a_collection_has_what_others_need_of_each_run(tmp_path, trained, caplog
     assert "2 trained models" in page
     assert "left out: a/half, a/torn" in page
     assert "a/torn/model.safetensors: no safetensors file" in caplog.text
+    assert '<td class="number">PCA</td>' in page
     assert "SAELens has a form for" in caplog.text
     assert "a/pca/saelens" not in page
     card = (root / "a/one/saelens/README.md").read_text()
@@ -49,6 +50,8 @@ def test_runs_on_a_causal_model_are_measured_inside_it(tmp_path, harvested, mode
     root = placed(tmp_path / "lm", site=harvested("llama"))
     page = collect(root, lm=str(models["llama"])).read_text()
     assert "<th>ce recovered</th>" in page
+    assert "<th>site</th>" in page
+    assert "<th>target</th>" not in page
 
 
 def test_two_calls_at_once_wait_for_each_other_at_each_run(tmp_path, trained, caplog):
