@@ -208,9 +208,7 @@ class EnergyModule(pl.LightningModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the energies ``(B, K)`` of images ``(B, ...)``, or of the images of a batch."""
-        rows = self._inputs(x)
-        alone = rows.shape[-1] == self.model.weight.shape[-1]
-        return self.model.encode(rows if alone else self.model.sides(rows)[0])
+        return self.model.encode(self.model.sides(self._inputs(x))[0])
 
     def _rows(self, batch: Any) -> Tensor:
         """Return inputs and targets side by side, ``(B, D + T)``, or the inputs alone."""

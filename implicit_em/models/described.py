@@ -23,12 +23,14 @@ class Described(nn.Module):
     def sides(self, rows: Any) -> tuple[Any, Any]:
         """Return inputs ``(..., D)`` and targets ``(..., T)``, which stand side by side in rows.
 
-        Rows are a tensor or a ``SharedInput``. Without a target, both are the rows themselves.
+        Rows are a tensor or a ``SharedInput``. Inputs that stand alone have targets of no width.
+        If the model explains its input, both are the rows themselves.
         """
         if self.out_features is None:
             return rows, rows
         if isinstance(rows, SharedInput):
             x, target = self.sides(rows.batches)
             return SharedInput(x, rows.counts), SharedInput(target, rows.counts)
-        x, target = rows.tensor_split([rows.shape[-1] - self.out_features], dim=-1)
+        weight: Any = self.weight
+        x, target = rows.tensor_split([weight.shape[-1]], dim=-1)
         return x.contiguous(), target.contiguous()

@@ -1,8 +1,9 @@
 """A linear decoder for any model, fitted by ridge regression after the training."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import repeat
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,6 @@ from implicit_em.metrics.dictionaries import cosines, norms_at_sites, single_sit
 from implicit_em.metrics.energies import UnexplainedVariance
 from implicit_em.metrics.reconstruction import (
     RIDGE,
-    Pairs,
     fvu_of,
     ridge_decoder,
     wide_ridge_decoder,
@@ -71,8 +71,7 @@ class RidgeDecoder:
 
     def reconstruct(self, x: Any) -> Tensor:
         """Return reconstructions ``(N, D)`` of samples ``(N, ...)`` from their energies."""
-        flat = _flat(self.model, x)
-        return torch.cat([self(code) for code, _ in _with_targets(self.model, flat, flat)])
+        return torch.cat([self(code) for code, _ in encoded(self.model, x, BATCH)])
 
     def __repr__(self) -> str:
         units, width = self.weight.shape
@@ -84,7 +83,7 @@ class RidgeDecoder:
         It is ``sum (x - x')^2 / sum (x - mean x)^2``, over samples and features. With a ``target``,
         as in ``fit_decoder``, it is that of the target.
         """
-        pairs = _with_targets(self.model, x, target)
+        pairs = encoded(self.model, x, BATCH, target)
         return fvu_of((wanted, self(code)) for code, wanted in pairs)
 
     def explained_variance(self, x: Any, target: Any = None) -> float:
@@ -123,13 +122,9 @@ def fit_decoder(
     if len(shape := np.shape(x)) < 2 or shape[0] < 2:
         raise ValueError(f"samples of shape {tuple(shape)}: allowed is (N, ...), N from 2 on")
     model: Any = load(Path(run)) if isinstance(run, str | PathLike) else run
-    return _fitted(model, _with_targets(model, x, target), len(_flat(model, x)), ridge)
-
-
-def _fitted(model: Any, pairs: Pairs, samples: int, ridge: float = RIDGE) -> RidgeDecoder:
-    """Return the decoder for pairs of codes ``(B, K)`` and what they are to explain, ``(B, T)``."""
-    fit = wide_ridge_decoder if model.weight.shape[-2] > samples else ridge_decoder
-    weight, bias = fit(pairs, ridge)
+    is_wide = model.weight.shape[-2] > len(_flat(model, x))
+    fit = wide_ridge_decoder if is_wide else ridge_decoder
+    weight, bias = fit(encoded(model, x, BATCH, target), ridge)
     dtype = at_least_float32(model.weight.dtype)
     return RidgeDecoder(model, weight.to(dtype), bias.to(dtype))
 
@@ -147,6 +142,11 @@ class Coder:
     model: Any
     normalizer: Normalizer | None
     decoder: RidgeDecoder | None
+
+    @property
+    def rows(self) -> Tensor:
+        """Rows ``(K, T)`` of the decoder, for normalised vectors."""
+        return self.decoder.weight if self.decoder else self.model.decoder.weight.detach().T
 
     def encode(self, x_ND: Tensor) -> Tensor:
         """Return the code ``(N, K)`` of raw vectors."""
@@ -190,8 +190,7 @@ def _decoder_of(model: Any, data: ResidentDataModule) -> RidgeDecoder:
     most = min(max(FITTED, FITTED_PER_UNIT * units), MOST_FITTED) if units <= WIDEST else FITTED
     samples, rows = data.split("train")[0], data.train_indices()
     fitted = rows[fixed_choice(len(rows), most)].to(samples.device)
-    chosen = samples.index_select(0, fitted)
-    return _fitted(model, encoded(model, chosen, BATCH), len(chosen))
+    return fit_decoder(model, samples.index_select(0, fitted))
 
 
 def ridge_fvu(model: Any, data: ResidentDataModule) -> float:
@@ -199,8 +198,7 @@ def ridge_fvu(model: Any, data: ResidentDataModule) -> float:
 
     They are a fixed choice, at most ``MEASURED``.
     """
-    decoder = _decoder_of(model, data)
-    return fvu_of((x, decoder(code)) for code, x in encoded(model, _measured(data), BATCH))
+    return _decoder_of(model, data).fvu(_measured(data))
 
 
 def at_sites(model: Any, data: ResidentDataModule) -> dict[str, Any]:
@@ -209,26 +207,17 @@ def at_sites(model: Any, data: ResidentDataModule) -> dict[str, Any]:
     The decoder is its own, or the ridge decoder of ``decoder_of``. The FVU is that of samples
     before normalisation; the norms of rows are those after it.
     """
-    decode, weight_KD = decoder_and_rows(model, data)
+    decoder = None if isinstance(model, SparseAutoencoder) else decoder_of(model, data)
+    coder = Coder(model, data.normalizer, decoder)
     raw = (lambda x: x) if data.normalizer is None else data.normalizer.inverse
     found = {site: UnexplainedVariance() for site in data.parts}
     for code, x_BD in encoded(model, data.final_samples()[0], BATCH):
-        wanted_BD, decoded_BD = raw(x_BD), raw(decode(code.to(model.weight.dtype)))
+        wanted_BD, decoded_BD = raw(x_BD), coder.decode(code.to(model.weight.dtype))
         for site, columns in data.parts.items():
             found[site].update(decoded_BD[:, columns], wanted_BD[:, columns])
-    norms_KS = norms_at_sites(weight_KD.cpu().numpy(), [*data.parts.values()])
+    norms_KS = norms_at_sites(coder.rows.cpu().numpy(), [*data.parts.values()])
     fvus = {f"fvu.{site}": metric.compute().item() for site, metric in found.items()}
     return {**fvus, "single_site_units": int(single_site(norms_KS).sum())}
-
-
-def decoder_and_rows(
-    model: Any, data: ResidentDataModule
-) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-    """Return a model's decoder and its rows ``(K, D)``: its own, or the ridge decoder's."""
-    if isinstance(model, SparseAutoencoder):
-        return model.decode, model.decoder.weight.detach().T
-    fitted = decoder_of(model, data)
-    return fitted, fitted.weight
 
 
 def own_fvu(model: Any, data: ResidentDataModule) -> float:
@@ -260,7 +249,9 @@ def features_found(model: Any, data: ResidentDataModule) -> float | None:
 
 
 @torch.no_grad()
-def encoded(model: Any, samples: Any, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+def encoded(
+    model: Any, samples: Any, batch_size: int, target: Any = None
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield energies ``(B, K)`` and what is to be explained, in float32 or float64, by batches.
 
     To be explained are the inputs ``(B, D)``, or the targets that stand beside them.
@@ -270,10 +261,18 @@ def encoded(model: Any, samples: Any, batch_size: int) -> Iterator[tuple[Tensor,
         samples: tensor or array of shape ``(N, ...)``, or ``(..., D)`` for rows of the model's own
             width; uint8, which is scaled to [0, 1], or floating point.
         batch_size: number of samples in a batch.
+        target: what is to be explained, ``(N, T)``, if it does not stand beside the samples.
     """
     dtype = at_least_float32(model.weight.dtype)
-    for x, target in both_sides(model, samples, batch_size):
-        yield model.encode(x).to(dtype), target.to(dtype)
+    targets: Any = repeat(None)
+    if target is not None:
+        targets = torch.as_tensor(target).flatten(1)
+        if (given := len(targets)) != (count := len(_flat(model, samples))):
+            raise ValueError(f"target: {given} samples; allowed are {count}, as in x")
+        targets = targets.split(batch_size)
+    for (x, beside), apart in zip(both_sides(model, samples, batch_size), targets, strict=False):
+        explained = beside if apart is None else apart
+        yield model.encode(x).to(dtype), explained.to(x.device, dtype)
 
 
 def both_sides(model: Any, samples: Any, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -282,21 +281,6 @@ def both_sides(model: Any, samples: Any, batch_size: int) -> Iterator[tuple[Tens
     for batch in _flat(model, samples).split(batch_size):
         rows = as_unit_float(batch.to(weight.device)).to(weight.dtype)
         yield model.sides(rows) if hasattr(model, "sides") else (rows, rows)
-
-
-@torch.no_grad()
-def _with_targets(model: Any, x: Any, target: Any) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield what ``encoded`` yields; targets ``(N, T)`` may be given apart from the inputs."""
-    if target is None:
-        yield from encoded(model, x, BATCH)
-        return
-    inputs, targets = _flat(model, x), torch.as_tensor(target).flatten(1)
-    if len(inputs) != len(targets):
-        raise ValueError(f"target: {len(targets)} samples; allowed are {len(inputs)}, as in x")
-    dtype = at_least_float32(model.weight.dtype)
-    for some, wanted in zip(inputs.split(BATCH), targets.split(BATCH), strict=True):
-        rows = as_unit_float(some.to(model.weight.device)).to(model.weight.dtype)
-        yield model.encode(rows).to(dtype), wanted.to(rows.device, dtype)
 
 
 def _flat(model: Any, samples: Any) -> Samples:

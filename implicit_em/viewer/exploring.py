@@ -261,10 +261,7 @@ def _features(found: Trained, folder: Path, lm: str | None, ablate: Sequence[int
     samples, labels = data.final_samples()
     with RateProgress(f"{found.address}: encoding", len(samples), "samples") as progress:
         activity = Activity.record(model, samples, folder, progress.advance)
-    if (fitted := found.coder.decoder) is None:
-        directions_KD = model.decoder.weight.detach().cpu().numpy().T
-    else:
-        directions_KD = fitted.weight.cpu().numpy()
+    directions_KD = found.coder.rows.cpu().numpy()
     effects = None
     if isinstance(data, ActivationDataModule) and len(data.sites) == 1:  # several are no one place
         effects = Effects.of(data, lm)
