@@ -218,6 +218,19 @@ def cut(
     return bounds_C2
 
 
+def contexts_of(
+    contexts_C2: np.ndarray, documents: Documents, document_N: np.ndarray, place_N: np.ndarray
+) -> np.ndarray:
+    """Return the numbers of the contexts that hold tokens, by their places in documents.
+
+    They are int64, -1 for special tokens and those of other contexts.
+    """
+    at_N = documents.starts_N.numpy()[document_N] + place_N
+    numbers_N = np.searchsorted(contexts_C2[:, 0], at_N, side="right") - 1
+    inside_N = (place_N >= 0) & (at_N < contexts_C2[numbers_N, 1])
+    return np.where(inside_N, numbers_N, -1)
+
+
 class Batch(NamedTuple):
     """Contexts that a model reads together, int64, padded on the right.
 

@@ -14,7 +14,7 @@ from safetensors.numpy import save
 from implicit_em.base.errors import ConfigError
 from implicit_em.base.files import whole, write_json
 from implicit_em.data import ActivationDataModule
-from implicit_em.harvest.contexts import batches, cut, harvested_as
+from implicit_em.harvest.contexts import batches, contexts_of, cut, harvested_as
 from implicit_em.training.activity import Activity
 from implicit_em.training.hooks import hooks_of
 from implicit_em.training.progress import RateProgress
@@ -46,9 +46,7 @@ def write(found: Trained, place: Path) -> None:
     document_N, place_N, position_N = (
         data.column(name, "test").numpy() for name in ("document", "place", "position")
     )
-    at_N = documents.starts_N.numpy()[document_N] + place_N
-    context_N = np.searchsorted(contexts_C2[:, 0], at_N, side="right") - 1
-    inside_N = (place_N >= 0) & (context_N >= 0) & (at_N < contexts_C2[context_N, 1])
+    context_N = contexts_of(contexts_C2, documents, document_N, place_N)
     _, module, *_ = hooks_of(data.site, manifest.model.get("architecture", ""))
     with TemporaryDirectory(prefix="implicit-em-") as folder:
         with RateProgress(f"{found.address}: encoding", len(samples), "samples") as progress:
@@ -60,7 +58,7 @@ def write(found: Trained, place: Path) -> None:
             values_E = np.concatenate([unit.values_E for unit in units])
             unit_E = np.repeat([u.number - start for u in units], [len(u.samples_E) for u in units])
             order_E = np.lexsort((position_N[rows_E], context_N[rows_E], unit_E))
-            order_E = order_E[inside_N[rows_E[order_E]]]
+            order_E = order_E[context_N[rows_E[order_E]] >= 0]
             rows_E = rows_E[order_E]
             columns = (context_N[rows_E], position_N[rows_E], unit_E[order_E])
             arrays = {"locations": np.stack(columns, 1).astype(np.uint32), "tokens": tokens_CL}

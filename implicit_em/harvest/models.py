@@ -1,7 +1,7 @@
 """Language models, and the vectors at sites inside them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import ExitStack, contextmanager, redirect_stderr
 from functools import partial
 from io import StringIO
 from typing import Any, Self
@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from implicit_em.base.errors import ConfigError, raising
 from implicit_em.config.harvest import SITE, LanguageModelSettings
@@ -182,17 +183,20 @@ class LanguageModel:
         the last block may transformers' be another, because it has passed the model's final norm.
         """
         found: dict[str, Tensor] = {}
-        hooks = []
-        for site in sites:
-            module, keep = self.module(site), partial(_keep, found, site)
-            read = site.startswith("mlpin")
-            add = module.register_forward_pre_hook if read else module.register_forward_hook
-            hooks.append(add(keep))
-        try:
+        with ExitStack() as hooks:
+            for site in sites:
+                hooks.enter_context(self.hooked(site, partial(_keep, found, site)))
             yield found
-        finally:
-            for hook in hooks:
-                hook.remove()
+
+    def hooked(self, site: str, hook: Callable[..., Any]) -> RemovableHandle:
+        """Call a hook of torch in each pass, whose last argument is what the site gives.
+
+        As a context, the handle that is returned ends that.
+        """
+        module = self.module(site)
+        taken = site.startswith("mlpin")
+        add = module.register_forward_pre_hook if taken else module.register_forward_hook
+        return add(hook)
 
     def forward(self, ids_BL: Tensor, mask_BL: Tensor) -> None:
         """Let the model read contexts; the mask is 1 for tokens and 0 for padding, int64."""

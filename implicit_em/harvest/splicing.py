@@ -1,7 +1,7 @@
 """What a language model predicts when the vectors at a site are replaced by others."""
 
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from implicit_em.base import interruption
 from implicit_em.base.errors import ConfigError
 from implicit_em.data.store import ActivationStore, Documents, Split
 from implicit_em.data.store_statistics import TokenFilter
-from implicit_em.harvest.contexts import Batch, batches, cut, harvested_as
+from implicit_em.harvest.contexts import Batch, batches, contexts_of, cut, harvested_as
 from implicit_em.harvest.models import CausalModel
 
 Replacement = Callable[[Tensor], Tensor]
@@ -72,7 +72,7 @@ class Splice:
 
     site: str
     tokens: TokenFilter
-    special: Collection[int]
+    special: Sequence[int]
     reads: Sequence[str] = ()
 
     @property
@@ -99,13 +99,14 @@ class Splice:
             function: what replaces them.
         """
         vectors_BLD = found[self.site].clone()
-        kept_BL = self._kept(ids_BL, mask_BT, found).to(vectors_BLD.device)
+        kept_BL = self.kept(ids_BL, mask_BT, found).to(vectors_BLD.device)
         if kept_BL.any():
             read = [found[name][kept_BL] for name in self.reads or [self.site]]
             vectors_BLD[kept_BL] = function(torch.cat(read, dim=-1))
         return vectors_BLD
 
-    def _kept(self, ids_BL: Tensor, mask_BT: Tensor, found: Mapping[str, Tensor]) -> Tensor:
+    def kept(self, ids_BL: Tensor, mask_BT: Tensor, found: Mapping[str, Tensor]) -> Tensor:
+        """Return which tokens the rule keeps, bool, ``(B, L)``; see ``replaced``."""
         inside_BL = mask_BT[:, -ids_BL.shape[1] :].bool()
         position_BL = mask_BT.cumsum(1)[:, -ids_BL.shape[1] :] - 1
         arrays = {"token": ids_BL[inside_BL].int(), "position": position_BL[inside_BL].int()}
@@ -141,18 +142,13 @@ def replacing(model: CausalModel, splice: Splice, function: Replacement) -> Iter
         replaced_BLD = splice.replaced(*read[0], found, function)
         return (replaced_BLD, *others) if isinstance(values[-1], tuple) else replaced_BLD
 
-    module = model.module(splice.site)
-    taken = splice.site.startswith("mlpin")
-    add = module.register_forward_pre_hook if taken else module.register_forward_hook
     others = [name for name in splice.needs if name != splice.site]
-    with model.reading(others) as found:
-        hooks = [add(replace)]
-        hooks.append(model.network.register_forward_pre_hook(note, with_kwargs=True))
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
+    with (
+        model.reading(others) as found,
+        model.hooked(splice.site, replace),
+        model.network.register_forward_pre_hook(note, with_kwargs=True),
+    ):
+        yield
 
 
 def _tokens_of(call: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
@@ -175,10 +171,8 @@ class Passes:
     Args:
         store: where contexts come from.
         model: the model that the store was harvested from.
-        site: where vectors are replaced.
-        tokens: which tokens are replaced.
+        splice: where vectors are replaced.
         split: the split that contexts are taken from.
-        reads: as in ``Splice``.
 
     Raises:
         ConfigError: if the model is another, or lacks a site.
@@ -189,26 +183,21 @@ class Passes:
         self,
         store: ActivationStore,
         model: CausalModel,
-        site: str,
-        tokens: TokenFilter,
+        splice: Splice,
         split: Split = "test",
-        reads: Sequence[str] = (),
     ) -> None:
-        manifest = store.manifest
-        if model.files != manifest.model["files"]:
+        if model.files != store.manifest.model["files"]:
             raise ConfigError(f"lm={model.name}: {store.path} was harvested from another model")
-        self.model, self.documents = model, store.documents()
-        self.splice = Splice(site, tokens, manifest.special_tokens, reads)
-        for name in self.splice.needs:
+        self.model, self.documents, self.splice = model, store.documents(), splice
+        for name in splice.needs:
             model.module(name)
         self._context, self._affixes = harvested_as(store)
         self.contexts_C2 = cut(self.documents, split, self._context, self._affixes)
 
     def holding(self, documents_E: np.ndarray, places_E: np.ndarray) -> np.ndarray:
         """Return the contexts that hold tokens, given their documents and places there."""
-        at_E = (self.documents.starts_N.numpy()[documents_E] + places_E)[places_E >= 0]
-        numbers_E = np.searchsorted(self.contexts_C2[:, 0], at_E, side="right") - 1
-        return self.contexts_C2[np.unique(numbers_E)]
+        numbers_E = contexts_of(self.contexts_C2, self.documents, documents_E, places_E)
+        return self.contexts_C2[np.unique(numbers_E[numbers_E >= 0])]
 
     def batches(self, contexts_C2: np.ndarray) -> Iterator[Batch]:
         """Yield contexts in batches, whose logits memory can hold; raises ``Interrupted``."""
@@ -272,11 +261,12 @@ def spliced_losses(
         DamagedError: if the store's documents are damaged.
         Interrupted: if a signal asked for it.
     """
-    passes = Passes(store, model, site, tokens, split, reads)
+    splice = Splice(site, tokens, store.manifest.special_tokens, reads)
+    passes = Passes(store, model, splice, split)
     numbers_N, contexts_C2 = _choose(passes.documents, passes.contexts_C2, most)
     if not len(numbers_N):
         raise ConfigError(f"split={split}: {store.path} has no documents there")
-    special = torch.tensor(store.manifest.special_tokens, dtype=torch.int64)
+    special = torch.tensor(splice.special, dtype=torch.int64)
     functions = [_zero, *replacements.values()]
     predicted_N = torch.zeros(len(numbers_N), dtype=torch.int64)
     sums_R2N = torch.zeros(1 + len(functions), 2, len(numbers_N), dtype=torch.float64)
@@ -402,7 +392,7 @@ def moved(passes: Passes, contexts_C2: np.ndarray, function: Replacement) -> Mov
     Losses are those of all predicted tokens in the contexts; see ``spliced_losses``. Probabilities
     are those of the token behind each one whose vector changes.
     """
-    numbers_N, special = torch.arange(len(passes.documents)), torch.tensor([*passes.splice.special])
+    numbers_N, special = torch.arange(len(passes.documents)), torch.tensor(passes.splice.special)
     sums_22N = torch.zeros(2, 2, len(numbers_N), dtype=torch.float64)
     tokens, predicted, chances_V = 0, 0, torch.zeros((), dtype=torch.float64)
     for batch in passes.batches(contexts_C2):

@@ -114,8 +114,7 @@ class Steering:
             unit: number of the unit.
             rows_E: rows of the final samples that activate it.
         """
-        site, tokens, reads = self.splice.site, self.splice.tokens, self.splice.reads
-        passes = Passes(self.data.store, model, site, tokens, self.data.final, reads)
+        passes = Passes(self.data.store, model, self.splice, self.data.final)
         columns = (self.data.column(name, self.data.final) for name in ("document", "place"))
         contexts_C2 = passes.holding(*(column_N[rows_E].numpy() for column_N in columns))
         if not len(contexts_C2):

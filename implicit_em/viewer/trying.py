@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from implicit_em.base.errors import ConfigError
-from implicit_em.data import ActivationDataModule, ResidentDataModule
+from implicit_em.data import ActivationDataModule
 from implicit_em.harvest.model_files import model_of
 from implicit_em.harvest.models import CausalModel, LanguageModel
-from implicit_em.harvest.splicing import replacing
+from implicit_em.harvest.splicing import Splice, replacing
 from implicit_em.harvest.steering import Steering
 from implicit_em.metrics.feature_grid import is_image
+from implicit_em.training.decoding import Coder
 from implicit_em.training.trained import Trained
 from implicit_em.viewer.effects import causal_model
 from implicit_em.viewer.seen import short
@@ -36,36 +37,35 @@ class ImageTrial:
     """Encodes a drawn image.
 
     Args:
-        model: model of the run, for normalised samples.
-        data: its data module.
+        found: the run.
     """
 
-    def __init__(self, model: Any, data: ResidentDataModule) -> None:
-        self.model, self.normalizer, self.size = model, data.normalizer, data.in_features
+    def __init__(self, found: Trained) -> None:
+        self.coder, self.size = found.coder, found.data.in_features
 
     def __call__(self, question: Mapping[str, Any]) -> dict[str, Any]:
         """Return the features of ``pixels``: D numbers from 0 to 1, row by row."""
         pixels = np.asarray(question.get("pixels", []), dtype=np.float64)
         if pixels.shape != (self.size,) or not ((pixels >= 0) & (pixels <= 1)).all():
             raise ValueError(f"pixels: needs {self.size} numbers from 0 to 1")
-        x_D = torch.from_numpy(pixels).to(self.model.weight.dtype)
-        return {"features": _active(self.model, self.normalizer, x_D[None])[0]}
+        return {"features": _active(self.coder, torch.from_numpy(pixels)[None])[0]}
 
 
 class TextTrial:
     """Encodes the tokens of a text, as the store of the run was harvested.
 
     Args:
-        model: model of the run, for normalised samples.
-        data: its data module.
+        coder: the model on raw vectors.
+        data: its samples.
         language_model: the language model that the store was harvested from.
     """
 
     def __init__(
-        self, model: Any, data: ActivationDataModule, language_model: LanguageModel
+        self, coder: Coder, data: ActivationDataModule, language_model: LanguageModel
     ) -> None:
-        self.model, self.data, self.language_model = model, data, language_model
+        self.coder, self.data, self.language_model = coder, data, language_model
         manifest = data.store.manifest
+        self.rule = Splice(data.columns[0], data.rule, manifest.special_tokens)
         self.prefix, self.suffix = manifest.prefix, manifest.suffix
         self.room = manifest.settings["context"]["length"] - len(self.prefix) - len(self.suffix)
         self.dtype = getattr(torch, manifest.dtype)
@@ -76,18 +76,12 @@ class TextTrial:
         own = self.language_model.tokenizer(text, add_special_tokens=False)["input_ids"]
         ids = [*self.prefix, *own[: self.room], *self.suffix]
         ids_1L = torch.tensor([ids])
+        mask_1L = torch.ones_like(ids_1L)
         with self.language_model.reading(self.data.columns) as found:
-            self.language_model.forward(ids_1L, torch.ones_like(ids_1L))
-        arrays = {
-            "token": ids_1L[0].int(),
-            "position": torch.arange(len(ids)),
-            **{f"norm.{site}": found[site][0].norm(dim=-1) for site in self.data.columns},
-        }
+            self.language_model.forward(ids_1L, mask_1L)
+        kept_L = self.rule.kept(ids_1L, mask_1L, found)[0].tolist()
         vectors_LD = torch.cat([found[site][0] for site in self.data.sites], dim=-1)
-        special = self.data.store.manifest.special_tokens
-        kept_L = self.data.rule.kept(arrays, self.data.columns[0], special).tolist()
-        x_LD = vectors_LD.to(self.dtype).to(self.model.weight.dtype)
-        features = _active(self.model, self.data.normalizer, x_LD)
+        features = _active(self.coder, vectors_LD.to(self.dtype))
         shown = [one if kept else None for one, kept in zip(features, kept_L, strict=True)]
         return {"ids": ids, "features": shown, "cut": len(own) > self.room}
 
@@ -136,15 +130,15 @@ def trials_of(found: Trained, lm: str | None) -> dict[str, Trial]:
     """
     data = found.data
     if is_image(data.sample_shape):
-        return {"encode": ImageTrial(found.model, data)}
+        return {"encode": ImageTrial(found)}
     if not isinstance(data, ActivationDataModule):
         raise ConfigError("serve: allowed for images and activations of language models")
     settings = model_of(data.store.manifest, lm)
     if (model := causal_model(settings)) is None:
         reader = LanguageModel.load(settings, "cpu")
         reader.stop_after(data.columns)
-        return {"encode": TextTrial(found.model, data, reader)}
-    trials: dict[str, Trial] = {"encode": TextTrial(found.model, data, model)}
+        return {"encode": TextTrial(found.coder, data, reader)}
+    trials: dict[str, Trial] = {"encode": TextTrial(found.coder, data, model)}
     has_lengths = found.normalizer is None or found.normalizer.mean is not None
     if has_lengths and len(data.parts) == 1:
         trials["steer"] = SteerTrial(Steering.of(found), model)
@@ -152,12 +146,10 @@ def trials_of(found: Trained, lm: str | None) -> dict[str, Trial]:
 
 
 @torch.no_grad()
-def _active(model: Any, normalizer: Any, x_ND: Tensor) -> list[list[list[float]]]:
+def _active(coder: Coder, x_ND: Tensor) -> list[list[list[float]]]:
     """Return the features of each sample that are active, the strongest first."""
-    if normalizer is not None:
-        x_ND = normalizer.sides(model.out_features)[0](x_ND).to(x_ND.dtype)
     found = []
-    for codes_K in model.encode(x_ND):
+    for codes_K in coder.encode(x_ND):
         values_M, units_M = codes_K.topk(min(MOST_FEATURES, len(codes_K)))
         pairs = zip(units_M.tolist(), values_M, strict=True)
         found.append([[unit, short(value)] for unit, value in pairs if value > 0])

@@ -206,7 +206,7 @@ def test_an_ablation_changes_what_full_passes_say(case, folder, monkeypatch):
     path = str(folder / network.config.model_type)
     lm = LanguageModelSettings(name="tiny", package=None, path=path, sha256=None)
     model = CausalModel.load(lm, "cpu")
-    passes = Passes(steering.data.store, model, f"resid.{SITE}", steering.data.rule)
+    passes = Passes(steering.data.store, model, steering.splice)
     values_N = steering.activations(UNIT)
     rows_E = values_N.nonzero()[:, 0]
     monkeypatch.setattr("implicit_em.harvest.splicing.LOGITS", 2**14)  # several batches
@@ -245,9 +245,7 @@ def test_targets_shift_by_document_beside_random_directions(case, folder):
     lm = LanguageModelSettings(
         name="tiny", package=None, path=str(folder / network.config.model_type), sha256=None
     )
-    passes = Passes(
-        steering.data.store, CausalModel.load(lm, "cpu"), f"resid.{SITE}", steering.data.rule
-    )
+    passes = Passes(steering.data.store, CausalModel.load(lm, "cpu"), steering.splice)
     contexts_C2, targets = passes.contexts_C2[:6], torch.tensor([7, 40])
     table = target_shifts(steering, passes, contexts_C2, UNIT, 3.0, targets, seeds=2)
     expected: dict[int, list[float]] = {}
