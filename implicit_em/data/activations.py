@@ -135,8 +135,9 @@ class ActivationDataModule(ResidentDataModule):
         if target == "mlp" and len(sites) == 1:
             target = f"mlp.{sites[0].rpartition('.')[2]}"
         check_word("target", target, (None, *manifest.sites), f" in the store {path}")
-        named = [*sites, *([target] if target else [])]
-        if not sites or len(set(named)) < len(named):
+        explained = sites if target is None else [target]
+        columns = sites if target is None else [*sites, target]
+        if not sites or len(set(columns)) < len(columns):
             raise ConfigError(
                 f"site={site}, target={target}: at least one is read, and each site is named once"
             )
@@ -149,13 +150,12 @@ class ActivationDataModule(ResidentDataModule):
         self.sites: tuple[str, ...] = tuple(sites)  # type: ignore[arg-type]
         """Places whose vectors make a sample."""
         self.site = "+".join(self.sites)
-        self.columns = self.sites if target is None else (*self.sites, target)
+        self.columns: tuple[str, ...] = tuple(columns)  # type: ignore[arg-type]
         """Places whose vectors stand side by side in a row."""
         if self.normalize == "l2" and len(self.columns) > 1:
             raise ConfigError("normalize=l2: a sample is of several sites, and has no one length")
         self.out_features = None if target is None else manifest.sites[target]
         self.sample_shape = (sum(manifest.sites[name] for name in self.columns),)
-        explained = self.sites if target is None else (target,)
         ends = [0, *accumulate(manifest.sites[name] for name in explained)]
         self.parts = dict(zip(explained, map(slice, ends, ends[1:]), strict=False))
         self.label = label

@@ -183,15 +183,7 @@ def from_saelens(config: Mapping[str, Any], arrays: dict[str, Tensor]) -> nn.Mod
     """
     architecture, arrays = config["architecture"], dict(arrays)
     check_word("architecture", architecture, (*CLASSES, *TRANSCODERS, *TRAINED))
-    for name, word in DEFAULTS.items():
-        more = UNFOLDED if name == "normalize_activations" else ()
-        check_word(name, config.get(name, word), (word, *more))
-    for name in BOOLEANS:
-        if not isinstance(value := config.get(name, False), bool):
-            raise ConfigError(f"{name}={value!r}: allowed are true and false, without quotes")
-    if (option := config.get("normalize_activations")) in UNFOLDED:
-        said = "not folded into the weights; vectors are taken unscaled, as in SAELens"
-        log.warning("normalize_activations=%s: %s", option, said)
+    _check_options(config)
     if not (arrays.pop("scaling_factor", torch.ones(())) == 1).all():
         raise ConfigError("scaling_factor: allowed are ones alone")
     if architecture in TRAINED:
@@ -232,3 +224,16 @@ def from_saelens(config: Mapping[str, Any], arrays: dict[str, Tensor]) -> nn.Mod
     }
     model.to(dtype).load_state_dict({**model.state_dict(), **state})
     return model.eval()
+
+
+def _check_options(config: Mapping[str, Any]) -> None:
+    """Refuse what no model here does, and warn of samples that SAELens takes unscaled."""
+    for name, word in DEFAULTS.items():
+        more = UNFOLDED if name == "normalize_activations" else ()
+        check_word(name, config.get(name, word), (word, *more))
+    for name in BOOLEANS:
+        if not isinstance(value := config.get(name, False), bool):
+            raise ConfigError(f"{name}={value!r}: allowed are true and false, without quotes")
+    if (option := config.get("normalize_activations")) in UNFOLDED:
+        said = "not folded into the weights; vectors are taken unscaled, as in SAELens"
+        log.warning("normalize_activations=%s: %s", option, said)

@@ -87,9 +87,17 @@ class Tied(Dictionary):
         super().__init__(in_features, hidden, tied=True)
 
 
+class Transcoder(Dictionary):
+    """A dictionary of a target that stands beside its input, with a linear path."""
+
+    def __init__(self, width, hidden):
+        super().__init__(width - 24, hidden, out_features=24, skip=True)
+
+
 LSE, VAR, TC, ROWS = (Term(f) for f in (lse, variance, decorrelation, orthogonality))
 SUMS = {"lse": LSE, "mean": Term(lse, options={"reduction": "mean"}), "orthogonality": ROWS}
 DERIVED = {"lse": LSE, "var": VAR, "tc": TC}
+L1 = {"mse": Term(mse), "l1": Term(l1, 0.01)}
 SCORE = {"mse": Term(mse), "slab": Term(slab)}
 OF_ENCODERS = {
     **{name: {name: term} for name, term in SUMS.items()},
@@ -108,11 +116,12 @@ LOSSES = {
     SparseAutoencoder: {
         "mse": {"mse": Term(mse)},
         "l1": {"l1": Term(l1)},
-        **{name: {"mse": Term(mse), "l1": Term(l1, 0.01)} for name in ("sae", "sparse")},
+        **dict.fromkeys(("sae", "sparse"), L1),
     },
     Gated: {"sparse": {"mse": Term(mse), "l1": Term(gates_l1, 0.03), "gates": Term(gates_mse)}},
     JumpReLU: {"sparse": {"mse": Term(mse), "l0": Term(target_l0)}},
-    Tied: {name: {"mse": Term(mse), "l1": Term(l1, 0.01)} for name in ("sae", "sparse")},
+    Tied: dict.fromkeys(("sae", "sparse"), L1),
+    Transcoder: dict.fromkeys(("sae", "sparse"), L1),
     SpikeSlab: dict.fromkeys(("controlled", "sparse", "sparse or not"), SCORE),
     Layered: OF_LAYERED,
 }
