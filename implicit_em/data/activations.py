@@ -128,8 +128,8 @@ class ActivationDataModule(ResidentDataModule):
         manifest = self.store.manifest
         if site is None and len(manifest.sites) == 1:
             (site,) = manifest.sites
-        is_list = isinstance(site, Sequence) and not isinstance(site, str)
-        sites: list[Any] = [*site] if is_list else [site]
+        is_one = isinstance(site, str) or not isinstance(site, Sequence)
+        sites: list[Any] = [site] if is_one else [*site]  # type: ignore[misc]
         for one in sites:
             check_word("site", one, manifest.sites, f" in the store {path}")
         if target == "mlp" and len(sites) == 1:
@@ -147,10 +147,10 @@ class ActivationDataModule(ResidentDataModule):
             if number is not None:
                 check_number(name, number, lambda x: x > 0, "numbers greater than 0")
         super().__init__(**kwargs)
-        self.sites: tuple[str, ...] = tuple(sites)  # type: ignore[arg-type]
+        self.sites: tuple[str, ...] = tuple(sites)
         """Places whose vectors make a sample."""
         self.site = "+".join(self.sites)
-        self.columns: tuple[str, ...] = tuple(columns)  # type: ignore[arg-type]
+        self.columns: tuple[str, ...] = tuple(columns)
         """Places whose vectors stand side by side in a row."""
         if self.normalize == "l2" and len(self.columns) > 1:
             raise ConfigError("normalize=l2: a sample is of several sites, and has no one length")
