@@ -203,13 +203,6 @@ class Paths:
         resident = any(at.type == device.NAME for _, s in sharing._known for _, at in s._tensors)
         return found | {"resident": resident, "epoch": dict(device.EPOCHS[0])}
 
-    def resume(self):
-        """The same run, with an epoch more."""
-        places = [self.folder / f"run-{place}" for place in (device.NAME, "cpu")]
-        for place in places:
-            command("train", f"resume={place}", "trainer.max_epochs=3")
-        return alike(*places)
-
     def stacked(self):
         """A sweep whose jobs take their steps together."""
         made, together = [], rendezvous.Stack
@@ -260,6 +253,13 @@ class Paths:
         }
         return found | equal | {"agrees": found["agrees"] and all(equal.values())}
 
+    def resume(self):
+        """The runs on the store, with an epoch more: no probe and no picture are made again."""
+        places = [self.folder / f"inside-{place}" for place in (device.NAME, "cpu")]
+        for place in places:
+            command("train", f"resume={place}", "trainer.max_epochs=3")
+        return alike(*places)
+
     def estimator(self):
         """The estimator, which stays on the CPU, also where there is another device."""
         from implicit_em.sklearn import ImplicitEM
@@ -292,7 +292,7 @@ def main():
     if "--table" not in sys.argv:
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             paths = Paths(Path(folder))
-            for name in ("run", "resume", "stacked", "sparse", "language", "estimator"):
+            for name in ("run", "stacked", "sparse", "language", "resume", "estimator"):
                 found[name] = tried(getattr(paths, name))
     return found
 
