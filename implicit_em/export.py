@@ -55,8 +55,7 @@ class Exported:
     @classmethod
     def of(cls, path: str | Path, form: str) -> "Exported":
         """Return a trained model in a format; see ``export``."""
-        check_word("format", form, PLACES)
-        model = _of_one_site(path, form)
+        model = _model_of(path, form)
         decoder, origin = None, "its own"
         if (fitted := model.coder.decoder) is not None:
             origin = "ridge regression after the training"
@@ -122,7 +121,9 @@ class Exported:
         return {"config": self.config, "metadata": self.config["metadata"], "metrics": shown}
 
 
-def _of_one_site(path: str | Path, form: str) -> Trained:
+def _model_of(path: str | Path, form: str) -> Trained:
+    """Return a trained model that a format has a form for."""
+    check_word("format", form, PLACES)
     model = trained(path)
     if len(model.sites) > 1:
         listed = ",".join(model.sites)
@@ -182,7 +183,7 @@ def export(path: str | Path, form: str = "saelens", out: str | Path | None = Non
     """
     if form != "delphi":
         return Exported.of(path, form).write(out)
-    found = _of_one_site(path, form)
+    found = _model_of(path, form)
     place = Path(out) if out else found.output / PLACES[form]
     if place.exists():
         raise ConfigError(f"out={place}: is there already; nothing is overwritten")
@@ -211,20 +212,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _export_and_push(options: argparse.Namespace) -> None:
     quieten()
-    if options.push:
-        if options.format != "saelens":
-            raise ConfigError("push: allowed for --format saelens alone")
-        hub.check(options.push)  # before anything takes time
-    if options.format == "delphi":
+    if not options.push:
         print(f"Written to {export(options.path, options.format, options.out)}")
         return
+    if options.format != "saelens":
+        raise ConfigError("push: allowed for --format saelens alone")
+    hub.check(options.push)  # before anything takes time
     exported = Exported.of(options.path, options.format)
-    if options.push:
-        hub.create(options.push)  # before anything is written
+    hub.create(options.push)  # before anything is written
     place = exported.write(options.out)
     print(f"Written to {place}")
-    if options.push:
-        print(f"Pushed to {exported.push(options.push, place)}")
+    print(f"Pushed to {exported.push(options.push, place)}")
 
 
 if __name__ == "__main__":

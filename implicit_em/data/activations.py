@@ -158,10 +158,8 @@ class ActivationDataModule(ResidentDataModule):
         self.sample_shape = (sum(manifest.sites[name] for name in self.columns),)
         ends = [0, *accumulate(manifest.sites[name] for name in explained)]
         self.parts = dict(zip(explained, map(slice, ends, ends[1:]), strict=False))
-        self.label = label
         self.tokens = TokenFilter(first_positions, not special_tokens, largest_norm)
-        self.buffer = buffer
-        self.digest = digest
+        self.label, self.buffer, self.digest = label, buffer, digest
         self.ahead, self.epoch_tokens, self.producer = ahead, tokens, producer
         self._stream: Stream | None = None
         self._ends: list[int] = []  # see Stream

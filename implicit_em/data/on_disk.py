@@ -11,11 +11,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from implicit_em.data.arrays import (
-    refuse_beyond_memory,
-    rows_at_once,
-    unchanged,
-)
+from implicit_em.data.arrays import refuse_beyond_memory, rows_at_once, unchanged
 from implicit_em.data.resident import as_unit_float
 from implicit_em.models.normalizing import Normalizer
 

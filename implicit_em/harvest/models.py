@@ -35,6 +35,8 @@ A site is the output of its module; ``mlpin`` is the input of its module.
 """
 NORMS = ("norm", "ln_f", "final_layer_norm")
 """Names of the norm behind the last block."""
+SHOWN = 8
+"""Number of tokens that are shown on each side."""
 SPACE = "▁"
 """What SentencePiece writes for a space; decoded alone, a token loses it."""
 
@@ -62,8 +64,8 @@ def permute_entries(network: nn.Module, seed: int) -> None:
             weight.copy_(torch.from_numpy(entries).view_as(weight))
 
 
-def extremes(values_V: Tensor, most: int) -> list[list[list[Any]]]:
-    """Return the ids of the largest values, with these values, then the same of the smallest."""
+def extremes(values_V: Tensor, most: int = SHOWN) -> list[list[list[Any]]]:
+    """Return the tokens of the largest values, then of the smallest: their ids, and the values."""
     most = min(most, len(values_V))
     sides = (values_V.topk(most, largest=largest) for largest in (True, False))
     return [[ids.tolist(), values.tolist()] for values, ids in sides]

@@ -82,11 +82,7 @@ class Splice:
         return [*dict.fromkeys([self.site, *self.reads, *limited])]
 
     def replaced(
-        self,
-        ids_BL: Tensor,
-        mask_BT: Tensor,
-        found: Mapping[str, Tensor],
-        function: Replacement,
+        self, ids_BL: Tensor, mask_BT: Tensor, found: Mapping[str, Tensor], function: Replacement
     ) -> Tensor:
         """Return the site's vectors, replaced for the tokens that the rule keeps.
 
@@ -180,11 +176,7 @@ class Passes:
     """
 
     def __init__(
-        self,
-        store: ActivationStore,
-        model: CausalModel,
-        splice: Splice,
-        split: Split = "test",
+        self, store: ActivationStore, model: CausalModel, splice: Splice, split: Split = "test"
     ) -> None:
         if model.files != store.manifest.model["files"]:
             raise ConfigError(f"lm={model.name}: {store.path} was harvested from another model")

@@ -29,8 +29,6 @@ from implicit_em.training.trained import Trained, trained
 
 CONTEXTS = 32
 """Largest number of contexts in which an ablation is measured."""
-MOST = 8
-"""Number of tokens that are shown on each side."""
 
 
 @dataclass(frozen=True)
@@ -267,7 +265,7 @@ def told(found: Moved, vocabulary: Sequence[str]) -> str:
         f"without it, in {found.contexts} contexts: {found.loss:+.4f} nats a token; "
         f"behind its {found.tokens} active tokens, these become"
     ]
-    for word, side in zip(("more", "less"), extremes(found.chances_V, MOST), strict=True):
+    for word, side in zip(("more", "less"), extremes(found.chances_V), strict=True):
         pairs = zip(*side, strict=True)
         shown = (f"{vocabulary[token]!r} {100 * change:+.2f} %" for token, change in pairs)
         lines.append(f"  {word} likely: {', '.join(shown)}")

@@ -13,21 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from implicit_em.base.threads import torch_threads
-from implicit_em.data import (
-    ResidentDataModule,
-    SuperpositionDataModule,
-    as_unit_float,
-)
+from implicit_em.data import ResidentDataModule, SuperpositionDataModule, as_unit_float
 from implicit_em.data.modules import fixed_choice
 from implicit_em.data.on_disk import Samples, SamplesOnDisk
 from implicit_em.metrics.dictionaries import cosines, norms_at_sites, single_site
 from implicit_em.metrics.energies import UnexplainedVariance
-from implicit_em.metrics.reconstruction import (
-    RIDGE,
-    fvu_of,
-    ridge_decoder,
-    wide_ridge_decoder,
-)
+from implicit_em.metrics.reconstruction import RIDGE, fvu_of, ridge_decoder, wide_ridge_decoder
 from implicit_em.metrics.recovery import recovered
 from implicit_em.models.normalizing import Normalizer, at_least_float32
 from implicit_em.models.sae import SparseAutoencoder, decoded

@@ -23,12 +23,7 @@ from implicit_em.metrics.feature_grid import feature_grid, feature_summary, is_i
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.fitting import Fit
 from implicit_em.training.loading import save_model
-from implicit_em.training.measurement import (
-    energies_of,
-    evaluate_module,
-    l0_reached,
-    probe_module,
-)
+from implicit_em.training.measurement import energies_of, evaluate_module, l0_reached, probe_module
 from implicit_em.training.progress import print_result
 from implicit_em.training.results import Results, without_infinities
 from implicit_em.training.resuming import continued

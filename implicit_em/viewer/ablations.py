@@ -7,13 +7,12 @@ import torch
 
 from implicit_em.base.errors import ConfigError
 from implicit_em.harvest.model_files import model_of
-from implicit_em.harvest.models import extremes
 from implicit_em.harvest.splicing import Moved
-from implicit_em.harvest.steering import MOST, Steering, check
+from implicit_em.harvest.steering import Steering, check
 from implicit_em.training.activity import Unit
 from implicit_em.training.progress import working
 from implicit_em.training.trained import Trained
-from implicit_em.viewer.effects import causal_model
+from implicit_em.viewer.effects import both_ends, causal_model
 from implicit_em.viewer.seen import short
 
 Ablations = Callable[[Unit], dict[str, Any] | None]
@@ -50,6 +49,6 @@ def ablations_of(found: Trained, lm: str | None, units: Sequence[int]) -> Ablati
 
 
 def _shown(moved: Moved) -> dict[str, Any]:
-    sides = ([ids, [*map(short, values)]] for ids, values in extremes(moved.chances_V, MOST))
+    more, less = both_ends(moved.chances_V)
     counts = {"contexts": moved.contexts, "tokens": moved.tokens, "loss": short(moved.loss)}
-    return {**counts, **dict(zip(("more", "less"), sides, strict=True))}
+    return {**counts, "more": more, "less": less}

@@ -18,8 +18,6 @@ from implicit_em.viewer.seen import short
 log = logging.getLogger(__name__)
 
 NONE = "no effects on logits are shown: %s"
-MOST = 8
-"""Number of tokens that are shown on each side."""
 
 
 @lru_cache(maxsize=1)
@@ -90,7 +88,9 @@ class Effects:
 def _extremes(model: CausalModel, vectors_BD: torch.Tensor) -> list[list[list[Any]]]:
     """Return the tokens with the largest and the smallest effects of vectors of length 1."""
     unit_BD = torch.nn.functional.normalize(vectors_BD.float(), dim=-1)
-    return [
-        [[ids, [*map(short, values)]] for ids, values in extremes(effects_V, MOST)]
-        for effects_V in model.effects(unit_BD)
-    ]
+    return [*map(both_ends, model.effects(unit_BD))]
+
+
+def both_ends(values_V: torch.Tensor) -> list[list[list[Any]]]:
+    """Return the tokens of the largest and of the smallest values, and these as they are shown."""
+    return [[ids, [*map(short, values)]] for ids, values in extremes(values_V)]

@@ -1,6 +1,7 @@
 """What a run's features do on an input of the reader's own, and what they make a model write."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -139,8 +140,7 @@ def trials_of(found: Trained, lm: str | None) -> dict[str, Trial]:
         reader.stop_after(data.columns)
         return {"encode": TextTrial(found.coder, data, reader)}
     trials: dict[str, Trial] = {"encode": TextTrial(found.coder, data, model)}
-    has_lengths = found.normalizer is None or found.normalizer.mean is not None
-    if has_lengths and len(data.parts) == 1:
+    with suppress(ConfigError):
         trials["steer"] = SteerTrial(Steering.of(found), model)
     return trials
 

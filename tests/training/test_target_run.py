@@ -198,9 +198,7 @@ def test_a_crosscoder_is_measured_at_each_of_its_sites(store, composed, tmp_path
     shown = in_table(metrics)
     assert {f"fvu.{SITE}", "fvu.mlp.0", "single_site_units"} <= {*shown}
     for form in ("saelens", "delphi"):
-        with pytest.raises(
-            ConfigError, match=rf"data.site=\[{SITE},mlp.0\]: {form} has no form for"
-        ):
+        with pytest.raises(ConfigError, match=rf"data.site=\[{SITE},mlp.0\]: {form} has no form"):
             export(tmp_path / "run", form)
 
 
