@@ -24,8 +24,8 @@ def memory_of(spec: RunSpec, in_features: int, out_features: int | None = None) 
     weights, components = _size_of(spec, in_features, out_features)
     batch = spec.settings["data"]["batch_size"]
     elements = WEIGHT_COPIES * weights
-    elements += ENERGY_COPIES * batch * components + INPUT_COPIES * batch * in_features
-    elements += INPUT_COPIES * batch * (out_features or 0)
+    elements += ENERGY_COPIES * batch * components
+    elements += INPUT_COPIES * batch * (in_features + (out_features or 0))
     elements += 2 * min(batch, components) ** 2
     return 4 * elements
 

@@ -193,15 +193,8 @@ class ActivationDataModule(ResidentDataModule):
 
     def source(self) -> Source | None:
         """Return the store with the state of its files, and the settings that select from it."""
-        choice = (
-            self.columns,
-            self.label,
-            self.tokens,
-            self.val_size,
-            self.buffer,
-            self.store.kept,
-        )
-        what = (ActivationDataModule, self.store.path.resolve(), choice)
+        choice = (self.columns, self.label, self.tokens, self.val_size, self.buffer)
+        what = (ActivationDataModule, self.store.path.resolve(), self.store.kept, choice)
         files = [state_of(self.store.file(shard)) for shard in self.store.held]
         return Source(what, [self.store.digest, *files])
 
@@ -218,12 +211,13 @@ class ActivationDataModule(ResidentDataModule):
     def _refuse_too_many_tokens(self) -> None:
         """Refuse more tokens than the training shards have, judged by those that stay."""
         shards = [shard for shard in self.store.manifest.shards if shard.split == "train"]
-        read = sum(shard.tokens for shard in self.store.shards("train"))
-        left = len(self._kept.rows["train"]) * sum(shard.tokens for shard in shards) / read
+        stay = self.store.shards("train")
+        every, read = (sum(shard.tokens for shard in some) for some in (shards, stay))
+        left = len(self._kept.rows["train"]) * every / read
         if self.epoch_size > (most := int(SURE * left)):
             raise ConfigError(
-                f"tokens={self.epoch_size}: allowed are up to {most}, judged by the "
-                f"{len(self.store.shards('train'))} shards that stay"
+                f"tokens={self.epoch_size}: allowed are up to {most}, judged by the {len(stay)} "
+                "shards that stay"
             )
 
     def read(self, train: bool) -> tuple[Any, Tensor]:

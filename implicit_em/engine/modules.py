@@ -213,10 +213,8 @@ class EnergyModule(pl.LightningModule):
     def _rows(self, batch: Any) -> Tensor:
         """Return inputs and targets side by side, ``(B, D + T)``, or the inputs alone."""
         rows, targets = self._inputs(batch), self.model.out_features
-        if (
-            targets is not None
-            and rows.shape[-1] != (width := self.model.weight.shape[-1]) + targets
-        ):
+        width = self.model.weight.shape[-1]
+        if targets is not None and rows.shape[-1] != width + targets:
             raise ConfigError(
                 f"batch: {rows.shape[-1]} values of a sample; with out_features={targets} allowed "
                 f"are inputs and targets, {width} + {targets}, side by side or as a tuple of two"

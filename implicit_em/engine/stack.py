@@ -321,11 +321,10 @@ class Stack:
         if logged:
             decoded = {"target", "whole", "reconstruction"} if self._mean_R1D is not None else set()
             names = names | {"energies"} | decoded
-        if self.stacked:
-            tensors = outputs_of(self.model, rows, names)
-            return {name: tensors[name] for name in names}
         step = self._sparse_outputs if self._sparse_up_to else None
-        outputs = outputs_of(self.model, rows.batches[0], names, step)
+        outputs = outputs_of(self.model, rows if self.stacked else rows.batches[0], names, step)
+        if self.stacked:
+            return {name: outputs[name] for name in names}
         return {
             name: outputs[name] if isinstance(outputs[name], Code) else outputs[name].unsqueeze(0)
             for name in names

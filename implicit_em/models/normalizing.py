@@ -82,11 +82,9 @@ class Normalizer(nn.Module):
         """
         if out_features is None or self.mean is None:
             return self, self
-        first, second = slice(-out_features), slice(-out_features, None)
-        parts = ((s, s) if self.factor.dim() == 2 else s for s in (first, second))
-        pairs = zip((first, second), parts, strict=True)
         of_input, of_target = (
-            Normalizer(self.option, self.mean[s], self.factor[p]) for s, p in pairs
+            Normalizer(self.option, self.mean[side], self.factor[(side,) * self.factor.dim()])
+            for side in (slice(-out_features), slice(-out_features, None))
         )
         return of_input, of_target
 
