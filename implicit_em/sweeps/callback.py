@@ -55,11 +55,10 @@ class CheckCallback(Callback):
                 _begin(config)
                 for overrides, job in composed_jobs(config):
                     _refuse_again(job, made)
-                    directory = Path(job.hydra.sweep.dir) / job.hydra.sweep.subdir
+                    name = str(Path(job.hydra.sweep.subdir))
+                    directory = Path(job.hydra.sweep.dir) / name
                     if not launchers.optimises(config):
-                        jobs[str(Path(job.hydra.sweep.subdir))] = ",".join(
-                            filter_overrides(overrides)
-                        )
+                        jobs[name] = ",".join(filter_overrides(overrides))
                     _check(job, directory, here=launchers.run_here(config))
             CheckCallback.sweep_directory = Path(config.hydra.sweep.dir)
             note_jobs(CheckCallback.sweep_directory, jobs)

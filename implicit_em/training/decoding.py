@@ -149,17 +149,15 @@ class Coder:
             found_NT = (self.decoder or self.model.decode)(code_NK)
         else:
             found_NT = decoded(self.model, code_NK, self._normalized(x_ND))
-        return found_NT if self._sides is None else self._sides[1].inverse(found_NT)
-
-    @property
-    def _sides(self) -> tuple[Normalizer, Normalizer] | None:
         if self.normalizer is None:
-            return None
-        return self.normalizer.sides(self.model.out_features)
+            return found_NT
+        return self.normalizer.sides(self.model.out_features)[1].inverse(found_NT)
 
     def _normalized(self, x_ND: Tensor) -> Tensor:
         raw_ND = x_ND.to(self.model.weight)  # in its dtype, on its device
-        return raw_ND if self._sides is None else self._sides[0](raw_ND)
+        if self.normalizer is None:
+            return raw_ND
+        return self.normalizer.sides(self.model.out_features)[0](raw_ND)
 
     def __call__(self, x_ND: Tensor) -> Tensor:
         """Return the reconstructions ``(N, T)`` of vectors ``(N, D)``, of one dtype and device."""

@@ -34,16 +34,14 @@ def hooks_of(site: str, architecture: str) -> list[str]:
     kind, _, number = site.partition(".")
     block = int(number)
     found = next((m for name, m in MODULES.items() if architecture.startswith(name)), OTHERS)
-    path, attention, norm = f"{found[0]}.{block}", *found[1:]
-    if kind == "mlp":
-        return [f"blocks.{block}.hook_mlp_out", f"{path}.mlp"]
-    if kind == "attn":
-        return [f"blocks.{block}.hook_attn_out", f"{path}.{attention}"]
-    if kind == "mlpin":
-        normalized = f"blocks.{block}.ln2.hook_normalized"
-        return [f"blocks.{block}.mlp.hook_in", f"{path}.{norm}", normalized]
+    lens, path, attention, norm = f"blocks.{block}", f"{found[0]}.{block}", *found[1:]
     behind = "hook_normalized_resid_post" if architecture.startswith("Bert") else "hook_resid_post"
-    return [f"blocks.{block}.{behind}", path, f"blocks.{block + 1}.hook_resid_pre"]
+    return {
+        "mlp": [f"{lens}.hook_mlp_out", f"{path}.mlp"],
+        "attn": [f"{lens}.hook_attn_out", f"{path}.{attention}"],
+        "mlpin": [f"{lens}.mlp.hook_in", f"{path}.{norm}", f"{lens}.ln2.hook_normalized"],
+        "resid": [f"{lens}.{behind}", path, f"blocks.{block + 1}.hook_resid_pre"],
+    }[kind]
 
 
 def metadata_of(manifest: Manifest, site: str) -> dict[str, Any]:

@@ -129,8 +129,7 @@ def served(
 
 def _write(page: Page, models: Sequence[Trained], lm: str | None, ablate: Sequence[int]) -> Path:
     """Write everything of a page, and return the path to open."""
-    shapes = {(found.model.weight.shape[1], found.model.out_features) for found in models}
-    widths = {width if target is None else target for width, target in shapes}
+    widths = {found.model.out_features or found.model.weight.shape[1] for found in models}
     if len(widths) > 1:
         listed = " and ".join(map(str, sorted(widths)))
         raise ConfigError(f"runs on data of widths {listed}: their features cannot be matched")
