@@ -4,30 +4,41 @@ One process takes all paths: such a device cannot be removed from a process.
 """
 
 import json
-from multiprocessing import get_context
+import os
+import subprocess
+import sys
 
 import pytest
-from helpers.device_paths import CONTROLLED, FAMILIES, main
-
-pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+from helpers.device_paths import CONTROLLED, FAMILIES
+from helpers.paths import ROOT
 
 WITHOUT_CODES = ("mixture",)
 DENSE = [f"{name} dense" for name in FAMILIES] + [f"{name} l0" for name in CONTROLLED]
 SPARSE = [f"{name} sparse" for name in FAMILIES if name not in WITHOUT_CODES]
 COMMANDS = ("run", "resume", "stacked", "sparse", "language", "estimator")
+QUICKLY = """
+from implicit_em.base.imports import quick_imports
+with quick_imports():
+    from helpers.device_paths import show
+show()
+"""
 OF_ENERGIES = ("encoder", "sampled", "hybrid")
 """Families whose decorrelation asks whether a unit is active in most samples."""
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """What a process of its own finds; it is forked, because another would import for seconds."""
-    path = tmp_path_factory.mktemp("device") / "found.json"
-    process = get_context("fork").Process(target=lambda: path.write_text(json.dumps(main())))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
-    return json.loads(path.read_text())
+def found():
+    """What a process finds that nothing else has used: a fork inherits threads of other tests."""
+    path = os.pathsep.join([str(ROOT / "tests"), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, "-c", QUICKLY],
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
 
 
 @pytest.mark.parametrize("path", [*DENSE, *SPARSE, *COMMANDS])
