@@ -71,7 +71,8 @@ def test_layers_of_torch_take_parts_but_no_stacks(layer):
 
 def inputs_of(term, *leading, samples=32, units=32, width=64):
     """Random tensors that a term takes, in float64, by their names."""
-    shapes = {"weight": (units, width), "decoder": (width, units), "k": ()} | dict.fromkeys(
+    shapes = {"weight": (units, width), "decoder": (width, units), "k": ()}
+    shapes |= {"prefixes": (samples, 3, width)} | dict.fromkeys(
         ("x", "target", "reconstruction", "auxiliary"), (samples, width)
     )
     draw = partial(torch.rand, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
