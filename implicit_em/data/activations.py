@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -128,19 +128,9 @@ class ActivationDataModule(ResidentDataModule):
         manifest = self.store.manifest
         if site is None and len(manifest.sites) == 1:
             (site,) = manifest.sites
-        is_one = isinstance(site, str) or not isinstance(site, Sequence)
-        sites: list[Any] = [site] if is_one else [*site]  # type: ignore[misc]
-        for one in sites:
-            check_word("site", one, manifest.sites, f" in the store {path}")
-        if target == "mlp" and len(sites) == 1:
-            target = f"mlp.{sites[0].rpartition('.')[2]}"
-        check_word("target", target, (None, *manifest.sites), f" in the store {path}")
+        sites, target = _places(site, target, manifest.sites, f" in the store {path}")
         explained = sites if target is None else [target]
         columns = sites if target is None else [*sites, target]
-        if not sites or len(set(columns)) < len(columns):
-            raise ConfigError(
-                f"site={site}, target={target}: at least one is read, and each site is named once"
-            )
         check_word("label", label, (None, *manifest.labels), f" in the store {path}")
         check_whole("first_positions", first_positions, 0)
         for name, number in (("largest_norm", largest_norm), ("buffer", buffer)):
@@ -407,6 +397,25 @@ class ActivationDataModule(ResidentDataModule):
     def _window_size(self) -> int:
         """Largest number of tokens of a window of several shards."""
         return int(self.buffer / 2 / (HALF * self.sample_shape[0]))
+
+
+def _places(
+    site: Any, target: str | None, known: Collection[str], where: str
+) -> tuple[list[str], str | None]:
+    """Return the sites that are read and the one that is explained, or raise ``ConfigError``."""
+    is_one = isinstance(site, str) or not isinstance(site, Sequence)
+    sites = [site] if is_one else [*site]
+    for one in sites:
+        check_word("site", one, known, where)
+    if target == "mlp" and len(sites) == 1:
+        target = f"mlp.{sites[0].rpartition('.')[2]}"
+    check_word("target", target, (None, *known), where)
+    named = [*sites, *([] if target is None else [target])]
+    if not sites or len(set(named)) < len(named):
+        raise ConfigError(
+            f"site={site}, target={target}: at least one is read, and each site is named once"
+        )
+    return sites, target
 
 
 def in_windows(shards: Sequence[Tensor], most: int, generator: np.random.Generator) -> list[Tensor]:
