@@ -147,7 +147,7 @@ def test_a_training_that_was_killed_goes_on_to_the_same_bits(
     assert ring(plan) == []
     after = numbers(made(whole))
     assert after == sorted({*after}), "none twice"
-    assert min(after) > block / 2, "it does not begin at the first window"
+    assert min(after, default=7) > block / 2, "the first window is not made again"
     assert {*before, *after} >= {*range(7)}
 
 
