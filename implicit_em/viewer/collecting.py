@@ -2,7 +2,7 @@
 
 import argparse
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -100,8 +100,16 @@ def _row(root: Path, path: Path, metrics: dict[str, Any], lm: str | None) -> dic
         "path": path.relative_to(root).as_posix(),
         "card": card.relative_to(root).as_posix() if card.exists() else None,
         "seconds": metrics.get("train_seconds", 0),
-        "cells": [format_value(told.get(key)) for key in SHOWN],
+        "cells": [_cell(told, key) for key in SHOWN],
     }
+
+
+def _cell(told: Mapping[str, Any], key: str) -> str:
+    """Return a metric as text; a crosscoder has some of them for each of its sites."""
+    if key in told:
+        return format_value(told[key])
+    at_sites = [format_value(told[name]) for name in told if name.startswith(f"{key}.")]
+    return ", ".join(at_sites) or NOTHING
 
 
 def _unless_refused(path: Path, make: Callable[[], Any]) -> Any:

@@ -35,6 +35,7 @@ MISTAKES = {
     "logger=csv +logger.foo=3": ["logger=", "there is no logger", "logger=tensorboard"],
     "objective=-probe_accuracy probe=none": ["objective=-probe_accuracy", "probe=none"],
     "+model.bias=false": ["model.bias: no such key of model=encoder"],
+    "+model.out_features=5": ["model.out_features: the data decide it"],
     "+data.shuffle=false": ["data.shuffle: no such key of data"],
     "foo=1": ["foo=1", "no such key", "seed, probe"],
     "model.hidden=many": ["model.hidden=many", "integer"],

@@ -9,7 +9,7 @@ import pytest
 import implicit_em
 from implicit_em.base.errors import ConfigError
 from implicit_em.training.directory import RunDirectory
-from implicit_em.viewer.collecting import collect
+from implicit_em.viewer.collecting import NOTHING, _cell, collect
 
 
 def placed(root, **runs):
@@ -52,6 +52,17 @@ def test_runs_on_a_causal_model_are_measured_inside_it(tmp_path, harvested, mode
     assert "<th>ce recovered</th>" in page
     assert "<th>site</th>" in page
     assert "<th>target</th>" not in page
+
+
+def test_a_metric_of_several_sites_shows_all_of_them():
+    told = {
+        "fvu": 0.5,
+        "fvu.resid.1": 0.25,
+        "ce_recovered.resid.1": 0.75,
+        "ce_recovered.resid.2": 1,
+    }
+    cells = [_cell(told, key) for key in ("fvu", "ce_recovered", "l0")]
+    assert cells == ["0.5", "0.75, 1", NOTHING]
 
 
 def test_two_calls_at_once_wait_for_each_other_at_each_run(tmp_path, trained, caplog):
