@@ -105,7 +105,7 @@ def _row(root: Path, path: Path, metrics: dict[str, Any], lm: str | None) -> dic
 
 
 def _cell(told: Mapping[str, Any], key: str) -> str:
-    """Return a metric as text; a crosscoder has some of them for each of its sites."""
+    """Return a metric as text; where a crosscoder has one for each site, all of them."""
     if key in told:
         return format_value(told[key])
     at_sites = [format_value(told[name]) for name in told if name.startswith(f"{key}.")]
