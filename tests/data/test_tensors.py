@@ -173,7 +173,13 @@ def test_images_of_bytes_are_scaled(files):
     assert all(torch.allclose(x, torch.tensor(0.2)) for x, _ in data.train_dataloader())
 
 
-@pytest.mark.parametrize("large", [2**30, 0], ids=["in memory", "in the file"])
+@pytest.mark.parametrize(
+    "large",
+    [
+        pytest.param(2**30, marks=pytest.mark.slow, id="in memory"),
+        pytest.param(0, id="in the file"),
+    ],
+)
 def test_a_stacked_sweep_reads_once_and_equals_runs_alone(command_line, files, monkeypatch, large):
     reads = []
     read = TensorDataModule._read

@@ -109,7 +109,7 @@ def test_the_number_of_workers_does_not_matter(stacks, workers, sizes):
     assert stacks == sizes
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_runs_that_are_not_alike_train_beside_each_other(stacks, workers):
     loss = DERIVED_LOSS | {"tc": DERIVED_LOSS["tc"] | {"weight": 0.1}}
     without = {name: DERIVED_LOSS[name] for name in ("lse", "var")}

@@ -52,7 +52,7 @@ def test_a_failing_job_does_not_stop_the_others(sweep, capfd):
     assert capfd.readouterr().out.count(": failed: the loss was not finite") == 2
 
 
-@pytest.mark.parametrize("launcher", ["basic", "stacked"])
+@pytest.mark.parametrize("launcher", [pytest.param("basic", marks=pytest.mark.slow), "stacked"])
 def test_a_value_in_the_middle_of_a_list_trains_the_new_job_alone(sweep, stacks, launcher):
     typed = ["lr.value=1e-3,1e-2", "model.hidden=8", "probe=none", f"hydra/launcher={launcher}"]
     _, directory = sweep(*typed, "seed=1,3")
