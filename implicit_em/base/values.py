@@ -13,7 +13,8 @@ def check_word(name: str, value: Any, allowed: Iterable[Any], where: str = "") -
 
     ``where`` says with what, or in which place, these are allowed.
     """
-    if value not in (allowed := list(allowed)):  # a list, because not every value has a hash
+    allowed = list(allowed)
+    if (isinstance(value, bool), value) not in [(isinstance(each, bool), each) for each in allowed]:
         several = isinstance(value, Sequence) and not isinstance(value, str)
         shown = f"[{', '.join(map(_shown, value))}]" if several else _shown(value)
         verb = "is one of" if several else "is" if len(allowed) == 1 else "are"

@@ -78,8 +78,8 @@ def check(spec: RunSpec, here: bool = True) -> None:
     trainer = _check_trainer(spec, here)
     _check_ahead(spec)
     for name in ("in_features", "out_features"):
-        if name in spec.settings["model"]:
-            raise ConfigError(f"model.{name}: the data decide it; leave it out")
+        if name in (model := spec.settings["model"]):
+            raise ConfigError(f"model.{name}={model[name]}: the data decide it; leave it out")
     _check_callbacks(spec.settings)
     if here:
         with torch.random.fork_rng(devices=[]), _refusing("data", "data"):

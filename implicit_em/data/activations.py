@@ -119,8 +119,8 @@ class ActivationDataModule(ResidentDataModule):
         **kwargs: Any,
     ) -> None:
         check_whole("ahead", ahead, 1, or_null=True)
+        check_whole("kept", kept, 1)
         if ahead is not None:
-            check_whole("kept", kept, 1)
             check_whole("tokens", tokens, 2)
         elif tokens is not None:
             raise ConfigError(f"tokens={tokens}: only with data.ahead; an epoch takes all tokens")

@@ -234,6 +234,8 @@ def _pull_all(options: argparse.Namespace) -> None:
     check_whole("contexts", options.contexts, 2)
     if not options.to.parent.is_dir():
         raise ConfigError(f"--to {options.to}: there is no directory {options.to.parent}")
+    if options.to.exists():
+        raise ConfigError(f"--to {options.to}: is there already; nothing is overwritten")
     quieten()
     steerings = {path: Steering.of(trained(path)) for path in options.runs}
     with working("loading the language model"):
