@@ -40,6 +40,8 @@ from implicit_em_studies.shared.figures import STYLE
 
 settings.register_profile("untimed", deadline=None)  # a busy machine is no defect
 settings.load_profile("untimed")
+# W&B logs it up to 15 seconds later, in another test, if a test has ended a run's service.
+logging.getLogger("wandb.sdk.lib.asyncio_manager").propagate = False
 gc.disable()
 gc.set_threshold(2000, 10, 200)
 
