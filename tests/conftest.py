@@ -40,7 +40,7 @@ from implicit_em_studies.shared.figures import STYLE
 
 settings.register_profile("untimed", deadline=None)  # a busy machine is no defect
 settings.load_profile("untimed")
-# W&B logs it up to 15 seconds later, in another test, if a test has ended a run's service.
+# If a test ends the service of a run, W&B logs an error up to 15 seconds later, in another test.
 logging.getLogger("wandb.sdk.lib.asyncio_manager").propagate = False
 gc.disable()
 gc.set_threshold(2000, 10, 200)

@@ -13,7 +13,7 @@ def check_word(name: str, value: Any, allowed: Iterable[Any], where: str = "") -
 
     ``where`` says with what, or in which place, these are allowed.
     """
-    allowed = list(allowed)
+    allowed = list(allowed)  # not every value has a hash; and 1 is not true, though equal to it
     if (isinstance(value, bool), value) not in [(isinstance(each, bool), each) for each in allowed]:
         several = isinstance(value, Sequence) and not isinstance(value, str)
         shown = f"[{', '.join(map(_shown, value))}]" if several else _shown(value)
