@@ -112,17 +112,26 @@ class ResidentDataModule(pl.LightningDataModule):
         if self._splits:
             return
         source = self.source()
-        raw = self._splits = sharing.read_once(source, lambda: Splits(self.read))
-        self.sample_shape = raw.sample_shape
-        size = len(raw.on(raw.home, "train")[0])
+        if self.normalize == "none":
+            self._splits = self._read_once(source)
+        else:
+            named = source and Source((source.what, self.normalize, self.val_size), source.files)
+            self._splits = sharing.read_once(named, lambda: self._normalized(source))
+        self.sample_shape = self._splits.sample_shape
+
+    def _read_once(self, source: Source | None) -> Splits:
+        """Return both splits as they are read."""
+        splits = sharing.read_once(source, lambda: Splits(self.read))
+        size = len(splits.on(splits.home, "train")[0])
         if self.val_size > size - 2:
             raise ValueError(
                 f"data.val_size={self.val_size}: must leave at least 2 of {size} images"
             )
-        if self.normalize != "none":
-            if source is not None:
-                source = Source((source.what, self.normalize, self.val_size), source.files)
-            self._splits = sharing.read_once(source, lambda: raw.normalized(self._fitted(raw)))
+        return splits
+
+    def _normalized(self, source: Source | None) -> Splits:
+        raw = self._splits = self._read_once(source)  # fitting needs the number of samples
+        return raw.normalized(self._fitted(raw))
 
     def _fitted(self, splits: Splits) -> Normalizer:
         """Fit a normaliser to the training samples, by one thread: its bits can be repeated."""

@@ -66,6 +66,11 @@ class SamplesOnDisk:
         """The type of the rows that are read."""
         return normalized(self._empty(0), self._normalizer).dtype
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the windows that are in memory."""
+        return self._row_bytes * sum(len(window.rows) for window in tuple(self._windows))
+
     def __len__(self) -> int:
         return self.shape[0]
 
@@ -121,8 +126,7 @@ class SamplesOnDisk:
             ]
             for rows in wanted:
                 there = any(torch.equal(window.rows, rows) for window in self._windows)
-                size = len(rows) * self._empty(1).nbytes
-                if not there and size < psutil.virtual_memory().available:
+                if not there and len(rows) * self._row_bytes < psutil.virtual_memory().available:
                     # A thread of its own: those of a pool would be lacking in a forked process.
                     values = ThreadPoolExecutor(1).submit(self._read, rows)
                     self._windows.append(Window(rows, values))
@@ -159,6 +163,10 @@ class SamplesOnDisk:
         for part, rows in zip(whole.split(size), self.split(size), strict=True):
             part.copy_(rows)
         return whole
+
+    @property
+    def _row_bytes(self) -> int:
+        return self._empty(1).nbytes
 
     def _empty(self, count: int) -> Tensor:
         return torch.empty(count, *self.shape[1:], dtype=self.arrays[0].dtype)

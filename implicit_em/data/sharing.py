@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 from copy import copy
+from itertools import accumulate
 from threading import RLock
 from typing import Any, NamedTuple
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -12,6 +14,8 @@ from implicit_em.data.checks import check_splits
 from implicit_em.data.on_disk import Samples, SamplesOnDisk, all_normalized
 from implicit_em.models.normalizing import Normalizer
 
+KEPT = 2**30
+"""Bytes of samples that are kept for a later module, although no module uses them now."""
 lock = RLock()
 """Lock to hold while data are prepared, read or copied: only one thread does it."""
 
@@ -53,6 +57,11 @@ class Splits:
         splits._tensors = {key: (all_normalized(x, normalizer), y) for key, (x, y) in own.items()}
         return splits
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the samples in memory, on all devices."""
+        return sum(samples.nbytes for samples, _ in tuple(self._tensors.values()))
+
     def check(self) -> None:
         """Raise ``DamagedError`` if a file from which samples are read is not as it was."""
         for samples, _ in tuple(self._tensors.values()):
@@ -68,22 +77,36 @@ class Splits:
             return self._tensors[name, device]
 
 
-_known: list[tuple[Source, Splits]] = []
+_known: list[tuple[Source, ref[Splits]]] = []
+"""What was read from each source, as long as it is used or kept; what was used last comes last."""
+_kept: list[Splits] = []
 
 
 def known(source: Source | None) -> Splits | None:
     """Return the splits that were read from a source; ``None`` if there are none."""
     with lock:
-        return next((splits for other, splits in _known if other == source), None)
+        return next((found for other, at in _known if other == source and (found := at())), None)
 
 
 def read_once(source: Source | None, make: Callable[[], Splits]) -> Splits:
-    """Return the splits of a source; make them if that was not done before."""
+    """Return the splits of a source; make them if there are none.
+
+    They stay as long as a module uses them. Those used last stay longer, up to ``KEPT`` bytes.
+    """
     with lock:
-        splits = known(source)
-        if splits is None:
-            splits = make()
-            if source is not None:
-                _known[:] = [entry for entry in _known if entry[0].what != source.what]
-                _known.append((source, splits))
+        splits = known(source) or make()
+        if source is not None:
+            others = [entry for entry in _known if entry[0].what != source.what and entry[1]()]
+            _known[:] = [*others, (source, ref(splits))]
+            _kept[:] = _used_last()
         return splits
+
+
+def _used_last() -> list[Splits]:
+    there = [splits for _, at in reversed(_known) if (splits := at())]
+    sizes = accumulate(splits.nbytes for splits in there)
+    return [
+        splits
+        for n, (splits, size) in enumerate(zip(there, sizes, strict=True))
+        if size <= KEPT or n == 0
+    ]

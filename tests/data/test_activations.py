@@ -226,6 +226,7 @@ def test_rows_of_held_windows_come_from_memory_and_others_from_their_files(store
     held = list(samples._windows)
     samples.hold([window.flip(0) for window in windows[1:3]])
     assert samples._windows == held, "they are read once"
+    assert samples.nbytes == sum(window.values.result().nbytes for window in held) > 0
     for window in held:
         window.values.result()
     reads, read = [], SamplesOnDisk._read

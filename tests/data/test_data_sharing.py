@@ -14,7 +14,7 @@ import torch
 from torchvision.datasets import MNIST
 
 from implicit_em.config.spec import RunSpec
-from implicit_em.data import TorchvisionDataModule
+from implicit_em.data import TorchvisionDataModule, sharing
 
 SPLITS = ("train", "test")
 
@@ -103,6 +103,22 @@ def test_files_that_have_changed_are_read_anew_and_the_old_data_let_go(root):
     assert torch.equal(first.split("train")[0], old), "a module keeps what it has read"
     gone = weakref.ref(old)
     del first, old
+    gc.collect()
+    assert gone() is None
+
+
+def test_only_what_is_used_or_was_used_last_stays(root, monkeypatch):
+    shutil.copytree(root, root.parent / "b")
+    monkeypatch.setattr(sharing, "KEPT", 0)
+    first = ready(root, normalize="centre")
+    assert [splits.normalizer is None for splits in sharing._kept] == [False], "not as it was read"
+    gone = weakref.ref(first.split("train")[0])
+    ready(root.parent / "b")
+    assert same_tensors(first, ready(root, normalize="centre")), "in use"
+    del first
+    gc.collect()
+    assert gone() is not None, "used last"
+    ready(root.parent / "b")
     gc.collect()
     assert gone() is None
 
