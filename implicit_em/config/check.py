@@ -367,8 +367,10 @@ def _refusing(subject: str, arguments: str | None = None) -> Iterator[None]:
             yield
     except Exception as error:
         if unknown := re.search(r"got an unexpected keyword argument '(\w+)'", str(error)):
-            group = subject.partition("=")[0]
-            raise ConfigError(f"{group}.{unknown[1]}: no such key of {subject}") from error
+            said = f"{subject.partition('=')[0]}.{unknown[1]}: no such key of {subject}"
+            if unknown[1] == "out_features":  # of no key that is typed
+                said = f"{subject}: it explains its input alone; allowed is data.target=null"
+            raise ConfigError(said) from error
         message = one_line(error)
         names_a_key = arguments and re.match(r"\w+=", message)
         raise ConfigError(

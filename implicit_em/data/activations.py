@@ -412,8 +412,9 @@ def _places(
     check_word("target", target, (None, *known), where)
     named = [*sites, *([] if target is None else [target])]
     if not sites or len(set(named)) < len(named):
+        listed = sites[0] if is_one else f"[{', '.join(sites)}]"
         raise ConfigError(
-            f"site={site}, target={target}: at least one is read, and each site is named once"
+            f"site={listed}, target={target or 'null'}: needs a site, and each site is named once"
         )
     return sites, target
 

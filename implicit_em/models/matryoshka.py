@@ -47,8 +47,8 @@ class Matryoshka(BatchTopK):
         self.widths = [*_widths(prefixes, hidden), hidden]
         if any(before >= after for before, after in pairwise([0, *self.widths])):
             raise ConfigError(
-                f"prefixes={prefixes}: allowed are lists of shares of more and more units, "
-                f"from 1 to {hidden - 1} of {hidden}"
+                f"prefixes={prefixes}: allowed are lists of rising shares between 0 and 1, "
+                f"which make 1 to {hidden - 1} of {hidden} units"
             )
 
     def _outputs(self, activations: Any, **others: Any) -> dict[str, Any]:

@@ -58,6 +58,6 @@ def test_prefixes_that_do_not_grow_are_refused(prefixes):
     with pytest.raises(ConfigError) as refused:
         made(prefixes=prefixes)
     assert str(refused.value) == (
-        f"prefixes={prefixes}: allowed are lists of shares of more and more units, "
-        "from 1 to 39 of 40"
+        f"prefixes={prefixes}: allowed are lists of rising shares between 0 and 1, "
+        "which make 1 to 39 of 40 units"
     )

@@ -250,7 +250,8 @@ def test_an_export_names_both_hooks_and_comes_back(
         (["model=tied_topk", "data.target=mlp"], "model=tied_topk: its rows also decode"),
         (["model=spike_slab", "data.target=mlp"], "model=spike_slab: its rows also"),
         (["model.skip=true"], "model.skip=true: the input would explain itself; needs data.target"),
-        (["model=pca", "data.target=mlp"], "model.out_features: no such key of"),
+        (["model=pca", "data.target=mlp"], "model=pca: it explains its input alone; allowed is"),
+        ([f"data.site=[{SITE},{SITE}]"], f"data.site=[{SITE}, {SITE}], target=null: needs a site"),
         (["data.target=mlp.7"], "data.target=mlp.7 in the store store: allowed are null"),
     ],
 )
