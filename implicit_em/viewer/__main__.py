@@ -44,8 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return parser.run(arguments, _write_or_serve)
 
 
-def _numbers(text: str) -> list[int]:
-    return [int(number) for number in text.split(",")]
+def _numbers(text: str) -> list[int | str]:
+    return [int(word) if word.isdecimal() else word for word in text.split(",")]
 
 
 def _write_or_serve(options: argparse.Namespace) -> None:
@@ -54,6 +54,8 @@ def _write_or_serve(options: argparse.Namespace) -> None:
 
     if options.serve and (options.out or options.single):
         raise ConfigError("serve: its page is not kept; leave out --out and --single")
+    if options.port and not options.serve:
+        raise ConfigError(f"port={options.port}: needs --serve")
     quieten()
     # A job of a sweep may have a directory of such a name.
     typed = [word for word in options.paths if SETTING.match(word) and not Path(word).exists()]

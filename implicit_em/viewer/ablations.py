@@ -34,9 +34,9 @@ def ablations_of(found: Trained, lm: str | None, units: Sequence[int]) -> Ablati
     """
     check(found.model, dict.fromkeys(units, 0.0), "set")
     settings = model_of(found.inside("ablate").store.manifest, lm)
+    steering, known = Steering.of(found), dict[int, dict[str, Any] | None]()
     if (model := causal_model(settings)) is None:
         raise ConfigError(f"ablate: lm={settings.name} is not causal, and predicts nothing")
-    steering, known = Steering.of(found), dict[int, dict[str, Any] | None]()
 
     def ablated(unit: Unit) -> dict[str, Any] | None:
         if unit.number in units and unit.number not in known:

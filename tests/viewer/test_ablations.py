@@ -56,8 +56,13 @@ def test_what_cannot_be_ablated_is_one_line(harvested, models, trained, tmp_path
         features(harvested("bert"), str(models["bert"]), ablate=[1])
     with pytest.raises(ConfigError, match=r"^ablate: the data are from no language model"):
         features(trained("images"), ablate=[1])
-    for ablate, reason in (("x", "invalid"), ("9", "unit=9: allowed are"), ("", "invalid")):
-        arguments = [str(run), "--lm", lm, "--ablate", ablate, "--out", str(tmp_path / "page")]
+    for typed, reason in (
+        (["--ablate", "x"], "unit=x: allowed are"),
+        (["--ablate", "1,9"], "unit=9: allowed are"),
+        (["--ablate", ""], "unit=: allowed are"),
+        (["--port", "80"], "port=80: needs --serve"),
+    ):
+        arguments = [str(run), "--lm", lm, *typed, "--out", str(tmp_path / "page")]
         capsys.readouterr()
         with pytest.raises(SystemExit, match="2"):
             raise SystemExit(main(arguments))
