@@ -239,10 +239,10 @@ def _steer_and_print(options: argparse.Namespace) -> None:
     unit, how = options.unit, "set" if options.set or options.remove else "add"
     strength = 0.0 if options.remove else options.strength
     check(found.model, {unit: strength}, how)
-    store = found.inside("steer").store
+    steering = Steering.of(found)
+    store = steering.data.store
     with working("loading the language model"):
         model = CausalModel.load(model_of(store.manifest, options.lm), "cpu")
-    steering = Steering.of(found)
     pulled = steer(model.whole, steering, {unit: strength}, how=how, error=not options.no_error)
     texts = []
     for context in (nullcontext(), pulled):
