@@ -98,15 +98,15 @@ def fit_decoder(
             model takes.
         ridge: strength of the ridge, above 0; it weighs as much as ``ridge N`` activations.
         target: what the decoder is to explain, a tensor or array of shape ``(N, T)``; ``None`` for
-            the samples.
+            the samples. A transcoder needs it.
 
     Returns:
         The decoder. Its ``fvu(x)`` and ``explained_variance(x)`` measure it on any samples.
 
     Raises:
         FileNotFoundError: if the directory holds no trained model.
-        ValueError: if the ridge is not above 0, there are fewer than two samples, or the model
-            cannot be loaded.
+        ValueError: if the ridge is not above 0, there are fewer than two samples, the target of a
+            transcoder is missing, or the model cannot be loaded.
     """
     if not ridge > 0:
         raise ValueError(f"ridge={ridge}: must be above 0")
@@ -116,6 +116,8 @@ def fit_decoder(
     is_wide = model.weight.shape[-2] > len(_flat(model, x))
     fit = wide_ridge_decoder if is_wide else ridge_decoder
     weight, bias = fit(encoded(model, x, BATCH, target), ridge)
+    if not len(bias):  # a transcoder, and its inputs alone
+        raise ValueError(f"target=None: allowed are vectors of width {model.out_features}")
     dtype = at_least_float32(model.weight.dtype)
     return RidgeDecoder(model, weight.to(dtype), bias.to(dtype))
 

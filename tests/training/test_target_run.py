@@ -152,6 +152,8 @@ def test_a_run_measures_what_it_leaves_of_the_target(store, composed, tmp_path, 
         again = found.coder(x).detach()
         assert metrics["ridge_fvu"] == pytest.approx(fvu(target, again), rel=1e-3)
         train_x, train_y = expected_rows(store, "train", (SITE, "mlp.0")).split([3, 4], dim=1)
+        with pytest.raises(ValueError, match="target=None: allowed are vectors of width 4"):
+            implicit_em.fit_decoder(loaded, train_x)
         decoder = implicit_em.fit_decoder(loaded, train_x, target=train_y)
         assert decoder.fvu(x, target) == pytest.approx(metrics["ridge_fvu"], rel=0.05)
         assert_close(decoder.reconstruct(x), again, atol=0.5, rtol=0.1)
