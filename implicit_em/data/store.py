@@ -389,7 +389,8 @@ def checked(path: Path, sha256: str | None) -> Path:
         found = digest_of_file(path)
     except FileNotFoundError as error:
         raise DamagedError(
-            f"{path}: missing; the command of the store's harvest writes it again"
+            f"{path}: missing; the command of the store's harvest writes it again or, if it has "
+            "kept=N, data.ahead=N makes it"
         ) from error
     if found != sha256:
         raise DamagedError(
