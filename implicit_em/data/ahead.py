@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
+from tqdm import tqdm
 
 from implicit_em.base import interruption
 from implicit_em.base.errors import ConfigError, RunError, one_line, raising
@@ -127,6 +128,7 @@ class Making:
 def _make(producer: Producer, store: Path, pipe: Connection) -> None:
     """Make the shards that are asked for, until the process that asks ends."""
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  (until the process ends)
+    tqdm.set_lock(threading.RLock())  # its own lock is a semaphore, which a kill would leave behind
     for number in interruption.SIGNALS:  # the training answers them, and ends this process
         signal.signal(number, signal.SIG_IGN)
     asked: SimpleQueue[tuple[int, str]] = SimpleQueue()

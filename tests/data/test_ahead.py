@@ -14,6 +14,7 @@ from helpers.breaking import broken_off, every_block
 from helpers.results import results
 from helpers.stores import SINK, SITE, SPECIAL, Copies, made, make_plan, make_store
 from safetensors import SafetensorError
+from tqdm import tqdm
 
 from implicit_em.base import files, interruption
 from implicit_em.base.digest import digest_of_store
@@ -231,6 +232,16 @@ def test_a_fault_gives_one_line_and_the_next_process_makes_the_shard(
     assert "\n" not in str(failed.value)
     assert (ring(plan) == []) == (fault == "change")
     assert asked(3) == first == read_manifest(plan).shards[3]
+
+
+class Locks:
+    def open(self, store):
+        raise RunError(type(tqdm.get_lock()).__name__)
+
+
+def test_bars_of_a_process_that_is_killed_leave_no_semaphore(plan):
+    with closing(ahead.Making(Locks(), plan)) as making, pytest.raises(RunError, match=r"^RLock$"):
+        making.answer()
 
 
 def test_a_signal_ends_the_wait_for_a_shard(asked, whole):
