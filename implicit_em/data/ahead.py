@@ -1,5 +1,6 @@
 """Training shards that are made while a run trains: some ahead of it, and dropped behind it."""
 
+import atexit
 import os
 import signal
 import sys
@@ -79,12 +80,18 @@ class Making:
         arguments = (producer, store, theirs)
         self._process = CONTEXT.Process(target=_make, args=arguments, daemon=True)
         self._process.start()
+        atexit.register(self._process.kill)  # else a program would wait for it at its end
         theirs.close()
 
     def ask(self, place: int, folder: str) -> None:
         """Ask for the shard at a place of the manifest, to be written into a folder."""
         with suppress(BrokenPipeError):  # ``answer`` says what became of the process
             self._pipe.send((place, folder))
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether ``answer`` need not wait."""
+        return self._pipe.poll()
 
     def answer(self) -> Shard:
         """Wait for the next of the shards, which come as they were asked for.
@@ -95,8 +102,6 @@ class Making:
         """
         while not self._pipe.poll(POLL):
             interruption.stop_if_requested()
-            if not threading.main_thread().is_alive():
-                raise RunError("the program ends")
         try:
             found = self._pipe.recv()
         except (EOFError, ConnectionError):
@@ -118,6 +123,7 @@ class Making:
 
     def close(self, drop: bool = False) -> None:
         """End the process, drop what it has made if so asked, and let other runs use the store."""
+        atexit.unregister(self._process.kill)
         self._process.kill()
         self._process.join()
         if drop:
@@ -244,8 +250,9 @@ class Stream:
             with raising(ConfigError, "data", ConfigError, is_group=True):
                 self._open(number)
         self._ask(self._until[number + 1] + self.ahead)
+        self._take(self.windows[number])
         for near in range(number, min(number + 2, len(self.windows))):
-            if near not in self._held:
+            if near not in self._held and self._there.keys() >= {*self.windows[near]}:
                 self._held[near] = self._reader.submit(self._read, near)
         samples = self._held[number].result()
         if number == len(self.ends):
@@ -282,31 +289,31 @@ class Stream:
                 self._making.ask(place, AHEAD)
         self._next = max(self._next, end)
 
+    def _take(self, wanted: Sequence[int]) -> None:
+        """Take the shards that were made meanwhile, and wait for those that are wanted."""
+        while self._making is not None and self._asked:
+            if self._there.keys() >= {*wanted} and not self._making.has_answered:
+                break
+            self._there[self._asked.popleft()] = self._making.answer()
+            self.on_progress()
+
     def _forget_before(self, number: int) -> None:
         """Forget windows before a window, and drop the shards that were made for them."""
         for before in [near for near in self._held if near < number]:
             del self._held[before]
         if self._making is not None:
             for place in self._places[self._dropped : self._until[number]]:
-                (self.store.path / AHEAD / self._there[place].file).unlink(missing_ok=True)
+                file = self.store.manifest.shards[place].file
+                (self.store.path / AHEAD / file).unlink(missing_ok=True)
             self._dropped = self._until[number]
 
     def _read(self, number: int) -> SamplesOnDisk:
         """Return the tokens of a window, shuffled, which are read into memory."""
-        samples = self.samples_of([self._shard(place) for place in self.windows[number]])
+        samples = self.samples_of([self._there[place] for place in self.windows[number]])
         rows = torch.arange(len(samples))
         samples = samples[in_one_window(rows, np.random.default_rng((self.seed, number)))[0]]
         samples.hold([rows])
         return samples
-
-    def _shard(self, place: int) -> Shard:
-        """Return a shard when it is there."""
-        while place not in self._there:
-            assert self._making is not None, "else the shard would be there"
-            made = self._making.answer()
-            self._there[self._asked.popleft()] = made
-            self.on_progress()
-        return self._there[place]
 
 
 class StreamLoader(ResidentLoader):

@@ -1,5 +1,6 @@
 """Stores that are made as they are read: the same bits as of a whole store, and how they end."""
 
+import atexit
 import os
 import re
 import signal
@@ -242,6 +243,25 @@ class Locks:
 def test_bars_of_a_process_that_is_killed_leave_no_semaphore(plan):
     with closing(ahead.Making(Locks(), plan)) as making, pytest.raises(RunError, match=r"^RLock$"):
         making.answer()
+
+
+def test_a_program_that_ends_meanwhile_waits_neither_for_a_thread_nor_for_the_process(
+    whole, plan, monkeypatch
+):
+    at_the_end = []
+    monkeypatch.setattr(atexit, "register", at_the_end.append)
+    further = {"val_size": 40, "buffer": BUFFER, "producer": Copies(str(whole))}
+    data = ActivationDataModule(plan, ahead=1, kept=KEPT, tokens=TOKENS, **further)
+    data.prepare_data()
+    data.setup()
+    next(iter(data.train_dataloader()))
+    try:
+        data._stream._reader.submit(int).result(timeout=1)
+        at_the_end[-1]()
+        data._stream._making._process.join(1)
+        assert not data._stream._making._process.is_alive()
+    finally:
+        data.teardown("fit")
 
 
 def test_a_signal_ends_the_wait_for_a_shard(asked, whole):
