@@ -273,9 +273,9 @@ class ActivationStore:
         return [place for place in places if self.manifest.shards[place].file in held]
 
     def file(self, shard: Shard) -> Path:
-        """Return the path of a shard: in the folder ``AHEAD`` if it was made for a training."""
-        ahead = self.path / AHEAD / shard.file
-        return ahead if self.kept is not None and ahead.exists() else self.path / shard.file
+        """Return the path of a shard: in the folder ``AHEAD`` if it is there alone."""
+        here, ahead = self.path / shard.file, self.path / AHEAD / shard.file
+        return ahead if self.kept is not None and not here.exists() and ahead.exists() else here
 
     def read(self, shard: Shard, names: Sequence[str] = ()) -> dict[str, Tensor]:
         """Return arrays of a shard by their names, or all of them.

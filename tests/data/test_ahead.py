@@ -312,6 +312,17 @@ def test_an_epoch_takes_the_tokens_of_its_windows_in_numerical_order(whole):
     data.teardown("fit")
 
 
+def test_shards_that_stay_are_not_those_that_an_earlier_run_made_to_be_dropped(asked, whole, plan):
+    assert asked(2).file == "train-00002.safetensors"
+    further = {"val_size": 40, "buffer": BUFFER, "producer": Copies(str(whole))}
+    data = ActivationDataModule(plan, ahead=1, kept=3, tokens=TOKENS, **further)
+    data.prepare_data()
+    data.setup()
+    for _ in data.train_dataloader():
+        data.state_dict()
+    data.teardown("fit")
+
+
 def test_too_few_tokens_end_the_run_and_say_how_many_there_are(
     run_on, whole, tmp_path, monkeypatch
 ):
