@@ -454,8 +454,12 @@ class EncoderModule(EnergyModule):
     reconstruction_metric = "transpose_reconstruction_mse"
 
     def decoded(self, energies: Tensor, x: Tensor) -> Tensor:
-        """Return ``E W``, the product with the transposed encoder matrix, shape ``(B, D)``."""
-        return energies @ self.model.weight
+        """Return ``E W``, the product with the transposed encoder matrix, shape ``(B, D)``.
+
+        It is of the input, and nothing is measured by it if there is another target.
+        """
+        decoded = energies @ self.model.weight
+        return decoded if self.model.out_features is None else decoded[:, :0]
 
 
 class SparseAutoencoderModule(EnergyModule):

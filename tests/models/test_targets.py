@@ -144,6 +144,12 @@ def test_labels_are_no_targets_and_targets_need_to_be_asked_for():
             other({"in_features": 6, "hidden": 32}).test_step((X, Y), 0)
 
 
+def test_a_transposed_encoder_is_not_measured_on_a_target_even_if_it_has_the_inputs_width():
+    module = EncoderModule({"in_features": 6, "hidden": 32, "out_features": 6})
+    module.test_step((X, X), 0)
+    assert module.finals["transpose_reconstruction_mse"].compute().isnan()
+
+
 # --- what they learn
 
 
