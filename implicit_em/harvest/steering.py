@@ -77,7 +77,8 @@ class Steering:
             changed_NK[:, numbers] = (own_NU + strengths_U.to(code_NK)).to(code_NK)
             found_NT = coder.decode(changed_NK, x_ND)
             if error:  # an unchanged code then changes no bit
-                found_NT = own_NT.to(found_NT) + (found_NT - coder.decode(code_NK, x_ND))
+                change_NT = found_NT - coder.decode(code_NK, x_ND)
+                found_NT = own_NT.to(change_NT.device) + change_NT
             if not (found_NT := found_NT.to(own_NT)).isfinite().all():
                 raise ConfigError("strength: makes vectors that are not finite; allowed is less")
             return found_NT

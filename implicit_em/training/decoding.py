@@ -156,10 +156,11 @@ class Coder:
         return self.normalizer.sides(self.model.out_features)[1].inverse(found_NT)
 
     def _normalized(self, x_ND: Tensor) -> Tensor:
-        raw_ND = x_ND.to(self.model.weight)  # in its dtype, on its device
-        if self.normalizer is None:
-            return raw_ND
-        return self.normalizer.sides(self.model.out_features)[0](raw_ND)
+        weight = self.model.weight
+        if self.normalizer is not None:  # before rounding: a mean may be far from 0
+            of_input, _ = self.normalizer.sides(self.model.out_features)
+            x_ND = of_input(x_ND.to(weight.device).double())
+        return x_ND.to(weight)
 
     def __call__(self, x_ND: Tensor) -> Tensor:
         """Return the reconstructions ``(N, T)`` of vectors ``(N, D)``, of one dtype and device."""

@@ -12,10 +12,12 @@ import implicit_em
 from implicit_em.base.threads import torch_threads
 from implicit_em.config.spec import RunSpec
 from implicit_em.data.superposition import draw
+from implicit_em.harvest.steering import Steering
 from implicit_em.metrics.reconstruction import fvu
-from implicit_em.models import Encoder, SparseAutoencoder
+from implicit_em.models import Dictionary, Encoder, SparseAutoencoder
+from implicit_em.models.normalizing import fit_normalizer
 from implicit_em.training import decoding
-from implicit_em.training.decoding import fit_decoder
+from implicit_em.training.decoding import Coder, fit_decoder
 from implicit_em.training.run import train
 
 MODELS = sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml"))
@@ -175,6 +177,16 @@ def test_inputs_take_the_dtype_of_the_model_unless_their_scale_is_unknown():
     assert torch.equal(model(x), model(x.double()))
     with pytest.raises(TypeError, match=r"inputs of torch\.uint8: must be floating point, scaled"):
         model(x.byte())
+
+
+def test_a_model_in_bfloat16_codes_raw_vectors_as_it_codes_normalised_ones():
+    x_ND = 50 + torch.randn(64, 16)
+    normalizer = fit_normalizer("standard", lambda: [x_ND.double()])
+    model = Dictionary(16, 32, middle="zero").bfloat16()
+    coder = Coder(model, normalizer, None)
+    assert torch.equal(coder.encode(x_ND), model.encode(normalizer(x_ND)))
+    steering = Steering(Coder(model, None, None), None, None)
+    assert torch.equal(steering.replacement({3: 0.0})(x_ND), x_ND)
 
 
 def test_dir_names_the_public_interface():
