@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -148,7 +149,8 @@ class Steering:
 def check(model: Any, units: Mapping[int, float], how: str) -> None:
     """Raise ``ConfigError`` for a unit that a model lacks, a wrong strength, or a wrong ``how``."""
     check_word("how", how, ("add", "set"))
-    for unit, strength in units.items():
+    for pair in units.items():  # numbers of numpy are what a table gives
+        unit, strength = (one.item() if isinstance(one, np.generic) else one for one in pair)
         check_whole("unit", unit, 0, len(model.weight) - 1)
         check_number("strength", strength, lambda _: True, "finite numbers")
 

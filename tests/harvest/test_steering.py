@@ -172,6 +172,8 @@ def test_a_code_that_does_not_change_changes_no_bit_and_without_error_the_rest_g
     x_ND = torch.randn(7, WIDTH)
     plain_ND = steering.replacement({UNIT: 0.0}, error=False)(x_ND)
     torch.testing.assert_close(plain_ND, steering.coder(x_ND))
+    from_table = steering.replacement({np.int64(UNIT): np.float32(2)})(x_ND)
+    assert torch.equal(from_table, steering.replacement({UNIT: 2.0})(x_ND))
 
 
 def test_what_the_user_gave_stays_as_it_was_also_in_bfloat16(case):
