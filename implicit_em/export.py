@@ -80,21 +80,23 @@ class Exported:
     def write(self, out: str | Path | None) -> Path:
         """Write the folder or file, unless it is there already, and return its path."""
         place = Path(out) if out else self.model.output / PLACES[self.form]
-        weights = place / WEIGHTS if self.form == "saelens" else place
         if place.exists():
-            if not self._is_at(place, weights):
+            if not self._is_at(place):
                 raise ConfigError(f"out={place}: is there already; nothing is overwritten")
             return place
-        with whole(weights) as temporary:
-            temporary.write_bytes(self.content)
-        if self.form == "saelens":
-            write_json(place / CONFIG, self.config)  # last: it makes the folder whole
+        with whole(place) as temporary:
+            if self.form == "saelens":
+                write_json(temporary / CONFIG, self.config)
+            self._weights_at(temporary).write_bytes(self.content)
         return place
 
-    def _is_at(self, place: Path, weights: Path) -> bool:
+    def _weights_at(self, place: Path) -> Path:
+        return place / WEIGHTS if self.form == "saelens" else place
+
+    def _is_at(self, place: Path) -> bool:
         try:
             same = self.form != "saelens" or read_json(place / CONFIG) == self.config
-            return same and read_bytes(weights) == self.content
+            return same and read_bytes(self._weights_at(place)) == self.content
         except (OSError, ConfigError):
             return False
 

@@ -25,7 +25,7 @@ def whole(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``, and rename it to ``path`` at the end.
 
     If the new file cannot be written, e.g. on a full disk, the old one stays and ``WriteError`` is
-    raised.
+    raised. It may also be a new folder.
     """
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     with writing(path):
@@ -34,7 +34,7 @@ def whole(path: Path) -> Iterator[Path]:
             yield temporary
             os.replace(temporary, path)
         finally:
-            temporary.unlink(missing_ok=True)
+            shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -51,21 +51,23 @@ def write(found: Trained, place: Path) -> None:
     with TemporaryDirectory(prefix="implicit-em-") as folder:
         with RateProgress(f"{found.address}: encoding", len(samples), "samples") as progress:
             activity = Activity.record(found.model, samples, Path(folder), progress.advance)
-        for blocks in np.array_split(np.arange(activity.blocks), min(FILES, activity.blocks)):
-            units = [unit for block in blocks for unit in activity.block(int(block))]
-            start, end = units[0].number, units[-1].number
-            rows_E = np.concatenate([unit.samples_E for unit in units])
-            values_E = np.concatenate([unit.values_E for unit in units])
-            unit_E = np.repeat([u.number - start for u in units], [len(u.samples_E) for u in units])
-            order_E = np.lexsort((position_N[rows_E], context_N[rows_E], unit_E))
-            order_E = order_E[context_N[rows_E[order_E]] >= 0]
-            rows_E = rows_E[order_E]
-            columns = (context_N[rows_E], position_N[rows_E], unit_E[order_E])
-            arrays = {"locations": np.stack(columns, 1).astype(np.uint32), "tokens": tokens_CL}
-            with whole(place / module / f"{start}_{end}.safetensors") as temporary:
-                temporary.write_bytes(save({**arrays, "activations": values_E[order_E]}))
-    # Written last: with it, the folder is whole.
-    length, name = context.length, manifest.model["name"]
-    settings = {"model_name": name, "ctx_len": length, "cache_ctx_len": length}
-    settings |= {"n_tokens": tokens_CL.size, "n_splits": min(FILES, activity.blocks)}
-    write_json(place / module / "config.json", settings)
+        with whole(place) as temporary:
+            (temporary / module).mkdir(parents=True)
+            for blocks in np.array_split(np.arange(activity.blocks), min(FILES, activity.blocks)):
+                units = [unit for block in blocks for unit in activity.block(int(block))]
+                start, end = units[0].number, units[-1].number
+                rows_E = np.concatenate([unit.samples_E for unit in units])
+                values_E = np.concatenate([unit.values_E for unit in units])
+                sizes = [len(unit.samples_E) for unit in units]
+                unit_E = np.repeat(np.arange(len(units)), sizes)
+                order_E = np.lexsort((position_N[rows_E], context_N[rows_E], unit_E))
+                order_E = order_E[context_N[rows_E[order_E]] >= 0]
+                rows_E = rows_E[order_E]
+                columns = (context_N[rows_E], position_N[rows_E], unit_E[order_E])
+                arrays = {"locations": np.stack(columns, 1).astype(np.uint32), "tokens": tokens_CL}
+                content = save({**arrays, "activations": values_E[order_E]})
+                (temporary / module / f"{start}_{end}.safetensors").write_bytes(content)
+            length, name = context.length, manifest.model["name"]
+            settings = {"model_name": name, "ctx_len": length, "cache_ctx_len": length}
+            settings |= {"n_tokens": tokens_CL.size, "n_splits": min(FILES, activity.blocks)}
+            write_json(temporary / module / "config.json", settings)

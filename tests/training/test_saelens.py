@@ -1,6 +1,8 @@
 """SAELens's format, written and read, and the command that exports a run."""
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -281,8 +283,15 @@ def test_a_run_is_exported_with_a_ridge_decoder_and_says_so(run, capsys):
         assert torch.equal(array, whole[name])
 
 
-def test_an_export_that_is_there_stays_and_nothing_else_is_overwritten(run, capsys, tmp_path):
+def test_an_export_that_is_there_stays_and_nothing_else_is_overwritten(
+    run, capsys, tmp_path, monkeypatch
+):
     weights = run / "saelens" / "sae_weights.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", lambda *_: sys.exit())
+        with pytest.raises(SystemExit):
+            export(run)
+    assert not weights.parent.exists(), "nothing is there in part"
     for form in ("saelens", "safetensors"):
         assert main([str(run), "--format", form]) == 0
         before = weights.stat().st_mtime_ns

@@ -1,6 +1,7 @@
 """What Delphi's ``LatentDataset`` reads of an export, by what its loader asks for."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -73,7 +74,11 @@ def test_what_has_no_cache_is_one_line(harvested, trained, tmp_path, capsys, mon
     ):
         assert main(arguments) == 2
         assert reason in one_line(capsys)
+    with monkeypatch.context() as patch:
+        patch.setattr(delphi, "save", sys.exit)
+        with pytest.raises(SystemExit):
+            export(run, "delphi", tmp_path / "other")
     monkeypatch.setattr(delphi, "cut", lambda *_: np.empty((0, 2), np.int64))
     with pytest.raises(ConfigError, match=r"no test document fills a context of the store$"):
         export(run, "delphi", tmp_path / "other")
-    assert not (tmp_path / "other").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"], "nothing is there in part"
