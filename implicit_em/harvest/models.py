@@ -245,6 +245,7 @@ class CausalModel(LanguageModel):
     def effects(self, vectors_ND: Tensor) -> Tensor:
         """Return what vectors, added behind the last block, change in the logits, ``(N, V)``.
 
+        The tokens are those of the tokenizer: a model may have more logits, which stand for none.
         This is the direct effect ``W_U (g * d)`` with the gain g of the final norm; a LayerNorm
         subtracts the mean of d first. The norm's division is left out, so the scale means nothing.
         The mean over the vocabulary is subtracted, because it changes no probability.
@@ -255,7 +256,7 @@ class CausalModel(LanguageModel):
             if isinstance(norm, nn.LayerNorm):
                 vectors_ND = vectors_ND - vectors_ND.mean(-1, keepdim=True)
             scaled_ND = vectors_ND if norm is None else vectors_ND * norm.weight
-            logits_NV = scaled_ND @ head.weight.T
+            logits_NV = scaled_ND @ head.weight[: len(self.tokenizer)].T
         return logits_NV - logits_NV.mean(-1, keepdim=True)
 
     @contextmanager

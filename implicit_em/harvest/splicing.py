@@ -368,7 +368,8 @@ class Moved(NamedTuple):
         contexts: number of contexts.
         tokens: number of tokens whose vectors it changes.
         loss: change of the mean cross-entropy of a predicted token, in nats.
-        chances_V: change of the next token's probabilities, a mean over these tokens, float64.
+        chances_V: change of the next token's probabilities, a mean over these tokens, float64; the
+            tokens are those of the tokenizer, which a model's logits may exceed.
     """
 
     contexts: int
@@ -386,7 +387,7 @@ def moved(passes: Passes, contexts_C2: np.ndarray, function: Replacement) -> Mov
     """
     numbers_N, special = torch.arange(len(passes.documents)), torch.tensor(passes.splice.special)
     sums_22N = torch.zeros(2, 2, len(numbers_N), dtype=torch.float64)
-    tokens, predicted, chances_V = 0, 0, torch.zeros((), dtype=torch.float64)
+    tokens, predicted, chances_V = 0, 0, torch.zeros(1, dtype=torch.float64)
     for batch in passes.batches(contexts_C2):
         targets = _targets(batch, numbers_N, special)
         logits_BLV, found = passes.clean(batch)
@@ -402,7 +403,8 @@ def moved(passes: Passes, contexts_C2: np.ndarray, function: Replacement) -> Mov
             chances_V = chances_V + sign * both_BLV[changed_BL].softmax(-1).double().sum(0).cpu()
     clean_N, spliced_N = sums_22N[:, 0]
     loss = (spliced_N - clean_N).sum().item() / max(predicted, 1)
-    return Moved(len(contexts_C2), tokens, loss, chances_V / max(tokens, 1))
+    own_V = chances_V[: len(passes.model.tokenizer)]
+    return Moved(len(contexts_C2), tokens, loss, own_V / max(tokens, 1))
 
 
 def _zero(x_ND: Tensor) -> Tensor:

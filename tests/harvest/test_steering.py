@@ -244,6 +244,9 @@ def test_an_ablation_changes_what_full_passes_say(case, folder, monkeypatch):
     assert steering.ablated(model, UNIT, torch.tensor([], dtype=torch.int64)) is None
     nothing = moved(passes, passes.contexts_C2[:2], lambda x_ND: x_ND)
     assert (nothing.tokens, nothing.loss, float(nothing.chances_V.abs().max())) == (0, 0, 0)
+    model.whole.resize_token_embeddings(len(chances_V) + 3, mean_resizing=False)
+    assert len(steering.ablated(model, UNIT, rows_E).chances_V) == len(chances_V), "no padding"
+    assert model.effects(torch.ones(1, WIDTH)).shape == (1, len(chances_V))
 
 
 def test_targets_shift_by_document_beside_random_directions(case, folder):
