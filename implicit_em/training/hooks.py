@@ -58,19 +58,23 @@ def metadata_of(manifest: Manifest, site: str) -> dict[str, Any]:
     }
 
 
-def site_of(metadata: Mapping[str, Any], store: ActivationStore, site: str | None) -> str | None:
+def site_of(
+    metadata: Mapping[str, Any], store: ActivationStore, site: str | None, key: str = "site"
+) -> str | None:
     """Return the site of a store that a model's metadata names, or else the one that was given.
 
     Args:
-        metadata: ``hook_name`` and ``model_name``, if they are known.
+        metadata: ``hook_name``, ``hook_name_out`` and ``model_name``, if they are known.
         store: the store.
         site: site that was asked for; ``None`` for the one that is named.
+        key: ``site``, or ``target`` for that of ``hook_name_out``.
 
     Raises:
         ConfigError: if the store is of another model or lacks the site, or if another site was
             asked for.
     """
-    manifest, hook = store.manifest, metadata.get("hook_name")
+    name = {"site": "hook_name", "target": "hook_name_out"}[key]
+    manifest, hook = store.manifest, metadata.get(name)
     theirs, ours = str(metadata.get("model_name") or ""), manifest.model["name"]
     if _differ(theirs, ours):
         raise ConfigError(f"model_name={theirs}: {store.path} holds vectors of {ours}")
@@ -80,9 +84,9 @@ def site_of(metadata: Mapping[str, Any], store: ActivationStore, site: str | Non
     found = next((s for s, hooks in names.items() if hook in hooks), None)
     if found is None:
         listed = ", ".join(f"{s} ({hooks[0]})" for s, hooks in names.items())
-        raise ConfigError(f"hook_name={hook}: not in the store {store.path}, which has {listed}")
+        raise ConfigError(f"{name}={hook}: not in the store {store.path}, which has {listed}")
     if site not in (None, found):
-        raise ConfigError(f"data.site={site}: the model is of {found}, its hook_name={hook}")
+        raise ConfigError(f"data.{key}={site}: the model is of {found}, its {name}={hook}")
     return found
 
 

@@ -189,11 +189,12 @@ def trained(path: str | Path, data: Mapping[str, Any] | None = None) -> Trained:
 
 def _of_foreign(found: Foreign, data: Mapping[str, Any] | None) -> Trained:
     if data is not None and issubclass(get_class(data["_target_"]), ActivationDataModule):
-        store, said = ActivationStore(data["path"]), found.metadata
-        data = {**data, "site": site_of(said, store, data.get("site"))}
+        store, said, target = ActivationStore(data["path"]), found.metadata, data.get("target")
+        data = {**data, "site": (site := site_of(said, store, data.get("site")))}
         if found.model.out_features is not None:
-            out = {**said, "hook_name": said.get("hook_name_out")}
-            data["target"] = site_of(out, store, data.get("target"))
+            if target == "mlp" and isinstance(site, str):
+                target = f"mlp.{site.rpartition('.')[2]}"
+            data["target"] = site_of(said, store, target, "target")
     digest = digest_of_file(found.weights)[:16]
     output = OUTPUTS / re.sub(r"[^\w.-]+", "-", f"{found.name}-{digest}")
     return Trained(

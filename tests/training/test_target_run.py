@@ -241,9 +241,13 @@ def test_an_export_names_both_hooks_and_comes_back(
     x = expected_rows(store, "test", (SITE,))
     ours, theirs = implicit_em.load(tmp_path / "run"), implicit_em.load(place)
     assert_close(ours.reconstruct(x), theirs.reconstruct(x), atol=1e-3, rtol=1e-4)
-    data = composed("data=activations", "data.path=store", "data.site=null", "model=topk").data
-    again = evaluate(place, to_plain(data), out=tmp_path)
+    data = to_plain(composed("data=activations", "data.path=store", "model=topk").data)
+    again = evaluate(place, {**data, "target": "mlp"}, out=tmp_path)
     assert again["fvu"] == pytest.approx(implicit_em.Run(tmp_path / "run").metrics["fvu"], rel=1e-3)
+    with pytest.raises(
+        ConfigError, match=r"data\.target=attn\.0: the model is of mlp\.0, its hook_"
+    ):
+        evaluate(place, {**data, "target": "attn.0"}, out=tmp_path)
 
 
 @pytest.mark.parametrize(
