@@ -49,7 +49,8 @@ class Effects:
     def of(cls, data: ActivationDataModule, path: str | None = None) -> "Effects | None":
         """Return the effects in the model that a store was harvested from.
 
-        There are none if the model is not there.
+        There are none if the model is not there; none of several sites, which are no one place; and
+        none of what an MLP reads, which is no part of the residual stream.
 
         Args:
             data: data module of the store.
@@ -59,6 +60,8 @@ class Effects:
         Raises:
             ConfigError: if a path is given where no model is, or another one.
         """
+        if len(data.sites) > 1 or any(site.startswith("mlpin") for site in data.parts):
+            return None
         try:
             return cls(model_of(data.store.manifest, path), data.normalizer, data.out_features)
         except ConfigError as error:

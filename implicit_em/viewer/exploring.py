@@ -261,9 +261,7 @@ def _features(found: Trained, folder: Path, lm: str | None, ablate: Sequence[int
     with RateProgress(f"{found.address}: encoding", len(samples), "samples") as progress:
         activity = Activity.record(model, samples, folder, progress.advance)
     directions_KD = found.coder.rows.cpu().numpy()
-    effects = None
-    if isinstance(data, ActivationDataModule) and len(data.sites) == 1:  # several are no one place
-        effects = Effects.of(data, lm)
+    effects = Effects.of(data, lm) if isinstance(data, ActivationDataModule) else None
     encoder_KD = model.weight.detach().cpu().numpy()
     seen = seen_of(data, samples, labels)
     return Features(activity, seen, encoder_KD, directions_KD, effects, ablations, data.parts)

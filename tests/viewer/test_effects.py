@@ -75,6 +75,20 @@ def test_a_transcoder_has_effects_of_its_directions_alone(monkeypatch):
         assert [list(unit) for unit in found] == [sides, sides]
 
 
+@pytest.mark.parametrize(
+    ("sites", "explained"),
+    [
+        (["mlpin.1"], ["mlpin.1"]),
+        (["resid.0"], ["mlpin.1"]),
+        (["resid.0", "resid.1"], ["resid.0", "resid.1"]),
+        (["resid.0", "resid.1"], ["mlp.1"]),
+    ],
+)
+def test_there_are_none_of_what_an_mlp_reads_and_of_several_places(sites, explained):
+    data = SimpleNamespace(sites=sites, parts=dict.fromkeys(explained))
+    assert effects.Effects.of(data) is None
+
+
 def test_without_a_head_there_are_no_effects_and_it_is_said(trained, tmp_path, caplog):
     caplog.set_level("INFO")
     index = explore([trained("texts")], tmp_path / "page")
