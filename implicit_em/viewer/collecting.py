@@ -12,7 +12,7 @@ from markupsafe import Markup
 from omegaconf import OmegaConf
 
 from implicit_em.base.arguments import Parser
-from implicit_em.base.errors import ConfigError
+from implicit_em.base.errors import ConfigError, RunError, WriteError
 from implicit_em.base.files import whole
 from implicit_em.base.quiet import quieten
 from implicit_em.base.tables import format_value
@@ -115,7 +115,9 @@ def _cell(told: Mapping[str, Any], key: str) -> str:
 def _unless_refused(path: Path, make: Callable[[], Any]) -> Any:
     try:
         return make()
-    except ConfigError as error:
+    except WriteError:  # of a disk that is full for all of them
+        raise
+    except RunError as error:
         log.warning("%s: %s", path, error)
         return None
 

@@ -5,11 +5,15 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 import implicit_em
 from implicit_em.base.errors import ConfigError
 from implicit_em.training.directory import RunDirectory
 from implicit_em.viewer.collecting import NOTHING, _cell, collect
+
+WILD = "wild/model.safetensors"
 
 
 def placed(root, **runs):
@@ -77,11 +81,14 @@ def test_two_calls_at_once_wait_for_each_other_at_each_run(tmp_path, trained, ca
     assert other.result().exists()
 
 
-def test_a_collection_of_damaged_runs_alone_is_none(tmp_path, trained):
-    root = placed(tmp_path / "all", torn=trained("vectors"))
+def test_a_collection_of_damaged_runs_alone_is_none(tmp_path, trained, caplog):
+    root = placed(tmp_path / "all", torn=trained("vectors"), wild=trained("vectors"))
     (root / "torn/model.safetensors").write_text("junk")
+    weights = load_file(root / WILD)
+    save_file({k: torch.full_like(v, torch.inf) for k, v in weights.items()}, root / WILD)
     with pytest.raises(ConfigError, match="no page of a run can be made"):
         collect(root)
+    assert "an activation is NaN or infinite" in caplog.text
 
 
 def test_a_directory_without_a_finished_run_is_refused(tmp_path):
