@@ -26,7 +26,7 @@ from implicit_em.harvest.models import CausalModel, extremes
 from implicit_em.harvest.splicing import Moved, Passes, Replacement, Splice, moved, replacing
 from implicit_em.training.decoding import BATCH, Coder, encoded
 from implicit_em.training.progress import working
-from implicit_em.training.trained import Trained, trained
+from implicit_em.training.trained import Trained, trained, typed_data
 
 CONTEXTS = 32
 """Largest number of contexts in which an ablation is measured."""
@@ -163,6 +163,7 @@ def steer(
     site: str | None = None,
     how: str = "add",
     error: bool = True,
+    data: Mapping[str, Any] | None = None,
 ) -> Iterator[Steering]:
     """Steer a language model by units of a trained model, as long as the context lasts.
 
@@ -182,6 +183,8 @@ def steer(
         how: ``add`` adds the strength to the activation; ``set`` replaces it, 0 removes the unit.
         error: whether the part of x stays that the decoder does not reconstruct; if not, x becomes
             ``D(a')``.
+        data: ``data`` node as plain containers; ``None`` for that of the run. Another tool's model
+            needs one.
 
     Yields:
         The steering: ``activations(unit)`` has a unit's activation on the final samples.
@@ -191,7 +194,7 @@ def steer(
         ConfigError: if the run's data are from no language model, a unit or strength is out of its
             range, or the language model is not causal, lacks the site, or has another width.
     """
-    steering = run if isinstance(run, Steering) else Steering.of(trained(run))
+    steering = run if isinstance(run, Steering) else Steering.of(trained(run, data))
     splice = steering.splice
     if site is not None and site != splice.site:
         if steering.data.out_features is not None:
@@ -219,7 +222,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "the site of the run. This builds the classes that the run's configuration names.",
     )
     add = parser.add_argument
-    add("path", metavar="RUN", help="run directory, or a model of another tool")
+    add("path", metavar="PATH", help="run directory, or a model of another tool")
+    typed = "settings of data, which another tool's model needs: data=activations data.path=STORE"
+    add("overrides", nargs="*", default=[], help=typed)
     add("--unit", type=int, required=True, help="number of the unit")
     add("--strength", type=float, help="what is added to the unit's activation")
     add("--set", action="store_true", help="set the activation to the strength")
@@ -238,7 +243,7 @@ def _steer_and_print(options: argparse.Namespace) -> None:
     check_whole("tokens", options.tokens, 1)
     check_whole("seed", options.seed, 0, 2**32 - 1, or_null=True)
     quieten()
-    found = trained(options.path)
+    found = trained(options.path, typed_data(options.path, options.overrides))
     unit, how = options.unit, "set" if options.set or options.remove else "add"
     strength = 0.0 if options.remove else options.strength
     check(found.model, {unit: strength}, how)

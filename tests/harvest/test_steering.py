@@ -17,6 +17,7 @@ import implicit_em
 from implicit_em import steer
 from implicit_em.base.errors import ConfigError
 from implicit_em.config.harvest import LanguageModelSettings
+from implicit_em.export import export
 from implicit_em.harvest.models import CausalModel, extremes
 from implicit_em.harvest.run import harvest
 from implicit_em.harvest.splicing import CACHES, Passes, moved
@@ -394,6 +395,16 @@ def test_the_command_shows_both_texts_and_what_an_ablation_changes(folder, capsy
     assert all(said in text for said in ("nats a token", "less likely: '", "more likely: '"))
 
 
+def test_a_model_of_another_tool_is_steered_as_the_run_that_it_was(folder, tmp_path, capsys):
+    run, data = folder / "llama-own", [f"data.path={folder / 'store-llama'}", *RULE]
+    place, texts = export(run, out=tmp_path / "sae"), []
+    for path, settings in ((run, []), (place, ["data=activations", "data.val_size=50", *data])):
+        pull = ["--unit", str(UNIT), "--strength", "40", "--prompt", "cat", "--tokens", "8"]
+        assert main([str(path), *settings, *pull, "--lm", str(folder / "llama")]) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
+
+
 def test_bad_input_of_the_command_is_one_line(folder, small, command_line, capsys):
     own, lm = str(folder / "llama-own"), ["--lm", str(folder / "llama")]
     assert command_line(*small, "trainer.max_epochs=1", "hydra.run.dir=images") == 0
@@ -410,6 +421,8 @@ def test_bad_input_of_the_command_is_one_line(folder, small, command_line, capsy
         ([own, "--unit", "5", *prompt], "steer: needs either --strength or --remove"),
         ([own, *pull, "--remove", *prompt], "steer: needs either --strength or --remove"),
         ([own, *pull, *prompt], "the store does not say where it is; --lm names it"),
+        ([own, "model.k=3", *pull, *prompt], "model.k=3: only settings of data can differ"),
+        ([own, "data.kepd=3", *pull, *prompt], "data: "),
     ):
         capsys.readouterr()
         assert main(arguments) == 2, arguments
