@@ -466,19 +466,17 @@
     };
   }
 
-  /** Ask the server, say what it refuses, and show an answer unless a later question was asked. */
+  /** Ask the server, say what it refuses, and show an answer unless a later question was asked.
+      It answers one question after another. Of those that wait, only the last is asked. */
   async function post(name, question, said, show) {
     const mine = said.asked = (said.asked ?? 0) + 1;
     said.textContent = "…";
-    let found;
-    try {
-      const response = await fetch(name, {
-        method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(question),
-      });
-      found = await response.json();
-    } catch {
-      found = { error: "The server does not answer." };
-    }
+    await said.answered;
+    if (mine !== said.asked) return;
+    said.answered = fetch(name, {
+      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(question),
+    }).then((response) => response.json()).catch(() => ({ error: "The server does not answer." }));
+    const found = await said.answered;
     if (mine !== said.asked) return;
     said.textContent = found.error ?? "";
     if (!found.error) show(found);
@@ -500,13 +498,14 @@
     const shown = h("output", { for: "strength" });
     const say = () => { shown.textContent = `${number(Number(slider.value))}, ${number(Number(slider.value) / top)} times its largest`; };
     const place = () => { slider.min = how.value === "set" ? 0 : -2 * top; say(); };
-    const written = (title, end) => h("section", {}, h("h3", {}, title),
-      h("p", { class: "written", dir: "auto" }, h("span", {}, prompt), end));
+    const written = (title, start, end) => h("section", {}, h("h3", {}, title),
+      h("p", { class: "written", dir: "auto" }, h("span", {}, start), end));
     const ask = () => {
       if (!text.value.trim()) return;
       const question = { text: text.value, unit, strength: Number(slider.value), how: how.value };
       post("steer", question, said, ({ clean, pulled }) => answer.replaceChildren(
-        written("As it is", clean), written(`Steered: ${how.value === "set" ? "set to" : "add"} ${number(question.strength)}`, pulled)));
+        written("As it is", question.text, clean),
+        written(`Steered: ${question.how === "set" ? "set to" : "add"} ${number(question.strength)}`, question.text, pulled)));
     };
     let timer;
     const soon = () => { clearTimeout(timer); timer = setTimeout(ask, 400); }; // keys come fast
