@@ -127,9 +127,9 @@ def _model_of(path: str | Path, form: str) -> Trained:
     """Return a trained model that a format has a form for."""
     check_word("format", form, PLACES)
     model = trained(path)
-    if len(model.sites) > 1:
-        listed = ",".join(model.sites)
-        raise ConfigError(f"data.site=[{listed}]: {form} has no form for several sites")
+    site = (model.spec.settings["data"] or {}).get("site")
+    if isinstance(site, list) and len(site) > 1:
+        raise ConfigError(f"data.site=[{','.join(site)}]: {form} has no form for several sites")
     return model
 
 

@@ -21,7 +21,7 @@ from implicit_em.metrics.energies import UnexplainedVariance
 from implicit_em.metrics.reconstruction import RIDGE, fvu_of, ridge_decoder, wide_ridge_decoder
 from implicit_em.metrics.recovery import recovered
 from implicit_em.models.normalizing import Normalizer, at_least_float32
-from implicit_em.models.sae import SparseAutoencoder, decoded
+from implicit_em.models.sae import SparseAutoencoder
 from implicit_em.training.loading import load
 
 FITTED = 4096
@@ -147,10 +147,10 @@ class Coder:
 
     def decode(self, code_NK: Tensor, x_ND: Tensor | None = None) -> Tensor:
         """Return raw vectors ``(N, T)`` of a code; a linear path needs the raw vectors ``x_ND``."""
-        if x_ND is None or self.decoder is not None:
-            found_NT = (self.decoder or self.model.decode)(code_NK)
-        else:
-            found_NT = decoded(self.model, code_NK, self._normalized(x_ND))
+        inputs = []
+        if x_ND is not None and getattr(self.model, "skip", None) is not None:
+            inputs = [self._normalized(x_ND)]
+        found_NT = (self.decoder or self.model.decode)(code_NK, *inputs)
         if self.normalizer is None:
             return found_NT
         return self.normalizer.sides(self.model.out_features)[1].inverse(found_NT)

@@ -78,12 +78,6 @@ class Trained:
         """Whether the model has a decoder of its own."""
         return isinstance(self.model, SparseAutoencoder)
 
-    @property
-    def sites(self) -> tuple[str, ...]:
-        """Sites that the settings name: several of a crosscoder, one, or none."""
-        site = (self.spec.settings["data"] or {}).get("site")
-        return tuple(site) if isinstance(site, list) else (site,) if site else ()
-
     @cached_property
     def _read(self) -> tuple[ResidentDataModule, str | None]:
         width, target = self.model.weight.shape[1], self.model.out_features
