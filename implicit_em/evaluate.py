@@ -97,16 +97,19 @@ def _inside(found: Trained, lm: str | None) -> dict[str, float]:
     Sites of a crosscoder are replaced one at a time, and named in the keys.
     """
     data, coder, measured = found.inside("inside"), found.coder, dict[str, float]()
-    with working("measuring inside the language model"):
+    with working("loading the language model"):
         causal = CausalModel.load(model_of(data.store.manifest, lm), "cpu")
-        for site, columns in data.parts.items():
-            what = (site, data.rule, {"": lambda x_ND, c=columns: coder(x_ND)[:, c]})
-            losses = spliced_losses(data.store, causal, *what, data.final, reads=data.sites)
-            ((spliced_N, divergence_N),) = losses.spliced.values()
-            sums = (losses.predicted_N, losses.clean_N, losses.zero.loss_N, spliced_N, divergence_N)
-            values = measured_inside(*(values_N.sum().item() for values_N in sums))
-            end = f".{site}" if len(data.parts) > 1 else ""
-            measured |= {f"{key}{end}": float(value) for key, value in values.items()}
+    for site, columns in data.parts.items():
+        what = (site, data.rule, {"": lambda x_ND, c=columns: coder(x_ND)[:, c]})
+        shown = f"measuring inside the language model, {site}"
+        losses = spliced_losses(
+            data.store, causal, *what, data.final, reads=data.sites, shown=shown
+        )
+        ((spliced_N, divergence_N),) = losses.spliced.values()
+        sums = (losses.predicted_N, losses.clean_N, losses.zero.loss_N, spliced_N, divergence_N)
+        values = measured_inside(*(values_N.sum().item() for values_N in sums))
+        end = f".{site}" if len(data.parts) > 1 else ""
+        measured |= {f"{key}{end}": float(value) for key, value in values.items()}
     return measured
 
 

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from implicit_em.data.store import ActivationStore, Documents, Split
 from implicit_em.data.store_statistics import TokenFilter
 from implicit_em.harvest.contexts import Batch, batches, contexts_of, cut, harvested_as
 from implicit_em.harvest.models import CausalModel
+from implicit_em.training.progress import RateProgress
 
 Replacement = Callable[[Tensor], Tensor]
 """A function from vectors of tokens to others, float32, ``(N, D)``, on the model's device.
@@ -191,13 +192,22 @@ class Passes:
         numbers_E = contexts_of(self.contexts_C2, self.documents, documents_E, places_E)
         return self.contexts_C2[np.unique(numbers_E[numbers_E >= 0])]
 
-    def batches(self, contexts_C2: np.ndarray) -> Iterator[Batch]:
-        """Yield contexts in batches, whose logits memory can hold; raises ``Interrupted``."""
+    def batches(self, contexts_C2: np.ndarray, shown: str | None = None) -> Iterator[Batch]:
+        """Yield contexts in batches, whose logits memory can hold; raises ``Interrupted``.
+
+        Args:
+            contexts_C2: contexts.
+            shown: name under which progress is shown; ``None`` shows none.
+        """
         size = LOGITS // (self._context.length * self.model.whole.config.vocab_size)
         options = (self._context, self._affixes, self.model.padding_id, max(1, size))
-        for batch in batches(contexts_C2, self.documents, *options):
-            interruption.stop_if_requested()
-            yield batch
+        count = len(contexts_C2)
+        with RateProgress(shown, count, "contexts") if shown else nullcontext() as progress:
+            for batch in batches(contexts_C2, self.documents, *options):
+                interruption.stop_if_requested()
+                yield batch
+                if progress:
+                    progress.advance(len(batch.ids_BL))
 
     def clean(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the logits ``(B, L, V)``, and the vectors that ``spliced`` needs."""
@@ -226,6 +236,7 @@ def spliced_losses(
     split: Split = "test",
     most: int = 20_000,
     reads: Sequence[str] = (),
+    shown: str | None = None,
 ) -> Losses:
     """Return the losses of a model whose vectors at a site are replaced.
 
@@ -247,6 +258,7 @@ def spliced_losses(
         split: the split that documents are taken from.
         most: largest number of the documents' tokens; there is one document at least.
         reads: sites whose vectors, side by side, are mapped; by default the site itself.
+        shown: name under which progress is shown; ``None`` shows none.
 
     Raises:
         ConfigError: if the model is another, lacks the site, or the split has no documents.
@@ -262,7 +274,7 @@ def spliced_losses(
     functions = [_zero, *replacements.values()]
     predicted_N = torch.zeros(len(numbers_N), dtype=torch.int64)
     sums_R2N = torch.zeros(1 + len(functions), 2, len(numbers_N), dtype=torch.float64)
-    for batch in passes.batches(contexts_C2):
+    for batch in passes.batches(contexts_C2, shown):
         targets = _targets(batch, numbers_N, special)
         for target in targets:
             predicted_N += target.owners_P.bincount(minlength=len(predicted_N))

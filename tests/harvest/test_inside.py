@@ -1,5 +1,7 @@
 """A finished run is measured inside the language model that its data are from."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -43,11 +45,16 @@ def trained(command_line_of, tmp_path):
     return trained
 
 
-def test_the_losses_are_those_of_transformers_with_a_hook_also_of_an_export(trained, tmp_path):
+def test_the_losses_are_those_of_transformers_with_a_hook_also_of_an_export(
+    trained, tmp_path, caplog
+):
     import transformers
 
     folder = trained()
+    caplog.set_level("INFO")
     found = evaluate("run", inside=True, lm=str(folder))
+    line = rf"measuring inside the language model, resid.{SITE}: (\d+) of \1 contexts"
+    assert re.search(line, caplog.text), "how much is done"
     model = implicit_em.load("run")
     data = ActivationDataModule(tmp_path / "store")
     documents, sums = data.store.documents(), np.zeros(5)
