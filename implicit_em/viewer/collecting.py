@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
@@ -54,7 +55,7 @@ def collect(directory: str | Path, lm: str | None = None) -> Path:
         ConfigError: if it holds no finished run, or a page of none can be made.
     """
     root = Path(directory)
-    found = sorted(path.parents[1] for path in root.rglob(".hydra/config.yaml"))
+    found = sorted((path.parents[1] for path in root.rglob(".hydra/config.yaml")), key=_by_number)
     runs = {path: RunDirectory(path).completed_metrics() for path in found}
     if not any(runs.values()):
         raise ConfigError(f"{root}: holds no finished run")
@@ -70,6 +71,11 @@ def collect(directory: str | Path, lm: str | None = None) -> Path:
     with whole(root / INDEX) as temporary:
         temporary.write_text(_index(root, rows, left), "utf-8")
     return root / INDEX
+
+
+def _by_number(path: Path) -> list[int | str]:
+    words = re.split(r"(\d+)", str(path))  # every second one is a number
+    return [int(word) if n % 2 else word for n, word in enumerate(words)]
 
 
 def _index(root: Path, rows: Sequence[Any], left: Sequence[str]) -> str:

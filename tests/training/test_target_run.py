@@ -109,7 +109,7 @@ def test_each_site_is_normalised_by_its_own_statistics(store, option):
     [
         (None, "mlp", "^site=null in the store store: allowed are"),
         (3, None, "^site=3 in the store store: allowed are"),
-        ([], None, "at least one is read"),
+        ([], None, "needs a site"),
     ],
 )
 def test_a_wrong_site_is_named(store, site, target, said):

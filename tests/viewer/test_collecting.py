@@ -23,31 +23,34 @@ def placed(root, **runs):
 
 
 def test_a_collection_has_what_others_need_of_each_run(tmp_path, trained, caplog):
-    root = placed(tmp_path / "all", a_one=trained("vectors"), a_pca=trained("vectors", "model=pca"))
+    root = placed(
+        tmp_path / "all", a_run2=trained("vectors"), a_run10=trained("vectors", "model=pca")
+    )
     (root / "a/half/.hydra").mkdir(parents=True)
     (root / "a/half/.hydra/config.yaml").touch()
-    shutil.copytree(root / "a/one", root / "a/torn")
+    shutil.copytree(root / "a/run2", root / "a/torn")
     (root / "a/torn/model.safetensors").write_text("junk")
     index = collect(root)
     page = index.read_text()
-    assert "a/one/explore/index.html" in page
-    assert "a/pca/explore/index.html" in page
+    places = [page.find(f"a/run{n}/explore/index.html") for n in (2, 10)]
+    assert places == sorted(places), "2 comes before 10"
+    assert places[0] > 0
     assert "2 trained models" in page
     assert "left out: a/half, a/torn" in page
     assert "a/torn/model.safetensors: no safetensors file" in caplog.text
     assert '<td class="number">PCA</td>' in page
     assert "SAELens has a form for" in caplog.text
-    assert "a/pca/saelens" not in page
-    card = (root / "a/one/saelens/README.md").read_text()
-    assert 'SAE.load_from_disk("all/a/one/saelens")' in card
+    assert "a/run10/saelens" not in page
+    card = (root / "a/run2/saelens/README.md").read_text()
+    assert 'SAE.load_from_disk("all/a/run2/saelens")' in card
     assert str(tmp_path) not in card.replace(f"data.root={tmp_path}", "")
-    found, alone = implicit_em.load(root / "a/one/saelens"), implicit_em.load(root / "a/one")
+    found, alone = implicit_em.load(root / "a/run2/saelens"), implicit_em.load(root / "a/run2")
     assert found.weight.shape == alone.weight.shape
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*.safetensors")}
-    made = (root / "a/one/explore/index.html").stat().st_mtime_ns
+    made = (root / "a/run2/explore/index.html").stat().st_mtime_ns
     collect(root)
     assert before == {path: path.stat().st_mtime_ns for path in root.rglob("*.safetensors")}
-    assert made == (root / "a/one/explore/index.html").stat().st_mtime_ns
+    assert made == (root / "a/run2/explore/index.html").stat().st_mtime_ns
 
 
 def test_runs_on_a_causal_model_are_measured_inside_it(tmp_path, harvested, models):
