@@ -78,8 +78,9 @@ class Splits:
 
 
 _known: list[tuple[Source, ref[Splits]]] = []
-"""What was read from each source, as long as it is used or kept; what was used last comes last."""
+"""What was read from each source, while it is used or kept. The one used last comes last."""
 _kept: list[Splits] = []
+"""What stays although no module may use it now."""
 
 
 def known(source: Source | None) -> Splits | None:
