@@ -1,6 +1,7 @@
 """The protocol of the comparison, as ``conf/compare.yaml`` fixes it."""
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -14,7 +15,6 @@ from implicit_em_studies.shared.protocol import (
     Some,
     Variants,
     grids_in,
-    named,
     refuse_others,
 )
 from implicit_em_studies.shared.targets import Asked
@@ -109,6 +109,20 @@ class ComparisonProtocol(Protocol):
         }
         return self.model_copy(update=values)
 
+    @property
+    def every_family(self) -> list[str]:
+        """The families of all parts."""
+        also = chain(*(own.also for own in self.parts.values()))
+        return list(dict.fromkeys([*self.families, *also]))
+
+    def only(self, names: Sequence[str]) -> Self:
+        """Return the protocol with the families of these names and the reference; all if none."""
+        parts = {
+            part: own.model_copy(update={"also": [one for one in own.also if one in names]})
+            for part, own in self.parts.items()
+        }
+        return super().only(names).model_copy(update={"parts": parts} if names else {})
+
     def deciding(self, part: str) -> dict[str, Any]:
         """Return everything that decides a part's results, including its widths."""
         of_families = {"reference", "families", "controls", "finals", "densities", "variants"}
@@ -123,7 +137,7 @@ class ComparisonProtocol(Protocol):
     def chosen(self, words: Sequence[str]) -> list[tuple[str, str]]:
         """Return the data sets and parts that words name; all data sets or parts if none does."""
         every_part = [*self.parts, *([KNOBS] if self.knobs else [])]
-        asked = named(words, [*self.datasets, *every_part], "part")
+        asked = self.named(words, [*self.datasets, *every_part], "part")
         parts = [part for part in every_part if part in asked] or every_part
         datasets = [name for name in self.datasets if name in asked] or self.datasets
         return [(dataset, part) for part in parts for dataset in datasets]

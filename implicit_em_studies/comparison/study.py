@@ -189,10 +189,10 @@ STUDY = TunedStudy(
     noun="comparison",
     directory=Path("results/compare"),
     purpose="Tune all families, train what was chosen over seeds, compare at matched density.",
-    metavar="PART | KEY=VALUE",
-    words="data sets and parts of conf/compare.yaml (all if none is named), keys of that file, "
-    "e.g. seeds=[1,2] or finals.trainer.max_epochs=2, and settings of all runs; any of these makes "
-    "it a trial",
+    metavar="PART | FAMILY | KEY=VALUE",
+    words="data sets, parts and families of conf/compare.yaml (all if none is named), keys of that "
+    "file, e.g. seeds=[1,2] or finals.trainer.max_epochs=2, and settings of all runs; any "
+    "KEY=VALUE makes it a trial",
     needs=ComparisonProtocol.file,
     protocol=ComparisonProtocol,
     prepare=_prepare,

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
-from implicit_em_studies.shared.protocol import Distinct, Protocol, Some, named, refuse_others
+from implicit_em_studies.shared.protocol import Distinct, Protocol, Some, refuse_others
 from implicit_em_studies.shared.targets import Asked
 
 L0 = "model.l0"
@@ -45,6 +45,7 @@ class LanguageProtocol(Protocol):
     folders: ClassVar = {"grids": "language"}
     nested = ("parts", "grids")
     set_elsewhere: ClassVar = {"model.hidden": "parts.NAME.model.hidden", "seed": "seeds"}
+    restricted = ("families", "permuted")
 
     parts: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
     l0: Some[PositiveInt]
@@ -76,7 +77,7 @@ class LanguageProtocol(Protocol):
 
     def chosen(self, words: Sequence[str]) -> list[str]:
         """Return the parts that words name; all if none does."""
-        return named(words, list(self.parts), "part")
+        return self.named(words, list(self.parts), "part")
 
     def settings_of(self, part: str, family: str) -> dict[str, Any]:
         """Return the settings of a family's runs in a part."""

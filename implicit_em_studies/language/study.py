@@ -211,10 +211,10 @@ STUDY = TunedStudy(
     directory=Path("results/language"),
     purpose="Harvest activations of language models, tune all families on them, train the chosen "
     "settings over seeds, and measure them, inside the model if it is causal.",
-    metavar="MODEL | KEY=VALUE",
-    words="language models of conf/language.yaml (all if none is named), keys of that file, e.g. "
-    "seeds=[1,2] or parts.minilm.model.hidden=1024, and settings of all runs; any KEY=VALUE makes "
-    "it a trial",
+    metavar="MODEL | FAMILY | KEY=VALUE",
+    words="language models and families of conf/language.yaml (all if none is named), keys of that "
+    "file, e.g. seeds=[1,2] or parts.minilm.model.hidden=1024, and settings of all runs; any "
+    "KEY=VALUE makes it a trial",
     quick="a trial of three families on a small harvest, in about ten minutes",
     needs=LanguageProtocol.file,
     protocol=LanguageProtocol,

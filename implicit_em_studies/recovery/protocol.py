@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, model_validator
 
-from implicit_em_studies.shared.protocol import Grids, Protocol, Some, named, refuse_others
+from implicit_em_studies.shared.protocol import Grids, Protocol, Some, refuse_others
 from implicit_em_studies.shared.targets import Asked
 
 Cells = dict[str, dict[str, Any]]
@@ -35,6 +35,7 @@ class RecoveryProtocol(Protocol):
     file = "recover.yaml"
     folders: ClassVar = {"grids": "recover", "toy_grids": f"recover/{TOYS}"}
     nested = (*GROUPS, "grids", "toy_grids")
+    restricted = ("families", "toy_families")
     not_hashed = Protocol.not_hashed | {"toy_grids"}
     set_elsewhere: ClassVar = {"data": "middle", "model.hidden": "variations", "seed": "seeds"}
 
@@ -74,7 +75,7 @@ class RecoveryProtocol(Protocol):
         """Return the cells that words name, or groups of cells; all if none does."""
         groups = {group: list(getattr(self, group)) for group in GROUPS}
         every = [name for names in groups.values() for name in names]
-        asked = named(words, [*groups, *every], "cell")
+        asked = self.named(words, [*groups, *every], "cell")
         cells = {name for word in asked for name in groups.get(word, [word])}
         return [name for name in every if name in cells]
 

@@ -143,10 +143,10 @@ STUDY = TunedStudy(
     directory=Path("results/recover"),
     purpose="Tune all families on data with known features, train the chosen settings over seeds, "
     "and measure which features they find.",
-    metavar="CELL | KEY=VALUE",
-    words="cells of conf/recover.yaml or groups of them (all if none is named), keys of that file, "
-    "e.g. seeds=[1,2] or middle.data.samples=5000, and settings of all runs; any KEY=VALUE makes "
-    "it a trial",
+    metavar="CELL | FAMILY | KEY=VALUE",
+    words="cells of conf/recover.yaml or groups of them, and families (all if none is named), keys "
+    "of that file, e.g. seeds=[1,2] or middle.data.samples=5000, and settings of all runs; any "
+    "KEY=VALUE makes it a trial",
     quick="a trial of a few cells with few settings, in a few minutes",
     needs=RecoveryProtocol.file,
     protocol=RecoveryProtocol,

@@ -84,6 +84,8 @@ class Protocol(BaseModel):
     """
     set_elsewhere: ClassVar[dict[str, str]] = {"seed": "seeds"}
     """Keys of a run that the protocol sets under another name."""
+    restricted: ClassVar[Sequence[str]] = ("families",)
+    """Fields that list families; where some are named, these have no others."""
     not_hashed: ClassVar[frozenset[str]] = frozenset({"quick", "grids", "targets"})
     """Fields that no digest needs: the fingerprints of the runs cover the grids, and targets judge
     what was measured.
@@ -175,6 +177,37 @@ class Protocol(BaseModel):
         else:
             raise ConfigError(f"{change}: {name} has no {setting}")
 
+    @property
+    def every_family(self) -> list[str]:
+        """The families of all parts."""
+        return self.families
+
+    def named(self, words: Sequence[str], allowed: Sequence[str], kind: str) -> list[str]:
+        """Return those of the allowed names that words name; all if none does.
+
+        Raises:
+            ConfigError: if a word is none of them; ``kind`` is what a name stands for.
+        """
+        if unknown := [word for word in words if word not in allowed]:
+            names = f"{', '.join(allowed)}, and families: {', '.join(self.every_family)}"
+            raise ConfigError(f"{unknown[0]}: no such {kind}; allowed: {names}")
+        return [name for name in allowed if name in words or not words]
+
+    def chosen(self, words: Sequence[str]) -> Sequence[Any]:
+        """Return the parts that words name; all if none does.
+
+        Raises:
+            ConfigError: if a word names none.
+        """
+        raise NotImplementedError
+
+    def only(self, names: Sequence[str]) -> Self:
+        """Return the protocol with the families of these names and the reference; all if none."""
+        kept = {*names, self.reference}
+        fields = self.restricted if names else ()
+        left = {key: [one for one in getattr(self, key) if one in kept] for key in fields}
+        return self.model_copy(update=left)
+
     @classmethod
     def refuse_misspelt(cls, changes: Sequence[str], conf: Path) -> None:
         """Refuse changes of keys that neither the protocol nor a run's configuration has."""
@@ -249,17 +282,6 @@ def trial_label(changes: Sequence[str]) -> str | None:
     """Return the label of a trial with these ``KEY=VALUE``; ``None`` if none affects results."""
     decisive = sorted(filter(affects_results, changes))
     return f"TRIAL with {', '.join(decisive)}" if decisive else None
-
-
-def named(words: Sequence[str], allowed: Sequence[str], kind: str) -> list[str]:
-    """Return those of the allowed names that words name; all if none does.
-
-    Raises:
-        ConfigError: if a word is none of them; ``kind`` is what a name stands for.
-    """
-    if unknown := [word for word in words if word not in allowed]:
-        raise ConfigError(f"{unknown[0]}: no such {kind}; allowed: {', '.join(allowed)}")
-    return [name for name in allowed if name in words or not words]
 
 
 def refuse_others(key: str, values: Iterable[Any], allowed: Sequence[Any]) -> None:

@@ -206,7 +206,11 @@ class TunedStudy(Study, Generic[P]):
         overrides = list(filterfalse(self.protocol.has, changes))
         protocol.refuse_own_settings(overrides)
         trial = trial_label(changes)
-        prepare = partial(self.prepare, protocol, request, overrides, trial)
+        families = [word for word in request.words if word in protocol.every_family]
+        parts = [word for word in request.words if word not in families]
+        protocol.chosen(parts)  # refuses words that name nothing
+        asked = protocol.only(families), request._replace(words=parts)
+        prepare = partial(self.prepare, *asked, overrides, trial)
         return Plan(request.words, trial, prepare)
 
 

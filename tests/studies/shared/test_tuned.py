@@ -1,9 +1,43 @@
-"""The choice of a setting of each family."""
+"""The families that are named, and the choice of a setting of each."""
+
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 
+from implicit_em.config import CONF
+from implicit_em_studies.comparison.study import STUDY as COMPARE
+from implicit_em_studies.language.study import STUDY as LANGUAGE
+from implicit_em_studies.recovery.study import STUDY as RECOVER
+from implicit_em_studies.shared.study import Request
 from implicit_em_studies.shared.tuned import choose
+
+
+def asked(study, *words):
+    """Return the protocol and the parts that a study gets for these words."""
+    seen = []
+    study = replace(study, prepare=lambda protocol, request, *_: seen.extend((protocol, request)))
+    study.plan(Request(Path("none"), words, [], CONF, {})).prepare()
+    return seen[0], seen[1].words
+
+
+@pytest.mark.parametrize(
+    ("study", "part", "also"),
+    [
+        (LANGUAGE, "minilm", lambda protocol: protocol.permuted),
+        (RECOVER, "usual", lambda protocol: protocol.toy_families),
+        (COMPARE, "decoder_free_64", lambda p: [*p.families, *p.parts["decay_128"].also]),
+    ],
+)
+def test_a_study_trains_the_families_that_are_named_and_the_reference(study, part, also):
+    whole, words = asked(study, part)
+    assert words == [part]
+    assert "spike_slab" in whole.every_family
+    some, words = asked(study, "topk", part)
+    assert words == [part]
+    assert some.every_family == also(some) == ["derived", "topk"]
 
 
 def test_each_criterion_takes_each_familys_best_setting_and_none_that_diverged():
