@@ -9,6 +9,7 @@ accuracies are in [0, 1].
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pandas as pd
 
@@ -17,7 +18,7 @@ from implicit_em_studies.shared.claims import Claims, Finding
 from implicit_em_studies.shared.experiment import Evidence
 from implicit_em_studies.shared.statistics import Estimate
 from implicit_em_studies.shared.tables import rows_of
-from implicit_em_studies.theory import anomaly, lse, reconstruction, volume
+from implicit_em_studies.theory import anomaly, lse, on_or_off, reconstruction, volume
 from implicit_em_studies.theory.depth import EQUAL, WAYS
 from implicit_em_studies.theory.explicit_em import DESCENT, EXPLICIT, best, end_of
 
@@ -36,6 +37,10 @@ AS_PURE = 0.01
 """Difference in purity that counts as none."""
 HALF_A_POINT = 0.005
 """Probe accuracy that a temperature may cost."""
+AS_MUCH = 0.005
+"""Difference in unexplained variance that counts as none."""
+EXACT = 1e-10
+"""Relative error up to which an identity holds in float64."""
 STRONG = 0.7
 """Rank correlation that counts as strong."""
 
@@ -60,7 +65,17 @@ def unit_rows_settle(evidence: Evidence) -> Finding:
 
 
 def _settles(evidence: Evidence, name: str) -> Finding:
-    runs, today = (_candidate(evidence, one) for one in (name, "today"))
+    today = _candidate(evidence, "today")
+    found = _ends(_candidate(evidence, name))
+    beside = (
+        f" Of the paper's objective, {today['settled'].notna().sum()} of {len(today)} runs settle "
+        "by the same rule."
+    )
+    return replace(found, why=found.why + beside)
+
+
+def _ends(runs: pd.DataFrame) -> Finding:
+    """Judge runs at three rates by whether they settle, and whether units are dead."""
     settled, dead = runs["settled"].notna(), runs["dead_units"] > 0
     good = (settled & ~dead).groupby(runs["lr"]).all()
     where = ", ".join(f"{rate:g}" for rate in sorted(runs["lr"][dead].unique()))
@@ -68,8 +83,7 @@ def _settles(evidence: Evidence, name: str) -> Finding:
         outcome(good.all(), good.sum() >= 2),
         statistics.share(int(settled.sum()), len(runs)),
         f"{settled.sum()} of {len(runs)} runs settle; {runs['dead_units'].max():.0f} dead at most",
-        f"Units are dead at these rates: {where or 'none'}. Of the paper's objective, "
-        f"{today['settled'].notna().sum()} of {len(today)} runs settle by the same rule.",
+        f"Units are dead at these rates: {where or 'none'}.",
     )
 
 
@@ -552,3 +566,200 @@ def _beats(evidence: Evidence, method: str, others: Sequence[str] = anomaly.REFE
         f"{len(won)} of {len(own)}; {', '.join(shown)}",
         f"Better on: {', '.join(won) or 'none'}.",
     )
+
+
+@claim("on_or_off", "The identities hold in trained models", "up to 1e-10")
+def identities_hold(evidence: Evidence) -> Finding:
+    """Yes if in every trained model whose units have responsibilities, on 500 test samples in
+    float64, the derivative of the free energy by the energies is the responsibility, and its
+    negative gradient by the inputs is the reconstruction less the input, both up to 1e-10 of the
+    largest entry. Partly if one of the two.
+    """
+    runs = evidence["on_or_off"]["runs"]
+    own = runs[~runs["variant"].isin(on_or_off.HARD)]
+    energies, inputs = (float(own[name].max()) for name in ("of_energies", "of_inputs"))
+    return Finding(
+        outcome(max(energies, inputs) <= EXACT, min(energies, inputs) <= EXACT),
+        Estimate(max(energies, inputs), n=len(own)),
+        f"{energies:.1e} by the energies, {inputs:.1e} by the inputs",
+        f"The largest of {len(own)} runs.",
+    )
+
+
+@claim("on_or_off", "Each of the two terms is needed", "without it, less explained")
+def both_terms_are_needed(evidence: Evidence) -> Finding:
+    """Yes if a ridge decoder leaves more variance unexplained without the squared error and without
+    the slab, at each of the three numbers of active units: all six paired differences have
+    intervals above 0. Partly if all three of one term have.
+    """
+    gaps = {n: _more_left(evidence, f"without_{n}", "score") for n in ("error", "slab")}
+    needed = [name for name, own in gaps.items() if all(gap.above() for gap in own.values())]
+    shown = (f"without the {on_or_off.TERMS[name]} {_at_l0(own)}" for name, own in gaps.items())
+    return Finding(
+        outcome(len(needed) == len(gaps), needed),
+        gaps["slab"][on_or_off.L0[0]],
+        "; ".join(shown),
+        f"Needed: {', '.join(on_or_off.TERMS[name] for name in needed) or 'none'}.",
+    )
+
+
+@claim("on_or_off", "Responsibilities may be held fixed", "as much explained by the rows")
+def they_may_be_held(evidence: Evidence) -> Finding:
+    """Yes if the rows of a model that holds its responsibilities fixed leave at most 0.5 points
+    more variance unexplained than those of one whose gradient goes through them, at each number of
+    active units: all paired differences have intervals below 0.5 points. Partly if the mean
+    differences are.
+    """
+    gaps = _more_left(evidence, "score", "through", "fvu")
+    return Finding(
+        outcome(
+            all(gap.below(AS_MUCH) for gap in gaps.values()),
+            all(gap.value < AS_MUCH for gap in gaps.values()),
+        ),
+        gaps[on_or_off.L0[0]],
+        _at_l0(gaps),
+        "A negative difference means: more is explained where they are held.",
+    )
+
+
+@claim("on_or_off", "Denoising may stand for the divergence", "as much explained by the rows")
+def denoising_does_as_well(evidence: Evidence) -> Finding:
+    """Yes if the rows of a model that is trained by denoising leave as much variance unexplained as
+    those of one whose score is matched, both with gradients through the responsibilities, at each
+    number of active units: all paired differences have intervals within 0.5 points of 0. Partly if
+    the mean differences are within it.
+    """
+    gaps = _more_left(evidence, "denoising", "through", "fvu")
+    return Finding(
+        outcome(
+            all(gap.within(AS_MUCH) for gap in gaps.values()),
+            all(abs(gap.value) < AS_MUCH for gap in gaps.values()),
+        ),
+        gaps[on_or_off.L0[0]],
+        _at_l0(gaps),
+        "A positive difference means: denoising leaves more unexplained.",
+    )
+
+
+@claim("on_or_off", "The temperature is the variance of the residual", "within a factor of 2")
+def temperature_is_the_residual(evidence: Evidence) -> Finding:
+    """Yes if the temperature that the number of active units leads to is within a factor of 2 of
+    the mean square of the residual, per dimension and in the units of the model, at each number of
+    active units, as the mean over the seeds. Partly if at one.
+    """
+    runs = evidence["on_or_off"]["runs"]
+    ratios = {}
+    for target in on_or_off.L0:
+        both = (on_or_off.at_rate(runs, "score", target, n) for n in ("temperature", "residual"))
+        ratios[target] = statistics.ratio(*both)
+    near = [target for target, ratio in ratios.items() if 0.5 <= ratio.value <= 2]
+    shown = (f"{ratio.text()} at {target}" for target, ratio in ratios.items())
+    return Finding(
+        outcome(len(near) == len(ratios), near),
+        ratios[on_or_off.L0[0]],
+        f"temperature / variance {', '.join(shown)}",
+        "Where it is, the temperature is the noise that the model leaves unexplained.",
+    )
+
+
+@claim("on_or_off", "Responsibilities say more than on or off", "probe on r above")
+def responsibilities_say_more(evidence: Evidence) -> Finding:
+    """Yes if the linear probe on the responsibilities is better than that on whether they exceed
+    1/2, at each number of active units: the paired differences have intervals above 0. Partly if at
+    one.
+    """
+    runs = evidence["on_or_off"]["runs"]
+    gaps = {}
+    for target in on_or_off.L0:
+        both = (on_or_off.at_rate(runs, "score", target, n) for n in ("probe_r", "probe_on"))
+        gaps[target] = statistics.difference(*both)
+    above = [target for target, gap in gaps.items() if gap.above()]
+    code = on_or_off.at_rate(runs, "score", on_or_off.L0[0], "probe_accuracy")
+    return Finding(
+        outcome(len(above) == len(gaps), above),
+        gaps[on_or_off.L0[0]],
+        _at_l0(gaps),
+        f"On the code, with its strengths, the probe is at {100 * code.mean():.2f} % at "
+        f"{on_or_off.L0[0]}.",
+    )
+
+
+@claim("on_or_off", "Variance or decorrelation adds something", "0.5 points, of variance or probe")
+def volume_terms_add(evidence: Evidence) -> Finding:
+    """Yes if both of the paper's volume terms add something at 8 active units; partly if one does.
+    A term does if at one of three weights a ridge decoder explains more variance, or the probe is
+    better, than without it: the paired difference has an interval above 0.5 points.
+    """
+    runs = evidence["on_or_off"]["runs"]
+    alone = {
+        name: on_or_off.at_rate(runs, "score", 8, name) for name in ("ridge_fvu", "probe_accuracy")
+    }
+    best, adds = {}, []
+    for term in ("variance", "decorrelation"):
+        gaps = []
+        for _, own in rows_of(runs, variant=term).groupby("weight"):
+            seeds = own.set_index("seed")
+            gaps.append(statistics.difference(alone["ridge_fvu"], seeds["ridge_fvu"]))
+            gaps.append(statistics.difference(seeds["probe_accuracy"], alone["probe_accuracy"]))
+        best[term] = max(gaps, key=lambda gap: gap.ends[0])
+        adds += [term] if best[term].above(AS_MUCH) else []
+    return Finding(
+        outcome(len(adds) == len(best), adds),
+        best["variance"],
+        ", ".join(f"{term} at its best {gap.points()}" for term, gap in best.items()),
+        f"Something is added by: {', '.join(adds) or 'none'}.",
+    )
+
+
+@claim("on_or_off", "The soft model beats its hard limits", "more explained by the rows")
+def soft_beats_hard(evidence: Evidence) -> Finding:
+    """Yes if the rows of the soft model leave less variance unexplained than those of tied TopK and
+    of tied BatchTopK, each at its best of three rates, at each number of active units: all paired
+    differences have intervals below 0. Partly if that holds of both at one number, or of one at
+    each.
+    """
+    runs = evidence["on_or_off"]["runs"]
+    gaps = {
+        hard: {
+            target: statistics.difference(
+                *(on_or_off.at_best(runs, name, target) for name in ("score", hard))
+            )
+            for target in on_or_off.L0
+        }
+        for hard in on_or_off.HARD
+    }
+    ahead = {hard: [t for t, gap in own.items() if gap.below()] for hard, own in gaps.items()}
+    everywhere = [hard for hard, at in ahead.items() if len(at) == len(on_or_off.L0)]
+    first, second = map(set, ahead.values())
+    return Finding(
+        outcome(len(everywhere) == len(gaps), everywhere or first & second),
+        gaps[on_or_off.HARD[0]][on_or_off.L0[0]],
+        "; ".join(f"{on_or_off.VARIANTS[hard]} {_at_l0(own)}" for hard, own in gaps.items()),
+        "A negative difference means: the soft model leaves less unexplained.",
+    )
+
+
+@claim("on_or_off", "Training ends", "settled, none dead, in all runs")
+def units_settle(evidence: Evidence) -> Finding:
+    """Yes if at every one of the three rates every run settles, by the rule of the volume control,
+    and no unit is dead (variance below 0.01) in any of them. Partly if that holds at two of the
+    rates.
+    """
+    return _ends(evidence["on_or_off"]["settling"])
+
+
+def _more_left(
+    evidence: Evidence, first: str, second: str, column: str = "ridge_fvu"
+) -> dict[int, Estimate]:
+    """Return how much more variance one variant leaves than another, by active units."""
+    runs = evidence["on_or_off"]["runs"]
+    return {
+        target: statistics.difference(
+            *(on_or_off.at_rate(runs, name, target, column) for name in (first, second))
+        )
+        for target in on_or_off.L0
+    }
+
+
+def _at_l0(gaps: Mapping[int, Estimate]) -> str:
+    return ", ".join(f"{gap.points()} at {target}" for target, gap in gaps.items())

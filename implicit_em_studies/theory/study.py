@@ -3,11 +3,19 @@
 from pathlib import Path
 
 from implicit_em_studies.shared.judged import JudgedStudy
-from implicit_em_studies.theory import anomaly, depth, explicit_em, lse, reconstruction, volume
+from implicit_em_studies.theory import (
+    anomaly,
+    depth,
+    explicit_em,
+    lse,
+    on_or_off,
+    reconstruction,
+    volume,
+)
 from implicit_em_studies.theory.criteria import CLAIMS
 from implicit_em_studies.theory.protocol import PROTOCOL
 
-MODULES = (volume, explicit_em, depth, reconstruction, lse, anomaly)
+MODULES = (volume, explicit_em, depth, reconstruction, lse, anomaly, on_or_off)
 EXPERIMENTS = {one.__name__.rpartition(".")[2]: one.EXPERIMENT for one in MODULES}
 """The experiments, each by the name of its module."""
 STUDY = JudgedStudy(

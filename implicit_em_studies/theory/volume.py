@@ -88,13 +88,13 @@ def measure(runs: Sequence[Run]) -> Tables:
         for name in CANDIDATES
     ]
     every = pd.concat(of_each, ignore_index=True)
-    every["settled"] = every["directory"].map(_settled)
+    every["settled"] = every["directory"].map(settled_at)
     columns = ["candidate", "lr", "weight", "seed", "settled", "dead_units", "density"]
     every = every[[*columns, "probe_accuracy", "redundancy", "final_loss", "directory"]]
     return {"runs": every.drop(columns="directory"), "matched": matched(every), **_curves(every)}
 
 
-def _settled(directory: object) -> float:
+def settled_at(directory: object) -> float:
     """Return the epoch at which rows and correlations have settled; NaN for never."""
     history = history_of(directory)
     if "trajectory/row_angle_ten" not in history:  # a run of fewer epochs

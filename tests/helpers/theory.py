@@ -90,9 +90,33 @@ def anomaly():
     return {"aurocs": rows.assign(auroc=rows["method"].map(levels) + 0.001 * rows["seed"])}
 
 
+def on_or_off():
+    left = {
+        "score": 0.30,
+        "through": 0.301,
+        "denoising": 0.302,
+        "without_slab": 0.33,
+        "without_error": 0.6,
+        "tied_topk": 0.31,
+        "tied_batch_topk": 0.31,
+    }
+    runs = crossed(variant=left, target=(4, 8, 16), rate=(1e-3, 3e-3), seed=SEEDS)
+    runs = runs.assign(fvu=runs["variant"].map(left) + 0.001 * runs["rate"], weight=0.0)
+    more = crossed(variant=("variance", "decorrelation"), weight=(1e-4, 1e-3), seed=SEEDS)
+    runs = pd.concat([runs, more.assign(target=8, rate=3e-3, fvu=0.2)], ignore_index=True)
+    spread = 1e-4 * runs["seed"] * runs["variant"].map(list(runs["variant"].unique()).index)
+    runs = runs.assign(fvu=runs["fvu"] + spread, temperature=0.3, residual=0.3 + spread)
+    soft = ~runs["variant"].isin(["tied_topk", "tied_batch_topk"])
+    runs = runs.assign(ridge_fvu=runs["fvu"], probe_accuracy=0.92, probe_on=0.9)
+    runs = runs.assign(probe_r=0.91 + 0.001 * runs["seed"], of_energies=1e-16, of_inputs=1e-15)
+    settling = crossed(lr=(1e-3, 3e-3, 1e-2), seed=SEEDS).assign(settled=30.0, dead_units=0)
+    soft_only = ["temperature", "residual", "probe_r", "probe_on", "of_energies", "of_inputs"]
+    return {"runs": runs.assign(**runs[soft_only].where(soft)), "settling": settling}
+
+
 def evidence():
     """What the study would measure if every answer were yes."""
-    parts = (volume, depth, explicit_em, reconstruction, lse, anomaly)
+    parts = (volume, depth, explicit_em, reconstruction, lse, anomaly, on_or_off)
     return {part.__name__: part() for part in parts}
 
 
@@ -104,7 +128,9 @@ def changed(experiment, table, column, value, **where):
         rows = pd.Series(True, frame.index)
         for key, wanted in where.items():
             rows &= frame[key].isin(wanted if isinstance(wanted, tuple) else (wanted,))
-        found[experiment][table] = frame.assign(**{column: frame[column].mask(rows, value)})
+        columns = [column] if isinstance(column, str) else column
+        masked = {name: frame[name].mask(rows, value) for name in columns}
+        found[experiment][table] = frame.assign(**masked)
         return found
 
     return change

@@ -20,6 +20,7 @@ volume, em = partial(changed, "volume"), partial(changed, "explicit_em")
 layer, auroc = partial(changed, "depth", "layers"), partial(changed, "anomaly", "aurocs", "auroc")
 said = partial(changed, "lse", "responsibilities")
 rebuilt = partial(changed, "reconstruction", "runs")
+switched = partial(changed, "on_or_off", "runs")
 
 
 def slower(factor):
@@ -95,6 +96,26 @@ FLIPS = [
     ("low_energy_is_a_match", "partly", said("purity_most", 0.6)),
     ("low_energy_is_a_match", "yes", said("purity_most", 0.6, activation=("Abs", "Square"))),
     ("low_energy_is_a_match", "no", said("purity_least", 0.15, activation=("Softplus", "Abs", "Square"), seed=2)),
+    ("identities_hold", "partly", switched("of_inputs", 1e-9, variant="through", target=8)),
+    ("identities_hold", "no", switched(["of_energies", "of_inputs"], 1e-9, variant="score")),
+    ("both_terms_are_needed", "partly", switched("ridge_fvu", 0.3, variant="without_slab", target=4, seed=2)),
+    ("both_terms_are_needed", "no", switched("ridge_fvu", 0.6, variant="score", target=16)),
+    ("they_may_be_held", "partly", switched("fvu", 0.31, variant="score", seed=2)),
+    ("they_may_be_held", "no", switched("fvu", 0.31, variant="score", target=16)),
+    ("denoising_does_as_well", "partly", switched("fvu", 0.308, variant="denoising", seed=2, target=4)),
+    ("denoising_does_as_well", "no", switched("fvu", 0.29, variant="denoising", target=4)),
+    ("temperature_is_the_residual", "partly", switched("temperature", 0.7, target=16)),
+    ("temperature_is_the_residual", "no", switched("temperature", 0.1)),
+    ("responsibilities_say_more", "partly", switched("probe_r", 0.9, target=(4, 16), seed=2)),
+    ("responsibilities_say_more", "no", switched("probe_on", 0.95)),
+    ("volume_terms_add", "partly", switched("ridge_fvu", 0.3, variant="decorrelation")),
+    ("volume_terms_add", "yes", switched("ridge_fvu", 0.3, variant="decorrelation", weight=1e-4)),
+    ("volume_terms_add", "no", switched("ridge_fvu", 0.298, variant=("variance", "decorrelation"))),
+    ("soft_beats_hard", "partly", switched("fvu", 0.2, variant="tied_topk")),
+    ("soft_beats_hard", "partly", switched("fvu", 0.2, variant=("tied_topk", "tied_batch_topk"), target=(4, 8), rate=3e-3)),
+    ("soft_beats_hard", "no", switched("fvu", 0.2, variant=("tied_topk", "tied_batch_topk"), seed=2)),
+    ("units_settle", "partly", changed("on_or_off", "settling", "settled", NEVER, lr=1e-2)),
+    ("units_settle", "no", changed("on_or_off", "settling", "dead_units", 1, seed=2)),
     ("evidence_beats_references", "yes", auroc(0.95, method="gmm", kind="fashion")),
     ("evidence_beats_references", "partly", auroc(0.95, method="gmm", kind=("fashion", "digit"))),
     ("evidence_beats_references", "no", auroc(0.95, method="sae")),
