@@ -240,6 +240,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _steer_and_print(options: argparse.Namespace) -> None:
     if options.remove == (options.strength is not None):
         raise ConfigError("steer: needs either --strength or --remove")
+    if options.remove and options.set:
+        raise ConfigError("steer: --remove sets the activation to 0; leave out --set")
     check_whole("tokens", options.tokens, 1)
     check_whole("seed", options.seed, 0, 2**32 - 1, or_null=True)
     quieten()

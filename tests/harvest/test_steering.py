@@ -420,6 +420,10 @@ def test_bad_input_of_the_command_is_one_line(folder, small, command_line, capsy
         ([own, *pull, *prompt, "--seed", str(2**70)], f"seed={2**70}: allowed"),
         ([own, "--unit", "5", *prompt], "steer: needs either --strength or --remove"),
         ([own, *pull, "--remove", *prompt], "steer: needs either --strength or --remove"),
+        (
+            [own, "--unit", "5", "--remove", "--set", *prompt],
+            "steer: --remove sets the activation to",
+        ),
         ([own, *pull, *prompt], "the store does not say where it is; --lm names it"),
         ([own, "model.k=3", *pull, *prompt], "model.k=3: only settings of data can differ"),
         ([own, "data.kepd=3", *pull, *prompt], "data: "),
