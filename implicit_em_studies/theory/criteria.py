@@ -686,9 +686,9 @@ def responsibilities_say_more(evidence: Evidence) -> Finding:
 
 @claim("on_or_off", "Variance or decorrelation adds something", "0.5 points, of variance or probe")
 def volume_terms_add(evidence: Evidence) -> Finding:
-    """Yes if both of the paper's volume terms add something at 8 active units; partly if one does.
-    A term does if at one of three weights a ridge decoder explains more variance, or the probe is
-    better, than without it: the paired difference has an interval above 0.5 points.
+    """Yes if both of the paper's volume terms add something at 8 active units. A term does if at
+    one of three weights a ridge decoder explains more variance, or the probe is better, than
+    without it: the paired difference has an interval above 0.5 points. Partly if one does.
     """
     runs = evidence["on_or_off"]["runs"]
     alone = {

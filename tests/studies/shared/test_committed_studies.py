@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from helpers.paths import ROOT
 
 from implicit_em_studies.paper import study as paper
 from implicit_em_studies.paper.paper import TABLES
+from implicit_em_studies.shared.claims import Claim
 from implicit_em_studies.shared.judged import JudgedStudy
 from implicit_em_studies.theory import study as theory
 
@@ -21,17 +23,27 @@ from implicit_em_studies.theory import study as theory
 class Committed:
     directory: Path
     study: JudgedStudy
+    names: Collection[str]
 
     @property
     def content(self) -> dict[str, Any]:
         return json.loads((self.directory / "verdicts.json").read_text())
 
+    @property
+    def claims(self) -> dict[str, Claim[Any]]:
+        every = self.study.claims.by_key
+        return {key: claim for key, claim in every.items() if claim.experiment in self.names}
+
 
 RESULTS = ROOT / "docs" / "results"
 PARTS = sorted(RESULTS.glob("compare/*/*/findings.json"))
+THEORY = RESULTS / "theory"
+ALONE = "on_or_off"
+"""An experiment that ran on its own, and has a report of its own."""
 STUDIES = {
-    "paper": Committed(RESULTS, paper.STUDY),
-    "theory": Committed(RESULTS / "theory", theory.STUDY),
+    "paper": Committed(RESULTS, paper.STUDY, paper.STUDY.experiments),
+    "theory": Committed(THEORY, theory.STUDY, theory.STUDY.experiments.keys() - {ALONE}),
+    ALONE: Committed(THEORY / ALONE, theory.STUDY, [ALONE]),
 }
 
 
@@ -53,7 +65,8 @@ def test_the_page_of_results_counts_the_verdicts():
     assert f"Of {given.total()} claims, {counted}" in page
 
     shown = re.findall(r"^\| `(\w+)`: [^|]*\| (\d) \| (\d) \| (\d) \|", page, re.MULTILINE)
-    given = Counter((v["experiment"], v["verdict"]) for v in STUDIES["theory"].content["verdicts"])
+    verdicts = [*STUDIES["theory"].content["verdicts"], *STUDIES[ALONE].content["verdicts"]]
+    given = Counter((v["experiment"], v["verdict"]) for v in verdicts)
     counts = {name: tuple(map(int, numbers)) for name, *numbers in shown}
     assert counts == {
         name: tuple(given[name, verdict] for verdict in ("yes", "partly", "no"))
@@ -62,16 +75,15 @@ def test_the_page_of_results_counts_the_verdicts():
 
 
 def test_every_claim_was_judged_by_the_criterion_that_stands_there_now(study):
-    claims = study.study.claims
     judged = {verdict["claim"]: verdict["criterion"] for verdict in study.content["verdicts"]}
-    assert judged == {key: claim.criterion for key, claim in claims.by_key.items()}
+    assert judged == {key: claim.criterion for key, claim in study.claims.items()}
     amended = {v["claim"] for v in study.content["verdicts"] if v["amended"]}
-    assert amended == set(claims.amendments)
+    assert amended == study.study.claims.amendments.keys() & study.claims.keys()
 
 
 def test_a_criterion_says_when_the_answer_is_yes_and_when_partly(study):
     claims = study.study.claims
-    for claim in claims.by_key.values():
+    for claim in study.claims.values():
         assert claim.criterion.startswith(f"{claims.outcomes[0].capitalize()} if")
         assert " Partly if " in claim.criterion
         assert "\n" not in claim.criterion
@@ -86,7 +98,8 @@ def test_the_results_say_where_they_come_from(study):
 
 def test_the_report_is_whole_and_no_trial(study):
     report, figures = whole_report_of(study.directory)
-    assert len(figures) == sum(len(one.pictures) for one in study.study.experiments.values())
+    experiments = study.study.experiments
+    assert len(figures) == sum(len(experiments[name].pictures) for name in study.names)
     assert "No reason is known" not in report
 
 
