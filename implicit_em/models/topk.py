@@ -8,19 +8,9 @@ from torch import Tensor, nn
 
 from implicit_em.base.placement import numbers_like
 from implicit_em.base.values import check_whole
-from implicit_em.codes import Code, Layer, Pattern, active_units
+from implicit_em.codes import Code, Layer, active_units
 from implicit_em.models.dictionary import Dictionary
 from implicit_em.models.linear import SharedInput
-
-UNITS_PER_PROBE = 8
-"""One in so many units of a wide layer gives a bound for the search of the largest activations."""
-SPARE_PROBES = 4
-"""Number of these units that exceed the bound, beside twice the number expected."""
-LONG_ROW = 2**15
-"""Number of elements of a row from which on a bound speeds up the search."""
-STRIDE = 61
-"""Step between the elements that give this bound; a prime, so that they are not of the same units.
-"""
 
 
 class TopK(Dictionary):
@@ -150,38 +140,27 @@ def keep_largest(activations: Tensor, count: int | Sequence[int]) -> Tensor:
 
 def _least_kept(activations: Tensor, each: Sequence[int]) -> Tensor:
     """Return the smallest of the largest elements of each row ``(..., N)``, shape ``(..., 1)``."""
-    on_cpu = activations.device.type == "cpu"
-    long = activations.shape[-1] >= LONG_ROW and activations.shape[:-1].numel() == len(each)
-    if long and on_cpu:  # elsewhere, the host would wait for the device
-        rows = activations.reshape(len(each), -1)
-        least = [smallest_of_largest(row, n) for row, n in zip(rows, each, strict=True)]
-        return torch.stack(least).view(*activations.shape[:-1], 1)
     if min(each) == max(each):
-        return activations.topk(each[0], sorted=False).values.amin(-1, keepdim=True)
-    if on_cpu:  # where sorting takes longer than more calls
-        largest = [row.topk(n, sorted=False) for row, n in zip(activations, each, strict=True)]
-        return torch.stack([found.values.amin(-1, keepdim=True) for found in largest])
+        return smallest_of_largest(activations, each[0])
+    if activations.device.type == "cpu":  # where sorting takes longer than more calls
+        rows = zip(activations, each, strict=True)
+        return torch.stack([smallest_of_largest(row, count) for row, count in rows])
     most = activations.topk(max(each)).values
     return torch.stack([row[..., n - 1 : n] for row, n in zip(most, each, strict=True)])
 
 
 def smallest_of_largest(values: Tensor, count: int) -> Tensor:
-    """Return the smallest of the ``count`` largest of many values ``(N,)``, which may be equal.
+    """Return the smallest of the ``count`` largest elements of each row ``(..., N)``.
 
-    A full search is slow among millions of values. A part of them gives a bound.
+    Its shape is ``(..., 1)``.
     """
-    bound = lower_bound(values, count)
-    candidates = values[values > bound]
-    some = candidates if len(candidates) >= count else values
-    return some.topk(count, sorted=False).values.amin()
-
-
-def lower_bound(values: Tensor, count: int) -> Tensor:
-    """Return a number above 0 that at least ``count`` of the values exceed, or else 0."""
-    some = values[::STRIDE]
-    expected = min(len(some), count * 2 // STRIDE + 100)
-    bound = some.topk(expected, sorted=False).values.amin().clamp(min=0)
-    return torch.where((values > bound).count_nonzero() >= count, bound, 0)
+    if values.device.type != "cpu" or values.dtype not in (torch.float32, torch.float64):
+        return values.topk(count, sorted=False).values.amin(-1, keepdim=True)
+    # On one thread, numpy takes a third of the time of torch. It looks for the smallest of the
+    # negated elements: where many are 0, a search for the largest takes far longer.
+    negated = values.neg()
+    negated.numpy().partition(count - 1, axis=-1)
+    return negated[..., count - 1 : count].neg()
 
 
 def largest_positive(z: Tensor, count: int) -> Tensor:
@@ -193,42 +172,14 @@ def largest_positive(z: Tensor, count: int) -> Tensor:
     count = min(count, z.shape[-1])
     if count == 0:
         return torch.zeros_like(z, dtype=torch.bool)
-    if z.dim() == 2 and z.shape[-1] >= UNITS_PER_PROBE * (count + SPARE_PROBES):
-        chosen = _by_candidates(z, count)
-        if chosen is not None:
-            return chosen
-    least = z.topk(count, sorted=False).values.amin(-1, keepdim=True)
-    positive = z > 0
-    chosen = (z >= least) & positive
-    if chosen.count_nonzero() <= count * z[..., 0].numel() and (chosen.sum(-1) <= count).all():
+    least = smallest_of_largest(z, count)
+    full = (least > 0).all()
+    chosen = z >= least if full else (z >= least) & (z > 0)
+    if full and chosen.count_nonzero() == count * least.numel():
         return chosen
-    return _first_from(z, least, count) & positive
-
-
-def _by_candidates(z: Tensor, count: int) -> Tensor | None:
-    """Return the same mask by a search among few candidates; ``None`` where that does not suffice.
-
-    A part of each row gives a bound that more than ``count`` elements of the row should exceed.
-    """
-    samples, units = z.shape
-    probes = 2 * count // UNITS_PER_PROBE + SPARE_PROBES
-    probed = z[:, : units // UNITS_PER_PROBE].topk(probes, sorted=False).values
-    bound_B1 = probed.amin(-1, keepdim=True).clamp_(min=0)
-    found = Pattern.where(z > bound_B1)
-    if ((found.counts < count) & (bound_B1[:, 0] > 0)).any():
-        return None
-    values_N = z.view(-1).index_select(0, found.flat_N)
-    most = max(count, int(found.counts.max()))
-    place_N = torch.arange(len(values_N), device=z.device) - found.starts[found.row_N]
-    candidates = z.new_zeros(samples, most)
-    candidates[found.row_N, place_N] = values_N
-    least_B = candidates.topk(count, sorted=False).values.amin(-1)
-    chosen_N = values_N >= least_B[found.row_N]
-    if chosen_N.sum() > count * samples or (found.sum_rows(chosen_N) > count).any():
-        return None
-    chosen = torch.zeros_like(z, dtype=torch.bool)
-    chosen.view(-1)[found.flat_N[chosen_N]] = True
-    return chosen
+    if (chosen.sum(-1) <= count).all():
+        return chosen
+    return _first_from(z, least, count) & (z > 0)
 
 
 def _first_from(values: Tensor, least: Tensor, counts: Tensor | int) -> Tensor:

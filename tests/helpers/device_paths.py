@@ -30,7 +30,6 @@ from implicit_em.config.spec import RunSpec
 from implicit_em.data import Block, sharing
 from implicit_em.engine import rendezvous
 from implicit_em.engine.stack import BareReplica, Stack
-from implicit_em.models import topk
 from implicit_em.sweeps import stacked
 
 FAMILIES = ("encoder", "sampled", "mixture", "hybrid", "sae", "l1", "l1_norm", "gated")
@@ -280,7 +279,6 @@ def tried(path):
 def main():
     torch.set_num_threads(1)
     device.install()
-    topk.LONG_ROW = 64  # so that rows this short are taken for long ones
     found = {}
     for name in FAMILIES:
         found[f"{name} dense"] = tried(partial(family, name, 0.0))

@@ -17,7 +17,7 @@ from implicit_em.engine.modules import EnergyModule
 from implicit_em.engine.rendezvous import arrange
 from implicit_em.engine.stack import Stack, stack_models, takes_stacks
 from implicit_em.losses import auxk, mse, target_l0
-from implicit_em.models import BatchTopK, Dictionary, Gated, JumpReLU, TopK, dictionary, topk
+from implicit_em.models import BatchTopK, Dictionary, Gated, JumpReLU, TopK, dictionary
 from implicit_em.models.dictionary import geometric_median
 from implicit_em.models.linear import SharedInput
 from implicit_em.models.topk import keep_largest
@@ -260,20 +260,6 @@ def test_of_equal_activations_the_first_are_kept_in_any_company():
         assert ((together > 0).sum(-1) == count).all()
         places = (-alone).sort(dim=-1, stable=True).indices[:, :count]
         assert torch.equal(together > 0, torch.zeros_like(alone).scatter(-1, places, 1) > 0)
-
-
-@pytest.mark.parametrize("count", [1, 40, 700, [1, 40, 700]])
-@pytest.mark.parametrize("case", ["random", "equal", "few positive", "negative"])
-def test_a_bound_finds_the_same_largest(count, case, monkeypatch):
-    z = torch.randn(3, 1000, generator=torch.Generator().manual_seed(0))
-    z = {"equal": (2 * z).round(), "few positive": (z - 1.5).relu(), "negative": -z.exp()}.get(
-        case, z
-    )
-    if isinstance(count, int):
-        z = z[0]
-    expected = keep_largest(z, count)
-    monkeypatch.setattr(topk, "LONG_ROW", 1)
-    assert torch.equal(keep_largest(z, count), expected)
 
 
 def test_only_what_is_kept_gets_a_gradient():
