@@ -1,5 +1,6 @@
 """Jobs of a sweep that train together: which ones, and how."""
 
+import json
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,8 @@ OF_THE_PROCESS = (
     *("detect_anomaly", "profiler"),
 )
 """Settings of ``trainer`` that apply to the whole process."""
+OF_A_GROUP = ("data", "model", "loss", "trainer")
+"""Settings that decide whether and with what a run may be stacked."""
 SHARED_PRECISIONS = ("32-true", "bf16-mixed")
 """Precisions that do not change the default dtype of the process."""
 SHARE_OF_MEMORY = 0.8
@@ -43,8 +46,14 @@ def groups(runs: Sequence[RunSpec | None], max_stack: int = MAX_STACK) -> list[l
     """
     alike: dict[Any, list[int]] = {}
     memory: dict[int, int] = {}
+    known: dict[str, Any] = {}
     for position, spec in enumerate(runs):
-        shared = None if spec is None else _shared(spec)
+        shared = None
+        if spec is not None:
+            settings = json.dumps([spec.settings.get(name) for name in OF_A_GROUP])
+            if settings not in known:
+                known[settings] = _shared(spec)
+            shared = known[settings]
         key = ("alone", position)
         if shared is not None:
             key, memory[position] = shared
