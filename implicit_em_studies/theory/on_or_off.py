@@ -39,6 +39,8 @@ TERMS = {"error": "squared error", "slab": "slab"}
 """Terms that are left out, as text."""
 HARD = ("tied_topk", "tied_batch_topk")
 """The limits of a vanishing temperature, whose number of active units is imposed."""
+SETTLING = {"settling": 100, "longer": 200}
+"""Sweeps that show whether training ends, and their epochs."""
 L0 = (4, 8, 16)
 RATE = 3e-3
 """The rate at which variants are compared that have no other."""
@@ -133,8 +135,8 @@ MEASURED = Measurement("on_or_off", 1, _by_run, METRICS)
 
 def measure(runs: Sequence[Run]) -> Tables:
     """Return ``runs``, a row for each run of a variant, and ``settling``, those at three rates."""
-    settling = f"{PREFIX}settling"
-    compared = [run for run in runs if settling not in run.sweeps]
+    settling = [f"{PREFIX}{name}" for name in SETTLING]
+    compared = [run for run in runs if run.sweep not in settling]
     settings = [
         {
             "variant": run.sweep.removeprefix(PREFIX),
@@ -145,11 +147,11 @@ def measure(runs: Sequence[Run]) -> Tables:
         for run in compared
     ]
     measured = MEASURED.of(compared, cores()).drop(columns=["family", "settings", "run"])
-    kept = table(runs, [settling])
+    kept = table(runs, settling)
     kept["settled"] = kept["directory"].map(settled_at)
     return {
         "runs": pd.concat([pd.DataFrame(settings), measured], axis=1),
-        "settling": kept[["lr", "seed", "settled", "dead_units", "l0", "fvu"]],
+        "settling": kept[["lr", "epochs", "seed", "settled", "dead_units", "l0", "fvu"]],
     }
 
 
@@ -181,16 +183,17 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def rests(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return one row for each rate: how many runs settled, by when, and how many units are dead."""
+    """Return how many runs settled, by when, and how many units are dead, by epochs and rate."""
     return pd.DataFrame(
         {
+            "epochs": f"{epochs}",
             "rate": f"{rate:g}",
             "settled": f"{group['settled'].notna().sum()} of {len(group)}",
             "last epoch": f"{group['settled'].max():.0f}",
             "dead": f"{group['dead_units'].max():.0f}",
             **in_words(group, {"unexplained by the rows (%)": ("fvu", ".2f")}),
         }
-        for rate, group in runs.groupby("lr", sort=False)
+        for (epochs, rate), group in runs.groupby(["epochs", "lr"])
     )
 
 
@@ -215,7 +218,8 @@ def variances(tables: Tables) -> Figure:
         for variant, (colour, line) in LINES.items():
             means = 100 * rows_of(runs, variant=variant).groupby("target")[key].mean()
             axes.plot(means, line, color=colour, marker="o", ms=3, label=VARIANTS[variant])
-        axes.set(title=f"unexplained {title} (%)", xlabel="active units", xticks=L0)
+        axes.set(title=title, xlabel="active units", xticks=L0)
+    panels[0].set_ylabel("unexplained variance (%)")
     score = rows_of(runs, variant="score").groupby("target")
     for key, title, colour in (
         ("temperature", "temperature", style.VERMILION),
@@ -230,7 +234,7 @@ def variances(tables: Tables) -> Figure:
 
 EXPERIMENT = Experiment(
     title="Units that are on or off",
-    sweeps=[f"{PREFIX}{name}" for name in (*VARIANTS, "settling")],
+    sweeps=[f"{PREFIX}{name}" for name in (*VARIANTS, *SETTLING)],
     measure=measure,
     shown={
         "runs": Shown("Every setting, over the seeds", summary),

@@ -43,4 +43,5 @@ PROTOCOL: Mapping[str, str] = {
     "on_or_off_tied_topk": "1188830ff5962503",
     "on_or_off_tied_batch_topk": "685f7bac1b58d2c4",
     "on_or_off_settling": "b104f11d9ef903c7",
+    "on_or_off_longer": "8a2380721b112243",
 }

@@ -109,7 +109,8 @@ def on_or_off():
     soft = ~runs["variant"].isin(["tied_topk", "tied_batch_topk"])
     runs = runs.assign(ridge_fvu=runs["fvu"], probe_accuracy=0.92, probe_on=0.9)
     runs = runs.assign(probe_r=0.91 + 0.001 * runs["seed"], of_energies=1e-16, of_inputs=1e-15)
-    settling = crossed(lr=(1e-3, 3e-3, 1e-2), seed=SEEDS).assign(settled=30.0, dead_units=0)
+    settling = crossed(lr=(1e-3, 3e-3, 1e-2), epochs=(100, 200), seed=SEEDS)
+    settling = settling.assign(settled=30.0, dead_units=0)
     soft_only = ["temperature", "residual", "probe_r", "probe_on", "of_energies", "of_inputs"]
     return {"runs": runs.assign(**runs[soft_only].where(soft)), "settling": settling}
 
