@@ -22,6 +22,7 @@ from implicit_em.codes import (
     positive,
     smallest_positive,
 )
+from implicit_em.models import batch_topk, topk
 from implicit_em.models.batch_topk import largest_of_all
 from implicit_em.models.topk import keep_largest, largest_positive
 
@@ -226,8 +227,21 @@ def test_an_empty_code_in_float32_has_products_and_gradients():
     assert torch.equal(table.grad, torch.zeros(6, 3))
 
 
+CASES = {
+    "random": lambda z: z,
+    "ties": lambda z: (z * 4).round() / 4,
+    "few positive": lambda z: z - 3 * (torch.arange(len(z)) % 2)[:, None],
+    "a poor bound": lambda z: z + 3 * (torch.arange(z.shape[1]) < 200),
+    "mostly 0": lambda z: (z - 2).relu(),
+    "one row": lambda z: z[:1],
+    "double": lambda z: z.double(),
+}
+
+
 @pytest.mark.parametrize("count", [0, 1, 500, 20_000, 200_000, 300_000])
-def test_the_largest_of_many_are_those_of_a_full_search(count):
+@pytest.mark.parametrize("long", [1, topk.LONG])
+def test_the_largest_of_many_are_those_of_a_full_search(count, long, monkeypatch):
+    monkeypatch.setattr(batch_topk, "LONG", long)
     z = torch.randn(200, 1000, generator=torch.Generator().manual_seed(0))
     z[50:60] = z[0]  # equal ones, also at the edge
     z = (z * 64).round() / 64
@@ -249,25 +263,21 @@ def test_equal_elements_count_in_each_row_by_itself(context):
 
 
 @pytest.mark.parametrize("count", [1, 7, 60])
-@pytest.mark.parametrize(
-    "case", ["random", "ties", "few positive", "mostly 0", "one row", "double"]
-)
-def test_the_largest_of_each_row_are_the_first_of_a_stable_sort(count, case):
-    z = torch.randn(20, 1000, generator=torch.Generator().manual_seed(1))
-    if case == "ties":
-        z = (z * 4).round() / 4
-    elif case == "few":
-        z[::2] = z[::2] - 3
-    elif case == "mostly 0":
-        z = (z - 2).relu()
-    elif case == "one row":
-        z = z[:1]
-    elif case == "double":
-        z = z.double()
+@pytest.mark.parametrize("wide", [1, topk.WIDE])
+@pytest.mark.parametrize("case", CASES)
+def test_the_largest_of_each_row_are_the_first_of_a_stable_sort(count, wide, case, monkeypatch):
+    monkeypatch.setattr(topk, "WIDE", wide)
+    z = CASES[case](torch.randn(20, 1000, generator=torch.Generator().manual_seed(1)))
     order = (-z).sort(dim=-1, stable=True).indices[:, :count]
     expected = torch.zeros_like(z, dtype=torch.bool).scatter(-1, order, True) & (z > 0)
     assert torch.equal(largest_positive(z, count), expected)
     assert torch.equal(keep_largest(z.relu(), count) > 0, expected)
+
+
+def test_a_compiled_search_finds_the_same():
+    z = torch.randn(4, 30)
+    compiled = torch.compile(keep_largest, backend="eager")
+    assert torch.equal(compiled(z, 3), keep_largest(z, 3))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 8, 9])

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from implicit_em.base.values import check_number
-from implicit_em.codes import Code, Layer, smallest_positive
+from implicit_em.codes import Code, Layer, positions, smallest_positive
 from implicit_em.models.dictionary import Dictionary
 from implicit_em.models.linear import SharedInput
-from implicit_em.models.topk import TopK, keep_largest, largest_positive
+from implicit_em.models.topk import LONG, TopK, keep_largest, largest_positive, lower_bound
 
 
 class BatchTopK(TopK):
@@ -79,4 +79,10 @@ class BatchTopK(TopK):
 
 def largest_of_all(z: Tensor, count: int) -> Tensor:
     """Return a mask of the ``count`` largest pre-activations ``(B, K)`` that are above 0."""
-    return largest_positive(z.flatten(), count).view_as(z)
+    flat = z.flatten()
+    if len(flat) < LONG:
+        return largest_positive(flat, count).view_as(z)
+    candidates = positions(flat > lower_bound(flat, count))
+    chosen = torch.zeros_like(flat, dtype=torch.bool)
+    chosen[candidates[largest_positive(flat[candidates], count)]] = True
+    return chosen.view_as(z)

@@ -8,9 +8,21 @@ from torch import Tensor, nn
 
 from implicit_em.base.placement import numbers_like
 from implicit_em.base.values import check_whole
-from implicit_em.codes import Code, Layer, active_units
+from implicit_em.codes import Code, Layer, Pattern, active_units
 from implicit_em.models.dictionary import Dictionary
 from implicit_em.models.linear import SharedInput
+
+WIDE = 192
+"""Number of units for each active one from which on a bound speeds up the search."""
+UNITS_PER_PROBE = 8
+"""One in so many units gives this bound."""
+SPARE_PROBES = 4
+"""Number of these units that exceed the bound, beside twice the number expected."""
+LONG = 6 * 2**20
+"""Number of elements of a row from which on a bound speeds up the search."""
+STRIDE = 61
+"""Step between the elements that give this bound; a prime, so that they are not of the same units.
+"""
 
 
 class TopK(Dictionary):
@@ -154,11 +166,12 @@ def smallest_of_largest(values: Tensor, count: int) -> Tensor:
 
     Its shape is ``(..., 1)``.
     """
-    if values.device.type != "cpu" or values.dtype not in (torch.float32, torch.float64):
+    on_cpu = values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64)
+    if not on_cpu or torch.compiler.is_compiling():
         return values.topk(count, sorted=False).values.amin(-1, keepdim=True)
-    # On one thread, numpy takes a third of the time of torch. It looks for the smallest of the
-    # negated elements: where many are 0, a search for the largest takes far longer.
-    negated = values.neg()
+    # On one thread, numpy takes a third of the time of torch. The elements are negated, because
+    # numpy is slow at finding the largest where many are 0.
+    negated = values.detach().neg()
     negated.numpy().partition(count - 1, axis=-1)
     return negated[..., count - 1 : count].neg()
 
@@ -172,6 +185,10 @@ def largest_positive(z: Tensor, count: int) -> Tensor:
     count = min(count, z.shape[-1])
     if count == 0:
         return torch.zeros_like(z, dtype=torch.bool)
+    if z.dim() == 2 and z.shape[-1] >= WIDE * max(count, 32):
+        chosen = _by_candidates(z, count)
+        if chosen is not None:
+            return chosen
     least = smallest_of_largest(z, count)
     full = (least > 0).all()
     chosen = z >= least if full else (z >= least) & (z > 0)
@@ -180,6 +197,39 @@ def largest_positive(z: Tensor, count: int) -> Tensor:
     if (chosen.sum(-1) <= count).all():
         return chosen
     return _first_from(z, least, count) & (z > 0)
+
+
+def lower_bound(values: Tensor, count: int) -> Tensor:
+    """Return a number above 0 that at least ``count`` of the values ``(N,)`` exceed, or else 0."""
+    some = values[::STRIDE]
+    expected = min(len(some), count * 2 // STRIDE + 100)
+    bound = smallest_of_largest(some, expected).clamp(min=0)
+    return torch.where((values > bound).count_nonzero() >= count, bound, 0)
+
+
+def _by_candidates(z: Tensor, count: int) -> Tensor | None:
+    """Return the same mask by a search among few candidates; ``None`` where that does not suffice.
+
+    A part of each row gives a bound that more than ``count`` elements of the row should exceed.
+    """
+    samples, units = z.shape
+    probes = 2 * count // UNITS_PER_PROBE + SPARE_PROBES
+    bound_B1 = smallest_of_largest(z[:, : units // UNITS_PER_PROBE], probes).clamp_(min=0)
+    found = Pattern.where(z > bound_B1)
+    if ((found.counts < count) & (bound_B1[:, 0] > 0)).any():
+        return None
+    values_N = z.view(-1).index_select(0, found.flat_N)
+    most = max(count, int(found.counts.max()))
+    place_N = torch.arange(len(values_N), device=z.device) - found.starts[found.row_N]
+    candidates = z.new_zeros(samples, most)
+    candidates[found.row_N, place_N] = values_N
+    least_B = smallest_of_largest(candidates, count)[:, 0]
+    chosen_N = values_N >= least_B[found.row_N]
+    if chosen_N.sum() > count * samples or (found.sum_rows(chosen_N) > count).any():
+        return None
+    chosen = torch.zeros_like(z, dtype=torch.bool)
+    chosen.view(-1)[found.flat_N[chosen_N]] = True
+    return chosen
 
 
 def _first_from(values: Tensor, least: Tensor, counts: Tensor | int) -> Tensor:

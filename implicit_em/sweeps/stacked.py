@@ -31,7 +31,7 @@ OF_THE_PROCESS = (
 )
 """Settings of ``trainer`` that apply to the whole process."""
 OF_A_GROUP = ("data", "model", "loss", "trainer")
-"""Settings that decide whether and with what a run may be stacked."""
+"""Settings that decide which runs may be stacked."""
 SHARED_PRECISIONS = ("32-true", "bf16-mixed")
 """Precisions that do not change the default dtype of the process."""
 SHARE_OF_MEMORY = 0.8

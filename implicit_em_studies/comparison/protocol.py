@@ -16,6 +16,7 @@ from implicit_em_studies.shared.protocol import (
     Variants,
     grids_in,
     refuse_others,
+    variants_of,
 )
 from implicit_em_studies.shared.targets import Asked
 
@@ -116,12 +117,17 @@ class ComparisonProtocol(Protocol):
         return list(dict.fromkeys([*self.families, *also]))
 
     def only(self, names: Sequence[str]) -> Self:
-        """Return the protocol with the families of these names and the reference; all if none."""
-        parts = {
-            part: own.model_copy(update={"also": [one for one in own.also if one in names]})
-            for part, own in self.parts.items()
-        }
+        """Return the protocol with these families and the reference; with all if none is named."""
+        parts = {}
+        for part, own in self.parts.items():
+            also = [one for one in own.also if one in names]
+            left = variants_of({*names, self.reference}, own.variants)
+            parts[part] = own.model_copy(update={"also": also, "variants": left})
         return super().only(names).model_copy(update={"parts": parts} if names else {})
+
+    def families_of(self, part: tuple[str, ...]) -> Sequence[str]:
+        """Return the families of a part; the knobs have none."""
+        return [] if part[1] == KNOBS else self.of_part(part[1]).families
 
     def deciding(self, part: str) -> dict[str, Any]:
         """Return everything that decides a part's results, including its widths."""

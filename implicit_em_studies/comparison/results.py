@@ -50,8 +50,9 @@ class ComparisonResults(Results[ComparisonProtocol]):
         asked = self.protocol.targets
         if not asked or not set(asked.parts) & set(self.protocol.parts):
             return pd.DataFrame()
+        families = [family for family in asked.of if family in self.protocol.families]
         every = pd.MultiIndex.from_product(
-            [asked.of, self.protocol.densities], names=["family", "target"]
+            [families, self.protocol.densities], names=["family", "target"]
         )
         measures = {"fvu_ahead": "least_squares_fvu", "probe_ahead": "probe_accuracy"}
         leads = {

@@ -191,7 +191,7 @@ STUDY = TunedStudy(
     purpose="Tune all families, train what was chosen over seeds, compare at matched density.",
     metavar="PART | FAMILY | KEY=VALUE",
     words="data sets, parts and families of conf/compare.yaml (all if none is named), keys of that "
-    "file, e.g. seeds=[1,2] or finals.trainer.max_epochs=2, and settings of all runs; any "
+    "file, e.g. seeds=[1,2] or finals.trainer.max_epochs=2, or settings of all runs. Any "
     "KEY=VALUE makes it a trial",
     needs=ComparisonProtocol.file,
     protocol=ComparisonProtocol,

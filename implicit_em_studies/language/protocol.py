@@ -75,9 +75,9 @@ class LanguageProtocol(Protocol):
             refuse_others(f"targets[{number}]", [*lead.of, lead.over], list(self.grids))
         return self
 
-    def chosen(self, words: Sequence[str]) -> list[str]:
+    def chosen(self, words: Sequence[str]) -> list[tuple[str]]:
         """Return the parts that words name; all if none does."""
-        return self.named(words, list(self.parts), "part")
+        return [(name,) for name in self.named(words, list(self.parts), "part")]
 
     def settings_of(self, part: str, family: str) -> dict[str, Any]:
         """Return the settings of a family's runs in a part."""

@@ -164,7 +164,7 @@ def _prepare(
     protocol: LanguageProtocol, request: Request, overrides: Sequence[str], trial: str | None
 ) -> list[LanguagePart]:
     """Compose the runs of all parts and check them; harvest what is missing."""
-    names, conf = protocol.chosen(request.words), request.conf
+    names, conf = [name for (name,) in protocol.chosen(request.words)], request.conf
     log.info("composing the runs of %s", ", ".join(protocol.families))
     always = ["data=activations", "data.digest=null", *overrides]
     settings, controls = (
@@ -213,7 +213,7 @@ STUDY = TunedStudy(
     "settings over seeds, and measure them, inside the model if it is causal.",
     metavar="MODEL | FAMILY | KEY=VALUE",
     words="language models and families of conf/language.yaml (all if none is named), keys of that "
-    "file, e.g. seeds=[1,2] or parts.minilm.model.hidden=1024, and settings of all runs; any "
+    "file, e.g. seeds=[1,2] or parts.minilm.model.hidden=1024, or settings of all runs. Any "
     "KEY=VALUE makes it a trial",
     quick="a trial of three families on a small harvest, in about ten minutes",
     needs=LanguageProtocol.file,

@@ -71,13 +71,17 @@ class RecoveryProtocol(Protocol):
                 raise ValueError(f"criteria.{name}={column}: allowed, also with a minus: {allowed}")
         return self
 
-    def chosen(self, words: Sequence[str]) -> list[str]:
+    def chosen(self, words: Sequence[str]) -> list[tuple[str]]:
         """Return the cells that words name, or groups of cells; all if none does."""
         groups = {group: list(getattr(self, group)) for group in GROUPS}
         every = [name for names in groups.values() for name in names]
         asked = self.named(words, [*groups, *every], "cell")
         cells = {name for word in asked for name in groups.get(word, [word])}
-        return [name for name in every if name in cells]
+        return [(name,) for name in every if name in cells]
+
+    def families_of(self, part: tuple[str, ...]) -> Sequence[str]:
+        """Return the families of a cell."""
+        return self.toy_families if part[0] in self.toys else self.families
 
     def group_of(self, cell: str) -> str:
         """Return the group that a cell belongs to."""

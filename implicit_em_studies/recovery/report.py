@@ -26,7 +26,8 @@ OF_FINALS = (
 def findings(results: RecoveryResults) -> list[str]:
     """Return what the tables say, one sentence each."""
     protocol = results.protocol
-    controls = results.untrained.groupby(["cell", "family"], sort=False)[FOUND].mean()
+    untrained = results.untrained.reindex(columns=["cell", "family", FOUND])
+    controls = untrained.groupby(["cell", "family"], sort=False)[FOUND].mean()
     beside = results.beside_variants(results.finals_of("blind"), results.controls)
     diverged = results.tuning[results.tuning["ridge_fvu"].isna()]
     aimed = results.finals.dropna(subset="l0_target")

@@ -57,7 +57,7 @@ class RecoveryPart(TunedPart[RecoveryProtocol]):
     ) -> None:
         self.settings, self.controls = settings, controls
         earlier = read_note(request.directory / "findings.json").get("cells", [])
-        self.cells = [cell for cell in protocol.chosen([]) if cell in (*cells, *earlier)]
+        self.cells = [cell for (cell,) in protocol.chosen([]) if cell in (*cells, *earlier)]
         fixed = protocol.model_dump(exclude=set(protocol.not_hashed))
         every = chain(*settings.values(), controls)
         identity = digest((setting.cfg for setting in every), fixed)
@@ -121,7 +121,7 @@ def _prepare(
     protocol: RecoveryProtocol, request: Request, overrides: Sequence[str], trial: str | None
 ) -> list[RecoveryPart]:
     """Compose all settings once, and check the runs of all cells."""
-    cells = protocol.chosen(request.words)
+    cells = [cell for (cell,) in protocol.chosen(request.words)]
     log.info("composing the runs of %s", ", ".join(protocol.families))
 
     always = ["data=superposition", *overrides]
@@ -145,7 +145,7 @@ STUDY = TunedStudy(
     "and measure which features they find.",
     metavar="CELL | FAMILY | KEY=VALUE",
     words="cells of conf/recover.yaml or groups of them, and families (all if none is named), keys "
-    "of that file, e.g. seeds=[1,2] or middle.data.samples=5000, and settings of all runs; any "
+    "of that file, e.g. seeds=[1,2] or middle.data.samples=5000, or settings of all runs. Any "
     "KEY=VALUE makes it a trial",
     quick="a trial of a few cells with few settings, in a few minutes",
     needs=RecoveryProtocol.file,

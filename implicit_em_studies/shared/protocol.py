@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
@@ -85,7 +85,7 @@ class Protocol(BaseModel):
     set_elsewhere: ClassVar[dict[str, str]] = {"seed": "seeds"}
     """Keys of a run that the protocol sets under another name."""
     restricted: ClassVar[Sequence[str]] = ("families",)
-    """Fields that list families; where some are named, these have no others."""
+    """Fields that list families. If some are named, these keep them and the reference alone."""
     not_hashed: ClassVar[frozenset[str]] = frozenset({"quick", "grids", "targets"})
     """Fields that no digest needs: the fingerprints of the runs cover the grids, and targets judge
     what was measured.
@@ -190,23 +190,30 @@ class Protocol(BaseModel):
         """
         if unknown := [word for word in words if word not in allowed]:
             names = f"{', '.join(allowed)}, and families: {', '.join(self.every_family)}"
-            raise ConfigError(f"{unknown[0]}: no such {kind}; allowed: {names}")
+            raise ConfigError(f"{unknown[0]}: no such {kind} or family; allowed: {names}")
         return [name for name in allowed if name in words or not words]
 
-    def chosen(self, words: Sequence[str]) -> Sequence[Any]:
-        """Return the parts that words name; all if none does.
+    def chosen(self, words: Sequence[str]) -> Sequence[tuple[str, ...]]:
+        """Return the names of each part that words name; of all if none does.
 
         Raises:
             ConfigError: if a word names none.
         """
         raise NotImplementedError
 
+    def families_of(self, part: tuple[str, ...]) -> Sequence[str]:
+        """Return the families of a part."""
+        return self.families
+
     def only(self, names: Sequence[str]) -> Self:
-        """Return the protocol with the families of these names and the reference; all if none."""
+        """Return the protocol with these families and the reference; with all if none is named."""
+        if not names:
+            return self
         kept = {*names, self.reference}
-        fields = self.restricted if names else ()
-        left = {key: [one for one in getattr(self, key) if one in kept] for key in fields}
-        return self.model_copy(update=left)
+        left: dict[str, Any] = {
+            key: [one for one in getattr(self, key) if one in kept] for key in self.restricted
+        }
+        return self.model_copy(update=left | {"variants": variants_of(kept, self.variants)})
 
     @classmethod
     def refuse_misspelt(cls, changes: Sequence[str], conf: Path) -> None:
@@ -232,6 +239,11 @@ class Protocol(BaseModel):
             if instead:
                 allowed = ", ".join(instead)
                 raise ConfigError(f"{override}: the protocol sets it; allowed: {allowed}")
+
+
+def variants_of(families: Collection[str], variants: Variants) -> Variants:
+    """Return the variants of these families."""
+    return {name: one for name, one in variants.items() if one[OF] in families}
 
 
 def folder_of(conf: Path) -> Path:

@@ -131,7 +131,7 @@ class Study(ABC):
         _refuse_arguments(workers, conf, self.needs)
         conf = conf.resolve()
         if quick:
-            words, changes = _shortened(self.short(conf), words, changes)
+            words, changes = self._shortened(conf, words, changes)
             if directory == self.directory:
                 directory = directory.with_name(f"{directory.name}-quick")
         note = directory / f"{self.noun}.json"
@@ -147,6 +147,19 @@ class Study(ABC):
         if missed := list(chain.from_iterable(part.missed for part in parts)):
             raise RunError(f"{len(missed)} missed targets, the first: {missed[0]}")
         return pages
+
+    def parts_among(self, words: Sequence[str], conf: Path) -> Sequence[str]:
+        """Return the words that name parts."""
+        return words
+
+    def _shortened(
+        self, conf: Path, words: Sequence[str], changes: Sequence[str]
+    ) -> tuple[Sequence[str], Sequence[str]]:
+        """Return the words and the changes of a quick trial; what is typed takes precedence."""
+        typed, short = {change.partition("=")[0] for change in changes}, self.short(conf)
+        own = [word for word in short if "=" in word and word.partition("=")[0] not in typed]
+        parts = [word for word in short if "=" not in word]
+        return [*words, *([] if self.parts_among(words, conf) else parts)], [*own, *changes]
 
     def main(self, arguments: Sequence[str]) -> int:
         """Run what the command line asks for; return the same exit codes as ``train.py``."""
@@ -191,15 +204,6 @@ def read_note(note: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{note}: cannot be read: not an object")
     return content
-
-
-def _shortened(
-    short: Sequence[str], words: Sequence[str], changes: Sequence[str]
-) -> tuple[Sequence[str], Sequence[str]]:
-    """Return the parts and the changes of a quick trial; what is typed takes precedence."""
-    typed = {change.partition("=")[0] for change in changes}
-    own = [word for word in short if "=" in word and word.partition("=")[0] not in typed]
-    return words or [word for word in short if "=" not in word], [*own, *changes]
 
 
 def _refuse_arguments(workers: int | None, conf: Path, needed: str) -> None:

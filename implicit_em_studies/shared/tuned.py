@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import filterfalse
+from itertools import chain, filterfalse
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -127,7 +127,7 @@ class TunedPart(Part, Generic[P]):
         if found != digest:
             raise ConfigError(
                 f"{directory}: holds the report of another protocol, {found}, not {digest}; "
-                "name another directory, or remove it: its runs lie beside it"
+                "name another directory, or remove findings.json there: its runs stay"
             )
         check_all(self.plan())
 
@@ -198,6 +198,11 @@ class TunedStudy(Study, Generic[P]):
         """Return the words of a quick trial, which the protocol names."""
         return self.protocol.read(conf).quick
 
+    def parts_among(self, words: Sequence[str], conf: Path) -> Sequence[str]:
+        """Return the words that are no families."""
+        families = self.protocol.read(conf).every_family
+        return [word for word in words if word not in families]
+
     def plan(self, request: Request) -> Plan:
         """Return how the study is made, with changes of the protocol and settings of all runs."""
         changes, conf = request.changes, request.conf
@@ -208,7 +213,15 @@ class TunedStudy(Study, Generic[P]):
         trial = trial_label(changes)
         families = [word for word in request.words if word in protocol.every_family]
         parts = [word for word in request.words if word not in families]
-        protocol.chosen(parts)  # refuses words that name nothing
+        if families:
+            of_parts = {part: protocol.families_of(part) for part in protocol.chosen(parts)}
+            having = [part for part, own in of_parts.items() if {*families} & {*own}]
+            if not having:
+                allowed = ", ".join(dict.fromkeys(chain(*of_parts.values()))) or "none"
+                raise ConfigError(
+                    f"{families[0]}: no family of {', '.join(parts)}; allowed: {allowed}"
+                )
+            parts = list(dict.fromkeys(chain(*having)))
         asked = protocol.only(families), request._replace(words=parts)
         prepare = partial(self.prepare, *asked, overrides, trial)
         return Plan(request.words, trial, prepare)

@@ -575,11 +575,11 @@ def identities_hold(evidence: Evidence) -> Finding:
     """Yes if in every trained model whose units have responsibilities, on 500 test samples in
     float64, the derivative of the free energy by the energies is the responsibility, and its
     negative gradient by the inputs is the reconstruction less the input, both up to 1e-10 of the
-    largest entry. Partly if one of the two.
+    largest entry. Partly if one of the two holds.
     """
     runs = evidence["on_or_off"]["runs"]
     own = runs[~runs["variant"].isin(on_or_off.HARD)]
-    energies, inputs = (float(own[name].max()) for name in ("of_energies", "of_inputs"))
+    energies, inputs = (float(own[name].max(skipna=False)) for name in ("of_energies", "of_inputs"))
     return Finding(
         outcome(max(energies, inputs) <= EXACT, min(energies, inputs) <= EXACT),
         Estimate(max(energies, inputs), n=len(own)),
@@ -592,7 +592,7 @@ def identities_hold(evidence: Evidence) -> Finding:
 def both_terms_are_needed(evidence: Evidence) -> Finding:
     """Yes if a ridge decoder leaves more variance unexplained without the squared error and without
     the slab, at each of the three numbers of active units: all six paired differences have
-    intervals above 0. Partly if all three of one term have.
+    intervals above 0. Partly if that holds of one of the two terms.
     """
     gaps = {n: _more_left(evidence, f"without_{n}", "score") for n in ("error", "slab")}
     needed = [name for name, own in gaps.items() if all(gap.above() for gap in own.values())]
@@ -609,7 +609,7 @@ def both_terms_are_needed(evidence: Evidence) -> Finding:
 def they_may_be_held(evidence: Evidence) -> Finding:
     """Yes if the rows of a model that holds its responsibilities fixed leave at most 0.5 points
     more variance unexplained than those of one whose gradient goes through them, at each number of
-    active units: all paired differences have intervals below 0.5 points. Partly if the mean
+    active units: all paired differences have intervals below 0.5 points. Partly if only the mean
     differences are.
     """
     gaps = _more_left(evidence, "score", "through", "fvu")
@@ -645,9 +645,9 @@ def denoising_does_as_well(evidence: Evidence) -> Finding:
 
 @claim("on_or_off", "The temperature is the variance of the residual", "within a factor of 2")
 def temperature_is_the_residual(evidence: Evidence) -> Finding:
-    """Yes if the temperature that the number of active units leads to is within a factor of 2 of
-    the mean square of the residual, per dimension and in the units of the model, at each number of
-    active units, as the mean over the seeds. Partly if at one.
+    """Yes if the temperature that training reaches is within a factor of 2 of the mean square of
+    the residual, per dimension and in the units of the model, at each number of active units, as
+    the mean over the seeds. Partly if at one or two of them.
     """
     runs = evidence["on_or_off"]["runs"]
     ratios = {}
@@ -660,7 +660,7 @@ def temperature_is_the_residual(evidence: Evidence) -> Finding:
         outcome(len(near) == len(ratios), near),
         ratios[on_or_off.L0[0]],
         f"temperature / variance {', '.join(shown)}",
-        "Where it is, the temperature is the noise that the model leaves unexplained.",
+        "Where the two agree, the temperature is the noise that the model leaves unexplained.",
     )
 
 
@@ -668,7 +668,7 @@ def temperature_is_the_residual(evidence: Evidence) -> Finding:
 def responsibilities_say_more(evidence: Evidence) -> Finding:
     """Yes if the linear probe on the responsibilities is better than that on whether they exceed
     1/2, at each number of active units: the paired differences have intervals above 0. Partly if at
-    one.
+    one or two of them.
     """
     runs = evidence["on_or_off"]["runs"]
     gaps = {}
@@ -717,8 +717,8 @@ def volume_terms_add(evidence: Evidence) -> Finding:
 def soft_beats_hard(evidence: Evidence) -> Finding:
     """Yes if the rows of the soft model leave less variance unexplained than those of tied TopK and
     of tied BatchTopK, each at its best of three rates, at each number of active units: all paired
-    differences have intervals below 0. Partly if that holds of both at one number, or of one at
-    each.
+    differences have intervals below 0. Partly if it is ahead of both at one number of active units,
+    or of one of them at every number.
     """
     runs = evidence["on_or_off"]["runs"]
     gaps = {

@@ -43,7 +43,7 @@ SETTLING = {"settling": 100, "longer": 200}
 """Sweeps that show whether training ends, and their epochs."""
 L0 = (4, 8, 16)
 RATE = 3e-3
-"""The rate at which variants are compared that have no other."""
+"""The only rate of most variants. They are compared at it."""
 SAMPLES = 500
 """Number of test samples on which the identities are tested."""
 PREFIX = "on_or_off_"
@@ -75,7 +75,10 @@ class Denoising(SpikeSlab):
         self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
 
     def training_outputs(self, x: Any) -> dict[str, Tensor]:
-        """Return the tensors of a training step; the noise depends on the number of steps alone."""
+        """Return the tensors of a training step.
+
+        The noise depends on the number of steps alone: runs of all seeds have the same.
+        """
         self.draws += 1
         noise = torch.Generator(x.device).manual_seed(int(self.draws))
         scaled, scale = self._scaled(x)
@@ -92,7 +95,7 @@ def identities(model: SpikeSlab, x: Tensor) -> dict[str, float]:
     are differences divided by the largest entry.
     """
     model = deepcopy(model).double()
-    x = x.double()
+    x = x.double().clone()
     if model.scaled:
         x = x / x.square().mean(-1, keepdim=True).sqrt()
         model.scaled = False
@@ -107,7 +110,7 @@ def identities(model: SpikeSlab, x: Tensor) -> dict[str, float]:
 
 
 def _by_run(run: Run) -> dict[str, float]:
-    """Return what is measured of a run whose units have responsibilities; nothing of others."""
+    """Return what is measured of a run; of a model without responsibilities, nothing."""
     model = run.model()
     if not isinstance(model, SpikeSlab):
         return {}
@@ -158,7 +161,7 @@ def measure(runs: Sequence[Run]) -> Tables:
 def at_best(runs: pd.DataFrame, variant: str, target: int, column: str = "fvu") -> pd.Series:
     """Return a measure of a variant by seed, at the rate or weight of its least mean."""
     own = rows_of(runs, variant=variant, target=target)
-    means = own.groupby(["rate", "weight"])[column].mean()
+    means = own.groupby(["rate", "weight"])[column].agg(lambda values: values.mean(skipna=False))
     rate, weight = means.index[int(means.argmin())]
     return rows_of(own, rate=rate, weight=weight).set_index("seed")[column]
 
@@ -189,8 +192,8 @@ def rests(runs: pd.DataFrame) -> pd.DataFrame:
             "epochs": f"{epochs}",
             "rate": f"{rate:g}",
             "settled": f"{group['settled'].notna().sum()} of {len(group)}",
-            "last epoch": f"{group['settled'].max():.0f}",
-            "dead": f"{group['dead_units'].max():.0f}",
+            "last epoch": f"{group['settled'].max():.0f}".replace("nan", "–"),
+            "most dead": f"{group['dead_units'].max():.0f}",
             **in_words(group, {"unexplained by the rows (%)": ("fvu", ".2f")}),
         }
         for (epochs, rate), group in runs.groupby(["epochs", "lr"])

@@ -36,8 +36,25 @@ def test_a_study_trains_the_families_that_are_named_and_the_reference(study, par
     assert words == [part]
     assert "spike_slab" in whole.every_family
     some, words = asked(study, "topk", part)
-    assert words == [part]
+    assert part in words
     assert some.every_family == also(some) == ["derived", "topk"]
+    assert {variant["of"] for variant in some.variants.values()} <= {"topk"}
+    assert not asked(study, "tied_topk")[0].variants
+
+
+def test_parts_without_a_family_that_is_named_are_left_out():
+    assert asked(RECOVER, "tied_topk")[1][-1] == "harder"
+    assert asked(RECOVER, "l1")[1][-1] == "twice_the_units"
+    assert "knobs" not in asked(COMPARE, "l1")[1]
+    parts = ["decoder_free_64", "decoder_free_128", "decoder_free_parameters"]
+    assert asked(COMPARE, "mnist", "spike_slab")[1] == ["mnist", *parts]
+
+
+def test_a_quick_trial_of_a_family_has_the_quick_parts():
+    for study in (LANGUAGE, RECOVER):
+        quick = [word for word in study.short(CONF) if "=" not in word]
+        assert study._shortened(CONF, ["topk"], [])[0] == ["topk", *quick]
+        assert study._shortened(CONF, ["topk", quick[0]], [])[0] == ["topk", quick[0]]
 
 
 def test_each_criterion_takes_each_familys_best_setting_and_none_that_diverged():
