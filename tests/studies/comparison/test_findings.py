@@ -143,6 +143,7 @@ def test_a_density_that_is_not_reached_counts_against_a_family():
     part = results(families, part="decoder_free_64", densities=densities)
     (row,) = judged(verdicts(part)).itertuples()
     assert row.measured == "FVU lower in 5, probe within it in 5 of 6"
+    assert set(part.target_leads["family"]) == {"tied_topk"}, "the other was left out"
 
 
 def test_a_decoder_that_reconstructs_nothing_is_named():
