@@ -1,6 +1,7 @@
 """Copy a study's results into the documentation: ``publish.py results/paper docs/results``.
 
-Text, tables and pictures are copied. PDFs, ``report.html``, runs and stores stay where they are.
+Text, tables and pictures are copied. PDFs, ``report.html``, runs, stores and W&B's files stay where
+they are.
 """
 
 import shutil
@@ -25,6 +26,8 @@ def publish(study: Path, into: Path) -> None:
     """Copy what is committed of a study, its parts included, over what is there."""
     for pattern in COMMITTED:
         for source in sorted(study.rglob(pattern)):
+            if "wandb" in source.parts:
+                continue
             target = into / source.relative_to(study)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
