@@ -92,7 +92,7 @@ def test_finals_that_miss_their_number_of_active_units_are_counted():
     assert said_of.format("1 misses") + ": 1 of TopK." in said(BOTH, missed=1)
 
 
-CELLS = RecoveryProtocol.read(CONF).chosen([])
+CELLS = [cell for (cell,) in RecoveryProtocol.read(CONF).chosen([])]
 
 
 @pytest.mark.parametrize(
