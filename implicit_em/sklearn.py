@@ -44,7 +44,7 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         l0: mean number of active components of a sample to train for: a factor on ``lse_weight`` is
             controlled. ``None`` leaves the weight as it is.
         lr: learning rate of Adam.
-        max_iter: number of epochs of ``fit``; the objective has no minimum at which to stop early.
+        max_iter: number of epochs of ``fit``; it does not stop early.
         batch_size: number of samples in a step, at least 2.
         random_state: seed of the initial weights and of the order of the batches.
         n_jobs: number of torch threads in training, as joblib counts them. ``None`` is one thread:

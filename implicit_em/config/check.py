@@ -149,7 +149,7 @@ def _check_callbacks(settings: Mapping[str, Any]) -> None:
         if monitor is not None and monitor not in allowed:
             raise ConfigError(
                 f"callbacks.{name}.monitor={monitor}: allowed are {', '.join(allowed)}; the loss "
-                "itself is not: it has no lower bound and cannot select a model"
+                "itself is not: it cannot select a model, and the paper's has no lower bound"
             )
         with _refusing(f"callbacks.{name}", f"callbacks.{name}"):
             instantiate(callback)

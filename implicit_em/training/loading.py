@@ -75,7 +75,7 @@ def load(run_dir: str | Path, classes: Sequence[type[nn.Module]] = ()) -> nn.Mod
         converts inputs to its dtype. Its parameters need no gradients; ``model.requires_grad_()``
         makes them trainable. ``model.encode(x)`` returns the energies ``(..., K)`` of an
         ``Encoder``, or the hidden activations of a ``SparseAutoencoder``. ``model.reconstruct(x)``
-        returns reconstructions ``(..., D)``, or raises if the model has no decoder; see
+        returns reconstructions ``(..., D)``, or raises if the model has none; see
         ``fit_decoder``. Calling an ``Encoder`` encodes, calling a ``SparseAutoencoder``
         reconstructs; ``repr(model)`` says which. If the run normalised its
         samples, the model takes raw ones: the normaliser is folded into the model's weights, or a

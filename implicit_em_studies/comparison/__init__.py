@@ -1,1 +1,1 @@
-"""The derived model against the sparse autoencoders of others, at matched density."""
+"""The derived model against other sparse models, at matched density."""
