@@ -10,11 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
+from hydra.errors import InstantiationException
+from hydra.utils import get_class, instantiate
 from safetensors.torch import save
 
 from implicit_em.base.arguments import Parser
-from implicit_em.base.errors import ConfigError
+from implicit_em.base.errors import ConfigError, raising
 from implicit_em.base.files import read_bytes, read_json, whole, write_json
 from implicit_em.base.quiet import quieten
 from implicit_em.base.tables import format_value
@@ -154,8 +155,9 @@ def _source_of(model: Trained) -> dict[str, Any]:
         "implicit_em_command": " ".join(["implicit-em train", *model.run.read_overrides()]),
         "implicit_em_data": settings.get("digest"),
     }
-    data = instantiate(settings)  # which reads nothing yet
-    if isinstance(data, ActivationDataModule):
+    if issubclass(get_class(settings["_target_"]), ActivationDataModule):
+        with raising(ConfigError, "data", InstantiationException, is_group=True):
+            data = instantiate(settings)
         found |= metadata_of(data.store.manifest, data.site)
         if data.out_features is not None:
             (target,) = data.parts

@@ -120,6 +120,9 @@ class ImplicitEM(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
                 f"n_components == {self.n_components}, but {len(self.components_)} are trained; "
                 "fit begins anew."
             )
+        target = self._control and self._control.target.item()
+        if not first and target != self.l0:
+            raise ValueError(f"l0 == {self.l0}, but {target} is trained for; fit begins anew.")
         samples = self._samples(X, reset=first, least=2)
         if first:
             self._begin(samples)

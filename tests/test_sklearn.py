@@ -198,6 +198,10 @@ def test_going_on_with_another_number_of_components_is_refused(digits, brief):
     brief.fit(digits[0]).set_params(n_components=9)
     with pytest.raises(ValueError, match="n_components == 9, but 8 are trained; fit begins anew"):
         brief.partial_fit(digits[0])
+    brief.set_params(n_components=8, l0=2.7)
+    with pytest.raises(ValueError, match=r"l0 == 2\.7, but None is trained for; fit begins anew"):
+        brief.partial_fit(digits[0])
+    brief.fit(digits[0]).partial_fit(digits[0])
 
 
 @pytest.mark.parametrize("l0", [None, 2])

@@ -19,7 +19,7 @@ from implicit_em.base.errors import ConfigError, nearest, one_line
 from implicit_em.base.quiet import quieten
 from implicit_em.base.values import check_word
 from implicit_em.config.fingerprint import NEVER_DECIDING, given
-from implicit_em.config.spec import RunSpec
+from implicit_em.config.spec import STEP_FLAGS, RunSpec
 from implicit_em.engine.em import EM
 from implicit_em.engine.modules import (
     EnergyModule,
@@ -90,7 +90,8 @@ def check(spec: RunSpec, here: bool = True) -> None:
 
 def _check_trainer(spec: RunSpec, here: bool) -> pl.Trainer:
     quieten()
-    allowed = [f for f in inspect.signature(pl.Trainer).parameters if f not in DERIVED_FLAGS]
+    flags_of_lightning = inspect.signature(pl.Trainer).parameters
+    allowed = sorted({*STEP_FLAGS, *flags_of_lightning} - {*DERIVED_FLAGS})
     with _refusing("trainer"):
         flags = spec.trainer_flags()
     if here and isinstance(accelerator := flags.get("accelerator", "auto"), str):
@@ -227,10 +228,8 @@ def _try_measuring(
 def _shares(spec: RunSpec, module: EnergyModule, trainer: pl.Trainer) -> tuple[float, ...]:
     """Return the largest share of entries of each kind of step that the run takes."""
     sparse = spec.settings["trainer"].get("sparse", "auto")
-    try:
+    with _refusing("trainer", "trainer"):
         takes_sparse_steps = largest_share(sparse, module, trainer.precision)
-    except ValueError as error:
-        raise ConfigError(f"trainer.{error}") from error
     return (0.0, 1.0) if takes_sparse_steps else (0.0,)
 
 

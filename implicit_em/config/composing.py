@@ -177,10 +177,12 @@ def explain(error: Exception, overrides: Sequence[str], loader: ConfigLoader, co
         return one_line(error)
     if unknown := re.match(r"Could not override '(.*)'", message):
         key = unknown[1].partition("@")[0]
-        override = next((line for line in overrides if line.lstrip("+~").startswith(key)), key)
+        typed = {re.split("[@=]", line.lstrip("+~"))[0]: line for line in overrides}
+        override = typed.get(key, key)
         return f"{override}: no such key; {_beside(key, loader, config, overrides)}"
     if "does not support sweep type" in message:
-        key, _, values = next(line for line in overrides if "(" in line).partition("=")
+        line = next((line for line in overrides if "interval(" in line), "hydra.sweeper.params")
+        key, _, values = line.partition("=")
         return (
             f"{key}={values}: list the values, as in {key}=1,2,3, or let Optuna choose them: "
             "hydra/sweeper=optuna objective=KEY"

@@ -105,11 +105,6 @@ def affects_results(override: str) -> bool:
     return not f"{key}.".startswith(tuple(f"{name}." for name in (*NEVER_DECIDING, *LEFT_OUT)))
 
 
-def run_identity(cfg: Mapping[str, Any]) -> str:
-    """Return a hash of plain settings that does not depend on the number of epochs."""
-    return config_fingerprint({**cfg, "trainer": {**cfg["trainer"], "max_epochs": None}})
-
-
 def _plain_copy(value: Any) -> Any:
     if OmegaConf.is_config(value):
         return OmegaConf.to_container(value, resolve=True)

@@ -40,7 +40,8 @@ def refuse_what_memory_cannot_hold(
     weights, components = _size_of(spec, in_features, out_features)
     moments = _moments_of(spec)
     at_a_time = min(AT_A_TIME, spec.settings["data"]["batch_size"] * components)
-    needed = 4 * ((2 + moments) * weights + at_a_time)
+    size = {"bf16-true": 2, "64-true": 8}.get(spec.settings["trainer"]["precision"], 4)
+    needed = size * ((2 + moments) * weights + at_a_time)
     on_cpu = spec.settings["trainer"]["accelerator"] == "cpu" or not torch.cuda.is_available()
     there = psutil.virtual_memory().total if on_cpu else torch.cuda.mem_get_info()[1]
     if needed > there:

@@ -26,11 +26,6 @@ def first_given(*values: Any) -> Any:
     return next((value for value in values if value is not None), None)
 
 
-def run_directory(resumed: str | None, new: str) -> str:
-    """Return the directory of the resumed run, or else that of a new run."""
-    return new if resumed is None else str(resumed)
-
-
 def data_root(*, _parent_: DictConfig) -> str:
     """Return the folder of the data set whose ``root`` is resolved: ``data``, or the checkout's.
 
@@ -78,7 +73,7 @@ def options(*groups: str) -> str:
 
 _RESOLVERS = (
     *(cores, data_root, digest_of_store, directions, first_given, gpu_in_turn),
-    *(job_directory, lm_name, options, run_directory),
+    *(job_directory, lm_name, options),
 )
 for _resolver in _RESOLVERS:
     OmegaConf.register_new_resolver(_resolver.__name__, _resolver, replace=True)

@@ -138,7 +138,7 @@ def _names_keys(objective: Any) -> Any:
     return objective
 
 
-class _Config(Section):
+class Config(Section):
     """Settings of every run; the groups may hold further keys."""
 
     seed: Seed
@@ -157,11 +157,6 @@ class _Config(Section):
     objective: Annotated[Any, AfterValidator(_names_keys)] = None
     resume: str | None
     overwrite: bool
-
-
-def validated(cfg: DictConfig) -> dict[str, Any]:
-    """Return a configuration as plain settings without ``hydra``, or raise ``ConfigError``."""
-    return parsed(cfg, _Config)[0]
 
 
 def parsed(cfg: DictConfig, schema: type[Schema]) -> tuple[dict[str, Any], Schema]:
@@ -186,7 +181,7 @@ def unread(cfg: DictConfig) -> list[str]:
     added = [line for line in typed(cfg) if line.startswith("+")]
     if not added:
         return []
-    read = {*_Config.model_fields, *(f"lr.{key}" for key in _Rate.model_fields)} - {"lr"}
+    read = {*Config.model_fields, *(f"lr.{key}" for key in _Rate.model_fields)} - {"lr"}
     text = OmegaConf.to_yaml(cfg)
     lines = []
     for line in added:

@@ -17,8 +17,8 @@ from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from implicit_em.base.errors import ConfigError, raising
-from implicit_em.config.fingerprint import config_fingerprint, given, run_identity, target_of
-from implicit_em.config.schema import validated
+from implicit_em.config.fingerprint import config_fingerprint, given, target_of
+from implicit_em.config.schema import Config, parsed
 from implicit_em.data import ResidentDataModule
 from implicit_em.distributed import GlobalBatch
 from implicit_em.engine.modules import EnergyModule, module_class
@@ -59,7 +59,7 @@ class RunSpec:
         Raises:
             ConfigError: if a setting is missing, cannot be resolved, or is not allowed.
         """
-        spec = cls.of_settings(validated(cfg))
+        spec = cls.of_settings(parsed(cfg, Config)[0])
         if hydra is None:
             return spec
         choices = dict(hydra.runtime.choices)
@@ -87,7 +87,8 @@ class RunSpec:
     @cached_property
     def identity(self) -> str:
         """Hash that does not depend on the number of epochs; it marks a run's checkpoints."""
-        return run_identity(self.settings)
+        trainer = {**self.settings["trainer"], "max_epochs": None}
+        return config_fingerprint({**self.settings, "trainer": trainer})
 
     def has_made(self, metrics: Mapping[str, Any]) -> bool:
         """Return whether the content of a ``metrics.json`` belongs to this run."""
@@ -150,7 +151,9 @@ class RunSpec:
             # Also on Slurm, where only submitit may put a job back into the queue.
             defaults["plugins"].append(LightningEnvironment())
         with raising(ConfigError, "trainer", MisconfigurationException, ValueError, TypeError):
-            return pl.Trainer(**defaults | self.trainer_flags() | arguments)
+            flags = self.trainer_flags()
+            defaults["plugins"] += flags.pop("plugins", [])
+            return pl.Trainer(**defaults | flags | arguments)
 
     def trainer_flags(self) -> dict[str, Any]:
         """Return the flags of ``pl.Trainer`` that are set, with every ``_target_`` built."""

@@ -282,15 +282,21 @@ class ResidentDataModule(pl.LightningDataModule):
     def val_dataloader(self) -> ResidentLoader:
         """Return batches of the samples on which the curves over training are measured."""
         rows = self.monitored_indices()
-        return self._loader(*self.split("train"), EVALUATION_BATCH, indices=rows)
+        return self._loader(*self.split("train"), _evaluation_batch(len(rows)), indices=rows)
 
     def test_dataloader(self) -> ResidentLoader:
         """Return batches of the samples that a trained model is measured on, in order."""
-        return self._loader(*self.final_samples(), EVALUATION_BATCH)
+        samples, labels = self.final_samples()
+        return self._loader(samples, labels, _evaluation_batch(len(samples)))
 
     def _loader(self, inputs: Any, labels: Tensor, size: int, **options: Any) -> ResidentLoader:
         group = Group.of(self.trainer) if self.trainer else Group()
         return ResidentLoader(inputs, labels, size, group=group, **options)
+
+
+def _evaluation_batch(samples: int) -> int:
+    """Return a batch size that leaves no single sample over, which a loader would leave out."""
+    return EVALUATION_BATCH + (samples % EVALUATION_BATCH == 1)
 
 
 def fixed_choice(samples: int, most: int | None) -> Tensor:

@@ -257,6 +257,8 @@ class EnergyModule(pl.LightningModule):
     @property
     def steps_in_all(self) -> int:
         """Number of optimizer steps of the whole training."""
+        if math.isinf(self.trainer.estimated_stepping_batches):
+            raise ValueError("lr.schedule: needs a Trainer with max_epochs")
         batches = int(self.trainer.estimated_stepping_batches)
         loader = self.trainer.train_dataloader
         if isinstance(loader, BlockLoader):

@@ -168,7 +168,8 @@ def _shared(spec: RunSpec) -> tuple[tuple[Any, ...], int] | None:
     if _draws(spec):
         return None
     memory = memory_of(spec, data.in_features, data.out_features)
-    return tuple(trainer[key] for key in OF_THE_PROCESS), memory
+    process = json.dumps([trainer[key] for key in OF_THE_PROCESS])
+    return (trainer["accelerator"], process), memory
 
 
 def _draws(spec: RunSpec) -> bool:

@@ -59,12 +59,11 @@ def read_jobs(directory: str | Path) -> pd.DataFrame:
     """
     directory = Path(directory)
     noted = noted_jobs(directory)
-    started = started_jobs(directory)
+    names = dict.fromkeys([*noted, *sorted(started_jobs(directory))])
+    runs = {name: RunDirectory(directory / name) for name in names}
     jobs = [
-        _read(RunDirectory(directory / name))
-        if name in started
-        else _Job(RunDirectory(directory / name), noted[name], {"status": "not started"})
-        for name in dict.fromkeys([*noted, *sorted(started)])
+        _read(run) if run.config.exists() else _Job(run, noted[name], {"status": "not started"})
+        for name, run in runs.items()
     ]
     rows = []
     for job, settings in zip(jobs, _differing(jobs), strict=True):

@@ -34,7 +34,7 @@ class LastCheckpoint(Checkpoint):
 
     Args:
         last: path of the last checkpoint; the one before it is ``previous.ckpt`` beside it.
-        run: identity of the run, see ``run_identity``.
+        run: identity of the run, see ``RunSpec.identity``.
         history: the run's history, which is written with each checkpoint.
         statistics: SHA-256 of the statistics that normalise the samples, if a store keeps them.
         epochs: number of epochs from one checkpoint to the next; the last epoch is always saved.
@@ -58,7 +58,7 @@ class LastCheckpoint(Checkpoint):
 
     def __post_init__(self) -> None:
         self._since = self._saved_at = time.monotonic()
-        self._saved_step = self._step = 0
+        self._saved_step = self._step = self._block = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clocks."""
@@ -74,11 +74,12 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         """Save if it is time to; if a signal came, save and raise ``Interrupted``."""
-        block, self._step = trainer.global_step - self._step, trainer.global_step
+        self._block = max(self._block, trainer.global_step - self._step)
+        self._step = trainer.global_step
         if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             return  # the end of the epoch saves, too
         number = _signal(trainer)
-        if number or self._is_due(trainer, block):
+        if number or self._is_due(trainer):
             self._save(trainer)
         if number:
             raise Interrupted(number)
@@ -87,7 +88,7 @@ class LastCheckpoint(Checkpoint):
         """Save if it is time to, at the end, or if a signal came."""
         done = trainer.current_epoch + 1
         ends = trainer.should_stop or done == trainer.max_epochs
-        if ends or done % self.epochs == 0 or _signal(trainer) or self._is_due(trainer, 0):
+        if ends or done % self.epochs == 0 or _signal(trainer) or self._is_due(trainer):
             self._save(trainer)
 
     def on_save_checkpoint(
@@ -122,8 +123,8 @@ class LastCheckpoint(Checkpoint):
         self.train_seconds += now - self._since
         self._since = now
 
-    def _is_due(self, trainer: pl.Trainer, block: int) -> bool:
-        due = bool(self.steps and self._step + block > self._saved_step + self.steps)
+    def _is_due(self, trainer: pl.Trainer) -> bool:
+        due = bool(self.steps and self._step + self._block > self._saved_step + self.steps)
         due |= bool(self.minutes and time.monotonic() > self._saved_at + 60 * self.minutes)
         if trainer.world_size > 1:
             return trainer.strategy.reduce_boolean_decision(due, all=False)

@@ -107,18 +107,17 @@ def l0_reached(target: float, l0: float, settings: Mapping[str, float]) -> bool:
     return reached
 
 
-def energies_of(model: Any, samples: Tensor, batch_size: int = 2_000) -> np.ndarray:
+def energies_of(model: Any, samples: Tensor) -> np.ndarray:
     """Return a model's energies, or an autoencoder's hidden activations.
 
     Args:
         model: model whose ``encode`` gives them.
         samples: shape ``(N, D)``; uint8, which is scaled to [0, 1], or floating point.
-        batch_size: number of samples in a batch.
 
     Returns:
         Shape ``(N, K)``; float32 or float64.
     """
-    batches = (energies.cpu() for energies, _ in encoded(model, samples, batch_size))
+    batches = (energies.cpu() for energies, _ in encoded(model, samples, 2_000))
     return torch.cat(list(batches)).numpy()
 
 

@@ -38,7 +38,7 @@ def continued(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
         return saved
     old = run.read_overrides()
     if any(line.startswith("logger=") for line in new):  # replaces the logger and its settings
-        old = [line for line in old if not line.startswith("logger")]
+        old = [line for line in old if not line.lstrip("+~").startswith("logger")]
     composed = _compose([*old, *new])
     changed, absent = saved.copy(), object()
     for override in OverridesParser.create().parse_overrides(new):

@@ -29,9 +29,10 @@ def test_a_width_that_memory_cannot_hold_is_refused_before_anything_trains(
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_what_memory_holds_is_not_refused(composed, small, monkeypatch):
-    spec = RunSpec.of(composed(*small, "model.hidden=1000"))
-    needed = 4 * (4 * 65 * 1000 + 64 * 1000)
+@pytest.mark.parametrize(("precision", "size"), [("32-true", 4), ("bf16-true", 2), ("64-true", 8)])
+def test_what_memory_holds_is_not_refused(composed, small, monkeypatch, precision, size):
+    spec = RunSpec.of(composed(*small, "model.hidden=1000", f"trainer.precision={precision}"))
+    needed = size * (4 * 65 * 1000 + 64 * 1000)
     for total, fits in ((needed, True), (needed - 1, False)):
         found = psutil.virtual_memory()._replace(total=total)
         monkeypatch.setattr(psutil, "virtual_memory", lambda found=found: found)

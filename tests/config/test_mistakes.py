@@ -20,7 +20,9 @@ MISTAKES = {
     "lr=1e-3": ["lr=1e-3", "write lr.value=1e-3", "constant, cosine, plateau, step, warmup_cosine"],
     "model.hiden=32": ["model.hiden=32", "did you mean model.hidden?"],
     "trainer.max_epoch=3": ["trainer.max_epoch=3", "did you mean trainer.max_epochs?"],
+    "+trainer.thread=3": ["trainer.thread=3", "did you mean threads?"],
     "+trainer.max_epoch=3": ["trainer.max_epoch=3", "did you mean max_epochs?"],
+    "model.hidden=8 model.h=3": ["model.h=3: no such key"],
     "model.k=8": [
         "model.k=8: no such key",
         "model=batch_topk, model=frozen_topk, model=jump_relu, model=matryoshka, ",
@@ -31,6 +33,7 @@ MISTAKES = {
     "resume=RUN": ["resume=RUN: no such directory; a relative path starts at /"],
     "hydra/launcher=stacked": ["hydra/launcher=stacked", "add -m"],
     "-m lr.value=interval(1e-4,1e-2)": ["lr.value=interval(1e-4,1e-2)", "hydra/sweeper=optuna"],
+    "-m seed=range(1,3) lr.value=interval(1,2)": ["error: lr.value=interval(1,2): list"],
     "-m seed=1,2 hydra.launcher.max_stack=3": ["allowed with", "hydra/launcher=stacked"],
     "logger=csv +logger.foo=3": ["logger=", "there is no logger", "logger=tensorboard"],
     "objective=-probe_accuracy probe=none": ["objective=-probe_accuracy", "probe=none"],

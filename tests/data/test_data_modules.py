@@ -3,7 +3,7 @@ import torch
 from helpers.data import SIDE, write_idx
 from torchvision.datasets import KMNIST, MNIST, FashionMNIST
 
-from implicit_em.data import ResidentDataModule, TorchvisionDataModule
+from implicit_em.data import ResidentDataModule, TorchvisionDataModule, modules
 
 TRAIN, TEST = 50, 20
 
@@ -84,6 +84,12 @@ def test_what_a_model_is_measured_on_is_the_test_set_or_what_is_held_out(archive
     assert torch.equal(samples[:, 0].long(), indices)
     assert torch.equal(labels, targets)
     assert len(ready(TorchvisionDataModule(*archive, val_size=6)).final_samples()[0]) == TEST
+
+
+def test_all_samples_are_measured_also_one_beyond_full_batches(monkeypatch):
+    monkeypatch.setattr(modules, "EVALUATION_BATCH", 19)
+    data = ready(Columns(batch_size=16, val_size=20))
+    assert len(labels(data.test_dataloader())) == len(labels(data.val_dataloader())) == 20
 
 
 def test_nothing_held_out_is_nothing_to_measure_on(archive):

@@ -100,6 +100,9 @@ def test_jobs_lie_in_folders_if_their_subdir_says_so(command_line, tmp_path):
         assert sorted(jobs["directory"]) == sorted(every)
         assert list(jobs["status"]) == 4 * ["completed"]
         (tmp_path / "s" / "jobs.json").unlink(missing_ok=True)
+    shutil.copytree(tmp_path / "s" / "s2" / "l1", tmp_path / "deep" / "a" / "b" / "c")
+    note_jobs(tmp_path / "deep", {"a/b/c": "seed=2"})
+    assert list(read_jobs(tmp_path / "deep")["status"]) == ["completed"]
 
 
 def test_a_sweep_grows_over_paths_and_keeps_its_directories(command_line, tmp_path):

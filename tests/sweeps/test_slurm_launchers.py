@@ -104,6 +104,10 @@ def test_lightning_leaves_requeuing_to_submitit(composed, small, tmp_path):
     assert pl.plugins.environments.SLURMEnvironment.detect()
     environment = trainer._accelerator_connector.cluster_environment
     assert not isinstance(environment, pl.plugins.environments.SLURMEnvironment)
+    io = "{_target_: pytorch_lightning.plugins.io.AsyncCheckpointIO}"
+    typed = RunSpec.of(composed(*small, f"+trainer.plugins=[{io}]"))
+    both = typed.build_trainer(logger=False, default_root_dir=tmp_path)._accelerator_connector
+    assert type(both.cluster_environment) is type(environment), "plugins join those of a run"
 
 
 def test_a_task_starts_the_processes_of_its_run_itself(composed, small, tmp_path):

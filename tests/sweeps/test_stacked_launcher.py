@@ -179,6 +179,11 @@ def test_jobs_that_use_what_a_process_has_once_run_by_themselves(jobs, override)
     assert groups(jobs(override, seeds=1) + jobs(seeds=2), 99) == [[0], [1, 2]]
 
 
+def test_jobs_with_a_profiler_share_a_process(jobs):
+    profiler = "+trainer.profiler={_target_: pytorch_lightning.profilers.SimpleProfiler}"
+    assert groups(jobs(profiler, seeds=2), 99) == [[0, 1]]
+
+
 def test_a_job_whose_directory_another_has_comes_after_it(jobs):
     assert groups([*jobs(seeds=2), *jobs(seeds=1)], 99) == [[0, 1], [2]]
 

@@ -147,6 +147,13 @@ def test_no_more_than_an_interval_is_trained_again(
         assert 0 <= lost <= min(interval, 10)
 
 
+def test_an_interval_may_span_epochs(composed, small, tmp_path, monkeypatch):
+    every_block(monkeypatch, 10)  # a block is an epoch
+    cfg = composed(*small, "checkpoint.steps=15", "checkpoint.epochs=9", "trainer.max_epochs=4")
+    broken_off(monkeypatch, cfg, tmp_path, block=4)
+    assert steps_of(monkeypatch, cfg, tmp_path) == 10, "15 steps are no two epochs"
+
+
 def test_checkpoints_come_by_minutes_too(composed, small, tmp_path, monkeypatch):
     every_block(monkeypatch, 2)
     cfg = composed(*small, "checkpoint.minutes=1e-9")

@@ -83,7 +83,7 @@ def test_another_experiment_is_refused_and_named(refused, broken, monkeypatch, o
 
 
 def test_the_logger_is_exchanged_as_a_whole(command_line, settings, tmp_path):
-    wandb = ["logger=wandb", "logger.mode=disabled"]
+    wandb = ["logger=wandb", "logger.mode=disabled", "+logger.notes=mine"]
     assert command_line(*settings, *wandb, "hydra.run.dir=run") == 0
     assert command_line("resume=run", "logger=tensorboard", "trainer.max_epochs=5") == 0
     assert (tmp_path / "run/tensorboard").exists()

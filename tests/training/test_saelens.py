@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers.exchanged import MODELS, TRANSCODERS, UNITS, WIDTH, made, normalizer_of
@@ -281,6 +282,15 @@ def test_a_run_is_exported_with_a_ridge_decoder_and_says_so(run, capsys):
     whole = load_file(run / "saelens" / "sae_weights.safetensors")
     for name, array in load_file(file).items():
         assert torch.equal(array, whole[name])
+
+
+def test_a_run_with_a_decoder_needs_no_samples_for_its_export(command_line, tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).random((40, 6), dtype=np.float32))
+    brief = ["trainer.max_epochs=1", "model.hidden=3", "logger=csv", "picture=false", "probe=none"]
+    typed = ["data=tensors", f"data.path={tmp_path}/x.npy", "model=topk", "model.k=2"]
+    assert command_line(*typed, *brief, f"hydra.run.dir={tmp_path / 'run'}") == 0
+    (tmp_path / "x.npy").unlink()
+    assert export(tmp_path / "run").exists()
 
 
 def test_an_export_that_is_there_stays_and_nothing_else_is_overwritten(
