@@ -1,48 +1,26 @@
 """The commands of the studies; each imports its study when it is called."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 
 from implicit_em.base.imports import quick_imports
 
 
-def reproduce(arguments: Sequence[str]) -> int:
-    """Reproduce the paper."""
-    with quick_imports():
-        from implicit_em_studies.paper.study import STUDY
+def _of(study: str, purpose: str) -> Callable[[Sequence[str]], int]:
+    def command(arguments: Sequence[str]) -> int:
+        with quick_imports():
+            module = import_module(f"implicit_em_studies.{study}.study")
+        return module.STUDY.main(arguments)
 
-    return STUDY.main(arguments)
-
-
-def compare(arguments: Sequence[str]) -> int:
-    """Tune and compare all families of models."""
-    with quick_imports():
-        from implicit_em_studies.comparison.study import STUDY
-
-    return STUDY.main(arguments)
+    command.__doc__ = purpose
+    return command
 
 
-def recover(arguments: Sequence[str]) -> int:
-    """Tune all families on data with known features."""
-    with quick_imports():
-        from implicit_em_studies.recovery.study import STUDY
-
-    return STUDY.main(arguments)
-
-
-def language(arguments: Sequence[str]) -> int:
-    """Tune all families on language models."""
-    with quick_imports():
-        from implicit_em_studies.language.study import STUDY
-
-    return STUDY.main(arguments)
-
-
-def theory(arguments: Sequence[str]) -> int:
-    """Answer the theory's open questions."""
-    with quick_imports():
-        from implicit_em_studies.theory.study import STUDY
-
-    return STUDY.main(arguments)
+reproduce = _of("paper", "Reproduce the paper.")
+compare = _of("comparison", "Tune and compare all families of models.")
+recover = _of("recovery", "Tune all families on data with known features.")
+language = _of("language", "Tune all families on language models.")
+theory = _of("theory", "Answer the theory's open questions.")
 
 
 def dashboard(arguments: Sequence[str]) -> int:

@@ -109,7 +109,7 @@ class ResidentDataModule(pl.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Read and normalise both splits, unless a module with the same source has done so."""
-        if self._splits:
+        if self._splits and (self.normalizer or self.normalize == "none"):
             return
         source = self.source()
         if self.normalize == "none":
@@ -124,9 +124,7 @@ class ResidentDataModule(pl.LightningDataModule):
         splits = sharing.read_once(source, lambda: Splits(self.read))
         size = len(splits.on(splits.home, "train")[0])
         if self.val_size > size - 2:
-            raise ValueError(
-                f"data.val_size={self.val_size}: must leave at least 2 of {size} images"
-            )
+            raise ValueError(f"val_size={self.val_size}: must leave at least 2 of {size} samples")
         return splits
 
     def _normalized(self, source: Source | None) -> Splits:
@@ -232,8 +230,10 @@ class ResidentDataModule(pl.LightningDataModule):
 
     def final_samples(self) -> tuple[Any, Tensor]:
         """Return the samples ``(N, D)`` and labels that a trained model is measured on."""
-        if self.final == "test":
-            return self.split("test")
+        return self.split("test") if self.final == "test" else self.monitored()
+
+    def monitored(self) -> tuple[Any, Tensor]:
+        """Return the samples and labels of ``monitored_indices``."""
         samples, labels = self.split("train")
         indices = self.monitored_indices()
         return samples[indices.to(samples.device)], labels[indices.to(labels.device)]
@@ -282,21 +282,15 @@ class ResidentDataModule(pl.LightningDataModule):
     def val_dataloader(self) -> ResidentLoader:
         """Return batches of the samples on which the curves over training are measured."""
         rows = self.monitored_indices()
-        return self._loader(*self.split("train"), _evaluation_batch(len(rows)), indices=rows)
+        return self._loader(*self.split("train"), EVALUATION_BATCH, indices=rows)
 
     def test_dataloader(self) -> ResidentLoader:
         """Return batches of the samples that a trained model is measured on, in order."""
-        samples, labels = self.final_samples()
-        return self._loader(samples, labels, _evaluation_batch(len(samples)))
+        return self._loader(*self.final_samples(), EVALUATION_BATCH)
 
     def _loader(self, inputs: Any, labels: Tensor, size: int, **options: Any) -> ResidentLoader:
         group = Group.of(self.trainer) if self.trainer else Group()
         return ResidentLoader(inputs, labels, size, group=group, **options)
-
-
-def _evaluation_batch(samples: int) -> int:
-    """Return a batch size that leaves no single sample over, which a loader would leave out."""
-    return EVALUATION_BATCH + (samples % EVALUATION_BATCH == 1)
 
 
 def fixed_choice(samples: int, most: int | None) -> Tensor:

@@ -6,6 +6,8 @@ RELATIVE = 0.01
 """Share of its largest activation above which a unit counts as active."""
 EDGES = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Upper ends of the histogram's bins, three in each decade."""
+BINS = ("units_dead", *(f"units_to_{edge:g}" for edge in EDGES))
+"""Names of the histogram's bins."""
 
 
 def unit_densities(activations_NK: np.ndarray, relative: float = 0.0) -> np.ndarray:

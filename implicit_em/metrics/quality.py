@@ -75,11 +75,10 @@ def quality(
 def _densities(test: Encoded) -> Mapping[str, float | int]:
     relative_K = densities.unit_densities(test.activations_NK, densities.RELATIVE)
     counts = densities.density_histogram(relative_K)
-    bins = ["units_dead", *(f"units_to_{edge:g}" for edge in densities.EDGES)]
     return {
         "exact_density": densities.density(test.activations_NK),
         "relative_density": float(relative_K.mean()),
-        **dict(zip(bins, counts.tolist(), strict=True)),
+        **dict(zip(densities.BINS, counts.tolist(), strict=True)),
     }
 
 

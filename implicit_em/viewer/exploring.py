@@ -298,8 +298,8 @@ def evenly_spaced(densities_K: Sequence[float]) -> list[int]:
     return live_L[places].tolist()
 
 
-def random_units(samples: Any, width: int, counts_C: Sequence[int], seed: int = 0) -> list[Unit]:
-    """Return units of random directions.
+def random_units(samples: Any, width: int, counts_C: Sequence[int]) -> list[Unit]:
+    """Return units of random directions, which are normally distributed.
 
     Each is active on the samples with the largest products with its direction, and its activation
     is the product less the largest of those on which it is silent.
@@ -308,11 +308,10 @@ def random_units(samples: Any, width: int, counts_C: Sequence[int], seed: int = 
         samples: samples ``(N, D)`` that a model of the run takes.
         width: their width D.
         counts_C: number of samples that activate each unit, above 0 and at most N.
-        seed: seed of the directions, which are normally distributed.
     """
     target = samples.shape[-1] - width or None
     model = Encoder(width, len(counts_C), nn.Identity(), target)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     nn.init.normal_(model.weight, generator=generator)
     nn.init.zeros_(model.linear.bias)
     with torch.no_grad():

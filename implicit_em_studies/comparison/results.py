@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from implicit_em_studies.comparison.matching import fronts, matched, select
+from implicit_em_studies.comparison.matching import fronts, matched
 from implicit_em_studies.comparison.protocol import ComparisonProtocol
 from implicit_em_studies.shared.pairs import against
 from implicit_em_studies.shared.tuned import Results
@@ -84,8 +84,3 @@ class ComparisonResults(Results[ComparisonProtocol]):
             "tuning": fronts(self.tuning, *arguments),
             "finals": fronts(means.rename(columns={"exact_density": "density"}), *arguments),
         }
-
-
-def choose(protocol: ComparisonProtocol, tuning: pd.DataFrame) -> pd.DataFrame:
-    """Return the settings of the grids that the protocol chooses."""
-    return select(tuning, protocol.densities, protocol.reach, protocol.beyond)

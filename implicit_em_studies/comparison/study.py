@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Sequence
 from functools import cache
-from itertools import filterfalse, groupby, product
+from itertools import groupby, product
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,11 @@ from implicit_em.training.progress import working
 from implicit_em_studies.comparison.costs import costs
 from implicit_em_studies.comparison.figures import at_target
 from implicit_em_studies.comparison.knobs import KnobsContent
+from implicit_em_studies.comparison.matching import select
 from implicit_em_studies.comparison.measuring import measure_all, stabilities, tuning_table
 from implicit_em_studies.comparison.protocol import CURVE, DERIVED, KNOBS, ComparisonProtocol
 from implicit_em_studies.comparison.report import FamiliesContent
-from implicit_em_studies.comparison.results import TARGET_LEADS, ComparisonResults, choose
+from implicit_em_studies.comparison.results import TARGET_LEADS, ComparisonResults
 from implicit_em_studies.shared import planning
 from implicit_em_studies.shared.protocol import digest
 from implicit_em_studies.shared.runs import Place, Run, has_diverged, matrices_of
@@ -96,14 +97,14 @@ class FamiliesPart(ComparisonPart):
             self.train(list(own), workers)
         self.train(self.grids, workers)
         tuning = tuning_table(self.grids)
-        chosen = choose(self.protocol, tuning)
+        protocol = self.protocol
+        chosen = select(tuning, protocol.densities, protocol.reach, protocol.beyond)
         if chosen.empty:
             raise RunError(f"{self.name}: no setting comes near any density")
         finals = self.stages.finals(self.stages.picked(chosen))
         kept = self.trained(finals, workers, f"{self.name}: every final")
         variants = self.stages.finals(self.stages.varied(self.stages.picked(chosen)))
-        self.train(variants, workers)  # one that diverges is left out
-        controls = [*self.controls, *filterfalse(has_diverged, variants)]
+        controls = [*self.controls, *self.kept(variants, workers)]
         diverged = map(planning.row_of, filter(has_diverged, finals))
         lost = pd.DataFrame(diverged, columns=["family", "settings", "seed"])
         first = {run.sweep: run for run in reversed(kept)}

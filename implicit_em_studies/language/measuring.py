@@ -18,7 +18,7 @@ from implicit_em.data.modules import fixed_choice
 from implicit_em.data.store import Split, save_tensors
 from implicit_em.harvest.models import CausalModel
 from implicit_em.harvest.splicing import spliced_losses
-from implicit_em.metrics.densities import EDGES, density_histogram
+from implicit_em.metrics.densities import BINS, density_histogram
 from implicit_em.metrics.dictionaries import stability
 from implicit_em.metrics.probe import linear_probe, sparse_probe
 from implicit_em.metrics.sparse import compact
@@ -167,8 +167,7 @@ def _quality(run: Run, tokens: Tokens, k: int | None) -> dict[str, Any]:
 def _activity(active_K: Tensor, tokens: int) -> dict[str, Any]:
     """Return the units that no token activates, and a histogram of the others' densities."""
     counts = density_histogram((active_K.double() / tokens).numpy())
-    bins = ["units_dead", *(f"units_to_{edge:g}" for edge in EDGES)]
-    return {"units": len(active_K), **dict(zip(bins, counts.tolist(), strict=True))}
+    return {"units": len(active_K), **dict(zip(BINS, counts.tolist(), strict=True))}
 
 
 def _by_document(model: Any, decoder: RidgeDecoder, data: ActivationDataModule) -> dict[str, Any]:

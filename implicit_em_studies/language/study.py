@@ -23,7 +23,7 @@ from implicit_em_studies.language.report import LanguageContent
 from implicit_em_studies.language.results import LanguageResults
 from implicit_em_studies.shared import planning
 from implicit_em_studies.shared.protocol import digest
-from implicit_em_studies.shared.runs import Run, has_diverged
+from implicit_em_studies.shared.runs import Run
 from implicit_em_studies.shared.study import Request
 from implicit_em_studies.shared.tuned import TunedPart, TunedStudy, choose
 
@@ -112,8 +112,7 @@ class LanguagePart(TunedPart[LanguageProtocol]):
                 "more steps bring them nearer"
             )
         variants = self.stages.at_each_l0(self.stages.varied(settings))
-        self.train(variants, workers)  # one that diverges is left out
-        variants = [run for run in variants if not has_diverged(run)]
+        variants = self.kept(variants, workers)
         permuted = self.stages.permuted(settings, self.directory / "permuted")
         permuted = self.trained(permuted, workers, every) if permuted else []
         with working(f"{self.name}: measuring finals and controls"):

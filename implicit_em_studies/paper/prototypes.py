@@ -31,7 +31,7 @@ class Prototypes:
 
 
 def find_prototypes(
-    images_ND: np.ndarray, labels_N: np.ndarray, sample_shape: tuple[int, ...], seed: int = 0
+    images_ND: np.ndarray, labels_N: np.ndarray, sample_shape: tuple[int, ...]
 ) -> Prototypes:
     """Return the class means and k-means centroids (k = 64) of images.
 
@@ -42,7 +42,7 @@ def find_prototypes(
     means_CD = np.stack([images_ND[labels_N == label].mean(0) for label in classes])
     clusters = min(CENTROIDS, len(images_ND))
     with threadpool_limits(limits=1):
-        kmeans = KMeans(clusters, n_init=1, random_state=seed).fit(images_ND)
+        kmeans = KMeans(clusters, n_init=1, random_state=0).fit(images_ND)
     return Prototypes(
         means_CD - mean_D,
         kmeans.cluster_centers_ - mean_D,
@@ -77,7 +77,7 @@ def smoothness(rows_KD: np.ndarray, sample_shape: tuple[int, ...]) -> np.ndarray
     return np.divide(together_K, variance_K, out=np.zeros_like(variance_K), where=variance_K > 0)
 
 
-def describe(rows_KD: np.ndarray, prototypes: Prototypes, seed: int = 0) -> dict[str, float]:
+def describe(rows_KD: np.ndarray, prototypes: Prototypes) -> dict[str, float]:
     """Return how much rows look like prototypes, and how much their permutations do.
 
     ``class_mean`` and ``centroid`` are means of the best |cosine|, ``smoothness`` is that of the
@@ -86,7 +86,7 @@ def describe(rows_KD: np.ndarray, prototypes: Prototypes, seed: int = 0) -> dict
     ``centroid_positive`` is the share of rows with a positive best cosine.
     """
     varies_D = prototypes.varies_D
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     active_KD = rows_KD * varies_D
 
     def likeness(rows_KD: np.ndarray) -> dict[str, np.ndarray]:

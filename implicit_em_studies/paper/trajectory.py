@@ -76,8 +76,7 @@ class Trajectory(Callback):
     @torch.no_grad()
     def _state(trainer: pl.Trainer, module: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         data = _data(trainer)
-        images, _ = data.split("train")
-        energies_BK = module(images[data.monitored_indices().to(images.device)])
+        energies_BK = module(data.monitored()[0])
         moments = Redundancy(energies_BK.shape[-1]).to(energies_BK.device)
         moments.update(energies_BK)
         variance_K = moments.covariance_KK.diagonal()

@@ -10,7 +10,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from implicit_em.metrics.densities import EDGES
+from implicit_em.metrics.densities import BINS, EDGES
 from implicit_em_studies.shared.tables import name_of, rows_of
 
 # Okabe and Ito's palette.
@@ -130,14 +130,13 @@ def density_histograms(
     families: Sequence[str], finals: pd.DataFrame, height: float, x_label: str
 ) -> Figure:
     """Draw the share of each family's units in each bin of ``densities.density_histogram``."""
-    bins = ["units_dead", *(f"units_to_{edge:g}" for edge in EDGES)]
     labels = ["dead", *(f"{100 * edge:g}" for edge in EDGES)]
 
     def panel(axes: Axes, family: str) -> None:
         own = rows_of(finals, family=family)
         if len(own):
-            shares = own[bins].div(own["units"], axis=0).mean()
-            axes.bar(range(len(bins)), 100 * shares, color=look_of(family).colour)
-            axes.set_xticks(range(0, len(bins), 3), labels[::3])
+            shares = own[[*BINS]].div(own["units"], axis=0).mean()
+            axes.bar(range(len(BINS)), 100 * shares, color=look_of(family).colour)
+            axes.set_xticks(range(0, len(BINS), 3), labels[::3])
 
     return panels(families, panel, height, x_label, "units (%)")

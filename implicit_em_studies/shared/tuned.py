@@ -145,10 +145,14 @@ class TunedPart(Part, Generic[P]):
         Raises:
             RunError: if none is left.
         """
-        self.train(runs, workers)
-        if kept := list(filterfalse(has_diverged, runs)):
+        if kept := self.kept(runs, workers):
             return kept
         raise RunError(f"{every} diverged")
+
+    def kept(self, runs: Sequence[Run], workers: int) -> list[Run]:
+        """Train runs and return those that did not diverge."""
+        self.train(runs, workers)
+        return list(filterfalse(has_diverged, runs))
 
     def write(self, content: Content[Any], runs: Sequence[Run], command: str, **note: Any) -> Path:
         """Write tables, figures, findings and report; ``note`` is kept beside the findings.

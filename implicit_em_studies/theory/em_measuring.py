@@ -12,7 +12,6 @@ from pytorch_lightning.callbacks import Callback
 from sklearn.metrics import normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 from threadpoolctl import threadpool_limits
-from torch import Tensor
 
 from implicit_em.base.threads import torch_threads
 from implicit_em.data import Block, ResidentDataModule
@@ -49,14 +48,8 @@ class Likelihood(Callback):
     @torch.no_grad()
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure and log."""
-        energies_NK = pl_module(monitored(trainer.datamodule))  # type: ignore[attr-defined]
+        energies_NK = pl_module(trainer.datamodule.monitored()[0])  # type: ignore[attr-defined]
         pl_module.log("likelihood/lse", lse(energies_NK.double(), reduction="mean"))
-
-
-def monitored(data: ResidentDataModule) -> Tensor:
-    """Return the samples of the curves, a fixed choice of training samples; shape ``(N, D)``."""
-    samples = data.split("train")[0]
-    return samples[data.monitored_indices().to(samples.device)]
 
 
 def start_of(run: Run, data: ResidentDataModule) -> Fit:
@@ -89,7 +82,7 @@ def _quality(model: Mixture, data: ResidentDataModule) -> dict[str, float]:
     samples, labels = data.final_samples()
     energies_NK = energies_of(model, samples)
     return {
-        "likelihood": _likelihood(energies_of(model, monitored(data))),
+        "likelihood": _likelihood(energies_of(model, data.monitored()[0])),
         "test_likelihood": _likelihood(energies_NK),
         **agreement_with_labels(energies_NK.argmin(1), labels.numpy()),
     }
@@ -116,8 +109,8 @@ def _steps(run: Run) -> dict[str, Any]:
     passes = list(exact(train_ND, start, run.cfg.trainer.max_epochs))
     reference = passes[-1][1]
     return {
-        "start": gradient_against_m_step(monitored(data), start),
-        "end": gradient_against_m_step(monitored(data), end),
+        "start": gradient_against_m_step(data.monitored()[0], start),
+        "end": gradient_against_m_step(data.monitored()[0], end),
         "reference": [value for value, _ in passes],
         "means_apart": float((end.means_KD - reference.means_KD).abs().max()),
     }
@@ -129,7 +122,7 @@ def _incremental(run: Run) -> dict[str, Any]:
     train_ND, passes = data.split("train")[0], run.cfg.trainer.max_epochs
     fits = incremental(train_ND, start_of(run, data), BLOCKS, passes)
     models = [fit.model() for fit, _ in fits]
-    curve = [_likelihood(energies_of(model, monitored(data))) for model in models]
+    curve = [_likelihood(energies_of(model, data.monitored()[0])) for model in models]
     return {"curve": curve, **_probed(models[-1], data)}
 
 

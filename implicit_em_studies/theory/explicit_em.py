@@ -142,7 +142,7 @@ def _free_layer(data: ResidentDataModule) -> Tables:
 
     Its responsibilities are multiplied by the number of units, as ``reduction=count`` does.
     """
-    x_ND = em_measuring.monitored(data)
+    x_ND = data.monitored()[0]
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         r_NK = (-Encoder(x_ND.shape[1])(x_ND).double()).softmax(1)

@@ -158,12 +158,12 @@ def measure(runs: Sequence[Run]) -> Tables:
     }
 
 
-def at_best(runs: pd.DataFrame, variant: str, target: int, column: str = "fvu") -> pd.Series:
-    """Return a measure of a variant by seed, at the rate or weight of its least mean."""
+def at_best(runs: pd.DataFrame, variant: str, target: int) -> pd.Series:
+    """Return the FVU of a variant by seed, at the rate or weight of its least mean."""
     own = rows_of(runs, variant=variant, target=target)
-    means = own.groupby(["rate", "weight"])[column].agg(lambda values: values.mean(skipna=False))
+    means = own.groupby(["rate", "weight"])["fvu"].agg(lambda values: values.mean(skipna=False))
     rate, weight = means.index[int(means.argmin())]
-    return rows_of(own, rate=rate, weight=weight).set_index("seed")[column]
+    return rows_of(own, rate=rate, weight=weight).set_index("seed")["fvu"]
 
 
 def at_rate(runs: pd.DataFrame, variant: str, target: int, column: str) -> pd.Series:

@@ -5,7 +5,7 @@ import pandas as pd
 
 from helpers.paths import ROOT
 from helpers.studies import crossed
-from implicit_em.metrics.densities import EDGES
+from implicit_em.metrics.densities import BINS
 from implicit_em_studies.comparison.protocol import ComparisonProtocol
 from implicit_em_studies.comparison.results import ComparisonResults, choose
 
@@ -69,7 +69,7 @@ def _noise(protocol, family, spread):
 
 
 def _final(family, settings, seed, density, level, noise):
-    units = dict.fromkeys(["units_dead", *(f"units_to_{edge:g}" for edge in EDGES)], 64 / 14)
+    units = dict.fromkeys(BINS, 64 / 14)
     shared = dict.fromkeys(
         (
             *("relative_density", "class_purity", "redundancy", "fvu"),

@@ -249,7 +249,7 @@ def test_tuning_never_reads_the_test_set_and_takes_what_diverges_for_a_result(
         ResidentDataModule, "split", lambda self, name: (read.add(name), split(self, name))[1]
     )
     monkeypatch.setattr(
-        "implicit_em_studies.comparison.study.choose", lambda _, t: 1 / tables.append(t)
+        "implicit_em_studies.comparison.study.select", lambda t, *_: 1 / tables.append(t)
     )
     tuned_alone = [*changes, "controls=[]", wild]
     for _ in range(2):

@@ -48,7 +48,7 @@ def test_the_callback_logs_mean_lse_of_fixed_samples(runs):
     for run in runs:
         history = pd.read_csv(run.directory / "history.csv")
         data = run.spec.build_data()
-        energies = energies_of(run.model(), em_measuring.monitored(data)).astype(np.float64)
+        energies = energies_of(run.model(), data.monitored()[0]).astype(np.float64)
         expected = -np.logaddexp.reduce(-energies, axis=1).mean()
         assert history["likelihood/lse"].notna().all()
         assert history["likelihood/lse"].iloc[-1] == pytest.approx(expected, rel=1e-6)
