@@ -18,6 +18,8 @@ def check_splits(splits: Mapping[str, tuple[Samples, Tensor]]) -> None:
     for name, (samples, labels) in splits.items():
         if isinstance(samples, Tensor):  # a file is checked when it is opened
             check_split(f"{name} split", samples, labels)
+        elif len(samples) < 2:
+            raise ConfigError(f"{name} split: {len(samples)} samples; at least 2 are needed")
     if len(shapes := {tuple(samples.shape[1:]) for samples, _ in splits.values()}) > 1:
         raise ConfigError(f"samples of unlike shapes: {' and '.join(map(str, sorted(shapes)))}")
     if len({samples.dtype == torch.uint8 for samples, _ in splits.values()}) > 1:

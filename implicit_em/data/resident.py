@@ -45,13 +45,14 @@ class ResidentLoader:
     float32 in [0, 1]. The order of an epoch is a permutation drawn from ``(seed, epoch)`` alone,
     whatever else uses random numbers. A new iteration goes on to the next epoch, unless
     ``set_epoch`` names another. The last batch may be smaller. It is left out if it would hold a
-    single sample, which has no variance, or if ``drop_last`` says so and it is not the only one.
+    single sample to train on, which has no variance, or if ``drop_last`` says so and it is not the
+    only one.
 
     Args:
         inputs: samples of shape ``(N, D)``, uint8 or floating point.
         labels: classes of the samples, shape ``(N,)``.
         batch_size: number of samples in a batch.
-        seed: seed of the permutations; ``None`` keeps the order of ``indices``.
+        seed: seed of the permutations; ``None`` keeps the order of ``indices``, to measure on.
         indices: rows to use, int64; ``None`` for all.
         group: processes of the run, each of which gets its part of every batch, possibly empty.
         shuffle: order of an epoch, in windows; if there are several, ``inputs`` holds two of them.
@@ -78,7 +79,8 @@ class ResidentLoader:
 
     @property
     def _leaves_one_out(self) -> bool:
-        return self.batch_size > 1 and len(self.indices) % self.batch_size == 1
+        trains = self.seed is not None
+        return trains and self.batch_size > 1 and len(self.indices) % self.batch_size == 1
 
     batch_sampler = None  # Lightning reads it beside ``sampler``
 

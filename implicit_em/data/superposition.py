@@ -257,7 +257,8 @@ def _check_memory(settings: Superposition) -> None:
     features, width = settings.features, settings.width
     count = settings.samples + settings.test_samples
     present = count * features * settings.density
-    needed = 12 * count * width + 8 * features * width + 12 * present  # float64, float32; indices
+    copies = 24 if settings.noise else 16  # bytes of float64 samples, with what is made of them
+    needed = copies * count * width + 8 * features * width + 12 * present
     if needed > (free := psutil.virtual_memory().available):
         raise ConfigError(
             f"samples={settings.samples}: with test_samples={settings.test_samples}, features="

@@ -127,7 +127,10 @@ class LanguageModel:
     @property
     def longest(self) -> int | None:
         """Largest number of tokens of a context, if the model has one."""
-        return getattr(self.network.config, "max_position_embeddings", None)
+        embeddings = getattr(self.network, "embeddings", None)
+        longest = getattr(self.network.config, "max_position_embeddings", None)
+        padding = getattr(embeddings, "padding_idx", None)  # positions of RoBERTa begin behind it
+        return longest if longest is None or padding is None else longest - padding - 1
 
     @property
     def padding_id(self) -> int:
@@ -254,9 +257,10 @@ class CausalModel(LanguageModel):
         norm = next((module for name in NORMS if (module := getattr(base, name, None))), None)
         with torch.inference_mode():
             if isinstance(norm, nn.LayerNorm):
-                vectors_ND = vectors_ND - vectors_ND.mean(-1, keepdim=True)
-            scaled_ND = vectors_ND if norm is None else vectors_ND * norm.weight
-            logits_NV = scaled_ND @ head.weight[: len(self.tokenizer)].T
+                vectors_ND = (vectors_ND - vectors_ND.mean(-1, keepdim=True)) * norm.weight
+            elif norm is not None:  # an RMSNorm, whose gain may be 1 + weight
+                vectors_ND = vectors_ND * norm(torch.ones_like(vectors_ND[:1]))
+            logits_NV = vectors_ND @ head.weight[: len(self.tokenizer)].T
         return logits_NV - logits_NV.mean(-1, keepdim=True)
 
     @contextmanager

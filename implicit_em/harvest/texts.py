@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from glob import glob
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -152,9 +153,9 @@ class Files:
                     subject = f"text.paths={path}, row {number}"
                     document = document_of(subject, row, self.text, self.label)
                     yield document._replace(labels={"label": folder, **document.labels})
+            except ConfigError:
+                raise
             except (OSError, ValueError) as error:
-                if isinstance(error, ConfigError):
-                    raise
                 raise ConfigError(f"text.paths={path}: {one_line(error)}") from error
 
 
@@ -203,8 +204,12 @@ class Hub:
 
         subject = f"text.name={self.name}"
         with raising(ConfigError, subject, Exception):  # of the network, the hub, or the data set
-            rows = load_dataset(self.name, self.subset, split=self.split, streaming=True)
-        for number, row in enumerate(rows, 1):
+            rows = iter(load_dataset(self.name, self.subset, split=self.split, streaming=True))
+        for number in count(1):
+            with raising(ConfigError, subject, Exception):  # rows are read as they are needed
+                row = next(rows, None)
+            if row is None:
+                return
             yield document_of(f"{subject}, row {number}", row, self.text, self.label)
 
 

@@ -17,7 +17,7 @@ from implicit_em.viewer import statistics
 from implicit_em.viewer.ablations import Ablations
 from implicit_em.viewer.effects import Effects
 from implicit_em.viewer.page import render
-from implicit_em.viewer.seen import Seen, short
+from implicit_em.viewer.seen import TOKEN, Seen, short
 
 STRONGEST, PARTS, OF_EACH_PART, SILENT = 16, 5, 3, 3
 """Numbers of examples: the strongest, of each part of the others by rank, and silent ones."""
@@ -153,9 +153,7 @@ class Features(Sequence[Feature]):
 
     def _near(self, units: list[Unit]) -> list[list[tuple[int, float]]]:
         own = [unit.number for unit in units]
-        cosines_BK = cosines(self.directions_KD[own], self.directions_KD)
-        cosines_BK[np.arange(len(own)), own] = 0
-        return _shortened(statistics.largest_of_each_row(cosines_BK, NEAR))
+        return _nearest(cosines(self.directions_KD[own], self.directions_KD), own)
 
     def _of(self, unit: Unit) -> tuple[dict[str, Any], dict[str, Any]]:
         labels, tokens = self._labels(unit), self.seen.tokens(unit)
@@ -195,7 +193,7 @@ class Features(Sequence[Feature]):
         for name, (numbers_N, values) in self.seen.labels.items():
             of_active_E = numbers_N[unit.samples_E] + 1
             aurocs_C = statistics.label_aurocs(ranks_E, of_active_E, self.seen.counts[name])[1:]
-            if values == ["no", "yes"]:  # a class of tokens, which its name says
+            if name.startswith(TOKEN):  # a class of tokens, which its name says
                 values, aurocs_C = [""], aurocs_C[1:]
             best = np.argsort(-aurocs_C, kind="stable")[:LABELS]  # NaN comes last
             found += [[name, values[c], short(aurocs_C[c])] for c in best if aurocs_C[c] >= 0]
@@ -244,10 +242,11 @@ class _Joint:
         if issparse(both_BK):
             both_BK = both_BK.toarray()
         either_BK = self.counts_K[own][:, None] + self.counts_K - both_BK
-        shares_BK = both_BK / np.maximum(either_BK, 1)
-        shares_BK[np.arange(len(own)), own] = 0
-        return _shortened(statistics.largest_of_each_row(shares_BK, NEAR))
+        return _nearest(both_BK / np.maximum(either_BK, 1), own)
 
 
-def _shortened(rows: list[list[tuple[int, float]]]) -> list[list[tuple[int, float]]]:
+def _nearest(values_BK: np.ndarray, own: Any) -> list[list[tuple[int, float]]]:
+    """Return the units of the largest values of each row, but for its own unit."""
+    values_BK[np.arange(len(own)), own] = 0
+    rows = statistics.largest_of_each_row(values_BK, NEAR)
     return [[(unit, short(value)) for unit, value in row] for row in rows]

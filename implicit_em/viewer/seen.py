@@ -20,6 +20,8 @@ from implicit_em.viewer.statistics import raised_by
 
 BEFORE, AFTER = 24, 12
 """Number of tokens that are shown in front of a token, and after it."""
+TOKEN = "token: "
+"""What the names of classes of tokens begin with, among labels."""
 LEAST = 5
 """Tokens that occur less often do not count as those that raise a unit."""
 MOST_TOKENS = 8
@@ -165,7 +167,7 @@ class Texts(Seen):
             for name, values in store.manifest.labels.items()
         }
         for name, of_id in classes_of(vocabulary, store.manifest.special_tokens).items():
-            labels[f"token: {name}"] = (of_id[self.token_N].astype(np.int64), ["no", "yes"])
+            labels[f"{TOKEN}{name}"] = (of_id[self.token_N].astype(np.int64), ["no", "yes"])
         super().__init__(samples, labels)
         self.groups_N = self.document_N
         self.counts_V = np.bincount(self.token_N, minlength=len(self.vocabulary))

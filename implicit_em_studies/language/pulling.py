@@ -125,7 +125,8 @@ def target_shifts(
     coder, count = steering.coder, len(passes.documents)
     code_2K = torch.zeros(2, len(coder.model.weight), dtype=coder.model.weight.dtype)
     code_2K[1, unit] = strength
-    direction_D = coder.decode(code_2K).diff(dim=0)[0].float()
+    x_2D = code_2K.new_zeros(2, coder.model.weight.shape[1])  # a linear path cancels out
+    direction_D = coder.decode(code_2K, x_2D).diff(dim=0)[0].float()
     generators = (torch.Generator().manual_seed(unit * seeds + seed) for seed in range(seeds))
     randoms = [torch.randn(len(direction_D), generator=generator) for generator in generators]
     randoms = [random_D * (direction_D.norm() / random_D.norm()) for random_D in randoms]

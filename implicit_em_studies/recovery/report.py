@@ -103,7 +103,8 @@ class RecoveryContent(Content[RecoveryResults]):
     @property
     def random(self) -> pd.DataFrame:
         """Random directions, and what theory expects of as many, as text."""
-        own = self.results.controls.query("family == 'random'")
+        columns = ["cell", "family", "mean_cosine", FOUND]
+        own = rows_of(self.results.controls.reindex(columns=columns), family="random")
         means = own.groupby("cell")[["mean_cosine", FOUND]].mean()
         cells = self.results.cells.set_index("cell").loc[list(means.index)]
         table = pd.DataFrame(

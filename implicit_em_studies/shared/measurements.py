@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from implicit_em.base.errors import DamagedError
 from implicit_em.base.files import read_json, write_json
+from implicit_em.base.threads import torch_threads
 from implicit_em.data import as_unit_float
 from implicit_em_studies.shared.planning import row_of
 from implicit_em_studies.shared.runs import Run
@@ -78,10 +79,10 @@ class Measurement:
         return row | {key: np.nan if value is None else value for key, value in known.items()}
 
     def _measure(self, run: Run) -> None:
-        if run.cfg.trainer.threads:
-            torch.set_num_threads(run.cfg.trainer.threads)
+        threads = run.cfg.trainer.threads
         assert self.measure is not None
-        self.keep(run, self.measure(run))
+        with torch_threads(threads) if threads else nullcontext():
+            self.keep(run, self.measure(run))
 
 
 def samples_of(run: Run) -> tuple[Tensor, Tensor, Tensor, Tensor]:

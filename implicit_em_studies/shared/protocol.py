@@ -172,7 +172,7 @@ class Protocol(BaseModel):
                 content[name][part][own] = parsed
             except TypeError as error:
                 raise ConfigError(f"{change}: {name}.{part} has no keys") from error
-        elif isinstance(content[name], dict):
+        elif isinstance(content.get(name), dict):
             content[name][setting] = parsed
         else:
             raise ConfigError(f"{change}: {name} has no {setting}")

@@ -173,9 +173,19 @@ def test_without_held_out_samples_10_000_training_samples_are_monitored():
     )
 
 
+def test_what_could_not_be_normalised_is_not_taken_for_normalised(monkeypatch):
+    data = Columns(normalize="scale")
+    with monkeypatch.context() as patch:
+        patch.setattr(Columns, "_fitted", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            data.setup()
+    data.setup()
+    assert float(data.split("train")[0].square().mean()) == pytest.approx(1)
+
+
 @pytest.mark.parametrize("val_size", [49, 50, 51])
 def test_holding_out_too_much_is_refused(val_size):
-    with pytest.raises(ValueError, match=rf"data\.val_size={val_size}: .*at least 2 of 50"):
+    with pytest.raises(ValueError, match=rf"^val_size={val_size}: .*at least 2 of 50 samples"):
         Columns(val_size=val_size).setup()
     assert len(ready(Columns(val_size=48)).train_indices()) == 2
 

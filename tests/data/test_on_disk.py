@@ -178,6 +178,12 @@ def test_a_value_that_is_not_finite_is_found_in_a_file(everything_is_large, monk
         ready(write(Path("X.npy"), x=samples))
 
 
+def test_a_file_that_leaves_no_sample_for_testing_is_refused(everything_is_large):
+    write(Path("X.npy"), x=draw(100).reshape(2, 50, WIDTH))
+    with pytest.raises(ConfigError, match="test split: 0 samples; at least 2 are needed"):
+        ready("X.npy", feature_dims=1)
+
+
 def test_the_digest_of_a_long_file_shows_its_progress(tmp_path, monkeypatch, capfd):
     path = tmp_path / "X.npy"
     np.save(path, draw())

@@ -139,8 +139,8 @@ def test_a_sample_left_out_is_said_once(caplog):
 def test_without_a_seed_the_order_stays():
     indices = torch.tensor([5, 3, 8, 1])
     resident = loader(seed=None, batch_size=3, indices=indices)
-    with_one_left = [[5, 3, 8]]
-    assert epochs(resident, 2) == [with_one_left, with_one_left]
+    with_a_single_one = [[5, 3, 8], [1]]
+    assert epochs(resident, 2) == [with_a_single_one, with_a_single_one]
     assert labels(loader(seed=None, batch_size=2, indices=indices)) == [[5, 3], [8, 1]]
 
 

@@ -1,6 +1,10 @@
 """``data=superposition``: samples with known features."""
 
+import tracemalloc
+from types import SimpleNamespace
+
 import numpy as np
+import psutil
 import pytest
 import torch
 from helpers.results import metrics_of
@@ -299,6 +303,18 @@ def test_what_does_not_fit_into_memory_is_refused_before_it_is_drawn(size):
     reason = rf"\b{size}={10**12}\b.* GB of memory are free$"
     with pytest.raises(ConfigError, match=reason):
         ready(**{size: 10**12})
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_drawing_takes_about_the_memory_that_is_checked(monkeypatch, noise):
+    settings = {"samples": 20_000, "test_samples": 10, "features": 8, "width": 50, "noise": noise}
+    tracemalloc.start()
+    draw(Superposition(**settings))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=0.9 * peak))
+    with pytest.raises(ConfigError, match="of memory are free"):
+        ready(**settings)
 
 
 BRIEF = ["data=superposition", "data.samples=600", "data.test_samples=200", "logger=csv"]

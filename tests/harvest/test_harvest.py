@@ -12,6 +12,7 @@ from collections import namedtuple
 from functools import partial
 from importlib.util import find_spec
 from io import StringIO
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -54,6 +55,19 @@ def models(tmp_path_factory):
 @pytest.fixture(scope="session")
 def text(tmp_path_factory):
     return make_text(tmp_path_factory.mktemp("text") / "rows.jsonl")
+
+
+@pytest.mark.parametrize(("kind", "places"), [("Roberta", 18), ("Bert", 20)])
+def test_positions_of_roberta_begin_behind_the_padding(kind, places):
+    import transformers
+
+    sizes = {"vocab_size": 9, "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = getattr(transformers, f"{kind}Config")(**sizes, max_position_embeddings=20)
+    network = getattr(transformers, f"{kind}Model")(config)
+    assert LanguageModel.longest.fget(SimpleNamespace(network=network)) == places
+    network(torch.full((1, places), 5))
+    with pytest.raises((IndexError, RuntimeError)):
+        network(torch.full((1, places + 1), 5))
 
 
 @pytest.fixture

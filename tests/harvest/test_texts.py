@@ -128,6 +128,8 @@ def test_a_data_set_of_the_hub_is_read_row_by_row(monkeypatch):
         asked.append((arguments, options))
         if arguments[0] == "no/such":
             raise FileNotFoundError("no data set\nof this name")
+        if arguments[0] == "cut/off":
+            return (1 / 0 for _ in range(2))
         return ({"text": f"row {n}", "label": n} for n in itertools.count())
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
@@ -138,6 +140,8 @@ def test_a_data_set_of_the_hub_is_read_row_by_row(monkeypatch):
     assert next(Hub("some/texts", None, "train", "text", None).documents(0)).labels == {}
     with pytest.raises(ConfigError, match=r"text\.name=no/such: no data set of this name"):
         next(Hub("no/such", None, "train", "text", None).documents(0))
+    with pytest.raises(ConfigError, match=r"text\.name=cut/off: division by zero"):
+        next(Hub("cut/off", None, "train", "text", None).documents(0))
 
 
 def test_without_the_package_datasets_the_hub_is_refused(monkeypatch):

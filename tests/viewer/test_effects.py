@@ -40,6 +40,19 @@ def test_effects_are_those_of_the_head_and_the_norms_gain(models, kind):
     torch.testing.assert_close(model.effects(vectors_ND), torch.stack(expected))
 
 
+def test_the_gain_of_a_norm_may_be_one_more_than_its_weight(models):
+    from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
+
+    lm = LanguageModelSettings(name="tiny", package=None, path=str(models["llama"]), sha256=None)
+    model, vectors_ND = CausalModel.load(lm, "cpu"), torch.randn(3, 16)
+    model.network.norm = GemmaRMSNorm(16)
+    weight_D = torch.rand(16)
+    model.network.norm.weight.data.copy_(weight_D)
+    expected_NV = (vectors_ND * (1 + weight_D)) @ model.whole.lm_head.weight.T
+    expected_NV -= expected_NV.mean(-1, keepdim=True)
+    torch.testing.assert_close(model.effects(vectors_ND), expected_NV, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("normalize", ["none", "zca"])
 def test_a_page_shows_the_effects_of_raw_directions(models, harvested, normalize):
     folder, run = models["llama"], harvested("llama", f"data.normalize={normalize}")

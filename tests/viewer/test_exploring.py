@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from itertools import chain
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from implicit_em.base.errors import ConfigError, DamagedError
 from implicit_em.config.spec import RunSpec
 from implicit_em.data import ActivationDataModule, as_unit_float
 from implicit_em.metrics.dictionaries import cosines
+from implicit_em.training.activity import Unit
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.loading import load_as_trained
 from implicit_em.viewer import exploring, features
@@ -131,6 +133,18 @@ def test_images_and_vectors_show_samples_and_labels(trained, page_of):
     for shown in page_of(trained("vectors"))("0/block-0"):
         assert len(shown["row"]) == 6
         assert shown["labels"] == []
+
+
+def test_of_a_label_no_and_yes_are_both_told_and_of_a_class_of_tokens_its_name():
+    numbers_N, values = np.array([0, 0, 1, 1]), ["no", "yes"]
+    unit = Unit(0, np.array([0, 1]), np.array([2.0, 3.0]))
+    told = {"toxic": [["toxic", "no", 1.0], ["toxic", "yes", 0.0]]}
+    told |= {"token: digit": [["token: digit", "", 0.0]]}
+    for name, expected in told.items():
+        seen = SimpleNamespace(
+            labels={name: (numbers_N, values)}, counts={name: np.array([0, 2, 2])}
+        )
+        assert features.Features._labels(SimpleNamespace(seen=seen), unit) == expected
 
 
 @pytest.mark.parametrize(("entries", "dense"), [(features.TOGETHER, 0), (40, 1)])

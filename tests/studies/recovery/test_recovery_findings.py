@@ -1,5 +1,7 @@
 """What the tables say: other tables, other sentences."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -115,6 +117,12 @@ def test_a_family_may_find_fewer_features_in_few_cells(behind, by, cells, verdic
     assert row["statement"] == "spike and slab finds the features that TopK finds"
     assert row["measured"].startswith(f"fewer in {behind} of {cells} ({', '.join(CELLS[:behind])})")
     assert lost["verdict"] == ("missed" if cells == 22 else verdict), "no run of it is left"
+
+
+def test_a_study_may_have_no_controls():
+    made = results(BOTH)
+    none = replace(made, controls=made.controls[[]][:0])
+    assert RecoveryContent(none, "").random.empty
 
 
 def test_controls_and_what_diverged_are_said():

@@ -54,6 +54,7 @@ MISTAKES = [
         "reproduce theorem optimizer=3",
         "optimizer=3: optimizer takes the name of an option; allowed: ",
     ),
+    ("compare variants.near.of=topk", "variants.near.of=topk: variants has no near.of"),
     ("compare parts.decay_64.grids=nowhere", "parts.decay_64.grids=nowhere: must be a mapping"),
     ("compare parts.decay_46.width=3", "parts.decay_46.width=3: parts has no decay_46; did you me"),
     ("compare parts.decay_64.widht=3", "parts.decay_64.widht: no such key; did you mean width?"),
