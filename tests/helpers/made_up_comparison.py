@@ -6,8 +6,9 @@ import pandas as pd
 from helpers.paths import ROOT
 from helpers.studies import crossed
 from implicit_em.metrics.densities import BINS
+from implicit_em_studies.comparison.matching import select
 from implicit_em_studies.comparison.protocol import ComparisonProtocol
-from implicit_em_studies.comparison.results import ComparisonResults, choose
+from implicit_em_studies.comparison.results import ComparisonResults
 
 KNOBS = np.geomspace(0.03, 0.6, 8)
 NOISE = (-1.0, 0.4, 1.0, 0.1, -0.5)
@@ -41,7 +42,7 @@ def results(
     probe = curve(tuning["density"], tuning["family"].map(levels))
     tuning["probe_accuracy"] = probe - 0.002 * (tuning.pop("lr") != 1e-3)
     tuning = tuning.assign(silent_units=0.0, final_loss=1.0, error=None)
-    chosen = choose(protocol, tuning)
+    chosen = select(tuning, protocol.densities, protocol.reach, protocol.beyond)
     picked = tuning[tuning["run"].isin(chosen["run"])]
     finals = pd.DataFrame(
         [
