@@ -256,10 +256,13 @@ class CausalModel(LanguageModel):
         base, head = self.network, self.whole.get_output_embeddings()
         norm = next((module for name in NORMS if (module := getattr(base, name, None))), None)
         with torch.inference_mode():
-            if isinstance(norm, nn.LayerNorm):
-                vectors_ND = (vectors_ND - vectors_ND.mean(-1, keepdim=True)) * norm.weight
-            elif norm is not None:  # an RMSNorm, whose gain may be 1 + weight
-                vectors_ND = vectors_ND * norm(torch.ones_like(vectors_ND[:1]))
+            if norm is not None:
+                gain = norm(torch.ones_like(vectors_ND[:1]))  # that of an RMSNorm may be 1 + weight
+                # Cohere and OLMo have a LayerNorm of their own class, OLMo's without a weight.
+                if isinstance(norm, nn.LayerNorm) or not gain.any():
+                    vectors_ND = vectors_ND - vectors_ND.mean(-1, keepdim=True)
+                    gain = getattr(norm, "weight", 1)
+                vectors_ND = vectors_ND * gain
             logits_NV = vectors_ND @ head.weight[: len(self.tokenizer)].T
         return logits_NV - logits_NV.mean(-1, keepdim=True)
 

@@ -40,15 +40,21 @@ def test_effects_are_those_of_the_head_and_the_norms_gain(models, kind):
     torch.testing.assert_close(model.effects(vectors_ND), torch.stack(expected))
 
 
-def test_the_gain_of_a_norm_may_be_one_more_than_its_weight(models):
+@pytest.mark.parametrize("kind", ["gemma", "cohere", "olmo"])
+def test_norms_may_add_1_to_their_gain_or_subtract_the_mean_or_have_no_gain(models, kind):
+    from transformers.models.cohere.modeling_cohere import CohereLayerNorm
     from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
+    from transformers.models.olmo.modeling_olmo import OlmoLayerNorm
 
     lm = LanguageModelSettings(name="tiny", package=None, path=str(models["llama"]), sha256=None)
     model, vectors_ND = CausalModel.load(lm, "cpu"), torch.randn(3, 16)
-    model.network.norm = GemmaRMSNorm(16)
-    weight_D = torch.rand(16)
-    model.network.norm.weight.data.copy_(weight_D)
-    expected_NV = (vectors_ND * (1 + weight_D)) @ model.whole.lm_head.weight.T
+    norms = {"gemma": GemmaRMSNorm, "cohere": CohereLayerNorm, "olmo": OlmoLayerNorm}
+    weight_D, centred_ND = torch.rand(16), vectors_ND - vectors_ND.mean(-1, keepdim=True)
+    model.network.norm = norms[kind](16)
+    if kind != "olmo":
+        model.network.norm.weight.data.copy_(weight_D)
+    scaled = {"gemma": vectors_ND * (1 + weight_D), "cohere": centred_ND * weight_D}
+    expected_NV = scaled.get(kind, centred_ND) @ model.whole.lm_head.weight.T
     expected_NV -= expected_NV.mean(-1, keepdim=True)
     torch.testing.assert_close(model.effects(vectors_ND), expected_NV, atol=1e-5, rtol=1e-5)
 
