@@ -181,7 +181,8 @@ def explain(error: Exception, overrides: Sequence[str], loader: ConfigLoader, co
         override = typed.get(key, key)
         return f"{override}: no such key; {_beside(key, loader, config, overrides)}"
     if "does not support sweep type" in message:
-        line = next((line for line in overrides if "interval(" in line), "hydra.sweeper.params")
+        elsewhere = "hydra.sweeper.params=interval(...)"
+        line = next((line for line in overrides if "interval(" in line), elsewhere)
         key, _, values = line.partition("=")
         return (
             f"{key}={values}: list the values, as in {key}=1,2,3, or let Optuna choose them: "

@@ -133,9 +133,9 @@ class ActivationDataModule(ResidentDataModule):
         columns = sites if target is None else [*sites, target]
         check_word("label", label, (None, *manifest.labels), f" in the store {path}")
         check_whole("first_positions", first_positions, 0)
-        for name, number in (("largest_norm", largest_norm), ("buffer", buffer)):
-            if number is not None or name == "buffer":
-                check_number(name, number, lambda x: x > 0, "numbers greater than 0")
+        check_number("buffer", buffer, lambda x: x > 0, "numbers greater than 0")
+        if largest_norm is not None:
+            check_number("largest_norm", largest_norm, lambda x: x > 0, "numbers greater than 0")
         super().__init__(**kwargs)
         self.sites: tuple[str, ...] = tuple(sites)
         """Places whose vectors make a sample."""

@@ -1,4 +1,4 @@
-"""Control of sparsity: a factor on weights or on a temperature leads L0 to a target."""
+"""Control of sparsity: a factor on weights, or on a temperature, leads L0 to a target."""
 
 import math
 from collections.abc import Callable
