@@ -1,16 +1,13 @@
 """Fixtures: small data in MNIST's format, composed configurations, the command line."""
 
 import gc
-import importlib.metadata
+import importlib
 import logging
 import os
-import pickle
 import sys
 from collections.abc import Callable, Iterator
-from copy import copy
 from functools import cache, partial
 from pathlib import Path
-from typing import TextIO
 
 import matplotlib
 import numpy as np
@@ -21,20 +18,10 @@ from helpers.data import SIDE, write_idx
 from helpers.lines import one_line
 from helpers.paths import ROOT
 from helpers.wandb_server import Server, serving
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import (
-    CachingConfigRepository,
-    ConfigRepository,
-    IConfigRepository,
-)
-from hydra._internal.hydra import Hydra
-from hydra.core.config_store import ConfigStore
-from hydra.core.default_element import ResultDefault
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.plugins.config_source import ConfigResult
 from hypothesis import settings
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from implicit_em_studies.shared.figures import STYLE
 
@@ -59,57 +46,7 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def composed_once() -> Iterator[None]:
-    """Parse each text, and read and merge the project's files, once in this process.
-
-    Hydra does so for each command, and for each job of a sweep. Lightning asks all installed
-    packages for callbacks, each time a Trainer is built. They stay what they are while tests run.
-    """
-    parse, read = OmegaConf.load, ConfigRepository.load_config
-    merge, known = ConfigLoaderImpl._compose_config_from_defaults_list, {}
-
-    def once(key, make):
-        if key not in known:
-            if (made := make()) is None:
-                return None  # a plugin that is imported later may bring it
-            known[key] = pickle.dumps(made)
-        return pickle.loads(known[key])
-
-    def load(file: TextIO | Path | str) -> DictConfig:
-        if isinstance(file, Path | str):
-            return parse(file)
-        text = file.read()
-        file.seek(0)  # an error names the file
-        return once(text, partial(parse, file))
-
-    def of(repo: IConfigRepository) -> tuple[str, ...] | None:
-        """Return the places that a repository reads, and the launchers that are known.
-
-        Return ``None`` if a test can write there.
-        """
-        places = tuple(source.full_path() for source in repo.get_sources())
-        lasting = ("pkg://", "structured://", f"file://{ROOT}/")
-        launchers = ConfigStore.instance().repo.get("hydra", {}).get("launcher", {})
-        lasts = all(place.startswith(lasting) for place in places)
-        return (*places, *launchers) if lasts else None
-
-    def load_config(repo: ConfigRepository, config_path: str) -> ConfigResult | None:
-        places, make = of(repo), partial(read, repo, config_path)
-        return once((places, config_path), make) if places else make()
-
-    def compose(loader, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
-        places, make = of(repo), partial(merge, loader, defaults, repo)
-        return once((places, repr(defaults)), make) if places else make()
-
-    def start(caching: CachingConfigRepository, delegate: ConfigRepository) -> None:
-        caching.delegate, caching.cache = copy(delegate), {}  # Hydra copies all sources
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OmegaConf, "load", load)
-        patch.setattr(ConfigRepository, "load_config", load_config)
-        patch.setattr(CachingConfigRepository, "__init__", start)
-        patch.setattr(ConfigLoaderImpl, "_compose_config_from_defaults_list", compose)
-        found = cache(importlib.metadata.entry_points)
-        patch.setattr("lightning_fabric.utilities.registry.entry_points", found)
+    with composing.once():
         yield
 
 
@@ -227,8 +164,6 @@ def command_line_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable
         monkeypatch.setattr(sys, "argv", [])
         monkeypatch.setattr(CheckCallback, "sweep_directory", None)
         monkeypatch.setenv("HYDRA_FULL_ERROR", "")
-        # Hydra composes everything once more before, for a mode that no file of ours sets.
-        monkeypatch.setattr(Hydra, "get_mode", lambda *_, **__: None)
         handlers = list(logging.root.handlers)
         try:
             return getattr(composed, command)(arguments)

@@ -22,7 +22,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from safetensors.torch import load_file
 
-from helpers import device
+from helpers import composing, device
 from helpers.composing import composed
 from helpers.draws import draw
 from helpers.language import reads
@@ -313,7 +313,7 @@ def _said(waits):
 def show():
     """Take the paths, and print what was found."""
     shown = io.StringIO()
-    with contextlib.redirect_stdout(shown):
+    with contextlib.redirect_stdout(shown), composing.once():
         results = main()
     print(table(results) if "--table" in sys.argv else json.dumps(results))
 
