@@ -56,7 +56,7 @@ LOOKS = {
     "jump_relu": Look(GREEN, "-", "P"),
     "gated": Look(PURPLE, "-", "X"),
     "hybrid": Look(VERMILION, "-", "*"),
-    "spike_slab": Look(BLACK, ":", "s"),
+    "spike_slab": Look(GREEN, ":", "s"),
     "tied_topk": Look(BLUE, ":", "<"),
     "tied_batch_topk": Look(SKY, ":", ">"),
     "topk_half": Look(BLUE, "--", "d"),
