@@ -79,10 +79,8 @@ def once() -> Iterator[None]:
     def listed(repo: IConfigRepository, overrides_list: list[Override], **options) -> DefaultsList:
         given = Overrides(repo, overrides_list)
         chosen = (given.override_choices, given.append_group_defaults, given.deletions)
-        places, make = (
-            of(repo),
-            partial(defaults_of, repo, overrides_list=overrides_list, **options),
-        )
+        places = of(repo)
+        make = partial(defaults_of, repo, overrides_list=overrides_list, **options)
         found = kept((places, *options.values(), repr(chosen)), make) if places else make()
         found.config_overrides = given.config_overrides
         return found
