@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from implicit_em.metrics.densities import density
 from implicit_em.metrics.dictionaries import stability, varying
@@ -26,14 +27,17 @@ def tuning_table(runs: Sequence[Run]) -> pd.DataFrame:
     ``density`` counts values that are not exactly zero, as for the finals; ``metrics.json`` counts
     by a threshold.
     """
-    held_out = samples_of(runs[0])[2]
+    held_out: dict[str, Tensor] = {}  # by their normalisation, in which families may differ
     rows = []
     for run in runs:
         metrics = run.metrics()
         keys = ("probe_accuracy", "silent_units", "final_loss", "error")
         measured = {key: metrics.get(key) for key in keys} | {"density": None}
         if metrics.get("status") == "completed":
-            measured["density"] = density(energies_of(run.model(), held_out))
+            how = run.cfg.data.normalize
+            if how not in held_out:
+                held_out[how] = samples_of(run)[2]
+            measured["density"] = density(energies_of(run.model(), held_out[how]))
         for family, axes in run.places:
             settings = describe(run.cfg, axes)
             row = {"family": family, "settings": settings, "run": run.fingerprint}

@@ -57,6 +57,7 @@ LOOKS = {
     "gated": Look(PURPLE, "-", "X"),
     "hybrid": Look(VERMILION, "-", "*"),
     "spike_slab": Look(GREEN, ":", "s"),
+    "spike_slab_centred": Look(GREEN, "--", "D"),
     "tied_topk": Look(BLUE, ":", "<"),
     "tied_batch_topk": Look(SKY, ":", ">"),
     "topk_half": Look(BLUE, "--", "d"),

@@ -18,6 +18,7 @@ NAMES = {
     "gated": "Gated",
     "hybrid": "SAE with LSE + var + tc",
     "spike_slab": "spike and slab",
+    "spike_slab_centred": "spike and slab, centred",
     "tied_topk": "tied TopK",
     "tied_batch_topk": "tied BatchTopK",
     "topk_half": "TopK of half the units",

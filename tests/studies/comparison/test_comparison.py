@@ -23,10 +23,12 @@ from implicit_em.metrics.dictionaries import stability
 from implicit_em.metrics.quality import Encoded, quality
 from implicit_em.models import Dictionary
 from implicit_em.training.directory import RunDirectory
+from implicit_em_studies.comparison.measuring import tuning_table
 from implicit_em_studies.comparison.protocol import CURVE, ComparisonProtocol, PartSettings
 from implicit_em_studies.comparison.study import STUDY, ComparisonStages, digest_of
 from implicit_em_studies.shared.planning import compose_settings, one_of_each_family
 from implicit_em_studies.shared.protocol import STUDIES
+from implicit_em_studies.shared.runs import execute
 
 
 class Toy(Dictionary):
@@ -239,6 +241,17 @@ def test_settings_are_tuned_on_validation_samples_and_finals_tested(comparison):
         assert (metrics["probe_accuracy"] is None) == measured, "finals are probed by quality"
 
 
+def test_densities_are_those_of_the_samples_that_each_family_takes(changes, tmp_path):
+    centred = f"grids.toy={{{CONTENDER}, data.normalize: centre}}"
+    of_runs, of_protocol = changes[:3], changes[3:]
+    protocol = ComparisonProtocol.read(CONF, [*of_protocol, centred, "grids.derived={}"])
+    settings = compose_settings(protocol.families, protocol.grids, CONF, of_runs)
+    runs = ComparisonStages(protocol, "equal_width", tmp_path, settings, ()).grids()
+    execute(runs, workers=1)
+    found = tuning_table(runs)["density"].tolist()
+    assert found == [pytest.approx(run.metrics()["density"], rel=0.1) for run in runs]
+
+
 def test_tuning_never_reads_the_test_set_and_takes_what_diverges_for_a_result(
     changes, tmp_path, monkeypatch, caplog
 ):
@@ -446,5 +459,5 @@ def test_equal_parameters_are_equal_to_a_hundredth(committed):
         module = run.spec.build_module(784)
         counts[run.sweep] = sum(p.numel() for p in module.model.parameters())
     assert (counts["derived"], counts["spike_slab"]) == (100_480, 101_264)
-    assert len(counts) == 12
+    assert len(counts) == 13
     assert all(abs(count / counts["derived"] - 1) < 0.01 for count in counts.values()), counts
