@@ -10,6 +10,7 @@ accuracies are in [0, 1].
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import pandas as pd
 
@@ -18,7 +19,14 @@ from implicit_em_studies.shared.claims import Claims, Finding
 from implicit_em_studies.shared.experiment import Evidence
 from implicit_em_studies.shared.statistics import Estimate
 from implicit_em_studies.shared.tables import rows_of
-from implicit_em_studies.theory import anomaly, lse, on_or_off, reconstruction, volume
+from implicit_em_studies.theory import (
+    anomaly,
+    dead_units,
+    lse,
+    on_or_off,
+    reconstruction,
+    volume,
+)
 from implicit_em_studies.theory.depth import EQUAL, WAYS
 from implicit_em_studies.theory.explicit_em import DESCENT, EXPLICIT, best, end_of
 
@@ -41,6 +49,8 @@ HALF_A_POINT = 0.005
 """Probe accuracy that a temperature may cost."""
 AS_MUCH = 0.005
 """Difference in unexplained variance that counts as none."""
+BOTH = ("centre", "none")
+"""Samples less their mean, and as they are, by ``data.normalize``."""
 EXACT = 1e-10
 """Relative error up to which an identity holds in float64."""
 STRONG = 0.7
@@ -778,3 +788,58 @@ def _more_left(
 
 def _at_l0(gaps: Mapping[int, Estimate]) -> str:
     return ", ".join(f"{gap.points()} at {target}" for target, gap in gaps.items())
+
+
+@claim(
+    "dead_units", "On samples less their mean, fewer units are dead", "fewer, and the probe kept"
+)
+def centring_revives(evidence: Evidence) -> Finding:
+    """Yes if without another remedy fewer units are silent on samples less their mean, on average
+    over both numbers of active units, and the probe is at most 0.3 points worse: the paired
+    difference of silent units has an interval below 0, that of the probe one above -0.3 points.
+    Partly if only the first holds.
+    """
+    dead, probe = (
+        statistics.difference(*(dead_units.paired(evidence, "none", own, column) for own in BOTH))
+        for column in ("silent_units", "probe_accuracy")
+    )
+    return Finding(
+        outcome(dead.below() and probe.ends[0] > -CLOSE, dead.below()),
+        dead,
+        f"{dead.text()} units, probe {probe.points()}",
+        "A negative number of units means: fewer are dead.",
+    )
+
+
+@claim("dead_units", "Another remedy adds to it", "0.5 points of the probe")
+def remedies_add(evidence: Evidence) -> Finding:
+    """Yes if another remedy makes the probe better on samples less their mean, on average over both
+    numbers of active units: the paired difference has an interval above 0.5 points. Partly if one
+    has an interval above 0. The guard has the better of two weights.
+    """
+    centred = partial(dead_units.paired, evidence, samples="centre")
+    alone = centred("none", column="probe_accuracy")
+    gaps = {
+        remedy: statistics.difference(centred(remedy, column="probe_accuracy"), alone)
+        for remedy in dead_units.REMEDIES
+        if remedy != "none"
+    }
+    best = max(gaps.values(), key=lambda gap: gap.ends[0])
+    dead = {n: centred(n, column="silent_units").mean() for n in dead_units.REMEDIES}
+    shown = (f"{dead_units.REMEDIES[name]} {gap.points()}" for name, gap in gaps.items())
+    left = (f"{dead_units.REMEDIES[name]} {number:.1f}" for name, number in dead.items())
+    return Finding(
+        outcome(best.above(AS_MUCH), best.above()),
+        best,
+        ", ".join(shown),
+        f"Dead units on average: {', '.join(left)}.",
+    )
+
+
+@claim("dead_units", "On samples less their mean, training ends", "settled, none dead, in all runs")
+def centred_units_settle(evidence: Evidence) -> Finding:
+    """Yes if at every one of three rates every run of 100 epochs settles, by the rule of the volume
+    control, and no unit is dead (variance below 0.01) in any of them. Partly if that holds at two
+    of the rates.
+    """
+    return _ends(evidence["dead_units"]["settling"])

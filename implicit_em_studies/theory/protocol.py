@@ -44,4 +44,11 @@ PROTOCOL: Mapping[str, str] = {
     "on_or_off_tied_batch_topk": "685f7bac1b58d2c4",
     "on_or_off_settling": "b104f11d9ef903c7",
     "on_or_off_longer": "8a2380721b112243",
+    "dead_units_none": "4859eb8959ab04aa",
+    "dead_units_annealed": "847cef36978b0426",
+    "dead_units_auxiliary": "4ae4d354f9a45d7e",
+    "dead_units_restarted": "5a726f7b1f4601ca",
+    "dead_units_prior": "8539193c59912268",
+    "dead_units_guard": "ec56faace99d6e55",
+    "dead_units_settling": "99f0ad7d68de56aa",
 }

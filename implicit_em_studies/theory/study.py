@@ -5,6 +5,7 @@ from pathlib import Path
 from implicit_em_studies.shared.judged import JudgedStudy
 from implicit_em_studies.theory import (
     anomaly,
+    dead_units,
     depth,
     explicit_em,
     lse,
@@ -15,7 +16,7 @@ from implicit_em_studies.theory import (
 from implicit_em_studies.theory.criteria import CLAIMS
 from implicit_em_studies.theory.protocol import PROTOCOL
 
-MODULES = (volume, explicit_em, depth, reconstruction, lse, anomaly, on_or_off)
+MODULES = (volume, explicit_em, depth, reconstruction, lse, anomaly, on_or_off, dead_units)
 EXPERIMENTS = {one.__name__.rpartition(".")[2]: one.EXPERIMENT for one in MODULES}
 """The experiments, each by the name of its module."""
 STUDY = JudgedStudy(

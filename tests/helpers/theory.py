@@ -115,9 +115,19 @@ def on_or_off():
     return {"runs": runs.assign(**runs[soft_only].where(soft)), "settling": settling}
 
 
+def dead_units():
+    remedies = ("none", "annealed", "auxiliary", "restarted", "prior", "guard")
+    runs = crossed(remedy=remedies, samples=("none", "centre"), target=(3, 6), seed=SEEDS)
+    ahead = 0.01 * (runs["samples"] == "centre") + 0.01 * (runs["remedy"] == "auxiliary")
+    runs = runs.assign(probe_accuracy=0.9 + ahead + 1e-4 * runs["seed"] * (1 + ahead), weight=0.0)
+    runs = runs.assign(silent_units=10 - 500 * ahead + runs["seed"] * (1 + ahead), fvu=0.4)
+    settling = crossed(lr=(1e-3, 3e-3, 1e-2), epochs=(100,), seed=SEEDS)
+    return {"runs": runs, "settling": settling.assign(settled=30.0, dead_units=0, fvu=0.3)}
+
+
 def evidence():
     """What the study would measure if every answer were yes."""
-    parts = (volume, depth, explicit_em, reconstruction, lse, anomaly, on_or_off)
+    parts = (volume, depth, explicit_em, reconstruction, lse, anomaly, on_or_off, dead_units)
     return {part.__name__: part() for part in parts}
 
 

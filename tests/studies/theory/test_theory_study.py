@@ -21,6 +21,7 @@ layer, auroc = partial(changed, "depth", "layers"), partial(changed, "anomaly", 
 said = partial(changed, "lse", "responsibilities")
 rebuilt = partial(changed, "reconstruction", "runs")
 switched = partial(changed, "on_or_off", "runs")
+revived = partial(changed, "dead_units", "runs")
 
 
 def slower(factor):
@@ -119,6 +120,12 @@ FLIPS = [
     ("units_settle_longer", "partly", changed("on_or_off", "settling", "settled", NEVER, lr=1e-2)),
     ("units_settle_longer", "no", changed("on_or_off", "settling", "dead_units", 1, epochs=200, seed=2)),
     ("units_settle", "no", changed("on_or_off", "settling", "dead_units", 1, seed=2)),
+    ("centring_revives", "partly", revived("probe_accuracy", 0.89, samples="centre")),
+    ("centring_revives", "no", revived("silent_units", 12, samples="centre", seed=2)),
+    ("remedies_add", "partly", revived("probe_accuracy", 0.912, remedy="auxiliary", samples="centre")),
+    ("remedies_add", "no", revived("probe_accuracy", 0.91, remedy="auxiliary", samples="centre")),
+    ("centred_units_settle", "partly", changed("dead_units", "settling", "settled", NEVER, lr=1e-2)),
+    ("centred_units_settle", "no", changed("dead_units", "settling", "dead_units", 1, seed=2)),
     ("evidence_beats_references", "yes", auroc(0.95, method="gmm", kind="fashion")),
     ("evidence_beats_references", "partly", auroc(0.95, method="gmm", kind=("fashion", "digit"))),
     ("evidence_beats_references", "no", auroc(0.95, method="sae")),
