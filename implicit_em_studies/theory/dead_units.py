@@ -29,7 +29,7 @@ REMEDIES = {
 SAMPLES = {"none": "as they are", "centre": "less their mean"}
 """Names of the samples, by ``data.normalize``."""
 PREFIX = "dead_units_"
-SETTLING = "dead_units_settling"
+SETTLING = f"{PREFIX}settling"
 """Sweep that shows whether training ends on samples less their mean."""
 METRICS = ("epochs", "dead_units", "l0", "fvu")
 """Metrics of a run that stand beside whether it settled."""
@@ -117,9 +117,9 @@ class Restarted(Remedy):
 
 
 class Prior(Remedy):
-    """Each unit has log odds of its own, set to the share of samples in which it is on.
+    """Each unit has log odds of its own, which follow the share of samples in which it is on.
 
-    This is the M-step of a prior. The log odds are relative to those of the mean share.
+    This is the M-step of a prior. The log odds of the mean share are those that the model is given.
     """
 
     shares: Tensor
