@@ -14,7 +14,7 @@ from implicit_em.models.topk import keep_largest
 from implicit_em_studies.shared.experiment import Evidence, Experiment, Shown, Tables
 from implicit_em_studies.shared.runs import Run, table
 from implicit_em_studies.shared.tables import in_words, rows_of
-from implicit_em_studies.theory.on_or_off import rests
+from implicit_em_studies.theory import on_or_off
 from implicit_em_studies.theory.volume import settled_at
 
 REMEDIES = {
@@ -29,8 +29,8 @@ REMEDIES = {
 SAMPLES = {"none": "as they are", "centre": "less their mean"}
 """Names of the samples, by ``data.normalize``."""
 PREFIX = "dead_units_"
-SETTLING = f"{PREFIX}settling"
-"""Sweep that shows whether training ends on samples less their mean."""
+SETTLING = [f"{PREFIX}{name}" for name in on_or_off.SETTLING]
+"""Sweeps that show whether training ends on samples less their mean."""
 METRICS = ("epochs", "dead_units", "l0", "fvu")
 """Metrics of a run that stand beside whether it settled."""
 DEAD_AFTER = 500
@@ -174,7 +174,7 @@ class Annealing(Callback):
 
 def measure(runs: Sequence[Run]) -> Tables:
     """Return ``runs``, with what the metrics say of validation samples, and ``settling``."""
-    kept = table(runs, [SETTLING])
+    kept = table(runs, SETTLING)
     kept["settled"] = kept["directory"].map(settled_at)
     rows = [
         {
@@ -186,7 +186,7 @@ def measure(runs: Sequence[Run]) -> Tables:
             **{key: run.metrics()[key] for key, _ in COLUMNS.values()},
         }
         for run in runs
-        if run.sweep != SETTLING
+        if run.sweep not in SETTLING
     ]
     return {"runs": pd.DataFrame(rows), "settling": kept[["lr", "seed", "settled", *METRICS]]}
 
@@ -214,10 +214,10 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
 
 EXPERIMENT = Experiment(
     title="Dead units",
-    sweeps=[*(f"{PREFIX}{name}" for name in REMEDIES), SETTLING],
+    sweeps=[*(f"{PREFIX}{name}" for name in REMEDIES), *SETTLING],
     measure=measure,
     shown={
         "runs": Shown("Every remedy, over the seeds", summary),
-        "settling": Shown("Whether training comes to rest, with 8 active units", rests),
+        "settling": Shown("Whether training comes to rest, with 8 active units", on_or_off.rests),
     },
 )

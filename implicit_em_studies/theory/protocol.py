@@ -51,4 +51,5 @@ PROTOCOL: Mapping[str, str] = {
     "dead_units_prior": "8539193c59912268",
     "dead_units_guard": "ec56faace99d6e55",
     "dead_units_settling": "99f0ad7d68de56aa",
+    "dead_units_longer": "567b415bb2a282c7",
 }

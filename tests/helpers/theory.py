@@ -121,7 +121,7 @@ def dead_units():
     ahead = 0.01 * (runs["samples"] == "centre") + 0.01 * (runs["remedy"] == "auxiliary")
     runs = runs.assign(probe_accuracy=0.9 + ahead + 1e-4 * runs["seed"] * (1 + ahead), weight=0.0)
     runs = runs.assign(silent_units=10 - 500 * ahead + runs["seed"] * (1 + ahead), fvu=0.4)
-    settling = crossed(lr=(1e-3, 3e-3, 1e-2), epochs=(100,), seed=SEEDS)
+    settling = crossed(lr=(1e-3, 3e-3, 1e-2), epochs=(100, 200), seed=SEEDS)
     return {"runs": runs, "settling": settling.assign(settled=30.0, dead_units=0, fvu=0.3)}
 
 
