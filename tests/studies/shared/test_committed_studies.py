@@ -41,7 +41,7 @@ THEORY = RESULTS / "theory"
 ALONE = "on_or_off"
 """An experiment that ran on its own, and has a report of its own."""
 NOT_YET = "dead_units"
-"""An experiment that was not run in full yet."""
+"""An experiment whose report is not published yet."""
 STUDIES = {
     "paper": Committed(RESULTS, paper.STUDY, paper.STUDY.experiments),
     "theory": Committed(THEORY, theory.STUDY, theory.STUDY.experiments.keys() - {ALONE, NOT_YET}),
