@@ -38,14 +38,12 @@ class Committed:
 RESULTS = ROOT / "docs" / "results"
 PARTS = sorted(RESULTS.glob("compare/*/*/findings.json"))
 THEORY = RESULTS / "theory"
-ALONE = "on_or_off"
-"""An experiment that ran on its own, and has a report of its own."""
-NOT_YET = "dead_units"
-"""An experiment whose report is not published yet."""
+ALONE = ("on_or_off", "dead_units")
+"""Experiments that ran on their own, and have reports of their own."""
 STUDIES = {
     "paper": Committed(RESULTS, paper.STUDY, paper.STUDY.experiments),
-    "theory": Committed(THEORY, theory.STUDY, theory.STUDY.experiments.keys() - {ALONE, NOT_YET}),
-    ALONE: Committed(THEORY / ALONE, theory.STUDY, [ALONE]),
+    "theory": Committed(THEORY, theory.STUDY, theory.STUDY.experiments.keys() - ALONE),
+    **{name: Committed(THEORY / name, theory.STUDY, [name]) for name in ALONE},
 }
 
 
@@ -67,7 +65,7 @@ def test_the_page_of_results_counts_the_verdicts():
     assert f"Of {given.total()} claims, {counted}" in page
 
     shown = re.findall(r"^\| `(\w+)`: [^|]*\| (\d) \| (\d) \| (\d) \|", page, re.MULTILINE)
-    verdicts = [*STUDIES["theory"].content["verdicts"], *STUDIES[ALONE].content["verdicts"]]
+    verdicts = [v for name in ("theory", *ALONE) for v in STUDIES[name].content["verdicts"]]
     given = Counter((v["experiment"], v["verdict"]) for v in verdicts)
     counts = {name: tuple(map(int, numbers)) for name, *numbers in shown}
     assert counts == {
