@@ -180,7 +180,6 @@ class JudgedPart(Part):
             measured=measured,
             claims=claims,
             verdicts=verdicts,
-            amendments=study.claims.amendments,
         )
         log_summary(runs[0].cfg, report.directory, tables, report.provenance, report.trial)
         log.info("Written to %s", page)

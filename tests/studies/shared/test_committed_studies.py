@@ -79,6 +79,8 @@ def test_every_claim_was_judged_by_the_criterion_that_stands_there_now(study):
     assert judged == {key: claim.criterion for key, claim in study.claims.items()}
     amended = {v["claim"] for v in study.content["verdicts"] if v["amended"]}
     assert amended == study.study.claims.amendments.keys() & study.claims.keys()
+    report = (study.directory / "report.md").read_text()
+    assert all(f"- `{key}`: {study.study.claims.amendments[key]}" in report for key in amended)
 
 
 def test_a_criterion_says_when_the_answer_is_yes_and_when_partly(study):
