@@ -54,8 +54,8 @@ class SpikeSlab(Dictionary):
             (lambda - 3) T`` down, and fully on from ``2 (lambda + 3) T`` up.
         held: whether a step holds the responsibilities fixed. If not, the step is score matching
             of F itself, whose gradient goes through them.
-        scaled: whether each sample is divided by its own root mean square. Its mean is not
-            subtracted then.
+        scaled: whether each sample is divided by its own root mean square. The decoder's
+            bias is not subtracted from it then.
         kwargs: further arguments of ``Dictionary``.
 
     Raises:
