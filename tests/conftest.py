@@ -64,13 +64,19 @@ def nothing_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("implicit_em.config.check._passed", set())
 
 
+@pytest.fixture(scope="session")
+def nowhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty folder. One for each test would take longer than most tests."""
+    return tmp_path_factory.mktemp("nowhere")
+
+
 @pytest.fixture(autouse=True)
-def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def no_account(monkeypatch: pytest.MonkeyPatch, nowhere: Path) -> None:
     """Whoever runs the tests: no W&B login, no W&B settings."""
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
-    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "wandb-config"))
+    monkeypatch.setenv("NETRC", str(nowhere / "no-netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(nowhere / "wandb-config"))
 
 
 @pytest.fixture

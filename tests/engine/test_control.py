@@ -338,9 +338,10 @@ def test_the_derived_model_starts_as_it_is():
     [
         (Encoder, DERIVED),
         (Dictionary, RECONSTRUCTING),
-        (
+        pytest.param(
             partial(Dictionary, unit_columns=False, subtract_bias=False, middle="zero"),
             {"mse": Term(mse), "l1": Term(l1_norm, 0.03)},
+            marks=pytest.mark.slow,
         ),
         (Gated, GATED),
         (SpikeSlab, SCORE),

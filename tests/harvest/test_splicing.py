@@ -168,8 +168,14 @@ def in_place_of(output, vectors):
     return (vectors, *output[1:]) if isinstance(output, tuple) else vectors
 
 
-@pytest.mark.parametrize("packing", [False, True])
-@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize(
+    ("site", "packing"),
+    [
+        *((site, False) for site in SITES),
+        ("resid.2", True),
+        *(pytest.param(s, True, marks=pytest.mark.slow) for s in SITES if s != "resid.2"),
+    ],
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_sums_of_documents_are_those_of_full_passes_one_context_at_a_time(
     kind, site, packing, harvested, loaded, models, monkeypatch

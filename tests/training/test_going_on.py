@@ -103,9 +103,10 @@ CASES = [
         for fast in [block == 5 or (block in (2, 6, 10) and not settings)]
     ),
     *(
-        case([*LED, f"trainer.precision={bits}-true"], at_block(block), 40 - 2 * (block - 1))
+        case([*LED, f"trainer.precision={bits}-true"], at_block(block), 42 - 2 * block, fast)
         for bits in (32, 64)
         for block in (6, 8, 14, 19)
+        for fast in [bits == 32 or block == 8]
     ),
     *(case([*LED, "trainer.precision=bf16-mixed", f"model={m}"], at_block(8), 26) for m in HALF),
     *(case([*SPARSE, f"model={m}"], at_block(3), 16) for m in SPARSELY),
