@@ -489,7 +489,12 @@ WINDOWS = [*BRIEF, f"data.buffer={SMALL}", "checkpoint.steps=1", "probe=none"]
 
 @pytest.mark.parametrize(
     "change",
-    [changes.overwritten, changes.restored, changes.deleted, *changes.OF_A_STORE],
+    [
+        changes.overwritten,
+        pytest.param(changes.restored, marks=pytest.mark.slow),
+        changes.deleted,
+        *changes.OF_A_STORE,
+    ],
 )
 def test_a_run_whose_store_changes_is_refused_and_goes_on_to_the_same_bits(
     store, command_line, monkeypatch, tmp_path, capfd, undisturbed, change

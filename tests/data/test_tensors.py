@@ -131,7 +131,7 @@ def test_a_run_trains_measures_and_probes_rows_of_any_scale(command_line, files,
     assert (files / "run/features.png").exists()
 
 
-@pytest.mark.parametrize("model", ["sampled", "l1", "pca"])
+@pytest.mark.parametrize("model", ["sampled", "l1", pytest.param("pca", marks=pytest.mark.slow)])
 def test_a_model_that_starts_from_the_samples_takes_any_precision(command_line, files, model):
     torch.save(torch.tensor(draw()[0]).bfloat16(), "X.pt")
     np.save("X.npy", draw(dtype="float64")[0])

@@ -108,7 +108,9 @@ def test_a_run_without_decoder_gets_one_and_the_table_shows_what_it_does(trained
     assert not set(INSIDE) & set(evaluate("run")), "it is measured only if it is asked for"
 
 
-@pytest.mark.parametrize("name", ["own in float64", "ridge in float64"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("own in float64", marks=pytest.mark.slow), "ridge in float64"]
+)
 def test_a_model_in_float64_is_measured_too(name, trained):
     folder = trained(name=name)
     found = evaluate("run", inside=True, lm=str(folder))

@@ -112,7 +112,7 @@ def test_terms_of_one_sample_that_need_no_statistics():
         )
 
 
-@pytest.mark.parametrize("always", [1.0, 0.9])
+@pytest.mark.parametrize("always", [1.0, pytest.param(0.9, marks=pytest.mark.slow)])
 def test_float32_keeps_its_digits_where_the_mean_is_a_thousand_deviations(always):
     generator = torch.Generator().manual_seed(2)
     energies = energies_of(1024, 1500, 0.02).float()

@@ -43,7 +43,7 @@ def test_recovered_counts_what_is_above_the_threshold():
     assert recovered(np.array([0.5, 0.8, 0.9, -1]), 0.4) == 0.75
 
 
-@pytest.mark.parametrize("width", [2, 3, 10, 300])
+@pytest.mark.parametrize("width", [2, 3, pytest.param(10, marks=pytest.mark.slow), 300])
 @pytest.mark.parametrize("signed", [True, False])
 def test_random_directions_recover_what_theory_expects(width, signed):
     count, units = 4000, 20
