@@ -66,7 +66,7 @@ def nothing_checked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def nowhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty folder. One for each test would take longer than most tests."""
+    """An empty folder, one for all tests."""
     return tmp_path_factory.mktemp("nowhere")
 
 
