@@ -13,10 +13,10 @@ from benchmarks.common import Device, Result, Target, devices, spread, track
 from implicit_em.base.errors import ConfigError
 from implicit_em.base.threads import torch_threads
 from implicit_em.config import CONF
-from implicit_em.config.harvest import HarvestSettings
-from implicit_em.harvest.model_files import find
-from implicit_em.harvest.run import Work, batches_of, prepare, write_shards
-from implicit_em.harvest.writing import StoreWriter
+from implicit_em.language.harvest import Work, batches_of, prepare, write_shards
+from implicit_em.language.model_files import find
+from implicit_em.language.settings import HarvestSettings
+from implicit_em.language.writing import StoreWriter
 
 SHARE = 0.9
 """Least share of the bare forward pass's tokens a second that a harvest reaches."""

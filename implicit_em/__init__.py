@@ -1,7 +1,7 @@
 """Decoder-free sparse autoencoders derived from implicit EM.
 
 The names below are the public interface. Each is imported on first use, because the command line
-must answer before torch is loaded. So are modules, such as ``implicit_em.export``.
+must answer before torch is loaded. So are modules, such as ``implicit_em.sklearn``.
 """
 
 from importlib import import_module
@@ -18,28 +18,28 @@ if TYPE_CHECKING:
         TorchvisionDataModule,
     )
     from implicit_em.engine.modules import EncoderModule, SparseAutoencoderModule
-    from implicit_em.harvest.steering import steer
+    from implicit_em.language.steering import steer
     from implicit_em.losses import Objective, Term
     from implicit_em.metrics.feature_grid import feature_grid
     from implicit_em.metrics.probe import linear_probe
     from implicit_em.models import Encoder, SparseAutoencoder
+    from implicit_em.trained.finished import Run
+    from implicit_em.trained.loading import load
     from implicit_em.training.decoding import fit_decoder
-    from implicit_em.training.finished import Run
-    from implicit_em.training.loading import load
     from implicit_em.training.run import train
     from implicit_em.viewer.exploring import explore, features
 
 _NAMES = {
     "data": ("ResidentDataModule", "ResidentLoader", "TensorDataModule", "TorchvisionDataModule"),
     "engine.modules": ("EncoderModule", "SparseAutoencoderModule"),
-    "harvest.steering": ("steer",),
+    "language.steering": ("steer",),
     "losses": ("Objective", "Term"),
     "metrics.feature_grid": ("feature_grid",),
     "metrics.probe": ("linear_probe",),
     "models": ("Encoder", "SparseAutoencoder"),
     "training.decoding": ("fit_decoder",),
-    "training.finished": ("Run",),
-    "training.loading": ("load",),
+    "trained.finished": ("Run",),
+    "trained.loading": ("load",),
     "training.run": ("train",),
     "viewer.exploring": ("explore", "features"),
 }

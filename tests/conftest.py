@@ -61,7 +61,7 @@ def coarse_pictures() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def nothing_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process checks a configuration once; a test is like a process of its own."""
-    monkeypatch.setattr("implicit_em.config.check._passed", set())
+    monkeypatch.setattr("implicit_em.training.check._passed", set())
 
 
 @pytest.fixture(scope="session")

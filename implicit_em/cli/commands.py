@@ -12,13 +12,6 @@ def train(arguments: Sequence[str]) -> int:
     return composed.train(arguments)
 
 
-def harvest(arguments: Sequence[str]) -> int:
-    """Write a store of vectors from inside a language model."""
-    from implicit_em.cli import composed
-
-    return composed.harvest(arguments)
-
-
 def explore(arguments: Sequence[str]) -> int:
     """Write a page of every feature of finished runs."""
     with quick_imports():
@@ -30,7 +23,7 @@ def explore(arguments: Sequence[str]) -> int:
 def export(arguments: Sequence[str]) -> int:
     """Write a finished run for other tools, such as SAELens."""
     with quick_imports():
-        from implicit_em.export import main
+        from implicit_em.trained.export import main
 
     return main(arguments)
 
@@ -38,7 +31,7 @@ def export(arguments: Sequence[str]) -> int:
 def evaluate(arguments: Sequence[str]) -> int:
     """Measure a finished run again, also on other data."""
     with quick_imports():
-        from implicit_em.evaluate import main
+        from implicit_em.trained.evaluate import main
 
     return main(arguments)
 
@@ -52,7 +45,7 @@ def collect(arguments: Sequence[str]) -> int:
 
 def steer(arguments: Sequence[str]) -> int:
     """Write a text of a language model steered by a unit of a run, beside the text without."""
-    from implicit_em.harvest.steering import main
+    from implicit_em.language.steering import main
 
     return main(arguments)
 

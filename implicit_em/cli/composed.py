@@ -1,6 +1,5 @@
-"""The commands that Hydra composes: ``train`` and ``harvest``."""
+"""Commands that Hydra composes, such as ``train``."""
 
-import logging
 import os
 import re
 import sys
@@ -27,10 +26,8 @@ from implicit_em.config.composing import REFUSALS, explain
 from implicit_em.sweeps import launchers
 from implicit_em.sweeps.callback import CheckCallback
 
-log = logging.getLogger(__name__)
-
-TRAIN, HARVEST = "train", "harvest"
-"""The commands, each with a primary configuration of its name."""
+TRAIN = "train"
+"""The command, with a primary configuration of its name."""
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name=TRAIN)
@@ -38,25 +35,13 @@ def _train(cfg: DictConfig) -> Any:
     from implicit_em.training.results import values_of
     from implicit_em.training.run import train
 
-    with _logged_errors():
+    with logged_errors():
         metrics = train(cfg)
     return metrics if cfg.objective is None else values_of(cfg.objective, metrics)
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name=HARVEST)
-def _harvest(cfg: DictConfig) -> None:
-    from implicit_em.harvest.run import harvest
-
-    with _logged_errors():
-        try:
-            harvest(cfg)
-        except errors.RunError as error:
-            log.error("error: %s", error)
-            raise
-
-
 @contextmanager
-def _logged_errors() -> Iterator[None]:
+def logged_errors() -> Iterator[None]:
     """Mark an error that is already logged; in a sweep, leave it to Hydra, which goes on."""
     # Read now: the end of another job that trains together makes Hydra forget it.
     in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
@@ -74,18 +59,13 @@ def train(arguments: Sequence[str]) -> int:
     A sweep ends with its summary, even if jobs failed.
     """
     try:
-        code = _compose_and_run(_train, TRAIN, arguments)
+        code = compose_and_run(_train, TRAIN, arguments)
     finally:
         complete = _summarise()
     return code or (0 if complete else errors.FAILED)
 
 
-def harvest(arguments: Sequence[str]) -> int:
-    """Write the store that the arguments describe; return the exit code."""
-    return _compose_and_run(_harvest, HARVEST, arguments)
-
-
-def _compose_and_run(task: Callable[[], Any], config: str, arguments: Sequence[str]) -> int:
+def compose_and_run(task: Callable[[], Any], config: str, arguments: Sequence[str]) -> int:
     """Let Hydra compose a primary configuration from the arguments and run a task.
 
     Bad input prints one line on stderr; ``HYDRA_FULL_ERROR=1`` prints the traceback instead.

@@ -10,9 +10,8 @@ from typing import Any
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from implicit_em.base.digest import digest_of, digest_of_store
+from implicit_em.base.digest import digest_of
 from implicit_em.base.threads import cores
-from implicit_em.config.job_directories import job_directory
 
 
 @cache
@@ -55,11 +54,6 @@ def gpu_in_turn(number: int) -> str:
     return devices[number % len(devices)] if devices else ""
 
 
-def lm_name(name: str, permuted: int | None) -> str:
-    """Return the name of a language model, or of its control, which a seed has permuted."""
-    return name if permuted is None else f"{name}-permuted-{permuted}"
-
-
 def directions(objective: str | Sequence[str] | None) -> str | list[str]:
     """Return Optuna's direction for an objective, or its directions for several."""
     return ["maximize"] * len(objective) if isinstance(objective, ListConfig) else "maximize"
@@ -71,10 +65,7 @@ def options(*groups: str) -> str:
     return "\n".join(f"  {group}: {', '.join(loader.get_group_options(group))}" for group in groups)
 
 
-_RESOLVERS = (
-    *(cores, data_root, digest_of_store, directions, first_given, gpu_in_turn),
-    *(job_directory, lm_name, options),
-)
+_RESOLVERS = (cores, data_root, directions, first_given, gpu_in_turn, options)
 for _resolver in _RESOLVERS:
     OmegaConf.register_new_resolver(_resolver.__name__, _resolver, replace=True)
 OmegaConf.register_new_resolver("digest", digest_of, replace=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from implicit_em.base.arguments import Parser
 from implicit_em.base.errors import ConfigError
-from implicit_em.config.job_directories import noted_jobs
+from implicit_em.sweeps.job_directories import noted_jobs
 from implicit_em.sweeps.summary import started_jobs, summarise
 
 

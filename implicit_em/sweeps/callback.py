@@ -23,8 +23,8 @@ from implicit_em.config.composing import (
     typed,
     unresolved,
 )
-from implicit_em.config.job_directories import begin_sweep, note_jobs
 from implicit_em.sweeps import launchers
+from implicit_em.sweeps.job_directories import begin_sweep, note_jobs
 from implicit_em.sweeps.jobs import JobComposer, enumerate_jobs, fixed_keys
 
 
@@ -126,7 +126,7 @@ def _refuse_again(job: DictConfig, made: set[str]) -> None:
     """Raise ``ConfigError`` for a second job on a store that is made as it is read."""
     if OmegaConf.select(job, "data.ahead") is None:
         return
-    from implicit_em.data.store import is_whole
+    from implicit_em.language.store import is_whole
 
     path = str(job.data.path)
     if path in made and not is_whole(Path(path).expanduser()):
@@ -138,8 +138,8 @@ def _refuse_again(job: DictConfig, made: set[str]) -> None:
 
 
 def _check(config: DictConfig, directory: str | Path, here: bool) -> None:
-    from implicit_em.config.check import check
     from implicit_em.config.spec import RunSpec
+    from implicit_em.training.check import check
     from implicit_em.training.directory import RunDirectory
     from implicit_em.training.results import check_objective
     from implicit_em.training.resuming import continued

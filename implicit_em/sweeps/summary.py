@@ -15,9 +15,9 @@ from implicit_em.base.files import whole
 from implicit_em.base.settings import leaves
 from implicit_em.base.tables import format_value, markdown_table, print_rows
 from implicit_em.config.fingerprint import config_fingerprint
-from implicit_em.config.job_directories import noted_jobs
-from implicit_em.metrics.language import INSIDE
-from implicit_em.training import evaluations
+from implicit_em.language.metrics import INSIDE
+from implicit_em.sweeps.job_directories import noted_jobs
+from implicit_em.trained import evaluations
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.results import IN_SUMMARY, in_table
 

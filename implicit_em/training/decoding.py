@@ -22,7 +22,7 @@ from implicit_em.metrics.reconstruction import RIDGE, fvu_of, ridge_decoder, wid
 from implicit_em.metrics.recovery import recovered
 from implicit_em.models.normalizing import Normalizer, at_least_float32
 from implicit_em.models.sae import SparseAutoencoder
-from implicit_em.training.loading import load
+from implicit_em.trained.loading import load
 
 FITTED = 4096
 """Number of training samples that ``decoder_of`` fits on, unless the units ask for more."""

@@ -10,8 +10,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from implicit_em.data import ActivationDataModule, ResidentDataModule
+from implicit_em.data import ResidentDataModule
 from implicit_em.engine.modules import EnergyModule, SparseAutoencoderModule, build_objective
+from implicit_em.language.activations import ActivationDataModule
 from implicit_em.losses import lse
 from implicit_em.metrics import final_metrics
 from implicit_em.metrics.energies import RECONSTRUCTION

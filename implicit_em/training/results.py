@@ -11,8 +11,8 @@ from typing import Any
 from implicit_em.base.errors import ConfigError, nearest
 from implicit_em.config.fingerprint import RESULTS_SCHEMA
 from implicit_em.config.spec import RunSpec
+from implicit_em.language.metrics import INSIDE
 from implicit_em.metrics.energies import CURVES, FINAL, RECONSTRUCTION
-from implicit_em.metrics.language import INSIDE
 
 log = logging.getLogger(__name__)
 

@@ -49,7 +49,7 @@ def _numbers(text: str) -> list[int | str]:
 
 
 def _write_or_serve(options: argparse.Namespace) -> None:
-    from implicit_em.training.trained import typed_data
+    from implicit_em.trained.reading import typed_data
     from implicit_em.viewer.exploring import explore, served
 
     if options.serve and (options.out or options.single):

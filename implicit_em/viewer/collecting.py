@@ -17,11 +17,11 @@ from implicit_em.base.errors import ConfigError, RunError, WriteError
 from implicit_em.base.files import whole
 from implicit_em.base.quiet import quieten
 from implicit_em.base.tables import format_value
-from implicit_em.evaluate import evaluate
-from implicit_em.export import Exported
-from implicit_em.training import evaluations
+from implicit_em.trained import evaluations
+from implicit_em.trained.evaluate import evaluate
+from implicit_em.trained.export import Exported
+from implicit_em.trained.hub import README, model_card
 from implicit_em.training.directory import RunDirectory
-from implicit_em.training.hub import README, model_card
 from implicit_em.viewer.exploring import explore
 from implicit_em.viewer.page import INDEX, asset, render
 

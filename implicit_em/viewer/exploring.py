@@ -18,15 +18,15 @@ from torch import nn
 
 from implicit_em.base.errors import ConfigError, DamagedError, raising
 from implicit_em.base.files import opened
-from implicit_em.data import ActivationDataModule
+from implicit_em.language.ablations import ablations_of
+from implicit_em.language.activations import ActivationDataModule
+from implicit_em.language.effects import Effects
 from implicit_em.metrics.dictionaries import cosines
 from implicit_em.models import Encoder
-from implicit_em.training.activity import BLOCK, Activity, Unit
+from implicit_em.trained.activity import BLOCK, Activity, Unit
+from implicit_em.trained.reading import Trained, trained
 from implicit_em.training.decoding import BATCH, encoded
 from implicit_em.training.progress import RateProgress, working
-from implicit_em.training.trained import Trained, trained
-from implicit_em.viewer.ablations import ablations_of
-from implicit_em.viewer.effects import Effects
 from implicit_em.viewer.features import Features
 from implicit_em.viewer.page import Folder, Page, SingleFile, scratch
 from implicit_em.viewer.seen import seen_of, short

@@ -11,11 +11,11 @@ import pandas as pd
 from scipy.sparse import csc_array, issparse
 from scipy.stats import rankdata
 
+from implicit_em.language.ablations import Ablations
+from implicit_em.language.effects import Effects
 from implicit_em.metrics.dictionaries import cosines, norms_at_sites
-from implicit_em.training.activity import BLOCK, Activity, Unit
+from implicit_em.trained.activity import BLOCK, Activity, Unit
 from implicit_em.viewer import statistics
-from implicit_em.viewer.ablations import Ablations
-from implicit_em.viewer.effects import Effects
 from implicit_em.viewer.page import render
 from implicit_em.viewer.seen import TOKEN, Seen, short
 

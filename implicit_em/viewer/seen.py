@@ -11,11 +11,12 @@ from matplotlib.colors import Normalize
 from PIL import Image
 from torch import Tensor
 
-from implicit_em.data import ActivationDataModule, ResidentDataModule, as_unit_float
-from implicit_em.data.store import Split
+from implicit_em.data import ResidentDataModule, as_unit_float
+from implicit_em.language.activations import ActivationDataModule
+from implicit_em.language.store import Split
+from implicit_em.language.token_classes import classes_of
 from implicit_em.metrics.feature_grid import RED_WHITE_BLUE, is_image
-from implicit_em.metrics.token_classes import classes_of
-from implicit_em.training.activity import Unit
+from implicit_em.trained.activity import Unit
 from implicit_em.viewer.statistics import raised_by
 
 BEFORE, AFTER = 24, 12

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from implicit_em.base.errors import ConfigError
-from implicit_em.data import ActivationDataModule
-from implicit_em.harvest.model_files import model_of
-from implicit_em.harvest.models import CausalModel, LanguageModel
-from implicit_em.harvest.splicing import Splice, replacing
-from implicit_em.harvest.steering import Steering
+from implicit_em.language.activations import ActivationDataModule
+from implicit_em.language.effects import causal_model
+from implicit_em.language.model_files import model_of
+from implicit_em.language.models import CausalModel, LanguageModel
+from implicit_em.language.splicing import Splice, replacing
+from implicit_em.language.steering import Steering
 from implicit_em.metrics.feature_grid import is_image
+from implicit_em.trained.reading import Trained
 from implicit_em.training.decoding import Coder
-from implicit_em.training.trained import Trained
-from implicit_em.viewer.effects import causal_model
 from implicit_em.viewer.seen import short
 
 WRITTEN = 32

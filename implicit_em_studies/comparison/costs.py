@@ -19,8 +19,8 @@ from implicit_em.data import Block
 from implicit_em.engine.modules import ADAM, EncoderModule, EnergyModule
 from implicit_em.engine.sparse import largest_share
 from implicit_em.engine.stack import BareReplica, Stack
+from implicit_em.trained.loading import load_weights
 from implicit_em.training.directory import RunDirectory
-from implicit_em.training.loading import load_weights
 from implicit_em_studies.shared.runs import Run
 
 SECONDS = 2.0  # how long steps are measured

@@ -12,21 +12,21 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from implicit_em.config.harvest import LanguageModelSettings
-from implicit_em.data import ActivationDataModule
 from implicit_em.data.modules import fixed_choice
-from implicit_em.data.store import Split, save_tensors
-from implicit_em.harvest.models import CausalModel
-from implicit_em.harvest.splicing import spliced_losses
+from implicit_em.language.activations import ActivationDataModule
+from implicit_em.language.models import CausalModel
+from implicit_em.language.settings import LanguageModelSettings
+from implicit_em.language.splicing import spliced_losses
+from implicit_em.language.store import Split, save_tensors
+from implicit_em.language.token_classes import classes_of, newline_next
 from implicit_em.metrics.densities import BINS, density_histogram
 from implicit_em.metrics.dictionaries import stability
 from implicit_em.metrics.probe import linear_probe, sparse_probe
 from implicit_em.metrics.sparse import compact
-from implicit_em.metrics.token_classes import classes_of, newline_next
 from implicit_em.models import SparseAutoencoder
+from implicit_em.trained.loading import load_trusted
 from implicit_em.training.decoding import BATCH, Coder, RidgeDecoder, encoded, fit_decoder
 from implicit_em.training.directory import RunDirectory
-from implicit_em.training.loading import load_trusted
 from implicit_em.training.measurement import energies_of
 from implicit_em_studies.language.protocol import REACHED, TUNED, Tokens
 from implicit_em_studies.shared.measurements import OF_TRAINING, Measurement

@@ -27,14 +27,14 @@ from implicit_em.base.files import write_json
 from implicit_em.base.quiet import quieten
 from implicit_em.base.values import check_whole
 from implicit_em.data.modules import fixed_choice
-from implicit_em.harvest.model_files import model_of
-from implicit_em.harvest.models import CausalModel
-from implicit_em.harvest.splicing import Passes, Replacement
-from implicit_em.harvest.steering import Steering
+from implicit_em.language.model_files import model_of
+from implicit_em.language.models import CausalModel
+from implicit_em.language.splicing import Passes, Replacement
+from implicit_em.language.steering import Steering
 from implicit_em.metrics.sparse import csr_of
+from implicit_em.trained.reading import trained
 from implicit_em.training.decoding import BATCH, encoded
 from implicit_em.training.progress import working
-from implicit_em.training.trained import trained
 from implicit_em_studies.shared.statistics import CONFIDENCE, Estimate
 
 CHOSEN_ON = 50_000

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from implicit_em.metrics.language import ce_recovered, measured_inside
+from implicit_em.language.metrics import ce_recovered, measured_inside
 from implicit_em_studies.language.protocol import L0, REACHED, LanguageProtocol
 from implicit_em_studies.shared.pairs import Matched, Measure, UndefinedError, against_by_bootstrap
 from implicit_em_studies.shared.tuned import Results

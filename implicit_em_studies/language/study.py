@@ -12,10 +12,10 @@ import pandas as pd
 from implicit_em.base.digest import digest_of_store
 from implicit_em.base.errors import RunError
 from implicit_em.config.composing import composed
-from implicit_em.config.harvest import HarvestSettings, LanguageModelSettings
-from implicit_em.data import ActivationDataModule
-from implicit_em.harvest.models import CausalModel
-from implicit_em.harvest.run import harvest
+from implicit_em.language.activations import ActivationDataModule
+from implicit_em.language.harvest import harvest
+from implicit_em.language.models import CausalModel
+from implicit_em.language.settings import HarvestSettings, LanguageModelSettings
 from implicit_em.training.progress import working
 from implicit_em_studies.language import measuring
 from implicit_em_studies.language.protocol import CAUSAL, HARVEST, L0, REACHED, LanguageProtocol

@@ -24,9 +24,7 @@ from implicit_em.base.errors import ConfigError, nearest, raising
 from implicit_em.base.validation import first_mistake
 from implicit_em.config import CONF, saved
 from implicit_em.config.fingerprint import affects_results, config_fingerprint, deciding
-
-STUDIES = Path(__file__).parents[1] / "conf"
-"""Folder of the studies' own files, which Hydra finds beside the framework's."""
+from implicit_em_studies import CONF as STUDIES
 
 
 def distinct(values: list[Any]) -> list[Any]:

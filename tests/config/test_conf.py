@@ -11,9 +11,9 @@ from helpers.stores import make_store
 from hydra.utils import get_method
 from omegaconf import OmegaConf
 
-from implicit_em.config.check import check
 from implicit_em.config.spec import RunSpec
 from implicit_em.engine.modules import ADAM, DERIVED_LOSS, SAE_LOSS
+from implicit_em.training.check import check
 
 FILES = sorted((ROOT / "conf").rglob("*.yaml"))
 GROUPS = ("model", "loss", "activation", "optimizer", "lr", "data", "callbacks", "logger")

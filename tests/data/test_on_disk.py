@@ -17,9 +17,10 @@ from helpers.stores import make_store
 from implicit_em.base import digest
 from implicit_em.base.errors import ConfigError, DamagedError
 from implicit_em.base.files import LARGEST_JSON
-from implicit_em.data import ActivationDataModule, TensorDataModule, arrays, tensors
+from implicit_em.data import TensorDataModule, arrays, tensors
 from implicit_em.data.on_disk import SamplesOnDisk
-from implicit_em.data.store import save_tensors
+from implicit_em.language.activations import ActivationDataModule
+from implicit_em.language.store import save_tensors
 
 WIDTH = 12
 BRIEF = ["data.batch_size=64", "model.hidden=5", "trainer.max_epochs=2", "logger=csv"]

@@ -23,7 +23,6 @@ from torch.utils.data import DataLoader
 
 from implicit_em.base.errors import ConfigError, NonFiniteLossError
 from implicit_em.base.quiet import quieten
-from implicit_em.config.check import check
 from implicit_em.config.spec import RunSpec
 from implicit_em.data import Block, ResidentLoader
 from implicit_em.distributed import GlobalBatch, Group
@@ -53,6 +52,7 @@ from implicit_em.models import (
     SparseAutoencoder,
     SpikeSlab,
 )
+from implicit_em.training.check import check
 from implicit_em.training.run import train
 
 

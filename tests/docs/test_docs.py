@@ -16,8 +16,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import implicit_em
-from implicit_em.config.harvest import HarvestSettings
-from implicit_em.data import ActivationStore
+from implicit_em.language.settings import HarvestSettings
+from implicit_em.language.store import ActivationStore
 
 DOCS = ROOT / "docs"
 PAGES = [

@@ -22,18 +22,18 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from implicit_em.base.errors import ConfigError, DamagedError
-from implicit_em.config.check import check
 from implicit_em.config.fingerprint import config_fingerprint
-from implicit_em.config.job_directories import JobDirectories, note_jobs, noted_jobs
 from implicit_em.config.spec import RunSpec
-from implicit_em.evaluate import main as evaluate_main
-from implicit_em.export import main as export_main
+from implicit_em.sweeps.job_directories import JobDirectories, note_jobs, noted_jobs
 from implicit_em.sweeps.summary import read_jobs, summarise
+from implicit_em.trained.evaluate import main as evaluate_main
+from implicit_em.trained.export import main as export_main
+from implicit_em.trained.loading import STATISTICS, load
 from implicit_em.training import run as training
+from implicit_em.training.check import check
 from implicit_em.training.checkpoints import OWN, LastCheckpoint, previous
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.history import HistoryLogger
-from implicit_em.training.loading import STATISTICS, load
 from implicit_em.training.run import train
 
 EPOCHS = 4

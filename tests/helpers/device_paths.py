@@ -221,9 +221,9 @@ class Paths:
 
     def language(self):
         """A harvest, then a run on its store, measured inside, explored and exported."""
-        from implicit_em.evaluate import evaluate
-        from implicit_em.export import export
-        from implicit_em.harvest.models import LanguageModel
+        from implicit_em.language.models import LanguageModel
+        from implicit_em.trained.evaluate import evaluate
+        from implicit_em.trained.export import export
         from implicit_em.viewer.exploring import explore
 
         folder, stores = self.folder, [self.folder / "store-sim", self.folder / "store-cpu"]

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from implicit_em import models
 from implicit_em.models.normalizing import Normalizer, fit_normalizer
-from implicit_em.training.saelens import to_saelens
+from implicit_em.trained.saelens import to_saelens
 
 WIDTH, UNITS = 6, 9
 MODELS = {

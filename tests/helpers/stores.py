@@ -13,15 +13,17 @@ import torch
 from safetensors.torch import load_file
 
 from implicit_em.base.digest import digest_of_file
-from implicit_em.data import Documents, Manifest, Shard
-from implicit_em.data.store import (
+from implicit_em.language.store import (
     DOCUMENTS,
     VOCABULARY,
+    Documents,
+    Manifest,
+    Shard,
     read_manifest,
     save_tensors,
     write_manifest,
 )
-from implicit_em.harvest.writing import StoreWriter
+from implicit_em.language.writing import StoreWriter
 
 SITE, WIDTH, SPECIAL, SINK, OTHER_SINK = "resid.0", 3, [0, 1], 5, 6
 NO_MODEL = {"name": "tiny", "sha256": None}

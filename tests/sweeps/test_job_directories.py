@@ -9,7 +9,7 @@ from helpers.results import finished
 from omegaconf import OmegaConf
 
 from implicit_em.config.fingerprint import config_fingerprint
-from implicit_em.config.job_directories import JobDirectories, note_jobs, noted_jobs
+from implicit_em.sweeps.job_directories import JobDirectories, note_jobs, noted_jobs
 from implicit_em.sweeps.summary import read_jobs
 
 A, B = "data.path=/x/a.npy", "data.path=/x/b.npy"

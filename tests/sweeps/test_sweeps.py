@@ -13,8 +13,8 @@ from helpers.results import finished
 from omegaconf import OmegaConf
 
 from implicit_em.config.fingerprint import config_fingerprint
-from implicit_em.config.job_directories import note_jobs
 from implicit_em.sweeps.__main__ import main
+from implicit_em.sweeps.job_directories import note_jobs
 from implicit_em.sweeps.summary import group_over_seeds, read_jobs
 from implicit_em.training.results import IN_SUMMARY
 

@@ -12,7 +12,7 @@ import implicit_em
 from implicit_em.base.threads import torch_threads
 from implicit_em.config.spec import RunSpec
 from implicit_em.data.superposition import draw
-from implicit_em.harvest.steering import Steering
+from implicit_em.language.steering import Steering
 from implicit_em.metrics.reconstruction import fvu
 from implicit_em.models import Dictionary, Encoder, SparseAutoencoder
 from implicit_em.models.normalizing import fit_normalizer

@@ -22,8 +22,8 @@ from implicit_em.config import CONF
 from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.config.spec import RunSpec
 from implicit_em.engine.stack import Stack
-from implicit_em.evaluate import evaluate
 from implicit_em.sweeps.summary import read_jobs
+from implicit_em.trained.evaluate import evaluate
 from implicit_em.training.run import train
 from implicit_em_studies.comparison.protocol import ComparisonProtocol
 from implicit_em_studies.renamed import RENAMED

@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 
 import implicit_em
 from implicit_em.base.errors import ConfigError
-from implicit_em.config.check import check
 from implicit_em.config.spec import RunSpec
-from implicit_em.export import export
 from implicit_em.metrics.reconstruction import fvu
 from implicit_em.models.normalizing import Normalized
+from implicit_em.trained.export import export
+from implicit_em.trained.reading import trained
+from implicit_em.training.check import check
 from implicit_em.training.run import train
-from implicit_em.training.trained import trained
 from implicit_em.viewer.exploring import explore
 
 
@@ -68,7 +68,7 @@ def test_it_is_loaded_measured_and_shown_like_any_other(run, tmp_path):
 def test_an_export_has_hard_units_and_says_what_this_changes(run, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         folder = export(run, out=tmp_path / "saelens")
-    (line,) = [r.getMessage() for r in caplog.records if r.name == "implicit_em.export"]
+    (line,) = [r.getMessage() for r in caplog.records if r.name == "implicit_em.trained.export"]
     config = json.loads((folder / "cfg.json").read_text())
     said = config["metadata"]
     assert config["architecture"] == "jumprelu"

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import implicit_em
-from implicit_em.config.job_directories import note_jobs
 from implicit_em.metrics.reconstruction import fvu
+from implicit_em.sweeps.job_directories import note_jobs
 from implicit_em.sweeps.summary import columns_of, read_jobs
 from implicit_em.training.progress import print_result
 from implicit_em.training.results import (

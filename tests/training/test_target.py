@@ -10,9 +10,9 @@ from safetensors.torch import load_file
 
 import implicit_em
 from implicit_em.base.errors import ConfigError
-from implicit_em.config.check import check
 from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.config.spec import RunSpec
+from implicit_em.training.check import check
 from implicit_em.training.measurement import l0_reached
 from implicit_em.training.run import train
 

@@ -13,14 +13,15 @@ from implicit_em.base.errors import ConfigError
 from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.config.schema import to_plain
 from implicit_em.config.spec import RunSpec
-from implicit_em.data import ActivationDataModule, ActivationStore
 from implicit_em.data.on_disk import SamplesOnDisk
-from implicit_em.evaluate import evaluate
-from implicit_em.export import export
+from implicit_em.language.activations import ActivationDataModule
+from implicit_em.language.store import ActivationStore
 from implicit_em.models.normalizing import Normalizer, normalizer_of
+from implicit_em.trained.evaluate import evaluate
+from implicit_em.trained.export import export
+from implicit_em.trained.reading import trained
 from implicit_em.training.results import in_table
 from implicit_em.training.run import train
-from implicit_em.training.trained import trained
 
 SIZES = [("train", [300, 200, 250]), ("validation", [60]), ("test", [80])]
 SITES = {SITE: 3, "mlp.0": 4, "attn.0": 3}

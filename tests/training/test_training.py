@@ -18,12 +18,12 @@ from safetensors.torch import load_file
 
 import implicit_em
 from implicit_em.base.errors import ConfigError, NonFiniteLossError
-from implicit_em.config.check import check
 from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.config.spec import RunSpec
 from implicit_em.data import ResidentDataModule
-from implicit_em.evaluate import main as evaluate_main
+from implicit_em.trained.evaluate import main as evaluate_main
 from implicit_em.training import measurement
+from implicit_em.training.check import check
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.run import train
 
@@ -251,7 +251,7 @@ def test_a_refusal_names_what_differs(composed, tmp_path):
 def test_evaluating_again_gives_the_same_metrics(composed, small, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     metrics = train(composed(*small), tmp_path)
-    again = implicit_em.evaluate.evaluate(tmp_path)
+    again = implicit_em.trained.evaluate.evaluate(tmp_path)
     for key in ("dead_units", "redundancy", "density", "probe_accuracy", "responsibility_entropy"):
         assert again[key] == metrics[key]
     root = composed(*small).data.root

@@ -8,7 +8,7 @@ from helpers.language import make_model, make_text
 from helpers.pages import HOSTILE, texts_of_store
 from helpers.stores import make_text_store
 
-from implicit_em.harvest.run import harvest
+from implicit_em.language.harvest import harvest
 from implicit_em.training.run import train
 
 LINE = "1" + "<script>alert('1')</script>" * 400_000

@@ -16,14 +16,15 @@ from implicit_em import explore
 from implicit_em import features as features_of
 from implicit_em.base.errors import ConfigError, DamagedError
 from implicit_em.config.spec import RunSpec
-from implicit_em.data import ActivationDataModule, as_unit_float
+from implicit_em.data import as_unit_float
+from implicit_em.language.activations import ActivationDataModule
+from implicit_em.language.effects import causal_model
 from implicit_em.metrics.dictionaries import cosines
-from implicit_em.training.activity import Unit
+from implicit_em.trained.activity import Unit
+from implicit_em.trained.loading import load_as_trained
 from implicit_em.training.directory import RunDirectory
-from implicit_em.training.loading import load_as_trained
 from implicit_em.viewer import exploring, features
 from implicit_em.viewer.__main__ import main
-from implicit_em.viewer.effects import causal_model
 
 
 @pytest.fixture
@@ -223,7 +224,7 @@ def test_an_earlier_page_is_replaced_and_nothing_else(trained, tmp_path, capsys)
 
 
 def test_a_page_that_fails_leaves_nothing(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr("implicit_em.training.trained.decoder_of", lambda *_: 1 / 0)
+    monkeypatch.setattr("implicit_em.trained.reading.decoder_of", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         explore([trained("vectors")], tmp_path / "page")
     assert list(tmp_path.iterdir()) == []
@@ -281,7 +282,7 @@ def test_features_one_by_one_are_those_of_the_page(trained, page_of, kind):
 def test_the_table_needs_neither_examples_nor_the_language_model(harvested, models, monkeypatch):
     found = features_of(harvested("llama"), lm=str(models["llama"]))
     monkeypatch.setattr("implicit_em.viewer.seen.Texts.examples", None)
-    monkeypatch.setattr("implicit_em.viewer.effects.CausalModel", None)
+    monkeypatch.setattr("implicit_em.language.effects.CausalModel", None)
     causal_model.cache_clear()  # of other tests
     assert len(found.table()) == len(found)
     with pytest.raises(AttributeError, match="load"):

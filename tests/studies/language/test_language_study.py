@@ -14,13 +14,14 @@ from safetensors.torch import load_file
 
 from implicit_em.base.errors import ConfigError, RunError
 from implicit_em.config import CONF
-from implicit_em.config.harvest import LanguageModelSettings
-from implicit_em.data import ActivationDataModule, ActivationStore
 from implicit_em.data.modules import fixed_choice
-from implicit_em.harvest.models import CausalModel
-from implicit_em.harvest.splicing import spliced_losses
+from implicit_em.language.activations import ActivationDataModule
+from implicit_em.language.models import CausalModel
+from implicit_em.language.settings import LanguageModelSettings
+from implicit_em.language.splicing import spliced_losses
+from implicit_em.language.store import ActivationStore
+from implicit_em.trained.loading import load
 from implicit_em.training.directory import RunDirectory
-from implicit_em.training.loading import load
 from implicit_em_studies.language.measuring import Largest
 from implicit_em_studies.language.protocol import LanguageProtocol
 from implicit_em_studies.language.results import MEASURES, PRIMARY, LanguageResults

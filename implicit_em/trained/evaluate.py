@@ -1,0 +1,159 @@
+"""``implicit-em evaluate PATH [data=...]``: measure a trained model again."""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from implicit_em.base.arguments import Parser
+from implicit_em.base.errors import ConfigError, one_line
+from implicit_em.base.quiet import quieten
+from implicit_em.base.values import check_whole
+from implicit_em.config import CONF
+from implicit_em.language.metrics import measured_inside
+from implicit_em.language.model_files import model_of
+from implicit_em.language.models import CausalModel
+from implicit_em.language.splicing import spliced_losses
+from implicit_em.trained.evaluations import record
+from implicit_em.trained.reading import Trained, trained, typed_data
+from implicit_em.training.measurement import evaluate_module, probe_module
+from implicit_em.training.progress import print_result, working
+from implicit_em.training.results import without_infinities
+
+
+def evaluate(
+    path: str | Path,
+    data: Mapping[str, Any] | None = None,
+    inside: bool = False,
+    lm: str | None = None,
+    out: str | Path | None = None,
+) -> dict[str, Any]:
+    """Return the metrics of a trained model on the data of its run, or on others of its width.
+
+    They are also kept in ``evaluations/`` of the run's directory; see
+    ``training.evaluations.record``. This builds the classes that the run's configuration names. Use
+    ``implicit_em.load`` for a directory that you do not trust.
+
+    Args:
+        path: run directory; folder of SAELens or of dictionary_learning; or such a folder on the
+            hub, ``hub:OWNER/NAME[@REVISION][:FOLDER]``.
+        data: another ``data`` node as plain containers; a model of another tool needs one. Such a
+            model takes raw samples, and its ``hook_name`` chooses the site of a store.
+        inside: whether to measure the causal language model that the data are from as well, with
+            reconstructions in place of its vectors: ``metrics.language.INSIDE``.
+        lm: folder, GGUF file or hub name of the language model; ``None`` for the place that
+            ``conf/lm`` names.
+        out: directory for ``evaluations/``; by default the run directory or, for another tool's
+            model, ``outputs/NAME-DIGEST``.
+
+    Raises:
+        FileNotFoundError: if there is no run.
+        ConfigError: if the run is not finished, files are damaged, the data cannot be read, have
+            another width or are of another place, or reconstructions cannot be put into a language
+            model.
+    """
+    quieten()
+    return _measured(trained(path, data), inside, lm, out)[0]
+
+
+def _measured(
+    found: Trained, inside: bool, lm: str | None, out: str | Path | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what ``evaluate`` returns, and what is kept of it."""
+    settings = found.spec.settings
+    threads = settings["trainer"]["threads"]
+    if threads:
+        check_whole("trainer.threads", threads, 1)
+        torch.set_num_threads(threads)
+    samples, inside = found.data, inside or lm is not None
+    measured = _inside(found, lm) if inside else {}
+    trainer = found.spec.build_trainer(
+        strategy="auto",
+        devices=1,
+        enable_progress_bar=False,
+        logger=False,
+        enable_checkpointing=False,
+    )
+    module = found.module
+    metrics: dict[str, Any] = evaluate_module(module, samples, trainer)
+    if settings["probe"] == "linear":
+        metrics["probe_accuracy"] = probe_module(module, samples, threads)
+    metrics = without_infinities(metrics | measured)
+    kept = record(found, metrics, inside, Path(out) if out else None)
+    named = {"seed": settings["seed"]} if found.run else {"model": found.address}
+    return {**named, "status": "evaluated", **metrics}, kept
+
+
+def _inside(found: Trained, lm: str | None) -> dict[str, float]:
+    """Return what the language model predicts with the reconstructions of final samples.
+
+    Sites of a crosscoder are replaced one at a time, and named in the keys.
+    """
+    data, coder, measured = found.inside("inside"), found.coder, dict[str, float]()
+    with working("loading the language model"):
+        causal = CausalModel.load(model_of(data.store.manifest, lm), "cpu")
+    for site, columns in data.parts.items():
+        what = (site, data.rule, {"": lambda x_ND, c=columns: coder(x_ND)[:, c]})
+        shown = f"measuring inside the language model, {site}"
+        losses = spliced_losses(
+            data.store, causal, *what, data.final, reads=data.sites, shown=shown
+        )
+        ((spliced_N, divergence_N),) = losses.spliced.values()
+        sums = (losses.predicted_N, losses.clean_N, losses.zero.loss_N, spliced_N, divergence_N)
+        values = measured_inside(*(values_N.sum().item() for values_N in sums))
+        end = f".{site}" if len(data.parts) > 1 else ""
+        measured |= {f"{key}{end}": float(value) for key, value in values.items()}
+    return measured
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Evaluate the run named on the command line and print its table; return the exit code."""
+    parser = Parser(
+        prog="implicit-em evaluate",
+        description="Compute the metrics of a trained model again, also on other data. This builds "
+        "the classes that a run's configuration names; use implicit_em.load for a directory that "
+        "you do not trust.",
+    )
+    path = "run directory, folder of SAELens or dictionary_learning, or hub:OWNER/NAME[:FOLDER]"
+    parser.add_argument("path", metavar="PATH", help=path)
+    typed = "settings of data, e.g. data=kmnist data.root=elsewhere"
+    parser.add_argument("overrides", nargs="*", default=[], help=typed)
+    inside = (
+        "also put reconstructions into the causal language model that the data are from, and "
+        "measure what it then predicts"
+    )
+    parser.add_argument("--inside", action="store_true", help=inside)
+    lm = "folder, GGUF file or hub name of the language model of --inside, if it is none of conf/lm"
+    parser.add_argument("--lm", help=lm)
+    parser.add_argument("--json", action="store_true", help="print only what is kept, as JSON")
+    out = "directory for evaluations/; default: the run, or outputs/NAME-DIGEST"
+    parser.add_argument("--out", type=Path, help=out)
+    parser.add_argument("--conf", type=Path, default=CONF, help="folder of configuration files")
+    return parser.run(arguments, _evaluate_and_print)
+
+
+def _evaluate_and_print(options: argparse.Namespace) -> None:
+    try:
+        # What is said meanwhile goes to stderr.
+        with redirect_stdout(sys.stderr) if options.json else nullcontext():
+            quieten()
+            data = typed_data(options.path, options.overrides, options.conf)
+            found = trained(options.path, data)
+            metrics, kept = _measured(found, options.inside, options.lm, options.out)
+    except (OSError, ImportError, HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(one_line(error)) from error
+    if options.json:
+        print(json.dumps(kept, indent=2))
+    else:
+        print_result(metrics)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""What was measured of a trained model after its training, kept in a folder beside it."""
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from implicit_em.base.errors import DamagedError, WriteError
+from implicit_em.base.files import read_json, write_json
+from implicit_em.config.fingerprint import deciding
+from implicit_em.config.schema import to_plain
+from implicit_em.trained.reading import Trained
+from implicit_em.training.directory import EVALUATIONS
+from implicit_em.training.results import versions
+
+log = logging.getLogger(__name__)
+
+OWN = "own"
+"""Name of a measurement on the data that the run was trained for."""
+INSIDE = "-inside"
+"""End of the name of a measurement that was also made inside a language model."""
+OF_TRAINING = ("batch_size", "buffer", "drop_last", "normalize", "seed")
+"""Settings of ``data`` that do not change what is measured of a trained model."""
+COLUMN = "evaluation"
+"""First part of the names of columns, before the measurement's name and the metric's key."""
+
+
+def record(
+    found: Trained, metrics: Mapping[str, Any], inside: bool = False, folder: Path | None = None
+) -> dict[str, Any]:
+    """Write a measurement as JSON, and return its content.
+
+    There is one file for each choice of data, weights and ``inside``: the same measurement replaces
+    its file, and any other has a file of its own. If a file cannot be written, a warning says so.
+
+    Args:
+        found: the model and its data.
+        metrics: what was measured; no NaN or infinity.
+        inside: whether it was measured inside a language model, too.
+        folder: the file goes into its ``evaluations/``; ``None`` for the model's own.
+    """
+    data, digest, weights = found.spec.settings["data"], found.data_digest, found.digest[:16]
+    own = None if found.run is None else to_plain(found.run.read_config())["data"]
+    name = _name(data, digest, own) + INSIDE * inside
+    folder = folder or found.output
+    content = {
+        "schema": 1,
+        "name": name,
+        "model": found.address,
+        "date": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "data": dict(data),
+        "data_digest": digest,
+        "weights_digest": weights,
+        "options": {"inside": inside},
+        "versions": versions(),
+        "metrics": dict(metrics),
+    }
+    path = folder / EVALUATIONS / f"{name}.{_hash(f'{digest} {weights}')}.json"
+    try:
+        write_json(path, content)
+        log.info("written to %s", path)
+    except WriteError as error:
+        log.warning("%s", error)
+    return content
+
+
+def is_own(name: str) -> bool:
+    """Return whether a measurement of this name was made on the data that a run was trained for."""
+    return name.removesuffix(INSIDE) == OWN
+
+
+def _name(data: Mapping[str, Any], digest: str | None, own: Mapping[str, Any] | None) -> str:
+    """Return ``own``, or a name that two runs share if and only if their data are the same."""
+    decides = _deciding(data, digest)
+    if own is not None:
+        unchanged = _measured(data) == _measured(own)  # its own digest, of any kind, was checked
+        if unchanged or decides == _deciding(own, own.get("digest") or digest):
+            return OWN
+    place = data.get("path") or data.get("dataset", data)["_target_"].replace(".", "/")
+    text = json.dumps(decides, sort_keys=True, default=str)
+    said = re.sub(r"[^\w-]+", "_", Path(place).stem, flags=re.ASCII)
+    return f"{said}-{_hash(text)}"
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _deciding(data: Mapping[str, Any], digest: str | None) -> dict[str, Any]:
+    """Return the settings that identify data, with the digest of the content."""
+    decides: dict[str, Any] = deciding({"data": _measured(data) | {"digest": digest}})["data"]
+    return decides
+
+
+def _measured(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in data.items() if key not in OF_TRAINING}
+
+
+def read(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the measurements in a folder by name, the latest of each; warn of damaged files."""
+    found: list[dict[str, Any]] = []
+    for path in sorted((folder / EVALUATIONS).glob("*.json")):
+        try:
+            match content := read_json(path):
+                case {
+                    "name": str(),
+                    "date": str(),
+                    "metrics": dict(),
+                    "weights_digest": str(),
+                    "data_digest": _,
+                }:
+                    found.append(content)
+                case _:
+                    raise DamagedError(f"{path}: no measurement")
+        except (DamagedError, OSError) as error:
+            log.warning("%s", error)
+    return {content["name"]: content for content in sorted(found, key=lambda one: one["date"])}
+
+
+def columns(folder: Path) -> dict[str, Any]:
+    """Return the numbers of all measurements in a folder, as ``evaluation.NAME.KEY``."""
+    return {
+        f"{COLUMN}.{name}.{key}": value
+        for name, content in read(folder).items()
+        for key, value in content["metrics"].items()
+    }

@@ -1,0 +1,233 @@
+"""``implicit-em export PATH --format ...``: write a trained model for other tools."""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import get_class, instantiate
+from safetensors.torch import save
+
+from implicit_em.base.arguments import Parser
+from implicit_em.base.errors import ConfigError, raising
+from implicit_em.base.files import read_bytes, read_json, whole, write_json
+from implicit_em.base.quiet import quieten
+from implicit_em.base.tables import format_value
+from implicit_em.base.values import check_word
+from implicit_em.language import delphi
+from implicit_em.language.activations import ActivationDataModule
+from implicit_em.language.hooks import metadata_of
+from implicit_em.models import JumpReLU, SpikeSlab
+from implicit_em.trained import evaluations, hub
+from implicit_em.trained.reading import Trained, trained
+from implicit_em.trained.saelens import CONFIG, WEIGHTS, to_saelens
+from implicit_em.training.decoding import own_fvu
+
+log = logging.getLogger(__name__)
+
+PLACES = {"saelens": "saelens", "safetensors": "export.safetensors", "delphi": "delphi"}
+"""Default folder or file of each format, in the directory for what is made of a model."""
+NO_HOOK = "sae"
+"""Folder on the hub for a model without a hook: its data are from no language model."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A trained model in a format of other tools, before it is written.
+
+    Args:
+        model: the trained model.
+        form: ``saelens`` or ``safetensors``.
+        config: configuration of the model, as the other tool has it.
+        content: content of the file of weights.
+    """
+
+    model: Trained
+    form: str
+    config: dict[str, Any]
+    content: bytes
+
+    @classmethod
+    def of(cls, path: str | Path, form: str) -> "Exported":
+        """Return a trained model in a format; see ``export``."""
+        model = _model_of(path, form)
+        decoder, origin = None, "its own"
+        if (fitted := model.coder.decoder) is not None:
+            origin = "ridge regression after the training"
+            decoder = (fitted.weight, fitted.bias)
+        written, said = model.model, dict[str, Any]()
+        if isinstance(written, SpikeSlab):
+            written, said = _hardened(written, model)
+        config, tensors = to_saelens(written, model.normalizer, decoder)
+        config["metadata"] = {
+            **_source_of(model),
+            **config["metadata"],
+            "implicit_em_version": version("implicit-em"),
+            "implicit_em_model": type(model.model).__name__,
+            "implicit_em_decoder": origin,
+            "implicit_em_weights": model.digest[:16],
+            **said,
+        }
+        is_file = form == "safetensors"
+        content = save(tensors, {"config": json.dumps(config)} if is_file else None)
+        return cls(model, form, config, content)
+
+    def write(self, out: str | Path | None) -> Path:
+        """Write the folder or file, unless it is there already, and return its path."""
+        place = Path(out) if out else self.model.output / PLACES[self.form]
+        if place.exists():
+            if not self._is_at(place):
+                raise ConfigError(f"out={place}: is there already; nothing is overwritten")
+            return place
+        with whole(place) as temporary:
+            if self.form == "saelens":
+                write_json(temporary / CONFIG, self.config)
+            self._weights_at(temporary).write_bytes(self.content)
+        return place
+
+    def _weights_at(self, place: Path) -> Path:
+        return place / WEIGHTS if self.form == "saelens" else place
+
+    def _is_at(self, place: Path) -> bool:
+        try:
+            same = self.form != "saelens" or read_json(place / CONFIG) == self.config
+            return same and read_bytes(self._weights_at(place)) == self.content
+        except (OSError, ConfigError):
+            return False
+
+    def push(self, repository: str, place: Path) -> str:
+        """Upload a folder that was written, and return its address on the hub."""
+        files = {name: place / name for name in (CONFIG, WEIGHTS)}
+        folder = str(self.config["metadata"].get("hook_name") or NO_HOOK)
+        return hub.push(repository, folder, files, self.card())
+
+    def card(self) -> dict[str, Any]:
+        """Return the values of a model card: what the model is, and what was measured of it."""
+        run = self.model.run
+        metrics = dict((run and run.completed_metrics()) or {})
+        own = [
+            measured
+            for name, measured in evaluations.read(self.model.output).items()
+            if measured["weights_digest"] == self.model.digest[:16]
+            and (run is None or evaluations.is_own(name))
+        ]
+        if own:
+            last = max(own, key=lambda measured: measured["date"])
+            metrics |= last["metrics"] | {"measured_on": last.get("data_digest")}
+        shown = {name: format_value(value) for name, value in metrics.items() if value is not None}
+        return {"config": self.config, "metadata": self.config["metadata"], "metrics": shown}
+
+
+def _model_of(path: str | Path, form: str) -> Trained:
+    """Return a trained model that a format has a form for."""
+    check_word("format", form, PLACES)
+    model = trained(path)
+    site = (model.spec.settings["data"] or {}).get("site")
+    if isinstance(site, list) and len(site) > 1:
+        raise ConfigError(f"data.site=[{','.join(site)}]: {form} has no form for several sites")
+    return model
+
+
+def _hardened(soft: SpikeSlab, model: Trained) -> tuple[JumpReLU, dict[str, Any]]:
+    """Return the form of a model that others have, and what it changes; a warning says it, too."""
+    hard = soft.hard()
+    found, own = (own_fvu(one, model.data) for one in (hard, soft))
+    word = "on or off, from r = 1/2 on"
+    log.warning("units are %s, in the export: FVU %.4f; %.4f in the run", word, found, own)
+    fvus = {"implicit_em_fvu": found, "implicit_em_fvu_of_run": own}
+    return hard, {"implicit_em_code": word, **fvus}
+
+
+def _source_of(model: Trained) -> dict[str, Any]:
+    """Return where a model comes from, and what SAELens wants to know about its vectors."""
+    if model.run is None:
+        source = {"implicit_em_source": model.address if hub.is_address(model.address) else None}
+        return {k: v for k, v in {**model.metadata, **source}.items() if v is not None}
+    settings = model.spec.settings["data"]
+    found = {
+        "implicit_em_run": model.run.read_spec().fingerprint,
+        "implicit_em_command": " ".join(["implicit-em train", *model.run.read_overrides()]),
+        "implicit_em_data": settings.get("digest"),
+    }
+    if issubclass(get_class(settings["_target_"]), ActivationDataModule):
+        with raising(ConfigError, "data", InstantiationException, is_group=True):
+            data = instantiate(settings)
+        found |= metadata_of(data.store.manifest, data.site)
+        if data.out_features is not None:
+            (target,) = data.parts
+            found["hook_name_out"] = metadata_of(data.store.manifest, target)["hook_name"]
+    return found
+
+
+def export(path: str | Path, form: str = "saelens", out: str | Path | None = None) -> Path:
+    """Write a trained model for other tools, which then take raw samples.
+
+    The normalisation is folded into the weights. A model without decoder gets a ridge decoder,
+    fitted on the run's training samples. If the same export is there already, it stays.
+
+    Args:
+        path: run directory; or folder or address of another tool's model, see ``evaluate``.
+        form: ``saelens``, a folder that ``SAE.load_from_disk`` loads; ``safetensors``, one file
+            with the same arrays, and the settings as its metadata; or ``delphi``, the activations
+            on test documents, which Delphi's ``LatentDataset`` loads.
+        out: folder or file; by default in the run directory, or in ``outputs/NAME-DIGEST``.
+
+    Returns:
+        The path that was written.
+
+    Raises:
+        FileNotFoundError: if there is no run.
+        ConfigError: if the run is not finished, has no form there, or ``out`` holds something else.
+    """
+    if form != "delphi":
+        return Exported.of(path, form).write(out)
+    found = _model_of(path, form)
+    place = Path(out) if out else found.output / PLACES[form]
+    if place.exists():
+        raise ConfigError(f"out={place}: is there already; nothing is overwritten")
+    delphi.write(found, place)
+    return place
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Export the model named on the command line; return the exit code."""
+    parser = Parser(
+        prog="implicit-em export",
+        description="Write a trained model for other tools, with its normalisation in the weights. "
+        "This builds the classes that a run's configuration names.",
+    )
+    path = "run directory, folder of SAELens or dictionary_learning, or hub:OWNER/NAME[:FOLDER]"
+    parser.add_argument("path", metavar="PATH", help=path)
+    parser.add_argument(
+        "--format", default="saelens", help="saelens (default), safetensors or delphi"
+    )
+    out = "folder or file; default: in the run, or in outputs/NAME-DIGEST"
+    parser.add_argument("--out", type=Path, help=out)
+    push = "also upload it to the hub, into a folder named by its hook, with a model card"
+    parser.add_argument("--push", metavar="OWNER/NAME", help=push)
+    return parser.run(arguments, _export_and_push)
+
+
+def _export_and_push(options: argparse.Namespace) -> None:
+    quieten()
+    if not options.push:
+        print(f"Written to {export(options.path, options.format, options.out)}")
+        return
+    if options.format != "saelens":
+        raise ConfigError("push: allowed for --format saelens alone")
+    hub.check(options.push)  # before anything takes time
+    exported = Exported.of(options.path, options.format)
+    hub.create(options.push)  # before anything is written
+    place = exported.write(options.out)
+    print(f"Written to {place}")
+    print(f"Pushed to {exported.push(options.push, place)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

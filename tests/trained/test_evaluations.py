@@ -1,0 +1,153 @@
+"""What is measured of a finished run is kept beside it, and goes with its weights."""
+
+import json
+from contextlib import suppress
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from helpers.lines import one_line
+from omegaconf import OmegaConf
+
+from implicit_em.base.errors import ConfigError
+from implicit_em.config.spec import RunSpec
+from implicit_em.sweeps.summary import read_jobs
+from implicit_em.trained.evaluate import evaluate, main
+from implicit_em.trained.evaluations import OWN, columns, is_own, read, record
+from implicit_em.trained.export import PLACES as EXPORTED
+from implicit_em.training.directory import DERIVED, EVALUATIONS, RunDirectory
+from implicit_em.viewer.exploring import PLACES as EXPLORED
+
+DATA = {"_target_": "implicit_em.data.TensorDataModule", "path": "a/X.npy", "final": "test"}
+
+
+def written(folder, own=None, data=DATA, digest="d", weights="w" * 16, metrics=None, inside=False):
+    found = SimpleNamespace(
+        address="run",
+        spec=SimpleNamespace(settings={"data": data}),
+        data_digest=digest,
+        digest=weights,
+        output=folder,
+        run=own and SimpleNamespace(read_config=lambda: OmegaConf.create({"data": own})),
+    )
+    return record(found, metrics or {"l0": 1.0}, inside)["name"]
+
+
+def test_the_same_measurement_replaces_itself_and_no_other(tmp_path):
+    own = {**DATA, "digest": "d", "seed": 3, "normalize": "scale"}
+    assert written(tmp_path, own=own) == OWN
+    assert written(tmp_path, own=own, metrics={"l0": 2.0}) == OWN
+    moved = {**DATA, "path": "b/X.npy", "seed": 7}
+    assert written(tmp_path, own=own, data=moved) == OWN, "the digest says which data they are"
+    others = [
+        {"digest": "e"},
+        {"data": DATA | {"final": "validation"}},
+        {"inside": True},
+        {"own": None},
+    ]
+    names = {written(tmp_path, **{"own": own, **other}) for other in others}
+    assert len(names | {OWN}) == 5
+    assert f"{OWN}-inside" in names
+    others = written(tmp_path, own=own, digest="e", data=DATA | {"path": "own.npy"})
+    assert others.startswith(OWN)
+    assert [is_own(name) for name in (OWN, f"{OWN}-inside", others)] == [True, True, False]
+    written(tmp_path, weights="v" * 16, own=own)
+    assert written(tmp_path, digest="f", own=DATA, metrics={"l0": 3.0}) == OWN, "any content is"
+    assert len(list((tmp_path / EVALUATIONS).iterdir())) == 8
+    kept = read(tmp_path)[OWN]
+    assert kept.keys() >= {"date", "data", "data_digest", "weights_digest", "versions", "options"}
+
+
+def test_a_damaged_file_is_named_and_left_out(tmp_path, caplog):
+    written(tmp_path, own=DATA)
+    bare = json.dumps({"name": "bare", "date": "", "metrics": {"l0": 2.0}})
+    for name, content in {"cut": "{", "other": "[1]", "bare": bare}.items():
+        (tmp_path / EVALUATIONS / f"{name}.json").write_text(content)
+    assert columns(tmp_path) == {"evaluation.own.l0": 1.0}
+    assert "cut.json" in caplog.text
+    assert "other.json: no measurement" in caplog.text
+    assert "bare.json: no measurement" in caplog.text
+
+
+@pytest.fixture
+def sweep_of_one(command_line, tmp_path):
+    """A sweep of a run on an array, and another array."""
+    rng = np.random.default_rng(0)
+    for name in ("X", "other"):
+        np.save(tmp_path / f"{name}.npy", rng.random((60, 8), dtype=np.float32))
+    brief = ["model.hidden=5", "trainer.max_epochs=1", "logger=csv", "picture=false"]
+    typed = ["data=tensors", "data.path=X.npy", "hydra.sweep.dir=sweep", *brief]
+    assert command_line("-m", *typed) == 0
+    return tmp_path / "sweep"
+
+
+def test_an_evaluation_is_kept_printed_and_summarised(sweep_of_one, capfd):
+    (run,) = (path.parent for path in sweep_of_one.glob("*/metrics.json"))
+    evaluate(run)
+    capfd.readouterr()
+    assert main([str(run), "data.path=other.npy", "--json"]) == 0
+    printed = json.loads(capfd.readouterr().out)
+    name = printed["name"]
+    assert name.startswith("other-")
+    assert printed == read(run)[name]
+    assert printed["data"]["path"] == "other.npy"
+    row = read_jobs(sweep_of_one).iloc[0]
+    assert row["evaluation.own.ridge_fvu"] == row["ridge_fvu"]
+    assert row[f"evaluation.{name}.ridge_fvu"] == printed["metrics"]["ridge_fvu"]
+    assert row[f"evaluation.{name}.ridge_fvu"] != row["ridge_fvu"]
+
+
+def test_what_cannot_be_kept_is_still_shown(sweep_of_one, capfd, caplog):
+    (run,) = (path.parent for path in sweep_of_one.glob("*/metrics.json"))
+    (run / EVALUATIONS).touch()  # no folder can be made there
+    assert main([str(run)]) == 0
+    assert "ridge fvu" in capfd.readouterr().out
+    assert "cannot be written" in caplog.text
+    assert main([str(run), "data.path=missing.npy", "--json"]) == 2
+    assert "missing.npy" in one_line(capfd)
+
+
+@pytest.fixture
+def derived(composed, tmp_path):
+    """The directory of a finished run, with what other commands have made of its weights."""
+    run = RunDirectory(tmp_path / "run")
+    spec = RunSpec.of(composed("logger=csv"))
+    run.claim(spec)
+    for path in (run.weights, run.model, run.features, run.history):
+        path.touch()
+    run.write_metrics({"status": "completed", "config_fingerprint": spec.fingerprint})
+    for name in DERIVED:
+        (run.path / name).mkdir()
+        (run.path / name / "file").touch()
+    return run, spec
+
+
+def test_the_list_of_what_is_derived_is_complete():
+    assert set(DERIVED) == {EVALUATIONS, *EXPORTED.values(), *EXPLORED.values()}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "resumed", "stays"),
+    [
+        ((), False, True),
+        (("trainer.max_epochs=200",), True, False),
+        (("seed=2", "overwrite=true"), False, False),
+        (("seed=2",), False, True),
+    ],
+)
+def test_what_is_derived_from_weights_goes_with_them(overrides, resumed, stays, derived, composed):
+    run, _ = derived
+    elsewhere = run.path.parent / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "file").touch()
+    (run.path / "explore.html" / "link").symlink_to(elsewhere)
+    with suppress(ConfigError):
+        run.claim(RunSpec.of(composed("logger=csv", *overrides)), resumed)
+    assert [(run.path / name).exists() for name in DERIVED] == [stays] * len(DERIVED)
+    assert (elsewhere / "file").exists()
+
+
+def test_a_folder_that_no_run_has_made_stays(composed, tmp_path):
+    (tmp_path / "explore").mkdir()
+    RunDirectory(tmp_path).claim(RunSpec.of(composed("logger=csv", "overwrite=true")))
+    assert (tmp_path / "explore").exists()

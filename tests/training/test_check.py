@@ -1,0 +1,213 @@
+"""The check: what training would run into is refused before, once for each configuration."""
+
+import pickle
+from functools import wraps
+
+import pytest
+import pytorch_lightning as pl
+from helpers.waiting import soon
+from omegaconf import OmegaConf
+from torch import nn
+
+from implicit_em.base.errors import ConfigError
+from implicit_em.config import composing
+from implicit_em.config.resolvers import data_root
+from implicit_em.config.spec import RunSpec
+from implicit_em.losses import takes_stacks
+from implicit_em.models import Encoder
+from implicit_em.training import check as checking
+from implicit_em.training.check import check
+
+
+def of_each_sample(energies):
+    return energies.mean(-1)
+
+
+@takes_stacks
+def of_all_replicas(energies):
+    return energies.mean()
+
+
+def nothing(energies):
+    return None
+
+
+class Mean(nn.Module):
+    """A class where a function is expected."""
+
+    def forward(self, energies):
+        return energies.mean((-1, -2))
+
+
+class Centred(Encoder):
+    """Declares what it does not keep: in training its input is no tensor."""
+
+    takes_stacks = True
+
+    def forward(self, x):
+        return super().forward(x - x.mean(-1, keepdim=True))
+
+
+class OneLess(Encoder):
+    """Leaves an energy out."""
+
+    def forward(self, x):
+        return super().forward(x)[..., 1:]
+
+
+class Unmeasured(Encoder):
+    """Fails only when it is measured."""
+
+    def encode(self, x):
+        raise NotImplementedError("no code")
+
+
+class Expanded(Encoder):
+    """Takes the tensor of a stack's input."""
+
+    takes_stacks = True
+
+    def forward(self, x):
+        x = x if isinstance(x, type(self.weight.data)) else x.expanded()
+        return super().forward(nn.functional.normalize(x, dim=-1))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["+loss.own._target_=test_check.of_each_sample"],
+            r"loss\.own: must return one number .* it returns the shape \(8,\)",
+        ),
+        (
+            ["+loss.own._target_=test_check.of_all_replicas"],
+            r"loss\.own: must return one number .* the shape \(1,\) .* returns the shape \(\)",
+        ),
+        (
+            ["+loss.own._target_=test_check.nothing"],
+            r"^loss\.own: must return one number for each leading index .* returns a NoneType ",
+        ),
+        (
+            ["+loss.own._target_=test_check.Mean"],
+            r"^loss\.own: must return one number for each leading index .* it returns a Mean "
+            r"\(a term is a function, not a class\)$",
+        ),
+        (["model._target_=test_check.OneLess"], "model: gives 63 energies; its weight has 64 rows"),
+        (["model._target_=test_check.Unmeasured"], "model in testing: no code"),
+        (["model._target_=test_check.Centred"], "model in training, with loss: 'SharedInput'"),
+    ],
+)
+def test_what_only_training_would_show_is_refused(overrides, message, composed):
+    with pytest.raises(ConfigError, match=message):
+        check(RunSpec.of(composed(*overrides)))
+
+
+def test_a_model_may_take_its_stacks_tensor(composed):
+    check(RunSpec.of(composed("model._target_=test_check.Expanded")))
+    assert len(checking._passed) == 1
+
+
+def test_runs_that_differ_in_seed_and_logger_are_checked_once(composed, monkeypatch):
+    tried = []
+    monkeypatch.setattr(checking, "_dry_run", lambda *_: tried.append(None))
+    for overrides in (["seed=1"], ["seed=2", "logger=csv"], ["seed=1", "lr.value=1e-2"]):
+        check(RunSpec.of(composed(*overrides)))
+    assert len(tried) == 2
+
+
+def test_a_run_builds_one_trainer_beside_the_checks(command_line, small, monkeypatch, tmp_path):
+    built = []
+    init = pl.Trainer.__init__
+
+    @wraps(init)  # the check looks at its parameters
+    def counting(*arguments, **flags):
+        built.append(None)
+        init(*arguments, **flags)
+
+    monkeypatch.setattr(pl.Trainer, "__init__", counting)
+    assert command_line(*small, "probe=none", f"hydra.run.dir={tmp_path / 'run'}") == 0
+    assert len(built) == 2
+
+
+def test_a_spec_is_plain_data(composed):
+    spec = RunSpec.of(composed("model=topk", "seed=3"))
+    again = pickle.loads(pickle.dumps(spec))
+    assert again == spec
+    assert again.build_module(16).model.k == 8
+    assert (spec.settings["seed"], spec.tags) == (3, ("TopK",))
+    longer = RunSpec.of(composed("model=topk", "seed=3", "trainer.max_epochs=7"))
+    assert longer.fingerprint != spec.fingerprint
+    assert longer.identity == spec.identity
+
+
+def test_data_come_from_here_or_from_the_checkout(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mnist, kmnist = (
+        OmegaConf.create({"dataset": {"_target_": f"torchvision.datasets.{name}"}})
+        for name in ("MNIST", "KMNIST")
+    )
+    (tmp_path / "data" / "MNIST" / "raw").mkdir(parents=True)  # as a failed download leaves it
+    assert data_root(_parent_=mnist) != "data"
+    (tmp_path / "data" / "X.npy").touch()
+    assert data_root(_parent_=mnist) != "data", "the checkout has MNIST"
+    assert data_root(_parent_=kmnist) == "data"
+    (tmp_path / "data" / "MNIST" / "raw" / "images").touch()
+    assert data_root(_parent_=mnist) == "data"
+
+
+BOMB = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9 * (n > 0))}]\n" for n in range(9))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("_target_: x\n  hidden: 3\n", "mapping values are not allowed"),
+        (BOMB, "more than 2,000 values"),
+        ("x: &x [*x]", "nested more than 50 deep"),
+        ("x: " + "9" * 5_000, "Exceeds the limit"),
+        ("x: " + "${oc.decode:" * 300 + "1" + "}" * 300, "maximum recursion depth"),
+        ("a: 1\na: 2", "found duplicate key a"),
+    ],
+)
+def test_yaml_that_is_none_gives_one_line(refused, tmp_path, content, reason):
+    path = tmp_path / "mine" / "model" / "bad.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(content)
+    with soon():
+        line = refused("--config-dir", str(tmp_path / "mine"), "model=bad")
+    assert str(path) in line
+    assert reason in line
+    assert [*tmp_path.iterdir()] == [tmp_path / "mine"]
+
+
+@pytest.mark.parametrize("beside", ["${own.%d}", "${.%d}"])
+def test_references_that_would_take_all_time_give_one_line(refused, tmp_path, beside):
+    path = tmp_path / "mine" / "own" / "bomb.yaml"
+    path.parent.mkdir(parents=True)
+    lines = [f"{n}: {' '.join([beside % (n - 1)] * 10) if n else 1}" for n in range(8)]
+    path.write_text("\n".join(lines))
+    with soon():
+        line = refused("--config-dir", "mine", "+own=bomb", "data.root=${own.7}")
+    assert "data.root: its references stand for more than 2,000 values" in line
+    assert [*tmp_path.iterdir()] == [tmp_path / "mine"]
+
+
+def test_lines_in_an_override_give_one_line(refused):
+    assert "seed=1 seed=2: quote what has = or , in it" in refused("seed=1\nseed=2")
+
+
+def test_brackets_in_one_another_give_one_line(refused, tmp_path):
+    deep = "+x=" + "[" * 1_000 + "]" * 1_000
+    with soon():
+        assert "are too deep in one another: +x=[[[" in refused(deep)
+        with pytest.raises(ConfigError, match="are too deep in one another"):
+            composing.composed("train", [deep])
+
+
+def test_aliases_may_repeat_a_few_values(command_line, small, tmp_path):
+    path = tmp_path / "mine" / "callbacks" / "twice.yaml"
+    path.parent.mkdir(parents=True)
+    kind = "_target_: pytorch_lightning.Callback"
+    path.write_text(f"one: &one {{{kind}}}\nother:\n  <<: *one\n")
+    brief = [*small, "probe=none", "trainer.max_epochs=0", "callbacks=twice"]
+    assert command_line("--config-dir", str(tmp_path / "mine"), *brief) == 0
