@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache, partial
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import matplotlib
@@ -164,7 +165,6 @@ def command_line_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable
     monkeypatch.chdir(tmp_path)
 
     def command_line_of(command: str, *arguments: str) -> int:
-        from implicit_em.cli import composed
         from implicit_em.sweeps.callback import CheckCallback
 
         monkeypatch.setattr(sys, "argv", [])
@@ -172,7 +172,8 @@ def command_line_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable
         monkeypatch.setenv("HYDRA_FULL_ERROR", "")
         handlers = list(logging.root.handlers)
         try:
-            return getattr(composed, command)(arguments)
+            (found,) = entry_points(group="implicit_em.commands", name=command)
+            return found.load()(arguments)
         finally:
             for handler in set(logging.root.handlers) - set(handlers):
                 handler.close()

@@ -13,6 +13,7 @@ import traceback
 from collections import Counter
 from dataclasses import replace
 from functools import cache, partial
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
@@ -121,11 +122,11 @@ def fault():
 
 def command(name, *arguments):
     """Run a command that Hydra composes."""
-    from implicit_em.cli import composed as commands
     from implicit_em.sweeps.callback import CheckCallback
 
     sys.argv, CheckCallback.sweep_directory = [], None
-    code = getattr(commands, name)(arguments)
+    (found,) = entry_points(group="implicit_em.commands", name=name)
+    code = found.load()(arguments)
     GlobalHydra.instance().clear()
     HydraConfig.instance().cfg = None
     logging.root.handlers.clear()
