@@ -3,8 +3,7 @@
 import os
 import subprocess
 import sys
-from importlib.metadata import entry_points, version
-from types import SimpleNamespace
+from importlib.metadata import EntryPoint, entry_points, version
 
 import numpy as np
 import pytest
@@ -25,6 +24,13 @@ def test_the_help_names_every_command(capsys):
         assert f"  {name} " in shown
         assert command.load().__doc__.partition(".")[0] in shown
     assert shown.index("  train ") < shown.index("  compare "), "the framework's come first"
+
+
+def test_the_help_imports_no_torch():
+    asks = (
+        "import sys; from implicit_em.cli import main; main([]); sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", asks], check=True, stdout=subprocess.DEVNULL)
 
 
 def test_the_version_is_the_packages(capsys):
@@ -55,23 +61,23 @@ def test_an_option_may_follow_the_overrides(refused):
     assert refused("seed=1", "-m", "lr.valu=3").startswith("error: lr.valu=3: no such key")
 
 
-def test_a_package_may_add_a_command(monkeypatch, capsys):
-    class Found(SimpleNamespace):
-        module, dist = "my_package.commands", SimpleNamespace(name="my-package")
-
-        def load(self):
-            return greet
-
-    def greet(arguments):
-        """Greet. What follows is not shown."""
-        return len(arguments)
-
-    found = [*COMMANDS.values(), Found(name="mine"), Found(name="theory")]
+def test_a_package_may_add_a_command(tmp_path, monkeypatch, capsys):
+    greet = 'def greet(arguments):\n    """Greet. What follows is not shown."""\n    return 2\n'
+    (tmp_path / "my_commands.py").write_text(greet)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = [
+        *COMMANDS.values(),
+        EntryPoint("mine", "my_commands:greet", GROUP),
+        EntryPoint("theory", "my_commands:greet", GROUP),
+        EntryPoint("broken", "my_missing.commands:greet", GROUP),
+    ]
     monkeypatch.setattr("implicit_em.cli.entry_points", lambda group: found)
     assert main(["mine", "some", "words"]) == 2
+    assert main(["broken"]) == 1
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert shown.endswith("\n  mine       Greet\n")
+    assert "\n  mine       Greet\n" in shown
+    assert "\n  broken     cannot be loaded: No module named" in shown
     assert "  theory     Answer" in shown, "the project's own stays"
 
 

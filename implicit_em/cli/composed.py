@@ -54,7 +54,7 @@ def logged_errors() -> Iterator[None]:
 
 
 def train(arguments: Sequence[str]) -> int:
-    """Train the run or sweep that the arguments describe; return the exit code.
+    """Train one run or, with -m, a sweep.
 
     A sweep ends with its summary, even if jobs failed.
     """

@@ -215,7 +215,7 @@ def steer(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write a text that is steered by a unit, beside one that is not; return the exit code."""
+    """Write a text of a language model steered by a unit of a run, beside the text without."""
     parser = Parser(
         prog="implicit-em steer",
         description="Continue a prompt: by the language model as it is, and steered by a unit at "

@@ -11,7 +11,7 @@ from implicit_em.sweeps.summary import started_jobs, summarise
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Summarise the sweep directory named on the command line; return the exit code."""
+    """Write the summary of a sweep again."""
     description = "Summarise the jobs of a sweep directory."
     parser = Parser(prog="implicit-em summarise", description=description)
     parser.add_argument("directory", type=Path, help="the sweep directory")

@@ -114,7 +114,7 @@ def _inside(found: Trained, lm: str | None) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Evaluate the run named on the command line and print its table; return the exit code."""
+    """Measure a finished run again, also on other data."""
     parser = Parser(
         prog="implicit-em evaluate",
         description="Compute the metrics of a trained model again, also on other data. This builds "

@@ -196,7 +196,7 @@ def export(path: str | Path, form: str = "saelens", out: str | Path | None = Non
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Export the model named on the command line; return the exit code."""
+    """Write a finished run for other tools, such as SAELens."""
     parser = Parser(
         prog="implicit-em export",
         description="Write a trained model for other tools, with its normalisation in the weights. "

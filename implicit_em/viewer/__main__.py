@@ -16,7 +16,7 @@ SETTING = re.compile(r"[+~]*data[.=]")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the page, or serve it; return the exit code."""
+    """Write a page of every feature of finished runs."""
     parser = Parser(
         prog="implicit-em explore",
         description="Write a page of every feature of trained models, which opens in any browser "

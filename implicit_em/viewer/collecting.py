@@ -137,7 +137,7 @@ def _export(root: Path, path: Path, card: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Collect the runs of the directory named on the command line; return the exit code."""
+    """Write pages, exports and an index of all finished runs below a directory."""
     parser = Parser(
         prog="implicit-em collect",
         description="Write what others need of all finished runs below a directory: pages, exports "
