@@ -25,9 +25,9 @@ from implicit_em.language.activations import ActivationDataModule
 from implicit_em.language.hooks import metadata_of
 from implicit_em.models import JumpReLU, SpikeSlab
 from implicit_em.trained import evaluations, hub
+from implicit_em.trained.decoding import own_fvu
 from implicit_em.trained.reading import Trained, trained
 from implicit_em.trained.saelens import CONFIG, WEIGHTS, to_saelens
-from implicit_em.training.decoding import own_fvu
 
 log = logging.getLogger(__name__)
 

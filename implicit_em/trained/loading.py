@@ -12,13 +12,13 @@ from torch import nn
 
 from implicit_em import models
 from implicit_em.base.errors import ConfigError, DamagedError, MissingError, raising
-from implicit_em.base.files import read_safetensors, whole, write_json
+from implicit_em.base.files import read_safetensors
 from implicit_em.config.schema import to_plain
 from implicit_em.models.activations import ELEMENTWISE
 from implicit_em.models.normalizing import Normalizer, taking_raw
 from implicit_em.trained.foreign import is_foreign, read_foreign
 from implicit_em.trained.hub import FORM
-from implicit_em.training.directory import RunDirectory
+from implicit_em.training.directory import STATISTICS, RunDirectory
 
 MODELS: dict[str, Any] = {
     f"implicit_em.models.{name}": cls
@@ -31,31 +31,6 @@ ACTIVATIONS: dict[str, Any] = {
     "implicit_em.models.Abs": models.Abs,
 }
 """Activations that ``load`` builds. With some arguments, other classes of torch take for ever."""
-STATISTICS = "data.normalize."
-"""Prefix of the names of the normaliser's tensors among the weights; no parameter has it."""
-
-
-def save_model(
-    run: RunDirectory,
-    model: nn.Module,
-    spec: Mapping[str, Any],
-    sample_shape: Sequence[int],
-    normalizer: Normalizer | None = None,
-) -> None:
-    """Write ``model.safetensors``, and ``model.json`` with the class and arguments in ``spec``.
-
-    The weights are those for normalised samples. The statistics of the normaliser are written
-    beside them.
-    """
-    weights = model.state_dict()
-    description = {"schema": 1, "model": dict(spec), "sample_shape": list(sample_shape)}
-    if normalizer is not None:
-        weights |= normalizer.state_dict(prefix=STATISTICS)
-        description["normalize"] = normalizer.option
-    with whole(run.weights) as temporary:
-        contiguous = {k: v.contiguous() for k, v in weights.items()}
-        temporary.write_bytes(safetensors.torch.save(contiguous))
-    write_json(run.model, description)
 
 
 def load(run_dir: str | Path, classes: Sequence[type[nn.Module]] = ()) -> nn.Module:

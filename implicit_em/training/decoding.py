@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import repeat
-from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +20,6 @@ from implicit_em.metrics.reconstruction import RIDGE, fvu_of, ridge_decoder, wid
 from implicit_em.metrics.recovery import recovered
 from implicit_em.models.normalizing import Normalizer, at_least_float32
 from implicit_em.models.sae import SparseAutoencoder
-from implicit_em.trained.loading import load
 
 FITTED = 4096
 """Number of training samples that ``decoder_of`` fits on, unless the units ask for more."""
@@ -82,37 +79,24 @@ class RidgeDecoder:
         return 1 - self.fvu(x, target)
 
 
-def fit_decoder(
-    run: str | Path | Any, x: Any, ridge: float = RIDGE, target: Any = None
-) -> RidgeDecoder:
-    """Fit a linear decoder to a model that may have none, by ridge regression.
-
-    With ``z`` the scaled energies, the weight of ``z`` is ``(mean z z^T + ridge I)^-1 mean z (x -
-    mean x)^T``. ``metrics.ridge_decoder`` says how they are scaled: a unit's own scale and level do
-    not matter, and a unit that few samples activate gets a small weight.
+def fit_ridge(model: Any, x: Any, ridge: float = RIDGE, target: Any = None) -> RidgeDecoder:
+    """Fit a linear decoder to a model's code; see ``trained.decoding.fit_decoder``.
 
     Args:
-        run: run directory, a ``Run``, or a model with ``encode``.
-        x: samples to fit on, a tensor or array of shape ``(N, ...)``, or ``(..., D)`` for rows of
-            the model's own width. Bytes are scaled to [0, 1]; other values must be those that the
-            model takes.
-        ridge: strength of the ridge, above 0; it weighs as much as ``ridge N`` activations.
-        target: what the decoder is to explain, a tensor or array of shape ``(N, T)``; ``None`` for
-            the samples. A transcoder needs it.
-
-    Returns:
-        The decoder. Its ``fvu(x)`` and ``explained_variance(x)`` measure it on any samples.
+        model: model with ``encode``.
+        x: samples to fit on, a tensor or array of shape ``(N, ...)``.
+        ridge: strength of the ridge, above 0.
+        target: what the decoder is to explain, shape ``(N, T)``; ``None`` for the samples, or for
+            the targets that stand beside them.
 
     Raises:
-        FileNotFoundError: if the directory holds no trained model.
-        ValueError: if the ridge is not above 0, there are fewer than two samples, the target of a
-            transcoder is missing, or the model cannot be loaded.
+        ValueError: if the ridge is not above 0, there are fewer than two samples, or the target of
+            a transcoder is missing.
     """
     if not ridge > 0:
         raise ValueError(f"ridge={ridge}: must be above 0")
     if len(shape := np.shape(x)) < 2 or shape[0] < 2:
         raise ValueError(f"samples of shape {tuple(shape)}: allowed is (N, ...), N from 2 on")
-    model: Any = load(Path(run)) if isinstance(run, str | PathLike) else run
     is_wide = model.weight.shape[-2] > len(_flat(model, x))
     fit = wide_ridge_decoder if is_wide else ridge_decoder
     weight, bias = fit(encoded(model, x, BATCH, target), ridge)
@@ -182,15 +166,12 @@ def _decoder_of(model: Any, data: ResidentDataModule) -> RidgeDecoder:
     most = min(max(FITTED, FITTED_PER_UNIT * units), MOST_FITTED) if units <= WIDEST else FITTED
     samples, rows = data.split("train")[0], data.train_indices()
     fitted = rows[fixed_choice(len(rows), most)].to(samples.device)
-    return fit_decoder(model, samples.index_select(0, fitted))
+    return fit_ridge(model, samples.index_select(0, fitted))
 
 
 def ridge_fvu(model: Any, data: ResidentDataModule) -> float:
-    """Return the FVU of the data's final samples by the decoder of ``decoder_of``.
-
-    They are a fixed choice, at most ``MEASURED``.
-    """
-    return _decoder_of(model, data).fvu(_measured(data))
+    """Return the FVU of the data's final samples by the decoder of ``decoder_of``."""
+    return _decoder_of(model, data).fvu(measured(data))
 
 
 def at_sites(model: Any, data: ResidentDataModule) -> dict[str, Any]:
@@ -212,13 +193,8 @@ def at_sites(model: Any, data: ResidentDataModule) -> dict[str, Any]:
     return {**fvus, "single_site_units": int(single_site(norms_KS).sum())}
 
 
-def own_fvu(model: Any, data: ResidentDataModule) -> float:
-    """Return the FVU of the same samples, as the model takes them, by its own decoder."""
-    pairs = both_sides(model, _measured(data), BATCH)
-    return fvu_of((target, model.reconstruct(x)) for x, target in pairs)
-
-
-def _measured(data: ResidentDataModule) -> Tensor:
+def measured(data: ResidentDataModule) -> Tensor:
+    """Return the final samples that a decoder is measured on, a fixed choice."""
     final = data.final_samples()[0]
     return final.index_select(0, fixed_choice(len(final), MEASURED).to(final.device))
 
@@ -231,7 +207,7 @@ def features_found(model: Any, data: ResidentDataModule) -> float | None:
     """
     if not isinstance(data, SuperpositionDataModule):
         return None
-    decoder = fit_decoder(model, data.starting_samples())
+    decoder = fit_ridge(model, data.starting_samples())
     directions_KD = decoder.weight.cpu().numpy()
     if not np.isfinite(directions_KD).all():
         return float("nan")

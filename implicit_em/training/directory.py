@@ -2,13 +2,15 @@
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from implicit_em.base import interruption
 from implicit_em.base.errors import ConfigError, DamagedError, MissingError
@@ -19,6 +21,7 @@ from implicit_em.config.renamed import with_new_names
 from implicit_em.config.saved import read_choices, read_config, read_overrides
 from implicit_em.config.schema import to_plain
 from implicit_em.config.spec import RunSpec
+from implicit_em.models.normalizing import Normalizer
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +31,9 @@ EVALUATIONS = "evaluations"
 """Folder of what was measured of a finished run."""
 DERIVED = (EVALUATIONS, "saelens", "delphi", "export.safetensors", "explore", "explore.html")
 """What other commands make of a run's weights, in its directory; it goes with these weights."""
+
+STATISTICS = "data.normalize."
+"""Prefix of the names of the normaliser's tensors among the weights; no parameter has it."""
 
 
 class RunDirectory:
@@ -236,6 +242,33 @@ class RunDirectory:
             path.unlink(missing_ok=True)
         for path in (self.config.parent, self.checkpoint.parent, self.path / "wandb"):
             shutil.rmtree(path, ignore_errors=True)
+
+    def write_model(
+        self,
+        model: nn.Module,
+        arguments: Mapping[str, Any],
+        sample_shape: Sequence[int],
+        normalizer: Normalizer | None = None,
+    ) -> None:
+        """Write the weights without pickle, and ``model.json``, which says how to rebuild them.
+
+        The weights are for normalised samples. The normaliser's statistics stand beside them.
+
+        Args:
+            model: the trained model.
+            arguments: the model's class and its arguments, as ``_target_`` and further keys.
+            sample_shape: shape of a sample, such as (28, 28).
+            normalizer: normaliser of the training samples; ``None`` for none.
+        """
+        weights = model.state_dict()
+        description = {"schema": 1, "model": dict(arguments), "sample_shape": list(sample_shape)}
+        if normalizer is not None:
+            weights |= normalizer.state_dict(prefix=STATISTICS)
+            description["normalize"] = normalizer.option
+        with whole(self.weights) as temporary:
+            contiguous = {k: v.contiguous() for k, v in weights.items()}
+            temporary.write_bytes(safetensors.torch.save(contiguous))
+        write_json(self.model, description)
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Write ``metrics.json``, the last file of a run."""

@@ -19,7 +19,6 @@ from implicit_em.config.spec import RunSpec
 from implicit_em.distributed.processes import leave, run_together
 from implicit_em.engine.rendezvous import current
 from implicit_em.metrics.feature_grid import feature_grid, feature_summary, is_image, save_figure
-from implicit_em.trained.loading import save_model
 from implicit_em.training.check import check
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.fitting import Fit
@@ -142,7 +141,7 @@ def _save(fit: Fit, run: RunDirectory) -> None:
     """Write the model and, if the run has one, the picture of its features."""
     model, data = fit.module.model, fit.data
     arguments = fit.spec.model_arguments(data.in_features, data.out_features)
-    save_model(run, model, arguments, data.sample_shape, data.normalizer)
+    run.write_model(model, arguments, data.sample_shape, data.normalizer)
     if not fit.spec.settings.get("picture", True):  # earlier runs lack it
         return
     weight_KD = model.weight.detach().cpu().float().numpy()

@@ -25,7 +25,7 @@ from implicit_em.metrics.probe import linear_probe, sparse_probe
 from implicit_em.metrics.sparse import compact
 from implicit_em.models import SparseAutoencoder
 from implicit_em.trained.loading import load_trusted
-from implicit_em.training.decoding import BATCH, Coder, RidgeDecoder, encoded, fit_decoder
+from implicit_em.training.decoding import BATCH, Coder, RidgeDecoder, encoded, fit_ridge
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.measurement import energies_of
 from implicit_em_studies.language.protocol import REACHED, TUNED, Tokens
@@ -153,7 +153,7 @@ def _quality(run: Run, tokens: Tokens, k: int | None) -> dict[str, Any]:
     train, rows = data.split("train")[0], data.train_indices()
     fitted = train.index_select(0, rows[fixed_choice(len(rows), tokens.fitted)])
     counted = Counted(code, len(model.weight))
-    decoder = replace(fit_decoder(counted, fitted), model=code)
+    decoder = replace(fit_ridge(counted, fitted), model=code)
     if k is None:
         arrays = {"weight": decoder.weight.contiguous(), "bias": decoder.bias}
         save_tensors(run.directory / DECODER, arrays)

@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_limits
 from implicit_em.data import SuperpositionDataModule
 from implicit_em.metrics.pursuit import pursuit_l0
 from implicit_em.metrics.recovery import recovery
-from implicit_em.training.decoding import fit_decoder
+from implicit_em.training.decoding import fit_ridge
 from implicit_em.training.measurement import energies_of
 from implicit_em_studies.shared.measurements import OF_TRAINING, Measurement, samples_of
 from implicit_em_studies.shared.planning import row_of
@@ -40,7 +40,7 @@ def _recovery(run: Run) -> dict[str, Any]:
     model, data = run.model(), cast(SuperpositionDataModule, run.spec.build_data())
     train, _, final, _ = samples_of(run)
     truth, activations_NK = data.truth(), energies_of(model, final)
-    decoder = fit_decoder(model, train)
+    decoder = fit_ridge(model, train)
     matrices, ridge_KD = matrices_of(model), decoder.weight.numpy()
     own_KD = matrices.get("decoder")
     with threadpool_limits(limits=run.cfg.trainer.threads):

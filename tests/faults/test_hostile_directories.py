@@ -28,11 +28,11 @@ from implicit_em.sweeps.job_directories import JobDirectories, note_jobs, noted_
 from implicit_em.sweeps.summary import read_jobs, summarise
 from implicit_em.trained.evaluate import main as evaluate_main
 from implicit_em.trained.export import main as export_main
-from implicit_em.trained.loading import STATISTICS, load
+from implicit_em.trained.loading import load
 from implicit_em.training import run as training
 from implicit_em.training.check import check
 from implicit_em.training.checkpoints import OWN, LastCheckpoint, previous
-from implicit_em.training.directory import RunDirectory
+from implicit_em.training.directory import STATISTICS, RunDirectory
 from implicit_em.training.history import HistoryLogger
 from implicit_em.training.run import train
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from implicit_em.models import Abs, Encoder, SparseAutoencoder, TopK
-from implicit_em.trained.loading import load, save_model
+from implicit_em.trained.loading import load
 from implicit_em.training.directory import RunDirectory
 
 ENCODER = {"_target_": "implicit_em.models.Encoder", "in_features": 64, "hidden": 5}
@@ -30,7 +30,7 @@ def path_of(cls):
 
 
 def saved(directory, model, spec, shape=(8, 8)):
-    save_model(RunDirectory(directory), model, spec, shape)
+    RunDirectory(directory).write_model(model, spec, shape)
     return directory
 
 

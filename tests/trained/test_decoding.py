@@ -16,8 +16,9 @@ from implicit_em.language.steering import Steering
 from implicit_em.metrics.reconstruction import fvu
 from implicit_em.models import Dictionary, Encoder, SparseAutoencoder
 from implicit_em.models.normalizing import fit_normalizer
+from implicit_em.trained.decoding import fit_decoder
 from implicit_em.training import decoding
-from implicit_em.training.decoding import Coder, fit_decoder
+from implicit_em.training.decoding import Coder
 from implicit_em.training.run import train
 
 MODELS = sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml"))
