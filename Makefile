@@ -111,6 +111,7 @@ lint: $(STAMP) docs ## Check format, style, types, layers and documentation
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/test_houses.py
 
 .PHONY: format
 format: $(STAMP) ## Format the code and fix what can be fixed

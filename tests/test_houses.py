@@ -1,4 +1,7 @@
-"""Two houses: the framework knows nothing of the studies that stand on it."""
+"""Two houses and a wing: the framework knows neither its studies nor its wing for language models.
+
+`make lint` runs these tests: import-linter sees imports, but no name in a YAML.
+"""
 
 import re
 
@@ -8,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 FRAMEWORK, STUDIES = ROOT / "implicit_em", ROOT / "implicit_em_studies"
+WING = FRAMEWORK / "language"
 MOST_ENTRIES = 20
 
 
@@ -30,10 +34,19 @@ def test_no_file_of_the_framework_names_a_study():
             assert not found, f"{path}: {found[0]}"
 
 
+def test_no_configuration_outside_of_the_wing_names_the_wing():
+    files = [path for folder in (FRAMEWORK, STUDIES) for path in folder.rglob("*.yaml")]
+    outside = [path for path in files if WING not in path.parents]
+    assert {WING / "conf" / "harvest.yaml"} <= {*files} - {*outside}
+    named = re.compile(r"implicit_em[./]language")
+    assert [path for path in outside if named.search(path.read_text())] == []
+
+
 @pytest.mark.parametrize("folder", [CONF, ROOT / "conf"], ids=["package", "link"])
-def test_hydra_finds_the_studies_beside_the_frameworks_own_configuration(folder):
+def test_hydra_finds_wing_and_studies_beside_the_frameworks_own_configuration(folder):
     with initialize_config_dir(str(folder), version_base="1.3"):
         assert compose("train", overrides=["callbacks=trajectory"]).callbacks.trajectory
+        assert compose("harvest").lm
         assert "ablation" in GlobalHydra.instance().config_loader().get_group_options("experiment")
 
 

@@ -8,7 +8,10 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parents[2]
-FRAMEWORK, STUDIES = ROOT / "implicit_em" / "conf", ROOT / "implicit_em_studies" / "conf"
+CONFS = [
+    ROOT / name / "conf" for name in ("implicit_em", "implicit_em/language", "implicit_em_studies")
+]
+FRAMEWORK, WING, STUDIES = CONFS
 PLACE = "<!-- every group, option and key -->"
 GROUPS = {
     "model": "The network. Each model chooses the loss that goes with it.",
@@ -46,14 +49,14 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def reference() -> str:
-    """Return the reference of both folders of configuration files, in Markdown."""
+    """Return the reference of all folders of configuration files, in Markdown."""
     sections = [
         _section("## A run", FRAMEWORK / "train.yaml", ""),
-        _section("## A harvest", FRAMEWORK / "harvest.yaml", ""),
+        _section("## A harvest", WING / "harvest.yaml", ""),
     ]
     for group, purpose in GROUPS.items():
         sections.append(f"## {group}\n\n{purpose}\n")
-        files = [file for conf in (FRAMEWORK, STUDIES) for file in (conf / group).glob("*.yaml")]
+        files = [file for conf in CONFS for file in (conf / group).glob("*.yaml")]
         sections += [
             _section(f"### {group}={file.stem}", file, group.replace("/", ".") + ".")
             for file in sorted(files, key=lambda file: file.stem)

@@ -13,8 +13,7 @@ import implicit_em
 from implicit_em import data, losses, metrics, models
 
 CONFIGURATION = runpy.run_path(str(ROOT / "docs/hooks/configuration.py"))
-PACKAGES = ("implicit_em", "implicit_em_studies")
-FILES = [file for name in PACKAGES for file in sorted((ROOT / name / "conf").rglob("*.yaml"))]
+FILES = [file for conf in CONFIGURATION["CONFS"] for file in sorted(conf.rglob("*.yaml"))]
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +24,8 @@ def reference():
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_every_file_says_what_it_is_for_and_is_in_the_reference(file, reference):
     assert CONFIGURATION["purpose"](file).endswith(".")
-    package, _, *folders, _ = file.relative_to(ROOT).parts
-    group = "/".join(folders)
+    package, _, place = str(file.relative_to(ROOT)).partition("/conf/")
+    group = place.rpartition("/")[0]
     hydras_own = group in ("hydra/hydra_logging", "hydra/job_logging", "hydra/launcher/common")
     if group and not hydras_own:
         assert f"### {group}={file.stem}\n" in reference
@@ -45,7 +44,11 @@ def test_a_key_has_its_default_and_its_comment(reference):
 def test_every_public_function_and_class_has_its_place(package):
     page = (ROOT / f"docs/reference/api-{package.__name__.rpartition('.')[2]}.md").read_text()
     shown = re.findall(rf"^::: {package.__name__}\.(\w+)$", page, re.MULTILINE)
-    public = [name for name, value in vars(package).items() if callable(value) and name[0] != "_"]
+    public = [
+        name
+        for name, value in vars(package).items()
+        if callable(value) and name[0] != "_" and value.__module__.startswith(package.__name__)
+    ]
     assert sorted(shown) == sorted(public)
 
 
