@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import IO, Any
 
-from implicit_em.base.files import LARGEST_JSON, opened, read_bytes
+from implicit_em.base.files import opened
 
 BLOCK = 2**24
 """Number of bytes to read at a time."""
@@ -37,23 +37,6 @@ def digest_of(*names: Any) -> str | None:
 def digest_over(content: list[Any]) -> str:
     """Return 16 hexadecimal digits over digests of files and other values."""
     return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()[:16]
-
-
-def digest_of_store(path: Any, ahead: Any = None) -> str | None:
-    """Return 16 hexadecimal digits of a store of activations, or ``None`` where there is none.
-
-    The manifest holds the digests of all files. If shards are made ``ahead`` of a training, their
-    digests are left out. The result is then that of the plan, from which all shards follow.
-    """
-    try:
-        content = read_bytes(Path(path).expanduser() / "manifest.json", LARGEST_JSON)
-        if ahead is not None:
-            plan = json.loads(content)
-            shards = [{**shard, "sha256": None} for shard in plan["shards"]]
-            content = json.dumps({**plan, "shards": shards}, sort_keys=True).encode()
-        return hashlib.sha256(content).hexdigest()[:16]
-    except (*UNREADABLE, LookupError):
-        return None
 
 
 def digest_of_file(name: str | Path) -> str:

@@ -1,9 +1,10 @@
 """Lightning data modules whose samples stay in memory."""
 
+import hashlib
 import socket
 import textwrap
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -101,6 +102,61 @@ class ResidentDataModule(pl.LightningDataModule):
     def source(self) -> Source | None:
         """Return everything that determines the result of ``read``; ``None`` to share nothing."""
         return None
+
+    @staticmethod
+    def for_one_run(settings: Mapping[str, Any]) -> str | None:
+        """Return why only one run of a sweep can use these ``data`` settings; ``None`` if all can.
+
+        Two runs exclude each other if their reasons are equal.
+        """
+        return None
+
+    def origin(self) -> dict[str, Any]:
+        """Return where the samples come from, as entries of ``metrics.json`` and of exports.
+
+        ``site`` is the place in a language model, ``None`` for other samples. ``target``, only
+        with ``out_features``, is what the model explains.
+        """
+        target = {} if self.out_features is None else {"target": "+".join(self.parts)}
+        return {"site": None, **target}
+
+    def content_digest(self) -> str | None:
+        """Return 16 hexadecimal digits over the samples and labels as they were read.
+
+        Call it after ``setup``, before ``normalize_by``. ``None`` if samples lie in a file that
+        only a subclass knows.
+        """
+        found = hashlib.sha256()
+        for values in (part for name in ("train", "test") for part in self.split(name)):
+            if isinstance(values, SamplesOnDisk):
+                return None
+            found.update(values.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return found.hexdigest()[:16]
+
+    def seen(self, samples: Samples, labels: Tensor) -> Any | None:
+        """Return what a viewer shows of samples in place of images or vectors.
+
+        Args:
+            samples: samples ``(N, D)`` of this module.
+            labels: their labels ``(N,)``.
+
+        Returns:
+            A ``viewer.seen.Seen``, or ``None`` where the numbers of a sample are all there is.
+        """
+        return None
+
+    def inside(self, purpose: str, lm: str | None = None) -> Any:
+        """Return what can be measured inside the language model that the samples come from.
+
+        Args:
+            purpose: what it is needed for, as the start of an error's message.
+            lm: folder, GGUF file or name on the hub of the language model; ``None`` for the place
+                that its settings name.
+
+        Raises:
+            ConfigError: if the samples come from no language model.
+        """
+        raise ConfigError(f"{purpose}: the data are from no language model; needs data=activations")
 
     @property
     def in_features(self) -> int:

@@ -12,7 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from implicit_em.base.digest import FORMATS, digest_of_file, digest_over, names_a_file, state_of
+from implicit_em.base.digest import (
+    FORMATS,
+    digest_of,
+    digest_of_file,
+    digest_over,
+    names_a_file,
+    state_of,
+)
 from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.base.values import check_number, check_whole
 from implicit_em.data.arrays import (
@@ -138,6 +145,10 @@ class TensorDataModule(ResidentDataModule):
             f"{self.sample_shape[-1]:,} inputs"
         )
         return [remark, *super()._remarks()]
+
+    def content_digest(self) -> str | None:
+        """Return 16 hexadecimal digits over the content of the files."""
+        return digest_of(*(getattr(self, setting) for setting in FILES))
 
     def read(self, train: bool) -> tuple[Any, Tensor]:
         """Return the samples ``(N, ...)`` and labels ``(N,)``, int64, of a split."""

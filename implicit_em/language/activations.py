@@ -25,7 +25,7 @@ from implicit_em.data.resident import ResidentLoader, in_one_window
 from implicit_em.data.sharing import Source
 from implicit_em.language.ahead import Making, Producer, Stream, StreamLoader
 from implicit_em.language.statistics import Statistics, TokenFilter, kept_at, statistics_of
-from implicit_em.language.store import SPLITS, ActivationStore, Shard, Split
+from implicit_em.language.store import SPLITS, ActivationStore, Shard, Split, is_whole
 from implicit_em.models.normalizing import Normalizer, normalizer_of
 
 log = logging.getLogger(__name__)
@@ -70,8 +70,8 @@ class ActivationDataModule(ResidentDataModule):
     saving a checkpoint.
 
     With ``ahead``, the store need not be complete: training shards that it lacks are made while a
-    run trains, see ``data.ahead.Stream``. There is one epoch, and its windows follow the order of
-    the shards. The largest norm, the statistics and ``split`` take training tokens of the first
+    run trains, see ``language.ahead.Stream``. There is one epoch, and its windows follow the order
+    of the shards. The largest norm, the statistics and ``split`` take training tokens of the first
     ``kept`` shards alone. These, and the shards of the other splits, are made first and stay.
 
     Args:
@@ -84,13 +84,13 @@ class ActivationDataModule(ResidentDataModule):
         largest_norm: largest norm of a vector, in medians of the training tokens that the other
             rules leave; tokens with a larger one are left out. ``None`` for no limit.
         buffer: number of bytes for vectors in memory.
-        digest: digest of the store, from ``base.digest.digest_of_store``; another store is refused.
-            ``None`` accepts any. With ``ahead``, it is that of the plan.
+        digest: digest of the store, from ``configuration.digest_of_store``; any other store is
+            refused. ``None`` accepts any. With ``ahead``, it is that of the plan.
         ahead: number of shards that are made ahead of the window that is trained on; ``None`` to
             read a whole store.
         kept: number of training shards that stay, with ``ahead``.
         tokens: number of tokens of the epoch, of those that are left, with ``ahead``.
-        producer: what makes shards, with ``ahead``; see ``data.ahead.Producer``.
+        producer: what makes shards, with ``ahead``; see ``language.ahead.Producer``.
         target: place whose vectors are to be explained; ``None`` for the ``site``, ``mlp`` for the
             output of the MLP in its block. A row of the data holds a sample and its target. Each
             place is normalised by itself, and a token stays if the rules leave it at each.
@@ -153,6 +153,25 @@ class ActivationDataModule(ResidentDataModule):
         self.ahead, self.epoch_tokens, self.producer = ahead, tokens, producer
         self._stream: Stream | None = None
         self._ends: list[int] = []  # see Stream
+
+    @staticmethod
+    def for_one_run(settings: Mapping[str, Any]) -> str | None:
+        """Return why only one run can use a store, if its shards are made ahead of a training."""
+        path = Path(settings["path"]).expanduser()
+        if settings.get("ahead") is None or is_whole(path):
+            return None
+        return (
+            f"data.ahead: {path} is made as it is read, which a single run may do; implicit-em "
+            "harvest makes a whole store, for any number of runs"
+        )
+
+    def origin(self) -> dict[str, Any]:
+        """Return the sites of a sample, and of what is explained if it is another place."""
+        return {**super().origin(), "site": self.site}
+
+    def content_digest(self) -> str | None:
+        """Return the digest of the store."""
+        return self.store.digest
 
     def prepare_data(self) -> None:
         """Refuse another store, and one with damaged files; make what is missing and stays."""

@@ -16,16 +16,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from implicit_em.base.digest import digest_of_file, digest_of_store
+from implicit_em.base.digest import digest_of_file
 from implicit_em.base.errors import ConfigError, DamagedError, raising
 from implicit_em.base.files import whole, write_json
 from implicit_em.base.validation import read_as
 from implicit_em.base.values import check_word
 from implicit_em.data.arrays import ArrayOnDisk, in_safetensors, unchanged
+from implicit_em.language.configuration import MANIFEST, digest_of_store
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
-MANIFEST = "manifest.json"
 DOCUMENTS: Final = "documents.safetensors"
 VOCABULARY: Final = "vocabulary.json"
 AHEAD = "ahead"
@@ -215,7 +215,7 @@ class ActivationStore:
     """A complete store, read from its directory.
 
     Each file is compared with its digest when it is first read. ``digest`` is that of the file from
-    which ``manifest`` was read; see ``base.digest.digest_of_store``.
+    which ``manifest`` was read; see ``language.configuration.digest_of_store``.
 
     Stores of one path, digest and ``kept`` are equal.
 

@@ -10,7 +10,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import filter_overrides
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from hydra.utils import get_class
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from implicit_em.base.errors import ConfigError, RefusedError, RunError, one_line
@@ -48,18 +49,18 @@ class CheckCallback(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the configuration of every job; a single wrong one stops the sweep."""
         jobs: dict[str, str] = {}
-        made: set[str] = set()
+        reasons: set[str] = set()
         with refusing():
             refuse_launch(config)
             with _showing("checking the jobs"):
                 _begin(config)
                 for overrides, job in composed_jobs(config):
-                    _refuse_again(job, made)
                     name = str(Path(job.hydra.sweep.subdir))
                     directory = Path(job.hydra.sweep.dir) / name
                     if not launchers.optimises(config):
                         jobs[name] = ",".join(filter_overrides(overrides))
                     _check(job, directory, here=launchers.run_here(config))
+                    _refuse_again(job, reasons)
             CheckCallback.sweep_directory = Path(config.hydra.sweep.dir)
             note_jobs(CheckCallback.sweep_directory, jobs)
 
@@ -122,19 +123,12 @@ def _showing(message: str) -> AbstractContextManager[Any]:
     return Console().status(message)
 
 
-def _refuse_again(job: DictConfig, made: set[str]) -> None:
-    """Raise ``ConfigError`` for a second job on a store that is made as it is read."""
-    if OmegaConf.select(job, "data.ahead") is None:
-        return
-    from implicit_em.language.store import is_whole
-
-    path = str(job.data.path)
-    if path in made and not is_whole(Path(path).expanduser()):
-        raise ConfigError(
-            f"data.ahead={job.data.ahead}: {path} is made as it is read, which a single run may "
-            "do; implicit-em harvest makes a whole store, for any number of runs"
-        )
-    made.add(path)
+def _refuse_again(job: DictConfig, reasons: set[str]) -> None:
+    """Raise ``ConfigError`` for a second job on data that a single run of a sweep can use."""
+    data: Any = get_class(job.data._target_)
+    if (reason := data.for_one_run(job.data)) in reasons:
+        raise ConfigError(reason)
+    reasons |= {reason} - {None}
 
 
 def _check(config: DictConfig, directory: str | Path, here: bool) -> None:

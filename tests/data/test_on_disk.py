@@ -20,6 +20,7 @@ from implicit_em.base.files import LARGEST_JSON
 from implicit_em.data import TensorDataModule, arrays, tensors
 from implicit_em.data.on_disk import SamplesOnDisk
 from implicit_em.language.activations import ActivationDataModule
+from implicit_em.language.configuration import digest_of_store
 from implicit_em.language.store import save_tensors
 
 WIDTH = 12
@@ -104,7 +105,7 @@ def on_disk(request, everything_is_large, tmp_path):
     """What makes a data module whose samples stay in their file, and one of their files."""
     if request.param == "store":
         store = make_store(tmp_path / "store", [("train", [300, 200]), ("test", [80])])
-        pinned = digest.digest_of_store(store)
+        pinned = digest_of_store(store)
         make = partial(ActivationDataModule, store, buffer=3_000, digest=pinned)
         return make, store / "train-00001.safetensors"
     file = write(Path(f"X.{request.param}"), x=draw())
@@ -226,4 +227,4 @@ def test_32_gigabytes_train_in_2(tmp_path, name):
 
 def test_a_manifest_too_large_to_be_read_is_not_hashed(tmp_path):
     (tmp_path / "manifest.json").write_bytes(bytes(LARGEST_JSON + 1))
-    assert digest.digest_of_store(tmp_path) is None
+    assert digest_of_store(tmp_path) is None

@@ -28,9 +28,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from implicit_em.base import files
-from implicit_em.base.digest import digest_of_store
 from implicit_em.base.errors import ConfigError, WriteError
 from implicit_em.language import model_files, writing
+from implicit_em.language.configuration import digest_of_store
 from implicit_em.language.harvest import batches_of, harvest, prepare
 from implicit_em.language.models import LanguageModel, permute_entries
 from implicit_em.language.producing import Harvest
