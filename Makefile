@@ -118,6 +118,10 @@ format: $(STAMP) ## Format the code and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+.PHONY: size
+size: ## Count the lines of the framework, its wing, the studies and the tests
+	@$(PYTHON) benchmarks/size.py
+
 .PHONY: bench
 bench: $(STAMP) ## Measure speed and memory (ARGS=--quick, ARGS="epoch width")
 	$(BIN)/python -m benchmarks $(ARGS)
