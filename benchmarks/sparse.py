@@ -199,7 +199,7 @@ def _step(stack: Stack, samples_ND: Tensor, point: Point) -> None:
 def _stack(point: Point, samples_ND: Tensor, share: float) -> Stack:
     """Return a stack of one run with about ``point.active`` active units a sample."""
     settings = [f"model={point.model}", f"model.hidden={point.units}", *STILL]
-    settings += [f"model.k={point.active}"] if "topk" in point.model else []
+    settings += [f"model.l0={point.active}"] if "topk" in point.model else []
     spec = RunSpec.of(compose_run(settings))
     torch.manual_seed(0)
     module = spec.build_module(WIDTH).to(samples_ND.device)

@@ -25,7 +25,7 @@ from implicit_em.engine.stack import BareReplica, Stack
 task, runs = Task.given(), int(sys.argv[2])
 samples_ND = task.samples()[0]
 width = samples_ND.shape[1]
-settings = [f"model.hidden={task.units}", f"model.k={task.active}", f"lr.value={task.rate}"]
+settings = [f"model.hidden={task.units}", f"model.l0={task.active}", f"lr.value={task.rate}"]
 limit = f"trainer.gradient_clip_val={1 / width}"
 spec = RunSpec.of(compose_run(["model=topk", *settings, limit, *sys.argv[3:]]))
 

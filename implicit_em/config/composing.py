@@ -38,7 +38,7 @@ ELSEWHERE = {
     **dict.fromkeys(("d_sae", "dict_size", "num_latents", "expansion_factor"), "model.hidden"),
     **dict.fromkeys(("architecture", "sae_type"), "model, as in model=topk"),
     **dict.fromkeys(("l1_coefficient", "l1_coeff"), "loss.l1.weight, with model=l1"),
-    **dict.fromkeys(("k", "top_k"), "model.k, with model=topk"),
+    **dict.fromkeys(("k", "top_k"), "model.l0, with model=topk"),
     **dict.fromkeys(("l0_coefficient", "target_l0"), "model.l0"),
     "aux_loss_coefficient": "loss.auxk.weight, with model=topk",
     "dead_feature_window": "model.dead_after, with model=topk",

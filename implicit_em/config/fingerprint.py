@@ -72,16 +72,9 @@ def deciding(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     if data.get("digest") is not None:  # it identifies the files, wherever they are
         for key in ("path", "labels", "test_path", "test_labels"):
             data.pop(key, None)
-    if target_of(settings.get("model", {})) is None:  # then model.k says the same, if there is one
-        settings.get("model", {}).pop("l0", None)
     terms = settings.get("loss", {})
     settings["loss"] = given({n: term for n, term in terms.items() if term.get("weight") != 0})
     return settings
-
-
-def target_of(model: Mapping[str, Any]) -> float | None:
-    """Return the L0 that a controller aims at; ``None`` without one, or if k takes its place."""
-    return None if "k" in model else model.get("l0")
 
 
 def given(loss: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

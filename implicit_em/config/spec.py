@@ -17,11 +17,12 @@ from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from implicit_em.base.errors import ConfigError, raising
-from implicit_em.config.fingerprint import config_fingerprint, given, target_of
+from implicit_em.config.fingerprint import config_fingerprint, given
 from implicit_em.config.schema import Config, parsed
 from implicit_em.data import ResidentDataModule
 from implicit_em.distributed import GlobalBatch
 from implicit_em.engine.modules import EnergyModule, module_class
+from implicit_em.models.declarations import Steered
 
 STEP_FLAGS = (
     *("threads", "compile", "sparse", "gradient_clip_val", "gradient_clip_algorithm"),
@@ -104,7 +105,14 @@ class RunSpec:
     @property
     def l0(self) -> float | None:
         """Number of active units that a controller aims at; ``None`` without one."""
-        return target_of(self.settings["model"])
+        return None if self.l0_argument else self.settings["model"].get("l0")
+
+    @property
+    def l0_argument(self) -> str | None:
+        """Argument of the model that ``model.l0`` sets; ``None`` if a controller aims at it."""
+        cls: Any = get_class(self.settings["model"]["_target_"])
+        steered: Steered | None = cls.steered
+        return None if steered is None or steered.base else steered.name
 
     def build_data(self) -> ResidentDataModule:
         """Return the data module after its data are read, or raise ``ConfigError``."""
@@ -135,8 +143,18 @@ class RunSpec:
         Args:
             in_features: width D of the inputs.
             out_features: width T of a target that is not the input; ``None`` without one.
+
+        Raises:
+            ConfigError: if the argument that ``model.l0`` sets is a key of its own.
         """
-        settings = {key: value for key, value in self.settings["model"].items() if key != "l0"}
+        settings, name = {**self.settings["model"]}, self.l0_argument
+        if name in settings:
+            raise ConfigError(
+                f"{name}={settings[name]}: its key is model.l0; leave out model.{name}"
+            )
+        if name and "l0" in settings:
+            settings[name] = settings["l0"]
+        settings.pop("l0", None)
         target = {} if out_features is None else {"out_features": out_features}
         return {**settings, "in_features": in_features, **target}
 

@@ -25,7 +25,7 @@ from implicit_em.engine.describing import describe
 from implicit_em.engine.rendezvous import current
 from implicit_em.engine.schedulers import build_schedule, interval_of, step_after_epoch
 from implicit_em.engine.sparse import Sparse, largest_share
-from implicit_em.engine.stack import Stack, outputs_of, steers
+from implicit_em.engine.stack import Stack, outputs_of
 from implicit_em.losses import Objective, Term
 from implicit_em.metrics import energy_metrics, final_metrics
 from implicit_em.models import Encoder, SparseAutoencoder
@@ -51,6 +51,17 @@ HOOKS_WITHIN_A_STEP = (
 )
 """Hooks that only Lightning's own optimization calls; here a stack makes the step."""
 ADAM: Spec = {"_target_": "torch.optim.Adam", "lr": 1e-3, "fused": True}
+
+
+class Controlled(NamedTuple):
+    """A setting that a control of L0 multiplies by a factor, the same for all such settings."""
+
+    name: str
+    """Name of its column."""
+    key: str
+    """The setting, such as ``model.temperature``."""
+    base: float
+    """What the factor multiplies."""
 
 
 class LoggedSteps(NamedTuple):
@@ -152,7 +163,7 @@ class EnergyModule(pl.LightningModule):
         self._check_fit()
         components = self.model.weight.shape[-2]
         self._check_target(l0, components)
-        self.control = None if l0 is None else SparsityControl(l0, steers(self.model))
+        self.control = None if l0 is None else SparsityControl(l0, bool(self.model.steered))
         self.curves = energy_metrics(components)
         self.finals = final_metrics(components, self.reconstruction_metric)
         self._clip = instantiate(specs["clip"], _partial_=True) if specs["clip"] else None
@@ -199,11 +210,15 @@ class EnergyModule(pl.LightningModule):
         if l0 is None:
             return
         if not 0 < l0 <= components:
-            raise ValueError(f"l0={l0}: must be above 0 and at most {components}, all units")
+            raise ConfigError(f"l0={l0}: must be above 0 and at most {components}, all units")
+        if self.model.steered and not self.model.steered.base:
+            name = type(self.model).__name__
+            raise ConfigError(f"l0={l0}: {name} takes this number as {self.model.steered.name}")
         if not self.controlled:
-            raise ValueError(
-                f"l0={l0}: none of its terms ({', '.join(self.objective.terms)}) makes the units "
-                "sparse"
+            raise ConfigError(
+                f"l0={l0}: none of the loss terms ({', '.join(self.objective.terms)}) makes the "
+                "units sparse; such terms are lse, l1, l1_norm and gates_l1, and your own that "
+                "declare makes_sparse"
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -353,24 +368,20 @@ class EnergyModule(pl.LightningModule):
             step_after_epoch(self._scheduler, self.hparams["schedule"], means)
 
     @property
-    def controlled(self) -> dict[str, str]:
-        """Settings that a control of L0 changes, by the names of their columns."""
-        if steers(self.model):
-            return {"temperature": "model.temperature"}
-        return {f"{name}_weight": f"loss.{name}.weight" for name in self.objective.sparse}
-
-    def uncontrolled(self, name: str) -> float:
-        """Return what the factor of a control multiplies, given a name in ``controlled``."""
-        if steers(self.model):
-            return float(self.model.initial)
-        return float(self.objective.terms[name.removesuffix("_weight")].weight)
+    def controlled(self) -> list[Controlled]:
+        """Settings that a control of L0 changes."""
+        if steered := self.model.steered:
+            base = float(getattr(self.model, steered.base))
+            return [Controlled(steered.name, f"model.{steered.name}", base)]
+        weights = {name: float(self.objective.terms[name].weight) for name in self.objective.sparse}
+        return [Controlled(f"{n}_weight", f"loss.{n}.weight", w) for n, w in weights.items()]
 
     @property
     def columns(self) -> list[str]:
         """Names of the values of each step; L0 and FVU of a step that is logged follow them."""
         columns = [f"train/{name}" for name in ("loss", *self.objective.terms)]
         if self.control is not None:
-            columns += ["control/l0", *(f"control/{name}" for name in self.controlled)]
+            columns += ["control/l0", *(f"control/{setting.name}" for setting in self.controlled)]
         return [*columns, "train/sparse_steps"] if self.sparse_up_to else columns
 
     @torch.no_grad()

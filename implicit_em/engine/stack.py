@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain, groupby
 from operator import attrgetter
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ from implicit_em.engine.rounding import parameters_fill_lanes, statistics_fill_l
 from implicit_em.losses import Objective, StackedObjective
 from implicit_em.losses.derived import single
 from implicit_em.losses.objective import CODED
-from implicit_em.models.declarations import undeclared
+from implicit_em.models.declarations import Steered, undeclared
 from implicit_em.models.linear import SharedInput
 
 Step = Callable[[], Any]
@@ -71,6 +71,19 @@ class Replica(Protocol):
 
     def update(self) -> None:
         """Move the weights by the gradients that lie on the model's parameters."""
+
+
+class Evaluated(NamedTuple):
+    """What a step has before it goes backward; shape ``(R,)`` but for ``starts``."""
+
+    total: Tensor
+    values: list[Tensor]
+    """The values that ``Stack.train`` returns of a step, without the total; L0 and the FVU only if
+    the step is logged."""
+    starts: list[tuple[Tensor, Tensor]]
+    """Tensors from which to go backward, with their gradients."""
+    steered: Tensor | None
+    """What a control of L0 sets in the model once the step has gone backward."""
 
 
 @dataclass(eq=False)
@@ -132,10 +145,10 @@ class Stack:
         self.dtype = weight.dtype
         self._before_step = getattr(self.model, "before_step", None)
         self._after_step = getattr(self.model, "after_step", None)
-        self._steer = getattr(self.model, "steer", None)
         controls = [replica.control for replica in replicas if replica.control is not None]
         self._control: Any = stack_models(controls) if controls else None
-        controlled = bool(controls) and not self._steer
+        self._steered: Steered | None = first.model.steered if controls else None
+        controlled = bool(controls) and self._steered is None
         build = partial(StackedObjective, like=weight, controlled=controlled)
         self.objective = build([replica.objective for replica in replicas])
         self._objective_of_each = [build([replica.objective]) for replica in replicas]
@@ -229,21 +242,21 @@ class Stack:
         self, x: SharedInput, samples: int, progress: Tensor | None, logged: bool
     ) -> Iterable[Tensor]:
         if self.group.size == 1:
-            total, parts, starts = self._forward(x, progress, logged)
+            found = self._forward(x, progress, logged)
         else:
             outputs = self._outputs(x, logged)
             if self._sparse_up_to:
                 outputs = self._alike(outputs)
             outputs = self.group.gather(outputs, samples)
-            total, parts, starts = self._differentiate(outputs, progress, logged)
+            found = self._differentiate(outputs, progress, logged)
         for parameter in self.parameters:
             parameter.grad = None
-        with full_precision(total):
-            tensors, gradients = zip(*starts, strict=True)
+        with full_precision(found.total):
+            tensors, gradients = zip(*found.starts, strict=True)
             torch.autograd.backward(tensors, gradients)
-        if self._steer and progress is not None:
-            factor = len(self.objective.terms) + 1  # its place, behind L0
-            parts[factor] = self._steer(parts[factor])
+        if self._steered and found.steered is not None:
+            buffer: Tensor = getattr(self.model, self._steered.name)
+            buffer.copy_(found.steered.view(buffer.shape))
         if self.group.size > 1:
             self.group.add_gradients(self.parameters)
         if self._before_step:
@@ -255,30 +268,36 @@ class Stack:
                 update()
         if self._after_step:
             self._after_step()
-        return total, *parts, *([] if logged else self._not_measured)
+        return found.total, *found.values, *([] if logged else self._not_measured)
 
-    def evaluate(self, x: SharedInput, progress: Tensor | None = None, logged: bool = False) -> Any:
-        """Return the total, the values that follow it, and the tensors from which to go backward.
+    def evaluate(
+        self, x: SharedInput, progress: Tensor | None = None, logged: bool = False
+    ) -> Evaluated:
+        """Return the objective of a batch, and what the rest of the step needs.
 
-        The values are those that ``train`` returns of a step, with L0 and the FVU only if it is
-        ``logged``. ``progress`` is the share of the training so far, ``(R,)``; ``None`` without a
-        control.
+        Args:
+            x: inputs of all replicas.
+            progress: share of the training so far, ``(R,)``; ``None`` without a control.
+            logged: whether L0 and the FVU of the batch are measured.
         """
         return self._differentiate(self._outputs(x, logged), progress, logged)
 
     def _differentiate(
         self, outputs: Mapping[str, Tensor], progress: Tensor | None, logged: bool
-    ) -> Any:
+    ) -> Evaluated:
         with full_precision(self.parameters[0]):
             measured = self._measured(outputs) if logged else []
             outputs = {n: _exact(outputs[n]) for n in self._names}  # the same if nothing is logged
             together = len(self.replicas) == 1 or statistics_fill_lanes(outputs)
-            further = [] if progress is None else self._regulate(outputs, progress, together)
+            further: list[Tensor] = []
+            steered = None
+            if progress is not None:
+                further, steered = self._regulate(outputs, progress, together)
             if self._sparse_up_to:
                 further.append(self.parameters[0].new_full((1,), _has_codes(outputs)))
             if together:
                 total, values, own = self.objective.differentiate(outputs)
-                return total, [*values, *further, *measured], own
+                return Evaluated(total, [*values, *further, *measured], own, steered)
             totals, parts, starts = zip(
                 *(
                     objective.differentiate({k: v[r : r + 1] for k, v in outputs.items()})
@@ -287,7 +306,8 @@ class Stack:
                 strict=True,
             )
             terms = [torch.cat(values) for values in zip(*parts, strict=True)]
-            return torch.cat(totals), [*terms, *further, *measured], [*chain.from_iterable(starts)]
+            own = [*chain.from_iterable(starts)]
+            return Evaluated(torch.cat(totals), [*terms, *further, *measured], own, steered)
 
     @torch.no_grad()
     def _measured(self, outputs: Mapping[str, Any]) -> list[Tensor]:
@@ -305,16 +325,18 @@ class Stack:
     @torch.no_grad()
     def _regulate(
         self, outputs: Mapping[str, Tensor], progress: Tensor, together: bool
-    ) -> list[Tensor]:
-        """Return L0, and what a control sets: weights, or a factor for ``steer``, ``(R,)`` each."""
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """Return L0 and what a control sets, ``(R,)`` each; the latter again if it is a buffer."""
         l0 = _l0(outputs["energies"])
         factor = self._control.update(l0, progress)
-        if self._steer:  # once the step has gone backward
-            return [l0, factor]
+        if self._steered:
+            base: Tensor = getattr(self.model, str(self._steered.base)).flatten()
+            value = (base * factor).to(base.dtype)
+            return [l0, value], value
         if not together:
             for objective, own in zip(self._objective_of_each, factor.split(1), strict=True):
                 objective.control(own)
-        return [l0, *self.objective.control(factor)]
+        return [l0, *self.objective.control(factor)], None
 
     def _outputs(self, rows: SharedInput, logged: bool) -> Mapping[str, Any]:
         names = self._names
@@ -370,11 +392,6 @@ def _l0(energies: Tensor | Code) -> Tensor:
     # As numbers, whose sums are vectorised; whole numbers below 2^24 are exact in float32.
     active = torch.gt(energies, 0, out=torch.empty_like(energies, dtype=torch.float32))
     return active.sum(-1).double().mean(-1)
-
-
-def steers(model: Any) -> bool:
-    """Return whether a control of L0 sets something of a model or its class, by ``steer``."""
-    return hasattr(model, "steer")
 
 
 def outputs_of(

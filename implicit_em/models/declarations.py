@@ -18,11 +18,14 @@ Without this declaration ``decode`` and ``reconstruct`` raise. A class with it d
 ``folds``: rows that take raw samples would not give these back. A ``SparseAutoencoder`` has a
 decoder, and declares nothing.
 
-A declaration holds for the class whose body makes it. A subclass may compute something else, so it
-declares anew.
+These declarations hold for the class whose body makes them. A subclass may compute something else,
+so it declares anew.
+
+``steered`` says what ``model.l0`` sets, and is inherited: see ``Steered``. Without it, a control of
+L0 sets the weights of the loss terms that make units sparse.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from torch import nn
 
@@ -32,6 +35,17 @@ STACKED = {*ELEMENTWISE, nn.Sequential, nn.ModuleList, nn.ModuleDict}
 """Classes of ``torch.nn`` that need neither declaration."""
 BY_SAMPLE = STACKED | {nn.Linear, nn.LayerNorm, nn.PReLU}
 """Classes of ``torch.nn`` that need not declare ``takes_parts``."""
+
+
+class Steered(NamedTuple):
+    """What ``model.l0``, the number of active units of a sample, sets in a model."""
+
+    name: str
+    """Argument of the class that is this number, as ``k`` is; or, with a ``base``, a buffer, as
+    ``temperature`` is: a control of L0 sets it to a multiple of the base after each step. L0 should
+    follow at once, and fall as the buffer grows."""
+    base: str | None = None
+    """Buffer of the same shape that holds the value at the start."""
 
 
 def declares(model: nn.Module, declaration: str) -> bool:

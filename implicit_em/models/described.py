@@ -1,15 +1,18 @@
 """Models that remember their arguments, and know what a row of data holds."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
+from implicit_em.models.declarations import Steered
 from implicit_em.models.linear import SharedInput
 
 
 class Described(nn.Module):
     """Base of the models: ``made_with`` has the positional arguments and those by name."""
 
+    steered: ClassVar[Steered | None] = None
+    """What ``model.l0`` sets; ``None`` for weights of the loss."""
     made_with: tuple[tuple[Any, ...], dict[str, Any]]
     out_features: int | None = None
     """Width T of a target that is not the input; ``None`` if the input is to be explained."""

@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 from implicit_em.base.placement import numbers_like
 from implicit_em.base.values import check_number
 from implicit_em.codes import Code, at_units
+from implicit_em.models.declarations import Steered
 from implicit_em.models.dictionary import Dictionary
 from implicit_em.models.linear import SharedInput
 
@@ -37,6 +38,7 @@ class JumpReLU(Dictionary):
 
     takes_stacks = takes_parts = folds = steps_sparsely = True
     settings: ClassVar[tuple[str, ...]] = ("k",)
+    steered = Steered("k")
     provides: ClassVar[tuple[str, ...]] = (*Dictionary.provides, "active", "k")
     k: float | list[float]
 

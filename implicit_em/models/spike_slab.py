@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 from implicit_em.base.errors import ConfigError
 from implicit_em.base.values import check_number, check_word
 from implicit_em.codes import Code, at_units
+from implicit_em.models.declarations import Steered
 from implicit_em.models.dictionary import Dictionary
 from implicit_em.models.jump_relu import JumpReLU
 from implicit_em.models.linear import SharedInput, in_dtype_of
@@ -65,6 +66,7 @@ class SpikeSlab(Dictionary):
 
     takes_stacks = takes_parts = steps_sparsely = True
     settings: ClassVar[tuple[str, ...]] = ("temperature",)
+    steered = Steered("temperature", base="initial")
     provides: ClassVar[tuple[str, ...]] = (*Dictionary.provides, "slab")
     temperature: Tensor
     initial: Tensor
@@ -150,15 +152,6 @@ class SpikeSlab(Dictionary):
     def _at(self) -> Tensor:
         """Return the temperature, to go with activations ``(..., K)``, also of a stack."""
         return self.temperature if self.temperature.dim() == 1 else self.temperature.unsqueeze(-2)
-
-    @torch.no_grad()
-    def steer(self, factor: Tensor) -> Tensor:
-        """Set the temperature to a multiple ``(R,)`` of its start; return it, shape ``(R,)``.
-
-        It holds from the next step on.
-        """
-        self.temperature.copy_(self.initial * factor.view(self.initial.shape))
-        return self.temperature.flatten().clone()
 
     @torch.no_grad()
     def place_biases(self, x: Tensor, share: float) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from implicit_em.base.placement import numbers_like
 from implicit_em.base.values import check_whole
 from implicit_em.codes import Code, Layer, Pattern, active_units
+from implicit_em.models.declarations import Steered
 from implicit_em.models.dictionary import Dictionary
 from implicit_em.models.linear import SharedInput
 
@@ -48,6 +49,7 @@ class TopK(Dictionary):
 
     takes_stacks = folds = steps_sparsely = True
     settings: ClassVar[tuple[str, ...]] = ("k",)
+    steered = Steered("k")
     provides: ClassVar[tuple[str, ...]] = (*Dictionary.provides, "auxiliary")
     k: int | list[int]
     silent_steps: Tensor

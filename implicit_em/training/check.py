@@ -34,7 +34,7 @@ from implicit_em.engine.schedulers import (
     step_after_epoch,
 )
 from implicit_em.engine.sparse import largest_share
-from implicit_em.engine.stack import BareReplica, Stack, steers
+from implicit_em.engine.stack import BareReplica, Stack
 from implicit_em.losses import Objective
 from implicit_em.metrics.energies import CURVES
 from implicit_em.models import Mixture
@@ -178,19 +178,18 @@ def _dry_run(spec: RunSpec, trainer: pl.Trainer) -> None:
         for share in _shares(spec, module, trainer):
             with _refusing(f"{model} in training, with {loss}"):
                 replica = BareReplica(module.model, module.objective, optimizer, sparse_up_to=share)
-                _, stacked, _ = Stack([replica]).evaluate(SharedInput(x[None], [1]))
-            _check_values(dict(zip(values, stacked[: len(values)], strict=True)), (1,))
+                found = Stack([replica]).evaluate(SharedInput(x[None], [1]))
+            _check_values(dict(zip(values, found.values, strict=False)), (1,))
 
 
 def _try_objective(spec: RunSpec, loss: str) -> Objective:
-    """Build the objective; refuse options of its terms, and a target that it cannot reach."""
+    """Build the objective, and refuse options of its terms."""
     terms = spec.settings["loss"]
     with _refusing("loss"):
         objective = build_objective(given(terms))
     for name, term in terms.items():
         function, own = get_method(term["_target_"]), ("weight", "warmup")
         _check_keys(f"loss.{name}", term, function, own, lambda p: p.default is not p.empty)
-    _check_target(spec, objective, loss)
     return objective
 
 
@@ -231,29 +230,6 @@ def _shares(spec: RunSpec, module: EnergyModule, trainer: pl.Trainer) -> tuple[f
     with _refusing("trainer", "trainer"):
         takes_sparse_steps = largest_share(sparse, module, trainer.precision)
     return (0.0, 1.0) if takes_sparse_steps else (0.0,)
-
-
-def _check_target(spec: RunSpec, objective: Objective, loss: str) -> None:
-    """Raise ``ConfigError`` for a number of active units that the run cannot be led to."""
-    model, epochs = spec.settings["model"], spec.settings["trainer"]["max_epochs"]
-    if (l0 := model.get("l0")) is None:
-        return
-    if (k := model.get("k", l0)) != l0:
-        typed = "null" if k is None else k
-        raise ConfigError(f"model.l0={l0}: beside model.k={typed}; allowed is one of them")
-    if spec.l0 is None and not isinstance(l0, int):
-        raise ConfigError(f"model.l0={l0}: must be a whole number, because it takes the place of k")
-    if model["hidden"] is not None and l0 > model["hidden"]:
-        raise ConfigError(f"model.l0={l0}: must be at most model.hidden={model['hidden']}")
-    if spec.l0 is None:
-        return
-    if epochs == 0:
-        raise ConfigError(f"model.l0={l0}: nothing is trained with trainer.max_epochs=0")
-    if not objective.sparse and not steers(get_class(model["_target_"])):
-        raise ConfigError(
-            f"model.l0={l0}: no term of {loss} makes the units sparse; such terms, if their weight "
-            "is not 0, are lse, l1, l1_norm and gates_l1, and your own that declare makes_sparse"
-        )
 
 
 def _check_em(module: EnergyModule) -> None:
@@ -339,26 +315,34 @@ def _try_module(spec: RunSpec, loss: str, model: str) -> Any:
     with _refusing(model):
         module_class(settings["_target_"])
         parameter = inspect.signature(get_class(settings["_target_"])).parameters.get("hidden")
-    if settings["hidden"] is None:
+    hidden, l0 = settings["hidden"], settings.get("l0")
+    if hidden is None:
         if parameter and parameter.default is not None:
             raise ConfigError("model.hidden=null: must be a whole number, greater than 0")
     else:
-        settings = {**settings, "hidden": min(settings["hidden"], WIDEST_TRIED)}
-        if spec.l0 is not None:
-            settings["l0"] = min(spec.l0, WIDEST_TRIED)
-        spec = replace(spec, settings={**spec.settings, "model": settings})
+        if l0 is not None and l0 > hidden:
+            raise ConfigError(f"model.l0={l0}: must be at most model.hidden={hidden}")
+        tried = {
+            key: min(settings[key], WIDEST_TRIED) for key in ("hidden", "l0") if settings.get(key)
+        }
+        spec = replace(spec, settings={**spec.settings, "model": settings | tried})
+    if spec.l0 is not None and spec.settings["trainer"]["max_epochs"] == 0:
+        raise ConfigError(f"model.l0={l0}: nothing is trained with trainer.max_epochs=0")
     widths = widths_tried(spec)
-    with _refusing(model, "model"):
+    with _refusing(model, "model", {spec.l0_argument: "l0"}):
         instantiate(spec.model_arguments(*widths))
-    with _refusing(f"{loss} does not fit {model}"):
+    with _refusing(f"{loss} does not fit {model}", "model"):
         return spec.build_module(*widths)
 
 
 @contextmanager
-def _refusing(subject: str, arguments: str | None = None) -> Iterator[None]:
+def _refusing(
+    subject: str, arguments: str | None = None, keys: Mapping[str | None, str] | None = None
+) -> Iterator[None]:
     """Raise ``ConfigError`` in place of any error.
 
-    ``arguments`` is the group whose keys are the arguments of what is built.
+    ``arguments`` is the group whose keys are the arguments of what is built; ``keys`` has the keys
+    of arguments that have another name.
     """
     try:
         with warnings.catch_warnings():
@@ -371,7 +355,7 @@ def _refusing(subject: str, arguments: str | None = None) -> Iterator[None]:
                 said = f"{subject}: it explains its input alone; allowed is data.target=null"
             raise ConfigError(said) from error
         message = one_line(error)
-        names_a_key = arguments and re.match(r"\w+=", message)
-        raise ConfigError(
-            f"{arguments}.{message}" if names_a_key else f"{subject}: {message}"
-        ) from error
+        name, equals, said = message.partition("=")
+        if arguments and equals and name.isidentifier():
+            raise ConfigError(f"{arguments}.{(keys or {}).get(name, name)}={said}") from error
+        raise ConfigError(f"{subject}: {message}") from error

@@ -74,7 +74,7 @@ class Fit:
             rows = sorted(history.rows.items())
             log_again(logger, ({**row, "epoch": epoch - 1} for epoch, row in rows), "epoch")
         else:
-            saving.train_seconds = _start(module, data)
+            saving.train_seconds = _start(spec, module, data)
         progress = _progress(spec)  # after the start, which shows a line of its own on a terminal
         for bar in progress:
             bar.skip(done)
@@ -122,8 +122,8 @@ class Fit:
     @property
     def controlled(self) -> dict[str, float]:
         """Means of the settings that a control of L0 changed, over the last epoch."""
-        settings = self.module.controlled if self.module.control is not None else {}
-        return {key: self.history.column(f"control/{name}")[-1] for name, key in settings.items()}
+        settings = self.module.controlled if self.module.control is not None else []
+        return {one.key: self.history.column(f"control/{one.name}")[-1] for one in settings}
 
     @property
     def so_far(self) -> dict[str, Any]:
@@ -150,7 +150,7 @@ class HeldOut(pl.Callback):
         pl_module.control.compare(l0)
 
 
-def _start(module: EnergyModule, data: ResidentDataModule) -> float:
+def _start(spec: RunSpec, module: EnergyModule, data: ResidentDataModule) -> float:
     """Initialise a model that starts from the training samples, and return the seconds taken."""
     started = time.monotonic()
     model = module.model
@@ -167,11 +167,9 @@ def _start(module: EnergyModule, data: ResidentDataModule) -> float:
             raising(ConfigError, subject, ValueError),
         ):
             model.start(x)
-    target = model.k if getattr(model, "tied", False) and hasattr(model, "k") else None
-    if module.control is not None:
-        target = module.control.target.item()
-    if target is not None:
-        start_near(target, model, lambda: model.sides(data.starting_samples(START_SAMPLES))[0])
+    l0 = spec.settings["model"].get("l0")
+    if l0 is not None and (module.control is not None or getattr(model, "tied", False)):
+        start_near(l0, model, lambda: model.sides(data.starting_samples(START_SAMPLES))[0])
     return time.monotonic() - started
 
 

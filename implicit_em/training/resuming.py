@@ -10,7 +10,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from implicit_em.base.errors import ConfigError, DamagedError
-from implicit_em.config.fingerprint import config_fingerprint, target_of
+from implicit_em.config.fingerprint import config_fingerprint
+from implicit_em.config.spec import RunSpec
 from implicit_em.engine.schedulers import is_scheduler
 from implicit_em.training.directory import RunDirectory
 
@@ -66,7 +67,9 @@ def _compose(overrides: list[str]) -> DictConfig:
 def _same_experiment(saved: DictConfig, changed: DictConfig) -> bool:
     before, epochs = saved.trainer.max_epochs, changed.trainer.max_epochs
     schedule = saved.lr.schedule
-    may_grow = (schedule is None or is_scheduler(schedule)) and target_of(saved.model) is None
+    settings: Any = OmegaConf.to_container(saved, resolve=True)
+    controlled = RunSpec.of_settings(settings).l0 is not None
+    may_grow = (schedule is None or is_scheduler(schedule)) and not controlled
     if not isinstance(epochs, int) or (epochs > before and may_grow):
         changed = changed.copy()
         changed.trainer.max_epochs = before  # the check refuses a value that is not a number

@@ -219,8 +219,8 @@ class StepLog(pl.Callback):
         factor = torch.nan
         if module.control is not None:
             found["l0"] = found["control/l0"]
-            name = next(iter(module.controlled))
-            factor = found[f"control/{name}"] / module.uncontrolled(name)
+            any_of_them, *_ = module.controlled
+            factor = found[f"control/{any_of_them.name}"] / any_of_them.base
         return {
             "samples": self._samples(step),
             "loss": found["train/loss"],

@@ -29,7 +29,7 @@ from implicit_em.distributed import GlobalBatch, Group
 from implicit_em.distributed.processes import run_together
 from implicit_em.engine.control import SparsityControl
 from implicit_em.engine.modules import EncoderModule
-from implicit_em.engine.stack import Stack, steers
+from implicit_em.engine.stack import Stack
 from implicit_em.losses import (
     Term,
     decorrelation,
@@ -145,7 +145,7 @@ def steps(group, network, loss, size, dtype):
     terms, share = LOSSES[network][loss], SPARSE_UP_TO.get(loss, 0.0)
     replica = run(hidden=hidden, terms=terms, network=network, dtype=dtype, sparse_up_to=share)
     if loss == "controlled":
-        control = SparsityControl(hidden / 4, steers(replica.model))
+        control = SparsityControl(hidden / 4, bool(replica.model.steered))
         replica.control, replica.steps_in_all = control, STEPS
     generator = torch.Generator().manual_seed(3)
     order = [torch.randint(0, len(IMAGES), (batch,), generator=generator) for _ in range(STEPS)]

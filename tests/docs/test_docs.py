@@ -205,7 +205,7 @@ def test_a_store_is_trained_on_and_its_model_read_as_shown(
     assert re.search(f"^{pattern}$", capfd.readouterr().out, re.MULTILINE)
     names = run_python(*PYTHON.findall(text(page)), monkeypatch)
     assert names["code"].shape == (len(names["vectors"]), 20)
-    own = ["model.hidden=20", "model.k=5", "logger=csv", "hydra.run.dir=topk"]
+    own = ["model.hidden=20", "model.l0=5", "logger=csv", "hydra.run.dir=topk"]
     assert command_line_of("train", *topk, *own) == 0
     brief += ["data.label=label", "hydra.run.dir=probed"]
     assert command_line_of("train", *probes, *brief) == 0

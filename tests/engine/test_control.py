@@ -14,7 +14,7 @@ from implicit_em.data import Block, as_unit_float
 from implicit_em.engine import control
 from implicit_em.engine.control import SparsityControl, State, law, start_near
 from implicit_em.engine.modules import EncoderModule
-from implicit_em.engine.stack import Stack, outputs_of, stack_models, steers
+from implicit_em.engine.stack import Stack, outputs_of, stack_models
 from implicit_em.losses import (
     Term,
     decorrelation,
@@ -221,7 +221,7 @@ def test_the_state_keeps_its_precision(dtype):
 
 def controlled(target, steps=6, **options):
     replica = run(steps_in_all=steps, **options)
-    replica.control = SparsityControl(target, steers(replica.model))
+    replica.control = SparsityControl(target, bool(replica.model.steered))
     return replica
 
 

@@ -15,7 +15,7 @@ from implicit_em.data import Block
 from implicit_em.engine.control import SparsityControl
 from implicit_em.engine.modules import EncoderModule
 from implicit_em.engine.sparse import LARGEST_SHARE, LEAST_UNITS, largest_share
-from implicit_em.engine.stack import BareReplica, Stack, steers
+from implicit_em.engine.stack import BareReplica, Stack
 from implicit_em.losses import Term, takes_codes, takes_stacks
 from implicit_em.models import Encoder
 from implicit_em.training.run import train
@@ -38,7 +38,7 @@ def replica(composed, model, share, *settings):
     module = RunSpec.of(cfg).build_module(WIDTH).double()
     if hasattr(module.model, "start"):
         module.model.start(samples(99, 100))
-    if steers(module.model):
+    if module.model.steered:
         module.model.place_biases(samples(99, 100), 0.3)
     optimizer = torch.optim.Adam(module.model.parameters(), lr=1e-2)
     return BareReplica(module.model, module.objective, optimizer, sparse_up_to=share)
@@ -142,7 +142,7 @@ def test_a_control_sees_the_l0_of_the_dense_step(composed, model):
     found = []
     for share in (0.0, 1.0):
         one = replica(composed, model, share)
-        one.control, one.steps_in_all = SparsityControl(6, steers(one.model)), 40
+        one.control, one.steps_in_all = SparsityControl(6, bool(one.model.steered)), 40
         found.append(stepped(one, [samples(number) for number in range(40)]))
         assert one.control.integral != 0
     assert_equal_steps(found[1], found[0], 1e-8)

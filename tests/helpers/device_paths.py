@@ -238,7 +238,7 @@ class Paths:
         files = (sorted(store.glob("**/*.safetensors")) for store in stores)
         shards = [[load_file(file) for file in of_store] for of_store in files]
         data = ["data=activations", f"data.path={stores[0]}", "data.val_size=50", "model=topk"]
-        runs = self.both("inside", *data, "model.k=4", *self.brief, "picture=false")
+        runs = self.both("inside", *data, "model.l0=4", *self.brief, "picture=false")
         found = alike(*runs)
         lm = str(folder / "model")
         inside = [evaluate(run, inside=True, lm=lm) for run in runs]

@@ -268,7 +268,7 @@ def test_a_stacked_sweep_equals_its_runs_alone_and_gathers_a_batch_for_several(
 
 
 @pytest.mark.parametrize("option", ["scale", "zca", "l2"])
-@pytest.mark.parametrize("model", ["encoder", "topk model.k=2"])
+@pytest.mark.parametrize("model", ["encoder", "topk model.l0=2"])
 def test_a_loaded_model_takes_raw_vectors(store, composed, tmp_path, model, option):
     chosen = [*f"model={model}".split(), f"data.normalize={option}", "probe=none"]
     train(composed(*BRIEF, *chosen), tmp_path / "run")

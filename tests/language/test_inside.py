@@ -21,11 +21,11 @@ from implicit_em.trained.reading import typed_data
 SITE = 2
 BRIEF = ("trainer.max_epochs=1", "model.hidden=12", "data.batch_size=64", "logger=csv")
 RUNS = {
-    "own": ("model=topk", "model.k=4"),
+    "own": ("model=topk", "model.l0=4"),
     "ridge": ("model=sampled",),
-    "own in float64": ("model=topk", "model.k=4", "trainer.precision=64-true"),
+    "own in float64": ("model=topk", "model.l0=4", "trainer.precision=64-true"),
     "ridge in float64": ("model=sampled", "trainer.precision=64-true"),
-    "lengths": ("model=topk", "model.k=4", "data.normalize=l2"),
+    "lengths": ("model=topk", "model.l0=4", "data.normalize=l2"),
 }
 
 

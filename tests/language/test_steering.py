@@ -29,7 +29,7 @@ from implicit_em_studies.language.pulling import lead, target_shifts, targets_of
 
 SITE, UNIT, LENGTH = 2, 5, 12
 KINDS = ("llama", "gpt2")
-RUNS = {"own": ("model=topk", "model.k=4", "data.normalize=zca"), "ridge": ("model=sampled",)}
+RUNS = {"own": ("model=topk", "model.l0=4", "data.normalize=zca"), "ridge": ("model=sampled",)}
 RULE = ("data.first_positions=1", "data.largest_norm=1.1")
 BRIEF = ("trainer.max_epochs=1", "model.hidden=12", "data.batch_size=64", "logger=csv")
 WORDS = ["cat eel fog", "hat", "key <|end|> low moo a be"]
@@ -425,7 +425,7 @@ def test_bad_input_of_the_command_is_one_line(folder, small, command_line, capsy
             "steer: --remove sets the activation to",
         ),
         ([own, *pull, *prompt], "the store does not say where it is; --lm names it"),
-        ([own, "model.k=3", *pull, *prompt], "model.k=3: only settings of data can differ"),
+        ([own, "model.l0=3", *pull, *prompt], "model.l0=3: only settings of data can differ"),
         ([own, "data.kepd=3", *pull, *prompt], "data: "),
     ):
         capsys.readouterr()

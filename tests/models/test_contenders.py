@@ -27,12 +27,12 @@ from implicit_em.training.run import train
 CONTENDERS = {
     "l1": "loss.l1.weight=0.1",
     "l1_norm": "loss.l1.weight=0.1",
-    "topk": "model.k=3",
-    "tied_topk": "model.k=3",
-    "batch_topk": "model.k=3",
-    "tied_batch_topk": "model.k=3",
-    "matryoshka": "model.k=3",
-    "jump_relu": "model.k=3",
+    "topk": "model.l0=3",
+    "tied_topk": "model.l0=3",
+    "batch_topk": "model.l0=3",
+    "tied_batch_topk": "model.l0=3",
+    "matryoshka": "model.l0=3",
+    "jump_relu": "model.l0=3",
     "gated": "loss.l1.weight=0.1",
     "hybrid": "loss.tc.weight=0.1",
 }
@@ -271,7 +271,7 @@ def test_only_what_is_kept_gets_a_gradient():
 
 @pytest.mark.parametrize("k", [1, 4, 8])
 def test_topk_has_exactly_k_active_units(k, contender):
-    module = contender("topk", f"model.k={k}")
+    module = contender("topk", f"model.l0={k}")
     trained([module], [blocks(1)])
     candidates = (Dictionary.encode(module.model, X) > 0).sum(1)
     assert (candidates >= k).float().mean() > 0.9
@@ -280,7 +280,7 @@ def test_topk_has_exactly_k_active_units(k, contender):
 
 
 def test_batch_topk_has_k_active_units_on_average(contender):
-    module = contender("batch_topk", "model.k=4", "+model.momentum=0.1")
+    module = contender("batch_topk", "model.l0=4", "+model.momentum=0.1")
     trained([module], [blocks(1, steps=60)])
     outputs = module.model.training_outputs(X)
     counts = (outputs["energies"] > 0).sum(1)
@@ -475,7 +475,7 @@ def test_adding_a_contender_is_one_class_and_one_yaml(
 @pytest.mark.parametrize("k", [4, 8, 16])
 def test_jump_relu_comes_to_its_target_on_mnist(k, composed, tmp_path):
     cfg = composed(
-        *("model=jump_relu", f"model.k={k}", "trainer.max_epochs=5"),
+        *("model=jump_relu", f"model.l0={k}", "trainer.max_epochs=5"),
         *(f"data.root={ROOT / 'data'}", "probe=none", "logger=csv"),
     )
     found = 64 * train(cfg, tmp_path / "run")["density"]

@@ -29,7 +29,6 @@ def sweep():
         ["seed=3", "lr.value=1e-3", "model.hidden=8"],
         ["+loss.lse.temperature=2", "seed=1"],
         ["callbacks=[best]", "trainer.max_epochs=3"],
-        ["model=topk", "model.k=3", "seed=2"],
         ["model=topk", "model.l0=3", "seed=2"],
         ["trainer.threads=null", "trainer=gpu"],
         ["loss.lse.weight=0.1", "hydra.job.chdir=true"],
@@ -47,7 +46,7 @@ def test_a_job_is_what_hydra_composes(sweep, overrides):
 @pytest.mark.parametrize(
     ("typed", "axes"),
     [
-        (["experiment=dynamics", "model=topk"], ["model.k=3", "lr.value=1e-2"]),
+        (["experiment=dynamics", "model=topk"], ["model.l0=3", "lr.value=1e-2"]),
         (["experiment=ablation", "data.root=here", "optimizer=sgd"], ["loss=lse", "seed=2"]),
         (["experiment=ablation", "+loss.lse.temperature=2", "~loss.tc"], ["seed=2"]),
     ],

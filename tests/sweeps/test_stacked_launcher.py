@@ -101,7 +101,7 @@ def test_max_stack_comes_from_the_command_line(sweep, stacks, capfd):
     [
         ("trainer.sparse=on,off seed=1,2", [2, 1, 1]),
         ("model.l0=null,2,5 trainer.max_epochs=3", [2, 1]),
-        pytest.param("model=topk model.k=2,3 lr.value=0.01", [2], marks=pytest.mark.slow),
+        pytest.param("model=topk model.l0=2,3 lr.value=0.01", [2], marks=pytest.mark.slow),
         pytest.param(
             "model=sae seed=1,2 lr=cosine,step,plateau trainer.gradient_clip_val=0.1 "
             "optimizer=momentum metrics_every=1 trainer.max_epochs=3",

@@ -106,7 +106,7 @@ def test_known_features_that_a_ridge_decoder_finds_are_counted(composed, small, 
     known = ["data=superposition", "data.features=40", "data.width=20", "data.density=0.05"]
     sizes = ["data.samples=3000", "data.test_samples=200", "data.batch_size=64"]
     cfg = composed(
-        *known, *sizes, "model=topk", "model.k=2", "trainer.max_epochs=8", "lr.value=1e-2"
+        *known, *sizes, "model=topk", "model.l0=2", "trainer.max_epochs=8", "lr.value=1e-2"
     )
     metrics = train(cfg, tmp_path / "run")
     data = RunSpec.of(cfg).build_data()

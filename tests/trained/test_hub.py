@@ -99,7 +99,7 @@ def run(command_line, tmp_path):
     """A finished run on a store."""
     store = make_text_store(tmp_path / "store", list("abcdefghij"), [[2, 3, 4, 6, 7]] * 30)
     data = ["data=activations", f"data.path={store}", "data.batch_size=16", "model=topk"]
-    brief = ["model.hidden=4", "model.k=2", "trainer.max_epochs=1", "logger=csv"]
+    brief = ["model.hidden=4", "model.l0=2", "trainer.max_epochs=1", "logger=csv"]
     assert command_line(*data, *brief, "picture=false", f"hydra.run.dir={tmp_path / 'run'}") == 0
     return tmp_path / "run"
 

@@ -287,7 +287,7 @@ def test_a_run_is_exported_with_a_ridge_decoder_and_says_so(run, capsys):
 def test_a_run_with_a_decoder_needs_no_samples_for_its_export(command_line, tmp_path):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).random((40, 6), dtype=np.float32))
     brief = ["trainer.max_epochs=1", "model.hidden=3", "logger=csv", "picture=false", "probe=none"]
-    typed = ["data=tensors", f"data.path={tmp_path}/x.npy", "model=topk", "model.k=2"]
+    typed = ["data=tensors", f"data.path={tmp_path}/x.npy", "model=topk", "model.l0=2"]
     assert command_line(*typed, *brief, f"hydra.run.dir={tmp_path / 'run'}") == 0
     (tmp_path / "x.npy").unlink()
     assert export(tmp_path / "run").exists()

@@ -51,7 +51,7 @@ def write_patterns(folder):
     ("model", "rescales"),
     [
         (["model=encoder", "data.normalize=zca"], FOLDS),
-        (["model=topk", "model.k=1", "data.normalize=scale"], ")\nsae.fold_and_get_W_dec_norm()"),
+        (["model=topk", "model.l0=1", "data.normalize=scale"], ")\nsae.fold_and_get_W_dec_norm()"),
     ],
     ids=["encoder", "topk"],
 )

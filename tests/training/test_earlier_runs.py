@@ -35,7 +35,7 @@ FINGERPRINTS = json.loads((EARLIER / "fingerprints.json").read_text())
 DATA = ["data=tensors", "data.path=X.npy", "data.labels=y.npy", "data.batch_size=16"]
 SMALL = [*DATA, "model.hidden=8", "logger=csv", "trainer.enable_progress_bar=false"]
 COMPLETED = [*SMALL, "trainer.max_epochs=2"]
-INTERRUPTED = [*SMALL, "model=topk", "model.k=2", "trainer.max_epochs=3", "seed=2"]
+INTERRUPTED = [*SMALL, "model=topk", "model.l0=2", "trainer.max_epochs=3", "seed=2"]
 
 
 @pytest.fixture

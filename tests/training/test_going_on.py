@@ -110,7 +110,7 @@ CASES = [
     ),
     *(case([*LED, "trainer.precision=bf16-mixed", f"model={m}"], at_block(8), 26) for m in HALF),
     *(case([*SPARSE, f"model={m}"], at_block(3), 16, m != "tied_batch_topk") for m in SPARSELY),
-    case(["model=batch_topk", "model.k=2", *EVERY_4, "probe=none"], at_block(9), 6),
+    case(["model=batch_topk", "model.l0=2", *EVERY_4, "probe=none"], at_block(9), 6),
     case(["checkpoint.epochs=2", "trainer.max_epochs=5"], at_block(19), 30),
     case(EVERY_2, with_a_damaged_checkpoint, 6),
     *(case([*STORE, f"data.buffer={size}"], at_block(18), 26) for size in ("2e9", "3000")),

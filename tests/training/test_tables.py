@@ -80,13 +80,13 @@ def test_a_sweep_shows_of_evaluations_what_it_does_not_have():
 
 def test_a_sweep_of_wide_layers(sweep, small_mnist, capfd):
     wide = ["model=topk", "model.hidden=80", "data.normalize=standard", "probe=none"]
-    code, directory = sweep(*wide, "model.k=10,2")
+    code, directory = sweep(*wide, "model.l0=10,2")
     assert code == 0
     out = capfd.readouterr().out
     jobs = read_jobs(directory)
-    assert list(jobs["model.k"]) == [10, 2], "in the order that was typed"
+    assert list(jobs["model.l0"]) == [10, 2], "in the order that was typed"
     table = (directory / "summary.md").read_text()
-    assert table.index("model.k=10") < table.index("model.k=2 ")
+    assert table.index("model.l0=10") < table.index("model.l0=2 ")
     assert table.split("\n")[2].split()[1:12:2] == ["job", "n", *LEADING[:4]]
     assert "inactive units" in out
     assert "dead units" not in out

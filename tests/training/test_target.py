@@ -32,15 +32,10 @@ def fingerprint(cfg):
 
 
 @WITH_K
-def test_where_there_is_a_k_both_names_make_the_same_run(model, composed, small, tmp_path):
-    model = f"model={model}"
-    typed = [["model.l0=3"], ["model.k=3"], ["model.k=3", "model.l0=3"]]
-    runs = [composed(*small, model, "probe=none", *some) for some in typed]
-    assert len({fingerprint(cfg) for cfg in runs}) == 1
-    other = composed(*small, model, "model.k=2")
-    assert fingerprint(other) != fingerprint(runs[0])
-    metrics = train(runs[0], tmp_path)
-    assert train(runs[1], tmp_path) == metrics, "it is complete"
+def test_where_a_model_has_a_k_it_is_the_number_of_active_units(model, composed, small, tmp_path):
+    typed = [composed(*small, f"model={model}", "probe=none", f"model.l0={k}") for k in (3, 2)]
+    assert len({fingerprint(cfg) for cfg in typed}) == 2
+    train(typed[0], tmp_path)
     assert implicit_em.load(tmp_path).k == 3
 
 
@@ -56,12 +51,6 @@ def test_a_model_with_a_k_that_misses_the_target_is_marked(
     lines = [r.getMessage() for r in caplog.records if "model.l0" in r.getMessage()]
     missed = f"model.l0=3: not reached: L0 is {metrics['l0']:.3g}"
     assert lines == ([] if metrics["l0_reached"] else [missed])
-
-
-@WITH_K
-def test_null_leaves_the_default_of_k(model, composed):
-    assert composed(f"model={model}").model.k == 8
-    assert composed(f"model={model}", "model.l0=3").model.k == 3
 
 
 def test_a_target_is_compared_with_the_real_number_of_units(composed):

@@ -220,7 +220,7 @@ def test_the_table_of_a_crosscoders_features_has_the_norms_at_its_sites(store, c
     [
         ("l1", [], "transcoder"),
         ("jump_relu", ["model.skip=true"], "jumprelu_skip_transcoder"),
-        ("matryoshka", ["model.prefixes=[0.5]", "model.k=2"], "jumprelu_transcoder"),
+        ("matryoshka", ["model.prefixes=[0.5]", "model.l0=2"], "jumprelu_transcoder"),
         ("topk", [], None),
     ],
 )

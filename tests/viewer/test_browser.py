@@ -50,7 +50,7 @@ def opened(browser):
 def pages(trained, tmp_path_factory):
     """The pages of runs, by name."""
     folder = tmp_path_factory.mktemp("pages")
-    runs = [trained("images", "model=topk", "model.k=2", f"seed={seed}") for seed in (1, 2)]
+    runs = [trained("images", "model=topk", "model.l0=2", f"seed={seed}") for seed in (1, 2)]
     return {
         "texts": explore([trained("texts")], folder / "texts"),
         "images": explore([trained("images")], folder / "images"),

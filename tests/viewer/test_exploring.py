@@ -155,7 +155,7 @@ def test_neighbours_are_those_of_directions_and_of_joint_activity(
     """Joint activity is counted on as many samples as memory takes."""
     monkeypatch.setattr(features, "TOGETHER", entries)
     monkeypatch.setattr(features, "DENSE", dense)
-    run = trained("images", "model=topk", "model.k=2")
+    run = trained("images", "model=topk", "model.l0=2")
     decoder_KD = load_as_trained(run)[0].decoder.weight.detach().numpy().T
     cosines_KK, active_NK = cosines(decoder_KD, decoder_KD), codes_of(run)[0] > 0
     some_NK = active_NK[: int(entries / active_NK.sum() * len(active_NK))]
@@ -170,7 +170,7 @@ def test_neighbours_are_those_of_directions_and_of_joint_activity(
 
 
 def test_runs_are_matched_by_their_directions(trained, page_of):
-    runs = [trained("images", f"model={name}", "model.k=2") for name in ("topk", "tied_topk")]
+    runs = [trained("images", f"model={name}", "model.l0=2") for name in ("topk", "tied_topk")]
     read = page_of(*runs)
     untied, tied = (load_as_trained(run)[0] for run in runs)
     first, second = untied.decoder.weight.detach().numpy().T, tied.weight.detach().numpy()

@@ -387,7 +387,7 @@ def test_a_part_has_its_own_width_families_and_grids(committed):
     assert own.of_part("decay_128") == own
     assert own.deciding("decay_128") == protocol.deciding("decay_128")
     narrow, wide = (
-        {setting.cfg.model.k for setting in compose_settings(["topk"], grids, CONF)}
+        {setting.cfg.model.l0 for setting in compose_settings(["topk"], grids, CONF)}
         for grids in (protocol.grids, own.grids)
     )
     assert [k / 128 for k in sorted(wide)] == pytest.approx(
