@@ -150,7 +150,7 @@ class RunSpec:
         settings, name = {**self.settings["model"]}, self.l0_argument
         if name in settings:
             raise ConfigError(
-                f"{name}={settings[name]}: its key is model.l0; leave out model.{name}"
+                f"model.{name}={settings[name]}: its key is model.l0; leave out model.{name}"
             )
         if name and "l0" in settings:
             settings[name] = settings["l0"]

@@ -370,5 +370,5 @@ def test_a_module_refuses_what_it_cannot_be_led_to():
         with pytest.raises(ValueError, match=rf"^l0={l0}: must be above 0 and at most 5"):
             EncoderModule(model, l0=l0)
     loss = {"var": {"_target_": "implicit_em.losses.variance"}}
-    with pytest.raises(ValueError, match=r"^l0=2: none of its terms \(var\) makes"):
+    with pytest.raises(ValueError, match=r"^l0=2: none of the loss terms \(var\) makes"):
         EncoderModule(model, loss, l0=2)
