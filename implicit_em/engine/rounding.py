@@ -7,7 +7,7 @@ There are no such rules on other devices.
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 LANES = 32
 """Largest number of elements that a vectorised loop of torch takes at a time: two AVX-512 vectors.
@@ -39,15 +39,15 @@ def statistics_fill_lanes(outputs: Mapping[str, Tensor]) -> bool:
     return all(size % LANES == 0 for size in energies.shape[-2:])
 
 
-def parameters_fill_lanes(model: nn.Module) -> bool:
+def parameters_fill_lanes(model: Any) -> bool:
     """Return whether a model's own operations on its parameters round as they do alone.
 
     Models have such operations if they have parameters outside their layers, or change them around
     a step, as unit columns do. Their number of components must fill lanes.
     """
-    weight: Any = model.weight
+    weight: Tensor = model.weight
     tensors = [*model.parameters(recurse=False), *model.buffers(recurse=False)]
-    layers_alone = not (tensors or hasattr(model, "before_step") or hasattr(model, "after_step"))
+    layers_alone = not (tensors or model.before_step or model.after_step)
     return layers_alone or weight.device.type != "cpu" or weight.shape[-2] % LANES == 0
 
 

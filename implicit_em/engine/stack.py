@@ -139,12 +139,10 @@ class Stack:
         self.replicas = list(replicas)
         self.group = group or Group()
         self._parameters_of_replicas = [list(model.parameters()) for model in models]
-        self.model = stack_models(models) if self.stacked else first.model
+        self.model: Any = stack_models(models) if self.stacked else first.model
         self.parameters = list(self.model.parameters())
         weight = self.parameters[0]
         self.dtype = weight.dtype
-        self._before_step = getattr(self.model, "before_step", None)
-        self._after_step = getattr(self.model, "after_step", None)
         controls = [replica.control for replica in replicas if replica.control is not None]
         self._control: Any = stack_models(controls) if controls else None
         self._steered: Steered | None = first.model.steered if controls else None
@@ -259,15 +257,15 @@ class Stack:
             buffer.copy_(found.steered.view(buffer.shape))
         if self.group.size > 1:
             self.group.add_gradients(self.parameters)
-        if self._before_step:
-            self._before_step()
+        if self.model.before_step:
+            self.model.before_step()
         if self.stacked:
             self._hand_out_gradients()
         with torch.no_grad():
             for update in self._updates:
                 update()
-        if self._after_step:
-            self._after_step()
+        if self.model.after_step:
+            self.model.after_step()
         return found.total, *found.values, *([] if logged else self._not_measured)
 
     def evaluate(
@@ -415,8 +413,7 @@ def outputs_of(
         outputs["x"] = x.expanded() if isinstance(x, SharedInput) else x
     if {"target", "whole"}.intersection(names):
         whole = target.expanded() if isinstance(target, SharedInput) else target
-        left = model.to_explain(x, whole) if hasattr(model, "to_explain") else whole
-        outputs |= {"target": left, "whole": whole}
+        outputs |= {"target": model.to_explain(x, whole), "whole": whole}
     return outputs
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from implicit_em.models.declarations import Steered
 from implicit_em.models.linear import SharedInput
@@ -13,6 +13,12 @@ class Described(nn.Module):
 
     steered: ClassVar[Steered | None] = None
     """What ``model.l0`` sets; ``None`` for weights of the loss."""
+    tied: bool = False
+    """Whether the rows of the encoder are the columns of a decoder."""
+    before_step: Any = None
+    """Method that a step calls once the gradients are there; ``None`` for none."""
+    after_step: Any = None
+    """Method that a step calls once the weights have moved; ``None`` for none."""
     made_with: tuple[tuple[Any, ...], dict[str, Any]]
     out_features: int | None = None
     """Width T of a target that is not the input; ``None`` if the input is to be explained."""
@@ -37,3 +43,7 @@ class Described(nn.Module):
         weight: Any = self.weight
         x, target = rows.tensor_split([weight.shape[-1]], dim=-1)
         return x.contiguous(), target.contiguous()
+
+    def to_explain(self, x: Any, target: Tensor) -> Tensor:
+        """Return what a linear path of the inputs leaves of a target: here all, without one."""
+        return target

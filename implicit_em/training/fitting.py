@@ -168,7 +168,7 @@ def _start(spec: RunSpec, module: EnergyModule, data: ResidentDataModule) -> flo
         ):
             model.start(x)
     l0 = spec.settings["model"].get("l0")
-    if l0 is not None and (module.control is not None or getattr(model, "tied", False)):
+    if l0 is not None and (module.control is not None or model.tied):
         start_near(l0, model, lambda: model.sides(data.starting_samples(START_SAMPLES))[0])
     return time.monotonic() - started
 
