@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from itertools import chain
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
@@ -14,7 +13,6 @@ from implicit_em_studies.shared.protocol import (
     Protocol,
     Some,
     Variants,
-    grids_in,
     refuse_others,
     variants_of,
 )
@@ -54,7 +52,6 @@ class ComparisonProtocol(Protocol):
     """What is compared, and how; each field is explained in ``conf/compare.yaml``."""
 
     file = "compare.yaml"
-    folders: ClassVar = {"grids": "compare", "knob_grids": KNOBS}
     nested = ("parts", "grids", "knob_grids")
     not_hashed = Protocol.not_hashed | {"knob_grids"}
     set_elsewhere: ClassVar = {"data": "datasets", "model.hidden": "width, parts", "seed": "seeds"}
@@ -89,13 +86,6 @@ class ComparisonProtocol(Protocol):
             refuse_others("targets.parts", self.targets.parts, list(self.parts))
         self.require("tuning", "probe", "linear", default="linear")
         return self
-
-    @classmethod
-    def _take_grids_in_files(cls, content: dict[str, Any], conf: Path) -> None:
-        super()._take_grids_in_files(content, conf)
-        for part in content.get("parts", {}).values():
-            if isinstance(part.get("grids"), str):
-                part["grids"] = grids_in(part["grids"], conf)
 
     def of_part(self, part: str) -> Self:
         """Return the protocol of one part: with its width, its families, and no other part."""

@@ -14,7 +14,6 @@ from implicit_em_studies.comparison import figures, text_tables
 from implicit_em_studies.comparison.results import ComparisonResults
 from implicit_em_studies.comparison.targets import verdicts
 from implicit_em_studies.comparison.text_tables import ACTIVE, widths_of
-from implicit_em_studies.shared import pairs
 from implicit_em_studies.shared.pairs import SIGNIFICANT, Matched
 from implicit_em_studies.shared.report import sentences
 from implicit_em_studies.shared.tables import percent
@@ -73,7 +72,16 @@ class FamiliesContent(Content[ComparisonResults]):
     training: str  # optimizers and schedules of the runs
 
     text: ClassVar[ModuleType] = text_tables
-    matched: ClassVar[ModuleType] = pairs
+
+    @property
+    def density(self) -> Matched:
+        """The families at the same density."""
+        return Matched(self.results.at_density(), self.results.protocol.reference)
+
+    @property
+    def activity(self) -> Matched:
+        """The families at the same number of active units."""
+        return Matched(self.results.at_activity(), self.results.protocol.reference, ACTIVE)
 
     @property
     def figures(self) -> Mapping[str, Callable[[], Figure]]:

@@ -42,7 +42,6 @@ class LanguageProtocol(Protocol):
     """What is trained on which model's activations; ``conf/language.yaml`` explains each field."""
 
     file = "language.yaml"
-    folders: ClassVar = {"grids": "language"}
     nested = ("parts", "grids")
     set_elsewhere: ClassVar = {"model.hidden": "parts.NAME.model.hidden", "seed": "seeds"}
     restricted = ("families", "permuted")

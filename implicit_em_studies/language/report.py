@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from implicit_em_studies.language.protocol import REACHED
-from implicit_em_studies.language.results import MEASURES, PRIMARY, UNIT, LanguageResults, summed
+from implicit_em_studies.language.results import MEASURES, PRIMARY, LanguageResults, summed
 from implicit_em_studies.language.targets import verdicts
 from implicit_em_studies.shared import figures as style
-from implicit_em_studies.shared.pairs import SIGNIFICANT, differences_table, matched_table
+from implicit_em_studies.shared.pairs import SIGNIFICANT
 from implicit_em_studies.shared.report import sentences
 from implicit_em_studies.shared.tables import mean_over_seeds, name_of, rows_of
 from implicit_em_studies.shared.tuned import Content
@@ -81,11 +81,12 @@ class LanguageContent(Content[LanguageResults]):
 
     def matched(self, measure: str) -> pd.DataFrame:
         """Return a measure of each family at each L0, as text."""
-        return matched_table(self.results.tests[measure].at, self.results.protocol, UNIT)
+        protocol = self.results.protocol
+        return self.results.tests[measure].as_text(protocol.families, len(protocol.seeds))
 
     def differences(self, measure: str) -> pd.DataFrame:
         """Return each family's lead over the reference at each L0, as text."""
-        return differences_table(self.results.tests[measure].at, self.results.protocol, UNIT)
+        return self.results.tests[measure].differences(self.results.protocol.families)
 
     @property
     def chosen(self) -> pd.DataFrame:

@@ -33,7 +33,6 @@ class RecoveryProtocol(Protocol):
     """What is recovered, and how; each field is explained in ``conf/recover.yaml``."""
 
     file = "recover.yaml"
-    folders: ClassVar = {"grids": "recover", "toy_grids": f"recover/{TOYS}"}
     nested = (*GROUPS, "grids", "toy_grids")
     restricted = ("families", "toy_families")
     not_hashed = Protocol.not_hashed | {"toy_grids"}

@@ -76,13 +76,13 @@ class RecoveryContent(Content[RecoveryResults]):
 
     def matched(self, criterion: str) -> pd.DataFrame:
         """Return the share found by each family in each cell, as text, with a row for each cell."""
-        at = self.results.tests(criterion).at
-        return _by_cell(pairs.matched_table(at, self.results.protocol))
+        protocol = self.results.protocol
+        tests = self.results.tests(criterion)
+        return _by_cell(tests.as_text(protocol.families, len(protocol.seeds)))
 
     def differences(self, criterion: str) -> pd.DataFrame:
         """Return each family's lead over the reference in each cell, as text."""
-        at = self.results.tests(criterion).at
-        return _by_cell(pairs.differences_table(at, self.results.protocol))
+        return _by_cell(self.results.tests(criterion).differences(self.results.protocol.families))
 
     @property
     def behind(self) -> pd.DataFrame:

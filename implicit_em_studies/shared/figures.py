@@ -11,11 +11,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from implicit_em.metrics.densities import BINS, EDGES
-from implicit_em_studies.shared.tables import name_of, rows_of
+from implicit_em_studies.shared.tables import FAMILIES, name_of, rows_of
 
 # Okabe and Ito's palette.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#999999"
+COLOURS = {name.lower(): value for name, value in vars().items() if str(value).startswith("#")}
 STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 9,
@@ -43,27 +44,6 @@ class Look(NamedTuple):
     colour: str
     line: str
     marker: str
-
-
-LOOKS = {
-    "derived": Look(BLACK, "-", "o"),
-    "derived_without_lse": Look(GREY, "-", "o"),
-    "l1": Look(ORANGE, "-", "s"),
-    "l1_norm": Look(ORANGE, "--", "D"),
-    "topk": Look(BLUE, "-", "^"),
-    "batch_topk": Look(SKY, "-", "v"),
-    "matryoshka": Look(SKY, "--", "p"),
-    "jump_relu": Look(GREEN, "-", "P"),
-    "gated": Look(PURPLE, "-", "X"),
-    "hybrid": Look(VERMILION, "-", "*"),
-    "spike_slab": Look(GREEN, ":", "s"),
-    "spike_slab_centred": Look(GREEN, "--", "D"),
-    "tied_topk": Look(BLUE, ":", "<"),
-    "tied_batch_topk": Look(SKY, ":", ">"),
-    "topk_half": Look(BLUE, "--", "d"),
-    "derived_decay": Look(BLACK, "--", "D"),
-    "hybrid_decay": Look(VERMILION, "--", "h"),
-}
 
 
 def subplots(rows: int, columns: int, height: float, **options: Any) -> tuple[Figure, Any]:
@@ -102,7 +82,8 @@ def bar(axes: Axes, x: float, values: pd.Series, width: float, spread: float, **
 
 def look_of(family: str) -> Look:
     """Return how a family is drawn; those of the project have a look of their own."""
-    return LOOKS.get(family, Look(VERMILION, ":", "."))
+    colour, line, marker = FAMILIES.get(family, {}).get("look", ("vermilion", ":", "."))
+    return Look(COLOURS[colour], line, marker)
 
 
 def panels(

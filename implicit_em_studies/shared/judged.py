@@ -14,7 +14,7 @@ from implicit_em.training.progress import working
 from implicit_em_studies.shared.claims import Claims
 from implicit_em_studies.shared.experiment import Evidence, Experiment
 from implicit_em_studies.shared.planning import Grid, plan_sweeps
-from implicit_em_studies.shared.protocol import digest, folder_of, grids_in, read_grids, trial_label
+from implicit_em_studies.shared.protocol import digest, folder_of, read_grids, trial_label
 from implicit_em_studies.shared.report import Report, describe, forget, history_of, log_summary
 from implicit_em_studies.shared.runs import Run, execute
 from implicit_em_studies.shared.study import Part, Plan, Request, Study
@@ -101,15 +101,13 @@ class JudgedStudy(Study):
         return self.digests(experiments, runs).items() <= self.protocol.items()
 
     def grids(self, conf: Path) -> Mapping[str, Grid]:
-        """Return the sweeps that a file of the study or a folder of ``experiment`` has.
-
-        Others are files of ``experiment``.
+        """Return the sweeps that a file of the study has; others are files of ``experiment``.
 
         Raises:
             ConfigError: if the file cannot be read.
         """
         file = folder_of(conf) / f"{self.name}.yaml"
-        return read_grids(file) if file.exists() else grids_in(self.name, conf)
+        return read_grids(file) if file.exists() else {}
 
     def by_file(self, found: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
         """Return what experiments have by name, by the name of its file."""

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from implicit_em_studies.shared.protocol import Protocol
-from implicit_em_studies.shared.statistics import CONFIDENCE, ROUNDING, difference, holm
+from implicit_em_studies.shared.statistics import CONFIDENCE, ROUNDING, difference
 from implicit_em_studies.shared.tables import mean_and_deviation, name_of, percent, records
 
 SIGNIFICANT = 0.05
@@ -65,10 +64,13 @@ def against(at: pd.DataFrame, reference: str) -> pd.DataFrame:
 
 
 def corrected(p_values: pd.Series) -> pd.Series:
-    """Return p-values after Holm's correction over all of them; null ones do not count."""
-    tested = p_values.dropna()
-    adjusted = holm({str(row): p for row, p in tested.items()})
-    return pd.Series(list(adjusted.values()), tested.index, float).reindex(p_values.index)
+    """Return p-values adjusted for being several, by Holm's step-down method (1979).
+
+    Null ones stand for what could not be tested, and do not count.
+    """
+    ordered = p_values.dropna().astype(float).sort_values(kind="stable")
+    adjusted = (ordered * np.arange(len(ordered), 0, -1)).clip(upper=1.0).cummax()
+    return adjusted.reindex(p_values.index)
 
 
 def _corrected_by_target(table: pd.DataFrame) -> pd.Series:
@@ -137,6 +139,38 @@ class Matched:
         """Return targets as text."""
         unit = "" if self.unit == "%" else f" {self.unit}"
         return ", ".join(target_text(target, self.unit).removesuffix(unit) for target in targets)
+
+    def as_text(self, families: Sequence[str], seeds: int) -> pd.DataFrame:
+        """Return the means as text, with a row for each family and a column for each target.
+
+        A cell holds the mean ± deviation in per cent, and the number of seeds if some are missing.
+        An asterisk marks the best mean; ``+`` and ``−`` mark a mean that is significantly better or
+        worse than the reference.
+        """
+
+        def cell(row: Any) -> str:
+            mean = mean_and_deviation(100 * row.mean, 100 * row.std, ".2f")
+            best = " *" if row.best else ""
+            significant = not pd.isna(row.p_holm) and row.p_holm < SIGNIFICANT
+            sign = (" +" if row.ahead > 0 else " −") if significant else ""
+            some = f" ({row.n} of {seeds})" if row.n < seeds else ""
+            return f"{mean}{best}{sign}{some}"
+
+        return self._by_target(self.at, cell, families)
+
+    def differences(self, families: Sequence[str]) -> pd.DataFrame:
+        """Return each family's lead over the reference in points, as text."""
+        others = [family for family in families if family != self.reference]
+        return self._by_target(self.at.dropna(subset="ahead"), ahead_text, others)
+
+    def _by_target(
+        self, at: pd.DataFrame, cell: Callable[[Any], str], families: Sequence[str]
+    ) -> pd.DataFrame:
+        cells = at.assign(cell=list(map(cell, at.itertuples())))
+        wide = cells.pivot(index="family", columns="target", values="cell")
+        wide = wide.reindex(list(families)).fillna("–").rename(index=name_of)
+        wide.columns = wide.columns.map(partial(target_text, unit=self.unit))
+        return wide.rename_axis("family").reset_index()
 
 
 def target_text(target: Any, unit: str = "%") -> str:
@@ -273,39 +307,3 @@ def _interval(values_R: np.ndarray) -> tuple[float, float]:
     """Return the ends of the percentile interval."""
     low, high = np.quantile(values_R, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
-
-
-def matched_table(at: pd.DataFrame, protocol: Protocol, unit: str = "%") -> pd.DataFrame:
-    """Return a matched table as text, with a row for each family and a column for each target.
-
-    A cell holds the mean ± deviation in per cent, and the number of seeds if some are missing. An
-    asterisk marks the best mean; ``+`` and ``−`` mark a mean that is significantly better or worse
-    than the reference.
-    """
-
-    def cell(row: Any) -> str:
-        mean = mean_and_deviation(100 * row.mean, 100 * row.std, ".2f")
-        best = " *" if row.best else ""
-        significant = not pd.isna(row.p_holm) and row.p_holm < SIGNIFICANT
-        sign = (" +" if row.ahead > 0 else " −") if significant else ""
-        some = f" ({row.n} of {len(protocol.seeds)})" if row.n < len(protocol.seeds) else ""
-        return f"{mean}{best}{sign}{some}"
-
-    return _families_by_target(at, list(map(cell, at.itertuples())), protocol.families, unit)
-
-
-def differences_table(at: pd.DataFrame, protocol: Protocol, unit: str = "%") -> pd.DataFrame:
-    """Return each family's lead over the reference in points, as text."""
-    tested = at.dropna(subset="ahead")
-    others = [family for family in protocol.families if family != protocol.reference]
-    return _families_by_target(tested, list(map(ahead_text, tested.itertuples())), others, unit)
-
-
-def _families_by_target(
-    at: pd.DataFrame, cells: Sequence[str], families: Sequence[str], unit: str
-) -> pd.DataFrame:
-    """Arrange the cells of a matched table's rows by family and target."""
-    wide = at.assign(cell=cells).pivot(index="family", columns="target", values="cell")
-    wide = wide.reindex(list(families)).fillna("–").rename(index=name_of)
-    wide.columns = wide.columns.map(partial(target_text, unit=unit))
-    return wide.rename_axis("family").reset_index()

@@ -22,9 +22,11 @@ from yaml import YAMLError
 
 from implicit_em.base.errors import ConfigError, nearest, raising
 from implicit_em.base.validation import first_mistake
-from implicit_em.config import CONF, saved
+from implicit_em.config import CONF
 from implicit_em.config.fingerprint import affects_results, config_fingerprint, deciding
 from implicit_em_studies import CONF as STUDIES
+
+V = TypeVar("V")
 
 
 def distinct(values: list[Any]) -> list[Any]:
@@ -34,22 +36,16 @@ def distinct(values: list[Any]) -> list[Any]:
     return values
 
 
-V = TypeVar("V")
-
-
 def _with_axes(grid: dict[str, Any]) -> dict[str, Any]:
     """Refuse a grid with an axis that has no text."""
     axes = grid.get("axes", {})
-    if not isinstance(axes, dict) or any(
-        isinstance(one, dict | list | None) for one in axes.values()
-    ):
+    if not isinstance(axes, dict) or any(isinstance(v, dict | list | None) for v in axes.values()):
         raise ValueError("axes must be a mapping, with the values of each axis in a text: '1,2'")
     return grid
 
 
 Grids = dict[str, Annotated[dict[str, Any], AfterValidator(_with_axes)]]
 """Grids by name: settings, and under ``axes`` those that vary."""
-
 OF = "of"
 Variants = dict[str, dict[str, Any]]
 """Controls that are trained, by name: with the settings that were chosen for the family ``of``, and
@@ -70,11 +66,6 @@ class Protocol(BaseModel):
 
     file: ClassVar[str]
     """Name of the file in ``conf/``."""
-    folders: ClassVar[Mapping[str, str]]
-    """Fields with grids, and the folders of ``conf/experiment`` that held a file for each grid.
-
-    A configuration folder of that time still has these.
-    """
     nested: ClassVar[Sequence[str]] = ()
     """Fields that hold settings by name, as ``parts.NAME.KEY=VALUE`` changes them.
 
@@ -101,8 +92,8 @@ class Protocol(BaseModel):
     variants: Variants = {}
 
     @model_validator(mode="after")
-    def _keeps_the_test_set_for_the_finals(self) -> Self:
-        self.require("tuning", "data.final", "validation")
+    def _is_consistent_in_itself(self) -> Self:
+        self.require("tuning", "data.final", "validation")  # the test set is for the finals
         self.require("finals", "data.final", "test")
         self.refuse_variants("variants", self.variants)
         for stage in STAGES:
@@ -132,7 +123,6 @@ class Protocol(BaseModel):
             ConfigError: if it cannot be read, or a value is not allowed.
         """
         content = read_yaml(folder_of(conf) / cls.file)
-        cls._take_grids_in_files(content, conf)
         for change in changes:
             cls._change(content, change)
         try:
@@ -143,13 +133,6 @@ class Protocol(BaseModel):
             allowed = f"families=[{','.join(protocol.families)}]"
             raise ConfigError(f"reference={protocol.reference}: must be one of {allowed}")
         return protocol
-
-    @classmethod
-    def _take_grids_in_files(cls, content: dict[str, Any], conf: Path) -> None:
-        """Fill in the grids of a configuration folder that has a file for each."""
-        for field, folder in cls.folders.items():
-            if grids := grids_in(folder, conf):
-                content.setdefault(field, grids)
 
     @classmethod
     def _change(cls, content: Any, change: str) -> None:
@@ -255,7 +238,6 @@ def folder_of(conf: Path) -> Path:
 def read_yaml(path: Path) -> Any:
     """Return the content of a file as plain containers, or raise ``ConfigError``."""
     with raising(ConfigError, f"{path}", OSError, YAMLError, OmegaConfBaseException):
-        saved.read_yaml(path)  # refuses what would take all time or memory
         return OmegaConf.to_container(OmegaConf.load(path), resolve=True)
 
 
@@ -265,12 +247,6 @@ def read_grids(file: Path) -> dict[str, dict[str, Any]]:
         return TypeAdapter(Grids).validate_python(read_yaml(file))
     except ValidationError as error:
         raise ConfigError(f"{file}: {first_mistake(error, Protocol)}") from error
-
-
-def grids_in(folder: str, conf: Path) -> dict[str, dict[str, Any]]:
-    """Return a grid for each file of a folder of ``conf/experiment``."""
-    files = sorted((folder_of(conf) / "experiment" / folder).glob("*.yaml"))
-    return {file.stem: {"experiment": f"{folder}/{file.stem}"} for file in files}
 
 
 def digest(

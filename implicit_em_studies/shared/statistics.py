@@ -1,6 +1,6 @@
 """Estimates over seeds, with the 95 % intervals and paired tests of scipy."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -104,20 +104,6 @@ def share(successes: int, n: int) -> Estimate:
     """Return a proportion with the exact (Clopper-Pearson) interval."""
     interval = stats.binomtest(successes, n).proportion_ci(CONFIDENCE, method="exact")
     return Estimate(successes / n, float(interval.low), float(interval.high), n)
-
-
-def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Return p-values adjusted for being several, by Holm's step-down method (1979).
-
-    ``None`` stands for what could not be tested; it stays ``None`` and does not count.
-    """
-    tested = sorted((p, name) for name, p in p_values.items() if p is not None)
-    adjusted: dict[str, float | None] = dict.fromkeys(p_values)
-    least = 0.0
-    for rank, (p, name) in enumerate(tested):
-        least = max(least, min(1.0, (len(tested) - rank) * p))
-        adjusted[name] = least
-    return adjusted
 
 
 def slope(x: Sequence[float] | pd.Series, y: Sequence[float] | pd.Series) -> float:

@@ -1,46 +1,22 @@
 """Tables of a study: as records, as text in a report, and as CSV files."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
-NAMES = {
-    "derived": "derived",
-    "derived_without_lse": "derived without LSE",
-    "l1": "L1",
-    "l1_norm": "L1 · ‖W_d‖",
-    "topk": "TopK",
-    "batch_topk": "BatchTopK",
-    "matryoshka": "Matryoshka",
-    "jump_relu": "JumpReLU",
-    "gated": "Gated",
-    "hybrid": "SAE with LSE + var + tc",
-    "spike_slab": "spike and slab",
-    "spike_slab_centred": "spike and slab, centred",
-    "tied_topk": "tied TopK",
-    "tied_batch_topk": "tied BatchTopK",
-    "topk_half": "TopK of half the units",
-    "topk_frozen_decoder": "TopK with a frozen decoder",
-    "topk_near_start": "TopK with a soft-frozen decoder",
-    "topk_frozen_encoder": "TopK with a frozen encoder",
-    "derived_decay": "derived with decay",
-    "hybrid_decay": "SAE with LSE + var + tc + decay",
-    "pixels": "pixels",
-    "pca": "PCA",
-    "ica": "ICA",
-    "nmf": "NMF",
-    "kmeans": "k-means",
-    "gmm": "Gaussian mixture",
-    "random": "random directions",
-    "untrained": "untrained encoder",
-}
+FAMILIES: dict[str, dict[str, Any]] = yaml.safe_load(
+    Path(__file__).with_name("families.yaml").read_text(encoding="utf-8")
+)
+"""How families are called and drawn."""
 
 
 def name_of(family: str) -> str:
     """Return the name of a family or knob in print."""
-    return NAMES.get(family, family.replace("_", " "))
+    return FAMILIES.get(family, {}).get("name", family.replace("_", " "))
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from helpers.made_up_comparison import results
 
 from implicit_em_studies.comparison.report import findings
 from implicit_em_studies.comparison.targets import verdicts
-from implicit_em_studies.shared.pairs import differences_table, matched_table
+from implicit_em_studies.shared.pairs import Matched
 from implicit_em_studies.shared.tables import mean_over_seeds
 from implicit_em_studies.shared.targets import judged
 
@@ -200,12 +200,12 @@ def test_where_no_number_of_active_units_is_shared_densities_alone_are_compared(
 def test_the_tables_show_every_family_in_the_protocols_order():
     found = results(families={"derived": 0.94, "topk": 0.95, "l1": 0.92})
     at = found.at_density()
-    shown = matched_table(at[at["family"] != "l1"], found.protocol)
+    shown = Matched(at[at["family"] != "l1"], "derived").as_text(found.protocol.families, 5)
     assert shown["family"].tolist() == ["derived", "TopK", "L1"]
     assert list(shown)[1:] == ["5 %", "10 %", "20 %", "30 %", "50 %"]
     assert set(shown.iloc[2, 1:]) == {"–"}
     assert all(re.fullmatch(r"9\d\.\d\d ± 0\.\d\d \* \+", cell) for cell in shown.iloc[1, 1:])
-    differences = differences_table(at, found.protocol)
+    differences = Matched(at, "derived").differences(found.protocol.families)
     assert differences["family"].tolist() == ["TopK", "L1"]
     assert all(cell.startswith("+1.") for cell in differences.iloc[0, 1:])
     assert all(
