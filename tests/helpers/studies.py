@@ -5,6 +5,8 @@ import re
 
 import pandas as pd
 
+from implicit_em_studies.shared.planning import describe
+
 
 def crossed(**axes):
     """A row for each combination of values."""
@@ -24,3 +26,14 @@ def report_of(directory):
     assert "> **TRIAL with" in text
     assert "nan" not in re.findall(r"[\w-]+", text)
     return text
+
+
+def tuned_in(tuning):
+    """The settings of each family in a table of committed results; ``model.l0`` was ``model.k``."""
+    settings = tuning["settings"].str.replace(r"\bk=", "l0=", regex=True)
+    return set(zip(tuning["family"], settings, strict=True))
+
+
+def as_tuned(settings):
+    """Composed settings as such a table names them."""
+    return {(one.family, describe(one.cfg, one.axes)) for one in settings}

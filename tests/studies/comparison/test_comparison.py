@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers.paths import ROOT
-from helpers.studies import report_of, table
+from helpers.studies import as_tuned, report_of, table, tuned_in
 
 import implicit_em
 from implicit_em.base.errors import ConfigError
@@ -345,37 +345,36 @@ def committed():
     return protocol, *(compose_settings(some, protocol.grids, CONF) for some in names)
 
 
-def digests(dataset):
-    """The digests of the full comparison under docs/results/, by part."""
-    notes = (ROOT / "docs" / "results" / "compare" / dataset).glob("*/findings.json")
-    return {note.parent.name: json.loads(note.read_text())["digest"] for note in notes}
+COMPARED = ROOT / "docs" / "results" / "compare"
 
 
-def test_the_files_hold_the_protocol_of_the_results(committed):
-    protocol, settings, controls = committed
+def test_the_committed_results_are_those_of_the_protocol(committed):
+    protocol, settings, _ = committed
     knobs = compose_settings([*CURVE, *protocol.knobs], protocol.knob_grids, CONF)
-    known, families = digests("mnist"), [*settings, *controls]
-    runs = {"equal_width": families, "equal_parameters": families, "knobs": knobs}
-    for part, some in runs.items():
-        assert digest_of(protocol, part, some) == known[part]
+    runs = table(COMPARED / "mnist" / "knobs", "runs").rename(columns={"knob": "family"})
+    assert tuned_in(runs) == as_tuned(knobs)
+    assert set(runs["seed"]) == set(protocol.seeds)
+    for part in ("equal_width", "equal_parameters"):
+        results = COMPARED / "mnist" / part
+        assert tuned_in(table(results, "tuning")) == as_tuned(settings)
+        finals = table(results, "finals")
+        assert set(finals["seed"]) == set(protocol.seeds)
+        assert set(finals["epochs"]) == {protocol.finals["trainer.max_epochs"]}
+        for family, units in finals.groupby("family")["units"].unique().items():
+            assert list(units) == [protocol.of_part(part).width_of(part, family)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dataset", ["mnist", "fashion_mnist"])
 def test_every_part_is_that_of_the_results_on_all_data(dataset):
     protocol = ComparisonProtocol.read(CONF)
-
-    def composed(names, grids=protocol.grids):
-        return compose_settings(names, grids, CONF, [f"data={dataset}"])
-
-    knobs = composed([*CURVE, *protocol.knobs], protocol.knob_grids)
-    found = {"knobs": digest_of(protocol, "knobs", knobs)}
-    for part in digests(dataset).keys() - {"knobs"}:
+    for part in protocol.parts:
         own = protocol.of_part(part)
-        families = composed(own.families, own.grids)
-        assert set(Counter(setting.family for setting in families).values()) == {32}
-        found[part] = digest_of(protocol, part, [*families, *composed(protocol.controls)])
-    assert found == digests(dataset)
+        composed = compose_settings(own.families, own.grids, CONF, [f"data={dataset}"])
+        assert set(Counter(setting.family for setting in composed).values()) == {32}
+        if (results := COMPARED / dataset / part).exists():
+            found = tuned_in(table(results, "tuning"))
+            assert found == {one for one in as_tuned(composed) if one[0] in dict(found)}
 
 
 def test_a_part_has_its_own_width_families_and_grids(committed):
