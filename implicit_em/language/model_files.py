@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from implicit_em.base.digest import digest_of_file
 from implicit_em.base.errors import ConfigError, raising
 from implicit_em.base.validation import conforming
-from implicit_em.config import CONF
+from implicit_em.language.configuration import CONF
 from implicit_em.language.settings import LanguageModelSettings
 from implicit_em.language.store import Manifest
 
