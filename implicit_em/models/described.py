@@ -13,6 +13,12 @@ class Described(nn.Module):
 
     steered: ClassVar[Steered | None] = None
     """What ``model.l0`` sets; ``None`` for weights of the loss."""
+    provides: ClassVar[tuple[str, ...]] = ()
+    """Names of the tensors for loss terms, beside ``x``, ``energies`` and ``weight``."""
+    requires: ClassVar[tuple[str, ...]] = ()
+    """Names of tensors that a loss term must use; otherwise a part of the model is not trained."""
+    settings: ClassVar[tuple[str, ...]] = ()
+    """Arguments in which replicas of a stack may differ; a stack holds a list of their values."""
     tied: bool = False
     """Whether the rows of the encoder are the columns of a decoder."""
     before_step: Any = None

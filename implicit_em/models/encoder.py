@@ -1,6 +1,6 @@
 """The derived model: one linear layer and an activation, no decoder."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,12 +32,6 @@ class Encoder(Described):
     """
 
     takes_stacks = takes_parts = folds = steps_sparsely = True
-    provides: ClassVar[tuple[str, ...]] = ()
-    """Names of the tensors for loss terms, beside ``x``, ``energies`` and ``weight``."""
-    requires: ClassVar[tuple[str, ...]] = ()
-    """Names of tensors that a loss term must use; otherwise a part of the model is not trained."""
-    settings: ClassVar[tuple[str, ...]] = ()
-    """Arguments in which replicas of a stack may differ; a stack holds a list of their values."""
 
     def __init__(
         self,

@@ -112,7 +112,7 @@ def fit_normalizer(option: str, blocks: Callable[[], Iterable[Tensor]]) -> Norma
         blocks: function that returns the samples in blocks ``(B, D)``, float64; called at most
             twice.
     """
-    if option == "l2":
+    if option == "l2":  # which needs no statistics
         return Normalizer(option)
     count, total_D = 0, torch.zeros(())
     low_D, high_D = torch.tensor(torch.inf), torch.tensor(-torch.inf)

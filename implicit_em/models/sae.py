@@ -35,7 +35,6 @@ class SparseAutoencoder(Described):
     takes_stacks = takes_parts = folds = steps_sparsely = True
     provides: ClassVar[tuple[str, ...]] = ("reconstruction", "decoder")
     requires: ClassVar[tuple[str, ...]] = ("reconstruction",)
-    settings: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
