@@ -2,10 +2,6 @@
 
 _OLD = {
     "paper.trajectory.Trajectory": "experiments.trajectory.Trajectory",
-    "theory.anomaly.WithoutDigit": "theory.anomaly.WithoutDigit",
-    "theory.depth.Deep": "theory.depth.Deep",
-    "theory.depth.InTurn": "theory.depth.InTurn",
-    "theory.depth.lower_terms": "theory.depth.lower_terms",
     "theory.em_measuring.Likelihood": "theory.em_measuring.Likelihood",
     "theory.lse.Square": "theory.lse.Square",
     "theory.volume.UnitRows": "theory.volume.UnitRows",

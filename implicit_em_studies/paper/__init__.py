@@ -1,1 +1,1 @@
-"""The paper's five experiments: runs, evidence, criteria, tables, figures and a report."""
+"""The paper's five experiments: runs, criteria, tables, figures and a report."""

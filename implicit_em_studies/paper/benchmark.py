@@ -26,6 +26,7 @@ def measure(runs: Sequence[Run]) -> Measured:
 EXPERIMENT = Experiment(
     title="Experiment 3: benchmark",
     sweeps=["benchmark"],
+    protocol="4c716aa009f83956",
     measure=measure,
     shown={"table2": shown("table2")},
     unwritten=["benchmark", "deviations"],

@@ -1,7 +1,7 @@
 """What has to be seen for each claim of the paper to count as reproduced.
 
 One function a claim: its docstring is the criterion, in words, its body the same in code. It judges
-evidence that other modules measure (``evidence.py``) and measures nothing itself. The file was
+what the experiments measured, and measures nothing itself. The file was
 committed before the first full run; ``AMENDMENTS`` lists what had to change afterwards.
 
 All intervals are 95 % intervals over seeds; where two models are compared, runs of the same seed
@@ -14,9 +14,9 @@ from typing import Any
 
 import pandas as pd
 
-from implicit_em_studies.paper.evidence import Evidence
 from implicit_em_studies.shared import statistics
 from implicit_em_studies.shared.claims import Claims, Finding
+from implicit_em_studies.shared.experiment import Measured
 from implicit_em_studies.shared.statistics import Estimate
 from implicit_em_studies.shared.tables import rows_of
 
@@ -33,9 +33,7 @@ AMENDMENTS: Mapping[str, str] = {
     "sae_rows_are_noise": _OWN_CONTROL,
 }
 """Claims whose criterion changed after the first full run: what it was, and why."""
-
-
-CLAIMS: Claims[Evidence] = Claims("paper", ("reproduced", "partly", "not reproduced"), AMENDMENTS)
+CLAIMS = Claims("paper", ("reproduced", "partly", "not reproduced"), AMENDMENTS)
 claim, outcome = CLAIMS.claim, CLAIMS.outcome
 
 
@@ -44,12 +42,12 @@ claim, outcome = CLAIMS.claim, CLAIMS.outcome
     "The gradient of LSE at each energy is its responsibility",
     "r = 1.0000, error ≤ 1e-7",
 )
-def identity(evidence: Evidence) -> Finding:
+def identity(measured: Measured) -> Finding:
     """Reproduced if, on the 64 × 128 standard-normal draw, autograd's gradient and softmax(-E)
     correlate at 1.0000 (to four digits) and differ by at most 1e-7 in float32 and 1e-15 in float64.
     Partly if only the correlation does.
     """
-    draws = evidence.draws
+    draws = measured["draws"]
     paper = rows_of(draws, gradient="autograd", batch=64, components=128, scale=1)
     columns: Any = paper.set_index("dtype")
     correlations, errors = columns["correlation"], columns["max_error"]
@@ -67,12 +65,12 @@ def identity(evidence: Evidence) -> Finding:
 
 
 @claim("ablation", "LSE alone collapses", "64 of 64 dead, entropy 4.16 (= ln 64)")
-def lse_collapses(evidence: Evidence) -> Finding:
+def lse_collapses(measured: Measured) -> Finding:
     """Reproduced if with LSE alone all 64 units are dead (variance below 0.01) in every seed and
     the mean responsibility entropy is within 0.01 of ln 64. Partly if more than half of the units
     are dead in every seed.
     """
-    runs = _of(evidence.ablation, loss="lse")
+    runs = _of(measured["ablation"], loss="lse")
     dead, entropy = runs["dead_units"], statistics.mean(runs["responsibility_entropy"])
     collapsed = (dead == 64).all() and abs(entropy.value - log(64)) <= 0.01
     return Finding(
@@ -85,12 +83,12 @@ def lse_collapses(evidence: Evidence) -> Finding:
 
 
 @claim("ablation", "Variance prevents death", "0 of 64 dead")
-def variance_prevents_death(evidence: Evidence) -> Finding:
+def variance_prevents_death(measured: Measured) -> Finding:
     """Reproduced if with LSE and variance no unit is dead in any seed. Partly if in every seed
     fewer units are dead than with LSE alone.
     """
-    dead = _of(evidence.ablation, loss="lse_var")["dead_units"]
-    without = _of(evidence.ablation, loss="lse")["dead_units"]
+    dead = _of(measured["ablation"], loss="lse_var")["dead_units"]
+    without = _of(measured["ablation"], loss="lse")["dead_units"]
     return Finding(
         outcome((dead == 0).all(), (dead < without).all()),
         statistics.mean(dead),
@@ -101,13 +99,15 @@ def variance_prevents_death(evidence: Evidence) -> Finding:
 
 
 @claim("ablation", "Decorrelation prevents redundancy", "1875 → 29, a factor of 65")
-def decorrelation_prevents_redundancy(evidence: Evidence) -> Finding:
+def decorrelation_prevents_redundancy(measured: Measured) -> Finding:
     """Reproduced if the redundancy without decorrelation over that with it, paired by seed, lies
     within a factor of two of the paper's 65 and its interval lies above 10. Partly if the interval
     lies above 2.
     """
     losses = ("lse_var", "lse_var_tc")
-    factor = statistics.ratio(*(_of(evidence.ablation, loss=loss)["redundancy"] for loss in losses))
+    factor = statistics.ratio(
+        *(_of(measured["ablation"], loss=loss)["redundancy"] for loss in losses)
+    )
     return Finding(
         outcome(32.5 <= factor.value <= 130 and factor.above(10), factor.above(2)),
         factor,
@@ -118,11 +118,11 @@ def decorrelation_prevents_redundancy(evidence: Evidence) -> Finding:
 
 
 @claim("benchmark", "The derived features probe at 93.4 %", "93.4 ± 0.4 %")
-def probe_accuracy(evidence: Evidence) -> Finding:
+def probe_accuracy(measured: Measured) -> Finding:
     """Reproduced if the mean over the benchmark's seeds is within 0.5 points of 93.4 %, the paper's
     own 95 % interval (0.4 over 5 seeds). Partly if within 1 point.
     """
-    accuracy = statistics.mean(_of(evidence.benchmark, model="encoder")["probe_accuracy"])
+    accuracy = statistics.mean(_of(measured["benchmark"], model="encoder")["probe_accuracy"])
     off = abs(accuracy.value - 0.934)
     return Finding(
         outcome(off <= 0.005, off <= 0.01),
@@ -133,11 +133,11 @@ def probe_accuracy(evidence: Evidence) -> Finding:
 
 
 @claim("benchmark", "The derived features probe 3.1 points above the SAE's", "+3.1 points")
-def better_than_sae(evidence: Evidence) -> Finding:
+def better_than_sae(measured: Measured) -> Finding:
     """Reproduced if the paired difference in probe accuracy is within 1 point of 3.1 and its
     interval lies above 0. Partly if the interval lies above 0.
     """
-    gap = statistics.difference(*_both_models(evidence, "probe_accuracy"))
+    gap = statistics.difference(*_both_models(measured, "probe_accuracy"))
     return Finding(
         outcome(abs(gap.value - 0.031) <= 0.01 and gap.above(), gap.above()),
         gap,
@@ -150,15 +150,15 @@ def better_than_sae(evidence: Evidence) -> Finding:
 @claim(
     "benchmark", "The derived features are twice as sparse as the SAE's", "50.3 % / 26.8 % = 1.88"
 )
-def twice_as_sparse(evidence: Evidence) -> Finding:
+def twice_as_sparse(measured: Measured) -> Finding:
     """Reproduced if the SAE's density over the derived model's, paired, is between 1.6 and 2.4 and
     its interval lies above 1.5. Partly if the interval lies above 1.
     """
-    derived, sae = _both_models(evidence, "density")
+    derived, sae = _both_models(measured, "density")
     if not ((derived > 0).all() and (sae > 0).all()):
         return Finding("not reproduced", Estimate(0.0), "a density of 0", "A model is dead.")
     factor = statistics.ratio(sae, derived)
-    silent = _of(evidence.benchmark, model="sae")["silent_units"]
+    silent = _of(measured["benchmark"], model="sae")["silent_units"]
     others = (sae / (1 - silent / 64)).mean()
     return Finding(
         outcome(1.6 <= factor.value <= 2.4 and factor.above(1.5), factor.above(1)),
@@ -170,11 +170,11 @@ def twice_as_sparse(evidence: Evidence) -> Finding:
 
 
 @claim("benchmark", "The derived model has half the parameters", "50,240 against 101,200")
-def half_the_parameters(evidence: Evidence) -> Finding:
+def half_the_parameters(measured: Measured) -> Finding:
     """Reproduced if every run has exactly the paper's counts, 50,240 and 101,200. Partly if the
     derived model has fewer parameters.
     """
-    derived, sae = _both_models(evidence, "parameters")
+    derived, sae = _both_models(measured, "parameters")
     exact = (derived == 50_240).all() and (sae == 101_200).all()
     return Finding(
         outcome(exact, (derived < sae).all()),
@@ -185,17 +185,17 @@ def half_the_parameters(evidence: Evidence) -> Finding:
 
 
 @claim("dynamics", "SGD converges near epoch 70", "70, 72, 70, 73 at the four rates")
-def sgd_converges(evidence: Evidence) -> Finding:
+def sgd_converges(measured: Measured) -> Finding:
     """Reproduced if (1) by the paper's rule every SGD run converges, at a mean epoch between 60 and
     80 at each rate, and (2) that epoch is one of convergence: it does not follow the width K, its
     fitted power of K over four widths being at most 0.5. Partly if only (1): the number comes back,
     but the rule dates something else.
     """
-    runs = _of(evidence.dynamics, optimizer="sgd")
+    runs = _of(measured["dynamics"], optimizer="sgd")
     epochs = runs["convergence_epoch"]
     by_rate = runs.groupby("lr")["convergence_epoch"].mean()
     near = bool(epochs.notna().all() and by_rate.between(60, 80).all())
-    power = _power_of_width(evidence, "sgd")
+    power = _power_of_width(measured, "sgd")
     settles = power <= 0.5
     estimate = statistics.mean(runs.groupby("seed")["convergence_epoch"].mean())
     return Finding(
@@ -205,8 +205,8 @@ def sgd_converges(evidence: Evidence) -> Finding:
         f"The number {'came back' if near else 'did not come back'}: the rule is met at epochs "
         f"{', '.join(f'{e:.0f}' for e in by_rate)} at the four rates. "
         f"{'And it is' if settles else 'But it is not'} convergence: the epoch grows as "
-        f"K^{power:.2f} (law: K/threshold gives {_side_by_side(evidence, 'sgd')})"
-        f"{_still_moving(evidence, 'sgd')}.",
+        f"K^{power:.2f} (law: K/threshold gives {_side_by_side(measured, 'sgd')})"
+        f"{_still_moving(measured, 'sgd')}.",
     )
 
 
@@ -215,18 +215,16 @@ def sgd_converges(evidence: Evidence) -> Finding:
     "The epoch at which SGD converges does not depend on the rate",
     "70–73 over three decades",
 )
-def independent_of_rate(evidence: Evidence) -> Finding:
+def independent_of_rate(measured: Measured) -> Finding:
     """Reproduced if all SGD runs converge by the paper's rule and the slope of the epoch against
     log10 of the rate, one a seed, has an interval within ±5 epochs a decade. Partly if it lies
     within ±10.
     """
-    runs = _of(evidence.dynamics, optimizer="sgd")
+    runs = _of(measured["dynamics"], optimizer="sgd")
     converged = runs["convergence_epoch"].notna()
     if not converged.all():
-        measured = f"{int(converged.sum())} of {len(runs)} runs converge"
-        return Finding(
-            "not reproduced", Estimate(float("nan")), measured, "Not all can be compared."
-        )
+        some = f"{int(converged.sum())} of {len(runs)} runs converge"
+        return Finding("not reproduced", Estimate(float("nan")), some, "Not all can be compared.")
     slopes = [
         statistics.slope(rows["lr"].map(log10), rows["convergence_epoch"])
         for _, rows in runs.groupby("seed")
@@ -246,12 +244,12 @@ def independent_of_rate(evidence: Evidence) -> Finding:
     "The rate decides the quality of the solution",
     "SGD probe 92.2 % → 93.6 %, loss -520 → -967",
 )
-def rate_decides_quality(evidence: Evidence) -> Finding:
+def rate_decides_quality(measured: Measured) -> Finding:
     """Reproduced if for SGD, paired by seed, the probe at 1e-2 lies above that at 1e-4 and the
     final loss at 1e-1 below that at 1e-4, both intervals without 0. Partly if one of them does.
     """
     low, middle, high = (
-        _of(evidence.dynamics, optimizer="sgd", lr=lr) for lr in (1e-4, 1e-2, 1e-1)
+        _of(measured["dynamics"], optimizer="sgd", lr=lr) for lr in (1e-4, 1e-2, 1e-1)
     )
     probe = statistics.difference(middle["probe_accuracy"], low["probe_accuracy"])
     loss = statistics.difference(high["final_loss"], low["final_loss"])
@@ -266,12 +264,12 @@ def rate_decides_quality(evidence: Evidence) -> Finding:
 
 
 @claim("dynamics", "Adam never converges", "never, at the four rates")
-def adam_never_converges(evidence: Evidence) -> Finding:
+def adam_never_converges(measured: Measured) -> Finding:
     """Reproduced if (1) no Adam run of 100 epochs converges by the paper's rule and (2) nor does
     the longer run of the same width at 1e-3. Partly if only (1): it converges, later.
     """
-    epochs = _of(evidence.dynamics, optimizer="adam")["convergence_epoch"]
-    longer = _crossings(evidence, "adam").set_index("hidden").loc[64]
+    epochs = _of(measured["dynamics"], optimizer="adam")["convergence_epoch"]
+    longer = _crossings(measured, "adam").set_index("hidden").loc[64]
     never, later = bool(epochs.isna().all()), bool(pd.notna(longer["measured"]))
     converged = statistics.share(int(epochs.notna().sum()), len(epochs))
     beyond = (
@@ -285,20 +283,20 @@ def adam_never_converges(evidence: Evidence) -> Finding:
         f"{converged.text(0, 100, '%')} of {len(epochs)} runs (taken as independent) converge "
         "within 100 epochs",
         f"The rule is about the loss's change in an epoch, which under Adam is 2K/t: a longer run "
-        f"{beyond} (law: 2K/threshold gives {_side_by_side(evidence, 'adam')}).",
+        f"{beyond} (law: 2K/threshold gives {_side_by_side(measured, 'adam')}).",
     )
 
 
 @claim("dynamics", "SGD matches Adam", "93.6 % against 93.5 %, each at its best rate")
-def sgd_matches_adam(evidence: Evidence) -> Finding:
+def sgd_matches_adam(measured: Measured) -> Finding:
     """Reproduced if, each optimizer at the rate with its best mean probe accuracy, the interval of
     the paired difference lies within ±1 point. Partly if the mean difference does.
     """
-    probes = evidence.dynamics.groupby(["optimizer", "lr"])["probe_accuracy"].mean()
+    probes = measured["dynamics"].groupby(["optimizer", "lr"])["probe_accuracy"].mean()
     sgd, adam = (float(probes[optimizer].idxmax()) for optimizer in ("sgd", "adam"))
     gap = statistics.difference(
-        _of(evidence.dynamics, optimizer="sgd", lr=sgd)["probe_accuracy"],
-        _of(evidence.dynamics, optimizer="adam", lr=adam)["probe_accuracy"],
+        _of(measured["dynamics"], optimizer="sgd", lr=sgd)["probe_accuracy"],
+        _of(measured["dynamics"], optimizer="adam", lr=adam)["probe_accuracy"],
     )
     return Finding(
         outcome(gap.within(0.01), abs(gap.value) <= 0.01),
@@ -311,11 +309,11 @@ def sgd_matches_adam(evidence: Evidence) -> Finding:
 
 
 @claim("dynamics", "No unit dies, whatever the optimizer and rate", "0 dead in all 24 runs")
-def no_unit_dies(evidence: Evidence) -> Finding:
+def no_unit_dies(measured: Measured) -> Finding:
     """Reproduced if no unit is dead (variance below 0.01) in any of the dynamics' runs. Partly if
     none is in the runs of Adam at 1e-3, the paper's own setting.
     """
-    runs = evidence.dynamics
+    runs = measured["dynamics"]
     dead = runs["dead_units"]
     main = rows_of(runs, optimizer="adam", lr=1e-3)["dead_units"]
     affected = statistics.share(int((dead > 0).sum()), len(dead))
@@ -332,13 +330,13 @@ def no_unit_dies(evidence: Evidence) -> Finding:
 
 
 @claim("features", "The derived features are prototypes", "read off their picture")
-def features_are_prototypes(evidence: Evidence) -> Finding:
+def features_are_prototypes(measured: Measured) -> Finding:
     """Reproduced if, over the benchmark's seeds, the shares of encoder rows above the 95th
     percentile of their own pixel permutations, both in best |cosine| with a k-means centroid and
     in smoothness, have intervals above 80 %, and the best |cosine| is at least 0.5 in the mean.
     Partly if the shares do.
     """
-    rows = _of(evidence.features, model="encoder", matrix="encoder", units="all")
+    rows = _of(measured["features"], model="encoder", matrix="encoder", units="all")
     centroid, smooth = _shares(rows)
     cosine = statistics.mean(rows["centroid"])
     structured = centroid.above(0.8) and smooth.above(0.8)
@@ -358,13 +356,13 @@ def features_are_prototypes(evidence: Evidence) -> Finding:
 
 
 @claim("features", "The SAE's encoder rows are noise", "read off their picture")
-def sae_rows_are_noise(evidence: Evidence) -> Finding:
+def sae_rows_are_noise(measured: Measured) -> Finding:
     """Reproduced if, over the benchmark's seeds, the shares of SAE encoder rows above the 95th
     percentile of their own pixel permutations, both in best |cosine| with a k-means centroid and
     in smoothness, have intervals below 20 % (noise would give 5 %). Partly if they lie below 50 %.
     """
     rows, live, silent = (
-        _of(evidence.features, model="sae", matrix="encoder", units=units)
+        _of(measured["features"], model="sae", matrix="encoder", units=units)
         for units in ("all", "live", "silent")
     )
     centroid, smooth = _shares(rows)
@@ -393,23 +391,23 @@ def _shares(rows: pd.DataFrame) -> tuple[Estimate, Estimate]:
     return centroid, smooth
 
 
-def _both_models(evidence: Evidence, column: str) -> tuple[pd.Series, pd.Series]:
-    derived, sae = (_of(evidence.benchmark, model=model)[column] for model in ("encoder", "sae"))
+def _both_models(measured: Measured, column: str) -> tuple[pd.Series, pd.Series]:
+    derived, sae = (_of(measured["benchmark"], model=model)[column] for model in ("encoder", "sae"))
     return derived, sae
 
 
-def _crossings(evidence: Evidence, optimizer: str) -> pd.DataFrame:
-    return rows_of(evidence.crossings, optimizer=optimizer, threshold=1)
+def _crossings(measured: Measured, optimizer: str) -> pd.DataFrame:
+    return rows_of(measured["crossings"], optimizer=optimizer, threshold=1)
 
 
-def _power_of_width(evidence: Evidence, optimizer: str) -> float:
+def _power_of_width(measured: Measured, optimizer: str) -> float:
     """Return the power of K with which the epoch of convergence grows; NaN if one never crosses."""
-    crossings = _crossings(evidence, optimizer)
+    crossings = _crossings(measured, optimizer)
     return statistics.slope(crossings["hidden"].map(log), crossings["measured"].map(log))
 
 
-def _side_by_side(evidence: Evidence, optimizer: str) -> str:
-    rows: Any = _crossings(evidence, optimizer).itertuples()
+def _side_by_side(measured: Measured, optimizer: str) -> str:
+    rows: Any = _crossings(measured, optimizer).itertuples()
     return ", ".join(
         f"K = {row.hidden}: {row.predicted:.0f} predicted, "
         + (f"{row.measured:.0f} measured" if pd.notna(row.measured) else f"not in {row.epochs}")
@@ -417,8 +415,8 @@ def _side_by_side(evidence: Evidence, optimizer: str) -> str:
     )
 
 
-def _still_moving(evidence: Evidence, optimizer: str) -> str:
-    row = rows_of(evidence.settling, optimizer=optimizer, hidden=64).iloc[0]
+def _still_moving(measured: Measured, optimizer: str) -> str:
+    row = rows_of(measured["settling"], optimizer=optimizer, hidden=64).iloc[0]
     if pd.isna(row["angle_at"]):
         return ""
     return (

@@ -176,6 +176,7 @@ def settling(measured: Measured) -> Figure:
 EXPERIMENT = Experiment(
     title="Experiment 4: dynamics",
     sweeps=["dynamics", "width_sgd", "width_adam"],
+    protocol="78325641d92cfd18",
     measure=measure,
     shown={
         "table3": shown("table3"),

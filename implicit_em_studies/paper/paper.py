@@ -143,14 +143,3 @@ REASONS: Mapping[tuple[str, tuple[str | float, ...], str], str] = {
     ("table3", ("adam", 1e-1), "probe_accuracy"): _NO_SPREAD,
     ("table3", ("adam", 1e-1), "final_loss"): _LOSS,
 }
-
-# Digest of each sweep's runs, from ``JudgedStudy.digests``; a study of other runs is a trial.
-PROTOCOL: Mapping[str, str] = {
-    "theorem": "c1f39cdd1e4db512",
-    "ablation": "161b767bf23a8577",
-    "benchmark": "4c716aa009f83956",
-    "dynamics": "60d70637bfd643b8",
-    "width_sgd": "bfbadd10010b3ed7",
-    "width_adam": "8c198c9d627707c4",
-    "features": "4c716aa009f83956",
-}

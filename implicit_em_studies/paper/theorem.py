@@ -98,6 +98,7 @@ def _plot_identity(axes: Axes, gradient: np.ndarray, responsibility: np.ndarray)
 EXPERIMENT = Experiment(
     title="Experiment 1: the theorem",
     sweeps=["theorem"],
+    protocol="c1f39cdd1e4db512",
     measure=measure,
     shown={
         "draws": Shown(

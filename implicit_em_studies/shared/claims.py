@@ -1,40 +1,49 @@
 """Claims, the criteria that decide on them, and the verdicts."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import pandas as pd
 
 from implicit_em.base.files import whole, write_json
 from implicit_em.base.tables import markdown_table
+from implicit_em_studies.shared.experiment import Measured
 from implicit_em_studies.shared.statistics import Estimate
 from implicit_em_studies.shared.tables import records
-
-E = TypeVar("E")
-"""What a study has measured."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The verdict on a claim, the figures that decided, and their meaning."""
+    """The verdict on a claim.
+
+    Args:
+        outcome: the verdict.
+        estimate: the quantity that decided; the first one if several did.
+        measured: all quantities that decided, as text.
+        why: what the quantities mean.
+    """
 
     outcome: str
-    estimate: Estimate  # of the quantity that decided, or the first of several
-    measured: str  # the estimate and the other quantities that decided, as text
+    estimate: Estimate
+    measured: str
     why: str
 
 
 @dataclass(frozen=True)
-class Claim(Generic[E]):
-    """A claim, and the function that judges it: its docstring is the criterion."""
+class Claim:
+    """A claim on an experiment.
+
+    Args:
+        judge: function of what the experiment measured; its docstring is the criterion.
+    """
 
     key: str
     experiment: str
     statement: str
     expected: str
-    judge: Callable[[E], Finding]
+    judge: Callable[[Any], Finding]
 
     @property
     def criterion(self) -> str:
@@ -43,7 +52,7 @@ class Claim(Generic[E]):
 
 
 @dataclass(frozen=True)
-class Claims(Generic[E]):
+class Claims:
     """The claims of a study, by key.
 
     Args:
@@ -55,14 +64,14 @@ class Claims(Generic[E]):
     expected: str
     outcomes: tuple[str, str, str]
     amendments: Mapping[str, str]
-    by_key: dict[str, Claim[E]] = field(default_factory=dict)
+    by_key: dict[str, Claim] = field(default_factory=dict)
 
     def claim(
         self, experiment: str, statement: str, expected: str
-    ) -> Callable[[Callable[[E], Finding]], Claim[E]]:
+    ) -> Callable[[Callable[[Any], Finding]], Claim]:
         """Make a claim of a function that judges it; the function's name is its key."""
 
-        def register(judge: Callable[[E], Finding]) -> Claim[E]:
+        def register(judge: Callable[[Any], Finding]) -> Claim:
             claim = Claim(judge.__name__, experiment, statement, expected, judge)
             self.by_key[claim.key] = claim
             return claim
@@ -74,15 +83,13 @@ class Claims(Generic[E]):
         best, middle, worst = self.outcomes
         return best if fully else middle if partly else worst
 
-    def judge(self, evidence: E, experiments: Sequence[str]) -> pd.DataFrame:
-        """Return the verdict on each claim of the experiments, with the estimate that decided."""
+    def judge(self, measured: Mapping[str, Measured]) -> pd.DataFrame:
+        """Return a row for each claim on an experiment that was measured, with its verdict."""
         rows = []
         for key, claim in self.by_key.items():
-            if claim.experiment not in experiments:
-                continue
-            finding = claim.judge(evidence)
-            rows.append(
-                {
+            if claim.experiment in measured:
+                finding = claim.judge(measured[claim.experiment])
+                row = {
                     "claim": key,
                     "experiment": claim.experiment,
                     "statement": claim.statement,
@@ -94,7 +101,7 @@ class Claims(Generic[E]):
                     "why": finding.why,
                     "amended": self.amendments.get(key),
                 }
-            )
+                rows.append(row)
         return pd.DataFrame(rows)
 
     def in_short(self, verdicts: pd.DataFrame) -> pd.DataFrame:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,13 @@ from matplotlib.figure import Figure
 
 from implicit_em.base.files import whole
 from implicit_em.base.tables import markdown_table
+from implicit_em_studies.shared.protocol import digest
 from implicit_em_studies.shared.runs import Run
 
 Tables = Mapping[str, pd.DataFrame]
 """What an experiment measured, by name."""
 Measured = Mapping[str, Any]
-"""The same, with what else its figures and criteria need."""
-Evidence = Mapping[str, Measured]
-"""What was measured, by experiment; one that was not run is missing."""
+"""The tables of an experiment, and what else its figures and criteria need, by name."""
 
 # Characters that LaTeX would not print as they are.
 LATEX = str.maketrans(
@@ -32,8 +30,9 @@ class Shown:
     """A table that the report shows.
 
     Args:
-        present: function that makes its numbers readable.
-        names: number of columns that name its rows, if it also is a file in Markdown and LaTeX.
+        present: function that makes the table's numbers readable.
+        names: number of columns that name the rows, for a table that is also written in Markdown
+            and in LaTeX; 0 for any other table.
     """
 
     caption: str
@@ -61,29 +60,31 @@ class Shown:
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment.
+    """An experiment that ends with verdicts.
 
     Args:
-        title: heading of its section in the report.
-        sweeps: names of its sweeps, of the study's file or of ``conf/experiment``.
-        measure: function of its complete runs.
+        title: heading of the experiment's section in the report.
+        sweeps: names of the experiment's sweeps, in the study's file or in ``conf/experiment``.
+        protocol: ``digest_among`` of the protocol's runs. Other runs make a trial.
+        measure: function of the experiment's complete runs.
         shown: tables that the report shows, by name.
-        pictures: functions that draw its figures from what was measured, by name; their captions
-            stand in the report's template.
-        unwritten: names of what was measured that is not written as a table.
+        pictures: functions that draw a figure from what was measured, by name. The captions stand
+            in the report's template.
+        unwritten: names of what was measured and is not written as a table.
     """
 
     title: str
     sweeps: Sequence[str]
+    protocol: str
     measure: Callable[[Sequence[Run]], Measured]
     shown: Mapping[str, Shown] = field(default_factory=dict)
     pictures: Mapping[str, Callable[[Any], Figure]] = field(default_factory=dict)
     unwritten: Sequence[str] = ()
 
-    def tables(self, measured: Measured) -> dict[str, pd.DataFrame]:
-        """Return what was measured and is written as a table."""
-        return {name: one for name, one in measured.items() if name not in self.unwritten}
+    def runs_among(self, runs: Sequence[Run]) -> list[Run]:
+        """Return the runs that belong to one of the experiment's sweeps."""
+        return [run for run in runs if {*self.sweeps} & {*run.sweeps}]
 
-    def drawn(self, measured: Measured) -> dict[str, Callable[[], Figure]]:
-        """Return functions that draw its figures of what was measured."""
-        return {name: partial(draw, measured) for name, draw in self.pictures.items()}
+    def digest_among(self, runs: Sequence[Run]) -> str:
+        """Return a digest of the experiment's runs."""
+        return digest(run.spec.settings for run in self.runs_among(runs))

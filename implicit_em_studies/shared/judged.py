@@ -4,24 +4,26 @@ import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+
+import pandas as pd
+from matplotlib.figure import Figure
 
 from implicit_em.base.errors import ConfigError
 from implicit_em.base.files import write_json
 from implicit_em.base.tables import print_rows
 from implicit_em.training.progress import working
 from implicit_em_studies.shared.claims import Claims
-from implicit_em_studies.shared.experiment import Evidence, Experiment
-from implicit_em_studies.shared.planning import Grid, plan_sweeps
-from implicit_em_studies.shared.protocol import digest, folder_of, read_grids, trial_label
+from implicit_em_studies.shared.experiment import Experiment, Measured
+from implicit_em_studies.shared.planning import plan_sweeps
+from implicit_em_studies.shared.protocol import folder_of, read_grids, trial_label
 from implicit_em_studies.shared.report import Report, describe, forget, history_of, log_summary
 from implicit_em_studies.shared.runs import Run, execute
 from implicit_em_studies.shared.study import Part, Plan, Request, Study
 from implicit_em_studies.shared.tables import records
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,20 +31,16 @@ class JudgedStudy(Study):
     """A study with verdicts.
 
     Args:
-        package: package that has the report's template.
-        experiments: its experiments by name.
-        protocol: the digest of each sweep's runs.
+        package: package that has the report's template, ``report.md.j2``.
+        experiments: the study's experiments by name.
         claims: what is judged.
-        evidence: function that makes of all that was measured what the criteria judge.
         file: name of the file of a table or figure, of the ``{experiment}`` and its ``{name}``.
         shortened: settings of a quick trial.
     """
 
     package: str
     experiments: Mapping[str, Experiment]
-    protocol: Mapping[str, str]
-    claims: Claims[Any]
-    evidence: Callable[[Evidence], Any] = dict
+    claims: Claims
     file: str = "{experiment}_{name}"
     shortened: Sequence[str] = ()
     metavar: str = "EXPERIMENT | KEY=VALUE"
@@ -59,11 +57,12 @@ class JudgedStudy(Study):
         known, asked = self.experiments, request.words or self.experiments
         if unknown := [name for name in asked if name not in known]:
             raise ConfigError(f"{unknown[0]}: no such experiment; allowed: {', '.join(known)}")
-        earlier = request.found.get("experiments", ())
-        together = [name for name in known if name in asked or name in earlier]
+        together = [
+            name for name in known if name in {*asked, *request.found.get("experiments", ())}
+        ]
         runs = self.runs(together, request.directory / "runs", request.conf, request.changes)
         trial = None
-        if not self.is_protocol(together, runs):
+        if any(known[name].digest_among(runs) != known[name].protocol for name in together):
             trial = trial_label(request.changes) or "TRIAL with changed configuration files"
 
         def prepare() -> list[Part]:
@@ -79,46 +78,19 @@ class JudgedStudy(Study):
         conf: Path,
         overrides: Sequence[str] = (),
     ) -> list[Run]:
-        """Plan the runs of experiments as ``plan_sweeps`` does; W&B groups them by experiment."""
-        grids = self.grids(conf)
-        sweeps = {name: grids.get(name, {"experiment": name}) for name in self._sweeps(experiments)}
-        runs = plan_sweeps(sweeps, directory, conf, overrides)
-        for run in runs:
-            of = [name for name, one in self.experiments.items() if {*one.sweeps} & {*run.sweeps}]
-            run.group = next(name for name in of if run.sweep in self.experiments[name].sweeps)
-            run.tags = of
-        return runs
+        """Plan the runs of experiments as ``plan_sweeps`` does; W&B groups them by experiment.
 
-    def digests(self, experiments: Sequence[str], runs: Sequence[Run]) -> dict[str, str]:
-        """Return a digest of each sweep's runs."""
-        return {
-            sweep: digest(run.spec.settings for run in runs if sweep in run.sweeps)
-            for sweep in self._sweeps(experiments)
-        }
-
-    def is_protocol(self, experiments: Sequence[str], runs: Sequence[Run]) -> bool:
-        """Return whether the runs are those of the protocol."""
-        return self.digests(experiments, runs).items() <= self.protocol.items()
-
-    def grids(self, conf: Path) -> Mapping[str, Grid]:
-        """Return the sweeps that a file of the study has; others are files of ``experiment``.
-
-        Raises:
-            ConfigError: if the file cannot be read.
+        The study's file has the sweeps. A sweep that is not in it is a file of ``experiment``.
         """
         file = folder_of(conf) / f"{self.name}.yaml"
-        return read_grids(file) if file.exists() else {}
-
-    def by_file(self, found: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
-        """Return what experiments have by name, by the name of its file."""
-        return {
-            self.file.format(experiment=experiment, name=name): one
-            for experiment, own in found.items()
-            for name, one in own.items()
-        }
-
-    def _sweeps(self, experiments: Sequence[str]) -> list[str]:
-        return [sweep for name in experiments for sweep in self.experiments[name].sweeps]
+        grids = read_grids(file) if file.exists() else {}
+        names = [sweep for name in experiments for sweep in self.experiments[name].sweeps]
+        sweeps = {name: grids.get(name, {"experiment": name}) for name in names}
+        runs = plan_sweeps(sweeps, directory, conf, overrides)
+        for run in runs:
+            run.tags = [name for name, one in self.experiments.items() if one.runs_among([run])]
+            run.group = next(n for n in run.tags if run.sweep in self.experiments[n].sweeps)
+        return runs
 
 
 @dataclass(frozen=True)
@@ -149,29 +121,32 @@ class JudgedPart(Part):
 
     def write(self, report: Report) -> Path:
         """Measure, draw, judge and write the report of complete runs; a trial has no verdicts."""
-        study, runs = self.study, self.runs
+        study = self.study
         experiments = {name: study.experiments[name] for name in self.names}
-        measured = {}
+        measured: dict[str, Measured] = {}
+        tables: dict[str, pd.DataFrame] = {}
+        figures: dict[str, Callable[[], Figure]] = {}
         for name, one in experiments.items():
-            own = [run for run in runs if {*run.sweeps} & {*one.sweeps}]
             with working(f"measuring {name}"):
-                measured[name] = one.measure(own)
-        tables = study.by_file({n: one.tables(measured[n]) for n, one in experiments.items()})
-        report.write_tables(tables)
-        for file, shown in study.by_file({n: one.shown for n, one in experiments.items()}).items():
-            if shown.names:
-                shown.write(tables[file], report.directory / "tables" / file, report.trial)
+                found = measured[name] = one.measure(one.runs_among(self.runs))
+            file = partial(study.file.format, experiment=name)
+            own = {file(name=key): found[key] for key in found if key not in one.unwritten}
+            report.write_tables(own)
+            for key, shown in one.shown.items():
+                if shown.names:
+                    path = report.directory / "tables" / file(name=key)
+                    shown.write(found[key], path, report.trial)
+            tables |= own
+            figures |= {file(name=key): partial(one.pictures[key], found) for key in one.pictures}
         with working("drawing the figures"):
-            report.write_figures(
-                study.by_file({n: one.drawn(measured[n]) for n, one in experiments.items()})
-            )
+            report.write_figures(figures)
         claims, verdicts = [], ""
         if not report.trial:
-            found = study.claims.judge(study.evidence(measured), self.names)
-            study.claims.write(found, report.provenance, report.directory)
-            print_rows("Verdicts", study.claims.in_short(found))
-            claims, verdicts = records(found), study.claims.as_markdown(found)
-            tables |= {"verdicts": found}
+            judged = study.claims.judge(measured)
+            study.claims.write(judged, report.provenance, report.directory)
+            print_rows("Verdicts", study.claims.in_short(judged))
+            claims, verdicts = records(judged), study.claims.as_markdown(judged)
+            tables |= {"verdicts": judged}
         page = report.write_page(
             study.package,
             experiments=experiments,
@@ -179,6 +154,6 @@ class JudgedPart(Part):
             claims=claims,
             verdicts=verdicts,
         )
-        log_summary(runs[0].cfg, report.directory, tables, report.provenance, report.trial)
+        log_summary(self.runs[0].cfg, report.directory, tables, report.provenance, report.trial)
         log.info("Written to %s", page)
         return page

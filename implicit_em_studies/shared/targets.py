@@ -1,7 +1,7 @@
 """Targets of a study: what its families have to show, fixed before the runs, and the verdicts."""
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from implicit_em_studies.shared.claims import Claims
 
 MISSED = "missed"
-TARGETS: Claims[Any] = Claims("target", ("met", "not judged", MISSED), {})
+TARGETS = Claims("target", ("met", "not judged", MISSED), {})
 """How verdicts on targets are written; the targets themselves stand in the study's protocol."""
 
 

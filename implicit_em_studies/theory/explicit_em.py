@@ -323,6 +323,7 @@ def free_rows(tables: Tables) -> Figure:
 EXPERIMENT = Experiment(
     title="Explicit EM, and gradient descent beside it",
     sweeps=[f"explicit_em_{method}" for method in TRAINED],
+    protocol="98520ca9a78a3395",
     measure=measure,
     shown={
         "finals": Shown(

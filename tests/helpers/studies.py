@@ -13,6 +13,25 @@ def crossed(**axes):
     return pd.MultiIndex.from_product(axes.values(), names=axes).to_frame(index=False)
 
 
+def changed(experiment, table, column, value, **where):
+    """Return a function that sets a column of a table of evidence, where others have some values.
+
+    The value may be a function of the column.
+    """
+
+    def change(evidence):
+        frame = evidence[experiment][table].reset_index(drop=True)
+        rows = pd.Series(True, frame.index)
+        for key, wanted in where.items():
+            rows &= frame[key].isin(wanted if isinstance(wanted, tuple) else (wanted,))
+        old = frame[column].astype(float)
+        new = old.mask(rows, value(old) if callable(value) else value)
+        own = {**evidence[experiment], table: frame.assign(**{column: new})}
+        return {**evidence, experiment: own}
+
+    return change
+
+
 def table(directory, name):
     return pd.read_csv(directory / "tables" / f"{name}.csv")
 

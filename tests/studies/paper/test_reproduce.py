@@ -10,7 +10,6 @@ import pytest
 from helpers.paths import ROOT, copied_configuration
 
 from implicit_em.base.errors import ConfigError, RunError
-from implicit_em_studies.paper.paper import PROTOCOL
 from implicit_em_studies.paper.study import STUDY
 from implicit_em_studies.shared.protocol import trial_label
 from implicit_em_studies.shared.runs import table
@@ -38,7 +37,7 @@ def study(tmp_path_factory, overrides, coarse):
     return directory
 
 
-def test_every_table_and_figure_is_written_and_none_half(study):
+def test_every_table_and_figure_is_written_and_the_report_needs_nothing_but_itself(study):
     tables = {path.name for path in (study / "tables").iterdir()}
     figures = {path.name for path in (study / "figures").iterdir()}
     paper = {f"table{n}.{kind}" for n in (1, 2, 3) for kind in ("csv", "md", "tex")}
@@ -46,9 +45,10 @@ def test_every_table_and_figure_is_written_and_none_half(study):
     assert tables == paper | {f"{name}.csv" for name in beyond}
     assert figures == {f"figure{n}.{kind}" for n in range(1, 10) for kind in ("png", "pdf")}
     assert all(path.stat().st_size > 1000 for path in (study / "figures").iterdir())
-
-
-def test_the_report_needs_nothing_but_itself(study):
+    for path in (study / "tables").glob("*.tex"):
+        text = path.read_text()
+        assert all(rule in text for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
+        assert not re.search(r"±|–|(?<!\\)%", text)
     page = (study / "report.html").read_text()
     assert page.count("<img ") == page.count('src="data:image/png;base64,') == 9
     addresses = re.findall(r"""\s(?:src|href)\s*=\s*["']?([^"'\s>]*)""", page)
@@ -70,15 +70,6 @@ def test_a_trial_says_so_everywhere_and_gives_no_verdicts(study, overrides):
     for path in [*(study / "tables").glob("*.md"), *(study / "tables").glob("*.tex")]:
         assert path.read_text().replace("\\", "").count("TRIAL with") == 1
     assert json.loads((study / "study.json").read_text())["trial"] == label
-
-
-def test_latex_tables_have_rules_of_booktabs(study):
-    for path in (study / "tables").glob("*.tex"):
-        text = path.read_text()
-        assert all(rule in text for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
-        assert "±" not in text
-        assert "–" not in text
-        assert not re.search(r"(?<!\\)%", text)
 
 
 def test_a_study_goes_on_with_what_is_missing(study, overrides, tmp_path, caplog):
@@ -154,18 +145,15 @@ def test_a_failed_run_fails_the_study_and_keeps_the_others(tmp_path, overrides):
     assert "not finite" in (tmp_path / "runs/ablation/loss=lse_var,seed=1/train.log").read_text()
 
 
-def test_the_files_hold_the_protocol_that_the_code_pins(tmp_path):
-    everything = list(STUDY.experiments)
-    assert STUDY.digests(everything, STUDY.runs(everything, tmp_path, CONF)) == PROTOCOL
-
-
-def test_another_setting_is_no_protocol_and_another_device_is(tmp_path):
+def test_the_files_hold_the_protocol_and_another_setting_is_none(tmp_path):
+    every, theorem = STUDY.experiments, STUDY.experiments["theorem"]
+    runs = STUDY.runs(list(every), tmp_path, CONF)
+    assert all(one.digest_among(runs) == one.protocol for one in every.values())
     threads, rate = (
-        STUDY.runs(["theorem"], tmp_path, CONF, [change])
+        theorem.digest_among(STUDY.runs(["theorem"], tmp_path, CONF, [change]))
         for change in ("trainer.threads=2", "lr.value=1e-2")
     )
-    assert STUDY.is_protocol(["theorem"], threads)
-    assert not STUDY.is_protocol(["theorem"], rate)
+    assert threads == theorem.protocol != rate
 
 
 def test_changed_configuration_files_make_a_trial(tmp_path, small_mnist):

@@ -4,13 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers.paths import ROOT
+from helpers.paths import ROOT, STUDIES_CONF
 from torch.testing import assert_close
 
 from implicit_em.data import Block
 from implicit_em.training.measurement import energies_of
 from implicit_em.training.run import train
 from implicit_em_studies.shared.planning import plan_sweeps
+from implicit_em_studies.shared.protocol import read_grids
 from implicit_em_studies.theory import em_measuring
 from implicit_em_studies.theory.em_measuring import (
     INCREMENTAL,
@@ -22,7 +23,6 @@ from implicit_em_studies.theory.em_measuring import (
     start_of,
 )
 from implicit_em_studies.theory.mixtures import Fit, exact
-from implicit_em_studies.theory.study import STUDY
 
 CONF = ROOT / "conf"
 
@@ -33,7 +33,7 @@ def runs(small_mnist, tmp_path_factory):
     overrides = [f"data.root={small_mnist}", "trainer.max_epochs=4", "seed=1", "logger=csv"]
     overrides += ["probe=none", "picture=false"]
     directory = tmp_path_factory.mktemp("runs")
-    grids = STUDY.grids(CONF)
+    grids = read_grids(STUDIES_CONF / "theory.yaml")
     exact, sgd = ({name: grids[name]} for name in ("explicit_em_exact", "explicit_em_sgd"))
     (exactly,) = plan_sweeps(exact, directory, CONF, overrides)
     overrides = [*overrides, "data.batch_size=100"]
