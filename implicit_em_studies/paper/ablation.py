@@ -110,7 +110,7 @@ def correlations(measured: Measured) -> Figure:
 EXPERIMENT = Experiment(
     title="Experiment 2: ablation",
     sweeps=["ablation"],
-    protocol="161b767bf23a8577",
+    protocol="e8361024fe28dab0",
     measure=measure,
     shown={"table1": shown("table1")},
     pictures={"figure2": ablation, "figure6": correlations},

@@ -98,7 +98,7 @@ def _plot_identity(axes: Axes, gradient: np.ndarray, responsibility: np.ndarray)
 EXPERIMENT = Experiment(
     title="Experiment 1: the theorem",
     sweeps=["theorem"],
-    protocol="c1f39cdd1e4db512",
+    protocol="c93f154ba0cb69eb",
     measure=measure,
     shown={
         "draws": Shown(

@@ -30,7 +30,7 @@ class Committed:
         return json.loads((self.directory / "verdicts.json").read_text())
 
     @property
-    def claims(self) -> dict[str, Claim[Any]]:
+    def claims(self) -> dict[str, Claim]:
         every = self.study.claims.by_key
         return {key: claim for key, claim in every.items() if claim.experiment in self.names}
 
