@@ -22,8 +22,9 @@ from implicit_em_studies.theory import lse, on_or_off, volume
 from implicit_em_studies.theory.explicit_em import DESCENT, EXPLICIT, best, end_of
 
 _SPLIT = (
-    "Until the first full run, the squared error and the slab were one claim, that each of the two "
-    "terms is needed. Its verdict was partly: the squared error was needed, the slab was not."
+    "Split after the first full run. In that run, the squared error and the slab were one claim, "
+    "that each of the two terms is needed, and its verdict was partly: the squared error was "
+    "needed, the slab was not. The two criteria were written with this result known."
 )
 AMENDMENTS: Mapping[str, str] = {
     "decay_settles": "For 'partly', the code asked that no unit be dead at all three rates. The "
