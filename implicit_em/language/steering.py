@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,13 +20,14 @@ from implicit_em.base.errors import ConfigError
 from implicit_em.base.quiet import quieten
 from implicit_em.base.values import check_number, check_whole, check_word
 from implicit_em.data.modules import fixed_choice
-from implicit_em.language.activations import ActivationDataModule
-from implicit_em.language.model_files import model_of
 from implicit_em.language.models import CausalModel, extremes
 from implicit_em.language.splicing import Moved, Passes, Replacement, Splice, moved, replacing
 from implicit_em.trained.reading import Trained, trained, typed_data
 from implicit_em.training.decoding import BATCH, Coder, encoded
 from implicit_em.training.progress import working
+
+if TYPE_CHECKING:
+    from implicit_em.language.activations import ActivationDataModule
 
 CONTEXTS = 32
 """Largest number of contexts in which an ablation is measured."""
@@ -43,7 +44,7 @@ class Steering:
     """
 
     coder: Coder
-    data: ActivationDataModule
+    data: "ActivationDataModule"
     splice: Splice
     _known: dict[int, Tensor] = field(default_factory=dict)
 
@@ -54,13 +55,15 @@ class Steering:
         Raises:
             ConfigError: if its samples are from no language model, or have no length.
         """
-        data = found.inside("steer")
+        inside = found.data.inside("steer")
+        inside.check_length()
+        data = inside.data
         if len(data.parts) > 1:
             raise ConfigError(
                 f"steer: the run explains {', '.join(data.parts)}; allowed is one site"
             )
-        (place,), special = data.parts, data.store.manifest.special_tokens
-        return cls(found.coder, data, Splice(place, data.rule, special, data.columns))
+        (place,) = data.parts
+        return cls(found.coder, data, inside.splice(place, data.columns))
 
     def replacement(
         self, units: Mapping[int, float], how: str = "add", error: bool = True
@@ -251,8 +254,7 @@ def _steer_and_print(options: argparse.Namespace) -> None:
     check(found.model, {unit: strength}, how)
     steering = Steering.of(found)
     store = steering.data.store
-    with working("loading the language model"):
-        model = CausalModel.load(model_of(store.manifest, options.lm), "cpu")
+    model = found.data.inside("steer", options.lm).model
     pulled = steer(model.whole, steering, {unit: strength}, how=how, error=not options.no_error)
     texts = []
     for context in (nullcontext(), pulled):

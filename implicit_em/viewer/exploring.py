@@ -18,9 +18,6 @@ from torch import nn
 
 from implicit_em.base.errors import ConfigError, DamagedError, raising
 from implicit_em.base.files import opened
-from implicit_em.language.ablations import ablations_of
-from implicit_em.language.activations import ActivationDataModule
-from implicit_em.language.effects import Effects
 from implicit_em.metrics.dictionaries import cosines
 from implicit_em.models import Encoder
 from implicit_em.trained.activity import BLOCK, Activity, Unit
@@ -171,7 +168,7 @@ def _put(
         "units": len(found),
         "block": BLOCK,
         "decoder": "its own decoder" if model.has_decoder else "a ridge decoder, fitted afterwards",
-        "samples": f"{found.activity.samples:,} {model.data.final} samples{_place(model.data)}",
+        "samples": f"{found.activity.samples:,} {model.data.final} samples{found.seen.place}",
         "kind": found.seen.kind,
         "labels": list(found.seen.labels),
         "control": control,
@@ -180,14 +177,6 @@ def _put(
     }
     page.put(f"{number}/about", about)
     return found.directions_KD
-
-
-def _place(data: Any) -> str:
-    """Return where in a language model samples are from, and what they explain there."""
-    if not isinstance(data, ActivationDataModule):
-        return ""
-    explained = "".join(f", explaining {site}" for site in data.parts if site not in data.sites)
-    return f" of {data.site} in {data.store.manifest.model['name']}{explained}"
 
 
 def _of_training(model: Trained) -> dict[str, Any]:
@@ -255,13 +244,14 @@ def features(
 
 def _features(found: Trained, folder: Path, lm: str | None, ablate: Sequence[int]) -> Features:
     """Encode the final samples, and return the features of a model."""
-    ablations = ablations_of(found, lm, ablate) if ablate else None
     model, data = found.model, found.data
+    ablations = data.inside("ablate", lm).ablations(found, ablate) if ablate else None
+    is_inside = data.origin()["site"] is not None
+    effects = data.inside("explore", lm).effects() if is_inside else None
     samples, labels = data.final_samples()
     with RateProgress(f"{found.address}: encoding", len(samples), "samples") as progress:
         activity = Activity.record(model, samples, folder, progress.advance)
     directions_KD = found.coder.rows.cpu().numpy()
-    effects = Effects.of(data, lm) if isinstance(data, ActivationDataModule) else None
     encoder_KD = model.weight.detach().cpu().numpy()
     seen = seen_of(data, samples, labels)
     return Features(activity, seen, encoder_KD, directions_KD, effects, ablations, data.parts)

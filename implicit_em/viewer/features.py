@@ -1,6 +1,6 @@
 """Everything that pages show of each unit, as plain data."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -11,8 +11,6 @@ import pandas as pd
 from scipy.sparse import csc_array, issparse
 from scipy.stats import rankdata
 
-from implicit_em.language.ablations import Ablations
-from implicit_em.language.effects import Effects
 from implicit_em.metrics.dictionaries import cosines, norms_at_sites
 from implicit_em.trained.activity import BLOCK, Activity, Unit
 from implicit_em.viewer import statistics
@@ -31,6 +29,19 @@ TOGETHER = 2**24
 """Largest number of entries on which joint activity is counted."""
 DENSE = 1 / 4
 """Density above which dense products count it: they are faster, and take no more memory."""
+
+Effects = Callable[[np.ndarray, np.ndarray], list[Any]]
+"""Function from encoder rows and directions of some units to what is shown of each: what its row
+and its direction promote and suppress among the tokens of a language model."""
+Ablations = Callable[[Unit], dict[str, Any] | None]
+"""Function from a unit to what setting it to 0 changes in a language model; ``None`` for units that
+were not asked for, and for dead ones.
+
+The result has the number of ``contexts`` that were read, the number of ``tokens`` there on which
+the unit is active, and the change of the ``loss`` in nats for each predicted token. ``more`` and
+``less`` are the next tokens that become more and less likely behind the active ones: their ids, and
+the changes of their probabilities.
+"""
 
 
 @dataclass(frozen=True)
@@ -149,7 +160,7 @@ class Features(Sequence[Feature]):
         own = [unit.number for unit in units]
         if self.effects is None:
             return [None] * len(own)
-        return self.effects.of_block(self.encoder_KD[own], self.directions_KD[own])
+        return self.effects(self.encoder_KD[own], self.directions_KD[own])
 
     def _near(self, units: list[Unit]) -> list[list[tuple[int, float]]]:
         own = [unit.number for unit in units]
