@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,13 +20,17 @@ from implicit_em.base.files import refuse_small_disk
 from implicit_em.base.values import check_number, check_whole, check_word
 from implicit_em.data.arrays import ArrayOnDisk, SideBySide
 from implicit_em.data.modules import ResidentDataModule, fixed_choice
-from implicit_em.data.on_disk import SamplesOnDisk
+from implicit_em.data.on_disk import Samples, SamplesOnDisk
 from implicit_em.data.resident import ResidentLoader, in_one_window
 from implicit_em.data.sharing import Source
 from implicit_em.language.ahead import Making, Producer, Stream, StreamLoader
 from implicit_em.language.statistics import Statistics, TokenFilter, kept_at, statistics_of
 from implicit_em.language.store import SPLITS, ActivationStore, Shard, Split, is_whole
 from implicit_em.models.normalizing import Normalizer, normalizer_of
+
+if TYPE_CHECKING:
+    from implicit_em.language.inside import Inside
+    from implicit_em.language.seen import Texts
 
 log = logging.getLogger(__name__)
 
@@ -172,6 +176,18 @@ class ActivationDataModule(ResidentDataModule):
     def content_digest(self) -> str | None:
         """Return the digest of the store."""
         return self.store.digest
+
+    def seen(self, samples: Samples, labels: Tensor) -> "Texts":
+        """Return the tokens of final samples, which a viewer shows in their documents."""
+        from implicit_em.language.seen import Texts  # here and below: a training shows nothing
+
+        return Texts(self, samples)
+
+    def inside(self, purpose: str, lm: str | None = None) -> "Inside":
+        """Return what can be measured inside the store's language model; it is found on use."""
+        from implicit_em.language.inside import Inside
+
+        return Inside(self, purpose, lm)
 
     def prepare_data(self) -> None:
         """Refuse another store, and one with damaged files; make what is missing and stays."""

@@ -16,6 +16,7 @@ from implicit_em.language.models import CausalModel
 from implicit_em.language.settings import LanguageModelSettings
 from implicit_em.language.splicing import Moved, Splice, spliced_losses
 from implicit_em.language.steering import Steering, check
+from implicit_em.language.store import Split
 from implicit_em.language.trials import trials_of
 from implicit_em.trained.activity import Unit
 from implicit_em.trained.reading import Trained
@@ -85,7 +86,7 @@ class Inside:
             found["hook_name_out"] = metadata_of(manifest, target)["hook_name"]
         return found
 
-    def losses(self, coder: Coder, final: str) -> dict[str, float]:
+    def losses(self, coder: Coder, final: Split) -> dict[str, float]:
         """Return what the language model predicts with reconstructions in place of its vectors.
 
         Sites of a crosscoder are replaced one at a time, and named in the keys.

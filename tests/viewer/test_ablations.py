@@ -6,7 +6,6 @@ from helpers.lines import one_line
 
 from implicit_em import features
 from implicit_em.base.errors import ConfigError
-from implicit_em.language.effects import causal_model
 from implicit_em.language.models import extremes
 from implicit_em.language.steering import Steering
 from implicit_em.trained.reading import trained as trained_of
@@ -17,7 +16,7 @@ def test_the_table_and_the_pages_have_what_an_ablation_changes(harvested, models
     run, lm = harvested("llama"), str(models["llama"])
     found = features(run, lm, ablate=[3, 1])
     steering = Steering.of(trained_of(run))
-    model = causal_model(found.effects.lm)
+    model = steering.data.inside("ablate", lm).model
     table, vocabulary = found.table(), model.vocabulary()
     for unit in (1, 3):
         moved = steering.ablated(model, unit, steering.activations(unit).nonzero()[:, 0])
@@ -52,7 +51,7 @@ def test_what_cannot_be_ablated_is_one_line(harvested, models, trained, tmp_path
     run, lm = harvested("llama"), str(models["llama"])
     with pytest.raises(ConfigError, match=r"^unit=5: allowed are whole numbers from 0 to 4$"):
         features(run, lm, ablate=[5])
-    with pytest.raises(ConfigError, match=r"^ablate: lm=auto is not causal, and predicts nothing"):
+    with pytest.raises(ConfigError, match=r"^lm=auto: a BertLMHeadModel that reads ahead"):
         features(harvested("bert"), str(models["bert"]), ablate=[1])
     with pytest.raises(ConfigError, match=r"^ablate: the data are from no language model"):
         features(trained("images"), ablate=[1])

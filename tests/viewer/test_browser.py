@@ -267,7 +267,7 @@ def test_a_text_that_is_typed_is_coloured(harvested, models, opened):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1200, 390])
 def test_a_slider_steers_by_a_feature(harvested, models, opened, scheme, width, monkeypatch):
-    monkeypatch.setattr("implicit_em.viewer.trying.WRITTEN", 8)
+    monkeypatch.setattr("implicit_em.language.trials.WRITTEN", 8)
     options = {"color_scheme": scheme, "viewport": {"width": width, "height": 800}}
     with answering(harvested("llama"), str(models["llama"]), ablate=[2]) as address:
         page = opened(address, "0/feature/2", offline=False, **options)

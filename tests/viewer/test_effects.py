@@ -10,7 +10,8 @@ import torch
 from implicit_em import explore
 from implicit_em.base.errors import ConfigError
 from implicit_em.config.spec import RunSpec
-from implicit_em.language import effects
+from implicit_em.language.effects import Effects
+from implicit_em.language.inside import Inside
 from implicit_em.language.models import CausalModel
 from implicit_em.language.settings import LanguageModelSettings
 from implicit_em.trained.loading import load_as_trained
@@ -85,12 +86,11 @@ def test_a_page_shows_the_effects_of_raw_directions(models, harvested, normalize
             assert effect_V[suppressed].tolist() == pytest.approx(down, rel=1e-3)
 
 
-def test_a_transcoder_has_effects_of_its_directions_alone(monkeypatch):
+def test_a_transcoder_has_effects_of_its_directions_alone():
     model = SimpleNamespace(effects=lambda vectors_BD: vectors_BD @ torch.ones(3, 20))
-    monkeypatch.setattr(effects, "causal_model", lambda lm: model)
     rows_BD = np.ones((2, 3), np.float32)
     for target, sides in ((None, ["direction", "encoder"]), (3, ["direction"])):
-        found = effects.Effects(None, None, target).of_block(rows_BD, rows_BD)
+        found = Effects(lambda: model, None, target)(rows_BD, rows_BD)
         assert [list(unit) for unit in found] == [sides, sides]
 
 
@@ -105,7 +105,7 @@ def test_a_transcoder_has_effects_of_its_directions_alone(monkeypatch):
 )
 def test_there_are_none_of_what_an_mlp_reads_and_of_several_places(sites, explained):
     data = SimpleNamespace(sites=sites, parts=dict.fromkeys(explained))
-    assert effects.Effects.of(data) is None
+    assert Inside(data, "explore").effects() is None
 
 
 def test_without_a_head_there_are_no_effects_and_it_is_said(trained, tmp_path, caplog):

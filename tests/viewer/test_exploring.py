@@ -17,8 +17,8 @@ from implicit_em import features as features_of
 from implicit_em.base.errors import ConfigError, DamagedError
 from implicit_em.config.spec import RunSpec
 from implicit_em.data import as_unit_float
+from implicit_em.language import inside
 from implicit_em.language.activations import ActivationDataModule
-from implicit_em.language.effects import causal_model
 from implicit_em.metrics.dictionaries import cosines
 from implicit_em.trained.activity import Unit
 from implicit_em.trained.loading import load_as_trained
@@ -116,9 +116,10 @@ def test_the_page_says_where_its_samples_are_from(trained, page_of, tmp_path):
     assert re.search(
         r" test samples of resid\.\d in \w+$", page_of(trained("texts"))("0/about")["samples"]
     )
-    store = make_store(tmp_path / "store", [("train", [9])], further={"mlp.1": 3})
+    store = make_store(tmp_path / "store", [("train", [9]), ("test", [9])], further={"mlp.1": 3})
     data = ActivationDataModule(store, site=SITE, target="mlp.1")
-    assert exploring._place(data).endswith(", explaining mlp.1")
+    seen = data.seen(torch.zeros(2, 6), torch.zeros(2))
+    assert seen.place == " of resid.0 in tiny, explaining mlp.1"
 
 
 def test_images_and_vectors_show_samples_and_labels(trained, page_of):
@@ -281,11 +282,10 @@ def test_features_one_by_one_are_those_of_the_page(trained, page_of, kind):
 
 def test_the_table_needs_neither_examples_nor_the_language_model(harvested, models, monkeypatch):
     found = features_of(harvested("llama"), lm=str(models["llama"]))
-    monkeypatch.setattr("implicit_em.viewer.seen.Texts.examples", None)
-    monkeypatch.setattr("implicit_em.language.effects.CausalModel", None)
-    causal_model.cache_clear()  # of other tests
+    monkeypatch.setattr("implicit_em.language.seen.Texts.examples", None)
+    monkeypatch.setattr(inside, "_loaded", None)
     assert len(found.table()) == len(found)
-    with pytest.raises(AttributeError, match="load"):
+    with pytest.raises(TypeError, match="not callable"):
         found[0]
 
 

@@ -2,7 +2,7 @@
 
 from helpers.pages import HOSTILE
 
-from implicit_em.viewer.seen import readable
+from implicit_em.language.seen import readable
 
 
 def test_wordpiece_gets_its_spaces_back():

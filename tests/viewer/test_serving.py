@@ -19,9 +19,10 @@ from helpers.pages import running
 import implicit_em
 from implicit_em.base.errors import ConfigError
 from implicit_em.config.spec import RunSpec
+from implicit_em.language import trials
 from implicit_em.trained.loading import load, load_as_trained
 from implicit_em.training.directory import RunDirectory
-from implicit_em.viewer import serving, trying
+from implicit_em.viewer import serving
 from implicit_em.viewer.__main__ import main
 from implicit_em.viewer.exploring import served
 
@@ -92,7 +93,7 @@ def test_a_text_gets_the_features_that_it_has_in_the_store(harvested, models):
 
 
 def test_a_feature_is_pulled_beside_the_text_without(harvested, models, monkeypatch):
-    monkeypatch.setattr(trying, "WRITTEN", 8)
+    monkeypatch.setattr(trials, "WRITTEN", 8)
     run, lm = harvested("llama"), models["llama"]
     question = {"text": "cat eel", "unit": 2, "strength": 40.0, "how": "add"}
     wrong = [{"unit": 5}, {"unit": True}, {"unit": [2]}, {"strength": "4"}, {"strength": 1e999}]
@@ -113,7 +114,7 @@ def test_a_feature_is_pulled_beside_the_text_without(harvested, models, monkeypa
         for auto in ("AutoModelForCausalLM", "AutoTokenizer")
     )
     ids = tokenizer("cat eel", return_tensors="pt")["input_ids"]
-    options = {"max_new_tokens": trying.WRITTEN, "do_sample": False, "pad_token_id": 0}
+    options = {"max_new_tokens": trials.WRITTEN, "do_sample": False, "pad_token_id": 0}
     with implicit_em.steer(network, run, {2: 40.0}):
         written = network.generate(ids, **options)[0, ids.shape[1] :]
     assert found["pulled"] == tokenizer.decode(written)
@@ -236,7 +237,7 @@ def test_ctrl_c_ends_the_command(trained, monkeypatch, capsys):
 
 
 def test_what_cannot_be_tried_is_one_line(trained, harvested, models, capsys):
-    with pytest.raises(ConfigError, match="serve: allowed for images and activations"):
+    with pytest.raises(ConfigError, match="serve, but for images: the data are from no"):
         served([trained("vectors")]).__enter__()
     with pytest.raises(ConfigError, match="lm=tiny: the store does not say where it is"):
         served([trained("texts")]).__enter__()
