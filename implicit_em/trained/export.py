@@ -20,7 +20,6 @@ from implicit_em.base.files import read_bytes, read_json, whole, write_json
 from implicit_em.base.quiet import quieten
 from implicit_em.base.tables import format_value
 from implicit_em.base.values import check_word
-from implicit_em.language import delphi
 from implicit_em.language.activations import ActivationDataModule
 from implicit_em.language.hooks import metadata_of
 from implicit_em.models import JumpReLU, SpikeSlab
@@ -31,7 +30,7 @@ from implicit_em.trained.saelens import CONFIG, WEIGHTS, to_saelens
 
 log = logging.getLogger(__name__)
 
-PLACES = {"saelens": "saelens", "safetensors": "export.safetensors", "delphi": "delphi"}
+PLACES = {"saelens": "saelens", "safetensors": "export.safetensors"}
 """Default folder or file of each format, in the directory for what is made of a model."""
 NO_HOOK = "sae"
 """Folder on the hub for a model without a hook: its data are from no language model."""
@@ -173,9 +172,8 @@ def export(path: str | Path, form: str = "saelens", out: str | Path | None = Non
 
     Args:
         path: run directory; or folder or address of another tool's model, see ``evaluate``.
-        form: ``saelens``, a folder that ``SAE.load_from_disk`` loads; ``safetensors``, one file
-            with the same arrays, and the settings as its metadata; or ``delphi``, the activations
-            on test documents, which Delphi's ``LatentDataset`` loads.
+        form: ``saelens``, a folder that ``SAE.load_from_disk`` loads; or ``safetensors``, one file
+            with the same arrays, and the settings as its metadata.
         out: folder or file; by default in the run directory, or in ``outputs/NAME-DIGEST``.
 
     Returns:
@@ -185,14 +183,7 @@ def export(path: str | Path, form: str = "saelens", out: str | Path | None = Non
         FileNotFoundError: if there is no run.
         ConfigError: if the run is not finished, has no form there, or ``out`` holds something else.
     """
-    if form != "delphi":
-        return Exported.of(path, form).write(out)
-    found = _model_of(path, form)
-    place = Path(out) if out else found.output / PLACES[form]
-    if place.exists():
-        raise ConfigError(f"out={place}: is there already; nothing is overwritten")
-    delphi.write(found, place)
-    return place
+    return Exported.of(path, form).write(out)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -204,9 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     path = "run directory, folder of SAELens or dictionary_learning, or hub:OWNER/NAME[:FOLDER]"
     parser.add_argument("path", metavar="PATH", help=path)
-    parser.add_argument(
-        "--format", default="saelens", help="saelens (default), safetensors or delphi"
-    )
+    parser.add_argument("--format", default="saelens", help="saelens (default) or safetensors")
     out = "folder or file; default: in the run, or in outputs/NAME-DIGEST"
     parser.add_argument("--out", type=Path, help=out)
     push = "also upload it to the hub, into a folder named by its hook, with a model card"

@@ -29,7 +29,7 @@ EPOCHS = "trainer.max_epochs="
 """The override of a saved run that a resumed run may replace."""
 EVALUATIONS = "evaluations"
 """Folder of what was measured of a finished run."""
-DERIVED = (EVALUATIONS, "saelens", "delphi", "export.safetensors", "explore", "explore.html")
+DERIVED = (EVALUATIONS, "saelens", "export.safetensors", "explore", "explore.html")
 """What other commands make of a run's weights, in its directory; it goes with these weights."""
 
 STATISTICS = "data.normalize."

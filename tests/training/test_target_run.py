@@ -200,7 +200,7 @@ def test_a_crosscoder_is_measured_at_each_of_its_sites(store, composed, tmp_path
     assert 0 <= metrics["single_site_units"] <= 8
     shown = in_table(metrics)
     assert {f"fvu.{SITE}", "fvu.mlp.0", "single_site_units"} <= {*shown}
-    for form in ("saelens", "delphi"):
+    for form in ("saelens", "safetensors"):
         with pytest.raises(ConfigError, match=rf"data.site=\[{SITE},mlp.0\]: {form} has no form"):
             export(tmp_path / "run", form)
 
