@@ -8,7 +8,6 @@ import numpy as np
 from implicit_em.language.token_classes import classes_of
 from implicit_em.trained.activity import Unit
 from implicit_em.viewer.seen import TOKEN, Seen, short, shortened
-from implicit_em.viewer.statistics import raised_by
 
 if TYPE_CHECKING:
     from implicit_em.language.activations import ActivationDataModule
@@ -103,6 +102,29 @@ class Texts(Seen):
         keys = self._keys(documents, places)
         found = np.searchsorted(self._keys_N, keys).clip(max=len(self._keys_N) - 1)
         return np.where(self._keys_N[found] == keys, self._order_N[found], -1)
+
+
+def raised_by(
+    values_E: np.ndarray, tokens_E: np.ndarray, counts_V: np.ndarray, least: int, most: int
+) -> list[tuple[int, float, int]]:
+    """Return the tokens with the largest mean activation: id, mean, and how often they occur.
+
+    Args:
+        values_E: activations.
+        tokens_E: token id of each entry.
+        counts_V: how often each token occurs, silent samples included.
+        least: tokens that occur less often are left out.
+        most: largest number of tokens.
+    """
+    tokens_U, places_E = np.unique(tokens_E, return_inverse=True)
+    means_U = np.bincount(places_E, weights=values_E) / counts_V[tokens_U]
+    means_U[counts_V[tokens_U] < least] = 0
+    order_U = np.argsort(-means_U, kind="stable")[:most]
+    return [
+        (int(tokens_U[u]), float(means_U[u]), int(counts_V[tokens_U[u]]))
+        for u in order_U
+        if means_U[u] > 0
+    ]
 
 
 def readable(vocabulary: Sequence[str], special: Collection[int]) -> list[str]:

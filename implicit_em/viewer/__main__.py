@@ -22,25 +22,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Write a page of every feature of trained models, which opens in any browser "
         "without a server. This builds the classes that the runs' configurations name.",
     )
+    add = parser.add_argument
     paths = (
         "run directories; folders of SAELens or dictionary_learning, or hub:OWNER/NAME[:FOLDER]; "
         "and settings of data, e.g. data=activations data.path=STORE"
     )
-    parser.add_argument("paths", nargs="+", metavar="PATH", help=paths)
+    add("paths", nargs="+", metavar="PATH", help=paths)
     out = "folder or file of the page; default: in the run, or in outputs/NAME-DIGEST"
-    parser.add_argument("--out", type=Path, help=out)
-    single = "one file, for at most 1,000 features"
-    parser.add_argument("--single", action="store_true", help=single)
+    add("--out", type=Path, help=out)
+    add("--single", action="store_true", help="one file, for at most 1,000 features")
     serve = "serve the page to this machine until Ctrl-C, to try inputs; it is not kept"
-    parser.add_argument("--serve", action="store_true", help=serve)
-    parser.add_argument("--port", type=int, default=0, help="port of --serve; default: a free one")
+    add("--serve", action="store_true", help=serve)
+    add("--port", type=int, default=0, help="port of --serve; default: a free one")
     lm = (
         "folder, GGUF file or hub name of the language model, if it is none of conf/lm; a causal "
         "one shows which tokens a feature promotes"
     )
-    parser.add_argument("--lm", help=lm)
+    add("--lm", help=lm)
     ablate = "features of the first run: what the language model loses without each, e.g. 12,40"
-    parser.add_argument("--ablate", type=_numbers, default=[], metavar="N,N", help=ablate)
+    add("--ablate", type=_numbers, default=[], metavar="N,N", help=ablate)
     return parser.run(arguments, _write_or_serve)
 
 
@@ -63,14 +63,11 @@ def _write_or_serve(options: argparse.Namespace) -> None:
     if not runs:
         raise ConfigError(f"{typed[0]}: name a run directory, or a folder, before it")
     data = typed_data(runs[0], typed)
+    shown = {"lm": options.lm, "data": data, "ablate": options.ablate}
     if not options.serve:
-        print(
-            f"Open {explore(runs, options.out, options.single, options.lm, data, options.ablate)}"
-        )
+        print(f"Open {explore(runs, options.out, options.single, **shown)}")
         return
-    page = served(runs, options.lm, options.port, data, options.ablate)
-    with suppress(KeyboardInterrupt), page as found:
-        address, server = found
+    with suppress(KeyboardInterrupt), served(runs, port=options.port, **shown) as (address, server):
         print(f"Open {address} here; Ctrl-C ends it", flush=True)
         server.serve_forever()
 

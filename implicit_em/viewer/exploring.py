@@ -1,11 +1,10 @@
 """From trained models to a page of their features."""
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import permutations
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any
 from weakref import finalize
 
@@ -17,16 +16,17 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from implicit_em.base.errors import ConfigError, DamagedError, raising
-from implicit_em.base.files import opened
 from implicit_em.metrics.dictionaries import cosines
 from implicit_em.models import Encoder
 from implicit_em.trained.activity import BLOCK, Activity, Unit
+from implicit_em.trained.finished import Run
 from implicit_em.trained.reading import Trained, trained
 from implicit_em.training.decoding import BATCH, encoded
 from implicit_em.training.progress import RateProgress, working
 from implicit_em.viewer.features import Features
 from implicit_em.viewer.page import Folder, Page, SingleFile, scratch
 from implicit_em.viewer.seen import seen_of, short
+from implicit_em.viewer.serving import Server
 from implicit_em.viewer.trying import trials_of
 
 PLACES = {False: "explore", True: "explore.html"}
@@ -94,7 +94,7 @@ def served(
     port: int = 0,
     data: Mapping[str, Any] | None = None,
     ablate: Sequence[int] = (),
-) -> Iterator[tuple[str, Any]]:
+) -> Iterator[tuple[str, Server]]:
     """Serve a page of models to this machine alone, on which inputs of the first can be tried.
 
     The page lies in a temporary folder, and is gone at the end.
@@ -113,100 +113,13 @@ def served(
         ConfigError: as ``explore`` does; if the first model's samples are neither images nor of a
             language model; or if the port is taken.
     """
-    from implicit_em.viewer.serving import serving  # here, because it loads a web server
-
     models = [trained(run, data) for run in runs]
     trials = trials_of(models[0], lm)
     with TemporaryDirectory(prefix="implicit-em-") as folder:
         page = Folder(Path(folder, "page"), served=trials)
-        with serving(page.path, trials, port) as (address, server):
+        with Server(page.path, trials, port) as server:
             _write(page, models, lm, ablate)
-            yield address, server
-
-
-def _write(page: Page, models: Sequence[Trained], lm: str | None, ablate: Sequence[int]) -> Path:
-    """Write everything of a page, and return the path to open."""
-    widths = {found.model.out_features or found.model.weight.shape[1] for found in models}
-    if len(widths) > 1:
-        listed = " and ".join(map(str, sorted(widths)))
-        raise ConfigError(f"runs on data of widths {listed}: their features cannot be matched")
-    try:
-        with scratch(page.path) as folder:
-            directions = [
-                _put(page, number, found, folder, lm, () if number else ablate)
-                for number, found in enumerate(models)
-            ]
-        for first, second, partner_K, cosine_K in matches(directions):
-            content = [partner_K.tolist(), list(map(short, cosine_K))]
-            page.put(f"{first}/matches-{second}", content)
-        return page.finish(len(models))
-    finally:
-        page.forget()
-
-
-def _put(
-    page: Page, number: int, model: Trained, folder: Path, lm: str | None, ablate: Sequence[int]
-) -> np.ndarray:
-    """Write the data of a model, and return the directions of its units."""
-    spilled = folder / str(number)
-    spilled.mkdir()
-    found = _features(model, spilled, lm, ablate)
-    rows = []
-    with RateProgress(f"{model.address}: writing", len(found), "features") as progress:
-        for block in range(found.activity.blocks):
-            units = found.block(block)
-            page.put(f"{number}/block-{block}", [unit.shown for unit in units])
-            rows += [unit.row for unit in units]
-            progress.advance(len(units))
-    shutil.rmtree(spilled)
-    with working(f"{model.address}: random directions, for comparison"):
-        control = _control(found, rows, model.data.final_samples()[0])
-    page.put(f"{number}/table", {name: [row[name] for row in rows] for name in rows[0]})
-    about = {
-        "name": model.name,
-        "model": type(model.model).__name__,
-        "units": len(found),
-        "block": BLOCK,
-        "decoder": "its own decoder" if model.has_decoder else "a ridge decoder, fitted afterwards",
-        "samples": f"{found.activity.samples:,} {model.data.final} samples{found.seen.place}",
-        "kind": found.seen.kind,
-        "labels": list(found.seen.labels),
-        "control": control,
-        **_of_training(model),
-        **found.seen.about(),
-    }
-    page.put(f"{number}/about", about)
-    return found.directions_KD
-
-
-def _of_training(model: Trained) -> dict[str, Any]:
-    """Return what is known of a model's training."""
-    if (run := model.run) is None:
-        command, metrics, history = f"implicit-em explore {model.address}", {}, {}
-        told = {"address": model.address, "weights": model.digest, "metadata": model.metadata}
-        settings = {**told, "data": model.spec.settings["data"]}
-    else:
-        command = " ".join(["implicit-em train", *run.read_overrides()])
-        metrics, history = run.completed_metrics() or {}, _history(run.history)
-        settings = run.read_spec().settings
-    return {
-        "command": command,
-        "metrics": {key: v for key, v in metrics.items() if not isinstance(v, dict | list)},
-        "history": history,
-        "settings": OmegaConf.to_yaml(OmegaConf.create(settings)),
-    }
-
-
-def _control(found: Features, rows: Sequence[dict[str, Any]], samples: Any) -> list[list[float]]:
-    """Return the AUROC of the best label of some features, and of as many random directions."""
-    chosen = evenly_spaced([row["density"] for row in rows])
-    if not chosen or rows[chosen[0]]["auroc"] is None:
-        return []
-    size = found.activity.samples
-    counts = [max(1, round(rows[unit]["density"] * size)) for unit in chosen]
-    controls = random_units(samples, found.encoder_KD.shape[1], counts)
-    pairs = [(rows[k]["auroc"], found.best_auroc(c)) for k, c in zip(chosen, controls, strict=True)]
-    return [list(values) for values in zip(*pairs, strict=True)]
+            yield f"http://{server.names[0]}/", server
 
 
 def features(
@@ -232,18 +145,15 @@ def features(
             language model cannot be read.
         FileNotFoundError: if there is no run.
     """
-    model, folder = trained(run, data), Path(mkdtemp(prefix="implicit-em-"))
-    try:
-        found = _features(model, folder, lm, ablate)
-    except BaseException:
-        shutil.rmtree(folder)
-        raise
-    finalize(found, shutil.rmtree, folder, ignore_errors=True)
+    with ExitStack() as stack:
+        folder = stack.enter_context(TemporaryDirectory(prefix="implicit-em-"))
+        found = _features(trained(run, data), Path(folder), lm, ablate)
+        finalize(found, stack.pop_all().close)
     return found
 
 
 def _features(found: Trained, folder: Path, lm: str | None, ablate: Sequence[int]) -> Features:
-    """Encode the final samples, and return the features of a model."""
+    """Encode the final samples into a folder, and return the features of a model."""
     model, data = found.model, found.data
     ablations = data.inside("ablate", lm).ablations(found, ablate) if ablate else None
     is_inside = data.origin()["site"] is not None
@@ -257,13 +167,88 @@ def _features(found: Trained, folder: Path, lm: str | None, ablate: Sequence[int
     return Features(activity, seen, encoder_KD, directions_KD, effects, ablations, data.parts)
 
 
-def _history(path: Path) -> dict[str, list[float | None]]:
-    with opened(path) as file, raising(DamagedError, f"{path}: no table", ValueError, TypeError):
-        table = pd.read_csv(file)
-        return {
-            str(name): [short(value) if np.isfinite(value) else None for value in table[name]]
-            for name in table
-        }
+def _write(page: Page, models: Sequence[Trained], lm: str | None, ablate: Sequence[int]) -> Path:
+    """Write everything of a page, and return the path to open."""
+    widths = {found.model.out_features or found.model.weight.shape[1] for found in models}
+    if len(widths) > 1:
+        listed = " and ".join(map(str, sorted(widths)))
+        raise ConfigError(f"runs on data of widths {listed}: their features cannot be matched")
+    try:
+        directions = []
+        for number, found in enumerate(models):
+            with scratch(page.path) as folder:
+                units = _features(found, folder, lm, () if number else ablate)
+                _put(page, number, found, units)
+            directions.append(units.directions_KD)
+        for first, second, partner_K, cosine_K in matches(directions):
+            content = [partner_K.tolist(), list(map(short, cosine_K))]
+            page.put(f"{first}/matches-{second}", content)
+        return page.finish(len(models))
+    finally:
+        page.forget()
+
+
+def _put(page: Page, number: int, model: Trained, found: Features) -> None:
+    """Write the data of a model: its features, block by block, and what it is."""
+    rows = []
+    with RateProgress(f"{model.address}: writing", len(found), "features") as progress:
+        for block in range(found.activity.blocks):
+            units = found.block(block)
+            page.put(f"{number}/block-{block}", [unit.shown for unit in units])
+            rows += [unit.row for unit in units]
+            progress.advance(len(units))
+    page.put(f"{number}/table", {name: [row[name] for row in rows] for name in rows[0]})
+    with working(f"{model.address}: random directions, for comparison"):
+        control = _control(found, rows, model.data.final_samples()[0])
+    about = {
+        "name": model.name,
+        "model": type(model.model).__name__,
+        "units": len(found),
+        "block": BLOCK,
+        "decoder": "its own decoder" if model.has_decoder else "a ridge decoder, fitted afterwards",
+        "samples": f"{found.activity.samples:,} {model.data.final} samples{found.seen.place}",
+        "kind": found.seen.kind,
+        "labels": list(found.seen.labels),
+        "control": control,
+        **_of_training(model),
+        **found.seen.about(),
+    }
+    page.put(f"{number}/about", about)
+
+
+def _of_training(model: Trained) -> dict[str, Any]:
+    """Return what is known of a model's training."""
+    if (run := model.run) is None:
+        told = {"address": model.address, "weights": model.digest, "metadata": model.metadata}
+        settings = {**told, "data": model.spec.settings["data"]}
+        command, metrics, curves = f"implicit-em explore {model.address}", {}, pd.DataFrame()
+    else:
+        settings = run.read_spec().settings
+        command = " ".join(["implicit-em train", *run.read_overrides()])
+        metrics = run.completed_metrics() or {}
+        with raising(DamagedError, f"{run.history}: no table", ValueError):
+            curves = Run(run.path).history.reset_index().astype(float)
+    return {
+        "command": command,
+        "metrics": {key: v for key, v in metrics.items() if not isinstance(v, dict | list)},
+        "history": {
+            name: [short(value) if np.isfinite(value) else None for value in curves[name]]
+            for name in curves
+        },
+        "settings": OmegaConf.to_yaml(OmegaConf.create(settings)),
+    }
+
+
+def _control(found: Features, rows: Sequence[dict[str, Any]], samples: Any) -> list[list[float]]:
+    """Return the AUROC of the best label of some features, and of as many random directions."""
+    chosen = evenly_spaced([row["density"] for row in rows])
+    if not chosen or rows[chosen[0]]["auroc"] is None:
+        return []
+    size = found.activity.samples
+    counts = [max(1, round(rows[unit]["density"] * size)) for unit in chosen]
+    controls = random_units(samples, found.encoder_KD.shape[1], counts)
+    pairs = [(rows[k]["auroc"], found.best_auroc(c)) for k, c in zip(chosen, controls, strict=True)]
+    return [list(values) for values in zip(*pairs, strict=True)]
 
 
 def matches(directions: Sequence[np.ndarray]) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:

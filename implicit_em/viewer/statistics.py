@@ -78,29 +78,6 @@ def label_aurocs(ranks_E: np.ndarray, labels_E: np.ndarray, counts_C: np.ndarray
     return rank_auroc(sums_C, counts_C, total)
 
 
-def raised_by(
-    values_E: np.ndarray, tokens_E: np.ndarray, counts_V: np.ndarray, least: int, most: int
-) -> list[tuple[int, float, int]]:
-    """Return the tokens with the largest mean activation: id, mean, and how often they occur.
-
-    Args:
-        values_E: activations.
-        tokens_E: token id of each entry.
-        counts_V: how often each token occurs, silent samples included.
-        least: tokens that occur less often are left out.
-        most: largest number of tokens.
-    """
-    tokens_U, places_E = np.unique(tokens_E, return_inverse=True)
-    means_U = np.bincount(places_E, weights=values_E) / counts_V[tokens_U]
-    means_U[counts_V[tokens_U] < least] = 0
-    order_U = np.argsort(-means_U, kind="stable")[:most]
-    return [
-        (int(tokens_U[u]), float(means_U[u]), int(counts_V[tokens_U[u]]))
-        for u in order_U
-        if means_U[u] > 0
-    ]
-
-
 def largest_of_each_row(values_BK: np.ndarray, most: int) -> list[list[tuple[int, float]]]:
     """Return the columns with the largest values above 0 of each row, largest first."""
     order_BM = np.argsort(-values_BK, axis=1, kind="stable")[:, :most]

@@ -20,7 +20,7 @@ def texts_of_store(count=60):
 
 @contextmanager
 def running(server):
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=[0.01])
     thread.start()
     try:
         yield

@@ -248,16 +248,12 @@ def test_what_cannot_be_shown_is_one_line(trained, tmp_path, monkeypatch):
     assert main([str(tmp_path)]) == 2
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"epoch,l0\n1,many\n"])
-def test_a_history_that_is_no_table_is_one_line(content, tmp_path):
-    path = tmp_path / "history.csv"
-    path.write_bytes(content)
-    with pytest.raises(DamagedError, match=r"history\.csv: no table: "):
-        exploring._history(path)
-
-
-def test_a_run_that_is_not_finished_has_nothing_to_show(trained, tmp_path):
+def test_a_run_that_is_damaged_or_not_finished_has_nothing_to_show(trained, tmp_path):
     run = shutil.copytree(trained("vectors"), tmp_path / "run")
+    for content in (b"", b"\xff\xfe", b"epoch,l0\n1,many\n"):
+        (run / "history.csv").write_bytes(content)
+        with pytest.raises(DamagedError, match=r"history\.csv: no table: "):
+            explore([run])
     (run / "metrics.json").unlink()
     with pytest.raises(ConfigError, match=r"run: not finished: .*; allowed are finished runs"):
         explore([run])

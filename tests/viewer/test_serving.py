@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import threading
@@ -127,7 +128,7 @@ def test_what_is_not_causal_is_not_pulled(harvested, models, trained):
             assert 'data-served="encode"' in ask(b"", "/", "GET")[1].decode()
 
 
-def test_other_pages_hosts_sizes_and_floods_are_refused(trained, monkeypatch):
+def test_other_pages_hosts_and_sizes_are_refused(trained):
     with serving_of(trained("images")) as (ask, _):
         question = {"pixels": [0.5] * 64}
         assert ask(question)[0] == 200
@@ -136,16 +137,12 @@ def test_other_pages_hosts_sizes_and_floods_are_refused(trained, monkeypatch):
         assert ask(question, Content_Type="text/plain")[0] == 403
         assert ask(question, Host="example.org")[0] == 403
         assert ask(b"", "/index.html", "GET", Host="example.org:80")[0] == 403
-        assert ask(question, "/elsewhere")[0] == 405
-        assert ask(b"x" * (serving.MOST_BYTES + 1))[0] == 413
+        assert ask(b"", "/index.html", "HEAD", Host="example.org:80")[0] == 403
+        assert ask(question, "/elsewhere")[0] == 404
+        assert ask(b"", Content_Length=str(serving.MOST_BYTES + 1))[0] == 413
         assert ask(b"", "/index.html", "GET")[0] == 200
         assert ask(b"", "/../../../../etc/passwd", "GET")[0] == 404
         assert ask(b"", "/../" + Path(__file__).name, "GET")[0] == 404
-        statuses = [ask(question)[0] for _ in range(30)]
-        assert set(statuses) == {200, 429}
-        assert statuses.index(429) <= 2 * serving.INPUTS_A_SECOND + 2
-        monkeypatch.setattr(serving._Rate, "allowed", lambda rate: rate.a_second < 10)
-        assert ask(b"", "/index.html", "GET")[0] == 429
 
 
 def test_it_ends_and_leaves_nothing(trained, tmp_path, monkeypatch):
@@ -162,13 +159,15 @@ def test_it_ends_and_leaves_nothing(trained, tmp_path, monkeypatch):
 MALFORMED = {
     b"POST /encode HTTP/1.1\r\nContent-Length: " + b"9" * 5000: 400,
     "POST /encode HTTP/1.1\r\nContent-Length: ²".encode(): 400,
-    b"POST /encode HTTP/1.1\r\nContent-Length: -1": 400,
+    b"POST /encode HTTP/1.1\r\nContent-Length: -1": 413,
+    b"POST /encode HTTP/1.1": 400,
     b"GET /%00 HTTP/1.1": 404,
     b"GET /%ff HTTP/1.1": 404,
     b"GET /data/" + b"a" * 999 + b" HTTP/1.1": 404,
-    b"GET /data HTTP/1.1": 403,
-    b"GET * HTTP/9.9": 400,
-    b"\x16\x03\x01\x02\x00\x01\x00": 400,
+    b"GET /data/ HTTP/1.1": 404,
+    b"GET * HTTP/9.9": 505,
+    b"PUT / HTTP/1.1": 501,
+    b"GET / HTTP/x": 400,
 }
 
 
@@ -179,7 +178,8 @@ def test_what_is_malformed_is_refused_without_a_word(trained, capfd):
         for request in MALFORMED:
             with closing(socket.create_connection((host, int(port)), timeout=5)) as client:
                 client.sendall(request + f"\r\nHost: {host}:{port}\r\n\r\n".encode())
-                found[request] = int(client.recv(99).split()[1])
+                said = re.search(rb"(HTTP/1.0 |Error code: )(\d+)", client.recv(9999))
+                found[request] = int(said[2])
         huge = b'{"pixels": [' + b"9" * 400 + b",0" * 63 + b"]}"
         assert [ask(body)[0] for body in (huge, b"\xff", b"[" * 30_000)] == [400] * 3
         assert ask({"pixels": [0.5] * 64})[0] == 200
@@ -187,28 +187,17 @@ def test_what_is_malformed_is_refused_without_a_word(trained, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_slow_clients_take_no_threads_and_lose_their_connections(trained, monkeypatch):
-    """Surplus connections are closed at once, the others when their time is over."""
-    monkeypatch.setattr(serving, "PATIENCE", 0.5)
+def test_slow_clients_hold_nobody_up_and_are_left_in_the_end(trained, monkeypatch):
+    monkeypatch.setattr(serving._Request, "timeout", 0.5)
     with serving_of(trained("images")) as (ask, address):
-        host = address.removeprefix("http://").rstrip("/")
-        place = (host.split(":")[0], int(host.split(":")[1]))
-        before = threading.active_count()
-        clients = [socket.create_connection(place, timeout=5) for _ in range(212)]
+        host, port = address.removeprefix("http://").rstrip("/").split(":")
+        clients = [socket.create_connection((host, int(port)), timeout=5) for _ in range(50)]
         for client in clients:
             client.sendall(b"GET / HTTP/1.1\r\n")
         assert ask({"pixels": [0.5] * 64})[0] == 200
-        assert threading.active_count() <= before + 2
-        usual = f"Host: {host}\r\nOrigin: http://{host}\r\nContent-Type: application/json"
-        clients.append(socket.create_connection(place, timeout=5))
-        clients[-1].sendall(
-            f"POST /encode HTTP/1.1\r\n{usual}\r\nContent-Length: 9\r\n\r\n".encode()
-        )
-        assert clients[-1].recv(99).startswith(b"HTTP/1.1 408")
-        for client in clients[:-1]:
+        for client in clients:
             with closing(client), suppress(ConnectionResetError):
                 assert client.recv(99) == b""
-        clients[-1].close()
 
 
 def test_ctrl_c_ends_it_at_once(trained, monkeypatch):

@@ -1,8 +1,6 @@
 """What a unit's samples say about it, against the definitions."""
 
 import numpy as np
-import pandas as pd
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import rankdata
@@ -12,7 +10,6 @@ from implicit_em.viewer.statistics import (
     by_rank,
     label_aurocs,
     largest_of_each_row,
-    raised_by,
     silent,
     strongest,
 )
@@ -74,20 +71,6 @@ def test_the_auroc_of_a_label_counts_silent_samples(seed):
         for c in range(4)
     ]
     np.testing.assert_allclose(found_C, expected, rtol=1e-12)
-
-
-@given(SEEDS, st.integers(1, 8))
-def test_tokens_that_raise_a_unit_have_the_largest_mean_over_all_their_places(seed, least):
-    dense_N, samples_E, values_E = entries(seed)
-    tokens_N = np.random.default_rng(seed).integers(0, 12, len(dense_N))
-    counts_V = np.bincount(tokens_N, minlength=12)
-    found = raised_by(values_E, tokens_N[samples_E], counts_V, least, 4)
-    table = pd.Series(dense_N).groupby(tokens_N).agg(["mean", "size"])
-    table = table[(table["size"] >= least) & (table["mean"] > 0)]
-    best = table.sort_values("mean", ascending=False, kind="stable").head(4)
-    assert [mean for _, mean, _ in found] == pytest.approx(best["mean"].tolist())
-    for token, mean, count in found:
-        assert (mean, count) == pytest.approx((table["mean"][token], table["size"][token]))
 
 
 def test_the_largest_of_a_row_are_above_0_and_in_order():
