@@ -72,7 +72,7 @@ MISTAKES = [
     ("compare model.hidden=8", "model.hidden=8: the protocol sets it; allowed: width, parts"),
     ("compare finals.model.hidden=8", "finals.model.hidden: the protocol sets it; allowed: width"),
     ("compare tuning.probe=none", "tuning.probe=none: must be linear"),
-    ("compare width=16 families=[derived,topk] equal_width", "model.l0=19: allowed are "),
+    ("compare width=16 families=[derived,topk] equal_width", "model.l0=19: must be at most "),
     ("compare lr.valu=1", "lr.valu=1: no such key; did you mean lr.value?"),
     ("compare model=topk families=[l1] reference=l1", "model=topk: the experiments set model"),
     (f"compare always.data.val_size=0 {ONE}", "data.final=validation: needs val_size"),
