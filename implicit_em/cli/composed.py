@@ -32,12 +32,10 @@ TRAIN = "train"
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name=TRAIN)
 def _train(cfg: DictConfig) -> Any:
-    from implicit_em.training.results import values_of
     from implicit_em.training.run import train
 
     with logged_errors():
-        metrics = train(cfg)
-    return metrics if cfg.objective is None else values_of(cfg.objective, metrics)
+        return train(cfg)
 
 
 @contextmanager

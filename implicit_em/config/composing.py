@@ -164,8 +164,6 @@ def explain(error: Exception, overrides: Sequence[str], loader: ConfigLoader, co
             return f'{override}: its launcher is not installed; pip install -e ".[cluster]"'
         if options := error.options or loader.get_group_options(group):
             return f"{group}={choice}: no such option; {nearest(choice, options)}"
-        if group == "hydra/sweeper/sampler":
-            return 'hydra/sweeper=optuna: Optuna is not installed; pip install -e ".[optuna]"'
     if isinstance(error, errors.OverrideParseException):
         key, _, value = error.override.partition("=")
         if "=" in value:  # e.g. the name of a job's directory
@@ -184,10 +182,7 @@ def explain(error: Exception, overrides: Sequence[str], loader: ConfigLoader, co
         elsewhere = "hydra.sweeper.params=interval(...)"
         line = next((line for line in overrides if "interval(" in line), elsewhere)
         key, _, values = line.partition("=")
-        return (
-            f"{key}={values}: list the values, as in {key}=1,2,3, or let Optuna choose them: "
-            "hydra/sweeper=optuna objective=KEY"
-        )
+        return f"{key}={values}: list the values, as in {key}=1,2,3"
     return _no_option(overrides, loader, config) or message
 
 

@@ -9,7 +9,6 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from implicit_em.base.settings import Difference, differences
-from implicit_em.config.renamed import with_earlier_names
 
 RESULTS_SCHEMA = 2
 """Version of the files in a run directory; part of the fingerprint."""
@@ -18,7 +17,7 @@ DECIDING = (
     *("callbacks", "seed", "probe", "metrics_every"),
 )
 """Groups of settings that may affect results; no other is part of the fingerprint."""
-NEVER_DECIDING = ("logger", "checkpoint", "picture", "objective", "overwrite")
+NEVER_DECIDING = ("logger", "checkpoint", "picture", "overwrite")
 """Groups of settings that affect no result, whatever they hold."""
 LEFT_OUT = (
     *("data.root", "trainer.enable_progress_bar", "trainer.enable_model_summary"),
@@ -45,7 +44,7 @@ def config_fingerprint(cfg: DictConfig | Mapping[str, Any]) -> str:
 
     The order of the loss terms counts, because the rounding of their sum depends on it.
     """
-    settings = with_earlier_names(deciding(cfg))
+    settings = deciding(cfg)
     settings["loss"] = [[name, term] for name, term in settings["loss"].items()]
     settings["schema"] = RESULTS_SCHEMA
     canonical = json.dumps(_same_numbers(settings), sort_keys=True)

@@ -2,13 +2,12 @@
 
 import os
 import secrets
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from implicit_em.base.digest import digest_of
 from implicit_em.base.threads import cores
@@ -54,18 +53,13 @@ def gpu_in_turn(number: int) -> str:
     return devices[number % len(devices)] if devices else ""
 
 
-def directions(objective: str | Sequence[str] | None) -> str | list[str]:
-    """Return Optuna's direction for an objective, or its directions for several."""
-    return ["maximize"] * len(objective) if isinstance(objective, ListConfig) else "maximize"
-
-
 def options(*groups: str) -> str:
     """Return the options of config groups, a line for each group, while Hydra composes or helps."""
     loader = GlobalHydra.instance().config_loader()
     return "\n".join(f"  {group}: {', '.join(loader.get_group_options(group))}" for group in groups)
 
 
-_RESOLVERS = (cores, data_root, directions, first_given, gpu_in_turn, options)
+_RESOLVERS = (cores, data_root, first_given, gpu_in_turn, options)
 for _resolver in _RESOLVERS:
     OmegaConf.register_new_resolver(_resolver.__name__, _resolver, replace=True)
 OmegaConf.register_new_resolver("digest", digest_of, replace=True)

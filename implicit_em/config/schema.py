@@ -20,7 +20,6 @@ from pydantic import (
 from implicit_em.base.errors import ConfigError
 from implicit_em.base.validation import first_mistake
 from implicit_em.config.composing import typed, unresolved
-from implicit_em.config.renamed import with_new_names
 from implicit_em.data.modules import Final
 from implicit_em.models.normalizing import Option
 
@@ -131,13 +130,6 @@ def _is_complete(logger: _Logger) -> _Logger:
     return logger
 
 
-def _names_keys(objective: Any) -> Any:
-    names = objective if isinstance(objective, list) and objective else [objective]
-    if objective is not None and not all(isinstance(name, str) for name in names):
-        raise ValueError("should be a key of metrics.json, or a list of such keys")
-    return objective
-
-
 class Config(Section):
     """Settings of every run; the groups may hold further keys."""
 
@@ -154,7 +146,6 @@ class Config(Section):
     logger: Annotated[_Logger, AfterValidator(_is_complete)]
     checkpoint: _Checkpoint
     picture: bool = True
-    objective: Annotated[Any, AfterValidator(_names_keys)] = None
     resume: str | None
     overwrite: bool
 
@@ -194,14 +185,11 @@ def unread(cfg: DictConfig) -> list[str]:
 
 
 def to_plain(cfg: DictConfig) -> dict[str, Any]:
-    """Return a configuration as plain containers, resolved, without Hydra's own node.
-
-    What has moved since the configuration was written has its name of today.
-    """
+    """Return a configuration as plain containers, resolved, without Hydra's own node."""
 
     def plain(value: Any) -> Any:
         if not OmegaConf.is_config(value):
             return value
         return OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
 
-    return with_new_names({str(key): plain(cfg[key]) for key in cfg if key != "hydra"})
+    return {str(key): plain(cfg[key]) for key in cfg if key != "hydra"}

@@ -57,8 +57,7 @@ class CheckCallback(Callback):
                 for overrides, job in composed_jobs(config):
                     name = str(Path(job.hydra.sweep.subdir))
                     directory = Path(job.hydra.sweep.dir) / name
-                    if not launchers.optimises(config):
-                        jobs[name] = ",".join(filter_overrides(overrides))
+                    jobs[name] = ",".join(filter_overrides(overrides))
                     _check(job, directory, here=launchers.run_here(config))
                     _refuse_again(job, reasons)
             CheckCallback.sweep_directory = Path(config.hydra.sweep.dir)
@@ -135,7 +134,6 @@ def _check(config: DictConfig, directory: str | Path, here: bool) -> None:
     from implicit_em.config.spec import RunSpec
     from implicit_em.training.check import check
     from implicit_em.training.directory import RunDirectory
-    from implicit_em.training.results import check_objective
     from implicit_em.training.resuming import continued
 
     task = config
@@ -149,7 +147,6 @@ def _check(config: DictConfig, directory: str | Path, here: bool) -> None:
         task = continued(config, config.hydra.overrides.task)
     spec = RunSpec.of(task, config.hydra)
     check(spec, here)
-    check_objective(config.objective, spec.settings["probe"])
     refusal = RunDirectory(directory).refusal(spec)
     if refusal and not (resumed or spec.settings["overwrite"]):
         raise ConfigError(refusal)

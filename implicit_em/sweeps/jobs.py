@@ -4,32 +4,22 @@ from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import cache
-from typing import Any
 
 from hydra._internal.config_loader_impl import get_overrides_dirname
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, Transformer
-from hydra.errors import HydraException
+from hydra.core.override_parser.types import Override
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from implicit_em.config.composing import typed
-from implicit_em.sweeps import launchers
 
 
 def enumerate_jobs(config: DictConfig, loader: ConfigLoader) -> Iterator[list[str]]:
-    """Yield the overrides of each job; ``config`` includes Hydra's own node.
-
-    If the sweeper chooses jobs by earlier results, one example is yielded, with the first values.
-    """
-    overrides = _typed(config, loader)
-    if launchers.optimises(config):
-        yield [*map(_example, overrides)]
-        return
-    for batch in BasicSweeper.split_arguments(overrides, max_batch_size=None):
+    """Yield the overrides of each job; ``config`` includes Hydra's own node."""
+    for batch in BasicSweeper.split_arguments(_typed(config, loader), max_batch_size=None):
         yield from batch
 
 
@@ -39,26 +29,10 @@ def fixed_keys(config: DictConfig, loader: ConfigLoader) -> set[str]:
 
 
 def _typed(config: DictConfig, loader: ConfigLoader) -> list[Override]:
-    """Return the overrides of a sweep; Optuna's parameters are read by Optuna alone."""
-    params = {} if launchers.optimises(config) else config.hydra.sweeper.params or {}
-    lines = [f"{key}={value}" for key, value in params.items()]
+    """Return the overrides of a sweep, and its ``hydra.sweeper.params``."""
+    lines = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     parser = OverridesParser.create(config_loader=loader)
     return parser.parse_overrides([*lines, *typed(config)])
-
-
-def _example(override: Override) -> str:
-    """Return an override with the first of its values."""
-    if not override.is_sweep_override():
-        return str(override.input_line)
-    values: Any = override.value()
-    is_interval = isinstance(values, IntervalSweep)
-    if is_interval:
-        first = values.start if values.start <= values.end else None
-    else:
-        first = next(override.sweep_iterator(Transformer.encode), None)
-    if first is None:
-        raise HydraException(f"{override.input_line}: holds no value; the smaller end comes first")
-    return f"{override.get_key_element()}={first}"
 
 
 class JobComposer:

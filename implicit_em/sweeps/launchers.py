@@ -1,4 +1,4 @@
-"""Hydra's launchers and sweepers: where they run jobs, what they require, and their errors."""
+"""Hydra's launchers: where they run jobs, what they require, and their errors."""
 
 import shutil
 
@@ -8,8 +8,6 @@ from omegaconf import DictConfig
 from implicit_em.base.errors import one_line
 
 HERE = ("BasicLauncher", "StackedLauncher", "JoblibLauncher")
-GRIDS = ("BasicSweeper", "CheckedSweeper")
-"""Sweepers that take every combination of the listed values."""
 SLURM = ("SlurmLauncher", "SlurmStackedLauncher")
 PACKAGES = ("joblib", "submitit", "ray")
 """Packages whose own errors mean that a job's process was lost or never started."""
@@ -25,33 +23,14 @@ def is_basic(config: DictConfig) -> bool:
     return _name(config.hydra.launcher) == "BasicLauncher"
 
 
-def optimises(config: DictConfig) -> bool:
-    """Return whether the sweeper chooses jobs by the results of earlier ones."""
-    return _name(config.hydra.sweeper) not in GRIDS
-
-
 def refusal(config: DictConfig) -> str | None:
-    """Return why the launcher or the sweeper cannot start, e.g. without ``-m``, or ``None``."""
-    for group in ("launcher", "sweeper"):
-        if isinstance(name := config.hydra[group], str):
-            return f"hydra.{group}={name}: no setting; write hydra/{group}={name}"
-    choice, sweeper = (
-        config.hydra.runtime.choices[group] for group in ("hydra/launcher", "hydra/sweeper")
-    )
+    """Return why the launcher cannot start, e.g. without ``-m``, or ``None``."""
+    if isinstance(name := config.hydra.launcher, str):
+        return f"hydra.launcher={name}: no setting; write hydra/launcher={name}"
+    choice, name = config.hydra.runtime.choices["hydra/launcher"], _name(config.hydra.launcher)
     if config.hydra.mode == RunMode.RUN:
-        if not is_basic(config):
-            return f"hydra/launcher={choice}: starts the jobs of a sweep; add -m"
-        return f"hydra/sweeper={sweeper}: makes a sweep; add -m" if optimises(config) else None
-    if config.get("objective") is None and optimises(config):
-        return (
-            f"hydra/sweeper={sweeper}: needs objective=KEY, the key of metrics.json to maximise, "
-            "such as objective=probe_accuracy"
-        )
-    for key in ("n_trials", "n_jobs"):
-        count = config.hydra.sweeper.get(key, 1)
-        if not isinstance(count, int) or count < 1:
-            return f"hydra.sweeper.{key}={count}: must be a whole number from 1 on"
-    if _name(config.hydra.launcher) in SLURM and shutil.which("srun") is None:
+        return None if is_basic(config) else f"hydra/launcher={choice}: starts a sweep; add -m"
+    if name in SLURM and shutil.which("srun") is None:
         return f"hydra/launcher={choice}: Slurm's commands (sbatch, srun) are not on this machine"
     if (most := config.hydra.launcher.get("max_stack", 1)) < 1:
         return f"hydra.launcher.max_stack={most}: must be at least 1"
@@ -61,9 +40,7 @@ def refusal(config: DictConfig) -> str | None:
 
 
 def lost(error: BaseException) -> str | None:
-    """Return one line that explains an error of a launcher or of Optuna; ``None`` for others."""
-    if str(error).startswith("No trials are completed yet"):
-        return "objective: no trial has a value, so none is the best"
+    """Return one line that explains an error of a launcher; ``None`` for any other error."""
     package = type(error).__module__.partition(".")[0]
     if package not in PACKAGES:
         return None

@@ -17,7 +17,6 @@ from implicit_em.base.errors import ConfigError, DamagedError, MissingError
 from implicit_em.base.files import half_written, read_bytes, read_json, whole, write_json, writing
 from implicit_em.base.settings import listed
 from implicit_em.config.fingerprint import config_fingerprint, deciding_differences
-from implicit_em.config.renamed import with_new_names
 from implicit_em.config.saved import read_choices, read_config, read_overrides
 from implicit_em.config.schema import to_plain
 from implicit_em.config.spec import RunSpec
@@ -125,7 +124,7 @@ class RunDirectory:
         description = read_json(self.model)
         if not isinstance(description, dict) or not isinstance(description.get("model"), dict):
             raise DamagedError(f"{self.model}: describes no model")
-        return with_new_names(description)
+        return description
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -3,12 +3,11 @@
 import logging
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
 from typing import Any
 
-from implicit_em.base.errors import ConfigError, nearest
 from implicit_em.config.fingerprint import RESULTS_SCHEMA
 from implicit_em.config.spec import RunSpec
 from implicit_em.language.metrics import INSIDE
@@ -45,11 +44,6 @@ WIDE_SUMMARY = (
     *(*LEADING, "redundancy", *RESPONSIBILITIES[:1]),
     *("probe_accuracy", "features_found", *OF_TRAINING),
 )
-NO_OBJECTIVE = (
-    *("seed", "config_fingerprint", "status", "error", "device", "schema", "versions"),
-    *("l0_target", "l0_reached", *DESCRIBED),
-)
-"""Keys that no sweeper can maximise."""
 
 
 def in_table(metrics: Mapping[Any, Any], of_sweep: bool = False) -> list[str]:
@@ -134,30 +128,3 @@ def without_infinities(metrics: Mapping[str, Any]) -> dict[str, Any]:
     if lost:
         log.warning("not finite, so null: %s", ", ".join(lost))
     return {**metrics, **dict.fromkeys(lost)}
-
-
-def check_objective(objective: str | Sequence[str] | None, probe: str) -> None:
-    """Raise ``ConfigError`` if an objective does not name a number of ``metrics.json``."""
-    keys = Results(seed=0, config_fingerprint="").as_dict()
-    allowed = [key for key in keys if key not in NO_OBJECTIVE]
-    for name in _names(objective):
-        if name.removeprefix("-") not in allowed:
-            hint = nearest(name.removeprefix("-"), allowed)
-            raise ConfigError(f"objective={name}: names no number of metrics.json; {hint}")
-        if name.endswith("probe_accuracy") and probe == "none":
-            raise ConfigError(f"objective={name}: needs a probe, but probe=none")
-
-
-def values_of(objective: str | Sequence[str], metrics: Mapping[str, Any]) -> Any:
-    """Return the value to maximise, or a list of them; ``None`` stands for an undefined metric."""
-    values = []
-    for name in _names(objective):
-        value = metrics.get(name.removeprefix("-"))
-        if value is None:
-            log.warning("objective=%s: null for this run, so this trial does not count", name)
-        values.append(-value if name.startswith("-") and value is not None else value)
-    return values[0] if isinstance(objective, str) else values
-
-
-def _names(objective: str | Sequence[str] | None) -> Sequence[str]:
-    return [objective] if isinstance(objective, str) else objective or []

@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-from importlib.util import find_spec
 
 import pytest
 from helpers.paths import ROOT
@@ -30,11 +29,10 @@ MISTAKES = {
     "model._target_=implicit_em.models.Encodr": ["no Encodr; did you mean Encoder?"],
     "resume=RUN": ["resume=RUN: no such directory; a relative path starts at /"],
     "hydra/launcher=stacked": ["hydra/launcher=stacked", "add -m"],
-    "-m lr.value=interval(1e-4,1e-2)": ["lr.value=interval(1e-4,1e-2)", "hydra/sweeper=optuna"],
+    "-m lr.value=interval(1e-4,1e-2)": ["lr.value=interval(1e-4,1e-2): list the"],
     "-m seed=range(1,3) lr.value=interval(1,2)": ["error: lr.value=interval(1,2): list"],
     "-m seed=1,2 hydra.launcher.max_stack=3": ["allowed with", "hydra/launcher=stacked"],
     "logger=csv +logger.foo=3": ["logger=", "there is no logger", "logger=tensorboard"],
-    "objective=-probe_accuracy probe=none": ["objective=-probe_accuracy", "probe=none"],
     "+model.bias=false": ["model.bias: no such key of model=encoder"],
     "+model.out_features=5": ["model.out_features=5: the data decide it"],
     "+data.shuffle=false": ["data.shuffle: no such key of data"],
@@ -87,7 +85,6 @@ MISTAKES = {
         "model.l0=8: no such key",
         "model=encoder, model=frozen_topk, model=gated",
     ],
-    "objective=l0_reached": ["objective=l0_reached: names no number of metrics.json"],
     "model=topk loss=gated": ["loss=gated", "model=topk", "l1 needs gates"],
     "model=l1 loss.l1.warmup=-3": ["loss.l1.warmup=-3", "greater than or equal to 0"],
     "loss=sae": ["model=encoder", "needs reconstruction", "x, target, energies, weight"],
@@ -163,21 +160,6 @@ MISTAKES = {
     "trainer=ddp_cpu model=topk": ["trainer.devices=2: 2 devices; allowed is 1, as the"],
     "trainer=ddp_cpu model=batch_topk": ["trainer.devices=2: 2 devices; allowed is 1, as the"],
 }
-OPTUNA = "-m hydra/sweeper=optuna trainer.max_epochs=1 lr.value=interval(1e-4,1e-2)"
-DENSITY = f"{OPTUNA} objective=density"
-if find_spec("hydra_plugins.hydra_optuna_sweeper"):
-    MISTAKES |= {
-        OPTUNA: ["hydra/sweeper=optuna: needs objective=KEY", "objective=probe_accuracy"],
-        f"{OPTUNA} objective=acuracy": ["objective=acuracy: names no number", "probe_accuracy"],
-        f"{OPTUNA} objective=[]": ["objective=[]: should be a key of metrics.json"],
-        f"{OPTUNA} objective=5": ["objective=5: should be a key of metrics.json"],
-        f"{DENSITY} model.hiden=4": ["model.hiden=4: no such key"],
-        f"{DENSITY} seed=-1,2": ["seed=-1: "],
-        f"{DENSITY} hydra.sweeper.n_trials=x": ["n_trials=x: must be"],
-        f"{DENSITY} hydra.sweeper.n_jobs=0": ["n_jobs=0: must be"],
-        f"{DENSITY} model.hidden=interval(9,3)": ["(9,3): holds no value"],
-        f"{DENSITY} model.hidden=range(9,3)": ["(9,3): holds no value"],
-    }
 
 
 @pytest.mark.parametrize("typed", MISTAKES)

@@ -29,7 +29,7 @@ PYTHON = re.compile(r"```python\n(?!# \S+\.py\n)(.*?)```", re.DOTALL)
 COMMAND = re.compile(r"^(?:implicit-em train|python train\.py)\b(.*)$", re.MULTILINE)
 BOX = re.compile(r"^│ (.+?) +│", re.MULTILINE)
 HARVEST = re.compile(r"^implicit-em harvest\b(.*)$", re.MULTILINE)
-PLUGINS = {"ray_local": "hydra_ray_launcher", "optuna": "hydra_optuna_sweeper"}
+PLUGINS = {"ray_local": "hydra_ray_launcher"}
 NOT_INSTALLED = [name for name, at in PLUGINS.items() if not find_spec(f"hydra_plugins.{at}")]
 
 
