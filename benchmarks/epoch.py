@@ -36,9 +36,9 @@ from benchmarks.common import (
     track,
 )
 from benchmarks.sweeps import compose_run
-from implicit_em.config.spec import RunSpec
 from implicit_em.training.measurement import MONITORING_SHARE, monitoring_cost
 from implicit_em.training.run import train
+from implicit_em.training.spec import RunSpec
 
 RATIO = 1.0
 """What the project may cost, in epochs of the plain loop."""

@@ -13,9 +13,9 @@ from torch import Tensor
 from benchmarks.common import Device, Result, Target, devices, rows_not_measured, spread, track
 from benchmarks.step import build_stack, products_flop, random_block
 from benchmarks.sweeps import compose_run
-from implicit_em.config.spec import RunSpec
 from implicit_em.data import Block
 from implicit_em.engine.stack import Stack
+from implicit_em.training.spec import RunSpec
 
 AIM = 50
 """Least share of the sgemm rate, in percent."""

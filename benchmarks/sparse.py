@@ -16,8 +16,8 @@ from benchmarks.common import MIB, Device, Result, Target, devices, rows_not_mea
 from benchmarks.step import random_block
 from benchmarks.sweeps import compose_run
 from benchmarks.width import exponent, peak_bytes
-from implicit_em.config.spec import RunSpec
 from implicit_em.engine.stack import BareReplica, Stack
+from implicit_em.training.spec import RunSpec
 
 OF_THE_LEAST = 1.5
 """Largest ratio of a TopK step to its encoder's product, search and optimizer together."""

@@ -24,7 +24,7 @@ from benchmarks.common import (
 from benchmarks.sgemm import AIM, matrix_rate
 from benchmarks.step import products_flop
 from benchmarks.sweeps import compose_run, run_sweep
-from implicit_em.config.spec import RunSpec
+from implicit_em.training.spec import RunSpec
 
 RATIO = 0.4
 """Most that a run of the largest stack may take, of the time that it takes alone."""

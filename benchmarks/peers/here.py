@@ -17,10 +17,10 @@ from torch.optim import Optimizer
 
 from benchmarks.peers.task import Task, measure
 from benchmarks.sweeps import compose_run
-from implicit_em.config.spec import RunSpec
 from implicit_em.data import Block
 from implicit_em.engine.sparse import largest_share
 from implicit_em.engine.stack import BareReplica, Stack
+from implicit_em.training.spec import RunSpec
 
 task, runs = Task.given(), int(sys.argv[2])
 samples_ND = task.samples()[0]

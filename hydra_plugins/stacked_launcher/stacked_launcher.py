@@ -104,7 +104,7 @@ def _shareable(jobs: Sequence[DictConfig]) -> list[Any]:
     A job runs alone if it changes the process, does not train, or has the directory of an earlier
     job and will find it complete.
     """
-    from implicit_em.config.spec import RunSpec
+    from implicit_em.training.spec import RunSpec
 
     directories: set[str] = set()
     specs: list[Any] = []

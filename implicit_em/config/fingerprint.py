@@ -24,19 +24,8 @@ LEFT_OUT = (
     *("trainer.log_every_n_steps", "trainer.profiler"),
 )
 """Settings of the groups in ``DECIDING`` that affect no result."""
-NULL_IS_DEFAULT = ("warmup", "temperature", "eps", "unbiased", "reduction")
-"""Options of loss terms for which null means the default of the term's function."""
 AHEAD = ("ahead", "kept", "tokens", "producer")
 """Settings of a store that is made as it is read."""
-ADDED_LATER: Mapping[str, Mapping[str, Any]] = {
-    "data": {
-        **{"final": "test", "normalize": "none", "feature_dims": None, "drop_last": False},
-        "target": None,
-    },
-    "model": {"skip": False},
-    "trainer": {"sparse": "auto"},
-}
-"""Settings that earlier runs lack, by group, with the values that hold for those runs."""
 
 
 def config_fingerprint(cfg: DictConfig | Mapping[str, Any]) -> str:
@@ -57,11 +46,6 @@ def deciding(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     settings: Any = {key: _plain_copy(cfg[key]) for key in keys}
     for group, _, key in (name.partition(".") for name in LEFT_OUT):
         settings.get(group, {}).pop(key, None)
-    for name, defaults in ADDED_LATER.items():
-        group = settings.get(name, {})
-        for key, default in defaults.items():
-            if group.get(key, default) == default:
-                group.pop(key, None)
     data = settings.get("data", {})
     if data.keys() >= {*AHEAD}:
         made = data["ahead"] is not None  # how many are made ahead, and by what, changes no result
@@ -72,16 +56,8 @@ def deciding(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
         for key in ("path", "labels", "test_path", "test_labels"):
             data.pop(key, None)
     terms = settings.get("loss", {})
-    settings["loss"] = given({n: term for n, term in terms.items() if term.get("weight") != 0})
+    settings["loss"] = {name: term for name, term in terms.items() if term.get("weight") != 0}
     return settings
-
-
-def given(loss: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return loss terms without the null options of ``NULL_IS_DEFAULT``."""
-    return {
-        name: {k: v for k, v in term.items() if v is not None or k not in NULL_IS_DEFAULT}
-        for name, term in loss.items()
-    }
 
 
 def deciding_differences(there: Mapping[Any, Any], here: Mapping[Any, Any]) -> list[Difference]:

@@ -52,7 +52,7 @@ class _Model(_Built):
 
 class _Term(_Built):
     weight: Annotated[FiniteFloat, Field(ge=0)] = 1.0
-    warmup: NonNegativeInt | None = None
+    warmup: NonNegativeInt = 0
 
 
 class _Schedule(_Built):

@@ -131,10 +131,10 @@ def _refuse_again(job: DictConfig, reasons: set[str]) -> None:
 
 
 def _check(config: DictConfig, directory: str | Path, here: bool) -> None:
-    from implicit_em.config.spec import RunSpec
     from implicit_em.training.check import check
     from implicit_em.training.directory import RunDirectory
     from implicit_em.training.resuming import continued
+    from implicit_em.training.spec import RunSpec
 
     task = config
     resumed = config.resume is not None

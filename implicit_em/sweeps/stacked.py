@@ -16,11 +16,11 @@ from implicit_em.base import interruption
 from implicit_em.base.allocation import keep_freed_memory
 from implicit_em.base.errors import ConfigError
 from implicit_em.base.threads import cores
-from implicit_em.config.spec import RunSpec
 from implicit_em.engine.rendezvous import Rendezvous, split_evenly
 from implicit_em.training.check import widths_tried
 from implicit_em.training.memory import memory_of
 from implicit_em.training.progress import EpochProgress
+from implicit_em.training.spec import RunSpec
 
 T = TypeVar("T")
 

@@ -19,7 +19,6 @@ from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.config import CONF
 from implicit_em.config.composing import REFUSALS, composed
 from implicit_em.config.schema import to_plain
-from implicit_em.config.spec import RunSpec
 from implicit_em.data import ResidentDataModule, TensorDataModule
 from implicit_em.data.tensors import FILES
 from implicit_em.engine.modules import EnergyModule
@@ -34,6 +33,7 @@ from implicit_em.training.decoding import Coder, decoder_of
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.measurement import Measured
 from implicit_em.training.progress import working
+from implicit_em.training.spec import RunSpec
 
 OUTPUTS = Path("outputs")
 """Where runs lie, and what is made of the models of other tools."""

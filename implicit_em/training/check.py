@@ -18,8 +18,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from implicit_em.base.errors import ConfigError, nearest, one_line
 from implicit_em.base.quiet import quieten
 from implicit_em.base.values import check_word
-from implicit_em.config.fingerprint import NEVER_DECIDING, given
-from implicit_em.config.spec import STEP_FLAGS, RunSpec
+from implicit_em.config.fingerprint import NEVER_DECIDING
 from implicit_em.engine.em import EM
 from implicit_em.engine.modules import (
     EnergyModule,
@@ -39,6 +38,7 @@ from implicit_em.losses import Objective
 from implicit_em.metrics.energies import CURVES
 from implicit_em.models import Mixture
 from implicit_em.models.linear import SharedInput
+from implicit_em.training.spec import STEP_FLAGS, RunSpec
 
 DERIVED_FLAGS = ("logger", "callbacks", "default_root_dir", "check_val_every_n_epoch")
 """Flags of ``pl.Trainer`` that follow from other settings."""
@@ -186,7 +186,7 @@ def _try_objective(spec: RunSpec, loss: str) -> Objective:
     """Build the objective, and refuse options of its terms."""
     terms = spec.settings["loss"]
     with _refusing("loss"):
-        objective = build_objective(given(terms))
+        objective = build_objective(terms)
     for name, term in terms.items():
         function, own = get_method(term["_target_"]), ("weight", "warmup")
         _check_keys(f"loss.{name}", term, function, own, lambda p: p.default is not p.empty)

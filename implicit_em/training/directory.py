@@ -19,8 +19,8 @@ from implicit_em.base.settings import listed
 from implicit_em.config.fingerprint import config_fingerprint, deciding_differences
 from implicit_em.config.saved import read_choices, read_config, read_overrides
 from implicit_em.config.schema import to_plain
-from implicit_em.config.spec import RunSpec
 from implicit_em.models.normalizing import Normalizer
+from implicit_em.training.spec import RunSpec
 
 log = logging.getLogger(__name__)
 

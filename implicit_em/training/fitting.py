@@ -12,7 +12,6 @@ from hydra.utils import instantiate
 from pytorch_lightning.loggers import Logger
 
 from implicit_em.base.errors import ConfigError, raising
-from implicit_em.config.spec import RunSpec
 from implicit_em.data import ResidentDataModule
 from implicit_em.engine.control import START_SAMPLES, start_near
 from implicit_em.engine.modules import EnergyModule
@@ -31,6 +30,7 @@ from implicit_em.training.history import HistoryLogger
 from implicit_em.training.measurement import monitored_samples, monitoring_interval
 from implicit_em.training.memory import refuse_what_memory_cannot_hold
 from implicit_em.training.progress import EpochProgress, working
+from implicit_em.training.spec import RunSpec
 from implicit_em.training.steps import StepLog
 from implicit_em.training.tracking import log_again
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from implicit_em.base.errors import ConfigError
 from implicit_em.codes import AT_A_TIME
-from implicit_em.config.spec import RunSpec
+from implicit_em.training.spec import RunSpec
 
 WEIGHT_COPIES = 8
 """Weights, gradients, two moments, the stack, the start of the epoch, and two checkpoints."""

@@ -9,9 +9,9 @@ from importlib.metadata import version
 from typing import Any
 
 from implicit_em.config.fingerprint import RESULTS_SCHEMA
-from implicit_em.config.spec import RunSpec
 from implicit_em.language.metrics import INSIDE
 from implicit_em.metrics.energies import CURVES, FINAL, RECONSTRUCTION
+from implicit_em.training.spec import RunSpec
 
 log = logging.getLogger(__name__)
 

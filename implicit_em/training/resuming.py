@@ -11,9 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from implicit_em.base.errors import ConfigError, DamagedError
 from implicit_em.config.fingerprint import config_fingerprint
-from implicit_em.config.spec import RunSpec
 from implicit_em.engine.schedulers import is_scheduler
 from implicit_em.training.directory import RunDirectory
+from implicit_em.training.spec import RunSpec
 
 
 def continued(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:

@@ -15,7 +15,6 @@ from implicit_em.base import interruption
 from implicit_em.base.errors import ConfigError, Interrupted, RunError, WriteError, one_line
 from implicit_em.base.files import whole
 from implicit_em.base.quiet import quieten
-from implicit_em.config.spec import RunSpec
 from implicit_em.distributed.processes import leave, run_together
 from implicit_em.engine.rendezvous import current
 from implicit_em.metrics.feature_grid import feature_grid, feature_summary, is_image, save_figure
@@ -26,6 +25,7 @@ from implicit_em.training.measurement import energies_of, evaluate_module, l0_re
 from implicit_em.training.progress import print_result
 from implicit_em.training.results import Results, without_infinities
 from implicit_em.training.resuming import continued
+from implicit_em.training.spec import RunSpec
 from implicit_em.training.tracking import finish_logger, start_logger
 
 log = logging.getLogger(__name__)

@@ -18,10 +18,10 @@ from implicit_em.base.settings import nodes
 from implicit_em.config.composing import composing
 from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.config.schema import to_plain
-from implicit_em.config.spec import RunSpec
 from implicit_em.sweeps.jobs import TaskComposer, enumerate_jobs
 from implicit_em.training.check import check
 from implicit_em.training.directory import RunDirectory
+from implicit_em.training.spec import RunSpec
 from implicit_em_studies.shared.protocol import OF, Protocol
 from implicit_em_studies.shared.runs import Place, Run
 

@@ -14,11 +14,11 @@ import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
 from implicit_em.base.errors import RunError, one_line
-from implicit_em.config.spec import RunSpec
 from implicit_em.models import SparseAutoencoder
 from implicit_em.sweeps.stacked import groups, progress_of, train_together
 from implicit_em.trained.loading import load_trusted
 from implicit_em.training.directory import RunDirectory
+from implicit_em.training.spec import RunSpec
 
 log = logging.getLogger(__name__)
 

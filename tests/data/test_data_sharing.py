@@ -13,8 +13,8 @@ import pytest
 import torch
 from torchvision.datasets import MNIST
 
-from implicit_em.config.spec import RunSpec
 from implicit_em.data import TorchvisionDataModule, sharing
+from implicit_em.training.spec import RunSpec
 
 SPLITS = ("train", "test")
 

@@ -12,10 +12,10 @@ from helpers.results import metrics_of, results
 
 import implicit_em
 from implicit_em.base.errors import DamagedError
-from implicit_em.config.spec import RunSpec
 from implicit_em.trained.evaluate import evaluate, main
 from implicit_em.trained.loading import load_weights
 from implicit_em.training.directory import RunDirectory
+from implicit_em.training.spec import RunSpec
 
 OPTIONS = ("none", "centre", "standard", "scale", "l2", "zca")
 SLOW = pytest.mark.slow

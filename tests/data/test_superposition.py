@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from implicit_em.base.errors import ConfigError
-from implicit_em.config.spec import RunSpec
 from implicit_em.data import Superposition, SuperpositionDataModule
 from implicit_em.data.superposition import draw
+from implicit_em.training.spec import RunSpec
 
 SMALL = {"features": 30, "width": 12, "samples": 300, "test_samples": 100, "density": 0.1}
 MANY = {**SMALL, "features": 42, "samples": 20_000, "test_samples": 2}

@@ -20,10 +20,10 @@ import implicit_em
 from implicit_em.base.digest import digest_of
 from implicit_em.base.errors import ConfigError
 from implicit_em.config.fingerprint import config_fingerprint
-from implicit_em.config.spec import RunSpec
 from implicit_em.data import TensorDataModule, tensors
 from implicit_em.trained.evaluate import main as evaluate_main
 from implicit_em.training.check import check
+from implicit_em.training.spec import RunSpec
 
 WIDTH = 12
 BRIEF = ["data.batch_size=64", "model.hidden=5", "trainer.max_epochs=2", "logger=csv"]

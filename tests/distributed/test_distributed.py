@@ -23,7 +23,6 @@ from torch.utils.data import DataLoader
 
 from implicit_em.base.errors import ConfigError, NonFiniteLossError
 from implicit_em.base.quiet import quieten
-from implicit_em.config.spec import RunSpec
 from implicit_em.data import Block, ResidentLoader
 from implicit_em.distributed import GlobalBatch, Group
 from implicit_em.distributed.processes import run_together
@@ -54,6 +53,7 @@ from implicit_em.models import (
 )
 from implicit_em.training.check import check
 from implicit_em.training.run import train
+from implicit_em.training.spec import RunSpec
 
 
 def balance(energies):

@@ -10,7 +10,6 @@ from torch.testing import assert_close
 from implicit_em import codes
 from implicit_em.base.errors import NonFiniteLossError
 from implicit_em.codes import Code
-from implicit_em.config.spec import RunSpec
 from implicit_em.data import Block
 from implicit_em.engine.control import SparsityControl
 from implicit_em.engine.modules import EncoderModule
@@ -19,6 +18,7 @@ from implicit_em.engine.stack import BareReplica, Stack
 from implicit_em.losses import Term, takes_codes, takes_stacks
 from implicit_em.models import Encoder
 from implicit_em.training.run import train
+from implicit_em.training.spec import RunSpec
 
 FAMILIES = ("encoder", "sampled", "sae", "l1", "l1_norm", "topk", "batch_topk", "jump_relu")
 FAMILIES += ("gated", "hybrid", "tied_topk", "tied_batch_topk", "spike_slab")

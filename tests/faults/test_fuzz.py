@@ -18,7 +18,6 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from implicit_em.base.errors import ConfigError, DamagedError
-from implicit_em.config.spec import RunSpec
 from implicit_em.sweeps.summary import group_over_seeds, read_jobs
 from implicit_em.trained.loading import load
 from implicit_em.training.check import check
@@ -26,6 +25,7 @@ from implicit_em.training.checkpoints import previous, resume_point
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.history import HistoryLogger
 from implicit_em.training.run import train
+from implicit_em.training.spec import RunSpec
 
 HANGS = timedelta(seconds=20)
 """No input takes a tenth of a second."""

@@ -18,9 +18,9 @@ from helpers.waiting import soon
 from torchvision.datasets import MNIST
 
 from implicit_em.base.errors import ConfigError
-from implicit_em.config.spec import RunSpec
 from implicit_em.data import ResidentDataModule, TorchvisionDataModule, modules
 from implicit_em.training.run import train
+from implicit_em.training.spec import RunSpec
 
 TRAIN_IMAGES = "train-images-idx3-ubyte"
 TRAIN_LABELS = "train-labels-idx1-ubyte"

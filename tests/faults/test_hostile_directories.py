@@ -23,7 +23,6 @@ from safetensors.torch import load_file, save_file
 
 from implicit_em.base.errors import ConfigError, DamagedError
 from implicit_em.config.fingerprint import config_fingerprint
-from implicit_em.config.spec import RunSpec
 from implicit_em.sweeps.job_directories import JobDirectories, note_jobs, noted_jobs
 from implicit_em.sweeps.summary import read_jobs, summarise
 from implicit_em.trained.evaluate import main as evaluate_main
@@ -35,6 +34,7 @@ from implicit_em.training.checkpoints import OWN, LastCheckpoint, previous
 from implicit_em.training.directory import STATISTICS, RunDirectory
 from implicit_em.training.history import HistoryLogger
 from implicit_em.training.run import train
+from implicit_em.training.spec import RunSpec
 
 EPOCHS = 4
 NORMALIZER = ("mean", "factor")

@@ -19,8 +19,8 @@ from helpers.waiting import within
 from helpers.wandb_server import WANDB, inspect, records
 
 from implicit_em.base.errors import ConfigError
-from implicit_em.config.spec import RunSpec
 from implicit_em.training.run import train
+from implicit_em.training.spec import RunSpec
 from implicit_em.training.tracking import WANDB as TARGET
 from implicit_em.training.tracking import (
     PatientWandbLogger,

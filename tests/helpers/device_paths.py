@@ -27,11 +27,11 @@ from helpers import composing, device
 from helpers.composing import composed
 from helpers.draws import draw
 from helpers.language import reads
-from implicit_em.config.spec import RunSpec
 from implicit_em.data import Block, sharing
 from implicit_em.engine import rendezvous
 from implicit_em.engine.stack import BareReplica, Stack
 from implicit_em.sweeps import stacked
+from implicit_em.training.spec import RunSpec
 
 FAMILIES = ("encoder", "sampled", "mixture", "hybrid", "sae", "l1", "l1_norm", "gated")
 FAMILIES += ("jump_relu", "topk", "batch_topk", "tied_topk", "tied_batch_topk", "spike_slab")

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from implicit_em.config.spec import RunSpec
 from implicit_em.data import Block, as_unit_float
 from implicit_em.engine.control import SparsityControl
 from implicit_em.engine.stack import Stack
 from implicit_em.losses import Objective, Term, decorrelation, lse, variance
 from implicit_em.models import Encoder, SpikeSlab
+from implicit_em.training.spec import RunSpec
 
 IMAGES = torch.randint(
     0, 256, (400, 64), generator=torch.Generator().manual_seed(9), dtype=torch.uint8

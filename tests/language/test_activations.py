@@ -17,7 +17,6 @@ from helpers.results import results
 from helpers.stores import SINK, SITE, SPECIAL, WIDTH, make_store
 
 from implicit_em.base.errors import ConfigError
-from implicit_em.config.spec import RunSpec
 from implicit_em.data import as_unit_float, sharing
 from implicit_em.data.on_disk import SamplesOnDisk
 from implicit_em.engine.stack import Stack
@@ -34,6 +33,7 @@ from implicit_em.models.normalizing import fit_normalizer
 from implicit_em.trained.evaluate import main as evaluate_main
 from implicit_em.trained.loading import load, load_as_trained
 from implicit_em.training.run import train
+from implicit_em.training.spec import RunSpec
 
 SIZES = [("train", [300, 200, 250, 150]), ("validation", [60, 50]), ("test", [80, 40])]
 SMALL = 3_000

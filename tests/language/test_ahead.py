@@ -21,7 +21,6 @@ from implicit_em.base import files, interruption
 from implicit_em.base.errors import ConfigError, Interrupted, RunError
 from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.config.schema import to_plain
-from implicit_em.config.spec import RunSpec
 from implicit_em.engine.stack import Stack
 from implicit_em.language import ahead
 from implicit_em.language import store as stores
@@ -30,6 +29,7 @@ from implicit_em.language.configuration import digest_of_store
 from implicit_em.language.store import ActivationStore, read_manifest
 from implicit_em.sweeps.callback import _refuse_again
 from implicit_em.training.run import train
+from implicit_em.training.spec import RunSpec
 
 SIZES = [
     ("train", [120, 90, 110, 60, 100, 130, 80, 70]),

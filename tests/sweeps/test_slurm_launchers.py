@@ -14,9 +14,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 
-from implicit_em.config.spec import RunSpec
 from implicit_em.distributed import GlobalBatch
 from implicit_em.sweeps.summary import read_jobs
+from implicit_em.training.spec import RunSpec
 
 submitit = pytest.importorskip("submitit", reason='pip install -e ".[cluster]"')
 

@@ -17,9 +17,9 @@ from hydra.test_utils.launcher_common_tests import LauncherTestSuite
 
 from hydra_plugins.stacked_launcher.stacked_launcher import _shareable
 from implicit_em.base.errors import RunError
-from implicit_em.config.spec import RunSpec
 from implicit_em.sweeps import stacked
 from implicit_em.sweeps.summary import read_jobs
+from implicit_em.training.spec import RunSpec
 
 STACKED = "hydra/launcher=stacked"
 LAST_BATCH_FILLS_ITS_LANES = "model.hidden=8"

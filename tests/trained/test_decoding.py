@@ -10,7 +10,6 @@ from torch import nn
 
 import implicit_em
 from implicit_em.base.threads import torch_threads
-from implicit_em.config.spec import RunSpec
 from implicit_em.data.superposition import draw
 from implicit_em.language.steering import Steering
 from implicit_em.metrics.reconstruction import fvu
@@ -20,6 +19,7 @@ from implicit_em.trained.decoding import fit_decoder
 from implicit_em.training import decoding
 from implicit_em.training.decoding import Coder
 from implicit_em.training.run import train
+from implicit_em.training.spec import RunSpec
 
 MODELS = sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml"))
 

@@ -10,12 +10,12 @@ from helpers.lines import one_line
 from omegaconf import OmegaConf
 
 from implicit_em.base.errors import ConfigError
-from implicit_em.config.spec import RunSpec
 from implicit_em.sweeps.summary import read_jobs
 from implicit_em.trained.evaluate import evaluate, main
 from implicit_em.trained.evaluations import OWN, columns, is_own, read, record
 from implicit_em.trained.export import PLACES as EXPORTED
 from implicit_em.training.directory import DERIVED, EVALUATIONS, RunDirectory
+from implicit_em.training.spec import RunSpec
 from implicit_em.viewer.exploring import PLACES as EXPLORED
 
 DATA = {"_target_": "implicit_em.data.TensorDataModule", "path": "a/X.npy", "final": "test"}

@@ -12,11 +12,11 @@ from torch import nn
 from implicit_em.base.errors import ConfigError
 from implicit_em.config import composing
 from implicit_em.config.resolvers import data_root
-from implicit_em.config.spec import RunSpec
 from implicit_em.losses import takes_stacks
 from implicit_em.models import Encoder
 from implicit_em.training import check as checking
 from implicit_em.training.check import check
+from implicit_em.training.spec import RunSpec
 
 
 def of_each_sample(energies):

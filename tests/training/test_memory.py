@@ -4,9 +4,9 @@ import psutil
 import pytest
 
 from implicit_em.base.errors import ConfigError
-from implicit_em.config.spec import RunSpec
 from implicit_em.training import memory
 from implicit_em.training.memory import refuse_what_memory_cannot_hold
+from implicit_em.training.spec import RunSpec
 
 MOMENTS = [("adam", 2), ("sgd", 0), ("momentum", 1), ("em", 0)]
 

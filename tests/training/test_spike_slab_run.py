@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 
 import implicit_em
 from implicit_em.base.errors import ConfigError
-from implicit_em.config.spec import RunSpec
 from implicit_em.metrics.reconstruction import fvu
 from implicit_em.models.normalizing import Normalized
 from implicit_em.trained.export import export
 from implicit_em.trained.reading import trained
 from implicit_em.training.check import check
 from implicit_em.training.run import train
+from implicit_em.training.spec import RunSpec
 from implicit_em.viewer.exploring import explore
 
 

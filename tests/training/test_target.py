@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 import implicit_em
 from implicit_em.base.errors import ConfigError
 from implicit_em.config.fingerprint import config_fingerprint
-from implicit_em.config.spec import RunSpec
 from implicit_em.training.check import check
 from implicit_em.training.measurement import l0_reached
 from implicit_em.training.run import train
+from implicit_em.training.spec import RunSpec
 
 WITH_K = pytest.mark.parametrize("model", ["topk", "tied_topk", "batch_topk", "jump_relu"])
 

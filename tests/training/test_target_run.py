@@ -12,7 +12,6 @@ import implicit_em
 from implicit_em.base.errors import ConfigError
 from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.config.schema import to_plain
-from implicit_em.config.spec import RunSpec
 from implicit_em.data.on_disk import SamplesOnDisk
 from implicit_em.language.activations import ActivationDataModule
 from implicit_em.language.store import ActivationStore
@@ -22,6 +21,7 @@ from implicit_em.trained.export import export
 from implicit_em.trained.reading import trained
 from implicit_em.training.results import in_table
 from implicit_em.training.run import train
+from implicit_em.training.spec import RunSpec
 
 SIZES = [("train", [300, 200, 250]), ("validation", [60]), ("test", [80])]
 SITES = {SITE: 3, "mlp.0": 4, "attn.0": 3}

@@ -19,13 +19,13 @@ from safetensors.torch import load_file
 import implicit_em
 from implicit_em.base.errors import ConfigError, NonFiniteLossError
 from implicit_em.config.fingerprint import config_fingerprint
-from implicit_em.config.spec import RunSpec
 from implicit_em.data import ResidentDataModule
 from implicit_em.trained.evaluate import main as evaluate_main
 from implicit_em.training import measurement
 from implicit_em.training.check import check
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.run import train
+from implicit_em.training.spec import RunSpec
 
 CONTRACT = """
 .hydra/config.yaml checkpoints/last.ckpt features.png history.csv metrics.json model.json

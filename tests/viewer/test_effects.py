@@ -9,7 +9,6 @@ import torch
 
 from implicit_em import explore
 from implicit_em.base.errors import ConfigError
-from implicit_em.config.spec import RunSpec
 from implicit_em.language.effects import Effects
 from implicit_em.language.inside import Inside
 from implicit_em.language.models import CausalModel
@@ -17,6 +16,7 @@ from implicit_em.language.settings import LanguageModelSettings
 from implicit_em.trained.loading import load_as_trained
 from implicit_em.training.decoding import decoder_of
 from implicit_em.training.directory import RunDirectory
+from implicit_em.training.spec import RunSpec
 
 
 def effect_of(folder, vector_D):

@@ -15,7 +15,6 @@ from helpers.stores import SINK, SITE, make_store
 from implicit_em import explore
 from implicit_em import features as features_of
 from implicit_em.base.errors import ConfigError, DamagedError
-from implicit_em.config.spec import RunSpec
 from implicit_em.data import as_unit_float
 from implicit_em.language import inside
 from implicit_em.language.activations import ActivationDataModule
@@ -23,6 +22,7 @@ from implicit_em.metrics.dictionaries import cosines
 from implicit_em.trained.activity import Unit
 from implicit_em.trained.loading import load_as_trained
 from implicit_em.training.directory import RunDirectory
+from implicit_em.training.spec import RunSpec
 from implicit_em.viewer import exploring, features
 from implicit_em.viewer.__main__ import main
 

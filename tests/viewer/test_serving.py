@@ -19,10 +19,10 @@ from helpers.pages import running
 
 import implicit_em
 from implicit_em.base.errors import ConfigError
-from implicit_em.config.spec import RunSpec
 from implicit_em.language import trials
 from implicit_em.trained.loading import load, load_as_trained
 from implicit_em.training.directory import RunDirectory
+from implicit_em.training.spec import RunSpec
 from implicit_em.viewer import serving
 from implicit_em.viewer.__main__ import main
 from implicit_em.viewer.exploring import served

@@ -17,12 +17,12 @@ from helpers.studies import as_tuned, report_of, table, tuned_in
 import implicit_em
 from implicit_em.base.errors import ConfigError
 from implicit_em.config import CONF
-from implicit_em.config.spec import RunSpec
 from implicit_em.data import ResidentDataModule
 from implicit_em.metrics.dictionaries import stability
 from implicit_em.metrics.quality import Encoded, quality
 from implicit_em.models import Dictionary
 from implicit_em.training.directory import RunDirectory
+from implicit_em.training.spec import RunSpec
 from implicit_em_studies.comparison.measuring import tuning_table
 from implicit_em_studies.comparison.protocol import CURVE, ComparisonProtocol, PartSettings
 from implicit_em_studies.comparison.study import STUDY, ComparisonStages, digest_of

@@ -10,10 +10,10 @@ from helpers.studies import as_tuned, report_of, table, tuned_in
 
 import implicit_em
 from implicit_em.config import CONF
-from implicit_em.config.spec import RunSpec
 from implicit_em.metrics.dictionaries import cosines
 from implicit_em.metrics.pursuit import pursuit_l0
 from implicit_em.training.directory import RunDirectory
+from implicit_em.training.spec import RunSpec
 from implicit_em_studies.recovery.protocol import RecoveryProtocol
 from implicit_em_studies.recovery.study import STUDY, RecoveryStages
 from implicit_em_studies.shared.planning import compose_settings

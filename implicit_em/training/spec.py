@@ -17,7 +17,7 @@ from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from implicit_em.base.errors import ConfigError, raising
-from implicit_em.config.fingerprint import config_fingerprint, given
+from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.config.schema import Config, parsed
 from implicit_em.data import ResidentDataModule
 from implicit_em.distributed import GlobalBatch
@@ -128,7 +128,7 @@ class RunSpec:
         trainer = self.settings["trainer"]
         return module_class(self.settings["model"]["_target_"])(
             model=self.model_arguments(in_features, out_features),
-            loss=given(self.settings["loss"]),
+            loss=self.settings["loss"],
             optimizer=self.settings["optimizer"],
             schedule=self.settings["lr"]["schedule"],
             clip=_clip(trainer),
