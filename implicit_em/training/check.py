@@ -237,7 +237,7 @@ def _check_em(module: EnergyModule) -> None:
     if not isinstance(module.model, Mixture):
         raise ConfigError(f"optimizer=em: fits models.Mixture, not {type(module.model).__name__}")
     terms = {n: (t.weight, t.options) for n, t in module.objective.terms.items()}
-    if terms != {"lse": (1, {"reduction": "mean"})}:
+    if terms != {"lse": (1, {"reduction": "mean", "temperature": 1})}:
         raise ConfigError(
             "optimizer=em: needs lse alone, of weight 1 and reduction=mean, as in loss=likelihood"
         )

@@ -27,7 +27,7 @@ def sweep():
         ["seed=1"],
         ["loss=lse", "seed=2"],
         ["seed=3", "lr.value=1e-3", "model.hidden=8"],
-        ["+loss.lse.temperature=2", "seed=1"],
+        ["+loss.own.weight=2", "seed=1"],
         ["callbacks=[best]", "trainer.max_epochs=3"],
         ["model=topk", "model.l0=3", "seed=2"],
         ["trainer.threads=null", "trainer=gpu"],
@@ -48,7 +48,10 @@ def test_a_job_is_what_hydra_composes(sweep, overrides):
     [
         (["experiment=dynamics", "model=topk"], ["model.l0=3", "lr.value=1e-2"]),
         (["experiment=ablation", "data.root=here", "optimizer=sgd"], ["loss=lse", "seed=2"]),
-        (["experiment=ablation", "+loss.lse.temperature=2", "~loss.tc"], ["seed=2"]),
+        (
+            ["experiment=ablation", "+loss.own.weight=2", "~loss.tc"],
+            ["seed=2"],
+        ),
     ],
 )
 def test_a_job_of_a_study_is_what_hydra_composes_without_its_node(typed, axes):
