@@ -306,16 +306,6 @@ def test_a_run_can_be_measured_without_the_test_set(composed, small, tmp_path, m
     assert torch.equal(*(load_file(file)["linear.weight"] for file in files))
 
 
-CONTROLLED = ["encoder", "sampled", "sae", "hybrid", "l1", "l1_norm", "gated"]
-
-
-@pytest.mark.parametrize("model", CONTROLLED)
-def test_each_number_of_active_units_is_another_run(composed, model):
-    cfgs = [composed(f"model={model}", f"model.l0={value}") for value in ("null", "8", "9")]
-    check(RunSpec.of(cfgs[1]))
-    assert len(set(map(config_fingerprint, cfgs))) == 3
-
-
 AFFECTING = """
 seed=2 model.hidden=65 model.l0=8 trainer.sparse=off loss.lse.weight=2
 loss.lse.reduction=mean activation=abs probe=none
