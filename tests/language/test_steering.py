@@ -1,17 +1,14 @@
 """Units that steer tiny models, beside transformers with hooks of this file."""
 
-import json
 import math
 from inspect import signature
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from helpers.composing import composed
 from helpers.language import BLOCKS, WIDTH, make_model, make_text
 from helpers.lines import one_line
-from scipy.sparse import csc_array
 
 import implicit_em
 from implicit_em import steer
@@ -24,8 +21,6 @@ from implicit_em.language.steering import CONTEXTS, Steering, main
 from implicit_em.trained.export import export
 from implicit_em.trained.reading import trained
 from implicit_em.training.run import train
-from implicit_em_studies.language import pulling
-from implicit_em_studies.language.pulling import lead, target_shifts, targets_of, units_of
 
 SITE, UNIT, LENGTH = 2, 5, 12
 KINDS = ("llama", "gpt2")
@@ -248,77 +243,6 @@ def test_an_ablation_changes_what_full_passes_say(case, folder, monkeypatch):
     model.whole.resize_token_embeddings(len(chances_V) + 3, mean_resizing=False)
     assert len(steering.ablated(model, UNIT, rows_E).chances_V) == len(chances_V), "no padding"
     assert model.effects(torch.ones(1, WIDTH)).shape == (1, len(chances_V))
-
-
-def test_targets_shift_by_document_beside_random_directions(case, folder):
-    network, _, steering = case
-    lm = LanguageModelSettings(
-        name="tiny", package=None, path=str(folder / network.config.model_type), sha256=None
-    )
-    passes = Passes(steering.data.store, CausalModel.load(lm, "cpu"), steering.splice)
-    contexts_C2, targets = passes.contexts_C2[:6], torch.tensor([7, 40])
-    table = target_shifts(steering, passes, contexts_C2, UNIT, 3.0, targets, seeds=2)
-    expected: dict[int, list[float]] = {}
-    for start, end in contexts_C2.tolist():
-        number = int(np.searchsorted(passes.documents.starts_N.numpy(), start, side="right")) - 1
-        ids = passes.documents.ids_T[start:end].long()
-        with torch.no_grad():
-            clean = network(ids[None]).logits[0].log_softmax(-1)
-        pulled, here = by_definition(network, steering, ids, CHANGES["add", 3.0])
-        shift_L = (pulled.log_softmax(-1) - clean)[:, targets].mean(-1)
-        expected.setdefault(number, []).extend(shift_L[here].tolist())
-    expected = {number: shifts for number, shifts in expected.items() if shifts}
-    assert table["document"].tolist() == sorted(expected)
-    assert table["tokens"].tolist() == [len(expected[n]) for n in sorted(expected)]
-    assert table["pulled"].tolist() == pytest.approx(
-        [sum(expected[n]) for n in sorted(expected)], abs=1e-3
-    )
-    assert (table["random"] != table["pulled"]).all()
-
-
-def test_units_are_chosen_among_those_that_are_active(monkeypatch):
-    monkeypatch.setattr(pulling, "LEAST_ACTIVE", 2)
-    active_K = [3, 2, 0, 1, 2, 9, 0, 1]
-    code_NK = csc_array((np.arange(9)[:, None] < active_K).astype(float))
-    assert units_of(code_NK, 4) == [0, 1, 4, 5]
-    assert units_of(code_NK, 2) == [0, 4]
-    with pytest.raises(ConfigError, match=r"^units=5: of 9 tokens, 2 activate only 4 units"):
-        units_of(code_NK, 5)
-
-
-def test_targets_are_the_tokens_whose_share_grows_most(monkeypatch):
-    monkeypatch.setattr(pulling, "TARGETS", 3)
-    next_N = np.array([0, 0, 0, 1, 1, 2, 3, 4, 5, 6])
-    activation_N = np.array([0, 0, 0, 1, 0, 6, 1, 0, 0, 2.0])
-    # shares by weight: 1: .1, 2: .6, 3: .1, 6: .2; among all: 0: .3, 1: .2, the others: .1
-    assert targets_of(activation_N, next_N).tolist() == [2, 6, 3]
-
-
-def test_the_lead_is_a_mean_over_tokens_and_units_with_an_interval():
-    def shift(lead_N):
-        zero_N = np.zeros(3)
-        return pd.DataFrame({"tokens": [1, 2, 1], "pulled": lead_N, "random": zero_N})
-
-    apart = lead([shift([1.0, 2, 1]), shift([3.0, 6, 3])])  # 1 and 3 nats a token, in each document
-    assert apart.value == pytest.approx(2)
-    assert apart.ends == pytest.approx((1, 3))
-    alone = lead([shift([0.0, 4, 0])])
-    assert alone.value == pytest.approx(1)
-    assert alone.ends == pytest.approx((0, 2))
-
-
-def test_pulling_writes_what_units_do(folder, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(pulling, "LEAST_ACTIVE", 1)
-    run, written = folder / "llama-own", tmp_path / "pulled.json"
-    options = ["--units", "2", "--contexts", "3", "--lm", str(folder / "llama")]
-    assert pulling.main([str(run), *options, "--to", str(written)]) == 0
-    (found,) = json.loads(written.read_text())["runs"]
-    assert [len(row["targets"]) for row in found["units"]] == [5, 5]
-    assert found["lead"] == pytest.approx(np.mean([row["lead"] for row in found["units"]]))
-    for row in found["units"]:
-        assert row["lead"] == pytest.approx(row["pulled"] - row["random"])
-        assert row["low"] <= row["lead"] <= row["high"]
-    assert "of 2 units" in capsys.readouterr().out
 
 
 # --- what is refused
