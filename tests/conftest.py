@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
+from shutil import disk_usage
 
 import matplotlib
 import numpy as np
@@ -26,6 +27,10 @@ from omegaconf import DictConfig
 
 from implicit_em_studies.shared.figures import STYLE
 
+MEMORY = Path("/dev/shm")
+"""Where tests write if there is room: files there are made, replaced and removed at once."""
+if MEMORY.is_dir() and disk_usage(MEMORY).free > 2 * 2**30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 settings.register_profile("untimed", deadline=None)  # a busy machine is no defect
 settings.load_profile("untimed")
 # If a test ends the service of a run, W&B logs an error up to 15 seconds later, in another test.
