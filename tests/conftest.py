@@ -90,10 +90,10 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A W&B server on loopback, an account there, and wandb as in a new process."""
     import wandb
 
-    from implicit_em.training.tracking import PatientWandbLogger
+    from implicit_em.training.tracking import TolerantWandbLogger
 
     wandb.teardown()
-    monkeypatch.setattr(PatientWandbLogger, "lost", None)
+    monkeypatch.setattr(TolerantWandbLogger, "unreachable", None)
     with serving() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         monkeypatch.setenv("WANDB_API_KEY", "0" * 40)

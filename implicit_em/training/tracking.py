@@ -1,11 +1,10 @@
-"""The experiment logger of a run; W&B starts offline if the server does not answer in time."""
+"""The experiment logger of a run; W&B starts offline if nobody is logged in or no server answers."""
 
 import logging
 import os
 import secrets
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
@@ -26,14 +25,14 @@ WANDB = "pytorch_lightning.loggers.WandbLogger"
 Mode = Literal["online", "offline", "disabled"]
 MODES: dict[str, Mode] = {mode: mode for mode in get_args(Mode)}
 MODES |= {"run": "online", "dryrun": "offline"}
-TIMEOUT = 30.0
-"""Seconds to wait for the server, for earlier runs without ``logger.timeout``."""
+FINISH_TIMEOUT = 90.0
+"""Seconds that the end of a run waits for the server, as long as its start; wandb has no limit."""
 GLOBAL_STEP = "trainer/global_step"
 """Name under which Lightning's logger passes the number of a step to W&B."""
 STEP = "step/"
 """Beginning of the names of values that belong to a step; W&B draws all others over epochs."""
-RETRIED = "-offline"
-"""Suffix of an offline run's id, because wandb's service keeps the id of a failed attempt."""
+OFFLINE = "-offline"
+"""End of the id of a run that could not go online: wandb's service keeps the id that failed."""
 
 
 def start_logger(
@@ -69,7 +68,7 @@ def start_logger(
 def finish_logger(logger: Logger | None, metrics: Mapping[str, Any], features: Path) -> None:
     """Give W&B and TensorBoard the final metrics and the feature grid; end any logger's run."""
     completed = metrics["status"] == "completed"
-    if isinstance(logger, PatientWandbLogger):
+    if isinstance(logger, TolerantWandbLogger):
         with logger.dropping():
             if metrics["status"] == "interrupted":
                 logger.experiment.mark_preempting()
@@ -96,7 +95,7 @@ def log_again(
     server's last one, which may be incomplete there. ``place`` is a value that rises from row to
     row, such as ``epoch``.
     """
-    if not isinstance(logger, PatientWandbLogger):
+    if not isinstance(logger, TolerantWandbLogger):
         return
     with logger.dropping():
         run = logger.experiment
@@ -106,13 +105,13 @@ def log_again(
                 logger.log_metrics({k: value for k, value in row.items() if value is not None})
 
 
-class PatientWandbLogger(WandbLogger):
-    """Lightning's logger for a started W&B run, whose errors neither end nor delay the training."""
+class TolerantWandbLogger(WandbLogger):
+    """Lightning's logger for a started W&B run, whose errors do not end the training."""
 
     lists_packages: ClassVar[bool] = True
     """Whether the next run of this process saves the list of installed packages."""
-    lost: ClassVar[str | None] = None
-    """Why the runs of this process no longer wait for the server; ``None`` while it answers."""
+    unreachable: ClassVar[str | None] = None
+    """Why further runs of this process start offline; ``None`` while the server answers."""
 
     def __init__(self, run: "wandb.Run") -> None:
         super().__init__(experiment=run)
@@ -126,7 +125,7 @@ class PatientWandbLogger(WandbLogger):
             yield
         except Exception as error:
             if not self._warned:
-                log.warning("W&B: %s; values that it refuses are left out", _reason(error))
+                log.warning("W&B: %s; values that it refuses are left out", one_line(error))
             self._warned = True
 
     @rank_zero_only
@@ -143,24 +142,11 @@ class PatientWandbLogger(WandbLogger):
     @rank_zero_only
     def finish(self, exit_code: int = 0) -> None:
         """End the run; if the server lacks anything, log the command that uploads it."""
-        import wandb
-
         run = self.experiment
-        reason = None if run.offline else self.lost
         try:
-            if reason:
-                threading.Thread(target=_finish_quietly, args=(run, exit_code), daemon=True).start()
-            else:
-                run.finish(exit_code)
-        except TimeoutError:
-            reason = f"not everything was sent within {run.settings.finish_timeout:g} s"
-            PatientWandbLogger.lost = reason
-        except Exception as error:  # the service died
-            log.warning("W&B: %s; to upload what it has: %s", _reason(error), _sync_command(run))
-            wandb.setup().remove_active_run(run)
-            _end_service()
-        if reason:
-            log.warning("W&B: %s; to upload the rest: %s", reason, _sync_command(run))
+            run.finish(exit_code)
+        except Exception as error:  # the server does not answer, or wandb's service has died
+            log.warning("W&B: %s; to upload the rest: %s", one_line(error), _sync_command(run))
 
 
 def wandb_mode(requested: str | None = None) -> tuple[Mode, str]:
@@ -194,30 +180,29 @@ def _run_id(directory: Path) -> str:
     return read_bytes(path).decode().strip()
 
 
-def _start_wandb(arguments: dict[str, Any], mode: Mode, reason: str) -> PatientWandbLogger | None:
+def _start_wandb(arguments: dict[str, Any], mode: Mode, reason: str) -> TolerantWandbLogger | None:
     """Start a run, offline if necessary; return ``None`` if wandb does not work at all."""
     import wandb
 
     run = None
-    if mode == "online" and PatientWandbLogger.lost:
-        mode, reason = "offline", PatientWandbLogger.lost
+    if mode == "online" and TolerantWandbLogger.unreachable:
+        mode, reason = "offline", TolerantWandbLogger.unreachable
     if mode == "online":
         try:
-            run = _init(mode, **arguments)
+            run = _init(mode, arguments)
         except Exception as error:
-            mode, reason = "offline", f"going online failed: {_reason(error)}"
+            mode, reason = "offline", f"going online failed: {one_line(error)}"
+            arguments["id"] += OFFLINE
             if isinstance(error, wandb.errors.CommError | TimeoutError):
-                PatientWandbLogger.lost = reason
-            if not _end_service():
-                arguments["id"] += RETRIED
+                TolerantWandbLogger.unreachable = reason
     try:
-        run = run or _init(mode, **arguments)
+        run = run or _init(mode, arguments)
     except (wandb.errors.UsageError, ValueError, TypeError) as error:
-        raise ConfigError(f"logger: {_reason(error)}") from error
+        raise ConfigError(f"logger: {one_line(error)}") from error
     except Exception as error:
-        log.warning("W&B: %s; this run is not logged there", _reason(error))
+        log.warning("W&B: %s; this run is not logged there", one_line(error))
         return None
-    logger = PatientWandbLogger(run)
+    logger = TolerantWandbLogger(run)
     with logger.dropping():
         run.define_metric("*", step_metric="epoch")
     if mode == "offline":
@@ -227,12 +212,11 @@ def _start_wandb(arguments: dict[str, Any], mode: Mode, reason: str) -> PatientW
     return logger
 
 
-def _init(mode: Mode, timeout: float | None = None, **arguments: Any) -> "wandb.Run":
+def _init(mode: Mode, arguments: Mapping[str, Any]) -> "wandb.Run":
     import wandb
 
-    wandb.setup(wandb.Settings(silent=True))  # a new service forgets it
     # Listing the installed packages is the slowest part, so only the first run does it.
-    first, PatientWandbLogger.lists_packages = PatientWandbLogger.lists_packages, False
+    first, TolerantWandbLogger.lists_packages = TolerantWandbLogger.lists_packages, False
     return wandb.init(
         **arguments,
         mode=mode,
@@ -240,38 +224,13 @@ def _init(mode: Mode, timeout: float | None = None, **arguments: Any) -> "wandb.
         reinit="create_new",  # one process may train several runs
         settings=wandb.Settings(
             silent=True,
-            init_timeout=timeout or TIMEOUT,
-            finish_timeout=timeout or TIMEOUT,
+            finish_timeout=FINISH_TIMEOUT,
             finish_timeout_raises=True,
             x_save_requirements=first,
         ),
     )
 
 
-def _finish_quietly(run: "wandb.Run", exit_code: int) -> None:
-    with suppress(Exception):
-        run.finish(exit_code)
-
-
-def _end_service() -> bool:
-    """End wandb's service if no run needs it, and return whether it ended."""
-    import wandb
-
-    if wandb.setup().most_recent_active_run is not None:
-        return False
-    with suppress(Exception, SystemExit):  # wandb raises SystemExit if the service is dead
-        wandb.teardown()
-    return True
-
-
 def _sync_command(run: "wandb.Run") -> str:
-    """Return the command that uploads a run's files under its original id."""
-    options = "" if run.offline else " --include-online"
-    if run.id.endswith(RETRIED):
-        options += f" --id {run.id.removesuffix(RETRIED)}"
-    return f"wandb sync{options} {run.settings.sync_dir}"
-
-
-def _reason(error: Exception) -> str:
-    """Return wandb's message in one line, without its advice to change ``init_timeout``."""
-    return one_line(error).partition(" Consider increasing")[0]
+    """Return the command that uploads a run's files."""
+    return f"wandb sync{'' if run.offline else ' --include-online'} {run.settings.sync_dir}"

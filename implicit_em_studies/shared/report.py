@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_info
 from implicit_em.base.files import whole
 from implicit_em.base.tables import markdown_table
 from implicit_em.config.schema import to_plain
-from implicit_em.training.tracking import PatientWandbLogger, start_logger
+from implicit_em.training.tracking import TolerantWandbLogger, start_logger
 from implicit_em_studies.shared import figures as style
 from implicit_em_studies.shared.runs import Run
 from implicit_em_studies.shared.tables import name_of, percent
@@ -197,7 +197,7 @@ def log_summary(
     spec |= {"name": f"summary of {directory.name}", "job_type": "summary"}
     tags = ["trial"] if trial else []
     logger = start_logger(spec, directory, {**provenance, "trial": trial}, "summary", tags)
-    if not isinstance(logger, PatientWandbLogger):
+    if not isinstance(logger, TolerantWandbLogger):
         return
     with logger.dropping():
         for name, frame in tables.items():
