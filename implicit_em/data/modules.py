@@ -111,6 +111,22 @@ class ResidentDataModule(pl.LightningDataModule):
         """
         return None
 
+    @classmethod
+    def placed(
+        cls, settings: Mapping[str, Any], metadata: Mapping[str, Any], out_features: int | None
+    ) -> Mapping[str, Any]:
+        """Return ``data`` settings at the place that the metadata of another tool's model name.
+
+        Args:
+            settings: the settings, as they were typed.
+            metadata: what a model's configuration says of its origin, such as ``hook_name``.
+            out_features: width of the model's target; ``None`` if it explains its input.
+
+        Raises:
+            ConfigError: if the settings contradict the metadata.
+        """
+        return settings
+
     def origin(self) -> dict[str, Any]:
         """Return where the samples come from, as entries of ``metrics.json`` and of exports.
 
@@ -132,6 +148,17 @@ class ResidentDataModule(pl.LightningDataModule):
                 return None
             found.update(values.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         return found.hexdigest()[:16]
+
+    def truth(self, train: bool = False) -> Any | None:
+        """Return the features that the samples were drawn from, or ``None`` if nobody knows them.
+
+        Args:
+            train: whether for the training samples in place of the final ones.
+
+        Returns:
+            A ``superposition.Truth``, or ``None``.
+        """
+        return None
 
     def seen(self, samples: Samples, labels: Tensor) -> Any | None:
         """Return what a viewer shows of samples in place of images or vectors.

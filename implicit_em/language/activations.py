@@ -24,6 +24,7 @@ from implicit_em.data.on_disk import Samples, SamplesOnDisk
 from implicit_em.data.resident import ResidentLoader, in_one_window
 from implicit_em.data.sharing import Source
 from implicit_em.language.ahead import Making, Producer, Stream, StreamLoader
+from implicit_em.language.hooks import site_of
 from implicit_em.language.statistics import Statistics, TokenFilter, kept_at, statistics_of
 from implicit_em.language.store import SPLITS, ActivationStore, Shard, Split, is_whole
 from implicit_em.models.normalizing import Normalizer, normalizer_of
@@ -168,6 +169,24 @@ class ActivationDataModule(ResidentDataModule):
             f"data.ahead: {path} is made as it is read, which a single run may do; implicit-em "
             "harvest makes a whole store, for any number of runs"
         )
+
+    @classmethod
+    def placed(
+        cls, settings: Mapping[str, Any], metadata: Mapping[str, Any], out_features: int | None
+    ) -> Mapping[str, Any]:
+        """Return settings whose site, and target, are those that the model's hooks name.
+
+        Raises:
+            ConfigError: if the store is of another model or lacks a site, or if another site was
+                typed.
+        """
+        store, target = ActivationStore(settings["path"]), settings.get("target")
+        site = site_of(metadata, store, settings.get("site"))
+        if out_features is None:
+            return {**settings, "site": site}
+        if target == "mlp" and isinstance(site, str):
+            target = f"mlp.{site.rpartition('.')[2]}"
+        return {**settings, "site": site, "target": site_of(metadata, store, target, "target")}
 
     def origin(self) -> dict[str, Any]:
         """Return the sites of a sample, and of what is explained if it is another place."""

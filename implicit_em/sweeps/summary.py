@@ -15,7 +15,6 @@ from implicit_em.base.files import whole
 from implicit_em.base.settings import leaves
 from implicit_em.base.tables import format_value, markdown_table, print_rows
 from implicit_em.config.fingerprint import config_fingerprint
-from implicit_em.language.metrics import INSIDE
 from implicit_em.sweeps.job_directories import noted_jobs
 from implicit_em.trained import evaluations
 from implicit_em.training.directory import RunDirectory
@@ -146,8 +145,8 @@ def group_over_seeds(jobs: pd.DataFrame) -> pd.DataFrame:
 def columns_of(jobs: pd.DataFrame) -> list[str]:
     """Return the columns with a value that say something of the model of a completed job.
 
-    An evaluation has the same columns. One on the run's own data has only those that were measured
-    inside a language model, because the run has the others.
+    An evaluation has the same columns, and those that no run has. An evaluation on the run's own
+    data has the latter alone.
     """
     known = jobs.astype(object).where(jobs.notna(), None)[jobs["status"] == "completed"]
     asked = [key for row in known.to_dict("records") for key in in_table(row, of_sweep=True)]
@@ -155,10 +154,9 @@ def columns_of(jobs: pd.DataFrame) -> list[str]:
     for column in jobs:
         kind, _, rest = str(column).partition(".")
         name, _, key = rest.partition(".")
-        if kind == evaluations.COLUMN and key in (
-            *INSIDE,
-            *(() if evaluations.is_own(name) else asked),
-        ):
+        is_known = key in jobs or key.partition(".")[0] in jobs
+        wanted = not is_known or (key in asked and not evaluations.is_own(name))
+        if kind == evaluations.COLUMN and wanted:
             columns.append(str(column))
     return [column for column in columns if column in jobs and jobs[column].notna().any()]
 

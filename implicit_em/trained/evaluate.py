@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from hydra.errors import HydraException
@@ -17,14 +17,10 @@ from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.base.quiet import quieten
 from implicit_em.base.values import check_whole
 from implicit_em.config import CONF
-from implicit_em.language.metrics import measured_inside
-from implicit_em.language.model_files import model_of
-from implicit_em.language.models import CausalModel
-from implicit_em.language.splicing import spliced_losses
 from implicit_em.trained.evaluations import record
 from implicit_em.trained.reading import Trained, trained, typed_data
 from implicit_em.training.measurement import evaluate_module, probe_module
-from implicit_em.training.progress import print_result, working
+from implicit_em.training.progress import print_result
 from implicit_em.training.results import without_infinities
 
 
@@ -47,7 +43,7 @@ def evaluate(
         data: another ``data`` node as plain containers; a model of another tool needs one. Such a
             model takes raw samples, and its ``hook_name`` chooses the site of a store.
         inside: whether to measure the causal language model that the data are from as well, with
-            reconstructions in place of its vectors: ``metrics.language.INSIDE``.
+            reconstructions in place of its vectors.
         lm: folder, GGUF file or hub name of the language model; ``None`` for the place that
             ``conf/lm`` names.
         out: directory for ``evaluations/``; by default the run directory or, for another tool's
@@ -60,20 +56,25 @@ def evaluate(
             model.
     """
     quieten()
-    return _measured(trained(path, data), inside, lm, out)[0]
+    return _measured(trained(path, data), inside, lm, out).metrics
 
 
-def _measured(
-    found: Trained, inside: bool, lm: str | None, out: str | Path | None
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what ``evaluate`` returns, and what is kept of it."""
+class _Evaluation(NamedTuple):
+    """What ``evaluate`` returns, what is kept of it, and the keys that were measured inside."""
+
+    metrics: dict[str, Any]
+    kept: dict[str, Any]
+    inside: list[str]
+
+
+def _measured(found: Trained, inside: bool, lm: str | None, out: str | Path | None) -> _Evaluation:
     settings = found.spec.settings
     threads = settings["trainer"]["threads"]
     if threads:
         check_whole("trainer.threads", threads, 1)
         torch.set_num_threads(threads)
     samples, inside = found.data, inside or lm is not None
-    measured = _inside(found, lm) if inside else {}
+    within = samples.inside("inside", lm).losses(found.coder, samples.final) if inside else {}
     trainer = found.spec.build_trainer(
         strategy="auto",
         devices=1,
@@ -85,32 +86,10 @@ def _measured(
     metrics: dict[str, Any] = evaluate_module(module, samples, trainer)
     if settings["probe"] == "linear":
         metrics["probe_accuracy"] = probe_module(module, samples, threads)
-    metrics = without_infinities(metrics | measured)
+    metrics = without_infinities(metrics | within)
     kept = record(found, metrics, inside, Path(out) if out else None)
     named = {"seed": settings["seed"]} if found.run else {"model": found.address}
-    return {**named, "status": "evaluated", **metrics}, kept
-
-
-def _inside(found: Trained, lm: str | None) -> dict[str, float]:
-    """Return what the language model predicts with the reconstructions of final samples.
-
-    Sites of a crosscoder are replaced one at a time, and named in the keys.
-    """
-    data, coder, measured = found.inside("inside"), found.coder, dict[str, float]()
-    with working("loading the language model"):
-        causal = CausalModel.load(model_of(data.store.manifest, lm), "cpu")
-    for site, columns in data.parts.items():
-        what = (site, data.rule, {"": lambda x_ND, c=columns: coder(x_ND)[:, c]})
-        shown = f"measuring inside the language model, {site}"
-        losses = spliced_losses(
-            data.store, causal, *what, data.final, reads=data.sites, shown=shown
-        )
-        ((spliced_N, divergence_N),) = losses.spliced.values()
-        sums = (losses.predicted_N, losses.clean_N, losses.zero.loss_N, spliced_N, divergence_N)
-        values = measured_inside(*(values_N.sum().item() for values_N in sums))
-        end = f".{site}" if len(data.parts) > 1 else ""
-        measured |= {f"{key}{end}": float(value) for key, value in values.items()}
-    return measured
+    return _Evaluation({**named, "status": "evaluated", **metrics}, kept, [*within])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -146,13 +125,13 @@ def _evaluate_and_print(options: argparse.Namespace) -> None:
             quieten()
             data = typed_data(options.path, options.overrides, options.conf)
             found = trained(options.path, data)
-            metrics, kept = _measured(found, options.inside, options.lm, options.out)
+            metrics, kept, inside = _measured(found, options.inside, options.lm, options.out)
     except (OSError, ImportError, HydraException, OmegaConfBaseException) as error:
         raise ConfigError(one_line(error)) from error
     if options.json:
         print(json.dumps(kept, indent=2))
     else:
-        print_result(metrics)
+        print_result(metrics, inside=inside)
 
 
 if __name__ == "__main__":

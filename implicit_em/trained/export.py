@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.errors import InstantiationException
-from hydra.utils import get_class, instantiate
+from hydra.utils import instantiate
 from safetensors.torch import save
 
 from implicit_em.base.arguments import Parser
@@ -20,8 +20,6 @@ from implicit_em.base.files import read_bytes, read_json, whole, write_json
 from implicit_em.base.quiet import quieten
 from implicit_em.base.tables import format_value
 from implicit_em.base.values import check_word
-from implicit_em.language.activations import ActivationDataModule
-from implicit_em.language.hooks import metadata_of
 from implicit_em.models import JumpReLU, SpikeSlab
 from implicit_em.trained import evaluations, hub
 from implicit_em.trained.decoding import own_fvu
@@ -154,14 +152,11 @@ def _source_of(model: Trained) -> dict[str, Any]:
         "implicit_em_command": " ".join(["implicit-em train", *model.run.read_overrides()]),
         "implicit_em_data": settings.get("digest"),
     }
-    if issubclass(get_class(settings["_target_"]), ActivationDataModule):
-        with raising(ConfigError, "data", InstantiationException, is_group=True):
-            data = instantiate(settings)
-        found |= metadata_of(data.store.manifest, data.site)
-        if data.out_features is not None:
-            (target,) = data.parts
-            found["hook_name_out"] = metadata_of(data.store.manifest, target)["hook_name"]
-    return found
+    if model.run.finished_metrics()["site"] is None:
+        return found
+    with raising(ConfigError, "data", InstantiationException, is_group=True):
+        data = instantiate(settings)  # its samples are not read
+    return found | data.inside("export").metadata()
 
 
 def export(path: str | Path, form: str = "saelens", out: str | Path | None = None) -> Path:

@@ -1,6 +1,5 @@
 """A trained model of raw samples, and the samples that it is measured on."""
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,23 +7,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import get_class
 from omegaconf import OmegaConf
-from torch import Tensor
 
-from implicit_em.base.digest import digest_of, digest_of_file
+from implicit_em.base.digest import digest_of_file
 from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.config import CONF
 from implicit_em.config.composing import REFUSALS, composed
 from implicit_em.config.schema import to_plain
-from implicit_em.data import ResidentDataModule, TensorDataModule
+from implicit_em.data import ResidentDataModule
 from implicit_em.data.tensors import FILES
 from implicit_em.engine.modules import EnergyModule
-from implicit_em.language.activations import ActivationDataModule
-from implicit_em.language.hooks import site_of
-from implicit_em.language.store import ActivationStore
 from implicit_em.models import SparseAutoencoder
 from implicit_em.models.normalizing import Normalizer
 from implicit_em.trained.foreign import Foreign, is_foreign, read_foreign
@@ -93,7 +87,7 @@ class Trained:
                 f"data.target: of width {data.out_features}, but the model was trained on a target "
                 f"of width {target}"
             )
-        digest = digest_of_samples(data)
+        digest = data.content_digest()
         if self.normalizer is not None:
             data.normalize_by(self.normalizer)
         return data, digest
@@ -130,22 +124,6 @@ class Trained:
                 decoder = decoder_of(self.model, self.data)
         return Coder(self.model, self.normalizer, decoder)
 
-    def inside(self, purpose: str) -> ActivationDataModule:
-        """Return the samples, if vectors like them can be put into a language model.
-
-        Raises:
-            ConfigError: if they cannot be; the message begins with the purpose.
-        """
-        if not isinstance(data := self.data, ActivationDataModule):
-            raise ConfigError(
-                f"{purpose}: the data are from no language model; needs data=activations"
-            )
-        if self.normalizer is not None and self.normalizer.mean is None:
-            raise ConfigError(
-                f"{purpose}: data.normalize=l2 leaves no length to put into the model"
-            )
-        return data
-
 
 def trained(path: str | Path, data: Mapping[str, Any] | None = None) -> Trained:
     """Return the trained model of a run, or one of another tool.
@@ -179,13 +157,10 @@ def trained(path: str | Path, data: Mapping[str, Any] | None = None) -> Trained:
 
 
 def _of_foreign(found: Foreign, data: Mapping[str, Any] | None) -> Trained:
-    if data is not None and issubclass(get_class(data["_target_"]), ActivationDataModule):
-        store, said, target = ActivationStore(data["path"]), found.metadata, data.get("target")
-        data = {**data, "site": (site := site_of(said, store, data.get("site")))}
-        if found.model.out_features is not None:
-            if target == "mlp" and isinstance(site, str):
-                target = f"mlp.{site.rpartition('.')[2]}"
-            data["target"] = site_of(said, store, target, "target")
+    model: Any = found.model
+    if data is not None:
+        module: type[ResidentDataModule] = get_class(data["_target_"])
+        data = module.placed(data, found.metadata, model.out_features)
     digest = digest_of_file(found.weights)[:16]
     output = OUTPUTS / re.sub(r"[^\w.-]+", "-", f"{found.name}-{digest}")
     return Trained(
@@ -197,23 +172,6 @@ def _with_data(settings: Mapping[str, Any], data: Mapping[str, Any] | None) -> R
     """Return settings with other data, unnormalised: the model's own normaliser is used."""
     raw = None if data is None else {k: v for k, v in data.items() if k != "normalize"}
     return RunSpec.of_settings({**settings, "data": raw})
-
-
-def digest_of_samples(data: ResidentDataModule) -> str | None:
-    """Return 16 hexadecimal digits of the content that a data module has read.
-
-    It is that of the store or files, or of the samples in memory, which must not be normalised yet.
-    """
-    if isinstance(data, ActivationDataModule):
-        return data.store.digest
-    if isinstance(data, TensorDataModule):
-        return digest_of(*(getattr(data, name) for name in FILES))
-    found = hashlib.sha256()
-    for samples in (part for name in ("train", "test") for part in data.split(name)):
-        if not isinstance(samples, Tensor):  # in a file that only its own module knows
-            return None
-        found.update(samples.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()[:16]
 
 
 def typed_data(

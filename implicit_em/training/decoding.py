@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from implicit_em.base.threads import torch_threads
-from implicit_em.data import ResidentDataModule, SuperpositionDataModule, as_unit_float
+from implicit_em.data import ResidentDataModule, as_unit_float
 from implicit_em.data.modules import fixed_choice
 from implicit_em.data.on_disk import Samples, SamplesOnDisk
 from implicit_em.metrics.dictionaries import cosines, norms_at_sites, single_site
@@ -205,13 +205,12 @@ def features_found(model: Any, data: ResidentDataModule) -> float | None:
     The decoder is fitted on the training samples. A feature is found if one of its directions has a
     cosine above ``FOUND`` with it, among clean samples.
     """
-    if not isinstance(data, SuperpositionDataModule):
+    if (truth := data.truth()) is None:
         return None
     decoder = fit_ridge(model, data.starting_samples())
     directions_KD = decoder.weight.cpu().numpy()
     if not np.isfinite(directions_KD).all():
         return float("nan")
-    truth = data.truth()
     found = cosines(truth.undone(truth.directions_MD), truth.undone(directions_KD))
     return recovered(found.max(1), FOUND)
 

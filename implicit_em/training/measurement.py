@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from implicit_em.data import ResidentDataModule
 from implicit_em.engine.modules import EnergyModule, SparseAutoencoderModule, build_objective
-from implicit_em.language.activations import ActivationDataModule
 from implicit_em.losses import lse
 from implicit_em.metrics import final_metrics
 from implicit_em.metrics.energies import RECONSTRUCTION
@@ -86,8 +85,7 @@ def _described(module: EnergyModule, data: ResidentDataModule) -> dict[str, Any]
         "units": module.model.weight.shape[-2],
         "inputs": data.in_features,
         "responsibilities": by_em or isinstance(module.model, Encoder),
-        "site": data.site if isinstance(data, ActivationDataModule) else None,
-        **({} if data.out_features is None else {"target": "+".join(data.parts)}),
+        **data.origin(),
     }
 
 

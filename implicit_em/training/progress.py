@@ -4,7 +4,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -178,15 +178,17 @@ def working(message: str, logged: bool = True) -> Iterator[None]:
         yield
 
 
-def print_result(metrics: Mapping[str, Any], directory: str | None = None) -> None:
-    """Print the table of a run's results, and the directory that holds them."""
+def print_result(
+    metrics: Mapping[str, Any], directory: str | None = None, inside: Iterable[str] = ()
+) -> None:
+    """Print the table of a run's results, and the directory that holds them; see ``in_table``."""
     named = f"seed {metrics['seed']}" if "seed" in metrics else metrics["model"]
     console = Console()
     console.print(f"{named}, {metrics['status']}", soft_wrap=True, highlight=False, markup=False)
     table = Table()
     table.add_column("metric")
     table.add_column("value", justify="right")
-    for key in in_table(metrics):
+    for key in in_table(metrics, inside=inside):
         if metrics.get(key) is not None or key == "redundancy":
             table.add_row(key.replace("_", " "), format_value(metrics.get(key)))
     console.print(table)

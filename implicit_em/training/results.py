@@ -3,13 +3,12 @@
 import logging
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
 from typing import Any
 
 from implicit_em.config.fingerprint import RESULTS_SCHEMA
-from implicit_em.language.metrics import INSIDE
 from implicit_em.metrics.energies import CURVES, FINAL, RECONSTRUCTION
 from implicit_em.training.spec import RunSpec
 
@@ -19,8 +18,8 @@ VERSIONS_OF = ("implicit-em", "torch", "pytorch-lightning", "hydra-core", "numpy
 BY_RIDGE = ("ridge_fvu", "features_found")
 """Measurements of a decoder that is fitted by ridge regression after the training."""
 DESCRIBED = ("units", "inputs", "responsibilities", "site")
-"""What decides which metrics a table shows: the numbers K and D, whether energies are those of a
-mixture, and the place in a language model that the samples are from."""
+"""What decides which metrics a table shows: the numbers K and D, whether a softmax of the energies
+gives responsibilities, and the place inside another model that the samples come from."""
 AT_SITES = ("single_site_units",)
 """What only crosscoders have, beside keys that end with a site, such as ``fvu.SITE``."""
 RESPONSIBILITIES = ("responsibility_entropy", "maximum_responsibility")
@@ -28,7 +27,7 @@ OF_TRAINING = ("final_loss", "convergence_epoch")
 ENDS = (*OF_TRAINING, "parameters", "epochs", "train_seconds")
 IN_TABLE = (
     *("dead_units", "silent_units", "redundancy", *RESPONSIBILITIES, "density", "l0"),
-    *(*RECONSTRUCTION, "fvu", *BY_RIDGE, *INSIDE, "probe_accuracy", *ENDS),
+    *(*RECONSTRUCTION, "fvu", *BY_RIDGE, "probe_accuracy", *ENDS),
 )
 """Keys in the table of a run; those without a value are left out."""
 IN_SUMMARY = (*CURVES, "probe_accuracy", "features_found", *OF_TRAINING)
@@ -36,7 +35,7 @@ IN_SUMMARY = (*CURVES, "probe_accuracy", "features_found", *OF_TRAINING)
 LEADING = ("l0", "fvu", "ridge_fvu", "inactive_units", "silent_units")
 """Keys that come first for a wide layer and for activations of a language model."""
 WIDE_TABLE = (
-    *(*LEADING, *INSIDE, "redundancy", *RESPONSIBILITIES, "reconstruction_mse"),
+    *(*LEADING, "redundancy", *RESPONSIBILITIES, "reconstruction_mse"),
     *("features_found", "probe_accuracy", *ENDS),
 )
 """Keys in the table of such a run: none has an absolute threshold."""
@@ -46,11 +45,18 @@ WIDE_SUMMARY = (
 )
 
 
-def in_table(metrics: Mapping[Any, Any], of_sweep: bool = False) -> list[str]:
-    """Return the keys that say something of a run's model, for its table or that of its sweep."""
+def in_table(
+    metrics: Mapping[Any, Any], of_sweep: bool = False, inside: Iterable[str] = ()
+) -> list[str]:
+    """Return the keys that say something of a run's model, for its table or its sweep's table.
+
+    Args:
+        metrics: content of ``metrics.json``, or what an evaluation has measured.
+        of_sweep: whether the table is of a sweep.
+        inside: further keys, of what was measured inside the model that the samples come from.
+    """
     sizes = (metrics.get(key) for key in ("units", "inputs"))
     units, inputs = (size if isinstance(size, int | float) else 0 for size in sizes)
-    # An earlier run has none of what is ``DESCRIBED``.
     keys: tuple[str, ...] = IN_SUMMARY if of_sweep else IN_TABLE
     if units > inputs or metrics.get("site"):
         keys = WIDE_SUMMARY if of_sweep else WIDE_TABLE
@@ -58,7 +64,8 @@ def in_table(metrics: Mapping[Any, Any], of_sweep: bool = False) -> list[str]:
     shown = [key for key in keys if key not in omitted]
     ends = ((str(key), *str(key).partition(".")) for key in metrics)
     at_sites = [key for key, name, dot, _ in ends if dot and name in shown]
-    return [*shown[:2], *at_sites, *AT_SITES, *shown[2:]] if at_sites else shown
+    further = [*at_sites, *AT_SITES] if at_sites else []
+    return [*shown[:2], *further, *inside, *shown[2:]]
 
 
 def versions() -> dict[str, str]:

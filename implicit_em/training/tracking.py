@@ -1,4 +1,4 @@
-"""The experiment logger of a run; W&B starts offline if nobody is logged in or no server answers."""
+"""The experiment logger of a run; W&B is offline if nobody is logged in or no server answers."""
 
 import logging
 import os
