@@ -119,7 +119,6 @@ class _Logger(Section):
     mode: Literal["online", "offline", "disabled"] | None = None
     name: Annotated[Any, AfterValidator(_stays_inside)] = None
     version: Annotated[Any, AfterValidator(_stays_inside)] = None
-    timeout: Positive | None = None
 
 
 def _is_complete(logger: _Logger) -> _Logger:

@@ -145,8 +145,8 @@ def group_over_seeds(jobs: pd.DataFrame) -> pd.DataFrame:
 def columns_of(jobs: pd.DataFrame) -> list[str]:
     """Return the columns with a value that say something of the model of a completed job.
 
-    An evaluation has the same columns, and those that no run has. An evaluation on the run's own
-    data has the latter alone.
+    An evaluation on other data has the columns of a run, and further columns for what no run
+    measures. An evaluation on the run's own data has the further columns alone.
     """
     known = jobs.astype(object).where(jobs.notna(), None)[jobs["status"] == "completed"]
     asked = [key for row in known.to_dict("records") for key in in_table(row, of_sweep=True)]

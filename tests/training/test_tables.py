@@ -74,7 +74,8 @@ def test_a_sweep_shows_of_evaluations_what_it_does_not_have():
         "evaluation.kmnist-1.l0": 1.0,
         "evaluation.gone-2.density": None,
     }
-    shown = columns_of(frame({"density": 1.0, **PAPER, **evaluated}))
+    run = Results(0, "").as_dict() | {"density": 1.0, **PAPER}
+    shown = columns_of(frame({**run, "status": "completed", **evaluated}))
     assert shown == ["density", "evaluation.own-inside.kl_nats", "evaluation.kmnist-1.density"]
 
 
