@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +11,6 @@ from typing import IO, Any
 
 from implicit_em.base.errors import ConfigError, DamagedError, WriteError, raising
 
-LARGEST_JSON = 2**26
-"""Largest size of a JSON file in bytes: the text of 256,000 token ids takes a tenth of it."""
 LONGEST_HEADER = 10**8
 """Largest size of the header of a .safetensors file in bytes, as in the format's own library."""
 UNLIKE_A_HEADER = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
@@ -78,7 +75,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 @contextmanager
 def opened(path: Path, buffering: int = -1) -> Iterator[IO[bytes]]:
-    """Open a file to read it, but nothing that could have no end: a pipe or a device.
+    """Open a file to read it.
 
     Args:
         path: path of the file.
@@ -86,48 +83,21 @@ def opened(path: Path, buffering: int = -1) -> Iterator[IO[bytes]]:
 
     Raises:
         FileNotFoundError: if there is none.
-        DamagedError: if it cannot be opened or read, or is no regular file; the message names it.
+        DamagedError: if it cannot be opened or read; the message names it.
     """
     try:
-        file = open(path, "rb", buffering, opener=_open_at_once)  # noqa: SIM115  (closed below)
+        with open(path, "rb", buffering) as file:
+            yield file
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise DamagedError(f"{path} cannot be read: {error.strerror}") from error
-    with file, raising(DamagedError, f"{path} cannot be read", OSError):
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise DamagedError(f"{path} cannot be read: no regular file")
-        yield file
+        raise DamagedError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe may have no writer
-
-
-def read_bytes(path: Path, most: int | None = None) -> bytes:
-    """Return the content of a file; raise as ``opened`` does, or if it is longer than ``most``."""
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a file; raise as ``opened`` does."""
     with opened(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if most is not None and size > most:
-            raise DamagedError(f"{path} cannot be read: {size:,} bytes; allowed are {most:,}")
-        return file.read(size)
-
-
-def read_safetensors(path: Path) -> bytes:
-    """Return the content of a .safetensors file.
-
-    It must be as long as its header says. Otherwise its content is not read, because it may be
-    larger than memory, and ``DamagedError`` is raised. Raises as ``opened`` does.
-    """
-    with opened(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        with raising(DamagedError, f"{path}: no safetensors file", *UNLIKE_A_HEADER):
-            start, entries = safetensors_header(file)
-            ends = [entry["data_offsets"][1] for entry in entries.values()]
-            if size != start + max(ends, default=0):
-                raise ValueError(f"{size:,} bytes; its header says another number")
-        file.seek(0)
-        return file.read(size)
+        return file.read()
 
 
 def safetensors_header(file: IO[bytes]) -> tuple[int, dict[str, Any]]:
@@ -148,10 +118,9 @@ def read_json(path: Path) -> Any:
 
     Raises:
         FileNotFoundError: if there is none.
-        DamagedError: if it cannot be opened, is no regular file, is too large, or holds what
-            ``write_json`` would not write.
+        DamagedError: if it cannot be read, or holds what ``write_json`` would not write.
     """
-    content = read_bytes(path, LARGEST_JSON)
+    content = read_bytes(path)
     with raising(DamagedError, f"{path}: no JSON", ValueError, RecursionError):
         value = json.loads(content.decode())
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()

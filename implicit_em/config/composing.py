@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, errors, initialize_config_dir
-from hydra._internal.core_plugins import file_config_source
-from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -22,12 +19,11 @@ from yaml import YAMLError
 from implicit_em.base.errors import ConfigError, nearest, one_line
 from implicit_em.base.settings import nodes
 from implicit_em.config import CONF
-from implicit_em.config.saved import MOST_VALUES, read_yaml
 
 LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm", "submitit_slurm_stacked", "ray")
 """Launchers that the extra ``cluster`` installs."""
 
-REFUSALS = (errors.HydraException, OmegaConfBaseException, ValueError, RecursionError)
+REFUSALS = (errors.HydraException, OmegaConfBaseException, YAMLError, ValueError, RecursionError)
 """Errors of Hydra for what was typed: ``ValueError`` is that for a number in place of a group's
 option or of 5,000 digits, ``RecursionError`` that for thousands of brackets."""
 
@@ -56,32 +52,6 @@ ELSEWHERE = {
 """Keys of the project by those of SAELens, dictionary_learning and Lightning."""
 
 
-_REFERENCE = re.compile(r"\$\{(\.*)([\w.]+)\}")
-
-
-class FileConfigSource(file_config_source.FileConfigSource):
-    """Hydra's source of files; it refuses a file that would take all time or memory.
-
-    Hydra finds the class by its name.
-    """
-
-    def load_config(self, config_path: str) -> ConfigResult:
-        """Return the content of a file, or raise an error of which ``explain`` makes one line."""
-        path = Path(self.path, self._normalize_file_name(config_path))
-        try:
-            if path.exists():
-                read_yaml(path)
-            return super().load_config(config_path)
-        except ConfigError as error:
-            raise errors.ConfigCompositionException(str(error)) from error
-        except (YAMLError, ValueError, RecursionError) as error:  # OmegaConf refuses more
-            raise errors.ConfigCompositionException(f"{path}: {one_line(error)}") from error
-
-
-# Of several sources of one name, Hydra keeps the first.
-SourcesRegistry.instance().types["file"] = FileConfigSource
-
-
 def composed(name: str, overrides: Sequence[str], conf: Path = CONF) -> DictConfig:
     """Return a primary configuration of a folder with overrides, such as ``train``.
 
@@ -89,8 +59,7 @@ def composed(name: str, overrides: Sequence[str], conf: Path = CONF) -> DictConf
         ConfigError: if it cannot be composed; the message says why.
     """
     with composing(name, overrides, conf):
-        check_references(config := compose(name, overrides=list(overrides)))
-    return config
+        return compose(name, overrides=list(overrides))
 
 
 @contextmanager
@@ -110,27 +79,6 @@ def typed(config: DictConfig) -> list[str]:
     """Return the overrides as they were typed, because resolving them may fail."""
     overrides: Any = OmegaConf.to_container(config.hydra.overrides.task)
     return overrides
-
-
-def check_references(config: DictConfig) -> None:
-    """Raise ``ConfigError`` for a setting whose references would take all time or memory.
-
-    Ten references in a text, each to a text of ten others, stand for a hundred.
-    """
-    content: Any = OmegaConf.to_container(config)
-    texts, known = dict(nodes(content)), dict[str, int]()
-
-    def size(key: str) -> int:
-        if key not in known:
-            known[key] = 1  # also of what refers to itself, which OmegaConf refuses
-            for dots, name in _REFERENCE.findall(str(texts.get(key, ""))):
-                above = key.split(".")[: -len(dots)] if dots else []
-                known[key] += size(".".join([*above, name]))
-        return known[key]
-
-    for key in sorted(texts, key=lambda key: key.startswith("hydra")):  # it has the overrides
-        if not isinstance(texts[key], dict) and size(key) > MOST_VALUES:
-            raise ConfigError(f"{key}: its references stand for more than {MOST_VALUES:,} values")
 
 
 def unresolved(error: OmegaConfBaseException) -> str:
@@ -171,7 +119,7 @@ def explain(error: Exception, overrides: Sequence[str], loader: ConfigLoader, co
         return f"{error.override}: {message}; write key=value"
     if several := re.match(r"Ambiguous value for argument '(.*)'", message):
         return f"{several[1]}: several values make a sweep; allowed with -m, or one of them"
-    if isinstance(error, errors.InstantiationException):
+    if isinstance(error, errors.InstantiationException | YAMLError):
         return one_line(error)
     if unknown := re.match(r"Could not override '(.*)'", message):
         key = unknown[1].partition("@")[0]

@@ -11,7 +11,7 @@ from typing import Any, Final
 from omegaconf import OmegaConf
 
 from implicit_em.base.digest import UNREADABLE
-from implicit_em.base.files import LARGEST_JSON, read_bytes
+from implicit_em.base.files import read_bytes
 
 MANIFEST: Final = "manifest.json"
 CONF = Path(__file__).parent / "conf"
@@ -26,7 +26,7 @@ def lm_name(name: str, permuted: int | None) -> str:
 def digest_of_store(path: Any, ahead: Any = None) -> str | None:
     """Return ``digest_of_manifest`` of a store of activations; ``None`` where there is none."""
     try:
-        content = read_bytes(Path(path).expanduser() / MANIFEST, LARGEST_JSON)
+        content = read_bytes(Path(path).expanduser() / MANIFEST)
         return digest_of_manifest(content, ahead is not None)
     except (*UNREADABLE, LookupError):
         return None

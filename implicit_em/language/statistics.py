@@ -13,7 +13,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from implicit_em.base.errors import ConfigError, WriteError
-from implicit_em.base.files import read_safetensors
+from implicit_em.base.files import read_bytes
 from implicit_em.base.threads import torch_threads
 from implicit_em.base.values import check_word
 from implicit_em.language.store import ActivationStore, save_tensors
@@ -117,7 +117,7 @@ def statistics_of(
     check_word(f"{store.path}: site", site, store.manifest.sites)
     file = kept_at(store, site, split, tokens)
     with suppress(Exception):  # a damaged file may raise any
-        saved = load(read_safetensors(file))
+        saved = load(read_bytes(file))
         count, *others = (saved[name] for name in SAVED)
         found = Statistics(int(count), *others)
         if torch.equal(saved[DIGEST], _as_tensor(found.digest(file.stem))):

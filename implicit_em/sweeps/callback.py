@@ -16,14 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from implicit_em.base.errors import ConfigError, RefusedError, RunError, one_line
 from implicit_em.base.imports import quick_imports
-from implicit_em.config.composing import (
-    REFUSALS,
-    check_references,
-    explain,
-    shadowed,
-    typed,
-    unresolved,
-)
+from implicit_em.config.composing import REFUSALS, explain, shadowed, typed, unresolved
 from implicit_em.sweeps import launchers
 from implicit_em.sweeps.job_directories import begin_sweep, note_jobs
 from implicit_em.sweeps.jobs import JobComposer, enumerate_jobs, fixed_keys
@@ -78,8 +71,7 @@ def refusing() -> Iterator[None]:
 
 
 def refuse_launch(config: DictConfig) -> None:
-    """Raise ``ConfigError`` for a launcher that cannot start, or for settings without end."""
-    check_references(config)
+    """Raise ``ConfigError`` for a launcher or a file of settings that cannot be used."""
     if reason := launchers.refusal(config) or shadowed(config):
         raise ConfigError(reason)
 

@@ -13,7 +13,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from implicit_em.base.errors import ConfigError, DamagedError, raising
-from implicit_em.base.files import read_json, read_safetensors
+from implicit_em.base.files import read_bytes, read_json
 from implicit_em.base.values import check_word
 from implicit_em.trained import hub, saelens
 
@@ -117,7 +117,7 @@ def read_foreign(path: str | Path) -> Foreign:
         )
     # Damaged files may raise anything.
     with raising(DamagedError, address, Exception):
-        weights = load(read_safetensors(folder / form[1]))
+        weights = load(read_bytes(folder / form[1]))
         config, arrays = FORMS[form](read_json(folder / form[0]), weights)
         model = saelens.from_saelens(config, arrays)
     return Foreign(address, name, model, folder / form[1], config["metadata"])

@@ -12,7 +12,7 @@ from torch import nn
 
 from implicit_em import models
 from implicit_em.base.errors import ConfigError, DamagedError, MissingError, raising
-from implicit_em.base.files import read_safetensors
+from implicit_em.base.files import read_bytes
 from implicit_em.config.schema import to_plain
 from implicit_em.models.activations import ELEMENTWISE
 from implicit_em.models.normalizing import Normalizer, taking_raw
@@ -119,8 +119,7 @@ def load_weights(model: nn.Module, run: RunDirectory) -> Normalizer | None:
     description = run.read_model()
     option, arguments = description.get("normalize"), description["model"]
     width = arguments.get("in_features", 0) + (arguments.get("out_features") or 0)
-    with raising(DamagedError, str(run.weights), MemoryError):
-        content = read_safetensors(run.weights)
+    content = read_bytes(run.weights)
     # A damaged file may raise anything.
     with raising(DamagedError, f"{run.weights} does not fit its model", Exception):
         weights = safetensors.torch.load(content)

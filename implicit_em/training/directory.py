@@ -189,8 +189,8 @@ class RunDirectory:
             The metrics of the same run if it is already complete, else ``None``.
 
         Raises:
-            ConfigError: if the directory holds another run, or the configuration is too large to
-                be read again.
+            ConfigError: if the directory holds another run, or the configuration could not be read
+                again.
             WriteError: if a file cannot be written.
         """
         if not resumed and (refusal := self.refusal(spec)):

@@ -1,15 +1,9 @@
 import json
-import os
-import socket
 
 import pytest
-import torch
-from helpers.waiting import soon
-from safetensors.torch import load, save
 
-from implicit_em.base import files
 from implicit_em.base.errors import DamagedError
-from implicit_em.base.files import read_bytes, read_json, read_safetensors, whole, write_json
+from implicit_em.base.files import read_bytes, read_json, whole, write_json
 
 
 def fail_halfway(path, error):
@@ -66,51 +60,27 @@ def test_json_refuses_what_it_cannot_write_without_a_trace(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("read", [read_bytes, read_json, read_safetensors])
-@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "socket"])
-def test_what_is_no_file_is_not_read(tmp_path, kind, read):
+@pytest.mark.parametrize("read", [read_bytes, read_json])
+def test_what_cannot_be_read_is_named(tmp_path, read):
     path = tmp_path / "model.json"
-    if kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "device":
-        path.symlink_to("/dev/zero")
-    elif kind == "folder":
-        path.mkdir()
-    else:
-        with socket.socket(socket.AF_UNIX) as server:
-            server.bind(str(path))
-    with soon(), pytest.raises(DamagedError, match=r"model\.json cannot be read: "):
+    path.mkdir()
+    with pytest.raises(DamagedError, match=r"model\.json cannot be read: Is a directory"):
         read(path)
-
-
-def test_a_file_that_fails_while_it_is_read_is_named(tmp_path):
-    path = tmp_path / "model.safetensors"
+    path.rmdir()
     path.symlink_to("/proc/self/mem")  # a regular file that has no byte at its start
-    with pytest.raises(DamagedError, match=r"model\.safetensors cannot be read: .*Input/output"):
-        read_safetensors(path)
+    with pytest.raises(DamagedError, match=r"model\.json cannot be read: Input/output"):
+        read(path)
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        read(path)
 
 
 @pytest.mark.parametrize(
     "content",
-    [
-        *(b"[" * 10**4, b"NaN", b'{"a": 1e999}', b"9" * 5_000, b"\xff", b'"\\ud800"', b""),
-        b"1" + b" " * 10**4,
-    ],
+    [b"[" * 10**5, b"NaN", b'{"a": 1e999}', b"9" * 5_000, b"\xff", b'"\\ud800"', b""],
 )
-def test_what_is_no_json_is_refused_with_its_name(tmp_path, monkeypatch, content):
-    monkeypatch.setattr(files, "LARGEST_JSON", 10**4)
+def test_what_is_no_json_is_refused_with_its_name(tmp_path, content):
     path = tmp_path / "model.json"
     path.write_bytes(content)
     with pytest.raises(DamagedError, match=r"model\.json"):
         read_json(path)
-
-
-def test_tensors_are_as_long_as_their_header_says(tmp_path):
-    path = tmp_path / "model.safetensors"
-    content = save({"weight": torch.arange(6.0).view(2, 3)}, {"format": "pt"})
-    path.write_bytes(content)
-    assert torch.equal(load(read_safetensors(path))["weight"], torch.arange(6.0).view(2, 3))
-    for size in (0, 7, 8, 20, len(content) - 1, len(content) + 1, 200 * 10**9):
-        os.truncate(path, size)
-        with pytest.raises(DamagedError, match=r"model\.safetensors: no safetensors file"):
-            read_safetensors(path)

@@ -2,10 +2,8 @@
 
 import json
 import logging
-import os
 import re
 import shutil
-from contextlib import nullcontext
 
 import pandas as pd
 import pytest
@@ -433,24 +431,8 @@ def assert_no_weights(run, capsys, reason="does not fit its model"):
 def test_damaged_weights_are_refused(run, damage, capsys, monkeypatch):
     monkeypatch.chdir(run.path)
     write(run.weights, NO_WEIGHTS[damage](run.weights.read_bytes()))
-    assert_no_weights(run, capsys, "no safetensors file")
+    assert_no_weights(run, capsys)
     assert not (run.path / "called").exists()
-
-
-@pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
-@pytest.mark.parametrize("kind", ["a pipe", "a device", "much larger"])
-def test_what_would_be_read_for_ever_is_refused(run, name, kind, capsys):
-    path = run.path / name
-    if kind == "much larger":
-        os.truncate(path, 200 * 10**9)
-    else:
-        path.unlink()
-        os.mkfifo(path) if kind == "a pipe" else path.symlink_to("/dev/zero")
-    with soon(), pytest.raises(DamagedError, match=re.escape(name)):
-        load(run.path)
-    with soon():
-        assert evaluate_main([str(run.path)]) == 2
-    assert name in one_line(capsys)
 
 
 @pytest.mark.parametrize("change", OTHER_WEIGHTS)
@@ -625,21 +607,6 @@ def test_which_names_of_loggers_are_refused(composed, key):
 # YAML
 
 
-def laughs(levels=9, of=9):
-    lines = [
-        f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * of)}]" for level in range(1, levels)
-    ]
-    return "\n".join(["a0: &a0 [ha, ha, ha]", *lines])
-
-
-def doubling(levels):
-    lines = []
-    for level in range(1, levels):
-        last = f"'${{x{level - 1}}}'"
-        lines.append(f"x{level}: {{a: {last}, b: {last}}}")
-    return "\n".join(["x0: 1", *lines])
-
-
 YAML = {
     "empty": "",
     "a list": "[1, 2]",
@@ -647,12 +614,9 @@ YAML = {
     "no YAML": "a: [1, 2",
     "bytes": b"\xff\xfe\x00\x01",
     "control characters": "a: \x07",
-    "a bomb": laughs(),
-    "large": "a: " + "x" * 2**21,
-    "many values": "a: [" + "1, " * 300_000 + "1]",
     "deep": "[" * 400_000,
     "deep mappings": "{a: " * 100_000,
-    "doubling references": doubling(40),
+    "references to its own settings": "seed: 1\nlr: ${seed}",
     "a circle": "seed: ${seed}",
     "nowhere": "seed: ${nowhere}",
     "the environment": "seed: ${oc.env:SECRET}",
@@ -698,23 +662,8 @@ def test_a_configuration_that_is_none_is_refused_soon(run, effects, tmp_path, ca
     assert not (tmp_path / "called").exists()
 
 
-@pytest.mark.parametrize("name", ["config", "overrides", "hydra", "metrics", "model", "history"])
-def test_a_pipe_in_place_of_a_file_is_read_as_damaged(run, name):
-    path = getattr(run, name)
-    path.unlink()
-    os.mkfifo(path)
-    with soon():
-        for read in (run.read_config, run.read_overrides, run.read_model):
-            with nullcontext() if name not in read.__name__ else pytest.raises(DamagedError):
-                read()
-        assert (run.read_metrics() is None) == (name == "metrics")
-        assert run.read_choices() == {}
-        assert HistoryLogger(run.history).restore() == (0 if name == "history" else EPOCHS)
-
-
-@pytest.mark.parametrize("content", ["a bomb", "the environment"])
-def test_a_command_refuses_it_in_one_line(run, command, command_line, effects, capfd, content):
-    write(run.config, YAML[content])
+def test_a_command_refuses_it_in_one_line(run, command, command_line, effects, capfd):
+    write(run.config, YAML["the environment"])
     for refused in (
         lambda: command(run.path),
         lambda: command_line(f"resume={run.path}"),
@@ -728,7 +677,7 @@ def test_a_command_refuses_it_in_one_line(run, command, command_line, effects, c
 
 
 @pytest.mark.parametrize(
-    "content", ["", "3", "{a: 1}", "[1]", "[[a]]", "[*a]", "&a [*a]", laughs(), "[" * 9**6]
+    "content", ["", "3", "{a: 1}", "[1]", "[[a]]", "[*a]", "&a [*a]", "[" * 9**6]
 )
 def test_overrides_that_are_none_are_refused_soon(run, content):
     write(run.overrides, content)
@@ -739,10 +688,9 @@ def test_overrides_that_are_none_are_refused_soon(run, content):
 
 
 def test_a_run_with_overrides_that_are_none_is_refused_in_one_line(run, command_line, capfd):
-    write(run.overrides, laughs())
+    write(run.overrides, "{a: 1}")
     assert command_line(f"resume={run.path}", "trainer.max_epochs=100") == 2
-    err = capfd.readouterr().err
-    assert err == f"error: {run.overrides} cannot be read: more than 2,000 values\n"
+    assert capfd.readouterr().err == f"error: {run.overrides}: no list of overrides\n"
     assert run.completed_metrics(), "all is as it was"
 
 
@@ -768,22 +716,3 @@ def test_a_saved_configuration_asks_for_nothing_more(composed, small_mnist, tmp_
     assert there.data.root == str(small_mnist)
     assert (there.data.seed, there.optimizer.lr) == (3, 2e-3)
     assert config_fingerprint(there) == config_fingerprint(cfg)
-
-
-def test_references_to_its_own_settings_are_read(run, cfg):
-    OmegaConf.save(cfg, run.config)
-    assert "${lr.value}" in run.config.read_text()
-    there = run.read_config()
-    assert there.optimizer.lr == cfg.optimizer.lr
-    assert config_fingerprint(there) == config_fingerprint(cfg)
-
-
-def test_settings_that_could_not_be_read_again_are_refused_before_training(cfg, tmp_path):
-    OmegaConf.update(cfg, "data.subset", list(range(1_000)), force_add=True)
-    run = RunDirectory(tmp_path)
-    assert run.claim(RunSpec.of(cfg)) is None
-    assert list(run.read_config().data.subset) == list(range(1_000))
-    cfg.data.subset = list(range(3_000))
-    with pytest.raises(ConfigError, match="more than 2,000 values"):
-        RunDirectory(tmp_path / "more").claim(RunSpec.of(cfg))
-    assert not (tmp_path / "more" / ".hydra" / "config.yaml").exists()

@@ -52,14 +52,6 @@ def deleted(file):
     return _changed(file, lambda _: file.unlink())
 
 
-def made_a_pipe(file):
-    def change(_):
-        file.unlink()
-        os.mkfifo(file)
-
-    return _changed(file, change)
-
-
 def renamed_over(file):
     """Put another file in its place, and back, by renames; the file itself does not change."""
     aside = file.with_suffix(".aside")
@@ -70,7 +62,7 @@ def renamed_over(file):
     return lambda: os.replace(aside, file)
 
 
-OF_A_FILE = [overwritten, restored, touched, cut, emptied, deleted, made_a_pipe, renamed_over]
+OF_A_FILE = [overwritten, restored, touched, cut, emptied, deleted, renamed_over]
 
 
 def swapped(store):

@@ -1,7 +1,6 @@
 """Stores of activations: what reads them, what is refused, statistics of what a filter leaves."""
 
 import json
-import os
 import shutil
 from functools import partial, reduce
 from operator import getitem
@@ -11,7 +10,6 @@ import pytest
 import torch
 from helpers.disks import make_read_only, small_disk
 from helpers.stores import SITE, SPECIAL, WIDTH, make_store
-from helpers.waiting import soon
 from safetensors.torch import load, save
 
 from implicit_em.base.digest import digest_of_file
@@ -326,10 +324,6 @@ def test_damaged_statistics_are_computed_again(path):
         assert file.read_bytes() != content, name
         assert statistics_of(store, SITE).digest() == first.digest(), name
         assert file.read_bytes() == content, name
-    file.unlink()
-    os.mkfifo(file)
-    with soon():
-        assert statistics_of(store, SITE).digest() == first.digest()
 
 
 def test_statistics_do_not_depend_on_threads(tmp_path):

@@ -1,7 +1,6 @@
 """Where an interrupted run goes on."""
 
 import logging
-import os
 import shutil
 import tempfile
 import zipfile
@@ -80,7 +79,6 @@ DAMAGES = {
     "of epochs before the first": lambda path: torch.save(checkpoint(-1), path),
     "a pickle": lambda path: torch.save({**checkpoint(4), "x": Harmful(path.parent / "ran")}, path),
     "a directory": lambda path: (path.unlink(), path.mkdir()),
-    "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
 }
 
 
