@@ -98,6 +98,10 @@ class _Trainer(Section):
     sparse: Annotated[Literal["auto", "on", "off"], BeforeValidator(_as_word)] = "auto"
     enable_progress_bar: bool
     log_every_n_steps: Annotated[Any, AfterValidator(_counts_steps)] = 0
+    num_nodes: Literal[1] = 1
+    accumulate_grad_batches: Literal[1] = 1  # the objective is computed over a whole batch
+    # Half precision would need gradients to be scaled.
+    precision: Literal["32-true", "bf16-mixed", "bf16-true", "64-true"] = "32-true"
     gradient_clip_val: Positive | None = None
     gradient_clip_algorithm: Literal["norm", "value"] | None = None
 

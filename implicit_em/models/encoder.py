@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from implicit_em.base.errors import ConfigError
+from implicit_em.base.values import check_whole
 from implicit_em.codes import Code, Layer, positive
 from implicit_em.models.declarations import declares
 from implicit_em.models.described import Described
@@ -41,6 +42,7 @@ class Encoder(Described):
         out_features: int | None = None,
     ) -> None:
         super().__init__()
+        check_whole("hidden", hidden, 1)
         if out_features is not None and declares(self, "decodes"):
             raise ConfigError(OWN_INPUT)
         self.out_features = out_features

@@ -17,8 +17,7 @@ from implicit_em.base.allocation import keep_freed_memory
 from implicit_em.base.errors import ConfigError
 from implicit_em.base.threads import cores
 from implicit_em.engine.rendezvous import Rendezvous, split_evenly
-from implicit_em.training.check import widths_tried
-from implicit_em.training.memory import memory_of
+from implicit_em.training.check import memory_of, widths_tried
 from implicit_em.training.progress import EpochProgress
 from implicit_em.training.spec import RunSpec
 

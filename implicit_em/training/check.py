@@ -1,23 +1,23 @@
-"""The check of a run before it trains: everything is built once, for a narrow input."""
+"""The check of a run before it trains: a dry step on eight samples, and what memory must hold."""
 
 import inspect
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import psutil
 import pytorch_lightning as pl
 import torch
-from hydra.utils import get_class, get_method, instantiate
-from pytorch_lightning.accelerators import AcceleratorRegistry
+from hydra.utils import get_class, instantiate
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from implicit_em.base.errors import ConfigError, nearest, one_line
 from implicit_em.base.quiet import quieten
-from implicit_em.base.values import check_word
+from implicit_em.codes import AT_A_TIME
 from implicit_em.config.fingerprint import NEVER_DECIDING
 from implicit_em.engine.em import EM
 from implicit_em.engine.modules import (
@@ -34,7 +34,6 @@ from implicit_em.engine.schedulers import (
 )
 from implicit_em.engine.sparse import largest_share
 from implicit_em.engine.stack import BareReplica, Stack
-from implicit_em.losses import Objective
 from implicit_em.metrics.energies import CURVES
 from implicit_em.models import Mixture
 from implicit_em.models.linear import SharedInput
@@ -42,8 +41,7 @@ from implicit_em.training.spec import STEP_FLAGS, RunSpec
 
 DERIVED_FLAGS = ("logger", "callbacks", "default_root_dir", "check_val_every_n_epoch")
 """Flags of ``pl.Trainer`` that follow from other settings."""
-PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "64-true")
-MOST_DEVICES = 1024
+SAMPLES_TRIED = 8
 WIDTH_TRIED = 81
 """Input width of the trial model: a square number that is rarely the number of units."""
 TARGET_TRIED = 36
@@ -52,12 +50,18 @@ WIDEST_TRIED = 2**14
 """Largest number of components of the trial model: the number that was asked for may be a typo."""
 BY_SCHEMA = ("seed", "resume", *NEVER_DECIDING)
 """Groups of settings that the schema checks, and nothing here."""
+WEIGHT_COPIES = 8
+"""Weights, gradients, two moments, the stack, the start of the epoch, and two checkpoints."""
+ENERGY_COPIES = 16
+"""Largest number of tensors of the shape of a batch's energies in a step."""
+INPUT_COPIES = 6
+"""Number of tensors of the shape of a batch in a step with a decoder."""
 _passed: set[str] = set()
 """Configurations that this process has checked."""
 
 
 def widths_tried(spec: RunSpec) -> tuple[int, ...]:
-    """Return the input width of the trial model, and that of a target that is not the input."""
+    """Return the trial model's input width, and the width of a target that is not the input."""
     other = spec.settings["data"].get("target") is not None
     return (WIDTH_TRIED, TARGET_TRIED) if other else (WIDTH_TRIED,)
 
@@ -66,63 +70,39 @@ def check(spec: RunSpec, here: bool = True) -> None:
     """Raise ``ConfigError`` for a run that cannot be trained; nothing is loaded or written.
 
     The check builds the data module, the model for a narrow input, the objective, the optimizer
-    and the Trainer. It computes the objective of a few random samples, as measuring and as training
-    do, and their final metrics. Errors are passed on. Runs that differ only in the seed or logger
-    are checked once. If a run will train ``here``, this machine must have its device and files.
+    and the Trainer. A few random samples are measured and trained on. Runs that differ only in the
+    seed or logger are checked once.
+
+    Args:
+        spec: the run.
+        here: whether this machine trains the run, and so must have its device and files.
     """
     relevant = {key: value for key, value in spec.settings.items() if key not in BY_SCHEMA}
     relevant["data"] = {**relevant["data"], "seed": None}
     key = json.dumps([relevant, here], default=str)
     if key in _passed:
         return
-    trainer = _check_trainer(spec, here)
+    trainer = _build_trainer(spec, here)
     _check_ahead(spec)
-    for name in ("in_features", "out_features"):
-        if name in (model := spec.settings["model"]):
-            raise ConfigError(f"model.{name}={model[name]}: the data decide it; leave it out")
     _check_callbacks(spec.settings)
     if here:
         with torch.random.fork_rng(devices=[]), _refusing("data", "data"):
             instantiate(spec.settings["data"])
-    _dry_run(spec, trainer)
+    with torch.random.fork_rng(devices=[]):
+        _dry_run(spec, trainer)
     _passed.add(key)
 
 
-def _check_trainer(spec: RunSpec, here: bool) -> pl.Trainer:
+def _build_trainer(spec: RunSpec, here: bool) -> pl.Trainer:
     quieten()
-    flags_of_lightning = inspect.signature(pl.Trainer).parameters
-    allowed = sorted({*STEP_FLAGS, *flags_of_lightning} - {*DERIVED_FLAGS})
-    with _refusing("trainer"):
-        flags = spec.trainer_flags()
-    if here and isinstance(accelerator := flags.get("accelerator", "auto"), str):
-        check_word("trainer.accelerator", accelerator, _accelerators(), " on this machine")
-    if (nodes := flags.get("num_nodes", 1)) != 1:
-        raise ConfigError(f"trainer.num_nodes={nodes}: allowed is 1")
-    if flags.pop("accumulate_grad_batches", 1) != 1:
-        raise ConfigError(
-            "trainer.accumulate_grad_batches: allowed is 1, because the objective is computed over "
-            "a whole batch; increase data.batch_size instead"
-        )
-    if (precision := flags.get("precision", "32-true")) not in PRECISIONS:
-        raise ConfigError(
-            f"trainer.precision={precision}: allowed are {', '.join(PRECISIONS)}; half "
-            "precision would need gradients to be scaled"
-        )
-    for key, value in flags.items():
-        if key not in allowed:
-            raise ConfigError(f"trainer.{key}={value}: no such flag; {nearest(key, allowed)}")
-    try:
-        devices = int(flags.get("devices", 1))
-    except (TypeError, ValueError, OverflowError):  # a list, for example; Lightning checks it
-        devices = 1
-    if devices != -1 and not 0 < devices <= MOST_DEVICES:  # Lightning would list every one
-        raise ConfigError(
-            f"trainer.devices={devices}: allowed are -1, for all, and at most {MOST_DEVICES}"
-        )
-    if not here:
-        flags |= {"accelerator": "cpu", "strategy": "auto", "devices": 1}
-    with _refusing("trainer"):
-        return pl.Trainer(**flags, logger=False, enable_checkpointing=False)
+    settings = spec.settings["trainer"]
+    _check_keys("trainer", settings, pl.Trainer, STEP_FLAGS, ("self", *DERIVED_FLAGS))
+    elsewhere: dict[str, Any] = (
+        {} if here else {"accelerator": "cpu", "strategy": "auto", "devices": 1}
+    )
+    return spec.build_trainer(
+        **({} if here else elsewhere), logger=False, enable_checkpointing=False
+    )
 
 
 def _check_ahead(spec: RunSpec) -> None:
@@ -135,12 +115,6 @@ def _check_ahead(spec: RunSpec) -> None:
         )
     if ahead is not None and spec.takes_processes:
         raise ConfigError(f"data.ahead={ahead}: one process trains; choose another trainer")
-
-
-def _accelerators() -> list[str]:
-    """Return the words for the devices of this machine."""
-    found = [n for n, entry in AcceleratorRegistry.items() if entry["accelerator"].is_available()]
-    return ["auto", *(["gpu"] if {"cuda", "mps"} & {*found} else []), *found]
 
 
 def _check_callbacks(settings: Mapping[str, Any]) -> None:
@@ -156,44 +130,69 @@ def _check_callbacks(settings: Mapping[str, Any]) -> None:
             instantiate(callback)
 
 
+def _means_of_terms(settings: Mapping[str, Any]) -> list[str]:
+    loss = settings["loss"]
+    return [f"train/{name}" for name, term in loss.items() if term.get("weight", 1) != 0]
+
+
 def _dry_run(spec: RunSpec, trainer: pl.Trainer) -> None:
-    """Measure and train a few random samples: each part refuses what it would run into."""
+    """Measure a few random samples and train on them: each part refuses what it would run into."""
     choices = spec.choices or {}
     loss, model = (f"{g}={choices[g]}" if g in choices else g for g in ("loss", "model"))
-    batch_size = spec.settings["data"]["batch_size"]
-    with torch.random.fork_rng(devices=[]):
-        objective = _try_objective(spec, loss)
-        module = _try_module(spec, loss, model)
-        optimizer = _try_optimizer(spec, module)
-        x = torch.rand(min(batch_size, 8), sum(widths_tried(spec)))
-        outputs = _try_measuring(spec, module, model, x, trainer)
-        with _refusing(loss):
-            values = objective.values(outputs)
-        _check_values(values, ())
-        undefined = [name for name, value in values.items() if not value.isfinite()]
-        if batch_size == 1 and undefined:
-            raise ConfigError(
-                f"data.batch_size=1: must be at least 2 for loss term {', '.join(undefined)}"
-            )
-        for share in _shares(spec, module, trainer):
-            with _refusing(f"{model} in training, with {loss}"):
-                replica = BareReplica(module.model, module.objective, optimizer, sparse_up_to=share)
-                found = Stack([replica]).evaluate(SharedInput(x[None], [1]))
-            _check_values(dict(zip(values, found.values, strict=False)), (1,))
-
-
-def _try_objective(spec: RunSpec, loss: str) -> Objective:
-    """Build the objective, and refuse options of its terms."""
-    terms = spec.settings["loss"]
     with _refusing("loss"):
-        objective = build_objective(terms)
-    for name, term in terms.items():
-        function, own = get_method(term["_target_"]), ("weight", "warmup")
-        _check_keys(f"loss.{name}", term, function, own, lambda p: p.default is not p.empty)
-    return objective
+        objective = build_objective(spec.settings["loss"])
+    for name, term in objective.terms.items():
+        own = ("weight", "warmup")
+        _check_keys(f"loss.{name}", term.options, term.function, own, term.inputs)
+    module = _build_module(spec, loss, model)
+    optimizer = _build_optimizer(spec, module)
+    batch_size = spec.settings["data"]["batch_size"]
+    x = torch.rand(min(batch_size, SAMPLES_TRIED), sum(widths_tried(spec)))
+    outputs = _measure(module, model, x)
+    if reason := refusal_of_devices(module, trainer):
+        raise ConfigError(f"trainer.devices={spec.settings['trainer']['devices']}: {reason}")
+    with _refusing(loss):
+        values = objective.values(outputs)
+    _check_values(values, ())
+    undefined = [name for name, value in values.items() if not value.isfinite()]
+    if batch_size == 1 and undefined:
+        raise ConfigError(
+            f"data.batch_size=1: must be at least 2 for loss term {', '.join(undefined)}"
+        )
+    with _refusing("trainer", "trainer"):
+        sparse = spec.settings["trainer"].get("sparse", "auto")
+        takes_sparse_steps = largest_share(sparse, module, trainer.precision)
+    for share in (0.0, 1.0) if takes_sparse_steps else (0.0,):
+        with _refusing(f"{model} in training, with {loss}"):
+            replica = BareReplica(module.model, module.objective, optimizer, sparse_up_to=share)
+            found = Stack([replica]).evaluate(SharedInput(x[None], [1]))
+        _check_values(dict(zip(values, found.values, strict=False)), (1,))
 
 
-def _try_optimizer(spec: RunSpec, module: EnergyModule) -> Any:
+def _build_module(spec: RunSpec, loss: str, model: str) -> Any:
+    """Build the model alone, then with its objective: the message names the one at fault."""
+    settings = spec.settings["model"]
+    if isinstance(word := settings.get("activation"), str):
+        raise ConfigError(
+            f"model.activation={word}: a group of its own; did you mean activation={word}?"
+        )
+    hidden, l0 = settings["hidden"], settings.get("l0")
+    if hidden is not None and l0 is not None and l0 > hidden:
+        raise ConfigError(f"model.l0={l0}: must be at most model.hidden={hidden}")
+    tried = {key: min(settings[key], WIDEST_TRIED) for key in ("hidden", "l0") if settings.get(key)}
+    spec = replace(spec, settings={**spec.settings, "model": settings | tried})
+    with _refusing(model):
+        module_class(settings["_target_"])
+    if spec.l0 is not None and spec.settings["trainer"]["max_epochs"] == 0:
+        raise ConfigError(f"model.l0={l0}: nothing is trained with trainer.max_epochs=0")
+    widths = widths_tried(spec)
+    with _refusing(model, "model", {spec.l0_argument: "l0"}):
+        instantiate(spec.model_arguments(*widths))
+    with _refusing(f"{loss} does not fit {model}", "model"):
+        return spec.build_module(*widths)
+
+
+def _build_optimizer(spec: RunSpec, module: EnergyModule) -> Any:
     """Build the optimizer and make a step; refuse a model or a schedule that does not fit it."""
     with _refusing("optimizer", "optimizer"):
         parameters = module.parameters()
@@ -204,32 +203,6 @@ def _try_optimizer(spec: RunSpec, module: EnergyModule) -> Any:
     if spec.settings["lr"]["schedule"]:
         _check_schedule(spec.settings, optimizer)
     return optimizer
-
-
-def _try_measuring(
-    spec: RunSpec, module: EnergyModule, model: str, rows: torch.Tensor, trainer: pl.Trainer
-) -> dict[str, Any]:
-    """Return the tensors for loss terms; refuse a model that cannot be measured, or divided."""
-    with _refusing(model):
-        outputs = module.outputs(module.model, rows)
-        reason = refusal_of_devices(module, trainer)
-    energies, units = outputs["energies"].shape[-1], module.model.weight.shape[-2]
-    if energies != units:
-        raise ConfigError(f"{model}: gives {energies} energies; its weight has {units} rows")
-    with _refusing(f"{model} in testing"), torch.no_grad():
-        module.test_step(rows, 0)
-        module.finals.compute()
-    if reason:
-        raise ConfigError(f"trainer.devices={spec.settings['trainer']['devices']}: {reason}")
-    return outputs
-
-
-def _shares(spec: RunSpec, module: EnergyModule, trainer: pl.Trainer) -> tuple[float, ...]:
-    """Return the largest share of entries of each kind of step that the run takes."""
-    sparse = spec.settings["trainer"].get("sparse", "auto")
-    with _refusing("trainer", "trainer"):
-        takes_sparse_steps = largest_share(sparse, module, trainer.precision)
-    return (0.0, 1.0) if takes_sparse_steps else (0.0,)
 
 
 def _check_em(module: EnergyModule) -> None:
@@ -248,48 +221,33 @@ def _check_schedule(settings: Mapping[str, Any], optimizer: Any) -> None:
     schedule = settings["lr"]["schedule"]
     means = ["train/loss", *_means_of_terms(settings)]
     if is_scheduler(schedule):
-        _check_scheduler(schedule, means)
+        cls = get_class(schedule["_target_"])
+        watches = issubclass(cls, ReduceLROnPlateau)
+        own = ("interval", "monitor") if watches else ("interval",)
+        _check_keys("lr.schedule", schedule, cls, own, ("optimizer",))
+        if watches and (interval := schedule.get("interval", "epoch")) != "epoch":
+            raise ConfigError(
+                f"lr.schedule.interval={interval}: allowed is epoch for {cls.__name__}"
+            )
+        if (monitor := schedule.get("monitor", means[0])) not in means:
+            raise ConfigError(f"lr.schedule.monitor={monitor}: allowed are {', '.join(means)}")
     calls = settings["trainer"]["max_epochs"] if interval_of(schedule) == "epoch" else 1
     with _refusing("lr.schedule", "lr.schedule"):
         scheduler = build_schedule(schedule, optimizer, calls)
         step_after_epoch(scheduler, schedule, dict.fromkeys(means, 0.0))
 
 
-def _check_scheduler(schedule: Mapping[str, Any], means: Sequence[str]) -> None:
-    """Raise ``ConfigError`` for a setting that a scheduler of torch does not take."""
-    cls = get_class(schedule["_target_"])
-    watches = issubclass(cls, ReduceLROnPlateau)
-    own = ("interval", "monitor") if watches else ("interval",)
-    _check_keys("lr.schedule", schedule, cls, own, lambda p: p.name != "optimizer")
-    if watches and (interval := schedule.get("interval", "epoch")) != "epoch":
-        raise ConfigError(f"lr.schedule.interval={interval}: allowed is epoch for {cls.__name__}")
-    if (monitor := schedule.get("monitor", means[0])) not in means:
-        raise ConfigError(f"lr.schedule.monitor={monitor}: allowed are {', '.join(means)}")
-
-
-def _check_keys(
-    where: str,
-    settings: Mapping[str, Any],
-    called: Callable[..., Any],
-    own: Sequence[str],
-    is_setting: Callable[[inspect.Parameter], bool],
-) -> None:
-    """Raise ``ConfigError`` for a key that is neither ``own`` nor a parameter of what is called.
-
-    The hint names the parameters that are settings.
-    """
-    parameters = inspect.signature(called).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
-    allowed = [*own, *(name for name, p in parameters.items() if is_setting(p))]
-    for key, value in settings.items():
-        if key not in ("_target_", *allowed, *parameters):
-            raise ConfigError(f"{where}.{key}={value}: no such key; {nearest(key, allowed)}")
-
-
-def _means_of_terms(settings: Mapping[str, Any]) -> list[str]:
-    loss = settings["loss"]
-    return [f"train/{name}" for name, term in loss.items() if term.get("weight", 1) != 0]
+def _measure(module: EnergyModule, model: str, x: torch.Tensor) -> dict[str, Any]:
+    """Return the tensors for loss terms; refuse a model that cannot be measured."""
+    with _refusing(model):
+        outputs = module.outputs(module.model, x)
+    energies, units = outputs["energies"].shape[-1], module.model.weight.shape[-2]
+    if energies != units:
+        raise ConfigError(f"{model}: gives {energies} energies; its weight has {units} rows")
+    with _refusing(f"{model} in testing"), torch.no_grad():
+        module.test_step(x, 0)
+        module.finals.compute()
+    return outputs
 
 
 def _check_values(values: Mapping[str, Any], leading: tuple[int, ...]) -> None:
@@ -305,34 +263,24 @@ def _check_values(values: Mapping[str, Any], leading: tuple[int, ...]) -> None:
             )
 
 
-def _try_module(spec: RunSpec, loss: str, model: str) -> Any:
-    """Build the model alone, then with its objective: the message names the one at fault."""
-    settings = spec.settings["model"]
-    if isinstance(word := settings.get("activation"), str):
-        raise ConfigError(
-            f"model.activation={word}: a group of its own; did you mean activation={word}?"
-        )
-    with _refusing(model):
-        module_class(settings["_target_"])
-        parameter = inspect.signature(get_class(settings["_target_"])).parameters.get("hidden")
-    hidden, l0 = settings["hidden"], settings.get("l0")
-    if hidden is None:
-        if parameter and parameter.default is not None:
-            raise ConfigError("model.hidden=null: must be a whole number, greater than 0")
-    else:
-        if l0 is not None and l0 > hidden:
-            raise ConfigError(f"model.l0={l0}: must be at most model.hidden={hidden}")
-        tried = {
-            key: min(settings[key], WIDEST_TRIED) for key in ("hidden", "l0") if settings.get(key)
-        }
-        spec = replace(spec, settings={**spec.settings, "model": settings | tried})
-    if spec.l0 is not None and spec.settings["trainer"]["max_epochs"] == 0:
-        raise ConfigError(f"model.l0={l0}: nothing is trained with trainer.max_epochs=0")
-    widths = widths_tried(spec)
-    with _refusing(model, "model", {spec.l0_argument: "l0"}):
-        instantiate(spec.model_arguments(*widths))
-    with _refusing(f"{loss} does not fit {model}", "model"):
-        return spec.build_module(*widths)
+def _check_keys(
+    where: str,
+    settings: Mapping[str, Any],
+    called: Callable[..., Any],
+    own: Sequence[str],
+    without: Collection[str],
+) -> None:
+    """Raise ``ConfigError`` for a key that is neither ``own`` nor a parameter of what is called.
+
+    Parameters ``without`` are no settings.
+    """
+    parameters = inspect.signature(called).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    allowed = [*own, *(name for name in parameters if name not in without)]
+    for key, value in settings.items():
+        if key not in ("_target_", *allowed):
+            raise ConfigError(f"{where}.{key}={value}: no such key; {nearest(key, allowed)}")
 
 
 @contextmanager
@@ -359,3 +307,42 @@ def _refusing(
         if arguments and equals and name.isidentifier():
             raise ConfigError(f"{arguments}.{(keys or {}).get(name, name)}={said}") from error
         raise ConfigError(f"{subject}: {message}") from error
+
+
+def memory_of(spec: RunSpec, in_features: int, out_features: int | None = None) -> int:
+    """Return a rough number of bytes that training takes; see ``RunSpec.model_arguments``."""
+    weights, components = _size_of(spec, in_features, out_features)
+    batch = spec.settings["data"]["batch_size"]
+    elements = WEIGHT_COPIES * weights
+    elements += ENERGY_COPIES * batch * components
+    elements += INPUT_COPIES * batch * (in_features + (out_features or 0))
+    elements += 2 * min(batch, components) ** 2
+    return 4 * elements
+
+
+def refuse_what_memory_cannot_hold(
+    spec: RunSpec, in_features: int, out_features: int | None = None
+) -> None:
+    """Raise ``ConfigError`` for a width whose weights and pre-activations exceed the memory.
+
+    This is what a sparse step without active units takes. Most steps and optimizers take more.
+    """
+    weights, components = _size_of(spec, in_features, out_features)
+    at_a_time = min(AT_A_TIME, spec.settings["data"]["batch_size"] * components)
+    size = {"bf16-true": 2, "64-true": 8}.get(spec.settings["trainer"]["precision"], 4)
+    needed = size * (2 * weights + at_a_time)
+    on_cpu = spec.settings["trainer"]["accelerator"] == "cpu" or not torch.cuda.is_available()
+    there = psutil.virtual_memory().total if on_cpu else torch.cuda.mem_get_info()[1]
+    if needed > there:
+        raise ConfigError(
+            f"model.hidden={components}: training takes at least {needed / 1e9:,.1f} GB for inputs "
+            f"of width {in_features} (weights, gradients, pre-activations); there are "
+            f"{there / 1e9:,.1f} GB"
+        )
+
+
+def _size_of(spec: RunSpec, in_features: int, out_features: int | None) -> tuple[int, int]:
+    """Return the number of parameters of the model, and of its components."""
+    with torch.device("meta"):
+        model = instantiate(spec.model_arguments(in_features, out_features))
+    return sum(parameter.numel() for parameter in model.parameters()), model.weight.shape[-2]

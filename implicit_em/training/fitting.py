@@ -18,6 +18,7 @@ from implicit_em.engine.modules import EnergyModule
 from implicit_em.engine.rendezvous import current
 from implicit_em.metrics.convergence import convergence_epoch
 from implicit_em.models import SparseAutoencoder
+from implicit_em.training.check import refuse_what_memory_cannot_hold
 from implicit_em.training.checkpoints import (
     DirectCheckpointIO,
     LastCheckpoint,
@@ -28,7 +29,6 @@ from implicit_em.training.decoding import BATCH, encoded
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.history import HistoryLogger
 from implicit_em.training.measurement import monitored_samples, monitoring_interval
-from implicit_em.training.memory import refuse_what_memory_cannot_hold
 from implicit_em.training.progress import EpochProgress, working
 from implicit_em.training.spec import RunSpec
 from implicit_em.training.steps import StepLog

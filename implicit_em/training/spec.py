@@ -14,7 +14,6 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.profilers import PassThroughProfiler
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from implicit_em.base.errors import ConfigError, raising
 from implicit_em.config.fingerprint import config_fingerprint
@@ -145,9 +144,12 @@ class RunSpec:
             out_features: width T of a target that is not the input; ``None`` without one.
 
         Raises:
-            ConfigError: if the argument that ``model.l0`` sets is a key of its own.
+            ConfigError: if the settings have a key of their own for a width, or for the argument
+                that ``model.l0`` sets.
         """
         settings, name = {**self.settings["model"]}, self.l0_argument
+        for width in {"in_features", "out_features"} & settings.keys():
+            raise ConfigError(f"model.{width}={settings[width]}: the data decide it; leave it out")
         if name in settings:
             raise ConfigError(
                 f"model.{name}={settings[name]}: its key is model.l0; leave out model.{name}"
@@ -168,7 +170,7 @@ class RunSpec:
         if self.settings["trainer"]["strategy"] == "auto":
             # Also on Slurm, where only submitit may put a job back into the queue.
             defaults["plugins"].append(LightningEnvironment())
-        with raising(ConfigError, "trainer", MisconfigurationException, ValueError, TypeError):
+        with raising(ConfigError, "trainer", Exception):
             flags = self.trainer_flags()
             defaults["plugins"] += flags.pop("plugins", [])
             return pl.Trainer(**defaults | flags | arguments)
