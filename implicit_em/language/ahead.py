@@ -9,7 +9,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import accumulate, chain, pairwise
 from multiprocessing import get_context
@@ -20,20 +20,19 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm import tqdm
 
 from implicit_em.base import interruption
 from implicit_em.base.errors import ConfigError, RunError, one_line, raising
 from implicit_em.base.files import refuse_small_disk
+from implicit_em.base.locking import LOCK, locked
 from implicit_em.data.on_disk import SamplesOnDisk
 from implicit_em.data.resident import ResidentLoader, in_one_window
 from implicit_em.language.store import AHEAD, ActivationStore, Shard, missing_of, read_manifest
 
 CONTEXT: Any = get_context("spawn")
 """How the process of a producer starts."""
-LOCK = ".lock"
 POLL = 0.1
 """Seconds between two looks at signals while a shard is awaited."""
 
@@ -66,16 +65,12 @@ class Making:
                 f"producer=null: shards of {store} are missing, and nothing makes any"
             )
         self._folder = store / AHEAD
-        with raising(ConfigError, f"path={store}", OSError):
-            self._folder.mkdir(exist_ok=True)
-            self._lock = FileLock(self._folder / LOCK, thread_local=False)
-            try:
-                self._lock.acquire(timeout=0)
-            except Timeout:
-                raise ConfigError(
-                    f"path={store}: its shards are made for another run that trains; only one can. "
-                    "implicit-em harvest makes a whole store, for any number of runs"
-                ) from None
+        self._lock = ExitStack()
+        taken = (
+            f"path={store}: its shards are made for another run that trains; only one can. "
+            "implicit-em harvest makes a whole store, for any number of runs"
+        )
+        self._lock.enter_context(locked(self._folder, taken))
         self._pipe, theirs = CONTEXT.Pipe()
         arguments = (producer, store, theirs)
         self._process = CONTEXT.Process(target=_make, args=arguments, daemon=True)
@@ -128,7 +123,7 @@ class Making:
         self._process.join()
         if drop:
             self.clear()
-        self._lock.release()
+        self._lock.close()
 
 
 def _make(producer: Producer, store: Path, pipe: Connection) -> None:

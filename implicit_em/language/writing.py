@@ -1,16 +1,15 @@
 """The store while it is written; several processes may write its shards."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from torch import Tensor
 
 from implicit_em.base.digest import digest_of_file
 from implicit_em.base.errors import ConfigError
 from implicit_em.base.files import half_written, write_json
+from implicit_em.base.locking import locked
 from implicit_em.base.settings import differences, listed
 from implicit_em.language import store
 from implicit_em.language.store import DOCUMENTS, VOCABULARY, Documents, Manifest, Shard
@@ -58,7 +57,7 @@ class StoreWriter:
             ConfigError: if the directory holds another store.
             WriteError: if a file cannot be written.
         """
-        with self._held():
+        with locked(self.path):
             there = store.read_manifest(self.path)
             if there is None or not (self.path / DOCUMENTS).exists():
                 documents.save(self.path / DOCUMENTS)
@@ -84,7 +83,7 @@ class StoreWriter:
         path = self.path / folder / self.manifest.shards[place].file
         store.save_tensors(path, arrays)
         written = self.manifest.shards[place].model_copy(update={"sha256": digest_of_file(path)})
-        with self._held():
+        with locked(self.path):
             there = store.read_manifest(self.path)
             assert there is not None, "begin() wrote it"
             if (noted := there.shards[place].sha256) is None:
@@ -102,7 +101,7 @@ class StoreWriter:
     def end(self) -> int:
         """Return how many shards are missing; of a complete store, remove what kills have left."""
         assert self.manifest is not None, "begin() comes first"
-        with self._held():
+        with locked(self.path):
             self.manifest = store.read_manifest(self.path) or self.manifest
             missing = len(self.missing(self.manifest))
             if not missing:
@@ -110,17 +109,6 @@ class StoreWriter:
                 for part in (p for name in names for p in half_written(self.path / name)):
                     part.unlink(missing_ok=True)
         return missing
-
-    @contextmanager
-    def _held(self) -> Iterator[None]:
-        """Hold the store's lock: processes write the manifest one after another."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            held = FileLock(self.path / ".lock").acquire()
-        except OSError as error:
-            raise ConfigError(f"store={self.path}: {error.strerror}") from error
-        with held:
-            yield
 
     def _refuse(self, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
         """Raise ``ConfigError`` with the settings or digests in which two manifests differ."""

@@ -2,17 +2,14 @@
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from implicit_em.base import interruption
 from implicit_em.base.errors import ConfigError, DamagedError, MissingError
 from implicit_em.base.files import half_written, read_bytes, read_json, whole, write_json, writing
 from implicit_em.base.settings import listed
@@ -125,24 +122,6 @@ class RunDirectory:
         if not isinstance(description, dict) or not isinstance(description.get("model"), dict):
             raise DamagedError(f"{self.model}: describes no model")
         return description
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold the directory's lock, after waiting for a process that already holds it."""
-        lock = FileLock(self.path / ".lock")
-        with writing(self.path), suppress(Timeout):
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
-        if not lock.is_locked:
-            log.info("%s: another process is at work there: waiting for it", self.path)
-        while not lock.is_locked:
-            interruption.stop_if_requested()
-            with suppress(Timeout):
-                lock.acquire(timeout=1)
-        try:
-            yield
-        finally:
-            lock.release()
 
     def refusal(self, spec: RunSpec) -> str | None:
         """Return why the run must not use the directory, or ``None`` if it may."""

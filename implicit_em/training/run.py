@@ -14,6 +14,7 @@ from torch.distributed import get_default_backend_for_device
 from implicit_em.base import interruption
 from implicit_em.base.errors import ConfigError, Interrupted, RunError, WriteError, one_line
 from implicit_em.base.files import whole
+from implicit_em.base.locking import locked
 from implicit_em.base.quiet import quieten
 from implicit_em.distributed.processes import leave, run_together
 from implicit_em.engine.rendezvous import current
@@ -70,7 +71,7 @@ def _train_once(spec: RunSpec, run: RunDirectory, resumed: bool) -> dict[str, An
     """Train with the directory locked, unless the run is already complete there."""
     with ExitStack() as stack:
         try:
-            stack.enter_context(run.held())
+            stack.enter_context(locked(run.path))
             complete = run.claim(spec, resumed)
         except RunError as error:
             log.error("error: %s", error)

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from implicit_em.base.arguments import Parser
 from implicit_em.base.errors import ConfigError, RunError, WriteError
 from implicit_em.base.files import whole
+from implicit_em.base.locking import locked
 from implicit_em.base.quiet import quieten
 from implicit_em.base.tables import format_value
 from implicit_em.trained import evaluations
@@ -92,7 +93,7 @@ def _row(root: Path, path: Path, metrics: dict[str, Any], lm: str | None) -> dic
     """Write what a run lacks, and return what the index says of it."""
     log.info("%s:", path)
     card = path / "saelens" / README
-    with RunDirectory(path).held():
+    with locked(path):
         if not (path / "explore" / INDEX).exists():
             explore(path, lm=lm)
         if metrics.get("site") and INSIDE not in evaluations.read(path):

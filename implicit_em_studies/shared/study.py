@@ -3,18 +3,16 @@
 import argparse
 import shlex
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from filelock import FileLock, Timeout
-
 from implicit_em.base.arguments import Parser
-from implicit_em.base.errors import ConfigError, RunError, raising
+from implicit_em.base.errors import ConfigError, RunError
 from implicit_em.base.files import read_json, write_json
+from implicit_em.base.locking import locked
 from implicit_em.base.threads import cores
 from implicit_em.config import CONF
 from implicit_em_studies.shared.protocol import folder_of
@@ -139,7 +137,7 @@ class Study(ABC):
         plan = self.plan(Request(directory, words, changes, conf, found))
         _refuse_directory(directory, self.directory, found, plan.trial)
         parts = plan.prepare()
-        with _alone(directory, self.noun):
+        with locked(directory, f"{directory}: another {self.noun} is running there"):
             write_json(note, {**found, "trial": plan.trial})
             folders = {"directory": (directory, self.directory), "conf": (conf, CONF)}
             typed = command(self.name, [*plan.words, *changes], **folders)
@@ -230,16 +228,3 @@ def _refuse_directory(
             f"{directory}: holds {note.get('trial') or 'a study of the protocol'}, not "
             f"{trial or 'one of the protocol'}; name another directory"
         )
-
-
-@contextmanager
-def _alone(directory: Path, study: str) -> Iterator[None]:
-    """Make a directory and lock it; refuse one that another process has locked."""
-    with raising(ConfigError, f"{directory}: cannot be made", OSError):
-        directory.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(directory / ".lock", timeout=0).acquire()
-    except Timeout as error:
-        raise ConfigError(f"{directory}: another {study} is running there") from error
-    with lock:
-        yield

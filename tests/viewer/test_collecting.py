@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import implicit_em
 from implicit_em.base.errors import ConfigError
-from implicit_em.training.directory import RunDirectory
+from implicit_em.base.locking import locked
 from implicit_em.viewer.collecting import NOTHING, _cell, collect
 
 WILD = "wild/model.safetensors"
@@ -75,7 +75,7 @@ def test_a_metric_of_several_sites_shows_all_of_them():
 def test_two_calls_at_once_wait_for_each_other_at_each_run(tmp_path, trained, caplog):
     root = placed(tmp_path / "all", one=trained("vectors"))
     caplog.set_level("INFO", "implicit_em")
-    with ThreadPoolExecutor(1) as pool, RunDirectory(root / "one").held():
+    with ThreadPoolExecutor(1) as pool, locked(root / "one"):
         other = pool.submit(collect, root)
         while "another process is at work there" not in caplog.text:
             assert not other.done()

@@ -84,7 +84,6 @@ def test_quick_is_short_in_a_directory_of_its_own_and_yields_to_what_is_typed(to
         (["lr.value=1"], "results/toy is for the protocol alone: name another --directory for a"),
         (["lr.value=1", "--directory", "results/../results/toy"], "results/toy is for the protoc"),
         (["--directory", "file"], "--directory file: is a file"),
-        (["--directory", "file/below"], "file/below: cannot be made: "),
         (["--directory", "trial"], "trial: holds TRIAL with lr.value=1, not one of the protocol"),
         (["lr.value=2", "--directory", "trial"], "trial: holds TRIAL with lr.value=1, not TRIAL"),
         (["--directory", "damaged"], "damaged/game.json: cannot be read: not an object"),
