@@ -37,7 +37,7 @@ def test_a_collection_has_what_others_need_of_each_run(tmp_path, trained, caplog
     assert places[0] > 0
     assert "2 trained models" in page
     assert "left out: a/half, a/torn" in page
-    assert "a/torn/model.safetensors: no safetensors file" in caplog.text
+    assert "a/torn/model.safetensors does not fit its model" in caplog.text
     assert '<td class="number">PCA</td>' in page
     assert "SAELens has a form for" in caplog.text
     assert "a/run10/saelens" not in page
