@@ -110,7 +110,7 @@ def correlations(measured: Measured) -> Figure:
 EXPERIMENT = Experiment(
     title="Experiment 2: ablation",
     sweeps=["ablation"],
-    protocol="e8361024fe28dab0",
+    protocol="5d51a0dceb498046",
     measure=measure,
     shown={"table1": shown("table1")},
     pictures={"figure2": ablation, "figure6": correlations},

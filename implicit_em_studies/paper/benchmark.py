@@ -26,7 +26,7 @@ def measure(runs: Sequence[Run]) -> Measured:
 EXPERIMENT = Experiment(
     title="Experiment 3: benchmark",
     sweeps=["benchmark"],
-    protocol="a2f118610ce19fe0",
+    protocol="b98e3525a25d7037",
     measure=measure,
     shown={"table2": shown("table2")},
     unwritten=["benchmark", "deviations"],

@@ -176,7 +176,7 @@ def settling(measured: Measured) -> Figure:
 EXPERIMENT = Experiment(
     title="Experiment 4: dynamics",
     sweeps=["dynamics", "width_sgd", "width_adam"],
-    protocol="0ead1ab32b2c7c9e",
+    protocol="47bc368f966e9fe5",
     measure=measure,
     shown={
         "table3": shown("table3"),

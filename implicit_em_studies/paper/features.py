@@ -102,7 +102,7 @@ def prototypes(measured: Measured) -> Figure:
 EXPERIMENT = Experiment(
     title="Experiment 5: features",
     sweeps=["features"],
-    protocol="a2f118610ce19fe0",
+    protocol="b98e3525a25d7037",
     measure=measure,
     shown={"features": Shown("Weight rows, mean over the seeds", _matrices_side_by_side)},
     pictures={"figure3": features, "figure9": prototypes},

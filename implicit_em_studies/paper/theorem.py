@@ -98,7 +98,7 @@ def _plot_identity(axes: Axes, gradient: np.ndarray, responsibility: np.ndarray)
 EXPERIMENT = Experiment(
     title="Experiment 1: the theorem",
     sweeps=["theorem"],
-    protocol="c93f154ba0cb69eb",
+    protocol="111a8ff2da30ed65",
     measure=measure,
     shown={
         "draws": Shown(

@@ -323,7 +323,7 @@ def free_rows(tables: Tables) -> Figure:
 EXPERIMENT = Experiment(
     title="Explicit EM, and gradient descent beside it",
     sweeps=[f"explicit_em_{method}" for method in TRAINED],
-    protocol="98520ca9a78a3395",
+    protocol="f3dd9dfb11155a2e",
     measure=measure,
     shown={
         "finals": Shown(

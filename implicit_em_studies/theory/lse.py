@@ -335,7 +335,7 @@ EXPERIMENT = Experiment(
         *("lse_weight", "lse_temperature", "lse_square"),
         *("lse_today", "lse_square_today", "lse_mixture"),
     ],
-    protocol="100459ab91de7f0b",
+    protocol="8e00149009591fbf",
     measure=measure,
     shown={
         "regimes": Shown("Where energies stand, and what explains LSE + log K", standing),

@@ -106,7 +106,7 @@ def variances(tables: Tables) -> Figure:
 EXPERIMENT = Experiment(
     title="Units that are on or off",
     sweeps=[f"on_or_off_{name}" for name in VARIANTS],
-    protocol="d3e51435b385d1f6",
+    protocol="7dd5aa9ab554224f",
     measure=measure,
     shown={"runs": Shown("Every setting, over the seeds", summary)},
     pictures={"variances": variances},

@@ -193,7 +193,7 @@ EXPERIMENT = Experiment(
         *(f"volume_{candidate}" for candidate in CANDIDATES),
         *(f"volume_{candidate}_rates" for candidate in ("today", "decay", "unit")),
     ],
-    protocol="1fc54703e52175fd",
+    protocol="c212df73d2785d63",
     measure=measure,
     shown={"runs": Shown("Every setting, over the seeds", summary)},
     pictures={"settling": settling, "fronts": fronts},
