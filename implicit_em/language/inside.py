@@ -18,9 +18,9 @@ from implicit_em.language.splicing import Moved, Splice, spliced_losses
 from implicit_em.language.steering import Steering, check
 from implicit_em.language.store import Split
 from implicit_em.language.trials import trials_of
+from implicit_em.models.normalizing import Normalized
 from implicit_em.trained.activity import Unit
 from implicit_em.trained.reading import Trained
-from implicit_em.training.decoding import Coder
 from implicit_em.training.progress import working
 from implicit_em.viewer.features import Ablations
 from implicit_em.viewer.seen import short
@@ -86,7 +86,7 @@ class Inside:
             found["hook_name_out"] = metadata_of(manifest, target)["hook_name"]
         return found
 
-    def losses(self, coder: Coder, final: Split) -> dict[str, float]:
+    def losses(self, coder: Normalized, final: Split) -> dict[str, float]:
         """Return what the language model predicts with reconstructions in place of its vectors.
 
         Sites of a crosscoder are replaced one at a time, and named in the keys.

@@ -99,7 +99,7 @@ class Splice:
         kept_BL = self.kept(ids_BL, mask_BT, found).to(vectors_BLD.device)
         if kept_BL.any():
             read = [found[name][kept_BL] for name in self.reads or [self.site]]
-            vectors_BLD[kept_BL] = function(torch.cat(read, dim=-1))
+            vectors_BLD[kept_BL] = function(torch.cat(read, dim=-1)).to(vectors_BLD)
         return vectors_BLD
 
     def kept(self, ids_BL: Tensor, mask_BT: Tensor, found: Mapping[str, Tensor]) -> Tensor:

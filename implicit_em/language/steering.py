@@ -22,8 +22,9 @@ from implicit_em.base.values import check_number, check_whole, check_word
 from implicit_em.data.modules import fixed_choice
 from implicit_em.language.models import CausalModel, extremes
 from implicit_em.language.splicing import Moved, Passes, Replacement, Splice, moved, replacing
+from implicit_em.models.normalizing import Normalized
 from implicit_em.trained.reading import Trained, trained, typed_data
-from implicit_em.training.decoding import BATCH, Coder, encoded
+from implicit_em.training.decoding import BATCH, encoded
 from implicit_em.training.progress import working
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Steering:
         splice: where vectors are replaced.
     """
 
-    coder: Coder
+    coder: Normalized
     data: "ActivationDataModule"
     splice: Splice
     _known: dict[int, Tensor] = field(default_factory=dict)

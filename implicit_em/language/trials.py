@@ -11,8 +11,8 @@ from implicit_em.base.errors import ConfigError
 from implicit_em.language.models import CausalModel, LanguageModel
 from implicit_em.language.splicing import replacing
 from implicit_em.language.steering import Steering
+from implicit_em.models.normalizing import Normalized
 from implicit_em.trained.reading import Trained
-from implicit_em.training.decoding import Coder
 from implicit_em.viewer.trying import Trial, active
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class TextTrial:
         language_model: the language model that the store was harvested from.
     """
 
-    def __init__(self, coder: Coder, inside: "Inside", language_model: LanguageModel) -> None:
+    def __init__(self, coder: Normalized, inside: "Inside", language_model: LanguageModel) -> None:
         self.coder, self.data, self.language_model = coder, inside.data, language_model
         manifest = self.data.store.manifest
         self.splice = inside.splice(self.data.columns[0])

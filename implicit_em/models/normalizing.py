@@ -174,27 +174,37 @@ def _whitening(covariance_DD: Tensor, fourth: Tensor, count: int) -> Tensor:
 
 
 class Normalized(nn.Module):
-    """A model of normalised samples with the normaliser in front: it takes raw samples.
+    """A model on raw samples: a normaliser in front of the model, and a decoder behind it.
 
     Args:
-        model: ``Encoder`` or ``SparseAutoencoder``.
-        normalizer: normaliser of the training samples.
+        model: ``Encoder`` or ``SparseAutoencoder``, for normalised samples.
+        normalizer: normaliser of the training samples; ``None`` for a model that takes raw samples.
+        decoder: what decodes the energies of a model without a decoder, such as a ``RidgeDecoder``;
+            ``None`` for the model's own decoder.
     """
 
-    def __init__(self, model: Any, normalizer: Normalizer) -> None:
+    def __init__(
+        self, model: Any, normalizer: Normalizer | None = None, decoder: Any | None = None
+    ) -> None:
         super().__init__()
         self.model = model
         self.normalizer = normalizer
+        self.decoder = decoder
 
     @property
     def weight(self) -> Tensor:
         """The model's matrix for normalised samples, shape ``(K, D)``."""
         return self.model.weight
 
+    @property
+    def rows(self) -> Tensor:
+        """Rows ``(K, T)`` of the decoder, for normalised samples."""
+        return self.decoder.weight if self.decoder else self.model.decoder.weight.detach().T
+
     def forward(self, x: Tensor) -> Tensor:
-        """Return an encoder's energies, or an autoencoder's reconstructions of raw samples."""
-        is_autoencoder = isinstance(self.model, SparseAutoencoder)
-        return self.reconstruct(x) if is_autoencoder else self.encode(x)
+        """Return an encoder's energies or, if there is a decoder, reconstructions of samples."""
+        decodes = self.decoder or isinstance(self.model, SparseAutoencoder)
+        return self.reconstruct(x) if decodes else self.encode(x)
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the energies or hidden activations ``(..., K)`` of raw samples ``(..., D)``."""
@@ -203,14 +213,18 @@ class Normalized(nn.Module):
     def decode(self, energies: Tensor, x: Tensor | None = None) -> Tensor:
         """Return reconstructions ``(..., D)`` of raw samples from energies ``(..., K)``.
 
-        Raises what the model's own ``decode`` raises, if it has no decoder.
+        A linear path needs the raw samples ``x``. Raises what the model's own ``decode`` raises, if
+        there is no decoder.
         """
-        inputs = [] if x is None else [self._normalized(x)]
-        return self._sides[1].inverse(self.model.decode(energies, *inputs))
+        inputs = []
+        if x is not None and getattr(self.model, "skip", None) is not None:
+            inputs = [self._normalized(x)]
+        found = (self.decoder or self.model.decode)(energies, *inputs)
+        return found if self.normalizer is None else self._sides[1].inverse(found)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Return the reconstructions of raw samples, both ``(..., D)``; for ``l2``, of length 1."""
-        return self._sides[1].inverse(self.model.reconstruct(self._normalized(x)))
+        return self.decode(self.encode(x), x)
 
     @property
     def out_features(self) -> int | None:
@@ -223,10 +237,14 @@ class Normalized(nn.Module):
 
     @property
     def _sides(self) -> tuple[Normalizer, Normalizer]:
+        assert self.normalizer is not None
         return self.normalizer.sides(self.out_features)
 
     def _normalized(self, x: Tensor) -> Tensor:
-        return self._sides[0](floating(x))
+        x, weight = floating(x), self.weight
+        if self.normalizer is not None:  # before rounding: a mean may be far from 0
+            x = self._sides[0](x.to(weight.device).double())
+        return x.to(weight)
 
     def responsibilities(self, x: Tensor) -> Tensor:
         """Return the model's own responsibilities ``(..., K)`` for raw samples ``(..., D)``."""

@@ -20,10 +20,10 @@ from implicit_em.data import ResidentDataModule
 from implicit_em.data.tensors import FILES
 from implicit_em.engine.modules import EnergyModule
 from implicit_em.models import SparseAutoencoder
-from implicit_em.models.normalizing import Normalizer
+from implicit_em.models.normalizing import Normalized, Normalizer
 from implicit_em.trained.foreign import Foreign, is_foreign, read_foreign
 from implicit_em.trained.loading import load_trusted
-from implicit_em.training.decoding import Coder, decoder_of
+from implicit_em.training.decoding import decoder_of
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.measurement import Measured
 from implicit_em.training.progress import working
@@ -116,13 +116,13 @@ class Trained:
         return module
 
     @cached_property
-    def coder(self) -> Coder:
+    def coder(self) -> Normalized:
         """The model on raw vectors, with its own decoder or, if it has none, a ridge decoder."""
         decoder = None
         if not self.has_decoder:
             with working(f"{self.address}: fitting a ridge decoder"):
                 decoder = decoder_of(self.model, self.data)
-        return Coder(self.model, self.normalizer, decoder)
+        return Normalized(self.model, self.normalizer, decoder)
 
 
 def trained(path: str | Path, data: Mapping[str, Any] | None = None) -> Trained:

@@ -18,7 +18,7 @@ from implicit_em.metrics.dictionaries import cosines, norms_at_sites, single_sit
 from implicit_em.metrics.energies import UnexplainedVariance
 from implicit_em.metrics.reconstruction import RIDGE, fvu_of, ridge_decoder, wide_ridge_decoder
 from implicit_em.metrics.recovery import recovered
-from implicit_em.models.normalizing import Normalizer, at_least_float32
+from implicit_em.models.normalizing import Normalized, at_least_float32
 from implicit_em.models.sae import SparseAutoencoder
 
 FITTED = 4096
@@ -106,51 +106,6 @@ def fit_ridge(model: Any, x: Any, ridge: float = RIDGE, target: Any = None) -> R
     return RidgeDecoder(model, weight.to(dtype), bias.to(dtype))
 
 
-@dataclass(frozen=True, repr=False)
-class Coder:
-    """A model on raw vectors: it maps them to its code, and a code to reconstructions.
-
-    Args:
-        model: model of normalised vectors.
-        normalizer: what normalises them; ``None`` for a model that takes raw vectors.
-        decoder: decoder of a model that has none; ``None`` for the model's own.
-    """
-
-    model: Any
-    normalizer: Normalizer | None
-    decoder: RidgeDecoder | None
-
-    @property
-    def rows(self) -> Tensor:
-        """Rows ``(K, T)`` of the decoder, for normalised vectors."""
-        return self.decoder.weight if self.decoder else self.model.decoder.weight.detach().T
-
-    def encode(self, x_ND: Tensor) -> Tensor:
-        """Return the code ``(N, K)`` of raw vectors."""
-        return self.model.encode(self._normalized(x_ND))
-
-    def decode(self, code_NK: Tensor, x_ND: Tensor | None = None) -> Tensor:
-        """Return raw vectors ``(N, T)`` of a code; a linear path needs the raw vectors ``x_ND``."""
-        inputs = []
-        if x_ND is not None and getattr(self.model, "skip", None) is not None:
-            inputs = [self._normalized(x_ND)]
-        found_NT = (self.decoder or self.model.decode)(code_NK, *inputs)
-        if self.normalizer is None:
-            return found_NT
-        return self.normalizer.sides(self.model.out_features)[1].inverse(found_NT)
-
-    def _normalized(self, x_ND: Tensor) -> Tensor:
-        weight = self.model.weight
-        if self.normalizer is not None:  # before rounding: a mean may be far from 0
-            of_input, _ = self.normalizer.sides(self.model.out_features)
-            x_ND = of_input(x_ND.to(weight.device).double())
-        return x_ND.to(weight)
-
-    def __call__(self, x_ND: Tensor) -> Tensor:
-        """Return the reconstructions ``(N, T)`` of vectors ``(N, D)``, of one dtype and device."""
-        return self.decode(self.encode(x_ND), x_ND).to(x_ND)
-
-
 def decoder_of(model: Any, data: ResidentDataModule) -> RidgeDecoder:
     """Return a ridge decoder, fitted on a fixed choice of the data's training samples.
 
@@ -181,14 +136,14 @@ def at_sites(model: Any, data: ResidentDataModule) -> dict[str, Any]:
     before normalisation; the norms of rows are those after it.
     """
     decoder = None if isinstance(model, SparseAutoencoder) else decoder_of(model, data)
-    coder = Coder(model, data.normalizer, decoder)
+    raw_model = Normalized(model, data.normalizer, decoder)
     raw = (lambda x: x) if data.normalizer is None else data.normalizer.inverse
     found = {site: UnexplainedVariance() for site in data.parts}
     for code, x_BD in encoded(model, data.final_samples()[0], BATCH):
-        wanted_BD, decoded_BD = raw(x_BD), coder.decode(code.to(model.weight.dtype))
+        wanted_BD, decoded_BD = raw(x_BD), raw_model.decode(code.to(model.weight.dtype))
         for site, columns in data.parts.items():
             found[site].update(decoded_BD[:, columns], wanted_BD[:, columns])
-    norms_KS = norms_at_sites(coder.rows.cpu().numpy(), [*data.parts.values()])
+    norms_KS = norms_at_sites(raw_model.rows.cpu().numpy(), [*data.parts.values()])
     fvus = {f"fvu.{site}": metric.compute().item() for site, metric in found.items()}
     return {**fvus, "single_site_units": int(single_site(norms_KS).sum())}
 

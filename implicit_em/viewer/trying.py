@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from implicit_em.metrics.feature_grid import is_image
+from implicit_em.models.normalizing import Normalized
 from implicit_em.trained.reading import Trained
-from implicit_em.training.decoding import Coder
 from implicit_em.viewer.seen import short
 
 MOST_FEATURES = 50
@@ -56,7 +56,7 @@ def trials_of(found: Trained, lm: str | None) -> dict[str, Trial]:
 
 
 @torch.no_grad()
-def active(coder: Coder, x_ND: Tensor) -> list[list[list[float]]]:
+def active(coder: Normalized, x_ND: Tensor) -> list[list[list[float]]]:
     """Return the features of each sample that are active, the strongest first."""
     found = []
     for codes_K in coder.encode(x_ND):

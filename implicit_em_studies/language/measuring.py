@@ -24,8 +24,9 @@ from implicit_em.metrics.dictionaries import stability
 from implicit_em.metrics.probe import linear_probe, sparse_probe
 from implicit_em.metrics.sparse import compact
 from implicit_em.models import SparseAutoencoder
+from implicit_em.models.normalizing import Normalized
 from implicit_em.trained.loading import load_trusted
-from implicit_em.training.decoding import BATCH, Coder, RidgeDecoder, encoded, fit_ridge
+from implicit_em.training.decoding import BATCH, RidgeDecoder, encoded, fit_ridge
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.measurement import energies_of
 from implicit_em_studies.language.protocol import REACHED, TUNED, Tokens
@@ -132,9 +133,9 @@ def reconstruction_of(run: Run) -> Callable[[Tensor], Tensor]:
     """Return a run's map from raw vectors ``(N, D)`` to their reconstructions."""
     model, normalizer = load_trusted(RunDirectory(run.directory))
     if isinstance(model, SparseAutoencoder):
-        return Coder(model, normalizer, None)
+        return Normalized(model, normalizer)
     arrays = load_file(run.directory / DECODER)
-    return Coder(model, normalizer, RidgeDecoder(model, arrays["weight"], arrays["bias"]))
+    return Normalized(model, normalizer, RidgeDecoder(model, arrays["weight"], arrays["bias"]))
 
 
 def stabilities(runs: Sequence[Run]) -> pd.DataFrame:

@@ -14,10 +14,9 @@ from implicit_em.data.superposition import draw
 from implicit_em.language.steering import Steering
 from implicit_em.metrics.reconstruction import fvu
 from implicit_em.models import Dictionary, Encoder, SparseAutoencoder
-from implicit_em.models.normalizing import fit_normalizer
+from implicit_em.models.normalizing import Normalized, fit_normalizer
 from implicit_em.trained.decoding import fit_decoder
 from implicit_em.training import decoding
-from implicit_em.training.decoding import Coder
 from implicit_em.training.run import train
 from implicit_em.training.spec import RunSpec
 
@@ -184,9 +183,9 @@ def test_a_model_in_bfloat16_codes_raw_vectors_as_it_codes_normalised_ones():
     x_ND = 50 + torch.randn(64, 16)
     normalizer = fit_normalizer("standard", lambda: [x_ND.double()])
     model = Dictionary(16, 32, middle="zero").bfloat16()
-    coder = Coder(model, normalizer, None)
+    coder = Normalized(model, normalizer)
     assert torch.equal(coder.encode(x_ND), model.encode(normalizer(x_ND)))
-    steering = Steering(Coder(model, None, None), None, None)
+    steering = Steering(Normalized(model), None, None)
     assert torch.equal(steering.replacement({3: 0.0})(x_ND), x_ND)
 
 
