@@ -124,8 +124,8 @@ def _refuse_again(job: DictConfig, reasons: set[str]) -> None:
 
 def _check(config: DictConfig, directory: str | Path, here: bool) -> None:
     from implicit_em.training.check import check
+    from implicit_em.training.checkpoints import continued
     from implicit_em.training.directory import RunDirectory
-    from implicit_em.training.resuming import continued
     from implicit_em.training.spec import RunSpec
 
     task = config

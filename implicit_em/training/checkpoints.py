@@ -1,4 +1,4 @@
-"""The checkpoints of a run, and the choice of the one from which an interrupted run resumes."""
+"""The checkpoints of a run, and how a run goes on: from a checkpoint, with its own settings."""
 
 import io
 import logging
@@ -7,6 +7,7 @@ import random
 import signal
 import time
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,21 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from implicit_em.base import interruption
-from implicit_em.base.errors import ConfigError, Interrupted
+from implicit_em.base.errors import ConfigError, DamagedError, Interrupted
 from implicit_em.base.files import opened, whole
+from implicit_em.config.fingerprint import config_fingerprint
+from implicit_em.engine.schedulers import is_scheduler
+from implicit_em.training.directory import RunDirectory
 from implicit_em.training.history import HistoryLogger
+from implicit_em.training.spec import RunSpec
 
 log = logging.getLogger(__name__)
 
@@ -220,14 +229,14 @@ def resume_point(
         if not path.exists():
             continue
         try:
-            entries, done = _entries_and_epochs(path)
+            of, trained_with, done = _read(path)
         except Exception as error:  # a damaged file may raise anything
             log.warning("%s cannot be read (%s): not used", path, type(error).__name__)
             continue
-        if entries["run"] != run:
+        if of != run:
             log.warning("%s belongs to another run: not used", path)
         elif done <= epochs:
-            if entries.get("statistics", statistics) != statistics:  # earlier ones lack it
+            if trained_with != statistics:
                 raise ConfigError(
                     f"{path}: trained with other statistics than the store's; delete "
                     f"{path.parent} to train anew"
@@ -236,18 +245,73 @@ def resume_point(
     return None, 0
 
 
-def _entries_and_epochs(path: Path) -> tuple[dict[str, Any], int]:
-    """Return what was added to a checkpoint, and the number of finished epochs."""
+def _read(path: Path) -> tuple[str, str | None, int]:
+    """Return a checkpoint's run, the statistics of its samples, and its finished epochs."""
     with opened(path) as file:
         with zipfile.ZipFile(file) as archive:
             if damaged := archive.testzip():  # torch ignores the checksums
                 raise zipfile.BadZipFile(damaged)
         file.seek(0)
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    entries = checkpoint[OWN]
-    done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-    if done < 0 or not {"run", "random_state", "train_seconds", "stopped"} <= entries.keys():
-        raise KeyError(OWN)
-    if not {"state_dict", "optimizer_states", "lr_schedulers", "callbacks"} <= checkpoint.keys():
-        raise KeyError  # Lightning would
-    return entries, done
+    own, progress = checkpoint[OWN], checkpoint["loops"]["fit_loop"]["epoch_progress"]
+    return own["run"], own["statistics"], progress["current"]["processed"]
+
+
+def continued(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
+    """Return the saved configuration of the run that ``cfg.resume`` names, with the overrides.
+
+    The overrides may change settings that do not affect the results. They may also increase the
+    number of epochs if neither the learning rate nor a control of L0 depends on it. Others raise
+    ``ConfigError``.
+    """
+    run = RunDirectory(cfg.resume)
+    if not run.path.is_dir():
+        raise ConfigError(
+            f"resume={cfg.resume}: no such directory; a relative path starts at {Path.cwd()}"
+        )
+    try:
+        saved = run.read_config()
+    except (FileNotFoundError, DamagedError) as error:
+        raise ConfigError(f"resume={cfg.resume}: {error}") from error
+    if missing := {"model", "loss", "trainer", "seed"} - saved.keys():
+        raise ConfigError(f"resume={cfg.resume}: no run of this project: no {min(missing)} there")
+    new = [line for line in overrides if not line.lstrip("+~").startswith(("resume=", "hydra"))]
+    if not new:
+        return saved
+    old = run.read_overrides()
+    if any(line.startswith("logger=") for line in new):  # replaces the logger and its settings
+        old = [line for line in old if not line.lstrip("+~").startswith("logger")]
+    composed = _compose([*old, *new])
+    changed, absent = saved.copy(), object()
+    for override in OverridesParser.create().parse_overrides(new):
+        key = override.key_or_group.replace("/", ".")
+        value = OmegaConf.select(composed, key, default=absent)
+        if value is not absent:
+            OmegaConf.update(changed, key, value, merge=False, force_add=True)
+        if value is absent or not _same_experiment(saved, changed):
+            raise ConfigError(
+                f"{override.input_line}: makes another experiment of {cfg.resume}; allowed beside "
+                "resume= are settings that do not affect the results and, with lr=constant or a "
+                "scheduler of torch and without a control of model.l0, a larger trainer.max_epochs"
+            )
+    return changed
+
+
+def _compose(overrides: list[str]) -> DictConfig:
+    loader = GlobalHydra.instance().config_loader()
+    cfg = loader.load_configuration("train", overrides, run_mode=RunMode.RUN)
+    names = [str(key) for key in cfg if key not in ("hydra", "resume")]
+    settings: Any = OmegaConf.to_container(OmegaConf.masked_copy(cfg, names), resolve=True)
+    return OmegaConf.create(settings)
+
+
+def _same_experiment(saved: DictConfig, changed: DictConfig) -> bool:
+    before, epochs = saved.trainer.max_epochs, changed.trainer.max_epochs
+    schedule = saved.lr.schedule
+    settings: Any = OmegaConf.to_container(saved, resolve=True)
+    controlled = RunSpec.of_settings(settings).l0 is not None
+    may_grow = (schedule is None or is_scheduler(schedule)) and not controlled
+    if not isinstance(epochs, int) or (epochs > before and may_grow):
+        changed = changed.copy()
+        changed.trainer.max_epochs = before  # the check refuses a value that is not a number
+    return config_fingerprint(changed) == config_fingerprint(saved)
