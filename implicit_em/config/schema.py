@@ -20,8 +20,6 @@ from pydantic import (
 from implicit_em.base.errors import ConfigError
 from implicit_em.base.validation import first_mistake
 from implicit_em.config.composing import typed, unresolved
-from implicit_em.data.modules import Final
-from implicit_em.models.normalizing import Option
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -68,16 +66,8 @@ class _Rate(Section):
 class _Data(_Built):
     batch_size: PositiveInt
     val_size: NonNegativeInt
-    final: Final = "test"
-    normalize: Option = "none"
     seed: NonNegativeInt = 0
-    feature_dims: PositiveInt | None = None
     drop_last: bool = False
-    first_positions: NonNegativeInt = 0
-    special_tokens: bool = False
-    largest_norm: Positive | None = None
-    buffer: Positive = 1.0
-    ahead: PositiveInt | None = None
 
 
 def _as_word(switch: Any) -> Any:

@@ -138,6 +138,7 @@ class ActivationDataModule(ResidentDataModule):
         columns = sites if target is None else [*sites, target]
         check_word("label", label, (None, *manifest.labels), f" in the store {path}")
         check_whole("first_positions", first_positions, 0)
+        check_word("special_tokens", special_tokens, (True, False))
         check_number("buffer", buffer, lambda x: x > 0, "numbers greater than 0")
         if largest_norm is not None:
             check_number("largest_norm", largest_norm, lambda x: x > 0, "numbers greater than 0")

@@ -62,7 +62,6 @@ MISTAKES = {
     "model.hidden=null": ["model.hidden=None: allowed are whole numbers"],
     "model.hidden=0": ["model.hidden=0", "greater than 0"],
     "data.seed=x": ["data.seed=x: should be a valid integer"],
-    "+data.special_tokens=maybe": ["data.special_tokens=maybe: should be a valid boolean"],
     "data.batch_size=1": ["data.batch_size=1", "at least 2", "var"],
     "activation=swish": ["activation=swish", "abs, gelu, identity, leaky_relu, relu, softplus"],
     "data=mnits": ["data=mnits", "did you mean mnist?", "fashion_mnist, kmnist"],

@@ -16,7 +16,6 @@ from helpers.stores import make_store
 
 from implicit_em.base import digest
 from implicit_em.base.errors import ConfigError, DamagedError
-from implicit_em.base.files import LARGEST_JSON
 from implicit_em.data import TensorDataModule, arrays, tensors
 from implicit_em.data.on_disk import SamplesOnDisk
 from implicit_em.language.activations import ActivationDataModule
@@ -223,8 +222,3 @@ def test_32_gigabytes_train_in_2(tmp_path, name):
     )
     assert f"digest of {name}: 34.4 of 34.4 GB" in printed
     assert peak < 2 * 2**30
-
-
-def test_a_manifest_too_large_to_be_read_is_not_hashed(tmp_path):
-    (tmp_path / "manifest.json").write_bytes(bytes(LARGEST_JSON + 1))
-    assert digest_of_store(tmp_path) is None

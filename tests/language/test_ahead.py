@@ -369,7 +369,7 @@ def test_a_sweep_may_read_a_whole_store_and_not_make_one(composed, whole, plan):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (["data.ahead=0"], "data.ahead=0: should be greater than 0"),
+        (["data.ahead=0"], "data.ahead=0: allowed are null and whole numbers from 1 on"),
         (["data.tokens=null"], "data.tokens=None: allowed are whole numbers from 2 on"),
         (["data.kept=0"], "data.kept=0: allowed are whole numbers from 1 on"),
         (["data.ahead=null"], "data.tokens=400: only with data.ahead; an epoch takes all tokens"),
