@@ -173,47 +173,54 @@ def _write(page: Page, models: Sequence[Trained], lm: str | None, ablate: Sequen
     if len(widths) > 1:
         listed = " and ".join(map(str, sorted(widths)))
         raise ConfigError(f"runs on data of widths {listed}: their features cannot be matched")
-    try:
-        directions = []
-        for number, found in enumerate(models):
-            with scratch(page.path) as folder:
-                units = _features(found, folder, lm, () if number else ablate)
-                _put(page, number, found, units)
-            directions.append(units.directions_KD)
-        for first, second, partner_K, cosine_K in matches(directions):
-            content = [partner_K.tolist(), list(map(short, cosine_K))]
-            page.put(f"{first}/matches-{second}", content)
-        return page.finish(len(models))
-    finally:
-        page.forget()
+    return page.write(_content(page.path, models, lm, ablate), len(models))
 
 
-def _put(page: Page, number: int, model: Trained, found: Features) -> None:
-    """Write the data of a model: its features, block by block, and what it is."""
+def _content(
+    place: Path, models: Sequence[Trained], lm: str | None, ablate: Sequence[int]
+) -> Iterator[tuple[str, Any]]:
+    """Yield the data of all models and of their matches, each beside its name."""
+    directions = []
+    for number, found in enumerate(models):
+        with scratch(place) as folder:
+            units = _features(found, folder, lm, () if number else ablate)
+            for name, content in _of_model(found, units):
+                yield f"{number}/{name}", content
+        directions.append(units.directions_KD)
+    for first, second, partner_K, cosine_K in matches(directions):
+        yield f"{first}/matches-{second}", [partner_K.tolist(), list(map(short, cosine_K))]
+
+
+def _of_model(model: Trained, found: Features) -> Iterator[tuple[str, Any]]:
+    """Yield the data of a model: its features, block by block, their table, and what it is."""
     rows = []
     with RateProgress(f"{model.address}: writing", len(found), "features") as progress:
         for block in range(found.activity.blocks):
             units = found.block(block)
-            page.put(f"{number}/block-{block}", [unit.shown for unit in units])
+            yield f"block-{block}", [unit.shown for unit in units]
             rows += [unit.row for unit in units]
             progress.advance(len(units))
-    page.put(f"{number}/table", {name: [row[name] for row in rows] for name in rows[0]})
+    yield "table", {name: [row[name] for row in rows] for name in rows[0]}
     with working(f"{model.address}: random directions, for comparison"):
         control = _control(found, rows, model.data.final_samples()[0])
-    about = {
+    yield "about", _about(model, found) | {"control": control}
+
+
+def _about(model: Trained, found: Features) -> dict[str, Any]:
+    """Return what a model is, how it was trained, and what its samples are."""
+    own = "its own decoder" if model.has_decoder else "a ridge decoder, fitted afterwards"
+    return {
         "name": model.name,
         "model": type(model.model).__name__,
         "units": len(found),
         "block": BLOCK,
-        "decoder": "its own decoder" if model.has_decoder else "a ridge decoder, fitted afterwards",
+        "decoder": own,
         "samples": f"{found.activity.samples:,} {model.data.final} samples{found.seen.place}",
         "kind": found.seen.kind,
         "labels": list(found.seen.labels),
-        "control": control,
         **_of_training(model),
         **found.seen.about(),
     }
-    page.put(f"{number}/about", about)
 
 
 def _of_training(model: Trained) -> dict[str, Any]:

@@ -3,11 +3,10 @@
 import base64
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -40,7 +39,6 @@ class Page(ABC):
         if not path.name:  # "." or "/"
             raise ConfigError(f"out={path}: needs a name")
         self.path = path
-        self._temporary = path.with_name(f".{os.getpid()}-{path.name}")
 
     def check(self) -> None:
         """Raise ``ConfigError`` if something else than an earlier page is there."""
@@ -54,16 +52,16 @@ class Page(ABC):
         """Return whether what is there is an earlier page."""
 
     @abstractmethod
-    def put(self, name: str, content: Any) -> None:
-        """Write data that the page loads by their name."""
+    def write(self, data: Iterable[tuple[str, Any]], runs: int) -> Path:
+        """Write the page of a number of runs, and return the path to open.
 
-    @abstractmethod
-    def finish(self, runs: int) -> Path:
-        """Write the page itself for a number of runs, and return the path to open."""
+        Args:
+            data: what the page loads, each beside its name; it is written as it is made.
+            runs: number of runs.
 
-    def forget(self) -> None:
-        """Remove what was not finished, if anything is there."""
-        shutil.rmtree(self._temporary, ignore_errors=True)
+        Raises:
+            WriteError: if a file cannot be written.
+        """
 
 
 class Folder(Page):
@@ -82,42 +80,32 @@ class Folder(Page):
         held = {path.name for path in self.path.iterdir()} if self.path.is_dir() else {""}
         return not held or (held <= OF_A_PAGE and _is_page(self.path / INDEX))
 
-    def put(self, name: str, content: Any) -> None:
-        """Write data as a script that hands them to the page: it may not read files."""
-        with writing(self.path):
-            path = self._temporary / "data" / f"{name}.js"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(f'explorer("{name}",{_json(content)})\n', "ascii")
-
-    def finish(self, runs: int) -> Path:
-        """Write what is fixed, and put all in its place."""
-        index = _html(runs=runs, single=None, served=" ".join(self.served))
-        with writing(self.path):
+    def write(self, data: Iterable[tuple[str, Any]], runs: int) -> Path:
+        """Write data as scripts that hand them to the page, because it may not read files."""
+        with whole(self.path) as folder:
+            for name, content in data:
+                path = folder / "data" / f"{name}.js"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(f'explorer("{name}",{_json(content)})\n', "ascii")
             for name in ("app.js", "style.css"):
-                (self._temporary / name).write_text(asset(name), "utf-8")
-            (self._temporary / INDEX).write_text(index, "utf-8")
+                (folder / name).write_text(asset(name), "utf-8")
+            index = _html(runs=runs, single=None, served=" ".join(self.served))
+            (folder / INDEX).write_text(index, "utf-8")
             shutil.rmtree(self.path, ignore_errors=True)
-            self._temporary.rename(self.path)
         return self.path / INDEX
 
 
 class SingleFile(Page):
     """One HTML file that holds everything."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._data: dict[str, Markup] = {}
-
     def _is_earlier(self) -> bool:
         return _is_page(self.path)
 
-    def put(self, name: str, content: Any) -> None:
-        """Keep data; in HTML, only ``<`` could end them."""
-        self._data[name] = Markup(_json(content).replace("<", r"\u003c"))
-
-    def finish(self, runs: int) -> Path:
-        """Write the file."""
-        single: dict[str, Any] = {"data": self._data}
+    def write(self, data: Iterable[tuple[str, Any]], runs: int) -> Path:
+        """Write data into the page; in HTML, only ``<`` could end them."""
+        single: dict[str, Any] = {
+            "data": {name: Markup(_json(it).replace("<", r"\u003c")) for name, it in data}
+        }
         for kind, name in (("script", "app.js"), ("style", "style.css")):
             text = asset(name)
             single |= {kind: Markup(text), f"{kind}_hash": _hash(text)}

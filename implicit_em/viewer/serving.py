@@ -16,8 +16,6 @@ from implicit_em.viewer.trying import Trial
 HOST = "127.0.0.1"
 MOST_BYTES = 40_000
 """Largest size of an input."""
-PATIENCE = 10.0
-"""Seconds without a byte after which a client is left."""
 
 
 class Server(ThreadingTCPServer):
@@ -35,7 +33,6 @@ class Server(ThreadingTCPServer):
     """
 
     allow_reuse_address = True
-    request_queue_size = 64
     daemon_threads = True
     """Ctrl-C waits for no client."""
 
@@ -57,20 +54,12 @@ class _Request(SimpleHTTPRequestHandler):
     """Answers a client. Of another host name, or of another page, it answers nothing."""
 
     server: Server
-    timeout = PATIENCE
 
     def send_head(self) -> Any:
         """Send the head of a file of the page."""
         if self.headers.get("Host") not in self.server.names:  # that of another site
             return self._say(HTTPStatus.FORBIDDEN, error="another host")
-        try:
-            return super().send_head()
-        except ValueError:  # of a name that no file can have
-            return self.send_error(HTTPStatus.NOT_FOUND)
-
-    def list_directory(self, path: Any) -> None:
-        """Refuse to list a folder."""
-        self.send_error(HTTPStatus.NOT_FOUND)
+        return super().send_head()
 
     def do_POST(self) -> None:
         """Answer an input."""
@@ -99,11 +88,6 @@ class _Request(SimpleHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.end_headers()
         self.wfile.write(json.dumps(content).encode())
-
-    def end_headers(self) -> None:
-        """Let a browser take each file for what it is said to be."""
-        self.send_header("X-Content-Type-Options", "nosniff")
-        super().end_headers()
 
     def log_message(self, *_: Any) -> None:
         """Log nothing."""
