@@ -32,7 +32,7 @@ from implicit_em.language.store import (
 )
 from implicit_em.language.texts import Source
 from implicit_em.language.writing import StoreWriter
-from implicit_em.training.progress import RateProgress, working
+from implicit_em.training.progress import Progress, working
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def write_shards(work: Work, writer: StoreWriter, places: Sequence[int]) -> None
         Interrupted: if a signal asked for it.
     """
     tokens = sum(work.shards[place].tokens for place in places)
-    with RateProgress("harvesting", tokens, "tokens") as progress:
+    with Progress("harvesting", tokens, "tokens") as progress:
         for place in places:
             writer.write(place, read_shard(work, work.shards[place], progress.advance))
 

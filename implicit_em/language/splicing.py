@@ -16,7 +16,7 @@ from implicit_em.language.contexts import Batch, batches, contexts_of, cut, harv
 from implicit_em.language.models import CausalModel
 from implicit_em.language.statistics import TokenFilter
 from implicit_em.language.store import ActivationStore, Documents, Split
-from implicit_em.training.progress import RateProgress
+from implicit_em.training.progress import Progress
 
 Replacement = Callable[[Tensor], Tensor]
 """A function from vectors of tokens to others, float32, ``(N, D)``, on the model's device.
@@ -202,7 +202,7 @@ class Passes:
         size = LOGITS // (self._context.length * self.model.whole.config.vocab_size)
         options = (self._context, self._affixes, self.model.padding_id, max(1, size))
         count = len(contexts_C2)
-        with RateProgress(shown, count, "contexts") if shown else nullcontext() as progress:
+        with Progress(shown, count, "contexts") if shown else nullcontext() as progress:
             for batch in batches(contexts_C2, self.documents, *options):
                 interruption.stop_if_requested()
                 yield batch

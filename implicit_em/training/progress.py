@@ -4,8 +4,9 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 from pytorch_lightning.utilities import rank_zero_only
@@ -21,73 +22,107 @@ log = logging.getLogger(__name__)
 
 SHOWN = {"loss": "loss", "l0": "L0", "fvu": "FVU"}
 """Values of a step that are shown, and what they are called."""
-MANY_EPOCHS = 10
-"""Number of epochs from which on a log has no lines for steps."""
-PAUSE = 2.0
-"""Least number of seconds between two lines of ``RateProgress``, except the last."""
 
 
-def _bar_on_a_terminal(
-    what: str, count: bars.ProgressColumn, shown: bars.ProgressColumn, total: int, **fields: Any
-) -> bars.Progress | None:
-    """Start and return a bar with a single task; ``None`` if output is not a terminal."""
-    console = Console()
-    if not console.is_terminal:
-        return None
-    rest = bars.BarColumn(bar_width=None)  # what the others leave
-    left = bars.TimeRemainingColumn(table_column=Column(no_wrap=True))
-    columns = (bars.TextColumn(what), rest, count, shown, left)
-    bar = bars.Progress(*columns, console=console)
-    bar.add_task("", total=total, **fields)
-    bar.start()
-    return bar
+class Progress(AbstractContextManager[Any]):
+    """Shows how much of a long work is done: a bar on a terminal, elsewhere a line a tenth.
+
+    Args:
+        what: what is done, such as ``harvesting``.
+        total: number of things.
+        things: their name, such as ``tokens``.
+        say: function that writes a line; by default to the log.
+    """
+
+    def __init__(
+        self, what: str, total: int, things: str, say: Callable[[str], None] = log.info
+    ) -> None:
+        self.what, self.total, self.things, self.say = what, total, things, say
+        self._done = self._skipped = self._tenths = 0
+        self._start = time.monotonic()
+        self._bar: bars.Progress | None = None
+        if (console := Console()).is_terminal:
+            self._bar = bars.Progress(
+                bars.TextColumn(what),
+                bars.BarColumn(bar_width=None),  # what the others leave
+                bars.MofNCompleteColumn(table_column=Column(no_wrap=True)),
+                bars.TextColumn("{task.fields[text]}"),
+                bars.TimeRemainingColumn(table_column=Column(no_wrap=True)),
+                console=console,
+            )
+            self._bar.add_task("", total=total, text=things)
+            self._bar.start()
+
+    def skip(self, count: int) -> None:
+        """Count what was done before."""
+        self._done += count
+        self._skipped += count
+        self._tenths = 10 * self._done // max(1, self.total)
+
+    def advance(self, count: int, text: str = "") -> None:
+        """Count what was done; the text stands behind the numbers, by default the rate."""
+        self._done += count
+        rate = (self._done - self._skipped) / max(time.monotonic() - self._start, 1e-9)
+        self._show(text or f"{rate:,.1f} {self.things}/s")
+
+    def show_of(self, done: int, total: int, things: str, text: str) -> None:
+        """Show that so many of other things are done, such as steps in place of epochs."""
+        if things != self.things:
+            self.things, self.total, self._skipped = things, total, done
+            self._tenths = 10 * done // total
+        self._done = done
+        self._show(text)
+
+    def _show(self, text: str) -> None:
+        if self._bar is not None:
+            shown = f"{self.things}  {text}"
+            task = self._bar.task_ids[0]
+            self._bar.update(task, total=self.total, completed=self._done, text=shown)
+        elif (tenths := 10 * self._done // self.total) > self._tenths:
+            self._tenths = tenths
+            seconds = time.monotonic() - self._start
+            left = seconds / (self._done - self._skipped) * (self.total - self._done)
+            count = f"{self._done:,} of {self.total:,} {self.things}"
+            self.say(f"{self.what}: {count}  {text}  {left:.0f} s left")
+
+    def close(self) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
 
 
 class EpochProgress(RunLogger):
-    """Shows a bar over the epochs on a terminal; elsewhere a line after every tenth of them.
+    """Shows how many epochs are done or, if a single run logs steps, how many steps.
 
-    If steps are logged, the bar counts these, and a run of few epochs also has a line after each
-    tenth of its steps. This is a logger because a callback would cost time at every step. If
-    several ``runs`` log here, ``epochs`` is the total number of their epochs.
+    This is a logger because a callback would cost time at every step. If several ``runs`` log here,
+    ``epochs`` is the total number of their epochs.
     """
 
     def __init__(self, epochs: int, runs: int = 1) -> None:
         super().__init__()
-        self.epochs = epochs
         self.runs = runs
-        self._done = self._tenths = 0
-        self._counts_steps = False
+        what, say = "training", log.info
+        if runs > 1:  # belongs to no run's log; written at once, because other threads print, too
+            what, say = f"training {runs} runs", partial(print, flush=True)
+        self._progress = Progress(what, epochs, "epochs", say)
         self._lock = threading.Lock()
-        self._start = time.monotonic()
-        what = "training" if runs == 1 else f"training {runs} runs"
-        shown = bars.TextColumn("{task.fields[text]}")
-        count = bars.MofNCompleteColumn(table_column=Column(no_wrap=True))
-        self._bar = _bar_on_a_terminal(what, count, shown, epochs, text="epochs")
 
     def skip(self, epochs: int) -> None:
         """Count epochs that an earlier part of the run has trained."""
         with self._lock:
-            self._done += epochs
+            self._progress.skip(epochs)
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Show the number of finished epochs; for a single run, also the loss."""
-        if "train/loss" not in metrics:
-            return
-        loss = f"  loss {metrics['train/loss']:.5g}" if self.runs == 1 else ""
-        with self._lock:
-            self._done += 1
-            done = self._done
-        if self._bar is not None:
-            if not self._counts_steps:
-                self._bar.update(self._bar.task_ids[0], completed=done, text=f"epochs{loss}")
-        elif done == self.epochs or done % max(1, self.epochs // 10) == 0:
-            seconds = f"{time.monotonic() - self._start:.0f} s"
-            if self.runs == 1:
-                log.info("epoch %d/%d%s  %s", done, self.epochs, loss, seconds)
-            else:  # belongs to no run's log; written at once, because other threads print, too
-                line = f"{done} of {self.epochs} epochs of {self.runs} runs  {seconds}\n"
-                print(line, end="", flush=True)
+        if "train/loss" in metrics and self._progress.things == "epochs":
+            with self._lock:
+                loss = f"loss {metrics['train/loss']:.5g}" if self.runs == 1 else ""
+                self._progress.advance(1, loss)
 
     @rank_zero_only
     def show_step(
@@ -99,18 +134,7 @@ class EpochProgress(RunLogger):
         """
         found = {key: values[key] for key in SHOWN if not math.isnan(values.get(key, math.nan))}
         parts = [f"{SHOWN[key]} {value:.4g}" for key, value in found.items()]
-        shown = "".join(f"  {part}" for part in (*parts, beside) if part)
-        tenths = 10 * done // steps
-        self._counts_steps = True
-        if self._bar is not None:
-            task = self._bar.task_ids[0]
-            self._bar.update(task, total=steps, completed=done, text=f"steps{shown}")
-        elif found and tenths > self._tenths:
-            self._tenths = tenths
-            if self.epochs < MANY_EPOCHS and done % max(1, steps // self.epochs):
-                # The end of an epoch has a line of its own.
-                seconds = time.monotonic() - self._start
-                log.info("step %d/%d%s  %.0f s", done, steps, shown, seconds)
+        self._progress.show_of(done, steps, "steps", "  ".join([*parts, *filter(None, [beside])]))
 
     def finalize(self, status: str) -> None:
         """Close the bar of a single run."""
@@ -119,47 +143,7 @@ class EpochProgress(RunLogger):
 
     def close(self) -> None:
         """Close the bar."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-
-
-class RateProgress(AbstractContextManager[Any]):
-    """Shows how much of a long work is done, how fast, and the time that is left.
-
-    It is a bar on a terminal, elsewhere a line after each tenth, at most one in two seconds.
-
-    Args:
-        what: what is done, such as ``harvesting``.
-        total: number of things.
-        things: their name, such as ``tokens``.
-    """
-
-    def __init__(self, what: str, total: int, things: str) -> None:
-        self.what, self.total, self.things = what, total, things
-        self._done = self._tenths = 0
-        self._start = self._said = time.monotonic()
-        shown = bars.TextColumn("{task.fields[rate]}")
-        self._bar = _bar_on_a_terminal(what, bars.TaskProgressColumn(), shown, total, rate="")
-
-    def advance(self, count: int) -> None:
-        """Count what was done."""
-        self._done += count
-        now = time.monotonic()
-        rate = self._done / max(now - self._start, 1e-9)
-        if self._bar is not None:
-            shown = f"{rate:,.0f} {self.things}/s"
-            self._bar.update(self._bar.task_ids[0], completed=self._done, rate=shown)
-            return
-        tenths, ended = 10 * self._done // self.total, self._done >= self.total
-        if tenths > self._tenths and (ended or now > self._said + PAUSE):
-            self._tenths, self._said = tenths, now
-            left = f"{rate:.0f} {self.things}/s  {(self.total - self._done) / rate:.0f} s left"
-            log.info("%s", f"{self.what}: {self._done:,} of {self.total:,} {self.things}  {left}")
-
-    def __exit__(self, *_: Any) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._progress.close()
 
 
 @contextmanager

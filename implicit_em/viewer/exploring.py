@@ -22,7 +22,7 @@ from implicit_em.trained.activity import BLOCK, Activity, Unit
 from implicit_em.trained.finished import Run
 from implicit_em.trained.reading import Trained, trained
 from implicit_em.training.decoding import BATCH, encoded
-from implicit_em.training.progress import RateProgress, working
+from implicit_em.training.progress import Progress, working
 from implicit_em.viewer.features import Features
 from implicit_em.viewer.page import Folder, Page, SingleFile, scratch
 from implicit_em.viewer.seen import seen_of, short
@@ -159,7 +159,7 @@ def _features(found: Trained, folder: Path, lm: str | None, ablate: Sequence[int
     is_inside = data.origin()["site"] is not None
     effects = data.inside("explore", lm).effects() if is_inside else None
     samples, labels = data.final_samples()
-    with RateProgress(f"{found.address}: encoding", len(samples), "samples") as progress:
+    with Progress(f"{found.address}: encoding", len(samples), "samples") as progress:
         activity = Activity.record(model, samples, folder, progress.advance)
     directions_KD = found.coder.rows.cpu().numpy()
     encoder_KD = model.weight.detach().cpu().numpy()
@@ -194,7 +194,7 @@ def _content(
 def _of_model(model: Trained, found: Features) -> Iterator[tuple[str, Any]]:
     """Yield the data of a model: its features, block by block, their table, and what it is."""
     rows = []
-    with RateProgress(f"{model.address}: writing", len(found), "features") as progress:
+    with Progress(f"{model.address}: writing", len(found), "features") as progress:
         for block in range(found.activity.blocks):
             units = found.block(block)
             yield f"block-{block}", [unit.shown for unit in units]

@@ -345,6 +345,6 @@ def test_the_progress_counts_the_epochs_of_all_runs(capsys, caplog):
     progress.close()
     shown = capsys.readouterr().out.splitlines()
     assert [line.partition("  ")[0] for line in shown] == [
-        f"{done} of 20 epochs of 3 runs" for done in (4, 6, 8, 10)
+        f"training 3 runs: {done} of 20 epochs" for done in (4, 6, 8, 10)
     ]
     assert not caplog.records, "they are no run's own"

@@ -691,7 +691,7 @@ def test_the_size_is_said_before_and_progress_in_tenths(harvested, caplog, asked
     assert re.search(size, said[2])
     rates = [line for line in said if "tokens/s" in line]
     assert 1 <= len(rates) <= 10
-    assert re.match(r"harvesting: [\d,]+ of [\d,]+ tokens  \d+ tokens/s  \d+ s left", rates[0])
+    assert re.match(r"harvesting: [\d,]+ of [\d,]+ tokens  [\d,.]+ tokens/s  \d+ s left", rates[0])
     assert said[-1].endswith("store is complete")
 
 
@@ -700,7 +700,7 @@ def test_a_terminal_shows_a_bar_with_the_rate(harvested, monkeypatch):
     console = Console(file=shown, force_terminal=True, color_system=None, width=100)
     monkeypatch.setattr(progress, "Console", lambda: console)
     harvested()
-    assert re.search(r"harvesting.*100%.* [\d,]+ tokens/s 0:00:00", shown.getvalue())
+    assert re.search(r"harvesting.* (\d+)/\1 tokens  [\d,.]+ tokens/s 0:00:00", shown.getvalue())
 
 
 def test_a_signal_ends_it_and_it_goes_on(
