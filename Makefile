@@ -83,6 +83,10 @@ matrix: $(STAMP) ## Run the tests of the science with Python 3.11, 3.12 and 3.13
 test-slow: language-models ## Run the long checks: published figures, notebooks, ten thousand fuzzed inputs
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
+.PHONY: test-wheel
+test-wheel: $(STAMP) ## Build a wheel, and run its commands where no extra is installed and no checkout is known
+	$(BIN)/python -m pytest -m slow tests/test_wheel.py $(ARGS)
+
 .PHONY: torture
 torture: $(STAMP) ## Kill runs and workers of a sweep at random moments, also while they save, and go on
 	$(BIN)/python -m pytest -m torture -s $(ARGS)

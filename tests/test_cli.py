@@ -1,17 +1,13 @@
-"""The command ``implicit-em``, from the checkout and from a wheel."""
+"""The command ``implicit-em``."""
 
-import os
 import subprocess
 import sys
 from importlib.metadata import EntryPoint, entry_points, version
 
-import numpy as np
 import pytest
 from helpers.lines import one_line
-from helpers.wheel import install_wheel
 
 from implicit_em.cli import GROUP, main
-from implicit_em.sweeps.summary import read_jobs
 
 COMMANDS = {command.name: command for command in entry_points(group=GROUP)}
 
@@ -79,52 +75,3 @@ def test_a_package_may_add_a_command(tmp_path, monkeypatch, capsys):
     assert "\n  mine       Greet\n" in shown
     assert "\n  broken     cannot be loaded: No module named" in shown
     assert "  theory     Answer" in shown, "the project's own stays"
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    return install_wheel(tmp_path_factory.mktemp("wheel"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "launcher",
-    [["stacked"], ["joblib_local", "hydra.launcher.n_jobs=2"]],
-    ids=lambda launcher: launcher[0],
-)
-def test_a_wheel_trains_and_summarises_outside_of_a_checkout(launcher, wheel, tmp_path):
-    command, environment = wheel
-
-    def run(*arguments):
-        return subprocess.run(
-            [command, *arguments],
-            cwd=tmp_path,
-            env=os.environ | environment,
-            capture_output=True,
-            text=True,
-        )
-
-    np.save(tmp_path / "X.npy", np.random.default_rng(0).normal(size=(300, 20)).astype("f"))
-    own = ["trainer.max_epochs=1", "data=tensors", "data.path=X.npy", "logger=csv"]
-    alone = run("train", *own, "hydra.run.dir=run")
-    assert alone.returncode == 0, alone.stderr
-    assert (tmp_path / "run" / "metrics.json").exists()
-
-    name, *settings = launcher
-    sweep = ["-m", f"hydra/launcher={name}", *settings, "hydra.sweep.dir=sweep"]
-    several = run("train", *sweep, *own, "loss=lse_var,lse_var_tc", "seed=1,2")
-    assert several.returncode == 0, several.stderr
-    assert list(read_jobs(tmp_path / "sweep")["status"]) == ["completed"] * 4
-    again = run("summarise", "sweep")
-    assert again.returncode == 0, again.stderr
-    assert "4 jobs" in again.stdout
-
-    for study in ("recover", "theory"):
-        quick = run(study, "--quick", "trainer.max_epoch=1")
-        assert quick.returncode == 2
-        assert quick.stderr.startswith("error: trainer.max_epoch=1: no such")
-
-    mistyped = run("train", "lr.valu=1")
-    assert mistyped.returncode == 2
-    assert mistyped.stderr.startswith("error: lr.valu=1: no such key; did you mean lr.value?")
-    assert mistyped.stderr.count("\n") == 1
