@@ -9,7 +9,7 @@ from torch import nn
 
 from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.base.settings import differences, listed
-from implicit_em.models.described import Described
+from implicit_em.models.model import Model
 
 Plain = bool | int | float | str | None
 
@@ -36,7 +36,7 @@ def describe(model: nn.Module) -> dict[str, Any]:
 def _spec_of(module: nn.Module) -> dict[str, Any]:
     cls = type(module)
     parameters = inspect.signature(cls).parameters
-    if isinstance(module, Described):
+    if isinstance(module, Model):
         positional, by_name = module.made_with
         arguments = dict(zip(parameters, positional, strict=False)) | by_name
     else:  # torch's activations keep their arguments as attributes

@@ -30,7 +30,6 @@ from implicit_em.losses import Objective, Term
 from implicit_em.metrics import energy_metrics, final_metrics
 from implicit_em.models import Encoder, SparseAutoencoder
 from implicit_em.models.declarations import undeclared
-from implicit_em.models.sae import decoded
 
 Spec = Mapping[str, Any]
 
@@ -451,7 +450,7 @@ class EnergyModule(pl.LightningModule):
 
     def decoded(self, energies: Tensor, x: Tensor) -> Tensor:
         """Return the reconstructions ``(B, D)`` that are measured."""
-        return decoded(self.model, energies, x)
+        return self.model.decode(energies, x)
 
     def on_test_epoch_end(self) -> None:
         """Pass the final metrics to the Trainer under their own names."""

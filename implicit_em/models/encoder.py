@@ -9,8 +9,8 @@ from implicit_em.base.errors import ConfigError
 from implicit_em.base.values import check_whole
 from implicit_em.codes import Code, Layer, positive
 from implicit_em.models.declarations import declares
-from implicit_em.models.described import Described
 from implicit_em.models.linear import Linear, SharedInput
+from implicit_em.models.model import Model
 
 OWN_INPUT = "its rows also decode, so it explains its input alone; allowed is data.target=null"
 """Message of a model that takes no other target."""
@@ -18,7 +18,7 @@ UNITS = 256
 """Number of units whose pre-activations of all samples ``place_biases`` holds in memory."""
 
 
-class Encoder(Described):
+class Encoder(Model):
     """Linear layer and activation that give energies, ``E = activation(W x + b)``.
 
     The layer starts as ``torch.nn.Linear`` does. Oursland 2024 reads the outputs of such a layer as
@@ -41,11 +41,10 @@ class Encoder(Described):
         activation: nn.Module | None = None,
         out_features: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(out_features)
         check_whole("hidden", hidden, 1)
         if out_features is not None and declares(self, "decodes"):
             raise ConfigError(OWN_INPUT)
-        self.out_features = out_features
         if not (activation is None or callable(activation)):
             raise ConfigError(f"activation={activation}: must be a module, such as torch.nn.ReLU()")
         self.linear = Linear(in_features, hidden)
@@ -64,7 +63,7 @@ class Encoder(Described):
         """Return the energies ``(..., K)`` of inputs ``(..., D)``."""
         return self(x)
 
-    def decode(self, energies: Tensor) -> Tensor:
+    def decode(self, activations: Tensor, x: Tensor | None = None) -> Tensor:
         """Return ``E W``, the reconstructions ``(..., D)``, of a class whose rows are a decoder.
 
         Raises:
@@ -76,11 +75,7 @@ class Encoder(Described):
                 f"{type(self).__name__}: its rows are no decoder; "
                 "implicit_em.fit_decoder(model, x) fits one"
             )
-        return energies @ self.weight
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """Return reconstructions of inputs, both ``(..., D)``; raise as ``decode`` does."""
-        return self.decode(self.encode(x))
+        return activations @ self.weight
 
     def extra_repr(self) -> str:
         """Return what calling the model returns."""

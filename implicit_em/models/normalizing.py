@@ -216,9 +216,7 @@ class Normalized(nn.Module):
         A linear path needs the raw samples ``x``. Raises what the model's own ``decode`` raises, if
         there is no decoder.
         """
-        inputs = []
-        if x is not None and getattr(self.model, "skip", None) is not None:
-            inputs = [self._normalized(x)]
+        inputs = [] if x is None or self.model.skip is None else [self._normalized(x)]
         found = (self.decoder or self.model.decode)(energies, *inputs)
         return found if self.normalizer is None else self._sides[1].inverse(found)
 

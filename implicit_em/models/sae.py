@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from implicit_em.base.errors import ConfigError
 from implicit_em.base.values import check_word
 from implicit_em.codes import Code, Layer, positive
-from implicit_em.models.described import Described
 from implicit_em.models.encoder import Encoder
 from implicit_em.models.linear import Linear, SharedInput, TiedLinear
+from implicit_em.models.model import Model
 
 
-class SparseAutoencoder(Described):
+class SparseAutoencoder(Model):
     """Encoder and linear decoder, trained on reconstruction and a sparsity penalty.
 
     The hidden activations take the place of the derived model's energies: every term and metric of
@@ -44,16 +44,15 @@ class SparseAutoencoder(Described):
         out_features: int | None = None,
         skip: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(out_features)
         check_word("skip", skip, (True, False))
         if skip and out_features is None:
             raise ConfigError("skip=true: the input would explain itself; needs data.target")
         width = in_features if out_features is None else out_features
-        self.out_features = out_features
         self.encoder = Encoder(in_features, hidden, activation)
         self.decoder: Linear | TiedLinear = Linear(hidden, width)
-        self.skip = Linear(in_features, width, bias=False) if skip else None
-        if self.skip is not None:
+        if skip:
+            self.skip = Linear(in_features, width, bias=False)
             nn.init.zeros_(self.skip.weight)
 
     @property
@@ -80,10 +79,6 @@ class SparseAutoencoder(Described):
         if x is None:
             raise ConfigError("decode: with skip=true it needs the inputs, decode(activations, x)")
         return self.decoder(activations) + self.skip(x)
-
-    def to_explain(self, x: Any, target: Tensor) -> Tensor:
-        """Return what the linear path of inputs leaves of a target; without one, the target."""
-        return target if self.skip is None else target - self.skip(x)
 
     @torch.no_grad()
     def fold(self, normalizer: Any) -> None:
@@ -123,10 +118,6 @@ class SparseAutoencoder(Described):
             **others,
         }
 
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """Return the reconstructions ``(..., D)`` or ``(..., T)`` of inputs ``(..., D)``."""
-        return decoded(self, self.encode(x), x)
-
     def forward(self, x: Tensor) -> Tensor:
         """Return what ``reconstruct`` returns."""
         return self.reconstruct(x)
@@ -138,9 +129,3 @@ class SparseAutoencoder(Described):
             f"model(x), model.reconstruct(x): reconstructions (..., {width})\n"
             f"model.encode(x): activations (..., {units})"
         )
-
-
-def decoded(model: Any, activations: Tensor, x: Tensor) -> Tensor:
-    """Return the reconstructions of activations by a model's decoder and its linear path."""
-    inputs = [] if getattr(model, "skip", None) is None else [x]
-    return model.decode(activations, *inputs)

@@ -133,7 +133,7 @@ def _for_raw(
     These are the rows of the encoder, what is added to its bias, the rows and the bias of the
     decoder, and the matrix of the linear path or ``None``.
     """
-    rows_KD, skip = model.weight.double(), getattr(model, "skip", None)
+    rows_KD, skip = model.weight.double(), model.skip
     if isinstance(model, SparseAutoencoder):
         directions_KD, middle_D = model.decoder.weight.double().T, model.decoder.bias.double()
     else:

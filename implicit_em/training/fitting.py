@@ -154,7 +154,7 @@ def _start(spec: RunSpec, module: EnergyModule, data: ResidentDataModule) -> flo
     """Initialise a model that starts from the training samples, and return the seconds taken."""
     started = time.monotonic()
     model = module.model
-    if hasattr(model, "start"):
+    if model.start:
         x, target = model.sides(data.starting_samples().to(model.weight.dtype))
         x = target if isinstance(model, SparseAutoencoder) else x
         name = type(model).__name__

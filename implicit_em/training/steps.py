@@ -14,7 +14,6 @@ from torch import Tensor
 from implicit_em.base.errors import WriteError
 from implicit_em.data import BlockLoader, ResidentDataModule
 from implicit_em.models.normalizing import at_least_float32
-from implicit_em.models.sae import decoded
 from implicit_em.training.decoding import BATCH, both_sides
 from implicit_em.training.history import Table
 from implicit_em.training.measurement import monitored_samples
@@ -169,7 +168,7 @@ class StepLog(pl.Callback):
             total += active_BK.sum()
             active_K |= active_BK.any(0)
             if mean_D is not None:
-                decoded_BD = decoded(model, energies_BK, inputs_BD)
+                decoded_BD = model.decode(energies_BK, inputs_BD)
                 residual += (x_BD - decoded_BD).square().sum()
                 spread += (x_BD - mean_D).square().sum()
         for part in in_training:
