@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra import initialize_config_dir
 from hydra._internal.utils import get_args_parser
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -22,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from implicit_em.base import errors, interruption
 from implicit_em.base.arguments import Parser
 from implicit_em.config import CONF
-from implicit_em.config.composing import REFUSALS, explain
+from implicit_em.config.composing import REFUSALS, composing, explain
 from implicit_em.sweeps import launchers
 from implicit_em.sweeps.callback import CheckCallback
 
@@ -107,7 +105,7 @@ def _summarise() -> bool:
 
     try:
         return summarise(directory)
-    except errors.WriteError as error:
+    except errors.RunError as error:  # of a full disk, or of a directory that was removed
         print(f"error: {error}", file=sys.stderr)
         return False
 
@@ -145,8 +143,7 @@ def _reason(error: Exception, config: str) -> tuple[int, str | None]:
 
 def _explain(error: Exception, config: str) -> str:
     arguments = get_args_parser().parse_args()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
+    with composing(config, arguments.overrides, CONF) as loader:
         if arguments.config_dir:
             loader.get_search_path().prepend(
                 provider="command-line", path=f"file://{Path(arguments.config_dir).resolve()}"

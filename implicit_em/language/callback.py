@@ -6,7 +6,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from implicit_em.sweeps import launchers
-from implicit_em.sweeps.callback import composed_jobs, refuse_launch, refusing
+from implicit_em.sweeps.callback import composed_jobs, refusing
 
 
 class CheckHarvest(Callback):
@@ -14,14 +14,12 @@ class CheckHarvest(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check a harvest in one process."""
-        with refusing():
-            refuse_launch(config)
+        with refusing(config):
             _check(config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check every part; a single wrong one stops all."""
-        with refusing():
-            refuse_launch(config)
+        with refusing(config):
             for _, job in composed_jobs(config):
                 _check(job)
 

@@ -30,8 +30,7 @@ class CheckCallback(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the configuration of a single run."""
-        with refusing():
-            refuse_launch(config)
+        with refusing(config):
             choices, resumed = config.hydra.runtime.choices, config.resume
             shown = " ".join(f"{group}={choices.get(group)}" for group in ("model", "loss", "data"))
             run = f"{shown} seed={config.seed}" if resumed is None else f"resume={resumed}"
@@ -43,8 +42,7 @@ class CheckCallback(Callback):
         """Check the configuration of every job; a single wrong one stops the sweep."""
         jobs: dict[str, str] = {}
         reasons: set[str] = set()
-        with refusing():
-            refuse_launch(config)
+        with refusing(config):
             with _showing("checking the jobs"):
                 _begin(config)
                 for overrides, job in composed_jobs(config):
@@ -58,9 +56,14 @@ class CheckCallback(Callback):
 
 
 @contextmanager
-def refusing() -> Iterator[None]:
-    """Raise ``RefusedError`` for any error: Hydra would warn of it, and start the job."""
+def refusing(config: DictConfig) -> Iterator[None]:
+    """Raise ``RefusedError`` for any error, of which Hydra would warn before it starts the job.
+
+    A launcher that cannot start is refused, and so is a file of settings that would not be read.
+    """
     try:
+        if reason := launchers.refusal(config) or shadowed(config):
+            raise ConfigError(reason)
         yield
     except OmegaConfBaseException as error:
         raise RefusedError(unresolved(error), error) from error
@@ -68,12 +71,6 @@ def refusing() -> Iterator[None]:
         named = f"{type(error).__name__}: {one_line(error)}"
         said = str(error) if isinstance(error, RunError) else named
         raise RefusedError(said, error) from error
-
-
-def refuse_launch(config: DictConfig) -> None:
-    """Raise ``ConfigError`` for a launcher or a file of settings that cannot be used."""
-    if reason := launchers.refusal(config) or shadowed(config):
-        raise ConfigError(reason)
 
 
 def composed_jobs(config: DictConfig) -> Iterator[tuple[list[str], DictConfig]]:

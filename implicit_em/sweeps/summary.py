@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from implicit_em.base.errors import DamagedError
+from implicit_em.base.errors import ConfigError, DamagedError
 from implicit_em.base.files import whole
 from implicit_em.base.settings import leaves
 from implicit_em.base.tables import format_value, markdown_table, print_rows
@@ -22,11 +22,15 @@ from implicit_em.training.results import IN_SUMMARY, in_table
 
 
 def summarise(directory: Path) -> bool:
-    """Write and print the summary of a sweep directory; return whether every job is complete."""
+    """Write and print the summary of a sweep directory; return whether every job is complete.
+
+    Raises:
+        ConfigError: if the directory holds no jobs.
+        WriteError: if the summary cannot be written.
+    """
     jobs = read_jobs(directory)
     if jobs.empty:
-        print(f"{directory}: holds no jobs")
-        return False
+        raise ConfigError(f"{directory}: no sweep directory: it holds no jobs")
     with whole(directory / "summary.csv") as temporary:
         jobs.to_csv(temporary, index=False)
     grouped = group_over_seeds(jobs)

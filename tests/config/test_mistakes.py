@@ -13,30 +13,55 @@ from implicit_em.base.errors import ConfigError
 from implicit_em.base.settings import nodes
 from implicit_em.config import composing
 from implicit_em.config.composing import ELSEWHERE
+from implicit_em.training.check import check
+from implicit_em.training.spec import RunSpec
 
 NORMALIZERS = ("none", "centre", "standard", "scale", "l2", "zca")
-MISTAKES = {
+OF_A_COMMAND = {
     "lr=1e-3": ["lr=1e-3", "write lr.value=1e-3", "constant, cosine, plateau, step, warmup_cosine"],
     "model.hiden=32": ["model.hiden=32", "did you mean model.hidden?"],
+    "callbacks=[earlystopping]": ["did you mean early_stopping?", "best, early_stopping, lr_mon"],
+    "resume=RUN": ["resume=RUN: no such directory; a relative path starts at /"],
+    "hydra/launcher=stacked": ["hydra/launcher=stacked", "add -m"],
+    "-m lr.value=interval(1e-4,1e-2)": ["lr.value=interval(1e-4,1e-2): list the"],
+    "-m seed=1,2 hydra.launcher.max_stack=3": ["allowed with", "hydra/launcher=stacked"],
+    "model.hidden=0": ["model.hidden=0", "greater than 0"],
+    "data=mnits": ["data=mnits", "did you mean mnist?", "fashion_mnist, kmnist"],
+    "loss=lse,lse_var": ["loss=lse,lse_var", "-m"],
+    "trainer=ddp_cpu trainer.strategy=auto": ["trainer.devices=2", "allowed is 1"],
+    "+model.bias=false": ["model.bias: no such key of model=encoder"],
+    "model=topk loss=gated": ["loss=gated", "model=topk", "l1 needs gates"],
+    "loss=sae": ["model=encoder", "needs reconstruction", "x, target, energies, weight"],
+    "model=sae loss=lse_var_tc": ["loss=lse_var_tc", "model=sae", "uses the reconstruction"],
+    "trainer=gpu": ["trainer: No supported gpu backend found"],
+    "-m learning_rate=1e-3,1e-2": ["learning_rate=0.001: no such key; did you mean lr.value?"],
+    "seed": ["seed", "key=value"],
+    "=": ["=: no such key; allowed: "],
+    f"seed={'9' * 5_000}": ["Exceeds the limit (4300 digits)"],
+    "seed=${oc.decode:'[1'}": ["seed: ", "missing BRACKET_CLOSE"],
+    "-m seed=1,2 model.hidden=${nowhere:1}": ["model.hidden: Unsupported interpolation type"],
+    "hydra.run.dir=${oc.env:NOWHERE}": ["hydra.run.dir: ", "'NOWHERE' not found"],
+    "-m seed=1,2 hydra.launcher=stacked": ["hydra.launcher=stacked", "write hydra/launcher=sta"],
+    "-m lr=1e-3,1e-2": ["lr=0.001", "write lr.value=0.001"],
+    "-m data.batch_size=128,1": ["data.batch_size=1", "at least 2"],
+    "-m hydra/launcher=stacked seed=1,-1": ["seed=-1"],
+    **{
+        f"-m hydra/launcher=stacked seed=1,2 hydra.launcher.max_stack={value}": ["max_stack", value]
+        for value in ("0", "many")
+    },
+    "-m logger=tensorboard logger.name=x,../../../x": ["logger.name=../../../x: must lead nowhere"],
+}
+OF_SETTINGS = {
     "trainer.max_epoch=3": ["trainer.max_epoch=3", "did you mean trainer.max_epochs?"],
     "+trainer.thread=3": ["trainer.thread=3", "did you mean threads?"],
-    "+trainer.max_epoch=3": ["trainer.max_epoch=3", "did you mean max_epochs?"],
     "model.hidden=8 model.h=3": ["model.h=3: no such key"],
     "model=topk model.k=8": ["model.k=8: no such key; did you mean model.l0"],
     "model=topk +model.k=8": ["model.k=8: its key is model.l0; leave out model.k"],
     "loss.foo.weight=1": ["loss.foo.weight=1", "allowed: loss.lse, loss.var, loss.tc"],
-    "callbacks=[earlystopping]": ["did you mean early_stopping?", "best, early_stopping, lr_mon"],
     "model._target_=implicit_em.models.Encodr": ["no Encodr; did you mean Encoder?"],
-    "resume=RUN": ["resume=RUN: no such directory; a relative path starts at /"],
-    "hydra/launcher=stacked": ["hydra/launcher=stacked", "add -m"],
-    "-m lr.value=interval(1e-4,1e-2)": ["lr.value=interval(1e-4,1e-2): list the"],
-    "-m seed=range(1,3) lr.value=interval(1,2)": ["error: lr.value=interval(1,2): list"],
-    "-m seed=1,2 hydra.launcher.max_stack=3": ["allowed with", "hydra/launcher=stacked"],
     "logger=csv +logger.foo=3": ["logger=", "there is no logger", "logger=tensorboard"],
-    "+model.bias=false": ["model.bias: no such key of model=encoder"],
     "+model.out_features=5": ["model.out_features=5: the data decide it"],
     "+data.shuffle=false": ["data.shuffle: no such key of data"],
-    "foo=1": ["foo=1", "no such key", "seed, probe"],
     "model.hidden=many": ["model.hidden=many", "integer"],
     "model.hidden=1.5": ["model.hidden=1.5", "integer"],
     "seed=5000000000": ["seed=5000000000", "less than 4294967296"],
@@ -60,15 +85,12 @@ MISTAKES = {
     "loss.lse.reduction=max": ["max", "sum, mean, count"],
     "+loss.lse.temprature=2": ["lse.temprature=2", "did you mean temperature?", "reduction"],
     "model.hidden=null": ["model.hidden=None: allowed are whole numbers"],
-    "model.hidden=0": ["model.hidden=0", "greater than 0"],
     "data.seed=x": ["data.seed=x: should be a valid integer"],
     "data.batch_size=1": ["data.batch_size=1", "at least 2", "var"],
     "activation=swish": ["activation=swish", "abs, gelu, identity, leaky_relu, relu, softplus"],
-    "data=mnits": ["data=mnits", "did you mean mnist?", "fashion_mnist, kmnist"],
     "trainer.max_epochs=-1": ["trainer.max_epochs=-1", "greater than or equal to 0"],
     "model=pixels model.hidden=5": ["model.hidden=5: must be null"],
     "model.l0=0": ["model.l0=0: should be greater than 0"],
-    "model.l0=-3": ["model.l0=-3: should be greater than 0"],
     "model.l0=much": ["model.l0=much: should be a valid number"],
     "model.l0=65": ["model.l0=65: must be at most model.hidden=64"],
     "model=jump_relu model.l0=65": ["model.l0=65: must be at most model.hidden=64"],
@@ -84,16 +106,11 @@ MISTAKES = {
         "model.l0=8: no such key",
         "model=encoder, model=frozen_topk, model=gated",
     ],
-    "model=topk loss=gated": ["loss=gated", "model=topk", "l1 needs gates"],
     "model=l1 loss.l1.warmup=-3": ["loss.l1.warmup=-3", "greater than or equal to 0"],
-    "loss=sae": ["model=encoder", "needs reconstruction", "x, target, energies, weight"],
-    "model=sae loss=lse_var_tc": ["loss=lse_var_tc", "model=sae", "uses the reconstruction"],
-    "loss=lse,lse_var": ["loss=lse,lse_var", "-m"],
     "trainer.precision=16-mixed": ["trainer.precision=16-mixed", "'32-true', 'bf16-mixed'"],
     "trainer.precision=16": ["trainer.precision=16", "'32-true', 'bf16-mixed'"],
     "trainer.devices=2": ["trainer.devices=2", "allowed is 1", "trainer=ddp_cpu"],
     "trainer.devices=2 trainer.strategy=ddp": ["trainer.devices=2", "allowed is 1"],
-    "trainer=ddp_cpu trainer.strategy=auto": ["trainer.devices=2", "allowed is 1"],
     "trainer=ddp_cpu trainer.num_nodes=2": ["trainer.num_nodes=2: should be 1"],
     "trainer=ddp_cpu trainer.compile=true": ["trainer.devices=2", "trainer.compile=true"],
     "trainer=ddp_cpu activation._target_=torch.nn.RReLU": ["trainer.devices=2", "by itself"],
@@ -114,10 +131,8 @@ MISTAKES = {
     "trainer.sparse=on activation=softplus": ["trainer.sparse=on", "activation=relu"],
     "trainer.sparse=on trainer.precision=bf16-mixed": ["sparse=on", "steps need 32-true or 64-t"],
     "trainer.sparse=on trainer.compile=true": ["sparse=on", "trainer.compile=true"],
-    "trainer=gpu": ["trainer: No supported gpu backend found"],
     "trainer.accelerator=tpu": ["trainer: Requirement 'torch_xla"],
     "trainer.devices=0": ["trainer: ", "devices=0"],
-    "-m learning_rate=1e-3,1e-2": ["learning_rate=0.001: no such key; did you mean lr.value?"],
     "training_tokens=1e6": ["did you mean trainer.max_epochs, passes over the data?"],
     "target_l0=32": ["target_l0=32: no such key; did you mean model.l0?"],
     "lr_warm_up_steps=9": ["did you mean lr, as in lr=warmup_cosine?"],
@@ -125,30 +140,12 @@ MISTAKES = {
     "device=cuda": ["device=cuda: no such key; did you mean trainer.accelerator?"],
     "probe=knn": ["probe=knn", "'linear' or 'none'"],
     "optimizer=sgd +optimizer.betas=[0,1]": ["optimizer", "betas"],
-    "seed": ["seed", "key=value"],
-    "=": ["=: no such key; allowed: "],
-    f"seed={'9' * 5_000}": ["Exceeds the limit (4300 digits)"],
-    "seed=${oc.decode:'[1'}": ["seed: ", "missing BRACKET_CLOSE"],
-    "-m seed=1,2 model.hidden=${nowhere:1}": ["model.hidden: Unsupported interpolation type"],
-    "hydra.run.dir=${oc.env:NOWHERE}": ["hydra.run.dir: ", "'NOWHERE' not found"],
     "callbacks=best callbacks.best.monitor=final_loss": ["final_loss", "monitor/redundancy"],
     "loss.lse.weight=0 loss.var.weight=0 loss.tc.weight=0": ["loss", "not 0"],
     "logger.mode=sometimes": ["logger.mode=sometimes", "online", "offline"],
-    "-m seed=1,2 hydra.launcher=stacked": ["hydra.launcher=stacked", "write hydra/launcher=sta"],
-    "-m lr=1e-3,1e-2": ["lr=0.001", "write lr.value=0.001"],
-    "-m loss=lse,lse_vr": ["loss=lse_vr", "did you mean lse_var?"],
-    "-m data.batch_size=128,1": ["data.batch_size=1", "at least 2"],
-    "-m model.hidden=8,0": ["model.hidden=0", "greater than 0"],
-    "-m seed=1,2,-3": ["seed=-3"],
-    "-m hydra/launcher=stacked seed=1,-1": ["seed=-1"],
-    **{
-        f"-m hydra/launcher=stacked seed=1,2 hydra.launcher.max_stack={value}": ["max_stack", value]
-        for value in ("0", "-3", "many", "1.5")
-    },
     "data=superposition data.density=2": ["density=2: allowed are numbers between 0 and 1"],
     "data=superposition data.normalize=whiten": ["data.normalize=whiten: ", *NORMALIZERS],
     "logger=tensorboard logger.name=../x": ["logger.name=../x: must lead nowhere out of the run"],
-    "-m logger=tensorboard logger.name=x,../../../x": ["logger.name=../../../x: must lead nowhere"],
     "optimizer=em": ["optimizer=em: fits models.Mixture, not Encoder"],
     "model=mixture optimizer=em loss=lse": ["optimizer=em: needs lse alone, of weight 1 and reduc"],
     "model=mixture optimizer=em loss.lse.weight=2": ["optimizer=em: needs lse alone, of weight 1"],
@@ -158,7 +155,7 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("typed", MISTAKES)
+@pytest.mark.parametrize("typed", OF_A_COMMAND)
 def test_a_mistake_gives_one_line_and_trains_nothing(typed, command_line, tmp_path, capfd):
     if typed == "trainer=gpu" and __import__("torch").cuda.is_available():
         typed = "trainer=gpu trainer.devices=99"
@@ -168,11 +165,22 @@ def test_a_mistake_gives_one_line_and_trains_nothing(typed, command_line, tmp_pa
     assert out == ""
     assert err.startswith("error: ")
     assert err.count("\n") == 1
-    for part in MISTAKES.get(typed, ["trainer"]):
+    for part in OF_A_COMMAND.get(typed, ["trainer"]):
         assert part in err
     assert not list(tmp_path.rglob("*.json"))
     for name in ("outputs", "multirun"):
         assert not (tmp_path / name).exists(), "what is refused leaves no directory"
+
+
+@pytest.mark.parametrize("typed", OF_SETTINGS)
+def test_a_mistake_among_settings_is_refused_in_one_line(typed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as refused:
+        check(RunSpec.of(composing.composed("train", typed.split())))
+    for part in OF_SETTINGS[typed]:
+        assert part in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_with_the_name_of_one_of_ours_is_refused(refused, tmp_path):

@@ -20,7 +20,7 @@ def test_a_terminal_shows_something_before_libraries_are_imported(start, monkeyp
 
     monkeypatch.setattr(callback, "_showing", showing)
     monkeypatch.setattr(callback, "_begin", lambda _: order.append("imported"))
-    for name in ("_check", "note_jobs", "refuse_launch"):
+    for name in ("_check", "note_jobs"):
         monkeypatch.setattr(callback, name, lambda *_, **__: None)
     monkeypatch.setattr(callback, "composed_jobs", lambda _: iter(()))
     monkeypatch.setattr(callback.CheckCallback, "sweep_directory", None)
