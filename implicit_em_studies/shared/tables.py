@@ -1,6 +1,6 @@
 """Tables of a study: as records, as text in a report, and as CSV files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +37,37 @@ def over_runs(values: pd.Series, form: str) -> str:
     return mean_and_deviation(values.mean(), values.std(), form)
 
 
-def in_words(runs: pd.DataFrame, columns: Mapping[str, tuple[str, str]]) -> dict[str, str]:
-    """Return columns of runs as text, by heading, each as ``over_runs`` writes it in its format.
+Cell = tuple[str, str] | Callable[[pd.DataFrame], str]
+"""A column of runs and the format of its numbers, or a function from runs to a text."""
 
-    A heading with ``(%)`` shows hundred times the numbers.
+
+def over_seeds(
+    runs: pd.DataFrame, names: Mapping[str, str], cells: Mapping[str, Cell]
+) -> pd.DataFrame:
+    """Return a table as text, with one row for all runs that are alike.
+
+    Args:
+        runs: one row a run.
+        names: columns whose values name a row, by heading; runs with equal values are alike.
+        cells: what stands in a row, by heading. Numbers are written as mean ± deviation over the
+            runs; a heading with ``(%)`` shows hundred times the numbers.
     """
-    return {
-        heading: over_runs((100 if "(%)" in heading else 1) * runs[key], form)
-        for heading, (key, form) in columns.items()
-    }
+
+    def text(heading: str, group: pd.DataFrame) -> str:
+        cell = cells[heading]
+        if callable(cell):
+            return cell(group)
+        scale = 100 if "(%)" in heading else 1
+        return over_runs(scale * group[cell[0]], cell[1])
+
+    rows = []
+    for values, group in runs.groupby([*names.values()], sort=False):
+        row = {
+            name: v if isinstance(v, str) else f"{v:g}"
+            for name, v in zip(names, values, strict=True)
+        }
+        rows.append(row | {heading: text(heading, group) for heading in cells})
+    return pd.DataFrame(rows)
 
 
 def rows_of(frame: pd.DataFrame, **values: object) -> pd.DataFrame:

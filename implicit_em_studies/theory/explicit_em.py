@@ -4,9 +4,9 @@ All methods fit the same mixture to the same samples, from the same starts. A pa
 one gradient, of each sample.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,10 +18,17 @@ from implicit_em.data import ResidentDataModule
 from implicit_em.models import Encoder
 from implicit_em_studies.shared import figures as style
 from implicit_em_studies.shared.experiment import Experiment, Shown, Tables
-from implicit_em_studies.shared.measurements import Measurement
 from implicit_em_studies.shared.runs import Run
-from implicit_em_studies.shared.tables import history_of, in_words, mean_and_deviation, rows_of
+from implicit_em_studies.shared.tables import (
+    Cell,
+    history_of,
+    mean_and_deviation,
+    over_seeds,
+    records,
+    rows_of,
+)
 from implicit_em_studies.theory import em_measuring, free_layer
+from implicit_em_studies.theory.em_measuring import method_of
 
 TRAINED = ("exact", "stochastic", "adam", "sgd")
 """Methods that have a sweep; its name ends with theirs."""
@@ -37,6 +44,7 @@ METHODS = {
 EXPLICIT = ("exact", "stochastic", "incremental")
 DESCENT = ("adam", "sgd")
 SETTING = ["method", "rate"]
+QUALITIES = ("likelihood", "test_likelihood", "purity", "nmi", "probe")
 
 
 class Best(NamedTuple):
@@ -47,11 +55,8 @@ class Best(NamedTuple):
     likelihoods: pd.Series
 
     def __str__(self) -> str:
-        return _named(self.method, self.rate)
-
-
-def _named(method: str, rate: str) -> str:
-    return METHODS[method] + (f" {rate}" if rate and method != "exact" else "")
+        rate = f" {self.rate}" if self.rate and self.method != "exact" else ""
+        return METHODS[self.method] + rate
 
 
 def measure(runs: Sequence[Run]) -> Tables:
@@ -61,75 +66,68 @@ def measure(runs: Sequence[Run]) -> Tables:
     ``steps`` compares gradient steps with M-steps, ``passes`` exact EM with float64. The rows of
     ``free_layer`` and ``free_curves`` are factors on a row.
     """
-    exacts = [run for run in runs if em_measuring.method_of(run) == "exact"]
-    em_measuring.QUALITY.of(runs, workers=1)
-    for measurement in (em_measuring.STEPS, em_measuring.INCREMENTAL, em_measuring.KMEANS):
-        measurement.of(exacts, cores())
-    first = min(run.cfg.seed for run in runs)
-    timed = [run for run in runs if run.cfg.seed == first]
-    em_measuring.keep_paces(timed)
-    every = pd.DataFrame(_rows(runs, _paces(timed)))
+    exacts = [run for run in runs if method_of(run) == "exact"]
+    every = pd.concat(
+        [
+            em_measuring.QUALITY.of(runs, workers=1).assign(
+                **_setting_of(runs),
+                curve=[-history_of(run.directory)["likelihood/lse"] for run in runs],
+            ),
+            em_measuring.INCREMENTAL.of(exacts, cores()).assign(method="incremental", rate=""),
+            em_measuring.KMEANS.of(exacts, cores()).assign(method="kmeans", rate=""),
+        ]
+    ).sort_index(kind="stable")
+    every = every.join(_paces(runs), on=SETTING)
+    every["early"] = every["curve"].map(_at_a_tenth, na_action="ignore")
     curves = every[[*SETTING, "seed", "curve", "pass_seconds"]].explode("curve").dropna()
     curves["pass"] = curves.groupby([*SETTING, "seed"]).cumcount() + 1
     curves["likelihood"] = curves.pop("curve").astype(float)
     curves["seconds"] = curves["pass"] * curves.pop("pass_seconds")
     return {
-        "finals": every.drop(columns="curve"),
+        "finals": every[[*SETTING, "seed", *QUALITIES, "pass_seconds", "early"]],
         "curves": curves,
         **_of_steps(exacts),
         **_free_layer(exacts[0].spec.build_data()),
     }
 
 
-def _paces(timed: Sequence[Run]) -> dict[tuple[str, str], float]:
-    """Return the seconds of a pass of each method and rate."""
-    paces = {("kmeans", ""): np.nan}
-    for run in timed:
-        found = _known(em_measuring.PACE, run)
-        paces[em_measuring.method_of(run), run.axes["lr.value"]] = found["pass_seconds"]
-        if "incremental" in found:
-            paces["incremental", ""] = found["incremental"]
+def _setting_of(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """Return the method and the rate of each run."""
+    return {"method": [*map(method_of, runs)], "rate": [run.axes["lr.value"] for run in runs]}
+
+
+def _at_a_tenth(curve: Sequence[float]) -> float:
+    """Return the likelihood after a tenth of the passes."""
+    return [*curve][max(1, len(curve) // 10) - 1]
+
+
+def _paces(runs: Sequence[Run]) -> pd.Series:
+    """Return the seconds of a pass of each method and rate, as the runs of one seed take them."""
+    first = min(run.cfg.seed for run in runs)
+    timed = [run for run in runs if run.cfg.seed == first]
+    em_measuring.keep_paces(timed)
+    found = em_measuring.PACE.table(timed).assign(**_setting_of(timed)).set_index(SETTING)
+    paces = found["pass_seconds"]
+    paces["incremental", ""] = found["incremental"].max()
     return paces
 
 
-def _rows(runs: Sequence[Run], paces: Mapping[tuple[str, str], float]) -> Iterator[dict[str, Any]]:
-    """Yield the finals, with the ``curve`` of the likelihood, a list."""
-    for run in runs:
-        method, curve = em_measuring.method_of(run), -history_of(run.directory)["likelihood/lse"]
-        own = {**_known(em_measuring.QUALITY, run), "curve": curve.to_list()}
-        found: dict[tuple[str, str], Any] = {(method, run.axes["lr.value"]): own}
-        if method == "exact":
-            found["incremental", ""] = _known(em_measuring.INCREMENTAL, run)
-            found["kmeans", ""] = {**_known(em_measuring.KMEANS, run), "curve": None}
-        for setting, values in found.items():
-            passes = values["curve"]
-            row: dict[str, Any] = dict(zip(SETTING, setting, strict=True))
-            row |= {"seed": run.cfg.seed, **values, "pass_seconds": paces[setting]}
-            yield row | {"early": passes[max(1, len(passes) // 10) - 1] if passes else np.nan}
-
-
-def _known(measurement: Measurement, run: Run) -> dict[str, Any]:
-    found = measurement.known(run)
-    assert found is not None, "it was measured before"
-    return found
-
-
 def _of_steps(exacts: Sequence[Run]) -> Tables:
-    steps, passes = [], []
-    for run in exacts:
-        found = _known(em_measuring.STEPS, run)
-        steps += [{"seed": run.cfg.seed, "at": at, **found[at]} for at in ("start", "end")]
-        losses = history_of(run.directory)["train/loss"].to_numpy()
-        passes.append(
-            {
-                "seed": run.cfg.seed,
-                "fall": largest_fall(losses),
-                "fall_reference": largest_fall(found["reference"]),
-                "likelihoods_apart": float(np.abs(losses - found["reference"]).max()),
-                "means_apart": found["means_apart"],
-            }
-        )
-    return {"steps": pd.DataFrame(steps), "passes": pd.DataFrame(passes)}
+    found = em_measuring.STEPS.of(exacts, cores())
+    steps = [
+        {"seed": row["seed"], "at": at, **row[at]}
+        for row in records(found)
+        for at in ("start", "end")
+    ]
+    losses = pd.Series([history_of(run.directory)["train/loss"] for run in exacts])
+    apart = (losses - found["reference"].map(np.array)).map(np.abs).map(np.max)
+    passes = found[["seed"]].assign(
+        fall=losses.map(largest_fall),
+        fall_reference=found["reference"].map(largest_fall),
+        likelihoods_apart=apart,
+        means_apart=found["means_apart"],
+    )
+    return {"steps": pd.DataFrame(steps), "passes": passes}
 
 
 def largest_fall(losses: Sequence[float] | np.ndarray) -> float:
@@ -181,30 +179,25 @@ def end_of(curves: pd.DataFrame, column: str) -> float:
     return float(curves.groupby(SETTING)[column].max().min())
 
 
-def best_rates(finals: pd.DataFrame) -> dict[str, str]:
-    """Return the rate of each method whose mean likelihood at the end is largest."""
-    means = finals.groupby(SETTING)["likelihood"].mean().sort_values()
-    return {str(method): str(rate) for method, rate in means.index}  # the last of each stays
+CELLS: Mapping[str, Cell] = {
+    "after a tenth": ("early", ".2f"),
+    "log-likelihood": ("likelihood", ".2f"),
+    "on test samples": ("test_likelihood", ".2f"),
+    "purity (%)": ("purity", ".1f"),
+    "mutual information (%)": ("nmi", ".1f"),
+    "probe (%)": ("probe", ".2f"),
+    "seconds a pass": lambda runs: mean_and_deviation(runs["pass_seconds"].mean(), None, ".2f"),
+}
+"""What the table shows of each setting."""
 
 
 def summary(finals: pd.DataFrame) -> pd.DataFrame:
     """Return one row for each method and rate, over the seeds."""
-    columns = {
-        "after a tenth": ("early", ".2f"),
-        "log-likelihood": ("likelihood", ".2f"),
-        "on test samples": ("test_likelihood", ".2f"),
-        "purity (%)": ("purity", ".1f"),
-        "mutual information (%)": ("nmi", ".1f"),
-        "probe (%)": ("probe", ".2f"),
-    }
-    rows = []
-    order = finals["method"].map(list(METHODS).index), finals["rate"].replace("", "0").astype(float)
-    for _, group in finals.astype({"probe": float}).groupby([*order], sort=True):
-        method, rate = group[SETTING].iloc[0]
-        pace = mean_and_deviation(group["pass_seconds"].mean(), None, ".2f")
-        names = {"method": METHODS[method], "rate": rate or "–"}
-        rows.append(names | in_words(group, columns) | {"seconds a pass": pace})
-    return pd.DataFrame(rows)
+    place = finals["method"].map([*METHODS].index)
+    rate = finals["rate"].replace("", "0").astype(float)
+    ordered = finals.assign(place=place, number=rate).sort_values(["place", "number"])
+    shown = ordered.replace({"method": METHODS, "rate": {"": "–"}}).astype({"probe": float})
+    return over_seeds(shown, {name: name for name in SETTING}, CELLS)
 
 
 def readable_steps(steps: pd.DataFrame) -> pd.DataFrame:
@@ -251,18 +244,20 @@ def race(tables: Tables) -> Figure:
     """Draw the likelihood over passes and seconds, of each method at its best rate."""
     figure, panels = style.subplots(1, 2, 3.0, sharey=True)
     curves, finals = tables["curves"], tables["finals"]
-    rates = best_rates(finals)
+    end = end_of(curves, "pass")
+    chosen = {method: best(curves, [method], "pass", end) for method in (*EXPLICIT, *DESCENT)}
+    rates = {method: one.rate for method, one in chosen.items()}
     curves = curves[curves["rate"] == curves["method"].map(rates)]
     means = curves.groupby(["method", "pass"], as_index=False)[["seconds", "likelihood"]].mean()
     limit = rows_of(finals, method="kmeans")["likelihood"].mean()
     names = {"pass": "passes", "seconds": "seconds of training"}
     for axes, (column, name) in zip(panels, names.items(), strict=True):
-        for method in (*EXPLICIT, *DESCENT):
+        for method, setting in chosen.items():
             colour, line = LOOKS[method]
             for _, curve in rows_of(curves, method=method).groupby("seed"):
                 axes.plot(curve[column], curve["likelihood"], line, color=colour, lw=0.5, alpha=0.5)
-            mean, label = rows_of(means, method=method), _named(method, rates[method])
-            axes.plot(mean[column], mean["likelihood"], line, color=colour, label=label)
+            mean = rows_of(means, method=method)
+            axes.plot(mean[column], mean["likelihood"], line, color=colour, label=str(setting))
         colour, line = LOOKS["kmeans"]
         axes.axhline(limit, color=colour, ls=line, label="k-means, at its end")
         axes.set(xlabel=name, xscale="log")

@@ -4,7 +4,7 @@ All energies are divided by the temperature of their run. So responsibilities ar
 and LSE is ``-log sum_j exp(-E_j)``.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from implicit_em.data import as_unit_float
 from implicit_em_studies.shared import figures as style
 from implicit_em_studies.shared.experiment import Experiment, Shown, Tables
 from implicit_em_studies.shared.runs import Run
-from implicit_em_studies.shared.tables import in_words, over_runs, records, rows_of
+from implicit_em_studies.shared.tables import Cell, over_runs, over_seeds, records, rows_of
 from implicit_em_studies.theory.matching import probe_at, purity
 
 ACTIVATIONS = {
@@ -39,8 +39,6 @@ FORMS = {"soft": "soft count / K", "count": "active units / K", "l1": "sum of E 
 UNITS = 64
 SHOWN = 500
 """Number of samples in a scatter plot."""
-SETTINGS = ["activation", "decay", "temperature", "weight"]
-"""Columns in which the settings differ, beside ``seed``."""
 
 
 class Square(nn.Module):
@@ -189,54 +187,40 @@ def probes_at_one(table: pd.DataFrame) -> list[float]:
     return found
 
 
-def standing(table: pd.DataFrame) -> pd.DataFrame:
-    """Return where energies stand, and what explains ``LSE + log K``, over the seeds."""
-    columns = {
-        "density (%)": ("density", ".1f"),
-        "E < 0.1 (%)": ("below", ".1f"),
-        "E > 3 (%)": ("above", ".1f"),
-        "mean e^-E": ("survival", ".3f"),
-        "LSE + log K": ("excess", ".3f"),
-    }
-
-    def row(group: pd.DataFrame) -> dict[str, str]:
-        return in_words(group, columns) | {
-            f"R² (slope), {name}": over_runs(group[f"{key}_explains"], ".3f")
-            + f" ({over_runs(group[f'{key}_slope'], '.2f')})"
-            for key, name in FORMS.items()
-        }
-
-    return _over_seeds(table, row)
+def _explained(form: str, runs: pd.DataFrame) -> str:
+    """Return how much of ``LSE + log K`` a form explains, and the slope of the line."""
+    explains, slope = runs[f"{form}_explains"], runs[f"{form}_slope"]
+    return f"{over_runs(explains, '.3f')} ({over_runs(slope, '.2f')})"
 
 
-def meaning(table: pd.DataFrame) -> pd.DataFrame:
-    """Return what responsibilities say, over the seeds."""
-    columns = {
-        "silent units": ("silent", ".1f"),
-        "perplexity": ("perplexity", ".1f"),
-        "largest": ("largest", ".3f"),
-        "says of the sample (nats)": ("of_sample", ".3f"),
-        "says of the label (%)": ("information", ".1f"),
-        "purity, least E (%)": ("purity_least", ".1f"),
-        "purity, largest E (%)": ("purity_most", ".1f"),
-        "probe (%)": ("probe_accuracy", ".2f"),
-    }
-    return _over_seeds(table, partial(in_words, columns=columns))
+STANDING: Mapping[str, Cell] = {
+    "density (%)": ("density", ".1f"),
+    "E < 0.1 (%)": ("below", ".1f"),
+    "E > 3 (%)": ("above", ".1f"),
+    "mean e^-E": ("survival", ".3f"),
+    "LSE + log K": ("excess", ".3f"),
+    **{f"R² (slope), {name}": partial(_explained, form) for form, name in FORMS.items()},
+}
+"""Where energies stand, and what explains ``LSE + log K``."""
+MEANING: Mapping[str, Cell] = {
+    "silent units": ("silent", ".1f"),
+    "perplexity": ("perplexity", ".1f"),
+    "largest": ("largest", ".3f"),
+    "says of the sample (nats)": ("of_sample", ".3f"),
+    "says of the label (%)": ("information", ".1f"),
+    "purity, least E (%)": ("purity_least", ".1f"),
+    "purity, largest E (%)": ("purity_most", ".1f"),
+    "probe (%)": ("probe_accuracy", ".2f"),
+}
+"""What responsibilities say."""
 
 
-def _over_seeds(table: pd.DataFrame, row: Callable[[pd.DataFrame], dict[str, str]]) -> pd.DataFrame:
-    rows = []
-    for _, group in table.groupby(SETTINGS, sort=False):
-        run: Any = group.iloc[0]
-        mixture = run["activation"] == "Mixture"
-        settings = {
-            "activation": ACTIVATIONS[run["activation"]],
-            "objective": "likelihood" if mixture else OBJECTIVES[run["decay"]],
-            "temperature": f"{run['temperature']:g}",
-            "weight of LSE": f"{run['weight']:g}",
-        }
-        rows.append(settings | row(group))
-    return pd.DataFrame(rows)
+def summary(cells: Mapping[str, Cell], table: pd.DataFrame) -> pd.DataFrame:
+    """Return one row for each setting, over the seeds."""
+    objective = table["decay"].map(OBJECTIVES).mask(table["activation"] == "Mixture", "likelihood")
+    named = table.replace({"activation": ACTIVATIONS}).assign(objective=objective)
+    names = {name: name for name in ("activation", "objective", "temperature")}
+    return over_seeds(named, names | {"weight of LSE": "weight"}, cells)
 
 
 def where(tables: Tables) -> Figure:
@@ -338,8 +322,10 @@ EXPERIMENT = Experiment(
     protocol="8e00149009591fbf",
     measure=measure,
     shown={
-        "regimes": Shown("Where energies stand, and what explains LSE + log K", standing),
-        "responsibilities": Shown("What responsibilities say", meaning),
+        "regimes": Shown(
+            "Where energies stand, and what explains LSE + log K", partial(summary, STANDING)
+        ),
+        "responsibilities": Shown("What responsibilities say", partial(summary, MEANING)),
     },
     pictures={"where": where, "fits": fits, "temperatures": temperatures, "matches": matches},
 )

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from implicit_em_studies.shared import figures as style
 from implicit_em_studies.shared.experiment import Experiment, Shown, Tables
 from implicit_em_studies.shared.runs import Run
-from implicit_em_studies.shared.tables import in_words, rows_of
+from implicit_em_studies.shared.tables import over_seeds, rows_of
 
 VARIANTS = {
     "score": "EM, as the project trains it",
@@ -65,17 +65,8 @@ def at_rate(runs: pd.DataFrame, variant: str, target: int, column: str) -> pd.Se
 
 def summary(runs: pd.DataFrame) -> pd.DataFrame:
     """Return one row for each L0, variant and rate, over the seeds."""
-    return pd.DataFrame(
-        {
-            "aim": f"{target}",
-            "model": VARIANTS[str(variant)],
-            "rate": f"{rate:g}",
-            **in_words(group, COLUMNS),
-        }
-        for (target, variant, rate), group in runs.groupby(
-            ["target", "variant", "rate"], sort=False
-        )
-    )
+    names = {"aim": "target", "model": "variant", "rate": "rate"}
+    return over_seeds(runs.replace({"variant": VARIANTS}), names, COLUMNS)
 
 
 LINES = {

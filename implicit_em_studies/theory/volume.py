@@ -3,7 +3,7 @@
 The variance term rewards growing energies for ever. Each candidate bounds the objective below.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from implicit_em.models import Encoder
 from implicit_em_studies.shared import figures as style
 from implicit_em_studies.shared.experiment import Experiment, Shown, Tables
 from implicit_em_studies.shared.runs import Run, table
-from implicit_em_studies.shared.tables import history_of, in_words, records, rows_of
+from implicit_em_studies.shared.tables import Cell, history_of, over_seeds, records, rows_of
 from implicit_em_studies.theory.matching import probe_at
 
 CANDIDATES = {
@@ -31,12 +31,6 @@ CANDIDATES = {
 """Names of the candidates, as the tables show them."""
 MIDDLE = 1e-3
 """The rate at which candidates are compared at equal density."""
-COLUMNS = {
-    "density (%)": ("density", ".1f"),
-    "probe (%)": ("probe_accuracy", ".2f"),
-    "final loss": ("final_loss", ".1f"),
-}
-"""Columns of the table: the key and the format of each."""
 
 
 @takes_stacks
@@ -139,19 +133,23 @@ def _curves(runs: pd.DataFrame) -> Tables:
 
 def summary(runs: pd.DataFrame) -> pd.DataFrame:
     """Return one row for each candidate, rate and weight, over the seeds."""
-    rows = []
-    for (candidate, rate, weight), group in runs.groupby(["candidate", "lr", "weight"], sort=False):
-        settled = group["settled"]
-        row = {
-            "candidate": CANDIDATES[str(candidate)],
-            "rate": f"{rate:g}",
-            "weight of LSE": f"{weight:g}",
-            "settled": f"{settled.notna().sum()} of {len(group)}"
-            + (f", by epoch {settled.max():.0f}" if settled.notna().any() else ""),
-            "dead": f"{group['dead_units'].max():.0f}",
-        }
-        rows.append(row | in_words(group, COLUMNS))
-    return pd.DataFrame(rows)
+    names = {"candidate": "candidate", "rate": "lr", "weight of LSE": "weight"}
+    return over_seeds(runs.replace({"candidate": CANDIDATES}), names, CELLS)
+
+
+def _settled(runs: pd.DataFrame) -> str:
+    last, count = runs["settled"].max(), runs["settled"].count()
+    return f"{count} of {len(runs)}" + (f", by epoch {last:.0f}" if count else "")
+
+
+CELLS: Mapping[str, Cell] = {
+    "settled": _settled,
+    "dead": lambda runs: f"{runs['dead_units'].max():.0f}",
+    "density (%)": ("density", ".1f"),
+    "probe (%)": ("probe_accuracy", ".2f"),
+    "final loss": ("final_loss", ".1f"),
+}
+"""What the table shows of each setting."""
 
 
 def settling(tables: Tables) -> Figure:
