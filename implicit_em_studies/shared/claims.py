@@ -33,22 +33,31 @@ class Finding:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim on an experiment.
+    """A claim on an experiment, in the words of the docstring of the function that judges it.
+
+    The first paragraph is the claim, the second one its criterion. A third one begins with
+    "Amended: " and says what changed after the first full run, and why.
 
     Args:
-        judge: function of what the experiment measured; its docstring is the criterion.
+        judge: function of what the experiment measured.
     """
 
-    key: str
     experiment: str
-    statement: str
     expected: str
     judge: Callable[[Any], Finding]
 
     @property
-    def criterion(self) -> str:
-        """The criterion in words."""
-        return " ".join((self.judge.__doc__ or "").split())
+    def key(self) -> str:
+        """Its name: the function's."""
+        return self.judge.__name__
+
+    @property
+    def words(self) -> tuple[str, str, str | None]:
+        """The claim, its criterion, and what changed later."""
+        paragraphs = (self.judge.__doc__ or "").split("\n\n")
+        statement, criterion, *amended = (" ".join(text.split()) for text in paragraphs)
+        later = amended[0].removeprefix("Amended: ") if amended else None
+        return statement.removesuffix("."), criterion, later
 
 
 @dataclass(frozen=True)
@@ -58,23 +67,21 @@ class Claims:
     Args:
         expected: what the column of expected values is called.
         outcomes: the verdicts, from the best to the worst.
-        amendments: claims whose criterion changed after the first full run: what it was, and why.
     """
 
     expected: str
     outcomes: tuple[str, str, str]
-    amendments: Mapping[str, str]
     by_key: dict[str, Claim] = field(default_factory=dict)
 
     def claim(
-        self, experiment: str, statement: str, expected: str
-    ) -> Callable[[Callable[[Any], Finding]], Claim]:
-        """Make a claim of a function that judges it; the function's name is its key."""
+        self, experiment: str, expected: str
+    ) -> Callable[[Callable[[Any], Finding]], Callable[[Any], Finding]]:
+        """Make a claim of a function that judges it."""
 
-        def register(judge: Callable[[Any], Finding]) -> Claim:
-            claim = Claim(judge.__name__, experiment, statement, expected, judge)
+        def register(judge: Callable[[Any], Finding]) -> Callable[[Any], Finding]:
+            claim = Claim(experiment, expected, judge)
             self.by_key[claim.key] = claim
-            return claim
+            return judge
 
         return register
 
@@ -88,18 +95,19 @@ class Claims:
         rows = []
         for key, claim in self.by_key.items():
             if claim.experiment in measured:
+                statement, criterion, amended = claim.words
                 finding = claim.judge(measured[claim.experiment])
                 row = {
                     "claim": key,
                     "experiment": claim.experiment,
-                    "statement": claim.statement,
-                    "criterion": claim.criterion,
+                    "statement": statement,
+                    "criterion": criterion,
                     self.expected: claim.expected,
                     "measured": finding.measured,
                     **asdict(finding.estimate),
                     "verdict": finding.outcome,
                     "why": finding.why,
-                    "amended": self.amendments.get(key),
+                    "amended": amended,
                 }
                 rows.append(row)
         return pd.DataFrame(rows)

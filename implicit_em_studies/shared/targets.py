@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from implicit_em_studies.shared.claims import Claims
 
 MISSED = "missed"
-TARGETS = Claims("target", ("met", "not judged", MISSED), {})
+TARGETS = Claims("target", ("met", "not judged", MISSED))
 """How verdicts on targets are written; the targets themselves stand in the study's protocol."""
 
 

@@ -1,8 +1,8 @@
 """What has to be seen for each question to be answered with yes.
 
-One function a claim: its docstring is the criterion, in words, its body the same in code. It judges
-what the experiments measured, and measures nothing itself. The file was committed before the first
-full run; ``AMENDMENTS`` lists what had to change afterwards.
+One function a claim: its docstring has the claim and the criterion in words, its body the criterion
+in code. It judges what the experiments measured, and measures nothing itself. The file was
+committed before the first full run; a last paragraph says what had to change afterwards.
 
 All intervals are 95 % intervals over seeds; runs of the same seed are paired. Fractions such as
 accuracies are in [0, 1].
@@ -21,21 +21,7 @@ from implicit_em_studies.shared.tables import rows_of
 from implicit_em_studies.theory import lse, on_or_off, volume
 from implicit_em_studies.theory.explicit_em import DESCENT, EXPLICIT, best, end_of
 
-_SPLIT = (
-    "Split after the first full run. In that run, the squared error and the slab were one claim, "
-    "that each of the two terms is needed, and its verdict was partly: the squared error was "
-    "needed, the slab was not. The two criteria were written with this result known."
-)
-AMENDMENTS: Mapping[str, str] = {
-    "decay_settles": "For 'partly', the code asked that no unit be dead at all three rates. The "
-    "words ask it of two, and so does the code now. The verdict was no.",
-    "unit_rows_settle": "Added after the first full run, in which unit rows had settled at the "
-    "middle rate. It was committed before they were trained at the other two.",
-    "the_error_is_needed": _SPLIT,
-    "the_slab_is_needed": _SPLIT,
-}
-"""Claims whose criterion changed after the first full run, or was added: what it was, and why."""
-CLAIMS = Claims("fixed beforehand", ("yes", "partly", "no"), AMENDMENTS)
+CLAIMS = Claims("fixed beforehand", ("yes", "partly", "no"))
 claim, outcome = CLAIMS.claim, CLAIMS.outcome
 CLOSE = 0.003
 """Difference in probe accuracy that counts as none."""
@@ -45,21 +31,31 @@ HALF_A_POINT = 0.005
 """Probe accuracy that a temperature may cost, and unexplained variance that counts as none."""
 
 
-@claim("volume", "With weight decay, training ends", "settled, none dead, in all runs")
+@claim("volume", "settled, none dead, in all runs")
 def decay_settles(measured: Measured) -> Finding:
-    """Yes if with weight decay every run at every one of the three rates settles, and no unit is
+    """With weight decay, training ends.
+
+    Yes if with weight decay every run at every one of the three rates settles, and no unit is
     dead (variance below 0.01) in any of them. A run settles at the epoch from which on, up to its
     end and for at least five epochs, neither its rows nor its correlations get farther in ten
     epochs than a random walk would, sqrt(10) times as far as in one. Partly if every run at two of
     the rates settles, with no dead unit.
+
+    Amended: For 'partly', the code asked that no unit be dead at all three rates. The words ask it
+    of two, and so does the code now. The verdict was no.
     """
     return _settles(measured, "decay")
 
 
-@claim("volume", "With unit rows, training ends", "settled, none dead, in all runs")
+@claim("volume", "settled, none dead, in all runs")
 def unit_rows_settle(measured: Measured) -> Finding:
-    """Yes if the same holds of unit rows times a gain of 4.5: at every one of the three rates every
+    """With unit rows, training ends.
+
+    Yes if the same holds of unit rows times a gain of 4.5: at every one of the three rates every
     run settles, and no unit is dead in any of them. Partly if that holds at two of the rates.
+
+    Amended: Added after the first full run, in which unit rows had settled at the middle rate. It
+    was committed before they were trained at the other two.
     """
     return _settles(measured, "unit")
 
@@ -79,9 +75,11 @@ def _settles(measured: Measured, name: str) -> Finding:
     )
 
 
-@claim("volume", "Weight decay costs no probe accuracy", "at most 0.3 points below the paper's")
+@claim("volume", "at most 0.3 points below the paper's")
 def decay_keeps_the_probe(measured: Measured) -> Finding:
-    """Yes if the paired difference between the probe with weight decay and the paper's, both at the
+    """Weight decay costs no probe accuracy.
+
+    Yes if the paired difference between the probe with weight decay and the paper's, both at the
     density of the paper's objective with a weight of 1 for LSE, has an interval above -0.3 points.
     Partly if the mean difference is above -0.3 points.
     """
@@ -97,9 +95,11 @@ def decay_keeps_the_probe(measured: Measured) -> Finding:
     )
 
 
-@claim("volume", "Another bounded objective does as well", "settled, none dead, probe kept")
+@claim("volume", "settled, none dead, probe kept")
 def others_do_as_well(measured: Measured) -> Finding:
-    """Yes if one of the other candidates settles in every run at the middle rate and a weight of 1
+    """Another bounded objective does as well.
+
+    Yes if one of the other candidates settles in every run at the middle rate and a weight of 1
     with no dead unit, and its mean probe at the density of the paper's objective is at most 0.3
     points below the paper's. Partly if one settles with no dead unit, whatever its probe.
     """
@@ -121,9 +121,11 @@ def others_do_as_well(measured: Measured) -> Finding:
     )
 
 
-@claim("explicit_em", "A preconditioned gradient step is an M-step", "equal, and no fall")
+@claim("explicit_em", "equal, and no fall")
 def a_step_is_an_m_step(measured: Measured) -> Finding:
-    """Yes if, for every run of exact EM, on 10,000 training samples in float64, a gradient step on
+    """A preconditioned gradient step is an M-step.
+
+    Yes if, for every run of exact EM, on 10,000 training samples in float64, a gradient step on
     LSE with the preconditioner 1 / <r_j> equals the M-step up to 1e-10 of its largest entry, at the
     start and at the end; and the likelihood of all training samples never falls from one pass to
     the next by more than rounding: 1e-6 of it in the runs, in float32, and 1e-12 of it in float64.
@@ -142,9 +144,11 @@ def a_step_is_an_m_step(measured: Measured) -> Finding:
     )
 
 
-@claim("explicit_em", "After the same passes, explicit EM is ahead", "higher likelihood")
+@claim("explicit_em", "higher likelihood")
 def ahead_after_equal_passes(measured: Measured) -> Finding:
-    """Yes if, after all passes, the likelihood of the best form of explicit EM is above that of
+    """After the same passes, explicit EM is ahead.
+
+    Yes if, after all passes, the likelihood of the best form of explicit EM is above that of
     gradient descent at its best: the paired difference has an interval above 0. Partly if it has
     one after a tenth of the passes. The forms are exact, incremental, and stochastic at each step
     size; gradient descent is Adam or SGD at each rate; the best has the largest mean over the
@@ -153,9 +157,11 @@ def ahead_after_equal_passes(measured: Measured) -> Finding:
     return _ahead(measured, "pass", "passes")
 
 
-@claim("explicit_em", "After the same seconds, explicit EM is ahead", "higher likelihood")
+@claim("explicit_em", "higher likelihood")
 def ahead_after_equal_seconds(measured: Measured) -> Finding:
-    """Yes if, after the seconds that the fastest setting takes for all its passes, the likelihood
+    """After the same seconds, explicit EM is ahead.
+
+    Yes if, after the seconds that the fastest setting takes for all its passes, the likelihood
     of the best form of explicit EM is above that of gradient descent at its best, as for equal
     passes. Partly if it is above after a tenth of these seconds. A setting's seconds are those of a
     pass alone, on one thread, times its passes.
@@ -180,9 +186,11 @@ def _ahead(measured: Measured, column: str, unit: str) -> Finding:
     )
 
 
-@claim("explicit_em", "Its components are as good", "purity within 1 point")
+@claim("explicit_em", "purity within 1 point")
 def components_are_as_good(measured: Measured) -> Finding:
-    """Yes if the purities of explicit EM and of gradient descent, each at the setting that is best
+    """Its components are as good.
+
+    Yes if the purities of explicit EM and of gradient descent, each at the setting that is best
     after all passes, differ by less than 1 point: their paired difference has an interval within 1
     point of 0. Partly if the mean difference is within 1 point. The purity is the share of test
     samples in the commonest class of their most responsible component.
@@ -206,9 +214,11 @@ def _candidate(measured: Measured, name: str) -> pd.DataFrame:
     return rows_of(measured["runs"], candidate=name, weight=1)
 
 
-@claim("lse", "In real runs LSE counts the active units", "R² of at least 0.9, above that of L1")
+@claim("lse", "R² of at least 0.9, above that of L1")
 def lse_counts(measured: Measured) -> Finding:
-    """Yes if, with the paper's objective, ReLU, a weight of 1 and a temperature of 1, the share of
+    """In real runs LSE counts the active units.
+
+    Yes if, with the paper's objective, ReLU, a weight of 1 and a temperature of 1, the share of
     active units explains at least 90 % of the variance of LSE + log K over the test samples
     (squared correlation) in every seed, and more than the sum of the energies does. Partly if it
     explains less than 90 %, but more than the sum of the energies in every seed.
@@ -228,13 +238,11 @@ def lse_counts(measured: Measured) -> Finding:
     )
 
 
-@claim(
-    "lse",
-    "Some temperature makes the responsibilities of ReLU meaningful",
-    "perplexity at most K/2, half of the label said, probe kept",
-)
+@claim("lse", "perplexity at most K/2, half of the label said, probe kept")
 def a_temperature_gives_meaning(measured: Measured) -> Finding:
-    """Yes if with weight decay, ReLU and a weight of 1 there is a temperature at which, in every
+    """Some temperature makes the responsibilities of ReLU meaningful.
+
+    Yes if with weight decay, ReLU and a weight of 1 there is a temperature at which, in every
     seed, the mean perplexity of the responsibilities is at most K / 2 and they say at least half of
     the labels' entropy, and at which the probe is on average at most 0.5 points below that of
     temperature 1 at the same density, interpolated between weights of LSE; a density beyond theirs
@@ -263,13 +271,11 @@ def a_temperature_gives_meaning(measured: Measured) -> Finding:
     )
 
 
-@claim(
-    "lse",
-    "With distance-like activations a low energy means a match",
-    "purer than ReLU's and than a large energy",
-)
+@claim("lse", "purer than ReLU's and than a large energy")
 def low_energy_is_a_match(measured: Measured) -> Finding:
-    """Yes if for softplus, the absolute value or the square, with weight decay, a weight of 1 and a
+    """With distance-like activations a low energy means a match.
+
+    Yes if for softplus, the absolute value or the square, with weight decay, a weight of 1 and a
     temperature of 1, the purity of the unit of least energy is above that of ReLU, and above that
     of the same model's unit of largest energy: both paired differences have an interval above 0.
     Units with the same energy share a sample. Partly if only the first has.
@@ -295,20 +301,32 @@ def low_energy_is_a_match(measured: Measured) -> Finding:
     )
 
 
-@claim("on_or_off", "The squared error is needed", "without it, less explained")
+@claim("on_or_off", "without it, less explained")
 def the_error_is_needed(measured: Measured) -> Finding:
-    """Yes if a ridge decoder leaves more variance unexplained without the squared error, at each of
+    """The squared error is needed.
+
+    Yes if a ridge decoder leaves more variance unexplained without the squared error, at each of
     the three numbers of active units: all three paired differences have intervals above 0. Partly
     if one or two have.
+
+    Amended: Split after the first full run. In that run, the squared error and the slab were one
+    claim, that each of the two terms is needed, and its verdict was partly: the squared error was
+    needed, the slab was not. The two criteria were written with this result known.
     """
     return _needed(measured, "error")
 
 
-@claim("on_or_off", "The slab is needed", "without it, less explained")
+@claim("on_or_off", "without it, less explained")
 def the_slab_is_needed(measured: Measured) -> Finding:
-    """Yes if a ridge decoder leaves more variance unexplained without the slab, at each of the
+    """The slab is needed.
+
+    Yes if a ridge decoder leaves more variance unexplained without the slab, at each of the
     three numbers of active units: all three paired differences have intervals above 0. Partly if
     one or two have.
+
+    Amended: Split after the first full run. In that run, the squared error and the slab were one
+    claim, that each of the two terms is needed, and its verdict was partly: the squared error was
+    needed, the slab was not. The two criteria were written with this result known.
     """
     return _needed(measured, "slab")
 
@@ -324,9 +342,11 @@ def _needed(measured: Measured, term: str) -> Finding:
     )
 
 
-@claim("on_or_off", "Responsibilities may be held fixed", "as much explained by the rows")
+@claim("on_or_off", "as much explained by the rows")
 def they_may_be_held(measured: Measured) -> Finding:
-    """Yes if the rows of a model that holds its responsibilities fixed leave at most 0.5 points
+    """Responsibilities may be held fixed.
+
+    Yes if the rows of a model that holds its responsibilities fixed leave at most 0.5 points
     more variance unexplained than those of one whose gradient goes through them, at each number of
     active units: all paired differences have intervals below 0.5 points. Partly if only the mean
     differences are.
@@ -343,9 +363,11 @@ def they_may_be_held(measured: Measured) -> Finding:
     )
 
 
-@claim("on_or_off", "The soft model beats its hard limits", "more explained by the rows")
+@claim("on_or_off", "more explained by the rows")
 def soft_beats_hard(measured: Measured) -> Finding:
-    """Yes if the rows of the soft model leave less variance unexplained than those of tied TopK and
+    """The soft model beats its hard limits.
+
+    Yes if the rows of the soft model leave less variance unexplained than those of tied TopK and
     of tied BatchTopK, each at its best of three rates, at each number of active units: all paired
     differences have intervals below 0. Partly if it is ahead of both at one number of active units,
     or of one of them at every number.

@@ -137,7 +137,11 @@ def _kmeans(run: Run) -> dict[str, Any]:
 QUALITY = Measurement("explicit_em_quality", 1, _quality_of_run)
 STEPS = Measurement("explicit_em_steps", 1, _steps)
 INCREMENTAL = Measurement("explicit_em_incremental", 1, _incremental)
-KMEANS = Measurement("explicit_em_kmeans", 1, _kmeans)
+OF_STARTS = {
+    "incremental": INCREMENTAL,
+    "kmeans": Measurement("explicit_em_kmeans", 1, _kmeans),
+}
+"""Methods that train no run, from the starts of the runs of exact EM."""
 PACE = Measurement("explicit_em_pace", 1, None)
 
 

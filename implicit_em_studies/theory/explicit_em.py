@@ -6,7 +6,7 @@ one gradient, of each sample.
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -67,16 +67,12 @@ def measure(runs: Sequence[Run]) -> Tables:
     ``free_layer`` and ``free_curves`` are factors on a row.
     """
     exacts = [run for run in runs if method_of(run) == "exact"]
-    every = pd.concat(
-        [
-            em_measuring.QUALITY.of(runs, workers=1).assign(
-                **_setting_of(runs),
-                curve=[-history_of(run.directory)["likelihood/lse"] for run in runs],
-            ),
-            em_measuring.INCREMENTAL.of(exacts, cores()).assign(method="incremental", rate=""),
-            em_measuring.KMEANS.of(exacts, cores()).assign(method="kmeans", rate=""),
-        ]
-    ).sort_index(kind="stable")
+    trained = em_measuring.QUALITY.of(runs, workers=1).assign(**_setting_of(runs))
+    curves: Any = [-history_of(run.directory)["likelihood/lse"] for run in runs]
+    measured = [trained.assign(curve=curves)]
+    for method, measurement in em_measuring.OF_STARTS.items():
+        measured.append(measurement.of(exacts, cores()).assign(method=method, rate=""))
+    every = pd.concat(measured).sort_index(kind="stable")
     every = every.join(_paces(runs), on=SETTING)
     every["early"] = every["curve"].map(_at_a_tenth, na_action="ignore")
     curves = every[[*SETTING, "seed", "curve", "pass_seconds"]].explode("curve").dropna()
