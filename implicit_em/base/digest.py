@@ -3,15 +3,15 @@
 import hashlib
 import json
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any
 
 from implicit_em.base.files import opened
+from implicit_em.base.progress import working
 
-BLOCK = 2**24
-"""Number of bytes to read at a time."""
 LONG = 4 * 10**9
-"""Size in bytes above which the progress of a digest is shown: it then takes about ten seconds."""
+"""Size in bytes above which it is said that a digest is made: that takes about ten seconds."""
 FORMATS = (".npy", ".npz", ".safetensors", ".pt")
 UNREADABLE = (OSError, TypeError, ValueError, RuntimeError)
 """Errors of a path that names no file; ``RuntimeError`` is that of a home that is not known."""
@@ -69,14 +69,9 @@ def digest_of_open(file: IO[bytes]) -> str:
     return _digests[state]
 
 
-def _hash(file: IO[bytes]) -> str:
-    digest, done, told = hashlib.sha256(), 0, 0
+def _hash(file: Any) -> str:
     name, size = Path(file.name).name, os.fstat(file.fileno()).st_size
     file.seek(0)
-    while block := file.read(BLOCK):
-        digest.update(block)
-        done += len(block)
-        if size > LONG and 10 * done // size > told:
-            told = 10 * done // size
-            print(f"digest of {name}: {done / 1e9:.1f} of {size / 1e9:.1f} GB", flush=True)
-    return digest.hexdigest()
+    shown = f"digest of {name}: {size / 1e9:.1f} GB"
+    with working(shown, print) if size > LONG else nullcontext():
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from implicit_em.base.errors import ConfigError
+from implicit_em.base.progress import working
 from implicit_em.language.effects import Effects, both_ends
 from implicit_em.language.hooks import metadata_of
 from implicit_em.language.metrics import measured_inside
@@ -21,7 +22,6 @@ from implicit_em.language.trials import trials_of
 from implicit_em.models.normalizing import Normalized
 from implicit_em.trained.activity import Unit
 from implicit_em.trained.reading import Trained
-from implicit_em.training.progress import working
 from implicit_em.viewer.features import Ablations
 from implicit_em.viewer.seen import short
 from implicit_em.viewer.trying import Trial

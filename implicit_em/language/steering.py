@@ -17,6 +17,7 @@ from torch import Tensor
 
 from implicit_em.base.arguments import Parser
 from implicit_em.base.errors import ConfigError
+from implicit_em.base.progress import working
 from implicit_em.base.quiet import quieten
 from implicit_em.base.values import check_number, check_whole, check_word
 from implicit_em.data.modules import fixed_choice
@@ -25,7 +26,6 @@ from implicit_em.language.splicing import Moved, Passes, Replacement, Splice, mo
 from implicit_em.models.normalizing import Normalized
 from implicit_em.trained.reading import Trained, trained, typed_data
 from implicit_em.training.decoding import BATCH, encoded
-from implicit_em.training.progress import working
 
 if TYPE_CHECKING:
     from implicit_em.language.activations import ActivationDataModule
@@ -94,7 +94,7 @@ class Steering:
         """Return the unit's activation on each of the final samples, shape ``(N,)``."""
         if unit not in self._known:
             samples, _ = self.data.final_samples()
-            with working("encoding the samples", logged=False):
+            with working("encoding the samples", say=None):
                 codes = encoded(self.coder.model, samples, BATCH)
                 self._known[unit] = torch.cat([code_BK[:, unit].cpu() for code_BK, _ in codes])
         return self._known[unit]

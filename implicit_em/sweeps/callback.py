@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from implicit_em.base.errors import ConfigError, RefusedError, RunError, one_line
 from implicit_em.base.imports import quick_imports
+from implicit_em.base.progress import working
 from implicit_em.config.composing import REFUSALS, explain, shadowed, typed, unresolved
 from implicit_em.sweeps import launchers
 from implicit_em.sweeps.job_directories import begin_sweep, note_jobs
@@ -34,7 +35,7 @@ class CheckCallback(Callback):
             choices, resumed = config.hydra.runtime.choices, config.resume
             shown = " ".join(f"{group}={choices.get(group)}" for group in ("model", "loss", "data"))
             run = f"{shown} seed={config.seed}" if resumed is None else f"resume={resumed}"
-            with _showing(f"checking {run}"):
+            with working(f"checking {run}", say=None):
                 _begin(config)
                 _check(config, config.hydra.run.dir, here=True)
 
@@ -43,7 +44,7 @@ class CheckCallback(Callback):
         jobs: dict[str, str] = {}
         reasons: set[str] = set()
         with refusing(config):
-            with _showing("checking the jobs"):
+            with working("checking the jobs", say=None):
                 _begin(config)
                 for overrides, job in composed_jobs(config):
                     name = str(Path(job.hydra.sweep.subdir))
@@ -100,15 +101,6 @@ def _begin(config: DictConfig) -> None:
 
     for override in unread(config):
         print(f"warning: {override}: nothing reads this key", file=sys.stderr)
-
-
-def _showing(message: str) -> AbstractContextManager[Any]:
-    """Show a message on a terminal until the block ends."""
-    if not sys.stdout.isatty():
-        return nullcontext()
-    from rich.console import Console
-
-    return Console().status(message)
 
 
 def _refuse_again(job: DictConfig, reasons: set[str]) -> None:

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from implicit_em.base.digest import digest_of_file
 from implicit_em.base.errors import ConfigError, one_line
+from implicit_em.base.progress import working
 from implicit_em.config import CONF
 from implicit_em.config.composing import REFUSALS, composed
 from implicit_em.config.schema import to_plain
@@ -26,7 +27,6 @@ from implicit_em.trained.loading import load_trusted
 from implicit_em.training.decoding import decoder_of
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.measurement import Measured
-from implicit_em.training.progress import working
 from implicit_em.training.spec import RunSpec
 
 OUTPUTS = Path("outputs")

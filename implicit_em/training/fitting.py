@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from pytorch_lightning.loggers import Logger
 
 from implicit_em.base.errors import ConfigError, raising
+from implicit_em.base.progress import working
 from implicit_em.data import ResidentDataModule
 from implicit_em.engine.control import START_SAMPLES, start_near
 from implicit_em.engine.modules import EnergyModule
@@ -29,7 +30,7 @@ from implicit_em.training.decoding import BATCH, encoded
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.history import HistoryLogger
 from implicit_em.training.measurement import monitored_samples, monitoring_interval
-from implicit_em.training.progress import EpochProgress, working
+from implicit_em.training.progress import EpochProgress
 from implicit_em.training.spec import RunSpec
 from implicit_em.training.steps import StepLog
 from implicit_em.training.tracking import log_again

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from implicit_em.base.progress import working
 from implicit_em.data import ResidentDataModule
 from implicit_em.engine.modules import EnergyModule, SparseAutoencoderModule, build_objective
 from implicit_em.losses import lse
@@ -18,7 +19,6 @@ from implicit_em.metrics.energies import RECONSTRUCTION
 from implicit_em.metrics.probe import linear_probe
 from implicit_em.models import Encoder
 from implicit_em.training.decoding import at_sites, encoded, features_found, ridge_fvu
-from implicit_em.training.progress import working
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def evaluate_module(
     if normalizer is not None and "fvu" in module.finals and distorts:
         of_target = deepcopy(normalizer.sides(module.model.out_features)[1])
         module.finals["fvu"].raw = of_target.to(trainer.strategy.root_device).inverse
-    with working("measuring the model", logged=False):
+    with working("measuring the model", say=None):
         trainer.test(module, datamodule=data, verbose=False)
     results: dict[str, Any] = {}
     for key in map(str, module.finals):
@@ -71,7 +71,7 @@ def evaluate_module(
             value = int(value)
         results[key] = None if key in MAY_NOT_APPLY and np.isnan(value) else value
     if trainer.is_global_zero:
-        with working("fitting a ridge decoder", logged=False):
+        with working("fitting a ridge decoder", say=None):
             results["ridge_fvu"] = ridge_fvu(module.model, data)
             results |= at_sites(module.model, data) if several else {}
         results["features_found"] = features_found(module.model, data)

@@ -4,8 +4,8 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -144,22 +144,6 @@ class EpochProgress(RunLogger):
     def close(self) -> None:
         """Close the bar."""
         self._progress.close()
-
-
-@contextmanager
-def working(message: str, logged: bool = True) -> Iterator[None]:
-    """Show a message with a spinner while work without steps goes on.
-
-    Elsewhere than on a terminal it is a line of the log, if it is to be ``logged``.
-    """
-    console = Console()
-    if console.is_terminal and threading.current_thread() is threading.main_thread():
-        with console.status(message):
-            yield
-    else:
-        if logged:
-            log.info("%s ...", message)
-        yield
 
 
 def print_result(

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from implicit_em.base.errors import ConfigError, RunError
-from implicit_em.training.progress import working
+from implicit_em.base.progress import working
 from implicit_em_studies.comparison.costs import costs
 from implicit_em_studies.comparison.figures import at_target
 from implicit_em_studies.comparison.knobs import KnobsContent

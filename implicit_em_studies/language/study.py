@@ -10,13 +10,13 @@ from typing import Any
 import pandas as pd
 
 from implicit_em.base.errors import RunError
+from implicit_em.base.progress import working
 from implicit_em.config.composing import composed
 from implicit_em.language.activations import ActivationDataModule
 from implicit_em.language.configuration import digest_of_store
 from implicit_em.language.harvest import harvest
 from implicit_em.language.models import CausalModel
 from implicit_em.language.settings import HarvestSettings, LanguageModelSettings
-from implicit_em.training.progress import working
 from implicit_em_studies.language import measuring
 from implicit_em_studies.language.protocol import CAUSAL, HARVEST, L0, REACHED, LanguageProtocol
 from implicit_em_studies.language.report import LanguageContent

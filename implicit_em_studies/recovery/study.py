@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from implicit_em.training.progress import working
+from implicit_em.base.progress import working
 from implicit_em_studies.recovery.measuring import measure_all
 from implicit_em_studies.recovery.protocol import RecoveryProtocol
 from implicit_em_studies.recovery.report import RecoveryContent

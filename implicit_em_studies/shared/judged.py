@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from implicit_em.base.errors import ConfigError
 from implicit_em.base.files import write_json
+from implicit_em.base.progress import working
 from implicit_em.base.tables import print_rows
-from implicit_em.training.progress import working
 from implicit_em_studies.shared.claims import Claims
 from implicit_em_studies.shared.experiment import Experiment, Measured
 from implicit_em_studies.shared.planning import plan_sweeps

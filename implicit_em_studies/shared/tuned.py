@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 
 from implicit_em.base.errors import ConfigError, RunError
 from implicit_em.base.files import write_json
+from implicit_em.base.progress import working
 from implicit_em.base.tables import print_rows
-from implicit_em.training.progress import working
 from implicit_em_studies.shared.planning import P, check_all
 from implicit_em_studies.shared.protocol import OF, folder_of, trial_label
 from implicit_em_studies.shared.report import Report, describe, forget, history_of, log_summary

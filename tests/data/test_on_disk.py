@@ -191,12 +191,9 @@ def test_the_digest_of_a_long_file_shows_its_progress(tmp_path, monkeypatch, cap
     short = digest.digest_of(path)
     assert capfd.readouterr().out == ""
     monkeypatch.setattr(digest, "LONG", 1_000)
-    monkeypatch.setattr(digest, "BLOCK", 1_000)
     os.utime(path)
     assert digest.digest_of(path) == short
-    lines = capfd.readouterr().out.splitlines()
-    assert len(lines) == 10
-    assert all(line.startswith("digest of X.npy: 0.0 of 0.0 GB") for line in lines)
+    assert capfd.readouterr().out == "digest of X.npy: 0.0 GB ...\n"
 
 
 def sparse(path, rows, width):
@@ -220,5 +217,5 @@ def test_32_gigabytes_train_in_2(tmp_path, name):
     printed, peak = trained_in_a_process(
         tmp_path, "data=tensors", *typed, "probe=none", "logger=csv"
     )
-    assert f"digest of {name}: 34.4 of 34.4 GB" in printed
+    assert f"digest of {name}: 34.4 GB" in printed
     assert peak < 2 * 2**30

@@ -14,11 +14,11 @@ def test_a_terminal_shows_something_before_libraries_are_imported(start, monkeyp
     order = []
 
     @contextmanager
-    def showing(_):
+    def showing(_, say):
         order.append("shown")
         yield
 
-    monkeypatch.setattr(callback, "_showing", showing)
+    monkeypatch.setattr(callback, "working", showing)
     monkeypatch.setattr(callback, "_begin", lambda _: order.append("imported"))
     for name in ("_check", "note_jobs"):
         monkeypatch.setattr(callback, name, lambda *_, **__: None)
