@@ -283,6 +283,7 @@ def test_one_line_at_a_time_moves_on_a_terminal(composed, settings, tmp_path, mo
     screen = io.StringIO()
     terminal = partial(Console, force_terminal=True, width=80, file=screen)
     monkeypatch.setattr(progress, "Console", terminal)
+    monkeypatch.setattr("rich.console.Console", terminal)
     shown = "model=topk", "model.l0=2", "trainer.enable_progress_bar=true", "trainer.max_epochs=1"
     train(composed(*settings, *shown), tmp_path)
     places = [screen.getvalue().index(what) for what in ("starts from", "training ", "measuring")]
