@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from implicit_em.metrics.feature_grid import feature_grid
     from implicit_em.metrics.probe import linear_probe
     from implicit_em.models import Encoder, SparseAutoencoder
-    from implicit_em.trained.decoding import fit_decoder
     from implicit_em.trained.finished import Run
-    from implicit_em.trained.loading import load
+    from implicit_em.trained.loading import fit_decoder, load
     from implicit_em.training.run import train
     from implicit_em.viewer.exploring import explore, features
 
@@ -37,9 +36,8 @@ _NAMES = {
     "metrics.feature_grid": ("feature_grid",),
     "metrics.probe": ("linear_probe",),
     "models": ("Encoder", "SparseAutoencoder"),
-    "trained.decoding": ("fit_decoder",),
     "trained.finished": ("Run",),
-    "trained.loading": ("load",),
+    "trained.loading": ("fit_decoder", "load"),
     "training.run": ("train",),
     "viewer.exploring": ("explore", "features"),
 }

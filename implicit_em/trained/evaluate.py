@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from hydra.errors import HydraException
@@ -15,7 +15,6 @@ from omegaconf.errors import OmegaConfBaseException
 from implicit_em.base.arguments import Parser
 from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.base.quiet import quieten
-from implicit_em.base.values import check_whole
 from implicit_em.config import CONF
 from implicit_em.trained.evaluations import record
 from implicit_em.trained.reading import Trained, trained, typed_data
@@ -56,22 +55,15 @@ def evaluate(
             model.
     """
     quieten()
-    return _measured(trained(path, data), inside, lm, out).metrics
+    return _measured(trained(path, data), inside, lm, out)[0]
 
 
-class _Evaluation(NamedTuple):
-    """What ``evaluate`` returns, what is kept of it, and the keys that were measured inside."""
-
-    metrics: dict[str, Any]
-    kept: dict[str, Any]
-    inside: list[str]
-
-
-def _measured(found: Trained, inside: bool, lm: str | None, out: str | Path | None) -> _Evaluation:
+def _measured(
+    found: Trained, inside: bool, lm: str | None, out: str | Path | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what ``evaluate`` returns, and what is kept of it."""
     settings = found.spec.settings
-    threads = settings["trainer"]["threads"]
-    if threads:
-        check_whole("trainer.threads", threads, 1)
+    if threads := settings["trainer"]["threads"]:
         torch.set_num_threads(threads)
     samples, inside = found.data, inside or lm is not None
     within = samples.inside("inside", lm).losses(found.coder, samples.final) if inside else {}
@@ -89,7 +81,7 @@ def _measured(found: Trained, inside: bool, lm: str | None, out: str | Path | No
     metrics = without_infinities(metrics | within)
     kept = record(found, metrics, inside, Path(out) if out else None)
     named = {"seed": settings["seed"]} if found.run else {"model": found.address}
-    return _Evaluation({**named, "status": "evaluated", **metrics}, kept, [*within])
+    return {**named, "status": "evaluated", **metrics}, kept
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -125,13 +117,13 @@ def _evaluate_and_print(options: argparse.Namespace) -> None:
             quieten()
             data = typed_data(options.path, options.overrides, options.conf)
             found = trained(options.path, data)
-            metrics, kept, inside = _measured(found, options.inside, options.lm, options.out)
+            metrics, kept = _measured(found, options.inside, options.lm, options.out)
     except (OSError, ImportError, HydraException, OmegaConfBaseException) as error:
         raise ConfigError(one_line(error)) from error
     if options.json:
         print(json.dumps(kept, indent=2))
     else:
-        print_result(metrics, inside=inside)
+        print_result(metrics)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ INSIDE = "-inside"
 """End of the name of a measurement that was also made inside a language model."""
 OF_TRAINING = ("batch_size", "buffer", "drop_last", "normalize", "seed")
 """Settings of ``data`` that do not change what is measured of a trained model."""
+KEPT = {"name", "date", "metrics", "weights_digest", "data_digest"}
+"""What is read of a measurement's file."""
 COLUMN = "evaluation"
 """First part of the names of columns, before the measurement's name and the metric's key."""
 
@@ -105,17 +107,10 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for path in sorted((folder / EVALUATIONS).glob("*.json")):
         try:
-            match content := read_json(path):
-                case {
-                    "name": str(),
-                    "date": str(),
-                    "metrics": dict(),
-                    "weights_digest": str(),
-                    "data_digest": _,
-                }:
-                    found.append(content)
-                case _:
-                    raise DamagedError(f"{path}: no measurement")
+            content = read_json(path)
+            if not (isinstance(content, dict) and content.keys() >= KEPT):
+                raise DamagedError(f"{path}: no measurement")
+            found.append(content)
         except (DamagedError, OSError) as error:
             log.warning("%s", error)
     return {content["name"]: content for content in sorted(found, key=lambda one: one["date"])}

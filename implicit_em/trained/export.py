@@ -20,11 +20,13 @@ from implicit_em.base.files import read_bytes, read_json, whole, write_json
 from implicit_em.base.quiet import quieten
 from implicit_em.base.tables import format_value
 from implicit_em.base.values import check_word
+from implicit_em.data import ResidentDataModule
+from implicit_em.metrics.reconstruction import fvu_of
 from implicit_em.models import JumpReLU, SpikeSlab
 from implicit_em.trained import evaluations, hub
-from implicit_em.trained.decoding import own_fvu
 from implicit_em.trained.reading import Trained, trained
 from implicit_em.trained.saelens import CONFIG, WEIGHTS, to_saelens
+from implicit_em.training.decoding import BATCH, both_sides, measured
 
 log = logging.getLogger(__name__)
 
@@ -109,13 +111,13 @@ class Exported:
         run = self.model.run
         metrics = dict((run and run.completed_metrics()) or {})
         own = [
-            measured
-            for name, measured in evaluations.read(self.model.output).items()
-            if measured["weights_digest"] == self.model.digest[:16]
+            evaluation
+            for name, evaluation in evaluations.read(self.model.output).items()
+            if evaluation["weights_digest"] == self.model.digest[:16]
             and (run is None or evaluations.is_own(name))
         ]
         if own:
-            last = max(own, key=lambda measured: measured["date"])
+            last = max(own, key=lambda evaluation: evaluation["date"])
             metrics |= last["metrics"] | {"measured_on": last.get("data_digest")}
         shown = {name: format_value(value) for name, value in metrics.items() if value is not None}
         return {"config": self.config, "metadata": self.config["metadata"], "metrics": shown}
@@ -134,11 +136,17 @@ def _model_of(path: str | Path, form: str) -> Trained:
 def _hardened(soft: SpikeSlab, model: Trained) -> tuple[JumpReLU, dict[str, Any]]:
     """Return the form of a model that others have, and what it changes; a warning says it, too."""
     hard = soft.hard()
-    found, own = (own_fvu(one, model.data) for one in (hard, soft))
+    found, own = (_fvu(one, model.data) for one in (hard, soft))
     word = "on or off, from r = 1/2 on"
     log.warning("units are %s, in the export: FVU %.4f; %.4f in the run", word, found, own)
     fvus = {"implicit_em_fvu": found, "implicit_em_fvu_of_run": own}
     return hard, {"implicit_em_code": word, **fvus}
+
+
+def _fvu(model: Any, data: ResidentDataModule) -> float:
+    """Return the FVU of final samples, as the model takes them, by the model's own decoder."""
+    pairs = both_sides(model, measured(data), BATCH)
+    return fvu_of((target, model.reconstruct(x)) for x, target in pairs)
 
 
 def _source_of(model: Trained) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def _of_dictionary_learning(config: Any, arrays: dict[str, Tensor]) -> Content:
 
 
 FORMS: Mapping[tuple[str, str], Callable[[Any, dict[str, Tensor]], Content]] = {
-    (saelens.CONFIG, saelens.WEIGHTS): lambda config, arrays: (saelens.of_today(config), arrays),
+    (saelens.CONFIG, saelens.WEIGHTS): lambda config, arrays: (config, arrays),
     ("config.json", "ae.safetensors"): _of_dictionary_learning,
 }
 """What puts a configuration and its weights into SAELens's form, by the names of the two files."""

@@ -1,7 +1,8 @@
-"""The files of a trained model: weights without pickle, and a description to rebuild it."""
+"""The files of a trained model: weights without pickle, and a description to rebuild the model."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from implicit_em import models
 from implicit_em.base.errors import ConfigError, DamagedError, MissingError, raising
 from implicit_em.base.files import read_bytes
 from implicit_em.config.schema import to_plain
+from implicit_em.metrics.reconstruction import RIDGE
 from implicit_em.models.activations import ELEMENTWISE
 from implicit_em.models.normalizing import Normalizer, taking_raw
 from implicit_em.trained.foreign import is_foreign, read_foreign
 from implicit_em.trained.hub import FORM
+from implicit_em.training.decoding import RidgeDecoder, fit_ridge
 from implicit_em.training.directory import STATISTICS, RunDirectory
 
 MODELS: dict[str, Any] = {
@@ -71,6 +74,36 @@ def load(run_dir: str | Path, classes: Sequence[type[nn.Module]] = ()) -> nn.Mod
     return raw.requires_grad_(False)
 
 
+def fit_decoder(
+    run: str | Path | Any, x: Any, ridge: float = RIDGE, target: Any = None
+) -> RidgeDecoder:
+    """Fit a linear decoder to a model that may have none, by ridge regression.
+
+    With ``z`` the scaled energies, the weight of ``z`` is ``(mean z z^T + ridge I)^-1 mean z (x -
+    mean x)^T``. ``metrics.ridge_decoder`` says how they are scaled: a unit's own scale and level do
+    not matter, and a unit that few samples activate gets a small weight.
+
+    Args:
+        run: run directory, a ``Run``, or a model with ``encode``.
+        x: samples to fit on, a tensor or array of shape ``(N, ...)``, or ``(..., D)`` for rows of
+            the model's own width. Bytes are scaled to [0, 1]; other values must be those that the
+            model takes.
+        ridge: strength of the ridge, above 0; it weighs as much as ``ridge N`` activations.
+        target: what the decoder is to explain, a tensor or array of shape ``(N, T)``; ``None`` for
+            the samples. A transcoder needs it.
+
+    Returns:
+        The decoder. Its ``fvu(x)`` and ``explained_variance(x)`` measure it on any samples.
+
+    Raises:
+        FileNotFoundError: if the directory holds no trained model.
+        ValueError: if the ridge is not above 0, there are fewer than two samples, the target of a
+            transcoder is missing, or the model cannot be loaded.
+    """
+    model: Any = load(Path(run)) if isinstance(run, str | PathLike) else run
+    return fit_ridge(model, x, ridge, target)
+
+
 def load_as_trained(
     run_dir: str | Path, classes: Sequence[type[nn.Module]] = ()
 ) -> tuple[nn.Module, Normalizer | None]:
@@ -87,12 +120,6 @@ def load_as_trained(
     with raising(DamagedError, f"{run.model} cannot be built", Exception), device:
         model = _build(spec, MODELS | own, ACTIVATIONS | own)
     normalizer = load_weights(model, run)
-    if not own:  # only use shows what an activation makes of its arguments
-        with (
-            raising(DamagedError, f"{run.model}: the model cannot encode", Exception),
-            torch.no_grad(),
-        ):
-            model.eval().encode(torch.zeros(1, spec["in_features"]))
     return model.eval(), normalizer
 
 

@@ -37,7 +37,7 @@ TRANSCODERS = {
     **{"transcoder": "standard", "skip_transcoder": "standard"},
     **{"jumprelu_transcoder": "jumprelu", "jumprelu_skip_transcoder": "jumprelu"},
 }
-"""For each architecture with a target, that of the same form without."""
+"""The architecture of the same form without a target, for each architecture with a target."""
 TRAINED = ("batchtopk", "matryoshka_batchtopk")
 """Architectures of checkpoints that become a ``jumprelu`` after the training."""
 ENCODER = {"W_enc": "encoder.linear.weight", "b_enc": "encoder.linear.bias"}
@@ -52,8 +52,6 @@ PARAMETERS: Mapping[str, Mapping[str, str]] = {
 """Names of this package's parameters by those of SAELens's arrays, for each architecture."""
 VERSION = "6.0.0"
 """Version of SAELens that introduced this format. Without it, SAELens drops the metadata."""
-EARLIER = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}
-"""Names of settings by those that they had before."""
 DEFAULTS = {"normalize_activations": "none", "reshape_activations": "none"}
 BOOLEANS = ("apply_b_dec_to_input", "rescale_acts_by_decoder_norm")
 UNFOLDED = ("expected_average_only_in", "covariance_whitening")
@@ -157,30 +155,20 @@ def _for_raw(
     return rows_KD, shift_K, directions_KD, middle_D, path_TD
 
 
-def of_today(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration as SAELens writes it since 6.0, also for one from before."""
-    config = {EARLIER.get(name, name): value for name, value in config.items()}
-    metadata = {name: config[name] for name in ("model_name", "hook_name") if name in config}
-    function = config.get("activation_fn", "relu")
-    check_word("activation_fn", function, ("relu", "topk"))
-    if function == "topk":
-        config |= {"architecture": "topk", **config.get("activation_fn_kwargs", {})}
-    if isinstance(option := config.get("normalize_activations"), bool | None):
-        config["normalize_activations"] = UNFOLDED[0] if option else "none"
-    return {"architecture": "standard", **config, "metadata": metadata | config.get("metadata", {})}
-
-
 def from_saelens(config: Mapping[str, Any], arrays: dict[str, Tensor]) -> nn.Module:
     """Return the model that SAELens would load, in evaluation mode, on the CPU.
 
     Args:
-        config: configuration, as ``of_today`` returns it.
+        config: configuration, as SAELens writes it since 6.0.
         arrays: arrays by their names.
 
     Raises:
-        ConfigError: if it has another architecture, or a setting that this package lacks.
+        ConfigError: if the configuration is older, has another architecture, or has a setting that
+            this package lacks.
         ValueError: if configuration and arrays do not fit together.
     """
+    if config.get("metadata") is None:
+        raise ConfigError(f"{CONFIG}: of before SAELens 6.0, which can load it and save it anew")
     architecture, arrays = config["architecture"], dict(arrays)
     check_word("architecture", architecture, (*CLASSES, *TRANSCODERS, *TRAINED))
     _check_options(config)
@@ -194,8 +182,6 @@ def from_saelens(config: Mapping[str, Any], arrays: dict[str, Tensor]) -> nn.Mod
     parameters = {**PARAMETERS[architecture], **({"W_skip": "skip.weight"} if has_path else {})}
     if different := sorted(set(arrays) ^ set(parameters)):
         raise ValueError(f"{architecture}: missing or unknown: {', '.join(different)}")
-    if wrong := [name for name, array in arrays.items() if not array.is_floating_point()]:
-        raise ValueError(f"{wrong[0]} is of {arrays[wrong[0]].dtype}; allowed is floating point")
     word = str(config.get("dtype", arrays["W_dec"].dtype)).removeprefix("torch.")
     check_word("dtype", word, DTYPES)
     dtype = DTYPES[word]
@@ -232,8 +218,7 @@ def _check_options(config: Mapping[str, Any]) -> None:
         more = UNFOLDED if name == "normalize_activations" else ()
         check_word(name, config.get(name, word), (word, *more))
     for name in BOOLEANS:
-        if not isinstance(value := config.get(name, False), bool):
-            raise ConfigError(f"{name}={value!r}: allowed are true and false, without quotes")
+        check_word(name, config.get(name, False), (True, False))
     if (option := config.get("normalize_activations")) in UNFOLDED:
         said = "not folded into the weights; vectors are taken unscaled, as in SAELens"
         log.warning("normalize_activations=%s: %s", option, said)

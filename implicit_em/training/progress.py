@@ -4,7 +4,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -146,9 +146,7 @@ class EpochProgress(RunLogger):
         self._progress.close()
 
 
-def print_result(
-    metrics: Mapping[str, Any], directory: str | None = None, inside: Iterable[str] = ()
-) -> None:
+def print_result(metrics: Mapping[str, Any], directory: str | None = None) -> None:
     """Print the table of a run's results, and the directory that holds them; see ``in_table``."""
     named = f"seed {metrics['seed']}" if "seed" in metrics else metrics["model"]
     console = Console()
@@ -156,7 +154,7 @@ def print_result(
     table = Table()
     table.add_column("metric")
     table.add_column("value", justify="right")
-    for key in in_table(metrics, inside=inside):
+    for key in in_table(metrics):
         if metrics.get(key) is not None or key == "redundancy":
             table.add_row(key.replace("_", " "), format_value(metrics.get(key)))
     console.print(table)

@@ -3,7 +3,7 @@
 import logging
 import math
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
 from typing import Any
@@ -23,6 +23,8 @@ gives responsibilities, and the place inside another model that the samples come
 AT_SITES = ("single_site_units",)
 """What only crosscoders have, beside keys that end with a site, such as ``fvu.SITE``."""
 RESPONSIBILITIES = ("responsibility_entropy", "maximum_responsibility")
+MEASURED = (*FINAL, *RECONSTRUCTION, "fvu", *BY_RIDGE, *DESCRIBED)
+"""Keys of the final metrics of every model; ``None`` where a metric does not apply."""
 OF_TRAINING = ("final_loss", "convergence_epoch")
 ENDS = (*OF_TRAINING, "parameters", "epochs", "train_seconds")
 IN_TABLE = (
@@ -45,15 +47,15 @@ WIDE_SUMMARY = (
 )
 
 
-def in_table(
-    metrics: Mapping[Any, Any], of_sweep: bool = False, inside: Iterable[str] = ()
-) -> list[str]:
+def in_table(metrics: Mapping[Any, Any], of_sweep: bool = False) -> list[str]:
     """Return the keys that say something of a run's model, for its table or its sweep's table.
+
+    The table of an evaluation also has all keys that no run has: they were measured inside the
+    model that the samples come from.
 
     Args:
         metrics: content of ``metrics.json``, or what an evaluation has measured.
         of_sweep: whether the table is of a sweep.
-        inside: further keys, of what was measured inside the model that the samples come from.
     """
     sizes = (metrics.get(key) for key in ("units", "inputs"))
     units, inputs = (size if isinstance(size, int | float) else 0 for size in sizes)
@@ -62,10 +64,12 @@ def in_table(
         keys = WIDE_SUMMARY if of_sweep else WIDE_TABLE
     omitted = () if metrics.get("responsibilities") in (None, True) else RESPONSIBILITIES
     shown = [key for key in keys if key not in omitted]
-    ends = ((str(key), *str(key).partition(".")) for key in metrics)
+    ends = [(str(key), *str(key).partition(".")) for key in metrics]
     at_sites = [key for key, name, dot, _ in ends if dot and name in shown]
     further = [*at_sites, *AT_SITES] if at_sites else []
-    return [*shown[:2], *further, *inside, *shown[2:]]
+    if not of_sweep:
+        further += [key for key, name, _, _ in ends if name not in KNOWN]
+    return [*shown[:2], *further, *shown[2:]]
 
 
 def versions() -> dict[str, str]:
@@ -96,11 +100,7 @@ class Results:
     epochs: int | None = None
     final_loss: float | None = None
     convergence_epoch: int | None = None
-    measured: Mapping[str, Any] = field(
-        default_factory=lambda: dict.fromkeys(
-            (*FINAL, *RECONSTRUCTION, "fvu", *BY_RIDGE, *DESCRIBED)
-        )
-    )
+    measured: Mapping[str, Any] = field(default_factory=lambda: dict.fromkeys(MEASURED))
     l0_target: float | None = None
     l0_reached: bool | None = None
     probe_accuracy: float | None = None
@@ -127,6 +127,10 @@ class Results:
             value = getattr(self, entry.name)
             content |= value if entry.name == "measured" else {entry.name: value}
         return content
+
+
+KNOWN = {"model", *MEASURED, *AT_SITES, *(entry.name for entry in fields(Results))}
+"""Keys that a run or the table of an evaluation has, without the sites at the ends of some."""
 
 
 def without_infinities(metrics: Mapping[str, Any]) -> dict[str, Any]:

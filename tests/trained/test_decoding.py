@@ -15,7 +15,7 @@ from implicit_em.language.steering import Steering
 from implicit_em.metrics.reconstruction import fvu
 from implicit_em.models import Dictionary, Encoder, SparseAutoencoder
 from implicit_em.models.normalizing import Normalized, fit_normalizer
-from implicit_em.trained.decoding import fit_decoder
+from implicit_em.trained.loading import fit_decoder
 from implicit_em.training import decoding
 from implicit_em.training.run import train
 from implicit_em.training.spec import RunSpec
