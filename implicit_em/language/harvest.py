@@ -16,7 +16,7 @@ from torch import Tensor
 from implicit_em.base import interruption
 from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.base.files import refuse_small_disk
-from implicit_em.base.progress import working
+from implicit_em.base.progress import Progress, working
 from implicit_em.base.threads import torch_threads
 from implicit_em.language import contexts
 from implicit_em.language.contexts import Affixes, Batch, Gathered, PlannedShard
@@ -33,7 +33,6 @@ from implicit_em.language.store import (
 )
 from implicit_em.language.texts import Source
 from implicit_em.language.writing import StoreWriter
-from implicit_em.training.progress import Progress
 
 log = logging.getLogger(__name__)
 

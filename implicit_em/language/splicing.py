@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from implicit_em.base import interruption
 from implicit_em.base.errors import ConfigError
+from implicit_em.base.progress import Progress
 from implicit_em.language.contexts import Batch, batches, contexts_of, cut, harvested_as
 from implicit_em.language.models import CausalModel
 from implicit_em.language.statistics import TokenFilter
 from implicit_em.language.store import ActivationStore, Documents, Split
-from implicit_em.training.progress import Progress
 
 Replacement = Callable[[Tensor], Tensor]
 """A function from vectors of tokens to others, float32, ``(N, D)``, on the model's device.

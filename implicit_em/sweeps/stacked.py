@@ -18,7 +18,7 @@ from implicit_em.base.errors import ConfigError
 from implicit_em.base.threads import cores
 from implicit_em.engine.rendezvous import Rendezvous, split_evenly
 from implicit_em.training.check import memory_of, widths_tried
-from implicit_em.training.progress import EpochProgress
+from implicit_em.training.history import EpochProgress
 from implicit_em.training.spec import RunSpec
 
 T = TypeVar("T")

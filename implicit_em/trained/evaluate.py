@@ -19,8 +19,7 @@ from implicit_em.config import CONF
 from implicit_em.trained.evaluations import record
 from implicit_em.trained.reading import Trained, trained, typed_data
 from implicit_em.training.measurement import evaluate_module, probe_module
-from implicit_em.training.progress import print_result
-from implicit_em.training.results import without_infinities
+from implicit_em.training.results import print_result, without_infinities
 
 
 def evaluate(

@@ -28,9 +28,8 @@ from implicit_em.training.checkpoints import (
 )
 from implicit_em.training.decoding import BATCH, encoded
 from implicit_em.training.directory import RunDirectory
-from implicit_em.training.history import HistoryLogger
+from implicit_em.training.history import EpochProgress, HistoryLogger
 from implicit_em.training.measurement import monitored_samples, monitoring_interval
-from implicit_em.training.progress import EpochProgress
 from implicit_em.training.spec import RunSpec
 from implicit_em.training.steps import StepLog
 from implicit_em.training.tracking import log_again

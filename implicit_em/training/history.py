@@ -1,10 +1,12 @@
-"""The history of a run, with one row for each epoch, as a Lightning logger; and tables in files."""
+"""A run's own loggers: its history, one row for each epoch, and its progress; tables in files."""
 
 import csv
 import logging
 import math
+import threading
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,12 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from implicit_em.base.errors import WriteError
 from implicit_em.base.files import read_bytes, whole
+from implicit_em.base.progress import Progress
 
 log = logging.getLogger(__name__)
+
+SHOWN = {"loss": "loss", "l0": "L0", "fvu": "FVU"}
+"""Values of a step that are shown, and what they are called."""
 
 
 class RunLogger(Logger):
@@ -143,6 +149,57 @@ class HistoryLogger(RunLogger, Table):
         """Write all rows; if that fails, a failed run still raises its own error."""
         with suppress(WriteError) if status == "failed" else nullcontext():
             self.write()
+
+
+class EpochProgress(RunLogger):
+    """Shows how many epochs are done or, if a single run logs steps, how many steps.
+
+    This is a logger because a callback would cost time at every step. If several ``runs`` log here,
+    ``epochs`` is the total number of their epochs.
+    """
+
+    def __init__(self, epochs: int, runs: int = 1) -> None:
+        super().__init__()
+        self.runs = runs
+        what, say = "training", log.info
+        if runs > 1:  # belongs to no run's log; written at once, because other threads print, too
+            what, say = f"training {runs} runs", partial(print, flush=True)
+        self._progress = Progress(what, epochs, "epochs", say)
+        self._lock = threading.Lock()
+
+    def skip(self, epochs: int) -> None:
+        """Count epochs that an earlier part of the run has trained."""
+        with self._lock:
+            self._progress.skip(epochs)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Show the number of finished epochs; for a single run, also the loss."""
+        if "train/loss" in metrics and self._progress.things == "epochs":
+            with self._lock:
+                loss = f"loss {metrics['train/loss']:.5g}" if self.runs == 1 else ""
+                self._progress.advance(1, loss)
+
+    @rank_zero_only
+    def show_step(
+        self, done: int, steps: int, values: Mapping[str, float], beside: str = ""
+    ) -> None:
+        """Show the last values that were logged of a single run, and how many steps are done.
+
+        ``beside`` stands behind the values: what the data say of their own progress.
+        """
+        found = {key: values[key] for key in SHOWN if not math.isnan(values.get(key, math.nan))}
+        parts = [f"{SHOWN[key]} {value:.4g}" for key, value in found.items()]
+        self._progress.show_of(done, steps, "steps", "  ".join([*parts, *filter(None, [beside])]))
+
+    def finalize(self, status: str) -> None:
+        """Close the bar of a single run."""
+        if self.runs == 1:
+            self.close()
+
+    def close(self) -> None:
+        """Close the bar."""
+        self._progress.close()
 
 
 def _number(text: str) -> float | None:

@@ -8,6 +8,10 @@ from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+
+from implicit_em.base.tables import format_value
 from implicit_em.config.fingerprint import RESULTS_SCHEMA
 from implicit_em.metrics.energies import CURVES, FINAL, RECONSTRUCTION
 from implicit_em.training.spec import RunSpec
@@ -139,3 +143,19 @@ def without_infinities(metrics: Mapping[str, Any]) -> dict[str, Any]:
     if lost:
         log.warning("not finite, so null: %s", ", ".join(lost))
     return {**metrics, **dict.fromkeys(lost)}
+
+
+def print_result(metrics: Mapping[str, Any], directory: str | None = None) -> None:
+    """Print the table of a run's results, and the directory that holds them; see ``in_table``."""
+    named = f"seed {metrics['seed']}" if "seed" in metrics else metrics["model"]
+    console = Console()
+    console.print(f"{named}, {metrics['status']}", soft_wrap=True, highlight=False, markup=False)
+    table = Table()
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for key in in_table(metrics):
+        if metrics.get(key) is not None or key == "redundancy":
+            table.add_row(key.replace("_", " "), format_value(metrics.get(key)))
+    console.print(table)
+    if directory is not None:
+        console.print(f"Written to {directory}", soft_wrap=True, highlight=False)

@@ -24,8 +24,7 @@ from implicit_em.training.checkpoints import continued
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.fitting import Fit
 from implicit_em.training.measurement import energies_of, evaluate_module, l0_reached, probe_module
-from implicit_em.training.progress import print_result
-from implicit_em.training.results import Results, without_infinities
+from implicit_em.training.results import Results, print_result, without_infinities
 from implicit_em.training.spec import RunSpec
 from implicit_em.training.tracking import finish_logger, start_logger
 

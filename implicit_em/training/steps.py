@@ -15,9 +15,8 @@ from implicit_em.base.errors import WriteError
 from implicit_em.data import BlockLoader, ResidentDataModule
 from implicit_em.models.normalizing import at_least_float32
 from implicit_em.training.decoding import BATCH, both_sides
-from implicit_em.training.history import Table
+from implicit_em.training.history import EpochProgress, Table
 from implicit_em.training.measurement import monitored_samples
-from implicit_em.training.progress import EpochProgress
 from implicit_em.training.tracking import GLOBAL_STEP, STEP, log_again
 
 ROWS = 200

@@ -16,14 +16,13 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from implicit_em.base.errors import ConfigError, DamagedError, raising
-from implicit_em.base.progress import working
+from implicit_em.base.progress import Progress, working
 from implicit_em.metrics.dictionaries import cosines
 from implicit_em.models import Encoder
 from implicit_em.trained.activity import BLOCK, Activity, Unit
 from implicit_em.trained.finished import Run
 from implicit_em.trained.reading import Trained, trained
 from implicit_em.training.decoding import BATCH, encoded
-from implicit_em.training.progress import Progress
 from implicit_em.viewer.features import Features
 from implicit_em.viewer.page import Folder, Page, SingleFile, scratch
 from implicit_em.viewer.seen import seen_of, short

@@ -17,8 +17,7 @@ from implicit_em.data import Block, BlockLoader, ResidentLoader
 from implicit_em.engine.modules import DERIVED_LOSS, EncoderModule, SparseAutoencoderModule
 from implicit_em.engine.rendezvous import Rendezvous, arrange, current
 from implicit_em.training.checkpoints import LastCheckpoint
-from implicit_em.training.history import HistoryLogger
-from implicit_em.training.progress import EpochProgress
+from implicit_em.training.history import EpochProgress, HistoryLogger
 
 pytestmark = WITHOUT_REMARKS
 

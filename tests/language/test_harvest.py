@@ -37,7 +37,6 @@ from implicit_em.language.producing import Harvest
 from implicit_em.language.settings import HarvestSettings
 from implicit_em.language.store import ActivationStore, read_manifest
 from implicit_em.language.writing import StoreWriter
-from implicit_em.training import progress
 
 KINDS = ("bert", "llama", "gpt2")
 SMALL = ("sites=[resid.1]", "batch_size=4", "context.length=12", "shard_tokens=120")
@@ -698,7 +697,7 @@ def test_the_size_is_said_before_and_progress_in_tenths(harvested, caplog, asked
 def test_a_terminal_shows_a_bar_with_the_rate(harvested, monkeypatch):
     shown = StringIO()
     console = Console(file=shown, force_terminal=True, color_system=None, width=100)
-    monkeypatch.setattr(progress, "Console", lambda: console)
+    monkeypatch.setattr("rich.console.Console", lambda: console)
     harvested()
     assert re.search(r"harvesting.* (\d+)/\1 tokens  [\d,.]+ tokens/s 0:00:00", shown.getvalue())
 

@@ -20,8 +20,8 @@ from implicit_em.engine.control import SparsityControl
 from implicit_em.engine.stack import Stack
 from implicit_em.losses import Term, auxk, l1, lse, mse
 from implicit_em.models import Encoder, SparseAutoencoder, TopK
-from implicit_em.training import progress, steps
-from implicit_em.training.progress import EpochProgress
+from implicit_em.training import steps
+from implicit_em.training.history import EpochProgress
 from implicit_em.training.run import train
 from implicit_em.training.steps import StepLog, interval
 
@@ -267,9 +267,8 @@ def test_a_measurement_is_in_eval_mode_and_leaves_the_modes_as_they_are(tmp_path
 
 def test_a_terminal_of_eighty_columns_shows_the_numbers(monkeypatch):
     screen = io.StringIO()
-    monkeypatch.setattr(
-        progress, "Console", lambda: Console(force_terminal=True, width=80, file=screen)
-    )
+    terminal = partial(Console, force_terminal=True, width=80, file=screen)
+    monkeypatch.setattr("rich.console.Console", terminal)
     shown = EpochProgress(3)
     shown.show_step(12_345, 100_000, {"loss": -1234.567, "l0": 1032.25, "fvu": 0.12345})
     shown.log_metrics({"train/loss": 1.0})
@@ -282,7 +281,7 @@ def test_a_terminal_of_eighty_columns_shows_the_numbers(monkeypatch):
 def test_one_line_at_a_time_moves_on_a_terminal(composed, settings, tmp_path, monkeypatch):
     screen = io.StringIO()
     terminal = partial(Console, force_terminal=True, width=80, file=screen)
-    monkeypatch.setattr(progress, "Console", terminal)
+    monkeypatch.setattr("rich.console.Console", terminal)
     monkeypatch.setattr("rich.console.Console", terminal)
     shown = "model=topk", "model.l0=2", "trainer.enable_progress_bar=true", "trainer.max_epochs=1"
     train(composed(*settings, *shown), tmp_path)

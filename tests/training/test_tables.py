@@ -9,7 +9,6 @@ import implicit_em
 from implicit_em.metrics.reconstruction import fvu
 from implicit_em.sweeps.job_directories import note_jobs
 from implicit_em.sweeps.summary import columns_of, read_jobs
-from implicit_em.training.progress import print_result
 from implicit_em.training.results import (
     IN_SUMMARY,
     IN_TABLE,
@@ -17,6 +16,7 @@ from implicit_em.training.results import (
     RESPONSIBILITIES,
     Results,
     in_table,
+    print_result,
 )
 
 PAPER = {"units": 64, "inputs": 784, "responsibilities": True, "site": None}
