@@ -24,8 +24,8 @@ def keep_freed_memory() -> None:
     Each step allocates the same large tensors. By default, glibc returns their memory to the
     kernel, which must clear it again for the next step. With this, only blocks of 2 GiB and more
     are returned. All threads then share one pool, because the pools that glibc makes for threads
-    would return memory. A thread keeps the pool it has, so call this before threads start. What a
-    variable of ``SETTINGS`` says stays as it is.
+    would return memory. A thread keeps the pool it has, so call this before threads start. A
+    variable of ``SETTINGS`` that is set already keeps its value.
     """
     if not _has_glibc():
         return

@@ -26,10 +26,10 @@ class Parser(argparse.ArgumentParser):
         """Call a function of the options, whose log goes to stdout; return the exit code.
 
         An error of the project, or of a file, prints one line on stderr. With ``--json`` the log
-        goes there, too.
+        goes to stderr, too.
 
         Args:
-            arguments: command line; ``None`` for that of the process.
+            arguments: command line; ``None`` for the command line of the process.
             function: function of the options; it has failed if it returns ``False``.
             after_interruption: what is said beside "interrupted" after Ctrl-C.
 

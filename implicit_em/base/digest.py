@@ -14,7 +14,7 @@ LONG = 4 * 10**9
 """Size in bytes above which it is said that a digest is made: that takes about ten seconds."""
 FORMATS = (".npy", ".npz", ".safetensors", ".pt")
 UNREADABLE = (OSError, TypeError, ValueError, RuntimeError)
-"""Errors of a path that names no file; ``RuntimeError`` is that of a home that is not known."""
+"""Errors of a path that names no file; ``RuntimeError`` says that no home is known."""
 
 
 def names_a_file(name: Any) -> bool:

@@ -96,7 +96,8 @@ def raising(
 ) -> Iterator[None]:
     """Raise an error of the project, ``subject: reason``, in place of errors of other kinds.
 
-    Of a group of settings, a reason that begins with ``key=`` follows a dot: that is the key.
+    If the subject is a group of settings, a reason that begins with ``key=`` follows a dot, because
+    the key belongs to the group.
     """
     try:
         yield

@@ -22,7 +22,7 @@ def whole(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``, and rename it to ``path`` at the end.
 
     If the new file cannot be written, e.g. on a full disk, the old one stays and ``WriteError`` is
-    raised. It may also be a new folder.
+    raised. The path may also name a new folder.
     """
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     with writing(path):
@@ -36,7 +36,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raise ``WriteError`` where the block fails to write what belongs to a path."""
+    """Raise ``WriteError``, which names a path, if the block cannot write there."""
     try:
         yield
     except OSError as error:

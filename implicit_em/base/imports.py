@@ -10,7 +10,7 @@ from contextlib import contextmanager
 def quick_imports() -> Iterator[None]:
     """Import without searches for garbage, which would go through all of torch many times.
 
-    Later searches leave out what is there afterwards, because modules do not become garbage.
+    Later searches leave the modules out, because modules do not become garbage.
     """
     before, enabled = len(sys.modules), gc.isenabled()
     gc.disable()

@@ -30,7 +30,7 @@ def listening() -> Iterator[None]:
 
     If a signal came, ``Interrupted`` is raised at the end, even if the run has ended by then: other
     runs may follow. After SIGUSR2, once everything is saved, the earlier handler is called first:
-    that of submitit puts the job back into the queue.
+    submitit's handler puts the job back into the queue.
     """
     if _before or threading.current_thread() is not threading.main_thread():
         yield
@@ -66,7 +66,7 @@ def ending() -> Iterator[None]:
 
 
 def listen() -> None:
-    """Install our handlers, also in place of those that Lightning has installed since."""
+    """Install our handlers, also in place of handlers that Lightning has installed since."""
     if _before and threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
             signal.signal(number, _note)

@@ -16,7 +16,7 @@ NOT_TO_ACT_ON = (
 
 
 def quieten() -> None:
-    """Let libraries log only warnings, and only those that the user can act on."""
+    """Let libraries log warnings alone, and of these only what the user can act on."""
     import pytorch_lightning  # noqa: F401  (it sets its own level when imported)
 
     for name in ("pytorch_lightning", "lightning_fabric", "fontTools", "httpx", "httpx2"):

@@ -30,7 +30,7 @@ def differences(there: Mapping[Any, Any], here: Mapping[Any, Any]) -> list[Diffe
 
 
 def listed(found: Sequence[Difference]) -> str:
-    """Return the first differences as text, and the number of the others."""
+    """Return the first differences as text, and how many more there are."""
     shown = [f"{key}={old!s:.64} there, {new!s:.64} here" for key, old, new in found[:MOST_SHOWN]]
     more = len(found) - len(shown)
     return "; ".join([*shown, f"{more} more"] if more else shown)

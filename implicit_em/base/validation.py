@@ -17,7 +17,7 @@ SHAPES = {
     "list_type": "must be a list, [VALUE, ...]",
     "too_short": "must not be empty",
 }
-"""What a value has to be, by pydantic's type of the mistake; others keep pydantic's words."""
+"""What a value must be, by pydantic's type of the mistake; other mistakes keep pydantic's words."""
 
 
 Content = TypeVar("Content", bound=BaseModel)

@@ -9,9 +9,9 @@ from implicit_em.base.errors import ConfigError
 
 
 def check_word(name: str, value: Any, allowed: Iterable[Any], where: str = "") -> None:
-    """Raise ``ConfigError`` for a value that is none of those allowed, shown as YAML has them.
+    """Raise ``ConfigError`` for a value that is not allowed; the message shows values as YAML does.
 
-    ``where`` says with what, or in which place, these are allowed.
+    ``where`` follows the value, and says under which condition the allowed values hold.
     """
     allowed = list(allowed)  # not every value has a hash; and 1 is not true, though equal to it
     if (isinstance(value, bool), value) not in [(isinstance(each, bool), each) for each in allowed]:

@@ -38,7 +38,7 @@ def _train(cfg: DictConfig) -> Any:
 
 @contextmanager
 def logged_errors() -> Iterator[None]:
-    """Mark an error that is already logged; in a sweep, leave it to Hydra, which goes on."""
+    """Mark an error that is already logged; in a sweep, Hydra gets the error and goes on."""
     # Read now: the end of another job that trains together makes Hydra forget it.
     in_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     try:

@@ -24,8 +24,9 @@ LAUNCHERS = ("joblib", "submitit_local", "submitit_slurm", "submitit_slurm_stack
 """Launchers that the extra ``cluster`` installs."""
 
 REFUSALS = (errors.HydraException, OmegaConfBaseException, YAMLError, ValueError, RecursionError)
-"""Errors of Hydra for what was typed: ``ValueError`` is that for a number in place of a group's
-option or of 5,000 digits, ``RecursionError`` that for thousands of brackets."""
+"""Errors that Hydra raises for what was typed: ``YAMLError`` for a file that is no YAML,
+``ValueError`` for a number of 5,000 digits or in place of a group's option, ``RecursionError`` for
+thousands of brackets."""
 
 ELSEWHERE = {
     **dict.fromkeys(("learning_rate", "base_lr"), "lr.value"),
@@ -49,7 +50,7 @@ ELSEWHERE = {
     "dtype": "trainer.precision",
     "log_to_wandb": "logger, as in logger=wandb",
 }
-"""Keys of the project by those of SAELens, dictionary_learning and Lightning."""
+"""Keys of the project by their names in SAELens, dictionary_learning and Lightning."""
 
 
 def composed(name: str, overrides: Sequence[str], conf: Path = CONF) -> DictConfig:
@@ -87,7 +88,10 @@ def unresolved(error: OmegaConfBaseException) -> str:
 
 
 def shadowed(config: DictConfig) -> str | None:
-    """Return which file of a ``--config-dir`` has the name of one of ours, which comes first."""
+    """Return why a file of ``--config-dir`` would not be read, or ``None``.
+
+    Hydra reads the project's file where both have one name.
+    """
     sources = [source for source in config.hydra.runtime.config_sources if source.schema == "file"]
     theirs = [Path(source.path) for source in sources if source.provider == "command-line"]
     ours = [Path(source.path) for source in sources if source.provider != "command-line"]

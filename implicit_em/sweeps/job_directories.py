@@ -27,8 +27,9 @@ class JobDirectories:
 
     A job keeps the directory that the list on disk has for it. Any other job gets the directory of
     a run of its fingerprint, if there is one. Otherwise its directory is named after the overrides
-    that affect results. If these make no name, fixed overrides that hold a slash are left out. If
-    that makes no name either, or another run has it, the fingerprint names the directory.
+    that affect results. If the overrides make no name, fixed overrides that hold a slash are left
+    out. If the rest makes no name either, or another run has the name, the fingerprint names the
+    directory.
 
     Args:
         sweep: directory of the sweep.

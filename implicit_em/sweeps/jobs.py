@@ -69,7 +69,7 @@ class JobComposer:
         return OverridesParser.create(config_loader=self._loader).parse_overrides(list(overrides))
 
     def _rest(self, parsed: Sequence[Override]) -> tuple[str, ...]:
-        """Return the overrides that Hydra must compose: all but those that set a value."""
+        """Return the overrides that Hydra must compose: all that do more than set a value."""
         return tuple(str(o.input_line) for o in parsed if not self._sets_a_value(o))
 
     def _by_hydra(self, overrides: Sequence[str]) -> DictConfig:

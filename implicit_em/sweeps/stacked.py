@@ -154,7 +154,7 @@ def _shared(spec: RunSpec) -> tuple[tuple[Any, ...], int] | None:
         trainer["precision"] not in SHARED_PRECISIONS
         or trainer["accelerator"] not in ("cpu", "gpu", "cuda")
         # Several threads divide a tensor by its size, and a compiler makes code for its shape:
-        # the rounding in a stack would differ from that of a single run.
+        # the rounding in a stack would differ from the rounding of a single run.
         or (on_cpu and (trainer["threads"] != 1 or trainer["compile"]))
         or trainer["strategy"] != "auto"
         or (trainer["devices"], trainer["num_nodes"]) != (1, 1)

@@ -1,4 +1,4 @@
-"""``implicit-em collect DIR``: what others need of all finished runs below a directory."""
+"""``implicit-em collect DIR``: pages, model cards and exports of all runs below a directory."""
 
 import argparse
 import logging

@@ -47,8 +47,8 @@ def explore(
 ) -> Path:
     """Write a page of the features of trained models; it opens in a browser without a server.
 
-    The samples are those on which the runs were measured, or others. Features of several models are
-    matched by their directions. This builds the classes that the runs' configurations name.
+    The samples are the final samples of the runs, or of other ``data``. Features of several models
+    are matched by their directions. This builds the classes that the runs' configurations name.
 
     Args:
         runs: a run directory, or the folder or address of another tool's model (see ``evaluate``);
@@ -60,7 +60,7 @@ def explore(
         lm: folder, GGUF file or hub name of the language model that a store was harvested from;
             ``None`` for the place that ``conf/lm`` names. A causal one shows which tokens a feature
             promotes.
-        data: ``data`` node as plain containers; ``None`` for that of each run.
+        data: ``data`` node as plain containers; ``None`` for each run's own.
         ablate: units of the first run that are set to 0 inside the language model, which must be
             causal; their pages show what changes. See ``implicit_em.steer``.
 
@@ -130,9 +130,9 @@ def features(
 ) -> Features:
     """Return the features of a trained model; a notebook displays ``features(run)[12]``.
 
-    The samples are those on which the run was measured, or others. What activates the features lies
-    in a temporary folder, which is removed with the result. This builds the classes that the run's
-    configuration names.
+    The samples are the final samples of the run, or of other ``data``. What activates the features
+    lies in a temporary folder, which is removed with the result. This builds the classes that the
+    run's configuration names.
 
     Args:
         run: run directory, or the folder or address of another tool's model.
@@ -284,7 +284,7 @@ def random_units(samples: Any, width: int, counts_C: Sequence[int]) -> list[Unit
     """Return units of random directions, which are normally distributed.
 
     Each is active on the samples with the largest products with its direction, and its activation
-    is the product less the largest of those on which it is silent.
+    is the product less the largest product of the samples on which it is silent.
 
     Args:
         samples: samples ``(N, D)`` that a model of the run takes.

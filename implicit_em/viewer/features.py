@@ -18,7 +18,7 @@ from implicit_em.viewer.page import render
 from implicit_em.viewer.seen import TOKEN, Seen, short
 
 STRONGEST, PARTS, OF_EACH_PART, SILENT = 16, 5, 3, 3
-"""Numbers of examples: the strongest, of each part of the others by rank, and silent ones."""
+"""Numbers of examples: the strongest, random ones of several parts by rank, and silent ones."""
 BINS = 40
 """Number of bins of a unit's histogram, from 0 to its largest activation."""
 LABELS = 5
@@ -28,7 +28,7 @@ NEAR = 6
 TOGETHER = 2**24
 """Largest number of entries on which joint activity is counted."""
 DENSE = 1 / 4
-"""Density above which dense products count it: they are faster, and take no more memory."""
+"""Density above which dense products count joint activity: faster, and in no more memory."""
 
 Effects = Callable[[np.ndarray, np.ndarray], list[Any]]
 """Function from encoder rows and directions of some units to what is shown of each: what its row
@@ -246,7 +246,7 @@ class _Joint:
     def with_others(self, block: int) -> list[list[tuple[int, float]]]:
         """Return the units that share most samples with each unit of a block.
 
-        The share is that of the samples on which either is active (Jaccard's index).
+        The share is taken of the samples on which either unit is active (Jaccard's index).
         """
         own = np.arange(block * BLOCK, min((block + 1) * BLOCK, len(self.counts_K)))
         both_BK = self.columns[:, own].T @ self.rows

@@ -51,13 +51,15 @@ class Server(ThreadingTCPServer):
 
 
 class _Request(SimpleHTTPRequestHandler):
-    """Answers a client. Of another host name, or of another page, it answers nothing."""
+    """Answers a client; a request to another host name, or from another page, is refused."""
 
     server: Server
 
     def send_head(self) -> Any:
         """Send the head of a file of the page."""
-        if self.headers.get("Host") not in self.server.names:  # that of another site
+        if (
+            self.headers.get("Host") not in self.server.names
+        ):  # as of another site whose name leads here
             return self._say(HTTPStatus.FORBIDDEN, error="another host")
         return super().send_head()
 
