@@ -15,7 +15,7 @@ from matplotlib.ticker import ScalarFormatter
 import implicit_em
 from implicit_em.metrics import Redundancy
 from implicit_em.training.measurement import energies_of
-from implicit_em_studies.paper.tables import beside_published, shown
+from implicit_em_studies.paper.tables import beside_published, printed
 from implicit_em_studies.shared import figures as style
 from implicit_em_studies.shared.experiment import Experiment, Measured
 from implicit_em_studies.shared.measurements import samples_of
@@ -46,64 +46,60 @@ def measure(runs: Sequence[Run]) -> Measured:
 
 def ablation(measured: Measured) -> Figure:
     """Draw dead units, redundancy and responsibility entropy of each loss."""
-    figure, panels = style.subplots(1, 3, 2.7)
     titles = {
         "dead_units": "dead units (of 64)",
         "redundancy": "redundancy  ‖Corr - I‖²",
         "responsibility_entropy": "responsibility entropy (nats)",
     }
-    for axes, (key, title) in zip(panels, titles.items(), strict=True):
-        _bars(axes, measured["ablation"], key)
-        axes.set_title(title)
+    figure, panels = style.row(titles, 2.7)
+    for key, axes in panels.items():
+        _bars(axes, measured["ablation"].set_index("loss")[key].astype(float).dropna())
         axes.grid(axis="x", visible=False)
-    panels[0].set_ylim(0, 72)
-    panels[1].set(yscale="log", ylim=(10, 6000))
-    panels[1].yaxis.set_major_formatter(ScalarFormatter())
-    panels[2].axhline(log(64), color=style.GREY, ls="--", lw=1, zorder=0)
-    panels[2].text(3.55, log(64) + 0.06, "ln 64", color="#666666", ha="right", fontsize=8)
-    panels[2].set_ylim(0, 4.9)
+    dead, redundancy, entropy = panels.values()
+    dead.set_ylim(0, 72)
+    redundancy.set(yscale="log", ylim=(10, 6000))
+    redundancy.yaxis.set_major_formatter(ScalarFormatter())
+    entropy.axhline(log(64), color=style.GREY, ls="--", lw=1, zorder=0)
+    entropy.text(3.55, log(64) + 0.06, "ln 64", color="#666666", ha="right", fontsize=8)
+    entropy.set_ylim(0, 4.9)
     return figure
 
 
-def _bars(axes: Axes, runs: pd.DataFrame, key: str) -> None:
+def _bars(axes: Axes, values: pd.Series) -> None:
+    """Draw the values of each loss, and write their mean."""
     colours = (style.GREY, style.ORANGE, style.BLUE, style.GREEN)
     text: Any = {"ha": "center", "fontsize": 8}
     for x, (loss, colour) in enumerate(zip(LOSSES, colours, strict=True)):
-        values = pd.to_numeric(runs.loc[runs["loss"] == loss, key], errors="coerce").dropna()
-        if values.empty:
-            look = text | {"transform": axes.get_xaxis_transform(), "rotation": 90}
-            axes.text(x, 0.03, "undefined", color="#666666", **look)
+        own = values[values.index == loss]
+        if own.empty:
+            place = axes.get_xaxis_transform()
+            axes.text(x, 0.03, "undefined", color="#666666", rotation=90, transform=place, **text)
             continue
-        style.bar(axes, x, values, 0.7, 0.15, color=colour)
-        mean = values.mean()
-        axes.annotate(
-            f"{mean:.2f}" if key == "responsibility_entropy" else f"{mean:,.0f}",
-            (x, max(mean, values.max())),
-            (0, 4),
-            textcoords="offset points",
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
-            **text,
-        )
+        style.bar(axes, x, own, 0.7, 0.15, color=colour)
+        mean = f"{own.mean():{'.2f' if values.name == 'responsibility_entropy' else ',.0f'}}"
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+        top = (x, own.max())
+        axes.annotate(mean, top, (0, 4), textcoords="offset points", bbox=box, **text)
     axes.set_xlim(-0.6, len(LOSSES) - 0.4)
     axes.set_xticks(range(len(LOSSES)), list(LOSSES.values()), rotation=28, ha="right")
 
 
 def correlations(measured: Measured) -> Figure:
     """Draw the correlation matrix of each loss of the ablation."""
-    figure, panels = style.subplots(1, len(LOSSES), 2.1)
+    figure, panels = style.row(LOSSES, 2.1)
     colours = mpl.colormaps["PuOr"].with_extremes(bad="#e6e6e6")
-    for axes, (loss, label) in zip(panels, LOSSES.items(), strict=True):
+    for loss, axes in panels.items():
         matrix_KK = measured["correlations"][loss]
         varies_K = matrix_KK.diagonal() > 0
         shown = np.where(varies_K[:, None] & varies_K, matrix_KK, np.nan)
         image = axes.imshow(shown, cmap=colours, vmin=-1, vmax=1)
-        axes.set(title=label, xticks=[], yticks=[])
+        axes.set(xticks=[], yticks=[])
         axes.grid(visible=False)
         axes.spines[:].set_visible(True)
         if not varies_K.any():
-            middle: Any = {"ha": "center", "va": "center", "transform": axes.transAxes}
-            axes.text(0.5, 0.5, "no unit varies", **middle)
-    figure.colorbar(image, ax=panels, label="correlation", shrink=0.9)
+            place = axes.transAxes
+            axes.text(0.5, 0.5, "no unit varies", ha="center", va="center", transform=place)
+    figure.colorbar(image, ax=[*panels.values()], label="correlation", shrink=0.9)
     return figure
 
 
@@ -112,7 +108,7 @@ EXPERIMENT = Experiment(
     sweeps=["ablation"],
     protocol="5d51a0dceb498046",
     measure=measure,
-    shown={"table1": shown("table1")},
+    printed={"table1": printed("table1")},
     pictures={"figure2": ablation, "figure6": correlations},
     unwritten=["ablation", "correlations", "deviations"],
 )

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from implicit_em_studies.paper.tables import beside_published, shown
+from implicit_em_studies.paper.tables import beside_published, printed
 from implicit_em_studies.shared.experiment import Experiment, Measured
 from implicit_em_studies.shared.measurements import samples_of
 from implicit_em_studies.shared.runs import Run, table
@@ -28,6 +28,6 @@ EXPERIMENT = Experiment(
     sweeps=["benchmark"],
     protocol="b98e3525a25d7037",
     measure=measure,
-    shown={"table2": shown("table2")},
+    printed={"table2": printed("table2")},
     unwritten=["benchmark", "deviations"],
 )

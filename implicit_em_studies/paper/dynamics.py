@@ -12,13 +12,16 @@ from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from implicit_em_studies.paper import convergence
 from implicit_em_studies.paper.convergence import POWER_OF_T
-from implicit_em_studies.paper.tables import as_text, beside_published, shown
+from implicit_em_studies.paper.tables import as_text, beside_published, printed
 from implicit_em_studies.shared import figures as style
-from implicit_em_studies.shared.experiment import Experiment, Measured, Shown
+from implicit_em_studies.shared.experiment import Experiment, Measured
 from implicit_em_studies.shared.runs import Run, table
 from implicit_em_studies.shared.tables import history_of, rows_of
 
-OPTIMIZERS = {"sgd": ("SGD", style.BLUE, "o"), "adam": ("Adam", style.VERMILION, "s")}
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "sgd": {"label": "SGD", "color": style.BLUE, "marker": "o"},
+    "adam": {"label": "Adam", "color": style.VERMILION, "marker": "s"},
+}
 RATES = {1e-4: style.SKY, 1e-3: style.GREEN, 1e-2: style.ORANGE, 1e-1: style.PURPLE}
 
 
@@ -54,58 +57,57 @@ def _thresholds_side_by_side(crossings: pd.DataFrame) -> pd.DataFrame:
 
 def dynamics(measured: Measured) -> Figure:
     """Draw convergence epoch, probe and loss over the rate, for both optimizers."""
-    figure, panels = style.subplots(1, 3, 2.7)
-    every = measured["dynamics"]
     titles = {
         "convergence_epoch": "converged at epoch",
         "probe_accuracy": "probe accuracy (%)",
         "final_loss": "final loss",
     }
-    longest = int(every["epochs"].max())
+    figure, panels = style.row(titles, 2.7)
+    converged, probe, _ = panels.values()
+    every = measured["dynamics"]
+    top = 1.08 * every["epochs"].max()
     for shift, (optimizer, look) in zip((0.94, 1 / 0.94), OPTIMIZERS.items(), strict=True):
         runs = rows_of(every, optimizer=optimizer)
         runs = runs.assign(lr=shift * runs["lr"], probe_accuracy=100 * runs["probe_accuracy"])
         never = runs.loc[runs["convergence_epoch"].isna(), "lr"]
-        _, colour, marker = look
-        height = np.full(len(never), 1.08 * longest)
-        panels[0].plot(never, height, marker, mfc="none", color=colour, ms=6)
-        for axes, (key, title) in zip(panels, titles.items(), strict=True):
+        hollow = look | {"label": None, "mfc": "none", "ls": "", "ms": 6}
+        converged.plot(never, np.full(len(never), top), **hollow)
+        for key, axes in panels.items():
             _over_rate(axes, runs.dropna(subset=key), key, look)
-            axes.set(title=title, xscale="log", xlabel="learning rate", xlim=(6e-5, 1.7e-1))
-    panels[0].axhline(1.08 * longest, color=style.GREY, lw=0.8, zorder=0)
-    panels[0].set_ylim(0, 1.2 * longest)
-    panels[0].text(1.8e-4, 1.105 * longest, "never", fontsize=8, color="#666666")
-    panels[1].legend(loc="lower right")
+            axes.set(xscale="log", xlabel="learning rate", xlim=(6e-5, 1.7e-1))
+    converged.axhline(top, color=style.GREY, lw=0.8, zorder=0)
+    converged.set_ylim(0, top / 0.9)
+    converged.text(1.8e-4, 1.105 / 1.08 * top, "never", fontsize=8, color="#666666")
+    probe.legend(loc="lower right")
     return figure
 
 
-def _over_rate(axes: Axes, runs: pd.DataFrame, key: str, look: tuple[str, str, str]) -> None:
+def _over_rate(axes: Axes, runs: pd.DataFrame, key: str, look: dict[str, Any]) -> None:
     """Draw each run as a dot, and mean ± deviation of the runs at each rate."""
     if runs.empty:
         return
-    label, colour, marker = look
-    axes.plot(runs["lr"], runs[key], ".", color=colour, ms=3, alpha=0.7)
+    axes.plot(runs["lr"], runs[key], ".", color=look["color"], ms=3, alpha=0.7)
     at_rate = runs[key].astype(float).groupby(runs["lr"]).agg(["mean", "std"])
     points: Any = (at_rate.index, at_rate["mean"], at_rate["std"])
-    axes.errorbar(*points, color=colour, marker=marker, ms=5, lw=1, capsize=2, label=label)
+    axes.errorbar(*points, ms=5, lw=1, capsize=2, **look)
 
 
 def losses(measured: Measured) -> Figure:
     """Draw the curves of the loss and its terms for both optimizers."""
     figure, panels = style.subplots(2, 4, 4.4, sharex=True, sharey="col")
     runs = measured["dynamics"]
+    last = runs["epochs"].max()
     terms = {"loss": "loss", "lse": "LSE", "var": "variance", "tc": "decorrelation"}
     run: Any
-    for row, (optimizer, (label, *_)) in zip(panels, OPTIMIZERS.items(), strict=True):
+    for row, (optimizer, look) in zip(panels, OPTIMIZERS.items(), strict=True):
         for run in rows_of(runs, optimizer=optimizer).itertuples():
             curves = run.history.set_index("epoch")
             for axes, term in zip(row, terms, strict=True):
                 axes.plot(curves[f"train/{term}"], color=RATES[run.lr], lw=0.8)
-        ends = np.array([10.0, runs["epochs"].max()])
-        if ends[1] > ends[0]:
-            law = -350 - 64 * POWER_OF_T[optimizer] * np.log(ends / 10)
-            row[0].plot(ends, law, color=style.BLACK, ls=":", lw=1.2)
-        row[0].set_ylabel(label)
+        if last > 10:
+            fall = 64 * POWER_OF_T[optimizer] * np.log(last / 10)
+            row[0].plot([10.0, last], [-350, -350 - fall], color=style.BLACK, ls=":", lw=1.2)
+        row[0].set_ylabel(look["label"])
     for (upper, lower), title in zip(panels.T, terms.values(), strict=True):
         upper.set(title=title, xscale="log")
         lower.set_xlabel("epoch")
@@ -116,23 +118,24 @@ def losses(measured: Measured) -> Figure:
 
 def crossings(measured: Measured) -> Figure:
     """Draw the epoch of convergence against the width, with the law's two lines."""
-    figure, (left, right) = style.subplots(1, 2, 2.9)
+    titles = {"one": "threshold 1", "others": "thresholds 0.5 and 2"}
+    figure, panels = style.row(titles, 2.9)
+    left, right = panels.values()
     every = measured["crossings"]
     widths = np.sort(every["hidden"].unique()).astype(float)
-    for optimizer, (label, colour, marker) in OPTIMIZERS.items():
-        rows = rows_of(every, optimizer=optimizer)
-        one = rows_of(rows, threshold=1)
-        power = POWER_OF_T[optimizer]
-        name = f"law, {label}: {'' if power == 1 else power}K"
+    for optimizer, look in OPTIMIZERS.items():
+        rows, power = rows_of(every, optimizer=optimizer), POWER_OF_T[optimizer]
+        name = f"law, {look['label']}: {'' if power == 1 else power}K"
         for axes in (left, right):
-            axes.plot(widths, power * widths, color=colour, ls="--", lw=1, label=name)
-        left.plot(one["hidden"], one["measured"], marker, color=colour, ms=6, label=label)
-        for threshold, fill in ((0.5, "none"), (2.0, colour)):
+            axes.plot(widths, power * widths, color=look["color"], ls="--", lw=1, label=name)
+        one = rows_of(rows, threshold=1)
+        left.plot(one["hidden"], one["measured"], ls="", ms=6, **look)
+        for threshold, fill in ((0.5, "none"), (2.0, look["color"])):
             other = rows_of(rows, threshold=threshold)
             scaled = other["measured"] * threshold
-            right.plot(other["hidden"], scaled, marker, color=colour, mfc=fill, ms=6)
-    left.set(title="threshold 1", ylabel="epoch of convergence")
-    right.set(title="thresholds 0.5 and 2", ylabel="epoch × threshold")
+            right.plot(other["hidden"], scaled, ls="", mfc=fill, ms=6, **look | {"label": None})
+    left.set_ylabel("epoch of convergence")
+    right.set_ylabel("epoch × threshold")
     for axes in (left, right):
         axes.set(xscale="log", yscale="log", xlabel="width K")
         for axis in (axes.xaxis, axes.yaxis):
@@ -141,35 +144,34 @@ def crossings(measured: Measured) -> Figure:
         axes.set_xticks(widths, minor=False)
         axes.set_yticks([8, 16, 32, 64, 128, 256])
     left.legend()
-    look: Any = {"marker": "o", "ls": "", "color": "#666666"}
-    open_one = Line2D([], [], mfc="none", label="threshold 0.5", **look)
-    right.legend(handles=[open_one, Line2D([], [], label="threshold 2", **look)])
+    fills = {"threshold 0.5": "none", "threshold 2": "#666666"}
+    grey: Any = {"marker": "o", "ls": "", "color": "#666666"}
+    right.legend(handles=[Line2D([], [], mfc=f, label=name, **grey) for name, f in fills.items()])
     return figure
 
 
 def settling(measured: Measured) -> Figure:
     """Draw the turn of the rows, the change of the correlations and the probe along training."""
-    figure, panels = style.subplots(1, 3, 2.6)
-    runs = measured["widths"]
-    keys = {
+    titles = {
         "row_angle": "turn of a row (° an epoch)",
         "correlation_change": "change of correlations",
         "probe_accuracy": "probe accuracy (%)",
     }
-    for optimizer, (label, colour, marker) in OPTIMIZERS.items():
-        run: Any = rows_of(runs, optimizer=optimizer, hidden=64).iloc[0]
-        for axes, (key, title) in zip(panels, keys.items(), strict=True):
+    figure, panels = style.row(titles, 2.6)
+    for optimizer, look in OPTIMIZERS.items():
+        run: Any = rows_of(measured["widths"], optimizer=optimizer, hidden=64).iloc[0]
+        for key, axes in panels.items():
             curve = run["history"].set_index("epoch")[f"trajectory/{key}"].dropna()
-            axes.set_title(title, fontsize=8)
+            axes.title.set_fontsize(8)
             axes.set(xscale="log", xlabel="epoch")
             if key == "probe_accuracy":
-                axes.plot(100 * curve, color=colour, marker=marker, ms=3, label=label)
+                axes.plot(100 * curve, ms=3, **look)
             else:
-                axes.plot(curve, color=colour, label=label)
+                axes.plot(curve, **look | {"marker": ""})
                 axes.set_yscale("log")
             if not pd.isna(run["convergence_epoch"]):
-                axes.axvline(run["convergence_epoch"], color=colour, ls="--", lw=1)
-    panels[0].legend()
+                axes.axvline(run["convergence_epoch"], color=look["color"], ls="--", lw=1)
+    panels["row_angle"].legend()
     return figure
 
 
@@ -178,23 +180,8 @@ EXPERIMENT = Experiment(
     sweeps=["dynamics", "width_sgd", "width_adam"],
     protocol="47bc368f966e9fe5",
     measure=measure,
-    shown={
-        "table3": shown("table3"),
-        "crossings": Shown(
-            "Epoch of convergence: predicted by the law, and measured", _thresholds_side_by_side
-        ),
-        "trends": Shown(
-            "Growth: exponent of the variances in t, slope of the loss in log t, from epoch 10 on; "
-            "dead units at the end",
-            as_text,
-        ),
-        "settling": Shown(
-            "At the paper's epoch of convergence and at the run's end: turn of the rows (degrees "
-            "an epoch), change of the correlations (RMS an epoch), probe accuracy; and the fall of "
-            "the loss after it",
-            as_text,
-        ),
-    },
+    printed={"table3": printed("table3")},
+    shown={"crossings": _thresholds_side_by_side, "trends": as_text, "settling": as_text},
     pictures={"figure4": dynamics, "figure5": losses, "figure7": crossings, "figure8": settling},
     unwritten=["dynamics", "widths", "deviations"],
 )

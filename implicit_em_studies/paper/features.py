@@ -13,7 +13,7 @@ from implicit_em.metrics.feature_grid import draw_grid
 from implicit_em.training.measurement import energies_of
 from implicit_em_studies.paper.prototypes import describe, find_prototypes, purities
 from implicit_em_studies.paper.tables import as_text
-from implicit_em_studies.shared.experiment import Experiment, Measured, Shown
+from implicit_em_studies.shared.experiment import Experiment, Measured
 from implicit_em_studies.shared.figures import BLUE, GREEN, GREY, ORANGE, bar, subplots
 from implicit_em_studies.shared.measurements import samples_of
 from implicit_em_studies.shared.runs import Run, matrices_of, table
@@ -104,7 +104,7 @@ EXPERIMENT = Experiment(
     sweeps=["features"],
     protocol="b98e3525a25d7037",
     measure=measure,
-    shown={"features": Shown("Weight rows, mean over the seeds", _matrices_side_by_side)},
+    shown={"features": _matrices_side_by_side},
     pictures={"figure3": features, "figure9": prototypes},
     unwritten=["weights", "sample_shape"],
 )

@@ -12,11 +12,8 @@ STUDY = JudgedStudy(
     purpose="Reproduce the paper: runs, tables, figures, verdicts and a report.",
     package="implicit_em_studies.paper",
     experiments={
-        "theorem": theorem.EXPERIMENT,
-        "ablation": ablation.EXPERIMENT,
-        "benchmark": benchmark.EXPERIMENT,
-        "dynamics": dynamics.EXPERIMENT,
-        "features": features.EXPERIMENT,
+        module.__name__.rpartition(".")[2]: module.EXPERIMENT
+        for module in (theorem, ablation, benchmark, dynamics, features)
     },
     claims=CLAIMS,
     file="{name}",

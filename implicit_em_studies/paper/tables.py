@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from implicit_em_studies.paper.paper import REASONS, TABLES, Column, Published
-from implicit_em_studies.shared.experiment import Shown
+from implicit_em_studies.shared.experiment import Printed
 from implicit_em_studies.shared.tables import mean_and_deviation
 
 NOTHING = "–"
@@ -70,11 +70,11 @@ def _deviates(mean: float | None, std: float | None, complete: bool, paper: Publ
     return abs(mean - paper.value) > allowed
 
 
-def shown(name: str) -> Shown:
-    """Return how a table of the paper is shown."""
+def printed(name: str) -> Printed:
+    """Return how a table of the paper is printed."""
     published = TABLES[name]
     caption = f"{published.title} (mean ± standard deviation over n runs; * a deviation)"
-    return Shown(caption, partial(side_by_side, name), len(published.by))
+    return Printed(caption, partial(side_by_side, name), len(published.by))
 
 
 def side_by_side(name: str, cells: pd.DataFrame) -> pd.DataFrame:

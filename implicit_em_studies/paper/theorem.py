@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 import implicit_em
 from implicit_em_studies.paper.identity import draws, pairs, through_encoder
 from implicit_em_studies.paper.tables import NOTHING, as_text
-from implicit_em_studies.shared.experiment import Experiment, Shown, Tables
+from implicit_em_studies.shared.experiment import Experiment, Tables
 from implicit_em_studies.shared.figures import BLUE, GREY, ORANGE, SKY, VERMILION, subplots
 from implicit_em_studies.shared.measurements import samples_of
 from implicit_em_studies.shared.runs import Run
@@ -100,17 +100,6 @@ EXPERIMENT = Experiment(
     sweeps=["theorem"],
     protocol="111a8ff2da30ed65",
     measure=measure,
-    shown={
-        "draws": Shown(
-            "Draws of energies: correlation, largest and mean difference between gradient and "
-            "softmax(-E), the bound on it, and the largest difference of the closed form",
-            _errors_by_draw,
-        ),
-        "encoder": Shown(
-            "Through the trained encoder; errors at the weights are relative to the largest one",
-            as_text,
-        ),
-        "training": Shown("Along training, float32, after every epoch", _extremes_along_training),
-    },
+    shown={"draws": _errors_by_draw, "encoder": as_text, "training": _extremes_along_training},
     pictures={"figure1": identity},
 )

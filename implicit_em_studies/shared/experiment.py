@@ -15,6 +15,8 @@ from implicit_em_studies.shared.runs import Run
 
 Tables = Mapping[str, pd.DataFrame]
 """What an experiment measured, by name."""
+Present = Callable[[pd.DataFrame], pd.DataFrame]
+"""A function that makes the numbers of a table readable."""
 Measured = Mapping[str, Any]
 """The tables of an experiment, and what else its figures and criteria need, by name."""
 
@@ -26,18 +28,17 @@ LATEX = str.maketrans(
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A table that the report shows.
+class Printed:
+    """A table that the report shows, and that is also written in Markdown and in LaTeX.
 
     Args:
         present: function that makes the table's numbers readable.
-        names: number of columns that name the rows, for a table that is also written in Markdown
-            and in LaTeX; 0 for any other table.
+        names: number of columns that name the rows.
     """
 
     caption: str
-    present: Callable[[pd.DataFrame], pd.DataFrame]
-    names: int = 0
+    present: Present
+    names: int
 
     def write(self, table: pd.DataFrame, file: Path, trial: str | None) -> None:
         """Write the table in Markdown and in LaTeX (booktabs); ``file`` has no suffix."""
@@ -67,9 +68,10 @@ class Experiment:
         sweeps: names of the experiment's sweeps, in the study's file or in ``conf/experiment``.
         protocol: ``digest_among`` of the protocol's runs. Other runs make a trial.
         measure: function of the experiment's complete runs.
-        shown: tables that the report shows, by name.
-        pictures: functions that draw a figure from what was measured, by name. The captions stand
-            in the report's template.
+        printed: tables that the report shows and that are written for print, by name.
+        shown: functions that make a table readable that the report shows, by its name.
+        pictures: functions that draw a figure from what was measured, by name. The captions of
+            figures and of tables that are only shown stand in the report's template.
         unwritten: names of what was measured and is not written as a table.
     """
 
@@ -77,7 +79,8 @@ class Experiment:
     sweeps: Sequence[str]
     protocol: str
     measure: Callable[[Sequence[Run]], Measured]
-    shown: Mapping[str, Shown] = field(default_factory=dict)
+    printed: Mapping[str, Printed] = field(default_factory=dict)
+    shown: Mapping[str, Present] = field(default_factory=dict)
     pictures: Mapping[str, Callable[[Any], Figure]] = field(default_factory=dict)
     unwritten: Sequence[str] = ()
 

@@ -1,7 +1,7 @@
 """The style that all figures share, with colours that the colour-blind can tell apart."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from implicit_em.metrics.densities import BINS, EDGES
 from implicit_em_studies.shared.tables import FAMILIES, name_of, rows_of
 
+K = TypeVar("K", bound=Hashable)
 # Okabe and Ito's palette.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#999999"
@@ -50,6 +51,14 @@ def subplots(rows: int, columns: int, height: float, **options: Any) -> tuple[Fi
     """Return a figure as wide as a page's text, and its panels."""
     figure = Figure(figsize=(WIDTH, height))
     return figure, figure.subplots(rows, columns, **options)
+
+
+def row(titles: Mapping[K, str], height: float, **options: Any) -> tuple[Figure, dict[K, Axes]]:
+    """Return a figure of panels in a row, and the panels by the keys of their titles."""
+    figure, panels = subplots(1, len(titles), height, squeeze=False, **options)
+    for axes, title in zip(panels[0], titles.values(), strict=True):
+        axes.set_title(title)
+    return figure, dict(zip(titles, panels[0], strict=True))
 
 
 def legend_below(figure: Figure, axes: Axes, columns: int | None = None, **look: Any) -> None:

@@ -132,10 +132,9 @@ class JudgedPart(Part):
             file = partial(study.file.format, experiment=name)
             own = {file(name=key): found[key] for key in found if key not in one.unwritten}
             report.write_tables(own)
-            for key, shown in one.shown.items():
-                if shown.names:
-                    path = report.directory / "tables" / file(name=key)
-                    shown.write(found[key], path, report.trial)
+            for key, printed in one.printed.items():
+                path = report.directory / "tables" / file(name=key)
+                printed.write(found[key], path, report.trial)
             tables |= own
             figures |= {file(name=key): partial(one.pictures[key], found) for key in one.pictures}
         with working("drawing the figures"):

@@ -17,7 +17,7 @@ from implicit_em.base.threads import cores
 from implicit_em.data import ResidentDataModule
 from implicit_em.models import Encoder
 from implicit_em_studies.shared import figures as style
-from implicit_em_studies.shared.experiment import Experiment, Shown, Tables
+from implicit_em_studies.shared.experiment import Experiment, Tables
 from implicit_em_studies.shared.runs import Run
 from implicit_em_studies.shared.tables import (
     Cell,
@@ -317,26 +317,10 @@ EXPERIMENT = Experiment(
     protocol="f3dd9dfb11155a2e",
     measure=measure,
     shown={
-        "finals": Shown(
-            "Every method and rate at its end, over the seeds. Log-likelihoods are in nats a "
-            "sample, up to a constant of the samples",
-            summary,
-        ),
-        "steps": Shown(
-            "A gradient step with the preconditioner 1 / ⟨r⟩ against an M-step, in float64: their "
-            "largest difference, relative; and the rates that the M-step chooses",
-            readable_steps,
-        ),
-        "passes": Shown(
-            "Exact EM: the largest fall of the likelihood from one pass to the next, relative; and "
-            "how far the runs, in float32, are from float64",
-            readable_passes,
-        ),
-        "free_layer": Shown(
-            "The free layer: the objective of the M-step of one row, times a factor. The row is "
-            "the M-step of the penalty or, for decay, its own",
-            readable_free_layer,
-        ),
+        "finals": summary,
+        "steps": readable_steps,
+        "passes": readable_passes,
+        "free_layer": readable_free_layer,
     },
     pictures={"race": race, "rates": rates, "free_layer": free_rows},
 )

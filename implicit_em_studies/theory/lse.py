@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from implicit_em.data import as_unit_float
 from implicit_em_studies.shared import figures as style
-from implicit_em_studies.shared.experiment import Experiment, Shown, Tables
+from implicit_em_studies.shared.experiment import Experiment, Tables
 from implicit_em_studies.shared.runs import Run
 from implicit_em_studies.shared.tables import Cell, over_runs, over_seeds, records, rows_of
 from implicit_em_studies.theory.matching import probe_at, purity
@@ -321,11 +321,6 @@ EXPERIMENT = Experiment(
     ],
     protocol="8e00149009591fbf",
     measure=measure,
-    shown={
-        "regimes": Shown(
-            "Where energies stand, and what explains LSE + log K", partial(summary, STANDING)
-        ),
-        "responsibilities": Shown("What responsibilities say", partial(summary, MEANING)),
-    },
+    shown={"regimes": partial(summary, STANDING), "responsibilities": partial(summary, MEANING)},
     pictures={"where": where, "fits": fits, "temperatures": temperatures, "matches": matches},
 )

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from implicit_em_studies.shared import figures as style
-from implicit_em_studies.shared.experiment import Experiment, Shown, Tables
+from implicit_em_studies.shared.experiment import Experiment, Tables
 from implicit_em_studies.shared.runs import Run
 from implicit_em_studies.shared.tables import over_seeds, rows_of
 
@@ -99,6 +99,6 @@ EXPERIMENT = Experiment(
     sweeps=[f"on_or_off_{name}" for name in VARIANTS],
     protocol="7dd5aa9ab554224f",
     measure=measure,
-    shown={"runs": Shown("Every setting, over the seeds", summary)},
+    shown={"runs": summary},
     pictures={"variances": variances},
 )

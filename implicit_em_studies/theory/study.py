@@ -14,10 +14,8 @@ STUDY = JudgedStudy(
     shortened=("trainer.max_epochs=3", "seed=1"),
     package="implicit_em_studies.theory",
     experiments={
-        "volume": volume.EXPERIMENT,
-        "explicit_em": explicit_em.EXPERIMENT,
-        "lse": lse.EXPERIMENT,
-        "on_or_off": on_or_off.EXPERIMENT,
+        module.__name__.rpartition(".")[2]: module.EXPERIMENT
+        for module in (volume, explicit_em, lse, on_or_off)
     },
     claims=CLAIMS,
 )

@@ -16,7 +16,7 @@ from implicit_em.losses import takes_stacks
 from implicit_em.metrics.convergence import settling_epoch
 from implicit_em.models import Encoder
 from implicit_em_studies.shared import figures as style
-from implicit_em_studies.shared.experiment import Experiment, Shown, Tables
+from implicit_em_studies.shared.experiment import Experiment, Tables
 from implicit_em_studies.shared.runs import Run, table
 from implicit_em_studies.shared.tables import Cell, history_of, over_seeds, records, rows_of
 from implicit_em_studies.theory.matching import probe_at
@@ -193,6 +193,6 @@ EXPERIMENT = Experiment(
     ],
     protocol="c212df73d2785d63",
     measure=measure,
-    shown={"runs": Shown("Every setting, over the seeds", summary)},
+    shown={"runs": summary},
     pictures={"settling": settling, "fronts": fronts},
 )

@@ -97,7 +97,7 @@ def test_the_papers_figures_are_the_papers():
 
 def test_a_caption_is_latex(tmp_path, evidence):
     cells = compared(evidence, "table2")["table2"]
-    tables.shown("table2").write(cells, tmp_path / "table2", "TRIAL with a_b=1 & #~{x}")
+    tables.printed("table2").write(cells, tmp_path / "table2", "TRIAL with a_b=1 & #~{x}")
     text = (tmp_path / "table2.tex").read_text()
     assert r"a\_b=1 \& \#\textasciitilde{}\{x\}" in text
     assert r"50.3 & 50.3 $\pm$" in text
