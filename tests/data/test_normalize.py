@@ -23,6 +23,7 @@ WIDTH = 8
 BRIEF = [
     *("data=tensors", "data.path=X.npy", "data.labels=y.npy", "data.batch_size=64", "logger=csv"),
     *("model.hidden=8", "trainer.max_epochs=2", "trainer.precision=64-true", "data.val_size=40"),
+    "picture=false",
 ]
 
 

@@ -24,6 +24,7 @@ from implicit_em.language.store import save_tensors
 
 WIDTH = 12
 BRIEF = ["data.batch_size=64", "model.hidden=5", "trainer.max_epochs=2", "logger=csv"]
+BRIEF += ["picture=false"]
 
 
 def draw(count=300, seed=0):

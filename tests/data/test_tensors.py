@@ -27,6 +27,7 @@ from implicit_em.training.spec import RunSpec
 
 WIDTH = 12
 BRIEF = ["data.batch_size=64", "model.hidden=5", "trainer.max_epochs=2", "logger=csv"]
+BRIEF += ["picture=false"]
 
 
 def draw(count=300, dtype=np.float32, seed=0):
@@ -119,10 +120,11 @@ def run(command_line, directory, *arguments):
     return json.loads((directory / "metrics.json").read_text())
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float64"])
+@pytest.mark.parametrize("dtype", [pytest.param("float16", marks=pytest.mark.slow), "float64"])
 def test_a_run_trains_measures_and_probes_rows_of_any_scale(command_line, files, dtype):
     np.save("X.npy", draw(dtype=dtype)[0])
-    metrics = run(command_line, files / "run", "data.path=X.npy", "data.labels=y.npy")
+    shown = ["data.path=X.npy", "data.labels=y.npy", "picture=true"]
+    metrics = run(command_line, files / "run", *shown)
     assert metrics["status"] == "completed"
     assert metrics["probe_accuracy"] > 0.9
     assert metrics["parameters"] == 5 * WIDTH + 5
@@ -158,7 +160,10 @@ def test_a_model_that_cannot_start_from_the_samples_says_so(
     assert "Traceback" not in out + err
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-true", "64-true"])
+@pytest.mark.parametrize(
+    "precision",
+    ["bf16-true", *(pytest.param(p, marks=pytest.mark.slow) for p in ("32-true", "64-true"))],
+)
 def test_in_any_precision_rows_without_labels_are_not_probed(command_line, files, precision):
     metrics = run(command_line, files / "run", "data.path=X.npy", f"trainer.precision={precision}")
     assert metrics["status"] == "completed"
@@ -185,6 +190,7 @@ def test_a_stacked_sweep_reads_once_and_equals_runs_alone(command_line, files, m
     read = TensorDataModule._read
     monkeypatch.setattr(TensorDataModule, "_read", lambda *a: reads.append(a) or read(*a))
     arguments = ["data=tensors", "data.path=X.npy", "data.labels=y.npy", *BRIEF, "model.hidden=8"]
+    arguments.append("picture=true")
     together = ["-m", *arguments, "seed=1,2", "hydra/launcher=stacked", "hydra.sweep.dir=sweep"]
     with monkeypatch.context() as patch:
         patch.setattr(tensors, "LARGE", large)

@@ -136,7 +136,8 @@ CASES = [
     for loss, terms in losses.items()
     for size in SIZES + SINGLE * bool(set(terms) <= {*SUMS, "mse", "l1"})
 ]
-KEYS = [(*case, dtype) for case in CASES for dtype in (torch.float32, torch.float64)]
+KEYS = [(*case, torch.float64) for case in CASES]
+KEYS += [(*case, torch.float32) for case in CASES if case[-1] == (33, 8)]
 STEPS = 10
 
 

@@ -15,7 +15,7 @@ from helpers.paths import ROOT
 WITHOUT_CODES = ("mixture",)
 DENSE = [f"{name} dense" for name in FAMILIES] + [f"{name} l0" for name in CONTROLLED]
 SPARSE = [f"{name} sparse" for name in FAMILIES if name not in WITHOUT_CODES]
-COMMANDS = ("run", "resume", "stacked", "sparse", "language", "estimator")
+COMMANDS, SLOW = ("run", "stacked", "sparse", "estimator"), ("language", "resume")
 QUICKLY = """
 from implicit_em.base.imports import quick_imports
 with quick_imports():
@@ -26,12 +26,11 @@ OF_ENERGIES = ("encoder", "sampled", "hybrid")
 """Families whose decorrelation asks whether a unit is active in most samples."""
 
 
-@pytest.fixture(scope="module")
-def found():
+def found_by(*commands):
     """What a process finds that nothing else has used: a fork inherits threads of other tests."""
     path = os.pathsep.join([str(ROOT / "tests"), str(ROOT)])
     done = subprocess.run(
-        [sys.executable, "-c", QUICKLY],
+        [sys.executable, "-c", QUICKLY, *commands],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -41,9 +40,20 @@ def found():
     return json.loads(done.stdout)
 
 
+@pytest.fixture(scope="module")
+def found():
+    return found_by(*COMMANDS)
+
+
 @pytest.mark.parametrize("path", [*DENSE, *SPARSE, *COMMANDS])
 def test_a_path_ends_as_it_does_on_a_cpu(found, path):
     assert found[path]["agrees"], found[path].get("error", found[path])
+
+
+@pytest.mark.slow
+def test_a_harvest_and_a_run_that_goes_on_end_as_they_do_on_a_cpu():
+    found = found_by(*SLOW)
+    assert all(found[path]["agrees"] for path in SLOW), found
 
 
 def test_samples_lie_on_the_device(found):

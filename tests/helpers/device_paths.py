@@ -1,6 +1,6 @@
 """Takes the paths of the project on the simulated device and on the CPU, and prints what it found.
 
-Run as a script, which prints JSON, or with ``--table`` the table of waits.
+Run as a script with names of commands, it prints JSON; without, the table of waits.
 """
 
 import contextlib
@@ -62,8 +62,8 @@ def replica_of(cfg, seed, place, share):
     module = RunSpec.of(cfg).build_module(WIDTH)
     x = draw(200, WIDTH, seed=99, dtype=torch.float32)
     for method, arguments in (("start", (x,)), ("place_biases", (x, 0.1))):
-        if hasattr(module.model, method):
-            getattr(module.model, method)(*arguments)
+        if prepare := getattr(module.model, method):  # some families have none
+            prepare(*arguments)
     module.to(place)
     optimizer = torch.optim.Adam(module.model.parameters(), lr=1e-2)
     further = {"sparse_up_to": share, "control": module.control, "steps_in_all": 4}
@@ -277,7 +277,7 @@ def tried(path):
         return {"agrees": False, "error": traceback.format_exc()[-3000:]}
 
 
-def main():
+def main(commands):
     torch.set_num_threads(1)
     device.install()
     found = {}
@@ -288,11 +288,10 @@ def main():
         if name in CONTROLLED:
             found[f"{name} l0"] = tried(partial(family, name, 0.0, "model.l0=4"))
     found["fault"] = tried(fault)
-    if "--table" not in sys.argv:
-        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-            paths = Paths(Path(folder))
-            for name in ("run", "stacked", "sparse", "language", "resume", "estimator"):
-                found[name] = tried(getattr(paths, name))
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        paths = Paths(Path(folder))
+        for name in commands:
+            found[name] = tried(getattr(paths, name))
     return found
 
 
@@ -312,11 +311,11 @@ def _said(waits):
 
 
 def show():
-    """Take the paths, and print what was found."""
-    shown = io.StringIO()
+    """Take the paths of all families and of the commands named, and print what was found."""
+    commands, shown = sys.argv[1:], io.StringIO()
     with contextlib.redirect_stdout(shown), composing.once():
-        results = main()
-    print(table(results) if "--table" in sys.argv else json.dumps(results))
+        results = main(commands)
+    print(json.dumps(results) if commands else table(results))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from implicit_em.trained.reading import typed_data
 
 SITE = 2
 BRIEF = ("trainer.max_epochs=1", "model.hidden=12", "data.batch_size=64", "logger=csv")
+BRIEF += ("picture=false",)
 RUNS = {
     "own": ("model=topk", "model.l0=4"),
     "ridge": ("model=sampled",),
