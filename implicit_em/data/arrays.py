@@ -4,7 +4,7 @@ A file is read, never mapped. Each read looks at the file's state before and aft
 changes while a run reads it ends the run, and is never taken for the file that was checked.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,16 +22,14 @@ from implicit_em.base.files import opened, safetensors_header
 DTYPES = {
     **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
     **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8},
-    **{"U8": torch.uint8, "BOOL": torch.bool},
+    **{"U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8},
+    **{"C64": torch.complex64, "BOOL": torch.bool},
 }
 """Types of the values in a .safetensors file, by their names there."""
 VALUES = 2**22
 """Number of values to read, copy or normalise at a time."""
 APART = 4
 """Largest distance of two rows that are read in one piece, with those between them."""
-
-Arrays = tuple[Collection[Any], Callable[[Any], Any]]
-"""The names of a file's arrays, and a function that returns one of them."""
 
 
 @contextmanager
@@ -56,7 +54,7 @@ def unchanged(
                 file.seek(0)
                 yield file
                 same = state_of(file.fileno()) == found
-    except (FileNotFoundError, EOFError):
+    except FileNotFoundError:
         same = False
     except OSError as error:
         raise DamagedError(f"{path}: {error.strerror or error}") from error
@@ -104,71 +102,35 @@ class ArrayOnDisk:
         refuse_beyond_memory(self.nbytes)
         values = torch.empty(self.shape, dtype=self.dtype)
         with unchanged(self.path, self.state) as file:
-            _fill(file, self.start, _bytes_of(values))
+            _fill(file, self.start, values)
         return values
 
-    def read(self, rows: Tensor, out: Tensor) -> None:
-        """Read rows, ascending int64, into a tensor."""
+    def read(self, rows: Tensor) -> Tensor:
+        """Return rows, ascending int64; raise ``DamagedError`` if the file has changed."""
         width = self.shape[1:].numel() * self.dtype.itemsize
-        rows_N = rows.numpy()
-        # Rows that lie close together are read in one piece, up to a number of rows.
-        apart = np.flatnonzero(np.diff(rows_N) > APART) + 1
-        starts = np.union1d(apart, np.arange(0, len(rows_N), rows_at_once(self.shape)))
-        ends = [*starts[1:].tolist(), len(rows_N)]
-        content = _bytes_of(out)
+        apart = torch.from_numpy(np.flatnonzero(np.diff(rows.numpy()) > APART) + 1)
+        parts = []
         with unchanged(self.path, self.state) as file:
-            for start, end in zip(starts.tolist(), ends, strict=True):
-                first, count = int(rows_N[start]), int(rows_N[end - 1] - rows_N[start]) + 1
-                place = self.start + first * width
-                if count == end - start:
-                    _fill(file, place, content[start * width : end * width])
-                else:
-                    between = out.new_empty(count, *out.shape[1:])
-                    _fill(file, place, _bytes_of(between))
-                    torch.index_select(between, 0, rows[start:end] - first, out=out[start:end])
+            for near in rows.tensor_split(apart):
+                first, last = near[[0, -1]].tolist()
+                between = torch.empty(last + 1 - first, *self.shape[1:], dtype=self.dtype)
+                _fill(file, self.start + first * width, between)
+                parts.append(between.index_select(0, near - first))
+        return torch.cat(parts)
 
 
-@dataclass(frozen=True)
-class SideBySide:
-    """Arrays ``(N, D)`` of one file, used as one array in which their rows stand side by side."""
-
-    arrays: tuple[ArrayOnDisk, ...]
-
-    @property
-    def shape(self) -> torch.Size:
-        """The shape ``(N, sum of D)``."""
-        widths = (array.shape[1] for array in self.arrays)
-        return torch.Size((self.arrays[0].shape[0], sum(widths)))
-
-    def __getattr__(self, name: str) -> Any:
-        """Return the ``path``, ``state`` or ``dtype``, which all arrays share."""
-        return getattr(self.arrays[0], name)
-
-    def read(self, rows: Tensor, out: Tensor) -> None:
-        """Read rows, ascending int64, into a tensor."""
-        for array, columns in zip(
-            self.arrays, out.split([a.shape[1] for a in self.arrays], dim=1), strict=True
-        ):
-            part = torch.empty(columns.shape, dtype=out.dtype)
-            array.read(rows, part)
-            columns.copy_(part)
-
-
-def in_safetensors(file: IO[bytes]) -> Arrays:
-    """Find the arrays of a .safetensors file."""
+def in_safetensors(file: IO[bytes]) -> dict[str, ArrayOnDisk]:
+    """Return the arrays of a .safetensors file; any error of a wrong header may be raised."""
     start, header = safetensors_header(file)
-
-    def get(name: str) -> ArrayOnDisk:
-        entry = header[name]
+    arrays = {}
+    for name, entry in header.items():
         if (dtype := DTYPES.get(entry["dtype"])) is None:
             raise TypeError(f"{name} is of {entry['dtype']}; allowed are {', '.join(DTYPES)}")
         first, last = entry["data_offsets"]
-        array = ArrayOnDisk.found(file, start + first, dtype, entry["shape"])
+        array = arrays[name] = ArrayOnDisk.found(file, start + first, dtype, entry["shape"])
         if first < 0 or array.nbytes != last - first:
             raise ValueError(f"{name}: bytes {first} to {last} do not make {entry['shape']}")
-        return array
-
-    return header, get
+    return arrays
 
 
 def refuse_beyond_memory(size: int) -> None:
@@ -185,15 +147,9 @@ def rows_at_once(shape: torch.Size) -> int:
     return max(1, VALUES // max(1, shape[1:].numel()))
 
 
-def _bytes_of(values: Tensor) -> memoryview:
-    return values.view(-1).view(torch.uint8).numpy().data
-
-
-def _fill(file: Any, place: int, content: memoryview) -> None:
-    """Read bytes from a place of a file, which is not buffered, on."""
+def _fill(file: Any, place: int, values: Tensor) -> None:
+    """Read a tensor from a place of a file, which is not buffered."""
+    content = values.view(-1).view(torch.uint8).numpy().data
     file.seek(place)
-    while content:
-        count = file.readinto(content)  # at most 2 GiB
-        if not count:
-            raise EOFError
+    while count := file.readinto(content):  # at most 2 GiB; 0 if the file was cut meanwhile
         content = content[count:]

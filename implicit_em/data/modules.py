@@ -352,10 +352,11 @@ class ResidentDataModule(pl.LightningDataModule):
         size = block_size(self.batch_size, model.weight.shape[-2], self.in_features)
         return BlockLoader(loader, size)
 
-    def _training_batches(self) -> ResidentLoader:
+    def _training_batches(self, kind: type[ResidentLoader] = ResidentLoader) -> ResidentLoader:
         return self._loader(
             *self.split("train"),
             self.batch_size,
+            kind,
             indices=self.train_indices(),
             seed=self.seed,
             shuffle=self.shuffle,
@@ -371,9 +372,16 @@ class ResidentDataModule(pl.LightningDataModule):
         """Return batches of the samples that a trained model is measured on, in order."""
         return self._loader(*self.final_samples(), EVALUATION_BATCH)
 
-    def _loader(self, inputs: Any, labels: Tensor, size: int, **options: Any) -> ResidentLoader:
+    def _loader(
+        self,
+        inputs: Any,
+        labels: Tensor,
+        size: int,
+        kind: type[ResidentLoader] = ResidentLoader,
+        **options: Any,
+    ) -> ResidentLoader:
         group = Group.of(self.trainer) if self.trainer else Group()
-        return ResidentLoader(inputs, labels, size, group=group, **options)
+        return kind(inputs, labels, size, group=group, **options)
 
 
 def fixed_choice(samples: int, most: int | None) -> Tensor:

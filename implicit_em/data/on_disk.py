@@ -1,75 +1,66 @@
 """Samples that stay in their files, and are read a few rows or a window at a time."""
 
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import accumulate, islice
 from threading import Lock
 from typing import Any
+from weakref import WeakValueDictionary
 
-import psutil
 import torch
 from torch import Tensor
 
-from implicit_em.data.arrays import refuse_beyond_memory, rows_at_once, unchanged
-from implicit_em.data.resident import as_unit_float
+from implicit_em.data.arrays import ArrayOnDisk, refuse_beyond_memory, rows_at_once, unchanged
+from implicit_em.data.resident import Block, ResidentLoader, as_unit_float
 from implicit_em.models.normalizing import Normalizer
 
 LARGE = 2**30
 """Largest size, in bytes as float32, of samples in a file that are read into memory at once."""
 
 
-@dataclass(eq=False)
-class Window:
-    """Rows in memory, as they were read; int64, ascending, without repetitions."""
-
-    rows: Tensor
-    values: Future[Tensor]
-
-    @property
-    def failed(self) -> bool:
-        """Whether the rows could not be read."""
-        return self.values.done() and self.values.exception() is not None
-
-    def places(self, rows: Tensor) -> Tensor | None:
-        """Return where some rows, int64, lie in ``values``; ``None`` if it lacks one."""
-        places = torch.searchsorted(self.rows, rows).clamp_(max=len(self.rows) - 1)
-        return places if torch.equal(self.rows[places], rows) else None
-
-
 class SamplesOnDisk:
-    """Samples ``(N, ...)`` that stay in files, used in place of a tensor.
+    """Samples ``(N, ...)`` that stay in files, for measurements and batches of a few rows.
 
     The files may be larger than memory. Rows that are asked for are tensors on ``device``.
 
     Args:
-        arrays: arrays whose samples follow one another, of one shape and dtype.
+        files: of each file, the arrays whose rows stand side by side in a sample. The samples of
+            the files follow one another; all have one shape and dtype.
     """
 
-    def __init__(self, arrays: Sequence[Any]) -> None:
-        self.arrays = arrays
+    def __init__(self, files: Sequence[Sequence[ArrayOnDisk]]) -> None:
+        self.files = files
         self.device = torch.device("cpu")
-        self._ends = torch.tensor([array.shape[0] for array in arrays]).cumsum(0)
+        self.normalizer: Normalizer | None = None
+        self._ends = torch.tensor([arrays[0].shape[0] for arrays in files]).cumsum(0)
         self._rows: Tensor | None = None
-        self._normalizer: Normalizer | None = None
-        self._windows: list[Window] = []  # shared with copies, like the lock
+        # Shared with copies, like the lock: runs that train together read a window once.
+        self._windows: WeakValueDictionary[bytes, Future[Tensor]] = WeakValueDictionary()
         self._lock = Lock()
 
     @property
     def shape(self) -> torch.Size:
         """The shape ``(N, ...)``."""
         count = int(self._ends[-1]) if self._rows is None else len(self._rows)
-        return torch.Size((count, *self.arrays[0].shape[1:]))
+        return torch.Size((count, *self._empty.shape[1:]))
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the rows that are read."""
-        return normalized(self._empty(0), self._normalizer).dtype
+        """The type of the rows that are returned."""
+        return normalized(self._empty, self.normalizer).dtype
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the windows that are in memory."""
-        return self._row_bytes * sum(len(window.rows) for window in tuple(self._windows))
+        """Number of bytes in memory, without the windows that a loader uses."""
+        return 0
+
+    @property
+    def _empty(self) -> Tensor:
+        parts = (torch.empty(0, *a.shape[1:], dtype=a.dtype) for a in self.files[0])
+        return torch.cat([*parts], dim=-1)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -82,13 +73,13 @@ class SamplesOnDisk:
         """Return the samples with the dimensions from ``start`` on flattened into one."""
         if len(self.shape) == start + 1:
             return self
-        width = self.shape[start:].numel()
-        flat = [replace(a, shape=torch.Size((*a.shape[:start], width))) for a in self.arrays]
-        return self._with(arrays=flat, _windows=[])
+        ((array,),) = self.files
+        shape = torch.Size((*array.shape[:start], array.shape[start:].numel()))
+        return self._with(files=[[replace(array, shape=shape)]])
 
     def normalized(self, normalizer: Normalizer) -> "SamplesOnDisk":
         """Return samples whose rows are normalised when they are asked for."""
-        return self._with(_normalizer=normalizer)
+        return self._with(normalizer=normalizer)
 
     def _with(self, **changes: Any) -> "SamplesOnDisk":
         changed = copy(self)
@@ -101,39 +92,40 @@ class SamplesOnDisk:
         Raises:
             DamagedError: if a file is not as it was when its array was found.
         """
-        rows = self._rows_of(rows)
-        for window in tuple(self._windows):
-            if (places := window.places(rows)) is not None:
-                chosen = window.values.result().index_select(0, places)
-                break
-        else:
-            ascending, places = rows.unique(return_inverse=True)
-            chosen = self._read(ascending).index_select(0, places)
-        return normalized(chosen, self._normalizer).to(self.device)
+        return normalized(self.read(rows), self.normalizer).to(self.device)
 
-    def hold(self, windows: Sequence[Tensor]) -> None:
-        """Read the rows of these windows, int64, into memory, and forget any others.
-
-        Threads read them meanwhile. If a window cannot be read, its error is raised when its rows
-        are asked for.
-        """
-        wanted = [self._rows_of(rows).sort().values for rows in windows if len(rows)]
+    def window(self, rows: Tensor) -> Future[Tensor]:
+        """Let a thread read rows as ``read`` does, and keep them while the result is used."""
+        key = self._rows_of(rows).numpy().tobytes()
         with self._lock:
-            self._windows[:] = [
-                window
-                for window in self._windows
-                if not window.failed and any(torch.equal(window.rows, rows) for rows in wanted)
-            ]
-            for rows in wanted:
-                there = any(torch.equal(window.rows, rows) for window in self._windows)
-                if not there and len(rows) * self._row_bytes < psutil.virtual_memory().available:
-                    # A thread of its own: those of a pool would be lacking in a forked process.
-                    values = ThreadPoolExecutor(1).submit(self._read, rows)
-                    self._windows.append(Window(rows, values))
+            found = self._windows.get(key)
+            if found is None:
+                # A thread of its own: those of a pool would be lacking in a forked process.
+                found = self._windows[key] = ThreadPoolExecutor(1).submit(self.read, rows)
+            return found
+
+    def read(self, rows: Tensor) -> Tensor:
+        """Return these rows, int64, as they are in the files; raise as ``index_select`` does."""
+        rows = self._rows_of(rows)
+        values = self._empty.new_empty(len(rows), *self.shape[1:])
+        for places in rows.argsort().split(rows_at_once(self.shape)):
+            values.index_copy_(0, places, self._read(rows[places]))
+        return values
+
+    def _read(self, rows: Tensor) -> Tensor:
+        """Return rows of the files, int64, ascending; they count over all files."""
+        numbers = torch.bucketize(rows, self._ends, right=True)
+        counts = numbers.bincount(minlength=len(self.files)).tolist()
+        parts = [
+            torch.cat([array.read(some - (end - array.shape[0])) for array in arrays], dim=-1)
+            for arrays, end, some in zip(self.files, self._ends, rows.split(counts), strict=True)
+            if len(some)
+        ]
+        return torch.cat(parts) if parts else self._empty
 
     def check(self) -> None:
         """Raise ``DamagedError`` if a file is not as it was when its array was found."""
-        for array in self.arrays:
+        for array, *_ in self.files:
             with unchanged(array.path, array.state):
                 pass
 
@@ -164,27 +156,9 @@ class SamplesOnDisk:
             part.copy_(rows)
         return whole
 
-    @property
-    def _row_bytes(self) -> int:
-        return self._empty(1).nbytes
-
-    def _empty(self, count: int) -> Tensor:
-        return torch.empty(count, *self.shape[1:], dtype=self.arrays[0].dtype)
-
     def _rows_of(self, rows: Tensor) -> Tensor:
         rows = rows.cpu()
         return rows if self._rows is None else self._rows[rows]
-
-    def _read(self, rows: Tensor) -> Tensor:
-        """Return rows of the files, int64, ascending; they count over all files."""
-        values = self._empty(len(rows))
-        numbers = torch.bucketize(rows, self._ends, right=True)
-        counts = numbers.bincount(minlength=len(self.arrays)).tolist()
-        parts = zip(self.arrays, self._ends, rows.split(counts), values.split(counts), strict=True)
-        for array, end, some, out in parts:
-            if len(some):
-                array.read(some - (end - array.shape[0]), out)
-        return values
 
 
 Samples = Tensor | SamplesOnDisk
@@ -204,3 +178,73 @@ def all_normalized(samples: Samples, normalizer: Normalizer) -> Samples:
     for part, rows in zip(whole.split(size), samples.split(size), strict=True):
         part.copy_(normalized(rows, normalizer))
     return whole
+
+
+class ReadBlock(Block):
+    """A block whose batches are values as they were read; each is normalised when it is used.
+
+    Args:
+        inputs: where the values come from; it has their ``normalizer`` and ``device``.
+        batches: values ``(B, D)`` of each batch.
+    """
+
+    def __iter__(self) -> Iterator[Tensor]:
+        inputs: Any = self.inputs
+        for batch in self.batches:
+            yield normalized(batch, inputs.normalizer).to(inputs.device)
+
+
+class WindowLoader(ResidentLoader):
+    """Sized, resumable iterable of batches of samples that are read in windows.
+
+    A window and the next one are in memory. The labels are not read: no training uses them.
+    """
+
+    def __iter__(self) -> Iterator[Any]:
+        for block in self.blocks(1):
+            (batch,) = block.part(self.group)
+            yield as_unit_float(batch)
+
+    def blocks(self, size: int) -> Iterator[Block]:
+        """Iterate over the batches in blocks of ``size``; the last block may hold fewer."""
+        self._go_on()
+        batches = self._batches()
+        while block := list(islice(batches, size)):
+            yield ReadBlock(self.inputs, block)
+
+    def _batches(self) -> Iterator[Tensor]:
+        starts = range(0, len(self.indices), self.batch_size)[self._batch : len(self)]
+        sizes = (min(self.batch_size, len(self.indices) - start) for start in starts)
+        for batch in cut(self.values(self._batch * self.batch_size), sizes):
+            self._batch += 1
+            yield batch
+
+    def values(self, first: int) -> Iterator[Tensor]:
+        """Iterate over the values of each window, beginning with sample ``first`` of the epoch."""
+        windows = self.windows()
+        ends = [*accumulate(map(len, windows))]
+        number = bisect_right(ends, first)
+        skipped = first - [0, *ends][number]
+        reading = self.inputs.window(windows[number])
+        for further in [*windows[number + 1 :], None]:
+            following = None if further is None else self.inputs.window(further)
+            yield reading.result()[skipped:]
+            reading, skipped = following, 0  # the window is forgotten before another is read
+
+
+def cut(windows: Iterator[Tensor], sizes: Iterable[int]) -> Iterator[Tensor]:
+    """Cut windows of values, whose rows follow one another, into batches of these sizes.
+
+    Batches are copies: a view would keep its window in memory.
+    """
+    values = torch.empty(0)
+    for size in sizes:
+        parts = []
+        while size:
+            if not len(values):
+                del values
+                values = next(windows)
+            parts.append(values[:size].clone())
+            values = values[size:]
+            size -= len(parts[-1])
+        yield torch.cat(parts) if len(parts) > 1 else parts[0]

@@ -1,10 +1,9 @@
 """Batches and blocks of batches from a data set in memory."""
 
 import logging
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, islice
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -55,7 +54,7 @@ class ResidentLoader:
         seed: seed of the permutations; ``None`` keeps the order of ``indices``, to measure on.
         indices: rows to use, int64; ``None`` for all.
         group: processes of the run, each of which gets its part of every batch, possibly empty.
-        shuffle: order of an epoch, in windows; if there are several, ``inputs`` holds two of them.
+        shuffle: order of an epoch, in windows.
         drop_last: whether to leave out the last batch if it would be smaller, and not the only one.
     """
 
@@ -113,19 +112,17 @@ class ResidentLoader:
             part = indices[self.group.part(len(indices))].to(self.inputs.device)
             yield as_unit_float(self.inputs.index_select(0, part)), self.labels[part]
 
+    def blocks(self, size: int) -> Iterator["Block"]:
+        """Iterate over the batches in blocks of ``size``; the last block may hold fewer."""
+        batches = self.index_batches()
+        while block := list(islice(batches, size)):
+            yield Block(self.inputs, block)
+
     def index_batches(self) -> Iterator[Tensor]:
         """Iterate over the rows of each batch of all processes, int64 of shape ``(B,)``."""
         self._go_on()
-        windows = self.windows()
-        batches = torch.cat(windows).split(self.batch_size)
-        ends = list(accumulate(map(len, windows)))
-        held = None  # number of the window that is trained on
+        batches = torch.cat(self.windows()).split(self.batch_size)
         for batch in batches[self._batch : len(self)]:
-            current = bisect_right(ends, self._batch * self.batch_size)
-            # Samples in their files hold windows; a tensor is in memory as a whole.
-            if current != held and len(windows) > 1 and hasattr(self.inputs, "hold"):
-                self.inputs.hold(windows[current : current + 2])
-                held = current
             self._batch += 1
             yield batch
 
@@ -174,7 +171,7 @@ class Block:
         """Return this process's part of each batch."""
         if group.size == 1:
             return self
-        return Block(self.inputs, [batch[group.part(len(batch))] for batch in self.batches])
+        return type(self)(self.inputs, [batch[group.part(len(batch))] for batch in self.batches])
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -232,6 +229,4 @@ class BlockLoader:
         return -(-len(self.resident) // self.size)
 
     def __iter__(self) -> Iterator[Block]:
-        batches = self.resident.index_batches()
-        while block := list(islice(batches, self.size)):
-            yield Block(self.resident.inputs, block)
+        return self.resident.blocks(self.size)

@@ -1,10 +1,9 @@
 """Your own samples, from files of arrays."""
 
-import math
+import os
 import pickle
-import zipfile
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,11 +19,10 @@ from implicit_em.base.digest import (
     names_a_file,
     state_of,
 )
-from implicit_em.base.errors import ConfigError, one_line
+from implicit_em.base.errors import ConfigError, DamagedError, one_line
 from implicit_em.base.values import check_number, check_whole
 from implicit_em.data.arrays import (
     ArrayOnDisk,
-    Arrays,
     in_safetensors,
     refuse_beyond_memory,
     unchanged,
@@ -36,17 +34,17 @@ from implicit_em.data.sharing import Source
 
 FILES = ("path", "labels", "test_path", "test_labels")
 """Settings that may name a file, in the order of the digest."""
-DESCRIPTION = 2**20
-"""Largest number of bytes of the part of a .pt file that describes its tensors."""
+FLOAT32 = 4
+"""Bytes of a number in training; that of a file may be as small as one byte."""
 
 
 class TensorDataModule(ResidentDataModule):
     """Samples from .npy, .npz, .safetensors or .pt files, with labels if there are any.
 
-    Nothing is unpickled. Samples larger than ``on_disk.LARGE`` stay in their file, and each batch
-    is read from it. A file that changes after ``prepare_data`` is never taken for what it was:
-    reading it raises ``DamagedError``, and so does saving a checkpoint. Arrays of .npz files, and
-    those whose rows do not follow one another, are read into memory whatever their size.
+    No code of a file is run. Samples larger than ``on_disk.LARGE`` stay in a .npy or .safetensors
+    file, and each batch is read from it. If the file changes after ``prepare_data``, reading it
+    raises ``DamagedError``, and so does saving a checkpoint. Arrays of .npz and .pt files, and
+    arrays whose rows do not follow one another, are read into memory whatever their size.
 
     Args:
         path: file of the samples ``(N, ...)``: uint8, which is scaled to [0, 1], or floating point.
@@ -183,8 +181,8 @@ class TensorDataModule(ResidentDataModule):
             samples = array.reshape(shape)
         else:
             array = replace(array, shape=torch.Size(shape))
-            large = array.shape.numel() * max(4, array.dtype.itemsize) > LARGE
-            samples = SamplesOnDisk([array]) if large else array.whole()
+            large = array.shape.numel() * max(FLOAT32, array.dtype.itemsize) > LARGE
+            samples = SamplesOnDisk([[array]]) if large else array.whole()
         if labels is None:
             targets = torch.zeros(samples.shape[:1], dtype=torch.int64)
         else:
@@ -206,30 +204,16 @@ class TensorDataModule(ResidentDataModule):
 
         It stays in the file if its rows follow one another there.
         """
-        formats = {".npz": _in_npz, ".npy": _in_npy, ".safetensors": in_safetensors, ".pt": _in_pt}
         try:
             with unchanged(path, sha256=self._content.get(path)) as file:
-                names, get = formats[path.suffix](file)
-                found = [
-                    name for name in names if (name != besides if key is None else name == key)
-                ]
+                arrays = FORMATS_READ[path.suffix](file)
+                found = [n for n in arrays if (n != besides if key is None else n == key)]
                 if len(found) != 1:
                     what = "one is to be named by key" if key is None else f"none is named {key}"
-                    listed = ", ".join(map(str, names))
+                    listed = ", ".join(map(str, arrays))
                     raise ConfigError(f"{subject}: holds the arrays {listed}; {what}")
-                array = get(found[0])
-            if isinstance(array, np.ndarray):
-                if array.dtype.kind in "US":
-                    raise ConfigError(
-                        f"{subject}: holds text; allowed are numbers. For labels, save "
-                        "np.unique(labels, return_inverse=True)[1]"
-                    )
-                array = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
-            if not isinstance(array, Tensor | ArrayOnDisk):
-                raise ConfigError(
-                    f"{subject}: holds a {type(array).__name__}; allowed are dense arrays"
-                )
-        except ConfigError:
+                return _numbers(subject, arrays[found[0]])
+        except (ConfigError, DamagedError):
             raise
         except pickle.UnpicklingError as error:
             raise ConfigError(
@@ -237,137 +221,52 @@ class TensorDataModule(ResidentDataModule):
             ) from error
         except Exception as error:  # a damaged file can cause any
             raise ConfigError(f"{subject}: {type(error).__name__}: {one_line(error)}") from error
-        return array
 
 
-def _in_npz(file: IO[bytes]) -> Arrays:
-    archive, parts = np.lib.npyio.NpzFile(file, allow_pickle=False), zipfile.ZipFile(file)
-
-    def get(name: str) -> np.ndarray:
-        refuse_beyond_memory(parts.getinfo(f"{name}.npy").file_size)
-        return archive[name]
-
-    return archive.files, get
-
-
-def _in_npy(file: IO[bytes]) -> Arrays:
-    formats = np.lib.format
-    headers = {(1, 0): formats.read_array_header_1_0, (2, 0): formats.read_array_header_2_0}
-    shape, by_columns, dtype = headers[formats.read_magic(file)](file)
-
-    def get(name: str) -> Any:
-        if not by_columns and dtype.isnative and dtype.kind in "biufc":
-            kind = torch.from_numpy(np.empty(0, dtype)).dtype
-            return ArrayOnDisk.found(file, start, kind, shape)
-        refuse_beyond_memory(math.prod(shape) * dtype.itemsize)
-        file.seek(0)
-        return formats.read_array(file, allow_pickle=False)
-
-    start = file.tell()
-    return [Path(file.name).stem], get
+def _in_numpy(file: IO[bytes]) -> Mapping[str, Any]:
+    """Return the arrays of a .npy or .npz file; a large one stays where its rows follow."""
+    path, size = Path(file.name), os.fstat(file.fileno()).st_size
+    if path.suffix == ".npy" and FLOAT32 * size > LARGE:
+        header: Any = np.load(path, mmap_mode="r")  # nothing is read of what is mapped
+        if header.flags.c_contiguous and header.dtype.isnative and header.dtype.kind in "biuf":
+            dtype = torch.from_numpy(np.empty(0, header.dtype)).dtype
+            return {path.stem: ArrayOnDisk.found(file, header.offset, dtype, header.shape)}
+    refuse_beyond_memory(size)
+    found = np.load(file)
+    return {path.stem: found} if isinstance(found, np.ndarray) else found
 
 
-def _in_pt(file: IO[bytes]) -> Arrays:
-    """Find the tensors of a file that ``torch.save`` has written: a zip archive, uncompressed."""
-    if not zipfile.is_zipfile(file):
-        raise TypeError("no file of torch, or one in its old format; save it with torch.save")
-    with zipfile.ZipFile(file) as archive:
-        parts = {part.filename.partition("/")[2]: part for part in archive.infolist()}
-        if any(part.compress_type != zipfile.ZIP_STORED for part in parts.values()):
-            raise TypeError("its parts are compressed; save it with torch.save")
-        if parts["data.pkl"].file_size > DESCRIPTION:
-            raise ValueError(f"its description of tensors has more than {DESCRIPTION:,} bytes")
-        loaded = _Described(archive.open(parts["data.pkl"])).load()
-    found = loaded if isinstance(loaded, dict) else {Path(file.name).stem: loaded}
-
-    def get(name: Any) -> Any:
-        if not isinstance(tensor := found[name], _Saved):
-            return tensor
-        part = parts["data/" + tensor.key]
-        count = part.file_size // tensor.dtype.itemsize
-        if not 0 <= tensor.first <= count - math.prod(tensor.shape):
-            raise ConfigError(f"{file.name}: is of shape {tuple(tensor.shape)}, but holds less")
-        file.seek(part.header_offset + 26)  # the lengths of two fields before the content
-        lengths = np.frombuffer(file.read(4), "<u2").sum()
-        start = part.header_offset + 30 + int(lengths)
-        meta = torch.empty_strided(tensor.shape, tensor.stride, device="meta")
-        if meta.is_contiguous():
-            first = start + tensor.first * tensor.dtype.itemsize
-            return ArrayOnDisk.found(file, first, tensor.dtype, tensor.shape)
-        stored = ArrayOnDisk.found(file, start, tensor.dtype, (count,)).whole()
-        return stored.as_strided(tensor.shape, tensor.stride, tensor.first).contiguous()
-
-    return found.keys(), get
+def _in_torch(file: IO[bytes]) -> Mapping[str, Any]:
+    """Return the tensors of a file that ``torch.save`` has written."""
+    refuse_beyond_memory(os.fstat(file.fileno()).st_size)
+    found = torch.load(file, map_location="cpu", weights_only=True)
+    return found if isinstance(found, dict) else {Path(file.name).stem: found}
 
 
-@dataclass
-class _Saved:
-    """A tensor in a .pt file: which part holds it, its first element there, shape and strides."""
-
-    dtype: torch.dtype
-    key: str
-    first: int
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-
-
-_Unpickler: Any = pickle._Unpickler  # C's would reserve any memory that a file asks for
-
-
-class _Described(_Unpickler):
-    """Reads a pickle of tensors, with a ``_Saved`` in place of each.
-
-    No name in the file is imported, and each operation takes a time and a memory of its own length:
-    tuples and frozen sets come as lists, which are no keys, so nothing nested is ever hashed.
-    """
-
-    def persistent_load(self, pid: Any) -> tuple[torch.dtype, str]:
-        _, dtype, key, *_ = pid
-        return dtype, key
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _KNOWN:
-            raise pickle.UnpicklingError(f"{module}.{name}")
-        return _KNOWN[module, name]
-
-    def _list(self, count: int) -> None:
-        self.stack[-count:] = [self.stack[-count:]]
-
-    def _forget(self) -> None:
-        self.stack.pop()  # attributes of a dictionary
-
-    dispatch = _Unpickler.dispatch | {
-        pickle.TUPLE[0]: _Unpickler.load_list,
-        pickle.FROZENSET[0]: _Unpickler.load_list,
-        pickle.TUPLE1[0]: partial(_list, count=1),
-        pickle.TUPLE2[0]: partial(_list, count=2),
-        pickle.TUPLE3[0]: partial(_list, count=3),
-        pickle.BUILD[0]: _forget,
-    }
-
-
-def _rebuilt(storage: Any, first: int, shape: Any, stride: Any, *_: Any) -> _Saved:
-    dtype, key = storage
-    if min(stride, default=0) < 0:  # torch writes none, and would overlook it here
-        raise ValueError(f"a tensor of strides {stride}")
-    return _Saved(dtype, key, first, torch.Size(shape), torch.Size(stride))
-
-
-_STORAGES = {
-    **{"Double": torch.float64, "Float": torch.float32, "Half": torch.float16},
-    **{"BFloat16": torch.bfloat16, "Long": torch.int64, "Int": torch.int32, "Short": torch.int16},
-    **{"Char": torch.int8, "Byte": torch.uint8, "Bool": torch.bool},
+FORMATS_READ: Mapping[str, Callable[[IO[bytes]], Mapping[str, Any]]] = {
+    **{".npy": _in_numpy, ".npz": _in_numpy, ".pt": _in_torch, ".safetensors": in_safetensors}
 }
-_BESIDE = [("torch", "Size"), ("torch", "device"), ("_codecs", "encode"), ("__builtin__", "set")]
-_KNOWN: dict[tuple[str, str], Any] = {
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuilt,
-    ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
-    ("collections", "OrderedDict"): lambda: {},
-    **{("torch", f"{name}Storage"): dtype for name, dtype in _STORAGES.items()},
-    **{("torch", str(dtype).removeprefix("torch.")): dtype for dtype in _STORAGES.values()},
-    **dict.fromkeys(_BESIDE, lambda *_: None),
-}
-"""What stands for the names in a .pt file of tensors and of other values."""
+"""Functions that return the arrays of a file by their names."""
+
+
+def _numbers(subject: str, array: Any) -> Tensor | ArrayOnDisk:
+    """Return an array of a file, contiguous unless it stays there, or raise ``ConfigError``."""
+    if isinstance(array, np.ndarray):
+        if array.dtype.kind in "US":
+            raise ConfigError(
+                f"{subject}: holds text; allowed are numbers. For labels, save "
+                "np.unique(labels, return_inverse=True)[1]"
+            )
+        array = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+    if not isinstance(array, Tensor):
+        if isinstance(array, ArrayOnDisk):
+            return array
+        kind = type(array).__name__
+        raise ConfigError(f"{subject}: holds a {kind}; allowed are dense arrays")
+    if array.layout != torch.strided:
+        raise ConfigError(f"{subject}: holds a sparse tensor; allowed are dense arrays")
+    refuse_beyond_memory(0 if array.is_contiguous() else array.nbytes)
+    return array.detach().contiguous()
 
 
 def _check_file(subject: str, path: Path) -> None:

@@ -18,9 +18,9 @@ from implicit_em.base.digest import state_of
 from implicit_em.base.errors import ConfigError
 from implicit_em.base.files import refuse_small_disk
 from implicit_em.base.values import check_number, check_whole, check_word
-from implicit_em.data.arrays import ArrayOnDisk, SideBySide
+from implicit_em.data.arrays import ArrayOnDisk
 from implicit_em.data.modules import ResidentDataModule, fixed_choice
-from implicit_em.data.on_disk import Samples, SamplesOnDisk
+from implicit_em.data.on_disk import Samples, SamplesOnDisk, WindowLoader
 from implicit_em.data.resident import ResidentLoader, in_one_window
 from implicit_em.data.sharing import Source
 from implicit_em.language.ahead import Making, Producer, Stream, StreamLoader
@@ -272,7 +272,7 @@ class ActivationDataModule(ResidentDataModule):
         else:
             files, rows, labels = self._split("train")
             if self.val_size:
-                start = sum(file.shape[0] for file in files)
+                start = sum(file.shape[0] for file, *_ in files)
                 further, held_out, others = self._split("validation")
                 files = [*files, *further]
                 rows = torch.cat([rows, start + held_out[: self.val_size]])
@@ -280,18 +280,14 @@ class ActivationDataModule(ResidentDataModule):
         samples = SamplesOnDisk(files)[rows]
         return samples.in_memory() if self._in_memory else samples, labels
 
-    def _split(self, name: Split) -> tuple[list[Any], Tensor, Tensor]:
+    def _split(self, name: Split) -> tuple[list[list[ArrayOnDisk]], Tensor, Tensor]:
         """Return a split's vectors, and the rows and labels of its tokens that are left."""
-        files = [self._rows_of(self.store.arrays(shard)) for shard in self.store.shards(name)]
+        files = [self.store.arrays(shard, self.columns) for shard in self.store.shards(name)]
         rows = self._kept.rows[name]
         if self.label is None:
             return files, rows, torch.zeros(1, dtype=torch.int64).expand(len(rows))
         numbers_N = self.store.documents().labels[self.label].long()
         return files, rows, numbers_N[self.column("document", name)]
-
-    def _rows_of(self, arrays: Mapping[str, ArrayOnDisk]) -> ArrayOnDisk | SideBySide:
-        first, *others = (arrays[name] for name in self.columns)
-        return SideBySide((first, *others)) if others else first
 
     @property
     def _in_memory(self) -> bool:
@@ -356,13 +352,14 @@ class ActivationDataModule(ResidentDataModule):
         """Number of training tokens of an epoch."""
         return super().epoch_size if self.epoch_tokens is None else self.epoch_tokens
 
-    def _training_batches(self) -> ResidentLoader:
+    def _training_batches(self, kind: type[ResidentLoader] = ResidentLoader) -> ResidentLoader:
         if self.ahead is None:
-            return super()._training_batches()
+            on_disk = isinstance(self.split("train")[0], SamplesOnDisk)
+            return super()._training_batches(WindowLoader if on_disk else ResidentLoader)
         stream = self._stream = self._streamed(self.ahead)
-        labels = torch.full((1,), -1, device=stream.device).expand(len(stream))
+        none = torch.empty(0)  # no training reads labels
         rows = range(len(stream))
-        return StreamLoader(stream, labels, self.batch_size, indices=rows, drop_last=self.drop_last)
+        return StreamLoader(stream, none, self.batch_size, indices=rows, drop_last=self.drop_last)
 
     def _streamed(self, ahead: int) -> Stream:
         """Return the training tokens in the order of their shards."""
@@ -373,6 +370,7 @@ class ActivationDataModule(ResidentDataModule):
         return Stream(
             self.store,
             torch.Size((self.epoch_size, *self.sample_shape)),
+            self.normalizer,
             together(sizes, self._window_size),
             self._samples_of,
             self.seed,
@@ -384,13 +382,12 @@ class ActivationDataModule(ResidentDataModule):
         )
 
     def _samples_of(self, shards: Sequence[Shard]) -> SamplesOnDisk:
-        """Return the normalised vectors of shards whose tokens are left."""
+        """Return the vectors of shards whose tokens are left."""
         special, site = self.store.manifest.special_tokens, self.columns[0]
         columns = [self.store.read(shard, self.rule.needs(site)) for shard in shards]
         kept = torch.cat([self.rule.kept(arrays, site, special) for arrays in columns])
-        samples = SamplesOnDisk([self._rows_of(self.store.arrays(shard)) for shard in shards])
-        samples = samples[kept.nonzero()[:, 0]]
-        return samples if self.normalizer is None else samples.normalized(self.normalizer)
+        samples = SamplesOnDisk([self.store.arrays(shard, self.columns) for shard in shards])
+        return samples[kept.nonzero()[:, 0]]
 
     @property
     def progress(self) -> str:

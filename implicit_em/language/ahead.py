@@ -27,9 +27,10 @@ from implicit_em.base import interruption
 from implicit_em.base.errors import ConfigError, RunError, one_line, raising
 from implicit_em.base.files import refuse_small_disk
 from implicit_em.base.locking import LOCK, locked
-from implicit_em.data.on_disk import SamplesOnDisk
-from implicit_em.data.resident import ResidentLoader, in_one_window
+from implicit_em.data.on_disk import SamplesOnDisk, WindowLoader
+from implicit_em.data.resident import in_one_window
 from implicit_em.language.store import AHEAD, ActivationStore, Shard, missing_of, read_manifest
+from implicit_em.models.normalizing import Normalizer
 
 CONTEXT: Any = get_context("spawn")
 """How the process of a producer starts."""
@@ -153,7 +154,7 @@ def _listen(pipe: Connection, asked: SimpleQueue[tuple[int, str]]) -> None:
 
 @dataclass(eq=False)
 class Stream:
-    """Training tokens ``(N, D)`` in the order of an epoch, used in place of a tensor.
+    """Training tokens ``(N, D)`` in the order of an epoch.
 
     They come in windows of whole shards, in numerical order, and each window is shuffled. One
     window and the next are in memory. Shards that the store lacks are made: those of the window
@@ -163,18 +164,20 @@ class Stream:
     Args:
         store: the store.
         shape: shape ``(N, D)`` of the tokens of an epoch.
+        normalizer: what normalises them; ``None`` for nothing.
         windows: places in the manifest of the training shards of each window.
         samples_of: function that returns the tokens of shards that are trained on, in their order.
         seed: seed of the order in a window.
         ahead: number of shards that are made ahead of a window.
         producer: what makes them; ``None`` if none is missing.
         ends: for each window that was trained on before, the number of tokens up to its end.
-        device: device of the rows that are returned.
+        device: device of the training.
         on_progress: function that is called when a shard was made.
     """
 
     store: ActivationStore
     shape: torch.Size
+    normalizer: Normalizer | None
     windows: Sequence[Sequence[int]]
     samples_of: Callable[[Sequence[Shard]], SamplesOnDisk]
     seed: int
@@ -193,10 +196,10 @@ class Stream:
         self._asked: deque[int] = deque()
         self._making: Making | None = None
         self._reader = ThreadPoolExecutor(1)
-        self._held: dict[int, Future[SamplesOnDisk]] = {}
+        self._held: dict[int, Future[Tensor]] = {}
 
-    def index_select(self, dim: int, rows: Tensor) -> Tensor:
-        """Return a tensor of these rows, int64, which ascend, also from one call to the next.
+    def values(self, first: int) -> Iterator[Tensor]:
+        """Iterate over the shuffled tokens of each window, beginning with a token of the epoch.
 
         Raises:
             ConfigError: if another run uses the store, or the disk is too small.
@@ -204,14 +207,15 @@ class Stream:
             Interrupted: if a signal asked for it while a shard is awaited.
             RunError: if a shard cannot be made, or the store has too few tokens.
         """
-        rows, parts = rows.cpu(), []
-        number = bisect_right(self.ends, int(rows[0]))
-        while len(rows):
-            samples = self._window(number)
-            inside = rows < self.ends[number]
-            parts.append(samples.index_select(0, rows[inside] - [0, *self.ends][number]))
-            rows, number = rows[~inside], number + 1
-        return torch.cat(parts).to(self.device)
+        begun = bisect_right(self.ends, first)
+        skipped = first - [0, *self.ends][begun]
+        with raising(ConfigError, "data", ConfigError, is_group=True):
+            self._open(begun)
+        for number in range(begun, len(self.windows)):
+            yield self._window(number)[skipped:]
+            skipped = 0
+        most = self.ends[-1]
+        raise RunError(f"data.tokens={len(self)}: {most} tokens of {self.store.path} are left")
 
     @property
     def progress(self) -> str:
@@ -235,24 +239,18 @@ class Stream:
         if making is not None:
             making.close(drop)
 
-    def _window(self, number: int) -> SamplesOnDisk:
+    def _window(self, number: int) -> Tensor:
         """Return the tokens of a window, when its shards are there; forget those before it."""
         self._forget_before(number)
-        if number == len(self.windows):
-            most = self.ends[-1]
-            raise RunError(f"data.tokens={len(self)}: {most} tokens of {self.store.path} are left")
-        if self._next is None:
-            with raising(ConfigError, "data", ConfigError, is_group=True):
-                self._open(number)
         self._ask(self._until[number + 1] + self.ahead)
         self._take(self.windows[number])
         for near in range(number, min(number + 2, len(self.windows))):
             if near not in self._held and self._there.keys() >= {*self.windows[near]}:
                 self._held[near] = self._reader.submit(self._read, near)
-        samples = self._held[number].result()
+        values = self._held[number].result()
         if number == len(self.ends):
-            self.ends.append(sum(self.ends[-1:]) + len(samples))
-        return samples
+            self.ends.append(sum(self.ends[-1:]) + len(values))
+        return values
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -302,23 +300,18 @@ class Stream:
                 (self.store.path / AHEAD / file).unlink(missing_ok=True)
             self._dropped = self._until[number]
 
-    def _read(self, number: int) -> SamplesOnDisk:
-        """Return the tokens of a window, shuffled, which are read into memory."""
+    def _read(self, number: int) -> Tensor:
+        """Return the tokens of a window, shuffled, as they are in the files."""
         samples = self.samples_of([self._there[place] for place in self.windows[number]])
-        rows = torch.arange(len(samples))
-        samples = samples[in_one_window(rows, np.random.default_rng((self.seed, number)))[0]]
-        samples.hold([rows])
-        return samples
+        generator = np.random.default_rng((self.seed, number))
+        return samples.read(in_one_window(torch.arange(len(samples)), generator)[0])
 
 
-class StreamLoader(ResidentLoader):
+class StreamLoader(WindowLoader):
     """Sized, resumable iterable of the batches of a ``Stream``, for one epoch."""
 
-    def index_batches(self) -> Iterator[Tensor]:
-        """Iterate over the rows of each batch, int64 of shape ``(B,)``, in their order."""
-        self._go_on()
+    def values(self, first: int) -> Iterator[Tensor]:
+        """Iterate over the values of each window, beginning with sample ``first`` of the epoch."""
         if self.epoch:
             raise ConfigError("max_epochs: with data.ahead, allowed is one epoch")
-        while self._batch < len(self):
-            first, self._batch = self._batch * self.batch_size, self._batch + 1
-            yield torch.arange(first, min(first + self.batch_size, len(self.inputs)))
+        return self.inputs.values(first)

@@ -5,6 +5,7 @@ Nothing here loads torch: settings are composed for ``--help``, too.
 
 import hashlib
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +33,7 @@ def digest_of_store(path: Any, ahead: Any = None) -> str | None:
         return None
 
 
+@lru_cache(maxsize=4)  # one run asks several times: composing, and reading the store
 def digest_of_manifest(content: bytes, is_plan: bool) -> str:
     """Return 16 hexadecimal digits over a manifest, which holds the digests of all files.
 

@@ -289,7 +289,7 @@ class ActivationStore:
             ConfigError: if the store has no array of a name.
             DamagedError: if the file is missing or damaged; the message names it.
         """
-        arrays = self.arrays(shard)
+        arrays = self._arrays_of(shard)
         for wanted in names:
             check_word(f"{self.path}: array", wanted, arrays)
         found = {wanted: arrays[wanted].whole() for wanted in names or arrays}
@@ -298,12 +298,12 @@ class ActivationStore:
             _check_range(self.file(shard), name, found[name], low, end)
         return found
 
-    def arrays(self, shard: Shard) -> dict[str, ArrayOnDisk]:
-        """Return the arrays of a shard, as ``read`` names them; they stay in the file.
+    def arrays(self, shard: Shard, sites: Sequence[str]) -> list[ArrayOnDisk]:
+        """Return the vectors of a shard at sites; they stay in the file. Raises as ``read``."""
+        arrays = self._arrays_of(shard)
+        return [arrays[site] for site in sites]
 
-        Raises:
-            DamagedError: if the file is missing, damaged, or not as the manifest describes it.
-        """
+    def _arrays_of(self, shard: Shard) -> dict[str, ArrayOnDisk]:
         expected: dict[str, tuple[Any, ...]] = dict.fromkeys(TOKENS, ("int32", shard.tokens))
         for site, width in self.manifest.sites.items():
             expected[site] = (self.manifest.dtype, shard.tokens, width)
@@ -364,8 +364,7 @@ def _arrays(
     """
     no_arrays = raising(DamagedError, f"{path}: no arrays", Exception)  # its content is anybody's
     with unchanged(checked(path, sha256), sha256=sha256) as file, no_arrays:
-        names, get = in_safetensors(file)
-        arrays = {name: get(name) for name in names}
+        arrays = in_safetensors(file)
     for name, (dtype, *shape) in expected.items():
         array = arrays.get(name)
         found = array and f"{str(array.dtype).removeprefix('torch.')} of shape {tuple(array.shape)}"
