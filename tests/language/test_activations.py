@@ -1,10 +1,10 @@
 """``data=activations``: which tokens of a store are read, in which order, and runs on them."""
 
+import gc
 import random
 import re
 from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from helpers.stores import SINK, SITE, SPECIAL, WIDTH, make_store
 
 from implicit_em.base.errors import ConfigError
 from implicit_em.data import as_unit_float, sharing
-from implicit_em.data.on_disk import SamplesOnDisk
+from implicit_em.data.on_disk import SamplesOnDisk, WindowLoader, cut
 from implicit_em.engine.stack import Stack
 from implicit_em.language.activations import ActivationDataModule, _statistics, in_windows
 from implicit_em.language.statistics import DIGEST
@@ -38,7 +38,6 @@ from implicit_em.training.spec import RunSpec
 SIZES = [("train", [300, 200, 250, 150]), ("validation", [60, 50]), ("test", [80, 40])]
 SMALL = 3_000
 """Bytes of a buffer that holds about a shard and a half."""
-FEW_BYTES = SimpleNamespace(available=100)
 BRIEF = [
     *("data=activations", "data.path=store", "data.batch_size=32", "data.val_size=40"),
     *("model.hidden=5", "trainer.max_epochs=3", "logger=csv", "picture=false"),
@@ -170,23 +169,48 @@ def test_a_shard_larger_than_a_window_is_one():
     assert sorted(map(len, windows)) == [20, 30]
 
 
-@pytest.mark.parametrize("buffer", [2e9, SMALL])
-def test_an_epoch_takes_each_token_once_and_holds_each_window_and_the_next(
-    store, buffer, monkeypatch
-):
-    data, held = ready(store, batch_size=32, buffer=buffer), []
-    monkeypatch.setattr(SamplesOnDisk, "hold", lambda self, windows: held.append(windows))
-    loader, orders = data.train_dataloader(), []
-    for _ in range(2):
-        held.clear()
-        orders.append(torch.cat(list(loader.index_batches())))
-        assert torch.equal(orders[-1].sort().values, data.train_indices())
-        windows = loader.windows()
-        pairs = [windows[number : number + 2] for number in range(len(windows))]
-        assert len(held) == (len(pairs) if buffer == SMALL else 0)
-        for found, expected in zip(held, pairs, strict=False):
-            assert all(map(torch.equal, found, expected))
-    assert not torch.equal(*orders)
+@pytest.fixture
+def asked(monkeypatch):
+    """The windows that were asked for, as rows."""
+    asked, window = [], SamplesOnDisk.window
+    monkeypatch.setattr(
+        SamplesOnDisk, "window", lambda self, rows: asked.append(rows) or window(self, rows)
+    )
+    return asked
+
+
+def test_an_epoch_takes_each_token_once_in_windows_of_which_one_is_read_ahead(store, asked):
+    data = ready(store, batch_size=32, buffer=SMALL, normalize="scale")
+    loader, samples = data.train_dataloader(), data.split("train")[0]
+    assert type(loader) is WindowLoader
+    first, second = [*loader], [*loader]
+    assert [*map(len, first)] == [32] * (len(loader) - 1) + [len(data.train_indices()) % 32]
+    for epoch, found in enumerate((first, second)):
+        loader.set_epoch(epoch)
+        assert torch.equal(torch.cat(found), samples.index_select(0, torch.cat(loader.windows())))
+    asked.clear()
+    loader.set_epoch(0)
+    numbers = [len(asked) for _ in loader]
+    assert (numbers[0], numbers[-1]) == (2, len(loader.windows()))
+    assert all(map(torch.equal, asked, loader.windows()))
+
+
+def test_a_batch_is_of_several_windows_where_they_are_small():
+    windows = [torch.arange(4.0), torch.arange(4.0, 5), torch.empty(0), torch.arange(5.0, 12)]
+    batches = [*cut(iter(windows), [3, 3, 4, 1])]
+    assert [batch.tolist() for batch in batches] == [[0, 1, 2], [3, 4, 5], [6, 7, 8, 9], [10]]
+
+
+def test_a_resumed_epoch_reads_the_windows_that_are_left(store, asked):
+    data = ready(store, batch_size=8, buffer=SMALL)
+    loader = data.train_dataloader()
+    expected, windows = [*loader], loader.windows()
+    last = len(loader) - 2
+    loader.load_state_dict({"epoch": 0, "batch": last})
+    asked.clear()
+    assert all(map(torch.equal, loader, expected[last:]))
+    assert len(asked) == 1
+    assert torch.equal(asked[0], windows[-1])
 
 
 def test_where_a_device_has_all_no_window_is_held(store, monkeypatch):
@@ -199,70 +223,37 @@ def test_where_a_device_has_all_no_window_is_held(store, monkeypatch):
     assert torch.equal(torch.cat(batches).sort().values, torch.arange(len(inputs)))
 
 
-def test_a_window_is_held_from_its_first_batch_on(store, monkeypatch):
-    data, held = ready(store, batch_size=8, buffer=SMALL), []
-    monkeypatch.setattr(SamplesOnDisk, "hold", lambda self, windows: held.append(windows[0]))
-    loader = data.train_dataloader()
-    first, second, third = loader.windows()
-    batches = loader.index_batches()
-    for _ in range(len(first) // 8 + 1):
-        next(batches)
-    assert len(held) == 1, "the last batch of the first window holds some of the second"
-    next(batches)
-    assert len(held) == 2
-    loader.load_state_dict({"epoch": 0, "batch": (len(first) + len(second)) // 8 + 1})
-    held.clear()
-    next(loader.index_batches())
-    assert len(held) == 1, "after a resume, only those that are needed"
-    assert torch.equal(held[0], third)
-
-
-def test_rows_of_held_windows_come_from_memory_and_others_from_their_files(store, monkeypatch):
+def test_loaders_share_a_window_and_none_stays_once_they_have_gone_on(store):
     samples, _ = ready(store, buffer=SMALL).split("train")
-    windows = torch.randperm(len(samples)).split(100)
-    expected = samples.in_memory()
-    samples.hold(windows[:2])
-    samples.hold([torch.arange(0), *windows[1:3]])
-    held = list(samples._windows)
-    samples.hold([window.flip(0) for window in windows[1:3]])
-    assert samples._windows == held, "they are read once"
-    assert samples.nbytes == sum(window.values.result().nbytes for window in held) > 0
-    for window in held:
-        window.values.result()
-    reads, read = [], SamplesOnDisk._read
-    monkeypatch.setattr(SamplesOnDisk, "_read", lambda *a: reads.append(a) or read(*a))
-    between = torch.cat([windows[1][-9:], windows[2][:9]])
-    for rows, count in ((windows[1], 0), (windows[2][:7], 0), (between, 1), (windows[0], 2)):
-        assert torch.equal(samples.index_select(0, rows), expected[rows])
-        assert len(reads) == count
-    monkeypatch.setattr("implicit_em.data.on_disk.psutil.virtual_memory", lambda: FEW_BYTES)
-    samples.hold([windows[0]])
-    assert samples._windows == [], "where memory is short, none is held"
+    rows = torch.randperm(len(samples))[:100]
+    first, second = samples.window(rows), samples[torch.arange(len(samples))].window(rows)
+    assert first is second
+    assert torch.equal(first.result(), samples.read(rows))
+    del first, second
+    gc.collect()
+    assert not samples._windows
 
 
 # --- runs
 
 
-def test_a_stacked_sweep_equals_its_runs_alone_and_gathers_a_batch_for_several(
+def test_a_stacked_sweep_equals_its_runs_alone_and_reads_a_window_for_several(
     store, command_line, tmp_path, monkeypatch
 ):
     typed = [*BRIEF, "model.hidden=64", f"data.buffer={SMALL}", "probe=none"]
     assert command_line(*typed, "seed=2", "hydra.run.dir=alone") == 0
-    gathered, select = [], SamplesOnDisk.index_select
-
-    def counting(self, dim, rows):
-        gathered.append(len(rows))
-        return select(self, dim, rows)
-
-    counts = []
+    every_block(monkeypatch, 2)  # runs of a stack are within one block of each other
+    counts, read = [], SamplesOnDisk.read
     for name, seeds in (("one", "1"), ("four", "1,2,3,4")):
-        gathered.clear()
+        reads = []
         with monkeypatch.context() as patch:
-            patch.setattr(SamplesOnDisk, "index_select", counting)
+            patch.setattr(
+                SamplesOnDisk, "read", lambda *a, r=reads: r.append(len(a[1])) or read(*a)
+            )
             sweep = [f"seed={seeds}", "hydra/launcher=stacked", f"hydra.sweep.dir={name}"]
             assert command_line("-m", *typed, *sweep) == 0
-        counts.append(gathered.count(32))
-    assert 0 < counts[0] <= counts[1] < 4 * counts[0]
+        counts.append(len([size for size in reads if size > 100]))
+    assert 0 < counts[0] <= counts[1] < 2 * counts[0]
     (job,) = tmp_path.glob("four/*seed=2*")
     assert results(job) == results(tmp_path / "alone")
 

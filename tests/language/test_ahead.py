@@ -298,7 +298,7 @@ def test_an_epoch_takes_the_tokens_of_its_windows_in_numerical_order(whole):
     assert torch.equal(torch.as_tensor(data.split("train")[0]).float(), torch.cat(vectors[:KEPT]))
     loader = data.train_dataloader()
     assert (len(loader), data.epoch_size) == (-(-TOKENS // 64), TOKENS)
-    found = torch.cat([x for x, _ in loader])
+    found = torch.cat([*loader])
     assert len(found) == TOKENS
     windows, done = [[0, 1], [2, 3], [4, 5], [6, 7]], 0
     for window in windows:
