@@ -109,18 +109,16 @@ class ArrayOnDisk:
             _fill(file, self.start, values)
         return values
 
-    def read(self, rows: Tensor) -> Tensor:
-        """Return rows, ascending int64; raise ``DamagedError`` if the file has changed."""
+    def read(self, rows: Tensor, out: Tensor) -> None:
+        """Read rows, ascending int64; raise ``DamagedError`` if the file has changed."""
         width = self.shape[1:].numel() * self.dtype.itemsize
         apart = torch.from_numpy(np.flatnonzero(np.diff(rows.numpy()) > APART) + 1)
-        parts = []
         with unchanged(self.path, self.state) as file:
-            for near in rows.tensor_split(apart):
+            for near, some in zip(rows.tensor_split(apart), out.tensor_split(apart), strict=True):
                 first, last = near[[0, -1]].tolist()
                 between = torch.empty(last + 1 - first, *self.shape[1:], dtype=self.dtype)
                 _fill(file, self.start + first * width, between)
-                parts.append(between.index_select(0, near - first))
-        return torch.cat(parts)
+                torch.index_select(between, 0, near - first, out=some)
 
 
 def in_safetensors(file: IO[bytes]) -> dict[str, ArrayOnDisk]:

@@ -19,6 +19,8 @@ from implicit_em.models.normalizing import Normalizer
 
 LARGE = 2**30
 """Largest size, in bytes as float32, of samples in a file that are read into memory at once."""
+PARTS = 8
+"""Number of parts in which as many rows are read as are copied at a time."""
 
 
 class SamplesOnDisk:
@@ -45,22 +47,18 @@ class SamplesOnDisk:
     def shape(self) -> torch.Size:
         """The shape ``(N, ...)``."""
         count = int(self._ends[-1]) if self._rows is None else len(self._rows)
-        return torch.Size((count, *self._empty.shape[1:]))
+        *inner, _ = self.files[0][0].shape[1:]
+        return torch.Size((count, *inner, sum(array.shape[-1] for array in self.files[0])))
 
     @property
     def dtype(self) -> torch.dtype:
         """The type of the rows that are returned."""
-        return normalized(self._empty, self.normalizer).dtype
+        return normalized(self._empty(0), self.normalizer).dtype
 
     @property
     def nbytes(self) -> int:
         """Number of bytes in memory, without the windows that a loader uses."""
         return 0
-
-    @property
-    def _empty(self) -> Tensor:
-        parts = (torch.empty(0, *a.shape[1:], dtype=a.dtype) for a in self.files[0])
-        return torch.cat([*parts], dim=-1)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -107,21 +105,24 @@ class SamplesOnDisk:
     def read(self, rows: Tensor) -> Tensor:
         """Return these rows, int64, as they are in the files; raise as ``index_select`` does."""
         rows = self._rows_of(rows)
-        values = self._empty.new_empty(len(rows), *self.shape[1:])
-        for places in rows.argsort().split(rows_at_once(self.shape)):
+        values = self._empty(len(rows))
+        few = -(-rows_at_once(self.shape) // PARTS)  # beside a window, memory has little room
+        for places in rows.argsort().split(few):
             values.index_copy_(0, places, self._read(rows[places]))
         return values
 
     def _read(self, rows: Tensor) -> Tensor:
         """Return rows of the files, int64, ascending; they count over all files."""
+        values = self._empty(len(rows))
         numbers = torch.bucketize(rows, self._ends, right=True)
         counts = numbers.bincount(minlength=len(self.files)).tolist()
-        parts = [
-            torch.cat([array.read(some - (end - array.shape[0])) for array in arrays], dim=-1)
-            for arrays, end, some in zip(self.files, self._ends, rows.split(counts), strict=True)
-            if len(some)
-        ]
-        return torch.cat(parts) if parts else self._empty
+        parts = zip(self.files, self._ends, rows.split(counts), values.split(counts), strict=True)
+        for arrays, end, some, out in parts:
+            columns = out.split([array.shape[-1] for array in arrays], dim=-1)
+            for array, own in zip(arrays, columns, strict=True):
+                if len(some):
+                    array.read(some - (end - array.shape[0]), own)
+        return values
 
     def check(self) -> None:
         """Raise ``DamagedError`` if a file is not as it was when its array was found."""
@@ -155,6 +156,9 @@ class SamplesOnDisk:
         for part, rows in zip(whole.split(size), self.split(size), strict=True):
             part.copy_(rows)
         return whole
+
+    def _empty(self, count: int) -> Tensor:
+        return torch.empty(count, *self.shape[1:], dtype=self.files[0][0].dtype)
 
     def _rows_of(self, rows: Tensor) -> Tensor:
         rows = rows.cpu()
