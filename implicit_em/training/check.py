@@ -160,7 +160,7 @@ def _dry_run(spec: RunSpec, trainer: pl.Trainer) -> None:
             f"data.batch_size=1: must be at least 2 for loss term {', '.join(undefined)}"
         )
     with _refusing("trainer", "trainer"):
-        sparse = spec.settings["trainer"].get("sparse", "auto")
+        sparse = spec.settings["trainer"]["sparse"]
         takes_sparse_steps = largest_share(sparse, module, trainer.precision)
     for share in (0.0, 1.0) if takes_sparse_steps else (0.0,):
         with _refusing(f"{model} in training, with {loss}"):

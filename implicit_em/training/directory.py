@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from implicit_em.base.errors import ConfigError, DamagedError, MissingError
-from implicit_em.base.files import half_written, read_bytes, read_json, whole, write_json, writing
+from implicit_em.base.files import half_written, read_json, whole, write_json, writing
 from implicit_em.base.settings import listed
 from implicit_em.config.fingerprint import config_fingerprint, deciding_differences
 from implicit_em.config.saved import read_choices, read_config, read_overrides
@@ -86,14 +86,12 @@ class RunDirectory:
         return metrics if is_valid else None
 
     def completed_metrics(self) -> dict[str, Any] | None:
-        """Return the metrics of a completed run, or ``None`` if any of its results is missing."""
+        """Return the metrics of a completed run, or ``None`` if it lacks a model or a history."""
         metrics = self.read_metrics()
         if not metrics or metrics["status"] != "completed":
             return None
-        missing = {file for file in (*self._results, self.history) if not file.exists()}
-        if missing == {self.features} and self._has_no_picture:
-            return metrics
-        return None if missing else metrics
+        needed = (self.weights, self.model, self.history)
+        return metrics if all(file.exists() for file in needed) else None
 
     def finished_metrics(self) -> dict[str, Any]:
         """Return the metrics of a completed run, or raise ``ConfigError``, which says why not."""
@@ -103,11 +101,6 @@ class RunDirectory:
         lacking = "files are missing" if found["status"] == "completed" else found["status"]
         reason = found.get("error") or lacking
         raise ConfigError(f"{self.path}: not finished: {reason}; allowed are finished runs")
-
-    @property
-    def _has_no_picture(self) -> bool:
-        # A study has thousands of runs, and to parse each configuration would take a minute.
-        return self.config.exists() and b"\npicture: false\n" in read_bytes(self.config)
 
     def read_model(self) -> dict[str, Any]:
         """Return the content of ``model.json``.

@@ -68,7 +68,7 @@ class Fit:
         checkpoint, done = resume_point(*whose, history.restore(), statistics)
         history.forget_after(done)
         saving = LastCheckpoint(*whose, history, statistics, **settings["checkpoint"])
-        every = settings["trainer"].get("log_every_n_steps", 0)  # earlier runs lack it
+        every = settings["trainer"]["log_every_n_steps"]
         if checkpoint:
             log.info("goes on after epoch %d of %d", done, settings["trainer"]["max_epochs"])
             rows = sorted(history.rows.items())

@@ -142,7 +142,7 @@ def _save(fit: Fit, run: RunDirectory) -> None:
     model, data = fit.module.model, fit.data
     arguments = fit.spec.model_arguments(data.in_features, data.out_features)
     run.write_model(model, arguments, data.sample_shape, data.normalizer)
-    if not fit.spec.settings.get("picture", True):  # earlier runs lack it
+    if not fit.spec.settings["picture"]:
         return
     weight_KD = model.weight.detach().cpu().float().numpy()
     # Rows of another width than the samples' belong to a model that transforms its input.

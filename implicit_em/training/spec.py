@@ -133,7 +133,7 @@ class RunSpec:
             clip=_clip(trainer),
             compiled=trainer["compile"],
             l0=self.l0,
-            sparse=trainer.get("sparse", "auto"),
+            sparse=trainer["sparse"],
         )
 
     def model_arguments(self, in_features: int, out_features: int | None = None) -> dict[str, Any]:
@@ -197,9 +197,9 @@ class NoProfiler(PassThroughProfiler):
 
 def _clip(trainer: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the function that clips gradients: a Trainer does not in manual optimization."""
-    value = trainer.get("gradient_clip_val")
+    value = trainer["gradient_clip_val"]
     if value is None:
         return None
-    if trainer.get("gradient_clip_algorithm") == "value":
+    if trainer["gradient_clip_algorithm"] == "value":
         return {"_target_": "torch.nn.utils.clip_grad_value_", "clip_value": value}
     return {"_target_": "torch.nn.utils.clip_grad_norm_", "max_norm": value}

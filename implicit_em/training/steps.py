@@ -25,8 +25,6 @@ EPOCHS = 20
 """Number of epochs from which on ``auto`` logs no steps: the history then has enough rows."""
 PAUSE = 2.0
 """Least number of seconds between two transfers from the training device."""
-WRITING_SHARE = 0.001
-"""Largest share of the time that goes into writing the file between two checkpoints."""
 MEAN_OF = 2**14
 """Largest number of training samples in the mean that the FVU is about; more would change it by
 less than 1e-4."""
@@ -86,7 +84,7 @@ class StepLog(pl.Callback):
         self.progress = progress
         self.steps = 0  # of the run, once it trains
         self._monitored: list[tuple[int, Tensor]] = []
-        self._flush_at = self._write_at = 0.0
+        self._flush_at = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Decide which steps are logged, and go on from the rows before the checkpoint."""
@@ -149,9 +147,6 @@ class StepLog(pl.Callback):
             self._monitored.append((self._done, self._measure(pl_module)))
         if time.monotonic() >= self._flush_at:
             self._flush(trainer, pl_module)
-            if time.monotonic() >= self._write_at:
-                with suppress(WriteError):  # the next checkpoint says it
-                    self._write(trainer)
 
     @torch.no_grad()
     def _measure(self, module: Any) -> Tensor:
@@ -177,7 +172,12 @@ class StepLog(pl.Callback):
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, *_: Any, **__: Any) -> None:
         """Write all rows: a checkpoint must not be ahead of them."""
         self._flush(trainer, pl_module)
-        self._write(trainer)
+        if not (trainer.is_global_zero and self.steps):
+            return
+        if self.table.rows:
+            self.table.write()
+        else:  # the file is of an earlier part of the run, which does not count
+            self.table.path.unlink(missing_ok=True)
 
     on_train_end = on_save_checkpoint
 
@@ -228,17 +228,6 @@ class StepLog(pl.Callback):
             "lr": rate,
             "l0_factor": factor,
         }
-
-    def _write(self, trainer: pl.Trainer) -> None:
-        if not (trainer.is_global_zero and self.steps):
-            return
-        started = time.monotonic()
-        if self.table.rows:
-            self.table.write()
-        else:  # the file is of an earlier part of the run, which does not count
-            self.table.path.unlink(missing_ok=True)
-        now = time.monotonic()
-        self._write_at = now + (now - started) / WRITING_SHARE
 
 
 def _named(row: Mapping[str, float | None]) -> dict[str, float]:

@@ -58,7 +58,7 @@ def test_a_run_need_not_draw_its_features(composed, small, tmp_path):
     assert not (tmp_path / "without" / "features.png").exists()
     complete = [RunDirectory(tmp_path / name).completed_metrics() for name in ("with", "without")]
     assert all(complete), "also without a picture that it does not draw"
-    (tmp_path / "with" / "features.png").unlink()
+    (tmp_path / "with" / "model.json").unlink()
     assert RunDirectory(tmp_path / "with").completed_metrics() is None
     with pytest.raises(ConfigError, match=r"picture=3: "):
         train(composed(*small, "picture=3"), tmp_path / "other")
