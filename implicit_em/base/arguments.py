@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from implicit_em.base.errors import FAILED, INTERRUPTED, REFUSED, ConfigError, RunError, one_line
+from implicit_em.base.quiet import quieten
 
 
 class Parser(argparse.ArgumentParser):
@@ -37,6 +38,7 @@ class Parser(argparse.ArgumentParser):
             0 for success, 1 for failure, 2 for bad input, 130 after Ctrl-C.
         """
         options = self.parse_intermixed_args(arguments)
+        quieten()
         stream = sys.stderr if getattr(options, "json", False) else sys.stdout
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=stream)
         try:

@@ -18,7 +18,6 @@ from torch import Tensor
 from implicit_em.base.arguments import Parser
 from implicit_em.base.errors import ConfigError
 from implicit_em.base.progress import working
-from implicit_em.base.quiet import quieten
 from implicit_em.base.values import check_number, check_whole, check_word
 from implicit_em.data.modules import fixed_choice
 from implicit_em.language.models import CausalModel, extremes
@@ -248,7 +247,6 @@ def _steer_and_print(options: argparse.Namespace) -> None:
         raise ConfigError("steer: --remove sets the activation to 0; leave out --set")
     check_whole("tokens", options.tokens, 1)
     check_whole("seed", options.seed, 0, 2**32 - 1, or_null=True)
-    quieten()
     found = trained(options.path, typed_data(options.path, options.overrides))
     unit, how = options.unit, "set" if options.set or options.remove else "add"
     strength = 0.0 if options.remove else options.strength

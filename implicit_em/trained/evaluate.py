@@ -113,7 +113,6 @@ def _evaluate_and_print(options: argparse.Namespace) -> None:
     try:
         # What is said meanwhile goes to stderr.
         with redirect_stdout(sys.stderr) if options.json else nullcontext():
-            quieten()
             data = typed_data(options.path, options.overrides, options.conf)
             found = trained(options.path, data)
             metrics, kept = _measured(found, options.inside, options.lm, options.out)

@@ -17,7 +17,6 @@ from safetensors.torch import save
 from implicit_em.base.arguments import Parser
 from implicit_em.base.errors import ConfigError, raising
 from implicit_em.base.files import read_bytes, read_json, whole, write_json
-from implicit_em.base.quiet import quieten
 from implicit_em.base.tables import format_value
 from implicit_em.base.values import check_word
 from implicit_em.data import ResidentDataModule
@@ -207,7 +206,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _export_and_push(options: argparse.Namespace) -> None:
-    quieten()
     if not options.push:
         print(f"Written to {export(options.path, options.format, options.out)}")
         return

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from implicit_em.base.arguments import Parser
 from implicit_em.base.errors import ConfigError
-from implicit_em.base.quiet import quieten
 
 SETTING = re.compile(r"[+~]*data[.=]")
 """Beginning of a setting of data."""
@@ -56,7 +55,6 @@ def _write_or_serve(options: argparse.Namespace) -> None:
         raise ConfigError("serve: its page is not kept; leave out --out and --single")
     if options.port and not options.serve:
         raise ConfigError(f"port={options.port}: needs --serve")
-    quieten()
     # A job of a sweep may have a directory of such a name.
     typed = [word for word in options.paths if SETTING.match(word) and not Path(word).exists()]
     runs = [word for word in options.paths if word not in typed]

@@ -16,7 +16,6 @@ from implicit_em.base.arguments import Parser
 from implicit_em.base.errors import ConfigError, RunError, WriteError
 from implicit_em.base.files import whole
 from implicit_em.base.locking import locked
-from implicit_em.base.quiet import quieten
 from implicit_em.base.tables import format_value
 from implicit_em.trained import evaluations
 from implicit_em.trained.evaluate import evaluate
@@ -148,9 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("directory", type=Path, metavar="DIR", help="directory of runs or sweeps")
     lm = "folder, GGUF file or hub name of the language model, if it is none of conf/lm"
     parser.add_argument("--lm", help=lm)
-    return parser.run(arguments, _collect_and_print, "; the same command goes on")
 
+    def run(given: argparse.Namespace) -> None:
+        print(f"Open {collect(given.directory, given.lm)}")
 
-def _collect_and_print(options: argparse.Namespace) -> None:
-    quieten()
-    print(f"Open {collect(options.directory, options.lm)}")
+    return parser.run(arguments, run, "; the same command goes on")
