@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from implicit_em.base.errors import ConfigError, DamagedError, WriteError, raising
+from implicit_em.base.errors import DamagedError, WriteError, raising
 
 
 @contextmanager
@@ -42,24 +42,6 @@ def half_written(path: Path) -> list[Path]:
     """Return the temporary files of ``path`` that killed processes have left."""
     name = re.compile(r"\.\d+-" + re.escape(path.name))
     return [found for found in path.parent.glob(".*") if name.fullmatch(found.name)]
-
-
-def refuse_small_disk(name: str, path: Path, needed: int) -> None:
-    """Raise ``ConfigError`` if the disk of a directory, which need not exist, has less room.
-
-    Args:
-        name: the setting that names the directory.
-        path: the directory.
-        needed: number of bytes.
-    """
-    folder = path.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    if needed > (free := shutil.disk_usage(folder).free):
-        raise ConfigError(
-            f"{name}={path}: the shards need {needed / 1e9:.3g} GB more, but "
-            f"{free / 1e9:.3g} GB are free"
-        )
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from implicit_em.base.digest import state_of
 from implicit_em.base.errors import ConfigError
-from implicit_em.base.files import refuse_small_disk
 from implicit_em.base.values import check_number, check_whole, check_word
 from implicit_em.data.arrays import ArrayOnDisk
 from implicit_em.data.modules import ResidentDataModule, fixed_choice
@@ -27,6 +26,7 @@ from implicit_em.language.ahead import Making, Producer, Stream, StreamLoader
 from implicit_em.language.hooks import site_of
 from implicit_em.language.statistics import Statistics, TokenFilter, kept_at, statistics_of
 from implicit_em.language.store import SPLITS, ActivationStore, Shard, Split, is_whole
+from implicit_em.language.writing import refuse_small_disk
 from implicit_em.models.normalizing import Normalizer, normalizer_of
 
 if TYPE_CHECKING:

@@ -25,11 +25,11 @@ from tqdm import tqdm
 
 from implicit_em.base import interruption
 from implicit_em.base.errors import ConfigError, RunError, one_line, raising
-from implicit_em.base.files import refuse_small_disk
 from implicit_em.base.locking import LOCK, locked
 from implicit_em.data.on_disk import SamplesOnDisk, WindowLoader
 from implicit_em.data.resident import in_one_window
 from implicit_em.language.store import AHEAD, ActivationStore, Shard, missing_of, read_manifest
+from implicit_em.language.writing import refuse_small_disk
 from implicit_em.models.normalizing import Normalizer
 
 CONTEXT: Any = get_context("spawn")

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from implicit_em.base import interruption
 from implicit_em.base.errors import ConfigError, one_line
-from implicit_em.base.files import refuse_small_disk
 from implicit_em.base.progress import Progress, working
 from implicit_em.base.threads import torch_threads
 from implicit_em.language import contexts
@@ -32,7 +31,7 @@ from implicit_em.language.store import (
     Shard,
 )
 from implicit_em.language.texts import Source
-from implicit_em.language.writing import StoreWriter
+from implicit_em.language.writing import StoreWriter, refuse_small_disk
 
 log = logging.getLogger(__name__)
 

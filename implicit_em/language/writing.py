@@ -1,5 +1,6 @@
 """The store while it is written; several processes may write its shards."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -118,3 +119,21 @@ class StoreWriter:
             raise ConfigError(
                 f"store={self.path}: holds another store ({shown}); choose another directory"
             )
+
+
+def refuse_small_disk(name: str, path: Path, needed: int) -> None:
+    """Raise ``ConfigError`` if the disk of a directory, which need not exist, has less room.
+
+    Args:
+        name: the setting that names the directory.
+        path: the directory.
+        needed: number of bytes.
+    """
+    folder = path.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    if needed > (free := shutil.disk_usage(folder).free):
+        raise ConfigError(
+            f"{name}={path}: the shards need {needed / 1e9:.3g} GB more, but "
+            f"{free / 1e9:.3g} GB are free"
+        )
