@@ -1,8 +1,8 @@
 """The code of a batch: the entries of its activations that need not be 0.
 
 A layer of K units of which few are active makes matrices ``(B, K)`` that are nearly empty. A
-``Code`` holds their entries alone. The cost of its products grows with the number of entries. They
-are weighted sums of table rows, which ``torch.nn.functional.embedding_bag`` computes.
+``Code`` holds their entries alone. The cost of its products grows with the number of entries. A
+product is weighted sums of table rows, which ``torch.nn.functional.embedding_bag`` computes.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag, pad
 
 AT_A_TIME = 2**25
-"""Number of pre-activations above which they are computed for some samples at a time."""
+"""Largest number of pre-activations that are computed at a time."""
 LEAST_UNITS = 1024
 """Smallest number of units of a layer for which sparse products pay."""
 Choice = Callable[[Tensor], Tensor]
@@ -77,7 +77,7 @@ class Pattern:
 
     @cached_property
     def transposed(self) -> "Pattern":
-        """Pattern of the transposed matrix; its entries are these, in ``order_N``."""
+        """Pattern of the transposed matrix, with the entries of this pattern in ``order_N``."""
         order_N = self.order_N
         return Pattern(self.shape[::-1], self.column_N[order_N], self.row_N[order_N])
 
@@ -103,7 +103,7 @@ class Pattern:
     def times_with_slope(
         self, values_N: Tensor, table: Tensor
     ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """Return the product, and a function from its gradient to that of the values."""
+        """Return the product, and a function from the product's to the values' gradient."""
         with torch.enable_grad():
             values_N = values_N.detach().requires_grad_()
             product = self.times(values_N, table.detach())
@@ -245,7 +245,7 @@ _memory: WeakKeyDictionary[Any, Tensor] = WeakKeyDictionary()
 
 
 def _memory_of(linear: Any, samples: int) -> Tensor:
-    """Return memory for pre-activations ``(B, K)``, which the layer's next ones will overwrite."""
+    """Return memory for pre-activations ``(B, K)``; the layer's next call overwrites them."""
     weight, size = linear.weight, samples * len(linear.weight)
     kept, kind = _memory.get(linear), (weight.dtype, weight.device)
     if kept is None or len(kept) < size or (kept.dtype, kept.device) != kind:
@@ -258,8 +258,8 @@ class Layer:
     """Pre-activations ``W (x - origin) + b`` of a linear layer, of which some will take part.
 
     They are computed without a graph, so that a model sees all of them before it chooses. ``keep``
-    returns the chosen ones, with a graph. Those of a wide layer are computed for some samples at a
-    time, and held for all samples only if the result is dense.
+    returns the chosen ones, with a graph. The pre-activations of a wide layer are computed for
+    some samples at a time, and are in memory for all samples only if the result is dense.
 
     Args:
         linear: the ``torch.nn.Linear`` with W, shape ``(K, D)``, and b.
@@ -332,8 +332,8 @@ class Layer:
     ) -> Tensor | Code:
         """Return the largest pre-activations, and 0 for the others, without waiting for a device.
 
-        A code has an entry for each of the ``count``. Those that are not above 0 become entries of
-        value 0, through which no gradient goes. Among equal ones, ``torch.topk`` chooses.
+        A code has ``count`` entries. Pre-activations that are not above 0 become entries of value
+        0, through which no gradient goes. Among equal ones, ``torch.topk`` chooses.
 
         Args:
             count: number that each sample keeps, or the batch.

@@ -24,9 +24,19 @@ from implicit_em.base import interruption
 from implicit_em.codes import Code, Pattern
 
 PER_SAMPLE = frozenset(
-    {"x", "target", "whole", "energies", "reconstruction", "active", "gates", "auxiliary", "slab"}
+    {
+        "x",
+        "target",
+        "data_target",
+        "energies",
+        "reconstruction",
+        "active",
+        "gates",
+        "auxiliary",
+        "slab",
+    }
 )
-"""Names of the tensors for loss terms that have a row for each sample; others are weights."""
+"""Names of the tensors for loss terms that have a row for each sample; the others are weights."""
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ LARGEST_ERROR = math.log(4)
 """Largest error that counts: the integral moves a weight by at most 1.4 % in a step at first, later
 15 %."""
 FIRST_RATE = 0.01
-"""Change of the log factor in a step, for an error of 1, at first. Features must form meanwhile."""
+"""Change of the log factor in a step, for an error of 1, at first, while features form."""
 LAST_RATE = 0.1
-"""The same at the end, when units respond fast and what is left of the error must go."""
+"""Change of the log factor in a step, for an error of 1, at the end: units then respond fast, and
+the rest of the error must go."""
 GAIN = 1.3
 """Factor of the error that acts at once; it damps the swings of the integral."""
 PROMPT_RATE = 0.2
@@ -29,14 +30,14 @@ WIDEST = 16.0
 """Largest log factor of the integral: weights may be wrong by nearly seven orders of magnitude."""
 HOLD = 0.995
 """Share of the training from which on the factor is constant: the last steps have one objective.
-A run of fewer than 200 steps has none of these."""
+A run of fewer than 200 steps has no such steps."""
 AVERAGING = 0.1
-"""Weight of a step in the mean of the log factor that is held."""
+"""Weight of a step in the mean of the log factor, which is constant from ``HOLD`` on."""
 MOST_APART = 2.0
 """Largest factor by which L0 of held-out samples is taken to differ from that of a batch."""
 
 START_DENSITY = 2.0
-"""Density of an autoencoder at its start divided by that of the target."""
+"""Density of an autoencoder at its start divided by the density that the target asks for."""
 MOST_DENSE = 0.5
 """Largest share of the samples that activates a unit at the start."""
 START_SAMPLES = 10_000
@@ -61,12 +62,12 @@ def law(
 
     The factor is ``exp(integral + GAIN * error)`` with ``error = log(L0 / target)``. The
     integral adds up the errors times a rate, which rises with the square of the progress. From
-    ``HOLD`` on, the factor is a geometric mean of those before, in which the latest count most.
+    ``HOLD`` on, the factor is a geometric mean of the factors before; the latest count most.
 
     Args:
         state: state before the step.
         l0: mean number of active units of a sample in the batch.
-        target: number that it should be.
+        target: number that ``l0`` should be.
         progress: share of the training before this step, in [0, 1].
         prompt: whether L0 follows the factor at once, as it does a threshold and not a weight. The
             rate is ``PROMPT_RATE`` then, and no part acts at once.
@@ -84,13 +85,15 @@ def law(
 
 
 class SparsityControl(nn.Module):
-    """Controller of one run's L0, or of those of a stack; its state lies in float64 buffers.
+    """Controller of the L0 of one run, or of each run of a stack; its state is in float64 buffers.
 
     Args:
         target: mean number of active units in a sample that the training should lead to.
         prompt: whether L0 follows the factor at once; see ``law``.
     """
 
+    settings = ()
+    """Attributes in which controls of a stack differ, beside buffers: none."""
     target: Tensor
     running: Tensor
     """Mean L0 of about the last ten batches."""
@@ -118,9 +121,9 @@ class SparsityControl(nn.Module):
 
     @torch.no_grad()
     def compare(self, l0: Tensor) -> None:
-        """Note the L0 of held-out samples, so that theirs reaches the target.
+        """Note the L0 of held-out samples, so that the L0 of held-out samples reaches the target.
 
-        A wide layer fits its own training samples: L0 of new ones is larger.
+        A wide layer fits its own training samples: L0 of new samples is larger.
         """
         found = (l0.double() / self.running).nan_to_num(1).clamp(1 / MOST_APART, MOST_APART)
         self.ratio.lerp_(found, 0.5)
@@ -133,14 +136,15 @@ class SparsityControl(nn.Module):
 def start_near(target: float, model: Any, samples: Callable[[], Tensor]) -> None:
     """Place the biases of a new autoencoder so that its L0 starts above a target.
 
-    With biases of 0, half of the units are active at first. As long as so many are, an autoencoder
-    learns dense features, and many of these stay. The derived model is left as it is, because its
-    ridge decoder then finds more features.
+    With biases of 0, half of the units are active at first. As long as half of the units are
+    active, an autoencoder learns dense features, and many dense features stay. The derived model
+    starts as it is, because its ridge decoder then finds more features.
 
     Args:
         target: number of active units in a sample that the training should lead to.
         model: model that was just made.
-        samples: function that returns training samples, shape ``(N, D)``; not called in vain.
+        samples: function that returns training samples, shape ``(N, D)``; called for an autoencoder
+            alone.
     """
     if not isinstance(model, SparseAutoencoder):
         return

@@ -18,11 +18,11 @@ class EM(Optimizer):
 
     These gradients hold the sufficient statistics of a batch. With means < > over its samples, they
     are ``pi_j - <r_j>`` at the logits, and ``<r_j> w_j - <r_j x>`` at the means. A step averages
-    the statistics, ``pi_j <- (1 - rho) pi_j + rho <r_j>``, and likewise those of the means, which
-    then move by ``-rho / pi_j`` times their gradient, with the new ``pi_j`` (online EM: Cappé and
-    Moulines 2009). So a step of EM is a gradient step with a preconditioner. With ``rho = 1`` and
-    all samples in one batch it is the exact one (Dempster, Laird and Rubin 1977). A component that
-    a batch gives no responsibility stays where it is.
+    the statistics of the logits, ``pi_j <- (1 - rho) pi_j + rho <r_j>``, and likewise those of the
+    means. The means then move by ``-rho / pi_j`` times their gradient, with the new ``pi_j``
+    (online EM: Cappé and Moulines 2009). So a step of EM is a gradient step with a preconditioner.
+    With ``rho = 1`` and all samples in one batch, a step is the exact M-step (Dempster, Laird and
+    Rubin 1977). A component that a batch gives no responsibility stays where it is.
 
     The objective must be ``lse`` alone, with ``reduction=mean`` and weight 1.
 

@@ -53,25 +53,25 @@ ADAM: Spec = {"_target_": "torch.optim.Adam", "lr": 1e-3, "fused": True}
 
 
 class Controlled(NamedTuple):
-    """A setting that a control of L0 multiplies by a factor, the same for all such settings."""
+    """A setting that a control of L0 multiplies by its factor, which is one for all settings."""
 
     name: str
     """Name of its column."""
     key: str
     """The setting, such as ``model.temperature``."""
     base: float
-    """What the factor multiplies."""
+    """Value that the factor multiplies."""
 
 
 class LoggedSteps(NamedTuple):
     """Steps of a block that are logged."""
 
     steps: range
-    """Their numbers in the training, from 1."""
+    """Numbers of these steps in the training, from 1."""
     rates: list[float]
-    """Learning rate of each."""
+    """Learning rate of each step."""
     values_PT: Tensor
-    """Values of each, on the training device: those of ``columns``, then L0 and the FVU."""
+    """Values of each step, on the training device: ``columns``, then L0 and the FVU."""
 
 
 def build_objective(loss: Spec) -> Objective:
@@ -225,7 +225,7 @@ class EnergyModule(pl.LightningModule):
         return self.model.encode(self.model.sides(self._inputs(x))[0])
 
     def _rows(self, batch: Any) -> Tensor:
-        """Return inputs and targets side by side, ``(B, D + T)``, or the inputs alone."""
+        """Return inputs and targets side by side, ``(B, D + T)``, or inputs without targets."""
         rows, targets = self._inputs(batch), self.model.out_features
         width = self.model.weight.shape[-1]
         if targets is not None and rows.shape[-1] != width + targets:
@@ -321,7 +321,7 @@ class EnergyModule(pl.LightningModule):
         return losses_ST[-1, 0]
 
     def _log_steps(self, values_ST: Tensor) -> Tensor:
-        """Keep the values of the steps that are logged, and return what counts for the epoch."""
+        """Store the values of the steps that are logged, and return what counts for the epoch."""
         steps = range(self.steps_done + 1, self.steps_done + 1 + len(values_ST))
         some = slice(-steps.start % self.log_every, None, self.log_every)
         rates, self._rates = self._rates or [self._optimizer.param_groups[0]["lr"]] * len(steps), []
@@ -377,7 +377,7 @@ class EnergyModule(pl.LightningModule):
 
     @property
     def columns(self) -> list[str]:
-        """Names of the values of each step; L0 and FVU of a step that is logged follow them."""
+        """Names of the values of each step; L0 and the FVU follow if steps are logged."""
         columns = [f"train/{name}" for name in ("loss", *self.objective.terms)]
         if self.control is not None:
             columns += ["control/l0", *(f"control/{setting.name}" for setting in self.controlled)]
@@ -468,7 +468,7 @@ class EncoderModule(EnergyModule):
     def decoded(self, energies: Tensor, x: Tensor) -> Tensor:
         """Return ``E W``, the product with the transposed encoder matrix, shape ``(B, D)``.
 
-        It is of the input, and nothing is measured by it if there is another target.
+        ``E W`` reconstructs the input. For another target, nothing is measured: the width is 0.
         """
         decoded = energies @ self.model.weight
         return decoded if self.model.out_features is None else decoded[:, :0]

@@ -94,7 +94,7 @@ class Rendezvous:
         return future, thread
 
     def leave(self) -> None:
-        """Train no more: the others do not wait for the run of this thread any longer."""
+        """Train no more: the other runs no longer wait for the run of this thread."""
         with self._changed:
             self._active.discard(threading.get_ident())
             self._changed.notify_all()

@@ -12,16 +12,16 @@ from torch import Tensor
 LANES = 32
 """Largest number of elements that a vectorised loop of torch takes at a time: two AVX-512 vectors.
 
-Other instructions compute what is left over at a tensor's end, and they round ``exp`` and ``log``
-differently. In a stack, the end of one replica lies in the middle of the tensor.
+Other instructions compute what is left over at a tensor's end, and these instructions round ``exp``
+and ``log`` differently. In a stack, the end of one replica lies in the middle of the tensor.
 """
 
 
 def activations_fill_lanes(weight: Tensor, batch_sizes: Iterable[int]) -> bool:
     """Return whether the activations and products of a replica's ``(K, D)`` weight round as alone.
 
-    The activations of each batch must fill their lanes, of which bfloat16 has twice as many. No
-    factor of a product may be a vector, because a stack makes a matrix of it.
+    The activations of each batch must fill lanes; in bfloat16, there are twice as many lanes. No
+    factor of a product may be a vector, because a stack makes a matrix of a vector.
     """
     if weight.device.type != "cpu":
         return True
@@ -42,8 +42,8 @@ def statistics_fill_lanes(outputs: Mapping[str, Tensor]) -> bool:
 def parameters_fill_lanes(model: Any) -> bool:
     """Return whether a model's own operations on its parameters round as they do alone.
 
-    Models have such operations if they have parameters outside their layers, or change them around
-    a step, as unit columns do. Their number of components must fill lanes.
+    A model has such operations if it has parameters outside its layers, or changes parameters
+    around a step, as unit columns do. The number of components of such a model must fill lanes.
     """
     weight: Tensor = model.weight
     tensors = [*model.parameters(recurse=False), *model.buffers(recurse=False)]
@@ -52,6 +52,6 @@ def parameters_fill_lanes(model: Any) -> bool:
 
 
 def each_alone(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
-    """Apply a function such as ``torch.exp`` to each number, rounded as it would be alone."""
+    """Apply a function such as ``torch.exp`` to each number, rounded as for this number alone."""
     lanes = values.unsqueeze(-1).expand(*values.shape, LANES).contiguous()
     return function(lanes)[..., 0]

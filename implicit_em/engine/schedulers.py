@@ -28,7 +28,7 @@ def is_scheduler(schedule: Mapping[str, Any]) -> bool:
 
 
 def interval_of(schedule: Mapping[str, Any]) -> str:
-    """Return ``step`` or ``epoch``: the learning rate changes after each of them."""
+    """Return ``step`` or ``epoch``: after each step or epoch, the learning rate changes."""
     return schedule.get("interval", "epoch") if is_scheduler(schedule) else "step"
 
 

@@ -4,13 +4,12 @@ A sparse step computes all pre-activations. The rest of the step goes through a 
 Its gradients differ from those of a dense step by rounding alone.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
 from implicit_em.base.values import check_word
 from implicit_em.codes import LEAST_UNITS
-from implicit_em.engine.stack import Replica
 from implicit_em.models.declarations import declares
 
 Sparse = Literal["auto", "on", "off"] | bool
@@ -18,12 +17,12 @@ LARGEST_SHARE = 1 / 16
 """Largest share of a batch's activations that are entries of a code; above it, a step is dense."""
 
 
-def largest_share(sparse: Sparse, replica: Replica, precision: str = "32-true") -> float:
-    """Return the largest share of entries at which a step is sparse; 0 if none is.
+def largest_share(sparse: Sparse, replica: Any, precision: str = "32-true") -> float:
+    """Return the largest share of entries at which a step is sparse; 0 if all steps are dense.
 
     Args:
         sparse: ``auto`` for wide layers on a CPU, ``on`` or true, ``off`` or false.
-        replica: run whose model is already on its device.
+        replica: ``BareReplica`` or ``EnergyModule``, whose model is already on its device.
         precision: precision of the Trainer.
 
     Raises:
@@ -45,8 +44,8 @@ def largest_share(sparse: Sparse, replica: Replica, precision: str = "32-true") 
     return LARGEST_SHARE if takes_them else 0.0
 
 
-def refusal(replica: Replica, precision: str) -> str | None:
-    """Return why a run takes no sparse steps; ``None`` if it does."""
+def refusal(replica: Any, precision: str) -> str | None:
+    """Return why a run takes no sparse steps; ``None`` for a run that takes them."""
     model = replica.model
     if not declares(model, "steps_sparsely"):
         return f"the class {type(model).__name__} does not declare steps_sparsely = True"

@@ -1,8 +1,8 @@
 """Training of a stack: replicas of one model, whose matrix products become one batched product.
 
 A run alone is a stack of one. A replica gets the same bits in any company, on a CPU with one
-thread: each operation of a step either treats the replicas one by one, or is batched over them in a
-way that leaves the rounding of each as it is (``engine.rounding``).
+thread: each operation of a step either treats the replicas one by one, or treats all replicas at
+once in a way that rounds each as it would be alone (``engine.rounding``).
 """
 
 import copy
@@ -12,9 +12,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, groupby
+from itertools import groupby
 from operator import attrgetter
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -38,41 +38,6 @@ Step = Callable[[], Any]
 """Function that moves weights."""
 
 
-class Replica(Protocol):
-    """One run: its model, its objective, and how its weights move."""
-
-    model: Any
-    objective: Objective
-    compiled: bool
-    sparse_up_to: float
-    """Largest share of entries at which a step is sparse, 0 if none is. A run with a share above 0
-    is a stack of one."""
-    control: SparsityControl | None
-    """Controller of the weights that make units sparse; all replicas of a stack have one, or none.
-    """
-    log_every: int
-    """Number of steps from one that is logged to the next, 0 for none. All replicas of a stack log
-    steps, or none does."""
-    training_mean: Tensor | None
-    """Mean of the training samples, shape ``(D,)``, for the FVU of steps that are logged; ``None``
-    for a model without a decoder."""
-
-    @property
-    def bare_optimizer(self) -> Optimizer | None:
-        """The optimizer, if nothing but its step moves the weights."""
-
-    @property
-    def steps_done(self) -> int:
-        """Number of steps before this block; read only if something of a step depends on it."""
-
-    @property
-    def steps_in_all(self) -> int:
-        """Number of steps of the whole training; read only with a ``control``."""
-
-    def update(self) -> None:
-        """Move the weights by the gradients that lie on the model's parameters."""
-
-
 class Evaluated(NamedTuple):
     """What a step has before it goes backward; shape ``(R,)`` but for ``starts``."""
 
@@ -88,27 +53,43 @@ class Evaluated(NamedTuple):
 
 @dataclass(eq=False)
 class BareReplica:
-    """Minimal ``Replica``: the step of an optimizer moves its weights."""
+    """One run: its model, its objective, and how its weights move.
+
+    The step of an optimizer moves the weights of this one. An ``EnergyModule`` has the same
+    attributes, and is a replica, too.
+    """
 
     model: Any
     objective: Objective
-    bare_optimizer: Optimizer
+    bare_optimizer: Optimizer | None
+    """The optimizer, if nothing but its step moves the weights."""
     compiled: bool = False
     sparse_up_to: float = 0.0
+    """Largest share of entries at which a step is sparse; at 0, all steps are dense. A run with a
+    share above 0 is a stack of one."""
     steps_done: int = 0
+    """Number of steps before a block; read only if something of a step depends on this number."""
     control: SparsityControl | None = None
+    """Controller of the weights that make units sparse; all replicas of a stack have one, or none.
+    """
     steps_in_all: int = 0
+    """Number of steps of the whole training; read only with a ``control``."""
     log_every: int = 0
+    """Number of steps from one that is logged to the next, 0 for none. All replicas of a stack log
+    steps, or none does."""
     training_mean: Tensor | None = None
+    """Mean of the training samples, shape ``(D,)``, for the FVU of steps that are logged; ``None``
+    for a model without a decoder."""
 
     def update(self) -> None:
-        """Make an optimizer step."""
+        """Move the weights by the gradients that lie on the model's parameters."""
+        assert self.bare_optimizer is not None
         self.bare_optimizer.step()
 
 
 @contextmanager
-def _casts_not_kept() -> Iterator[None]:
-    """Let autocast convert weights anew each time: those that it keeps miss the next update."""
+def _without_cast_cache() -> Iterator[None]:
+    """Let autocast convert weights anew each time: weights in its cache miss the next update."""
     before = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
     try:
@@ -121,13 +102,12 @@ class Stack:
     """Replicas that take their steps together.
 
     They differ only in their parameters, the weights of their loss terms, the targets of their
-    controls and their optimizers. The parameters and buffers of all models lie in one tensor each,
-    and those of the models become views of them. A step calls the model's ``before_step`` once the
-    gradients are there, and its ``after_step`` once the weights have moved, if it has these
-    methods.
+    controls and their optimizers. Each parameter and each buffer lies in one tensor for all models,
+    and the models' own tensors become views of this one. A step calls ``before_step`` of the model
+    once the gradients are there, and ``after_step`` once the weights have moved.
     """
 
-    def __init__(self, replicas: Sequence[Replica], group: Group | None = None) -> None:
+    def __init__(self, replicas: Sequence[Any], group: Group | None = None) -> None:
         keep_freed_memory()
         first = replicas[0]
         models = [replica.model for replica in replicas]
@@ -139,7 +119,7 @@ class Stack:
         self.replicas = list(replicas)
         self.group = group or Group()
         self._parameters_of_replicas = [list(model.parameters()) for model in models]
-        self.model: Any = stack_models(models) if self.stacked else first.model
+        self.model = stack_models(models) if self.stacked else first.model
         self.parameters = list(self.model.parameters())
         weight = self.parameters[0]
         self.dtype = weight.dtype
@@ -147,9 +127,8 @@ class Stack:
         self._control: Any = stack_models(controls) if controls else None
         self._steered: Steered | None = first.model.steered if controls else None
         controlled = bool(controls) and self._steered is None
-        build = partial(StackedObjective, like=weight, controlled=controlled)
-        self.objective = build([replica.objective for replica in replicas])
-        self._objective_of_each = [build([replica.objective]) for replica in replicas]
+        objectives = [replica.objective for replica in replicas]
+        self.objective = StackedObjective(objectives, weight, controlled)
         self._names = self.objective.inputs | ({"energies"} if controls else set())
         self._measures = bool(first.log_every) and not first.compiled
         means = [r.training_mean for r in replicas if r.training_mean is not None]
@@ -164,16 +143,16 @@ class Stack:
         self._forward = torch.compile(self.evaluate) if first.compiled else self.evaluate
 
     @flushed_denormals()
-    @_casts_not_kept()
+    @_without_cast_cache()
     def train(self, blocks: Sequence[Block]) -> Tensor:
         """Train each replica on its block; neighbours with equal blocks share them in memory.
 
         Returns the total and the unweighted terms at each step, shape ``(S, 1 + T, R)``. Under a
-        control, L0 and the controlled weights follow them. If steps may be sparse, the next value
-        is 1 for a sparse step, else 0. If steps are logged, L0 and the FVU come last. They are NaN
-        for other steps and for compiled ones, which must all be alike; the FVU is also NaN without
-        a decoder. Errors of updates are left in ``failures``; the first is raised if all replicas
-        have failed.
+        control, L0 and the controlled weights follow the terms. If steps may be sparse, the next
+        value is 1 for a sparse step, else 0. If steps are logged, L0 and the FVU come last. Both
+        are NaN for a step that is not logged, and for every compiled step, as compiled steps must
+        all be alike; the FVU is also NaN without a decoder. ``failures`` gets the errors of
+        updates; the first error is raised if all replicas have failed.
         """
         self._merge_updates()
         neighbours = [(block, len(list(equal))) for block, equal in groupby(blocks)]
@@ -185,7 +164,7 @@ class Stack:
         logged = self._logged(len(blocks[0].sizes))
         for number, (size, batches) in enumerate(steps):
             if self.objective.warms_up:
-                self._warm_up(number)
+                self.objective.warm_up([replica.steps_done + number for replica in self.replicas])
             inputs = SharedInput(batches, counts)
             values += self._step(inputs, size, progress[number], logged[number])
         if len(self.failures) == len(self.replicas):
@@ -208,13 +187,6 @@ class Stack:
             self.replicas[number].update()
         except Exception as error:  # it concerns this run alone
             self.failures[number] = error
-
-    def _warm_up(self, number: int) -> None:
-        """Set the weights of the terms for a step, given its number within the block."""
-        steps = [replica.steps_done + number for replica in self.replicas]
-        self.objective.warm_up(steps)
-        for objective, done in zip(self._objective_of_each, steps, strict=True):
-            objective.warm_up([done])
 
     def _progress(self, steps: int) -> Sequence[Tensor | None]:
         """Return the shares of the whole training before each step of a block, ``(R,)`` each."""
@@ -286,26 +258,15 @@ class Stack:
         with full_precision(self.parameters[0]):
             measured = self._measured(outputs) if logged else []
             outputs = {n: _exact(outputs[n]) for n in self._names}  # the same if nothing is logged
-            together = len(self.replicas) == 1 or statistics_fill_lanes(outputs)
+            apart = len(self.replicas) > 1 and not statistics_fill_lanes(outputs)
             further: list[Tensor] = []
             steered = None
             if progress is not None:
-                further, steered = self._regulate(outputs, progress, together)
+                further, steered = self._regulate(outputs, progress)
             if self._sparse_up_to:
                 further.append(self.parameters[0].new_full((1,), _has_codes(outputs)))
-            if together:
-                total, values, own = self.objective.differentiate(outputs)
-                return Evaluated(total, [*values, *further, *measured], own, steered)
-            totals, parts, starts = zip(
-                *(
-                    objective.differentiate({k: v[r : r + 1] for k, v in outputs.items()})
-                    for r, objective in enumerate(self._objective_of_each)
-                ),
-                strict=True,
-            )
-            terms = [torch.cat(values) for values in zip(*parts, strict=True)]
-            own = [*chain.from_iterable(starts)]
-            return Evaluated(torch.cat(totals), [*terms, *further, *measured], own, steered)
+            total, values, starts = self.objective.differentiate(outputs, apart)
+            return Evaluated(total, [*values, *further, *measured], starts, steered)
 
     @torch.no_grad()
     def _measured(self, outputs: Mapping[str, Any]) -> list[Tensor]:
@@ -314,7 +275,7 @@ class Stack:
         l0 = _l0(outputs["energies"]).to(nan_R.dtype)
         if self._mean_R1D is None:
             return [l0, nan_R]
-        pairs = (("target", outputs["reconstruction"]), ("whole", self._mean_R1D))
+        pairs = (("target", outputs["reconstruction"]), ("data_target", self._mean_R1D))
         residual, spread = (
             (outputs[name].to(nan_R.dtype) - other).square().sum((-2, -1)) for name, other in pairs
         )
@@ -322,7 +283,7 @@ class Stack:
 
     @torch.no_grad()
     def _regulate(
-        self, outputs: Mapping[str, Tensor], progress: Tensor, together: bool
+        self, outputs: Mapping[str, Tensor], progress: Tensor
     ) -> tuple[list[Tensor], Tensor | None]:
         """Return L0 and what a control sets, ``(R,)`` each; the latter again if it is a buffer."""
         l0 = _l0(outputs["energies"])
@@ -331,15 +292,14 @@ class Stack:
             base: Tensor = getattr(self.model, str(self._steered.base)).flatten()
             value = (base * factor).to(base.dtype)
             return [l0, value], value
-        if not together:
-            for objective, own in zip(self._objective_of_each, factor.split(1), strict=True):
-                objective.control(own)
         return [l0, *self.objective.control(factor)], None
 
     def _outputs(self, rows: SharedInput, logged: bool) -> Mapping[str, Any]:
         names = self._names
         if logged:
-            decoded = {"target", "whole", "reconstruction"} if self._mean_R1D is not None else set()
+            decoded = (
+                {"target", "data_target", "reconstruction"} if self._mean_R1D is not None else set()
+            )
             names = names | {"energies"} | decoded
         step = self._sparse_outputs if self._sparse_up_to else None
         outputs = outputs_of(self.model, rows if self.stacked else rows.batches[0], names, step)
@@ -398,22 +358,23 @@ def outputs_of(
     names: Collection[str] = ("x", "target"),
     training_outputs: Callable[[Any], Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Return the tensors for loss terms of a model or a stack.
+    """Return the tensors for the loss terms of a model or a stack.
 
     Args:
         model: model or stack.
-        rows: inputs, with their targets beside them if these are others.
-        names: those of ``x``, ``target`` and ``whole`` that are asked for. ``whole`` is the target
-            of the data, and ``target`` what the model's linear path leaves of it.
+        rows: inputs; for a model of another target, inputs and targets side by side.
+        names: which of ``x``, ``target`` and ``data_target`` to return. ``data_target`` is the
+            target in the data, and ``target`` is what the model's linear path leaves of the target
+            in the data.
         training_outputs: function from inputs to tensors; ``None`` for the model's own.
     """
     x, target = model.sides(rows)
     outputs = {"weight": model.weight, **(training_outputs or model.training_outputs)(x)}
     if "x" in names:
         outputs["x"] = x.expanded() if isinstance(x, SharedInput) else x
-    if {"target", "whole"}.intersection(names):
-        whole = target.expanded() if isinstance(target, SharedInput) else target
-        outputs |= {"target": model.to_explain(x, whole), "whole": whole}
+    if {"target", "data_target"}.intersection(names):
+        in_data = target.expanded() if isinstance(target, SharedInput) else target
+        outputs |= {"target": model.to_explain(x, in_data), "data_target": in_data}
     return outputs
 
 
@@ -422,11 +383,11 @@ def takes_stacks(model: nn.Module) -> bool:
     return not undeclared(model, "takes_stacks") and parameters_fill_lanes(model)
 
 
-def stack_models(models: Sequence[nn.Module]) -> nn.Module:
+def stack_models(models: Sequence[Any]) -> Any:
     """Return a model whose parameters and buffers hold those of all models, shape ``(R, ...)``.
 
-    The models' own become views of them. Each other attribute that the class names in ``settings``
-    becomes a list of the models' values.
+    The parameters and buffers of the models become views of the stack's. Each other attribute that
+    the class names in ``settings`` becomes a list of the models' values.
     """
     stack = copy.deepcopy(models[0])
     for name, tensor in [*stack.named_parameters(), *stack.named_buffers()]:
@@ -438,16 +399,16 @@ def stack_models(models: Sequence[nn.Module]) -> nn.Module:
             values = nn.Parameter(values, requires_grad=tensor.requires_grad)
         module, _, leaf = name.rpartition(".")
         setattr(stack.get_submodule(module), leaf, values)
-    for name in getattr(stack, "settings", ()):
+    for name in stack.settings:
         if not isinstance(getattr(stack, name), Tensor):
             setattr(stack, name, [getattr(model, name) for model in models])
     return stack
 
 
 def merge_steps(optimizers: Sequence[Optimizer | None]) -> tuple[list[Step], list[int]]:
-    """Return a step for each set of equal settings, and the positions that none of them covers.
+    """Return a step for each set of optimizers of equal settings, and the positions of all others.
 
-    An optimizer is ``None`` where more than its step moves the weights.
+    An optimizer is ``None`` where more than the optimizer's step moves the weights.
     """
     left_out: list[int] = []
     mergeable: dict[Any, list[Any]] = {}

@@ -1,7 +1,7 @@
 """The terms of the derived objective, and their gradients, through the entries of a code.
 
-They are those of ``losses.derived``. Energies are 0 outside of the entries, and ReLU passes no
-gradient there. So energies are never dense. Decorrelation costs the entries times the smaller of B
+The terms are those of ``losses.derived``. Energies are 0 outside of the entries, and ReLU passes no
+gradient there, so energies are never dense. Decorrelation costs the entries times the smaller of B
 and K; the other terms cost the entries. Sums over samples and units are in float64.
 """
 

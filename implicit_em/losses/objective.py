@@ -15,6 +15,7 @@ from implicit_em.losses import coded, derived
 
 CODED = {"energies", "active", "gates", "slab"}
 """Names of the tensors of a model that may be codes."""
+ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,10 @@ class Term:
     def weighs(self, number: float) -> bool:
         """Return whether the weight is this number, for every replica."""
         return not isinstance(self.weight, Tensor) and self.weight == number
+
+    def weight_of(self, replicas: slice) -> float | Tensor:
+        """Return the weight of some replicas of a stack; one number is the weight of all."""
+        return self.weight[replicas] if isinstance(self.weight, Tensor) else self.weight
 
     def declares(self, *marks: str) -> bool:
         """Return whether the function has all marks of ``losses.stacking``."""
@@ -118,14 +123,18 @@ class Objective:
     def _evaluate(self, term: Term, tensors: Mapping[str, Tensor]) -> Tensor:
         return term.function(**tensors, **term.options)
 
-    def _total(self, values: Mapping[str, Tensor]) -> Tensor:
-        """Return the weighted sum of the terms whose values are given."""
+    def _total(self, values: Mapping[str, Tensor], replicas: slice = ALL) -> Tensor:
+        """Return the weighted sum of the terms whose values are given, of some replicas."""
         weighted = [
-            values[name] if name in self._unweighted else term.weight * values[name]
+            values[name] if name in self._unweighted else term.weight_of(replicas) * values[name]
             for name, term in self.terms.items()
             if name in values
         ]
         return sum(weighted[1:], weighted[0])
+
+
+Differentiated = tuple[Tensor, list[Tensor], list[tuple[Tensor, Tensor]]]
+"""What ``StackedObjective.differentiate`` returns."""
 
 
 class StackedObjective(Objective):
@@ -160,8 +169,7 @@ class StackedObjective(Objective):
                 constant = values.count(term.weight) == len(values)
             terms[name] = term if constant else replace(term, weight=weights[name])
         super().__init__(terms)
-        of_closed = [weights[name].view(-1, 1, 1) for name in self._closed]
-        self._closed_and_weights = (list(self._closed.values()), of_closed)
+        self._closed_weights = [weights[name].view(-1, 1, 1) for name in self._closed]
 
     @property
     def warms_up(self) -> bool:
@@ -182,33 +190,47 @@ class StackedObjective(Objective):
         """
         return [weights.copy_(full * factor).clone() for weights, full in self._controlled]
 
-    def differentiate(
-        self, outputs: Mapping[str, Any]
-    ) -> tuple[Tensor, list[Tensor], list[tuple[Tensor, Tensor]]]:
+    def differentiate(self, outputs: Mapping[str, Any], apart: bool = False) -> Differentiated:
         """Return the total, the unweighted terms, and the starts of the backward pass.
 
-        The outputs of a stack of one may be codes. A start is a tensor, with the gradient of the
-        total with respect to it. Closed forms start at the energies, the other terms at their
-        weighted sum.
+        A start is a tensor, with the gradient of the total with respect to this tensor. Closed
+        forms start at the energies, the other terms at their weighted sum.
+
+        Args:
+            outputs: tensors of ``inputs``; those of a stack of one may be codes.
+            apart: whether to treat one replica after another; each then has the bits that it gets
+                alone, whatever the sizes.
         """
+        if not apart:
+            return self._differentiate(outputs, ALL)
+        totals, values, starts = zip(
+            *(
+                self._differentiate({k: v[r : r + 1] for k, v in outputs.items()}, slice(r, r + 1))
+                for r in range(len(next(iter(outputs.values()))))
+            ),
+            strict=True,
+        )
+        terms = [torch.cat(of_replicas) for of_replicas in zip(*values, strict=True)]
+        return torch.cat(totals), terms, [*chain.from_iterable(starts)]
+
+    def _differentiate(self, outputs: Mapping[str, Any], replicas: slice) -> Differentiated:
         values: dict[str, Tensor] = {}
         starts = []
         if self._others:
             others = self._evaluate_others(outputs)
-            weighted = self._total(others)
+            weighted = self._total(others, replicas)
             if weighted.requires_grad or not self._closed:
                 starts.append((weighted, torch.ones_like(weighted)))
             values = {name: value.detach() for name, value in others.items()}
         if self._closed:
             energies = outputs["energies"]
-            if isinstance(energies, Code):
-                found, gradient = coded.value_and_gradient(energies, *self._closed_and_weights)
-                energies = energies.values_N
-            else:
-                found, gradient = derived.value_and_gradient(energies, *self._closed_and_weights)
+            forms = coded if isinstance(energies, Code) else derived
+            weights = [weight[replicas] for weight in self._closed_weights]
+            found, gradient = forms.value_and_gradient(energies, [*self._closed.values()], weights)
             values |= zip(self._closed, found, strict=True)
-            starts.append((energies, gradient))
-        return self._total(values), [values[name] for name in self.terms], starts
+            start = energies.values_N if isinstance(energies, Code) else energies
+            starts.append((start, gradient))
+        return self._total(values, replicas), [values[name] for name in self.terms], starts
 
     def _evaluate(self, term: Term, tensors: Mapping[str, Tensor]) -> Tensor:
         evaluate = super()._evaluate

@@ -86,7 +86,7 @@ def l1_norm(energies: Tensor | Code, decoder: Tensor) -> Tensor:
 
 @takes_stacks
 def auxk(auxiliary: Tensor, reconstruction: Tensor, target: Tensor) -> Tensor:
-    """Error with which dead units reconstruct the residual of the others (Gao et al. 2024).
+    """Error with which dead units reconstruct the residual of the other units (Gao et al. 2024).
 
     It is the mean square over all elements of ``(..., B, D)``. No gradient goes through the
     residual. Without dead units, the auxiliary reconstruction and this term are 0.

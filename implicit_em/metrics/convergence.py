@@ -25,18 +25,19 @@ def settling_epoch(
 ) -> int | None:
     """Return the epoch from which on changes over ten epochs are those of fluctuations.
 
-    A random walk gets ``sqrt(10)`` times as far in ten epochs as in one. What drifts gets farther,
-    and what fluctuates about a place gets less far. The rule needs no threshold on the changes
-    themselves, so it holds at any rate, and whatever the scale of the energies.
+    A random walk gets ``sqrt(10)`` times as far in ten epochs as in one. A quantity that drifts
+    gets farther, and one that fluctuates about a place gets less far. The rule needs no threshold
+    on the changes themselves, so it holds at any rate, and whatever the scale of the energies.
 
     Args:
         over_one: change over each epoch: an angle, or a distance.
-        over_ten: change over the ten epochs up to the same one; NaN before the tenth.
+        over_ten: change over the ten epochs that end with each epoch; NaN before the tenth epoch.
         patience: least number of epochs for which it must hold, up to the end.
 
     Returns:
         The first epoch, counted from 1, from which on up to the end no change over ten epochs
-        exceeds ``sqrt(10)`` times that over one; ``None`` if the last ``patience`` epochs do.
+        exceeds ``sqrt(10)`` times the change over one epoch; ``None`` if there are fewer than
+        ``patience`` such epochs.
     """
     walked = np.sqrt(10) * np.asarray(over_one, dtype=np.float64)
     within = np.asarray(over_ten, dtype=np.float64) <= walked

@@ -1,11 +1,11 @@
 """Metrics of a layer of energies on a set of images, as torchmetrics classes.
 
 Every metric takes ``energies`` of shape ``(B, K)``, batch by batch, and accumulates in float64. A
-batch may be empty: so can be the part of a small batch that a process gets. ``energy_metrics``
+batch may be empty, as the part of a small batch that a process gets. ``energy_metrics``
 collects several metrics for one pass over the images.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,6 @@ from implicit_em.metrics.sparse import add_products, csr_of, is_sparse
 ROUNDING = 8 * torch.finfo(torch.float32).eps
 """Relative variation of a constant by float32 rounding alone."""
 SILENT_SHARE = 0.01
-CURVES = ("dead_units", "redundancy", "responsibility_entropy", "density")
-"""Names of the metrics that are followed during training."""
-FINAL = (*CURVES, "l0", "inactive_units", "silent_units", "maximum_responsibility")
-"""Names of the metrics of a trained model, beside its reconstruction error."""
 RECONSTRUCTION = ("reconstruction_mse", "transpose_reconstruction_mse")
 """Names of the reconstruction error: by a decoder, or by the transposed encoder."""
 LARGEST_SHARE = 1 / 64
@@ -90,8 +86,8 @@ class DeadUnits(EnergyMoments):
 class Redundancy(EnergyMoments):
     """``||Corr(E) - I||_F^2`` off the diagonal; NaN if fewer than two components vary.
 
-    Components that do not vary beyond float32 rounding contribute 0. The samples themselves are
-    kept while they are fewer than the components, then only the K x K matrix of products: memory is
+    Components that do not vary beyond float32 rounding contribute 0. The metric stores the samples
+    while they are fewer than the components, then only the K x K matrix of products: memory is
     O(min(N, K) K), time O(min(N, K) N K).
     """
 
@@ -151,7 +147,7 @@ class Redundancy(EnergyMoments):
         return self._with_batches(dim_zero_cat(self.products).sum(0))
 
     def _with_batches(self, total_KK: Tensor) -> Tensor:
-        """Add the products of the samples that are kept, in place."""
+        """Add the products of the samples that are stored, in place."""
         for batch_BK in self._batches:
             if len(batch_BK):
                 _add_products(total_KK, batch_BK)
@@ -305,42 +301,34 @@ def _gaps(energies_BK: Tensor) -> Tensor:
     return exact_BK.sub_(exact_BK.amin(-1, keepdim=True))
 
 
-class _Active(Metric):
-    """Number of active pairs of an image and a component, divided by a count; float64."""
+class L0(_Mean):
+    """Mean over the images of the number of components with ``E_j > 0``."""
+
+    def update(self, energies: Tensor) -> None:  # type: ignore[override]
+        """Add a batch of energies ``(B, K)``."""
+        super().update((energies > 0).sum(-1))
+
+
+class Density(Metric):
+    """Share of (image, component) pairs with ``|E_j| > threshold``, in float64."""
 
     full_state_update = False
     count: Tensor
     active: Tensor
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        _add_sums(self, count=(), active=())
-
-    def compute(self) -> Tensor:
-        """Return the quotient."""
-        return self.active / self.count
-
-
-class Density(_Active):
-    """Share of (image, component) pairs with ``|E_j| > threshold``."""
-
     def __init__(self, threshold: float = 0.01, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.threshold = threshold
+        _add_sums(self, count=(), active=())
 
     def update(self, energies: Tensor) -> None:
         """Add a batch of energies ``(B, K)``."""
         self.count += energies.numel()
         self.active += (energies.abs() > self.threshold).count_nonzero()
 
-
-class L0(_Active):
-    """Mean over the images of the number of components with ``E_j > 0``."""
-
-    def update(self, energies: Tensor) -> None:
-        """Add a batch of energies ``(B, K)``."""
-        self.count += len(energies)
-        self.active += (energies > 0).count_nonzero()
+    def compute(self) -> Tensor:
+        """Return the share."""
+        return self.active / self.count
 
 
 class UnexplainedVariance(Metric):
@@ -378,18 +366,26 @@ class UnexplainedVariance(Metric):
         return self.residual / torch.where(variance > ROUNDING**2 * level, variance, torch.nan)
 
 
+CURVES: Mapping[str, Callable[[int], Metric]] = {
+    "dead_units": DeadUnits,
+    "redundancy": Redundancy,
+    "responsibility_entropy": lambda components: ResponsibilityEntropy(),
+    "density": lambda components: Density(),
+}
+"""The metrics that are followed during training: functions of the number of components."""
+FINAL: Mapping[str, Callable[[int], Metric]] = {
+    **CURVES,
+    "l0": lambda components: L0(),
+    "inactive_units": InactiveUnits,
+    "silent_units": SilentUnits,
+    "maximum_responsibility": lambda components: MaximumResponsibility(),
+}
+"""The metrics of a trained model, beside its reconstruction error."""
+
+
 def energy_metrics(components: int) -> MetricCollection:
     """Return the metrics to follow during training; they are updated with ``energies``."""
-    return MetricCollection(
-        {
-            "dead_units": DeadUnits(components),
-            "redundancy": Redundancy(components),
-            "responsibility_entropy": ResponsibilityEntropy(),
-            "density": Density(),
-        },
-        # Of a group, the first is updated: its state holds the other's.
-        compute_groups=[["redundancy", "dead_units"], ["responsibility_entropy"], ["density"]],
-    )
+    return _collection({name: build(components) for name, build in CURVES.items()})
 
 
 def final_metrics(components: int, reconstruction: str = "reconstruction_mse") -> MetricCollection:
@@ -401,15 +397,13 @@ def final_metrics(components: int, reconstruction: str = "reconstruction_mse") -
         components: number of components K.
         reconstruction: name of the mean squared reconstruction error.
     """
-    collection = energy_metrics(components)
-    collection.add_metrics(
-        {
-            "l0": L0(),
-            "inactive_units": InactiveUnits(components),
-            "silent_units": SilentUnits(components),
-            "maximum_responsibility": MaximumResponsibility(),
-            reconstruction: MeanSquaredError().set_dtype(torch.float64),
-            **({"fvu": UnexplainedVariance()} if reconstruction == RECONSTRUCTION[0] else {}),
-        }
-    )
-    return collection
+    metrics: dict[str, Any] = {name: build(components) for name, build in FINAL.items()}
+    metrics[reconstruction] = MeanSquaredError().set_dtype(torch.float64)
+    if reconstruction == RECONSTRUCTION[0]:
+        metrics["fvu"] = UnexplainedVariance()
+    return _collection(metrics)
+
+
+def _collection(metrics: dict[str, Any]) -> MetricCollection:
+    # Of a group, only the first metric is updated: its state holds the state of the second.
+    return MetricCollection(metrics, compute_groups=[["redundancy", "dead_units"]])

@@ -48,8 +48,8 @@ def linear_probe(
 def standardised(train_features: Any, test_features: Any) -> tuple[Any, Any]:
     """Return the features of both sets, standardised by the training set's mean and deviation.
 
-    Those of wide, sparse layers keep their means, and are sparse arrays: the intercept of a linear
-    classifier, which no penalty holds, takes the means up.
+    Features of wide, sparse layers keep their means, and are sparse arrays: the intercept of a
+    linear classifier, which has no penalty, takes the means up.
 
     Args:
         train_features: shape ``(N, K)``, an array or, for both sets, a sparse one.

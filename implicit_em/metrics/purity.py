@@ -14,7 +14,7 @@ def class_purity(activations_NK: np.ndarray, labels_N: np.ndarray) -> float:
     weigh each sample by their response, so encoders that are never exactly zero need no threshold.
     A unit that ignores classes has the share of the data's commonest class. A unit that responds to
     a handful of samples is pure by chance, so read this beside the density histogram. Units that
-    are never active do not count; NaN if there are no others.
+    are never active do not count; NaN if all units are such.
     """
     magnitudes_NK = np.abs(activations_NK)
     mass_CK = np.stack(

@@ -11,9 +11,10 @@ from torch import Tensor
 from implicit_em.metrics.sparse import add_products, csr_of, is_sparse
 
 CUTOFF = 1e-10
-"""Share of the largest eigenvalue of the units' correlation matrix below which others count as 0.
+"""Share of the largest eigenvalue of the units' correlation matrix below which another counts as 0.
 
-Such directions have 1e-5 of the strongest one's deviation, far more than float32 rounding.
+A direction at this limit has 1e-5 of the strongest direction's deviation, far more than float32
+rounding.
 """
 RIDGE = 1e-3
 """Default strength of the ridge: it weighs as much as one activation in a thousand samples."""
@@ -103,8 +104,8 @@ def ridge_decoder(pairs: Pairs, ridge: float = RIDGE) -> tuple[Tensor, Tensor]:
 
     Args:
         pairs: blocks of activations ``(B, K)`` with their inputs ``(B, D)``. Products of a block
-            are in its precision, their sums in float64. Those of wide, sparse layers are in
-            float64, too.
+            are in its precision, their sums in float64. The products of wide, sparse layers
+            are in float64, too.
         ridge: strength of the ridge, above 0.
     """
     pairs = iter(pairs)
@@ -145,7 +146,7 @@ class _Moments:
         self.active_K = active_K / count
 
     def _sums(self, pairs: Pairs) -> tuple[int, list[Tensor], Tensor, Tensor]:
-        """Return the number of samples, sums about an origin, and that of units and inputs."""
+        """Return the number of samples, sums about an origin, and the origin."""
         count = 0
         totals: list[Tensor] = []
         for activations_BK, x_BD in pairs:
@@ -177,7 +178,7 @@ class _Moments:
 
 
 class _SparseMoments(_Moments):
-    """The same of a wide, sparse layer, by the products of active entries alone."""
+    """Moments of a wide, sparse layer, by the products of active entries alone."""
 
     def __init__(self, pairs: Pairs) -> None:
         super().__init__(pairs)

@@ -39,7 +39,7 @@ def add_products(total_KK: Tensor, codes_NK: Any) -> None:
 
 
 def compact(train_features: Any, test_features: Any) -> tuple[Any, Any]:
-    """Return the features of both sets, as sparse arrays if those of training are wide and sparse.
+    """Return the features of both sets, sparse arrays if the training features are wide and sparse.
 
     Arrays that are sparse already stay as they are.
 
@@ -55,7 +55,7 @@ def compact(train_features: Any, test_features: Any) -> tuple[Any, Any]:
 
 
 def entries(features: Any) -> np.ndarray:
-    """Return the numbers that an array holds; those of a sparse one are its entries."""
+    """Return the numbers of an array; the numbers of a sparse array are its entries."""
     from scipy.sparse import issparse
 
     return features.data if issparse(features) else features

@@ -4,7 +4,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from implicit_em.base.values import check_number
 from implicit_em.codes import Code, Layer, positions, smallest_positive
@@ -17,13 +17,12 @@ class BatchTopK(TopK):
     """Dictionary with k active units a sample on average (Bussmann et al. 2024, arXiv 2412.06410).
 
     Training keeps the ``B k`` largest activations of a batch. Elsewhere a sample must not depend on
-    the others, so the activations above a threshold are kept. The threshold is a running mean, over
-    the training steps, of the smallest activation that was kept.
+    other samples, so the activations above a threshold are kept. The threshold is a running mean,
+    over the training steps, of the smallest activation that was kept.
 
     Args:
         in_features: width D of the input.
         hidden: number of hidden units K.
-        activation: function of the pre-activations, before the selection; ``None`` for ReLU.
         momentum: weight of a step in the running mean, in (0, 1].
         kwargs: further arguments of ``TopK``.
 
@@ -35,14 +34,9 @@ class BatchTopK(TopK):
     threshold: Tensor
 
     def __init__(
-        self,
-        in_features: int,
-        hidden: int = 64,
-        activation: nn.Module | None = None,
-        momentum: float = 0.01,
-        **kwargs: Any,
+        self, in_features: int, hidden: int = 64, *, momentum: float = 0.01, **kwargs: Any
     ) -> None:
-        super().__init__(in_features, hidden, activation, **kwargs)
+        super().__init__(in_features, hidden, **kwargs)
         check_number("momentum", momentum, lambda x: 0 < x <= 1, "numbers above 0, up to 1")
         self.momentum = momentum
         self.register_buffer("threshold", torch.zeros(1))

@@ -15,7 +15,7 @@ what ``training_outputs`` gives. Without this declaration all steps are dense.
 
 ``decodes = True``: the rows of an ``Encoder`` are also its decoder, so ``decode`` returns ``E W``.
 Without this declaration ``decode`` and ``reconstruct`` raise. A class with it does not declare
-``folds``: rows that take raw samples would not give these back. A ``SparseAutoencoder`` has a
+``folds``: rows that take raw samples would not give raw samples back. A ``SparseAutoencoder`` has a
 decoder, and declares nothing.
 
 These declarations hold for the class whose body makes them. A subclass may compute something else,
@@ -32,7 +32,7 @@ from torch import nn
 from implicit_em.models.activations import ELEMENTWISE
 
 STACKED = {*ELEMENTWISE, nn.Sequential, nn.ModuleList, nn.ModuleDict}
-"""Classes of ``torch.nn`` that need neither declaration."""
+"""Classes of ``torch.nn`` that need declare neither ``takes_stacks`` nor ``takes_parts``."""
 BY_SAMPLE = STACKED | {nn.Linear, nn.LayerNorm, nn.PReLU}
 """Classes of ``torch.nn`` that need not declare ``takes_parts``."""
 
@@ -42,8 +42,8 @@ class Steered(NamedTuple):
 
     name: str
     """Argument of the class that is this number, as ``k`` is; or, with a ``base``, a buffer, as
-    ``temperature`` is: a control of L0 sets it to a multiple of the base after each step. L0 should
-    follow at once, and fall as the buffer grows."""
+    ``temperature`` is: a control of L0 sets the buffer to a multiple of the base after each step.
+    L0 should follow at once, and fall as the buffer grows."""
     base: str | None = None
     """Buffer of the same shape that holds the value at the start."""
 

@@ -16,14 +16,14 @@ from implicit_em.models.sae import SparseAutoencoder
 Middle = Literal["zero", "mean", "median"]
 Frozen = Literal["encoder", "decoder", "near"]
 NEAREST = 0.8
-"""Least cosine of the columns of a decoder that stays near its start, with that start."""
+"""Least cosine of a column with its start, in a decoder that stays near its start."""
 COLUMNS = 8192
-"""Number of columns whose lengths are kept at a time."""
+"""Number of columns that a step changes at a time."""
 TIED_START = 8
-"""Biases of a tied dictionary start at so many times the density that others start at.
+"""Density at the start of a tied dictionary, divided by the density that other ones start at.
 
-Its rows overlap, so its biases have a long way to go. If they start near the end of it, codes of
-many active units explain less.
+The rows of a tied dictionary overlap, so its biases have a long way to go. If the biases start near
+the end of this way, codes of many active units explain less.
 """
 ELEMENTS = 2**17
 """Number of weights of a stack that a CPU changes at a time, if a replica has no more."""
@@ -55,7 +55,7 @@ class Dictionary(SparseAutoencoder):
             directions of their own, and nothing is subtracted from the input.
         skip: see ``SparseAutoencoder``.
         frozen: matrix that keeps its random start, ``encoder`` or ``decoder``; or ``near``, where
-            the columns of ``W_d`` keep a cosine of at least 0.8 with theirs; ``None`` for none.
+            each column of ``W_d`` keeps a cosine of at least 0.8 with its start; ``None`` for none.
 
     Raises:
         ConfigError: if a tied dictionary is to explain another target than its input.
@@ -125,8 +125,8 @@ class Dictionary(SparseAutoencoder):
         """Set the encoder's biases so that a share of samples ``(N, D)`` activates each unit.
 
         Pre-activations of a tied dictionary are centred. Then all are lowered by the same number,
-        so that ``TIED_START`` times the share of them is above 0, at most half. A unit of much
-        variance is active more often.
+        so that ``TIED_START`` times the share of all activations is above 0, at most half. A unit
+        of much variance is active more often.
         """
         bias = self.encoder.linear.bias
         if self.tied:
@@ -179,7 +179,7 @@ class Dictionary(SparseAutoencoder):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Give the decoder's columns length 1 again, and turn those back that have to stay near."""
+        """Give the decoder's columns length 1 again, and turn them back if they must stay near."""
         if self.unit_columns and self.frozen != "decoder":
             for columns in _parts(self.decoder.weight):
                 columns.div_(columns.square().sum(-2, keepdim=True).sqrt_())
@@ -200,14 +200,14 @@ def _keep_near(columns: Tensor, start: Tensor) -> None:
 def _upper_quantile(linear: nn.Linear, x: Tensor, share: float) -> Tensor:
     """Return the number that a share of the outputs for samples ``(N, D)`` exceed, above 0.
 
-    Of many samples for a wide layer, the first ones count alone.
+    For a wide layer, only the first samples count.
     """
     outputs = linear(x[: max(1, AT_A_TIME // len(linear.weight))]).flatten()
     return outputs.kthvalue(max(1, round((1 - share) * len(outputs)))).values.clamp(min=0)
 
 
 def _parts(weight: Tensor) -> Iterator[Tensor]:
-    """Yield parts of ``(..., D, K)``, with whole columns, whose temporary tensors fit a cache."""
+    """Yield parts ``(..., D, K')`` of a matrix whose temporary tensors fit a cache."""
     for columns in weight.split(COLUMNS, -1):
         # Only a CPU has such a cache; elsewhere, more calls cost time.
         if weight.dim() == 3 and weight.device.type == "cpu":

@@ -20,18 +20,15 @@ class Gated(Dictionary):
     Args:
         in_features: width D of the input.
         hidden: number of hidden units K.
-        activation: function of gate and magnitude; ``None`` for ReLU.
-        kwargs: further arguments of ``Dictionary``.
+        kwargs: further arguments of ``Dictionary``; its activation acts on gates and magnitudes.
     """
 
     takes_stacks = takes_parts = steps_sparsely = True
     provides: ClassVar[tuple[str, ...]] = (*Dictionary.provides, "gates", "auxiliary")
     requires: ClassVar[tuple[str, ...]] = (*Dictionary.requires, "auxiliary")
 
-    def __init__(
-        self, in_features: int, hidden: int = 64, activation: nn.Module | None = None, **kwargs: Any
-    ) -> None:
-        super().__init__(in_features, hidden, activation, **kwargs)
+    def __init__(self, in_features: int, hidden: int = 64, **kwargs: Any) -> None:
+        super().__init__(in_features, hidden, **kwargs)
         self.log_scale = nn.Parameter(torch.zeros(hidden))
         self.magnitude_bias = nn.Parameter(torch.zeros(hidden))
 

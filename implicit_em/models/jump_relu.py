@@ -26,7 +26,6 @@ class JumpReLU(Dictionary):
     Args:
         in_features: width D of the input.
         hidden: number of hidden units K.
-        activation: function of the pre-activations, before the selection; ``None`` for ReLU.
         k: target of the mean number of active units in a sample.
         threshold: value of each unit's threshold at the start.
         bandwidth: width of the rectangle, in units of the activations.
@@ -46,13 +45,13 @@ class JumpReLU(Dictionary):
         self,
         in_features: int,
         hidden: int = 64,
-        activation: nn.Module | None = None,
+        *,
         k: float = 8,
         threshold: float = 0.5,
         bandwidth: float = 0.5,
         **kwargs: Any,
     ) -> None:
-        super().__init__(in_features, hidden, activation, **kwargs)
+        super().__init__(in_features, hidden, **kwargs)
         check_number("k", k, lambda x: 0 < x <= hidden, f"numbers above 0, up to hidden={hidden}")
         for name, value in (("threshold", threshold), ("bandwidth", bandwidth)):
             check_number(name, value, lambda x: x > 0, "finite numbers above 0")
@@ -91,7 +90,7 @@ class _Jump(Function):
 
     The derivatives with respect to z are ``H`` and 0. Those with respect to theta are
     ``-theta K(u) / w`` and ``-K(u) / w``, K being the unit rectangle at ``u = (z - theta) / w``.
-    They count where ``z > 0``, as ReLU hides how far the others are below 0.
+    They count where ``z > 0``, as ReLU hides how far other pre-activations are below 0.
     """
 
     @staticmethod

@@ -75,7 +75,7 @@ class Linear(nn.Linear):
 
 
 class TiedLinear(nn.Module):
-    """Decoder of activations ``(..., K)`` whose matrix is that of an encoder, transposed.
+    """Decoder of activations ``(..., K)`` whose matrix is the transposed matrix of an encoder.
 
     Args:
         linear: the encoder's layer, of weight ``(K, D)``.
@@ -90,7 +90,7 @@ class TiedLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The matrix, shape ``(D, K)``: a view of the encoder's."""
+        """The matrix, shape ``(D, K)``: a view of the encoder's matrix."""
         return self._encoder[0].weight.mT
 
     def forward(self, activations: Any, bias: Tensor | None = None) -> Tensor:
@@ -135,8 +135,9 @@ def floating(x: Tensor) -> Tensor:
 class _Affine(Function):
     """``(x - o) W^T + b`` for a stack; autograd's own would give the weight a transposed gradient.
 
-    Replicas share their batches, so the origin o is not subtracted from these. Instead, ``W o`` is
-    subtracted from the bias, and ``g o^T`` from the gradient of W; g is the bias's gradient.
+    Replicas share their batches, so the origin o is not subtracted from the batches. Instead,
+    ``W o`` is subtracted from the bias, and ``g o^T`` from the gradient of W; g is the gradient of
+    the bias.
     """
 
     @staticmethod
@@ -175,6 +176,6 @@ class _Affine(Function):
             of_origin = (minus.unsqueeze(-2) @ weight).squeeze(-2).to(ctx.dtype)
         for some, x in SharedInput(batches, ctx.counts).runs():
             slope[some].baddbmm_(grad[some].mT, x, beta=0 if origin is None else 1)
-        # Only activations need a gradient, and replicas do not share these.
+        # Only activations need a gradient, and replicas do not share activations.
         inputs = torch.bmm(grad, weight) if ctx.needs_input_grad[3] else None
         return slope.to(ctx.dtype), of_bias.to(ctx.dtype), of_origin, inputs, None, None

@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from implicit_em.base.errors import ConfigError
 from implicit_em.base.placement import numbers_like
@@ -23,7 +23,6 @@ class Matryoshka(BatchTopK):
     Args:
         in_features: width D of the input.
         hidden: number of hidden units K.
-        activation: function of the pre-activations, before the selection; ``None`` for ReLU.
         prefixes: shares of the units that reconstruct alone, in rising order.
         kwargs: further arguments of ``BatchTopK``.
 
@@ -39,11 +38,11 @@ class Matryoshka(BatchTopK):
         self,
         in_features: int,
         hidden: int = 64,
-        activation: nn.Module | None = None,
+        *,
         prefixes: Sequence[float] = (0.0625, 0.125, 0.25, 0.5),
         **kwargs: Any,
     ) -> None:
-        super().__init__(in_features, hidden, activation, **kwargs)
+        super().__init__(in_features, hidden, **kwargs)
         self.widths = [*_widths(prefixes, hidden), hidden]
         if any(before >= after for before, after in pairwise([0, *self.widths])):
             raise ConfigError(

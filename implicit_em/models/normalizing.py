@@ -140,8 +140,8 @@ def normalizer_of(
         option: ``centre``, ``standard``, ``scale``, ``zca`` or ``l2``.
         count: number of samples N.
         mean_D: their mean, float64.
-        covariance: their covariance about the mean, divided by N, shape ``(D, D)``, float64; but
-            for ``zca``, its diagonal will do.
+        covariance: their covariance about the mean, divided by N, shape ``(D, D)``, float64; only
+            ``zca`` needs more than the diagonal, shape ``(D,)``.
         fourth: mean of the fourth power of their distance from the mean, float64.
     """
     if option == "l2":
@@ -265,8 +265,8 @@ def taking_raw(model: Any, normalizer: Normalizer) -> nn.Module:
 def _is_exact(normalizer: Normalizer, dtype: torch.dtype) -> bool:
     """Return whether ``W A x + (b - W A m)``, rounded, is as good as ``W A (x - m) + b``.
 
-    The two terms of the former are as large as ``A m``, and what rounding leaves of them may be
-    much of their difference.
+    ``W A x`` and ``W A m`` are as large as ``A m``, so that their rounding errors may be a large
+    part of their difference.
     """
     if normalizer.mean is None:
         return False

@@ -26,7 +26,8 @@ class SparseAutoencoder(Model):
         out_features: width T of a target that is not the input: the model is then a transcoder
             (Dunefsky et al. 2024, arXiv 2406.11944). ``None`` for the input itself.
         skip: whether a linear path ``W_skip x``, 0 at the start, is added to the decoder's output
-            (Paulo et al. 2025, arXiv 2501.18823). The loss terms get what it leaves of a target.
+            (Paulo et al. 2025, arXiv 2501.18823). The loss terms get what it leaves of a
+            target.
 
     Raises:
         ValueError: if ``skip`` is no bool, or true without another target.
@@ -69,10 +70,10 @@ class SparseAutoencoder(Model):
 
         Args:
             activations: what ``encode`` returns.
-            x: the inputs ``(..., D)``; only a model with a linear path needs them.
+            x: the inputs ``(..., D)``; only a model with a linear path needs the inputs.
 
         Raises:
-            ValueError: if it needs the inputs and has none.
+            ValueError: if the model has a linear path, and there are no inputs.
         """
         if self.skip is None:
             return self.decoder(activations)

@@ -49,7 +49,6 @@ class SpikeSlab(Dictionary):
     Args:
         in_features: width D of the input.
         hidden: number of units K.
-        activation: ReLU, or ``None`` for it.
         temperature: T at the start, in units of a squared pre-activation; ``model.l0`` steers it.
         log_odds: ``lambda``, above 3. A unit is half on at ``z^2 = 2 lambda T``, off from ``z^2 = 2
             (lambda - 3) T`` down, and fully on from ``2 (lambda + 3) T`` up.
@@ -57,7 +56,7 @@ class SpikeSlab(Dictionary):
             of F itself, whose gradient goes through them.
         scaled: whether each sample is divided by its own root mean square. The decoder's
             bias is not subtracted from it then.
-        kwargs: further arguments of ``Dictionary``.
+        kwargs: further arguments of ``Dictionary``; its activation must be ReLU.
 
     Raises:
         ValueError: if an option is out of its range, the activation is another, ``tied`` is given
@@ -75,7 +74,7 @@ class SpikeSlab(Dictionary):
         self,
         in_features: int,
         hidden: int = 64,
-        activation: nn.Module | None = None,
+        *,
         temperature: float = 0.1,
         log_odds: float = 100.0,
         held: bool = True,
@@ -87,9 +86,9 @@ class SpikeSlab(Dictionary):
         if scaled:
             subtracts = kwargs.setdefault("subtract_bias", False)
             check_word("subtract_bias", subtracts, (False,), " with scaled=true")
-        super().__init__(in_features, hidden, activation, tied=True, **kwargs)
+        super().__init__(in_features, hidden, tied=True, **kwargs)
         if not isinstance(self.encoder.activation, nn.ReLU):
-            raise ConfigError(f"activation={activation}: allowed is relu")
+            raise ConfigError(f"activation={self.encoder.activation}: allowed is relu")
         check_number("temperature", temperature, lambda x: x > 0, "finite numbers above 0")
         check_number("log_odds", log_odds, lambda x: x > LEAST_ODDS, "finite numbers above 3")
         check_word("held", held, (True, False))
@@ -174,8 +173,8 @@ class SpikeSlab(Dictionary):
     def hard(self) -> JumpReLU:
         """Return the model in which a unit is on, ``E_j = z_j``, if ``r_j`` exceeds 1/2, else off.
 
-        It is the limit of T towards 0 in which ``lambda T`` stays. It does not scale samples: of a
-        scaled model, it is right for those whose root mean square is 1.
+        It is the limit of T towards 0 in which ``lambda T`` stays. It does not scale samples: for a
+        scaled model, it is right on samples whose root mean square is 1.
         """
         units, width = self.weight.shape
         own = ("unit_columns", "subtract_bias", "middle", "tied")
@@ -228,7 +227,7 @@ def _share(energies: Tensor, temperature: Tensor | float) -> Tensor:
 class _Step(Function):
     """``E = r a`` of a step, and what each unit adds to the term ``slab`` for a row of length 1.
 
-    The latter is ``T r + r (1 - r) a^2 / 2`` where r is held fixed. If not, it is T times the
+    If r is held fixed, a unit adds ``T r + r (1 - r) a^2 / 2``. Otherwise, a unit adds T times the
     derivative of E by z, ``T r + s (1 - s) a^2``. Inside of the gate, s has the slope ``a / 6 T``.
     """
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from implicit_em.base.placement import numbers_like
 from implicit_em.base.values import check_whole
@@ -16,13 +16,13 @@ from implicit_em.models.linear import SharedInput
 WIDE = 192
 """Number of units for each active one from which on a bound speeds up the search."""
 UNITS_PER_PROBE = 8
-"""One in so many units gives this bound."""
+"""One in so many units is probed for this bound."""
 SPARE_PROBES = 4
-"""Number of these units that exceed the bound, beside twice the number expected."""
+"""Number of probed units that exceed the bound, beside twice the number expected."""
 LONG = 6 * 2**20
 """Number of elements of a row from which on a bound speeds up the search."""
 STRIDE = 61
-"""Step between the elements that give this bound; a prime, so that they are not of the same units.
+"""Step between the elements that give this bound; a prime, so that they belong to different units.
 """
 
 
@@ -36,7 +36,6 @@ class TopK(Dictionary):
     Args:
         in_features: width D of the input.
         hidden: number of hidden units K.
-        activation: function of the pre-activations, before the selection; ``None`` for ReLU.
         k: number of active units in a sample; fewer if fewer activations are above 0.
         revived: number of dead units in the auxiliary reconstruction, the paper's k_aux; ``None``
             for half of D.
@@ -58,13 +57,13 @@ class TopK(Dictionary):
         self,
         in_features: int,
         hidden: int = 64,
-        activation: nn.Module | None = None,
+        *,
         k: int = 8,
         revived: int | None = None,
         dead_after: int = 500,
         **kwargs: Any,
     ) -> None:
-        super().__init__(in_features, hidden, activation, **kwargs)
+        super().__init__(in_features, hidden, **kwargs)
         self.k = k
         self.revived = max(1, in_features // 2) if revived is None else revived
         self.dead_after = dead_after
@@ -141,7 +140,7 @@ def keep_largest(activations: Tensor, count: int | Sequence[int]) -> Tensor:
         return activations
     with torch.no_grad():
         least = _least_kept(activations, each)
-        # As integers: half precision has few of these.
+        # As integers: half precision has few integers.
         counts = numbers_like(activations, each, torch.int64)
         counts = counts.view(-1, *[1] * (activations.dim() - 1))
         # An element that is 0 stays 0, whether it is kept or not.
@@ -181,7 +180,7 @@ def smallest_of_largest(values: Tensor, count: int) -> Tensor:
 def largest_positive(z: Tensor, count: int) -> Tensor:
     """Return a mask of the ``count`` largest elements of each row ``(..., N)`` that are above 0.
 
-    Among equal elements the first ones are chosen. ``keep_largest`` takes stacks, and this one is
+    Among equal elements the first ones are chosen. ``keep_largest`` takes stacks; this function is
     faster.
     """
     count = min(count, z.shape[-1])
@@ -210,7 +209,7 @@ def lower_bound(values: Tensor, count: int) -> Tensor:
 
 
 def _by_candidates(z: Tensor, count: int) -> Tensor | None:
-    """Return the same mask by a search among few candidates; ``None`` where that does not suffice.
+    """Return the mask of ``largest_positive`` by a search among few candidates, or else ``None``.
 
     A part of each row gives a bound that more than ``count`` elements of the row should exceed.
     """

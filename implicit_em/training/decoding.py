@@ -202,7 +202,7 @@ def both_sides(model: Any, samples: Any, batch_size: int) -> Iterator[tuple[Tens
     weight = model.weight
     for batch in _flat(model, samples).split(batch_size):
         rows = as_unit_float(batch.to(weight.device)).to(weight.dtype)
-        yield model.sides(rows) if hasattr(model, "sides") else (rows, rows)
+        yield model.sides(rows)
 
 
 def _flat(model: Any, samples: Any) -> Samples:

@@ -309,7 +309,7 @@ def test_each_unit_starts_with_the_same_share_of_active_samples(network, units):
     torch.manual_seed(0)
     model = network(64, units).double()
     x = as_unit_float(IMAGES).double()
-    if hasattr(model, "start"):
+    if model.start:
         model.start(x)
     model.place_biases(x, 0.2)
     active = (model.encode(x) > 0).double().mean(0)
@@ -354,7 +354,7 @@ def test_the_target_is_reached(network, terms):
     x = torch.randn(1000, 32, generator=generator).abs()
     replica = controlled(target, steps, terms=terms, network=lambda _, k: network(32, k))
     replica.optimizer.param_groups[0]["lr"] = 3e-3
-    if hasattr(replica.model, "start"):
+    if replica.model.start:
         replica.model.start(x)
     start_near(target, replica.model, lambda: x)
     batches = [torch.randint(0, 1000, (32,), generator=generator) for _ in range(steps)]

@@ -36,7 +36,7 @@ def replica(composed, model, share, *settings):
 
     torch.manual_seed(0)
     module = RunSpec.of(cfg).build_module(WIDTH).double()
-    if hasattr(module.model, "start"):
+    if module.model.start:
         module.model.start(samples(99, 100))
     if module.model.steered:
         module.model.place_biases(samples(99, 100), 0.3)

@@ -493,5 +493,5 @@ def test_the_number_of_active_units_is_drawn_to_the_target():
 
 
 def test_activation_is_that_of_the_configuration():
-    model = TopK(64, 32, nn.Softplus(), k=32)
+    model = TopK(64, 32, activation=nn.Softplus(), k=32)
     assert (model.encode(X) > 0).all()

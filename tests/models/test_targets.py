@@ -62,7 +62,7 @@ def test_terms_get_the_target_less_the_linear_path_and_people_get_their_sum(cls,
     path = X @ model.skip.weight.T if skip else torch.zeros(len(X), 4)
     assert torch.equal(found["x"], X)
     assert_close(found["target"], Y - path)
-    assert_close(found["whole"], Y)
+    assert_close(found["data_target"], Y)
     code = model.encode(X)
     assert_close(model.encoder.linear.weight @ X[0] + model.encoder.linear.bias, model_pre(model))
     assert_close(model.reconstruct(X), code @ model.decoder.weight.T + model.decoder.bias + path)

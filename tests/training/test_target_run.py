@@ -162,7 +162,7 @@ def test_a_run_measures_what_it_leaves_of_the_target(store, composed, tmp_path, 
     assert metrics["fvu"] == pytest.approx(fvu(target, loaded.reconstruct(x)), rel=1e-3)
     assert_close(trained(tmp_path / "run").coder(x), loaded.reconstruct(x), atol=1e-3, rtol=0)
     assert loaded.encode(x).shape[1] == 8
-    skipped = loaded.skip if hasattr(loaded, "skip") else loaded.model.skip
+    skipped = getattr(loaded, "model", loaded).skip
     assert (skipped is not None) == ("model.skip=true" in more)
 
 
