@@ -76,6 +76,11 @@ def composing(name: str, overrides: Sequence[str], conf: Path) -> Iterator[Confi
             raise ConfigError(explain(error, overrides, loader, name)) from error
 
 
+def key_of(override: str) -> str:
+    """Return the key or the group that an override sets: ``lr.value`` for ``+lr.value=1``."""
+    return re.split("[@=]", override.lstrip("+~"))[0]
+
+
 def typed(config: DictConfig) -> list[str]:
     """Return the overrides as they were typed, because resolving them may fail."""
     overrides: Any = OmegaConf.to_container(config.hydra.overrides.task)
@@ -126,8 +131,8 @@ def explain(error: Exception, overrides: Sequence[str], loader: ConfigLoader, co
     if isinstance(error, errors.InstantiationException | YAMLError):
         return one_line(error)
     if unknown := re.match(r"Could not override '(.*)'", message):
-        key = unknown[1].partition("@")[0]
-        typed = {re.split("[@=]", line.lstrip("+~"))[0]: line for line in overrides}
+        key = key_of(unknown[1])
+        typed = {key_of(line): line for line in overrides}
         override = typed.get(key, key)
         return f"{override}: no such key; {_beside(key, loader, config, overrides)}"
     if "does not support sweep type" in message:

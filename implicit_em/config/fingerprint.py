@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from implicit_em.base.settings import Difference, differences
+from implicit_em.config.composing import key_of
 
 RESULTS_SCHEMA = 2
 """Version of the files in a run directory; part of the fingerprint."""
@@ -69,7 +70,7 @@ def deciding_differences(there: Mapping[Any, Any], here: Mapping[Any, Any]) -> l
 
 def affects_results(override: str) -> bool:
     """Return whether an override such as ``logger.mode=offline`` may change a run's results."""
-    key = override.lstrip("+~").partition("=")[0].replace("/", ".")
+    key = key_of(override).replace("/", ".")
     return not f"{key}.".startswith(tuple(f"{name}." for name in (*NEVER_DECIDING, *LEFT_OUT)))
 
 

@@ -19,7 +19,7 @@ from pydantic import (
 
 from implicit_em.base.errors import ConfigError
 from implicit_em.base.validation import first_mistake
-from implicit_em.config.composing import typed, unresolved
+from implicit_em.config.composing import key_of, typed, unresolved
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -169,7 +169,7 @@ def unread(cfg: DictConfig) -> list[str]:
     text = OmegaConf.to_yaml(cfg)
     lines = []
     for line in added:
-        key = line.lstrip("+").partition("=")[0]
+        key = key_of(line)
         first, _, rest = key.partition(".")
         name = f"lr.{rest.partition('.')[0]}" if first == "lr" else first
         if not (name in read or key in cfg.hydra.runtime.choices or f"${{{name}" in text):

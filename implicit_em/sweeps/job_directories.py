@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from implicit_em.base.errors import DamagedError
 from implicit_em.base.files import read_json, write_json
+from implicit_em.config.composing import key_of
 from implicit_em.config.fingerprint import affects_results, config_fingerprint
 from implicit_em.config.saved import read_config
 
@@ -60,7 +61,7 @@ class JobDirectories:
                 return name
         else:
             fixed = self._fixed
-            name = ",".join(o for o in lines if "/" not in o or o.partition("=")[0] not in fixed)
+            name = ",".join(o for o in lines if "/" not in o or key_of(o) not in fixed)
         if self._existing:
             with suppress(Exception):  # if there is no fingerprint, the check says why
                 if found := self._existing.get(config_fingerprint(cfg)):

@@ -14,6 +14,7 @@ from implicit_em.base.errors import ConfigError, DamagedError
 from implicit_em.base.files import whole
 from implicit_em.base.settings import leaves
 from implicit_em.base.tables import format_value, markdown_table, print_rows
+from implicit_em.config.composing import key_of
 from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.sweeps.job_directories import noted_jobs
 from implicit_em.trained import evaluations
@@ -110,8 +111,7 @@ def _read(run: RunDirectory) -> _Job:
         metrics = {"status": "unfinished"}
     elif metrics.get("config_fingerprint") != config_fingerprint(config):
         metrics = {"status": "mismatch", "error": "metrics.json is not of this config"}
-    pairs = (line.lstrip("+~").partition("=") for line in overrides)
-    typed = {key.partition("@")[0]: value for key, _, value in pairs}
+    typed = {key_of(line): line.partition("=")[2] for line in overrides}
     row = _cells(metrics | evaluations.columns(run.path))
     return _Job(run, name, row, typed, typed | leaves(config))
 

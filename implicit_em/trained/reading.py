@@ -15,7 +15,7 @@ from implicit_em.base.digest import digest_of_file
 from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.base.progress import working
 from implicit_em.config import CONF
-from implicit_em.config.composing import REFUSALS, composed
+from implicit_em.config.composing import REFUSALS, composed, key_of
 from implicit_em.config.schema import to_plain
 from implicit_em.data import ResidentDataModule
 from implicit_em.data.tensors import FILES
@@ -186,7 +186,7 @@ def typed_data(
         ConfigError: if an override is no setting of data, normalises them, or has several values.
     """
     for override in overrides:
-        key = override.lstrip("+").partition("=")[0]
+        key = key_of(override)
         if key.partition(".")[0] != "data":
             raise ConfigError(f"{override}: only settings of data can differ from the run's own")
         if key == "data.normalize":

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from implicit_em.base.errors import ConfigError, nearest
 from implicit_em.base.settings import nodes
-from implicit_em.config.composing import composing
+from implicit_em.config.composing import composing, key_of
 from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.config.schema import to_plain
 from implicit_em.sweeps.jobs import TaskComposer, enumerate_jobs
@@ -115,7 +115,7 @@ def _in_words(value: Any) -> str:
 def _refuse_fixed(axes: Sequence[str], overrides: Sequence[str]) -> None:
     """Refuse overrides of keys that an experiment sets itself; the seed may be chosen."""
     for override in overrides:
-        key = override.lstrip("+~").partition("=")[0]
+        key = key_of(override)
         if key.startswith("hydra") or key in {*FIXED, *axes} - {"seed"}:
             raise ConfigError(f"{override}: the experiments set {key} themselves")
 
