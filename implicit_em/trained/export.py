@@ -16,7 +16,7 @@ from safetensors.torch import save
 
 from implicit_em.base.arguments import Parser
 from implicit_em.base.errors import ConfigError, raising
-from implicit_em.base.files import read_bytes, read_json, whole, write_json
+from implicit_em.base.files import read_bytes, whole
 from implicit_em.base.tables import format_value
 from implicit_em.base.values import check_word
 from implicit_em.data import ResidentDataModule
@@ -41,20 +41,24 @@ class Exported:
 
     Args:
         model: the trained model.
-        form: ``saelens`` or ``safetensors``.
+        place: default path of the folder or file.
         config: configuration of the model, as the other tool has it.
-        content: content of the file of weights.
+        files: content of each file by its name in the folder; ``""`` names the file itself.
     """
 
     model: Trained
-    form: str
+    place: Path
     config: dict[str, Any]
-    content: bytes
+    files: dict[str, bytes]
 
     @classmethod
     def of(cls, path: str | Path, form: str) -> "Exported":
         """Return a trained model in a format; see ``export``."""
-        model = _model_of(path, form)
+        check_word("format", form, PLACES)
+        model = trained(path)
+        site = (model.spec.settings["data"] or {}).get("site")
+        if isinstance(site, list) and len(site) > 1:
+            raise ConfigError(f"data.site=[{','.join(site)}]: {form} has no form for several sites")
         decoder, origin = None, "its own"
         if (fitted := model.coder.decoder) is not None:
             origin = "ridge regression after the training"
@@ -72,36 +76,28 @@ class Exported:
             "implicit_em_weights": model.digest[:16],
             **said,
         }
-        is_file = form == "safetensors"
-        content = save(tensors, {"config": json.dumps(config)} if is_file else None)
-        return cls(model, form, config, content)
+        files = {CONFIG: json.dumps(config, indent=2).encode(), WEIGHTS: save(tensors)}
+        if form == "safetensors":
+            files = {"": save(tensors, {"config": json.dumps(config)})}
+        return cls(model, model.output / PLACES[form], config, files)
 
     def write(self, out: str | Path | None) -> Path:
         """Write the folder or file, unless it is there already, and return its path."""
-        place = Path(out) if out else self.model.output / PLACES[self.form]
+        place = Path(out) if out else self.place
         if place.exists():
-            if not self._is_at(place):
+            there = all((place / name).is_file() for name in self.files)
+            if not there or any(read_bytes(place / n) != file for n, file in self.files.items()):
                 raise ConfigError(f"out={place}: is there already; nothing is overwritten")
             return place
         with whole(place) as temporary:
-            if self.form == "saelens":
-                write_json(temporary / CONFIG, self.config)
-            self._weights_at(temporary).write_bytes(self.content)
+            for name, content in self.files.items():
+                (temporary / name).parent.mkdir(exist_ok=True)
+                (temporary / name).write_bytes(content)
         return place
-
-    def _weights_at(self, place: Path) -> Path:
-        return place / WEIGHTS if self.form == "saelens" else place
-
-    def _is_at(self, place: Path) -> bool:
-        try:
-            same = self.form != "saelens" or read_json(place / CONFIG) == self.config
-            return same and read_bytes(self._weights_at(place)) == self.content
-        except (OSError, ConfigError):
-            return False
 
     def push(self, repository: str, place: Path) -> str:
         """Upload a folder that was written, and return its address on the hub."""
-        files = {name: place / name for name in (CONFIG, WEIGHTS)}
+        files = {name: place / name for name in self.files}
         folder = str(self.config["metadata"].get("hook_name") or NO_HOOK)
         return hub.push(repository, folder, files, self.card())
 
@@ -120,16 +116,6 @@ class Exported:
             metrics |= last["metrics"] | {"measured_on": last.get("data_digest")}
         shown = {name: format_value(value) for name, value in metrics.items() if value is not None}
         return {"config": self.config, "metadata": self.config["metadata"], "metrics": shown}
-
-
-def _model_of(path: str | Path, form: str) -> Trained:
-    """Return a trained model that a format has a form for."""
-    check_word("format", form, PLACES)
-    model = trained(path)
-    site = (model.spec.settings["data"] or {}).get("site")
-    if isinstance(site, list) and len(site) > 1:
-        raise ConfigError(f"data.site=[{','.join(site)}]: {form} has no form for several sites")
-    return model
 
 
 def _hardened(soft: SpikeSlab, model: Trained) -> tuple[JumpReLU, dict[str, Any]]:

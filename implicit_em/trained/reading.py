@@ -77,16 +77,12 @@ class Trained:
                 f"{self.address}: says nothing of its data; write data=activations data.path=STORE"
             )
         data = self.spec.build_data()
-        if data.in_features != width:
-            raise ConfigError(
-                f"data: samples of width {data.in_features}, but the model was trained on width "
-                f"{width}"
-            )
-        if data.out_features != target:
-            raise ConfigError(
-                f"data.target: of width {data.out_features}, but the model was trained on a target "
-                f"of width {target}"
-            )
+        widths = {"data": (data.in_features, width), "data.target": (data.out_features, target)}
+        for key, (found, own) in widths.items():
+            if found != own:
+                raise ConfigError(
+                    f"{key}: samples of width {found}, but the model was trained on width {own}"
+                )
         digest = data.content_digest()
         if self.normalizer is not None:
             data.normalize_by(self.normalizer)
