@@ -4,7 +4,6 @@ import logging
 import math
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -30,6 +29,12 @@ RESPONSIBILITIES = ("responsibility_entropy", "maximum_responsibility")
 MEASURED = (*FINAL, *RECONSTRUCTION, "fvu", *BY_RIDGE, *DESCRIBED)
 """Keys of the final metrics of every model; ``None`` where a metric does not apply."""
 OF_TRAINING = ("final_loss", "convergence_epoch")
+KEYS = (
+    *("seed", "config_fingerprint", "status", "error", "parameters", "epochs", *OF_TRAINING),
+    *(*MEASURED, "l0_target", "l0_reached", "probe_accuracy", "train_seconds", "probe_seconds"),
+    *("device", "schema", "versions"),
+)
+"""Keys of ``metrics.json`` of every run, in their order."""
 ENDS = (*OF_TRAINING, "parameters", "epochs", "train_seconds")
 IN_TABLE = (
     *("dead_units", "silent_units", "redundancy", *RESPONSIBILITIES, "density", "l0"),
@@ -72,7 +77,8 @@ def in_table(metrics: Mapping[Any, Any], of_sweep: bool = False) -> list[str]:
     at_sites = [key for key, name, dot, _ in ends if dot and name in shown]
     further = [*at_sites, *AT_SITES] if at_sites else []
     if not of_sweep:
-        further += [key for key, name, _, _ in ends if name not in KNOWN]
+        known = {"model", *KEYS, *AT_SITES}
+        further += [key for key, name, _, _ in ends if name not in known]
     return [*shown[:2], *further, *shown[2:]]
 
 
@@ -81,60 +87,17 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in VERSIONS_OF} | {"python": platform.python_version()}
 
 
-@dataclass(frozen=True)
-class Results:
-    """Results of a run so far; a value that is unknown or undefined is ``None``.
-
-    Args:
-        status: ``completed``, ``failed`` or ``interrupted``.
-        final_loss: mean loss over the steps of the last epoch.
-        convergence_epoch: first of five successive epochs whose loss changes by less than 1.
-        measured: final metrics of the model by name.
-        l0_target: the ``model.l0`` of the run; ``None`` without one.
-        l0_reached: whether ``measured["l0"]`` is near this target; ``None`` without one.
-        probe_accuracy: accuracy of the linear probe, in [0, 1].
-        train_seconds: seconds of training, including those before an interruption.
-    """
-
-    seed: int
-    config_fingerprint: str
-    status: str = "interrupted"
-    error: str | None = None
-    parameters: int | None = None
-    epochs: int | None = None
-    final_loss: float | None = None
-    convergence_epoch: int | None = None
-    measured: Mapping[str, Any] = field(default_factory=lambda: dict.fromkeys(MEASURED))
-    l0_target: float | None = None
-    l0_reached: bool | None = None
-    probe_accuracy: float | None = None
-    train_seconds: float | None = None
-    probe_seconds: float | None = None
-    device: str | None = None
-    schema: int = RESULTS_SCHEMA
-    versions: Mapping[str, str] = field(default_factory=versions)
-
-    @classmethod
-    def of(cls, spec: RunSpec) -> "Results":
-        """Return the results of a run before it begins."""
-        target = spec.settings["model"].get("l0")
-        return cls(spec.settings["seed"], spec.fingerprint, l0_target=target)
-
-    def updated(self, measured: Mapping[str, Any] | None = None, **values: Any) -> "Results":
-        """Return these results with further values; ``measured`` adds final metrics."""
-        return replace(self, measured={**self.measured, **(measured or {})}, **values)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the content of ``metrics.json``."""
-        content: dict[str, Any] = {}
-        for entry in fields(self):
-            value = getattr(self, entry.name)
-            content |= value if entry.name == "measured" else {entry.name: value}
-        return content
-
-
-KNOWN = {"model", *MEASURED, *AT_SITES, *(entry.name for entry in fields(Results))}
-"""Keys that a run or the table of an evaluation has, without the sites at the ends of some."""
+def begun(spec: RunSpec) -> dict[str, Any]:
+    """Return the content of ``metrics.json`` of a run that begins; ``None`` for what is unknown."""
+    return {
+        **dict.fromkeys(KEYS),
+        "seed": spec.settings["seed"],
+        "config_fingerprint": spec.fingerprint,
+        "status": "interrupted",
+        "l0_target": spec.settings["model"].get("l0"),
+        "schema": RESULTS_SCHEMA,
+        "versions": versions(),
+    }
 
 
 def without_infinities(metrics: Mapping[str, Any]) -> dict[str, Any]:

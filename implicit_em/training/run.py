@@ -24,7 +24,7 @@ from implicit_em.training.checkpoints import continued
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.fitting import Fit
 from implicit_em.training.measurement import energies_of, evaluate_module, l0_reached, probe_module
-from implicit_em.training.results import Results, print_result, without_infinities
+from implicit_em.training.results import begun, print_result, without_infinities
 from implicit_em.training.spec import RunSpec
 from implicit_em.training.tracking import finish_logger, start_logger
 
@@ -85,7 +85,7 @@ def _train_once(spec: RunSpec, run: RunDirectory, resumed: bool) -> dict[str, An
 
 def _train_here(spec: RunSpec, run: RunDirectory) -> dict[str, Any]:
     """Train, measure and write in this process; whatever happens, ``metrics.json`` comes last."""
-    results = Results.of(spec)
+    metrics = begun(spec)
     logger = fit = None
     try:
         data = spec.build_data()
@@ -94,10 +94,10 @@ def _train_here(spec: RunSpec, run: RunDirectory) -> dict[str, Any]:
         config = spec.settings | {"config_fingerprint": spec.fingerprint}
         logger = start_logger(spec.settings["logger"], run.path, config, spec.group, spec.tags)
         fit = Fit.prepare(spec, run, data, logger)
-        results = results.updated(**fit.train())
-        results = _measure(results, fit)
+        metrics |= fit.train()
+        _measure(fit, metrics)
         _save(fit, run)
-        results = results.updated(status="completed")
+        metrics["status"] = "completed"
     except Interrupted as error:
         epochs = fit.so_far["epochs"] if fit else 0
         log.warning("%s; epochs complete: %s; the same command goes on", error, epochs)
@@ -106,12 +106,11 @@ def _train_here(spec: RunSpec, run: RunDirectory) -> dict[str, Any]:
         raise KeyboardInterrupt from error
     except Exception as error:
         kind = "" if isinstance(error, RunError) else f"{type(error).__name__}: "
-        results = results.updated(status="failed", error=kind + one_line(error))
-        log.error("%s: %s", "error" if isinstance(error, ConfigError) else "failed", results.error)
+        metrics |= {"status": "failed", "error": (reason := kind + one_line(error))}
+        log.error("%s: %s", "error" if isinstance(error, ConfigError) else "failed", reason)
         raise
     finally:
-        results = results.updated(**(fit.so_far if fit else {}))
-        metrics = without_infinities(results.as_dict())
+        metrics = without_infinities(metrics | (fit.so_far if fit else {}))
         try:
             _write_metrics(run, metrics)
         finally:
@@ -120,21 +119,21 @@ def _train_here(spec: RunSpec, run: RunDirectory) -> dict[str, Any]:
     return metrics
 
 
-def _measure(results: Results, fit: Fit) -> Results:
-    """Return the results with the final metrics and the linear probe's accuracy."""
-    results = results.updated(evaluate_module(fit.module, fit.data, fit.trainer))
-    target, l0 = results.l0_target, results.measured["l0"]
+def _measure(fit: Fit, metrics: dict[str, Any]) -> None:
+    """Add the final metrics and the linear probe's accuracy to a run's metrics."""
+    metrics |= evaluate_module(fit.module, fit.data, fit.trainer)
+    target, l0 = metrics["l0_target"], metrics["l0"]
     if target is not None and l0 is not None:
-        results = results.updated(l0_reached=l0_reached(target, l0, fit.controlled))
+        metrics["l0_reached"] = l0_reached(target, l0, fit.controlled)
     if fit.trainer.world_size > 1:
         leave()
     interruption.stop_if_requested()
     if fit.spec.settings["probe"] == "none":
-        return results
+        return
     started = time.monotonic()
-    accuracy = probe_module(fit.module, fit.data, fit.spec.settings["trainer"]["threads"])
-    seconds = round(time.monotonic() - started, 3)
-    return results.updated(probe_accuracy=accuracy, probe_seconds=seconds)
+    threads = fit.spec.settings["trainer"]["threads"]
+    metrics["probe_accuracy"] = probe_module(fit.module, fit.data, threads)
+    metrics["probe_seconds"] = round(time.monotonic() - started, 3)
 
 
 def _save(fit: Fit, run: RunDirectory) -> None:
@@ -183,7 +182,7 @@ def _train_in_processes(spec: RunSpec, run: RunDirectory) -> dict[str, Any]:
         spec.build_data()  # here, because only one process may download and unpack the data
         run_together(_take_part, (spec, run), trainer.world_size, backend)
     except BaseException as error:
-        metrics = run.read_metrics() or Results.of(spec).as_dict()
+        metrics = run.read_metrics() or begun(spec)
         if isinstance(error, Exception):
             reason = str(error).strip().rpartition("\n")[2]  # last line of a traceback
             if metrics["error"] != reason:

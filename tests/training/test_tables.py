@@ -12,9 +12,9 @@ from implicit_em.sweeps.summary import columns_of, read_jobs
 from implicit_em.training.results import (
     IN_SUMMARY,
     IN_TABLE,
+    KEYS,
     LEADING,
     RESPONSIBILITIES,
-    Results,
     in_table,
     print_result,
 )
@@ -45,7 +45,7 @@ def test_wide_layers_and_language_models_have_tables_of_their_own(wide, by_em, o
     assert keys[:5] == ["l0", "fvu", "ridge_fvu", "inactive_units", "silent_units"]
     assert not ABSOLUTE & set(keys)
     assert ("responsibility_entropy" in keys) == by_em
-    assert set(keys) <= Results(0, "").as_dict().keys() | set(in_table({}))
+    assert set(keys) <= {*KEYS, *in_table({})}
 
 
 def frame(*rows):
@@ -74,7 +74,7 @@ def test_a_sweep_shows_of_evaluations_what_it_does_not_have():
         "evaluation.kmnist-1.l0": 1.0,
         "evaluation.gone-2.density": None,
     }
-    run = Results(0, "").as_dict() | {"density": 1.0, **PAPER}
+    run = dict.fromkeys(KEYS) | {"density": 1.0, **PAPER}
     shown = columns_of(frame({**run, "status": "completed", **evaluated}))
     assert shown == ["density", "evaluation.own-inside.kl_nats", "evaluation.kmnist-1.density"]
 

@@ -280,7 +280,7 @@ def test_a_target_and_a_skip_connection_make_another_run(composed):
 def test_a_model_is_not_measured_on_another_target(store, composed, tmp_path):
     cfg, _ = run_of(composed, tmp_path / "run", f"data.site={SITE}", "data.target=mlp.0")
     data = {**RunSpec.of(cfg).settings["data"], "target": None}
-    with pytest.raises(ConfigError, match=r"data.target: of width None, .* target of width 4"):
+    with pytest.raises(ConfigError, match=r"data.target: samples of width None, .* on width 4"):
         _ = trained(tmp_path / "run", data).data
 
 
