@@ -14,7 +14,7 @@ from implicit_em.training.decoding import BATCH, encoded
 BLOCK = 64
 """Number of units that are read at a time, and whose pages share a file."""
 BUFFERED = 2**21
-"""Number of entries that are held before they are written."""
+"""Number of entries that memory holds before they are written."""
 ENTRY = np.dtype([("sample", "<u4"), ("unit", "<u4"), ("value", "<f4")])
 
 

@@ -29,10 +29,10 @@ def evaluate(
     lm: str | None = None,
     out: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Return the metrics of a trained model on the data of its run, or on others of its width.
+    """Return the metrics of a trained model on the data of its run, or on data of the same width.
 
-    They are also kept in ``evaluations/`` of the run's directory; see
-    ``training.evaluations.record``. This builds the classes that the run's configuration names. Use
+    The metrics are also kept in ``evaluations/`` of the run's directory; see
+    ``trained.evaluations.record``. This builds the classes that the run's configuration names. Use
     ``implicit_em.load`` for a directory that you do not trust.
 
     Args:

@@ -119,7 +119,7 @@ class Exported:
 
 
 def _hardened(soft: SpikeSlab, model: Trained) -> tuple[JumpReLU, dict[str, Any]]:
-    """Return the form of a model that others have, and what it changes; a warning says it, too."""
+    """Return a model with units on or off, as other tools have it, and what the change costs."""
     hard = soft.hard()
     found, own = (_fvu(one, model.data) for one in (hard, soft))
     word = "on or off, from r = 1/2 on"

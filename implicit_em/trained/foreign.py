@@ -1,6 +1,6 @@
 """Autoencoders of other tools: a folder on the disk, or one on the Hugging Face hub.
 
-Folders of SAELens are read, and those of dictionary_learning whose weights are no pickle.
+Folders of SAELens are read, and folders of dictionary_learning whose weights are no pickle.
 """
 
 import re
@@ -36,7 +36,7 @@ ARRAYS = {
     **dict.fromkeys(("bias", "decoder.bias", "decoder_bias"), "b_dec"),
     **{"gate_bias": "b_gate", "mag_bias": "b_mag"},
 }
-"""Names of SAELens's arrays by those of dictionary_learning."""
+"""Names of SAELens's arrays by the names in dictionary_learning."""
 SUBMODULE = re.compile(r"(resid_post|mlp_out)_layer_(\d+)", re.ASCII)
 
 Content = tuple[dict[str, Any], dict[str, Tensor]]

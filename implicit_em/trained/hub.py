@@ -34,7 +34,7 @@ def fetch(address: str, names: Sequence[str]) -> tuple[str, Path]:
 
     Args:
         address: ``hub:OWNER/NAME[@REVISION][:FOLDER]``.
-        names: names of the files that are wanted; those that the folder lacks are left out.
+        names: names of the files that are wanted; files that the folder lacks are left out.
 
     Raises:
         ConfigError: if it is no address, or if there is no such repository or revision, or no
@@ -94,7 +94,7 @@ def model_card(folder: str, values: Mapping[str, Any], repository: str | None = 
 def push(repository: str, folder: str, files: Mapping[str, Path], card: Mapping[str, Any]) -> str:
     """Write a folder of a repository, with a model card, in one commit; return its address.
 
-    The card is also that of the repository, unless this has one.
+    The card is also written for the repository, unless the repository has one.
 
     Args:
         repository: ``OWNER/NAME``.

@@ -86,8 +86,8 @@ def fit_decoder(
     Args:
         run: run directory, a ``Run``, or a model with ``encode``.
         x: samples to fit on, a tensor or array of shape ``(N, ...)``, or ``(..., D)`` for rows of
-            the model's own width. Bytes are scaled to [0, 1]; other values must be those that the
-            model takes.
+            the model's own width. Bytes are scaled to [0, 1]; other values must be as the model
+            takes them.
         ridge: strength of the ridge, above 0; it weighs as much as ``ridge N`` activations.
         target: what the decoder is to explain, a tensor or array of shape ``(N, T)``; ``None`` for
             the samples. A transcoder needs it.

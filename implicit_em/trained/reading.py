@@ -42,7 +42,7 @@ class Trained:
         name: name for people.
         model: the model, for samples that ``normalizer`` has normalised.
         weights: file of the weights.
-        spec: settings of the samples and of a Trainer; for a run, also those of the training.
+        spec: settings of the samples and of a Trainer; for a run, also of its training.
         output: directory for what is made of the model.
         normalizer: normaliser of raw samples; ``None`` for a model that takes raw samples.
         run: the run that trained the model; ``None`` for a model of another tool.
@@ -128,7 +128,7 @@ def trained(path: str | Path, data: Mapping[str, Any] | None = None) -> Trained:
 
     Args:
         path: run directory; or what ``foreign.read_foreign`` takes.
-        data: ``data`` node as plain containers; ``None`` for that of the run.
+        data: ``data`` node as plain containers; ``None`` for the run's own.
 
     Raises:
         FileNotFoundError: if there is no run.
@@ -201,7 +201,7 @@ def typed_data(
                 raise ConfigError(f"{line}: several values; one is measured at a time")
             OmegaConf.update(config, parsed.key_or_group, parsed.value(), merge=True)
             if parsed.key_or_group in {f"data.{name}" for name in FILES}:
-                config.data.digest = None  # it is that of other files
+                config.data.digest = None  # the digest is of other files
         return to_plain(config)["data"]
     except REFUSALS as error:
         raise ConfigError(one_line(error)) from error

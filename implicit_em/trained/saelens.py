@@ -49,7 +49,7 @@ PARAMETERS: Mapping[str, Mapping[str, str]] = {
     "jumprelu": ENCODER | DECODER | {"threshold": "log_threshold"},
     "gated": DECODER | {"W_enc": ENCODER["W_enc"]} | GATES,
 }
-"""Names of this package's parameters by those of SAELens's arrays, for each architecture."""
+"""Names of this package's parameters by the names of SAELens's arrays, for each architecture."""
 VERSION = "6.0.0"
 """Version of SAELens that introduced this format. Without it, SAELens drops the metadata."""
 DEFAULTS = {"normalize_activations": "none", "reshape_activations": "none"}
@@ -187,7 +187,7 @@ def from_saelens(config: Mapping[str, Any], arrays: dict[str, Tensor]) -> nn.Mod
     dtype = DTYPES[word]
     arrays = {name: array.to(dtype) for name, array in arrays.items()}
     if config.get("rescale_acts_by_decoder_norm"):
-        # The k largest are those of activations times the lengths of the decoder's rows.
+        # Activations times the lengths of the decoder's rows compete for the k largest.
         length_K = arrays["W_dec"].norm(dim=1).clamp(min=LEAST_LENGTH)
         arrays |= {name: arrays[name] * length_K for name in ENCODER}
         arrays["W_dec"] = arrays["W_dec"] / length_K[:, None]

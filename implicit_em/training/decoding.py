@@ -26,7 +26,7 @@ FITTED = 4096
 FITTED_PER_UNIT = 8
 """Number of samples for each unit, if that makes more."""
 WIDEST = 8192
-"""Number of units above which the fit of so many would take too long, and ``FITTED`` must do."""
+"""Number of units above which ``FITTED_PER_UNIT`` samples a unit would take too long to fit."""
 MOST_FITTED = 16_384
 """Largest number of samples that the fit takes."""
 ALONE = 2048
@@ -34,7 +34,7 @@ ALONE = 2048
 MEASURED = 2048
 """Largest number of final samples that ``ridge_fvu`` measures the decoder on."""
 FOUND = 0.8
-"""Cosine above which a direction counts as that of a feature."""
+"""Cosine above which a direction counts as a feature's direction."""
 BATCH = 256
 """Number of samples encoded at a time: a block that stays in a processor's cache."""
 
@@ -68,8 +68,8 @@ class RidgeDecoder:
     def fvu(self, x: Any, target: Any = None) -> float:
         """Return the fraction of the variance of samples ``(N, ...)`` that is left unexplained.
 
-        It is ``sum (x - x')^2 / sum (x - mean x)^2``, over samples and features. With a ``target``,
-        as in ``fit_decoder``, it is that of the target.
+        The fraction is ``sum (x - x')^2 / sum (x - mean x)^2``, over samples and features. With a
+        ``target``, as in ``fit_decoder``, the target takes the place of x.
         """
         pairs = encoded(self.model, x, BATCH, target)
         return fvu_of((wanted, self(code)) for code, wanted in pairs)
@@ -132,8 +132,8 @@ def ridge_fvu(model: Any, data: ResidentDataModule) -> float:
 def at_sites(model: Any, data: ResidentDataModule) -> dict[str, Any]:
     """Return the FVU of final samples at each site of a crosscoder, and its single-site units.
 
-    The decoder is its own, or the ridge decoder of ``decoder_of``. The FVU is that of samples
-    before normalisation; the norms of rows are those after it.
+    The decoder is the crosscoder's own, or the ridge decoder of ``decoder_of``. The FVU is of
+    samples before normalisation; the norms of rows are of the decoder for normalised samples.
     """
     decoder = None if isinstance(model, SparseAutoencoder) else decoder_of(model, data)
     raw_model = Normalized(model, data.normalizer, decoder)
@@ -176,14 +176,14 @@ def encoded(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield energies ``(B, K)`` and what is to be explained, in float32 or float64, by batches.
 
-    To be explained are the inputs ``(B, D)``, or the targets that stand beside them.
+    What is to be explained are the inputs ``(B, D)``, or the targets beside the inputs.
 
     Args:
         model: model whose ``encode`` gives energies, or hidden activations.
         samples: tensor or array of shape ``(N, ...)``, or ``(..., D)`` for rows of the model's own
             width; uint8, which is scaled to [0, 1], or floating point.
         batch_size: number of samples in a batch.
-        target: what is to be explained, ``(N, T)``, if it does not stand beside the samples.
+        target: what is to be explained, ``(N, T)``; ``None`` for what the samples hold.
     """
     dtype = at_least_float32(model.weight.dtype)
     targets: Any = repeat(None)

@@ -26,7 +26,7 @@ EPOCHS = "trainer.max_epochs="
 EVALUATIONS = "evaluations"
 """Folder of what was measured of a finished run."""
 DERIVED = (EVALUATIONS, "saelens", "export.safetensors", "explore", "explore.html")
-"""What other commands make of a run's weights, in its directory; it goes with these weights."""
+"""What other commands make of a run's weights, in its directory; new weights remove it."""
 
 STATISTICS = "data.normalize."
 """Prefix of the names of the normaliser's tensors among the weights; no parameter has it."""
@@ -196,7 +196,7 @@ class RunDirectory:
 
     def _remove_results(self) -> None:
         """Remove results, what is derived from them, and partial files of killed processes."""
-        if self.weights.exists():  # otherwise none of these can be of this run
+        if self.weights.exists():  # without weights, nothing can be derived from them
             for name in DERIVED:
                 _remove(self.path / name)
         for path in self._results:

@@ -143,7 +143,7 @@ class HeldOut(pl.Callback):
         self.samples = monitored_samples(data, COMPARED)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Log ``control/held_out_l0`` and compare it with that of the batches."""
+        """Log ``control/held_out_l0`` and compare it with the L0 of the batches."""
         batches = [energies for energies, _ in encoded(pl_module.model, self.samples, BATCH)]
         l0 = (torch.cat(batches) > 0).sum(-1).double().mean()
         pl_module.log("control/held_out_l0", l0)

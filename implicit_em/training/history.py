@@ -34,13 +34,13 @@ class RunLogger(Logger):
 
 
 class Table:
-    """Rows of values, each with a whole number, and the CSV file that holds them.
+    """Rows of values, each with an epoch or step, and the CSV file that holds the rows.
 
     A cell is empty if its value was not measured or cannot be computed.
 
     Args:
         path: path of the file.
-        index: name of the numbers, which are the first column.
+        index: name of the first column, which holds the epochs or steps.
         consecutive: whether the numbers are 1, 2, 3 and so on; otherwise they only rise.
     """
 
@@ -203,7 +203,7 @@ class EpochProgress(RunLogger):
 
 
 def _number(text: str) -> float | None:
-    """Return the number of a cell, whole if it was written so; ``None`` for an empty cell."""
+    """Return the number of a cell, an int if it has no point; ``None`` for an empty cell."""
     if text == "":
         return None
     value = float(text)

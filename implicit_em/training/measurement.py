@@ -53,8 +53,8 @@ def evaluate_module(
     """Return the metrics of the final samples.
 
     ``None`` stands for a reconstruction that does not apply, and for the redundancy of a layer in
-    which fewer than two units vary. Metrics are not finite if energies overflow. The FVU is that of
-    samples as they are before normalisation.
+    which fewer than two units vary. Metrics are not finite if energies overflow. The FVU is of
+    samples before normalisation.
     """
     normalizer = data.normalizer
     several = len(data.parts) > 1
@@ -160,7 +160,7 @@ def monitoring_cost(samples: int, components: int, in_features: int) -> float:
 
 
 def monitored_samples(data: ResidentDataModule, most: int) -> Tensor:
-    """Return samples held out, or else training samples, shape ``(N, D)``: a fixed choice."""
+    """Return a fixed choice of held-out samples or, without any, of training samples ``(N, D)``."""
     samples, rows = data.split("train")[0], data.monitored_indices()
     some = rows[:: -(-len(rows) // most)].to(samples.device)
     return samples.index_select(0, some)

@@ -40,9 +40,9 @@ IN_TABLE = (
     *("dead_units", "silent_units", "redundancy", *RESPONSIBILITIES, "density", "l0"),
     *(*RECONSTRUCTION, "fvu", *BY_RIDGE, "probe_accuracy", *ENDS),
 )
-"""Keys in the table of a run; those without a value are left out."""
+"""Keys in the table of a run; the table leaves out keys without a value."""
 IN_SUMMARY = (*CURVES, "probe_accuracy", "features_found", *OF_TRAINING)
-"""Keys in the tables of a sweep; those without a value are left out of what is shown."""
+"""Keys in the tables of a sweep; what is shown leaves out keys without a value."""
 LEADING = ("l0", "fvu", "ridge_fvu", "inactive_units", "silent_units")
 """Keys that come first for a wide layer and for activations of a language model."""
 WIDE_TABLE = (

@@ -165,7 +165,7 @@ def _write_metrics(run: RunDirectory, metrics: dict[str, Any]) -> None:
 
 
 def _show(metrics: dict[str, Any], run: RunDirectory) -> None:
-    """Print the table of a single run, or log one line for a run that trained with others."""
+    """Print the table of a single run, or log one line for a run that trained in a stack."""
     if current() is None:
         print_result(metrics, str(run.path))
     else:
@@ -196,7 +196,7 @@ def _train_in_processes(spec: RunSpec, run: RunDirectory) -> dict[str, Any]:
 
 
 def _take_part(rank: int, spec: RunSpec, run: RunDirectory) -> None:
-    """Train as one of several processes: the first also measures and writes, the others do not."""
+    """Train as one of several processes, of which only the first measures and writes."""
     quieten()
     if rank == 0:
         if spec.hydra is not None:  # log as the process that started this one

@@ -26,15 +26,15 @@ EPOCHS = 20
 PAUSE = 2.0
 """Least number of seconds between two transfers from the training device."""
 MEAN_OF = 2**14
-"""Largest number of training samples in the mean that the FVU is about; more would change it by
-less than 1e-4."""
+"""Largest number of training samples in the mean that the FVU is about; more samples would change
+the FVU by less than 1e-4."""
 ELEMENTS = 2**24
-"""Largest number of values of these samples."""
+"""Largest number of values of the samples in this mean."""
 
 POINTS = 20
 """Largest number of times that samples are measured in a run."""
 MONITORED_SHARE = 0.01
-"""Number of samples measured in all, as a share of those trained on."""
+"""Number of samples measured in all, as a share of the number of samples trained on."""
 MONITORED = (256, 2048)
 """Least and largest number of samples measured at a time."""
 
@@ -43,7 +43,7 @@ def interval(setting: str | int, steps: int, epoch: int) -> int:
     """Return the number of steps from one row to the next, 0 for none.
 
     Args:
-        setting: that number, or ``auto``.
+        setting: the number of steps, or ``auto``.
         steps: number of steps of the run.
         epoch: number of steps of an epoch.
     """
@@ -57,7 +57,7 @@ class StepLog(pl.Callback):
 
     The number of a step decides whether it is logged. A ``Stack`` computes the values. They stay on
     the training device for ``PAUSE`` seconds, or until a checkpoint. The columns ``monitor/...``
-    are measured between two blocks of steps, on samples held out or else on training samples.
+    are measured between two blocks of steps, on held-out or else on training samples.
 
     Args:
         path: path of the file.
