@@ -6,6 +6,7 @@ whether ``b_dec`` is subtracted.
 
 import logging
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -95,18 +96,18 @@ def to_saelens(
             f"model: a {kind} with data.target; SAELens's transcoders are of ReLU and JumpReLU"
         )
 
-    rows_KD, shift_K, directions_KD, middle_D, path_TD = _for_raw(model, normalizer, decoder)
-    bias_K = own.linear.bias.double()
-    tensors = {"W_enc": rows_KD.T, "W_dec": directions_KD, "b_dec": middle_D}
-    tensors |= {} if path_TD is None else {"W_skip": path_TD}
+    raw = _for_raw(model, normalizer, decoder)
+    bias_K = raw.encoder.linear.bias
+    tensors = {"W_enc": raw.weight.T, "W_dec": raw.decoder.weight.T, "b_dec": raw.decoder.bias}
+    tensors |= {} if raw.skip is None else {"W_skip": raw.skip.weight}
     settings: dict[str, Any] = {"architecture": "standard"}
     if isinstance(model, Gated):
-        scale_K = model.log_scale.double()
-        tensors |= {"b_gate": bias_K + shift_K, "r_mag": scale_K}
-        tensors["b_mag"] = model.magnitude_bias.double() + scale_K.exp() * shift_K
+        shift_K = bias_K - own.linear.bias.double()
+        tensors |= {"b_gate": bias_K, "r_mag": raw.log_scale}
+        tensors["b_mag"] = raw.magnitude_bias + raw.log_scale.exp() * shift_K
         settings = {"architecture": "gated"}
     else:
-        tensors["b_enc"] = bias_K + shift_K
+        tensors["b_enc"] = bias_K
     if isinstance(model, JumpReLU | BatchTopK):
         threshold = model.log_threshold.exp() if isinstance(model, JumpReLU) else model.threshold
         tensors["threshold"] = threshold.double().expand(len(bias_K))
@@ -114,45 +115,34 @@ def to_saelens(
     elif isinstance(model, TopK):
         settings = {"architecture": "topk", "k": model.k, "rescale_acts_by_decoder_norm": False}
     if target is not None:
-        form = (settings["architecture"], path_TD is not None)
+        form = (settings["architecture"], raw.skip is not None)
         known_forms = {(base, "skip" in name): name for name, base in TRANSCODERS.items()}
         settings = {"architecture": known_forms[form], "d_out": target}
-    settings |= {"d_in": rows_KD.shape[1], "d_sae": len(rows_KD), "dtype": "float32"}
+    units, width = model.weight.shape
+    settings |= {"d_in": width, "d_sae": units, "dtype": "float32"}
     settings |= {"device": "cpu", "apply_b_dec_to_input": False, **DEFAULTS}
     settings["metadata"] = {"sae_lens_version": VERSION}
     return settings, {name: array.detach().float().contiguous() for name, array in tensors.items()}
 
 
+@torch.no_grad()
 def _for_raw(
     model: Any, normalizer: Normalizer | None, decoder: tuple[Tensor, Tensor] | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-    """Return the arrays of a model for raw samples, in float64.
-
-    These are the rows of the encoder, what is added to its bias, the rows and the bias of the
-    decoder, and the matrix of the linear path or ``None``.
-    """
-    rows_KD, skip = model.weight.double(), model.skip
-    if isinstance(model, SparseAutoencoder):
-        directions_KD, middle_D = model.decoder.weight.double().T, model.decoder.bias.double()
-    else:
-        assert decoder is not None, "a model without decoder needs one"
-        directions_KD, middle_D = (part.double() for part in decoder)
-    subtracted = isinstance(model, Dictionary) and model.subtract_bias
-    shift_K = -rows_KD @ middle_D if subtracted else rows_KD.new_zeros(len(rows_KD))
-    path_TD = None if skip is None else skip.weight.double()
+) -> Any:
+    """Return a float64 copy of a model as an autoencoder of raw samples."""
+    raw: Any = deepcopy(model).double()
+    if decoder is not None:
+        units, width = model.weight.shape
+        raw = SparseAutoencoder(width, units, out_features=model.out_features).double()
+        raw.encoder.linear.load_state_dict(model.linear.state_dict())
+        raw.decoder.weight.copy_(decoder[0].T)
+        raw.decoder.bias.copy_(decoder[1])
+    if isinstance(raw, Dictionary) and raw.subtract_bias:
+        raw.encoder.linear.bias.sub_(raw.weight @ raw.decoder.bias)
+        raw.subtract_bias = False
     if normalizer is not None:
-        of_input, of_target = normalizer.sides(model.out_features)
-        assert of_input.mean is not None, "it is affine"
-        assert of_target.mean is not None, "it is affine"
-        rows_KD = of_input.turned(rows_KD)
-        shift_K = shift_K - rows_KD @ of_input.mean.double()
-        directions_KD = of_target.turned_back(directions_KD)
-        if path_TD is not None:
-            path_TD = of_input.turned(path_TD)
-            middle_D = middle_D - path_TD @ of_input.mean.double()
-            path_TD = of_target.turned_back(path_TD.T).T
-        middle_D = of_target.turned_back(middle_D) + of_target.mean.double()
-    return rows_KD, shift_K, directions_KD, middle_D, path_TD
+        raw.fold(normalizer)
+    return raw
 
 
 def from_saelens(config: Mapping[str, Any], arrays: dict[str, Tensor]) -> nn.Module:
