@@ -11,12 +11,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from shutil import disk_usage
 
-import matplotlib
-import numpy as np
 import pytest
-import torch
 from helpers import composing, hub_server
-from helpers.data import SIDE, write_idx
 from helpers.lines import one_line
 from helpers.paths import ROOT
 from helpers.wandb_server import Server, serving
@@ -24,10 +20,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hypothesis import settings
 from omegaconf import DictConfig
-from threadpoolctl import threadpool_limits
 
-from implicit_em_studies.shared.figures import STYLE
-
+# What is imported above is small: the process that hands out tests to workers needs no torch.
+os.environ["OMP_NUM_THREADS"] = "1"
+"""Two workers on two cores: threads of one would wait for those of the other."""
 MEMORY = Path("/dev/shm")
 """Where tests write if there is room: files there are made, replaced and removed at once."""
 if MEMORY.is_dir() and disk_usage(MEMORY).free > 2 * 2**30:
@@ -47,11 +43,10 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Let a worker compute on one core: threads of two workers would wait for each other."""
+def one_thread() -> None:
+    import torch
+
     torch.set_num_threads(1)
-    with threadpool_limits(1):
-        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -63,6 +58,8 @@ def composed_once() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def coarse_pictures() -> Iterator[None]:
     """Draw the picture that each run leaves with few dots."""
+    import matplotlib
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(matplotlib.rcParams, "savefig.dpi", 20)
         yield
@@ -123,6 +120,9 @@ def hub(tmp_path: Path) -> Iterator[hub_server.Hub]:
 @pytest.fixture(scope="session")
 def small_mnist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data root that holds 600 + 200 images of 8 x 8: ten noisy patterns, unpacked."""
+    import numpy as np
+    from helpers.data import SIDE, write_idx
+
     root = tmp_path_factory.mktemp("data")
     raw = root / "MNIST" / "raw"
     raw.mkdir(parents=True)
@@ -160,6 +160,8 @@ def composed() -> Callable[..., DictConfig]:
 @pytest.fixture(scope="module")
 def coarse() -> Iterator[None]:
     """Draw the figures of studies in no time."""
+    from implicit_em_studies.shared.figures import STYLE
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("implicit_em_studies.shared.figures.RESOLUTION", 20)
         patch.setitem(STYLE, "figure.constrained_layout.use", False)
