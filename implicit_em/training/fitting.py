@@ -76,13 +76,13 @@ class Fit:
         else:
             saving.train_seconds = _start(spec, module, data)
         progress = _progress(spec)  # after the start, which shows a line of its own on a terminal
-        for bar in progress:
-            bar.skip(done)
-        own = next((bar for bar in progress if bar.runs == 1), None)
+        if progress is not None:
+            progress.skip(done)
+        own = progress if progress is not None and progress.runs == 1 else None
         trainer = spec.build_trainer(
             plugins=[DirectCheckpointIO()],
             enable_progress_bar=False,  # Lightning's own
-            logger=[history, *([logger] if logger else []), *progress],
+            logger=[one for one in (history, logger, progress) if one is not None],
             callbacks=[
                 *map(instantiate, settings["callbacks"].values()),
                 *([HeldOut(data)] if module.control is not None and data.val_size else []),
@@ -173,12 +173,12 @@ def _start(spec: RunSpec, module: EnergyModule, data: ResidentDataModule) -> flo
     return time.monotonic() - started
 
 
-def _progress(spec: RunSpec) -> list[EpochProgress]:
-    together = current()
-    if together is not None:
-        return [together.progress] if together.progress else []
+def _progress(spec: RunSpec) -> EpochProgress | None:
+    """Return the progress of the runs that train together, or of this run alone, if it is shown."""
+    if (together := current()) is not None:
+        return together.progress
     trainer = spec.settings["trainer"]
-    return [EpochProgress(trainer["max_epochs"])] if trainer["enable_progress_bar"] else []
+    return EpochProgress(trainer["max_epochs"]) if trainer["enable_progress_bar"] else None
 
 
 def _device_name(trainer: pl.Trainer) -> str:

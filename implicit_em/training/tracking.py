@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args
 
 from hydra.utils import instantiate
 from matplotlib.image import imread
@@ -15,6 +15,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.base.files import read_bytes, whole
+from implicit_em.base.values import check_word
 
 if TYPE_CHECKING:
     import wandb
@@ -23,8 +24,6 @@ log = logging.getLogger(__name__)
 
 WANDB = "pytorch_lightning.loggers.WandbLogger"
 Mode = Literal["online", "offline", "disabled"]
-MODES: dict[str, Mode] = {mode: mode for mode in get_args(Mode)}
-MODES |= {"run": "online", "dryrun": "offline"}
 FINISH_TIMEOUT = 90.0
 """Seconds that the end of a run waits for the server, as long as its start; wandb has no limit."""
 GLOBAL_STEP = "trainer/global_step"
@@ -152,16 +151,15 @@ class TolerantWandbLogger(WandbLogger):
 def wandb_mode(requested: str | None = None) -> tuple[Mode, str]:
     """Return the W&B mode and the reason for it, without asking for a login.
 
-    The requested mode comes first, then ``WANDB_MODE``, then whether somebody is logged in. A mode
-    that is not one of ``MODES`` raises ``ConfigError``.
+    The requested mode comes first, then ``WANDB_MODE``, then whether somebody is logged in. Another
+    mode than a ``Mode`` raises ``ConfigError``.
     """
     import wandb
 
     if value := requested or os.environ.get("WANDB_MODE"):
-        setting = f"{'logger.mode' if requested else 'WANDB_MODE'}={value}"
-        if value not in MODES:
-            raise ConfigError(f"{setting}: allowed are online, offline and disabled")
-        return MODES[value], setting
+        setting = "logger.mode" if requested else "WANDB_MODE"
+        check_word(setting, value, get_args(Mode))
+        return cast(Mode, value), f"{setting}={value}"
     # If it is not silent, login() asks the server for the user's name, to print it.
     wandb.setup(wandb.Settings(silent=True))
     try:

@@ -97,8 +97,8 @@ def test_a_failed_job_ends_as_failed(command_line, small, tmp_path):
 def test_the_mode_is_never_asked_for(monkeypatch):
     assert wandb_mode() == ("offline", "not logged in")
     assert wandb_mode("disabled") == ("disabled", "logger.mode=disabled")
-    monkeypatch.setenv("WANDB_MODE", "dryrun")
-    assert wandb_mode() == ("offline", "WANDB_MODE=dryrun")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert wandb_mode() == ("offline", "WANDB_MODE=offline")
     assert wandb_mode("online") == ("online", "logger.mode=online")
     monkeypatch.setenv("WANDB_MODE", "perhaps")
     with pytest.raises(ConfigError, match="WANDB_MODE=perhaps"):
