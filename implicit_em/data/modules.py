@@ -26,7 +26,7 @@ from implicit_em.data.arrays import rows_at_once
 from implicit_em.data.checks import check_labels
 from implicit_em.data.on_disk import Samples, SamplesOnDisk
 from implicit_em.data.resident import BlockLoader, ResidentLoader, as_unit_float, in_one_window
-from implicit_em.data.sharing import Source, Splits
+from implicit_em.data.sharing import Splits
 from implicit_em.distributed import Group
 from implicit_em.models.normalizing import Normalizer, Option, fit_normalizer
 
@@ -99,8 +99,11 @@ class ResidentDataModule(pl.LightningDataModule):
     def read(self, train: bool) -> tuple[Any, Tensor]:
         """Return the samples ``(N, ...)``, uint8 or float, and the labels ``(N,)`` of a split."""
 
-    def source(self) -> Source | None:
-        """Return everything that determines the result of ``read``; ``None`` to share nothing."""
+    def source(self) -> Any:
+        """Return what determines the result of ``read``, with the state of its files.
+
+        Modules with equal sources share what was read; ``None`` shares nothing.
+        """
         return None
 
     @staticmethod
@@ -198,11 +201,11 @@ class ResidentDataModule(pl.LightningDataModule):
         if self.normalize == "none":
             self._splits = self._read_once(source)
         else:
-            named = source and Source((source.what, self.normalize, self.val_size), source.files)
+            named = source and (source, self.normalize, self.val_size)
             self._splits = sharing.read_once(named, lambda: self._normalized(source))
         self.sample_shape = self._splits.sample_shape
 
-    def _read_once(self, source: Source | None) -> Splits:
+    def _read_once(self, source: Any) -> Splits:
         """Return both splits as they are read."""
         splits = sharing.read_once(source, lambda: Splits(self.read))
         size = len(splits.on(splits.home, "train")[0])
@@ -210,7 +213,7 @@ class ResidentDataModule(pl.LightningDataModule):
             raise ValueError(f"val_size={self.val_size}: must leave at least 2 of {size} samples")
         return splits
 
-    def _normalized(self, source: Source | None) -> Splits:
+    def _normalized(self, source: Any) -> Splits:
         raw = self._splits = self._read_once(source)  # fitting needs the number of samples
         return raw.normalized(self._fitted(raw))
 
@@ -438,7 +441,7 @@ class TorchvisionDataModule(ResidentDataModule):
             if not (self._splits or sharing.known(self.source())):
                 self._open(train=True, download=True)
 
-    def source(self) -> Source | None:
+    def source(self) -> Any:
         """Return the data set, its arguments and the state of its files.
 
         The files lie in a folder with the name of the class. Without this folder, and in a subclass
@@ -450,7 +453,7 @@ class TorchvisionDataModule(ResidentDataModule):
             return None
         paths = sorted((root / call.func.__name__).rglob("*"))
         files = [(path, state_of(path)) for path in paths]
-        return Source((call.func, call.args, call.keywords, root), files) if files else None
+        return (call.func, call.args, call.keywords, root, files) if files else None
 
     def read(self, train: bool) -> tuple[Tensor, Tensor]:
         """Return images ``(N, H, W)``, uint8, and labels ``(N,)``, int64."""

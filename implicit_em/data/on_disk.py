@@ -55,11 +55,6 @@ class SamplesOnDisk:
         """The type of the rows that are returned."""
         return normalized(self._empty(0), self.normalizer).dtype
 
-    @property
-    def nbytes(self) -> int:
-        """Number of bytes in memory, without the windows that a loader uses."""
-        return 0
-
     def __len__(self) -> int:
         return self.shape[0]
 

@@ -2,9 +2,8 @@
 
 from collections.abc import Callable
 from copy import copy
-from itertools import accumulate
 from threading import RLock
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import ref
 
 import torch
@@ -14,19 +13,8 @@ from implicit_em.data.checks import check_splits
 from implicit_em.data.on_disk import Samples, SamplesOnDisk, all_normalized
 from implicit_em.models.normalizing import Normalizer
 
-KEPT = 2**30
-"""Bytes of samples that are kept for a later module, although no module uses them now."""
 lock = RLock()
 """Lock to hold while data are prepared, read or copied: only one thread does it."""
-
-
-class Source(NamedTuple):
-    """Where data come from. Equal sources hold equal data."""
-
-    what: Any
-    """Everything that determines the data, except the content of the files."""
-    files: Any
-    """State of the files; the data of an earlier state are forgotten."""
 
 
 class Splits:
@@ -57,11 +45,6 @@ class Splits:
         splits._tensors = {key: (all_normalized(x, normalizer), y) for key, (x, y) in own.items()}
         return splits
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the samples in memory, on all devices."""
-        return sum(samples.nbytes for samples, _ in tuple(self._tensors.values()))
-
     def check(self) -> None:
         """Raise ``DamagedError`` if a file from which samples are read is not as it was."""
         for samples, _ in tuple(self._tensors.values()):
@@ -77,37 +60,24 @@ class Splits:
             return self._tensors[name, device]
 
 
-_known: list[tuple[Source, ref[Splits]]] = []
-"""What was read from each source, while it is used or kept. The one used last comes last."""
-_kept: list[Splits] = []
-"""What stays although no module may use it now."""
+_known: list[tuple[Any, ref[Splits]]] = []
+"""What was read from each source, while a module uses it."""
+_last: list[Splits] = []
+"""What was asked for last, which stays although no module may use it now."""
 
 
-def known(source: Source | None) -> Splits | None:
+def known(source: Any) -> Splits | None:
     """Return the splits that were read from a source; ``None`` if there are none."""
     with lock:
         return next((found for other, at in _known if other == source and (found := at())), None)
 
 
-def read_once(source: Source | None, make: Callable[[], Splits]) -> Splits:
-    """Return the splits of a source; make them if there are none.
-
-    They stay as long as a module uses them. Those used last stay longer, up to ``KEPT`` bytes.
-    """
+def read_once(source: Any, make: Callable[[], Splits]) -> Splits:
+    """Return the splits of a source; make them if there are none, or the source is ``None``."""
     with lock:
-        splits = known(source) or make()
+        splits = (None if source is None else known(source)) or make()
         if source is not None:
-            others = [entry for entry in _known if entry[0].what != source.what and entry[1]()]
-            _known[:] = [*others, (source, ref(splits))]
-            _kept[:] = _used_last()
+            _known[:] = [entry for entry in _known if entry[1]() not in (None, splits)]
+            _known.append((source, ref(splits)))
+            _last[:] = [splits]
         return splits
-
-
-def _used_last() -> list[Splits]:
-    there = [splits for _, at in reversed(_known) if (splits := at())]
-    sizes = accumulate(splits.nbytes for splits in there)
-    return [
-        splits
-        for n, (splits, size) in enumerate(zip(there, sizes, strict=True))
-        if size <= KEPT or n == 0
-    ]

@@ -8,15 +8,14 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-import psutil
 import torch
 from scipy.sparse import csr_array, vstack
 from torch import Tensor
 
 from implicit_em.base.errors import ConfigError
 from implicit_em.base.values import check_number, check_whole, check_word
+from implicit_em.data.arrays import refuse_beyond_memory
 from implicit_em.data.modules import ResidentDataModule
-from implicit_em.data.sharing import Source
 
 STRENGTHS = ("uniform", "constant", "exponential")
 GROUP = 4
@@ -230,13 +229,16 @@ def draw(settings: Superposition) -> Drawn:
     Raises:
         ConfigError: if they do not fit into memory.
     """
-    _check_memory(settings)
+    features, width = settings.features, settings.width
+    count = settings.samples + settings.test_samples
+    copies = 24 if settings.noise else 16  # bytes of float64 samples, with what is made of them
+    present = int(count * features * settings.density)
+    refuse_beyond_memory(copies * count * width + 8 * features * width + 12 * present)
     seeds = np.random.SeedSequence(settings.data_seed).spawn(len(STREAMS))
     streams = {name: np.random.default_rng(s) for name, s in zip(STREAMS, seeds, strict=True)}
-    width = settings.width
-    directions_MD = _unit_rows(streams["directions"].standard_normal((settings.features, width)))
+    directions_MD = _unit_rows(streams["directions"].standard_normal((features, width)))
     if not settings.unit_norm:
-        directions_MD *= streams["lengths"].lognormal(0, 0.5, (settings.features, 1))
+        directions_MD *= streams["lengths"].lognormal(0, 0.5, (features, 1))
     strengths_NM = _draw_strengths(settings, streams)
     samples_ND = strengths_NM @ directions_MD
     spread = math.sqrt(samples_ND[: settings.samples].var(0).mean())
@@ -250,21 +252,6 @@ def draw(settings: Superposition) -> Drawn:
         scale_D[streams["outlier"].integers(width)] = settings.outlier
     samples_ND *= scale_D
     return Drawn(samples_ND.astype(np.float32), strengths_NM, directions_MD * scale_D, scale_D)
-
-
-def _check_memory(settings: Superposition) -> None:
-    """Refuse settings whose arrays do not fit: drawing them would take long, and then fail."""
-    features, width = settings.features, settings.width
-    count = settings.samples + settings.test_samples
-    present = count * features * settings.density
-    copies = 24 if settings.noise else 16  # bytes of float64 samples, with what is made of them
-    needed = copies * count * width + 8 * features * width + 12 * present
-    if needed > (free := psutil.virtual_memory().available):
-        raise ConfigError(
-            f"samples={settings.samples}: with test_samples={settings.test_samples}, features="
-            f"{features} and width={width}, they take {needed / 1e9:.1f} GB, but "
-            f"{free / 1e9:.1f} GB of memory are free"
-        )
 
 
 def _draw_strengths(
@@ -331,11 +318,11 @@ class SuperpositionDataModule(ResidentDataModule):
                 f"and strengths of another digest: {found}"
             )
 
-    def source(self) -> Source | None:
+    def source(self) -> Any:
         """Return the settings; ``None`` for a subclass with its own ``read``."""
         if type(self).read is not SuperpositionDataModule.read:
             return None
-        return Source((SuperpositionDataModule, self.superposition), None)
+        return SuperpositionDataModule, self.superposition
 
     def read(self, train: bool) -> tuple[Tensor, Tensor]:
         """Return the samples ``(N, D)``, float32, and labels ``(N,)`` of a single class."""

@@ -30,7 +30,6 @@ from implicit_em.data.arrays import (
 from implicit_em.data.checks import check_split, check_whole_numbers
 from implicit_em.data.modules import ResidentDataModule
 from implicit_em.data.on_disk import LARGE, SamplesOnDisk
-from implicit_em.data.sharing import Source
 
 FILES = ("path", "labels", "test_path", "test_labels")
 """Settings that may name a file, in the order of the digest."""
@@ -125,14 +124,14 @@ class TensorDataModule(ResidentDataModule):
     def _names(self) -> list[Any]:
         return [getattr(self, setting) for setting in FILES]
 
-    def source(self) -> Source | None:
+    def source(self) -> Any:
         """Return the files with their state, and the settings that select from them."""
         if type(self).read is not TensorDataModule.read:
             return None
         names = [Path(n).resolve() if names_a_file(n) else n for n in self._names()]
         files = [state_of(path) for path in names if isinstance(path, Path)]
         division = None if self.test_path else (self.test_fraction, self.split_seed)
-        return Source((TensorDataModule, names, self.key, division, self.feature_dims), files)
+        return TensorDataModule, names, self.key, division, self.feature_dims, files
 
     def _remarks(self) -> list[str]:
         if self.feature_dims is not None or len(self.sample_shape) == 1:

@@ -21,7 +21,6 @@ from implicit_em.data.arrays import ArrayOnDisk
 from implicit_em.data.modules import ResidentDataModule, fixed_choice
 from implicit_em.data.on_disk import Samples, SamplesOnDisk, WindowLoader
 from implicit_em.data.resident import ResidentLoader, in_one_window
-from implicit_em.data.sharing import Source
 from implicit_em.language.ahead import Making, Producer, Stream, StreamLoader
 from implicit_em.language.hooks import site_of
 from implicit_em.language.statistics import Statistics, TokenFilter, kept_at, statistics_of
@@ -236,12 +235,11 @@ class ActivationDataModule(ResidentDataModule):
                 making.answer()
         self.store = ActivationStore(path, self.store.kept)
 
-    def source(self) -> Source | None:
+    def source(self) -> Any:
         """Return the store with the state of its files, and the settings that select from it."""
         choice = (self.columns, self.label, self.tokens, self.val_size, self.buffer)
-        what = (ActivationDataModule, self.store.path.resolve(), self.store.kept, choice)
         files = [state_of(self.store.file(shard)) for shard in self.store.held]
-        return Source(what, [self.store.digest, *files])
+        return ActivationDataModule, self.store.path.resolve(), self.store, choice, files
 
     def setup(self, stage: str | None = None) -> None:
         """Read and normalise the vectors, unless a module with the same source has done so."""

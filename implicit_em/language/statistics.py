@@ -136,10 +136,7 @@ def _as_tensor(digest: str) -> Tensor:
 def kept_at(store: ActivationStore, site: str, split: str, tokens: TokenFilter) -> Path:
     """Return the file in which the store keeps what ``statistics_of`` returns."""
     shards = [shard.sha256 for shard in store.shards(split)]
-    rule = asdict(tokens)
-    if not tokens.limits:  # as in stores from before there were any
-        del rule["limits"]
-    key = json.dumps([site, rule, sorted(store.manifest.special_tokens), shards])
+    key = json.dumps([site, asdict(tokens), sorted(store.manifest.special_tokens), shards])
     name = hashlib.sha256(key.encode()).hexdigest()[:16]
     return store.path / "statistics" / f"{name}.safetensors"
 

@@ -107,11 +107,10 @@ def test_files_that_have_changed_are_read_anew_and_the_old_data_let_go(root):
     assert gone() is None
 
 
-def test_only_what_is_used_or_was_used_last_stays(root, monkeypatch):
+def test_only_what_is_used_or_was_used_last_stays(root):
     shutil.copytree(root, root.parent / "b")
-    monkeypatch.setattr(sharing, "KEPT", 0)
     first = ready(root, normalize="centre")
-    assert [splits.normalizer is None for splits in sharing._kept] == [False], "not as it was read"
+    assert [splits.normalizer is None for splits in sharing._last] == [False], "not as it was read"
     gone = weakref.ref(first.split("train")[0])
     ready(root.parent / "b")
     assert same_tensors(first, ready(root, normalize="centre")), "in use"

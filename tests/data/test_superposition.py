@@ -300,8 +300,7 @@ def test_a_wrong_setting_is_refused(setting, reason):
 
 @pytest.mark.parametrize("size", ["samples", "test_samples", "width"])
 def test_what_does_not_fit_into_memory_is_refused_before_it_is_drawn(size):
-    reason = rf"\b{size}={10**12}\b.* GB of memory are free$"
-    with pytest.raises(ConfigError, match=reason):
+    with pytest.raises(ConfigError, match="of samples must be held in memory"):
         ready(**{size: 10**12})
 
 
@@ -313,7 +312,7 @@ def test_drawing_takes_about_the_memory_that_is_checked(monkeypatch, noise):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=0.9 * peak))
-    with pytest.raises(ConfigError, match="of memory are free"):
+    with pytest.raises(ConfigError, match="of samples must be held in memory"):
         ready(**settings)
 
 

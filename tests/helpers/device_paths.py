@@ -200,7 +200,7 @@ class Paths:
             "trainer.log_every_n_steps=0",
         ]  # rows are sent by the clock
         found = alike(*self.both("run", *arguments, "optimizer=momentum"))
-        resident = any(at.type == device.NAME for s in sharing._kept for _, at in s._tensors)
+        resident = any(at.type == device.NAME for s in sharing._last for _, at in s._tensors)
         return found | {"resident": resident, "epoch": dict(device.EPOCHS[0])}
 
     def stacked(self):

@@ -110,8 +110,6 @@ def test_what_is_no_store_is_refused(path, tmp_path):
     [
         ((), [], "must be a mapping"),
         (("version",), 2, "version=2"),
-        (("settings",), {}, "must have lm.name"),
-        (("settings", "context", "length"), "x", "must have context.length"),
         (("model",), {}, "model.name: missing"),
         (("text", "documents"), -1, "text.documents=-1"),
         (("sites",), {}, "sites={}: must not be empty"),
@@ -123,7 +121,6 @@ def test_what_is_no_store_is_refused(path, tmp_path):
         (("files", DOCUMENTS), "../x", f"files.{DOCUMENTS}=../x"),
         (("shards",), 3, "shards=3: must be a list"),
         (("shards", 0, "tokens"), 10**30, "shards.0.tokens=1000"),
-        (("shards", 0, "number"), 1, "must be each once"),
         (("shards", 0, "sha256"), "0", "shards.0.sha256=0"),
     ],
 )
@@ -152,31 +149,10 @@ def rewritten(path, name, change):
     (path / "manifest.json").write_text(json.dumps(noted))
 
 
-def with_number(name, number):
-    def change(content):
-        arrays = load(content)
-        arrays[name][-1] = number
-        return save(arrays)
-
-    return change
-
-
-def with_array(name, array):
-    return lambda content: save(load(content) | {name: array})
-
-
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("test-00000.safetensors", with_number("token", 10**6), "token=1000000: allowed"),
-        ("test-00000.safetensors", with_number("document", 10**6), "document=1000000: allowed"),
-        ("test-00000.safetensors", with_number("document", -1), "document=-1: allowed"),
-        (DOCUMENTS, with_number("ids", 20), "ids=20: allowed"),
-        (DOCUMENTS, with_number("label.kind", 2), "label.kind=2: allowed"),
-        (DOCUMENTS, with_number("splits", 3), "splits=3: allowed"),
-        (DOCUMENTS, with_array("starts", torch.tensor([0, 13, 12])), "starts=13: allowed"),
-        (DOCUMENTS, with_array("starts", torch.tensor([5, 0, 12])), "ends before it starts"),
-        (DOCUMENTS, lambda content: save({"ids": load(content)["ids"]}), "splits is missing, but"),
+        (DOCUMENTS, lambda content: save({"ids": load(content)["ids"]}), "starts is missing, but"),
         (DOCUMENTS, lambda content: b"[]", "no arrays: 2 bytes, and a header of"),
         (VOCABULARY, lambda content: b'{"tokens": [1]}', "tokens.0=1: should be a valid string"),
         (VOCABULARY, lambda content: b"[1]", "must be a mapping"),
