@@ -23,19 +23,8 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from implicit_em.base import interruption
 from implicit_em.codes import Code, Pattern
 
-PER_SAMPLE = frozenset(
-    {
-        "x",
-        "target",
-        "data_target",
-        "energies",
-        "reconstruction",
-        "active",
-        "gates",
-        "auxiliary",
-        "slab",
-    }
-)
+PER_SAMPLE = {"x", "target", "data_target", "energies", "reconstruction", "auxiliary"}
+PER_SAMPLE |= {"active", "gates", "slab"}
 """Names of the tensors for loss terms that have a row for each sample; the others are weights."""
 
 

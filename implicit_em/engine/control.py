@@ -51,7 +51,7 @@ class State(NamedTuple):
     """Exponential mean of L0 over about ten steps; it starts at the target."""
     integral: Tensor
     """Log of the factor, but for the part that acts at once."""
-    held: Tensor
+    averaged: Tensor
     """Exponential mean of the log factor, up to ``HOLD``."""
 
 
@@ -79,9 +79,10 @@ def law(
     error = each_alone(torch.log, l0 / target).clamp(-LARGEST_ERROR, LARGEST_ERROR)
     integral = (state.integral + rate * error).clamp(-WIDEST, WIDEST)
     exponent = integral + gain * error
-    held = torch.where(holds, state.held, state.held + AVERAGING * (exponent - state.held))
-    factor = each_alone(torch.exp, torch.where(holds, held, exponent))
-    return State(running, integral, held), factor
+    moved = state.averaged + AVERAGING * (exponent - state.averaged)
+    averaged = torch.where(holds, state.averaged, moved)
+    factor = each_alone(torch.exp, torch.where(holds, averaged, exponent))
+    return State(running, integral, averaged), factor
 
 
 class SparsityControl(nn.Module):

@@ -272,7 +272,7 @@ class EnergyModule(pl.LightningModule):
     def steps_in_all(self) -> int:
         """Number of optimizer steps of the whole training."""
         if math.isinf(self.trainer.estimated_stepping_batches):
-            raise ValueError("lr.schedule: needs a Trainer with max_epochs")
+            raise ValueError("trainer: lr.schedule and l0 need a Trainer with max_epochs")
         batches = int(self.trainer.estimated_stepping_batches)
         loader = self.trainer.train_dataloader
         if isinstance(loader, BlockLoader):
@@ -292,8 +292,6 @@ class EnergyModule(pl.LightningModule):
                 f"trainer.precision={self.trainer.precision}: gradients are not scaled; "
                 "allowed are 32-true, bf16-mixed, bf16-true and 64-true"
             )
-        if self.control is not None and math.isinf(self.trainer.estimated_stepping_batches):
-            raise ValueError(f"l0={self.hparams['l0']}: needs a Trainer with max_epochs")
         self._losses = [losses.to(self.device) for losses in self._losses]  # from a checkpoint
         sparse = self.hparams["sparse"]
         self.sparse_up_to = largest_share(sparse, self, self.trainer.precision)

@@ -10,7 +10,7 @@ from implicit_em.losses.reconstruction import (
     l1_norm,
     mse,
     nested_mse,
+    slab,
     target_l0,
 )
-from implicit_em.losses.score import slab
 from implicit_em.losses.stacking import makes_sparse, takes_codes, takes_stacks

@@ -1,7 +1,7 @@
 """All measurements of one encoder, by name."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,21 +14,12 @@ from implicit_em.metrics.purity import class_purity
 from implicit_em.metrics.reconstruction import fvu, least_squares_fvu
 
 
-@dataclass(frozen=True)
-class Encoded:
+class Encoded(NamedTuple):
     """A set of samples with their classes and an encoder's activations or energies."""
 
     x_ND: np.ndarray
     labels_N: np.ndarray
     activations_NK: np.ndarray
-
-    def __post_init__(self) -> None:
-        counts = len(self.x_ND), len(self.labels_N), len(self.activations_NK)
-        if len(set(counts)) > 1:
-            raise ValueError("{} inputs, {} labels, {} rows of activations".format(*counts))
-        for name in ("x_ND", "activations_NK"):
-            if not np.isfinite(getattr(self, name)).all():
-                raise ValueError(f"{name} is not finite")
 
 
 def quality(
@@ -55,6 +46,9 @@ def quality(
     A number is ``None`` if it cannot be computed. Decoders and probes are fitted on ``train``. The
     rows of ``decoder_KD`` are the columns of the learned decoder, and ``reconstruction_ND`` holds
     the test inputs as it reconstructs them; both are ``None`` if there is no decoder.
+
+    Raises:
+        ValueError: if inputs or activations are not finite.
     """
     with threadpool_limits(limits=threads):
         learned = np.nan if reconstruction_ND is None else fvu(test.x_ND, reconstruction_ND)

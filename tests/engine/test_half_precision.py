@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from helpers.models import mainly
 from helpers.replicas import (
     IMAGES,
     Run,
@@ -34,7 +35,7 @@ FAMILIES |= {"derived": "model=encoder", "derived with l0": "model=encoder model
 FAMILIES |= {"spike_slab": "model=spike_slab", "gated with l0": "model=gated model.l0=4"}
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=mainly(FAMILIES))
 def build(composed, request):
     """Function from a seed and fields to a run of a family."""
     cfg = composed("model.hidden=32", "lr.value=0.01", *FAMILIES[request.param].split())

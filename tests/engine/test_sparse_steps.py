@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers.draws import draw
+from helpers.models import mainly
 from helpers.replicas import DERIVED, blocks, configured, run
 from torch.testing import assert_close
 
@@ -89,13 +90,13 @@ def assert_as_dense(composed):
 
 
 @pytest.mark.parametrize("share", [1.0, 1e-9], ids=["sparse", "too dense for it"])
-@pytest.mark.parametrize("model", FAMILIES)
+@pytest.mark.parametrize("model", mainly(FAMILIES))
 def test_a_step_has_the_gradients_of_the_dense_one(assert_as_dense, model, share):
     for batch in (samples(1), samples(2, 50), samples(3)[:2].repeat(4, 1)):
         assert_as_dense(model, [batch], *settings_of(model), share=share)
 
 
-@pytest.mark.parametrize("model", FAMILIES)
+@pytest.mark.parametrize("model", mainly(FAMILIES))
 def test_a_hundred_steps_lead_to_the_weights_of_the_dense_ones(assert_as_dense, model):
     batches = [samples(number) for number in range(100)]
     assert_as_dense(model, batches, *settings_of(model), tolerance=1e-8)
@@ -115,7 +116,7 @@ def test_the_limits_of_activity_have_the_gradients_of_the_dense_step(assert_as_d
     assert_as_dense(model, [samples(1)], change=move)
 
 
-@pytest.mark.parametrize("model", FAMILIES)
+@pytest.mark.parametrize("model", mainly(FAMILIES))
 def test_a_wide_layer_takes_the_samples_in_parts(composed, model, monkeypatch):
     dense = stepped(replica(composed, model, 0, *settings_of(model)), [samples(1)])
     monkeypatch.setattr(codes, "AT_A_TIME", 5 * UNITS)

@@ -3,6 +3,8 @@
 import re
 from functools import partial
 
+import pytest
+
 from helpers.paths import ROOT
 from implicit_em import models
 
@@ -24,3 +26,14 @@ MODEL_OF_LOSS = {
 """A model for each loss that the encoder alone has no use for."""
 MODEL_OF_OPTIMIZER = {"em": "mixture"}
 """A model for each optimizer that fits no other."""
+REPRESENTATIVES = ("encoder", "derived", "derived with l0", "l1", "batch_topk", "tied_topk")
+REPRESENTATIVES += ("jump_relu", "gated", "spike_slab", "matryoshka")
+"""One family for each class of models, and for each way in which ``model.l0`` steers a model."""
+
+
+def mainly(families, fast=REPRESENTATIVES):
+    """Return the parameters of a crossing: all families, of which the default run takes some."""
+    return [
+        pytest.param(family, marks=() if family in fast else pytest.mark.slow)
+        for family in families
+    ]

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers.models import mainly
 from helpers.paths import ROOT
 from helpers.replicas import IMAGES, assert_as_alone, blocks, configured, trained
 from torch import nn
@@ -67,7 +68,7 @@ def stacks_of(modules):
     return len(arrange(requests, 1))
 
 
-@pytest.mark.parametrize("name", CONTENDERS)
+@pytest.mark.parametrize("name", mainly(CONTENDERS))
 def test_a_familys_sweep_of_seed_rate_and_sparsity_trains_as_each_alone(name, contender):
     dead_soon = ["model.dead_after=3"] if name in REVIVING else []
     build = [
@@ -100,7 +101,7 @@ def test_runs_of_any_temperature_and_target_train_as_alone(contender):
     assert stacks_of([build[0](), other]) == 2
 
 
-@pytest.mark.parametrize("name", UNIT)
+@pytest.mark.parametrize("name", mainly(UNIT))
 def test_columns_of_the_decoder_have_length_1_after_each_step(name, contender):
     module = contender(name)
     stack = Stack([module])

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from helpers.models import MODELS, OPTIONS, TIED
+from helpers.models import MODELS, OPTIONS, TIED, mainly
 from sklearn.covariance import ledoit_wolf
 from sklearn.preprocessing import StandardScaler, normalize
 
@@ -73,7 +73,7 @@ def test_samples_that_never_vary_become_0(option):
     assert (fitted(option, x)(x) == 0).all()
 
 
-@pytest.mark.parametrize("option", ["l2", *AFFINE])
+@pytest.mark.parametrize("option", mainly(["l2", *AFFINE], ["l2", "zca"]))
 @pytest.mark.parametrize("cls", MODELS + TIED)
 def test_a_model_takes_raw_samples_in_place_of_normalised_ones(cls, option):
     torch.manual_seed(3)

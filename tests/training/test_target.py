@@ -93,7 +93,7 @@ def test_the_checkpoint_holds_the_control_and_the_model_does_not(composed, setti
     train(composed(*settings), tmp_path)
     state = torch.load(tmp_path / "checkpoints" / "last.ckpt")["state_dict"]
     own = {name for name in state if not name.startswith("model.")}
-    assert own == {f"control.{name}" for name in ("running", "integral", "held", "ratio")}
+    assert own == {f"control.{name}" for name in ("running", "integral", "averaged", "ratio")}
     assert all(state[name].shape == () and state[name] != 0 for name in own)
     assert set(load_file(tmp_path / "model.safetensors")) == {"linear.weight", "linear.bias"}
     assert "l0" not in json.loads((tmp_path / "model.json").read_text())["model"]
