@@ -23,7 +23,7 @@ AT_A_TIME = 2**25
 LEAST_UNITS = 1024
 """Smallest number of units of a layer for which sparse products pay."""
 Choice = Callable[[Tensor], Tensor]
-"""Function from pre-activations to a mask of those that take part."""
+"""Function from pre-activations to a mask of the pre-activations that take part."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +90,7 @@ class Pattern:
         return _sums(values_N, self.row_N, self.shape[0])
 
     def times(self, values_N: Tensor, table: Tensor) -> Tensor:
-        """Return the product ``(rows, D)`` of the matrix with these entries and a table."""
+        """Return the product ``(rows, D)`` of the matrix with entries ``values_N`` and a table."""
         return embedding_bag(
             self.column_N,
             table,
@@ -294,7 +294,7 @@ class Layer:
             yield first, self._of(self.x_BD[first : first + rows])
 
     def keep(self, choose: Choice, among: Choice | None = None) -> Tensor | Code:
-        """Return the pre-activations that are chosen, and 0 for the others.
+        """Return the pre-activations that are chosen, and 0 for all others.
 
         Gradients go through the chosen ones. The result is a tensor if more than ``most`` are
         chosen. A unit whose pre-activation of the first sample is NaN is kept there, so that the
@@ -330,7 +330,7 @@ class Layer:
     def keep_largest(
         self, count: int, units: Tensor | None = None, of_all: bool = False
     ) -> Tensor | Code:
-        """Return the largest pre-activations, and 0 for the others, without waiting for a device.
+        """Return the largest pre-activations, and 0 for all others, without waiting for a device.
 
         A code has ``count`` entries. Pre-activations that are not above 0 become entries of value
         0, through which no gradient goes. Among equal ones, ``torch.topk`` chooses.

@@ -2,7 +2,7 @@
 
 Every process gathers the outputs of all parts and computes the objective of the whole batch. Each
 then goes backward through its own samples, and the gradients of the weights are added up. So the
-statistics are those of the whole batch, and a step is the step of one process alone.
+statistics are over the complete batch, and a step is the step of one process alone.
 """
 
 from collections.abc import Iterable, Mapping
@@ -89,7 +89,7 @@ class Group:
 
 
 class _Gathered(Function):
-    """Rows of all processes; all compute the same from them, so no gradients are exchanged."""
+    """Rows of all processes; each computes the same from the rows and exchanges no gradients."""
 
     @staticmethod
     def forward(ctx: Any, part: Tensor, group: Group, samples: int) -> Tensor:

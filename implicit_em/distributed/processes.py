@@ -1,6 +1,6 @@
 """Start processes that do one thing together, watch them and end them.
 
-The process that starts them only waits, and so it can say what became of them. Lightning's
+The process that starts the others only waits, and so it can say what became of them. Lightning's
 launchers cannot do this. ``_MultiProcessingLauncher`` blocks until all processes have ended: no
 signal reaches them, and their errors lose their types. ``_SubprocessScriptLauncher`` runs the
 command again, which ``train(cfg)`` and a sweep's job do not have, and kills the whole sweep when

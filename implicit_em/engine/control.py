@@ -34,7 +34,7 @@ A run of fewer than 200 steps has no such steps."""
 AVERAGING = 0.1
 """Weight of a step in the mean of the log factor, which is constant from ``HOLD`` on."""
 MOST_APART = 2.0
-"""Largest factor by which L0 of held-out samples is taken to differ from that of a batch."""
+"""Largest factor by which the L0 of held-out samples may differ from the L0 of batches."""
 
 START_DENSITY = 2.0
 """Density of an autoencoder at its start divided by the density that the target asks for."""
@@ -99,7 +99,7 @@ class SparsityControl(nn.Module):
     running: Tensor
     """Mean L0 of about the last ten batches."""
     ratio: Tensor
-    """L0 of held-out samples divided by that of batches."""
+    """L0 of held-out samples divided by the L0 of batches."""
 
     def __init__(self, target: float, prompt: bool = False) -> None:
         super().__init__()

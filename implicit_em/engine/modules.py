@@ -475,10 +475,10 @@ class EncoderModule(EnergyModule):
 class SparseAutoencoderModule(EnergyModule):
     """Any model that reconstructs, by a decoder or by its own rows; the baseline is one of them.
 
-    Without ``loss``, the terms are ``mse`` and ``l1`` for any network. For TopK, give those of
+    Without ``loss``, the terms are ``mse`` and ``l1`` for any network. For TopK, give the terms of
     ``conf/loss/topk.yaml``: ``loss={"mse": {"_target_": "implicit_em.losses.mse"}, "auxk":
-    {"_target_": "implicit_em.losses.auxk", "weight": 1 / 32}}``. For SpikeSlab, give those of
-    ``conf/loss/score.yaml``.
+    {"_target_": "implicit_em.losses.auxk", "weight": 1 / 32}}``. For SpikeSlab, give the terms
+    of ``conf/loss/score.yaml``.
     """
 
     network = SparseAutoencoder

@@ -1,7 +1,7 @@
 """Which runs take sparse steps, and up to which share of active units.
 
 A sparse step computes all pre-activations. The rest of the step goes through a code: see ``codes``.
-Its gradients differ from those of a dense step by rounding alone.
+The gradients of sparse and dense steps differ by rounding alone.
 """
 
 from typing import Any, Literal

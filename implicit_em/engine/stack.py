@@ -55,13 +55,13 @@ class Evaluated(NamedTuple):
 class BareReplica:
     """One run: its model, its objective, and how its weights move.
 
-    The step of an optimizer moves the weights of this one. An ``EnergyModule`` has the same
-    attributes, and is a replica, too.
+    The step of an optimizer moves the weights of a ``BareReplica``. An ``EnergyModule`` has the
+    same attributes, and is a replica, too.
     """
 
     model: Any
     objective: Objective
-    bare_optimizer: Optimizer | None
+    bare_optimizer: Any
     """The optimizer, if nothing but its step moves the weights."""
     compiled: bool = False
     sparse_up_to: float = 0.0
@@ -83,7 +83,6 @@ class BareReplica:
 
     def update(self) -> None:
         """Move the weights by the gradients that lie on the model's parameters."""
-        assert self.bare_optimizer is not None
         self.bare_optimizer.step()
 
 
@@ -285,7 +284,7 @@ class Stack:
     def _regulate(
         self, outputs: Mapping[str, Tensor], progress: Tensor
     ) -> tuple[list[Tensor], Tensor | None]:
-        """Return L0 and what a control sets, ``(R,)`` each; the latter again if it is a buffer."""
+        """Return L0 and what a control sets, ``(R,)`` each; then the value of a buffer, if any."""
         l0 = _l0(outputs["energies"])
         factor = self._control.update(l0, progress)
         if self._steered:
@@ -384,7 +383,7 @@ def takes_stacks(model: nn.Module) -> bool:
 
 
 def stack_models(models: Sequence[Any]) -> Any:
-    """Return a model whose parameters and buffers hold those of all models, shape ``(R, ...)``.
+    """Return a model with the parameters and buffers of all models, shape ``(R, ...)`` each.
 
     The parameters and buffers of the models become views of the stack's. Each other attribute that
     the class names in ``settings`` becomes a list of the models' values.
@@ -423,9 +422,9 @@ def merge_steps(optimizers: Sequence[Optimizer | None]) -> tuple[list[Step], lis
     return [partial(inspect.unwrap(type(one).step), one) for one in merged], left_out
 
 
-def settings_of(optimizer: Optimizer | None) -> Any:
+def settings_of(optimizer: Any) -> Any:
     """Return a key that optimizers share if they can be merged; ``None`` if this one cannot be."""
-    if optimizer is None or type(optimizer) not in (SGD, Adam, AdamW):  # these treat elements alone
+    if type(optimizer) not in (SGD, Adam, AdamW):  # they treat each element alone
         return None
     if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
         return None
@@ -434,7 +433,7 @@ def settings_of(optimizer: Optimizer | None) -> Any:
 
 
 def merge_optimizers(optimizers: Sequence[Optimizer]) -> Optimizer:
-    """Return an optimizer of all parameters, which shares its state with those given."""
+    """Return an optimizer of all parameters, which shares its state with the given optimizers."""
     if len(optimizers) == 1:
         return optimizers[0]
     merged = copy.copy(optimizers[0])

@@ -1,6 +1,6 @@
 """The terms of the derived objective, and their gradients, through the entries of a code.
 
-The terms are those of ``losses.derived``. Energies are 0 outside of the entries, and ReLU passes no
+``losses.derived`` describes the terms. Energies are 0 outside of the entries, and ReLU passes no
 gradient there, so energies are never dense. Decorrelation costs the entries times the smaller of B
 and K; the other terms cost the entries. Sums over samples and units are in float64.
 """
@@ -132,7 +132,7 @@ class _Batch:
         return value * factor, gradient_N if own_N is None else gradient_N[own_N]
 
     def _filled(self) -> tuple[Pattern, Tensor, Tensor | None]:
-        """Give an entry for each sample to units that are active in more than half of them.
+        """Give an entry for each sample to units that are active in more than half of the samples.
 
         Returns the pattern, its values, and the places of the old entries in it; the last is
         ``None`` if nothing was added.
@@ -164,7 +164,7 @@ def _gram(t: Code, level_K: Tensor, wide: bool) -> tuple[Tensor, Tensor]:
     pull_N = torch.zeros_like(values_N)
     block = max(1, AT_A_TIME // rows.shape[1])
     size = rows.shape[0]
-    # One block has all entries: the host asks no device where those of several begin.
+    # One block has all entries: the host need not ask the device where blocks begin.
     starts = rows.starts.tolist() if block < size else [0, *[len(values_N)] * size]
     for first in range(0, size, block):
         last = min(first + block, size)

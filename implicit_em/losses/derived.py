@@ -46,7 +46,7 @@ def lse(energies: Tensor, reduction: Reduction = "sum", temperature: float = 1.0
             is K times the mean. With few active units, ``K (LSE + log K)`` is then about ``sum_j (1
             - exp(-E_j))``, a soft count of them, which depends neither on B nor on K.
         temperature: divisor t of the energies, above 0. With ReLU, and if no other term depends on
-            the scale of the energies, the optima are those of t = 1 with t times the weight.
+            the scale of the energies, t and t = 1 with t times the weight have the same optima.
 
     Raises:
         ValueError: if ``reduction`` is another word, or ``temperature`` is not above 0 and finite.
@@ -180,7 +180,7 @@ class _Batch:
 
         The gradient is ``s (G - Z sum_b(Z G))`` with ``G = 4 Z (C - diag C)`` and s the scale of Z.
         If there are more components than samples, the B x B matrix ``Z Z^T`` replaces the K x K
-        one: it has the same norm, and ``(Z Z^T) Z = Z C``.
+        one: both have the same norm, and ``(Z Z^T) Z = Z C``.
 
         The unbiased form subtracts the samples' products with themselves, ``sum_b |z_b|^4 -
         sum Z^4``, and multiplies by ``B / (B - 1)``; G loses ``4 (|z_b|^2 Z - Z^3)``. The mean form

@@ -197,7 +197,7 @@ class StackedObjective(Objective):
         forms start at the energies, the other terms at their weighted sum.
 
         Args:
-            outputs: tensors of ``inputs``; those of a stack of one may be codes.
+            outputs: tensors of ``inputs``; outputs of a stack of one may be codes.
             apart: whether to treat one replica after another; each then has the bits that it gets
                 alone, whatever the sizes.
         """

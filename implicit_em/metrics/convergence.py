@@ -23,7 +23,7 @@ def convergence_epoch(
 def settling_epoch(
     over_one: Sequence[float], over_ten: Sequence[float], patience: int = 5
 ) -> int | None:
-    """Return the epoch from which on changes over ten epochs are those of fluctuations.
+    """Return the epoch from which on weights fluctuate and do not drift.
 
     A random walk gets ``sqrt(10)`` times as far in ten epochs as in one. A quantity that drifts
     gets farther, and one that fluctuates about a place gets less far. The rule needs no threshold

@@ -1,4 +1,4 @@
-"""Weight rows as a dictionary: their similarity to each other, and to those of other runs.
+"""Weight rows as a dictionary: their similarity to each other, and to the rows of other runs.
 
 A matrix has one row for each unit: the rows of an encoder, or the columns of a decoder.
 """

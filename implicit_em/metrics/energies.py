@@ -22,7 +22,7 @@ SILENT_SHARE = 0.01
 RECONSTRUCTION = ("reconstruction_mse", "transpose_reconstruction_mse")
 """Names of the reconstruction error: by a decoder, or by the transposed encoder."""
 LARGEST_SHARE = 1 / 64
-"""Largest share of active units at which products through these alone pay."""
+"""Largest share of active units at which products through the active units alone pay."""
 GRAM_ROWS = 1024
 """Number of rows in a block of the samples' N x N matrix of inner products."""
 
@@ -161,7 +161,7 @@ class Redundancy(EnergyMoments):
 
     @property
     def correlation_KK(self) -> Tensor:
-        """Correlation of the components; rows and columns of those that do not vary are 0."""
+        """Correlation of the components; a component that does not vary has correlation 0."""
         covariance_KK = self.covariance_KK
         scale_K = _scale(self.mean_K, covariance_KK.diagonal())
         return covariance_KK * scale_K.outer(scale_K)
@@ -178,7 +178,7 @@ class Redundancy(EnergyMoments):
 
 
 def _add_products(total_KK: Tensor, energies_BK: Tensor) -> None:
-    """Add ``E^T E`` in place; for a wide layer with few active units, through these alone."""
+    """Add ``E^T E`` in place; for a wide layer with few active units, through them alone."""
     in_numpy = energies_BK.device.type == "cpu" and energies_BK.dtype != torch.bfloat16
     if in_numpy and is_sparse(energies_BK.numpy(), LARGEST_SHARE):
         add_products(total_KK, csr_of(energies_BK.numpy()).astype(np.float64))
@@ -334,13 +334,13 @@ class Density(Metric):
 class UnexplainedVariance(Metric):
     """Fraction of variance unexplained, ``sum (x - x̂)² / sum (x - mean x)²``, in float64.
 
-    Both sums run over images and inputs, and the mean is that of the images. It is NaN if no input
+    Both sums run over images and inputs, and the mean is over the images. It is NaN if no input
     varies.
     """
 
     full_state_update = False
     raw: Callable[[Tensor], Tensor] | None = None
-    """Map from normalised samples to those that are measured; ``None`` for the samples as given."""
+    """Map from normalised samples to measured samples; ``None`` to measure samples as given."""
     count: Tensor
     residual: Tensor
     squares: Tensor

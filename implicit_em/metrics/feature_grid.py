@@ -68,7 +68,7 @@ def draw_grid(
 def feature_summary(weight_KD: np.ndarray, energies_BK: np.ndarray) -> Figure:
     """Return a figure for rows that are not images: their norms, cosines and energies.
 
-    The first 1,024 rows are shown. The cosines are those of all pairs of rows. The line over them
+    The first 1,024 rows are shown. The cosines are of all pairs of rows. The line over them
     is their density for random directions, approximately normal with variance 1 / D.
 
     Args:
@@ -103,7 +103,7 @@ def feature_summary(weight_KD: np.ndarray, energies_BK: np.ndarray) -> Figure:
 
 
 def is_image(sample_shape: Sequence[int]) -> bool:
-    """Return whether a sample has two dimensions, beside those of size 1."""
+    """Return whether a sample has two dimensions, beside dimensions of size 1."""
     return len(_without_ones(sample_shape)) == 2
 
 

@@ -25,7 +25,7 @@ def pursuit_l0(directions_KD: np.ndarray, x_ND: np.ndarray) -> float:
     any basis needs at most.
 
     Args:
-        directions_KD: a dictionary's directions, of any length; those of length 0 are left out.
+        directions_KD: a dictionary's directions, of any length; a length of 0 is left out.
         x_ND: samples; the first ``PURSUED`` are described.
 
     Returns:

@@ -29,7 +29,7 @@ Pairs = Iterable[tuple[Tensor, Tensor]]
 def fvu(x_ND: np.ndarray, reconstruction_ND: np.ndarray) -> float:
     """Return the fraction of variance unexplained, ``sum (x - x̂)² / sum (x - mean x)²``.
 
-    Both sums run over samples and features, in float64. The mean is that of these samples. The
+    Both sums run over samples and features, in float64. The mean is over these samples. The
     result is 1 for the mean predictor and 0 for a perfect one (the normalised error of Gao et al.
     2024, arXiv 2406.04093), and NaN if no feature varies.
     """
@@ -39,7 +39,7 @@ def fvu(x_ND: np.ndarray, reconstruction_ND: np.ndarray) -> float:
 def fvu_of(pairs: Pairs) -> float:
     """Return ``fvu`` from blocks of inputs and their reconstructions, both ``(B, D)``.
 
-    The sums over a block are in its precision, those over blocks in float64.
+    Sums over a block are in the precision of the block, sums over blocks in float64.
     """
     count, residual, squares, sums_D = 0, 0.0, 0.0, torch.zeros(())
     for x_BD, reconstruction_BD in pairs:
@@ -120,7 +120,7 @@ def ridge_decoder(pairs: Pairs, ridge: float = RIDGE) -> tuple[Tensor, Tensor]:
 
 
 def wide_ridge_decoder(pairs: Pairs, ridge: float = RIDGE) -> tuple[Tensor, Tensor]:
-    """Return the same as ``ridge_decoder`` by an N x N matrix, which is smaller if K exceeds N."""
+    """Return what ``ridge_decoder`` returns, by an N x N matrix: it is smaller if K exceeds N."""
     activations_NK, x_ND = (torch.cat(blocks).double() for blocks in zip(*pairs, strict=True))
     mean_K, mean_D = activations_NK.mean(0), x_ND.mean(0)
     variance_K = (activations_NK - activations_NK[0]).var(0, correction=0)

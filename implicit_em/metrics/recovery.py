@@ -58,7 +58,7 @@ def split_and_merged(cosines_MK: np.ndarray, threshold: float = 0.8) -> tuple[fl
     """Return the shares of features that several units stand for, and that share a unit.
 
     A feature is split if its cosine with two or more units is above the threshold. It is merged if
-    the unit with its largest cosine, above 0, is that of another feature as well.
+    the unit with its largest cosine, above 0, has the largest cosine of another feature as well.
     """
     split_M = (cosines_MK > threshold).sum(1) > 1
     unit_M = np.where(cosines_MK.max(1) > 0, cosines_MK.argmax(1), -1)

@@ -1,4 +1,4 @@
-"""Elementwise activations: those of ``torch.nn``, and one that it lacks."""
+"""Elementwise activations: a list from ``torch.nn``, and one that ``torch.nn`` lacks."""
 
 from torch import Tensor, nn
 

@@ -47,7 +47,7 @@ class BatchTopK(TopK):
         return activations * (activations > self.threshold)
 
     def choose(self, activations: Tensor) -> Tensor:
-        """Return the largest activations ``(..., B, K)`` of a training batch, 0 for the others."""
+        """Return the activations ``(..., B, K)`` of a training batch, 0 for all but the largest."""
         batch_size = activations.shape[-2]
         counts = [k * batch_size for k in ([self.k] if isinstance(self.k, int) else self.k)]
         return keep_largest(activations.flatten(-2), counts).view_as(activations)

@@ -25,7 +25,7 @@ class Pixels(Encoder):
 
     Args:
         in_features: width D of the input, and number of components.
-        hidden: D, or ``None`` for the same.
+        hidden: D, or ``None`` for D.
 
     Raises:
         ValueError: if ``hidden`` is another number.

@@ -85,7 +85,7 @@ class Encoder(Model):
     def fold(self, normalizer: Any) -> None:
         """Replace W by ``W A`` and b by ``b - W A m``, to take raw samples.
 
-        The energies of x are then those of ``A (x - m)`` before.
+        A raw sample x then has the energies that ``A (x - m)`` had before.
 
         Args:
             normalizer: affine ``models.normalizing.Normalizer``, which maps x to ``A (x - m)``.

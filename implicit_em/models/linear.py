@@ -1,4 +1,4 @@
-"""The linear layer of the models: one, or a stack of them with one batched product."""
+"""The linear layer of the models: one layer, or a stack of layers with one batched product."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -13,7 +13,7 @@ class Mixture(Encoder):
 
     The rows are the means of the components, and the bias is tied to them. The energies are
     ``-log(pi_j N(x; w_j, I))``, up to ``|x|^2 / 2`` and a constant, which all components share. So
-    LSE is the negative log-likelihood, up to the same terms, and ``optimizer=em`` can minimise LSE
+    LSE is the negative log-likelihood, up to these two terms, and ``optimizer=em`` can minimise LSE
     in closed form. Scale the samples to set the variance (``data.normalize``).
 
     The layer's ``bias`` holds the logits of the mixture's weights, ``pi = softmax(bias)``.

@@ -135,7 +135,7 @@ class SpikeSlab(Dictionary):
         return self._outputs(_times(code, scale), slab=_times(_times(slab, scale), scale))
 
     def _scaled(self, x: Any) -> tuple[Any, Any]:
-        """Return samples divided by their root mean squares ``(..., 1)``, and these."""
+        """Return samples divided by their root mean squares, and these divisors ``(..., 1)``."""
         if not self.scaled:
             return x, None
         if isinstance(x, SharedInput):
@@ -156,8 +156,8 @@ class SpikeSlab(Dictionary):
     def place_biases(self, x: Tensor, share: float) -> None:
         """Set the biases of a tied dictionary, and the temperature.
 
-        At this temperature, a share of the activations of samples ``(N, D)`` is not 0, at most half
-        of those above 0.
+        At this temperature, a share of the codes of samples ``(N, D)`` is not 0, at most half of
+        the pre-activations above 0.
         """
         x, _ = self._scaled(x)
         super().place_biases(x, share)

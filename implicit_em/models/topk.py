@@ -128,10 +128,10 @@ def largest_of(layer: Layer, count: int, units: Tensor | None = None) -> Tensor 
 
 
 def keep_largest(activations: Tensor, count: int | Sequence[int]) -> Tensor:
-    """Return the ``count`` largest elements of each row, and 0 for the others.
+    """Return the ``count`` largest elements of each row, and 0 for every other element.
 
     A stack ``(R, ..., N)`` may have a count for each replica. Among equal elements the first ones
-    are kept: the choice of ``torch.topk`` among them may depend on the other rows.
+    are chosen: the choice of ``torch.topk`` may depend on the other rows.
     """
     each = [count] if isinstance(count, int) else list(count)
     if max(each) == 0:
@@ -234,7 +234,7 @@ def _by_candidates(z: Tensor, count: int) -> Tensor | None:
 
 
 def _first_from(values: Tensor, least: Tensor, counts: Tensor | int) -> Tensor:
-    """Return a mask of ``counts`` elements: those above ``least``, and the first equal ones."""
+    """Return a mask of ``counts`` elements: all above ``least``, and the first equal to it."""
     above = values > least
     equal = values == least
     return above | (equal & (equal.cumsum(-1) <= counts - above.sum(-1, keepdim=True)))

@@ -87,5 +87,5 @@ def test_activations_that_are_not_finite_are_refused(sets):
         broken[3, 1] = np.nan
         given = [*sets]
         given[place] = one._replace(activations_NK=broken)
-        with pytest.raises(ValueError, match="finite|NaN"):
+        with pytest.raises(ValueError, match=r"finite|NaN"):
             quality(*given)
