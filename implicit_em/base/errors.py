@@ -59,26 +59,21 @@ class Interrupted(SystemExit):
         return type(self), (self.signal,)
 
 
-class RefusedError(SystemExit):
-    """A configuration was refused before Hydra started its job.
+class EndedError(SystemExit):
+    """An error that ends a command, and that Hydra leaves alone.
 
-    It is not an ``Exception``, because Hydra turns the exceptions of a callback into warnings.
+    It is not an ``Exception``: Hydra turns the exceptions of a callback into warnings, and prints a
+    line of its own for the exception of a run.
+
+    Args:
+        error: the error.
+        refusal: the line that says why nothing is started; ``None`` for the error of a run, which
+            is in the run's log already.
     """
 
-    def __init__(self, reason: str, error: Exception) -> None:
-        super().__init__(reason)
-        self.error = error
-
-
-class LoggedError(SystemExit):
-    """The error of a run that is in its log already.
-
-    It is not an ``Exception``, because Hydra would print another line for it.
-    """
-
-    def __init__(self, error: RunError) -> None:
-        super().__init__(str(error))
-        self.error = error
+    def __init__(self, error: Exception, refusal: str | None = None) -> None:
+        super().__init__(refusal or str(error))
+        self.error, self.refusal = error, refusal
 
 
 def one_line(error: BaseException) -> str:

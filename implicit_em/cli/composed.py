@@ -46,7 +46,7 @@ def logged_errors() -> Iterator[None]:
     except errors.RunError as error:
         if in_sweep:
             raise
-        raise errors.LoggedError(error) from error
+        raise errors.EndedError(error) from error
 
 
 def train(arguments: Sequence[str]) -> int:
@@ -113,16 +113,14 @@ def _summarise() -> bool:
 def _run(task: Callable[[], Any], config: str, full_error: bool) -> int:
     try:
         task()
-    except errors.RefusedError as refused:
+    except (errors.EndedError, errors.RunError) as ended:
+        error = ended.error if isinstance(ended, errors.EndedError) else ended
         if full_error:
-            raise refused.error from None
-        print(f"error: {refused}", file=sys.stderr)
-        return errors.REFUSED
-    except (errors.LoggedError, errors.RunError) as error:
-        cause = error.error if isinstance(error, errors.LoggedError) else error
-        if full_error:
-            raise cause from None
-        return errors.REFUSED if isinstance(cause, errors.ConfigError) else errors.FAILED
+            raise error from None
+        if refusal := getattr(ended, "refusal", None):
+            print(f"error: {refusal}", file=sys.stderr)
+        refused = refusal or isinstance(error, errors.ConfigError)
+        return errors.REFUSED if refused else errors.FAILED
     except Exception as error:
         code, reason = _reason(error, config)
         if full_error or reason is None:

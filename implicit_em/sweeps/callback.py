@@ -14,7 +14,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from implicit_em.base.errors import ConfigError, RefusedError, RunError, one_line
+from implicit_em.base.errors import ConfigError, EndedError, RunError, one_line
 from implicit_em.base.imports import quick_imports
 from implicit_em.base.progress import working
 from implicit_em.config.composing import REFUSALS, explain, shadowed, typed, unresolved
@@ -58,7 +58,7 @@ class CheckCallback(Callback):
 
 @contextmanager
 def refusing(config: DictConfig) -> Iterator[None]:
-    """Raise ``RefusedError`` for any error, of which Hydra would warn before it starts the job.
+    """Raise ``EndedError`` for any error, of which Hydra would warn before it starts the job.
 
     A launcher that cannot start is refused, and so is a file of settings that would not be read.
     """
@@ -67,15 +67,15 @@ def refusing(config: DictConfig) -> Iterator[None]:
             raise ConfigError(reason)
         yield
     except OmegaConfBaseException as error:
-        raise RefusedError(unresolved(error), error) from error
+        raise EndedError(error, unresolved(error)) from error
     except Exception as error:
         named = f"{type(error).__name__}: {one_line(error)}"
         said = str(error) if isinstance(error, RunError) else named
-        raise RefusedError(said, error) from error
+        raise EndedError(error, said) from error
 
 
 def composed_jobs(config: DictConfig) -> Iterator[tuple[list[str], DictConfig]]:
-    """Yield the overrides and configuration of each job, or raise ``RefusedError``."""
+    """Yield the overrides and configuration of each job, or raise ``EndedError``."""
     loader = GlobalHydra.instance().config_loader()
     composer = JobComposer(config, loader)
     overrides = typed(config)
@@ -85,7 +85,7 @@ def composed_jobs(config: DictConfig) -> Iterator[tuple[list[str], DictConfig]]:
             yield overrides, composer.compose(overrides)
     except REFUSALS as error:
         reason = explain(error, overrides, loader, config.hydra.job.config_name)
-        raise RefusedError(reason, error) from error
+        raise EndedError(error, reason) from error
 
 
 def _begin(config: DictConfig) -> None:
