@@ -138,11 +138,11 @@ CASES = [
 ]
 KEYS = [(*case, torch.float64) for case in CASES]
 KEYS += [(*case, torch.float32) for case in CASES if case[-1] == (33, 8)]
-STEPS = 10
+STEPS = 5
 
 
 def steps(group, network, loss, size, dtype):
-    """Take a step, or ten; gives the first one's gradients, all losses and the last weights."""
+    """Take a step, or five; gives the first one's gradients, all losses and the last weights."""
     batch, hidden = size
     terms, share = LOSSES[network][loss], SPARSE_UP_TO.get(loss, 0.0)
     replica = run(hidden=hidden, terms=terms, network=network, dtype=dtype, sparse_up_to=share)

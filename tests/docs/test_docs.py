@@ -197,7 +197,7 @@ def test_a_store_is_trained_on_and_its_model_read_as_shown(
     page = "docs/how-to/language-models.md"
     own = ["text.label=label", "context.length=16", "split.test=0.2", "store=stores/minilm"]
     assert command_line_of("harvest", *reads(tmp_path, "bert"), *own) == 0
-    trains, topk, _, probes, _, goes_on = commands(page)
+    trains, _, _, probes, _, goes_on = commands(page)
     brief = ["model.hidden=20", "model.l0=5", "data.batch_size=64", "logger=csv"]
     assert command_line_of("train", *trains, *brief, "hydra.run.dir=outputs/RUN") == 0
     shown = re.search(r"^data: N .* A$", text(page), re.MULTILINE)[0]
@@ -205,8 +205,6 @@ def test_a_store_is_trained_on_and_its_model_read_as_shown(
     assert re.search(f"^{pattern}$", capfd.readouterr().out, re.MULTILINE)
     names = run_python(*PYTHON.findall(text(page)), monkeypatch)
     assert names["code"].shape == (len(names["vectors"]), 20)
-    own = ["model.hidden=20", "model.l0=5", "logger=csv", "hydra.run.dir=topk"]
-    assert command_line_of("train", *topk, *own) == 0
     brief += ["data.label=label", "hydra.run.dir=probed"]
     assert command_line_of("train", *probes, *brief) == 0
     for run, is_probed in (("outputs/RUN", False), ("probed", True)):
