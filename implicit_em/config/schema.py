@@ -27,6 +27,7 @@ Positive = Annotated[FiniteFloat, Field(gt=0)]
 Share = Annotated[FiniteFloat, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Threads = Annotated[int, Field(gt=0, le=1024)]
+MOST_DEVICES = 1024
 
 
 class Section(BaseModel, extra="allow", strict=True):
@@ -81,19 +82,26 @@ def _counts_steps(every: Any) -> Any:
     return every
 
 
+def _few(devices: Any) -> Any:
+    if str(devices).isdecimal() and int(devices) > MOST_DEVICES:  # Lightning would list all
+        raise ValueError(f"should be at most {MOST_DEVICES}")
+    return devices
+
+
 class _Trainer(Section):
     max_epochs: NonNegativeInt
     threads: Threads | None
     compile: bool
-    sparse: Annotated[Literal["auto", "on", "off"], BeforeValidator(_as_word)] = "auto"
+    sparse: Annotated[Literal["auto", "on", "off"], BeforeValidator(_as_word)]
     enable_progress_bar: bool
-    log_every_n_steps: Annotated[Any, AfterValidator(_counts_steps)] = 0
-    num_nodes: Literal[1] = 1
+    log_every_n_steps: Annotated[Any, AfterValidator(_counts_steps)]
+    devices: Annotated[Any, AfterValidator(_few)]
+    num_nodes: Literal[1]
     accumulate_grad_batches: Literal[1] = 1  # the objective is computed over a whole batch
     # Half precision would need gradients to be scaled.
-    precision: Literal["32-true", "bf16-mixed", "bf16-true", "64-true"] = "32-true"
-    gradient_clip_val: Positive | None = None
-    gradient_clip_algorithm: Literal["norm", "value"] | None = None
+    precision: Literal["32-true", "bf16-mixed", "bf16-true", "64-true"]
+    gradient_clip_val: Positive | None
+    gradient_clip_algorithm: Literal["norm", "value"] | None
 
 
 class _Checkpoint(FixedSection):
@@ -138,7 +146,7 @@ class Config(Section):
     callbacks: dict[str, _Built]
     logger: Annotated[_Logger, AfterValidator(_is_complete)]
     checkpoint: _Checkpoint
-    picture: bool = True
+    picture: bool
     resume: str | None
     overwrite: bool
 

@@ -132,6 +132,7 @@ OF_SETTINGS = {
     "trainer.sparse=on trainer.precision=bf16-mixed": ["sparse=on", "steps need 32-true or 64-t"],
     "trainer.sparse=on trainer.compile=true": ["sparse=on", "trainer.compile=true"],
     "trainer.accelerator=tpu": ["trainer: Requirement 'torch_xla"],
+    "trainer.devices=1_000_000_000": ["trainer.devices=1000000000: should be at most 1024"],
     "trainer.devices=0": ["trainer: ", "devices=0"],
     "training_tokens=1e6": ["did you mean trainer.max_epochs, passes over the data?"],
     "target_l0=32": ["target_l0=32: no such key; did you mean model.l0?"],
