@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 
 from implicit_em.base.digest import digest_of_file
 from implicit_em.base.errors import ConfigError, DamagedError, raising
-from implicit_em.base.files import whole, write_json
+from implicit_em.base.files import read_json, whole, write_json
 from implicit_em.base.validation import read_as
 from implicit_em.base.values import check_word
 from implicit_em.data.arrays import ArrayOnDisk, in_safetensors, unchanged
@@ -83,12 +83,6 @@ Files = TypedDict(
     "Files", {"documents.safetensors": Digest | None, "vocabulary.json": Digest | None}
 )
 """SHA-256 of the files that are no shards; ``None`` until they are written."""
-
-
-class Vocabulary(_Entry):
-    """The text of each token id."""
-
-    tokens: list[str]
 
 
 class Manifest(_Entry):
@@ -307,7 +301,7 @@ class ActivationStore:
     def vocabulary(self) -> list[str]:
         """Return the text of each token id, or raise ``DamagedError``."""
         file = checked(self.path / VOCABULARY, self.manifest.files[VOCABULARY])
-        return read_as(Vocabulary, file).tokens
+        return read_json(file)["tokens"]
 
 
 def read_documents(path: Path, manifest: Manifest) -> Documents:
