@@ -95,6 +95,8 @@ class _Trainer(Section):
     sparse: Annotated[Literal["auto", "on", "off"], BeforeValidator(_as_word)]
     enable_progress_bar: bool
     log_every_n_steps: Annotated[Any, AfterValidator(_counts_steps)]
+    accelerator: Any
+    strategy: Any
     devices: Annotated[Any, AfterValidator(_few)]
     num_nodes: Literal[1]
     accumulate_grad_batches: Literal[1] = 1  # the objective is computed over a whole batch

@@ -145,6 +145,7 @@ class TolerantWandbLogger(WandbLogger):
         try:
             run.finish(exit_code)
         except Exception as error:  # the server does not answer, or wandb's service has died
+            TolerantWandbLogger.unreachable = one_line(error)
             log.warning("W&B: %s; to upload the rest: %s", one_line(error), _sync_command(run))
 
 
