@@ -144,7 +144,7 @@ def refuse_beyond_memory(size: int) -> None:
     """Raise ``ConfigError`` if so many bytes are not free in memory."""
     if size > (free := psutil.virtual_memory().available):
         raise ConfigError(
-            f"data: {size / 1e9:.1f} GB of samples must be held in memory, but only "
+            f"{size / 1e9:.1f} GB of samples must be held in memory, but only "
             f"{free / 1e9:.1f} GB are free"
         )
 
