@@ -103,15 +103,6 @@ def test_a_caption_is_latex(tmp_path, evidence):
     assert r"50.3 & 50.3 $\pm$" in text
 
 
-def test_the_pdfs_keep_their_text(tmp_path):
-    titled = Figure()
-    titled.subplots().set_title("L1 · ‖W_d‖")
-    Report(tmp_path, {}, None).write_figures({"titled": lambda: titled})
-    fonts = (tmp_path / "figures" / "titled.pdf").read_bytes()
-    assert b"/Type /Font" in fonts
-    assert b"/Subtype /Type3" not in fonts
-
-
 def test_the_file_of_verdicts_holds_criterion_value_and_interval(tmp_path):
     CLAIMS.write(CLAIMS.judge(as_published()), {"commit": "abc"}, tmp_path)
     content = json.loads((tmp_path / "verdicts.json").read_text())
