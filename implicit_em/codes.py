@@ -247,10 +247,10 @@ _memory: WeakKeyDictionary[Any, Tensor] = WeakKeyDictionary()
 def _memory_of(linear: Any, samples: int) -> Tensor:
     """Return memory for pre-activations ``(B, K)``; the layer's next call overwrites them."""
     weight, size = linear.weight, samples * len(linear.weight)
-    kept, kind = _memory.get(linear), (weight.dtype, weight.device)
-    if kept is None or len(kept) < size or (kept.dtype, kept.device) != kind:
-        kept = _memory[linear] = weight.new_empty(size)
-    return kept[:size].view(samples, len(weight))
+    memory, kind = _memory.get(linear), (weight.dtype, weight.device)
+    if memory is None or len(memory) < size or (memory.dtype, memory.device) != kind:
+        memory = _memory[linear] = weight.new_empty(size)
+    return memory[:size].view(samples, len(weight))
 
 
 @dataclass(frozen=True, eq=False)

@@ -210,14 +210,7 @@ class Stack:
     def _step(
         self, x: SharedInput, samples: int, progress: Tensor | None, logged: bool
     ) -> Iterable[Tensor]:
-        if self.group.size == 1:
-            found = self._forward(x, progress, logged)
-        else:
-            outputs = self._outputs(x, logged)
-            if self._sparse_up_to:
-                outputs = self._alike(outputs)
-            outputs = self.group.gather(outputs, samples)
-            found = self._differentiate(outputs, progress, logged)
+        found = self._forward(x, samples, progress, logged)
         for parameter in self.parameters:
             parameter.grad = None
         with full_precision(found.total):
@@ -240,20 +233,19 @@ class Stack:
         return found.total, *found.values, *([] if logged else self._not_measured)
 
     def evaluate(
-        self, x: SharedInput, progress: Tensor | None = None, logged: bool = False
+        self, x: SharedInput, samples: int, progress: Tensor | None = None, logged: bool = False
     ) -> Evaluated:
         """Return the objective of a batch, and what the rest of the step needs.
 
         Args:
-            x: inputs of all replicas.
+            x: inputs of all replicas; of several processes, this one's part of them.
+            samples: number of samples of the batch, in all processes.
             progress: share of the training so far, ``(R,)``; ``None`` without a control.
             logged: whether L0 and the FVU of the batch are measured.
         """
-        return self._differentiate(self._outputs(x, logged), progress, logged)
-
-    def _differentiate(
-        self, outputs: Mapping[str, Tensor], progress: Tensor | None, logged: bool
-    ) -> Evaluated:
+        outputs = self._outputs(x, logged)
+        if self.group.size > 1:
+            outputs = self.group.gather(self._alike(outputs), samples)
         with full_precision(self.parameters[0]):
             measured = self._measured(outputs) if logged else []
             outputs = {n: _exact(outputs[n]) for n in self._names}  # the same if nothing is logged
@@ -294,12 +286,11 @@ class Stack:
         return [l0, *self.objective.control(factor)], None
 
     def _outputs(self, rows: SharedInput, logged: bool) -> Mapping[str, Any]:
-        names = self._names
+        names = {*self._names}
         if logged:
-            decoded = (
-                {"target", "data_target", "reconstruction"} if self._mean_R1D is not None else set()
-            )
-            names = names | {"energies"} | decoded
+            names.add("energies")
+            if self._mean_R1D is not None:
+                names |= {"target", "data_target", "reconstruction"}
         step = self._sparse_outputs if self._sparse_up_to else None
         outputs = outputs_of(self.model, rows if self.stacked else rows.batches[0], names, step)
         if self.stacked:
@@ -316,7 +307,9 @@ class Stack:
 
     def _alike(self, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
         """Replace codes by tensors if any process has too many active units for a code."""
-        if self.group.agrees(_has_codes(outputs), self.parameters[0].device):
+        if not self._sparse_up_to or self.group.agrees(
+            _has_codes(outputs), self.parameters[0].device
+        ):
             return outputs
         return {
             name: output.dense().unsqueeze(0) if isinstance(output, Code) else output

@@ -165,7 +165,7 @@ def _dry_run(spec: RunSpec, trainer: pl.Trainer) -> None:
     for share in (0.0, 1.0) if takes_sparse_steps else (0.0,):
         with _refusing(f"{model} in training, with {loss}"):
             replica = BareReplica(module.model, module.objective, optimizer, sparse_up_to=share)
-            found = Stack([replica]).evaluate(SharedInput(x[None], [1]))
+            found = Stack([replica]).evaluate(SharedInput(x[None], [1]), len(x))
         _check_values(dict(zip(values, found.values, strict=False)), (1,))
 
 
