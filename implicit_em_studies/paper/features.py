@@ -14,7 +14,7 @@ from implicit_em.training.measurement import energies_of
 from implicit_em_studies.paper.prototypes import describe, find_prototypes, purities
 from implicit_em_studies.paper.tables import as_text
 from implicit_em_studies.shared.experiment import Experiment, Measured
-from implicit_em_studies.shared.figures import BLUE, GREEN, GREY, ORANGE, bar, subplots
+from implicit_em_studies.shared.figures import BLUE, GREEN, GREY, ORANGE, bar, row, subplots
 from implicit_em_studies.shared.measurements import samples_of
 from implicit_em_studies.shared.runs import Run, matrices_of, table
 
@@ -60,16 +60,15 @@ def _matrices_side_by_side(features: pd.DataFrame) -> pd.DataFrame:
 
 def features(measured: Measured) -> Figure:
     """Draw the weight rows of both models as images."""
-    figure, panels = subplots(1, 3, 3.2)
     titles = {
         ("encoder", "encoder"): "derived: encoder rows",
         ("sae", "encoder"): "SAE: encoder rows",
         ("sae", "decoder"): "SAE: decoder columns",
     }
-    for axes, (place, title) in zip(panels, titles.items(), strict=True):
+    figure, panels = row(titles, 3.2)
+    for place, axes in panels.items():
         rows_KD = measured["weights"][place]
         draw_grid(axes, rows_KD, measured["sample_shape"], "bottom", SATURATING)
-        axes.set_title(title)
     return figure
 
 

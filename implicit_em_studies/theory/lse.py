@@ -231,16 +231,16 @@ def where(tables: Tables) -> Figure:
         "between": ("between", style.GREY),
         "above": (f"E > {HIGH:g}", style.BLUE),
     }
-    figure, panels = style.subplots(1, len(OBJECTIVES), 2.5, sharey=True)
-    for axes, (decay, title) in zip(panels, OBJECTIVES.items(), strict=True):
+    figure, panels = style.row(OBJECTIVES, 2.5, sharey=True)
+    for decay, axes in panels.items():
         shares = 100 * rows_of(relu, decay=decay).groupby("weight")[list(looks)].mean()
         bottoms, positions = shares.cumsum(axis=1) - shares, range(len(shares))
         for key, (label, colour) in looks.items():
             axes.bar(positions, shares[key], 0.7, bottoms[key], color=colour, label=label)
         axes.set_xticks(positions, shares.index.map("{:g}".format))
-        axes.set(title=title, xlabel="weight of LSE")
-    panels[0].set_ylabel("active energies (%)")
-    style.legend_below(figure, panels[0])
+        axes.set_xlabel("weight of LSE")
+    panels[0.0].set_ylabel("active energies (%)")
+    style.legend_below(figure, axes)
     return figure
 
 
@@ -274,22 +274,23 @@ def temperatures(tables: Tables) -> Figure:
     """Draw what responsibilities are over the temperature, with weight decay."""
     found = tables["responsibilities"]
     sweep = found.query("decay > 0 and weight == 1")
-    measures = {
-        "perplexity": ("perplexity", 1),
-        "information": ("said of the label (%)", 100),
-        "probe_accuracy": ("probe accuracy (%)", 100),
+    titles = {
+        "perplexity": "perplexity",
+        "information": "said of the label (%)",
+        "probe_accuracy": "probe accuracy (%)",
     }
-    figure, panels = style.subplots(1, len(measures), 2.8)
-    for axes, (key, (title, scale)) in zip(panels, measures.items(), strict=True):
+    figure, panels = style.row(titles, 2.8)
+    for key, axes in panels.items():
+        scale = 100 if "(%)" in titles[key] else 1
         for activation, runs in sweep.groupby("activation", sort=False):
             look = {"color": LINES[str(activation)], "label": ACTIVATIONS[str(activation)]}
             style.dots_and_means(axes, runs["temperature"], scale * runs[key], **look)
-        axes.set(title=title, xlabel="temperature", xscale="log")
+        axes.set(xlabel="temperature", xscale="log")
     mixture = found[found["activation"] == "Mixture"]["information"].mean()
-    for axes, value in zip(panels, (UNITS / 2, 100 * mixture), strict=False):
-        axes.axhline(value, color=style.GREY, lw=1, ls="--")
-    panels[1].set_yscale("log")
-    style.legend_below(figure, panels[0])
+    for key, value in {"perplexity": UNITS / 2, "information": 100 * mixture}.items():
+        panels[key].axhline(value, color=style.GREY, lw=1, ls="--")
+    panels["information"].set_yscale("log")
+    style.legend_below(figure, panels["perplexity"])
     return figure
 
 

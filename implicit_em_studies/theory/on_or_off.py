@@ -81,16 +81,15 @@ LINES = {
 
 def variances(tables: Tables) -> Figure:
     """Draw the unexplained variance of variants over L0."""
-    figure, panels = style.subplots(1, 2, 3.2)
+    figure, panels = style.row({"fvu": "by the rows", "ridge_fvu": "by a ridge decoder"}, 3.2)
     runs = rows_of(tables["runs"], rate=RATE)
-    titles = {"fvu": "by the rows", "ridge_fvu": "by a ridge decoder"}
-    for axes, (key, title) in zip(panels, titles.items(), strict=True):
+    for key, axes in panels.items():
         for variant, (colour, line) in LINES.items():
             means = 100 * rows_of(runs, variant=variant).groupby("target")[key].mean()
             axes.plot(means, line, color=colour, marker="o", ms=3, label=VARIANTS[variant])
-        axes.set(title=title, xlabel="active units", xticks=L0)
-    panels[0].set_ylabel("unexplained variance (%)")
-    style.legend_below(figure, panels[0], 3)
+        axes.set(xlabel="active units", xticks=L0)
+    panels["fvu"].set_ylabel("unexplained variance (%)")
+    style.legend_below(figure, panels["fvu"], 3)
     return figure
 
 
