@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,9 +13,11 @@ from matplotlib.figure import Figure
 from implicit_em.metrics.feature_grid import draw_grid
 from implicit_em_studies.comparison.matching import at_density, on_front
 from implicit_em_studies.comparison.protocol import BASE, CURVE
-from implicit_em_studies.comparison.results import ComparisonResults
 from implicit_em_studies.shared import figures as style
 from implicit_em_studies.shared.tables import name_of, records, rows_of
+
+if TYPE_CHECKING:
+    from implicit_em_studies.comparison.results import ComparisonResults
 
 DENSITY, VALIDATION = "active units on a sample (%)", "probe accuracy, validation (%)"
 TICKS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
@@ -28,7 +30,7 @@ LEADER = {"arrowstyle": "-", "relpos": (0, 0.5), "color": "#bbbbbb", "lw": 0.5}
 ENDS = 1 + 1e-9  # factor by which a curve reaches past its ends: logarithms round
 
 
-def quality_over_density(results: ComparisonResults) -> Figure:
+def quality_over_density(results: "ComparisonResults") -> Figure:
     """Draw the finals' probe accuracy and unexplained variance over their density, with bands."""
     figure, (upper, lower) = style.subplots(2, 1, 8.2, sharex=True)
     _curves(upper, results, "probe_accuracy")
@@ -39,7 +41,7 @@ def quality_over_density(results: ComparisonResults) -> Figure:
     return figure
 
 
-def _curves(axes: Axes, results: ComparisonResults, value: str) -> None:
+def _curves(axes: Axes, results: "ComparisonResults", value: str) -> None:
     for family in results.protocol.families:
         finals = results.finals[results.finals["family"] == family]
         if finals.empty:
@@ -104,7 +106,7 @@ def _density_axis(axes: Axes, ticks: Sequence[float] = TICKS) -> None:
     axes.minorticks_off()
 
 
-def grids(results: ComparisonResults) -> Figure:
+def grids(results: "ComparisonResults") -> Figure:
     """Draw every setting of every grid on validation samples, each family before all others."""
     tuning = results.tuning.dropna(subset=["density", "probe_accuracy"])
     tuning = tuning[tuning["density"] > 0]
@@ -172,7 +174,7 @@ def features(weights: Mapping[str, np.ndarray], sample_shape: Sequence[int]) -> 
     return style.panels(list(weights), panel, 3.2)
 
 
-def histograms(results: ComparisonResults, density: float) -> Figure:
+def histograms(results: "ComparisonResults", density: float) -> Figure:
     """Draw the units by how often they are active, for each family's setting at one density."""
     shown = at_target(results, density)
     activity = "active on at most so many of the test samples (%)"
@@ -183,6 +185,6 @@ def histograms(results: ComparisonResults, density: float) -> Figure:
     return figure
 
 
-def at_target(results: ComparisonResults, density: float) -> pd.DataFrame:
+def at_target(results: "ComparisonResults", density: float) -> pd.DataFrame:
     """Return the finals of the settings that were chosen at a density."""
     return results.finals.merge(rows_of(results.chosen, target=density)[["family", "settings"]])

@@ -12,8 +12,7 @@ from implicit_em_studies.comparison import figures
 from implicit_em_studies.comparison.matching import at_density
 from implicit_em_studies.comparison.protocol import BASE, CURVE, ComparisonProtocol
 from implicit_em_studies.shared.pairs import SIGNIFICANT, TESTED, ahead_text, corrected, lead
-from implicit_em_studies.shared.report import sentences
-from implicit_em_studies.shared.tables import mean_and_deviation, records
+from implicit_em_studies.shared.tables import mean_and_deviation, records, rows_of
 from implicit_em_studies.shared.tuned import Content
 
 
@@ -51,61 +50,50 @@ def effects(table: pd.DataFrame, beyond: float) -> pd.DataFrame:
     return frame.assign(p_holm=corrected(frame["p_value"]))
 
 
-def knob_findings(moved: pd.DataFrame, reach: float) -> list[str]:
-    """Return what ``effects`` says, one sentence each; ``knob_findings.md.j2`` has the words.
-
-    A setting moves density if it changes it by at least the factor ``reach``.
-    """
-    base = moved[moved["knob"] == BASE]
-    ranges: dict[str, tuple[float, float]] = {}
-    for knob, rows in moved[moved["knob"] != BASE].groupby("knob", sort=False):
-        if rows["density"].notna().any():
-            densities = pd.concat([base, rows])["density"]
-            ranges[str(knob).replace("_", " ")] = densities.min(), densities.max()
-    clear = moved[moved["p_holm"] < SIGNIFICANT].sort_values("ahead")
-    default = base["density"].mean()
-    return sentences(
-        "implicit_em_studies.comparison",
-        "knob_findings.md.j2",
-        reach=reach,
-        default=None if pd.isna(default) else default,
-        moving={knob: ends for knob, ends in ranges.items() if ends[1] >= reach * ends[0]},
-        still=[knob for knob, ends in ranges.items() if ends[1] < reach * ends[0]],
-        tested=int(moved["p_holm"].notna().sum()),
-        better=records(clear[clear["ahead"] > 0][::-1]),
-        worse=records(clear[clear["ahead"] < 0]),
-        full=list(moved.loc[moved["density"] == 1, "settings"]),
-        lost=list(moved.loc[moved["n"] == 0, "settings"]),
-    )
-
-
 @dataclass(frozen=True)
-class KnobsContent(Content[pd.DataFrame]):
-    """The effects of the derived model's settings; the results are the runs of ``effects``."""
+class KnobsContent(Content[ComparisonProtocol]):
+    """The effects of the derived model's settings."""
 
-    protocol: ComparisonProtocol
+    runs: pd.DataFrame  # the table of ``effects``
 
+    package = "implicit_em_studies.comparison"
     template: ClassVar[str] = "knobs.md.j2"
+    says: ClassVar[str] = "knob_findings.md.j2"
 
     @cached_property
     def moved(self) -> pd.DataFrame:
         """Effect of each setting."""
-        return effects(self.results, self.protocol.beyond)
+        return effects(self.runs, self.protocol.beyond)
 
-    @cached_property
-    def findings(self) -> list[str]:
-        """What the table says, one sentence each."""
-        return knob_findings(self.moved, self.protocol.reach)
+    @property
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """The least and the largest density of each knob's settings and of the default."""
+        base, ranges = rows_of(self.moved, knob=BASE), {}
+        for knob, rows in self.moved[self.moved["knob"] != BASE].groupby("knob", sort=False):
+            if rows["density"].notna().any():
+                densities = pd.concat([base, rows])["density"]
+                ranges[str(knob).replace("_", " ")] = densities.min(), densities.max()
+        return ranges
+
+    @property
+    def default(self) -> float:
+        """The density of the default settings; NaN if they diverged."""
+        return rows_of(self.moved, knob=BASE)["density"].mean()
+
+    def clear(self, sign: int) -> list[dict[str, Any]]:
+        """Return the settings that are significantly better (1) or worse (-1), farthest first."""
+        found = self.moved[(self.moved["p_holm"] < SIGNIFICANT) & (sign * self.moved["ahead"] > 0)]
+        return records(found.sort_values("ahead", ascending=sign < 0))
 
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
         """Tables of numbers by name."""
-        return {"runs": self.results, "knobs": self.moved}
+        return {"runs": self.runs, "knobs": self.moved}
 
     @property
     def figures(self) -> Mapping[str, Callable[[], Figure]]:
         """Functions that draw the figures, by name."""
-        return {"knobs": partial(figures.knobs, self.results, self.moved)}
+        return {"knobs": partial(figures.knobs, self.runs, self.moved)}
 
     @property
     def table(self) -> pd.DataFrame:

@@ -1,21 +1,20 @@
 """The measurements of grids, finals and controls; a run's quality is kept in its directory."""
 
 from collections.abc import Sequence
+from itertools import filterfalse
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from implicit_em.metrics.densities import density
-from implicit_em.metrics.dictionaries import stability, varying
 from implicit_em.metrics.quality import Encoded, quality
 from implicit_em.models import SparseAutoencoder
 from implicit_em.training.measurement import energies_of
+from implicit_em_studies.shared import planning
 from implicit_em_studies.shared.measurements import Measurement, samples_of
-from implicit_em_studies.shared.planning import describe, settings_of
-from implicit_em_studies.shared.runs import Run, matrices_of
+from implicit_em_studies.shared.runs import Run, has_diverged, matrices_of
 
 FROM_METRICS = ("parameters", "epochs", "train_seconds", "redundancy", "responsibility_entropy")
 BATCH = 2_000  # samples that are decoded at a time
@@ -28,22 +27,14 @@ def tuning_table(runs: Sequence[Run]) -> pd.DataFrame:
     by a threshold.
     """
     held_out: dict[str, Tensor] = {}  # by their normalisation, in which families may differ
-    rows = []
-    for run in runs:
-        metrics = run.metrics()
-        keys = ("probe_accuracy", "silent_units", "final_loss", "error")
-        measured = {key: metrics.get(key) for key in keys} | {"density": None}
-        if metrics.get("status") == "completed":
-            how = run.cfg.data.normalize
-            if how not in held_out:
-                held_out[how] = samples_of(run)[2]
-            measured["density"] = density(energies_of(run.model(), held_out[how]))
-        for family, axes in run.places:
-            settings = describe(run.cfg, axes)
-            row = {"family": family, "settings": settings, "run": run.fingerprint}
-            rows.append(row | {"seed": run.cfg.seed} | measured)
-    numbers = ["density", "probe_accuracy", "silent_units", "final_loss"]
-    return pd.DataFrame(rows).astype(dict.fromkeys(numbers, float))
+    densities: dict[str, float] = {}
+    for run in filterfalse(has_diverged, runs):
+        how = run.cfg.data.normalize
+        if how not in held_out:
+            held_out[how] = samples_of(run)[2]
+        densities[run.fingerprint] = density(energies_of(run.model(), held_out[how]))
+    table = planning.tuning_table(runs, ("probe_accuracy", "silent_units", "final_loss"))
+    return table.assign(density=table["run"].map(densities).astype(float))
 
 
 def measure_all(runs: Sequence[Run], workers: int) -> pd.DataFrame:
@@ -56,24 +47,6 @@ def measure_all(runs: Sequence[Run], workers: int) -> pd.DataFrame:
     if measured.empty:
         return measured
     return measured.assign(active_units=measured["exact_density"] * measured["units"])
-
-
-def stabilities(runs: Sequence[Run]) -> pd.DataFrame:
-    """Return how alike the weight rows of each setting's seeds are, for runs on one data set.
-
-    ``encoder_stability`` and ``decoder_stability`` are null for a single seed or a missing matrix.
-    """
-    by_setting: dict[tuple[str, str], list[dict[str, np.ndarray]]] = {}
-    for run in runs:
-        by_setting.setdefault((run.sweep, settings_of(run)), []).append(matrices_of(run.model()))
-    varies_D = varying(samples_of(runs[0])[0].numpy())
-    rows = []
-    for (family, settings), seeds in by_setting.items():
-        encoder = stability([seed["encoder"][:, varies_D] for seed in seeds])
-        decoder = stability([seed["decoder"] for seed in seeds if "decoder" in seed])
-        rows.append((family, settings, encoder, decoder))
-    columns = ["family", "settings", "encoder_stability", "decoder_stability"]
-    return pd.DataFrame(rows, columns=columns)
 
 
 def _quality(run: Run) -> dict[str, Any]:

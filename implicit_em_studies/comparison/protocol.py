@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from implicit_em_studies.shared.planning import AXES, Grid
 from implicit_em_studies.shared.protocol import (
@@ -16,7 +16,6 @@ from implicit_em_studies.shared.protocol import (
     refuse_others,
     variants_of,
 )
-from implicit_em_studies.shared.targets import Asked
 
 Density = Annotated[float, Field(gt=0, lt=1)]
 Factor = Annotated[float, Field(ge=1)]
@@ -38,22 +37,16 @@ class PartSettings(BaseModel):
     grids: Grids = {}
 
 
-class Matching(Asked):
-    """What families have to reach at matched density; ``conf/compare.yaml`` explains each field."""
-
-    of: Some[str]
-    parts: Some[str]
-    fvu: NonNegativeInt
-    probe: NonNegativeInt
-    behind: float
-
-
 class ComparisonProtocol(Protocol):
     """What is compared, and how; each field is explained in ``conf/compare.yaml``."""
 
     file = "compare.yaml"
     nested = ("parts", "grids", "knob_grids")
     not_hashed = Protocol.not_hashed | {"knob_grids"}
+    measures: ClassVar = {
+        "probe_accuracy": "Probe accuracy",
+        "least_squares_fvu": "Variance explained by the best linear decoder",
+    }
     set_elsewhere: ClassVar = {"data": "datasets", "model.hidden": "width, parts", "seed": "seeds"}
 
     datasets: Some[str]
@@ -64,7 +57,6 @@ class ComparisonProtocol(Protocol):
     densities: Some[Density]
     reach: Factor
     beyond: Factor
-    targets: Matching | None = None
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "ComparisonProtocol":
@@ -81,9 +73,8 @@ class ComparisonProtocol(Protocol):
                 allowed = ", ".join(self.grids)
                 raise ValueError(f"parts.{part}.grids.{unknown[0]}: allowed: {allowed}")
             self.refuse_variants(f"parts.{part}.variants", own.variants)
-        if self.targets:
-            refuse_others("targets.of", self.targets.of, list(self.grids))
-            refuse_others("targets.parts", self.targets.parts, list(self.parts))
+        for number, target in enumerate(self.targets):
+            refuse_others(f"targets[{number}].parts", target.parts, list(self.parts))
         self.require("tuning", "probe", "linear", default="linear")
         return self
 

@@ -1,26 +1,150 @@
-"""The results of a part, and the families at matched density."""
+"""The results of a part: families at matched density, and what the report shows."""
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
 
+import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
+from implicit_em_studies.comparison import figures
 from implicit_em_studies.comparison.matching import fronts, matched
 from implicit_em_studies.comparison.protocol import ComparisonProtocol
-from implicit_em_studies.shared.pairs import against
+from implicit_em_studies.shared.pairs import Matched, against
+from implicit_em_studies.shared.tables import mean_over_seeds, name_of, percent
+from implicit_em_studies.shared.targets import Target
 from implicit_em_studies.shared.tuned import Results
 
 TARGET_LEADS = "target_leads"
-"""Name of the table that verdicts on several parts are made of."""
+"""Name of the table by which the targets of several reports are judged."""
+ACTIVE = "active units"
+"""Unit of targets that are numbers of active units."""
+OF_FINALS = (
+    *("exact_density", "relative_density", "probe_accuracy"),
+    *("sparse_probe_1", "sparse_probe_2", "sparse_probe_5", "sparse_probe_10"),
+    *("fvu", "least_squares_fvu", "dead_units", "silent_units", "class_purity"),
+    *("encoder_coherence_mean", "decoder_coherence_mean", "redundancy"),
+)
+# Measures beside the probe: the name of each, and 1 if more is better, -1 if less is.
+OTHER_MEASURES = {
+    "least_squares_fvu": ("variance that the best linear decoder leaves unexplained", -1),
+    "sparse_probe_1": ("sparse probe of 1 unit", 1),
+    "sparse_probe_5": ("sparse probe of 5 units", 1),
+}
 
 
 @dataclass(frozen=True)
 class ComparisonResults(Results[ComparisonProtocol]):
     """The measurements of a part, each further table from the function beside it."""
 
-    stability: pd.DataFrame  # measuring.stabilities
+    stability: pd.DataFrame  # measurements.stabilities
     costs: pd.DataFrame  # costs.costs
-    diverged: pd.DataFrame  # family, settings and seed of the finals that diverged
+    lost: pd.DataFrame  # family, settings and seed of the finals that diverged
     elsewhere: pd.DataFrame  # ``target_leads`` of other parts and data sets
+    name: str  # of the data set and the part
+    weights: Mapping[str, np.ndarray]  # rows (K, D) of each family at ``shown_density``
+    sample_shape: tuple[int, ...]
+
+    package = "implicit_em_studies.comparison"
+    enough: ClassVar[int] = 2
+    """Densities at which the derived model has to be on the front; fixed before any run."""
+
+    @property
+    def also(self) -> list[str]:
+        """Families that the part adds."""
+        return [family for part in self.protocol.parts.values() for family in part.also]
+
+    @property
+    def variants(self) -> pd.Series:
+        """Mean probe accuracy of the variants, and of the families that they are of."""
+        return self.of_variants(self.finals, self.controls, "probe_accuracy")
+
+    @property
+    def lost_decoders(self) -> pd.DataFrame:
+        """In how many settings a family's own decoder is worse than the mean, and of how many."""
+        fvu = self.finals.groupby(["family", "settings"], sort=False)["fvu"].mean()
+        lost = fvu.gt(1).groupby("family", sort=False).agg(["sum", "size"])
+        return lost[lost["sum"] > 0]
+
+    @property
+    def missing(self) -> dict[str, list[str]]:
+        """The densities that each family does not reach, as text."""
+        reached = self.density.at.groupby("family")["target"].agg(list)
+        return {
+            family: [percent(t) for t in self.places if t not in reached.get(family, [])]
+            for family in self.protocol.families
+        }
+
+    @property
+    def best_control(self) -> pd.Series | None:
+        """Return the means over its runs of the control with the best probe, if there is one."""
+        if self.untrained.empty:
+            return None
+        controls = self.untrained.groupby("family")[["probe_accuracy", "exact_density", "units"]]
+        return controls.mean().sort_values("probe_accuracy").iloc[-1]
+
+    @property
+    def other_measures(self) -> tuple[str, list[tuple[str, Matched]]]:
+        """Return whether density or activity is equal, and the tests by each other measure."""
+        alike = self.at_activity()["p_holm"].isna().all()
+        at, equal = (self.at_density, "density") if alike else (self.at_activity, "activity")
+        counted = []
+        for value, (label, sign) in OTHER_MEASURES.items():
+            tests = at(value).dropna(subset="p_holm")
+            if len(tests):
+                tests["ahead"] *= sign
+                counted.append((label, Matched(tests, self.protocol.reference)))
+        return equal, counted
+
+    @property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Tables of numbers by name."""
+        kept = self.kept("tuning", "chosen", "finals", "controls", "stability", "costs")
+        tables, activity = {"matched_density": self.at_density()} | kept, self.at_activity()
+        tables |= {} if self.leads.empty else {TARGET_LEADS: self.leads}
+        return tables if activity.empty else {**tables, "matched_activity": activity}
+
+    @property
+    def figures(self) -> Mapping[str, Callable[[], Figure]]:
+        """Functions that draw the figures, by name."""
+        return {
+            "pareto": partial(figures.quality_over_density, self),
+            "grids": partial(figures.grids, self),
+            "features": partial(figures.features, self.weights, self.sample_shape),
+            "histograms": partial(figures.histograms, self, self.shown_density),
+        }
+
+    @property
+    def places(self) -> list[float]:
+        """The densities."""
+        return self.protocol.densities
+
+    def counted(self, parts: Sequence[str]) -> str:
+        """Return the number of densities of these parts on all data sets."""
+        reports = len(parts) * len(self.protocol.datasets)
+        return f"{max(1, reports) * len(self.places)} densities"
+
+    def tested(self, by: str, over: str) -> Matched:
+        """Return the families at each density, in the direction in which more is better."""
+        at = matched(self.finals, self.protocol.densities, self.protocol.beyond, value=by)
+        sign = OTHER_MEASURES[by][1] if by in OTHER_MEASURES else 1
+        return Matched(against(at.assign(value=sign * at["value"]), over), over)
+
+    @property
+    def asked(self) -> list[tuple[Target, str]]:
+        """The targets of this part, and each of their families."""
+        here = {*self.protocol.parts}
+        return [one for one in super().asked if not one[0].parts or here & {*one[0].parts}]
+
+    def every_lead(self) -> pd.DataFrame:
+        """Return the leads in all reports that are there."""
+        return pd.concat([self.elsewhere, self.leads], ignore_index=True)
+
+    def place_text(self, place: float) -> str:
+        """Return a density, with the name of the report."""
+        return f"{self.name}, {percent(place)}"
 
     def at_density(self, value: str = "probe_accuracy") -> pd.DataFrame:
         """Return the families at the protocol's densities, as ``matching.against`` does."""
@@ -41,25 +165,14 @@ class ComparisonResults(Results[ComparisonProtocol]):
         return against(at, self.protocol.reference)
 
     @property
-    def target_leads(self) -> pd.DataFrame:
-        """Leads over the reference of each family that has targets, a row for each density.
+    def density(self) -> Matched:
+        """The families at the same density."""
+        return Matched(self.at_density(), self.protocol.reference)
 
-        ``fvu_ahead`` is that of `least_squares_fvu`, where less is better, ``probe_ahead`` that of
-        the probe; null where a family does not reach the density. Empty in parts without targets.
-        """
-        asked = self.protocol.targets
-        if not asked or not set(asked.parts) & set(self.protocol.parts):
-            return pd.DataFrame()
-        families = [family for family in asked.of if family in self.protocol.families]
-        every = pd.MultiIndex.from_product(
-            [families, self.protocol.densities], names=["family", "target"]
-        )
-        measures = {"fvu_ahead": "least_squares_fvu", "probe_ahead": "probe_accuracy"}
-        leads = {
-            name: self.at_density(value).set_index(["family", "target"])["ahead"].reindex(every)
-            for name, value in measures.items()
-        }
-        return pd.DataFrame(leads).reset_index()
+    @property
+    def activity(self) -> Matched:
+        """The families at the same number of active units."""
+        return Matched(self.at_activity(), self.protocol.reference, ACTIVE)
 
     @property
     def shown_density(self) -> float:
@@ -67,13 +180,6 @@ class ComparisonResults(Results[ComparisonProtocol]):
         reached = self.chosen.merge(self.finals[["family", "settings"]].drop_duplicates())
         families = reached.groupby("target").size()
         return max(self.protocol.densities, key=lambda target: (families.get(target, 0), -target))
-
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """Return all tables by name."""
-        kept = self.kept("tuning", "chosen", "finals", "controls", "stability", "costs")
-        tables, activity = {"matched_density": self.at_density()} | kept, self.at_activity()
-        tables |= {} if self.target_leads.empty else {TARGET_LEADS: self.target_leads}
-        return tables if activity.empty else {**tables, "matched_activity": activity}
 
     def fronts(self) -> dict[str, pd.DataFrame]:
         """Return the families on the front of the grids, and on that of the finals' means."""
@@ -84,3 +190,92 @@ class ComparisonResults(Results[ComparisonProtocol]):
             "tuning": fronts(self.tuning, *arguments),
             "finals": fronts(means.rename(columns={"exact_density": "density"}), *arguments),
         }
+
+    @property
+    def chosen_table(self) -> pd.DataFrame:
+        """The chosen settings with density and probe, on validation and test samples."""
+        finals = self.finals.groupby(["family", "settings"])[["exact_density", "probe_accuracy"]]
+        means = finals.mean().rename(
+            columns={"exact_density": "test", "probe_accuracy": "test_probe"}
+        )
+        order = self.protocol.families.index
+        rows = self.chosen.join(means, on=["family", "settings"]).sort_values(
+            "family", kind="stable", key=lambda column: column.map(order)
+        )
+        return pd.DataFrame(
+            {
+                "family": rows["family"].map(name_of),
+                "near": rows["target"].map(percent),
+                "setting": rows["settings"],
+                "density, validation": rows["density"].map(partial(percent, digits=1)),
+                "probe, validation": rows["probe_accuracy"].map(partial(percent, digits=2)),
+                "density of the finals, test": rows["test"].map(partial(percent, digits=1)),
+                "probe of the finals, test": rows["test_probe"].map(partial(percent, digits=2)),
+            }
+        )
+
+    @property
+    def fronts_table(self) -> pd.DataFrame:
+        """The families on the Pareto fronts of grids and finals, by density."""
+        on = {name: front.set_index("target")["families"] for name, front in self.fronts().items()}
+        table = pd.DataFrame({"grids, validation": on["tuning"], "finals, test": on["finals"]})
+        table = table.map(lambda families: ", ".join(map(name_of, families)) or "–")
+        return table.rename(index=percent).rename_axis("near").reset_index()
+
+    @property
+    def quality_table(self) -> pd.DataFrame:
+        """The quality and stability of the finals, per setting."""
+        stability = self.stability.assign(family=self.stability["family"].map(name_of))
+        for name in ("encoder_stability", "decoder_stability"):
+            stability[name] = stability[name].map("{:.3f}".format).replace("nan", "–")
+        stability.columns = stability.columns.str.replace("_", " ")
+        return mean_over_seeds(self.finals, OF_FINALS).merge(stability)
+
+    @property
+    def controls_table(self) -> pd.DataFrame:
+        """The quality of the controls."""
+        table = mean_over_seeds(self.controls, ("units", *OF_FINALS))
+        untrained = table["settings"].str.startswith("model=")
+        return table.assign(settings=table["settings"].mask(untrained, "–"))
+
+    @property
+    def costs_table(self) -> pd.DataFrame:
+        """The cost of a training step of each family."""
+        costs, reference = self.costs, self.protocol.reference
+        step = costs.set_index("family")["step_ms"].get(reference, np.nan)
+        return pd.DataFrame(
+            {
+                "family": costs["family"].map(name_of),
+                "step, ms": costs["step_ms"].map("{:.2g}".format),
+                f"of {name_of(reference)}": (costs["step_ms"] / step).map("{:.2g}".format),
+                "peak memory, MiB": costs["peak_MiB"].map("{:.1f}".format),
+            }
+        )
+
+    @property
+    def budget_table(self) -> pd.DataFrame:
+        """Each family's numbers of settings and of parameters."""
+        finals = self.finals.groupby("family")
+        table = pd.DataFrame(
+            {
+                "settings tried": self.tuning.groupby("family").size(),
+                "settings trained to the end": finals["settings"].nunique(),
+                "parameters": finals["parameters"].first().map("{:,.0f}".format),
+            }
+        ).reindex(self.protocol.families)
+        counts = table.columns.drop("parameters")
+        table[counts] = table[counts].fillna(0).astype(int).astype(str)
+        return table.fillna("–").rename(index=name_of).rename_axis("family").reset_index()
+
+    @property
+    def widths(self) -> str:
+        """The number of units K of the families, as text."""
+        return self.shared(self.finals.groupby("family", sort=False)["units"].first())
+
+    @staticmethod
+    def shared(numbers: pd.Series) -> str:
+        """Return the numbers of the families in the index: ``64 for L1, TopK; 128 for derived``."""
+        return "; ".join(
+            f"{number} for {', '.join(map(name_of, families.index))}"
+            for number, families in numbers.groupby(numbers)
+        )

@@ -3,8 +3,9 @@
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
-from itertools import groupby, product
+from itertools import chain, product
 from pathlib import Path
 
 import numpy as np
@@ -12,135 +13,138 @@ import pandas as pd
 
 from implicit_em.base.errors import ConfigError, RunError
 from implicit_em.base.progress import working
+from implicit_em.metrics.dictionaries import varying
 from implicit_em_studies.comparison.costs import costs
 from implicit_em_studies.comparison.figures import at_target
 from implicit_em_studies.comparison.knobs import KnobsContent
 from implicit_em_studies.comparison.matching import select
-from implicit_em_studies.comparison.measuring import measure_all, stabilities, tuning_table
+from implicit_em_studies.comparison.measuring import measure_all, tuning_table
 from implicit_em_studies.comparison.protocol import CURVE, DERIVED, KNOBS, ComparisonProtocol
-from implicit_em_studies.comparison.report import FamiliesContent
 from implicit_em_studies.comparison.results import TARGET_LEADS, ComparisonResults
 from implicit_em_studies.shared import planning
-from implicit_em_studies.shared.protocol import digest
-from implicit_em_studies.shared.runs import Place, Run, has_diverged, matrices_of
+from implicit_em_studies.shared.measurements import samples_of, stabilities
+from implicit_em_studies.shared.runs import Place, Run, matrices_of
 from implicit_em_studies.shared.study import Request
-from implicit_em_studies.shared.tables import name_of
-from implicit_em_studies.shared.tuned import TunedPart, TunedStudy
+from implicit_em_studies.shared.tuned import ReportedPart, Tuned, TunedPart, TunedStudy
 
 log = logging.getLogger(__name__)
+Stages = planning.Stages[ComparisonProtocol]
 
 
-class ComparisonStages(planning.Stages[ComparisonProtocol]):
-    """The runs of each stage of a part on one data set."""
+def stages_of(
+    protocol: ComparisonProtocol,
+    part: str,
+    name: str,
+    runs: Path,
+    settings: Sequence[planning.Setting],
+    controls: Sequence[planning.Setting] = (),
+) -> Stages:
+    """Return the runs of a part, whose families have a number of units K each."""
 
-    def own(self, family: str) -> dict[str, int]:
-        """Return the number of units K that a family has in this part."""
-        return {"model.hidden": self.protocol.width_of(self.part, family)}
+    def own(family: str) -> dict[str, int]:
+        return {"model.hidden": protocol.width_of(part, family)}
 
-    def knobs(self) -> list[Run]:
-        """Return the runs of the knobs, as those of the derived grid, but once per seed."""
-        runs: dict[str, Run] = {}
-        for knob, axes, cfg in self.settings:
-            for seed in self.protocol.seeds:
-                run = self.run(DERIVED, axes, cfg, {**self.protocol.tuning, "seed": seed})
-                run.places = []
-                runs.setdefault(run.fingerprint, run).places.append(Place(knob, axes))
-        return list(runs.values())
+    return Stages(name, protocol, runs, settings, controls, own)
 
 
-def digest_of(protocol: ComparisonProtocol, part: str, settings: Sequence[planning.Setting]) -> str:
-    """Return a digest of a part of a protocol with all its settings and controls."""
-    return digest((setting.cfg for setting in settings), protocol.deciding(part))
+class FamiliesPart(TunedPart[ComparisonProtocol]):
+    """The families at matched density, on one data set."""
 
-
-class ComparisonPart(TunedPart[ComparisonProtocol]):
-    """A part on one data set."""
-
-    package = "implicit_em_studies.comparison"
-
-    def __init__(
-        self, stages: ComparisonStages, dataset: str, directory: Path, conf: Path, trial: str | None
-    ) -> None:
-        self.stages, self.dataset, self.part = stages, dataset, stages.part
-        self.name = f"{dataset}, {stages.part}"
-        settings = [*stages.settings, *stages.control_settings]
-        identity = digest_of(stages.protocol, self.part, settings)
-        super().__init__(stages.protocol, identity, directory, conf, trial, [dataset, stages.part])
-        data = self.stages.run(*settings[0], {}).spec.build_data()
-        if len(data.split("train")[1].unique()) < 2:
-            raise ConfigError(
-                "data.labels: the comparison probes for labels, of two classes at least"
-            )
-
-
-class FamiliesPart(ComparisonPart):
-    """The families at matched density."""
-
-    def plan(self) -> list[Run]:
-        """Return the grids, a final of each family, and the controls."""
+    def planned(self) -> list[Run]:
+        """Return the runs; data without labels, and a width of no family are refused."""
+        (stages,) = self.stages
         # A family has a grid; a control has a model.
         known = {path.stem for path in (self.conf / "model").glob("*.yaml")}
         known |= set(self.protocol.grids) - set(self.protocol.controls)
-        for family, width in self.protocol.parts[self.part].widths.items():
+        for family, width in self.protocol.parts[self.name].widths.items():
             if family not in known:
                 raise ConfigError(
-                    f"parts.{self.part}.widths={{{family}: {width}}}: no family or control; "
+                    f"parts.{self.name}.widths={{{family}: {width}}}: no family or control; "
                     f"allowed: {', '.join(sorted(known))}"
                 )
-        self.grids, self.controls = self.stages.grids(), self.stages.controls()
-        return [*self.grids, *self.stages.possible_finals(), *self.controls]
+        runs = stages.planned()
+        _refuse_without_labels(runs[0])
+        return runs
 
-    def run(self, command: str, workers: int) -> Path:
-        """Tune, choose, train the finals, and write tables, figures and report."""
-        for family, own in groupby(self.controls, lambda run: run.sweep):
-            log.info("control: %s", name_of(family))  # first, as one may not be fitted
-            self.train(list(own), workers)
-        self.train(self.grids, workers)
-        tuning = tuning_table(self.grids)
+    def tune(self, grids: Sequence[Run], workers: int) -> pd.DataFrame:
+        """Return density and probe of each setting, on validation samples."""
+        return tuning_table(grids)
+
+    def choose(self, tuning: pd.DataFrame) -> pd.DataFrame:
+        """Return the setting of each family with the best probe near each density."""
         protocol = self.protocol
         chosen = select(tuning, protocol.densities, protocol.reach, protocol.beyond)
         if chosen.empty:
-            raise RunError(f"{self.name}: no setting comes near any density")
-        finals = self.stages.finals(self.stages.picked(chosen))
-        kept = self.trained(finals, workers, f"{self.name}: every final")
-        variants = self.stages.finals(self.stages.varied(self.stages.picked(chosen)))
-        controls = [*self.controls, *self.kept(variants, workers)]
-        diverged = map(planning.row_of, filter(has_diverged, finals))
-        lost = pd.DataFrame(diverged, columns=["family", "settings", "seed"])
-        first = {run.sweep: run for run in reversed(kept)}
-        with working("measuring finals and controls"):
-            measured = measure_all(kept, workers), measure_all(controls, workers)
-            alike = stabilities(kept)
+            raise RunError(f"{self.stages[0].name}: no setting comes near any density")
+        return chosen
+
+    def measure(self, runs: Sequence[Run], workers: int) -> pd.DataFrame:
+        """Return the quality of runs on test samples."""
+        return measure_all(runs, workers)
+
+    def results(self, tuned: Tuned[ComparisonProtocol], workers: int) -> ComparisonResults:
+        """Measure costs and stability; return what the report shows."""
+        columns = ["family", "settings", "seed"]
+        lost = pd.DataFrame(map(planning.row_of, tuned.lost), columns=columns)
+        first = {run.sweep: run for run in reversed(tuned.finals)}
+        with working("measuring costs and stability"):
+            alike = stabilities(tuned.finals, varying(samples_of(tuned.finals[0])[0].numpy()))
             steps = costs([first[name] for name in self.protocol.families if name in first])
-        more = alike, steps, lost, self._elsewhere()
-        results = ComparisonResults(self.protocol, tuning, chosen, *measured, *more)
-        shown, shape = _weights_shown(results, kept), kept[0].spec.build_data().sample_shape
-        training = planning.training_of([*self.grids, *kept])
-        content = FamiliesContent(results, shown, shape, training)
-        return self.write(content, [*kept, *self.grids, *controls], command)
+        results = ComparisonResults.of(
+            tuned,
+            stability=alike,
+            costs=steps,
+            lost=lost,
+            elsewhere=self._elsewhere(),
+            name=self.stages[0].name,
+            weights={},
+            sample_shape=tuned.finals[0].spec.build_data().sample_shape,
+        )
+        return replace(results, weights=_weights_shown(results, tuned.finals))
 
     def _elsewhere(self) -> pd.DataFrame:
         """Return ``target_leads`` of the reports on other parts and data that are there."""
-        asked, folder = self.protocol.targets, self.directory.parents[1]
-        parts = product(self.protocol.datasets, asked.parts if asked else ())
-        files = [folder / data / part / "tables" / f"{TARGET_LEADS}.csv" for data, part in parts]
+        folder = self.directory.parents[1]
+        parts = {part: None for target in self.protocol.targets for part in target.parts}
+        places = product(self.protocol.datasets, parts)
+        files = [folder / data / part / "tables" / f"{TARGET_LEADS}.csv" for data, part in places]
         others = [file for file in files if file.exists() and self.directory not in file.parents]
         return pd.concat([pd.DataFrame(), *map(pd.read_csv, others)], ignore_index=True)
 
 
-class KnobsPart(ComparisonPart):
-    """What the settings of the derived model move."""
+class KnobsPart(ReportedPart[ComparisonProtocol]):
+    """What the settings of the derived model move, on one data set."""
 
-    def plan(self) -> list[Run]:
-        """Return all runs."""
-        self.runs = self.stages.knobs()
-        return self.runs
+    def planned(self) -> list[Run]:
+        """Return the runs; data without labels are refused."""
+        runs = knob_runs(self.stages[0])
+        _refuse_without_labels(runs[0])
+        return runs
 
     def run(self, command: str, workers: int) -> Path:
         """Train, and write table, figure and report."""
-        self.train(self.runs, workers)
-        table = tuning_table(self.runs).rename(columns={"family": "knob"})
-        return self.write(KnobsContent(table, self.protocol), self.runs, command)
+        runs = knob_runs(self.stages[0])
+        self.train(runs, workers)
+        table = tuning_table(runs).rename(columns={"family": "knob"})
+        return self.write(KnobsContent(self.protocol, "", table), runs, command)
+
+
+def knob_runs(stages: Stages) -> list[Run]:
+    """Return the runs of the knobs, as the runs of the derived grid, but once per seed."""
+    runs: dict[str, Run] = {}
+    for setting in stages.settings:
+        for seed in stages.protocol.seeds:
+            tuning = {**stages.protocol.tuning, "seed": seed}
+            run = stages.run(setting._replace(family=DERIVED), tuning)
+            run.places = []
+            place = Place(setting.family, setting.axes)
+            runs.setdefault(run.fingerprint, run).places.append(place)
+    return list(runs.values())
+
+
+def _refuse_without_labels(run: Run) -> None:
+    if len(run.spec.build_data().split("train")[1].unique()) < 2:
+        raise ConfigError("data.labels: the comparison probes for labels, of two classes at least")
 
 
 def _weights_shown(results: ComparisonResults, finals: Sequence[Run]) -> dict[str, np.ndarray]:
@@ -157,8 +161,8 @@ def _weights_shown(results: ComparisonResults, finals: Sequence[Run]) -> dict[st
 
 def _prepare(
     protocol: ComparisonProtocol, request: Request, overrides: Sequence[str], trial: str | None
-) -> list[ComparisonPart]:
-    """Compose and check the runs of all parts."""
+) -> list[ReportedPart[ComparisonProtocol]]:
+    """Compose and check the runs of all parts; parts that share grids compose them once."""
 
     @cache
     def settings(dataset: str, names: tuple[str, ...], grids: str) -> list[planning.Setting]:
@@ -166,22 +170,17 @@ def _prepare(
         always = [f"data={dataset}", *overrides]
         return planning.compose_settings(names, json.loads(grids), request.conf, always)
 
-    prepared: list[ComparisonPart] = []
+    prepared: list[ReportedPart[ComparisonProtocol]] = []
     for dataset, part in protocol.chosen(request.words):
+        own = protocol if part == KNOBS else protocol.of_part(part)
+        names = [[*CURVE, *protocol.knobs]] if part == KNOBS else [own.families, own.controls]
+        grids = json.dumps(own.knob_grids if part == KNOBS else own.grids)
+        every = [settings(dataset, tuple(some), grids) for some in names]
         folder = request.directory / dataset
-        runs, results = folder / "runs", folder / part
-        if part == KNOBS:
-            names = (*CURVE, *protocol.knobs)
-            varied = settings(dataset, names, json.dumps(protocol.knob_grids))
-            stages = ComparisonStages(protocol, part, runs, varied, ())
-            prepared.append(KnobsPart(stages, dataset, results, request.conf, trial))
-        else:
-            own = protocol.of_part(part)
-            grids = json.dumps(own.grids)
-            families = settings(dataset, tuple(own.families), grids)
-            controls = settings(dataset, tuple(own.controls), grids)
-            stages = ComparisonStages(own, part, runs, families, controls)
-            prepared.append(FamiliesPart(stages, dataset, results, request.conf, trial))
+        stages = stages_of(own, part, f"{dataset}, {part}", folder / "runs", *every)
+        kind = KnobsPart if part == KNOBS else FamiliesPart
+        about = request, folder / part, trial, [dataset, part]
+        prepared.append(kind(part, [stages], chain.from_iterable(every), *about))
     return prepared
 
 

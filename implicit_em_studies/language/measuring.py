@@ -20,7 +20,6 @@ from implicit_em.language.splicing import spliced_losses
 from implicit_em.language.store import Split, save_tensors
 from implicit_em.language.token_classes import classes_of, newline_next
 from implicit_em.metrics.densities import BINS, density_histogram
-from implicit_em.metrics.dictionaries import stability
 from implicit_em.metrics.probe import linear_probe, sparse_probe
 from implicit_em.metrics.sparse import compact
 from implicit_em.models import SparseAutoencoder
@@ -29,10 +28,9 @@ from implicit_em.trained.loading import load_trusted
 from implicit_em.training.decoding import BATCH, RidgeDecoder, encoded, fit_ridge
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.measurement import energies_of
-from implicit_em_studies.language.protocol import REACHED, TUNED, Tokens
+from implicit_em_studies.language.protocol import Tokens
 from implicit_em_studies.shared.measurements import OF_TRAINING, Measurement
-from implicit_em_studies.shared.planning import row_of
-from implicit_em_studies.shared.runs import Run, matrices_of
+from implicit_em_studies.shared.runs import Run
 
 DECODER = "ridge_decoder.safetensors"
 """File of the ridge decoder, beside the model: its ``weight`` ``(K, D)`` and ``bias`` ``(D,)``."""
@@ -89,15 +87,6 @@ def quality_of(tokens: Tokens, k: int | None = None) -> Measurement:
     return Measurement(name, f"2, {tokens.fitted}, {tokens.probed}", measure, OF_TRAINING)
 
 
-def tuning_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """Return what ``metrics.json`` says of the runs of the grids, a row for each."""
-    rows = []
-    for run in runs:
-        metrics = run.metrics()
-        rows.append(row_of(run) | {key: metrics.get(key) for key in (*TUNED, REACHED, "error")})
-    return pd.DataFrame(rows).drop(columns="seed").astype(dict.fromkeys(TUNED, float))
-
-
 def losses_of_all(runs: Sequence[Run], lm: LanguageModelSettings, tokens: Tokens) -> pd.DataFrame:
     """Return sums of losses over the tokens of each document, a row for each run.
 
@@ -136,15 +125,6 @@ def reconstruction_of(run: Run) -> Callable[[Tensor], Tensor]:
         return Normalized(model, normalizer)
     arrays = load_file(run.directory / DECODER)
     return Normalized(model, normalizer, RidgeDecoder(model, arrays["weight"], arrays["bias"]))
-
-
-def stabilities(runs: Sequence[Run]) -> pd.DataFrame:
-    """Return how alike the directions of each family's seeds are: matched encoder rows."""
-    rows: dict[str, list[np.ndarray]] = {}
-    for run in runs:
-        rows.setdefault(run.sweep, []).append(matrices_of(run.model())["encoder"])
-    found = [{"family": name, "stability": stability(seeds)} for name, seeds in rows.items()]
-    return pd.DataFrame(found)
 
 
 def _quality(run: Run, tokens: Tokens, k: int | None) -> dict[str, Any]:

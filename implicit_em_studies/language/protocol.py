@@ -1,12 +1,11 @@
 """The protocol of the study of language models, as ``conf/language.yaml`` fixes it."""
 
-from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from implicit_em_studies.shared.protocol import Distinct, Protocol, Some, refuse_others
-from implicit_em_studies.shared.targets import Asked
 
 L0 = "model.l0"
 HARVEST, CAUSAL = "harvest", "causal"
@@ -15,6 +14,10 @@ TUNED = ("ridge_fvu", "l0", "silent_units", "final_loss")
 """Entries of ``metrics.json`` in the table of the grids, of which one chooses."""
 REACHED = "l0_reached"
 """Entry of ``metrics.json`` that tells whether a run ends near its L0."""
+
+
+PRIMARY = "ridge_variance_explained"
+"""Measure that the families are compared by; it was fixed before the first run."""
 
 
 class Tokens(BaseModel):
@@ -27,22 +30,16 @@ class Tokens(BaseModel):
     losses: PositiveInt
 
 
-class Lead(Asked):
-    """A lead of families over another; each field is explained in ``conf/language.yaml``."""
-
-    of: Some[str]
-    over: str
-    by: Literal["ridge_variance_explained", "variance_explained", "ce_recovered"]
-    above: float
-    at_least: PositiveInt
-    required: bool = True
-
-
 class LanguageProtocol(Protocol):
     """What is trained on which model's activations; ``conf/language.yaml`` explains each field."""
 
     file = "language.yaml"
     nested = ("parts", "grids")
+    measures: ClassVar = {
+        PRIMARY: "Variance explained by a ridge decoder",
+        "variance_explained": "Variance explained by the family's own decoder",
+        "ce_recovered": "Cross-entropy recovered inside the model",
+    }
     set_elsewhere: ClassVar = {"model.hidden": "parts.NAME.model.hidden", "seed": "seeds"}
     restricted = ("families", "permuted")
 
@@ -50,7 +47,6 @@ class LanguageProtocol(Protocol):
     l0: Some[PositiveInt]
     halved: Distinct[str] = Field(default_factory=list)
     permuted: Distinct[str]
-    targets: list[Lead] = Field(default_factory=list)
     criterion: str
     tokens: Tokens
     resamples: PositiveInt
@@ -70,9 +66,19 @@ class LanguageProtocol(Protocol):
                 raise ValueError(f"{stage}.{L0}: the protocol sets it; allowed: l0")
         refuse_others("permuted", self.permuted, self.families)
         refuse_others("halved", self.halved, list(self.grids))
-        for number, lead in enumerate(self.targets):
-            refuse_others(f"targets[{number}]", [*lead.of, lead.over], list(self.grids))
         return self
+
+    @property
+    def levels(self) -> Sequence[Mapping[str, Any]]:
+        """The numbers of active units, from the smallest to the largest."""
+        return [{L0: l0} for l0 in sorted(self.l0)]
+
+    def deciding(self, part: str) -> dict[str, Any]:
+        """Return everything that decides a part's results, beside its runs."""
+        fixed = super().deciding(part)
+        return {key: value for key, value in fixed.items() if key != "parts"} | {
+            "part": self.parts[part]
+        }
 
     def chosen(self, words: Sequence[str]) -> list[tuple[str]]:
         """Return the parts that words name; all if none does."""

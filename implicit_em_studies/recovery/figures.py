@@ -1,5 +1,7 @@
 """The figures of the study: phase diagrams, variations, and the activity of the finals."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps
@@ -8,10 +10,13 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from implicit_em_studies.recovery.results import FOUND, RecoveryResults
+from implicit_em_studies.recovery.protocol import FOUND
 from implicit_em_studies.shared import figures as style
 from implicit_em_studies.shared.statistics import mean_share
 from implicit_em_studies.shared.tables import name_of
+
+if TYPE_CHECKING:
+    from implicit_em_studies.recovery.results import RecoveryResults
 
 VIRIDIS = colormaps["viridis"]
 LIGHT = 0.6  # share from which a colour needs dark letters
@@ -19,7 +24,7 @@ FOUND_LABEL = "features found (%)"
 EMPTY = "#eeeeee"  # settings that are no cell
 
 
-def phases(results: RecoveryResults, criterion: str) -> Figure:
+def phases(results: "RecoveryResults", criterion: str) -> Figure:
     """Draw the share found over density and features per dimension, a panel for each family."""
     cells = results.cells[results.cells["group"] == "cells"].set_index("cell")
     ratios_of_cells = cells["features"] / cells["width"]
@@ -54,7 +59,7 @@ def phases(results: RecoveryResults, criterion: str) -> Figure:
     return figure
 
 
-def variations(results: RecoveryResults, criterion: str) -> Figure:
+def variations(results: "RecoveryResults", criterion: str) -> Figure:
     """Draw the share found in each variation, a dot with its interval for each family."""
     finals = results.finals_of(criterion)
     cells = results.cells
@@ -85,7 +90,7 @@ def variations(results: RecoveryResults, criterion: str) -> Figure:
     return figure
 
 
-def l0(results: RecoveryResults) -> Figure:
+def l0(results: "RecoveryResults") -> Figure:
     """Draw the finals' L0 over the true L0, a dot for each family and cell; equal on the line."""
     criteria = list(results.protocol.criteria)
     varied = results.cells["group"] == "variations"  # most have the true L0 of the middle cell

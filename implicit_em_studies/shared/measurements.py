@@ -16,8 +16,9 @@ from implicit_em.base.errors import DamagedError
 from implicit_em.base.files import read_json, write_json
 from implicit_em.base.threads import torch_threads
 from implicit_em.data import as_unit_float
-from implicit_em_studies.shared.planning import row_of
-from implicit_em_studies.shared.runs import Run
+from implicit_em.metrics.dictionaries import stability
+from implicit_em_studies.shared.planning import row_of, settings_of
+from implicit_em_studies.shared.runs import Run, matrices_of
 
 OF_TRAINING = ("parameters", "epochs", "train_seconds", "l0_target", "l0_reached")
 """Keys of ``metrics.json`` that say how a run was trained."""
@@ -83,6 +84,25 @@ class Measurement:
         assert self.measure is not None
         with torch_threads(threads) if threads else nullcontext():
             self.keep(run, self.measure(run))
+
+
+def stabilities(runs: Sequence[Run], varies_D: np.ndarray | None = None) -> pd.DataFrame:
+    """Return how alike the weight rows of each setting's seeds are, for runs on one data set.
+
+    ``encoder_stability`` and ``decoder_stability`` are null for a single seed or a missing matrix.
+    Encoder rows are compared on the inputs that ``varies_D`` marks, by default on all.
+    """
+    by_setting: dict[tuple[str, str], list[dict[str, np.ndarray]]] = {}
+    for run in runs:
+        by_setting.setdefault((run.sweep, settings_of(run)), []).append(matrices_of(run.model()))
+    rows = []
+    for (family, settings), seeds in by_setting.items():
+        inputs = slice(None) if varies_D is None else varies_D
+        encoder = stability([seed["encoder"][:, inputs] for seed in seeds])
+        decoder = stability([seed["decoder"] for seed in seeds if "decoder" in seed])
+        rows.append((family, settings, encoder, decoder))
+    columns = ["family", "settings", "encoder_stability", "decoder_stability"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def samples_of(run: Run) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -1,10 +1,10 @@
 """What a study trains: runs composed from grids; of tuned families, the runs of each stage."""
 
 import json
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -148,18 +148,29 @@ def one_of_each_family(settings: Sequence[Setting]) -> list[Setting]:
 
 
 @dataclass
-class Stages(ABC, Generic[P]):
-    """The runs of each stage of a part; runs of one fingerprint share a directory."""
+class Stages(Generic[P]):
+    """The runs of each stage in one place, such as a cell or one language model's activations.
 
+    Runs of one fingerprint share a directory.
+
+    Args:
+        name: name of the place.
+        protocol: protocol of the study, or of a part of it.
+        directory: directory of all runs that may be shared.
+        settings: settings of the families' grids.
+        control_settings: settings of the controls.
+        own: function of a family that returns the settings of its runs in this place; they take
+            precedence over the settings of a stage.
+        inputs: number of inputs, where it bounds the number of units of some controls.
+    """
+
+    name: str
     protocol: P
-    part: str
-    directory: Path  # of all runs that may be shared
-    settings: Sequence[Setting]  # of the families' grids
+    directory: Path
+    settings: Sequence[Setting]
     control_settings: Sequence[Setting]
-
-    @abstractmethod
-    def own(self, family: str) -> Mapping[str, Any]:
-        """Return a family's settings in this part, which take precedence over those of a stage."""
+    own: Callable[[str], Mapping[str, Any]]
+    inputs: int | None = None
 
     def grids(self) -> list[Run]:
         """Return the runs of the grids: each setting once per family."""
@@ -167,7 +178,7 @@ class Stages(ABC, Generic[P]):
 
     @cached_property
     def _tuned(self) -> list[tuple[Setting, Run]]:
-        each = [(setting, self.run(*setting, self.protocol.tuning)) for setting in self.settings]
+        each = [(setting, self.run(setting, self.protocol.tuning)) for setting in self.settings]
         return list({(one.family, run.fingerprint): (one, run) for one, run in each}.values())
 
     def picked(self, chosen: pd.DataFrame) -> list[Setting]:
@@ -175,16 +186,15 @@ class Stages(ABC, Generic[P]):
         names = set(zip(chosen["family"], chosen["run"], strict=True))
         return [one for one, run in self._tuned if (one.family, run.fingerprint) in names]
 
-    def finals(self, chosen: Sequence[Setting], **more: Any) -> list[Run]:
-        """Return the runs of the chosen settings, with ``more`` settings, once per seed."""
-        seeds = self.protocol.seeds
-        return [self._final(one, seed, **more) for one in chosen for seed in seeds]
+    def finals(
+        self, chosen: Sequence[Setting], levels: Sequence[Mapping[str, Any]] | None = None
+    ) -> list[Run]:
+        """Return the runs of chosen settings, once per level and seed.
 
-    def possible_finals(self, **more: Any) -> list[Run]:
-        """Return one final of each family and variant; a mistake in it is one in all of them."""
-        seed, families = self.protocol.seeds[0], one_of_each_family(self.settings)
-        every = [*families, *self.varied(families)]
-        return [self._final(one, seed, **more) for one in every]
+        ``levels`` are those of the protocol if none are given.
+        """
+        every = product(levels or self.protocol.levels, chosen, self.protocol.seeds)
+        return [self._final(one, {**level, "seed": seed}) for level, one, seed in every]
 
     def varied(self, chosen: Iterable[Setting]) -> list[Setting]:
         """Return the variants of chosen settings."""
@@ -198,26 +208,37 @@ class Stages(ABC, Generic[P]):
                     found.append(Setting(name, setting.axes, cfg))
         return found
 
-    def _final(self, setting: Setting, seed: int, **more: Any) -> Run:
-        return self.run(*setting, {**self.protocol.finals, **more, "seed": seed})
-
     def controls(self) -> list[Run]:
         """Return the runs of the controls, once per seed if they draw random numbers."""
         return [
-            self.run(axes["model"], axes, cfg, {**self.protocol.finals, "seed": seed})
+            self._final(Setting(axes["model"], axes, cfg), {"seed": seed})
             for _, axes, cfg in self.control_settings
             for seed in ([int(axes["seed"])] if "seed" in axes else self.protocol.seeds)
         ]
 
-    def run(
-        self, family: str, axes: Mapping[str, str], cfg: DictConfig, settings: Mapping[str, Any]
-    ) -> Run:
+    def planned(self) -> list[Run]:
+        """Return the runs of the grids and controls, and one final of each family and variant.
+
+        A mistake in this final is a mistake in all finals of its family.
+        """
+        level, seed = self.protocol.levels[-1], self.protocol.seeds[0]
+        families = one_of_each_family(self.settings)
+        every = [*families, *self.varied(families)]
+        finals = [self._final(one, {**level, "seed": seed}) for one in every]
+        return [*self.grids(), *finals, *self.controls()]
+
+    def _final(self, setting: Setting, more: Mapping[str, Any]) -> Run:
+        return self.run(setting, {**self.protocol.finals, **more})
+
+    def run(self, setting: Setting, settings: Mapping[str, Any]) -> Run:
         """Return the run of a setting with the settings of a stage.
 
         A model that is not trained stays so, and one whose ``hidden`` is null keeps it.
         """
-        cfg = cfg.copy()
+        family, axes, cfg = setting.family, setting.axes, setting.cfg.copy()
         changes = {**self.protocol.always, **settings, **self.own(family)}
+        if family in AT_MOST_WIDTH and self.inputs:
+            changes["model.hidden"] = min(changes["model.hidden"], self.inputs)
         if cfg.trainer.max_epochs == 0:
             changes.pop("trainer.max_epochs", None)
         if cfg.model.hidden is None:
@@ -247,10 +268,27 @@ def check_all(runs: Iterable[Run], here: bool = True) -> None:
             raise ConfigError(f"{error} ({run.sweep}, {settings_of(run)})") from error
 
 
-def row_of(run: Run) -> dict[str, Any]:
-    """Return what names a run in a table."""
-    row = {"family": run.sweep, "settings": settings_of(run)}
+def row_of(run: Run, place: Place | None = None) -> dict[str, Any]:
+    """Return what names a run in a table; in a ``place`` other than its first if one is given."""
+    family, axes = place or run.places[0]
+    row = {"family": family, "settings": describe(run.cfg, axes)}
     return row | {"seed": run.cfg.seed, "run": run.fingerprint}
+
+
+def tuning_table(
+    runs: Sequence[Run], numbers: Sequence[str], others: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Return what ``metrics.json`` says of runs, a row for each place of a run.
+
+    The entries are ``numbers``, null if a run diverged, ``others``, and ``error``, which says why a
+    run diverged.
+    """
+    rows = []
+    for run in runs:
+        metrics = run.metrics()
+        own = {key: metrics.get(key) for key in (*numbers, *others, "error")}
+        rows += [row_of(run, place) | own for place in run.places]
+    return pd.DataFrame(rows).astype(dict.fromkeys(numbers, float))
 
 
 def settings_of(run: Run) -> str:

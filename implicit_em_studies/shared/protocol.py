@@ -25,6 +25,7 @@ from implicit_em.base.validation import first_mistake
 from implicit_em.config import CONF
 from implicit_em.config.fingerprint import affects_results, config_fingerprint, deciding
 from implicit_em_studies import CONF as STUDIES
+from implicit_em_studies.shared.targets import Target
 
 V = TypeVar("V")
 
@@ -75,6 +76,8 @@ class Protocol(BaseModel):
     """Keys of a run that the protocol sets under another name."""
     restricted: ClassVar[Sequence[str]] = ("families",)
     """Fields that list families. If some are named, these keep them and the reference alone."""
+    measures: ClassVar[Mapping[str, str]] = {}
+    """Titles of the measures by which targets may judge."""
     not_hashed: ClassVar[frozenset[str]] = frozenset({"quick", "grids", "targets"})
     """Fields that no digest needs: the fingerprints of the runs cover the grids, and targets judge
     what was measured.
@@ -90,12 +93,17 @@ class Protocol(BaseModel):
     quick: list[str] = []
     grids: Grids
     variants: Variants = {}
+    targets: list[Target] = []
 
     @model_validator(mode="after")
     def _is_consistent_in_itself(self) -> Self:
         self.require("tuning", "data.final", "validation")  # the test set is for the finals
         self.require("finals", "data.final", "test")
         self.refuse_variants("variants", self.variants)
+        for number, target in enumerate(self.targets):
+            key = f"targets[{number}]"
+            refuse_others(key, [*target.of, target.over], list(self.grids))
+            refuse_others(f"{key}.by", [need.by for need in target.need], list(self.measures))
         for stage in STAGES:
             for key, name in self.set_elsewhere.items():
                 if key in getattr(self, stage) and not (stage == "tuning" and key == "seed"):
@@ -157,6 +165,15 @@ class Protocol(BaseModel):
             content[name][setting] = parsed
         else:
             raise ConfigError(f"{change}: {name} has no {setting}")
+
+    @property
+    def levels(self) -> Sequence[Mapping[str, Any]]:
+        """Settings of the finals; a chosen setting is trained with each of them in turn."""
+        return [{}]
+
+    def deciding(self, part: str) -> dict[str, Any]:
+        """Return everything that decides a part's results, beside its runs."""
+        return self.model_dump(exclude={*self.not_hashed})
 
     @property
     def every_family(self) -> list[str]:

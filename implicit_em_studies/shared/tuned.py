@@ -1,13 +1,13 @@
-"""Studies of families that are tuned: their parts are checked, trained, and written to a page."""
+"""Studies of tuned families: controls, grids, choice, finals, variants, measurements, a report."""
 
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, field
+from functools import cache, cached_property, partial
 from itertools import chain, filterfalse
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Self
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -16,44 +16,127 @@ from implicit_em.base.errors import ConfigError, RunError
 from implicit_em.base.files import write_json
 from implicit_em.base.progress import working
 from implicit_em.base.tables import print_rows
-from implicit_em_studies.shared.planning import P, check_all
-from implicit_em_studies.shared.protocol import OF, folder_of, trial_label
-from implicit_em_studies.shared.report import Report, describe, forget, history_of, log_summary
+from implicit_em_studies.shared.claims import Claims
+from implicit_em_studies.shared.pairs import SIGNIFICANT, TESTED, Matched, target_text
+from implicit_em_studies.shared.planning import P, Setting, Stages, check_all, training_of
+from implicit_em_studies.shared.protocol import OF, digest, folder_of, trial_label
+from implicit_em_studies.shared.report import (
+    Report,
+    describe,
+    forget,
+    history_of,
+    log_summary,
+    sentences,
+)
 from implicit_em_studies.shared.runs import Run, execute_all, has_diverged
 from implicit_em_studies.shared.study import Part, Plan, Request, Study, read_note
 from implicit_em_studies.shared.tables import rows_of
-from implicit_em_studies.shared.targets import MISSED, TARGETS, judged
+from implicit_em_studies.shared.targets import MISSED, VERDICTS, Target, judged
 
 log = logging.getLogger(__name__)
-R = TypeVar("R")
-"""What a part measured."""
+TARGETS = Claims("target", VERDICTS)
+"""How verdicts on targets are written; the targets themselves stand in the study's protocol."""
 
 
 @dataclass(frozen=True)
-class Results(ABC, Generic[P]):
-    """The tables of a part, each with a row for each run; a study has more of them."""
+class Content(ABC, Generic[P]):
+    """What the report of a part shows; its template may name more of a subclass."""
 
     protocol: P
+    training: str  # optimizers and schedules of the runs
+
+    package: ClassVar[str]  # which has the templates
+    template: ClassVar[str] = "report.md.j2"
+    says: ClassVar[str] = "findings.md.j2"
+
+    @property
+    def findings(self) -> list[str]:
+        """What the tables say, one sentence each."""
+        about = {"content": self, "reference": self.protocol.reference, "significant": SIGNIFICANT}
+        return sentences(self.package, self.says, **about)
+
+    @property
+    @abstractmethod
+    def tables(self) -> Mapping[str, pd.DataFrame]:
+        """Tables of numbers by name."""
+
+    @property
+    @abstractmethod
+    def figures(self) -> Mapping[str, Callable[[], Figure]]:
+        """Functions that draw the figures, by name."""
+
+    @property
+    def verdicts(self) -> pd.DataFrame:
+        """Verdicts on the targets of the study, a row for each."""
+        return judged([])
+
+
+@dataclass(frozen=True)
+class Results(Content[P]):
+    """The tables of a part, each with a row for each run; a study has more of them."""
+
     tuning: pd.DataFrame  # of the grids
     chosen: pd.DataFrame  # settings of the grids
     finals: pd.DataFrame
     controls: pd.DataFrame
 
+    unit: ClassVar[str] = "%"  # of the places where families are compared, if they are numbers
+
+    @classmethod
+    def of(cls, tuned: "Tuned[P]", **more: Any) -> Self:
+        """Return the results of what was tuned, with ``more`` fields."""
+        return cls(tuned.protocol, tuned.training, *tuned.tables, **more)
+
     @abstractmethod
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """Return all tables by name."""
+    def tested(self, by: str, over: str) -> Matched | None:
+        """Return the families at each place by a measure, tested in pairs against one of them.
+
+        ``None`` if the measure is undefined here.
+        """
+
+    @property
+    def measured(self) -> Sequence[str]:
+        """Names of the measures that may be asked for here."""
+        return list(self.protocol.measures)
+
+    @property
+    @abstractmethod
+    def places(self) -> list[Any]:
+        """The places of this report where families are compared."""
+
+    @abstractmethod
+    def counted(self, parts: Sequence[str]) -> str:
+        """Return the number of places of these parts, and what they are called."""
+
+    @property
+    def aimed(self) -> pd.DataFrame:
+        """The finals with a target for L0."""
+        return self.finals.dropna(subset="l0_target")
+
+    @property
+    def missed(self) -> pd.Series:
+        """Numbers of finals of each family that miss their target for L0 by more than 5 %."""
+        aimed = self.aimed
+        return aimed[aimed["l0_reached"] != 1].groupby("family", sort=False).size()
+
+    @property
+    def diverged(self) -> pd.Series:
+        """Numbers of settings of each family's grid that diverged."""
+        lost = self.tuning[self.tuning["ridge_fvu"].isna()]
+        return lost.groupby("family", sort=False).size()
 
     @property
     def untrained(self) -> pd.DataFrame:
         """The controls that are not trained, without variants of families."""
         return self.controls[~self._are_variants(self.controls)]
 
-    def beside_variants(self, finals: pd.DataFrame, controls: pd.DataFrame) -> pd.DataFrame:
-        """Return the rows of the variants and, before them, of the families that they are of."""
+    def of_variants(self, finals: pd.DataFrame, controls: pd.DataFrame, measure: str) -> pd.Series:
+        """Return means of the variants and, before them, of the families that they are of."""
         controls = controls[self._are_variants(controls)]
         made = controls["family"].unique() if len(controls) else ()
         origins = {self.protocol.variants[name][OF] for name in made}
-        return pd.concat([finals[finals["family"].isin(origins)], controls], ignore_index=True)
+        beside = pd.concat([finals[finals["family"].isin(origins)], controls], ignore_index=True)
+        return beside.groupby("family", sort=False)[measure].mean() if origins else pd.Series()
 
     def _are_variants(self, controls: pd.DataFrame) -> pd.Series:
         families = controls.get("family", pd.Series(dtype=object))
@@ -63,44 +146,85 @@ class Results(ABC, Generic[P]):
         """Return the tables of these names as they are."""
         return {name: getattr(self, name) for name in names}
 
-
-@dataclass(frozen=True)
-class Content(Generic[R]):
-    """What the report of a part shows; its template may name more of a subclass."""
-
-    results: R
-
-    template: ClassVar[str] = "report.md.j2"
-    say: ClassVar[Any]  # function of the results, for the findings
-    judge: ClassVar[Any] = staticmethod(lambda results: [])  # the same, for the verdicts on targets
-
-    @cached_property
-    def findings(self) -> list[str]:
-        """What the tables say, one sentence each."""
-        return type(self).say(self.results)
+    @property
+    def asked(self) -> list[tuple[Target, str]]:
+        """The targets that are asked here and each of their families; none that was left out."""
+        return [
+            (target, family)
+            for target in self.protocol.targets
+            for family in target.of
+            if {family, target.over} <= {*self.protocol.families}
+            and all(need.by in self.measured for need in target.need)
+        ]
 
     @cached_property
+    def leads(self) -> pd.DataFrame:
+        """The leads that the targets ask for: a row for each measure, pair of families and place.
+
+        The columns are those of ``pairs.against``, ``by`` and ``over``; ``target`` is a text. The
+        lead is null where a family is not compared.
+        """
+        tested, found = cache(self.tested), {}
+        for target, family in self.asked:
+            for by in (need.by for need in target.need):
+                if at := tested(by, target.over):
+                    own = rows_of(at.at, family=family).set_index("target").reindex(self.places)
+                    own.index = own.index.map(self.place_text).rename("target")
+                    about = {"by": by, "over": target.over, "family": family, "p_holm": None}
+                    found[by, target.over, family] = own.assign(**about).reset_index()
+        columns = ["family", "over", "by", "target", "n", *TESTED]
+        every = pd.DataFrame(columns=columns)
+        return pd.concat([every, *found.values()], ignore_index=True) if found else every
+
+    def every_lead(self) -> pd.DataFrame:
+        """Return the leads by which targets are judged."""
+        return self.leads
+
+    def place_text(self, place: Any) -> str:
+        """Return the name of a place."""
+        return target_text(place, self.unit)
+
+    @property
     def verdicts(self) -> pd.DataFrame:
         """Verdicts on the targets of the study, a row for each."""
-        return judged(type(self).judge(self.results))
-
-    @property
-    def tables(self) -> Mapping[str, pd.DataFrame]:
-        """Tables of numbers by name."""
-        results: Any = self.results
-        return results.tables()
-
-    @property
-    @abstractmethod
-    def figures(self) -> Mapping[str, Callable[[], Figure]]:
-        """Functions that draw the figures, by name."""
+        about = self.every_lead(), self.protocol.measures, len(self.protocol.seeds)
+        return judged(
+            [target.judge(name, *about, self.counted(target.parts)) for target, name in self.asked]
+        )
 
 
-class TunedPart(Part, Generic[P]):
-    """A part of tuned families; it is checked as a whole before anything is trained.
+@dataclass
+class Tuned(Generic[P]):
+    """What a part has trained and measured.
 
     Args:
-        digest: what identifies the part's protocol and settings.
+        protocol: its protocol.
+        tables: tables of the grids, of what was chosen, of finals and of controls.
+        finals: finals that did not diverge.
+        others: all other runs that did not diverge.
+        lost: finals that diverged.
+    """
+
+    protocol: P
+    tables: list[pd.DataFrame] = field(default_factory=list)
+    finals: list[Run] = field(default_factory=list)
+    others: list[Run] = field(default_factory=list)
+    lost: list[Run] = field(default_factory=list)
+
+    @property
+    def training(self) -> str:
+        """Optimizers and schedules of the runs."""
+        return training_of([*self.finals, *self.others])
+
+
+class ReportedPart(Part, Generic[P]):
+    """A part of a study of tuned families; it is checked before anything is trained.
+
+    Args:
+        name: name of the part in its protocol.
+        stages: the places where families are tuned, each for itself.
+        settings: all settings of the part.
+        request: what the study is asked for.
         directory: directory of tables, figures and report.
         trial: label of the trial; ``None`` for the protocol.
         tags: tags of its runs in W&B.
@@ -109,35 +233,43 @@ class TunedPart(Part, Generic[P]):
         ConfigError: if a run is refused, or the directory holds the report of another protocol.
     """
 
-    package: ClassVar[str]  # which has the templates
+    note: Mapping[str, Any] = {}
+    """What is kept beside the findings."""
 
     def __init__(
         self,
-        protocol: P,
-        digest: str,
+        name: str,
+        stages: Sequence[Stages[P]],
+        settings: Iterable[Setting],
+        request: Request,
         directory: Path,
-        conf: Path,
         trial: str | None,
-        tags: Sequence[str] = (),
+        tags: Sequence[str],
     ) -> None:
-        self.protocol, self.digest, self.directory = protocol, digest, directory
-        self.conf, self.trial = conf, trial
+        self.name, self.stages, self.protocol = name, stages, stages[0].protocol
+        self.directory, self.conf, self.trial = directory, request.conf, trial
         self.tags = [*tags, *(["trial"] if trial else [])]
-        found = read_note(directory / "findings.json").get("digest", digest)
-        if found != digest:
+        self.digest = digest((one.cfg for one in settings), self.protocol.deciding(name))
+        found = read_note(directory / "findings.json").get("digest", self.digest)
+        if found != self.digest:
             raise ConfigError(
-                f"{directory}: holds the report of another protocol, {found}, not {digest}; "
+                f"{directory}: holds the report of another protocol, {found}, not {self.digest}; "
                 "name another directory, or remove findings.json there: its runs stay"
             )
-        check_all(self.plan())
+        check_all(run for run in self.planned() if not run.completed)
 
-    @abstractmethod
-    def plan(self) -> Iterable[Run]:
-        """Return the runs that are to be checked."""
+    def planned(self) -> Iterable[Run]:
+        """Return runs to check; a mistake in a run that is not among them is one in these, too."""
+        return chain.from_iterable(stages.planned() for stages in self.stages)
 
     def train(self, runs: Sequence[Run], workers: int) -> None:
         """Train the runs that are not complete; a setting that diverges is a result."""
         execute_all(runs, workers, self.tags)
+
+    def kept(self, runs: Sequence[Run], workers: int) -> list[Run]:
+        """Train runs and return those that did not diverge."""
+        self.train(runs, workers)
+        return list(filterfalse(has_diverged, runs))
 
     def trained(self, runs: Sequence[Run], workers: int, every: str) -> list[Run]:
         """Train runs and return those that did not diverge; ``every`` is what messages call them.
@@ -149,16 +281,8 @@ class TunedPart(Part, Generic[P]):
             return kept
         raise RunError(f"{every} diverged")
 
-    def kept(self, runs: Sequence[Run], workers: int) -> list[Run]:
-        """Train runs and return those that did not diverge."""
-        self.train(runs, workers)
-        return list(filterfalse(has_diverged, runs))
-
-    def write(self, content: Content[Any], runs: Sequence[Run], command: str, **note: Any) -> Path:
-        """Write tables, figures, findings and report; ``note`` is kept beside the findings.
-
-        A trial has no verdicts.
-        """
+    def write(self, content: Content[P], runs: Sequence[Run], command: str) -> Path:
+        """Write tables, figures, findings and report; a trial has no verdicts."""
         patterns = "report.*", "findings.json", "verdicts.*", "tables/*.csv", "figures/*.*"
         forget(self.directory, *patterns)
         history = history_of(folder_of(self.conf) / self.protocol.file)
@@ -167,22 +291,89 @@ class TunedPart(Part, Generic[P]):
         report.write_tables(content.tables)
         with working("drawing the figures"):
             report.write_figures(content.figures)
-        kept = {"trial": self.trial, "digest": self.digest, **note, "findings": content.findings}
-        write_json(self.directory / "findings.json", kept)
+        findings = content.findings
+        about = {"trial": self.trial, "digest": self.digest, **self.note, "findings": findings}
+        write_json(self.directory / "findings.json", about)
         verdicts = judged([]) if self.trial else content.verdicts
         if len(verdicts):
             TARGETS.write(verdicts, origin, self.directory)
             print_rows("Verdicts", TARGETS.in_short(verdicts))
             self.missed = list(rows_of(verdicts, verdict=MISSED)["statement"])
         shown = TARGETS.as_markdown(verdicts) if len(verdicts) else ""
-        page = report.write_page(
-            self.package, content.template, part=self, content=content, verdicts=shown
-        )
+        about = {"part": self, "content": content, "findings": findings, "verdicts": shown}
+        page = report.write_page(content.package, content.template, **about)
         log_summary(runs[0].cfg, self.directory, content.tables, origin, self.trial)
-        for sentence in content.findings:
+        for sentence in findings:
             log.info("%s", sentence)
         log.info("Written to %s", page)
         return page
+
+
+class TunedPart(ReportedPart[P]):
+    """A part in which families are tuned; a study adds how it chooses and measures."""
+
+    def tune(self, grids: Sequence[Run], workers: int) -> pd.DataFrame:
+        """Return the measurements of the grids, a row for each setting."""
+        return self.measure(grids, workers)
+
+    @abstractmethod
+    def choose(self, tuning: pd.DataFrame) -> pd.DataFrame:
+        """Return the rows of the settings that are chosen."""
+
+    def chosen_for_variants(self, chosen: pd.DataFrame) -> pd.DataFrame:
+        """Return the rows of the chosen settings that variants are trained with."""
+        return chosen
+
+    @abstractmethod
+    def measure(self, runs: Sequence[Run], workers: int) -> pd.DataFrame:
+        """Return the measurements of finals, a row for each."""
+
+    def measure_controls(
+        self, controls: Sequence[Run], variants: Sequence[Run], workers: int
+    ) -> pd.DataFrame:
+        """Return the measurements of controls and of variants of families, a row for each."""
+        return self.measure([*controls, *variants], workers)
+
+    def named(self, table: pd.DataFrame, stages: Stages[P]) -> pd.DataFrame:
+        """Return a table of a place as it stands beside the tables of other places."""
+        return table
+
+    @abstractmethod
+    def results(self, tuned: Tuned[P], workers: int) -> Content[P]:
+        """Return what the report shows."""
+
+    def run(self, command: str, workers: int) -> Path:
+        """Train and measure what is missing in all places, and write the report; return its path.
+
+        Raises:
+            RunError: if runs failed, or all of a kind diverged.
+        """
+        tuned, places = Tuned(self.protocol), []
+        for stages in self.stages:
+            tables = self._tuned(stages, tuned, workers)
+            places.append([self.named(table, stages) for table in tables])
+        tuned.tables = [pd.concat(every, ignore_index=True) for every in zip(*places, strict=True)]
+        content = self.results(tuned, workers)
+        return self.write(content, [*tuned.finals, *tuned.others], command)
+
+    def _tuned(self, stages: Stages[P], tuned: Tuned[P], workers: int) -> list[pd.DataFrame]:
+        """Return the tables of a place, and add its runs to ``tuned``."""
+        log.info("%s: controls and grids", stages.name)
+        controls, grids = stages.controls(), stages.grids()
+        self.train(controls, workers)
+        kept = self.trained(grids, workers, f"{stages.name}: every setting")
+        with working(f"{stages.name}: measuring the grids"):
+            tuning = self.tune(grids, workers)
+        chosen = self.choose(tuning)
+        finals = stages.finals(stages.picked(chosen))
+        tuned.finals += self.trained(finals, workers, f"{stages.name}: every final")
+        varied = stages.varied(stages.picked(self.chosen_for_variants(chosen)))
+        variants = self.kept(stages.finals(varied), workers)
+        tuned.others += [*kept, *controls, *variants]
+        tuned.lost += filter(has_diverged, finals)
+        with working(f"{stages.name}: measuring finals and controls"):
+            measured = self.measure(list(filterfalse(has_diverged, finals)), workers)
+            return [tuning, chosen, measured, self.measure_controls(controls, variants, workers)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +387,7 @@ class TunedStudy(Study, Generic[P]):
     """
 
     protocol: type[P]
-    prepare: Callable[[P, Request, Sequence[str], str | None], Sequence[TunedPart[P]]]
+    prepare: Callable[[P, Request, Sequence[str], str | None], Sequence[ReportedPart[P]]]
 
     def short(self, conf: Path) -> Sequence[str]:
         """Return the words of a quick trial, which the protocol names."""

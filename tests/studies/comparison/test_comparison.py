@@ -25,9 +25,9 @@ from implicit_em.training.directory import RunDirectory
 from implicit_em.training.spec import RunSpec
 from implicit_em_studies.comparison.measuring import tuning_table
 from implicit_em_studies.comparison.protocol import CURVE, ComparisonProtocol, PartSettings
-from implicit_em_studies.comparison.study import STUDY, ComparisonStages, digest_of
+from implicit_em_studies.comparison.study import STUDY, knob_runs, stages_of
 from implicit_em_studies.shared.planning import compose_settings, one_of_each_family
-from implicit_em_studies.shared.protocol import STUDIES
+from implicit_em_studies.shared.protocol import STUDIES, digest
 from implicit_em_studies.shared.runs import execute
 
 
@@ -64,7 +64,7 @@ def changes(small_mnist):
         "width=16",
         "parts.equal_parameters.widths={derived: 32}",
         "parts.equal_parameters.variants={near: {of: toy, model.frozen: near}}",
-        "targets=null",
+        "targets=[]",
         "seeds=[1,2]",
         "always.data.val_size=100",
         "tuning.trainer.max_epochs=2",
@@ -175,7 +175,7 @@ def test_finals_have_their_own_settings_and_not_those_of_tuning(changes):
     changes = ["tuning.optimizer.weight_decay=0.1", "families=[derived]"]
     protocol = ComparisonProtocol.read(CONF, changes)
     settings = compose_settings(["derived"], protocol.grids, CONF)
-    stages = ComparisonStages(protocol, "equal_width", Path("nowhere"), settings, ())
+    stages = stages_of(protocol, "equal_width", "equal_width", Path("nowhere"), settings)
     grids = stages.grids()
     chosen = pd.DataFrame({"family": "derived", "run": [grids[0].fingerprint]})
     finals = stages.finals(stages.picked(chosen))
@@ -188,7 +188,7 @@ def test_families_may_share_a_setting():
     protocol = ComparisonProtocol.read(CONF)
     (setting, *_) = compose_settings(["derived"], protocol.grids, CONF)
     both = [setting, setting._replace(family="mine"), setting]
-    stages = ComparisonStages(protocol, "equal_width", Path("nowhere"), both, ())
+    stages = stages_of(protocol, "equal_width", "equal_width", Path("nowhere"), both)
     grids = stages.grids()
     assert [run.sweep for run in grids] == ["derived", "mine"]
     assert len({run.directory for run in grids}) == 2
@@ -246,7 +246,7 @@ def test_densities_are_those_of_the_samples_that_each_family_takes(changes, tmp_
     of_runs, of_protocol = changes[:3], changes[3:]
     protocol = ComparisonProtocol.read(CONF, [*of_protocol, centred, "grids.derived={}"])
     settings = compose_settings(protocol.families, protocol.grids, CONF, of_runs)
-    runs = ComparisonStages(protocol, "equal_width", tmp_path, settings, ()).grids()
+    runs = stages_of(protocol, "equal_width", "equal_width", tmp_path, settings).grids()
     execute(runs, workers=1)
     found = tuning_table(runs)["density"].tolist()
     assert found == [pytest.approx(run.metrics()["density"], rel=0.1) for run in runs]
@@ -396,14 +396,14 @@ def test_a_part_has_its_own_width_families_and_grids(committed):
 
 def test_a_part_has_a_digest_of_what_it_runs_alone(committed):
     protocol, settings, _ = committed
-    some = settings[:2]
+    some = [setting.cfg for setting in settings[:2]]
 
     def changed(**values):
         other = protocol.model_copy(update=values)
         return {
             part
             for part in ("equal_width", "equal_parameters", "knobs")
-            if digest_of(other, part, some) != digest_of(protocol, part, some)
+            if digest(some, other.deciding(part)) != digest(some, protocol.deciding(part))
         }
 
     assert changed(knobs=["rate"]) == {"knobs"}
@@ -422,10 +422,10 @@ def test_a_knobs_run_that_is_one_of_the_grids_is_no_second_run(committed):
     protocol, settings, _ = committed
     sparsity = compose_settings(CURVE, protocol.knob_grids, CONF)
     own, grids = (
-        ComparisonStages(protocol, part, Path("nowhere"), some, ())
+        stages_of(protocol, part, part, Path("nowhere"), some)
         for part, some in (("knobs", sparsity), ("equal_width", settings))
     )
-    found = {run.fingerprint: run.directory for run in own.knobs()}
+    found = {run.fingerprint: run.directory for run in knob_runs(own)}
     shared = [run for run in grids.grids() if run.fingerprint in found]
     assert len(shared) > 3
     assert all(run.directory == found[run.fingerprint] for run in shared)
@@ -435,7 +435,7 @@ def test_a_setting_that_two_knobs_share_is_trained_once(committed):
     protocol, _, _ = committed
     twice = compose_settings(["base"], protocol.knob_grids, CONF)
     again = [setting._replace(family="rate") for setting in twice]
-    runs = ComparisonStages(protocol, "knobs", Path("nowhere"), [*twice, *again], ()).knobs()
+    runs = knob_runs(stages_of(protocol, "knobs", "knobs", Path("nowhere"), [*twice, *again]))
     assert [run.cfg.seed for run in runs] == protocol.seeds
     assert [run.sweeps for run in runs] == [["base", "rate"]] * 5
 
@@ -454,7 +454,7 @@ def test_equal_parameters_are_equal_to_a_hundredth(committed):
     counts = {}
     part = "decoder_free_parameters"
     first += one_of_each_family(compose_settings(protocol.parts[part].also, protocol.grids, CONF))
-    for run in ComparisonStages(protocol, part, Path("nowhere"), first, ()).grids():
+    for run in stages_of(protocol, part, part, Path("nowhere"), first).grids():
         module = run.spec.build_module(784)
         counts[run.sweep] = sum(p.numel() for p in module.model.parameters())
     assert (counts["derived"], counts["spike_slab"]) == (100_480, 101_264)

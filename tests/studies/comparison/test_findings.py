@@ -3,19 +3,17 @@
 import re
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 from helpers.made_up_comparison import results
 
-from implicit_em_studies.comparison.report import findings
-from implicit_em_studies.comparison.targets import verdicts
 from implicit_em_studies.shared.pairs import Matched
 from implicit_em_studies.shared.tables import mean_over_seeds
-from implicit_em_studies.shared.targets import judged
 
 
 def said(**arguments):
-    return " ".join(findings(results(**arguments)))
+    return " ".join(results(**arguments).findings)
 
 
 def test_the_best_family_is_named_with_how_far_it_is_ahead():
@@ -67,13 +65,13 @@ def test_families_that_a_part_adds_count_on_the_front_beside_the_reference():
 def test_a_part_without_controls_names_none():
     alone = replace(results(), controls=pd.DataFrame())
     assert "Of the controls" in said()
-    assert "Of the controls" not in " ".join(findings(alone))
+    assert "Of the controls" not in " ".join(alone.findings)
 
 
 def test_where_the_front_has_ended_nobody_stands():
     found = results(families={"derived": 0.95, "topk": 0.94})
     tuning = found.tuning[found.tuning["density"] < 0.25]
-    ended = " ".join(findings(replace(found, tuning=tuning)))
+    ended = " ".join(replace(found, tuning=tuning).findings)
     assert "required 2; no family's stands at 30 %, 50 %." in ended
 
 
@@ -97,7 +95,7 @@ def test_other_measures_are_counted_by_their_own_direction():
     for better in (1, -1):
         finals["sparse_probe_1"] = 0.5 + derived * better * 0.1 + noise
         finals["least_squares_fvu"] = 0.3 + derived * better * 0.1 + noise
-        text = " ".join(findings(replace(found, finals=finals)))
+        text = " ".join(replace(found, finals=finals).findings)
         fvu, probe = (0, 5) if better == 1 else (5, 0)
         assert f"leaves unexplained, better in {fvu} and worse in {5 - fvu} of 5;" in text
         assert f"probe of 1 unit, better in {probe} and worse in {5 - probe} of 5." in text
@@ -111,7 +109,7 @@ def test_the_best_control_is_named_with_who_is_above_it():
     assert "93.41 %; above it is none." in low
     found = results(families={"derived": 0.95, "topk": 0.94})
     none = replace(found, controls=found.controls.iloc[:0])
-    assert "controls" not in " ".join(findings(none))
+    assert "controls" not in " ".join(none.findings)
 
 
 @pytest.mark.parametrize(
@@ -120,30 +118,55 @@ def test_the_best_control_is_named_with_who_is_above_it():
 def test_a_target_over_several_parts_waits_for_all_of_them(fvu_lower, probe_near, verdict):
     """In this part, at all five densities, both families explain more, and probe as well."""
     part = results({"derived": 0.90, "spike_slab": 0.94, "tied_topk": 0.94}, part="decoder_free_64")
-    assert list(judged(verdicts(part))["verdict"]) == ["not judged"] * 2
+    assert list(part.verdicts["verdict"]) == ["not judged"] * 2
     others = [
-        {"family": "tied_topk", "target": number}
-        | {
-            "fvu_ahead": 0.1 - 0.2 * (number < fvu_lower),
-            "probe_ahead": -0.02 * (number >= probe_near),
-        }
+        {"family": "tied_topk", "over": "derived", "by": by, "target": number, "ahead": ahead}
+        | dict.fromkeys(("low", "high", "p_holm"), np.nan)
+        | {"pairs": 5, "n": 5}
         for number in range(15)
+        for by, ahead in (
+            ("least_squares_fvu", 0.1 if number < fvu_lower else -0.1),
+            ("probe_accuracy", 0.0 if number < probe_near else -0.02),
+        )
     ]
-    slab, tied = judged(verdicts(replace(part, elsewhere=pd.DataFrame(others)))).itertuples()
+    slab, tied = replace(part, elsewhere=pd.DataFrame(others)).verdicts.itertuples()
     assert (slab.verdict, tied.verdict) == ("not judged", verdict)
-    assert slab.measured == "FVU lower in 5, probe within it in 5 of 5"
-    assert (
-        tied.measured == f"FVU lower in {5 + fvu_lower}, probe within it in {5 + probe_near} of 20"
+    assert tied.statement == (
+        "tied TopK over derived: variance explained by the best linear decoder and probe accuracy"
     )
-    assert judged(verdicts(results({"derived": 0.9, "tied_topk": 0.94}))).empty, "another part"
+    assert tied.target == (
+        "Variance explained by the best linear decoder: lead above 0 points, at 18 of 20 densities"
+        "; Probe accuracy: lead at least -1 points, at 15 of 20 densities"
+    )
+    explains, probes = tied.measured.split("; Probe accuracy: ")
+    assert explains.startswith(
+        f"Variance explained by the best linear decoder: at {5 + fvu_lower} of 20"
+    )
+    assert explains.count("-10.00") == 15 - fvu_lower
+    assert probes.startswith(f"at {5 + probe_near} of 20")
+    assert slab.measured.startswith(
+        "Variance explained by the best linear decoder: at 5 of 5; mnist, decoder_free_64, 5 %: +"
+    )
+    assert results({"derived": 0.9, "tied_topk": 0.94}).verdicts.empty, "another part"
+
+
+def test_a_bound_may_be_reached_or_has_to_be_passed():
+    part = results({"derived": 0.90, "tied_topk": 0.94}, part="decoder_free_64")
+    leads = part.leads.assign(ahead=0.0)
+    above, at_least = part.protocol.targets[0].need
+    assert above.decide(leads, 5)[1].startswith("at 0 of 10")
+    assert at_least.model_copy(update={"at_least": 0}).decide(leads, 5)[1].startswith("at 10 of 10")
 
 
 def test_a_density_that_is_not_reached_counts_against_a_family():
     families, densities = {"derived": 0.90, "tied_topk": 0.94}, [0.05, 0.1, 0.2, 0.3, 0.5, 0.99]
     part = results(families, part="decoder_free_64", densities=densities)
-    (row,) = judged(verdicts(part)).itertuples()
-    assert row.measured == "FVU lower in 5, probe within it in 5 of 6"
-    assert set(part.target_leads["family"]) == {"tied_topk"}, "the other was left out"
+    (row,) = part.verdicts.itertuples()
+    missing = "at 5 of 6; mnist, decoder_free_64, 99 %: –"
+    assert row.measured == (
+        f"Variance explained by the best linear decoder: {missing}; Probe accuracy: {missing}"
+    )
+    assert set(part.leads["family"]) == {"tied_topk"}, "the other was left out"
 
 
 def test_a_decoder_that_reconstructs_nothing_is_named():
@@ -151,9 +174,9 @@ def test_a_decoder_that_reconstructs_nothing_is_named():
     topk = found.finals["family"] == "topk"
     number = found.finals.loc[topk, "settings"].nunique()
     lost = replace(found, finals=found.finals.assign(fvu=topk * 1.2))
-    text = " ".join(findings(lost))
+    text = " ".join(lost.findings)
     assert f"In {number} of {number} settings of TopK its own decoder reconstructs worse" in text
-    assert "its own decoder" not in " ".join(findings(found))
+    assert "its own decoder" not in " ".join(found.findings)
 
 
 def test_one_seed_gives_no_test():
@@ -170,7 +193,7 @@ def test_what_is_not_reached_is_said():
         (sparse, "TopK does not reach 5 %, 10 %, 20 %."),
         (everything, "91.51 %; derived is not compared there with all seeds."),
     ):
-        text = " ".join(findings(replace(found, finals=found.finals[~lost])))
+        text = " ".join(replace(found, finals=found.finals[~lost]).findings)
         assert sentence in text
         assert ("paired tests" in text) == (lost is sparse)
 
@@ -193,8 +216,8 @@ def test_where_no_number_of_active_units_is_shared_densities_alone_are_compared(
         families={"derived": 0.95, "topk": 0.94}, widths={"derived": 128}, densities=[0.3, 0.5]
     )
     assert found.at_activity().empty
-    assert "active units" not in " ".join(findings(found))
-    assert "matched_activity" not in found.tables()
+    assert "active units" not in " ".join(found.findings)
+    assert "matched_activity" not in found.tables
 
 
 def test_the_tables_show_every_family_in_the_protocols_order():
@@ -224,7 +247,7 @@ def test_families_that_get_there_with_some_seeds_only_are_not_the_best():
     dense = (found.finals["family"] == "topk") & (found.finals["exact_density"] > 0.4)
     lost = dense & (found.finals["seed"] > 2)
     some = replace(found, finals=found.finals[~lost])
-    said = findings(some)[4]
+    said = some.findings[4]
     assert said.startswith("At 50 % derived has the best mean")
     assert said.endswith("no other family is compared there with all seeds.")
     at = some.at_density().query("target == 0.5").set_index("family")
@@ -232,21 +255,21 @@ def test_families_that_get_there_with_some_seeds_only_are_not_the_best():
     assert at["best"].to_dict() == {"derived": True, "topk": False}
     few = (found.finals["exact_density"] > 0.4) & (found.finals["seed"] > 2)
     nobody = replace(found, finals=found.finals[~few])
-    assert "At 50 % no family is compared with all seeds." in findings(nobody)
+    assert "At 50 % no family is compared with all seeds." in nobody.findings
     none = replace(found, finals=found.finals[found.finals["exact_density"] < 0.4])
-    assert "At 50 %" not in " ".join(findings(none))
+    assert "At 50 %" not in " ".join(none.findings)
 
 
 def test_finals_that_diverged_are_named():
     found = results(families={"derived": 0.94, "topk": 0.95})
     lost = found.finals.iloc[[0, 1, 7]][["family", "settings", "seed"]]
-    said = findings(replace(found, diverged=lost))[-1]
+    said = replace(found, lost=lost).findings[-1]
     first, second = lost["settings"].iloc[0], lost["settings"].iloc[2]
     assert said == (
         "Finals that diverged, and are left out: "
         f"derived, {first} (seed 1, 2); derived, {second} (seed 3)."
     )
-    assert "diverged" not in " ".join(findings(found))
+    assert "diverged" not in " ".join(found.findings)
 
 
 def test_equal_activity_is_compared_where_the_widest_family_was_tuned():

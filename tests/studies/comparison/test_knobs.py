@@ -5,7 +5,9 @@ import pandas as pd
 import pytest
 from helpers.made_up_comparison import curve
 
-from implicit_em_studies.comparison.knobs import effects, knob_findings
+from implicit_em.config import CONF
+from implicit_em_studies.comparison.knobs import KnobsContent, effects
+from implicit_em_studies.comparison.protocol import ComparisonProtocol
 
 SEEDS = range(1, 6)
 NOISE = (-1e-3, 4e-4, 1e-3, 1e-4, -5e-4)
@@ -27,6 +29,11 @@ def runs(*settings):
             for seed, noise in zip(SEEDS, NOISE, strict=True)
         ]
     )
+
+
+def found(table):
+    """Return what is said of runs."""
+    return KnobsContent(ComparisonProtocol.read(CONF), "", table).findings
 
 
 def row(moved, settings):
@@ -66,14 +73,14 @@ def test_what_diverged_is_left_out_and_said_where_no_seed_is_left():
     moved = effects(table, 1.1)
     assert row(moved, "lr=1")["n"] == 4
     assert row(moved, "lr=9")["n"] == 0
-    assert "In all seeds diverged: lr=9." in knob_findings(moved, 1.25)
+    assert "In all seeds diverged: lr=9." in found(table)
 
 
 def test_the_sentences_follow_the_table():
     still = ("schedule", "lr=cosine", 0.21, 0.0)
     better = ("start", "model=sampled", 0.12, 0.02)
     full = ("activation", "activation=softplus", 1.0, 0.0)
-    said = " ".join(knob_findings(effects(runs(still, better, full), 1.1), 1.25))
+    said = " ".join(found(runs(still, better, full)))
     assert "sparsity (5.0 % to 60.0 %), start (12.0 % to 20.0 %), activation (20.0 % to" in said
     assert "within a factor of 1.25 with schedule." in said
     assert "1 of 1 settings are significantly better" in said, "without spread there is no test"
@@ -81,7 +88,7 @@ def test_the_sentences_follow_the_table():
     assert "Worse" not in said
     assert "No unit is ever off with activation=softplus." in said
     worse = ("start", "model=sampled", 0.12, -0.02)
-    said = " ".join(knob_findings(effects(runs(worse), 1.1), 1.25))
+    said = " ".join(found(runs(worse)))
     assert "0 of 1 settings are significantly better" in said
     assert "Worse: model=sampled (-2.00 [" in said
 
@@ -89,13 +96,13 @@ def test_the_sentences_follow_the_table():
 def test_a_knob_that_diverged_altogether_moves_nothing_and_stays_nowhere():
     table = runs(("start", "model=sampled", 0.3, -0.01))
     table.loc[table["knob"] == "start", ["density", "probe_accuracy"]] = np.nan
-    said = knob_findings(effects(table, 1.1), 1.25)
+    said = found(table)
     assert not any("start" in sentence for sentence in said)
     assert said[-1] == "In all seeds diverged: model=sampled."
 
 
 def test_one_seed_decides_nothing():
     table = runs(("start", "model=sampled", 0.3, -0.01))
-    said = " ".join(knob_findings(effects(table[table["seed"] == 1], 1.1), 1.25))
+    said = " ".join(found(table[table["seed"] == 1]))
     assert "significantly" not in said
     assert "nan" not in said

@@ -23,13 +23,11 @@ from implicit_em.language.store import ActivationStore
 from implicit_em.trained.loading import load
 from implicit_em.training.directory import RunDirectory
 from implicit_em_studies.language.measuring import Largest
-from implicit_em_studies.language.protocol import LanguageProtocol
-from implicit_em_studies.language.results import MEASURES, PRIMARY, LanguageResults
-from implicit_em_studies.language.study import STUDY, LanguageStages, reaching
-from implicit_em_studies.language.targets import verdicts
+from implicit_em_studies.language.protocol import PRIMARY, LanguageProtocol
+from implicit_em_studies.language.results import MEASURES, LanguageResults
+from implicit_em_studies.language.study import STUDY, reaching, stages_of
 from implicit_em_studies.shared.planning import compose_settings, one_of_each_family
 from implicit_em_studies.shared.runs import Run
-from implicit_em_studies.shared.targets import judged
 
 pytestmark = pytest.mark.usefixtures("coarse")
 CHANGES = [
@@ -140,7 +138,7 @@ def test_a_setting_that_misses_its_l0_is_chosen_only_where_all_do():
 def made_up(finals, *changes):
     """The results of made-up finals."""
     empty, protocol = pd.DataFrame(), LanguageProtocol.read(CONF, ["resamples=50", *changes])
-    return LanguageResults(protocol, empty, empty, finals, empty, empty, empty)
+    return LanguageResults(protocol, "", empty, empty, finals, empty, empty, empty, "", {}, 1)
 
 
 def compared_of(**columns):
@@ -177,8 +175,7 @@ def judged_at(changes=(), inside=True, **better):
     finals["clean"] = [[0.0, 0.0]] * len(rows)
     if not inside:
         finals = finals.drop(columns="spliced")
-    found = judged(verdicts(made_up(finals, *changes)))
-    return found.set_index("statement")
+    return made_up(finals, *changes).verdicts.set_index("statement")
 
 
 BY_RIDGE = "{} over {}: variance explained by a ridge decoder"
@@ -344,7 +341,8 @@ def test_a_study_without_controls_and_permuted_weights_fails_if_it_misses_a_targ
         shutil.copytree(study / name, tmp_path / "trial" / "tiny" / name)
     left_out = ("controls", "permuted", "variants")
     few = [word for word in changes if not word.startswith(left_out)]
-    lead = "of: [topk], over: derived, by: ridge_variance_explained, at_least: 2, above: 200"
+    need = "{by: ridge_variance_explained, lead: low, above: 200, places: 2}"
+    lead = f"of: [topk], over: derived, need: [{need}]"
     asked = f"targets=[{{{lead}}}, {{{lead}, required: false}}]"
     few += ["controls=[]", "permuted=[]", "variants={}", asked]
     with pytest.raises(RunError, match="1 missed targets, the first: TopK over derived: variance"):
@@ -391,10 +389,10 @@ def test_a_family_of_half_the_units_has_as_many_parameters_as_a_tied_one(tmp_pat
         CONF, ["families=[derived,topk,tied_topk,topk_half]", "permuted=[]"]
     )
     grids = compose_settings(protocol.families, protocol.grids, CONF, ["data=activations"])
-    stages = LanguageStages(protocol, "minilm", tmp_path, one_of_each_family(grids), [], None)
+    stages = stages_of(protocol, "minilm", tmp_path, one_of_each_family(grids), [])
     counts = {
         run.sweep: sum(p.numel() for p in run.spec.build_module(384).model.parameters())
-        for run in stages.possible_finals(**{"model.l0": 32})
+        for run in stages.planned()
     }
     assert counts["tied_topk"] == 3072 * 385 + 384
     assert counts["topk_half"] == pytest.approx(counts["tied_topk"], rel=0.002)
@@ -411,9 +409,9 @@ def test_a_family_of_half_the_units_has_as_many_parameters_as_a_tied_one(tmp_pat
         ("variants={x: {}}", "variants.x.of=None: allowed: derived, l1, "),
         ("variants={l1: {of: topk}}", "variants.l1: is the name of a family"),
         ("halved=[nobody]", "halved=nobody: allowed: derived, l1, "),
-        ("targets=[{of: [topk], over: l1}]", r"targets.0.by: missing"),
+        ("targets=[{of: [topk], over: l1}]", r"targets.0.need: missing"),
         (
-            "targets=[{of: [nobody], over: l1, by: ce_recovered, above: 0, at_least: 3}]",
+            "targets=[{of: [nobody], over: l1, need: [{by: ce_recovered, lead: low, above: 0}]}]",
             r"targets\[0\]=nobody: allowed: derived, l1, ",
         ),
     ],

@@ -7,11 +7,8 @@ import pandas as pd
 import pytest
 
 from implicit_em.config import CONF
-from implicit_em_studies.recovery.protocol import RecoveryProtocol
-from implicit_em_studies.recovery.report import RecoveryContent, findings
-from implicit_em_studies.recovery.results import FOUND, RecoveryResults
-from implicit_em_studies.recovery.targets import verdicts
-from implicit_em_studies.shared.targets import judged
+from implicit_em_studies.recovery.protocol import FOUND, RecoveryProtocol
+from implicit_em_studies.recovery.results import RecoveryResults
 
 NOISE = (-0.02, 0.01, 0.02, -0.01, 0.0)
 SEEDS = range(1, 6)
@@ -46,11 +43,12 @@ def results(shares, lost_by_blind=0.0, missed=0, control=0.2):
     topk = finals["family"] == "topk"
     finals["l0_target"] = np.where(topk, 4.0, np.nan)
     finals["l0_reached"] = np.where(topk, topk.cumsum() > missed, np.nan).astype(object)
-    return RecoveryResults(protocol, tuning, pd.DataFrame(chosen), finals, pd.DataFrame(controls))
+    tables = tuning, pd.DataFrame(chosen), finals, pd.DataFrame(controls)
+    return RecoveryResults(protocol, "", *tables)
 
 
 def said(*arguments, **options):
-    return " ".join(findings(results(*arguments, **options)))
+    return " ".join(results(*arguments, **options).findings)
 
 
 BOTH = {"middle": {"derived": 0.9, "topk": 0.6}, "dense": {"derived": 0.3, "topk": 0.7}}
@@ -64,14 +62,14 @@ def test_who_leads_is_said_of_each_cell_and_where_the_derived_model_falls_behind
     assert "Derived is significantly worse than TopK (dense)." in text
     assert "Derived is significantly better than TopK (middle)." in text
     assert "Of 2 paired tests in the same cell, settings chosen by the truth, derived is" in text
-    behind = RecoveryContent(results(BOTH), "").behind
+    behind = results(BOTH).behind
     assert set(behind["cell"]) == {"dense"}
     assert list(behind["its mean"]) == ["70.0 %"] * 2
     assert all(text.startswith("+40.00 [") for text in behind["points ahead"])
 
 
 def test_a_lead_within_the_noise_puts_nobody_behind():
-    assert RecoveryContent(results({"middle": {"derived": 0.601, "topk": 0.6}}), "").behind.empty
+    assert results({"middle": {"derived": 0.601, "topk": 0.6}}).behind.empty
 
 
 def test_where_nobody_finds_anything_nobody_leads_and_nothing_is_tested():
@@ -112,17 +110,24 @@ def test_a_family_may_find_fewer_features_in_few_cells(behind, by, cells, verdic
         cell: {"topk": 0.6, "spike_slab": 0.605 - by * (number < behind), "derived": 0.9}
         for number, cell in enumerate(CELLS[:cells])
     }
-    row, lost = judged(verdicts(results(shares))).to_dict("records")
+    row, lost = results(shares).verdicts.to_dict("records")
     assert row["verdict"] == verdict
-    assert row["statement"] == "spike and slab finds the features that TopK finds"
-    assert row["measured"].startswith(f"fewer in {behind} of {cells} ({', '.join(CELLS[:behind])})")
+    what = "features found, settings chosen without the truth"
+    assert row["statement"] == f"spike and slab over TopK: {what}"
+    held, _, mean = row["measured"].rpartition("; ")
+    assert held.startswith(f"at {cells - behind} of {cells}; {CELLS[0]}: -")
+    assert [text.partition(":")[0] for text in held.split("; ")[1:]] == CELLS[:behind]
+    assert mean.endswith(" points on average")
+    assert row["target"] == (
+        "upper end of the 95 % interval at least 0 points, at 18 of 22 cells; "
+        "lead at least -1 points on average"
+    )
     assert lost["verdict"] == ("missed" if cells == 22 else verdict), "no run of it is left"
 
 
 def test_a_study_may_have_no_controls():
     made = results(BOTH)
-    none = replace(made, controls=made.controls[[]][:0])
-    assert RecoveryContent(none, "").random.empty
+    assert replace(made, controls=made.controls[[]][:0]).random.empty
 
 
 def test_controls_and_what_diverged_are_said():

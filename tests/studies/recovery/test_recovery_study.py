@@ -15,7 +15,7 @@ from implicit_em.metrics.pursuit import pursuit_l0
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.spec import RunSpec
 from implicit_em_studies.recovery.protocol import RecoveryProtocol
-from implicit_em_studies.recovery.study import STUDY, RecoveryStages
+from implicit_em_studies.recovery.study import STUDY, stages_of
 from implicit_em_studies.shared.planning import compose_settings
 
 pytestmark = pytest.mark.usefixtures("coarse")
@@ -205,6 +205,6 @@ def test_some_controls_have_at_most_as_many_units_as_inputs():
     protocol = RecoveryProtocol.read(CONF, list(filter(RecoveryProtocol.has, CHANGES)))
     names = ["controls", "controls_without_seeds"]
     controls = compose_settings(names, protocol.grids, CONF, ["data=superposition"])
-    stages = RecoveryStages(protocol, "middle", CONF, [], controls)
+    stages = stages_of(protocol, "middle", CONF, [], controls)
     units = {run.sweep: run.cfg.model.hidden for run in stages.controls()}
     assert units == {"ica": 6, "kmeans": 12, "random": 12, "pca": 6}
