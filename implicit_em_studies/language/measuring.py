@@ -42,7 +42,22 @@ PROBED_UNITS = (1, 5)
 """Numbers of units of a sparse probe."""
 
 
-class Counted:
+class Watched:
+    """A model whose codes are read on their way.
+
+    Args:
+        model: model whose ``encode`` gives the codes.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.weight = model, model.weight
+
+    def sides(self, rows: Any) -> tuple[Any, Any]:
+        """Return the inputs and targets of rows, as the model does."""
+        return self.model.sides(rows)
+
+
+class Counted(Watched):
     """A model that counts the samples on which each unit of its codes is active.
 
     Args:
@@ -51,7 +66,7 @@ class Counted:
     """
 
     def __init__(self, model: Any, units: int) -> None:
-        self.model, self.weight = model, model.weight
+        super().__init__(model)
         self.active_K = torch.zeros(units, dtype=torch.int64)
 
     def encode(self, x: Tensor) -> Tensor:
@@ -61,7 +76,7 @@ class Counted:
         return codes
 
 
-class Largest:
+class Largest(Watched):
     """A model of whose code only the k entries of largest magnitude are kept.
 
     Args:
@@ -70,8 +85,8 @@ class Largest:
     """
 
     def __init__(self, model: Any, k: int) -> None:
-        self.model, self.k = model, k
-        self.weight = model.weight
+        super().__init__(model)
+        self.k = k
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the codes ``(..., K)`` of samples ``(..., D)``."""
