@@ -7,9 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.made_up_comparison import results
+from helpers.paths import ROOT
 
 from implicit_em_studies.shared.pairs import Matched
 from implicit_em_studies.shared.tables import mean_over_seeds
+
+COMPARED = ROOT / "docs" / "results" / "compare"
 
 
 def said(**arguments):
@@ -291,3 +294,18 @@ def test_equal_activity_is_compared_where_the_widest_family_was_tuned():
 def test_what_rounding_alone_makes_differ_has_no_deviation(values, text):
     frame = pd.DataFrame({"family": "topk", "settings": "k=3", "density": values})
     assert mean_over_seeds(frame, ["density"])["density"].tolist() == [text]
+
+
+def test_the_published_verdicts_are_those_of_the_published_finals():
+    parts = [(data, size) for data in ("mnist", "fashion_mnist") for size in (64, 128)]
+    for suffix, verdicts in (("", ["missed", "met"]), ("_centred", ["met"])):
+        found, leads = [], []
+        for data, size in parts:
+            finals = pd.read_csv(COMPARED / data / f"decoder_free_{size}{suffix}/tables/finals.csv")
+            own = results({"derived": 0.9}, part=f"decoder_free_{size}")
+            families = list(finals["family"].unique())
+            protocol = own.protocol.model_copy(update={"families": families})
+            found.append(replace(own, protocol=protocol, finals=finals))
+            leads.append(found[-1].leads)
+        judged = replace(found[-1], elsewhere=pd.concat(leads[:-1])).verdicts
+        assert list(judged["verdict"]) == verdicts

@@ -1,10 +1,13 @@
 """What the tables say: other tables, other sentences."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.paths import ROOT
+from helpers.studies import table
 
 from implicit_em.config import CONF
 from implicit_em_studies.recovery.protocol import FOUND, RecoveryProtocol
@@ -134,3 +137,12 @@ def test_controls_and_what_diverged_are_said():
     assert "Controls find at most 20.0 % of the features of a cell (ICA, middle)." in said(BOTH)
     assert "No control finds a feature in any cell." in said(BOTH, control=0.0)
     assert "Settings of the grids that diverged: 1 of TopK." in said(BOTH)
+
+
+def test_the_published_verdicts_are_those_of_the_published_tables():
+    published = ROOT / "docs" / "results" / "recover" / "decoder_free"
+    tables = (table(published, name) for name in ("tuning", "chosen", "finals", "controls"))
+    found = RecoveryResults(RecoveryProtocol.read(CONF), "", *tables).verdicts
+    judged = json.loads((published / "verdicts.json").read_text())["verdicts"]
+    assert list(found["verdict"]) == [row["verdict"] for row in judged] == ["met", "missed"]
+    assert [text.split(";")[0] for text in found["measured"]] == ["at 19 of 22", "at 15 of 22"]
