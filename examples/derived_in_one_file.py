@@ -10,8 +10,8 @@ The idea (Oursland 2026, arXiv 2601.06478): one linear layer and an activation g
 each of K components, E = relu(W x + b). The components form a mixture. The posterior probability of
 component j for an image is its responsibility, r_j = softmax(-E)_j. The negative log-likelihood of
 the image is LSE = -log sum_j exp(-E_j), up to normalisation. The gradient of LSE at E_j is exactly
-r_j. So a forward pass is the E-step of expectation maximisation, and a backward pass the M-step.
-There is no decoder.
+r_j. So a forward pass is the E-step of expectation maximisation, and a backward pass a step of
+the M-step. There is no decoder.
 
 Names end with the dimensions of their tensors: N images of a data set, B images of a batch, D
 pixels, K components.

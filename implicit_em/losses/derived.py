@@ -35,9 +35,9 @@ def lse(energies: Tensor, reduction: Reduction = "sum", temperature: float = 1.0
     """Log-sum-exp: the negative log-likelihood of a mixture, ``-log sum_j exp(-E_j)``.
 
     Its gradient with respect to ``E_j`` is exactly the responsibility ``r_j = softmax(-E)_j``. So a
-    forward pass is an E-step and a backward pass an M-step (Oursland 2026, arXiv 2601.06478). At a
-    temperature t it is the free energy ``-t log sum_j exp(-E_j / t)``, with responsibilities
-    ``softmax(-E / t)`` (deterministic annealing: Rose 1998).
+    forward pass is an E-step, and a backward pass a step of the M-step (Oursland 2026, arXiv
+    2601.06478). At a temperature t it is the free energy ``-t log sum_j exp(-E_j / t)``, with
+    responsibilities ``softmax(-E / t)`` (deterministic annealing: Rose 1998).
 
     Args:
         energies: shape ``(..., B, K)``.
@@ -58,8 +58,8 @@ def lse(energies: Tensor, reduction: Reduction = "sum", temperature: float = 1.0
 def variance(energies: Tensor, eps: float = 1e-6) -> Tensor:
     """Variance: ``-sum_j log(Var(E_j) + eps)``, unbiased over the batch; keeps components alive.
 
-    It is the diagonal of the mixture's log-determinant (Oursland 2026, arXiv 2601.06478). It has no
-    lower bound: it always rewards larger energies.
+    It is the diagonal of the log-determinant of the energies' covariance (Oursland 2026, arXiv
+    2601.06478). It has no lower bound: larger energies always lower it.
 
     Args:
         energies: shape ``(..., B, K)`` with B >= 2; the variance of one sample is NaN.

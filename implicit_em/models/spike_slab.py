@@ -34,17 +34,17 @@ class SpikeSlab(Dictionary):
     A training step is one of EM. The E-step is ``r``. The M-step holds it fixed, and is score
     matching (Hyvärinen 2005) of the energy with the units given, ``||x - m||^2 / 2 + sum_j s_j
     e_j``, in expectation over ``s_j``, which is 1 with probability ``r_j``: the terms ``mse`` and
-    ``slab`` of the losses. As T falls, it becomes a k-sparse autoencoder with tied weights
-    (Makhzani and Frey 2013): hard EM. The relatives are the spike-and-slab RBM (Courville 2011) and
-    score matching as an autoencoder (Swersky 2011).
+    ``slab`` of the losses. As T falls and ``lambda T`` is held, the model becomes a JumpReLU with
+    one threshold for all units. The relatives are the spike-and-slab RBM (Courville 2011) and score
+    matching as an autoencoder (Swersky 2011).
 
     F belongs to no normalised density, so there is no likelihood.
 
     Samples may differ much in length, as vectors from inside language models do. With one
     temperature for all, the long ones would have most of the active units. So a model is ``scaled``
     by default: x is divided by its own root mean square s before anything else, and ``E`` is
-    multiplied by it. All of the above then holds for ``x / s`` and ``m = 0``, and the code of ``c
-    x`` is c times that of x. The reconstruction is ``W^T E + m``.
+    multiplied by s. The identities of F then hold for ``x / s`` and ``m = 0``. For c > 0, the code
+    of ``c x`` is c times the code of x. The reconstruction is ``W^T E + m``.
 
     Args:
         in_features: width D of the input.
