@@ -114,6 +114,17 @@ class ResidentDataModule(pl.LightningDataModule):
         """
         return None
 
+    @staticmethod
+    def refusal(settings: Mapping[str, Any], epochs: int, processes: bool) -> str | None:
+        """Return why a run cannot train on these ``data`` settings; ``None`` if it can.
+
+        Args:
+            settings: the settings, which need not have been checked.
+            epochs: the number of epochs.
+            processes: whether several processes train the run.
+        """
+        return None
+
     @classmethod
     def placed(
         cls, settings: Mapping[str, Any], metadata: Mapping[str, Any], out_features: int | None

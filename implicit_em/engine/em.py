@@ -5,9 +5,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 from torch.optim import Optimizer
 
 from implicit_em.base.values import check_number
+from implicit_em.losses import Objective
+from implicit_em.models import Mixture
 
 ROUNDING = 16
 """A step lowers a weight to no less than this many roundings of its old value."""
@@ -40,6 +43,16 @@ class EM(Optimizer):
         shapes = [tuple(tensor.shape) for tensor in self.param_groups[0]["params"]]
         if [len(shape) for shape in shapes] != [2, 1]:
             raise ValueError(f"parameters of shapes {shapes}: must be those of models.Mixture")
+
+    @staticmethod
+    def refusal(model: Module, objective: Objective) -> str | None:
+        """Return why EM has no M-step for a model or an objective; ``None`` if it has one."""
+        if not isinstance(model, Mixture):
+            return f"fits models.Mixture, not {type(model).__name__}"
+        terms = {name: (term.weight, term.options) for name, term in objective.terms.items()}
+        if terms != {"lse": (1, {"reduction": "mean", "temperature": 1})}:
+            return "needs lse alone, of weight 1 and reduction=mean, as in loss=likelihood"
+        return None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

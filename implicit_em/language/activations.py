@@ -170,6 +170,20 @@ class ActivationDataModule(ResidentDataModule):
             "harvest makes a whole store, for any number of runs"
         )
 
+    @staticmethod
+    def refusal(settings: Mapping[str, Any], epochs: int, processes: bool) -> str | None:
+        """Return why a run cannot read shards that are made ahead of its training."""
+        if (ahead := settings.get("ahead")) is None:
+            return None
+        if epochs > 1:
+            return (
+                f"trainer.max_epochs={epochs}: with data.ahead={ahead}, allowed is 1: each shard "
+                "is read once"
+            )
+        if processes:
+            return f"data.ahead={ahead}: one process trains; choose another trainer"
+        return None
+
     @classmethod
     def placed(
         cls, settings: Mapping[str, Any], metadata: Mapping[str, Any], out_features: int | None

@@ -35,7 +35,6 @@ from implicit_em.engine.schedulers import (
 from implicit_em.engine.sparse import largest_share
 from implicit_em.engine.stack import BareReplica, Stack
 from implicit_em.metrics.energies import CURVES
-from implicit_em.models import Mixture
 from implicit_em.models.linear import SharedInput
 from implicit_em.training.spec import STEP_FLAGS, RunSpec
 
@@ -83,7 +82,7 @@ def check(spec: RunSpec, here: bool = True) -> None:
     if key in _passed:
         return
     trainer = _build_trainer(spec, here)
-    _check_ahead(spec)
+    _check_data(spec)
     _check_callbacks(spec.settings)
     if here:
         with torch.random.fork_rng(devices=[]), _refusing("data", "data"):
@@ -100,21 +99,17 @@ def _build_trainer(spec: RunSpec, here: bool) -> pl.Trainer:
     elsewhere: dict[str, Any] = (
         {} if here else {"accelerator": "cpu", "strategy": "auto", "devices": 1}
     )
-    return spec.build_trainer(
-        **({} if here else elsewhere), logger=False, enable_checkpointing=False
-    )
+    return spec.build_trainer(**elsewhere, logger=False, enable_checkpointing=False)
 
 
-def _check_ahead(spec: RunSpec) -> None:
-    """Raise ``ConfigError`` for a run that cannot read a store that is made meanwhile."""
-    trainer, ahead = spec.settings["trainer"], spec.settings["data"].get("ahead")
-    if ahead is not None and (epochs := trainer["max_epochs"]) > 1:
-        raise ConfigError(
-            f"trainer.max_epochs={epochs}: with data.ahead={ahead}, allowed is 1: each shard is "
-            "read once"
-        )
-    if ahead is not None and spec.takes_processes:
-        raise ConfigError(f"data.ahead={ahead}: one process trains; choose another trainer")
+def _check_data(spec: RunSpec) -> None:
+    """Raise ``ConfigError`` for a training that the data do not allow."""
+    settings = spec.settings["data"]
+    with _refusing("data"):
+        data: Any = get_class(settings["_target_"])
+    epochs = spec.settings["trainer"]["max_epochs"]
+    if reason := data.refusal(settings, epochs, spec.takes_processes):
+        raise ConfigError(reason)
 
 
 def _check_callbacks(settings: Mapping[str, Any]) -> None:
@@ -198,22 +193,11 @@ def _build_optimizer(spec: RunSpec, module: EnergyModule) -> Any:
         parameters = module.parameters()
         optimizer = instantiate(spec.settings["optimizer"], _partial_=True)(parameters)
         optimizer.step()
-    if isinstance(optimizer, EM):
-        _check_em(module)
+    if isinstance(optimizer, EM) and (reason := EM.refusal(module.model, module.objective)):
+        raise ConfigError(f"optimizer=em: {reason}")
     if spec.settings["lr"]["schedule"]:
         _check_schedule(spec.settings, optimizer)
     return optimizer
-
-
-def _check_em(module: EnergyModule) -> None:
-    """Raise ``ConfigError`` for a model or an objective of which EM has no M-step."""
-    if not isinstance(module.model, Mixture):
-        raise ConfigError(f"optimizer=em: fits models.Mixture, not {type(module.model).__name__}")
-    terms = {n: (t.weight, t.options) for n, t in module.objective.terms.items()}
-    if terms != {"lse": (1, {"reduction": "mean", "temperature": 1})}:
-        raise ConfigError(
-            "optimizer=em: needs lse alone, of weight 1 and reduction=mean, as in loss=likelihood"
-        )
 
 
 def _check_schedule(settings: Mapping[str, Any], optimizer: Any) -> None:
