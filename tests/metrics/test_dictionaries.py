@@ -84,11 +84,6 @@ def test_stability_is_the_mean_over_all_pairs_of_seeds():
     assert np.isnan(stability(runs[:1]))
 
 
-def test_random_rows_of_many_features_are_not_stable():
-    rng = np.random.default_rng(0)
-    assert stability([rng.standard_normal((20, 700)) for _ in range(3)]) < 0.1
-
-
 def test_features_that_never_vary_are_left_out_of_the_comparison():
     x = np.array([[0.1, 1, 2], [0.1, 1, 3], [0.1, 2, 2]], dtype=np.float32)
     assert varying(x).tolist() == [False, True, True]

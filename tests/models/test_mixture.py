@@ -59,15 +59,6 @@ def test_energies_are_negative_log_densities_up_to_what_all_components_share():
     assert_close(model(x_ND) + shared_N1, expected_NK)
 
 
-def test_lse_is_the_negative_log_likelihood_up_to_the_same():
-    x_ND = samples(50, 3)
-    model = mixture(x_ND, 4)
-    shared = x_ND.square().sum(1).mean() / 2 + 1.5 * math.log(2 * math.pi)
-    assert (lse(model(x_ND), reduction="mean") + shared).item() == pytest.approx(
-        -likelihood_of(model, x_ND), rel=1e-12
-    )
-
-
 def test_a_step_over_all_samples_is_the_m_step():
     x_ND = samples(60, 5, spread=2.0)
     model = mixture(x_ND, 6)

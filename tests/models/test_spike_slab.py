@@ -5,6 +5,7 @@ from itertools import product
 
 import pytest
 import torch
+from helpers.draws import draw
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -24,11 +25,6 @@ few = settings(max_examples=25)
 held_or_not = pytest.mark.parametrize("held", [True, False])
 
 
-def draw(*shape, seed=0, scale=1.0):
-    generator = torch.Generator().manual_seed(seed)
-    return scale * torch.randn(shape, generator=generator, dtype=torch.float64)
-
-
 def made(seed=0, units=UNITS, temperature=0.15, log_odds=5.0, **options):
     """A model with random rows, biases and middle, of which some units are on, off and between."""
     model = SpikeSlab(
@@ -39,12 +35,12 @@ def made(seed=0, units=UNITS, temperature=0.15, log_odds=5.0, **options):
     ).double()
     with torch.no_grad():
         for number, parameter in enumerate(model.parameters()):
-            parameter.copy_(draw(*parameter.shape, seed=seed + number, scale=0.6))
+            parameter.copy_(0.6 * draw(*parameter.shape, seed=seed + number))
     return model
 
 
 def samples(seed=0):
-    return draw(SAMPLES, WIDTH, seed=seed + 99, scale=1.3)
+    return 1.3 * draw(SAMPLES, WIDTH, seed=seed + 99)
 
 
 def loss(model, x):
@@ -394,6 +390,7 @@ def test_the_temperature_is_placed_so_that_a_share_of_the_activations_is_not_0(s
         ({"log_odds": 3}, "log_odds=3: allowed are finite numbers above 3"),
         ({"held": "yes"}, "held=yes: allowed are true, false"),
         ({"tied": False}, "tied=false: allowed is true"),
+        ({"subtract_bias": True}, "subtract_bias=true with scaled=true: allowed is false"),
         ({"activation": nn.Softplus()}, "activation=Softplus.*: allowed is relu"),
     ],
 )
@@ -420,11 +417,12 @@ def test_a_scaled_model_multiplies_the_code_as_the_sample_is():
     assert torch.allclose(scaled["slab"], root.square() * ordinary["slab"])
     y = (x / root).requires_grad_()
     (slope,) = torch.autograd.grad(plain.free_energy(y).sum(), y)
-    assert torch.allclose(root * (y - slope), model.reconstruct(x)), "the gradient reconstructs x"
+    bias = draw(WIDTH, seed=8)
+    model.decoder.bias.data.copy_(bias)
+    expected = root * (y - slope) + bias
+    assert torch.allclose(model.reconstruct(x), expected), "the gradient at bias 0 reconstructs x"
 
 
-def test_a_scaled_model_does_not_subtract_a_bias():
-    with pytest.raises(ValueError, match="subtract_bias=true with scaled=true: allowed is false"):
-        SpikeSlab(WIDTH, UNITS, subtract_bias=True)
+def test_samples_of_whole_numbers_are_refused():
     with pytest.raises(TypeError, match="must be floating point"):
         SpikeSlab(WIDTH, UNITS).encode(torch.ones(2, WIDTH, dtype=torch.int64))

@@ -194,21 +194,6 @@ def test_unit_rows_of_an_overcomplete_model_leave_no_density(seed):
     assert ((far[1] - far[0] < 0) == (excess > 1)).all()
 
 
-def test_of_a_scaled_model_the_gradient_of_the_energy_reconstructs_if_the_bias_is_zero():
-    model, x = unit_model(0, scaled=True), draw(SAMPLES, WIDTH, seed=5)
-    scale = x.square().mean(1, keepdim=True).sqrt()
-    moved = (x / scale).requires_grad_()
-    # The scaled energies of a sample whose root mean square is 1 are those without the scaling.
-    plain = SpikeSlab(WIDTH, UNITS, scaled=False, temperature=0.15, log_odds=5.0).double()
-    plain.load_state_dict(model.state_dict())
-    torch.nn.init.zeros_(plain.decoder.bias)
-    (slope,) = torch.autograd.grad(plain.free_energy(moved).sum(), moved)
-    with torch.no_grad():
-        bias = model.decoder.bias
-        assert_close(model.reconstruct(x) - x, bias - scale * slope)
-        assert bias.norm() > 0.1, "the bias of the decoder is trained"
-
-
 @few
 @given(seed=seeds, units=st.integers(1, 6), temperature=st.floats(0.01, 3.0))
 def test_linear_units_that_are_always_on_do_probabilistic_pca(seed, units, temperature):
