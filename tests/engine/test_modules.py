@@ -58,6 +58,12 @@ def fitted(module, *loaders, **flags):
     return fit
 
 
+def reloaded(module_type, fit):
+    """The module of the checkpoint that a Trainer has left."""
+    path = fit.checkpoint_callback.best_model_path
+    return module_type.load_from_checkpoint(path, weights_only=True)
+
+
 class Watch(pl.Callback):
     """The rates, losses and weights of each step, and the mean loss that an epoch's end finds."""
 
@@ -119,17 +125,17 @@ def test_fits_under_a_bare_trainer(module_type, loader):
 
 @BOTH
 @pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-true", "bf16-mixed"])
-def test_a_target_is_followed_under_a_bare_trainer(module_type, precision, tmp_path):
-    module = module_type(MODEL, l0=2)
+def test_a_target_is_followed_and_comes_back_from_a_checkpoint(module_type, precision, tmp_path):
+    module = module_type(MODEL, schedule={"_target_": "implicit_em.schedules.cosine"}, l0=2)
     flags = {"precision": precision, "enable_checkpointing": True, "default_root_dir": tmp_path}
     fit = fitted(module, plain_loader(), **flags)
     (name,) = module.objective.sparse
     assert {"control/l0", f"control/{name}_weight"} <= set(fit.callback_metrics)
     assert module.control.running.dtype == torch.float64
     assert module.control.integral != 0
-    path = fit.checkpoint_callback.best_model_path
-    loaded = module_type.load_from_checkpoint(path, weights_only=True)
-    assert loaded.hparams["l0"] == 2
+    loaded = reloaded(module_type, fit)
+    assert dict(loaded.hparams) == dict(module.hparams)
+    assert loaded.objective.terms == module.objective.terms
     assert loaded.control.state_dict() == module.control.state_dict()
 
 
@@ -137,11 +143,6 @@ def test_a_target_needs_the_end_of_the_training():
     for options in ({"l0": 2}, {"schedule": {"_target_": "implicit_em.schedules.cosine"}}):
         with pytest.raises(ValueError, match=r"lr\.schedule and l0 need a Trainer with max_epochs"):
             trainer(max_epochs=-1).fit(EncoderModule(MODEL, **options), plain_loader())
-
-
-def test_batches_of_images_alone_are_taken_too():
-    fit = fitted(EncoderModule(MODEL), DataLoader(images(), BATCH))
-    assert fit.global_step == 2 * STEPS
 
 
 @pytest.mark.parametrize("step", ["fit", "validate", "test"])
@@ -163,19 +164,6 @@ def test_bytes_and_floats_give_the_same_energies():
     pixels = (images() * 255).to(torch.uint8)
     assert torch.equal(module(pixels), module(pixels.flatten(1) / 255))
     assert torch.equal(module([pixels, None]), module(pixels))
-
-
-@BOTH
-def test_comes_back_from_a_checkpoint(module_type, tmp_path):
-    spec = MODEL | {"activation": {"_target_": "torch.nn.LeakyReLU", "negative_slope": 0.3}}
-    schedule = {"_target_": "implicit_em.schedules.cosine"}
-    module = module_type(spec, schedule=schedule)
-    fit = fitted(module, plain_loader(), enable_checkpointing=True, default_root_dir=tmp_path)
-    path = fit.checkpoint_callback.best_model_path
-    loaded = module_type.load_from_checkpoint(path, weights_only=True)
-    assert torch.equal(loaded(images()), module(images()))
-    assert dict(loaded.hparams) == dict(module.hparams)
-    assert loaded.objective.terms == module.objective.terms
 
 
 @BOTH
@@ -294,7 +282,7 @@ def test_a_callback_finds_the_means_of_the_epoch_at_its_end():
     assert watch.means == pytest.approx([sum(first) / STEPS, sum(second) / STEPS])
 
 
-def test_an_epoch_that_is_cut_short_has_its_means(tmp_path):
+def test_an_epoch_that_is_cut_short_has_its_means():
     fit = fitted(EncoderModule(MODEL), plain_loader(), max_epochs=-1, max_steps=STEPS + 2)
     assert fit.callback_metrics["train/loss"].isfinite()
 
@@ -396,12 +384,6 @@ def test_a_models_class_decides_who_trains_it():
         module_class("torch.nn.Linear")
 
 
-def test_a_model_of_ones_own_is_built_from_its_target():
-    module = EncoderModule(MODEL | {"_target_": f"{__name__}.Wider"})
-    assert type(module.model) is Wider
-    assert type(SparseAutoencoderModule(MODEL).model) is SparseAutoencoder
-
-
 def test_the_resident_loader_gives_each_epoch_its_own_order():
     seen = []
 
@@ -464,8 +446,7 @@ def test_a_model_itself_is_trained_and_comes_back_from_a_checkpoint(make, tmp_pa
     flags |= {"precision": "64-true"} if model.weight.dtype == torch.float64 else {}
     fit = fitted(module, plain_loader(), **flags)
     assert not torch.equal(model.weight, start[next(iter(start))])
-    path = fit.checkpoint_callback.best_model_path
-    loaded = module_type.load_from_checkpoint(path, weights_only=True)
+    loaded = reloaded(module_type, fit)
     assert type(loaded.model) is type(model)
     assert repr(loaded.model) == repr(model)
     assert torch.equal(loaded(images()), module(images()))

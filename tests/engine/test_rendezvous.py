@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import EarlyStopping
 from implicit_em.base.errors import NonFiniteLossError
 from implicit_em.data import Block, BlockLoader, ResidentLoader
 from implicit_em.engine.modules import DERIVED_LOSS, EncoderModule, SparseAutoencoderModule
-from implicit_em.engine.rendezvous import Rendezvous, arrange, current
+from implicit_em.engine.rendezvous import Rendezvous, arrange
 from implicit_em.training.checkpoints import LastCheckpoint
 from implicit_em.training.history import EpochProgress, HistoryLogger
 
@@ -270,14 +270,7 @@ def test_jobs_begin_one_after_the_other():
     assert len({thread for _, thread in begun}) == 3
 
 
-def test_a_run_alone_meets_nobody():
-    seen = []
-    together(lambda: seen.append(current()))
-    assert isinstance(seen[0], Rendezvous)
-    assert current() is None
-
-
-def request(batches=4, batch=32, order=0, device=None, **arguments):
+def request(batches=4, batch=32, order=0, **arguments):
     module = EncoderModule({"in_features": 64, "hidden": 32} | arguments)
     generator = torch.Generator().manual_seed(order)
     indices = [torch.randint(0, 300, (batch,), generator=generator) for _ in range(batches)]
