@@ -38,26 +38,14 @@ def test_a_failure_before_anything_is_written_stays_the_error_it_was(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_json_comes_back_as_it_was(tmp_path):
-    content = {"loss": -532.05, "epoch": None, "name": "lse", "units": [1, 2]}
-    write_json(tmp_path / "metrics.json", content)
-    assert json.loads((tmp_path / "metrics.json").read_text()) == content
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_json_refuses_what_is_no_number(tmp_path, value):
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), object()])
+def test_json_refuses_what_it_cannot_write_and_leaves_the_file(tmp_path, value):
     path = tmp_path / "metrics.json"
     write_json(path, {"loss": 1.0})
-    with pytest.raises(ValueError, match="not JSON compliant"):
+    with pytest.raises((TypeError, ValueError), match="not JSON"):
         write_json(path, {"nested": [{"loss": value}]})
     assert json.loads(path.read_text()) == {"loss": 1.0}
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_json_refuses_what_it_cannot_write_without_a_trace(tmp_path):
-    with pytest.raises(TypeError):
-        write_json(tmp_path / "metrics.json", {"loss": object()})
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("read", [read_bytes, read_json])

@@ -5,7 +5,6 @@ import re
 
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 from helpers.models import MODEL_OF_LOSS, MODEL_OF_OPTIMIZER
 from helpers.paths import ROOT
 from helpers.stores import make_store
@@ -75,11 +74,6 @@ def test_every_option_of_a_term_is_a_key_of_its_file(path, composed):
         assert {p.name for p in parameters if p.default is not p.empty} <= set(term), name
 
 
-def test_an_option_of_a_term_needs_no_plus(composed):
-    module = RunSpec.of(composed("loss.lse.temperature=2")).build_module(9)
-    assert module.objective.terms["lse"].options["temperature"] == 2
-
-
 def test_every_target_of_the_configuration_is_there():
     folders = [CONF, *FURTHER]
     texts = [path.read_text() for folder in folders for path in folder.rglob("*.yaml")]
@@ -87,13 +81,3 @@ def test_every_target_of_the_configuration_is_there():
     assert len(targets) > 30
     for target in targets:
         assert get_object(target), target
-
-
-def test_every_trainer_setting_is_a_flag_of_lightning(composed):
-    flags = set(inspect.signature(pl.Trainer).parameters)
-    assert set(composed().trainer) - flags == {"threads", "compile", "sparse"}
-
-
-def test_the_saes_loss_yields_to_the_command_line(composed):
-    assert set(composed("model=sae").loss) == {"mse", "l1"}
-    assert set(composed("model=sae", "loss=lse").loss) >= {"lse"}
