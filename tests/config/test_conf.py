@@ -18,6 +18,7 @@ from implicit_em.training.spec import RunSpec
 
 FILES = sorted((ROOT / "conf").rglob("*.yaml"))
 GROUPS = ("model", "loss", "activation", "optimizer", "lr", "data", "callbacks", "logger")
+GROUPS += ("experiment",)
 OPTIONS = [f"{g}={path.stem}" for g in GROUPS for path in (ROOT / "conf" / g).glob("*.yaml")]
 
 
