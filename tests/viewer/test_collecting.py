@@ -62,12 +62,8 @@ def test_runs_on_a_causal_model_are_measured_inside_it(tmp_path, harvested, mode
 
 
 def test_a_metric_of_several_sites_shows_all_of_them():
-    told = {
-        "fvu": 0.5,
-        "fvu.resid.1": 0.25,
-        "ce_recovered.resid.1": 0.75,
-        "ce_recovered.resid.2": 1,
-    }
+    told = {"fvu": 0.5, "fvu.resid.1": 0.25, "ce_recovered.resid.1": 0.75}
+    told["ce_recovered.resid.2"] = 1
     cells = [_cell(told, key) for key in ("fvu", "ce_recovered", "l0")]
     assert cells == ["0.5", "0.75, 1", NOTHING]
 
@@ -85,6 +81,8 @@ def test_two_calls_at_once_wait_for_each_other_at_each_run(tmp_path, trained, ca
 
 
 def test_a_collection_of_damaged_runs_alone_is_none(tmp_path, trained, caplog):
+    with pytest.raises(ConfigError, match="holds no finished run"):
+        collect(tmp_path)
     root = placed(tmp_path / "all", torn=trained("vectors"), wild=trained("vectors"))
     (root / "torn/model.safetensors").write_text("junk")
     weights = load_file(root / WILD)
@@ -92,8 +90,3 @@ def test_a_collection_of_damaged_runs_alone_is_none(tmp_path, trained, caplog):
     with pytest.raises(ConfigError, match="no page of a run can be made"):
         collect(root)
     assert "an activation is NaN or infinite" in caplog.text
-
-
-def test_a_directory_without_a_finished_run_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="holds no finished run"):
-        collect(tmp_path)
