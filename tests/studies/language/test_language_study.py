@@ -12,7 +12,7 @@ from helpers.lines import one_line
 from helpers.studies import report_of, table
 from safetensors.torch import load_file
 
-from implicit_em.base.errors import ConfigError, RunError
+from implicit_em.base.errors import RunError
 from implicit_em.config import CONF
 from implicit_em.data.modules import fixed_choice
 from implicit_em.language.activations import ActivationDataModule
@@ -106,16 +106,9 @@ def test_finals_are_trained_at_each_l0_with_each_seed(study):
     measured = ["l0", "variance_explained", "ce_recovered"]
     assert trained[measured].notna().all(axis=None)
     assert finals[["probe_label", "probe_label_1", "probe_label_5"]].notna().all(axis=None)
-
-
-def test_controls_are_not_trained(study):
-    runs = [
-        path.parent
-        for name in ("pca", "ica", "pixels")
-        for path in study.glob(f"runs/{name}/*/metrics.json")
-    ]
-    assert len(runs) == 3
-    assert all(RunDirectory(run).read_config().trainer.max_epochs == 0 for run in runs)
+    for name in ("pca", "ica", "pixels"):
+        (run,) = (study / "runs" / name).iterdir()
+        assert RunDirectory(run).read_config().trainer.max_epochs == 0
 
 
 def test_the_setting_with_the_lowest_fvu_of_the_validation_documents_is_chosen(study):
@@ -244,26 +237,21 @@ def test_variance_and_activity_are_those_of_a_recomputation(study):
         PRIMARY: (codes @ ridge["weight"] + ridge["bias"]).double() / factor + mean,
     }
     row = row_of(study, run)
+    fitted = raw_tokens(study, cfg, "train")
+    chosen = fitted[fixed_choice(len(fitted), 300)].float()
+    assert row["units_dead"] == (~(model.encode(chosen) != 0).any(0)).sum().item()
     for name, reconstruction in explained.items():
         expected = 1 - (raw - reconstruction).square().sum() / variance
         assert row[name] == pytest.approx(expected.item(), abs=1e-4)
     assert row["l0"] == pytest.approx((codes != 0).sum(-1).double().mean().item())
 
 
-def test_the_ridge_decoder_and_the_dead_units_are_those_of_the_fitted_tokens(study):
-    run, cfg = a_final(study, "topk", 2)
-    raw = raw_tokens(study, cfg, "train")
-    chosen = raw[fixed_choice(len(raw), 300)].float()
-    codes = load(run.path).encode(chosen)
-    assert row_of(study, run)["units_dead"] == (~(codes != 0).any(0)).sum().item()
-
-
 def test_losses_are_those_of_the_spliced_model(study, changes):
     run, cfg = a_final(study, "derived", 2)
     store = ActivationStore(study / "store")
-    lm = LanguageModelSettings(
-        name="auto", package=None, path=path_of(changes), sha256=None, permuted=None
-    )
+    part = json.loads(changes[0].removeprefix("parts="))["tiny"]
+    (path,) = [w.removeprefix("lm.path=") for w in part["harvest"] if w.startswith("lm.path=")]
+    lm = LanguageModelSettings(name="auto", package=None, path=path, sha256=None, permuted=None)
     data = ActivationDataModule(study / "store", largest_norm=cfg.data.largest_norm)
     data.setup()
     model, arrays = load(run.path), load_file(run.path / "model.safetensors")
@@ -316,13 +304,6 @@ def row_of(study, run):
     return row
 
 
-def path_of(changes):
-    """The path of the language model."""
-    part = json.loads(changes[0].removeprefix("parts="))["tiny"]
-    (path,) = [w.removeprefix("lm.path=") for w in part["harvest"] if w.startswith("lm.path=")]
-    return path
-
-
 def test_it_goes_on_where_it_was_stopped(study, changes, monkeypatch):
     monkeypatch.setattr("implicit_em.engine.stack.Stack.train", lambda *_: pytest.fail("trained"))
     for name in ("_quality", "spliced_losses"):
@@ -358,22 +339,19 @@ def test_a_study_without_controls_and_permuted_weights_fails_if_it_misses_a_targ
 # --- what is refused
 
 
-def refused(tmp_path, capfd, path, causal):
-    """The one line that refuses a language model; nothing is harvested."""
-    part = {"harvest": ["lm=auto", f"lm.path={path}"], "causal": causal, "model.hidden": 128}
-    few = ["families=[derived]", "permuted=[]", "controls=[]"]
-    typed = [f"parts={json.dumps({'tiny': part})}", *few, "--directory", str(tmp_path / "trial")]
-    capfd.readouterr()
-    assert STUDY.main(typed) == 2
-    assert not list(tmp_path.rglob("*.safetensors"))
-    return one_line(capfd)
-
-
 def test_a_model_that_is_not_there_or_reads_ahead_is_refused(tmp_path, tmp_path_factory, capfd):
-    found = refused(tmp_path, capfd, "nowhere", causal=False)
-    assert "lm.path=nowhere: no such folder or file" in found
-    model = make_model(tmp_path_factory.mktemp("model") / "bert", "bert", head=True)
-    assert "that reads ahead; allowed are causal models" in refused(tmp_path, capfd, model, True)
+    """One line refuses it, and nothing is harvested."""
+    bert = make_model(tmp_path_factory.mktemp("model") / "bert", "bert", head=True)
+    for path, causal, message in (
+        ("nowhere", False, "lm.path=nowhere: no such folder or file"),
+        (bert, True, "that reads ahead; allowed are causal models"),
+    ):
+        part = {"harvest": ["lm=auto", f"lm.path={path}"], "causal": causal, "model.hidden": 128}
+        typed = [f"parts={json.dumps({'tiny': part})}", "families=[derived]", "permuted=[]"]
+        capfd.readouterr()
+        assert STUDY.main([*typed, "controls=[]", "--directory", str(tmp_path / "trial")]) == 2
+        assert not list(tmp_path.rglob("*.safetensors"))
+        assert message in one_line(capfd)
 
 
 def test_the_committed_protocol_is_pinned():
@@ -400,22 +378,3 @@ def test_a_family_of_half_the_units_has_as_many_parameters_as_a_tied_one(tmp_pat
     frozen = [counts[f"topk_frozen_{name}"] for name in ("encoder", "decoder")]
     assert frozen == [counts["topk"] - 3072 * 384] * 2
     assert counts["topk_near_start"] == counts["topk"]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ("variants={x: {of: nobody}}", "variants.x.of=nobody: allowed: derived, l1, "),
-        ("variants={x: {}}", "variants.x.of=None: allowed: derived, l1, "),
-        ("variants={l1: {of: topk}}", "variants.l1: is the name of a family"),
-        ("halved=[nobody]", "halved=nobody: allowed: derived, l1, "),
-        ("targets=[{of: [topk], over: l1}]", r"targets.0.need: missing"),
-        (
-            "targets=[{of: [nobody], over: l1, need: [{by: ce_recovered, lead: low, above: 0}]}]",
-            r"targets\[0\]=nobody: allowed: derived, l1, ",
-        ),
-    ],
-)
-def test_a_variant_or_a_target_of_no_family_is_refused(change, message):
-    with pytest.raises(ConfigError, match=f"^{message}"):
-        LanguageProtocol.read(CONF, [change])
