@@ -38,10 +38,6 @@ def test_the_error_grows_with_the_energies_in_autograd_and_not_in_closed_form(dr
     assert large["closed form"] <= 1e-7
 
 
-def test_draws_are_the_same_again(draws):
-    assert draws.equals(identity.draws())
-
-
 def test_another_gradient_does_not_agree():
     energies = torch.randn(64, 128, generator=torch.Generator().manual_seed(0))
     wrong = identity.agreement(energies, lambda e: torch.logsumexp(e, -1).sum())

@@ -69,10 +69,7 @@ def test_who_leads_is_said_of_each_cell_and_where_the_derived_model_falls_behind
     assert set(behind["cell"]) == {"dense"}
     assert list(behind["its mean"]) == ["70.0 %"] * 2
     assert all(text.startswith("+40.00 [") for text in behind["points ahead"])
-
-
-def test_a_lead_within_the_noise_puts_nobody_behind():
-    assert results({"middle": {"derived": 0.601, "topk": 0.6}}).behind.empty
+    assert results({"middle": {"derived": 0.601, "topk": 0.6}}).behind.empty, "within the noise"
 
 
 def test_where_nobody_finds_anything_nobody_leads_and_nothing_is_tested():
@@ -128,15 +125,12 @@ def test_a_family_may_find_fewer_features_in_few_cells(behind, by, cells, verdic
     assert lost["verdict"] == ("missed" if cells == 22 else verdict), "no run of it is left"
 
 
-def test_a_study_may_have_no_controls():
-    made = results(BOTH)
-    assert replace(made, controls=made.controls[[]][:0]).random.empty
-
-
 def test_controls_and_what_diverged_are_said():
     assert "Controls find at most 20.0 % of the features of a cell (ICA, middle)." in said(BOTH)
     assert "No control finds a feature in any cell." in said(BOTH, control=0.0)
     assert "Settings of the grids that diverged: 1 of TopK." in said(BOTH)
+    made = results(BOTH)
+    assert replace(made, controls=made.controls[[]][:0]).random.empty, "a study without controls"
 
 
 def test_the_published_verdicts_are_those_of_the_published_tables():

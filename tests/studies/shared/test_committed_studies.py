@@ -6,15 +6,11 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 import pytest
 from helpers.paths import ROOT
 
 from implicit_em_studies.paper import study as paper
-from implicit_em_studies.paper.paper import TABLES
-from implicit_em_studies.shared.claims import Claim
 from implicit_em_studies.shared.judged import JudgedStudy
 from implicit_em_studies.theory import study as theory
 
@@ -26,11 +22,11 @@ class Committed:
     names: Collection[str]
 
     @property
-    def content(self) -> dict[str, Any]:
+    def content(self):
         return json.loads((self.directory / "verdicts.json").read_text())
 
     @property
-    def claims(self) -> dict[str, Claim]:
+    def claims(self):
         every = self.study.claims.by_key
         return {key: claim for key, claim in every.items() if claim.experiment in self.names}
 
@@ -52,11 +48,6 @@ STUDIES = {
 @pytest.fixture(params=STUDIES)
 def study(request):
     return STUDIES[request.param]
-
-
-def test_the_report_shows_the_verdicts_of_the_full_run(study):
-    verdicts = (study.directory / "verdicts.md").read_text().strip()
-    assert verdicts in (study.directory / "report.md").read_text()
 
 
 def test_the_page_of_results_counts_the_verdicts():
@@ -91,23 +82,9 @@ def test_every_claim_was_judged_by_the_criterion_that_stands_there_now(study):
     assert all(f"- `{key}`: {amended[key]}" in report for key in amended.keys() & judged.keys())
 
 
-def test_a_criterion_says_when_the_answer_is_yes_and_when_partly(study):
-    claims = study.study.claims
-    for claim in study.claims.values():
-        _, criterion, _ = claim.words
-        assert criterion.startswith(f"{claims.outcomes[0].capitalize()} if")
-        assert " Partly if " in criterion
-        assert claim.experiment in study.study.experiments
-
-
-def test_the_results_say_where_they_come_from(study):
-    provenance = study.content["provenance"]
-    assert re.fullmatch(r"[0-9a-f]{7,}", provenance["commit"]), "a clean commit"
-    assert all(provenance[key] for key in ("versions", "processor", "device", "runs", "command"))
-
-
 def test_the_report_is_whole_and_no_trial(study):
     report, figures = whole_report_of(study.directory)
+    assert (study.directory / "verdicts.md").read_text().strip() in report
     of_experiments = study.study.experiments.items()
     drawn = {
         f"figures/{study.study.file.format(experiment=name, name=picture)}.png"
@@ -136,12 +113,3 @@ def test_the_report_of_a_part_is_whole_and_no_trial(note):
     assert figures
     assert all(sentence in report for sentence in found["findings"])
     assert found["trial"] is None
-
-
-@pytest.mark.parametrize("name", TABLES)
-def test_a_table_has_every_published_figure(name):
-    cells = pd.read_csv(RESULTS / "tables" / f"{name}.csv")
-    assert cells["paper"].notna().sum() == sum(
-        figure.value is not None for row in TABLES[name].rows.values() for figure in row.values()
-    )
-    assert cells.loc[cells["deviates"].fillna(False).astype(bool), "reason"].notna().all()

@@ -52,7 +52,10 @@ def test_parts_without_a_family_that_is_named_are_left_out():
 
 def test_a_quick_trial_of_a_family_has_the_quick_parts():
     for study in (LANGUAGE, RECOVER):
-        quick = [word for word in study.short(CONF) if "=" not in word]
+        short = study.short(CONF)
+        quick = [word for word in short if "=" not in word]
+        protocol = study.protocol.read(CONF, list(filter(study.protocol.has, short[len(quick) :])))
+        assert protocol.chosen(quick)
         assert study._shortened(CONF, ["topk"], [])[0] == ["topk", *quick]
         assert study._shortened(CONF, ["topk", quick[0]], [])[0] == ["topk", quick[0]]
 
