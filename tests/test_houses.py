@@ -12,12 +12,6 @@ from hydra.core.global_hydra import GlobalHydra
 
 FRAMEWORK, STUDIES = ROOT / "implicit_em", ROOT / "implicit_em_studies"
 WING = FRAMEWORK / "language"
-MOST_ENTRIES = 20
-
-
-def test_the_framework_is_small_enough_to_be_seen_at_a_glance():
-    shown = [path for path in FRAMEWORK.iterdir() if path.name != "__pycache__"]
-    assert len(shown) <= MOST_ENTRIES, sorted(path.name for path in shown)
 
 
 def test_no_file_of_the_framework_names_a_study():

@@ -24,12 +24,6 @@ def test_rises_linearly_during_the_warmup_then_falls_along_half_a_cosine(options
 
 
 @quick
-@given(progress=SHARES, final=SHARES)
-def test_without_warmup_stays_between_the_final_factor_and_1(progress, final):
-    assert final - 1e-12 <= cosine(progress, final=final) <= 1
-
-
-@quick
 @given(first=SHARES, second=SHARES, warmup=SHARES, final=SHARES)
 def test_rises_before_the_warmups_end_and_falls_after_it(first, second, warmup, final):
     early, late = sorted((first, second))
