@@ -4,15 +4,15 @@ import json
 import runpy
 import sys
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import epoch, gpu, harvest, sgemm, sparse, stacked, width
+from benchmarks import epoch, gpu, harvest, sgemm, sparse, width
 from benchmarks.clock import WITH_CLOCK, epoch_seconds, read_clocks, seconds_a_run_and_epoch
 from benchmarks.common import (
     ACCELERATED,
@@ -60,15 +60,6 @@ def test_exponent_of_a_power():
 )
 def test_verdict_of_a_target(measured, at_least, verdict):
     assert Target("x", measured, 0.4, at_least).verdict == verdict
-
-
-def test_a_sweep_is_typed_as_its_label_says():
-    sweep = stacked.Sweep(Device("cpu"), stacked.RATES, "basic", 24, 2)
-    axis = sweep.overrides[-1]
-    assert axis.startswith("lr.value=0.0001,")
-    assert len(set(axis.partition("=")[2].split(","))) == 24
-    assert "trainer.threads=2" in sweep.overrides
-    assert str(sweep) == "cpu, basic launcher, rates: 24, threads: 2"
 
 
 @pytest.mark.parametrize("model", ["topk", "tied_topk", "spike_slab"])
@@ -142,13 +133,6 @@ def test_a_language_model_without_weights_is_not_measured(monkeypatch):
     assert {target.verdict for target in result.targets} == {"not measured"}
 
 
-def test_an_unknown_part_is_refused(capsys):
-    with pytest.raises(SystemExit):
-        command.main(["speed"])
-    parts = "epoch, stacked, sgemm, jobs, sparse, width, harvest, paper, peers, gpu"
-    assert f"there are {parts}" in capsys.readouterr().err
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="it would be measured")
 def test_a_gpu_that_is_not_there_is_not_measured(capsys):
     with pytest.raises(SystemExit):
@@ -157,34 +141,16 @@ def test_a_gpu_that_is_not_there_is_not_measured(capsys):
 
 
 @pytest.mark.slow
-def test_the_trial_for_a_gpu_runs_on_the_cpu(small, tmp_path, monkeypatch):
-    asked = []
-
-    def elsewhere(size, on):  # in processes of its own
-        asked.append(on)
-        return Result("x", "Nothing", {}, [{"a": 1}])
-
-    monkeypatch.setattr(gpu, "devices", lambda: [Device("cpu")])
-    for part in (stacked, race, harvest):
-        monkeypatch.setattr(part, "measure", elsewhere)
-    for part in (sparse, width):
-        threads = lambda count, mp_context: ThreadPoolExecutor(count)  # noqa: E731
-        monkeypatch.setattr(part, "ProcessPoolExecutor", threads)
-    monkeypatch.setattr(gpu, "MODELS", ("topk", "encoder", "spike_slab"))
-    monkeypatch.setattr(gpu, "UNITS", 64)
-    monkeypatch.setattr(gpu, "RUN", (*small, *gpu.RUN))
-    points = tuple(sparse.Point("topk", units, 4, 32) for units in (64, 128))
-    sizes = [epoch.Size(2, 1, (*small, "metrics_every=1")), None]
-    sizes += [width.Size((512, 1024), (64,), 512, 0), sparse.Size(points, 1), None, None]
-    monkeypatch.setattr(gpu, "QUICK", sizes)
-    assert command.main(["gpu", "--quick", "--directory", str(tmp_path)]) == 0
-    assert asked == [[Device("cpu")]] * 3
-    parts = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
-    assert parts.keys() == {f"gpu_{name}" for name in ("waits", "epoch", "width", "sparse", "x")}
-    *steps, run = parts["gpu_waits"]["rows"]
-    assert all(NOT_MEASURED in row.values() for row in (*steps, run))
-    assert {target["verdict"] for target in parts["gpu_waits"]["targets"]} == {"not measured"}
-    assert [row["device"] for row in parts["gpu_sparse"]["rows"]][:3] == ["cpu", "cpu", "cuda"]
+def test_the_trial_for_a_gpu_runs_on_the_cpu(small, monkeypatch):
+    part = SimpleNamespace(measure=lambda size, on: Result("x", str(on[0]), {}, [{"a": size}]))
+    settings = {"PARTS": [part], "MODELS": ("topk", "encoder", "spike_slab"), "UNITS": 64}
+    settings |= {"devices": lambda: [Device("cpu")], "RUN": (*small, *gpu.RUN)}
+    for name, value in settings.items():
+        monkeypatch.setattr(gpu, name, value)
+    waits, other = gpu.measure([3])
+    assert all(NOT_MEASURED in row.values() for row in waits.rows)
+    assert {target.verdict for target in waits.targets} == {"not measured"}
+    assert (other.part, other.title, other.rows) == ("gpu_x", "cpu (cpu)", [{"a": 3}])
 
 
 def test_what_waits_is_counted_or_named(monkeypatch):
@@ -202,13 +168,6 @@ def test_what_waits_is_counted_or_named(monkeypatch):
     assert gpu._waits(waits, Device("cuda"), "error") == "called a synchronizing CUDA operation"
     assert gpu._waits(lambda: None, Device("cpu"), "warn") == NOT_MEASURED
     assert modes == ["warn", 0, "error", 0]
-
-
-def test_a_result_without_targets_or_spread(tmp_path):
-    result = Result("x", "Nothing", {"repeats": 1}, [{"a": 1, "b": None}, {"c": spread([1, 2, 9])}])
-    command.write(result.content(machine()), tmp_path)
-    command.show(result.content(machine()))
-    assert "2 (1–9)" in (tmp_path / "README.md").read_text()
 
 
 @pytest.mark.parametrize(("further", "limit"), [((), [1 / 32]), ((race.UNLIMITED,), [])])

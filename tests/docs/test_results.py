@@ -1,6 +1,5 @@
 """The pages on results: what of a study is committed, and what a section has."""
 
-import re
 import runpy
 
 import numpy as np
@@ -37,14 +36,3 @@ def test_the_committed_pictures_are_small_already():
         with Image.open(path) as picture:
             assert picture.mode == "P", path
             assert picture.width <= PUBLISH["WIDTH"], path
-
-
-def test_the_page_of_results_is_short_and_each_study_has_a_table_a_figure_and_a_report():
-    page = (DOCS / "results.md").read_text()
-    assert page.count("\n") <= 200
-    for section in page.split("\n## ")[1:]:
-        assert re.search(r"^\| ?:?-", section, re.MULTILINE), section
-        (picture,) = re.findall(r"!\[[^]]+\]\(([^)]+)\)", section)
-        assert (DOCS / picture).exists()
-        assert "](results/" in section
-        assert len(re.findall("^- ", section, re.MULTILINE)) == 3

@@ -12,6 +12,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from helpers.paths import ROOT
+from helpers.trainers import WITHOUT_REMARKS, bare_trainer
 from scipy.stats import t
 
 from implicit_em.engine.modules import EncoderModule
@@ -19,6 +20,7 @@ from implicit_em.metrics.energies import DeadUnits, Density, Redundancy
 from implicit_em.metrics.probe import linear_probe
 
 FILE = ROOT / "examples" / "derived_in_one_file.py"
+pytestmark = WITHOUT_REMARKS
 SHOWN = re.compile(r"```python\n# examples/derived_in_one_file.py\n(.*?)```", re.DOTALL)
 
 
@@ -43,23 +45,10 @@ def with_the_module(start, batches):
 
     components, pixels = start[0].shape
     module = EncoderModule({"in_features": pixels, "hidden": components})
-    copy(start, module.model.double())
-    flags = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-    trainer = pl.Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        precision="64-true",
-        callbacks=[Watch()],
-        **dict.fromkeys(flags, False),
-    )
+    module.model.double().load_state_dict(dict(zip(module.model.state_dict(), start, strict=True)))
+    trainer = bare_trainer(max_epochs=1, precision="64-true", callbacks=[Watch()])
     trainer.fit(module, batches)
     return steps
-
-
-def copy(start, model):
-    with torch.no_grad():
-        for parameter, value in zip(model.parameters(), start, strict=True):
-            parameter.copy_(value)
 
 
 def gradients(model):
@@ -78,8 +67,6 @@ class Batches(list):
     batch_sampler = sampler = None
 
 
-@pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
-@pytest.mark.filterwarnings("ignore:.*LeafSpec")
 def test_ten_steps_have_the_frameworks_losses_and_gradients(example):
     torch.manual_seed(0)
     images, _ = example.mnist(train=True)
