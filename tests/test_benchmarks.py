@@ -99,7 +99,7 @@ def test_a_sweep_that_fails_says_why(tmp_path):
 def test_results_are_printed_and_written(small, tmp_path, capsys, monkeypatch):
     settings = (*small, "metrics_every=1")
     parts = {
-        "epoch": lambda quick: epoch.measure(epoch.Size(2, 1, settings, 2048)),
+        "epoch": lambda quick: epoch.measure(epoch.Size(2, 1, settings, 2**12)),
         "sgemm": lambda quick: sgemm.measure(sgemm.Size(3, 1, 0.01, settings)),
         "width": lambda quick: width.measure(width.Size((512, 1024), (64,), 512, 0)),
     }
