@@ -1,5 +1,6 @@
 import pytest
 import torch
+from helpers.arrays import set_up
 from helpers.data import SIDE, write_idx
 from torchvision.datasets import KMNIST, MNIST, FashionMNIST
 
@@ -35,19 +36,13 @@ class Columns(ResidentDataModule):
         return indices[:, None] / 2, indices
 
 
-def ready(data):
-    data.prepare_data()
-    data.setup()
-    return data
-
-
 def labels(resident):
     return [label for _, batch in resident for label in batch.tolist()]
 
 
 def test_reads_torchvisions_files(archive):
     dataset, root = archive
-    data = ready(TorchvisionDataModule(dataset, root, batch_size=16))
+    data = set_up(TorchvisionDataModule(dataset, root, batch_size=16))
     assert (data.in_features, data.sample_shape) == (SIDE * SIDE, (SIDE, SIDE))
     for name, size in (("train", TRAIN), ("test", TEST)):
         images, targets = data.split(name)
@@ -58,7 +53,7 @@ def test_reads_torchvisions_files(archive):
 
 
 def test_batches_hold_the_images_with_their_labels(archive):
-    data = ready(TorchvisionDataModule(*archive, batch_size=16))
+    data = set_up(TorchvisionDataModule(*archive, batch_size=16))
     seen = []
     for x, targets in data.train_dataloader():
         indices = (x[:, 0] * 255).round().long()
@@ -74,7 +69,7 @@ def test_batches_hold_the_images_with_their_labels(archive):
 
 
 def test_what_a_model_is_measured_on_is_the_test_set_or_what_is_held_out(archive):
-    data = ready(TorchvisionDataModule(*archive, val_size=6, final="validation"))
+    data = set_up(TorchvisionDataModule(*archive, val_size=6, final="validation"))
     ((x, targets),) = data.test_dataloader()
     indices = (x[:, 0] * 255).round().long()
     assert torch.equal(indices, data.monitored_indices())
@@ -83,12 +78,12 @@ def test_what_a_model_is_measured_on_is_the_test_set_or_what_is_held_out(archive
     samples, labels = data.final_samples()
     assert torch.equal(samples[:, 0].long(), indices)
     assert torch.equal(labels, targets)
-    assert len(ready(TorchvisionDataModule(*archive, val_size=6)).final_samples()[0]) == TEST
+    assert len(set_up(TorchvisionDataModule(*archive, val_size=6)).final_samples()[0]) == TEST
 
 
 def test_all_samples_are_measured_also_one_beyond_full_batches(monkeypatch):
     monkeypatch.setattr(modules, "EVALUATION_BATCH", 19)
-    data = ready(Columns(batch_size=16, val_size=20))
+    data = set_up(Columns(batch_size=16, val_size=20))
     assert len(labels(data.test_dataloader())) == len(labels(data.val_dataloader())) == 20
 
 
@@ -101,19 +96,12 @@ def test_nothing_held_out_is_nothing_to_measure_on(archive):
         TorchvisionDataModule(*archive, final="train")
 
 
-def test_floating_point_samples_stay_as_they_are():
-    data = ready(Columns(batch_size=16))
-    assert data.in_features == 1
-    for x, targets in data.train_dataloader():
-        assert torch.equal(x, targets[:, None] / 2)
-
-
 def test_samples_of_any_shape_are_flattened():
     class Volumes(ResidentDataModule):
         def read(self, train):
             return torch.rand(10, 3, 4, 5), torch.arange(10)
 
-    data = ready(Volumes())
+    data = set_up(Volumes())
     assert data.sample_shape == (3, 4, 5)
     assert data.in_features == 60
     assert data.split("train")[0].shape == (10, 60)
@@ -127,7 +115,7 @@ def test_setup_reads_both_splits_once():
 
 
 def test_held_out_samples_are_never_trained_on():
-    data = ready(Columns(batch_size=16, val_size=11))
+    data = set_up(Columns(batch_size=16, val_size=11))
     trained, held_out = labels(data.train_dataloader()), labels(data.val_dataloader())
     assert len(held_out) == 11
     assert sorted(held_out) not in (list(range(11)), list(range(39, 50)))
@@ -137,38 +125,33 @@ def test_held_out_samples_are_never_trained_on():
 
 
 def test_a_model_starts_from_all_training_samples_or_a_fixed_choice():
-    data = ready(Columns(val_size=10, seed=1))
+    data = set_up(Columns(val_size=10, seed=1))
     everything = data.starting_samples()
     assert torch.equal(2 * everything.squeeze(), data.train_indices().float())
     some = data.starting_samples(7)
     assert some.shape == (7, 1)
     assert torch.isin(some, everything).all()
-    assert torch.equal(some, ready(Columns(val_size=10, seed=2)).starting_samples(7))
+    assert torch.equal(some, set_up(Columns(val_size=10, seed=2)).starting_samples(7))
     assert torch.equal(data.starting_samples(100), everything)
 
 
 def test_the_split_is_fixed_whatever_seed_and_batch_size():
-    first = ready(Columns(val_size=11, seed=1, batch_size=16))
-    second = ready(Columns(val_size=11, seed=2, batch_size=5))
+    first = set_up(Columns(val_size=11, seed=1, batch_size=16))
+    second = set_up(Columns(val_size=11, seed=2, batch_size=5))
     assert torch.equal(first.monitored_indices(), second.monitored_indices())
     assert torch.equal(first.train_indices(), second.train_indices())
     assert labels(first.train_dataloader()) != labels(second.train_dataloader())
 
 
-def test_the_seed_decides_the_order_of_the_batches():
-    orders = [labels(ready(Columns(seed=seed)).train_dataloader()) for seed in (3, 3, 4)]
-    assert orders[0] == orders[1] != orders[2]
-
-
 def test_without_held_out_samples_10_000_training_samples_are_monitored():
-    data = ready(Columns(size=10_050))
+    data = set_up(Columns(size=10_050))
     monitored = data.monitored_indices()
     assert len(monitored) == len(monitored.unique()) == 10_000
     assert monitored.max() < 10_050
-    assert torch.equal(monitored, ready(Columns(size=10_050, seed=5)).monitored_indices())
+    assert torch.equal(monitored, set_up(Columns(size=10_050, seed=5)).monitored_indices())
     assert len(data.train_indices()) == 10_050
     assert labels(data.val_dataloader()) == monitored.tolist()
-    assert ready(Columns()).monitored_indices().tolist() == list(range(50)), (
+    assert set_up(Columns()).monitored_indices().tolist() == list(range(50)), (
         "a small set as a whole"
     )
 
@@ -187,7 +170,7 @@ def test_what_could_not_be_normalised_is_not_taken_for_normalised(monkeypatch):
 def test_holding_out_too_much_is_refused(val_size):
     with pytest.raises(ValueError, match=rf"^val_size={val_size}: .*at least 2 of 50 samples"):
         Columns(val_size=val_size).setup()
-    assert len(ready(Columns(val_size=48)).train_indices()) == 2
+    assert len(set_up(Columns(val_size=48)).train_indices()) == 2
 
 
 def test_values_in_place_of_labels_are_refused():
@@ -198,4 +181,4 @@ def test_values_in_place_of_labels_are_refused():
 
     message = r"^train split: labels of shape \(50,\) and torch\.float32; allowed are whole numbers"
     with pytest.raises(ValueError, match=message):
-        ready(Measured())
+        set_up(Measured())

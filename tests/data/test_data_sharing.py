@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers.arrays import set_up
 from torchvision.datasets import MNIST
 
 from implicit_em.data import TorchvisionDataModule, sharing
@@ -45,10 +46,7 @@ def root(small_mnist, tmp_path):
 
 
 def ready(root, dataset=Digits, module=TorchvisionDataModule, **arguments):
-    data = module(dataset, root, **arguments)
-    data.prepare_data()
-    data.setup()
-    return data
+    return set_up(module(dataset, root, **arguments))
 
 
 def same_tensors(first, second):

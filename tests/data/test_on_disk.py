@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import changes
-from helpers.arrays import ready, write
+from helpers.arrays import ready, set_up, write
 from helpers.processes import trained_in_a_process
 from helpers.results import results
 from helpers.stores import make_store
@@ -110,12 +110,6 @@ def on_disk(request, everything_is_large, tmp_path):
     file = write(Path(f"X.{request.param}"), x=draw())
     pinned = digest.digest_of(file, None, file, None)
     return partial(TensorDataModule, file, test_path=file, digest=pinned), file
-
-
-def set_up(data):
-    data.prepare_data()
-    data.setup()
-    return data
 
 
 @pytest.mark.parametrize("change", changes.OF_A_FILE)

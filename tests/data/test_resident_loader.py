@@ -54,14 +54,6 @@ def test_iterating_leaves_the_global_generators_alone():
     assert np.array_equal(np.random.get_state()[1], state[1])  # noqa: NPY002
 
 
-def test_iterating_again_goes_on_to_the_next_epoch():
-    resident = loader()
-    assert resident.epoch == 0
-    labels(resident)
-    labels(resident)
-    assert resident.epoch == 1
-
-
 def test_set_epoch_starts_that_epoch_from_its_first_batch():
     expected = epochs(loader(), 3)
     resident = loader()
@@ -80,11 +72,6 @@ def test_an_abandoned_epoch_is_followed_by_the_next_one_from_its_first_batch():
         if number == 2:
             break
     assert labels(resident) == expected[1]
-
-
-def test_samples_stay_with_their_labels():
-    for inputs, batch_labels in loader():
-        assert torch.equal(inputs, (batch_labels / 255)[:, None].expand(-1, 3))
 
 
 def test_bytes_become_float32_of_exactly_a_255th():
@@ -144,12 +131,6 @@ def test_without_a_seed_the_order_stays():
     assert labels(loader(seed=None, batch_size=2, indices=indices)) == [[5, 3], [8, 1]]
 
 
-def test_takes_the_samples_of_its_indices_alone():
-    indices = torch.tensor([5, 3, 8, 1, 20])
-    for epoch in epochs(loader(batch_size=2, indices=indices[:4]), 2):
-        assert sorted(flat(epoch)) == [1, 3, 5, 8]
-
-
 @pytest.mark.parametrize("position", range(1, 7))
 def test_a_restored_position_gives_exactly_the_remaining_batches(position):
     expected = epochs(loader(), 4)
@@ -179,15 +160,6 @@ def test_a_restored_position_survives_the_announcement_of_its_epoch_alone(announ
     for epoch in announced:
         resumed.set_epoch(epoch)
     assert labels(resumed) == expected[[1, *announced][-1]][first:]
-
-
-def test_the_position_counts_batches_handed_out_and_is_plain():
-    resident = loader()
-    assert resident.state_dict() == {"epoch": 0, "batch": 0}
-    iterator = iter(resident)
-    next(iterator)
-    next(iterator)
-    assert resident.state_dict() == {"epoch": 0, "batch": 2}
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,12 @@ def write(path, **arrays):
     return path
 
 
-def ready(path, **arguments):
-    data = TensorDataModule(path, **arguments)
+def set_up(data):
+    """Let a data module prepare and read its samples, as a Trainer does; gives the module."""
     data.prepare_data()
     data.setup()
     return data
+
+
+def ready(path, **arguments):
+    return set_up(TensorDataModule(path, **arguments))
