@@ -165,14 +165,6 @@ def test_a_model_that_starts_from_more_than_memory_holds_is_refused(
     assert "of samples must be held in memory" in capfd.readouterr().err
 
 
-def test_a_value_that_is_not_finite_is_found_in_a_file(everything_is_large, monkeypatch):
-    monkeypatch.setattr("implicit_em.data.checks.VALUES", 5 * WIDTH)
-    samples = draw()
-    samples[200, 7] = np.inf
-    with pytest.raises(ConfigError, match=r"path=X.npy: inf at \[200, 7\]; all must be finite"):
-        ready(write(Path("X.npy"), x=samples))
-
-
 def test_a_file_that_leaves_no_sample_for_testing_is_refused(everything_is_large):
     write(Path("X.npy"), x=draw(100).reshape(2, 50, WIDTH))
     with pytest.raises(ConfigError, match="test split: 0 samples; at least 2 are needed"):

@@ -7,7 +7,6 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from helpers.results import metrics_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -311,23 +310,11 @@ def test_drawing_takes_about_the_memory_that_is_checked(monkeypatch, noise):
         ready(**settings)
 
 
-BRIEF = ["data=superposition", "data.samples=600", "data.test_samples=200", "logger=csv"]
-
-
-def test_a_run_trains_and_probes_nothing(command_line, tmp_path):
-    arguments = ["trainer.max_epochs=1", "hydra.run.dir=run"]
-    assert command_line(*BRIEF, *arguments) == 0
-    metrics = metrics_of(tmp_path / "run")
-    assert metrics["status"] == "completed"
-    assert metrics["probe_accuracy"] is None
-    assert metrics["parameters"] == 64 * 256 + 64
-
-
 def test_the_file_has_every_setting_at_its_default(composed):
     data = composed("data=superposition").data
     module = SuperpositionDataModule(**{k: v for k, v in data.items() if k != "_target_"})
     assert module.superposition == Superposition()
     assert set(vars(Superposition())) <= set(data)
     assert module.normalize == "scale"
-    prints = {RunSpec.of(composed(*BRIEF, f"data.{s}")).fingerprint for s in ("noise=0", "noise=1")}
-    assert len(prints) == 2
+    noisy = [composed("data=superposition", f"data.noise={noise}") for noise in (0, 1)]
+    assert len({RunSpec.of(cfg).fingerprint for cfg in noisy}) == 2

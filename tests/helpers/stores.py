@@ -73,6 +73,11 @@ def make_store(path, sizes, width=WIDTH, documents=None, further=()):
     return finish_store(path, shards, documents, {SITE: width, **dict(further)})
 
 
+def usual(arrays):
+    """Which tokens stay by default: those of a sink are a hundred times as long as the others."""
+    return (arrays["token"] > max(SPECIAL)) & (arrays["token"] != SINK)
+
+
 def make_text_store(path, vocabulary, texts, width=WIDTH):
     """Write a store of one shard a split, whose tokens stand in documents; gives its directory.
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from helpers import changes
+from helpers.arrays import set_up
 from helpers.breaking import break_off, broken_off, every_block
 from helpers.disks import make_read_only, small_disk
 from helpers.processes import trained_in_a_process
 from helpers.results import results
-from helpers.stores import SINK, SITE, SPECIAL, WIDTH, make_store
+from helpers.stores import SINK, SITE, SPECIAL, make_store, usual
 
 from implicit_em.base.errors import ConfigError
 from implicit_em.data import as_unit_float, sharing
@@ -30,7 +31,6 @@ from implicit_em.language.store import (
     write_manifest,
 )
 from implicit_em.models.normalizing import fit_normalizer
-from implicit_em.trained.evaluate import main as evaluate_main
 from implicit_em.trained.loading import load, load_as_trained
 from implicit_em.training.run import train
 from implicit_em.training.spec import RunSpec
@@ -51,10 +51,7 @@ def store(tmp_path, monkeypatch):
 
 
 def ready(store, **arguments):
-    data = ActivationDataModule(store.path, **arguments)
-    data.prepare_data()
-    data.setup()
-    return data
+    return set_up(ActivationDataModule(store.path, **arguments))
 
 
 def expected_of(store, split, keep):
@@ -63,11 +60,6 @@ def expected_of(store, split, keep):
     arrays = {name: store.column(name, split) for name in names}
     kept = keep(arrays)
     return arrays[SITE][kept].float(), (arrays["document"][kept] % 2).long()
-
-
-def usual(arrays):
-    """Tokens that stay by default: the sink is a hundred times as long as the others."""
-    return (arrays["token"] > max(SPECIAL)) & (arrays["token"] != SINK)
 
 
 def in_memory(samples):
@@ -297,9 +289,6 @@ def test_the_probe_leaves_out_documents_without_a_label(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"site": "resid.9"}, r"site=resid.9 in the store .*store: allowed is resid.0"),
-        ({"label": "topic"}, r"label=topic in the store .*store: allowed are null, kind"),
-        ({"first_positions": -1}, "first_positions=-1: allowed are whole numbers from 0 on"),
         ({"first_positions": 1.5}, "first_positions=1.5: allowed are whole numbers"),
         ({"largest_norm": 0.0}, "largest_norm=0.0: allowed are numbers greater than 0"),
         ({"buffer": -1.0}, "buffer=-1.0: allowed are numbers greater than 0"),
@@ -350,13 +339,6 @@ def test_a_damaged_shard_is_named_before_training(store, refused, tmp_path):
     content[-1] ^= 1
     shard.write_bytes(content)
     assert "test-00001.safetensors: damaged" in refused(*BRIEF, "hydra.run.dir=run")
-
-
-def test_a_model_of_another_width_is_refused(store, command_line, tmp_path, capfd):
-    assert command_line(*BRIEF, "hydra.run.dir=run") == 0
-    make_store(tmp_path / "wide", SIZES, width=WIDTH + 1)
-    assert evaluate_main(["run", "data.path=wide"]) == 2
-    assert "samples of width 4, but the model was trained on width 3" in capfd.readouterr().err
 
 
 def test_the_path_does_not_decide_which_run_it_is(store, composed, tmp_path):

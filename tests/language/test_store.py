@@ -28,6 +28,7 @@ from implicit_em.language.store import (
     VOCABULARY,
     ActivationStore,
     Documents,
+    read_manifest,
     save_tensors,
     write_manifest,
 )
@@ -111,15 +112,11 @@ def test_what_is_no_store_is_refused(path, tmp_path):
         ((), [], "must be a mapping"),
         (("version",), 2, "version=2"),
         (("model",), {}, "model.name: missing"),
-        (("text", "documents"), -1, "text.documents=-1"),
         (("sites",), {}, "sites={}: must not be empty"),
         (("sites", SITE), 0, "sites.resid.0=0: should be greater"),
         (("special_tokens",), [10**30], "special_tokens.0=1000"),
-        (("prefix",), [-1], "prefix.0=-1"),
-        (("labels", "kind"), "x", "labels.kind=x: must be a list"),
         (("files",), {}, f"files.{DOCUMENTS}: missing"),
         (("files", DOCUMENTS), "../x", f"files.{DOCUMENTS}=../x"),
-        (("shards",), 3, "shards=3: must be a list"),
         (("shards", 0, "tokens"), 10**30, "shards.0.tokens=1000"),
         (("shards", 0, "sha256"), "0", "shards.0.sha256=0"),
     ],
@@ -137,32 +134,20 @@ def test_a_manifest_with_a_malformed_value_is_refused(path, key, value, message)
     assert "\n" not in str(refused.value)
 
 
-def rewritten(path, name, change):
-    """Change the content of a store's file, and note its digest as if it were written so."""
-    file = path / name
-    file.write_bytes(change(file.read_bytes()))
-    noted = json.loads((path / "manifest.json").read_text())
-    for entry in noted["shards"]:
-        if name == f"{entry['split']}-{entry['number']:05d}.safetensors":
-            entry["sha256"] = digest_of_file(file)
-    noted["files"] |= {name: digest_of_file(file)} if name in noted["files"] else {}
-    (path / "manifest.json").write_text(json.dumps(noted))
-
-
 @pytest.mark.parametrize(
-    ("name", "change", "message"),
+    ("change", "message"),
     [
-        (DOCUMENTS, lambda content: save({"ids": load(content)["ids"]}), "starts is missing, but"),
-        (DOCUMENTS, lambda content: b"[]", "no arrays: 2 bytes, and a header of"),
+        (lambda content: save({"ids": load(content)["ids"]}), "starts is missing, but"),
+        (lambda content: b"[]", "no arrays: 2 bytes, and a header of"),
     ],
 )
-def test_what_a_file_with_the_right_digest_cannot_hold_is_refused(path, name, change, message):
-    rewritten(path, name, change)
-    store = ActivationStore(path)
-    with pytest.raises(DamagedError) as refused:
-        _ = store.vocabulary(), store.documents(), vectors_of(store, "test")
-    assert str(path / name) in str(refused.value)
-    assert message in str(refused.value)
+def test_what_a_file_with_the_right_digest_cannot_hold_is_refused(path, change, message):
+    file, manifest = path / DOCUMENTS, read_manifest(path)
+    file.write_bytes(change(file.read_bytes()))
+    manifest.files[DOCUMENTS] = digest_of_file(file)
+    write_manifest(path, manifest)
+    with pytest.raises(DamagedError, match=f"{file}: {message}") as refused:
+        ActivationStore(path).documents()
     assert "\n" not in str(refused.value)
 
 
@@ -193,10 +178,8 @@ def described_otherwise(path, name, content=None, **changed):
     [
         ({"tokens": 15_000}, r"token is int32 of shape \(40,\), but the manifest says int32 of"),
         ({"place": torch.zeros(39).int()}, r"place is int32 of shape \(39,\), but the manifest"),
-        ({"place": torch.zeros(40)}, "place is float32 of shape"),
         ({"place": None}, "place is missing, but the manifest says int32"),
         ({SITE: torch.zeros(40, 2).half()}, rf"{SITE} is float16 of shape \(40, 2\), but"),
-        ({SITE: torch.zeros(7, WIDTH).half()}, rf"{SITE} is float16 of shape \(7, 3\), but"),
         ({SITE: torch.zeros(40, WIDTH)}, rf"{SITE} is float32 of shape \(40, 3\), but"),
         ({"content": b"no tensors at all"}, "no arrays: 17 bytes, and a header of"),
         ({"content": b"\2\0\0\0\0\0\0\0[]"}, "token is missing"),
