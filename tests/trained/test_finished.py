@@ -9,7 +9,6 @@ import torch
 
 import implicit_em
 from implicit_em.base.errors import DamagedError
-from implicit_em.trained import finished
 from implicit_em.trained.evaluate import evaluate
 from implicit_em.training.run import train
 
@@ -40,7 +39,6 @@ def test_a_run_has_what_its_directory_holds(directory):
     assert run.config.model.hidden == 5
     assert torch.equal(run.model.weight, implicit_em.load(directory).weight)
     assert run.evaluations == {}
-    assert repr(run) == f"Run('{directory}'): completed"
 
 
 def test_a_run_stands_for_its_directory(directory):
@@ -50,13 +48,6 @@ def test_a_run_stands_for_its_directory(directory):
     assert torch.equal(decoder.weight, implicit_em.fit_decoder(directory, x).weight)
     assert evaluate(run)["l0"] == run.metrics["l0"]
     assert set(run.evaluations) == {"own"}
-
-
-def test_nothing_is_read_before_it_is_asked_for(directory, monkeypatch):
-    monkeypatch.setattr(finished, "load", lambda *_: pytest.fail("loaded"))
-    run = implicit_em.Run(directory)
-    assert run.metrics["status"] == "completed"
-    assert len(run.history) == 2
 
 
 def test_steps_are_read_by_their_number(copied):

@@ -1,5 +1,3 @@
-import json
-
 import pytest
 import torch
 from torch import nn
@@ -41,6 +39,7 @@ def saved(directory, model, spec, shape=(8, 8)):
         (Encoder(64, 5), ENCODER),
         (Encoder(64, 5, nn.LeakyReLU(0.3)), ENCODER | {"activation": LEAKY}),
         (Encoder(64, 5, Abs()), ENCODER | {"activation": ABS}),
+        (Encoder(64, 5, nn.PReLU()), ENCODER | {"activation": {"_target_": "torch.nn.PReLU"}}),
         (SparseAutoencoder(64, 5, nn.LeakyReLU(0.3)), SAE | {"activation": LEAKY}),
         (TopK(64, 5, k=2, tied=True), TIED),
     ],
@@ -51,15 +50,21 @@ def test_a_model_comes_back_bit_for_bit(tmp_path, model, spec, dtype):
     x = torch.randn(9, 64, dtype=dtype)
     assert type(loaded) is type(model)
     assert not loaded.training
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
     assert torch.equal(loaded(x), model(x))
     assert all(torch.equal(loaded.state_dict()[k], v) for k, v in model.state_dict().items())
 
 
-def test_the_files_say_what_an_input_looks_like(tmp_path):
-    saved(tmp_path, Encoder(64, 5), ENCODER)
-    description = json.loads((tmp_path / "model.json").read_text())
-    assert description["sample_shape"] == [8, 8]
-    assert description["model"] == ENCODER
+def test_what_is_no_model_is_named(tmp_path):
+    for missing in ("model.json", "model.safetensors"):
+        saved(tmp_path, Encoder(64, 5), ENCODER)
+        (tmp_path / missing).unlink()
+        with pytest.raises(FileNotFoundError, match=missing):
+            load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no such directory; on the Hugging Face hub: hub:"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"^blocks.3: no classes; on the .* hub: hub:OWNER"):
+        load("release", "blocks.3")
 
 
 def test_weights_that_are_views_are_saved(tmp_path):
@@ -80,40 +85,8 @@ def test_your_own_classes_are_built_where_they_are_given(tmp_path):
         load(tmp_path, classes=[Doubled])
     with pytest.raises(ValueError, match=r"classes=\[Doubled\]"):
         load(tmp_path)
-
-
-@pytest.mark.parametrize("missing", ["model.json", "model.safetensors"])
-def test_a_directory_without_a_model_is_not_found(tmp_path, missing):
-    saved(tmp_path, Encoder(64, 5), ENCODER)
-    (tmp_path / missing).unlink()
-    with pytest.raises(FileNotFoundError, match=missing):
-        load(tmp_path)
-
-
-def test_no_directory_is_not_found(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such directory; on the Hugging Face hub: hub:"):
-        load(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"^blocks.3: no classes; on the .* hub: hub:OWNER"):
-        load("release", "blocks.3")
-
-
-def test_a_loaded_model_needs_no_gradients(tmp_path):
-    loaded = load(saved(tmp_path, Encoder(64, 5), ENCODER))
-    assert not loaded.encode(torch.rand(2, 64)).requires_grad
-    assert not any(parameter.requires_grad for parameter in loaded.parameters())
-
-
-@pytest.mark.parametrize("cls", [nn.PReLU, nn.RReLU, nn.Hardtanh])
-def test_activations_of_torch_are_built_without_being_given(tmp_path, cls):
-    spec = ENCODER | {"activation": {"_target_": path_of(cls)}}
-    assert type(load(saved(tmp_path, Encoder(64, 5, cls()), spec)).activation) is cls
-
-
-def test_other_classes_of_torch_are_built_where_they_are_given(tmp_path):
-    model = Encoder(64, 5, nn.Softmax(-1))
     spec = ENCODER | {"activation": {"_target_": "torch.nn.Softmax", "dim": -1}}
-    saved(tmp_path, model, spec)
-    x = torch.randn(9, 64)
-    assert torch.equal(load(tmp_path, classes=[nn.Softmax])(x), model(x))
+    saved(tmp_path, Encoder(64, 5, nn.Softmax(-1)), spec)
+    assert type(load(tmp_path, classes=[nn.Softmax]).activation) is nn.Softmax
     with pytest.raises(ValueError, match=r"needs torch\.nn\.Softmax: .* classes=\[Softmax\]"):
         load(tmp_path)

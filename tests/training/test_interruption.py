@@ -59,10 +59,7 @@ def undisturbed(composed, small, tmp_path_factory):
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
-@pytest.mark.parametrize(
-    "block",
-    [1, pytest.param(6, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.slow), 12],
-)
+@pytest.mark.parametrize("block", [1, pytest.param(6, marks=pytest.mark.slow), 12])
 def test_a_signal_saves_and_the_same_command_goes_on(
     command_line, run_settings, undisturbed, at_block, tmp_path, capfd, number, code, block
 ):
@@ -75,7 +72,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     assert len(said) == 2, "asked to, and done"
     metrics = json.loads((tmp_path / "again" / "metrics.json").read_text())
     assert metrics["status"] == "interrupted"
-    assert metrics["epochs"] == (block - 1) // 4 + (block in (8, 12))
+    assert metrics["epochs"] == (block - 1) // 4 + (block == 12)
     assert command_line(*run_settings, "hydra.run.dir=again") == 0
     assert sum(steps) == 3 * 10, "no step is trained twice"
     assert results(tmp_path / "again") == undisturbed
@@ -119,17 +116,14 @@ def test_a_signal_too_late_for_a_run_stops_the_sweep_all_the_same(
     assert list(read_jobs(tmp_path / "sweep")["status"]) == ["completed", "not started"]
 
 
-@pytest.mark.parametrize(
-    "block", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(7, marks=pytest.mark.slow)]
-)
 def test_a_stacked_sweep_stops_and_goes_on(
-    command_line, composed, run_settings, at_block, tmp_path, capfd, block
+    command_line, composed, run_settings, at_block, tmp_path, capfd
 ):
     settings = [*run_settings, "model.hidden=8"]
     for seed in (1, 2, 3):
         train(composed(*settings, f"seed={seed}"), tmp_path / f"alone-{seed}")
     sweep = ["-m", *settings, "seed=1,2,3", "hydra.sweep.dir=sweep", "hydra/launcher=stacked"]
-    at_block(block, send(signal.SIGINT))
+    at_block(4, send(signal.SIGINT))
     assert command_line(*sweep) == 130
     assert "SIGINT: saving, then stopping" in capfd.readouterr().out
     for path in tmp_path.glob("sweep/*/metrics.json"):
@@ -196,10 +190,3 @@ def test_a_thread_listens_to_nothing():
     thread.start()
     thread.join()
     assert seen == [signal.getsignal(signal.SIGTERM)]
-
-
-def test_nobody_listens_between_runs():
-    before = [signal.getsignal(number) for number, _ in SIGNALS]
-    with interruption.listening(), interruption.listening():
-        assert all(signal.getsignal(number) is interruption._note for number, _ in SIGNALS)
-    assert [signal.getsignal(number) for number, _ in SIGNALS] == before

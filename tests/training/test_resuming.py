@@ -59,12 +59,12 @@ def test_more_epochs_are_those_of_a_longer_run(command_line, composed, settings,
     assert json.loads((broken / "metrics.json").read_text())["epochs"] == 6
 
 
-@pytest.mark.parametrize("schedule", [[], ["lr=step", "lr.schedule.step_size=3"]])
-def test_a_complete_run_goes_on_for_more_epochs(
-    command_line, composed, settings, tmp_path, schedule
-):
-    train(composed(*settings, *schedule, "trainer.max_epochs=6"), tmp_path / "longer")
-    assert command_line(*settings, *schedule, "hydra.run.dir=run") == 0
+@pytest.mark.parametrize(
+    "typed", [[], ["lr=step", "lr.schedule.step_size=3"], ["model=topk", "model.l0=3"]]
+)
+def test_a_complete_run_goes_on_for_more_epochs(command_line, composed, settings, tmp_path, typed):
+    train(composed(*settings, *typed, "trainer.max_epochs=6"), tmp_path / "longer")
+    assert command_line(*settings, *typed, "hydra.run.dir=run") == 0
     assert command_line("resume=run", "trainer.max_epochs=6") == 0
     assert results(tmp_path / "run") == results(tmp_path / "longer")
 
@@ -98,12 +98,14 @@ def test_what_is_no_larger_number_of_epochs_is_refused(refused, broken, epochs):
     assert "trainer.max_epochs=" in refused(f"resume={broken}", f"trainer.max_epochs={epochs}")
 
 
-def test_more_epochs_are_refused_where_the_schedule_depends_on_them(
-    command_line, refused, settings
+@pytest.mark.parametrize("typed", ["lr=cosine", "model.l0=3"])
+def test_more_epochs_are_refused_where_the_training_depends_on_them(
+    command_line, refused, settings, typed
 ):
-    assert command_line(*settings, "lr=cosine", "hydra.run.dir=run") == 0
+    assert command_line(*settings, typed, "hydra.run.dir=run") == 0
     line = refused("resume=run", "trainer.max_epochs=6")
     assert "error: trainer.max_epochs=6: makes another" in line
+    assert "without a control of model.l0" in line
 
 
 def test_what_is_no_run_is_refused_in_one_line(refused, broken, tmp_path):

@@ -6,8 +6,6 @@ import logging
 import pandas as pd
 import pytest
 import torch
-from helpers.breaking import broken_off
-from helpers.results import results
 from safetensors.torch import load_file
 
 import implicit_em
@@ -86,26 +84,6 @@ def test_an_export_has_hard_units_and_says_what_this_changes(run, tmp_path, capl
     assert line == (
         f"units are on or off, from r = 1/2 on, in the export: FVU {fvus[0]:.4f}; {fvus[1]:.4f} in "
         "the run"
-    )
-
-
-def test_it_goes_on_to_the_same_bits(run, composed, settings, tmp_path, monkeypatch):
-    cfg = composed(*settings, "trainer.log_every_n_steps=1")
-    broken_off(monkeypatch, cfg, tmp_path, block=5)
-    train(cfg, tmp_path)
-    assert results(tmp_path) == results(run)
-
-
-def test_a_target_that_is_missed_is_marked_with_the_temperature(
-    composed, settings, tmp_path, caplog
-):
-    with caplog.at_level(logging.WARNING):
-        metrics = train(composed(*settings, "trainer.max_epochs=1"), tmp_path)
-    (line,) = [r.getMessage() for r in caplog.records if "model.l0" in r.getMessage()]
-    temperature = pd.read_csv(tmp_path / "history.csv")["control/temperature"].iloc[-1]
-    assert line == (
-        f"model.l0=4: not reached: L0 is {metrics['l0']:.3g}; means over the last epoch: "
-        f"model.temperature={temperature:.3g}"
     )
 
 

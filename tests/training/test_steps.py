@@ -20,7 +20,6 @@ from implicit_em.engine.control import SparsityControl
 from implicit_em.engine.stack import Stack
 from implicit_em.losses import Term, auxk, l1, lse, mse
 from implicit_em.models import Encoder, SparseAutoencoder, TopK
-from implicit_em.training import steps
 from implicit_em.training.history import EpochProgress
 from implicit_em.training.run import train
 from implicit_em.training.steps import StepLog, interval
@@ -47,19 +46,12 @@ def test_auto_logs_about_two_hundred_steps_of_few_epochs(setting, count, epoch, 
     assert interval(setting, count, epoch) == expected
 
 
-def test_an_error_before_the_training_leaves_the_file_as_it_is(tmp_path):
+def test_an_error_before_the_training_and_further_processes_leave_the_file_as_it_is(tmp_path):
     path = tmp_path / "steps.csv"
     path.write_text("step,loss\n1,0.5\n")
-    trainer, module = SimpleNamespace(is_global_zero=True), SimpleNamespace(logged=[])
-    StepLog(path, "auto", None).on_exception(trainer, module, RuntimeError())
-    assert path.exists()
-
-
-def test_only_the_first_process_writes(tmp_path):
-    path = tmp_path / "steps.csv"
-    path.write_text("step,loss\n1,0.5\n")
-    log, module = StepLog(path, "auto", None), SimpleNamespace(logged=[object()])
-    log.steps = 10
+    log, module = StepLog(path, "auto", None), SimpleNamespace(logged=[])
+    log.on_exception(SimpleNamespace(is_global_zero=True), module, RuntimeError())
+    log.steps, module.logged = 10, [object()]
     log.on_save_checkpoint(SimpleNamespace(is_global_zero=False), module, {})
     assert path.exists()
     assert not module.logged
@@ -225,33 +217,6 @@ def test_a_run_goes_on_with_the_rows_before_its_checkpoint(
         assert set(found) < set(expected)
 
 
-def test_values_stay_on_the_device_for_two_seconds_or_until_a_checkpoint(
-    composed, settings, tmp_path, monkeypatch
-):
-    now, fetched, table = [0.0], [], steps.Table
-    monkeypatch.setattr(steps.time, "monotonic", lambda: now[0])
-
-    class Counting(table):
-        def add(self, number, values):
-            fetched.append(number)
-            super().add(number, values)
-
-    monkeypatch.setattr(steps, "Table", Counting)
-    monkeypatch.setattr("implicit_em.data.modules.BLOCK", 2)
-    seen, original = [], Stack.train
-
-    def ticking(self, given):
-        seen.append(len(fetched))
-        now[0] += 0.9
-        return original(self, given)
-
-    monkeypatch.setattr(Stack, "train", ticking)
-    overrides = "trainer.log_every_n_steps=1", "trainer.max_epochs=1"
-    train(composed(*settings, *overrides), tmp_path)
-    assert seen == [0, 0, 0, 6, 6]
-    assert len(fetched) == 10
-
-
 def test_a_measurement_is_in_eval_mode_and_leaves_the_modes_as_they_are(tmp_path):
     model, seen = Encoder(64, 5), []
     model.activation.eval()
@@ -276,17 +241,6 @@ def test_a_terminal_of_eighty_columns_shows_the_numbers(monkeypatch):
     last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue()).splitlines()[-1]
     assert len(last) <= 80
     assert last.endswith(" 12345/100000 steps  loss -1235  L0 1032  FVU 0.1235 -:--:--")
-
-
-def test_one_line_at_a_time_moves_on_a_terminal(composed, settings, tmp_path, monkeypatch):
-    screen = io.StringIO()
-    terminal = partial(Console, force_terminal=True, width=80, file=screen)
-    monkeypatch.setattr("rich.console.Console", terminal)
-    monkeypatch.setattr("rich.console.Console", terminal)
-    shown = "model=topk", "model.l0=2", "trainer.enable_progress_bar=true", "trainer.max_epochs=1"
-    train(composed(*settings, *shown), tmp_path)
-    places = [screen.getvalue().index(what) for what in ("starts from", "training ", "measuring")]
-    assert places == sorted(places), "the bar begins after the start of the model"
 
 
 def test_a_log_has_a_line_a_tenth_of_the_steps(caplog):

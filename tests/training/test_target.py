@@ -16,37 +16,22 @@ from implicit_em.training.measurement import l0_reached
 from implicit_em.training.run import train
 from implicit_em.training.spec import RunSpec
 
-WITH_K = pytest.mark.parametrize("model", ["topk", "tied_topk", "batch_topk", "jump_relu"])
-
 
 @pytest.fixture
 def settings(small):
     return [*small, "model.hidden=32", "trainer.max_epochs=4", "probe=none", "model.l0=3"]
 
 
-def fingerprint(cfg):
-    spec = RunSpec.of(cfg)
-    check(spec)
-    assert spec.fingerprint == config_fingerprint(cfg)
-    return spec.fingerprint
-
-
-@WITH_K
-def test_where_a_model_has_a_k_it_is_the_number_of_active_units(model, composed, small, tmp_path):
-    typed = [composed(*small, f"model={model}", "probe=none", f"model.l0={k}") for k in (3, 2)]
-    assert len({fingerprint(cfg) for cfg in typed}) == 2
-    train(typed[0], tmp_path)
-    assert implicit_em.load(tmp_path).k == 3
-
-
-@WITH_K
-def test_a_model_with_a_k_that_misses_the_target_is_marked(
+@pytest.mark.parametrize("model", ["topk", "tied_topk", "batch_topk", "jump_relu"])
+def test_where_a_model_has_a_k_it_is_the_target_and_marked_if_missed(
     model, composed, small, tmp_path, caplog
 ):
-    cfg = composed(*small, f"model={model}", "model.hidden=32", "model.l0=3", "probe=none")
+    settings = [*small, f"model={model}", "model.hidden=32", "probe=none"]
+    cfg = composed(*settings, "model.l0=3")
+    assert config_fingerprint(cfg) != config_fingerprint(composed(*settings, "model.l0=2"))
     with caplog.at_level(logging.WARNING):
         metrics = train(cfg, tmp_path)
-    assert metrics["l0_target"] == 3
+    assert implicit_em.load(tmp_path).k == metrics["l0_target"] == 3
     assert metrics["l0_reached"] == (model in ("topk", "tied_topk"))
     lines = [r.getMessage() for r in caplog.records if "model.l0" in r.getMessage()]
     missed = f"model.l0=3: not reached: L0 is {metrics['l0']:.3g}"
@@ -81,47 +66,38 @@ def test_a_run_without_a_target_has_none_of_it(composed, small, tmp_path):
     assert all(name.startswith("model.") for name in state)
 
 
-def test_held_out_samples_reach_the_target_too(composed, settings, tmp_path):
-    train(composed(*settings, "data.val_size=50"), tmp_path)
-    history = pd.read_csv(tmp_path / "history.csv")
-    assert history["control/held_out_l0"].notna().all()
-    state = torch.load(tmp_path / "checkpoints" / "last.ckpt")["state_dict"]
-    assert state["control.ratio"] != 1
-
-
 def test_the_checkpoint_holds_the_control_and_the_model_does_not(composed, settings, tmp_path):
-    train(composed(*settings), tmp_path)
+    train(composed(*settings, "data.val_size=50"), tmp_path)
     state = torch.load(tmp_path / "checkpoints" / "last.ckpt")["state_dict"]
     own = {name for name in state if not name.startswith("model.")}
     assert own == {f"control.{name}" for name in ("running", "integral", "averaged", "ratio")}
     assert all(state[name].shape == () and state[name] != 0 for name in own)
+    assert state["control.ratio"] != 1, "held-out samples reach the target too"
+    assert pd.read_csv(tmp_path / "history.csv")["control/held_out_l0"].notna().all()
     assert set(load_file(tmp_path / "model.safetensors")) == {"linear.weight", "linear.bias"}
     assert "l0" not in json.loads((tmp_path / "model.json").read_text())["model"]
     implicit_em.load(tmp_path)
 
 
-def test_more_epochs_are_refused(command_line, refused, settings):
-    assert command_line(*settings, "hydra.run.dir=run") == 0
-    line = refused("resume=run", "trainer.max_epochs=6")
-    assert "error: trainer.max_epochs=6: makes another experiment" in line
-    assert "without a control of model.l0" in line
-
-
-def test_more_epochs_are_taken_where_l0_is_k(command_line, small):
-    assert command_line(*small, "model=topk", "model.l0=3", "hydra.run.dir=run") == 0
-    assert command_line("resume=run", "trainer.max_epochs=3") == 0
-
-
-def test_a_target_that_is_missed_is_marked(composed, settings, tmp_path, caplog):
-    missed = composed(*settings, "trainer.max_epochs=1", "lr.value=1e-9")
+@pytest.mark.parametrize(
+    ("model", "column", "steered"),
+    [
+        ("encoder", "lse_weight", "loss.lse.weight"),
+        ("spike_slab", "temperature", "model.temperature"),
+    ],
+)
+def test_a_target_that_is_missed_is_marked_with_what_it_steered(
+    model, column, steered, composed, settings, tmp_path, caplog
+):
+    missed = composed(*settings, f"model={model}", "trainer.max_epochs=1", "lr.value=1e-9")
     with caplog.at_level(logging.WARNING):
         metrics = train(missed, tmp_path)
     assert metrics["l0_reached"] is False
-    weight = pd.read_csv(tmp_path / "history.csv")["control/lse_weight"].iloc[-1]
+    value = pd.read_csv(tmp_path / "history.csv")[f"control/{column}"].iloc[-1]
     (line,) = [r.getMessage() for r in caplog.records if "model.l0" in r.getMessage()]
     assert line == (
         f"model.l0=3: not reached: L0 is {metrics['l0']:.3g}; means over the last epoch: "
-        f"loss.lse.weight={weight:.3g}"
+        f"{steered}={value:.3g}"
     )
 
 

@@ -10,12 +10,11 @@ from torch.testing import assert_close
 
 import implicit_em
 from implicit_em.base.errors import ConfigError
-from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.config.schema import to_plain
 from implicit_em.data.on_disk import SamplesOnDisk
 from implicit_em.language.activations import ActivationDataModule
 from implicit_em.language.store import ActivationStore
-from implicit_em.models.normalizing import Normalizer, normalizer_of
+from implicit_em.models.normalizing import normalizer_of
 from implicit_em.trained.evaluate import evaluate
 from implicit_em.trained.export import export
 from implicit_em.trained.reading import trained
@@ -67,7 +66,6 @@ def expected_rows(store, split, sites):
     ("site", "target", "sites", "widths"),
     [
         (SITE, "mlp.0", (SITE, "mlp.0"), (3, 4)),
-        ("mlp.0", "mlp.0", None, None),
         (SITE, "mlp", (SITE, "mlp.0"), (3, 4)),
         ([SITE], "mlp", (SITE, "mlp.0"), (3, 4)),
         ([SITE, "mlp.0"], None, (SITE, "mlp.0"), (7, None)),
@@ -77,12 +75,6 @@ def expected_rows(store, split, sites):
 def test_a_row_holds_the_vectors_of_all_sites_side_by_side(
     store, site, target, sites, widths, buffer
 ):
-    if sites is None:
-        with pytest.raises(
-            ConfigError, match=r"site=mlp\.0, target=mlp\.0: .* each site is named once"
-        ):
-            ready(site=site, target=target)
-        return
     data = ready(site=site, target=target, buffer=buffer, val_size=10)
     assert (data.in_features, data.out_features) == widths
     samples = data.split("train")[0]
@@ -106,21 +98,18 @@ def test_each_site_is_normalised_by_its_own_statistics(store, option):
 
 
 @pytest.mark.parametrize(
-    ("site", "target", "said"),
+    ("settings", "said"),
     [
-        (None, "mlp", "^site=null in the store store: allowed are"),
-        (3, None, "^site=3 in the store store: allowed are"),
-        ([], None, "needs a site"),
+        ({"target": "mlp"}, "^site=null in the store store: allowed are"),
+        ({"site": 3}, "^site=3 in the store store: allowed are"),
+        ({"site": []}, "needs a site"),
+        ({"site": "mlp.0", "target": "mlp.0"}, r"target=mlp\.0: .* each site is named once"),
+        ({"site": [SITE, "mlp.0"], "normalize": "l2"}, "normalize=l2: a sample is of several"),
     ],
 )
-def test_a_wrong_site_is_named(store, site, target, said):
+def test_sites_that_make_no_sample_are_refused(store, settings, said):
     with pytest.raises(ConfigError, match=said):
-        ActivationDataModule("store", site=site, target=target)
-
-
-def test_a_length_of_several_sites_is_none(store):
-    with pytest.raises(ConfigError, match="normalize=l2: a sample is of several sites"):
-        ready(site=[SITE, "mlp.0"], normalize="l2")
+        ActivationDataModule("store", **settings)
 
 
 # --- runs
@@ -190,10 +179,13 @@ def test_a_crosscoder_is_measured_at_each_of_its_sites(store, composed, tmp_path
     _, metrics = run_of(composed, tmp_path / "run", sites, *more)
     x = expected_rows(store, "test", (SITE, "mlp.0"))
     run = trained(tmp_path / "run")
-    found = run.coder(x)
+    found, table = run.coder(x), implicit_em.features(tmp_path / "run").table()
     for name, columns in ((SITE, slice(3)), ("mlp.0", slice(3, 7))):
         own = fvu(x[:, columns], found[:, columns])
         assert metrics[f"fvu.{name}"] == pytest.approx(own, rel=2e-3)
+        if model == "topk":
+            norms = run.model.decoder.weight.T[:, columns].norm(dim=1).double()
+            assert_close(torch.tensor(table[f"norm.{name}"]), norms, atol=1e-3, rtol=0)
     if model == "topk":
         assert metrics["fvu"] == pytest.approx(fvu(x, found), rel=2e-3)
     assert (metrics["site"], metrics["inputs"]) == (f"{SITE}+mlp.0", 7)
@@ -203,16 +195,6 @@ def test_a_crosscoder_is_measured_at_each_of_its_sites(store, composed, tmp_path
     for form in ("saelens", "safetensors"):
         with pytest.raises(ConfigError, match=rf"data.site=\[{SITE},mlp.0\]: {form} has no form"):
             export(tmp_path / "run", form)
-
-
-def test_the_table_of_a_crosscoders_features_has_the_norms_at_its_sites(store, composed, tmp_path):
-    run_of(composed, tmp_path / "run", f"data.site=[{SITE},mlp.0]")
-    found = implicit_em.features(tmp_path / "run")
-    rows = trained(tmp_path / "run").model.decoder.weight.T
-    table = found.table()
-    for name, columns in ((SITE, slice(3)), ("mlp.0", slice(3, 7))):
-        norms = torch.tensor(table[f"norm.{name}"])
-        assert_close(norms, rows[:, columns].norm(dim=1).double(), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -269,25 +251,8 @@ def test_what_makes_no_sense_is_refused_before_training(folder, refused, typed, 
     assert found.startswith(f"error: {said}"), found
 
 
-def test_a_target_and_a_skip_connection_make_another_run(composed):
-    cfg = composed("model=topk", *BRIEF, "data.digest=0123456789abcdef", f"data.site={SITE}")
-    settings = RunSpec.of(cfg).settings
-    for group, key, value in (("data", "target", "mlp.0"), ("model", "skip", True)):
-        changed = {**settings, group: {**settings[group], key: value}}
-        assert config_fingerprint(changed) != config_fingerprint(settings)
-
-
 def test_a_model_is_not_measured_on_another_target(store, composed, tmp_path):
     cfg, _ = run_of(composed, tmp_path / "run", f"data.site={SITE}", "data.target=mlp.0")
     data = {**RunSpec.of(cfg).settings["data"], "target": None}
     with pytest.raises(ConfigError, match=r"data.target: samples of width None, .* on width 4"):
         _ = trained(tmp_path / "run", data).data
-
-
-def test_normalizers_side_by_side_come_apart_again():
-    parts = [Normalizer("zca", torch.randn(n), torch.eye(n) * n) for n in (3, 4)]
-    both = Normalizer.side_by_side(parts)
-    for part, found in zip(parts, both.sides(4), strict=True):
-        assert torch.equal(part.mean, found.mean)
-        assert torch.equal(part.factor, found.factor)
-    assert both.sides(None) == (both, both)
