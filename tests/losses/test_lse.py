@@ -36,10 +36,6 @@ def test_is_minus_the_log_of_the_summed_likelihoods():
     assert lse(energies).item() == pytest.approx(expected, rel=1e-14)
 
 
-def test_equal_energies_give_the_energy_minus_log_k():
-    assert lse(torch.full((1, 64), 2.5)).item() == pytest.approx(2.5 - math.log(64))
-
-
 @settings(max_examples=50)
 @given(BATCHES)
 def test_gradient_is_the_responsibility(batch):

@@ -45,10 +45,6 @@ def test_order_scale_and_sign_matter_neither_to_it_nor_to_densities(activations,
     assert class_purity(moved, LABELS[list(order)]) == pytest.approx(expected, nan_ok=True)
 
 
-def test_a_single_class_is_pure():
-    assert class_purity(np.random.default_rng(0).random((6, 3)), np.zeros(6)) == pytest.approx(1)
-
-
 def test_the_purity_of_the_strongest_is_the_share_of_their_commonest_class():
     labels = np.array([0, 0, 1, 1, 2, 2])
     scores = np.array([[6, 5, 1, 1, 1, 1], [6, 0, 5, 0, 4, 0], [7, 7, 7, 7, 7, 7]], float).T

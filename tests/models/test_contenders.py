@@ -232,12 +232,14 @@ def test_the_geometric_median_has_the_least_summed_distance_and_ignores_outliers
 
 
 @pytest.mark.parametrize("count", [1, 5, 64])
-def test_of_each_row_the_largest_are_kept(count):
-    z = torch.randn(4, 16, 64)
+def test_of_each_row_the_largest_are_kept_and_get_a_gradient(count):
+    z = torch.randn(4, 16, 64, requires_grad=True)
     kept = keep_largest(z, count)
     assert ((kept != 0).sum(-1) == count).all()
     smallest = z.topk(count).values[..., -1:]
     assert torch.equal(kept, z.where(z >= smallest, 0))
+    kept.sum().backward()
+    assert torch.equal(z.grad, (kept != 0).float())
 
 
 def test_of_equal_activations_the_first_are_kept_in_any_company():
@@ -248,13 +250,6 @@ def test_of_equal_activations_the_first_are_kept_in_any_company():
         assert ((together > 0).sum(-1) == count).all()
         places = (-alone).sort(dim=-1, stable=True).indices[:, :count]
         assert torch.equal(together > 0, torch.zeros_like(alone).scatter(-1, places, 1) > 0)
-
-
-def test_only_what_is_kept_gets_a_gradient():
-    z = torch.randn(8, 32, requires_grad=True)
-    kept = keep_largest(z, 3)
-    kept.sum().backward()
-    assert torch.equal(z.grad, (kept != 0).float())
 
 
 @pytest.mark.parametrize("k", [1, 4, 8])

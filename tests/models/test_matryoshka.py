@@ -45,11 +45,6 @@ def test_without_prefixes_it_is_batch_topk():
     assert torch.equal(one.encode(X), other.encode(X))
 
 
-def test_the_error_of_the_prefixes_has_the_gradient_of_autograd():
-    prefixes = draw(5, 3, 2, seed=2).requires_grad_()
-    assert torch.autograd.gradcheck(lambda p: nested_mse(p, draw(5, 2, seed=3)), prefixes)
-
-
 @pytest.mark.parametrize(
     "prefixes",
     [[0.5, 0.25], [0.001], [0.5, 1.0], [0.5, 0.501], [float("nan")], 0.5, "half", [True]],

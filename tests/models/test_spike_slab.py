@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.autograd import gradcheck
 from torch.func import grad, jacrev, vmap
+from torch.nn.functional import normalize
 from torch.testing import assert_close
 
 from implicit_em.losses import decorrelation, lse, mse, slab, variance
@@ -76,12 +77,17 @@ def matched(function, x, temperature):
     return slopes.square().sum(-1) / 2 + temperature * (x.shape[-1] - laplacian)
 
 
+def states_of(r_BK):
+    """All states of independent units, each with its chance for each sample."""
+    for states in product((0.0, 1.0), repeat=r_BK.shape[-1]):
+        states = torch.tensor(states, dtype=torch.float64)
+        yield states, (states * r_BK + (1 - states) * (1 - r_BK)).prod(-1)
+
+
 def expected(x, r_BK, rows, bias, middle, temperature, threshold):
     """The same of the energy with the units given, over all states of independent units."""
     total = 0.0
-    for states in product((0.0, 1.0), repeat=len(rows)):
-        states = torch.tensor(states, dtype=torch.float64)
-        chance = (states * r_BK + (1 - states) * (1 - r_BK)).prod(-1)
+    for states, chance in states_of(r_BK):
         function = partial(energy, states=states, rows=rows, bias=bias, middle=middle)
         total += chance * matched(partial(function, threshold=threshold), x, temperature)
     return total.mean()
@@ -426,3 +432,90 @@ def test_a_scaled_model_multiplies_the_code_as_the_sample_is():
 def test_samples_of_whole_numbers_are_refused():
     with pytest.raises(TypeError, match="must be floating point"):
         SpikeSlab(WIDTH, UNITS).encode(torch.ones(2, WIDTH, dtype=torch.int64))
+
+
+def with_unit_rows(model):
+    with torch.no_grad():
+        model.weight.copy_(normalize(model.weight, dim=1))
+    return model
+
+
+def variational(model, x, r_BK):
+    """``E_q |x - m - sum_j s_j c_j w_j|^2 / 2``; in q, units are on with r, and ``c = a``."""
+    a = model.pre_activations(x).relu()
+    residuals = (
+        chance * (x - model.decoder.bias - (states * a) @ model.weight).square().sum(-1)
+        for states, chance in states_of(r_BK)
+    )
+    return sum(residuals).mean() / 2
+
+
+def tangential(grad, rows):
+    return grad - (grad * rows).sum(1, keepdim=True) * rows
+
+
+@few
+@given(seed=seeds)
+def test_the_step_is_the_tangential_gradient_of_a_variational_free_energy(seed):
+    """Of ``p(x | s, c) = N(m + sum_j s_j c_j w_j, T I)``, where r is held; also with the gate."""
+    model, x = with_unit_rows(made(seed)), samples(seed)
+    r_BK = model.responsibilities(x).detach()
+    parameters = [model.weight, model.encoder.linear.bias, model.decoder.bias]
+    of_step = torch.autograd.grad(loss(model, x), parameters)
+    of_energy = torch.autograd.grad(variational(model, x, r_BK), parameters)
+    rows = model.weight.detach()
+    assert_close(tangential(of_step[0], rows), tangential(of_energy[0], rows))
+    assert_close(of_step[1:], of_energy[1:])
+
+
+@few
+@given(seed=seeds)
+def test_the_e_step_updates_each_unit_as_if_all_units_were_off(seed):
+    """For the sigmoid, without biases: what makes the free energy least in r_j and c_j."""
+    model = with_unit_rows(made(seed))
+    nn.init.zeros_(model.encoder.linear.bias)
+    x, (temperature,), odds = draw(1, WIDTH, seed=seed + 9), model.temperature, model.log_odds
+    with torch.no_grad():
+        r_K = torch.sigmoid(-model.energies(x)[0] / temperature)
+        centred = x[0] - model.decoder.bias
+
+        def free(unit, r, c):
+            off, on = (
+                (centred - s * c * model.weight[unit]).square().sum() / (2 * temperature)
+                for s in (0, 1)
+            )
+            value = (1 - r) * off + r * (on + odds)  # up to a constant of the prior
+            return value + torch.special.xlogy(r, r) + torch.special.xlogy(1 - r, 1 - r)
+
+        a_K = model.pre_activations(x)[0].relu()
+        for unit in range(UNITS):
+            least = free(unit, r_K[unit], a_K[unit])
+            for r in torch.linspace(0, 1, 21, dtype=torch.float64):
+                for c in (a_K[unit] * 0.9, a_K[unit], a_K[unit] + 0.1):
+                    assert least <= free(unit, r, c) + 1e-9
+
+
+def test_the_e_step_is_no_sweep_and_may_raise_the_free_energy():
+    """Two equal rows that fit a sample are both switched on, and explain it twice."""
+    model = SpikeSlab(2, 2, scaled=False, temperature=0.01, log_odds=5.0).double()
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+        model.encoder.linear.bias.zero_()
+        model.decoder.bias.zero_()
+    x = torch.tensor([[2.0, 0.0]], dtype=torch.float64)
+    one = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    assert_close(model.responsibilities(x), torch.ones(1, 2, dtype=torch.float64))
+    assert variational(model, x, one).item() == pytest.approx(0, abs=1e-12)
+    assert variational(model, x, torch.ones_like(one)).item() == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_unit_rows_of_an_overcomplete_model_leave_no_density(seed):
+    """``exp(-F / T)`` grows along directions in which the squared activations exceed 1."""
+    model = with_unit_rows(made(seed, units=8 * WIDTH))
+    x = normalize(draw(200, WIDTH, seed=seed), dim=1)
+    with torch.no_grad():
+        excess = nn.functional.linear(x, model.weight).relu().square().sum(1)
+        far = [model.free_energy(model.decoder.bias + length * x) for length in (1e3, 2e3)]
+    assert (excess > 1).double().mean() > 0.95, "almost everywhere"
+    assert ((far[1] - far[0] < 0) == (excess > 1)).all()
