@@ -384,18 +384,6 @@ def test_a_models_class_decides_who_trains_it():
         module_class("torch.nn.Linear")
 
 
-def test_the_resident_loader_gives_each_epoch_its_own_order():
-    seen = []
-
-    class Record(pl.Callback):
-        def on_train_batch_start(self, trainer, module, batch, batch_idx):
-            seen.append(batch[1].tolist())
-
-    trainer(callbacks=[Record()], max_epochs=3).fit(EncoderModule(MODEL), resident_loader())
-    loader = resident_loader()
-    assert seen == [labels.tolist() for _ in range(3) for _, labels in loader]
-
-
 def test_an_epoch_broken_off_leaves_no_losses_behind():
     class Stop(pl.Callback):
         def on_train_batch_end(self, *_):

@@ -90,6 +90,11 @@ def together(*jobs, workers=1):
     return [future for future, _ in under_way]
 
 
+def assert_weights_as_alone(job, alone):
+    alone()
+    assert all(map(torch.equal, job.weights, alone.weights))
+
+
 def assert_as_alone(build, workers=1):
     """Run the jobs together, then each by itself: the same bits."""
     jobs = [make() for make in build]
@@ -154,9 +159,7 @@ def test_runs_meet_again_after_one_that_goes_on_from_a_checkpoint(stacks, tmp_pa
         partial(Job, 2, epochs=4),
     ]
     resumed, _ = assert_as_alone(build)
-    whole = Job(1, epochs=4)
-    whole()
-    assert all(map(torch.equal, resumed.weights, whole.weights))
+    assert_weights_as_alone(resumed, Job(1, epochs=4))
     assert set(stacks) == {2, 1}
 
 
@@ -189,12 +192,11 @@ class Fails(pl.Callback):
 
 
 def test_a_run_that_fails_between_its_steps_leaves_the_others_alone():
-    failing, fine, alone = Job(1, callbacks=[Fails()]), Job(2), Job(2)
+    failing, fine = Job(1, callbacks=[Fails()]), Job(2)
     futures = together(failing, fine)
     with pytest.raises(OSError, match="no space left"):
         futures[0].result(0)
-    alone()
-    assert all(map(torch.equal, fine.weights, alone.weights))
+    assert_weights_as_alone(fine, Job(2))
 
 
 def at_most_20(energies, calls=[]):  # noqa: B006 (counts its calls)
@@ -233,10 +235,8 @@ def test_an_error_in_a_runs_own_update_is_its_own(stacks):
     assert stacks == [3, 2]
     with pytest.raises(ArithmeticError, match="optimizer gave up"):
         futures[1].result(0)
-    for seed, job in ((1, jobs[0]), (3, jobs[2])):
-        alone = Job(seed)
-        alone()
-        assert all(map(torch.equal, job.weights, alone.weights))
+    assert_weights_as_alone(jobs[0], Job(1))
+    assert_weights_as_alone(jobs[2], Job(3))
     with pytest.raises(ArithmeticError, match="optimizer gave up"):
         Job(2, optimizer=own)()
 
