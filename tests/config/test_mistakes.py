@@ -100,13 +100,10 @@ OF_SETTINGS = {
     "optimizer._target_=torch.optim.LBFGS": ["optimizer"],
     "trainer.threads=100000": ["trainer.threads=100000", "less than or equal to 1024"],
     "loss.lse._target_=nowhere.lse": ["loss", "nowhere"],
-    "trainer.sparse=maybe": ["trainer.sparse=maybe", "'auto', 'on' or 'off'"],
     "trainer.log_every_n_steps=often": ["n_steps=often", "auto or a whole number"],
     "trainer.log_every_n_steps=true": ["trainer.log_every_n_steps=True", "from 0 on"],
     "model.activation=gelu": ["model.activation=gelu: ", "did you mean activation=gelu?"],
     "trainer.sparse=on activation=softplus": ["trainer.sparse=on", "activation=relu"],
-    "trainer.sparse=on trainer.precision=bf16-mixed": ["sparse=on", "steps need 32-true or 64-t"],
-    "trainer.sparse=on trainer.compile=true": ["sparse=on", "trainer.compile=true"],
     "trainer.accelerator=tpu": ["trainer: Requirement 'torch_xla"],
     "trainer.devices=1_000_000_000": ["trainer.devices=1000000000: should be at most 1024"],
     "trainer.devices=0": ["trainer: ", "devices=0"],
@@ -118,7 +115,6 @@ OF_SETTINGS = {
     "optimizer=em": ["optimizer=em: fits models.Mixture, not Encoder"],
     "model=mixture optimizer=em loss=lse": ["optimizer=em: needs lse alone, of weight 1 and reduc"],
     "model=mixture optimizer=em lr.value=2": ["optimizer.lr=2: allowed are numbers above 0"],
-    "trainer=ddp_cpu model=topk": ["trainer.devices=2: 2 devices; allowed is 1, as the"],
 }
 
 

@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import math
-import os
 import shutil
 import socket
 import threading
@@ -205,17 +204,6 @@ def test_unpacked_data_on_a_read_only_disk_train(composed, small, read_only, tmp
 
 def test_packed_data_on_a_read_only_disk_are_refused(packed, read_only):
     assert "Read-only file system" in refusal_of(read_only)
-
-
-def test_a_folder_without_access_is_refused(packed):
-    if os.geteuid() == 0:
-        pytest.skip("root may read and write everything")
-    packed.chmod(0)
-    try:
-        with pytest.raises(ConfigError, match="Permission denied"):
-            read(packed)
-    finally:
-        packed.chmod(0o755)
 
 
 class Given(ResidentDataModule):

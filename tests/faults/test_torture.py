@@ -60,9 +60,8 @@ def start(*settings, interval=INTERVAL, **how):
 
 
 def start_run(directory, settings):
-    return start(
-        *settings, "model.hidden=512", "trainer.max_epochs=2", f"hydra.run.dir={directory}"
-    )
+    typed = ["model.hidden=512", "trainer.max_epochs=2", f"hydra.run.dir={directory}"]
+    return start(*settings, *typed)
 
 
 def steps_file(directory):
@@ -128,14 +127,6 @@ def test_killed_runs_go_on_to_the_same_bits(undisturbed, tmp_path):
     assert all(equal for _, _, equal in rows)
     assert sum(saving for saving, _, _ in rows) >= 5
     assert all(again <= INTERVAL for _, again, _ in rows)
-
-
-def test_the_steps_are_written_down(undisturbed):
-    """The measure itself: two epochs of 469 steps."""
-    for directory in undisturbed.values():
-        steps = steps_done(directory)
-        assert (steps[0], steps[-1]) == (0, 2 * 469)
-        assert all(0 < after - before <= 64 for before, after in pairwise(steps))
 
 
 def test_a_sweep_of_twelve_jobs_survives_three_killed_workers(tmp_path):

@@ -23,7 +23,6 @@ from implicit_em.training.tracking import (
     finish_logger,
     log_again,
     start_logger,
-    wandb_mode,
 )
 from implicit_em.training.tracking import WANDB as TARGET
 
@@ -126,11 +125,6 @@ def test_a_service_that_dies_costs_a_run_its_log_alone(server, lines, tmp_path):
     assert lines()[-1].endswith("; this run is not logged there")
     with suppress(Exception):  # the dead service has nothing to end
         wandb.teardown()
-
-
-def test_nobody_is_asked_and_no_server_is_called_to_find_the_mode(server):
-    assert wandb_mode() == ("online", "logged in")
-    assert server.asked == []
 
 
 def test_without_a_key_online_is_offline(server, lines, tmp_path, monkeypatch):

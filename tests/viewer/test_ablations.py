@@ -14,7 +14,12 @@ from implicit_em.viewer.__main__ import main
 
 def test_the_table_and_the_pages_have_what_an_ablation_changes(harvested, models, monkeypatch):
     run, lm = harvested("llama"), str(models["llama"])
+    measured, own = [], Steering.ablated
+    monkeypatch.setattr(
+        Steering, "ablated", lambda *given: measured.append(given[2]) or own(*given)
+    )
     found = features(run, lm, ablate=[3, 1])
+    found.table()
     steering = Steering.of(trained_of(run))
     model = steering.data.inside("ablate", lm).model
     table, vocabulary = found.table(), model.vocabulary()
@@ -29,22 +34,11 @@ def test_the_table_and_the_pages_have_what_an_ablation_changes(harvested, models
         assert (shown["contexts"], shown["tokens"]) == (moved.contexts, moved.tokens)
         assert shown["less"][1] == sorted(shown["less"][1])
         assert shown["less"][1][0] == pytest.approx(moved.chances_V.min().item(), rel=1e-3)
+    assert sorted(measured) == [1, 1, 3, 3], "once for tables and pages, and once here"
     assert table["ablation_loss"].isna().tolist() == [True, False, True, False, True]
     assert all(value is None or pd.isna(value) for value in table["ablation_less"][[0, 2, 4]])
     assert found[0].shown["ablation"] is None
     assert not {"ablation_loss", "ablation_less"} & {*features(run, lm).table()}
-
-
-def test_each_ablation_is_measured_once(harvested, models, monkeypatch):
-    found, measured = features(harvested("llama"), str(models["llama"]), ablate=[3]), []
-    own = Steering.ablated
-    monkeypatch.setattr(
-        Steering, "ablated", lambda *given: measured.append(given[2]) or own(*given)
-    )
-    found.table()
-    found.table()
-    assert found[3].shown["ablation"]["loss"] == found[3].shown["ablation"]["loss"]
-    assert measured == [3]
 
 
 def test_what_cannot_be_ablated_is_one_line(harvested, models, trained, tmp_path, capsys):

@@ -83,28 +83,22 @@ def test_every_view_opens(pages, opened, kind):
     assert not any(word in text for word in ("undefined", "[object", "NaN"))
 
 
-def test_it_sorts_and_the_link_knows_it(pages, opened):
-    page = opened(pages["images"])
-    page.get_by_role("button", name="feature", exact=True).click()
-    assert features(page) == [0, 1, 2, 3, 4]
-    page.get_by_role("button", name="strongest").click()
-    order = features(page)
-    values = page.locator("tbody tr td:nth-child(3)").all_inner_texts()
-    assert [float(value) for value in values] == sorted(map(float, values), reverse=True)
-    assert page.locator("th[aria-sort=descending]").inner_text().startswith("strongest")
-    again = opened(pages["images"], page.url.partition("#")[2])
-    assert features(again) == order
-    page.get_by_role("button", name="strongest").click()
-    assert features(page) == order[::-1]
-
-
-def test_the_first_view_starts_with_what_tells_most(pages, opened):
-    for kind, column in (("images", "AUROC"), ("vectors", "strongest")):
+def test_it_sorts_by_what_tells_most_or_by_any_column_and_the_link_knows_it(pages, opened):
+    for kind, column in (("vectors", "strongest"), ("images", "AUROC")):
         page = opened(pages[kind])
         assert page.locator("th[aria-sort=descending]").inner_text() == column
         place = page.locator("th").all_inner_texts().index(column) + 1
         values = page.locator(f"tbody tr td:nth-child({place})").all_inner_texts()
         assert [float(value) for value in values] == sorted(map(float, values), reverse=True)
+    page.get_by_role("button", name="feature", exact=True).click()
+    assert features(page) == [0, 1, 2, 3, 4]
+    page.get_by_role("button", name="strongest").click()
+    order = features(page)
+    assert page.locator("th[aria-sort=descending]").inner_text().startswith("strongest")
+    again = opened(pages["images"], page.url.partition("#")[2])
+    assert features(again) == order
+    page.get_by_role("button", name="strongest").click()
+    assert features(page) == order[::-1]
 
 
 def test_it_searches_numbers_labels_and_tokens(pages, opened):
@@ -296,13 +290,15 @@ def test_a_slider_steers_by_a_feature(harvested, models, opened, scheme, width, 
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_a_page_of_files_does_not_offer_to_steer(harvested, models, opened, tmp_path):
-    page = opened(
-        explore([harvested("llama")], tmp_path / "page", lm=str(models["llama"])), "0/feature/2"
-    )
+def test_a_page_of_files_does_not_offer_to_steer_or_to_try(harvested, models, opened, tmp_path):
+    index = explore([harvested("llama")], tmp_path / "page", lm=str(models["llama"]))
+    page = opened(index, "0/feature/2")
     page.wait_for_selector("text=Strongest")
     assert page.locator("input[type=range]").count() == 0
     assert "ablation" not in page.locator("main").inner_text()
+    page = opened(index, "0/try")
+    page.wait_for_selector("table")
+    assert page.get_by_role("link", name="Try it").count() == 0
 
 
 def test_a_digit_that_is_drawn_gets_its_features(trained, opened):
@@ -316,9 +312,3 @@ def test_a_digit_that_is_drawn_gets_its_features(trained, opened):
         page.wait_for_selector("text=active features")
         page.locator(".answer a").first.click()
         page.wait_for_selector("text=Strongest")
-
-
-def test_a_page_of_files_does_not_offer_to_try(pages, opened):
-    page = opened(pages["images"], "0/try")
-    page.wait_for_selector("table")
-    assert page.get_by_role("link", name="Try it").count() == 0

@@ -6,14 +6,10 @@ import subprocess
 import sys
 from contextlib import ExitStack
 
-import numpy as np
 import pytest
 from helpers import slurm_cluster as cluster
 from helpers.paths import ROOT
 from helpers.results import assert_jobs_equal
-from helpers.wheel import install_wheel
-
-from implicit_em.sweeps.summary import read_jobs
 
 pytestmark = pytest.mark.slurm
 
@@ -112,28 +108,3 @@ def test_tasks_that_are_stacks_are_requeued_as_a_whole(restarts, root):
         assert "goes on after epoch" in (root / "slurm_stacked" / name / "train.log").read_text()
     logs = [log.read_text() for log in (root / "slurm_stacked/.submitit").glob("*/*.out")]
     assert all("2 jobs together:" in log for log in logs)
-
-
-def test_an_installed_wheel_runs_on_slurm(tmp_path):
-    if reason := cluster.missing():
-        pytest.skip(reason)
-    np.save(tmp_path / "X.npy", np.random.default_rng(0).normal(size=(300, 20)).astype("f"))
-    command, variables = install_wheel(tmp_path)
-    settings = ["data=tensors", f"data.path={tmp_path / 'X.npy'}", "trainer.max_epochs=1"]
-    settings += [
-        "logger=csv",
-        "loss=lse_var,lse_var_tc",
-        "seed=1,2",
-        "hydra.launcher.timeout_min=2",
-    ]
-    with cluster.running(cpus=4) as environment:
-        for name in LAUNCHERS:
-            sweep = [f"hydra/launcher={name}", *LAUNCHERS[name], f"hydra.sweep.dir={name}"]
-            subprocess.run(
-                [command, "train", "-m", *sweep, *settings],
-                env=environment | variables,
-                cwd=tmp_path,
-                check=True,
-                timeout=300,
-            )
-            assert list(read_jobs(tmp_path / name)["status"]) == ["completed"] * 4
