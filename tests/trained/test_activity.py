@@ -35,10 +35,6 @@ def test_each_unit_has_the_samples_that_activate_it(recorded):
         assert unit.samples_E.tolist() == np.flatnonzero(expected_N > 0).tolist()
         assert (unit.values_E == expected_N[expected_N > 0]).all()
     assert len(units[2].samples_E) == 0
-
-
-def test_a_unit_knows_its_activation_on_any_sample(recorded):
-    activity, codes_NK = recorded
     asked = np.array([0, 599, 17, 17, 300])
     for unit in activity.block(0):
         assert (unit.at(asked) == codes_NK[asked, unit.number]).all()

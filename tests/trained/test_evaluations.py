@@ -1,6 +1,7 @@
 """What is measured of a finished run is kept beside it, and goes with its weights."""
 
 import json
+import shutil
 from contextlib import suppress
 from types import SimpleNamespace
 
@@ -69,20 +70,14 @@ def test_a_damaged_file_is_named_and_left_out(tmp_path, caplog):
     assert "bare.json: no measurement" in caplog.text
 
 
-@pytest.fixture
-def sweep_of_one(command_line, tmp_path):
-    """A sweep of a run on an array, and another array."""
+def test_an_evaluation_is_kept_printed_and_summarised(command_line, tmp_path, capfd, caplog):
     rng = np.random.default_rng(0)
     for name in ("X", "other"):
         np.save(tmp_path / f"{name}.npy", rng.random((60, 8), dtype=np.float32))
     brief = ["model.hidden=5", "trainer.max_epochs=1", "logger=csv", "picture=false"]
     typed = ["data=tensors", "data.path=X.npy", "hydra.sweep.dir=sweep", *brief]
     assert command_line("-m", *typed) == 0
-    return tmp_path / "sweep"
-
-
-def test_an_evaluation_is_kept_printed_and_summarised(sweep_of_one, capfd):
-    (run,) = (path.parent for path in sweep_of_one.glob("*/metrics.json"))
+    (run,) = (path.parent for path in tmp_path.glob("sweep/*/metrics.json"))
     evaluate(run)
     capfd.readouterr()
     assert main([str(run), "data.path=other.npy", "--json"]) == 0
@@ -91,24 +86,21 @@ def test_an_evaluation_is_kept_printed_and_summarised(sweep_of_one, capfd):
     assert name.startswith("other-")
     assert printed == read(run)[name]
     assert printed["data"]["path"] == "other.npy"
-    row = read_jobs(sweep_of_one).iloc[0]
+    row = read_jobs(tmp_path / "sweep").iloc[0]
     assert row["evaluation.own.ridge_fvu"] == row["ridge_fvu"]
     assert row[f"evaluation.{name}.ridge_fvu"] == printed["metrics"]["ridge_fvu"]
     assert row[f"evaluation.{name}.ridge_fvu"] != row["ridge_fvu"]
-
-
-def test_what_cannot_be_kept_is_still_shown(sweep_of_one, capfd, caplog):
-    (run,) = (path.parent for path in sweep_of_one.glob("*/metrics.json"))
+    assert main([str(run), "data.path=missing.npy", "--json"]) == 2
+    assert "missing.npy" in one_line(capfd)
+    shutil.rmtree(run / EVALUATIONS)
     (run / EVALUATIONS).touch()  # no folder can be made there
     assert main([str(run)]) == 0
     assert "ridge fvu" in capfd.readouterr().out
     assert "cannot be written" in caplog.text
-    assert main([str(run), "data.path=missing.npy", "--json"]) == 2
-    assert "missing.npy" in one_line(capfd)
 
 
 @pytest.fixture
-def derived(composed, tmp_path):
+def run(composed, tmp_path):
     """The directory of a finished run, with what other commands have made of its weights."""
     run = RunDirectory(tmp_path / "run")
     spec = RunSpec.of(composed("logger=csv"))
@@ -119,7 +111,7 @@ def derived(composed, tmp_path):
     for name in DERIVED:
         (run.path / name).mkdir()
         (run.path / name / "file").touch()
-    return run, spec
+    return run
 
 
 def test_the_list_of_what_is_derived_is_complete():
@@ -135,8 +127,7 @@ def test_the_list_of_what_is_derived_is_complete():
         (("seed=2",), False, True),
     ],
 )
-def test_what_is_derived_from_weights_goes_with_them(overrides, resumed, stays, derived, composed):
-    run, _ = derived
+def test_what_is_derived_from_weights_goes_with_them(overrides, resumed, stays, run, composed):
     elsewhere = run.path.parent / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "file").touch()

@@ -140,21 +140,16 @@ def test_what_was_pushed_is_found_by_its_hook_and_says_what_it_is(hub, run, caps
     metrics = json.loads((run / "metrics.json").read_text())
     config = json.loads((run / "saelens" / "cfg.json").read_text())
     manifest = config["metadata"]
-    assert (config["architecture"], config["k"]) == ("topk", 2)
-    assert manifest["model_class_name"] == "AutoModelForCausalLM"
     assert manifest["implicit_em_decoder"] == "its own"
     for said in (
-        "4 units for vectors of width 3",
         "`implicit-em train data=activations",
         f"| trained on data of digest | {manifest['implicit_em_data']} |",
         f"| measured on data of digest | {manifest['implicit_em_data']} |",
         f"| made of weights of digest | {digest_of_file(run / 'model.safetensors')[:16]} |",
         f"| `fvu` | {format_value(metrics['fvu'])} | sum (x - x')²",
-        f"| `l0` | {format_value(metrics['l0'])} | mean number of active units",
         'SAE.from_pretrained("me/saes", "model.layers.0")',
     ):
         assert said in card.content, card.content
-    assert "ce_recovered" not in card.content
 
 
 def test_a_model_of_another_tool_is_pushed_with_a_card_of_the_repository(hub, tmp_path, capsys):

@@ -15,7 +15,7 @@ from torch import nn
 import implicit_em
 from implicit_em.base.errors import ConfigError, DamagedError
 from implicit_em.models import PCA, Encoder
-from implicit_em.models.normalizing import fit_normalizer, taking_raw
+from implicit_em.models.normalizing import fit_normalizer
 from implicit_em.trained.export import export, main
 from implicit_em.trained.foreign import CONVERT, read_foreign
 from implicit_em.trained.saelens import to_saelens
@@ -298,11 +298,3 @@ def test_an_export_that_is_there_stays_and_nothing_else_is_overwritten(
         assert main(arguments) == 2
         assert said in capsys.readouterr().err
     assert weights.read_bytes() == changed
-
-
-def test_a_folded_model_equals_its_export(tmp_path):
-    model, x_ND = made("l1")
-    normalizer = fit_normalizer("zca", lambda: [x_ND.double()])
-    _, arrays = to_saelens(model, normalizer, None)
-    folded = taking_raw(model.double(), normalizer)
-    torch.testing.assert_close(arrays["W_dec"], folded.decoder.weight.T.float())
