@@ -232,28 +232,25 @@ def test_a_refusal_names_what_differs(composed, tmp_path):
     assert "; 3 more)" in refusal
 
 
-def test_evaluating_again_gives_the_same_metrics(composed, small, tmp_path, capsys, monkeypatch):
+def test_evaluating_again_gives_the_same_metrics_or_says_what_is_wrong(
+    composed, small, tmp_path, capsys, monkeypatch
+):
     monkeypatch.chdir(ROOT)
-    metrics = train(composed(*small), tmp_path)
-    again = implicit_em.trained.evaluate.evaluate(tmp_path)
+    run = tmp_path / "run"
+    metrics = train(composed(*small), run)
+    again = implicit_em.trained.evaluate.evaluate(run)
     for key in ("dead_units", "redundancy", "density", "probe_accuracy", "responsibility_entropy"):
         assert again[key] == metrics[key]
     root = composed(*small).data.root
     conf = ["--conf", str(ROOT / "conf")]
     for data in (["data=mnist", f"data.root={root}"], ["data.val_size=100"]):
-        assert evaluate_main([str(tmp_path), *conf, *data]) == 0
+        assert evaluate_main([str(run), *conf, *data]) == 0
         assert "probe accuracy" in capsys.readouterr().out
-
-
-def test_evaluating_says_what_is_wrong(composed, small, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    train(composed(*small, "probe=none"), tmp_path / "run")
-    capsys.readouterr()
     wrong = {
         (str(tmp_path),): "no run directory",
-        (str(tmp_path / "run"), "seed=3"): "seed=3",
-        (str(tmp_path / "run"), "dataset=kmnist"): "dataset=kmnist: only settings of data",
-        (str(tmp_path / "run"), "data=mnist"): "width 784, but the model was trained on width 64",
+        (str(run), "seed=3"): "seed=3",
+        (str(run), "dataset=kmnist"): "dataset=kmnist: only settings of data",
+        (str(run), "data=mnist"): "width 784, but the model was trained on width 64",
     }
     for arguments, reason in wrong.items():
         assert evaluate_main(arguments) == 2
