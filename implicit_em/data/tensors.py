@@ -88,11 +88,7 @@ class TensorDataModule(ResidentDataModule):
         self.test_fraction, self.split_seed = test_fraction, split_seed
         self.digest = digest
         self._content: dict[Any, str] = {}  # the digest of each file
-        self._check_settings()
-
-    def _check_settings(self) -> None:
-        for setting in FILES:
-            name = getattr(self, setting)
+        for setting, name in zip(FILES, self._names(), strict=True):
             if names_a_file(name):
                 _check_file(f"{setting}={name}", Path(name))
             elif setting == "path" or (name is not None and setting != "labels"):
@@ -103,10 +99,9 @@ class TensorDataModule(ResidentDataModule):
                 f"test_labels={self.test_labels}: must be given where there are files test_path "
                 "and labels, and only there"
             )
-        fraction = self.test_fraction
-        check_number("test_fraction", fraction, lambda x: 0 < x < 1, "numbers between 0 and 1")
-        check_whole("split_seed", self.split_seed, 0)
-        check_whole("feature_dims", self.feature_dims, 1, or_null=True)
+        check_number("test_fraction", test_fraction, lambda x: 0 < x < 1, "numbers between 0 and 1")
+        check_whole("split_seed", split_seed, 0)
+        check_whole("feature_dims", feature_dims, 1, or_null=True)
 
     def prepare_data(self) -> None:
         """Refuse files whose content has changed."""
@@ -145,7 +140,7 @@ class TensorDataModule(ResidentDataModule):
 
     def content_digest(self) -> str | None:
         """Return 16 hexadecimal digits over the content of the files."""
-        return digest_of(*(getattr(self, setting) for setting in FILES))
+        return digest_of(*self._names())
 
     def read(self, train: bool) -> tuple[Any, Tensor]:
         """Return the samples ``(N, ...)`` and labels ``(N,)``, int64, of a split."""

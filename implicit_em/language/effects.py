@@ -1,6 +1,7 @@
 """Tokens that directions promote and suppress, in a causal language model."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from implicit_em.models.normalizing import Normalizer
 from implicit_em.viewer.seen import short
 
 
+@dataclass(frozen=True)
 class Effects:
     """The direct effects of directions on the logits of the next token.
 
@@ -21,13 +23,9 @@ class Effects:
         out_features: width of a target that is not the input.
     """
 
-    def __init__(
-        self,
-        find: Callable[[], CausalModel | None],
-        normalizer: Normalizer | None,
-        out_features: int | None,
-    ) -> None:
-        self.find, self.normalizer, self.out_features = find, normalizer, out_features
+    find: Callable[[], CausalModel | None]
+    normalizer: Normalizer | None
+    out_features: int | None
 
     def __call__(self, encoder_BD: np.ndarray, directions_BD: np.ndarray) -> list[Any]:
         """Return, for each unit, what its encoder row and its direction promote and suppress.

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,12 @@ from implicit_em.language.effects import Effects, both_ends
 from implicit_em.language.hooks import metadata_of
 from implicit_em.language.metrics import measured_inside
 from implicit_em.language.model_files import model_of
-from implicit_em.language.models import CausalModel
+from implicit_em.language.models import CausalModel, LanguageModel
 from implicit_em.language.settings import LanguageModelSettings
 from implicit_em.language.splicing import Moved, Splice, spliced_losses
 from implicit_em.language.steering import Steering, check
 from implicit_em.language.store import Split
-from implicit_em.language.trials import trials_of
+from implicit_em.language.trials import SteerTrial, TextTrial
 from implicit_em.models.normalizing import Normalized
 from implicit_em.trained.activity import Unit
 from implicit_em.trained.reading import Trained
@@ -173,8 +174,19 @@ class Inside:
         return ablated
 
     def trials(self, found: Trained) -> dict[str, Trial]:
-        """Return what can be tried with a trained model, by names; raises as ``settings``."""
-        return trials_of(found, self)
+        """Return what can be tried with a trained model, by names; raises as ``settings``.
+
+        It is ``encode`` and, with a causal language model, ``steer``.
+        """
+        settings = self.settings  # before ``causal``, which would only say that it is not there
+        if (model := self.causal) is None:
+            reader = LanguageModel.load(settings, "cpu")
+            reader.stop_after(self.data.columns)
+            return {"encode": TextTrial(found.coder, self, reader)}
+        trials: dict[str, Trial] = {"encode": TextTrial(found.coder, self, model)}
+        with suppress(ConfigError):  # of several sites, say
+            trials["steer"] = SteerTrial(Steering.of(found), model)
+        return trials
 
 
 @lru_cache(maxsize=1)

@@ -271,7 +271,7 @@ def spliced_losses(
     if not len(numbers_N):
         raise ConfigError(f"split={split}: {store.path} has no documents there")
     special = torch.tensor(splice.special, dtype=torch.int64)
-    functions = [_zero, *replacements.values()]
+    functions = [lambda x_ND: x_ND.new_zeros(()), *replacements.values()]
     predicted_N = torch.zeros(len(numbers_N), dtype=torch.int64)
     sums_R2N = torch.zeros(1 + len(functions), 2, len(numbers_N), dtype=torch.float64)
     for batch in passes.batches(contexts_C2, shown):
@@ -417,7 +417,3 @@ def moved(passes: Passes, contexts_C2: np.ndarray, function: Replacement) -> Mov
     loss = (spliced_N - clean_N).sum().item() / max(predicted, 1)
     own_V = chances_V[: len(passes.model.tokenizer)]
     return Moved(len(contexts_C2), tokens, loss, own_V / max(tokens, 1))
-
-
-def _zero(x_ND: Tensor) -> Tensor:
-    return x_ND.new_zeros(())

@@ -1,19 +1,16 @@
 """What features do on a text of the reader's own, and what they make a language model write."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from implicit_em.base.errors import ConfigError
 from implicit_em.language.models import CausalModel, LanguageModel
 from implicit_em.language.splicing import replacing
 from implicit_em.language.steering import Steering
 from implicit_em.models.normalizing import Normalized
-from implicit_em.trained.reading import Trained
-from implicit_em.viewer.trying import Trial, active
+from implicit_em.viewer.trying import active
 
 if TYPE_CHECKING:
     from implicit_em.language.inside import Inside
@@ -86,20 +83,3 @@ def _text_of(question: Mapping[str, Any]) -> str:
     if not isinstance(text, str) or not 0 < len(text) <= MOST_CHARACTERS:
         raise ValueError(f"text: needs 1 to {MOST_CHARACTERS:,} characters")
     return text
-
-
-def trials_of(found: Trained, inside: "Inside") -> dict[str, Trial]:
-    """Return what can be tried: ``encode`` and, with a causal language model, ``steer``.
-
-    Raises:
-        ConfigError: if the language model is not there, or is another.
-    """
-    settings = inside.settings
-    if (model := inside.causal) is None:
-        reader = LanguageModel.load(settings, "cpu")
-        reader.stop_after(inside.data.columns)
-        return {"encode": TextTrial(found.coder, inside, reader)}
-    trials: dict[str, Trial] = {"encode": TextTrial(found.coder, inside, model)}
-    with suppress(ConfigError):  # of several sites, say
-        trials["steer"] = SteerTrial(Steering.of(found), model)
-    return trials
