@@ -96,17 +96,6 @@ def test_nothing_held_out_is_nothing_to_measure_on(archive):
         TorchvisionDataModule(*archive, final="train")
 
 
-def test_samples_of_any_shape_are_flattened():
-    class Volumes(ResidentDataModule):
-        def read(self, train):
-            return torch.rand(10, 3, 4, 5), torch.arange(10)
-
-    data = set_up(Volumes())
-    assert data.sample_shape == (3, 4, 5)
-    assert data.in_features == 60
-    assert data.split("train")[0].shape == (10, 60)
-
-
 def test_setup_reads_both_splits_once():
     data = Columns()
     for stage in ("fit", "validate", "test", None):
@@ -171,14 +160,3 @@ def test_holding_out_too_much_is_refused(val_size):
     with pytest.raises(ValueError, match=rf"^val_size={val_size}: .*at least 2 of 50 samples"):
         Columns(val_size=val_size).setup()
     assert len(set_up(Columns(val_size=48)).train_indices()) == 2
-
-
-def test_values_in_place_of_labels_are_refused():
-    class Measured(Columns):
-        def read(self, train):
-            samples, indices = super().read(train)
-            return samples, indices / 2
-
-    message = r"^train split: labels of shape \(50,\) and torch\.float32; allowed are whole numbers"
-    with pytest.raises(ValueError, match=message):
-        set_up(Measured())

@@ -15,7 +15,6 @@ from helpers.arrays import set_up
 from torchvision.datasets import MNIST
 
 from implicit_em.data import TorchvisionDataModule, sharing
-from implicit_em.training.spec import RunSpec
 
 SPLITS = ("train", "test")
 
@@ -62,11 +61,6 @@ def test_modules_of_one_source_read_once_and_share_the_tensors(root):
     assert same_tensors(first, second)
     assert second.sample_shape == first.sample_shape
     assert len(second.train_indices()) == len(first.train_indices()) - 11
-
-
-def test_a_sweeps_jobs_share(composed, small_mnist):
-    jobs = [composed(f"data.root={small_mnist}", f"seed={seed}") for seed in (1, 2)]
-    assert same_tensors(*(RunSpec.of(cfg).build_data() for cfg in jobs))
 
 
 def test_other_roots_and_data_sets_are_other_sources(root, small_mnist):

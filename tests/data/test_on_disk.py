@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import changes
-from helpers.arrays import ready, set_up, write
+from helpers.arrays import BRIEF, WIDTH, draw, ready, set_up, write
 from helpers.processes import trained_in_a_process
 from helpers.results import results
 from helpers.stores import make_store
@@ -22,15 +22,6 @@ from implicit_em.data.on_disk import SamplesOnDisk
 from implicit_em.language.activations import ActivationDataModule
 from implicit_em.language.configuration import digest_of_store
 from implicit_em.language.store import save_tensors
-
-WIDTH = 12
-BRIEF = ["data.batch_size=64", "model.hidden=5", "trainer.max_epochs=2", "logger=csv"]
-BRIEF += ["picture=false"]
-
-
-def draw(count=300, seed=0):
-    rng = np.random.default_rng(seed)
-    return (rng.normal(size=(count, WIDTH)) + 3).astype(np.float32)
 
 
 @pytest.fixture
@@ -51,8 +42,8 @@ def everything_is_large(monkeypatch, tmp_path):
 def test_a_run_on_samples_in_their_file_gives_the_same_bits(
     command_line, tmp_path, monkeypatch, name, options
 ):
-    write(tmp_path / name, x=draw())
-    write(tmp_path / "T.pt", x=draw(seed=1))
+    write(tmp_path / name, x=draw()[0])
+    write(tmp_path / "T.pt", x=draw(seed=1)[0])
     np.save("y.npy", np.arange(300) % 3)
     typed = ["data=tensors", f"data.path={name}", *options, *BRIEF]
     assert command_line(*typed, "hydra.run.dir=memory") == 0
@@ -66,7 +57,7 @@ def test_a_run_on_samples_in_their_file_gives_the_same_bits(
 
 @pytest.mark.parametrize("option", ["none", "centre", "standard", "scale", "l2", "zca"])
 def test_gathered_rows_are_those_of_a_tensor(everything_is_large, monkeypatch, option):
-    samples, rows = draw(), torch.tensor([5, 3, 3, 200])
+    samples, rows = draw()[0], torch.tensor([5, 3, 3, 200])
     with monkeypatch.context() as patch:
         patch.setattr(tensors, "LARGE", 2**30)
         expected, _ = ready(write(Path("X.npy"), x=samples), normalize=option).split("train")
@@ -89,7 +80,7 @@ def test_gathered_rows_are_those_of_a_tensor(everything_is_large, monkeypatch, o
 def test_rows_are_read_together_where_they_lie_together(tmp_path, monkeypatch, rows, dtype):
     sizes, fill = [], arrays._fill
     monkeypatch.setattr(arrays, "_fill", lambda *a: sizes.append(a[2].nbytes) or fill(*a))
-    values, rows = torch.tensor(draw()).to(dtype), torch.tensor(list(rows), dtype=torch.int64)
+    values, rows = torch.tensor(draw()[0]).to(dtype), torch.tensor(list(rows), dtype=torch.int64)
     save_tensors(tmp_path / "X.safetensors", {"w": torch.zeros(3), "x": values})
     with arrays.unchanged(tmp_path / "X.safetensors") as file:
         found = arrays.in_safetensors(file)["x"]
@@ -107,7 +98,7 @@ def on_disk(request, everything_is_large, tmp_path):
         pinned = digest_of_store(store)
         make = partial(ActivationDataModule, store, buffer=3_000, digest=pinned)
         return make, store / "train-00001.safetensors"
-    file = write(Path(f"X.{request.param}"), x=draw())
+    file = write(Path(f"X.{request.param}"), x=draw()[0])
     pinned = digest.digest_of(file, None, file, None)
     return partial(TensorDataModule, file, test_path=file, digest=pinned), file
 
@@ -155,7 +146,7 @@ def test_what_is_read_has_the_digest_that_was_compared(on_disk):
 def test_a_model_that_starts_from_more_than_memory_holds_is_refused(
     everything_is_large, monkeypatch, command_line, capfd
 ):
-    write(Path("X.npy"), x=draw())
+    write(Path("X.npy"), x=draw()[0])
     memory = type("Memory", (), {"available": 5_000_000, "total": 10**9})
     monkeypatch.setattr(arrays.psutil, "virtual_memory", lambda: memory)
     typed = ["data=tensors", "data.path=X.npy", "model=sampled", *BRIEF]
@@ -166,14 +157,14 @@ def test_a_model_that_starts_from_more_than_memory_holds_is_refused(
 
 
 def test_a_file_that_leaves_no_sample_for_testing_is_refused(everything_is_large):
-    write(Path("X.npy"), x=draw(100).reshape(2, 50, WIDTH))
+    write(Path("X.npy"), x=draw(100)[0].reshape(2, 50, WIDTH))
     with pytest.raises(ConfigError, match="test split: 0 samples; at least 2 are needed"):
         ready("X.npy", feature_dims=1)
 
 
 def test_the_digest_of_a_long_file_shows_its_progress(tmp_path, monkeypatch, capfd):
     path = tmp_path / "X.npy"
-    np.save(path, draw())
+    np.save(path, draw()[0])
     short = digest.digest_of(path)
     assert capfd.readouterr().out == ""
     monkeypatch.setattr(digest, "LONG", 1_000)

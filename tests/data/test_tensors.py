@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from helpers.arrays import ready, write
+from helpers.arrays import BRIEF, WIDTH, draw, ready, write
 from helpers.breaking import broken_off
 from helpers.changes import overwritten
 from helpers.pickles import Harmful
@@ -21,18 +21,6 @@ from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.data import TensorDataModule, tensors
 from implicit_em.training.check import check
 from implicit_em.training.spec import RunSpec
-
-WIDTH = 12
-BRIEF = ["data.batch_size=64", "model.hidden=5", "trainer.max_epochs=2", "logger=csv"]
-BRIEF += ["picture=false"]
-
-
-def draw(count=300, dtype=np.float32, seed=0):
-    """Samples of three classes outside of [0, 1], and their labels."""
-    rng = np.random.default_rng(seed)
-    labels = np.arange(count) % 3
-    centres = 4 * np.random.default_rng(9).normal(size=(3, WIDTH)) - 1
-    return (centres[labels] + rng.normal(size=(count, WIDTH))).astype(dtype), labels
 
 
 @pytest.fixture

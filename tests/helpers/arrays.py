@@ -6,6 +6,18 @@ import torch
 
 from implicit_em.data import TensorDataModule
 
+WIDTH = 12
+BRIEF = ["data.batch_size=64", "model.hidden=5", "trainer.max_epochs=2", "logger=csv"]
+BRIEF += ["picture=false"]
+
+
+def draw(count=300, dtype=np.float32, seed=0):
+    """Samples of three classes outside of [0, 1], and their labels."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % 3
+    centres = 4 * np.random.default_rng(9).normal(size=(3, WIDTH)) - 1
+    return (centres[labels] + rng.normal(size=(count, WIDTH))).astype(dtype), labels
+
 
 def write(path, **arrays):
     """Write arrays in the format of the file's name; one called ``samples`` may stand alone."""

@@ -31,7 +31,6 @@ from implicit_em.language.store import (
     write_manifest,
 )
 from implicit_em.models.normalizing import fit_normalizer
-from implicit_em.trained.loading import load, load_as_trained
 from implicit_em.training.run import train
 from implicit_em.training.spec import RunSpec
 
@@ -248,18 +247,6 @@ def test_a_stacked_sweep_equals_its_runs_alone_and_reads_a_window_for_several(
     assert 0 < counts[0] <= counts[1] < 2 * counts[0]
     (job,) = tmp_path.glob("four/*seed=2*")
     assert results(job) == results(tmp_path / "alone")
-
-
-@pytest.mark.parametrize("option", ["scale", "zca", "l2"])
-@pytest.mark.parametrize("model", ["encoder", "topk model.l0=2"])
-def test_a_loaded_model_takes_raw_vectors(store, composed, tmp_path, model, option):
-    chosen = [*f"model={model}".split(), f"data.normalize={option}", "probe=none"]
-    train(composed(*BRIEF, *chosen), tmp_path / "run")
-    raw, _ = expected_of(store, "test", usual)
-    normalised = ready(store, normalize=option).split("test")[0]
-    trained, _ = load_as_trained(tmp_path / "run")
-    codes = trained.encode(normalised)
-    assert torch.allclose(load(tmp_path / "run").encode(raw), codes, atol=1e-5)
 
 
 def test_the_probe_takes_at_most_so_many_tokens(store, composed, tmp_path, monkeypatch, caplog):

@@ -18,7 +18,6 @@ from implicit_em.language.models import CausalModel, extremes
 from implicit_em.language.settings import LanguageModelSettings
 from implicit_em.language.splicing import CACHES, Passes, moved
 from implicit_em.language.steering import CONTEXTS, Steering, main
-from implicit_em.trained.export import export
 from implicit_em.trained.reading import trained
 from implicit_em.training.run import train
 
@@ -314,16 +313,6 @@ def test_the_command_shows_both_texts_and_what_an_ablation_changes(folder, capsy
     text = capsys.readouterr().out
     assert f"unit {UNIT}: set 0" in text
     assert all(said in text for said in ("nats a token", "less likely: '", "more likely: '"))
-
-
-def test_a_model_of_another_tool_is_steered_as_the_run_that_it_was(folder, tmp_path, capsys):
-    run, data = folder / "llama-own", [f"data.path={folder / 'store-llama'}", *RULE]
-    place, texts = export(run, out=tmp_path / "sae"), []
-    for path, settings in ((run, []), (place, ["data=activations", "data.val_size=50", *data])):
-        pull = ["--unit", str(UNIT), "--strength", "40", "--prompt", "cat", "--tokens", "8"]
-        assert main([str(path), *settings, *pull, "--lm", str(folder / "llama")]) == 0
-        texts.append(capsys.readouterr().out)
-    assert texts[0] == texts[1]
 
 
 def test_bad_input_of_the_command_is_one_line(folder, small, command_line, capsys):
