@@ -1,7 +1,7 @@
 """One harvest: from a composed configuration to a store, or to one part of its shards."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -47,7 +47,7 @@ def harvest(cfg: DictConfig) -> None:
 
     Raises:
         ConfigError: if a setting, the model or the text is refused, the directory holds another
-            store, its disk is too small, or a vector is not finite as a number of the store.
+            store, or its disk is too small.
         WriteError: if a file cannot be written.
         Interrupted: if a signal asked for it.
     """
@@ -60,10 +60,7 @@ def harvest(cfg: DictConfig) -> None:
         _announce(writer, work.manifest, missing)
         writer.begin(work.manifest, work.documents, work.model.vocabulary())
         mine = [place for place in missing if place % settings.parts == settings.part]
-        tokens = sum(work.shards[place].tokens for place in mine)
-        with Progress("harvesting", tokens, "tokens") as progress:
-            for place in mine:
-                writer.write(place, read_shard(work, work.shards[place], progress.advance))
+        write_shards(work, writer, mine)
         _conclude(writer, work)
 
 
@@ -93,6 +90,20 @@ def prepare(settings: HarvestSettings, writer: StoreWriter) -> Work:
     shards = contexts.plan(gathered.documents, settings, affixes)
     manifest = _describe(settings, model, affixes, gathered, shards)
     return Work(settings, model, affixes, gathered.documents, shards, manifest)
+
+
+def write_shards(work: Work, writer: StoreWriter, places: Sequence[int]) -> None:
+    """Write the shards at these places in the list of all.
+
+    Raises:
+        ConfigError: if a vector is not finite as a number of the store.
+        WriteError: if a file cannot be written.
+        Interrupted: if a signal asked for it.
+    """
+    tokens = sum(work.shards[place].tokens for place in places)
+    with Progress("harvesting", tokens, "tokens") as progress:
+        for place in places:
+            writer.write(place, read_shard(work, work.shards[place], progress.advance))
 
 
 def build_source(settings: HarvestSettings) -> Source:
