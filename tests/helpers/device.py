@@ -10,7 +10,7 @@ from collections import Counter
 from typing import Any
 
 import torch
-from pytorch_lightning.accelerators import Accelerator, AcceleratorRegistry
+from pytorch_lightning.accelerators import AcceleratorRegistry, CPUAccelerator
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from pytorch_lightning.trainer.connectors.accelerator_connector import _AcceleratorConnector
 from torch import Tensor
@@ -140,33 +140,15 @@ def _count(name: str, args: Any, kwargs: Any) -> None:
             WAITS["to_host" if _is_ours(source) else "to_device"] += 1
 
 
-class SimAccelerator(Accelerator):
+class SimAccelerator(CPUAccelerator):
     """One such device, for a Trainer."""
 
     def setup_device(self, device: torch.device) -> None:
         """Nothing has to be set up."""
 
-    def teardown(self) -> None:
-        """Nothing has to be given back."""
-
-    def get_device_stats(self, device: Any) -> dict[str, Any]:
-        return {}
-
-    @staticmethod
-    def parse_devices(devices: Any) -> Any:
-        return int(devices)
-
     @staticmethod
     def get_parallel_devices(devices: Any) -> list[torch.device]:
         return [torch.device(NAME, 0)] * devices
-
-    @staticmethod
-    def auto_device_count() -> int:
-        return 1
-
-    @staticmethod
-    def is_available() -> bool:
-        return True
 
     @staticmethod
     def name() -> str:

@@ -14,7 +14,7 @@ NOT_FOUND = {"repo": "RepoNotFound", "revision": "RevisionNotFound", "file": "En
 
 
 class Hub(ThreadingHTTPServer):
-    """Holds repositories of models; weights are uploaded by the LFS protocol."""
+    """Holds repositories of models."""
 
     daemon_threads = True
 
@@ -22,8 +22,6 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.repositories: dict[str, dict[str, dict[str, bytes]]] = {}
         """Files by the commit's id, the newest last, by the repository's name."""
-        self.objects: dict[str, bytes] = {}
-        """What was uploaded by LFS, by its SHA-256."""
         self.asked: list[tuple[str, str]] = []
         """Method and path of each request."""
 
@@ -60,39 +58,21 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_):
         """Say nothing."""
 
-    def do_POST(self):
-        self._answer(self._post)
-
-    def do_PUT(self):
-        self._answer(self._put)
-
     def do_GET(self):
-        self._answer(self._get)
-
-    do_HEAD = do_GET
-
-    def _answer(self, function):
         path = unquote(urlsplit(self.path).path)
         self.server.asked.append((self.command, path))
-        self.body = self._body()
+        self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        answer = self._post if self.command == "POST" else self._get
         try:
             if self.command == "POST" and self.headers.get("Authorization") != f"Bearer {TOKEN}":
                 self._send(401, {"error": "Invalid user token."})
             else:
-                function(path.strip("/").split("/"))
+                answer(path.strip("/").split("/"))
         except _Missing as error:
             code = NOT_FOUND[str(error)]
             self._send(404, {"error": str(error)}, {"X-Error-Code": code})
 
-    def _body(self):
-        if self.headers.get("Transfer-Encoding") != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        body = b""
-        while size := int(self.rfile.readline(), 16):
-            body += self.rfile.read(size)
-            self.rfile.readline()
-        self.rfile.readline()
-        return body
+    do_HEAD = do_POST = do_GET
 
     def _send(self, status, content=b"", headers=()):
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
@@ -127,43 +107,18 @@ class _Handler(BaseHTTPRequestHandler):
             case ["api", "validate-yaml"]:
                 self._send(200, {"errors": [], "warnings": []})
             case ["api", "models", owner, name, "preupload", _]:
-                files = [
-                    {
-                        "path": file["path"],
-                        "uploadMode": "lfs" if file["path"].endswith(".safetensors") else "regular",
-                        "shouldIgnore": False,
-                        "oid": None,
-                    }
-                    for file in json.loads(self.body)["files"]
-                ]
+                how = {"uploadMode": "regular", "shouldIgnore": False, "oid": None}
+                files = [{"path": file["path"], **how} for file in json.loads(self.body)["files"]]
                 self._send(200, {"files": files})
-            case [_, _, "info", "lfs", "objects", "batch"]:
-                objects = [
-                    {
-                        **found,
-                        "actions": {"upload": {"href": f"{self.server.url}/lfs/{found['oid']}"}},
-                    }
-                    for found in json.loads(self.body)["objects"]
-                ]
-                self._send(200, {"transfer": "basic", "objects": objects})
             case ["api", "models", owner, name, "commit", _]:
                 entries = [json.loads(line) for line in self.body.splitlines()]
-                values = {"file": [], "lfsFile": [], "header": []}
-                for entry in entries:
-                    values[entry["key"]].append(entry["value"])
-                files = {v["path"]: base64.b64decode(v["content"]) for v in values["file"]}
-                files |= {v["path"]: self.server.objects[v["oid"]] for v in values["lfsFile"]}
+                values = [entry["value"] for entry in entries if entry["key"] == "file"]
+                files = {value["path"]: base64.b64decode(value["content"]) for value in values}
                 oid = self.server.commit(f"{owner}/{name}", files)
                 url = f"{self.server.url}/{owner}/{name}/commit/{oid}"
                 self._send(200, {"commitUrl": url, "commitOid": oid, "success": True})
             case _:
                 raise _Missing("file")
-
-    def _put(self, parts):
-        oid = parts[-1]
-        assert hashlib.sha256(self.body).hexdigest() == oid
-        self.server.objects[oid] = self.body
-        self._send(200)
 
     def _get(self, parts):
         match parts:
@@ -171,11 +126,13 @@ class _Handler(BaseHTTPRequestHandler):
                 commit = self._commit(f"{owner}/{name}", (["main"] if len(rest) < 2 else rest)[-1])
                 files = self.server.repositories[f"{owner}/{name}"][commit]
                 if rest[:1] == ["tree"]:
-                    self._send(200, [_entry(path, data) for path, data in files.items()])
+                    entry = {"type": "file", "oid": commit}
+                    sizes = {path: len(data) for path, data in files.items()}
+                    self._send(200, [entry | {"path": p, "size": n} for p, n in sizes.items()])
                 else:
                     siblings = [{"rfilename": path} for path in files]
-                    name = f"{owner}/{name}"
-                    self._send(200, {"id": name, "sha": commit, "siblings": siblings})
+                    found = {"id": f"{owner}/{name}", "sha": commit, "siblings": siblings}
+                    self._send(200, found)
             case [owner, name, "resolve", revision, *path]:
                 commit = self._commit(f"{owner}/{name}", revision)
                 data = self.server.repositories[f"{owner}/{name}"][commit].get("/".join(path))
@@ -185,14 +142,6 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(200, data, {"X-Repo-Commit": commit, "ETag": f'"{etag}"'})
             case _:
                 raise _Missing("file")
-
-
-def _entry(path, data):
-    entry = {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-    if path.endswith(".safetensors"):
-        digest = hashlib.sha256(data).hexdigest()
-        entry["lfs"] = {"oid": digest, "size": len(data), "pointerSize": 130}
-    return entry
 
 
 @contextmanager

@@ -47,7 +47,6 @@ def make_store(path, sizes, width=WIDTH, documents=None, further=()):
     ``documents`` are those of the store, if they are not ten that alternate between two kinds.
     ``further`` are sites beside ``SITE``, by their widths; ``OTHER_SINK`` has a large norm there.
     """
-    path.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)
     if documents is None:
         documents = Documents(
@@ -56,8 +55,6 @@ def make_store(path, sizes, width=WIDTH, documents=None, further=()):
             torch.zeros(10).int(),
             {"kind": (torch.arange(10) % 2).int()},
         )
-    documents.save(path / DOCUMENTS)
-    (path / VOCABULARY).write_text(json.dumps({"tokens": [*"abcdefghijklmnopqrst"]}))
     shards = {
         Shard(split=split, number=number, tokens=tokens): make_shard(rng, tokens, width)
         for split, counts in sizes
@@ -70,7 +67,8 @@ def make_store(path, sizes, width=WIDTH, documents=None, further=()):
             vectors_ND[arrays["token"] == OTHER_SINK] *= 100
             arrays[site] = vectors_ND.half()
             arrays[f"norm.{site}"] = vectors_ND.norm(dim=1).float()
-    return finish_store(path, shards, documents, {SITE: width, **dict(further)})
+    sites = {SITE: width, **dict(further)}
+    return _write_store(path, shards, documents, "abcdefghijklmnopqrst", sites)
 
 
 def usual(arrays):
@@ -87,15 +85,12 @@ def make_text_store(path, vocabulary, texts, width=WIDTH):
         texts: token ids of each document. Every third one is tested on. Their kind alternates.
         width: width of the vectors.
     """
-    path.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)
     splits_N = torch.tensor([0, 0, 2]).repeat(len(texts))[: len(texts)].sort().values.int()
     ids_T = torch.tensor([token for text in texts for token in text]).int()
     starts_N = torch.tensor([0, *map(len, texts)]).cumsum(0)
     kinds_N = (torch.arange(len(texts)) % 2).int()
     documents = Documents(ids_T, starts_N, splits_N, {"kind": kinds_N})
-    documents.save(path / DOCUMENTS)
-    (path / VOCABULARY).write_text(json.dumps({"tokens": vocabulary}))
     shards = {}
     for number, split in ((0, "train"), (2, "test")):
         some = [document for document in range(len(texts)) if splits_N[document] == number]
@@ -106,11 +101,14 @@ def make_text_store(path, vocabulary, texts, width=WIDTH):
         shard = Shard(split=split, number=0, tokens=len(rows))
         given = {"token": token_N, "document": document_N, "place": place_N}
         shards[shard] = make_shard(rng, len(rows), width, **given)
-    return finish_store(path, shards, documents, {SITE: width})
+    return _write_store(path, shards, documents, vocabulary, {SITE: width})
 
 
-def finish_store(path, shards, documents, sites):
-    """Write shards, given with their arrays, and the manifest; gives the directory."""
+def _write_store(path, shards, documents, vocabulary, sites):
+    """Write a store of shards, given with their arrays; gives the directory."""
+    path.mkdir(exist_ok=True)
+    documents.save(path / DOCUMENTS)
+    (path / VOCABULARY).write_text(json.dumps({"tokens": [*vocabulary]}))
     written = []
     for shard, arrays in shards.items():
         save_tensors(path / shard.file, arrays)

@@ -4,53 +4,31 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import sae_lens
 import torch
-from sae_lens import (
-    SAE,
-    BatchTopKTrainingSAE,
-    BatchTopKTrainingSAEConfig,
-    GatedSAE,
-    GatedSAEConfig,
-    JumpReLUSAE,
-    JumpReLUSAEConfig,
-    StandardSAE,
-    StandardSAEConfig,
-    TopKSAE,
-    TopKSAEConfig,
-    TopKTrainingSAE,
-    TopKTrainingSAEConfig,
-)
-from sae_lens.saes.transcoder import (
-    JumpReLUSkipTranscoder,
-    JumpReLUSkipTranscoderConfig,
-    JumpReLUTranscoder,
-    JumpReLUTranscoderConfig,
-    SkipTranscoder,
-    SkipTranscoderConfig,
-    Transcoder,
-    TranscoderConfig,
-)
+from sae_lens import SAE
 
 UNFOLDED = {"normalize_activations": "expected_average_only_in"}
 OUT = {"d_out": 4, "apply_b_dec_to_input": False}
 KINDS = {
-    "standard": (StandardSAE, StandardSAEConfig, {}),
-    "standard-unscaled": (StandardSAE, StandardSAEConfig, UNFOLDED),
-    "topk": (TopKSAE, TopKSAEConfig, {"k": 4}),
-    "topk-rescaled": (TopKSAE, TopKSAEConfig, {"k": 4, "rescale_acts_by_decoder_norm": True}),
-    "topk-checkpoint": (TopKTrainingSAE, TopKTrainingSAEConfig, {"k": 4}),
-    "topk-trained": (TopKTrainingSAE, TopKTrainingSAEConfig, {"k": 4}),
-    "batchtopk-checkpoint": (BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig, {"k": 4}),
-    "batchtopk-trained": (BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig, {"k": 4}),
-    "jumprelu": (JumpReLUSAE, JumpReLUSAEConfig, {}),
-    "gated": (GatedSAE, GatedSAEConfig, {}),
-    "transcoder": (Transcoder, TranscoderConfig, OUT),
-    "skip_transcoder": (SkipTranscoder, SkipTranscoderConfig, OUT),
-    "jumprelu_transcoder": (JumpReLUTranscoder, JumpReLUTranscoderConfig, OUT),
-    "jumprelu_skip_transcoder": (JumpReLUSkipTranscoder, JumpReLUSkipTranscoderConfig, OUT),
+    "standard": ("StandardSAE", {}),
+    "standard-unscaled": ("StandardSAE", UNFOLDED),
+    "topk": ("TopKSAE", {"k": 4}),
+    "topk-rescaled": ("TopKSAE", {"k": 4, "rescale_acts_by_decoder_norm": True}),
+    "topk-checkpoint": ("TopKTrainingSAE", {"k": 4}),
+    "topk-trained": ("TopKTrainingSAE", {"k": 4}),
+    "batchtopk-checkpoint": ("BatchTopKTrainingSAE", {"k": 4}),
+    "batchtopk-trained": ("BatchTopKTrainingSAE", {"k": 4}),
+    "jumprelu": ("JumpReLUSAE", {}),
+    "gated": ("GatedSAE", {}),
+    "transcoder": ("Transcoder", OUT),
+    "skip_transcoder": ("SkipTranscoder", OUT),
+    "jumprelu_transcoder": ("JumpReLUTranscoder", OUT),
+    "jumprelu_skip_transcoder": ("JumpReLUSkipTranscoder", OUT),
 }
-"""By name, what makes a model; ``checkpoint`` is a folder of the training, ``trained`` its end.
-``-whole`` behind a name stands for a model whose input keeps ``b_dec``."""
+"""By name, class and options of a model. ``checkpoint`` is a folder of the training, ``trained``
+its end. ``-whole`` behind a name stands for a model whose input keeps ``b_dec``.
+"""
 
 
 def answer(sae, folder, samples):
@@ -66,9 +44,10 @@ def make(kind, folder, samples):
     """Make a model with random weights, save it, and answer."""
     torch.manual_seed(0)
     name = kind.removesuffix("-whole")
-    cls, config, more = KINDS[name]
+    cls, more = KINDS[name]
     how = {"apply_b_dec_to_input": name == kind, **more}
-    sae = cls(config(d_in=samples.shape[1], d_sae=12, **how))
+    config = getattr(sae_lens, f"{cls}Config")(d_in=samples.shape[1], d_sae=12, **how)
+    sae = getattr(sae_lens, cls)(config)
     with torch.no_grad():
         for part, parameter in sae.named_parameters():
             parameter.copy_(torch.rand_like(parameter) - (0 if part == "threshold" else 0.5))

@@ -131,7 +131,6 @@ def test_what_was_pushed_is_found_by_its_hook_and_says_what_it_is(hub, run, caps
     names = ("cfg.json", "sae_weights.safetensors", "README.md")
     assert files.keys() == {"README.md", *(place + name for name in names)}
     assert files["README.md"] == b"# Mine"
-    assert hub.objects  # the weights came by LFS
     x_ND = torch.randn(20, 3)
     loaded, local = implicit_em.load(address), implicit_em.load(run / "saelens")
     assert torch.equal(loaded.reconstruct(x_ND), local.reconstruct(x_ND))
