@@ -4,10 +4,8 @@ import gc
 import importlib
 import logging
 import os
-import sys
 from collections.abc import Callable, Iterator
 from functools import cache, partial
-from importlib.metadata import entry_points
 from pathlib import Path
 from shutil import disk_usage
 
@@ -16,8 +14,6 @@ from helpers import composing, hub_server
 from helpers.lines import one_line
 from helpers.paths import ROOT
 from helpers.wandb_server import Server, serving
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hypothesis import settings
 from omegaconf import DictConfig
 
@@ -174,25 +170,7 @@ def command_line_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable
     """Run a command that Hydra composes in this process, in an empty directory; gives its code."""
     monkeypatch.syspath_prepend(str(ROOT))
     monkeypatch.chdir(tmp_path)
-
-    def command_line_of(command: str, *arguments: str) -> int:
-        from implicit_em.sweeps.callback import CheckCallback
-
-        monkeypatch.setattr(sys, "argv", [])
-        monkeypatch.setattr(CheckCallback, "sweep_directory", None)
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "")
-        handlers = list(logging.root.handlers)
-        try:
-            (found,) = entry_points(group="implicit_em.commands", name=command)
-            return found.load()(arguments)
-        finally:
-            for handler in set(logging.root.handlers) - set(handlers):
-                handler.close()
-            logging.root.handlers = handlers  # Hydra's write to what this test captures
-            GlobalHydra.instance().clear()
-            HydraConfig.instance().cfg = None
-
-    return command_line_of
+    return composing.run_command
 
 
 @pytest.fixture

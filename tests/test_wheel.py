@@ -56,9 +56,7 @@ def test_a_sweep_is_trained_and_summarised(run, small, tmp_path, launcher):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ("train lr.valu=1", "error: lr.valu=1: no such key; did you mean lr.value?"),
         ("recover --quick trainer.max_epoch=1", "error: trainer.max_epoch=1: no such"),
-        ("theory --quick trainer.max_epoch=1", "error: trainer.max_epoch=1: no such"),
         (
             "harvest lm=minilm store=store",
             'error: lm=minilm: transformers is missing; pip install -e ".[language]"',

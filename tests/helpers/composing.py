@@ -1,7 +1,9 @@
-"""Configurations, composed without a command."""
+"""Configurations, composed without a command; commands, run in this process."""
 
 import importlib.metadata
+import logging
 import pickle
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
@@ -21,6 +23,8 @@ from hydra._internal.defaults_list import DefaultsList, Overrides, create_defaul
 from hydra._internal.hydra import Hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.default_element import ResultDefault
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
@@ -31,6 +35,26 @@ from helpers.paths import ROOT
 def composed(config, *overrides, **options):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return compose(config, overrides=list(overrides), **options)
+
+
+def run_command(name: str, *arguments: str) -> int:
+    """Run a command that Hydra composes, as in a process of its own; gives its code."""
+    from implicit_em.sweeps.callback import CheckCallback
+
+    handlers = list(logging.root.handlers)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [])
+        patch.setattr(CheckCallback, "sweep_directory", None)
+        patch.setenv("HYDRA_FULL_ERROR", "")
+        try:
+            (found,) = importlib.metadata.entry_points(group="implicit_em.commands", name=name)
+            return found.load()(arguments)
+        finally:
+            for handler in set(logging.root.handlers) - set(handlers):
+                handler.close()
+            logging.root.handlers = handlers  # Hydra's write to what a test captures
+            GlobalHydra.instance().clear()
+            HydraConfig.instance().cfg = None
 
 
 @contextmanager

@@ -6,21 +6,17 @@ Run as a script with names of commands, it prints JSON; without, the table of wa
 import contextlib
 import io
 import json
-import logging
 import sys
 import tempfile
 import traceback
 from collections import Counter
 from dataclasses import replace
 from functools import cache, partial
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from safetensors.torch import load_file
 
 from helpers import composing, device
@@ -121,16 +117,7 @@ def fault():
 
 
 def command(name, *arguments):
-    """Run a command that Hydra composes."""
-    from implicit_em.sweeps.callback import CheckCallback
-
-    sys.argv, CheckCallback.sweep_directory = [], None
-    (found,) = entry_points(group="implicit_em.commands", name=name)
-    code = found.load()(arguments)
-    GlobalHydra.instance().clear()
-    HydraConfig.instance().cfg = None
-    logging.root.handlers.clear()
-    if code:
+    if code := composing.run_command(name, *arguments):
         raise RuntimeError(f"{name} {' '.join(arguments)}: exit code {code}")
 
 
@@ -174,13 +161,8 @@ class Paths:
         np.save(folder / "x.npy", images.astype(np.uint8))
         np.save(folder / "y.npy", labels)
         data = ["data=tensors", f"data.path={folder}/x.npy", f"data.labels={folder}/y.npy"]
-        self.brief = [
-            "data.batch_size=32",
-            "trainer.max_epochs=2",
-            "logger=csv",
-            "trainer.threads=1",
-        ]
-        self.brief += ["trainer.enable_progress_bar=false", "model.hidden=32"]
+        self.brief = ["data.batch_size=32", "trainer.max_epochs=2", "trainer.threads=1"]
+        self.brief += ["trainer.enable_progress_bar=false", "model.hidden=32", "logger=csv"]
         self.common = [*data, *self.brief]
 
     def both(self, name, *arguments, sweep=False):
@@ -194,11 +176,8 @@ class Paths:
     def run(self):
         """A run with final metrics, probe and picture, on resident data; counts the waits."""
         waits = "+callbacks.waits._target_=helpers.device_paths.EpochWaits"
-        arguments = [
-            *self.common,
-            waits,
-            "trainer.log_every_n_steps=0",
-        ]  # rows are sent by the clock
+        # Rows are sent by the clock.
+        arguments = [*self.common, waits, "trainer.log_every_n_steps=0"]
         found = alike(*self.both("run", *arguments, "optimizer=momentum"))
         resident = any(at.type == device.NAME for s in sharing._last for _, at in s._tensors)
         return found | {"resident": resident, "epoch": dict(device.EPOCHS[0])}
