@@ -19,8 +19,8 @@ from implicit_em_studies.shared.tuned import Results
 
 TARGET_LEADS = "target_leads"
 """Name of the table by which the targets of several reports are judged."""
-ACTIVE = "active units"
-"""Unit of targets that are numbers of active units."""
+PROBE, DENSITY, ACTIVE = "probe_accuracy", "exact_density", "active_units"
+"""Columns of the finals: what is compared first, and what is equal where families are compared."""
 OF_FINALS = (
     *("exact_density", "relative_density", "probe_accuracy"),
     *("sparse_probe_1", "sparse_probe_2", "sparse_probe_5", "sparse_probe_10"),
@@ -88,23 +88,20 @@ class ComparisonResults(Results[ComparisonProtocol]):
     @property
     def other_measures(self) -> tuple[str, list[tuple[str, Matched]]]:
         """Return whether density or activity is equal, and the tests by each other measure."""
-        alike = self.at_activity()["p_holm"].isna().all()
-        at, equal = (self.at_density, "density") if alike else (self.at_activity, "activity")
-        counted = []
-        for value, (label, sign) in OTHER_MEASURES.items():
-            tests = at(value).dropna(subset="p_holm")
-            if len(tests):
-                tests["ahead"] *= sign
-                counted.append((label, Matched(tests, self.protocol.reference)))
-        return equal, counted
+        along, equal = (ACTIVE, "activity") if len(self.activity.tests) else (DENSITY, "density")
+        every = [
+            (label, self.tested(by, self.protocol.reference, along))
+            for by, (label, _) in OTHER_MEASURES.items()
+        ]
+        return equal, [(label, compared) for label, compared in every if len(compared.tests)]
 
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
         """Tables of numbers by name."""
         kept = self.kept("tuning", "chosen", "finals", "controls", "stability", "costs")
-        tables, activity = {"matched_density": self.at_density()} | kept, self.at_activity()
-        tables |= {} if self.leads.empty else {TARGET_LEADS: self.leads}
-        return tables if activity.empty else {**tables, "matched_activity": activity}
+        more = {TARGET_LEADS: self.leads, "matched_activity": self.activity.at}
+        there = {name: table for name, table in more.items() if len(table)}
+        return {"matched_density": self.density.at} | kept | there
 
     @property
     def figures(self) -> Mapping[str, Callable[[], Figure]]:
@@ -126,11 +123,32 @@ class ComparisonResults(Results[ComparisonProtocol]):
         reports = len(parts) * len(self.protocol.datasets)
         return f"{max(1, reports) * len(self.places)} densities"
 
-    def tested(self, by: str, over: str) -> Matched:
-        """Return the families at each density, in the direction in which more is better."""
-        at = matched(self.finals, self.protocol.densities, self.protocol.beyond, value=by)
+    def tested(self, by: str, over: str, along: str = DENSITY) -> Matched:
+        """Return the families by a measure, in the direction in which more is better.
+
+        They are at the protocol's densities or, ``along`` the active units, at equal numbers of
+        these: densities times the usual width. Numbers below the widest family's at the lowest
+        density are left out: it was not tuned there. None are left if all families have one width.
+        """
+        targets, units = self.places, self.finals["units"]
+        if along == ACTIVE:
+            least = 0.999 * min(targets) * units.max() if units.nunique() > 1 else np.inf
+            counts = [density * self.protocol.width for density in targets]
+            targets = [count for count in counts if count > least]
+        at = matched(self.finals, targets, self.protocol.beyond, along, by)
         sign = OTHER_MEASURES[by][1] if by in OTHER_MEASURES else 1
-        return Matched(against(at.assign(value=sign * at["value"]), over), over)
+        unit = "active units" if along == ACTIVE else self.unit
+        return Matched(against(at.assign(value=sign * at["value"]), over), over, unit)
+
+    @property
+    def density(self) -> Matched:
+        """The families at the same density."""
+        return self.tested(PROBE, self.protocol.reference)
+
+    @property
+    def activity(self) -> Matched:
+        """The families at the same number of active units."""
+        return self.tested(PROBE, self.protocol.reference, ACTIVE)
 
     @property
     def asked(self) -> list[tuple[Target, str]]:
@@ -145,34 +163,6 @@ class ComparisonResults(Results[ComparisonProtocol]):
     def place_text(self, place: float) -> str:
         """Return a density, with the name of the report."""
         return f"{self.name}, {percent(place)}"
-
-    def at_density(self, value: str = "probe_accuracy") -> pd.DataFrame:
-        """Return the families at the protocol's densities, as ``matching.against`` does."""
-        at = matched(self.finals, self.protocol.densities, self.protocol.beyond, value=value)
-        return against(at, self.protocol.reference)
-
-    def at_activity(self, value: str = "probe_accuracy") -> pd.DataFrame:
-        """Return the families at equal numbers of active units, densities times the usual width.
-
-        Numbers below the widest family's at the lowest density are left out: it was not tuned
-        there. The table is empty if all families have one width.
-        """
-        least = min(self.protocol.densities) * self.finals["units"].max()
-        counts = [density * self.protocol.width for density in self.protocol.densities]
-        differ = self.finals["units"].nunique() > 1
-        targets = [count for count in counts if differ and count > 0.999 * least]
-        at = matched(self.finals, targets, self.protocol.beyond, "active_units", value)
-        return against(at, self.protocol.reference)
-
-    @property
-    def density(self) -> Matched:
-        """The families at the same density."""
-        return Matched(self.at_density(), self.protocol.reference)
-
-    @property
-    def activity(self) -> Matched:
-        """The families at the same number of active units."""
-        return Matched(self.at_activity(), self.protocol.reference, ACTIVE)
 
     @property
     def shown_density(self) -> float:

@@ -213,17 +213,17 @@ def test_families_of_other_widths_are_also_compared_by_their_active_units():
     assert wide.index("paired tests at equal activity") < wide.index("paired tests at equal densi")
     assert "By other measures at equal activity" in wide
     found = results(AHEAD, widths={"derived": 128})
-    assert sorted(found.at_activity()["target"].unique()) == pytest.approx([6.4, 12.8, 19.2, 32])
+    assert sorted(found.activity.at["target"].unique()) == pytest.approx([6.4, 12.8, 19.2, 32])
     # Where no number of active units is shared, densities alone are compared.
     found = results(AHEAD, widths={"derived": 128}, densities=[0.3, 0.5])
-    assert found.at_activity().empty
+    assert found.activity.at.empty
     assert "active units" not in " ".join(found.findings)
     assert "matched_activity" not in found.tables
 
 
 def test_the_tables_show_every_family_in_the_protocols_order():
     found = results(families={"derived": 0.94, "topk": 0.95, "l1": 0.92})
-    at = found.at_density()
+    at = found.density.at
     shown = Matched(at[at["family"] != "l1"], "derived").as_text(found.protocol.families, 5)
     assert shown["family"].tolist() == ["derived", "TopK", "L1"]
     assert list(shown)[1:] == ["5 %", "10 %", "20 %", "30 %", "50 %"]
@@ -245,7 +245,7 @@ def test_families_that_get_there_with_some_seeds_only_are_not_the_best():
     said = some.findings[4]
     assert said.startswith("At 50 % derived has the best mean")
     assert said.endswith("no other family is compared there with all seeds.")
-    at = some.at_density().query("target == 0.5").set_index("family")
+    at = some.density.at.query("target == 0.5").set_index("family")
     assert at["n"].to_dict() == {"derived": 5, "topk": 2}
     assert at["best"].to_dict() == {"derived": True, "topk": False}
     few = (found.finals["exact_density"] > 0.4) & (found.finals["seed"] > 2)
