@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import re
 import shlex
 import subprocess
@@ -150,7 +149,7 @@ def test_an_offline_run_that_goes_on_has_the_same_id_and_all_epochs(server, tmp_
         log_again(logger, ROWS[:done], "epoch")
         log(logger, done)
         logger.finish()
-    files = sorted(tmp_path.glob("run/wandb/offline-run-*/*.wandb"), key=os.path.getmtime)
+    files = sorted(tmp_path.glob("run/wandb/offline-run-*/*.wandb"))  # named by their time
     assert [file.stem for file in files] == [f"run-{id_of(tmp_path / 'run')}"] * 2
     assert [epochs_in(file) for file in files] == [[0], [0, 1, 2]]
     assert server.asked == []
