@@ -224,17 +224,10 @@ def test_silent_units_are_never_above_a_share_of_the_mean(energies):
     magnitudes = np.abs(energies.double().numpy())
     expected = (magnitudes.max(0) <= 0.01 * magnitudes.mean()).sum()
     assert value(SilentUnits(K), energies) == expected == 3
-    assert value(SilentUnits(K), -energies) == 3
-
-
-def test_one_active_image_is_enough_not_to_be_silent(energies):
-    energies[70, 0] = -1.0
-    assert value(SilentUnits(K), energies) == 2
-
-
-def test_silent_units_are_scale_free_and_dead_units_are_not(energies):
-    assert value(SilentUnits(K), 1e-4 * energies) == 3
+    assert value(SilentUnits(K), -1e-4 * energies) == 3, "whatever their scale and sign"
     assert value(DeadUnits(K), 1e-4 * energies) == K
+    energies[70, 0] = -1.0
+    assert value(SilentUnits(K), energies) == 2, "one active image is enough"
 
 
 def test_inactive_units_are_never_above_zero(energies):
@@ -295,14 +288,11 @@ def test_a_single_explanation_has_no_entropy():
     assert value(MaximumResponsibility(), one) == 1
 
 
-def test_density_is_the_share_of_active_pairs(energies):
+def test_density_is_the_share_of_pairs_above_its_threshold(energies):
     expected = (np.abs(energies.numpy()) > 0.01).mean()
     assert 0 < expected < 1
     assert value(Density(), energies) == pytest.approx(expected, rel=1e-14)
     assert value(Density(), -energies) == pytest.approx(expected, rel=1e-14)
-
-
-def test_the_threshold_of_density_is_strict():
     at, above = 0.01, math.nextafter(0.01, 1)
     assert value(Density(), torch.tensor([[at, -at, above, -above]], dtype=torch.float64)) == 0.5
 

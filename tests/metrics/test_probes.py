@@ -137,8 +137,7 @@ def test_equals_the_selection_and_regression_of_scikit_learn(size):
 
 
 def test_wide_sparse_features_give_the_same_accuracies():
-    train, labels, test, test_labels = clusters(distance=3, features=WIDE)
-    data = np.maximum(train - 1.8, 0), labels, np.maximum(test - 1.8, 0), test_labels
+    data = sparse_features(WIDE, samples=400)
     assert issparse(standardised(data[0], data[2])[0])
     expected = by_hand(*data, 5)
     assert 0.6 < expected < 0.95
