@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,8 @@ def whole(path: Path) -> Iterator[Path]:
     If the new file cannot be written, e.g. on a full disk, the old one stays and ``WriteError`` is
     raised. The path may also name a new folder.
     """
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    # Random: processes of two containers may share a disk and a process number.
+    temporary = path.with_name(f".{secrets.token_hex(6)}-{path.name}")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -40,7 +42,7 @@ def writing(path: Path) -> Iterator[None]:
 
 def half_written(path: Path) -> list[Path]:
     """Return the temporary files of ``path`` that killed processes have left."""
-    name = re.compile(r"\.\d+-" + re.escape(path.name))
+    name = re.compile(r"\.[0-9a-f]{12}-" + re.escape(path.name))
     return [found for found in path.parent.glob(".*") if name.fullmatch(found.name)]
 
 

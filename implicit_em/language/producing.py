@@ -32,11 +32,12 @@ class Harvest:
         """Return a function that writes a shard, given its place and a folder of the store.
 
         Raises:
-            ConfigError: if there is no store, or the model is not there, or another.
+            ConfigError: if there is no store that was begun, or the model is not there, or another.
             DamagedError: if the store is damaged.
         """
         writer = StoreWriter(store)
-        if writer.manifest is None:
+        # Without documents, the source of text that a manifest names would be built.
+        if writer.manifest is None or writer.documents() is None:
             raise ConfigError(f"path={store}: no store; implicit-em harvest begins one")
         lm = model_of(writer.manifest, self.lm)
         elsewhere = {"lm": lm, "store": str(store), "kept": None, "part": 0, "parts": 1}

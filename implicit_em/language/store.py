@@ -3,7 +3,8 @@
 A store is a directory. Its manifest says where all comes from and has a digest of each file.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
@@ -146,8 +147,13 @@ class Documents:
         save_tensors(path, arrays | labels)
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write a safetensors file atomically, or raise ``WriteError``."""
+@contextmanager
+def tensors_file(path: Path, tensors: dict[str, Tensor]) -> Iterator[Path]:
+    """Yield the temporary path of a safetensors file, which has its name after the block.
+
+    Raises:
+        WriteError: if it cannot be written.
+    """
     with whole(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode  # safetensors lets nobody else read
@@ -156,6 +162,13 @@ def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
             temporary.chmod(mode)
         except SafetensorError as error:  # such as a full disk
             raise OSError(str(error)) from error
+        yield temporary
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file atomically, or raise ``WriteError``."""
+    with tensors_file(path, tensors):
+        pass
 
 
 def read_manifest(path: Path) -> Manifest | None:

@@ -82,21 +82,21 @@ class StoreWriter:
         """
         assert self.manifest is not None, "begin() comes first"
         path = self.path / folder / self.manifest.shards[place].file
-        store.save_tensors(path, arrays)
-        written = self.manifest.shards[place].model_copy(update={"sha256": digest_of_file(path)})
-        with locked(self.path):
-            there = store.read_manifest(self.path)
-            assert there is not None, "begin() wrote it"
-            if (noted := there.shards[place].sha256) is None:
-                there.shards[place] = written
-                store.write_manifest(self.path, there)
-            self.manifest = there
-        if noted not in (None, written.sha256):
-            path.unlink()
-            raise ConfigError(
-                f"{path}: has other bits than when it was first harvested; harvest it with the "
-                "machine and the libraries that began the store, or choose another directory"
-            )
+        with store.tensors_file(path, arrays) as temporary:
+            digest = digest_of_file(temporary)
+            written = self.manifest.shards[place].model_copy(update={"sha256": digest})
+            with locked(self.path):
+                there = store.read_manifest(self.path)
+                assert there is not None, "begin() wrote it"
+                if (noted := there.shards[place].sha256) is None:
+                    there.shards[place] = written
+                    store.write_manifest(self.path, there)
+                self.manifest = there
+            if noted not in (None, digest):
+                raise ConfigError(
+                    f"{path}: has other bits than when it was first harvested; harvest it with the "
+                    "machine and the libraries that began the store, or choose another directory"
+                )
         return written
 
     def end(self) -> int:

@@ -119,9 +119,11 @@ class RunDirectory:
     def refusal(self, spec: RunSpec) -> str | None:
         """Return why the run must not use the directory, or ``None`` if it may."""
         if not self.config.exists():
-            if self.history.exists() or self.checkpoint.exists():
+            derived = (self.path / name for name in DERIVED)
+            files = (*self._results, *derived, self.history, self.steps, self.checkpoint)
+            if there := [file.name for file in files if file.exists()]:
                 return (
-                    f"{self.path}: holds the state of a run whose settings are missing; choose "
+                    f"{self.path}: holds {', '.join(there)}, but not the settings of a run; choose "
                     "another directory, or overwrite=true"
                 )
             return None

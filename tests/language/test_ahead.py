@@ -143,7 +143,7 @@ def test_a_training_that_was_killed_goes_on_to_the_same_bits(
     run_on, whole, plan, tmp_path, monkeypatch, expected, block
 ):
     broken_off(monkeypatch, run_on(plan, number=1), tmp_path / "run", block)
-    (plan / "ahead" / ".1-train-00007.safetensors").touch()  # half written
+    (plan / "ahead" / ".0123456789ab-train-00007.safetensors").touch()  # half written
     before = numbers(made(whole))
     train(run_on(plan, number=3), tmp_path / "run")
     assert results(tmp_path / "run") == expected
@@ -219,7 +219,7 @@ def test_a_fault_gives_one_line_and_the_next_process_makes_the_shard(
         with pytest.raises(RunError, match=said) as failed:
             asked(3, fault)
     assert "\n" not in str(failed.value)
-    assert (ring(plan) == []) == (fault == "change")
+    assert ring(plan) != [], "also a shard that differs leaves the one that is there"
     assert asked(3) == first == read_manifest(plan).shards[3]
 
 

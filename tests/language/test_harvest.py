@@ -337,20 +337,22 @@ def test_a_text_that_comes_twice_is_read_once(harvested, text, tmp_path):
 def test_a_harvest_killed_three_times_leaves_the_same_bytes(harvested, monkeypatch):
     undisturbed = content(harvested(store="undisturbed"))
     passes, forward = [], LanguageModel.forward
-    save, note = writing.store.save_tensors, writing.store.write_manifest
+    save, note = writing.store.tensors_file, writing.store.write_manifest
 
     def counted(self, *arguments):
         passes.append(arguments)
         forward(self, *arguments)
 
     def half(path, tensors):
-        save(path.with_name(f".12345-{path.name}"), dict(list(tensors.items())[:2]))
+        left = path.with_name(f".0123456789ab-{path.name}")
+        with save(left, dict(list(tensors.items())[:2])):
+            pass
         raise RuntimeError("killed")
 
     monkeypatch.setattr(LanguageModel, "forward", counted)
     kills = (
         (LanguageModel, "forward", fails_once(counted, lambda *_: len(passes) == 5)),
-        (writing.store, "save_tensors", lambda p, t: (half if "00002" in p.name else save)(p, t)),
+        (writing.store, "tensors_file", lambda p, t: (half if "00002" in p.name else save)(p, t)),
         (writing.store, "write_manifest", fails_once(note, lambda _, m: sum_written(m) == 5)),
     )
     for place, name, kill in kills:
@@ -486,6 +488,9 @@ def test_another_model_makes_no_shards(harvested, models):
         Harvest(str(models["llama"])).open(plan)
     with pytest.raises(ConfigError, match="no store; implicit-em harvest begins one"):
         Harvest().open(plan / "nowhere")
+    (plan / "documents.safetensors").unlink()
+    with pytest.raises(ConfigError, match="no store; implicit-em harvest begins one"):
+        Harvest(str(models["bert"])).open(plan)
 
 
 def test_a_shard_that_is_harvested_again_with_other_bits_is_refused(harvested, monkeypatch):

@@ -98,8 +98,12 @@ def test_a_checkpoint_needs_no_room_in_the_temporary_directory(
 
 
 def test_what_is_not_the_runs_own_is_left_alone(composed, small, tmp_path):
-    mine = [tmp_path / name for name in (".pre-commit-config.yaml", ".7-notes", ".my-notes/x")]
-    left = [tmp_path / ".7-metrics.json", tmp_path / "checkpoints/.7-newest.ckpt"]
+    mine = [
+        tmp_path / name
+        for name in (".pre-commit-config.yaml", ".0123456789ab-notes", ".my-notes/x")
+    ]
+    names = (".0123456789ab-metrics.json", "checkpoints/.0123456789ab-newest.ckpt")
+    left = [tmp_path / name for name in names]
     for path in (*mine, *left):
         path.parent.mkdir(exist_ok=True)
         path.touch()
@@ -166,5 +170,15 @@ def test_a_checkpoint_of_unknown_settings_is_not_gone_on_from(composed, small, t
     cfg = composed(*small)
     train(cfg, tmp_path)
     (tmp_path / ".hydra" / "config.yaml").unlink()
-    with pytest.raises(ConfigError, match="whose settings are missing"):
+    with pytest.raises(ConfigError, match=r"last\.ckpt, but not the settings of a run"):
         train(cfg, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "metrics.json", "evaluations/mine.txt"])
+def test_files_of_nobody_with_the_names_of_results_are_kept(composed, small, tmp_path, name):
+    mine = tmp_path / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("mine")
+    with pytest.raises(ConfigError, match="but not the settings of a run; choose another"):
+        train(composed(*small), tmp_path)
+    assert mine.read_text() == "mine"
