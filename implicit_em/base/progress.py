@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 class Progress(AbstractContextManager[Any]):
-    """Shows how much of a long work is done: a bar on a terminal, elsewhere a line a tenth.
+    """Shows how much of a long work is done: a bar on a terminal, elsewhere a line for each tenth.
 
     Args:
         what: what is done, such as ``harvesting``.
@@ -34,7 +34,7 @@ class Progress(AbstractContextManager[Any]):
         if (console := Console()).is_terminal:
             self._bar = bars.Progress(
                 bars.TextColumn(what),
-                bars.BarColumn(bar_width=None),  # what the others leave
+                bars.BarColumn(bar_width=None),  # what the other columns leave
                 bars.MofNCompleteColumn(table_column=Column(no_wrap=True)),
                 bars.TextColumn("{task.fields[text]}"),
                 bars.TimeRemainingColumn(table_column=Column(no_wrap=True)),
@@ -56,7 +56,7 @@ class Progress(AbstractContextManager[Any]):
         self._show(text or f"{rate:,.1f} {self.things}/s")
 
     def show_of(self, done: int, total: int, things: str, text: str) -> None:
-        """Show that so many of other things are done, such as steps in place of epochs."""
+        """Show how many of other things are done, such as steps in place of epochs."""
         if things != self.things:
             self.things, self.total, self._skipped = things, total, done
             self._tenths = 10 * done // total

@@ -93,7 +93,7 @@ class SamplesOnDisk:
         with self._lock:
             found = self._windows.get(key)
             if found is None:
-                # A thread of its own: those of a pool would be lacking in a forked process.
+                # A thread of its own, because a forked process lacks the threads of a pool.
                 found = self._windows[key] = ThreadPoolExecutor(1).submit(self.read, rows)
             return found
 

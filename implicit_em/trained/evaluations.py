@@ -26,7 +26,7 @@ INSIDE = "-inside"
 OF_TRAINING = ("batch_size", "buffer", "drop_last", "normalize", "seed")
 """Settings of ``data`` that do not change what is measured of a trained model."""
 KEPT = {"name", "date", "metrics", "weights_digest", "data_digest"}
-"""What is read of a measurement's file."""
+"""Keys that are read from the file of an evaluation."""
 COLUMN = "evaluation"
 """First part of the names of columns, before the measurement's name and the metric's key."""
 

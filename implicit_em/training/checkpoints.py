@@ -261,8 +261,8 @@ def continued(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
     """Return the saved configuration of the run that ``cfg.resume`` names, with the overrides.
 
     The overrides may change settings that do not affect the results. They may also increase the
-    number of epochs if neither the learning rate nor a control of L0 depends on it. Others raise
-    ``ConfigError``.
+    number of epochs if neither the learning rate nor a control of L0 depends on it. Other
+    overrides raise ``ConfigError``.
     """
     run = RunDirectory(cfg.resume)
     if not run.path.is_dir():

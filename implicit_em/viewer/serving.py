@@ -57,9 +57,8 @@ class _Request(SimpleHTTPRequestHandler):
 
     def send_head(self) -> Any:
         """Send the head of a file of the page."""
-        if (
-            self.headers.get("Host") not in self.server.names
-        ):  # as of another site whose name leads here
+        # The name of another site may lead to this address.
+        if self.headers.get("Host") not in self.server.names:
             return self._say(HTTPStatus.FORBIDDEN, error="another host")
         return super().send_head()
 

@@ -30,7 +30,7 @@ class Need(BaseModel):
         lead: number of the lead that decides: its mean, or an end of its interval.
         above: bound that the number has to be above.
         at_least: bound that the number has to reach.
-        places: number of places where it has to; ``None`` for the mean over all places.
+        places: number of places where the bound has to hold; ``None`` for the mean over all places.
         every_seed: whether a place counts only if both families are compared with all seeds.
     """
 

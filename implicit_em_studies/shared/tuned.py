@@ -259,7 +259,7 @@ class ReportedPart(Part, Generic[P]):
         check_all(run for run in self.planned() if not run.completed)
 
     def planned(self) -> Iterable[Run]:
-        """Return runs to check; a mistake in a run that is not among them is one in these, too."""
+        """Return the runs to check; a mistake in another run would also be in one of these."""
         return chain.from_iterable(stages.planned() for stages in self.stages)
 
     def train(self, runs: Sequence[Run], workers: int) -> None:
