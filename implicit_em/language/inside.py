@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,9 +13,11 @@ from implicit_em.base.errors import ConfigError
 from implicit_em.base.progress import working
 from implicit_em.language.effects import Effects, both_ends
 from implicit_em.language.hooks import metadata_of
+from implicit_em.language.labelled import LabelledTexts
 from implicit_em.language.metrics import measured_inside
 from implicit_em.language.model_files import model_of
 from implicit_em.language.models import CausalModel, LanguageModel
+from implicit_em.language.probing import Probing
 from implicit_em.language.settings import LanguageModelSettings
 from implicit_em.language.splicing import Moved, Splice, spliced_losses
 from implicit_em.language.steering import Steering, check
@@ -22,7 +25,7 @@ from implicit_em.language.store import Split
 from implicit_em.language.trials import SteerTrial, TextTrial
 from implicit_em.models.normalizing import Normalized
 from implicit_em.trained.activity import Unit
-from implicit_em.trained.reading import Trained
+from implicit_em.trained.reading import OUTPUTS, Trained
 from implicit_em.viewer.features import Ablations
 from implicit_em.viewer.seen import short
 from implicit_em.viewer.trying import Trial
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PROBES = OUTPUTS / "probes"
+"""Folder that keeps what a language model has at the last token of labelled texts."""
 NONE = "no effects on logits are shown: %s"
 
 
@@ -117,6 +122,25 @@ class Inside:
             end = f".{site}" if len(data.parts) > 1 else ""
             measured |= {f"{key}{end}": float(value) for key, value in values.items()}
         return measured
+
+    def probing(self, sets: Sequence[str], folder: Path = PROBES) -> Probing:
+        """Return sparse probing on labelled sets, at the sites that the samples are from.
+
+        Args:
+            sets: names of the sets; none for all.
+            folder: folder that keeps the vectors of the texts.
+
+        Raises:
+            ConfigError: if there is no such set, or a package is missing.
+        """
+
+        def load() -> LanguageModel:
+            settings = self.settings
+            with working(f"loading {settings.name}"):
+                return LanguageModel.load(settings, "cpu")
+
+        manifest = self.data.store.manifest
+        return Probing(LabelledTexts(manifest, self.data.sites, load, sets, folder))
 
     def effects(self) -> Effects | None:
         """Return the effects of directions on the logits of the next token.

@@ -16,7 +16,7 @@ from implicit_em.base.arguments import Parser
 from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.base.quiet import quieten
 from implicit_em.config import CONF
-from implicit_em.trained.evaluations import record
+from implicit_em.trained.evaluations import OPTIONS, record
 from implicit_em.trained.reading import Trained, trained, typed_data
 from implicit_em.training.measurement import evaluate_module, probe_module
 from implicit_em.training.results import print_result, without_infinities
@@ -28,6 +28,8 @@ def evaluate(
     inside: bool = False,
     lm: str | None = None,
     out: str | Path | None = None,
+    probes: Sequence[str] | None = None,
+    all_latents: bool = False,
 ) -> dict[str, Any]:
     """Return the metrics of a trained model on the data of its run, or on data of the same width.
 
@@ -43,29 +45,35 @@ def evaluate(
         inside: whether to measure the causal language model that the data are from as well, with
             reconstructions in place of its vectors.
         lm: folder, GGUF file or hub name of the language model; ``None`` for the place that
-            ``conf/lm`` names.
+            ``conf/lm`` names. Alone, it asks for ``inside``.
         out: directory for ``evaluations/``; by default the run directory or, for another tool's
             model, ``outputs/NAME-DIGEST``.
+        probes: names of labelled sets of text on which sparse probes are trained; empty for all,
+            ``None`` for no probes. See ``language.probing``.
+        all_latents: whether probes are also trained on all latents, which takes minutes a set.
 
     Raises:
         FileNotFoundError: if there is no run.
         ConfigError: if the run is not finished, files are damaged, the data cannot be read, have
-            another width or are of another place, or reconstructions cannot be put into a language
-            model.
+            another width or are of another place, reconstructions cannot be put into a language
+            model, or there is no such labelled set.
     """
     quieten()
-    return _measured(trained(path, data), inside, lm, out)[0]
+    options = {"inside": inside, "probes": probes, "all_latents": all_latents}
+    return _measured(trained(path, data), options, lm, out)[0]
 
 
 def _measured(
-    found: Trained, inside: bool, lm: str | None, out: str | Path | None
+    found: Trained, options: Mapping[str, Any], lm: str | None, out: str | Path | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what ``evaluate`` returns, and what is kept of it."""
     settings = found.spec.settings
     if threads := settings["trainer"]["threads"]:
         torch.set_num_threads(threads)
-    samples, inside = found.data, inside or lm is not None
-    within = samples.inside("inside", lm).losses(found.coder, samples.final) if inside else {}
+    if lm is not None and options["probes"] is None:
+        options = {**options, "inside": True}
+    samples = found.data
+    within, details = _inside(found, options, lm)
     trainer = found.spec.build_trainer(
         strategy="auto",
         devices=1,
@@ -78,9 +86,25 @@ def _measured(
     if settings["probe"] == "linear":
         metrics["probe_accuracy"] = probe_module(module, samples, threads)
     metrics = without_infinities(metrics | within)
-    kept = record(found, metrics, inside, Path(out) if out else None)
+    kept = record(found, metrics, options, Path(out) if out else None, details)
     named = {"seed": settings["seed"]} if found.run else {"model": found.address}
     return {**named, "status": "evaluated", **metrics}, kept
+
+
+def _inside(
+    found: Trained, options: Mapping[str, Any], lm: str | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what is measured inside the language model, and what it is a mean of."""
+    samples, metrics, details = found.data, dict[str, Any](), dict[str, Any]()
+    probing = None
+    if options["probes"] is not None:  # a name that is wrong is refused before anything long
+        probing = samples.inside("--probes", lm).probing(options["probes"])
+    if options["inside"]:
+        metrics |= samples.inside("inside", lm).losses(found.coder, samples.final)
+    if probing is not None:
+        means, details["probes"] = probing.measured(found, options["all_latents"])
+        metrics |= means
+    return metrics, details
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -100,7 +124,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "measure what it then predicts"
     )
     parser.add_argument("--inside", action="store_true", help=inside)
-    lm = "folder, GGUF file or hub name of the language model of --inside, if it is none of conf/lm"
+    probes = "also train sparse probes on labelled sets of text; without a name on all of them"
+    parser.add_argument("--probes", nargs="*", metavar="SET", help=probes)
+    latents = "with --probes, also on all latents, which takes minutes a set"
+    parser.add_argument("--all-latents", action="store_true", help=latents)
+    lm = "folder, GGUF file or hub name of the language model, if it is none of conf/lm"
     parser.add_argument("--lm", help=lm)
     parser.add_argument("--json", action="store_true", help="print only what is kept, as JSON")
     out = "directory for evaluations/; default: the run, or outputs/NAME-DIGEST"
@@ -115,7 +143,8 @@ def _evaluate_and_print(options: argparse.Namespace) -> None:
         with redirect_stdout(sys.stderr) if options.json else nullcontext():
             data = typed_data(options.path, options.overrides, options.conf)
             found = trained(options.path, data)
-            metrics, kept = _measured(found, options.inside, options.lm, options.out)
+            asked = {name: getattr(options, name) for name in OPTIONS}
+            metrics, kept = _measured(found, asked, options.lm, options.out)
     except (OSError, ImportError, HydraException, OmegaConfBaseException) as error:
         raise ConfigError(one_line(error)) from error
     if options.json:

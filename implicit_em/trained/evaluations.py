@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 OWN = "own"
 """Name of a measurement on the data that the run was trained for."""
+OPTIONS = ("inside", "probes", "all_latents")
+"""What may be asked for beside the metrics of the samples; see ``trained.evaluate.evaluate``."""
 INSIDE = "-inside"
 """End of the name of a measurement that was also made inside a language model."""
 OF_TRAINING = ("batch_size", "buffer", "drop_last", "normalize", "seed")
@@ -32,22 +34,28 @@ COLUMN = "evaluation"
 
 
 def record(
-    found: Trained, metrics: Mapping[str, Any], inside: bool = False, folder: Path | None = None
+    found: Trained,
+    metrics: Mapping[str, Any],
+    options: Mapping[str, Any],
+    folder: Path | None = None,
+    details: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write a measurement as JSON, and return its content.
 
-    There is one file for each choice of data, weights and ``inside``: the same measurement replaces
+    There is one file for each choice of data, weights and options: the same measurement replaces
     its file, and any other has a file of its own. If a file cannot be written, a warning says so.
 
     Args:
         found: the model and its data.
         metrics: what was measured; no NaN or infinity.
-        inside: whether it was measured inside a language model, too.
+        options: what was asked for, by the names of ``OPTIONS``: ``None`` and ``False`` ask for
+            nothing, an empty list for all that there is.
         folder: the file goes into its ``evaluations/``; ``None`` for the model's own.
+        details: what the metrics are means of, by the names of options.
     """
     data, digest, weights = found.spec.settings["data"], found.data_digest, found.digest[:16]
     own = None if found.run is None else to_plain(found.run.read_config())["data"]
-    name = _name(data, digest, own) + INSIDE * inside
+    name = _name(data, digest, own) + _ending(options)
     folder = folder or found.output
     content = {
         "schema": 1,
@@ -57,9 +65,10 @@ def record(
         "data": dict(data),
         "data_digest": digest,
         "weights_digest": weights,
-        "options": {"inside": inside},
+        "options": dict(options),
         "versions": versions(),
         "metrics": dict(metrics),
+        "details": dict(details or {}),
     }
     path = folder / EVALUATIONS / f"{name}.{_hash(f'{digest} {weights}')}.json"
     try:
@@ -72,7 +81,16 @@ def record(
 
 def is_own(name: str) -> bool:
     """Return whether a measurement of this name was made on the data that a run was trained for."""
-    return name.removesuffix(INSIDE) == OWN
+    return re.fullmatch(rf"{OWN}(-({'|'.join(OPTIONS)})(_[0-9a-f]{{8}})?)*", name) is not None
+
+
+def _ending(options: Mapping[str, Any]) -> str:
+    """Return the end of a measurement's name: what was asked for, and a hash of what was chosen."""
+    asked = {name: value for name, value in options.items() if value not in (None, False)}
+    chosen = {name: value not in (True, []) for name, value in asked.items()}
+    return "".join(
+        f"-{name}" + f"_{_hash(json.dumps(value))}" * chosen[name] for name, value in asked.items()
+    )
 
 
 def _name(data: Mapping[str, Any], digest: str | None, own: Mapping[str, Any] | None) -> str:

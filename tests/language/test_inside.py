@@ -113,7 +113,7 @@ def test_a_run_without_decoder_gets_one_and_the_table_shows_what_it_does(trained
     assert "responsibility entropy" in shown, "its energies are those of a mixture"
     assert "dead units" not in shown
     kept = implicit_em.Run("run").evaluations["own-inside"]
-    assert (kept["options"], kept["metrics"]["site"]) == ({"inside": True}, f"resid.{SITE}")
+    assert (kept["options"]["inside"], kept["metrics"]["site"]) == (True, f"resid.{SITE}")
     assert np.isfinite([kept["metrics"][key] for key in INSIDE]).all()
     assert not set(INSIDE) & set(evaluate("run")), "it is measured only if it is asked for"
 

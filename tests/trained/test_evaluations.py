@@ -22,7 +22,7 @@ from implicit_em.viewer.exploring import PLACES as EXPLORED
 DATA = {"_target_": "implicit_em.data.TensorDataModule", "path": "a/X.npy", "final": "test"}
 
 
-def written(folder, own=None, data=DATA, digest="d", weights="w" * 16, metrics=None, inside=False):
+def written(folder, own=None, data=DATA, digest="d", weights="w" * 16, metrics=None, **options):
     found = SimpleNamespace(
         address="run",
         spec=SimpleNamespace(settings={"data": data}),
@@ -31,7 +31,7 @@ def written(folder, own=None, data=DATA, digest="d", weights="w" * 16, metrics=N
         output=folder,
         run=own and SimpleNamespace(read_config=lambda: OmegaConf.create({"data": own})),
     )
-    return record(found, metrics or {"l0": 1.0}, inside)["name"]
+    return record(found, metrics or {"l0": 1.0}, options)["name"]
 
 
 def test_the_same_measurement_replaces_itself_and_no_other(tmp_path):
@@ -44,17 +44,21 @@ def test_the_same_measurement_replaces_itself_and_no_other(tmp_path):
         {"digest": "e"},
         {"data": DATA | {"final": "validation"}},
         {"inside": True},
+        {"probes": []},
+        {"probes": ["5_hist_fig_ismale"]},
+        {"probes": ["5_hist_fig_ismale"], "all_latents": True},
         {"own": None},
     ]
     names = {written(tmp_path, **{"own": own, **other}) for other in others}
-    assert len(names | {OWN}) == 5
-    assert f"{OWN}-inside" in names
+    assert len(names | {OWN}) == 8
+    assert {f"{OWN}-inside", f"{OWN}-probes"} < names
+    assert sum(map(is_own, names)) == 4
     others = written(tmp_path, own=own, digest="e", data=DATA | {"path": "own.npy"})
     assert others.startswith(OWN)
-    assert [is_own(name) for name in (OWN, f"{OWN}-inside", others)] == [True, True, False]
+    assert not is_own(others)
     written(tmp_path, weights="v" * 16, own=own)
     assert written(tmp_path, digest="f", own=DATA, metrics={"l0": 3.0}) == OWN, "any content is"
-    assert len(list((tmp_path / EVALUATIONS).iterdir())) == 8
+    assert len(list((tmp_path / EVALUATIONS).iterdir())) == 11
     kept = read(tmp_path)[OWN]
     assert kept.keys() >= {"date", "data", "data_digest", "weights_digest", "versions", "options"}
 
