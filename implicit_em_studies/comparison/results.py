@@ -15,7 +15,7 @@ from implicit_em_studies.comparison.protocol import ComparisonProtocol
 from implicit_em_studies.shared.pairs import Matched, against
 from implicit_em_studies.shared.tables import mean_over_seeds, name_of, percent
 from implicit_em_studies.shared.targets import Target
-from implicit_em_studies.shared.tuned import Results
+from implicit_em_studies.shared.tuned import PairedResults
 
 TARGET_LEADS = "target_leads"
 """Name of the table by which the targets of several reports are judged."""
@@ -36,7 +36,7 @@ OTHER_MEASURES = {
 
 
 @dataclass(frozen=True)
-class ComparisonResults(Results[ComparisonProtocol]):
+class ComparisonResults(PairedResults[ComparisonProtocol]):
     """The measurements of a part, each further table from the function beside it."""
 
     stability: pd.DataFrame  # measurements.stabilities
@@ -137,7 +137,7 @@ class ComparisonResults(Results[ComparisonProtocol]):
             targets = [count for count in counts if count > least]
         at = matched(self.finals, targets, self.protocol.beyond, along, by)
         sign = OTHER_MEASURES[by][1] if by in OTHER_MEASURES else 1
-        unit = "active units" if along == ACTIVE else self.unit
+        unit = "active units" if along == ACTIVE else "%"
         return Matched(against(at.assign(value=sign * at["value"]), over), over, unit)
 
     @property

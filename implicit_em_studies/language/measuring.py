@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from torch import Tensor
 
 from implicit_em.data.modules import fixed_choice
 from implicit_em.language.activations import ActivationDataModule
-from implicit_em.language.models import CausalModel
+from implicit_em.language.labelled import LabelledTexts
+from implicit_em.language.models import CausalModel, LanguageModel
+from implicit_em.language.probing import Probing, means_of
 from implicit_em.language.settings import LanguageModelSettings
 from implicit_em.language.splicing import spliced_losses
 from implicit_em.language.store import Split, save_tensors
@@ -95,22 +98,28 @@ class Largest(Watched):
         return torch.zeros_like(codes).scatter(-1, kept, codes.gather(-1, kept))
 
 
-def quality_of(tokens: Tokens, k: int | None = None) -> Measurement:
-    """Return the measurement of runs; with k, only so many entries of a code are kept."""
+def quality_of(tokens: Tokens, source: str, k: int | None = None) -> Measurement:
+    """Return the measurement of runs; with k, only so many entries of a code are kept.
+
+    ``source`` is the label of documents that are drawn together, as in ``sources_of``.
+    """
     name = "language" if k is None else f"language_{k}"
-    measure = partial(_quality, tokens=tokens, k=k)
-    return Measurement(name, f"2, {tokens.fitted}, {tokens.probed}", measure, OF_TRAINING)
+    measure = partial(_quality, tokens=tokens, source=source, k=k)
+    schema = f"3, {source}, {tokens.fitted}, {tokens.probed}"
+    return Measurement(name, schema, measure, OF_TRAINING)
 
 
-def losses_of_all(runs: Sequence[Run], lm: LanguageModelSettings, tokens: Tokens) -> pd.DataFrame:
-    """Return sums of losses over the tokens of each document, a row for each run.
+def losses_of_all(
+    runs: Sequence[Run], lm: LanguageModelSettings, tokens: Tokens, source: str
+) -> pd.DataFrame:
+    """Return sums of losses over the tokens of each source, a row for each run.
 
     The reconstructions of a run are those of its own decoder or, if it has none, of the ridge
     decoder beside it. ``clean``, ``zero`` and ``spliced`` are sums of cross-entropies and
     ``divergence`` of KL divergences in nats, over ``predicted`` tokens; see
     ``harvest.splicing.spliced_losses``.
     """
-    measurement = Measurement("losses", f"1, {tokens.losses}", None)
+    measurement = Measurement("losses", f"2, {source}, {tokens.losses}", None)
     if left := measurement.left(runs):
         language_model = CausalModel.load(lm, "cpu")
     for start in range(0, len(left), RUNS_AT_ONCE):
@@ -121,15 +130,60 @@ def losses_of_all(runs: Sequence[Run], lm: LanguageModelSettings, tokens: Tokens
         found = spliced_losses(
             data.store, language_model, data.site, data.rule, replacements, most=tokens.losses
         )
+        _, place_N = sources_of(data, found.documents_N, source)
         shared = {
-            "predicted": found.predicted_N.tolist(),
-            "clean": found.clean_N.tolist(),
-            "zero": found.zero.loss_N.tolist(),
+            "predicted": found.predicted_N,
+            "clean": found.clean_N,
+            "zero": found.zero.loss_N,
         }
         for run in some:
-            loss_N, divergence_N = found.spliced[run.label]
-            own = {"spliced": loss_N.tolist(), "divergence": divergence_N.tolist()}
-            measurement.keep(run, shared | own)
+            own = dict(zip(("spliced", "divergence"), found.spliced[run.label], strict=True))
+            sums = {name: _added(each_N, place_N) for name, each_N in (shared | own).items()}
+            measurement.keep(run, sums)
+    return measurement.table(runs)
+
+
+def sources_of(
+    data: ActivationDataModule, documents_N: Tensor, label: str
+) -> tuple[Tensor, Tensor]:
+    """Return the sources of documents, ascending, and the place of each document's in them.
+
+    A source is a value of a label, whose documents may be alike: those of one package, say. In a
+    store without this label, each document is a source.
+    """
+    numbers_N = data.store.documents().labels.get(label)
+    sources_N = documents_N if numbers_N is None else numbers_N[documents_N]
+    return sources_N.unique(return_inverse=True)
+
+
+def _added(each_N: Tensor, place_N: Tensor) -> list[float]:
+    """Return sums of numbers at equal places."""
+    sums = torch.zeros(int(place_N.max()) + 1, dtype=torch.float64)
+    return sums.index_add_(0, place_N, each_N.double()).tolist()
+
+
+def probes_of_all(
+    runs: Sequence[Run], lm: LanguageModelSettings, sets: Sequence[str], folder: Path
+) -> pd.DataFrame:
+    """Return the mean AUC of sparse probes on labelled sets, a row for each run.
+
+    Args:
+        runs: the runs.
+        lm: the language model.
+        sets: names of the sets, as in ``implicit_em.language.probing``.
+        folder: folder that keeps the vectors of the texts.
+    """
+    measurement = Measurement("probes", f"1, {', '.join(sets)}", None)
+    if left := measurement.left(runs):
+        data = left[0].spec.build_data()
+        assert isinstance(data, ActivationDataModule)
+        load = partial(LanguageModel.load, lm, "cpu")
+        probing = Probing(LabelledTexts(data.store.manifest, data.sites, load, sets, folder))
+        for run in left:
+            encode = Normalized(*load_trusted(RunDirectory(run.directory))).encode
+            means = means_of(probing.table({run.label: encode}, PROBED_UNITS))
+            kept = {f"probes, k = {k}": means[f"probes_top_{k}_auc"] for k in PROBED_UNITS}
+            measurement.keep(run, kept)
     return measurement.table(runs)
 
 
@@ -142,7 +196,7 @@ def reconstruction_of(run: Run) -> Callable[[Tensor], Tensor]:
     return Normalized(model, normalizer, RidgeDecoder(model, arrays["weight"], arrays["bias"]))
 
 
-def _quality(run: Run, tokens: Tokens, k: int | None) -> dict[str, Any]:
+def _quality(run: Run, tokens: Tokens, source: str, k: int | None) -> dict[str, Any]:
     model, data = run.model(), run.spec.build_data()
     assert isinstance(data, ActivationDataModule)
     code = model if k is None else Largest(model, k)
@@ -155,7 +209,8 @@ def _quality(run: Run, tokens: Tokens, k: int | None) -> dict[str, Any]:
         save_tensors(run.directory / DECODER, arrays)
     return {
         **_activity(counted.active_K, len(fitted)),
-        **_by_document(model, decoder, data),
+        "ridge_parameters": decoder.weight.numel() + decoder.bias.numel(),
+        **_by_source(model, decoder, data, source),
         **_probes(code, data, tokens.probed),
     }
 
@@ -166,17 +221,19 @@ def _activity(active_K: Tensor, tokens: int) -> dict[str, Any]:
     return {"units": len(active_K), **dict(zip(BINS, counts.tolist(), strict=True))}
 
 
-def _by_document(model: Any, decoder: RidgeDecoder, data: ActivationDataModule) -> dict[str, Any]:
-    """Return sums over the tokens of each document that is measured.
+def _by_source(
+    model: Any, decoder: RidgeDecoder, data: ActivationDataModule, source: str
+) -> dict[str, Any]:
+    """Return sums over the tokens of each source that is measured.
 
-    ``documents`` holds the documents' numbers. ``tokens`` and ``active`` count tokens and active
-    units. ``variance`` sums squares about the mean of all tokens. ``ridge`` and ``own`` sum squared
-    errors: of the ridge decoder, and of the model's own, if it has one.
+    ``sources`` holds the numbers of the sources. ``tokens`` and ``active`` count tokens and active
+    units. ``variance`` sums squares about the mean of all tokens. ``own`` and ``ridge`` sum squared
+    errors: of the model's own decoder, if it has one, and of the ridge decoder.
     """
     samples, _ = data.final_samples()
     numbers_N = data.column("document", data.final)[: len(samples)]
-    documents, place_N = numbers_N.unique(return_inverse=True)
-    sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(len(documents), dtype=torch.float64))
+    sources, place_N = sources_of(data, numbers_N, source)
+    sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(len(sources), dtype=torch.float64))
     mean_D = sum(x.double().sum(0) for x in samples.split(BATCH)) / len(samples)
     codes = encoded(decoder.model, samples, BATCH)
     for place_B, (codes_BK, x_BD) in zip(place_N.split(BATCH), codes, strict=True):
@@ -192,7 +249,7 @@ def _by_document(model: Any, decoder: RidgeDecoder, data: ActivationDataModule) 
             of_each["own"] = (exact_BD - own_BD).square().sum(-1)
         for name, values_B in of_each.items():
             sums[name].index_add_(0, place_B, values_B.double())
-    return {"documents": documents.tolist(), **{name: s.tolist() for name, s in sums.items()}}
+    return {"sources": sources.tolist(), **{name: s.tolist() for name, s in sums.items()}}
 
 
 def _probes(model: Any, data: ActivationDataModule, most: int) -> dict[str, Any]:

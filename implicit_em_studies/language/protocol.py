@@ -5,19 +5,25 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
+from implicit_em_studies.language.questions import Question
 from implicit_em_studies.shared.protocol import Distinct, Protocol, Some, refuse_others
 
 L0 = "model.l0"
-HARVEST, CAUSAL = "harvest", "causal"
-"""Keys of a part: overrides of its harvest, and whether the language model is causal."""
-TUNED = ("ridge_fvu", "l0", "silent_units", "final_loss")
-"""Entries of ``metrics.json`` in the table of the grids, of which one chooses."""
+HARVEST, CAUSAL, NO_VERDICT = "harvest", "causal", "no_verdict"
+"""Keys of a part: overrides of its harvest, whether the language model is causal, and the L0 that
+are shown and count for no target.
+"""
+TUNED = ("fvu", "ridge_fvu", "l0", "silent_units", "final_loss")
+"""Entries of ``metrics.json`` in the table of the grids."""
 REACHED = "l0_reached"
 """Entry of ``metrics.json`` that tells whether a run ends near its L0."""
-
-
-PRIMARY = "ridge_variance_explained"
-"""Measure that the families are compared by; it was fixed before the first run."""
+MEASURES = {
+    "variance_explained": "Variance explained by the family's own decoder",
+    "ridge_variance_explained": "Variance explained by a ridge decoder",
+    "excess_ce": "Excess cross-entropy inside the model",
+    "kl": "KL divergence inside the model",
+}
+"""Titles of the measures, the first of which comes first everywhere."""
 
 
 class Tokens(BaseModel):
@@ -35,21 +41,26 @@ class LanguageProtocol(Protocol):
 
     file = "language.yaml"
     nested = ("parts", "grids")
-    measures: ClassVar = {
-        PRIMARY: "Variance explained by a ridge decoder",
-        "variance_explained": "Variance explained by the family's own decoder",
-        "ce_recovered": "Cross-entropy recovered inside the model",
+    measures: ClassVar = MEASURES
+    set_elsewhere: ClassVar = {
+        "model.hidden": "parts.NAME.model.hidden",
+        "seed": "seeds",
+        L0: "l0, tuned_at",
     }
-    set_elsewhere: ClassVar = {"model.hidden": "parts.NAME.model.hidden", "seed": "seeds"}
     restricted = ("families", "permuted")
 
     parts: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
     l0: Some[PositiveInt]
+    tuned_at: Some[PositiveInt]
+    also_over: Distinct[str] = Field(default_factory=list)
+    seeds_of: dict[str, Some[int]] = Field(default_factory=dict)
     halved: Distinct[str] = Field(default_factory=list)
     permuted: Distinct[str]
-    criterion: str
+    source: str
+    probed_sets: Distinct[str] = Field(default_factory=list)
     tokens: Tokens
     resamples: PositiveInt
+    targets: list[Question] = Field(default_factory=list)  # type: ignore[assignment]
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "LanguageProtocol":
@@ -59,19 +70,27 @@ class LanguageProtocol(Protocol):
                     raise ValueError(f"parts.{name}.{key}: missing")
             if not isinstance(part[CAUSAL], bool):
                 raise ValueError(f"parts.{name}.{CAUSAL}={part[CAUSAL]}: allowed: true, false")
-        refuse_others("criterion", [self.criterion], TUNED)
-        refuse_others(f"tuning.{L0}", [self.tuning.get(L0)], self.l0)
-        for stage in ("always", "finals"):
-            if L0 in getattr(self, stage):
-                raise ValueError(f"{stage}.{L0}: the protocol sets it; allowed: l0")
+        if len(self.l0) < 2:
+            raise ValueError(f"l0={self.l0}: must be two or more, which make a curve")
+        refuse_others("tuned_at", self.tuned_at, self.l0)
         refuse_others("permuted", self.permuted, self.families)
-        refuse_others("halved", self.halved, list(self.grids))
+        for key in ("also_over", "halved", "seeds_of"):
+            refuse_others(key, getattr(self, key), list(self.grids))
         return self
 
     @property
     def levels(self) -> Sequence[Mapping[str, Any]]:
         """The numbers of active units, from the smallest to the largest."""
         return [{L0: l0} for l0 in sorted(self.l0)]
+
+    @property
+    def tuned_levels(self) -> Sequence[Mapping[str, Any]]:
+        """The numbers of active units at which settings are chosen."""
+        return [{L0: l0} for l0 in self.tuned_at]
+
+    def seeds_for(self, family: str) -> Sequence[int]:
+        """Return the seeds of a family's finals."""
+        return self.seeds_of.get(family, self.seeds)
 
     def deciding(self, part: str) -> dict[str, Any]:
         """Return everything that decides a part's results, beside its runs."""
@@ -86,8 +105,12 @@ class LanguageProtocol(Protocol):
 
     def settings_of(self, part: str, family: str) -> dict[str, Any]:
         """Return the settings of a family's runs in a part."""
-        own = (HARVEST, CAUSAL)
+        own = (HARVEST, CAUSAL, NO_VERDICT)
         settings = {key: value for key, value in self.parts[part].items() if key not in own}
         if family in self.halved:
             settings["model.hidden"] //= 2
         return settings
+
+    def judged_at(self, part: str) -> list[int]:
+        """Return the L0 of a part that count for its targets."""
+        return [l0 for l0 in sorted(self.l0) if l0 not in self.parts[part].get(NO_VERDICT, ())]

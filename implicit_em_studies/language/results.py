@@ -1,63 +1,83 @@
-"""The results on one language model: families in pairs, and what the report shows."""
+"""The results on one language model: families at any L0, and what the report shows."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, ClassVar, NamedTuple
+from itertools import product
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from implicit_em.language.metrics import ce_recovered, measured_inside
-from implicit_em_studies.language import figures
-from implicit_em_studies.language.protocol import L0, PRIMARY, REACHED, LanguageProtocol
-from implicit_em_studies.shared.pairs import (
-    Matched,
-    Measure,
-    UndefinedError,
-    against_by_bootstrap,
-)
-from implicit_em_studies.shared.tables import mean_over_seeds, name_of, rows_of
+from implicit_em.language.metrics import ce_recovered
+from implicit_em_studies.language import curves, figures
+from implicit_em_studies.language.curves import Curves, estimate
+from implicit_em_studies.language.protocol import MEASURES, LanguageProtocol
+from implicit_em_studies.language.questions import Question, above, outcome, partial_conjunction
+from implicit_em_studies.shared.pairs import SIGNIFICANT, corrected
+from implicit_em_studies.shared.statistics import Estimate
+from implicit_em_studies.shared.tables import mean_over_seeds, name_of, over_runs, rows_of
+from implicit_em_studies.shared.targets import judged
 from implicit_em_studies.shared.tuned import Results
 
-log = logging.getLogger(__name__)
-
+OWN, RIDGE, EXCESS, KL = MEASURES
 OF_FINALS = (
-    *("l0", "units_dead", PRIMARY, "variance_explained"),
-    *("ce_recovered", "ce_nats", "kl_nats", "train_seconds"),
+    *("l0", OWN, RIDGE, "units_dead", EXCESS, KL, "ce_recovered"),
+    *("parameters", "ridge_parameters", "train_seconds"),
 )
 OF_PROBES = "probe_"
-OF_LOSSES = ("predicted", "clean", "zero", "spliced", "divergence")
-OF_DOCUMENTS = ("documents", "tokens", "active", "variance", "ridge", "own", *OF_LOSSES)
-"""Columns with a number for each document; tables of numbers have their sums."""
+OF_SOURCES = (
+    *("sources", "tokens", "active", "variance", "ridge", "own"),
+    *("predicted", "clean", "zero", "spliced", "divergence"),
+)
+"""Columns with a number for each source; tables of numbers have their sums."""
+TESTED = ["measure", "over", "target", "family", "n", "mean", "mean_low", "mean_high"]
+TESTED += ["ahead", "low", "high", "p_value"]
 
 
 class Compared(NamedTuple):
-    """A measure of sums over documents; higher is better.
+    """A measure of sums over sources.
 
     Args:
-        sums: columns of the finals that hold the sums, one number for each document.
-        measure: function of these sums over all documents.
+        sums: columns of the finals that hold the sums, one number for each source.
+        value: function of these sums, a share or nats.
+        is_loss: whether it is a loss, of which less is better, and ratios are compared.
     """
 
     sums: tuple[str, ...]
-    measure: Measure
+    value: curves.Measure
+    is_loss: bool = False
+
+    def compared(self, sums: np.ndarray) -> np.ndarray:
+        """Return what families are compared by, more is better: of a loss minus its logarithm.
+
+        It is NaN for a loss that is not above 0, which has no ratio to others.
+        """
+        values = self.value(sums)
+        return -np.log(np.where(values > 0, values, np.nan)) if self.is_loss else values
+
+    def text(self, found: Estimate) -> str:
+        """Return a value or a lead, with its interval: per cent and points, or nats and ratios."""
+        if not self.is_loss or found.low is None or found.high is None:
+            return found.text(2, 100)
+        value, low, high = np.exp([-found.value, -found.high, -found.low]).tolist()
+        return Estimate(value, low, high).text(3)
 
 
 def _explained(sums: np.ndarray) -> np.ndarray:
     return 1 - sums[..., 0] / sums[..., 1]
 
 
-def _recovered(sums: np.ndarray) -> np.ndarray:
-    return ce_recovered(*np.moveaxis(sums, -1, 0))
+def _excess(sums: np.ndarray) -> np.ndarray:
+    return (sums[..., 0] - sums[..., 1]) / sums[..., 2]
 
 
-MEASURES = {
-    PRIMARY: Compared(("ridge", "variance"), _explained),
-    "variance_explained": Compared(("own", "variance"), _explained),
-    "ce_recovered": Compared(("clean", "zero", "spliced"), _recovered),
+COMPARED = {
+    OWN: Compared(("own", "variance"), _explained),
+    RIDGE: Compared(("ridge", "variance"), _explained),
+    EXCESS: Compared(("spliced", "clean", "predicted"), _excess, is_loss=True),
+    KL: Compared(("divergence", "predicted"), lambda sums: sums[..., 0] / sums[..., 1], True),
 }
 
 
@@ -65,35 +85,202 @@ MEASURES = {
 class LanguageResults(Results[LanguageProtocol]):
     """The measurements on one language model.
 
-    Finals and controls have a ``target``, the L0 at which they are compared.
+    Finals and controls have a ``target``, the L0 that they were led to.
     """
 
+    name: str  # of the part
     permuted: pd.DataFrame  # finals on the model with permuted weights
     stability: pd.DataFrame
+    benchmarks: pd.DataFrame  # a row for each final that the field's benchmarks measured
     weights: str  # where the language model is
     data: Mapping[str, Any]  # settings of the finals' data
     passes: int  # over the training tokens
 
     package = "implicit_em_studies.language"
-    unit = "active units"
-    rival: ClassVar[str] = "l1"
-    """Family that the reference has to beat at most of the L0."""
 
     @property
-    def matched(self) -> dict[str, Matched]:
-        """The tests by each measure that the reference has."""
-        reference = self.protocol.reference
-        return {n: tests for n, tests in self.tests.items() if reference in set(tests.at["family"])}
+    def shown_at(self) -> int:
+        """The L0 of the first table."""
+        return self.protocol.tuned_at[0]
+
+    @property
+    def over(self) -> list[str]:
+        """The families whose leads are shown over."""
+        names = [self.protocol.reference, *self.protocol.also_over]
+        return [name for name in names if name in self.protocol.families]
+
+    @cached_property
+    def curves(self) -> dict[str, Curves]:
+        """The curves of the families by each measure whose sums the finals have."""
+        protocol, finals = self.protocol, self.finals
+        points = summed(finals)[["family", "seed", "l0"]]
+        found = {}
+        for name, compared in COMPARED.items():
+            if set(compared.sums) <= set(finals):
+                of_runs = zip(*(finals[column] for column in compared.sums), strict=True)
+                stacked = [np.column_stack(s) if all(map(_is_list, s)) else None for s in of_runs]
+                about = points.assign(sums=pd.Series(stacked, points.index, dtype=object))
+                what = compared.compared, sorted(protocol.l0), protocol.resamples
+                found[name] = Curves.of(about, *what)
+        return found
+
+    @cached_property
+    def tests(self) -> pd.DataFrame:
+        """Each family's mean and lead over some families, by each measure and at each L0."""
+        rows = []
+        for name, over, target in product(self.curves, self.over, sorted(self.protocol.l0)):
+            for family in self.protocol.families:
+                mean_R = self.curves[name].mean(family, target)
+                if mean_R is None:
+                    continue
+                mean = estimate(mean_R)
+                row = [name, over, target, family, self.curves[name].seeds(family, target)]
+                row += [mean.value, mean.low, mean.high]
+                lead_R = self.curves[name].lead(family, over, target)
+                if lead_R is not None and family != over:
+                    lead, ends = estimate(lead_R), (above(lead_R[1:], 0), above(-lead_R[1:], 0))
+                    row += [lead.value, lead.low, lead.high, min(1.0, 2 * min(ends))]
+                rows.append(dict(zip(TESTED, row, strict=False)))
+        table = pd.DataFrame(rows, columns=TESTED)
+        together = table.groupby(["measure", "over", "target"], sort=False)["p_value"]
+        return table.assign(p_holm=together.transform(corrected))
+
+    def means(self, measure: str) -> pd.DataFrame:
+        """Return the families' means at each L0 with their intervals, as text.
+
+        An asterisk marks the best mean; ``+`` and ``−`` mark a mean that is significantly better or
+        worse than that of the reference.
+        """
+        own = rows_of(self.tests, measure=measure, over=self.over[0])
+        best = own.groupby("target")["mean"].transform("max")
+
+        def cell(row: Any) -> str:
+            value = Estimate(row.mean, row.mean_low, row.mean_high)
+            sign = ("+" if row.ahead > 0 else "−") if row.p_holm < SIGNIFICANT else ""
+            marks = f" {sign}" * bool(sign) + " *" * bool(row.mean == best[row.Index])
+            seeds = len(self.protocol.seeds_for(row.family))
+            some = f" ({row.n} of {seeds})" * bool(row.n < seeds)
+            return COMPARED[measure].text(value) + marks + some
+
+        return self._by_l0(own, cell)
+
+    def leads(self, measure: str, over: str) -> pd.DataFrame:
+        """Return the families' leads over one of them at each L0, as text: points or ratios."""
+        own = rows_of(self.tests, measure=measure, over=over).dropna(subset="ahead")
+
+        def cell(row: Any) -> str:
+            lead = Estimate(row.ahead, row.low, row.high)
+            return f"{COMPARED[measure].text(lead)}, p = {row.p_holm:.2g}"
+
+        return self._by_l0(own, cell)
+
+    def _by_l0(self, rows: pd.DataFrame, cell: Callable[[Any], str]) -> pd.DataFrame:
+        cells = rows.assign(cell=list(map(cell, rows.itertuples())))
+        wide = cells.pivot(index="family", columns="target", values="cell")
+        wide = wide.reindex([name for name in self.protocol.families if name in wide.index])
+        wide = wide.fillna("–").rename(index=name_of).rename(columns="L0 {}".format)
+        return wide.rename_axis("family").reset_index().rename_axis(columns=None)
+
+    @cached_property
+    def dominance(self) -> pd.DataFrame:
+        """At how many L0 a family, a row, is significantly ahead of another, a column.
+
+        The measure is the variance that the own decoders explain; the intervals of leads decide.
+        """
+        found, places = self.curves[OWN], self.protocol.judged_at(self.name)
+        names = [name for name in self.protocol.families if (name, places[0]) in found.at]
+
+        def ahead(own: str, other: str) -> int:
+            leads = [found.lead(own, other, place) for place in places]
+            return sum(lead is not None and estimate(lead).above() for lead in leads)
+
+        counts = [[ahead(own, other) for other in names] for own in names]
+        return pd.DataFrame(counts, names, names)
+
+    @property
+    def dominance_table(self) -> pd.DataFrame:
+        """The table of ``dominance``, as text."""
+        shown = self.dominance.astype(str).rename(index=name_of, columns=name_of)
+        return shown.rename_axis("ahead of").reset_index()
+
+    @property
+    def summary(self) -> pd.DataFrame:
+        """The first table: each family at the L0 that is shown first, as text."""
+        l0, rows = self.shown_at, []
+        every = summed(rows_of(self.finals, target=l0)).merge(self.benchmarks, "left")
+        alike = self.stability.set_index("family")["stability"]
+        for family, runs in every.groupby("family", sort=False):
+            row = {"family": name_of(str(family)), "parameters": f"{runs['parameters'].max():,.0f}"}
+            mean_R = self.curves[OWN].mean(str(family), l0)
+            unexplained = None if mean_R is None else estimate(1 - mean_R)
+            row["FVU (%)"] = unexplained.text(2, 100) if unexplained else "–"
+            for name, heading in ((EXCESS, "excess CE, ratio"), (KL, "KL, ratio")):
+                if name in self.curves:
+                    lead_R = self.curves[name].lead(str(family), self.protocol.reference, l0)
+                    text = "–" if lead_R is None else COMPARED[name].text(estimate(lead_R))
+                    row[heading] = "1" if family == self.protocol.reference else text
+            for name in self.benchmarks.columns.drop(["family", "settings", "seed", "run"]):
+                row[name] = over_runs(runs[name], ".3f")
+            row["stability"] = f"{alike.get(family, np.nan):.2f}".replace("nan", "–")
+            rows.append(row | {"dead units": over_runs(runs["units_dead"], ".0f")})
+        return pd.DataFrame(rows)
+
+    @property
+    def verdicts(self) -> pd.DataFrame:
+        """Verdicts on the targets that count in this part, corrected over the whole study."""
+        asked = [
+            (question, family)
+            for question in self.protocol.targets
+            for family in question.of
+            if self.name in question.places and question.by in self.curves
+            if {family, question.over} <= {*self.protocol.families}
+        ]
+        l0 = self.protocol.judged_at(self.name)
+        leads = [[self._complete_lead(*one, place) for place in l0] for one in asked]
+        p_values = [
+            partial_conjunction(
+                [1.0 if own is None else above(own[1:], question.bound) for own in found],
+                question.places[self.name],
+            )
+            for (question, _), found in zip(asked, leads, strict=True)
+        ]
+        every = sum(len(one.of) * len(one.places) for one in self.protocol.targets)
+        rows, adjusted = [], corrected(pd.Series(p_values, dtype=float), every)
+        for (question, family), p, found in zip(asked, adjusted, leads, strict=True):
+            text = COMPARED[question.by].text
+            shown = ["–" if own is None else text(estimate(own)) for own in found]
+            of_places = "; ".join(f"{k}: {lead}" for k, lead in zip(l0, shown, strict=True))
+            about = {
+                "statement": question.statement(family, MEASURES),
+                "target": question.asked(self.name, l0),
+                "measured": f"corrected p = {p:.2g}; {of_places}",
+            }
+            rows.append(about | outcome(p, question.required))
+        return judged(rows)
+
+    def _complete_lead(self, asked: Question, family: str, place: int) -> np.ndarray | None:
+        """Return the lead that a target asks for, if all seeds of both families are there."""
+        found, both = self.curves[asked.by], (family, asked.over)
+        complete = all(found.seeds(k, place) == len(self.protocol.seeds_for(k)) for k in both)
+        return found.lead(*both, place) if complete else None
+
+    @property
+    def best(self) -> dict[str, pd.DataFrame]:
+        """The family of the best mean at each L0, by measure; a row for each L0."""
+        own = rows_of(self.tests, over=self.over[0])
+        best = own.loc[own.groupby(["measure", "target"], sort=False)["mean"].idxmax()]
+        values = best[["mean", "mean_low", "mean_high"]].to_numpy()
+        texts = [
+            COMPARED[m].text(Estimate(*v)) for m, v in zip(best["measure"], values, strict=True)
+        ]
+        return {
+            str(name): rows for name, rows in best.assign(text=texts).groupby("measure", sort=False)
+        }
 
     @property
     def variants(self) -> pd.Series:
         """Mean variance explained of the variants, and of the families that they are of."""
-        return self.of_variants(summed(self.finals), summed(self.controls), PRIMARY)
-
-    @property
-    def dead(self) -> pd.Series:
-        """The largest number of dead units in a final of each family."""
-        return self.finals.groupby("family", sort=False)["units_dead"].max()
+        return self.of_variants(summed(self.finals), summed(self.controls), OWN)
 
     @property
     def alike(self) -> pd.Series:
@@ -101,98 +288,45 @@ class LanguageResults(Results[LanguageProtocol]):
         return self.stability.set_index("family")["stability"].dropna()
 
     @property
-    def against_rival(self) -> dict[str, list[str]]:
-        """At which L0 the reference is better, worse, or neither, by the primary measure."""
-        found = self.tests[PRIMARY]
-        undecided = found.tests.drop(found.better.index).drop(found.worse.index)
-        kinds = {"better": found.better, "worse": found.worse, "undecided": undecided}
-        own = {kind: rows_of(rows, family=self.rival) for kind, rows in kinds.items()}
-        return {kind: list(rows["target"].map(str)) for kind, rows in own.items()}
-
-    @property
     def best_controls(self) -> pd.DataFrame:
         """The control that explains most of the variance at each L0; empty without controls."""
         controls = summed(self.untrained)
         if controls.empty:
             return controls
-        means = controls.groupby(["target", "family"], sort=False)[PRIMARY].mean().reset_index()
-        return means.loc[means.groupby("target")[PRIMARY].idxmax()]
+        means = controls.groupby(["target", "family"], sort=False)[RIDGE].mean().reset_index()
+        return means.loc[means.groupby("target")[RIDGE].idxmax()]
 
     @property
     def beside_permuted(self) -> pd.DataFrame:
         """Variance explained on the model and on the model with permuted weights, by family."""
         if self.permuted.empty:
             return pd.DataFrame()
-        every = rows_of(self.finals, target=self.tuned_at), self.permuted
-        means = [summed(rows).groupby("family", sort=False)[PRIMARY].mean() for rows in every]
+        every = rows_of(self.finals, target=self.shown_at), self.permuted
+        means = [summed(rows).groupby("family", sort=False)[RIDGE].mean() for rows in every]
         return pd.concat(means, axis=1, keys=["model", "permuted"], join="inner")
 
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
         """Tables of numbers by name."""
-        tests = [tested.at.assign(measure=name) for name, tested in self.tests.items()]
         of_runs = self.kept("finals", "controls", "permuted")
         measured = {name: summed(table) for name, table in of_runs.items()}
-        kept = self.kept("tuning", "chosen", "stability")
-        return {**kept, **measured, "tests": pd.concat(tests, ignore_index=True)}
+        more = {
+            "tests": self.tests,
+            "dominance": self.dominance.rename_axis("family").reset_index(),
+        }
+        return {**self.kept("tuning", "chosen", "stability", "benchmarks"), **measured, **more}
 
     @property
     def figures(self) -> Mapping[str, Callable[[], Figure]]:
         """Functions that draw the figures, by name."""
-        drawn = {name: partial(figures.over_l0, self, name) for name in self.tests}
+        drawn = {name: partial(figures.over_l0, self, name) for name in self.best}
         return {**drawn, "densities": partial(figures.densities, self)}
-
-    @property
-    def places(self) -> list[int]:
-        """The L0."""
-        return self.protocol.l0
-
-    def counted(self, parts: object) -> str:
-        """Return the number of the L0."""
-        return f"{len(self.places)} L0"
-
-    @property
-    def measured(self) -> list[str]:
-        """Names of the measures whose sums the finals have."""
-        return [name for name, one in MEASURES.items() if set(one.sums) <= set(self.finals)]
-
-    @cached_property
-    def tests(self) -> dict[str, Matched]:
-        """The families at each L0 by each measure, tested in pairs against the reference."""
-        every = {name: self.tested(name, self.protocol.reference) for name in self.measured}
-        return {name: tested for name, tested in every.items() if tested}
-
-    def tested(self, by: str, over: str) -> Matched | None:
-        """Return the families at each L0 by a measure, tested in pairs against one of them.
-
-        A measure that is undefined is left out: there is no cross-entropy to recover where zeros
-        cost nothing.
-        """
-        compared = MEASURES[by]
-        at = self.finals[["target", "family", "seed"]].copy()
-        of_runs = zip(*(self.finals[name] for name in compared.sums), strict=True)
-        stacked = [
-            np.column_stack(sums) if reached and all(map(_is_list, sums)) else None
-            for reached, sums in zip(self.finals[REACHED], of_runs, strict=True)
-        ]
-        at["sums"] = pd.Series(stacked, at.index, dtype=object)
-        try:
-            table = against_by_bootstrap(at, over, compared.measure, self.protocol.resamples)
-        except UndefinedError as error:
-            log.warning("%s is not compared: %s", by, error)
-            return None
-        return Matched(table, over, self.unit)
-
-    @property
-    def tuned_at(self) -> int:
-        """The L0 at which settings were chosen."""
-        return self.protocol.tuning[L0]
 
     @property
     def chosen_settings(self) -> pd.DataFrame:
         """The chosen settings, as text."""
-        shown = self.chosen[["family", "settings", "ridge_fvu", "l0"]]
-        return shown.assign(family=shown["family"].map(name_of)).round(3).astype(str)
+        shown = self.chosen.drop(columns=["run", "reached"])
+        return shown.assign(family=shown["family"].map(name_of), fvu=shown["fvu"].round(4).map(str))
 
     def finals_at(self, l0: int) -> pd.DataFrame:
         """Return the finals at an L0, as text."""
@@ -200,35 +334,37 @@ class LanguageResults(Results[LanguageProtocol]):
 
     def controls_at(self, l0: int) -> pd.DataFrame:
         """Return the controls of which so many entries are kept, as text."""
-        measures = (PRIMARY, "variance_explained", "ce_recovered")
-        return _at(self.controls, l0, ("units", "l0", *measures))
+        return _at(self.controls, l0, ("units", "l0", OWN, RIDGE, EXCESS, KL))
 
     @property
     def probes(self) -> pd.DataFrame:
-        """Probes on the finals and controls at the L0 of the tuning, as text."""
+        """Probes of classes of tokens on the finals and controls at the L0 shown, as text."""
         both = pd.concat([self.finals, self.controls], ignore_index=True)
         measured = map(str, both.columns[both.notna().any()])
         names = [name for name in measured if name.startswith(OF_PROBES)]
-        return _at(both, self.tuned_at, names).drop(columns="settings")
+        return _at(both, self.shown_at, names).drop(columns="settings")
 
     @property
     def on_permuted(self) -> pd.DataFrame:
         """The families on the model with permuted weights, as text."""
-        return _at(self.permuted, self.tuned_at, OF_FINALS)
+        return _at(self.permuted, self.shown_at, OF_FINALS)
 
 
 def summed(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table with the measures of each run in place of the sums over its documents."""
-    known = [name for name in OF_DOCUMENTS if name in table]
+    """Return a table with the measures of each run in place of the sums over its sources.
+
+    Losses inside the model are in nats for each predicted token.
+    """
+    known = [name for name in OF_SOURCES if name in table]
     found = table.drop(columns=known)
     totals = table[known].map(lambda values: np.sum(values) if _is_list(values) else np.nan)
     if "active" in totals:
         found["l0"] = totals["active"] / totals["tokens"]
-    for name, compared in MEASURES.items():
+    for name, compared in COMPARED.items():
         if set(compared.sums) <= set(known):
-            found[name] = compared.measure(totals[list(compared.sums)].to_numpy(np.float64))
-    if set(OF_LOSSES) <= set(known):
-        found = found.assign(**measured_inside(**totals[list(OF_LOSSES)].astype(float)))
+            found[name] = compared.value(totals[list(compared.sums)].to_numpy(np.float64))
+    if "spliced" in known:
+        found["ce_recovered"] = ce_recovered(*(totals[k] for k in ("clean", "zero", "spliced")))
     return found
 
 

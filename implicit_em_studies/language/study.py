@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from implicit_em.base.errors import RunError
+from implicit_em.base.errors import ConfigError
 from implicit_em.config.composing import composed
 from implicit_em.language.activations import ActivationDataModule
 from implicit_em.language.configuration import digest_of_store
@@ -16,6 +16,7 @@ from implicit_em.language.harvest import harvest
 from implicit_em.language.models import CausalModel
 from implicit_em.language.settings import HarvestSettings, LanguageModelSettings
 from implicit_em_studies.language import measuring
+from implicit_em_studies.language.choice import beyond, choose
 from implicit_em_studies.language.protocol import (
     CAUSAL,
     HARVEST,
@@ -29,7 +30,7 @@ from implicit_em_studies.shared import planning
 from implicit_em_studies.shared.measurements import stabilities
 from implicit_em_studies.shared.runs import Run
 from implicit_em_studies.shared.study import Request
-from implicit_em_studies.shared.tuned import Tuned, TunedPart, TunedStudy, choose
+from implicit_em_studies.shared.tuned import Tuned, TunedPart, TunedStudy
 
 log = logging.getLogger(__name__)
 Stages = planning.Stages[LanguageProtocol]
@@ -66,12 +67,20 @@ class LanguagePart(TunedPart[LanguageProtocol]):
     """Runs on the model with permuted weights, if there are any."""
 
     def planned(self) -> Iterator[Run]:
-        """Yield the runs; a store that has too few tokens is refused."""
+        """Yield the runs; a store that has too few tokens, or a single source, is refused."""
         log.info("%s: checking the runs", self.name)
         (stages,) = self.stages
         every = stages.planned()
         for run in {run.cfg.data.final: run for run in every if not run.completed}.values():
-            run.spec.build_data()
+            data = run.spec.build_data()
+            assert isinstance(data, ActivationDataModule)
+            documents_N = data.column("document", data.final)
+            sources, _ = measuring.sources_of(data, documents_N, self.protocol.source)
+            if len(sources) < 2:
+                raise ConfigError(
+                    f"source={self.protocol.source}: {self.name} has one, so there is nothing to "
+                    "draw; name another label of the documents"
+                )
         yield from every
 
     def tune(self, grids: Sequence[Run], workers: int) -> pd.DataFrame:
@@ -79,71 +88,89 @@ class LanguagePart(TunedPart[LanguageProtocol]):
         return planning.tuning_table(grids, TUNED, [REACHED]).drop(columns="seed")
 
     def choose(self, tuning: pd.DataFrame) -> pd.DataFrame:
-        """Return the setting of each family with the least ``criterion``."""
-        return choose(reaching(tuning), {"validation": f"-{self.protocol.criterion}"})
+        """Return the setting of each family with the least FVU at several L0."""
+        return choose(tuning)
+
+    def tuned_in(self, stages: Stages, tuned: Tuned[LanguageProtocol], workers: int) -> list[Any]:
+        """Extend the grids once where the best setting is at an end, and go on with them.
+
+        The column ``at an end`` of what is chosen names the axes that the best setting still ends.
+        """
+        grids = stages.grids()
+        self.trained(grids, workers, f"{stages.name}: every setting")
+        picked = stages.picked(self.choose(self.tune(grids, workers)))
+        more = [new for one in picked for new in beyond(stages.settings, one)]
+        wider = replace(stages, settings=[*stages.settings, *more])
+        planning.check_all(wider.grids())
+        self.stages = [wider]
+        tuning, chosen, *measured = super().tuned_in(wider, tuned, workers)
+        ends = {
+            one.family: ", ".join(
+                key.removesuffix(".value").removesuffix(".weight").rpartition(".")[2]
+                for new in beyond(wider.settings, one)
+                for key in new.axes
+                if new.axes[key] != one.axes[key]
+            )
+            for one in wider.picked(chosen)
+        }
+        return [tuning, chosen.assign(**{"at an end": chosen["family"].map(ends)}), *measured]
 
     def measure(self, runs: Sequence[Run], workers: int) -> pd.DataFrame:
-        """Return the measurements of finals; of variants, too, if the language model is causal."""
-        if not any(run.metrics()[REACHED] for run in runs):
-            raise RunError(
-                f"{self.name}: no final ends within 5 % of its model.l0, so none is compared; "
-                "more steps bring them nearer"
-            )
-        return self._inside(runs, workers)
-
-    def _inside(self, runs: Sequence[Run], workers: int) -> pd.DataFrame:
-        """Measure runs, inside the language model if it is causal."""
+        """Return the measurements of runs, inside the language model if it is causal."""
         table = self._measured(runs, workers)
         if table.empty or not self.protocol.parts[self.name][CAUSAL]:
             return table
-        losses = measuring.losses_of_all(runs, self.lm, self.protocol.tokens)
+        losses = measuring.losses_of_all(runs, self.lm, self.protocol.tokens, self.protocol.source)
         return table.merge(losses, on=["family", "settings", "seed", "run"])
 
     def _measured(self, runs: Sequence[Run], workers: int) -> pd.DataFrame:
-        table = measuring.quality_of(self.protocol.tokens).of(runs, workers)
-        return table.assign(target=[run.cfg.model.l0 for run in runs])
+        quality = measuring.quality_of(self.protocol.tokens, self.protocol.source)
+        return quality.of(runs, workers).assign(target=[run.cfg.model.l0 for run in runs])
 
     def measure_controls(
         self, controls: Sequence[Run], variants: Sequence[Run], workers: int
     ) -> pd.DataFrame:
         """Measure the controls with as many entries of a code as each L0, and the variants."""
-        tokens, l0 = self.protocol.tokens, self.protocol.l0
+        about = self.protocol.tokens, self.protocol.source
         tables = [
-            measuring.quality_of(tokens, k).of(controls, workers).assign(target=k) for k in l0
+            measuring.quality_of(*about, k).of(controls, workers).assign(target=k)
+            for k in self.protocol.l0
         ]
-        return pd.concat([*tables, self._inside(variants, workers)])
+        return pd.concat([*tables, self.measure(variants, workers)])
 
     def results(self, tuned: Tuned[LanguageProtocol], workers: int) -> LanguageResults:
         """Train the families on permuted weights; return what the report shows."""
-        (stages,), tuned_at = self.stages, self.protocol.tuning[L0]
+        (stages,), shown_at = self.stages, self.protocol.tuned_at[0]
         settings = [s for s in stages.picked(tuned.tables[1]) if s.family in self.protocol.permuted]
         permuted: list[Run] = []
         if self.permuted:
-            finals = self.permuted.finals(settings, [{L0: tuned_at}])
+            finals = self.permuted.finals(settings, [{L0: shown_at}])
             permuted = self.trained(
                 finals, workers, f"{self.name}: every final on permuted weights"
             )
         tuned.others += permuted
-        alike = stabilities([run for run in tuned.finals if run.cfg.model.l0 == tuned_at])
+        shown = [run for run in tuned.finals if run.cfg.model.l0 == shown_at]
+        alike = stabilities(shown)
         stability = alike.rename(columns={"encoder_stability": "stability"})
         cfg = tuned.finals[0].cfg
         return LanguageResults.of(
             tuned,
             permuted=self._measured(permuted, workers),
+            name=self.name,
             stability=stability[["family", "stability"]],
+            benchmarks=self._benchmarks(shown),
             weights="/".join(filter(None, (self.lm.package, self.lm.path))),
             data=cfg.data,
             passes=cfg.trainer.max_epochs,
         )
 
-
-def reaching(tuning: pd.DataFrame) -> pd.DataFrame:
-    """Return the settings that end near their L0, and all settings of a family that has none.
-
-    A setting with more active units than other settings would be chosen for these units.
-    """
-    reached = tuning[REACHED].eq(True)
-    return tuning[reached | ~reached.groupby(tuning["family"]).transform("any")]
+    def _benchmarks(self, finals: Sequence[Run]) -> pd.DataFrame:
+        """Return what the benchmarks of the field measure of the finals of some seeds."""
+        runs = [run for run in finals if run.cfg.seed in self.protocol.seeds]
+        sets = self.protocol.probed_sets
+        if not sets:
+            return pd.DataFrame(columns=["family", "settings", "seed", "run"])
+        return measuring.probes_of_all(runs, self.lm, sets, self.directory / "probes")
 
 
 def _prepare(

@@ -14,7 +14,7 @@ from implicit_em_studies.recovery import figures
 from implicit_em_studies.recovery.protocol import FOUND, RecoveryProtocol
 from implicit_em_studies.shared.pairs import Matched, against, ahead_text
 from implicit_em_studies.shared.tables import mean_over_seeds, name_of, percent, rows_of
-from implicit_em_studies.shared.tuned import Results
+from implicit_em_studies.shared.tuned import PairedResults
 
 OF_CONTROLS = ("units", FOUND, "mean_cosine", "auroc", "l0", "ridge_fvu", "pursuit_l0")
 OF_FINALS = (
@@ -24,7 +24,7 @@ OF_FINALS = (
 
 
 @dataclass(frozen=True)
-class RecoveryResults(Results[RecoveryProtocol]):
+class RecoveryResults(PairedResults[RecoveryProtocol]):
     """The measurements of all cells; each table has a column ``cell``."""
 
     package = "implicit_em_studies.recovery"

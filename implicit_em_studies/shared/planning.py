@@ -173,12 +173,13 @@ class Stages(Generic[P]):
     inputs: int | None = None
 
     def grids(self) -> list[Run]:
-        """Return the runs of the grids: each setting once per family."""
+        """Return the runs of the grids: each setting once per family and level of the tuning."""
         return [run for _, run in self._tuned]
 
     @cached_property
     def _tuned(self) -> list[tuple[Setting, Run]]:
-        each = [(setting, self.run(setting, self.protocol.tuning)) for setting in self.settings]
+        every = product(self.settings, self.protocol.tuned_levels)
+        each = [(one, self.run(one, {**self.protocol.tuning, **level})) for one, level in every]
         return list({(one.family, run.fingerprint): (one, run) for one, run in each}.values())
 
     def picked(self, chosen: pd.DataFrame) -> list[Setting]:
@@ -193,8 +194,11 @@ class Stages(Generic[P]):
 
         ``levels`` are those of the protocol if none are given.
         """
-        every = product(levels or self.protocol.levels, chosen, self.protocol.seeds)
-        return [self._final(one, {**level, "seed": seed}) for level, one, seed in every]
+        return [
+            self._final(one, {**level, "seed": seed})
+            for level, one in product(levels or self.protocol.levels, chosen)
+            for seed in self.protocol.seeds_for(one.family)
+        ]
 
     def varied(self, chosen: Iterable[Setting]) -> list[Setting]:
         """Return the variants of chosen settings."""

@@ -103,7 +103,7 @@ class Protocol(BaseModel):
         for number, target in enumerate(self.targets):
             key = f"targets[{number}]"
             refuse_others(key, [*target.of, target.over], list(self.grids))
-            refuse_others(f"{key}.by", [need.by for need in target.need], list(self.measures))
+            refuse_others(f"{key}.by", target.measures, list(self.measures))
         for stage in STAGES:
             for key, name in self.set_elsewhere.items():
                 if key in getattr(self, stage) and not (stage == "tuning" and key == "seed"):
@@ -170,6 +170,15 @@ class Protocol(BaseModel):
     def levels(self) -> Sequence[Mapping[str, Any]]:
         """Settings of the finals; a chosen setting is trained with each of them in turn."""
         return [{}]
+
+    @property
+    def tuned_levels(self) -> Sequence[Mapping[str, Any]]:
+        """Settings of the runs of the grids; each setting is trained with each of them."""
+        return [{}]
+
+    def seeds_for(self, family: str) -> Sequence[int]:
+        """Return the seeds of a family's finals."""
+        return self.seeds
 
     def deciding(self, part: str) -> dict[str, Any]:
         """Return everything that decides a part's results, beside its runs."""

@@ -13,7 +13,6 @@ MISSED = "missed"
 VERDICTS = ("met", "not judged", MISSED)
 COLUMNS = ["statement", "target", "measured", "met", "required", "verdict"]
 NUMBERS = {
-    "low": "lower end of the 95 % interval",
     "ahead": "lead",
     "high": "upper end of the 95 % interval",
 }
@@ -27,21 +26,19 @@ class Need(BaseModel):
 
     Args:
         by: measure of the study.
-        lead: number of the lead that decides: its mean, or an end of its interval.
+        lead: number of the lead that decides: its mean, or the upper end of its interval.
         above: bound that the number has to be above.
         at_least: bound that the number has to reach.
         places: number of places where the bound has to hold; ``None`` for the mean over all places.
-        every_seed: whether a place counts only if both families are compared with all seeds.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     by: str
-    lead: Literal["low", "ahead", "high"]
+    lead: Literal["ahead", "high"]
     above: float | None = None
     at_least: float | None = None
     places: PositiveInt | None = None
-    every_seed: bool = False
 
     @model_validator(mode="after")
     def _has_a_bound(self) -> Self:
@@ -59,15 +56,13 @@ class Need(BaseModel):
         where = f", at {self.places} of {places} {unit}" if self.places else " on average"
         return f"{NUMBERS[self.lead]} {bound} points{where}"
 
-    def decide(self, leads: pd.DataFrame, seeds: int) -> tuple[bool, str]:
+    def decide(self, leads: pd.DataFrame) -> tuple[bool, str]:
         """Return whether leads are as asked, and what was measured as text."""
         points = 100 * leads[self.lead]
         if not self.places:
             mean = points.mean()
             return bool(self.holds(mean)), f"{mean:+.2f} points on average"
         held = self.holds(points)
-        if self.every_seed:
-            held &= leads["pairs"] == seeds
         shown = leads if len(leads) <= FEW else leads[~held]
         texts = [f"{row.target!s}: {ahead_text(row)}" for row in shown.itertuples()]
         measured = "; ".join([f"at {held.sum()} of {len(leads)}", *texts])
@@ -94,8 +89,13 @@ class Target(BaseModel):
     parts: list[str] = []
     required: bool = True
 
+    @property
+    def measures(self) -> list[str]:
+        """Names of the measures that decide."""
+        return [need.by for need in self.need]
+
     def judge(
-        self, family: str, leads: pd.DataFrame, titles: Mapping[str, str], seeds: int, places: str
+        self, family: str, leads: pd.DataFrame, titles: Mapping[str, str], places: str
     ) -> dict[str, Any]:
         """Return the verdict on a family, by ``COLUMNS``; none before all places are there.
 
@@ -104,7 +104,6 @@ class Target(BaseModel):
             leads: the leads of all families, as ``Results.leads`` has them. A lead that is null
                 counts against the family.
             titles: titles of the measures.
-            seeds: number of seeds.
             places: number of all places, and what they are called.
         """
         number, _, unit = places.partition(" ")
@@ -113,7 +112,7 @@ class Target(BaseModel):
         asked, measured, held = [], [], []
         for need in self.need:
             here = rows_of(own, by=need.by)
-            fulfilled, text = need.decide(here, seeds)
+            fulfilled, text = need.decide(here)
             title = f"{titles[need.by]}: " if len(names) > 1 else ""
             asked.append(title + need.asked(int(number), unit))
             measured.append(title + text)

@@ -17,7 +17,7 @@ from implicit_em.base.files import write_json
 from implicit_em.base.progress import working
 from implicit_em.base.tables import print_rows
 from implicit_em_studies.shared.claims import Claims
-from implicit_em_studies.shared.pairs import SIGNIFICANT, TESTED, Matched, target_text
+from implicit_em_studies.shared.pairs import SIGNIFICANT, TESTED, Matched
 from implicit_em_studies.shared.planning import P, Setting, Stages, check_all, training_of
 from implicit_em_studies.shared.protocol import OF, digest, folder_of, trial_label
 from implicit_em_studies.shared.report import (
@@ -80,33 +80,10 @@ class Results(Content[P]):
     finals: pd.DataFrame
     controls: pd.DataFrame
 
-    unit: ClassVar[str] = "%"  # of the places where families are compared, if they are numbers
-
     @classmethod
     def of(cls, tuned: "Tuned[P]", **more: Any) -> Self:
         """Return the results of what was tuned, with ``more`` fields."""
         return cls(tuned.protocol, tuned.training, *tuned.tables, **more)
-
-    @abstractmethod
-    def tested(self, by: str, over: str) -> Matched | None:
-        """Return the families at each place by a measure, tested in pairs against one of them.
-
-        ``None`` if the measure is undefined here.
-        """
-
-    @property
-    def measured(self) -> Sequence[str]:
-        """Names of the measures that may be asked for here."""
-        return list(self.protocol.measures)
-
-    @property
-    @abstractmethod
-    def places(self) -> list[Any]:
-        """The places of this report where families are compared."""
-
-    @abstractmethod
-    def counted(self, parts: Sequence[str]) -> str:
-        """Return the number of places of these parts, and what they are called."""
 
     @property
     def aimed(self) -> pd.DataFrame:
@@ -146,6 +123,24 @@ class Results(Content[P]):
         """Return the tables of these names as they are."""
         return {name: getattr(self, name) for name in names}
 
+
+@dataclass(frozen=True)
+class PairedResults(Results[P]):
+    """Results whose families are tested in pairs at each place, and judged by leads in points."""
+
+    @abstractmethod
+    def tested(self, by: str, over: str) -> Matched:
+        """Return the families at each place by a measure, tested in pairs against one of them."""
+
+    @property
+    @abstractmethod
+    def places(self) -> list[Any]:
+        """The places of this report where families are compared."""
+
+    @abstractmethod
+    def counted(self, parts: Sequence[str]) -> str:
+        """Return the number of places of these parts, and what they are called."""
+
     @property
     def asked(self) -> list[tuple[Target, str]]:
         """The targets that are asked here and each of their families; none that was left out."""
@@ -154,7 +149,6 @@ class Results(Content[P]):
             for target in self.protocol.targets
             for family in target.of
             if {family, target.over} <= {*self.protocol.families}
-            and all(need.by in self.measured for need in target.need)
         ]
 
     @cached_property
@@ -164,17 +158,15 @@ class Results(Content[P]):
         The columns are those of ``pairs.against``, ``by`` and ``over``; ``target`` is a text. The
         lead is null where a family is not compared.
         """
-        tested, found = cache(self.tested), {}
-        for target, family in self.asked:
-            for by in (need.by for need in target.need):
-                if at := tested(by, target.over):
-                    own = rows_of(at.at, family=family).set_index("target").reindex(self.places)
-                    own.index = own.index.map(self.place_text).rename("target")
-                    about = {"by": by, "over": target.over, "family": family, "p_holm": None}
-                    found[by, target.over, family] = own.assign(**about).reset_index()
+        tested = cache(self.tested)
+        wanted = [(need.by, one.over, name) for one, name in self.asked for need in one.need]
         columns = ["family", "over", "by", "target", "n", *TESTED]
-        every = pd.DataFrame(columns=columns)
-        return pd.concat([every, *found.values()], ignore_index=True) if found else every
+        found = [pd.DataFrame(columns=columns)]
+        for by, over, family in dict.fromkeys(wanted):
+            own = rows_of(tested(by, over).at, family=family).set_index("target")
+            own = own.reindex(self.places).rename(index=self.place_text).reset_index()
+            found.append(own.assign(by=by, over=over, family=family, p_holm=None))
+        return pd.concat(found[1:] or found, ignore_index=True)
 
     def every_lead(self) -> pd.DataFrame:
         """Return the leads by which targets are judged."""
@@ -182,12 +174,12 @@ class Results(Content[P]):
 
     def place_text(self, place: Any) -> str:
         """Return the name of a place."""
-        return target_text(place, self.unit)
+        return str(place)
 
     @property
     def verdicts(self) -> pd.DataFrame:
         """Verdicts on the targets of the study, a row for each."""
-        about = self.every_lead(), self.protocol.measures, len(self.protocol.seeds)
+        about = self.every_lead(), self.protocol.measures
         return judged(
             [target.judge(name, *about, self.counted(target.parts)) for target, name in self.asked]
         )
@@ -350,13 +342,13 @@ class TunedPart(ReportedPart[P]):
         """
         tuned, places = Tuned(self.protocol), []
         for stages in self.stages:
-            tables = self._tuned(stages, tuned, workers)
+            tables = self.tuned_in(stages, tuned, workers)
             places.append([self.named(table, stages) for table in tables])
         tuned.tables = [pd.concat(every, ignore_index=True) for every in zip(*places, strict=True)]
         content = self.results(tuned, workers)
         return self.write(content, [*tuned.finals, *tuned.others], command)
 
-    def _tuned(self, stages: Stages[P], tuned: Tuned[P], workers: int) -> list[pd.DataFrame]:
+    def tuned_in(self, stages: Stages[P], tuned: Tuned[P], workers: int) -> list[pd.DataFrame]:
         """Return the tables of a place, and add its runs to ``tuned``."""
         log.info("%s: controls and grids", stages.name)
         controls, grids = stages.controls(), stages.grids()

@@ -165,8 +165,8 @@ def test_a_bound_may_be_reached_or_has_to_be_passed():
     part = results({"derived": 0.90, "tied_topk": 0.94}, part="decoder_free_64")
     leads = part.leads.assign(ahead=0.0)
     above, at_least = part.protocol.targets[0].need
-    assert above.decide(leads, 5)[1].startswith("at 0 of 10")
-    assert at_least.model_copy(update={"at_least": 0}).decide(leads, 5)[1].startswith("at 10 of 10")
+    assert above.decide(leads)[1].startswith("at 0 of 10")
+    assert at_least.model_copy(update={"at_least": 0}).decide(leads)[1].startswith("at 10 of 10")
 
 
 def test_a_density_that_is_not_reached_counts_against_a_family():

@@ -13,7 +13,7 @@ from implicit_em_studies.recovery.study import STUDY as RECOVER
 STUDIES = {study.name: study for study in (REPRODUCE, COMPARE, RECOVER, LANGUAGE)}
 ONE = "families=[derived] grids.derived='{axes: {loss.lse.weight: 1}}'"
 SMALL = "families=[derived] toy_families=[derived] middle.data.features=12 middle.data.width=6"
-NEED = "need: [{by: ce_recovered, lead: low, above: 0}]"
+ASKED = "by: kl, below: 1, places: {minilm: 1}"
 MISTAKES = [
     ("reproduce ablations", "ablations: no such experiment; allowed: theorem, ablation, benchmark"),
     ("reproduce lr.valu=1", "lr.valu=1: no such key; did you mean lr.value?"),
@@ -72,15 +72,16 @@ MISTAKES = [
     (f"recover middle.data.featurs=3 {SMALL}", "data.featurs=3: no such setting"),
     (f"recover middle.data.density=2 {SMALL}", "data.density=2: "),
     ("language nowhere", "nowhere: no such part or family; allowed: minilm, smollm2, and fam"),
-    ("language tuning.model.l0=7", "tuning.model.l0=7: allowed: 16, 32, 64, 128"),
+    ("language tuning.model.l0=7", "tuning.model.l0: the protocol sets it; allowed: l0, tuned_at"),
     ("language finals.model.l0=7", "finals.model.l0: the protocol sets it; allowed: l0"),
-    ("language criterion=fvu", "criterion=fvu: allowed: ridge_fvu, l0, silent_units, final_loss"),
-    ("language 'variants={x: {of: nobody}}'", "variants.x.of=nobody: allowed: derived, l1, "),
-    ("language 'variants={x: {}}'", "variants.x.of=None: allowed: derived, l1, "),
+    ("language tuned_at=[7]", "tuned_at=7: allowed: 16, 32, 64, 128"),
+    ("language l0=[32]", "l0=[32]: must be two or more"),
+    ("language 'variants={x: {of: nobody}}'", "variants.x.of=nobody: allowed: spike_slab, "),
+    ("language 'variants={x: {}}'", "variants.x.of=None: allowed: spike_slab, "),
     ("language 'variants={l1: {of: topk}}'", "variants.l1: is the name of a family"),
-    ("language halved=[nobody]", "halved=nobody: allowed: derived, l1, "),
-    ("language 'targets=[{of: [topk], over: l1}]'", "targets.0.need: missing"),
-    (f"language 'targets=[{{of: [nobody], over: l1, {NEED}}}]'", "targets[0]=nobody: allowed: d"),
+    ("language halved=[nobody]", "halved=nobody: allowed: spike_slab, "),
+    ("language 'targets=[{of: [topk], over: l1}]'", "targets.0.by: missing"),
+    (f"language 'targets=[{{of: [nobody], over: l1, {ASKED}}}]'", "targets[0]=nobody: allowed: s"),
     ("language parts.minilm.causal=perhaps", "parts.minilm.causal=perhaps: allowed: true, false"),
     ("language parts.minilm.model.hidden=-3", "model.hidden=-3: should be greater than 0"),
 ]
