@@ -21,7 +21,6 @@ from implicit_em.base.settings import differences, listed
 from implicit_em.data import Block, BlockLoader, as_unit_float
 from implicit_em.distributed import GlobalBatch, Group
 from implicit_em.engine.control import SparsityControl
-from implicit_em.engine.describing import describe
 from implicit_em.engine.rendezvous import current
 from implicit_em.engine.schedulers import build_schedule, interval_of, step_after_epoch
 from implicit_em.engine.sparse import Sparse, largest_share
@@ -95,8 +94,7 @@ class EnergyModule(pl.LightningModule):
     ``Stack`` of this module alone, or of several, makes the steps.
 
     Args:
-        model: arguments of the network, with ``in_features``; ``_target_`` may name a subclass. Or
-            the network itself: its weights are trained, and checkpoints hold its arguments.
+        model: arguments of the network, with ``in_features``; ``_target_`` may name a subclass.
         loss: terms as ``{name: {_target_: function, weight: 1.0, warmup: 0, **options}}``.
         optimizer: ``_target_`` and arguments of a ``torch.optim`` optimizer.
         schedule: ``_target_`` and arguments of a function from progress in [0, 1] to a factor on
@@ -118,10 +116,9 @@ class EnergyModule(pl.LightningModule):
             leaves the weights as they are.
 
     Raises:
-        ValueError: if the given network is of another kind, needs no gradients, or cannot be built
-            again from its arguments; if the objective needs a tensor that the model lacks, or
-            leaves a part of the model untrained; if ``l0`` is out of range, or no term makes units
-            sparse.
+        ValueError: if ``model`` is no dictionary; if the objective needs a tensor that the model
+            lacks, or leaves a part of the model untrained; if ``l0`` is out of range, or no term
+            makes units sparse.
     """
 
     network: ClassVar[type[nn.Module]]
@@ -133,7 +130,7 @@ class EnergyModule(pl.LightningModule):
 
     def __init__(
         self,
-        model: Spec | nn.Module,
+        model: Spec,
         loss: Spec | None = None,
         optimizer: Spec | None = None,
         schedule: Spec | None = None,
@@ -145,9 +142,13 @@ class EnergyModule(pl.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         target = f"{self.network.__module__}.{self.network.__qualname__}"
-        arguments = self._described(model) if isinstance(model, nn.Module) else model
+        if not isinstance(model, Mapping):
+            raise ConfigError(
+                f"model: a {type(model).__name__}; allowed are arguments in a dictionary, which "
+                "checkpoints hold; module.model.load_state_dict takes weights"
+            )
         specs: dict[str, Any] = {
-            "model": {"_target_": target, **arguments},
+            "model": {"_target_": target, **model},
             "loss": dict(loss or self.default_loss),
             "optimizer": dict(optimizer or ADAM),
             "schedule": dict(schedule or {}),
@@ -157,7 +158,7 @@ class EnergyModule(pl.LightningModule):
             "sparse": sparse,
         }
         self.save_hyperparameters(specs, logger=False)
-        self.model = model if isinstance(model, nn.Module) else instantiate(specs["model"])
+        self.model = instantiate(specs["model"])
         self.objective = build_objective(specs["loss"])
         self._check_fit()
         components = self.model.weight.shape[-2]
@@ -175,20 +176,6 @@ class EnergyModule(pl.LightningModule):
         self._rates: list[float] = []
         self._losses: list[Tensor] = []
         self._at_epoch_start: list[Tensor] = []
-
-    def _described(self, model: nn.Module) -> dict[str, Any]:
-        """Return the arguments of the given network, or refuse it."""
-        if not isinstance(model, self.network):
-            raise ConfigError(
-                f"model: a {type(model).__name__}; allowed are arguments in a dictionary, or an "
-                f"instance of {self.network.__name__} or a subclass"
-            )
-        if frozen := [name for name, p in model.named_parameters() if not p.requires_grad]:
-            raise ConfigError(
-                f"model: {', '.join(frozen)} need no gradients, as in a loaded model; "
-                "model.requires_grad_() lets them train"
-            )
-        return describe(model)
 
     def _check_fit(self) -> None:
         provides = ("x", "target", "energies", "weight", *self.model.provides)

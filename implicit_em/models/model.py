@@ -11,8 +11,7 @@ from implicit_em.models.linear import Linear, SharedInput
 class Model(nn.Module):
     """Base of ``Encoder`` and ``SparseAutoencoder``, with the defaults of what a model may have.
 
-    A model remembers its arguments, so that it can be built again, and knows which columns of the
-    data are its inputs and which are its targets.
+    A model knows which columns of the data are its inputs and which are its targets.
 
     Args:
         out_features: width T of a target that is not the input; ``None`` if the model explains its
@@ -35,14 +34,6 @@ class Model(nn.Module):
     """Method that a step calls once the gradients are there; ``None`` for none."""
     after_step: Any = None
     """Method that a step calls once the weights have moved; ``None`` for none."""
-    made_with: tuple[tuple[Any, ...], dict[str, Any]]
-    """Positional arguments, and arguments by name."""
-
-    def __new__(cls, *arguments: Any, **by_name: Any) -> "Model":
-        """Note the arguments, also those that the ``__init__`` of a subclass does not pass on."""
-        made = super().__new__(cls)
-        vars(made)["made_with"] = (arguments, by_name)
-        return made
 
     def __init__(self, out_features: int | None = None) -> None:
         super().__init__()
