@@ -41,8 +41,8 @@ def test_a_run_is_trained_evaluated_and_explored(run, small, tmp_path):
     run("train", *small, "hydra.run.dir=run")
     assert (tmp_path / "run/metrics.json").exists()
     assert "probe accuracy" in run("evaluate", "run").stdout
-    run("explore", "run", "--single")
-    assert (tmp_path / "run/explore.html").exists()
+    run("explore", "run")
+    assert (tmp_path / "run/explore/index.html").exists()
 
 
 @pytest.mark.parametrize("launcher", ["stacked", "joblib_local hydra.launcher.n_jobs=2"])

@@ -25,7 +25,7 @@ EPOCHS = "trainer.max_epochs="
 """The override of a saved run that a resumed run may replace."""
 EVALUATIONS = "evaluations"
 """Folder of what was measured of a finished run."""
-DERIVED = (EVALUATIONS, "saelens", "export.safetensors", "explore", "explore.html")
+DERIVED = (EVALUATIONS, "saelens", "export.safetensors", "explore")
 """What other commands make of a run's weights, in its directory; new weights remove it."""
 
 STATISTICS = "data.normalize."

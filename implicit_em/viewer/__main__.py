@@ -27,9 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "and settings of data, e.g. data=activations data.path=STORE"
     )
     add("paths", nargs="+", metavar="PATH", help=paths)
-    out = "folder or file of the page; default: in the run, or in outputs/NAME-DIGEST"
+    out = "folder of the page; default: in the run, or in outputs/NAME-DIGEST"
     add("--out", type=Path, help=out)
-    add("--single", action="store_true", help="one file, for at most 1,000 features")
     serve = "serve the page to this machine until Ctrl-C, to try inputs; it is not kept"
     add("--serve", action="store_true", help=serve)
     add("--port", type=int, default=0, help="port of --serve; default: a free one")
@@ -51,8 +50,8 @@ def _write_or_serve(options: argparse.Namespace) -> None:
     from implicit_em.trained.reading import typed_data
     from implicit_em.viewer.exploring import explore, served
 
-    if options.serve and (options.out or options.single):
-        raise ConfigError("serve: its page is not kept; leave out --out and --single")
+    if options.serve and options.out:
+        raise ConfigError("serve: its page is not kept; leave out --out")
     if options.port and not options.serve:
         raise ConfigError(f"port={options.port}: needs --serve")
     # A job of a sweep may have a directory of such a name.
@@ -63,7 +62,7 @@ def _write_or_serve(options: argparse.Namespace) -> None:
     data = typed_data(runs[0], typed)
     shown = {"lm": options.lm, "data": data, "ablate": options.ablate}
     if not options.serve:
-        print(f"Open {explore(runs, options.out, options.single, **shown)}")
+        print(f"Open {explore(runs, options.out, **shown)}")
         return
     with suppress(KeyboardInterrupt), served(runs, port=options.port, **shown) as (address, server):
         print(f"Open {address} here; Ctrl-C ends it", flush=True)

@@ -18,11 +18,6 @@
   function load(name) {
     if (!loaded.has(name)) {
       loaded.set(name, new Promise((resolve, reject) => {
-        const inline = document.getElementById(name);
-        if (inline) {
-          resolve(JSON.parse(inline.textContent));
-          return;
-        }
         waiting.set(name, resolve);
         const script = document.createElement("script");
         script.src = `data/${name}.js`;

@@ -24,15 +24,13 @@ from implicit_em.trained.finished import Run
 from implicit_em.trained.reading import Trained, trained
 from implicit_em.training.decoding import BATCH, encoded
 from implicit_em.viewer.features import Features
-from implicit_em.viewer.page import Folder, Page, SingleFile, scratch
+from implicit_em.viewer.page import Page, scratch
 from implicit_em.viewer.seen import seen_of, short
 from implicit_em.viewer.serving import Server
 from implicit_em.viewer.trying import trials_of
 
-PLACES = {False: "explore", True: "explore.html"}
-"""Default folder and default file of a page, in the directory of the first run."""
-MOST_IN_ONE_FILE = 1000
-"""Largest number of features in a single file."""
+PLACE = "explore"
+"""Default folder of a page, in the directory of the first run."""
 CONTROLS = 32
 """Largest number of units that are compared with random directions."""
 
@@ -40,7 +38,6 @@ CONTROLS = 32
 def explore(
     runs: str | Path | Sequence[str | Path],
     out: str | Path | None = None,
-    single: bool = False,
     lm: str | None = None,
     data: Mapping[str, Any] | None = None,
     ablate: Sequence[int] = (),
@@ -53,10 +50,8 @@ def explore(
     Args:
         runs: a run directory, or the folder or address of another tool's model (see ``evaluate``);
             or several, whose data must have one width.
-        out: folder or file of the page; by default, ``explore`` or ``explore.html`` in the first
-            run's directory or, for another tool's model, in ``outputs/NAME-DIGEST``. An earlier
-            page there is replaced.
-        single: whether to write a single file, for at most 1,000 features.
+        out: folder of the page; by default, ``explore`` in the first run's directory or, for
+            another tool's model, in ``outputs/NAME-DIGEST``. An earlier page there is replaced.
         lm: folder, GGUF file or hub name of the language model that a store was harvested from;
             ``None`` for the place that ``conf/lm`` names. A causal one shows which tokens a feature
             promotes.
@@ -76,14 +71,8 @@ def explore(
     if not named:
         raise ConfigError("runs: none is named")
     models = [trained(run, data) for run in named]
-    place = Path(out) if out else models[0].output / PLACES[single]
-    page: Page = SingleFile(place) if single else Folder(place)
+    page = Page(Path(out) if out else models[0].output / PLACE)
     page.check()
-    units = sum(len(found.model.weight) for found in models)
-    if single and units > MOST_IN_ONE_FILE:
-        raise ConfigError(
-            f"single: {units:,} features; a file holds at most {MOST_IN_ONE_FILE:,}, a folder all"
-        )
     return _write(page, models, lm, ablate)
 
 
@@ -116,7 +105,7 @@ def served(
     models = [trained(run, data) for run in runs]
     trials = trials_of(models[0], lm)
     with TemporaryDirectory(prefix="implicit-em-") as folder:
-        page = Folder(Path(folder, "page"), served=trials)
+        page = Page(Path(folder, "page"), served=trials)
         with Server(page.path, trials, port) as server:
             _write(page, models, lm, ablate)
             yield f"http://{server.names[0]}/", server

@@ -221,14 +221,14 @@ class Paths:
         found = alike(*runs)
         lm = str(folder / "model")
         inside = [evaluate(run, inside=True, lm=lm) for run in runs]
-        explore([runs[0]], single=True, lm=lm)
+        explore([runs[0]], lm=lm)
         exports = [export(run) for run in runs]
         written = [[f.read_bytes() for f in sorted(e.glob("*.safetensors"))] for e in exports]
         equal = {
             "harvest": all(equal_but_for_rounding(*pair) for pair in zip(*shards, strict=True)),
             "inside": np.isclose(inside[0]["fvu"], inside[1]["fvu"]).item(),
             "export": bool(written[0]) and written[0] == written[1],
-            "explore": (runs[0] / "explore.html").exists(),
+            "explore": (runs[0] / "explore/index.html").exists(),
         }
         return found | equal | {"agrees": found["agrees"] and all(equal.values())}
 

@@ -17,7 +17,7 @@ from implicit_em.trained.evaluations import OWN, columns, is_own, read, record
 from implicit_em.trained.export import PLACES as EXPORTED
 from implicit_em.training.directory import DERIVED, EVALUATIONS, RunDirectory
 from implicit_em.training.spec import RunSpec
-from implicit_em.viewer.exploring import PLACES as EXPLORED
+from implicit_em.viewer.exploring import PLACE
 
 DATA = {"_target_": "implicit_em.data.TensorDataModule", "path": "a/X.npy", "final": "test"}
 
@@ -119,7 +119,7 @@ def run(composed, tmp_path):
 
 
 def test_the_list_of_what_is_derived_is_complete():
-    assert set(DERIVED) == {EVALUATIONS, *EXPORTED.values(), *EXPLORED.values()}
+    assert set(DERIVED) == {EVALUATIONS, *EXPORTED.values(), PLACE}
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_what_is_derived_from_weights_goes_with_them(overrides, resumed, stays, 
     elsewhere = run.path.parent / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "file").touch()
-    (run.path / "explore.html" / "link").symlink_to(elsewhere)
+    (run.path / "explore" / "link").symlink_to(elsewhere)
     with suppress(ConfigError):
         run.claim(RunSpec.of(composed("logger=csv", *overrides)), resumed)
     assert [(run.path / name).exists() for name in DERIVED] == [stays] * len(DERIVED)

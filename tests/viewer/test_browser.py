@@ -56,11 +56,10 @@ def pages(trained, tmp_path_factory):
         "images": explore([trained("images")], folder / "images"),
         "vectors": explore([trained("vectors")], folder / "vectors"),
         "two": explore(runs, folder / "two"),
-        "single": explore([trained("texts")], folder / "single.html", single=True),
     }
 
 
-KINDS = ("texts", "images", "vectors", "two", "single")
+KINDS = ("texts", "images", "vectors", "two")
 
 
 def features(page):
@@ -137,15 +136,14 @@ def test_the_keyboard_goes_to_a_feature_and_back(pages, opened):
 
 
 def test_text_from_anywhere_stays_text(pages, opened):
-    for kind in ("texts", "single"):
-        page = opened(pages[kind], "0/feature/0")
-        page.wait_for_selector(".context")
-        shown = "".join(page.locator(".words").all_inner_texts())
-        for token in ("</script>", "<script>alert(1)</script>", "<!--", "&lt;", "שלום", HOSTILE[7]):
-            assert token in shown
-        assert "‹202e›abc" in shown
-        assert "␀⏎⇥" in shown
-        assert page.locator("main script").count() == 0
+    page = opened(pages["texts"], "0/feature/0")
+    page.wait_for_selector(".context")
+    shown = "".join(page.locator(".words").all_inner_texts())
+    for token in ("</script>", "<script>alert(1)</script>", "<!--", "&lt;", "שלום", HOSTILE[7]):
+        assert token in shown
+    assert "‹202e›abc" in shown
+    assert "␀⏎⇥" in shown
+    assert page.locator("main script").count() == 0
 
 
 def test_a_line_of_ten_megabytes_is_cut_and_stays_text(harvested, opened, tmp_path):
@@ -163,25 +161,24 @@ def test_a_line_of_ten_megabytes_is_cut_and_stays_text(harvested, opened, tmp_pa
 
 
 def test_nothing_else_may_run_or_load(pages, opened, browser):
-    for kind in ("texts", "single"):
-        context, refused = browser.new_context(), []
-        page = context.new_page()
-        page.on("console", lambda message, said=refused: said.append(message))
-        page.goto(f"file://{pages[kind]}")
-        page.wait_for_selector("table")
-        page.evaluate(
-            """() => {
-                const script = document.createElement("script");
-                script.textContent = "document.title = 'taken over'";
-                const image = new Image();
-                image.src = "https://example.org/x.png";
-                document.body.append(script, image);
-            }"""
-        )
-        page.wait_for_timeout(300)
-        assert page.title() != "taken over"
-        assert sum("Content Security Policy" in message.text for message in refused) == 2
-        context.close()
+    context, refused = browser.new_context(), []
+    page = context.new_page()
+    page.on("console", lambda message, said=refused: said.append(message))
+    page.goto(f"file://{pages['texts']}")
+    page.wait_for_selector("table")
+    page.evaluate(
+        """() => {
+            const script = document.createElement("script");
+            script.textContent = "document.title = 'taken over'";
+            const image = new Image();
+            image.src = "https://example.org/x.png";
+            document.body.append(script, image);
+        }"""
+    )
+    page.wait_for_timeout(300)
+    assert page.title() != "taken over"
+    assert sum("Content Security Policy" in message.text for message in refused) == 2
+    context.close()
 
 
 def test_runs_are_seen_side_by_side(pages, opened):

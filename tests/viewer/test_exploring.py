@@ -198,20 +198,6 @@ def test_a_unit_without_a_partner_says_so():
     assert found[1, 0][0].tolist() == [1, 2]
 
 
-def test_a_single_file_holds_the_same_data_and_no_way_out_of_them(trained, page_of, tmp_path):
-    run = trained("texts")
-    read = page_of(run)
-    text = explore([run], tmp_path / "one.html", single=True).read_text("utf-8")
-    data = dict(re.findall(r'<script type="application/json" id="(.*?)">(.*?)</script>', text))
-    assert set(data) == {"0/about", "0/table", "0/block-0"}
-    for name, content in data.items():
-        assert json.loads(content) == read(name)
-        assert "<" not in content
-    assert "alert(1)" in data["0/about"], "the vocabulary is there"
-    assert "'self'" not in text.partition("</head>")[0]
-    assert not re.search(r"(src|href)=\"(?!data:|#)", text), "nothing is loaded"
-
-
 def test_an_earlier_page_is_replaced_and_nothing_else(trained, tmp_path, capsys):
     run = trained("vectors")
     page = tmp_path / "page"
@@ -222,8 +208,8 @@ def test_an_earlier_page_is_replaced_and_nothing_else(trained, tmp_path, capsys)
     mine = tmp_path / "mine" / "index.html"
     mine.parent.mkdir()
     mine.write_text("mine")
-    for out, *options in ((page,), (mine.parent,), (mine, "--single")):
-        assert main([str(run), "--out", str(out), *options]) == 2
+    for out in (page, mine.parent, mine):
+        assert main([str(run), "--out", str(out)]) == 2
         assert f"error: out={out}: holds other files; nothing is overwritten" in one_line(capsys)
     assert mine.read_text() == "mine"
 
@@ -235,7 +221,7 @@ def test_a_page_that_fails_leaves_nothing(trained, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_cannot_be_shown_is_one_line(trained, tmp_path, monkeypatch):
+def test_what_cannot_be_shown_is_one_line(trained, tmp_path):
     run, other = trained("vectors"), trained("images")
     with pytest.raises(FileNotFoundError, match=r"is no run directory"):
         explore(tmp_path)
@@ -243,12 +229,8 @@ def test_what_cannot_be_shown_is_one_line(trained, tmp_path, monkeypatch):
         explore([])
     with pytest.raises(ConfigError, match=r"runs on data of widths 6 and 64: their features"):
         explore([run, other])
-    monkeypatch.setattr(exploring, "MOST_IN_ONE_FILE", 3)
-    with pytest.raises(ConfigError, match=r"single: 4 features; a file holds at most 3, a folder"):
-        explore([run], single=True)
-    for single in (False, True):
-        with pytest.raises(ConfigError, match=r"out=\.: needs a name"):
-            explore([run], ".", single=single)
+    with pytest.raises(ConfigError, match=r"out=\.: needs a name"):
+        explore([run], ".")
     assert main([str(tmp_path)]) == 2
 
 

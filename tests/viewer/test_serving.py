@@ -213,6 +213,6 @@ def test_what_cannot_be_tried_is_one_line(trained, harvested, models, capsys):
         served([trained("texts")]).__enter__()
     with pytest.raises(ConfigError, match="not the files that the store was harvested"):
         served([harvested("bert")], str(models["gpt2"])).__enter__()
-    assert main([str(trained("images")), "--serve", "--single"]) == 2
+    assert main([str(trained("images")), "--serve", "--out", "page"]) == 2
     assert main([str(trained("images")), "--serve", "--port", "99999"]) == 2
     assert capsys.readouterr().err.count("error: ") == 2
