@@ -1,13 +1,11 @@
 """Decoder-free sparse autoencoders derived from implicit EM.
 
 The names below are the public interface. Each is imported on first use, because the command line
-must answer before torch is loaded. So are modules, such as ``implicit_em.sklearn``.
+must answer before torch is loaded.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-from implicit_em.base.lazy import submodule
 
 if TYPE_CHECKING:
     from implicit_em import losses
@@ -47,9 +45,11 @@ __all__ = ["losses", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"implicit_em.{_HOMES[name]}"), name)
-    return submodule(__name__, name)
+    if name == "losses":
+        return import_module("implicit_em.losses")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
+    return getattr(import_module(f"implicit_em.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -4,7 +4,3 @@ A wing on top of the framework: no module outside of it imports it. The framewor
 its commands, its settings, and what its data module answers. Only this wing knows transformers, and
 imports it late.
 """
-
-from implicit_em.base import lazy
-
-lazy.offer_submodules(__name__)

@@ -1,6 +1,5 @@
 """Measurements of a layer of energies: metrics, probes, reconstruction, convergence, pictures."""
 
-from implicit_em.base import lazy
 from implicit_em.metrics.energies import (
     L0,
     SILENT_SHARE,
@@ -14,5 +13,3 @@ from implicit_em.metrics.energies import (
     energy_metrics,
     final_metrics,
 )
-
-lazy.offer_submodules(__name__)

@@ -1,6 +1,5 @@
 """The models: plain ``nn.Module`` classes without training code, and what they declare."""
 
-from implicit_em.base import lazy
 from implicit_em.models.activations import Abs
 from implicit_em.models.batch_topk import BatchTopK
 from implicit_em.models.classical import ICA, NMF, PCA, GaussianMixture, KMeans, Pixels
@@ -13,5 +12,3 @@ from implicit_em.models.mixture import Mixture
 from implicit_em.models.sae import SparseAutoencoder
 from implicit_em.models.spike_slab import SpikeSlab
 from implicit_em.models.topk import TopK
-
-lazy.offer_submodules(__name__)

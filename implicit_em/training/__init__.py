@@ -2,7 +2,3 @@
 
 It imports from ``config`` and below.
 """
-
-from implicit_em.base import lazy
-
-lazy.offer_submodules(__name__)

@@ -3,7 +3,3 @@
 ``page`` writes what is fixed (``index.html.j2``, ``app.js``, ``style.css``) and data; the browser
 makes the views from them.
 """
-
-from implicit_em.base import lazy
-
-lazy.offer_submodules(__name__)

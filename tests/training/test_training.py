@@ -20,6 +20,7 @@ import implicit_em
 from implicit_em.base.errors import ConfigError, NonFiniteLossError
 from implicit_em.config.fingerprint import config_fingerprint
 from implicit_em.data import ResidentDataModule
+from implicit_em.trained.evaluate import evaluate
 from implicit_em.trained.evaluate import main as evaluate_main
 from implicit_em.training import measurement
 from implicit_em.training.directory import RunDirectory
@@ -238,7 +239,7 @@ def test_evaluating_again_gives_the_same_metrics_or_says_what_is_wrong(
     monkeypatch.chdir(ROOT)
     run = tmp_path / "run"
     metrics = train(composed(*small), run)
-    again = implicit_em.trained.evaluate.evaluate(run)
+    again = evaluate(run)
     for key in ("dead_units", "redundancy", "density", "probe_accuracy", "responsibility_entropy"):
         assert again[key] == metrics[key]
     root = composed(*small).data.root
