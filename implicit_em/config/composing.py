@@ -28,30 +28,6 @@ REFUSALS = (errors.HydraException, OmegaConfBaseException, YAMLError, ValueError
 ``ValueError`` for a number of 5,000 digits or in place of a group's option, ``RecursionError`` for
 thousands of brackets."""
 
-ELSEWHERE = {
-    **dict.fromkeys(("learning_rate", "base_lr"), "lr.value"),
-    **dict.fromkeys(("lr_scheduler", "lr_scheduler_name"), "lr, as in lr=cosine"),
-    **dict.fromkeys(("lr_warm_up_steps", "lr_decay_steps"), "lr, as in lr=warmup_cosine"),
-    **dict.fromkeys(("d_sae", "dict_size", "num_latents", "expansion_factor"), "model.hidden"),
-    **dict.fromkeys(("architecture", "sae_type"), "model, as in model=topk"),
-    **dict.fromkeys(("l1_coefficient", "l1_coeff"), "loss.l1.weight, with model=l1"),
-    **dict.fromkeys(("k", "top_k"), "model.l0, with model=topk"),
-    **dict.fromkeys(("l0_coefficient", "target_l0"), "model.l0"),
-    "aux_loss_coefficient": "loss.auxk.weight, with model=topk",
-    "dead_feature_window": "model.dead_after, with model=topk",
-    **dict.fromkeys(("epochs", "n_epochs", "num_epochs"), "trainer.max_epochs"),
-    "training_tokens": "trainer.max_epochs, passes over the data",
-    **dict.fromkeys(("steps", "n_steps"), "trainer.max_steps"),
-    **dict.fromkeys(("train_batch_size", "train_batch_size_tokens"), "data.batch_size"),
-    **dict.fromkeys(("hook_name", "hook_point"), "data.site, with data=activations"),
-    **dict.fromkeys(("dataset_path", "path"), "data.path, with data=tensors"),
-    "normalize_activations": "data.normalize",
-    "device": "trainer.accelerator",
-    "dtype": "trainer.precision",
-    "log_to_wandb": "logger, as in logger=wandb",
-}
-"""Keys of the project by their names in SAELens, dictionary_learning and Lightning."""
-
 
 def composed(name: str, overrides: Sequence[str], conf: Path = CONF) -> DictConfig:
     """Return a primary configuration of a folder with overrides, such as ``train``.
@@ -153,9 +129,6 @@ def _beside(key: str, loader: ConfigLoader, config: str, overrides: Sequence[str
         for other in _keys(loader, config, overrides)
         if parts[0] == "hydra" or other.partition(".")[0] != "hydra"
     ]
-    meant = ELSEWHERE.get(parts[-1], "")
-    if re.split("[.,]", meant)[0] in keys:
-        return f"did you mean {meant}?"
     known = max(n for n in range(len(parts)) if n == 0 or ".".join(parts[:n]) in keys)
     parent = ".".join(parts[:known])
     siblings = {k.rpartition(".")[2]: k for k in keys if k.rpartition(".")[0] == parent}

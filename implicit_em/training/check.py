@@ -82,7 +82,11 @@ def check(spec: RunSpec, here: bool = True) -> None:
     if key in _passed:
         return
     trainer = _build_trainer(spec, here)
-    _check_data(spec)
+    with _refusing("data"):
+        data: Any = get_class(spec.settings["data"]["_target_"])
+    epochs = spec.settings["trainer"]["max_epochs"]
+    if reason := data.refusal(spec.settings["data"], epochs, spec.takes_processes):
+        raise ConfigError(reason)
     _check_callbacks(spec.settings)
     if here:
         with torch.random.fork_rng(devices=[]), _refusing("data", "data"):
@@ -100,16 +104,6 @@ def _build_trainer(spec: RunSpec, here: bool) -> pl.Trainer:
         {} if here else {"accelerator": "cpu", "strategy": "auto", "devices": 1}
     )
     return spec.build_trainer(**elsewhere, logger=False, enable_checkpointing=False)
-
-
-def _check_data(spec: RunSpec) -> None:
-    """Raise ``ConfigError`` for a training that the data do not allow."""
-    settings = spec.settings["data"]
-    with _refusing("data"):
-        data: Any = get_class(settings["_target_"])
-    epochs = spec.settings["trainer"]["max_epochs"]
-    if reason := data.refusal(settings, epochs, spec.takes_processes):
-        raise ConfigError(reason)
 
 
 def _check_callbacks(settings: Mapping[str, Any]) -> None:

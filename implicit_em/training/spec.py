@@ -171,18 +171,12 @@ class RunSpec:
             # Also on Slurm, where only submitit may put a job back into the queue.
             defaults["plugins"].append(LightningEnvironment())
         with raising(ConfigError, "trainer", Exception):
-            flags = self.trainer_flags()
+            given = {k: v for k, v in self.settings["trainer"].items() if v is not None}
+            flags = instantiate(
+                {k: v for k, v in given.items() if k not in STEP_FLAGS}, _convert_="all"
+            )
             defaults["plugins"] += flags.pop("plugins", [])
             return pl.Trainer(**defaults | flags | arguments)
-
-    def trainer_flags(self) -> dict[str, Any]:
-        """Return the flags of ``pl.Trainer`` that are set, with every ``_target_`` built."""
-        flags = {
-            key: value
-            for key, value in self.settings["trainer"].items()
-            if value is not None and key not in STEP_FLAGS
-        }
-        return instantiate(flags, _convert_="all")
 
 
 class NoProfiler(PassThroughProfiler):

@@ -107,8 +107,6 @@ def log_again(
 class TolerantWandbLogger(WandbLogger):
     """Lightning's logger for a started W&B run, whose errors do not end the training."""
 
-    lists_packages: ClassVar[bool] = True
-    """Whether the next run of this process saves the list of installed packages."""
     unreachable: ClassVar[str | None] = None
     """Why further runs of this process start offline; ``None`` while the server answers."""
 
@@ -214,8 +212,6 @@ def _start_wandb(arguments: dict[str, Any], mode: Mode, reason: str) -> Tolerant
 def _init(mode: Mode, arguments: Mapping[str, Any]) -> "wandb.Run":
     import wandb
 
-    # Listing the installed packages is the slowest part, so only the first run does it.
-    first, TolerantWandbLogger.lists_packages = TolerantWandbLogger.lists_packages, False
     return wandb.init(
         **arguments,
         mode=mode,
@@ -225,7 +221,7 @@ def _init(mode: Mode, arguments: Mapping[str, Any]) -> "wandb.Run":
             silent=True,
             finish_timeout=FINISH_TIMEOUT,
             finish_timeout_raises=True,
-            x_save_requirements=first,
+            x_save_requirements=False,  # to list all packages is the slowest part
         ),
     )
 

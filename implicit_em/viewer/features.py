@@ -150,21 +150,16 @@ class Features(Sequence[Feature]):
 
     def _block(self, number: int) -> Iterator[Feature]:
         units = self.activity.block(number)
-        more = (self._near(units), self._joint.with_others(number), self._effects(units))
+        own = [unit.number for unit in units]
+        near = _nearest(cosines(self.directions_KD[own], self.directions_KD), own)
+        effects: list[Any] = [None] * len(own)
+        if self.effects is not None:
+            effects = self.effects(self.encoder_KD[own], self.directions_KD[own])
+        more = (near, self._joint.with_others(number), effects)
         for unit, *others in zip(units, *more, strict=True):
             row, shown = self._of(unit)
             shown |= zip(("near", "together", "effects"), others, strict=True)
             yield Feature(unit.number, row, shown, self.seen)
-
-    def _effects(self, units: list[Unit]) -> list[Any]:
-        own = [unit.number for unit in units]
-        if self.effects is None:
-            return [None] * len(own)
-        return self.effects(self.encoder_KD[own], self.directions_KD[own])
-
-    def _near(self, units: list[Unit]) -> list[list[tuple[int, float]]]:
-        own = [unit.number for unit in units]
-        return _nearest(cosines(self.directions_KD[own], self.directions_KD), own)
 
     def _of(self, unit: Unit) -> tuple[dict[str, Any], dict[str, Any]]:
         labels, tokens = self._labels(unit), self.seen.tokens(unit)

@@ -44,7 +44,9 @@ class Page:
         if not self.path.exists():
             return
         held = {path.name for path in self.path.iterdir()} if self.path.is_dir() else {""}
-        if held and not (held <= OF_A_PAGE and _is_page(self.path / INDEX)):
+        index = self.path / INDEX
+        is_page = index.is_file() and MARK in index.read_text("utf-8", "replace")[:1000]
+        if held and not (held <= OF_A_PAGE and is_page):
             raise ConfigError(
                 f"out={self.path}: holds other files; nothing is overwritten: choose another place"
             )
@@ -81,10 +83,6 @@ def scratch(beside: Path) -> Iterator[Path]:
         beside.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".explore-", dir=beside.parent) as folder:
             yield Path(folder)
-
-
-def _is_page(path: Path) -> bool:
-    return path.is_file() and MARK in path.read_text("utf-8", "replace")[:1000]
 
 
 def asset(name: str) -> str:
