@@ -98,7 +98,9 @@ def test_one_latent_may_tell_all_and_all_latents_are_those_that_are_not_silent()
     train, test = split(labels_N)
     assert found[None] == probed(codes_NK[train], labels_N[train], codes_NK[test], labels_N[test])
     chance = rng.permutation(labels_N)
-    assert scores_of(lambda x_ND: x_ND, vectors_NK, chance, (2,))[2].auc == pytest.approx(0.5, abs=0.08)
+    assert scores_of(lambda x_ND: x_ND, vectors_NK, chance, (2,))[2].auc == pytest.approx(
+        0.5, abs=0.08
+    )
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
