@@ -41,7 +41,7 @@ def matched_cosine(first_KD: np.ndarray, second_LD: np.ndarray) -> float:
     """Return the largest mean |cosine| of the rows of two matrices over all matchings.
 
     The Hungarian method pairs every row of the smaller matrix with a different row. Rows of zeros
-    have cosine 0 with all others, so dead units lower the mean.
+    have cosine 0 with all others.
     """
     cosines_KL = cosines(first_KD, second_LD, signed=False)
     return float(cosines_KL[linear_sum_assignment(cosines_KL, maximize=True)].mean())
@@ -50,8 +50,8 @@ def matched_cosine(first_KD: np.ndarray, second_LD: np.ndarray) -> float:
 def stability(runs: Sequence[np.ndarray]) -> float:
     """Return the mean of ``matched_cosine`` over all pairs of runs; NaN for a single run.
 
-    It is 1 if all seeds find the same rows, up to order, scale and sign (Paulo & Belrose 2025,
-    arXiv 2501.16615; Song et al. 2025, arXiv 2505.20254).
+    It is the PW-MCC of Song et al. 2025 (arXiv 2505.20254), of absolute cosines: 1 if all seeds find
+    the same rows, up to order, scale and sign. Dead units count as their rows are.
     """
     matches = [matched_cosine(first, second) for first, second in combinations(runs, 2)]
     return float(np.mean(matches)) if matches else float("nan")

@@ -23,7 +23,7 @@ from implicit_em_studies.comparison.protocol import CURVE, DERIVED, KNOBS, Compa
 from implicit_em_studies.comparison.results import TARGET_LEADS, ComparisonResults
 from implicit_em_studies.shared import planning
 from implicit_em_studies.shared.measurements import samples_of, stabilities
-from implicit_em_studies.shared.runs import Place, Run, matrices_of
+from implicit_em_studies.shared.runs import Place, Run, directions_of
 from implicit_em_studies.shared.study import Request
 from implicit_em_studies.shared.tuned import ReportedPart, Tuned, TunedPart, TunedStudy
 
@@ -154,8 +154,7 @@ def _weights_shown(results: ComparisonResults, finals: Sequence[Run]) -> dict[st
     runs = {(run.sweep, run.fingerprint): run for run in finals}
     rows = {}
     for family, fingerprint in zip(first["family"], first["run"], strict=True):
-        matrices = matrices_of(runs[family, fingerprint].model())
-        rows[family] = matrices.get("decoder", matrices["encoder"])
+        rows[family] = directions_of(runs[family, fingerprint].model())
     return rows
 
 

@@ -283,11 +283,6 @@ class LanguageResults(Results[LanguageProtocol]):
         return self.of_variants(summed(self.finals), summed(self.controls), OWN)
 
     @property
-    def alike(self) -> pd.Series:
-        """The stability of each family that has several seeds."""
-        return self.stability.set_index("family")["stability"].dropna()
-
-    @property
     def best_controls(self) -> pd.DataFrame:
         """The control that explains most of the variance at each L0; empty without controls."""
         controls = summed(self.untrained)

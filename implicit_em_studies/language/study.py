@@ -6,15 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from implicit_em.base.errors import ConfigError
+from implicit_em.base.progress import working
 from implicit_em.config.composing import composed
 from implicit_em.language.activations import ActivationDataModule
 from implicit_em.language.configuration import digest_of_store
 from implicit_em.language.harvest import harvest
 from implicit_em.language.models import CausalModel
 from implicit_em.language.settings import HarvestSettings, LanguageModelSettings
+from implicit_em.metrics.dictionaries import stability
 from implicit_em_studies.language import measuring
 from implicit_em_studies.language.choice import beyond, choose
 from implicit_em_studies.language.protocol import (
@@ -27,8 +30,7 @@ from implicit_em_studies.language.protocol import (
 )
 from implicit_em_studies.language.results import LanguageResults
 from implicit_em_studies.shared import planning
-from implicit_em_studies.shared.measurements import stabilities
-from implicit_em_studies.shared.runs import Run
+from implicit_em_studies.shared.runs import Run, directions_of
 from implicit_em_studies.shared.study import Request
 from implicit_em_studies.shared.tuned import Tuned, TunedPart, TunedStudy
 
@@ -150,19 +152,27 @@ class LanguagePart(TunedPart[LanguageProtocol]):
             )
         tuned.others += permuted
         shown = [run for run in tuned.finals if run.cfg.model.l0 == shown_at]
-        alike = stabilities(shown)
-        stability = alike.rename(columns={"encoder_stability": "stability"})
         cfg = tuned.finals[0].cfg
         return LanguageResults.of(
             tuned,
             permuted=self._measured(permuted, workers),
             name=self.name,
-            stability=stability[["family", "stability"]],
+            stability=self._stability(shown),
             benchmarks=self._benchmarks(shown),
             weights="/".join(filter(None, (self.lm.package, self.lm.path))),
             data=cfg.data,
             passes=cfg.trainer.max_epochs,
         )
+
+    def _stability(self, finals: Sequence[Run]) -> pd.DataFrame:
+        """Return how alike the directions are that some seeds of each family find."""
+        found: dict[str, list[np.ndarray]] = {}
+        for run in finals:
+            if run.cfg.seed in self.protocol.seeds:
+                found.setdefault(run.sweep, []).append(directions_of(run.model()))
+        with working(f"{self.name}: matching units between seeds"):
+            rows = [(family, stability(seeds)) for family, seeds in found.items()]
+        return pd.DataFrame(rows, columns=["family", "stability"])
 
     def _benchmarks(self, finals: Sequence[Run]) -> pd.DataFrame:
         """Return what the benchmarks of the field measure of the finals of some seeds."""

@@ -98,6 +98,12 @@ def matrices_of(model: Any) -> dict[str, np.ndarray]:
     return {name: weight.detach().numpy() for name, weight in matrices.items()}
 
 
+def directions_of(model: Any) -> np.ndarray:
+    """Return the columns of a decoder or, without one, the rows of an encoder, ``(K, D)``."""
+    matrices = matrices_of(model)
+    return matrices.get("decoder", matrices["encoder"])
+
+
 def table(runs: Sequence[Run], sweeps: Sequence[str]) -> pd.DataFrame:
     """Return one row per run of the sweeps: its metrics, its values of the axes, and ``directory``.
 
