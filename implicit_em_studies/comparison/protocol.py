@@ -16,6 +16,7 @@ from implicit_em_studies.shared.protocol import (
     refuse_others,
     variants_of,
 )
+from implicit_em_studies.shared.targets import Target
 
 Density = Annotated[float, Field(gt=0, lt=1)]
 Factor = Annotated[float, Field(ge=1)]
@@ -57,6 +58,7 @@ class ComparisonProtocol(Protocol):
     densities: Some[Density]
     reach: Factor
     beyond: Factor
+    targets: list[Target] = []
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "ComparisonProtocol":

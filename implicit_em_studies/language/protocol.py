@@ -60,7 +60,7 @@ class LanguageProtocol(Protocol):
     probed_sets: Distinct[str] = Field(default_factory=list)
     tokens: Tokens
     resamples: PositiveInt
-    targets: list[Question] = Field(default_factory=list)  # type: ignore[assignment]
+    targets: list[Question] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "LanguageProtocol":
@@ -74,6 +74,8 @@ class LanguageProtocol(Protocol):
             raise ValueError(f"l0={self.l0}: must be two or more, which make a curve")
         refuse_others("tuned_at", self.tuned_at, self.l0)
         refuse_others("permuted", self.permuted, self.families)
+        for number, target in enumerate(self.targets):
+            refuse_others(f"targets[{number}].places", target.places, list(self.parts))
         for key in ("also_over", "halved", "seeds_of"):
             refuse_others(key, getattr(self, key), list(self.grids))
         return self

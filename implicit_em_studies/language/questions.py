@@ -1,39 +1,31 @@
 """Targets of the study: leads at several L0, tested together, and corrected over the study."""
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Self
+from collections.abc import Sequence
+from typing import Annotated, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
-from implicit_em_studies.shared.tables import name_of
+from implicit_em_studies.shared.targets import Asked
 
 LEVEL = 0.025
 """One-sided p-value, corrected, below which a target is met."""
 
 
-class Question(BaseModel):
+class Question(Asked):
     """What is asked of families beside another, at so many L0 of each language model.
 
     Args:
-        of: families that are asked about.
-        over: family that they are compared with.
         by: measure of the study.
         above: bound of the lead in points, of a share of the variance.
         below: bound of the ratio to the other family's loss, of a loss inside the model.
         places: number of L0 at which the bound has to hold, by the part that it counts in.
-        required: whether the study fails if the target is missed; else it asks a question.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    of: Annotated[list[str], Field(min_length=1)]
-    over: str
     by: str
     above: float | None = None
     below: Annotated[float, Field(gt=0)] | None = None
     places: Annotated[dict[str, PositiveInt], Field(min_length=1)]
-    required: bool = True
 
     @model_validator(mode="after")
     def _has_a_bound(self) -> Self:
@@ -50,10 +42,6 @@ class Question(BaseModel):
     def bound(self) -> float:
         """The bound in the units of a lead: a share, or the logarithm of a ratio."""
         return self.above / 100 if self.above is not None else -float(np.log(self.below or 1))
-
-    def statement(self, family: str, titles: Mapping[str, str]) -> str:
-        """Return what is asked of a family as text."""
-        return f"{name_of(family)} over {name_of(self.over)}: {titles[self.by]}"
 
     def asked(self, part: str, l0: Sequence[int]) -> str:
         """Return the bound as text, and at how many of the L0 of a part it has to hold."""
@@ -81,10 +69,3 @@ def partial_conjunction(p_values: Sequence[float], least: int) -> float:
     if least > len(p_values):
         return 1.0
     return min(1.0, (len(p_values) - least + 1) * sorted(p_values)[least - 1])
-
-
-def outcome(p_value: float, required: bool) -> dict[str, Any]:
-    """Return whether a target is met by its corrected p-value, and the verdict."""
-    met = p_value < LEVEL
-    words = ("met", "missed") if required else ("yes", "no")
-    return {"met": met, "required": required, "verdict": words[not met]}

@@ -102,7 +102,9 @@ class LanguagePart(TunedPart[LanguageProtocol]):
         self.trained(grids, workers, f"{stages.name}: every setting")
         picked = stages.picked(self.choose(self.tune(grids, workers)))
         more = [new for one in picked for new in beyond(stages.settings, one)]
-        wider = replace(stages, settings=[*stages.settings, *more])
+        place = self.protocol.families.index
+        every = sorted([*stages.settings, *more], key=lambda one: place(one.family))
+        wider = replace(stages, settings=every)
         planning.check_all(wider.grids())
         self.stages = [wider]
         tuning, chosen, *measured = super().tuned_in(wider, tuned, workers)
@@ -138,7 +140,7 @@ class LanguagePart(TunedPart[LanguageProtocol]):
             measuring.quality_of(*about, k).of(controls, workers).assign(target=k)
             for k in self.protocol.l0
         ]
-        return pd.concat([*tables, self.measure(variants, workers)])
+        return pd.concat([*tables, self.measure(variants, workers)]).astype({"target": int})
 
     def results(self, tuned: Tuned[LanguageProtocol], workers: int) -> LanguageResults:
         """Train the families on permuted weights; return what the report shows."""

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from implicit_em_studies.shared.protocol import Grids, Protocol, Some, refuse_others
+from implicit_em_studies.shared.targets import Target
 
 FOUND = "found_0.8"
 """Share of the features found by a model's directions, with a cosine above 0.8."""
@@ -40,6 +41,7 @@ class RecoveryProtocol(Protocol):
     toy_families: Some[str]
     toy_grids: Grids
     criteria: dict[Literal["blind", "truth"], str]
+    targets: list[Target] = []
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "RecoveryProtocol":

@@ -25,7 +25,6 @@ from implicit_em.base.validation import first_mistake
 from implicit_em.config import CONF
 from implicit_em.config.fingerprint import affects_results, config_fingerprint, deciding
 from implicit_em_studies import CONF as STUDIES
-from implicit_em_studies.shared.targets import Target
 
 V = TypeVar("V")
 
@@ -93,7 +92,7 @@ class Protocol(BaseModel):
     quick: list[str] = []
     grids: Grids
     variants: Variants = {}
-    targets: list[Target] = []
+    targets: Sequence[Any] = ()
 
     @model_validator(mode="after")
     def _is_consistent_in_itself(self) -> Self:

@@ -11,6 +11,7 @@ from implicit_em_studies.shared.tables import name_of, rows_of
 
 MISSED = "missed"
 VERDICTS = ("met", "not judged", MISSED)
+ANSWERS = ("yes", "not judged", "no")
 COLUMNS = ["statement", "target", "measured", "met", "required", "verdict"]
 NUMBERS = {
     "ahead": "lead",
@@ -19,6 +20,32 @@ NUMBERS = {
 """Numbers of a lead that may decide, as text."""
 FEW = 5
 """Largest number of places whose leads are all written; of more, those that fall short are."""
+
+
+class Asked(BaseModel):
+    """What is asked of families beside another.
+
+    Args:
+        of: families that are asked about.
+        over: family that they are compared with.
+        required: whether the study fails if the target is missed; else it asks a question.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    of: Annotated[list[str], Field(min_length=1)]
+    over: str
+    required: bool = True
+
+    def verdict(
+        self, family: str, title: str, asked: str, measured: str, met: bool | None
+    ) -> dict[str, Any]:
+        """Return the verdict on a family, by ``COLUMNS``; none before all places are there."""
+        words = VERDICTS if self.required else ANSWERS
+        verdict = dict(zip((True, None, False), words, strict=True))[met]
+        statement = f"{name_of(family)} over {name_of(self.over)}: {title}"
+        row = statement, asked, measured, met, self.required, verdict
+        return dict(zip(COLUMNS, row, strict=True))
 
 
 class Need(BaseModel):
@@ -69,25 +96,17 @@ class Need(BaseModel):
         return bool(held.sum() >= self.places), measured
 
 
-class Target(BaseModel):
-    """What is asked of families beside another, in each place where they are compared.
+class Target(Asked):
+    """What is asked of families in each place where they are compared.
 
     Args:
-        of: families that are asked about.
-        over: family that they are compared with.
         need: what their leads have to be; all of it.
         parts: parts of the study whose places count together, in all of its reports; the places of
             one report if there are none.
-        required: whether the study fails if the target is missed; else it asks a question.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    of: Annotated[list[str], Field(min_length=1)]
-    over: str
     need: Annotated[list[Need], Field(min_length=1)]
     parts: list[str] = []
-    required: bool = True
 
     @property
     def measures(self) -> list[str]:
@@ -118,13 +137,8 @@ class Target(BaseModel):
             measured.append(title + text)
             held.append(fulfilled if len(here) == int(number) else None)
         met = None if None in held else all(held)
-        verdict = dict(zip((True, None, False), VERDICTS, strict=True))[met]
-        if met is not None and not self.required:
-            verdict = "yes" if met else "no"
         title = " and ".join(name[0].lower() + name[1:] for name in names)
-        statement = f"{name_of(family)} over {name_of(self.over)}: {title}"
-        row = statement, "; ".join(asked), "; ".join(measured), met, self.required, verdict
-        return dict(zip(COLUMNS, row, strict=True))
+        return self.verdict(family, title, "; ".join(asked), "; ".join(measured), met)
 
 
 def judged(verdicts: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

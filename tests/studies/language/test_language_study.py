@@ -20,6 +20,7 @@ from implicit_em.language.models import CausalModel
 from implicit_em.language.settings import LanguageModelSettings
 from implicit_em.language.splicing import spliced_losses
 from implicit_em.language.store import ActivationStore
+from implicit_em.metrics.dictionaries import matched_cosine
 from implicit_em.trained.loading import load
 from implicit_em.training.directory import RunDirectory
 from implicit_em_studies.language.measuring import Largest
@@ -37,6 +38,7 @@ CHANGES = [
     "controls=[controls_without_seeds]",
     "permuted=[topk]",
     "variants={near: {of: topk, model.frozen: near}}",
+    "targets=[]",
     "seeds=[1,2]",
     "seeds_of={topk: [1, 2, 3]}",
     "l0=[2,4]",
@@ -94,6 +96,7 @@ def test_finals_are_trained_at_each_l0_with_each_seed(study):
     finals = table(study, "finals")
     assert len(finals) == 2 * (2 + 3)
     assert set(finals["target"]) == {2, 4}
+    assert list(finals["family"].unique()) == ["derived", "topk"], "in the order of the protocol"
     topk = finals[finals["family"] == "topk"]
     assert (topk["l0"] == topk["target"]).all()
     assert set(table(study, "permuted")["family"]) == {"topk"}
@@ -152,6 +155,16 @@ def test_variance_and_activity_are_those_of_a_recomputation(study):
         expected = 1 - (raw - reconstruction).square().sum() / variance
         assert row[name] == pytest.approx(expected.item(), abs=1e-4)
     assert row["l0"] == pytest.approx((codes != 0).sum(-1).double().mean().item())
+
+
+def test_stability_is_of_the_directions_that_decode_and_of_the_seeds_of_all_families(study):
+    alike, finals = table(study, "stability").set_index("family"), table(study, "finals")
+    for family in ("topk", "derived"):
+        own = finals[(finals["family"] == family) & (finals["target"] == 2)]
+        models = [load(study / "runs" / family / run) for run in own.loc[own["seed"] < 3, "run"]]
+        rows = [m.decoder.weight.T if family == "topk" else m.weight for m in models]
+        expected = matched_cosine(*(matrix.detach().numpy() for matrix in rows))
+        assert alike.loc[family, "stability"] == pytest.approx(expected)
 
 
 def test_losses_are_those_of_the_spliced_model(study, changes):
@@ -248,7 +261,7 @@ def test_a_model_that_is_not_there_or_reads_ahead_is_refused(tmp_path, tmp_path_
         (bert, True, "that reads ahead; allowed are causal models"),
     ):
         part = {"harvest": ["lm=auto", f"lm.path={path}"], "causal": causal, "model.hidden": 128}
-        typed = [f"parts={json.dumps({'tiny': part})}", "families=[topk]", "permuted=[]"]
+        typed = [f"parts={json.dumps({'tiny': part})}", *CHANGES, "families=[topk]"]
         capfd.readouterr()
         assert STUDY.main([*typed, "controls=[]", "--directory", str(tmp_path / "trial")]) == 2
         assert not list(tmp_path.rglob("*.safetensors"))

@@ -82,6 +82,10 @@ MISTAKES = [
     ("language halved=[nobody]", "halved=nobody: allowed: spike_slab, "),
     ("language 'targets=[{of: [topk], over: l1}]'", "targets.0.by: missing"),
     (f"language 'targets=[{{of: [nobody], over: l1, {ASKED}}}]'", "targets[0]=nobody: allowed: s"),
+    (
+        "language 'targets=[{of: [topk], over: l1, by: kl, below: 1, places: {bert: 1}}]'",
+        "targets[0].places=bert: allowed: minilm, smollm2",
+    ),
     ("language parts.minilm.causal=perhaps", "parts.minilm.causal=perhaps: allowed: true, false"),
     ("language parts.minilm.model.hidden=-3", "model.hidden=-3: should be greater than 0"),
 ]
