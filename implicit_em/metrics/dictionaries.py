@@ -50,8 +50,8 @@ def matched_cosine(first_KD: np.ndarray, second_LD: np.ndarray) -> float:
 def stability(runs: Sequence[np.ndarray]) -> float:
     """Return the mean of ``matched_cosine`` over all pairs of runs; NaN for a single run.
 
-    It is the PW-MCC of Song et al. 2025 (arXiv 2505.20254), of absolute cosines: 1 if all seeds find
-    the same rows, up to order, scale and sign. Dead units count as their rows are.
+    It is the PW-MCC of Song et al. 2025 (arXiv 2505.20254), of absolute cosines: 1 if all seeds
+    find the same rows, up to order, scale and sign. Dead units count as their rows are.
     """
     matches = [matched_cosine(first, second) for first, second in combinations(runs, 2)]
     return float(np.mean(matches)) if matches else float("nan")

@@ -58,7 +58,7 @@ class ComparisonProtocol(Protocol):
     densities: Some[Density]
     reach: Factor
     beyond: Factor
-    targets: list[Target] = []
+    targets: list[Target] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "ComparisonProtocol":

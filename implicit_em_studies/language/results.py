@@ -250,3 +250,121 @@ class LanguageResults(Results[LanguageProtocol]):
             text = COMPARED[question.by].text
             shown = ["–" if own is None else text(estimate(own)) for own in found]
             of_places = "; ".join(f"{k}: {lead}" for k, lead in zip(l0, shown, strict=True))
+            measured = f"corrected p = {p:.2g}; {of_places}"
+            about = MEASURES[question.by], question.asked(self.name, l0), measured
+            rows.append(question.verdict(family, *about, bool(p < LEVEL)))
+        return judged(rows)
+
+    def _complete_lead(self, asked: Question, family: str, place: int) -> np.ndarray | None:
+        """Return the lead that a target asks for, if all seeds of both families are there."""
+        found, both = self.curves[asked.by], (family, asked.over)
+        complete = all(found.seeds(k, place) == len(self.protocol.seeds_for(k)) for k in both)
+        return found.lead(*both, place) if complete else None
+
+    @property
+    def best(self) -> dict[str, pd.DataFrame]:
+        """The family of the best mean at each L0, by measure; a row for each L0."""
+        own = rows_of(self.tests, over=self.over[0])
+        best = own.loc[own.groupby(["measure", "target"], sort=False)["mean"].idxmax()]
+        values = best[["mean", "mean_low", "mean_high"]].to_numpy()
+        texts = [
+            COMPARED[m].text(Estimate(*v)) for m, v in zip(best["measure"], values, strict=True)
+        ]
+        return {
+            str(name): rows for name, rows in best.assign(text=texts).groupby("measure", sort=False)
+        }
+
+    @property
+    def variants(self) -> pd.Series:
+        """Mean variance explained of the variants, and of the families that they are of."""
+        return self.of_variants(summed(self.finals), summed(self.controls), OWN)
+
+    @property
+    def best_controls(self) -> pd.DataFrame:
+        """The control that explains most of the variance at each L0; empty without controls."""
+        controls = summed(self.untrained)
+        if controls.empty:
+            return controls
+        means = controls.groupby(["target", "family"], sort=False)[RIDGE].mean().reset_index()
+        return means.loc[means.groupby("target")[RIDGE].idxmax()]
+
+    @property
+    def beside_permuted(self) -> pd.DataFrame:
+        """Variance explained on the model and on the model with permuted weights, by family."""
+        if self.permuted.empty:
+            return pd.DataFrame()
+        every = rows_of(self.finals, target=self.shown_at), self.permuted
+        means = [summed(rows).groupby("family", sort=False)[RIDGE].mean() for rows in every]
+        return pd.concat(means, axis=1, keys=["model", "permuted"], join="inner")
+
+    @property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Tables of numbers by name."""
+        of_runs = self.kept("finals", "controls", "permuted")
+        measured = {name: summed(table) for name, table in of_runs.items()}
+        more = {
+            "tests": self.tests,
+            "dominance": self.dominance.rename_axis("family").reset_index(),
+        }
+        return {**self.kept("tuning", "chosen", "stability", "benchmarks"), **measured, **more}
+
+    @property
+    def figures(self) -> Mapping[str, Callable[[], Figure]]:
+        """Functions that draw the figures, by name."""
+        drawn = {name: partial(figures.over_l0, self, name) for name in self.best}
+        return {**drawn, "densities": partial(figures.densities, self)}
+
+    @property
+    def chosen_settings(self) -> pd.DataFrame:
+        """The chosen settings, as text."""
+        shown = self.chosen.drop(columns=["run", "reached"])
+        return shown.assign(family=shown["family"].map(name_of), fvu=shown["fvu"].round(4).map(str))
+
+    def finals_at(self, l0: int) -> pd.DataFrame:
+        """Return the finals at an L0, as text."""
+        return _at(self.finals, l0, OF_FINALS)
+
+    def controls_at(self, l0: int) -> pd.DataFrame:
+        """Return the controls of which so many entries are kept, as text."""
+        return _at(self.controls, l0, ("units", "l0", OWN, RIDGE, EXCESS, KL))
+
+    @property
+    def probes(self) -> pd.DataFrame:
+        """Probes of classes of tokens on the finals and controls at the L0 shown, as text."""
+        both = pd.concat([self.finals, self.controls], ignore_index=True)
+        measured = map(str, both.columns[both.notna().any()])
+        names = [name for name in measured if name.startswith(OF_PROBES)]
+        return _at(both, self.shown_at, names).drop(columns="settings")
+
+    @property
+    def on_permuted(self) -> pd.DataFrame:
+        """The families on the model with permuted weights, as text."""
+        return _at(self.permuted, self.shown_at, OF_FINALS)
+
+
+def summed(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with the measures of each run in place of the sums over its sources.
+
+    Losses inside the model are in nats for each predicted token.
+    """
+    known = [name for name in OF_SOURCES if name in table]
+    found = table.drop(columns=known)
+    totals = table[known].map(lambda values: np.sum(values) if _is_list(values) else np.nan)
+    if "active" in totals:
+        found["l0"] = totals["active"] / totals["tokens"]
+    for name, compared in COMPARED.items():
+        if set(compared.sums) <= set(known):
+            found[name] = compared.value(totals[list(compared.sums)].to_numpy(np.float64))
+    if "spliced" in known:
+        found["ce_recovered"] = ce_recovered(*(totals[k] for k in ("clean", "zero", "spliced")))
+    return found
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list)
+
+
+def _at(table: pd.DataFrame, l0: int, columns: Sequence[str]) -> pd.DataFrame:
+    """Return the runs at an L0 as means ± deviations over seeds."""
+    found = summed(table[table["target"] == l0]) if len(table) else table
+    return mean_over_seeds(found, [name for name in columns if name in found])

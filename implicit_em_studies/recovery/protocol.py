@@ -41,7 +41,7 @@ class RecoveryProtocol(Protocol):
     toy_families: Some[str]
     toy_grids: Grids
     criteria: dict[Literal["blind", "truth"], str]
-    targets: list[Target] = []
+    targets: list[Target] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "RecoveryProtocol":
