@@ -135,8 +135,8 @@ class Dictionary(SparseAutoencoder):
             bias.sub_(_upper_quantile(self.encoder.linear, x, density))
         else:
             super().place_biases(x, share)
-        if self.subtract_bias:
-            bias.add_(self.encoder.weight @ self.decoder.bias)
+        if self._origin is not None:
+            bias.add_(self.encoder.weight @ self._origin)
 
     def pre_activations(self, x: Tensor | SharedInput) -> Tensor:
         """Return ``W_e (x - b_d) + b_e``, shape ``(..., K)``."""

@@ -42,9 +42,10 @@ class SpikeSlab(Dictionary):
 
     Samples may differ much in length, as vectors from inside language models do. With one
     temperature for all, the long ones would have most of the active units. So a model is ``scaled``
-    by default: x is divided by its own root mean square s before anything else, and ``E`` is
-    multiplied by s. The identities of F then hold for ``x / s`` and ``m = 0``. For c > 0, the code
-    of ``c x`` is c times the code of x. The reconstruction is ``W^T E + m``.
+    by default: ``x - m`` is divided by its own root mean square s before anything else, and ``E``
+    is multiplied by s. The identities of F then hold for ``(x - m) / s``. For c > 0, the code of
+    ``m + c (x - m)`` is c times the code of x. The reconstruction is ``W^T E + m``. A training step
+    holds m and s fixed in the encoder, so m learns as the decoder's bias alone.
 
     Args:
         in_features: width D of the input.
@@ -54,13 +55,13 @@ class SpikeSlab(Dictionary):
             (lambda - 3) T`` down, and fully on from ``2 (lambda + 3) T`` up.
         held: whether a step holds the responsibilities fixed. If not, the step is score matching
             of F itself, whose gradient goes through them.
-        scaled: whether each sample is divided by its own root mean square. The decoder's
-            bias is not subtracted from it then.
-        kwargs: further arguments of ``Dictionary``; its activation must be ReLU.
+        scaled: whether each sample, less m, is divided by its own root mean square.
+        kwargs: further arguments of ``Dictionary``; its activation must be ReLU. Without
+            ``subtract_bias``, the encoder takes ``x`` in place of ``x - m``.
 
     Raises:
-        ValueError: if an option is out of its range, the activation is another, ``tied`` is given
-            as false, or ``subtract_bias`` as true for a scaled model.
+        ValueError: if an option is out of its range, the activation is another, or ``tied`` is
+            given as false.
     """
 
     takes_stacks = takes_parts = steps_sparsely = True
@@ -83,9 +84,6 @@ class SpikeSlab(Dictionary):
     ) -> None:
         check_word("tied", kwargs.pop("tied", True), (True,))
         check_word("scaled", scaled, (True, False))
-        if scaled:
-            subtracts = kwargs.setdefault("subtract_bias", False)
-            check_word("subtract_bias", subtracts, (False,), " with scaled=true")
         super().__init__(in_features, hidden, tied=True, **kwargs)
         if not isinstance(self.encoder.activation, nn.ReLU):
             raise ConfigError(f"activation={self.encoder.activation}: allowed is relu")
@@ -134,14 +132,27 @@ class SpikeSlab(Dictionary):
         code, slab = at_units(lambda a: _Step.apply(a, *options), a)
         return self._outputs(_times(code, scale), slab=_times(_times(slab, scale), scale))
 
+    @property
+    def _origin(self) -> Tensor | None:
+        """What is subtracted from inputs, unless ``_scaled`` subtracts it."""
+        return None if self.scaled else super()._origin
+
     def _scaled(self, x: Any) -> tuple[Any, Any]:
-        """Return samples divided by their root mean squares, and these divisors ``(..., 1)``."""
+        """Return samples divided by their root mean squares, and these divisors ``(..., 1)``.
+
+        The bias is subtracted first, if it is subtracted at all.
+        """
         if not self.scaled:
             return x, None
         if isinstance(x, SharedInput):
-            batches, scales = self._scaled(x.batches)
-            return SharedInput(batches, x.counts), SharedInput(scales, x.counts).expanded()
+            if not self.subtract_bias:
+                batches, scales = self._scaled(x.batches)
+                return SharedInput(batches, x.counts), SharedInput(scales, x.counts).expanded()
+            x = x.expanded()  # replicas that share samples have origins of their own
         exact = in_dtype_of(self.weight, x)
+        if self.subtract_bias:
+            middle = self.decoder.bias.detach()
+            exact = exact - (middle if middle.dim() == 1 else middle.unsqueeze(-2))
         scale = exact.square().mean(-1, keepdim=True).sqrt()
         return exact / scale.clamp(min=torch.finfo(scale.dtype).tiny), scale
 

@@ -16,6 +16,7 @@ from torch.testing import assert_close
 
 from implicit_em.losses import decorrelation, lse, mse, slab, variance
 from implicit_em.models import SpikeSlab, spike_slab
+from implicit_em.models.linear import SharedInput
 from implicit_em.models.spike_slab import free_energy, gate
 
 WIDTH, UNITS, SAMPLES = 5, 4, 6
@@ -396,7 +397,6 @@ def test_the_temperature_is_placed_so_that_a_share_of_the_activations_is_not_0(s
         ({"log_odds": 3}, "log_odds=3: allowed are finite numbers above 3"),
         ({"held": "yes"}, "held=yes: allowed are true, false"),
         ({"tied": False}, "tied=false: allowed is true"),
-        ({"subtract_bias": True}, "subtract_bias=true with scaled=true: allowed is false"),
         ({"activation": nn.Softplus()}, "activation=Softplus.*: allowed is relu"),
     ],
 )
@@ -405,28 +405,52 @@ def test_what_cannot_be_is_refused(options, message):
         SpikeSlab(WIDTH, UNITS, **options)
 
 
-def test_a_scaled_model_multiplies_the_code_as_the_sample_is():
-    model, x = made(scaled=True), samples()
-    with torch.no_grad():
-        model.decoder.bias.zero_()
+@pytest.mark.parametrize("subtract_bias", [False, True])
+def test_a_scaled_model_multiplies_the_code_as_the_sample_is(subtract_bias):
+    model, x = made(scaled=True, subtract_bias=subtract_bias), samples()
+    bias = model.decoder.bias.detach()
+    middle = bias if subtract_bias else torch.zeros_like(bias)
     code, factor = model.encode(x), draw(SAMPLES, 1, seed=7).abs() + 0.01
     assert 0 < (code > 0).double().mean() < 1
-    assert torch.allclose(model.encode(factor * x), factor * code, rtol=1e-10)
-    assert torch.allclose(model.reconstruct(factor * x), factor * model.reconstruct(x), rtol=1e-10)
-    assert torch.allclose(model.responsibilities(factor * x), model.responsibilities(x))
-    assert (model.encode(torch.zeros_like(x)) == 0).all()
-    root = x.square().mean(-1, keepdim=True).sqrt()
+    longer = middle + factor * (x - middle)
+    assert torch.allclose(model.encode(longer), factor * code, rtol=1e-10)
+    moved = factor * (model.reconstruct(x) - bias)
+    assert torch.allclose(model.reconstruct(longer) - bias, moved, rtol=1e-10)
+    assert torch.allclose(model.responsibilities(longer), model.responsibilities(x))
+    assert (model.encode(middle.expand_as(x)) == 0).all()
+    root = (x - middle).square().mean(-1, keepdim=True).sqrt()
     plain = made(scaled=False, subtract_bias=False)
     plain.load_state_dict(model.state_dict())
-    assert torch.allclose(code, root * plain.encode(x / root))
-    scaled, ordinary = model.training_outputs(x), plain.training_outputs(x / root)
+    plain.decoder.bias.data.zero_()
+    y = ((x - middle) / root).requires_grad_()
+    assert torch.allclose(code, root * plain.encode(y))
+    scaled, ordinary = model.training_outputs(x), plain.training_outputs(y)
     assert torch.allclose(scaled["slab"], root.square() * ordinary["slab"])
-    y = (x / root).requires_grad_()
-    (slope,) = torch.autograd.grad(plain.free_energy(y).sum(), y)
-    bias = draw(WIDTH, seed=8)
-    model.decoder.bias.data.copy_(bias)
+    free_energies = plain.free_energy(y)
+    (slope,) = torch.autograd.grad(free_energies.sum(), y)
     expected = root * (y - slope) + bias
-    assert torch.allclose(model.reconstruct(x), expected), "the gradient at bias 0 reconstructs x"
+    assert torch.allclose(model.reconstruct(x), expected), "a step down the energy reconstructs"
+    if subtract_bias:
+        assert torch.allclose(model.free_energy(x), free_energies)
+
+
+def test_a_step_of_a_scaled_model_moves_its_middle_as_the_decoders_bias_alone():
+    model, x = made(scaled=True, subtract_bias=True), samples()
+    (slope,) = torch.autograd.grad(loss(model, x), model.decoder.bias)
+    assert_close(slope, (model.reconstruct(x) - x).mean(0))
+
+
+def test_a_stack_subtracts_the_middle_of_each_replica():
+    alone = [made(seed, scaled=True, subtract_bias=True) for seed in (0, 1)]
+    stack, x = made(scaled=True, subtract_bias=True), samples()
+    states = [model.state_dict() for model in alone]
+    for name, own in [*stack.named_parameters(), *stack.named_buffers()]:
+        own.data = torch.stack([state[name] for state in states])
+    outputs = stack.training_outputs(SharedInput(x[None], [2]))
+    for number, model in enumerate(alone):
+        for name, own in model.training_outputs(x).items():
+            if name != "decoder":
+                assert_close(outputs[name][number], own)
 
 
 def test_samples_of_whole_numbers_are_refused():
