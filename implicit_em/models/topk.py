@@ -29,9 +29,9 @@ STRIDE = 61
 class TopK(Dictionary):
     """Dictionary with the k largest activations of each sample (Gao et al. 2024, arXiv 2406.04093).
 
-    A unit is dead once no sample has activated it for ``dead_after`` steps. The ``revived`` largest
-    activations of dead units make an auxiliary reconstruction, for a loss on the error of the other
-    units. As in the paper, ``b_d`` starts at the geometric median.
+    A unit is dead once none of the last ``dead_after`` samples has activated it; a batch counts as
+    a whole. The ``revived`` largest activations of dead units make an auxiliary reconstruction, for
+    a loss on the error of the other units. As in the paper, ``b_d`` starts at the geometric median.
 
     Args:
         in_features: width D of the input.
@@ -39,7 +39,7 @@ class TopK(Dictionary):
         k: number of active units in a sample; fewer if fewer activations are above 0.
         revived: number of dead units in the auxiliary reconstruction, the paper's k_aux; ``None``
             for half of D.
-        dead_after: number of steps without activity after which a unit is dead.
+        dead_after: number of training samples without activity after which a unit is dead.
         kwargs: further arguments of ``Dictionary``.
 
     Raises:
@@ -51,7 +51,7 @@ class TopK(Dictionary):
     steered = Steered("k")
     provides: ClassVar[tuple[str, ...]] = (*Dictionary.provides, "auxiliary")
     k: int | list[int]
-    silent_steps: Tensor
+    silent_samples: Tensor
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class TopK(Dictionary):
         *,
         k: int = 8,
         revived: int | None = None,
-        dead_after: int = 500,
+        dead_after: int = 64_000,
         **kwargs: Any,
     ) -> None:
         super().__init__(in_features, hidden, **kwargs)
@@ -70,7 +70,7 @@ class TopK(Dictionary):
         check_whole("k", k, 1, hidden)
         check_whole("dead_after", dead_after, 1)
         check_whole("revived", revived, 0, or_null=True)
-        self.register_buffer("silent_steps", torch.zeros(hidden, dtype=torch.int64))
+        self.register_buffer("silent_samples", torch.zeros(hidden, dtype=torch.int64))
 
     def encode(self, x: Tensor | SharedInput) -> Tensor:
         """Return the hidden activations ``(..., K)`` of inputs ``(..., D)``."""
@@ -81,7 +81,7 @@ class TopK(Dictionary):
         return keep_largest(activations, self.k)
 
     def training_outputs(self, x: Tensor | SharedInput) -> dict[str, Tensor]:
-        """Return the tensors of a training step, and count the steps since each unit was active."""
+        """Return the tensors of a training step, and count the samples of silent units."""
         candidates = super().encode(x)
         activations = self.choose(candidates)
         return self._with_auxiliary(
@@ -105,8 +105,8 @@ class TopK(Dictionary):
     ) -> dict[str, Any]:
         with torch.no_grad():
             active = active_units(activations)
-            self.silent_steps.add_(1).masked_fill_(active, 0)
-            dead = (self.silent_steps >= self.dead_after).unsqueeze(-2)
+            self.silent_samples.add_(activations.shape[-2]).masked_fill_(active, 0)
+            dead = (self.silent_samples >= self.dead_after).unsqueeze(-2)
         outputs = self._outputs(activations)
         # Only on a CPU: elsewhere, asking would make the host wait for the device.
         if dead.device.type == "cpu" and not dead.any():

@@ -61,7 +61,7 @@ def rows_of(batches):
 
 def settings_of(model):
     revives = "topk" in model or model == "matryoshka"
-    return ["model.dead_after=2", "+model.revived=5"] if revives else []
+    return [f"model.dead_after={2 * SAMPLES}", "+model.revived=5"] if revives else []
 
 
 def assert_equal_steps(found, expected, tolerance):

@@ -87,7 +87,7 @@ def steps(cfg, place, share=0.0):
 
 @cache
 def configuration(name, *settings):
-    dead = ["model.dead_after=2"] if "topk" in name or name == "matryoshka" else []
+    dead = [f"model.dead_after={2 * SAMPLES}"] if "topk" in name or name == "matryoshka" else []
     return composed("train", f"model={name}", f"model.hidden={UNITS}", *dead, *settings)
 
 

@@ -63,7 +63,7 @@ def stacks_of(modules):
 
 @pytest.mark.parametrize("name", mainly(CONTENDERS))
 def test_a_familys_sweep_of_seed_rate_and_sparsity_trains_as_each_alone(name, contender):
-    dead_soon = ["model.dead_after=3"] if name in REVIVING else []
+    dead_soon = ["model.dead_after=96"] if name in REVIVING else []
     build = [
         partial(contender, name, *dead_soon, *overrides, seed=seed)
         for seed, overrides in enumerate([[], ["lr.value=0.003"], [CONTENDERS[name]], []])
@@ -297,7 +297,8 @@ def test_a_batch_without_activity_leaves_the_threshold():
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_units_that_are_silent_for_long_are_dead_and_learn_from_what_is_missing(tied):
-    model = TopK(64, 32, k=2, dead_after=4, subtract_bias=False, tied=tied)
+    # Three batches and one sample of the fourth: a batch counts as a whole.
+    model = TopK(64, 32, k=2, dead_after=3 * len(X) + 1, subtract_bias=False, tied=tied)
     with torch.no_grad():
         model.encoder.linear.bias[:5] = -0.5
         model.weight[:5] = 0.01
@@ -306,10 +307,10 @@ def test_units_that_are_silent_for_long_are_dead_and_learn_from_what_is_missing(
     with torch.no_grad():
         model.encoder.linear.bias[:5] = 1e-3
     outputs = model.training_outputs(X)
-    assert (model.silent_steps[:5] == 4).all()
+    assert (model.silent_samples[:5] == 4 * len(X)).all()
     loss = auxk(outputs["auxiliary"], outputs["reconstruction"], X)
     loss.backward()
-    dead = model.silent_steps >= 4
+    dead = model.silent_samples > 3 * len(X)
     assert 5 <= dead.sum() < 32
     revived = Dictionary.encode(model, X) * dead
     assert torch.equal((slope_of(model) != 0).any(0), (revived > 0).any(0))
@@ -330,7 +331,7 @@ def test_the_dead_are_revived_by_as_many_as_there_are(features, revived):
 def test_an_active_unit_is_not_dead():
     model = TopK(64, 32, k=32, dead_after=1)
     model.training_outputs(X)
-    assert (model.silent_steps == 0).any()
+    assert (model.silent_samples == 0).any()
     assert auxk(torch.zeros(2, 8, 64), torch.zeros(2, 8, 64), torch.ones(2, 8, 64)).eq(0).all()
 
 

@@ -193,7 +193,7 @@ def planted(samples):
 def test_a_crosscoder_tells_shared_features_from_those_of_a_single_site():
     rows, directions = planted(4000)
     torch.manual_seed(0)
-    model = models.TopK(32, 40, k=2, middle="zero", dead_after=50)
+    model = models.TopK(32, 40, k=2, middle="zero", dead_after=6400)
     learned(model, rows, 500, 128, rate=0.01)
     units = model.decoder.weight.detach().T.numpy()
     norms = norms_at_sites(units, [slice(16), slice(16, 32)])
