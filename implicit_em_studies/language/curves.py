@@ -13,6 +13,8 @@ from implicit_em_studies.shared.statistics import CONFIDENCE, ROUNDING, Estimate
 log = logging.getLogger(__name__)
 Measure = Callable[[np.ndarray], np.ndarray]
 """A function of sums ``(..., Q)``, with values ``(...)``; higher is better."""
+Reading = Callable[[np.ndarray, np.ndarray, Sequence[float]], np.ndarray]
+"""A function like ``read_at``."""
 BEYOND = 1.2
 """Factor of L0 by which a curve reaches past its ends."""
 SOURCES_AT_ONCE = 2**22
@@ -63,6 +65,7 @@ class Curves:
         places: Sequence[int],
         resamples: int,
         seed: int = 0,
+        read: Reading = read_at,
     ) -> "Curves":
         """Read the curve of each family and seed at each place, in each resample.
 
@@ -78,6 +81,7 @@ class Curves:
             places: numbers of active units to read at.
             resamples: number of resamples R.
             seed: seed of the draws.
+            read: function that reads a curve at the places.
         """
         there = points[points["sums"].notna() & (points["l0"] > 0)].reset_index(drop=True)
         if there.empty:
@@ -89,7 +93,7 @@ class Curves:
             log.warning("left out, not finite in some resample: %s, seed %s, L0 %.1f", *about)
         found: dict[tuple[str, int], dict[int, np.ndarray]] = {}
         for (family, run), rows in there[finite_C].groupby(["family", "seed"], sort=False):
-            read_RP = read_at(rows["l0"].to_numpy(), values_RC[:, rows.index], places)
+            read_RP = read(rows["l0"].to_numpy(), values_RC[:, rows.index], places)
             for place, values_R in zip(places, read_RP.T, strict=True):
                 if np.isfinite(values_R).all():
                     found.setdefault((str(family), place), {})[run] = values_R

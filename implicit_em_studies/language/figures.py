@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from implicit_em_studies.language.protocol import MEASURES
@@ -18,12 +19,22 @@ def over_l0(results: "LanguageResults", name: str) -> Figure:
 
     Losses inside the model are drawn as ratios to those of the reference.
     """
-    is_loss = name in ("excess_ce", "kl")
     own = rows_of(results.tests, measure=name, over=results.over[0])
+    return _over(results, own, name, "active units of a token")
+
+
+def over_tokens(results: "LanguageResults") -> Figure:
+    """Draw the variance explained over the tokens of the harvests, with these intervals."""
+    own = rows_of(results.learned, over=results.over[0])
+    return _over(results, own, next(iter(MEASURES)), "tokens harvested")
+
+
+def _over(results: "LanguageResults", own: pd.DataFrame, name: str, along: str) -> Figure:
+    is_loss, places = name in ("excess_ce", "kl"), own["target"].unique()
     ends = ["ahead", "low", "high"] if is_loss else ["mean", "mean_low", "mean_high"]
     figure, axes = style.subplots(1, 1, 4)
     for family in results.protocol.families:
-        rows = rows_of(own, family=family).set_index("target")[ends].reindex(results.protocol.l0)
+        rows = rows_of(own, family=family).set_index("target")[ends].reindex(places)
         if rows.isna().all(axis=None):
             continue
         shown = -rows.to_numpy() if is_loss else rows.to_numpy()
@@ -32,11 +43,11 @@ def over_l0(results: "LanguageResults", name: str) -> Figure:
         look: Any = {"color": colour, "ls": line, "marker": marker, "ms": 5}
         axes.plot(rows.index, value, label=name_of(family), **look)
         axes.fill_between(rows.index, low, high, color=colour, alpha=0.12, lw=0)
-    axes.set_xscale("log", base=2)
-    style.plain_logarithm(axes.xaxis)
-    axes.set_xticks(results.protocol.l0)
+    axes.set_xscale("log")
+    axes.set_xticks(places, [f"{place:,}" for place in places])
+    axes.minorticks_off()
     unit = f"over {name_of(results.over[0])}'s" if is_loss else "(%)"
-    axes.set(xlabel="active units of a token", ylabel=f"{MEASURES[name]} {unit}")
+    axes.set(xlabel=along, ylabel=f"{MEASURES[name]} {unit}")
     axes.yaxis.label.set_wrap(True)
     style.legend_below(figure, axes, columns=4)
     return figure

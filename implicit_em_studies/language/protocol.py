@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
 from implicit_em_studies.language.questions import Question
 from implicit_em_studies.shared.protocol import Distinct, Protocol, Some, refuse_others
@@ -36,6 +36,16 @@ class Tokens(BaseModel):
     losses: PositiveInt
 
 
+class Learning(BaseModel):
+    """Learning curves; each field is explained in ``conf/language.yaml``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    families: Some[str]
+    power: float
+    parts: dict[str, dict[PositiveInt, Some[NonNegativeInt]]]
+
+
 class LanguageProtocol(Protocol):
     """What is trained on which model's activations; ``conf/language.yaml`` explains each field."""
 
@@ -57,6 +67,7 @@ class LanguageProtocol(Protocol):
     halved: Distinct[str] = Field(default_factory=list)
     permuted: Distinct[str]
     source: str
+    learning: Learning | None = None
     probed_sets: Distinct[str] = Field(default_factory=list)
     tokens: Tokens
     resamples: PositiveInt
@@ -76,6 +87,9 @@ class LanguageProtocol(Protocol):
         refuse_others("permuted", self.permuted, self.families)
         for number, target in enumerate(self.targets):
             refuse_others(f"targets[{number}].places", target.places, list(self.parts))
+        if self.learning:
+            refuse_others("learning.families", self.learning.families, list(self.grids))
+            refuse_others("learning.parts", self.learning.parts, list(self.parts))
         for key in ("also_over", "halved", "seeds_of"):
             refuse_others(key, getattr(self, key), list(self.grids))
         return self

@@ -11,8 +11,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from implicit_em.language.metrics import ce_recovered
-from implicit_em_studies.language import curves, figures
-from implicit_em_studies.language.curves import Curves, estimate
+from implicit_em_studies.language import figures
+from implicit_em_studies.language.curves import Curves, Measure, Reading, estimate, read_at
 from implicit_em_studies.language.protocol import MEASURES, LanguageProtocol
 from implicit_em_studies.language.questions import LEVEL, Question, above, partial_conjunction
 from implicit_em_studies.shared.pairs import SIGNIFICANT, corrected
@@ -34,6 +34,8 @@ OF_SOURCES = (
 """Columns with a number for each source; tables of numbers have their sums."""
 TESTED = ["measure", "over", "target", "family", "n", "mean", "mean_low", "mean_high"]
 TESTED += ["ahead", "low", "high", "p_value"]
+WHERE = {1: "ahead", 0: "level", -1: "behind"}
+"""Where a family is, by the interval of its lead."""
 
 
 class Compared(NamedTuple):
@@ -46,7 +48,7 @@ class Compared(NamedTuple):
     """
 
     sums: tuple[str, ...]
-    value: curves.Measure
+    value: Measure
     is_loss: bool = False
 
     def compared(self, sums: np.ndarray) -> np.ndarray:
@@ -91,6 +93,7 @@ class LanguageResults(Results[LanguageProtocol]):
     name: str  # of the part
     permuted: pd.DataFrame  # finals on the model with permuted weights
     stability: pd.DataFrame
+    learning: Mapping[int, pd.DataFrame]  # finals at the L0 shown, by the tokens of their harvests
     benchmarks: pd.DataFrame  # a row for each final that the field's benchmarks measured
     weights: str  # where the language model is
     data: Mapping[str, Any]  # settings of the finals' data
@@ -112,31 +115,47 @@ class LanguageResults(Results[LanguageProtocol]):
     @cached_property
     def curves(self) -> dict[str, Curves]:
         """The curves of the families by each measure whose sums the finals have."""
-        protocol, finals = self.protocol, self.finals
-        points = summed(finals)[["family", "seed", "l0"]]
-        found = {}
-        for name, compared in COMPARED.items():
-            if set(compared.sums) <= set(finals):
-                of_runs = zip(*(finals[column] for column in compared.sums), strict=True)
-                stacked = [np.column_stack(s) if all(map(_is_list, s)) else None for s in of_runs]
-                about = points.assign(sums=pd.Series(stacked, points.index, dtype=object))
-                what = compared.compared, sorted(protocol.l0), protocol.resamples
-                found[name] = Curves.of(about, *what)
-        return found
+        known = [name for name, one in COMPARED.items() if set(one.sums) <= set(self.finals)]
+        return {name: self._curves(name, self.finals, sorted(self.protocol.l0)) for name in known}
+
+    def _curves(
+        self,
+        name: str,
+        finals: pd.DataFrame,
+        places: Sequence[int],
+        read: Reading = read_at,
+    ) -> Curves:
+        points, compared = summed(finals)[["family", "seed", "l0"]], COMPARED[name]
+        of_runs = zip(*(finals[column] for column in compared.sums), strict=True)
+        stacked = [np.column_stack(s) if all(map(_is_list, s)) else None for s in of_runs]
+        about = points.assign(sums=pd.Series(stacked, points.index, dtype=object))
+        return Curves.of(about, compared.compared, places, self.protocol.resamples, read=read)
 
     @cached_property
     def tests(self) -> pd.DataFrame:
         """Each family's mean and lead over some families, by each measure and at each L0."""
+        return self._tests(self.curves, sorted(self.protocol.l0))
+
+    @cached_property
+    def learned(self) -> pd.DataFrame:
+        """The same by the variance explained, at one L0: a target is a number of tokens."""
+        at: dict[tuple[str, int], pd.DataFrame] = {}
+        for tokens, finals in self.learning.items():
+            found = self._curves(OWN, finals, [self.shown_at], lambda _, values_RC, __: values_RC)
+            at |= {(family, tokens): values for (family, _), values in found.at.items()}
+        return self._tests({OWN: Curves(at)}, sorted(self.learning))
+
+    def _tests(self, found: Mapping[str, Curves], places: Sequence[int]) -> pd.DataFrame:
         rows = []
-        for name, over, target in product(self.curves, self.over, sorted(self.protocol.l0)):
+        for name, over, target in product(found, self.over, places):
             for family in self.protocol.families:
-                mean_R = self.curves[name].mean(family, target)
+                mean_R = found[name].mean(family, target)
                 if mean_R is None:
                     continue
                 mean = estimate(mean_R)
-                row = [name, over, target, family, self.curves[name].seeds(family, target)]
+                row = [name, over, target, family, found[name].seeds(family, target)]
                 row += [mean.value, mean.low, mean.high]
-                lead_R = self.curves[name].lead(family, over, target)
+                lead_R = found[name].lead(family, over, target)
                 if lead_R is not None and family != over:
                     lead, ends = estimate(lead_R), (above(lead_R[1:], 0), above(-lead_R[1:], 0))
                     row += [lead.value, lead.low, lead.high, min(1.0, 2 * min(ends))]
@@ -145,13 +164,26 @@ class LanguageResults(Results[LanguageProtocol]):
         together = table.groupby(["measure", "over", "target"], sort=False)["p_value"]
         return table.assign(p_holm=together.transform(corrected))
 
-    def means(self, measure: str) -> pd.DataFrame:
-        """Return the families' means at each L0 with their intervals, as text.
+    @property
+    def courses(self) -> dict[str, dict[str, list[str]]]:
+        """Where families are beside some, with the fewest tokens and with the most, as text."""
+        found: dict[str, dict[str, list[str]]] = {}
+        known = self.learned.dropna(subset="ahead")
+        for (over, family), rows in known.groupby(["over", "family"], sort=False):
+            ends = [Estimate(*row) for row in rows[["ahead", "low", "high"]].to_numpy()[[0, -1]]]
+            texts = [
+                f"{WHERE[int(one.above()) - int(one.below())]} ({one.text(2, 100)})" for one in ends
+            ]
+            found.setdefault(str(over), {})[str(family)] = texts
+        return found
+
+    def means(self, measure: str, tests: pd.DataFrame, heading: str) -> pd.DataFrame:
+        """Return the families' means at each target of some tests with their intervals, as text.
 
         An asterisk marks the best mean; ``+`` and ``−`` mark a mean that is significantly better or
         worse than that of the reference.
         """
-        own = rows_of(self.tests, measure=measure, over=self.over[0])
+        own = rows_of(tests, measure=measure, over=self.over[0])
         best = own.groupby("target")["mean"].transform("max")
 
         def cell(row: Any) -> str:
@@ -162,7 +194,7 @@ class LanguageResults(Results[LanguageProtocol]):
             some = f" ({row.n} of {seeds})" * bool(row.n < seeds)
             return COMPARED[measure].text(value) + marks + some
 
-        return self._by_l0(own, cell)
+        return self._wide(own, cell, heading)
 
     def leads(self, measure: str, over: str) -> pd.DataFrame:
         """Return the families' leads over one of them at each L0, as text: points or ratios."""
@@ -172,13 +204,15 @@ class LanguageResults(Results[LanguageProtocol]):
             lead = Estimate(row.ahead, row.low, row.high)
             return f"{COMPARED[measure].text(lead)}, p = {row.p_holm:.2g}"
 
-        return self._by_l0(own, cell)
+        return self._wide(own, cell)
 
-    def _by_l0(self, rows: pd.DataFrame, cell: Callable[[Any], str]) -> pd.DataFrame:
+    def _wide(
+        self, rows: pd.DataFrame, cell: Callable[[Any], str], heading: str = "L0 {}"
+    ) -> pd.DataFrame:
         cells = rows.assign(cell=list(map(cell, rows.itertuples())))
         wide = cells.pivot(index="family", columns="target", values="cell")
         wide = wide.reindex([name for name in self.protocol.families if name in wide.index])
-        wide = wide.fillna("–").rename(index=name_of).rename(columns="L0 {}".format)
+        wide = wide.fillna("–").rename(index=name_of).rename(columns=heading.format)
         return wide.rename_axis("family").reset_index().rename_axis(columns=None)
 
     @cached_property
@@ -306,12 +340,17 @@ class LanguageResults(Results[LanguageProtocol]):
             "tests": self.tests,
             "dominance": self.dominance.rename_axis("family").reset_index(),
         }
+        if self.learning:
+            finals = [summed(table).assign(harvested=k) for k, table in self.learning.items()]
+            more |= {"learning": pd.concat(finals), "learned": self.learned}
         return {**self.kept("tuning", "chosen", "stability", "benchmarks"), **measured, **more}
 
     @property
     def figures(self) -> Mapping[str, Callable[[], Figure]]:
         """Functions that draw the figures, by name."""
         drawn = {name: partial(figures.over_l0, self, name) for name in self.best}
+        if self.learning:
+            drawn["learning"] = partial(figures.over_tokens, self)
         return {**drawn, "densities": partial(figures.densities, self)}
 
     @property

@@ -17,6 +17,7 @@ from implicit_em.language.configuration import digest_of_store
 from implicit_em.language.harvest import harvest
 from implicit_em.language.models import CausalModel
 from implicit_em.language.settings import HarvestSettings, LanguageModelSettings
+from implicit_em.language.store import ActivationStore, is_whole
 from implicit_em.metrics.dictionaries import stability
 from implicit_em_studies.language import measuring
 from implicit_em_studies.language.choice import beyond, choose
@@ -69,10 +70,13 @@ class LanguagePart(TunedPart[LanguageProtocol]):
     """Runs on the model with permuted weights, if there are any."""
 
     def planned(self) -> Iterator[Run]:
-        """Yield the runs; a store that has too few tokens, or a single source, is refused."""
-        log.info("%s: checking the runs", self.name)
+        """Yield one setting of each family, checked with all before; refuse a small store.
+
+        A store is refused that has too few tokens, or a single source.
+        """
         (stages,) = self.stages
-        every = stages.planned()
+        families = planning.one_of_each_family(stages.settings)
+        every = replace(stages, settings=families).planned()
         for run in {run.cfg.data.final: run for run in every if not run.completed}.values():
             data = run.spec.build_data()
             assert isinstance(data, ActivationDataModule)
@@ -160,11 +164,36 @@ class LanguagePart(TunedPart[LanguageProtocol]):
             permuted=self._measured(permuted, workers),
             name=self.name,
             stability=self._stability(shown),
+            learning=dict(self._learning(tuned, workers)),
             benchmarks=self._benchmarks(shown),
             weights="/".join(filter(None, (self.lm.package, self.lm.path))),
             data=cfg.data,
             passes=cfg.trainer.max_epochs,
         )
+
+    def _learning(
+        self, tuned: Tuned[LanguageProtocol], workers: int
+    ) -> Iterator[tuple[int, pd.DataFrame]]:
+        """Train some families on larger harvests; yield the finals at one L0 by their tokens."""
+        (stages,), about, level = self.stages, self.protocol.learning, self.protocol.tuned_levels[0]
+        if about is None or self.name not in about.parts:
+            return
+        of_families = stages.picked(tuned.tables[1])
+        chosen = [one for one in of_families if one.family in about.families]
+        own, finals = _tokens_of(self.directory / "store"), tuned.tables[2]
+        names = finals["family"].isin(about.families)
+        yield own, finals[names & (finals["target"] == level[L0])]
+        for most, seeds in about.parts[self.name].items():
+            store = self.directory / f"store-{most}"
+            _harvest(self.protocol, self.name, store, self.conf, f"tokens={most}", make=True)
+            tokens = _tokens_of(store)
+            protocol = self.protocol.model_copy(update={"seeds": seeds, "seeds_of": {}})
+            larger = replace(on_store(stages, store), protocol=protocol)
+            slower = [_slower(one, (own / tokens) ** about.power) for one in chosen]
+            every = f"{self.name}: every final on {tokens:,} tokens"
+            runs = self.trained(larger.finals(slower, [level]), workers, every)
+            tuned.others += runs
+            yield tokens, self.measure(runs, workers)
 
     def _stability(self, finals: Sequence[Run]) -> pd.DataFrame:
         """Return how alike the directions are that some seeds of each family find."""
@@ -185,6 +214,17 @@ class LanguagePart(TunedPart[LanguageProtocol]):
         return measuring.probes_of_all(runs, self.lm, sets, self.directory / "probes")
 
 
+def _tokens_of(store: Path) -> int:
+    return ActivationStore(store).manifest.text["tokens"]
+
+
+def _slower(setting: planning.Setting, factor: float) -> planning.Setting:
+    """Return a setting whose rate is multiplied by a factor."""
+    cfg = setting.cfg.copy()
+    cfg.lr.value = float(f"{factor * cfg.lr.value:.4g}")
+    return setting._replace(cfg=cfg)
+
+
 def _prepare(
     protocol: LanguageProtocol, request: Request, overrides: Sequence[str], trial: str | None
 ) -> list[LanguagePart]:
@@ -202,8 +242,12 @@ def _prepare(
         for name, folder in folders.items()
     }
     for name, folder in folders.items():
-        if not (folder / "store").exists():  # a mistake is found before hours of harvesting
-            planning.check_all(every[name].planned(), here=False)
+        log.info("%s: checking the runs", name)
+        harvested = is_whole(folder / "store")
+        stages = on_store(every[name], folder / "store") if harvested else every[name]
+        left = [run for run in stages.planned() if not run.completed]
+        planning.check_all(left, here=False)  # a mistake is found before hours of harvesting
+        if not harvested:
             lm = _harvest(protocol, name, folder / "store", conf).lm
             if protocol.parts[name][CAUSAL]:
                 CausalModel.load(lm, "cpu")  # refuses one that reads ahead

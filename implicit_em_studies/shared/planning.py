@@ -221,15 +221,17 @@ class Stages(Generic[P]):
         ]
 
     def planned(self) -> list[Run]:
-        """Return the runs of the grids and controls, and one final of each family and variant.
+        """Return the runs to check: one of each setting, a final of each family, and the controls.
 
-        A mistake in this final is a mistake in all finals of its family.
+        A setting is taken at the first of its levels, a final of a family or variant at the last. A
+        mistake in another run would also be in one of these.
         """
         level, seed = self.protocol.levels[-1], self.protocol.seeds[0]
         families = one_of_each_family(self.settings)
         every = [*families, *self.varied(families)]
         finals = [self._final(one, {**level, "seed": seed}) for one in every]
-        return [*self.grids(), *finals, *self.controls()]
+        first = {id(one): run for one, run in reversed(self._tuned)}
+        return [*reversed(first.values()), *finals, *self.controls()]
 
     def _final(self, setting: Setting, more: Mapping[str, Any]) -> Run:
         return self.run(setting, {**self.protocol.finals, **more})

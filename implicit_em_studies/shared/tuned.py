@@ -251,7 +251,7 @@ class ReportedPart(Part, Generic[P]):
         check_all(run for run in self.planned() if not run.completed)
 
     def planned(self) -> Iterable[Run]:
-        """Return the runs to check; a mistake in another run would also be in one of these."""
+        """Return the runs to check."""
         return chain.from_iterable(stages.planned() for stages in self.stages)
 
     def train(self, runs: Sequence[Run], workers: int) -> None:

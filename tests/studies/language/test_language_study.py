@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -39,6 +40,7 @@ CHANGES = [
     "permuted=[topk]",
     "variants={near: {of: topk, model.frozen: near}}",
     "targets=[]",
+    "learning={families: [derived, topk], power: 0.5, parts: {tiny: {1500: [1, 2]}}}",
     "seeds=[1,2]",
     "seeds_of={topk: [1, 2, 3]}",
     "l0=[2,4]",
@@ -132,7 +134,7 @@ def test_the_report_says_what_the_tables_say(study):
     figures = {path.name for path in (study / "figures").glob("*.png")}
     shown = [name for name in MEASURES if name in set(table(study, "tests")["measure"])]
     assert {"variance_explained", "kl"} <= {*shown}
-    assert figures == {f"{name}.png" for name in (*shown, "densities")}
+    assert figures == {f"{name}.png" for name in (*shown, "densities", "learning")}
 
 
 def test_variance_and_activity_are_those_of_a_recomputation(study):
@@ -165,6 +167,24 @@ def test_stability_is_of_the_directions_that_decode_and_of_the_seeds_of_all_fami
         rows = [m.decoder.weight.T if family == "topk" else m.weight for m in models]
         expected = matched_cosine(*(matrix.detach().numpy() for matrix in rows))
         assert alike.loc[family, "stability"] == pytest.approx(expected)
+
+
+def test_learning_curves_have_the_chosen_settings_at_a_scaled_rate(study):
+    learning, learned = table(study, "learning"), table(study, "learned")
+    stores = study / "store", study / "store-1500"
+    own, other = (ActivationStore(store).manifest.text["tokens"] for store in stores)
+    assert set(learning["harvested"]) == {own, other}
+    for family, setting in table(study, "chosen").set_index("family")["settings"].items():
+        runs = learning[(learning["family"] == family) & (learning["harvested"] == other)]
+        assert list(runs["seed"]) == [1, 2]
+        cfg = RunDirectory(study / "runs" / family / runs["run"].iloc[0]).read_config()
+        assert (Path(cfg.data.path), cfg.model.l0, cfg.data.final) == (stores[1], 2, "test")
+        rate = float(setting.partition("=")[2]) * (own / other) ** 0.5
+        assert cfg.lr.value == pytest.approx(rate, rel=1e-3)
+    means = learned.set_index("target")["mean"]
+    assert set(means.index) == {own, other}
+    assert set(learned["family"]) == {"topk"}, "the other has no decoder of its own"
+    assert means[other] == pytest.approx(runs["variance_explained"].mean())
 
 
 def test_losses_are_those_of_the_spliced_model(study, changes):

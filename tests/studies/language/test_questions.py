@@ -63,7 +63,7 @@ LOST = {"spike_slab": 10.0, "tied_topk": 10.0, "topk": 9.0, "topk_half": 10.01}
 """Squared errors of made-up families, in hundredths of the variance, and their losses inside."""
 
 
-def results(part, lacking=(), changes=(), **better):
+def results(part, lacking=(), changes=(), learning=None, **better):
     """Made-up finals; a family may be better than LOST says, by so many hundredths at each L0.
 
     ``lacking`` is a family whose first seed is not there.
@@ -83,7 +83,7 @@ def results(part, lacking=(), changes=(), **better):
     if not protocol.parts[part]["causal"]:
         finals = finals.drop(columns=["spliced", "divergence", "clean", "zero", "predicted"])
     empty = pd.DataFrame()
-    more = empty, empty, empty, "", {}, 1
+    more = empty, empty, learning or {}, empty, "", {}, 1
     return LanguageResults(protocol, "", empty, empty, finals, empty, part, *more)
 
 
@@ -139,6 +139,20 @@ def test_dominance_counts_l0_where_the_interval_is_above_0():
     assert found.loc["tied_topk", "spike_slab"] == 0, "level"
     assert (np.diag(found) == 0).all()
     assert results("minilm", topk_half=[5, 0, 0, 5]).dominance.loc["topk_half", "topk"] == 1
+
+
+def test_who_is_overtaken_after_more_tokens():
+    few, many = (results("smollm2", topk=[0, points, 0, 0]).finals for points in (-2, 3))
+    learning = {tokens: rows[rows["target"] == 32] for tokens, rows in ((10, few), (20, many))}
+    found = results("smollm2", learning=learning)
+    assert found.courses["topk"]["spike_slab"] == [
+        "ahead (1.00 [1.00, 1.00])",
+        "behind (-4.00 [-4.00, -4.00])",
+    ]
+    assert found.courses["topk_half"]["topk"][1].startswith("ahead")
+    assert (
+        found.courses["topk_half"]["spike_slab"][0] == found.courses["topk_half"]["spike_slab"][1]
+    )
 
 
 def test_families_that_were_left_out_are_not_asked_about():
