@@ -96,7 +96,7 @@ def variances(tables: Tables) -> Figure:
 EXPERIMENT = Experiment(
     title="Units that are on or off",
     sweeps=[f"on_or_off_{name}" for name in VARIANTS],
-    protocol="7dd5aa9ab554224f",
+    protocol="137f20e37706f8ee",
     measure=measure,
     shown={"runs": summary},
     pictures={"variances": variances},
