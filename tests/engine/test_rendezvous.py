@@ -163,11 +163,6 @@ def test_runs_meet_again_after_one_that_goes_on_from_a_checkpoint(stacks, tmp_pa
     assert set(stacks) == {2, 1}
 
 
-def test_half_precision_gives_the_same_bits_too(stacks):
-    assert_as_alone([partial(Job, seed, precision="bf16-mixed") for seed in range(3)])
-    assert stacks == [3]
-
-
 def test_a_diverging_run_fails_and_the_seven_others_are_those_of_a_stack_without_it(stacks):
     build = [partial(Job, seed, order=seed // 3) for seed in range(8)]
     build[5] = partial(Job, 5, order=1, optimizer=ADAM | {"lr": 1e20})

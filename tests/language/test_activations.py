@@ -120,7 +120,7 @@ def test_they_are_normalised_by_the_statistics_of_the_training_documents(store, 
     assert torch.allclose(data.split("test")[0], expected(test), rtol=1e-5, atol=1e-5)
 
 
-def test_the_anisotropy_is_told_once(store):
+def test_the_anisotropy_of_each_site_is_told_once(store, tmp_path):
     vectors, _ = expected_of(store, "train", usual)
     vectors = vectors.double()
     ratio = vectors.mean(0).norm() / vectors.var(0, correction=0).sum().sqrt()
@@ -130,11 +130,8 @@ def test_the_anisotropy_is_told_once(store):
         f"|mean|/|std| {ratio:.2f}"
     )
     assert ready(store, normalize="scale").remarks() == []
-
-
-def test_two_sites_have_an_anisotropy_each(tmp_path):
-    store = ActivationStore(make_store(tmp_path / "store", SIZES, further={"mlp.1": 3}))
-    (line,) = ready(store, normalize="scale", site=SITE, target="mlp.1").remarks()
+    other = ActivationStore(make_store(tmp_path / "two", SIZES, further={"mlp.1": 3}))
+    (line,) = ready(other, normalize="scale", site=SITE, target="mlp.1").remarks()
     assert re.search(rf"\|std\| [\d.]+ at {SITE}, [\d.]+ at mlp\.1$", line)
 
 
@@ -153,11 +150,8 @@ def test_windows_hold_whole_shards_in_a_random_order():
     again, other = (in_windows(shards, 60, np.random.default_rng(s)) for s in (3, 4))
     assert torch.equal(torch.cat(again), torch.cat(windows))
     assert not torch.equal(torch.cat(other), torch.cat(windows))
-
-
-def test_a_shard_larger_than_a_window_is_one():
-    windows = in_windows(list(torch.arange(50).split([20, 30])), 10, np.random.default_rng(0))
-    assert sorted(map(len, windows)) == [20, 30]
+    small = in_windows(list(torch.arange(50).split([20, 30])), 10, np.random.default_rng(0))
+    assert sorted(map(len, small)) == [20, 30], "a shard larger than a window is one"
 
 
 @pytest.fixture

@@ -262,11 +262,8 @@ def test_a_store_of_a_permuted_model_has_other_vectors_of_the_same_tokens(harves
     assert "permuted" not in settings["lm"], "as in stores from before there was this setting"
     with pytest.raises(ConfigError, match=r"another store \(lm\.permuted=None there, 3 here\);"):
         harvested("lm.permuted=3", store="trained")
-
-
-def test_the_stores_name_tells_that_a_model_is_permuted():
-    settings = HarvestSettings.of(composed("harvest", "lm=smollm2", "lm.permuted=0"))
-    assert settings.store == "stores/smollm2-q4_1-permuted-0"
+    named = HarvestSettings.of(composed("harvest", "lm=smollm2", "lm.permuted=0"))
+    assert named.store == "stores/smollm2-q4_1-permuted-0"
 
 
 # --- the text

@@ -19,20 +19,9 @@ def gradient(energies):
     return leaf.grad
 
 
-def test_is_the_sum_of_the_squared_correlations_off_the_diagonal():
-    energies = draw(9, 5)
-    correlations = np.corrcoef(energies.numpy(), rowvar=False)
-    expected = sum(correlations[i, j] ** 2 for i in range(5) for j in range(5) if i != j)
-    assert decorrelation(energies).item() == pytest.approx(expected, rel=1e-13)
-
-
-@pytest.mark.parametrize("signs", [(1, 1), (1, -1), (1, 1, 1), (1, 1, 1, 1, 1)])
-def test_identical_and_opposite_units_cost_two_a_pair(signs):
-    energies = draw(9, 1) * torch.tensor(signs)
-    assert decorrelation(energies).item() == pytest.approx(2 * math.comb(len(signs), 2))
-
-
-def test_uncorrelated_units_cost_nothing():
+def test_by_hand_identical_or_opposite_units_cost_two_a_pair_and_uncorrelated_ones_nothing():
+    both = draw(9, 1) * torch.tensor([1, -1, 1])
+    assert decorrelation(both).item() == pytest.approx(6)
     energies = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
     assert decorrelation(energies).item() == 0
 
@@ -144,11 +133,6 @@ def test_independent_units_cost_about_nothing_without_bias():
     noise = 64 * 63 / 127
     assert biased.mean().item() == pytest.approx(noise, rel=0.02)
     assert abs(values.mean().item()) < 0.02 * noise
-
-
-def test_both_forms_agree_on_many_samples():
-    mixed = draw(4000, 6) @ draw(6, 6, seed=1)
-    assert unbiased(mixed).item() == pytest.approx(decorrelation(mixed).item(), rel=0.01)
 
 
 def test_a_single_sample_has_no_unbiased_form():

@@ -214,12 +214,6 @@ def test_a_call_gives_the_value_of_its_batch_and_adds_it(components):
     assert metric.compute().item() == pytest.approx(by_definition(energies))
 
 
-@pytest.mark.parametrize("batch_size", [128, 2000])
-def test_redundancy_of_constant_units_is_nan_whatever_their_level(batch_size):
-    levels = 3 * torch.rand(64, generator=torch.Generator().manual_seed(0))
-    assert math.isnan(value(Redundancy(64), levels.expand(10_000, 64), batch_size))
-
-
 def test_silent_units_are_never_above_a_share_of_the_mean(energies):
     magnitudes = np.abs(energies.double().numpy())
     expected = (magnitudes.max(0) <= 0.01 * magnitudes.mean()).sum()

@@ -69,15 +69,6 @@ def test_a_step_over_all_samples_is_the_m_step():
         assert_close(model.linear.bias.softmax(-1).data, shares_K, rtol=1e-10, atol=1e-10)
 
 
-def test_a_preconditioned_gradient_step_is_the_m_step():
-    x_ND = samples(60, 5, spread=2.0)
-    model = mixture(x_ND, 6)
-    shares_K, sums_KD = statistics(model, x_ND)
-    lse(model(x_ND), reduction="mean").backward()
-    moved_KD = model.weight - model.weight.grad / shares_K[:, None]
-    assert_close(moved_KD.data, sums_KD / shares_K[:, None], rtol=1e-10, atol=1e-10)
-
-
 def test_smaller_steps_average_the_statistics_of_batches():
     batches = [samples(40, 5, seed, spread=2.0) for seed in range(6)]
     model = mixture(batches[0], 6)

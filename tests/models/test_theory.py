@@ -1,7 +1,5 @@
 """What the page on the theory states, in float64: the identities that no other test holds."""
 
-import math
-
 import pytest
 import torch
 from helpers.draws import draw
@@ -50,19 +48,6 @@ def test_the_log_determinant_asks_for_half_as_much_decorrelation_as_variance(see
         errors.append(volume - variance(energies, eps=0) / 2 - decorrelation(energies) / 4)
     assert errors[0].abs() < (2 * 0.02) ** 3 * 4
     assert errors[0] / errors[1] == pytest.approx(8, rel=0.2), "the error is of the third order"
-
-
-def test_the_likelihood_of_a_mixture_of_gaussians_with_free_variances_has_no_upper_bound():
-    """One component on a sample, the other on all: the log-determinant is what lets it grow."""
-    x = draw(20, 3)
-
-    def likelihood(deviation):
-        at = torch.distributions.Normal(x[0], deviation).log_prob(x).sum(1)
-        wide = torch.distributions.Normal(x.mean(0), x.std(0)).log_prob(x).sum(1)
-        return torch.logaddexp(at, wide).sum() - len(x) * math.log(2)
-
-    grown = torch.stack([likelihood(10.0**-power) for power in range(3, 10)])
-    assert_close(grown.diff(), torch.full((6,), 3 * math.log(10), dtype=torch.float64))
 
 
 def test_the_objective_is_invariant_and_the_path_of_sgd_is_not():
