@@ -1,7 +1,6 @@
 """The figures of a part: curves over density, grids of settings, features, histograms."""
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +11,8 @@ from matplotlib.figure import Figure
 
 from implicit_em.metrics.feature_grid import draw_grid
 from implicit_em_studies.comparison.matching import at_density, on_front
-from implicit_em_studies.comparison.protocol import BASE, CURVE
 from implicit_em_studies.shared import figures as style
-from implicit_em_studies.shared.tables import name_of, records, rows_of
+from implicit_em_studies.shared.tables import name_of, rows_of
 
 if TYPE_CHECKING:
     from implicit_em_studies.comparison.results import ComparisonResults
@@ -125,39 +123,6 @@ def grids(results: "ComparisonResults") -> Figure:
         _density_axis(axes, FEW_TICKS)
 
     return style.panels(results.protocol.families, panel, 2.0, DENSITY, VALIDATION)
-
-
-def knobs(table: pd.DataFrame, moved: pd.DataFrame) -> Figure:
-    """Draw the settings of ``knobs.effects`` over their density, each knob before the curve."""
-    curve = table[table["knob"].isin(CURVE)]
-    base = moved[moved["knob"] == BASE]
-    shown = moved.dropna(subset=["density", "probe_accuracy"])
-    low = 100 * shown["probe_accuracy"].quantile(0.05) - 1
-    high = 100 * shown["probe_accuracy"].max() + 1
-
-    def panel(axes: Axes, knob: str) -> None:
-        _band(axes, curve, "density", "probe_accuracy", color=style.GREY, lw=1, alpha=0.3)
-        axes.plot(*_points(base), "x", color=style.BLACK, ms=6)
-        rows = records(shown[shown["knob"] == knob])
-        colours = VIRIDIS(np.linspace(0, 0.9, len(rows)))
-        for row, colour, marker in zip(rows, colours, cycle(MARKERS), strict=False):
-            name = ", ".join(part.partition("=")[2] for part in row["settings"].split(", "))
-            height = max(low, 100 * row["probe_accuracy"])
-            axes.plot(row["density"], height, marker, color=colour, ms=4.5, label=name)
-        axes.legend(
-            loc="upper center",
-            bbox_to_anchor=(0.5, -0.13),
-            ncols=3,
-            fontsize=6,
-            handlelength=1,
-            columnspacing=0.8,
-            labelspacing=0.3,
-        )
-        axes.set_ylim(float(low) - 0.5, float(high))
-        _density_axis(axes, FEW_TICKS)
-
-    names = [knob for knob in shown["knob"].unique() if knob != BASE]
-    return style.panels(names, panel, 2.5, DENSITY, VALIDATION)
 
 
 def _points(rows: pd.DataFrame) -> tuple[pd.Series, pd.Series]:

@@ -20,10 +20,6 @@ from implicit_em_studies.shared.targets import Target
 
 Density = Annotated[float, Field(gt=0, lt=1)]
 Factor = Annotated[float, Field(ge=1)]
-DERIVED = "derived"
-BASE = "base"
-CURVE = (BASE, "sparsity")  # the knobs whose settings make the curve over the weight of LSE
-KNOBS = "knobs"  # the part that varies one setting of the derived model at a time
 
 
 class PartSettings(BaseModel):
@@ -42,8 +38,7 @@ class ComparisonProtocol(Protocol):
     """What is compared, and how; each field is explained in ``conf/compare.yaml``."""
 
     file = "compare.yaml"
-    nested = ("parts", "grids", "knob_grids")
-    not_hashed = Protocol.not_hashed | {"knob_grids"}
+    nested = ("parts", "grids")
     measures: ClassVar = {
         "probe_accuracy": "Probe accuracy",
         "least_squares_fvu": "Variance explained by the best linear decoder",
@@ -53,8 +48,6 @@ class ComparisonProtocol(Protocol):
     datasets: Some[str]
     width: PositiveInt
     parts: Annotated[dict[str, PartSettings], Field(min_length=1)]
-    knobs: Distinct[str]
-    knob_grids: Grids
     densities: Some[Density]
     reach: Factor
     beyond: Factor
@@ -64,10 +57,8 @@ class ComparisonProtocol(Protocol):
     def _is_consistent(self) -> "ComparisonProtocol":
         taken = {*self.families, *self.controls}
         for part, own in self.parts.items():
-            if part in (KNOBS, *self.datasets) or not part.isidentifier():
-                raise ValueError(
-                    f"parts.{part}: must be a plain name, and neither a data set's nor {KNOBS}"
-                )
+            if part in self.datasets or not part.isidentifier():
+                raise ValueError(f"parts.{part}: must be a plain name, and not a data set's")
             if twice := [family for family in own.also if family in taken]:
                 already = "is among families or controls already"
                 raise ValueError(f"parts.{part}.also={twice[0]}: {already}")
@@ -82,7 +73,7 @@ class ComparisonProtocol(Protocol):
 
     def of_part(self, part: str) -> Self:
         """Return the protocol of one part: with its width, its families, and no other part."""
-        own = self._own(part)
+        own = self.parts[part]
         changed = {name: _changed(self.grids[name], grid) for name, grid in own.grids.items()}
         values = {
             "width": own.width or self.width,
@@ -109,34 +100,28 @@ class ComparisonProtocol(Protocol):
         return super().only(names).model_copy(update={"parts": parts} if names else {})
 
     def families_of(self, part: tuple[str, ...]) -> Sequence[str]:
-        """Return the families of a part; the knobs have none."""
-        return [] if part[1] == KNOBS else self.of_part(part[1]).families
+        """Return the families of a part."""
+        return self.of_part(part[1]).families
 
     def deciding(self, part: str) -> dict[str, Any]:
         """Return everything that decides a part's results, including its widths."""
-        of_families = {"reference", "families", "controls", "finals", "densities", "variants"}
-        unused = of_families if part == KNOBS else {"knobs"}
         own = self.of_part(part)
         # Digests of parts without variants are older than these.
         without = set() if own.variants else {"variants"}
-        left_out = {*self.not_hashed, "datasets", "parts", *unused, *without}
+        left_out = {*self.not_hashed, "datasets", "parts", *without}
         content = own.model_dump(exclude=left_out)
-        return content | {"widths": self._own(part).widths}
+        return content | {"widths": self.parts[part].widths}
 
     def chosen(self, words: Sequence[str]) -> list[tuple[str, str]]:
         """Return the data sets and parts that words name; all data sets or parts if none does."""
-        every_part = [*self.parts, *([KNOBS] if self.knobs else [])]
-        asked = self.named(words, [*self.datasets, *every_part], "part")
-        parts = [part for part in every_part if part in asked] or every_part
+        asked = self.named(words, [*self.datasets, *self.parts], "part")
+        parts = [part for part in self.parts if part in asked] or list(self.parts)
         datasets = [name for name in self.datasets if name in asked] or self.datasets
         return [(dataset, part) for part in parts for dataset in datasets]
 
     def width_of(self, part: str, family: str) -> int:
         """Return the number of units K that a family has in a part."""
-        return self._own(part).widths.get(family, self.of_part(part).width)
-
-    def _own(self, part: str) -> PartSettings:
-        return self.parts.get(part, PartSettings())
+        return self.parts[part].widths.get(family, self.of_part(part).width)
 
 
 def _changed(grid: Grid, own: Grid) -> Grid:

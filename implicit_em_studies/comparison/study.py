@@ -16,16 +16,15 @@ from implicit_em.base.progress import working
 from implicit_em.metrics.dictionaries import varying
 from implicit_em_studies.comparison.costs import costs
 from implicit_em_studies.comparison.figures import at_target
-from implicit_em_studies.comparison.knobs import KnobsContent
 from implicit_em_studies.comparison.matching import select
 from implicit_em_studies.comparison.measuring import measure_all, tuning_table
-from implicit_em_studies.comparison.protocol import CURVE, DERIVED, KNOBS, ComparisonProtocol
+from implicit_em_studies.comparison.protocol import ComparisonProtocol
 from implicit_em_studies.comparison.results import TARGET_LEADS, ComparisonResults
 from implicit_em_studies.shared import planning
 from implicit_em_studies.shared.measurements import samples_of, stabilities
-from implicit_em_studies.shared.runs import Place, Run, directions_of
+from implicit_em_studies.shared.runs import Run, directions_of
 from implicit_em_studies.shared.study import Request
-from implicit_em_studies.shared.tuned import ReportedPart, Tuned, TunedPart, TunedStudy
+from implicit_em_studies.shared.tuned import Tuned, TunedPart, TunedStudy
 
 log = logging.getLogger(__name__)
 Stages = planning.Stages[ComparisonProtocol]
@@ -112,36 +111,6 @@ class FamiliesPart(TunedPart[ComparisonProtocol]):
         return pd.concat([pd.DataFrame(), *map(pd.read_csv, others)], ignore_index=True)
 
 
-class KnobsPart(ReportedPart[ComparisonProtocol]):
-    """What the settings of the derived model move, on one data set."""
-
-    def planned(self) -> list[Run]:
-        """Return the runs; data without labels are refused."""
-        runs = knob_runs(self.stages[0])
-        _refuse_without_labels(runs[0])
-        return runs
-
-    def run(self, command: str, workers: int) -> Path:
-        """Train, and write table, figure and report."""
-        runs = knob_runs(self.stages[0])
-        self.train(runs, workers)
-        table = tuning_table(runs).rename(columns={"family": "knob"})
-        return self.write(KnobsContent(self.protocol, "", table), runs, command)
-
-
-def knob_runs(stages: Stages) -> list[Run]:
-    """Return the runs of the knobs, as the runs of the derived grid, but once per seed."""
-    runs: dict[str, Run] = {}
-    for setting in stages.settings:
-        for seed in stages.protocol.seeds:
-            tuning = {**stages.protocol.tuning, "seed": seed}
-            run = stages.run(setting._replace(family=DERIVED), tuning)
-            run.places = []
-            place = Place(setting.family, setting.axes)
-            runs.setdefault(run.fingerprint, run).places.append(place)
-    return list(runs.values())
-
-
 def _refuse_without_labels(run: Run) -> None:
     if len(run.spec.build_data().split("train")[1].unique()) < 2:
         raise ConfigError("data.labels: the comparison probes for labels, of two classes at least")
@@ -160,7 +129,7 @@ def _weights_shown(results: ComparisonResults, finals: Sequence[Run]) -> dict[st
 
 def _prepare(
     protocol: ComparisonProtocol, request: Request, overrides: Sequence[str], trial: str | None
-) -> list[ReportedPart[ComparisonProtocol]]:
+) -> list[TunedPart[ComparisonProtocol]]:
     """Compose and check the runs of all parts; parts that share grids compose them once."""
 
     @cache
@@ -169,17 +138,15 @@ def _prepare(
         always = [f"data={dataset}", *overrides]
         return planning.compose_settings(names, json.loads(grids), request.conf, always)
 
-    prepared: list[ReportedPart[ComparisonProtocol]] = []
+    prepared: list[TunedPart[ComparisonProtocol]] = []
     for dataset, part in protocol.chosen(request.words):
-        own = protocol if part == KNOBS else protocol.of_part(part)
-        names = [[*CURVE, *protocol.knobs]] if part == KNOBS else [own.families, own.controls]
-        grids = json.dumps(own.knob_grids if part == KNOBS else own.grids)
-        every = [settings(dataset, tuple(some), grids) for some in names]
+        own = protocol.of_part(part)
+        grids = json.dumps(own.grids)
+        every = [settings(dataset, tuple(some), grids) for some in (own.families, own.controls)]
         folder = request.directory / dataset
         stages = stages_of(own, part, f"{dataset}, {part}", folder / "runs", *every)
-        kind = KnobsPart if part == KNOBS else FamiliesPart
         about = request, folder / part, trial, [dataset, part]
-        prepared.append(kind(part, [stages], chain.from_iterable(every), *about))
+        prepared.append(FamiliesPart(part, [stages], chain.from_iterable(every), *about))
     return prepared
 
 

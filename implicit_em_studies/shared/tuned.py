@@ -39,21 +39,23 @@ TARGETS = Claims("target", VERDICTS)
 
 
 @dataclass(frozen=True)
-class Content(ABC, Generic[P]):
-    """What the report of a part shows; its template may name more of a subclass."""
+class Results(ABC, Generic[P]):
+    """What the report of a part shows: tables with a row for each run; a study has more of them."""
 
     protocol: P
     training: str  # optimizers and schedules of the runs
+    tuning: pd.DataFrame  # of the grids
+    chosen: pd.DataFrame  # settings of the grids
+    finals: pd.DataFrame
+    controls: pd.DataFrame
 
-    package: ClassVar[str]  # which has the templates
-    template: ClassVar[str] = "report.md.j2"
-    says: ClassVar[str] = "findings.md.j2"
+    package: ClassVar[str]  # which has the templates report.md.j2 and findings.md.j2
 
     @property
     def findings(self) -> list[str]:
         """What the tables say, one sentence each."""
         about = {"content": self, "reference": self.protocol.reference, "significant": SIGNIFICANT}
-        return sentences(self.package, self.says, **about)
+        return sentences(self.package, "findings.md.j2", **about)
 
     @property
     @abstractmethod
@@ -66,19 +68,9 @@ class Content(ABC, Generic[P]):
         """Functions that draw the figures, by name."""
 
     @property
+    @abstractmethod
     def verdicts(self) -> pd.DataFrame:
         """Verdicts on the targets of the study, a row for each."""
-        return judged([])
-
-
-@dataclass(frozen=True)
-class Results(Content[P]):
-    """The tables of a part, each with a row for each run; a study has more of them."""
-
-    tuning: pd.DataFrame  # of the grids
-    chosen: pd.DataFrame  # settings of the grids
-    finals: pd.DataFrame
-    controls: pd.DataFrame
 
     @classmethod
     def of(cls, tuned: "Tuned[P]", **more: Any) -> Self:
@@ -209,8 +201,10 @@ class Tuned(Generic[P]):
         return training_of([*self.finals, *self.others])
 
 
-class ReportedPart(Part, Generic[P]):
-    """A part of a study of tuned families; it is checked before anything is trained.
+class TunedPart(Part, Generic[P]):
+    """A part in which families are tuned; it is checked before anything is trained.
+
+    A study adds how it chooses and measures.
 
     Args:
         name: name of the part in its protocol.
@@ -273,7 +267,7 @@ class ReportedPart(Part, Generic[P]):
             return kept
         raise RunError(f"{every} diverged")
 
-    def write(self, content: Content[P], runs: Sequence[Run], command: str) -> Path:
+    def write(self, content: Results[P], runs: Sequence[Run], command: str) -> Path:
         """Write tables, figures, findings and report; a trial has no verdicts."""
         patterns = "report.*", "findings.json", "verdicts.*", "tables/*.csv", "figures/*.*"
         forget(self.directory, *patterns)
@@ -293,16 +287,12 @@ class ReportedPart(Part, Generic[P]):
             self.missed = list(rows_of(verdicts, verdict=MISSED)["statement"])
         shown = TARGETS.as_markdown(verdicts) if len(verdicts) else ""
         about = {"part": self, "content": content, "findings": findings, "verdicts": shown}
-        page = report.write_page(content.package, content.template, **about)
+        page = report.write_page(content.package, **about)
         log_summary(runs[0].cfg, self.directory, content.tables, origin, self.trial)
         for sentence in findings:
             log.info("%s", sentence)
         log.info("Written to %s", page)
         return page
-
-
-class TunedPart(ReportedPart[P]):
-    """A part in which families are tuned; a study adds how it chooses and measures."""
 
     def tune(self, grids: Sequence[Run], workers: int) -> pd.DataFrame:
         """Return the measurements of the grids, a row for each setting."""
@@ -331,7 +321,7 @@ class TunedPart(ReportedPart[P]):
         return table
 
     @abstractmethod
-    def results(self, tuned: Tuned[P], workers: int) -> Content[P]:
+    def results(self, tuned: Tuned[P], workers: int) -> Results[P]:
         """Return what the report shows."""
 
     def run(self, command: str, workers: int) -> Path:
@@ -379,7 +369,7 @@ class TunedStudy(Study, Generic[P]):
     """
 
     protocol: type[P]
-    prepare: Callable[[P, Request, Sequence[str], str | None], Sequence[ReportedPart[P]]]
+    prepare: Callable[[P, Request, Sequence[str], str | None], Sequence[TunedPart[P]]]
 
     def short(self, conf: Path) -> Sequence[str]:
         """Return the words of a quick trial, which the protocol names."""

@@ -24,8 +24,8 @@ from implicit_em.models import Dictionary
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.spec import RunSpec
 from implicit_em_studies.comparison.measuring import tuning_table
-from implicit_em_studies.comparison.protocol import CURVE, ComparisonProtocol, PartSettings
-from implicit_em_studies.comparison.study import STUDY, knob_runs, stages_of
+from implicit_em_studies.comparison.protocol import ComparisonProtocol, PartSettings
+from implicit_em_studies.comparison.study import STUDY, stages_of
 from implicit_em_studies.shared.planning import compose_settings, one_of_each_family
 from implicit_em_studies.shared.protocol import digest
 from implicit_em_studies.shared.runs import execute
@@ -73,7 +73,6 @@ def changes(small_mnist):
         "beyond=2",
         f'grids.toy={{{CONTENDER}, axes: {{loss.l1.weight: "0.1,0.3"}}}}',
         'grids.derived={axes: {model: "encoder,sampled", loss.lse.weight: "0.1,10"}}',
-        'knob_grids.sparsity={axes: {loss.lse.weight: "0.25,10"}}',
     ]
 
 
@@ -83,14 +82,6 @@ def comparison(tmp_path_factory, changes):
     directory = tmp_path_factory.mktemp("comparison") / "trial"
     STUDY.run(directory, ["equal_parameters"], changes, workers=1)
     return directory / "mnist" / "equal_parameters"
-
-
-@pytest.fixture(scope="module")
-def knobs(tmp_path_factory, changes):
-    """The directory of the derived model's settings: one knob beside sparsity."""
-    directory = tmp_path_factory.mktemp("knobs") / "trial"
-    STUDY.run(directory, ["knobs"], [*changes, "knobs=[start]"], workers=1)
-    return directory / "mnist" / "knobs"
 
 
 def test_every_table_and_figure_is_written_and_the_report_needs_nothing_but_itself(comparison):
@@ -106,24 +97,6 @@ def test_every_table_and_figure_is_written_and_the_report_needs_nothing_but_itse
     assert "| derived  | " in report_of(comparison).split("## Costs")[1]
     page = (comparison / "report.html").read_text()
     assert page.count('src="data:image/png;base64,') == 4
-
-
-def test_the_derived_models_settings_are_varied_one_at_a_time(knobs):
-    runs = table(knobs, "runs")
-    settings = runs.groupby("knob", sort=False)["settings"].unique().map(list).to_dict()
-    assert settings == {
-        "base": ["lse=1"],
-        "sparsity": ["lse=0.25", "lse=10"],
-        "start": ["model=sampled"],
-    }
-    assert (runs.groupby("settings")["seed"].agg(list).map(tuple) == (1, 2)).all()
-    assert runs["density"].nunique() > 6
-    report_of(knobs)
-    assert (knobs / "figures" / "knobs.png").exists()
-    (derived,) = (knobs.parent / "runs").iterdir()
-    assert derived.name == "derived"
-    for run in derived.iterdir():
-        assert json.loads((run / "metrics.json").read_text())["status"] == "completed"
 
 
 def test_what_stands_in_the_tables_is_what_the_models_and_the_data_give(comparison):
@@ -330,10 +303,6 @@ def test_the_committed_results_are_those_of_the_protocol(committed):
     protocol, settings = committed
     budgets = Counter(setting.family for setting in settings)
     assert budgets == dict.fromkeys(protocol.families, 32)
-    knobs = compose_settings([*CURVE, *protocol.knobs], protocol.knob_grids, CONF)
-    runs = table(COMPARED / "mnist" / "knobs", "runs").rename(columns={"knob": "family"})
-    assert tuned_in(runs) == as_tuned(knobs)
-    assert set(runs["seed"]) == set(protocol.seeds)
     for part in ("equal_width", "equal_parameters"):
         results = COMPARED / "mnist" / part
         assert tuned_in(table(results, "tuning")) == as_tuned(settings)
@@ -382,11 +351,10 @@ def test_a_part_has_a_digest_of_what_it_runs_alone(committed):
         other = protocol.model_copy(update=values)
         return {
             part
-            for part in ("equal_width", "equal_parameters", "knobs")
+            for part in ("equal_width", "equal_parameters")
             if digest(some, other.deciding(part)) != digest(some, protocol.deciding(part))
         }
 
-    assert changed(knobs=["rate"]) == {"knobs"}
     for part, own in (
         ("equal_parameters", PartSettings()),
         ("equal_width", PartSettings(width=32)),
@@ -395,25 +363,7 @@ def test_a_part_has_a_digest_of_what_it_runs_alone(committed):
         assert changed(parts={**protocol.parts, part: own}) == {part}
     assert changed(datasets=["mnist"]) == set()
     assert changed(densities=[0.1]) == {"equal_width", "equal_parameters"}
-    assert changed(seeds=[1]) == {"equal_width", "equal_parameters", "knobs"}
-
-
-def test_a_knobs_run_that_is_one_of_the_grids_or_of_another_knob_is_no_second_run(committed):
-    protocol, settings = committed
-    sparsity = compose_settings(CURVE, protocol.knob_grids, CONF)
-    own, grids = (
-        stages_of(protocol, part, part, Path("nowhere"), some)
-        for part, some in (("knobs", sparsity), ("equal_width", settings))
-    )
-    found = {run.fingerprint: run.directory for run in knob_runs(own)}
-    shared = [run for run in grids.grids() if run.fingerprint in found]
-    assert len(shared) > 3
-    assert all(run.directory == found[run.fingerprint] for run in shared)
-    twice = [*sparsity, *(setting._replace(family="rate") for setting in sparsity)]
-    runs = knob_runs(stages_of(protocol, "knobs", "knobs", Path("nowhere"), twice))
-    assert {run.fingerprint for run in runs} == found.keys()
-    assert all("rate" in run.sweeps for run in runs)
-    assert len(runs) == len(found)
+    assert changed(seeds=[1]) == {"equal_width", "equal_parameters"}
 
 
 def test_equal_parameters_are_equal_to_a_hundredth(committed):

@@ -34,7 +34,7 @@ MISTAKES = [
         "finals.trainer.max_epochs",
     ),
     ("compare tuning.data.final=test", "tuning.data.final=test: must be validation"),
-    ("compare parts.knobs={}", "parts.knobs: must be a plain name, and neither a data set's nor"),
+    ("compare parts.mnist={}", "parts.mnist: must be a plain name, and not a data set's"),
     (
         f"compare equal_parameters {ONE} parts.equal_parameters.widths='{{derivd: 32}}'",
         "parts.equal_parameters.widths={derivd: 32}: no family or control; allowed: batch",
@@ -61,7 +61,6 @@ MISTAKES = [
     (f"compare always.data.val_size=0 {ONE}", "data.final=validation: needs val_size"),
     ("compare parts.decay_64.grids='{foo: {}}'", "parts.decay_64.grids.foo: allowed: derived, "),
     ("recover usual l1", "l1: no family of usual; allowed: derived, topk, "),
-    ("compare knobs mnist topk", "topk: no family of knobs, mnist; allowed: none"),
     ("recover model.hidden=8", "model.hidden=8: the protocol sets it; allowed: variations"),
     ("recover cells.toys={}", "toys: must be a plain name of one cell, and none of cells"),
     ("recover toy_families=[nobody]", "toy_families=nobody: allowed: derived, "),

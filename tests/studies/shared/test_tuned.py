@@ -45,7 +45,6 @@ def test_a_study_trains_the_families_that_are_named_and_the_reference(study, par
 def test_parts_without_a_family_that_is_named_are_left_out():
     assert asked(RECOVER, "tied_topk")[1][-1] == "harder"
     assert asked(RECOVER, "l1")[1][-1] == "twice_the_units"
-    assert "knobs" not in asked(COMPARE, "l1")[1]
     parts = ["decoder_free_64", "decoder_free_128", "decoder_free_parameters"]
     assert asked(COMPARE, "mnist", "spike_slab")[1] == ["mnist", *parts]
 
