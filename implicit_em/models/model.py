@@ -48,6 +48,14 @@ class Model(nn.Module):
         """Return reconstructions of what ``encode`` returns; a linear path needs the inputs."""
         raise NotImplementedError
 
+    @property
+    def own_decoder(self) -> tuple[Tensor, Tensor] | None:
+        """Weight ``(K, T)`` and bias ``(T,)`` of the decoder; ``None`` without a linear one.
+
+        A decoder with a linear path of the inputs is none of the code alone.
+        """
+        return None
+
     def reconstruct(self, x: Tensor) -> Tensor:
         """Return the reconstructions ``(..., D)``, or ``(..., T)`` of a target, of inputs.
 

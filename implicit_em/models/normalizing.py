@@ -225,6 +225,15 @@ class Normalized(nn.Module):
         return self.decode(self.encode(x), x)
 
     @property
+    def own_decoder(self) -> tuple[Tensor, Tensor] | None:
+        """Weight ``(K, T)`` and bias ``(T,)`` of the model's own decoder, for raw samples."""
+        own = self.model.own_decoder
+        if own is None or self.normalizer is None or self.normalizer.mean is None:
+            return own
+        of_target = self._sides[1]
+        return of_target.turned_back(own[0]), of_target.inverse(own[1])
+
+    @property
     def out_features(self) -> int | None:
         """Width of a target that is not the input."""
         return self.model.out_features

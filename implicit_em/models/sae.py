@@ -81,6 +81,12 @@ class SparseAutoencoder(Model):
             raise ConfigError("decode: with skip=true it needs the inputs, decode(activations, x)")
         return self.decoder(activations) + self.skip(x)
 
+    @property
+    def own_decoder(self) -> tuple[Tensor, Tensor] | None:
+        """Weight ``(K, T)`` and bias ``(T,)`` of the decoder; ``None`` with a linear path."""
+        own = self.decoder.weight.detach().mT, self.decoder.bias.detach()
+        return own if self.skip is None else None
+
     @torch.no_grad()
     def fold(self, normalizer: Any) -> None:
         """Change the weights to take and reconstruct raw samples; see ``Encoder.fold``."""

@@ -15,7 +15,6 @@ from implicit_em import models
 from implicit_em.base.errors import ConfigError, DamagedError, MissingError, raising
 from implicit_em.base.files import read_bytes
 from implicit_em.config.schema import to_plain
-from implicit_em.metrics.reconstruction import RIDGE
 from implicit_em.models.activations import ELEMENTWISE
 from implicit_em.models.normalizing import Normalizer, taking_raw
 from implicit_em.trained.foreign import is_foreign, read_foreign
@@ -75,13 +74,21 @@ def load(run_dir: str | Path, classes: Sequence[type[nn.Module]] = ()) -> nn.Mod
 
 
 def fit_decoder(
-    run: str | Path | Any, x: Any, ridge: float = RIDGE, target: Any = None
+    run: str | Path | Any,
+    x: Any,
+    ridge: float | None = None,
+    target: Any = None,
+    held: Any = None,
 ) -> RidgeDecoder:
     """Fit a linear decoder to a model that may have none, by ridge regression.
 
-    With ``z`` the scaled energies, the weight of ``z`` is ``(mean z z^T + ridge I)^-1 mean z (x -
-    mean x)^T``. ``metrics.ridge_decoder`` says how they are scaled: a unit's own scale and level do
-    not matter, and a unit that few samples activate gets a small weight.
+    The ridge shrinks the decoder's difference from the model's own decoder or, if it has none, its
+    weight. Its strength is chosen from ``STRENGTHS`` on samples that are held out. The model's own
+    decoder is a candidate, of infinite strength, so the fitted one is never worse on the samples of
+    ``held``. Without them, a fifth of ``x`` is held out for the choice, and the decoder of
+    the chosen strength is fitted to all of ``x``. There its squared error is at most the own
+    decoder's.
+    ``metrics.reconstruction.ridge_decoder`` gives the formula and the scale of a unit.
 
     Args:
         run: run directory, a ``Run``, or a model with ``encode``.
@@ -89,19 +96,22 @@ def fit_decoder(
             the model's own width. Bytes are scaled to [0, 1]; other values must be as the model
             takes them.
         ridge: strength of the ridge, above 0; it weighs as much as ``ridge N`` activations.
+            ``None`` for a choice, which the decoder's ``ridge`` tells.
         target: what the decoder is to explain, a tensor or array of shape ``(N, T)``; ``None`` for
             the samples. A transcoder needs it.
+        held: samples ``(M, ...)`` by which the strength is chosen; ``None`` for a fifth of ``x``.
 
     Returns:
         The decoder. Its ``fvu(x)`` and ``explained_variance(x)`` measure it on any samples.
 
     Raises:
         FileNotFoundError: if the directory holds no trained model.
-        ValueError: if the ridge is not above 0, there are fewer than two samples, the target of a
-            transcoder is missing, or the model cannot be loaded.
+        ValueError: if the ridge is not above 0 and finite, or given with ``held``; if there are
+            fewer than two samples, the target of a transcoder is missing, or the model cannot be
+            loaded.
     """
     model: Any = load(Path(run)) if isinstance(run, str | PathLike) else run
-    return fit_ridge(model, x, ridge, target)
+    return fit_ridge(model, x, ridge, target, held)
 
 
 def load_as_trained(

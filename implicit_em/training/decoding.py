@@ -1,8 +1,10 @@
 """A linear decoder for any model, fitted by ridge regression after the training."""
 
+import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import repeat
 from typing import Any
 
@@ -16,7 +18,7 @@ from implicit_em.data.modules import fixed_choice
 from implicit_em.data.on_disk import Samples, SamplesOnDisk
 from implicit_em.metrics.dictionaries import cosines, norms_at_sites, single_site
 from implicit_em.metrics.energies import UnexplainedVariance
-from implicit_em.metrics.reconstruction import RIDGE, fvu_of, ridge_decoder, wide_ridge_decoder
+from implicit_em.metrics.reconstruction import chosen_ridge_decoder, fvu_of, ridge_decoder
 from implicit_em.metrics.recovery import recovered
 from implicit_em.models.normalizing import Normalized, at_least_float32
 from implicit_em.models.sae import SparseAutoencoder
@@ -47,11 +49,13 @@ class RidgeDecoder:
         model: model whose ``encode`` gives ``a``.
         weight: matrix W, shape ``(K, D)``; a row is the direction that a unit stands for.
         bias: vector b, shape ``(D,)``.
+        ridge: strength of its ridge; infinite for the model's own decoder, ``None`` if not known.
     """
 
     model: Any
     weight: Tensor
     bias: Tensor
+    ridge: float | None = None
 
     def __call__(self, activations: Tensor) -> Tensor:
         """Return the reconstructions ``(..., D)`` of energies or activations ``(..., K)``."""
@@ -79,31 +83,49 @@ class RidgeDecoder:
         return 1 - self.fvu(x, target)
 
 
-def fit_ridge(model: Any, x: Any, ridge: float = RIDGE, target: Any = None) -> RidgeDecoder:
-    """Fit a linear decoder to a model's code; see ``trained.decoding.fit_decoder``.
+def fit_ridge(
+    model: Any, x: Any, ridge: float | None = None, target: Any = None, held: Any = None
+) -> RidgeDecoder:
+    """Fit a linear decoder to a model's code; see ``trained.loading.fit_decoder``.
+
+    Samples are encoded in blocks of ``BATCH``, and never all codes are held, unless there are fewer
+    samples than units.
 
     Args:
-        model: model with ``encode``.
+        model: model with ``encode``. Its ``own_decoder`` is what the decoder shrinks towards.
         x: samples to fit on, a tensor or array of shape ``(N, ...)``.
-        ridge: strength of the ridge, above 0.
+        ridge: strength of the ridge, above 0; ``None`` for a choice.
         target: what the decoder is to explain, shape ``(N, T)``; ``None`` for the samples, or for
             the targets that stand beside them.
+        held: samples ``(M, ...)`` by which the strength is chosen, with their targets beside them;
+            ``None`` for every fifth sample of a block of ``x``.
 
     Raises:
-        ValueError: if the ridge is not above 0, there are fewer than two samples, or the target of
-            a transcoder is missing.
+        ValueError: if the ridge is not above 0 and finite, or given with ``held``; if there are
+            fewer than two samples; or if the target of a transcoder is missing.
     """
-    if not ridge > 0:
-        raise ValueError(f"ridge={ridge}: must be above 0")
+    if ridge is not None and not 0 < ridge < math.inf:
+        raise ValueError(f"ridge={ridge}: must be above 0 and finite")
+    if held is not None and not (ridge is None and target is None):
+        raise ValueError("held: neither ridge nor target may be given with it")
     if len(shape := np.shape(x)) < 2 or shape[0] < 2:
         raise ValueError(f"samples of shape {tuple(shape)}: allowed is (N, ...), N from 2 on")
-    is_wide = model.weight.shape[-2] > len(_flat(model, x))
-    fit = wide_ridge_decoder if is_wide else ridge_decoder
-    weight, bias = fit(encoded(model, x, BATCH, target), ridge)
-    if not len(bias):  # a transcoder, and its inputs alone
+    if held is not None and not len(held):
+        raise ValueError("held: 0 samples; allowed is 1 or more")
+    pairs = partial(encoded, model, x, BATCH, target)
+    width = next(iter(pairs()))[1].shape[-1]
+    if not width:  # a transcoder, and its inputs alone
         raise ValueError(f"target=None: allowed are vectors of width {model.out_features}")
+    # The own decoder is no guess at another target than the model's.
+    own = model.own_decoder if target is None or model.out_features == width else None
+    wide = model.weight.shape[-2] > len(_flat(model, x))
+    if ridge is None:
+        judging = None if held is None else partial(encoded, model, held, BATCH)
+        (weight, bias), ridge = chosen_ridge_decoder(pairs, judging, own, wide)
+    else:
+        weight, bias = ridge_decoder(pairs(), ridge, own, wide)
     dtype = at_least_float32(model.weight.dtype)
-    return RidgeDecoder(model, weight.to(dtype), bias.to(dtype))
+    return RidgeDecoder(model, weight.to(dtype), bias.to(dtype), ridge)
 
 
 def decoder_of(model: Any, data: ResidentDataModule) -> RidgeDecoder:

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,41 +44,7 @@ PROBED_UNITS = (1, 5)
 """Numbers of units of a sparse probe."""
 
 
-class Watched:
-    """A model whose codes are read on their way.
-
-    Args:
-        model: model whose ``encode`` gives the codes.
-    """
-
-    def __init__(self, model: Any) -> None:
-        self.model, self.weight = model, model.weight
-
-    def sides(self, rows: Any) -> tuple[Any, Any]:
-        """Return the inputs and targets of rows, as the model does."""
-        return self.model.sides(rows)
-
-
-class Counted(Watched):
-    """A model that counts the samples on which each unit of its codes is active.
-
-    Args:
-        model: model whose ``encode`` gives the codes.
-        units: number of its units K.
-    """
-
-    def __init__(self, model: Any, units: int) -> None:
-        super().__init__(model)
-        self.active_K = torch.zeros(units, dtype=torch.int64)
-
-    def encode(self, x: Tensor) -> Tensor:
-        """Return the codes ``(..., K)`` of samples ``(..., D)``, and count."""
-        codes = self.model.encode(x)
-        self.active_K += (codes != 0).flatten(0, -2).sum(0)
-        return codes
-
-
-class Largest(Watched):
+class Largest:
     """A model of whose code only the k entries of largest magnitude are kept.
 
     Args:
@@ -88,8 +53,12 @@ class Largest(Watched):
     """
 
     def __init__(self, model: Any, k: int) -> None:
-        super().__init__(model)
-        self.k = k
+        self.model, self.k = model, k
+        self.weight, self.own_decoder = model.weight, model.own_decoder
+
+    def sides(self, rows: Any) -> tuple[Any, Any]:
+        """Return the inputs and targets of rows, as the model does."""
+        return self.model.sides(rows)
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the codes ``(..., K)`` of samples ``(..., D)``."""
@@ -105,7 +74,7 @@ def quality_of(tokens: Tokens, source: str, k: int | None = None) -> Measurement
     """
     name = "language" if k is None else f"language_{k}"
     measure = partial(_quality, tokens=tokens, source=source, k=k)
-    schema = f"3, {source}, {tokens.fitted}, {tokens.probed}"
+    schema = f"4, {source}, {tokens.fitted}, {tokens.probed}"
     return Measurement(name, schema, measure, OF_TRAINING)
 
 
@@ -202,13 +171,13 @@ def _quality(run: Run, tokens: Tokens, source: str, k: int | None) -> dict[str, 
     code = model if k is None else Largest(model, k)
     train, rows = data.split("train")[0], data.train_indices()
     fitted = train.index_select(0, rows[fixed_choice(len(rows), tokens.fitted)])
-    counted = Counted(code, len(model.weight))
-    decoder = replace(fit_ridge(counted, fitted), model=code)
+    decoder = fit_ridge(code, fitted, held=data.monitored()[0])
+    active = [(codes_BK != 0).sum(0) for codes_BK, _ in encoded(code, fitted, BATCH)]
     if k is None:
         arrays = {"weight": decoder.weight.contiguous(), "bias": decoder.bias}
         save_tensors(run.directory / DECODER, arrays)
     return {
-        **_activity(counted.active_K, len(fitted)),
+        **_activity(torch.stack(active).sum(0), len(fitted)),
         "ridge_parameters": decoder.weight.numel() + decoder.bias.numel(),
         **_by_source(model, decoder, data, source),
         **_probes(code, data, tokens.probed),

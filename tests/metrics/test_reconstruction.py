@@ -10,12 +10,12 @@ from sklearn.preprocessing import StandardScaler
 
 from implicit_em.metrics import reconstruction, sparse
 from implicit_em.metrics.reconstruction import (
+    chosen_ridge_decoder,
     fvu,
     fvu_of,
     least_squares_decoder,
     least_squares_fvu,
     ridge_decoder,
-    wide_ridge_decoder,
 )
 
 N, D = 300, 9
@@ -134,13 +134,17 @@ def pairs(activations, x, block=64, dtype=torch.float64):
     return list(zip(*blocks, strict=True))
 
 
-def by_active_entries(pairs, ridge):
+def wide_ridge_decoder(pairs, ridge, own=None):
+    return ridge_decoder(pairs, ridge, own, wide=True)
+
+
+def by_active_entries(pairs, ridge, own=None):
     """``ridge_decoder`` as it treats a wide, sparse layer, in larger blocks of uneven sizes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reconstruction, "BLOCK", 100)
         for name in ("WIDE", "SPARSE"):
             patch.setattr(sparse, name, 1)
-        return ridge_decoder(pairs, ridge)
+        return ridge_decoder(pairs, ridge, own)
 
 
 @pytest.mark.parametrize("ridge", [1e-3, 0.7])
@@ -188,7 +192,7 @@ def test_a_unit_that_one_sample_activates_is_shrunk(x):
 
 def test_more_units_than_samples_have_one_ridge_decoder_by_either_matrix(x):
     wide = np.random.default_rng(1).standard_normal((20, 50))
-    found = [solve(pairs(wide, x[:20], 7)) for solve in (ridge_decoder, wide_ridge_decoder)]
+    found = [solve(pairs(wide, x[:20], 7), 1e-3) for solve in (ridge_decoder, wide_ridge_decoder)]
     for tall, broad in zip(*found, strict=True):
         assert torch.allclose(tall, broad, rtol=1e-8)
 
@@ -197,24 +201,69 @@ def test_a_wide_sparse_layer_is_multiplied_by_its_active_entries(x, monkeypatch)
     random = np.random.default_rng(3)
     codes = random.exponential(size=(N, 2_000)) * (random.random((N, 2_000)) < 0.02)
     codes[:, 0], codes[:, 1] = 0, 0.1  # units that are silent and constant
-    by_entries = ridge_decoder(pairs(codes.astype(np.float32), x, dtype=torch.float32))
+    by_entries = ridge_decoder(pairs(codes.astype(np.float32), x, dtype=torch.float32), 1e-3)
     monkeypatch.setattr(sparse, "SPARSE", 0)
-    dense = ridge_decoder(pairs(codes.astype(np.float32), x))
+    dense = ridge_decoder(pairs(codes.astype(np.float32), x), 1e-3)
     for found, expected in zip(by_entries, dense, strict=True):
         assert torch.allclose(found, expected, rtol=1e-6, atol=1e-6)
     assert not by_entries[0][:2].any()
     monkeypatch.setattr(sparse, "SPARSE", 0.01)
     monkeypatch.setattr(reconstruction, "_larger_blocks", None)
-    ridge_decoder(pairs(codes, x))
+    ridge_decoder(pairs(codes, x), 1e-3)
 
 
 def test_the_ridge_decoder_of_float32_on_a_level_is_that_of_float64(x, activations):
     far = (activations + 100).astype(np.float32)
-    weight, _ = ridge_decoder(pairs(far, x))
-    assert torch.allclose(ridge_decoder(pairs(far, x, 64, torch.float32))[0], weight, atol=1e-6)
+    weight, _ = ridge_decoder(pairs(far, x), 1e-3)
+    assert torch.allclose(
+        ridge_decoder(pairs(far, x, 64, torch.float32), 1e-3)[0], weight, atol=1e-6
+    )
 
 
 def test_activations_that_are_not_finite_have_no_ridge_decoder(x, activations):
     activations[3, 1] = np.inf
-    weight, bias = ridge_decoder(pairs(activations, x))
+    weight, bias = ridge_decoder(pairs(activations, x), 1e-3)
     assert np.isnan(fvu_of((b, a @ weight + bias) for a, b in pairs(activations, x)))
+
+
+def squared_error(decoder, blocks):
+    weight, bias = decoder
+    return sum((x - a @ weight - bias).square().sum().item() for a, x in blocks)
+
+
+@pytest.mark.parametrize("solve", [ridge_decoder, wide_ridge_decoder, by_active_entries])
+def test_the_ridge_shrinks_the_difference_from_the_own_decoder(x, activations, solve):
+    codes = np.c_[activations, np.zeros(N)]
+    own = torch.randn(5, D, dtype=torch.float64), torch.randn(D, dtype=torch.float64)
+    rest = x - codes @ own[0].numpy()
+    weight, bias = solve(pairs(codes, x), 0.1, own)
+    of_rest, bias_of_rest = solve(pairs(codes, rest), 0.1)
+    assert torch.allclose(weight, own[0] + of_rest, atol=1e-6)
+    assert torch.allclose(bias, bias_of_rest, atol=1e-5)
+    assert torch.equal(weight[4], own[0][4]), "a unit that never fires keeps its own direction"
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_rare_units_are_not_shrunk_from_an_own_decoder_that_is_right(wide):
+    random = np.random.default_rng(0)
+    rows = random.standard_normal((400, 40))
+    codes = random.exponential(size=(4000, 400)) * (random.random((4000, 400)) < 0.003)
+    x = codes @ rows + 0.3 * random.standard_normal((4000, 40))
+    fit, held = pairs(codes[:3000], x[:3000]), pairs(codes[3000:], x[3000:])
+    own = torch.tensor(rows), torch.zeros(40, dtype=torch.float64)
+    shrunk = ridge_decoder(fit, 1e-3, wide=wide)  # as much as 3 activations; a unit has 9
+    assert squared_error(shrunk, held) > 1.5 * squared_error(own, held)
+    chosen, ridge = chosen_ridge_decoder(lambda: fit, lambda: held, own, wide)
+    assert squared_error(chosen, held) <= squared_error(own, held)
+    assert ridge > 1e-3
+
+
+@given(FLOATS, FLOATS, FLOATS, FLOATS, st.booleans())
+def test_the_chosen_decoder_is_never_worse_than_the_own_one(codes, x, weight, more, wide):
+    own = torch.tensor(weight[:3]), torch.tensor(weight[3])
+    fit, held = pairs(codes[:4], x[:4], 2), pairs(codes[4:], more[4:], 1)
+    chosen, _ = chosen_ridge_decoder(lambda: fit, lambda: held, own, wide)
+    assert squared_error(chosen, held) <= squared_error(own, held)
+    refitted, ridge = chosen_ridge_decoder(lambda: fit + held, None, own, wide)
+    limit = squared_error(own, fit + held)
+    assert squared_error(refitted, fit + held) <= limit * (1 + 1e-6) + 1e-6, ridge

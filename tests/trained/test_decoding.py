@@ -15,7 +15,6 @@ from implicit_em.metrics.reconstruction import fvu
 from implicit_em.models import Dictionary, Encoder, SparseAutoencoder
 from implicit_em.models.normalizing import Normalized, fit_normalizer
 from implicit_em.trained.loading import fit_decoder
-from implicit_em.training import decoding
 from implicit_em.training.run import train
 from implicit_em.training.spec import RunSpec
 
@@ -59,6 +58,8 @@ def test_a_decoder_is_fitted_to_any_model_and_measured_on_any_samples(kind, samp
         ((1, 6), {}, r"samples of shape .*: allowed is \(N, \.\.\.\)"),
         ((6,), {}, r"samples of shape .*: allowed is \(N, \.\.\.\)"),
         ((20, 6), {"ridge": 0}, "ridge=0: must be above 0"),
+        ((20, 6), {"held": torch.zeros(5, 6), "ridge": 1.0}, "held: neither ridge nor target"),
+        ((20, 6), {"held": torch.zeros(0, 6)}, "held: 0 samples"),
     ],
 )
 def test_what_no_decoder_can_be_fitted_to_is_refused(shape, options, said):
@@ -75,7 +76,7 @@ def test_vectors_of_a_sequence_are_samples():
 
 
 def test_the_smaller_matrix_is_chosen_by_the_number_of_vectors(monkeypatch):
-    monkeypatch.setattr(decoding, "wide_ridge_decoder", None)
+    monkeypatch.setattr("implicit_em.metrics.reconstruction._Samples", None)
     fit_decoder(Encoder(9, 64), torch.randn(40, 6, 9))
 
 
@@ -151,6 +152,9 @@ def test_every_model_encodes_reconstructs_and_says_what_it_gives(composed, model
     x = torch.rand(2, 3, 81, dtype=torch.float64)
     with torch.no_grad():
         assert built.encode(x).shape == (2, 3, units)
+        if own := built.own_decoder:
+            code = built.encode(x)
+            assert torch.allclose(code @ own[0] + own[1], built.decode(code))
         if isinstance(built, SparseAutoencoder) or model == "pixels":
             assert built.reconstruct(x).shape == x.shape
         else:

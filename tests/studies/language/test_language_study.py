@@ -22,6 +22,7 @@ from implicit_em.language.settings import LanguageModelSettings
 from implicit_em.language.splicing import spliced_losses
 from implicit_em.language.store import ActivationStore
 from implicit_em.metrics.dictionaries import matched_cosine
+from implicit_em.models import SparseAutoencoder
 from implicit_em.trained.loading import load
 from implicit_em.training.directory import RunDirectory
 from implicit_em_studies.language.measuring import Largest
@@ -217,7 +218,7 @@ def test_losses_are_those_of_the_spliced_model(study, changes):
 
 
 def test_of_a_controls_code_the_largest_entries_are_kept():
-    model = Largest(torch.nn.Linear(3, 3), 2)
+    model = Largest(SparseAutoencoder(3, 3), 2)
     model.model.encode = lambda x: x
     x = torch.tensor([[3.0, -4.0, 1.0], [0.0, 0.0, 5.0]])
     assert model.encode(x).tolist() == [[3, -4, 0], [0, 0, 5]]
