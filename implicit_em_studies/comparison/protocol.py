@@ -13,10 +13,8 @@ from implicit_em_studies.shared.protocol import (
     Protocol,
     Some,
     Variants,
-    refuse_others,
     variants_of,
 )
-from implicit_em_studies.shared.targets import Target
 
 Density = Annotated[float, Field(gt=0, lt=1)]
 Factor = Annotated[float, Field(ge=1)]
@@ -39,10 +37,6 @@ class ComparisonProtocol(Protocol):
 
     file = "compare.yaml"
     nested = ("parts", "grids")
-    measures: ClassVar = {
-        "probe_accuracy": "Probe accuracy",
-        "least_squares_fvu": "Variance explained by the best linear decoder",
-    }
     set_elsewhere: ClassVar = {"data": "datasets", "model.hidden": "width, parts", "seed": "seeds"}
 
     datasets: Some[str]
@@ -51,7 +45,6 @@ class ComparisonProtocol(Protocol):
     densities: Some[Density]
     reach: Factor
     beyond: Factor
-    targets: list[Target] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "ComparisonProtocol":
@@ -66,8 +59,6 @@ class ComparisonProtocol(Protocol):
                 allowed = ", ".join(self.grids)
                 raise ValueError(f"parts.{part}.grids.{unknown[0]}: allowed: {allowed}")
             self.refuse_variants(f"parts.{part}.variants", own.variants)
-        for number, target in enumerate(self.targets):
-            refuse_others(f"targets[{number}].parts", target.parts, list(self.parts))
         self.require("tuning", "probe", "linear", default="linear")
         return self
 

@@ -1,6 +1,6 @@
 """The results of a part: families at matched density, and what the report shows."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -14,11 +14,8 @@ from implicit_em_studies.comparison.matching import fronts, matched
 from implicit_em_studies.comparison.protocol import ComparisonProtocol
 from implicit_em_studies.shared.pairs import Matched, against
 from implicit_em_studies.shared.tables import mean_over_seeds, name_of, percent
-from implicit_em_studies.shared.targets import Target
-from implicit_em_studies.shared.tuned import PairedResults
+from implicit_em_studies.shared.tuned import Results
 
-TARGET_LEADS = "target_leads"
-"""Name of the table by which the targets of several reports are judged."""
 PROBE, DENSITY, ACTIVE = "probe_accuracy", "exact_density", "active_units"
 """Columns of the finals: what is compared first, and what is equal where families are compared."""
 OF_FINALS = (
@@ -36,13 +33,12 @@ OTHER_MEASURES = {
 
 
 @dataclass(frozen=True)
-class ComparisonResults(PairedResults[ComparisonProtocol]):
+class ComparisonResults(Results[ComparisonProtocol]):
     """The measurements of a part, each further table from the function beside it."""
 
     stability: pd.DataFrame  # measurements.stabilities
     costs: pd.DataFrame  # costs.costs
     lost: pd.DataFrame  # family, settings and seed of the finals that diverged
-    elsewhere: pd.DataFrame  # ``target_leads`` of other parts and data sets
     name: str  # of the data set and the part
     weights: Mapping[str, np.ndarray]  # rows (K, D) of each family at ``shown_density``
     sample_shape: tuple[int, ...]
@@ -73,7 +69,9 @@ class ComparisonResults(PairedResults[ComparisonProtocol]):
         """The densities that each family does not reach, as text."""
         reached = self.density.at.groupby("family")["target"].agg(list)
         return {
-            family: [percent(t) for t in self.places if t not in reached.get(family, [])]
+            family: [
+                percent(t) for t in self.protocol.densities if t not in reached.get(family, [])
+            ]
             for family in self.protocol.families
         }
 
@@ -99,9 +97,8 @@ class ComparisonResults(PairedResults[ComparisonProtocol]):
     def tables(self) -> dict[str, pd.DataFrame]:
         """Tables of numbers by name."""
         kept = self.kept("tuning", "chosen", "finals", "controls", "stability", "costs")
-        more = {TARGET_LEADS: self.leads, "matched_activity": self.activity.at}
-        there = {name: table for name, table in more.items() if len(table)}
-        return {"matched_density": self.density.at} | kept | there
+        activity = {"matched_activity": self.activity.at} if len(self.activity.at) else {}
+        return {"matched_density": self.density.at} | kept | activity
 
     @property
     def figures(self) -> Mapping[str, Callable[[], Figure]]:
@@ -113,16 +110,6 @@ class ComparisonResults(PairedResults[ComparisonProtocol]):
             "histograms": partial(figures.histograms, self, self.shown_density),
         }
 
-    @property
-    def places(self) -> list[float]:
-        """The densities."""
-        return self.protocol.densities
-
-    def counted(self, parts: Sequence[str]) -> str:
-        """Return the number of densities of these parts on all data sets."""
-        reports = len(parts) * len(self.protocol.datasets)
-        return f"{max(1, reports) * len(self.places)} densities"
-
     def tested(self, by: str, over: str, along: str = DENSITY) -> Matched:
         """Return the families by a measure, in the direction in which more is better.
 
@@ -130,7 +117,7 @@ class ComparisonResults(PairedResults[ComparisonProtocol]):
         these: densities times the usual width. Numbers below the widest family's at the lowest
         density are left out: it was not tuned there. None are left if all families have one width.
         """
-        targets, units = self.places, self.finals["units"]
+        targets, units = self.protocol.densities, self.finals["units"]
         if along == ACTIVE:
             least = 0.999 * min(targets) * units.max() if units.nunique() > 1 else np.inf
             counts = [density * self.protocol.width for density in targets]
@@ -149,20 +136,6 @@ class ComparisonResults(PairedResults[ComparisonProtocol]):
     def activity(self) -> Matched:
         """The families at the same number of active units."""
         return self.tested(PROBE, self.protocol.reference, ACTIVE)
-
-    @property
-    def asked(self) -> list[tuple[Target, str]]:
-        """The targets of this part, and each of their families."""
-        here = {*self.protocol.parts}
-        return [one for one in super().asked if not one[0].parts or here & {*one[0].parts}]
-
-    def every_lead(self) -> pd.DataFrame:
-        """Return the leads in all reports that are there."""
-        return pd.concat([self.elsewhere, self.leads], ignore_index=True)
-
-    def place_text(self, place: float) -> str:
-        """Return a density, with the name of the report."""
-        return f"{self.name}, {percent(place)}"
 
     @property
     def shown_density(self) -> float:

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from itertools import chain, product
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from implicit_em_studies.comparison.figures import at_target
 from implicit_em_studies.comparison.matching import select
 from implicit_em_studies.comparison.measuring import measure_all, tuning_table
 from implicit_em_studies.comparison.protocol import ComparisonProtocol
-from implicit_em_studies.comparison.results import TARGET_LEADS, ComparisonResults
+from implicit_em_studies.comparison.results import ComparisonResults
 from implicit_em_studies.shared import planning
 from implicit_em_studies.shared.measurements import samples_of, stabilities
 from implicit_em_studies.shared.runs import Run, directions_of
@@ -94,21 +94,11 @@ class FamiliesPart(TunedPart[ComparisonProtocol]):
             stability=alike,
             costs=steps,
             lost=lost,
-            elsewhere=self._elsewhere(),
             name=self.stages[0].name,
             weights={},
             sample_shape=tuned.finals[0].spec.build_data().sample_shape,
         )
         return replace(results, weights=_weights_shown(results, tuned.finals))
-
-    def _elsewhere(self) -> pd.DataFrame:
-        """Return ``target_leads`` of the reports on other parts and data that are there."""
-        folder = self.directory.parents[1]
-        parts = {part: None for target in self.protocol.targets for part in target.parts}
-        places = product(self.protocol.datasets, parts)
-        files = [folder / data / part / "tables" / f"{TARGET_LEADS}.csv" for data, part in places]
-        others = [file for file in files if file.exists() and self.directory not in file.parents]
-        return pd.concat([pd.DataFrame(), *map(pd.read_csv, others)], ignore_index=True)
 
 
 def _refuse_without_labels(run: Run) -> None:

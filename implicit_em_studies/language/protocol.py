@@ -5,7 +5,6 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
-from implicit_em_studies.language.questions import Question
 from implicit_em_studies.shared.protocol import Distinct, Protocol, Some, refuse_others
 
 L0 = "model.l0"
@@ -71,7 +70,6 @@ class LanguageProtocol(Protocol):
     probed_sets: Distinct[str] = Field(default_factory=list)
     tokens: Tokens
     resamples: PositiveInt
-    targets: list[Question] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "LanguageProtocol":

@@ -14,11 +14,11 @@ from implicit_em.language.metrics import ce_recovered
 from implicit_em_studies.language import figures
 from implicit_em_studies.language.curves import Curves, Measure, Reading, estimate, read_at
 from implicit_em_studies.language.protocol import MEASURES, LanguageProtocol
-from implicit_em_studies.language.questions import LEVEL, Question, above, partial_conjunction
+from implicit_em_studies.language.questions import LEVEL, above, partial_conjunction
 from implicit_em_studies.shared.pairs import SIGNIFICANT, corrected
 from implicit_em_studies.shared.statistics import Estimate
 from implicit_em_studies.shared.tables import mean_over_seeds, name_of, over_runs, rows_of
-from implicit_em_studies.shared.targets import judged
+from implicit_em_studies.shared.targets import Target, judged
 from implicit_em_studies.shared.tuned import Results
 
 OWN, RIDGE, EXCESS, KL = MEASURES
@@ -263,33 +263,33 @@ class LanguageResults(Results[LanguageProtocol]):
     def verdicts(self) -> pd.DataFrame:
         """Verdicts on the targets that count in this part, corrected over the whole study."""
         asked = [
-            (question, family)
-            for question in self.protocol.targets
-            for family in question.of
-            if self.name in question.places and question.by in self.curves
-            if {family, question.over} <= {*self.protocol.families}
+            (target, family)
+            for target in self.protocol.targets
+            for family in target.of
+            if self.name in target.places and target.by in self.curves
+            if {family, target.over} <= {*self.protocol.families}
         ]
         l0 = self.protocol.judged_at(self.name)
         leads = [[self._complete_lead(*one, place) for place in l0] for one in asked]
         p_values = [
             partial_conjunction(
-                [1.0 if own is None else above(own[1:], question.bound) for own in found],
-                question.places[self.name],
+                [1.0 if own is None else above(own[1:], target.bound) for own in found],
+                target.places[self.name],
             )
-            for (question, _), found in zip(asked, leads, strict=True)
+            for (target, _), found in zip(asked, leads, strict=True)
         ]
         every = sum(len(one.of) * len(one.places) for one in self.protocol.targets)
         rows, adjusted = [], corrected(pd.Series(p_values, dtype=float), every)
-        for (question, family), p, found in zip(asked, adjusted, leads, strict=True):
-            text = COMPARED[question.by].text
+        for (target, family), p, found in zip(asked, adjusted, leads, strict=True):
+            text = COMPARED[target.by].text
             shown = ["–" if own is None else text(estimate(own)) for own in found]
             of_places = "; ".join(f"{k}: {lead}" for k, lead in zip(l0, shown, strict=True))
             measured = f"corrected p = {p:.2g}; {of_places}"
-            about = MEASURES[question.by], question.asked(self.name, l0), measured
-            rows.append(question.verdict(family, *about, bool(p < LEVEL)))
+            about = MEASURES[target.by], target.asked(self.name, l0, "L0"), measured
+            rows.append(target.verdict(family, *about, bool(p < LEVEL)))
         return judged(rows)
 
-    def _complete_lead(self, asked: Question, family: str, place: int) -> np.ndarray | None:
+    def _complete_lead(self, asked: Target, family: str, place: int) -> np.ndarray | None:
         """Return the lead that a target asks for, if all seeds of both families are there."""
         found, both = self.curves[asked.by], (family, asked.over)
         complete = all(found.seeds(k, place) == len(self.protocol.seeds_for(k)) for k in both)

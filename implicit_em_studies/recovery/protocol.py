@@ -6,7 +6,6 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from implicit_em_studies.shared.protocol import Grids, Protocol, Some, refuse_others
-from implicit_em_studies.shared.targets import Target
 
 FOUND = "found_0.8"
 """Share of the features found by a model's directions, with a cosine above 0.8."""
@@ -28,10 +27,6 @@ class RecoveryProtocol(Protocol):
     nested = (*GROUPS, "grids", "toy_grids")
     restricted = ("families", "toy_families")
     not_hashed = Protocol.not_hashed | {"toy_grids"}
-    measures: ClassVar = {
-        "blind": "Features found, settings chosen without the truth",
-        "truth": "Features found, settings chosen by the truth",
-    }
     set_elsewhere: ClassVar = {"data": "middle", "model.hidden": "variations", "seed": "seeds"}
 
     middle: dict[str, Any]
@@ -41,7 +36,6 @@ class RecoveryProtocol(Protocol):
     toy_families: Some[str]
     toy_grids: Grids
     criteria: dict[Literal["blind", "truth"], str]
-    targets: list[Target] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "RecoveryProtocol":

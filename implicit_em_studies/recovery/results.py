@@ -14,7 +14,7 @@ from implicit_em_studies.recovery import figures
 from implicit_em_studies.recovery.protocol import FOUND, RecoveryProtocol
 from implicit_em_studies.shared.pairs import Matched, against, ahead_text
 from implicit_em_studies.shared.tables import mean_over_seeds, name_of, percent, rows_of
-from implicit_em_studies.shared.tuned import PairedResults
+from implicit_em_studies.shared.tuned import Results
 
 OF_CONTROLS = ("units", FOUND, "mean_cosine", "auroc", "l0", "ridge_fvu", "pursuit_l0")
 OF_FINALS = (
@@ -24,7 +24,7 @@ OF_FINALS = (
 
 
 @dataclass(frozen=True)
-class RecoveryResults(PairedResults[RecoveryProtocol]):
+class RecoveryResults(Results[RecoveryProtocol]):
     """The measurements of all cells; each table has a column ``cell``."""
 
     package = "implicit_em_studies.recovery"
@@ -61,15 +61,6 @@ class RecoveryResults(PairedResults[RecoveryProtocol]):
         tests = [tests.at.assign(criterion=name) for name, tests in self.matched.items()]
         kept = self.kept("tuning", "chosen", "finals", "controls")
         return {"cells": self.cells, **kept, "tests": pd.concat(tests, ignore_index=True)}
-
-    @property
-    def places(self) -> list[str]:
-        """The cells that are there."""
-        return list(self.finals["cell"].unique())
-
-    def counted(self, parts: object) -> str:
-        """Return the number of all cells."""
-        return f"{len(self.protocol.chosen([]))} cells"
 
     @property
     def cells(self) -> pd.DataFrame:

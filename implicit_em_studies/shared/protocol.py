@@ -25,6 +25,7 @@ from implicit_em.base.validation import first_mistake
 from implicit_em.config import CONF
 from implicit_em.config.fingerprint import affects_results, config_fingerprint, deciding
 from implicit_em_studies import CONF as STUDIES
+from implicit_em_studies.shared.targets import Target
 
 V = TypeVar("V")
 
@@ -92,7 +93,7 @@ class Protocol(BaseModel):
     quick: list[str] = []
     grids: Grids
     variants: Variants = {}
-    targets: Sequence[Any] = ()
+    targets: list[Target] = []
 
     @model_validator(mode="after")
     def _is_consistent_in_itself(self) -> Self:
@@ -102,7 +103,7 @@ class Protocol(BaseModel):
         for number, target in enumerate(self.targets):
             key = f"targets[{number}]"
             refuse_others(key, [*target.of, target.over], list(self.grids))
-            refuse_others(f"{key}.by", target.measures, list(self.measures))
+            refuse_others(f"{key}.by", [target.by], list(self.measures))
         for stage in STAGES:
             for key, name in self.set_elsewhere.items():
                 if key in getattr(self, stage) and not (stage == "tuning" and key == "seed"):

@@ -4,7 +4,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property, partial
+from functools import partial
 from itertools import chain, filterfalse
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self
@@ -17,7 +17,7 @@ from implicit_em.base.files import write_json
 from implicit_em.base.progress import working
 from implicit_em.base.tables import print_rows
 from implicit_em_studies.shared.claims import Claims
-from implicit_em_studies.shared.pairs import SIGNIFICANT, TESTED, Matched
+from implicit_em_studies.shared.pairs import SIGNIFICANT
 from implicit_em_studies.shared.planning import P, Setting, Stages, check_all, training_of
 from implicit_em_studies.shared.protocol import OF, digest, folder_of, trial_label
 from implicit_em_studies.shared.report import (
@@ -31,7 +31,7 @@ from implicit_em_studies.shared.report import (
 from implicit_em_studies.shared.runs import Run, execute_all, has_diverged
 from implicit_em_studies.shared.study import Part, Plan, Request, Study, read_note
 from implicit_em_studies.shared.tables import rows_of
-from implicit_em_studies.shared.targets import MISSED, VERDICTS, Target, judged
+from implicit_em_studies.shared.targets import MISSED, VERDICTS, judged
 
 log = logging.getLogger(__name__)
 TARGETS = Claims("target", VERDICTS)
@@ -68,9 +68,9 @@ class Results(ABC, Generic[P]):
         """Functions that draw the figures, by name."""
 
     @property
-    @abstractmethod
     def verdicts(self) -> pd.DataFrame:
-        """Verdicts on the targets of the study, a row for each."""
+        """Verdicts on the targets of the study, a row for each; none without targets."""
+        return judged([])
 
     @classmethod
     def of(cls, tuned: "Tuned[P]", **more: Any) -> Self:
@@ -114,67 +114,6 @@ class Results(ABC, Generic[P]):
     def kept(self, *names: str) -> dict[str, pd.DataFrame]:
         """Return the tables of these names as they are."""
         return {name: getattr(self, name) for name in names}
-
-
-@dataclass(frozen=True)
-class PairedResults(Results[P]):
-    """Results whose families are tested in pairs at each place, and judged by leads in points."""
-
-    @abstractmethod
-    def tested(self, by: str, over: str) -> Matched:
-        """Return the families at each place by a measure, tested in pairs against one of them."""
-
-    @property
-    @abstractmethod
-    def places(self) -> list[Any]:
-        """The places of this report where families are compared."""
-
-    @abstractmethod
-    def counted(self, parts: Sequence[str]) -> str:
-        """Return the number of places of these parts, and what they are called."""
-
-    @property
-    def asked(self) -> list[tuple[Target, str]]:
-        """The targets that are asked here and each of their families; none that was left out."""
-        return [
-            (target, family)
-            for target in self.protocol.targets
-            for family in target.of
-            if {family, target.over} <= {*self.protocol.families}
-        ]
-
-    @cached_property
-    def leads(self) -> pd.DataFrame:
-        """The leads that the targets ask for: a row for each measure, pair of families and place.
-
-        The columns are those of ``pairs.against``, ``by`` and ``over``; ``target`` is a text. The
-        lead is null where a family is not compared.
-        """
-        tested = cache(self.tested)
-        wanted = [(need.by, one.over, name) for one, name in self.asked for need in one.need]
-        columns = ["family", "over", "by", "target", "n", *TESTED]
-        found = [pd.DataFrame(columns=columns)]
-        for by, over, family in dict.fromkeys(wanted):
-            own = rows_of(tested(by, over).at, family=family).set_index("target")
-            own = own.reindex(self.places).rename(index=self.place_text).reset_index()
-            found.append(own.assign(by=by, over=over, family=family, p_holm=None))
-        return pd.concat(found[1:] or found, ignore_index=True)
-
-    def every_lead(self) -> pd.DataFrame:
-        """Return the leads by which targets are judged."""
-        return self.leads
-
-    def place_text(self, place: Any) -> str:
-        """Return the name of a place."""
-        return str(place)
-
-    @property
-    def verdicts(self) -> pd.DataFrame:
-        """Verdicts on the targets of the study, a row for each."""
-        about = self.every_lead(), self.protocol.measures
-        return judged(
-            [target.judge(name, *about, self.counted(target.parts)) for target, name in self.asked]
-        )
 
 
 @dataclass

@@ -59,7 +59,7 @@ def results(
     stability = picked[["family", "settings"]].assign(encoder_stability=0.7, decoder_stability=0.8)
     costs = pd.DataFrame({"family": list(levels), "step_ms": 0.5, "peak_MiB": 3.0})
     diverged = pd.DataFrame(columns=["family", "settings", "seed"])
-    more = stability, costs, diverged, pd.DataFrame(), f"mnist, {part}", {}, (28, 28)
+    more = stability, costs, diverged, f"mnist, {part}", {}, (28, 28)
     return ComparisonResults(protocol, "", tuning, chosen, finals, controls, *more)
 
 

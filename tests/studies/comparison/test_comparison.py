@@ -64,7 +64,6 @@ def changes(small_mnist):
         "width=16",
         "parts.equal_parameters.widths={derived: 32}",
         "parts.equal_parameters.variants={near: {of: toy, model.frozen: near}}",
-        "targets=[]",
         "seeds=[1,2]",
         "always.data.val_size=100",
         "tuning.trainer.max_epochs=2",

@@ -9,9 +9,10 @@ from pydantic import ValidationError
 
 from implicit_em.config import CONF
 from implicit_em_studies.language.protocol import LanguageProtocol
-from implicit_em_studies.language.questions import Question, above, partial_conjunction
+from implicit_em_studies.language.questions import above, partial_conjunction
 from implicit_em_studies.language.results import LanguageResults
 from implicit_em_studies.shared.pairs import corrected
+from implicit_em_studies.shared.targets import Target
 
 p_values = st.lists(st.floats(0, 1), min_size=1, max_size=6)
 
@@ -52,11 +53,11 @@ def test_a_one_sided_p_value_agrees_with_the_interval():
 
 def test_a_target_has_one_bound():
     about = {"of": ["topk"], "over": "l1", "by": "kl", "places": {"minilm": 1}}
-    assert Question(**about, below=1.1).bound == pytest.approx(-np.log(1.1))
-    assert Question(**about, above=-0.5).bound == -0.005
+    assert Target(**about, below=1.1).bound == pytest.approx(-np.log(1.1))
+    assert Target(**about, above=-0.5).bound == -0.005
     for both in ({}, {"above": 0, "below": 1}):
         with pytest.raises(ValidationError, match="must have one of above, below"):
-            Question(**about, **both)
+            Target(**about, **both)
 
 
 LOST = {"spike_slab": 10.0, "tied_topk": 10.0, "topk": 9.0, "topk_half": 10.01}

@@ -1,13 +1,9 @@
 """What the tables say: other tables, other sentences."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import pytest
-from helpers.paths import ROOT
-from helpers.studies import table
 
 from implicit_em.config import CONF
 from implicit_em_studies.recovery.protocol import FOUND, RecoveryProtocol
@@ -92,51 +88,9 @@ def test_finals_that_miss_their_number_of_active_units_are_counted():
     assert said_of.format("1 misses") + ": 1 of TopK." in said(BOTH, missed=1)
 
 
-CELLS = [cell for (cell,) in RecoveryProtocol.read(CONF).chosen([])]
-
-
-@pytest.mark.parametrize(
-    ("behind", "by", "cells", "verdict"),
-    [
-        (4, 0.05, 22, "met"),
-        (5, 0.05, 22, "missed"),
-        (4, 0.1, 22, "missed"),  # 1.3 points on average
-        (4, 0.05, 21, "not judged"),
-    ],
-)
-def test_a_family_may_find_fewer_features_in_few_cells(behind, by, cells, verdict):
-    """It finds half a point more, and in some cells, fewer."""
-    shares = {
-        cell: {"topk": 0.6, "spike_slab": 0.605 - by * (number < behind), "derived": 0.9}
-        for number, cell in enumerate(CELLS[:cells])
-    }
-    row, lost = results(shares).verdicts.to_dict("records")
-    assert row["verdict"] == verdict
-    what = "features found, settings chosen without the truth"
-    assert row["statement"] == f"spike and slab over TopK: {what}"
-    held, _, mean = row["measured"].rpartition("; ")
-    assert held.startswith(f"at {cells - behind} of {cells}; {CELLS[0]}: -")
-    assert [text.partition(":")[0] for text in held.split("; ")[1:]] == CELLS[:behind]
-    assert mean.endswith(" points on average")
-    assert row["target"] == (
-        "upper end of the 95 % interval at least 0 points, at 18 of 22 cells; "
-        "lead at least -1 points on average"
-    )
-    assert lost["verdict"] == ("missed" if cells == 22 else verdict), "no run of it is left"
-
-
 def test_controls_and_what_diverged_are_said():
     assert "Controls find at most 20.0 % of the features of a cell (ICA, middle)." in said(BOTH)
     assert "No control finds a feature in any cell." in said(BOTH, control=0.0)
     assert "Settings of the grids that diverged: 1 of TopK." in said(BOTH)
     made = results(BOTH)
     assert replace(made, controls=made.controls[[]][:0]).random.empty, "a study without controls"
-
-
-def test_the_published_verdicts_are_those_of_the_published_tables():
-    published = ROOT / "docs" / "results" / "recover" / "decoder_free"
-    tables = (table(published, name) for name in ("tuning", "chosen", "finals", "controls"))
-    found = RecoveryResults(RecoveryProtocol.read(CONF), "", *tables).verdicts
-    judged = json.loads((published / "verdicts.json").read_text())["verdicts"]
-    assert list(found["verdict"]) == [row["verdict"] for row in judged] == ["met", "missed"]
-    assert [text.split(";")[0] for text in found["measured"]] == ["at 19 of 22", "at 15 of 22"]
