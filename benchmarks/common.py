@@ -245,3 +245,15 @@ def track(steps: Sequence[T], title: str) -> Iterator[T]:
                 print(f"{title} {number}/{len(steps)}: {step}", flush=True)
             yield step
             bar.advance(task)
+
+
+def peak_memory() -> int:
+    """Return the most bytes that this process has used so far."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage's figure begins, on Linux, with the parent's size
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return 1024 * int(line.split()[1])
+    import resource  # which Windows does not have
+
+    kilo = 1 if sys.platform == "darwin" else 1024
+    return kilo * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

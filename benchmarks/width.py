@@ -16,12 +16,12 @@ from benchmarks.common import (
     Result,
     Target,
     devices,
+    peak_memory,
     rows_not_measured,
     spread,
     track,
 )
 from benchmarks.step import build_stack, random_block
-from implicit_em_studies.comparison.costs import peak_memory
 
 EXPONENT = 1.15
 """Most that the step time may grow by: as K to this power."""

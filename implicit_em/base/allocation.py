@@ -34,11 +34,5 @@ def keep_freed_memory() -> None:
             ctypes.CDLL(None).mallopt(parameter, value)
 
 
-def return_freed_memory() -> None:
-    """Return the freed memory of the process to the kernel, if its C library is glibc."""
-    if _has_glibc():
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 def _has_glibc() -> bool:
     return platform.libc_ver()[0] == "glibc"

@@ -37,7 +37,6 @@ class ComparisonResults(Results[ComparisonProtocol]):
     """The measurements of a part, each further table from the function beside it."""
 
     stability: pd.DataFrame  # measurements.stabilities
-    costs: pd.DataFrame  # costs.costs
     lost: pd.DataFrame  # family, settings and seed of the finals that diverged
     name: str  # of the data set and the part
     weights: Mapping[str, np.ndarray]  # rows (K, D) of each family at ``shown_density``
@@ -96,7 +95,7 @@ class ComparisonResults(Results[ComparisonProtocol]):
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
         """Tables of numbers by name."""
-        kept = self.kept("tuning", "chosen", "finals", "controls", "stability", "costs")
+        kept = self.kept("tuning", "chosen", "finals", "controls", "stability")
         activity = {"matched_activity": self.activity.at} if len(self.activity.at) else {}
         return {"matched_density": self.density.at} | kept | activity
 
@@ -200,20 +199,6 @@ class ComparisonResults(Results[ComparisonProtocol]):
         table = mean_over_seeds(self.controls, ("units", *OF_FINALS))
         untrained = table["settings"].str.startswith("model=")
         return table.assign(settings=table["settings"].mask(untrained, "–"))
-
-    @property
-    def costs_table(self) -> pd.DataFrame:
-        """The cost of a training step of each family."""
-        costs, reference = self.costs, self.protocol.reference
-        step = costs.set_index("family")["step_ms"].get(reference, np.nan)
-        return pd.DataFrame(
-            {
-                "family": costs["family"].map(name_of),
-                "step, ms": costs["step_ms"].map("{:.2g}".format),
-                f"of {name_of(reference)}": (costs["step_ms"] / step).map("{:.2g}".format),
-                "peak memory, MiB": costs["peak_MiB"].map("{:.1f}".format),
-            }
-        )
 
     @property
     def budget_table(self) -> pd.DataFrame:

@@ -14,7 +14,6 @@ import pandas as pd
 from implicit_em.base.errors import ConfigError, RunError
 from implicit_em.base.progress import working
 from implicit_em.metrics.dictionaries import varying
-from implicit_em_studies.comparison.costs import costs
 from implicit_em_studies.comparison.figures import at_target
 from implicit_em_studies.comparison.matching import select
 from implicit_em_studies.comparison.measuring import measure_all, tuning_table
@@ -82,17 +81,14 @@ class FamiliesPart(TunedPart[ComparisonProtocol]):
         return measure_all(runs, workers)
 
     def results(self, tuned: Tuned[ComparisonProtocol], workers: int) -> ComparisonResults:
-        """Measure costs and stability; return what the report shows."""
+        """Measure stability; return what the report shows."""
         columns = ["family", "settings", "seed"]
         lost = pd.DataFrame(map(planning.row_of, tuned.lost), columns=columns)
-        first = {run.sweep: run for run in reversed(tuned.finals)}
-        with working("measuring costs and stability"):
+        with working("measuring stability"):
             alike = stabilities(tuned.finals, varying(samples_of(tuned.finals[0])[0].numpy()))
-            steps = costs([first[name] for name in self.protocol.families if name in first])
         results = ComparisonResults.of(
             tuned,
             stability=alike,
-            costs=steps,
             lost=lost,
             name=self.stages[0].name,
             weights={},

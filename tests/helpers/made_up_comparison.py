@@ -57,9 +57,8 @@ def results(
         [_final(family, "", 1, 0.9, level, 0) | {"units": 64} for family, level in CONTROLS.items()]
     ).assign(exact_density=[0.19, 1, 1, 0.47, 0.5])
     stability = picked[["family", "settings"]].assign(encoder_stability=0.7, decoder_stability=0.8)
-    costs = pd.DataFrame({"family": list(levels), "step_ms": 0.5, "peak_MiB": 3.0})
     diverged = pd.DataFrame(columns=["family", "settings", "seed"])
-    more = stability, costs, diverged, f"mnist, {part}", {}, (28, 28)
+    more = stability, diverged, f"mnist, {part}", {}, (28, 28)
     return ComparisonResults(protocol, "", tuning, chosen, finals, controls, *more)
 
 

@@ -10,7 +10,7 @@ from helpers.paths import ROOT
 CODE = """
 import sys
 from implicit_em import cli
-from implicit_em_studies.comparison.costs import peak_memory
+from benchmarks.common import peak_memory
 code = cli.main(["train", *sys.argv[1:]])
 print("peak", peak_memory())
 sys.exit(code)
