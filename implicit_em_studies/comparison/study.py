@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import chain
@@ -80,8 +80,10 @@ class FamiliesPart(TunedPart[ComparisonProtocol]):
         """Return the quality of runs on test samples."""
         return measure_all(runs, workers)
 
-    def results(self, tuned: Tuned[ComparisonProtocol], workers: int) -> ComparisonResults:
-        """Measure stability; return what the report shows."""
+    def results(
+        self, tuned: Tuned[ComparisonProtocol], workers: int
+    ) -> Iterator[ComparisonResults]:
+        """Measure stability; yield what the report shows."""
         columns = ["family", "settings", "seed"]
         lost = pd.DataFrame(map(planning.row_of, tuned.lost), columns=columns)
         with working("measuring stability"):
@@ -94,7 +96,7 @@ class FamiliesPart(TunedPart[ComparisonProtocol]):
             weights={},
             sample_shape=tuned.finals[0].spec.build_data().sample_shape,
         )
-        return replace(results, weights=_weights_shown(results, tuned.finals))
+        yield replace(results, weights=_weights_shown(results, tuned.finals))
 
 
 def _refuse_without_labels(run: Run) -> None:

@@ -146,8 +146,11 @@ class LanguagePart(TunedPart[LanguageProtocol]):
         ]
         return pd.concat([*tables, self.measure(variants, workers)]).astype({"target": int})
 
-    def results(self, tuned: Tuned[LanguageProtocol], workers: int) -> LanguageResults:
-        """Train the families on permuted weights; return what the report shows."""
+    def results(self, tuned: Tuned[LanguageProtocol], workers: int) -> Iterator[LanguageResults]:
+        """Train the families on permuted weights; yield what the report shows.
+
+        Learning curves take long: they are trained behind a first report.
+        """
         (stages,), shown_at = self.stages, self.protocol.tuned_at[0]
         settings = [s for s in stages.picked(tuned.tables[1]) if s.family in self.protocol.permuted]
         permuted: list[Run] = []
@@ -159,17 +162,20 @@ class LanguagePart(TunedPart[LanguageProtocol]):
         tuned.others += permuted
         shown = [run for run in tuned.finals if run.cfg.model.l0 == shown_at]
         cfg = tuned.finals[0].cfg
-        return LanguageResults.of(
+        content = LanguageResults.of(
             tuned,
             permuted=self._measured(permuted, workers),
             name=self.name,
             stability=self._stability(shown),
-            learning=dict(self._learning(tuned, workers)),
+            learning={},
             benchmarks=self._benchmarks(shown),
             weights="/".join(filter(None, (self.lm.package, self.lm.path))),
             data=cfg.data,
             passes=cfg.trainer.max_epochs,
         )
+        yield content
+        if learning := dict(self._learning(tuned, workers)):
+            yield replace(content, learning=learning)
 
     def _learning(
         self, tuned: Tuned[LanguageProtocol], workers: int

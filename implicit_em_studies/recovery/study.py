@@ -54,9 +54,9 @@ class RecoveryPart(TunedPart[RecoveryProtocol]):
         """Return a table with the name of its cell."""
         return table.assign(cell=stages.name)
 
-    def results(self, tuned: Tuned[RecoveryProtocol], workers: int) -> RecoveryResults:
-        """Return the results of all cells."""
-        return RecoveryResults.of(tuned)
+    def results(self, tuned: Tuned[RecoveryProtocol], workers: int) -> Iterator[RecoveryResults]:
+        """Yield the results of all cells."""
+        yield RecoveryResults.of(tuned)
 
 
 def stages_of(

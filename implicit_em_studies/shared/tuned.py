@@ -2,7 +2,7 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, filterfalse
@@ -260,8 +260,8 @@ class TunedPart(Part, Generic[P]):
         return table
 
     @abstractmethod
-    def results(self, tuned: Tuned[P], workers: int) -> Results[P]:
-        """Return what the report shows."""
+    def results(self, tuned: Tuned[P], workers: int) -> Iterator[Results[P]]:
+        """Yield what the report shows, and again what it shows once there is more."""
 
     def run(self, command: str, workers: int) -> Path:
         """Train and measure what is missing in all places, and write the report; return its path.
@@ -274,8 +274,9 @@ class TunedPart(Part, Generic[P]):
             tables = self.tuned_in(stages, tuned, workers)
             places.append([self.named(table, stages) for table in tables])
         tuned.tables = [pd.concat(every, ignore_index=True) for every in zip(*places, strict=True)]
-        content = self.results(tuned, workers)
-        return self.write(content, [*tuned.finals, *tuned.others], command)
+        for content in self.results(tuned, workers):
+            page = self.write(content, [*tuned.finals, *tuned.others], command)
+        return page
 
     def tuned_in(self, stages: Stages[P], tuned: Tuned[P], workers: int) -> list[pd.DataFrame]:
         """Return the tables of a place, and add its runs to ``tuned``."""
