@@ -3,7 +3,7 @@
 The texts are the sets of two classes of the package sae-probes, of which only the files are read.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,7 +37,7 @@ VECTORS = "vectors"
 
 
 class LabelledSet(NamedTuple):
-    """Texts, their labels 0 and 1, int64, shape ``(N,)``, and a digest of the file."""
+    """Texts, the numbers of their labels, int64, shape ``(N,)``, and a digest of the file."""
 
     texts: list[str]
     labels_N: np.ndarray
@@ -68,6 +68,11 @@ def read_set(name: str) -> LabelledSet:
     rows = pd.read_csv(paths[name])
     labels_N = np.unique(rows["target"], return_inverse=True)[1]
     return LabelledSet([*rows["prompt"][:MOST]], labels_N[:MOST], digest_of_file(paths[name])[:16])
+
+
+def read_sets(names: Sequence[str]) -> dict[str, LabelledSet]:
+    """Return sets by their names; without a name, all. Raises as ``read_set``."""
+    return {name: read_set(name) for name in dict.fromkeys(names or files())}
 
 
 def last_vectors(
@@ -113,11 +118,8 @@ class LabelledTexts:
         manifest: manifest of a store, which says what the language model is.
         sites: sites whose vectors stand side by side.
         load: function that loads the language model, if vectors are missing.
-        sets: names of the sets; none for all.
+        sets: the sets by their names.
         folder: the folder.
-
-    Raises:
-        ConfigError: if there is no such set, or a package is missing.
     """
 
     def __init__(
@@ -125,18 +127,17 @@ class LabelledTexts:
         manifest: Manifest,
         sites: Sequence[str],
         load: Callable[[], LanguageModel],
-        sets: Sequence[str],
+        sets: Mapping[str, LabelledSet],
         folder: Path,
     ) -> None:
-        self.sites, self.load = sites, load
+        self.sites, self.load, self.sets = sites, load, sets
         self.affixes = Affixes(manifest.prefix, manifest.suffix)
-        self.sets = {name: read_set(name) for name in dict.fromkeys(sets or files())}
         model, name = manifest.model, manifest.model["name"].rpartition("/")[2]
         digest = digest_over([model["name"], model["files"], *self.affixes, LONGEST])
         self.folder = folder / f"{name}-{digest}"
 
     def labels(self, name: str) -> np.ndarray:
-        """Return the labels of a set, 0 and 1, int64, shape ``(N,)``."""
+        """Return the numbers of the labels of a set, int64, shape ``(N,)``."""
         return self.sets[name].labels_N
 
     def vectors(self, name: str) -> Tensor:

@@ -144,13 +144,13 @@ def scores_of(
         ks: numbers of latents; ``None`` for all.
     """
     train, test = split(labels_N)
-    train_NK = _codes(encode, vectors_ND[train])
+    train_NK = codes_of(encode, vectors_ND[train])
     order_K = ranked(train_NK, torch.from_numpy(labels_N[train]))
     # A latent that is 0 on all training texts has the weight 0, so it only takes time.
     alive = train_NK.any(0).nonzero()[:, 0]
     columns = {k: alive if k is None else order_K[:k] for k in ks}
     used = torch.cat([*columns.values()]).unique()
-    test_MU = _codes(encode, vectors_ND[test], used)
+    test_MU = codes_of(encode, vectors_ND[test], used)
     found = {}
     for k, some in columns.items():
         within = torch.searchsorted(used, some)
@@ -160,7 +160,8 @@ def scores_of(
 
 
 @torch.inference_mode()
-def _codes(encode: Encode, vectors_ND: Tensor, columns: Any = slice(None)) -> Tensor:
+def codes_of(encode: Encode, vectors_ND: Tensor, columns: Any = slice(None)) -> Tensor:
+    """Return some latents of vectors ``(N, D)``, float32 on the CPU; by default all."""
     parts = (encode(some)[:, columns].float().cpu() for some in vectors_ND.split(AT_ONCE))
     return torch.cat([*parts])
 
