@@ -16,7 +16,7 @@ differs from SAEBench:
 """
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from string import ascii_lowercase, ascii_uppercase
 from typing import Any, NamedTuple
@@ -35,7 +35,6 @@ from implicit_em.language.labelled import LabelledSet, LabelledTexts
 from implicit_em.language.probing import codes_of
 from implicit_em.metrics.sparse import compact
 from implicit_em.models.normalizing import Normalized
-from implicit_em.trained.reading import Trained
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +61,8 @@ TOGETHER = 3
 """Largest number of latents that absorb a word together."""
 SILENT = 1e-8
 """Activation below which a main latent is silent."""
+MEASURES = ("full", "fraction")
+"""What is measured of a letter: the means over words of full absorption, and of the fraction."""
 PENALTIES = {"vectors": 2.6e-3, "latents": 1e-2}
 """Strengths of the L2 penalty on vectors and of the L1 penalty on latents, as in SAEBench."""
 
@@ -285,28 +286,32 @@ class Absorption:
                 progress.advance(1)
         return found
 
-    def measured(self, found: Trained) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    def measured(self, coder: Callable[[], Normalized]) -> tuple[dict[str, Any], list[Any]]:
         """Return the means over letters by the keys of an evaluation, and the rows of ``table``.
 
-        With too few letters there is only their number, which a line of the log explains, and the
-        rows have no more than the F1 of each letter.
+        With too few letters there is only their number, which a line of the log explains, and a row
+        has no more than the F1 of a letter.
+
+        Args:
+            coder: function that returns the model on raw vectors, with a decoder; it is called if
+                there are letters enough.
+
+        Raises:
+            ConfigError: if the language model is needed, and not there, another or not causal.
+            DamagedError: if vectors that were kept are damaged.
+            WriteError: if vectors cannot be kept.
+            Interrupted: if a signal asked for it.
         """
-        if (count := len(self.known)) < LEAST:
+        means: dict[str, Any] = {"absorption_letters": (count := len(self.known))}
+        if count < LEAST:
             log.info(
                 "absorption is not measured: probes on vectors tell %d first letters with F1 above "
                 "%g, and %d are needed",
                 *(count, KNOWN, LEAST),
             )
             pairs = zip(ascii_lowercase, self.probes, strict=True)
-            rows = [{"letter": letter, "f1": probe.f1} for letter, probe in pairs]
-            return {"absorption_letters": count}, rows
-        rows = self.table(found.coder)
-        return means_of(rows), rows
-
-
-def means_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the means over the rows of ``Absorption.table``, by the keys of an evaluation."""
-    means = {
-        f"absorption_{key}": np.mean([row[key] for row in rows]) for key in ("full", "fraction")
-    }
-    return {"absorption_letters": len(rows), **{key: float(mean) for key, mean in means.items()}}
+            return means, [{"letter": letter, "f1": probe.f1} for letter, probe in pairs]
+        rows = self.table(coder())
+        for name in MEASURES:
+            means[f"absorption_{name}"] = float(np.mean([row[name] for row in rows]))
+        return means, rows

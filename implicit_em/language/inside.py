@@ -1,7 +1,7 @@
 """What can be measured inside the language model that samples come from."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -11,9 +11,10 @@ import torch
 
 from implicit_em.base.errors import ConfigError
 from implicit_em.base.progress import working
+from implicit_em.language.absorption import Absorption, word_sets, words_of
 from implicit_em.language.effects import Effects, both_ends
 from implicit_em.language.hooks import metadata_of
-from implicit_em.language.labelled import LabelledTexts
+from implicit_em.language.labelled import LabelledSet, LabelledTexts, read_sets
 from implicit_em.language.metrics import measured_inside
 from implicit_em.language.model_files import model_of
 from implicit_em.language.models import CausalModel, LanguageModel
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PROBES = OUTPUTS / "probes"
-"""Folder that keeps what a language model has at the last token of labelled texts."""
+"""Folder that keeps what a language model has at the last token of labelled texts and prompts."""
 NONE = "no effects on logits are shown: %s"
 
 
@@ -133,14 +134,37 @@ class Inside:
         Raises:
             ConfigError: if there is no such set, or a package is missing.
         """
+        return Probing(self._texts(read_sets(sets), folder, LanguageModel))
 
+    def absorption(self, folder: Path = PROBES) -> Absorption:
+        """Return the absorption of first letters, at the residual site that the samples are from.
+
+        Args:
+            folder: folder that keeps the vectors of the words.
+
+        Raises:
+            ConfigError: if the samples are of another place or have no length, or the vocabulary
+                has no words.
+        """
+        self.check_length()
+        data, store = self.data, self.data.store
+        if len(data.columns) > 1 or not data.site.startswith("resid"):
+            places = ", ".join(data.columns)
+            raise ConfigError(f"{self.purpose}: the data are of {places}; allowed is one resid.N")
+        words = words_of(store.vocabulary(), store.manifest.special_tokens)
+        if len(words) < 2:
+            raise ConfigError(f"{self.purpose}: no tokens of {data.store.path} are words of a to z")
+        return Absorption(self._texts(word_sets(words), folder, CausalModel))
+
+    def _texts(
+        self, sets: Mapping[str, LabelledSet], folder: Path, kind: type[LanguageModel]
+    ) -> LabelledTexts:
         def load() -> LanguageModel:
             settings = self.settings
             with working(f"loading {settings.name}"):
-                return LanguageModel.load(settings, "cpu")
+                return kind.load(settings, "cpu")
 
-        manifest = self.data.store.manifest
-        return Probing(LabelledTexts(manifest, self.data.sites, load, sets, folder))
+        return LabelledTexts(self.data.store.manifest, self.data.sites, load, sets, folder)
 
     def effects(self) -> Effects | None:
         """Return the effects of directions on the logits of the next token.

@@ -30,6 +30,7 @@ def evaluate(
     out: str | Path | None = None,
     probes: Sequence[str] | None = None,
     all_latents: bool = False,
+    absorption: bool = False,
 ) -> dict[str, Any]:
     """Return the metrics of a trained model on the data of its run, or on data of the same width.
 
@@ -51,15 +52,17 @@ def evaluate(
         probes: names of labelled sets of text on which sparse probes are trained; empty for all,
             ``None`` for no probes. See ``language.probing``.
         all_latents: whether probes are also trained on all latents, which takes minutes a set.
+        absorption: whether to measure the absorption of first letters in the causal language model
+            that the data are from. See ``language.absorption``.
 
     Raises:
         FileNotFoundError: if there is no run.
         ConfigError: if the run is not finished, files are damaged, the data cannot be read, have
             another width or are of another place, reconstructions cannot be put into a language
-            model, or there is no such labelled set.
+            model, there is no such labelled set, or absorption cannot be measured.
     """
     quieten()
-    options = {"inside": inside, "probes": probes, "all_latents": all_latents}
+    options = dict(zip(OPTIONS, (inside, probes, all_latents, absorption), strict=True))
     return _measured(trained(path, data), options, lm, out)[0]
 
 
@@ -70,7 +73,7 @@ def _measured(
     settings = found.spec.settings
     if threads := settings["trainer"]["threads"]:
         torch.set_num_threads(threads)
-    if lm is not None and options["probes"] is None:
+    if lm is not None and options["probes"] is None and not options["absorption"]:
         options = {**options, "inside": True}
     samples = found.data
     within, details = _inside(found, options, lm)
@@ -96,13 +99,18 @@ def _inside(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what is measured inside the language model, and what it is a mean of."""
     samples, metrics, details = found.data, dict[str, Any](), dict[str, Any]()
-    probing = None
+    probing = absorption = None
     if options["probes"] is not None:  # a name that is wrong is refused before anything long
         probing = samples.inside("--probes", lm).probing(options["probes"])
+    if options["absorption"]:
+        absorption = samples.inside("--absorption", lm).absorption()
     if options["inside"]:
         metrics |= samples.inside("inside", lm).losses(found.coder, samples.final)
     if probing is not None:
         means, details["probes"] = probing.measured(found, options["all_latents"])
+        metrics |= means
+    if absorption is not None:
+        means, details["absorption"] = absorption.measured(lambda: found.coder)
         metrics |= means
     return metrics, details
 
@@ -128,6 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--probes", nargs="*", metavar="SET", help=probes)
     latents = "with --probes, also on all latents, which takes minutes a set"
     parser.add_argument("--all-latents", action="store_true", help=latents)
+    absorbing = "also measure the absorption of first letters, in a causal language model"
+    parser.add_argument("--absorption", action="store_true", help=absorbing)
     lm = "folder, GGUF file or hub name of the language model, if it is none of conf/lm"
     parser.add_argument("--lm", help=lm)
     parser.add_argument("--json", action="store_true", help="print only what is kept, as JSON")

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 OWN = "own"
 """Name of a measurement on the data that the run was trained for."""
-OPTIONS = ("inside", "probes", "all_latents")
+OPTIONS = ("inside", "probes", "all_latents", "absorption")
 """What may be asked for beside the metrics of the samples; see ``trained.evaluate.evaluate``."""
 INSIDE = "-inside"
 """End of the name of a measurement that was also made inside a language model."""

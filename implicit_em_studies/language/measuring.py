@@ -1,7 +1,7 @@
 """What is measured of a run, and which labels are probed."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from implicit_em.data.modules import fixed_choice
+from implicit_em.language.absorption import MEASURES as ABSORBED
 from implicit_em.language.activations import ActivationDataModule
-from implicit_em.language.labelled import LabelledTexts
+from implicit_em.language.labelled import LabelledTexts, read_sets
 from implicit_em.language.models import CausalModel, LanguageModel
 from implicit_em.language.probing import Probing, means_of
 from implicit_em.language.settings import LanguageModelSettings
@@ -147,7 +148,8 @@ def probes_of_all(
         data = left[0].spec.build_data()
         assert isinstance(data, ActivationDataModule)
         load = partial(LanguageModel.load, lm, "cpu")
-        probing = Probing(LabelledTexts(data.store.manifest, data.sites, load, sets, folder))
+        every = read_sets(sets)
+        probing = Probing(LabelledTexts(data.store.manifest, data.sites, load, every, folder))
         for run in left:
             encode = Normalized(*load_trusted(RunDirectory(run.directory))).encode
             means = means_of(probing.table({run.label: encode}, PROBED_UNITS))
@@ -156,7 +158,28 @@ def probes_of_all(
     return measurement.table(runs)
 
 
-def reconstruction_of(run: Run) -> Callable[[Tensor], Tensor]:
+def absorption_of_all(runs: Sequence[Run], lm: LanguageModelSettings, folder: Path) -> pd.DataFrame:
+    """Return the absorption of first letters, a row for each run; null if too few letters are told.
+
+    A run has the decoder of ``reconstruction_of``.
+
+    Args:
+        runs: the runs.
+        lm: the language model, which is causal.
+        folder: folder that keeps the vectors of the words.
+    """
+    measurement = Measurement("absorption", 1, None)
+    if left := measurement.left(runs):
+        inside = left[0].spec.build_data().inside("absorption", None if lm.package else lm.path)
+        absorption = inside.absorption(folder)
+        for run in left:
+            means, _ = absorption.measured(partial(reconstruction_of, run))
+            kept = {f"absorption, {key}": means.get(f"absorption_{key}") for key in ABSORBED}
+            measurement.keep(run, kept)
+    return measurement.table(runs)
+
+
+def reconstruction_of(run: Run) -> Normalized:
     """Return a run's map from raw vectors ``(N, D)`` to their reconstructions."""
     model, normalizer = load_trusted(RunDirectory(run.directory))
     if isinstance(model, SparseAutoencoder):

@@ -217,7 +217,11 @@ class LanguagePart(TunedPart[LanguageProtocol]):
         sets = self.protocol.probed_sets
         if not sets:
             return pd.DataFrame(columns=["family", "settings", "seed", "run"])
-        return measuring.probes_of_all(runs, self.lm, sets, self.directory / "probes")
+        folder = self.directory / "probes"
+        table = measuring.probes_of_all(runs, self.lm, sets, folder)
+        if not self.protocol.parts[self.name][CAUSAL]:
+            return table
+        return table.merge(measuring.absorption_of_all(runs, self.lm, folder))
 
 
 def _tokens_of(store: Path) -> int:
