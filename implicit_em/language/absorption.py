@@ -8,8 +8,12 @@ differs from SAEBench:
 - Of the vocabulary's words, at most ``WORDS`` are drawn. A word has one prompt, for the probes and
   for the measures alike; the prompt ends behind the word, since nothing later changes its vector.
 - Probes are logistic regressions run to convergence, on all words at once; SAEBench trains those on
-  vectors, and those that rank latents, by Adam for 50 epochs. Vectors are divided by one number, so
-  that a column has the variance 1 on average: the penalties do not depend on their scale.
+  vectors, and those that rank latents, by Adam for 50 epochs. There the intercepts of those on
+  vectors stay near 0, because vectors have a large mean, which does the same; here those probes
+  have none. So the part of a vector along its probe is positive where the probe says yes. With
+  intercepts, it would be three times as large on SmolLM2.
+- Vectors are divided by one number, so that a column has the variance 1 on average: the penalties
+  do not depend on their scale.
 - Directions of latents need no length of 1: the part of a latent is ``a_i d_i . p``. SAEBench takes
   ``a_i cos(d_i, p)``, which is the same once the lengths are folded into the activations. Probes on
   latents, too, see ``a_i ||d_i||``.
@@ -122,7 +126,7 @@ class LetterProbe(NamedTuple):
 def letter_probe(
     train_ND: np.ndarray, is_N: np.ndarray, test_MD: np.ndarray, is_M: np.ndarray
 ) -> LetterProbe:
-    """Return a probe on vectors, whose classes have the same weight.
+    """Return a probe on vectors, without an intercept, whose classes have the same weight.
 
     Args:
         train_ND: vectors of the training words, whose columns have the variance 1 on average.
@@ -132,7 +136,8 @@ def letter_probe(
     """
     if not (0 < is_N.sum() < len(is_N) and is_M.any()):
         return LetterProbe(np.zeros(train_ND.shape[1]), 0.0, np.zeros(len(is_M), bool))
-    model = _logistic(is_N, PENALTIES["vectors"], max_iter=1_000).fit(train_ND, is_N)
+    settings = {"fit_intercept": False, "max_iter": 1_000}
+    model = _logistic(is_N, PENALTIES["vectors"], **settings).fit(train_ND, is_N)
     said_M = model.predict(test_MD)
     return LetterProbe(model.coef_[0], float(f1_score(is_M, said_M)), said_M & is_M)
 
