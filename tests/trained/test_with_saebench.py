@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 import implicit_em
 from benchmarks.peers.race import PACKAGES, environment
+from implicit_em.language.absorption import absorbed
 from implicit_em.trained.export import export
 
 pytestmark = pytest.mark.peers
@@ -116,3 +117,23 @@ def test_an_evaluation_takes_a_run_on_a_language_model(command_line, tmp_path):
     assert measures["decoder_fraction_variance_explained"] < 1
     metadata = result["sae_cfg_dict"]["metadata"]
     assert (metadata["model_name"], metadata["hook_name"]) == ("tiny", "model.layers.0")
+
+
+def test_absorption_of_given_words_is_the_same(tmp_path):
+    rng = np.random.default_rng(0)
+    probe, main = np.eye(16)[0], [0, 3]
+    rows = rng.normal(0, 1, (24, 16)) + np.where(rng.random((24, 1)) < 0.5, 2, 0.1) * probe
+    codes = rng.exponential(0.5, (600, 24)) * (rng.random((600, 24)) < 0.1)
+    vectors = codes @ rows + rng.normal(0, 0.5, (600, 16))
+    arrays = {"codes": codes, "rows": rows, "vectors": vectors, "probe": 3 * probe}
+    ours = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    full, fraction = absorbed(*ours.values(), main)
+    lengths = np.linalg.norm(rows, axis=1)
+    folded = {"codes": codes * lengths, "rows": rows / lengths[:, None]}
+    np.savez(tmp_path / "arrays.npz", **arrays | folded, main=main)
+    saebench("absorb", tmp_path / "arrays.npz", tmp_path / "found.json")
+    theirs = json.loads((tmp_path / "found.json").read_text())
+    assert 30 < full.sum() < 300
+    assert ((fraction > 0) & (fraction < 1)).sum() > 30
+    assert full.tolist() == theirs[0]
+    np.testing.assert_allclose(fraction, theirs[1], atol=1e-6)
