@@ -20,6 +20,7 @@ differs from SAEBench:
 """
 
 import logging
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from string import ascii_lowercase, ascii_uppercase
@@ -28,6 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from joblib import Parallel, delayed
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from torch import Tensor, nn
@@ -154,8 +156,10 @@ def main_latents(train_NK: Any, is_N: np.ndarray, test_MK: Any, is_M: np.ndarray
         test_MK: latents of the test words.
         is_M: whether a test word has the letter.
     """
-    kind = {"l1_ratio": 1, "solver": "liblinear", "intercept_scaling": 100, "random_state": SEED}
-    ranking = _logistic(is_N, PENALTIES["latents"], **kind).fit(train_NK, is_N)
+    kind = {"l1_ratio": 1, "solver": "liblinear", "intercept_scaling": 10, "random_state": SEED}
+    ranking = _logistic(is_N, PENALTIES["latents"], **kind)
+    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
+        ranking.fit(train_NK, is_N)  # the largest weights are known long before
     order_K = np.argsort(-ranking.coef_[0], kind="stable")
     best, main = -np.inf, order_K[:0]
     for some in (order_K[:k] for k in range(1, MOST + 1)):

@@ -81,6 +81,8 @@ def study(tmp_path_factory, changes, coarse):
     directory = tmp_path_factory.mktemp("language") / "trial"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("implicit_em_studies.language.measuring.KIND", "label")
+        for name, value in (("SHARE", 0.5), ("KNOWN", 0), ("LEAST", 1)):  # the words are few
+            patch.setattr(f"implicit_em.language.absorption.{name}", value)
         STUDY.run(directory, [], changes, workers=1)
     return directory / "tiny"
 
@@ -118,6 +120,14 @@ def test_finals_are_trained_at_each_l0_with_each_seed(study):
     for name in ("pca", "ica", "pixels"):
         (run,) = (study / "runs" / name).iterdir()
         assert RunDirectory(run).read_config().trainer.max_epochs == 0
+
+
+def test_absorption_is_measured_of_the_finals_of_every_family(study):
+    benchmarks = table(study, "benchmarks")
+    assert Counter(benchmarks["family"]) == {"derived": 2, "topk": 2}
+    for name in ("full", "fraction"):
+        assert benchmarks[f"absorption, {name}"].between(0, 1).all()
+    assert "*Absorption* is that of first letters" in report_of(study)
 
 
 def test_grids_are_extended_once_where_the_best_setting_is_at_an_end(study):
