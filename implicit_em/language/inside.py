@@ -47,11 +47,16 @@ class Inside:
     Args:
         data: data module of the store.
         purpose: what it is needed for, as the start of an error's message.
-        lm: folder, GGUF file or hub name of the language model; ``None`` for the place that
-            ``conf/lm`` names.
+        lm: folder, GGUF file or hub name of the language model, or its settings; ``None`` for the
+            place that ``conf/lm`` names.
     """
 
-    def __init__(self, data: "ActivationDataModule", purpose: str, lm: str | None = None) -> None:
+    def __init__(
+        self,
+        data: "ActivationDataModule",
+        purpose: str,
+        lm: str | LanguageModelSettings | None = None,
+    ) -> None:
         self.data, self.purpose, self.lm = data, purpose, lm
 
     @cached_property
@@ -61,6 +66,8 @@ class Inside:
         Raises:
             ConfigError: if the language model is not there, or is another.
         """
+        if isinstance(self.lm, LanguageModelSettings):
+            return self.lm
         return model_of(self.data.store.manifest, self.lm)
 
     @property

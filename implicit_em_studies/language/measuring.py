@@ -15,9 +15,9 @@ from torch import Tensor
 from implicit_em.data.modules import fixed_choice
 from implicit_em.language.absorption import MEASURES as ABSORBED
 from implicit_em.language.activations import ActivationDataModule
-from implicit_em.language.labelled import LabelledTexts, read_sets
-from implicit_em.language.models import CausalModel, LanguageModel
-from implicit_em.language.probing import Probing, means_of
+from implicit_em.language.inside import Inside
+from implicit_em.language.models import CausalModel
+from implicit_em.language.probing import means_of
 from implicit_em.language.settings import LanguageModelSettings
 from implicit_em.language.splicing import spliced_losses
 from implicit_em.language.store import Split, save_tensors
@@ -145,11 +145,7 @@ def probes_of_all(
     """
     measurement = Measurement("probes", f"1, {', '.join(sets)}", None)
     if left := measurement.left(runs):
-        data = left[0].spec.build_data()
-        assert isinstance(data, ActivationDataModule)
-        load = partial(LanguageModel.load, lm, "cpu")
-        every = read_sets(sets)
-        probing = Probing(LabelledTexts(data.store.manifest, data.sites, load, every, folder))
+        probing = _inside(left[0], lm).probing(sets, folder)
         for run in left:
             encode = Normalized(*load_trusted(RunDirectory(run.directory))).encode
             means = means_of(probing.table({run.label: encode}, PROBED_UNITS))
@@ -170,13 +166,18 @@ def absorption_of_all(runs: Sequence[Run], lm: LanguageModelSettings, folder: Pa
     """
     measurement = Measurement("absorption", 1, None)
     if left := measurement.left(runs):
-        inside = left[0].spec.build_data().inside("absorption", None if lm.package else lm.path)
-        absorption = inside.absorption(folder)
+        absorption = _inside(left[0], lm).absorption(folder)
         for run in left:
             means, _ = absorption.measured(partial(reconstruction_of, run))
             kept = {f"absorption, {key}": means.get(f"absorption_{key}") for key in ABSORBED}
             measurement.keep(run, kept)
     return measurement.table(runs)
+
+
+def _inside(run: Run, lm: LanguageModelSettings) -> Inside:
+    data = run.spec.build_data()
+    assert isinstance(data, ActivationDataModule)
+    return Inside(data, "benchmarks", lm)
 
 
 def reconstruction_of(run: Run) -> Normalized:
