@@ -189,12 +189,16 @@ def absorbed(
     """Return which words are fully absorbed, bool ``(N,)``, and the fraction absorbed of each.
 
     Let p be the probe's direction, of length 1: the part of a vector is ``x . p``, that of a latent
-    ``a_i d_i . p``. A word is fully absorbed if its main latents are silent, and the latent with
-    the largest part has a cosine of at least ``ALIGNED_FULLY`` with p and at least the share
-    ``COVERED`` of the vector's part. For the fraction, up to ``TOGETHER`` other latents with
-    positive parts and a cosine of at least ``ALIGNED`` absorb together; the fraction is their share
-    of what they and the main latents hold, of no more than the main latents leave. It is 0 if the
-    main latents hold all, or the others less than the share ``COVERED``.
+    ``a_i d_i . p``. As in SAEBench, the bias of a decoder is no latent's, so where it counts against
+    the letter, latents have to hold less of a vector.
+
+    A word is fully absorbed if its main latents are silent, and the latent with the largest part
+    has a cosine of at least ``ALIGNED_FULLY`` with p and at least the share ``COVERED`` of the
+    vector's part. For the fraction, up to ``TOGETHER`` other latents with positive parts and a
+    cosine of at least ``ALIGNED`` absorb together. They count for no more than the main latents
+    leave of the vector's part, and the fraction is their share of what they and the main latents
+    hold. It is 0 if the main latents hold all, or the others less than the share ``COVERED``; it is
+    1 if the main latents hold nothing.
 
     Args:
         codes_NK: activations ``a_i`` for the words.
