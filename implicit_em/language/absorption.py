@@ -70,7 +70,7 @@ SILENT = 1e-8
 MEASURES = ("full", "fraction")
 """What is measured of a letter: the means over words of full absorption, and of the fraction."""
 PENALTIES = {"vectors": 2.6e-3, "latents": 1e-2}
-"""Strengths of the L2 penalty on vectors and of the L1 penalty on latents, as in SAEBench."""
+"""Strengths of the L2 penalty on vectors and of the L1 penalty on latents; SAEBench has the same."""
 
 
 def words_of(vocabulary: Sequence[str], special: Collection[int] = ()) -> list[str]:
@@ -189,8 +189,8 @@ def absorbed(
     """Return which words are fully absorbed, bool ``(N,)``, and the fraction absorbed of each.
 
     Let p be the probe's direction, of length 1: the part of a vector is ``x . p``, that of a latent
-    ``a_i d_i . p``. As in SAEBench, the bias of a decoder is no latent's, so where it counts against
-    the letter, latents have to hold less of a vector.
+    ``a_i d_i . p``. As in SAEBench, the bias of a decoder is no latent's. Where it counts against
+    the letter, less is left of a vector's part, and latents reach the share more easily.
 
     A word is fully absorbed if its main latents are silent, and the latent with the largest part
     has a cosine of at least ``ALIGNED_FULLY`` with p and at least the share ``COVERED`` of the
