@@ -70,7 +70,7 @@ SILENT = 1e-8
 MEASURES = ("full", "fraction")
 """What is measured of a letter: the means over words of full absorption, and of the fraction."""
 PENALTIES = {"vectors": 2.6e-3, "latents": 1e-2}
-"""Strengths of the L2 penalty on vectors and of the L1 penalty on latents; SAEBench has the same."""
+"""Strengths of the L2 penalty on vectors and the L1 penalty on latents; those of SAEBench."""
 
 
 def words_of(vocabulary: Sequence[str], special: Collection[int] = ()) -> list[str]:
