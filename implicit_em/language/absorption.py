@@ -67,8 +67,12 @@ TOGETHER = 3
 """Largest number of latents that absorb a word together."""
 SILENT = 1e-8
 """Activation below which a main latent is silent."""
-MEASURES = ("full", "fraction")
-"""What is measured of a letter: the means over words of full absorption, and of the fraction."""
+MEASURES = ("full", "fraction", "full_centred", "fraction_centred")
+"""What is measured of a letter: the means over words of full absorption, and of the fraction.
+
+Both are measured of vectors as they are, as in SAEBench, and of vectors less the reconstruction of
+an empty code, the part of which no latent can hold.
+"""
 PENALTIES = {"vectors": 2.6e-3, "latents": 1e-2}
 """Strengths of the L2 penalty on vectors and the L1 penalty on latents; those of SAEBench."""
 
@@ -188,9 +192,8 @@ def absorbed(
 ) -> tuple[Tensor, Tensor]:
     """Return which words are fully absorbed, bool ``(N,)``, and the fraction absorbed of each.
 
-    Let p be the probe's direction, of length 1: the part of a vector is ``x . p``, that of a latent
-    ``a_i d_i . p``. As in SAEBench, the bias of a decoder is no latent's. Where it counts against
-    the letter, less is left of a vector's part, and latents reach the share more easily.
+    Let p be the probe's direction, of length 1. The part of a vector is ``x . p``, and the part of
+    a latent is ``a_i d_i . p``.
 
     A word is fully absorbed if its main latents are silent, and the latent with the largest part
     has a cosine of at least ``ALIGNED_FULLY`` with p and at least the share ``COVERED`` of the
@@ -268,7 +271,7 @@ class Absorption:
         """Return a row for each letter that the vectors tell.
 
         A row has the ``letter``, the ``f1`` of its probe, the number of ``words`` that are
-        measured, the ``main`` latents, and the means ``full`` and ``fraction`` over the words.
+        measured, the ``main`` latents, and the means over the words by the names of ``MEASURES``.
 
         Args:
             coder: the model on raw vectors, with a decoder.
@@ -280,6 +283,8 @@ class Absorption:
         raw = coder.normalizer
         directions_KD = (rows_KD if raw is None else raw.turned_back(rows_KD)).float().cpu()
         train_NK, codes_MK = (codes_of(coder.encode, each) for each in self._vectors)
+        with torch.inference_mode():
+            empty_D = coder.decode(coder.weight.new_zeros(1, len(directions_KD))).float().cpu()
         sizes_K = directions_KD.norm(dim=1) / self.scale
         seen = compact((train_NK * sizes_K).numpy(), (codes_MK * sizes_K).numpy())
         found = []
@@ -290,12 +295,15 @@ class Absorption:
                 main = main_latents(seen[0], is_N, seen[1], is_M)
                 some = torch.from_numpy(probe.found_M)
                 vectors_MD, probe_D = self._vectors[1][some], torch.from_numpy(probe.direction_D)
-                measured = absorbed(
-                    codes_MK[some], directions_KD, vectors_MD, probe_D.float(), main
-                )
-                full, fraction = (each.float().mean().item() for each in measured)
+                measured = [
+                    each.float().mean().item()
+                    for moved_MD in (vectors_MD, vectors_MD - empty_D)
+                    for each in absorbed(
+                        codes_MK[some], directions_KD, moved_MD, probe_D.float(), main
+                    )
+                ]
                 row = {"letter": ascii_lowercase[number], "f1": probe.f1, "words": len(vectors_MD)}
-                found.append(row | {"main": main, "full": full, "fraction": fraction})
+                found.append(row | {"main": main} | dict(zip(MEASURES, measured, strict=True)))
                 progress.advance(1)
         return found
 

@@ -212,13 +212,25 @@ def test_the_absorption_that_was_planted_is_measured():
     clean = {row["letter"]: (row["main"], row["full"], row["fraction"]) for row in rows}
     assert clean.pop("s")
     assert clean == {ascii_lowercase[n]: ([n], 0, 0) for n in range(26) if n != S}
-    assert means == {
-        "absorption_letters": 26,
-        "absorption_full": pytest.approx(0.1 / 26),
-        "absorption_fraction": pytest.approx(0.1 / 26),
-    }
+    expected = dict.fromkeys([f"absorption_{name}" for name in MEASURES], pytest.approx(0.1 / 26))
+    assert means == {"absorption_letters": 26} | expected
     means, _ = (clean := planted(absorbers=0))[0].measured(lambda: clean[1])
     assert (means["absorption_full"], means["absorption_fraction"]) == (0, 0)
+
+
+def test_vectors_are_also_measured_from_the_reconstruction_of_an_empty_code():
+    words, coder = planted()
+    _, expected = words.measured(lambda: coder)
+    shift_D = torch.full((WIDTH,), 3.0)
+    with torch.no_grad():  # the same model, of vectors that have moved
+        coder.model.encoder.linear.bias.sub_(coder.model.weight @ shift_D)
+        coder.model.decoder.bias.copy_(shift_D)
+    vars(words)["_vectors"] = [x + shift_D for x in words._vectors]  # and the probes stay
+    rows = words.table(coder)
+    for name in ("full", "fraction"):
+        wanted = [row[name] for row in expected]
+        assert [row[f"{name}_centred"] for row in rows] == pytest.approx(wanted)
+        assert [row[name] for row in rows] != pytest.approx(wanted), "the bias has a part, too"
 
 
 def test_a_code_in_other_units_and_of_normalised_samples_measures_the_same():
@@ -291,7 +303,7 @@ def test_a_run_is_measured_and_the_language_model_reads_once(
     assert all(0 <= again[f"absorption_{name}"] <= 1 for name in MEASURES)
     place, data = export("run"), typed_data("run", ["data.batch_size=7"])
     elsewhere = evaluate(place, data, absorption=True, out="other")
-    for key in ("letters", "full", "fraction"):
+    for key in ("letters", *MEASURES):
         name = f"absorption_{key}"
         assert elsewhere[name] == pytest.approx(again[name], abs=0.02)
 

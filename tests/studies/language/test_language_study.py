@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from implicit_em.base.errors import RunError
 from implicit_em.config import CONF
 from implicit_em.data.modules import fixed_choice
+from implicit_em.language.absorption import MEASURES as ABSORBED
 from implicit_em.language.activations import ActivationDataModule
 from implicit_em.language.models import CausalModel
 from implicit_em.language.settings import LanguageModelSettings
@@ -125,7 +126,7 @@ def test_finals_are_trained_at_each_l0_with_each_seed(study):
 def test_absorption_is_measured_of_the_finals_of_every_family(study):
     benchmarks = table(study, "benchmarks")
     assert Counter(benchmarks["family"]) == {"derived": 2, "topk": 2}
-    for name in ("full", "fraction"):
+    for name in ABSORBED:
         assert benchmarks[f"absorption, {name}"].between(0, 1).all()
     assert "*Absorption* is that of first letters" in report_of(study)
 
