@@ -214,14 +214,13 @@ class LanguagePart(TunedPart[LanguageProtocol]):
     def _benchmarks(self, finals: Sequence[Run]) -> pd.DataFrame:
         """Return what the benchmarks of the field measure of the finals of some seeds."""
         runs = [run for run in finals if run.cfg.seed in self.protocol.seeds]
-        sets = self.protocol.probed_sets
-        if not sets:
-            return pd.DataFrame(columns=["family", "settings", "seed", "run"])
-        folder = self.directory / "probes"
-        table = measuring.probes_of_all(runs, self.lm, sets, folder)
-        if not self.protocol.parts[self.name][CAUSAL]:
-            return table
-        return table.merge(measuring.absorption_of_all(runs, self.lm, folder))
+        folder, sets = self.directory / "probes", self.protocol.probed_sets
+        table = pd.DataFrame([planning.row_of(run) for run in runs])
+        if sets:
+            table = table.merge(measuring.probes_of_all(runs, self.lm, sets, folder))
+        if self.protocol.parts[self.name][CAUSAL]:
+            table = table.merge(measuring.absorption_of_all(runs, self.lm, folder))
+        return table
 
 
 def _tokens_of(store: Path) -> int:

@@ -98,8 +98,8 @@ def test_what_stands_in_the_tables_is_what_models_and_truth_give(study):
     decoder = implicit_em.fit_decoder(model, train)
     best_M = cosines(data.truth().directions_MD, decoder.weight.numpy()).max(1)
     assert row["ridge_found_0.8"] == np.mean(best_M > 0.8)
-    assert row["ridge_mean_cosine"] == pytest.approx(best_M.mean())
-    assert row["ridge_fvu"] == pytest.approx(decoder.fvu(test))
+    assert row["ridge_mean_cosine"] == pytest.approx(best_M.mean(), rel=1e-5)  # float32 sums
+    assert row["ridge_fvu"] == pytest.approx(decoder.fvu(test), rel=1e-5)
     best_M = cosines(data.truth().directions_MD, model.decoder.weight.detach().numpy().T).max(1)
     assert row["found_0.8"] == row["decoder_found_0.8"] == np.mean(best_M > 0.8)
     active = (model.encode(test) > 0).double()
