@@ -59,17 +59,25 @@ def evaluate(
         FileNotFoundError: if there is no run.
         ConfigError: if the run is not finished, files are damaged, the data cannot be read, have
             another width or are of another place, reconstructions cannot be put into a language
-            model, there is no such labelled set, or absorption cannot be measured.
+            model, there is no such labelled set, ``all_latents`` is asked for without ``probes``,
+            or absorption cannot be measured.
     """
     quieten()
     options = dict(zip(OPTIONS, (inside, probes, all_latents, absorption), strict=True))
-    return _measured(trained(path, data), options, lm, out)[0]
+    return _measured(path, data, options, lm, out)[0]
 
 
 def _measured(
-    found: Trained, options: Mapping[str, Any], lm: str | None, out: str | Path | None
+    path: str | Path,
+    data: Mapping[str, Any] | None,
+    options: Mapping[str, Any],
+    lm: str | None,
+    out: str | Path | None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what ``evaluate`` returns, and what is kept of it."""
+    if options["all_latents"] and options["probes"] is None:
+        raise ConfigError("--all-latents: no probes are asked for; allowed with --probes only")
+    found = trained(path, data)
     settings = found.spec.settings
     if threads := settings["trainer"]["threads"]:
         torch.set_num_threads(threads)
@@ -152,9 +160,8 @@ def _evaluate_and_print(options: argparse.Namespace) -> None:
         # What is said meanwhile goes to stderr.
         with redirect_stdout(sys.stderr) if options.json else nullcontext():
             data = typed_data(options.path, options.overrides, options.conf)
-            found = trained(options.path, data)
             asked = {name: getattr(options, name) for name in OPTIONS}
-            metrics, kept = _measured(found, asked, options.lm, options.out)
+            metrics, kept = _measured(options.path, data, asked, options.lm, options.out)
     except (OSError, ImportError, HydraException, OmegaConfBaseException) as error:
         raise ConfigError(one_line(error)) from error
     if options.json:

@@ -207,6 +207,8 @@ def test_what_is_kept_is_of_one_set_one_model_and_whole(run, package, tmp_path):
 
 def test_what_cannot_be_probed_is_refused_in_one_line(run, package, monkeypatch, capsys):
     capsys.readouterr()
+    assert main(["run", "--all-latents", "--absorption"]) == 2
+    assert "--all-latents: no probes are asked for; allowed with --probes" in one_line(capsys)
     assert main(["run", "--probes", "O_set"]) == 2
     assert "--probes O_set: no such set; did you mean 0_set?" in one_line(capsys)
     shutil.rmtree(package.parent)
