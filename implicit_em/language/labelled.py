@@ -148,8 +148,12 @@ class LabelledTexts:
         """
         return torch.cat([self._kept(name, site) for site in self.sites], dim=1)
 
+    def path(self, name: str, sites: Sequence[str], ending: str) -> Path:
+        """Return the path of a file that keeps what was found of a set at some sites."""
+        return self.folder / "+".join(sites) / f"{name}-{self.sets[name].digest}{ending}"
+
     def _file(self, name: str, site: str) -> Path:
-        return self.folder / site / f"{name}-{self.sets[name].digest}.safetensors"
+        return self.path(name, [site], ".safetensors")
 
     def _kept(self, name: str, site: str) -> Tensor:
         path = self._file(name, site)

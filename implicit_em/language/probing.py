@@ -4,20 +4,28 @@ The protocol is that of Kantamneni et al. 2025 (Are sparse autoencoders useful? 
 sparse probing, arXiv 2502.16681), as in their package sae-probes 0.4.2 and in SAEBench.
 """
 
+import hashlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, delayed
+from safetensors.torch import save
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 from sklearn.model_selection import StratifiedKFold
-from torch import Tensor
+from torch import Tensor, nn
 
+from implicit_em.base import interruption
+from implicit_em.base.digest import digest_over
+from implicit_em.base.errors import DamagedError
+from implicit_em.base.files import read_json, write_json
 from implicit_em.base.progress import Progress
 from implicit_em.language.labelled import LabelledTexts
 from implicit_em.models.normalizing import Normalized
@@ -38,6 +46,8 @@ TINY = 1e-6
 """What keeps the scale of a latent above 0."""
 AT_ONCE = 1_024
 """Number of vectors to encode at a time."""
+VERSION = 1
+"""Version of the protocol: scores that another one gave are measured again."""
 SCORES = ("auc", "accuracy", "f1")
 
 Encode = Callable[[Tensor], Tensor]
@@ -166,8 +176,18 @@ def codes_of(encode: Encode, vectors_ND: Tensor, columns: Any = slice(None)) -> 
     return torch.cat([*parts])
 
 
+def digest_of_model(model: nn.Module) -> str:
+    """Return 16 hexadecimal digits over a model's classes, tensors, and settings that are none."""
+    settings = [
+        {key: value for key, value in vars(part).items() if isinstance(value, int | float | str)}
+        for part in model.modules()
+    ]
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    return digest_over([str(model), settings, hashlib.sha256(save(tensors)).hexdigest()])
+
+
 class Probing:
-    """Sparse probing on labelled texts, whose vectors are kept.
+    """Sparse probing on labelled texts, whose vectors are kept, as are the scores of a model.
 
     Args:
         texts: the labelled texts and their vectors.
@@ -176,37 +196,49 @@ class Probing:
     def __init__(self, texts: LabelledTexts) -> None:
         self.texts = texts
 
-    def table(self, encoders: Mapping[str, Encode], ks: Sequence[int | None] = KS) -> pd.DataFrame:
-        """Return the scores of probes: a row for each model, set and number of latents.
+    def table(self, coder: Normalized, ks: Sequence[int | None] = KS) -> pd.DataFrame:
+        """Return the scores of probes: a row for each set and number of latents.
 
-        The language model reads the texts whose vectors are missing, for all models at once.
+        The language model reads the texts whose vectors are missing. Scores are kept beside the
+        vectors as soon as a set is done, so what was interrupted goes on where it stopped.
 
         Args:
-            encoders: models of raw vectors by their names.
+            coder: the model on raw vectors.
             ks: numbers of latents; ``None`` for all.
 
         Returns:
-            A table with the columns ``model``, ``set``, ``latents`` and those of ``Scores``.
+            A table with the columns ``set``, ``latents`` and those of ``Scores``.
 
         Raises:
             ConfigError: if the language model is needed, and not there or another.
             DamagedError: if vectors that were kept are damaged.
-            WriteError: if vectors cannot be kept.
+            WriteError: if vectors or scores cannot be kept.
             Interrupted: if a signal asked for it.
         """
         self.texts.read_missing()
         rows: list[dict[str, Any]] = []
-        with Progress("probing", len(self.texts.sets) * len(encoders), "sets") as progress:
+        digest = digest_of_model(coder)
+        with Progress("probing", len(self.texts.sets), "sets") as progress:
             for name in self.texts.sets:
-                vectors_ND, labels_N = self.texts.vectors(name), self.texts.labels(name)
-                for model, encode in encoders.items():
-                    found = scores_of(encode, vectors_ND, labels_N, ks)
-                    for k, scores in found.items():
-                        latents = "all" if k is None else k
-                        row = {"model": model, "set": name, "latents": latents}
-                        rows.append(row | scores._asdict())
-                    progress.advance(1)
+                interruption.stop_if_requested()
+                path = self.texts.path(name, self.texts.sites, f"-{digest}.json")
+                for k, scores in self._scores(name, coder, ks, path).items():
+                    latents = "all" if k is None else k
+                    rows.append({"set": name, "latents": latents, **scores._asdict()})
+                progress.advance(1)
         return pd.DataFrame(rows)
+
+    def _scores(
+        self, name: str, coder: Normalized, ks: Sequence[int | None], path: Path
+    ) -> dict[int | None, Scores]:
+        """Return the scores of a set, of which a file keeps those that are known."""
+        known = _known(path)
+        if left := [k for k in ks if k not in known]:
+            vectors_ND, labels_N = self.texts.vectors(name), self.texts.labels(name)
+            known |= scores_of(coder.encode, vectors_ND, labels_N, left)
+            rows = [{"k": k, **scores._asdict()} for k, scores in known.items()]
+            write_json(path, {"version": VERSION, "scores": rows})
+        return {k: known[k] for k in ks}
 
     def measured(
         self, found: Trained, all_latents: bool
@@ -218,9 +250,18 @@ class Probing:
             all_latents: whether probes are also trained on all latents.
         """
         coder = Normalized(found.model, found.normalizer)
-        table = self.table({found.name: coder.encode}, (*KS, None) if all_latents else KS)
-        rows: Any = table.drop(columns="model").to_dict("records")
+        table = self.table(coder, (*KS, None) if all_latents else KS)
+        rows: Any = table.to_dict("records")
         return means_of(table), rows
+
+
+def _known(path: Path) -> dict[int | None, Scores]:
+    """Return the scores in a file by their numbers of latents; none if it is missing or damaged."""
+    with suppress(OSError, DamagedError):
+        match read_json(path):
+            case {"version": version, "scores": rows} if version == VERSION:
+                return {row.pop("k"): Scores(**row) for row in rows}
+    return {}
 
 
 def means_of(table: pd.DataFrame) -> dict[str, float]:

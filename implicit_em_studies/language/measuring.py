@@ -147,8 +147,8 @@ def probes_of_all(
     if left := measurement.left(runs):
         probing = _inside(left[0], lm).probing(sets, folder)
         for run in left:
-            encode = Normalized(*load_trusted(RunDirectory(run.directory))).encode
-            means = means_of(probing.table({run.label: encode}, PROBED_UNITS))
+            coder = Normalized(*load_trusted(RunDirectory(run.directory)))
+            means = means_of(probing.table(coder, PROBED_UNITS))
             kept = {f"probes, k = {k}": means[f"probes_top_{k}_auc"] for k in PROBED_UNITS}
             measurement.keep(run, kept)
     return measurement.table(runs)

@@ -1,6 +1,9 @@
 """Sparse probing: the split, the choice of latents, the probes, and the texts behind them."""
 
+import os
 import shutil
+import signal
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,12 +13,13 @@ from helpers.language import LONGEST, WORDS, make_model, reads
 from helpers.lines import one_line
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 import implicit_em
-from implicit_em.base.errors import ConfigError, DamagedError
-from implicit_em.language import labelled
+from implicit_em.base.errors import INTERRUPTED, ConfigError, DamagedError
+from implicit_em.language import labelled, probing
 from implicit_em.language.contexts import Affixes
 from implicit_em.language.labelled import last_vectors
 from implicit_em.language.models import LanguageModel
@@ -24,6 +28,7 @@ from implicit_em.language.settings import LanguageModelSettings
 from implicit_em.trained.evaluate import evaluate, main
 from implicit_em.trained.export import export
 from implicit_em.trained.reading import typed_data
+from implicit_em.training.directory import RunDirectory
 
 BRIEF = ("trainer.max_epochs=1", "data.batch_size=64", "logger=csv", "picture=false")
 ENDINGS = WORDS[::2]
@@ -190,7 +195,9 @@ def test_a_run_is_probed_and_the_language_model_reads_once(
 def test_what_is_kept_is_of_one_set_one_model_and_whole(run, package, tmp_path):
     first = evaluate("run", probes=[], lm=run)
     (file,) = tmp_path.glob("outputs/probes/*/resid.2/0_set-*.safetensors")
+    (scores,) = tmp_path.glob("outputs/probes/*/resid.2/0_set-*.json")
     file.write_bytes(file.read_bytes()[:-1])
+    scores.write_text("{")  # what is damaged and can be measured again is
     with pytest.raises(DamagedError, match=r"0_set-\w+\.safetensors: damaged; delete it"):
         evaluate("run", probes=[])
     file.unlink()
@@ -203,6 +210,65 @@ def test_what_is_kept_is_of_one_set_one_model_and_whole(run, package, tmp_path):
     changed = evaluate("run", probes=[], lm=run)
     assert changed["probes_top_5_auc"] != first["probes_top_5_auc"]
     assert len([*tmp_path.glob("outputs/probes/*/resid.2/0_set-*.safetensors")]) == 2
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """The numbers of latents of each set whose scores are measured, in turn."""
+    calls, measure = [], probing.scores_of
+
+    def scores_of(encode, vectors_ND, labels_N, ks):
+        calls.append([*ks])
+        return measure(encode, vectors_ND, labels_N, ks)
+
+    monkeypatch.setattr(probing, "scores_of", scores_of)
+    return calls
+
+
+def test_an_interrupted_evaluation_goes_on_behind_the_sets_that_were_done(
+    run, package, measured, monkeypatch
+):
+    rows = pd.read_csv(package / "0_set.csv.zst")
+    rows.iloc[::-1].to_csv(package / "2_set.csv.zst", index=False)
+    listed = pd.read_csv(package / "probing_datasets_MASTER.csv.zst")
+    listed.loc[2] = ["2_set.csv", "Binary Classification"]
+    listed.to_csv(package / "probing_datasets_MASTER.csv.zst", index=False)
+    measure = probing.scores_of
+
+    def interrupted(*arguments):
+        found = measure(*arguments)
+        if len(measured) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(probing, "scores_of", interrupted)
+        assert main(["run", "--probes", "--lm", run]) == INTERRUPTED
+    assert measured == [[1, 2, 5]] * 2
+    first = evaluate("run", probes=[])
+    assert measured == [[1, 2, 5]] * 3, "the second set again"
+    more = evaluate("run", probes=[], all_latents=True)
+    assert {key: more[key] for key in first} == first
+    assert measured[3:] == [[None]] * 2
+    for file in Path("outputs/probes").rglob("*.json"):
+        file.unlink()
+    assert evaluate("run", probes=[]) == first
+
+
+def test_scores_are_of_one_set_of_weights_and_settings(run, package, measured):
+    first = evaluate("run", probes=[], lm=run)
+    place = RunDirectory(Path("run"))
+    weights, description = load_file(place.weights), place.model.read_text()
+    assert evaluate("run", probes=[]) == first
+    assert len(measured) == 1
+    changed = {name: each.flip(-1) if each.dim() == 2 else each for name, each in weights.items()}
+    save_file(changed, place.weights)
+    assert evaluate("run", probes=[])["probes_top_5_auc"] != first["probes_top_5_auc"]
+    save_file(weights, place.weights)
+    assert '"k": 8' in description
+    place.model.write_text(description.replace('"k": 8', '"k": 30'))
+    assert evaluate("run", probes=[])["probes_top_5_auc"] != first["probes_top_5_auc"]
+    assert len(measured) == 3
 
 
 def test_what_cannot_be_probed_is_refused_in_one_line(run, package, monkeypatch, capsys):
