@@ -229,7 +229,9 @@ def test_energies_hear_how_much_the_rows_of_others_overlap():
 
 
 def converging():
-    return flat(models(20, 4, 4, seed=3, temperatures=(1.0, 3.0)))
+    """Models of which most units are between on and off."""
+    model = models(20, 6, 4, seed=3, temperatures=(1.0, 3.0))
+    return model._replace(log_odds_M1=model.log_odds_M1 / 4)
 
 
 def at_the_end(model, shift=0.0):
@@ -241,16 +243,15 @@ def at_the_end(model, shift=0.0):
 
 def test_the_slope_by_an_energy_is_the_responsibility_at_a_converged_point_and_before_it_is_not():
     model = converging()
-    shift = (0.1 * draw(20, 4, seed=8)).requires_grad_()
+    shift = (0.1 * draw(20, 6, seed=8)).requires_grad_()
     r, c = at_the_end(model, shift)
     (slopes,) = grad(free_energy(model, r, c, shift).sum(), shift)
     assert_close(slopes, r.detach(), rtol=0, atol=1e-10)
-    assert ((r > 0.05) & (r < 0.95)).double().mean() > 0.3, "some units are between on and off"
 
     for sweep in (parallel, sequential):
         r, c = sweep(model, *nothing(model), shift)
         (slopes,) = grad(free_energy(model, r, c, shift).sum(), shift)
-        assert ((slopes - r).abs().amax(1) > 1e-2).double().mean() > 0.25
+        assert ((slopes - r).abs().amax(1) > 1e-2).double().mean() > 0.5
 
 
 def test_holding_the_code_is_exact_at_a_converged_point_and_before_it_is_not():
@@ -277,11 +278,6 @@ def test_the_first_parallel_sweep_is_the_encoder_of_spike_slab_up_to_its_gate():
         r, c = parallel(model, *nothing(model), unit=spike_slab.gate)
         assert_close(encoder.responsibilities(x), r)
         assert_close(encoder.encode(x), r * c)
-        apart = (r - parallel(model, *nothing(model))[0]).abs().max()
-    assert 0.03 < apart < 0.06
-
-
-def test_the_gate_and_the_sigmoid_differ_by_less_than_six_hundredths():
     e = torch.linspace(-20, 20, 100_001, dtype=torch.float64)
     assert 0.056 < (spike_slab.gate(e, 1.0) - sigmoid(e, 1.0)).abs().max() < 0.06
 
@@ -410,8 +406,8 @@ def pursue(rows, x, k):
 
 
 def found(h_BK, truth_BK):
-    """Share of the samples whose active units are the true ones."""
-    return ((h_BK > 0) == (truth_BK > 0)).all(1).double().mean().item()
+    """In which samples the active units are the true ones."""
+    return ((h_BK > 0) == (truth_BK > 0)).all(1)
 
 
 def bounds(rows, least):
@@ -428,6 +424,24 @@ def two_bases():
     return torch.cat([torch.eye(64, dtype=torch.float64), signs / 8])
 
 
+@pytest.mark.parametrize("k", [2, 3, 5])
+def test_the_bounds_hold_with_the_worst_overlaps_and_one_faint_unit(k):
+    """Rows of active units point apart, and each other row overlaps with all of them."""
+    overlap, least = 0.95 / (2 * k - 1), torch.linspace(0.01, 1, 100, dtype=torch.float64)
+    signs = torch.ones(2 * k, 2 * k, dtype=torch.float64)
+    signs[:k, :k] = -1
+    rows = torch.linalg.cholesky((overlap * signs).fill_diagonal_(1))
+    truth_BK = (torch.arange(2 * k) < k).double().repeat(100, 1)
+    truth_BK[:, k - 1] = least
+    x = truth_BK @ rows
+    of_one_sweep, of_pursuit = bounds(rows, least)
+    assert k < of_pursuit
+    assert_close(pursue(rows, x, k), truth_BK)
+    right = found(hard_sweeps(rows, x, k, 1), truth_BK)
+    assert right[k < of_one_sweep].all()
+    assert torch.equal(right, least * (1 - overlap) > 2 * overlap * (k - 1))
+
+
 @pytest.mark.parametrize("least", [0.9, 0.1])
 def test_one_sweep_needs_amplitudes_that_are_alike_and_a_pursuit_does_not(least):
     rows, k = two_bases(), 4
@@ -439,7 +453,7 @@ def test_one_sweep_needs_amplitudes_that_are_alike_and_a_pursuit_does_not(least)
     of_one_sweep, of_pursuit = bounds(rows, least)
     assert k < of_pursuit
     assert_close(pursue(rows, x, k), truth_BK)
-    share = found(hard_sweeps(rows, x, k, 1), truth_BK)
+    share = found(hard_sweeps(rows, x, k, 1), truth_BK).double().mean()
     assert share == 1 if k < of_one_sweep else share < 0.2
 
 
