@@ -1,4 +1,4 @@
-"""What the page on explaining away states, in float64, of sweeps that are written out here."""
+"""What the page on explaining away states, in float64, with sweeps that are written out here."""
 
 from itertools import product
 from typing import NamedTuple
@@ -125,7 +125,7 @@ def log_joint(model, c):
 
 
 def constant(model):
-    """What F lacks of T times the negative log-likelihood, times ``1 / T``."""
+    """What ``F / T`` leaves out: the terms without q, rows or the sample."""
     (_, units, width), t = model.rows_MKD.shape, model.temperature_M1
     normal = width / 2 * (2 * torch.pi * t).log()
     return (normal - units * logsigmoid(model.log_odds_M1))[:, 0]
@@ -266,14 +266,14 @@ def test_holding_the_code_is_exact_at_a_converged_point_and_before_it_is_not():
 
 
 def test_the_first_parallel_sweep_is_the_encoder_of_spike_slab_up_to_its_gate():
-    encoder = SpikeSlab(5, 8, scaled=False, temperature=0.3, log_odds=5.0).double()
+    encoder = SpikeSlab(5, 8, scaled=False, temperature=0.25, log_odds=5.0).double()
     with torch.no_grad():
         encoder.decoder.bias.copy_(draw(5, seed=1))
         rows, middle = normalize(draw(8, 5), dim=1), encoder.decoder.bias
         encoder.weight.copy_(rows)
         nn.init.zeros_(encoder.encoder.linear.bias)
         x = 2 * draw(50, 5, seed=2)
-        model = of_one(rows, x - middle, 0.3, 5.0)
+        model = of_one(rows, x - middle, 0.25, 5.0)
         assert_close(encoder.energies(x), heard(model, *nothing(model))[1])
         r, c = parallel(model, *nothing(model), unit=spike_slab.gate)
         assert_close(encoder.responsibilities(x), r)
@@ -284,7 +284,7 @@ def test_the_first_parallel_sweep_is_the_encoder_of_spike_slab_up_to_its_gate():
 
 def of_one(rows, x, temperature, log_odds, rate=0.0):
     """One model, of many samples."""
-    numbers = (torch.full((len(x), 1), v).double() for v in (temperature, log_odds, rate))
+    numbers = (x.new_full((len(x), 1), v) for v in (temperature, log_odds, rate))
     return Models(x, rows.expand(len(x), *rows.shape), *numbers)
 
 
