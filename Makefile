@@ -102,7 +102,7 @@ test-browser: $(STAMP) ## Open the pages of runs in a real Chromium, which it in
 	$(BIN)/python -m pytest -m browser tests/viewer $(ARGS)
 
 .PHONY: test-peers
-test-peers: $(STAMP) ## Let SAELens and SAEBench take models, in environments of their own that are installed first
+test-peers: $(STAMP) ## Let SAELens and SAEBench take models, and sae-probes latents, in environments of their own that are installed first
 	$(BIN)/python -m pytest -m peers $(ARGS)
 
 .PHONY: docs

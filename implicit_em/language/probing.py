@@ -108,8 +108,10 @@ def probed(
 
     Its strength has the largest AUC on the last training rows or, for fewer than ``FEW`` rows, in a
     cross-validation. F1 is the mean of both classes, weighted by their sizes. The solver saga may
-    stop after 1,000 passes, before it has converged, as that of the original does.
+    stop after 1,000 passes, before it has converged, as that of the original does. It computes in
+    float64, also as in the original: before it has converged, the precision changes its scores.
     """
+    train_NK, test_MK = (each_NK.astype(np.float64) for each_NK in (train_NK, test_MK))
     count = len(labels_N)
     held_out = min(int(SHARE * count), VALIDATED)
     folds = [(np.arange(count - held_out), np.arange(count - held_out, count))]

@@ -143,7 +143,7 @@ def probes_of_all(
         sets: names of the sets, as in ``implicit_em.language.probing``.
         folder: folder that keeps the vectors of the texts.
     """
-    measurement = Measurement("probes", f"1, {', '.join(sets)}", None)
+    measurement = Measurement("probes", f"2, {', '.join(sets)}", None)
     if left := measurement.left(runs):
         probing = _inside(left[0], lm).probing(sets, folder)
         for run in left:

@@ -65,12 +65,16 @@ def test_latents_are_ranked_by_the_difference_of_class_means_in_units_of_their_s
 
 @pytest.mark.parametrize("count", [FEW - 8, 240])
 def test_the_strength_is_chosen_without_the_test_texts(count):
-    """The strength, found here by hand, decides the scores; texts that are held out come last."""
+    """The strength, found here by hand, decides the scores; texts that are held out come last.
+
+    All is in float64, though latents are float32.
+    """
     rng = np.random.default_rng(count)
     codes_NK = rng.exponential(1, (count + 200, 30)).astype("float32")
     labels_N = (codes_NK[:, 0] + rng.normal(0, 1, count + 200) > 1).astype(int)
     train_NK, test_MK = codes_NK[:count], codes_NK[count:]
     found = probed(train_NK, labels_N[:count], test_MK, labels_N[count:])
+    train_NK, test_MK = train_NK.astype(float), test_MK.astype(float)
     end = count - min(int(SHARE * count), 100)
     order = np.random.RandomState(42).permutation(count)
     aucs, by_validation = [], []
