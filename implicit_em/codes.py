@@ -100,18 +100,14 @@ class Pattern:
             include_last_offset=True,
         )
 
-    def times_with_slope(
-        self, values_N: Tensor, table: Tensor
-    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """Return the product, and a function from the product's to the values' gradient."""
-        with torch.enable_grad():
-            values_N = values_N.detach().requires_grad_()
-            product = self.times(values_N, table.detach())
+    def products(self, table: Tensor, x: Tensor) -> Tensor:
+        """Return ``x_row . table_column`` of each entry, of ``x`` ``(rows, D)``, shape ``(N,)``.
 
-        def slope(grad: Tensor) -> Tensor:
-            return torch.autograd.grad(product, values_N, grad, retain_graph=True)[0]
-
-        return product.detach(), slope
+        It is the gradient of ``times`` by its values, where x is the product's gradient.
+        """
+        return torch.ops.aten._embedding_bag_per_sample_weights_backward(
+            x.contiguous(), table, self.column_N, self.starts, self.row_N, 0
+        )
 
 
 def _sums(values_N: Tensor, places_N: Tensor, size: int) -> Tensor:
@@ -159,6 +155,10 @@ class Code:
             return tuple(Code(values_N, self.pattern) for values_N in found)
         return Code(found, self.pattern)
 
+    def detach(self) -> "Code":
+        """Return the same values without their graph."""
+        return self.map(torch.detach)
+
     def abs(self) -> "Code":
         """Return the absolute values."""
         return self.map(torch.abs)
@@ -185,6 +185,15 @@ class Code:
         """Return the product with a table ``(K, D)``, shape ``(B, D)``."""
         return _Product.apply(self.values_N, table, self.pattern)
 
+    def at(self, pattern: Pattern) -> "Code":
+        """Return the code of the same values at another pattern, and of 0 where it has none."""
+        if not len(self.values_N):
+            return Code(self.values_N.new_zeros(len(pattern.row_N)), pattern)
+        own_N = self.pattern.flat_N
+        place_N = torch.searchsorted(own_N, pattern.flat_N).clamp(max=len(own_N) - 1)
+        there_N = own_N.index_select(0, place_N) == pattern.flat_N
+        return Code(self.values_N.index_select(0, place_N).where(there_N, 0), pattern)
+
     def dense(self) -> Tensor:
         """Return the matrix as a tensor."""
         samples, units = self.shape
@@ -198,21 +207,48 @@ class _Product(Function):
     @staticmethod
     def forward(ctx: Any, values_N: Tensor, table: Tensor, pattern: Pattern) -> Tensor:
         table = table.contiguous()
-        product, ctx.slope = pattern.times_with_slope(values_N, table)
         ctx.pattern = pattern
-        ctx.save_for_backward(values_N)
-        return product
+        ctx.save_for_backward(values_N, table)
+        return pattern.times(values_N, table)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        (values_N,) = ctx.saved_tensors
-        grad = grad.contiguous()
-        of_values = ctx.slope(grad) if ctx.needs_input_grad[0] else None
+        values_N, table = ctx.saved_tensors
+        grad, pattern = grad.contiguous(), ctx.pattern
+        of_values = pattern.products(table, grad) if ctx.needs_input_grad[0] else None
         of_table = None
         if ctx.needs_input_grad[1]:
-            of_table = ctx.pattern.transposed.times(values_N[ctx.pattern.order_N], grad)
+            of_table = pattern.transposed.times(values_N[pattern.order_N], grad)
         return of_values, of_table, None
+
+
+def matches(table: Tensor, x: Tensor, pattern: Pattern) -> Tensor:
+    """Return ``Pattern.products``, shape ``(N,)``, with a graph."""
+    return _Products.apply(table, x, pattern)
+
+
+class _Products(Function):
+    """Products of samples and table rows at entries; all gradients go through the entries."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, x: Tensor, pattern: Pattern) -> Tensor:
+        table = table.contiguous()
+        ctx.pattern = pattern
+        ctx.save_for_backward(table, x)
+        return pattern.products(table, x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        table, x = ctx.saved_tensors
+        pattern = ctx.pattern
+        of_table = of_x = None
+        if ctx.needs_input_grad[0]:
+            of_table = pattern.transposed.times(grad[pattern.order_N], x)
+        if ctx.needs_input_grad[1]:
+            of_x = pattern.times(grad, table)
+        return of_table, of_x, None
 
 
 class _AffineAt(Function):
@@ -244,12 +280,13 @@ _memory: WeakKeyDictionary[Any, Tensor] = WeakKeyDictionary()
 """Memory for a layer's pre-activations, because the first write to fresh memory is slow."""
 
 
-def _memory_of(linear: Any, samples: int) -> Tensor:
+def memory_of(linear: Any, samples: int) -> Tensor:
     """Return memory for pre-activations ``(B, K)``; the layer's next call overwrites them."""
     weight, size = linear.weight, samples * len(linear.weight)
     memory, kind = _memory.get(linear), (weight.dtype, weight.device)
     if memory is None or len(memory) < size or (memory.dtype, memory.device) != kind:
-        memory = _memory[linear] = weight.new_empty(size)
+        with torch.inference_mode(False):  # a later step may use it, too
+            memory = _memory[linear] = weight.new_empty(size)
     return memory[:size].view(samples, len(weight))
 
 
@@ -276,12 +313,14 @@ class Layer:
     @cached_property
     def z_BK(self) -> Tensor:
         """The pre-activations of all samples."""
-        return self._of(self.x_BD)
+        return self._of(slice(0, len(self.x_BD)))
 
     @torch.no_grad()
-    def _of(self, x_BD: Tensor) -> Tensor:
-        linear, moved = self.linear, x_BD if self.origin is None else x_BD - self.origin
-        out = _memory_of(linear, len(x_BD))
+    def _of(self, samples: slice) -> Tensor:
+        """Return the pre-activations of some samples."""
+        linear, x_BD = self.linear, self.x_BD[samples]
+        moved = x_BD if self.origin is None else x_BD - self.origin
+        out = memory_of(linear, len(x_BD))
         return torch.addmm(linear.bias, moved, linear.weight.mT, out=out)
 
     def _parts(self) -> Iterator[tuple[int, Tensor]]:
@@ -291,7 +330,7 @@ class Layer:
             yield 0, self.z_BK
             return
         for first in range(0, len(self.x_BD), rows):
-            yield first, self._of(self.x_BD[first : first + rows])
+            yield first, self._of(slice(first, min(first + rows, len(self.x_BD))))
 
     def keep(self, choose: Choice, among: Choice | None = None) -> Tensor | Code:
         """Return the pre-activations that are chosen, and 0 for all others.

@@ -172,13 +172,13 @@ def _gram(t: Code, level_K: Tensor, wide: bool) -> tuple[Tensor, Tensor]:
         z = values_N.new_zeros(rows.shape[1], last - first)
         z[rows.column_N[own], rows.row_N[own] - first] = values_N[own]
         z -= level_K.unsqueeze(-1) if wide else level_K[first:last]
-        gram, slope = rows.times_with_slope(values_N, z)
+        gram = rows.times(values_N, z)
         if wide:
             gram -= level_K @ z
         else:
             gram[first:last].fill_diagonal_(0)
         value += gram.square().sum()
-        pull_N += slope(gram)
+        pull_N += rows.products(z, gram)
     if order_N is not None:
         pull_N = torch.zeros_like(pull_N).index_copy_(0, order_N, pull_N)
     return value, pull_N

@@ -8,8 +8,6 @@ from torch import Tensor
 
 from implicit_em.base.values import check_number
 from implicit_em.codes import Code, Layer, positions, smallest_positive
-from implicit_em.models.dictionary import Dictionary
-from implicit_em.models.linear import SharedInput
 from implicit_em.models.topk import LONG, TopK, keep_largest, largest_positive, lower_bound
 
 
@@ -18,7 +16,8 @@ class BatchTopK(TopK):
 
     Training keeps the ``B k`` largest activations of a batch. Elsewhere a sample must not depend on
     other samples, so the activations above a threshold are kept. The threshold is a running mean,
-    over the training steps, of the smallest activation that was kept.
+    over the training steps, of the smallest activation that was kept. Each sweep has its own; later
+    sweeps of ``encode`` have the last one.
 
     Args:
         in_features: width D of the input.
@@ -39,12 +38,19 @@ class BatchTopK(TopK):
         super().__init__(in_features, hidden, **kwargs)
         check_number("momentum", momentum, lambda x: 0 < x <= 1, "numbers above 0, up to 1")
         self.momentum = momentum
-        self.register_buffer("threshold", torch.zeros(1))
+        self.register_buffer("threshold", torch.zeros(self.sweeps))
 
-    def encode(self, x: Tensor | SharedInput) -> Tensor:
-        """Return the hidden activations ``(..., K)`` of inputs ``(..., D)``."""
-        activations = Dictionary.encode(self, x)
-        return activations * (activations > self.threshold)
+    def keep(self, proposals: Tensor | Layer, sweep: int, reading: bool) -> Tensor | Code:
+        """Return the proposals that a sweep keeps, and 0 for all others."""
+        place = min(sweep, self.sweeps - 1)
+        if not reading:
+            kept = super().keep(proposals, sweep, reading)
+            self._note(smallest_positive(kept), place)
+            return kept
+        least = self.threshold[..., place : place + 1]
+        if isinstance(proposals, Layer):
+            return proposals.keep(lambda z: z > least)
+        return proposals * (proposals > least)
 
     def choose(self, activations: Tensor) -> Tensor:
         """Return the activations ``(..., B, K)`` of a training batch, 0 for all but the largest."""
@@ -60,15 +66,12 @@ class BatchTopK(TopK):
         among = partial(largest_positive, count=count)
         return layer.keep(partial(largest_of_all, count=count), among)
 
-    def _with_auxiliary(self, activations: Any, revive: Any) -> dict[str, Any]:
-        self._note(smallest_positive(activations))
-        return super()._with_auxiliary(activations, revive)
-
     @torch.no_grad()
-    def _note(self, smallest: Tensor) -> None:
+    def _note(self, smallest: Tensor, place: int) -> None:
+        threshold = self.threshold[..., place : place + 1]
         # A batch without activity leaves the threshold as it is.
         weight = self.momentum * smallest.isfinite()
-        self.threshold.add_(weight * (smallest.nan_to_num(posinf=0) - self.threshold))
+        threshold.add_(weight * (smallest.nan_to_num(posinf=0) - threshold))
 
 
 def largest_of_all(z: Tensor, count: int) -> Tensor:

@@ -43,6 +43,8 @@ class Matryoshka(BatchTopK):
         **kwargs: Any,
     ) -> None:
         super().__init__(in_features, hidden, **kwargs)
+        if self.swept:
+            self._refuse_sweeps("allowed is 1, 1, 0: a prefix would need sweeps of its own")
         self.widths = [*_widths(prefixes, hidden), hidden]
         if any(before >= after for before, after in pairwise([0, *self.widths])):
             raise ConfigError(

@@ -28,6 +28,8 @@ class Model(nn.Module):
     """Arguments in which replicas of a stack may differ; a stack has a list of their values."""
     tied: bool = False
     """Whether the rows of the encoder are the columns of a decoder."""
+    swept: bool = False
+    """Whether codes come from more than one pass; see ``models.sweeps``."""
     start: Any = None
     """Method that sets weights from training samples ``(N, D)``; ``None`` for a random start."""
     before_step: Any = None

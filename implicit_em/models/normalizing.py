@@ -262,10 +262,10 @@ def taking_raw(model: Any, normalizer: Normalizer) -> nn.Module:
     """Return a model that takes raw samples, from one that takes normalised samples.
 
     The normaliser goes into the model's own layers if it is affine, the model's class declares
-    ``folds`` (see ``models.declarations``), and the weights' precision allows it. Otherwise a
-    ``Normalized`` holds both.
+    ``folds`` (see ``models.declarations``), the weights' precision allows it, and there are no
+    sweeps, which need columns of length 1. Otherwise a ``Normalized`` holds both.
     """
-    if not declares(model, "folds") or not _is_exact(normalizer, model.weight.dtype):
+    if not declares(model, "folds") or model.swept or not _is_exact(normalizer, model.weight.dtype):
         return Normalized(model, normalizer)
     model.fold(normalizer)
     return model

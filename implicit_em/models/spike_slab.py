@@ -1,5 +1,6 @@
 """Units that are each on or off: energies that see the data, and no decoder."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -9,11 +10,12 @@ from torch.autograd.function import once_differentiable
 
 from implicit_em.base.errors import ConfigError
 from implicit_em.base.values import check_number, check_word
-from implicit_em.codes import Code, at_units
+from implicit_em.codes import Code, Layer, at_units
 from implicit_em.models.declarations import Steered
 from implicit_em.models.dictionary import Dictionary
 from implicit_em.models.jump_relu import JumpReLU
 from implicit_em.models.linear import SharedInput, in_dtype_of
+from implicit_em.models.sweeps import Inferred, Swept
 
 LEAST_ODDS = 3.0
 """Log odds at which a unit without evidence, ``z <= 0``, has the responsibility 0."""
@@ -21,7 +23,7 @@ PLACED = 2**24
 """Largest number of activations whose quantile gives the temperature at the start."""
 
 
-class SpikeSlab(Dictionary):
+class SpikeSlab(Swept):
     """Tied dictionary of units that are on or off, independent of each other given the input.
 
     With ``z = W (x - m) + b`` and ``a = max(z, 0)``, unit j has the energy ``e_j = lambda T - a_j^2
@@ -40,6 +42,9 @@ class SpikeSlab(Dictionary):
 
     F belongs to no normalised density, so there is no likelihood.
 
+    With several sweeps, the energies of a sweep hear the code of the sweep before; see ``Swept``.
+    Their free energy is another function of all r and c, which ``free_energy`` does not compute.
+
     Samples may differ much in length, as vectors from inside language models do. With one
     temperature for all, the long ones would have most of the active units. So a model is ``scaled``
     by default: ``x - m`` is divided by its own root mean square s before anything else, and ``E``
@@ -56,7 +61,7 @@ class SpikeSlab(Dictionary):
         held: whether a step holds the responsibilities fixed. If not, the step is score matching
             of F itself, whose gradient goes through them.
         scaled: whether each sample, less m, is divided by its own root mean square.
-        kwargs: further arguments of ``Dictionary``; its activation must be ReLU. Without
+        kwargs: further arguments of ``Swept``; its activation must be ReLU. Without
             ``subtract_bias``, the encoder takes ``x`` in place of ``x - m``.
 
     Raises:
@@ -67,7 +72,7 @@ class SpikeSlab(Dictionary):
     takes_stacks = takes_parts = steps_sparsely = True
     settings: ClassVar[tuple[str, ...]] = ("temperature",)
     steered = Steered("temperature", base="initial")
-    provides: ClassVar[tuple[str, ...]] = (*Dictionary.provides, "slab")
+    provides: ClassVar[tuple[str, ...]] = (*Swept.provides, "slab")
     temperature: Tensor
     initial: Tensor
 
@@ -90,47 +95,76 @@ class SpikeSlab(Dictionary):
         check_number("temperature", temperature, lambda x: x > 0, "finite numbers above 0")
         check_number("log_odds", log_odds, lambda x: x > LEAST_ODDS, "finite numbers above 3")
         check_word("held", held, (True, False))
+        if self.refit:
+            check_word("held", held, (True,), " with refit")
         self.log_odds = log_odds
         self.held = held
         self.scaled = scaled
         self.register_buffer("temperature", torch.tensor([float(temperature)]))
         self.register_buffer("initial", self.temperature.clone())
 
+    def keep(self, proposals: Tensor | Layer, sweep: int, reading: bool) -> Tensor | Code:
+        """Return the proposals that a sweep keeps: all whose responsibility is above 0."""
+        if isinstance(proposals, Tensor):
+            return proposals
+        least = (2 * (self.log_odds - LEAST_ODDS) * self.temperature).sqrt()
+        return proposals.keep(lambda z: z > least)
+
+    def shares(self, kept: Tensor, reading: bool) -> Tensor:
+        """Return the responsibilities r, which a training step may hold fixed."""
+        r = gate(self._energies(kept), self._at())
+        return r.detach() if self.held and not reading else r
+
+    def coded(self, inferred: Inferred) -> Tensor | Code:
+        """Return the code ``E = r c`` of samples that are scaled already."""
+        return _of_both(lambda a, c: c * self.shares(a, reading=True), inferred)
+
     def encode(self, x: Tensor | SharedInput) -> Tensor:
         """Return the code ``E = r a``, shape ``(..., K)``, of inputs ``(..., D)``."""
         x, scale = self._scaled(x)
-        a = super().encode(x)
-        return _times(a * gate(self._energies(a), self._at()), scale)
+        return _times(super().encode(x), scale)
 
     def energies(self, x: Tensor) -> Tensor:
         """Return the energies ``e`` of the units when they are on, shape ``(..., K)``."""
-        return self._energies(super().encode(self._scaled(x)[0]))
+        return self._energies(self.inferred(self._scaled(x)[0], reading=True).kept)
 
     def responsibilities(self, x: Tensor) -> Tensor:
         """Return ``r = dF/de``, shape ``(..., K)``: how far each unit is on."""
         return gate(self.energies(x), self.temperature)
 
     def free_energy(self, x: Tensor) -> Tensor:
-        """Return ``F(x)``, shape ``(...)``, of inputs ``(..., D)``; ``F(x / s)`` if scaled."""
+        """Return ``F(x)``, shape ``(...)``, of inputs ``(..., D)``; ``F(x / s)`` if scaled.
+
+        Raises:
+            ValueError: if the model has more than one sweep, or a refit.
+        """
+        if self.swept:
+            self._refuse_sweeps("the free energy of several sweeps is not one of x alone")
         moved = self._scaled(x)[0] if self.scaled else x - self.decoder.bias
         units = free_energy(self.energies(x), self.temperature)
         return moved.square().sum(-1) / 2 + units.sum(-1)
 
     def training_outputs(self, x: Tensor | SharedInput) -> dict[str, Tensor]:
         """Return the tensors of a training step, with the terms of the slab."""
-        x, scale = self._scaled(x)
-        return self._step(super().encode(x), scale)
+        return self._step(x, None)
 
     def sparse_outputs(self, x: Tensor, most: int) -> dict[str, Tensor | Code]:
         """Return the tensors of a training step; see ``Encoder.sparse_outputs``."""
-        least = (2 * (self.log_odds - LEAST_ODDS) * self.temperature).sqrt()
-        x, scale = self._scaled(x)
-        return self._step(self.layer(x, most).keep(lambda z: z > least), scale)
+        return self._step(x, most)
 
-    def _step(self, a: Tensor | Code, scale: Tensor | None) -> dict[str, Any]:
-        options = self._at(), self.log_odds, self.held
-        code, slab = at_units(lambda a: _Step.apply(a, *options), a)
+    def _step(self, x: Any, most: int | None) -> dict[str, Any]:
+        x, scale = self._scaled(x)
+        inferred, options = self.inferred(x, most), (self._at(), self.log_odds, self.held)
+        if self.refit:
+            code, slab = _of_both(self._refitted, inferred)
+        else:
+            code, slab = at_units(lambda a: _Step.apply(a, *options), inferred.kept)
         return self._outputs(_times(code, scale), slab=_times(_times(slab, scale), scale))
+
+    def _refitted(self, a: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the code, and what each unit adds to the term ``slab``, of refitted amplitudes."""
+        r = self.shares(a, reading=False)
+        return r * c, self._at() * r + r * (1 - r) * c.square() / 2
 
     @property
     def _origin(self) -> Tensor | None:
@@ -172,7 +206,7 @@ class SpikeSlab(Dictionary):
         """
         x, _ = self._scaled(x)
         super().place_biases(x, share)
-        a = super().encode(x[:: -(-len(x) * len(self.weight) // PLACED)])
+        a = Dictionary.encode(self, x[:: -(-len(x) * len(self.weight) // PLACED)])
         positive = a[a > 0]
         if len(positive):
             count = min(round(share * a.numel()), len(positive) // 2)
@@ -186,7 +220,12 @@ class SpikeSlab(Dictionary):
 
         It is the limit of T towards 0 in which ``lambda T`` stays. It does not scale samples: for a
         scaled model, it is right on samples whose root mean square is 1.
+
+        Raises:
+            ValueError: if the model has more than one sweep, or a refit.
         """
+        if self.swept:
+            self._refuse_sweeps("no JumpReLU has the code of several sweeps")
         units, width = self.weight.shape
         own = ("unit_columns", "subtract_bias", "middle", "tied")
         options: dict[str, Any] = {name: getattr(self, name) for name in own}
@@ -197,6 +236,14 @@ class SpikeSlab(Dictionary):
         state = {n: v for n, v in self.state_dict().items() if n not in ("temperature", "initial")}
         model.load_state_dict({**state, "log_threshold": threshold.log().expand(units)})
         return model.train(self.training)
+
+
+def _of_both(function: Callable[[Tensor, Tensor], Any], inferred: Inferred) -> Any:
+    """Apply an elementwise function to what is kept and its amplitudes, also of codes."""
+    kept, amplitudes = inferred.kept, inferred.amplitudes
+    if isinstance(kept, Code):
+        return kept.map(lambda a: function(a, amplitudes.values_N))
+    return function(kept, amplitudes)
 
 
 def _times(values: Any, scale: Tensor | None) -> Any:

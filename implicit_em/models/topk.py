@@ -1,6 +1,6 @@
 """TopK: the k largest activations of each sample, and a reconstruction that revives dead units."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -10,8 +10,8 @@ from implicit_em.base.placement import numbers_like
 from implicit_em.base.values import check_whole
 from implicit_em.codes import Code, Layer, Pattern, active_units
 from implicit_em.models.declarations import Steered
-from implicit_em.models.dictionary import Dictionary
 from implicit_em.models.linear import SharedInput
+from implicit_em.models.sweeps import Inferred, Swept
 
 WIDE = 192
 """Number of units for each active one from which on a bound speeds up the search."""
@@ -26,7 +26,7 @@ STRIDE = 61
 """
 
 
-class TopK(Dictionary):
+class TopK(Swept):
     """Dictionary with the k largest activations of each sample (Gao et al. 2024, arXiv 2406.04093).
 
     A unit is dead once none of the last ``dead_after`` samples has activated it; a batch counts as
@@ -40,7 +40,7 @@ class TopK(Dictionary):
         revived: number of dead units in the auxiliary reconstruction, the paper's k_aux; ``None``
             for half of D.
         dead_after: number of training samples without activity after which a unit is dead.
-        kwargs: further arguments of ``Dictionary``.
+        kwargs: further arguments of ``Swept``.
 
     Raises:
         ValueError: if k exceeds ``hidden``, or an option is not a whole number in its range.
@@ -49,7 +49,7 @@ class TopK(Dictionary):
     takes_stacks = folds = steps_sparsely = True
     settings: ClassVar[tuple[str, ...]] = ("k",)
     steered = Steered("k")
-    provides: ClassVar[tuple[str, ...]] = (*Dictionary.provides, "auxiliary")
+    provides: ClassVar[tuple[str, ...]] = (*Swept.provides, "auxiliary")
     k: int | list[int]
     silent_samples: Tensor
 
@@ -72,37 +72,28 @@ class TopK(Dictionary):
         check_whole("revived", revived, 0, or_null=True)
         self.register_buffer("silent_samples", torch.zeros(hidden, dtype=torch.int64))
 
-    def encode(self, x: Tensor | SharedInput) -> Tensor:
-        """Return the hidden activations ``(..., K)`` of inputs ``(..., D)``."""
-        return keep_largest(super().encode(x), self.k)
+    def keep(self, proposals: Tensor | Layer, sweep: int, reading: bool) -> Tensor | Code:
+        """Return the proposals that a sweep keeps, and 0 for all others."""
+        return self.choose(proposals) if isinstance(proposals, Tensor) else self.select(proposals)
 
     def choose(self, activations: Tensor) -> Tensor:
         """Return the activations ``(..., B, K)`` of a training batch, 0 for units not selected."""
         return keep_largest(activations, self.k)
 
-    def training_outputs(self, x: Tensor | SharedInput) -> dict[str, Tensor]:
-        """Return the tensors of a training step, and count the samples of silent units."""
-        candidates = super().encode(x)
-        activations = self.choose(candidates)
-        return self._with_auxiliary(
-            activations, lambda dead: keep_largest(candidates * dead, self.revived)
-        )
-
     def select(self, layer: Layer) -> Tensor | Code:
         """Return the activations of a training batch that are selected."""
         return largest_of(layer, int(self.k))  # type: ignore[arg-type]
 
+    def training_outputs(self, x: Tensor | SharedInput) -> dict[str, Tensor]:
+        """Return the tensors of a training step, and count the samples of silent units."""
+        return self._with_auxiliary(self.inferred(x))
+
     def sparse_outputs(self, x: Tensor, most: int) -> dict[str, Tensor | Code]:
         """Return the tensors of a training step; see ``Encoder.sparse_outputs``."""
-        layer = self.layer(x, most)
-        return self._with_auxiliary(
-            self.select(layer),
-            lambda dead: largest_of(layer, self.revived, dead),
-        )
+        return self._with_auxiliary(self.inferred(x, most))
 
-    def _with_auxiliary(
-        self, activations: Tensor | Code, revive: Callable[[Tensor], Tensor | Code]
-    ) -> dict[str, Any]:
+    def _with_auxiliary(self, inferred: Inferred) -> dict[str, Any]:
+        activations, proposals = self.coded(inferred), inferred.proposals
         with torch.no_grad():
             active = active_units(activations)
             self.silent_samples.add_(activations.shape[-2]).masked_fill_(active, 0)
@@ -113,7 +104,12 @@ class TopK(Dictionary):
             like = outputs["reconstruction"]
             auxiliary = like.new_zeros(1).expand_as(like)
         else:
-            auxiliary = self.decoder(revive(dead), torch.zeros_like(self.decoder.bias))
+            revived = (
+                keep_largest(proposals * dead, self.revived)
+                if isinstance(proposals, Tensor)
+                else largest_of(proposals, self.revived, dead)
+            )
+            auxiliary = self.decoder(revived, torch.zeros_like(self.decoder.bias))
         return {**outputs, "auxiliary": auxiliary}
 
 
