@@ -180,7 +180,8 @@ class Swept(Dictionary):
     def _units(self, table: Tensor, kept: Tensor | Code, reading: bool) -> Any:
         """Return the units of what is kept, its values, and the shares of the units."""
         if isinstance(kept, Tensor):
-            return _Everywhere(table), kept, self.shares(kept, reading)
+            r = self.shares(kept, reading)
+            return _Everywhere(table), kept * (r > 0), r
         values_N = kept.values_N
         return _Entries(table, kept.pattern), values_N, self.shares(values_N, reading)
 

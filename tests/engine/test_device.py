@@ -9,12 +9,14 @@ import subprocess
 import sys
 
 import pytest
-from helpers.device_paths import CONTROLLED, FAMILIES
+from helpers.device_paths import CONTROLLED, FAMILIES, SWEPT
 from helpers.paths import ROOT
 
 WITHOUT_CODES = ("mixture",)
 DENSE = [f"{name} dense" for name in FAMILIES] + [f"{name} l0" for name in CONTROLLED]
 SPARSE = [f"{name} sparse" for name in FAMILIES if name not in WITHOUT_CODES]
+DENSE += [f"{name} swept dense" for name in SWEPT]
+SPARSE += [f"{name} swept sparse" for name in SWEPT]
 COMMANDS, SLOW = ("run", "stacked", "sparse", "estimator"), ("language", "resume")
 QUICKLY = """
 from implicit_em.base.imports import quick_imports

@@ -33,6 +33,10 @@ FAMILIES = {
 FAMILIES |= {name: f"model={name}" for name in ("sae", "l1", "jump_relu", "gated", "hybrid")}
 FAMILIES |= {"derived": "model=encoder", "derived with l0": "model=encoder model.l0=4"}
 FAMILIES |= {"spike_slab": "model=spike_slab", "gated with l0": "model=gated model.l0=4"}
+FAMILIES |= {
+    "tied_topk swept": "model=tied_topk model.sweeps=3 model.refit=2",
+    "spike_slab swept": "model=spike_slab model.sweeps=3",
+}
 
 
 @pytest.fixture(params=mainly(FAMILIES))

@@ -102,6 +102,22 @@ def test_a_hundred_steps_lead_to_the_weights_of_the_dense_ones(assert_as_dense, 
     assert_as_dense(model, batches, *settings_of(model), tolerance=1e-8)
 
 
+@pytest.mark.parametrize("share", [1.0, 1e-9], ids=["sparse", "too dense for it"])
+@pytest.mark.parametrize("through", ["all", "last", "held"])
+@pytest.mark.parametrize("model", ["tied_topk", "tied_batch_topk", "spike_slab"])
+def test_swept_steps_lead_to_the_weights_of_the_dense_ones(assert_as_dense, model, through, share):
+    swept = ["model.sweeps=3", "model.refit=2", f"model.through={through}"]
+    batches = [samples(number) for number in range(5)]
+    assert_as_dense(model, batches, *swept, *settings_of(model), share=share, tolerance=1e-9)
+
+
+@pytest.mark.parametrize("model", ["topk", "batch_topk"])
+def test_sweeps_by_a_decoder_lead_to_the_weights_of_the_dense_ones(assert_as_dense, model):
+    swept = ["model.sweeps=3", "model.refit=2"]
+    batches = [samples(number) for number in range(5)]
+    assert_as_dense(model, batches, *swept, *settings_of(model), tolerance=1e-9)
+
+
 @pytest.mark.parametrize("frozen", ["encoder", "decoder", "near"])
 def test_frozen_matrices_take_part_in_a_sparse_step_as_in_a_dense_one(assert_as_dense, frozen):
     assert_as_dense("frozen_topk", [samples(1), samples(2)], f"model.frozen={frozen}")

@@ -51,6 +51,10 @@ CHOICES = [
     *(f"model=sae activation={name}" for name in options("activation")),
     *(f"model=mixture lr.value=0.1 optimizer={name}" for name in ("em", "adam")),
     "trainer.gradient_clip_val=0.1",
+    "model=topk model.sweeps=3 model.refit=2",
+    "model=tied_topk model.sweeps=2 model.through=held",
+    "model=batch_topk model.sweeps=3",
+    "model=spike_slab model.sweeps=3 model.refit=2 model.temperature=1e-3",
 ]
 
 

@@ -32,6 +32,8 @@ from implicit_em.training.spec import RunSpec
 FAMILIES = ("encoder", "sampled", "mixture", "hybrid", "sae", "l1", "l1_norm", "gated")
 FAMILIES += ("jump_relu", "topk", "batch_topk", "tied_topk", "tied_batch_topk", "spike_slab")
 FAMILIES += ("frozen_topk", "matryoshka")
+SWEPT = ("topk", "tied_batch_topk", "spike_slab")
+"""Families that are also tried with several sweeps and a refit."""
 CONTROLLED = ("encoder", "gated", "spike_slab")
 """Families that ``model.l0`` steers in three ways."""
 WIDTH, UNITS, SAMPLES = 8, 96, 16
@@ -266,6 +268,10 @@ def main(commands):
             found[f"{name} sparse"] = tried(partial(family, name, 1.0))
         if name in CONTROLLED:
             found[f"{name} l0"] = tried(partial(family, name, 0.0, "model.l0=4"))
+    for name in SWEPT:
+        swept = "model.sweeps=2", "model.refit=2"
+        found[f"{name} swept dense"] = tried(partial(family, name, 0.0, *swept))
+        found[f"{name} swept sparse"] = tried(partial(family, name, 1.0, *swept))
     found["fault"] = tried(fault)
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         paths = Paths(Path(folder))
