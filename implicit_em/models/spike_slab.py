@@ -190,7 +190,7 @@ class SpikeSlab(Swept):
         scale = exact.square().mean(-1, keepdim=True).sqrt()
         return exact / scale.clamp(min=torch.finfo(scale.dtype).tiny), scale
 
-    def _energies(self, a: Tensor) -> Tensor:
+    def _energies(self, a: Any) -> Tensor:
         return self.log_odds * self._at() - a.square() / 2
 
     def _at(self) -> Tensor:
@@ -238,9 +238,10 @@ class SpikeSlab(Swept):
         return model.train(self.training)
 
 
-def _of_both(function: Callable[[Tensor, Tensor], Any], inferred: Inferred) -> Any:
+def _of_both(function: Callable[[Any, Any], Any], inferred: Inferred) -> Any:
     """Apply an elementwise function to what is kept and its amplitudes, also of codes."""
-    kept, amplitudes = inferred.kept, inferred.amplitudes
+    kept: Any = inferred.kept
+    amplitudes: Any = inferred.amplitudes
     if isinstance(kept, Code):
         return kept.map(lambda a: function(a, amplitudes.values_N))
     return function(kept, amplitudes)

@@ -118,29 +118,27 @@ class Swept(Dictionary):
         """Return the code of an E-step, ``r`` times the amplitudes."""
         return inferred.amplitudes
 
-    def encode(self, x: Tensor | SharedInput) -> Tensor:
+    def encode(self, x: Any) -> Tensor:
         """Return the hidden activations ``(..., K)`` of inputs ``(..., D)``."""
-        if not self._reads_entries(x):
+        if not self._reads_entries():
             return self.coded(self.inferred(x, reading=True))  # type: ignore[return-value]
-        rows_BD = in_dtype_of(self.weight, x).reshape(-1, x.shape[-1])  # type: ignore[union-attr]
+        rows_BD = in_dtype_of(self.weight, x).reshape(-1, x.shape[-1])
         most = len(rows_BD) * len(self.weight) // READ_SHARE
         code = self.coded(self.inferred(rows_BD, most, reading=True))
         dense = code.dense() if isinstance(code, Code) else code
-        return dense.view(*x.shape[:-1], -1)  # type: ignore[union-attr]
+        return dense.view(*x.shape[:-1], -1)
 
-    def _reads_entries(self, x: Any) -> bool:
+    def _reads_entries(self) -> bool:
         """Return whether codes are read as entries: where this is faster, and needs no gradient."""
         wide = self.weight.dim() == 2 and len(self.weight) >= LEAST_UNITS
         on_cpu = self.weight.device.type == "cpu" and self.weight.dtype.itemsize >= 4
         return self.swept and wide and on_cpu and not torch.is_grad_enabled()
 
-    def inferred(
-        self, x: Tensor | SharedInput, most: int | None = None, reading: bool = False
-    ) -> Inferred:
+    def inferred(self, x: Any, most: int | None = None, reading: bool = False) -> Inferred:
         """Infer the codes of inputs ``(..., D)``.
 
         Args:
-            x: the inputs.
+            x: the inputs; those of a stack may be a ``SharedInput``.
             most: largest number of entries of a code; ``None`` for codes that are tensors.
             reading: whether to sweep as ``encode`` does, and not as a training step.
         """
@@ -314,7 +312,9 @@ def refitted(units: Any, r: Tensor, c: Tensor, rest: Tensor, steps: int) -> Tens
         rest: what the code ``r c`` leaves of the samples, ``(..., B, D)``.
         steps: number of steps.
     """
-    p = size = least = None
+    p: Any = None
+    size: Any = None
+    least: Any = None
     for _ in range(steps):
         slope = _slope(r, c, units.match(rest))
         before, size = size, units.sum(r * slope.square())

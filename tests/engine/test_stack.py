@@ -54,7 +54,7 @@ CHOICES = [
     "model=topk model.sweeps=3 model.refit=2",
     "model=tied_topk model.sweeps=2 model.through=held",
     "model=batch_topk model.sweeps=3",
-    "model=spike_slab model.sweeps=3 model.refit=2 model.temperature=1e-3",
+    "model=spike_slab model.l0=null model.sweeps=3 model.refit=2",
 ]
 
 

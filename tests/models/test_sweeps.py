@@ -1,5 +1,7 @@
 """Sweeps over what is not yet explained, against sweeps of one sample written out here."""
 
+import itertools
+
 import pytest
 import torch
 from helpers.draws import draw
@@ -171,7 +173,7 @@ def test_a_step_of_a_refit_never_raises_the_free_energy(seed, steps, active, sof
     for found, of_entries in of_steps:
         assert_close(found, of_entries)
         values.append(energy(None, x - (r * found) @ columns, r, found))
-    assert all(after <= before * (1 + 1e-12) for before, after in zip(values, values[1:]))
+    assert all(after <= before * (1 + 1e-12) for before, after in itertools.pairwise(values))
 
 
 OPTIONS = {
@@ -347,7 +349,7 @@ def test_wide_layers_are_read_by_their_entries_and_may_be_trained_after():
     dense = model.encode(x)
     for quiet in (torch.no_grad, torch.inference_mode):
         with quiet():
-            assert model._reads_entries(x)
+            assert model._reads_entries()
             assert_close(model.encode(x), dense.detach(), atol=1e-5, rtol=1e-4)
     model.sparse_outputs(x.flatten(0, 1), 10**6)["reconstruction"].sum().backward()
 
@@ -378,8 +380,10 @@ def test_a_swept_model_has_no_free_energy_of_its_input_and_no_hard_twin():
     for refused in (lambda: model.free_energy(samples()), model.hard):
         with pytest.raises(ConfigError, match="sweeps=2"):
             refused()
-    assert_close(model.responsibilities(samples()), model.shares(
-        model.inferred(samples(), reading=True).kept, reading=True))
+    assert_close(
+        model.responsibilities(samples()),
+        model.shares(model.inferred(samples(), reading=True).kept, reading=True),
+    )
 
 
 def test_columns_keep_their_lengths_in_front_of_raw_samples():
