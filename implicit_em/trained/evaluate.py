@@ -17,7 +17,7 @@ from implicit_em.base.errors import ConfigError, one_line
 from implicit_em.base.quiet import quieten
 from implicit_em.config import CONF
 from implicit_em.trained.evaluations import OPTIONS, record
-from implicit_em.trained.reading import Trained, trained, typed_data
+from implicit_em.trained.reading import Trained, trained, typed_data, typed_reading
 from implicit_em.training.measurement import evaluate_module, probe_module
 from implicit_em.training.results import print_result, without_infinities
 
@@ -31,6 +31,7 @@ def evaluate(
     probes: Sequence[str] | None = None,
     all_latents: bool = False,
     absorption: bool = False,
+    **reading: int | None,
 ) -> dict[str, Any]:
     """Return the metrics of a trained model on the data of its run, or on data of the same width.
 
@@ -54,17 +55,19 @@ def evaluate(
         all_latents: whether probes are also trained on all latents, which takes minutes a set.
         absorption: whether to measure the absorption of first letters in the causal language model
             that the data are from. See ``language.absorption``.
+        reading: ``read_sweeps`` or ``refit`` of a run's model that can sweep, in place of those
+            that it was trained with; see ``models.sweeps.Swept``.
 
     Raises:
         FileNotFoundError: if there is no run.
         ConfigError: if the run is not finished, files are damaged, the data cannot be read, have
             another width or are of another place, reconstructions cannot be put into a language
             model, there is no such labelled set, ``all_latents`` is asked for without ``probes``,
-            or absorption cannot be measured.
+            absorption cannot be measured, or codes cannot be read in that way.
     """
     quieten()
     options = dict(zip(OPTIONS, (inside, probes, all_latents, absorption), strict=True))
-    return _measured(path, data, options, lm, out)[0]
+    return _measured(path, data, options, lm, out, reading)[0]
 
 
 def _measured(
@@ -73,11 +76,12 @@ def _measured(
     options: Mapping[str, Any],
     lm: str | None,
     out: str | Path | None,
+    reading: Mapping[str, int | None],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what ``evaluate`` returns, and what is kept of it."""
     if options["all_latents"] and options["probes"] is None:
         raise ConfigError("--all-latents: no probes are asked for; allowed with --probes only")
-    found = trained(path, data)
+    found = trained(path, data, reading)
     settings = found.spec.settings
     if threads := settings["trainer"]["threads"]:
         torch.set_num_threads(threads)
@@ -97,7 +101,7 @@ def _measured(
     if settings["probe"] == "linear":
         metrics["probe_accuracy"] = probe_module(module, samples, threads)
     metrics = without_infinities(metrics | within)
-    kept = record(found, metrics, options, Path(out) if out else None, details)
+    kept = record(found, metrics, options, Path(out) if out else None, details, reading)
     named = {"seed": settings["seed"]} if found.run else {"model": found.address}
     return {**named, "status": "evaluated", **metrics}, kept
 
@@ -133,7 +137,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     path = "run directory, folder of SAELens or dictionary_learning, or hub:OWNER/NAME[:FOLDER]"
     parser.add_argument("path", metavar="PATH", help=path)
-    typed = "settings of data, e.g. data=kmnist data.root=elsewhere"
+    typed = (
+        "settings of data, e.g. data=kmnist data.root=elsewhere; or model.read_sweeps=N and "
+        "model.refit=N, how codes are read"
+    )
     parser.add_argument("overrides", nargs="*", default=[], help=typed)
     inside = (
         "also put reconstructions into the causal language model that the data are from, and "
@@ -159,9 +166,10 @@ def _evaluate_and_print(options: argparse.Namespace) -> None:
     try:
         # What is said meanwhile goes to stderr.
         with redirect_stdout(sys.stderr) if options.json else nullcontext():
-            data = typed_data(options.path, options.overrides, options.conf)
+            overrides, reading = typed_reading(options.overrides)
+            data = typed_data(options.path, overrides, options.conf)
             asked = {name: getattr(options, name) for name in OPTIONS}
-            metrics, kept = _measured(options.path, data, asked, options.lm, options.out)
+            metrics, kept = _measured(options.path, data, asked, options.lm, options.out, reading)
     except (OSError, ImportError, HydraException, OmegaConfBaseException) as error:
         raise ConfigError(one_line(error)) from error
     if options.json:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from implicit_em.base.errors import DamagedError, WriteError
@@ -39,11 +40,13 @@ def record(
     options: Mapping[str, Any],
     folder: Path | None = None,
     details: Mapping[str, Any] | None = None,
+    reading: Mapping[str, int | None] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Write a measurement as JSON, and return its content.
 
-    There is one file for each choice of data, weights and options: the same measurement replaces
-    its file, and any other has a file of its own. If a file cannot be written, a warning says so.
+    There is one file for each choice of data, weights, options and reading: the same measurement
+    replaces its file, and any other has a file of its own. If a file cannot be written, a warning
+    says so.
 
     Args:
         found: the model and its data.
@@ -52,10 +55,12 @@ def record(
             nothing, an empty list for all that there is.
         folder: the file goes into its ``evaluations/``; ``None`` for the model's own.
         details: what the metrics are means of, by the names of options.
+        reading: how codes were read, if not as the run was trained.
     """
     data, digest, weights = found.spec.settings["data"], found.data_digest, found.digest[:16]
     own = None if found.run is None else to_plain(found.run.read_config())["data"]
-    name = _name(data, digest, own) + _ending(options)
+    read_as = "".join(f"-{key}_{value}" for key, value in sorted(reading.items()))
+    name = _name(data, digest, own) + _ending(options) + read_as
     folder = folder or found.output
     content = {
         "schema": 1,
@@ -66,6 +71,7 @@ def record(
         "data_digest": digest,
         "weights_digest": weights,
         "options": dict(options),
+        "reading": dict(reading),
         "versions": versions(),
         "metrics": dict(metrics),
         "details": dict(details or {}),

@@ -4,7 +4,7 @@ Folders of SAELens are read, and folders of dictionary_learning whose weights ar
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,13 +97,20 @@ def is_foreign(path: str | Path) -> bool:
     return there or any(_holds(Path(path), form) for form in FORMS)
 
 
-def read_foreign(path: str | Path) -> Foreign:
+def read_foreign(path: str | Path, reading: Collection[str] = ()) -> Foreign:
     """Return the autoencoder at a path for which ``is_foreign`` holds.
 
+    Args:
+        path: folder, or address on the hub.
+        reading: names of settings that change how a run's codes are read; allowed is none.
+
     Raises:
-        ConfigError: if it is not there, if only its pickle is, or if a setting cannot be read.
+        ConfigError: if it is not there, if only its pickle is, if a setting cannot be read, or
+            ``reading`` names one.
         DamagedError: if its files do not fit together.
     """
+    if reading:
+        raise ConfigError(f"{', '.join(reading)}: allowed for a run alone")
     address, folder, name = str(path), Path(path), Path(path).resolve().name
     if hub.is_address(path):
         address, folder = hub.fetch(address, [file for form in FORMS for file in form])

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from os import PathLike
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import safetensors.torch
@@ -35,7 +36,13 @@ ACTIVATIONS: dict[str, Any] = {
 """Activations that ``load`` builds. With some arguments, other classes of torch take for ever."""
 
 
-def load(run_dir: str | Path, classes: Sequence[type[nn.Module]] = ()) -> nn.Module:
+READING = ("read_sweeps", "refit")
+"""Arguments of a model that change how its codes are read, and no weights."""
+
+
+def load(
+    run_dir: str | Path, classes: Sequence[type[nn.Module]] = (), **reading: int | None
+) -> nn.Module:
     """Rebuild the trained model of a run, in evaluation mode, on the CPU.
 
     Nothing is unpickled. Only this package's models, elementwise activations of ``torch.nn`` and
@@ -46,6 +53,8 @@ def load(run_dir: str | Path, classes: Sequence[type[nn.Module]] = ()) -> nn.Mod
         run_dir: the run directory; a folder of SAELens or of dictionary_learning; or such a folder
             on the Hugging Face hub, ``hub:OWNER/NAME[@REVISION][:FOLDER]``.
         classes: your own model and activation classes, if the run used any.
+        reading: ``read_sweeps`` or ``refit`` of a run's model that can sweep, in place of those
+            that it was trained with; see ``models.sweeps.Swept``.
 
     Returns:
         The model, for floating-point inputs ``(..., D)``; bytes must be scaled to [0, 1]. It
@@ -60,15 +69,16 @@ def load(run_dir: str | Path, classes: Sequence[type[nn.Module]] = ()) -> nn.Mod
 
     Raises:
         FileNotFoundError: if the directory holds no trained model.
-        ValueError: if the model needs a class that is not trusted, or the files are damaged.
+        ValueError: if the model needs a class that is not trusted, it cannot be read in that way,
+            or the files are damaged.
     """
     if not all(isinstance(cls, type) for cls in classes):  # two names, as SAELens takes them
         raise ConfigError(f"{classes}: no classes; on the Hugging Face hub: {FORM}, in one")
     if is_foreign(run_dir):
-        return read_foreign(run_dir).model.requires_grad_(False)
+        return read_foreign(run_dir, reading).model.requires_grad_(False)
     if not Path(run_dir).exists():
         raise MissingError(f"{run_dir}: no such directory; on the Hugging Face hub: {FORM}")
-    model, normalizer = load_as_trained(run_dir, classes)
+    model, normalizer = load_as_trained(run_dir, classes, reading)
     raw = model if normalizer is None else taking_raw(model, normalizer).eval()
     return raw.requires_grad_(False)
 
@@ -115,7 +125,9 @@ def fit_decoder(
 
 
 def load_as_trained(
-    run_dir: str | Path, classes: Sequence[type[nn.Module]] = ()
+    run_dir: str | Path,
+    classes: Sequence[type[nn.Module]] = (),
+    reading: Mapping[str, int | None] = MappingProxyType({}),
 ) -> tuple[nn.Module, Normalizer | None]:
     """Rebuild a model as ``load`` does, but for normalised samples; return their normaliser, too.
 
@@ -125,15 +137,22 @@ def load_as_trained(
     paths = {_public_name(f"{cls.__module__}.{cls.__qualname__}"): cls for cls in classes}
     own = {path: cls for path, cls in paths.items() if path not in MODELS | ACTIVATIONS}
     spec = run.read_model()["model"]
+    if unknown := reading.keys() - (set(READING) & spec.keys()):
+        name = spec["_target_"].rpartition(".")[2]
+        raise ConfigError(
+            f"{', '.join(sorted(unknown))}: changes nothing in how codes of {name} are read"
+        )
     # On "meta" no tensor takes memory, however large the file claims it is.
     device = nullcontext() if own else torch.device("meta")
     with raising(DamagedError, f"{run.model} cannot be built", Exception), device:
-        model = _build(spec, MODELS | own, ACTIVATIONS | own)
+        model = _build({**spec, **reading}, MODELS | own, ACTIVATIONS | own)
     normalizer = load_weights(model, run)
     return model.eval(), normalizer
 
 
-def load_trusted(run: RunDirectory) -> tuple[Any, Normalizer | None]:
+def load_trusted(
+    run: RunDirectory, reading: Mapping[str, int | None] = MappingProxyType({})
+) -> tuple[Any, Normalizer | None]:
     """Rebuild a model as ``load_as_trained`` does, with the classes that the run's settings name.
 
     Raises:
@@ -144,7 +163,7 @@ def load_trusted(run: RunDirectory) -> tuple[Any, Normalizer | None]:
     with raising(ConfigError, f"{run.config}: model", Exception):
         parts = [config["model"], config["model"].get("activation")]
         classes = [get_class(part["_target_"]) for part in parts if part]
-    return load_as_trained(run.path, classes)
+    return load_as_trained(run.path, classes, reading)
 
 
 def load_weights(model: nn.Module, run: RunDirectory) -> Normalizer | None:

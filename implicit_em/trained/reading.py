@@ -1,10 +1,11 @@
 """A trained model of raw samples, and the samples that it is measured on."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -23,7 +24,7 @@ from implicit_em.engine.modules import EnergyModule
 from implicit_em.models import SparseAutoencoder
 from implicit_em.models.normalizing import Normalized, Normalizer
 from implicit_em.trained.foreign import Foreign, is_foreign, read_foreign
-from implicit_em.trained.loading import load_trusted
+from implicit_em.trained.loading import READING, load_trusted
 from implicit_em.training.decoding import decoder_of
 from implicit_em.training.directory import RunDirectory
 from implicit_em.training.measurement import Measured
@@ -121,7 +122,11 @@ class Trained:
         return Normalized(self.model, self.normalizer, decoder)
 
 
-def trained(path: str | Path, data: Mapping[str, Any] | None = None) -> Trained:
+def trained(
+    path: str | Path,
+    data: Mapping[str, Any] | None = None,
+    reading: Mapping[str, int | None] = MappingProxyType({}),
+) -> Trained:
     """Return the trained model of a run, or one of another tool.
 
     This builds the classes that a run's configuration names. A folder of another tool names none.
@@ -129,16 +134,17 @@ def trained(path: str | Path, data: Mapping[str, Any] | None = None) -> Trained:
     Args:
         path: run directory; or what ``foreign.read_foreign`` takes.
         data: ``data`` node as plain containers; ``None`` for the run's own.
+        reading: how codes are read, if not as the run was trained; see ``loading.load``.
 
     Raises:
         FileNotFoundError: if there is no run.
-        ConfigError: if the run is not finished, files are damaged, or the data contradict what
-            another tool says of a model's origin.
+        ConfigError: if the run is not finished, files are damaged, the data contradict what
+            another tool says of a model's origin, or codes cannot be read in that way.
     """
     if is_foreign(path):
-        return _of_foreign(read_foreign(path), data)
+        return _of_foreign(read_foreign(path, reading), data)
     run = RunDirectory(path)
-    model, normalizer = load_trusted(run)
+    model, normalizer = load_trusted(run, reading)
     settings = to_plain(run.read_config())
     return Trained(
         address=str(path),
@@ -170,6 +176,30 @@ def _with_data(settings: Mapping[str, Any], data: Mapping[str, Any] | None) -> R
     return RunSpec.of_settings({**settings, "data": raw})
 
 
+def typed_reading(overrides: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Divide overrides of a command line: those of other keys, and how codes are read.
+
+    Raises:
+        ConfigError: if an override cannot be parsed, or has several values.
+    """
+    keys = {f"model.{name}": name for name in READING}
+    others = [override for override in overrides if key_of(override) not in keys]
+    own = [override for override in overrides if key_of(override) in keys]
+    try:
+        return others, {keys[key]: value for key, value in _parsed(own)}
+    except REFUSALS as error:
+        raise ConfigError(one_line(error)) from error
+
+
+def _parsed(overrides: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Yield the keys and values of overrides, of which each has to have one."""
+    for parsed in OverridesParser.create().parse_overrides(list(overrides)):
+        if parsed.is_sweep_override():
+            line = parsed.input_line
+            raise ConfigError(f"{line}: several values; one is measured at a time")
+        yield parsed.key_or_group, parsed.value()
+
+
 def typed_data(
     path: str | Path, overrides: Sequence[str], conf: Path = CONF
 ) -> dict[str, Any] | None:
@@ -195,12 +225,9 @@ def typed_data(
         return to_plain(composed("train", overrides, conf))["data"]
     config = RunDirectory(path).read_config()
     try:
-        for parsed in OverridesParser.create().parse_overrides(list(overrides)):
-            if parsed.is_sweep_override():
-                line = parsed.input_line
-                raise ConfigError(f"{line}: several values; one is measured at a time")
-            OmegaConf.update(config, parsed.key_or_group, parsed.value(), merge=True)
-            if parsed.key_or_group in {f"data.{name}" for name in FILES}:
+        for key, value in _parsed(overrides):
+            OmegaConf.update(config, key, value, merge=True)
+            if key in {f"data.{name}" for name in FILES}:
                 config.data.digest = None  # the digest is of other files
         return to_plain(config)["data"]
     except REFUSALS as error:

@@ -7,10 +7,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from helpers.lines import one_line
 from omegaconf import OmegaConf
 
+import implicit_em
 from implicit_em.base.errors import ConfigError
+from implicit_em.metrics.reconstruction import fvu
 from implicit_em.sweeps.summary import read_jobs
 from implicit_em.trained.evaluate import evaluate, main
 from implicit_em.trained.evaluations import OWN, columns, is_own, read, record
@@ -101,6 +104,43 @@ def test_an_evaluation_is_kept_printed_and_summarised(command_line, tmp_path, ca
     assert main([str(run)]) == 0
     assert "ridge fvu" in capfd.readouterr().out
     assert "cannot be written" in caplog.text
+
+
+def test_codes_may_be_read_with_more_sweeps_than_they_were_trained_with(
+    command_line, tmp_path, capfd
+):
+    x = np.random.default_rng(0).standard_normal((60, 8), dtype=np.float32)
+    np.save(tmp_path / "X.npy", x)
+    brief = ["trainer.max_epochs=1", "logger=csv", "picture=false", "data=tensors"]
+    typed = ["data.path=X.npy", "data.normalize=scale", *brief]
+    swept = ["model=tied_topk", "model.hidden=16", "model.l0=3"]
+    assert command_line(*typed, *swept, "hydra.run.dir=run") == 0
+    assert command_line(*typed, "hydra.run.dir=plain") == 0
+    capfd.readouterr()
+    assert main(["run", "model.read_sweeps=4", "model.refit=2", "--json"]) == 0
+    kept = json.loads(capfd.readouterr().out)
+    assert kept["name"] == f"{OWN}-read_sweeps_4-refit_2"
+    assert kept["reading"] == {"read_sweeps": 4, "refit": 2}
+    assert not is_own(kept["name"])
+    assert kept["metrics"] != evaluate("run")
+    model = implicit_em.load("run", read_sweeps=4, refit=2)
+    data = RunSpec.of(RunDirectory("run").read_config()).build_data()
+    data.setup()
+    rows = data.normalizer.inverse(data.split(data.final)[0])
+    with torch.no_grad():
+        found = fvu(rows.numpy(), model.reconstruct(rows).numpy())
+    assert kept["metrics"]["fvu"] == pytest.approx(found, rel=1e-4)
+    refused = {
+        ("run", "model.read_sweeps=0"): "read_sweeps=0: allowed are null and whole numbers from 1",
+        ("run", "model.refit=1,2"): "model.refit=1,2: several values",
+        ("run", "model.sweeps=3"): "model.sweeps=3: only settings of data can differ",
+        ("plain", "model.refit=1"): "refit: changes nothing in how codes of Encoder are read",
+    }
+    for words, line in refused.items():
+        assert main(list(words)) == 2
+        assert line in one_line(capfd)
+    with pytest.raises(ConfigError, match="refit: allowed for a run alone"):
+        implicit_em.load("hub:a/b", refit=1)
 
 
 @pytest.fixture
