@@ -4,8 +4,9 @@ The page on explaining away derives the sweeps and names their limits
 (docs/explanation/explaining-away.md).
 """
 
+from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn, get_args
+from typing import Any, Literal, NoReturn, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -105,6 +106,13 @@ class Swept(Dictionary):
         raise ConfigError(
             f"sweeps={self.sweeps}, read_sweeps={self.read_sweeps}, refit={self.refit}: {reason}"
         )
+
+    def first_sweep(self) -> Self:
+        """Return a copy whose codes are those of the first sweep, without a refit."""
+        model = deepcopy(self)
+        model.sweeps, model.read_sweeps, model.refit = 1, 1, 0
+        model.swept = False
+        return model
 
     def keep(self, proposals: Tensor | Layer, sweep: int, reading: bool) -> Tensor | Code:
         """Return the proposals that a sweep keeps, and 0 for all others."""

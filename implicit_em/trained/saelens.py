@@ -109,7 +109,9 @@ def to_saelens(
     else:
         tensors["b_enc"] = bias_K
     if isinstance(model, JumpReLU | BatchTopK):
-        threshold = model.log_threshold.exp() if isinstance(model, JumpReLU) else model.threshold
+        threshold = (
+            model.log_threshold.exp() if isinstance(model, JumpReLU) else model.threshold[:1]
+        )
         tensors["threshold"] = threshold.double().expand(len(bias_K))
         settings = {"architecture": "jumprelu"}
     elif isinstance(model, TopK):

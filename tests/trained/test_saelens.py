@@ -289,7 +289,10 @@ def test_an_export_that_is_there_stays_and_nothing_else_is_overwritten(
     for arguments, said in (
         ([str(run)], f"out={run / 'saelens'}: is there already; nothing is overwritten"),
         ([str(run), "--out", str(tmp_path)], f"out={tmp_path}: is there already"),
-        ([str(run), "--format", "pickle"], "format=pickle: allowed are saelens, safetensors"),
+        (
+            [str(run), "--format", "pickle"],
+            "format=pickle: allowed are saelens, safetensors, torch",
+        ),
         ([str(run), "--format", "safetensors", "--push", "a/b"], "push: allowed for --format"),
         ([str(run), "--push", "b"], "push=b: write OWNER/NAME"),
         ([str(tmp_path)], f"{tmp_path} is no run directory"),

@@ -82,7 +82,7 @@ def test_an_export_has_hard_units_and_says_what_this_changes(run, tmp_path, capl
         fvus, rel=1e-3
     )
     assert line == (
-        f"units are on or off, from r = 1/2 on, in the export: FVU {fvus[0]:.4f}; {fvus[1]:.4f} in "
+        f"codes are on or off, from r = 1/2 on, in the export: FVU {fvus[0]:.4f}; {fvus[1]:.4f} in "
         "the run"
     )
 
