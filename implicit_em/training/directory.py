@@ -25,7 +25,7 @@ EPOCHS = "trainer.max_epochs="
 """The override of a saved run that a resumed run may replace."""
 EVALUATIONS = "evaluations"
 """Folder of what was measured of a finished run."""
-DERIVED = (EVALUATIONS, "saelens", "export.safetensors", "explore")
+DERIVED = (EVALUATIONS, "saelens", "export.safetensors", "torch", "explore")
 """What other commands make of a run's weights, in its directory; new weights remove it."""
 
 STATISTICS = "data.normalize."
