@@ -38,6 +38,7 @@ PROTOCOLS = {
     "The protocol of the comparison": "compare.yaml",
     "The protocol of the recovery study": "recover.yaml",
     "The protocol of the study of language models": "language.yaml",
+    "The protocol of the study of explaining away": "explaining_away.yaml",
     "The sweeps of the theory's open questions": "theory.yaml",
 }
 """The files of studies, which are shown as they are."""

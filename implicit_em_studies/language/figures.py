@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from implicit_em_studies.language.protocol import MEASURES
+from implicit_em_studies.language.protocol import LOSSES, MEASURES
 from implicit_em_studies.shared import figures as style
 from implicit_em_studies.shared.tables import name_of, rows_of
 
@@ -30,7 +30,7 @@ def over_tokens(results: "LanguageResults") -> Figure:
 
 
 def _over(results: "LanguageResults", own: pd.DataFrame, name: str, along: str) -> Figure:
-    is_loss, places = name in ("excess_ce", "kl"), own["target"].unique()
+    is_loss, places = name in LOSSES, own["target"].unique()
     ends = ["ahead", "low", "high"] if is_loss else ["mean", "mean_low", "mean_high"]
     figure, axes = style.subplots(1, 1, 4)
     for family in results.protocol.families:
@@ -47,8 +47,31 @@ def _over(results: "LanguageResults", own: pd.DataFrame, name: str, along: str) 
     axes.set_xticks(places, [f"{place:,}" for place in places])
     axes.minorticks_off()
     unit = f"over {name_of(results.over[0])}'s" if is_loss else "(%)"
-    axes.set(xlabel=along, ylabel=f"{MEASURES[name]} {unit}")
+    axes.set(xlabel=along, ylabel=f"{results.protocol.measures[name]} {unit}")
     axes.yaxis.label.set_wrap(True)
+    style.legend_below(figure, axes, columns=4)
+    return figure
+
+
+def over_cost(results: "LanguageResults") -> Figure:
+    """Draw what codes of so many sweeps leave unexplained over the time that they take.
+
+    Numbers beside the points are those of the sweeps.
+    """
+    figure, axes = style.subplots(1, 1, 4)
+    own = rows_of(results.readings, refit=0)
+    means = own.groupby(["family", "read_sweeps"], sort=False)[["microseconds", "fvu"]].mean()
+    for family, rows in means.groupby("family", sort=False):
+        colour, line, marker = style.look_of(str(family))
+        look: Any = {"color": colour, "ls": line, "marker": marker, "ms": 5}
+        axes.plot(rows["microseconds"], 100 * rows["fvu"], label=name_of(str(family)), **look)
+        for (_, sweeps), x, y in zip(rows.index, rows["microseconds"], rows["fvu"], strict=True):
+            place = x, 100 * y
+            axes.annotate(f"{sweeps}", place, (3, 3), textcoords="offset points", fontsize=7)
+    axes.set(xscale="log", yscale="log")
+    for axis in (axes.xaxis, axes.yaxis):
+        style.plain_logarithm(axis)
+    axes.set(xlabel="microseconds to encode a token", ylabel="FVU (%)")
     style.legend_below(figure, axes, columns=4)
     return figure
 

@@ -1,8 +1,10 @@
 """What is measured of a run, and which labels are probed."""
 
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from implicit_em.metrics.probe import linear_probe, sparse_probe
 from implicit_em.metrics.sparse import compact
 from implicit_em.models import SparseAutoencoder
 from implicit_em.models.normalizing import Normalized
+from implicit_em.models.sweeps import Swept
 from implicit_em.trained.loading import load_trusted
 from implicit_em.training.decoding import BATCH, RidgeDecoder, encoded, fit_ridge
 from implicit_em.training.directory import RunDirectory
@@ -43,6 +46,8 @@ KIND = "kind"
 """Label of the documents that is probed, where the store has it."""
 PROBED_UNITS = (1, 5)
 """Numbers of units of a sparse probe."""
+REFIT = 3
+"""Steps of a refit, where codes are read with one."""
 
 
 class Largest:
@@ -172,6 +177,50 @@ def absorption_of_all(runs: Sequence[Run], lm: LanguageModelSettings, folder: Pa
             kept = {f"absorption, {key}": means.get(f"absorption_{key}") for key in ABSORBED}
             measurement.keep(run, kept)
     return measurement.table(runs)
+
+
+def readings_of(runs: Sequence[Run], sweeps: Sequence[int], most: int) -> pd.DataFrame:
+    """Return what codes of so many sweeps explain of test tokens, and the time that they take.
+
+    Runs are measured one after another, because the time counts. Models whose codes have no sweeps
+    are left out.
+
+    Args:
+        runs: the runs.
+        sweeps: numbers of sweeps, each with a refit and without.
+        most: largest number of test tokens.
+
+    Returns:
+        A row for each run and way to read: ``read_sweeps``, ``refit``, ``fvu`` by the own decoder,
+        ``l0``, and ``microseconds`` to encode a token.
+    """
+    measure = partial(_readings, sweeps=sweeps, most=most)
+    found = Measurement("readings", f"1, {list(sweeps)}, {most}", measure)
+    table = found.of([run for run in runs if isinstance(run.model(), Swept)], 1)
+    return table.explode(["read_sweeps", "refit", "fvu", "l0", "microseconds"], ignore_index=True)
+
+
+def _readings(run: Run, sweeps: Sequence[int], most: int) -> dict[str, Any]:
+    samples = run.spec.build_data().final_samples()[0]
+    x_ND = samples[fixed_choice(len(samples), most)]
+    variance = (x_ND.double() - x_ND.double().mean(0)).square().sum()
+    found: dict[str, Any] = defaultdict(list)
+    for refit, read_sweeps in product((0, REFIT), sweeps):
+        reading = {"read_sweeps": read_sweeps, "refit": refit}
+        model, _ = load_trusted(RunDirectory(run.directory), reading)
+        seconds, error, active = 0.0, 0.0, 0.0
+        with torch.no_grad():
+            for x_BD in x_ND.split(BATCH):
+                started = time.perf_counter()
+                codes_BK = model.encode(x_BD)
+                seconds += time.perf_counter() - started
+                error += (x_BD.double() - model.decode(codes_BK)).square().sum().item()
+                active += (codes_BK != 0).sum().item()
+        values = {"fvu": error / variance.item(), "l0": active / len(x_ND)}
+        row = reading | values | {"microseconds": 1e6 * seconds / len(x_ND)}
+        for name, value in row.items():
+            found[name].append(value)
+    return dict(found)
 
 
 def _inside(run: Run, lm: LanguageModelSettings) -> Inside:

@@ -23,6 +23,9 @@ MEASURES = {
     "kl": "KL divergence inside the model",
 }
 """Titles of the measures, the first of which comes first everywhere."""
+FVU = "fvu"
+LOSSES = ("excess_ce", "kl", FVU)
+"""Measures of which less is better; families are compared by their ratios."""
 
 
 class Tokens(BaseModel):
@@ -33,6 +36,7 @@ class Tokens(BaseModel):
     fitted: Annotated[int, Field(ge=2)]
     probed: Annotated[int, Field(ge=2)]
     losses: PositiveInt
+    read: PositiveInt = 5000
 
 
 class Learning(BaseModel):
@@ -68,6 +72,7 @@ class LanguageProtocol(Protocol):
     source: str
     learning: Learning | None = None
     probed_sets: Distinct[str] = Field(default_factory=list)
+    read_sweeps: Distinct[PositiveInt] = Field(default_factory=list)
     tokens: Tokens
     resamples: PositiveInt
 
@@ -128,3 +133,10 @@ class LanguageProtocol(Protocol):
     def judged_at(self, part: str) -> list[int]:
         """Return the L0 of a part that count for its targets."""
         return [l0 for l0 in sorted(self.l0) if l0 not in self.parts[part].get(NO_VERDICT, ())]
+
+
+class ExplainingProtocol(LanguageProtocol):
+    """The same of codes of several sweeps; ``conf/explaining_away.yaml`` explains each field."""
+
+    file = "explaining_away.yaml"
+    measures: ClassVar = MEASURES | {FVU: "Variance that the family's own decoder leaves"}

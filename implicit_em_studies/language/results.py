@@ -13,11 +13,18 @@ from matplotlib.figure import Figure
 from implicit_em.language.metrics import ce_recovered
 from implicit_em_studies.language import figures
 from implicit_em_studies.language.curves import Curves, Measure, Reading, estimate, read_at
-from implicit_em_studies.language.protocol import MEASURES, LanguageProtocol
+from implicit_em_studies.language.protocol import FVU, LOSSES, MEASURES, LanguageProtocol
 from implicit_em_studies.language.questions import LEVEL, above, partial_conjunction
 from implicit_em_studies.shared.pairs import SIGNIFICANT, corrected
 from implicit_em_studies.shared.statistics import Estimate
-from implicit_em_studies.shared.tables import mean_over_seeds, name_of, over_runs, rows_of
+from implicit_em_studies.shared.tables import (
+    Cell,
+    mean_over_seeds,
+    name_of,
+    over_runs,
+    over_seeds,
+    rows_of,
+)
 from implicit_em_studies.shared.targets import Target, judged
 from implicit_em_studies.shared.tuned import Results
 
@@ -75,11 +82,16 @@ def _excess(sums: np.ndarray) -> np.ndarray:
     return (sums[..., 0] - sums[..., 1]) / sums[..., 2]
 
 
+def _ratio(sums: np.ndarray) -> np.ndarray:
+    return sums[..., 0] / sums[..., 1]
+
+
 COMPARED = {
     OWN: Compared(("own", "variance"), _explained),
     RIDGE: Compared(("ridge", "variance"), _explained),
     EXCESS: Compared(("spliced", "clean", "predicted"), _excess, is_loss=True),
-    KL: Compared(("divergence", "predicted"), lambda sums: sums[..., 0] / sums[..., 1], True),
+    KL: Compared(("divergence", "predicted"), _ratio, is_loss=True),
+    FVU: Compared(("own", "variance"), _ratio, is_loss=True),
 }
 
 
@@ -95,6 +107,7 @@ class LanguageResults(Results[LanguageProtocol]):
     stability: pd.DataFrame
     learning: Mapping[int, pd.DataFrame]  # finals at the L0 shown, by the tokens of their harvests
     benchmarks: pd.DataFrame  # a row for each final that the field's benchmarks measured
+    readings: pd.DataFrame  # a row for each way to read a final's codes, at the L0 shown
     weights: str  # where the language model is
     data: Mapping[str, Any]  # settings of the finals' data
     passes: int  # over the training tokens
@@ -115,7 +128,8 @@ class LanguageResults(Results[LanguageProtocol]):
     @cached_property
     def curves(self) -> dict[str, Curves]:
         """The curves of the families by each measure whose sums the finals have."""
-        known = [name for name, one in COMPARED.items() if set(one.sums) <= set(self.finals)]
+        asked = self.protocol.measures
+        known = [name for name in asked if set(COMPARED[name].sums) <= set(self.finals)]
         return {name: self._curves(name, self.finals, sorted(self.protocol.l0)) for name in known}
 
     def _curves(
@@ -285,7 +299,7 @@ class LanguageResults(Results[LanguageProtocol]):
             shown = ["–" if own is None else text(estimate(own)) for own in found]
             of_places = "; ".join(f"{k}: {lead}" for k, lead in zip(l0, shown, strict=True))
             measured = f"corrected p = {p:.2g}; {of_places}"
-            about = MEASURES[target.by], target.asked(self.name, l0, "L0"), measured
+            about = self.protocol.measures[target.by], target.asked(self.name, l0, "L0"), measured
             rows.append(target.verdict(family, *about, bool(p < LEVEL)))
         return judged(rows)
 
@@ -343,6 +357,8 @@ class LanguageResults(Results[LanguageProtocol]):
         if self.learning:
             finals = [summed(table).assign(harvested=k) for k, table in self.learning.items()]
             more |= {"learning": pd.concat(finals), "learned": self.learned}
+        if len(self.readings):
+            more["readings"] = self.readings
         return {**self.kept("tuning", "chosen", "stability", "benchmarks"), **measured, **more}
 
     @property
@@ -351,7 +367,23 @@ class LanguageResults(Results[LanguageProtocol]):
         drawn = {name: partial(figures.over_l0, self, name) for name in self.best}
         if self.learning:
             drawn["learning"] = partial(figures.over_tokens, self)
+        if len(self.readings):
+            drawn["cost"] = partial(figures.over_cost, self)
         return {**drawn, "densities": partial(figures.densities, self)}
+
+    @property
+    def losses(self) -> Sequence[str]:
+        """The measures that are compared by their ratios."""
+        return LOSSES
+
+    @property
+    def read(self) -> pd.DataFrame:
+        """What codes of more sweeps explain and cost, as text."""
+        names = {"family": "family", "sweeps": "read_sweeps", "refit": "refit"}
+        cells: dict[str, Cell] = {"FVU (%)": ("fvu", ".2f"), "L0": ("l0", ".1f")}
+        cells["µs a token"] = ("microseconds", ".0f")
+        shown = self.readings.assign(family=self.readings["family"].map(name_of))
+        return over_seeds(shown, names, cells)
 
     @property
     def chosen_settings(self) -> pd.DataFrame:
@@ -391,7 +423,8 @@ def summed(table: pd.DataFrame) -> pd.DataFrame:
     totals = table[known].map(lambda values: np.sum(values) if _is_list(values) else np.nan)
     if "active" in totals:
         found["l0"] = totals["active"] / totals["tokens"]
-    for name, compared in COMPARED.items():
+    for name in MEASURES:
+        compared = COMPARED[name]
         if set(compared.sums) <= set(known):
             found[name] = compared.value(totals[list(compared.sums)].to_numpy(np.float64))
     if "spliced" in known:

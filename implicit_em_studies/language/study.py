@@ -169,6 +169,7 @@ class LanguagePart(TunedPart[LanguageProtocol]):
             stability=self._stability(shown),
             learning={},
             benchmarks=self._benchmarks(shown),
+            readings=self._readings(shown),
             weights="/".join(filter(None, (self.lm.package, self.lm.path))),
             data=cfg.data,
             passes=cfg.trainer.max_epochs,
@@ -221,6 +222,12 @@ class LanguagePart(TunedPart[LanguageProtocol]):
         if self.protocol.parts[self.name][CAUSAL]:
             table = table.merge(measuring.absorption_of_all(runs, self.lm, folder))
         return table
+
+    def _readings(self, finals: Sequence[Run]) -> pd.DataFrame:
+        """Return what codes of more sweeps explain and cost, of the finals of some seeds."""
+        runs = [run for run in finals if run.cfg.seed in self.protocol.seeds]
+        sweeps, most = self.protocol.read_sweeps, self.protocol.tokens.read
+        return measuring.readings_of(runs, sweeps, most) if sweeps else pd.DataFrame()
 
 
 def _tokens_of(store: Path) -> int:
