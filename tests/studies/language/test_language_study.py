@@ -24,10 +24,12 @@ from implicit_em.language.splicing import spliced_losses
 from implicit_em.language.store import ActivationStore
 from implicit_em.metrics.dictionaries import matched_cosine
 from implicit_em.models import SparseAutoencoder
-from implicit_em.trained.loading import load
+from implicit_em.trained.loading import load, load_trusted
 from implicit_em.training.directory import RunDirectory
+from implicit_em.training.spec import RunSpec
+from implicit_em_studies.language.explaining import STUDY as EXPLAINING
 from implicit_em_studies.language.measuring import Largest
-from implicit_em_studies.language.protocol import MEASURES, LanguageProtocol
+from implicit_em_studies.language.protocol import MEASURES, ExplainingProtocol, LanguageProtocol
 from implicit_em_studies.language.results import RIDGE
 from implicit_em_studies.language.study import STUDY, stages_of
 from implicit_em_studies.shared.planning import compose_settings, one_of_each_family
@@ -281,6 +283,59 @@ def test_a_study_without_controls_and_permuted_weights_fails_if_it_misses_a_targ
     assert (part / "verdicts.md").read_text().strip() in said
     judged = json.loads((part / "verdicts.json").read_text())["verdicts"]
     assert [verdict["verdict"] for verdict in judged] == ["missed", "no"]
+
+
+# --- codes of several sweeps
+
+
+def test_finals_are_read_with_more_sweeps_and_compared_by_what_they_leave(
+    study, changes, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("implicit_em_studies.shared.tuned.trial_label", lambda changes: None)
+    shutil.copytree(study / "store", tmp_path / "trial" / "tiny" / "store")
+    grid = "model: tied_topk, axes: {lr.value: 1e-3}"
+    lead = "of: [tied_topk_swept], over: tied_topk, by: fvu, places: {tiny: 2}, required: false"
+    typed = [
+        *(one for one in changes if not one.startswith(("grids", "families", "learning"))),
+        *("families=[tied_topk,tied_topk_swept]", "reference=tied_topk", "controls=[]"),
+        *("permuted=[]", "variants={}", "seeds=[1]", "seeds_of={}", "tokens.read=150"),
+        *(f"grids.tied_topk={{{grid}}}", f"grids.tied_topk_swept={{{grid}, model.sweeps: 3}}"),
+        *("read_sweeps=[1,4]", f"targets=[{{{lead}, below: 0.5}}, {{{lead}, below: 100}}]"),
+    ]
+    EXPLAINING.run(tmp_path / "trial", [], typed, workers=1)
+    part = tmp_path / "trial" / "tiny"
+    readings, finals = table(part, "readings"), table(part, "finals")
+    assert len(readings) == 2 * 2 * 2, "a family, a number of sweeps, and a refit or none"
+    cfg = RunDirectory(part / "runs" / "tied_topk_swept" / readings["run"].iloc[-1]).read_config()
+    samples = RunSpec.of(cfg).build_data().final_samples()[0]
+    x = samples[fixed_choice(len(samples), 150)]
+    for row in readings.itertuples():
+        run = RunDirectory(part / "runs" / row.family / row.run)
+        reading = {"read_sweeps": row.read_sweeps, "refit": row.refit}
+        model, _ = load_trusted(run, reading)
+        codes = model.encode(x)
+        left = (x - model.decode(codes)).square().sum() / (x - x.mean(0)).square().sum()
+        assert row.fvu == pytest.approx(left.item(), rel=1e-4)
+        assert row.l0 == pytest.approx((codes != 0).sum(1).double().mean().item())
+        assert row.microseconds > 0
+    assert "fvu" not in finals, "it says the same as the variance explained"
+    report = (part / "report.md").read_text()
+    assert "## Read with more sweeps" in report
+    assert "Ratios to tied TopK" in report
+    judged = json.loads((part / "verdicts.json").read_text())["verdicts"]
+    own = finals.groupby(["family", "target"])["variance_explained"].mean()
+    ratio = (1 - own["tied_topk_swept", 2]) / (1 - own["tied_topk", 2])
+    assert f"2: {ratio:.3f} [" in judged[0]["measured"]
+    assert [verdict["verdict"] for verdict in judged] == ["no", "yes"]
+
+
+def test_the_committed_protocol_of_sweeps_is_pinned():
+    protocol = ExplainingProtocol.read(CONF)
+    assert list(protocol.parts) == ["minilm", "smollm2"]
+    assert protocol.reference == "topk_half", "of equal parameters"
+    settings = compose_settings(protocol.families, protocol.grids, CONF, ["data=activations"])
+    sweeps = {one.family: one.cfg.model.sweeps for one in settings}
+    assert sweeps == {name: 3 if "swept" in name else 1 for name in protocol.families}
 
 
 # --- what is refused
