@@ -45,6 +45,10 @@ theory: $(STAMP) ## Answer the theory's open questions into results/theory; goes
 language: language-models ## Tune all families on language models into results/language; goes on where it stopped (ARGS="minilm", ARGS=--quick for a trial)
 	$(BIN)/implicit-em language $(ARGS)
 
+.PHONY: explaining-away
+explaining-away: language-models ## Compare codes of one sweep and of several on language models into results/explaining-away; goes on where it stopped
+	$(BIN)/implicit-em explaining-away $(ARGS)
+
 COLLECTED = trainer.max_epochs=1 probe=none picture=false experiment=overcomplete model=spike_slab,topk,batch_topk \
 	model.hidden=2304 data=activations data.batch_size=512 data.val_size=20000 \
 	'hydra.sweep.subdir=$${data.site}/$${hydra.runtime.choices.model}'
