@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import epoch, gpu, harvest, jobs, paper, sgemm, sparse, stacked, width
+from benchmarks import epoch, explaining, gpu, harvest, jobs, paper, sgemm, sparse, stacked, width
 from benchmarks.common import RESULTS, Result, machine, show, write
 from benchmarks.peers import race
 
@@ -19,6 +19,9 @@ PARTS: Mapping[str, Callable[[bool], Result]] = {
     "sgemm": lambda quick: sgemm.measure(sgemm.QUICK if quick else sgemm.Size()),
     "jobs": lambda quick: jobs.measure(jobs.QUICK if quick else jobs.Size()),
     "sparse": lambda quick: sparse.measure(sparse.QUICK if quick else sparse.Size()),
+    "explaining": lambda quick: explaining.measure(
+        explaining.QUICK if quick else explaining.Size()
+    ),
     "width": lambda quick: width.measure(width.QUICK if quick else width.Size()),
     "harvest": lambda quick: harvest.measure(harvest.QUICK if quick else harvest.Size()),
 }

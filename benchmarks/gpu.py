@@ -46,13 +46,13 @@ def measure(sizes: Sequence[Any]) -> Iterator[Result]:
 
 def waits(device: Device) -> Result:
     """Count what makes the host wait: an error in a dense step, a warning elsewhere."""
-    samples_ND = sparse._samples(device.type)
+    samples_ND = sparse.random_samples(device.type)
     rows, targets = [], []
     for model in track(MODELS, "waits"):
         point = Point(model, UNITS, batch_size=256)
         row: dict[str, Any] = {"device": str(device), "what": str(point)}
         for kind, share, mode in (("dense", 0.0, "error"), ("sparse", 1.0, "warn")):
-            stack = sparse._stack(point, samples_ND, share)
+            stack = sparse.stack_of(point, samples_ND, share)
             blocks = [random_block(samples_ND, point.batch_size, STEPS)]
             stack.train(blocks)  # the first steps set up what stays
             found = _waits(partial(stack.train, blocks), device, mode)

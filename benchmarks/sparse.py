@@ -34,12 +34,13 @@ STILL = ["optimizer=adam", "lr.value=1e-9"]
 
 @dataclass(frozen=True)
 class Point:
-    """A step: the model, its units K, its active units, and the batch size."""
+    """A step: the model, its units K, its active units, the batch size, and further settings."""
 
     model: str
     units: int = 4096
     active: int = 32
     batch_size: int = 1024
+    more: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.model}, K = {self.units:,}, {self.active} active, batch {self.batch_size:,}"
@@ -125,7 +126,8 @@ def _targets(points: tuple[Point, ...], rows: list[dict[str, Any]]) -> list[Targ
     return targets
 
 
-def _samples(device: str) -> Tensor:
+def random_samples(device: str) -> Tensor:
+    """Return samples of a normal distribution."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(SAMPLES, WIDTH, generator=generator).to(device)
 
@@ -136,13 +138,13 @@ def _memory(point: Point, device: str) -> dict[str, float]:
     The peak is that above the memory in use before the model.
     """
     torch.set_num_threads(1)
-    samples_ND = _samples(device)
+    samples_ND = random_samples(device)
     few_ND = samples_ND[:256]  # to place the biases takes less memory than a step
 
     def train(point: Point) -> Stack:
-        stack = _stack(point, few_ND, 1.0)
+        stack = stack_of(point, few_ND, 1.0)
         for _ in range(10):  # until freed memory fits what the next step allocates
-            _step(stack, samples_ND, point)
+            take_step(stack, samples_ND, point)
         return stack
 
     train(Point(point.model, 8, 1, 8))  # what libraries set up once is no cost of the model
@@ -158,13 +160,13 @@ def _memory(point: Point, device: str) -> dict[str, float]:
 def _times(point: Point, steps: int, device: str) -> dict[str, list[float]]:
     """Return the seconds of each kind of step, and of its parts."""
     torch.set_num_threads(1)
-    samples_ND = _samples(device)
+    samples_ND = random_samples(device)
     kinds = {
-        "dense_ms": _stack(point, samples_ND, 0.0),
-        "sparse_ms": _stack(point, samples_ND, 1.0),
+        "dense_ms": stack_of(point, samples_ND, 0.0),
+        "sparse_ms": stack_of(point, samples_ND, 1.0),
     }
     if point.model in TIED:
-        kinds["topk_ms"] = _stack(replace(point, model="topk"), samples_ND, 1.0)
+        kinds["topk_ms"] = stack_of(replace(point, model="topk"), samples_ND, 1.0)
     x_BD = samples_ND[: point.batch_size]
     (replica,) = kinds["dense_ms"].replicas
     optimizer: Any = replica.bare_optimizer
@@ -174,7 +176,7 @@ def _times(point: Point, steps: int, device: str) -> dict[str, list[float]]:
     if point.model == "batch_topk":
         searched, count = z_BK.flatten(), point.active * point.batch_size
     parts: dict[str, Callable[[], Any]] = {
-        **{name: partial(_step, stack, samples_ND, point) for name, stack in kinds.items()},
+        **{name: partial(take_step, stack, samples_ND, point) for name, stack in kinds.items()},
         "product_ms": partial(torch.mm, x_BD, weight_KD.mT),
         "search_ms": partial(torch.topk, searched, count, sorted=False),
         "optimizer_ms": optimizer.step,
@@ -192,14 +194,16 @@ def _times(point: Point, steps: int, device: str) -> dict[str, list[float]]:
     return {"search_ms": [0.0], **{name: some[1:] for name, some in times.items()}}
 
 
-def _step(stack: Stack, samples_ND: Tensor, point: Point) -> None:
+def take_step(stack: Stack, samples_ND: Tensor, point: Point) -> None:
+    """Take a step on random samples."""
     stack.train([random_block(samples_ND, point.batch_size, 1)])
 
 
-def _stack(point: Point, samples_ND: Tensor, share: float) -> Stack:
+def stack_of(point: Point, samples_ND: Tensor, share: float) -> Stack:
     """Return a stack of one run with about ``point.active`` active units a sample."""
     settings = [f"model={point.model}", f"model.hidden={point.units}", *STILL]
     settings += [f"model.l0={point.active}"] if "topk" in point.model else []
+    settings += point.more
     spec = RunSpec.of(compose_run(settings))
     torch.manual_seed(0)
     module = spec.build_module(WIDTH).to(samples_ND.device)

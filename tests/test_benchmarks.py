@@ -72,8 +72,8 @@ def test_weights_and_moments_of_a_sparse_step_are_those_of_one_matrix_or_two(mod
 
 def test_a_step_of_units_that_are_on_or_off_has_as_many_active_ones_and_searches_none():
     point = sparse.Point("spike_slab", units=1024, active=8, batch_size=256)
-    samples_ND = sparse._samples("cpu")
-    (replica,) = sparse._stack(point, samples_ND, 1.0).replicas
+    samples_ND = sparse.random_samples("cpu")
+    (replica,) = sparse.stack_of(point, samples_ND, 1.0).replicas
     code_BK = replica.model.encode(samples_ND[: point.batch_size])
     assert (code_BK > 0).sum() / point.batch_size == pytest.approx(8, rel=0.1)
     times = sparse._times(point, 1, "cpu")
