@@ -278,6 +278,8 @@ class _Proposals(Layer):
     def _attach(self, z: Tensor, pattern: Pattern | None) -> Tensor:
         if pattern is None:
             return self.x_BD @ self.table.mT + self.own.dense()
+        if not torch.is_grad_enabled():
+            return z
         return matches(self.table, self.x_BD, pattern) + self.own.at(pattern).values_N
 
 

@@ -13,11 +13,11 @@ from implicit_em.models.declarations import Steered
 from implicit_em.models.linear import SharedInput
 from implicit_em.models.sweeps import Inferred, Swept
 
-WIDE = 192
+WIDE = 48
 """Number of units for each active one from which on a bound speeds up the search."""
 UNITS_PER_PROBE = 8
 """One in so many units is probed for this bound."""
-SPARE_PROBES = 4
+SPARE_PROBES = 8
 """Number of probed units that exceed the bound, beside twice the number expected."""
 LONG = 6 * 2**20
 """Number of elements of a row from which on a bound speeds up the search."""
@@ -182,10 +182,16 @@ def largest_positive(z: Tensor, count: int) -> Tensor:
     count = min(count, z.shape[-1])
     if count == 0:
         return torch.zeros_like(z, dtype=torch.bool)
-    if z.dim() == 2 and z.shape[-1] >= WIDE * max(count, 32):
-        chosen = _by_candidates(z, count)
-        if chosen is not None:
-            return chosen
+    if z.dim() != 2 or z.shape[-1] < WIDE * max(count, 32):
+        return _by_search(z, count)
+    chosen, left_B = _by_candidates(z, count)
+    if left_B.any():
+        chosen[left_B] = _by_search(z[left_B], count)
+    return chosen
+
+
+def _by_search(z: Tensor, count: int) -> Tensor:
+    """Return the mask of ``largest_positive`` by a search among all elements."""
     least = smallest_of_largest(z, count)
     full = (least > 0).all()
     chosen = z >= least if full else (z >= least) & (z > 0)
@@ -204,17 +210,17 @@ def lower_bound(values: Tensor, count: int) -> Tensor:
     return torch.where((values > bound).count_nonzero() >= count, bound, 0)
 
 
-def _by_candidates(z: Tensor, count: int) -> Tensor | None:
-    """Return the mask of ``largest_positive`` by a search among few candidates, or else ``None``.
+def _by_candidates(z: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the mask of ``largest_positive`` by a search among few candidates of each row.
 
-    A part of each row gives a bound that more than ``count`` elements of the row should exceed.
+    A part of each row gives a bound that more than ``count`` elements of the row should exceed. A
+    second mask ``(B,)`` marks the rows of which fewer do, or of which equal elements would be too
+    many: they are not searched.
     """
     samples, units = z.shape
     probes = 2 * count // UNITS_PER_PROBE + SPARE_PROBES
     bound_B1 = smallest_of_largest(z[:, : units // UNITS_PER_PROBE], probes).clamp_(min=0)
     found = Pattern.where(z > bound_B1)
-    if ((found.counts < count) & (bound_B1[:, 0] > 0)).any():
-        return None
     values_N = z.view(-1).index_select(0, found.flat_N)
     most = max(count, int(found.counts.max()))
     place_N = torch.arange(len(values_N), device=z.device) - found.starts[found.row_N]
@@ -222,11 +228,11 @@ def _by_candidates(z: Tensor, count: int) -> Tensor | None:
     candidates[found.row_N, place_N] = values_N
     least_B = smallest_of_largest(candidates, count)[:, 0]
     chosen_N = values_N >= least_B[found.row_N]
-    if chosen_N.sum() > count * samples or (found.sum_rows(chosen_N) > count).any():
-        return None
+    left_B = (found.counts < count) & (bound_B1[:, 0] > 0)
+    left_B |= found.sum_rows(chosen_N) > count
     chosen = torch.zeros_like(z, dtype=torch.bool)
     chosen.view(-1)[found.flat_N[chosen_N]] = True
-    return chosen
+    return chosen, left_B
 
 
 def _first_from(values: Tensor, least: Tensor, counts: Tensor | int) -> Tensor:
