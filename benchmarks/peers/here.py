@@ -2,7 +2,7 @@
 
 The other tools limit the norm of each step's gradient to 1, and so does this script. Their losses
 sum over the D inputs, and ours is the mean over them, so the limit is 1 / D here. Overrides of the
-run may follow the task and the number of seeds.
+run may follow the task and the number of seeds, another model among them.
 """
 
 import sys
@@ -27,7 +27,9 @@ samples_ND = task.samples()[0]
 width = samples_ND.shape[1]
 settings = [f"model.hidden={task.units}", f"model.l0={task.active}", f"lr.value={task.rate}"]
 limit = f"trainer.gradient_clip_val={1 / width}"
-spec = RunSpec.of(compose_run(["model=topk", *settings, limit, *sys.argv[3:]]))
+further = sys.argv[3:]
+model = [] if any(one.startswith("model=") for one in further) else ["model=topk"]
+spec = RunSpec.of(compose_run([*model, *settings, limit, *further]))
 
 
 def clip(optimizer: Optimizer, *_: object) -> None:

@@ -24,6 +24,10 @@ OF_SAELENS = 0.25
 """Largest ratio of this project's step to that of SAELens, at the widest layer."""
 OF_THE_BEST = 1.0
 """Largest ratio of this project's FVU to the least of the others', at the widest layer."""
+SWEEPS = 3
+"""Number of sweeps of codes that explain away."""
+OF_SAELENS_SWEPT = 1.0
+"""Largest ratio of a step with so many sweeps to that of SAELens."""
 SEVERAL = 8
 """Number of runs that are trained at a time."""
 UNLIMITED = "trainer.gradient_clip_val=null"
@@ -60,10 +64,14 @@ class Contender:
 def measure(size: Size, on: Sequence[Device] = (CPU,)) -> Result:
     """Install what is missing, make the activations, and train in turns on the first device."""
     others = {name: environment(name, packages) for name, packages in PACKAGES.items()}
+    sweeps, python = f"model.sweeps={SWEEPS}", sys.executable
+    swept = {"this project": (sweeps,), "this project, tied": ("model=tied_topk", sweeps)}.items()
     contenders = [
-        Contender("this project", sys.executable, "here"),
-        Contender(f"this project, {SEVERAL} runs", sys.executable, "here", SEVERAL),
-        Contender("this project, no limit", sys.executable, "here", 1, (UNLIMITED,)),
+        Contender("this project", python, "here"),
+        Contender(f"this project, {SEVERAL} runs", python, "here", SEVERAL),
+        Contender("this project, no limit", python, "here", 1, (UNLIMITED,)),
+        *(Contender(f"{name}, {SWEEPS} sweeps", python, "here", 1, more) for name, more in swept),
+        Contender("matching pursuit", python, "matching_pursuit"),
         Contender("SAELens", others["SAELens"], "sae_lens_topk"),
         Contender("dictionary_learning", others["dictionary_learning"], "dictionary_learning_topk"),
     ]
@@ -113,6 +121,11 @@ def targets_of(units: int, rows: Mapping[str, Mapping[str, Any]]) -> list[Target
     best = min(fvu[tool] for tool in PACKAGES)
     return [
         Target(f"step of this project to SAELens's{at}", step[ours] / step["SAELens"], OF_SAELENS),
+        *(
+            Target(f"step of {tool} to SAELens's{at}", time / step["SAELens"], OF_SAELENS_SWEPT)
+            for tool, time in step.items()
+            if tool.endswith("sweeps")
+        ),
         Target(f"FVU of this project to the best of the others{at}", fvu[ours] / best, OF_THE_BEST),
     ]
 
