@@ -45,27 +45,27 @@ class Swept(Dictionary):
     ``rho = x - b_d - W_d h``, and proposes ``c + mu (W_d^T rho - (c - h))``, of which the choice
     keeps some again. The step size mu of each sample is the best one for the units that are on. No
     gradient goes through it. For r of 0 or 1, this is normalised iterative hard thresholding
-    (Blumensath and Davies 2010). The encoder's bias is in the first sweep alone: later evidence
-    needs no correction for what other units explain.
+    (Blumensath and Davies 2010), without its test that shrinks a step. The encoder's bias is in the
+    first sweep alone: later evidence needs no correction for what other units explain.
 
-    A refit then improves the amplitudes of the units that are on by steps of conjugate gradients,
-    each of which costs two products with the code. It lowers the free energy of the code with r
+    A refit then takes steps of conjugate gradients, which improve the amplitudes of the units that
+    are on. Each step costs two products with the code. It lowers the free energy of the code with r
     held: for r of 0 or 1, half of the squared error. Amplitudes that end below 0 become 0.
 
     Args:
         in_features: width D of the input.
         hidden: number of hidden units K.
         sweeps: number of sweeps of a training step.
-        read_sweeps: number of sweeps of ``encode``; ``None`` for as many.
+        read_sweeps: number of sweeps of ``encode``; ``None`` for ``sweeps``.
         refit: number of steps of conjugate gradients.
         through: what a training step sends its gradient through: ``all`` sweeps; the ``last``, with
             the code before it held; or none of them, so that the code is ``held`` (EM).
         kwargs: further arguments of ``Dictionary``.
 
     Raises:
-        ValueError: if an option is out of its range, if a model with sweeps has columns of free
-            length, another activation than ReLU, or does not subtract ``b_d``, or if the encoder of
-            a model that is not tied would get no gradient.
+        ValueError: if an option is out of its range, if ``through`` is not ``all`` in a model that
+            is not tied, or if a model with sweeps has columns of free length, another activation
+            than ReLU, or a target, or does not subtract ``b_d``.
     """
 
     def __init__(
@@ -224,13 +224,13 @@ class _Everywhere:
         return values.sum(-1, keepdim=True)
 
     def spread(self, of_samples: Tensor) -> Tensor:
-        """Return numbers of samples ``(..., B, 1)`` in a shape that goes with those of units."""
+        """Return one number of each sample, ``(..., B, 1)``, in a shape that goes with units."""
         return of_samples
 
 
 @dataclass(frozen=True)
 class _Entries:
-    """The same of the entries ``(N,)`` of a code alone."""
+    """The same for the entries ``(N,)`` of a code alone."""
 
     table: Tensor
     pattern: Pattern
@@ -316,7 +316,7 @@ def refitted(units: Any, r: Tensor, c: Tensor, rest: Tensor, steps: int) -> Tens
     A sample whose slope has become rounding error takes no further step.
 
     Args:
-        units: the units whose numbers r and c are.
+        units: the units that r and c belong to.
         r: their shares.
         c: their amplitudes.
         rest: what the code ``r c`` leaves of the samples, ``(..., B, D)``.

@@ -18,8 +18,8 @@ class SparseCoder(nn.Module):
 
     Args:
         options: numbers of ``sweeps`` and of steps of the ``refit``; whether samples are
-            ``scaled``; and, for units that are on by degrees, their ``log_odds``, or else the
-            number ``k`` of active units, or 0 for thresholds.
+            ``scaled``; ``log_odds``, if units are on by degrees; else ``k``, the number of active
+            units, or 0 if thresholds decide.
         tensors: what normalises samples (``mean``, ``factor``), what is then subtracted
             (``middle``), matrices and biases of encoder and decoder, ``threshold`` of each sweep,
             ``temperature``.

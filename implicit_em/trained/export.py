@@ -15,6 +15,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from safetensors.torch import save
+from torch import nn
 
 from implicit_em.base.arguments import Parser
 from implicit_em.base.errors import ConfigError, raising
@@ -157,6 +158,9 @@ def _alone(model: Any, normalizer: Normalizer | None) -> tuple[dict[str, Any], d
         raise ConfigError(f"model: a {type(model).__name__}; --format torch has {names}")
     if model.out_features is not None:
         raise ConfigError("model: has a target; --format torch has models of their own input alone")
+    if not isinstance(model.encoder.activation, nn.ReLU):
+        name = type(model.encoder.activation).__name__
+        raise ConfigError(f"model.activation: a {name}; --format torch has ReLU")
     if normalizer is not None and (normalizer.mean is None or normalizer.factor.dim() == 2):
         raise ConfigError(f"data.normalize={normalizer.option}: has no form in --format torch")
     options = {"sweeps": model.read_sweeps, "refit": model.refit}

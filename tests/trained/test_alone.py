@@ -75,3 +75,9 @@ def test_what_has_no_form_for_pytorch_alone_is_refused(command_line, tmp_path, c
     ):
         assert main([str(run), "--format", "torch", *more]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_an_activation_that_the_source_does_not_have_is_refused(command_line, tmp_path, capsys):
+    run = trained_run(command_line, tmp_path, "model=topk", "activation=softplus")
+    assert main([str(run), "--format", "torch"]) == 2
+    assert "model.activation: a Softplus; --format torch has ReLU" in capsys.readouterr().err

@@ -320,7 +320,7 @@ def test_finals_are_read_with_more_sweeps_and_compared_by_what_they_leave(
         assert row.microseconds > 0
     assert "fvu" not in finals, "it says the same as the variance explained"
     report = (part / "report.md").read_text()
-    assert "## Read with more sweeps" in report
+    assert "## Read with other numbers of sweeps" in report
     assert "Ratios to tied TopK" in report
     judged = json.loads((part / "verdicts.json").read_text())["verdicts"]
     own = finals.groupby(["family", "target"])["variance_explained"].mean()
