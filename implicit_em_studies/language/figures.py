@@ -46,8 +46,8 @@ def _over(results: "LanguageResults", own: pd.DataFrame, name: str, along: str) 
     axes.set_xscale("log")
     axes.set_xticks(places, [f"{place:,}" for place in places])
     axes.minorticks_off()
-    unit = f"over {name_of(results.over[0])}'s" if is_loss else "(%)"
-    axes.set(xlabel=along, ylabel=f"{results.protocol.measures[name]} {unit}")
+    unit = f", ratio to {name_of(results.over[0])}" if is_loss else " (%)"
+    axes.set(xlabel=along, ylabel=f"{results.protocol.measures[name]}{unit}")
     axes.yaxis.label.set_wrap(True)
     style.legend_below(figure, axes, columns=4)
     return figure
@@ -68,9 +68,8 @@ def over_cost(results: "LanguageResults") -> Figure:
         for (_, sweeps), x, y in zip(rows.index, rows["microseconds"], rows["fvu"], strict=True):
             place = x, 100 * y
             axes.annotate(f"{sweeps}", place, (3, 3), textcoords="offset points", fontsize=7)
-    axes.set(xscale="log", yscale="log")
-    for axis in (axes.xaxis, axes.yaxis):
-        style.plain_logarithm(axis)
+    axes.set_xscale("log")
+    style.plain_logarithm(axes.xaxis)
     axes.set(xlabel="microseconds to encode a token", ylabel="FVU (%)")
     style.legend_below(figure, axes, columns=4)
     return figure

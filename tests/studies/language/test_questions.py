@@ -84,7 +84,7 @@ def results(part, lacking=(), changes=(), learning=None, **better):
     if not protocol.parts[part]["causal"]:
         finals = finals.drop(columns=["spliced", "divergence", "clean", "zero", "predicted"])
     empty = pd.DataFrame()
-    more = empty, empty, learning or {}, empty, "", {}, 1
+    more = empty, empty, learning or {}, empty, empty, "", {}, 1
     return LanguageResults(protocol, "", empty, empty, finals, empty, part, *more)
 
 
